@@ -1,0 +1,48 @@
+"""beholder: aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads.
+
+    import beholder
+
+    head = beholder.load_head("sac+logos+ava1-l14-linearMSE")
+    head.score(embeddings)      # (N, D) float -> (N,) float32
+
+Names are loaded when they are first used, so importing the package is quick and imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from beholder.errors import BeholderError, HeadError, InputError, OutputError
+    from beholder.models.heads import Head, load_head, save_head
+
+__version__ = "0.1.0"
+
+__all__ = ["BeholderError", "Head", "HeadError", "InputError", "OutputError", "__version__", "load_head", "save_head"]
+
+_HOMES = {
+    "BeholderError": "beholder.errors",
+    "HeadError": "beholder.errors",
+    "InputError": "beholder.errors",
+    "OutputError": "beholder.errors",
+    "Head": "beholder.models.heads",
+    "load_head": "beholder.models.heads",
+    "save_head": "beholder.models.heads",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'beholder' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -1,0 +1,39 @@
+"""The program: command line in, exit status out. Every failure a user can mend ends in one line, never in a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 3 some inputs rejected, 130 interrupted."""
+    from beholder.cli.app import app
+    from beholder.errors import BeholderError
+
+    try:
+        app()
+    except BeholderError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to continue", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except MemoryError:
+        _fail("out of memory; give a smaller --memory, or close other programs", 1)
+    except Exception as error:
+        if os.environ.get("BEHOLDER_TRACEBACK"):
+            raise
+        text = " ".join(str(error).split()) or "no message"
+        _fail(f"internal error ({type(error).__name__}: {text}); please report it with BEHOLDER_TRACEBACK=1 set", 1)
+
+
+def _fail(text: str, status: int) -> None:
+    sys.stdout.flush()
+    print(f"beholder: {text}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The command line as a whole: every command in one place; nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import typer
+
+from beholder.cli.demo import demo
+from beholder.cli.models import models_app
+from beholder.cli.score import score
+
+app = typer.Typer(
+    name="beholder",
+    help="Aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads.",
+    epilog="Exit status: 0 all done, 1 failed, 2 wrong usage, 3 done but some rows were rejected, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from beholder import __version__
+
+        typer.echo(f"beholder {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads."""
+
+
+app.command()(score)
+app.command()(demo)
+app.add_typer(models_app, name="models")

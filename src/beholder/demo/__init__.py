@@ -1,0 +1,1 @@
+"""The whole way, on embeddings made for it: make, fit, score, look."""

@@ -1,0 +1,122 @@
+"""Scores and the hidden truth they should follow in, a picture of both histograms (PNG) out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder import storage
+from beholder.errors import BeholderError, InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH_INCHES, _HEIGHT_INCHES, _DOTS_PER_INCH = 9.6, 5.4, 150
+_BIN_WIDTH = 0.05
+_MAX_BINS = 400
+_SCORE_COLOUR, _TRUTH_COLOUR, _TEXT_COLOUR, _QUIET_COLOUR = "#8fb3d1", "#b3402a", "#222222", "#606060"
+
+
+def draw_histogram(
+    path: Path,
+    scores: npt.NDArray[np.float32],
+    truth: npt.NDArray[np.float32],
+    thresholds: Sequence[float],
+    *,
+    title: str = "Scores of synthetic embeddings",
+    subtitle: str = "",
+) -> None:
+    """Draw the scores' histogram filled, the truth's as an outline, and what each threshold keeps, to a PNG of 1440 x 810.
+
+    Args:
+        path: where the PNG goes; written whole or not at all.
+        scores: (N,) float32, finite, N >= 1.
+        truth: (N,) float32, finite: what the scores should be.
+        thresholds: score values to mark, with the share of scores at or above each.
+        title: headline; should say that nothing here comes from pictures.
+        subtitle: a second, smaller line.
+
+    Raises:
+        BeholderError: matplotlib is not installed, there is nothing to draw, or the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise BeholderError("the picture needs matplotlib, which is not installed: pip install 'beholder[plot]'") from None
+    if scores.ndim != 1 or scores.shape != truth.shape or not scores.size:
+        raise InputError(f"cannot draw scores of shape {scores.shape} against a truth of shape {truth.shape}")
+    figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=_DOTS_PER_INCH)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.10, 0.115, 0.87, 0.665))
+    _draw_series(axes, scores, truth)
+    _draw_thresholds(axes, scores, thresholds)
+    _label(figure, axes, title, subtitle)
+    with storage.write_whole(str(path)) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Title": title, "Description": subtitle})
+
+
+def bin_edges(low: float, high: float) -> npt.NDArray[np.float64]:
+    """Edges from a multiple of the bin width at or below `low` to one above `high`; the width is 0.05, or more if needed."""
+    width = _BIN_WIDTH * max(1, int(np.ceil((high - low) / _BIN_WIDTH / _MAX_BINS)))
+    first = np.floor(low / width)
+    return np.arange(first, np.floor(high / width) + 2) * width
+
+
+def _draw_series(axes: Axes, scores: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) -> None:
+    """The two histograms over common bins."""
+    edges = bin_edges(float(min(scores.min(), truth.min())), float(max(scores.max(), truth.max())))
+    score_counts, truth_counts = (np.histogram(series, bins=edges)[0] for series in (scores, truth))
+    axes.stairs(score_counts, edges, fill=True, color=_SCORE_COLOUR, label="scores of the fitted head")
+    axes.stairs(truth_counts, edges, color=_TRUTH_COLOUR, linewidth=1.4, label="hidden truth")
+    axes.set_ylabel(f"rows per {edges[1] - edges[0]:.3g} of score", color=_TEXT_COLOUR)
+    low, high = np.quantile(np.concatenate([scores, truth]), [0.0001, 0.9999])
+    room = 0.06 * (high - low) + _BIN_WIDTH
+    axes.set_xlim(low - room, high + room)
+    axes.set_ylim(0, max(score_counts.max(), truth_counts.max()) * 1.08)
+
+
+def _draw_thresholds(axes: Axes, scores: npt.NDArray[np.float32], thresholds: Sequence[float]) -> None:
+    """A dotted line for each threshold inside the picture, with the share of scores it keeps above it."""
+    left, right = axes.get_xlim()
+    for threshold in thresholds:
+        if not left < threshold < right:
+            continue
+        share = float(np.count_nonzero(scores >= np.float32(threshold))) / scores.size
+        axes.axvline(threshold, color=_TEXT_COLOUR, linewidth=0.8, linestyle=(0, (1, 2.5)))
+        axes.text(
+            threshold, 1.015, f"{threshold:g}\n{percent(share)}", transform=axes.get_xaxis_transform(),
+            ha="center", va="bottom", fontsize=8, color=_TEXT_COLOUR, linespacing=1.3,
+        )  # fmt: skip
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as text with two or three digits that count: 41.3 %, 3.1 %, 0.052 %."""
+    value = 100 * share
+    return f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"
+
+
+def _label(figure: Figure, axes: Axes, title: str, subtitle: str) -> None:
+    """Titles, axis names, legend; no more lines than are needed."""
+    from matplotlib.ticker import FuncFormatter
+
+    figure.text(0.10, 0.935, title, fontsize=13, fontweight="bold", color=_TEXT_COLOUR)
+    figure.text(0.10, 0.890, subtitle, fontsize=9, color=_QUIET_COLOUR)
+    axes.text(
+        0, 1.015, "score at least\nkept", transform=axes.transAxes, ha="left", va="bottom", fontsize=8, color=_QUIET_COLOUR,
+        linespacing=1.3,
+    )  # fmt: skip
+    axes.set_xlabel("score", color=_TEXT_COLOUR)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:,.0f}"))
+    axes.tick_params(colors=_TEXT_COLOUR, labelsize=9)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.yaxis.grid(True, color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    legend = axes.legend(loc="upper left", fontsize=9, borderaxespad=0.2)
+    legend.get_frame().set(facecolor="white", edgecolor="none", alpha=1.0)

@@ -1,0 +1,117 @@
+"""Rows' names and pass-through columns: tables of metadata in, tables with `sample` first out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import columns, storage
+from beholder.embeddings.block import Part, ReadOptions
+from beholder.errors import InputError
+from beholder.kernels.names import numbered
+
+
+def row_names(part_name: str, start: int, stop: int) -> pa.Array:
+    """Names of rows that have none of their own: "<part name>#<row>", as large_string."""
+    offsets, data = numbered(f"{part_name}#".encode(), start, stop)
+    return pa.Array.from_buffers(pa.large_string(), stop - start, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def plain_labels(part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:
+    """Labels of rows [start, stop) of a part without any metadata. Raises InputError when columns were asked for."""
+    wanted = [name for name in options.columns if name != "*"]
+    if options.sample_column is not None:
+        wanted.append(options.sample_column)
+    if wanted:
+        raise InputError(f"{part.path} has no metadata, so no column {wanted[0]!r}")
+    return pa.table({columns.SAMPLE: row_names(part.name, start, stop)})
+
+
+def choose_sample_column(names: Iterable[str], wanted: str | None, where: str) -> str | None:
+    """The column that names the rows: the wanted one, else the first known one, else None. Raises InputError."""
+    names = list(names)
+    if wanted is not None:
+        if wanted not in names:
+            raise InputError(f"{where} has no column {wanted!r}; it has: {_listing(names)}")
+        return wanted
+    return next((name for name in columns.SAMPLE_COLUMN_NAMES if name in names), None)
+
+
+def choose_label_columns(names: Iterable[str], options: ReadOptions, where: str) -> list[str]:
+    """Columns to read for the labels: the sample column first (if any), then the pass-through ones. Raises InputError."""
+    names = list(names)
+    sample = choose_sample_column(names, options.sample_column, where)
+    if "*" in options.columns:
+        passed = [name for name in names if name != sample]
+    else:
+        missing = [name for name in options.columns if name not in names]
+        if missing:
+            raise InputError(f"{where} has no column {missing[0]!r}; it has: {_listing(names)}")
+        passed = [name for name in options.columns if name != sample]
+    return ([sample] if sample else []) + passed
+
+
+def select_labels(table: pa.Table, part: Part, first_row: int, options: ReadOptions) -> pa.Table:
+    """`sample` (large_string, never null) first, then the asked-for columns of `table`, whose row 0 is row `first_row`."""
+    chosen = choose_label_columns(table.column_names, options, part.path)
+    sample = choose_sample_column(table.column_names, options.sample_column, part.path)
+    numbered_names = row_names(part.name, first_row, first_row + table.num_rows)
+    if sample is None:
+        names = pa.chunked_array([numbered_names])
+    else:
+        names = table.column(sample).cast(pa.large_string())
+        if names.null_count:
+            names = pc.if_else(pc.is_valid(names), names, numbered_names)
+        chosen = chosen[1:]
+    passed = {name: table.column(name) for name in chosen if name != columns.SAMPLE}
+    return pa.table({columns.SAMPLE: names, **passed})
+
+
+def read_metadata(part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:
+    """Labels of rows [start, stop) from the part's own metadata file, or plain row numbers when it has none."""
+    if part.metadata_path is None:
+        return plain_labels(part, start, stop, options)
+    with storage.remote_errors(part.metadata_path), open_parquet(part.metadata_path) as file:
+        chosen = choose_label_columns(file.schema_arrow.names, options, part.metadata_path)
+        if not chosen:
+            return plain_labels(part, start, stop, ReadOptions())
+        groups, first = covering_row_groups(file.metadata, start, stop)
+        table = file.read_row_groups(groups, columns=chosen, use_threads=True)
+    table = table.slice(start - first, stop - start)
+    return select_labels(table.select(chosen), part, start, options)
+
+
+def open_parquet(path: str) -> pq.ParquetFile:
+    """Open a Parquet file, local or remote. Raises InputError when it is not one, or is cut short."""
+    num_bytes = storage.size(path)
+    if num_bytes == 0:
+        raise InputError(f"{path} is empty (0 bytes)")
+    try:
+        if storage.is_local(path):
+            return pq.ParquetFile(
+                str(storage.local_path(path)), memory_map=True, pre_buffer=False, page_checksum_verification=True
+            )
+        return pq.ParquetFile(storage.open_binary(path), pre_buffer=True, page_checksum_verification=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())[:200]}; write it again") from None
+
+
+def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None) -> tuple[list[int], int]:
+    """Row groups that overlap rows [start, stop) (stop None: to the end), and the first row of the first of them."""
+    groups: list[int] = []
+    first = at = 0
+    for group in range(metadata.num_row_groups):
+        num_rows = metadata.row_group(group).num_rows
+        if (stop is None or at < stop) and at + num_rows > start:
+            first = at if not groups else first
+            groups.append(group)
+        at += num_rows
+    return groups, first
+
+
+def _listing(names: list[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")

@@ -1,0 +1,176 @@
+"""A Parquet file in, blocks of the embeddings it holds out: one list column, or one column per dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import storage
+from beholder.columns import RowStatus
+from beholder.embeddings.block import Block, Part, ReadOptions
+from beholder.embeddings.labels import choose_label_columns, covering_row_groups, open_parquet, select_labels
+from beholder.embeddings.readahead import read_ahead
+from beholder.embeddings.wide import choose_embedding_columns
+from beholder.errors import InputError
+from beholder.kernels.scoring import ColumnBlock, Embeddings
+
+_PREFERRED = ("embedding", "embeddings", "img_emb", "image_embedding", "image_embeddings", "clip_embedding")
+_MOST_BATCH_ROWS = 65536
+
+
+class ParquetReader:
+    """Reads Parquet with a fixed-size-list, list or large-list column, or with one float column per dimension."""
+
+    def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
+        """Choose the embedding column(s) from the schema; for lists of free length look at the first rows."""
+        num_bytes = storage.size(path)
+        with storage.remote_errors(path), open_parquet(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+            layout, names, value_type = _choose_layout(schema, options.embedding_column, path)
+            if layout == "wide":
+                dim = len(names)
+            elif pa.types.is_fixed_size_list(schema.field(names[0]).type):
+                dim = schema.field(names[0]).type.list_size
+            else:
+                dim = _first_length(file, names[0], path)
+            cuts, at = [], 0
+            for group in range(metadata.num_row_groups - 1):
+                at += metadata.row_group(group).num_rows
+                cuts.append(at)
+            choose_label_columns([n for n in schema.names if n not in set(names)], options, path)
+            num_rows = metadata.num_rows
+        if dim == 0 and num_rows:
+            raise InputError(f"{path}: the embeddings in column {names[0]!r} have no dimensions")
+        dtype = (pa.types.is_float16(value_type) and "float16") or (pa.types.is_float64(value_type) and "float64") or "float32"
+        return Part(path, name, "parquet", num_rows, dim, dtype, num_bytes, cuts=tuple(cuts),
+                    detail={"layout": layout, "columns": names})  # fmt: skip
+
+    def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
+        """Rows [start, stop); decoded by a thread of its own, a few batches ahead."""
+        return read_ahead(_batches(part, start, part.num_rows if stop is None else stop, options))
+
+
+def _list_value_type(kind: pa.DataType) -> pa.DataType | None:
+    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return kind.value_type if is_list else None
+
+
+def _choose_layout(schema: pa.Schema, wanted: str | None, path: str) -> tuple[str, list[str], pa.DataType]:
+    """("list" or "wide", embedding column names, element type). Raises InputError when it is not clear."""
+    lists = {field.name: _list_value_type(field.type) for field in schema if _list_value_type(field.type) is not None}
+    floats = [name for name, value_type in lists.items() if pa.types.is_floating(value_type)]
+    if wanted is not None and wanted in lists:
+        if wanted not in floats:
+            raise InputError(f"{path}: column {wanted!r} is {schema.field(wanted).type}, expected a list of floats")
+        return "list", [wanted], lists[wanted]
+    if wanted is None and floats:
+        preferred = [name for name in _PREFERRED if name in floats] or floats
+        if len(floats) > 1 and preferred is floats:
+            raise InputError(f"{path}: which column holds the embeddings? Name it with --embedding-column: {', '.join(floats)}")
+        return "list", [preferred[0]], lists[preferred[0]]
+    for name in [wanted] if wanted is not None else _PREFERRED:
+        if name in schema.names and name not in floats:
+            raise InputError(f"{path}: column {name!r} is {schema.field(name).type}, expected a list of floats")
+    numeric = [pa.types.is_floating(field.type) for field in schema]
+    names = choose_embedding_columns(schema.names, numeric, wanted, path)
+    types = {schema.field(name).type for name in names}
+    odd = [name for name in names if not pa.types.is_floating(schema.field(name).type)]
+    if odd:
+        raise InputError(
+            f"{path}: column {odd[0]!r} is {schema.field(odd[0]).type}; embeddings must be float16, float32 or float64"
+        )
+    return "wide", names, max(types, key=lambda kind: kind.bit_width)
+
+
+def _first_length(file: pq.ParquetFile, name: str, path: str) -> int:
+    """Length of the first list that is neither null nor empty; 0 when there is none."""
+    for batch in file.iter_batches(batch_size=1024, columns=[name]):
+        longest = pc.max(pc.list_value_length(batch.column(0))).as_py()
+        if longest:
+            first = next(length for length in pc.list_value_length(batch.column(0)).to_pylist() if length)
+            return int(first)
+    if file.metadata.num_rows:
+        raise InputError(f"{path}: every embedding in column {name!r} is null or empty")
+    return 0
+
+
+def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
+    names: list[str] = part.detail["columns"]
+    row_bytes = part.dim * np.dtype(part.dtype).itemsize
+    batch_rows = max(1, min(_MOST_BATCH_ROWS, options.block_bytes // 8 // row_bytes))
+    with storage.remote_errors(part.path), open_parquet(part.path) as file:
+        others = [name for name in file.schema_arrow.names if name not in set(names)]
+        labels = choose_label_columns(others, options, part.path)
+        groups, at = covering_row_groups(file.metadata, start, stop)
+        try:
+            for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=labels + names):
+                low, high = max(start, at), min(at + batch.num_rows, at + batch.num_rows if stop is None else stop)
+                if high > low:
+                    rows = batch.slice(low - at, high - low)
+                    embeddings, statuses = (
+                        _wide(rows, names) if part.detail["layout"] == "wide" else _lists(rows, names[0], part)
+                    )
+                    table = pa.Table.from_batches([rows.select(labels)]) if labels else _no_columns(rows.num_rows)
+                    yield Block(embeddings, select_labels(table, part, low, options), statuses)
+                at += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise InputError(
+                f"{part.path} is damaged near row {at}: {' '.join(str(error).split())[:200]}; write it again"
+            ) from None
+
+
+def _no_columns(num_rows: int) -> pa.Table:
+    """A table with rows but no column that anybody asked for."""
+    return pa.table({"": pa.nulls(num_rows)})
+
+
+def _wide(batch: pa.RecordBatch, names: list[str]) -> tuple[Embeddings, npt.NDArray[np.uint8] | None]:
+    missing: npt.NDArray[np.bool_] | None = None
+    arrays: list[npt.NDArray[Any]] = []
+    for name in names:
+        column = batch.column(name)
+        if column.null_count:
+            nulls = column.is_null().to_numpy(zero_copy_only=False)
+            missing = nulls if missing is None else missing | nulls
+            column = column.fill_null(0)
+        arrays.append(column.to_numpy(zero_copy_only=True))
+    widest = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
+    if any(array.dtype != widest for array in arrays):
+        arrays = [array.astype(widest) for array in arrays]
+    statuses = None if missing is None else np.where(missing, RowStatus.MISSING, 0).astype(np.uint8)
+    return ColumnBlock(tuple(arrays)), statuses
+
+
+def _lists(batch: pa.RecordBatch, name: str, part: Part) -> tuple[Embeddings, npt.NDArray[np.uint8] | None]:
+    column, dtype, dim = batch.column(name), np.dtype(part.dtype), part.dim
+    num_rows = len(column)
+    values = column.flatten()  # without the lists that are null; heeds the slice, which `.values` does not
+    if pa.types.is_fixed_size_list(column.type):
+        lengths = np.full(num_rows, dim)
+    else:
+        lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    if not column.null_count and not values.null_count and bool((lengths == dim).all()):
+        return values.to_numpy(zero_copy_only=True).reshape(num_rows, dim), None
+
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    lengths = np.where(valid, lengths, 0)
+    statuses = np.where(valid, np.where(lengths == dim, 0, RowStatus.WRONG_DIMENSION), RowStatus.MISSING).astype(np.uint8)
+    null_at = values.is_null().to_numpy(zero_copy_only=False)
+    flat = values.fill_null(0).to_numpy(zero_copy_only=False)
+    starts = np.concatenate([[0], np.cumsum(lengths)])[:-1]
+    embeddings = np.zeros((num_rows, dim), dtype)
+    for row in np.flatnonzero(statuses == 0):
+        inside = slice(starts[row], starts[row] + dim)
+        if null_at[inside].any():
+            statuses[row] = RowStatus.MISSING
+        else:
+            embeddings[row] = flat[inside]
+    return embeddings, statuses

@@ -1,0 +1,79 @@
+"""Parts in, their stamps out: what is written beside embeddings about how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from beholder import storage
+from beholder.columns import SIDECAR_SUFFIX, STAMP_FILE
+from beholder.embeddings.block import Part
+from beholder.errors import InputError
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What is written beside embeddings about how they were made.
+
+    Attributes:
+        path: where it was read.
+        backbone: the model's name as written, or None.
+        record: everything in the file.
+    """
+
+    path: str
+    backbone: str | None
+    record: dict[str, Any]
+
+
+def find_stamp(part: Part) -> Stamp | None:
+    """The stamp of a part: `FILE.beholder.json`, or `beholder.json` in its folder or the folder above (for img_emb)."""
+    folder = part.path.rsplit("/", 1)[0] if "/" in part.path else "."
+    candidates = [part.path + SIDECAR_SUFFIX, f"{folder}/{STAMP_FILE}"]
+    if PurePosixPath(folder).name in ("img_emb", "text_emb"):
+        above = folder.rsplit("/", 1)[0] if "/" in folder else "."
+        candidates.append(f"{above}/{STAMP_FILE}")
+    if part.path.startswith(("http://", "https://")):
+        candidates = []
+    for candidate in candidates:
+        if storage.exists(candidate):
+            return read_stamp(candidate)
+    return None
+
+
+def read_stamp(path: str) -> Stamp:
+    """Read a stamp. Raises InputError when it is not one."""
+    try:
+        record = json.loads(storage.read_range(path, 0, storage.size(path)))
+    except ValueError as error:
+        raise InputError(f"{path} is not a readable stamp ({error}); restore or remove it") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is not a stamp: expected a JSON object; restore or remove it")
+    backbone = record.get("backbone")
+    if isinstance(backbone, dict):
+        backbone = backbone.get("name")
+    return Stamp(path, backbone if isinstance(backbone, str) else None, record)
+
+
+def find_stamps(parts: Sequence[Part]) -> tuple[list[Stamp], int]:
+    """The different stamps of `parts`, and how many parts have none."""
+    stamps: dict[str, Stamp] = {}
+    folders: dict[str, Stamp | None] = {}
+    without = 0
+    for part in parts:
+        folder = part.path.rsplit("/", 1)[0] if "/" in part.path else "."
+        single = len(parts) <= 64 and storage.is_local(part.path) and storage.exists(part.path + SIDECAR_SUFFIX)
+        if single:
+            stamp = find_stamp(part)
+        else:
+            if folder not in folders:
+                folders[folder] = find_stamp(part)
+            stamp = folders[folder]
+        if stamp is None:
+            without += 1
+        else:
+            stamps[stamp.path] = stamp
+    return list(stamps.values()), without

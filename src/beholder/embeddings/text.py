@@ -1,0 +1,201 @@
+"""A CSV file with one column per dimension in, blocks of float32 embeddings and labels out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from beholder import columns, storage
+from beholder.columns import RowStatus
+from beholder.embeddings.block import Block, Part, ReadOptions
+from beholder.embeddings.labels import choose_label_columns, row_names, select_labels
+from beholder.embeddings.text_pieces import MOST_ROW_BYTES, Piece, PieceReader, check_is_text, first_row_end, rows_end
+from beholder.embeddings.text_rows import Layout, Parsed, Workspace, label_type, parse
+from beholder.embeddings.wide import choose_embedding_columns
+from beholder.errors import InputError
+
+_PIECE_BYTES = 8 << 20
+_LEAST_PIECE_BYTES = 64 << 10
+_HEAD_BYTES = 1 << 20
+_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"|([^,"]*)')
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvReader:
+    """Reads CSV (RFC 4180, UTF-8, a row of column names first) on all cores this process may use.
+
+    A number becomes the float32 nearest to its decimal text. A number field that is empty or `null` makes its row MISSING; NaN
+    and infinities are passed on. Pass-through columns are int64, float64 or text, as the first rows of the file are.
+
+    Attributes:
+        piece_bytes: bytes of text that a thread takes at a time; None: 8 MiB, or less for small blocks.
+    """
+
+    piece_bytes: int | None = None
+
+    def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
+        """Read the column names and the first rows (1 MiB). Raises InputError, also for a wrong row among them."""
+        num_bytes = storage.size(path)
+        head, rows_at = _read_head(path)
+        names = _split(head[:rows_at], path, 1)
+        first_end = first_row_end(head, rows_at, len(head))
+        first_row = _split(head[rows_at : first_end if first_end > 0 else len(head)], path, 2)
+        looks_numeric = [position >= len(first_row) or _looks_numeric(first_row[position]) for position in range(len(names))]
+        chosen = choose_embedding_columns(names, looks_numeric, options.embedding_column, path)
+        embedding = [names.index(column) for column in chosen]
+        types = _label_types(head, rows_at, len(head) == num_bytes, Layout(path, names, embedding))
+        detail = {"names": names, "embedding": embedding, "types": types}
+        _label_positions(names, embedding, options, path)
+        return Part(path, name, "csv", None, len(embedding), "float32", num_bytes, cuts=(), detail=detail)
+
+    def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
+        """Rows [start, stop) in blocks of at most `options.block_bytes`; rows before `start` are read and dropped."""
+        names, embedding, types = (part.detail[key] for key in ("names", "embedding", "types"))
+        positions = _label_positions(names, embedding, options, part.path)
+        layout = Layout(part.path, names, embedding, positions, [types[names[position]] for position in positions])
+        piece_bytes = self.piece_bytes or min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, options.block_bytes // 4))
+        block_rows = max(1, options.block_bytes // (4 * part.dim))
+        first_row = first_line = 0
+        for parsed in _parsed_pieces(part, layout, min(piece_bytes, part.num_bytes + 1)):
+            num_rows = len(parsed.embeddings)
+            high = num_rows if stop is None else min(num_rows, stop - first_row)
+            for at in range(max(0, start - first_row), high, block_rows):
+                yield _block(parsed, at, min(high, at + block_rows), first_row, part, options)
+            first_row += num_rows
+            if stop is not None and first_row >= stop:
+                return
+            if parsed.error is not None:
+                line, text = parsed.error
+                raise InputError(f"{part.path}: line {first_line + line + 1}: {text}")
+            first_line += parsed.num_lines
+
+
+def _parsed_pieces(part: Part, layout: Layout, room: int) -> Iterator[Parsed]:
+    """The pieces of a file, parsed by as many threads as there are cores and read ahead of them, in order.
+
+    A piece is valid until the next is asked for.
+    """
+    num_threads = len(os.sched_getaffinity(0))
+    free = [Workspace(room, layout) for _ in range(num_threads + 2)]
+    pending: deque[tuple[Workspace, Future[Parsed]]] = deque()
+    with storage.open_binary(part.path) as file:
+        reader = PieceReader(part.path, file, part.num_bytes)
+        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="beholder-csv")
+        try:
+            is_first = True
+            while True:
+                while free and reader.fill(free[-1].piece):
+                    space = free.pop()
+                    num_lines = _skip_names(space.piece, layout) if is_first else 0
+                    is_first = False
+                    pending.append((space, pool.submit(parse, space, layout, num_lines)))
+                if not pending:
+                    return
+                space, parsed = pending.popleft()
+                yield parsed.result()
+                free.append(space)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _skip_names(piece: Piece, layout: Layout) -> int:
+    """Let the rows of the first piece start after the column names; returns how many lines those take. Raises InputError."""
+    end = first_row_end(piece.text, piece.start, piece.stop)
+    if end < 0 or _split(bytes(piece.text[piece.start : end]), layout.path, 1) != layout.names:
+        raise InputError(f"{layout.path} has other column names than when the run was planned; run the same command again")
+    num_lines = piece.text.count(b"\n", piece.start, end)
+    piece.start = end
+    return num_lines
+
+
+def _block(parsed: Parsed, low: int, high: int, first_row: int, part: Part, options: ReadOptions) -> Block:
+    """Rows [low, high) of a piece whose row 0 is row `first_row` of the part."""
+    if parsed.labels.num_columns:
+        labels = select_labels(parsed.labels.slice(low, high - low), part, first_row + low, options)
+    else:
+        labels = pa.table({columns.SAMPLE: row_names(part.name, first_row + low, first_row + high)})
+    missing = parsed.missing[low:high]
+    statuses = missing.astype(np.uint8) * np.uint8(RowStatus.MISSING) if missing.any() else None
+    return Block(parsed.embeddings[low:high], labels, statuses)
+
+
+def _read_head(path: str) -> tuple[bytes, int]:
+    """The first bytes of the file, with at least one row if there is one, and where the rows start. Raises InputError."""
+    num_bytes = _HEAD_BYTES
+    while True:
+        head = storage.read_range(path, 0, num_bytes)
+        check_is_text(head, path)
+        rows_at = first_row_end(head, 0, len(head))
+        if len(head) < num_bytes or (rows_at > 0 and first_row_end(head, rows_at, len(head)) > 0):
+            return head, rows_at if rows_at > 0 else len(head)
+        if num_bytes >= MOST_ROW_BYTES:
+            raise InputError(
+                f"{path}: line 1: the row is longer than {MOST_ROW_BYTES >> 20} MiB; is it CSV, are all quotes closed?"
+            )
+        num_bytes *= 8
+
+
+def _split(row: bytes, path: str, line: int) -> list[str]:
+    """The fields of a row. Raises InputError for wrong quotes and for what is not UTF-8."""
+    try:
+        text = row.decode("utf-8").removesuffix("\n").removesuffix("\r").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
+    fields, at = [], 0
+    while match := _FIELD.match(text, at):
+        fields.append(match[2] if match[1] is None else match[1].replace('""', '"'))
+        at = match.end()
+        if at == len(text):
+            break
+        if text[at] != ",":
+            raise InputError(f"{path}: line {line}: wrong quotes after {_FIELD.sub('', text[at : at + 1])!r}")
+        at += 1
+    return fields
+
+
+def _looks_numeric(text: str) -> bool:
+    """Whether a field of the first row is a number, or empty."""
+    text = text.strip()
+    if text == "" or text.lower() == "null":
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _label_positions(names: list[str], embedding: list[int], options: ReadOptions, path: str) -> list[int]:
+    """Positions of the columns to pass on, the sample column first if there is one. Raises InputError."""
+    taken = set(embedding)
+    others = [name for position, name in enumerate(names) if position not in taken]
+    chosen = list(dict.fromkeys(choose_label_columns(others, options, path)))
+    for name in chosen:
+        if others.count(name) > 1:
+            raise InputError(f"{path} has {others.count(name)} columns named {name!r}; rename them")
+    return [names.index(name) for name in chosen]
+
+
+def _label_types(head: bytes, rows_at: int, is_whole: bool, layout: Layout) -> dict[str, str]:
+    """What the columns that are not part of the embedding hold, by the rows in `head`. Raises InputError for a wrong row."""
+    others = [position for position in range(len(layout.names)) if position not in set(layout.embedding)]
+    layout = replace(layout, labels=others, types=["string"] * len(others))
+    space = Workspace(len(head), layout)
+    end = len(head) if is_whole else rows_end(head, rows_at, len(head))
+    piece = space.piece
+    piece.text[piece.start : piece.start + end - rows_at] = head[rows_at:end]
+    piece.end_at(piece.start + end - rows_at)
+    parsed = parse(space, layout, head.count(b"\n", 0, rows_at))
+    if parsed.error is not None:
+        line, text = parsed.error
+        raise InputError(f"{layout.path}: line {line + 1}: {text}")
+    return {
+        layout.names[at]: label_type(column.combine_chunks()) for at, column in zip(others, parsed.labels.columns, strict=True)
+    }

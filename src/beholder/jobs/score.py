@@ -1,0 +1,318 @@
+"""The scoring job: embeddings and heads named by the user in, a score set and its summary out."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from beholder import columns, storage
+from beholder.embeddings.block import Part, ReadOptions
+from beholder.embeddings.source import find_parts
+from beholder.embeddings.stamp import find_stamps
+from beholder.errors import InputError, OutputError
+from beholder.models.heads import Head, load_head
+from beholder.models.registry import DEFAULT_HEAD, canonical_backbone, same_backbone
+from beholder.run import local
+from beholder.scores import files
+from beholder.scores.summary import ScoreSummary
+from beholder.shards import RunFolder, ShardResult, difference, fingerprint
+from beholder.steps.score import ScoreStep
+
+_SMALLEST_MEMORY = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """Options of the job; the command line's flags have the same names.
+
+    Attributes:
+        sources: files, folders, globs, URLs or `.txt` lists of embeddings.
+        out: a folder, or a file that ends in .parquet or .csv; None: named after the source, in the current folder.
+        heads: registry names, paths, URLs or hub ids.
+        columns: metadata columns to pass through; ("*",) for all.
+        sample_column: the column that names rows; None: found by its usual names.
+        embedding_column: the column, array or prefix of columns with the embedding; None: found by looking.
+        backbone: what the embeddings were made with, for sets without a stamp; None: unknown.
+        memory_bytes: about how much memory reading may take.
+        num_threads: threads; None for all cores.
+        shard_rows: most rows of a shard, the unit that is kept when a run is interrupted.
+        overwrite: start anew where a result exists.
+        offline: never use the network for heads.
+    """
+
+    sources: tuple[str, ...]
+    out: str | None = None
+    heads: tuple[str, ...] = (DEFAULT_HEAD,)
+    columns: tuple[str, ...] = ()
+    sample_column: str | None = None
+    embedding_column: str | None = None
+    backbone: str | None = None
+    memory_bytes: int = 1 << 30
+    num_threads: int | None = None
+    shard_rows: int = 1_000_000
+    overwrite: bool = False
+    offline: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that cannot work."""
+        if not self.sources:
+            raise InputError("nothing to score: name files, folders, globs or URLs of embeddings")
+        if not self.heads:
+            raise InputError("no head: name at least one (beholder models list)")
+        if self.memory_bytes < _SMALLEST_MEMORY:
+            raise InputError(f"--memory {self.memory_bytes} is too little; give at least 64MB")
+        if self.shard_rows < 1 or (self.num_threads is not None and self.num_threads < 1):
+            raise InputError("--shard-rows and --threads must be at least 1")
+
+
+@dataclass(frozen=True)
+class ScorePlan:
+    """A checked job, before anything is written.
+
+    Attributes:
+        parts, heads: what is scored with what.
+        out: the output as it will be named.
+        warnings: lines worth telling.
+    """
+
+    parts: list[Part]
+    heads: list[Head]
+    out: str
+    warnings: list[str]
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of all parts; None when some part does not tell (CSV)."""
+        counts = [part.num_rows for part in self.parts]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.num_bytes for part in self.parts)
+
+
+def plan(options: ScoreOptions) -> ScorePlan:
+    """Find and check everything the job needs. Raises BeholderError; nothing has been written by then."""
+    read_options = _read_options(options)
+    heads = [load_head(name, offline=options.offline) for name in options.heads]
+    parts = find_parts(options.sources, read_options)
+    warnings = _check_backbone(parts, heads, options.backbone)
+    if sum(part.num_rows or 0 for part in parts) == 0 and all(part.num_rows is not None for part in parts):
+        raise InputError(f"{', '.join(options.sources)}: zero rows, nothing to score")
+    return ScorePlan(parts, heads, options.out or _default_output(options.sources), warnings)
+
+
+def score(
+    options: ScoreOptions,
+    *,
+    on_plan: Callable[[ScorePlan], None] = lambda plan: None,
+    on_progress: Callable[[int, int], None] = lambda rows, num_bytes: None,
+    on_resume: Callable[[int, int], None] = lambda shards, rows: None,
+) -> ScoreSummary:
+    """Score embeddings; continue where an interrupted run of the same options stopped.
+
+    Args:
+        options: the job.
+        on_plan: told what will be done, once, before it begins.
+        on_progress: told (rows, bytes of embeddings) as they are scored, from one thread.
+        on_resume: told (shards, rows) that an earlier run had done.
+
+    Raises:
+        BeholderError: bad input, a refused head, an output in the way, a full disk, ...
+    """
+    planned = plan(options)
+    out = _Output(planned.out)
+    step = ScoreStep(
+        planned.parts,
+        planned.heads,
+        as_csv=out.kind == "csv",
+        read_options=_read_options(options),
+        shard_rows=options.shard_rows,
+        num_threads=options.num_threads,
+    )
+    identity = fingerprint({"inputs": [shard.identity | {"start": shard.start} for shard in step.shards]})
+    summary = ScoreSummary(output=planned.out, head_names=[head.name for head in planned.heads], warnings=planned.warnings)
+    if options.overwrite:
+        out.clear()
+    on_plan(planned)
+    earlier = None if options.overwrite else out.finished(step, identity)
+    if earlier is not None:
+        on_resume(len(step.shards), earlier.num_read)
+        summary.add([earlier])
+        summary.rejects = out.rejects if earlier.num_rejected else None
+        return summary
+
+    def progress(rows: int, num_bytes: int) -> None:
+        summary.num_new += rows
+        summary.num_bytes += num_bytes
+        on_progress(rows, num_bytes)
+
+    folder = RunFolder(out.work)
+    with folder.locked():
+        started = time.perf_counter()
+        report = local.run(step, folder, progress, on_resume)
+        summary.add(report.results)
+        if summary.num_read == 0:
+            raise InputError(f"{', '.join(options.sources)}: zero rows, nothing to score")
+        out.publish(step, report.results, summary, identity)
+        summary.seconds = time.perf_counter() - started
+    summary.rejects = out.rejects if summary.num_rejected else None
+    out.remove_work()
+    return summary
+
+
+def _read_options(options: ScoreOptions) -> ReadOptions:
+    return ReadOptions(
+        columns=options.columns,
+        sample_column=options.sample_column,
+        embedding_column=options.embedding_column,
+        block_bytes=options.memory_bytes // 4,
+    )
+
+
+def _default_output(sources: Sequence[str]) -> str:
+    """`<stem>.scores.parquet` for one file, `<name>.scores` (a folder) for anything else, in the current folder."""
+    first = PurePosixPath(sources[0].split("://", 1)[-1].rstrip("/"))
+    if len(sources) > 1 or any(mark in sources[0] for mark in "*?[") or sources[0].endswith(".txt"):
+        return "embeddings.scores"
+    if storage.is_folder(sources[0]):
+        name = first.name if first.name not in ("", ".", "..", "~") else "embeddings"
+        return f"{first.parent.name or 'embeddings'}.scores" if name == "img_emb" else f"{name}.scores"
+    return f"{first.stem}.scores.parquet"
+
+
+def _check_backbone(parts: Sequence[Part], heads: Sequence[Head], told: str | None) -> list[str]:
+    """Compare stamps (or what the user told) with the heads. Raises InputError; returns warnings."""
+    stamps, num_without = find_stamps(parts)
+    known = [(stamp.backbone, stamp.path) for stamp in stamps if stamp.backbone]
+    if told is not None:
+        known.append((told, "--backbone"))
+    for backbone, where in known:
+        for head in heads:
+            if head.backbone is not None and not same_backbone(backbone, head.backbone):
+                raise InputError(
+                    f"these embeddings were made with {canonical_backbone(backbone) or backbone} ({where}), "
+                    f"but {head.name} is made for {head.backbone}; scores would mean nothing, so use a head for that backbone"
+                )
+    if told is None and num_without:
+        needed = heads[0].backbone or "the backbone of your head"
+        what = "no stamp (beholder.json)" if num_without == len(parts) else f"no stamp in {num_without} of {len(parts)} parts"
+        return [f"{what} says what made these embeddings; the scores are right only if it was {needed}"]
+    return []
+
+
+class _Output:
+    """Where the result goes: a folder of shards, or one file that is joined from shards in a folder beside it."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        suffix = PurePosixPath(out).suffix.lower()
+        self.kind = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}.get(suffix, "folder")
+        self.is_local = storage.is_local(out)
+        if not self.is_local:
+            self.work = storage.cache_folder() / "runs" / hashlib.sha256(out.encode()).hexdigest()[:16]
+        elif self.kind == "folder":
+            self.work = storage.local_path(out)
+        else:
+            path = storage.local_path(out)
+            self.work = path.with_name(path.name + columns.PARTIAL_SUFFIX)
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether shards are written elsewhere first."""
+        return self.kind != "folder" or not self.is_local
+
+    @property
+    def rejects(self) -> str:
+        """Where rejects are found."""
+        if self.kind == "folder":
+            return f"{self.out.rstrip('/')}/{columns.REJECTS_FOLDER}"
+        return self.out.rsplit(".", 1)[0] + columns.REJECTS_SUFFIX
+
+    @property
+    def _sidecar(self) -> str:
+        return f"{self.out.rstrip('/')}/{columns.STAMP_FILE}" if self.kind == "folder" else self.out + columns.SIDECAR_SUFFIX
+
+    def clear(self) -> None:
+        """Forget earlier runs. A single file stays until the new one replaces it. Raises OutputError for a folder not ours."""
+        if self.work.is_dir():
+            if RunFolder(self.work).read_record() is None and any(self.work.iterdir()):
+                raise OutputError(f"{self.work} is not a beholder run, so --overwrite leaves it alone; choose another output")
+            with RunFolder(self.work).locked():
+                for name in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
+                    shutil.rmtree(self.work / name, ignore_errors=True)
+                RunFolder(self.work).record_path.unlink(missing_ok=True)
+        if self.kind != "folder" and self.is_local:
+            storage.local_path(self._sidecar).unlink(missing_ok=True)
+
+    def finished(self, step: ScoreStep, identity: str) -> ShardResult | None:
+        """The whole result of an earlier, finished run of the same job; None when there is work to do.
+
+        Raises OutputError when something else is in the way.
+        """
+        if not self.is_separate or not storage.exists(self._sidecar if self.kind == "folder" else self.out):
+            return None
+        if self.is_local and self.work.is_dir():
+            return None
+        record = self._read_sidecar()
+        if record is None:
+            raise OutputError(
+                f"{self.out} already exists and was not written by this command; use --overwrite, or another output"
+            )
+        changed = difference(record.get("options") or {}, step.options)
+        if changed is not None:
+            raise OutputError(f"{self.out} already exists with other options: {changed}; use --overwrite, or another output")
+        if record.get("inputs") != identity:
+            raise OutputError(f"{self.out} already exists and was made from other inputs; use --overwrite, or another output")
+        return ShardResult(**record["result"])
+
+    def _read_sidecar(self) -> dict[str, Any] | None:
+        import json
+
+        if not storage.exists(self._sidecar):
+            return None
+        try:
+            record = json.loads(storage.read_range(self._sidecar, 0, storage.size(self._sidecar)))
+        except ValueError:
+            return None
+        return record if isinstance(record, dict) and "result" in record else None
+
+    def publish(self, step: ScoreStep, results: Sequence[ShardResult], summary: ScoreSummary, identity: str) -> None:
+        """Join the shards (or upload them) once all are done; the record that says so is written last."""
+        import json
+
+        if not self.is_separate:
+            return
+        scores = [self.work / name for result in results for name in result.files if name.startswith(columns.SCORES_FOLDER)]
+        rejects = [self.work / name for result in results for name in result.files if name.startswith(columns.REJECTS_FOLDER)]
+        if self.kind == "folder":
+            for path in [*scores, *rejects]:
+                with storage.write_whole(f"{self.out.rstrip('/')}/{path.relative_to(self.work)}") as temporary:
+                    shutil.copyfile(path, temporary)
+        else:
+            if rejects:
+                files.join_parquet(self.rejects, rejects, step.provenance)
+            elif self.is_local:
+                storage.local_path(self.rejects).unlink(missing_ok=True)
+            if self.kind == "csv":
+                files.join_csv(self.out, scores)
+            else:
+                files.join_parquet(self.out, scores, step.provenance)
+        record = {
+            **step.provenance,
+            "options": dict(step.options),
+            "inputs": identity,
+            "result": asdict(summary.merged_result()),
+        }
+        storage.write_bytes(self._sidecar, json.dumps(record, indent=2).encode() + b"\n")
+
+    def remove_work(self) -> None:
+        """Remove the shards of a joined or uploaded result."""
+        if self.is_separate:
+            shutil.rmtree(self.work, ignore_errors=True)

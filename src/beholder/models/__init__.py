@@ -1,0 +1,1 @@
+"""Heads: names, paths and URLs in, verified weights that score embeddings out."""

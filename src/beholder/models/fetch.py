@@ -1,0 +1,224 @@
+"""A registry entry or a URL in, a local file out; a registry head is checked against its sha256 before anyone uses it.
+
+A head is looked for, in this order: in the folder `$BEHOLDER_MODELS`, in beholder's and the hub's local caches, at the
+mirror `$BEHOLDER_MODELS` when that is a URL, and at the places where it is published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from beholder import storage
+from beholder.errors import BeholderError, HeadError
+from beholder.models import hub
+from beholder.models.registry import HeadEntry, Source
+
+_CONNECT_TIMEOUT_S = 15.0
+_READ_TIMEOUT_S = 60.0
+_TRUE = {"1", "on", "true", "yes"}
+
+NO_NETWORK_HINT = (
+    "without a network: run `beholder models export DIR` on a machine that has one, copy DIR, and set BEHOLDER_MODELS=DIR"
+)
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().casefold() in _TRUE
+
+
+def is_offline(offline: bool | None) -> bool:
+    """Whether nothing may be asked for over a network: `offline`, or where that is None, $BEHOLDER_OFFLINE."""
+    return _is_set("BEHOLDER_OFFLINE") if offline is None else offline
+
+
+def is_hub_offline(offline: bool | None) -> bool:
+    """Whether published files may not be asked for: as `is_offline`, and $HF_HUB_OFFLINE counts too."""
+    return is_offline(offline) or (offline is None and _is_set("HF_HUB_OFFLINE"))
+
+
+def models_place() -> str | None:
+    """$BEHOLDER_MODELS: a local folder with head files, or the base URL of a mirror; None when it is not set."""
+    return os.environ.get("BEHOLDER_MODELS") or None
+
+
+def cached_path(entry: HeadEntry) -> Path:
+    """Where beholder keeps its own download of a registry head."""
+    return storage.cache_folder() / "models" / entry.files[0]
+
+
+def locate(entry: HeadEntry) -> Path | None:
+    """The file of a registry head on this machine, not yet checked, or None. Asks no network."""
+    place = models_place()
+    if place is not None and storage.is_local(place):
+        found = _in_folder(storage.local_path(place), entry)
+        if found is not None:
+            return found
+    if cached_path(entry).is_file():
+        return cached_path(entry)
+    return next((path for source in entry.sources if source.repo and (path := hub.cached(source)) is not None), None)
+
+
+def verify(path: Path, entry: HeadEntry) -> None:
+    """Raise HeadError, naming both sha256, unless the file is the published one."""
+    if entry.sha256 is None:
+        raise HeadError(f"{entry.name}: its sha256 was never published, so a file of it cannot be verified")
+    try:
+        found, num_bytes = storage.sha256_of(path), path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
+    if found == entry.sha256:
+        return
+    hint = ""
+    if start.lstrip().startswith(b"<"):
+        hint = "; it is a web page (an error page or a login page, perhaps of a proxy)"
+    elif num_bytes != entry.num_bytes:
+        hint = f"; it has {num_bytes} bytes instead of {entry.num_bytes}"
+    raise HeadError(f"{path} is not {entry.name}: expected sha256 {entry.sha256}, found {found}{hint}")
+
+
+def fetch_entry(entry: HeadEntry, *, offline: bool | None = None) -> Path:
+    """The verified local file of a registry head that has a sha256, downloaded if it must be.
+
+    Raises HeadError: a wrong file (which is not kept if a cache held it), or none to be had, with what to do.
+    """
+    local = locate(entry)
+    if local is not None and _checked(local, entry):
+        return local
+    failures: list[str] = []
+    place = models_place()
+    if place is not None and not storage.is_local(place) and not is_offline(offline):
+        found = _from_mirror(place, entry, failures)
+        if found is not None:
+            return found
+    if is_hub_offline(offline):
+        reason = "and offline mode is on (BEHOLDER_OFFLINE, HF_HUB_OFFLINE or offline=True)"
+        raise HeadError(f"{entry.name} is not on this machine {reason}; " + "; ".join([*failures, NO_NETWORK_HINT]))
+    for source in entry.sources:
+        try:
+            return _from_source(source, entry)
+        except _UnavailableError as error:
+            failures.append(str(error))
+    raise HeadError(f"cannot get {entry.name}: " + "; ".join([*failures, NO_NETWORK_HINT]))
+
+
+class _UnavailableError(Exception):
+    """A place that does not give the file; the next one is asked."""
+
+
+def _in_folder(folder: Path, entry: HeadEntry) -> Path | None:
+    if not folder.is_dir():
+        raise HeadError(f"BEHOLDER_MODELS is {folder}, which is not a folder; set it to a folder with head files, or unset it")
+    plain = [name for name in (entry.name, *entry.aliases) if "/" not in name]
+    names = [*entry.files, *(name + ending for name in plain for ending in (".pth", ".pt"))]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _checked(path: Path, entry: HeadEntry) -> bool:
+    """Verify a file found on this machine. A wrong one in a cache is removed, to be fetched anew; one of the user's raises."""
+    try:
+        verify(path, entry)
+    except HeadError as error:
+        place = models_place()
+        if place is not None and storage.is_local(place) and path.parent == storage.local_path(place):
+            raise HeadError(f"{error}; replace it, or unset BEHOLDER_MODELS") from None
+        hub.forget(path)
+        return False
+    return True
+
+
+def _from_mirror(place: str, entry: HeadEntry, failures: list[str]) -> Path | None:
+    for file in entry.files:
+        url = f"{place.rstrip('/')}/{quote(file)}"
+        try:
+            return _download_verified(url, entry)
+        except _UnavailableError as error:
+            failures.append(str(error))
+    return None
+
+
+def _from_source(source: Source, entry: HeadEntry) -> Path:
+    if not source.repo:
+        return _download_verified(source.url, entry)
+    try:
+        path = hub.download(source)
+    except HeadError as error:
+        raise _UnavailableError(str(error)) from error
+    try:
+        verify(path, entry)
+    except HeadError as error:
+        hub.forget(path)
+        raise HeadError(f"{error}; it came from {hub.file_url(source, source.revision)} and was not kept") from None
+    return path
+
+
+def _download_verified(url: str, entry: HeadEntry) -> Path:
+    target = cached_path(entry)
+    with storage.write_whole(str(target)) as temporary:
+        _get(url, temporary)
+        try:
+            verify(temporary, entry)
+        except HeadError as error:
+            raise HeadError(f"{str(error).replace(str(temporary), url, 1)}; it was not kept") from None
+    return target
+
+
+def download_url(url: str, *, offline: bool | None = None) -> Path:
+    """Fetch a head file by URL (https, s3, ...). Raises HeadError.
+
+    It is fetched each time, so that a changed file is seen; the copy of the last time serves when offline.
+    """
+    name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "head"
+    target = storage.cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    if is_offline(offline):
+        if target.is_file():
+            return target
+        raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
+    try:
+        with storage.write_whole(str(target)) as temporary:
+            _get(url, temporary)
+    except _UnavailableError as error:
+        raise HeadError(str(error)) from None
+    return target
+
+
+def _get(url: str, target: Path) -> None:
+    """Stream a URL into a local file. Raises _UnavailableError when that fails for whatever reason."""
+    try:
+        file_system, inner = _file_system(url)
+        file_system.get_file(inner, str(target))
+    except FileNotFoundError:
+        raise _UnavailableError(f"cannot get {url}: it does not exist there") from None
+    except BeholderError as error:
+        raise _UnavailableError(f"cannot get {error}") from None
+    except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent
+        raise _UnavailableError(f"cannot get {url}: {_why(error)}") from None
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    if not url.startswith(("http://", "https://")):
+        return storage.filesystem(url)
+    storage.filesystem(url)
+    import aiohttp
+    import fsspec
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
+    return fsspec.filesystem("http", client_kwargs={"timeout": timeout}), url
+
+
+def _why(error: Exception) -> str:
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and status >= 400:
+        return f"the server answered with HTTP status {status}"
+    text = " ".join(str(error).split())[:200]
+    if "Timeout" in type(error).__name__ or isinstance(error, TimeoutError):
+        return "the server did not answer in time"
+    if "Payload" in type(error).__name__:
+        return f"the connection broke off before the end ({text})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,292 @@
+"""A name, path, URL or hub id of a head in, the loaded `Head` out; and a `Head` in, a file of beholder's own format out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from beholder import storage
+from beholder.errors import BeholderError, HeadError
+from beholder.models import fetch, hub, registry
+from beholder.models.backbones import canonical_backbone, find_backbone
+from beholder.models.checkpoints import (
+    HEAD_FORMAT,
+    Activation,
+    HeadFile,
+    is_bundle,
+    is_safetensors,
+    pack_head,
+    read_head_file,
+    read_tensor_head,
+)
+from beholder.models.head import Head, checked_backbone, math_of
+from beholder.models.registry import DEFAULT_HEAD, HeadEntry, Source
+from beholder.models.tensors import TensorFile, open_tensors, read_exactly
+
+__all__ = ["Head", "kept_conversion", "load_head", "save_head"]
+
+_logger = logging.getLogger(__name__)
+_FILE_ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_WHOLE_BYTES = 64 << 20
+"""Hub files up to this size are fetched whole; of larger ones (a CLIP tower with a head) only the head is read."""
+
+
+def load_head(spec: str | os.PathLike[str] = DEFAULT_HEAD, *, backbone: str | None = None, offline: bool | None = None) -> Head:
+    """Load a head.
+
+    Args:
+        spec: a registry name, alias or file name (`beholder models list`); a local path; a URL (https, s3, ...); or a hub
+            id "org/repo[@revision]" with a `model.safetensors`.
+        backbone: the tower that made your embeddings, by any tool's name; a head for another one is refused.
+        offline: True asks no network; None asks the environment (BEHOLDER_OFFLINE, and HF_HUB_OFFLINE for published heads).
+
+    Returns:
+        The head. Its file is known by its sha256, whatever its name; a file of a registry head is checked before use.
+
+    Raises:
+        HeadError: unknown, unreachable, damaged, unsafe, not the published file, or for another tower; one line.
+    """
+    head = _found(spec, offline)
+    wanted = find_backbone(backbone) if backbone else None
+    if wanted is not None and wanted.dim != head.dim:
+        raise HeadError(f"{head.name} scores embeddings of length {head.dim}, and {wanted.id} gives {wanted.dim}")
+    return dataclasses.replace(head, backbone=checked_backbone(head.name, head.backbone, backbone))
+
+
+def save_head(head: Head, path: str | os.PathLike[str]) -> str:
+    """Write a head in beholder's own safetensors format, whole or not at all; loading it gives the same float64 weights.
+
+    `path` is a local path or a URL (s3, ...). Returns the sha256 of the file. Raises OutputError.
+    """
+    data = _packed(head, {})
+    with storage.write_whole(os.fspath(path)) as temporary:
+        temporary.write_bytes(data)
+        return storage.sha256_of(temporary)
+
+
+def kept_conversion(entry: HeadEntry) -> Path | None:
+    """Where beholder keeps its conversion of a registry head, with which no network is needed; None if it has none."""
+    path = _converted_path(entry.sha256) if entry.sha256 is not None else _kept_path(entry.sources[0])
+    return path if path.is_file() else None
+
+
+def _found(spec: str | os.PathLike[str], offline: bool | None) -> Head:
+    if not isinstance(spec, str):
+        return _from_file(Path(spec))
+    if not storage.is_local(spec):
+        return _from_url(spec, offline)
+    path = storage.local_path(spec)
+    is_path = spec.startswith(("file://", "~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
+    if is_path and path.exists():
+        return _from_file(path)
+    entry, refused = registry.find(spec), registry.find_refused(spec)
+    if entry is not None:
+        return _from_registry(entry, offline)
+    if refused is not None:
+        raise HeadError(f"{refused.name} is refused: {refused.reason}")
+    if path.is_file():
+        return _from_file(path)
+    hub_id = _HUB_ID.fullmatch(spec)
+    if hub_id is not None and not is_path:
+        return _from_hub(hub_id["repo"], hub_id["revision"], offline)
+    near = registry.suggestions(spec)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see: beholder models list"
+    raise HeadError(f"there is no head {spec}: it is no known name, and no file is there; {hint}")
+
+
+def _from_registry(entry: HeadEntry, offline: bool | None) -> Head:
+    if entry.sha256 is None:
+        return _from_hub(entry.name, None, offline)
+    kept = _converted(entry.sha256)
+    if kept is None:
+        return _from_file(fetch.fetch_entry(entry, offline=offline), known_as=entry.sha256)
+    return _built(kept, entry.name, entry.sha256, source=entry.sources[0].url)
+
+
+def _from_file(path: Path, *, known_as: str | None = None, source: str | None = None) -> Head:
+    """Load a local file. `known_as` is its sha256 where that was just checked; `source` where it was fetched from."""
+    source = source or str(path)
+    if not path.is_file():
+        raise HeadError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give the file of a head")
+    tensors = open_tensors(str(path)) if is_safetensors(_start_of(path)) else None
+    if tensors is not None and is_bundle(tensors.shapes):
+        return _from_bundle(tensors, path.stem, source)
+    digest = known_as or _sha256_of(path)
+    refused = registry.refused_by_sha256(digest)
+    if refused is not None:
+        raise HeadError(f"{path} is refused: {refused.reason}")
+    if tensors is not None:
+        return _built(read_tensor_head(tensors), path.stem, digest, source=source)
+    kept = _converted(digest)
+    head = _built(kept or read_head_file(path), path.stem, digest, source=source)
+    if kept is None:
+        _keep(_converted_path(digest), head)
+    return head
+
+
+def _start_of(path: Path) -> bytes:
+    return read_exactly(str(path), 0, min(64, path.stat().st_size))
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return storage.sha256_of(path)
+    except OSError as error:
+        raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _from_url(url: str, offline: bool | None) -> Head:
+    """Load by URL; of a safetensors file with a whole tower only the head is fetched."""
+    if url.split("?", 1)[0].endswith(".safetensors") and not fetch.is_offline(offline):
+        opened = open_tensors(url)
+        if is_bundle(opened.shapes):
+            return _from_bundle(opened, _name_in_url(url), url)
+    return _from_file(fetch.download_url(url, offline=offline), source=url)
+
+
+def _name_in_url(url: str) -> str:
+    return url.split("?", 1)[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def _from_hub(repo: str, revision: str | None, offline: bool | None) -> Head:
+    """Load `model.safetensors` of a hub repository: a small file whole, of a large one only the head, which is kept."""
+    entry = registry.find(repo)
+    entry = entry if entry is not None and entry.sha256 is None else None
+    source = Source(repo=repo, file="model.safetensors", revision=revision or (entry.sources[0].revision if entry else "main"))
+    kept_path = _kept_path(source)
+    kept = _kept(kept_path)
+    if kept is not None and (_COMMIT.fullmatch(source.revision) or fetch.is_hub_offline(offline)):
+        return _restored(kept)
+    try:
+        if fetch.is_hub_offline(offline):
+            raise HeadError(f"{repo} is not on this machine, and offline mode is on; load it once with a network")
+        published = hub.look_up(source)
+    except HeadError as error:
+        local = hub.cached(source)
+        if kept is None and local is None:
+            raise
+        if not fetch.is_hub_offline(offline):
+            _logger.warning("%s; using the copy kept earlier", error)
+        return _restored(kept) if kept is not None else _of_hub_file(local, source, entry)
+    if kept is not None and kept.metadata.get("etag") == published.etag:
+        return _restored(kept)
+    if published.num_bytes is not None and published.num_bytes <= _MAX_WHOLE_BYTES:
+        return _of_hub_file(hub.download(source), source, entry)
+    head = _named(_from_bundle(open_tensors(hub.file_url(source, published.commit)), repo, source.url), repo, entry)
+    _keep(kept_path, head, etag=published.etag)
+    return head
+
+
+def _kept_path(source: Source) -> Path:
+    name = f"hub--{source.repo}@{source.revision}".replace("/", "--")
+    return storage.cache_folder() / "heads" / f"{name}.safetensors"
+
+
+def _of_hub_file(path: Path | None, source: Source, entry: HeadEntry | None) -> Head:
+    if path is None:
+        raise HeadError(f"{source.repo} is not on this machine")
+    return _named(_from_file(path, source=source.url), source.repo, entry)
+
+
+def _from_bundle(opened: TensorFile, name: str, source: str) -> Head:
+    """The head inside a CLIP model. The file is never read whole, so it is known by the sha256 of the head's weights."""
+    file = read_tensor_head(opened)
+    return dataclasses.replace(_built(file, name, file.tensors_sha256, source=source), sha256_of="weights")
+
+
+def _built(file: HeadFile, name: str, digest: str, *, source: str) -> Head:
+    """Join what a file holds with what the registry knows about its sha256, or what its own metadata says."""
+    entry = registry.by_sha256(digest)
+    texts = file.metadata
+    converted_from = texts.get("source_sha256") or None
+    backbone = entry.backbone if entry else file.backbone
+    return Head(
+        name=entry.name if entry else texts.get("name") or name,
+        math=math_of(file),
+        sha256=digest,
+        backbone=(canonical_backbone(backbone) or backbone) if backbone else None,
+        licence=entry.licence if entry else texts.get("licence") or None,
+        source=entry.sources[0].url if entry else texts.get("source") or source,
+        source_sha256=converted_from if converted_from != digest else None,
+        scale_note=entry.scale_note if entry else texts.get("scale_note", ""),
+        layout=texts.get("layout", file.layout),
+        notes=_notes(texts),
+    )
+
+
+def _named(head: Head, name: str, entry: HeadEntry | None) -> Head:
+    """What the registry knows about a repackaged head, where its own file does not say."""
+    if entry is None:
+        return dataclasses.replace(head, name=name)
+    return dataclasses.replace(
+        head, name=entry.name, licence=entry.licence, scale_note=entry.scale_note, backbone=head.backbone or entry.backbone
+    )
+
+
+def _notes(texts: Mapping[str, str]) -> dict[str, str]:
+    try:
+        found = json.loads(texts.get("notes", "{}"))
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _packed(head: Head, extra: Mapping[str, str]) -> bytes:
+    texts = {
+        "name": head.name,
+        "backbone": head.backbone or "",
+        "licence": head.licence or "",
+        "source": head.source or "",
+        "source_sha256": head.source_sha256 or head.sha256,
+        "sha256_of": head.sha256_of,
+        "scale_note": head.scale_note,
+        "layout": head.layout,
+        "notes": json.dumps(dict(head.notes), sort_keys=True),
+    }
+    activation: Activation = "none" if head.is_affine else "relu"
+    return pack_head(HeadFile(head.layers, activation, 1.0, HEAD_FORMAT, head.backbone, {**texts, **extra}))
+
+
+def _converted_path(digest: str) -> Path:
+    return storage.cache_folder() / "heads" / f"{digest}.safetensors"
+
+
+def _converted(digest: str) -> HeadFile | None:
+    """The kept conversion of the pickled file with this sha256, without the names it had then, or None."""
+    kept = _kept(_converted_path(digest))
+    if kept is None or kept.metadata.get("source_sha256") != digest:
+        return None
+    return dataclasses.replace(kept, metadata={"layout": kept.metadata["layout"]})
+
+
+def _keep(path: Path, head: Head, **extra: str) -> None:
+    """Keep a converted head, so that loading it again needs neither torch nor the whole file."""
+    try:
+        storage.write_bytes(str(path), _packed(head, extra))
+    except BeholderError as error:
+        _logger.warning("%s; the head works, but will be converted again next time", error)
+
+
+def _kept(path: Path) -> HeadFile | None:
+    """A kept head, or None when there is none or it is damaged (it is then made anew)."""
+    if not path.is_file():
+        return None
+    try:
+        kept = read_head_file(path)
+    except HeadError as error:
+        _logger.warning("%s; it is made anew", error)
+        return None
+    return kept if kept.layout == HEAD_FORMAT else None
+
+
+def _restored(kept: HeadFile) -> Head:
+    """A head kept from a hub bundle, as it was when it was first read."""
+    head = _built(kept, kept.metadata.get("name", ""), kept.metadata.get("source_sha256", ""), source="")
+    return dataclasses.replace(head, sha256_of=kept.metadata.get("sha256_of", "file"), source_sha256=None)

@@ -1,0 +1,124 @@
+"""A file's place on the Hugging Face hub in, a local copy or its size and version out; every failure is one line.
+
+The hub's own settings hold: HF_ENDPOINT (a mirror), HF_HOME and HF_HUB_CACHE (where copies are kept), HF_HUB_OFFLINE.
+They are read when a function is called, not when huggingface_hub was imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from beholder.errors import HeadError
+from beholder.models.registry import Source
+
+_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the hub says about a file: the commit it is of, its ETag, and its size (None: not told)."""
+
+    commit: str
+    etag: str
+    num_bytes: int | None
+
+
+def endpoint() -> str:
+    """The hub that is asked: $HF_ENDPOINT, else https://huggingface.co."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def file_url(source: Source, revision: str) -> str:
+    """The URL at which the hub serves the file's bytes, by range if asked so."""
+    return f"{endpoint()}/{source.repo}/resolve/{quote(revision, safe='')}/{quote(source.file)}"
+
+
+def cached(source: Source) -> Path | None:
+    """The copy in the hub's local cache, or None. Asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source.repo, source.file, cache_dir=_cache_folder(), revision=source.revision)
+    return Path(found) if isinstance(found, str) and Path(found).exists() else None
+
+
+def look_up(source: Source) -> Published:
+    """Ask the hub about a file without fetching it, once and with a short patience. Raises HeadError."""
+    with _one_line(source):
+        from huggingface_hub import get_hf_file_metadata
+
+        found = get_hf_file_metadata(file_url(source, source.revision), timeout=_TIMEOUT_S, endpoint=endpoint())
+        if found.commit_hash is None or found.etag is None:
+            raise HeadError(f"{endpoint()} does not answer as a Hugging Face hub does; check HF_ENDPOINT and proxies")
+        return Published(found.commit_hash, found.etag, found.size)
+
+
+def download(source: Source) -> Path:
+    """Fetch a file into the hub's local cache (or find it there unchanged). Raises HeadError.
+
+    `look_up` comes first because the client itself retries a dead connection for half a minute.
+    """
+    look_up(source)
+    with _one_line(source):
+        from huggingface_hub import hf_hub_download
+
+        path = hf_hub_download(
+            source.repo, source.file, revision=source.revision, cache_dir=_cache_folder(), endpoint=endpoint(),
+            library_name="beholder", etag_timeout=_TIMEOUT_S,
+        )  # fmt: skip
+        return Path(path)
+
+
+def forget(path: Path) -> None:
+    """Remove a file from the hub's local cache: the link in its snapshot and the bytes it points to."""
+    blob = path.resolve()
+    path.unlink(missing_ok=True)
+    blob.unlink(missing_ok=True)
+
+
+def _cache_folder() -> str | None:
+    """What the environment says now; None leaves it to huggingface_hub, whose default it then is."""
+    chosen = os.environ.get("HF_HUB_CACHE")
+    home = os.environ.get("HF_HOME")
+    return chosen or (str(Path(home).expanduser() / "hub") if home else None)
+
+
+@contextlib.contextmanager
+def _one_line(source: Source) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    where = f"{source.file} of {source.repo}" + (f"@{source.revision}" if source.revision != "main" else "")
+    try:
+        yield
+    except HeadError:
+        raise
+    except errors.GatedRepoError:
+        hint = "its owner lets in only those who asked; accept its terms, then: hf auth login"
+        raise HeadError(f"cannot get {where}: {hint}") from None
+    except errors.RepositoryNotFoundError:
+        raise HeadError(f"cannot get {where}: {endpoint()} has no such repository, or it is private") from None
+    except errors.RevisionNotFoundError:
+        raise HeadError(f"cannot get {where}: the repository has no such revision") from None
+    except errors.LocalEntryNotFoundError as error:
+        raise HeadError(f"cannot get {where}: {endpoint()} cannot be reached ({_cause(error)})") from None
+    except errors.EntryNotFoundError:
+        raise HeadError(f"cannot get {where}: the repository has no such file") from None
+    except errors.HFValidationError as error:
+        raise HeadError(f"cannot get {where}: {_text(error)}") from None
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        raise HeadError(f"cannot get {where}: {endpoint()} answered with HTTP status {status}") from None
+    except Exception as error:  # the client's HTTP library (it has changed twice) raises errors of its own
+        raise HeadError(f"cannot get {where}: {endpoint()} cannot be reached ({_text(error)})") from None
+
+
+def _cause(error: BaseException) -> str:
+    return _text(error.__cause__ or error)
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,37 @@
+"""Layers of a head as arrays in, a differentiable torch module out. The only module here that imports torch at its top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+
+class HeadModule(nn.Module):
+    """score = layers(x / |x|): (B, D) -> (B,). Weights are buffers, so nothing trains them and `.to()` moves them.
+
+    A row of zeros gives NaN, as everywhere in beholder. Input of another dtype is converted to the weights' dtype first.
+    """
+
+    def __init__(self, layers: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]) -> None:
+        """Take (weight (out, in), bias (out,)) pairs; ReLU stands after all but the last. Kept as float32."""
+        super().__init__()
+        self.num_layers = len(layers)
+        for number, (weight, bias) in enumerate(layers):
+            self.register_buffer(f"weight_{number}", torch.tensor(weight, dtype=torch.float32))
+            self.register_buffer(f"bias_{number}", torch.tensor(bias, dtype=torch.float32))
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(B, D) embeddings, not necessarily normalised -> (B,) scores."""
+        first = self.get_buffer("weight_0")
+        with torch.autocast(device_type=embeddings.device.type, enabled=False):
+            x = embeddings.to(first.dtype)  # [B, D]
+            x = x / x.norm(dim=-1, keepdim=True)
+            for number in range(self.num_layers):
+                x = nn.functional.linear(x, self.get_buffer(f"weight_{number}"), self.get_buffer(f"bias_{number}"))
+                if number < self.num_layers - 1:
+                    x = nn.functional.relu(x)
+            return x.squeeze(-1)  # [B]

@@ -1,0 +1,131 @@
+"""Registry entries in; which of them are on this machine and sound, or a folder of them for another machine, out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from beholder import storage
+from beholder.errors import HeadError
+from beholder.models import fetch, registry
+from beholder.models.registry import HeadEntry
+
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = "beholder-models"
+
+State = Literal["ok", "converted", "missing", "wrong"]
+
+
+@dataclass(frozen=True)
+class HeadState:
+    """What is on this machine of one head.
+
+    Attributes:
+        name: its registry name.
+        state: "ok": the published file, checked; "converted": only beholder's conversion of it, checked; "missing"; "wrong".
+        path: the file that was looked at; None when missing.
+        message: what is wrong, or empty.
+    """
+
+    name: str
+    state: State
+    path: str | None = None
+    message: str = ""
+
+
+def entries_named(names: Iterable[str]) -> list[HeadEntry]:
+    """The entries of these names or aliases; for no names, all heads with a known file. Raises HeadError, with near misses."""
+    found: list[HeadEntry] = []
+    for name in names:
+        entry, refused = registry.find(name), registry.find_refused(name)
+        if refused is not None:
+            raise HeadError(f"{refused.name} is refused: {refused.reason}")
+        if entry is None:
+            near = registry.suggestions(name)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see: beholder models list"
+            raise HeadError(f"there is no head named {name}; {hint}")
+        found.append(entry)
+    return found or list(registry.HEADS)
+
+
+def is_here(entry: HeadEntry) -> bool:
+    """Whether the head can be loaded without a network; its file is not checked here."""
+    from beholder.models.heads import kept_conversion
+
+    return kept_conversion(entry) is not None or (entry.sha256 is not None and fetch.locate(entry) is not None)
+
+
+def check(entry: HeadEntry) -> HeadState:
+    """Hash the file on this machine again and load it. Nothing is fetched, removed or repaired."""
+    from beholder.models.checkpoints import read_head_file
+    from beholder.models.heads import kept_conversion
+
+    path = fetch.locate(entry) if entry.sha256 is not None else None
+    state: State = "ok"
+    if path is None:
+        path, state = kept_conversion(entry), "converted"
+    if path is None:
+        return HeadState(entry.name, "missing")
+    try:
+        if state == "ok":
+            fetch.verify(path, entry)
+        read_head_file(path)
+    except HeadError as error:
+        return HeadState(entry.name, "wrong", str(path), str(error))
+    return HeadState(entry.name, state, str(path))
+
+
+def export(folder: str, entries: Sequence[HeadEntry], *, offline: bool | None = None) -> dict[str, Any]:
+    """Copy verified head files and a manifest into `folder`, for `BEHOLDER_MODELS=folder` on a machine without a network.
+
+    Heads that are not here are downloaded first. Returns the manifest. Raises HeadError and OutputError.
+    """
+    for entry in entries:
+        if entry.sha256 is None:
+            raise HeadError(
+                f"{entry.name} cannot be exported: its sha256 is not known; export {entry.twin}, the original, instead"
+            )
+    records: list[dict[str, Any]] = []
+    for entry in entries:
+        source = fetch.fetch_entry(entry, offline=offline)
+        with storage.write_whole(f"{folder.rstrip('/')}/{entry.files[0]}") as temporary:
+            shutil.copyfile(source, temporary)
+            fetch.verify(temporary, entry)
+        records.append(
+            {
+                "name": entry.name,
+                "file": entry.files[0],
+                "sha256": entry.sha256,
+                "num_bytes": entry.num_bytes,
+                "licence": entry.licence,
+                "backbone": entry.backbone,
+                "source": entry.sources[0].url,
+            }
+        )
+    manifest = {"format": MANIFEST_FORMAT, "version": 1, "files": records}
+    storage.write_bytes(f"{folder.rstrip('/')}/{MANIFEST_FILE}", (json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
+
+
+def download(entry: HeadEntry, *, offline: bool | None = None) -> Path | None:
+    """Fetch, check and load a head, so that later loads need no network. Returns its file; None for a kept bundle head."""
+    from beholder.models.heads import kept_conversion, load_head
+
+    path = fetch.fetch_entry(entry, offline=offline) if entry.sha256 is not None else None
+    load_head(entry.name, offline=offline)
+    return path or kept_conversion(entry)
+
+
+def entry_record(entry: HeadEntry) -> dict[str, Any]:
+    """An entry as a JSON-ready record, with whether it is on this machine and LAION's published shares."""
+    from beholder.models.published import published_shares
+
+    record = asdict(entry)
+    record["sources"] = [source.url for source in entry.sources]
+    record["here"] = is_here(entry)
+    record["published_share_at_least"] = {str(key): share for key, share in published_shares(entry.name).items()}
+    return record

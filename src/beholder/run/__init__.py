@@ -1,0 +1,1 @@
+"""Where steps run. Knows shards and the protocol of a step, no step itself."""

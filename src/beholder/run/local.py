@@ -1,0 +1,88 @@
+"""A step and a folder in, every shard done exactly once out, on this machine; interrupted anywhere, it continues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from beholder import storage
+from beholder.errors import OutputError
+from beholder.run.step import Progress, Step
+from beholder.shards import RunFolder, Shard, ShardResult, difference, fingerprint
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        results: per shard, in order, those of earlier runs included.
+        num_resumed: how many shards were already done.
+    """
+
+    results: list[ShardResult]
+    num_resumed: int
+
+
+def open_run(step: Step, folder: RunFolder) -> str:
+    """Check that `folder` is new or holds the same run, write its record, clear half-written files; the fingerprint.
+
+    Raises OutputError when the folder holds something else, or a run with other options.
+    """
+    run_fingerprint = fingerprint(step.options)
+    before = folder.read_record()
+    if before is not None:
+        changed = difference(before.get("options") or {}, step.options)
+        if changed is not None:
+            raise OutputError(
+                f"{folder.path} was begun with other options: {changed}; "
+                "use the same options to continue, --overwrite to start anew, or another output"
+            )
+    elif any(entry.name != ".lock" and not entry.name.startswith(".beholder-") for entry in folder.path.iterdir()):
+        raise OutputError(f"{folder.path} already exists and is not a beholder run; choose another output, or remove it")
+    for place in (folder.path, *(entry for entry in folder.path.iterdir() if entry.is_dir())):
+        storage.remove_stray_temporaries(place)
+    if before is None:
+        folder.write_record({**step.provenance, "options": dict(step.options), "fingerprint": run_fingerprint})
+    return run_fingerprint
+
+
+def run(step: Step, folder: RunFolder, progress: Progress, on_resume: Callable[[int, int], None] | None = None) -> RunReport:
+    """Do every pending shard of `step` in `folder`. While one shard is written, the next one is computed.
+
+    Args:
+        step: the work.
+        folder: locked by the caller.
+        progress: told rows and bytes as they are done.
+        on_resume: told (shards, rows) that were already done, once.
+    """
+    run_fingerprint = open_run(step, folder)
+    results: dict[str, ShardResult] = {}
+    for shard in step.shards:
+        finished = folder.finished(shard, run_fingerprint)
+        if finished is not None:
+            results[shard.name] = finished
+    num_resumed = len(results)
+    if num_resumed and on_resume is not None:
+        on_resume(num_resumed, sum(result.num_read for result in results.values()))
+
+    def write(shard: Shard, computed: Any) -> ShardResult:
+        result = step.write(shard, computed, str(folder.path))
+        folder.mark_finished(shard, result, run_fingerprint, step.models)
+        return result
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
+        writing: tuple[str, Future[ShardResult]] | None = None
+        for shard in step.shards:
+            if shard.name in results:
+                continue
+            computed = step.compute(shard, progress)
+            if writing is not None:
+                results[writing[0]] = writing[1].result()
+            writing = (shard.name, writer.submit(write, shard, computed))
+            del computed
+        if writing is not None:
+            results[writing[0]] = writing[1].result()
+    return RunReport([results[shard.name] for shard in step.shards], num_resumed)

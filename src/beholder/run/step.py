@@ -1,0 +1,43 @@
+"""The protocol of a step: what a runner needs to know about work it does not understand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from beholder.shards import Shard, ShardResult
+
+Progress = Callable[[int, int], None]
+"""Called with (rows, bytes) just done; may be called from any thread that runs the step."""
+
+
+class Step(Protocol):
+    """Work cut into shards, each computed and then written."""
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """All shards, in order; fixed once the step is made."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """JSON-ready options that decide the result; another run must have the same."""
+        ...
+
+    @property
+    def models(self) -> Sequence[str]:
+        """sha256 of the models in use."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the record should say besides the options."""
+        ...
+
+    def compute(self, shard: Shard, progress: Progress) -> Any:
+        """Do the shard's work; nothing is written."""
+        ...
+
+    def write(self, shard: Shard, computed: Any, folder: str) -> ShardResult:
+        """Write the shard's files below `folder`, each whole or not at all."""
+        ...

@@ -1,0 +1,1 @@
+"""Score sets: how scores and rejects are written, and what a run says about them."""

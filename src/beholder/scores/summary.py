@@ -1,0 +1,94 @@
+"""What became of all shards in, the numbers a user is told out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from beholder.shards import ShardResult
+from beholder.stats import ScoreStats
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+THRESHOLDS = (4.5, 5.0, 5.5, 6.0, 6.5)
+"""Thresholds that public sets cut at (docs/heads.md); each is a bin edge of `ScoreStats`, so shares are exact."""
+
+
+@dataclass(kw_only=True)
+class ScoreSummary:
+    """The result of a scoring job.
+
+    Attributes:
+        output: where the score set is.
+        rejects: where the rejects table is, or None when nothing was rejected.
+        num_read, num_scored, num_rejected: rows over all runs of this job.
+        reasons: rejected rows by reason.
+        stats: per score column.
+        head_names: the head behind each score column, in the same order.
+        num_new: rows scored by this run (the others were done by earlier, interrupted ones).
+        seconds: wall time of this run's reading, scoring and writing.
+        num_bytes: bytes of embeddings this run read.
+        warnings: lines worth telling.
+    """
+
+    output: str
+    rejects: str | None = None
+    num_read: int = 0
+    num_scored: int = 0
+    num_rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    stats: dict[str, ScoreStats] = field(default_factory=dict)
+    head_names: list[str] = field(default_factory=list)
+    num_new: int = 0
+    seconds: float = 0.0
+    num_bytes: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, results: Sequence[ShardResult]) -> None:
+        """Add shards' counts and statistics."""
+        for result in results:
+            self.num_read += result.num_read
+            self.num_scored += result.num_scored
+            self.num_rejected += result.num_rejected
+            for reason, count in result.reasons.items():
+                self.reasons[reason] = self.reasons.get(reason, 0) + count
+            for name, record in result.stats.items():
+                self.stats.setdefault(name, ScoreStats()).merge(ScoreStats.from_json(record))
+
+    def merged_result(self) -> ShardResult:
+        """All shards as one result, for the record beside a single output file."""
+        stats = {name: stats.to_json() for name, stats in self.stats.items()}
+        return ShardResult(self.num_read, self.num_scored, self.num_rejected, dict(self.reasons), {}, stats)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready record for `--json`; shares and quantiles are None where nothing was scored."""
+        from beholder.models.published import published_share_at_least
+
+        scores = {}
+        for (name, stats), head in zip(self.stats.items(), self.head_names, strict=True):
+            some = stats.count > 0
+            scores[name] = {
+                "head": head,
+                "count": stats.count,
+                "mean": stats.mean if some else None,
+                "standard_deviation": stats.standard_deviation if some else None,
+                "minimum": stats.minimum if some else None,
+                "maximum": stats.maximum if some else None,
+                "quantiles": {str(q): stats.quantile(q) if some else None for q in QUANTILES},
+                "share_at_least": {str(t): stats.share_at_least(t) if some else None for t in THRESHOLDS},
+                "laion_2b_en_share_at_least": {str(t): published_share_at_least(head, t) for t in THRESHOLDS},
+            }
+        return {
+            "output": self.output,
+            "rejects": self.rejects,
+            "num_read": self.num_read,
+            "num_scored": self.num_scored,
+            "num_rejected": self.num_rejected,
+            "reasons": self.reasons,
+            "num_new": self.num_new,
+            "seconds": self.seconds,
+            "rows_per_second": self.num_new / self.seconds if self.seconds else None,
+            "bytes_read": self.num_bytes,
+            "scores": scores,
+            "warnings": self.warnings,
+        }

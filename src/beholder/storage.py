@@ -1,0 +1,225 @@
+"""Paths of any kind in (local, s3://, https://, ...), files and listings out; results are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
+
+_COPY_BYTES = 1 << 20
+_PROTOCOL_PACKAGES = {
+    "s3": "beholder[s3]", "gs": "beholder[gs]", "gcs": "beholder[gs]",
+    "http": "beholder[http]", "https": "beholder[http]", "hf": "huggingface_hub",
+}  # fmt: skip
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` names a file of this machine (no `scheme://`, or `file://`)."""
+    return "://" not in path or path.startswith("file://")
+
+
+def local_path(path: str) -> Path:
+    """The local path behind a plain path or a `file://` URL; `~` is expanded."""
+    return Path(path.removeprefix("file://")).expanduser()
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """The fsspec file system of `path` and the path inside it."""
+    import fsspec
+
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(path if not is_local(path) else str(local_path(path)))
+        return found
+    except ImportError as error:
+        package = _PROTOCOL_PACKAGES.get(path.split("://", 1)[0])
+        hint = f"install it with: pip install '{package}'" if package else str(error)
+        raise InputError(f"{path}: this kind of address needs a package that is not installed; {hint}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+@contextlib.contextmanager
+def remote_errors(path: str) -> Iterator[None]:
+    """Turn whatever a remote file system or the system raises while reading `path` into one `InputError` line.
+
+    Remote back ends raise errors of their own libraries (botocore, aiohttp, ...), which have no common parent.
+    """
+    try:
+        yield
+    except BeholderError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"cannot read {path}: it does not exist (any more); check the path") from None
+    except OSError as error:
+        raise reading_failed(path, error) from error
+    except Exception as error:
+        if is_local(path):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot read {path}: {type(error).__name__}: {text[:300]}") from error
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder at `path`."""
+    if is_local(path):
+        return local_path(path).exists()
+    fs, inner = filesystem(path)
+    with remote_errors(path):
+        return bool(fs.exists(inner))
+
+
+def is_folder(path: str) -> bool:
+    """Whether `path` is a folder (for object stores: a prefix with objects below it)."""
+    if is_local(path):
+        return local_path(path).is_dir()
+    if path.startswith(("http://", "https://")):
+        return False
+    fs, inner = filesystem(path)
+    with remote_errors(path):
+        return bool(fs.isdir(inner))
+
+
+def size(path: str) -> int:
+    """Bytes of the file at `path`. Raises InputError when it is missing, or a server does not tell."""
+    with remote_errors(path):
+        if is_local(path):
+            return local_path(path).stat().st_size
+        fs, inner = filesystem(path)
+        num_bytes = fs.size(inner)
+    if num_bytes is None:
+        raise InputError(f"cannot read {path}: the server does not tell its size; download it first")
+    return int(num_bytes)
+
+
+def open_binary(path: str) -> IO[bytes]:
+    """Open `path` for reading bytes; seekable. The caller closes it and wraps reads in `remote_errors`."""
+    with remote_errors(path):
+        if is_local(path):
+            return local_path(path).open("rb")
+        fs, inner = filesystem(path)
+        opened: IO[bytes] = fs.open(inner, "rb")
+        return opened
+
+
+def read_range(path: str, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of `path`, fewer at its end."""
+    with remote_errors(path):
+        if is_local(path):
+            with local_path(path).open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        fs, inner = filesystem(path)
+        data: bytes = fs.cat_file(inner, start=start, end=stop)
+        return data
+
+
+def list_files(folder: str) -> list[str]:
+    """Every file below `folder`, sorted by path, each once; as paths that `open_binary` takes. Hidden names are skipped."""
+    with remote_errors(folder):
+        if is_local(folder):
+            root = local_path(folder)
+            found: list[str] = []
+            seen: set[tuple[int, int]] = set()
+            for parent, folders, files in os.walk(root, followlinks=True):
+                status = os.stat(parent)
+                if (status.st_dev, status.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
+            return sorted(found)
+        fs, inner = filesystem(folder)
+        return sorted(fs.unstrip_protocol(name) for name in fs.find(inner) if not name.rsplit("/", 1)[-1].startswith("."))
+
+
+def expand_glob(pattern: str) -> list[str]:
+    """Files and folders that match a glob (`*`, `?`, `[...]`, `**`), sorted."""
+    import glob
+
+    if is_local(pattern):
+        return sorted(glob.glob(str(local_path(pattern)), recursive=True))
+    fs, inner = filesystem(pattern)
+    with remote_errors(pattern):
+        return sorted(fs.unstrip_protocol(name) for name in fs.glob(inner))
+
+
+def sha256_of(path: Path) -> str:
+    """Lower-case hex sha256 of a local file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_COPY_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def write_whole(path: str) -> Iterator[Path]:
+    """Give a temporary local path to write; on success it becomes `path` at once, on any failure nothing is left.
+
+    Local results are flushed to the disk and renamed; remote ones are uploaded as one object. Raises OutputError.
+    """
+    target = local_path(path) if is_local(path) else None
+    folder = target.parent if target is not None else None
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".beholder-", suffix=".tmp", dir=folder)
+        os.close(handle)
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        if target is not None:
+            _publish(temporary, target)
+        else:
+            fs, inner = filesystem(path)
+            fs.put_file(str(temporary), inner)
+    except BeholderError:
+        raise
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    except Exception as error:
+        if target is not None:
+            raise
+        raise OutputError(f"cannot write {path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Flush `temporary`, give it the usual permissions, and rename it to `target`."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(temporary, 0o666 & ~mask)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with write_whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def remove_stray_temporaries(folder: Path) -> None:
+    """Delete what a killed run left half-written in `folder` (not below it)."""
+    for stray in folder.glob(".beholder-*.tmp"):
+        stray.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Where converted and downloaded heads are kept: `$BEHOLDER_CACHE`, else `~/.cache/beholder` (XDG rules)."""
+    chosen = os.environ.get("BEHOLDER_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "beholder"

@@ -1,0 +1,147 @@
+"""`.npy` parts: every order and dtype, every way to be wrong, memory-mapped without a copy."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beholder.embeddings.block import ReadOptions
+from beholder.embeddings.npy import NpyReader
+from beholder.errors import InputError
+
+OPTIONS = ReadOptions()
+
+
+def read(path: Path, start: int = 0, stop: int | None = None, **options: int) -> np.ndarray:
+    reader, wanted = NpyReader(), ReadOptions(**options)  # type: ignore[arg-type]
+    part = reader.inspect(str(path), path.name, wanted)
+    blocks = []
+    for block in reader.blocks(part, start, stop, wanted):
+        if block.before_chunk is not None:
+            block.before_chunk(0, block.embeddings.shape[0])
+        blocks.append(np.array(block.embeddings))
+    return np.concatenate(blocks) if blocks else np.empty((0, part.dim), part.dtype)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (1000, 768), (33, 4096)])
+def test_rows_come_back_as_they_were_saved(tmp_path: Path, shape: tuple[int, int], dtype: str, order: str) -> None:
+    rows = np.random.default_rng(0).standard_normal(shape).astype(dtype, order=order)  # type: ignore[call-overload]
+    np.save(tmp_path / "x.npy", rows)
+    found = read(tmp_path / "x.npy", block_bytes=10_000)
+    assert found.dtype == rows.dtype
+    assert np.array_equal(found, rows)
+    assert np.array_equal(read(tmp_path / "x.npy", shape[0] // 3, shape[0], block_bytes=10_000), rows[shape[0] // 3 :])
+
+
+def test_blocks_are_views_of_the_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((100, 8), np.float16))
+    reader = NpyReader()
+    part = reader.inspect(str(tmp_path / "x.npy"), "x.npy", OPTIONS)
+    for block in reader.blocks(part, 0, None, OPTIONS):
+        assert isinstance(block.embeddings, np.ndarray)
+        assert not block.embeddings.flags.owndata
+        assert not block.embeddings.flags.writeable
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.empty((0, 768), np.float32))
+    assert NpyReader().inspect(str(tmp_path / "x.npy"), "x.npy", OPTIONS).num_rows == 0
+    assert read(tmp_path / "x.npy").shape == (0, 768)
+
+
+def test_newer_header_versions_are_read(tmp_path: Path) -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for version in [(1, 0), (2, 0), (3, 0)]:
+        with (tmp_path / "x.npy").open("wb") as file:
+            np.lib.format.write_array(file, rows, version=version)
+        assert np.array_equal(read(tmp_path / "x.npy"), rows)
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_object_arrays_are_refused_and_never_unpickled(tmp_path: Path) -> None:
+    target = tmp_path / "executed"
+    np.save(tmp_path / "x.npy", np.array([_Bomb(target)], object), allow_pickle=True)
+    with pytest.raises(InputError, match="never unpickled"):
+        read(tmp_path / "x.npy")
+    (tmp_path / "y.npy").write_bytes(pickle.dumps(_Bomb(target)))
+    with pytest.raises(InputError, match="not an .npy file"):
+        read(tmp_path / "y.npy")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((4, 8), np.int8), "dtype int8: integer embeddings are quantised"),
+        (np.ones((4, 8), np.uint8), "quantised"),
+        (np.ones((4, 8), bool), "must be float16, float32 or float64"),
+        (np.ones((4, 8), np.complex64), "must be float16"),
+        (np.ones((4, 8), ">f4"), "big-endian"),
+        (np.ones((4, 8), np.longdouble), "must be float16"),
+        (np.ones(768, np.float32), "1-D with 768 values.*reshape"),
+        (np.ones((2, 3, 4), np.float32), "shape .2, 3, 4., expected 2-D"),
+        (np.float32(3), "expected 2-D"),
+        (np.ones((4, 0), np.float32), "without dimensions"),
+    ],
+)
+def test_arrays_that_cannot_be_scored_are_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path / "x.npy")
+    assert "x.npy" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_files_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((10, 4), np.float32))
+    whole = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "x.npy").write_bytes(whole[: 128 + 3 * 16 + 5])
+    with pytest.raises(InputError, match="truncated: its header promises 10 rows .288 bytes., the file has 181, 3 whole rows"):
+        read(tmp_path / "x.npy")
+    (tmp_path / "x.npy").write_bytes(whole[:40])
+    with pytest.raises(InputError, match="damaged .npy header"):
+        read(tmp_path / "x.npy")
+    (tmp_path / "x.npy").write_bytes(b"")
+    with pytest.raises(InputError, match="empty .0 bytes."):
+        read(tmp_path / "x.npy")
+
+
+def test_a_file_cut_short_while_it_is_read_stops_with_a_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones((1000, 64), np.float32))
+    reader, options = NpyReader(), ReadOptions(block_bytes=64_000)
+    blocks = reader.blocks(reader.inspect(str(path), "x.npy", options), 0, None, options)
+    next(blocks)
+    with path.open("rb+") as file:
+        file.truncate(100_000)
+    with pytest.raises(InputError, match="cut short while it was read"):
+        list(blocks)
+
+
+def test_a_file_deleted_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    rows = np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)
+    np.save(path, rows)
+    reader, options = NpyReader(), ReadOptions(block_bytes=64_000)
+    blocks = reader.blocks(reader.inspect(str(path), "x.npy", options), 0, None, options)
+    found = [np.array(next(blocks).embeddings)]
+    path.unlink()
+    found += [np.array(block.embeddings) for block in blocks]
+    assert np.array_equal(np.concatenate(found), rows)
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read .*nowhere.npy: it does not exist"):
+        read(tmp_path / "nowhere.npy")
