@@ -46,3 +46,32 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
     monkeypatch.delenv("BEHOLDER_MODELS", raising=False)
     monkeypatch.delenv("BEHOLDER_OFFLINE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An affine head of 24 dimensions in beholder's own format, for the backbone "test/clip-24"."""
+    import numpy as np
+
+    from beholder import Head, save_head
+    from beholder.kernels.scoring import Affine
+
+    path = tmp_path_factory.mktemp("heads") / "small.safetensors"
+    weight = np.random.default_rng(24).standard_normal(24)
+    save_head(Head(name="small", math=Affine(weight, 5.0), backbone="test/clip-24"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def second_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multilayer head of 24 dimensions."""
+    import numpy as np
+
+    from beholder import Head, save_head
+    from beholder.kernels.scoring import Perceptron
+
+    rng = np.random.default_rng(25)
+    weights = (rng.standard_normal((8, 24)), rng.standard_normal((1, 8)))
+    path = tmp_path_factory.mktemp("heads") / "second.safetensors"
+    save_head(Head(name="second", math=Perceptron(weights, (rng.standard_normal(8), rng.standard_normal(1)))), path)
+    return path

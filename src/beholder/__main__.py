@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+_INTERRUPTED = "interrupted; run the same command again to continue"
+
 
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 3 some inputs rejected, 130 interrupted."""
@@ -16,7 +18,11 @@ def main() -> None:
     except BeholderError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to continue", 130)
+        _fail(_INTERRUPTED, 130)
+    except SystemExit as stop:  # Typer turns Ctrl-C into this status without a word
+        if stop.code == 130:
+            _fail(_INTERRUPTED, 130)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -160,17 +160,18 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def write_whole(path: str) -> Iterator[Path]:
+def write_whole(path: str, *, scratch: Path | None = None) -> Iterator[Path]:
     """Give a temporary local path to write; on success it becomes `path` at once, on any failure nothing is left.
 
-    Local results are flushed to the disk and renamed; remote ones are uploaded as one object. Raises OutputError.
+    Local results are flushed to the disk and renamed; remote ones are uploaded as one object. The temporary file stands
+    beside the result, or in `scratch` (a folder of the same disk that is cleared after a killed run). Raises OutputError.
     """
     target = local_path(path) if is_local(path) else None
     folder = target.parent if target is not None else None
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".beholder-", suffix=".tmp", dir=folder)
+        handle, name = tempfile.mkstemp(prefix=".beholder-", suffix=".tmp", dir=scratch or folder)
         os.close(handle)
     except OSError as error:
         raise writing_failed(path, error) from error
@@ -204,9 +205,9 @@ def _publish(temporary: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def write_bytes(path: str, data: bytes) -> None:
+def write_bytes(path: str, data: bytes, *, scratch: Path | None = None) -> None:
     """Write `data` to `path`, whole or not at all."""
-    with write_whole(path) as temporary:
+    with write_whole(path, scratch=scratch) as temporary:
         temporary.write_bytes(data)
 
 

@@ -73,7 +73,7 @@ class Web:
         self.thread.join()
 
     def answer(self, request: BaseHTTPRequestHandler, *, with_body: bool) -> None:
-        path = unquote(request.path)
+        path = unquote(request.path.split("?", 1)[0])
         self.log.append((request.command, path))
         page = self.pages.get(path, Page(b"not here", 404, {"X-Error-Code": "EntryNotFound"}))
         start, stop, status = 0, page.num_bytes, page.status
@@ -98,6 +98,11 @@ class Web:
         self.num_bytes_sent += len(data)
         request.wfile.write(data)
         request.wfile.flush()
+
+    def add(self, path: str, body: bytes | Path = b"", **how: Any) -> Page:
+        """Serve something at a plain path."""
+        page = self.pages[path] = Page(body, **how)
+        return page
 
     def add_hub_file(self, repo: str, file: str, body: bytes | Path, revision: str = "main", **how: Any) -> Page:
         """Serve a file as the hub does, under its branch and under its commit."""

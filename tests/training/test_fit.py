@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import pytest
 import scipy.stats
 
 from beholder.errors import InputError
+from beholder.models.heads import load_head, save_head
 from beholder.training.fit import STRENGTHS, fit_ridge
 
 Matrix = npt.NDArray[np.float64]
@@ -193,7 +195,7 @@ def test_equal_rows_stay_in_one_part() -> None:
     assert fit.counts.test == 16  # 15 wanted, rounded up to whole pairs
 
 
-def test_memory_mapped_rows_without_a_rating_are_not_needed(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_memory_mapped_rows_without_a_rating_are_not_needed(tmp_path: Path) -> None:
     rows, ratings, _ = rated_rows(300, 6, 0.4)
     np.save(tmp_path / "rows.npy", rows.astype(np.float16))
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
@@ -229,6 +231,21 @@ def test_record_is_plain_json() -> None:
     assert record["seed"] == 3
     assert record["rows"] == {"given": 60, "train": 48, "validation": 6, "test": 6, "excluded": {}}
     assert record["test"]["num_rows"] == 6
+
+
+def test_the_head_scores_what_the_fit_meant_also_from_its_file(tmp_path: Path) -> None:
+    rows, ratings, _ = rated_rows(200, 33, 0.4)
+    fit = fit_ridge(rows, ratings, name="mine", backbone="ViT-L/14")
+    head = fit.to_head()
+    expected = rows @ fit.weight / np.linalg.norm(rows, axis=1) + fit.bias
+    np.testing.assert_allclose(head.score(rows), expected, atol=1e-5)
+    save_head(head, tmp_path / "mine.safetensors")
+    loaded = load_head(tmp_path / "mine.safetensors")
+    assert loaded.name == "mine"
+    assert loaded.backbone == "openai/clip-vit-large-patch14"
+    assert np.array_equal(loaded.weight, fit.weight)
+    assert loaded.bias == fit.bias
+    assert loaded.notes["test"].startswith("num_rows 20, srcc ")
 
 
 @pytest.mark.parametrize(

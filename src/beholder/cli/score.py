@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -86,4 +87,4 @@ def score(
         raise typer.Exit(3)
 
 
-score.__doc__ = (score.__doc__ or "") + EPILOG
+score.__doc__ = inspect.cleandoc(score.__doc__ or "") + EPILOG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,12 @@ _MAX_BINS = 400
 _SCORE_COLOUR, _TRUTH_COLOUR, _TEXT_COLOUR, _QUIET_COLOUR = "#8fb3d1", "#b3402a", "#222222", "#606060"
 
 
+def require_matplotlib() -> None:
+    """Raise BeholderError with the way to install it when matplotlib is missing. Imports nothing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BeholderError("the picture needs matplotlib, which is not installed: pip install 'beholder[plot]'")
+
+
 def draw_histogram(
     path: Path,
     scores: npt.NDArray[np.float32],
@@ -31,10 +38,21 @@ def draw_histogram(
     title: str = "Scores of synthetic embeddings",
     subtitle: str = "",
 ) -> None:
-    """Draw the scores' histogram filled, the truth's as an outline, and what each threshold keeps, to a PNG of 1440 x 810.
+    """Draw `histogram_figure` to a PNG of 1440 x 810 pixels, written whole or not at all.
+
+    Raises BeholderError when matplotlib is not installed, there is nothing to draw, or the file cannot be written.
+    """
+    figure = histogram_figure(scores, truth, thresholds, title=title, subtitle=subtitle)
+    with storage.write_whole(str(path)) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Title": title, "Description": subtitle})
+
+
+def histogram_figure(
+    scores: npt.NDArray[np.float32], truth: npt.NDArray[np.float32], thresholds: Sequence[float], *, title: str, subtitle: str
+) -> Figure:
+    """The scores' histogram filled, the truth's as an outline, and what each threshold keeps.
 
     Args:
-        path: where the PNG goes; written whole or not at all.
         scores: (N,) float32, finite, N >= 1.
         truth: (N,) float32, finite: what the scores should be.
         thresholds: score values to mark, with the share of scores at or above each.
@@ -42,13 +60,12 @@ def draw_histogram(
         subtitle: a second, smaller line.
 
     Raises:
-        BeholderError: matplotlib is not installed, there is nothing to draw, or the file cannot be written.
+        BeholderError: matplotlib is not installed, or the series do not fit together or are empty.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise BeholderError("the picture needs matplotlib, which is not installed: pip install 'beholder[plot]'") from None
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     if scores.ndim != 1 or scores.shape != truth.shape or not scores.size:
         raise InputError(f"cannot draw scores of shape {scores.shape} against a truth of shape {truth.shape}")
     figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=_DOTS_PER_INCH)
@@ -57,8 +74,7 @@ def draw_histogram(
     _draw_series(axes, scores, truth)
     _draw_thresholds(axes, scores, thresholds)
     _label(figure, axes, title, subtitle)
-    with storage.write_whole(str(path)) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Title": title, "Description": subtitle})
+    return figure
 
 
 def bin_edges(low: float, high: float) -> npt.NDArray[np.float64]:

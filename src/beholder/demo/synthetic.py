@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -280,15 +279,33 @@ def _ratings(truth: npt.NDArray[np.float32], num_rated: int, seed: np.random.See
     return pa.array(ratings, mask=np.isnan(ratings))
 
 
-def read_rated(folder: Path, options: SyntheticOptions) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
-    """The rows that have a rating, (n, D) float16, and their ratings, (n,) float32, in the order of the set."""
-    rows: list[npt.NDArray[Any]] = []
-    ratings: list[npt.NDArray[Any]] = []
+@dataclass(frozen=True)
+class RatedRows:
+    """The rated rows of a set, in its order.
+
+    Attributes:
+        embeddings: (n, D) float16.
+        ratings: (n,) float32.
+        truth: (n,) float32, what the ratings are noisy readings of.
+    """
+
+    embeddings: npt.NDArray[np.float16]
+    ratings: npt.NDArray[np.float32]
+    truth: npt.NDArray[np.float32]
+
+
+def read_rated(folder: Path, options: SyntheticOptions) -> RatedRows:
+    """Read the rows that have a rating; the others stay on the disk. Raises InputError when a file cannot be read."""
+    found: list[RatedRows] = []
     for part in range(options.num_parts):
         rows_path, metadata_path = options.part_paths(folder, part)
         with storage.remote_errors(str(metadata_path)):
-            column = pq.read_table(metadata_path, columns=[RATING]).column(RATING).to_numpy()
-            rated = np.flatnonzero(~np.isnan(column))
-            rows.append(np.load(rows_path, mmap_mode="r")[rated])
-        ratings.append(column[rated])
-    return np.concatenate(rows), np.concatenate(ratings).astype(np.float32)
+            table = pq.read_table(metadata_path, columns=[RATING, TRUTH])
+            rated = np.flatnonzero(table.column(RATING).is_valid().to_numpy())
+            ratings, truth = (table.column(name).take(pa.array(rated)).to_numpy() for name in (RATING, TRUTH))
+            found.append(RatedRows(np.load(rows_path, mmap_mode="r")[rated], ratings, truth))
+    return RatedRows(
+        np.concatenate([part.embeddings for part in found]),
+        np.concatenate([part.ratings for part in found]),
+        np.concatenate([part.truth for part in found]),
+    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -15,13 +16,13 @@ import pyarrow as pa
 from beholder import columns, storage
 from beholder.columns import RowStatus
 from beholder.embeddings.block import Block, Part, ReadOptions
-from beholder.embeddings.labels import choose_label_columns, row_names, select_labels
+from beholder.embeddings.labels import choose_label_columns, choose_sample_column, row_names, select_labels
 from beholder.embeddings.text_pieces import MOST_ROW_BYTES, Piece, PieceReader, check_is_text, first_row_end, rows_end
 from beholder.embeddings.text_rows import Layout, Parsed, Workspace, label_type, parse
 from beholder.embeddings.wide import choose_embedding_columns
 from beholder.errors import InputError
 
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 4 << 20
 _LEAST_PIECE_BYTES = 64 << 10
 _HEAD_BYTES = 1 << 20
 _FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"|([^,"]*)')
@@ -35,7 +36,7 @@ class CsvReader:
     and infinities are passed on. Pass-through columns are int64, float64 or text, as the first rows of the file are.
 
     Attributes:
-        piece_bytes: bytes of text that a thread takes at a time; None: 8 MiB, or less for small blocks.
+        piece_bytes: bytes of text that a thread takes at a time; None: 4 MiB, or less for small blocks.
     """
 
     piece_bytes: int | None = None
@@ -45,39 +46,45 @@ class CsvReader:
         num_bytes = storage.size(path)
         head, rows_at = _read_head(path)
         names = _split(head[:rows_at], path, 1)
+        if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+            raise InputError(f"{path}: the column names are not separated by commas; write it as CSV with commas")
         first_end = first_row_end(head, rows_at, len(head))
-        first_row = _split(head[rows_at : first_end if first_end > 0 else len(head)], path, 2)
+        first_line = 1 + head.count(b"\n", 0, rows_at)
+        first_row = _split(head[rows_at : first_end if first_end > 0 else len(head)], path, first_line)
         looks_numeric = [position >= len(first_row) or _looks_numeric(first_row[position]) for position in range(len(names))]
         chosen = choose_embedding_columns(names, looks_numeric, options.embedding_column, path)
         embedding = [names.index(column) for column in chosen]
         types = _label_types(head, rows_at, len(head) == num_bytes, Layout(path, names, embedding))
         detail = {"names": names, "embedding": embedding, "types": types}
-        _label_positions(names, embedding, options, path)
+        _label_columns(names, embedding, options, path)
         return Part(path, name, "csv", None, len(embedding), "float32", num_bytes, cuts=(), detail=detail)
 
     def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
         """Rows [start, stop) in blocks of at most `options.block_bytes`; rows before `start` are read and dropped."""
         names, embedding, types = (part.detail[key] for key in ("names", "embedding", "types"))
-        positions = _label_positions(names, embedding, options, part.path)
-        layout = Layout(part.path, names, embedding, positions, [types[names[position]] for position in positions])
+        labels = _label_columns(names, embedding, options, part.path)
+        sample = choose_sample_column(labels, options.sample_column, part.path)
+        label_types = ["string" if name == sample else types[name] for name in labels]
+        layout = Layout(part.path, names, embedding, [names.index(name) for name in labels], label_types)
         piece_bytes = self.piece_bytes or min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, options.block_bytes // 4))
         block_rows = max(1, options.block_bytes // (4 * part.dim))
         first_row = first_line = 0
-        for parsed in _parsed_pieces(part, layout, min(piece_bytes, part.num_bytes + 1)):
-            num_rows = len(parsed.embeddings)
-            high = num_rows if stop is None else min(num_rows, stop - first_row)
-            for at in range(max(0, start - first_row), high, block_rows):
-                yield _block(parsed, at, min(high, at + block_rows), first_row, part, options)
-            first_row += num_rows
-            if stop is not None and first_row >= stop:
-                return
-            if parsed.error is not None:
-                line, text = parsed.error
-                raise InputError(f"{part.path}: line {first_line + line + 1}: {text}")
-            first_line += parsed.num_lines
+        with contextlib.closing(_parsed_pieces(part, layout, min(piece_bytes, part.num_bytes + 1))) as pieces:
+            for parsed in pieces:
+                num_rows = len(parsed.embeddings)
+                high = num_rows if stop is None else min(num_rows, stop - first_row)
+                for at in range(max(0, start - first_row), high, block_rows):
+                    yield _block(parsed, at, min(high, at + block_rows), first_row, part, options)
+                first_row += num_rows
+                if stop is not None and first_row >= stop:
+                    return
+                if parsed.error is not None:
+                    line, text = parsed.error
+                    raise InputError(f"{part.path}: line {first_line + line + 1}: {text}")
+                first_line += parsed.num_lines
 
 
-def _parsed_pieces(part: Part, layout: Layout, room: int) -> Iterator[Parsed]:
+def _parsed_pieces(part: Part, layout: Layout, room: int) -> Generator[Parsed]:
     """The pieces of a file, parsed by as many threads as there are cores and read ahead of them, in order.
 
     A piece is valid until the next is asked for.
@@ -133,7 +140,8 @@ def _read_head(path: str) -> tuple[bytes, int]:
         head = storage.read_range(path, 0, num_bytes)
         check_is_text(head, path)
         rows_at = first_row_end(head, 0, len(head))
-        if len(head) < num_bytes or (rows_at > 0 and first_row_end(head, rows_at, len(head)) > 0):
+        is_enough = len(head) < num_bytes or (rows_at > 0 and first_row_end(head, rows_at, len(head)) > 0)
+        if is_enough or (rows_at > 0 and num_bytes >= MOST_ROW_BYTES):
             return head, rows_at if rows_at > 0 else len(head)
         if num_bytes >= MOST_ROW_BYTES:
             raise InputError(
@@ -155,7 +163,7 @@ def _split(row: bytes, path: str, line: int) -> list[str]:
         if at == len(text):
             break
         if text[at] != ",":
-            raise InputError(f"{path}: line {line}: wrong quotes after {_FIELD.sub('', text[at : at + 1])!r}")
+            raise InputError(f"{path}: line {line}: a quote in the wrong place near {text[max(0, at - 20) : at + 20]!r}")
         at += 1
     return fields
 
@@ -172,30 +180,31 @@ def _looks_numeric(text: str) -> bool:
     return "_" not in text
 
 
-def _label_positions(names: list[str], embedding: list[int], options: ReadOptions, path: str) -> list[int]:
-    """Positions of the columns to pass on, the sample column first if there is one. Raises InputError."""
+def _label_columns(names: list[str], embedding: list[int], options: ReadOptions, path: str) -> list[str]:
+    """The columns to pass on, the sample column first if there is one. Raises InputError."""
     taken = set(embedding)
     others = [name for position, name in enumerate(names) if position not in taken]
     chosen = list(dict.fromkeys(choose_label_columns(others, options, path)))
     for name in chosen:
         if others.count(name) > 1:
             raise InputError(f"{path} has {others.count(name)} columns named {name!r}; rename them")
-    return [names.index(name) for name in chosen]
+    return chosen
 
 
 def _label_types(head: bytes, rows_at: int, is_whole: bool, layout: Layout) -> dict[str, str]:
     """What the columns that are not part of the embedding hold, by the rows in `head`. Raises InputError for a wrong row."""
-    others = [position for position in range(len(layout.names)) if position not in set(layout.embedding)]
+    taken = set(layout.embedding)
+    others = [position for position in range(len(layout.names)) if position not in taken]
     layout = replace(layout, labels=others, types=["string"] * len(others))
     space = Workspace(len(head), layout)
     end = len(head) if is_whole else rows_end(head, rows_at, len(head))
-    piece = space.piece
-    piece.text[piece.start : piece.start + end - rows_at] = head[rows_at:end]
-    piece.end_at(piece.start + end - rows_at)
+    space.piece.is_cut = end < 0
+    rows = head[rows_at : end if end >= 0 else len(head)]
+    space.piece.text[space.piece.start : space.piece.start + len(rows)] = rows
+    space.piece.end_at(space.piece.start + len(rows))
     parsed = parse(space, layout, head.count(b"\n", 0, rows_at))
     if parsed.error is not None:
         line, text = parsed.error
         raise InputError(f"{layout.path}: line {line + 1}: {text}")
-    return {
-        layout.names[at]: label_type(column.combine_chunks()) for at, column in zip(others, parsed.labels.columns, strict=True)
-    }
+    labels = zip(others, parsed.labels.columns, strict=True)
+    return {layout.names[position]: label_type(column.combine_chunks()) for position, column in labels}

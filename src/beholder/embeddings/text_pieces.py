@@ -36,14 +36,13 @@ def rows_end(text: bytes | bytearray, start: int, stop: int) -> int:
     """Where the last whole row of text[start:stop] ends: after a newline that an even number of quotes precede; -1: nowhere."""
     if text.find(_QUOTE, start, stop) < 0:
         return text.rfind(_NEWLINE, start, stop) + 1 or -1
-    quotes = _count_quotes(text, start, stop)
-    end = stop
-    while (newline := text.rfind(_NEWLINE, start, end)) >= 0:
-        quotes -= _count_quotes(text, newline, end)
-        if quotes % 2 == 0:
-            return newline + 1
-        end = newline
-    return -1
+    quotes, end = _count_quotes(text, start, stop), stop
+    while True:
+        quote = text.rfind(_QUOTE, start, end)
+        newline = text.rfind(_NEWLINE, max(start, quote + 1), end) if quotes % 2 == 0 else -1
+        if newline >= 0 or quote < 0:
+            return newline + 1 or -1
+        quotes, end = quotes - 1, quote
 
 
 def first_row_end(text: bytes | bytearray, start: int, stop: int) -> int:
@@ -83,8 +82,8 @@ class Piece:
         return len(self.text) - (PAD + 1 + PAD)
 
     def grow(self) -> None:
-        """Double the room, keeping the text."""
-        self.text = self.text + bytes(self.room)
+        """Double the room, up to `MOST_ROW_BYTES`, keeping the text."""
+        self.text = self.text + bytes(min(self.room, MOST_ROW_BYTES - self.room))
 
     def end_at(self, stop: int) -> None:
         """Let the rows end at `stop`, or after a newline that is added there."""

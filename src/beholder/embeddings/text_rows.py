@@ -192,12 +192,15 @@ def _converted(array: pa.Array, kind: str) -> pa.Array:
 
 def _first_misfit(array: pa.Array, kind: str) -> tuple[int, str]:
     """The first row whose value is not of `kind`, and that value in short."""
-    for row in range(len(array)):
+    right, wrong = 0, len(array)
+    while wrong - right > 1:
+        middle = (right + wrong) // 2
         try:
-            _converted(pa.concat_arrays([array.slice(row, 1)]), kind)
+            _converted(array.slice(0, middle), kind)
+            right = middle
         except pa.ArrowInvalid:
-            return row, _shortened(array[row].as_buffer().to_pybytes().decode("utf-8", errors="replace"))
-    raise AssertionError("every value fits")
+            wrong = middle
+    return right, _shortened(array[right].as_buffer().to_pybytes().decode("utf-8", errors="replace"))
 
 
 def label_type(array: pa.Array) -> str:

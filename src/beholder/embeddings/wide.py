@@ -11,7 +11,8 @@ from beholder.errors import InputError
 
 LABEL = "label"
 PREDICTION = "prediction"
-_NEVER_EMBEDDING = (*SAMPLE_COLUMN_NAMES, LABEL)
+_PANDAS_INDEX = ("", "Unnamed: 0")
+_NEVER_EMBEDDING = (*SAMPLE_COLUMN_NAMES, LABEL, *_PANDAS_INDEX)
 _NUMBERED = re.compile(r"(.*?)([0-9]+)", re.DOTALL)
 _MOST_NAMES = 8
 
@@ -26,7 +27,7 @@ def choose_embedding_columns(
     1. `embedding_column` given: the columns named by it and a number (`emb_0`, `emb_1`, ... for `emb_`);
     2. the columns named `0`, `1`, ..., `D-1` (birder's logits);
     3. the one family of numeric columns with a common prefix and such numbers;
-    4. all columns but known names of samples and labels, in the order of the table, when all of them are numeric
+    4. all columns but known names of samples, labels and indices, in the order of the table, when all of them are numeric
        (birder's logits of a model with named classes: they are matched by position).
 
     Numbers count from 0 or 1, without gaps, zero-padded or not; an embedding has at least two dimensions. Rules 1 and 2

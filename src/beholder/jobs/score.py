@@ -16,7 +16,8 @@ from beholder.embeddings.source import find_parts
 from beholder.embeddings.stamp import find_stamps
 from beholder.errors import InputError, OutputError
 from beholder.models.heads import Head, load_head
-from beholder.models.registry import DEFAULT_HEAD, canonical_backbone, same_backbone
+from beholder.models.backbones import canonical_backbone, same_backbone
+from beholder.models.registry import DEFAULT_HEAD
 from beholder.run import local
 from beholder.scores import files
 from beholder.scores.summary import ScoreSummary
@@ -258,19 +259,19 @@ class _Output:
         """
         if not self.is_separate or not storage.exists(self._sidecar if self.kind == "folder" else self.out):
             return None
+        record = self._read_sidecar()
+        changed = None if record is None else difference(record.get("options") or {}, step.options)
+        if record is not None and changed is None and record.get("inputs") == identity:
+            self.remove_work()
+            return ShardResult(**record["result"])
         if self.is_local and self.work.is_dir():
             return None
-        record = self._read_sidecar()
         if record is None:
             raise OutputError(
                 f"{self.out} already exists and was not written by this command; use --overwrite, or another output"
             )
-        changed = difference(record.get("options") or {}, step.options)
-        if changed is not None:
-            raise OutputError(f"{self.out} already exists with other options: {changed}; use --overwrite, or another output")
-        if record.get("inputs") != identity:
-            raise OutputError(f"{self.out} already exists and was made from other inputs; use --overwrite, or another output")
-        return ShardResult(**record["result"])
+        changed = f"with other options: {changed}" if changed else "and was made from other inputs"
+        raise OutputError(f"{self.out} already exists {changed}; use --overwrite, or another output")
 
     def _read_sidecar(self) -> dict[str, Any] | None:
         import json
@@ -293,26 +294,35 @@ class _Output:
         rejects = [self.work / name for result in results for name in result.files if name.startswith(columns.REJECTS_FOLDER)]
         if self.kind == "folder":
             for path in [*scores, *rejects]:
-                with storage.write_whole(f"{self.out.rstrip('/')}/{path.relative_to(self.work)}") as temporary:
+                target = f"{self.out.rstrip('/')}/{path.relative_to(self.work)}"
+                with storage.write_whole(target, scratch=self.work) as temporary:
                     shutil.copyfile(path, temporary)
         else:
             if rejects:
-                files.join_parquet(self.rejects, rejects, step.provenance)
+                files.join_parquet(self.rejects, rejects, step.provenance, self.work)
             elif self.is_local:
                 storage.local_path(self.rejects).unlink(missing_ok=True)
             if self.kind == "csv":
-                files.join_csv(self.out, scores)
+                files.join_csv(self.out, scores, self.work)
             else:
-                files.join_parquet(self.out, scores, step.provenance)
+                files.join_parquet(self.out, scores, step.provenance, self.work)
         record = {
             **step.provenance,
             "options": dict(step.options),
             "inputs": identity,
             "result": asdict(summary.merged_result()),
         }
-        storage.write_bytes(self._sidecar, json.dumps(record, indent=2).encode() + b"\n")
+        storage.write_bytes(self._sidecar, json.dumps(record, indent=2).encode() + b"\n", scratch=self.work)
 
     def remove_work(self) -> None:
-        """Remove the shards of a joined or uploaded result."""
-        if self.is_separate:
-            shutil.rmtree(self.work, ignore_errors=True)
+        """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""
+        if not self.is_separate or not self.work.is_dir():
+            return
+        record = RunFolder(self.work).record_path
+        for path in self.work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != record:
+                path.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+        self.work.rmdir()

@@ -12,10 +12,10 @@ Determinism: a row's result depends on that row and the head alone.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
 from beholder.columns import RowStatus
+from beholder.kernels.compiled import compiled
 from beholder.kernels.vectors import BLOCK, LANES, copy_element, dot_and_square_sum, dot_sum, widen_16
 
 VECTORS_SHA256 = "89a9d66179a9520f"
@@ -28,7 +28,7 @@ _TILE_ROWS = 32
 _GATHER_COLUMNS = 16
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _score_row_exactly(like, x, dim, weights, biases, tail, wide, out):  # type: ignore[no-untyped-def]
     """Score one row in float64, scaled by its largest magnitude; returns its status."""
     item_bytes = like.itemsize
@@ -65,7 +65,7 @@ def _score_row_exactly(like, x, dim, weights, biases, tail, wide, out):  # type:
     return 0
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _score_rows_at(like, first, row_bytes, num_rows, dim, weights, biases, scores, statuses):  # type: ignore[no-untyped-def]
     """Score rows that start at address `first` and lie `row_bytes` apart, each contiguous."""
     item_bytes = like.itemsize
@@ -121,7 +121,7 @@ def _score_rows_at(like, first, row_bytes, num_rows, dim, weights, biases, score
             tail[:] = 0
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def score_row_major(like, first, row_bytes, dim, weights, biases, scores, statuses):  # type: ignore[no-untyped-def]
     """Score rows that lie one after another in memory.
 
@@ -138,7 +138,7 @@ def score_row_major(like, first, row_bytes, dim, weights, biases, scores, status
     _score_rows_at(like, first, row_bytes, scores.shape[0], dim, weights, biases, scores, statuses)
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def gather_rows(like, columns, element_bytes, start, num_rows, tile):  # type: ignore[no-untyped-def]
     """Copy rows [start, start + num_rows) of column-major data into `tile`, (>= num_rows, >= dim) C order.
 
@@ -156,7 +156,7 @@ def gather_rows(like, columns, element_bytes, start, num_rows, tile):  # type: i
                 copy_element(like, source, tile_at + row * tile_bytes + column * item_bytes)
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def score_column_major(like, columns, element_bytes, start, weights, biases, scores, statuses):  # type: ignore[no-untyped-def]
     """Score rows whose dimensions lie in separate columns; same result to the bit as `score_row_major`.
 

@@ -14,6 +14,7 @@ The text is read by address; nothing is checked, so it lies in a buffer with `PA
 from __future__ import annotations
 
 import ctypes
+import struct
 from decimal import Decimal
 from typing import Any
 
@@ -33,7 +34,7 @@ NEXT, ROWS, LINES, UNSURE, COLUMN, FIELD_START, FIELD_STOP, REPORT_SIZE = range(
 """What stands where in the report of `parse_rows`."""
 
 _OK, _MISSING, _BAD, _UNSURE = range(4)
-_COMMA, _NEWLINE, _RETURN, _QUOTE, _MINUS, _PLUS, _POINT, _ZERO = (ord(char) for char in ',\n\r"-+.0')
+_COMMA, _NEWLINE, _RETURN, _QUOTE, _MINUS, _PLUS, _POINT, _ZERO, _LETTER_E = (ord(char) for char in ',\n\r"-+.0e')
 _MOST_POWER = 64
 _POWERS = np.array([float(f"1e{k}") for k in range(_MOST_POWER + 1)])
 _MARGIN = 8
@@ -48,8 +49,6 @@ _TEN_TO_8, _TEN_TO_16 = np.uint64(10**8), np.uint64(10**16)
 _WHOLE_POWERS = np.array([10**k for k in range(_MOST_DIGITS + 1)], np.uint64)
 _KEEP_LAST = np.array([(2**64 - 1) ^ (2 ** (8 * (8 - min(8, max(0, n)))) - 1) for n in range(-16, 33)], np.uint64)
 """At n + 16: a mask that keeps the last n of 8 bytes in memory order; none below 0, all above 8."""
-
-
 _COMPILED = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
@@ -103,16 +102,6 @@ def _lowest_bit(typing_context, bits):  # type: ignore[no-untyped-def]
     return types.int64(types.int64), codegen
 
 
-@intrinsic
-def _float64_bits(typing_context, value):  # type: ignore[no-untyped-def]
-    """The bits of a float64, as int64."""
-
-    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(64))
-
-    return types.int64(types.float64), codegen
-
-
 @nb.njit(**_COMPILED)
 def _last_digits(stop, count):  # type: ignore[no-untyped-def]
     """The number that the last `count` (up to 8; none if negative) of the 8 digits before address `stop` make."""
@@ -125,7 +114,7 @@ def _last_digits(stop, count):  # type: ignore[no-untyped-def]
 @nb.njit(**_COMPILED)
 def _is_sure(value, margin):  # type: ignore[no-untyped-def]
     """Whether a positive float64, off by at most `margin` units in the last place, rounds to the float32 of the true value."""
-    distance = (_float64_bits(value) - (_MIDPOINT - margin)) & _BELOW_FLOAT32
+    distance = (np.float64(value).view(np.int64) - (_MIDPOINT - margin)) & _BELOW_FLOAT32
     return distance > 2 * margin
 
 
@@ -156,8 +145,26 @@ _NAN, _INF, _INFINITY, _NULL = (tuple(word.encode()) for word in ("nan", "inf", 
 
 
 @nb.njit(**_COMPILED)
+def _exponent(at, stop):  # type: ignore[no-untyped-def]
+    """(whether it is one, value) of the text [at, stop), not empty, such as e-05."""
+    is_signed = _byte(at + 1) == _MINUS or _byte(at + 1) == _PLUS
+    sign = _COMMA - _byte(at + 1) if is_signed else 1
+    first = at + 1 + is_signed
+    exponent = 0
+    for digit_at in range(first, stop):
+        digit = _byte(digit_at) - _ZERO
+        if digit < 0 or digit > 9:
+            return False, 0
+        exponent = min(exponent * 10 + digit, 1 << 40)
+    return _byte(at) | 32 == _LETTER_E and first < stop, sign * exponent
+
+
+@nb.njit(**_COMPILED)
 def _any_number(at, stop):  # type: ignore[no-untyped-def]
-    """(kind, float32) of the text [at, stop), whatever it is; blanks around it do not count."""
+    """(kind, float32) of the text [at, stop), whatever it is; blanks around it do not count.
+
+    The comma lies between plus and minus in ASCII, so its distance to a sign is +1 or -1.
+    """
     while at < stop and (_byte(at) == 32 or _byte(at) == 9):
         at += 1
     while at < stop and (_byte(stop - 1) == 32 or _byte(stop - 1) == 9):
@@ -166,8 +173,7 @@ def _any_number(at, stop):  # type: ignore[no-untyped-def]
         return _MISSING, np.float32(0)
     sign = np.float32(1)
     if _byte(at) == _MINUS or _byte(at) == _PLUS:
-        if _byte(at) == _MINUS:
-            sign = np.float32(-1)
+        sign = np.float32(_COMMA - _byte(at))
         at += 1
     if _is_word(at, stop, _NAN):
         return _OK, np.float32(np.nan)
@@ -196,25 +202,10 @@ def _any_number(at, stop):  # type: ignore[no-untyped-def]
     if not has_digit:
         return _BAD, np.float32(0)
     if at < stop:
-        if _byte(at) | 32 != 101 or at + 1 == stop:
+        is_right, exponent = _exponent(at, stop)
+        if not is_right:
             return _BAD, np.float32(0)
-        at += 1
-        exponent_sign = 1
-        if _byte(at) == _MINUS or _byte(at) == _PLUS:
-            if _byte(at) == _MINUS:
-                exponent_sign = -1
-            at += 1
-            if at == stop:
-                return _BAD, np.float32(0)
-        exponent = 0
-        while at < stop:
-            digit = _byte(at) - _ZERO
-            if digit < 0 or digit > 9:
-                return _BAD, np.float32(0)
-            if exponent < 1 << 40:
-                exponent = exponent * 10 + digit
-            at += 1
-        power += exponent_sign * exponent
+        power += exponent
     if mantissa == 0:
         return _OK, sign * np.float32(0)
     kind, value = _scaled(mantissa, power)
@@ -393,10 +384,13 @@ def nearest_float32(text: str) -> float:
     near = ctypes.c_float(wide).value
     if near == wide:
         return near
-    other = float(np.nextafter(np.float32(near), np.float32(np.inf if wide > near else -np.inf)))
+    (pattern,) = struct.unpack("<I", struct.pack("<f", near))
+    other: float = struct.unpack("<f", struct.pack("<I", pattern + (1 if abs(wide) > abs(near) else -1)))[0]
     low, high = sorted((near, other))
     midpoint = (max(low, -(2.0**128)) + min(high, 2.0**128)) / 2
     if wide != midpoint:
         return near
     exact = Decimal(text)
-    return near if exact == Decimal(midpoint) else high if exact > Decimal(midpoint) else low
+    if exact == Decimal(midpoint):
+        return near
+    return high if exact > Decimal(midpoint) else low

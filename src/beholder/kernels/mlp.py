@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from beholder.kernels.affine import gather_rows
+from beholder.kernels.compiled import compiled
 from beholder.kernels.vectors import LANES, copy_element, multiply_4_rows, widen_16
 
 VECTORS_SHA256 = "89a9d66179a9520f"
@@ -54,7 +54,7 @@ def pack(weights: Sequence[npt.NDArray[np.float64]], biases: Sequence[npt.NDArra
     return PackedLayers(tuple(panels), tuple(padded_biases))
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _normalise_rows_at(like, first, row_bytes, num_rows, out):  # type: ignore[no-untyped-def]
     """Divide rows by their length in float64 (scaled, so that nothing overflows) and round to float32."""
     item_bytes = like.itemsize
@@ -82,7 +82,7 @@ def _normalise_rows_at(like, first, row_bytes, num_rows, out):  # type: ignore[n
             out[row, i] = np.float32(wide[i] * inverse)
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def normalise_row_major(like, first, row_bytes, out):  # type: ignore[no-untyped-def]
     """Unit-length float32 copies of rows `row_bytes` apart from address `first`; `out` is (N, D) float32, C order.
 
@@ -91,7 +91,7 @@ def normalise_row_major(like, first, row_bytes, out):  # type: ignore[no-untyped
     _normalise_rows_at(like, first, row_bytes, out.shape[0], out)
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def normalise_column_major(like, columns, element_bytes, start, out):  # type: ignore[no-untyped-def]
     """`normalise_row_major` for column-major data; arguments as in `beholder.kernels.affine.score_column_major`."""
     dim = columns.shape[0]
@@ -102,7 +102,7 @@ def normalise_column_major(like, columns, element_bytes, start, out):  # type: i
         _normalise_rows_at(like, tile.ctypes.data, dim * like.itemsize, high - low, out[low:high])
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _layer(rows, num_rows, panels, biases, is_last, out):  # type: ignore[no-untyped-def]
     """out[:, :32 * panels] = rows @ weights + biases, then ReLU unless it is the last layer. All C order float32."""
     num_panels, num_in, _ = panels.shape

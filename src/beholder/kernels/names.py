@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from beholder.kernels.compiled import compiled
 
-@nb.njit(nogil=True, cache=True)
+
+@compiled
 def _fill(prefix, start, offsets, data):  # type: ignore[no-untyped-def]
     at = 0
     digits = np.empty(20, np.uint8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -169,16 +170,19 @@ def _load_pickled(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on pickle protocols; what matters is raised
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged or hostile files, with no common parent
         text = " ".join(str(error).split())
-        wanted = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class) ([\w.]+)", text)
+        wanted = re.search(r"GLOBAL ([\w.]+)", text)
         if wanted:
             raise HeadError(
                 f"{path} is refused: it is a pickle that asks to run {wanted.group(1)}, not plain weights; "
                 "ask its maker for a state dict or safetensors file"
             ) from None
-        raise HeadError(f"{path} is not a file of plain weights, or is damaged ({_first_sentence(text)})") from None
+        reason = _first_sentence(text.split("WeightsUnpickler error: ")[-1])
+        raise HeadError(f"{path} is not a file of plain weights, or is damaged ({reason})") from None
     if not isinstance(found, Mapping):
         raise HeadError(f"{path} holds a {type(found).__name__}, not a state dict of named tensors")
     names = [str(name) for name in found]

@@ -42,7 +42,7 @@ class Head:
     """
 
     name: str
-    math: Affine | Perceptron
+    math: Affine | Perceptron = field(repr=False)
     sha256: str = ""
     sha256_of: str = "file"
     backbone: str | None = None

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from beholder import storage
 from beholder.errors import BeholderError, HeadError
@@ -144,15 +145,21 @@ def _sha256_of(path: Path) -> str:
 
 def _from_url(url: str, offline: bool | None) -> Head:
     """Load by URL; of a safetensors file with a whole tower only the head is fetched."""
-    if url.split("?", 1)[0].endswith(".safetensors") and not fetch.is_offline(offline):
+    if urlsplit(url).path.endswith(".safetensors") and not fetch.is_offline(offline):
         opened = open_tensors(url)
         if is_bundle(opened.shapes):
-            return _from_bundle(opened, _name_in_url(url), url)
-    return _from_file(fetch.download_url(url, offline=offline), source=url)
+            return _from_bundle(opened, _name_in_url(url), _public_part(url))
+    return _from_file(fetch.download_url(url, offline=offline), source=_public_part(url))
+
+
+def _public_part(url: str) -> str:
+    """The URL without what may be a secret in a stamp: signatures in the query, a password before the host."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, "", ""))
 
 
 def _name_in_url(url: str) -> str:
-    return url.split("?", 1)[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return urlsplit(url).path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
 def _from_hub(repo: str, revision: str | None, offline: bool | None) -> Head:

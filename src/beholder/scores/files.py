@@ -115,10 +115,10 @@ def write_csv_part(path: Path, table: pa.Table) -> int:
     return path.stat().st_size
 
 
-def join_csv(target: str, parts: Sequence[Path]) -> None:
+def join_csv(target: str, parts: Sequence[Path], scratch: Path) -> None:
     """Join CSV parts of one header, in order, to one file; whole or not at all. Raises OutputError when headers differ."""
     header: bytes | None = None
-    with storage.write_whole(target) as temporary, temporary.open("wb") as out:
+    with storage.write_whole(target, scratch=scratch) as temporary, temporary.open("wb") as out:
         for part in parts:
             with part.open("rb") as source:
                 line = source.readline()
@@ -132,12 +132,12 @@ def join_csv(target: str, parts: Sequence[Path]) -> None:
                 shutil.copyfileobj(source, out, 1 << 20)
 
 
-def join_parquet(target: str, parts: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+def join_parquet(target: str, parts: Sequence[Path], metadata: Mapping[str, Any], scratch: Path) -> None:
     """Join Parquet parts of one schema, in order, to one file; whole or not at all. Small parts share row groups.
 
     The parts already carry `metadata`, so a single one is taken as it is.
     """
-    with storage.write_whole(target) as temporary:
+    with storage.write_whole(target, scratch=scratch) as temporary:
         if len(parts) == 1:
             shutil.copyfile(parts[0], temporary)
             return

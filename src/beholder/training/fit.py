@@ -30,6 +30,8 @@ NO_RATING = "no_rating"
 STRENGTHS: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(2.0, -10.25, -0.5))
 """Strengths that are tried, strongest first. Rows have length 1, so the eigenvalues of their covariance are at most 1."""
 
+METHOD = "ridge regression in closed form on rows of length 1, bias unpenalised"
+
 _MIN_PART_ROWS = 2
 _SMALLEST_VARIANCE = 1e-24
 _BLOCK_BYTES = 32 << 20
@@ -85,14 +87,30 @@ class RidgeFit:
 
     def to_head(self) -> Head:
         """The fitted head, ready for `head.score(...)` and `save_head(head, path)`."""
-        raise NotImplementedError
+        from beholder.kernels.scoring import Affine
+        from beholder.models.heads import Head
+
+        notes = {
+            "method": METHOD,
+            "regularisation": f"{self.regularisation:.6g}",
+            "rows": f"train {self.counts.train}, validation {self.counts.validation}, test {self.counts.test}",
+            "test": ", ".join(f"{key} {value}" for key, value in self.metrics.to_json().items()),
+            "seed": str(self.seed),
+        }
+        return Head(
+            name=self.name,
+            math=Affine(self.weight, self.bias),
+            backbone=self.backbone,
+            scale_note="the scale of the ratings it was fitted to",
+            notes=notes,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record of the fit without the weight."""
         return {
             "name": self.name,
             "backbone": self.backbone,
-            "method": "ridge regression in closed form on rows of length 1, bias unpenalised",
+            "method": METHOD,
             "regularisation": self.regularisation,
             "test": self.metrics.to_json(),
             "validation_mse": {f"{strength:.3g}": mse for strength, mse in self.validation_mse.items()},
@@ -137,11 +155,9 @@ def fit_ridge(
     matrix, wanted = _checked(embeddings, ratings)
     _check_options(regularisation, validation_share, test_share)
     usable, excluded = _usable_rows(matrix, wanted)
-    if len(usable) and np.ptp(wanted[usable]) == 0:
-        raise InputError(f"cannot fit a head: all {len(usable)} ratings are {wanted[usable[0]]:g}, there is nothing to learn")
-    shares = (test_share, 0.0 if regularisation is not None else validation_share)
+    shares = (test_share, validation_share) if regularisation is None else (test_share, 0.0)
+    _check_enough(wanted[usable], _MIN_PART_ROWS * (3 if regularisation is None else 2))
     test, validation, train = _split(matrix, usable, shares, seed)
-
     moments = _Moments.around(matrix, wanted, train)
     moments.add(matrix, wanted, train)
     tried: dict[float, float] = {}
@@ -219,11 +235,18 @@ def _usable_rows(matrix: FloatMatrix, ratings: npt.NDArray[np.float64]) -> tuple
     return rated[statuses == RowStatus.OK], {reason: count for reason, count in excluded.items() if count}
 
 
+def _check_enough(ratings: npt.NDArray[np.float64], needed: int) -> None:
+    """Refuse usable ratings that are too few for the parts, or all the same."""
+    if len(ratings) < needed:
+        raise InputError(
+            f"too few rows to fit a head: {len(ratings)} have a usable embedding and a rating, {needed} are needed"
+        )
+    if np.ptp(ratings) == 0:
+        raise InputError(f"cannot fit a head: all {len(ratings)} ratings are {ratings[0]:g}, there is nothing to learn")
+
+
 def _split(matrix: FloatMatrix, rows: Rows, shares: tuple[float, float], seed: int) -> tuple[Rows, Rows, Rows]:
     """Test, validation and train rows, each ascending, cut from the order of a seeded hash of their directions."""
-    needed = _MIN_PART_ROWS * (1 + sum(share > 0 for share in shares))
-    if len(rows) < needed:
-        raise InputError(f"too few rows to fit a head: {len(rows)} have a usable embedding and a rating, {needed} are needed")
     keys = np.empty(len(rows), np.uint64)
     salt = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
     step = _block_rows(matrix.shape[1])

@@ -1,0 +1,345 @@
+"""An empty folder in; a synthetic embedding set, a fitted head, a million scores and a picture of them out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder import storage
+from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SIDECAR_SUFFIX
+from beholder.demo.picture import draw_histogram, require_matplotlib
+from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
+from beholder.errors import InputError, OutputError, writing_failed
+from beholder.jobs.score import ScoreOptions, score
+from beholder.models.heads import load_head, save_head
+from beholder.scores.summary import THRESHOLDS, ScoreSummary
+from beholder.training.fit import fit_ridge
+from beholder.training.metrics import agreement, spearman
+
+SYNTHETIC_NOTE = "The embeddings are synthetic: no picture is behind them, and their scores mean nothing."
+
+_MARKER = "demo.json"
+_MARKER_FORMAT = "beholder-demo"
+_MIN_ROWS = 100
+_INDENT = " " * 12
+_MAX_RATED = 20_000
+_SPARE_BYTES = 64 << 20
+_RELATIVE_ERROR = 1e-6
+"""Of the compiled scorer, as a share of the weight's length and the score: 10 * 2**-24 and half a unit in the last place."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The folder of a demo and what lies in it."""
+
+    root: Path
+
+    @property
+    def embeddings(self) -> Path:
+        return self.root / "embeddings"
+
+    @property
+    def head(self) -> Path:
+        return self.root / "head.safetensors"
+
+    @property
+    def fit(self) -> Path:
+        return self.root / "fit.json"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores.parquet"
+
+    @property
+    def picture(self) -> Path:
+        return self.root / "histogram.png"
+
+    def forget_scores(self) -> None:
+        """Remove what was scored with an earlier head."""
+        for path in (self.scores, self.scores.with_name(self.scores.name + SIDECAR_SUFFIX)):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.scores.with_name(self.scores.name + PARTIAL_SUFFIX), ignore_errors=True)
+
+    def num_bytes(self) -> int:
+        """Bytes of all files below the folder."""
+        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+
+@dataclass
+class _Clock:
+    """Seconds of each step, by name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+def run_demo(folder: Path, *, num_rows: int = 1_000_000, dim: int = 768, seed: int = 0, say: Say = print) -> dict[str, Any]:
+    """Make synthetic embeddings with a hidden preference, fit a head to noisy ratings of a part, score all, and compare.
+
+    Run again in the same folder, it keeps what is complete. No network is used.
+
+    Args:
+        folder: new, empty, or of an earlier demo with the same options.
+        num_rows: rows to make and score, >= 100.
+        dim: dimensions of a row, >= 2.
+        seed: draws everything, >= 0.
+        say: takes each line of the account.
+
+    Returns:
+        A JSON-ready record: sizes, seconds per step, the rate, the correlations, and where everything is.
+
+    Raises:
+        BeholderError: another kind of folder, other options than before, too little disk, or no matplotlib.
+    """
+    if num_rows < _MIN_ROWS:
+        raise InputError(f"the demo needs at least {_MIN_ROWS} rows, not {num_rows}")
+    require_matplotlib()
+    options = SyntheticOptions(num_rows=num_rows, dim=dim, num_rated=min(_MAX_RATED, num_rows // 2), seed=seed)
+    place, clock, started = _Folder(folder), _Clock(), time.perf_counter()
+    _open_folder(place, options)
+    say(f"beholder demo in {folder}\n{SYNTHETIC_NOTE}\n")
+    _make(place, options, clock, say)
+    fit = _fit(place, options, clock, say)
+    summary = _score(place, clock, say)
+    truth = _compare(place, options, clock, say)
+    result = {
+        "synthetic": True,
+        "note": SYNTHETIC_NOTE,
+        "options": asdict(options),
+        "fit": fit,
+        "score": summary.to_json(),
+        "rows_per_second": summary.num_new / summary.seconds if summary.num_new and summary.seconds else None,
+        "with_hidden_truth": truth,
+        "seconds": {**clock.seconds, "total": time.perf_counter() - started},
+        "num_bytes": place.num_bytes(),
+        "paths": {
+            "embeddings": str(place.embeddings),
+            "head": str(place.head),
+            "scores": str(place.scores),
+            "picture": str(place.picture),
+        },
+    }
+    _say_end(place, result, say)
+    return result
+
+
+def _open_folder(place: _Folder, options: SyntheticOptions) -> None:
+    """Take a new or empty folder, or one of the same demo. Raises OutputError for any other, or for too little disk."""
+    root, marker = place.root, place.root / _MARKER
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"{root} is a file; choose another folder for the demo")
+    if marker.is_file():
+        before = _read_json(marker)
+        if before is None or before.get("format") != _MARKER_FORMAT:
+            raise OutputError(f"{marker} is damaged or not of a demo; remove {root}, or choose another folder")
+        _check_same(root, before.get("options") or {}, asdict(options))
+    elif root.is_dir() and any(not entry.name.startswith(".beholder-") for entry in root.iterdir()):
+        raise OutputError(f"{root} is not empty and holds no demo; choose another folder")
+    for part_of in (root, place.embeddings, place.embeddings / "img_emb", place.embeddings / "metadata"):
+        storage.remove_stray_temporaries(part_of)
+    _check_disk(place, options)
+    record = {"format": _MARKER_FORMAT, "version": FORMAT_VERSION, "note": SYNTHETIC_NOTE, "options": asdict(options)}
+    storage.write_bytes(str(marker), json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _check_same(root: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to mix two demos, and say what differs."""
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise OutputError(
+                f"{root} holds a demo with other options: {name} was {before.get(name)}, now it is {value}; "
+                "use the same options to continue, remove it, or choose another folder"
+            )
+
+
+def _check_disk(place: _Folder, options: SyntheticOptions) -> None:
+    """Raise OutputError when what is still to be written will not fit."""
+    there = next(parent for parent in (place.root, *place.root.absolute().parents) if parent.exists())
+    done = place.num_bytes() if place.root.is_dir() else 0
+    needed = _embedding_bytes(options) + 40 * options.num_rows + _SPARE_BYTES - done
+    try:
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        raise writing_failed(str(place.root), error) from error
+    if free < needed:
+        raise OutputError(
+            f"the demo needs {needed / 1e9:.1f} GB at {place.root}, but {free / 1e9:.1f} GB are free; "
+            "choose another folder, or fewer --rows"
+        )
+
+
+def _embedding_bytes(options: SyntheticOptions) -> int:
+    return 2 * options.num_rows * options.dim
+
+
+def _make(place: _Folder, options: SyntheticOptions, clock: _Clock, say: Say) -> None:
+    """Step 1: the embeddings."""
+    say(f"1  make     {options.num_rows:,} embeddings of {options.dim} float16 ({_embedding_bytes(options) / 1e9:.2f} GB)")
+    with clock.step("make"):
+        written = write_synthetic(place.embeddings, options)
+    kept = options.num_parts - written
+    say(
+        f"{_INDENT}{options.num_rated:,} of them rated: hidden truth + noise (sd {RATING_NOISE_SD})"
+        + (f"; {kept} of {options.num_parts} files kept from before" if kept else "")
+        + _took(clock, "make")
+    )
+
+
+def _fit(place: _Folder, options: SyntheticOptions, clock: _Clock, say: Say) -> dict[str, Any]:
+    """Step 2: the head, and step 3: whether the compiled scorer gives what the fit meant. Kept from before where whole."""
+    with clock.step("fit"):
+        rated = read_rated(place.embeddings, options)
+        record = _read_json(place.fit)
+        is_new = record is None or not place.head.is_file() or storage.sha256_of(place.head) != record.get("head_sha256")
+        if is_new or record is None:
+            fit = fit_ridge(rated.embeddings, rated.ratings, seed=options.seed, name="demo-ridge", backbone=options.backbone)
+            place.forget_scores()
+            sha256 = save_head(fit.to_head(), place.head)
+            ceiling = spearman(rated.truth, rated.ratings)
+            record = {**fit.to_json(), "rated_truth_srcc": ceiling, "head_sha256": sha256, "note": SYNTHETIC_NOTE}
+            storage.write_bytes(str(place.fit), json.dumps(record, indent=2).encode() + b"\n")
+    rows, test = record["rows"], record["test"]
+    say(
+        f"2  fit      ridge regression on {rows['train'] + rows['validation']:,} ratings, "
+        f"{rows['validation']:,} of them to choose the strength ({record['regularisation']:.2g})"
+        + ("" if is_new else "; kept from before")
+        + _took(clock, "fit")
+    )
+    say(
+        f"{_INDENT}on {rows['test']:,} held-out ratings: rank correlation {_number(test['srcc'])} "
+        f"(the hidden truth itself: {record['rated_truth_srcc']:.3f}), R2 {_number(test['r2'])}"
+    )
+    with clock.step("check"):
+        difference = _check_scorer(place, rated)
+    say(
+        f"3  check    compiled scorer against float64 on {len(rated.ratings):,} rows: largest difference {difference:.1e}"
+        + _took(clock, "check")
+    )
+    return record
+
+
+def _check_scorer(place: _Folder, rated: RatedRows) -> float:
+    """Largest difference of the saved head's scores from plain float64 arithmetic. Also compiles the scorer."""
+    head = load_head(str(place.head), offline=True)
+    wide = rated.embeddings.astype(np.float64)
+    exact = wide @ head.weight / np.sqrt(np.einsum("ij,ij->i", wide, wide)) + head.bias
+    difference = float(np.abs(head.score(rated.embeddings) - exact).max())
+    if not difference <= _RELATIVE_ERROR * (float(np.linalg.norm(head.weight)) + float(np.abs(exact).max())):
+        raise InputError(f"the compiled scorer is off by {difference:.1e} on this machine; please report it")
+    return difference
+
+
+def _score(place: _Folder, clock: _Clock, say: Say) -> ScoreSummary:
+    """Step 4: the same job as `beholder score`."""
+    with clock.step("score"):
+        summary = score(
+            ScoreOptions(
+                sources=(str(place.embeddings),),
+                out=str(place.scores),
+                heads=(str(place.head),),
+                columns=(TRUTH, RATING),
+                offline=True,
+            )
+        )
+    if summary.num_new:
+        rate = (
+            f"{summary.num_new / summary.seconds:,.0f} rows/s, {summary.num_bytes / summary.seconds / 1e9:.2f} GB/s "
+            "from just-written embeddings to the finished file"
+        )
+    else:
+        rate = "kept from before"
+    say(f"4  score    {summary.num_scored:,} scored, {summary.num_rejected:,} rejected: {rate}{_took(clock, 'score')}")
+    return summary
+
+
+def _compare(place: _Folder, options: SyntheticOptions, clock: _Clock, say: Say) -> dict[str, Any]:
+    """Step 5: the written scores against the hidden truth, and the picture of both."""
+    with clock.step("compare"):
+        scores, truth, rated = _read_scores(place, options)
+        everywhere, unrated = agreement(scores, truth), agreement(scores[~rated], truth[~rated])
+    say(
+        f"5  compare  rank correlation with the hidden truth {_number(everywhere.srcc)} over all {everywhere.num_rows:,} rows, "
+        f"{_number(unrated.srcc)} over the {unrated.num_rows:,} without a rating{_took(clock, 'compare')}"
+    )
+    with clock.step("draw"):
+        draw_histogram(
+            place.picture,
+            scores,
+            truth,
+            THRESHOLDS,
+            subtitle=f"{len(scores):,} rows made by beholder demo, rank correlation {_number(everywhere.srcc)}; "
+            "no picture is behind them, so the scores mean nothing",
+        )
+    return {"all_rows": everywhere.to_json(), "unrated_rows": unrated.to_json()}
+
+
+def _read_scores(
+    place: _Folder, options: SyntheticOptions
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Scores (N,) and truth (N,) as the score set holds them, and which rows have a rating. Raises InputError if rows lack."""
+    import pyarrow.parquet as pq
+
+    with storage.remote_errors(str(place.scores)):
+        table = pq.read_table(place.scores, columns=[AESTHETIC_SCORE, TRUTH, RATING])
+    if table.num_rows != options.num_rows:
+        raise InputError(
+            f"{place.scores} has {table.num_rows} rows, not {options.num_rows}; remove {place.root} and start anew"
+        )
+    return (
+        table.column(AESTHETIC_SCORE).to_numpy(),
+        table.column(TRUTH).to_numpy(),
+        table.column(RATING).is_valid().to_numpy(),
+    )
+
+
+def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
+    """Where everything is, what it was, and what to type next."""
+    say(f"\nall done in {result['seconds']['total']:.1f} s. {SYNTHETIC_NOTE}\n")
+    for label, path in (("scores", place.scores), ("picture", place.picture), ("head", place.head)):
+        say(f"  {label:<11}{path}")
+    say(f"  {'embeddings':<11}{place.embeddings}")
+    remove = f"rm -r {shlex.quote(str(place.root))}"
+    say(f"\n{place.root} takes {result['num_bytes'] / 1e9:.2f} GB; delete it whenever you like ({remove})")
+    say("\nNext, with real data:")
+    for command, meaning in (
+        ("beholder models list", "the public heads, and which embeddings each is made for"),
+        ("beholder score YOUR_EMBEDDINGS", "CLIP ViT-L/14 embeddings: .npy, Parquet, CSV or a clip-retrieval folder"),
+        ("beholder score YOUR_EMBEDDINGS -o scores.csv", "the same, as sample,aesthetic_score"),
+        ("beholder score --help", "other heads, columns to keep, buckets, memory"),
+    ):
+        say(f"  {command:<46}{meaning}")
+
+
+def _took(clock: _Clock, name: str) -> str:
+    return f"  [{clock.seconds[name]:.1f} s]"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None or value != value else f"{value:.3f}"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when it is missing or damaged."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
