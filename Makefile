@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := .venv-peers
 
 .PHONY: demo test lint bench clean help
 
@@ -11,6 +12,7 @@ help:
 	@echo "make test   the tests"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  speed beside the memory limit and the tools people use today"
+	@echo "make peers  those tools, in an environment of their own (2 GB)"
 	@echo "make clean  removes $(VENV) and the demo's folder"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -23,15 +25,28 @@ demo: $(INSTALLED)
 	$(BIN)/beholder demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)
+bench: $(INSTALLED) $(PEERS)/.installed
 	$(BIN)/python benchmarks/score_embeddings.py
 
 clean:
-	rm -rf $(VENV) beholder-demo
+	rm -rf $(VENV) .venv-peers beholder-demo benchmarks/data
+
+# The tools people use today, in an environment of their own: for `make bench` and for tests that hand them our files.
+.PHONY: peers
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt benchmarks/peers/sitecustomize.py constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip --disable-pip-version-check
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --no-deps embedding-reader==1.8.1 torchvision==0.28.0 birder==0.8.4 vision-data-curation==0.1.1
+	cp benchmarks/peers/sitecustomize.py "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	touch $@

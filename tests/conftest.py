@@ -10,6 +10,31 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `oracles`
 
+NEEDED = "needs-shared-models"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-shared-models", action="store_true", help="fail when a test skips for want of the public heads")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    config = terminalreporter.config
+    if config.getoption("--require-shared-models") and (missed := _missed(terminalreporter)):
+        terminalreporter.write_line(
+            f"{missed} tests skipped for want of the public heads, which --require-shared-models forbids", red=True
+        )
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--require-shared-models") and reporter is not None and _missed(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _missed(reporter: pytest.TerminalReporter) -> int:
+    return sum(NEEDED in str(report.longrepr) for report in reporter.stats.get("skipped", []))
+
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -25,7 +50,7 @@ def shared_models() -> Path:
     """Folder with the public heads; see tests/README.md."""
     folder = _beside("BEHOLDER_TEST_MODELS", "models")
     if folder is None:
-        pytest.skip("needs-shared-models: set BEHOLDER_TEST_MODELS to a folder with the public heads")
+        pytest.skip(f"{NEEDED}: set BEHOLDER_TEST_MODELS to a folder with the public heads")
     return folder
 
 
@@ -34,7 +59,7 @@ def shared_reference() -> Path:
     """Folder with LAION's mean embeddings; see tests/README.md."""
     folder = _beside("BEHOLDER_TEST_REFERENCE", "reference")
     if folder is None:
-        pytest.skip("needs-shared-models: set BEHOLDER_TEST_REFERENCE to a folder with the reference embeddings")
+        pytest.skip(f"{NEEDED}: set BEHOLDER_TEST_REFERENCE to a folder with the reference embeddings")
     return folder
 
 

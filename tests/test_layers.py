@@ -92,7 +92,9 @@ def test_import_loads_nothing_heavy() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "sys.argv = ['beholder', '--help']\nfrom beholder.__main__ import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    code = (
+        "sys.argv = ['beholder', '--help']\nfrom beholder.__main__ import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    )
     loaded = loaded_after(code)
     assert "beholder.cli" in loaded
     assert not loaded & {"torch", "numba", "numpy", "pyarrow", "polars", "matplotlib", "huggingface_hub", "fsspec"}

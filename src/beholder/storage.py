@@ -24,6 +24,16 @@ def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
 
 
+def is_web(path: str) -> bool:
+    """Whether `path` is on a web server, which lists no folders and takes no files."""
+    return path.startswith(("http://", "https://"))
+
+
+def is_glob(path: str) -> bool:
+    """Whether `path` holds `*`, `?` or `[`, and is no file of that name (in a URL, `?` begins the query)."""
+    return any(mark in path for mark in ("*[" if is_web(path) else "*?[")) and not (is_local(path) and exists(path))
+
+
 def local_path(path: str) -> Path:
     """The local path behind a plain path or a `file://` URL; `~` is expanded."""
     return Path(path.removeprefix("file://")).expanduser()
@@ -44,6 +54,12 @@ def filesystem(path: str) -> tuple[Any, str]:
         raise InputError(f"{path}: {error}") from None
 
 
+def forget_listings(path: str) -> None:
+    """Have the next look at a remote folder see what is there now: back ends keep listings as long as the process lives."""
+    if not is_local(path):
+        filesystem(path)[0].invalidate_cache()
+
+
 @contextlib.contextmanager
 def remote_errors(path: str) -> Iterator[None]:
     """Turn whatever a remote file system or the system raises while reading `path` into one `InputError` line.
@@ -56,11 +72,19 @@ def remote_errors(path: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise InputError(f"cannot read {path}: it does not exist (any more); check the path") from None
+    except PermissionError as error:
+        if is_local(path):
+            raise reading_failed(path, error) from error
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"cannot read {path}: access denied ({text}); check your credentials and its permissions") from error
     except OSError as error:
         raise reading_failed(path, error) from error
     except Exception as error:
         if is_local(path):
             raise
+        if is_web(path) and isinstance(error, ValueError) and "range requests" in str(error):
+            why = "the server gives no parts of files (byte ranges); download it first"
+            raise InputError(f"cannot read {path}: {why}") from None
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"cannot read {path}: {type(error).__name__}: {text[:300]}") from error
 
@@ -71,14 +95,23 @@ def exists(path: str) -> bool:
         return local_path(path).exists()
     fs, inner = filesystem(path)
     with remote_errors(path):
-        return bool(fs.exists(inner))
+        if not is_web(path):
+            return bool(fs.exists(inner))
+        try:
+            fs.info(inner)
+        except FileNotFoundError as error:  # so the back end calls every failure; the cause tells them apart
+            cause = error.__cause__
+            if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
+                return False
+            raise cause from None
+        return True
 
 
 def is_folder(path: str) -> bool:
     """Whether `path` is a folder (for object stores: a prefix with objects below it)."""
     if is_local(path):
         return local_path(path).is_dir()
-    if path.startswith(("http://", "https://")):
+    if is_web(path):
         return False
     fs, inner = filesystem(path)
     with remote_errors(path):
@@ -109,13 +142,25 @@ def open_binary(path: str) -> IO[bytes]:
 
 def read_range(path: str, start: int, stop: int) -> bytes:
     """Bytes [start, stop) of `path`, fewer at its end."""
+    if stop <= start:  # an empty range is an error to object stores
+        return b""
     with remote_errors(path):
         if is_local(path):
             with local_path(path).open("rb") as file:
                 file.seek(start)
                 return file.read(stop - start)
         fs, inner = filesystem(path)
+        if is_web(path):
+            return _web_range(fs, inner, start, stop)
         data: bytes = fs.cat_file(inner, start=start, end=stop)
+        return data
+
+
+def _web_range(fs: Any, url: str, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of a URL; a server that sends nothing but whole files is not read to the end: ValueError."""
+    with fs.open(url, "rb", size=stop, cache_type="none") as file:
+        file.seek(start)
+        data: bytes = file.read(stop - start)
         return data
 
 
@@ -209,6 +254,23 @@ def write_bytes(path: str, data: bytes, *, scratch: Path | None = None) -> None:
     """Write `data` to `path`, whole or not at all."""
     with write_whole(path, scratch=scratch) as temporary:
         temporary.write_bytes(data)
+
+
+def remove(path: str) -> None:
+    """Delete the file at `path` if there is one. Raises OutputError."""
+    try:
+        if is_local(path):
+            local_path(path).unlink(missing_ok=True)
+            return
+        fs, inner = filesystem(path)
+        if fs.exists(inner):
+            fs.rm_file(inner)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    except Exception as error:  # see `remote_errors`
+        raise OutputError(f"cannot remove {path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
 def remove_stray_temporaries(folder: Path) -> None:

@@ -54,8 +54,9 @@ def test_help_has_examples(command: str) -> None:
 def test_list_names_everything() -> None:
     result = run("list")
     assert result.exit_code == 0
-    for entry in (*registry.HEADS, *registry.BUNDLES, *registry.REFUSED):
-        assert entry.name in result.output
+    names = [entry.name for entry in (*registry.HEADS, *registry.BUNDLES)] + [head.name for head in registry.REFUSED]
+    for name in names:
+        assert name in result.output
     assert " here " not in result.output
 
 

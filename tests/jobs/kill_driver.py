@@ -46,10 +46,12 @@ def main(source: str, folder: str, head: str, num_kills: int, seed: int) -> None
     # Once in this process, so that children find everything imported and compiled.
     score(ScoreOptions(sources=(source,), out=f"{folder}/warm", heads=(head,), num_threads=1))
     kills = finished = 0
-    while kills < num_kills or finished < len(SUFFIXES):
+    killed = False
+    while killed or kills < num_kills or finished < len(SUFFIXES):
         out = Path(folder) / f"out{finished}{SUFFIXES[finished % 3]}"
         options = ScoreOptions(sources=(source,), out=str(out), heads=(head,), shard_rows=100)
-        if run_and_perhaps_kill(options, chance.uniform(0.0, 0.5)):
+        killed = run_and_perhaps_kill(options, chance.uniform(0.0, 0.5))
+        if killed:
             kills += 1
         else:
             finished += 1

@@ -12,11 +12,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from oracles.slow_scores import affine_scores, mlp_scores
 
 from beholder import BeholderError, InputError, OutputError, load_head
 from beholder.jobs.score import ScoreOptions, score
 from beholder.scores.summary import ScoreSummary
+from oracles.slow_scores import affine_scores, mlp_scores
 
 N, D = 3000, 24
 ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
@@ -344,7 +344,7 @@ def test_names_from_different_folders_do_not_collide(tmp_path: Path, small_head:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": ("aesthetic_score",)}, "has a column of that name"),
+        ({"columns": ("width",)}, "no metadata, so no column 'width'"),
         ({"memory_bytes": 1000}, "too little"),
         ({"shard_rows": 0}, "at least 1"),
         ({"heads": []}, "no head"),
@@ -355,6 +355,29 @@ def test_options_that_cannot_work_are_refused(tmp_path: Path, small_head: Path, 
     with pytest.raises(BeholderError, match=message):
         run(tmp_path / "x.npy", tmp_path / "out", small_head, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_column_that_would_be_written_twice_is_refused(tmp_path: Path, small_head: Path) -> None:
+    columns = {"sample": NAMES, "aesthetic_score": np.zeros(N), "status": ["x"] * N}
+    table = pa.table({**columns, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    for column, out in [("aesthetic_score", "out.parquet"), ("status", "out.csv")]:
+        with pytest.raises(InputError, match=f"--column {column}: the score set has a column of that name"):
+            run(tmp_path / "x.parquet", tmp_path / out, small_head, columns=(column,))
+    with pytest.raises(InputError, match="'aesthetic_score' is in the metadata and the name of a score"):
+        run(tmp_path / "x.parquet", tmp_path / "out3.parquet", small_head, columns=("*",))
+    run(tmp_path / "x.parquet", tmp_path / "out.parquet", small_head, columns=("status",))
+    assert read_scores(tmp_path / "out.parquet").columns == ["sample", "aesthetic_score", "status"]
+
+
+def test_all_columns_of_a_table_without_any(tmp_path: Path, small_head: Path) -> None:
+    pq.write_table(
+        pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)}), tmp_path / "x.parquet"
+    )
+    run(tmp_path / "x.parquet", tmp_path / "out.parquet", small_head, columns=("*",))
+    found = read_scores(tmp_path / "out.parquet")
+    assert found.columns == ["sample", "aesthetic_score"]
+    assert found["sample"][0] == "x.parquet#0"
 
 
 def test_the_same_head_twice_is_refused(tmp_path: Path, small_head: Path) -> None:

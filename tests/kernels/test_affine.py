@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.slow_scores import affine_scores
 
 from beholder.columns import RowStatus
 from beholder.kernels import affine, mlp, vectors
 from beholder.kernels.scoring import Affine, ColumnBlock, RowScorer
 from beholder.kernels.vectors import widen_16, widen_16_by_integers
+from oracles.slow_scores import affine_scores
 
 DTYPES = ["float16", "float32", "float64"]
 
@@ -59,7 +59,9 @@ def test_any_row_is_within_1e_5_of_float64(data: st.DataObject) -> None:
         assert abs(found[0, 0] - affine_scores(row, head.weight, head.bias)[0]) < 1e-5
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e30), ("float32", 1e-40), ("float64", 1e300), ("float64", 1e-300), ("float16", 6e-8)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float32", 1e30), ("float32", 1e-40), ("float64", 1e300), ("float64", 1e-300), ("float16", 6e-8)]
+)
 def test_very_long_and_very_short_rows_are_scored_by_direction(dtype: str, scale: float) -> None:
     rng = np.random.default_rng(0)
     rows = (rng.integers(-5, 6, (9, 768)) * scale).astype(dtype)
@@ -138,5 +140,5 @@ def test_all_65536_half_floats_are_widened_exactly(by_integers: bool) -> None:
 
 def test_kernels_are_compiled_anew_when_the_vector_code_changes() -> None:
     digest = hashlib.sha256(Path(vectors.__file__).read_bytes()).hexdigest()[:16]
-    assert affine.VECTORS_SHA256 == digest, "vectors.py changed: write its new hash into affine.py and mlp.py"
-    assert mlp.VECTORS_SHA256 == digest
+    assert digest == affine.VECTORS_SHA256, "vectors.py changed: write its new hash into affine.py and mlp.py"
+    assert digest == mlp.VECTORS_SHA256

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracles.slow_scores import affine_scores, mlp_scores
 
 from beholder.columns import RowStatus
 from beholder.kernels.scoring import Affine, Perceptron, RowScorer
+from oracles.slow_scores import affine_scores, mlp_scores
 
 
 def make_mlp(rng: np.random.Generator, *widths: int) -> Perceptron:

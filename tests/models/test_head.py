@@ -36,7 +36,7 @@ def small(kind: str = "affine", dim: int = 24) -> Head:
 
 
 def slow_small(head: Head, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    x = rows.astype(np.float64)
+    x: npt.NDArray[np.float64] = rows.astype(np.float64)
     x = x / np.sqrt((x**2).sum(axis=1, keepdims=True))
     for number, layer in enumerate(head.layers):
         x = x @ layer.weight.T + layer.bias

@@ -20,14 +20,16 @@ def row_names(part_name: str, start: int, stop: int) -> pa.Array:
     return pa.Array.from_buffers(pa.large_string(), stop - start, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def plain_labels(part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:
-    """Labels of rows [start, stop) of a part without any metadata. Raises InputError when columns were asked for."""
-    wanted = [name for name in options.columns if name != "*"]
-    if options.sample_column is not None:
-        wanted.append(options.sample_column)
+def plain_labels(part: Part, start: int, stop: int) -> pa.Table:
+    """Labels of rows [start, stop) where nothing else names them: their row numbers."""
+    return pa.table({columns.SAMPLE: row_names(part.name, start, stop)})
+
+
+def refuse_columns(part: Part, options: ReadOptions) -> None:
+    """Raise InputError when columns were asked for of a part without any metadata."""
+    wanted = [name for name in (*options.columns, options.sample_column) if name not in ("*", None)]
     if wanted:
         raise InputError(f"{part.path} has no metadata, so no column {wanted[0]!r}")
-    return pa.table({columns.SAMPLE: row_names(part.name, start, stop)})
 
 
 def choose_sample_column(names: Iterable[str], wanted: str | None, where: str) -> str | None:
@@ -73,11 +75,11 @@ def select_labels(table: pa.Table, part: Part, first_row: int, options: ReadOpti
 def read_metadata(part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:
     """Labels of rows [start, stop) from the part's own metadata file, or plain row numbers when it has none."""
     if part.metadata_path is None:
-        return plain_labels(part, start, stop, options)
+        return plain_labels(part, start, stop)
     with storage.remote_errors(part.metadata_path), open_parquet(part.metadata_path) as file:
         chosen = choose_label_columns(file.schema_arrow.names, options, part.metadata_path)
         if not chosen:
-            return plain_labels(part, start, stop, ReadOptions())
+            return plain_labels(part, start, stop)
         groups, first = covering_row_groups(file.metadata, start, stop)
         table = file.read_row_groups(groups, columns=chosen, use_threads=True)
     table = table.slice(start - first, stop - start)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from beholder import columns, storage
 from beholder.embeddings.block import Block, Part, ReadOptions
-from beholder.embeddings.labels import plain_labels, select_labels
+from beholder.embeddings.labels import plain_labels, refuse_columns, select_labels
 from beholder.embeddings.npy import check_array, read_header
 from beholder.embeddings.readahead import read_ahead
 from beholder.errors import InputError
@@ -123,5 +123,6 @@ def _labels(archive: zipfile.ZipFile, part: Part, options: ReadOptions) -> pa.Ta
         if alias in arrays and usual not in arrays:
             arrays[usual] = arrays.pop(alias)
     if not arrays:
-        return plain_labels(part, 0, part.num_rows, options)
+        refuse_columns(part, options)
+        return plain_labels(part, 0, part.num_rows)
     return select_labels(pa.table(arrays), part, 0, options)

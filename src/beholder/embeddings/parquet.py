@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from beholder import storage
 from beholder.columns import RowStatus
 from beholder.embeddings.block import Block, Part, ReadOptions
-from beholder.embeddings.labels import choose_label_columns, covering_row_groups, open_parquet, select_labels
+from beholder.embeddings.labels import choose_label_columns, covering_row_groups, open_parquet, plain_labels, select_labels
 from beholder.embeddings.readahead import read_ahead
 from beholder.embeddings.wide import choose_embedding_columns
 from beholder.errors import InputError
@@ -53,7 +53,7 @@ class ParquetReader:
 
     def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
         """Rows [start, stop); decoded by a thread of its own, a few batches ahead."""
-        return read_ahead(_batches(part, start, part.num_rows if stop is None else stop, options))
+        return read_ahead(_batches(part, start, part.num_rows if stop is None else stop, options), depth=1)
 
 
 def _list_value_type(kind: pa.DataType) -> pa.DataType | None:
@@ -102,22 +102,23 @@ def _first_length(file: pq.ParquetFile, name: str, path: str) -> int:
 
 def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
     names: list[str] = part.detail["columns"]
-    row_bytes = part.dim * np.dtype(part.dtype).itemsize
-    batch_rows = max(1, min(_MOST_BATCH_ROWS, options.block_bytes // 8 // row_bytes))
     with storage.remote_errors(part.path), open_parquet(part.path) as file:
         others = [name for name in file.schema_arrow.names if name not in set(names)]
         labels = choose_label_columns(others, options, part.path)
         groups, at = covering_row_groups(file.metadata, start, stop)
         try:
-            for batch in file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=labels + names):
+            for batch in _record_batches(file, groups, labels + names, part, options):
                 low, high = max(start, at), min(at + batch.num_rows, at + batch.num_rows if stop is None else stop)
                 if high > low:
                     rows = batch.slice(low - at, high - low)
                     embeddings, statuses = (
                         _wide(rows, names) if part.detail["layout"] == "wide" else _lists(rows, names[0], part)
                     )
-                    table = pa.Table.from_batches([rows.select(labels)]) if labels else _no_columns(rows.num_rows)
-                    yield Block(embeddings, select_labels(table, part, low, options), statuses)
+                    if labels:
+                        table = select_labels(pa.Table.from_batches([rows.select(labels)]), part, low, options)
+                    else:
+                        table = plain_labels(part, low, high)
+                    yield Block(embeddings, table, statuses)
                 at += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
@@ -127,9 +128,17 @@ def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> 
             ) from None
 
 
-def _no_columns(num_rows: int) -> pa.Table:
-    """A table with rows but no column that anybody asked for."""
-    return pa.table({"": pa.nulls(num_rows)})
+def _record_batches(
+    file: pq.ParquetFile, groups: Sequence[int], names: list[str], part: Part, options: ReadOptions
+) -> Iterator[pa.RecordBatch]:
+    """Row groups in order: as a whole where one fits into a block, which decodes a quarter faster; else in batches."""
+    row_bytes = part.dim * np.dtype(part.dtype).itemsize
+    batch_rows = max(1, min(_MOST_BATCH_ROWS, options.block_bytes // 8 // row_bytes))
+    for group in groups:
+        if file.metadata.row_group(group).num_rows * row_bytes <= options.block_bytes:
+            yield from file.read_row_group(group, columns=names).combine_chunks().to_batches()
+        else:
+            yield from file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names)
 
 
 def _wide(batch: pa.RecordBatch, names: list[str]) -> tuple[Embeddings, npt.NDArray[np.uint8] | None]:

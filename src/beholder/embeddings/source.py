@@ -11,11 +11,13 @@ from pathlib import PurePosixPath
 from beholder import storage
 from beholder.columns import STAMP_FILE
 from beholder.embeddings.block import Part, Reader, ReadOptions
-from beholder.embeddings.labels import choose_label_columns, open_parquet
+from beholder.embeddings.labels import choose_label_columns, open_parquet, refuse_columns
 from beholder.errors import InputError
 
 _SUFFIX_KINDS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".ppm"}
+_TEXT_IN_DISGUISE = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")
+"""gzip, zstd, UTF-16: left to the CSV reader, which says what to do with them."""
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 
@@ -62,13 +64,14 @@ def _expand(sources: Sequence[str]) -> list[str]:
     """Globs and lists replaced by what they name."""
     expanded: list[str] = []
     for source in sources:
+        storage.forget_listings(source)
         if source.endswith(".txt"):
             lines = storage.read_range(source, 0, storage.size(source)).decode("utf-8").splitlines()
             entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
             if not entries:
                 raise InputError(f"{source} lists nothing: expected one path or URL a line")
             expanded += _expand(entries)
-        elif any(mark in source for mark in "*?[") and not (storage.is_local(source) and storage.exists(source)):
+        elif storage.is_glob(source):
             matches = storage.expand_glob(source)
             if not matches:
                 raise InputError(f"nothing matches {source}")
@@ -181,7 +184,7 @@ def _check_unique(found: list[tuple[str, str, str | None]]) -> None:
 
 def _kind_of(path: str) -> str:
     """Kind by content: the first bytes; text counts as CSV."""
-    head = storage.read_range(path, 0, 8)
+    head = storage.read_range(path, 0, min(8, storage.size(path)))
     if head.startswith(b"\x93NUMPY"):
         return "npy"
     if head.startswith(b"PAR1"):
@@ -195,7 +198,7 @@ def _kind_of(path: str) -> str:
         raise InputError(f"{path} is a picture; this version scores embeddings, so embed it first (docs/quickstart.md)")
     if suffix in (".npy", ".npz", ".parquet", ".pq"):
         raise InputError(f"{path} is not {suffix} inside: it starts with {head!r}; is it whole, or of another kind?")
-    if b"\0" in head:
+    if b"\0" in head and not head.startswith(_TEXT_IN_DISGUISE):
         raise InputError(f"{path} is of no kind that is known: expected .npy, .npz, .parquet or .csv")
     return "csv"
 
@@ -205,6 +208,8 @@ def _inspect(path: str, name: str, metadata_path: str | None, options: ReadOptio
         raise InputError(f"{path} is a stamp, not embeddings")
     part = reader_of(_kind_of(path)).inspect(path, name, options)
     if metadata_path is None:
+        if part.kind == "npy":
+            refuse_columns(part, options)
         return part
     with storage.remote_errors(metadata_path), open_parquet(metadata_path) as table:
         num_rows = table.metadata.num_rows

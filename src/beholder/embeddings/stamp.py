@@ -36,7 +36,7 @@ def find_stamp(part: Part) -> Stamp | None:
     if PurePosixPath(folder).name in ("img_emb", "text_emb"):
         above = folder.rsplit("/", 1)[0] if "/" in folder else "."
         candidates.append(f"{above}/{STAMP_FILE}")
-    if part.path.startswith(("http://", "https://")):
+    if storage.is_web(part.path):
         candidates = []
     for candidate in candidates:
         if storage.exists(candidate):

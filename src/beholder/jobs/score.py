@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beholder import columns, storage
@@ -15,8 +15,8 @@ from beholder.embeddings.block import Part, ReadOptions
 from beholder.embeddings.source import find_parts
 from beholder.embeddings.stamp import find_stamps
 from beholder.errors import InputError, OutputError
-from beholder.models.heads import Head, load_head
 from beholder.models.backbones import canonical_backbone, same_backbone
+from beholder.models.heads import Head, load_head
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.run import local
 from beholder.scores import files
@@ -180,7 +180,7 @@ def _read_options(options: ScoreOptions) -> ReadOptions:
 def _default_output(sources: Sequence[str]) -> str:
     """`<stem>.scores.parquet` for one file, `<name>.scores` (a folder) for anything else, in the current folder."""
     first = PurePosixPath(sources[0].split("://", 1)[-1].rstrip("/"))
-    if len(sources) > 1 or any(mark in sources[0] for mark in "*?[") or sources[0].endswith(".txt"):
+    if len(sources) > 1 or storage.is_glob(sources[0]) or sources[0].endswith(".txt"):
         return "embeddings.scores"
     if storage.is_folder(sources[0]):
         name = first.name if first.name not in ("", ".", "..", "~") else "embeddings"
@@ -212,6 +212,8 @@ class _Output:
     """Where the result goes: a folder of shards, or one file that is joined from shards in a folder beside it."""
 
     def __init__(self, out: str) -> None:
+        if storage.is_web(out):
+            raise OutputError(f"cannot write {out}: a web server takes no files; give a local path, or a bucket (s3://, gs://)")
         self.out = out
         suffix = PurePosixPath(out).suffix.lower()
         self.kind = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}.get(suffix, "folder")
@@ -241,7 +243,12 @@ class _Output:
         return f"{self.out.rstrip('/')}/{columns.STAMP_FILE}" if self.kind == "folder" else self.out + columns.SIDECAR_SUFFIX
 
     def clear(self) -> None:
-        """Forget earlier runs. A single file stays until the new one replaces it. Raises OutputError for a folder not ours."""
+        """Forget earlier runs. A result that is made elsewhere stays until the new one replaces it.
+
+        Raises OutputError for a folder that is not ours.
+        """
+        if self._is_foreign():
+            raise OutputError(f"{self.out} is not a beholder run, so --overwrite leaves it alone; choose another output")
         if self.work.is_dir():
             if RunFolder(self.work).read_record() is None and any(self.work.iterdir()):
                 raise OutputError(f"{self.work} is not a beholder run, so --overwrite leaves it alone; choose another output")
@@ -249,14 +256,16 @@ class _Output:
                 for name in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
                     shutil.rmtree(self.work / name, ignore_errors=True)
                 RunFolder(self.work).record_path.unlink(missing_ok=True)
-        if self.kind != "folder" and self.is_local:
-            storage.local_path(self._sidecar).unlink(missing_ok=True)
+        if self.kind != "folder":
+            storage.remove(self._sidecar)
 
     def finished(self, step: ScoreStep, identity: str) -> ShardResult | None:
         """The whole result of an earlier, finished run of the same job; None when there is work to do.
 
         Raises OutputError when something else is in the way.
         """
+        if self._is_foreign():
+            raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
         if not self.is_separate or not storage.exists(self._sidecar if self.kind == "folder" else self.out):
             return None
         record = self._read_sidecar()
@@ -264,7 +273,7 @@ class _Output:
         if record is not None and changed is None and record.get("inputs") == identity:
             self.remove_work()
             return ShardResult(**record["result"])
-        if self.is_local and self.work.is_dir():
+        if self.work.is_dir() and (self.is_local or record is None):
             return None
         if record is None:
             raise OutputError(
@@ -272,6 +281,26 @@ class _Output:
             )
         changed = f"with other options: {changed}" if changed else "and was made from other inputs"
         raise OutputError(f"{self.out} already exists {changed}; use --overwrite, or another output")
+
+    def _is_foreign(self) -> bool:
+        """Whether a remote folder holds files that neither a finished run nor one to be continued put there."""
+        if self.is_local or self.kind != "folder" or self.work.is_dir() or storage.exists(self._sidecar):
+            return False
+        return storage.is_folder(self.out) and bool(storage.list_files(self.out))
+
+    def _upload(self, paths: Sequence[Path]) -> None:
+        """Put the shards' files into the remote folder, and take away those of the result that they replace."""
+        base = self.out.rstrip("/")
+        storage.remove(self._sidecar)
+        targets = {f"{base}/{path.relative_to(self.work)}": path for path in paths}
+        for folder in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER):
+            if storage.is_folder(f"{base}/{folder}"):
+                for old in storage.list_files(f"{base}/{folder}"):
+                    if old not in targets:
+                        storage.remove(old)
+        for target, path in targets.items():
+            with storage.write_whole(target, scratch=self.work) as temporary:
+                shutil.copyfile(path, temporary)
 
     def _read_sidecar(self) -> dict[str, Any] | None:
         import json
@@ -293,15 +322,12 @@ class _Output:
         scores = [self.work / name for result in results for name in result.files if name.startswith(columns.SCORES_FOLDER)]
         rejects = [self.work / name for result in results for name in result.files if name.startswith(columns.REJECTS_FOLDER)]
         if self.kind == "folder":
-            for path in [*scores, *rejects]:
-                target = f"{self.out.rstrip('/')}/{path.relative_to(self.work)}"
-                with storage.write_whole(target, scratch=self.work) as temporary:
-                    shutil.copyfile(path, temporary)
+            self._upload([*scores, *rejects])
         else:
             if rejects:
                 files.join_parquet(self.rejects, rejects, step.provenance, self.work)
-            elif self.is_local:
-                storage.local_path(self.rejects).unlink(missing_ok=True)
+            else:
+                storage.remove(self.rejects)
             if self.kind == "csv":
                 files.join_csv(self.out, scores, self.work)
             else:

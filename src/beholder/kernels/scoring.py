@@ -86,6 +86,12 @@ class RowScorer:
         self._biases = np.array([head.bias for head in affines], np.float64)
         self._pool = ThreadPoolExecutor(max_workers=self.num_threads - 1) if self.num_threads > 1 else None
 
+    def warm_up(self, dtype: npt.DTypeLike) -> None:
+        """Load (the first time ever: compile) the code for elements of `dtype`, so that it does not count as scoring."""
+        row = np.ones((1, self.dim), dtype)
+        self.score(row)
+        self.score(ColumnBlock(tuple(row.reshape(-1, 1))))
+
     def close(self) -> None:
         """Stop the threads."""
         if self._pool is not None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from beholder import columns, storage
 from beholder.columns import REASON_TEXT, RowStatus
-from beholder.errors import OutputError
+from beholder.errors import InputError, OutputError
 
 REJECTS_SCHEMA = pa.schema([
     (columns.SAMPLE, pa.string()), (columns.STAGE, pa.string()), (columns.REASON, pa.string()), (columns.MESSAGE, pa.string())
@@ -25,7 +25,13 @@ _ROW_GROUP_ROWS = 1 << 20
 
 
 def scores_table(labels: pa.Table, scores: npt.NDArray[np.float32], names: Sequence[str]) -> pa.Table:
-    """`sample`, then one float32 column per head, then the other columns of `labels`. scores: (N, H) float32."""
+    """`sample`, then one float32 column per head, then the other columns of `labels`. scores: (N, H) float32.
+
+    Raises InputError when a passed-through column has a score column's name.
+    """
+    twice = [name for name in labels.column_names if name in names]
+    if twice:
+        raise InputError(f"column {twice[0]!r} is in the metadata and the name of a score; name the columns to pass one by one")
     table = {columns.SAMPLE: labels.column(columns.SAMPLE)}
     for position, name in enumerate(names):
         table[name] = pa.array(np.ascontiguousarray(scores[:, position]))

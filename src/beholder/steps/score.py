@@ -75,6 +75,8 @@ class ScoreStep:
         _check_columns(self.score_names, read_options, as_csv)
         _check_dimensions(parts, heads)
         self._scorer = RowScorer([head.math for head in heads], num_threads=num_threads)
+        for dtype in {part.dtype for part in parts}:
+            self._scorer.warm_up(dtype)
         self.shards = _plan(self.parts, shard_rows)
 
     @property

@@ -1,0 +1,461 @@
+"""Embeddings and results on S3 (a server on this machine) and on web servers: the bits of local files, or one clear line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import threading
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beholder import BeholderError, InputError, OutputError, load_head, storage
+from beholder.jobs.score import ScoreOptions, score
+from beholder.scores.summary import ScoreSummary
+
+pytest.importorskip("s3fs", reason="needs-s3: pip install 'beholder[s3]'")
+moto_server = pytest.importorskip("moto.server", reason="needs-s3: pip install 'beholder[test]'")
+
+N, D = 600, 24
+ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
+NAMES = [f"pictures/{i:05d}.jpg" for i in range(N)]
+BUCKET = "data"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of an S3 server on this machine."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+def _ask(server: str, path: str, body: bytes) -> None:
+    request = urllib.request.Request(f"{server}/moto-api/{path}", body, {"Content-Type": "text/plain"}, method="POST")
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+@pytest.fixture
+def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A boto3 client with an empty bucket "data"; beholder finds the server by the usual environment variables alone."""
+    import boto3
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    _ask(server, "reset", b"")
+    s3fs.S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    yield client
+    _ask(server, "reset-auth", b"inf")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def npy(rows: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, rows)
+    return stream.getvalue()
+
+
+def npz(rows: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, embeddings=rows, samples=np.array(NAMES))
+    return stream.getvalue()
+
+
+def parquet(rows: Any) -> bytes:
+    table = pa.table({"sample": NAMES, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), D)})
+    stream = io.BytesIO()
+    pq.write_table(table, stream, row_group_size=250)
+    return stream.getvalue()
+
+
+def logits(rows: Any) -> bytes:
+    return pl.DataFrame({"sample": NAMES, **{str(i): rows[:, i].astype(np.float32) for i in range(D)}}).write_csv().encode()
+
+
+FORMATS = {
+    "c.npy": npy(ROWS), "fortran.npy": npy(np.asfortranarray(ROWS)), "x.npz": npz(ROWS), "x.parquet": parquet(ROWS),
+    "logits.csv": logits(ROWS),
+}  # fmt: skip
+
+
+def metadata(names: list[str]) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"image_path": names, "width": np.arange(len(names))}), stream)
+    return stream.getvalue()
+
+
+def put_set(s3: Any, home: str, parts: int = 12, stamp: str | None = "test/clip-24") -> None:
+    """A set in clip-retrieval's layout with numbers that are not padded alike."""
+    for i, (rows, names) in enumerate(zip(np.array_split(ROWS, parts), np.array_split(NAMES, parts), strict=True)):
+        s3.put_object(Bucket=BUCKET, Key=f"{home}/img_emb/img_emb_{i}.npy", Body=npy(rows))
+        s3.put_object(Bucket=BUCKET, Key=f"{home}/metadata/metadata_{i:05d}.parquet", Body=metadata(names.tolist()))
+    if stamp:
+        s3.put_object(Bucket=BUCKET, Key=f"{home}/beholder.json", Body=json.dumps({"backbone": stamp}).encode())
+
+
+def keys(s3: Any, prefix: str = "") -> list[str]:
+    return [entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
+
+
+def body(s3: Any, key: str) -> bytes:
+    data: bytes = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    return data
+
+
+def run(source: str | list[str], out: str | Path, head: Path, **options: Any) -> ScoreSummary:
+    sources = tuple(source) if isinstance(source, list) else (source,)
+    return score(ScoreOptions(sources=sources, out=str(out), heads=(str(head),), **options))
+
+
+def expected_scores(head: Path) -> Any:
+    return load_head(str(head)).score(ROWS)
+
+
+def one_line(source: str | list[str], out: str | Path, head: Path, **options: Any) -> str:
+    """The line a refused job gives."""
+    with pytest.raises(BeholderError) as caught:
+        run(source, out, head, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_s3_gives_the_bits_of_local_files(s3: Any, tmp_path: Path, small_head: Path, name: str) -> None:
+    s3.put_object(Bucket=BUCKET, Key=f"deep/er/{name}", Body=FORMATS[name])
+    (tmp_path / name).write_bytes(FORMATS[name])
+    run(f"s3://{BUCKET}/deep/er/{name}", tmp_path / "remote.parquet", small_head, shard_rows=100)
+    run(str(tmp_path / name), tmp_path / "local.parquet", small_head)
+    found = pl.read_parquet(tmp_path / "remote.parquet")
+    assert found.equals(pl.read_parquet(tmp_path / "local.parquet"))
+    assert found["aesthetic_score"].to_list() == expected_scores(small_head).tolist()
+    assert found["sample"][7] == (f"{name}#7" if name.endswith(".npy") else NAMES[7])
+
+
+@pytest.mark.parametrize("rows", [1, 0])
+def test_one_row_and_no_row_on_s3(s3: Any, tmp_path: Path, small_head: Path, rows: int) -> None:
+    s3.put_object(Bucket=BUCKET, Key="x.npy", Body=npy(ROWS[:rows]))
+    if rows:
+        assert run(f"s3://{BUCKET}/x.npy", tmp_path / "out", small_head).num_scored == 1
+    else:
+        assert "zero rows" in one_line(f"s3://{BUCKET}/x.npy", tmp_path / "out", small_head)
+
+
+@pytest.mark.parametrize("source", ["set", "set/", "set/img_emb", "set/img_emb/"])
+def test_a_clip_retrieval_set_on_s3_keeps_names_columns_and_stamp(
+    s3: Any, tmp_path: Path, small_head: Path, source: str
+) -> None:
+    put_set(s3, "set")
+    summary = run(f"s3://{BUCKET}/{source}", tmp_path / "out.parquet", small_head, columns=("width",))
+    found = pl.read_parquet(tmp_path / "out.parquet")
+    assert summary.warnings == []
+    assert found.columns == ["sample", "aesthetic_score", "width"]
+    assert found["sample"].to_list() == NAMES
+    assert found["aesthetic_score"].to_list() == expected_scores(small_head).tolist()
+    assert found["width"].to_list() == list(range(50)) * 12
+    s3.put_object(Bucket=BUCKET, Key="set/beholder.json", Body=b'{"backbone": "openai/clip-vit-base-patch32"}')
+    line = one_line(f"s3://{BUCKET}/{source}", tmp_path / "no", small_head)
+    assert "made with openai/clip-vit-base-patch32" in line
+
+
+def test_globs_on_s3_come_in_natural_order(s3: Any, tmp_path: Path, small_head: Path) -> None:
+    put_set(s3, "set", stamp=None)
+    summary = run(f"s3://{BUCKET}/set/img_emb/img_emb_*.npy", tmp_path / "out.parquet", small_head)
+    assert "no stamp" in summary.warnings[0]
+    found = pl.read_parquet(tmp_path / "out.parquet")
+    assert found["aesthetic_score"].to_list() == expected_scores(small_head).tolist()
+    assert found["sample"][-1] == "img_emb_11.npy#49"
+    assert "nothing matches" in one_line(f"s3://{BUCKET}/set/*.csv", tmp_path / "no", small_head)
+
+
+def test_a_list_on_s3_names_parts_of_both_kinds(s3: Any, tmp_path: Path, small_head: Path) -> None:
+    s3.put_object(Bucket=BUCKET, Key="a.npy", Body=npy(ROWS[:100]))
+    np.save(tmp_path / "b.npy", ROWS[100:])
+    s3.put_object(Bucket=BUCKET, Key="list.txt", Body=f"s3://{BUCKET}/a.npy\n{tmp_path}/b.npy\n".encode())
+    run(f"s3://{BUCKET}/list.txt", tmp_path / "out.parquet", small_head)
+    found = pl.read_parquet(tmp_path / "out.parquet")["aesthetic_score"]
+    assert found.to_list() == expected_scores(small_head).tolist()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_one_file_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path, suffix: str) -> None:
+    rows = ROWS.copy()
+    rows[3] = 0
+    np.save(tmp_path / "x.npy", rows)
+    out = f"s3://{BUCKET}/results/out.{suffix}"
+    summary = run(str(tmp_path / "x.npy"), out, small_head, shard_rows=100)
+    assert (summary.num_scored, summary.num_rejected, summary.rejects) == (
+        N - 1,
+        1,
+        f"s3://{BUCKET}/results/out.rejects.parquet",
+    )
+    run(str(tmp_path / "x.npy"), tmp_path / f"out.{suffix}", small_head)
+    local = pl.read_csv(tmp_path / "out.csv") if suffix == "csv" else pl.read_parquet(tmp_path / "out.parquet")
+    stream = io.BytesIO(body(s3, f"results/out.{suffix}"))
+    assert (pl.read_csv(stream) if suffix == "csv" else pl.read_parquet(stream)).equals(local)
+    rejects = pl.read_parquet(io.BytesIO(body(s3, "results/out.rejects.parquet")))
+    assert rejects["sample"].to_list() == ["x.npy#3"]
+    assert sorted(keys(s3)) == [
+        f"results/out.{suffix}", f"results/out.{suffix}.beholder.json", "results/out.rejects.parquet"
+    ]  # fmt: skip
+    assert not list((storage.cache_folder() / "runs").iterdir())
+    again = run(str(tmp_path / "x.npy"), out, small_head, shard_rows=100)
+    assert (again.num_new, again.num_read) == (0, N)
+
+
+def test_a_folder_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path) -> None:
+    put_set(s3, "set", parts=3)
+    out = f"s3://{BUCKET}/scores/"
+    summary = run(f"s3://{BUCKET}/set", out, small_head)
+    assert keys(s3, "scores/") == [
+        "scores/beholder.json", "scores/scores/img_emb_0.parquet", "scores/scores/img_emb_1.parquet",
+        "scores/scores/img_emb_2.parquet",
+    ]  # fmt: skip
+    frames = [pl.read_parquet(io.BytesIO(body(s3, key))) for key in keys(s3, "scores/scores/")]
+    assert pl.concat(frames)["sample"].to_list() == NAMES
+    assert pl.concat(frames)["aesthetic_score"].to_list() == expected_scores(small_head).tolist()
+    assert summary.num_new == N
+    assert run(f"s3://{BUCKET}/set", out, small_head).num_new == 0
+
+
+@pytest.mark.parametrize("suffix", ["", ".parquet", ".csv"])
+def test_other_inputs_need_overwrite_which_leaves_nothing_of_the_old_result(
+    s3: Any, tmp_path: Path, small_head: Path, suffix: str
+) -> None:
+    rows = ROWS.copy()
+    rows[3] = 0
+    np.save(tmp_path / "old.npy", rows)
+    np.save(tmp_path / "new.npy", ROWS[:50])
+    out = f"s3://{BUCKET}/out{suffix}"
+    run(str(tmp_path / "old.npy"), out, small_head)
+    before = keys(s3)
+    assert "use --overwrite" in one_line(str(tmp_path / "new.npy"), out, small_head)
+    assert keys(s3) == before
+    assert run(str(tmp_path / "new.npy"), out, small_head, overwrite=True).num_new == 50
+    left = keys(s3)
+    assert left == (
+        ["out/beholder.json", "out/scores/new.parquet"] if not suffix else [f"out{suffix}", f"out{suffix}.beholder.json"]
+    )
+    assert run(str(tmp_path / "new.npy"), out, small_head).num_new == 0
+
+
+@pytest.mark.parametrize("suffix", ["", ".parquet", ".csv"])
+def test_foreign_results_on_s3_stay(s3: Any, tmp_path: Path, small_head: Path, suffix: str) -> None:
+    np.save(tmp_path / "x.npy", ROWS)
+    key = f"out{suffix}" if suffix else "out/scores/mine.parquet"
+    s3.put_object(Bucket=BUCKET, Key=key, Body=b"mine")
+    assert "already exists" in one_line(str(tmp_path / "x.npy"), f"s3://{BUCKET}/out{suffix}", small_head)
+    if not suffix:
+        line = one_line(str(tmp_path / "x.npy"), f"s3://{BUCKET}/out", small_head, overwrite=True)
+        assert "not a beholder run" in line
+    assert keys(s3) == [key]
+    assert body(s3, key) == b"mine"
+
+
+@pytest.mark.parametrize("suffix", ["", ".parquet"])
+def test_an_upload_that_broke_off_is_continued_without_scoring_again(
+    s3: Any, tmp_path: Path, small_head: Path, suffix: str
+) -> None:
+    """The state after a kill between upload and record: shards on this disk, scores in the bucket, no record there."""
+    np.save(tmp_path / "x.npy", ROWS)
+    out = f"s3://{BUCKET}/out{suffix}"
+    work: set[Path] = set()
+    options = ScoreOptions(sources=(str(tmp_path / "x.npy"),), out=out, heads=(str(small_head),), shard_rows=100)
+    score(options, on_progress=lambda rows, num_bytes: work.update((storage.cache_folder() / "runs").iterdir()))
+    (folder,) = work
+    assert not folder.exists()
+    record = "out/beholder.json" if not suffix else f"out{suffix}.beholder.json"
+    s3.delete_object(Bucket=BUCKET, Key=record)
+    uploaded = {key: body(s3, key) for key in keys(s3)}
+    run(str(tmp_path / "x.npy"), folder, small_head, shard_rows=100)
+    summary = score(options)
+    assert (summary.num_new, summary.num_read) == (0, N)
+    assert not folder.exists()
+    assert set(keys(s3)) == {*uploaded, record}
+    frames = [pl.read_parquet(io.BytesIO(body(s3, key))) for key in sorted(uploaded)]
+    assert pl.concat(frames)["aesthetic_score"].to_list() == expected_scores(small_head).tolist()
+
+
+def test_missing_things_on_s3_are_one_clear_line(s3: Any, tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "x.npy", ROWS)
+    assert f"s3://{BUCKET}/no.npy does not exist" in one_line(f"s3://{BUCKET}/no.npy", tmp_path / "out", small_head)
+    assert "s3://nowhere/x.npy does not exist" in one_line("s3://nowhere/x.npy", tmp_path / "out", small_head)
+    assert "nothing matches s3://nowhere/*.npy" in one_line("s3://nowhere/*.npy", tmp_path / "out", small_head)
+    line = one_line(str(tmp_path / "x.npy"), "s3://nowhere/out.parquet", small_head)
+    assert "cannot write s3://nowhere/out.parquet" in line
+    assert "bucket does not exist" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_files_on_s3_are_named(s3: Any, tmp_path: Path, small_head: Path) -> None:
+    whole = {name: FORMATS[name] for name in ("c.npy", "fortran.npy", "x.npz", "x.parquet")}
+    for name, data in whole.items():
+        s3.put_object(Bucket=BUCKET, Key=name, Body=data[: len(data) // 2])
+        line = one_line(f"s3://{BUCKET}/{name}", tmp_path / "out", small_head)
+        assert f"s3://{BUCKET}/{name} is " in line
+        assert re.search("truncated|not a whole", line)
+    s3.put_object(Bucket=BUCKET, Key="empty.npy", Body=b"")
+    assert "is empty (0 bytes)" in one_line(f"s3://{BUCKET}/empty.npy", tmp_path / "out", small_head)
+
+
+def test_wrong_credentials_are_one_clear_line(
+    s3: Any, server: str, tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    np.save(tmp_path / "x.npy", ROWS)
+    s3.put_object(Bucket=BUCKET, Key="x.npy", Body=npy(ROWS))
+    _ask(server, "reset-auth", b"0")
+    for source in (f"s3://{BUCKET}/x.npy", f"s3://{BUCKET}/*.npy"):
+        line = one_line(source, tmp_path / "out", small_head)
+        assert re.search(f"cannot read {re.escape(source)}: access denied .*check your credentials", line)
+    line = one_line(str(tmp_path / "x.npy"), f"s3://{BUCKET}/out.parquet", small_head)
+    assert f"s3://{BUCKET}/out.parquet: access denied" in line
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert "Unable to locate credentials" in one_line(f"s3://{BUCKET}/x.npy", tmp_path / "out", small_head)
+
+
+def test_a_server_that_is_down_is_one_clear_line(
+    s3: Any, tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    np.save(tmp_path / "x.npy", ROWS)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    line = one_line(f"s3://{BUCKET}/x.npy", tmp_path / "out", small_head)
+    assert f"cannot read s3://{BUCKET}/x.npy" in line
+    assert "Could not connect to the endpoint URL" in line
+    assert "out.csv" in one_line(str(tmp_path / "x.npy"), f"s3://{BUCKET}/out.csv", small_head)
+
+
+class Pages(BaseHTTPRequestHandler):
+    """`/ranges/NAME` as a good server gives it, `/whole/NAME` without byte ranges, `/endless/NAME` without a size."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _answer(self, *, with_body: bool) -> None:
+        kind, _, name = self.path.split("?")[0].strip("/").partition("/")
+        data = FORMATS.get(name)
+        if data is None or kind == "broken":
+            self.send_response(404 if data is None else 503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if kind == "ranges" else None
+        start, stop = 0, len(data)
+        if wanted:
+            start, stop = int(wanted[1]), min(stop, int(wanted[2]) + 1) if wanted[2] else stop
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        if kind == "endless":
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(data[start:stop])
+        self.close_connection = kind == "endless"
+
+
+class QuietServer(ThreadingHTTPServer):
+    """Clients may hang up in the middle of an answer."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    """The address of a web server on this machine."""
+    running = QuietServer(("127.0.0.1", 0), Pages)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{running.server_address[1]}"
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_web_server_gives_the_bits_of_local_files(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(FORMATS[name])
+    run(f"{web}/ranges/{name}", tmp_path / "remote.parquet", small_head, shard_rows=250)
+    run(str(tmp_path / name), tmp_path / "local.parquet", small_head)
+    assert pl.read_parquet(tmp_path / "remote.parquet").equals(pl.read_parquet(tmp_path / "local.parquet"))
+
+
+def test_a_signed_address_is_no_glob(web: str, tmp_path: Path, small_head: Path) -> None:
+    summary = run(f"{web}/ranges/c.npy?signature=a%2Fb&expires=9", tmp_path / "out.parquet", small_head)
+    assert summary.num_scored == N
+
+
+@pytest.mark.parametrize("name", ["c.npy", "fortran.npy", "x.npz"])
+def test_a_server_without_byte_ranges_is_one_clear_line(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
+    line = one_line(f"{web}/whole/{name}", tmp_path / "out", small_head, shard_rows=100)
+    assert line == f"cannot read {web}/whole/{name}: the server gives no parts of files (byte ranges); download it first"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_server_that_tells_no_size_is_one_clear_line(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
+    line = one_line(f"{web}/endless/{name}", tmp_path / "out", small_head)
+    assert line == f"cannot read {web}/endless/{name}: the server does not tell its size; download it first"
+
+
+def test_missing_pages_broken_and_dead_servers_are_told_apart(web: str, tmp_path: Path, small_head: Path) -> None:
+    assert one_line(f"{web}/ranges/no.npy", tmp_path / "out", small_head).endswith("/no.npy does not exist; check the path")
+    line = one_line(f"{web}/broken/c.npy", tmp_path / "out", small_head)
+    assert f"cannot read {web}/broken/c.npy" in line
+    assert "503" in line
+    line = one_line("http://127.0.0.1:9/c.npy", tmp_path / "out", small_head)
+    assert line.startswith("cannot read http://127.0.0.1:9/c.npy: ")
+    assert "does not exist" not in line
+
+
+def test_nothing_is_written_to_a_web_server(web: str, tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "x.npy", ROWS)
+    with pytest.raises(OutputError, match="a web server takes no files"):
+        run(str(tmp_path / "x.npy"), f"{web}/ranges/out.parquet", small_head)
+
+
+def test_unknown_kinds_of_addresses_are_one_clear_line(tmp_path: Path, small_head: Path) -> None:
+    with pytest.raises(InputError, match=r"bogus://bucket/x\.npy: Protocol not known: bogus"):
+        run("bogus://bucket/x.npy", tmp_path / "out", small_head)
