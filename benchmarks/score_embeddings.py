@@ -202,7 +202,6 @@ def against_memory(npy: Path, num_rows: int, rounds: int, work: Path) -> tuple[l
         speed = in_memory.nbytes / slow / 1e9
         share = f"{seconds['file'] / slow:.1%} of beholder's"
         rows.append(f"| embedding-reader and PyTorch layers | {num_rows / slow / 1e6:.3f} M | {speed:.2f} | {share} |")
-        )
         seconds["peer"] = slow
     print(f"largest difference from float64 on 20,000 rows: {worst:.1e}", file=sys.stderr)
     return rows, seconds

@@ -18,12 +18,13 @@ import struct
 from decimal import Decimal
 from typing import Any
 
-import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from beholder.kernels.compiled import compiled
 
 PAD = 64
 """Bytes around the text that the windows may touch. Those after it must be line ends."""
@@ -49,7 +50,6 @@ _TEN_TO_8, _TEN_TO_16 = np.uint64(10**8), np.uint64(10**16)
 _WHOLE_POWERS = np.array([10**k for k in range(_MOST_DIGITS + 1)], np.uint64)
 _KEEP_LAST = np.array([(2**64 - 1) ^ (2 ** (8 * (8 - min(8, max(0, n)))) - 1) for n in range(-16, 33)], np.uint64)
 """At n + 16: a mask that keeps the last n of 8 bytes in memory order; none below 0, all above 8."""
-_COMPILED = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -102,7 +102,7 @@ def _lowest_bit(typing_context, bits):  # type: ignore[no-untyped-def]
     return types.int64(types.int64), codegen
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _last_digits(stop, count):  # type: ignore[no-untyped-def]
     """The number that the last `count` (up to 8; none if negative) of the 8 digits before address `stop` make."""
     digits = (_word(stop - 8) ^ _ZEROS) & _KEEP_LAST[count + 16]
@@ -111,14 +111,14 @@ def _last_digits(stop, count):  # type: ignore[no-untyped-def]
     return (digits * _U10000 + (digits >> _U32)) & _LOW
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _is_sure(value, margin):  # type: ignore[no-untyped-def]
     """Whether a positive float64, off by at most `margin` units in the last place, rounds to the float32 of the true value."""
     distance = (np.float64(value).view(np.int64) - (_MIDPOINT - margin)) & _BELOW_FLOAT32
     return distance > 2 * margin
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _scaled(mantissa, power):  # type: ignore[no-untyped-def]
     """(kind, float32) of mantissa * 10**power, mantissa > 0 and off by less than 1."""
     if power > _MOST_POWER or power < -_MOST_POWER:
@@ -130,7 +130,7 @@ def _scaled(mantissa, power):  # type: ignore[no-untyped-def]
     return _OK, np.float32(value)
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _is_word(at, stop, word):  # type: ignore[no-untyped-def]
     """Whether the text [at, stop) is `word` (lower-case letters), in any case."""
     if stop - at != len(word):
@@ -144,7 +144,7 @@ def _is_word(at, stop, word):  # type: ignore[no-untyped-def]
 _NAN, _INF, _INFINITY, _NULL = (tuple(word.encode()) for word in ("nan", "inf", "infinity", "null"))
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _exponent(at, stop):  # type: ignore[no-untyped-def]
     """(whether it is one, value) of the text [at, stop), not empty, such as e-05."""
     is_signed = _byte(at + 1) == _MINUS or _byte(at + 1) == _PLUS
@@ -159,7 +159,7 @@ def _exponent(at, stop):  # type: ignore[no-untyped-def]
     return _byte(at) | 32 == _LETTER_E and first < stop, sign * exponent
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _any_number(at, stop):  # type: ignore[no-untyped-def]
     """(kind, float32) of the text [at, stop), whatever it is; blanks around it do not count.
 
@@ -212,7 +212,7 @@ def _any_number(at, stop):  # type: ignore[no-untyped-def]
     return kind, sign * value
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _field(at, stop):  # type: ignore[no-untyped-def]
     """(FINISHED or error, start, stop of the content, address of the comma or newline after it, newlines inside it)."""
     if _byte(at) != _QUOTE:
@@ -246,7 +246,7 @@ def _field(at, stop):  # type: ignore[no-untyped-def]
     return OPEN_QUOTE, at, stop, stop, 0
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _plain_number(at):  # type: ignore[no-untyped-def]
     """(next, value, sure) of a number like -12.5 at an address: up to 19 digits, a point, then a comma or newline at `next`.
 
@@ -281,7 +281,7 @@ def _plain_number(at):  # type: ignore[no-untyped-def]
     return end, -value if negative else value, _is_sure(value, margin)
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _parse_row(at, stop, base, roles, row, out, spans, unsure, report):  # type: ignore[no-untyped-def]
     """Parse the row at an address; see `parse_rows`. Returns (status, address of its newline, newlines in it, is missing)."""
     last = roles.shape[0] - 1
@@ -318,7 +318,7 @@ def _parse_row(at, stop, base, roles, row, out, spans, unsure, report):  # type:
     return FINISHED, at - 1, newlines, is_missing
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def _note(unsure, report, row, role, start, stop):  # type: ignore[no-untyped-def]
     """Add a number to those to be settled in exact arithmetic."""
     at = report[UNSURE]
@@ -326,7 +326,7 @@ def _note(unsure, report, row, role, start, stop):  # type: ignore[no-untyped-de
     report[UNSURE] = at + 1
 
 
-@nb.njit(**_COMPILED)
+@compiled
 def parse_rows(text, start, stop, roles, out, missing, lines, spans, unsure, report):  # type: ignore[no-untyped-def]
     """Parse the rows in text[start:stop] until the text ends, an output is full, or a row is wrong.
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from beholder.kernels.compiled import compiled
 
 _QUOTE = ord('"')
 
 
-@nb.njit(nogil=True, cache=True)
+@compiled
 def _copy(text, spans, offsets, data, valid):  # type: ignore[no-untyped-def]
     """Copy the contents of spans of `text` one after another into `data`, doubled quotes of quoted fields made single."""
     at = 0
