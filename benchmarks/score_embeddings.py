@@ -83,8 +83,8 @@ def make_data(num_rows: int) -> None:
 @nb.njit(nogil=True)
 def _xor(words: Any) -> int:
     found = np.int64(0)
-    for word in words:
-        found ^= word
+    for i in range(words.size):
+        found ^= words[i]
     return found
 
 

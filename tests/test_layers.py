@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "kernels", "storage"},
     "embeddings": {"columns", "errors", "kernels", "storage"},
     "scores": {"columns", "errors", "models", "shards", "stats", "storage"},
-    "steps": {"columns", "embeddings", "errors", "kernels", "models", "scores", "shards", "stats"},
+    "steps": {"columns", "embeddings", "errors", "kernels", "models", "scores", "shards", "stats", "storage"},
     "run": {"errors", "shards", "storage"},
     "training": {"columns", "errors", "kernels", "models"},
     "jobs": {"columns", "embeddings", "errors", "models", "run", "scores", "shards", "steps", "storage"},

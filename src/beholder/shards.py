@@ -21,6 +21,8 @@ from beholder import storage
 from beholder.columns import DONE_FOLDER, STAMP_FILE
 from beholder.errors import OutputError, writing_failed
 
+LOCK_FILE = ".lock"
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -70,8 +72,8 @@ def shard_names(part_names: Sequence[str]) -> list[str]:
     for name in part_names:
         stem = re.sub(r"\.(npy|npz|parquet|pq|csv)$", "", name, flags=re.IGNORECASE).removeprefix("img_emb/")
         safe = re.sub(r"[^\w.+=-]+", "_", stem.replace("/", "__")).strip(".") or "part"
-        if safe != stem or len(safe) > 120 or safe in used:
-            safe = f"{safe[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        if safe != stem or len(safe.encode()) > 120 or safe in used:
+            safe = f"{safe.encode()[:100].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         used.add(safe)
         stems.append(safe)
     return stems
@@ -134,6 +136,10 @@ class RunFolder:
         """Where the shard's done-marker stands."""
         return self.path / DONE_FOLDER / f"{shard.name}.json"
 
+    def finished_names(self) -> set[str]:
+        """Names of the shards that have a done-marker."""
+        return {path.stem for path in (self.path / DONE_FOLDER).glob("*.json")}
+
     def finished(self, shard: Shard, wanted_fingerprint: str) -> ShardResult | None:
         """The result in the shard's done-marker, or None when the shard has to be done (again).
 
@@ -142,12 +148,15 @@ class RunFolder:
         marker = _read_json(self.marker_path(shard))
         if marker is None or marker.get("fingerprint") != wanted_fingerprint:
             return None
-        changed = difference(marker["input"], shard.identity)
+        try:
+            before, result = marker["input"], ShardResult(**marker["result"])
+            changed = difference(before, shard.identity)
+        except (KeyError, TypeError, AttributeError, AssertionError):
+            raise OutputError(f"{self.marker_path(shard)} is damaged; remove it and run the same command again") from None
         if changed is not None:
             raise OutputError(
                 f"the input of shard {shard.name} in {self.path} has changed: {changed}; use --overwrite to start anew"
             )
-        result = ShardResult(**marker["result"])
         for name, num_bytes in result.files.items():
             file = self.path / name
             if not file.is_file() or file.stat().st_size != num_bytes:
@@ -165,7 +174,7 @@ class RunFolder:
         """Keep a second run out of this folder; the system lifts the lock however this run ends. Raises OutputError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock = (self.path / LOCK_FILE).open("w")
         except OSError as error:
             raise writing_failed(str(self.path), error) from error
         with lock:

@@ -398,3 +398,47 @@ def test_summary_numbers_equal_numpys(tmp_path: Path, small_head: Path) -> None:
     assert found["share_at_least"]["5.5"] == (scores >= 5.5).mean()
     assert found["quantiles"]["0.5"] == pytest.approx(np.quantile(scores, 0.5), abs=0.02)
     assert record["rows_per_second"] > 0
+
+
+def test_other_content_of_the_same_size_is_noticed(tmp_path: Path, small_head: Path) -> None:
+    for out in ("out", "out.parquet"):
+        np.save(tmp_path / "x.npy", ROWS)
+        run(tmp_path / "x.npy", tmp_path / out, small_head)
+        np.save(tmp_path / "x.npy", ROWS[::-1])
+        with pytest.raises(OutputError, match=r"sampled content was|made from other inputs"):
+            run(tmp_path / "x.npy", tmp_path / out, small_head)
+
+
+def test_a_folder_with_results_of_other_inputs_is_refused(tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "a.npy", ROWS[:10])
+    np.save(tmp_path / "b.npy", ROWS[10:20])
+    run([tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "out", small_head)
+    with pytest.raises(OutputError, match="holds results of b, which is not among the inputs now"):
+        run(tmp_path / "a.npy", tmp_path / "out", small_head)
+    run(tmp_path / "a.npy", tmp_path / "out", small_head, overwrite=True)
+    assert len(read_scores(tmp_path / "out")) == 10
+
+
+def test_an_embedding_set_is_never_taken_for_an_output(tmp_path: Path, small_head: Path) -> None:
+    source = clip_retrieval_set(tmp_path / "set")
+    stamp = json.dumps({"format": "beholder-embeddings", "backbone": "test/clip-24"})
+    (source / "beholder.json").write_text(stamp)
+    before = sorted(path.name for path in source.rglob("*"))
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="not a beholder run"):
+            run(source, source, small_head, overwrite=overwrite)
+    assert (source / "beholder.json").read_text() == stamp
+    assert sorted(path.name for path in source.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["scores.csv.gz", "scores.txt", "scores.jsonl"])
+def test_outputs_of_unknown_kinds_are_refused(tmp_path: Path, small_head: Path, name: str) -> None:
+    np.save(tmp_path / "x.npy", ROWS)
+    with pytest.raises(OutputError, match="scores are written as .parquet, .csv"):
+        run(tmp_path / "x.npy", tmp_path / name, small_head)
+    assert not (tmp_path / name).exists()
+
+
+def test_the_smallest_memory_is_enough(tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "x.npy", ROWS)
+    assert run(tmp_path / "x.npy", tmp_path / "out", small_head, memory_bytes=64_000_000).num_scored == N

@@ -25,28 +25,28 @@ def score(
     ],
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", help="A folder, or a file ending in .parquet or .csv.  [default: named after SOURCES]"),
+        typer.Option("--out", "-o", help="A folder, or a file ending in .parquet or .csv.  (default: named after SOURCES)"),
     ] = None,
     head: Annotated[
         list[str] | None,
-        typer.Option(help=f"A name (beholder models list), path, URL or hub id; may be repeated.  [default: {DEFAULT_HEAD}]"),
+        typer.Option(help=f"A name (beholder models list), path, URL or hub id; may be repeated.  (default: {DEFAULT_HEAD})"),
     ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="Metadata column to pass through; may be repeated; '*' for all.")
     ] = None,
     sample_column: Annotated[
-        str | None, typer.Option(help="Column that names the rows.  [default: sample, image_path, key, ... or FILE#ROW]")
+        str | None, typer.Option(help="Column that names the rows.  (default: sample, image_path, key, ... or FILE#ROW)")
     ] = None,
     embedding_column: Annotated[
         str | None,
-        typer.Option(help="Column, array, or prefix of numbered columns with the embedding.  [default: found by looking]"),
+        typer.Option(help="Column, array, or prefix of numbered columns with the embedding.  (default: found by looking)"),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(help="What made the embeddings, for sets without a stamp, such as openai/clip-vit-large-patch14."),
     ] = None,
     memory: Annotated[str, typer.Option(help="About how much memory reading may take.")] = "1GB",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all cores]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads.  (default: all cores)")] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Most rows of a shard: what an interruption can cost.")] = 1_000_000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where a result exists.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network for heads.")] = False,

@@ -58,10 +58,10 @@ class ScoreProgress:
 
     def plan(self, plan: ScorePlan) -> None:
         """Say what will be done, with warnings, and show the bar."""
-        if not self._enabled:
-            return
         for warning in plan.warnings:
             self._console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        if not self._enabled:
+            return
         text = TextColumn("{task.completed:,.0f} rows  {task.fields[rate]}")
         if self._console.is_terminal:
             self._bar = Progress(

@@ -98,7 +98,8 @@ def open_parquet(path: str) -> pq.ParquetFile:
             )
         return pq.ParquetFile(storage.open_binary(path), pre_buffer=True, page_checksum_verification=True)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())[:200]}; write it again") from None
+        why = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(f"{path} is not a whole Parquet file: {why}; write it again") from None
 
 
 def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None) -> tuple[list[int], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,17 +61,22 @@ def find_parts(sources: Sequence[str], options: ReadOptions) -> list[Part]:
         return list(pool.map(lambda item: _inspect(item[0], item[1], item[2], options), found))
 
 
-def _expand(sources: Sequence[str]) -> list[str]:
-    """Globs and lists replaced by what they name."""
+def _expand(sources: Sequence[str], inside: tuple[str, ...] = ()) -> list[str]:
+    """Globs and lists replaced by what they name; `inside`: the lists that led here."""
     expanded: list[str] = []
     for source in sources:
         storage.forget_listings(source)
         if source.endswith(".txt"):
-            lines = storage.read_range(source, 0, storage.size(source)).decode("utf-8").splitlines()
-            entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+            if source in inside:
+                raise InputError(f"{source} lists itself; remove the line")
+            try:
+                lines = storage.read_range(source, 0, storage.size(source)).decode("utf-8-sig").splitlines()
+            except UnicodeDecodeError:
+                raise InputError(f"{source} is not UTF-8 text; a list holds one path or URL a line") from None
+            entries = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
             if not entries:
                 raise InputError(f"{source} lists nothing: expected one path or URL a line")
-            expanded += _expand(entries)
+            expanded += _expand(entries, (*inside, source))
         elif storage.is_glob(source):
             matches = storage.expand_glob(source)
             if not matches:
@@ -91,6 +97,8 @@ def _files_of(source: str) -> list[tuple[str, str, str | None]]:
     if not storage.is_folder(source):
         if not storage.exists(source):
             raise InputError(f"{source} does not exist; check the path")
+        if storage.is_local(source) and not storage.local_path(source).is_file():
+            raise InputError(f"{source} is no file but a pipe or device, which cannot be read twice; save it to a file first")
         return [(source, PurePosixPath(source.replace("\\", "/")).name, None)]
     root = (
         storage.filesystem(source)[0].unstrip_protocol(storage.filesystem(source)[1])
@@ -171,9 +179,10 @@ def _check_unique(found: list[tuple[str, str, str | None]]) -> None:
     """Give files of the same name from different places their path as name; refuse the same file twice."""
     seen: set[str] = set()
     for path, _, _ in found:
-        if path in seen:
+        place = os.path.abspath(storage.local_path(path)) if storage.is_local(path) else path  # noqa: PTH100 (keeps links)
+        if place in seen:
             raise InputError(f"{path} is named twice; name it once")
-        seen.add(path)
+        seen.add(place)
     counts: dict[str, int] = {}
     for _, name, _ in found:
         counts[name] = counts.get(name, 0) + 1

@@ -22,9 +22,10 @@ from beholder.run import local
 from beholder.scores import files
 from beholder.scores.summary import ScoreSummary
 from beholder.shards import RunFolder, ShardResult, difference, fingerprint
-from beholder.steps.score import ScoreStep
+from beholder.steps.score import SCORE_SET_FORMAT, ScoreStep
 
-_SMALLEST_MEMORY = 64 << 20
+_UNKNOWN_SUFFIXES = {".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db"}
+_SMALLEST_MEMORY = 64_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +156,7 @@ def score(
         on_progress(rows, num_bytes)
 
     folder = RunFolder(out.work)
+    local.check_folder(step, folder)
     with folder.locked():
         started = time.perf_counter()
         report = local.run(step, folder, progress, on_resume)
@@ -217,6 +219,8 @@ class _Output:
         self.out = out
         suffix = PurePosixPath(out).suffix.lower()
         self.kind = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}.get(suffix, "folder")
+        if suffix in _UNKNOWN_SUFFIXES:
+            raise OutputError(f"{out}: scores are written as .parquet, .csv, or into a folder (a name without such a suffix)")
         self.is_local = storage.is_local(out)
         if not self.is_local:
             self.work = storage.cache_folder() / "runs" / hashlib.sha256(out.encode()).hexdigest()[:16]
@@ -250,7 +254,8 @@ class _Output:
         if self._is_foreign():
             raise OutputError(f"{self.out} is not a beholder run, so --overwrite leaves it alone; choose another output")
         if self.work.is_dir():
-            if RunFolder(self.work).read_record() is None and any(self.work.iterdir()):
+            record = RunFolder(self.work).read_record()
+            if any(self.work.iterdir()) and (record is None or record.get("format") != SCORE_SET_FORMAT):
                 raise OutputError(f"{self.work} is not a beholder run, so --overwrite leaves it alone; choose another output")
             with RunFolder(self.work).locked():
                 for name in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):

@@ -10,7 +10,7 @@ from typing import Any
 from beholder import storage
 from beholder.errors import OutputError
 from beholder.run.step import Progress, Step
-from beholder.shards import RunFolder, Shard, ShardResult, difference, fingerprint
+from beholder.shards import LOCK_FILE, RunFolder, Shard, ShardResult, difference, fingerprint
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,40 @@ class RunReport:
     num_resumed: int
 
 
-def open_run(step: Step, folder: RunFolder) -> str:
-    """Check that `folder` is new or holds the same run, write its record, clear half-written files; the fingerprint.
+def check_folder(step: Step, folder: RunFolder) -> bool:
+    """Whether `folder` holds an earlier run of this step; nothing is written.
 
-    Raises OutputError when the folder holds something else, or a run with other options.
+    Raises OutputError when it holds something else, a run with other options, or shards of inputs that are not named now.
     """
-    run_fingerprint = fingerprint(step.options)
+    if not folder.path.is_dir():
+        return False
     before = folder.read_record()
-    if before is not None:
+    if before is not None and before.get("format") == step.provenance["format"]:
         changed = difference(before.get("options") or {}, step.options)
         if changed is not None:
             raise OutputError(
                 f"{folder.path} was begun with other options: {changed}; "
                 "use the same options to continue, --overwrite to start anew, or another output"
             )
-    elif any(entry.name != ".lock" and not entry.name.startswith(".beholder-") for entry in folder.path.iterdir()):
+        strangers = sorted(folder.finished_names() - {shard.name for shard in step.shards})
+        if strangers:
+            raise OutputError(
+                f"{folder.path} holds results of {strangers[0]}, which is not among the inputs now; "
+                "name all of them to continue, --overwrite to start anew, or another output"
+            )
+        return True
+    if any(entry.name != LOCK_FILE and not entry.name.startswith(".beholder-") for entry in folder.path.iterdir()):
         raise OutputError(f"{folder.path} already exists and is not a beholder run; choose another output, or remove it")
+    return False
+
+
+def open_run(step: Step, folder: RunFolder) -> str:
+    """Check the folder, write the run's record, clear half-written files; the options' fingerprint. Raises OutputError."""
+    run_fingerprint = fingerprint(step.options)
+    is_known = check_folder(step, folder)
     for place in (folder.path, *(entry for entry in folder.path.iterdir() if entry.is_dir())):
         storage.remove_stray_temporaries(place)
-    if before is None:
+    if not is_known:
         folder.write_record({**step.provenance, "options": dict(step.options), "fingerprint": run_fingerprint})
     return run_fingerprint
 

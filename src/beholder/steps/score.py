@@ -25,8 +25,10 @@ from beholder.models.heads import Head
 from beholder.scores import files
 from beholder.shards import Shard, ShardResult, plan_rows, shard_names
 from beholder.stats import ScoreStats
+from beholder.storage import content_sample
 
 STAGE = "score"
+SCORE_SET_FORMAT = "beholder-score-set"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class ScoreStep:
         from beholder import __version__
 
         return {
-            "format": "beholder-score-set",
+            "format": SCORE_SET_FORMAT,
             "version": columns.FORMAT_VERSION,
             "beholder": __version__,
             "score_columns": self.score_names,
@@ -171,7 +173,14 @@ class ScoreStep:
 def _plan(parts: Sequence[Part], shard_rows: int) -> list[Shard]:
     shards = []
     for index, (part, stem) in enumerate(zip(parts, shard_names([part.name for part in parts]), strict=True)):
-        identity = {"name": part.name, "rows": part.num_rows, "dim": part.dim, "dtype": part.dtype, "bytes": part.num_bytes}
+        identity = {
+            "name": part.name,
+            "rows": part.num_rows,
+            "dim": part.dim,
+            "dtype": part.dtype,
+            "bytes": part.num_bytes,
+            "sampled content": content_sample(part.path, part.num_bytes),
+        }
         ranges = plan_rows(part.num_rows, part.cuts, shard_rows)
         for start, stop in ranges:
             name = stem if len(ranges) == 1 else f"{stem}-from-{start:012d}"
