@@ -13,6 +13,10 @@ from typing import IO, Any
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
 
 _COPY_BYTES = 1 << 20
+_MOST_WHOLE_BYTES = 8 << 20
+"""Largest file of which a part is read by fetching the whole, from web servers that give no parts."""
+_NO_RANGES = "support range requests"
+"""What fsspec says about such servers."""
 _SAMPLE_PIECES, _SAMPLE_BYTES = 16, 4096
 _PROTOCOL_PACKAGES = {
     "s3": "beholder[s3]", "gs": "beholder[gs]", "gcs": "beholder[gs]",
@@ -82,7 +86,7 @@ def remote_errors(path: str) -> Iterator[None]:
     except Exception as error:
         if is_local(path):
             raise
-        if is_web(path) and isinstance(error, ValueError) and "range requests" in str(error):
+        if is_web(path) and _NO_RANGES in str(error):
             why = "the server gives no parts of files (byte ranges); download it first"
             raise InputError(f"cannot read {path}: {why}") from None
         text = " ".join(str(error).split()) or type(error).__name__
@@ -157,11 +161,21 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 
 
 def _web_range(fs: Any, url: str, start: int, stop: int) -> bytes:
-    """Bytes [start, stop) of a URL; a server that sends nothing but whole files is not read to the end: ValueError."""
-    with fs.open(url, "rb", size=stop, cache_type="none") as file:
-        file.seek(start)
-        data: bytes = file.read(stop - start)
-        return data
+    """Bytes [start, stop) of a URL. From a server that sends nothing but whole files, only of small ones: ValueError."""
+    try:
+        with fs.open(url, "rb", size=stop, cache_type="none") as file:
+            file.seek(start)
+            data: bytes = file.read(stop - start)
+            return data
+    except ValueError as error:
+        if _NO_RANGES not in str(error) or (fs.size(url) or _MOST_WHOLE_BYTES + 1) > _MOST_WHOLE_BYTES:
+            raise
+        whole: bytes = fs.cat_file(url)
+        return whole[start:stop]
+    except Exception as error:
+        if getattr(error, "status", None) in (404, 410):
+            raise FileNotFoundError(url) from None
+        raise
 
 
 def list_files(folder: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Embeddings and results on S3 (a server on this machine) and on web servers: the bits of local files, or one clear line."""
+"""Embeddings and results on S3 (a server on this machine): the bits of local files, or one clear line."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import io
 import json
 import logging
 import re
-import threading
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder import BeholderError, InputError, OutputError, load_head, storage
+from beholder import BeholderError, InputError, load_head, storage
 from beholder.jobs.score import ScoreOptions, score
 from beholder.scores.summary import ScoreSummary
 
@@ -352,108 +350,6 @@ def test_a_server_that_is_down_is_one_clear_line(
     assert f"cannot read s3://{BUCKET}/x.npy" in line
     assert "Could not connect to the endpoint URL" in line
     assert "out.csv" in one_line(str(tmp_path / "x.npy"), f"s3://{BUCKET}/out.csv", small_head)
-
-
-class Pages(BaseHTTPRequestHandler):
-    """`/ranges/NAME` as a good server gives it, `/whole/NAME` without byte ranges, `/endless/NAME` without a size."""
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def _answer(self, *, with_body: bool) -> None:
-        kind, _, name = self.path.split("?")[0].strip("/").partition("/")
-        data = FORMATS.get(name)
-        if data is None or kind == "broken":
-            self.send_response(404 if data is None else 503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if kind == "ranges" else None
-        start, stop = 0, len(data)
-        if wanted:
-            start, stop = int(wanted[1]), min(stop, int(wanted[2]) + 1) if wanted[2] else stop
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
-        if kind == "endless":
-            self.send_header("Connection", "close")
-        else:
-            self.send_header("Content-Length", str(stop - start))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(data[start:stop])
-        self.close_connection = kind == "endless"
-
-
-class QuietServer(ThreadingHTTPServer):
-    """Clients may hang up in the middle of an answer."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[str]:
-    """The address of a web server on this machine."""
-    running = QuietServer(("127.0.0.1", 0), Pages)
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{running.server_address[1]}"
-    running.shutdown()
-    running.server_close()
-    thread.join()
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_web_server_gives_the_bits_of_local_files(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(FORMATS[name])
-    run(f"{web}/ranges/{name}", tmp_path / "remote.parquet", small_head, shard_rows=250)
-    run(str(tmp_path / name), tmp_path / "local.parquet", small_head)
-    assert pl.read_parquet(tmp_path / "remote.parquet").equals(pl.read_parquet(tmp_path / "local.parquet"))
-
-
-def test_a_signed_address_is_no_glob(web: str, tmp_path: Path, small_head: Path) -> None:
-    summary = run(f"{web}/ranges/c.npy?signature=a%2Fb&expires=9", tmp_path / "out.parquet", small_head)
-    assert summary.num_scored == N
-
-
-@pytest.mark.parametrize("name", ["c.npy", "fortran.npy", "x.npz"])
-def test_a_server_without_byte_ranges_is_one_clear_line(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
-    line = one_line(f"{web}/whole/{name}", tmp_path / "out", small_head, shard_rows=100)
-    assert line == f"cannot read {web}/whole/{name}: the server gives no parts of files (byte ranges); download it first"
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_server_that_tells_no_size_is_one_clear_line(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
-    line = one_line(f"{web}/endless/{name}", tmp_path / "out", small_head)
-    assert line == f"cannot read {web}/endless/{name}: the server does not tell its size; download it first"
-
-
-def test_missing_pages_broken_and_dead_servers_are_told_apart(web: str, tmp_path: Path, small_head: Path) -> None:
-    assert one_line(f"{web}/ranges/no.npy", tmp_path / "out", small_head).endswith("/no.npy does not exist; check the path")
-    line = one_line(f"{web}/broken/c.npy", tmp_path / "out", small_head)
-    assert f"cannot read {web}/broken/c.npy" in line
-    assert "503" in line
-    line = one_line("http://127.0.0.1:9/c.npy", tmp_path / "out", small_head)
-    assert line.startswith("cannot read http://127.0.0.1:9/c.npy: ")
-    assert "does not exist" not in line
-
-
-def test_nothing_is_written_to_a_web_server(web: str, tmp_path: Path, small_head: Path) -> None:
-    np.save(tmp_path / "x.npy", ROWS)
-    with pytest.raises(OutputError, match="a web server takes no files"):
-        run(str(tmp_path / "x.npy"), f"{web}/ranges/out.parquet", small_head)
 
 
 def test_unknown_kinds_of_addresses_are_one_clear_line(tmp_path: Path, small_head: Path) -> None:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from beholder import columns, storage
+from beholder import storage
 from beholder.embeddings.block import Part, ReadOptions
 from beholder.embeddings.source import find_parts
 from beholder.embeddings.stamp import find_stamps
-from beholder.errors import InputError, OutputError
+from beholder.errors import InputError
+from beholder.jobs.output import ScoreOutput
 from beholder.models.backbones import canonical_backbone, same_backbone
 from beholder.models.heads import Head, load_head
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.run import local
-from beholder.scores import files
 from beholder.scores.summary import ScoreSummary
-from beholder.shards import RunFolder, ShardResult, difference, fingerprint
-from beholder.steps.score import SCORE_SET_FORMAT, ScoreStep
+from beholder.shards import RunFolder, fingerprint
+from beholder.steps.score import ScoreStep
 
-_UNKNOWN_SUFFIXES = {".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db"}
 _SMALLEST_MEMORY = 64_000_000
 
 
@@ -129,7 +125,7 @@ def score(
         BeholderError: bad input, a refused head, an output in the way, a full disk, ...
     """
     planned = plan(options)
-    out = _Output(planned.out)
+    out = ScoreOutput(planned.out)
     step = ScoreStep(
         planned.parts,
         planned.heads,
@@ -208,152 +204,3 @@ def _check_backbone(parts: Sequence[Part], heads: Sequence[Head], told: str | No
         what = "no stamp (beholder.json)" if num_without == len(parts) else f"no stamp in {num_without} of {len(parts)} parts"
         return [f"{what} says what made these embeddings; the scores are right only if it was {needed}"]
     return []
-
-
-class _Output:
-    """Where the result goes: a folder of shards, or one file that is joined from shards in a folder beside it."""
-
-    def __init__(self, out: str) -> None:
-        if storage.is_web(out):
-            raise OutputError(f"cannot write {out}: a web server takes no files; give a local path, or a bucket (s3://, gs://)")
-        self.out = out
-        suffix = PurePosixPath(out).suffix.lower()
-        self.kind = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}.get(suffix, "folder")
-        if suffix in _UNKNOWN_SUFFIXES:
-            raise OutputError(f"{out}: scores are written as .parquet, .csv, or into a folder (a name without such a suffix)")
-        self.is_local = storage.is_local(out)
-        if not self.is_local:
-            self.work = storage.cache_folder() / "runs" / hashlib.sha256(out.encode()).hexdigest()[:16]
-        elif self.kind == "folder":
-            self.work = storage.local_path(out)
-        else:
-            path = storage.local_path(out)
-            self.work = path.with_name(path.name + columns.PARTIAL_SUFFIX)
-
-    @property
-    def is_separate(self) -> bool:
-        """Whether shards are written elsewhere first."""
-        return self.kind != "folder" or not self.is_local
-
-    @property
-    def rejects(self) -> str:
-        """Where rejects are found."""
-        if self.kind == "folder":
-            return f"{self.out.rstrip('/')}/{columns.REJECTS_FOLDER}"
-        return self.out.rsplit(".", 1)[0] + columns.REJECTS_SUFFIX
-
-    @property
-    def _sidecar(self) -> str:
-        return f"{self.out.rstrip('/')}/{columns.STAMP_FILE}" if self.kind == "folder" else self.out + columns.SIDECAR_SUFFIX
-
-    def clear(self) -> None:
-        """Forget earlier runs. A result that is made elsewhere stays until the new one replaces it.
-
-        Raises OutputError for a folder that is not ours.
-        """
-        if self._is_foreign():
-            raise OutputError(f"{self.out} is not a beholder run, so --overwrite leaves it alone; choose another output")
-        if self.work.is_dir():
-            record = RunFolder(self.work).read_record()
-            if any(self.work.iterdir()) and (record is None or record.get("format") != SCORE_SET_FORMAT):
-                raise OutputError(f"{self.work} is not a beholder run, so --overwrite leaves it alone; choose another output")
-            with RunFolder(self.work).locked():
-                for name in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
-                    shutil.rmtree(self.work / name, ignore_errors=True)
-                RunFolder(self.work).record_path.unlink(missing_ok=True)
-        if self.kind != "folder":
-            storage.remove(self._sidecar)
-
-    def finished(self, step: ScoreStep, identity: str) -> ShardResult | None:
-        """The whole result of an earlier, finished run of the same job; None when there is work to do.
-
-        Raises OutputError when something else is in the way.
-        """
-        if self._is_foreign():
-            raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
-        if not self.is_separate or not storage.exists(self._sidecar if self.kind == "folder" else self.out):
-            return None
-        record = self._read_sidecar()
-        changed = None if record is None else difference(record.get("options") or {}, step.options)
-        if record is not None and changed is None and record.get("inputs") == identity:
-            self.remove_work()
-            return ShardResult(**record["result"])
-        if self.work.is_dir() and (self.is_local or record is None):
-            return None
-        if record is None:
-            raise OutputError(
-                f"{self.out} already exists and was not written by this command; use --overwrite, or another output"
-            )
-        changed = f"with other options: {changed}" if changed else "and was made from other inputs"
-        raise OutputError(f"{self.out} already exists {changed}; use --overwrite, or another output")
-
-    def _is_foreign(self) -> bool:
-        """Whether a remote folder holds files that neither a finished run nor one to be continued put there."""
-        if self.is_local or self.kind != "folder" or self.work.is_dir() or storage.exists(self._sidecar):
-            return False
-        return storage.is_folder(self.out) and bool(storage.list_files(self.out))
-
-    def _upload(self, paths: Sequence[Path]) -> None:
-        """Put the shards' files into the remote folder, and take away those of the result that they replace."""
-        base = self.out.rstrip("/")
-        storage.remove(self._sidecar)
-        targets = {f"{base}/{path.relative_to(self.work)}": path for path in paths}
-        for folder in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER):
-            if storage.is_folder(f"{base}/{folder}"):
-                for old in storage.list_files(f"{base}/{folder}"):
-                    if old not in targets:
-                        storage.remove(old)
-        for target, path in targets.items():
-            with storage.write_whole(target, scratch=self.work) as temporary:
-                shutil.copyfile(path, temporary)
-
-    def _read_sidecar(self) -> dict[str, Any] | None:
-        import json
-
-        if not storage.exists(self._sidecar):
-            return None
-        try:
-            record = json.loads(storage.read_range(self._sidecar, 0, storage.size(self._sidecar)))
-        except ValueError:
-            return None
-        return record if isinstance(record, dict) and "result" in record else None
-
-    def publish(self, step: ScoreStep, results: Sequence[ShardResult], summary: ScoreSummary, identity: str) -> None:
-        """Join the shards (or upload them) once all are done; the record that says so is written last."""
-        import json
-
-        if not self.is_separate:
-            return
-        scores = [self.work / name for result in results for name in result.files if name.startswith(columns.SCORES_FOLDER)]
-        rejects = [self.work / name for result in results for name in result.files if name.startswith(columns.REJECTS_FOLDER)]
-        if self.kind == "folder":
-            self._upload([*scores, *rejects])
-        else:
-            if rejects:
-                files.join_parquet(self.rejects, rejects, step.provenance, self.work)
-            else:
-                storage.remove(self.rejects)
-            if self.kind == "csv":
-                files.join_csv(self.out, scores, self.work)
-            else:
-                files.join_parquet(self.out, scores, step.provenance, self.work)
-        record = {
-            **step.provenance,
-            "options": dict(step.options),
-            "inputs": identity,
-            "result": asdict(summary.merged_result()),
-        }
-        storage.write_bytes(self._sidecar, json.dumps(record, indent=2).encode() + b"\n", scratch=self.work)
-
-    def remove_work(self) -> None:
-        """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""
-        if not self.is_separate or not self.work.is_dir():
-            return
-        record = RunFolder(self.work).record_path
-        for path in self.work.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path != record:
-                path.unlink(missing_ok=True)
-        record.unlink(missing_ok=True)
-        self.work.rmdir()
