@@ -30,6 +30,7 @@ _OS_HINTS = {
     errno.EPERM: "operation not permitted; choose a place you may use, or change its permissions",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.ENOENT: "it does not exist (any more); check the path, then run the same command again",
+    errno.EEXIST: "a file of that name is in the way; choose another output, or remove it",
     errno.ENOTDIR: "a part of its path is a file, not a folder",
     errno.EISDIR: "it is a folder, a file was expected",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",

@@ -147,8 +147,8 @@ CASES: dict[str, Case] = {
     "zero rows": Case(lambda: _save(ROWS[:0]), "embeddings.npy", "zero rows, nothing to score"),
     "a 1-D array": Case(lambda: _save(ROWS[0]), "embeddings.npy", "1-D with 768 values"),
     "integers": Case(lambda: _save(ROWS.astype(np.int8)), "embeddings.npy", "dtype int8: integer embeddings are quantised"),
-    "a row with NaN": Case(lambda: _with(np.nan), "scores.rejects.parquet", "1 nan", status=3),
-    "a row of zeros": Case(lambda: _with(0), "scores.rejects.parquet", "1 zero_norm", status=3),
+    "a row with NaN": Case(lambda: _with(np.nan), "scores.parquet.rejects.parquet", "1 nan", status=3),
+    "a row of zeros": Case(lambda: _with(0), "scores.parquet.rejects.parquet", "1 zero_norm", status=3),
     "metadata with another number of rows": Case(
         lambda: _set(4), "metadata_0.parquet", "img_emb_0.npy has 5 rows but its metadata .* has 4", ("set",)
     ),
@@ -266,9 +266,9 @@ def check(case: Case, status: object, out: str, err: str, before: dict[str, byte
         (told,) = [line for line in out.splitlines() if line.startswith("rejected: ")]
         (place,) = [line for line in out.splitlines() if "listed in" in line]
         told = f"{told} {place.strip()}"
-        assert set(after) - set(before) == {"scores.parquet", "scores.parquet.beholder.json", "scores.rejects.parquet"}
+        assert set(after) - set(before) == {"scores.parquet", "scores.parquet.beholder.json", "scores.parquet.rejects.parquet"}
         assert len(pl.read_parquet(folder / "scores.parquet")) == len(ROWS) - 1
-        assert pl.read_parquet(folder / "scores.rejects.parquet")["sample"].to_list() == ["embeddings.npy#3"]
+        assert pl.read_parquet(folder / "scores.parquet.rejects.parquet")["sample"].to_list() == ["embeddings.npy#3"]
     else:
         assert out == ""
         if case.status == 1:

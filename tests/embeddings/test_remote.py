@@ -207,16 +207,16 @@ def test_one_file_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path, su
     assert (summary.num_scored, summary.num_rejected, summary.rejects) == (
         N - 1,
         1,
-        f"s3://{BUCKET}/results/out.rejects.parquet",
+        f"s3://{BUCKET}/results/out.{suffix}.rejects.parquet",
     )
     run(str(tmp_path / "x.npy"), tmp_path / f"out.{suffix}", small_head)
     local = pl.read_csv(tmp_path / "out.csv") if suffix == "csv" else pl.read_parquet(tmp_path / "out.parquet")
     stream = io.BytesIO(body(s3, f"results/out.{suffix}"))
     assert (pl.read_csv(stream) if suffix == "csv" else pl.read_parquet(stream)).equals(local)
-    rejects = pl.read_parquet(io.BytesIO(body(s3, "results/out.rejects.parquet")))
+    rejects = pl.read_parquet(io.BytesIO(body(s3, f"results/out.{suffix}.rejects.parquet")))
     assert rejects["sample"].to_list() == ["x.npy#3"]
     assert sorted(keys(s3)) == [
-        f"results/out.{suffix}", f"results/out.{suffix}.beholder.json", "results/out.rejects.parquet"
+        f"results/out.{suffix}", f"results/out.{suffix}.beholder.json", f"results/out.{suffix}.rejects.parquet"
     ]  # fmt: skip
     assert not list((storage.cache_folder() / "runs").iterdir())
     again = run(str(tmp_path / "x.npy"), out, small_head, shard_rows=100)

@@ -33,7 +33,10 @@ def _contents(out: Path) -> tuple[list[tuple[str, float]], list[str]]:
         frame = pl.read_csv(out)
         scored, rejects = frame.filter(pl.col("status") == "ok"), frame.filter(pl.col("status") != "ok")["sample"].to_list()
     elif out.suffix == ".parquet":
-        scored, rejects = pl.read_parquet(out), pl.read_parquet(out.with_suffix(".rejects.parquet"))["sample"].to_list()
+        scored, rejects = (
+            pl.read_parquet(out),
+            pl.read_parquet(out.with_name(out.name + ".rejects.parquet"))["sample"].to_list(),
+        )
     else:
         scored = pl.read_parquet(out / "scores" / "*.parquet")
         rejects = pl.read_parquet(out / "rejects" / "*.parquet")["sample"].to_list()

@@ -139,7 +139,7 @@ def test_rejected_rows_are_listed_and_never_scored(tmp_path: Path, small_head: P
     assert len(found) == N - 4
     assert found["aesthetic_score"].is_finite().all()
     one = run(tmp_path / "x.npy", tmp_path / "one.parquet", small_head)
-    assert one.rejects == f"{tmp_path}/one.rejects.parquet"
+    assert one.rejects == f"{tmp_path}/one.parquet.rejects.parquet"
     assert len(pl.read_parquet(one.rejects)) == 4
 
 

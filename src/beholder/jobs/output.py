@@ -61,7 +61,7 @@ class ScoreOutput:
         """Where rejects are found."""
         if self.kind == "folder":
             return f"{self.out.rstrip('/')}/{columns.REJECTS_FOLDER}"
-        return self.out.rsplit(".", 1)[0] + columns.REJECTS_SUFFIX
+        return self.out + columns.REJECTS_SUFFIX
 
     @property
     def _sidecar(self) -> str:
