@@ -15,6 +15,8 @@ REASON = "reason"
 MESSAGE = "message"
 
 STATUS_OK = "ok"
+SCORE_SET_FORMAT = "beholder-score-set"
+"""The `format` in the record of a score set."""
 
 SCORES_FOLDER = "scores"
 REJECTS_FOLDER = "rejects"

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,8 @@ from beholder.columns import DONE_FOLDER, STAMP_FILE
 from beholder.errors import OutputError, writing_failed
 
 LOCK_FILE = ".lock"
+_RANGE_NAME = re.compile(r"-from-\d+$")
+"""How `shard_name` ends names of ranges; a part that is called so itself gets another name."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,16 @@ def shard_names(part_names: Sequence[str]) -> list[str]:
     for name in part_names:
         stem = re.sub(r"\.(npy|npz|parquet|pq|csv)$", "", name, flags=re.IGNORECASE).removeprefix("img_emb/")
         safe = re.sub(r"[^\w.+=-]+", "_", stem.replace("/", "__")).strip(".") or "part"
-        if safe != stem or len(safe.encode()) > 120 or safe in used:
+        if safe != stem or len(safe.encode()) > 120 or safe in used or _RANGE_NAME.search(safe):
             safe = f"{safe.encode()[:100].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         used.add(safe)
         stems.append(safe)
     return stems
+
+
+def shard_name(stem: str, start: int, is_whole: bool) -> str:
+    """Name of the shard of a part's rows from `start`; the part's own name when it is the whole part."""
+    return stem if is_whole else f"{stem}-from-{start:012d}"
 
 
 def plan_rows(num_rows: int | None, cuts: Sequence[int] | None, shard_rows: int) -> list[tuple[int, int | None]]:
@@ -178,10 +186,14 @@ class RunFolder:
         except OSError as error:
             raise writing_failed(str(self.path), error) from error
         with lock:
+            busy = OutputError(f"another run is writing {self.path}; wait for it, or choose another output")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_current = os.fstat(lock.fileno()).st_ino == (self.path / LOCK_FILE).stat().st_ino
             except OSError:
-                raise OutputError(f"another run is writing {self.path}; wait for it, or choose another output") from None
+                raise busy from None
+            if not is_current:  # the run that held it has finished and removed it meanwhile
+                raise busy
             yield
 
 

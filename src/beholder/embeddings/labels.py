@@ -46,7 +46,14 @@ def choose_label_columns(names: Iterable[str], options: ReadOptions, where: str)
     """Columns to read for the labels: the sample column first (if any), then the pass-through ones. Raises InputError."""
     names = list(names)
     sample = choose_sample_column(names, options.sample_column, where)
+    twice = sorted({name for name in names if names.count(name) > 1 and (name == sample or "*" in options.columns)})
+    if twice:
+        raise InputError(f"{where} has two columns called {twice[0]!r}; name the columns to pass one by one, or rename one")
     if "*" in options.columns:
+        if sample != columns.SAMPLE and columns.SAMPLE in names:
+            raise InputError(
+                f"{where} has a column 'sample' besides --sample-column {sample}; name the columns to pass one by one"
+            )
         passed = [name for name in names if name != sample]
     else:
         missing = [name for name in options.columns if name not in names]
@@ -64,7 +71,13 @@ def select_labels(table: pa.Table, part: Part, first_row: int, options: ReadOpti
     if sample is None:
         names = pa.chunked_array([numbered_names])
     else:
-        names = table.column(sample).cast(pa.large_string())
+        try:
+            names = table.column(sample).cast(pa.large_string())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            kind = table.schema.field(sample).type
+            raise InputError(
+                f"{part.path}: column {sample!r} ({kind}) does not hold names as text; choose another --sample-column"
+            ) from None
         if names.null_count:
             names = pc.if_else(pc.is_valid(names), names, numbered_names)
         chosen = chosen[1:]

@@ -6,6 +6,7 @@ import ctypes
 import io
 import mmap
 import os
+import tokenize
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,8 +65,10 @@ def read_header(head: bytes, where: str) -> tuple[tuple[int, ...], bool, np.dtyp
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
         else:
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    except (ValueError, EOFError, SyntaxError) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise InputError(f"{where} has a damaged .npy header: {' '.join(str(error).split())[:200]}") from None
+    if any(isinstance(length, bool) or length < 0 for length in shape):
+        raise InputError(f"{where} has a damaged .npy header: its shape is {shape}")
     return shape, fortran, dtype, stream.tell()
 
 

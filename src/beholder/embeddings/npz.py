@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ class NpzReader:
         with _open_archive(path) as archive:
             for member in archive.namelist():
                 if member.endswith(".npy"):
-                    with archive.open(member) as stream:
+                    with _member(archive, member, path) as stream:
                         shape, fortran, dtype, _ = read_header(_read(stream, _HEADER_BYTES, path), f"{path}[{member[:-4]}]")
                     arrays[member[:-4]] = (shape, fortran, dtype)
         key = _choose(arrays, options.embedding_column, path)
@@ -74,10 +75,17 @@ def _open_archive(path: str) -> zipfile.ZipFile:
             raise InputError(f"{path} is not a whole .npz archive: {error}; write it again") from None
 
 
+def _member(archive: zipfile.ZipFile, name: str, path: str) -> IO[bytes]:
+    try:
+        return archive.open(name)
+    except (NotImplementedError, RuntimeError) as error:  # an unknown compression, a password
+        raise InputError(f"{path}: {name} cannot be unpacked ({error}); write it with numpy.savez") from None
+
+
 def _read(stream: IO[bytes], num_bytes: int, where: str) -> bytes:
     try:
         return stream.read(num_bytes)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise InputError(f"{where} is damaged: {error}; write it again") from None
 
 
@@ -101,7 +109,7 @@ def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> I
     rows = max(1, options.block_bytes // 4 // row_bytes)
     with _open_archive(part.path) as archive, storage.remote_errors(part.path):
         labels = _labels(archive, part, options)
-        with archive.open(key + ".npy") as stream:
+        with _member(archive, key + ".npy", part.path) as stream:
             head = _read(stream, _HEADER_BYTES, where)
             *_, offset = read_header(head, where)
             stream.seek(offset + start * row_bytes)
@@ -115,9 +123,13 @@ def _labels(archive: zipfile.ZipFile, part: Part, options: ReadOptions) -> pa.Ta
     assert part.num_rows is not None
     arrays = {}
     for key in part.detail["labels"]:
-        with archive.open(f"{key}.npy") as stream:
+        with _member(archive, f"{key}.npy", part.path) as stream:
             values = np.lib.format.read_array(stream, allow_pickle=False)
-        arrays[key] = pa.array([v.decode("utf-8", "replace") for v in values] if values.dtype.kind == "S" else values)
+        arrays[key] = pa.array(
+            [v.decode("utf-8", "replace") for v in values]
+            if values.dtype.kind == "S"
+            else values.astype(values.dtype.newbyteorder("="))
+        )
     aliases = {"samples": columns.SAMPLE, "paths": "path", "ids": "id", "keys": "key", "names": columns.SAMPLE}
     for alias, usual in aliases.items():
         if alias in arrays and usual not in arrays:

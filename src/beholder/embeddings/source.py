@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from beholder import storage
-from beholder.columns import STAMP_FILE
+from beholder.columns import REJECTS_SUFFIX, SCORE_SET_FORMAT, SIDECAR_SUFFIX, STAMP_FILE
 from beholder.embeddings.block import Part, Reader, ReadOptions
 from beholder.embeddings.labels import choose_label_columns, open_parquet, refuse_columns
+from beholder.embeddings.stamp import read_stamp
 from beholder.errors import InputError
 
 _SUFFIX_KINDS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
@@ -105,7 +106,7 @@ def _files_of(source: str) -> list[tuple[str, str, str | None]]:
         if not storage.is_local(source)
         else source
     )
-    files = storage.list_files(source)
+    files = _without_results(storage.list_files(source))
     names = {path: _relative(path, root) for path in files}
     layout = [path for path in files if _is_image_part(names[path], root)]
     if layout:
@@ -128,6 +129,25 @@ def _files_of(source: str) -> list[tuple[str, str, str | None]]:
         raise InputError(f"{source} holds no .npy, .npz, .parquet or .csv file")
     (paths,) = by_kind.values()
     return [(path, names[path], None) for path in sorted(paths, key=_natural)]
+
+
+def _without_results(files: list[str]) -> list[str]:
+    """Leave out score sets (of earlier runs, say): their folders, single files with their rejects, unfinished ones."""
+    folders, singles = [], set()
+    for path in files:
+        if not path.endswith(STAMP_FILE):
+            continue
+        try:
+            is_score_set = read_stamp(path).record.get("format") == SCORE_SET_FORMAT
+        except InputError:
+            continue
+        name = path.rsplit("/", 1)[-1]
+        if is_score_set and name == STAMP_FILE:
+            folders.append(path.removesuffix(STAMP_FILE))
+        elif is_score_set:
+            out = path.removesuffix(SIDECAR_SUFFIX)
+            singles |= {out, out + REJECTS_SUFFIX}
+    return [path for path in files if path not in singles and not path.startswith(tuple(folders))]
 
 
 def _relative(path: str, root: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -15,7 +16,7 @@ from beholder.errors import OutputError
 from beholder.scores import files
 from beholder.scores.summary import ScoreSummary
 from beholder.shards import RunFolder, ShardResult, difference
-from beholder.steps.score import SCORE_SET_FORMAT, ScoreStep
+from beholder.steps.score import ScoreStep
 
 _UNKNOWN_SUFFIXES = {".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db"}
 
@@ -76,7 +77,7 @@ class ScoreOutput:
             raise OutputError(f"{self.out} is not a beholder run, so --overwrite leaves it alone; choose another output")
         if self.work.is_dir():
             record = RunFolder(self.work).read_record()
-            if any(self.work.iterdir()) and (record is None or record.get("format") != SCORE_SET_FORMAT):
+            if any(self.work.iterdir()) and (record is None or record.get("format") != columns.SCORE_SET_FORMAT):
                 raise OutputError(f"{self.work} is not a beholder run, so --overwrite leaves it alone; choose another output")
             with RunFolder(self.work).locked():
                 for name in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
@@ -94,19 +95,42 @@ class ScoreOutput:
             raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
         if not self.is_separate or not storage.exists(self._sidecar if self.kind == "folder" else self.out):
             return None
+        result = self.matching_result(step, identity)
+        if result is not None:
+            self._clear_up()
+            return result
         record = self._read_sidecar()
-        changed = None if record is None else difference(record.get("options") or {}, step.options)
-        if record is not None and changed is None and record.get("inputs") == identity:
-            self.remove_work()
-            return ShardResult(**record["result"])
         if self.work.is_dir() and (self.is_local or record is None):
             return None
         if record is None:
             raise OutputError(
                 f"{self.out} already exists and was not written by this command; use --overwrite, or another output"
             )
+        changed = difference(record.get("options") or {}, step.options)
         changed = f"with other options: {changed}" if changed else "and was made from other inputs"
         raise OutputError(f"{self.out} already exists {changed}; use --overwrite, or another output")
+
+    def matching_result(self, step: ScoreStep, identity: str) -> ShardResult | None:
+        """The result that stands in the record beside the output, when it is of these options and inputs."""
+        record = self._read_sidecar() if self.is_separate else None
+        if record is None or difference(record.get("options") or {}, step.options) or record.get("inputs") != identity:
+            return None
+        return ShardResult(**record["result"]) if self.kind == "folder" or storage.exists(self.out) else None
+
+    def refuse_inputs(self, inputs: Sequence[str]) -> None:
+        """Raise OutputError when a file that would be written is one of the inputs."""
+        if self.kind == "folder":
+            return
+        written = {_place(path): path for path in (self.out, self.rejects, self._sidecar)}
+        for path in inputs:
+            if _place(path) in written:
+                raise OutputError(f"{written[_place(path)]} is an input of this command; choose another output")
+
+    def _clear_up(self) -> None:
+        """Remove shards that a finished run left when it was killed; another run that is at it is left alone."""
+        if self.work.is_dir():
+            with contextlib.suppress(OutputError), RunFolder(self.work).locked():
+                self.remove_work()
 
     def _is_foreign(self) -> bool:
         """Whether a remote folder holds files that neither a finished run nor one to be continued put there."""
@@ -174,3 +198,8 @@ class ScoreOutput:
                 path.unlink(missing_ok=True)
         record.unlink(missing_ok=True)
         self.work.rmdir()
+
+
+def _place(path: str) -> str:
+    """One name for one file, links followed; URLs stay as they are."""
+    return str(storage.local_path(path).resolve()) if storage.is_local(path) else path

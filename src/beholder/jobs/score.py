@@ -11,7 +11,7 @@ from beholder import storage
 from beholder.embeddings.block import Part, ReadOptions
 from beholder.embeddings.source import find_parts
 from beholder.embeddings.stamp import find_stamps
-from beholder.errors import InputError
+from beholder.errors import InputError, OutputError
 from beholder.jobs.output import ScoreOutput
 from beholder.models.backbones import canonical_backbone, same_backbone
 from beholder.models.heads import Head, load_head
@@ -126,6 +126,7 @@ def score(
     """
     planned = plan(options)
     out = ScoreOutput(planned.out)
+    out.refuse_inputs([path for part in planned.parts for path in (part.path, part.metadata_path) if path])
     step = ScoreStep(
         planned.parts,
         planned.heads,
@@ -154,6 +155,10 @@ def score(
     folder = RunFolder(out.work)
     local.check_folder(step, folder)
     with folder.locked():
+        earlier = None if options.overwrite else out.matching_result(step, identity)
+        if earlier is not None:  # by a run that finished while this one was getting ready
+            out.remove_work()
+            raise OutputError(f"{planned.out} was just finished by another run of the same command; nothing is left to do")
         started = time.perf_counter()
         report = local.run(step, folder, progress, on_resume)
         summary.add(report.results)
@@ -161,8 +166,8 @@ def score(
             raise InputError(f"{', '.join(options.sources)}: zero rows, nothing to score")
         out.publish(step, report.results, summary, identity)
         summary.seconds = time.perf_counter() - started
+        out.remove_work()
     summary.rejects = out.rejects if summary.num_rejected else None
-    out.remove_work()
     return summary
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,9 +117,10 @@ class RowScorer:
             return scores, statuses
         score_chunk, chunk_rows = self._prepared(rows, scores, statuses)
         starts = itertools.count()
+        stop_early = threading.Event()
 
         def work() -> None:
-            while (start := next(starts) * chunk_rows) < num_rows:
+            while not stop_early.is_set() and (start := next(starts) * chunk_rows) < num_rows:
                 stop = min(num_rows, start + chunk_rows)
                 if before_chunk is not None:
                     before_chunk(start, stop)
@@ -128,7 +130,11 @@ class RowScorer:
             work()
         else:
             helpers = [self._pool.submit(work) for _ in range(self.num_threads - 1)]
-            work()
+            try:
+                work()
+            finally:  # they know `rows` by its address only, so it must outlive them even when this thread is interrupted
+                stop_early.set()
+                wait(helpers)
             for helper in helpers:
                 helper.result()
         return scores, statuses

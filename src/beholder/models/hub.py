@@ -74,10 +74,16 @@ def download(source: Source) -> Path:
 
 
 def forget(path: Path) -> None:
-    """Remove a file from the hub's local cache: the link in its snapshot and the bytes it points to."""
+    """Remove a file from a cache: the link or file itself and, in the hub's own layout, the bytes it points to.
+
+    A link that leads out of the cache is only unlinked. What may not be removed stays; it is fetched anew all the same.
+    """
     blob = path.resolve()
-    path.unlink(missing_ok=True)
-    blob.unlink(missing_ok=True)
+    is_hubs_own = blob.parent.name == "blobs" and blob.parent.parent in path.absolute().parents
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        if is_hubs_own:
+            blob.unlink(missing_ok=True)
 
 
 def _cache_folder() -> str | None:

@@ -29,6 +29,7 @@ class HeadModule(nn.Module):
         first = self.get_buffer("weight_0")
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
             x = embeddings.to(first.dtype)  # [B, D]
+            x = x / x.detach().abs().amax(dim=-1, keepdim=True)  # the length is then in float32's range; 0/0 is NaN
             x = x / x.norm(dim=-1, keepdim=True)
             for number in range(self.num_layers):
                 x = nn.functional.linear(x, self.get_buffer(f"weight_{number}"), self.get_buffer(f"bias_{number}"))

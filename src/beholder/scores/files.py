@@ -72,6 +72,11 @@ def csv_columns(table: pa.Table, statuses: npt.NDArray[np.uint8], score_names: S
     Scores are the shortest text that reads back as the same float32, always with a dot (5.0, never 5): tools that guess
     a column's type from its first rows would take it for integers and fail at the first fraction.
     """
+    for name in table.column_names:
+        if name == columns.STATUS:
+            raise InputError("column 'status' is the CSV's own; name the columns to pass one by one, or write .parquet")
+        if "\n" in name or "\r" in name:
+            raise InputError(f"column {name!r} has a line break in its name, which a CSV header cannot hold; leave it out")
     words = np.array([status.word for status in RowStatus], dtype=object)
     ready: dict[str, Any] = {columns.SAMPLE: table.column(columns.SAMPLE)}
     for name in score_names:
@@ -147,8 +152,7 @@ def join_parquet(target: str, parts: Sequence[Path], metadata: Mapping[str, Any]
         if len(parts) == 1:
             shutil.copyfile(parts[0], temporary)
             return
-        schemas = [pq.read_schema(part).remove_metadata() for part in parts]
-        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        schema = _common_schema([pq.read_schema(part).remove_metadata() for part in parts])
         schema = schema.with_metadata({b"beholder": json.dumps(metadata).encode()})
         with pq.ParquetWriter(temporary, schema, **_parquet_options(schema)) as writer:
             waiting: list[pa.Table] = []
@@ -163,11 +167,31 @@ def join_parquet(target: str, parts: Sequence[Path], metadata: Mapping[str, Any]
                 writer.write_table(pa.concat_tables(waiting), row_group_size=_ROW_GROUP_ROWS)
 
 
+def _common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """All columns of all parts; those whose types have nothing in common (numbers here, text there) become text."""
+    fields: dict[str, pa.Field] = {}
+    for schema in schemas:
+        for field in schema:
+            if field.name not in fields:
+                fields[field.name] = field
+                continue
+            both = [pa.schema([fields[field.name]]), pa.schema([field])]
+            try:
+                fields[field.name] = pa.unify_schemas(both, promote_options="permissive").field(0)
+            except (pa.ArrowTypeError, pa.ArrowInvalid):
+                fields[field.name] = pa.field(field.name, pa.large_string())
+    return pa.schema(list(fields.values()))
+
+
 def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly these columns; those it lacks are null."""
     present = {name: table.column(name) for name in table.column_names}
     columns_ = [
-        present[field.name].cast(field.type) if field.name in present else pa.nulls(table.num_rows, field.type)
+        _cast(present[field.name], field.type) if field.name in present else pa.nulls(table.num_rows, field.type)
         for field in schema
     ]
     return pa.table(columns_, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return _as_text(column) if pa.types.is_large_string(kind) else column.cast(kind)

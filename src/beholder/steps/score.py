@@ -23,12 +23,11 @@ from beholder.errors import InputError
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
 from beholder.scores import files
-from beholder.shards import Shard, ShardResult, plan_rows, shard_names
+from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
 from beholder.stats import ScoreStats
 from beholder.storage import content_sample
 
 STAGE = "score"
-SCORE_SET_FORMAT = "beholder-score-set"
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class ScoreStep:
         from beholder import __version__
 
         return {
-            "format": SCORE_SET_FORMAT,
+            "format": columns.SCORE_SET_FORMAT,
             "version": columns.FORMAT_VERSION,
             "beholder": __version__,
             "score_columns": self.score_names,
@@ -183,8 +182,8 @@ def _plan(parts: Sequence[Part], shard_rows: int) -> list[Shard]:
         }
         ranges = plan_rows(part.num_rows, part.cuts, shard_rows)
         for start, stop in ranges:
-            name = stem if len(ranges) == 1 else f"{stem}-from-{start:012d}"
-            shards.append(Shard(name, index, start, stop, identity))
+            shards.append(Shard(shard_name(stem, start, len(ranges) == 1), index, start, stop, identity))
+    assert len({shard.name for shard in shards}) == len(shards), "two shards of one name"
     return shards
 
 
