@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -11,7 +12,7 @@ _INTERRUPTED = "interrupted; run the same command again to continue"
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 3 some inputs rejected, 130 interrupted."""
     from beholder.cli.app import app
-    from beholder.errors import BeholderError
+    from beholder.errors import BeholderError, os_error_text
 
     try:
         app()
@@ -26,6 +27,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'the output stream'}: {os_error_text(error)}", 1)
     except MemoryError:
         _fail("out of memory; give a smaller --memory, or close other programs", 1)
     except Exception as error:
@@ -36,7 +39,8 @@ def main() -> None:
 
 
 def _fail(text: str, status: int) -> None:
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     print(f"beholder: {text}", file=sys.stderr)
     sys.exit(status)
 

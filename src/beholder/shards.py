@@ -162,6 +162,7 @@ class RunFolder:
         except (KeyError, TypeError, AttributeError, AssertionError):
             raise OutputError(f"{self.marker_path(shard)} is damaged; remove it and run the same command again") from None
         if changed is not None:
+            changed = "its contents are others" if changed.startswith("contents was") else changed
             raise OutputError(
                 f"the input of shard {shard.name} in {self.path} has changed: {changed}; use --overwrite to start anew"
             )

@@ -145,3 +145,19 @@ def test_a_file_deleted_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> N
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read .*nowhere.npy: it does not exist"):
         read(tmp_path / "nowhere.npy")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (5,20)",
+        "{'descr': '<f4', 1: 2, 'shape': (5, 20)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 20), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-5, 20), }",
+    ],
+)
+def test_damaged_headers_are_one_clear_line(tmp_path: Path, header: str) -> None:
+    text = header.encode().ljust(117) + b"\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(400))
+    with pytest.raises(InputError, match="damaged .npy header"):
+        read(tmp_path / "x.npy")

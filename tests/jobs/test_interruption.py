@@ -143,7 +143,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_continues(tmp_path: Path, sma
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
         again = command(*arguments)
         assert again.returncode == 0, again.stderr
-        assert f"in {done} shards were already scored" in again.stderr
+        assert f"{done} shards were already scored" in again.stderr
         assert len(pl.read_parquet(disk / "out" / "scores" / "*.parquet")) == 100_000
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -405,7 +405,7 @@ def test_other_content_of_the_same_size_is_noticed(tmp_path: Path, small_head: P
         np.save(tmp_path / "x.npy", ROWS)
         run(tmp_path / "x.npy", tmp_path / out, small_head)
         np.save(tmp_path / "x.npy", ROWS[::-1])
-        with pytest.raises(OutputError, match=r"sampled content was|made from other inputs"):
+        with pytest.raises(OutputError, match=r"its contents are others|made from other inputs"):
             run(tmp_path / "x.npy", tmp_path / out, small_head)
 
 
@@ -442,3 +442,107 @@ def test_outputs_of_unknown_kinds_are_refused(tmp_path: Path, small_head: Path, 
 def test_the_smallest_memory_is_enough(tmp_path: Path, small_head: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
     assert run(tmp_path / "x.npy", tmp_path / "out", small_head, memory_bytes=64_000_000).num_scored == N
+
+
+def test_an_input_is_never_overwritten(tmp_path: Path, small_head: Path) -> None:
+    pq.write_table(
+        pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)}), tmp_path / "x.parquet"
+    )
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "x.parquet")
+    before = (tmp_path / "x.parquet").read_bytes()
+    for out in ("x.parquet", "link.parquet", "../" + tmp_path.name + "/x.parquet"):
+        with pytest.raises(OutputError, match="is an input of this command"):
+            run(tmp_path / "x.parquet", tmp_path / out, small_head, overwrite=True)
+    assert (tmp_path / "x.parquet").read_bytes() == before
+
+
+def test_parts_named_like_our_ranges_lose_no_row(tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "a.npy", ROWS[:6])
+    np.save(tmp_path / "a-from-000000000003.npy", ROWS[6:8])
+    sources = [tmp_path / "a.npy", tmp_path / "a-from-000000000003.npy"]
+    for out in ("out", "out.parquet"):
+        run(sources, tmp_path / out, small_head, shard_rows=3)
+        found = read_scores(tmp_path / out)
+        assert len(found) == found["sample"].n_unique() == 8
+
+
+def test_columns_of_clashing_types_become_text(tmp_path: Path, small_head: Path) -> None:
+    for name, tags in (("a", [1, 2]), ("b", ["x", None])):
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(ROWS[:2].reshape(-1)), D)
+        pq.write_table(pa.table({"embedding": rows, "tag": tags}), tmp_path / f"{name}.parquet")
+    run([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out.parquet", small_head, columns=("tag",))
+    assert read_scores(tmp_path / "out.parquet")["tag"].to_list() == ["1", "2", "x", None]
+    run([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out.csv", small_head, columns=("tag",))
+    assert pl.read_csv(tmp_path / "out.csv")["tag"].to_list() == ["1", "2", "x", None]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["status"], {"columns": ("*",)}, "column 'status' is the CSV's own"),
+        (["my\ncol"], {"columns": ("*",)}, "line break in its name"),
+        (["sample", "url"], {"columns": ("*",), "sample_column": "url"}, "a column 'sample' besides --sample-column url"),
+        (["url", "url"], {"columns": ("*",)}, "two columns called 'url'"),
+    ],
+)
+def test_columns_that_cannot_all_be_kept_are_refused(
+    tmp_path: Path, small_head: Path, names: list[str], options: dict[str, Any], message: str
+) -> None:
+    arrays = [pa.FixedSizeListArray.from_arrays(pa.array(ROWS[:2].reshape(-1)), D), *[pa.array(["a", "b"]) for _ in names]]
+    pq.write_table(pa.table(arrays, names=["embedding", *names]), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "x.parquet", tmp_path / "out.csv", small_head, **options)
+
+
+def test_results_inside_the_source_are_not_read_as_embeddings(
+    tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(
+        pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)}), tmp_path / "x.parquet"
+    )
+    monkeypatch.chdir(tmp_path)
+    for out in (None, "one.parquet", "two.csv"):
+        options = ScoreOptions(sources=(".",), out=out, heads=(str(small_head),))
+        assert score(options).num_new == N
+        assert score(options).num_new == 0
+
+
+def test_a_sample_column_that_holds_no_text_is_said_so(tmp_path: Path, small_head: Path) -> None:
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(ROWS[:2].reshape(-1)), D)
+    pq.write_table(pa.table({"embedding": rows, "where": pa.array([[1], [2]])}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="column 'where' .*does not hold names as text"):
+        run(tmp_path / "x.parquet", tmp_path / "out", small_head, sample_column="where")
+
+
+def test_two_runs_of_one_command_at_once_give_one_whole_result(tmp_path: Path, small_head: Path) -> None:
+    import subprocess
+    import sys
+
+    np.save(tmp_path / "x.npy", ROWS)
+    line = [sys.executable, "-m", "beholder", "score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.parquet")]
+    line += ["--head", str(small_head), "--shard-rows", "50", "-q"]
+    running = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [process.communicate(timeout=100)[1] for process in running]
+    statuses = [process.returncode for process in running]
+    assert 0 in statuses
+    for status, error in zip(statuses, errors, strict=True):
+        assert status == 0 or "another run" in error, error
+    found = read_scores(tmp_path / "out.parquet")
+    assert len(found) == found["sample"].n_unique() == N
+
+
+def test_a_foreign_rejects_table_is_neither_overwritten_nor_deleted(tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / "out.parquet.rejects.parquet").write_text("precious")
+    with pytest.raises(OutputError, match="in the way of the rejects table and is not ours"):
+        run(tmp_path / "x.npy", tmp_path / "out.parquet", small_head, overwrite=True)
+    assert (tmp_path / "out.parquet.rejects.parquet").read_text() == "precious"
+
+
+def test_single_names_and_paths_are_taken_as_they_are(tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "x.npy", ROWS)
+    options = ScoreOptions(sources=tmp_path / "x.npy", heads=small_head, out=tmp_path / "out.parquet")  # type: ignore[arg-type]
+    assert score(options).num_scored == N
+    for wrong in ({"sources": ("",)}, {"out": ""}, {"columns": ("a", "a")}, {"heads": ("",)}):
+        with pytest.raises(InputError, match="empty|twice"):
+            ScoreOptions(**{"sources": ("x.npy",), **wrong})

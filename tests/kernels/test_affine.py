@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,21 @@ def test_kernels_are_compiled_anew_when_the_vector_code_changes() -> None:
     digest = hashlib.sha256(Path(vectors.__file__).read_bytes()).hexdigest()[:16]
     assert digest == affine.VECTORS_SHA256, "vectors.py changed: write its new hash into affine.py and mlp.py"
     assert digest == mlp.VECTORS_SHA256
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_an_error_in_one_worker_waits_for_the_others(threads: int) -> None:
+    """The rows may be freed as soon as `score` returns, however it does."""
+    inside, left = [], []
+
+    def before_chunk(start: int, stop: int) -> None:
+        inside.append(start)
+        if start == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        left.append(start)
+
+    rows = np.zeros((400, 200_000), np.float16)
+    with pytest.raises(KeyboardInterrupt):
+        RowScorer([Affine(np.ones(200_000), 0.0)], num_threads=threads).score(rows, before_chunk=before_chunk)
+    assert len(left) == len(inside) - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -95,6 +97,9 @@ def verify(names: _Names = None, as_json: _AsJson = False) -> None:
     else:
         for state in states:
             typer.echo(f"{state.state:9}  {state.name}  {state.message or state.path or 'not on this machine'}")
+        typer.echo(
+            f"{sum(state.state not in ('wrong', 'missing') for state in states)} of {len(states)} heads are here and whole"
+        )
     bad = [state.name for state in states if state.state == "wrong" or (names and state.state == "missing")]
     if bad:
         raise HeadError(f"{len(bad)} of {len(states)} heads cannot be used as they are: {', '.join(bad)}")
@@ -120,10 +125,16 @@ def export(
         return
     for record in manifest["files"]:
         typer.echo(f"{record['file']}  {record['sha256']}")
-    typer.echo(f"{len(manifest['files'])} heads in {folder}; use them with: export BEHOLDER_MODELS={folder}")
+    place = folder if "://" in folder else str(Path(folder).expanduser().resolve())
+    typer.echo(f"{_count(manifest['files'])} in {folder}; use them with: export BEHOLDER_MODELS={shlex.quote(place)}")
+
+
+def _count(heads: list[Any]) -> str:
+    return "1 head" if len(heads) == 1 else f"{len(heads)} heads"
 
 
 def _table(entries: tuple[HeadEntry, ...], title: str) -> None:
+    from beholder.models.registry import DEFAULT_HEAD
     from beholder.models.store import is_here
 
     typer.echo(title)
@@ -132,7 +143,10 @@ def _table(entries: tuple[HeadEntry, ...], title: str) -> None:
         kind = "affine" if entry.is_affine else "ReLU"
         here = "here" if is_here(entry) else "-"
         licence = f"= {entry.twin}" if entry.twin else entry.licence
-        typer.echo(f"  {entry.name:{width}}  {entry.dim}  {entry.backbone:29}  {kind:6}  {here:4}  {licence}")
+        alias = "" if entry.twin else next((f"or: {alias}" for alias in entry.aliases), "")
+        default = "  (default)" if entry.name == DEFAULT_HEAD else ""
+        row = f"  {entry.name:{width}}  {entry.dim}  {entry.backbone:29}  {kind:6}  {here:4}  {licence:10}  {alias}{default}"
+        typer.echo(row.rstrip())
     typer.echo("")
 
 

@@ -75,7 +75,8 @@ class ScoreProgress:
         """Say what an earlier run had done."""
         if not self._enabled:
             return
-        self._console.print(f"continuing: {rows:,} rows in {shards:,} shards were already scored", highlight=False)
+        what = "1 shard was" if shards == 1 else f"{shards:,} shards were"
+        self._console.print(f"continuing: {what} already scored ({rows:,} rows)", highlight=False)
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, rows)
 
@@ -119,15 +120,17 @@ def show_summary(summary: ScoreSummary) -> None:
         for line in histogram_lines(stats):
             console.print("  " + line, markup=False)
         table = Table(box=None, padding=(0, 2), pad_edge=True)
-        for title in ("score at least", "kept", "rows", "of LAION-2B-en"):
+        shares = {threshold: published_share_at_least(head, threshold) for threshold in THRESHOLDS}
+        is_published = any(share is not None for share in shares.values())
+        for title in ("score at least", "kept", "rows", *(["of LAION-2B-en"] if is_published else [])):
             table.add_column(title, justify="right")
         for threshold in THRESHOLDS:
-            published = published_share_at_least(head, threshold)
+            published = shares[threshold]
             table.add_row(
                 f"{threshold:g}",
                 _percent(stats.share_at_least(threshold)),
                 f"{stats.count_at_least(threshold):,}",
-                "not published" if published is None else _percent(published),
+                *(["not published" if published is None else _percent(published)] if is_published else []),
             )
         console.print(table)
     if summary.num_rejected:

@@ -118,13 +118,17 @@ class ScoreOutput:
         return ShardResult(**record["result"]) if self.kind == "folder" or storage.exists(self.out) else None
 
     def refuse_inputs(self, inputs: Sequence[str]) -> None:
-        """Raise OutputError when a file that would be written is one of the inputs."""
+        """Raise OutputError when a file that would be written is one of the inputs, or a rejects table somebody else's."""
         if self.kind == "folder":
             return
         written = {_place(path): path for path in (self.out, self.rejects, self._sidecar)}
         for path in inputs:
             if _place(path) in written:
                 raise OutputError(f"{written[_place(path)]} is an input of this command; choose another output")
+        if self.is_local and storage.exists(self.rejects) and not files.is_ours(storage.local_path(self.rejects)):
+            raise OutputError(
+                f"{self.rejects} is in the way of the rejects table and is not ours; move it, or choose another output"
+            )
 
     def _clear_up(self) -> None:
         """Remove shards that a finished run left when it was killed; another run that is at it is left alone."""

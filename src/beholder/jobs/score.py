@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,17 @@ class ScoreOptions:
     offline: bool | None = None
 
     def __post_init__(self) -> None:
-        """Refuse options that cannot work."""
+        """Take a single text or path where several may stand; refuse options that cannot work."""
+        for name in ("sources", "heads", "columns"):
+            given = getattr(self, name)
+            several = (given,) if isinstance(given, str | os.PathLike) else given
+            object.__setattr__(self, name, tuple(os.fspath(item) for item in several))
+        if self.out is not None:
+            object.__setattr__(self, "out", os.fspath(self.out))
+        if "" in (*self.sources, *self.heads, *self.columns) or self.out == "":
+            raise InputError("one of the names given is empty (an unset variable?)")
+        if len(set(self.columns)) < len(self.columns):
+            raise InputError("the same --column was named twice; name each column once")
         if not self.sources:
             raise InputError("nothing to score: name files, folders, globs or URLs of embeddings")
         if not self.heads:

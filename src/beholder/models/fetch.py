@@ -128,6 +128,8 @@ def _checked(path: Path, entry: HeadEntry) -> bool:
         place = models_place()
         if place is not None and storage.is_local(place) and path.parent == storage.local_path(place):
             raise HeadError(f"{error}; replace it, or unset BEHOLDER_MODELS") from None
+        if isinstance(error.__cause__, OSError):
+            raise
         hub.forget(path)
         return False
     return True

@@ -66,6 +66,14 @@ def write_parquet(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> i
     return path.stat().st_size
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a Parquet file was written by `write_parquet` or `join_parquet`."""
+    try:
+        return b"beholder" in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def csv_columns(table: pa.Table, statuses: npt.NDArray[np.uint8], score_names: Sequence[str]) -> pa.Table:
     """The table as text columns for a CSV: `sample`, scores (empty where rejected), `status`, then the others.
 

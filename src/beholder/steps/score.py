@@ -178,7 +178,7 @@ def _plan(parts: Sequence[Part], shard_rows: int) -> list[Shard]:
             "dim": part.dim,
             "dtype": part.dtype,
             "bytes": part.num_bytes,
-            "sampled content": content_sample(part.path, part.num_bytes),
+            "contents": content_sample(part.path, part.num_bytes),
         }
         ranges = plan_rows(part.num_rows, part.cuts, shard_rows)
         for start, stop in ranges:
