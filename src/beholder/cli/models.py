@@ -97,9 +97,8 @@ def verify(names: _Names = None, as_json: _AsJson = False) -> None:
     else:
         for state in states:
             typer.echo(f"{state.state:9}  {state.name}  {state.message or state.path or 'not on this machine'}")
-        typer.echo(
-            f"{sum(state.state not in ('wrong', 'missing') for state in states)} of {len(states)} heads are here and whole"
-        )
+        num_whole = sum(state.state not in ("wrong", "missing") for state in states)
+        typer.echo(f"{num_whole} of {_count(states)} here and whole")
     bad = [state.name for state in states if state.state == "wrong" or (names and state.state == "missing")]
     if bad:
         raise HeadError(f"{len(bad)} of {len(states)} heads cannot be used as they are: {', '.join(bad)}")
