@@ -52,9 +52,8 @@ def main() -> None:
                 (source / f"part_{number:03d}.npy").hardlink_to(original)
             found, seconds = peaks(source, Path(folder) / f"out{names}", options.memory)
             size = names * original.stat().st_size / 1e9
-            print(
-                f"{size:6.1f} GB, --memory {options.memory}: peak RssAnon {found['RssAnon']} MiB, RssFile {found['RssFile']} MiB, {seconds:.1f} s"
-            )
+            rss = f"peak RssAnon {found['RssAnon']} MiB, RssFile {found['RssFile']} MiB"
+            print(f"{size:6.1f} GB, --memory {options.memory}: {rss}, {seconds:.1f} s")
 
 
 if __name__ == "__main__":
