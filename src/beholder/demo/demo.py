@@ -323,7 +323,7 @@ def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
         ("beholder models list", "the public heads, and which embeddings each is made for"),
         ("beholder score YOUR_EMBEDDINGS", "CLIP ViT-L/14 embeddings: .npy, Parquet, CSV or a clip-retrieval folder"),
         ("beholder score YOUR_EMBEDDINGS -o scores.csv", "the same, as sample,aesthetic_score"),
-        ("beholder score --help", "other heads, columns to keep, buckets, memory"),
+        ("beholder score --help", "other heads, columns to keep, memory, threads"),
     ):
         say(f"  {command:<46}{meaning}")
 

@@ -4,9 +4,9 @@ score = bias + (weight . x) / |x|, with the dot products and |x| taken together 
 
 Accuracy: products and squares are summed in float32 in 16 lanes of 8, every further sum is float64. The error is at most
 about 10 * 2**-24 * |weight| and half a unit in the last place of the float32 result, for any row of any length up to 4096
-and beyond: 1e-5 for |weight| <= 16. In practice the lanes' errors are independent and it is thirty times smaller (3e-7 for
-the public heads, |weight| 12 to 28). Rows whose squares leave [1e-30, 1e37] (very long, very short, NaN, Inf, zero) are
-done again in float64 with scaling.
+and beyond: 1e-5 for |weight| <= 16. The lanes' errors are independent, so in practice it is far smaller: over 100,000 random
+rows at most 4.2e-7 for LAION's heads (|weight| 12 to 28) and 4.1e-6 for simulacra L/14 (|weight| 374, scores to 62). Rows whose
+squares leave [1e-30, 1e37] (very long, very short, NaN, Inf, zero) are done again in float64 with scaling.
 
 Determinism: a row's result depends on that row and the head alone.
 """
