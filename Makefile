@@ -38,7 +38,11 @@ bench: $(INSTALLED) $(PEERS)/.installed
 clean:
 	rm -rf $(VENV) .venv-peers beholder-demo benchmarks/data
 
-# The tools people use today, in an environment of their own: for `make bench` and for tests that hand them our files.
+# The tools people use today, in an environment of their own: for the benchmarks and for tests that hand them our files.
+# --no-deps: each asks for torch or torchvision, and would bring its own.
+PEER_TOOLS := embedding-reader==1.8.1 torchvision==0.28.0 birder==0.8.4 vision-data-curation==0.1.1 \
+	transformers==5.23.0 timm==1.0.31 open_clip_torch==3.3.0 clip-retrieval==2.45.0 all_clip==1.3.0 fire==0.7.1
+
 .PHONY: peers
 peers: $(PEERS)/.installed
 
@@ -47,6 +51,6 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt benchmarks/peers/sitecust
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip --disable-pip-version-check
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/peers/requirements.txt
-	$(PEERS)/bin/python -m pip install --quiet --no-deps embedding-reader==1.8.1 torchvision==0.28.0 birder==0.8.4 vision-data-curation==0.1.1
+	$(PEERS)/bin/python -m pip install --quiet --no-deps $(PEER_TOOLS)
 	cp benchmarks/peers/sitecustomize.py "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	touch $@

@@ -88,6 +88,31 @@ def small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP tower for 56 x 56 pixels that gives 24 dimensions, in Hugging Face's layout with its config."""
+    from beholder.models.clip_vit import TowerShape, random_tensors
+    from oracles.checkpoints import hf_config, hf_state, write_json, write_safetensors
+
+    shape = TowerShape.small(image_px=56, patch_px=14, width=64, dim=24)
+    folder = tmp_path_factory.mktemp("small-tower")
+    write_json(folder / "config.json", hf_config(shape))
+    return write_safetensors(folder / "model.safetensors", hf_state(random_tensors(shape)))
+
+
+@pytest.fixture(scope="session")
+def plain_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An affine head of 24 dimensions that names no backbone."""
+    import numpy as np
+
+    from beholder import Head, save_head
+    from beholder.kernels.scoring import Affine
+
+    path = tmp_path_factory.mktemp("heads") / "plain.safetensors"
+    save_head(Head(name="plain", math=Affine(np.random.default_rng(23).standard_normal(24), 5.0)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def second_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A multilayer head of 24 dimensions."""
     import numpy as np

@@ -20,15 +20,18 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": {"columns"},
     "models": {"errors", "kernels", "storage"},
     "embeddings": {"columns", "errors", "kernels", "storage"},
+    "images": {"columns", "errors", "kernels", "storage"},
     "scores": {"columns", "errors", "models", "shards", "stats", "storage"},
-    "steps": {"columns", "embeddings", "errors", "kernels", "models", "scores", "shards", "stats", "storage"},
+    "steps": {"columns", "embeddings", "errors", "images", "kernels", "models", "scores", "shards", "stats", "storage"},
     "run": {"errors", "shards", "storage"},
     "training": {"columns", "errors", "kernels", "models"},
-    "jobs": {"columns", "embeddings", "errors", "models", "run", "scores", "shards", "steps", "storage"},
+    "jobs": {"columns", "embeddings", "errors", "images", "models", "run", "scores", "shards", "steps", "storage"},
+    "scorer": {"errors", "images", "models"},
+    "verification": {"errors", "images", "models", "scorer", "storage"},
     "demo": {"columns", "errors", "jobs", "models", "scores", "storage", "training"},
-    "cli": {"demo", "errors", "jobs", "models", "scores", "stats"},
+    "cli": {"demo", "errors", "jobs", "models", "scorer", "scores", "stats", "verification"},
     "__main__": {"cli", "errors"},
-    "__init__": {"errors", "models"},
+    "__init__": {"errors", "images", "models", "scorer"},
 }
 """First name below `beholder` -> the first names it may import. `beholder` itself (the version) is open to all."""
 

@@ -2,6 +2,9 @@
 
     import beholder
 
+    scorer = beholder.load_scorer()
+    scorer.score("cat.jpg")     # 4.38; an iterable of pictures gives (N,) float32
+
     head = beholder.load_head("sac+logos+ava1-l14-linearMSE")
     head.score(embeddings)      # (N, D) float -> (N,) float32
 
@@ -14,17 +17,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from beholder.errors import BeholderError, HeadError, InputError, OutputError
+    from beholder.images.picture import PictureError
+    from beholder.images.preprocess import preprocess
     from beholder.models.heads import Head, load_head, save_head
+    from beholder.scorer import Scorer, load_scorer
 
 __version__ = "0.1.0"
 
-__all__ = ["BeholderError", "Head", "HeadError", "InputError", "OutputError", "__version__", "load_head", "save_head"]
+__all__ = [
+    "BeholderError", "Head", "HeadError", "InputError", "OutputError", "PictureError", "Scorer", "__version__", "load_head",
+    "load_scorer", "preprocess", "save_head",
+]  # fmt: skip
 
 _HOMES = {
     "BeholderError": "beholder.errors",
     "HeadError": "beholder.errors",
     "InputError": "beholder.errors",
     "OutputError": "beholder.errors",
+    "PictureError": "beholder.images.picture",
+    "preprocess": "beholder.images.preprocess",
+    "Scorer": "beholder.scorer",
+    "load_scorer": "beholder.scorer",
     "Head": "beholder.models.heads",
     "load_head": "beholder.models.heads",
     "save_head": "beholder.models.heads",

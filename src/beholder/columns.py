@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Literal, get_args
 
 FORMAT_VERSION = 1
 """Version of the score set, reject and stamp formats. Raised when a reader of the old one would go wrong."""
@@ -14,11 +15,25 @@ STAGE = "stage"
 REASON = "reason"
 MESSAGE = "message"
 
+WIDTH, HEIGHT, TRAITS = "width", "height", "traits"
+"""Columns about a picture as stored: pixels, and what makes presets differ for it (words joined by commas)."""
+
 STATUS_OK = "ok"
 SCORE_SET_FORMAT = "beholder-score-set"
 """The `format` in the record of a score set."""
 
+EMBEDDINGS_FORMAT = "beholder-embeddings"
+"""The `format` in the stamp of an embedding set."""
+
+EmbeddingFormat = Literal["npy", "parquet", "birder-csv", "birder-parquet"]
+EmbeddingDtype = Literal["float16", "float32"]
+EMBEDDING_FORMATS: tuple[EmbeddingFormat, ...] = get_args(EmbeddingFormat)
+"""How embeddings are written: clip-retrieval's folders, one list column, birder's two."""
+
 SCORES_FOLDER = "scores"
+EMBEDDINGS_FOLDER = "embeddings"
+IMAGES_FOLDER, METADATA_FOLDER = "img_emb", "metadata"
+"""Folders of clip-retrieval's layout."""
 REJECTS_FOLDER = "rejects"
 DONE_FOLDER = "done"
 STAMP_FILE = "beholder.json"
@@ -52,6 +67,37 @@ REASON_TEXT = {
     RowStatus.ZERO_NORM: "the embedding is all zeros, so it has no direction to score",
     RowStatus.MISSING: "the embedding is null",
     RowStatus.WRONG_DIMENSION: "the embedding of this row has another length than the head needs",
+}
+
+
+class PictureReason(enum.StrEnum):
+    """Why a picture was rejected: the fixed words of the rejects table's `reason` column."""
+
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    DAMAGED = "damaged"
+    TOO_LARGE = "too_large"
+    ZERO_SIZE = "zero_size"
+    UNSUPPORTED = "unsupported"
+    UNREADABLE = "unreadable"
+    MISSING = "missing"
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
+
+
+PICTURE_REASON_TEXT = {
+    PictureReason.EMPTY: "the file has no bytes",
+    PictureReason.NOT_AN_IMAGE: "the bytes are of no picture format that is known here",
+    PictureReason.TRUNCATED: "the picture breaks off before its end",
+    PictureReason.DAMAGED: "the picture's data are damaged",
+    PictureReason.TOO_LARGE: "the picture has more pixels than --max-pixels allows",
+    PictureReason.ZERO_SIZE: "the picture has no width or no height",
+    PictureReason.UNSUPPORTED: "a kind without defined pixels here (float or 32-bit), or one whose decoder is missing",
+    PictureReason.UNREADABLE: "the file could not be read (permission, network, a broken archive)",
+    PictureReason.MISSING: "there is no picture: a null, a vanished file, a failed download",
+    PictureReason.TIMED_OUT: "decoding or reading took longer than --timeout allows",
+    PictureReason.CRASHED: "the decoder crashed on this picture",
 }
 
 

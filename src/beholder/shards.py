@@ -54,6 +54,7 @@ class ShardResult:
         reasons: rejected rows by reason word.
         files: files written for it, relative to the run's folder, with their sizes in bytes.
         stats: per score column, `ScoreStats.to_json`.
+        traits: pictures by what makes presets differ for them.
     """
 
     num_read: int
@@ -62,6 +63,7 @@ class ShardResult:
     reasons: dict[str, int] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     stats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    traits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse counts that lose a row."""
@@ -73,7 +75,9 @@ def shard_names(part_names: Sequence[str]) -> list[str]:
     """One file stem per part, unique and safe: suffix dropped, `/` and odd characters replaced."""
     stems, used = [], set()
     for name in part_names:
-        stem = re.sub(r"\.(npy|npz|parquet|pq|csv)$", "", name, flags=re.IGNORECASE).removeprefix("img_emb/")
+        stem = re.sub(r"\.(npy|npz|parquet|pq|csv|tar|tar\.gz|tgz|zip|txt)$", "", name, flags=re.IGNORECASE).removeprefix(
+            "img_emb/"
+        )
         safe = re.sub(r"[^\w.+=-]+", "_", stem.replace("/", "__")).strip(".") or "part"
         if safe != stem or len(safe.encode()) > 120 or safe in used or _RANGE_NAME.search(safe):
             safe = f"{safe.encode()[:100].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

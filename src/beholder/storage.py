@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _COPY_BYTES = 1 << 20
 _MOST_WHOLE_BYTES = 8 << 20
@@ -40,7 +44,7 @@ def is_glob(path: str) -> bool:
 
 def local_path(path: str) -> Path:
     """The local path behind a plain path or a `file://` URL; `~` is expanded."""
-    return Path(path.removeprefix("file://")).expanduser()
+    return Path(os.path.expanduser(path.removeprefix("file://")))  # not Path.expanduser: it would expand ./~x as well
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -207,6 +211,45 @@ def expand_glob(pattern: str) -> list[str]:
     fs, inner = filesystem(pattern)
     with remote_errors(pattern):
         return sorted(fs.unstrip_protocol(name) for name in fs.glob(inner))
+
+
+def natural_key(path: str) -> list[tuple[int, int, str]]:
+    """A sort key in which img_emb_2 comes before img_emb_10, whatever the zero padding."""
+    return [(1, int(piece), piece) if i % 2 else (0, 0, piece) for i, piece in enumerate(re.split(r"([0-9]+)", path))]
+
+
+def open_parquet(path: str, *, streamed: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file, local or remote; `streamed`: a remote one is read piece by piece, not a row group at once.
+
+    Raises InputError when it is not one, or is cut short.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    num_bytes = size(path)
+    if num_bytes == 0:
+        raise InputError(f"{path} is empty (0 bytes)")
+    try:
+        if is_local(path):
+            return pq.ParquetFile(str(local_path(path)), memory_map=True, pre_buffer=False, page_checksum_verification=True)
+        buffer = _MOST_WHOLE_BYTES if streamed else 0
+        return pq.ParquetFile(open_binary(path), pre_buffer=not streamed, buffer_size=buffer, page_checksum_verification=True)
+    except pa.ArrowInvalid as error:
+        why = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(f"{path} is not a whole Parquet file: {why}; write it again") from None
+
+
+def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None) -> tuple[list[int], int]:
+    """Row groups that overlap rows [start, stop) (stop None: to the end), and the first row of the first of them."""
+    groups: list[int] = []
+    first = at = 0
+    for group in range(metadata.num_row_groups):
+        num_rows = metadata.row_group(group).num_rows
+        if (stop is None or at < stop) and at + num_rows > start:
+            first = at if not groups else first
+            groups.append(group)
+        at += num_rows
+    return groups, first
 
 
 def content_sample(path: str, num_bytes: int) -> str:

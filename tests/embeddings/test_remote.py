@@ -19,7 +19,7 @@ import pytest
 
 from beholder import BeholderError, InputError, load_head, storage
 from beholder.jobs.score import ScoreOptions, score
-from beholder.scores.summary import ScoreSummary
+from beholder.scores.summary import RunSummary
 
 pytest.importorskip("s3fs", reason="needs-s3: pip install 'beholder[s3]'")
 moto_server = pytest.importorskip("moto.server", reason="needs-s3: pip install 'beholder[test]'")
@@ -123,7 +123,7 @@ def body(s3: Any, key: str) -> bytes:
     return data
 
 
-def run(source: str | list[str], out: str | Path, head: Path, **options: Any) -> ScoreSummary:
+def run(source: str | list[str], out: str | Path, head: Path, **options: Any) -> RunSummary:
     sources = tuple(source) if isinstance(source, list) else (source,)
     return score(ScoreOptions(sources=sources, out=str(out), heads=(str(head),), **options))
 

@@ -16,7 +16,7 @@ import pytest
 
 from beholder import BeholderError, OutputError
 from beholder.jobs.score import ScoreOptions, score
-from beholder.scores.summary import ScoreSummary
+from beholder.scores.summary import RunSummary
 
 N, D = 600, 24
 ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
@@ -52,7 +52,7 @@ FORMATS = {
 }  # fmt: skip
 
 
-def run(source: str, out: str | Path, head: Path, **options: Any) -> ScoreSummary:
+def run(source: str, out: str | Path, head: Path, **options: Any) -> RunSummary:
     return score(ScoreOptions(sources=(source,), out=str(out), heads=(str(head),), **options))
 
 

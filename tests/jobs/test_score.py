@@ -15,7 +15,7 @@ import pytest
 
 from beholder import BeholderError, InputError, OutputError, load_head
 from beholder.jobs.score import ScoreOptions, score
-from beholder.scores.summary import ScoreSummary
+from beholder.scores.summary import RunSummary
 from oracles.slow_scores import affine_scores, mlp_scores
 
 N, D = 3000, 24
@@ -23,7 +23,7 @@ ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
 NAMES = [f"pictures/{i:05d}.jpg" for i in range(N)]
 
 
-def run(sources: Any, out: Path, head: Path, **options: Any) -> ScoreSummary:
+def run(sources: Any, out: Path, head: Path, **options: Any) -> RunSummary:
     sources = tuple(str(source) for source in (sources if isinstance(sources, list | tuple) else [sources]))
     heads = tuple(str(h) for h in options.pop("heads", [head]))
     return score(ScoreOptions(sources=sources, out=str(out), heads=heads, **options))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import typer
 
 from beholder.cli.demo import demo
+from beholder.cli.embed import embed
 from beholder.cli.models import models_app
+from beholder.cli.predict import RawCommand, predict
 from beholder.cli.score import score
+from beholder.cli.verify import verify
 
 app = typer.Typer(
     name="beholder",
@@ -36,5 +39,8 @@ def _root(
 
 
 app.command()(score)
+app.command()(embed)
+app.command(cls=RawCommand, add_help_option=False)(predict)
+app.command()(verify)
 app.command()(demo)
 app.add_typer(models_app, name="models")

@@ -1,4 +1,4 @@
-"""`beholder models`: the public heads listed, fetched, checked, and packed for machines without a network."""
+"""`beholder models`: the public heads and towers listed, fetched, checked, and packed for machines without a network."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ import typer
 
 if TYPE_CHECKING:
     from beholder.models.registry import HeadEntry
+    from beholder.models.tower_registry import TowerEntry
 
 models_app = typer.Typer(
     name="models",
-    help="The public aesthetic heads: list, info, download, verify, export.",
+    help="The public aesthetic heads and CLIP towers: list, info, download, verify, export, remove.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Names or aliases of heads.", show_default=False)]
+_Names = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME", help="Names or aliases of heads or towers.", show_default=False)
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 
 
 @models_app.command("list", epilog="Examples:\n\n  beholder models list\n\n  beholder models list --json")
 def list_heads(as_json: _AsJson = False) -> None:
-    """List every head beholder knows, with what it needs and whether it is on this machine."""
+    """List every head and tower beholder knows, with what it needs and whether it is on this machine."""
     from beholder.models.registry import BUNDLES, HEADS, REFUSED
     from beholder.models.store import entry_record
+    from beholder.models.tower_registry import TOWERS
+    from beholder.models.tower_store import tower_record
 
     if as_json:
         _print_json(
             {
                 "heads": [entry_record(entry) for entry in (*HEADS, *BUNDLES)],
                 "refused": [{"name": head.name, "sha256": head.sha256, "reason": head.reason} for head in REFUSED],
+                "towers": [tower_record(tower) for tower in TOWERS],
             }
         )
         return
@@ -43,24 +49,19 @@ def list_heads(as_json: _AsJson = False) -> None:
     typer.echo("Refused")
     for head in REFUSED:
         typer.echo(f"  {head.name}: {head.reason}")
+    _tower_table(TOWERS)
 
 
 @models_app.command(
-    epilog="Examples:\n\n  beholder models info laion-v2\n\n  beholder models info my-head.safetensors --json",
+    epilog="Examples:\n\n  beholder models info laion-v2\n\n  beholder models info my-head.safetensors --json\n\n"
+    "  beholder models info ViT-L/14",
 )
 def info(
     name: Annotated[str, typer.Argument(help="A name or alias; or a path, URL or hub id, which is then loaded.")],
     as_json: _AsJson = False,
 ) -> None:
-    """Show what is known about a head: what it needs, where it comes from, its licence, its scale. Downloads no named head."""
-    from beholder.models.heads import load_head
-    from beholder.models.registry import find
-    from beholder.models.store import entry_record
-
-    entry = find(name)
-    record = entry_record(entry) if entry is not None else {}
-    if entry is None or record["here"]:
-        record = {**load_head(name, offline=True if entry is not None else None).describe(), **record}
+    """Show what is known about a head or tower: what it needs, its source, its licence. Downloads nothing that has a name."""
+    record = _tower_info(name) or _head_info(name)
     if as_json:
         _print_json(record)
         return
@@ -70,43 +71,49 @@ def info(
 
 @models_app.command(
     epilog="Examples:\n\n  beholder models download\n\n  beholder models download laion-v1 laion-v2\n\n"
-    "  beholder models download --all",
+    "  beholder models download --all\n\n  beholder models download vit_l14_pn_quick_gelu_openai-clip",
 )
 def download(
     names: _Names = None,
     everything: Annotated[bool, typer.Option("--all", help="All heads with a published file (11 MB).")] = False,
 ) -> None:
-    """Fetch heads, check their sha256 and load them once; without NAME the default head."""
+    """Fetch heads or towers (1.2 GB), check their sha256 and load them once; without NAME the default head."""
     from beholder.models.registry import DEFAULT_HEAD
     from beholder.models.store import download as fetch_head
-    from beholder.models.store import entries_named
+    from beholder.models.tower_store import download_tower
 
-    for entry in entries_named([] if everything else names or [DEFAULT_HEAD]):
+    heads, towers = _entries([] if everything else names or [DEFAULT_HEAD])
+    for entry in heads:
         typer.echo(f"{entry.name}: {fetch_head(entry)}")
+    for tower in towers:
+        typer.echo(f"{tower.name}: {download_tower(tower)}")
 
 
 @models_app.command(epilog="Examples:\n\n  beholder models verify\n\n  beholder models verify laion-v2 --json")
 def verify(names: _Names = None, as_json: _AsJson = False) -> None:
-    """Hash the head files of this machine again and load each. Exit status 1 if one is wrong, or a named one is missing."""
+    """Hash the files of this machine again and load each. Exit status 1 if one is wrong, or a named one is missing."""
     from beholder.errors import HeadError
-    from beholder.models.store import check, entries_named
+    from beholder.models.store import check
+    from beholder.models.tower_store import check_tower, towers_here
 
-    states = [check(entry) for entry in entries_named(names or [])]
+    heads, towers = _entries(names or [])
+    states = [check(entry) for entry in heads] + [check_tower(tower) for tower in (towers if names else towers_here())]
     if as_json:
         _print_json([{"name": s.name, "state": s.state, "path": s.path, "message": s.message} for s in states])
     else:
         for state in states:
             typer.echo(f"{state.state:9}  {state.name}  {state.message or state.path or 'not on this machine'}")
         num_whole = sum(state.state not in ("wrong", "missing") for state in states)
-        typer.echo(f"{num_whole} of {_count(states)} here and whole")
+        typer.echo(f"{num_whole} of {_counted(len(heads), len(states) - len(heads))} here and whole")
     bad = [state.name for state in states if state.state == "wrong" or (names and state.state == "missing")]
     if bad:
-        raise HeadError(f"{len(bad)} of {len(states)} heads cannot be used as they are: {', '.join(bad)}")
+        what = "models" if any(state.name in bad for state in states[len(heads) :]) else "heads"
+        raise HeadError(f"{len(bad)} of {len(states)} {what} cannot be used as they are: {', '.join(bad)}")
 
 
 @models_app.command(
-    epilog="Examples:\n\n  beholder models export heads/\n\n  beholder models export /media/usb/heads laion-v2\n\n"
-    "Then, on the machine without a network:\n\n  export BEHOLDER_MODELS=/media/usb/heads",
+    epilog="Examples:\n\n  beholder models export heads/\n\n  beholder models export /media/usb/models laion-v2 ViT-L/14\n\n"
+    "Then, on the machine without a network:\n\n  export BEHOLDER_MODELS=/media/usb/models",
 )
 def export(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder to write to; made if it is not there.")],
@@ -114,22 +121,114 @@ def export(
     offline: _Offline = False,
     as_json: _AsJson = False,
 ) -> None:
-    """Copy checked head files and a manifest to a folder for a machine without a network; without NAME all of them."""
-    from beholder.models.store import entries_named
-    from beholder.models.store import export as export_heads
+    """Copy checked files and a manifest to a folder for a machine without a network; without NAME all heads, no tower."""
+    from beholder.models.store import export as export_models
 
-    manifest = export_heads(folder, entries_named(names or []), offline=offline or None)
+    heads, towers = _entries(names or [])
+    manifest = export_models(folder, heads, towers=towers, offline=offline or None)
     if as_json:
         _print_json(manifest)
         return
     for record in manifest["files"]:
         typer.echo(f"{record['file']}  {record['sha256']}")
     place = folder if "://" in folder else str(Path(folder).expanduser().resolve())
-    typer.echo(f"{_count(manifest['files'])} in {folder}; use them with: export BEHOLDER_MODELS={shlex.quote(place)}")
+    counted = _counted(len(heads), len(towers))
+    typer.echo(f"{counted} in {folder}; use them with: export BEHOLDER_MODELS={shlex.quote(place)}")
 
 
-def _count(heads: list[Any]) -> str:
-    return "1 head" if len(heads) == 1 else f"{len(heads)} heads"
+@models_app.command(epilog="Examples:\n\n  beholder models remove ViT-L/14\n\n  beholder models remove laion-v1 laion-v2")
+def remove(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names or aliases of heads or towers.")],
+) -> None:
+    """Delete cached copies of heads or towers, to make room. Files in your own BEHOLDER_MODELS folder are left alone."""
+    from beholder.models.store import remove as remove_head
+    from beholder.models.tower_store import remove_tower, towers_meant
+
+    heads, towers = _entries(names)
+    meant = [tower for name in names if towers for tower in towers_meant(name)]
+    removed = [path for entry in heads for path in remove_head(entry)] + [
+        path for tower in meant for path in remove_tower(tower)
+    ]
+    for path in removed:
+        typer.echo(f"removed {path}")
+    if not removed:
+        typer.echo("nothing to remove: no cached copy is on this machine")
+
+
+def _entries(names: list[str]) -> tuple[list[HeadEntry], list[TowerEntry]]:
+    """Heads and towers of these names; for none, all heads. Raises HeadError, with near misses."""
+    from beholder.errors import HeadError
+    from beholder.models.store import entries_named
+    from beholder.models.tower_registry import tower_suggestions
+    from beholder.models.tower_store import tower_named
+
+    found = {name: tower_named(name) for name in names}
+    towers = [tower for tower in found.values() if tower is not None]
+    rest = [name for name in names if found[name] is None]
+    try:
+        heads = entries_named(rest) if rest or not names else []
+    except HeadError as error:
+        near = [near for name in rest for near in tower_suggestions(name)]
+        if near and "did you mean" not in str(error) and "refused" not in str(error):
+            raise HeadError(
+                f"{str(error).rsplit(';', 1)[0]}, and no such tower; did you mean {' or '.join(near[:3])}?"
+            ) from None
+        raise
+    return heads, towers
+
+
+def _tower_info(name: str) -> dict[str, Any]:
+    """The record of a registry tower, with what its file says where that is here; empty for what is no tower's name."""
+    from beholder.models.tower_store import tower_named, tower_record
+    from beholder.models.towers import inspect_tower
+
+    entry = tower_named(name)
+    if entry is None:
+        return {}
+    record = tower_record(entry)
+    return {**inspect_tower(entry.name, offline=True).describe(), **record} if record["here"] else record
+
+
+def _head_info(name: str) -> dict[str, Any]:
+    """The record of a head; of a local checkpoint that is no head, of the tower in it."""
+    from beholder.errors import HeadError
+    from beholder.models.heads import load_head
+    from beholder.models.registry import find
+    from beholder.models.store import entry_record
+    from beholder.models.towers import inspect_tower
+
+    entry = find(name)
+    record = entry_record(entry) if entry is not None else {}
+    if entry is not None and not record["here"]:
+        return record
+    try:
+        return {**load_head(name, offline=True if entry is not None else None).describe(), **record}
+    except HeadError:
+        if entry is not None or not Path(name).expanduser().exists():
+            raise
+        return inspect_tower(Path(name).expanduser()).describe()
+
+
+def _counted(num_heads: int, num_towers: int) -> str:
+    words = [_count(num, word) for num, word in ((num_heads, "head"), (num_towers, "tower")) if num]
+    return " and ".join(words)
+
+
+def _count(num: int, word: str) -> str:
+    return f"1 {word}" if num == 1 else f"{num} {word}s"
+
+
+def _tower_table(entries: tuple[TowerEntry, ...]) -> None:
+    from beholder.models.tower_registry import DEFAULT_TOWER
+    from beholder.models.towers import local_file
+
+    typer.echo("\nTowers")
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        here = "here" if local_file(entry) is not None else "-"
+        default = "  (default)" if entry.name == DEFAULT_TOWER else ""
+        row = f"  {entry.name:{width}}  {entry.dim}  {entry.backbone:33}  {here:4}  {entry.licence:4}  {entry.note}{default}"
+        typer.echo(row.rstrip())
 
 
 def _table(entries: tuple[HeadEntry, ...], title: str) -> None:

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import re
+import json
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from beholder.errors import InputError
-
 if TYPE_CHECKING:
-    from beholder.jobs.score import ScorePlan
-    from beholder.scores.summary import ScoreSummary
+    from beholder.jobs.execute import Plan
+    from beholder.scores.summary import RunSummary
     from beholder.stats import ScoreStats
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
+_REDRAW_S = 0.1
 _HISTOGRAM_BINS = 16
 _BAR_WIDTH = 40
 
 
-def parse_bytes(text: str) -> int:
-    """Text such as 512MB, 1GiB or 2e9 -> bytes. Raises InputError."""
-    match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([KMGT]?I?)B?\s*", text, flags=re.IGNORECASE)
-    try:
-        return int(float(match[1]) * _UNITS[match[2].upper()]) if match else _not_bytes(text)
-    except (ValueError, KeyError):
-        return _not_bytes(text)
-
-
-def _not_bytes(text: str) -> int:
-    raise InputError(f"{text!r} is no amount of memory; write for example 512MB or 2GB")
-
-
-class ScoreProgress:
-    """A progress bar on the error stream: rows, rows/s, GB/s, time left. Nothing is shown where that is no terminal."""
+class JobProgress:
+    """A progress bar on the error stream: rows or pictures, rate, time left. Nothing is shown where that is no terminal."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._console = Console(stderr=True)
         self._enabled = enabled
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._started = time.perf_counter()
-        self._rows = self._bytes = 0
+        self._started = self._shown = time.perf_counter()
+        self._rows = self._bytes = self._unshown = 0
+        self._unit, self._done = "rows", "scored"
+        self._waiting_for: Callable[[], str] = lambda: ""
 
-    def __enter__(self) -> ScoreProgress:
+    def __enter__(self) -> JobProgress:
         """Begin; the bar appears with the plan."""
         return self
 
@@ -56,58 +44,65 @@ class ScoreProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def plan(self, plan: ScorePlan) -> None:
+    def plan(self, plan: Plan) -> None:
         """Say what will be done, with warnings, and show the bar."""
+        self._unit, self._done, self._waiting_for = (
+            plan.unit,
+            {"score": "scored", "embed": "embedded"}[plan.verb],
+            plan.waiting_for,
+        )
         for warning in plan.warnings:
             self._console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         if not self._enabled:
             return
-        text = TextColumn("{task.completed:,.0f} rows  {task.fields[rate]}")
+        for note in plan.notes:
+            self._console.print(note, markup=False, highlight=False, soft_wrap=True)
         if self._console.is_terminal:
+            title = {"score": "scoring", "embed": "embedding"}[plan.verb]
+            text = TextColumn("{task.completed:,.0f} {task.fields[unit]}  {task.fields[rate]}")
             self._bar = Progress(
-                TextColumn("scoring"), BarColumn(), text, TimeRemainingColumn(), console=self._console, transient=True
+                TextColumn(title), BarColumn(), text, TimeRemainingColumn(), console=self._console, transient=True
             )
             self._bar.start()
-            self._task = self._bar.add_task("scoring", total=plan.num_rows, rate="")
-        self._started = time.perf_counter()
+            self._task = self._bar.add_task(title, total=plan.num_rows, rate="", unit=plan.unit)
+        self._started = self._shown = time.perf_counter()
 
     def resumed(self, shards: int, rows: int) -> None:
         """Say what an earlier run had done."""
         if not self._enabled:
             return
         what = "1 shard was" if shards == 1 else f"{shards:,} shards were"
-        self._console.print(f"continuing: {what} already scored ({rows:,} rows)", highlight=False)
+        self._console.print(f"continuing: {what} already {self._done} ({rows:,} {self._unit})", highlight=False)
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, rows)
 
     def advance(self, rows: int, num_bytes: int) -> None:
-        """Count rows and bytes just scored."""
+        """Count rows and bytes just done; the bar is drawn anew a few times a second."""
         self._rows += rows
         self._bytes += num_bytes
-        if self._bar is not None and self._task is not None:
-            seconds = max(1e-9, time.perf_counter() - self._started)
-            self._bar.update(
-                self._task, advance=rows, rate=f"{self._rows / seconds:,.0f} rows/s  {self._bytes / seconds / 1e9:.2f} GB/s"
-            )
+        self._unshown += rows
+        now = time.perf_counter()
+        if self._bar is None or self._task is None or now - self._shown < _REDRAW_S:
+            return
+        self._shown = now
+        seconds = max(1e-9, now - self._started)
+        rate = f"{self._rows / seconds:,.{0 if self._rows > 100 * seconds else 1}f} {self._unit}/s"
+        if self._unit == "rows":
+            rate += f"  {self._bytes / seconds / 1e9:.2f} GB/s"
+        elif stage := self._waiting_for():
+            rate += f"  waiting for: {stage}"
+        self._bar.update(self._task, advance=self._unshown, rate=rate)
+        self._unshown = 0
 
 
-def show_summary(summary: ScoreSummary) -> None:
+def show_summary(summary: RunSummary) -> None:
     """Print what was scored, how scores are spread, what a threshold keeps, and what was rejected."""
     from beholder.models.published import published_share_at_least
     from beholder.scores.summary import QUANTILES, THRESHOLDS
 
     console = Console(highlight=False, soft_wrap=True)
-    rate = ""
-    if summary.num_new and summary.seconds:
-        rate = (
-            f" in {summary.seconds:.2f} s ({summary.num_new / summary.seconds:,.0f} rows/s, "
-            f"{summary.num_bytes / summary.seconds / 1e9:.2f} GB/s)"
-        )
-    if summary.num_new < summary.num_read:
-        console.print(f"{summary.num_read - summary.num_new:,} rows had been scored before", markup=False)
-    console.print(
-        f"read {summary.num_read:,} = scored {summary.num_scored:,} + rejected {summary.num_rejected:,}{rate}", markup=False
-    )
+    for line in _count_lines(summary):
+        console.print(line, markup=False)
     for (name, stats), head in zip(summary.stats.items(), summary.head_names, strict=True):
         console.print(f"\n[bold]{name}[/bold]" + (f"  ({head})" if head != name else ""))
         if not stats.count:
@@ -138,7 +133,46 @@ def show_summary(summary: ScoreSummary) -> None:
             "\nrejected: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(summary.reasons.items())), markup=False
         )
         console.print(f"  listed in {summary.rejects}", markup=False)
-    console.print(f"\nscores: {summary.output}", markup=False)
+    for line in preset_lines(summary):
+        console.print(line, markup=False)
+    console.print(f"\n{'scores' if summary.verb == 'score' else 'embeddings'}: {summary.output}", markup=False)
+    if summary.embeddings:
+        console.print(f"embeddings: {summary.embeddings}", markup=False)
+
+
+def _count_lines(summary: RunSummary) -> list[str]:
+    """What was read and what became of it, and how fast."""
+    lines, rate = [], ""
+    if summary.num_new and summary.seconds:
+        per_second = summary.num_new / summary.seconds
+        rate = f" in {summary.seconds:.2f} s ({per_second:,.{0 if per_second > 100 else 1}f} {summary.unit}/s"
+        rate += f", {summary.num_bytes / summary.seconds / 1e9:.2f} GB/s)" if summary.unit == "rows" else ")"
+        if summary.bottleneck:
+            rate += f", mostly waiting for: {summary.bottleneck}"
+    if summary.num_new < summary.num_read:
+        lines.append(f"{summary.num_read - summary.num_new:,} {summary.unit} had been {summary.done} before")
+    lines.append(f"read {summary.num_read:,} = {summary.done} {summary.num_scored:,} + rejected {summary.num_rejected:,}{rate}")
+    if summary.num_ignored:
+        lines.append(f"{summary.num_ignored:,} files are no pictures and were left alone")
+    return lines
+
+
+_PRESET_HINTS = {
+    "rotated": "turned by EXIF, which `reference` ignores",
+    "palette": "with a palette, which `reference` resizes coarsely",
+    "alpha": "with transparency, which `reference` drops",
+    "deep": "of 16 bits, which `reference` clips to white",
+    "cmyk": "in CMYK, converted without a colour profile",
+}
+
+
+def preset_lines(summary: RunSummary) -> list[str]:
+    """How many pictures have what makes presets differ, and which option matters; nothing where none has."""
+    found = [f"{summary.traits[word]:,} {text}" for word, text in _PRESET_HINTS.items() if summary.traits.get(word)]
+    if not found:
+        return []
+    advice = "--preset upright shows the tower what a person sees; use one preset for all that you compare (docs/pixels.md)"
+    return ["", "presets differ for: " + ", ".join(found), f"  {advice}"]
 
 
 def histogram_lines(stats: ScoreStats) -> list[str]:
@@ -165,3 +199,15 @@ def _round_step(width: float) -> float:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %" if share < 0.1 else f"{100 * share:.1f} %"
+
+
+def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool, quiet: bool) -> None:
+    """Run a job with a progress bar and print its summary. Exits with 3 when something was rejected."""
+    with JobProgress(enabled=not quiet) as progress:
+        summary = job(options, on_plan=progress.plan, on_progress=progress.advance, on_resume=progress.resumed)
+    if as_json:
+        print(json.dumps(summary.to_json(), indent=2))
+    elif not quiet:
+        show_summary(summary)
+    if summary.num_rejected:
+        raise SystemExit(3)

@@ -22,7 +22,7 @@ from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, S
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.jobs.score import ScoreOptions, score
 from beholder.models.heads import load_head, save_head
-from beholder.scores.summary import THRESHOLDS, ScoreSummary
+from beholder.scores.summary import THRESHOLDS, RunSummary
 from beholder.training.fit import fit_ridge
 from beholder.training.metrics import agreement, spearman
 
@@ -247,7 +247,7 @@ def _check_scorer(place: _Folder, rated: RatedRows) -> float:
     return difference
 
 
-def _score(place: _Folder, clock: _Clock, say: Say) -> ScoreSummary:
+def _score(place: _Folder, clock: _Clock, say: Say) -> RunSummary:
     """Step 4: the same job as `beholder score`."""
     with clock.step("score"):
         summary = score(

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beholder import columns, storage
 from beholder.embeddings.block import Part, ReadOptions
 from beholder.errors import InputError
 from beholder.kernels.names import numbered
+from beholder.storage import covering_row_groups, open_parquet
 
 
 def row_names(part_name: str, start: int, stop: int) -> pa.Array:
@@ -97,35 +97,6 @@ def read_metadata(part: Part, start: int, stop: int, options: ReadOptions) -> pa
         table = file.read_row_groups(groups, columns=chosen, use_threads=True)
     table = table.slice(start - first, stop - start)
     return select_labels(table.select(chosen), part, start, options)
-
-
-def open_parquet(path: str) -> pq.ParquetFile:
-    """Open a Parquet file, local or remote. Raises InputError when it is not one, or is cut short."""
-    num_bytes = storage.size(path)
-    if num_bytes == 0:
-        raise InputError(f"{path} is empty (0 bytes)")
-    try:
-        if storage.is_local(path):
-            return pq.ParquetFile(
-                str(storage.local_path(path)), memory_map=True, pre_buffer=False, page_checksum_verification=True
-            )
-        return pq.ParquetFile(storage.open_binary(path), pre_buffer=True, page_checksum_verification=True)
-    except pa.ArrowInvalid as error:
-        why = " ".join(str(error).split())[:200].rstrip(".")
-        raise InputError(f"{path} is not a whole Parquet file: {why}; write it again") from None
-
-
-def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None) -> tuple[list[int], int]:
-    """Row groups that overlap rows [start, stop) (stop None: to the end), and the first row of the first of them."""
-    groups: list[int] = []
-    first = at = 0
-    for group in range(metadata.num_row_groups):
-        num_rows = metadata.row_group(group).num_rows
-        if (stop is None or at < stop) and at + num_rows > start:
-            first = at if not groups else first
-            groups.append(group)
-        at += num_rows
-    return groups, first
 
 
 def _listing(names: list[str], most: int = 12) -> str:

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 from beholder import storage
 from beholder.columns import RowStatus
 from beholder.embeddings.block import Block, Part, ReadOptions
-from beholder.embeddings.labels import choose_label_columns, covering_row_groups, open_parquet, plain_labels, select_labels
+from beholder.embeddings.labels import choose_label_columns, plain_labels, select_labels
 from beholder.embeddings.readahead import read_ahead
 from beholder.embeddings.wide import choose_embedding_columns
 from beholder.errors import InputError
 from beholder.kernels.scoring import ColumnBlock, Embeddings
+from beholder.storage import covering_row_groups, open_parquet
 
 _PREFERRED = ("embedding", "embeddings", "img_emb", "image_embedding", "image_embeddings", "clip_embedding")
 _MOST_BATCH_ROWS = 65536

@@ -10,9 +10,17 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from beholder import storage
-from beholder.columns import REJECTS_SUFFIX, SCORE_SET_FORMAT, SIDECAR_SUFFIX, STAMP_FILE
+from beholder.columns import (
+    DONE_FOLDER,
+    EMBEDDINGS_FORMAT,
+    REJECTS_FOLDER,
+    REJECTS_SUFFIX,
+    SCORE_SET_FORMAT,
+    SIDECAR_SUFFIX,
+    STAMP_FILE,
+)
 from beholder.embeddings.block import Part, Reader, ReadOptions
-from beholder.embeddings.labels import choose_label_columns, open_parquet, refuse_columns
+from beholder.embeddings.labels import choose_label_columns, refuse_columns
 from beholder.embeddings.stamp import read_stamp
 from beholder.errors import InputError
 
@@ -82,15 +90,10 @@ def _expand(sources: Sequence[str], inside: tuple[str, ...] = ()) -> list[str]:
             matches = storage.expand_glob(source)
             if not matches:
                 raise InputError(f"nothing matches {source}")
-            expanded += sorted(matches, key=_natural)
+            expanded += sorted(matches, key=storage.natural_key)
         else:
             expanded.append(source.rstrip("/") if len(source) > 1 else source)
     return expanded
-
-
-def _natural(path: str) -> list[tuple[int, int, str]]:
-    """A sort key in which img_emb_2 comes before img_emb_10, whatever the zero padding."""
-    return [(1, int(piece), piece) if piece.isdigit() else (0, 0, piece) for piece in re.split(r"(\d+)", path)]
 
 
 def _files_of(source: str) -> list[tuple[str, str, str | None]]:
@@ -128,25 +131,28 @@ def _files_of(source: str) -> list[tuple[str, str, str | None]]:
             )
         raise InputError(f"{source} holds no .npy, .npz, .parquet or .csv file")
     (paths,) = by_kind.values()
-    return [(path, names[path], None) for path in sorted(paths, key=_natural)]
+    return [(path, names[path], None) for path in sorted(paths, key=storage.natural_key)]
 
 
 def _without_results(files: list[str]) -> list[str]:
-    """Leave out score sets (of earlier runs, say): their folders, single files with their rejects, unfinished ones."""
+    """Leave out score sets (of earlier runs, say), folders and single files with their rejects; and rejects of embeddings."""
     folders, singles = [], set()
     for path in files:
         if not path.endswith(STAMP_FILE):
             continue
         try:
-            is_score_set = read_stamp(path).record.get("format") == SCORE_SET_FORMAT
+            kind = read_stamp(path).record.get("format")
         except InputError:
             continue
-        name = path.rsplit("/", 1)[-1]
-        if is_score_set and name == STAMP_FILE:
-            folders.append(path.removesuffix(STAMP_FILE))
-        elif is_score_set:
+        is_folder = path.rsplit("/", 1)[-1] == STAMP_FILE
+        if kind not in (SCORE_SET_FORMAT, EMBEDDINGS_FORMAT):
+            continue
+        if is_folder:
+            root = path.removesuffix(STAMP_FILE)
+            folders += [root] if kind == SCORE_SET_FORMAT else [f"{root}{REJECTS_FOLDER}/", f"{root}{DONE_FOLDER}/"]
+        else:
             out = path.removesuffix(SIDECAR_SUFFIX)
-            singles |= {out, out + REJECTS_SUFFIX}
+            singles |= {out, out + REJECTS_SUFFIX} if kind == SCORE_SET_FORMAT else {out + REJECTS_SUFFIX}
     return [path for path in files if path not in singles and not path.startswith(tuple(folders))]
 
 
@@ -185,7 +191,7 @@ def _pair_metadata(
                 raise InputError(f"{path} and {tables[key]} both claim to be the metadata of part {index}; remove one")
             tables[key] = path
     paired = []
-    for path in sorted(layout, key=_natural):
+    for path in sorted(layout, key=storage.natural_key):
         index, home = _index_of(path), str(PurePosixPath(path).parent.parent)
         table = tables.get((home, index)) if index is not None else None
         has_any = any(folder == home for folder, _ in tables)
@@ -240,7 +246,7 @@ def _inspect(path: str, name: str, metadata_path: str | None, options: ReadOptio
         if part.kind == "npy":
             refuse_columns(part, options)
         return part
-    with storage.remote_errors(metadata_path), open_parquet(metadata_path) as table:
+    with storage.remote_errors(metadata_path), storage.open_parquet(metadata_path) as table:
         num_rows = table.metadata.num_rows
         choose_label_columns(table.schema_arrow.names, options, metadata_path)
     if num_rows != part.num_rows:

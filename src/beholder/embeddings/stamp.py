@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from beholder import storage
-from beholder.columns import SIDECAR_SUFFIX, STAMP_FILE
+from beholder.columns import EMBEDDINGS_FOLDER, SIDECAR_SUFFIX, STAMP_FILE
 from beholder.embeddings.block import Part
 from beholder.errors import InputError
 
@@ -30,10 +30,10 @@ class Stamp:
 
 
 def find_stamp(part: Part) -> Stamp | None:
-    """The stamp of a part: `FILE.beholder.json`, or `beholder.json` in its folder or the folder above (for img_emb)."""
+    """The stamp of a part: `FILE.beholder.json`, or `beholder.json` in its folder, or above img_emb or embeddings."""
     folder = part.path.rsplit("/", 1)[0] if "/" in part.path else "."
     candidates = [part.path + SIDECAR_SUFFIX, f"{folder}/{STAMP_FILE}"]
-    if PurePosixPath(folder).name in ("img_emb", "text_emb"):
+    if PurePosixPath(folder).name in ("img_emb", "text_emb", EMBEDDINGS_FOLDER):
         above = folder.rsplit("/", 1)[0] if "/" in folder else "."
         candidates.append(f"{above}/{STAMP_FILE}")
     if storage.is_web(part.path):

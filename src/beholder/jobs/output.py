@@ -1,4 +1,4 @@
-"""Where a scoring job's result goes: a folder of shards, or one file that is joined from shards in a folder beside it."""
+"""Where a job's result goes: a folder of shards, or one file that is joined from shards in a folder beside it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,66 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beholder import columns, storage
 from beholder.errors import OutputError
+from beholder.run.step import Step
 from beholder.scores import files
-from beholder.scores.summary import ScoreSummary
+from beholder.scores.summary import RunSummary
 from beholder.shards import RunFolder, ShardResult, difference
-from beholder.steps.score import ScoreStep
 
 _UNKNOWN_SUFFIXES = {".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db"}
 
 
-class ScoreOutput:
+@dataclass(frozen=True)
+class Product:
+    """What a kind of job writes.
+
+    Attributes:
+        noun: "scores" or "embeddings", for messages.
+        format: the `format` of its record.
+        folders: below the run's folder: where its shards' own files lie.
+        join: (target, parts, is CSV, provenance, scratch folder): joins shards to one file.
+    """
+
+    noun: str
+    format: str
+    folders: tuple[str, ...]
+    join: Callable[[str, Sequence[Path], bool, Mapping[str, Any], Path], None]
+
+
+def _join_scores(target: str, parts: Sequence[Path], is_csv: bool, provenance: Mapping[str, Any], scratch: Path) -> None:
+    if is_csv:
+        files.join_csv(target, parts, scratch)
+    else:
+        files.join_parquet(target, parts, provenance, scratch)
+
+
+def _join_embeddings(target: str, parts: Sequence[Path], is_csv: bool, provenance: Mapping[str, Any], scratch: Path) -> None:
+    from beholder.embeddings.writers import WriteOptions, join_shards
+
+    join_shards(parts, target, WriteOptions(), provenance, scratch=scratch)
+
+
+EMBEDDINGS = Product(
+    "embeddings",
+    columns.EMBEDDINGS_FORMAT,
+    (columns.IMAGES_FOLDER, columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER),
+    _join_embeddings,
+)
+SCORES = Product("scores", columns.SCORE_SET_FORMAT, (columns.SCORES_FOLDER,), _join_scores)
+
+
+class RunOutput:
     """The output as the user named it, and the local folder in which its shards are written first.
 
     Args:
         out: a folder, or a file ending in .parquet, .pq or .csv; local or a URL.
+        product: what is written there.
 
     Attributes:
         kind: "folder", "parquet" or "csv".
@@ -35,14 +75,16 @@ class ScoreOutput:
         OutputError: the name asks for a kind of file that is not written.
     """
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, product: Product = SCORES) -> None:
         if storage.is_web(out):
             raise OutputError(f"cannot write {out}: a web server takes no files; give a local path, or a bucket (s3://, gs://)")
-        self.out = out
+        self.out, self.product = out, product
         suffix = PurePosixPath(out).suffix.lower()
         self.kind = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}.get(suffix, "folder")
         if suffix in _UNKNOWN_SUFFIXES:
-            raise OutputError(f"{out}: scores are written as .parquet, .csv, or into a folder (a name without such a suffix)")
+            raise OutputError(
+                f"{out}: {product.noun} are written as .parquet, .csv, or into a folder (a name without such a suffix)"
+            )
         self.is_local = storage.is_local(out)
         if not self.is_local:
             self.work = storage.cache_folder() / "runs" / hashlib.sha256(out.encode()).hexdigest()[:16]
@@ -65,6 +107,13 @@ class ScoreOutput:
         return self.out + columns.REJECTS_SUFFIX
 
     @property
+    def kept_embeddings(self) -> str:
+        """Where embeddings that are kept beside scores are found."""
+        if self.kind == "folder":
+            return f"{self.out.rstrip('/')}/{columns.EMBEDDINGS_FOLDER}"
+        return f"{self.out.rsplit('.', 1)[0]}.{columns.EMBEDDINGS_FOLDER}"
+
+    @property
     def _sidecar(self) -> str:
         return f"{self.out.rstrip('/')}/{columns.STAMP_FILE}" if self.kind == "folder" else self.out + columns.SIDECAR_SUFFIX
 
@@ -77,16 +126,16 @@ class ScoreOutput:
             raise OutputError(f"{self.out} is not a beholder run, so --overwrite leaves it alone; choose another output")
         if self.work.is_dir():
             record = RunFolder(self.work).read_record()
-            if any(self.work.iterdir()) and (record is None or record.get("format") != columns.SCORE_SET_FORMAT):
+            if any(self.work.iterdir()) and (record is None or record.get("format") != self.product.format):
                 raise OutputError(f"{self.work} is not a beholder run, so --overwrite leaves it alone; choose another output")
             with RunFolder(self.work).locked():
-                for name in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
+                for name in (*self.product.folders, columns.EMBEDDINGS_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
                     shutil.rmtree(self.work / name, ignore_errors=True)
                 RunFolder(self.work).record_path.unlink(missing_ok=True)
         if self.kind != "folder":
             storage.remove(self._sidecar)
 
-    def finished(self, step: ScoreStep, identity: str) -> ShardResult | None:
+    def finished(self, step: Step, identity: str) -> ShardResult | None:
         """The whole result of an earlier, finished run of the same job; None when there is work to do.
 
         Raises OutputError when something else is in the way.
@@ -110,7 +159,7 @@ class ScoreOutput:
         changed = f"with other options: {changed}" if changed else "and was made from other inputs"
         raise OutputError(f"{self.out} already exists {changed}; use --overwrite, or another output")
 
-    def matching_result(self, step: ScoreStep, identity: str) -> ShardResult | None:
+    def matching_result(self, step: Step, identity: str) -> ShardResult | None:
         """The result that stands in the record beside the output, when it is of these options and inputs."""
         record = self._read_sidecar() if self.is_separate else None
         if record is None or difference(record.get("options") or {}, step.options) or record.get("inputs") != identity:
@@ -147,7 +196,7 @@ class ScoreOutput:
         base = self.out.rstrip("/")
         storage.remove(self._sidecar)
         targets = {f"{base}/{path.relative_to(self.work)}": path for path in paths}
-        for folder in (columns.SCORES_FOLDER, columns.REJECTS_FOLDER):
+        for folder in (*self.product.folders, columns.EMBEDDINGS_FOLDER, columns.REJECTS_FOLDER):
             if storage.is_folder(f"{base}/{folder}"):
                 for old in storage.list_files(f"{base}/{folder}"):
                     if old not in targets:
@@ -165,30 +214,50 @@ class ScoreOutput:
             return None
         return record if isinstance(record, dict) and "result" in record else None
 
-    def publish(self, step: ScoreStep, results: Sequence[ShardResult], summary: ScoreSummary, identity: str) -> None:
+    def publish(self, step: Step, results: Sequence[ShardResult], summary: RunSummary, identity: str) -> None:
         """Join the shards (or upload them) once all are done; the record that says so is written last."""
         if not self.is_separate:
             return
-        scores = [self.work / name for result in results for name in result.files if name.startswith(columns.SCORES_FOLDER)]
-        rejects = [self.work / name for result in results for name in result.files if name.startswith(columns.REJECTS_FOLDER)]
+        names = [name for result in results for name in result.files]
+        own = [self.work / name for name in names if name.startswith(tuple(f"{folder}/" for folder in self.product.folders))]
+        rejects = [self.work / name for name in names if name.startswith(f"{columns.REJECTS_FOLDER}/")]
+        kept = [] if columns.EMBEDDINGS_FOLDER in self.product.folders else self._kept()
         if self.kind == "folder":
-            self._upload([*scores, *rejects])
+            self._upload([*own, *kept, *rejects])
         else:
             if rejects:
                 files.join_parquet(self.rejects, rejects, step.provenance, self.work)
             else:
                 storage.remove(self.rejects)
-            if self.kind == "csv":
-                files.join_csv(self.out, scores, self.work)
-            else:
-                files.join_parquet(self.out, scores, step.provenance, self.work)
+            self._place_kept(kept)
+            self.product.join(self.out, own, self.kind == "csv", step.provenance, self.work)
         record = {
             **step.provenance,
             "options": dict(step.options),
             "inputs": identity,
             "result": asdict(summary.merged_result()),
         }
-        storage.write_bytes(self._sidecar, json.dumps(record, indent=2).encode() + b"\n", scratch=self.work)
+        storage.write_bytes(self._sidecar, files.record_bytes(record), scratch=self.work)
+
+    def _kept(self) -> list[Path]:
+        """Files of the embeddings that are kept beside the scores, their stamp last."""
+        found = sorted(path for path in (self.work / columns.EMBEDDINGS_FOLDER).rglob("*") if path.is_file())
+        return sorted(found, key=lambda path: path.name == columns.STAMP_FILE)
+
+    def _place_kept(self, kept: Sequence[Path]) -> None:
+        """Put kept embeddings beside a single-file result, in place of an earlier run's."""
+        if not kept:
+            return
+        base, target = self.work / columns.EMBEDDINGS_FOLDER, self.kept_embeddings
+        if self.is_local:
+            folder = storage.local_path(target)
+            record = RunFolder(folder).read_record() if folder.is_dir() else None
+            if folder.exists() and (record is None or record.get("format") != columns.EMBEDDINGS_FORMAT):
+                raise OutputError(f"{target} is in the way of the embeddings to be kept; move it, or choose another output")
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in kept:
+            with storage.write_whole(f"{target}/{path.relative_to(base)}", scratch=self.work) as temporary:
+                shutil.copyfile(path, temporary)
 
     def remove_work(self) -> None:
         """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""

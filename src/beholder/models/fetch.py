@@ -11,20 +11,29 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from beholder import storage
 from beholder.errors import BeholderError, HeadError
-from beholder.models import hub
-from beholder.models.registry import HeadEntry, Source
+from beholder.models import hub, pieces
+from beholder.models.digests import file_sha256, remember
+from beholder.models.registry import PublishedFile, Source
 
 _CONNECT_TIMEOUT_S = 15.0
 _READ_TIMEOUT_S = 60.0
+_LARGE_BYTES = 32 << 20
+"""Larger files are fetched in pieces, each tried again when the connection breaks, with a progress bar."""
 _TRUE = {"1", "on", "true", "yes"}
 
 NO_NETWORK_HINT = (
     "without a network: run `beholder models export DIR` on a machine that has one, copy DIR, and set BEHOLDER_MODELS=DIR"
 )
+
+
+def no_network_hint(entry: PublishedFile) -> str:
+    """What to do where there is no network; a tower has to be named when it is exported, it is large."""
+    is_large = (entry.num_bytes or _LARGE_BYTES) >= _LARGE_BYTES
+    return NO_NETWORK_HINT.replace("export DIR`", f"export DIR {entry.name}`") if is_large else NO_NETWORK_HINT
 
 
 def _is_set(variable: str) -> bool:
@@ -46,12 +55,12 @@ def models_place() -> str | None:
     return os.environ.get("BEHOLDER_MODELS") or None
 
 
-def cached_path(entry: HeadEntry) -> Path:
+def cached_path(entry: PublishedFile) -> Path:
     """Where beholder keeps its own download of a registry head."""
     return storage.cache_folder() / "models" / entry.files[0]
 
 
-def locate(entry: HeadEntry) -> Path | None:
+def locate(entry: PublishedFile) -> Path | None:
     """The file of a registry head on this machine, not yet checked, or None. Asks no network."""
     place = models_place()
     if place is not None and storage.is_local(place):
@@ -63,12 +72,15 @@ def locate(entry: HeadEntry) -> Path | None:
     return next((path for source in entry.sources if source.repo and (path := hub.cached(source)) is not None), None)
 
 
-def verify(path: Path, entry: HeadEntry) -> None:
-    """Raise HeadError, naming both sha256, unless the file is the published one."""
+def verify(path: Path, entry: PublishedFile, *, again: bool = False) -> None:
+    """Raise HeadError, naming both sha256, unless the file is the published one.
+
+    A large file that was hashed before and looks untouched is not hashed again, unless `again`.
+    """
     if entry.sha256 is None:
         raise HeadError(f"{entry.name}: its sha256 was never published, so a file of it cannot be verified")
     try:
-        found, num_bytes = storage.sha256_of(path), path.stat().st_size
+        found, num_bytes = file_sha256(path, again=again), path.stat().st_size
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
@@ -78,12 +90,12 @@ def verify(path: Path, entry: HeadEntry) -> None:
     hint = ""
     if start.lstrip().startswith(b"<"):
         hint = "; it is a web page (an error page or a login page, perhaps of a proxy)"
-    elif num_bytes != entry.num_bytes:
+    elif entry.num_bytes is not None and num_bytes != entry.num_bytes:
         hint = f"; it has {num_bytes} bytes instead of {entry.num_bytes}"
     raise HeadError(f"{path} is not {entry.name}: expected sha256 {entry.sha256}, found {found}{hint}")
 
 
-def fetch_entry(entry: HeadEntry, *, offline: bool | None = None) -> Path:
+def fetch_entry(entry: PublishedFile, *, offline: bool | None = None) -> Path:
     """The verified local file of a registry head that has a sha256, downloaded if it must be.
 
     Raises HeadError: a wrong file (which is not kept if a cache held it), or none to be had, with what to do.
@@ -99,20 +111,20 @@ def fetch_entry(entry: HeadEntry, *, offline: bool | None = None) -> Path:
             return found
     if is_hub_offline(offline):
         reason = "and offline mode is on (BEHOLDER_OFFLINE, HF_HUB_OFFLINE or offline=True)"
-        raise HeadError(f"{entry.name} is not on this machine {reason}; " + "; ".join([*failures, NO_NETWORK_HINT]))
+        raise HeadError(f"{entry.name} is not on this machine {reason}; " + "; ".join([*failures, no_network_hint(entry)]))
     for source in entry.sources:
         try:
             return _from_source(source, entry)
-        except _UnavailableError as error:
+        except UnavailableError as error:
             failures.append(str(error))
-    raise HeadError(f"cannot get {entry.name}: " + "; ".join([*failures, NO_NETWORK_HINT]))
+    raise HeadError(f"cannot get {entry.name}: " + "; ".join([*failures, no_network_hint(entry)]))
 
 
-class _UnavailableError(Exception):
+class UnavailableError(Exception):
     """A place that does not give the file; the next one is asked."""
 
 
-def _in_folder(folder: Path, entry: HeadEntry) -> Path | None:
+def _in_folder(folder: Path, entry: PublishedFile) -> Path | None:
     if not folder.is_dir():
         raise HeadError(f"BEHOLDER_MODELS is {folder}, which is not a folder; set it to a folder with head files, or unset it")
     plain = [name for name in (entry.name, *entry.aliases) if "/" not in name]
@@ -120,7 +132,7 @@ def _in_folder(folder: Path, entry: HeadEntry) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _checked(path: Path, entry: HeadEntry) -> bool:
+def _checked(path: Path, entry: PublishedFile) -> bool:
     """Verify a file found on this machine. A wrong one in a cache is removed, to be fetched anew; one of the user's raises."""
     try:
         verify(path, entry)
@@ -135,23 +147,23 @@ def _checked(path: Path, entry: HeadEntry) -> bool:
     return True
 
 
-def _from_mirror(place: str, entry: HeadEntry, failures: list[str]) -> Path | None:
+def _from_mirror(place: str, entry: PublishedFile, failures: list[str]) -> Path | None:
     for file in entry.files:
         url = f"{place.rstrip('/')}/{quote(file)}"
         try:
             return _download_verified(url, entry)
-        except _UnavailableError as error:
+        except UnavailableError as error:
             failures.append(str(error))
     return None
 
 
-def _from_source(source: Source, entry: HeadEntry) -> Path:
+def _from_source(source: Source, entry: PublishedFile) -> Path:
     if not source.repo:
         return _download_verified(source.url, entry)
     try:
         path = hub.download(source)
     except HeadError as error:
-        raise _UnavailableError(str(error)) from error
+        raise UnavailableError(str(error)) from error
     try:
         verify(path, entry)
     except HeadError as error:
@@ -160,14 +172,16 @@ def _from_source(source: Source, entry: HeadEntry) -> Path:
     return path
 
 
-def _download_verified(url: str, entry: HeadEntry) -> Path:
+def _download_verified(url: str, entry: PublishedFile) -> Path:
     target = cached_path(entry)
     with storage.write_whole(str(target)) as temporary:
-        _get(url, temporary)
+        get_large(url, temporary, entry.name, entry.num_bytes)
         try:
             verify(temporary, entry)
         except HeadError as error:
             raise HeadError(f"{str(error).replace(str(temporary), url, 1)}; it was not kept") from None
+    if entry.sha256 is not None:
+        remember(target, entry.sha256)
     return target
 
 
@@ -185,22 +199,40 @@ def download_url(url: str, *, offline: bool | None = None) -> Path:
     try:
         with storage.write_whole(str(target)) as temporary:
             _get(url, temporary)
-    except _UnavailableError as error:
+    except UnavailableError as error:
         raise HeadError(str(error)) from None
     return target
 
 
+def get_large(url: str, target: Path, label: str, num_bytes: int | None = None) -> None:
+    """Fetch a URL into an existing local file: in pieces where it is large and the server gives parts. Raises UnavailableError.
+
+    `num_bytes` is its size where that is known; otherwise the server is asked.
+    """
+    if storage.is_web(url) and (num_bytes is None or num_bytes >= _LARGE_BYTES):
+        try:
+            total = storage.size(url)
+            if total >= _LARGE_BYTES:
+                pieces.need_space(target.parent, total, label)
+                pieces.fetch_pieces(url, [(0, total, 0)], target, label)
+                return
+        except BeholderError as error:
+            if "gives no parts" not in str(error) and "does not tell its size" not in str(error):
+                raise UnavailableError(f"cannot get {url}: {error}") from None
+    _get(url, target)
+
+
 def _get(url: str, target: Path) -> None:
-    """Stream a URL into a local file. Raises _UnavailableError when that fails for whatever reason."""
+    """Stream a URL into a local file. Raises UnavailableError when that fails for whatever reason."""
     try:
         file_system, inner = _file_system(url)
         file_system.get_file(inner, str(target))
     except FileNotFoundError:
-        raise _UnavailableError(f"cannot get {url}: it does not exist there") from None
+        raise UnavailableError(f"cannot get {url}: it does not exist there") from None
     except BeholderError as error:
-        raise _UnavailableError(f"cannot get {error}") from None
+        raise UnavailableError(f"cannot get {error}") from None
     except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent
-        raise _UnavailableError(f"cannot get {url}: {_why(error)}") from None
+        raise UnavailableError(f"cannot get {url}: {why(error)}") from None
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -214,7 +246,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     return fsspec.filesystem("http", client_kwargs={"timeout": timeout}), url
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """A remote back end's error in a few words."""
     status = getattr(error, "status", None)
     if isinstance(status, int) and status >= 400:
         return f"the server answered with HTTP status {status}"
@@ -224,3 +257,9 @@ def _why(error: Exception) -> str:
     if "Payload" in type(error).__name__:
         return f"the connection broke off before the end ({text})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def public_part(url: str) -> str:
+    """The URL without what may be a secret in a stamp: signatures in the query, a password before the host."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, "", ""))

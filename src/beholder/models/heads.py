@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from beholder import storage
 from beholder.errors import BeholderError, HeadError
@@ -148,14 +148,8 @@ def _from_url(url: str, offline: bool | None) -> Head:
     if urlsplit(url).path.endswith(".safetensors") and not fetch.is_offline(offline):
         opened = open_tensors(url)
         if is_bundle(opened.shapes):
-            return _from_bundle(opened, _name_in_url(url), _public_part(url))
-    return _from_file(fetch.download_url(url, offline=offline), source=_public_part(url))
-
-
-def _public_part(url: str) -> str:
-    """The URL without what may be a secret in a stamp: signatures in the query, a password before the host."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, "", ""))
+            return _from_bundle(opened, _name_in_url(url), fetch.public_part(url))
+    return _from_file(fetch.download_url(url, offline=offline), source=fetch.public_part(url))
 
 
 def _name_in_url(url: str) -> str:

@@ -7,16 +7,21 @@ They are read when a function is called, not when huggingface_hub was imported.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from beholder.errors import HeadError
+from beholder.errors import HeadError, os_error_text
 from beholder.models.registry import Source
 
 _TIMEOUT_S = 15.0
+
+
+class MissingError(HeadError):
+    """The repository is there, and has no file of that name."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,11 @@ def forget(path: Path) -> None:
             blob.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where the hub's client keeps its copies."""
+    return Path(_cache_folder() or Path.home() / ".cache" / "huggingface" / "hub").expanduser()
+
+
 def _cache_folder() -> str | None:
     """What the environment says now; None leaves it to huggingface_hub, whose default it then is."""
     chosen = os.environ.get("HF_HUB_CACHE")
@@ -112,12 +122,18 @@ def _one_line(source: Source) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise HeadError(f"cannot get {where}: {endpoint()} cannot be reached ({_cause(error)})") from None
     except errors.EntryNotFoundError:
-        raise HeadError(f"cannot get {where}: the repository has no such file") from None
+        raise MissingError(f"cannot get {where}: the repository has no such file") from None
     except errors.HFValidationError as error:
         raise HeadError(f"cannot get {where}: {_text(error)}") from None
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         raise HeadError(f"cannot get {where}: {endpoint()} answered with HTTP status {status}") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise HeadError(f"cannot get {where}: {endpoint()} cannot be reached ({_text(error)})") from None
+        raise HeadError(
+            f"cannot keep {where} in {cache_folder()}: {os_error_text(error)}; HF_HOME names another place"
+        ) from None
     except Exception as error:  # the client's HTTP library (it has changed twice) raises errors of its own
         raise HeadError(f"cannot get {where}: {endpoint()} cannot be reached ({_text(error)})") from None
 

@@ -1,4 +1,4 @@
-"""Layers of a head as arrays in, a differentiable torch module out. The only module here that imports torch at its top."""
+"""Layers of a head, or a tower and a head, in; a differentiable torch module out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+
+from beholder.models.clip_vit import ClipVisionTower
 
 
 class HeadModule(nn.Module):
@@ -36,3 +38,16 @@ class HeadModule(nn.Module):
                 if number < self.num_layers - 1:
                     x = nn.functional.relu(x)
             return x.squeeze(-1)  # [B]
+
+
+class PictureScoreModule(nn.Module):
+    """Pictures to scores, differentiable: (B, 3, S, S) float in [0, 1] -> (B,). The tower's weights are shared, not copied."""
+
+    def __init__(self, tower: ClipVisionTower, head: nn.Module) -> None:
+        super().__init__()
+        self.tower, self.head = tower, head
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) RGB, height x width, float in [0, 1], already S x S -> (B,) scores."""
+        scores: torch.Tensor = self.head(self.tower.embed_images(images))
+        return scores

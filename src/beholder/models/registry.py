@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import quote
 
 from beholder.models.backbones import (
@@ -53,6 +53,23 @@ class Source:
         if self.plain_url:
             return self.plain_url
         return f"https://huggingface.co/{self.repo}/resolve/{self.revision}/{quote(self.file)}"
+
+
+class PublishedFile(Protocol):
+    """What finding and checking a published file takes, be it of a head or of a tower."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+    @property
+    def files(self) -> tuple[str, ...]: ...
+    @property
+    def sources(self) -> tuple[Source, ...]: ...
+    @property
+    def sha256(self) -> str | None: ...
+    @property
+    def num_bytes(self) -> int | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

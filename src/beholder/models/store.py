@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from beholder import storage
 from beholder.errors import HeadError
-from beholder.models import fetch, registry
+from beholder.models import fetch, hub, registry
 from beholder.models.registry import HeadEntry
+
+if TYPE_CHECKING:
+    from beholder.models.tower_registry import TowerEntry
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = "beholder-models"
@@ -22,7 +25,7 @@ State = Literal["ok", "converted", "missing", "wrong"]
 
 @dataclass(frozen=True)
 class HeadState:
-    """What is on this machine of one head.
+    """What is on this machine of one head or tower.
 
     Attributes:
         name: its registry name.
@@ -72,17 +75,19 @@ def check(entry: HeadEntry) -> HeadState:
         return HeadState(entry.name, "missing")
     try:
         if state == "ok":
-            fetch.verify(path, entry)
+            fetch.verify(path, entry, again=True)
         read_head_file(path)
     except HeadError as error:
         return HeadState(entry.name, "wrong", str(path), str(error))
     return HeadState(entry.name, state, str(path))
 
 
-def export(folder: str, entries: Sequence[HeadEntry], *, offline: bool | None = None) -> dict[str, Any]:
-    """Copy verified head files and a manifest into `folder`, for `BEHOLDER_MODELS=folder` on a machine without a network.
+def export(
+    folder: str, entries: Sequence[HeadEntry], *, towers: Sequence[TowerEntry] = (), offline: bool | None = None
+) -> dict[str, Any]:
+    """Copy verified files and a manifest into `folder`, for `BEHOLDER_MODELS=folder` on a machine without a network.
 
-    Heads that are not here are downloaded first. Returns the manifest. Raises HeadError and OutputError.
+    Heads and towers that are not here are downloaded first. Returns the manifest. Raises HeadError and OutputError.
     """
     for entry in entries:
         if entry.sha256 is None:
@@ -106,6 +111,10 @@ def export(folder: str, entries: Sequence[HeadEntry], *, offline: bool | None = 
                 "source": entry.sources[0].url,
             }
         )
+    if towers:
+        from beholder.models.tower_store import export_towers
+
+        records += export_towers(folder, towers, offline=offline)
     manifest = {"format": MANIFEST_FORMAT, "version": 1, "files": records}
     storage.write_bytes(f"{folder.rstrip('/')}/{MANIFEST_FILE}", (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
@@ -118,6 +127,18 @@ def download(entry: HeadEntry, *, offline: bool | None = None) -> Path | None:
     path = fetch.fetch_entry(entry, offline=offline) if entry.sha256 is not None else None
     load_head(entry.name, offline=offline)
     return path or kept_conversion(entry)
+
+
+def remove(entry: HeadEntry) -> list[Path]:
+    """Delete beholder's and the hub's cached copies of a head; files in $BEHOLDER_MODELS are yours and stay. Returns them."""
+    from beholder.models.heads import kept_conversion
+
+    places = [fetch.cached_path(entry), kept_conversion(entry)]
+    places += [hub.cached(source) for source in entry.sources if source.repo]
+    removed = [path for path in dict.fromkeys(places) if path is not None and path.is_file()]
+    for path in removed:
+        hub.forget(path)
+    return removed
 
 
 def entry_record(entry: HeadEntry) -> dict[str, Any]:

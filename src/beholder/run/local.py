@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,16 +89,15 @@ def run(step: Step, folder: RunFolder, progress: Progress, on_resume: Callable[[
         folder.mark_finished(shard, result, run_fingerprint, step.models)
         return result
 
+    pending = [shard for shard in step.shards if shard.name not in results]
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
         writing: tuple[str, Future[ShardResult]] | None = None
-        for shard in step.shards:
-            if shard.name in results:
-                continue
-            computed = step.compute(shard, progress)
-            if writing is not None:
-                results[writing[0]] = writing[1].result()
-            writing = (shard.name, writer.submit(write, shard, computed))
-            del computed
+        with contextlib.closing(step.compute_each(pending, progress)) as computing:
+            for shard, computed in computing:
+                if writing is not None:
+                    results[writing[0]] = writing[1].result()
+                writing = (shard.name, writer.submit(write, shard, computed))
+                del computed
         if writing is not None:
             results[writing[0]] = writing[1].result()
     return RunReport([results[shard.name] for shard in step.shards], num_resumed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from beholder.shards import Shard, ShardResult
@@ -34,8 +34,8 @@ class Step(Protocol):
         """What the record should say besides the options."""
         ...
 
-    def compute(self, shard: Shard, progress: Progress) -> Any:
-        """Do the shard's work; nothing is written."""
+    def compute_each(self, shards: Sequence[Shard], progress: Progress) -> Generator[tuple[Shard, Any], None, None]:
+        """Do the work of these shards, in order; nothing is written. A step may begin the next shard before one is taken."""
         ...
 
     def write(self, shard: Shard, computed: Any, folder: str) -> ShardResult:

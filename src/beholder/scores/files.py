@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import columns, storage
-from beholder.columns import REASON_TEXT, RowStatus
 from beholder.errors import InputError, OutputError
 
 REJECTS_SCHEMA = pa.schema([
@@ -40,16 +39,10 @@ def scores_table(labels: pa.Table, scores: npt.NDArray[np.float32], names: Seque
     return pa.table(table)
 
 
-def rejects_table(samples: pa.ChunkedArray, statuses: npt.NDArray[np.uint8], stage: str) -> pa.Table:
-    """The rejects table of rows with these non-zero statuses."""
-    words = [RowStatus(int(status)) for status in statuses]
-    arrays = [
-        samples.cast(pa.string()),
-        pa.array([stage] * len(words), pa.string()),
-        pa.array([word.word for word in words], pa.string()),
-        pa.array([REASON_TEXT[word] for word in words], pa.string()),
-    ]
-    return pa.table(arrays, schema=REJECTS_SCHEMA)
+def rejects_table(samples: pa.ChunkedArray, stages: Sequence[str], reasons: Sequence[str], messages: Sequence[str]) -> pa.Table:
+    """The rejects table: N samples, and for each where it failed, the fixed word, and the text."""
+    texts = [pa.array(list(column), pa.string()) for column in (stages, reasons, messages)]
+    return pa.table([samples.cast(pa.string()), *texts], schema=REJECTS_SCHEMA)
 
 
 def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
@@ -66,6 +59,11 @@ def write_parquet(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> i
     return path.stat().st_size
 
 
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """A record as the text of a `beholder.json`."""
+    return json.dumps(record, indent=2).encode() + b"\n"
+
+
 def is_ours(path: Path) -> bool:
     """Whether a Parquet file was written by `write_parquet` or `join_parquet`."""
     try:
@@ -74,8 +72,10 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def csv_columns(table: pa.Table, statuses: npt.NDArray[np.uint8], score_names: Sequence[str]) -> pa.Table:
+def csv_columns(table: pa.Table, words: npt.NDArray[np.object_], score_names: Sequence[str]) -> pa.Table:
     """The table as text columns for a CSV: `sample`, scores (empty where rejected), `status`, then the others.
+
+    words: (N,) the status of each row: "ok", or the reason why it was rejected.
 
     Scores are the shortest text that reads back as the same float32, always with a dot (5.0, never 5): tools that guess
     a column's type from its first rows would take it for integers and fail at the first fraction.
@@ -85,15 +85,14 @@ def csv_columns(table: pa.Table, statuses: npt.NDArray[np.uint8], score_names: S
             raise InputError("column 'status' is the CSV's own; name the columns to pass one by one, or write .parquet")
         if "\n" in name or "\r" in name:
             raise InputError(f"column {name!r} has a line break in its name, which a CSV header cannot hold; leave it out")
-    words = np.array([status.word for status in RowStatus], dtype=object)
     ready: dict[str, Any] = {columns.SAMPLE: table.column(columns.SAMPLE)}
     for name in score_names:
         text = pc.cast(table.column(name), pa.large_string())
         text = pc.if_else(
             pc.match_substring_regex(text, "[.e]"), text, pc.binary_join_element_wise(text, _text("0"), _text("."))
         )
-        ready[name] = pc.if_else(pa.array(statuses == 0), text, _text(None))
-    ready[columns.STATUS] = pa.array(words[statuses], pa.large_string())
+        ready[name] = pc.if_else(pa.array(words == columns.STATUS_OK), text, _text(None))
+    ready[columns.STATUS] = pa.array(words, pa.large_string())
     for name in table.column_names:
         if name not in ready:
             ready[name] = _as_text(table.column(name))

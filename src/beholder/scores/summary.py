@@ -15,11 +15,12 @@ THRESHOLDS = (4.5, 5.0, 5.5, 6.0, 6.5)
 
 
 @dataclass(kw_only=True)
-class ScoreSummary:
-    """The result of a scoring job.
+class RunSummary:
+    """The result of a job.
 
     Attributes:
-        output: where the score set is.
+        output: where the result is.
+        unit, verb: what was counted ("rows", "pictures") and what was done with it ("score", "embed").
         rejects: where the rejects table is, or None when nothing was rejected.
         num_read, num_scored, num_rejected: rows over all runs of this job.
         reasons: rejected rows by reason.
@@ -29,9 +30,16 @@ class ScoreSummary:
         seconds: wall time of this run's reading, scoring and writing.
         num_bytes: bytes of embeddings this run read.
         warnings: lines worth telling.
+        notes: what was used: tower, device, precision.
+        traits: how many pictures have what makes presets differ (`images.picture.Trait` words).
+        num_ignored: files among the sources that are no pictures.
+        embeddings: where embeddings are kept beside the scores, or None.
+        bottleneck: the stage that the others waited for, or "".
     """
 
     output: str
+    unit: str = "rows"
+    verb: str = "score"
     rejects: str | None = None
     num_read: int = 0
     num_scored: int = 0
@@ -43,6 +51,16 @@ class ScoreSummary:
     seconds: float = 0.0
     num_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    traits: dict[str, int] = field(default_factory=dict)
+    num_ignored: int = 0
+    embeddings: str | None = None
+    bottleneck: str = ""
+
+    @property
+    def done(self) -> str:
+        """What was done, as a participle."""
+        return {"score": "scored", "embed": "embedded"}[self.verb]
 
     def add(self, results: Sequence[ShardResult]) -> None:
         """Add shards' counts and statistics."""
@@ -52,13 +70,15 @@ class ScoreSummary:
             self.num_rejected += result.num_rejected
             for reason, count in result.reasons.items():
                 self.reasons[reason] = self.reasons.get(reason, 0) + count
+            for trait, count in result.traits.items():
+                self.traits[trait] = self.traits.get(trait, 0) + count
             for name, record in result.stats.items():
                 self.stats.setdefault(name, ScoreStats()).merge(ScoreStats.from_json(record))
 
     def merged_result(self) -> ShardResult:
         """All shards as one result, for the record beside a single output file."""
         stats = {name: stats.to_json() for name, stats in self.stats.items()}
-        return ShardResult(self.num_read, self.num_scored, self.num_rejected, dict(self.reasons), {}, stats)
+        return ShardResult(self.num_read, self.num_scored, self.num_rejected, dict(self.reasons), {}, stats, dict(self.traits))
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready record for `--json`; shares and quantiles are None where nothing was scored."""
@@ -80,15 +100,21 @@ class ScoreSummary:
             }
         return {
             "output": self.output,
+            "unit": self.unit,
+            "embeddings": self.embeddings,
             "rejects": self.rejects,
             "num_read": self.num_read,
             "num_scored": self.num_scored,
             "num_rejected": self.num_rejected,
             "reasons": self.reasons,
+            "traits": self.traits,
+            "num_ignored": self.num_ignored,
             "num_new": self.num_new,
             "seconds": self.seconds,
             "rows_per_second": self.num_new / self.seconds if self.seconds else None,
             "bytes_read": self.num_bytes,
             "scores": scores,
+            "waited_for": self.bottleneck,
+            "notes": self.notes,
             "warnings": self.warnings,
         }

@@ -5,7 +5,7 @@ It does one shard at a time; `beholder.jobs.score` is the whole job (find the in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder import columns
-from beholder.columns import RowStatus, score_column_names
+from beholder.columns import REASON_TEXT, RowStatus, score_column_names
 from beholder.embeddings.block import Part, ReadOptions
 from beholder.embeddings.labels import read_metadata
 from beholder.embeddings.source import reader_of
@@ -28,6 +28,7 @@ from beholder.stats import ScoreStats
 from beholder.storage import content_sample
 
 STAGE = "score"
+_WORDS = np.array([status.word for status in RowStatus], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,12 @@ class ScoreStep:
             "heads": [head.describe() for head in self.heads],
         }
 
-    def compute(self, shard: Shard, progress: Any) -> ScoredShard:
+    def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, ScoredShard], None, None]:
+        """Read and score shards, one after the other."""
+        for shard in shards:
+            yield shard, self._compute(shard, progress)
+
+    def _compute(self, shard: Shard, progress: Any) -> ScoredShard:
         """Read and score the shard's rows."""
         part = self.parts[shard.part]
         scores, statuses, labels = [], [], []
@@ -146,7 +152,9 @@ class ScoreStep:
         table = files.scores_table(labels, scores, self.score_names)
         if self.as_csv:
             name = f"{columns.SCORES_FOLDER}/{shard.name}.csv"
-            written[name] = files.write_csv_part(Path(folder) / name, files.csv_columns(table, statuses, self.score_names))
+            written[name] = files.write_csv_part(
+                Path(folder) / name, files.csv_columns(table, _WORDS[statuses], self.score_names)
+            )
         else:
             name = f"{columns.SCORES_FOLDER}/{shard.name}.parquet"
             table = table if kept.all() else table.filter(pa.array(kept))
@@ -154,7 +162,12 @@ class ScoreStep:
         if not kept.all():
             rejected = labels.column(columns.SAMPLE).filter(pa.array(~kept))
             name = f"{columns.REJECTS_FOLDER}/{shard.name}.parquet"
-            rejects = files.rejects_table(rejected, statuses[~kept], STAGE)
+            rejects = files.rejects_table(
+                rejected,
+                [STAGE] * len(rejected),
+                [RowStatus(int(status)).word for status in statuses[~kept]],
+                [REASON_TEXT[RowStatus(int(status))] for status in statuses[~kept]],
+            )
             written[name] = files.write_parquet(Path(folder) / name, rejects, self.provenance)
         reasons = np.bincount(statuses[~kept], minlength=len(RowStatus))
         stats = {name: ScoreStats.of(scores[kept, i]).to_json() for i, name in enumerate(self.score_names)}

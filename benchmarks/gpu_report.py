@@ -1,0 +1,91 @@
+"""What gpu.py has measured in; the page of Markdown that tells it out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def page(record: dict[str, Any]) -> str:
+    """The whole result file."""
+    parts = record.get("parts", {})
+    lines = [f"# beholder on {record['device']}", ""]
+    if record["is_dry"]:
+        lines += [
+            "**A dry run: a tiny tower on the processor. It shows that the script runs; its times say nothing about a GPU.**",
+            "",
+        ]
+    lines += record["machine"]
+    lines += [f"- tower: {record['shape']}, random weights, {record['gflops_per_picture']:.3g} GFLOP a picture", ""]
+    for title, name, table in (
+        ("Correctness", "correct", _correct),
+        ("Matrix products", "products", _products),
+        ("Pictures/s on the device", "rates", _rates),
+        ("From tars of JPEGs", "path", _path),
+        ("`head.score` on the device", "head", _head),
+    ):
+        lines += [f"## {title}", "", *(table(parts[name]) if name in parts else ["Not run."]), ""]
+    return "\n".join(lines)
+
+
+def _correct(part: dict[str, Any]) -> list[str]:
+    lines = [f"Against {part.get('reference', 'nothing: no reference')}.", ""]
+    lines += ["| what | embeddings: largest relative error | score: largest drift | mean |", "|---|---|---|---|"]
+    for key, found in part.items():
+        if isinstance(found, dict):
+            lines.append(f"| {key} | {found['embedding']:.1e} | {found['score_max']:.1e} | {found['score_mean']:.1e} |")
+        elif key != "reference":
+            lines.append(f"| {key} | {found} | | |")
+    return lines
+
+
+def _products(part: dict[str, Any]) -> list[str]:
+    lines = ["| precision | TFLOP/s | at m, k, n |", "|---|---|---|"]
+    for key, found in part.items():
+        if isinstance(found, dict):
+            lines.append(f"| {key} | {found['tflops']:.4g} | {', '.join(map(str, found['at']))} |")
+        else:
+            lines.append(f"| {key} | {found} | |")
+    return lines
+
+
+def _rates(part: dict[str, Any]) -> list[str]:
+    lines = ["Medians of alternating rounds, lowest and highest round; the share is of the products of that precision.", ""]
+    lines += ["| what | pictures/s | rounds | share of the products |", "|---|---|---|---|"]
+    for key, found in part.items():
+        if isinstance(found, dict):
+            share = "" if found["share_of_products"] is None else f"{found['share_of_products']:.0%}"
+            lines.append(
+                f"| {key} | {found['pictures_per_second']:,.0f} | {found['low']:,.0f} to {found['high']:,.0f} | {share} |"
+            )
+        else:
+            lines.append(f"| {key} | {found} | | |")
+    return lines
+
+
+def _path(part: dict[str, Any]) -> list[str]:
+    lines = ["| what | |", "|---|---|"]
+    for key, found in part.items():
+        if isinstance(found, dict) and "account" in found:
+            told = ", ".join(f"{name} {_short(value)}" for name, value in found["account"].items())
+            lines.append(f"| {key} | {found['seconds']:.1f} s for the whole process; its own account: {told} |")
+        elif isinstance(found, dict):
+            lines.append(f"| {key} | {', '.join(f'{name} {value:.4g}' for name, value in found.items())} |")
+        else:
+            lines.append(f"| {key} | {found:,.0f} |" if isinstance(found, float) else f"| {key} | {found} |")
+    return lines
+
+
+def _head(part: dict[str, Any]) -> list[str]:
+    lines = ["| rows | rows/s | largest difference from the processor's score |", "|---|---|---|"]
+    for key, found in part.items():
+        if isinstance(found, dict):
+            lines.append(f"| {key} | {found['rows_per_second']:,.0f} | {found['largest_difference']:.1e} |")
+        else:
+            lines.append(f"| {key} | {found} | |")
+    return lines
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_short(part)}" for name, part in value.items()) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

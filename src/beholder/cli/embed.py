@@ -1,0 +1,35 @@
+"""`beholder embed`: flags in, the embedding job run with a progress bar, its summary shown."""
+
+from __future__ import annotations
+
+from beholder.cli.flags import command
+from beholder.cli.score import OUTPUT_FLAGS
+from beholder.jobs.options import EmbedOptions
+
+EXAMPLES = """Examples:\n
+  beholder embed photos/\n
+  beholder embed 'shards/{00000..00099}.tar' -o embeddings/ --precision bf16\n
+  beholder embed pictures.parquet -o embeddings.parquet --dtype float32 --raw
+"""
+
+
+def run(options: EmbedOptions, *, as_json: bool, quiet: bool) -> None:
+    """Do the job and show it."""
+    from beholder.cli.show import run_and_show
+    from beholder.jobs.embed import embed as job
+
+    run_and_show(job, options, as_json=as_json, quiet=quiet)
+
+
+embed = command(
+    EmbedOptions,
+    run,
+    name="embed",
+    sources="Pictures: folders, files, globs, tars, zips, Parquet files, lists (.txt, .csv), URLs.",
+    description="""Turn pictures into CLIP embeddings, with a stamp that says how they were made.
+
+    Run the same command again after an interruption: it continues, and every picture is embedded exactly once.
+    """,
+    examples=EXAMPLES,
+    extra=OUTPUT_FLAGS,
+)

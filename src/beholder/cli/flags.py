@@ -1,0 +1,126 @@
+"""A class of options in, a Typer command with one flag per field out; no flag is written twice."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from beholder.errors import InputError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
+
+
+def parse_bytes(text: str) -> int:
+    """Text such as 512MB, 1GiB or 2e9 -> bytes. Raises InputError."""
+    import re
+
+    match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([KMGT]?I?)B?\s*", text, flags=re.IGNORECASE)
+    try:
+        if match:
+            return int(float(match[1]) * _UNITS[match[2].upper()])
+    except (ValueError, KeyError):
+        pass
+    raise InputError(f"{text!r} is no amount of memory; write for example 512MB or 2GB")
+
+
+def command(
+    options: type,
+    run: Callable[..., None],
+    *,
+    name: str,
+    sources: str,
+    description: str,
+    examples: str,
+    extra: dict[str, Any] | None = None,
+) -> Callable[..., None]:
+    """A function that Typer turns into a command.
+
+    Args:
+        options: a frozen dataclass whose first field is `sources` and whose fields with help text become flags.
+        run: called with (made options, **extra flags).
+        name: of the command.
+        sources: help of the argument.
+        description: what `--help` says first.
+        examples: what it says then.
+        extra: further flags that are no options of the job: name -> (type, default, typer.Option).
+    """
+    made = {item.name: item for item in fields(options) if "help" in item.metadata}
+    kinds = typing.get_type_hints(options)
+    parameters = [
+        inspect.Parameter(
+            "sources", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[list[str], typer.Argument(help=sources)]
+        )
+    ]
+    parameters += [_parameter(item, kinds[item.name], _panel(options, item.name)) for item in made.values()]
+    parameters += [
+        inspect.Parameter(extra_name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, flag])
+        for extra_name, (kind, default, flag) in (extra or {}).items()
+    ]
+
+    def called(**given: Any) -> None:
+        values: dict[str, Any] = {"sources": tuple(given.pop("sources"))}
+        for field_name, item in made.items():
+            value = given.pop(field_name)
+            if value is None or (value == [] and item.default is not MISSING):
+                continue
+            if item.metadata.get("read") == "bytes":
+                value = parse_bytes(value)
+            values[field_name] = tuple(value) if isinstance(value, list) else value
+        if values.get("offline") is False:
+            del values["offline"]
+        run(options(**values), **given)
+
+    called.__name__ = name
+    called.__doc__ = inspect.cleandoc(description) + "\n\n" + examples
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
+
+
+def _panel(options: type, name: str) -> str | None:
+    """The heading that help shows a flag under: `PANEL` of the class that has the field."""
+    owner = next(base for base in options.__mro__ if name in inspect.get_annotations(base))
+    return owner.__dict__.get("PANEL")
+
+
+def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parameter:
+    """The command's parameter for one field of the options."""
+    text, metadata = item.metadata["help"], item.metadata
+    if "shown" in metadata:
+        text += f"  (default: {metadata['shown']})"
+    plain, default = _plain(kind), item.default
+    settings: dict[str, Any] = {"help": text, "rich_help_panel": panel}
+    if "least" in metadata:
+        settings["min"] = metadata["least"]
+    if metadata.get("read") == "bytes":
+        plain = str
+    if metadata.get("choices"):
+        settings["metavar"] = "|".join(metadata["choices"])
+    names = list(metadata.get("flag", ()))
+    if plain is bool:
+        default = bool(default)
+        names = names or ["--" + item.name.replace("_", "-")]
+        annotation: Any = bool
+    else:
+        is_shown = "shown" not in metadata and default is not None and default is not MISSING
+        default = default if is_shown else None
+        annotation = plain if default is not None else plain | None
+    flag = typer.Option(*names, show_default="shown" not in metadata and default not in (None, False), **settings)
+    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, flag])
+
+
+def _plain(kind: Any) -> Any:
+    """The type Typer should read: `X | None` -> X, a Literal -> str, a tuple -> list[str]."""
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        (kind,) = [choice for choice in get_args(kind) if choice is not NoneType]
+        origin = get_origin(kind)
+    if origin is Literal:
+        return str
+    return list[str] if origin is tuple else kind

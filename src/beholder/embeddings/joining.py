@@ -1,0 +1,140 @@
+"""Shards of one embedding set in, one file out: streamed, in memory that does not grow with the number of rows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import storage
+from beholder.embeddings.layouts import WriteOptions, group_rows, parquet_options, stamped
+from beholder.embeddings.npy import check_array, read_header
+from beholder.errors import OutputError
+
+_COPY_BYTES = 1 << 20
+_HEADER_BYTES = 1 << 16
+
+
+def join_shards(
+    parts: Sequence[Path], target: str, options: WriteOptions, stamp: Mapping[str, Any], *, scratch: Path | None = None
+) -> None:
+    """Join files that `write_shard` wrote, in this order, to one; whole or not at all.
+
+    Args:
+        parts: at least one; all `.npy`, all `.csv` or all `.parquet` (for "npy" that is the metadata, joined on its own).
+        target: a local path or a URL.
+        options: those of the parts; files tell by themselves what they hold.
+        stamp: for the schema metadata of Parquet.
+        scratch: where the temporary file stands; see `storage.write_whole`.
+
+    Raises:
+        OutputError: no parts, parts that do not fit together, or the target cannot be written.
+    """
+    suffixes = {part.suffix for part in parts}
+    if len(suffixes) != 1:
+        raise OutputError(
+            f"cannot write {target}: nothing was embedded" if not parts else f"{target}: parts of different kinds"
+        )
+    with storage.write_whole(target, scratch=scratch) as temporary:
+        if suffixes == {".npy"}:
+            _join_npy(parts, temporary, target)
+        elif suffixes == {".csv"}:
+            _join_csv(parts, temporary, target)
+        else:
+            _join_parquet(parts, temporary, target, stamp)
+
+
+def _join_npy(parts: Sequence[Path], temporary: Path, target: str) -> None:
+    headers = []
+    for part in parts:
+        with part.open("rb") as source:
+            shape, _, dtype, offset = read_header(source.read(_HEADER_BYTES), str(part))
+        check_array(shape, dtype, str(part))
+        headers.append((shape, dtype, offset))
+    if len({(shape[1], dtype.str) for shape, dtype, _ in headers}) > 1:
+        raise OutputError(f"{target}: parts have different dimensions or types; use --overwrite to start anew")
+    num_rows, ((_, dim), dtype, _) = sum(shape[0] for shape, _, _ in headers), headers[0]
+    with temporary.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, {"descr": dtype.str, "fortran_order": False, "shape": (num_rows, dim)})
+        for part, (_, _, offset) in zip(parts, headers, strict=True):
+            with part.open("rb") as source:
+                source.seek(offset)
+                shutil.copyfileobj(source, out, _COPY_BYTES)
+
+
+def _join_csv(parts: Sequence[Path], temporary: Path, target: str) -> None:
+    header: bytes | None = None
+    with temporary.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as source:
+                line = source.readline()
+                if header is None:
+                    header = line
+                    out.write(header)
+                elif line != header:
+                    raise OutputError(f"{target}: parts have different columns; use --overwrite to start anew")
+                shutil.copyfileobj(source, out, _COPY_BYTES)
+
+
+def _join_parquet(parts: Sequence[Path], temporary: Path, target: str, stamp: Mapping[str, Any]) -> None:
+    """Row groups are filled across parts: many small shards would give as many small groups."""
+    schema = stamped(_common_schema([pq.read_schema(part).remove_metadata() for part in parts], target), stamp)
+    most = group_rows(schema)
+    waiting: list[pa.Table] = []
+    num_waiting = 0
+    with pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer:
+        for part in parts:
+            with pq.ParquetFile(part) as source:
+                for batch in source.iter_batches(batch_size=most):
+                    waiting.append(_as_schema(pa.Table.from_batches([batch]), schema))
+                    num_waiting += batch.num_rows
+                    while num_waiting >= most:
+                        table = pa.concat_tables(waiting)
+                        writer.write_table(table.slice(0, most), row_group_size=most)
+                        waiting, num_waiting = [table.slice(most)], num_waiting - most
+        if num_waiting:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=most)
+
+
+def _common_schema(schemas: Sequence[pa.Schema], target: str) -> pa.Schema:
+    """All columns of all parts, embeddings last; those whose types have nothing in common become text."""
+    fields: dict[str, pa.Field] = {}
+    for field in (field for schema in schemas for field in schema):
+        known = fields.get(field.name)
+        if known is None or known.type == field.type:
+            fields.setdefault(field.name, field)
+        elif pa.types.is_fixed_size_list(field.type) or pa.types.is_fixed_size_list(known.type):
+            raise OutputError(f"{target}: parts have embeddings of different kinds; use --overwrite to start anew")
+        else:
+            fields[field.name] = _common_field(known, field)
+    ordered = sorted(fields.values(), key=lambda field: pa.types.is_fixed_size_list(field.type))
+    return pa.schema(ordered)
+
+
+def _common_field(one: pa.Field, other: pa.Field) -> pa.Field:
+    try:
+        return pa.unify_schemas([pa.schema([one]), pa.schema([other])], promote_options="permissive").field(0)
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.field(one.name, pa.large_string())
+
+
+def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly these columns; those it lacks are null."""
+    present = {name: table.column(name) for name in table.column_names}
+    arrays = [_cast(present[f.name], f.type) if f.name in present else pa.nulls(table.num_rows, f.type) for f in schema]
+    return pa.table(arrays, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    try:
+        return pc.cast(column, kind)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs, binary that is no text
+        return pa.chunked_array([pa.array([None if v is None else str(v) for v in column.to_pylist()], kind)])

@@ -1,0 +1,376 @@
+"""Jobs in, results out: the thread that starts decode workers, feeds and times them, and replaces those that die."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import selectors
+import threading
+from dataclasses import dataclass, field
+from time import monotonic
+
+from beholder.columns import PictureReason
+from beholder.errors import BeholderError
+from beholder.images.messages import HELLO, Reply, Request
+from beholder.images.picture import PictureError
+from beholder.images.pulling import Finished, Job
+from beholder.images.shared_slots import SharedSlots, Spool, anonymous_file
+from beholder.images.worker_process import WorkerProcess, WorkerSettings, package_file, status_text
+
+_TICK_S = 0.1
+_START_S = 120.0
+"""A worker that is not up by then counts as dead."""
+_QUEUED_S = 0.04
+"""About so much work is queued at each worker, so that it never waits for the pool."""
+_LEAST_QUEUED, _MOST_QUEUED = 2, 64
+_INLINE_BYTES = 64 << 10
+"""Up to here a picture's bytes go through the socket, which is the faster way while they fit into its buffer; larger ones go
+through the spool (measured, 100 KB: 14 and 26 microseconds), so that a worker never waits for the pool to refill the buffer."""
+_MOST_START_FAILURES, _MOST_LATE_START_FAILURES = 4, 20
+"""In a row: when no worker of the pool ever came up, and later, when something else may be ending them."""
+_START_PAUSE_S, _LONGEST_START_PAUSE_S = 0.1, 2.0
+_MOST_TRIES = 2
+_ALARM = "SIGALRM"
+
+
+@dataclass(eq=False)
+class _Seat:
+    """The place of one worker: the process that sits there now, and what it was given."""
+
+    number: int
+    process: WorkerProcess | None = None
+    jobs: dict[int, Job] = field(default_factory=dict)
+    start_at: float = 0.0
+    started: float = 0.0
+    busy_s: float = 0.0
+    mean_s: float = _QUEUED_S / _LEAST_QUEUED
+    depth: int = _LEAST_QUEUED
+    """How many jobs it should have; more are given when half are done."""
+    suspect: int = 0
+    """Ticket that was over time at the last look."""
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.said_hello
+
+
+class Dispatcher:
+    """Owns workers, slots and spool. `lock` guards slots and results; jobs and workers belong to its thread alone."""
+
+    def __init__(self, settings: WorkerSettings, *, num_workers: int, num_slots: int, most_deaths: int) -> None:
+        self.lock = threading.Lock()
+        self.room = threading.Condition(self.lock)
+        self.done = threading.Condition(self.lock)
+        self._settings, self._most_deaths = settings, most_deaths
+        self._shared = anonymous_file("beholder-slots")
+        self.slots = SharedSlots(self._shared, num_workers=num_workers, num_slots=num_slots, size_px=settings.options.size_px)
+        self._spool = Spool(anonymous_file("beholder-spool"))
+        self._places = {
+            "slots": self._shared, "spool": self._spool.handle, "num_slots": num_slots, "num_workers": num_workers,
+        }  # fmt: skip
+        self._free = list(range(num_slots))
+        self._low_water = max(1, num_slots // 8)
+        self.few = 4 * num_workers
+        self._queue: collections.deque[Job] = collections.deque()
+        self._seats = [_Seat(number) for number in range(num_workers)]
+        self._last_ticket = 0
+        self._num_restarts = self._num_deaths = self._num_start_failures = 0
+        self._spent = (0.0, 0.0, 0.0)
+        self._failure: BaseException | None = None
+        self._hungry = self._stopping = self._was_up = False
+        self._next_tick = 0.0
+        self._process_id = os.getpid()
+        self._ringing = threading.Lock()
+        self._bell, self._ring = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(self._ring, False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="beholder-decode", daemon=True)
+        self._thread.start()
+
+    # Called by other threads.
+
+    def take_slot(self) -> int | None:
+        """A free slot (the one used last, which is still in the cache), or None; called with the lock held."""
+        return self._free.pop() if self._free else None
+
+    def put_slot(self, slot: int) -> None:
+        """Give a slot back; called with the lock held."""
+        self._free.append(slot)
+        if len(self._free) >= self._low_water:
+            self.room.notify_all()
+
+    def free_slot(self, slot: int) -> None:
+        """Give a slot back."""
+        with self.lock:
+            self.put_slot(slot)
+
+    def submit(self, job: Job) -> None:
+        """Have a job done; its pull is told."""
+        self._queue.append(job)
+        if self._hungry:
+            self._wake()
+
+    def check(self) -> None:
+        """Raise what ended the dispatcher, if it has ended."""
+        if self._failure is not None:
+            raise self._failure
+        if os.getpid() != self._process_id:
+            raise RuntimeError("a decode pool cannot be used in a forked process; make one there")
+        if self._stopping:
+            raise RuntimeError("the decode pool is closed")
+
+    def spent(self) -> tuple[float, float, float, int]:
+        """Seconds of all workers on reading, decoding and idling; number of workers that were replaced."""
+        states = [self.slots.state(seat.number) for seat in self._seats]
+        read_s = self._spent[0] + sum(state.read_s for state in states)
+        decode_s = self._spent[1] + sum(state.decode_s for state in states)
+        return read_s, decode_s, self._spent[2] + sum(state.idle_s for state in states), self._num_restarts
+
+    def process_ids(self) -> list[int]:
+        """Of the workers that run now."""
+        return [process.process_id for seat in self._seats if (process := seat.process) is not None]
+
+    def close(self) -> None:
+        """End the workers and the thread."""
+        self._stopping = True
+        if self._thread.is_alive():
+            self._wake()
+            self._thread.join()
+
+    def _wake(self) -> None:
+        self._hungry = False
+        with self._ringing, contextlib.suppress(BlockingIOError):  # full: it is about to wake
+            if self._ring >= 0:
+                os.write(self._ring, b"x")
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException as error:  # raised in the consumer
+            self._failure = error
+        finally:
+            self._end_all()
+            with self.lock:
+                self.done.notify_all()
+
+    def _turn(self) -> None:
+        """Start who is missing, hand out jobs, wait for something to happen, and deal with it."""
+        if any(seat.process is None for seat in self._seats):
+            self._start_missing()
+        self._assign()
+        self._hungry = bool(self._hungry_seats(2 * self._settings.num_readers))
+        if self._hungry and self._queue and self._assign():
+            return
+        waiting = self._queue or any(seat.jobs or not seat.is_up for seat in self._seats)
+        for key, events in self._selector.select(_TICK_S if waiting else None):
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._bell, 4096)
+            elif key.data.process is not None and key.fileobj is key.data.process.socket:
+                self._serve(key.data, events)
+        self._hungry = False
+        now = monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + _TICK_S
+            for seat in self._seats:
+                self._look_at(seat, now)
+
+    def _start_missing(self) -> None:
+        for seat in self._seats:
+            now = monotonic()
+            if seat.process is None and now >= seat.start_at:
+                self.slots.clear(seat.number)
+                seat.busy_s, seat.suspect, seat.started = 0.0, 0, now
+                seat.process = WorkerProcess(seat.number, self._settings, self._places)
+                self._selector.register(seat.process.socket, selectors.EVENT_READ, seat)
+
+    def _assign(self) -> int:
+        """Hand queued jobs to the workers that have least to do; how many were handed out."""
+        if not self._queue:
+            return 0
+        least = 2 * self._settings.num_readers if self._queue[0].remote else 0
+        seats = self._hungry_seats(least)
+        batches: dict[int, list[Request]] = {seat.number: [] for seat in seats}
+        num_given = 0
+        while seats and self._queue:
+            job = self._queue.popleft()
+            if job.pull.closed:
+                with self.lock:
+                    job.pull.finish(job, Finished(job.tag, job.slot, None))
+                continue
+            seat = min(seats, key=lambda seat: len(seat.jobs))
+            batches[seat.number].append(self._request(job, seat))
+            num_given += 1
+            if len(seat.jobs) >= max(seat.depth, least):
+                seats.remove(seat)
+        for number, requests in batches.items():
+            process = self._seats[number].process
+            if requests and process is not None:
+                if len(self._seats[number].jobs) == len(requests):
+                    process.heard = monotonic()
+                process.send(requests)
+                self._watch(self._seats[number])
+        return num_given
+
+    def _hungry_seats(self, least: int) -> list[_Seat]:
+        """Workers that have done half of what they were given, of `least` jobs or as many as keep them busy."""
+        return [
+            seat for seat in self._seats if len(seat.jobs) <= (seat.depth if seat.depth > least else least) // 2 and seat.is_up
+        ]
+
+    def _request(self, job: Job, seat: _Seat) -> Request:
+        self._last_ticket += 1
+        seat.jobs[self._last_ticket] = job
+        ref = job.ref
+        if ref.data is None:
+            return Request(self._last_ticket, job.slot, path=ref.path, offset=ref.offset, length=ref.length)
+        if len(ref.data) <= _INLINE_BYTES:
+            return Request(self._last_ticket, job.slot, data=ref.data)
+        job.place = self._spool.put(ref.data)
+        return Request(self._last_ticket, job.slot, spooled=(job.place, len(ref.data)))
+
+    def _watch(self, seat: _Seat) -> None:
+        """Ask to be told of room in the socket just while something waits for it."""
+        process = seat.process
+        if process is None:
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.has_outgoing else 0)
+        if self._selector.get_key(process.socket).events != events:
+            self._selector.modify(process.socket, events, seat)
+
+    def _serve(self, seat: _Seat, events: int) -> None:
+        process = seat.process
+        assert process is not None
+        if events & selectors.EVENT_WRITE:
+            process.push()
+            self._watch(seat)
+        if events & selectors.EVENT_READ:
+            replies = process.receive()
+            if replies is None:
+                self._bury(seat)
+            else:
+                self._complete(seat, replies)
+
+    def _complete(self, seat: _Seat, replies: list[Reply]) -> None:
+        """Hand on what a worker has done."""
+        results: list[tuple[Job, Finished]] = []
+        for reply in replies:
+            if reply.ticket == HELLO:
+                self._greet(seat, reply.message)
+            elif (job := seat.jobs.pop(reply.ticket, None)) is not None:
+                error = PictureError(reply.reason, reply.message) if reply.reason is not None else None
+                where = (reply.width, reply.height, reply.traits, reply.num_bytes)
+                results.append((job, Finished(job.tag, job.slot, error, *where)))
+        if results:
+            self._num_deaths = 0
+            state = self.slots.state(seat.number)
+            spent = (state.read_s + state.decode_s - seat.busy_s) / len(results)
+            seat.busy_s = state.read_s + state.decode_s
+            seat.mean_s += 0.3 * (max(spent, 0.0) - seat.mean_s)
+            seat.depth = max(_LEAST_QUEUED, min(_MOST_QUEUED, round(_QUEUED_S / max(seat.mean_s, 1e-9))))
+            self._deliver(results)
+
+    def _greet(self, seat: _Seat, package: str) -> None:
+        if os.path.realpath(package) != os.path.realpath(package_file()):
+            raise BeholderError(f"a decode worker runs another beholder ({package}) than this one ({package_file()})")
+        assert seat.process is not None
+        seat.process.said_hello = self._was_up = True
+        self._num_start_failures = 0
+
+    def _deliver(self, results: list[tuple[Job, Finished]]) -> None:
+        for job, _ in results:
+            self._unspool(job)
+        with self.lock:
+            for job, finished in results:
+                job.pull.finish(job, finished)
+            if any(pull.has_next for pull in {job.pull for job, _ in results}):
+                self.done.notify_all()
+
+    def _unspool(self, job: Job) -> None:
+        if job.place is not None:
+            assert job.ref.data is not None
+            self._spool.release(job.place, len(job.ref.data))
+            job.place = None
+
+    def _look_at(self, seat: _Seat, now: float) -> None:
+        """End a worker whose picture is over time (seen at two looks), that does nothing, or that never starts."""
+        process, limit = seat.process, self._settings.timeout_s
+        if process is None:
+            return
+        process.trim()
+        state = self.slots.state(seat.number)
+        is_over = state.ticket in seat.jobs and now - state.started > limit
+        if is_over and seat.suspect == state.ticket:
+            self._bury(seat, over_time=True)
+        elif (seat.jobs and now - process.heard > 2 * limit + 60.0) or (not seat.is_up and now - seat.started > _START_S):
+            self._bury(seat)
+        else:
+            seat.suspect = state.ticket if is_over else 0
+
+    def _bury(self, seat: _Seat, *, over_time: bool = False) -> None:
+        """End a worker; blame the picture at hand, give back the others; a new worker is started at the next turn."""
+        process = seat.process
+        assert process is not None
+        self._selector.unregister(process.socket)
+        replies, status = process.end()
+        self._complete(seat, replies)
+        words, was_up = process.last_words(), process.said_hello
+        process.close()
+        seat.process = None
+        state = self.slots.state(seat.number)
+        self._spent = (self._spent[0] + state.read_s, self._spent[1] + state.decode_s, self._spent[2] + state.idle_s)
+        self.slots.clear(seat.number)
+        blamed = seat.jobs.pop(state.ticket, None)
+        for job in reversed(seat.jobs.values()):
+            self._unspool(job)
+            self._queue.appendleft(job)
+        seat.jobs.clear()
+        self._num_restarts += 1
+        how = status_text(status)
+        if blamed is not None:
+            self._blame(blamed, how, words, over_time=over_time or how == _ALARM)
+        self._count_death(seat, was_up, f"{how}; {words}" if words else how)
+
+    def _blame(self, job: Job, how: str, words: str, *, over_time: bool) -> None:
+        """The picture that a worker died of: over time, or tried once more, since a worker may also be ended from outside."""
+        self._unspool(job)
+        job.deaths += 1
+        if over_time:
+            text = f"it took longer than {self._settings.timeout_s:g} s to read and decode"
+            self._deliver([(job, Finished(job.tag, job.slot, PictureError(PictureReason.TIMED_OUT, text)))])
+        elif job.deaths < _MOST_TRIES:
+            self._queue.appendleft(job)
+        else:
+            text = f"the decoder crashed on it, {job.deaths} times ({how}{'; ' + words if words else ''})"
+            self._deliver([(job, Finished(job.tag, job.slot, PictureError(PictureReason.CRASHED, text)))])
+
+    def _count_death(self, seat: _Seat, was_up: bool, how: str) -> None:
+        self._num_deaths += 1
+        if not was_up:
+            self._num_start_failures += 1
+            seat.start_at = monotonic() + min(_START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
+        if self._num_start_failures >= (_MOST_LATE_START_FAILURES if self._was_up else _MOST_START_FAILURES):
+            raise BeholderError(f"decode workers cannot be started ({how}); mend that, or use none (0 workers)")
+        if self._num_deaths > self._most_deaths:
+            text = f"decode workers died {self._num_deaths} times without finishing a picture (the last: {how})"
+            raise BeholderError(f"{text}; check memory, and that the picture libraries work")
+
+    def _end_all(self) -> None:
+        """Leave no process and no descriptor behind."""
+        processes = [seat.process for seat in self._seats if seat.process is not None]
+        for process in processes:
+            process.end()
+            process.close()
+        for seat in self._seats:
+            seat.process = None
+        self._selector.close()
+        with self._ringing:
+            ring, self._ring = self._ring, -1
+        for handle in (self._bell, ring, self._spool.handle, self._shared):
+            os.close(handle)

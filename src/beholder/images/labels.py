@@ -1,0 +1,225 @@
+"""What sources say of pictures in; tables with unique, valid `sample` names first out, and several of them joined to one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beholder.columns import SAMPLE
+from beholder.errors import InputError
+from beholder.images.picture import PicturePart, SourceOptions
+
+
+def valid_text(name: str | bytes) -> str:
+    r"""A name as valid UTF-8 text. Bytes that are none (file names of old systems) become `\xNN`, always the same way."""
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "backslashreplace")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        try:
+            return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        except UnicodeEncodeError:
+            return name.encode("utf-8", "backslashreplace").decode()
+    return name
+
+
+def is_heavy(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds bytes (pictures, masks): such columns are never passed through."""
+    if pa.types.is_struct(kind):
+        return any(is_heavy(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return is_heavy(kind.value_type)
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(check(kind) for check in checks)
+
+
+def passed_columns(available: Iterable[str], sample: str | None, options: SourceOptions) -> list[str]:
+    """Columns to pass through, in order: with "*" all but the one that names the samples, else the named ones that exist.
+
+    The source's own columns keep their names, whatever they are called; only `sample` is always what names the picture.
+    """
+    available = list(available)
+    if "*" in options.columns:
+        return [name for name in available if name not in (sample, SAMPLE)]
+    return [name for name in options.columns if name in available and name != SAMPLE]
+
+
+def check_columns(parts: Sequence[PicturePart], options: SourceOptions) -> None:
+    """Raise InputError when a named column is in no part; `detail["columns"]` of a part lists what it has."""
+    known = list(dict.fromkeys(name for part in parts for name in part.detail.get("columns", ())))
+    has_tables = any(part.kind in ("table", "parquet") for part in parts)  # these have checked the two themselves
+    for wanted in (*options.columns, *(() if has_tables else (options.sample_column, options.picture_column))):
+        if wanted not in (None, "*", SAMPLE) and wanted not in known:
+            what = f"they have: {listing(known)}" if known else "they have none"
+            raise InputError(f"no source has a column {wanted!r}; {what}")
+
+
+def listing(names: Sequence[str], most: int = 12) -> str:
+    """Names in one line, cut after `most`."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def block_labels(samples: Sequence[str] | pa.Array, passed: dict[str, Any], options: SourceOptions) -> pa.Table:
+    """`sample` (large_string) first, then `passed`; columns that were asked for by name and are not there are null text."""
+    names = samples if isinstance(samples, pa.Array) else pa.array(samples, pa.large_string())
+    columns = dict(passed)
+    if "*" not in options.columns:
+        for name in options.columns:
+            if name != SAMPLE and name not in columns:
+                columns[name] = pa.nulls(len(names), pa.string())
+        columns = {name: columns[name] for name in options.columns if name != SAMPLE}
+    return pa.table({SAMPLE: names, **columns})
+
+
+def renames(names: pa.ChunkedArray, fallback: Callable[[int], str]) -> dict[int, str]:
+    """New names of the rows that need one: null -> `fallback(row)`; the second "a" -> "a#2", the third -> "a#3"."""
+    changed = {int(row): fallback(int(row)) for row in np.flatnonzero(pc.is_null(names).to_numpy(zero_copy_only=False))}
+    encoded = pa.chunked_array(names, names.type).combine_chunks().dictionary_encode()
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    valid = codes[codes >= 0]
+    counts = np.bincount(valid) if len(valid) else np.zeros(0, int)
+    if not changed and (not len(counts) or counts.max() <= 1):
+        return changed
+    taken = set(encoded.dictionary.to_pylist()) if changed else set()
+    if not changed:
+        taken = set(encoded.dictionary.filter(pc.match_substring(encoded.dictionary, "#")).to_pylist())
+    for row, name in list(changed.items()):
+        changed[row] = _free(name, taken, 2) if name in taken else name
+        taken.add(changed[row])
+    seen: dict[int, int] = {}
+    again = np.flatnonzero((codes >= 0) & np.isin(codes, np.flatnonzero(counts > 1)))
+    for at in again.tolist():
+        code = int(codes[at])
+        seen[code] = seen.get(code, 0) + 1
+        if seen[code] > 1:
+            changed[at] = _free(encoded.dictionary[code].as_py(), taken, seen[code])
+            taken.add(changed[at])
+    return changed
+
+
+def _free(name: str, taken: set[str], number: int) -> str:
+    while f"{name}#{number}" in taken:
+        number += 1
+    return f"{name}#{number}"
+
+
+class UniqueNames:
+    """Gives every name that comes by once as it is, and later ones of the same text with `#2`, `#3`, ..."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def take(self, name: str) -> str:
+        """`name`, or `name#k` when it was given before."""
+        count = self._counts.get(name, 0) + 1
+        self._counts[name] = count
+        if count == 1:
+            return name
+        while f"{name}#{count}" in self._counts:
+            count += 1
+        self._counts[name] = count
+        self._counts[f"{name}#{count}"] = 1
+        return f"{name}#{count}"
+
+
+def column_of(values: Sequence[Any], wanted: pa.DataType | None = None) -> pa.Array:
+    """JSON values as a column.
+
+    Args:
+        values: null, bool, int, float, str, or anything else JSON holds.
+        wanted: the column's type where another file says it; values that do not fit become null.
+
+    Returns:
+        Of `wanted`, or: all null -> null; all bool -> bool; all int -> int64; numbers -> float64; anything else ->
+        string, with everything that is no text as its JSON text.
+    """
+    if wanted is not None:
+        return _as_type(values, wanted)
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.nulls(len(values))
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
+    if kinds == {int} and all(value is None or -(1 << 63) <= value < 1 << 63 for value in values):
+        return pa.array(values, pa.int64())
+    if kinds <= {int, float} and float in kinds and all(not isinstance(v, int) or abs(v) <= 1 << 53 for v in values):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return pa.array([None if value is None else _as_text(value) for value in values], pa.string())
+
+
+def _as_text(value: Any) -> str:
+    return valid_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _as_type(values: Sequence[Any], wanted: pa.DataType) -> pa.Array:
+    is_text = pa.types.is_string(wanted) or pa.types.is_large_string(wanted)
+    fitted = []
+    for value in values:
+        if is_text and value is not None:
+            value = _as_text(value)
+        elif isinstance(value, float) and pa.types.is_integer(wanted) and not value.is_integer():
+            value = None
+        try:
+            pa.scalar(value, wanted)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            value = None
+        fitted.append(value)
+    return pa.array(fitted, wanted)
+
+
+def join_labels(tables: Sequence[pa.Table]) -> pa.Table:
+    """Labels of consecutive blocks of a part as one table, though JSON fields may come and go or change their type.
+
+    Columns stand in the order of their first appearance; missing ones are null. Types that differ: null gives way to any
+    other; integers and floats -> float64; anything else -> string. A column with no value at all is string.
+
+    Args:
+        tables: one or more, each with `sample` first.
+    """
+    if all(table.schema.equals(tables[0].schema) for table in tables) and not _has_null_type(tables[0]):
+        return pa.concat_tables(tables)
+    names = list(dict.fromkeys(name for table in tables for name in table.column_names))
+    columns = {}
+    for name in names:
+        pieces = [table.column(name) if name in table.column_names else pa.nulls(table.num_rows) for table in tables]
+        kind = _common_type([piece.type for piece in pieces])
+        columns[name] = pa.chunked_array(
+            [chunk for piece in pieces for chunk in (piece.chunks if isinstance(piece, pa.ChunkedArray) else [piece])
+             for chunk in [_cast(chunk, kind)]], kind
+        )  # fmt: skip
+    return pa.table(columns)
+
+
+def _has_null_type(table: pa.Table) -> bool:
+    return any(pa.types.is_null(kind) for kind in table.schema.types)
+
+
+def _common_type(kinds: Sequence[pa.DataType]) -> pa.DataType:
+    different = [kind for i, kind in enumerate(kinds) if not pa.types.is_null(kind) and kind not in kinds[:i]]
+    if len(different) == 1:
+        return different[0]
+    if different and all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in different):
+        return pa.float64()
+    return pa.large_string() if pa.large_string() in different else pa.string()
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if array.type == kind:
+        return array
+    if pa.types.is_floating(kind):
+        return array.cast(kind, safe=False)
+    if pa.types.is_floating(array.type) and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        texts = [None if v is None else json.dumps(v) if math.isfinite(v) else str(v) for v in array.to_pylist()]
+        return pa.array(texts, kind)
+    try:
+        return array.cast(kind)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return pa.array([None if value is None else str(value) for value in array.to_pylist()], kind)

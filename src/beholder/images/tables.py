@@ -1,0 +1,221 @@
+"""A list (.txt), CSV or Parquet table of paths or URLs in; blocks of places, with the table's other columns, out."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beholder import storage
+from beholder.columns import PictureReason
+from beholder.errors import InputError
+from beholder.images.labels import block_labels, is_heavy, passed_columns, renames
+from beholder.images.magic import is_picture, suffix_of
+from beholder.images.packed import as_text, columns_of_parquet, sample_names
+from beholder.images.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
+from beholder.images.picture_columns import Columns, choose
+
+PLACE = "path"
+"""The only column of a .txt list."""
+_TRIED_PLACES = 8
+_CSV_BLOCK_BYTES = 16 << 20
+
+
+class TableReader:
+    """Reads tables of places. `sample`: the sample column (sample, key), else the path or URL as it is opened.
+
+    A relative path counts from the current folder, as everywhere; in a table where none of the first few is there but one
+    is below the table's own folder, all count from that. Relative paths in remote tables count from their folder.
+    Rows of the same name get `#2`, `#3`, ...; nulls in the picture column are errors. CSV tables are held in memory.
+    """
+
+    def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
+        """Choose the columns. Raises InputError when no column holds places of pictures, or there is no row."""
+        num_bytes = storage.size(path)
+        contents = storage.content_sample(path, num_bytes)
+        if suffix_of(path) in ("parquet", "pq") or storage.read_range(path, 0, 4) == b"PAR1":
+            columns, schema = columns_of_parquet(path, options)
+            if columns.kind != "table":
+                raise InputError(f"{path}: column {columns.picture!r} holds no paths or URLs")
+            with storage.remote_errors(path), storage.open_parquet(path) as file:
+                num_rows, first = file.metadata.num_rows, _first_places(file, columns.picture)
+        else:
+            table = _load(path, num_bytes, contents, options)
+            schema, num_rows = table.schema, table.num_rows
+            columns = _choose(table, path, options)
+            first = table.column(columns.picture).drop_null().slice(0, _TRIED_PLACES).to_pylist()
+        if num_rows == 0:
+            raise InputError(f"{path} lists nothing: expected one picture a row")
+        passed = [field.name for field in schema if not is_heavy(field.type)]
+        detail = {**asdict(columns), "columns": passed, "base": _base(path, first)}
+        identity = {"bytes": num_bytes, "contents": contents}
+        return PicturePart(path, name, "table", num_rows, 0, identity, detail=detail)
+
+    def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
+        """Pictures [start, stop), by path or URL; no picture is opened."""
+        total = part.num_rows or 0
+        stop = total if stop is None else min(stop, total)
+        for first, batch, names in _batches(part, start, stop, options):
+            low, high = max(start, first), min(stop, first + batch.num_rows)
+            for at in range(low, high, options.block_rows):
+                rows = batch.slice(at - first, min(options.block_rows, high - at))
+                yield _block(part, rows, at, names, options)
+
+
+def _batches(
+    part: PicturePart, start: int, stop: int, options: SourceOptions
+) -> Iterator[tuple[int, pa.Table, dict[int, str]]]:
+    """(first row, rows, new names) of stretches that cover [start, stop)."""
+    detail = part.detail
+    if suffix_of(part.path) not in ("parquet", "pq") and storage.read_range(part.path, 0, 4) != b"PAR1":
+        table = _load(part.path, part.identity["bytes"], part.identity["contents"], options)
+        if detail.get("renames") is None:
+            names = _finished(as_text(table.column(detail["sample"]), part, detail["sample"]), part)
+            detail["renames"] = renames(names, lambda row: f"{part.name}:{row}")
+        yield 0, table, detail["renames"]
+        return
+    wanted = list(dict.fromkeys([detail["picture"], detail["sample"], *_passed(part, options)]))
+    with storage.remote_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
+        names = sample_names(part, file, lambda values: _finished(values, part))
+        groups, at = storage.covering_row_groups(file.metadata, start, stop)
+        for group in groups:
+            try:
+                for batch in file.iter_batches(batch_size=8192, row_groups=[group], columns=wanted):
+                    yield at, pa.Table.from_batches([batch]), names
+                    at += batch.num_rows
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                why = " ".join(str(error).split())[:200]
+                raise InputError(f"{part.path} is damaged near row {at}: {why}; write it again") from None
+
+
+def _passed(part: PicturePart, options: SourceOptions) -> list[str]:
+    return passed_columns(part.detail["columns"], part.detail["sample"], options)
+
+
+def _block(part: PicturePart, rows: pa.Table, first: int, names: dict[int, str], options: SourceOptions) -> PictureBlock:
+    detail = part.detail
+    places = _joined(as_text(rows.column(detail["picture"]), part, detail["picture"]), detail["base"]).to_pylist()
+    texts = _finished(as_text(rows.column(detail["sample"]), part, detail["sample"]), part).to_pylist()
+    empty = PictureRef(error=(PictureReason.MISSING, f"column {detail['picture']!r} is empty in this row"))
+    refs = [PictureRef(path=place) if place is not None and place.strip() else empty for place in places]
+    samples = [names.get(first + i, text) for i, text in enumerate(texts)]
+    return PictureBlock(refs, block_labels(samples, {name: rows.column(name) for name in _passed(part, options)}, options))
+
+
+def _finished(values: pa.ChunkedArray, part: PicturePart) -> pa.ChunkedArray:
+    """Names as they are written: of a table that is named by its places, these as they are opened."""
+    return _joined(values, part.detail["base"]) if part.detail["sample"] == part.detail["picture"] else values
+
+
+def _joined(places: pa.ChunkedArray, base: str) -> pa.ChunkedArray:
+    """Places as they are opened: `base` before the relative ones; blank ones stay as they are."""
+    if not base:
+        return places
+    is_whole = pc.match_substring_regex(places, pattern=r"^[/~]|://|^\s*$")
+    joined = pc.binary_join_element_wise(pa.scalar(base, pa.large_string()), places, pa.scalar("", pa.large_string()))
+    return pc.if_else(is_whole, places, joined)
+
+
+def _base(path: str, first: Sequence[Any]) -> str:
+    """What stands before the relative paths of a table: nothing, or its folder."""
+    folder = posixpath.dirname(path)
+    folder = f"{folder}/" if folder not in ("", "/") else folder
+    texts = [str(place) for place in first if place]
+    relative = [text for text in texts if "://" not in text and not text.startswith(("/", "~"))]
+    if not storage.is_local(path):
+        return folder
+    if not relative or not folder or any(storage.local_path(place).exists() for place in relative):
+        return ""
+    base = str(storage.local_path(folder)) + "/" if path.startswith(("~", "file://")) else folder
+    return base if any(storage.local_path(base + place).exists() for place in relative) else ""
+
+
+def _first_places(file: Any, column: str) -> list[Any]:
+    try:
+        batch = next(file.iter_batches(batch_size=_TRIED_PLACES, columns=[column]), None)
+    except (pa.ArrowException, OSError):
+        return []  # reading it will tell
+    return [value for value in batch.column(0).to_pylist() if value is not None] if batch is not None else []
+
+
+def _choose(table: pa.Table, path: str, options: SourceOptions) -> Columns:
+    if suffix_of(path) == "txt":
+        if options.picture_column not in (None, PLACE) or options.sample_column not in (None, PLACE):
+            raise InputError(f"{path} is a plain list and has no columns; use a CSV or Parquet table")
+        return Columns("table", PLACE, False, PLACE)
+
+    def first_value(name: str) -> object:
+        return next((value for value in table.column(name).slice(0, 64).to_pylist() if value is not None), None)
+
+    return choose(table.schema, options.picture_column, options.sample_column, first_value, is_picture, path)
+
+
+def _load(path: str, num_bytes: int, contents: str, options: SourceOptions) -> pa.Table:
+    """A list or CSV as a table. The last one is kept, as every shard of it asks again."""
+    return _load_again(path, num_bytes, contents, options.picture_column, options.sample_column)
+
+
+@lru_cache(maxsize=1)
+def _load_again(path: str, num_bytes: int, contents: str, *text_columns: str | None) -> pa.Table:
+    data = storage.read_range(path, 0, num_bytes)
+    if suffix_of(path) == "txt":
+        return pa.table({PLACE: _parse_list(data, path)})
+    return _read_csv(data, path, "\t" if suffix_of(path) == "tsv" else ",", [name for name in text_columns if name])
+
+
+def read_list(path: str) -> pa.Array:
+    """Entries of a `.txt` list: one a line, without blank ones and those that begin with `#`. Raises InputError."""
+    return _parse_list(storage.read_range(path, 0, storage.size(path)), path)
+
+
+def _parse_list(data: bytes, path: str) -> pa.Array:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text; a list holds one path or URL a line") from None
+    lines = pc.utf8_trim_whitespace(pa.array(text.split("\n"), pa.large_string()))
+    lines = lines.filter(pc.and_(pc.not_equal(lines, ""), pc.invert(pc.starts_with(lines, "#"))))
+    if not len(lines):
+        raise InputError(f"{path} lists nothing: expected one path or URL a line")
+    return lines
+
+
+def _read_csv(data: bytes, path: str, delimiter: str, text_columns: list[str]) -> pa.Table:
+    """All columns as text, then as integers or floats where every value is one (and none has a zero in front)."""
+    from pyarrow import csv
+
+    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    read = csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
+    source = pa.py_buffer(data)
+    try:
+        names = csv.open_csv(source, read_options=read, parse_options=parse).schema.names
+        kinds = dict.fromkeys(names, pa.large_string())
+        convert = csv.ConvertOptions(
+            column_types=kinds, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
+        )
+        table = csv.read_csv(source, read_options=read, parse_options=parse, convert_options=convert)
+    except (pa.ArrowException, OSError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not readable as CSV: {why}") from None
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has two columns called {twice!r}; rename one")
+    return pa.table({name: table.column(name) if name in text_columns else _typed(table.column(name)) for name in names})
+
+
+def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if column.null_count == len(column) or pc.any(pc.match_substring_regex(column, pattern=r"^\s*[+-]?0\d|\s")).as_py():
+        return column
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return column

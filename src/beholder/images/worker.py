@@ -1,0 +1,330 @@
+"""Runs in a process of its own: requests for pictures in over a socket, pixels out into shared slots, replies back."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import beholder
+from beholder import storage
+from beholder.columns import PictureReason
+from beholder.images.fetch_bytes import OpenArchives, ReadLimits, read_bytes
+from beholder.images.messages import HELLO, LENGTH, Reply, Request, pack_reply, take_frames, unpack_requests
+from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare
+from beholder.images.shared_slots import SharedSlots, Spool
+
+_RECEIVE_BYTES = 1 << 18
+_LOOK_S = 0.01
+"""How long a worker that has work looks away from its socket, and keeps replies to itself."""
+_MOST_KEPT_REPLIES = 32
+_ORPHAN_CHECK_MS = 2000
+_GRACE_S = 5.0
+"""Past the time limit; then the system itself ends the worker, should the pool be gone or stopped."""
+
+
+@dataclass
+class _Job:
+    """A request on its way: its bytes once they were read, or why they could not be."""
+
+    request: Request
+    data: bytes | None = None
+    error: PictureError | None = None
+    reading_since: float | None = None
+    read_s: float = 0.0
+
+
+def decoder_of(name: str) -> Prepare:
+    """The function behind "package.module:function"."""
+    module, _, function = name.partition(":")
+    found: Prepare = getattr(importlib.import_module(module), function)
+    return found
+
+
+def main(config: dict[str, Any]) -> None:
+    """Serve until the pool closes its end of the socket; never returns."""
+    _set_up_process(config)
+    worker = _Worker(config)
+    worker.serve()
+
+
+def _set_up_process(config: dict[str, Any]) -> None:
+    """End with the pool, know one's place: lower priority if asked, and the first to go when the system runs out of memory."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if sys.platform.startswith("linux"):
+        die_with_thread = 1  # PR_SET_PDEATHSIG: of the pool's dispatching thread, which starts the workers
+        ctypes.CDLL(None).prctl(die_with_thread, int(signal.SIGKILL), 0, 0, 0)
+    if config["nice"]:
+        with contextlib.suppress(OSError):
+            os.nice(config["nice"])
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write("500")
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Allow `limit_bytes` of address space beyond what is in use now; more gives MemoryError. Linux only."""
+    import resource
+
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        used = int(file.read().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = used + limit_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+class _RemoteReads:
+    """Reads URLs ahead in threads, several at a time; what was read is put on a list and rings a bell."""
+
+    def __init__(self, limits: ReadLimits, num_readers: int) -> None:
+        self.pending: dict[int, _Job] = {}
+        self.finished: collections.deque[_Job] = collections.deque()
+        self.bell, self._ring = os.pipe()
+        os.set_blocking(self.bell, False)
+        os.set_blocking(self._ring, False)
+        self._limits = limits
+        self._num_readers = num_readers
+        self._num_stuck = 0
+        self._threads = ThreadPoolExecutor(num_readers, thread_name_prefix="beholder-read")
+
+    def start(self, job: _Job) -> None:
+        """Have the bytes of a job read."""
+        self.pending[job.request.ticket] = job
+        self._threads.submit(self._read, job)
+
+    def _read(self, job: _Job) -> None:
+        job.reading_since = monotonic()
+        request = job.request
+        try:
+            job.data = read_bytes(PictureRef(path=request.path, offset=request.offset, length=request.length), self._limits)
+        except PictureError as error:
+            job.error = error
+        job.read_s = monotonic() - job.reading_since
+        self.finished.append(job)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._ring, b"x")
+
+    def take(self) -> list[_Job]:
+        """Jobs that were read since the last call, or whose reading took too long."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.bell, 4096)
+        done = []
+        while self.finished:
+            job = self.finished.popleft()
+            if self.pending.pop(job.request.ticket, None) is not None:
+                done.append(job)
+        return done
+
+    def give_up_overdue(self) -> list[_Job]:
+        """Jobs whose reading hangs beyond the limit; their threads are lost, and too many lost ones end the worker."""
+        latest = monotonic() - self._limits.timeout_s - 1.0
+        overdue = [job for job in self.pending.values() if job.reading_since is not None and job.reading_since < latest]
+        given_up = []
+        for job in overdue:
+            del self.pending[job.request.ticket]
+            self._num_stuck += 1
+            text = f"{job.request.path}: no whole answer within {self._limits.timeout_s:g} s"
+            given_up.append(_Job(job.request, error=PictureError(PictureReason.TIMED_OUT, text)))
+        return given_up
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether half of the threads hang."""
+        return 2 * self._num_stuck >= self._num_readers
+
+
+class _Worker:
+    """State of the worker process."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._number: int = config["number"]
+        self._parent: int = config["parent"]
+        self._timeout_s: float = config["timeout_s"]
+        self._options = PixelOptions(**config["options"])
+        self._prepare = decoder_of(config["prepare"])
+        self._limits = ReadLimits(max_bytes=config["max_bytes"], timeout_s=config["timeout_s"])
+        self._num_readers: int = config["num_readers"]
+        self._socket = socket.socket(fileno=config["socket"])
+        self._socket.setblocking(True)
+        self._spool: int = config["spool"]
+        self._slots = SharedSlots(
+            config["slots"], num_workers=config["num_workers"], num_slots=config["num_slots"], size_px=self._options.size_px
+        )
+        self._archives = OpenArchives()
+        self._incoming = bytearray()
+        self._ready: collections.deque[_Job] = collections.deque()
+        self._remote: _RemoteReads | None = None
+        self._replies: list[bytes] = []
+        self._flushed = self._looked = monotonic()
+        self._read_s = self._decode_s = self._idle_s = 0.0
+        if config["memory_bytes"]:
+            _limit_memory(config["memory_bytes"])
+
+    def serve(self) -> None:
+        """Make pictures until the pool is gone."""
+        self._reply(HELLO, message=str(beholder.__file__))
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        while True:
+            if not self._ready:
+                self._flush()
+                self._wait()
+            elif monotonic() - self._looked > _LOOK_S:
+                self._look()
+            while self._ready:
+                self._make(self._ready.popleft())
+                now = monotonic()
+                if now - self._flushed > _LOOK_S or len(self._replies) >= _MOST_KEPT_REPLIES:
+                    self._flush()
+                if now - self._looked > _LOOK_S:
+                    break
+
+    def _look(self) -> None:
+        """Take what has come meanwhile, without waiting."""
+        if self._poll.poll(0):
+            self._receive()
+        self._take_read()
+
+    def _wait(self) -> None:
+        """Wait for requests or for bytes from servers."""
+        began = monotonic()
+        self._slots.begin(self._number, began, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        reading = self._remote is not None and bool(self._remote.pending)
+        for handle, _ in self._poll.poll(_ORPHAN_CHECK_MS):
+            if handle == self._socket.fileno():
+                self._receive()
+        self._take_read()
+        if os.getppid() != self._parent:
+            os._exit(0)
+        spent = monotonic() - began
+        self._read_s += spent if reading else 0.0
+        self._idle_s += 0.0 if reading else spent
+        self._slots.spend(self._number, self._read_s, self._decode_s, self._idle_s)
+
+    def _take_read(self) -> None:
+        self._looked = monotonic()
+        if self._remote is None:
+            return
+        self._ready.extend(self._remote.take())
+        if overdue := self._remote.give_up_overdue():
+            for job in overdue:
+                self._make(job)
+            self._flush()
+            if self._remote.is_stuck:
+                os._exit(0)  # the pool starts another worker, which redoes what was queued here
+
+    def _receive(self) -> None:
+        """Read the socket and queue the requests of every whole frame."""
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except ConnectionError:
+            data = b""
+        if not data:
+            os._exit(0)
+        self._incoming += data
+        if len(self._incoming) >= LENGTH.size:  # the rest of a large frame, read at once
+            missing = LENGTH.unpack_from(self._incoming)[0] + LENGTH.size - len(self._incoming)
+            while missing > 0:
+                data = self._socket.recv(min(missing, 4 * _RECEIVE_BYTES))
+                if not data:
+                    os._exit(0)
+                self._incoming += data
+                missing -= len(data)
+        for body in take_frames(self._incoming):
+            for request in unpack_requests(body):
+                self._queue(_Job(request, data=request.data))
+
+    def _queue(self, job: _Job) -> None:
+        path = job.request.path
+        if path is None or storage.is_local(path):
+            self._ready.append(job)
+            return
+        if self._remote is None:
+            self._remote = _RemoteReads(self._limits, self._num_readers)
+            self._poll.register(self._remote.bell, select.POLLIN)
+        self._remote.start(job)
+
+    def _read(self, job: _Job) -> bytes:
+        """The bytes of a job, from wherever they are."""
+        if job.error is not None:
+            raise job.error
+        if job.data is not None:
+            return job.data
+        request = job.request
+        if request.spooled is not None:
+            place, length = request.spooled
+            return _read_spooled(self._spool, Spool.offset(place), length)
+        ref = PictureRef(path=request.path, offset=request.offset, length=request.length)
+        return read_bytes(ref, self._limits, self._archives)
+
+    def _make(self, job: _Job) -> None:
+        """Read, decode, put the pixels into the slot, and note the reply."""
+        request = job.request
+        began = read = monotonic()
+        self._slots.begin(self._number, began - job.read_s, request.ticket)
+        signal.setitimer(signal.ITIMER_REAL, max(self._timeout_s - job.read_s, 0.0) + _GRACE_S)
+        num_bytes = 0
+        try:
+            data = self._read(job)
+            read = monotonic()
+            num_bytes = len(data)
+            found = self._prepare(data, self._options)
+            self._slots.pixels[request.slot] = found.pixels
+            self._reply(request.ticket, width=found.width, height=found.height, traits=int(found.traits), num_bytes=num_bytes)
+        except PictureError as error:
+            self._reply(request.ticket, error.reason, str(error), num_bytes=num_bytes)
+        except MemoryError:
+            text = "decoding needs more memory than a decode worker may use"
+            self._reply(request.ticket, PictureReason.TOO_LARGE, text, num_bytes=num_bytes)
+        except Exception as error:  # a fault of the decoder: the picture is lost, the run is not
+            text = f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self._reply(request.ticket, PictureReason.CRASHED, text, num_bytes=num_bytes)
+        self._read_s += read - began
+        self._decode_s += monotonic() - read
+        self._slots.spend(self._number, self._read_s, self._decode_s, self._idle_s)
+
+    def _reply(
+        self,
+        ticket: int,
+        reason: PictureReason | None = None,
+        message: str = "",
+        *,
+        width: int = 0,
+        height: int = 0,
+        traits: int = 0,
+        num_bytes: int = 0,
+    ) -> None:
+        self._replies.append(pack_reply(Reply(ticket, reason, message, width, height, traits, num_bytes)))
+
+    def _flush(self) -> None:
+        """Send the replies that are waiting."""
+        self._flushed = monotonic()
+        if not self._replies:
+            return
+        body = b"".join(self._replies)
+        self._replies.clear()
+        try:
+            self._socket.sendall(LENGTH.pack(len(body)) + body)
+        except OSError:
+            os._exit(0)
+
+
+def _read_spooled(handle: int, start: int, length: int) -> bytes:
+    """Exactly `length` bytes of the spool."""
+    data = os.pread(handle, length, start)
+    while len(data) < length:
+        more = os.pread(handle, length - len(data), start + len(data))
+        if not more:
+            raise PictureError(PictureReason.UNREADABLE, "the bytes of this picture did not reach the decode worker")
+        data += more
+    return data

@@ -1,0 +1,140 @@
+"""A zip in, the pictures in it out: stored ones as places in the file, packed ones as bytes."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+from beholder import storage
+from beholder.columns import PictureReason
+from beholder.errors import InputError
+from beholder.images.files import is_ignored_name
+from beholder.images.labels import UniqueNames, block_labels, valid_text
+from beholder.images.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture, suffix_of
+from beholder.images.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
+from beholder.images.tar_members import MOST_MEMBER_BYTES
+
+_LOCAL_HEADER = struct.Struct("<4s22sHH")
+_ENCRYPTED = 1
+
+
+class ZipReader:
+    """Reads zips, in the order of their directory; `sample` is the zip's path as given, "/", and the member's."""
+
+    def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
+        """Read the directory. Raises InputError when it is no whole zip, or a numpy archive."""
+        num_bytes = storage.size(path)
+        with storage.remote_errors(path), storage.open_binary(path) as file:
+            archive = open_zip(path, file)
+            if is_numpy(archive):
+                raise InputError(f"{path} holds numpy arrays, no pictures")
+            pictures, num_ignored = _pictures(archive)
+        if not pictures:
+            raise InputError(f"{path} holds no pictures")
+        identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
+        return PicturePart(path, name, "zip", len(pictures), num_bytes, identity, num_ignored=num_ignored)
+
+    def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
+        """Pictures [start, stop); members before `start` are not read."""
+        with storage.remote_errors(part.path), storage.open_binary(part.path) as file:
+            archive = open_zip(part.path, file)
+            pictures, _ = _pictures(archive)
+            unique = UniqueNames()
+            names = [unique.take(f"{part.path}/{valid_text(info.filename)}") for info in pictures]
+            stop = len(pictures) if stop is None else min(stop, len(pictures))
+            refs: list[PictureRef] = []
+            held, low = 0, start
+            for row in range(start, stop):
+                refs.append(_ref(archive, file, pictures[row], part))
+                held += len(refs[-1].data or b"")
+                if len(refs) >= options.block_rows or held >= options.block_bytes:
+                    yield PictureBlock(refs, block_labels(names[low : row + 1], {}, options))
+                    refs, held, low = [], 0, row + 1
+            if refs:
+                yield PictureBlock(refs, block_labels(names[low:stop], {}, options))
+
+
+def open_zip(path: str, file: IO[bytes]) -> zipfile.ZipFile:
+    """Read the directory of a zip. Raises InputError."""
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, UnicodeDecodeError, ValueError, NotImplementedError, struct.error) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not a whole zip file: {why}; write it again") from None
+
+
+def is_numpy(archive: zipfile.ZipFile) -> bool:
+    """Whether it is an .npz: all members are arrays."""
+    names = archive.namelist()
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _pictures(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], int]:
+    """Members that are pictures by suffix, or by their first bytes where the suffix tells nothing; how many are not."""
+    found, num_ignored = [], 0
+    for info in archive.infolist():
+        pieces = info.filename.split("/")
+        names = [piece.encode("utf-8", "replace") for piece in pieces if piece not in (".", "..")]
+        if info.is_dir() or any(is_ignored_name(name) for name in names):
+            continue
+        suffix = suffix_of(info.filename)
+        if suffix in PICTURE_SUFFIXES or (suffix not in OTHER_SUFFIXES and _begins_as_picture(archive, info)):
+            found.append(info)
+        else:
+            num_ignored += 1
+    return found, num_ignored
+
+
+_MEMBER_ERRORS = (
+    zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, OSError, struct.error,
+)  # fmt: skip
+
+
+def _begins_as_picture(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(info) as member:
+            return is_picture(member.read(HEAD_BYTES))
+    except _MEMBER_ERRORS:
+        return False
+
+
+def _ref(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo, part: PicturePart) -> PictureRef:
+    """Where one member's bytes are, or what is wrong with it."""
+
+    def wrong(reason: PictureReason, text: str) -> PictureRef:
+        return PictureRef(error=(reason, text))
+
+    if info.flag_bits & _ENCRYPTED:
+        return wrong(PictureReason.UNREADABLE, "the zip's member is encrypted")
+    if info.file_size > MOST_MEMBER_BYTES:
+        return wrong(PictureReason.UNREADABLE, f"the member has {info.file_size:,} bytes, too many for a picture")
+    try:
+        if info.compress_type == zipfile.ZIP_STORED and storage.is_local(part.path) and info.file_size:
+            file.seek(info.header_offset)
+            magic, _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            if magic != b"PK\3\4":
+                return wrong(PictureReason.UNREADABLE, "the zip is damaged: no member where its directory says one is")
+            offset = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+            if offset + info.file_size > part.num_bytes:
+                return wrong(PictureReason.TRUNCATED, "the zip's member goes beyond its end")
+            return PictureRef(path=part.path, offset=offset, length=info.file_size)
+        with archive.open(info) as member:
+            data = member.read(info.file_size + 1)
+    except (EOFError, struct.error):
+        return wrong(PictureReason.TRUNCATED, "the zip's member breaks off")
+    except NotImplementedError as error:
+        return wrong(PictureReason.UNREADABLE, f"the zip's member is packed in a way that is not known here: {error}")
+    except RuntimeError as error:
+        return wrong(PictureReason.UNREADABLE, f"the zip's member cannot be read: {error}")
+    except (zipfile.BadZipFile, zlib.error, ValueError) as error:
+        return wrong(PictureReason.DAMAGED, f"the zip's member is damaged: {' '.join(str(error).split())[:200]}")
+    except OSError as error:
+        if not storage.is_local(part.path):
+            raise
+        return wrong(PictureReason.UNREADABLE, f"the zip's member cannot be read: {error}")
+    if len(data) != info.file_size:
+        return wrong(PictureReason.TRUNCATED, f"the zip's member breaks off: {len(data)} of {info.file_size} bytes are there")
+    return PictureRef(data=data)

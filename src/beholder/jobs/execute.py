@@ -1,0 +1,120 @@
+"""A planned job in, its result in place and its summary out; an interrupted one is continued, a finished one left alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from beholder.errors import InputError, OutputError
+from beholder.jobs.output import SCORES, Product, RunOutput
+from beholder.run import local
+from beholder.run.step import Step
+from beholder.scores.summary import RunSummary
+from beholder.shards import RunFolder, fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked job, before anything is written.
+
+    Attributes:
+        step: the work.
+        out: the output as it will be named.
+        sources: as the user named them, for messages.
+        inputs: files that are read, which an output may not replace.
+        unit: what is counted: "rows" (of embeddings) or "pictures".
+        verb: what is done with them: "score" or "embed".
+        num_rows: how many there are; None when some part does not tell (CSV, tar).
+        num_bytes: bytes of all parts; 0 where unknown.
+        product: what is written.
+        head_names: the head behind each score column.
+        warnings: lines worth telling.
+        notes: lines that say what is done with what (device, precision, ...).
+        keeps_embeddings: whether embeddings are written beside scores.
+        num_ignored: files among the sources that are no pictures.
+        waiting_for: asked while it runs: the stage that the others wait for, or "".
+    """
+
+    step: Step
+    out: str
+    sources: tuple[str, ...]
+    inputs: list[str]
+    unit: str = "rows"
+    verb: str = "score"
+    num_rows: int | None
+    num_bytes: int
+    product: Product = SCORES
+    head_names: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    keeps_embeddings: bool = False
+    num_ignored: int = 0
+    waiting_for: Callable[[], str] = lambda: ""
+
+
+def execute(
+    plan: Plan,
+    *,
+    overwrite: bool,
+    on_plan: Callable[[Plan], None],
+    on_progress: Callable[[int, int], None],
+    on_resume: Callable[[int, int], None],
+) -> RunSummary:
+    """Do the job; continue where an interrupted run of the same options stopped.
+
+    Args:
+        plan: the job.
+        overwrite: start anew where a result exists.
+        on_plan: told what will be done, once, before it begins.
+        on_progress: told (rows, bytes read) as they are done, from one thread.
+        on_resume: told (shards, rows) that an earlier run had done.
+
+    Raises:
+        BeholderError: an output in the way, a full disk, inputs that changed, ...
+    """
+    out, step = RunOutput(plan.out, plan.product), plan.step
+    out.refuse_inputs(plan.inputs)
+    identity = fingerprint({"inputs": [shard.identity | {"start": shard.start} for shard in step.shards]})
+    summary = RunSummary(
+        output=plan.out,
+        unit=plan.unit,
+        verb=plan.verb,
+        head_names=plan.head_names,
+        warnings=list(plan.warnings),
+        notes=list(plan.notes),
+        num_ignored=plan.num_ignored,
+        embeddings=out.kept_embeddings if plan.keeps_embeddings else None,
+    )
+    if overwrite:
+        out.clear()
+    on_plan(plan)
+    earlier = None if overwrite else out.finished(step, identity)
+    if earlier is not None:
+        on_resume(len(step.shards), earlier.num_read)
+        summary.add([earlier])
+        summary.rejects = out.rejects if earlier.num_rejected else None
+        return summary
+
+    def progress(rows: int, num_bytes: int) -> None:
+        summary.num_new += rows
+        summary.num_bytes += num_bytes
+        on_progress(rows, num_bytes)
+
+    folder = RunFolder(out.work)
+    local.check_folder(step, folder)
+    with folder.locked():
+        earlier = None if overwrite else out.matching_result(step, identity)
+        if earlier is not None:  # by a run that finished while this one was getting ready
+            out.remove_work()
+            raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
+        started = time.perf_counter()
+        report = local.run(step, folder, progress, on_resume)
+        summary.add(report.results)
+        if summary.num_read == 0:
+            raise InputError(f"{', '.join(plan.sources)}: zero {plan.unit}, nothing to {plan.verb}")
+        out.publish(step, report.results, summary, identity)
+        summary.seconds = time.perf_counter() - started
+        out.remove_work()
+    summary.rejects = out.rejects if summary.num_rejected else None
+    return summary

@@ -1,0 +1,188 @@
+"""Pictures, a tower and heads named by the user in; the plan of a job that embeds and scores them out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from beholder import columns
+from beholder.columns import EmbeddingFormat
+from beholder.embeddings.writers import WriteOptions
+from beholder.errors import InputError
+from beholder.images.picture import PicturePart, PixelOptions, SourceOptions
+from beholder.images.sources import find_pictures
+from beholder.jobs.execute import Plan
+from beholder.jobs.options import EmbedOptions, ScoreOptions
+from beholder.jobs.output import EMBEDDINGS, RunOutput
+from beholder.models.heads import Head, load_head
+from beholder.models.tower_registry import DEFAULT_TOWER
+from beholder.steps.pictures import DecodeOptions, PictureStep
+from beholder.steps.writing import PictureProduct
+
+if TYPE_CHECKING:
+    from beholder.models.engine import Engine
+    from beholder.models.towers import Tower
+
+_CPU_SHARD_PICTURES, _DEVICE_SHARD_PICTURES = 512, 8192
+
+
+def plan_scores(options: ScoreOptions, out: str) -> Plan:
+    """The plan of `beholder score PICTURES`. Raises BeholderError; nothing has been written by then."""
+    heads = [load_head(name, offline=options.offline) for name in options.heads]
+    return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None)
+
+
+def plan_embeddings(options: EmbedOptions, out: str) -> Plan:
+    """The plan of `beholder embed`. Raises BeholderError; nothing has been written by then."""
+    kind = RunOutput(out, EMBEDDINGS).kind
+    by_kind: dict[str, EmbeddingFormat] = {"folder": "npy", "parquet": "parquet", "csv": "birder-csv"}
+    wanted = options.format or by_kind[kind]
+    fitting = {"folder": True, "parquet": wanted in ("parquet", "birder-parquet"), "csv": wanted == "birder-csv"}[kind]
+    if not fitting:
+        raise InputError(f"--format {wanted} does not go into {out}; leave one of them out, or name a folder")
+    is_birder = wanted.startswith("birder")
+    keep = WriteOptions(
+        format=wanted,
+        dtype="float32" if is_birder else options.dtype,
+        normalise=options.normalise and not is_birder,
+        is_bare=options.is_bare,
+        folders=options.folders,
+    )
+    return _plan(options, out, [], keep)
+
+
+def _plan(options: ScoreOptions | EmbedOptions, out: str, heads: Sequence[Head], keep: WriteOptions | None) -> Plan:
+    source = SourceOptions(
+        columns=("*",) if options.columns is None else options.columns,
+        sample_column=options.sample_column,
+        picture_column=options.picture_column,
+    )
+    parts = find_pictures(options.sources, source)
+    product = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
+    inputs = [part.path for part in parts]
+    product.refuse_inputs(inputs)
+    tower, engine, warnings = open_engine(options, heads)
+    pixels = options.pixels(tower.shape.image_px)
+    stamp = stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
+    step = PictureStep(
+        parts,
+        engine,
+        PictureProduct(
+            stamp,
+            heads=heads,
+            as_csv=product.kind == "csv" and bool(heads),
+            keep=keep,
+            keep_folder=columns.EMBEDDINGS_FOLDER if heads else "",
+            dim=engine.dim,
+            num_threads=options.num_threads,
+        ),
+        DecodeOptions(pixels=pixels, source=source, num_workers=_num_workers(options, engine), timeout_s=options.timeout_s),
+        shard_rows=options.shard_rows or (_CPU_SHARD_PICTURES if engine.device.type == "cpu" else _DEVICE_SHARD_PICTURES),
+        record=_deciding(tower, engine, pixels, options.compile),
+    )
+    counts = [part.num_rows for part in parts]
+    return Plan(
+        step=step,
+        out=out,
+        sources=options.sources,
+        inputs=inputs,
+        unit="pictures",
+        verb="score" if heads else "embed",
+        num_rows=None if None in counts else sum(count or 0 for count in counts),
+        num_bytes=sum(part.num_bytes for part in parts),
+        product=product.product,
+        head_names=[head.name for head in heads],
+        warnings=warnings,
+        notes=_notes(tower, engine, pixels, parts),
+        keeps_embeddings=keep is not None and bool(heads),
+        num_ignored=sum(part.num_ignored for part in parts),
+        waiting_for=step.waiting_for,
+    )
+
+
+def open_engine(options: ScoreOptions | EmbedOptions, heads: Sequence[Head]) -> tuple[Tower, Engine, list[str]]:
+    """Load the tower, check that the heads are made for it, and put it on its device; with warnings worth telling."""
+    from beholder.models.clip_vit import without_projection
+    from beholder.models.engine import Engine
+    from beholder.models.towers import check_head_fits, load_tower
+
+    tower = load_tower(options.backbone or DEFAULT_TOWER, offline=options.offline, activation=options.activation)
+    warnings = [warning for head in heads if (warning := check_head_fits(tower, head))]
+    wanted = tower
+    if isinstance(options, EmbedOptions) and options.hidden:
+        module = without_projection(tower.module)
+        wanted = replace(tower, module=module, shape=module.shape, sha256=f"{tower.sha256}-hidden")
+    engine = Engine(
+        wanted,
+        device=options.device,
+        precision=options.precision,
+        compile=options.compile,
+        batch_size=options.batch_size,
+        num_threads=options.num_threads,
+        heads=heads,
+    )
+    return tower, engine, warnings
+
+
+def stamp_of(
+    tower: Tower, engine: Engine, pixels: PixelOptions, keep: WriteOptions | None, *, hidden: bool = False
+) -> dict[str, Any]:
+    """JSON-ready: everything about how embeddings are made (`docs/formats.md`)."""
+    from beholder import __version__
+
+    backbone = tower.backbone or tower.name
+    return {
+        "format": columns.EMBEDDINGS_FORMAT,
+        "version": columns.FORMAT_VERSION,
+        "beholder": __version__,
+        "backbone": f"{backbone} before its projection" if hidden else backbone,
+        "weights_sha256": tower.sha256,
+        "activation": tower.activation,
+        "tower": tower.describe(),
+        "dim": engine.dim,
+        "pixels": pixels.to_json(),
+        "decoder": pixels.decoder,
+        "precision": engine.describe(),
+        **({} if keep is None else {"normalised": keep.normalise, "dtype": keep.dtype}),
+        "software": {name: version(name) for name in ("torch", "pillow", "numpy")},
+    }
+
+
+def _deciding(tower: Tower, engine: Engine, pixels: PixelOptions, compiled: bool) -> Mapping[str, Any]:
+    """What decides embeddings, in the words of the command line; a run with others is another run."""
+    return {
+        "--backbone": tower.backbone or tower.name,
+        "tower sha256": tower.sha256,
+        "--activation": tower.activation,
+        "--preset": pixels.preset,
+        "--decoder": pixels.decoder,
+        "--max-pixels": pixels.max_pixels,
+        "size and crop": [pixels.size_px, pixels.crop],
+        "--precision": engine.precision,
+        "device": engine.device.type,
+        "--compile": compiled,
+        "pillow": version("pillow"),
+        "dim": engine.dim,
+    }
+
+
+def _num_workers(options: ScoreOptions | EmbedOptions, engine: Engine) -> int:
+    """Decode processes: all cores beside a GPU; beside a CPU tower, which keeps all cores busy itself, half of them."""
+    if options.workers is not None:
+        return options.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // 2) if engine.device.type == "cpu" else cores
+
+
+def _notes(tower: Tower, engine: Engine, pixels: PixelOptions, parts: Sequence[PicturePart]) -> list[str]:
+    """Lines that say what is done with what."""
+    drift = engine.describe()["drift"]
+    how = f"{engine.device}, {engine.precision}"
+    if drift is not None and engine.precision != "fp32":
+        how += f" (scores within {drift:.4f} of fp32 on the self-check)"
+    batch = f"batches of {engine.batch_size}" if engine.batch_size else "batches as large as pay"
+    where = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
+    return [f"{tower.name} on {how}, {batch}; pixels: {pixels.preset}, {pixels.decoder}; {where}"]

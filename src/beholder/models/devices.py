@@ -1,0 +1,112 @@
+"""A device's name as a user writes it in, a torch device that is really there and its plain name out."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beholder.errors import BeholderError
+
+_FORMS = "auto, cpu, cuda, cuda:1, mps"
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """The device called `name`: auto (CUDA, else Apple's, else the processor), cpu, cuda, cuda:N or mps.
+
+    Raises BeholderError when this machine, or this build of torch, has none of it.
+    """
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("mps" if _has_mps() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BeholderError(f"--device {name}: there is no such device; choose one of {_FORMS}") from None
+    if device.type == "cuda":
+        return _cuda_device(name, device)
+    if device.type == "mps" and not _has_mps():
+        raise BeholderError("--device mps: no Apple GPU that torch can use on this machine; leave --device out")
+    if device.type not in ("cpu", "mps"):
+        raise BeholderError(f"--device {name}: beholder runs on {_FORMS}")
+    return device
+
+
+def _cuda_device(name: str, device: torch.device) -> torch.device:
+    if not torch.cuda.is_available():
+        built = f"torch {torch.__version__} was built without CUDA"
+        why = built if torch.version.cuda is None else f"torch {torch.__version__} finds no driver or no card; see nvidia-smi"
+        raise BeholderError(f"--device {name}: no CUDA device ({why})")
+    index = 0 if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise BeholderError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s), counted from 0")
+    return torch.device("cuda", index)
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called by its maker; for stamps, and to keep measurements of different devices apart."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if device.type == "cpu" and Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return device.type
+
+
+class _Float32Products:
+    """How float32 matrix products are computed is a setting of the whole process: set while anyone here computes."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.num_inside = 0
+        self.before: list[tuple[Any, str]] = []
+
+    def enter(self, tf32: bool) -> None:
+        with self.lock:
+            if self.num_inside == 0:
+                self.before = _set_float32_products("tf32" if tf32 else "ieee")
+            self.num_inside += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.num_inside -= 1
+            if self.num_inside == 0:
+                for module, value in self.before:
+                    if module is torch:
+                        torch.set_float32_matmul_precision(value)
+                    else:
+                        module.fp32_precision = value
+
+
+_PRODUCTS = _Float32Products()
+
+
+def _set_float32_products(cuda: str) -> list[tuple[Any, str]]:
+    """Set CUDA's float32 products, and the processor's to exact ones; what was set before comes back."""
+    modules: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    if not all(hasattr(module, "fp32_precision") for module in modules):  # torch before 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if cuda == "tf32" else "highest")
+        return [(torch, before)]
+    kept = [(module, str(module.fp32_precision)) for module in modules]
+    for module, value in zip(modules, (cuda, "ieee"), strict=True):
+        module.fp32_precision = value
+    return kept
+
+
+@contextlib.contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Float32 products in full precision, whatever the program has set; with `tf32`, in TF32 on CUDA. Restored at the end."""
+    _PRODUCTS.enter(tf32)
+    try:
+        yield
+    finally:
+        _PRODUCTS.leave()

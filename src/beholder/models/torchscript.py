@@ -1,0 +1,189 @@
+"""A TorchScript archive in, its tensors out, without running anything in it: no code is compiled and no class of it is made.
+
+The archive is a zip: `<name>/data.pkl` describes the module tree, `<name>/data/<n>` hold the tensors' bytes, `<name>/code/`
+is the program (https://pytorch.org/docs/stable/jit.html#saving-modules). `torch.jit.load` would compile that program, and
+torch's `weights_only` loader turns these files away; so the description is read here, by an unpickler that knows tensors only.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beholder.errors import HeadError
+
+if TYPE_CHECKING:
+    import torch
+
+_STORAGES = {
+    "DoubleStorage": ("float64", 8), "FloatStorage": ("float32", 4), "HalfStorage": ("float16", 2),
+    "BFloat16Storage": ("bfloat16", 2), "LongStorage": ("int64", 8), "IntStorage": ("int32", 4), "ShortStorage": ("int16", 2),
+    "CharStorage": ("int8", 1), "ByteStorage": ("uint8", 1), "BoolStorage": ("bool", 1),
+}  # fmt: skip
+_MAX_DESCRIPTION_BYTES = 64 << 20
+_MAX_CODE_BYTES = 16 << 20
+_MAX_DEPTH = 64
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: the archive's member, and its place in it in numbers of its dtype (strides may repeat or skip)."""
+
+    member: str
+    dtype: str
+    item_bytes: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScriptArchive:
+    """The tensors of an archive by their names in the module's state dict, and the program's text (for recognition only)."""
+
+    path: Path
+    tensors: dict[str, StoredTensor]
+    code: str
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors, in their own dtypes; checked against the archive's checksums. Raises HeadError."""
+        found: dict[str, torch.Tensor] = {}
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for name in names:
+                    found[name] = _tensor(archive, self.tensors[name])
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
+            raise HeadError(f"{self.path} is damaged: {_text(error)}; get the file again") from None
+        return found
+
+
+def is_script_archive(path: Path) -> bool:
+    """Whether the file is a zip with a TorchScript program in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, OSError):
+        return False
+
+
+def open_script(path: Path) -> ScriptArchive:
+    """Read the description of the archive at `path`. Raises HeadError when it is damaged or asks for anything but tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            description = next(
+                (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")), None
+            )
+            if description is None or archive.getinfo(description).file_size > _MAX_DESCRIPTION_BYTES:
+                raise HeadError(f"{path} is not a sound TorchScript archive: it has no description of its tensors")
+            root = _Unpickler(archive.read(description), description.removesuffix(".pkl")).load()
+            code = _code(archive)
+    except HeadError:
+        raise
+    except _ForbiddenError as error:
+        raise HeadError(f"{path} is refused: it asks to run {error}, and a TorchScript archive of weights does not") from None
+    except Exception as error:  # a damaged or hostile pickle can raise nearly anything
+        raise HeadError(f"{path} is not a sound TorchScript archive ({_text(error)}); get the file again") from None
+    tensors: dict[str, StoredTensor] = {}
+    _collect(root, "", tensors, 0, path)
+    return ScriptArchive(path, tensors, code)
+
+
+def _code(archive: zipfile.ZipFile) -> str:
+    texts = [info for info in archive.infolist() if "/code/" in info.filename and info.filename.endswith(".py")]
+    if sum(info.file_size for info in texts) > _MAX_CODE_BYTES:
+        return ""
+    return "\n".join(archive.read(info).decode("utf-8", "replace") for info in texts)
+
+
+class _ForbiddenError(Exception):
+    """The pickle names something that is neither a tensor nor a plain container."""
+
+
+class _Module:
+    """What stands for a module of the archive: its attributes, and nothing that can be called."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
+
+    def __setstate__(self, state: object) -> None:
+        """Take the attributes; a module that keeps its state in another way (a list, say) has no tensors by name."""
+        if isinstance(state, dict):
+            self.attributes = {str(name): value for name, value in state.items()}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes modules' attributes, `StoredTensor`s and plain containers; everything else is `_ForbiddenError`."""
+
+    def __init__(self, data: bytes, folder: str) -> None:
+        super().__init__(io.BytesIO(data))
+        self.folder = folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The harmless stand-in for what the pickle names."""
+        if module.split(".", 1)[0] == "__torch__":
+            return _Module
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuilt
+        if module == "torch" and name in _STORAGES:
+            return name
+        if module == "torch.jit._pickle" and name.startswith(("build_", "restore_type_tag")):
+            return _first
+        raise _ForbiddenError(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        """("storage", kind, number, device, items) -> (member, dtype, bytes of an item)."""
+        word, kind, number, *_ = pid
+        if word != "storage" or kind not in _STORAGES:
+            raise ValueError(f"an unknown kind of storage: {kind}")
+        return (f"{self.folder}/{number}", *_STORAGES[kind])
+
+
+def _rebuilt(
+    storage: tuple[str, str, int], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> StoredTensor:
+    member, dtype, item_bytes = storage
+    shape, strides = tuple(int(length) for length in size), tuple(int(step) for step in stride)
+    if len(shape) != len(strides) or min((0, int(offset), *shape, *strides)) < 0:
+        raise ValueError("a tensor whose shape makes no sense")
+    return StoredTensor(member, dtype, item_bytes, int(offset), shape, strides)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _collect(node: Any, prefix: str, found: dict[str, StoredTensor], depth: int, path: Path) -> None:
+    """Walk the module tree as `state_dict` does."""
+    if depth > _MAX_DEPTH:
+        raise HeadError(f"{path} is not a sound TorchScript archive: its modules are nested without end")
+    if not isinstance(node, _Module):
+        return
+    for name, value in node.attributes.items():
+        if isinstance(value, StoredTensor):
+            found[prefix + name] = value
+        else:
+            _collect(value, f"{prefix}{name}.", found, depth + 1, path)
+
+
+def _tensor(archive: zipfile.ZipFile, stored: StoredTensor) -> torch.Tensor:
+    import torch
+
+    data = bytearray(archive.read(stored.member))
+    last = stored.offset + sum((length - 1) * step for length, step in zip(stored.shape, stored.strides, strict=True))
+    if math.prod(stored.shape) and (last + 1) * stored.item_bytes > len(data):
+        raise ValueError(f"{stored.member} is shorter than its tensor")
+    flat = torch.frombuffer(data, dtype=getattr(torch, stored.dtype))
+    return flat.as_strided(stored.shape, stored.strides, stored.offset)
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

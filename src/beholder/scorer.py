@@ -1,0 +1,184 @@
+"""Pictures in, scores or embeddings out, in Python: the tower, the head and the pixels of one setting, loaded once.
+
+scorer = beholder.load_scorer()
+scorer.score("cat.jpg")                    # 4.38
+scorer.score(["cat.jpg", image, data])     # (3,) float32
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.errors import InputError
+from beholder.images.picture import Decoder, PictureError, PixelOptions, Preset
+from beholder.images.preprocess import preprocess
+from beholder.models.heads import Head, load_head
+from beholder.models.registry import DEFAULT_HEAD
+from beholder.models.tower_registry import DEFAULT_TOWER
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from beholder.images.preprocess import Picture
+    from beholder.models.engine import Engine
+    from beholder.models.precision import Precision
+    from beholder.models.towers import Tower
+
+_CALL_PICTURES = 32
+
+
+def load_scorer(
+    backbone: str | os.PathLike[str] = DEFAULT_TOWER,
+    head: str | os.PathLike[str] | Head = DEFAULT_HEAD,
+    *,
+    device: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    preset: Preset = "reference",
+    decoder: Decoder = "pillow",
+    activation: Literal["quick_gelu", "gelu"] | None = None,
+    batch_size: int | None = None,
+    num_threads: int | None = None,
+    offline: bool | None = None,
+) -> Scorer:
+    """Load a tower and a head that was made for it.
+
+    Args:
+        backbone: the image tower: a registry name, hub id, path or URL (`beholder models list`).
+        head: a `Head`, or what `load_head` takes.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: "fp32" is exact; "auto" is the fastest whose scores stay within 0.02 of it on a self-check that is made
+            once for each tower, head and machine.
+        preset: which pixels; see docs/pixels.md.
+        decoder: "pillow", or "scaled" for faster and slightly different pixels of large JPEGs.
+        activation: for towers whose files do not tell it.
+        batch_size: pictures the device takes at once; None: found.
+        num_threads: threads on a CPU; None: as torch has it.
+        offline: True asks no network; None asks the environment.
+
+    Raises:
+        HeadError, InputError, BeholderError: an unknown, unreachable or unfit tower, head or device; one line.
+    """
+    from beholder.models.engine import Engine
+    from beholder.models.towers import check_head_fits, load_tower
+
+    chosen = head if isinstance(head, Head) else load_head(head, offline=offline)
+    tower = load_tower(os.fspath(backbone), offline=offline, activation=activation)
+    check_head_fits(tower, chosen)
+    engine = Engine(
+        tower,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        num_threads=num_threads,
+        heads=[chosen],
+    )
+    return Scorer(tower, engine, chosen, PixelOptions(preset=preset, size_px=tower.shape.image_px, decoder=decoder))
+
+
+class Scorer:
+    """Scores and embeds pictures. Several threads may use one; their calls take turns on the device.
+
+    Attributes:
+        tower, head, engine: what it is made of.
+        pixels: which pixels it makes of pictures.
+    """
+
+    def __init__(self, tower: Tower, engine: Engine, head: Head, pixels: PixelOptions) -> None:
+        self.tower, self.engine, self.head, self.pixels = tower, engine, head, pixels
+        self._turn = threading.Lock()
+
+    def score(
+        self, pictures: Picture | Iterable[Picture], *, on_error: Literal["raise", "nan"] = "raise"
+    ) -> float | npt.NDArray[np.float32]:
+        """Score one picture or several.
+
+        Args:
+            pictures: a path, URL, bytes, Pillow image or (H, W, 3) uint8 RGB array; or an iterable of them, read as needed.
+            on_error: what a picture that cannot be used does: "raise" PictureError, or "nan": its score is NaN.
+
+        Returns:
+            A float for one picture, (N,) float32 for an iterable; nominally 0-10, never clipped.
+        """
+        embeddings = self.embed(pictures, on_error=on_error)
+        if embeddings.ndim == 1:
+            return float(self.head.score(embeddings))
+        scores = self.head.score(embeddings)
+        assert isinstance(scores, np.ndarray)
+        return scores
+
+    def embed(
+        self, pictures: Picture | Iterable[Picture], *, on_error: Literal["raise", "nan"] = "raise"
+    ) -> npt.NDArray[np.float32]:
+        """CLIP's embeddings, not normalised: (D,) float32 for one picture, (N, D) for an iterable; NaN rows as in `score`."""
+        if _is_single(pictures):
+            embedding: npt.NDArray[np.float32] = self._embed_all(iter([pictures]), on_error)[0]
+            return embedding
+        if not isinstance(pictures, Iterable):
+            what = f"a {type(pictures).__name__} is no picture"
+            raise InputError(f"{what}: give a path, URL, bytes, Pillow image, (H, W, 3) uint8 array, or an iterable of them")
+        return self._embed_all(iter(pictures), on_error)
+
+    def as_module(self) -> nn.Module:
+        """The whole scorer as a torch module for training: (B, 3, S, S) float in [0, 1], RGB -> (B,) scores.
+
+        In float32 on the scorer's device, frozen, differentiable with respect to the pictures; it can be moved with `.to()`.
+        """
+        from beholder.models.module import PictureScoreModule
+
+        return PictureScoreModule(self.tower.module, self.head.as_module()).to(self.engine.device)
+
+    def _embed_all(self, pictures: Iterator[Any], on_error: str) -> npt.NDArray[np.float32]:
+        """Decode a call's worth of pictures in threads while the call before is computed."""
+        if on_error not in ("raise", "nan"):
+            raise InputError(f"on_error={on_error!r}: choose 'raise' or 'nan'")
+        found: list[npt.NDArray[np.float32]] = []
+        size = max(_CALL_PICTURES, self.engine.call_size)
+        numbers = itertools.count()
+        with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="beholder-decode") as pool:
+            begun = [
+                pool.submit(self._pixels, picture, next(numbers), on_error) for picture in itertools.islice(pictures, size)
+            ]
+            while begun:
+                ready = [item.result() for item in begun]
+                begun = [
+                    pool.submit(self._pixels, picture, next(numbers), on_error) for picture in itertools.islice(pictures, size)
+                ]
+                found.append(self._embedded(ready))
+        return np.concatenate(found) if found else np.empty((0, self.engine.dim), np.float32)
+
+    def _pixels(self, picture: Any, number: int, on_error: str) -> npt.NDArray[np.uint8] | None:
+        pixels = self.pixels
+        try:
+            return preprocess(
+                picture, preset=pixels.preset, size_px=pixels.size_px, crop=pixels.crop, decoder=pixels.decoder,
+                max_pixels=pixels.max_pixels,
+            )  # fmt: skip
+        except PictureError as error:
+            if on_error == "nan":
+                return None
+            raise PictureError(error.reason, f"picture {number}: {error}") from None
+
+    def _embedded(self, ready: list[npt.NDArray[np.uint8] | None]) -> npt.NDArray[np.float32]:
+        good = [number for number, pixels in enumerate(ready) if pixels is not None]
+        found = np.full((len(ready), self.engine.dim), np.nan, np.float32)
+        if good:
+            with self._turn:
+                found[good] = self.engine.embed(np.stack([pixels for pixels in ready if pixels is not None]))
+        return found
+
+
+def _is_single(pictures: Any) -> bool:
+    """Whether this is one picture and not an iterable of them."""
+    if isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike):
+        return True
+    if isinstance(pictures, np.ndarray):
+        return pictures.ndim == 3
+    return hasattr(pictures, "mode") and hasattr(pictures, "size") and hasattr(pictures, "convert")

@@ -1,0 +1,319 @@
+"""The picture step: shards of pictures in; their scores, embeddings and reject reasons out, decoded and computed at once.
+
+Decode workers, the device and the writer of the last shard work side by side; batches are filled across files and shards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder.images.picture import PicturePart, PictureRef, PixelOptions, SourceOptions, Trait
+from beholder.images.pool import DecodePool
+from beholder.images.sources import reader_of
+from beholder.models.engine import Engine
+from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
+from beholder.steps.writing import PictureProduct
+
+DECODE_STAGE = "decode"
+_LEAST_SLOTS = 64
+_WAITING_SHARE = 0.5
+"""A stage is the bottleneck when the device waited for it for more than this share of the last seconds."""
+
+
+@dataclass
+class EmbeddedShard:
+    """What became of a shard's pictures; lists and arrays have one entry per picture, in order.
+
+    Attributes:
+        labels: tables of N rows together, `sample` first.
+        rows: which pictures have an embedding.
+        embeddings: (B, D) float32 pieces, together one row per entry of `rows`.
+        widths, heights, traits: as stored; 0 where unknown.
+        rejects: picture number -> (stage, reason, message).
+        num_rows: N, once the source has been read to the shard's end.
+        num_done: pictures whose end is known.
+    """
+
+    shard: Shard
+    labels: list[pa.Table] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    embeddings: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    traits: list[Trait] = field(default_factory=list)
+    rejects: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    num_rows: int | None = None
+    num_done: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every picture has its embedding or its reason."""
+        return self.num_rows is not None and self.num_done == self.num_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How pictures are read and decoded.
+
+    Attributes:
+        pixels: which pixels are wanted.
+        source: how sources are read.
+        num_workers: decode processes; 0 decodes in this one.
+        timeout_s: seconds for one picture.
+    """
+
+    pixels: PixelOptions
+    source: SourceOptions
+    num_workers: int
+    timeout_s: float
+
+
+class PictureStep:
+    """Embeds pictures and writes what `product` wants of them.
+
+    Args:
+        parts: where the pictures are.
+        engine: the tower on its device.
+        product: what is written: scores, embeddings, or both.
+        decode: how pictures are read.
+        shard_rows: most pictures of a shard (a tar is always one).
+        record: JSON-ready: tower, pixels, precision: what decides embeddings.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[PicturePart],
+        engine: Engine,
+        product: PictureProduct,
+        decode: DecodeOptions,
+        *,
+        shard_rows: int,
+        record: Mapping[str, Any],
+    ) -> None:
+        self.parts, self.engine, self.product, self.decode = list(parts), engine, product, decode
+        self.shard_rows, self._record = shard_rows, dict(record)
+        self.shards = _plan(self.parts, shard_rows)
+        self._index = {shard.name: number for number, shard in enumerate(self.shards)}
+        self._clock = _StageClock()
+        self._pool: DecodePool | None = None
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What decides the result, in the words of the command line."""
+        return {
+            **self._record,
+            **self.product.options,
+            "--column": list(self.decode.source.columns),
+            "--sample-column": self.decode.source.sample_column,
+            "--picture-column": self.decode.source.picture_column,
+            "--shard-rows": self.shard_rows,
+        }
+
+    @property
+    def models(self) -> Sequence[str]:
+        """sha256 of the tower and the heads."""
+        return [self._record["tower sha256"], *self.product.models]
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Record of the models and the software."""
+        return self.product.provenance
+
+    def waiting_for(self) -> str:
+        """The stage that the device has lately waited for: "read", "decode", or "tower" when it is busy; "" at first."""
+        stage = self._clock.slowest()
+        if stage == "decode" and self._pool is not None:
+            return self._pool.stats.slowest
+        return stage
+
+    def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
+        """Read, decode and embed the pictures of `shards`; the device goes on to the next shard without a pause."""
+        opened: deque[EmbeddedShard] = deque()
+        decode = self.decode
+        slots = max(_LEAST_SLOTS, 2 * self.engine.call_size) + 4 * decode.num_workers
+        with DecodePool(decode.pixels, num_workers=decode.num_workers, timeout_s=decode.timeout_s, num_slots=slots) as pool:
+            self._pool = pool
+            batches = _Batches(self.engine, self._clock)
+            outcomes = pool.map(_refs(self._blocks(shards), opened))
+            with contextlib.closing(outcomes):  # type: ignore[type-var]
+                while True:
+                    with self._clock.measure("decode"):
+                        outcome = next(outcomes, None)
+                    if outcome is None:
+                        break
+                    target, row = outcome.tag
+                    progress(1, outcome.num_bytes)
+                    if outcome.error is not None:
+                        target.rejects[row] = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
+                        _describe(target, row, 0, 0, Trait.NONE)
+                        target.num_done += 1
+                    else:
+                        _describe(target, row, outcome.width, outcome.height, outcome.traits)
+                        outcome.take(batches.place_for(target, row))
+                        batches.send_if_full()
+                    yield from _completed(opened)
+            batches.finish()
+            yield from _completed(opened)
+            self._pool = None
+        assert not opened, "a shard was not completed"
+
+    def _blocks(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
+        """(shard, block) of all shards in order, and (shard, None) at the end of each; the pool reads it in a thread."""
+        for shard in shards:
+            part = self.parts[shard.part]
+            for block in reader_of(part.kind).blocks(part, shard.start, shard.stop, self.decode.source):
+                yield shard, block
+            yield shard, None
+
+    def write(self, shard: Shard, computed: EmbeddedShard, folder: str) -> ShardResult:
+        """Write what the product wants of the shard below `folder`."""
+        return self.product.write(shard, self._index[shard.name], computed, Path(folder))
+
+
+def _describe(target: EmbeddedShard, row: int, width: int, height: int, traits: Trait) -> None:
+    """Note what is known of a picture; outcomes come in order."""
+    assert len(target.widths) == row, "outcomes out of order"
+    target.widths.append(width)
+    target.heights.append(height)
+    target.traits.append(traits)
+
+
+def _refs(
+    blocks: Iterator[tuple[Shard, Any]], opened: deque[EmbeddedShard]
+) -> Iterator[tuple[tuple[EmbeddedShard, int], PictureRef]]:
+    """Pictures one by one with the shard they belong to; each shard is added to `opened` when it begins."""
+    current: EmbeddedShard | None = None
+    row = 0
+    for shard, block in blocks:
+        if current is None:
+            current, row = EmbeddedShard(shard), 0
+            opened.append(current)
+        if block is None:
+            current.num_rows, current = row, None
+            continue
+        assert len(block.refs) == block.labels.num_rows, "a source gave labels for other pictures"
+        current.labels.append(block.labels)
+        for ref in block.refs:
+            yield (current, row), ref
+            row += 1
+
+
+def _completed(opened: deque[EmbeddedShard]) -> Iterator[tuple[Shard, EmbeddedShard]]:
+    """Shards that are complete, in order."""
+    while opened and opened[0].is_complete:
+        done = opened.popleft()
+        yield done.shard, done
+
+
+class _Batches:
+    """Fills calls of the engine with pixels, and gives the embeddings to the shards they belong to.
+
+    One call is under way while the next one fills, so there are two arrays of pixels, used in turn.
+    """
+
+    def __init__(self, engine: Engine, clock: _StageClock) -> None:
+        self._engine, self._clock = engine, clock
+        self._spare: list[npt.NDArray[np.uint8]] = []
+        self._filling = self._fresh()
+        self._owners: list[tuple[EmbeddedShard, int]] = []
+        self._running: deque[tuple[list[tuple[EmbeddedShard, int]], npt.NDArray[np.uint8], Any]] = deque()
+
+    def _fresh(self) -> npt.NDArray[np.uint8]:
+        """An array of the size the engine wants now (it learns a better one, or runs out of memory)."""
+        size, side = self._engine.call_size, self._engine.image_px
+        found = self._spare.pop() if self._spare else None
+        return found if found is not None and len(found) == size else np.empty((size, side, side, 3), np.uint8)
+
+    def place_for(self, target: EmbeddedShard, row: int) -> npt.NDArray[np.uint8]:
+        """Where the pixels of a picture go."""
+        self._owners.append((target, row))
+        place: npt.NDArray[np.uint8] = self._filling[len(self._owners) - 1]
+        return place
+
+    def send_if_full(self) -> None:
+        """Hand the pictures over once they are a whole call."""
+        if len(self._owners) == len(self._filling):
+            self._send()
+
+    def finish(self) -> None:
+        """Send what is left and wait for everything."""
+        if self._owners:
+            self._send()
+        while self._running:
+            self._receive()
+
+    def _send(self) -> None:
+        """Hand a call to the engine, and take the result of the one before, which ran meanwhile."""
+        with self._clock.measure("tower"):
+            handle = self._engine.submit(self._filling[: len(self._owners)])
+        self._running.append((self._owners, self._filling, handle))
+        while len(self._running) > 1:
+            self._receive()
+        self._owners, self._filling = [], self._fresh()
+
+    def _receive(self) -> None:
+        owners, pixels, handle = self._running.popleft()
+        with self._clock.measure("tower"):
+            embeddings = self._engine.result(handle)
+        self._spare = [pixels]
+        first = 0
+        while first < len(owners):  # a batch can belong to several shards
+            target = owners[first][0]
+            stop = first
+            while stop < len(owners) and owners[stop][0] is target:
+                stop += 1
+            target.rows += [row for _, row in owners[first:stop]]
+            target.embeddings.append(embeddings[first:stop])
+            target.num_done += stop - first
+            first = stop
+
+
+class _StageClock:
+    """Seconds spent waiting for each stage, older ones fading away."""
+
+    def __init__(self, memory_s: float = 10.0) -> None:
+        self._memory_s, self._seconds, self._last = memory_s, {"decode": 0.0, "tower": 0.0}, time.perf_counter()
+        self.totals = {"decode": 0.0, "tower": 0.0}
+
+    @contextlib.contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Count the time inside for `stage`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            now = time.perf_counter()
+            fade = 0.5 ** ((now - self._last) / self._memory_s)
+            self._last = now
+            for name in self._seconds:
+                self._seconds[name] *= fade
+            self._seconds[stage] += now - started
+            self.totals[stage] += now - started
+
+    def slowest(self) -> str:
+        """The stage that took most of the last seconds; "" before anything was measured."""
+        total = sum(self._seconds.values())
+        if not total:
+            return ""
+        return "decode" if self._seconds["decode"] > _WAITING_SHARE * total else "tower"
+
+
+def _plan(parts: Sequence[PicturePart], shard_rows: int) -> list[Shard]:
+    shards = []
+    for index, (part, stem) in enumerate(zip(parts, shard_names([part.name for part in parts]), strict=True)):
+        identity = {"name": part.name, "rows": part.num_rows, "bytes": part.num_bytes, **part.identity}
+        ranges = plan_rows(part.num_rows, part.cuts, shard_rows)
+        for start, stop in ranges:
+            shards.append(Shard(shard_name(stem, start, len(ranges) == 1), index, start, stop, identity))
+    assert len({shard.name for shard in shards}) == len(shards), "two shards of one name"
+    return shards

@@ -1,0 +1,237 @@
+"""An embedded shard of pictures in; its score, embedding and reject files out, and the counts of what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder import columns
+from beholder.columns import REASON_TEXT, RowStatus, score_column_names
+from beholder.embeddings.layouts import EMBEDDING
+from beholder.embeddings.writers import WriteOptions, write_shard
+from beholder.errors import InputError
+from beholder.images.labels import join_labels
+from beholder.images.picture import Trait
+from beholder.kernels.scoring import RowScorer
+from beholder.models.heads import Head
+from beholder.scores import files
+from beholder.shards import Shard, ShardResult
+from beholder.stats import ScoreStats
+from beholder.storage import write_bytes
+
+EMBED_STAGE = "embed"
+
+
+class Embedded(Protocol):
+    """What the step gives for a shard: see `steps.pictures.EmbeddedShard`."""
+
+    labels: list[pa.Table]
+    rows: list[int]
+    embeddings: list[npt.NDArray[np.float32]]
+    widths: list[int]
+    heights: list[int]
+    traits: list[Trait]
+    rejects: dict[int, tuple[str, str, str]]
+
+
+class PictureProduct:
+    """Scores, embeddings, or both, of embedded pictures.
+
+    Args:
+        stamp: JSON-ready: what made the embeddings; the record of the run and the stamp of kept embeddings.
+        heads: heads to score with; none writes no scores.
+        as_csv: write scores as CSV text with rejected rows in place.
+        keep: how embeddings are written; None writes none.
+        keep_folder: where below the run's folder they go: "" for an embedding set, "embeddings" beside scores.
+        dim: length of an embedding.
+        num_threads: threads that score; None for all cores.
+
+    Raises:
+        InputError: a head is made for embeddings of another length.
+    """
+
+    def __init__(
+        self,
+        stamp: Mapping[str, Any],
+        *,
+        heads: Sequence[Head],
+        as_csv: bool,
+        keep: WriteOptions | None,
+        keep_folder: str,
+        dim: int,
+        num_threads: int | None = None,
+    ) -> None:
+        self.heads, self.as_csv, self._keep, self._keep_folder, self._stamp = (
+            list(heads),
+            as_csv,
+            keep,
+            keep_folder,
+            dict(stamp),
+        )
+        self.score_names = score_column_names([head.name for head in heads]) if heads else []
+        if len(set(self.score_names)) < len(self.score_names):
+            raise InputError("the same head was named twice; name each head once")
+        for head in heads:
+            if head.dim != dim:
+                raise InputError(f"{head.name} needs {head.dim} dimensions, this tower gives {dim}; use a head made for it")
+        self._reserved = {*self.score_names, EMBEDDING, *([columns.STATUS] if as_csv else [])}
+        self._scorer = RowScorer([head.math for head in heads], num_threads=num_threads) if heads else None
+        if self._scorer is not None:
+            self._scorer.warm_up("float32")
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What decides the files, in the words of the command line."""
+        found: dict[str, Any] = {}
+        if self.heads:
+            found["--head"] = [head.name for head in self.heads]
+            found["head sha256"] = [head.sha256 for head in self.heads]
+            found["output format"] = "csv" if self.as_csv else "parquet"
+            found["--keep-embeddings"] = self._keep is not None
+        if self._keep is not None:
+            found |= {"--format": self._keep.format, "--dtype": self._keep.dtype, "--normalise": self._keep.normalise}
+            found["label"] = None if self._keep.folders is None else self._keep.folders.to_json()
+        return found
+
+    @property
+    def models(self) -> Sequence[str]:
+        """sha256 of the heads."""
+        return [head.sha256 for head in self.heads]
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Record of the models and the software; for an embedding set it is its stamp."""
+        if not self.heads:
+            return self._stamp
+        return {
+            **self._stamp,
+            "format": columns.SCORE_SET_FORMAT,
+            "score_columns": self.score_names,
+            "heads": [head.describe() for head in self.heads],
+        }
+
+    def write(self, shard: Shard, index: int, found: Embedded, folder: Path) -> ShardResult:
+        """Write the files of one shard below `folder`, each whole or not at all.
+
+        Args:
+            shard: names the files.
+            index: its number in the run; numbers the files of clip-retrieval's layout.
+            found: the embedded pictures.
+            folder: the run's folder.
+        """
+        num_rows = len(found.widths)
+        embeddings = np.concatenate(found.embeddings) if found.embeddings else np.empty((0, 1), np.float32)
+        kept_rows = np.array(found.rows, np.int64)
+        order = np.argsort(kept_rows, kind="stable")  # already in order unless a batch was retried
+        kept_rows, embeddings = kept_rows[order], embeddings[order]
+        scores, statuses = self._score(embeddings)
+        rejects = dict(found.rejects)
+        for at in np.flatnonzero(statuses):
+            status = RowStatus(int(statuses[at]))
+            rejects[int(kept_rows[at])] = (EMBED_STAGE, status.word, REASON_TEXT[status])
+        is_good = statuses == 0
+        kept_rows, embeddings, scores = kept_rows[is_good], embeddings[is_good], scores[is_good]
+        labels = _labels(found, self._reserved)
+        assert labels.num_rows == num_rows == len(kept_rows) + len(rejects), "pictures were lost"
+
+        written: dict[str, int] = {}
+        if self.heads:
+            written |= self._write_scores(shard, labels, kept_rows, scores, rejects, folder)
+        if self._keep is not None:
+            written |= self._write_embeddings(shard, index, labels.take(pa.array(kept_rows)), embeddings, folder)
+        if rejects:
+            rejected = sorted(rejects)
+            stages, reasons, messages = zip(*(rejects[row] for row in rejected), strict=True)
+            table = files.rejects_table(labels.column(columns.SAMPLE).take(pa.array(rejected)), stages, reasons, messages)
+            name = f"{columns.REJECTS_FOLDER}/{shard.name}.parquet"
+            written[name] = files.write_parquet(folder / name, table, self.provenance)
+        return ShardResult(
+            num_read=num_rows,
+            num_scored=len(kept_rows),
+            num_rejected=len(rejects),
+            reasons=_counted(str(reason) for _, reason, _ in rejects.values()),
+            files=written,
+            stats={
+                name: ScoreStats.of(np.ascontiguousarray(scores[:, i])).to_json() for i, name in enumerate(self.score_names)
+            },
+            traits=_counted(word for traits in found.traits for word in trait_words(traits)),
+        )
+
+    def _score(self, embeddings: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Scores (N, H) and statuses (N,); without heads only NaN and infinite embeddings are found."""
+        if self._scorer is not None and len(embeddings):
+            return self._scorer.score(embeddings)
+        statuses = np.zeros(len(embeddings), np.uint8)
+        statuses[np.isinf(embeddings).any(axis=1)] = RowStatus.INF
+        statuses[np.isnan(embeddings).any(axis=1)] = RowStatus.NAN
+        return np.empty((len(embeddings), len(self.heads)), np.float32), statuses
+
+    def _write_scores(
+        self,
+        shard: Shard,
+        labels: pa.Table,
+        kept_rows: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.float32],
+        rejects: Mapping[int, tuple[str, str, str]],
+        folder: Path,
+    ) -> dict[str, int]:
+        if not self.as_csv:
+            name = f"{columns.SCORES_FOLDER}/{shard.name}.parquet"
+            table = files.scores_table(labels.take(pa.array(kept_rows)), scores, self.score_names)
+            return {name: files.write_parquet(folder / name, table, self.provenance)}
+        name = f"{columns.SCORES_FOLDER}/{shard.name}.csv"
+        everywhere = np.full((labels.num_rows, len(self.heads)), np.nan, np.float32)
+        everywhere[kept_rows] = scores
+        words = np.full(labels.num_rows, columns.STATUS_OK, dtype=object)
+        for row, (_, reason, _) in rejects.items():
+            words[row] = str(reason)
+        table = files.csv_columns(files.scores_table(labels, everywhere, self.score_names), words, self.score_names)
+        return {name: files.write_csv_part(folder / name, table)}
+
+    def _write_embeddings(
+        self, shard: Shard, index: int, labels: pa.Table, embeddings: npt.NDArray[np.float32], folder: Path
+    ) -> dict[str, int]:
+        assert self._keep is not None
+        place = folder / self._keep_folder
+        written = write_shard(place, index, shard.name, embeddings, labels, self._keep, self._stamp)
+        stamp = place / columns.STAMP_FILE
+        if self._keep_folder and written and not stamp.exists():
+            write_bytes(str(stamp), files.record_bytes(self._stamp))
+        return {str(Path(self._keep_folder) / name): size for name, size in written.items()}
+
+
+def trait_words(traits: Trait) -> list[str]:
+    """The words of the traits that are set, in a fixed order: "rotated", "palette", ..."""
+    return [trait.name.lower() for trait in Trait if trait and trait in traits and trait.name]
+
+
+def _labels(found: Embedded, reserved: set[str]) -> pa.Table:
+    """What is known of each picture: what the source said, then width, height (unless it said so) and traits.
+
+    A column of the source that has the name of one of ours is called source_NAME.
+    """
+    tables = found.labels or [pa.table({columns.SAMPLE: pa.array([], pa.string())})]
+    labels = join_labels(tables)
+    labels = labels.rename_columns([f"source_{name}" if name in reserved else name for name in labels.column_names])
+    known = [width > 0 for width in found.widths]
+    measured = {
+        columns.WIDTH: pa.array(found.widths, pa.int32(), mask=~np.array(known, bool)),
+        columns.HEIGHT: pa.array(found.heights, pa.int32(), mask=~np.array(known, bool)),
+        columns.TRAITS: pa.array([",".join(trait_words(traits)) for traits in found.traits], pa.string()),
+    }
+    for name, column in measured.items():
+        if name not in labels.column_names:
+            labels = labels.append_column(name, column)
+    return labels
+
+
+def _counted(words: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for word in words:
+        counts[word] = counts.get(word, 0) + 1
+    return counts

@@ -1,0 +1,1 @@
+"""How right scores are: against published ones, and of fast settings against the exact one."""

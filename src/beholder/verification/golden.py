@@ -1,0 +1,273 @@
+"""Pictures whose scores were published, and something that scores, in; whether it gives those scores, row by row, out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from beholder import storage
+from beholder.errors import BeholderError, InputError
+from beholder.models.fetch import UnavailableError, get_large, is_offline
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from beholder.models.heads import Head
+    from beholder.scorer import Scorer
+
+Verdict = Literal["agrees", "differs", "not checked"]
+HASH_DIGITS = 16
+"""How much of a picture's sha256 is known."""
+_MOST_BYTES = 64 << 20
+_RAW = "https://raw.githubusercontent.com"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenRow:
+    """One published score.
+
+    Attributes:
+        picture: file name.
+        head: name in the registry.
+        published: the score.
+        tolerance: how far another right implementation may be from it, with `reason`.
+        reason: why so far.
+        sha256: first 16 digits of the file's hash; "" where it was not published: then only `url` gives the picture, and
+            a difference may be the picture's.
+        url: where the picture is published; "" where only a folder can give it.
+        source: who published the score.
+    """
+
+    picture: str
+    head: str
+    published: float
+    tolerance: float
+    reason: str
+    sha256: str = ""
+    url: str = ""
+    source: str
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """What became of a row: `ours` and `difference` (ours - published) are None where it was not checked."""
+
+    row: GoldenRow
+    ours: float | None
+    verdict: Verdict
+    message: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the published score."""
+        return None if self.ours is None else self.ours - self.row.published
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        row = asdict(self.row)
+        return {**row, "ours": self.ours, "difference": self.difference, "verdict": self.verdict, "message": self.message}
+
+
+V2, V2_AVA, V2_RELU = "sac+logos+ava1-l14-linearMSE", "ava+logos-l14-linearMSE", "ava+logos-l14-reluMSE"
+V1_L14, V1_B16, V1_B32 = (f"sa_0_4_vit_{kind}_linear" for kind in ("l_14", "b_16", "b_32"))
+
+_FLOAT32 = "float32 on a CPU with Pillow's pixels; what is left is the JPEG decoder, and summation order"
+_UNSTATED = "published with 4 digits of a tenth, of an unstated version of the pixels; right ones differ by 0.02 (field study)"
+_FOREIGN = "the picture's hash was not published, so it may have been changed where it lies"
+
+
+def _astronaut(head: str, published: float) -> GoldenRow:
+    path = "assets/a-photo-of-an-astronaut-riding-a-horse.png"
+    repository = "shunk031/simple-aesthetics-predictor"
+    return GoldenRow(
+        picture=path.rsplit("/", 1)[-1], head=head, published=published, tolerance=0.005, reason=_FLOAT32,
+        sha256="59e7267a6e55a65c", url=f"{_RAW}/{repository}/HEAD/{path}", source=f"{repository}, tests",
+    )  # fmt: skip
+
+
+def _data_juicer(picture: str, published: float, sha256: str) -> GoldenRow:
+    repository = "modelscope/data-juicer"
+    return GoldenRow(
+        picture=picture, head=V2, published=published, tolerance=0.02, reason=_UNSTATED, sha256=sha256,
+        url=f"{_RAW}/{repository}/HEAD/tests/ops/data/{picture}", source=f"{repository}, tests/ops",
+    )  # fmt: skip
+
+
+def _cc0(picture: str, published: float, sha256: str) -> GoldenRow:
+    repository = "elda27/aesthetic-predictor"
+    return GoldenRow(
+        picture=f"{picture}.jpg", head=V1_L14, published=published, tolerance=0.005, reason=_FLOAT32, sha256=sha256,
+        url=f"{_RAW}/{repository}/HEAD/examples/cc0/{picture}.jpg", source=f"{repository}, examples/scores.html",
+    )  # fmt: skip
+
+
+def _cat(head: str, published: float) -> GoldenRow:
+    picture = "lovely-cat-as-domestic-animal-view-pictures-182393057.jpg"
+    return GoldenRow(
+        picture=picture, head=head, published=published, tolerance=0.005, reason=_FOREIGN,
+        url=f"https://thumbs.dreamstime.com/b/{picture}", source="shunk031/simple-aesthetics-predictor, tests",
+    )  # fmt: skip
+
+
+GOLDEN: tuple[GoldenRow, ...] = (
+    _astronaut(V2, 5.7546),
+    _astronaut(V2_AVA, 5.6563),
+    _astronaut(V2_RELU, 5.3372),
+    _data_juicer("cat.jpg", 4.382, "dea9e7ef97386345"),
+    _data_juicer("blip.jpg", 5.973, "9eeaa87013b4e800"),
+    _data_juicer("lena-face.jpg", 5.216, "e8ecb06aa09a2dbd"),
+    _cc0("beautiful-red-rose", 6.536710, "692be43636c8fceb"),
+    _cc0("matterhorn", 6.891597, "7f950f9b9365098d"),
+    _cc0("peacock", 5.389231, "7f503a3eb92a5a71"),
+    _cc0("random_image", 1.897435, "8d4c74e21e812e9f"),
+    _cc0("StockSnap_MCQZDECWU5", 6.713892, "4d56658aa857ce52"),
+    _cc0("tennis_player", 7.259356, "49d3c0e4ce702f76"),
+    _cc0("test_image", 6.889888, "50ad65f6ac06a149"),
+    _cat(V1_L14, 5.0491),
+    _cat(V1_B16, 4.3533),
+    _cat(V1_B32, 4.4723),
+)
+"""Scores published with enough about how they were made. Left out: means over video frames, pictures that are not public,
+and rows whose pictures exist only as links to the web (COYO, LAION's sets)."""
+
+
+class GoldenPictures:
+    """Where the pictures come from: a folder, whatever they are called there, else their URLs, by way of the cache.
+
+    Args:
+        folder: a folder with some of them, found by their hashes; then nothing is downloaded.
+        offline: never use the network; None: as the environment says.
+    """
+
+    def __init__(self, folder: str | None = None, *, offline: bool | None = None) -> None:
+        self._offline = is_offline(offline)
+        self._known = None if folder is None else _hashes(folder)
+        self._folder = folder
+
+    def find(self, row: GoldenRow) -> Path:
+        """A local file with the row's picture. Raises BeholderError that says why there is none."""
+        if self._known is not None:
+            if not row.sha256:
+                raise InputError("its hash was not published, so it cannot be found in a folder")
+            path = self._known.get(row.sha256)
+            if path is None:
+                raise InputError(f"no file in {self._folder} has a sha256 that begins with {row.sha256}")
+            return path
+        name = hashlib.sha256(row.url.encode()).hexdigest()[:HASH_DIGITS]
+        cached = storage.cache_folder() / "golden" / f"{name}-{row.picture}"
+        if cached.is_file() and _fits(cached, row):
+            return cached
+        if not row.url:
+            raise InputError("it is published nowhere; give a folder with --pictures")
+        if self._offline:
+            raise InputError("it was never fetched on this machine, and offline mode is on")
+        with storage.write_whole(str(cached)) as temporary:
+            try:
+                get_large(row.url, temporary, row.picture)
+            except UnavailableError as error:
+                raise InputError(str(error)) from None
+            if not _fits(temporary, row):
+                found = storage.sha256_of(temporary)[:HASH_DIGITS]
+                raise InputError(f"{row.url} gives another file (sha256 {found}..., expected {row.sha256}...)")
+        return cached
+
+
+def _hashes(folder: str) -> dict[str, Path]:
+    """The files below a local folder, by the first digits of their sha256."""
+    paths = [storage.local_path(file) for file in storage.list_files(folder)] if storage.is_folder(folder) else []
+    if not storage.is_local(folder) or not paths:
+        raise InputError(f"--pictures {folder}: no such local folder, or nothing in it")
+    return {storage.sha256_of(path)[:HASH_DIGITS]: path for path in paths if path.stat().st_size <= _MOST_BYTES}
+
+
+def _fits(path: Path, row: GoldenRow) -> bool:
+    return not row.sha256 or storage.sha256_of(path).startswith(row.sha256)
+
+
+def check_golden(
+    score_picture: Callable[[str, Path], float],
+    pictures: GoldenPictures,
+    rows: Iterable[GoldenRow] = GOLDEN,
+    *,
+    on_result: Callable[[GoldenResult], None] = lambda result: None,
+) -> list[GoldenResult]:
+    """Score every picture that can be had, and compare.
+
+    Args:
+        score_picture: (name of the head, picture's file) -> score; asked only for pictures that are there.
+        pictures: gives the files.
+        rows: what to check.
+        on_result: told each result as it comes.
+
+    Returns:
+        One result a row. A failure to get or to score a picture makes it "not checked", with the reason.
+    """
+    results = []
+    for row in rows:
+        try:
+            ours = score_picture(row.head, pictures.find(row))
+        except BeholderError as error:
+            results.append(GoldenResult(row, None, "not checked", str(error)))
+        else:
+            agrees = abs(ours - row.published) <= row.tolerance  # False for NaN
+            note = "" if agrees or row.sha256 else row.reason
+            results.append(GoldenResult(row, ours, "agrees" if agrees else "differs", note))
+        on_result(results[-1])
+    return results
+
+
+class GoldenScorer:
+    """Scores pictures with heads by name, each on the tower that it was made for; every tower is loaded once, when needed.
+
+    Args:
+        backbone: stands in for OpenAI's L/14 (another file of it, say); None: the default tower.
+        precision, device, offline: see `beholder.load_scorer`.
+    """
+
+    def __init__(
+        self, backbone: str | None = None, *, precision: str = "fp32", device: str = "auto", offline: bool | None = None
+    ) -> None:
+        self._l14 = backbone
+        self._setting: dict[str, Any] = {"precision": precision, "device": device, "offline": offline}
+        self._scorers: dict[str | None, Scorer] = {}
+        self._embeddings: dict[tuple[str | None, Path], npt.NDArray[np.float32]] = {}
+
+    def __call__(self, head_name: str, picture: Path) -> float:
+        """The score of one picture. Raises BeholderError."""
+        from beholder.models.heads import load_head
+        from beholder.models.registry import DEFAULT_HEAD, find
+
+        head = load_head(head_name, offline=self._setting["offline"])
+        default = find(DEFAULT_HEAD)
+        place = self._l14 if default is not None and head.backbone == default.backbone else head.backbone
+        if (place, picture) not in self._embeddings:
+            self._embeddings[place, picture] = self._scorer(place, head).embed(picture)
+        return float(head.score(self._embeddings[place, picture]))
+
+    def _scorer(self, place: str | None, head: Head) -> Scorer:
+        from beholder.scorer import load_scorer
+
+        if place not in self._scorers:
+            named: dict[str, Any] = {} if place is None else {"backbone": place}
+            self._scorers[place] = load_scorer(head=head, **named, **self._setting)
+        return self._scorers[place]
+
+
+def golden_failure(results: Sequence[GoldenResult]) -> str | None:
+    """Why the check as a whole failed, in one line; None: something was checked, and all of it agrees.
+
+    A difference on a picture whose hash is not known is told, but fails nothing; nor does such a picture make a success.
+    """
+    known = [result for result in results if result.row.sha256]
+    wrong = [result for result in known if result.verdict == "differs"]
+    if wrong:
+        names = ", ".join(f"{result.row.picture} ({result.row.head})" for result in wrong)
+        return f"{len(wrong)} of {len(known)} published scores are not met: {names}"
+    if not any(result.verdict == "agrees" for result in known):
+        why = next((result.message for result in known if result.message), "there are no rows")
+        return f"nothing was checked, which is no success; the first reason: {why}"
+    return None

@@ -1,0 +1,39 @@
+"""benchmarks/gpu.py, which is made for a machine with a GPU, runs all of its parts on the processor with a tiny tower."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_every_part_runs_and_the_result_says_that_it_is_dry(tmp_path: Path) -> None:
+    line = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--out", str(tmp_path), "--dry", "--fp8"]
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    parts = record["parts"]
+    assert record["is_dry"]
+    assert "dry run" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert set(parts) == {"correct", "products", "rates", "path", "head"}
+    if "beholder fp32" in parts["correct"] and "transformers" in parts["correct"]["reference"]:
+        assert parts["correct"]["beholder fp32"]["embedding"] < 2e-5
+    assert 1e-5 < parts["correct"]["beholder bf16"]["embedding"] < 2e-2
+    assert "no float8" in parts["correct"]["beholder fp8 compiled"]
+    assert parts["rates"]["beholder bf16, batch 4"]["pictures_per_second"] > 0
+    account = parts["path"]["beholder score --decoder pillow"]["account"]
+    assert (account["num_scored"], account["num_rejected"]) == (16, 0)
+    assert "no CUDA device" in parts["path"]["decoding on the GPU"]
+    assert {found["largest_difference"] for found in parts["head"].values()} == {0.0}
+
+
+def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    line = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--out", str(tmp_path / "none")]
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("gpu.py: no CUDA device here")
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,89 @@
+"""Flags are made from the options' fields: each field has one, and what a user types arrives as the field's type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from beholder.cli.flags import command, parse_bytes
+from beholder.errors import InputError
+from beholder.jobs.options import EmbedOptions, ScoreOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    sources: tuple[str, ...]
+    names: tuple[str, ...] = option(("a",), "Names.", flag=("--name",), shown="a")
+    size: int | None = option(None, "Size.", shown="found", least=1)
+    share: float = option(0.5, "Share.")
+    memory_bytes: int = option(1000, "Memory.", flag=("--memory",), read="bytes", shown="1kB")
+    kind: Literal["x", "y"] = option("x", "Kind.", choices=("x", "y"))
+    fast: bool = option(False, "Fast.")
+    whole: bool = option(True, "Whole.", flag=("--whole/--part",))
+    offline: bool | None = option(None, "Offline.")
+    hidden: int = 3
+
+
+def run(*arguments: str) -> tuple[Options, dict[str, Any]]:
+    found: list[tuple[Options, dict[str, Any]]] = []
+
+    def take(options: Options, **extra: Any) -> None:
+        found.append((options, extra))
+
+    app = typer.Typer()
+    extra = {"as_json": (bool, False, typer.Option("--json"))}
+    app.command()(
+        command(Options, take, name="c", sources="Sources.", description="Does it.", examples="Examples", extra=extra)
+    )
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def test_without_flags_the_fields_have_their_defaults() -> None:
+    options, extra = run("one", "two")
+    assert options == Options(sources=("one", "two"))
+    assert extra == {"as_json": False}
+
+
+def test_every_kind_of_flag_arrives_as_its_field() -> None:
+    options, extra = run(
+        "s", "--name", "p", "--name", "q", "--size", "4", "--share", "0.25", "--memory", "2KiB", "--kind", "y", "--fast",
+        "--part", "--offline", "--json",
+    )  # fmt: skip
+    assert options == Options(
+        sources=("s",), names=("p", "q"), size=4, share=0.25, memory_bytes=2048, kind="y", fast=True, whole=False, offline=True
+    )
+    assert extra == {"as_json": True}
+
+
+@pytest.mark.parametrize("arguments", [["s", "--size", "0"], ["s", "--size", "x"], ["s", "--hidden", "4"], []])
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    app = typer.Typer()
+    app.command()(command(Options, lambda options: None, name="c", sources="S", description="D", examples="E"))
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("options", [ScoreOptions, EmbedOptions])
+def test_every_flag_of_the_jobs_has_help_and_is_said_once(options: type) -> None:
+    flags: list[str] = []
+    for item in fields(options):
+        if "help" in item.metadata:
+            assert item.metadata["help"].endswith(".")
+            flags += item.metadata.get("flag", (f"--{item.name}",))
+    assert len(set(flags)) == len(flags)
+
+
+@pytest.mark.parametrize(("text", "number"), [("512MB", 512 * 10**6), ("1GiB", 1 << 30), ("2e9", 2 * 10**9), ("10", 10)])
+def test_amounts_of_memory(text: str, number: int) -> None:
+    assert parse_bytes(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "much", "1.2.3MB", "-1", "5XB"])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(InputError, match="is no amount of memory"):
+        parse_bytes(text)

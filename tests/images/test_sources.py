@@ -1,0 +1,433 @@
+"""Folders, single files, globs, ranges and lists: exact parts, samples and places; one clear line for what cannot be read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beholder import InputError, storage
+from beholder.images.files import natural_order
+from beholder.images.labels import join_labels
+from beholder.images.picture import PicturePart, PictureRef, SourceOptions
+from beholder.images.sources import find_pictures, reader_of
+from oracles.tar_making import png, tar
+
+
+def find(*sources: Any, **options: Any) -> list[PicturePart]:
+    return find_pictures([str(source) for source in sources], SourceOptions(**options))
+
+
+def refused(*sources: Any, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        find(*sources, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def read(part: PicturePart, start: int = 0, stop: int | None = None, **options: Any) -> tuple[list[str], list[PictureRef]]:
+    blocks = list(reader_of(part.kind).blocks(part, start, stop, SourceOptions(**options)))
+    refs = [ref for block in blocks for ref in block.refs]
+    names = join_labels([block.labels for block in blocks]).column("sample").to_pylist() if blocks else []
+    assert len(set(names)) == len(names) == len(refs)
+    assert all(name.encode() for name in names)
+    return names, refs
+
+
+def samples(*sources: Any) -> list[str]:
+    return [name for part in find(*sources) for name in read(part)[0]]
+
+
+def put(path: Path, data: bytes | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(len(path.name)) if data is None else data)
+    return path
+
+
+def test_a_folder_in_natural_order(tmp_path: Path) -> None:
+    names = ["10.jpg", "9.jpg", "b/2.png", "b/10.webp", "b/c/1.GIF", "a.tif", "009.jpg"]
+    for name in names:
+        put(tmp_path / "in" / name)
+    (part,) = find(tmp_path / "in")
+    assert (part.kind, part.name, part.path, part.num_rows, part.num_ignored) == ("files", "in", str(tmp_path / "in"), 7, 0)
+    assert part.num_bytes == sum((tmp_path / "in" / name).stat().st_size for name in names)
+    found, refs = read(part)
+    assert found == [
+        f"{tmp_path}/in/{name}" for name in ("009.jpg", "9.jpg", "10.jpg", "a.tif", "b/2.png", "b/10.webp", "b/c/1.GIF")
+    ]
+    assert [ref.path for ref in refs] == found
+    assert {(ref.data, ref.offset, ref.length, ref.error) for ref in refs} == {(None, None, None, None)}
+    assert json.dumps(part.identity)
+
+
+@pytest.mark.parametrize("given", [".", "./in", "in", "in/", "in//", "~/in", "file://{}/in"])
+def test_samples_begin_as_the_user_gave_the_folder(tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "in" / "a b.jpg")
+    put(tmp_path / "in" / "~x.jpg")
+    monkeypatch.chdir(tmp_path / "in" if given == "." else tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wanted = {".": "./", "./in": "./in/", "in": "in/", "in/": "in/", "in//": "in/"}.get(given, f"{tmp_path}/in/")
+    assert samples(given.format(tmp_path)) == [f"{wanted}a b.jpg", f"{wanted}~x.jpg"]
+    (part,) = find(given.format(tmp_path))
+    assert part.name == "in"
+    assert all(storage.local_path(ref.path or "").read_bytes().startswith(b"\x89PNG") for ref in read(part)[1])
+
+
+def test_pictures_are_found_by_content_too(tmp_path: Path) -> None:
+    for name, data in {
+        "plain": png(1), "x.unknown": png(2), "words": b"words", "x.dat": b"\0\1\2", "empty": b"", "x.py": png(3),
+        "a.txt": b"of a",
+        "a.jpg": b"no picture at all", "a.json": b"{}", "a.jpg.xmp": b"<x/>", "orphan.txt": b"x", "x.mp4": b"",
+        "raw.nef": b"II*\0",
+        "empty.png": b"", "new.jxl": b"\xff\x0a",
+    }.items():  # fmt: skip
+        put(tmp_path / name, data)
+    (part,) = find(tmp_path)
+    assert [Path(name).name for name in read(part)[0]] == ["a.jpg", "empty.png", "new.jxl", "plain", "x.unknown"]
+    assert part.num_ignored == len(["words", "x.dat", "empty", "x.py", "orphan.txt", "x.mp4", "raw.nef"])
+
+
+def test_what_systems_leave_behind_is_not_looked_at(tmp_path: Path) -> None:
+    for name in (
+        ".hidden.jpg",
+        ".git/x.jpg",
+        "__MACOSX/x.jpg",
+        "Thumbs.db",
+        "a/.thumbnails/x.png",
+        "@eaDir/x.jpg",
+        "._a.jpg",
+        "ok.jpg",
+    ):
+        put(tmp_path / name)
+    (part,) = find(tmp_path)
+    assert read(part)[0] == [f"{tmp_path}/ok.jpg"]
+    assert part.num_ignored == 0
+
+
+def test_names_that_are_not_ascii_and_not_utf8(tmp_path: Path) -> None:
+    names = ["日本/猫.jpg".encode(), "é.png".encode(), b"caf\xe9.jpg", rb"caf\xe9.jpg", b"a\nb.jpg", b"\xff/\xfe.png"]
+    for name in names:
+        put(tmp_path / os.fsdecode(name), png(1))
+    (part,) = find(tmp_path)
+    found, refs = read(part)
+    assert {os.fsencode(ref.path or "") for ref in refs} == {os.fsencode(tmp_path) + b"/" + name for name in names}
+    assert all(Path(ref.path or "").read_bytes() == png(1) for ref in refs)
+    texts = {Path(name).relative_to(tmp_path).as_posix() for name in found}
+    assert texts == {"日本/猫.jpg", "é.png", r"caf\xe9.jpg", r"caf\xe9.jpg#2", "a\nb.jpg", r"\xff/\xfe.png"}
+    assert read(part, 2, 5)[0] == found[2:5]
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    root, outside = tmp_path / "in", tmp_path / "outside"
+    put(root / "z.jpg")
+    put(root / "sub" / "y.jpg")
+    put(outside / "o.jpg")
+    put(outside / "p.jpg")
+    (root / "a.jpg").symlink_to("z.jpg")
+    (root / "c1.jpg").symlink_to(outside / "p.jpg")
+    (root / "c2.jpg").symlink_to(outside / "p.jpg")
+    (root / "loop.jpg").symlink_to("loop.jpg")
+    (root / "gone.jpg").symlink_to("nothing.jpg")
+    (root / "gone.txt").symlink_to("nothing.txt")
+    (root / "again").symlink_to("sub")
+    (root / "before").symlink_to(outside)
+    (root / "then").symlink_to(outside)
+    (root / "sub" / "up").symlink_to("..")
+    (root / "sub" / "top").symlink_to("/")
+    (outside / "back").symlink_to(root)
+    os.link(root / "z.jpg", root / "hard.jpg")
+    names, _ = read(find(root)[0])
+    assert [Path(name).relative_to(root).as_posix() for name in names] == [
+        "before/o.jpg", "before/p.jpg", "gone.jpg", "hard.jpg", "loop.jpg", "sub/y.jpg", "z.jpg",
+    ]  # fmt: skip
+    (outside / "back").unlink()
+    assert samples(root / "before") == [f"{root}/before/o.jpg", f"{root}/before/p.jpg"]
+
+
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    put(tmp_path / "x.jpg")
+    (part,) = find(tmp_path)
+    assert (part.num_rows, part.num_ignored) == (1, 2)
+    assert "no file but a pipe" in refused(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs not to be root")
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "x.jpg")
+    (tmp_path / "closed").mkdir(mode=0)
+    assert "closed: permission denied" in refused(tmp_path)
+
+
+def test_results_of_earlier_runs_are_left_out(tmp_path: Path) -> None:
+    put(tmp_path / "x.jpg")
+    put(tmp_path / "scores" / "thumbnail.jpg")
+    put(tmp_path / "scores" / "beholder.json", b'{"format": "beholder-score-set"}')
+    put(tmp_path / "mine" / "y.jpg")
+    put(tmp_path / "mine" / "beholder.json", b'{"format": "something else"}')
+    put(tmp_path / "broken" / "z.jpg")
+    put(tmp_path / "broken" / "beholder.json", b"{")
+    assert [Path(name).name for name in samples(tmp_path)] == ["z.jpg", "y.jpg", "x.jpg"]
+
+
+def test_identity_tells_other_names_and_sizes_apart(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg")
+    put(tmp_path / "b.jpg")
+    before = find(tmp_path)[0].identity
+    assert find(tmp_path)[0].identity == before
+    put(tmp_path / "b.jpg", b"longer than before" * 100)
+    changed = find(tmp_path)[0].identity
+    assert changed != before
+    (tmp_path / "b.jpg").rename(tmp_path / "c.jpg")
+    assert find(tmp_path)[0].identity not in (before, changed)
+
+
+def test_any_cut_of_a_folder_gives_the_same(tmp_path: Path) -> None:
+    for i in range(50):
+        put(tmp_path / f"{i}.jpg")
+    (part,) = find(tmp_path)
+    whole = read(part)
+    for low, middle in ((0, 1), (3, 3), (7, 50), (0, 49)):
+        pieces = [
+            read(part, 0, low, block_rows=7),
+            read(part, low, middle, block_rows=7),
+            read(part, middle, None, block_rows=7),
+        ]
+        assert ([n for names, _ in pieces for n in names], [r for _, refs in pieces for r in refs]) == whole
+    assert read(part, 50, None) == ([], [])
+    sizes = [len(b.refs) for b in reader_of("files").blocks(part, 0, None, SourceOptions(block_rows=20))]
+    assert sizes == [20, 20, 10]
+
+
+def test_natural_order_is_that_of_numbers() -> None:
+    names = [
+        b"img_10.jpg",
+        b"img_9.jpg",
+        b"img_09.jpg",
+        b"img_1/2",
+        b"img_1/10",
+        b"img_18446744073709551616",
+        b"img_99",
+        b"\xff1",
+        b"\xff01",
+    ]
+    ordered = [names[i] for i in natural_order(pa.array(names, pa.large_binary())).to_pylist()]
+    assert ordered == [
+        b"img_1/2",
+        b"img_1/10",
+        b"img_09.jpg",
+        b"img_9.jpg",
+        b"img_10.jpg",
+        b"img_99",
+        b"img_18446744073709551616",
+        b"\xff01",
+        b"\xff1",
+    ]
+
+
+def test_columns_of_a_folder_are_null(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "x.jpg")
+    (tmp_path / "t.csv").write_text(f"path,caption\n{tmp_path}/in/x.jpg,hello\n")
+    parts = find(tmp_path / "in", tmp_path / "t.csv", columns=("caption",))
+    tables = [next(reader_of(part.kind).blocks(part, 0, None, SourceOptions(columns=("caption",)))).labels for part in parts]
+    assert [table.column("caption").to_pylist() for table in tables] == [[None], ["hello"]]
+    assert "no source has a column 'width'; they have: path, caption" in refused(
+        tmp_path / "in", tmp_path / "t.csv", columns=("width",)
+    )
+    assert "no source has a column 'x'; they have none" in refused(tmp_path / "in", columns=("x",))
+
+
+def test_single_files_make_one_part_in_the_order_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in/b.jpg", "in/a.jpg", "x.png"):
+        put(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (part,) = find("in/b.jpg", "in/a.jpg", "./x.png")
+    assert read(part)[0] == ["in/b.jpg", "in/a.jpg", "./x.png"]
+    (part,) = find("in/b.jpg")
+    assert (part.name, part.path, part.num_rows) == ("b.jpg", "in/b.jpg", 1)
+    first, middle, last = find("in/b.jpg", put(tmp_path / "t.tar", tar([("1.png", png(1))])), "x.png")
+    assert [first.kind, middle.kind, last.kind] == ["files", "tar", "files"]
+    assert read(find("https://x.org/a/b.jpg?size=3", "s3://bucket/c.PNG")[0])[0] == [
+        "https://x.org/a/b.jpg?size=3",
+        "s3://bucket/c.PNG",
+    ]
+
+
+def test_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("10.jpg", "9.jpg", "~home.jpg", "note.md", "d/x.jpg", "d/y.png", "unknown"):
+        put(tmp_path / name)
+    put(tmp_path / "words", b"words")
+    monkeypatch.chdir(tmp_path)
+    (part,) = find("*.jpg")
+    assert read(part)[0] == ["9.jpg", "10.jpg", "./~home.jpg"]
+    assert part.path == "*.jpg"
+    (part,) = find("**/*.jpg")
+    assert read(part)[0] == ["9.jpg", "10.jpg", "d/x.jpg", "./~home.jpg"]
+    parts = find("*")
+    assert [name for part in parts for name in read(part)[0]] == [
+        "9.jpg",
+        "10.jpg",
+        "d/x.jpg",
+        "d/y.png",
+        "unknown",
+        "./~home.jpg",
+    ]
+    assert sum(part.num_ignored for part in parts) == 2
+    assert "nothing matches *.gif" in refused("*.gif")
+    assert "*.md matches 1 files, none of them a picture" in refused("*.md")
+    put(tmp_path / "odd[1].jpg")
+    assert samples("odd[1].jpg") == ["odd[1].jpg"]
+
+
+def test_brace_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i in range(12):
+        put(tmp_path / f"{i:05d}.tar", tar([(f"{i}.png", png(i))]))
+    parts = find("{00000..00011}.tar")
+    assert [part.path for part in parts] == [f"{i:05d}.tar" for i in range(12)]
+    assert [read(part)[0] for part in parts] == [[f"{i:05d}.tar/{i}"] for i in range(12)]
+    assert [part.name for part in find("0000{3..5}.tar")] == ["00003.tar", "00004.tar", "00005.tar"]
+    assert "00012.tar does not exist" in refused("{00000..00012}.tar")
+    assert "names 1,000,000,000 files" in refused("{000000000..999999999}.tar")
+    put(tmp_path / "{1..2}.jpg")
+    put(tmp_path / "{a,b}.jpg")
+    assert samples("{1..2}.jpg", "{a,b}.jpg") == ["{1..2}.jpg", "{a,b}.jpg"]
+
+
+def test_a_folder_of_shards_is_these(tmp_path: Path) -> None:
+    for i in (10, 9):
+        put(tmp_path / "d" / f"{i}.tar", tar([(f"{i}.png", png(i))]))
+        pq.write_table(pa.table({"key": [str(i)], "url": [f"u{i}"]}), tmp_path / "d" / f"{i}.parquet")
+        put(tmp_path / "d" / f"{i}_stats.json", b"{}")
+    parts = find(tmp_path)
+    assert [part.name for part in parts] == ["d/9.tar", "d/10.tar"]
+    assert [part.num_ignored for part in parts] == [0, 0] or parts[0].num_ignored == 2
+    blocks = [next(reader_of("tar").blocks(part, 0, None, SourceOptions())) for part in parts]
+    assert [block.labels.to_pylist() for block in blocks] == [
+        [{"sample": f"{tmp_path}/d/{i}.tar/{i}", "key": str(i), "url": f"u{i}"}] for i in (9, 10)
+    ]
+    put(tmp_path / "loose.jpg")
+    line = refused(tmp_path)
+    assert "holds 1 pictures and 2 tars; say which with a glob" in line
+    assert len(find(f"{tmp_path}/**/*.tar")) == 2
+
+
+def test_a_folder_of_parquet_files_with_pictures_is_these(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": png(1), "path": "a.png"}]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
+    (part,) = find(tmp_path)
+    assert (part.kind, part.name, part.num_rows, part.num_ignored) == ("parquet", "b.parquet", 1, 1)
+    pq.write_table(pa.table({"url": ["http://x/1.jpg"]}), tmp_path / "c.parquet")
+    assert [part.name for part in find(tmp_path)] == ["b.parquet"]
+    (tmp_path / "b.parquet").unlink()
+    assert [(part.name, part.kind) for part in find(tmp_path)] == [("c.parquet", "table")]
+    put(tmp_path / "x.jpg")
+    assert [(part.kind, part.num_ignored) for part in find(tmp_path)] == [("files", 2)]
+
+
+def test_a_folder_of_zips_is_these(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x.png", png(1))
+    assert samples(tmp_path) == [f"{tmp_path}/a.zip/x.png"]
+    put(tmp_path / "x.jpg")
+    (part,) = find(tmp_path)
+    assert (part.kind, part.num_ignored) == ("files", 1)
+
+
+def test_kinds_are_told_by_content(tmp_path: Path) -> None:
+    packed = put(tmp_path / "noname", gzip.compress(tar([("1.png", png(1))])))
+    plain = put(tmp_path / "shard.bin", tar([("2.png", png(1))]))
+    picture = put(tmp_path / "p.bin")
+    assert [part.kind for part in find(packed, plain, picture)] == ["tar", "tar", "files"]
+    assert samples(packed) == [f"{packed}/1"]
+
+
+def test_the_same_thing_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "in" / "d" / "x.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert "named twice" in refused("in/d/x.jpg", "./in/d/x.jpg")
+    assert "named twice" in refused("in", "in/")
+    assert "named twice, once as a part of" in refused("in", "in/d/x.jpg")
+    assert "named twice, once as a part of" in refused("in/d", "in")
+
+
+def test_names_of_parts_are_unique(tmp_path: Path) -> None:
+    for name in ("a/in/x.jpg", "b/in/x.jpg"):
+        put(tmp_path / name)
+    for name in ("a/0.tar", "b/0.tar"):
+        put(tmp_path / name, tar([("1.png", png(1))]))
+    parts = find(tmp_path / "a" / "in", tmp_path / "b" / "in", tmp_path / "a" / "0.tar", tmp_path / "b" / "0.tar")
+    inside = str(tmp_path).lstrip("/")
+    assert [part.name for part in parts] == [f"{inside}/a/in", f"{inside}/b/in", f"{inside}/a/0.tar", f"{inside}/b/0.tar"]
+
+
+def test_what_holds_no_pictures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no pictures" in refused(tmp_path / "empty")
+    assert "no.jpg does not exist; check the path" in refused(tmp_path / "no.jpg")
+    assert "is of no kind that is known" in refused(put(tmp_path / "x.dat", b"words"))
+    assert "x.cfg is empty" in refused(put(tmp_path / "x.cfg", b""))
+    assert "is not .zip inside" in refused(put(tmp_path / "x.zip", b"words"))
+    np.save(tmp_path / "x.npy", np.ones((2, 3)))
+    assert "is of no kind that is known" in refused(tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", np.ones((2, 3)))
+    assert "holds numpy arrays, no pictures" in refused(tmp_path / "x.npz")
+
+
+def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "in" / "a.jpg")
+    put(tmp_path / "in" / "b.jpg")
+    put(tmp_path / "t.tar", tar([("1.png", png(1))]))
+    (tmp_path / "pictures.txt").write_text(
+        "\ufeff# pictures\n\nin/b.jpg\r\n  in/a.jpg \nhttps://x.org/c.png?x=1\nmissing.jpg\nin/b.jpg\n", "utf-8"
+    )
+    (part,) = find("pictures.txt")
+    assert (part.kind, part.num_rows) == ("table", 5)
+    names, refs = read(part)
+    assert names == ["in/b.jpg", "in/a.jpg", "https://x.org/c.png?x=1", "missing.jpg", "in/b.jpg#2"]
+    assert [ref.path for ref in refs] == ["in/b.jpg", "in/a.jpg", "https://x.org/c.png?x=1", "missing.jpg", "in/b.jpg"]
+    (tmp_path / "sources.txt").write_text("t.tar\nin\npictures2.txt\n")
+    (tmp_path / "pictures2.txt").write_text("other.jpg\n")
+    assert [part.kind for part in find("sources.txt")] == ["tar", "files", "table"]
+    (tmp_path / "globs.txt").write_text("in/*.jpg\n")
+    assert samples("globs.txt") == ["in/a.jpg", "in/b.jpg"]
+    (tmp_path / "self.txt").write_text("self.txt\n")
+    assert "self.txt lists itself" in refused("self.txt")
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    assert "empty.txt lists nothing" in refused("empty.txt")
+    (tmp_path / "latin.txt").write_bytes("é.jpg".encode("latin-1"))
+    assert "latin.txt is not UTF-8 text" in refused("latin.txt")
+    assert "has no columns" in refused("pictures.txt", sample_column="x")
+
+
+def test_a_large_folder_takes_little_memory_and_time(tmp_path: Path) -> None:
+    """60,000 files in a process of its own: under 60 MB more than ten files take (names of 30 bytes)."""
+    script = f"""
+import os, resource, sys
+from beholder.images.files import FilesReader
+from beholder.images.picture import SourceOptions
+for name, count in (("few", 10), ("many", 60_000)):
+    folder = os.path.join({str(tmp_path)!r}, name)
+    os.mkdir(folder)
+    for i in range(count):
+        os.close(os.open(f"{{folder}}/some picture number {{i}}.jpg", os.O_CREAT | os.O_WRONLY))
+    part = FilesReader().inspect(folder, "x", SourceOptions())
+    assert part.num_rows == count
+    assert sum(len(block.refs) for block in FilesReader().blocks(part, 0, None, SourceOptions())) == count
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    few, many = map(int, done.stdout.split())
+    assert (many - few) * 1024 < 60_000_000

@@ -1,0 +1,322 @@
+"""Pictures to embeddings and scores: whole jobs on real files, compared with the plain way of doing each step."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from beholder import load_head, preprocess
+from beholder.errors import BeholderError, HeadError, InputError, OutputError
+from beholder.jobs.embed import EmbedOptions, embed
+from beholder.jobs.score import ScoreOptions, score
+from beholder.models.towers import load_tower
+from beholder.scores.summary import RunSummary
+from oracles.slow_scores import affine_scores
+
+SIDE = 56
+
+
+def picture_bytes(seed: int, kind: str = "JPEG", size: tuple[int, int] = (70, 60)) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1] // 8 + 1, size[0] // 8 + 1, 3), np.uint8)
+    image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23 pictures in folders, one of them no picture inside, one named in another script, and a text beside them."""
+    root = tmp_path_factory.mktemp("album") / "photos"
+    for number in range(22):
+        folder = root / ("a" if number % 2 else "b/c")
+        folder.mkdir(parents=True, exist_ok=True)
+        kind, suffix = (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"))[number % 3]
+        name = "写真 é" if number == 5 else f"p{number:02}"
+        (folder / f"{name}.{suffix}").write_bytes(picture_bytes(number, kind, (60 + 3 * number, 90 - number)))
+    (root / "a" / "broken.jpg").write_bytes(b"<html>not found</html>")
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def score_options(sources: Any, out: Path, tower: Path, head: Path, **more: Any) -> ScoreOptions:
+    defaults: dict[str, Any] = {"precision": "fp32", "workers": 1, "device": "cpu", "num_threads": 1}
+    return ScoreOptions(sources=sources, out=str(out), backbone=str(tower), heads=(str(head),), **{**defaults, **more})
+
+
+def embed_options(sources: Any, out: Path, tower: Path, **more: Any) -> EmbedOptions:
+    defaults: dict[str, Any] = {"precision": "fp32", "workers": 1, "device": "cpu", "num_threads": 1}
+    return EmbedOptions(sources=sources, out=str(out), backbone=str(tower), **{**defaults, **more})
+
+
+def plain_embeddings(paths: list[str], tower: Path, preset: str = "reference") -> np.ndarray:
+    """One picture at a time through the plain tower."""
+    import torch
+
+    module = load_tower(str(tower)).module
+    pixels = [torch.from_numpy(preprocess(path, size_px=SIDE, preset=preset)) for path in paths]  # type: ignore[arg-type]
+    with torch.inference_mode():
+        return np.concatenate([module(one[None]).numpy() for one in pixels])
+
+
+def plain_scores(paths: list[str], tower: Path, head: Path) -> np.ndarray:
+    loaded = load_head(str(head))
+    return affine_scores(plain_embeddings(paths, tower), loaded.weight, loaded.bias)
+
+
+def check_counts(summary: RunSummary, scored: int, rejected: int) -> None:
+    assert (summary.num_read, summary.num_scored, summary.num_rejected) == (scored + rejected, scored, rejected)
+
+
+def test_a_folder_of_pictures_is_scored_like_one_picture_at_a_time(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
+) -> None:
+    summary = score(score_options(str(photos), tmp_path / "s.parquet", small_tower, plain_head, shard_rows=5))
+    check_counts(summary, 22, 1)
+    assert summary.num_ignored == 1
+    assert summary.unit == "pictures"
+    found = pl.read_parquet(tmp_path / "s.parquet")
+    assert found.columns == ["sample", "aesthetic_score", "width", "height", "traits"]
+    assert all(sample.startswith(str(photos)) for sample in found["sample"])
+    expected = plain_scores(found["sample"].to_list(), small_tower, plain_head)
+    assert np.abs(found["aesthetic_score"].to_numpy() - expected).max() < 2e-4
+    sizes = [Image.open(path).size for path in found["sample"]]
+    assert list(zip(found["width"], found["height"], strict=True)) == sizes
+    rejects = pl.read_parquet(str(tmp_path / "s.parquet.rejects.parquet"))
+    assert rejects.rows()[0][:3] == (f"{photos}/a/broken.jpg", "decode", "not_an_image")
+    assert "写真 é" in "".join(found["sample"])
+
+
+def test_csv_has_every_picture_in_place(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    score(score_options(str(photos), tmp_path / "s.csv", small_tower, plain_head))
+    found = pl.read_csv(tmp_path / "s.csv")
+    assert found.columns[:3] == ["sample", "aesthetic_score", "status"]
+    assert found.height == 23
+    bad = found.filter(pl.col("status") != "ok")
+    assert bad["status"].to_list() == ["not_an_image"]
+    assert bad["aesthetic_score"].null_count() == 1
+
+
+@pytest.mark.parametrize("out", ["s.parquet", "folder"])
+def test_kept_embeddings_are_scored_again_without_pictures(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path, out: str
+) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    options = score_options(str(copy), tmp_path / out, small_tower, plain_head, keep_embeddings=True, shard_rows=6)
+    summary = score(options)
+    assert summary.embeddings is not None
+    shutil.rmtree(copy)
+    stamp = json.loads((Path(summary.embeddings) / "beholder.json").read_text())
+    assert (stamp["format"], stamp["normalised"], stamp["dtype"]) == ("beholder-embeddings", True, "float16")
+    assert stamp["pixels"]["preset"] == "reference"
+    again = score(ScoreOptions(sources=summary.embeddings, out=str(tmp_path / "again.parquet"), heads=(str(plain_head),)))
+    check_counts(again, 22, 0)
+    first = pl.read_parquet(str(tmp_path / out / "scores") if out == "folder" else str(tmp_path / out))
+    second = pl.read_parquet(str(tmp_path / "again.parquet"))
+    assert first["sample"].to_list() == second["sample"].to_list()
+    assert np.abs(first["aesthetic_score"] - second["aesthetic_score"]).max() < 5e-3  # float16 rows
+    assert not again.warnings
+
+
+def test_embeddings_as_float32_give_the_same_bits(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    embed(embed_options(str(photos), tmp_path / "e", small_tower, dtype="float32", normalise=False, shard_rows=4))
+    direct = score(score_options(str(photos), tmp_path / "direct.parquet", small_tower, plain_head, shard_rows=9))
+    later = score(ScoreOptions(sources=str(tmp_path / "e"), out=str(tmp_path / "later.parquet"), heads=(str(plain_head),)))
+    assert direct.num_scored == later.num_scored == 22
+    one, other = pl.read_parquet(tmp_path / "direct.parquet"), pl.read_parquet(tmp_path / "later.parquet")
+    assert one["aesthetic_score"].to_numpy().tobytes() == other["aesthetic_score"].to_numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("out", "more"),
+    [("e", {}), ("e", {"format": "parquet"}), ("e.parquet", {}), ("e.parquet", {"format": "birder-parquet"}), ("e.csv", {})],
+)
+def test_every_layout_is_read_again(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path, out: str, more: dict[str, Any]
+) -> None:
+    summary = embed(embed_options(str(photos), tmp_path / out, small_tower, dtype="float32", shard_rows=7, **more))
+    check_counts(summary, 22, 1)
+    scored = score(ScoreOptions(sources=str(tmp_path / out), out=str(tmp_path / "s.parquet"), heads=(str(plain_head),)))
+    check_counts(scored, 22, 0)
+    assert not scored.warnings, "the stamp was not found"
+    found = pl.read_parquet(tmp_path / "s.parquet")
+    expected = plain_scores(found["sample"].to_list(), small_tower, plain_head)
+    assert np.abs(found["aesthetic_score"].to_numpy() - expected).max() < 2e-4
+
+
+def test_batches_and_shards_do_not_change_a_bit(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    found = []
+    for number, more in enumerate([{"shard_rows": 1}, {"shard_rows": 22}, {"workers": 0}, {"workers": 2, "shard_rows": 3}]):
+        score(score_options(str(photos), tmp_path / f"{number}.parquet", small_tower, plain_head, **more))
+        found.append(pl.read_parquet(tmp_path / f"{number}.parquet")["aesthetic_score"].to_numpy().tobytes())
+    assert len(set(found)) == 1
+
+
+def write_tar(path: Path, keys: list[str], *, cut: bool = False) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, key in enumerate(keys):
+            for suffix, data in (("jpg", picture_bytes(number)), ("json", json.dumps({"punsafe": number / 100}).encode())):
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    if cut:
+        path.write_bytes(path.read_bytes()[:-20_000])
+
+
+def test_tars_are_scored_with_what_their_json_says(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
+    for shard in range(3):
+        write_tar(tmp_path / f"{shard:05}.tar", [f"{shard:05}{number:04}" for number in range(6)])
+    source = str(tmp_path / "{00000..00002}.tar")
+    summary = score(score_options(source, tmp_path / "s.parquet", small_tower, plain_head))
+    check_counts(summary, 18, 0)
+    found = pl.read_parquet(tmp_path / "s.parquet")
+    assert found["sample"].to_list()[:2] == [f"{tmp_path}/00000.tar/000000000", f"{tmp_path}/00000.tar/000000001"]
+    assert found["punsafe"].to_list()[:6] == [number / 100 for number in range(6)]
+
+
+def test_a_broken_tar_keeps_what_came_before(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
+    write_tar(tmp_path / "00000.tar", [f"{number:09}" for number in range(9)], cut=True)
+    summary = score(score_options(str(tmp_path / "00000.tar"), tmp_path / "s.parquet", small_tower, plain_head))
+    assert summary.num_scored >= 3
+    assert summary.num_rejected >= 1
+    assert set(summary.reasons) <= {"truncated", "unreadable"}
+
+
+def test_presets_differ_only_where_pictures_have_traits(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    image = Image.open(io.BytesIO(picture_bytes(1, size=(80, 120))))
+    image.save(folder / "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.jpg", exif=exif)
+    image.convert("P").save(folder / "palette.png")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    alpha = image.convert("RGBA")
+    alpha.putalpha(Image.linear_gradient("L").resize(alpha.size))
+    alpha.save(folder / "alpha.png")
+    reference = score(score_options(str(folder), tmp_path / "r.parquet", small_tower, plain_head))
+    score(score_options(str(folder), tmp_path / "u.parquet", small_tower, plain_head, preset="upright"))
+    assert reference.traits == {"rotated": 1, "palette": 1, "cmyk": 1, "alpha": 1}
+    one, other = pl.read_parquet(tmp_path / "r.parquet"), pl.read_parquet(tmp_path / "u.parquet")
+    differ = dict(zip([Path(s).name for s in one["sample"]], one["aesthetic_score"] != other["aesthetic_score"], strict=True))
+    assert (differ["plain.png"], differ["turned.jpg"], differ["palette.png"], differ["alpha.png"]) == (False, True, True, True)
+    assert dict(zip([Path(s).name for s in one["sample"]], one["traits"], strict=True))["turned.jpg"] == "rotated"
+
+
+def test_a_finished_run_does_nothing_and_other_options_are_refused(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
+) -> None:
+    out = tmp_path / "out"
+    assert score(score_options(str(photos), out, small_tower, plain_head)).num_new == 23
+    assert score(score_options(str(photos), out, small_tower, plain_head)).num_new == 0
+    with pytest.raises(OutputError, match='--preset was "reference", now it is "upright"'):
+        score(score_options(str(photos), out, small_tower, plain_head, preset="upright"))
+    with pytest.raises(OutputError, match="--precision"):
+        score(score_options(str(photos), out, small_tower, plain_head, precision="bf16"))
+    assert score(score_options(str(photos), out, small_tower, plain_head, preset="upright", overwrite=True)).num_new == 23
+
+
+def test_a_changed_folder_is_noticed(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    score(score_options(str(copy), tmp_path / "out", small_tower, plain_head))
+    (copy / "a" / "new.jpg").write_bytes(picture_bytes(99))
+    with pytest.raises(OutputError, match=r"has changed|not among the inputs"):
+        score(score_options(str(copy), tmp_path / "out", small_tower, plain_head))
+
+
+def test_only_bad_pictures_is_a_result_too(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(b"\0" * number)
+    check_counts(score(score_options(str(folder), tmp_path / "s.parquet", small_tower, plain_head)), 0, 3)
+    assert pl.read_parquet(tmp_path / "s.parquet").height == 0
+    assert pq.read_table(tmp_path / "s.parquet.rejects.parquet")["reason"].to_pylist() == [
+        "empty",
+        "not_an_image",
+        "not_an_image",
+    ]
+    check_counts(embed(embed_options(str(folder), tmp_path / "e", small_tower)), 0, 3)
+
+
+def test_one_picture(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    path = str(photos / "a" / "p01.png")
+    check_counts(score(score_options(path, tmp_path / "s.parquet", small_tower, plain_head)), 1, 0)
+    found = pl.read_parquet(tmp_path / "s.parquet")
+    assert abs(found["aesthetic_score"][0] - plain_scores([path], small_tower, plain_head)[0]) < 1e-4
+
+
+def test_lists_pass_their_columns_and_clashing_names_are_renamed(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
+) -> None:
+    paths = [str(path) for path in sorted((photos / "a").glob("p*"))][:4]
+    table = pl.DataFrame(
+        {"path": paths, "caption": list("wxyz"), "aesthetic_score": [1.0, 2.0, 3.0, 4.0], "status": list("abcd")}
+    )
+    table.write_csv(tmp_path / "list.csv")
+    score(score_options(str(tmp_path / "list.csv"), tmp_path / "s.csv", small_tower, plain_head))
+    found = pl.read_csv(tmp_path / "s.csv")
+    assert found["caption"].to_list() == list("wxyz")
+    assert found["source_aesthetic_score"].to_list() == [1.0, 2.0, 3.0, 4.0]
+    assert found["source_status"].to_list() == list("abcd")
+    expected = plain_scores(paths, small_tower, plain_head)
+    assert np.abs(found["aesthetic_score"].to_numpy() - expected).max() < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"device": "cuda:7"}, BeholderError, "no CUDA device"),
+        ({"precision": "fp8"}, InputError, "--precision fp8: choose one of"),
+        ({"preset": "nice"}, InputError, "--preset nice"),
+        ({"timeout_s": 0}, InputError, "--timeout"),
+        ({"columns": ("nothing",)}, InputError, "nothing"),
+        ({"backbone": "no/such-tower", "offline": True}, HeadError, "no/such-tower"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(
+    tmp_path: Path,
+    photos: Path,
+    small_tower: Path,
+    plain_head: Path,
+    more: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    values: dict[str, Any] = {"backbone": str(small_tower), "device": "cpu", "workers": 0, **more}
+    with pytest.raises(error, match=message) as raised:
+        score(ScoreOptions(sources=str(photos), out=str(tmp_path / "out"), heads=(str(plain_head),), **values))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_of_another_length_is_refused(tmp_path: Path, photos: Path, small_tower: Path, shared_models: Path) -> None:
+    head = shared_models / "sa_0_4_vit_l_14_linear.pth"
+    with pytest.raises(HeadError, match="768.*24"):
+        score(score_options(str(photos), tmp_path / "out", small_tower, head))
+
+
+def test_hidden_vectors_are_those_before_the_projection(tmp_path: Path, photos: Path, small_tower: Path) -> None:
+    import torch
+
+    paths = sorted(str(path) for path in (photos / "a").glob("p*.png"))
+    embed(embed_options(tuple(paths), tmp_path / "h.parquet", small_tower, dtype="float32", normalise=False, hidden=True))
+    table = pl.read_parquet(tmp_path / "h.parquet")
+    module = load_tower(str(small_tower)).module
+    with torch.inference_mode():
+        expected = module.hidden(torch.stack([torch.from_numpy(preprocess(path, size_px=SIDE)) for path in paths])).numpy()
+    assert table["sample"].to_list() == paths
+    assert np.abs(table["embedding"].to_numpy() - expected).max() < 2e-5

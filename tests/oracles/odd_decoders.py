@@ -1,0 +1,70 @@
+"""A decoder that does what the bytes say: makes pixels from them, or sleeps, crashes, exits, eats memory, fails.
+
+Workers of a decode pool load it by name, so that the pool is tested with every kind of misbehaviour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from beholder.columns import PictureReason
+from beholder.images.picture import PictureError, PixelOptions, Pixels, Trait
+
+EATEN: list[bytearray] = []
+
+
+def prepare(data: bytes, options: PixelOptions) -> Pixels:
+    """Pixels that are a function of the bytes alone, unless they begin with an order."""
+    order, _, rest = data.partition(b":")
+    if order == b"sleep":
+        time.sleep(float(rest.split(b":")[0]))
+    elif order == b"signal":
+        os.kill(os.getpid(), int(rest))
+    elif order == b"exit":
+        print("last words", file=sys.stderr, flush=True)
+        os._exit(int(rest))
+    elif order == b"once":  # dies the first time only: the rest is a path that it makes
+        mark = Path(os.fsdecode(rest))
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif order == b"eat":
+        while True:
+            EATEN.append(bytearray(64 << 20))
+    elif order == b"bad":
+        raise PictureError(PictureReason.DAMAGED, "told to be damaged")
+    elif order == b"bug":
+        raise ZeroDivisionError("told to fail")
+    elif order == b"environment":
+        assert "torch" not in sys.modules
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    elif order == b"spam":
+        sys.stderr.write("x" * (3 << 20) + "\n")
+        sys.stderr.flush()
+    return Pixels(pixels_of(data, options.size_px), len(data), len(data) % 7 + 1, Trait(len(data) % 32))
+
+
+def pixels_of(data: bytes, size_px: int) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
+    return np.random.default_rng(seed).integers(0, 256, (size_px, size_px, 3), np.uint8)
+
+
+def trivial(data: bytes, options: PixelOptions) -> Pixels:
+    """As little work as possible."""
+    return Pixels(np.zeros((options.size_px, options.size_px, 3), np.uint8), 1, 1, Trait.NONE)
+
+
+def broken_start(data: bytes, options: PixelOptions) -> Pixels:
+    raise AssertionError("never called")
+
+
+if os.environ.get("ODD_DECODERS_FAIL_TO_START"):
+    raise ImportError("told not to start")
