@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint bench bench-pictures clean help
 
 help:
 	@echo "make demo   the whole way on data it makes, under two minutes"
 	@echo "make test   the tests"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  speed beside the memory limit and the tools people use today"
+	@echo "make bench-pictures  the same for pictures: decoding, and tars to scores (an hour)"
 	@echo "make peers  those tools, in an environment of their own (2 GB)"
 	@echo "make clean  removes $(VENV) and the demo's folder"
 
@@ -34,6 +35,10 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED) $(PEERS)/.installed
 	$(BIN)/python benchmarks/score_embeddings.py
+
+bench-pictures: $(INSTALLED) $(PEERS)/.installed
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/whole_path.py
 
 clean:
 	rm -rf $(VENV) .venv-peers beholder-demo benchmarks/data

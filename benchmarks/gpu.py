@@ -8,7 +8,7 @@ Parts:
     products  matrix products a second that the card does in each precision: the largest seen over squares and the tower's sizes
     rates     pictures/s on the device for every batch: beholder's Engine beside transformers and timm with the same weights,
               eager and compiled, warmed up, in turns, medians; and the share of what the products allow
-    path      `beholder score` from tars of JPEGs with all cores decoding; decoding alone; decoding on the GPU, if torchvision can
+    path      `beholder score` from tars of JPEGs with all cores decoding; decoding alone; on the GPU, if torchvision can
     head      `head.score` on tensors of the device against the processor
 
 Everything measured is merged into DIR/gpu.json, and DIR/gpu.md is written from it, so parts and batches may be run in several

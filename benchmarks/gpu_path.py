@@ -1,4 +1,4 @@
-"""The part `path` of gpu.py: tars of JPEGs in, pictures/s to scores and of the stages alone out; and pictures for its other parts."""
+"""The part `path` of gpu.py: tars of JPEGs in, pictures/s out; and pictures for its other parts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def whole(run: Run, tars: Path, folder: Path, decoder: str) -> dict[str, Any]:
 
 
 def gpu_decoding(run: Run, files: list[bytes]) -> dict[str, Any]:
-    """NvJPEG decoding by torchvision and antialiased bicubic resize on the device: rate, and drift of its pixels."""
+    """Decoding by torchvision with nvJPEG and antialiased bicubic resize on the device: rate, and drift of its pixels."""
     if run.device.type != "cuda":
         raise RuntimeError("no CUDA device")
     from torchvision.io import ImageReadMode, decode_jpeg

@@ -260,8 +260,20 @@ def measure(names: list[str], options: argparse.Namespace, work: Path) -> list[s
     rows.append("|---|---|---|---|---|---|---|")
     for name in names:
         whole, steady, start = rates[name]
-        ratios = [f"{rates[names[0]][i] / rates[name][i]:.2f} x" if name != names[0] else "" for i in (0, 1)]
-        cells = [f"{whole:.1f}", ratios[0], f"{steady:.1f}", ratios[1], f"{start:.1f}", sides[name].drift]
+        ratios = [
+            f"{rates[names[0]][i] / rates[name][i]:.2f} x"
+            if name != names[0] and min(rates[name][i], rates[names[0]][i]) > 0
+            else ""
+            for i in (0, 1)
+        ]
+        cells = [
+            f"{whole:.1f}",
+            ratios[0],
+            f"{steady:.1f}" if steady > 0 else "too few to tell",
+            ratios[1],
+            f"{start:.1f}",
+            sides[name].drift,
+        ]
         rows.append(f"| {sides[name].title} | {' | '.join(cells)} |")
     first = sides[names[0]].title.replace("**", "")
     return [f"- {mix_line(made)}", "", *rows, "", f"Ratios: how many times faster `{first}` is."]

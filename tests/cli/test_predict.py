@@ -170,7 +170,7 @@ def test_the_model_cards_command_without_a_gpu_is_one_clear_line(place: Path) ->
     ],
 )
 def test_what_is_not_done_is_said_in_one_line(place: Path, arguments: list[str], status: int, text: str) -> None:
-    result = predict(place, *NET, *arguments, "-j", "0")
+    result = predict(place, *NET, "-j", "0", *arguments)
     assert result.returncode == status, result.stderr
     assert text in result.stderr
     assert "Traceback" not in result.stderr

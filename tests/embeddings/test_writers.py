@@ -186,7 +186,7 @@ def test_shards_of_any_size_join_to_what_one_would_have_been(tmp_path: Path, opt
         parts.append(tmp_path / name)
         at += num_rows
     target = tmp_path / f"whole{parts[0].suffix}"
-    join_shards(parts, str(target), options, STAMP, scratch=tmp_path)
+    join_shards(parts, str(target), STAMP, scratch=tmp_path)
     found, labels = read(target)
     assert np.array_equal(found, rows)
     assert labels.column("sample").to_pylist() == labels_of(sum(sizes)).column("sample").to_pylist()
@@ -209,8 +209,8 @@ def test_npy_shards_and_their_metadata_join(tmp_path: Path) -> None:
         names = sorted(write_shard(tmp_path, index, "", rows[low:high], some, WriteOptions(normalise=False), STAMP))
         parts.append(tmp_path / names[0])
         tables.append(tmp_path / names[1])
-    join_shards(parts, str(tmp_path / "all.npy"), WriteOptions(), STAMP)
-    join_shards(tables, str(tmp_path / "all.parquet"), WriteOptions(), STAMP)
+    join_shards(parts, str(tmp_path / "all.npy"), STAMP)
+    join_shards(tables, str(tmp_path / "all.parquet"), STAMP)
     assert np.array_equal(np.load(tmp_path / "all.npy"), rows.astype(np.float16))
     joined = pq.read_table(tmp_path / "all.parquet")
     assert joined.column("sample").to_pylist() == labels_of(11).column("sample").to_pylist()
@@ -226,7 +226,7 @@ def test_joining_takes_memory_of_a_few_groups_and_not_of_all_rows(tmp_path: Path
     script = (
         "import sys, pathlib, pyarrow as pa\nfrom beholder.embeddings.writers import WriteOptions, join_shards\n"
         "options = WriteOptions(format='parquet', dtype='float32', normalise=False)\n"
-        "join_shards([pathlib.Path(p) for p in sys.argv[2:]], sys.argv[1], options, {})\n"
+        "join_shards([pathlib.Path(p) for p in sys.argv[2:]], sys.argv[1], {})\n"
         "print(pa.default_memory_pool().max_memory())"
     )
     line = [sys.executable, "-c", script, str(tmp_path / "whole.parquet"), *map(str, parts)]
@@ -253,11 +253,11 @@ def test_what_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'embedding'"):
         write_shard(tmp_path, 0, "a", rows_of(1), labels_of(1, embedding=["x"]), LIST, STAMP)
     with pytest.raises(OutputError, match="nothing was embedded"):
-        join_shards([], str(tmp_path / "x.csv"), CSV, STAMP)
+        join_shards([], str(tmp_path / "x.csv"), STAMP)
     (tmp_path / "a.csv").write_text("sample,0\n")
     (tmp_path / "b.csv").write_text("sample,0,1\n")
     with pytest.raises(OutputError, match="different columns"):
-        join_shards([tmp_path / "a.csv", tmp_path / "b.csv"], str(tmp_path / "x.csv"), CSV, STAMP)
+        join_shards([tmp_path / "a.csv", tmp_path / "b.csv"], str(tmp_path / "x.csv"), STAMP)
     assert not (tmp_path / "x.csv").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -68,9 +69,8 @@ def test_a_picture_has_the_same_bits_in_any_company(precision: str, batch_size: 
     assert np.array_equal(one_lane.embed(PIXELS), whole)
 
 
-@pytest.mark.parametrize("shape", ["openai/clip-vit-large-patch14"])
 @pytest.mark.parametrize("precision", [name for name in ON_CPU if name != "fp16"])
-def test_the_same_holds_at_the_real_width_and_number_of_tokens(shape: str, precision: str) -> None:
+def test_the_same_holds_at_the_real_width_and_number_of_tokens(precision: str) -> None:
     tower = random_tower(TowerShape(224, 14, 1024, 2, 16, 4096, 768))
     pixels = check_pictures(224)[:5]
     engine = Engine(tower, device="cpu", precision=precision)  # type: ignore[arg-type]
@@ -228,12 +228,15 @@ def test_torchs_settings_are_as_before_afterwards() -> None:
 
 
 def test_it_works_in_a_forked_process() -> None:
-    engine = Engine(TOWER, device="cpu", precision="fp32")
-    expected = engine.embed(PIXELS)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if np.array_equal(engine.embed(PIXELS), expected) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    expected = Engine(TOWER, device="cpu", precision="fp32").embed(PIXELS)
+    for _ in range(10):
+        engine = Engine(TOWER, device="cpu", precision="fp32")
+        engine.embed(PIXELS[:4])  # a lane may still be starting, with a lock in its hands
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if np.array_equal(engine.embed(PIXELS), expected) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(

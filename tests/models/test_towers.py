@@ -31,6 +31,7 @@ from oracles import checkpoints as made
 
 SHAPE = TowerShape.small()
 PICTURES = torch.randint(0, 256, (2, 28, 28, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit.save, in the tests' own maker
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 B32 = "openai/clip-vit-base-patch32"
 
@@ -345,6 +346,27 @@ def test_a_published_file_is_checked_before_it_is_used(
     monkeypatch.delenv("BEHOLDER_MODELS")
     with pytest.raises(HeadError, match="offline mode is on"):
         fetch_tower(entry, offline=True)
+
+
+def test_a_published_file_on_the_hub(web: Any, tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """As birder's file is published: whole, on the hub, with a known sha256; the hub's own cache holds it."""
+    path = tmp_path / "tiny.pt"
+    torch.save({"state": made.birder_state(tensors), **made.birder_extras(SHAPE)}, path)
+    entry = entry_of(path, web, sources=(Source(repo="birder-project/tiny", file="tiny.pt"),))
+    with pytest.raises(HeadError, match=r"test-tower: .*has no such file"):
+        fetch_tower(entry)
+    web.add_hub_file("birder-project/tiny", "tiny.pt", path.read_bytes())
+    found = fetch_tower(entry)
+    assert found.read_bytes() == path.read_bytes()
+    web.log.clear()
+    assert fetch_tower(entry) == found
+    assert web.log == []
+    assert remove_tower(entry) == [found]
+    assert not found.exists()
+    web.add_hub_file("birder-project/tiny", "tiny.pt", path.read_bytes()[:-1] + b"x")
+    with pytest.raises(HeadError, match=f"expected sha256 {entry.sha256}.*was not kept"):
+        fetch_tower(entry)
+    assert local_file(entry) is None
 
 
 def test_a_large_file_comes_in_pieces_and_is_hashed_once(web: Any, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class RawCommand(TyperCommand):
         """Keep the arguments as they are."""
         super().parse_args(ctx, [])
         ctx.args = list(args)
-        return ctx.args
+        return list(args)
 
 
 def predict(context: typer.Context) -> None:

@@ -1,4 +1,4 @@
-"""An empty folder in; a synthetic embedding set, a fitted head, a million scores and a picture of them out."""
+"""An empty folder in; a synthetic embedding set, a fitted head, a million scores, and the scores of some photographs out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from beholder import storage
 from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SIDECAR_SUFFIX
+from beholder.demo.photographs import find_photographs, real_models, score_photographs, untrained_models
 from beholder.demo.picture import draw_histogram, require_matplotlib
 from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
 from beholder.errors import InputError, OutputError, writing_failed
@@ -66,6 +67,10 @@ class _Folder:
     def picture(self) -> Path:
         return self.root / "histogram.png"
 
+    @property
+    def photographs(self) -> Path:
+        return self.root / "photographs"
+
     def forget_scores(self) -> None:
         """Remove what was scored with an earlier head."""
         for path in (self.scores, self.scores.with_name(self.scores.name + SIDECAR_SUFFIX)):
@@ -91,35 +96,45 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - started
 
 
-def run_demo(folder: Path, *, num_rows: int = 1_000_000, dim: int = 768, seed: int = 0, say: Say = print) -> dict[str, Any]:
+def run_demo(
+    folder: Path, *, num_rows: int = 1_000_000, dim: int = 768, seed: int = 0, real: bool = False, say: Say = print
+) -> dict[str, Any]:
     """Make synthetic embeddings with a hidden preference, fit a head to noisy ratings of a part, score all, and compare.
 
-    Run again in the same folder, it keeps what is complete. No network is used.
+    Then score the photographs of an installed package with a tower that nobody trained, or with the real one.
+    Run again in the same folder, it keeps what is complete. No network is used unless `real`.
 
     Args:
         folder: new, empty, or of an earlier demo with the same options.
         num_rows: rows to make and score, >= 100.
         dim: dimensions of a row, >= 2.
         seed: draws everything, >= 0.
+        real: score the photographs with the default tower and head, which are fetched first.
         say: takes each line of the account.
 
     Returns:
         A JSON-ready record: sizes, seconds per step, the rate, the correlations, and where everything is.
 
     Raises:
-        BeholderError: another kind of folder, other options than before, too little disk, or no matplotlib.
+        BeholderError: another kind of folder, other options than before, too little disk, no matplotlib, or no network
+            for `real`.
     """
     if num_rows < _MIN_ROWS:
         raise InputError(f"the demo needs at least {_MIN_ROWS} rows, not {num_rows}")
     require_matplotlib()
     options = SyntheticOptions(num_rows=num_rows, dim=dim, num_rated=min(_MAX_RATED, num_rows // 2), seed=seed)
     place, clock, started = _Folder(folder), _Clock(), time.perf_counter()
+    models = real_models() if real else None
     _open_folder(place, options)
     say(f"beholder demo in {folder}\n{SYNTHETIC_NOTE}\n")
     _make(place, options, clock, say)
     fit = _fit(place, options, clock, say)
     summary = _score(place, clock, say)
     truth = _compare(place, options, clock, say)
+    with clock.step("photographs"):
+        pictures = score_photographs(
+            place.photographs, find_photographs(), models or untrained_models(place.photographs, seed), say
+        )
     result = {
         "synthetic": True,
         "note": SYNTHETIC_NOTE,
@@ -128,6 +143,7 @@ def run_demo(folder: Path, *, num_rows: int = 1_000_000, dim: int = 768, seed: i
         "score": summary.to_json(),
         "rows_per_second": summary.num_new / summary.seconds if summary.num_new and summary.seconds else None,
         "with_hidden_truth": truth,
+        "photographs": pictures,
         "seconds": {**clock.seconds, "total": time.perf_counter() - started},
         "num_bytes": place.num_bytes(),
         "paths": {
@@ -153,7 +169,7 @@ def _open_folder(place: _Folder, options: SyntheticOptions) -> None:
         _check_same(root, before.get("options") or {}, asdict(options))
     elif root.is_dir() and any(not entry.name.startswith(".beholder-") for entry in root.iterdir()):
         raise OutputError(f"{root} is not empty and holds no demo; choose another folder")
-    for part_of in (root, place.embeddings, place.embeddings / "img_emb", place.embeddings / "metadata"):
+    for part_of in (root, place.embeddings, place.embeddings / "img_emb", place.embeddings / "metadata", place.photographs):
         storage.remove_stray_temporaries(part_of)
     _check_disk(place, options)
     record = {"format": _MARKER_FORMAT, "version": FORMAT_VERSION, "note": SYNTHETIC_NOTE, "options": asdict(options)}
@@ -313,14 +329,18 @@ def _read_scores(
 def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
     """Where everything is, what it was, and what to type next."""
     say(f"\nall done in {result['seconds']['total']:.1f} s. {SYNTHETIC_NOTE}\n")
-    for label, path in (("scores", place.scores), ("picture", place.picture), ("head", place.head)):
+    for label, path in (("scores", place.scores), ("histogram", place.picture), ("head", place.head)):
         say(f"  {label:<11}{path}")
     say(f"  {'embeddings':<11}{place.embeddings}")
+    if "paths" in result["photographs"]:
+        say(f"  {'pictures':<11}{result['photographs']['paths']['sheet']}")
     remove = f"rm -r {shlex.quote(str(place.root))}"
     say(f"\n{place.root} takes {result['num_bytes'] / 1e9:.2f} GB; delete it whenever you like ({remove})")
     say("\nNext, with real data:")
     for command, meaning in (
-        ("beholder models list", "the public heads, and which embeddings each is made for"),
+        ("beholder score YOUR_PHOTOS", "a folder, tars, Parquet or a list of pictures; the tower is 1.2 GB to fetch"),
+        ("beholder score YOUR_PHOTOS --keep-embeddings", "the same, so that another head needs no pictures again"),
+        ("beholder models list", "the public heads and towers"),
         ("beholder score YOUR_EMBEDDINGS", "CLIP ViT-L/14 embeddings: .npy, Parquet, CSV or a clip-retrieval folder"),
         ("beholder score YOUR_EMBEDDINGS -o scores.csv", "the same, as sample,aesthetic_score"),
         ("beholder score --help", "other heads, columns to keep, memory, threads"),

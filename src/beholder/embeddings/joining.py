@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import storage
-from beholder.embeddings.layouts import WriteOptions, group_rows, parquet_options, stamped
+from beholder.embeddings.layouts import group_rows, parquet_options, stamped
 from beholder.embeddings.npy import check_array, read_header
 from beholder.errors import OutputError
 
@@ -21,9 +21,7 @@ _COPY_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 16
 
 
-def join_shards(
-    parts: Sequence[Path], target: str, options: WriteOptions, stamp: Mapping[str, Any], *, scratch: Path | None = None
-) -> None:
+def join_shards(parts: Sequence[Path], target: str, stamp: Mapping[str, Any], *, scratch: Path | None = None) -> None:
     """Join files that `write_shard` wrote, in this order, to one; whole or not at all.
 
     Args:

@@ -75,6 +75,8 @@ def execute(
     """
     out, step = RunOutput(plan.out, plan.product), plan.step
     out.refuse_inputs(plan.inputs)
+    if plan.keeps_embeddings:
+        out.check_place_for_embeddings()
     identity = fingerprint({"inputs": [shard.identity | {"start": shard.start} for shard in step.shards]})
     summary = RunSummary(
         output=plan.out,
@@ -110,6 +112,7 @@ def execute(
             raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
         started = time.perf_counter()
         report = local.run(step, folder, progress, on_resume)
+        summary.bottleneck = plan.waiting_for()
         summary.add(report.results)
         if summary.num_read == 0:
             raise InputError(f"{', '.join(plan.sources)}: zero {plan.unit}, nothing to {plan.verb}")

@@ -202,8 +202,8 @@ class EmbedOptions(PictureOptions, JobOptions):
             dimension. A file name that ends in .parquet or .csv asks for "parquet" and "birder-csv".
         dtype: "float16" or "float32".
         normalise: divide each embedding by its length, as clip-retrieval does.
-        crop, hidden, is_bare, folders: for `beholder predict`: see `PixelOptions.crop`; the vector before the projection in place
-            of the embedding; see `WriteOptions`.
+        crop, hidden, is_bare, folders: for `beholder predict`: see `PixelOptions.crop`; the vector before the projection in
+            place of the embedding; see `WriteOptions`.
     """
 
     format: EmbeddingFormat | None = option(

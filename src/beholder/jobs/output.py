@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beholder import columns, storage
-from beholder.errors import OutputError
+from beholder.errors import OutputError, writing_failed
 from beholder.run.step import Step
 from beholder.scores import files
 from beholder.scores.summary import RunSummary
@@ -46,9 +46,9 @@ def _join_scores(target: str, parts: Sequence[Path], is_csv: bool, provenance: M
 
 
 def _join_embeddings(target: str, parts: Sequence[Path], is_csv: bool, provenance: Mapping[str, Any], scratch: Path) -> None:
-    from beholder.embeddings.writers import WriteOptions, join_shards
+    from beholder.embeddings.writers import join_shards
 
-    join_shards(parts, target, WriteOptions(), provenance, scratch=scratch)
+    join_shards(parts, target, provenance, scratch=scratch)
 
 
 EMBEDDINGS = Product(
@@ -179,6 +179,11 @@ class RunOutput:
                 f"{self.rejects} is in the way of the rejects table and is not ours; move it, or choose another output"
             )
 
+    def check_place_for_embeddings(self) -> None:
+        """Raise OutputError, before any work, when embeddings could not be kept beside the scores."""
+        if self.kind != "folder" and self.is_local:
+            self._refuse_foreign_embeddings()
+
     def _clear_up(self) -> None:
         """Remove shards that a finished run left when it was killed; another run that is at it is left alone."""
         if self.work.is_dir():
@@ -245,19 +250,39 @@ class RunOutput:
         return sorted(found, key=lambda path: path.name == columns.STAMP_FILE)
 
     def _place_kept(self, kept: Sequence[Path]) -> None:
-        """Put kept embeddings beside a single-file result, in place of an earlier run's."""
+        """Put kept embeddings beside a single-file result, in place of an earlier run's; locally all at once."""
         if not kept:
             return
         base, target = self.work / columns.EMBEDDINGS_FOLDER, self.kept_embeddings
-        if self.is_local:
-            folder = storage.local_path(target)
-            record = RunFolder(folder).read_record() if folder.is_dir() else None
-            if folder.exists() and (record is None or record.get("format") != columns.EMBEDDINGS_FORMAT):
-                raise OutputError(f"{target} is in the way of the embeddings to be kept; move it, or choose another output")
-            shutil.rmtree(folder, ignore_errors=True)
+        if not self.is_local:
+            for path in kept:
+                with storage.write_whole(f"{target}/{path.relative_to(base)}", scratch=self.work) as temporary:
+                    shutil.copyfile(path, temporary)
+            return
+        folder, made, old = storage.local_path(target), self.work / "placing", self.work / "replaced"
+        for rest in (made, old):  # of a run that was killed here
+            shutil.rmtree(rest, ignore_errors=True)
         for path in kept:
-            with storage.write_whole(f"{target}/{path.relative_to(base)}", scratch=self.work) as temporary:
-                shutil.copyfile(path, temporary)
+            place = made / path.relative_to(base)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                place.hardlink_to(path)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, place)
+        self._refuse_foreign_embeddings()
+        try:
+            if folder.exists():
+                folder.rename(old)
+            made.rename(folder)
+        except OSError as error:
+            raise writing_failed(target, error) from error
+
+    def _refuse_foreign_embeddings(self) -> None:
+        """Raise OutputError when something else than embeddings of ours stands where embeddings are to be kept."""
+        folder = storage.local_path(self.kept_embeddings)
+        record = RunFolder(folder).read_record() if folder.is_dir() else None
+        if folder.exists() and (record is None or record.get("format") != columns.EMBEDDINGS_FORMAT):
+            raise OutputError(f"{folder} is in the way of the embeddings to be kept; move it, or choose another output")
 
     def remove_work(self) -> None:
         """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""

@@ -27,7 +27,8 @@ Form = Callable[[Tensor], Tensor]
 
 _CUDA_DEPTH = 3
 """Batches on a GPU at a time: one is copied in, one computed, one copied out."""
-_THREADS_LOCK = threading.Lock()
+_THREADS_LOCKS: dict[int, threading.Lock] = {}
+"""By process: a lock that another thread held at a fork stays locked in the child for ever."""
 
 
 class Backend(Protocol):
@@ -67,7 +68,7 @@ class CpuBackend:
 
     def _enter_lane(self) -> None:
         """Give this thread its own number of torch threads, and leave the number that new threads start with as it was."""
-        with _THREADS_LOCK:
+        with _THREADS_LOCKS.setdefault(os.getpid(), threading.Lock()):
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads_per_lane)
             if before != self.threads_per_lane:

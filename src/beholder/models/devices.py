@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +87,8 @@ class _Float32Products:
                         module.fp32_precision = value
 
 
-_PRODUCTS = _Float32Products()
+_PRODUCTS: dict[int, _Float32Products] = {}
+"""By process: a lock that another thread held at a fork stays locked in the child for ever."""
 
 
 def _set_float32_products(cuda: str) -> list[tuple[Any, str]]:
@@ -105,8 +107,9 @@ def _set_float32_products(cuda: str) -> list[tuple[Any, str]]:
 @contextlib.contextmanager
 def float32_products(*, tf32: bool) -> Iterator[None]:
     """Float32 products in full precision, whatever the program has set; with `tf32`, in TF32 on CUDA. Restored at the end."""
-    _PRODUCTS.enter(tf32)
+    products = _PRODUCTS.setdefault(os.getpid(), _Float32Products())
+    products.enter(tf32)
     try:
         yield
     finally:
-        _PRODUCTS.leave()
+        products.leave()

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from beholder.errors import HeadError, os_error_text
+from beholder.models.pieces import need_space
 from beholder.models.registry import Source
 
 _TIMEOUT_S = 15.0
@@ -65,9 +66,10 @@ def look_up(source: Source) -> Published:
 def download(source: Source) -> Path:
     """Fetch a file into the hub's local cache (or find it there unchanged). Raises HeadError.
 
-    `look_up` comes first because the client itself retries a dead connection for half a minute.
+    `look_up` comes first because the client itself retries a dead connection for half a minute. A download that broke off
+    is taken up where it stopped, and large ones show a bar on a terminal: the client sees to both.
     """
-    look_up(source)
+    need_space(cache_folder(), look_up(source).num_bytes or 0, source.file)
     with _one_line(source):
         from huggingface_hub import hf_hub_download
 

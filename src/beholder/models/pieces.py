@@ -19,6 +19,7 @@ _NUM_AT_ONCE = 4
 _PAUSES_S = (0.2, 1.0)
 """Before the second and the third try of a piece."""
 _SHOWN_FROM_BYTES = 32 << 20
+"""Smaller transfers show no bar and are not held back by a nearly full disk."""
 _SPARE_BYTES = 64 << 20
 
 Span = tuple[int, int, int]
@@ -70,7 +71,9 @@ def _tried(url: str, start: int, stop: int) -> bytes:
 
 
 def need_space(folder: Path, num_bytes: int, what: str) -> None:
-    """Raise HeadError where the disk of `folder` has less than `num_bytes` (and a little more) to spare."""
+    """Raise HeadError where the disk of `folder` has less than `num_bytes` (and a little more) to spare; small files pass."""
+    if num_bytes < _SHOWN_FROM_BYTES:
+        return
     there = next((path for path in (folder, *folder.parents) if path.exists()), None)
     free = shutil.disk_usage(there).free if there is not None else None
     if free is not None and free < num_bytes + _SPARE_BYTES:

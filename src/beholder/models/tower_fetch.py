@@ -105,7 +105,6 @@ def from_hub(source: Source, *, offline: bool | None = None, activation: str = "
             return keep(opened, names, kept, {**about, "configs": json.dumps(configs), "activation": activation})
     for name in CONFIG_FILES:
         _downloaded(Source(repo=source.repo, file=name, revision=source.revision))
-    need_space(hub.cache_folder(), published.num_bytes or 0, source.file)
     return hub.download(source)
 
 

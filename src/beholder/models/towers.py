@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from beholder import storage
 from beholder.errors import HeadError
 from beholder.models import fetch, hub, tower_fetch
-from beholder.models.backbones import backbone_of_tower, canonical_backbone, same_backbone
+from beholder.models.backbones import canonical_backbone, same_backbone
 from beholder.models.tower_files import TowerFile, open_tower_file
 from beholder.models.tower_hints import OPENAI_REASON
 from beholder.models.tower_registry import (
@@ -210,7 +210,7 @@ def _summary(place: _Place, wanted: TowerActivation | None, digest: str | None) 
     entry = place.entry or (tower_by_sha256(digest) if digest else None)
     backbone = entry.backbone if entry else place.backbone or (backbone_by_sha256(digest) if digest else None)
     if backbone is None and file.hints.is_openai:
-        backbone = backbone_of_tower(file.shape.patch_px, file.shape.num_tokens, file.shape.width, file.shape.dim)
+        backbone = next((name for name, shape in SHAPES.items() if shape == file.shape), None)
     if backbone is not None and SHAPES[backbone] != file.shape:
         raise HeadError(f"{place.path} is not {backbone}: its sizes are {file.shape}")
     known, reason = file.hints.activation, file.hints.reason

@@ -58,7 +58,7 @@ def open_run(step: Step, folder: RunFolder) -> str:
     """Check the folder, write the run's record, clear half-written files; the options' fingerprint. Raises OutputError."""
     run_fingerprint = fingerprint(step.options)
     is_known = check_folder(step, folder)
-    for place in (folder.path, *(entry for entry in folder.path.iterdir() if entry.is_dir())):
+    for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("*/*/")):
         storage.remove_stray_temporaries(place)
     if not is_known:
         folder.write_record({**step.provenance, "options": dict(step.options), "fingerprint": run_fingerprint})

@@ -234,6 +234,7 @@ class GoldenScorer:
         self._l14 = backbone
         self._setting: dict[str, Any] = {"precision": precision, "device": device, "offline": offline}
         self._scorers: dict[str | None, Scorer] = {}
+        self._failures: dict[str | None, BeholderError] = {}
         self._embeddings: dict[tuple[str | None, Path], npt.NDArray[np.float32]] = {}
 
     def __call__(self, head_name: str, picture: Path) -> float:
@@ -243,7 +244,8 @@ class GoldenScorer:
 
         head = load_head(head_name, offline=self._setting["offline"])
         default = find(DEFAULT_HEAD)
-        place = self._l14 if default is not None and head.backbone == default.backbone else head.backbone
+        is_l14 = head.backbone is None or (default is not None and head.backbone == default.backbone)
+        place = self._l14 if is_l14 else head.backbone
         if (place, picture) not in self._embeddings:
             self._embeddings[place, picture] = self._scorer(place, head).embed(picture)
         return float(head.score(self._embeddings[place, picture]))
@@ -251,9 +253,15 @@ class GoldenScorer:
     def _scorer(self, place: str | None, head: Head) -> Scorer:
         from beholder.scorer import load_scorer
 
+        if place in self._failures:
+            raise self._failures[place]
         if place not in self._scorers:
             named: dict[str, Any] = {} if place is None else {"backbone": place}
-            self._scorers[place] = load_scorer(head=head, **named, **self._setting)
+            try:
+                self._scorers[place] = load_scorer(head=head, **named, **self._setting)
+            except BeholderError as error:
+                self._failures[place] = error
+                raise
         return self._scorers[place]
 
 

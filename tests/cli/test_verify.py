@@ -1,0 +1,81 @@
+"""`beholder verify` as a process: published scores, and drift on one's own pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beholder import load_scorer
+
+
+def verify(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "BEHOLDER_OFFLINE": "1", "COLUMNS": "200"}
+    line = [sys.executable, "-m", "beholder", "verify", *arguments]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        noise = np.random.default_rng(number).integers(0, 256, (10, 12 + number, 3), np.uint8)
+        Image.fromarray(noise).resize((90, 70), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_fast_setting_is_held_against_the_exact_one(photos: Path, small_tower: Path, plain_head: Path) -> None:
+    common = ["--backbone", str(small_tower), "--head", str(plain_head), "--threshold", "5", "--device", "cpu"]
+    result = verify(str(photos), *common, "--precision", "fp32", "--preset", "squash", "--json")
+    assert result.returncode == 3, result.stderr
+    found = json.loads(result.stdout)
+    pictures = [photos / f"{number}.png" for number in range(6)]
+    exact, squashed = (
+        np.asarray(load_scorer(small_tower, plain_head, precision="fp32", preset=preset, device="cpu").score(pictures))
+        for preset in ("reference", "squash")
+    )
+    assert (found["num_pictures"], found["num_rejected"]) == (6, 1)
+    assert found["mean"] == pytest.approx(np.abs(squashed - exact).mean(), abs=1e-5)
+    assert found["largest"] == pytest.approx(np.abs(squashed - exact).max(), abs=1e-5)
+    assert found["largest"] > 1e-3
+    assert found["moved"] == {"5": int(((exact >= 5) != (squashed >= 5)).sum())}
+    shown = verify(str(photos / "1.png"), *common, "--precision", "bf16")
+    assert shown.returncode == 0, shown.stderr
+    assert "1 pictures, plain: precision bf16, decoder pillow, preset reference against precision fp32" in shown.stdout
+    assert "at 5: 0 pictures (0 %) change sides" in shown.stdout
+
+
+def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:
+    for arguments in (["--golden", "--pictures", str(photos)], ["--golden"]):
+        result = verify(*arguments)
+        assert result.returncode == 1
+        assert result.stderr.startswith("beholder: nothing was checked, which is no success; the first reason: ")
+        assert len(result.stdout.splitlines()) == 17
+        assert "Traceback" not in result.stderr
+    as_json = verify("--golden", "--json")
+    assert {row["verdict"] for row in json.loads(as_json.stdout)} == {"not checked"}
+    assert as_json.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "name pictures, or use --golden"),
+        (["--golden", "in"], "not both"),
+        (["in", "--pictures", "x"], "--pictures goes with --golden"),
+        (["--golden", "--pictures", "nowhere"], "--pictures nowhere"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], text: str) -> None:
+    result = verify(*arguments)
+    assert result.returncode == 1
+    assert text in result.stderr
+    assert len(result.stderr.splitlines()) == 1
