@@ -2,8 +2,8 @@
 
     python benchmarks/tower_cpu.py [--rounds N] [--save]
 
-All sides have the same random weights and uint8 pixels (transformers is given normalised floats, which it is not timed for), all
-cores, and go in turn, round by round. transformers runs in float32 and bfloat16 with `sdpa` under `torch.inference_mode`, each
+All sides have the same random weights, pictures and cores, and go in turn, round by round (transformers is given normalised
+floats, and is not timed for making them). It runs in float32 and bfloat16 with `sdpa` under `torch.inference_mode`, each
 at several batches; its best one counts.
 
 Drift is measured on the eight pictures of the self-check against beholder's float32, with the public head, for two sets of
@@ -31,13 +31,14 @@ import result_files
 from beholder import load_head
 from beholder.models.clip_vit import ClipVisionTower, TowerShape, build_tower, random_tensors
 from beholder.models.engine import Engine
-from beholder.models.precision import Precision, check_pictures, score_drift, worst_case_drift
+from beholder.models.precision import check_pictures, score_drift, worst_case_drift
+from beholder.models.precisions import Precision
 from beholder.models.tower_shape import PIXEL_MEAN, PIXEL_STD, SHAPES
 from gpu_sides import transformers_module
 
 HEAD = "sac+logos+ava1-l14-linearMSE"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-BATCHES = {"float32": (1, 4, 8), "bfloat16": (1, 2, 8, 16)}
+BATCHES = {"float32": (1, 4, 8), "bfloat16": (1, 2, 4, 8)}
 Rows = npt.NDArray[np.float32]
 
 

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "scorer": {"errors", "images", "models"},
     "verification": {"errors", "images", "models", "scorer", "storage"},
     "demo": {"columns", "errors", "jobs", "models", "scores", "storage", "training"},
-    "cli": {"demo", "errors", "jobs", "models", "scorer", "scores", "stats", "verification"},
+    "cli": {"columns", "demo", "errors", "jobs", "models", "scorer", "scores", "stats", "verification"},
     "__main__": {"cli", "errors"},
     "__init__": {"errors", "images", "models", "scorer"},
 }

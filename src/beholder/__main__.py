@@ -11,10 +11,11 @@ _INTERRUPTED = "interrupted; run the same command again to continue"
 
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 3 some inputs rejected, 130 interrupted."""
-    from beholder.cli.app import app
     from beholder.errors import BeholderError, os_error_text
 
     try:
+        from beholder.cli.app import app
+
         app()
     except BeholderError as error:
         _fail(str(error), 1)

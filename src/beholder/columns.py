@@ -27,8 +27,12 @@ EMBEDDINGS_FORMAT = "beholder-embeddings"
 
 EmbeddingFormat = Literal["npy", "parquet", "birder-csv", "birder-parquet"]
 EmbeddingDtype = Literal["float16", "float32"]
+EMBEDDING_DTYPES: tuple[EmbeddingDtype, ...] = get_args(EmbeddingDtype)
 EMBEDDING_FORMATS: tuple[EmbeddingFormat, ...] = get_args(EmbeddingFormat)
 """How embeddings are written: clip-retrieval's folders, one list column, birder's two."""
+
+KEPT_BESIDE = "kept_beside"
+"""In the stamp of embeddings that were kept while scoring: the name of the scores."""
 
 SCORES_FOLDER = "scores"
 EMBEDDINGS_FOLDER = "embeddings"
@@ -86,6 +90,9 @@ class PictureReason(enum.StrEnum):
     CRASHED = "crashed"
 
 
+PASSING_REASONS = frozenset({PictureReason.UNREADABLE, PictureReason.MISSING, PictureReason.TIMED_OUT, PictureReason.CRASHED})
+"""Reasons that may be gone at the next try; the others lie in the picture."""
+
 PICTURE_REASON_TEXT = {
     PictureReason.EMPTY: "the file has no bytes",
     PictureReason.NOT_AN_IMAGE: "the bytes are of no picture format that is known here",
@@ -99,6 +106,12 @@ PICTURE_REASON_TEXT = {
     PictureReason.TIMED_OUT: "decoding or reading took longer than --timeout allows",
     PictureReason.CRASHED: "the decoder crashed on this picture",
 }
+
+
+def reason_text(word: str) -> str:
+    """What a word of the rejects table's `reason` column means."""
+    texts = {str(reason): text for reason, text in PICTURE_REASON_TEXT.items()}
+    return texts.get(word) or next((text for status, text in REASON_TEXT.items() if status.word == word), "")
 
 
 def score_column_names(head_names: list[str]) -> list[str]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
     from beholder.images.preprocess import Picture
     from beholder.models.engine import Engine
-    from beholder.models.precision import Precision
+    from beholder.models.precisions import Precision
+    from beholder.models.tower_shape import TowerActivation
     from beholder.models.towers import Tower
 
 _CALL_PICTURES = 32
@@ -43,7 +46,7 @@ def load_scorer(
     precision: Precision | Literal["auto"] = "auto",
     preset: Preset = "reference",
     decoder: Decoder = "pillow",
-    activation: Literal["quick_gelu", "gelu"] | None = None,
+    activation: TowerActivation | None = None,
     batch_size: int | None = None,
     num_threads: int | None = None,
     offline: bool | None = None,
@@ -69,9 +72,11 @@ def load_scorer(
     from beholder.models.engine import Engine
     from beholder.models.towers import check_head_fits, load_tower
 
+    pixels = PixelOptions(preset=preset, decoder=decoder)  # refused before anything is loaded
     chosen = head if isinstance(head, Head) else load_head(head, offline=offline)
     tower = load_tower(os.fspath(backbone), offline=offline, activation=activation)
-    check_head_fits(tower, chosen)
+    if doubt := check_head_fits(tower, chosen):
+        warnings.warn(doubt, stacklevel=2)
     engine = Engine(
         tower,
         device=device,
@@ -80,7 +85,8 @@ def load_scorer(
         num_threads=num_threads,
         heads=[chosen],
     )
-    return Scorer(tower, engine, chosen, PixelOptions(preset=preset, size_px=tower.shape.image_px, decoder=decoder))
+    pixels = replace(pixels, size_px=tower.shape.image_px)
+    return Scorer(tower, engine, chosen, pixels, num_threads=num_threads)
 
 
 class Scorer:
@@ -91,8 +97,11 @@ class Scorer:
         pixels: which pixels it makes of pictures.
     """
 
-    def __init__(self, tower: Tower, engine: Engine, head: Head, pixels: PixelOptions) -> None:
+    def __init__(
+        self, tower: Tower, engine: Engine, head: Head, pixels: PixelOptions, *, num_threads: int | None = None
+    ) -> None:
         self.tower, self.engine, self.head, self.pixels = tower, engine, head, pixels
+        self._num_threads = num_threads
         self._turn = threading.Lock()
 
     def score(
@@ -129,11 +138,23 @@ class Scorer:
     def as_module(self) -> nn.Module:
         """The whole scorer as a torch module for training: (B, 3, S, S) float in [0, 1], RGB -> (B,) scores.
 
-        In float32 on the scorer's device, frozen, differentiable with respect to the pictures; it can be moved with `.to()`.
+        In float32 on the scorer's device, frozen, differentiable with respect to the pictures; it can be moved with `.to()`,
+        which leaves the scorer as it is. Until then the weights are in memory once.
         """
+        from copy import deepcopy
+
+        from torch import nn
+
         from beholder.models.module import PictureScoreModule
 
-        return PictureScoreModule(self.tower.module, self.head.as_module()).to(self.engine.device)
+        weights = list(self.tower.module.parameters())
+        shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in weights}
+        return PictureScoreModule(deepcopy(self.tower.module, shared), self.head.as_module()).to(self.engine.device)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Travel to another process (a DataLoader worker that is spawned), where the engine is made anew, alike."""
+        device, precision, batch_size = str(self.engine.device), self.engine.precision, self.engine.batch_size
+        return _remade, (self.tower, self.head, self.pixels, device, precision, batch_size, self._num_threads)
 
     def _embed_all(self, pictures: Iterator[Any], on_error: str) -> npt.NDArray[np.float32]:
         """Decode a call's worth of pictures in threads while the call before is computed."""
@@ -141,18 +162,31 @@ class Scorer:
             raise InputError(f"on_error={on_error!r}: choose 'raise' or 'nan'")
         found: list[npt.NDArray[np.float32]] = []
         size = max(_CALL_PICTURES, self.engine.call_size)
-        numbers = itertools.count()
+        numbered = enumerate(pictures)
         with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="beholder-decode") as pool:
-            begun = [
-                pool.submit(self._pixels, picture, next(numbers), on_error) for picture in itertools.islice(pictures, size)
-            ]
+            begun = self._begun(pool, itertools.islice(numbered, size), on_error)
             while begun:
                 ready = [item.result() for item in begun]
-                begun = [
-                    pool.submit(self._pixels, picture, next(numbers), on_error) for picture in itertools.islice(pictures, size)
-                ]
+                begun = self._begun(pool, itertools.islice(numbered, size), on_error)
                 found.append(self._embedded(ready))
         return np.concatenate(found) if found else np.empty((0, self.engine.dim), np.float32)
+
+    def _begun(
+        self, pool: ThreadPoolExecutor, pictures: Iterator[tuple[int, Any]], on_error: str
+    ) -> list[Future[npt.NDArray[np.uint8] | None]]:
+        """Decoding of these pictures, in the threads of `pool`. No Pillow image is in two threads, which it would not bear."""
+        found = []
+        images: dict[int, tuple[Any, Future[npt.NDArray[np.uint8] | None]]] = {}
+        for number, picture in pictures:
+            known = images.get(id(picture))
+            has_frames = known is None and _is_image(picture) and _has_frames(picture)
+            begun = pool.submit(self._pixels, picture, number, on_error) if known is None else known[1]
+            if has_frames:
+                wait([begun])  # an iterator over frames turns the same image to the next one
+            elif _is_image(picture):
+                images[id(picture)] = picture, begun
+            found.append(begun)
+        return found
 
     def _pixels(self, picture: Any, number: int, on_error: str) -> npt.NDArray[np.uint8] | None:
         pixels = self.pixels
@@ -175,10 +209,34 @@ class Scorer:
         return found
 
 
+def _remade(
+    tower: Tower, head: Head, pixels: PixelOptions, device: str, precision: Precision, batch_size: int | None,
+    num_threads: int | None,
+) -> Scorer:  # fmt: skip
+    """A scorer that has come from another process."""
+    from beholder.models.engine import Engine
+
+    engine = Engine(tower, device=device, precision=precision, batch_size=batch_size, num_threads=num_threads, heads=[head])
+    return Scorer(tower, engine, head, pixels, num_threads=num_threads)
+
+
 def _is_single(pictures: Any) -> bool:
     """Whether this is one picture and not an iterable of them."""
     if isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike):
         return True
     if isinstance(pictures, np.ndarray):
         return pictures.ndim == 3
-    return hasattr(pictures, "mode") and hasattr(pictures, "size") and hasattr(pictures, "convert")
+    return _is_image(pictures)
+
+
+def _is_image(picture: Any) -> bool:
+    """Whether this is a Pillow image, by the look of it."""
+    return hasattr(picture, "mode") and hasattr(picture, "size") and hasattr(picture, "convert")
+
+
+def _has_frames(image: Any) -> bool:
+    """Whether a Pillow image may have several frames; of a damaged one that cannot be told."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # whatever its decoder raises; decoding it says what is wrong
+        return True

@@ -182,6 +182,12 @@ class RunFolder:
                   "result": asdict(result)}  # fmt: skip
         storage.write_bytes(str(self.marker_path(shard)), json.dumps(marker).encode())
 
+    def forget(self, shard: Shard, result: ShardResult) -> None:
+        """Take back a finished shard: its marker first, then its files."""
+        self.marker_path(shard).unlink(missing_ok=True)
+        for name in result.files:
+            (self.path / name).unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second run out of this folder; the system lifts the lock however this run ends. Raises OutputError."""

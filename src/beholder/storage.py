@@ -78,8 +78,12 @@ def remote_errors(path: str) -> Iterator[None]:
         yield
     except BeholderError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"cannot read {path}: it does not exist (any more); check the path") from None
+    except FileNotFoundError as error:
+        cause = error.__cause__  # on the web every failure is called so; the cause tells them apart
+        if is_web(path) and isinstance(cause, Exception) and getattr(cause, "status", None) not in (404, 410):
+            text = " ".join(str(cause).split()) or type(cause).__name__
+            raise InputError(f"cannot read {path}: {type(cause).__name__}: {text[:300]}") from error
+        raise InputError(f"cannot read {path}: it does not exist (any more); check the path") from error
     except PermissionError as error:
         if is_local(path):
             raise reading_failed(path, error) from error

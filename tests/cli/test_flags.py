@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from beholder.cli.flags import command, parse_bytes
 from beholder.errors import InputError
 from beholder.jobs.options import EmbedOptions, ScoreOptions, option
+from beholder.jobs.verify_options import VerifyOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("options", [ScoreOptions, EmbedOptions])
+@pytest.mark.parametrize("options", [ScoreOptions, EmbedOptions, VerifyOptions])
 def test_every_flag_of_the_jobs_has_help_and_is_said_once(options: type) -> None:
     flags: list[str] = []
     for item in fields(options):

@@ -72,6 +72,14 @@ def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:
         (["--golden", "in"], "not both"),
         (["in", "--pictures", "x"], "--pictures goes with --golden"),
         (["--golden", "--pictures", "nowhere"], "--pictures nowhere"),
+        (["--golden", "--head", "laion-v2"], "--head has no effect with --golden"),
+        (["--golden", "--decoder", "pillow"], "--decoder has no effect with --golden"),
+        (["--golden", "--preset", "squash"], "--preset has no effect with --golden"),
+        (["--golden", "--sample", "200"], "--sample has no effect with --golden"),
+        (["--golden", "--threshold", "5", "--threshold", "6"], "--threshold has no effect with --golden"),
+        (["--golden", "--sample", "3", "--head", "x"], "--head, --sample have no effect with --golden"),
+        (["in", "--preset", "square"], "--preset square: choose one of reference, upright"),
+        (["in", "--precision", "fp8"], "--precision fp8: choose one of auto"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: list[str], text: str) -> None:

@@ -85,14 +85,14 @@ def test_it_says_what_it_is_and_where_everything_lies(done: tuple[Path, dict[str
     folder, result, told = done
     text = "\n".join(told.lines)
     assert text.count("The embeddings are synthetic: no picture is behind them, and their scores mean nothing.") == 2
-    for word in ("held-out", "rank correlation with the hidden truth", "rows/s", "beholder score YOUR_EMBEDDINGS", "rm -r"):
+    for word in ("held-out", "rank correlation with the hidden truth", "rows/s", "beholder score YOUR_PHOTOS", "rm -r"):
         assert word in text, word
     for path in result["paths"].values():
         assert path in text
         assert Path(path).exists()
     assert (folder / "histogram.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert result["num_bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert set(result["seconds"]) == {"make", "fit", "check", "score", "compare", "draw", "total"}
+    assert set(result["seconds"]) == {"make", "fit", "check", "score", "compare", "draw", "photographs", "total"}
     assert result["rows_per_second"] > 0
     assert result["synthetic"] is True
     json.dumps(result, allow_nan=False)
@@ -104,13 +104,14 @@ def test_run_again_it_keeps_what_is_complete(done: tuple[Path, dict[str, Any], T
     told = Told()
     again = run_demo(folder, **SMALL, say=told)
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
-    assert "\n".join(told.lines).count("kept from before") == 3
+    assert "\n".join(told.lines).count("kept from before") == 4
+    assert again["photographs"]["score"]["num_new"] == 0
     assert again["rows_per_second"] is None
     assert again["with_hidden_truth"] == first["with_hidden_truth"]
     assert again["fit"] == first["fit"]
 
 
-@pytest.mark.parametrize("stop_at", range(1, 9))
+@pytest.mark.parametrize("stop_at", range(1, 11))
 def test_interrupted_anywhere_it_continues_to_the_same_result(
     done: tuple[Path, dict[str, Any], Told], tmp_path: Path, stop_at: int
 ) -> None:

@@ -203,7 +203,10 @@ def test_a_folder_must_hold_one_kind(tmp_path: Path) -> None:
 
 def test_pictures_and_nothing(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    assert refused(tmp_path / "photos") == f"{tmp_path}/photos holds no .npy, .npz, .parquet or .csv file"
+    assert (
+        refused(tmp_path / "photos")
+        == f"{tmp_path}/photos holds no pictures, and no .npy, .npz, .parquet or .csv file with embeddings"
+    )
     (tmp_path / "photos" / "cat.JPG").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF")
     assert "photos holds pictures" in refused(tmp_path / "photos")
     assert "cat.JPG is a picture" in refused(tmp_path / "photos" / "cat.JPG")

@@ -169,11 +169,21 @@ def test_list_columns_come_in_groups_that_vdc_reads_right(tmp_path: Path) -> Non
     assert field.type == pa.list_(pa.float32(), 6)
 
 
-@pytest.mark.parametrize("options", [WriteOptions(), LIST, CSV, WIDE], ids=lambda options: options.format)
-def test_no_rows_write_no_file(tmp_path: Path, options: WriteOptions) -> None:
+def test_no_rows_write_no_npy_file(tmp_path: Path) -> None:
     empty = pa.table({"sample": pa.array([], pa.string())})
-    assert write_shard(tmp_path, 0, "a", np.empty((0, 4), np.float32), empty, options, STAMP) == {}
+    assert write_shard(tmp_path, 0, "a", np.empty((0, 4), np.float32), empty, WriteOptions(), STAMP) == {}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [LIST, CSV, WIDE], ids=lambda options: options.format)
+def test_no_rows_write_a_file_with_its_columns(tmp_path: Path, options: WriteOptions) -> None:
+    empty = pa.table({"sample": pa.array([], pa.string())})
+    (name,) = write_shard(tmp_path, 0, "a", np.empty((0, 4), np.float32), empty, options, STAMP)
+    if options == CSV:
+        assert (tmp_path / name).read_text() == "sample,0,1,2,3\n"
+        return
+    schema = pq.read_table(tmp_path / name).schema
+    assert schema.names == (["sample", "embedding"] if options == LIST else ["sample", "0", "1", "2", "3"])
 
 
 @pytest.mark.parametrize("options", [LIST, CSV, WIDE], ids=lambda options: options.format)

@@ -138,6 +138,7 @@ def test_traits() -> None:
         (encoded(photo(), "PNG", transparency=(1, 2, 3)), Trait.ALPHA),
         (encoded(Image.new("I;16", (9, 9), 700), "PNG"), Trait.DEEP),
         (encoded(Image.new("I;16", (9, 9), 700), "TIFF"), Trait.DEEP),
+        (encoded(Image.new("I;16", (9, 9), 700), "PPM"), Trait.DEEP),
         (encoded(photo().convert("CMYK"), "JPEG"), Trait.CMYK),
     ]
     for number, (data, traits) in enumerate(cases):
@@ -151,6 +152,15 @@ def test_16_bit_colour_has_no_trait_and_loses_less_than_a_level() -> None:
     found = prepare(data, PixelOptions(size_px=20))
     assert found.traits is Trait.NONE
     assert np.abs(found.pixels - values / 257).max() < 1
+
+
+def test_grey_pnm_of_more_than_8_bits() -> None:
+    assert reason_of(b"P5 9 9 4095\n" + bytes(162)) is None
+    assert reason_of(b"P5 9 9 4095\n" + bytes(161)) is PictureReason.TRUNCATED
+    assert reason_of(b"P5 9 9 65535\n" + bytes(161)) is PictureReason.TRUNCATED
+    assert reason_of(b"P2 2 1 4095\n7") is PictureReason.TRUNCATED
+    assert reason_of(b"P5 9 9 65536\n" + bytes(400)) is PictureReason.DAMAGED
+    assert reason_of(encoded(Image.new("I", (9, 9), 700), "TIFF")) is PictureReason.UNSUPPORTED
 
 
 def test_no_note_on_metadata_reaches_the_terminal() -> None:

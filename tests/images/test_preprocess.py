@@ -49,6 +49,24 @@ def test_reference_is_the_slow_transcription_at_the_usual_side(mode: str, size: 
     np.testing.assert_array_equal(preprocess(image), slow_pixels.reference(image))
 
 
+@pytest.mark.parametrize("most", [65535, 4095, 300])
+def test_deep_pgm_files_are_the_slow_transcription(most: int) -> None:
+    """Pillow opens them in mode I, scaled to 0..65535."""
+    rng = np.random.default_rng(most)
+    for number in range(30):
+        width, height, side = (int(value) for value in rng.integers(1, (90, 90, 30)))
+        values = rng.integers(0, min(most, 600 if number % 2 else most) + 1, (height, width))
+        data = b"P5 %d %d %d\n" % (width, height, most) + values.astype(">u2").tobytes()
+        image = Image.open(io.BytesIO(data))
+        np.testing.assert_array_equal(np.asarray(image), np.rint(values / most * 65535))
+        np.testing.assert_array_equal(preprocess(data, size_px=side), slow_pixels.reference(image, side))
+        np.testing.assert_array_equal(
+            preprocess(Image.open(io.BytesIO(data)), size_px=side), slow_pixels.reference(image, side)
+        )
+        np.testing.assert_array_equal(preprocess(data, preset="rgb", size_px=side), slow_pixels.rgb_first(image, side))
+        np.testing.assert_array_equal(preprocess(data, preset="squash", size_px=side), slow_pixels.squashed(image, side))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 40), st.sampled_from(["L", "RGB", "RGBA"]), st.integers(0, 99))
 def test_reference_at_any_size(width: int, height: int, side: int, mode: str, seed: int) -> None:
@@ -162,7 +180,7 @@ def test_presets_are_those_of_torchvision_and_birder(tmp_path: Path) -> None:
         pytest.skip("needs-peers: torchvision and birder are not installed (make peers)")
     kinds = [("RGB", "PNG"), ("RGB", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("1", "PNG"), ("RGBA", "PNG"), ("LA", "PNG")]
     kinds += [("I;16", "PNG"), ("CMYK", "JPEG"), ("CMYK", "TIFF"), ("RGBA", "WEBP"), ("P", "GIF"), ("YCbCr", "TIFF")]
-    kinds += [("PA", "TIFF"), ("LAB", "TIFF"), ("RGB", "BMP"), ("L", "JPEG"), ("RGBA", "AVIF"), ("L", "PPM")]
+    kinds += [("PA", "TIFF"), ("LAB", "TIFF"), ("RGB", "BMP"), ("L", "JPEG"), ("RGBA", "AVIF"), ("L", "PPM"), ("I;16", "PPM")]
     rng = np.random.default_rng(9)
     for number, (mode, kind) in enumerate(kinds * 4):
         width, height = (int(value) for value in rng.integers(1, 150, 2))
@@ -211,6 +229,14 @@ def test_thin_crop_is_the_crop_of_the_whole(mode: str) -> None:
         got = thin_crop(image, out_width, out_height, box)
         assert (got.mode, got.size) == (whole.mode, whole.size)
         np.testing.assert_array_equal(np.asarray(got.convert("RGB")), np.asarray(whole.convert("RGB")))
+
+
+def test_a_strip_of_16_bits_goes_through_pillow() -> None:
+    values = np.random.default_rng(5).integers(0, 300, (1, 3000))
+    data = b"P5 3000 1 65535\n" + values.astype(">u2").tobytes()
+    size = resized_size(3000, 1, 48)
+    whole = Image.open(io.BytesIO(data)).resize(size, Image.Resampling.BICUBIC).crop(crop_box(*size, 48)).convert("RGB")
+    np.testing.assert_array_equal(preprocess(data, size_px=48), np.asarray(whole))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])

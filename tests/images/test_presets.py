@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from beholder.images.picture import Trait
+from beholder.images.decode import prepare
+from beholder.images.picture import PixelOptions, Trait
 from beholder.images.preprocess import preprocess
 from beholder.images.presets import resized_size, traits_of
 from oracles import slow_pixels
@@ -76,6 +77,22 @@ def test_upright_scales_16_bits() -> None:
     big_endian = Image.frombytes("I;16B", image.size, np.asarray(image).astype(">u2").tobytes())
     np.testing.assert_array_equal(preprocess(big_endian, preset="upright", size_px=24), want)
     assert preprocess(image, size_px=24).mean() > 250
+
+
+@pytest.mark.parametrize("most", [65535, 4095, 300])
+@pytest.mark.parametrize("kind", ["P5", "P2"])
+def test_upright_scales_deep_pgm_files_by_their_largest_value(most: int, kind: str) -> None:
+    values = np.random.default_rng(most).integers(0, most + 1, (30, 40))
+    values[0, :2] = 0, most
+    text = " ".join(map(str, values.ravel().tolist())).encode()
+    data = b"%s 40 30 %d\n" % (kind.encode(), most) + (values.astype(">u2").tobytes() if kind == "P5" else text)
+    got = preprocess(data, preset="upright", size_px=30, crop=1.0)
+    exact = values[:, 5:35] / most * 255
+    assert np.abs(got[..., 0] - exact).max() <= 0.51  # rounded to 16 bits, then to 8
+    assert (got[..., 0] == got[..., 2]).all()
+    found = prepare(data, PixelOptions(size_px=30))
+    assert (found.traits, found.width, found.height) == (Trait.DEEP, 40, 30)
+    assert found.pixels.mean() > 200  # cut off at 255
 
 
 def test_upright_on_a_transparent_colour() -> None:

@@ -227,6 +227,15 @@ def test_a_folder_on_s3(s3: Any) -> None:
     assert not looks_like_pictures([f"s3://{BUCKET}/nothing"])
 
 
+def test_a_picture_on_s3_that_was_written_again_is_another_input(s3: Any) -> None:
+    before = find(f"s3://{BUCKET}/d")[0].identity
+    assert find(f"s3://{BUCKET}/d")[0].identity == before
+    s3.put_object(Bucket=BUCKET, Key="d/9.png", Body=bytes(len(png(9))))
+    after = find(f"s3://{BUCKET}/d")[0].identity
+    assert after != before
+    assert after["bytes"] == before["bytes"]
+
+
 def test_globs_ranges_and_tables_on_s3(s3: Any, tmp_path: Path) -> None:
     (part,) = find(f"s3://{BUCKET}/d/*.*")
     assert read(part)[1].column("sample").to_pylist() == [f"s3://{BUCKET}/d/{name}" for name in ("9.png", "10.jpg", "é.webp")]

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError, storage
-from beholder.images.files import natural_order
 from beholder.images.labels import join_labels
+from beholder.images.listing import natural_order
 from beholder.images.picture import PicturePart, PictureRef, SourceOptions
 from beholder.images.sources import find_pictures, reader_of
 from oracles.tar_making import png, tar
@@ -193,6 +193,29 @@ def test_identity_tells_other_names_and_sizes_apart(tmp_path: Path) -> None:
     assert find(tmp_path)[0].identity not in (before, changed)
 
 
+def test_identity_tells_a_file_written_again_apart(tmp_path: Path) -> None:
+    """Other bytes of the same number: only the time says so."""
+    first = put(tmp_path / "in" / "a.jpg", b"one")
+    other = put(tmp_path / "in" / "b.jpg", b"two")
+    put(tmp_path / "out.jpg", b"out")
+    (tmp_path / "in" / "c.jpg").symlink_to(tmp_path / "out.jpg")
+    for path in (first, other, tmp_path / "out.jpg"):
+        os.utime(path, ns=(0, 1_000_000_000))
+    for sources, changed in (
+        ([tmp_path / "in"], other),
+        ([tmp_path / "in"], tmp_path / "out.jpg"),
+        ([first], first),
+        ([f"{tmp_path}/in/*.jpg"], other),
+        ([first, other], other),
+    ):
+        before = [part.identity for part in find(*sources)]
+        assert [part.identity for part in find(*sources)] == before
+        changed.write_bytes(b"new")
+        os.utime(changed, ns=(0, 1_000_000_001))
+        assert [part.identity for part in find(*sources)] != before
+        os.utime(changed, ns=(0, 1_000_000_000))
+
+
 def test_any_cut_of_a_folder_gives_the_same(tmp_path: Path) -> None:
     for i in range(50):
         put(tmp_path / f"{i}.jpg")
@@ -319,7 +342,7 @@ def test_a_folder_of_shards_is_these(tmp_path: Path) -> None:
     ]
     put(tmp_path / "loose.jpg")
     line = refused(tmp_path)
-    assert "holds 1 pictures and 2 tars; say which with a glob" in line
+    assert "holds both pictures (1) and tars (2); say which with a glob" in line
     assert len(find(f"{tmp_path}/**/*.tar")) == 2
 
 

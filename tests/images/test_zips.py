@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,36 @@ def test_what_is_no_zip_of_pictures_is_refused(tmp_path: Path) -> None:
     assert "holds numpy arrays, no pictures" in line(tmp_path / "a.npz")
     assert "holds no pictures" in line(make(tmp_path / "t.zip", {"a.txt": b"x"}))
     assert "holds no pictures" in line(make(tmp_path / "e.zip", {}))
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_directory_is_read_once(tmp_path: Path, packing: int) -> None:
+    """Without its directory a zip that was inspected still gives every picture, those without a suffix included."""
+    path = make(tmp_path / "x.zip", MEMBERS, packing)
+    before = read(path)
+    part = part_of(path)
+    data = path.read_bytes()
+    directory = data.index(b"PK\1\2")
+    path.write_bytes(data[:directory] + b"?" * (len(data) - directory))
+    for edge in range(6):
+        found = [*ZipReader().blocks(part, 0, edge, SourceOptions()), *ZipReader().blocks(part, edge, None, SourceOptions())]
+        assert [name for block in found for name in block.labels.column("sample").to_pylist()] == before[0]
+        assert [ref for block in found for ref in block.refs] == before[1]
+
+
+def test_names_of_old_zips_and_from_extra_fields(tmp_path: Path) -> None:
+    """Code page 437, and Info-ZIP's field 0x7075, which newer Pythons prefer: packed members are found by the stored name."""
+    path = make(tmp_path / "x.zip", {"caf1.png": png(1), "x.png": png(2)}, zipfile.ZIP_DEFLATED)
+    path.write_bytes(path.read_bytes().replace(b"caf1", b"caf\x82"))
+    names, refs = read(path)
+    assert names == [f"{path}/café.png", f"{path}/x.png"]
+    assert [data_of(ref) for ref in refs] == [png(1), png(2)]
+    extra = struct.pack("<HHBL", 0x7075, 5 + 5, 1, zlib.crc32(b"y.png")) + b"z.png"
+    with zipfile.ZipFile(tmp_path / "y.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        info = zipfile.ZipInfo("y.png")
+        info.compress_type, info.extra = zipfile.ZIP_DEFLATED, extra
+        archive.writestr(info, png(3))
+    names, refs = read(tmp_path / "y.zip")
+    with zipfile.ZipFile(tmp_path / "y.zip") as archive:
+        assert names == [f"{tmp_path}/y.zip/{name}" for name in archive.namelist()]
+    assert [data_of(ref) for ref in refs] == [png(3)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tarfile
 import textwrap
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from safetensors.torch import save_file
 
 from beholder.embeddings.folder_labels import FolderLabels
 from beholder.errors import BeholderError, InputError
+from beholder.images.picture import PicturePart, SourceOptions
+from beholder.images.sources import find_pictures
 from beholder.jobs import birder
 from beholder.jobs.birder import BirderFlags, checkpoint, embed_options, find_sources, kinds, notes, output_path, read_classes
 from beholder.jobs.birder_flags import FLAGS
@@ -267,7 +270,7 @@ def test_sources_of_webdatasets(tmp_path: Path) -> None:
     info.write_text('{"name": "x", "splits": {"validation": {"filenames": ["a.tar", "s3://b/c.tar"], "num_samples": 7}}}')
     flags = BirderFlags(**{**wds, "data_path": (), "wds_info": (str(info), str(info))})
     assert find_sources(flags) == (f"{tmp_path}/a.tar", "s3://b/c.tar") * 2
-    assert birder.count_samples(SimpleNamespace(num_rows=None), flags) == 14  # type: ignore[arg-type]
+    assert birder.count_samples([], flags) == (14, [])
     for split, text in (("training", "no split 'training'.*validation"), ("validation", "not a webdataset")):
         if split == "validation":
             info.write_text("[1]")
@@ -276,9 +279,21 @@ def test_sources_of_webdatasets(tmp_path: Path) -> None:
 
 
 def test_the_number_in_the_name(tmp_path: Path) -> None:
-    plan: Any = SimpleNamespace(num_rows=12)
-    assert birder.count_samples(plan, BirderFlags(**PLAIN)) == 12
-    assert birder.count_samples(plan, BirderFlags(**{**PLAIN, "wds": True, "wds_size": 99})) == 99
+    part = PicturePart("in", "in", "files", 12, 0, {})
+    assert birder.count_samples([part, part], BirderFlags(**PLAIN)) == (24, [])
+    remote = [part, PicturePart("https://host/x.tar", "x.tar", "tar", None, 0, {})]
+    with pytest.raises(InputError, match="^--wds-size is required: https://host/x.tar is remote"):
+        birder.count_samples(remote, BirderFlags(**PLAIN))
+    sized = BirderFlags(**{**PLAIN, "wds": True, "wds_size": 99})
+    assert birder.count_samples(remote, sized) == (99, [])
+    for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as tar:  # type: ignore[call-overload]
+            for number in range(3):
+                tar.addfile(tarfile.TarInfo(f"{number}.png"), None)
+        parts = find_pictures([str(tmp_path / name)], SourceOptions())
+        count, lines = birder.count_samples(parts, BirderFlags(**PLAIN))
+        assert count == 3
+        assert [line.split(" is compressed")[0] for line in lines] == ([str(tmp_path / name)] if "gz" in name else [])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -38,9 +38,10 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
         (folder / f"good {number}.{'jpg' if kind == 'progressive' else kind.lower()}").write_bytes(data)
     reasons: dict[str, str] = {}
     for number, (name, data, reason) in enumerate(hostile_files(chance, NUM_BAD)):
-        path = root / f"{number % 10}" / f"bad {number} {Path(name).name}"
+        suffix = ".tif" if reason == "unsupported" and not Path(name).suffix else ""
+        path = root / f"{number % 10}" / f"bad {number} {Path(name).name}{suffix}"
         path.write_bytes(data)
-        if not path.suffix and reason in ("empty", "not_an_image", "unsupported"):
+        if not path.suffix and reason in ("empty", "not_an_image"):
             continue  # neither name nor content speaks of a picture
         reasons[str(path)] = str(reason)
     (root / "0" / "a link to nothing.jpg").symlink_to(root / "gone.jpg")
@@ -66,7 +67,7 @@ def contents(out: Path) -> tuple[list[tuple[str, bytes]], list[tuple[str, str]],
     else:
         scores = pl.read_parquet(out / "scores" / "*.parquet").select("sample", "aesthetic_score")
     rejects = pl.read_parquet(out / "rejects" / "*.parquet" if not out.suffix else f"{out}.rejects.parquet")
-    kept = (out / "embeddings") if not out.suffix else out.with_suffix(".embeddings")
+    kept = (out / "embeddings") if not out.suffix else out.with_name(f"{out.name}.embeddings")
     embeddings = b"".join(path.read_bytes() for path in sorted((kept / "img_emb").glob("*.npy")))
     bits = [(sample, np.float32(score).tobytes()) for sample, score in scores.iter_rows()]
     return sorted(bits), sorted(rejects.select("sample", "reason").iter_rows()), embeddings

@@ -320,3 +320,106 @@ def test_hidden_vectors_are_those_before_the_projection(tmp_path: Path, photos: 
         expected = module.hidden(torch.stack([torch.from_numpy(preprocess(path, size_px=SIDE)) for path in paths])).numpy()
     assert table["sample"].to_list() == paths
     assert np.abs(table["embedding"].to_numpy() - expected).max() < 2e-5
+
+
+def test_kept_embeddings_never_replace_somebody_elses(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
+) -> None:
+    embed(embed_options(str(photos), tmp_path / "s.parquet.embeddings", small_tower))
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "s.parquet.embeddings").rglob("*.npy"))
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="in the way of the embeddings to be kept"):
+            score(
+                score_options(
+                    str(photos), tmp_path / "s.parquet", small_tower, plain_head, keep_embeddings=True, overwrite=overwrite
+                )
+            )
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "s.parquet.embeddings").rglob("*.npy")) == before
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_kept_embeddings_are_replaced_by_those_of_a_new_run(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
+) -> None:
+    out = tmp_path / "s.csv"
+    score(score_options(str(photos), out, small_tower, plain_head, keep_embeddings=True, shard_rows=5))
+    assert len(list((tmp_path / "s.csv.embeddings" / "img_emb").iterdir())) == 5
+    again = score_options(str(photos / "b"), out, small_tower, plain_head, keep_embeddings=True, overwrite=True)
+    assert score(again).num_scored == 11
+    (part,) = (tmp_path / "s.csv.embeddings" / "img_emb").iterdir()
+    assert len(np.load(part)) == 11
+    shutil.rmtree(tmp_path / "s.csv.embeddings")
+    with pytest.raises(OutputError, match="is gone; use --overwrite"):
+        score(score_options(str(photos / "b"), out, small_tower, plain_head, keep_embeddings=True))
+
+
+def test_remote_kept_embeddings_are_replaced_too(photos: Path, small_tower: Path, plain_head: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    out = Path("memory://kept/s.parquet")
+    for source, count, overwrite in ((photos, 5, False), (photos / "b", 1, True)):
+        options = score_options(
+            str(source), out, small_tower, plain_head, keep_embeddings=True, shard_rows=5 if count > 1 else 50
+        )
+        score(ScoreOptions(**{**options.__dict__, "out": "memory://kept/s.parquet", "overwrite": overwrite}))
+        assert len(memory.ls("/kept/s.parquet.embeddings/img_emb")) == count
+    assert memory.exists("/kept/s.parquet.embeddings/beholder.json")
+
+
+def test_rejects_of_a_passing_matter_are_tried_again_when_asked(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
+) -> None:
+    paths = [str(path) for path in sorted((photos / "a").glob("p*"))][:4]
+    lost = tmp_path / "lost.png"
+    (tmp_path / "list.txt").write_text("\n".join([*paths, str(lost)]) + "\n")
+    out = tmp_path / "out"
+    first = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2))
+    assert first.reasons == {"missing": 1}
+    shutil.copy(paths[0], lost)
+    same = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2))
+    assert (same.num_new, same.num_rejected) == (0, 1)
+    retried = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2, retry_rejects=True))
+    assert (retried.num_new, retried.num_scored, retried.num_rejected) == (1, 5, 0)
+    found = pl.read_parquet(out / "scores" / "*.parquet")
+    assert found.filter(pl.col("sample") == str(lost))["aesthetic_score"][0] == found["aesthetic_score"][0]
+    assert not list((out / "rejects").glob("*.parquet"))
+
+
+def test_retrying_into_one_finished_file_is_refused(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{photos}/a/p01.png\n{photos}/gone.png\n")
+    options = score_options(str(tmp_path / "list.txt"), tmp_path / "s.parquet", small_tower, plain_head, retry_rejects=True)
+    score(options)
+    with pytest.raises(OutputError, match="--retry-rejects would score everything again"):
+        score(options)
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "e.csv", "folder"])
+def test_embedding_only_bad_pictures_is_no_failure(tmp_path: Path, small_tower: Path, name: str) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    summary = embed(embed_options(str(tmp_path / "bad.jpg"), tmp_path / name, small_tower))
+    check_counts(summary, 0, 1)
+    assert not list(tmp_path.glob("*.partial"))
+    if name == "e.parquet":
+        table = pq.read_table(tmp_path / name)
+        assert (table.num_rows, table.schema.field("embedding").type.list_size) == (0, 24)
+    if name == "e.csv":
+        assert (tmp_path / name).read_text().splitlines()[0].split(",")[:3] == ["sample", "0", "1"]
+        assert len((tmp_path / name).read_text().splitlines()) == 1
+
+
+def test_options_without_effect_are_refused(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    embed(embed_options(str(photos), tmp_path / "e", small_tower))
+    with pytest.raises(InputError, match="--preset: these are embeddings already"):
+        score(score_options(str(tmp_path / "e"), tmp_path / "s", small_tower, plain_head, precision="auto", workers=None,
+                            device="auto", preset="upright"))  # fmt: skip
+    with pytest.raises(InputError, match="--embedding-column: these are pictures"):
+        score(score_options(str(photos), tmp_path / "s", small_tower, plain_head, embedding_column="x"))
+    with pytest.raises(InputError, match="birder's layouts hold float32"):
+        embed(embed_options(str(photos), tmp_path / "x.csv", small_tower, dtype="float16"))
+
+
+def test_another_batch_size_is_another_run(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    score(score_options(str(photos), tmp_path / "out", small_tower, plain_head, batch_size=2))
+    with pytest.raises(OutputError, match="--batch-size was 2, now it is 3"):
+        score(score_options(str(photos), tmp_path / "out", small_tower, plain_head, batch_size=3))

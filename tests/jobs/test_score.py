@@ -425,7 +425,7 @@ def test_an_embedding_set_is_never_taken_for_an_output(tmp_path: Path, small_hea
     (source / "beholder.json").write_text(stamp)
     before = sorted(path.name for path in source.rglob("*"))
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="not a beholder run"):
+        with pytest.raises(OutputError, match="is an input of this command"):
             run(source, source, small_head, overwrite=overwrite)
     assert (source / "beholder.json").read_text() == stamp
     assert sorted(path.name for path in source.rglob("*")) == before

@@ -94,9 +94,7 @@ def test_no_pictures_give_no_rows() -> None:
     assert Engine(TOWER, device="cpu", precision="fp32").embed(PIXELS[:0]).shape == (0, 32)
 
 
-@pytest.mark.parametrize(
-    "pixels", [PIXELS.astype(np.float32), PIXELS[0], PIXELS[:, :, :20], torch.from_numpy(PIXELS).float()]
-)
+@pytest.mark.parametrize("pixels", [PIXELS.astype(np.float32), PIXELS[0], PIXELS[:, :, :20], torch.from_numpy(PIXELS).float()])
 def test_what_are_no_pixels_is_refused(pixels: object) -> None:
     with pytest.raises(InputError, match="pictures must be"):
         Engine(TOWER, device="cpu", precision="fp32").embed(pixels)  # type: ignore[arg-type]

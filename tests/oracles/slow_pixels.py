@@ -78,7 +78,8 @@ def pass_8_bits(values: Array, matrix: npt.NDArray[np.float64], axis: int) -> Ar
 
 
 def pass_16_bits(values: Array, out_px: int, axis: int) -> Array:
-    """One pass over (H, W) 16-bit numbers, in doubles, tap by tap."""
+    """One pass over (H, W) 16-bit numbers (kept in 0..65535) or 32-bit ones (left as they are), in doubles, tap by tap."""
+    low, high = (0, 65535) if values.dtype == np.uint16 else (-(2**31), 2**31 - 1)
     lines = (values.T if axis == 0 else values).tolist()
     plan = taps(len(lines[0]), out_px)
     result = []
@@ -88,9 +89,9 @@ def pass_16_bits(values: Array, out_px: int, axis: int) -> Array:
             total = 0.0
             for place, weight in enumerate(weights):
                 total += line[first + place] * weight
-            row.append(min(max(int(total + 0.5 if total >= 0 else total - 0.5), 0), 65535))
+            row.append(min(max(int(total + 0.5 if total >= 0 else total - 0.5), low), high))
         result.append(row)
-    done = np.array(result, np.uint16)
+    done = np.array(result, values.dtype)
     return done.T if axis == 0 else done
 
 
@@ -103,7 +104,7 @@ def bicubic(values: Array, size: tuple[int, int]) -> Array:
         order.reverse()
     for axis, before, after in order:
         if before != after:
-            deep = values.dtype == np.uint16
+            deep = values.dtype != np.uint8
             values = pass_16_bits(values, after, axis) if deep else pass_8_bits(values, fixed_matrix(before, after), axis)
     return values
 
@@ -148,6 +149,8 @@ def bands_of(image: Image.Image) -> list[Array]:
         return [np.asarray(image).astype(np.uint8) * 255]
     if image.mode.startswith("I;16"):
         return [np.asarray(image).astype(np.uint16)]
+    if image.mode == "I":
+        return [np.asarray(image)]
     return [np.asarray(band) for band in image.split()]
 
 
@@ -170,8 +173,8 @@ def to_rgb(bands: list[Array], image: Image.Image, resized: bool = False) -> Arr
     mode = image.mode
     if mode in ("1", "L", "LA"):
         return np.stack([bands[0]] * 3, axis=-1)
-    if mode.startswith("I;16"):  # cut off at 255
-        return np.stack([np.minimum(bands[0], 255).astype(np.uint8)] * 3, axis=-1)
+    if mode.startswith("I"):  # cut off at 255 (32-bit numbers overshoot below 0 as well)
+        return np.stack([np.clip(bands[0], 0, 255).astype(np.uint8)] * 3, axis=-1)
     if mode in ("RGB", "RGBA", "RGBX"):
         return np.stack(bands[:3], axis=-1)
     if mode == "PA" and resized:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from beholder.errors import InputError
+from beholder.images.packed import PackedReader
 from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures
 
 
@@ -30,9 +35,9 @@ def test_the_numbers_are_those_of_the_differences() -> None:
 
 def test_nothing_in_common_is_refused() -> None:
     with pytest.raises(InputError, match="none of these pictures"):
-        measure_drift(np.array([np.nan], np.float32), np.array([1], np.float32))
+        measure_drift(np.array([np.nan], np.float32), np.array([1], np.float32), [5.0])
     with pytest.raises(InputError, match="none of these pictures"):
-        measure_drift(np.empty(0, np.float32), np.empty(0, np.float32))
+        measure_drift(np.empty(0, np.float32), np.empty(0, np.float32), [5.0])
 
 
 def data_of(number: int) -> bytes:
@@ -71,3 +76,33 @@ def test_a_vanished_picture_is_no_bytes(album: Path) -> None:
     refs = sample_pictures([str(album)], 3)
     (album / "10.png").unlink()
     assert list(picture_bytes(refs)) == [data_of(0), b"", data_of(20)]
+
+
+@pytest.mark.parametrize("group", [7, 30])
+def test_a_stretch_of_a_source_is_read_once(tmp_path: Path, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Parquet file is opened once for a row group, a table once for all; what is sampled is the same as ever."""
+    table = pa.table({"image": [data_of(number) for number in range(30)]})
+    pq.write_table(table, tmp_path / "p.parquet", row_group_size=group)
+    opened: list[tuple[int, int | None]] = []
+    original = PackedReader.blocks
+
+    def counted(self: PackedReader, part: Any, start: int, stop: int | None, options: Any) -> Any:
+        opened.append((start, stop))
+        return original(self, part, start, stop, options)
+
+    monkeypatch.setattr(PackedReader, "blocks", counted)
+    for most in (1, 6, 30):
+        opened.clear()
+        refs = sample_pictures([str(tmp_path / "p.parquet")], most)
+        assert list(picture_bytes(refs)) == [data_of(place * 30 // most) for place in range(most)]
+        assert len(opened) == len({place * 30 // most // group for place in range(most)})
+
+
+def test_zips_and_tables_are_sampled_evenly(tmp_path: Path, album: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(album.iterdir()):
+            archive.write(path, path.name)
+    (tmp_path / "t.csv").write_text("path\n" + "".join(f"{path}\n" for path in sorted(album.iterdir())))
+    for source in ("z.zip", "t.csv"):
+        refs = sample_pictures([str(tmp_path / source)], 6)
+        assert list(picture_bytes(refs)) == [data_of(number) for number in (0, 5, 10, 15, 20, 25)]

@@ -6,7 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -42,7 +42,8 @@ def command(
     """A function that Typer turns into a command.
 
     Args:
-        options: a frozen dataclass whose first field is `sources` and whose fields with help text become flags.
+        options: a frozen dataclass whose first field is `sources` (may be left out where it has a default) and whose fields
+            with help text become flags.
         run: called with (made options, **extra flags).
         name: of the command.
         sources: help of the argument.
@@ -52,11 +53,7 @@ def command(
     """
     made = {item.name: item for item in fields(options) if "help" in item.metadata}
     kinds = typing.get_type_hints(options)
-    parameters = [
-        inspect.Parameter(
-            "sources", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[list[str], typer.Argument(help=sources)]
-        )
-    ]
+    parameters = [_sources_parameter(options, sources)]
     parameters += [_parameter(item, kinds[item.name], _panel(options, item.name)) for item in made.values()]
     parameters += [
         inspect.Parameter(extra_name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, flag])
@@ -64,7 +61,7 @@ def command(
     ]
 
     def called(**given: Any) -> None:
-        values: dict[str, Any] = {"sources": tuple(given.pop("sources"))}
+        values: dict[str, Any] = {"sources": tuple(given.pop("sources") or ())}
         for field_name, item in made.items():
             value = given.pop(field_name)
             if value is None or (value == [] and item.default is not MISSING):
@@ -81,6 +78,15 @@ def command(
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
+
+
+def _sources_parameter(options: type, text: str) -> inspect.Parameter:
+    """The command's argument: needed unless the options' `sources` have a default."""
+    (item,) = [item for item in fields(options) if item.name == "sources"]
+    kind, positional = inspect.Parameter.POSITIONAL_OR_KEYWORD, typer.Argument(help=text, show_default=False)
+    if item.default is MISSING:
+        return inspect.Parameter("sources", kind, annotation=Annotated[list[str], positional])
+    return inspect.Parameter("sources", kind, default=None, annotation=Annotated[list[str] | None, positional])
 
 
 def _panel(options: type, name: str) -> str | None:
@@ -103,10 +109,12 @@ def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parame
     if metadata.get("choices"):
         settings["metavar"] = "|".join(metadata["choices"])
     names = list(metadata.get("flag", ()))
-    if plain is bool:
+    if plain is bool and default is None and "/" in "".join(metadata.get("flag", ())):  # neither way unless said
+        annotation: Any = bool | None
+    elif plain is bool:
         default = bool(default)
         names = names or ["--" + item.name.replace("_", "-")]
-        annotation: Any = bool
+        annotation = bool
     else:
         is_shown = "shown" not in metadata and default is not None and default is not MISSING
         default = default if is_shown else None
@@ -116,11 +124,12 @@ def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parame
 
 
 def _plain(kind: Any) -> Any:
-    """The type Typer should read: `X | None` -> X, a Literal -> str, a tuple -> list[str]."""
+    """The type Typer should read: `X | None` -> X, Literals -> str, a tuple of X -> list[X]."""
+    if get_origin(kind) in (Union, UnionType):
+        kinds = {_plain(choice) for choice in get_args(kind) if choice is not NoneType}
+        (kind,) = kinds
+        return kind
     origin = get_origin(kind)
-    if origin in (Union, UnionType):
-        (kind,) = [choice for choice in get_args(kind) if choice is not NoneType]
-        origin = get_origin(kind)
     if origin is Literal:
         return str
-    return list[str] if origin is tuple else kind
+    return GenericAlias(list, get_args(kind)[:1]) if origin is tuple else kind

@@ -16,6 +16,10 @@ FILE.rejects.parquet, when pictures could not be used (exit status 3). Where bir
 memory, or overwrites a file, beholder goes on, does not, and does so only with --overwrite. Run the same command again after an
 interruption: it continues.
 
+Of local folders and files exactly those pictures are taken that birder takes (.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp),
+in its order, so that rows fit birder's own by position; a line says how many others are left out. URLs and patterns are
+taken as `beholder embed` takes them.
+
 The three steps of the model card:
   beholder models download vit_l14_pn_quick_gelu_openai-clip
   beholder predict -n vit_l14_pn_quick_gelu -t openai-clip --simple-crop --gpu --parallel --batch-size 256 \\

@@ -97,6 +97,7 @@ class JobProgress:
 
 def show_summary(summary: RunSummary) -> None:
     """Print what was scored, how scores are spread, what a threshold keeps, and what was rejected."""
+    from beholder.columns import reason_text
     from beholder.models.published import published_share_at_least
     from beholder.scores.summary import QUANTILES, THRESHOLDS
 
@@ -129,10 +130,9 @@ def show_summary(summary: RunSummary) -> None:
             )
         console.print(table)
     if summary.num_rejected:
-        console.print(
-            "\nrejected: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(summary.reasons.items())), markup=False
-        )
-        console.print(f"  listed in {summary.rejects}", markup=False)
+        console.print(f"\nrejected {summary.num_rejected:,}, listed in {summary.rejects}", markup=False)
+        for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
+            console.print(f"  {count:,} {reason}: {reason_text(reason)}", markup=False)
     for line in preset_lines(summary):
         console.print(line, markup=False)
     console.print(f"\n{'scores' if summary.verb == 'score' else 'embeddings'}: {summary.output}", markup=False)

@@ -17,7 +17,7 @@ import numpy as np
 from beholder import storage
 from beholder.columns import AESTHETIC_SCORE, MESSAGE, REASON, SAMPLE
 from beholder.demo.contact_sheet import draw_contact_sheet
-from beholder.errors import OutputError
+from beholder.errors import HeadError, OutputError
 from beholder.jobs.score import ScoreOptions, score
 from beholder.models.checkpoints import HeadFile, Layer
 from beholder.models.head import math_of
@@ -71,11 +71,20 @@ def find_photographs(packages: Sequence[tuple[str, str, str]] = PACKAGES) -> Pho
 
 
 def real_models() -> Models:
-    """The default tower (1.2 GB) and head, fetched unless they are here. Raises HeadError when they cannot be had."""
-    from beholder.models.towers import find_tower_file
+    """The default tower (1.2 GB) and head, fetched unless they are here. Raises HeadError, one line."""
+    from beholder.models import fetch, hub
+    from beholder.models.tower_registry import tower_file_named
+    from beholder.models.towers import find_tower_file, local_file
 
-    load_head(DEFAULT_HEAD)
-    find_tower_file(DEFAULT_TOWER)
+    try:
+        load_head(DEFAULT_HEAD)
+        entry = tower_file_named(DEFAULT_TOWER)
+        is_direct = fetch.models_place() is None and not fetch.is_hub_offline(None)
+        if entry is not None and is_direct and local_file(entry) is None:
+            hub.look_up(entry.sources[0])  # quick to fail where nothing can be reached, before other places are tried
+        find_tower_file(DEFAULT_TOWER)
+    except HeadError as error:
+        raise HeadError(f"--real: {error}; the demo without --real needs no network") from None
     return Models(DEFAULT_TOWER, DEFAULT_HEAD, is_trained=True)
 
 
@@ -129,7 +138,7 @@ def score_photographs(folder: Path, photographs: Photographs | None, models: Mod
     """
     if photographs is None:
         names = ", ".join(name for name, _, _ in PACKAGES)
-        say(f"6  pictures skipped: no package with photographs is installed ({names}); pip install scikit-image has most")
+        say(f"6  pictures skipped: no package with photographs is installed ({names}; the first has most)")
         return {"skipped": f"none of these packages is installed with photographs: {names}"}
     started = time.perf_counter()
     stem = "scores" if models.is_trained else "meaningless-scores"

@@ -27,7 +27,6 @@ def join_shards(parts: Sequence[Path], target: str, stamp: Mapping[str, Any], *,
     Args:
         parts: at least one; all `.npy`, all `.csv` or all `.parquet` (for "npy" that is the metadata, joined on its own).
         target: a local path or a URL.
-        options: those of the parts; files tell by themselves what they hold.
         stamp: for the schema metadata of Parquet.
         scratch: where the temporary file stands; see `storage.write_whole`.
 

@@ -126,10 +126,8 @@ def _files_of(source: str) -> list[tuple[str, str, str | None]]:
         )
     if not by_kind:
         if any(PurePosixPath(path).suffix.lower() in _PICTURES for path in files):
-            raise InputError(
-                f"{source} holds pictures; this version scores embeddings, so embed them first (docs/quickstart.md)"
-            )
-        raise InputError(f"{source} holds no .npy, .npz, .parquet or .csv file")
+            raise InputError(f"{source} holds pictures, and embeddings were asked for; name the folder with the embeddings")
+        raise InputError(f"{source} holds no pictures, and no .npy, .npz, .parquet or .csv file with embeddings")
     (paths,) = by_kind.values()
     return [(path, names[path], None) for path in sorted(paths, key=storage.natural_key)]
 
@@ -230,7 +228,7 @@ def _kind_of(path: str) -> str:
     if not head:
         raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
     if suffix in _PICTURES:
-        raise InputError(f"{path} is a picture; this version scores embeddings, so embed it first (docs/quickstart.md)")
+        raise InputError(f"{path} is a picture, and embeddings were asked for; name the file with the embeddings")
     if suffix in (".npy", ".npz", ".parquet", ".pq"):
         raise InputError(f"{path} is not {suffix} inside: it starts with {head!r}; is it whole, or of another kind?")
     if b"\0" in head and not head.startswith(_TEXT_IN_DISGUISE):

@@ -44,7 +44,7 @@ def ready_rows(embeddings: npt.NDArray[np.float32], options: WriteOptions) -> It
 
     Rows of zeros stay zeros. Raises InputError for a value that float16 cannot hold.
     """
-    for low in range(0, len(embeddings), _ROWS_AT_ONCE):
+    for low in range(0, max(1, len(embeddings)), _ROWS_AT_ONCE):
         rows = embeddings[low : low + _ROWS_AT_ONCE]
         if options.normalise:
             wide = rows.astype(np.float64)
@@ -68,7 +68,7 @@ def write_shard(
     options: WriteOptions,
     stamp: Mapping[str, Any],
 ) -> dict[str, int]:
-    """Write one shard, every file whole or not at all. A shard without rows writes nothing.
+    """Write one shard, every file whole or not at all. Without rows "npy" writes nothing: readers would pair parts wrongly.
 
     Args:
         folder: the embedding set's folder.
@@ -88,7 +88,7 @@ def write_shard(
     """
     if len(embeddings) != labels.num_rows:
         raise AssertionError(f"{len(embeddings)} embeddings with {labels.num_rows} labels")
-    if not len(embeddings):
+    if not len(embeddings) and options.format == "npy":
         return {}
     names: tuple[str, ...]
     if options.format == "npy":
@@ -154,7 +154,7 @@ def _list_tables(embeddings: npt.NDArray[np.float32], labels: pa.Table, options:
 def _wide_tables(embeddings: npt.NDArray[np.float32], labels: pa.Table, options: WriteOptions) -> Iterator[pa.Table]:
     labels = _chosen_labels(labels, options)
     names = [str(dimension) for dimension in range(embeddings.shape[1])]
-    for low in range(0, len(embeddings), WIDE_GROUP_ROWS):
+    for low in range(0, max(1, len(embeddings)), WIDE_GROUP_ROWS):
         part = labels.slice(low, WIDE_GROUP_ROWS)
         numbers = np.ascontiguousarray(embeddings[low : low + WIDE_GROUP_ROWS].T, np.float32)
         yield pa.table([*part.columns, *map(pa.array, numbers)], names=[*part.column_names, *names])

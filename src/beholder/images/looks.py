@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from beholder import storage
 from beholder.errors import InputError
-from beholder.images.files import is_ignored_name, is_result_file, is_result_folder, scan_remote, suffix_of_bytes
+from beholder.images.files import is_ignored_name, is_result_file, is_result_folder, scan_remote
+from beholder.images.listing import suffix_of_bytes
 from beholder.images.magic import (
     HEAD_BYTES,
     OTHER_SUFFIXES,

@@ -36,7 +36,7 @@ _NEEDED_MODULE = {"WEBP": "webp", "AVIF": "avif", "TIFF": "libtiff", "JPEG": "jp
 _UNPACKS_TOO_FAR = ("decompressed data too large", "too much memory used", "decompression bomb", "security limits")
 _NO_DECODER = ("unknown pixel mode", "unsupported", "not supported", "not available", "unknown data organization")
 NO_PIXELS = {"F": "floating-point pixels", "I": "32-bit pixels", "F;16": "floating-point pixels", "I;32": "32-bit pixels"}
-"""Modes that have no defined place in 0..255, and their names."""
+"""Modes that have no defined place in 0..255, and their names; mode I of PGM files has one (see `check_mode`)."""
 SCALED_MARGIN = 2
 """Decoder "scaled": a JPEG's short side stays at least so many times the side it is resized to (see docs/pixels.md)."""
 
@@ -74,12 +74,12 @@ def open_picture(data: bytes, options: PixelOptions) -> Opened:
         opened = _reader(kind)(io.BytesIO(data))
         size = opened.size
         check_size(size, options.max_pixels)
-        _check_mode(opened.mode)
+        check_mode(opened)
         scale = 1
         if options.decoder == "scaled" and kind == "JPEG":
             scale = _scale(opened, int(options.size_px / options.crop))
         opened.load()
-        _check_mode(opened.mode)
+        check_mode(opened)
         area = (size[0] / scale, size[1] / scale) if scale > 1 else opened.size
         return Opened(opened, size, area)
     except PictureError:
@@ -98,9 +98,13 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise PictureError(PictureReason.TOO_LARGE, f"{message} (--max-pixels)")
 
 
-def _check_mode(mode: str) -> None:
-    """Refuse pixels that have no defined place in 0..255."""
-    if mode in NO_PIXELS:
+def check_mode(image: Image) -> None:
+    """Refuse pixels that have no defined place in 0..255.
+
+    Pillow has one 32-bit mode that has: it opens grey PNM files of more than 8 bits in mode I, scaled to 0..65535.
+    """
+    mode = image.mode
+    if mode in NO_PIXELS and not (mode == "I" and image.format == "PPM"):
         what = f"the picture has {NO_PIXELS[mode]} (Pillow mode {mode}), which have no defined range"
         raise PictureError(PictureReason.UNSUPPORTED, f"{what}; convert it to 8 or 16 bits first")
 
@@ -153,7 +157,7 @@ def _failed(error: Exception, data: bytes, kind: str) -> PictureError:
         return PictureError(PictureReason.TOO_LARGE, f"the {kind} picture needs more memory than there is")
     if any(phrase in lower for phrase in _UNPACKS_TOO_FAR) or "DecompressionBomb" in type(error).__name__:
         return PictureError(PictureReason.TOO_LARGE, f"the {kind} file unpacks to far more than its size: {text}")
-    if breaks_off(data, kind) or "truncated" in lower:
+    if breaks_off(data, kind) or "truncated" in lower or (kind == "PPM" and "not enough image data" in lower):
         return PictureError(PictureReason.TRUNCATED, f"the {kind} picture breaks off after {len(data)} bytes: {text}")
     if any(phrase in lower for phrase in _NO_DECODER):
         return PictureError(PictureReason.UNSUPPORTED, f"a {kind} picture of a kind that has no decoder here: {text}")

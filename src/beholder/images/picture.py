@@ -31,6 +31,10 @@ class PictureError(InputError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[PictureError], tuple[PictureReason, str]]:
+        """How it travels between processes."""
+        return PictureError, (self.reason, str(self))
+
 
 class Trait(enum.IntFlag):
     """What a picture has that makes presets give different pixels. NONE: every crop preset gives (nearly) the same."""
@@ -126,9 +130,10 @@ class PicturePart:
         path: where it is opened; the folder, file or URL as the user named it.
         name: names its shards; unique among the parts of a run.
         kind: "files", "tar", "parquet", "table" or "zip".
-        num_rows: pictures in it; None when only reading it through can tell (tar).
+        num_rows: pictures in it; None when only reading it through can tell (most tars).
         num_bytes: bytes of the archive or of all its pictures; 0 when unknown (URLs).
-        identity: JSON-ready: what it looked like when it was planned (sizes, a digest of names); another one is another input.
+        identity: JSON-ready: what it looked like when it was planned (sizes, a digest of names and times); another one is
+            another input.
         cuts: rows at which it may be cut into shards (as in `embeddings.block.Part`); None: anywhere.
         num_ignored: files in it that are no pictures by name or content and no sidecars of one.
         detail: what its reader needs again (a table of paths, column names, ...).

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from beholder.columns import PictureReason
 from beholder.images.decode import prepare
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
-from beholder.images.opening import NO_PIXELS, Opened, check_size
+from beholder.images.opening import Opened, check_mode, check_size
 from beholder.images.picture import MAX_PIXELS, Decoder, PictureError, PictureRef, PixelOptions, Preset
 from beholder.images.presets import pixels_of
 
@@ -74,9 +74,7 @@ def _from_memory(picture: Any, options: PixelOptions) -> npt.NDArray[np.uint8]:
         what = f"a {type(picture).__name__} is no picture"
         raise PictureError(PictureReason.UNSUPPORTED, f"{what}: give a path, URL, bytes, Pillow image or (H, W, 3) uint8 array")
     check_size(picture.size, options.max_pixels)
-    if picture.mode in NO_PIXELS:
-        what = f"the picture has {NO_PIXELS[picture.mode]} (Pillow mode {picture.mode}), which have no defined range"
-        raise PictureError(PictureReason.UNSUPPORTED, f"{what}; convert it to 8 or 16 bits first")
+    check_mode(picture)
     size = picture.size
     try:
         picture.load()

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+"""16 bits; of mode I only what `opening.check_mode` lets through: 0..65535, too."""
 
 _MOST_PIXELS = 1 << 28
 """No picture is resized to more pixels than this in one piece; only 16-bit ones over 5,000 times longer than wide would be."""
@@ -128,7 +129,7 @@ def _cut(
     box = crop_box(width, height, side)
     if area != (0, 0, *image.size):  # decoded smaller; not exact anyway
         small = image.resize((width, height), PillowImage.Resampling.BICUBIC, box=area).crop(box)
-    elif is_thin(width, height, box) and not image.mode.startswith("I;16"):
+    elif is_thin(width, height, box) and image.mode not in _DEEP_MODES:
         small = thin_crop(image, width, height, box)
     elif image.mode in ("L", "RGB"):
         pixels = resize_crop(image, width, height, box)

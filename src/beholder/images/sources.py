@@ -12,6 +12,7 @@ from beholder import storage
 from beholder.errors import InputError
 from beholder.images import files
 from beholder.images.labels import check_columns, valid_text
+from beholder.images.listing import Listing
 from beholder.images.looks import RANGE, expand_ranges, head_of, kind_of_head, looks_like_pictures, names_pictures
 from beholder.images.magic import (
     OTHER_SUFFIXES,
@@ -36,7 +37,6 @@ class _Found:
     kind: str
     path: str
     name: str
-    size: int = 0
     group: str = ""
     part: PicturePart | None = None
     num_ignored: int = 0
@@ -111,7 +111,7 @@ def _expand(source: str, options: SourceOptions, inside: tuple[str, ...] = ()) -
             raise InputError(f"{source} does not exist; check the path")
         if not storage.local_path(source).is_file():
             raise InputError(f"{source} is no file but a pipe or device, which cannot be read twice; save it to a file first")
-        yield _Found(kind_of(source, options), source, _base_name(source), storage.size(source))
+        yield _Found(kind_of(source, options), source, _base_name(source))
     elif suffix_of(source) in PICTURE_SUFFIXES:
         yield _Found("files", source, _base_name(source))
     elif not is_tar_name(source) and storage.is_folder(source):
@@ -159,25 +159,17 @@ def _matches(pattern: str, options: SourceOptions) -> Iterator[_Found]:
         if (local and os.path.isdir(name)) or (not local and not suffix and storage.is_folder(name)):  # noqa: PTH112
             items += _folder(name, options)
         elif suffix in PICTURE_SUFFIXES:
-            items.append(_Found("files", name, _base_name(name), _size(name), group=pattern))
+            items.append(_Found("files", name, _base_name(name), group=pattern))
         elif suffix in (*PARQUET_SUFFIXES, *TABLE_SUFFIXES, "zip") or is_tar_name(name):
             items.append(_Found(kind_of(name, options), name, _base_name(name)))
         elif local and suffix not in OTHER_SUFFIXES and os.path.isfile(name) and kind_of_head(name) == "files":  # noqa: PTH113
-            items.append(_Found("files", name, _base_name(name), _size(name), group=pattern))
+            items.append(_Found("files", name, _base_name(name), group=pattern))
         else:
             num_ignored += 1
     if not items:
         raise InputError(f"{pattern} matches {num_ignored} files, none of them a picture or a set of pictures")
     yield replace(items[0], num_ignored=items[0].num_ignored + num_ignored)
     yield from items[1:]
-
-
-def _size(path: str) -> int:
-    """Bytes of a local file that a glob has found; 0 for a link that leads nowhere, and for URLs."""
-    try:
-        return storage.size(path) if storage.is_local(path) else 0
-    except InputError:
-        return 0
 
 
 def _listed(source: str, options: SourceOptions, inside: tuple[str, ...]) -> Iterator[_Found]:
@@ -206,8 +198,8 @@ def _folder(source: str, options: SourceOptions) -> Iterator[_Found]:
         for what, paths in others.items():
             if paths:
                 raise InputError(
-                    f"{source} holds {len(listing.names)} pictures and {len(paths)} {what}; say which with a glob, for example "
-                    f"'{base}**/*{PurePosixPath(paths[0]).suffix}' or '{base}**/*.jpg'"
+                    f"{source} holds both pictures ({len(listing.names):,}) and {what} ({len(paths):,}); "
+                    f"say which with a glob, for example '{base}**/*{PurePosixPath(paths[0]).suffix}' or '{base}**/*.jpg'"
                 )
         num_ignored = listing.num_ignored + len(listing.parquets) + len(listing.zips)
         part = files.part_of_listing(replace(listing, num_ignored=num_ignored), source, name, base)
@@ -235,7 +227,7 @@ def _tar_stem(tar: str) -> str:
     return TAR_SUFFIX.sub("", tar)
 
 
-def _packed(listing: files.Listing, base: str, options: SourceOptions) -> list[tuple[str, str]]:
+def _packed(listing: Listing, base: str, options: SourceOptions) -> list[tuple[str, str]]:
     """(path, kind) of the Parquet files that hold pictures, or, where there are no pictures beside, their places.
 
     Tables beside a tar and tables of embeddings are neither.
@@ -286,7 +278,7 @@ def _together(run: Sequence[_Found]) -> _Found:
     groups = {item.group for item in run}
     path = run[0].group if len(groups) == 1 and run[0].group else run[0].path
     name = run[0].name if len(run) == 1 else _common_name([item.path for item in run])
-    part = files.part_of_files([item.path for item in run], [item.size for item in run], path, name)
+    part = files.part_of_files([item.path for item in run], path, name)
     return _Found("files", path, name, part=part, num_ignored=sum(item.num_ignored for item in run))
 
 

@@ -53,6 +53,7 @@ class Member:
         size: bytes of the file; more than stored for a sparse one.
         holes: (offset in the file, length) of the stored stretches of a sparse file; None for others.
         link: the file it is a link to, or None.
+        header: where the first of its headers begins.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Member:
     size: int
     holes: tuple[tuple[int, int], ...] | None = None
     link: str | None = None
+    header: int = 0
 
 
 def split_key(name: str) -> tuple[str, str] | None:
@@ -80,12 +82,14 @@ class TarFile:
 
     Attributes:
         is_plain: whether it is not compressed, so that offsets are those of the file.
+        has_globals: whether a header met so far says something of all members behind it, so that none can be skipped.
         num_bytes: size of the file as stored.
     """
 
     def __init__(self, path: str, num_bytes: int) -> None:
         """Open it. Raises InputError when it cannot be opened, or is no tar."""
         self.path, self.num_bytes = path, num_bytes
+        self.has_globals = False
         self._raw: IO[bytes]
         if storage.is_local(path):
             self._raw = storage.open_binary(path)
@@ -121,9 +125,11 @@ class TarFile:
     def __exit__(self, *_: object) -> None:
         self._raw.close()
 
-    def members(self) -> Iterator[Member]:
-        """Files and links in order. Raises TarBroken where the tar is cut or damaged; InputError when a server fails."""
-        at = 0
+    def members(self, at: int = 0) -> Iterator[Member]:
+        """Files and links in order, from the one whose header begins at byte `at`.
+
+        Raises TarBroken where the tar is cut or damaged; InputError when a server fails.
+        """
         headers = _Headers(fileobj=cast(IO[bytes], _HeaderBytes(self._file)))
         while True:
             try:
@@ -136,8 +142,9 @@ class TarFile:
                 raise self._broken(error, at) from None
             if headers.offset <= at:
                 raise TarBroken(PictureReason.UNREADABLE, f"the tar is damaged: a header at byte {at} leads backwards")
-            at = headers.offset
             member = _member(info, at)
+            at = headers.offset
+            self.has_globals = self.has_globals or bool(headers.pax_headers)
             if member is None:
                 continue
             if self.is_plain and member.offset + member.num_stored > self.num_bytes:
@@ -240,20 +247,20 @@ class _Unpacked(io.RawIOBase):
         return int(self._opened.tell())
 
 
-def _member(info: tarfile.TarInfo, following: int) -> Member | None:
-    """The member a header describes; None for folders, devices and the like."""
+def _member(info: tarfile.TarInfo, header: int) -> Member | None:
+    """The member that the header at byte `header` describes; None for folders, devices and the like."""
     name = valid_text(info.name)
     while name.startswith(("./", "/")):
         name = name.removeprefix("./").lstrip("/")
     if info.issym() or info.islnk():
-        return Member(name, info.offset_data, 0, 0, link=valid_text(info.linkname))
+        return Member(name, info.offset_data, 0, 0, link=valid_text(info.linkname), header=header)
     if not info.isreg():
         return None
     if info.sparse is None:
-        return Member(name, info.offset_data, info.size, info.size)
+        return Member(name, info.offset_data, info.size, info.size, header=header)
     stretches: Any = info.sparse
     holes = tuple((int(offset), int(length)) for offset, length in stretches if length)
-    return Member(name, info.offset_data, sum(length for _, length in holes), info.size, holes)
+    return Member(name, info.offset_data, sum(length for _, length in holes), info.size, holes, header=header)
 
 
 def _filled(member: Member, stored: bytes) -> bytes:

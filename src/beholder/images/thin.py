@@ -30,7 +30,7 @@ def thin_crop(image: Image, width: int, height: int, box: Box) -> Image:
 
     Follows Pillow's Resample.c and Geometry.c: float32 sizes, float64 coefficients rounded to 22 binary places, each pass
     rounded to 8 bits, in Pillow's order; 1-bit and palette images take the nearest pixel. `box` lies inside
-    (0, 0, width, height). Not for 16-bit modes.
+    (0, 0, width, height). Not for 16-bit modes and mode I.
     """
     from PIL import Image as PillowImage
 

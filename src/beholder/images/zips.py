@@ -5,8 +5,13 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from beholder import storage
 from beholder.columns import PictureReason
@@ -19,10 +24,16 @@ from beholder.images.tar_members import MOST_MEMBER_BYTES
 
 _LOCAL_HEADER = struct.Struct("<4s22sHH")
 _ENCRYPTED = 1
+_NUMBERS = ("header_offset", "compress_size", "file_size", "compress_type", "flag_bits", "CRC", "_end_offset")
+"""Fields of `zipfile.ZipInfo` that opening a member needs; newer Pythons see by the last one that members overlap."""
+_MOST, _NO_NUMBER = (1 << 63) - 1, -1 << 63
 
 
 class ZipReader:
-    """Reads zips, in the order of their directory; `sample` is the zip's path as given, "/", and the member's."""
+    """Reads zips in the order of their directory, which only `inspect` reads.
+
+    `sample` is the zip's path as given, "/", and the member's.
+    """
 
     def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
         """Read the directory. Raises InputError when it is no whole zip, or a numpy archive."""
@@ -35,26 +46,67 @@ class ZipReader:
         if not pictures:
             raise InputError(f"{path} holds no pictures")
         identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
-        return PicturePart(path, name, "zip", len(pictures), num_bytes, identity, num_ignored=num_ignored)
+        detail = {"members": _Members.of(pictures, path)}
+        return PicturePart(path, name, "zip", len(pictures), num_bytes, identity, num_ignored=num_ignored, detail=detail)
 
     def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
-        """Pictures [start, stop); members before `start` are not read."""
+        """Pictures [start, stop), found where `inspect` saw them; nothing else of the zip is read."""
+        members: _Members = part.detail["members"]
+        stop = len(members.samples) if stop is None else min(stop, len(members.samples))
         with storage.remote_errors(part.path), storage.open_binary(part.path) as file:
-            archive = open_zip(part.path, file)
-            pictures, _ = _pictures(archive)
-            unique = UniqueNames()
-            names = [unique.take(f"{part.path}/{valid_text(info.filename)}") for info in pictures]
-            stop = len(pictures) if stop is None else min(stop, len(pictures))
+            archive = _KnownZip(file)
             refs: list[PictureRef] = []
             held, low = 0, start
             for row in range(start, stop):
-                refs.append(_ref(archive, file, pictures[row], part))
+                refs.append(_ref(archive, file, members.info(row), part))
                 held += len(refs[-1].data or b"")
                 if len(refs) >= options.block_rows or held >= options.block_bytes:
-                    yield PictureBlock(refs, block_labels(names[low : row + 1], {}, options))
+                    yield PictureBlock(refs, block_labels(members.samples.slice(low, row + 1 - low), {}, options))
                     refs, held, low = [], 0, row + 1
             if refs:
-                yield PictureBlock(refs, block_labels(names[low:stop], {}, options))
+                yield PictureBlock(refs, block_labels(members.samples.slice(low, stop - low), {}, options))
+
+
+@dataclass(frozen=True)
+class _Members:
+    """What the directory says of the pictures in a zip, packed so that millions fit.
+
+    Attributes:
+        samples: (N,) large_string, unique.
+        names: (N,) large_binary: as the directory has them, in UTF-8.
+        numbers: (N, 7) int64: `_NUMBERS` of each.
+    """
+
+    samples: pa.Array
+    names: pa.Array
+    numbers: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pictures: Sequence[zipfile.ZipInfo], path: str) -> _Members:
+        """Pack them; samples begin with `path`."""
+        unique = UniqueNames()
+        samples = pa.array([unique.take(f"{path}/{valid_text(info.filename)}") for info in pictures], pa.large_string())
+        names = pa.array([info.orig_filename.encode("utf-8", "surrogatepass") for info in pictures], pa.large_binary())
+        numbers = np.empty((len(pictures), len(_NUMBERS)), np.int64)
+        for row, info in enumerate(pictures):
+            given = [getattr(info, name, None) for name in _NUMBERS]
+            numbers[row] = [_NO_NUMBER if value is None else max(min(value, _MOST), -_MOST) for value in given]
+        return cls(samples, names, numbers)
+
+    def info(self, row: int) -> zipfile.ZipInfo:
+        """One member as `zipfile` wants it."""
+        info = zipfile.ZipInfo(self.names[row].as_py().decode("utf-8", "surrogatepass"))
+        for name, value in zip(_NUMBERS, self.numbers[row].tolist(), strict=True):
+            if value != _NO_NUMBER:
+                setattr(info, name, value)
+        return info
+
+
+class _KnownZip(zipfile.ZipFile):
+    """A zip whose members are known already: its directory is not read again (should Python rename the method, it is)."""
+
+    def _RealGetContents(self) -> None:  # noqa: N802
+        """Read nothing."""
 
 
 def open_zip(path: str, file: IO[bytes]) -> zipfile.ZipFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from beholder import storage
 from beholder.embeddings.folder_labels import FolderLabels
 from beholder.errors import BeholderError, InputError
 from beholder.jobs.birder_flags import named
-from beholder.jobs.options import EmbedOptions, Precision
+from beholder.jobs.options import EmbedOptions
+from beholder.models.precisions import Precision
 
 if TYPE_CHECKING:
+    from beholder.images.picture import PicturePart
     from beholder.jobs.execute import Plan
     from beholder.scores.summary import RunSummary
 
@@ -168,7 +170,7 @@ def embed_options(flags: BirderFlags, *, kind: str, classes: Mapping[str, int], 
         "crop": flags.center_crop,
         "device": flags.device,
         "precision": flags.precision,
-        "batch_size": flags.batch_size,
+        "batch_size": None if flags.device_type == "cpu" else flags.batch_size,
         "compile": flags.compile,
         "workers": flags.num_workers,
         "overwrite": flags.overwrite,
@@ -190,6 +192,8 @@ def notes(flags: BirderFlags, *, num_gpus: int) -> list[str]:
         lines.append(f"--parallel has no effect {'here: ' + several if num_gpus > 1 else 'with one GPU'}")
     if flags.gpu_id is not None and (not flags.gpu or flags.parallel):
         lines.append(f"--gpu-id has no effect {'with --parallel' if flags.parallel else 'without --gpu'}")
+    if flags.batch_size is not None and flags.device_type == "cpu":
+        lines.append("--batch-size has no effect on a processor, which takes a few pictures at a time")
     if flags.amp_dtype is not None and not flags.amp:
         lines.append("--amp-dtype has no effect without --amp")
     if flags.fast_matmul and flags.precision != "tf32":
@@ -243,27 +247,38 @@ def _listed_tars(info: str, split: str) -> list[str]:
     return [name if "://" in name or name.startswith("/") else base + name for name in names]
 
 
-def count_samples(plan: Plan, flags: BirderFlags) -> int:
-    """The number in the file name: what --wds-size or the info files say, else the pictures found (tars are counted)."""
+def count_samples(parts: Sequence[PicturePart], flags: BirderFlags) -> tuple[int, list[str]]:
+    """The number in the file name: what --wds-size or the info files say, else the pictures found (tars are counted).
+
+    With a line for each compressed tar, of which only reading it whole tells the number.
+
+    Raises:
+        InputError: remote tars would have to be fetched whole for it.
+    """
     if flags.wds_size is not None:
-        return flags.wds_size
+        return flags.wds_size, []
     if flags.wds_info:
-        return sum(int(_read_info(info, flags.wds_split)["num_samples"]) for info in flags.wds_info)
-    if plan.num_rows is not None:
-        return plan.num_rows
+        return sum(int(_read_info(info, flags.wds_split)["num_samples"]) for info in flags.wds_info), []
+    from beholder.images.looks import head_of
+    from beholder.images.magic import compression_of
     from beholder.images.picture import SourceOptions
     from beholder.images.sources import reader_of
-    from beholder.steps.pictures import PictureStep
 
-    assert isinstance(plan.step, PictureStep)
-    total = 0
-    for part in plan.step.parts:
-        if part.num_rows is not None:
-            total += part.num_rows
-            continue
+    unknown = [part for part in parts if part.num_rows is None]
+    remote = next((part.path for part in unknown if not storage.is_local(part.path)), None)
+    if remote is not None:
+        raise InputError(
+            f"--wds-size is required: {remote} is remote, and would be fetched twice, once to count the pictures for the "
+            "name of the result"
+        )
+    total = sum(part.num_rows or 0 for part in parts)
+    lines = []
+    for part in unknown:
+        if compression_of(head_of(part.path)):
+            lines.append(f"{part.path} is compressed, so it was read whole to count its pictures; --wds-size N spares that")
         blocks = reader_of(part.kind).blocks(part, 0, None, SourceOptions(columns=()))
         total += sum(block.labels.num_rows for block in blocks)
-    return total
+    return total, lines
 
 
 def kinds(flags: BirderFlags) -> list[str]:
@@ -283,27 +298,32 @@ def predict(
 
     Raises BeholderError: no such network, device or folder, an output in the way, ... Bad pictures are rejected, not raised.
     """
-    from beholder.jobs import embed
+    from beholder.jobs.birder_pictures import list_pictures
     from beholder.jobs.execute import execute
+    from beholder.jobs.pictures import plan_embeddings
     from beholder.models.towers import find_tower_file
     from beholder.steps.pictures import PictureStep
 
     lines = notes(flags, num_gpus=_check_device(flags))
     classes = read_classes(find_tower_file(checkpoint(flags), offline=flags.offline))
     options = EmbedOptions(**embed_options(flags, kind=kind, classes=classes, sources=find_sources(flags)))
-    planned = embed.plan(options)
+    listed = None if flags.wds else list_pictures(options.sources)
+    if listed is not None:
+        lines += listed[1]
+    planned = plan_embeddings(options, str(options.out), parts=None if listed is None else [listed[0]])
     assert isinstance(planned.step, PictureStep)
     size_px = planned.step.decode.pixels.size_px
     if flags.size is not None and flags.size[0] != size_px:
         raise InputError(f"--size {flags.size[0]}: this tower takes {size_px} pixels; other sizes give other embeddings")
+    num_samples, counting = count_samples(planned.step.parts, flags)
     out = output_path(
         flags,
         num_classes=len(classes) or planned.step.engine.dim,
         size_px=size_px,
-        num_samples=count_samples(planned, flags),
+        num_samples=num_samples,
         kind=kind,
     )
-    planned = replace(planned, out=out, notes=[*lines, *planned.notes])
+    planned = replace(planned, out=out, notes=[*lines, *counting, *planned.notes])
     return execute(planned, overwrite=flags.overwrite, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 

@@ -22,7 +22,14 @@ def embed(
 ) -> RunSummary:
     """Embed pictures; continue where an interrupted run of the same options stopped. See `jobs.score.score`."""
     planned = plan(options)
-    return execute(planned, overwrite=options.overwrite, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
+    return execute(
+        planned,
+        overwrite=options.overwrite,
+        retry_rejects=options.retry_rejects,
+        on_plan=on_plan,
+        on_progress=on_progress,
+        on_resume=on_resume,
+    )
 
 
 def plan(options: EmbedOptions) -> Plan:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from beholder import storage
+from beholder.columns import PASSING_REASONS
 from beholder.errors import InputError, OutputError
 from beholder.jobs.output import SCORES, Product, RunOutput
 from beholder.run import local
 from beholder.run.step import Step
 from beholder.scores.summary import RunSummary
-from beholder.shards import RunFolder, fingerprint
+from beholder.shards import RunFolder, ShardResult, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ def execute(
     plan: Plan,
     *,
     overwrite: bool,
+    retry_rejects: bool = False,
     on_plan: Callable[[Plan], None],
     on_progress: Callable[[int, int], None],
     on_resume: Callable[[int, int], None],
@@ -66,6 +69,7 @@ def execute(
     Args:
         plan: the job.
         overwrite: start anew where a result exists.
+        retry_rejects: do shards again whose rejects may have been a passing matter.
         on_plan: told what will be done, once, before it begins.
         on_progress: told (rows, bytes read) as they are done, from one thread.
         on_resume: told (shards, rows) that an earlier run had done.
@@ -78,21 +82,13 @@ def execute(
     if plan.keeps_embeddings:
         out.check_place_for_embeddings()
     identity = fingerprint({"inputs": [shard.identity | {"start": shard.start} for shard in step.shards]})
-    summary = RunSummary(
-        output=plan.out,
-        unit=plan.unit,
-        verb=plan.verb,
-        head_names=plan.head_names,
-        warnings=list(plan.warnings),
-        notes=list(plan.notes),
-        num_ignored=plan.num_ignored,
-        embeddings=out.kept_embeddings if plan.keeps_embeddings else None,
-    )
+    summary = _empty_summary(plan, out)
     if overwrite:
         out.clear()
     on_plan(plan)
     earlier = None if overwrite else out.finished(step, identity)
     if earlier is not None:
+        _check_finished(plan, out, earlier, retry_rejects)
         on_resume(len(step.shards), earlier.num_read)
         summary.add([earlier])
         summary.rejects = out.rejects if earlier.num_rejected else None
@@ -111,13 +107,43 @@ def execute(
             out.remove_work()
             raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
         started = time.perf_counter()
-        report = local.run(step, folder, progress, on_resume)
+        report = local.run(step, folder, progress, on_resume, redo=_may_change if retry_rejects else None)
         summary.bottleneck = plan.waiting_for()
         summary.add(report.results)
         if summary.num_read == 0:
+            out.discard()
             raise InputError(f"{', '.join(plan.sources)}: zero {plan.unit}, nothing to {plan.verb}")
         out.publish(step, report.results, summary, identity)
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     summary.rejects = out.rejects if summary.num_rejected else None
     return summary
+
+
+def _empty_summary(plan: Plan, out: RunOutput) -> RunSummary:
+    return RunSummary(
+        output=plan.out,
+        unit=plan.unit,
+        verb=plan.verb,
+        head_names=plan.head_names,
+        warnings=list(plan.warnings),
+        notes=list(plan.notes),
+        num_ignored=plan.num_ignored,
+        embeddings=out.kept_embeddings if plan.keeps_embeddings else None,
+    )
+
+
+def _may_change(result: ShardResult) -> bool:
+    """Whether a shard has rejects whose reason may be gone by now: a server or disk that did not answer, a slow machine."""
+    return any(word in result.reasons for word in PASSING_REASONS)
+
+
+def _check_finished(plan: Plan, out: RunOutput, earlier: ShardResult, retry_rejects: bool) -> None:
+    """Raise OutputError when a finished result is not what is asked for now."""
+    if retry_rejects and _may_change(earlier):
+        raise OutputError(
+            f"{plan.out} is one finished file, so --retry-rejects would {plan.verb} everything again; "
+            "use --overwrite for that, or a folder as output from the start"
+        )
+    if plan.keeps_embeddings and earlier.num_scored and not storage.is_folder(out.kept_embeddings):
+        raise OutputError(f"{out.kept_embeddings}, kept by the finished run, is gone; use --overwrite to make it again")

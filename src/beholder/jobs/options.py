@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from beholder.columns import EMBEDDING_FORMATS, EmbeddingDtype, EmbeddingFormat
+from beholder.columns import EMBEDDING_DTYPES, EMBEDDING_FORMATS, EmbeddingDtype, EmbeddingFormat
 from beholder.embeddings.folder_labels import FolderLabels
 from beholder.errors import InputError
-from beholder.images.picture import MAX_PIXELS, Decoder, PixelOptions, Preset
+from beholder.images.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset
+from beholder.models.precisions import PRECISIONS, Precision
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.models.tower_registry import DEFAULT_TOWER
 from beholder.models.tower_shape import ACTIVATIONS, TowerActivation
 
 SMALLEST_MEMORY = 64_000_000
 
-Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "tf32", "bf16", "fp16", "int8")
+PrecisionChoice = Precision | Literal["auto"]
+PRECISION_CHOICES: tuple[PrecisionChoice, ...] = ("auto", *PRECISIONS)
 
 
 def option(default: Any, text: str, **more: Any) -> Any:
@@ -43,8 +44,9 @@ class JobOptions:
         sample_column: the column that names rows; None: found by its usual names.
         num_threads: threads; None for all cores.
         shard_rows: most rows of a shard, the unit that is kept when a run is interrupted; None: 1,000,000 rows of
-            embeddings; 512 pictures on a CPU, 8,192 elsewhere. A tar is always one shard.
+            embeddings; 512 pictures on a CPU, 8,192 elsewhere. A tar under 1 GiB is always one shard.
         overwrite: start anew where a result exists.
+        retry_rejects: do shards again that have rejects of `columns.PASSING_REASONS`.
         offline: never use the network for models; None: as the environment says.
     """
 
@@ -65,11 +67,14 @@ class JobOptions:
     num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
     shard_rows: int | None = option(
         None,
-        "Most rows of a shard: what an interruption can cost. A tar is always one shard.",
+        "Most rows of a shard: what an interruption can cost. A tar under 1 GiB is always one shard.",
         shown="1,000,000 rows of embeddings; 512 pictures on a CPU, 8,192 elsewhere",
         least=1,
     )
     overwrite: bool = option(False, "Start anew where a result exists.")
+    retry_rejects: bool = option(
+        False, "Do shards again whose rejects may have been a passing matter (network, disk, time); needs a folder as --out."
+    )
     offline: bool | None = option(None, "Never use the network for models.")
 
     def __post_init__(self) -> None:
@@ -123,15 +128,15 @@ class PictureOptions:
         "reference",
         "Pixels: reference (OpenAI's transform to the bit), upright (EXIF applied, alpha on white, palettes expanded), "
         "rgb (RGB first), squash (RGB first, no crop: birder's default).",
-        choices=("reference", "upright", "rgb", "squash"),
+        choices=PRESETS,
     )
     decoder: Decoder = option(
-        "pillow", "pillow (exact) or scaled (large JPEGs at 1/2, 1/4, 1/8: faster, pixels drift).", choices=("pillow", "scaled")
+        "pillow", "pillow (exact) or scaled (large JPEGs at 1/2, 1/4, 1/8: faster, pixels drift).", choices=DECODERS
     )
     max_pixels: int = option(MAX_PIXELS, "Reject pictures with more pixels than this.", least=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.")
-    precision: Precision = option(
-        "auto", "auto: the fastest whose scores stay within 0.02 of fp32 on a self-check.", choices=PRECISIONS
+    precision: PrecisionChoice = option(
+        "auto", "auto: the fastest whose scores stay within 0.02 of fp32 on a self-check.", choices=PRECISION_CHOICES
     )
     batch_size: int | None = option(None, "Pictures the device takes at once.", shown="found", least=1)
     compile: bool = option(False, "Run the tower through torch.compile.")
@@ -145,11 +150,17 @@ class PictureOptions:
         """Which pixels these options ask for, for a tower of `size_px`. Raises InputError."""
         return PixelOptions(preset=self.preset, size_px=size_px, decoder=self.decoder, max_pixels=self.max_pixels)
 
+    def given(self) -> list[str]:
+        """Flags of this class that were given another value than their default; `--backbone` does not count."""
+        named = (item for item in fields(PictureOptions) if item.name != "backbone")
+        changed = [item for item in named if getattr(self, item.name) != item.default]
+        return [item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))[0] for item in changed]
+
     def check(self) -> None:
         """Raise InputError for what cannot work, before anything is loaded."""
         self.pixels(224)
-        if self.precision not in PRECISIONS:
-            raise InputError(f"--precision {self.precision}: choose one of {', '.join(PRECISIONS)}")
+        if self.precision not in PRECISION_CHOICES:
+            raise InputError(f"--precision {self.precision}: choose one of {', '.join(PRECISION_CHOICES)}")
         if self.activation not in (None, *ACTIVATIONS):
             raise InputError(f"--activation {self.activation}: choose quick_gelu or gelu")
         if not self.timeout_s > 0:
@@ -200,8 +211,8 @@ class EmbedOptions(PictureOptions, JobOptions):
     Attributes:
         format: "npy": clip-retrieval's folders; "parquet": one list column; "birder-csv", "birder-parquet": a column per
             dimension. A file name that ends in .parquet or .csv asks for "parquet" and "birder-csv".
-        dtype: "float16" or "float32".
-        normalise: divide each embedding by its length, as clip-retrieval does.
+        dtype: "float16" or "float32"; None: float16, float32 in birder's layouts, which have no other.
+        normalise: divide each embedding by its length, as clip-retrieval does; None: so, but not in birder's layouts.
         crop, hidden, is_bare, folders: for `beholder predict`: see `PixelOptions.crop`; the vector before the projection in
             place of the embedding; see `WriteOptions`.
     """
@@ -212,8 +223,15 @@ class EmbedOptions(PictureOptions, JobOptions):
         choices=EMBEDDING_FORMATS,
         shown="npy; by the ending of --out",
     )
-    dtype: EmbeddingDtype = option("float16", "Numbers as written.", choices=("float16", "float32"))
-    normalise: bool = option(True, "Divide each embedding by its length, as clip-retrieval does.", flag=("--normalise/--raw",))
+    dtype: EmbeddingDtype | None = option(
+        None, "Numbers as written.", choices=EMBEDDING_DTYPES, shown="float16; float32 in birder's layouts"
+    )
+    normalise: bool | None = option(
+        None,
+        "Divide each embedding by its length, as clip-retrieval does.",
+        flag=("--normalise/--raw",),
+        shown="--normalise; --raw in birder's layouts",
+    )
     crop: float = 1.0
     hidden: bool = False
     is_bare: bool = False
@@ -225,7 +243,7 @@ class EmbedOptions(PictureOptions, JobOptions):
         self.check()
         if self.format not in (None, *EMBEDDING_FORMATS):
             raise InputError(f"--format {self.format}: choose one of {', '.join(EMBEDDING_FORMATS)}")
-        if self.dtype not in ("float16", "float32"):
+        if self.dtype not in (None, *EMBEDDING_DTYPES):
             raise InputError(f"--dtype {self.dtype}: choose float16 or float32")
 
     def pixels(self, size_px: int) -> PixelOptions:

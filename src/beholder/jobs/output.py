@@ -16,7 +16,7 @@ from beholder.errors import OutputError, writing_failed
 from beholder.run.step import Step
 from beholder.scores import files
 from beholder.scores.summary import RunSummary
-from beholder.shards import RunFolder, ShardResult, difference
+from beholder.shards import LOCK_FILE, RunFolder, ShardResult, difference
 
 _UNKNOWN_SUFFIXES = {".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db"}
 
@@ -111,7 +111,7 @@ class RunOutput:
         """Where embeddings that are kept beside scores are found."""
         if self.kind == "folder":
             return f"{self.out.rstrip('/')}/{columns.EMBEDDINGS_FOLDER}"
-        return f"{self.out.rsplit('.', 1)[0]}.{columns.EMBEDDINGS_FOLDER}"
+        return f"{self.out}.{columns.EMBEDDINGS_FOLDER}"
 
     @property
     def _sidecar(self) -> str:
@@ -167,8 +167,13 @@ class RunOutput:
         return ShardResult(**record["result"]) if self.kind == "folder" or storage.exists(self.out) else None
 
     def refuse_inputs(self, inputs: Sequence[str]) -> None:
-        """Raise OutputError when a file that would be written is one of the inputs, or a rejects table somebody else's."""
+        """Raise OutputError when something that would be written is one of the inputs, or a rejects table somebody else's."""
         if self.kind == "folder":
+            own = _place(self.out).rstrip("/")
+            for path in inputs:
+                if (_place(path).rstrip("/") + "/").startswith(own + "/"):
+                    what = "is" if _place(path).rstrip("/") == own else f"holds {path}, which is"
+                    raise OutputError(f"{self.out} {what} an input of this command; choose another output")
             return
         written = {_place(path): path for path in (self.out, self.rejects, self._sidecar)}
         for path in inputs:
@@ -181,8 +186,8 @@ class RunOutput:
 
     def check_place_for_embeddings(self) -> None:
         """Raise OutputError, before any work, when embeddings could not be kept beside the scores."""
-        if self.kind != "folder" and self.is_local:
-            self._refuse_foreign_embeddings()
+        if self.kind != "folder":
+            self._check_kept()
 
     def _clear_up(self) -> None:
         """Remove shards that a finished run left when it was killed; another run that is at it is left alone."""
@@ -234,7 +239,8 @@ class RunOutput:
                 files.join_parquet(self.rejects, rejects, step.provenance, self.work)
             else:
                 storage.remove(self.rejects)
-            self._place_kept(kept)
+            if summary.embeddings is not None:
+                self._place_kept(kept)
             self.product.join(self.out, own, self.kind == "csv", step.provenance, self.work)
         record = {
             **step.provenance,
@@ -251,38 +257,62 @@ class RunOutput:
 
     def _place_kept(self, kept: Sequence[Path]) -> None:
         """Put kept embeddings beside a single-file result, in place of an earlier run's; locally all at once."""
-        if not kept:
+        if not self._check_kept() and not kept:
             return
         base, target = self.work / columns.EMBEDDINGS_FOLDER, self.kept_embeddings
         if not self.is_local:
-            for path in kept:
-                with storage.write_whole(f"{target}/{path.relative_to(base)}", scratch=self.work) as temporary:
+            storage.remove(f"{target}/{columns.STAMP_FILE}")
+            targets = {f"{target}/{path.relative_to(base)}": path for path in kept}
+            for old in storage.list_files(target) if storage.is_folder(target) else []:
+                if old not in targets:
+                    storage.remove(old)
+            for place, path in targets.items():
+                with storage.write_whole(place, scratch=self.work) as temporary:
                     shutil.copyfile(path, temporary)
             return
-        folder, made, old = storage.local_path(target), self.work / "placing", self.work / "replaced"
-        for rest in (made, old):  # of a run that was killed here
+        folder, made, old_folder = storage.local_path(target), self.work / "placing", self.work / "replaced"
+        for rest in (made, old_folder):  # of a run that was killed here
             shutil.rmtree(rest, ignore_errors=True)
         for path in kept:
-            place = made / path.relative_to(base)
-            place.parent.mkdir(parents=True, exist_ok=True)
+            copy = made / path.relative_to(base)
+            copy.parent.mkdir(parents=True, exist_ok=True)
             try:
-                place.hardlink_to(path)
+                copy.hardlink_to(path)
             except OSError:  # a file system without links
-                shutil.copyfile(path, place)
-        self._refuse_foreign_embeddings()
+                shutil.copyfile(path, copy)
         try:
             if folder.exists():
-                folder.rename(old)
-            made.rename(folder)
+                folder.rename(old_folder)
+            if kept:
+                made.rename(folder)
         except OSError as error:
             raise writing_failed(target, error) from error
 
-    def _refuse_foreign_embeddings(self) -> None:
-        """Raise OutputError when something else than embeddings of ours stands where embeddings are to be kept."""
-        folder = storage.local_path(self.kept_embeddings)
-        record = RunFolder(folder).read_record() if folder.is_dir() else None
-        if folder.exists() and (record is None or record.get("format") != columns.EMBEDDINGS_FORMAT):
-            raise OutputError(f"{folder} is in the way of the embeddings to be kept; move it, or choose another output")
+    def _check_kept(self) -> bool:
+        """Whether an earlier run of this output has kept embeddings. Raises OutputError when others stand in their place."""
+        target = self.kept_embeddings
+        if not (storage.local_path(target).exists() if self.is_local else storage.is_folder(target)):
+            return False
+        stamp = f"{target}/{columns.STAMP_FILE}"
+        try:
+            record = json.loads(storage.read_range(stamp, 0, storage.size(stamp))) if storage.exists(stamp) else None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or record.get(columns.KEPT_BESIDE) != PurePosixPath(self.out).name:
+            raise OutputError(f"{target} is in the way of the embeddings to be kept; move it, or choose another output")
+        return True
+
+    def discard(self) -> None:
+        """Remove what a run without a single row has written; the caller holds the lock."""
+        if self.is_separate:
+            self.remove_work()
+            return
+        for name in (*self.product.folders, columns.EMBEDDINGS_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        for name in (columns.STAMP_FILE, LOCK_FILE):
+            (self.work / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            self.work.rmdir()
 
     def remove_work(self) -> None:
         """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from beholder import columns
@@ -35,8 +36,11 @@ def plan_scores(options: ScoreOptions, out: str) -> Plan:
     return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None)
 
 
-def plan_embeddings(options: EmbedOptions, out: str) -> Plan:
-    """The plan of `beholder embed`. Raises BeholderError; nothing has been written by then."""
+def plan_embeddings(options: EmbedOptions, out: str, *, parts: Sequence[PicturePart] | None = None) -> Plan:
+    """The plan of `beholder embed`, of `parts` where the sources have been looked into already.
+
+    Raises BeholderError; nothing has been written by then.
+    """
     kind = RunOutput(out, EMBEDDINGS).kind
     by_kind: dict[str, EmbeddingFormat] = {"folder": "npy", "parquet": "parquet", "csv": "birder-csv"}
     wanted = options.format or by_kind[kind]
@@ -44,29 +48,38 @@ def plan_embeddings(options: EmbedOptions, out: str) -> Plan:
     if not fitting:
         raise InputError(f"--format {wanted} does not go into {out}; leave one of them out, or name a folder")
     is_birder = wanted.startswith("birder")
+    if is_birder and (options.dtype == "float16" or options.normalise):
+        raise InputError(f"{out}: birder's layouts hold float32 as the tower gives it; leave --dtype and --normalise out")
     keep = WriteOptions(
         format=wanted,
-        dtype="float32" if is_birder else options.dtype,
-        normalise=options.normalise and not is_birder,
+        dtype=options.dtype or ("float32" if is_birder else "float16"),
+        normalise=not is_birder if options.normalise is None else options.normalise,
         is_bare=options.is_bare,
         folders=options.folders,
     )
-    return _plan(options, out, [], keep)
+    return _plan(options, out, [], keep, parts)
 
 
-def _plan(options: ScoreOptions | EmbedOptions, out: str, heads: Sequence[Head], keep: WriteOptions | None) -> Plan:
+def _plan(
+    options: ScoreOptions | EmbedOptions,
+    out: str,
+    heads: Sequence[Head],
+    keep: WriteOptions | None,
+    known: Sequence[PicturePart] | None = None,
+) -> Plan:
     source = SourceOptions(
         columns=("*",) if options.columns is None else options.columns,
         sample_column=options.sample_column,
         picture_column=options.picture_column,
     )
-    parts = find_pictures(options.sources, source)
+    parts = find_pictures(options.sources, source) if known is None else list(known)
     product = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
     inputs = [part.path for part in parts]
     product.refuse_inputs(inputs)
     tower, engine, warnings = open_engine(options, heads)
     pixels = options.pixels(tower.shape.image_px)
-    stamp = stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
+    beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
+    stamp = beside | stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
     step = PictureStep(
         parts,
         engine,
@@ -164,6 +177,7 @@ def _deciding(tower: Tower, engine: Engine, pixels: PixelOptions, compiled: bool
         "--precision": engine.precision,
         "device": engine.device.type,
         "--compile": compiled,
+        **({"--batch-size": engine.batch_size} if engine.device.type == "cpu" else {}),
         "pillow": version("pillow"),
         "dim": engine.dim,
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from beholder import storage
 from beholder.embeddings.block import Part, ReadOptions
@@ -16,6 +17,7 @@ from beholder.jobs.options import ScoreOptions
 from beholder.jobs.output import RunOutput
 from beholder.models.backbones import canonical_backbone, same_backbone
 from beholder.models.heads import Head, load_head
+from beholder.models.tower_shape import SHAPES
 from beholder.scores.summary import RunSummary
 from beholder.steps.score import ScoreStep
 
@@ -43,17 +45,25 @@ def score(
         BeholderError: bad input, a refused head, an output in the way, a full disk, ...
     """
     planned = plan(options)
-    return execute(planned, overwrite=options.overwrite, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
+    return execute(
+        planned,
+        overwrite=options.overwrite,
+        retry_rejects=options.retry_rejects,
+        on_plan=on_plan,
+        on_progress=on_progress,
+        on_resume=on_resume,
+    )
 
 
 def plan(options: ScoreOptions) -> Plan:
     """Find and check everything the job needs. Raises BeholderError; nothing has been written by then."""
-    if looks_like_pictures(options.sources):
+    if options.picture_column is not None or looks_like_pictures(options.sources):
         from beholder.jobs.pictures import plan_scores
 
+        if options.embedding_column is not None:
+            raise InputError("--embedding-column: these are pictures, which have none; leave it out")
+
         return plan_scores(options, options.out or _default_output(options.sources, "pictures"))
-    if options.keep_embeddings:
-        raise InputError("--keep-embeddings: these are embeddings already; leave it out")
     return _plan_embeddings(options)
 
 
@@ -64,8 +74,11 @@ def _plan_embeddings(options: ScoreOptions) -> Plan:
         embedding_column=options.embedding_column,
         block_bytes=options.memory_bytes // 4,
     )
-    heads = [load_head(name, offline=options.offline) for name in options.heads]
     parts = find_parts(options.sources, read_options)
+    idle = ["--keep-embeddings"] if options.keep_embeddings else options.given()
+    if idle:
+        raise InputError(f"{idle[0]}: these are embeddings already, so it has no effect; leave it out")
+    heads = [load_head(name, offline=options.offline) for name in options.heads]
     warnings = _check_backbone(parts, heads, options.backbone)
     counts = [part.num_rows for part in parts]
     num_rows = None if None in counts else sum(count or 0 for count in counts)
@@ -108,18 +121,42 @@ def _default_output(sources: Sequence[str], noun: str) -> str:
 def _check_backbone(parts: Sequence[Part], heads: Sequence[Head], told: str | None) -> list[str]:
     """Compare stamps (or what the user told) with the heads. Raises InputError; returns warnings."""
     stamps, num_without = find_stamps(parts)
-    known = [(stamp.backbone, stamp.path) for stamp in stamps if stamp.backbone]
-    if told is not None:
-        known.append((told, "--backbone"))
-    for backbone, where in known:
+    warnings: list[str] = []
+    for stamp in stamps:
         for head in heads:
-            if head.backbone is not None and not same_backbone(backbone, head.backbone):
-                raise InputError(
-                    f"these embeddings were made with {canonical_backbone(backbone) or backbone} ({where}), "
-                    f"but {head.name} is made for {head.backbone}; scores would mean nothing, so use a head for that backbone"
+            if stamp.backbone and head.backbone is not None and not same_backbone(stamp.backbone, head.backbone):
+                if not _may_be(stamp.record, head.backbone):
+                    raise _other_backbone(stamp.backbone, stamp.path, head)
+                if told is not None:
+                    continue
+                warnings.append(
+                    f"nothing tells whether {stamp.backbone}, which made these embeddings, holds the weights of "
+                    f"{head.backbone}, which {head.name} was trained on"
                 )
+    for head in heads:
+        if told is not None and head.backbone is not None and not same_backbone(told, head.backbone):
+            raise _other_backbone(told, "--backbone", head)
     if told is None and num_without:
         needed = heads[0].backbone or "the backbone of your head"
         what = "no stamp (beholder.json)" if num_without == len(parts) else f"no stamp in {num_without} of {len(parts)} parts"
-        return [f"{what} says what made these embeddings; the scores are right only if it was {needed}"]
-    return []
+        warnings.append(f"{what} says what made these embeddings; the scores are right only if it was {needed}")
+    return warnings
+
+
+def _other_backbone(backbone: str, where: str, head: Head) -> InputError:
+    return InputError(
+        f"these embeddings were made with {canonical_backbone(backbone) or backbone} ({where}), "
+        f"but {head.name} is made for {head.backbone}; scores would mean nothing, so use a head for that backbone"
+    )
+
+
+def _may_be(record: Mapping[str, Any], needed: str) -> bool:
+    """Whether a stamp tells of a tower of unknown weights that could be `needed`, as `models.towers.check_head_fits` has it."""
+    tower = record.get("tower")
+    if not isinstance(tower, dict) or tower.get("backbone") is not None or record.get("backbone") != tower.get("name"):
+        return False
+    shape = SHAPES.get(canonical_backbone(needed) or "")
+    if shape is None:
+        return True
+    sizes = ("image_px", "patch_px", "width", "num_layers", "dim")
+    return tower.get("activation") != "gelu" and all(tower.get(name) == getattr(shape, name) for name in sizes)

@@ -23,7 +23,8 @@ from beholder.models.backends import Backend, Fetch
 from beholder.models.clip_vit import ClipVisionTower
 from beholder.models.devices import device_name, find_device
 from beholder.models.forms import build_backend, default_batch_size
-from beholder.models.precision import Precision, ScoringHead, weights_sha256
+from beholder.models.precision import ScoringHead, weights_sha256
+from beholder.models.precisions import Precision
 from beholder.models.trials import FIRST_CUDA_BATCH, Situation, find_batch_size, self_check
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Engine:
         self._backend: Backend = build_backend(
             self._tower, self.device, self.precision, compile=compile, num_threads=num_threads
         )
-        self.batch_size = batch_size or default_batch_size(self.device)
+        self.batch_size = batch_size or default_batch_size(self.device, tower.shape)
 
     def embed(self, pixels: npt.NDArray[np.uint8] | Tensor) -> npt.NDArray[np.float32]:
         """(N, S, S, 3) uint8, height x width x RGB, as `beholder.preprocess` gives them -> (N, D) float32, not normalised.

@@ -218,7 +218,8 @@ def get_large(url: str, target: Path, label: str, num_bytes: int | None = None) 
                 return
         except BeholderError as error:
             if "gives no parts" not in str(error) and "does not tell its size" not in str(error):
-                raise UnavailableError(f"cannot get {url}: {error}") from None
+                text = str(error).removeprefix(f"cannot read {url}: ")
+                raise UnavailableError(f"cannot get {url}: {text}") from None
     _get(url, target)
 
 
@@ -227,8 +228,10 @@ def _get(url: str, target: Path) -> None:
     try:
         file_system, inner = _file_system(url)
         file_system.get_file(inner, str(target))
-    except FileNotFoundError:
-        raise UnavailableError(f"cannot get {url}: it does not exist there") from None
+    except FileNotFoundError as error:
+        is_gone = not isinstance(error.__cause__, Exception) or getattr(error.__cause__, "status", None) in (404, 410)
+        reason = "it does not exist there" if is_gone else why(error.__cause__)  # type: ignore[arg-type]
+        raise UnavailableError(f"cannot get {url}: {reason}") from None
     except BeholderError as error:
         raise UnavailableError(f"cannot get {error}") from None
     except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent

@@ -12,10 +12,12 @@ from beholder.models.backends import Backend, CpuBackend, CudaBackend, DirectBac
 from beholder.models.clip_vit import ClipVisionTower
 from beholder.models.packed import PackedTower, find_fault
 from beholder.models.plain import plain_tower
-from beholder.models.precision import Precision
+from beholder.models.precisions import Precision
+from beholder.models.tower_shape import TowerShape
 
-CPU_BATCH = 2
-"""Pictures to a lane: one reads the weights too often; with four, the C library gives memory back and asks for it again."""
+_CPU_BATCH_TOKENS = 514
+"""Tokens to a lane: two pictures of ViT-L/14. With one the weights are read too often; with four the C library gives memory
+back and asks for it again."""
 _MPS_BATCH = 32
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HAS = {
@@ -31,9 +33,13 @@ def candidates(device: torch.device) -> list[Precision]:
     return found.get(device.type, [])
 
 
-def default_batch_size(device: torch.device) -> int | None:
+def default_batch_size(device: torch.device, shape: TowerShape) -> int | None:
     """Pictures computed together; None where it is found by trying."""
-    return {"cpu": CPU_BATCH, "cuda": None}.get(device.type, _MPS_BATCH)
+    return {"cpu": _cpu_batch(shape), "cuda": None}.get(device.type, _MPS_BATCH)
+
+
+def _cpu_batch(shape: TowerShape) -> int:
+    return max(1, _CPU_BATCH_TOKENS // shape.num_tokens)
 
 
 def build_backend(
@@ -62,7 +68,7 @@ def _cpu_backend(tower: ClipVisionTower, precision: Precision, compile: bool, nu
     if precision in ("bf16", "int8"):
         fault = find_fault(tower.activation, int8=precision == "int8")
         if fault is None:
-            packed = PackedTower(tower, CPU_BATCH, int8=precision == "int8")
+            packed = PackedTower(tower, _cpu_batch(tower.shape), int8=precision == "int8")
             return CpuBackend(packed, "packed", num_lanes=num_threads)
         if precision == "int8":
             raise BeholderError(f"--precision int8: {fault}; choose bf16, fp32 or auto")

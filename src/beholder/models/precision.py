@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,6 @@ import torch
 
 from beholder.storage import cache_folder, write_bytes
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-MAX_DRIFT = 0.02
-"""A setting that moves a check picture's score further than this, in units of score, is never chosen by itself."""
 NUM_CHECK_PICTURES = 8
 _REFERENCE_NORM = 17.9956
 """|w| of the default head, sac+logos+ava1-l14-linearMSE."""

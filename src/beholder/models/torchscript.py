@@ -8,9 +8,11 @@ torch's `weights_only` loader turns these files away; so the description is read
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +32,15 @@ _STORAGES = {
 _MAX_DESCRIPTION_BYTES = 64 << 20
 _MAX_CODE_BYTES = 16 << 20
 _MAX_DEPTH = 64
+_MAX_ATTRIBUTES = 200_000
+"""Met on the walk through the modules, shared ones each time; OpenAI's ViT-L/14 with its text tower has a few thousand."""
+_MAX_NAME_CHARS = 1000
+
+
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError, KeyError,
+)  # fmt: skip
+"""What reading a member of a damaged archive raises."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class ScriptArchive:
             with zipfile.ZipFile(self.path) as archive:
                 for name in names:
                     found[name] = _tensor(archive, self.tensors[name])
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
+        except _DAMAGE as error:
             raise HeadError(f"{self.path} is damaged: {_text(error)}; get the file again") from None
         return found
 
@@ -90,9 +101,7 @@ def open_script(path: Path) -> ScriptArchive:
         raise HeadError(f"{path} is refused: it asks to run {error}, and a TorchScript archive of weights does not") from None
     except Exception as error:  # a damaged or hostile pickle can raise nearly anything
         raise HeadError(f"{path} is not a sound TorchScript archive ({_text(error)}); get the file again") from None
-    tensors: dict[str, StoredTensor] = {}
-    _collect(root, "", tensors, 0, path)
-    return ScriptArchive(path, tensors, code)
+    return ScriptArchive(path, _tensors_of(root, path), code)
 
 
 def _code(archive: zipfile.ZipFile) -> str:
@@ -161,17 +170,27 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _collect(node: Any, prefix: str, found: dict[str, StoredTensor], depth: int, path: Path) -> None:
-    """Walk the module tree as `state_dict` does."""
-    if depth > _MAX_DEPTH:
-        raise HeadError(f"{path} is not a sound TorchScript archive: its modules are nested without end")
-    if not isinstance(node, _Module):
-        return
-    for name, value in node.attributes.items():
-        if isinstance(value, StoredTensor):
-            found[prefix + name] = value
-        else:
-            _collect(value, f"{prefix}{name}.", found, depth + 1, path)
+def _tensors_of(root: Any, path: Path) -> dict[str, StoredTensor]:
+    """Walk the modules as `state_dict` does: one that is shared gives its tensors under each of its names.
+
+    Raises HeadError for modules nested without end, or shared so often that they would never be walked through.
+    """
+    found: dict[str, StoredTensor] = {}
+    num_met = 0
+    stack = [(root, "", 0)] if isinstance(root, _Module) else []
+    while stack:
+        module, prefix, depth = stack.pop()
+        num_met += len(module.attributes)
+        if depth > _MAX_DEPTH or num_met > _MAX_ATTRIBUTES:
+            raise HeadError(f"{path} is not a sound TorchScript archive: its modules are nested without end")
+        for name, value in module.attributes.items():
+            if isinstance(value, StoredTensor | _Module) and len(prefix) + len(name) > _MAX_NAME_CHARS:
+                raise HeadError(f"{path} is not a sound TorchScript archive: a name in it is longer than any model's")
+            if isinstance(value, StoredTensor):
+                found[prefix + name] = value
+            elif isinstance(value, _Module):
+                stack.append((value, f"{prefix}{name}.", depth + 1))
+    return found
 
 
 def _tensor(archive: zipfile.ZipFile, stored: StoredTensor) -> torch.Tensor:

@@ -141,11 +141,6 @@ def recognise(shapes: Shapes, where: str, *, num_heads: int | None = None) -> To
     return TowerLayout(f"{names.word} with a head" if bundle else names.word, shape, parts)
 
 
-def holds_a_tower(shapes: Shapes) -> bool:
-    """Whether the names say CLIP image tower, sound or not."""
-    return _found(shapes) is not None
-
-
 def _found(shapes: Shapes) -> tuple[Names, str] | None:
     for names in LAYOUTS:
         for marker in (names.class_token, names.patch):

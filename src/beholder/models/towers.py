@@ -160,10 +160,14 @@ def load_tower(
             f"{place.path} does not say its activation, and the wrong one gives wrong embeddings without an error; say "
             'activation="quick_gelu" (OpenAI\'s weights) or "gelu" (LAION\'s, DataComp\'s) (--activation)'
         )
+    import torch
+
     from beholder.models.clip_vit import build_tower
 
+    with torch.inference_mode(False):  # a tower must serve outside of the caller's inference mode too
+        module = build_tower(file.shape, summary.activation, file.tensors())
     return Tower(
-        module=build_tower(file.shape, summary.activation, file.tensors()), shape=file.shape, activation=summary.activation,
+        module=module, shape=file.shape, activation=summary.activation,
         activation_from=summary.activation_from, backbone=summary.backbone, name=summary.name, sha256=digest,
         sha256_of=digest_of, layout=summary.layout, source=summary.source, licence=summary.licence,
     )  # fmt: skip
@@ -316,12 +320,12 @@ def _of_registry(entries: Sequence[TowerEntry], offline: bool | None, *, is_exac
         except HeadError as error:
             failures.append(str(error))
             if not fetch.is_hub_offline(offline):
-                _logger.warning("%s", error)
+                _logger.info("%s", error)
             continue
         return _Place(path, entry.name, entry.sources[0].url, entry, known_as=entry.name)
-    raise HeadError(
-        failures[0] + (f" (and {len(failures) - 1} other sources of these weights failed too)" if failures[1:] else "")
-    )
+    others = {0: "", 1: " (and the other source of these weights failed too)"}
+    several = f" (and the {len(failures) - 1} other sources of these weights failed too)"
+    raise HeadError(failures[0] + others.get(len(failures) - 1, several))
 
 
 def _weights(path: Path) -> Path:

@@ -16,17 +16,9 @@ from beholder.errors import BeholderError
 from beholder.models.backends import Backend
 from beholder.models.clip_vit import ClipVisionTower
 from beholder.models.devices import device_name
-from beholder.models.forms import CPU_BATCH, build_backend, candidates
-from beholder.models.precision import (
-    MAX_DRIFT,
-    NUM_CHECK_PICTURES,
-    Precision,
-    Remembered,
-    ScoringHead,
-    check_pictures,
-    score_drift,
-    worst_case_drift,
-)
+from beholder.models.forms import build_backend, candidates, default_batch_size
+from beholder.models.precision import NUM_CHECK_PICTURES, Remembered, ScoringHead, check_pictures, score_drift, worst_case_drift
+from beholder.models.precisions import MAX_DRIFT, Precision
 from beholder.models.tower_shape import TowerShape
 
 FIRST_CUDA_BATCH, LAST_CUDA_BATCH = 64, 1024
@@ -121,7 +113,7 @@ def _trial(
         situation.tower, situation.device, precision, compile=situation.compile, num_threads=situation.num_threads
     )
     try:
-        batch = CPU_BATCH if situation.device.type == "cpu" else NUM_CHECK_PICTURES
+        batch = default_batch_size(situation.device, situation.tower.shape) or NUM_CHECK_PICTURES
         pixels = torch.from_numpy(pictures)
 
         def run() -> npt.NDArray[np.float32]:

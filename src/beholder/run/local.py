@@ -65,7 +65,14 @@ def open_run(step: Step, folder: RunFolder) -> str:
     return run_fingerprint
 
 
-def run(step: Step, folder: RunFolder, progress: Progress, on_resume: Callable[[int, int], None] | None = None) -> RunReport:
+def run(
+    step: Step,
+    folder: RunFolder,
+    progress: Progress,
+    on_resume: Callable[[int, int], None] | None = None,
+    *,
+    redo: Callable[[ShardResult], bool] | None = None,
+) -> RunReport:
     """Do every pending shard of `step` in `folder`. While one shard is written, the next one is computed.
 
     Args:
@@ -73,12 +80,15 @@ def run(step: Step, folder: RunFolder, progress: Progress, on_resume: Callable[[
         folder: locked by the caller.
         progress: told rows and bytes as they are done.
         on_resume: told (shards, rows) that were already done, once.
+        redo: asked whether a finished shard is to be done again.
     """
     run_fingerprint = open_run(step, folder)
     results: dict[str, ShardResult] = {}
     for shard in step.shards:
         finished = folder.finished(shard, run_fingerprint)
-        if finished is not None:
+        if finished is not None and redo is not None and redo(finished):
+            folder.forget(shard, finished)
+        elif finished is not None:
             results[shard.name] = finished
     num_resumed = len(results)
     if num_resumed and on_resume is not None:

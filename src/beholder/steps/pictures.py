@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beholder.errors import BeholderError
 from beholder.images.picture import PicturePart, PictureRef, PixelOptions, SourceOptions, Trait
 from beholder.images.pool import DecodePool
 from beholder.images.sources import reader_of
@@ -137,7 +138,11 @@ class PictureStep:
         return stage
 
     def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
-        """Read, decode and embed the pictures of `shards`; the device goes on to the next shard without a pause."""
+        """Read, decode and embed the pictures of `shards`; the device goes on to the next shard without a pause.
+
+        When a source fails, the shards before it are finished first.
+        """
+        failed: BeholderError | None = None
         opened: deque[EmbeddedShard] = deque()
         decode = self.decode
         slots = max(_LEAST_SLOTS, 2 * self.engine.call_size) + 4 * decode.num_workers
@@ -147,8 +152,12 @@ class PictureStep:
             outcomes = pool.map(_refs(self._blocks(shards), opened))
             with contextlib.closing(outcomes):  # type: ignore[type-var]
                 while True:
-                    with self._clock.measure("decode"):
-                        outcome = next(outcomes, None)
+                    outcome = None
+                    try:
+                        with self._clock.measure("decode"):
+                            outcome = next(outcomes, None)
+                    except BeholderError as error:
+                        failed = error
                     if outcome is None:
                         break
                     target, row = outcome.tag
@@ -165,6 +174,8 @@ class PictureStep:
             batches.finish()
             yield from _completed(opened)
             self._pool = None
+        if failed is not None:
+            raise failed
         assert not opened, "a shard was not completed"
 
     def _blocks(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:

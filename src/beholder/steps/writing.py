@@ -79,6 +79,7 @@ class PictureProduct:
         for head in heads:
             if head.dim != dim:
                 raise InputError(f"{head.name} needs {head.dim} dimensions, this tower gives {dim}; use a head made for it")
+        self._dim = dim
         self._reserved = {*self.score_names, EMBEDDING, *([columns.STATUS] if as_csv else [])}
         self._scorer = RowScorer([head.math for head in heads], num_threads=num_threads) if heads else None
         if self._scorer is not None:
@@ -125,7 +126,7 @@ class PictureProduct:
             folder: the run's folder.
         """
         num_rows = len(found.widths)
-        embeddings = np.concatenate(found.embeddings) if found.embeddings else np.empty((0, 1), np.float32)
+        embeddings = np.concatenate(found.embeddings) if found.embeddings else np.empty((0, self._dim), np.float32)
         kept_rows = np.array(found.rows, np.int64)
         order = np.argsort(kept_rows, kind="stable")  # already in order unless a batch was retried
         kept_rows, embeddings = kept_rows[order], embeddings[order]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,8 +15,6 @@ from beholder.errors import InputError
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.picture import PictureError, PicturePart, PictureRef, SourceOptions
 from beholder.images.sources import find_pictures, reader_of
-
-THRESHOLDS = (4.5, 5.0, 5.5, 6.0, 6.5)
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ class Drift:
         return asdict(self) | {"moved": {f"{threshold:g}": count for threshold, count in self.moved.items()}}
 
 
-def measure_drift(
-    exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32], thresholds: Sequence[float] = THRESHOLDS
-) -> Drift:
+def measure_drift(exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32], thresholds: Sequence[float]) -> Drift:
     """Compare (N,) scores with (N,) scores; pictures with NaN in either are left out. Raises InputError when none is left."""
     exact, other = exact.astype(np.float64), other.astype(np.float64)
     both = np.isfinite(exact) & np.isfinite(other)
@@ -60,7 +58,8 @@ def measure_drift(
 def sample_pictures(sources: Sequence[str], most: int) -> list[PictureRef]:
     """Up to `most` pictures, evenly spread over everything that `sources` name; the same ones every time.
 
-    Of a tar, whose length only reading it through can tell, the first ones are taken. Raises InputError.
+    Of a tar whose length only reading it through can tell (up to 1 GiB, packed or remote), the first ones are taken.
+    Raises InputError.
     """
     if most < 1:
         raise InputError("--sample must be at least 1")
@@ -95,5 +94,24 @@ def _spread(count: int, most: int) -> list[int]:
 def _refs(part: PicturePart, quota: int, options: SourceOptions) -> list[PictureRef]:
     """Up to `quota` pictures of a part: evenly spread where its length is known, else the first ones."""
     reader = reader_of(part.kind)
-    stretches = [(0, quota)] if part.num_rows is None else [(row, row + 1) for row in _spread(part.num_rows, quota)]
-    return [ref for start, stop in stretches for block in reader.blocks(part, start, stop, options) for ref in block.refs]
+    if part.num_rows is None:
+        return [ref for block in reader.blocks(part, 0, quota, options) for ref in block.refs]
+    found: list[PictureRef] = []
+    for rows in _stretches(part, _spread(part.num_rows, quota)):
+        wanted, at = set(rows), rows[0]
+        for block in reader.blocks(part, rows[0], rows[-1] + 1, options):
+            found += [ref for row, ref in enumerate(block.refs, at) if row in wanted]
+            at += len(block.refs)
+    return found
+
+
+def _stretches(part: PicturePart, rows: list[int]) -> list[list[int]]:
+    """Rows that are read together, so that nothing is read twice.
+
+    Places (folders, tables, tars) come in one go; of Parquet files with bytes, the rows of a row group; members of zips,
+    which can be packed, are reached one by one.
+    """
+    if part.kind == "zip":
+        return [[row] for row in rows]
+    edges = part.cuts if part.cuts is not None else ()
+    return [list(together) for _, together in itertools.groupby(rows, lambda row: bisect.bisect_right(edges, row))]

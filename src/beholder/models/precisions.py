@@ -1,0 +1,10 @@
+"""The words for what a tower is computed in, and how far a fast one may move a score; nothing is imported here."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+MAX_DRIFT = 0.02
+"""A setting that moves a check picture's score further than this, in units of score, is never chosen by itself."""
