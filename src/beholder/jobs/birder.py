@@ -324,7 +324,7 @@ def predict(
         kind=kind,
     )
     planned = replace(planned, out=out, notes=[*lines, *counting, *planned.notes])
-    return execute(planned, overwrite=flags.overwrite, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
+    return execute(planned, options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 
 def read_classes(path: Path) -> dict[str, int]:

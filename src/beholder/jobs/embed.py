@@ -21,15 +21,7 @@ def embed(
     on_resume: Callable[[int, int], None] = lambda shards, rows: None,
 ) -> RunSummary:
     """Embed pictures; continue where an interrupted run of the same options stopped. See `jobs.score.score`."""
-    planned = plan(options)
-    return execute(
-        planned,
-        overwrite=options.overwrite,
-        retry_rejects=options.retry_rejects,
-        on_plan=on_plan,
-        on_progress=on_progress,
-        on_resume=on_resume,
-    )
+    return execute(plan(options), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 
 def plan(options: EmbedOptions) -> Plan:

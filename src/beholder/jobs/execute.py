@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from beholder import storage
 from beholder.columns import PASSING_REASONS
 from beholder.errors import InputError, OutputError
+from beholder.jobs.options import JobOptions
 from beholder.jobs.output import SCORES, Product, RunOutput
 from beholder.run import local
 from beholder.run.step import Step
@@ -57,9 +58,8 @@ class Plan:
 
 def execute(
     plan: Plan,
+    options: JobOptions,
     *,
-    overwrite: bool,
-    retry_rejects: bool = False,
     on_plan: Callable[[Plan], None],
     on_progress: Callable[[int, int], None],
     on_resume: Callable[[int, int], None],
@@ -68,8 +68,7 @@ def execute(
 
     Args:
         plan: the job.
-        overwrite: start anew where a result exists.
-        retry_rejects: do shards again whose rejects may have been a passing matter.
+        options: say whether to start anew, and whether to do shards with passing rejects again.
         on_plan: told what will be done, once, before it begins.
         on_progress: told (rows, bytes read) as they are done, from one thread.
         on_resume: told (shards, rows) that an earlier run had done.
@@ -83,16 +82,14 @@ def execute(
         out.check_place_for_embeddings()
     identity = fingerprint({"inputs": [shard.identity | {"start": shard.start} for shard in step.shards]})
     summary = _empty_summary(plan, out)
-    if overwrite:
+    if options.overwrite:
         out.clear()
     on_plan(plan)
-    earlier = None if overwrite else out.finished(step, identity)
+    earlier = None if options.overwrite else out.finished(step, identity)
     if earlier is not None:
-        _check_finished(plan, out, earlier, retry_rejects)
+        _check_finished(plan, out, earlier, options.retry_rejects)
         on_resume(len(step.shards), earlier.num_read)
-        summary.add([earlier])
-        summary.rejects = out.rejects if earlier.num_rejected else None
-        return summary
+        return _filled(summary, out, [earlier])
 
     def progress(rows: int, num_bytes: int) -> None:
         summary.num_new += rows
@@ -102,20 +99,26 @@ def execute(
     folder = RunFolder(out.work)
     local.check_folder(step, folder)
     with folder.locked():
-        earlier = None if overwrite else out.matching_result(step, identity)
+        earlier = None if options.overwrite else out.matching_result(step, identity)
         if earlier is not None:  # by a run that finished while this one was getting ready
             out.remove_work()
             raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
         started = time.perf_counter()
-        report = local.run(step, folder, progress, on_resume, redo=_may_change if retry_rejects else None)
+        report = local.run(step, folder, progress, on_resume, redo=_may_change if options.retry_rejects else None)
         summary.bottleneck = plan.waiting_for()
-        summary.add(report.results)
+        _filled(summary, out, report.results)
         if summary.num_read == 0:
             out.discard()
             raise InputError(f"{', '.join(plan.sources)}: zero {plan.unit}, nothing to {plan.verb}")
         out.publish(step, report.results, summary, identity)
         summary.seconds = time.perf_counter() - started
         out.remove_work()
+    return summary
+
+
+def _filled(summary: RunSummary, out: RunOutput, results: Sequence[ShardResult]) -> RunSummary:
+    """The summary with what became of the shards."""
+    summary.add(results)
     summary.rejects = out.rejects if summary.num_rejected else None
     return summary
 

@@ -44,15 +44,7 @@ def score(
     Raises:
         BeholderError: bad input, a refused head, an output in the way, a full disk, ...
     """
-    planned = plan(options)
-    return execute(
-        planned,
-        overwrite=options.overwrite,
-        retry_rejects=options.retry_rejects,
-        on_plan=on_plan,
-        on_progress=on_progress,
-        on_resume=on_resume,
-    )
+    return execute(plan(options), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 
 def plan(options: ScoreOptions) -> Plan:
