@@ -86,3 +86,10 @@ def test_nothing_counted() -> None:
     assert empty == one
     assert one.quantile(0.3) == 5.25
     assert one.standard_deviation == 0
+
+
+def test_quantiles_of_few_scores_are_those_of_numpy() -> None:
+    for scores in ([4.78], [4.461, 4.775], [4.0, 4.859, 4.979]):
+        stats = ScoreStats.of(np.array(scores, np.float32))
+        for q in (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1):
+            assert abs(stats.quantile(q) - np.quantile(np.array(scores, np.float32), q)) < 0.002 * max(scores)

@@ -104,6 +104,12 @@ class Scorer:
         self._num_threads = num_threads
         self._turn = threading.Lock()
 
+    def __repr__(self) -> str:
+        """What it is made of, in a line."""
+        return (
+            f"Scorer({self.tower.name}, {self.head.name}, {self.engine.device}, {self.engine.precision}, {self.pixels.preset})"
+        )
+
     def score(
         self, pictures: Picture | Iterable[Picture], *, on_error: Literal["raise", "nan"] = "raise"
     ) -> float | npt.NDArray[np.float32]:
@@ -225,8 +231,8 @@ def _is_single(pictures: Any) -> bool:
     if isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike):
         return True
     if isinstance(pictures, np.ndarray):
-        return pictures.ndim == 3
-    return _is_image(pictures)
+        return pictures.ndim in (2, 3)
+    return _is_image(pictures) or hasattr(pictures, "read")
 
 
 def _is_image(picture: Any) -> bool:

@@ -92,15 +92,26 @@ class ScoreStats:
         return math.sqrt(self.sum_squared_deviations / self.count) if self.count else math.nan
 
     def quantile(self, q: float) -> float:
-        """The score below which a share `q` in [0, 1] lies, to within one bin (0.2 % of the value); NaN when empty."""
+        """The score below which a share `q` in [0, 1] lies, to within one bin (0.2 % of the value); NaN when empty.
+
+        Between two scores it is interpolated, as NumPy does by default.
+        """
         if self.count == 0:
             return math.nan
-        rank, seen = q * (self.count - 1), 0
+        rank = q * (self.count - 1)
+        below, above = self._ranked(math.floor(rank)), self._ranked(math.ceil(rank))
+        return below + (above - below) * (rank - math.floor(rank))
+
+    def _ranked(self, rank: int) -> float:
+        """The score number `rank`, from 0 for the smallest, to within one bin; the first and the last are exact."""
+        if rank in (0, self.count - 1):
+            return self.minimum if rank == 0 else self.maximum
+        seen = 0
         for index in sorted(self.bins):
             inside = self.bins[index]
             if seen + inside > rank:
                 low, high = max(_bin_edge(index), self.minimum), min(_bin_edge(index + 1), self.maximum)
-                return low + (high - low) * min(1.0, (rank - seen + 0.5) / inside)
+                return low + (high - low) * ((rank - seen + 0.5) / inside)
             seen += inside
         return self.maximum
 

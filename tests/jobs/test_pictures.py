@@ -423,3 +423,30 @@ def test_another_batch_size_is_another_run(tmp_path: Path, photos: Path, small_t
     score(score_options(str(photos), tmp_path / "out", small_tower, plain_head, batch_size=2))
     with pytest.raises(OutputError, match="--batch-size was 2, now it is 3"):
         score(score_options(str(photos), tmp_path / "out", small_tower, plain_head, batch_size=3))
+
+
+def test_auto_goes_on_with_the_precision_it_began_with(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
+) -> None:
+    out = tmp_path / "out"
+    score(score_options(str(photos), out, small_tower, plain_head, precision="bf16"))
+    same = score(score_options(str(photos), out, small_tower, plain_head, precision="auto"))
+    assert same.num_new == 0
+    assert json.loads((out / "beholder.json").read_text())["options"]["--precision"] == "bf16"
+
+
+def test_links_to_a_picture_that_is_listed_are_counted(
+    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
+) -> None:
+    folder = tmp_path / "links"
+    folder.mkdir()
+    shutil.copy(photos / "a" / "p01.png", folder / "real.png")
+    (folder / "alias.png").symlink_to(folder / "real.png")
+    summary = score(score_options(str(folder), tmp_path / "s.parquet", small_tower, plain_head))
+    assert (summary.num_read, summary.num_ignored) == (1, 1)
+
+
+def test_results_are_not_taken_for_pictures(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
+    embed(embed_options(str(photos), tmp_path / "e", small_tower))
+    with pytest.raises(InputError, match="holds results of beholder, not pictures"):
+        score(score_options((str(photos), str(tmp_path / "e")), tmp_path / "s.parquet", small_tower, plain_head))

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from beholder.stats import ScoreStats
 
 _REDRAW_S = 0.1
+_FEW = 20
+"""Fewer scores have no histogram and no thresholds worth a table."""
+_MANY = 10_000
+"""From so many scores on, the histogram leaves out the outermost thousandths."""
 _HISTOGRAM_BINS = 16
 _BAR_WIDTH = 40
 
@@ -109,9 +113,14 @@ def show_summary(summary: RunSummary) -> None:
         if not stats.count:
             console.print("  nothing was scored")
             continue
+        if stats.count == 1:
+            console.print(f"  {stats.mean:.3f}")
+            continue
         console.print(
             f"  mean {stats.mean:.3f}   sd {stats.standard_deviation:.3f}   min {stats.minimum:.3f}   max {stats.maximum:.3f}"
         )
+        if stats.count < _FEW:
+            continue
         console.print("  " + "   ".join(f"{100 * q:g}% {stats.quantile(q):.3f}" for q in QUANTILES))
         for line in histogram_lines(stats):
             console.print("  " + line, markup=False)
@@ -153,7 +162,8 @@ def _count_lines(summary: RunSummary) -> list[str]:
         lines.append(f"{summary.num_read - summary.num_new:,} {summary.unit} had been {summary.done} before")
     lines.append(f"read {summary.num_read:,} = {summary.done} {summary.num_scored:,} + rejected {summary.num_rejected:,}{rate}")
     if summary.num_ignored:
-        lines.append(f"{summary.num_ignored:,} files are no pictures and were left alone")
+        what = "1 file was" if summary.num_ignored == 1 else f"{summary.num_ignored:,} files were"
+        lines.append(f"{what} left alone: no picture, or a link to one that is listed already")
     return lines
 
 
@@ -176,8 +186,10 @@ def preset_lines(summary: RunSummary) -> list[str]:
 
 
 def histogram_lines(stats: ScoreStats) -> list[str]:
-    """A histogram of text: one line a bin, from the 0.1 % to the 99.9 % quantile, edges on round numbers."""
-    low, high = stats.quantile(0.001), stats.quantile(0.999)
+    """A histogram of text: one line a bin, edges on round numbers; of many scores from the 0.1 % to the 99.9 % quantile."""
+    low, high = stats.minimum, stats.maximum
+    if stats.count >= _MANY:
+        low, high = stats.quantile(0.001), stats.quantile(0.999)
     step = _round_step((high - low) / _HISTOGRAM_BINS)
     first, last = int(low // step), int(high // step)
     edges = [index * step for index in range(first, last + 2)]

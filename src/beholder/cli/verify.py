@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import typer
@@ -89,11 +90,17 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
 
     setting = options.setting
     refs = sample_pictures(options.sources, options.sample or SAMPLE_PICTURES)
-    exact = load_scorer(**options.models, precision="fp32")
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", UserWarning)
+        exact = load_scorer(**options.models, precision="fp32")
+    for doubt in doubts:
+        typer.echo(f"warning: {doubt.message}", err=True)
     before = np.asarray(exact.score(picture_bytes(refs), on_error="nan"))
     head = exact.head.name
     del exact  # its tower is as large as the next one
-    other = load_scorer(**options.models, **setting)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said above
+        other = load_scorer(**options.models, **setting)
     after = np.asarray(other.score(picture_bytes(refs), on_error="nan"))
     found = measure_drift(before, after, options.thresholds or THRESHOLDS)
     setting["precision"] = other.engine.precision

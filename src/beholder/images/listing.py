@@ -54,7 +54,7 @@ class Listing:
         sizes: bytes of each, in the same order.
         stamps: what changes when one is written again: its time in nanoseconds, of remote ones a number made of the server's
             tag; 0 where nothing tells.
-        num_ignored: files that are no pictures, no archives and no sidecars of a picture.
+        num_ignored: files that are no pictures, no archives and no sidecars of a picture, and links to pictures listed already.
         tars, parquets, zips: relative paths of archives, natural order.
         has_arrays: whether there are .npy or .npz files.
     """
@@ -130,7 +130,7 @@ class Collector:
         names = names.take(order)
         orphans = _num_orphans(self.sidecars.packed(), names)
         archives = {kind: sorted(paths, key=storage.natural_key) for kind, paths in self.archives.items()}
-        num_ignored = self.num_ignored + orphans
+        num_ignored = self.num_ignored + orphans + len(self._links) - len(kept)
         return Listing(names, sizes[places], stamps[places], num_ignored, has_arrays=self.has_arrays, **archives)
 
     def _kept_links(self) -> list[_Link]:

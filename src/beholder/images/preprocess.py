@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from beholder.images.presets import pixels_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    Picture: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image | npt.NDArray[np.uint8]
+    Picture: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image | npt.NDArray[np.uint8]
 
 
 def preprocess(
@@ -33,7 +33,7 @@ def preprocess(
     """The pixels of one picture as the tower sees them.
 
     Args:
-        picture: a local path or URL, the bytes of a file, a Pillow image (not changed), or a (H, W, 3) uint8 RGB array.
+        picture: a local path or URL, the bytes of a file, a file open for reading bytes, a Pillow image (not changed), or a (H, W, 3) uint8 RGB array.
         preset: "reference" (OpenAI's transform to the bit), "upright", "rgb" or "squash"; see docs/pixels.md.
         size_px: side S of the square.
         crop: share of the short side that is kept, in (0, 1].
@@ -48,6 +48,8 @@ def preprocess(
         InputError: an option cannot be met.
     """
     options = PixelOptions(preset=preset, size_px=size_px, crop=crop, decoder=decoder, max_pixels=max_pixels)
+    if hasattr(picture, "read") and not hasattr(picture, "convert"):  # an open file, not a Pillow image
+        picture = picture.read()
     if isinstance(picture, bytes | bytearray | memoryview):
         return prepare(bytes(picture), options).pixels
     if isinstance(picture, str | os.PathLike):

@@ -187,6 +187,8 @@ def _listed(source: str, options: SourceOptions, inside: tuple[str, ...]) -> Ite
 
 def _folder(source: str, options: SourceOptions) -> Iterator[_Found]:
     """What a folder holds: its pictures, or its tars, or its Parquet files with pictures, or its zips."""
+    if storage.is_local(source) and files.is_result_folder(str(storage.local_path(source))):
+        raise InputError(f"{source} holds results of beholder, not pictures; name it alone to score embeddings")
     if storage.is_local(source):
         listing, base = files.scan_local(str(storage.local_path(source))), files.prefix_of(source)
     else:

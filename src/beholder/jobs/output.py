@@ -18,7 +18,21 @@ from beholder.scores import files
 from beholder.scores.summary import RunSummary
 from beholder.shards import LOCK_FILE, RunFolder, ShardResult, difference
 
-_UNKNOWN_SUFFIXES = {".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db"}
+_UNKNOWN_SUFFIXES = {
+    ".gz",
+    ".zst",
+    ".zip",
+    ".txt",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".feather",
+    ".arrow",
+    ".npy",
+    ".npz",
+    ".db",
+    ".xlsx",
+}
 
 
 @dataclass(frozen=True)
@@ -188,6 +202,13 @@ class RunOutput:
         """Raise OutputError, before any work, when embeddings could not be kept beside the scores."""
         if self.kind != "folder":
             self._check_kept()
+
+    def earlier_options(self) -> Mapping[str, Any]:
+        """The options of the run that this output holds, finished or not; none where there is none."""
+        record = RunFolder(self.work).read_record() if self.work.is_dir() else None
+        record = record or (self._read_sidecar() if self.is_separate else None) or {}
+        options = record.get("options")
+        return options if isinstance(options, dict) else {}
 
     def _clear_up(self) -> None:
         """Remove shards that a finished run left when it was killed; another run that is at it is left alone."""

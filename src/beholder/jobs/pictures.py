@@ -19,6 +19,7 @@ from beholder.jobs.execute import Plan
 from beholder.jobs.options import EmbedOptions, ScoreOptions
 from beholder.jobs.output import EMBEDDINGS, RunOutput
 from beholder.models.heads import Head, load_head
+from beholder.models.precisions import PRECISIONS
 from beholder.models.tower_registry import DEFAULT_TOWER
 from beholder.steps.pictures import DecodeOptions, PictureStep
 from beholder.steps.writing import PictureProduct
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from beholder.models.engine import Engine
     from beholder.models.towers import Tower
 
+Options = ScoreOptions | EmbedOptions
 _CPU_SHARD_PICTURES, _DEVICE_SHARD_PICTURES = 512, 8192
 
 
@@ -61,7 +63,7 @@ def plan_embeddings(options: EmbedOptions, out: str, *, parts: Sequence[PictureP
 
 
 def _plan(
-    options: ScoreOptions | EmbedOptions,
+    options: Options,
     out: str,
     heads: Sequence[Head],
     keep: WriteOptions | None,
@@ -76,7 +78,7 @@ def _plan(
     product = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
     inputs = [part.path for part in parts]
     product.refuse_inputs(inputs)
-    tower, engine, warnings = open_engine(options, heads)
+    tower, engine, warnings = open_engine(_as_before(options, product), heads)
     pixels = options.pixels(tower.shape.image_px)
     beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
     stamp = beside | stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
@@ -116,7 +118,16 @@ def _plan(
     )
 
 
-def open_engine(options: ScoreOptions | EmbedOptions, heads: Sequence[Head]) -> tuple[Tower, Engine, list[str]]:
+def _as_before(options: Options, output: RunOutput) -> Options:
+    """Where a run is continued, "auto" is the precision that it was begun with: another machine's check may choose another."""
+    before = {} if options.overwrite else output.earlier_options()
+    recorded = before.get("--precision")
+    if options.precision != "auto" or recorded not in PRECISIONS:
+        return options
+    return replace(options, precision=recorded)
+
+
+def open_engine(options: Options, heads: Sequence[Head]) -> tuple[Tower, Engine, list[str]]:
     """Load the tower, check that the heads are made for it, and put it on its device; with warnings worth telling."""
     from beholder.models.clip_vit import without_projection
     from beholder.models.engine import Engine
@@ -183,7 +194,7 @@ def _deciding(tower: Tower, engine: Engine, pixels: PixelOptions, compiled: bool
     }
 
 
-def _num_workers(options: ScoreOptions | EmbedOptions, engine: Engine) -> int:
+def _num_workers(options: Options, engine: Engine) -> int:
     """Decode processes: all cores beside a GPU; beside a CPU tower, which keeps all cores busy itself, half of them."""
     if options.workers is not None:
         return options.workers

@@ -49,5 +49,7 @@ class PictureScoreModule(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) RGB, height x width, float in [0, 1], already S x S -> (B,) scores."""
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floats in [0, 1], not {images.dtype}; divide uint8 pixels by 255")
         scores: torch.Tensor = self.head(self.tower.embed_images(images))
         return scores

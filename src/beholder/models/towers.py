@@ -324,6 +324,8 @@ def _of_registry(entries: Sequence[TowerEntry], offline: bool | None, *, is_exac
             continue
         return _Place(path, entry.name, entry.sources[0].url, entry, known_as=entry.name)
     others = {0: "", 1: " (and the other source of these weights failed too)"}
+    if fetch.is_hub_offline(offline):
+        raise HeadError(failures[0])
     several = f" (and the {len(failures) - 1} other sources of these weights failed too)"
     raise HeadError(failures[0] + others.get(len(failures) - 1, several))
 
