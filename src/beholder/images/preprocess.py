@@ -33,7 +33,8 @@ def preprocess(
     """The pixels of one picture as the tower sees them.
 
     Args:
-        picture: a local path or URL, the bytes of a file, a file open for reading bytes, a Pillow image (not changed), or a (H, W, 3) uint8 RGB array.
+        picture: a local path or URL, the bytes of a file, a file open for reading bytes, a Pillow image (not changed), or a
+            (H, W, 3) uint8 RGB array.
         preset: "reference" (OpenAI's transform to the bit), "upright", "rgb" or "squash"; see docs/pixels.md.
         size_px: side S of the square.
         crop: share of the short side that is kept, in (0, 1].
