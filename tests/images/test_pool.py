@@ -363,7 +363,8 @@ def test_nothing_is_left_after_closing() -> None:
     gc.collect()
     assert not any(Path(f"/proc/{process_id}").exists() for process_id in process_ids)  # no zombies either
     open_files, threads, shared = left_over()
-    assert (open_files, threads) == before[:2]
+    assert open_files <= before[0]  # fewer: what an earlier test left to the collector is gone by now
+    assert threads <= before[1]
     assert shared <= before[2]
 
 
