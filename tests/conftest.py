@@ -11,28 +11,35 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for `oracles`
 
 NEEDED = "needs-shared-models"
+NEEDS_BROWSER = "needs-browser"
+_DEMANDS = {
+    "--require-shared-models": (NEEDED, "the public heads"),
+    "--require-browser": (NEEDS_BROWSER, "Chromium"),
+}
+"""Flag -> the word in the reason of a skip that it forbids, and what is missing then."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require-shared-models", action="store_true", help="fail when a test skips for want of the public heads")
+    for flag, (_, what) in _DEMANDS.items():
+        parser.addoption(flag, action="store_true", help=f"fail when a test skips for want of {what}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    config = terminalreporter.config
-    if config.getoption("--require-shared-models") and (missed := _missed(terminalreporter)):
-        terminalreporter.write_line(
-            f"{missed} tests skipped for want of the public heads, which --require-shared-models forbids", red=True
-        )
+    for flag, what, missed in _missed(terminalreporter):
+        terminalreporter.write_line(f"{missed} tests skipped for want of {what}, which {flag} forbids", red=True)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if session.config.getoption("--require-shared-models") and reporter is not None and _missed(reporter):
+    if reporter is not None and _missed(reporter):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _missed(reporter: pytest.TerminalReporter) -> int:
-    return sum(NEEDED in str(report.longrepr) for report in reporter.stats.get("skipped", []))
+def _missed(reporter: pytest.TerminalReporter) -> list[tuple[str, str, int]]:
+    """(flag, what is missing, skipped tests) of each flag that was given and is not met."""
+    reasons = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+    counts = [(flag, what, sum(word in reason for reason in reasons)) for flag, (word, what) in _DEMANDS.items()]
+    return [(flag, what, count) for flag, what, count in counts if count and reporter.config.getoption(flag)]
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]

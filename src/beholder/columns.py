@@ -15,8 +15,11 @@ STAGE = "stage"
 REASON = "reason"
 MESSAGE = "message"
 
-WIDTH, HEIGHT, TRAITS = "width", "height", "traits"
-"""Columns about a picture as stored: pixels, and what makes presets differ for it (words joined by commas)."""
+WIDTH, HEIGHT, TRAITS, NUM_BYTES = "width", "height", "traits", "num_bytes"
+"""Columns about a picture as stored: pixels, what makes presets differ for it (words joined by commas), bytes."""
+
+PICTURES = "pictures"
+"""In the record of pictures: the sources as they were named, the folder they were named in, and the options to read them."""
 
 STATUS_OK = "ok"
 SCORE_SET_FORMAT = "beholder-score-set"

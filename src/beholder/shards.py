@@ -140,6 +140,11 @@ class RunFolder:
         """The record of an earlier run, or None. Raises OutputError when it is damaged."""
         return _read_json(self.record_path)
 
+    def holds_something(self) -> bool:
+        """Whether anything but a lock and half-written files is in it."""
+        own = (LOCK_FILE, ".beholder-")
+        return self.path.is_dir() and not all(entry.name.startswith(own) for entry in self.path.iterdir())
+
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write the record, whole or not at all."""
         storage.write_bytes(str(self.record_path), json.dumps(record, indent=2).encode() + b"\n")

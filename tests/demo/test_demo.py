@@ -117,18 +117,18 @@ def test_interrupted_anywhere_it_continues_to_the_same_result(
 ) -> None:
     folder = tmp_path / "demo"
     with pytest.raises(KeyboardInterrupt):
-        run_demo(folder, **SMALL, say=Told(stop_at))
-    result = run_demo(folder, **SMALL, say=Told())
+        run_demo(folder, **SMALL, find=lambda: None, say=Told(stop_at))
+    result = run_demo(folder, **SMALL, find=lambda: None, say=Told())
     assert contents(folder) == contents(done[0])
     assert result["with_hidden_truth"] == done[1]["with_hidden_truth"]
 
 
 def test_a_lost_head_is_fitted_again_and_everything_scored_again(tmp_path: Path) -> None:
-    run_demo(tmp_path / "demo", num_rows=400, dim=8, say=Told())
+    run_demo(tmp_path / "demo", num_rows=400, dim=8, find=lambda: None, say=Told())
     before = contents(tmp_path / "demo")
     (tmp_path / "demo" / "head.safetensors").write_bytes(b"not a head")
     (tmp_path / "demo" / ".beholder-half.tmp").write_bytes(b"left by a killed run")
-    result = run_demo(tmp_path / "demo", num_rows=400, dim=8, say=Told())
+    result = run_demo(tmp_path / "demo", num_rows=400, dim=8, find=lambda: None, say=Told())
     assert result["score"]["num_new"] == 400
     assert contents(tmp_path / "demo") == before
     assert not (tmp_path / "demo" / ".beholder-half.tmp").exists()

@@ -86,12 +86,13 @@ def test_a_folder_of_pictures_is_scored_like_one_picture_at_a_time(
     assert summary.num_ignored == 1
     assert summary.unit == "pictures"
     found = pl.read_parquet(tmp_path / "s.parquet")
-    assert found.columns == ["sample", "aesthetic_score", "width", "height", "traits"]
+    assert found.columns == ["sample", "aesthetic_score", "width", "height", "traits", "num_bytes"]
     assert all(sample.startswith(str(photos)) for sample in found["sample"])
     expected = plain_scores(found["sample"].to_list(), small_tower, plain_head)
     assert np.abs(found["aesthetic_score"].to_numpy() - expected).max() < 2e-4
     sizes = [Image.open(path).size for path in found["sample"]]
     assert list(zip(found["width"], found["height"], strict=True)) == sizes
+    assert found["num_bytes"].to_list() == [Path(path).stat().st_size for path in found["sample"]]
     rejects = pl.read_parquet(str(tmp_path / "s.parquet.rejects.parquet"))
     assert rejects.rows()[0][:3] == (f"{photos}/a/broken.jpg", "decode", "not_an_image")
     assert "写真 é" in "".join(found["sample"])
@@ -120,6 +121,8 @@ def test_kept_embeddings_are_scored_again_without_pictures(
     stamp = json.loads((Path(summary.embeddings) / "beholder.json").read_text())
     assert (stamp["format"], stamp["normalised"], stamp["dtype"]) == ("beholder-embeddings", True, "float16")
     assert stamp["pixels"]["preset"] == "reference"
+    assert stamp["pictures"]["folder"] == str(Path.cwd())
+    assert stamp["pictures"]["sources"] == [str(copy)]
     again = score(ScoreOptions(sources=summary.embeddings, out=str(tmp_path / "again.parquet"), heads=(str(plain_head),)))
     check_counts(again, 22, 0)
     first = pl.read_parquet(str(tmp_path / out / "scores") if out == "folder" else str(tmp_path / out))
@@ -450,3 +453,17 @@ def test_results_are_not_taken_for_pictures(tmp_path: Path, photos: Path, small_
     embed(embed_options(str(photos), tmp_path / "e", small_tower))
     with pytest.raises(InputError, match="holds results of beholder, not pictures"):
         score(score_options((str(photos), str(tmp_path / "e")), tmp_path / "s.parquet", small_tower, plain_head))
+
+
+@pytest.mark.parametrize("out", ["mine.parquet", "mine.csv", "mine"])
+def test_an_output_in_the_way_is_found_before_the_tower_is_loaded(
+    tmp_path: Path, photos: Path, plain_head: Path, out: str
+) -> None:
+    target = tmp_path / out
+    if target.suffix:
+        target.write_bytes(b"mine")
+    else:
+        target.mkdir()
+        (target / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=f"{out} already exists and"):
+        score(score_options(str(photos), target, tmp_path / "no such tower", plain_head))

@@ -37,23 +37,25 @@ def command(
     sources: str,
     description: str,
     examples: str,
+    argument: str = "sources",
     extra: dict[str, Any] | None = None,
 ) -> Callable[..., None]:
     """A function that Typer turns into a command.
 
     Args:
-        options: a frozen dataclass whose first field is `sources` (may be left out where it has a default) and whose fields
-            with help text become flags.
+        options: a frozen dataclass whose fields with help text become flags.
         run: called with (made options, **extra flags).
         name: of the command.
         sources: help of the argument.
+        argument: the field that is the command's argument: one text, or a tuple of them; needed unless it has a default.
         description: what `--help` says first.
         examples: what it says then.
         extra: further flags that are no options of the job: name -> (type, default, typer.Option).
     """
     made = {item.name: item for item in fields(options) if "help" in item.metadata}
     kinds = typing.get_type_hints(options)
-    parameters = [_sources_parameter(options, sources)]
+    is_tuple = get_origin(kinds[argument]) is tuple
+    parameters = [_argument(options, argument, is_tuple, sources)]
     parameters += [_parameter(item, kinds[item.name], _panel(options, item.name)) for item in made.values()]
     parameters += [
         inspect.Parameter(extra_name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, flag])
@@ -61,7 +63,8 @@ def command(
     ]
 
     def called(**given: Any) -> None:
-        values: dict[str, Any] = {"sources": tuple(given.pop("sources") or ())}
+        named = given.pop(argument)
+        values: dict[str, Any] = {argument: tuple(named or ()) if is_tuple else named}
         for field_name, item in made.items():
             value = given.pop(field_name)
             if value is None or (value == [] and item.default is not MISSING):
@@ -80,13 +83,14 @@ def command(
     return called
 
 
-def _sources_parameter(options: type, text: str) -> inspect.Parameter:
-    """The command's argument: needed unless the options' `sources` have a default."""
-    (item,) = [item for item in fields(options) if item.name == "sources"]
+def _argument(options: type, name: str, is_tuple: bool, text: str) -> inspect.Parameter:
+    """The command's argument: needed unless the options have a default for it."""
+    (item,) = [item for item in fields(options) if item.name == name]
+    plain = list[str] if is_tuple else str
     kind, positional = inspect.Parameter.POSITIONAL_OR_KEYWORD, typer.Argument(help=text, show_default=False)
     if item.default is MISSING:
-        return inspect.Parameter("sources", kind, annotation=Annotated[list[str], positional])
-    return inspect.Parameter("sources", kind, default=None, annotation=Annotated[list[str] | None, positional])
+        return inspect.Parameter(name, kind, annotation=Annotated[plain, positional])
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[plain | None, positional])
 
 
 def _panel(options: type, name: str) -> str | None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from beholder import storage
 from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SIDECAR_SUFFIX
-from beholder.demo.photographs import find_photographs, real_models, score_photographs, untrained_models
+from beholder.demo.photographs import Photographs, find_photographs, real_models, score_photographs, untrained_models
 from beholder.demo.picture import draw_histogram, require_matplotlib
 from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
 from beholder.errors import InputError, OutputError, writing_failed
@@ -97,7 +97,14 @@ class _Clock:
 
 
 def run_demo(
-    folder: Path, *, num_rows: int = 1_000_000, dim: int = 768, seed: int = 0, real: bool = False, say: Say = print
+    folder: Path,
+    *,
+    num_rows: int = 1_000_000,
+    dim: int = 768,
+    seed: int = 0,
+    real: bool = False,
+    find: Callable[[], Photographs | None] = find_photographs,
+    say: Say = print,
 ) -> dict[str, Any]:
     """Make synthetic embeddings with a hidden preference, fit a head to noisy ratings of a part, score all, and compare.
 
@@ -110,6 +117,7 @@ def run_demo(
         dim: dimensions of a row, >= 2.
         seed: draws everything, >= 0.
         real: score the photographs with the default tower and head, which are fetched first.
+        find: gives the photographs; None: there are none to score.
         say: takes each line of the account.
 
     Returns:
@@ -132,9 +140,7 @@ def run_demo(
     summary = _score(place, clock, say)
     truth = _compare(place, options, clock, say)
     with clock.step("photographs"):
-        pictures = score_photographs(
-            place.photographs, find_photographs(), models or untrained_models(place.photographs, seed), say
-        )
+        pictures = score_photographs(place.photographs, find(), models or untrained_models(place.photographs, seed), say)
     result = {
         "synthetic": True,
         "note": SYNTHETIC_NOTE,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
 
 from beholder.columns import EMBEDDING_DTYPES, EMBEDDING_FORMATS, EmbeddingDtype, EmbeddingFormat
 from beholder.embeddings.folder_labels import FolderLabels
@@ -14,23 +14,12 @@ from beholder.models.precisions import PRECISIONS, Precision
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.models.tower_registry import DEFAULT_TOWER
 from beholder.models.tower_shape import ACTIVATIONS, TowerActivation
+from beholder.options import option
 
 SMALLEST_MEMORY = 64_000_000
 
 PrecisionChoice = Precision | Literal["auto"]
 PRECISION_CHOICES: tuple[PrecisionChoice, ...] = ("auto", *PRECISIONS)
-
-
-def option(default: Any, text: str, **more: Any) -> Any:
-    """A field that is a flag too.
-
-    Args:
-        default: its default.
-        text: what it means; the flag's help.
-        more: `flag`: the flag's names where they are not the field's; `shown`: how the default is told;
-            `read`: how text becomes the value ("bytes"); `choices`: the values that are allowed; `least`: the smallest number.
-    """
-    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True, kw_only=True)

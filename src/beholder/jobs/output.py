@@ -35,6 +35,9 @@ _UNKNOWN_SUFFIXES = {
 }
 
 
+_NOT_BY_US = "already exists and was not written by this command; use --overwrite, or another output"
+
+
 @dataclass(frozen=True)
 class Product:
     """What a kind of job writes.
@@ -154,8 +157,7 @@ class RunOutput:
 
         Raises OutputError when something else is in the way.
         """
-        if self._is_foreign():
-            raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
+        self.check_place()
         if not self.is_separate or not storage.exists(self._sidecar if self.kind == "folder" else self.out):
             return None
         result = self.matching_result(step, identity)
@@ -166,12 +168,19 @@ class RunOutput:
         if self.work.is_dir() and (self.is_local or record is None):
             return None
         if record is None:
-            raise OutputError(
-                f"{self.out} already exists and was not written by this command; use --overwrite, or another output"
-            )
+            raise OutputError(f"{self.out} {_NOT_BY_US}")
         changed = difference(record.get("options") or {}, step.options)
         changed = f"with other options: {changed}" if changed else "and was made from other inputs"
         raise OutputError(f"{self.out} already exists {changed}; use --overwrite, or another output")
+
+    def check_place(self) -> None:
+        """Raise OutputError, before anything is loaded, when something that is no run of ours stands where the result goes."""
+        folder = RunFolder(self.work)
+        is_strange = not self.is_separate and folder.read_record() is None and folder.holds_something()
+        if is_strange or self._is_foreign():
+            raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
+        if self.kind != "folder" and storage.exists(self.out) and self._read_sidecar() is None and not self.work.is_dir():
+            raise OutputError(f"{self.out} {_NOT_BY_US}")
 
     def matching_result(self, step: Step, identity: str) -> ShardResult | None:
         """The result that stands in the record beside the output, when it is of these options and inputs."""

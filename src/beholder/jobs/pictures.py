@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from beholder import columns
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Options = ScoreOptions | EmbedOptions
 _CPU_SHARD_PICTURES, _DEVICE_SHARD_PICTURES = 512, 8192
+_MOST_SOURCES = 1000
+"""Of more sources (every file of a folder by the shell) no list is kept in the record; their samples are their paths."""
 
 
 def plan_scores(options: ScoreOptions, out: str) -> Plan:
@@ -78,10 +80,13 @@ def _plan(
     product = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
     inputs = [part.path for part in parts]
     product.refuse_inputs(inputs)
+    if not options.overwrite:
+        product.check_place()
     tower, engine, warnings = open_engine(_as_before(options, product), heads)
     pixels = options.pixels(tower.shape.image_px)
     beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
     stamp = beside | stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
+    stamp[columns.PICTURES] = _where(options)
     step = PictureStep(
         parts,
         engine,
@@ -172,6 +177,17 @@ def stamp_of(
         "precision": engine.describe(),
         **({} if keep is None else {"normalised": keep.normalise, "dtype": keep.dtype}),
         "software": {name: version(name) for name in ("torch", "pillow", "numpy")},
+    }
+
+
+def _where(options: Options) -> dict[str, Any]:
+    """JSON-ready: where the pictures were found, so that they can be shown, copied or packed later."""
+    few = len(options.sources) <= _MOST_SOURCES
+    return {
+        "sources": list(options.sources) if few else None,
+        "folder": str(Path.cwd()),
+        "sample_column": options.sample_column,
+        "picture_column": options.picture_column,
     }
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from beholder.errors import InputError
 from beholder.images.picture import DECODERS, PRESETS, Decoder, PixelOptions, Preset
-from beholder.jobs.options import PRECISION_CHOICES, PrecisionChoice, option
+from beholder.jobs.options import PRECISION_CHOICES, PrecisionChoice
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.models.tower_registry import DEFAULT_TOWER
+from beholder.options import option
 
 SAMPLE_PICTURES = 200
 _DRIFT_ONLY = {

@@ -11,7 +11,7 @@ from typing import Any
 from beholder import storage
 from beholder.errors import OutputError
 from beholder.run.step import Progress, Step
-from beholder.shards import LOCK_FILE, RunFolder, Shard, ShardResult, difference, fingerprint
+from beholder.shards import RunFolder, Shard, ShardResult, difference, fingerprint
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def check_folder(step: Step, folder: RunFolder) -> bool:
                 "name all of them to continue, --overwrite to start anew, or another output"
             )
         return True
-    if any(entry.name != LOCK_FILE and not entry.name.startswith(".beholder-") for entry in folder.path.iterdir()):
+    if folder.holds_something():
         raise OutputError(f"{folder.path} already exists and is not a beholder run; choose another output, or remove it")
     return False
 

@@ -39,7 +39,7 @@ class EmbeddedShard:
         labels: tables of N rows together, `sample` first.
         rows: which pictures have an embedding.
         embeddings: (B, D) float32 pieces, together one row per entry of `rows`.
-        widths, heights, traits: as stored; 0 where unknown.
+        widths, heights, traits, num_bytes: as stored; 0 where unknown.
         rejects: picture number -> (stage, reason, message).
         num_rows: N, once the source has been read to the shard's end.
         num_done: pictures whose end is known.
@@ -52,6 +52,7 @@ class EmbeddedShard:
     widths: list[int] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
     traits: list[Trait] = field(default_factory=list)
+    num_bytes: list[int] = field(default_factory=list)
     rejects: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     num_rows: int | None = None
     num_done: int = 0
@@ -164,10 +165,10 @@ class PictureStep:
                     progress(1, outcome.num_bytes)
                     if outcome.error is not None:
                         target.rejects[row] = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
-                        _describe(target, row, 0, 0, Trait.NONE)
+                        _describe(target, row, 0, 0, Trait.NONE, 0)
                         target.num_done += 1
                     else:
-                        _describe(target, row, outcome.width, outcome.height, outcome.traits)
+                        _describe(target, row, outcome.width, outcome.height, outcome.traits, outcome.num_bytes)
                         outcome.take(batches.place_for(target, row))
                         batches.send_if_full()
                     yield from _completed(opened)
@@ -191,12 +192,13 @@ class PictureStep:
         return self.product.write(shard, self._index[shard.name], computed, Path(folder))
 
 
-def _describe(target: EmbeddedShard, row: int, width: int, height: int, traits: Trait) -> None:
+def _describe(target: EmbeddedShard, row: int, width: int, height: int, traits: Trait, num_bytes: int) -> None:
     """Note what is known of a picture; outcomes come in order."""
     assert len(target.widths) == row, "outcomes out of order"
     target.widths.append(width)
     target.heights.append(height)
     target.traits.append(traits)
+    target.num_bytes.append(num_bytes)
 
 
 def _refs(

@@ -36,6 +36,7 @@ class Embedded(Protocol):
     widths: list[int]
     heights: list[int]
     traits: list[Trait]
+    num_bytes: list[int]
     rejects: dict[int, tuple[str, str, str]]
 
 
@@ -212,7 +213,7 @@ def trait_words(traits: Trait) -> list[str]:
 
 
 def _labels(found: Embedded, reserved: set[str]) -> pa.Table:
-    """What is known of each picture: what the source said, then width, height (unless it said so) and traits.
+    """What is known of each picture: what the source said, then width, height, traits and bytes, unless it said so.
 
     A column of the source that has the name of one of ours is called source_NAME.
     """
@@ -224,6 +225,7 @@ def _labels(found: Embedded, reserved: set[str]) -> pa.Table:
         columns.WIDTH: pa.array(found.widths, pa.int32(), mask=~np.array(known, bool)),
         columns.HEIGHT: pa.array(found.heights, pa.int32(), mask=~np.array(known, bool)),
         columns.TRAITS: pa.array([",".join(trait_words(traits)) for traits in found.traits], pa.string()),
+        columns.NUM_BYTES: pa.array(found.num_bytes, pa.int64(), mask=~np.array(known, bool)),
     }
     for name, column in measured.items():
         if name not in labels.column_names:

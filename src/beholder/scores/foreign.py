@@ -1,0 +1,137 @@
+"""The place of scores in, the files that hold them, as Parquet, and what belongs to them (record, rejects, embeddings) out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from beholder import columns, storage
+from beholder.errors import InputError
+
+_PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class ScorePlace:
+    """What lies where the user pointed.
+
+    Attributes:
+        files: Parquet or CSV files with scores, in natural order; at least one.
+        record: of a run of `beholder score`; {} for other people's.
+        rejects: Parquet files of rejected rows.
+        embeddings: a set of embeddings that was kept beside the scores, or None.
+    """
+
+    files: list[str]
+    record: dict[str, Any] = field(default_factory=dict)
+    rejects: tuple[str, ...] = ()
+    embeddings: str | None = None
+
+
+def find_scores(source: str) -> ScorePlace:
+    """Look at a folder, file or glob, local or remote. Raises InputError when there are no scores."""
+    if not source:
+        raise InputError("the name of the scores is empty (an unset variable?)")
+    if storage.is_glob(source) and not (storage.is_local(source) and storage.exists(source)):
+        found = sorted((name for name in storage.expand_glob(source) if _is_table(name)), key=storage.natural_key)
+        if not found:
+            raise InputError(f"nothing that matches {source} is a Parquet or CSV file")
+        return ScorePlace(found)
+    base = source.rstrip("/") or source
+    if storage.is_folder(base):
+        return _folder(base)
+    if not storage.exists(base):
+        raise InputError(f"{source} does not exist; name what `beholder score` wrote, or a Parquet or CSV file with scores")
+    if not _is_table(base):
+        raise InputError(
+            f"{source}: scores are read from .parquet, .csv or a folder of them; is it what `beholder score` wrote?"
+        )
+    rejects, kept = base + columns.REJECTS_SUFFIX, f"{base}.{columns.EMBEDDINGS_FOLDER}"
+    return ScorePlace(
+        [base],
+        _read_record(base + columns.SIDECAR_SUFFIX),
+        (rejects,) if storage.exists(rejects) else (),
+        kept if storage.is_folder(kept) else None,
+    )
+
+
+def _folder(base: str) -> ScorePlace:
+    """A run's folder, or any folder of tables."""
+    record = _read_record(f"{base}/{columns.STAMP_FILE}")
+    if record.get("format") == columns.EMBEDDINGS_FORMAT:
+        raise InputError(f"{base} holds embeddings, no scores; score them first: beholder score {base}")
+    inside = f"{base}/{columns.SCORES_FOLDER}"
+    is_run = storage.is_folder(inside)
+    files = [name for name in storage.list_files(inside if is_run else base) if _is_table(name)]
+    if not is_run:
+        files = [name for name in files if not name.endswith(columns.REJECTS_SUFFIX)]
+    if not files:
+        raise InputError(f"{base} holds no Parquet or CSV files with scores; name what `beholder score` wrote")
+    if len({PurePosixPath(name).suffix.lower() in _CSV for name in files}) > 1:
+        raise InputError(f"{base} holds both CSV and Parquet files; name those you mean, for example '{base}/*.parquet'")
+    rejects, kept = f"{base}/{columns.REJECTS_FOLDER}", f"{base}/{columns.EMBEDDINGS_FOLDER}"
+    return ScorePlace(
+        sorted(files, key=storage.natural_key),
+        record,
+        tuple(storage.list_files(rejects)) if is_run and storage.is_folder(rejects) else (),
+        kept if is_run and storage.is_folder(kept) else None,
+    )
+
+
+def _is_table(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in (*_PARQUET, *_CSV)
+
+
+def _read_record(path: str) -> dict[str, Any]:
+    if not storage.exists(path):
+        return {}
+    try:
+        record = json.loads(storage.read_range(path, 0, storage.size(path)))
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def as_parquet(path: str, target: Path) -> Path:
+    """A local Parquet file with the same rows: `path` itself where it is one, else `target`, made of it. Raises InputError."""
+    if PurePosixPath(path).suffix.lower() in _PARQUET:
+        if storage.is_local(path):
+            return storage.local_path(path)
+        with storage.open_binary(path) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 22)
+        return target
+    delimiter = "\t" if path.lower().endswith(".tsv") else ","
+    try:
+        with storage.open_binary(path) as source:
+            _convert(source, delimiter, target)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} cannot be read as CSV: {' '.join(str(error).split())[:300]}") from None
+    return target
+
+
+def _convert(source: Any, delimiter: str, target: Path) -> None:
+    """CSV to Parquet, piece by piece; columns that name rows stay text, and `nan` and empty fields are null numbers."""
+    header = pa.csv.open_csv(
+        source, parse_options=pa.csv.ParseOptions(delimiter=delimiter), read_options=pa.csv.ReadOptions(block_size=1 << 20)
+    ).schema
+    source.seek(0)
+    kinds = {name: pa.large_string() for name in header.names if name in columns.SAMPLE_COLUMN_NAMES}
+    for item in header:  # later rows may hold fractions, or text after a first piece without any
+        if item.name not in kinds and (pa.types.is_integer(item.type) or pa.types.is_null(item.type)):
+            kinds[item.name] = pa.float64() if pa.types.is_integer(item.type) else pa.large_string()
+    reader = pa.csv.open_csv(
+        source,
+        read_options=pa.csv.ReadOptions(block_size=8 << 20),
+        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(column_types=kinds, strings_can_be_null=False, null_values=["", "nan", "NaN"]),
+    )
+    with pq.ParquetWriter(target, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)

@@ -1,0 +1,275 @@
+"""Where scores are in (a folder, Parquet or CSV, a glob, a table), one row-ordered view of them out, read piece by piece."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import columns, storage
+from beholder.errors import InputError
+from beholder.models.registry import DEFAULT_HEAD
+from beholder.scores import foreign
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROW = "beholder_row"
+"""Column of `ScoreSet.register`'s view: the row's place in the set, from 0."""
+
+_DUCKDB_NAMES = {"file_index", "file_row_number", ROW}
+
+_V1_HEAD = "sa_0_4_vit_l_14_linear"
+KNOWN_SCORE_COLUMNS: dict[str, str | None] = {
+    columns.AESTHETIC_SCORE: None,
+    "AESTHETIC_SCORE": DEFAULT_HEAD,
+    "aesthetic_score_laion_v2": DEFAULT_HEAD,
+    "aesthetic": _V1_HEAD,
+    "score": None,
+}
+"""Names of score columns in other people's tables, and the head behind them where it is known: LAION's
+improved_aesthetics sets, COYO-700M, LAION's aesthetic sets of version 1 (docs/formats.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSet:
+    """Scored rows in a fixed order: that of the files, natural by name, and of the rows in each.
+
+    Attributes:
+        source: as the user named it, for messages.
+        files: local Parquet files in row order; () for a table in memory.
+        table: the rows, where they were given as a data frame.
+        row_counts: rows of each file (one number for a table).
+        schema: all columns of all files, by the names they have there.
+        sample_column: which of them names the rows.
+        score_columns: which of them are scores, at least one; float32 or float64, NULL or NaN where there is none.
+        head_names: score column -> the head it is by, or None where nobody says.
+        record: what the set says about itself (docs/formats.md); {} for other people's.
+        rejects: Parquet files of rejected rows; () when there are none.
+        embeddings: where the embeddings of these rows were kept, or None.
+    """
+
+    source: str
+    files: tuple[Path, ...] = ()
+    table: pa.Table | None = None
+    row_counts: tuple[int, ...]
+    schema: pa.Schema
+    sample_column: str
+    score_columns: tuple[str, ...]
+    head_names: dict[str, str | None] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    rejects: tuple[str, ...] = ()
+    embeddings: str | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files."""
+        return sum(self.row_counts)
+
+    @property
+    def metadata_columns(self) -> list[str]:
+        """All columns but the sample and the scores, in order."""
+        return [name for name in self.schema.names if name != self.sample_column and name not in self.score_columns]
+
+    def batches(self, names: Sequence[str], *, num_rows: int = 1 << 20) -> Iterator[pa.Table]:
+        """Rows in order, `names` of `schema` as columns, at most `num_rows` at a time; memory does not grow with the set.
+
+        A file that lacks a column gives nulls. Types are those of `schema`.
+        """
+        wanted = pa.schema([self.schema.field(name) for name in names])
+        if self.table is not None:
+            for start in range(0, self.table.num_rows, num_rows):
+                yield self.table.select(list(names)).slice(start, num_rows)
+            return
+        for path in self.files:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                present = [name for name in names if name in file.schema_arrow.names]
+                if not present:
+                    yield from _nulls(file.metadata.num_rows, wanted, num_rows)
+                    continue
+                for batch in file.iter_batches(batch_size=num_rows, columns=present):
+                    yield _as_schema(pa.table(batch), wanted)
+
+    def scores(self, name: str) -> npt.NDArray[np.float32]:
+        """A score column as (N,) float32, NaN where there is no score. 4 bytes a row."""
+        found = np.empty(self.num_rows, np.float32)
+        at = 0
+        for batch in self.batches([name]):
+            column = pc.fill_null(batch.column(0).cast(pa.float32()), float("nan"))
+            found[at : at + len(column)] = column.to_numpy()
+            at += len(column)
+        if at != self.num_rows:
+            raise InputError(f"{self.source}: {at:,} rows were read where {self.num_rows:,} were counted; did a file change?")
+        return found
+
+    def samples(self) -> Iterator[pa.ChunkedArray]:
+        """Names of the rows in order, as large strings; a row without a name is called after its number, `#17`."""
+        at = 0
+        for batch in self.batches([self.sample_column]):
+            names = batch.column(0)
+            names = names.cast(pa.large_string())
+            if names.null_count:
+                numbers = pa.array([f"#{row}" for row in range(at, at + len(names))], pa.large_string())
+                names = pc.coalesce(names, numbers)
+            yield names
+            at += len(names)
+
+    def register(self, connection: duckdb.DuckDBPyConnection, view: str = "scores") -> None:
+        """Make the set known to DuckDB as `view`: all columns under their names, `sample` among them, and ROW (BIGINT).
+
+        Reading by DuckDB is out of core; rows may come in any order, so put results in order by ROW.
+        """
+        renamed = [] if self.sample_column == columns.SAMPLE else [f"{quoted(self.sample_column)} AS {columns.SAMPLE}"]
+        if self.table is not None:
+            numbered = self.table.append_column(ROW, pa.array(np.arange(self.table.num_rows, dtype=np.int64)))
+            connection.register(f"{view}_rows", numbered)
+            connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join(['*', *renamed])} FROM {view}_rows")
+            return
+        starts = [0, *accumulate(self.row_counts)][:-1]
+        row = f"file_row_number + ([{', '.join(map(str, starts))}]::BIGINT[])[file_index::BIGINT + 1] AS {ROW}"
+        paths = ", ".join(text_literal(str(path)) for path in self.files)
+        names = ", ".join(["*", *renamed, row])
+        connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM read_parquet([{paths}], union_by_name = true)")
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text_literal(text: str) -> str:
+    """A text as SQL takes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextlib.contextmanager
+def open_scores(
+    source: str | pa.Table, *, score_column: str | None = None, sample_column: str | None = None
+) -> Iterator[ScoreSet]:
+    """Open scores; what had to be converted (CSV, remote files) stands in a temporary folder until the end.
+
+    Args:
+        source: the output of `beholder score` (a folder, .parquet or .csv), any Parquet or CSV file with a column of scores,
+            a folder or glob of such files, local or remote; or an Arrow table.
+        score_column: the column with scores; None: what the set itself says, else a known name.
+        sample_column: the column that names rows; None: found by its usual names.
+
+    Raises:
+        InputError: nothing there, no scores in it, files that do not fit together.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="beholder-scores-"))
+    try:
+        yield _opened(source, score_column, sample_column, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _opened(source: str | pa.Table, score_column: str | None, sample_column: str | None, scratch: Path) -> ScoreSet:
+    if isinstance(source, pa.Table):
+        schema, record = source.schema, _record_in(source.schema)
+        found = _columns_of(schema, record, "the table", score_column, sample_column)
+        return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=schema, record=record, **found)
+    place = foreign.find_scores(source)
+    files = tuple(foreign.as_parquet(path, scratch / f"{i:06d}.parquet") for i, path in enumerate(place.files))
+    schemas, counts = [], []
+    for path, name in zip(files, place.files, strict=True):
+        with storage.open_parquet(str(path)) as file:
+            schemas.append(file.schema_arrow)
+            counts.append(file.metadata.num_rows)
+        if not schemas[-1].names:
+            raise InputError(f"{name} has no columns; leave it out")
+    record = place.record or next((found for schema in schemas if (found := _record_in(schema))), {})
+    try:
+        schema = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise InputError(f"{source}: files do not fit together: {' '.join(str(error).split())[:200]}") from None
+    chosen = _columns_of(schema, record, source, score_column, sample_column)
+    return ScoreSet(
+        source=source,
+        files=files,
+        row_counts=tuple(counts),
+        schema=schema,
+        record=record,
+        rejects=place.rejects,
+        embeddings=place.embeddings,
+        **chosen,
+    )
+
+
+def _record_in(schema: pa.Schema) -> dict[str, Any]:
+    """What a file of ours says about itself; {} for others."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"beholder", b"{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _columns_of(
+    schema: pa.Schema, record: dict[str, Any], source: str, score_column: str | None, sample_column: str | None
+) -> dict[str, Any]:
+    """`sample_column`, `score_columns` and `head_names` of a set. Raises InputError."""
+    names = schema.names
+    taken = next((name for name in names if name.lower() in _DUCKDB_NAMES), None)
+    if taken is not None:
+        raise InputError(f"{source} has a column {taken!r}, a name that reading it needs itself; rename it")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{source} has two columns named {twice!r}; rename one")
+    if sample_column is None:
+        sample_column = next((name for name in columns.SAMPLE_COLUMN_NAMES if name in names), None)
+    if sample_column is None or sample_column not in names:
+        wanted = f"no column {sample_column!r}" if sample_column else "no column that names rows (sample, key, path, url, ...)"
+        raise InputError(f"{source} has {wanted}; it has {', '.join(names[:20])}; name one with --sample-column")
+    heads = {
+        name: head.get("name")
+        for name, head in zip(record.get("score_columns") or [], record.get("heads") or [], strict=False)
+        if isinstance(head, dict)
+    }
+    if score_column is not None:
+        if score_column not in names:
+            raise InputError(f"{source} has no column {score_column!r}; it has {', '.join(names[:20])}")
+        found = [score_column]
+    else:
+        found = [name for name in heads if name in names] or [name for name in KNOWN_SCORE_COLUMNS if name in names][:1]
+    if not found:
+        raise InputError(
+            f"{source} has no column of scores that is known; it has {', '.join(names[:20])}; name it with --score-column"
+        )
+    for name in found:
+        kind = schema.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+            raise InputError(f"{source}: column {name!r} is no column of numbers but {kind}; name another with --score-column")
+    return {
+        "sample_column": sample_column,
+        "score_columns": tuple(found),
+        "head_names": {name: heads.get(name) or KNOWN_SCORE_COLUMNS.get(name) for name in found},
+    }
+
+
+def _nulls(num_rows: int, schema: pa.Schema, at_once: int) -> Iterator[pa.Table]:
+    for start in range(0, num_rows, at_once):
+        count = min(at_once, num_rows - start)
+        yield pa.table([pa.nulls(count, item.type) for item in schema], schema=schema)
+
+
+def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly these columns and types; those it lacks are null."""
+    present = set(table.column_names)
+    ready = [
+        table.column(item.name).cast(item.type) if item.name in present else pa.nulls(table.num_rows, item.type)
+        for item in schema
+    ]
+    return pa.table(ready, schema=schema)

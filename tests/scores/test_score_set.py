@@ -1,0 +1,181 @@
+"""Score sets opened from every place they may stand in: rows in order, columns and heads found, what is odd refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beholder.errors import InputError
+from beholder.jobs.score import ScoreOptions, score
+from beholder.models.registry import DEFAULT_HEAD
+from beholder.scores.score_set import ROW, ScoreSet, open_scores, quoted, text_literal
+
+COUNTS = {"part_2": 3, "part_10": 4, "part_1": 0}
+
+
+def table(first: int, count: int, **more: Any) -> pa.Table:
+    rows = range(first, first + count)
+    columns = {"sample": [f"p{row}.jpg" for row in rows], "aesthetic_score": pa.array([row / 8 for row in rows], pa.float32())}
+    return pa.table({**columns, **more})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three files whose natural order differs from that of their text; only one of them has captions."""
+    place = tmp_path / "set"
+    place.mkdir()
+    pq.write_table(table(0, 0), place / "part_1.parquet")
+    pq.write_table(table(0, 3), place / "part_2.parquet")
+    pq.write_table(table(3, 4, caption=["a", None, "c", "d"]), place / "part_10.parquet", row_group_size=3)
+    return place
+
+
+def rows_of(scores: ScoreSet, *names: str) -> list[dict[str, Any]]:
+    return [row for batch in scores.batches(names) for row in batch.to_pylist()]
+
+
+def by_duckdb(scores: ScoreSet, names: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect() as connection:
+        scores.register(connection)
+        return connection.execute(f"SELECT {names} FROM scores ORDER BY {ROW}").fetchall()
+
+
+def test_rows_come_in_natural_order_and_lacking_columns_are_null(folder: Path) -> None:
+    with open_scores(str(folder)) as scores:
+        assert scores.num_rows == 7
+        assert scores.row_counts == (0, 3, 4)
+        assert (scores.sample_column, scores.score_columns, scores.metadata_columns) == (
+            "sample",
+            ("aesthetic_score",),
+            ["caption"],
+        )
+        assert scores.head_names == {"aesthetic_score": None}
+        expected = [(f"p{row}.jpg", caption) for row, caption in enumerate([None, None, None, "a", None, "c", "d"])]
+        assert [tuple(row.values()) for row in rows_of(scores, "sample", "caption")] == expected
+        np.testing.assert_array_equal(scores.scores("aesthetic_score"), np.arange(7, dtype=np.float32) / 8)
+        assert [name for names in scores.samples() for name in names.to_pylist()] == [name for name, _ in expected]
+        wanted = [(row, name, row / 8, caption) for row, (name, caption) in enumerate(expected)]
+        assert by_duckdb(scores, f"{ROW}, sample, aesthetic_score, caption") == wanted
+
+
+def test_pieces_are_as_small_as_asked_for(folder: Path) -> None:
+    with open_scores(str(folder)) as scores:
+        counts = [batch.num_rows for batch in scores.batches(["sample"], num_rows=2)]
+        assert (sum(counts), max(counts)) == (7, 2)
+
+
+def test_a_table_in_memory_is_a_set(folder: Path) -> None:
+    given = table(0, 5, width=[1, 2, None, 4, 5])
+    with open_scores(given) as scores:
+        assert scores.num_rows == 5
+        assert [row["width"] for row in rows_of(scores, "width")] == [1, 2, None, 4, 5]
+        assert by_duckdb(scores, f"{ROW}, sample, width")[2] == (2, "p2.jpg", None)
+
+
+def test_no_rows_at_all() -> None:
+    with open_scores(table(0, 0)) as scores:
+        assert scores.num_rows == 0
+        assert scores.scores("aesthetic_score").shape == (0,)
+        assert by_duckdb(scores, "sample") == []
+
+
+@pytest.mark.parametrize("out", ["s", "s.parquet", "s.csv"])
+def test_what_beholder_score_wrote_is_opened_with_its_heads_and_rejects(
+    tmp_path: Path, small_head: Path, plain_head: Path, out: str
+) -> None:
+    rows = np.random.default_rng(1).standard_normal((9, 24)).astype(np.float32)
+    rows[4] = np.nan
+    np.save(tmp_path / "e.npy", rows)
+    heads = (str(small_head), str(plain_head))
+    score(ScoreOptions(sources=(str(tmp_path / "e.npy"),), out=str(tmp_path / out), heads=heads, shard_rows=3))
+    with open_scores(str(tmp_path / out)) as scores:
+        assert scores.score_columns == ("small", "plain")
+        assert scores.head_names == {"small": "small", "plain": "plain"}
+        assert scores.record["format"] == "beholder-score-set"
+        found = scores.scores("small")
+        assert len(found) == (9 if out.endswith("csv") else 8)
+        assert np.isnan(found).sum() == (1 if out.endswith("csv") else 0)
+        assert [pq.read_table(path)["reason"].to_pylist() for path in scores.rejects] == [["nan"]]
+        assert scores.embeddings is None
+
+
+def test_csv_of_others(tmp_path: Path) -> None:
+    text = "sample,aesthetic_score,label\n0012,5,\n0013,4.25,a\n0014,nan,\n0015,,b\n"
+    (tmp_path / "r.csv").write_text(text)
+    with open_scores(str(tmp_path / "r.csv")) as scores:
+        assert [row["sample"] for row in rows_of(scores, "sample")] == ["0012", "0013", "0014", "0015"]
+        np.testing.assert_array_equal(scores.scores("aesthetic_score"), np.array([5, 4.25, np.nan, np.nan], np.float32))
+        assert scores.record == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("AESTHETIC_SCORE", DEFAULT_HEAD), ("aesthetic_score_laion_v2", DEFAULT_HEAD), ("aesthetic", "sa_0_4_vit_l_14_linear")],
+)
+def test_names_of_known_public_sets(tmp_path: Path, name: str, head: str) -> None:
+    pq.write_table(pa.table({"URL": ["https://a/1.jpg", None], name: [6.5, None]}), tmp_path / "x.parquet")
+    with open_scores(str(tmp_path / "*.parquet")) as scores:
+        assert (scores.sample_column, scores.score_columns, scores.head_names) == ("URL", (name,), {name: head})
+        assert [text for names in scores.samples() for text in names.to_pylist()] == ["https://a/1.jpg", "#1"]
+        assert by_duckdb(scores, "sample, URL")[0] == ("https://a/1.jpg", "https://a/1.jpg")
+
+
+def test_columns_may_be_named_and_names_may_be_odd(tmp_path: Path) -> None:
+    odd = 'it\'s "odd"'
+    pq.write_table(pa.table({odd: ["a"], "my score": [1]}), tmp_path / "it's.parquet")
+    with open_scores(str(tmp_path / "it's.parquet"), score_column="my score", sample_column=odd) as scores:
+        assert scores.scores("my score").tolist() == [1.0]
+        assert by_duckdb(scores, f"sample, {quoted(odd)}, {text_literal(odd)}") == [("a", "a", odd)]
+
+
+def test_kept_embeddings_are_found(tmp_path: Path) -> None:
+    pq.write_table(table(0, 2), tmp_path / "s.parquet")
+    (tmp_path / "s.parquet.embeddings").mkdir()
+    with open_scores(str(tmp_path / "s.parquet")) as scores:
+        assert scores.embeddings == str(tmp_path / "s.parquet.embeddings")
+
+
+def refused(source: Any, **more: Any) -> str:
+    with pytest.raises(InputError) as caught, open_scores(source, **more):
+        pass
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_no_score_set_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert "does not exist" in refused(str(tmp_path / "gone"))
+    assert "nothing that matches" in refused(str(tmp_path / "*.parquet"))
+    (tmp_path / "empty").mkdir()
+    assert "holds no Parquet or CSV files" in refused(str(tmp_path / "empty"))
+    (tmp_path / "a.txt").write_text("x")
+    assert "are read from .parquet" in refused(str(tmp_path / "a.txt"))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
+    assert "not a whole Parquet file" in refused(str(tmp_path / "b.parquet"))
+    assert "name one with --sample-column" in refused(pa.table({"aesthetic_score": [1.0]}))
+    assert "name it with --score-column" in refused(pa.table({"sample": ["a"], "beauty": [1.0]}))
+    assert "no column 'x'" in refused(table(0, 1), score_column="x")
+    assert "is no column of numbers" in refused(pa.table({"sample": ["a"], "aesthetic_score": ["high"]}))
+    pq.write_table(table(0, 1), tmp_path / "empty" / "a.parquet")
+    pq.write_table(pa.table({"sample": ["a"], "aesthetic_score": [[1.0]]}), tmp_path / "empty" / "b.parquet")
+    assert "do not fit together" in refused(str(tmp_path / "empty"))
+    embeddings = tmp_path / "e"
+    embeddings.mkdir()
+    (embeddings / "beholder.json").write_text(json.dumps({"format": "beholder-embeddings"}))
+    assert "holds embeddings, no scores" in refused(str(embeddings))
+    assert "the name of the scores is empty" in refused("")
+
+
+def test_scratch_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "r.csv").write_text("sample,aesthetic_score\na,1.5\n")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    with open_scores(str(tmp_path / "r.csv")) as scores:
+        assert scores.files[0].is_relative_to(tmp_path / "scratch")
+    assert not list((tmp_path / "scratch").iterdir())
