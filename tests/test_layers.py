@@ -14,6 +14,7 @@ SOURCE = Path(beholder.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "columns": set(),
+    "options": set(),
     "stats": set(),
     "storage": {"errors"},
     "shards": {"columns", "errors", "storage"},
@@ -25,13 +26,40 @@ ALLOWED: dict[str, set[str]] = {
     "steps": {"columns", "embeddings", "errors", "images", "kernels", "models", "scores", "shards", "stats", "storage"},
     "run": {"errors", "shards", "storage"},
     "training": {"columns", "errors", "kernels", "models"},
-    "jobs": {"columns", "embeddings", "errors", "images", "models", "run", "scores", "shards", "steps", "storage"},
+    "jobs": {"columns", "embeddings", "errors", "images", "models", "options", "run", "scores", "shards", "steps", "storage"},
     "scorer": {"errors", "images", "models"},
     "verification": {"errors", "images", "models", "scorer", "storage"},
-    "demo": {"columns", "errors", "jobs", "models", "scores", "storage", "training"},
-    "cli": {"columns", "demo", "errors", "jobs", "models", "scorer", "scores", "stats", "verification"},
+    "curation": {
+        "columns",
+        "embeddings",
+        "errors",
+        "images",
+        "kernels",
+        "models",
+        "options",
+        "scores",
+        "stats",
+        "storage",
+    },
+    "reporting": {"columns", "curation", "errors", "images", "models", "options", "scores", "storage"},
+    "browse": {"columns", "curation", "errors", "images", "models", "options", "scores", "storage"},
+    "demo": {"columns", "curation", "errors", "jobs", "models", "reporting", "scores", "storage", "training"},
+    "cli": {
+        "browse",
+        "columns",
+        "curation",
+        "demo",
+        "errors",
+        "jobs",
+        "models",
+        "reporting",
+        "scorer",
+        "scores",
+        "stats",
+        "verification",
+    },
     "__main__": {"cli", "errors"},
-    "__init__": {"errors", "images", "models", "scorer"},
+    "__init__": {"curation", "errors", "images", "models", "reporting", "scorer"},
 }
 """First name below `beholder` -> the first names it may import. `beholder` itself (the version) is open to all."""
 
@@ -91,7 +119,7 @@ def loaded_after(code: str) -> set[str]:
 
 def test_import_loads_nothing_heavy() -> None:
     loaded = loaded_after("import beholder; dir(beholder)")
-    assert not loaded & {"torch", "numba", "numpy", "pyarrow", "polars", "matplotlib", "huggingface_hub", "fsspec"}
+    assert not loaded & {"torch", "numba", "numpy", "pyarrow", "polars", "matplotlib", "huggingface_hub", "fsspec", "duckdb"}
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -100,7 +128,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     loaded = loaded_after(code)
     assert "beholder.cli" in loaded
-    assert not loaded & {"torch", "numba", "numpy", "pyarrow", "polars", "matplotlib", "huggingface_hub", "fsspec"}
+    assert not loaded & {"torch", "numba", "numpy", "pyarrow", "polars", "matplotlib", "huggingface_hub", "fsspec", "duckdb"}
 
 
 def test_every_module_opens_with_its_purpose() -> None:

@@ -1,4 +1,4 @@
-"""beholder: aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads.
+"""beholder: aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads, and curated sets from scores.
 
     import beholder
 
@@ -8,6 +8,10 @@
     head = beholder.load_head("sac+logos+ava1-l14-linearMSE")
     head.score(embeddings)      # (N, D) float -> (N,) float32
 
+    beholder.select(frame, min_score=5, top=1000).kept_rows()       # polars, pandas, Arrow, or what `beholder score` wrote
+    beholder.advise(frame, at=5)
+    beholder.report(frame, "report.html")
+
 Names are loaded when they are first used, so importing the package is quick and imports no torch.
 """
 
@@ -16,17 +20,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from beholder.curation.advice import Advice, advise
+    from beholder.curation.frames import FrameSelection, select
     from beholder.errors import BeholderError, HeadError, InputError, OutputError
     from beholder.images.picture import PictureError
     from beholder.images.preprocess import preprocess
     from beholder.models.heads import Head, load_head, save_head
+    from beholder.reporting.api import report
     from beholder.scorer import Scorer, load_scorer
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BeholderError", "Head", "HeadError", "InputError", "OutputError", "PictureError", "Scorer", "__version__", "load_head",
-    "load_scorer", "preprocess", "save_head",
+    "Advice", "BeholderError", "FrameSelection", "Head", "HeadError", "InputError", "OutputError", "PictureError", "Scorer",
+    "__version__", "advise", "load_head", "load_scorer", "preprocess", "report", "save_head", "select",
 ]  # fmt: skip
 
 _HOMES = {
@@ -41,6 +48,11 @@ _HOMES = {
     "Head": "beholder.models.heads",
     "load_head": "beholder.models.heads",
     "save_head": "beholder.models.heads",
+    "Advice": "beholder.curation.advice",
+    "advise": "beholder.curation.advice",
+    "FrameSelection": "beholder.curation.frames",
+    "select": "beholder.curation.frames",
+    "report": "beholder.reporting.api",
 }
 
 

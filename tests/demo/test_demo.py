@@ -92,10 +92,39 @@ def test_it_says_what_it_is_and_where_everything_lies(done: tuple[Path, dict[str
         assert Path(path).exists()
     assert (folder / "histogram.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert result["num_bytes"] == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert set(result["seconds"]) == {"make", "fit", "check", "score", "compare", "draw", "photographs", "total"}
+    assert set(result["seconds"]) == {
+        "make",
+        "fit",
+        "check",
+        "score",
+        "compare",
+        "draw",
+        "photographs",
+        "select",
+        "report",
+        "total",
+    }
     assert result["rows_per_second"] > 0
     assert result["synthetic"] is True
     json.dumps(result, allow_nan=False)
+
+
+def test_the_best_hundredth_is_that_of_the_written_scores(done: tuple[Path, dict[str, Any], Told]) -> None:
+    folder, result, _ = done
+    every = pq.read_table(folder / "scores.parquet").to_pandas()
+    wanted = every.sort_values(["aesthetic_score", "sample"], ascending=[False, True]).head(30)
+    found = pq.read_table(folder / "best.parquet").to_pandas()
+    assert found["sample"].to_list() == wanted["sample"].to_list()
+    assert found["rank"].to_list() == list(range(1, 31))
+    assert result["selected"]["path"] == str(folder / "best.parquet")
+
+
+def test_the_page_shows_the_photographs_and_says_what_they_are(done: tuple[Path, dict[str, Any], Told]) -> None:
+    folder, result, _ = done
+    page = (folder / "photographs.html").read_text()
+    assert "a tower nobody trained, which mean nothing" in page
+    assert result["report"]["num_thumbnails"] > 10
+    assert "data:image/" in page
 
 
 def test_run_again_it_keeps_what_is_complete(done: tuple[Path, dict[str, Any], Told]) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import typer
 
+from beholder.cli.advise import advise
+from beholder.cli.browse import browse
 from beholder.cli.demo import demo
 from beholder.cli.embed import embed
 from beholder.cli.models import models_app
 from beholder.cli.predict import RawCommand, predict
+from beholder.cli.report import report
 from beholder.cli.score import score
+from beholder.cli.select import select
+from beholder.cli.undo import undo
 from beholder.cli.verify import verify
 
 app = typer.Typer(
     name="beholder",
-    help="Aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads.",
+    help="Aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads, and curated sets from scores.",
     epilog="Exit status: 0 all done, 1 failed, 2 wrong usage, 3 done but some rows were rejected, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -41,6 +46,11 @@ def _root(
 app.command()(score)
 app.command()(embed)
 app.command(cls=RawCommand, add_help_option=False)(predict)
+app.command()(select)
+app.command()(undo)
+app.command()(advise)
+app.command()(report)
+app.command()(browse)
 app.command()(verify)
 app.command()(demo)
 app.add_typer(models_app, name="models")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from beholder import storage
 from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SIDECAR_SUFFIX
+from beholder.demo.curate import report_photographs, select_best
 from beholder.demo.photographs import Photographs, find_photographs, real_models, score_photographs, untrained_models
 from beholder.demo.picture import draw_histogram, require_matplotlib
 from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
@@ -68,6 +69,14 @@ class _Folder:
         return self.root / "histogram.png"
 
     @property
+    def selected(self) -> Path:
+        return self.root / "best.parquet"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "photographs.html"
+
+    @property
     def photographs(self) -> Path:
         return self.root / "photographs"
 
@@ -108,7 +117,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Make synthetic embeddings with a hidden preference, fit a head to noisy ratings of a part, score all, and compare.
 
-    Then score the photographs of an installed package with a tower that nobody trained, or with the real one.
+    Then score the photographs of an installed package with a tower that nobody trained, or with the real one; list the best of
+    the million, and write a page about the photographs.
     Run again in the same folder, it keeps what is complete. No network is used unless `real`.
 
     Args:
@@ -141,6 +151,13 @@ def run_demo(
     truth = _compare(place, options, clock, say)
     with clock.step("photographs"):
         pictures = score_photographs(place.photographs, find(), models or untrained_models(place.photographs, seed), say)
+    with clock.step("select"):
+        selected = select_best(place.scores, place.selected, say)
+    page = None
+    if "paths" in pictures:
+        with clock.step("report"):
+            shown = Path(pictures["paths"]["scores"])
+            page = report_photographs(shown, place.page, not pictures["is_meaningless"], say)
     result = {
         "synthetic": True,
         "note": SYNTHETIC_NOTE,
@@ -150,6 +167,8 @@ def run_demo(
         "rows_per_second": summary.num_new / summary.seconds if summary.num_new and summary.seconds else None,
         "with_hidden_truth": truth,
         "photographs": pictures,
+        "selected": selected,
+        "report": page,
         "seconds": {**clock.seconds, "total": time.perf_counter() - started},
         "num_bytes": place.num_bytes(),
         "paths": {
@@ -157,6 +176,7 @@ def run_demo(
             "head": str(place.head),
             "scores": str(place.scores),
             "picture": str(place.picture),
+            "selected": str(place.selected),
         },
     }
     _say_end(place, result, say)
@@ -335,11 +355,12 @@ def _read_scores(
 def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
     """Where everything is, what it was, and what to type next."""
     say(f"\nall done in {result['seconds']['total']:.1f} s. {SYNTHETIC_NOTE}\n")
-    for label, path in (("scores", place.scores), ("histogram", place.picture), ("head", place.head)):
+    for label, path in (("scores", place.scores), ("best", place.selected), ("histogram", place.picture), ("head", place.head)):
         say(f"  {label:<11}{path}")
     say(f"  {'embeddings':<11}{place.embeddings}")
     if "paths" in result["photographs"]:
         say(f"  {'pictures':<11}{result['photographs']['paths']['sheet']}")
+        say(f"  {'page':<11}{place.page}")
     remove = f"rm -r {shlex.quote(str(place.root))}"
     say(f"\n{place.root} takes {result['num_bytes'] / 1e9:.2f} GB; delete it whenever you like ({remove})")
     say("\nNext, with real data:")
@@ -349,9 +370,15 @@ def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
         ("beholder models list", "the public heads and towers"),
         ("beholder score YOUR_EMBEDDINGS", "CLIP ViT-L/14 embeddings: .npy, Parquet, CSV or a clip-retrieval folder"),
         ("beholder score YOUR_EMBEDDINGS -o scores.csv", "the same, as sample,aesthetic_score"),
+        ("beholder advise SCORES", "which threshold, and which pictures pay for it"),
+        ("beholder browse SCORES", "look at the pictures, move the threshold, mark what stays"),
+        (
+            "beholder select SCORES --min-score 5 --copy DIR",
+            "what would be copied; --apply does it, `beholder undo` takes it back",
+        ),
         ("beholder score --help", "other heads, columns to keep, memory, threads"),
     ):
-        say(f"  {command:<46}{meaning}")
+        say(f"  {command:<49}{meaning}")
 
 
 def _took(clock: _Clock, name: str) -> str:

@@ -1,0 +1,345 @@
+"""Selecting from 100 million score rows: seconds and peak memory of beholder beside plain DuckDB SQL, polars and pandas.
+
+    python benchmarks/select_rows.py [--rows 100000000] [--fit-rows 10000000] [--rounds 1] [--tasks ...] [--sides ...] [--save]
+
+Whole processes, imports and start included, from Parquet files to one Parquet file with the rows that stay, best first, ties
+by sample, with each row's rank among all rows and the columns passed through. Peak memory is the largest resident set of the
+process. Results are compared row by row before a time counts.
+
+- beholder: `select` and its writer, as `beholder select SCORES ... -o FILE` calls them.
+- DuckDB: the SQL that gives the same file, at the same memory limit; and the same without ranks, which is less work.
+- polars, pandas: at --fit-rows, which fit in memory.
+
+The rows: names as `beholder score` writes them from tars (they ascend), or, in `shuffled` sets, addresses in random order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import machine
+import result_files
+
+DATA = result_files.REPOSITORY / "benchmarks" / "data"
+MEMORY = 3_000_000_000
+SEED = 4
+GROUP_ROWS = 1 << 20
+CATEGORIES = 1000
+PER_GROUP = 1000
+WHERE = "width >= 768 AND height >= 768 AND punsafe < 0.1"
+PASSED = "width, height, num_bytes, punsafe, category"
+FIRST = "sample, aesthetic_score"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One selection, in beholder's options and in SQL."""
+
+    title: str
+    rules: Callable[[int], dict[str, object]]
+    sql: Callable[[int, str], str]
+    plain_sql: Callable[[int, str], str]
+
+
+def _columns(rank: str) -> str:
+    return f"{FIRST}, {rank} AS rank, true AS kept, CAST(NULL AS VARCHAR) AS dropped_by, {PASSED}"
+
+
+ORDER = "aesthetic_score DESC, sample"
+TASKS = {
+    "top": Task(
+        "best 1 %",
+        lambda rows: {"top": rows // 100},
+        lambda rows, source: (
+            f"SELECT {_columns(f'row_number() OVER (ORDER BY {ORDER})')} FROM "
+            f"(SELECT * FROM {source} ORDER BY {ORDER} LIMIT {rows // 100}) ORDER BY rank"
+        ),
+        lambda rows, source: f"SELECT {FIRST}, {PASSED} FROM {source} ORDER BY {ORDER} LIMIT {rows // 100}",
+    ),
+    "per": Task(
+        f"best {PER_GROUP:,} of each of {CATEGORIES:,} categories",
+        lambda rows: {"top": PER_GROUP, "per": "category"},
+        lambda rows, source: (
+            f"SELECT {_columns('place')} FROM (SELECT *, row_number() OVER (ORDER BY {ORDER}) AS place, "
+            f"row_number() OVER (PARTITION BY category ORDER BY {ORDER}) AS inside FROM {source}) "
+            f"WHERE inside <= {PER_GROUP} ORDER BY place"
+        ),
+        lambda rows, source: (
+            f"SELECT {FIRST}, {PASSED} FROM {source} "
+            f"QUALIFY row_number() OVER (PARTITION BY category ORDER BY {ORDER}) <= {PER_GROUP} ORDER BY {ORDER}"
+        ),
+    ),
+    "where": Task(
+        f"`{WHERE}` and score >= 5",
+        lambda rows: {"where": (WHERE,), "min_score": 5.0},
+        lambda rows, source: (
+            f"SELECT {_columns('place')} FROM (SELECT *, row_number() OVER (ORDER BY {ORDER}) AS place FROM {source}) "
+            f"WHERE {WHERE} AND aesthetic_score >= 5 ORDER BY place"
+        ),
+        lambda rows, source: f"SELECT {FIRST}, {PASSED} FROM {source} WHERE {WHERE} AND aesthetic_score >= 5 ORDER BY {ORDER}",
+    ),
+}
+
+
+def make_rows(rows: int, shuffled: bool) -> Path:
+    """The Parquet file with so many rows, made once."""
+    path = DATA / f"select_{'shuffled_' if shuffled else ''}{rows}.parquet"
+    if path.exists():
+        return path
+    print(f"  making {path.name}", file=sys.stderr)
+    DATA.mkdir(exist_ok=True)
+    rng = np.random.default_rng(SEED)
+    words = pa.array([f"category {i:04d}" for i in range(CATEGORIES)])
+    sides = np.array([256, 384, 512, 640, 768, 800, 1024, 1280, 1600, 1920, 2048], np.int32)
+    temporary = path.with_suffix(".partial")
+    writer = None
+    for first in range(0, rows, GROUP_ROWS):
+        count = min(GROUP_ROWS, rows - first)
+        numbers = np.arange(first, first + count)
+        table = pa.table({
+            "sample": names_of(numbers, shuffled),
+            "aesthetic_score": rng.normal(4.9, 0.75, count).astype(np.float32),
+            "width": rng.choice(sides, count),
+            "height": rng.choice(sides, count),
+            "num_bytes": rng.integers(10_000, 3_000_000, count),
+            "punsafe": rng.beta(0.5, 6, count).astype(np.float32),
+            "category": pa.DictionaryArray.from_arrays(rng.zipf(1.2, count) % CATEGORIES, words).cast(pa.string()),
+        })  # fmt: skip
+        writer = writer or pq.ParquetWriter(
+            temporary, table.schema, compression="zstd", compression_level=1, use_dictionary=["width", "height", "category"]
+        )
+        writer.write_table(table, row_group_size=GROUP_ROWS)
+    assert writer is not None
+    writer.close()
+    temporary.rename(path)
+    return path
+
+
+def names_of(numbers: np.ndarray, shuffled: bool) -> pa.Array:
+    """Names that ascend, `laion/00012.tar/000120034`, or addresses in random order; all different."""
+    if not shuffled:
+        return pa.array([f"laion/{number // 10_000:05d}.tar/{number:09d}" for number in numbers.tolist()])
+    mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    return pa.array([f"https://i.example.org/736x/{m >> 56:02x}/{m & 0xFFFFFFFFFFFFFF:014x}.jpg" for m in mixed.tolist()])
+
+
+def beholder_side(task: Task, rows: int, source: Path, out: Path) -> None:
+    """Our own."""
+    from beholder.curation.options import OutputOptions, SelectRules
+    from beholder.curation.selection import select_rows
+    from beholder.curation.writing import write_lists
+    from beholder.scores.score_set import open_scores
+
+    rules = SelectRules(**task.rules(rows), memory=MEMORY)  # type: ignore[arg-type]
+    with open_scores(str(source)) as scores, select_rows(scores, rules) as selection:
+        write_lists(selection, OutputOptions(out=str(out)))
+
+
+def duckdb_side(sql: str, out: Path) -> None:
+    """DuckDB, as its documentation has it."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(dir=DATA) as scratch:
+        connection = duckdb.connect()
+        connection.execute(f"SET memory_limit = '{MEMORY}B'; SET temp_directory = '{scratch}'")
+        connection.execute(f"COPY ({sql}) TO '{out}' (FORMAT parquet)")
+        connection.close()
+
+
+def polars_side(name: str, rows: int, source: Path, out: Path) -> None:
+    """polars, lazily."""
+    import polars as pl
+
+    frame = pl.scan_parquet(source)
+    order = {"by": ["aesthetic_score", "sample"], "descending": [True, False]}
+    if name == "top":
+        frame = frame.sort(**order).head(rows // 100).with_row_index("rank", 1)
+    else:
+        frame = frame.sort(**order).with_row_index("rank", 1)
+        if name == "per":
+            frame = frame.filter(pl.int_range(pl.len()).over("category") < PER_GROUP)
+        else:
+            big = (pl.col("width") >= 768) & (pl.col("height") >= 768) & (pl.col("punsafe") < 0.1)
+            frame = frame.filter(big & (pl.col("aesthetic_score") >= 5))
+    frame.collect().write_parquet(out)
+
+
+def pandas_side(name: str, rows: int, source: Path, out: Path) -> None:
+    """Pandas."""
+    import pandas as pd
+
+    frame = pd.read_parquet(source).sort_values(["aesthetic_score", "sample"], ascending=[False, True])
+    frame["rank"] = np.arange(1, len(frame) + 1)
+    if name == "top":
+        frame = frame.head(rows // 100)
+    elif name == "per":
+        frame = frame.groupby("category", sort=False).head(PER_GROUP)
+    else:
+        big = (frame["width"] >= 768) & (frame["height"] >= 768) & (frame["punsafe"] < 0.1)
+        frame = frame[big & (frame["aesthetic_score"] >= 5)]
+    frame.to_parquet(out, index=False)
+
+
+SIDES = {
+    "beholder": "**beholder**",
+    "duckdb": "DuckDB, the same file",
+    "duckdb_plain": "DuckDB, without ranks",
+    "polars": "polars",
+    "pandas": "pandas",
+}
+IN_MEMORY = ("polars", "pandas")
+
+
+def child(side: str, name: str, rows: int, source: Path, out: Path) -> None:
+    """What a measured process does."""
+    task = TASKS[name]
+    if side == "beholder":
+        beholder_side(task, rows, source, out)
+    elif side in IN_MEMORY:
+        (polars_side if side == "polars" else pandas_side)(name, rows, source, out)
+    else:
+        sql = task.sql if side == "duckdb" else task.plain_sql
+        duckdb_side(sql(rows, f"read_parquet('{source}')"), out)
+
+
+@dataclass
+class Measured:
+    """Seconds of each round, and the largest resident set in bytes."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak: int = 0
+    failure: str = ""
+
+
+def run(side: str, name: str, rows: int, source: Path, out: Path, limit: float) -> tuple[float, int, str]:
+    """Run one process: seconds, peak bytes, why it failed."""
+    line = [sys.executable, __file__, "--child", side, name, str(rows), str(source), str(out)]
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return time.perf_counter() - started, 0, f"more than {limit / 60:.0f} min"
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        return seconds, 0, (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1][:120]
+    return seconds, int(done.stdout.split()[-1]), ""
+
+
+def peak_bytes() -> int:
+    """The largest resident set of this process so far."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
+
+
+def same_rows(one: Path, two: Path, with_rank: bool) -> bool:
+    """Whether two results hold the same rows in the same order."""
+    names = ["sample", "aesthetic_score", "width", "category", *(["rank"] if with_rank else [])]
+
+    def batches(path: Path) -> Iterator[pa.Table]:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1 << 16, columns=names):
+                yield from (pa.table(batch).select(names).slice(at, 1 << 12) for at in range(0, batch.num_rows, 1 << 12))
+
+    def values(path: Path) -> Iterator[tuple[object, ...]]:
+        for table in batches(path):
+            yield from zip(*(column.cast(pa.string()).to_pylist() for column in table.columns), strict=True)
+
+    return all(a == b for a, b in zip(values(one), values(two), strict=True))
+
+
+def measure(
+    rows: int, shuffled: bool, tasks: list[str], sides: list[str], options: argparse.Namespace, work: Path
+) -> list[str]:
+    """Run all sides on all tasks of one set; the lines of the table."""
+    source = make_rows(rows, shuffled)
+    lines = [f"## {rows:,} rows, {'addresses in random order' if shuffled else 'names that ascend'}", ""]
+    lines += [f"{source.stat().st_size / 1e9:.2f} GB of Parquet.", ""]
+    lines += ["| selection | side | seconds | | peak memory | rows out |", "|---|---|---|---|---|---|"]
+    for name in tasks:
+        found = {side: Measured() for side in sides}
+        num_out = 0
+        for number in range(options.rounds):
+            for side in sides:
+                out = work / f"{side}.parquet"
+                out.unlink(missing_ok=True)
+                if found[side].failure:
+                    continue
+                seconds, peak, why = run(side, name, rows, source, out, options.limit)
+                if not why and side != sides[0] and number == 0 and (work / f"{sides[0]}.parquet").exists():
+                    same = same_rows(work / f"{sides[0]}.parquet", out, side != "duckdb_plain")
+                    why = "" if same else "another result"
+                found[side].seconds.append(seconds)
+                found[side].peak = max(found[side].peak, peak)
+                found[side].failure = why
+                if not why and side == sides[0]:
+                    num_out = pq.read_metadata(out).num_rows
+                print(f"  {rows:,} {name}, {side}: {seconds:.1f} s, {peak / 1e9:.2f} GB {why}", file=sys.stderr)
+        base = statistics.median(found[sides[0]].seconds)
+        for side in sides:
+            middle = statistics.median(found[side].seconds)
+            told = f"{middle:.1f}" if not found[side].failure else f"{found[side].failure} ({middle:.1f})"
+            ratio = f"{middle / base:.1f} x" if side != sides[0] and not found[side].failure else ""
+            title = TASKS[name].title if side == sides[0] else ""
+            lines.append(
+                f"| {title} | {SIDES[side]} | {told} | {ratio} | {found[side].peak / 1e9:.2f} GB | "
+                f"{f'{num_out:,}' if side == sides[0] else ''} |"
+            )
+    return [*lines, ""]
+
+
+def main() -> None:
+    """Measure, print, and with --save keep the result."""
+    if sys.argv[1:2] == ["--child"]:
+        side, name, rows, source, out = sys.argv[2:]
+        child(side, name, int(rows), Path(source), Path(out))
+        print(peak_bytes())
+        return
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000_000)
+    parser.add_argument("--fit-rows", type=int, default=10_000_000, help="rows for polars and pandas")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--names", nargs="+", choices=["ascending", "shuffled"], default=["ascending", "shuffled"])
+    parser.add_argument("--limit", type=float, default=1800, help="seconds that a process may take")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
+    options = parser.parse_args()
+    text = [f"# Selecting from {options.rows:,} score rows, {result_files.month()}", ""]
+    text += machine.lines("beholder", "duckdb", "pyarrow", "polars", "pandas", "numba")
+    text.append(
+        f"- whole processes, {options.rounds} round(s), medians; memory limit of beholder and DuckDB {MEMORY / 1e9:.0f} GB"
+    )
+    text.append("- results compared row by row; ratio: how many times longer than beholder")
+    text.append("")
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=DATA) as folder:
+        work = Path(folder)
+        for order in options.names:
+            large = [side for side in options.sides if side not in IN_MEMORY]
+            if options.rows > options.fit_rows and large:
+                text += measure(options.rows, order == "shuffled", options.tasks, large, options, work)
+            text += measure(
+                min(options.rows, options.fit_rows), order == "shuffled", options.tasks, options.sides, options, work
+            )
+            shutil.rmtree(work / "scratch", ignore_errors=True)
+    print("\n".join(text))
+    if options.save:
+        result_files.save("select_rows", text)
+
+
+if __name__ == "__main__":
+    main()

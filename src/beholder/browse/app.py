@@ -1,0 +1,231 @@
+"""A session and its pictures in; the web application that answers the page out."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+
+from beholder.browse.about import about
+from beholder.browse.export import MEDIA_TYPES, ExportFormat, select_command, write_selection
+from beholder.browse.messages import ListingRequest, MarksRequest, ViewRequest
+from beholder.browse.pictures import THUMBNAIL_SIDES, Busy, Pictures, Sent
+from beholder.browse.rejects import Rejects
+from beholder.browse.session import PAGE_ROWS, Gone, Session
+from beholder.errors import BeholderError, InputError
+from beholder.images.picture import PictureError
+
+_KINDS = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+_PICTURE_CACHE = "private, max-age=86400"
+"""Addresses of pictures hold the run's id, so another set on the same port never meets them."""
+
+
+def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Path) -> FastAPI:
+    """The application, without the guard. It serves its own files, rows, and pictures by row number; nothing else."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # FastAPI's pages for people load code from elsewhere
+    run = secrets.token_hex(6)
+    _add_errors(app)
+    _add_files(app)
+    _add_rows(app, session, rejects, run)
+    _add_pictures(app, session, pictures)
+    _add_marks(app, session)
+    _add_export(app, session, scratch)
+    return app
+
+
+def _error(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"error": text}, status, {"cache-control": "no-store"})
+
+
+def _json(value: Any) -> JSONResponse:
+    return JSONResponse(value, headers={"cache-control": "no-store"})
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every failure is one line of JSON."""
+
+    @app.exception_handler(BeholderError)
+    async def mendable(_: Request, error: Exception) -> Response:
+        return _error(400 if isinstance(error, InputError) else 507, str(error))
+
+    @app.exception_handler(Gone)
+    async def gone(_: Request, error: Exception) -> Response:
+        return _error(410, "this view is no longer kept; it is made anew")
+
+    @app.exception_handler(RequestValidationError)
+    async def unclear(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0] if error.errors() else {}
+        return _error(400, f"{'.'.join(map(str, first.get('loc', ())))}: {first.get('msg', 'not understood')}")
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _error(error.status_code, str(error.detail))
+
+
+def _add_files(app: FastAPI) -> None:
+    """The page's own files, read once; no name leads anywhere else."""
+    folder = importlib.resources.files("beholder.browse") / "static"
+    files = {item.name: item.read_bytes() for item in folder.iterdir() if item.name.rsplit(".", 1)[-1] in _KINDS}
+
+    def send(name: str) -> Response:
+        if name not in files:
+            return _error(404, "there is no such file")
+        return Response(files[name], media_type=_KINDS[name.rsplit(".", 1)[-1]], headers={"cache-control": "no-cache"})
+
+    @app.get("/")
+    async def page() -> Response:
+        return send("index.html")
+
+    @app.get("/static/{name}")
+    async def static(name: str) -> Response:
+        return send(name)
+
+
+def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str) -> None:
+    @app.get("/api/set")
+    def the_set() -> Response:
+        return _json({"run": run, **about(session, rejects)})
+
+    @app.get("/api/values")
+    def values(column: str) -> Response:
+        if column not in session.store.names:
+            return _error(404, f"there is no column {column!r}")
+        return _json({"values": session.conditions.values(column)})
+
+    @app.get("/api/range")
+    def range_of(column: str) -> Response:
+        if column not in session.store.names:
+            return _error(404, f"there is no column {column!r}")
+        least, largest = session.conditions.range_of(column)
+        return _json({"least": least, "largest": largest})
+
+    @app.post("/api/view")
+    def view(wanted: ViewRequest) -> Response:
+        return _json(session.describe(session.view(wanted.score, wanted.conditions())))
+
+    @app.get("/api/count")
+    async def count(view: str, threshold: float) -> Response:  # a binary search: quicker than a change of threads
+        return _json(session.counts(session.known_view(view), threshold))
+
+    @app.post("/api/listing")
+    def listing(wanted: ListingRequest) -> Response:
+        view = session.known_view(wanted.view)
+        how: dict[str, Any] = {"threshold": wanted.threshold, "bucket": wanted.bucket, "seed": wanted.seed}
+        found = session.listing(view, wanted.tab, wanted.sort, **how)
+        return _json({"listing": found.key, "count": len(found.rows), "version": session.marks.version})
+
+    @app.get("/api/rows")
+    def rows(listing: str, score: str, start: int, count: int = PAGE_ROWS) -> Response:
+        if score not in session.scores.score_columns:
+            return _error(404, f"there is no score {score!r}")
+        return _json({"rows": session.page(session.known_listing(listing), score, start, count)})
+
+    @app.get("/api/row/{row}")
+    def row(row: int) -> Response:
+        if not 0 <= row < session.store.num_rows:
+            return _error(404, f"there is no row {row}")
+        return _json({"row": row, "values": session.store.row(row), "mark": session.mark_word(row)})
+
+    @app.get("/api/rejects")
+    def some_rejects(reason: str = "", start: int = 0, count: int = PAGE_ROWS) -> Response:
+        num_rows, found = rejects.page(reason, max(0, start), min(max(0, count), PAGE_ROWS))
+        return _json({"count": num_rows, "rows": found})
+
+
+async def _unless_gone(request: Request, result: Future[Sent]) -> Sent | None:
+    """The result; None when the browser has gone away meanwhile, which takes the work out of the queue."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    waiting: asyncio.Future[Sent] = asyncio.wrap_future(result)
+    leaving: asyncio.Future[None] = asyncio.ensure_future(gone())
+    both: set[asyncio.Future[Any]] = {waiting, leaving}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        waiting.cancel()
+        return None
+    finally:
+        leaving.cancel()
+
+
+def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
+    """Pictures are asked for by row number only; no path comes from the page."""
+
+    async def answer(request: Request, row: int, wish: Callable[[str], Future[Sent] | Sent]) -> Response:
+        if not 0 <= row < session.store.num_rows:
+            return _error(404, f"there is no row {row}")
+        try:
+            found = wish(session.sample(row))
+            sent = found if isinstance(found, Sent) else await _unless_gone(request, found)
+        except PictureError as error:
+            return _error(404, f"{error.reason}: {error}")
+        except Busy:
+            return _error(503, "too many pictures are waiting; scroll slower")
+        if sent is None:
+            return Response(status_code=499)
+        return Response(sent.data, media_type=sent.media_type, headers={"cache-control": _PICTURE_CACHE})
+
+    @app.get("/thumb/{run}/{side}/{row}")
+    async def thumbnail(request: Request, run: str, side: int, row: int) -> Response:
+        if side not in THUMBNAIL_SIDES:
+            return _error(404, f"thumbnails have sides of {', '.join(map(str, THUMBNAIL_SIDES))}")
+        return await answer(request, row, lambda name: pictures.kept_thumbnail(name, side) or pictures.thumbnail(name, side))
+
+    @app.get("/picture/{run}/{row}")
+    async def picture(request: Request, run: str, row: int) -> Response:
+        return await answer(request, row, pictures.picture)
+
+
+def _add_marks(app: FastAPI, session: Session) -> None:
+    @app.get("/api/marks")
+    def changes(since: int) -> Response:
+        found = session.marks.changes(since)
+        rows = None if found.rows is None else [[row, mark.word or ""] for row, mark in found.rows]
+        return _json({"version": found.version, "changes": rows})
+
+    @app.post("/api/marks")
+    def mark(wanted: MarksRequest) -> Response:
+        if max(wanted.rows) >= session.store.num_rows:
+            return _error(404, f"there is no row {max(wanted.rows)}")
+        session.mark(wanted.rows, wanted.wanted)
+        return _json({"version": session.marks.version})
+
+
+def _add_export(app: FastAPI, session: Session, scratch: Path) -> None:
+    @app.get("/api/command")
+    def command(view: str, threshold: float, format: ExportFormat) -> Response:
+        return _json({"command": select_command(session, session.known_view(view), threshold, format)})
+
+    @app.get("/api/export")
+    def export(view: str, threshold: float, format: ExportFormat) -> Response:
+        found = session.known_view(view)
+        path = scratch / f"export-{secrets.token_hex(8)}.{format}"
+        num_rows = write_selection(session, found, threshold, path)
+        return FileResponse(
+            path,
+            media_type=MEDIA_TYPES[format],
+            filename=f"selection.{format}",
+            background=BackgroundTask(path.unlink, missing_ok=True),
+            headers={"cache-control": "no-store", "x-beholder-rows": str(num_rows)},
+        )

@@ -1,0 +1,69 @@
+"""Every option of `beholder browse`, once: default, meaning, check; its flags are made from this class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from beholder import storage
+from beholder.errors import InputError
+from beholder.options import option
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Addresses that only this machine can reach."""
+MARKS_SUFFIX = ".marks.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowseOptions:
+    """What is shown, and where.
+
+    Attributes:
+        scores: what `open_scores` takes.
+        port: TCP port; 0: a free one.
+        host: address to listen on.
+        token: ask for a token on this machine, too; elsewhere one is always asked for.
+        no_open: leave the web browser alone.
+        pictures: sources of the pictures in place of those in the record.
+        root: what relative paths of samples count from.
+        marks: file of the marks; None: beside the scores.
+        score_column, sample_column: as `open_scores` takes them.
+    """
+
+    scores: str
+    port: int = option(0, "Port to listen on.", shown="a free one", least=0)
+    host: str = option("127.0.0.1", "Address to listen on; any but this machine's own asks for a token.")
+    token: bool = option(False, "Ask for a token on this machine as well, for machines that others log in to.")
+    no_open: bool = option(False, "Only print the address; open no web browser.")
+    pictures: tuple[str, ...] = option(
+        (), "Where the pictures are: folder, tar, Parquet; may be repeated.", shown="where they were scored"
+    )
+    root: str | None = option(None, "Folder that relative paths count from.", shown="the current one, else where it was scored")
+    marks: str | None = option(None, "File of keep and drop marks.", shown=f"SCORES{MARKS_SUFFIX}")
+    score_column: str | None = option(None, "Column with scores.", shown="what the set says, else a known name")
+    sample_column: str | None = option(None, "Column that names the rows.", shown="sample, key, path, url, ...")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. Raises InputError."""
+        if not 0 <= self.port <= 65_535:
+            raise InputError(f"--port {self.port}: ports go from 1 to 65535 (0: a free one)")
+        if not self.host:
+            raise InputError("--host is empty; leave it out, or name an address of this machine such as 0.0.0.0")
+        if self.marks is not None and (not self.marks or not storage.is_local(self.marks)):
+            raise InputError(f"--marks {self.marks!r}: marks are kept in a file of this machine; name one")
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether visitors have to know a token."""
+        return self.token or self.host not in LOOPBACK_HOSTS
+
+    @property
+    def marks_path(self) -> Path:
+        """File of the marks: as named, else SCORES.marks.jsonl beside local scores, or in the current folder."""
+        if self.marks is not None:
+            return storage.local_path(self.marks)
+        place = self.scores.rstrip("/") or self.scores
+        if storage.is_local(place) and not storage.is_glob(place):
+            return Path(f"{storage.local_path(place)}{MARKS_SUFFIX}")
+        stem = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in place.rsplit("/", 1)[-1])
+        return Path(f"{stem.strip('._') or 'scores'}{MARKS_SUFFIX}")

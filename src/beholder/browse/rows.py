@@ -1,0 +1,148 @@
+"""A score set in; its rows in one mapped file out, any few of them read in an instant whatever the size of the set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beholder.columns import SAMPLE
+from beholder.scores.score_set import ROW, ScoreSet
+
+BATCH_ROWS = 65_536
+_LONG_TEXT = 4_000
+"""Values are shown cut to so many characters."""
+_SAFE_INTEGER = 2**53
+"""Larger integers would lose digits in a web page; they are sent as text."""
+
+
+class RowStore:
+    """Rows of a score set by number. Memory is the system's page cache; the file is as large as the set uncompressed.
+
+    Left out are columns of bytes and of vectors, which no table can show.
+
+    Attributes:
+        names: columns, `sample` first, then the scores, then the others.
+        left_out: columns of the set that are not here.
+        table: all rows, mapped; columns `names` and ROW, and the sample's own column where it has another name.
+    """
+
+    def __init__(self, scores: ScoreSet, folder: Path) -> None:
+        target, self.left_out = _target_schema(scores)
+        path = folder / "rows.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, target) as writer:
+            for table in _pieces(scores, target):
+                writer.write_table(table, max_chunksize=BATCH_ROWS)
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        path.unlink()  # the mapping stays; the disk is free again even after kill -9
+        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)])
+        self.table = pa.Table.from_batches(self._batches, target)
+        self.names = [name for name in target.names if name != ROW]
+        if scores.sample_column not in target.names:
+            self.table = self.table.append_column(scores.sample_column, self.table.column(SAMPLE))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the set."""
+        return int(self._starts[-1])
+
+    def fetch(self, rows: npt.NDArray[np.integer[Any]], names: Sequence[str]) -> pa.Table:
+        """Columns `names` of these rows, in the order asked for; rows may repeat."""
+        schema = pa.schema([self.table.schema.field(name) for name in names])
+        if not len(rows):
+            return schema.empty_table()
+        order = np.argsort(rows, kind="stable")
+        wanted = np.asarray(rows)[order].astype(np.int64)
+        places = np.searchsorted(self._starts, wanted, side="right") - 1
+        pieces = []
+        for place in np.unique(places):
+            inside = wanted[places == place] - self._starts[place]
+            pieces.append(self._batches[place].select(list(names)).take(pa.array(inside)))
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return pa.Table.from_batches(pieces, schema).combine_chunks().take(pa.array(back))
+
+    def samples(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
+        """Names of these rows."""
+        found: list[str] = self.fetch(rows, [SAMPLE]).column(0).to_pylist()
+        return found
+
+    def row(self, number: int) -> dict[str, Any]:
+        """All columns of one row as JSON takes them: NaN is null, long texts are cut, large integers are texts."""
+        (values,) = self.fetch(np.array([number]), self.names).to_pylist()
+        return {name: as_json(value) for name, value in values.items()}
+
+
+def _target_schema(scores: ScoreSet) -> tuple[pa.Schema, list[str]]:
+    """Columns of the mapped file, and the names of those of the set that do not go there."""
+    found = [pa.field(SAMPLE, pa.large_string())]
+    left_out = []
+    for name in (*scores.score_columns, *scores.metadata_columns):
+        kind = _kind_here(scores.schema.field(name).type)
+        if kind is None or name in (SAMPLE, ROW):
+            left_out.append(name)
+        else:
+            found.append(pa.field(name, kind))
+    own = scores.schema.field(scores.sample_column)
+    if own.name != SAMPLE and not _is_text(own.type):  # conditions see the numbers that the set has
+        found.append(pa.field(own.name, _kind_here(own.type) or pa.large_string()))
+    return pa.schema([*found, pa.field(ROW, pa.int64())]), left_out
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _kind_here(kind: pa.DataType) -> pa.DataType | None:
+    """The type a column has in the mapped file; None for columns that are left out."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _kind_here(kind.value_type)
+    if _is_text(kind) or types.is_null(kind):
+        return pa.large_string()
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return None
+    if types.is_binary_view(kind) or types.is_union(kind) or types.is_decimal256(kind):
+        return None
+    if types.is_float16(kind):
+        return pa.float32()
+    if types.is_struct(kind):
+        return None if any(_kind_here(kind.field(at).type) is None for at in range(kind.num_fields)) else kind
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return None if types.is_floating(kind.value_type) or _kind_here(kind.value_type) is None else kind
+    return kind
+
+
+def _pieces(scores: ScoreSet, target: pa.Schema) -> Iterator[pa.Table]:
+    """Rows of the set in order, as the mapped file has them."""
+    wanted = [scores.sample_column, *(name for name in target.names if name not in (SAMPLE, ROW, scores.sample_column))]
+    at = 0
+    for batch in scores.batches(wanted, num_rows=BATCH_ROWS):
+        numbers = np.arange(at, at + batch.num_rows, dtype=np.int64)
+        names = batch.column(scores.sample_column).cast(pa.large_string())
+        if names.null_count:  # the names that ScoreSet.samples gives
+            names = pc.coalesce(names, pa.array([f"#{row}" for row in numbers], pa.large_string()))
+        made: dict[str, Any] = {SAMPLE: names, ROW: pa.array(numbers)}
+        for item in target:
+            if item.name not in made:
+                made[item.name] = batch.column(item.name).cast(item.type)
+        yield pa.table([made[item.name] for item in target], schema=target)
+        at += batch.num_rows
+
+
+def as_json(value: Any) -> Any:
+    """A value of a table as a web page takes it."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= _SAFE_INTEGER else str(value)
+    if isinstance(value, float):
+        return value if np.isfinite(value) else (None if np.isnan(value) else str(value))
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= _LONG_TEXT else f"{text[:_LONG_TEXT]} ... ({len(text):,} characters)"

@@ -1,0 +1,158 @@
+"""Requests in; those of other sites, for foreign host names or without the token are refused before any other code runs.
+
+What each rule is for: docs/architecture.md, "browse".
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PICTURE_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+"""Go with every answer, beside the content security policy."""
+_TOKEN_HINT = "open the address that `beholder browse` printed, with its token"
+
+
+class Guard:
+    """ASGI middleware in front of everything.
+
+    1. Host: an IP address, localhost or the name it was started with; any other name may have been rebound to this address.
+    2. Fetch metadata: whatever another site asks for is refused, but for opening the page itself.
+    3. What changes something must come from the page's own origin (Origin or Sec-Fetch-Site says so) as JSON.
+    4. The token, where one is wanted: in the address at the first visit, then in an HttpOnly, SameSite=Strict cookie.
+    """
+
+    def __init__(self, app: App, *, port: int, host_names: Iterable[str] = (), token: str | None = None) -> None:
+        self._app = app
+        self._host_names = {"localhost", *(name.lower() for name in host_names)}
+        self._token = token
+        self._cookie = f"beholder_{port}"  # cookies are shared by all ports of a host
+        self._visit = secrets.token_urlsafe(32)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or hand on with headers added."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # there are no web sockets here
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers: dict[str, str] = {}
+        twice: set[str] = set()
+        for raw_name, raw_value in scope["headers"]:
+            name = raw_name.decode("latin-1").lower()
+            if name in headers:
+                twice.add(name)
+            headers[name] = raw_value.decode("latin-1")
+        refusal = "the request has two Host headers" if "host" in twice else self._refusal(scope, headers)
+        new_cookie = None
+        if refusal is None and self._token is not None and not self._knows_cookie(headers):
+            if self._knows_token(scope):
+                new_cookie = f"{self._cookie}={self._visit}; Path=/; HttpOnly; SameSite=Strict"
+            else:
+                await _answer(send, 401, _TOKEN_HINT, scope)
+                return
+        if refusal is not None:
+            await _answer(send, 403, refusal, scope)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_headers(scope["path"], new_cookie)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> str | None:
+        """Why a request is refused; None: it is not."""
+        host = headers.get("host", "")
+        if not self._is_own_host(host):
+            return f"{host!r} is no name of this server"
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        is_visit = scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate" and scope["method"] in _SAFE_METHODS
+        if site not in (None, "same-origin", "none") and not is_visit:
+            return "another site asked for this"
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return "another site asked for this"
+        if scope["method"] in _SAFE_METHODS:
+            return None
+        if origin is None and site != "same-origin":
+            return "changes are taken from the page itself only"
+        if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+            return "changes are taken as JSON only"
+        return None
+
+    def _is_own_host(self, host: str) -> bool:
+        """Whether a Host header names this server: an address cannot be rebound, a name could be."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if any(mark in host for mark in "@/\\?# ,"):
+            return False
+        if name.lower() in self._host_names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def _knows_cookie(self, headers: dict[str, str]) -> bool:
+        try:
+            given = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
+        except CookieError:
+            return False
+        return given is not None and hmac.compare_digest(given.value.encode(), self._visit.encode())
+
+    def _knows_token(self, scope: Scope) -> bool:
+        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
+        return hmac.compare_digest(given.encode(), (self._token or "").encode())
+
+
+def _headers(path: str, cookie: str | None) -> list[tuple[bytes, bytes]]:
+    policy = _PICTURE_POLICY if path.startswith(("/thumb/", "/picture/")) else _POLICY
+    found = {**HEADERS, "content-security-policy": policy}
+    if cookie is not None:
+        found["set-cookie"] = cookie
+    return [(name.encode(), value.encode()) for name, value in found.items()]
+
+
+async def _answer(send: Send, status: int, text: str, scope: Scope) -> None:
+    """A refusal: one line, as JSON for the page's code, as text for people."""
+    is_page = scope["path"] == "/"
+    body = f"beholder: {text}\n".encode() if is_page else json.dumps({"error": text}).encode()
+    kind = b"text/plain; charset=utf-8" if is_page else b"application/json"
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *_headers(scope["path"], None)]})
+    await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+
+
+def new_token() -> str:
+    """A token that nobody guesses: 256 random bits."""
+    return secrets.token_urlsafe(32)

@@ -1,0 +1,196 @@
+"""Options in; a web server that shows a score set until it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beholder.browse.marks import check_writable, summary
+from beholder.browse.options import LOOPBACK_HOSTS, BrowseOptions
+from beholder.browse.pictures import Pictures
+from beholder.browse.rejects import Rejects
+from beholder.browse.safety import Guard, new_token
+from beholder.browse.session import opened
+from beholder.errors import InputError, OutputError, os_error_text
+from beholder.images.locate import PictureFinder
+from beholder.scores.score_set import open_scores
+
+if TYPE_CHECKING:
+    import uvicorn
+
+_GRACE_S = 2
+_LOOKED_AT = 512
+"""So many first samples tell which folder relative names count from; where that is unclear, it is said at the start."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a page is shown.
+
+    Attributes:
+        url: to open, with the token where one is needed.
+        num_rows: of the set.
+        marks: file of the marks, and what it holds, in words.
+        has_token: whether the address is a secret.
+    """
+
+    url: str
+    num_rows: int
+    marks: tuple[str, str]
+    has_token: bool
+
+
+@contextlib.contextmanager
+def listening(options: BrowseOptions) -> Iterator[tuple[socket.socket, int]]:
+    """A socket that listens, and its port. Raises InputError: the port is taken, or the address is not this machine's."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError):
+        raise InputError(f"--host {options.host}: there is no such address; use 127.0.0.1, or 0.0.0.0 for all") from None
+    found = socket.socket(family, kind, protocol)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind(place)
+            found.listen(128)
+        except OSError as error:
+            raise InputError(_bind_failed(options, error)) from None
+        yield found, int(found.getsockname()[1])
+    finally:
+        found.close()
+
+
+def _bind_failed(options: BrowseOptions, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {options.port} is taken by another program; choose another --port, or leave it out for a free one"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"--host {options.host} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"port {options.port} may not be used without special rights; choose one above 1023"
+    return f"cannot listen on {options.host} port {options.port}: {os_error_text(error)}"
+
+
+@contextlib.contextmanager
+def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]]:
+    """The guarded application for a server on `port`, and its address; everything is let go of at the end."""
+    try:
+        from beholder.browse.app import make_app
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("fastapi", "starlette", "pydantic"):
+            raise
+        raise InputError("browsing needs packages that are not installed: pip install 'beholder[browse]'") from None
+    marks = options.marks_path
+    check_writable(marks)
+    scratch = Path(tempfile.mkdtemp(prefix="beholder-browse-"))
+    cores = len(os.sched_getaffinity(0))
+    try:
+        with contextlib.ExitStack() as stack:
+            named = {"score_column": options.score_column, "sample_column": options.sample_column}
+            scores = stack.enter_context(open_scores(options.scores, **named))
+            finder = PictureFinder(scores.record, pictures=options.pictures, root=options.root, confined=True)
+            stack.enter_context(finder)
+            session = stack.enter_context(opened(scores, scratch, options))
+            finder.sources(session.store.samples(np.arange(min(_LOOKED_AT, session.store.num_rows))))
+            pictures = Pictures(finder, num_threads=min(8, max(2, cores)))
+            stack.callback(pictures.close)
+            token = new_token() if options.needs_token else None
+            app = make_app(session, pictures, Rejects(scores.rejects), scratch)
+            guard = Guard(app, port=port, host_names=_own_names(options.host), token=token)
+            told = (str(marks), summary(session.marks))
+            yield guard, Address(_url(options.host, port, token), session.store.num_rows, told, token is not None)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _own_names(host: str) -> list[str]:
+    """Names that visitors may use: the one that was given, and, where others can reach it, the machine's."""
+    return [] if host in LOOPBACK_HOSTS else [host, socket.gethostname(), socket.getfqdn()]
+
+
+def _url(host: str, port: int, token: str | None) -> str:
+    """The address to open."""
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    shown = f"[{shown}]" if ":" in shown else shown
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+
+
+def browse(options: BrowseOptions, *, on_ready: Callable[[Address], None] = lambda address: None) -> None:
+    """Show the scores until SIGINT or SIGTERM. Raises BeholderError before the first visitor, never after."""
+    with listening(options) as (found, port), serving(options, port) as (guard, address):
+        server = make_server(guard)
+        threading.Thread(target=_tell, args=(server, address, options, on_ready), daemon=True).start()
+        with _ending_cleanly(), contextlib.suppress(KeyboardInterrupt):  # uvicorn ends by itself, then hands the signal on
+            server.run(sockets=[found])
+        if not server.started:
+            raise OutputError("the web server did not start; is the address still free?")
+
+
+@contextlib.contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """SIGTERM and SIGHUP end as Ctrl-C does: by a KeyboardInterrupt, so that what was opened is closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def make_server(app: Any) -> uvicorn.Server:
+    """A web server that is not running yet; quiet, and it tells nobody what it is."""
+    try:
+        import uvicorn
+    except ModuleNotFoundError:
+        raise InputError("browsing needs packages that are not installed: pip install 'beholder[browse]'") from None
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=_GRACE_S,
+            h11_max_incomplete_event_size=64 << 10,
+        )
+    )
+
+
+def _tell(server: uvicorn.Server, address: Address, options: BrowseOptions, on_ready: Callable[[Address], None]) -> None:
+    """Wait until the server answers; then say so, and open the page."""
+    pause = threading.Event()
+    while not server.started and not server.should_exit:
+        pause.wait(0.02)
+    if not server.started:
+        return
+    on_ready(address)
+    has_screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not options.no_open and not address.has_token and has_screen:  # a browser's command line is no place for a secret
+        with contextlib.suppress(webbrowser.Error, OSError):
+            webbrowser.open(address.url)

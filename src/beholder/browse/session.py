@@ -1,0 +1,315 @@
+"""A score set opened for browsing in; views, counts, listings and rows as the page asks for them out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.browse.conditions import Conditions
+from beholder.browse.marks import Mark, MarkBook
+from beholder.browse.options import BrowseOptions
+from beholder.browse.ranking import Rows, View, as_score, axis, best_first, buckets, histogram
+from beholder.browse.rows import RowStore, as_json
+from beholder.columns import HEIGHT, SAMPLE, WIDTH
+from beholder.errors import InputError
+from beholder.scores.score_set import ScoreSet
+
+Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score"]
+Sort = Literal["best", "worst", "random"]
+TABS: tuple[Tab, ...] = get_args(Tab)
+SORTS: tuple[Sort, ...] = get_args(Sort)
+PAGE_ROWS = 500
+"""Most rows of a listing in one answer."""
+_CACHE_BYTES = 1 << 29
+_WORDS = {Mark.NONE: "", Mark.KEEP: "keep", Mark.DROP: "drop"}
+
+
+class Gone(Exception):  # noqa: N818
+    """A view or listing that is no longer kept; the page asks for it anew."""
+
+
+class _Sized(Protocol):
+    @property
+    def num_bytes(self) -> int: ...
+
+
+_Kept = TypeVar("_Kept", bound=_Sized)
+
+
+class _Recent(Generic[_Kept]):
+    """The last results up to a number of bytes, the newest always. Thread-safe."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._found: OrderedDict[str, _Kept] = OrderedDict()
+        self._lock, self._most = threading.Lock(), most_bytes
+
+    def get(self, key: str) -> _Kept | None:
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: str, value: _Kept) -> None:
+        with self._lock:
+            self._found[key] = value
+            self._found.move_to_end(key)
+            while len(self._found) > 1 and sum(kept.num_bytes for kept in self._found.values()) > self._most:
+                self._found.popitem(last=False)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Rows of a tab in the order they are shown, as they were when it was opened."""
+
+    key: str
+    rows: Rows
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory it may hold."""
+        return int(self.rows.nbytes)
+
+
+class Session:
+    """Everything the page asks about one score set. Thread-safe.
+
+    Attributes:
+        scores: the set.
+        asked: what the user asked for.
+        store: its rows.
+        conditions: its conditions.
+        marks: its marks.
+    """
+
+    def __init__(self, scores: ScoreSet, scratch: Path, options: BrowseOptions) -> None:
+        self.scores, self.asked = scores, options
+        self.store = RowStore(scores, scratch)
+        self.conditions = Conditions(self.store, scratch, threads=len(os.sched_getaffinity(0)))
+        is_unique = self.conditions.has_unique_names()
+        self.marks = MarkBook(options.marks_path, self.store.num_rows, self.conditions.rows_named, has_unique_names=is_unique)
+        self._values: dict[str, npt.NDArray[np.float32]] = {}
+        self._whole: dict[str, tuple[View, tuple[float, float]]] = {}
+        self._ranks: dict[str, npt.NDArray[np.uint32]] = {}
+        self._lock = threading.Lock()
+        self._views: _Recent[View] = _Recent(_CACHE_BYTES)
+        self._listings: _Recent[Listing] = _Recent(_CACHE_BYTES)
+        self._whole_of(scores.score_columns[0])
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.conditions.close()
+
+    def values(self, score: str) -> npt.NDArray[np.float32]:
+        """(N,) float32 scores, NaN for none."""
+        self._whole_of(score)
+        return self._values[score]
+
+    def axis(self, score: str) -> tuple[float, float]:
+        """Ends of the slider."""
+        return self._whole_of(score)[1]
+
+    def view(self, score: str, conditions: Sequence[str]) -> View:
+        """The rows that satisfy all conditions, ranked by a score. Raises InputError."""
+        if score not in self.scores.score_columns:
+            raise InputError(f"there is no score {score!r}; there are {', '.join(self.scores.score_columns)}")
+        whole = self._whole_of(score)[0]
+        if not conditions:
+            return whole
+        key = _key("view", score, *conditions)
+        found = self._views.get(key)
+        if found is None:
+            inside = self.conditions.matching(conditions)
+            rows = whole.rows[inside[whole.rows]]
+            ascending = np.ascontiguousarray(self._values[score][rows][::-1])
+            found = View(key, score, tuple(conditions), rows, ascending, inside, int(inside.sum()))
+            self._views.put(key, found)
+        return found
+
+    def known_view(self, key: str) -> View:
+        """A view by its key. Raises Gone."""
+        for whole, _ in list(self._whole.values()):
+            if whole.key == key:
+                return whole
+        found = self._views.get(key)
+        if found is None:
+            raise Gone(key)
+        return found
+
+    def describe(self, view: View) -> dict[str, Any]:
+        """Histogram and buckets of a view, on the axis of the whole set."""
+        low, high = self.axis(view.score)
+        return {
+            "view": view.key,
+            "score": view.score,
+            "conditions": list(view.conditions),
+            "num_matching": view.num_matching,
+            "num_scored": len(view.rows),
+            "histogram": histogram(view, low, high),
+            "buckets": buckets(view, low, high),
+        }
+
+    def counts(self, view: View, threshold: float) -> dict[str, int]:
+        """What a threshold keeps, marks counted in: rows marked keep stay whatever their score, rows marked drop go."""
+        above = kept = view.count_at_least(threshold)
+        keep, drop = self.marks.marked(Mark.KEEP), self.marks.marked(Mark.DROP)
+        kept += len(keep) - int(self._above(view, keep, threshold).sum()) - int(self._above(view, drop, threshold).sum())
+        outside = 0 if view.inside is None else len(keep) - int(view.inside[keep].sum())
+        return {
+            "kept": kept,
+            "above": above,
+            "dropped": view.num_matching + outside - kept,
+            "marked_keep": len(keep),
+            "marked_drop": len(drop),
+            "version": self.marks.version,
+        }
+
+    def _above(self, view: View, rows: npt.NDArray[np.int64], threshold: float) -> npt.NDArray[np.bool_]:
+        """Which of these rows are in the view and have the score (NaN never has)."""
+        above: npt.NDArray[np.bool_] = self._values[view.score][rows] >= as_score(threshold)
+        return above if view.inside is None else above & view.inside[rows]
+
+    def selected(self, view: View, threshold: float) -> Rows:
+        """Rows that are kept, best first: what `beholder select` writes."""
+        return self.listing(view, "kept", "best", threshold=threshold).rows
+
+    def ranks(self, score: str) -> npt.NDArray[np.uint32]:
+        """(N,) 1 for the best of all rows, 0 for those without a score."""
+        found = self._ranks.get(score)
+        if found is None:
+            found = np.zeros(self.store.num_rows, np.uint32)
+            rows = self._whole_of(score)[0].rows
+            found[rows] = np.arange(1, len(rows) + 1, dtype=np.uint32)
+            self._ranks[score] = found
+        return found
+
+    def _ranked(self, score: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """These rows best first; those without a score last, by sample."""
+        ranks = self.ranks(score)[rows]
+        with_score, without = rows[ranks > 0], rows[ranks == 0]
+        names = [name.encode() for name in self.store.samples(without)]
+        last = np.array(sorted(range(len(without)), key=lambda at: (names[at], without[at])), np.int64)
+        return np.concatenate([with_score[np.argsort(ranks[ranks > 0])], without[last]])
+
+    def listing(
+        self, view: View, tab: Tab, sort: Sort, *, threshold: float, bucket: tuple[float, float] | None = None, seed: int = 0
+    ) -> Listing:
+        """The rows of a tab in order. Marks that come later change neither its rows nor their order."""
+        parts: list[Any] = [view.key, tab, sort]
+        if tab in ("kept", "dropped"):
+            parts += [threshold, self.marks.version]
+        elif tab == "bucket":
+            parts += list(bucket or ())
+        elif tab.startswith("marked"):
+            parts += [self.marks.version]
+        if sort == "random":
+            parts += [seed]
+        key = _key("listing", *parts)
+        found = self._listings.get(key)
+        if found is None:
+            rows = self._rows_of(view, tab, threshold, bucket)
+            if sort == "random":
+                rows = rows[np.random.default_rng(seed).permutation(len(rows))]
+            found = Listing(key, rows[::-1] if sort == "worst" else rows)
+            self._listings.put(key, found)
+        return found
+
+    def _rows_of(self, view: View, tab: Tab, threshold: float, bucket: tuple[float, float] | None) -> Rows:
+        """Rows of a tab, best first."""
+        if tab == "all":
+            return view.rows
+        if tab == "bucket":
+            return view.between(*(bucket or (-np.inf, np.inf)))
+        if tab == "no_score":
+            has_none = np.isnan(self._values[view.score])
+            return np.flatnonzero(has_none if view.inside is None else has_none & view.inside)
+        if tab in ("marked_keep", "marked_drop"):
+            return self._ranked(view.score, self.marks.marked(Mark.KEEP if tab == "marked_keep" else Mark.DROP))
+        keep, drop = self.marks.marked(Mark.KEEP), self.marks.marked(Mark.DROP)
+        at = view.count_at_least(threshold)
+        rows = view.rows[:at] if tab == "kept" else view.rows[at:]
+        if not len(keep) and not len(drop):
+            return rows
+        rows = rows[self.marks.state[rows] != (Mark.DROP if tab == "kept" else Mark.KEEP)]
+        moved = keep[~self._above(view, keep, threshold)] if tab == "kept" else drop[self._above(view, drop, threshold)]
+        if not len(moved):
+            return rows
+        ranks = self.ranks(view.score)
+        moved = self._ranked(view.score, moved)
+        place = np.searchsorted(ranks[rows], np.where(ranks[moved] == 0, len(ranks) + 1, ranks[moved]))
+        return np.insert(rows, place, moved.astype(rows.dtype)).astype(rows.dtype, copy=False)
+
+    def known_listing(self, key: str) -> Listing:
+        """A listing by its key. Raises Gone."""
+        found = self._listings.get(key)
+        if found is None:
+            raise Gone(key)
+        return found
+
+    def page(self, listing: Listing, score: str, start: int, count: int) -> list[dict[str, Any]]:
+        """What tiles need of rows [start, start + count): row, sample, score, mark, size."""
+        rows = listing.rows[max(0, start) : max(0, start) + min(max(0, count), PAGE_ROWS)]
+        sizes = [name for name in (WIDTH, HEIGHT) if name in self.store.names and name not in self.scores.score_columns]
+        found = self.store.fetch(rows, [SAMPLE, *sizes])
+        columns = [found.column(name).to_pylist() for name in found.column_names]
+        values = self.values(score)[rows]
+        return [
+            {
+                "row": int(row),
+                "sample": names[0],
+                "score": as_json(float(value)),
+                "mark": self.mark_word(int(row)),
+                **{name: as_json(size) for name, size in zip(sizes, names[1:], strict=True)},
+            }
+            for row, value, *names in zip(rows.tolist(), values, *columns, strict=True)
+        ]
+
+    def sample(self, row: int) -> str:
+        """A row's name."""
+        return self.store.samples(np.array([row]))[0]
+
+    def mark_word(self, row: int) -> str:
+        """A row's mark: "keep", "drop" or "" for none."""
+        return _WORDS[Mark(int(self.marks.state[row]))]
+
+    def mark(self, rows: Sequence[int], mark: Mark) -> None:
+        """Mark rows, on the disk before it returns. Raises OutputError."""
+        self.marks.set(rows, self.store.samples(np.array(rows, np.int64)), mark)
+
+    def _whole_of(self, score: str) -> tuple[View, tuple[float, float]]:
+        """The view without conditions of a score, and its axis; made once."""
+        with self._lock:
+            found = self._whole.get(score)
+            if found is None:
+                values = self.scores.scores(score)
+                rows = best_first(values, self.store)
+                ascending = np.ascontiguousarray(values[rows][::-1])
+                view = View(_key("view", score), score, (), rows, ascending, None, len(values))
+                self._values[score] = values
+                found = self._whole[score] = (view, axis(ascending))
+            return found
+
+
+def _key(*parts: Any) -> str:
+    """A short name for these values."""
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:20]
+
+
+@contextlib.contextmanager
+def opened(scores: ScoreSet, scratch: Path, options: BrowseOptions) -> Iterator[Session]:
+    """A session that is closed at the end."""
+    session = Session(scores, scratch, options)
+    try:
+        yield session
+    finally:
+        session.close()

@@ -1,0 +1,378 @@
+// The page as a whole: what is chosen (score, threshold, filters, tab, order), and what follows from it.
+
+import { readAddress, writeAddress } from "./address.js";
+import { get, post } from "./api.js";
+import { wireDialogs, wireRing, wireTabs, wireTheme } from "./controls.js";
+import { byId, count, make, share, short, store, stored, toast } from "./dom.js";
+import { Export } from "./exporting.js";
+import { Filters } from "./filters.js";
+import { Gallery } from "./gallery.js";
+import { Threshold } from "./histogram.js";
+import { Marks } from "./marks.js";
+import { RejectList } from "./rejects.js";
+import { Viewer } from "./viewer.js";
+
+const state = { info: null, score: null, view: null, counts: null, tab: "all", bucket: null, sort: "best", seed: 1, opened: 0 };
+let gallery, viewer, marks, threshold, filters, exporting, rejects;
+
+const remember = () => writeAddress({ score: state.info.scores.length > 1 ? state.score.name : null, threshold: threshold.value, tab: state.tab, bucket: state.bucket, sort: state.sort, filters });
+
+// -- counts: one question at a time, always the newest threshold
+
+let counting = false;
+let countAgain = false;
+
+async function refreshCounts() {
+  if (counting) {
+    countAgain = true;
+    return;
+  }
+  counting = true;
+  try {
+    do {
+      countAgain = false;
+      const at = threshold.value;
+      const view = state.view.view;
+      const counts = await get("/api/count", { view, threshold: at });
+      if (view === state.view.view) showCounts(counts, at);
+    } while (countAgain);
+  } catch (error) {
+    await recover(error);
+  } finally {
+    counting = false;
+  }
+}
+
+function showCounts(counts, at) {
+  state.counts = counts;
+  const all = counts.kept + counts.dropped;
+  const box = byId("kept");
+  box.textContent = count(counts.kept);
+  box.dataset.threshold = at;
+  byId("share").textContent = share(counts.kept, all) || "–";
+  byId("of").textContent = `kept of ${count(all)}`;
+  for (const [tab, number] of [["all", state.view.num_scored], ["kept", counts.kept], ["dropped", counts.dropped], ["marked_keep", counts.marked_keep], ["marked_drop", counts.marked_drop]]) {
+    const small = document.querySelector(`.tab[data-tab="${tab}"] small`);
+    if (small) small.textContent = short(number);
+  }
+}
+
+const isKept = (item) => item.mark === "keep" || (item.mark !== "drop" && typeof item.score === "number" && item.score >= Math.fround(threshold.value));
+
+// -- views: a score and filters
+
+async function openView(wanted) {
+  state.view = await post("/api/view", { score: state.score.name, ...wanted });
+  threshold.drawBars(state.view.histogram);
+  drawTabs();
+  await refreshCounts();
+}
+
+async function applyFilters(wanted) {
+  await openView(wanted);
+  Object.assign(filters, wanted);
+  drawChips();
+  remember();
+  await openTab();
+}
+
+function drawChips() {
+  const chips = filters.chips();
+  byId("filter-count").textContent = String(chips.length);
+  byId("filter-count").hidden = !chips.length;
+  byId("chips").replaceChildren(
+    ...chips.map(({ text, without }) =>
+      make("button", { class: "chip", type: "button", title: `Take away: ${text}`, onclick: () => applyFilters(without).catch(recover) }, make("code", {}, text), make("span", { "aria-hidden": "true" }, "✕")),
+    ),
+  );
+}
+
+// -- tabs
+
+function drawTabs() {
+  const { info, view } = state;
+  const digits = Math.max(0, Math.min(4, -Math.floor(Math.log10(state.score.bucket) + 1e-9)));
+  const edge = (value) => value.toFixed(digits);
+  const buckets = [...view.buckets].reverse().map((bucket) => ({
+    tab: "bucket",
+    bucket,
+    text: bucket.high === null ? `${edge(bucket.from)} +` : bucket.low === null ? `< ${edge(bucket.to)}` : `${edge(bucket.low)} – ${edge(bucket.high)}`,
+    number: bucket.count,
+  }));
+  if (view.buckets.length === 1) buckets.length = 0;
+  const without = view.num_matching - view.num_scored;
+  const tabs = [
+    { tab: "all", text: "All", number: view.num_scored },
+    { tab: "kept", text: "Kept" },
+    { tab: "dropped", text: "Dropped" },
+    ...buckets.map((one, at) => ({ ...one, gap: at === 0 })),
+    { tab: "marked_keep", text: "✓ Keep", gap: true },
+    { tab: "marked_drop", text: "✕ Drop" },
+  ];
+  if (without) tabs.push({ tab: "no_score", text: "No score", number: without });
+  if (info.rejects.count) tabs.push({ tab: "rejects", text: "Rejects", number: info.rejects.count, gap: true });
+  if (!tabs.some((one) => isCurrent(one))) Object.assign(state, { tab: "all", bucket: null });
+  byId("tabs").replaceChildren(
+    ...tabs.map((one) => {
+      const isHere = isCurrent(one);
+      const data = { tab: one.tab, ...(one.bucket ? { from: String(one.bucket.from) } : {}) };
+      return make(
+        "button",
+        { class: one.gap ? "tab gap" : "tab", type: "button", role: "tab", "aria-selected": String(isHere), tabIndex: isHere ? 0 : -1, dataset: data, onclick: () => chooseTab(one) },
+        make("span", {}, one.text),
+        make("small", {}, one.number === undefined ? "" : short(one.number)),
+      );
+    }),
+  );
+}
+
+const isCurrent = (one) => one.tab === state.tab && (one.tab !== "bucket" || one.bucket.from === state.bucket?.from);
+
+function chooseTab(one) {
+  Object.assign(state, { tab: one.tab, bucket: one.bucket ?? null });
+  for (const button of document.querySelectorAll(".tab")) {
+    const isHere = button.dataset.tab === one.tab && (one.tab !== "bucket" || Number(button.dataset.from) === one.bucket.from);
+    button.setAttribute("aria-selected", String(isHere));
+    button.tabIndex = isHere ? 0 : -1;
+    if (isHere) button.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+  remember();
+  openTab().catch(recover);
+}
+
+async function openTab(anchor = 0) {
+  const turn = ++state.opened;
+  const isRejects = state.tab === "rejects";
+  byId("gallery").hidden = isRejects;
+  byId("rejects").hidden = !isRejects;
+  byId("gallery-tools").hidden = isRejects;
+  byId("chips").hidden = isRejects;
+  byId("reasons").hidden = !isRejects;
+  byId("shown").hidden = isRejects;
+  byId("shuffle").hidden = state.sort !== "random";
+  byId("to-cut").disabled = !(state.tab === "all" || state.tab === "bucket") || state.sort === "random";
+  if (isRejects) {
+    byId("nothing").hidden = true;
+    await rejects.open();
+    return;
+  }
+  const bucket = state.bucket ?? {};
+  const found = await post("/api/listing", { view: state.view.view, tab: state.tab, sort: state.sort, threshold: threshold.value, low: bucket.low ?? null, high: bucket.high ?? null, seed: state.seed });
+  if (turn !== state.opened) return;
+  gallery.open(found, state.score.name, anchor);
+  byId("shown").textContent = `${count(found.count)} ${found.count === 1 ? "picture" : "pictures"}`;
+  byId("nothing").hidden = found.count > 0;
+  byId("nothing").textContent = emptyText();
+}
+
+function emptyText() {
+  if (state.tab === "marked_keep") return "Nothing is marked keep yet: press K on a picture.";
+  if (state.tab === "marked_drop") return "Nothing is marked drop yet: press D on a picture.";
+  if (state.view.conditions.length) return "No picture satisfies the filters.";
+  return "No picture here at this threshold.";
+}
+
+function goToCut() {
+  if (byId("to-cut").disabled) return;
+  const items = gallery.grid.count;
+  let above = state.view.num_scored ? countAbove() : 0;
+  if (state.sort === "worst") above = items - above;
+  gallery.grid.goTo(Math.max(0, Math.min(above, items - 1)), "middle");
+  gallery.setActive(Math.max(0, Math.min(above, items - 1)), { isScrolling: false });
+  gallery.viewport.focus();
+}
+
+function countAbove() {
+  const above = state.counts?.above ?? 0;
+  if (state.tab !== "bucket") return above;
+  const higher = state.view.buckets.filter((bucket) => bucket.from > state.bucket.from).reduce((sum, bucket) => sum + bucket.count, 0);
+  return Math.max(0, above - higher);
+}
+
+// -- the server was started anew or let go of a view: make it again; else say what is wrong
+
+let recovering = null;
+
+async function recover(error) {
+  if (error.name === "AbortError") return;
+  if (error.status !== 410) {
+    toast(error.message, true);
+    return;
+  }
+  recovering ??= (async () => {
+    try {
+      state.view = await post("/api/view", { score: state.score.name, where: filters.where, filters: filters.filters });
+      await openTab(gallery.grid.firstVisible());
+      countAgain = true;
+    } catch (again) {
+      toast(again.message, true);
+    } finally {
+      setTimeout(() => (recovering = null), 500);
+    }
+  })();
+  await recovering;
+}
+
+// -- start
+
+function wireKeys() {
+  const actions = {
+    ",": () => threshold.nudge(-1),
+    ".": () => threshold.nudge(1),
+    "<": () => threshold.nudge(-10),
+    ">": () => threshold.nudge(10),
+    ";": () => threshold.nudge(-10),
+    ":": () => threshold.nudge(10),
+    c: goToCut,
+    f: () => filters.open(),
+    e: () => exporting.open(),
+    "?": () => byId("help").showModal(),
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input:not([type=range]):not([type=checkbox]), textarea, select")) return;
+    const action = actions[event.key.toLowerCase()];
+    if (!action) {
+      const isMove = event.key.startsWith("Arrow") || "kdu".includes(event.key.toLowerCase()) || event.key === "Enter";
+      if (isMove && event.target === document.body && !byId("gallery").hidden) {
+        byId("gallery").focus();
+        gallery.onKey(event);
+      }
+      return;
+    }
+    event.preventDefault();
+    action();
+  });
+}
+
+function wireGalleryTools() {
+  const whole = byId("whole");
+  const size = byId("size");
+  whole.checked = stored("whole", false);
+  size.value = stored("size", 190);
+  const paintWhole = () => byId("gallery").classList.toggle("whole", whole.checked);
+  whole.addEventListener("change", () => {
+    store("whole", whole.checked);
+    paintWhole();
+  });
+  size.addEventListener("input", () => {
+    store("size", Number(size.value));
+    gallery.setTile(Number(size.value));
+  });
+  paintWhole();
+  gallery.setTile(Number(size.value));
+  const sort = byId("sort");
+  sort.value = state.sort;
+  sort.addEventListener("change", () => {
+    state.sort = sort.value;
+    remember();
+    openTab().catch(recover);
+  });
+  byId("shuffle").addEventListener("click", () => {
+    state.seed = crypto.getRandomValues(new Uint32Array(1))[0];
+    openTab().catch(recover);
+  });
+  byId("to-cut").addEventListener("click", goToCut);
+}
+
+function wireScore() {
+  const select = byId("score");
+  const names = state.info.scores.map((one) => one.name);
+  select.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+  select.value = state.score.name;
+  byId("score-box").hidden = names.length < 2;
+  select.addEventListener("change", () => chooseScore(select.value).catch(recover));
+}
+
+async function chooseScore(name) {
+  state.score = state.info.scores.find((one) => one.name === name);
+  byId("about").textContent = aboutText();
+  threshold.setScale(state.score, null);
+  await openView({ where: filters.where, filters: filters.filters });
+  remember();
+  await openTab();
+}
+
+function aboutText() {
+  const head = state.score.head && state.score.head !== state.score.name ? `by ${state.score.head}` : "";
+  return [`${count(state.info.num_rows)} pictures`, head].filter(Boolean).join(" · ");
+}
+
+function onThreshold() {
+  refreshCounts();
+  gallery.repaint();
+}
+
+function onThresholdRest() {
+  remember();
+  if (state.tab === "kept" || state.tab === "dropped") openTab(state.tab === "kept" && state.sort === "best" ? gallery.grid.firstVisible() : 0).catch(recover);
+}
+
+async function start() {
+  wireTheme();
+  if (location.search) history.replaceState(null, "", location.pathname + location.hash); // the token is in a cookie now
+  state.info = await get("/api/set");
+  const { info } = state;
+  const chosen = readAddress();
+  state.score = info.scores.find((one) => one.name === chosen.score) ?? info.scores[0];
+  Object.assign(state, { tab: chosen.tab, sort: chosen.sort });
+  document.title = `${info.name} – beholder`;
+  byId("name").textContent = byId("name").title = info.name;
+  byId("about").textContent = aboutText();
+  byId("help-marks").textContent = `Marks are saved at once in ${info.marks.file}; beholder select --marks takes them.`;
+
+  const onMark = (item, mark) => marks.set(item, mark);
+  gallery = new Gallery(byId("gallery"), info.run, { isKept, onOpen: (index) => viewer.open(index), onMark, onGone: recover });
+  viewer = new Viewer(gallery, info.run, {
+    onMark,
+    onLeave: (index) => {
+      gallery.setActive(index);
+      gallery.viewport.focus();
+    },
+  });
+  threshold = new Threshold({ onMove: onThreshold, onRest: onThresholdRest });
+  filters = new Filters(info.columns, applyFilters);
+  exporting = new Export(() => ({ view: state.view.view, threshold: threshold.value, kept: state.counts.kept, all: state.counts.kept + state.counts.dropped, conditions: state.view.conditions }));
+  rejects = new RejectList(info.rejects);
+  marks = new Marks(info.run, info.marks.version, {
+    onChange: (row, mark) => {
+      gallery.setMark(row, mark);
+      viewer.setMark(row, mark);
+    },
+    onReset: () => openTab(gallery.grid.firstVisible()).catch(recover),
+    onCount: refreshCounts,
+  });
+
+  threshold.setScale(state.score, chosen.threshold);
+  wireScore();
+  wireKeys();
+  wireDialogs();
+  wireTabs();
+  wireRing();
+  byId("open-filters").addEventListener("click", () => filters.open());
+  byId("open-export").addEventListener("click", () => exporting.open());
+  wireGalleryTools();
+  try {
+    await openView(chosen.filters);
+    Object.assign(filters, chosen.filters);
+  } catch (error) {
+    toast(error.message, true);
+    await openView({ where: "", filters: [] });
+  }
+  if (chosen.tab === "bucket") {
+    const bucket = state.view.buckets.find((one) => one.from === chosen.from);
+    Object.assign(state, bucket ? { tab: "bucket", bucket } : { tab: "all" });
+    drawTabs();
+    showCounts(state.counts, threshold.value);
+  }
+  drawChips();
+  await openTab();
+  document.body.dataset.ready = "true";
+  if (document.activeElement === document.body) byId("gallery").focus({ preventScroll: true });
+}
+
+start().catch((error) => {
+  toast(error.message, true);
+  byId("nothing").textContent = error.message;
+  byId("nothing").hidden = false;
+});

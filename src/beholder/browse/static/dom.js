@@ -1,0 +1,61 @@
+// Small helpers: elements by id, elements made, numbers in words, a line at the bottom for a moment.
+// Texts of the data go into textContent only, never into HTML.
+
+export const byId = (id) => document.getElementById(id);
+
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "class") element.className = value;
+    else if (name === "dataset") Object.assign(element.dataset, value);
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+const whole = new Intl.NumberFormat("en-US");
+export const count = (number) => whole.format(number);
+
+export function share(part, all) {
+  if (!all) return "";
+  const percent = (100 * part) / all;
+  if (percent > 0 && percent < 0.01) return "< 0.01 %";
+  return `${percent.toFixed(percent < 1 ? 2 : 1)} %`;
+}
+
+export function short(number) {
+  if (number < 10_000) return count(number);
+  if (number < 1e6) return `${(number / 1e3).toFixed(number < 1e5 ? 1 : 0)} k`;
+  return `${(number / 1e6).toFixed(number < 1e7 ? 2 : 1)} M`;
+}
+
+export const score = (value) => (typeof value === "number" ? value.toFixed(Math.abs(value) >= 100 ? 1 : 2) : value ?? "–");
+
+let toastTimer = 0;
+export function toast(text, isBad = false) {
+  const box = byId("toast");
+  box.textContent = text;
+  box.classList.toggle("bad", isBad);
+  box.classList.add("shown");
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => box.classList.remove("shown"), isBad ? 6000 : Math.max(2200, 60 * text.length));
+}
+
+export function stored(name, fallback) {
+  try {
+    return JSON.parse(localStorage.getItem(`beholder.${name}`)) ?? fallback;
+  } catch {
+    return fallback;
+  }
+}
+
+export function store(name, value) {
+  try {
+    localStorage.setItem(`beholder.${name}`, JSON.stringify(value));
+  } catch {
+    // private windows keep nothing: the choice then lasts as long as the page
+  }
+}

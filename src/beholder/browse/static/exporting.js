@@ -1,0 +1,56 @@
+// Export of what is kept: a file to download, and the command line that gives the same.
+
+import { get } from "./api.js";
+import { byId, count, make, toast } from "./dom.js";
+
+const FORMATS = {
+  txt: "One sample a line.",
+  csv: "sample and scores first, then the other columns; for VDC and spreadsheets.",
+  parquet: "All columns with their types.",
+  jsonl: "One JSON object a line, all columns.",
+};
+
+export class Export {
+  // now() -> {view, threshold, kept, all, conditions}
+  constructor(now) {
+    this.now = now;
+    this.dialog = byId("export");
+    byId("export-formats").replaceChildren(
+      ...Object.keys(FORMATS).map((format) => make("label", {}, make("input", { type: "radio", name: "format", value: format, checked: format === "csv", onchange: () => this.show() }), format.toUpperCase())),
+    );
+    byId("export-copy").addEventListener("click", () => this.copy());
+  }
+
+  open() {
+    this.show();
+    this.dialog.showModal();
+  }
+
+  async show() {
+    const { view, threshold, kept, all, conditions } = this.now();
+    const format = this.dialog.querySelector("input[name=format]:checked").value;
+    byId("export-what").textContent = `${count(kept)} of ${count(all)}: score at least ${threshold}${conditions.length ? ", filtered" : ""}, marks counted in`;
+    byId("export-about").textContent = FORMATS[format];
+    const link = byId("export-download");
+    link.href = `/api/export?${new URLSearchParams({ view, threshold, format })}`;
+    link.download = `selection.${format}`;
+    link.textContent = `Download selection.${format}`;
+    try {
+      const { command } = await get("/api/command", { view, threshold, format });
+      byId("export-command").textContent = command;
+    } catch (error) {
+      byId("export-command").textContent = error.message;
+    }
+  }
+
+  async copy() {
+    const box = byId("export-command");
+    try {
+      await navigator.clipboard.writeText(box.textContent);
+      toast("Copied");
+    } catch {
+      getSelection().selectAllChildren(box); // no clipboard at an address without encryption: it is at least selected
+      toast("Selected; copy it with the keyboard");
+    }
+  }
+}

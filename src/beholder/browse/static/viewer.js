@@ -1,0 +1,175 @@
+// One picture as large as the window, with everything the set says about it. Arrows, Esc, K, D, U; swipes on a phone.
+
+import { get } from "./api.js";
+import { byId, count, make, score, store, stored } from "./dom.js";
+
+export class Viewer {
+  // hooks: onMark(item, mark), onLeave(index)
+  constructor(gallery, run, hooks) {
+    Object.assign(this, { gallery, run, hooks, index: 0, item: null, turn: 0 });
+    this.dialog = byId("viewer");
+    this.small = byId("view-small");
+    this.large = byId("view-large");
+    this.problem = byId("view-problem");
+    this.advance = byId("view-advance");
+    this.advance.checked = stored("advance", false);
+    this.advance.addEventListener("change", () => store("advance", this.advance.checked));
+    byId("view-back").addEventListener("click", () => this.go(-1));
+    byId("view-next").addEventListener("click", () => this.go(1));
+    byId("view-close").addEventListener("click", () => this.dialog.close());
+    for (const [id, mark] of [["view-keep", "keep"], ["view-drop", "drop"], ["view-none", ""]]) byId(id).addEventListener("click", () => this.mark(mark));
+    this.dialog.addEventListener("keydown", (event) => this.onKey(event));
+    this.dialog.addEventListener("close", () => this.leave());
+    this.addSwipes(this.dialog.querySelector(".view-main"));
+  }
+
+  get isOpen() {
+    return this.dialog.open;
+  }
+
+  open(index) {
+    this.dialog.showModal();
+    this.dialog.focus();
+    this.show(index);
+  }
+
+  async show(index) {
+    const turn = ++this.turn;
+    this.index = index;
+    let item = null;
+    try {
+      item = await this.gallery.listing.load(index);
+    } catch (error) {
+      this.say(error.message);
+      return;
+    }
+    if (turn !== this.turn || item === null) return;
+    this.item = item;
+    byId("view-score").textContent = score(item.score);
+    byId("view-place").textContent = `${count(index + 1)} of ${count(this.gallery.grid.count)}`;
+    byId("view-back").disabled = index <= 0;
+    byId("view-next").disabled = index >= this.gallery.grid.count - 1;
+    this.paintMark();
+    this.showPicture(item, turn);
+    this.showValues(item, turn);
+    for (const near of [index + 1, index - 1]) {
+      const neighbour = this.gallery.listing.item(near);
+      if (neighbour) this.preload(neighbour, turn);
+    }
+  }
+
+  address(item) {
+    return `/picture/${this.run}/${item.row}`;
+  }
+
+  showPicture(item, turn) {
+    this.problem.hidden = true;
+    this.large.classList.remove("here");
+    this.small.hidden = false;
+    this.small.src = this.gallery.thumbnails.address(item.row);
+    this.large.onload = () => turn === this.turn && this.large.classList.add("here");
+    this.large.onerror = async () => {
+      if (turn !== this.turn) return;
+      let text = "the picture cannot be shown";
+      try {
+        await get(this.address(item));
+      } catch (error) {
+        text = error.message;
+      }
+      if (turn === this.turn) this.say(text);
+    };
+    this.large.alt = item.sample;
+    this.large.src = this.address(item);
+  }
+
+  say(text) {
+    this.small.hidden = true;
+    this.large.classList.remove("here");
+    this.problem.textContent = text;
+    this.problem.hidden = false;
+  }
+
+  preload(item, turn) {
+    const later = () => turn === this.turn && (new Image().src = this.address(item));
+    setTimeout(later, 250);
+  }
+
+  async showValues(item, turn) {
+    let values = { sample: item.sample };
+    try {
+      const found = await get(`/api/row/${item.row}`);
+      values = found.values;
+    } catch {
+      // the name is better than nothing
+    }
+    if (turn !== this.turn) return;
+    const rows = Object.entries(values).map(([name, value]) =>
+      make("div", {}, make("dt", {}, name), make("dd", value === null ? { class: "null" } : {}, value === null ? "null" : String(value))),
+    );
+    byId("view-values").replaceChildren(...rows);
+  }
+
+  paintMark() {
+    byId("view-keep").setAttribute("aria-pressed", String(this.item?.mark === "keep"));
+    byId("view-drop").setAttribute("aria-pressed", String(this.item?.mark === "drop"));
+  }
+
+  setMark(row, mark) {
+    if (this.item?.row !== row) return;
+    this.item.mark = mark;
+    this.paintMark();
+  }
+
+  mark(mark) {
+    if (!this.item) return;
+    this.hooks.onMark(this.item, mark);
+    if (mark && this.advance.checked) this.go(1);
+  }
+
+  go(step) {
+    const next = this.index + step;
+    if (next >= 0 && next < this.gallery.grid.count) this.show(next);
+  }
+
+  leave() {
+    this.turn += 1;
+    this.small.removeAttribute("src");
+    this.large.removeAttribute("src");
+    this.large.classList.remove("here");
+    this.item = null;
+    this.hooks.onLeave(this.index);
+  }
+
+  onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const actions = {
+      ArrowLeft: () => this.go(-1),
+      ArrowRight: () => this.go(1),
+      ArrowUp: () => this.go(-1),
+      ArrowDown: () => this.go(1),
+      Home: () => this.show(0),
+      End: () => this.show(this.gallery.grid.count - 1),
+      k: () => this.mark("keep"),
+      d: () => this.mark("drop"),
+      u: () => this.mark(""),
+    };
+    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!action) return;
+    event.preventDefault();
+    event.stopPropagation();
+    action();
+  }
+
+  addSwipes(area) {
+    let start = null;
+    area.addEventListener("touchstart", (event) => {
+      start = event.touches.length === 1 ? [event.touches[0].clientX, event.touches[0].clientY] : null;
+    }, { passive: true });
+    area.addEventListener("touchend", (event) => {
+      if (!start) return;
+      const [x, y] = [event.changedTouches[0].clientX - start[0], event.changedTouches[0].clientY - start[1]];
+      if (Math.abs(x) > 50 && Math.abs(x) > 2 * Math.abs(y)) this.go(x < 0 ? 1 : -1);
+      start = null;
+    }, { passive: true });
+  }
+}

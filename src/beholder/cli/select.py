@@ -1,0 +1,128 @@
+"""`beholder select`: flags in, rows chosen, lists written and files handled, with what each rule did shown."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from beholder.cli.flags import command
+from beholder.curation.options import SelectOptions
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from beholder.curation.actions.summary import ActionSummary
+    from beholder.curation.selection import Selection
+
+EXAMPLES = """Examples:\n
+  beholder select scores.parquet --min-score 5 -o kept.txt\n
+  beholder select scores/ --where 'width >= 512 and height >= 512' --top-share 10% -o kept.parquet\n
+  beholder select scores.parquet --top 100 --per folder -o kept.csv --decisions decisions.parquet\n
+  beholder select scores/ --dedup 0.95 --budget 500GB --groups groups.parquet -o kept.parquet\n
+  beholder select scores.parquet --join meta.parquet --balance class --top 10000 -o kept.parquet\n
+  beholder select scores.parquet --rank-by "0.7*laion-v2 + 0.3*laion-v1" --top 1000 -o kept.txt\n
+  beholder select scores.parquet --min-score 5 --copy best/            (shows what would happen; add --apply)
+"""
+
+OUTPUT_FLAGS = {
+    "as_json": (bool, False, typer.Option("--json", help="Print the summary as JSON.")),
+    "quiet": (bool, False, typer.Option("--quiet", "-q", help="No progress and no summary.")),
+}
+
+
+def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
+    """Select, write, act, and show it. Exits with 3 when files were left out."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from beholder.curation.selection import select_rows
+    from beholder.curation.writing import check_outputs, write_lists
+    from beholder.scores.score_set import open_scores
+
+    options.check()
+    check_outputs(options, options.scores)
+    console = Console(stderr=True)
+    parts = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    summary: ActionSummary | None = None
+    said: list[str] = []
+    with Progress(*parts, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task("opening the scores", total=None)
+
+        def shown(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total or None)
+
+        with (
+            open_scores(options.scores, score_column=options.score_column, sample_column=options.sample_column) as scores,
+            select_rows(scores, options, on_rows=shown) as selection,
+        ):
+            written = write_lists(selection, options)
+            if options.action is not None:
+                summary = _act(selection, options, said.append, progress)
+    if as_json:
+        print(
+            json.dumps(selection.to_json() | {"written": written, "action": summary.to_json() if summary else None}, indent=2)
+        )
+    elif not quiet:
+        show(selection, written, said, asks_nothing=not written and summary is None)
+    if summary is not None and summary.exit_status:
+        raise typer.Exit(summary.exit_status)
+
+
+def _act(selection: Selection, options: SelectOptions, say: Any, progress: Progress) -> ActionSummary:
+    """Do with the kept rows' files what was asked for."""
+    import pyarrow as pa
+
+    from beholder.curation.actions.run import perform
+    from beholder.scores.score_set import ROW
+
+    kept = selection.kept_rows()
+    kept = kept.append_column(ROW, pa.array(selection.order().astype("int64")))
+    task = progress.add_task("pictures", total=kept.num_rows)
+    return perform(kept, selection.scores, options, say, progress=lambda count, _: progress.advance(task, count))
+
+
+def show(selection: Selection, written: list[str], said: list[str], *, asks_nothing: bool) -> None:
+    """Print what each rule did, what stays, and what was written."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    table.add_column("rule", overflow="fold", max_width=60)
+    for title in ("rows in", "dropped", "left", "lowest left"):
+        table.add_column(title, justify="right")
+    table.add_row("all rows", "", "", f"{len(selection.dropped_by):,}", "")
+    for step in selection.funnel:
+        counts = (f"{number:,}" for number in (step.rows_in, step.dropped, step.left))
+        found = "" if step.threshold is None or step.word == "balance" else f"{step.threshold:.4g}"
+        table.add_row(Text(step.text + (f" ({step.note})" if step.note else "")), *counts, found)
+    console.print(table)
+    total = len(selection.dropped_by)
+    share = f" ({100 * selection.num_kept / total:.3g} %)" if total else ""
+    lines = ["", f"{selection.num_kept:,} of {total:,} rows stay{share}, {selection.seconds:.1f} s"]
+    lines += selection.notes
+    lines += [f"written: {path}" for path in written]
+    if asks_nothing:
+        lines.append("nothing was written: -o kept.parquet makes a list, --copy DIR shows what copying would do")
+    for line in [*lines, *said]:
+        console.print(line, markup=False)
+
+
+select = command(
+    SelectOptions,
+    run,
+    name="select",
+    argument="scores",
+    sources="What `beholder score` wrote, or any Parquet or CSV file with a column of scores; a folder or glob of them.",
+    description="""Choose which pictures stay: by score, rank, share, group, any SQL condition, near-duplicates, bytes.
+
+    Each rule works on what the ones before it left: no score, --exclude, --marks, --where, --min-score, --max-score,
+    --quantile, --dedup, --balance, --top, --top-share, --sample, --budget. Ties are broken by sample, so the same call gives
+    the same rows.
+    """,
+    examples=EXAMPLES,
+    extra=OUTPUT_FLAGS,
+)

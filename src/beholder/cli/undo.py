@@ -1,0 +1,38 @@
+"""`beholder undo`: a journal in, the act that it tells of taken back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+
+def undo(
+    journal: Annotated[str, typer.Argument(help="The journal that --apply wrote, for example best.journal.jsonl.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+) -> None:
+    """Take back what `beholder select ... --apply` did to files.
+
+    Moved files go back to where they were; copies, links and packed files that are as they were made are taken away, as long
+    as the pictures they were made of are still there. What has changed since is left as it is, and said. Interrupted, run it
+    again.
+
+    Examples:\n
+      beholder undo best.journal.jsonl --dry-run\n
+      beholder undo best.journal.jsonl
+    """  # noqa: D301 (Typer wants the line breaks)
+    from beholder.curation.actions.undo import undo as take_back
+
+    def say(line: str) -> None:
+        if not quiet and not as_json:
+            typer.echo(line)
+
+    summary = take_back(journal, dry_run=dry_run, say=say)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+    if summary.exit_status:
+        sys.exit(summary.exit_status)

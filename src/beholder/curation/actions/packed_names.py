@@ -1,0 +1,106 @@
+"""Places of pictures in; the keys and member names that they get in new tars, no key twice, out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beholder.curation.actions.files import Refused
+from beholder.curation.actions.layout import Layout, with_suffix
+from beholder.images.magic import PICTURE_SUFFIXES, suffix_of
+from beholder.images.place import FilePlace, Place
+from beholder.images.tar_members import split_key
+
+
+@dataclass(frozen=True)
+class PackedNames:
+    """One picture in a tar.
+
+    Attributes:
+        key: webdataset's: what all its members begin with.
+        names: (number of the file in its place, member's name), the picture first.
+        is_renamed: whether the key is another than the names would give.
+    """
+
+    key: str
+    names: tuple[tuple[int, str], ...]
+    is_renamed: bool
+
+
+class KeyGiver:
+    """Gives names. Members of tars and zips keep theirs; files get their path below the source that was named.
+
+    The key of a member ends before the first dot of its name, so that of IMG_1.2.jpg would be IMG_1: in names of files other
+    dots become `_`. A key that another picture has gets `_2`, `_3`, ... Pictures of one key of one tar stay together.
+
+    Args:
+        layout: gives paths below sources.
+        taken: keys that are in use.
+    """
+
+    def __init__(self, layout: Layout, taken: set[str]) -> None:
+        self._layout, self._taken = layout, taken
+        self._last: tuple[str, str] | None = None
+        self._last_key = ""
+        self._last_names: set[str] = set()
+
+    def names(self, place: Place) -> PackedNames:
+        """The names for one picture. Raises Refused where it cannot have one."""
+        picture = place.files[0]
+        first = _first_name(self._layout, place)
+        split = split_key(first)
+        if split is None:
+            raise Refused("name", f"{place.sample}: {first!r} would not be read again from a tar")
+        own = _undotted(first) if place.kind != "tar" else split[0]
+        group = (place.archive or "", split[0])
+        if place.kind == "tar" and group == self._last and first not in self._last_names:  # of the key just before
+            self._last_names.add(first)
+            return PackedNames(self._last_key, ((0, self._last_key + first[len(split[0]) :]),), self._last_key != own)
+        key, count = own, 2
+        while key in self._taken:
+            key, count = f"{own}_{count}", count + 1
+        self._taken.add(key)
+        names = {0: key + _rest(first, place.kind == "tar")}
+        folder = first.rpartition("/")[0]
+        for i, file in enumerate(place.files[1:], 1):
+            name = file.name if place.kind == "tar" else _beside(folder, file, picture)
+            if place.kind != "tar":
+                stem = first.rpartition(".")[0] or first
+                rest = name[len(stem) :] if name.startswith(stem + ".") else None
+            else:
+                rest = name[len(split[0]) :] if name.startswith(split[0]) else None
+            if rest is not None and key + rest not in names.values():
+                names[i] = key + rest
+        self._last, self._last_key, self._last_names = group, key, {first}
+        return PackedNames(key, tuple(names.items()), key != split[0])
+
+
+def _first_name(layout: Layout, place: Place) -> str:
+    """The picture's name in the tar, before its key is looked at; with a suffix, where its bytes tell one."""
+    picture = place.files[0]
+    name = picture.name.strip("/") if place.kind in ("tar", "zip") else layout.below(place)
+    if suffix_of(name) in PICTURE_SUFFIXES:
+        return name
+    given = with_suffix(name, picture)
+    return given if place.kind != "tar" or "." not in name.rsplit("/", 1)[-1] else name
+
+
+def _undotted(name: str) -> str:
+    """A file's path without its suffix, other dots of its last piece as `_`."""
+    folder, slash, last = name.rpartition("/")
+    stem = last.rpartition(".")[0] or last
+    return folder + slash + stem.replace(".", "_")
+
+
+def _rest(name: str, is_member: bool) -> str:
+    """What stands behind the key: of members all from the first dot on, of files the suffix."""
+    if is_member:
+        split = split_key(name)
+        return name[len(split[0]) :] if split is not None else ""
+    _, dot, suffix = name.rsplit("/", 1)[-1].rpartition(".")
+    return dot + suffix if dot else ""
+
+
+def _beside(folder: str, file: FilePlace, picture: FilePlace) -> str:
+    """The path of what belongs to a picture, as its picture's is."""
+    name = file.name.rsplit("/", 1)[-1]
+    return f"{folder}/{name}" if folder else name

@@ -1,0 +1,357 @@
+"""A job of packing in; tars or Parquet files with the pictures' own bytes, shard after shard, each journaled first, out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from beholder import columns, storage
+from beholder.curation.actions import files, journal
+from beholder.curation.actions.files import Refused
+from beholder.curation.actions.journal import Journal, Told
+from beholder.curation.actions.layout import with_suffix
+from beholder.curation.actions.packed_names import KeyGiver, PackedNames
+from beholder.curation.actions.plan import check_place
+from beholder.curation.actions.renaming import rename_new
+from beholder.curation.actions.run import Job, Say, free_bytes
+from beholder.curation.actions.shards import ParquetShard, ShardWriter, TarShard, keys_of
+from beholder.curation.actions.telling import bytes_text
+from beholder.errors import OutputError, writing_failed
+from beholder.images.fetch_bytes import ReadLimits, read_bytes
+from beholder.images.picture import PictureError, PictureRef
+from beholder.images.place import FilePlace, Place
+
+_BATCH_LOOK, _BATCH_READ = 128, 32
+
+
+@dataclass
+class _Shard:
+    """What is in the shard at hand."""
+
+    number: int
+    pictures: int = 0
+    num_files: int = 0
+    num_bytes: int = 0
+    renamed: int = 0
+    origins: dict[str, list[int]] = field(default_factory=dict)
+    left_out: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def rehearse(job: Job, say: Say) -> None:
+    """Plan everything, read no picture, touch nothing."""
+    given = _keys(job)
+    summary, told = job.summary, job.told
+    _take_over(job, told)
+    _check_free_names(job, told)
+    most, most_bytes = job.shard_limits
+    shard = _Shard(len(told.shards) if told is not None else 0)
+    start = told.num_planned if told is not None else 0
+    for _, place, names, size in _looked_at(job, given, start, _BATCH_LOOK):
+        if isinstance(names, Refused):
+            summary.leave_out(names.reason, place.sample, names.text)
+            continue
+        if shard.pictures and (shard.pictures >= most or shard.num_bytes + size > most_bytes):
+            shard = _Shard(shard.number + 1)
+        if shard.pictures == 0:
+            summary.num_shards += 1
+        shard.pictures += 1
+        shard.num_bytes += size
+        summary.num_done += 1
+        summary.num_files += len(names.names)
+        summary.num_bytes += size
+        summary.renamed += names.is_renamed
+        job.progress(1, size)
+        if summary.num_done <= 3:
+            say(f"  {place.sample} -> {_names_of(job.action, shard.number)[0]}: {', '.join(name for _, name in names.names)}")
+    if summary.num_bytes > (free := free_bytes(job.target)):
+        summary.notes.append(
+            f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(summary.num_bytes)} are needed"
+        )
+
+
+def _names_of(action: str, number: int) -> list[str]:
+    return [f"{number:05d}.tar", f"{number:05d}.parquet"] if action == "tars" else [f"train-{number:05d}.parquet"]
+
+
+def _keys(job: Job) -> KeyGiver:
+    """Names, none of which a shard that is finished has."""
+    taken: set[str] = set()
+    if job.action == "tars" and job.told is not None:
+        for shard in job.told.shards:
+            for path, *_ in shard["files"][1:]:
+                with contextlib.suppress(OSError, pa.ArrowException):  # taken away meanwhile: its keys are free
+                    taken.update(keys_of(Path(path)))
+    return KeyGiver(job.layout, taken)
+
+
+def _take_over(job: Job, told: Told | None) -> None:
+    """Count what earlier runs did."""
+    for shard in told.shards if told is not None else ():
+        job.summary.num_before += shard["pictures"]
+        job.summary.num_done += shard["pictures"]
+        job.summary.num_files += shard["num_files"]
+        job.summary.num_bytes += shard["bytes"]
+        job.summary.renamed += shard["renamed"]
+        job.summary.num_shards += 1
+        for sample, reason, text in shard["left_out"]:
+            job.summary.leave_out(reason, sample, text)
+    for sample, (reason, text) in told.left_out.items() if told is not None else ():
+        job.summary.leave_out(reason, sample, text)
+
+
+def _check_free_names(job: Job, told: Told | None) -> None:
+    """Raise OutputError where the folder holds shards that are not ours."""
+    ours = {Path(made[0]).name for shard in (told.shards if told is not None else ()) for made in shard["files"]}
+    if not os.path.isdir(job.target):  # noqa: PTH112
+        return
+    for name in sorted(os.listdir(job.target)):  # noqa: PTH208
+        if name.endswith((".tar", ".parquet")) and name not in ours:
+            raise OutputError(f"{job.target} holds {name} already; name an empty folder, so that the two are not mixed")
+
+
+def _looked_at(job: Job, given: KeyGiver, start: int, at_once: int) -> Iterator[tuple[int, Place, PackedNames | Refused, int]]:
+    """(number, place, names, bytes) of every picture from `start` on."""
+    number = start
+    wants_more = job.action == "tars" and job.options.sidecars
+    for batch in job.batches(start, at_once):
+        samples = batch.column(columns.SAMPLE).to_pylist()
+        sizes = (
+            batch.column(columns.NUM_BYTES).to_pylist() if columns.NUM_BYTES in batch.column_names else [None] * len(samples)
+        )
+        for place, size in zip(job.finder.locate(samples, with_belongings=wants_more), sizes, strict=True):
+            try:
+                check_place(place, size)
+                names = given.names(place) if job.action == "tars" else _path_names(job, place)
+                yield number, place, names, sum(_size(place.files[i]) for i, _ in names.names)
+            except Refused as refused:
+                yield number, place, refused, 0
+            number += 1
+
+
+def _path_names(job: Job, place: Place) -> PackedNames:
+    path = with_suffix(job.layout.path(place, place.files[0]), place.files[0])
+    return PackedNames(path, ((0, path),), False)
+
+
+def _size(file: FilePlace) -> int:
+    """Bytes of a file, 0 where that cannot be told."""
+    if file.size is not None:
+        return file.size
+    if file.ref is not None and file.ref.data is not None:
+        return len(file.ref.data)
+    if file.ref is None or file.ref.path is None or not storage.is_local(file.ref.path):
+        return 0
+    try:
+        return storage.local_path(file.ref.path).stat().st_size
+    except OSError:
+        return 0
+
+
+def apply(job: Job) -> None:
+    """Pack, or go on packing. Raises OutputError when the disk is full; the same again continues."""
+    if job.told is None:
+        _check_free_names(job, None)
+        with journal.new_journal(job.journal, **job.header) as (log, _):
+            _Packing(job, log, journal.read_journal(job.journal)).run()
+        return
+    with journal.reopened(job.journal) as (log, told):
+        _publish_last(told)
+        _check_free_names(job, told)
+        if told.is_finished:
+            _take_over(job, told)
+            job.summary.notes.append("all of it was done before; what was left out then is not tried again")
+            return
+        _Packing(job, log, told).run()
+
+
+def _half(path: str, run: str) -> Path:
+    """Where a file of a shard grows."""
+    return Path(path).with_name(f".beholder-{run}-{Path(path).name}.tmp")
+
+
+def _publish_last(told: Told) -> None:
+    """Give the files of the last shard their names, if the run was killed before it could."""
+    for path, *_ in told.shards[-1]["files"] if told.shards else ():
+        half = _half(path, told.header["id"])
+        if half.exists():
+            _publish(half, path)
+
+
+def _publish(half: Path, path: str) -> None:
+    try:
+        rename_new(str(half), path)
+    except OSError as error:
+        raise writing_failed(path, error) from error
+
+
+class _Packing:
+    """Writes shards."""
+
+    def __init__(self, job: Job, log: Journal, told: Told) -> None:
+        from dataclasses import replace
+
+        self.job, self.log, self.told = replace(job, told=told), log, told
+        self.run_id = str(told.header["id"])
+        self.known = job.kept.replace_schema_metadata(None)
+        self.shard = _Shard(len(told.shards))
+        self.writer: ShardWriter | None = None
+        self.next = told.num_planned
+
+    def run(self) -> None:
+        """All that is left."""
+        job = self.job
+        _take_over(job, self.told)
+        given = _keys(job)
+        most, most_bytes = job.shard_limits
+        try:
+            self._make_folder()
+            waiting: list[tuple[int, Place, PackedNames | Refused, int]] = []
+            for item in _looked_at(job, given, self.next, _BATCH_READ):
+                waiting.append(item)
+                if len(waiting) == _BATCH_READ:
+                    self._read_and_add(waiting, most, most_bytes)
+                    waiting = []
+            self._read_and_add(waiting, most, most_bytes)
+            if self.shard.pictures:
+                self._finish()
+            lines = [{"skip": sample, "reason": reason, "text": text} for sample, reason, text in self.shard.left_out]
+            self.log.write(*lines, {"end": "done"})
+        except OSError as error:
+            raise writing_failed(job.target, error) from error
+        finally:
+            self._drop()
+
+    def _make_folder(self) -> None:
+        missing, at = [], self.job.target
+        while not os.path.lexists(at):
+            missing.append(at)
+            at = os.path.dirname(at)  # noqa: PTH120
+        self.log.write(*({"folder": folder} for folder in reversed(missing)), {"planned": self.next})
+        os.makedirs(self.job.target, exist_ok=True)  # noqa: PTH103
+
+    def _read_and_add(self, items: list[tuple[int, Place, PackedNames | Refused, int]], most: int, most_bytes: int) -> None:
+        good = [item for item in items if not isinstance(item[2], Refused)]
+        contents = iter(self.job.finder.contents([place for _, place, _, _ in good]))
+        for number, place, names, _ in items:
+            if isinstance(names, Refused):
+                self._leave_out(place.sample, names)
+            else:
+                try:
+                    members = self._members(place, names, next(contents))
+                except Refused as refused:
+                    self._leave_out(place.sample, refused)
+                else:
+                    size = sum(len(data) for _, data, _ in members)
+                    if self.shard.pictures and (self.shard.pictures >= most or self.shard.num_bytes + size > most_bytes):
+                        self._finish()
+                    self._add(number, place, names, members, size)
+            self.next = number + 1
+
+    def _members(self, place: Place, names: PackedNames, refs: list[tuple[str, PictureRef]]) -> list[tuple[str, bytes, int]]:
+        """Names, bytes and times of what is written of a picture. Raises Refused when the picture cannot be read."""
+        found = []
+        for i, name in names.names:
+            ref = refs[i][1]
+            try:
+                data = read_bytes(ref, ReadLimits())
+            except PictureError as error:
+                if i == 0:
+                    raise Refused("missing" if str(error.reason) == "missing" else "unreadable", str(error)) from None
+                self.job.summary.notes.append(f"left out: {error}")
+                continue
+            with files.refusals(place.sample):
+                found.append((name, data, self._time(place, ref)))
+        return found
+
+    def _time(self, place: Place, ref: PictureRef) -> int:
+        """When the local file that bytes are from was last written, in seconds; noted for a later undo."""
+        path = place.archive or ref.path
+        if path is None or not storage.is_local(path):
+            return 0
+        path = os.path.abspath(storage.local_path(path))  # noqa: PTH100
+        if path not in self.shard.origins:
+            status = os.stat(path)  # noqa: PTH116
+            self.shard.origins[path] = [status.st_size, status.st_mtime_ns]
+        return max(self.shard.origins[path][1] // 10**9, 0)
+
+    def _add(self, number: int, place: Place, names: PackedNames, members: list[tuple[str, bytes, int]], size: int) -> None:
+        if self.writer is None:
+            self.writer = self._open()
+        self.writer.add(names.key, members, number)
+        self.shard.pictures += 1
+        self.shard.num_files += len(members)
+        self.shard.num_bytes += size
+        self.shard.renamed += names.is_renamed
+        self.job.progress(1, size)
+
+    def _leave_out(self, sample: str, refused: Refused) -> None:
+        self.shard.left_out.append((sample, refused.reason, refused.text))
+        self.job.summary.leave_out(refused.reason, sample, refused.text)
+
+    def _paths(self) -> list[str]:
+        return [f"{self.job.target}/{name}" for name in _names_of(self.job.action, self.shard.number)]
+
+    def _open(self) -> ShardWriter:
+        halves = [_half(path, self.run_id) for path in self._paths()]
+        for path in self._paths():
+            if os.path.lexists(path):
+                raise OutputError(
+                    f"{path} is there already and is not of this act; take it away, then run the same command again"
+                )
+        self.log.write({"packing": Path(self._paths()[0]).name, "planned": self.told.num_planned})
+        for half in halves:
+            half.unlink(missing_ok=True)
+        return TarShard(halves, self.known) if self.job.action == "tars" else ParquetShard(halves[0], self.known)
+
+    def _finish(self) -> None:
+        """Close the shard, say in the journal what it is, then give its files their names."""
+        assert self.writer is not None
+        self.writer.close()
+        self.writer = None
+        made: list[list[Any]] = []
+        for path in self._paths():
+            half = _half(path, self.run_id)
+            with half.open("rb+") as file:
+                os.fsync(file.fileno())
+            status = half.stat()
+            made.append([path, status.st_size, status.st_mtime_ns, files.sha256_of(str(half))])
+        shard = self.shard
+        self.log.write(
+            {
+                "shard": Path(made[0][0]).name,
+                "planned": self.next,
+                "pictures": shard.pictures,
+                "num_files": shard.num_files,
+                "bytes": shard.num_bytes,
+                "renamed": shard.renamed,
+                "files": made,
+                "origins": shard.origins,
+                "left_out": shard.left_out,
+            }
+        )
+        self.told.num_planned = self.next
+        for path, *_ in made:
+            _publish(_half(path, self.run_id), path)
+        summary = self.job.summary
+        summary.num_shards += 1
+        summary.num_done += shard.pictures
+        summary.num_files += shard.num_files
+        summary.num_bytes += shard.num_bytes
+        summary.renamed += shard.renamed
+        self.shard = _Shard(shard.number + 1)
+
+    def _drop(self) -> None:
+        """Take away the shard that was not finished."""
+        if self.writer is not None:
+            with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+                self.writer.close()
+            for path in self._paths():
+                with contextlib.suppress(OSError):
+                    _half(path, self.run_id).unlink(missing_ok=True)
+            self.writer = None

@@ -1,0 +1,227 @@
+"""Kept pictures and options in; files copied, linked, moved or packed (or what would be), and the counts, out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beholder import columns, storage
+from beholder.curation.actions import journal as journals
+from beholder.curation.actions.layout import Layout
+from beholder.curation.actions.options import PARQUET_BYTES, TAR_BYTES, TAR_COUNT, ActionOptions
+from beholder.curation.actions.renaming import rename_new
+from beholder.curation.actions.summary import ActionSummary
+from beholder.errors import InputError, OutputError, writing_failed
+from beholder.images.locate import PictureFinder
+from beholder.images.named_sources import NamedSources
+from beholder.scores.score_set import ROW, ScoreSet
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An act, ready to begin.
+
+    Attributes:
+        action: what to do.
+        target: the folder, absolute.
+        kept: the pictures in the order of the set, `sample` (large_string) first.
+        finder: finds them.
+        sources: where they were named.
+        layout: gives names below the target.
+        options: as the user gave them.
+        journal: where its journal is, or will be.
+        told: what that says of an earlier run of the same act; None without one.
+        header: what the journal begins with.
+        summary: counts, filled while the act goes on.
+        progress: told (pictures, bytes) as they are done.
+    """
+
+    action: str
+    target: str
+    kept: pa.Table
+    finder: PictureFinder
+    sources: NamedSources
+    layout: Layout
+    options: ActionOptions
+    journal: str
+    told: journals.Told | None
+    header: dict[str, Any]
+    summary: ActionSummary
+    progress: Progress
+
+    def batches(self, start: int, num_rows: int) -> Iterator[pa.Table]:
+        """The pictures from number `start` on, `num_rows` at a time."""
+        for at in range(start, self.kept.num_rows, num_rows):
+            yield self.kept.slice(at, num_rows)
+
+    @property
+    def shard_limits(self) -> tuple[int, int]:
+        """Most pictures and most bytes of a tar or Parquet file."""
+        return _limits(self.action, self.options)
+
+
+def perform(
+    kept: pa.Table, scores: ScoreSet, options: ActionOptions, say: Say, *, progress: Progress | None = None
+) -> ActionSummary:
+    """Do, or without `options.apply` only plan, what the options say with the pictures of `kept`.
+
+    Args:
+        kept: one row a picture: `sample`, and what is to be written beside packed pictures (scores, rank, metadata). A column
+            ROW puts the work into the order of the set; `num_bytes` tells pictures that changed since they were scored.
+        scores: the set they are from, which knows where its pictures are.
+        options: what to do.
+        say: called with lines for people.
+        progress: called with (pictures, bytes) since the last time.
+
+    Returns:
+        Counts, reasons, and the journal.
+
+    Raises:
+        InputError: it cannot be done at all (no such sources, the target lies inside a source, ...); nothing was touched.
+        OutputError: the disk is full, or cannot be written; running the same again continues.
+    """
+    from beholder.curation.actions import packing, single
+
+    chosen = options.action
+    if chosen is None:
+        raise InputError("nothing to do: give --copy, --link, --symlink, --move, --tars or --hf-parquet")
+    action, folder = chosen
+    if not storage.is_local(folder):
+        raise InputError(f"--{action} {folder}: files are written to this machine's disks only")
+    target = os.path.abspath(storage.local_path(folder))  # noqa: PTH100
+    kept = _ordered(kept)
+    path = os.path.abspath(options.journal or f"{target}.journal.jsonl")  # noqa: PTH100
+    with PictureFinder(scores.record, pictures=options.pictures, root=options.root) as finder:
+        names = kept.column(columns.SAMPLE)
+        sources = finder.sources(names.slice(0, 512).to_pylist())
+        _check_target(action, target, sources)
+        summary = ActionSummary(action, target, options.apply, num_pictures=kept.num_rows)
+        header = {
+            "action": action,
+            "target": target,
+            "num_pictures": kept.num_rows,
+            "fingerprint": _fingerprint(action, target, kept, options),
+            "folder": str(Path.cwd()),
+        }
+        job = Job(
+            action=action,
+            target=target,
+            kept=kept,
+            finder=finder,
+            sources=sources,
+            layout=Layout(sources, names),
+            options=options,
+            journal=path,
+            told=_earlier(path, header, apply=options.apply),
+            header=header,
+            summary=summary,
+            progress=progress or (lambda count, size: None),
+        )
+        doing = packing if action in ("tars", "hf-parquet") else single
+        if options.apply:
+            summary.journal = path
+            doing.apply(job)
+        else:
+            doing.rehearse(job, say)
+    _say(summary, say)
+    return summary
+
+
+def _ordered(kept: pa.Table) -> pa.Table:
+    """In the order of the set, names as large strings; ROW is left out."""
+    if ROW in kept.column_names:
+        kept = kept.take(pc.array_sort_indices(kept.column(ROW).combine_chunks())).drop_columns([ROW])
+    names = kept.column(columns.SAMPLE).cast(pa.large_string())
+    if names.null_count:
+        raise InputError(f"{names.null_count} of the kept rows have no name, so their pictures cannot be found")
+    others = [name for name in kept.column_names if name != columns.SAMPLE]
+    return pa.table({columns.SAMPLE: names, **{name: kept.column(name) for name in others}})
+
+
+def _limits(action: str, options: ActionOptions) -> tuple[int, int]:
+    if action == "tars":
+        return options.shard_count or TAR_COUNT, options.shard_bytes or TAR_BYTES
+    return options.shard_count or 1 << 62, options.shard_bytes or PARQUET_BYTES
+
+
+def _fingerprint(action: str, target: str, kept: pa.Table, options: ActionOptions) -> str:
+    """Tells whether two acts are the same one."""
+    said = f"{action}\0{target}\0{options.sidecars}\0{options.pictures}\0{options.root}\0"
+    digest = hashlib.sha256(said.encode("utf-8", "surrogateescape"))
+    if action in ("tars", "hf-parquet"):
+        digest.update(f"{_limits(action, options)}\0{kept.column_names}".encode())
+    names = kept.column(columns.SAMPLE)
+    for at in range(0, len(names), 1 << 16):
+        digest.update("\n".join(names.slice(at, 1 << 16).to_pylist()).encode() + b"\n")
+    return digest.hexdigest()[:32]
+
+
+def _check_target(action: str, target: str, sources: NamedSources) -> None:
+    """Raise InputError for a folder that cannot be one, or lies where the pictures are read from."""
+    real = os.path.realpath(target)
+    for _, folder in sources.whole_folders:
+        if storage.is_local(folder):
+            root = os.path.realpath(storage.local_path(folder))
+            if f"{real}/".startswith(root.rstrip("/") + "/"):
+                raise InputError(
+                    f"--{action} {target} lies inside {folder}, which the pictures are from; "
+                    "the next run over that would find them twice, so name a folder outside of it"
+                )
+    at = target
+    while not os.path.lexists(at):
+        at = os.path.dirname(at)  # noqa: PTH120
+    if not os.path.isdir(at):  # noqa: PTH112
+        raise OutputError(f"cannot write {target}: {at} is there already and is no folder")
+    if not os.access(at, os.W_OK | os.X_OK) or os.statvfs(at).f_flag & os.ST_RDONLY:
+        raise OutputError(f"cannot write {target}: {at} is not writable; choose a place you may use")
+
+
+def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> journals.Told | None:
+    """What the journal of an earlier run of the same act says. Raises InputError where it is another's."""
+    if not os.path.lexists(path):
+        return None
+    told = journals.read_journal(path)
+    if told.is_wholly_undone:
+        if apply:  # it is kept under another name, out of the way
+            aside = f"{path}.{told.header.get('id')}.undone"
+            try:
+                rename_new(path, aside)
+            except OSError as error:
+                raise writing_failed(aside, error) from error
+        return None
+    if told.is_undone:
+        raise InputError(
+            f"{path}: an undo of this act was begun and is not whole; run beholder undo {path} again, "
+            "or name another journal with --journal"
+        )
+    if told.header.get("fingerprint") != header["fingerprint"]:
+        raise InputError(
+            f"{path} is the journal of another act ({told.header.get('action')} of {told.header.get('num_pictures')} pictures "
+            f"into {told.header.get('target')}, begun {told.header.get('time')}); name another with --journal"
+        )
+    return told
+
+
+def free_bytes(path: str) -> int:
+    """Bytes that are free on the disk that holds `path`, or will."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)  # noqa: PTH120
+    return shutil.disk_usage(path).free
+
+
+def _say(summary: ActionSummary, say: Say) -> None:
+    from beholder.curation.actions.telling import lines_of
+
+    for line in lines_of(summary):
+        say(line)

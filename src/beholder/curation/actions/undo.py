@@ -1,0 +1,265 @@
+"""A journal in; moves brought back, copies, links and packed files that nobody has changed taken away, and the counts, out."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from beholder.curation.actions import files, journal
+from beholder.curation.actions.files import Refused, refusals
+from beholder.curation.actions.journal import Intent, Journal, Settled, Told
+from beholder.curation.actions.summary import ActionSummary
+from beholder.curation.actions.telling import bytes_text, counted
+from beholder.errors import OutputError
+
+_BATCH = 512
+_STAYS = frozenset(
+    (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOTDIR, errno.EROFS)
+)
+"""Errors of folders that are not empty, or that are no longer ours to remove."""
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+
+def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None) -> ActionSummary:
+    """Take back what a journal says was done.
+
+    A file is moved back if it is still what was moved and nothing stands where it was; a copy, link or packed file is taken
+    away if it is as it was made and the pictures it was made of are still as they were. Everything else is left, with the
+    reason. Folders that were made and are empty go. Interrupted, it goes on when it is run again.
+
+    Args:
+        path: the journal.
+        dry_run: only say what would be done.
+        say: called with lines for people.
+        progress: called with (files, bytes) since the last time.
+
+    Raises:
+        InputError: it is no journal, or damaged.
+        OutputError: another run is using it; the disk is full.
+    """
+    told = journal.read_journal(path)
+    summary = ActionSummary("undo", str(told.header.get("target")), not dry_run, journal=path)
+    with contextlib.ExitStack() as stack:
+        log: Journal | None = None
+        if not dry_run:
+            log, told = stack.enter_context(journal.reopened(path))
+            log.write({"undo": "begin"})
+        _undo_files(path, told, log, summary, progress or (lambda count, size: None))
+        _undo_shards(told, log, summary)
+        if log is not None:
+            _remove_folders(told)
+            log.write({"end": "undone", "left": summary.num_skipped})
+    for line in _lines(summary, told, dry_run):
+        say(line)
+    return summary
+
+
+def _undo_files(path: str, told: Told, log: Journal | None, summary: ActionSummary, progress: Progress) -> None:
+    action, run = str(told.header.get("action")), str(told.header.get("id"))
+    undone: list[int] = []
+
+    def note() -> None:
+        if log is not None and undone:
+            log.write({"undone": journal.ranges(sorted(undone))}, sync=False)
+        undone.clear()
+
+    def one(outcome: Settled) -> None:
+        intent = outcome.intent
+        if not outcome.is_done or intent.number in told.undone:
+            return
+        summary.num_pictures += intent.is_picture
+        try:
+            is_there = _take_back(action, outcome, run, act=log is not None)
+        except Refused as refused:
+            summary.leave_out(refused.reason, intent.sample, refused.text)
+            return
+        undone.append(intent.number)
+        if is_there:
+            summary.num_done += intent.is_picture
+            summary.num_files += 1
+            summary.num_bytes += intent.num_bytes
+            progress(1, intent.num_bytes)
+        if len(undone) >= _BATCH:
+            note()
+
+    try:
+        for _, outcome in journal.settled(path):
+            if outcome is not None:
+                one(outcome)
+        for intent in told.unsettled.values():
+            one(Settled(intent, True))
+    finally:
+        with contextlib.suppress(OutputError):
+            note()
+
+
+def _take_back(action: str, outcome: Settled, run: str, *, act: bool) -> bool:
+    """Undo one file; whether there was anything to do. Raises Refused."""
+    intent = outcome.intent
+    if act:
+        with contextlib.suppress(OSError):
+            os.unlink(files.temporary(intent, run))  # noqa: PTH108 (of a run that was killed)
+    if action == "move":
+        return _move_back(intent, run, act=act)
+    with refusals(intent.target):
+        try:
+            status = os.lstat(intent.target)
+        except FileNotFoundError:
+            return False  # never made, or taken away by its owner
+        if action == "symlink":
+            if not (stat.S_ISLNK(status.st_mode) and os.readlink(intent.target) == intent.source):  # noqa: PTH115
+                raise Refused("changed", f"{intent.target} is not the link that was made")
+        elif action == "link":
+            if not (_stands_alone(intent) and os.path.samefile(intent.source, intent.target)):  # noqa: PTH121
+                raise Refused("changed", f"{intent.target} is the only name left of that file, or another file")
+        else:
+            _check_copy(outcome, status)
+        if act:
+            os.unlink(intent.target)  # noqa: PTH108 (ours, unchanged, and the original is there)
+    return True
+
+
+def _stands_alone(intent: Intent) -> bool:
+    """Whether the original is there, and is not merely a link to what was made of it."""
+    source, target = intent.source, intent.target
+    return os.path.exists(source) and os.path.realpath(source) != os.path.realpath(target)  # noqa: PTH110
+
+
+def _check_copy(outcome: Settled, status: os.stat_result) -> None:
+    """Raise Refused unless a copy is as it was made, and its original is as it was."""
+    intent = outcome.intent
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused("changed", f"{intent.target} is no file any more")
+    if intent.size >= 0:
+        try:
+            files.check_source(intent, follow=True)
+            is_original = _stands_alone(intent)
+        except Refused:
+            is_original = False
+        if not is_original:
+            raise Refused("missing", f"{intent.target} stays, as {intent.source} is not as it was")
+    if outcome.sha256 is None:  # killed between making it and noting it
+        if intent.part is not None:
+            raise Refused("changed", f"{intent.target}: the run was killed here; run it again to its end, then undo it")
+        sha256 = _sha256_of_source(intent)
+    else:
+        sha256 = outcome.sha256
+    if outcome.mtime_ns not in (None, status.st_mtime_ns) or files.sha256_of(intent.target) != sha256:
+        raise Refused("changed", f"{intent.target} has changed since it was made")
+
+
+def _sha256_of_source(intent: Intent) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    for piece in files.pieces_of(intent):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _move_back(intent: Intent, run: str, *, act: bool) -> bool:
+    back = replace(intent, source=intent.target, target=intent.source, is_picture=intent.is_picture)
+    if not os.path.lexists(intent.target):
+        if os.path.lexists(intent.source):
+            return False  # back already, or never moved
+        raise Refused("missing", f"{intent.target} is not there any more, so it cannot be moved back")
+    if os.path.lexists(intent.source) and not os.path.samefile(intent.source, intent.target):  # noqa: PTH121
+        if _is_half_done(intent):
+            if act:
+                with refusals(intent.target):
+                    os.unlink(intent.target)  # noqa: PTH108 (a copy to another disk; its original had not been removed yet)
+            return True
+        raise Refused("clash", f"{intent.source} is there already, so {intent.target} stays")
+    files.check_source(back, follow=False)
+    if act:
+        with refusals(intent.source):
+            os.makedirs(os.path.dirname(intent.source), exist_ok=True)  # noqa: PTH103, PTH120
+        if os.path.lexists(intent.source):  # two names of one file: killed between link and unlink
+            with refusals(intent.target):
+                os.unlink(intent.target)  # noqa: PTH108
+        else:
+            files.move(back, f"{run}-undo")
+    return True
+
+
+def _is_half_done(intent: Intent) -> bool:
+    """Whether a move to another disk was killed between its last two steps: both are there, and the same."""
+    with contextlib.suppress(OSError, Refused):
+        files.check_source(intent, follow=False)
+        status = os.lstat(intent.target)
+        same = (status.st_size, status.st_mtime_ns) == (intent.size, intent.mtime_ns)
+        return same and files.sha256_of(intent.source) == files.sha256_of(intent.target)
+    return False
+
+
+def _undo_shards(told: Told, log: Journal | None, summary: ActionSummary) -> None:
+    """Take away tars and Parquet files that are as they were written, while all that is in them is still where it was."""
+    for shard in told.shards:
+        name = shard["shard"]
+        if name in told.undone_shards:
+            continue
+        summary.num_pictures += shard["pictures"]
+        try:
+            present = [made for made in shard["files"] if os.path.lexists(made[0])]
+            for path, size, time, sha256 in present:
+                status = os.lstat(path)
+                if (status.st_size, status.st_mtime_ns) != (size, time) or files.sha256_of(path) != sha256:
+                    raise Refused("changed", f"{path} has changed since it was written")
+            for origin, (size, time) in shard["origins"].items():
+                _check_origin(origin, size, time, name)
+            if log is not None:
+                for path, *_ in present:
+                    with refusals(path):
+                        os.unlink(path)  # noqa: PTH108
+                log.write({"undone shard": name})
+        except Refused as refused:
+            summary.leave_out(refused.reason, name, refused.text)
+            continue
+        if present:
+            summary.num_done += shard["pictures"]
+            summary.num_shards += 1
+            summary.num_bytes += sum(made[1] for made in present)
+    if log is not None:
+        _remove_half_shards(told)
+
+
+def _remove_half_shards(told: Told) -> None:
+    run = str(told.header.get("id"))
+    for half in Path(str(told.header.get("target"))).glob(f".beholder-{run}-*.tmp"):
+        half.unlink(missing_ok=True)
+
+
+def _check_origin(origin: str, size: int, time: int, shard: str) -> None:
+    try:
+        status = os.stat(origin)  # noqa: PTH116
+    except OSError:
+        raise Refused("missing", f"{shard} stays: {origin}, from which it was made, is not there any more") from None
+    if (status.st_size, status.st_mtime_ns) != (size, time):
+        raise Refused("missing", f"{shard} stays: {origin}, from which it was made, has changed")
+
+
+def _remove_folders(told: Told) -> None:
+    """Remove the folders that were made, if they are empty."""
+    for folder in reversed(told.folders):
+        try:
+            os.rmdir(folder)  # noqa: PTH106
+        except OSError as error:
+            if error.errno not in _STAYS:
+                raise OutputError(f"cannot remove {folder}: {error.strerror}") from error
+
+
+def _lines(summary: ActionSummary, told: Told, dry_run: bool) -> list[str]:
+    from beholder.curation.actions.telling import left_out
+
+    would = "would be " if dry_run else ""
+    done = "moved back" if told.header.get("action") == "move" else "taken away"
+    files_text = f" ({counted(summary.num_files, 'file')})" if summary.num_files > summary.num_done else ""
+    lines = [f"{counted(summary.num_done, 'picture')}{files_text}, {bytes_text(summary.num_bytes)}: {would}{done}"]
+    lines += left_out(summary)
+    return lines

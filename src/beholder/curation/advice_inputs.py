@@ -1,0 +1,81 @@
+"""What a user gave in (scores of any kind, names of columns, heads and landmarks); what it stands for out."""
+
+from __future__ import annotations
+
+import math
+from os import PathLike, fspath
+from typing import Any
+
+import pyarrow as pa
+
+from beholder.errors import InputError
+from beholder.models.landmarks import LANDMARKS, Landmark, find_landmark
+from beholder.models.published import canonical_head
+from beholder.scores.score_set import ScoreSet
+
+
+def as_source(scores: Any) -> str | pa.Table:
+    """What `open_scores` takes, of a path or a data frame of polars, pandas or Arrow. Raises TypeError for other things."""
+    if isinstance(scores, str | PathLike):
+        return fspath(scores)
+    if isinstance(scores, pa.RecordBatch):
+        return pa.table(scores)
+    if isinstance(scores, pa.Table):
+        return scores
+    home = type(scores).__module__.split(".", 1)[0]
+    if home == "polars" and hasattr(scores, "lazy"):
+        frame = scores.lazy().collect()
+        return frame.to_arrow()
+    if home == "pandas" and hasattr(scores, "columns"):
+        return pa.Table.from_pandas(scores, preserve_index=False)
+    raise TypeError(f"advise() takes a path or a polars, pandas or Arrow table, not {type(scores).__name__}")
+
+
+def choose_score(scores: ScoreSet, name: str | None) -> str:
+    """The score column with this name, or by the head of this name. Raises InputError."""
+    listed = ", ".join(scores.score_columns)
+    if name is None:
+        if len(scores.score_columns) > 1:
+            raise InputError(f"{scores.source} has scores of several heads: {listed}; name one with --score")
+        return scores.score_columns[0]
+    if name in scores.score_columns:
+        return name
+    wanted = canonical_head(name)
+    found = [column for column in scores.score_columns if wanted and canonical_head(scores.head_names.get(column)) == wanted]
+    if len(found) != 1:
+        raise InputError(f"{scores.source} has no scores named {name!r}; it has {listed}")
+    return found[0]
+
+
+def head_of(scores: ScoreSet, column: str, told: str | None) -> str | None:
+    """The head behind a column: its registry name where it is known. Raises InputError where the user says otherwise."""
+    recorded = scores.head_names.get(column)
+    recorded = canonical_head(recorded) or recorded
+    if told is None:
+        return recorded
+    named = canonical_head(told) or told
+    if recorded is not None and recorded != named:
+        raise InputError(f"{scores.source}: the scores {column} are by {recorded}, as the set itself says; leave --head out")
+    return named
+
+
+def landmark_of(at: float | str | None) -> Landmark | None:
+    """The landmark that `at` names, if it is no number. Raises InputError for other text."""
+    if not isinstance(at, str):
+        return None
+    try:
+        float(at)
+    except ValueError:
+        found = find_landmark(at)
+        if found is None:
+            names = ", ".join(item.key for item in LANDMARKS)
+            raise InputError(f"--at {at!r} is neither a number nor the name of a landmark; those are {names}") from None
+        return found
+    return None
+
+
+def finite(value: float, flag: str) -> float:
+    """A threshold that is a number. Raises InputError for NaN and infinity."""
+    if not math.isfinite(value):
+        raise InputError(f"{flag} {value} is no threshold; give a number such as 5.0")
+    return value

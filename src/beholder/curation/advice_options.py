@@ -1,0 +1,40 @@
+"""Every option of `beholder advise`, with its default: the dataclass that the command line makes its flags of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from beholder.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseOptions:
+    """What to advise on, and how scores are read."""
+
+    PANEL: ClassVar[str] = "Advice"
+
+    scores: str
+    at: str | None = option(
+        None,
+        "The threshold you think of, or where somebody else cut (sd-v1, laion-5plus, ...): its price is told.",
+        shown="the one that keeps most nearly 25 %",
+    )
+    thresholds: tuple[float, ...] = option(
+        (), "A threshold of the table (repeatable).", flag=("--threshold",), shown="half and quarter points around the scores"
+    )
+    columns: tuple[str, ...] = option(
+        (), "A metadata column whose groups are compared (repeatable).", flag=("--column",), shown="all that can be grouped"
+    )
+    price: bool = option(True, "Compare groups, or only read the scores.", flag=("--price/--no-price",))
+    groups: int = option(4, "Groups of a column to show from each end.", least=1)
+    where: tuple[str, ...] = option(
+        (), "Leave out rows for which this SQL condition over any column does not hold, e.g. 'width >= 512' (repeatable)."
+    )
+    join: tuple[str, ...] = option((), "Metadata to join by sample: .parquet or .csv (repeatable).")
+    score: str | None = option(None, "The score to go by, where there are several: a column or its head's name.")
+    head: str | None = option(None, "The head that made the scores, where the set does not say, e.g. laion-v2.")
+    score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
+    sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
+    memory: int = option(2_000_000_000, "Memory to stay below, about.", read="bytes", shown="2GB")
+    num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)

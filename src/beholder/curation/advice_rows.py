@@ -1,0 +1,116 @@
+"""A score set, conditions and tables to join in; a DuckDB view of the rows that advice is about out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from beholder import columns
+from beholder.curation.database import check_expression, connect, refused
+from beholder.curation.joined import join_metadata, register_joined
+from beholder.curation.options import SMALLEST_MEMORY
+from beholder.errors import InputError
+from beholder.scores.score_set import ROW, ScoreSet, quoted, text_literal
+
+if TYPE_CHECKING:
+    import duckdb
+
+SCORE = "beholder_score"
+"""Column of the view: the score as DOUBLE; NULL where there is none, or where it is not finite."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The view `rows`: every column of the set and of the tables joined to it, and `SCORE`, where all conditions hold.
+
+    Attributes:
+        source: the scores and conditions, for messages.
+        connection: DuckDB's.
+        kinds: column -> DuckDB's type, of columns that are neither the sample nor scores.
+    """
+
+    source: str
+    connection: duckdb.DuckDBPyConnection
+    kinds: Mapping[str, str]
+
+    def all(self, query: str) -> list[tuple[Any, ...]]:
+        """All rows of a query's result. Raises InputError."""
+        with self._told():
+            return self.connection.execute(query).fetchall()
+
+    def one(self, query: str) -> tuple[Any, ...]:
+        """The one row of a query's result. Raises InputError."""
+        (found,) = self.all(query)
+        return found
+
+    def batches(self, query: str, num_rows: int) -> Iterator[pa.RecordBatch]:
+        """A query's result piece by piece. Raises InputError."""
+        with self._told():
+            yield from self.connection.sql(query).to_arrow_reader(num_rows)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what DuckDB raises (a condition that fails on some row, too little memory) into one line."""
+        import duckdb
+
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException) as error:
+            raise refused(f"reading {self.source}", error) from None
+
+
+def number(value: float) -> str:
+    """A float as SQL takes it, to the last bit."""
+    return f"{text_literal(repr(float(value)))}::DOUBLE"
+
+
+@contextlib.contextmanager
+def open_rows(
+    scores: ScoreSet,
+    score_column: str,
+    *,
+    where: Sequence[str] = (),
+    join: Sequence[str] = (),
+    memory: int,
+    num_threads: int | None = None,
+) -> Iterator[Rows]:
+    """Open DuckDB over a score set; it works in `memory` bytes and puts the rest into a temporary folder.
+
+    Conditions and joins mean what they do in `curation.selection`.
+
+    Raises:
+        InputError: a condition that DuckDB does not take, a table that cannot be joined, too little memory.
+    """
+    if memory < SMALLEST_MEMORY:
+        raise InputError(f"--memory {memory:,} is too little; at least 256MB")
+    with tempfile.TemporaryDirectory(prefix="beholder-advise-") as folder:
+        scratch = Path(folder)
+        with contextlib.closing(connect(scratch, memory=memory, num_threads=num_threads or _all_cores())) as connection:
+            connection.execute("SET preserve_insertion_order = true")  # the same result every time
+            scores.register(connection, "scores")
+            relation = "scores"
+            if join:
+                file, _ = join_metadata(connection, scores, join, scratch)
+                relation = register_joined(connection, file) if file is not None else relation
+            for condition in where:
+                check_expression(connection, condition, relation)
+            conditions = " AND ".join(f"(\n{condition}\n)" for condition in where) or "true"
+            score = f"{quoted(score_column)}::DOUBLE"
+            query = f"SELECT *, CASE WHEN isfinite({score}) THEN {score} END AS {SCORE} FROM {relation} WHERE {conditions}"
+            named = f"{scores.source} where {' and '.join(where)}" if where else scores.source
+            rows = Rows(named, connection, {})
+            rows.all(f"CREATE VIEW rows AS {query}")
+            known = {scores.sample_column, columns.SAMPLE, *scores.score_columns, ROW, SCORE}
+            kinds = {str(name): str(kind) for name, kind, *_ in rows.all("DESCRIBE rows") if str(name) not in known}
+            yield Rows(named, connection, kinds)
+
+
+def _all_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,140 @@
+"""Scratch folder and memory limit in, a DuckDB connection out; users' conditions checked to be one expression and run."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.errors import BeholderError, InputError
+from beholder.scores.score_set import ROW, text_literal
+
+if TYPE_CHECKING:
+    import duckdb
+
+_BATCH_ROWS = 1 << 20
+
+
+def connect(scratch: Path, *, memory: int = 1_500_000_000, num_threads: int = 1) -> duckdb.DuckDBPyConnection:
+    """A connection in memory that spills into `scratch`, asks no network, and shows nothing."""
+    import duckdb
+
+    connection = duckdb.connect()
+    for setting in (
+        f"memory_limit = '{memory}B'",
+        f"temp_directory = {text_literal(str(scratch / 'duckdb'))}",
+        f"threads = {num_threads}",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "enable_progress_bar = false",
+        "preserve_insertion_order = false",
+        "TimeZone = 'UTC'",
+    ):
+        try:
+            connection.execute(f"SET {setting}")
+        except duckdb.Error:
+            if not setting.startswith("TimeZone"):  # an extension of its own, which may be missing
+                raise
+    return connection
+
+
+_TOKEN = re.compile(
+    r"""(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<comment>--|/\*)|(?P<dollar>\$\w*\$)|(?P<end>;)|(?P<open>\()|(?P<close>\))""",
+    re.VERBOSE,
+)
+
+
+def check_expression(connection: duckdb.DuckDBPyConnection, expression: str, source: str, flag: str = "--where") -> None:
+    """Raise InputError unless the text is one SQL expression over `source` (what stands after FROM)."""
+    import duckdb
+
+    named = f"{flag} {_shown(expression)}"
+    if not expression.strip():
+        raise InputError(f"{flag} is empty; give a condition such as 'width >= 512'")
+    depth = 0
+    for match in _TOKEN.finditer(expression):
+        if match["comment"] or match["end"] or match["dollar"]:
+            raise InputError(f"{named}: one condition without {match[0]!r}")
+        depth += 1 if match["open"] else -1 if match["close"] else 0
+        if depth < 0:
+            break
+    if depth:
+        raise InputError(f"{named}: its brackets do not match")
+    try:
+        line = f"SELECT (\n{expression}\n) FROM {source} LIMIT 0"
+        if len(connection.extract_statements(line)) != 1:
+            raise InputError(f"{named}: one condition, not several statements")
+        connection.execute(line)
+    except duckdb.Error as error:
+        raise refused(named, error) from None
+
+
+def refused(named: str, error: Exception) -> BeholderError:
+    """One line out of what DuckDB says."""
+    import duckdb
+
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return BeholderError(f"{named}: DuckDB ran out of memory; give a larger --memory, or more room for temporary files")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"^(\w+ )*Error: ", "", lines[0] if lines else "an unknown error").rstrip(".")
+    candidates = next((line for line in lines if line.startswith("Candidate bindings")), "")
+    return InputError(f"{named}: {text[:300]}" + (f" ({candidates[:200]})" if candidates and candidates not in text else ""))
+
+
+def _shown(expression: str) -> str:
+    plain = " ".join(expression.split())
+    return f"'{plain}'" if len(plain) <= 120 else f"'{plain[:117]}...'"
+
+
+@contextlib.contextmanager
+def clear_errors(named: str) -> Iterator[None]:
+    """Turn what DuckDB raises into one line that begins with `named`."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise refused(named, error) from None
+
+
+def first_row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...] | None:
+    """The first row of a query's small result, None where it has none; the result is read to its end."""
+    found = connection.execute(query).fetchall()
+    return found[0] if found else None
+
+
+def count_of(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    """Rows of a table."""
+    (count,) = first_row(connection, f"SELECT count(*) FROM {table}") or (0,)
+    return int(count)
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[npt.NDArray[np.int64]]:
+    """The first column of a query's result, piece by piece, as int64."""
+    for batch in connection.sql(query).to_arrow_reader(_BATCH_ROWS):
+        yield batch.column(0).to_numpy(zero_copy_only=False)
+
+
+def mask_where(
+    connection: duckdb.DuckDBPyConnection, expression: str, source: str, num_rows: int, flag: str = "--where"
+) -> npt.NDArray[np.bool_]:
+    """(N,) whether the condition holds for each row of `source`, which has the column ROW; NULL counts as false.
+
+    Raises InputError when it is no condition, or fails on a value.
+    """
+    check_expression(connection, expression, source, flag)
+    mask = np.zeros(num_rows, np.bool_)
+    with clear_errors(f"{flag} {_shown(expression)}"):
+        for rows in rows_of(connection, f"SELECT {ROW} FROM {source} WHERE (\n{expression}\n)"):
+            mask[rows] = True
+    return mask
+
+
+def list_literal(paths: Sequence[Path]) -> str:
+    """Paths as a list that SQL takes."""
+    return "[" + ", ".join(text_literal(str(path)) for path in paths) + "]"

@@ -1,0 +1,97 @@
+"""A score set and metadata tables in; one Parquet file with the metadata of each row, in the set's order, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beholder.curation.database import first_row, list_literal
+from beholder.curation.lists import NAME, sample_column_of, table_file
+from beholder.errors import InputError
+from beholder.scores.score_set import ROW, ScoreSet, quoted, text_literal
+
+if TYPE_CHECKING:
+    import duckdb
+
+_ROW_GROUP_ROWS = 122_880
+RENAMED = "meta_"
+"""Before the name of a joined column when the set has one of that name."""
+
+
+def join_metadata(
+    connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths: Sequence[str], scratch: Path
+) -> tuple[Path, dict[str, str]]:
+    """Join tables to the set (view `scores` of the connection) by sample.
+
+    Columns of bytes are left out. A column whose name the set has already is called meta_NAME.
+
+    Returns:
+        the file, and the new names of columns that had to be renamed.
+
+    Raises:
+        InputError: a table that names a sample twice, that has no column of samples, or that no sample fits.
+    """
+    taken = {name.casefold() for name in (*scores.schema.names, "sample", ROW)}
+    renamed: dict[str, str] = {}
+    selected, joins = [f"s.{ROW}"], [f"(SELECT {ROW}, {NAME} AS name FROM scores) AS s"]
+    for number, path in enumerate(paths):
+        file = table_file(path, scratch / f"join{number}.parquet")
+        sample = sample_column_of(file, path)
+        _check_once(connection, file, sample, path)
+        table = f"m{number}"
+        joins.append(
+            f"LEFT JOIN read_parquet({list_literal([file])}) AS {table} ON s.name = CAST({table}.{quoted(sample)} AS VARCHAR)"
+        )
+        for item in pq.read_schema(file):
+            if item.name == sample or _is_bytes(item.type):
+                continue
+            name = item.name
+            if name.casefold() in taken:
+                name = renamed[item.name] = f"{RENAMED}{item.name}"
+            if name.casefold() in taken:
+                raise InputError(f"--join {path}: column {item.name!r} is there already, and {name!r} too; rename it")
+            taken.add(name.casefold())
+            selected.append(f"{table}.{quoted(item.name)} AS {quoted(name)}")
+    if len(selected) == 1:
+        raise InputError(f"--join {paths[0]} adds no column")
+    target = scratch / "joined.parquet"
+    query = f"SELECT {', '.join(selected)} FROM {' '.join(joins)} ORDER BY s.{ROW}"
+    options = f"FORMAT parquet, ROW_GROUP_SIZE {_ROW_GROUP_ROWS}, COMPRESSION snappy"
+    connection.execute("SET preserve_insertion_order = true")
+    connection.execute(f"COPY (SELECT * EXCLUDE ({ROW}) FROM ({query})) TO {text_literal(str(target))} ({options})")
+    connection.execute("SET preserve_insertion_order = false")
+    return target, renamed
+
+
+def _check_once(connection: duckdb.DuckDBPyConnection, file: Path, sample: str, path: str) -> None:
+    """Raise InputError when the table names a sample twice, or no row of the set has a name that is in it."""
+    name, rows = quoted(sample), f"read_parquet({list_literal([file])})"
+    twice = first_row(
+        connection, f"SELECT {name} FROM {rows} WHERE {name} IS NOT NULL GROUP BY {name} HAVING count(*) > 1 LIMIT 1"
+    )
+    if twice is not None:
+        raise InputError(f"--join {path} has the sample {twice[0]!r} twice; which of its rows is meant cannot be told")
+    fitting = f"SELECT 1 FROM scores WHERE {NAME} IN (SELECT CAST({name} AS VARCHAR) FROM {rows}) LIMIT 1"
+    if first_row(connection, fitting) is None and first_row(connection, "SELECT 1 FROM scores LIMIT 1") is not None:
+        raise InputError(f"--join {path}: its column {sample!r} has none of the scores' samples; is it of another set?")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether values hold bytes (pictures), which no list is made of."""
+    if pa.types.is_struct(kind):
+        return any(_is_bytes(item.type) for item in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def register_joined(connection: duckdb.DuckDBPyConnection, joined: Path) -> str:
+    """Make a view of the set's and the joined columns; returns its name."""
+    mine = f"SELECT *, file_row_number AS joined_row FROM read_parquet({list_literal([joined])}, file_row_number = true)"
+    connection.execute(
+        f"CREATE VIEW scores_joined AS SELECT s.*, m.* EXCLUDE (joined_row, file_row_number) "
+        f"FROM scores AS s JOIN ({mine}) AS m ON s.{ROW} = m.joined_row"
+    )
+    return "scores_joined"

@@ -1,0 +1,199 @@
+"""Every option of selecting, with its default: the dataclasses that the command line makes its flags of, and their checks."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+from beholder.curation.actions.options import ActionOptions
+from beholder.errors import InputError
+from beholder.options import option
+
+DedupMethod = Literal["auto", "exact", "approximate"]
+DEDUP_METHODS: tuple[DedupMethod, ...] = ("auto", "exact", "approximate")
+SMALLEST_MEMORY = 256_000_000
+_ONE_OF = "--top, --top-share, --sample"
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """Which rows stay. The rules work in the order in which they stand in `curation.rules.RULES`."""
+
+    PANEL: ClassVar[str] = "Which pictures stay"
+
+    min_score: float | None = option(None, "Keep scores of at least this.")
+    max_score: float | None = option(None, "Keep scores of at most this.")
+    quantile: float | None = option(None, "Keep scores of at least this quantile (0 to 1) of the rows that other rules left.")
+    top: int | None = option(None, "Keep the best so many.", least=1)
+    top_share: str | None = option(None, "Keep the best share: 10% or 0.1, rounded up to whole rows.")
+    per: str | None = option(
+        None,
+        f"Apply {_ONE_OF} inside each group of this column: one of the scores, of --join, or folder, source, aspect, "
+        "score_bucket, cluster.",
+    )
+    balance: str | None = option(
+        None, "Keep equally many of each group of this column, the best ones; with --top N about N in all."
+    )
+    where: tuple[str, ...] = option(
+        (), "Keep rows for which this SQL condition over any column holds, e.g. 'width >= 512' (repeatable)."
+    )
+    sample: int | None = option(None, "Draw so many rows, weighted by score (see --temperature).", least=1)
+    seed: int = option(0, "What --sample draws with; the same seed draws the same rows.")
+    temperature: float = option(1.0, "--sample: weight is exp(score / temperature); inf draws evenly.")
+    budget: int | None = option(None, "Keep the best rows whose bytes on disk fit, e.g. 500GB.", read="bytes")
+    size_column: str | None = option(None, "Column with each picture's bytes for --budget.", shown="num_bytes")
+    exclude: tuple[str, ...] = option((), "Drop the samples of this list: .txt, .csv or .parquet (repeatable).")
+    marks: str | None = option(None, "Marks made with `beholder browse`: what is marked drop goes, what is marked keep stays.")
+    dedup: float | None = option(
+        None, "Drop near-duplicates: pictures whose embedding has at least this cosine similarity (0.95) to a better one."
+    )
+    dedup_method: DedupMethod = option(
+        "auto", "Compare all pairs (exact), or through an index (approximate).", choices=DEDUP_METHODS
+    )
+    embeddings: str | None = option(None, "Embeddings for --dedup and --clusters.", shown="those kept beside the scores")
+    clusters: int | None = option(None, "Make the column cluster: k-means with so many on the embeddings.", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How scores are read and ranked."""
+
+    PANEL: ClassVar[str] = "Reading and ranking"
+
+    score: str | None = option(None, "The score to go by, where there are several: a column or its head's name.")
+    rank_by: str | None = option(
+        None,
+        'Rank by an expression over percentiles of scores, e.g. "0.7*a + 0.3*b"; names with odd characters in `backticks`.',
+    )
+    join: tuple[str, ...] = option((), "Metadata to join by sample: .parquet or .csv (repeatable).")
+    score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
+    sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
+    memory: int = option(3_000_000_000, "Memory to stay below, about.", read="bytes", shown="3GB")
+    num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectRules(ReadOptions, RuleOptions):
+    """All that decides a selection: what `beholder.select` takes beside the scores."""
+
+    @property
+    def threads(self) -> int:
+        """Threads to use."""
+        return self.num_threads or _threads()
+
+    @property
+    def share(self) -> Fraction | None:
+        """`top_share` as an exact number in (0, 1]."""
+        return None if self.top_share is None else parse_share(str(self.top_share))
+
+    def check(self) -> None:
+        """Raise InputError for values that mean nothing, and for rules that do not go together."""
+        for name, text in (("min_score", "--min-score"), ("max_score", "--max-score")):
+            value = getattr(self, name)
+            if value is not None and math.isnan(value):
+                raise InputError(f"{text} is no number")
+        if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
+            raise InputError(f"--min-score {self.min_score:g} is above --max-score {self.max_score:g}; nothing could stay")
+        if self.quantile is not None and not 0 <= self.quantile <= 1:
+            raise InputError(f"--quantile {self.quantile:g}: a quantile is between 0 and 1; 0.9 keeps the best tenth")
+        for name, number in (("--top", self.top), ("--sample", self.sample), ("--clusters", self.clusters)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} {number}: at least 1")
+        if self.budget is not None and self.budget < 0:
+            raise InputError(f"--budget {self.budget}: at least 0 bytes")
+        if not self.temperature > 0:
+            raise InputError(f"--temperature {self.temperature:g}: above 0 (inf draws evenly)")
+        if self.dedup is not None and not 0 < self.dedup <= 1:
+            raise InputError(f"--dedup {self.dedup:g}: a cosine similarity above 0 and at most 1, for example 0.95")
+        if self.memory < SMALLEST_MEMORY:
+            raise InputError(f"--memory {self.memory:,} is too little; at least 256MB")
+        _ = self.share
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.per is not None and self.balance is not None:
+            raise InputError("--per and --balance exclude each other; --balance already works by group")
+        if self.per is not None and self.top is None and self.top_share is None and self.sample is None:
+            raise InputError(f"--per {self.per} says by which groups, not how many of each; add one of {_ONE_OF}")
+        if self.size_column is not None and self.budget is None:
+            raise InputError("--size-column is for --budget, which is not given")
+        if self.clusters is not None and "cluster" not in (self.per, self.balance):
+            raise InputError("--clusters makes the column cluster, which nothing uses; add --per cluster or --balance cluster")
+        idle = (
+            ("--seed", self.seed != 0, self.sample, "--sample"),
+            ("--temperature", self.temperature != 1, self.sample, "--sample"),
+            ("--dedup-method", self.dedup_method != "auto", self.dedup, "--dedup"),
+            ("--embeddings", self.embeddings is not None, self.dedup or self.clusters, "--dedup and --clusters"),
+        )
+        for flag, is_given, needed, what in idle:
+            if is_given and needed is None:
+                raise InputError(f"{flag} is for {what}, which is not given")
+        if not self.has_rule:
+            raise InputError(
+                "no rule says which pictures stay; give for example --min-score 5, --top 1000, --top-share 10%, "
+                "--where 'width >= 512' (all: beholder select --help)"
+            )
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether anything could drop a row."""
+        single = (
+            self.min_score, self.max_score, self.quantile, self.top, self.top_share, self.balance, self.sample, self.budget,
+            self.marks, self.dedup,
+        )  # fmt: skip
+        return any(value is not None for value in single) or bool(self.where or self.exclude)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Lists that are written."""
+
+    PANEL: ClassVar[str] = "Lists"
+
+    out: str | None = option(
+        None, "Write what stays, best first: .txt (samples), .csv, .parquet or .jsonl.", flag=("--out", "-o")
+    )
+    decisions: str | None = option(None, "Write what became of every row: .csv, .parquet or .jsonl.")
+    dropped: str | None = option(None, "Write what goes, with the rule: .txt, .csv, .parquet or .jsonl.")
+    groups: str | None = option(None, "--dedup: write the groups of near-duplicates: .csv or .parquet.")
+    overwrite: bool = option(False, "Replace files that are there.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectOptions(ActionOptions, OutputOptions, SelectRules):
+    """Everything that `beholder select` takes.
+
+    Attributes:
+        scores: where the scores are.
+    """
+
+    scores: str
+
+    def check(self) -> None:
+        """Raise InputError for what means nothing, before any work."""
+        super().check()
+        _ = self.action
+        if self.groups is not None and self.dedup is None:
+            raise InputError("--groups writes the groups that --dedup finds, which is not given")
+
+
+def parse_share(text: str) -> Fraction:
+    """Text such as 10%, 2.5 % or 0.1 -> an exact share in (0, 1]. Raises InputError."""
+    plain = text.strip()
+    is_percent = plain.endswith("%")
+    try:
+        share = Fraction(Decimal(plain.removesuffix("%").strip())) / (100 if is_percent else 1)
+    except (InvalidOperation, ValueError, OverflowError):
+        raise InputError(f"--top-share {text!r} is no share; write for example 10% or 0.1") from None
+    if not 0 < share <= 1:
+        hint = f"; did you mean {plain}%?" if not is_percent and share > 1 else ""
+        raise InputError(f"--top-share {text!r}: above 0 and at most 100%{hint}")
+    return share

@@ -1,0 +1,305 @@
+"""A score set (and metadata joined to it) in, its rows out in order: read by several threads, a bounded piece at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import storage
+from beholder.errors import InputError
+from beholder.scores.score_set import ScoreSet
+
+PIECE_ROWS = 1 << 20
+_LARGE_GROUP_BYTES = 192 << 20
+"""Row groups with more bytes in the columns asked for are read by one thread, batch after batch."""
+_SMALL_FILE_BYTES = 32 << 20
+_GAP_ROWS = 1 << 17
+"""Smaller row groups are read together."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Row groups of a file (none named: the whole file) that are read at once; rows [first, first + num_rows) of the set."""
+
+    path: Path
+    groups: tuple[int, ...]
+    first: int
+    num_rows: int
+    num_bytes: int
+
+
+class RowReader:
+    """Columns of a score set and of metadata in the same order of rows.
+
+    Args:
+        scores: the set.
+        joined: a Parquet file with as many rows, in the same order; its columns are read as if the set had them.
+        num_threads: threads that read and decode.
+    """
+
+    def __init__(self, scores: ScoreSet, joined: Path | None = None, *, num_threads: int = 1) -> None:
+        self.scores = scores
+        self.num_rows = scores.num_rows
+        self.num_threads = num_threads
+        self._joined = joined
+        self._joined_schema = pq.read_schema(joined).remove_metadata() if joined is not None else pa.schema([])
+        fields = [*scores.schema.remove_metadata(), *self._joined_schema]
+        self.schema: pa.Schema = pa.schema(fields)
+        self._local = threading.local()
+
+    @property
+    def metadata_columns(self) -> list[str]:
+        """All columns but the sample and the scores, the joined ones last."""
+        return [*self.scores.metadata_columns, *self._joined_schema.names]
+
+    def map(
+        self,
+        names: Sequence[str],
+        work: Callable[[int, pa.Table], T],
+        *,
+        wanted: Callable[[int, int], bool] | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> Iterator[T]:
+        """`work(first row, table)` on pieces of at most a few million rows; results in the order of rows.
+
+        `work` runs in the reading threads, several at a time. `wanted(start, stop)`: whether rows are needed; pieces
+        without any are not read. `on_rows` hears of rows that were done.
+        """
+        own = [name for name in names if name in self.scores.schema.names]
+        joined = [name for name in names if name not in own]
+
+        def do(stretch: _Stretch) -> list[T]:
+            table = self._read(stretch, own)
+            if joined:
+                table = _with_columns(table, self._read_joined(stretch.first, stretch.num_rows, joined))
+            return [work(stretch.first, table.select(list(names)))]
+
+        if self.scores.table is not None:
+            yield from self._map_table(names, own, joined, work, wanted, on_rows)
+            return
+        waiting: deque[tuple[Future[list[T]], int]] = deque()
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            try:
+                for stretch in self._stretches(own):
+                    if wanted is not None and not wanted(stretch.first, stretch.first + stretch.num_rows):
+                        _tell(on_rows, stretch.num_rows)
+                        continue
+                    if stretch.num_bytes > _LARGE_GROUP_BYTES:
+                        yield from _drained(waiting, on_rows)
+                        yield from self._map_large(stretch, names, own, joined, work, on_rows)
+                        continue
+                    waiting.append((pool.submit(do, stretch), stretch.num_rows))
+                    if len(waiting) > self.num_threads:
+                        yield from _drained(waiting, on_rows, leave=self.num_threads)
+                yield from _drained(waiting, on_rows)
+            finally:
+                for future, _ in waiting:
+                    future.cancel()
+
+    def _map_table(
+        self,
+        names: Sequence[str],
+        own: Sequence[str],
+        joined: Sequence[str],
+        work: Callable[[int, pa.Table], T],
+        wanted: Callable[[int, int], bool] | None,
+        on_rows: Callable[[int], None] | None,
+    ) -> Iterator[T]:
+        assert self.scores.table is not None
+        for first in range(0, self.num_rows, PIECE_ROWS):
+            table = self.scores.table.select(list(own)).slice(first, PIECE_ROWS)
+            num_rows = min(PIECE_ROWS, self.num_rows - first)
+            if wanted is None or wanted(first, first + num_rows):
+                if joined:
+                    table = _with_columns(table, self._read_joined(first, num_rows, joined))
+                yield work(first, table.select(list(names)))
+            _tell(on_rows, num_rows)
+
+    def _map_large(
+        self,
+        stretch: _Stretch,
+        names: Sequence[str],
+        own: Sequence[str],
+        joined: Sequence[str],
+        work: Callable[[int, pa.Table], T],
+        on_rows: Callable[[int], None] | None,
+    ) -> Iterator[T]:
+        first = stretch.first
+        rows_at_once = max(1024, stretch.num_rows * (64 << 20) // max(1, stretch.num_bytes))
+        with pq.ParquetFile(stretch.path, pre_buffer=False) as file:
+            present = [name for name in own if name in file.schema_arrow.names]
+            for batch in file.iter_batches(min(rows_at_once, PIECE_ROWS), row_groups=list(stretch.groups), columns=present):
+                table = self._fitted(pa.table(batch), own, batch.num_rows)
+                if joined:
+                    table = _with_columns(table, self._read_joined(first, batch.num_rows, joined))
+                yield work(first, table.select(list(names)))
+                first += batch.num_rows
+                _tell(on_rows, batch.num_rows)
+
+    def _stretches(self, names: Sequence[str]) -> Iterator[_Stretch]:
+        """The set cut into what is read at once."""
+        first = 0
+        for path, expected in zip(self.scores.files, self.scores.row_counts, strict=True):
+            if expected <= _GAP_ROWS and path.stat().st_size < _SMALL_FILE_BYTES:  # its footer is read where it is read
+                if expected:
+                    yield _Stretch(path, (), first, expected, 0)
+                first += expected
+                continue
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                metadata = file.metadata
+            if metadata.num_rows != expected:
+                raise _changed(path, metadata.num_rows, expected)
+            groups: list[int] = []
+            start, rows, num_bytes = first, 0, 0
+            for group in range(metadata.num_row_groups):
+                found = metadata.row_group(group)
+                size = _bytes_of(found, names)
+                if groups and (rows + found.num_rows > _GAP_ROWS or num_bytes + size > _LARGE_GROUP_BYTES):
+                    yield _Stretch(path, tuple(groups), start, rows, num_bytes)
+                    groups, start, rows, num_bytes = [], start + rows, 0, 0
+                groups.append(group)
+                rows += found.num_rows
+                num_bytes += size
+            if rows:
+                yield _Stretch(path, tuple(groups), start, rows, num_bytes)
+            first += expected
+
+    def _file(self, path: Path) -> pq.ParquetFile:
+        """The file, as this thread has it open."""
+        opened: dict[Path, pq.ParquetFile] = self._local.__dict__.setdefault("files", {})
+        if path not in opened:
+            for other in opened.values():
+                other.close()
+            opened.clear()
+            opened[path] = pq.ParquetFile(path, pre_buffer=False)
+        return opened[path]
+
+    def _read(self, stretch: _Stretch, names: Sequence[str]) -> pa.Table:
+        file = self._file(stretch.path)
+        present = [name for name in names if name in file.schema_arrow.names]
+        if not stretch.groups and file.metadata.num_rows != stretch.num_rows:
+            raise _changed(stretch.path, file.metadata.num_rows, stretch.num_rows)
+        if not present:
+            return self._fitted(pa.table({}), names, stretch.num_rows)
+        with storage.remote_errors(str(stretch.path)):
+            try:
+                table = file.read_row_groups(
+                    list(stretch.groups) or list(range(file.num_row_groups)), columns=present, use_threads=self.num_threads == 1
+                )
+            except pa.ArrowException as error:
+                raise InputError(f"{stretch.path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        return self._fitted(table, names, stretch.num_rows)
+
+    def _fitted(self, table: pa.Table, names: Sequence[str], num_rows: int) -> pa.Table:
+        """The columns with the types of the set; those that a file lacks are null."""
+        present = set(table.column_names)
+        ready = []
+        for name in names:
+            kind = self.schema.field(name).type
+            if name not in present:
+                ready.append(pa.nulls(num_rows, kind))
+            else:
+                column = table.column(name)
+                ready.append(column if column.type == kind else column.cast(kind))
+        return pa.table(ready, names=list(names))
+
+    def _read_joined(self, first: int, num_rows: int, names: Sequence[str]) -> pa.Table:
+        assert self._joined is not None
+        file = self._file_joined()
+        groups, start = storage.covering_row_groups(file.metadata, first, first + num_rows)
+        return file.read_row_groups(groups, columns=list(names)).slice(first - start, num_rows)
+
+    def _file_joined(self) -> pq.ParquetFile:
+        found: pq.ParquetFile | None = getattr(self._local, "joined", None)
+        if found is None:
+            found = self._local.joined = pq.ParquetFile(self._joined, pre_buffer=False)
+        return found
+
+    def floats(self, name: str) -> npt.NDArray[np.float32]:
+        """A column of numbers as (N,) float32, NaN for null."""
+        found = np.empty(self.num_rows, np.float32)
+
+        def put(first: int, table: pa.Table) -> int:
+            column = pc.fill_null(table.column(0).cast(pa.float32(), safe=False), float("nan"))
+            at = first
+            for chunk in column.chunks:
+                found[at : at + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+                at += len(chunk)
+            return len(column)
+
+        self._check(sum(self.map([name], put)))
+        return found
+
+    def _check(self, num_rows: int) -> None:
+        if num_rows != self.num_rows:
+            raise InputError(
+                f"{self.scores.source}: {num_rows:,} rows were read where {self.num_rows:,} were counted; did a file change?"
+            )
+
+
+def _changed(path: Path, found: int, expected: int) -> InputError:
+    return InputError(f"{path} has {found:,} rows where {expected:,} were counted; did it change?")
+
+
+def _tell(on_rows: Callable[[int], None] | None, num_rows: int) -> None:
+    if on_rows is not None:
+        on_rows(num_rows)
+
+
+def _drained(waiting: deque[tuple[Future[list[T]], int]], on_rows: Callable[[int], None] | None, leave: int = 0) -> Iterator[T]:
+    """Results of the oldest jobs, until `leave` are left."""
+    while len(waiting) > leave:
+        future, num_rows = waiting.popleft()
+        yield from future.result()
+        _tell(on_rows, num_rows)
+
+
+def _bytes_of(group: Any, names: Sequence[str]) -> int:
+    """Bytes of a row group's columns once decompressed, as its writer says."""
+    wanted = set(names)
+    found = 0
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema.split(".", 1)[0] in wanted:
+            found += column.total_uncompressed_size
+    return found
+
+
+def _with_columns(table: pa.Table, more: pa.Table) -> pa.Table:
+    """Both tables' columns; the first may have none."""
+    if not table.num_columns:
+        return more
+    for name in more.column_names:
+        table = table.append_column(name, more.column(name))
+    return table
+
+
+def as_names(column: pa.ChunkedArray, first: int) -> pa.ChunkedArray:
+    """A column of names as large strings; a row without a name is called after its number, `#17` (`ScoreSet.samples`)."""
+    names = column if pa.types.is_large_string(column.type) else column.cast(pa.large_string())
+    if names.null_count:
+        numbers = pa.array([f"#{row}" for row in range(first, first + len(names))], pa.large_string())
+        names = pc.coalesce(names, numbers)
+    return names
+
+
+def text_buffers(names: pa.LargeStringArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Offsets (N + 1,) int64 and UTF-8 data of an Arrow array of large strings without nulls; no copy."""
+    if not len(names):
+        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    _, offsets, data = names.buffers()
+    all_offsets = np.frombuffer(offsets, np.int64)[names.offset : names.offset + len(names) + 1]
+    return all_offsets, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)

@@ -1,0 +1,338 @@
+"""A score set's rows and the options in; the rules applied one after another, with what each one did and found, out."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder import storage
+from beholder.curation import database, draw, grouping, joined, lists, quotas
+from beholder.curation.budget import keep_within
+from beholder.curation.names import Names
+from beholder.curation.options import SelectRules
+from beholder.curation.ranking import Ranking
+from beholder.curation.reading import RowReader
+from beholder.curation.sieve import Sieve
+from beholder.curation.values import Values, read_values
+from beholder.errors import InputError
+from beholder.kernels import choosing, ordering
+from beholder.scores.score_set import ScoreSet
+
+if TYPE_CHECKING:
+    import duckdb
+
+OnRows = Callable[[str, int, int], None]
+"""Told what is read, how many rows of it are done, and how many there are."""
+
+
+class Rows:
+    """A score set while a selection is made of it: its reader, names, database, groups.
+
+    Closing it frees the scratch folder; the score set is its opener's.
+    """
+
+    def __init__(self, scores: ScoreSet, rules: SelectRules, on_rows: OnRows | None = None) -> None:
+        self.scores, self.rules = scores, rules
+        self._on_rows = on_rows
+        self._done: dict[str, int] = {}
+        self._stack = ExitStack()
+        self.scratch = Path(tempfile.mkdtemp(prefix="beholder-select-"))
+        self._stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+        self.renamed: dict[str, str] = {}
+        joined_file: Path | None = None
+        try:
+            if rules.join:
+                with database.clear_errors(f"--join {', '.join(rules.join)}"):
+                    joined_file, self.renamed = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
+                self.view = joined.register_joined(self.connection, joined_file)
+        except BaseException:
+            self.close()
+            raise
+        self.reader = RowReader(scores, joined_file, num_threads=rules.threads)
+        self.names = Names(self.reader, self.tell)
+
+    @cached_property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """A database with the set as the view `scores`; made when it is first needed."""
+        connection = database.connect(self.scratch, memory=self.rules.memory // 2, num_threads=self.rules.threads)
+        self._stack.callback(connection.close)
+        self.scores.register(connection)
+        return connection
+
+    @cached_property
+    def view(self) -> str:
+        """The view with every column there is."""
+        _ = self.connection
+        return "scores"
+
+    def database(self) -> tuple[duckdb.DuckDBPyConnection, str]:
+        """The connection, and the view with every column there is."""
+        return self.connection, self.view
+
+    def tell(self, what: str, num_rows: int) -> None:
+        """Pass on that rows were read."""
+        self._done[what] = self._done.get(what, 0) + num_rows
+        if self._on_rows is not None:
+            self._on_rows(what, min(self._done[what], self.scores.num_rows), self.scores.num_rows)
+
+    def stage(self, what: str) -> None:
+        """Say that something is done from now on."""
+        self._done[what] = 0
+        self.tell(what, 0)
+
+    def close(self) -> None:
+        """Free the scratch folder and the database."""
+        self._stack.close()
+
+
+class Judge:
+    """Applies the rules to the rows of a set."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.rules, self.scores = rows, rows.rules, rows.scores
+        if self.scores.num_rows > ordering.MOST_ROWS:
+            raise InputError(f"{self.scores.source} has more than {ordering.MOST_ROWS:,} rows; select from parts of it")
+        self._check_files()
+        rows.stage("scores")
+        self.values: Values = read_values(self.scores, rows.reader, self.rules)
+        self.sieve = Sieve(Ranking(self.values.rank_keys, rows.names, self.rules.threads), self.rules.threads)
+        self.thresholds: dict[str, float | None] = {}
+        self.groups: pa.Table | None = None
+        self.notes: list[str] = [f"joined column {old!r} is called {new!r} here" for old, new in rows.renamed.items()]
+        self._group_cache: dict[str, grouping.Groups] = {}
+
+    def _check_files(self) -> None:
+        """Say early what is missing."""
+        for flag, path in (*(("--exclude", path) for path in self.rules.exclude), ("--marks", self.rules.marks)):
+            if path is not None and not storage.exists(path):
+                raise InputError(f"{flag} {path} does not exist")
+
+    def judge(self) -> None:
+        """Apply every rule that was asked for, in order."""
+        rules, sieve = self.rules, self.sieve
+        marked_drop = self._read_marks()
+        missing = sieve.drop_outside("no_score", self.values.rank_keys)
+        if missing:
+            sieve.note("no_score", "a score" if self.values.expression is None else "a ranking value", missing)
+        self._lists(marked_drop)
+        self._where()
+        self._scores()
+        if rules.dedup is not None:
+            self._duplicates(rules.dedup)
+        if rules.balance is not None:
+            self._balance(rules.balance)
+        if rules.top is not None and rules.balance is None:
+            self._best("top", f"top {rules.top:,}", np.int64(rules.top))
+        if rules.share is not None:
+            self._best("top_share", f"top {rules.top_share}", None)
+        if rules.sample is not None:
+            self._draw(rules.sample)
+        if rules.budget is not None:
+            self.rows.stage("sizes")
+            keep_within(sieve, self.rows.reader, rules.budget, rules.size_column, f"at most {rules.budget:,} bytes")
+            self._found("budget")
+
+    def _read_marks(self) -> npt.NDArray[np.int64] | None:
+        """Pin the rows marked keep; rows marked drop, or None without marks."""
+        if self.rules.marks is None:
+            return None
+        with database.clear_errors(f"--marks {self.rules.marks}"):
+            keep, drop = lists.marked_rows(self.rows.connection, lists.read_marks(self.rules.marks), self.rows.view)
+        self.sieve.pin(keep)
+        return drop
+
+    def _lists(self, marked_drop: npt.NDArray[np.int64] | None) -> None:
+        for number, path in enumerate(self.rules.exclude):
+            table = f"excluded{number}"
+            self.rows.stage(f"--exclude {path}")
+            dropped = 0
+            with database.clear_errors(f"--exclude {path}"):
+                count = lists.read_list(self.rows.connection, path, table, self.rows.scratch)
+                for found in database.rows_of(self.rows.connection, lists.rows_in(table, self.rows.view)):
+                    dropped += self.sieve.drop_rows("excluded", found, pinned_too=True)
+            self.sieve.note("excluded", f"not in {path}", dropped, note=f"{count:,} samples in the list")
+        if marked_drop is not None:
+            dropped = self.sieve.drop_rows("marked", marked_drop)
+            kept = self.sieve.num_pinned
+            self.sieve.note("marked", f"not marked drop in {self.rules.marks}", dropped, note=f"{kept:,} marked keep")
+
+    def _where(self) -> None:
+        for expression in self.rules.where:
+            self.rows.stage(f"where {expression}")
+            mask = database.mask_where(self.rows.connection, expression, self.rows.view, self.scores.num_rows)
+            self.sieve.note("where", f"where {' '.join(expression.split())}", self.sieve.drop_unmarked("where", mask))
+
+    def _scores(self) -> None:
+        rules, sieve, keys = self.rules, self.sieve, self.values.score_keys
+        if keys is None:
+            return
+        if rules.min_score is not None:
+            least = max(1, ordering.key_of(rules.min_score))
+            sieve.note("min_score", f"score >= {rules.min_score:g}", sieve.drop_outside("min_score", keys, least=least))
+        if rules.max_score is not None:
+            most = ordering.key_of(rules.max_score)
+            sieve.note("max_score", f"score <= {rules.max_score:g}", sieve.drop_outside("max_score", keys, most=most))
+        if rules.quantile is not None:
+            value = self._quantile(rules.quantile, keys)
+            dropped = sieve.drop_outside("quantile", keys, least=1 if value is None else _key_at_least(value))
+            sieve.note("quantile", f"score >= the {rules.quantile:g} quantile", dropped, value)
+            self.thresholds["quantile"] = value
+
+    def _quantile(self, quantile: float, keys: npt.NDArray[np.uint32]) -> float | None:
+        """The quantile of the scores left, interpolated as by numpy, in float64; None without scores."""
+        count, _, _ = choosing.survey(keys, self.sieve.dropped, self.rules.threads)
+        if not count:
+            return None
+        place = quantile * (count - 1)
+        below = int(place)
+        low, high = (self._nth_score(keys, count, min(at, count - 1)) for at in (below, below + 1))
+        part = place - below
+        if low == high or part == 0:
+            return low
+        return float(low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part))
+
+    def _nth_score(self, keys: npt.NDArray[np.uint32], count: int, place: int) -> float:
+        """The score at a place from 0, the smallest, among the `count` rows left that have one."""
+        key, _, _ = choosing.nth_best(keys, self.sieve.dropped, count - place, num_threads=self.rules.threads)
+        return float(ordering.scores_of(np.array([key], np.uint32))[0])
+
+    def _duplicates(self, threshold: float) -> None:
+        from beholder.curation.duplicates import drop_near_duplicates
+
+        order = self._selection_order()
+        embeddings = self._embeddings("--dedup")
+        self.rows.stage("near-duplicates")
+        found = drop_near_duplicates(
+            self.scores,
+            embeddings,
+            order.astype(np.int64),
+            threshold,
+            self.rules.dedup_method,
+            self.rules.threads,
+            self.rows.scratch,
+            self.rows._on_rows,
+            num_always=self.sieve.num_pinned,
+        )
+        self.groups = found.groups
+        dropped = self.sieve.drop_rows("duplicate", np.asarray(found.dropped))
+        note = (
+            f"{found.method}; {found.num_without_embedding:,} without an embedding stay"
+            if found.num_without_embedding
+            else found.method
+        )
+        self.sieve.note("duplicate", f"near-duplicates, similarity >= {threshold:g}", dropped, note=note)
+
+    def _selection_order(self) -> npt.NDArray[np.uint32]:
+        """The rows left, those that stay in any case first, then best first."""
+        sieve, ranking = self.sieve, self.sieve.ranking
+        rows = choosing.left_rows(ranking.keys, sieve.dropped, pinned=sieve.pinned)
+        order = ranking.best_first(rows)
+        if not len(sieve.pinned):
+            return order
+        pinned = choosing.left_rows(ranking.keys, sieve.dropped | (sieve.pinned == 0))
+        return np.concatenate([ranking.best_first(pinned), order])
+
+    def _embeddings(self, flag: str) -> str:
+        found = self.rules.embeddings or self.scores.embeddings
+        if found is None:
+            raise InputError(
+                f"{flag} needs embeddings: score with --keep-embeddings, or name a set of these pictures with --embeddings"
+            )
+        return found
+
+    def _groups(self, column: str, flag: str) -> grouping.Groups:
+        """Groups by a column, made once."""
+        if column not in self._group_cache:
+            self.rows.stage(f"groups by {column}")
+            if column == grouping.CLUSTER and column not in self.rows.reader.schema.names:
+                self._group_cache[column] = self._clusters(flag)
+            else:
+                self._group_cache[column] = grouping.group_rows(
+                    column, self.rows.reader, self.rows.names, self.values.score_keys, self.rows.database, flag
+                )
+        return self._group_cache[column]
+
+    def _clusters(self, flag: str) -> grouping.Groups:
+        if self.rules.clusters is None:
+            raise InputError(f"{flag} cluster: there is no such column; --clusters K makes one of the embeddings")
+        from beholder.curation.clusters import cluster_rows
+        from beholder.curation.vectors import load_vectors
+
+        vectors = load_vectors(self.scores, self._embeddings("--clusters"), scratch=self.rows.scratch)
+        codes = cluster_rows(vectors, self.rules.clusters, num_threads=self.rules.threads)
+        codes[codes < 0] = self.rules.clusters
+        values: list[Any] = [*range(self.rules.clusters), None]
+        return grouping.Groups(grouping.CLUSTER, codes, values, len(values))
+
+    def _balance(self, column: str) -> None:
+        groups, sieve = self._groups(column, "--balance"), self.sieve
+        sizes = sieve.group_sizes(groups.codes, groups.num_groups)
+        held = sieve.group_sizes(groups.codes, groups.num_groups, "pinned")
+        wanted, level = quotas.balanced(sizes, held, self.rules.top, lambda found: sieve.groups_best_first(groups.codes, found))
+        dropped = sieve.keep_best_of_groups("balance", groups.codes, wanted)
+        text = f"equally many of each {column}" + (f", {self.rules.top:,} in all" if self.rules.top is not None else "")
+        some = int(np.count_nonzero(sizes))
+        sieve.note("balance", text, dropped, level, note=f"{level:,} of each of {some:,} groups")
+        self._found("balance")
+
+    def _best(self, word: str, text: str, number: np.int64 | None) -> None:
+        """Keep the best: so many, or (None) a share."""
+        sieve = self.sieve
+        if self.rules.per is None:
+            wanted = int(quotas.share_of(np.array([sieve.left]), self.rules.share)[0]) if number is None else int(number)  # type: ignore[arg-type]
+            dropped = sieve.keep_best(word, wanted)
+            sieve.note(word, text, dropped, self._found(word))
+            return
+        groups = self._groups(self.rules.per, "--per")
+        sizes = sieve.group_sizes(groups.codes, groups.num_groups)
+        each = quotas.share_of(sizes, self.rules.share) if number is None else np.full(groups.num_groups, number)  # type: ignore[arg-type]
+        dropped = sieve.keep_best_of_groups(word, groups.codes, each)
+        note = f"{int(np.count_nonzero(sizes)):,} groups"
+        sieve.note(word, f"{text} of each {self.rules.per}", dropped, self._found(word), note)
+
+    def _draw(self, number: int) -> None:
+        sieve, rules = self.sieve, self.rules
+        text = f"a draw of {number:,}, seed {rules.seed}, temperature {rules.temperature:g}"
+        lots = draw.Lots(self.values, sieve.ranking, rules.seed, rules.temperature)
+        if rules.per is None:
+            if sieve.left > number:
+                self.rows.stage("drawing")
+                sieve.note("sample", text, sieve.keep_best("sample", number, lots.keys(), lots.in_order))
+            else:
+                sieve.note("sample", text, 0)
+            return
+        groups = self._groups(rules.per, "--per")
+        self.rows.stage("drawing")
+        wanted = np.full(groups.num_groups, number, np.int64)
+        dropped = sieve.keep_best_of_groups("sample", groups.codes, wanted, lots.keys(), lots.in_order)
+        sieve.note("sample", f"{text}, of each {rules.per}", dropped)
+
+    def _found(self, word: str) -> float | None:
+        """Note the lowest ranking value that is left."""
+        least = self.sieve.lowest(self.values.rank_keys)
+        value = None
+        if least:
+            if self.values.levels is not None:
+                value = float(self.values.levels[least - 1])
+            else:
+                value = float(ordering.scores_of(np.array([least], np.uint32))[0])
+        self.thresholds[word] = value
+        return value
+
+
+def _key_at_least(value: float) -> int:
+    """The key of the smallest float32 that is at least a float64 value."""
+    with np.errstate(over="ignore"):
+        near = np.float32(value)
+    if float(near) < value:
+        near = np.nextafter(near, np.float32(np.inf))
+    return max(1, ordering.key_of(float(near)))

@@ -1,0 +1,179 @@
+"""A score set and rules in; which rows stay, their ranks, why the others went, and tables of them, out."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder.curation.gather import Gatherer
+from beholder.curation.options import SelectRules
+from beholder.curation.reading import PIECE_ROWS
+from beholder.curation.rules import Judge, OnRows, Rows
+from beholder.curation.sieve import RULES, Step
+from beholder.kernels import choosing
+from beholder.scores.score_set import ScoreSet
+
+__all__ = ["RULES", "Selection", "Step", "select_rows"]
+
+
+class Selection:
+    """What became of each of N rows. It can make tables as long as the score set is open; `close` frees its scratch folder.
+
+    Attributes:
+        scores: the rows.
+        rules: what was asked for.
+        dropped_by: (N,) uint8 index into RULES, 0 for rows that stay.
+        funnel: what each rule did, in order.
+        thresholds: what rules found out: the lowest ranking value that is left after top, top_share, balance and budget, and
+            the score at the quantile; None where nothing is left.
+        groups: table of near-duplicates (`duplicates.GROUPS_SCHEMA`), or None when they were not looked for.
+        notes: lines worth telling.
+        seconds: what it took.
+        score_column: the column that thresholds go by, or None.
+    """
+
+    def __init__(self, judge: Judge, seconds: float, owned: ExitStack) -> None:
+        self._judge = judge
+        self.scores: ScoreSet = judge.scores
+        self.rules: SelectRules = judge.rules
+        self.dropped_by: npt.NDArray[np.uint8] = judge.sieve.dropped
+        self.funnel: tuple[Step, ...] = tuple(judge.sieve.steps)
+        self.thresholds = judge.thresholds
+        self.groups: pa.Table | None = judge.groups
+        self.notes = judge.notes
+        self.seconds = seconds
+        self.score_column = judge.values.score
+        self.num_kept = judge.sieve.left
+        self._close = weakref.finalize(self, owned.close)
+
+    def close(self) -> None:
+        """Free the scratch folder, and the score set if it was opened for this selection."""
+        self._close()
+
+    def __enter__(self) -> Selection:
+        """For `with`."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """What stays of what."""
+        return f"<Selection: {self.num_kept:,} of {len(self.dropped_by):,} rows of {self.scores.source} stay>"
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether each row stays."""
+        found: npt.NDArray[np.bool_] = self.dropped_by == 0
+        return found
+
+    @cached_property
+    def rank(self) -> npt.NDArray[np.uint32]:
+        """(N,) 1 for the best of all rows that have a ranking value, 0 for those without one."""
+        self._judge.rows.stage("ranks")
+        return self._judge.sieve.ranking.ranks()
+
+    @cached_property
+    def _kept_in_order(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        if "rank" in self.__dict__:
+            kept = choosing.left_rows(self._judge.values.rank_keys, self.dropped_by)
+            if not (self.rank[kept] == 0).any():
+                order = kept[np.argsort(self.rank[kept], kind="stable")]
+                return order, self.rank[order]
+        self._judge.rows.stage("ranks")
+        return self._judge.sieve.ranking.kept_in_order(self.dropped_by)
+
+    def order(self) -> npt.NDArray[np.uint32]:
+        """(K,) the rows that stay, best first; those without a ranking value last, by sample."""
+        return self._kept_in_order[0]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of `kept_tables`."""
+        return self._gatherer.schema
+
+    @property
+    def decision_schema(self) -> pa.Schema:
+        """Of `decision_tables`."""
+        return self._gatherer.decision_schema
+
+    @property
+    def passed_columns(self) -> list[str]:
+        """Columns that lists pass through, under the names that they have there."""
+        return list(self._gatherer.passed.values())
+
+    @cached_property
+    def _gatherer(self) -> Gatherer:
+        return Gatherer(self._judge)
+
+    def kept_tables(self, *, only_samples: bool = False, num_rows: int = PIECE_ROWS) -> Iterator[pa.Table]:
+        """The rows that stay, best first, at most `num_rows` at a time, memory bounded.
+
+        Columns: sample, the scores, rank (int64, null for none), kept, dropped_by, then what is passed through.
+        """
+        order, ranks = self._kept_in_order
+        return self._gatherer.in_order(order, ranks, only_samples=only_samples, num_rows=num_rows)
+
+    def decision_tables(self, *, only_dropped: bool = False) -> Iterator[pa.Table]:
+        """All rows, or only those that were dropped, in the order of the set: sample, scores, rank, kept, dropped_by."""
+        return self._gatherer.decisions(self.rank, self.dropped_by, only_dropped=only_dropped)
+
+    def kept_rows(self) -> pa.Table:
+        """The rows that stay, best first, as one table; see `kept_tables`."""
+        return pa.concat_tables([self.schema.empty_table(), *self.kept_tables()])
+
+    def decisions(self) -> pa.Table:
+        """What became of every row, as one table; see `decision_tables`."""
+        return pa.concat_tables([self.decision_schema.empty_table(), *self.decision_tables()])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready: what was asked for, what each rule did, and what is left."""
+        from beholder.curation.records import rules_record
+
+        return {
+            "source": self.scores.source,
+            "num_rows": len(self.dropped_by),
+            "num_kept": self.num_kept,
+            "rules": rules_record(self.rules),
+            "funnel": [step.to_json() for step in self.funnel],
+            "thresholds": self.thresholds,
+            "seconds": round(self.seconds, 3),
+            "notes": self.notes,
+        }
+
+
+def select_rows(
+    scores: ScoreSet, rules: SelectRules, *, on_rows: OnRows | None = None, owned: ExitStack | None = None
+) -> Selection:
+    """Apply rules to an open score set.
+
+    Args:
+        scores: the set; it has to stay open while tables are made of the selection.
+        rules: what stays.
+        on_rows: told what is read, how many rows of it are done, and how many there are.
+        owned: what to close with the selection.
+
+    Raises:
+        InputError: rules that mean nothing here, lists that cannot be read.
+    """
+    rules.check()
+    started = time.perf_counter()
+    owned = owned or ExitStack()
+    rows = Rows(scores, rules, on_rows)
+    owned.callback(rows.close)
+    try:
+        judge = Judge(rows)
+        judge.judge()
+    except BaseException:
+        owned.close()
+        raise
+    return Selection(judge, time.perf_counter() - started, owned)

@@ -1,0 +1,187 @@
+"""Tables of a selection in, the lists that users asked for out: .txt, .csv, .parquet, .jsonl, each whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import columns, storage
+from beholder.curation.options import OutputOptions
+from beholder.curation.records import selection_record
+from beholder.curation.selection import Selection
+from beholder.errors import InputError, OutputError
+
+_KINDS = {
+    "--out": (".txt", ".csv", ".parquet", ".jsonl"),
+    "--decisions": (".csv", ".parquet", ".jsonl"),
+    "--dropped": (".txt", ".csv", ".parquet", ".jsonl"),
+    "--groups": (".csv", ".parquet", ".jsonl"),
+}
+_ROW_GROUP_ROWS = 1 << 20
+
+
+def check_outputs(options: OutputOptions, source: str) -> None:
+    """Raise OutputError or InputError before any work for lists that could not be written."""
+    seen: dict[str, str] = {}
+    for flag, path in _asked(options).items():
+        kind = PurePosixPath(path).suffix.lower()
+        if kind not in _KINDS[flag]:
+            raise InputError(f"{flag} {path}: a list is written as {', '.join(_KINDS[flag])}; the name's end says which")
+        if storage.is_folder(path):
+            raise OutputError(f"{flag} {path} is a folder; name a file")
+        if path in seen:
+            raise InputError(f"{seen[path]} and {flag} both name {path}")
+        seen[path] = flag
+        if not storage.exists(path):
+            continue
+        if storage.is_local(path) and storage.is_local(source) and _is_part(path, source):
+            raise OutputError(f"{flag} {path} is a file of the scores that are read; write to another one")
+        if not options.overwrite:
+            raise OutputError(f"{flag} {path} exists; choose another name, or replace it with --overwrite")
+
+
+def _is_part(path: str, source: str) -> bool:
+    """Whether a local file is the local source, or in it."""
+    file, whole = storage.local_path(path).resolve(), storage.local_path(source).resolve()
+    return file == whole or (whole.is_dir() and whole in file.parents and file.suffix in (".parquet", ".csv"))
+
+
+def _asked(options: OutputOptions) -> dict[str, str]:
+    given = {flag: getattr(options, flag.removeprefix("--")) for flag in _KINDS}
+    return {flag: path for flag, path in given.items() if path is not None}
+
+
+def write_lists(selection: Selection, options: OutputOptions, on_file: Callable[[str], None] | None = None) -> list[str]:
+    """Write every list that was asked for; returns their paths."""
+    asked = _asked(options)
+    for flag, path in asked.items():
+        if on_file is not None:
+            on_file(path)
+        only_samples = path.lower().endswith(".txt")
+        if flag == "--out":
+            tables: Iterable[pa.Table] = selection.kept_tables(only_samples=only_samples)
+        elif flag == "--groups":
+            tables = [selection.groups] if selection.groups is not None else []
+        else:
+            tables = selection.decision_tables(only_dropped=flag == "--dropped")
+        write_table(path, tables, _schema(selection, flag, only_samples), selection_record(selection))
+    return list(asked.values())
+
+
+def _schema(selection: Selection, flag: str, only_samples: bool) -> pa.Schema:
+    if flag == "--groups":
+        assert selection.groups is not None
+        return selection.groups.schema
+    schema = selection.schema if flag == "--out" else selection.decision_schema
+    return pa.schema([schema.field(columns.SAMPLE)]) if only_samples else schema
+
+
+def write_table(path: str, tables: Iterable[pa.Table], schema: pa.Schema, record: dict[str, Any]) -> None:
+    """Write tables of one schema as one file, by the end of its name; `record` goes into Parquet files."""
+    kind = PurePosixPath(path).suffix.lower()
+    with storage.write_whole(path) as temporary:
+        if kind == ".parquet":
+            _write_parquet(temporary, tables, schema, record)
+            return
+        write = {".csv": _csv_lines, ".jsonl": _json_lines, ".txt": _text_lines}[kind]
+        with temporary.open("wb") as file:
+            if kind == ".csv":
+                file.write((",".join(_quoted(pa.array(schema.names, pa.large_string())).to_pylist()) + "\n").encode())
+            for table in tables:
+                for start in range(0, table.num_rows, _ROW_GROUP_ROWS):
+                    write(table.slice(start, _ROW_GROUP_ROWS), file)
+
+
+def _write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, record: dict[str, Any]) -> None:
+    schema = schema.with_metadata({b"beholder": json.dumps(record, default=str).encode()})
+    plain = [item.name for item in schema if item.name != columns.SAMPLE and not pa.types.is_floating(item.type)]
+    dictionary = [name for name in plain if name != "rank"]
+    with pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=dictionary) as writer:
+        for table in _gathered(tables):
+            writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP_ROWS)
+
+
+def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Small tables put together, so that row groups are not small."""
+    waiting: list[pa.Table] = []
+    num_rows = 0
+    for table in tables:
+        waiting.append(table)
+        num_rows += table.num_rows
+        if num_rows >= _ROW_GROUP_ROWS // 2:
+            yield pa.concat_tables(waiting)
+            waiting, num_rows = [], 0
+    if num_rows:
+        yield pa.concat_tables(waiting)
+
+
+def _text(value: str | None) -> pa.Scalar:
+    return pa.scalar(value, pa.large_string())
+
+
+def as_text(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Values as CSV has them: numbers with fractions always with a dot, truth as true and false, NaN and null as null."""
+    kind = column.type
+    if pa.types.is_floating(kind):
+        text = pc.cast(column, pa.large_string())
+        text = pc.if_else(
+            pc.match_substring_regex(text, "[.enf]"), text, pc.binary_join_element_wise(text, _text("0"), _text("."))
+        )
+        return pc.if_else(pc.is_nan(column), _text(None), text)
+    try:
+        return pc.cast(column, pa.large_string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists and structs
+        values = [None if value is None else json.dumps(value, default=str, ensure_ascii=False) for value in column.to_pylist()]
+        return pa.array(values, pa.large_string())
+
+
+def _quoted(text: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """RFC 4180: quotes around values that hold a comma, quote or line break, quotes doubled; null is empty."""
+    text = pc.fill_null(text, "")
+    needed = pc.match_substring_regex(text, '[",\r\n]')
+    if not pc.any(needed).as_py():
+        return text
+    wrapped = pc.binary_join_element_wise(_text(""), pc.replace_substring(text, '"', '""'), _text(""), _text('"'))
+    return pc.if_else(needed, wrapped, text)
+
+
+def _csv_lines(table: pa.Table, file: IO[bytes]) -> None:
+    cells = [_quoted(as_text(column)) for column in table.columns]
+    _put_lines(pc.binary_join_element_wise(*cells, _text(",")) if len(cells) > 1 else cells[0], file)
+
+
+def _text_lines(table: pa.Table, file: IO[bytes]) -> None:
+    names = table.column(columns.SAMPLE)
+    if pc.any(pc.match_substring_regex(names, "[\r\n]")).as_py():
+        raise OutputError("a sample has a line break in its name, which a list of lines cannot hold; write .csv or .parquet")
+    _put_lines(names, file)
+
+
+def _put_lines(lines: pa.ChunkedArray | pa.Array, file: IO[bytes]) -> None:
+    found = pc.binary_join_element_wise(lines, _text(""), _text("\n"))
+    for chunk in found.chunks if isinstance(found, pa.ChunkedArray) else [found]:
+        if len(chunk):
+            _, offsets, data = chunk.buffers()
+            ends = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
+            file.write(memoryview(data)[int(ends[0]) : int(ends[1])])
+
+
+def _json_lines(table: pa.Table, file: IO[bytes]) -> None:
+    names = table.column_names
+    lists = [column.to_pylist() for column in table.columns]
+    for values in zip(*lists, strict=True):
+        line = {name: _plain(value) for name, value in zip(names, values, strict=True)}
+        file.write((json.dumps(line, ensure_ascii=False, default=str) + "\n").encode(errors="surrogatepass"))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

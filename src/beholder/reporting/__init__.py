@@ -1,0 +1,1 @@
+"""Scores in, one self-contained HTML page about them out."""

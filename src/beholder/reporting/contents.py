@@ -1,0 +1,149 @@
+"""A score set and the options in; everything that the page says, but for its pictures, out."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beholder.curation.advice import advise, choose_score
+from beholder.curation.database import connect
+from beholder.errors import InputError
+from beholder.reporting import decisions as choices
+from beholder.reporting.decisions import Decisions
+from beholder.reporting.groups import Groups, read_groups
+from beholder.reporting.heads import NUM_BORDER, HeadSection, head_section, set_border
+from beholder.reporting.options import ReportOptions
+from beholder.reporting.rejects import RejectReason, num_read, read_rejects
+from beholder.reporting.rows import VIEW, RowFacts, fetch_rows
+from beholder.scores.score_set import ScoreSet
+
+if TYPE_CHECKING:
+    from beholder.curation.advice import Advice
+
+_NUM_EXAMPLES, _NUM_GROUPS = 6, 16
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Contents:
+    """What was found.
+
+    Attributes:
+        heads: sections, one per score column.
+        facts: rows by number, of all that may be shown.
+        decisions, groups: or None.
+        rejects: reasons.
+        num_read, num_rejected: when the set was scored.
+        kept, dropped_by: of the rows shown.
+        notes: lines that the page should say.
+    """
+
+    heads: list[HeadSection]
+    facts: dict[int, RowFacts]
+    decisions: Decisions | None
+    groups: Groups | None
+    rejects: list[RejectReason]
+    num_read: int
+    num_rejected: int
+    kept: dict[int, bool] = field(default_factory=dict)
+    dropped_by: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def samples(self) -> Iterator[str]:
+        """Names of the pictures in the order in which they matter, as often as they are shown."""
+        for head in self.heads:
+            for row in head.rows:
+                yield self.facts[row].sample
+        for group in self.groups.shown if self.groups else ():
+            for member in group.members:
+                yield member.sample
+
+
+def gather(scores: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> Contents:
+    """Read the set; memory is 8 bytes a row and head at most, one head at a time. Raises InputError."""
+    decisions = None
+    if options.head is not None and len(scores.score_columns) > 1:
+        raise InputError(f"--head names one head, {scores.source} has scores of several: {', '.join(scores.score_columns)}")
+    if options.selection is not None:
+        say("reading the selection")
+        decisions = choices.read_decisions(options.selection, scores, scratch)
+    rejects = read_rejects(scores, _NUM_EXAMPLES)
+    counted = sum(reason.count for reason in rejects)
+    with connect(scratch, num_threads=options.threads or os.cpu_count() or 1) as connection:
+        scores.register(connection, VIEW)
+        groups = read_groups(connection, options.groups, _NUM_GROUPS, scratch) if options.groups is not None else None
+        heads = [_head(index, scores, options, decisions, say) for index in range(len(scores.score_columns))]
+        border = choices.border_rows(connection, decisions, NUM_BORDER) if decisions is not None else None
+        if border is not None and any(len(rows) for rows in border):
+            for head in heads:
+                set_border(head, *border)
+        say("reading names and metadata of what is shown")
+        wanted = {row for head in heads for row in head.rows}
+        wanted |= set(groups.rows) if groups is not None else set()
+        facts = fetch_rows(connection, scores, wanted)
+        for head in heads:
+            head.put_in_order(facts, border_is_ordered=border is not None)
+        dropped = choices.reasons_of(connection, decisions, sorted(wanted)) if decisions is not None else {}
+    read = num_read(scores, counted)
+    return Contents(
+        heads,
+        facts,
+        decisions,
+        groups,
+        rejects,
+        read,
+        max(counted, read - _most_scored(heads)) if scores.record else counted,
+        kept={row: bool(decisions.kept[row]) for row in wanted} if decisions is not None else {},
+        dropped_by=dropped,
+    )
+
+
+def _most_scored(heads: list[HeadSection]) -> int:
+    return max((head.num_scored + head.num_not_finite for head in heads), default=0)
+
+
+def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decisions | None, say: Say) -> HeadSection:
+    """One head's section, with advice on its threshold."""
+    from beholder.reporting.price import price_tables
+
+    column = scores.score_columns[index]
+    say(f"counting {column}")
+    at: Any = options.at
+    if at is None and decisions is not None and decisions.threshold is not None and _is_by(decisions, scores, column):
+        at = decisions.threshold
+    advice: Advice = advise(
+        scores, at=at, columns=options.columns or None, score=column, head=options.head, num_threads=options.threads
+    )
+    say(f"choosing pictures by {column}")
+    section = head_section(
+        index,
+        column,
+        advice.head,
+        scores.scores(column),
+        threshold=advice.at,
+        kept=decisions.kept if decisions is not None else None,
+        per_bucket=options.per_bucket,
+        seed=options.seed,
+    )
+    section.advice, section.prices, section.is_chosen = advice, price_tables(advice), at is not None
+    return section
+
+
+def _is_by(decisions: Decisions, scores: ScoreSet, column: str) -> bool:
+    """Whether the selection goes by this column."""
+    if len(scores.score_columns) == 1 or decisions.score is None:
+        return True
+    try:
+        return choose_score(scores, decisions.score) == column
+    except InputError:
+        return False
+
+
+def command_line(arguments: list[str] | None) -> str:
+    """How the page was made, as it can be typed again."""
+    return shlex.join(["beholder", *arguments]) if arguments else "beholder.report(...)"

@@ -1,0 +1,215 @@
+"""A decisions file of `beholder select` in; which rows were kept, why others were not, and those nearest to the border out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import columns, storage
+from beholder.errors import InputError
+from beholder.reporting.choose import Rows
+from beholder.scores import foreign
+from beholder.scores.score_set import ScoreSet, text_literal
+
+if TYPE_CHECKING:
+    import duckdb
+
+KEPT, RANK, DROPPED_BY = "kept", "rank", "dropped_by"
+_BATCH = 1 << 20
+_CHECKED_ROWS = 1000
+_NO_SINGLE_CUT = ("rank_by", "per", "balance", "sample")
+"""Options of a selection that keep one row and drop a better one."""
+_CUTS = ("quantile", "top", "top_share", "budget")
+"""Rules whose lowest kept score the funnel tells."""
+_BY_RANK = ("min_score", "max_score", "balance", "sample", *_CUTS)
+"""Rules that look at scores, ranks and numbers of rows alone."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the funnel: the rule's word, how people say it, rows before, dropped, left, more to say, what it found."""
+
+    word: str
+    text: str
+    num_in: int
+    dropped: int
+    left: int
+    note: str = ""
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a selection decided about every row of a set.
+
+    Attributes:
+        source: the file, for messages.
+        path: where it can be read as Parquet.
+        kept: (N,) bool, in the order of the set.
+        dropped: rows by the rule that dropped them, in the order of the rules where it is known.
+        funnel: the steps, or [] where the file does not tell.
+        threshold: the score below which nothing was kept, where the file tells one.
+        score: the score it goes by, as its user named it, or None.
+        record: what the file says about itself.
+    """
+
+    source: str
+    path: Path
+    kept: npt.NDArray[np.bool_]
+    dropped: dict[str, int]
+    funnel: list[Step]
+    threshold: float | None
+    score: str | None
+
+    @property
+    def num_kept(self) -> int:
+        """Rows that were kept."""
+        return int(np.count_nonzero(self.kept))
+
+
+def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
+    """Read the file and check that it is about these rows. Raises InputError."""
+    if not storage.exists(source):
+        raise InputError(f"{source} does not exist; write it with: beholder select ... --decisions {source}")
+    path = foreign.as_parquet(source, scratch / "decisions.parquet")
+    with storage.open_parquet(str(path)) as file:
+        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        missing = [name for name in (columns.SAMPLE, KEPT) if name not in schema.names]
+        if missing:
+            raise InputError(
+                f"{source} has no column {missing[0]!r}; --selection takes what `beholder select --decisions` wrote"
+            )
+        if num_rows != scores.num_rows:
+            raise InputError(
+                f"{source} decides about {num_rows:,} rows, the scores have {scores.num_rows:,}; it is of another score set"
+            )
+        kept, dropped = np.empty(num_rows, bool), dict[str, int]()
+        present = [name for name in (KEPT, DROPPED_BY) if name in schema.names]
+        at = 0
+        for batch in file.iter_batches(batch_size=_BATCH, columns=present):
+            kept[at : at + len(batch)] = pc.fill_null(batch.column(KEPT).cast(pa.bool_()), False).to_numpy(zero_copy_only=False)
+            at += len(batch)
+            if DROPPED_BY in present:
+                for item in pc.value_counts(batch.column(DROPPED_BY).cast(pa.string())).to_pylist():
+                    if item["values"]:
+                        dropped[item["values"]] = dropped.get(item["values"], 0) + item["counts"]
+    _check_names(path, source, scores)
+    record = _record(schema)
+    funnel = _funnel(record)
+    order = {step.word: place for place, step in enumerate(funnel)}
+    ordered = dict(sorted(dropped.items(), key=lambda item: (order.get(item[0], len(order)), -item[1])))
+    return Decisions(source, path, kept, ordered, funnel, _threshold(record, funnel), _score(record))
+
+
+def _check_names(path: Path, source: str, scores: ScoreSet) -> None:
+    """The first rows must have the same names. Raises InputError."""
+    names = next(scores.samples(), None)
+    if names is None or not scores.num_rows:
+        return
+    with pq.ParquetFile(path) as file:
+        theirs = next(file.iter_batches(batch_size=_CHECKED_ROWS, columns=[columns.SAMPLE])).column(0).cast(pa.large_string())
+    ours = names.slice(0, len(theirs))
+    for row, (mine, other) in enumerate(zip(ours.to_pylist(), theirs.to_pylist(), strict=False)):
+        if other is not None and mine != other:
+            raise InputError(f"{source} is of another score set: row {row} is {other!r} there and {mine!r} in the scores")
+
+
+def _record(schema: pa.Schema) -> dict[str, Any]:
+    try:
+        found = json.loads((schema.metadata or {}).get(b"beholder", b"{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _funnel(record: dict[str, Any]) -> list[Step]:
+    """The steps as the file tells them; [] for a file that tells none, or otherwise."""
+    try:
+        return [
+            Step(
+                str(step["rule"]),
+                str(step["text"]),
+                int(step["rows_in"]),
+                int(step["dropped"]),
+                int(step["left"]),
+                str(step.get("note") or ""),
+                float(step["threshold"]) if step.get("threshold") is not None else None,
+            )
+            for step in record.get("funnel") or []
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _threshold(record: dict[str, Any], funnel: list[Step]) -> float | None:
+    """The score below which nothing was kept, where all rules that look at scores cut all rows at once."""
+    rules = record.get("rules")
+    if not isinstance(rules, dict) or any(rules.get(word) for word in _NO_SINGLE_CUT):
+        return None
+    value = rules.get("min_score")
+    found = [float(value)] if isinstance(value, int | float) else []
+    found += [step.threshold for step in funnel if step.word in _CUTS and step.dropped and step.threshold is not None]
+    return max(found, default=None)
+
+
+def _score(record: dict[str, Any]) -> str | None:
+    rules = record.get("rules")
+    value = rules.get("score") if isinstance(rules, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def border_rows(connection: duckdb.DuckDBPyConnection, decisions: Decisions, count: int) -> tuple[Rows, Rows, Rows]:
+    """Rows at the border of a selection, at most `count` of each kind.
+
+    Returns:
+        the lowest-ranked that were kept, lowest first; the best-ranked that rules about scores and numbers dropped; the
+        best-ranked that other rules dropped.
+    """
+    nothing = np.empty(0, np.int64)
+    with storage.open_parquet(str(decisions.path)) as file:
+        names = file.schema_arrow.names
+    if RANK not in names:
+        return nothing, nothing, nothing
+    rule = f"coalesce(CAST({DROPPED_BY} AS VARCHAR), '')" if DROPPED_BY in names else "''"
+    ranked = ", ".join(text_literal(word) for word in _BY_RANK)
+
+    def rows(condition: str, order: str) -> Rows:
+        found = connection.execute(
+            f"SELECT file_row_number FROM {_table(decisions)} WHERE {RANK} > 0 AND {condition} "
+            f"ORDER BY {RANK} {order} LIMIT {count}"
+        ).fetchall()
+        return np.asarray([row for (row,) in found], np.int64)
+
+    return (
+        rows(KEPT, "DESC"),
+        rows(f"NOT {KEPT} AND {rule} IN ({ranked}, '')", "ASC"),
+        rows(f"NOT {KEPT} AND {rule} NOT IN ({ranked}, '')", "ASC"),
+    )
+
+
+def _table(decisions: Decisions) -> str:
+    return f"read_parquet([{text_literal(str(decisions.path))}], file_row_number = true)"
+
+
+def reasons_of(connection: duckdb.DuckDBPyConnection, decisions: Decisions, rows: list[int]) -> dict[int, str]:
+    """The rule that dropped each of the rows, for those that were dropped."""
+    with storage.open_parquet(str(decisions.path)) as file:
+        if DROPPED_BY not in file.schema_arrow.names:
+            return {}
+    connection.register("wanted_rows", pa.table({"number": np.asarray(rows, np.int64)}))
+    try:
+        found = connection.execute(
+            f"SELECT file_row_number, CAST({DROPPED_BY} AS VARCHAR) FROM {_table(decisions)} "
+            f"WHERE file_row_number IN (SELECT number FROM wanted_rows) AND NOT {KEPT}"
+        ).fetchall()
+    finally:
+        connection.unregister("wanted_rows")
+    return {row: text for row, text in found if text}

@@ -1,0 +1,201 @@
+"""One column of scores in; the numbers, charts and chosen rows of its section of the page out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.models.published import published_share_at_least
+from beholder.reporting import choose
+from beholder.reporting.charts import NOTHING, Chart, histogram_chart, kept_chart, number, percent
+from beholder.reporting.choose import Rows
+from beholder.reporting.numbers import QUANTILES, HeadNumbers
+from beholder.reporting.rows import RowFacts
+
+NUM_BEST, NUM_BORDER = 18, 12
+_FEWEST_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class BucketRows:
+    """A bucket of scores, in words, and the rows that are shown of it."""
+
+    anchor: str
+    label: str
+    count: int
+    share: str
+    rows: list[int]
+
+
+@dataclass
+class HeadSection:
+    """What is shown of one head; rows are numbers of rows, ordered once their names are known.
+
+    Attributes:
+        index: its place among the heads.
+        column, name: of the scores and of the head.
+        num_scored, num_not_finite: rows with a finite score, and with an infinite one.
+        summary: (label, text) of moments and quantiles.
+        charts: histogram, kept share, and its tail; [] without scores.
+        steps: (threshold, share kept, words, places on the charts) to try; the slider begins at number `first_step`.
+        threshold: what the section is about, or None.
+        is_chosen: whether the user or a selection chose it; else it is an example.
+        num_kept, share_kept, share_laion: at the threshold.
+        buckets, best, worst, above, below: rows.
+        lost: the best-ranked rows that rules of a selection dropped whatever their score.
+        advice, prices: what `curation.advice` says, and its tables as they are shown.
+    """
+
+    index: int
+    column: str
+    name: str
+    num_scored: int
+    num_not_finite: int
+    summary: list[tuple[str, str]]
+    charts: list[Chart] = field(default_factory=list)
+    steps: list[tuple[float, str, str, list[float | None]]] = field(default_factory=list)
+    first_step: int = 0
+    threshold: float | None = None
+    is_chosen: bool = False
+    num_kept: int = 0
+    share_kept: str = ""
+    share_laion: str | None = None
+    buckets: list[BucketRows] = field(default_factory=list)
+    best: list[int] = field(default_factory=list)
+    worst: list[int] = field(default_factory=list)
+    above: list[int] = field(default_factory=list)
+    below: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    advice: Any = None
+    prices: list[Any] = field(default_factory=list)
+
+    @property
+    def rows(self) -> Iterable[int]:
+        """All rows it may show, the most important first."""
+        for rows in (self.above, self.below, self.lost, self.best, self.worst, *(bucket.rows for bucket in self.buckets)):
+            yield from rows
+
+    def put_in_order(self, facts: Mapping[int, RowFacts], *, border_is_ordered: bool) -> None:
+        """Sort the chosen rows by score and name, and cut the candidates to those that are shown."""
+
+        def key(row: int, sign: int) -> tuple[float, bytes, int]:
+            score = facts[row].scores[self.index]
+            return (sign * (score if score is not None else math.nan), facts[row].sample.encode("utf-8", "surrogatepass"), row)
+
+        def ordered(rows: list[int], sign: int, most: int | None = None) -> list[int]:
+            return sorted((row for row in rows if row in facts), key=lambda row: key(row, sign))[:most]
+
+        self.best, self.worst = ordered(self.best, -1, NUM_BEST), ordered(self.worst, 1, NUM_BEST)
+        if not border_is_ordered:
+            self.above, self.below = ordered(self.above, 1, NUM_BORDER), ordered(self.below, -1, NUM_BORDER)
+        self.buckets = [
+            BucketRows(bucket.anchor, bucket.label, bucket.count, bucket.share, ordered(bucket.rows, -1))
+            for bucket in self.buckets
+        ]
+
+
+def thin_out(section: HeadSection) -> bool:
+    """Show half as many pictures of each bucket; False where there are few already."""
+    if max((len(bucket.rows) for bucket in section.buckets), default=0) <= _FEWEST_SHOWN:
+        return False
+    section.buckets = [
+        BucketRows(
+            bucket.anchor,
+            bucket.label,
+            bucket.count,
+            bucket.share,
+            bucket.rows[::2] if len(bucket.rows) > _FEWEST_SHOWN else bucket.rows,
+        )
+        for bucket in section.buckets
+    ]
+    return True
+
+
+def head_section(
+    index: int,
+    column: str,
+    head: str | None,
+    scores: npt.NDArray[np.float32],
+    *,
+    threshold: float | None,
+    kept: npt.NDArray[np.bool_] | None,
+    per_bucket: int,
+    seed: int,
+) -> HeadSection:
+    """Count, draw and choose. `kept`: (N,) what a selection kept."""
+    numbers = HeadNumbers(column, head, scores)
+    section = HeadSection(index, column, numbers.name, numbers.num_scored, numbers.num_not_finite, _summary(numbers))
+    section.threshold = threshold
+    if not numbers.num_scored:
+        return section
+    kept_scores = scores[kept & np.isfinite(scores)] if kept is not None else None
+    section.charts = [
+        histogram_chart(
+            f"histogram-{index}", numbers, numbers.histogram(kept_scores), threshold, selection=kept_scores is not None
+        ),
+        kept_chart(f"kept-{index}", numbers, threshold, is_logarithmic=False),
+        kept_chart(f"tail-{index}", numbers, threshold, is_logarithmic=True),
+    ]
+    section.steps = _steps(numbers, section.charts)
+    middle = numbers.quantile(0.5) if threshold is None else threshold
+    section.first_step = min(range(len(section.steps)), key=lambda place: abs(section.steps[place][0] - middle))
+    section.best = choose.best(numbers, scores, NUM_BEST).tolist()
+    section.worst = choose.worst(numbers, scores, NUM_BEST).tolist()
+    section.buckets = [
+        BucketRows(
+            f"bucket-{index}-{place}",
+            _label(bucket.low, bucket.high),
+            bucket.count,
+            percent(bucket.count / numbers.num_scored),
+            bucket.rows.tolist(),
+        )
+        for place, bucket in enumerate(choose.buckets(numbers, scores, per_bucket, seed))
+    ]
+    if threshold is not None:
+        section.num_kept = numbers.count_at_least(threshold)
+        section.share_kept = percent(numbers.share_at_least(threshold))
+        laion = published_share_at_least(head, threshold) if head else None
+        section.share_laion = percent(laion) if laion is not None else None
+        section.above = choose.just_above(numbers, scores, threshold, NUM_BORDER).tolist()
+        section.below = choose.just_below(numbers, scores, threshold, NUM_BORDER).tolist()
+    return section
+
+
+def set_border(section: HeadSection, kept: Rows, dropped: Rows, lost: Rows) -> None:
+    """Show the border of a selection in place of that of a threshold."""
+    section.above, section.below, section.lost = kept.tolist(), dropped.tolist(), lost.tolist()
+
+
+def _summary(numbers: HeadNumbers) -> list[tuple[str, str]]:
+    """(label, text); no digits are invented: a dash where there are no scores."""
+
+    def text(value: float) -> str:
+        return NOTHING if math.isnan(value) else f"{value:.3f}"
+
+    lines = [("mean", text(numbers.mean)), ("sd", text(numbers.standard_deviation)), ("min", text(numbers.minimum))]
+    lines += [("median" if q == 0.5 else f"{100 * q:g} %", text(numbers.quantile(q))) for q in QUANTILES]
+    return [*lines, ("max", text(numbers.maximum))]
+
+
+def _label(low: float, high: float) -> str:
+    if math.isinf(low):
+        return "all" if math.isinf(high) else f"below {number(high)}"
+    return f"{number(low)} and more" if math.isinf(high) else f"{number(low)} to {number(high)}"
+
+
+def _steps(numbers: HeadNumbers, charts: list[Chart]) -> list[tuple[float, str, str, list[float | None]]]:
+    """Thresholds to try, what each keeps, and where it stands on each chart."""
+    found = []
+    for threshold, kept in numbers.curve():
+        words = (
+            f"kept at {number(threshold)} or more: {kept:,} of {numbers.num_scored:,}; {numbers.num_scored - kept:,} dropped"
+        )
+        laion = published_share_at_least(numbers.head, threshold) if numbers.head else None
+        words += f". LAION-2B-en kept {percent(laion)}" if laion is not None else ""
+        found.append((threshold, percent(kept / numbers.num_scored), words, [chart.place(threshold) for chart in charts]))
+    return found

@@ -1,0 +1,83 @@
+"""Every option of `beholder report`, once: default, meaning, check; its flags are made from this class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beholder.errors import InputError
+from beholder.options import option
+
+MAX_SIZE = 9_000_000
+_LEAST_SIZE = 400_000
+_MOST_PER_BUCKET = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What the page shows; None: not given.
+
+    Attributes:
+        scores: a score set (see `scores.score_set.open_scores`).
+        out: the HTML file.
+        at: the threshold that the page is about: a number, or the short name of a landmark ("sd-v1").
+        selection: a decisions file of `beholder select`.
+        groups: near-duplicate groups that `beholder select` wrote.
+        per_bucket: pictures shown of each bucket of scores.
+        pictures: where the pictures are, in place of what the score set says.
+        root: the folder that relative names count from.
+        no_thumbnails: show no pictures, and look for none.
+        columns: metadata columns of the representation table; (): chosen by looking.
+        head: the head behind the scores, where the set does not say.
+        score_column, sample_column: columns of other people's tables.
+        title: of the page.
+        seed: of the samples shown.
+        max_size: bytes of the page; thumbnails are made smaller until it fits.
+        timeout: seconds for reading and decoding one picture.
+        max_time: seconds for finding all pictures: archives on servers have to be gone through.
+        threads: for reading and decoding.
+        offline: show no pictures that are on servers; None: as $BEHOLDER_OFFLINE says.
+        overwrite: replace an existing file.
+    """
+
+    scores: str
+    out: str | None = option(None, "The HTML file.", flag=("--out", "-o"), shown="SCORES.report.html")
+    at: str | None = option(
+        None, "The threshold the page is about: a number, or a landmark such as sd-v1.", shown="the selection's, else none"
+    )
+    selection: str | None = option(None, "A decisions file of beholder select: show what it kept.")
+    groups: str | None = option(None, "Near-duplicate groups that beholder select wrote.")
+    per_bucket: int = option(24, "Pictures of each bucket of scores.", least=0)
+    pictures: tuple[str, ...] = option((), "Where the pictures are now; may be repeated.", shown="where they were scored")
+    root: str | None = option(None, "The folder that relative names of pictures count from.")
+    no_thumbnails: bool = option(False, "Show no pictures, only names and scores.")
+    columns: tuple[str, ...] = option(
+        (), "Metadata column for the table of who is kept; may be repeated.", flag=("--column",), shown="found by looking"
+    )
+    head: str | None = option(None, "The head that made the scores, where the set does not say.", shown="what the set says")
+    score_column: str | None = option(None, "The column with scores.", shown="all that the set names, else a known name")
+    sample_column: str | None = option(None, "The column that names pictures.", shown="found by its usual names")
+    title: str | None = option(None, "The page's title.", shown="the name of the scores")
+    seed: int = option(0, "Seed of the samples that are shown.", least=0)
+    max_size: int = option(MAX_SIZE, "Largest size of the page, for example 5MB.", read="bytes", shown="9MB")
+    timeout: float = option(20.0, "Seconds for reading and decoding one picture.")
+    max_time: float = option(300.0, "Seconds for finding pictures, all together; archives have to be gone through.")
+    threads: int | None = option(None, "Threads for reading and decoding.", shown="4 per core, at most 16", least=1)
+    offline: bool | None = option(None, "Show no pictures that are on servers.")
+    overwrite: bool = option(False, "Replace an existing file.")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done, and what would have no effect. Raises InputError."""
+        if self.per_bucket > _MOST_PER_BUCKET:
+            raise InputError(f"--per-bucket {self.per_bucket:,}: at most {_MOST_PER_BUCKET:,}; beholder browse shows all")
+        if self.per_bucket < 0 or self.seed < 0:
+            raise InputError("--per-bucket and --seed must not be negative")
+        if self.threads is not None and self.threads < 1:
+            raise InputError("--threads must be at least 1")
+        if not self.timeout > 0:
+            raise InputError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
+        if not self.max_time > 0:
+            raise InputError(f"--max-time {self.max_time:g}: must be more than 0 seconds")
+        if self.max_size < _LEAST_SIZE:
+            raise InputError(f"--max-size {self.max_size:,} bytes is too small for a page; allow at least {_LEAST_SIZE:,}")
+        if self.no_thumbnails and (self.pictures or self.root is not None):
+            raise InputError("--pictures and --root have no effect with --no-thumbnails; leave out one")

@@ -1,0 +1,294 @@
+"""Names of pictures in; thumbnails out that together fit a number of bytes, and for the others the reason why there is none."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from beholder.columns import PictureReason
+from beholder.images.picture import PictureError, PictureRef
+from beholder.images.thumbnail import Thumbnail, encoded, make_thumbnail
+
+LADDER: tuple[tuple[int, int], ...] = (
+    (480, 78), (400, 76), (320, 74), (256, 72), (224, 68), (192, 64), (160, 58), (128, 52), (96, 45),
+)  # fmt: skip
+"""(longest side in pixels, quality), from the finest to the coarsest."""
+_BYTES_PER_PIXEL = 0.11
+"""A guess for the first try: what photographs take at these qualities; if they take more, they are made smaller."""
+_AREA = 0.75
+_MOST_THREADS = 16
+_POLL_S = 0.05
+
+_AT_ONCE = 32
+
+Find = Callable[[Sequence[str]], Sequence[PictureRef]]
+"""Names -> where they are, in the same order."""
+Read = Callable[[str], bytes]
+"""A picture's name -> its bytes. Raises PictureError."""
+
+
+@dataclass(frozen=True)
+class NoPicture:
+    """Why there is no thumbnail: the fixed word, and what was found."""
+
+    reason: str
+    text: str
+
+
+@dataclass
+class Thumbnails:
+    """What came of the pictures.
+
+    Attributes:
+        found: name -> thumbnail.
+        failed: name -> why there is none.
+        longest_px, quality: that they were made with.
+        num_left_out: thumbnails that were made and left out, as the page would have grown too large.
+    """
+
+    found: dict[str, Thumbnail] = field(default_factory=dict)
+    failed: dict[str, NoPicture] = field(default_factory=dict)
+    longest_px: int = LADDER[0][0]
+    quality: int = LADDER[0][1]
+    num_left_out: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all thumbnails."""
+        return sum(len(thumbnail.data) for thumbnail in self.found.values())
+
+
+def find_places(
+    find: Find, names: Sequence[str], *, max_time_s: float, on_progress: Callable[[int], None] | None = None
+) -> dict[str, PictureRef]:
+    """Where each picture is; for those not found in time, an error that says so.
+
+    Names are asked for in stretches that share a folder or archive, so that each archive is gone through once.
+
+    Args:
+        find: names -> where they are, in the same order (`images.locate.PictureFinder.find`).
+        names: of the pictures.
+        max_time_s: after so many seconds what is not found yet is given up.
+        on_progress: told how many more were looked for.
+
+    Raises:
+        InputError: what `find` raises.
+    """
+    work = _Search(_stretches(names))
+    threading.Thread(target=work.run, args=(find,), daemon=True, name="beholder-find").start()
+    stop, told = time.monotonic() + max_time_s, 0
+    with work.lock:
+        while not work.is_over and time.monotonic() < stop:
+            work.lock.wait(_POLL_S)
+            if on_progress is not None and told < len(work.found) < len(names):
+                on_progress(len(work.found) - told)
+                told = len(work.found)
+        work.is_over = True
+        if on_progress is not None:
+            on_progress(len(names) - told)
+        if work.failure is not None:
+            raise work.failure
+        late = (PictureReason.TIMED_OUT, f"looking for pictures took longer than {max_time_s:g} s in all")
+        return {name: work.found.get(name) or PictureRef(error=late) for name in names}
+
+
+def _stretches(names: Sequence[str]) -> list[list[str]]:
+    """The names, those of one folder or archive together, in lists of at least a few dozen."""
+    by_parent: dict[str, list[str]] = {}
+    for name in names:
+        by_parent.setdefault(name.rpartition("/")[0], []).append(name)
+    stretches: list[list[str]] = [[]]
+    for inside in by_parent.values():
+        if len(stretches[-1]) >= _AT_ONCE:
+            stretches.append([])
+        stretches[-1] += inside
+    return stretches
+
+
+class _Search:
+    """Stretches of names, and what was found of them so far."""
+
+    def __init__(self, stretches: list[list[str]]) -> None:
+        self.lock = threading.Condition()
+        self.stretches = stretches
+        self.found: dict[str, PictureRef] = {}
+        self.failure: Exception | None = None
+        self.is_over = False
+
+    def run(self, find: Find) -> None:
+        """Look for one stretch after the other, until all are found or nobody waits any more."""
+        failure: Exception | None = None
+        for names in self.stretches:
+            try:
+                places = dict(zip(names, find(names), strict=True))
+            except Exception as error:  # raised again by the thread that waits
+                failure, places = error, {}
+            with self.lock:
+                if self.is_over:
+                    return
+                self.found |= places
+                self.lock.notify()
+            if failure is not None:
+                break
+        with self.lock:
+            self.failure, self.is_over = failure, True
+            self.lock.notify()
+
+
+def load_thumbnails(
+    read: Read,
+    uses: dict[str, int],
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    threads: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Thumbnails:
+    """Read pictures in parallel and make thumbnails of them that fit.
+
+    Args:
+        read: gives a picture's bytes; called from several threads.
+        uses: name -> how often the page shows it, the most important first.
+        max_bytes: of all thumbnails, each counted as often as it is shown.
+        timeout_s: longest time for reading and decoding one picture; then it counts as timed out.
+        threads: that read and decode; None: as many as are useful here.
+        on_progress: told how many more are done.
+    """
+    total = sum(uses.values())
+    rung = next(
+        (i for i, (px, _) in enumerate(LADDER) if total * px * px * _AREA * _BYTES_PER_PIXEL <= max_bytes), len(LADDER) - 1
+    )
+    px, quality = LADDER[rung]
+
+    def make(name: str) -> Thumbnail:
+        return make_thumbnail(read(name), longest_px=px, quality=quality)
+
+    done = _each(make, list(uses), timeout_s=timeout_s, threads=threads, on_progress=on_progress)
+    result = Thumbnails(longest_px=px, quality=quality)
+    for name in uses:
+        outcome = done[name]
+        if isinstance(outcome, Thumbnail):
+            result.found[name] = outcome
+        else:
+            result.failed[name] = outcome
+    _fit(result, uses, rung, max_bytes)
+    return result
+
+
+def _fit(result: Thumbnails, uses: dict[str, int], rung: int, max_bytes: int) -> None:
+    """Make thumbnails smaller, then leave some out, until they fit."""
+
+    def size() -> int:
+        return sum(len(thumbnail.data) * uses[name] for name, thumbnail in result.found.items())
+
+    while size() > max_bytes and rung + 1 < len(LADDER):
+        rung += 1
+        px, quality = LADDER[rung]
+        result.found = {name: _smaller(thumbnail, px, quality) for name, thumbnail in result.found.items()}
+        result.longest_px, result.quality = px, quality
+    left = size()
+    for name in reversed(list(result.found)):
+        if left <= max_bytes:
+            break
+        left -= len(result.found.pop(name).data) * uses[name]
+        result.num_left_out += 1
+        result.failed[name] = NoPicture("left_out", "left out to keep the page small; see --max-size")
+
+
+def _smaller(thumbnail: Thumbnail, longest_px: int, quality: int) -> Thumbnail:
+    """The same picture, smaller or coarser."""
+    from PIL import Image
+
+    kind = "webp" if thumbnail.media_type == "image/webp" else "jpeg"
+    formats = ["WEBP"] if kind == "webp" else ["JPEG"]
+    with Image.open(io.BytesIO(thumbnail.data), formats=formats) as image:
+        image.thumbnail((longest_px, longest_px), Image.Resampling.BICUBIC)
+        flat = image.convert("L" if image.mode == "L" else "RGB")
+        flat.info = {}
+        return encoded(flat, quality=quality, kind="webp" if kind == "webp" else "jpeg")
+
+
+class _Work:
+    """Names that wait, those being done since when, and outcomes; shared by threads under one lock."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.lock = threading.Condition()
+        self.waiting = deque(names)
+        self.since: dict[str, float] = {}
+        self.outcomes: dict[str, Thumbnail | NoPicture] = {}
+        self.is_over = False
+
+    def give_up(self, timeout_s: float) -> list[str]:
+        """Names that are being done for longer than that; their outcomes will not be waited for. Call with the lock held."""
+        now = time.monotonic()
+        late = [name for name, since in self.since.items() if now - since > timeout_s]
+        for name in late:
+            del self.since[name]
+        return late
+
+    def run(self, make: Callable[[str], Thumbnail]) -> None:
+        """Do one after the other, until none waits or this thread's picture was given up."""
+        while True:
+            with self.lock:
+                if self.is_over or not self.waiting:
+                    return
+                name = self.waiting.popleft()
+                self.since[name] = time.monotonic()
+            outcome = _outcome(make, name)
+            with self.lock:
+                if name not in self.since:  # given up meanwhile: another thread took this one's place
+                    return
+                del self.since[name]
+                self.outcomes[name] = outcome
+                self.lock.notify()
+
+
+def _outcome(make: Callable[[str], Thumbnail], name: str) -> Thumbnail | NoPicture:
+    try:
+        return make(name)
+    except PictureError as error:
+        return NoPicture(str(error.reason), str(error))
+    except Exception as error:  # a source that breaks must not end the report; the page says what happened
+        text = " ".join(str(error).split())[:200]
+        return NoPicture(str(PictureReason.UNREADABLE), f"{type(error).__name__}: {text}")
+
+
+def _each(
+    make: Callable[[str], Thumbnail],
+    names: Sequence[str],
+    *,
+    timeout_s: float,
+    threads: int | None,
+    on_progress: Callable[[int], None] | None,
+) -> dict[str, Thumbnail | NoPicture]:
+    """Every name's outcome. A thread whose picture takes too long is left behind, and another one takes its place."""
+    work = _Work(names)
+    wanted = min(threads or min(_MOST_THREADS, 4 * (os.cpu_count() or 1)), max(1, len(names)))
+
+    def start() -> None:
+        threading.Thread(target=work.run, args=(make,), daemon=True, name="beholder-thumbnail").start()
+
+    for _ in range(wanted):
+        start()
+    told = 0
+    with work.lock:
+        try:
+            while told < len(names):
+                if told == len(work.outcomes):
+                    work.lock.wait(_POLL_S)
+                for name in work.give_up(timeout_s):
+                    text = f"reading and decoding took longer than {timeout_s:g} s"
+                    work.outcomes[name] = NoPicture(str(PictureReason.TIMED_OUT), text)
+                    start()
+                done = len(work.outcomes)
+                if on_progress is not None and done > told:
+                    on_progress(done - told)
+                told = done
+        finally:
+            work.is_over = True
+    return work.outcomes

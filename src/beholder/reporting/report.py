@@ -1,0 +1,344 @@
+"""Scores in; one self-contained HTML page about them, with thumbnails, out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from beholder import __version__, storage
+from beholder.errors import BeholderError, InputError, OutputError
+from beholder.images.fetch_bytes import ReadLimits, read_bytes
+from beholder.images.locate import PictureFinder
+from beholder.images.picture import PictureError
+from beholder.models.fetch import is_offline
+from beholder.reporting.cards import CardMaker
+from beholder.reporting.charts import number, percent
+from beholder.reporting.contents import Contents, command_line, gather
+from beholder.reporting.heads import thin_out
+from beholder.reporting.options import ReportOptions
+from beholder.reporting.page import render
+from beholder.reporting.pictures import Thumbnails, find_places, load_thumbnails
+from beholder.reporting.provenance import provenance
+from beholder.reporting.rows import RowFacts
+from beholder.scores.score_set import ScoreSet, open_scores
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MOST_BYTES = 256 << 20
+"""Larger files are not read for a thumbnail."""
+_MARKUP_BYTES = 420
+"""About so many bytes of the page go with each picture, beyond those of its thumbnail."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is (0: unknown)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSummary:
+    """What was written.
+
+    Attributes:
+        output: the file.
+        num_bytes: of it.
+        num_rows: of the score set.
+        num_scored: score column -> rows with a finite score.
+        num_rejected: rows that were read and not scored.
+        num_pictures: pictures that the page shows by name.
+        num_thumbnails: of these, the ones it shows as a picture.
+        missing: why there is no thumbnail -> how many pictures.
+        thumbnail_px, thumbnail_quality: size and quality of thumbnails; 0 without any.
+        seconds: how long it took.
+        warnings: lines worth telling.
+    """
+
+    output: str
+    num_bytes: int
+    num_rows: int
+    num_scored: dict[str, int]
+    num_rejected: int
+    num_pictures: int
+    num_thumbnails: int
+    missing: dict[str, int] = field(default_factory=dict)
+    thumbnail_px: int = 0
+    thumbnail_quality: int = 0
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+
+def write_report(
+    options: ReportOptions,
+    *,
+    table: pa.Table | None = None,
+    arguments: list[str] | None = None,
+    on_progress: Progress | None = None,
+) -> ReportSummary:
+    """Write the page.
+
+    Args:
+        options: see `ReportOptions`.
+        table: the scores, in place of `options.scores`.
+        arguments: the command line, for the page's provenance.
+        on_progress: told what is being done.
+
+    Raises:
+        InputError: scores, selection or groups that cannot be read.
+        OutputError: the file is there already, or cannot be written.
+    """
+    started = time.perf_counter()
+    out = options.out or f"{_stem(options.scores)}.report.html"
+    if storage.exists(out) and not options.overwrite:
+        raise OutputError(f"{out} exists; name another file, or replace it with --overwrite")
+
+    _check_places(options)
+
+    def say(text: str) -> None:
+        if on_progress is not None:
+            on_progress(text, 0, 0)
+
+    source: Any = table if table is not None else options.scores
+    with (
+        tempfile.TemporaryDirectory(prefix="beholder-report-") as scratch,
+        open_scores(source, score_column=options.score_column, sample_column=options.sample_column) as scores,
+    ):
+        contents = gather(scores, options, Path(scratch), say)
+        bare = _thinned_out(scores, contents, options, arguments)
+        thumbnails = None if options.no_thumbnails else _thumbnails(scores, contents, options, bare, on_progress)
+        say("writing the page")
+        page = _page(scores, contents, thumbnails, options, arguments)
+        storage.write_bytes(out, page)
+        shown = set(contents.samples())
+        failed = thumbnails.failed if thumbnails is not None else {}
+        reasons = [failure.reason for failure in failed.values()]
+        return ReportSummary(
+            output=out,
+            num_bytes=len(page),
+            num_rows=scores.num_rows,
+            num_scored={head.column: head.num_scored for head in contents.heads},
+            num_rejected=contents.num_rejected,
+            num_pictures=len(shown),
+            num_thumbnails=len(thumbnails.found) if thumbnails is not None else 0,
+            missing={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+            thumbnail_px=thumbnails.longest_px if thumbnails is not None and thumbnails.found else 0,
+            thumbnail_quality=thumbnails.quality if thumbnails is not None and thumbnails.found else 0,
+            seconds=time.perf_counter() - started,
+            warnings=contents.notes,
+        )
+
+
+def _check_places(options: ReportOptions) -> None:
+    """Refuse places of pictures that are not there: they are looked at last. Raises InputError."""
+    for flag, places in (("--pictures", options.pictures), ("--root", (options.root,) if options.root is not None else ())):
+        for place in places:
+            is_pattern = storage.is_glob(place) or "{" in place
+            if storage.is_local(place) and not is_pattern and not storage.exists(place):
+                raise InputError(f"{flag} {place} does not exist; name the folder or file that holds the pictures now")
+
+
+def _stem(scores: str) -> str:
+    """A name for the page: that of the scores, in the current folder."""
+    name = PurePosixPath(scores.split("?", 1)[0].rstrip("/")).name or "scores"
+    for suffix in (".parquet", ".pq", ".csv", ".tsv"):
+        name = name.removesuffix(suffix)
+    return name if not storage.is_glob(name) else "scores"
+
+
+def _last_part(source: str) -> str:
+    """The name of a file or folder without its place; a pattern as it is."""
+    return source if storage.is_glob(source) else PurePosixPath(source.split("?", 1)[0].rstrip("/")).name or source
+
+
+def _thinned_out(scores: ScoreSet, contents: Contents, options: ReportOptions, arguments: list[str] | None) -> int:
+    """Bytes of the page without thumbnails, after leaving pictures out where names and metadata alone would fill it."""
+    most = options.max_size if options.no_thumbnails else options.max_size // 2
+    is_thinner = False
+    while (bare := len(_page(scores, contents, None, options, arguments))) > most:
+        if not sum(thin_out(head) for head in contents.heads):
+            break
+        is_thinner = True
+    if is_thinner:
+        text = "Fewer pictures of each bucket are shown than were asked for, to keep this page small; --max-size allows more."
+        contents.notes.append(text)
+    return bare
+
+
+def _thumbnails(
+    scores: ScoreSet, contents: Contents, options: ReportOptions, bare: int, on_progress: Progress | None
+) -> Thumbnails | None:
+    """Thumbnails that fit the page; None where pictures cannot be looked up at all, which the page then says."""
+    uses: dict[str, int] = {}
+    for sample in contents.samples():
+        uses[sample] = uses.get(sample, 0) + 1
+    if not uses:
+        return Thumbnails()
+    room = (options.max_size - bare - _MARKUP_BYTES * sum(uses.values())) * 3 // 4
+    limits = ReadLimits(max_bytes=_MOST_BYTES, timeout_s=options.timeout, num_tries=2)
+
+    def counting(text: str) -> Callable[[int], None]:
+        done = 0
+
+        def advanced(count: int) -> None:
+            nonlocal done
+            done += count
+            if on_progress is not None:
+                on_progress(text, done, len(uses))
+
+        return advanced
+
+    try:
+        with PictureFinder(
+            scores.record, pictures=options.pictures, root=options.root, offline=is_offline(options.offline)
+        ) as finder:
+            seeking = counting("looking for pictures")
+            refs = find_places(finder.find, list(uses), max_time_s=options.max_time, on_progress=seeking)
+            return load_thumbnails(
+                lambda name: read_bytes(refs[name], limits),
+                uses,
+                max_bytes=max(0, room),
+                timeout_s=options.timeout,
+                threads=options.threads,
+                on_progress=counting("reading pictures"),
+            )
+    except PictureError:
+        raise
+    except InputError as error:
+        if options.pictures or options.root is not None:
+            raise
+        contents.notes.append(f"No pictures are shown: {error}. Name where they are now with --pictures or --root.")
+        return None
+
+
+def _page(
+    scores: ScoreSet,
+    contents: Contents,
+    thumbnails: Thumbnails | None,
+    options: ReportOptions,
+    arguments: list[str] | None,
+) -> bytes:
+    """The page, rendered."""
+    maker = CardMaker([head.name for head in contents.heads], contents.facts, thumbnails, contents.kept, contents.dropped_by)
+    heads = [_head_view(head, maker) for head in contents.heads]
+    groups = _group_view(contents, maker)
+    notes = [*contents.notes, *_thumbnail_notes(thumbnails)]
+    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
+    extra = [("made", made), ("beholder", __version__), ("command", command_line(arguments)), ("seed", str(options.seed))]
+    if thumbnails is not None and thumbnails.found:
+        extra.append(
+            ("thumbnails", f"{len(thumbnails.found):,}, at most {thumbnails.longest_px} pixels, quality {thumbnails.quality}")
+        )
+    return render(
+        {
+            "version": __version__,
+            "title": options.title or f"Aesthetic scores of {_last_part(scores.source)}",
+            "made": made,
+            "tiles": _tiles(scores, contents),
+            "notes": notes,
+            "num_rows": scores.num_rows,
+            "num_read": contents.num_read,
+            "num_rejected": contents.num_rejected,
+            "scores_known": bool(scores.record),
+            "heads": heads,
+            "decisions": contents.decisions,
+            "border_words": _border_words(contents),
+            "groups": groups,
+            "has_pictures": thumbnails is not None and bool(thumbnails.found),
+            "rejects": contents.rejects,
+            "provenance": provenance(scores, extra),
+            "pictures": maker.pictures,
+        }
+    )
+
+
+def _head_view(head: Any, maker: CardMaker) -> Any:
+    """The section with cards in place of rows."""
+    cards = {name: maker.cards(getattr(head, name), head.index) for name in ("best", "worst", "above", "below", "lost")}
+    buckets = [replace(bucket, rows=maker.cards(bucket.rows, head.index)) for bucket in head.buckets]
+    return replace(head, **cards, buckets=buckets)
+
+
+def _group_view(contents: Contents, maker: CardMaker) -> dict[str, Any] | None:
+    """Near-duplicate groups with cards; those of names that the set lacks have no scores."""
+    groups = contents.groups
+    if groups is None:
+        return None
+    shown, unknown = [], 0
+    for group in groups.shown:
+        cards = []
+        for member in group.members:
+            facts = contents.facts.get(member.row) if member.row is not None else None
+            if facts is None or facts.sample != member.sample:
+                unknown += 1
+                facts = RowFacts(-unknown, member.sample, (), ())
+            label = f"{facts.scores[0]:.3f}" if facts.scores and facts.scores[0] is not None else "no score"
+            tag = "stays" if member.is_kept else "goes"
+            if member.similarity is not None and not member.is_kept:
+                tag += f", {member.similarity:.3f} alike"
+            cards.append(maker.card(facts, 0, label=label, tag=tag, is_kept=member.is_kept))
+        shown.append({"size": group.size, "cards": cards})
+    return {
+        "source": groups.source,
+        "num_groups": groups.num_groups,
+        "num_pictures": groups.num_pictures,
+        "num_dropped": groups.num_dropped,
+        "shown": shown,
+    }
+
+
+def _tiles(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
+    """(number, what it is) at the head of the page."""
+    tiles = [(f"{contents.num_read:,}", "read"), (f"{max((h.num_scored for h in contents.heads), default=0):,}", "scored")]
+    tiles.append((f"{contents.num_rejected:,}", "rejected"))
+    first = contents.heads[0]
+    texts = dict(first.summary)
+    if len(contents.heads) == 1:
+        tiles += [
+            (texts[label], words)
+            for label, words in (("mean", "mean score"), ("sd", "standard deviation"), ("median", "median"))
+        ]
+        if first.is_chosen and first.threshold is not None and first.num_scored:
+            words = f"{first.num_kept:,} kept at {number(first.threshold)} or more"
+            words += f"; LAION-2B-en {first.share_laion}" if first.share_laion else ""
+            tiles.append((first.share_kept, words))
+    else:
+        tiles.append((str(len(contents.heads)), "heads"))
+    if contents.decisions is not None:
+        kept = contents.decisions.num_kept
+        tiles.append((f"{kept:,}", f"kept by the selection ({percent(kept / scores.num_rows if scores.num_rows else 0)})"))
+    return tiles
+
+
+def _border_words(contents: Contents) -> str:
+    """What the border of a selection is, or "" for that of a threshold."""
+    if contents.decisions is None or not contents.kept:
+        return ""
+    return (
+        "The lowest-ranked pictures that the selection kept, beside the best-ranked ones that its rules about scores and "
+        "numbers dropped."
+    )
+
+
+def _thumbnail_notes(thumbnails: Thumbnails | None) -> Sequence[str]:
+    """What is to be said about pictures that are not shown."""
+    if thumbnails is None:
+        return ()
+    notes = []
+    gone = [failure for failure in thumbnails.failed.values() if failure.reason != "left_out"]
+    total = len(thumbnails.failed) + len(thumbnails.found)
+    if gone:
+        counts = {reason: sum(item.reason == reason for item in gone) for reason in sorted({item.reason for item in gone})}
+        told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items())
+        notes.append(
+            f"{len(gone):,} of the {total:,} pictures chosen for this page could not be shown: {told}. "
+            "If they were moved, name where they are now with --pictures or --root."
+        )
+    if thumbnails.num_left_out:
+        notes.append(f"{thumbnails.num_left_out:,} pictures are left out to keep this page small; --max-size allows more.")
+    return notes
+
+
+__all__ = ["BeholderError", "ReportOptions", "ReportSummary", "write_report"]

@@ -1,0 +1,103 @@
+"""Numbers of rows in; their names, scores and metadata out, read by DuckDB without holding the set in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from beholder import columns
+from beholder.curation.database import refused
+from beholder.scores.score_set import ROW, ScoreSet, quoted
+
+if TYPE_CHECKING:
+    import duckdb
+
+VIEW = "scores"
+_MOST_COLUMNS, _MOST_CHARACTERS = 24, 240
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """One row of a score set.
+
+    Attributes:
+        row: its number in the set.
+        sample: its name.
+        scores: one per score column, None where there is none.
+        facts: (column, text) of the other columns that hold something, cut to a few hundred characters.
+    """
+
+    row: int
+    sample: str
+    scores: tuple[float | None, ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+def fetch_rows(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, rows: Iterable[int]) -> dict[int, RowFacts]:
+    """The rows with these numbers, by number; `scores` was registered as `VIEW`."""
+    import duckdb
+
+    wanted = np.unique(np.fromiter(rows, np.int64))
+    if not len(wanted):
+        return {}
+    shown = shown_columns(scores)
+    chosen = [ROW, f"coalesce(CAST({columns.SAMPLE} AS VARCHAR), '#' || {ROW})"]
+    chosen += [f"CAST({quoted(name)} AS DOUBLE)" for name in scores.score_columns]
+    chosen += [f"left(CAST({quoted(name)} AS VARCHAR), {_MOST_CHARACTERS})" for name in shown]
+    connection.register("wanted_rows", pa.table({"number": wanted}))
+    try:
+        found = connection.execute(
+            f"SELECT {', '.join(chosen)} FROM {VIEW} WHERE {ROW} IN (SELECT number FROM wanted_rows)"
+        ).fetchall()
+    except duckdb.Error as error:
+        raise refused(f"{scores.source} cannot be read", error) from None
+    finally:
+        connection.unregister("wanted_rows")
+    num_scores = len(scores.score_columns)
+    return {
+        line[0]: RowFacts(
+            line[0],
+            line[1],
+            tuple(_finite(value) for value in line[2 : 2 + num_scores]),
+            tuple((name, text) for name, text in zip(shown, line[2 + num_scores :], strict=True) if text),
+        )
+        for line in found
+    }
+
+
+def shown_columns(scores: ScoreSet) -> list[str]:
+    """The metadata columns that are shown with a picture: all but bytes, the first few dozen."""
+    return [
+        name
+        for name in scores.metadata_columns
+        if not _holds_bytes(scores.schema.field(name).type) and name not in (columns.STATUS, columns.SAMPLE)
+    ][:_MOST_COLUMNS]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def rows_named(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> dict[str, int]:
+    """The row of each name (the first, where a name stands twice); names that the set lacks are left out."""
+    if not names:
+        return {}
+    connection.register("wanted_names", pa.table({"name": pa.array(list(dict.fromkeys(names)), pa.large_string())}))
+    try:
+        found = connection.execute(
+            f"SELECT CAST({columns.SAMPLE} AS VARCHAR), min({ROW}) FROM {VIEW} "
+            f"WHERE CAST({columns.SAMPLE} AS VARCHAR) IN (SELECT name FROM wanted_names) GROUP BY 1"
+        ).fetchall()
+    finally:
+        connection.unregister("wanted_names")
+    return dict(found)

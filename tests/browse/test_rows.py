@@ -1,0 +1,80 @@
+"""Rows out of the mapped file against pyarrow's own reading of the source."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beholder.browse import rows as rows_module
+from beholder.browse.rows import RowStore, as_json
+from beholder.scores.score_set import open_scores
+
+
+def test_any_rows_in_any_order_across_files_and_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "BATCH_ROWS", 7)
+    whole = pa.table({"sample": [f"s{i}" for i in range(50)], "score": np.arange(50) / 7, "n": list(range(50))})
+    (tmp_path / "set").mkdir()
+    pq.write_table(whole.slice(0, 23), tmp_path / "set/part_2.parquet", row_group_size=10)
+    pq.write_table(whole.slice(23).drop_columns(["n"]), tmp_path / "set/part_10.parquet")
+    with open_scores(str(tmp_path / "set")) as scores:
+        store = RowStore(scores, tmp_path)
+    assert not list(tmp_path.glob("*.arrow")), "the file is gone while it is mapped"
+    wanted = np.random.default_rng(1).integers(0, 50, 200)
+    found = store.fetch(wanted, ["n", "sample"])
+    assert found.column("sample").to_pylist() == [f"s{i}" for i in wanted]
+    assert found.column("n").to_pylist() == [int(i) if i < 23 else None for i in wanted]
+    assert store.fetch(wanted[:0], ["sample"]).num_rows == 0
+    assert store.num_rows == 50
+
+
+def test_every_type_is_shown_or_left_out_and_nothing_is_lost_in_json(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": pa.array([7, None], pa.int64()),
+            "score": pa.array([5.5, None], pa.float64()),
+            "large": pa.array([2**60, -1], pa.int64()),
+            "nan": pa.array([float("nan"), float("inf")]),
+            "when": pa.array([datetime.datetime(2026, 1, 2), None], pa.timestamp("us")),
+            "word": pa.array(["a", "b"]).dictionary_encode(),
+            "half": pa.array(np.array([1.5, 2], np.float16)),
+            "nothing": pa.nulls(2),
+            "tags": pa.array([["x", "y"], None]),
+            "box": pa.array([{"x": 1}, None]),
+            "embedding": pa.array([[0.1, 0.2], [0.3, 0.4]], pa.list_(pa.float32(), 2)),
+            "jpg": pa.array([b"\xff\xd8", b""]),
+            "long": ["z" * 9000, "é"],
+        }
+    )
+    with open_scores(table) as scores:
+        store = RowStore(scores, tmp_path)
+    assert store.left_out == ["embedding", "jpg"]
+    assert store.samples(np.array([0, 1])) == ["7", "#1"]
+    first, second = store.row(0), store.row(1)
+    json.dumps([first, second], allow_nan=False)
+    assert first["large"] == str(2**60)
+    assert (first["nan"], second["nan"]) == (None, "inf")
+    assert first["when"] == "2026-01-02 00:00:00"
+    assert (first["word"], first["half"], first["nothing"], second["tags"]) == ("a", 1.5, None, None)
+    assert first["long"].endswith("(9,000 characters)")
+    assert second["long"] == "é"
+    assert store.table.schema.field("id").type == pa.int64(), "conditions see the numbers of the set"
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    with open_scores(pa.table({"sample": pa.array([], pa.string()), "score": pa.array([], pa.float32())})) as scores:
+        store = RowStore(scores, tmp_path)
+    assert store.num_rows == 0
+    assert store.samples(np.array([], np.int64)) == []
+
+
+def test_json_values() -> None:
+    assert as_json(True) is True
+    assert as_json(3) == 3
+    assert as_json(-0.5) == -0.5
+    assert as_json(b"x") == "b'x'"

@@ -1,0 +1,168 @@
+"""The command as a process: its address, a taken port, a wrong set, tokens, Ctrl-C; marks after kill -9."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from beholder.browse.options import BrowseOptions
+from beholder.browse.server import listening
+from beholder.errors import InputError
+
+START_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kill -9 leaves behind goes with the test."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+def line_of(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "beholder", "browse", *arguments, "--no-open"]
+
+
+@contextlib.contextmanager
+def process_of(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running `beholder browse` and its address."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        line_of("--json", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            if not first:
+                assert process.stderr is not None
+                raise AssertionError(process.stderr.read())
+            yield process, json.loads(first)["url"]
+        finally:
+            process.kill()
+
+
+def failure_of(*arguments: str) -> str:
+    """What a command that fails says: one line."""
+    result = subprocess.run(line_of(*arguments), capture_output=True, text=True, timeout=START_S)
+    assert result.returncode == 1, result
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def mark(url: str, row: int, word: str | None) -> None:
+    found = httpx.post(f"{url}api/marks", json={"rows": [row], "mark": word}, headers={"origin": url.rstrip("/")})
+    assert found.status_code == 200, found.text
+
+
+def test_it_serves_marks_survive_kill_9_and_ctrl_c_ends_cleanly(photo_set: Path, tmp_path: Path) -> None:
+    marks = str(tmp_path / "m.jsonl")
+    with process_of(str(photo_set), "--marks", marks) as (process, url):
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        assert httpx.get(url).text.startswith("<!doctype html>")
+        mark(url, 3, "keep")
+        mark(url, 4, "drop")
+        mark(url, 3, "drop")
+        process.kill()
+        assert process.wait(10) == -signal.SIGKILL
+    with process_of(str(photo_set), "--marks", marks) as (process, url):
+        view = httpx.post(f"{url}api/view", json={"score": "aesthetic_score"}, headers={"origin": url.rstrip("/")}).json()[
+            "view"
+        ]
+        counts = httpx.get(f"{url}api/count", params={"view": view, "threshold": 5}).json()
+        assert (counts["marked_keep"], counts["marked_drop"]) == (0, 2)
+        with socket.create_connection((url.split("/")[2].split(":")[0], int(url.split(":")[2].strip("/")))) as idle:
+            idle.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")  # a visitor who never ends his request
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_sigterm_ends_as_ctrl_c_does_and_leaves_nothing(photo_set: Path, tmp_path: Path) -> None:
+    with process_of(str(photo_set), "--marks", str(tmp_path / "m.jsonl")) as (process, _):
+        assert list(tmp_path.glob("beholder-*"))
+        process.terminate()
+        assert process.wait(20) == 0
+    assert not list(tmp_path.glob("beholder-*"))
+
+
+def test_with_a_token_only_the_printed_address_opens_the_page(photo_set: Path, tmp_path: Path) -> None:
+    with process_of(str(photo_set), "--token", "--marks", str(tmp_path / "m.jsonl")) as (_, url):
+        plain, token = url.split("?token=")
+        assert httpx.get(plain).status_code == 401
+        assert httpx.get(f"{plain}api/set").status_code == 401
+        with httpx.Client() as client:
+            assert client.get(url).status_code == 200
+            assert client.get(f"{plain}api/set").json()["num_rows"] == 60
+        assert httpx.get(f"{plain}?token={token[:-1]}").status_code == 401
+
+
+def test_any_other_address_asks_for_a_token() -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.5", "box.lan"):
+        assert BrowseOptions(scores="x", host=host).needs_token
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert not BrowseOptions(scores="x", host=host).needs_token
+        assert BrowseOptions(scores="x", host=host, token=True).needs_token
+
+
+def test_what_cannot_work_is_one_line(photo_set: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"port {port} is taken" in failure_of(str(photo_set), "--port", str(port))
+    assert "does not exist" in failure_of(str(tmp_path / "none.parquet"))
+    assert "--marks" in failure_of(str(photo_set), "--marks", str(tmp_path / "no" / "m.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [("no.such.host.invalid", "no such address"), ("192.0.2.7", "no address of this machine"), ("a" * 300, "such")],
+)
+def test_addresses_that_are_not_this_machine(host: str, said: str) -> None:
+    with pytest.raises(InputError, match=said), listening(BrowseOptions(scores="x", host=host)):
+        pass
+
+
+def test_options_that_mean_nothing_are_refused() -> None:
+    for wrong in ({"port": 70_000}, {"port": -1}, {"host": ""}, {"marks": ""}, {"marks": "s3://bucket/m.jsonl"}):
+        with pytest.raises(InputError):
+            BrowseOptions(scores="x", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("scores", "marks"),
+    [
+        ("/data/x.parquet", "/data/x.parquet.marks.jsonl"),
+        ("/data/x.scores/", "/data/x.scores.marks.jsonl"),
+        ("s3://bucket/set.parquet", "set.parquet.marks.jsonl"),
+        ("/data/*.parquet", "parquet.marks.jsonl"),
+        ("hf://a?b=1/", "a_b_1.marks.jsonl"),
+    ],
+)
+def test_where_marks_go(scores: str, marks: str) -> None:
+    assert BrowseOptions(scores=scores).marks_path == Path(marks)
+
+
+def test_a_moved_set_is_found_with_pictures(photo_set: Path, tmp_path: Path) -> None:
+    shutil.copytree(photo_set.parent / "pictures", tmp_path / "elsewhere")
+    shutil.copy(photo_set, tmp_path / "scores.parquet")
+    shutil.copy(f"{photo_set}.beholder.json", tmp_path / "scores.parquet.beholder.json")
+    started = time.monotonic()
+    with process_of(str(tmp_path / "scores.parquet"), "--pictures", str(tmp_path / "elsewhere")) as (_, url):
+        assert httpx.get(f"{url}picture/x/5").content == (tmp_path / "elsewhere/005.jpg").read_bytes()
+    assert time.monotonic() - started < START_S

@@ -1,0 +1,123 @@
+"""Near-duplicates by faiss: few are missed, none is wrong; and clusters. Skipped where faiss is not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beholder.curation.clusters import cluster_rows
+from beholder.curation.duplicates import find_near_duplicates
+from beholder.curation.vectors import Vectors
+from beholder.errors import InputError
+from oracles.duplicates import similarities
+
+pytest.importorskip("faiss")
+
+
+def directions(num_rows: int, dim: int, dtype: Any = np.float16) -> np.ndarray:
+    """A large common mean, a spectrum that falls, and a tenth of the rows near-duplicates of others at 0.9 to 0.999."""
+    rng = np.random.default_rng(num_rows)
+    scale = np.arange(1, dim + 1) ** -0.5
+    rows = rng.standard_normal((num_rows, dim)) * scale + 1.2 * rng.standard_normal(dim) * scale
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    copies = rng.permutation(num_rows)[: num_rows // 5].reshape(2, -1)
+    cosine = 1 - 10 ** rng.uniform(-3, -1, (copies.shape[1], 1))
+    aside = rng.standard_normal((copies.shape[1], dim)) * scale
+    aside -= (aside * rows[copies[0]]).sum(axis=1, keepdims=True) * rows[copies[0]]
+    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+    rows[copies[1]] = cosine * rows[copies[0]] + np.sqrt(1 - cosine**2) * aside
+    return rows.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("threshold", [0.9, 0.95])
+def test_few_are_missed_and_none_is_wrong(dtype: Any, threshold: float) -> None:
+    rows = directions(12_000, 64, dtype)
+    given_vectors, order = Vectors.of(rows), np.arange(len(rows))
+    exact = find_near_duplicates(given_vectors, order, threshold, method="exact")
+    found = find_near_duplicates(given_vectors, order, threshold, method="approximate", num_threads=2)
+    assert found.method == "approximate"
+    assert (~exact.stays).sum() > 400
+    assert (~found.stays & ~exact.stays).sum() >= 0.98 * (~exact.stays).sum()
+    dropped = np.flatnonzero(~found.stays)
+    assert found.stays[found.keeper[dropped]].all()
+    assert (found.keeper[dropped] < dropped).all()
+    for row in dropped[:50]:
+        pair = similarities(rows[[row, found.keeper[row]]])[0, 1]
+        assert pair >= threshold
+        assert np.float32(pair) == found.similarity[row]
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 39, 40, 41, 300])
+def test_few_rows(num_rows: int) -> None:
+    rows = directions(300, 24)[:num_rows]
+    order = np.arange(num_rows)
+    exact = find_near_duplicates(Vectors.of(rows), order, 0.9, method="exact")
+    found = find_near_duplicates(Vectors.of(rows), order, 0.9, method="approximate")
+    assert np.array_equal(found.keeper, exact.keeper)
+
+
+def test_one_picture_many_times_and_rows_that_always_stay() -> None:
+    rows = np.ones((9000, 32), np.float16)
+    found = find_near_duplicates(Vectors.of(rows), np.arange(9000), 1.0, method="approximate", num_always=2)
+    assert found.stays.nonzero()[0].tolist() == [0, 1]
+    assert (found.keeper[2:] == 0).all()
+    nothing = find_near_duplicates(Vectors.of(np.zeros((5, 8), np.float32)), np.arange(5), 0.9, method="approximate")
+    assert nothing.stays.all()
+
+
+def test_faiss_has_its_threads_back() -> None:
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    find_near_duplicates(Vectors.of(directions(500, 16)), np.arange(500), 0.9, method="approximate", num_threads=1)
+    assert faiss.omp_get_max_threads() == before
+
+
+def test_clusters_are_the_groups_there_are() -> None:
+    rng = np.random.default_rng(1)
+    centres = rng.standard_normal((5, 48))
+    truth = rng.integers(0, 5, 2000)
+    rows = (centres[truth] + 0.2 * rng.standard_normal((2000, 48))) * 10.0 ** rng.uniform(-3, 3, (2000, 1))
+    rows[7] = 0
+    labels = cluster_rows(Vectors.of(rows), 5, seed=3, num_threads=2)
+    assert labels.dtype == np.int32
+    assert labels[7] == -1
+    has = np.arange(2000) != 7
+    pairs = set(zip(truth[has].tolist(), labels[has].tolist(), strict=True))
+    assert len(pairs) == 5
+    assert np.array_equal(labels, cluster_rows(Vectors.of(rows), 5, seed=3, num_threads=2))
+
+
+def test_clusters_of_few_rows() -> None:
+    rows = np.eye(4, dtype=np.float32)
+    assert sorted(cluster_rows(Vectors.of(rows), 10).tolist()) == [0, 1, 2, 3]
+    assert cluster_rows(Vectors.of(rows), 1).tolist() == [0] * 4
+    assert cluster_rows(Vectors.of(rows[:0]), 3).tolist() == []
+    assert cluster_rows(Vectors.of(rows * 0), 3).tolist() == [-1] * 4
+    with pytest.raises(InputError, match="at least 1"):
+        cluster_rows(Vectors.of(rows), 0)
+
+
+def test_without_faiss_the_error_says_what_to_do() -> None:
+    code = (
+        "import sys\nsys.modules['faiss'] = None\nimport numpy as np\n"
+        "from beholder.curation.duplicates import find_near_duplicates\n"
+        "from beholder.curation.clusters import cluster_rows\n"
+        "from beholder.curation.vectors import Vectors\n"
+        "v = Vectors.of(np.eye(8, dtype=np.float32))\n"
+        "print(find_near_duplicates(v, np.arange(8), 0.9).method)\n"
+        "for call in (lambda: find_near_duplicates(v, np.arange(8), 0.9, method='approximate'), lambda: cluster_rows(v, 2)):\n"
+        "    try:\n        call()\n    except Exception as error:\n        print(type(error).__name__, error)\n"
+        "print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert out[0] == "exact"
+    assert out[1].startswith("InputError near-duplicates among 8 rows")
+    assert "pip install 'beholder[dedup]'" in out[1]
+    assert out[2] == "InputError making clusters needs faiss, which is not installed: pip install 'beholder[dedup]'"
+    assert out[3] == "False"

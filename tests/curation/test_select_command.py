@@ -1,0 +1,146 @@
+"""`beholder select` as a command, with embeddings and pictures: near-duplicates, clusters, lists, files, JSON, exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from beholder.cli.select import select as command
+from beholder.curation.frames import select
+from beholder.errors import BeholderError
+
+app = typer.Typer()
+app.command()(command)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=True)
+
+
+def fails(*arguments: object) -> str:
+    result = call(*arguments)
+    assert isinstance(result.exception, BeholderError), result.output
+    return str(result.exception)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Six small pictures in two folders, their scores in Parquet, their embeddings beside them."""
+    samples, scores = [], [6.0, 5.5, 5.0, 4.5, 4.0, 3.5]
+    for number in range(6):
+        path = tmp_path / "photos" / ("cats" if number % 2 else "dögs") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(path)
+        samples.append(str(path))
+    table = pa.table({
+        "sample": samples,
+        "aesthetic_score": pa.array(scores, pa.float32()),
+        "num_bytes": [Path(name).stat().st_size for name in samples],
+    })  # fmt: skip
+    vectors = np.eye(6, 8, dtype=np.float32)
+    vectors[3] = vectors[0] + 0.01  # near the best
+    vectors[5] = 7 * vectors[2]
+    record = {"pictures": {"sources": [str(tmp_path / "photos")], "folder": str(tmp_path)}}
+    table = table.replace_schema_metadata({b"beholder": json.dumps(record).encode()})
+    pq.write_table(table, tmp_path / "scores.parquet")
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8)
+    pq.write_table(pa.table({"sample": samples, "embedding": rows}), tmp_path / "embeddings.parquet")
+    return tmp_path
+
+
+def names(rows: Any) -> list[int]:
+    return [int(Path(name).stem) for name in rows]
+
+
+def test_near_duplicates_of_better_pictures_go(pictures: Path) -> None:
+    scores, embeddings = pictures / "scores.parquet", pictures / "embeddings.parquet"
+    groups, out = pictures / "groups.parquet", pictures / "kept.parquet"
+    result = call(scores, "--dedup", 0.95, "--embeddings", embeddings, "--groups", groups, "-o", out)
+    assert result.exit_code == 0, result.output
+    assert "near-duplicates, similarity >= 0.95" in " ".join(result.output.split())
+    assert names(pq.read_table(out).column("sample").to_pylist()) == [0, 1, 2, 4]
+    found = pq.read_table(groups).to_pylist()
+    assert sorted((names([row["sample"]])[0], row["kept"]) for row in found) == [(0, True), (2, True), (3, False), (5, False)]
+    with select(scores, dedup=0.95, embeddings=embeddings, top=3) as selection:
+        assert names(selection.kept_rows().column("sample").to_pylist()) == [0, 1, 2]
+        assert [step.word for step in selection.funnel] == ["duplicate", "top"]
+        assert selection.groups.num_rows == 4
+
+
+def test_marked_near_duplicates_stay_and_push_better_ones_out(pictures: Path) -> None:
+    samples = pq.read_table(pictures / "scores.parquet").column("sample").to_pylist()
+    marks = pictures / "marks.jsonl"
+    marks.write_text("".join(json.dumps({"sample": samples[row], "mark": "keep"}) + "\n" for row in (2, 3, 5)))
+    with select(pictures / "scores.parquet", dedup=0.95, embeddings=pictures / "embeddings.parquet", marks=marks) as selection:
+        assert names(selection.kept_rows().column("sample").to_pylist()) == [1, 2, 3, 4, 5]
+
+
+def test_clusters(pictures: Path) -> None:
+    rules = {"per": "cluster", "clusters": 4, "embeddings": pictures / "embeddings.parquet", "top": 1}
+    with select(pictures / "scores.parquet", **rules) as selection:
+        kept = names(selection.kept_rows().column("sample").to_pylist())
+        assert 0 in kept
+        assert not {3, 5} & set(kept)
+        assert 1 <= selection.num_kept <= 4
+
+
+def test_json_and_quiet(pictures: Path) -> None:
+    result = call(pictures / "scores.parquet", "--top-share", "50%", "--per", "folder", "--json")
+    summary = json.loads(result.stdout)
+    assert (summary["num_rows"], summary["num_kept"]) == (6, 4)
+    assert summary["rules"] == {"top_share": "50%", "per": "folder"}
+    assert summary["funnel"][0]["rule"] == "top_share"
+    assert summary["written"] == []
+    assert call(pictures / "scores.parquet", "--top", 1, "-q").output == ""
+
+
+def test_the_funnel_is_shown(pictures: Path) -> None:
+    result = call(pictures / "scores.parquet", "--where", "aesthetic_score < 6", "--min-score", 4.5, "--top", 2)
+    assert result.exit_code == 0
+    for text in (
+        "all rows",
+        "where aesthetic_score < 6",
+        "score >= 4.5",
+        "top 2",
+        "2 of 6 rows stay (33.3 %)",
+        "nothing was written",
+    ):
+        assert text in result.output
+
+
+def test_pictures_are_copied_when_it_is_asked_for(pictures: Path) -> None:
+    target = pictures / "best"
+    dry = call(pictures / "scores.parquet", "--min-score", 5, "--copy", target)
+    assert dry.exit_code == 0, dry.output
+    assert not target.exists()
+    done = call(pictures / "scores.parquet", "--min-score", 5, "--copy", target, "--apply")
+    assert done.exit_code == 0, done.output
+    copied = sorted(str(path.relative_to(target)) for path in target.rglob("*.png"))
+    assert copied == ["cats/1.png", "dögs/0.png", "dögs/2.png"]
+    assert (target / "cats/1.png").read_bytes() == (pictures / "photos/cats/1.png").read_bytes()
+
+
+def test_files_that_are_gone_make_exit_status_3(pictures: Path) -> None:
+    (pictures / "photos/cats/1.png").unlink()
+    done = call(pictures / "scores.parquet", "--min-score", 5, "--copy", pictures / "best", "--apply", "--json")
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["action"]["num_skipped"] == 1
+
+
+def test_wrong_flags_are_refused_before_scores_are_read(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere.parquet"
+    assert "no rule says" in fails(nowhere)
+    assert "choose one at a time" in fails(nowhere, "--top", 1, "--copy", "a", "--move", "b")
+    assert "--dedup" in fails(nowhere, "--top", 1, "--groups", "g.csv")
+    assert "a list is written as" in fails(nowhere, "--top", 1, "-o", "x.xlsx")
+    assert "does not exist" in fails(nowhere, "--top", 1)
+    assert call(nowhere, "--top", "many").exit_code == 2

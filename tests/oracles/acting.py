@@ -1,0 +1,50 @@
+"""Score sets over made pictures, acts on them, and what a folder holds, for the tests of actions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from beholder.curation.actions.options import ActionOptions
+from beholder.curation.actions.run import perform
+from beholder.curation.actions.summary import ActionSummary
+from beholder.curation.actions.undo import undo
+from beholder.scores.score_set import open_scores
+
+
+def score_table(samples: Sequence[str], sources: Sequence[str] | None, **columns: Any) -> pa.Table:
+    """Scores 1, 2, ... of these samples, with a record that names the sources."""
+    record = {"pictures": {"sources": sources if sources is None else list(sources), "folder": str(Path.cwd())}}
+    scores = pa.array([1.0 + i for i in range(len(samples))], pa.float32())
+    table = pa.table({"sample": pa.array(samples, pa.large_string()), "aesthetic_score": scores, **columns})
+    return table.replace_schema_metadata({"beholder": json.dumps(record)})
+
+
+def act(table: pa.Table, **options: Any) -> tuple[ActionSummary, list[str]]:
+    """Do something with all rows of a score table: the summary, and what was said."""
+    said: list[str] = []
+    with open_scores(table) as scores:
+        summary = perform(table, scores, ActionOptions(**options), said.append)
+    return summary, said
+
+
+def take_back(journal: str | None, **options: Any) -> tuple[ActionSummary, list[str]]:
+    """Undo: the summary, and what was said."""
+    said: list[str] = []
+    assert journal is not None
+    return undo(journal, **{"dry_run": False} | options, say=said.append), said
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    """Relative path -> bytes of every file below a folder; of a symbolic link the text "-> where it leads"."""
+    found: dict[str, bytes | str] = {}
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            below = str(path.relative_to(folder))
+            found[below] = f"-> {path.readlink()}" if path.is_symlink() else path.read_bytes()
+    return found

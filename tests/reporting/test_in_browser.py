@@ -1,0 +1,221 @@
+"""The page in headless Chromium: it asks nothing of a network, obeys its own policy, and can be used by keyboard."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beholder.models.registry import DEFAULT_HEAD
+from beholder.reporting.api import report
+from oracles.score_records import HOSTILE, V1_HEAD
+from oracles.tar_making import png
+from oracles.web import serving
+
+MakeSet = Callable[..., Path]
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs-browser: playwright is not installed")
+
+_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+_CONTRAST = """() => {
+  const luminance = (text) => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map(Number).slice(0, 3).map((v) => v / 255)
+      .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (!/, 0\\)$/.test(colour) && colour !== "transparent") return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const faults = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.closest("svg, script, style, .below")) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [luminance(style.color), luminance(behind(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) faults.push(`${element.tagName}.${element.className}: ${ratio.toFixed(2)}`);
+  }
+  return [...new Set(faults)];
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser; tests skip, with the reason, where there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as started:
+        try:
+            browser = started.chromium.launch(executable_path=path, args=_FLAGS)
+        except playwright.Error as error:
+            pytest.skip(f"needs-browser: no Chromium starts here: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page of the browser, and what it complained about or asked for."""
+
+    def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
+        self.context = browser.new_context(**settings)
+        self.page = self.context.new_page()
+        self.faults: list[str] = []
+        self.page.on("console", lambda message: self.faults.append(message.text))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.faults.append("a dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self._asked(request.url))
+        self.page.goto(path.as_uri())
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith(("data:", "file:")):
+            self.faults.append(url)
+
+    def run(self, code: str) -> Any:
+        return self.page.evaluate(code)
+
+
+@pytest.fixture
+def report_page(make_set: MakeSet, photographs: Path, tmp_path: Path) -> Path:
+    names = sorted(str(path) for path in photographs.iterdir())
+    samples = [*names, *HOSTILE]
+    path = make_set(
+        {"aesthetic_score": np.linspace(3.2, 6.8, len(samples))},
+        samples,
+        columns={"caption": [HOSTILE[row % 5] for row in range(len(samples))]},
+        rejects=[(HOSTILE[0], "truncated", HOSTILE[1])],
+        heads=[DEFAULT_HEAD],
+    )
+    out = tmp_path / "report.html"
+    report(path, out, at=5)
+    return out
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_shows_without_complaints_in_every_size_and_colour(
+    chromium: Any, report_page: Path, width: int, scheme: str
+) -> None:
+    watched = Watched(chromium, report_page, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert watched.run("document.documentElement.scrollWidth") <= width
+    assert watched.run("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert watched.run(_CONTRAST) == []
+    assert watched.faults == []
+    watched.context.close()
+
+
+def test_the_policy_stops_what_is_not_the_pages_own(chromium: Any, report_page: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed.html"
+    with serving({"x.png": png()}) as server:
+        foreign = f"<script>document.title='hacked'</script><img id='foreign' src='{server.url}/x.png'>"
+        changed.write_text(report_page.read_text().replace("</main>", f"{foreign}</main>"))
+        watched = Watched(chromium, changed)
+        assert watched.run("document.title") != "hacked"
+        assert watched.run("document.getElementById('foreign').naturalWidth") == 0
+        assert sum("Content Security Policy" in fault for fault in watched.faults) == 2
+        assert server.asked == []
+        watched.context.close()
+
+
+def test_galleries_and_the_large_view_by_keyboard(chromium: Any, report_page: Path) -> None:
+    watched = Watched(chromium, report_page, viewport={"width": 1280, "height": 800})
+    page, focused = watched.page, "document.activeElement.closest('.gallery') && document.activeElement.dataset.picture"
+    page.keyboard.press("Tab")
+    assert "Skip to the content" in watched.run("document.activeElement.textContent")
+    gallery = page.locator(".gallery[aria-label='just kept']")
+    names = gallery.locator(".shot").evaluate_all("(shots) => shots.map((shot) => shot.dataset.picture)")
+    assert gallery.locator(".shot[tabindex='0']").count() == 1  # one stop of the Tab key
+    gallery.locator(".shot").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert watched.run(focused) == names[1]
+    page.keyboard.press("ArrowDown")
+    assert names.index(watched.run(focused)) > 1
+    page.keyboard.press("ArrowUp")
+    assert watched.run(focused) == names[1]
+    page.keyboard.press("End")
+    assert watched.run(focused) == names[-1]
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    assert watched.run("document.getElementById('lightbox').open")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#lightbox .count").inner_text() == f"2 of {len(names)}"
+    facts = page.locator("#lightbox dd").all_inner_texts()
+    assert any(text in HOSTILE for text in facts)
+    page.keyboard.press("Escape")
+    assert not watched.run("document.getElementById('lightbox').open")
+    assert watched.run(focused) == names[1]
+    assert watched.faults == []
+    watched.context.close()
+
+
+def test_a_threshold_can_be_tried(chromium: Any, report_page: Path) -> None:
+    watched = Watched(chromium, report_page, viewport={"width": 1280, "height": 800})
+    page, slider = watched.page, watched.page.locator(".try-out input")
+    slider.focus()
+    page.keyboard.press("End")
+    assert "kept at 6.8" in page.locator(".try-out output").inner_text()
+    page.keyboard.press("Home")
+    assert page.locator("li.below").count() == 0
+    for _ in range(60):
+        page.keyboard.press("ArrowRight")
+    threshold = float(page.locator(".try-out output").inner_text().split("kept at ")[1].split(" ")[0])
+    scores = np.linspace(3.2, 6.8, 29).astype(np.float32)
+    assert f": {int((scores >= threshold).sum())} of 29" in page.locator(".try-out output").inner_text()
+    shown = page.locator("li[data-score]").evaluate_all("(cards) => cards.map((card) => [card.dataset.score, card.className])")
+    assert all(("below" in words) == (float(score) < threshold) for score, words in shown)
+    page.locator("[data-clear]").click()
+    assert page.locator("li.below").count() == 0
+    chart = page.locator("svg[id^='kept-']")
+    chart.focus()
+    page.keyboard.press("Home")
+    assert "29 kept, 100\N{NO-BREAK SPACE}%" in page.locator("[id^='kept-'][id$='-read']").inner_text()
+    assert watched.faults == []
+    watched.context.close()
+
+
+def test_colours_can_be_changed(chromium: Any, report_page: Path) -> None:
+    watched = Watched(chromium, report_page, color_scheme="light")
+    before = watched.run("getComputedStyle(document.body).backgroundColor")
+    watched.page.locator("#theme").click()
+    assert watched.run("getComputedStyle(document.body).backgroundColor") != before
+    assert watched.page.locator("#theme").inner_text() == "Light"
+    watched.context.close()
+
+
+def test_heads_are_tabs_and_all_are_printed(chromium: Any, make_set: MakeSet, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    path = make_set({"v2": rng.normal(5, 0.5, 50), "v1": rng.normal(6, 0.5, 50)}, heads=[DEFAULT_HEAD, V1_HEAD])
+    out = tmp_path / "two.html"
+    report(path, out, no_thumbnails=True)
+    watched = Watched(chromium, out)
+    page = watched.page
+    shown = "[...document.querySelectorAll('.head-section')].map((section) => section.checkVisibility())"
+    assert watched.run(shown) == [True, False]
+    page.locator("[role=tab]").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert watched.run(shown) == [False, True]
+    assert page.locator("[role=tab][aria-selected=true]").inner_text() == V1_HEAD
+    page.emulate_media(media="print")
+    assert watched.run(shown) == [True, True]
+    assert not page.locator(".bar").is_visible()
+    assert watched.faults == []
+    watched.context.close()
+
+
+def test_it_can_be_read_without_scripts(chromium: Any, report_page: Path) -> None:
+    watched = Watched(chromium, report_page, java_script_enabled=False)
+    assert watched.page.locator("#theme").is_hidden()
+    assert watched.page.locator(".gallery img").first.is_visible()
+    assert watched.page.locator("text=Choosing a threshold").first.is_visible()
+    watched.context.close()
