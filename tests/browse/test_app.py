@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,54 @@ def test_bytes_are_sent_as_what_they_are(tmp_path: Path) -> None:
     for bad in (b"", b"<svg/>", b"\0" * 100, b"%PDF-1.7"):
         with pytest.raises(PictureError):
             as_shown(bad)
+
+
+def test_a_thumbnail_that_nobody_waits_for_any_more_is_not_made(photo_set: Path, tmp_path: Path) -> None:
+    gate, asked = threading.Event(), []
+
+    class Finder:
+        def read(self, sample: str) -> bytes:
+            asked.append(sample)
+            gate.wait(20)
+            return (photo_set.parent / sample).read_bytes()
+
+    pictures = Pictures(Finder(), num_threads=1)
+    options = BrowseOptions(scores=str(photo_set), marks=str(tmp_path / "m.jsonl"))
+    with open_scores(str(photo_set)) as scores, opened(scores, tmp_path, options) as session:
+        app = make_app(session, pictures, Rejects(()), tmp_path)
+
+        async def request(row: int, leaves_after_s: float) -> int:
+            sent: list[Any] = []
+
+            async def receive() -> Any:
+                await asyncio.sleep(leaves_after_s)
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {
+                "type": "http",
+                "method": "GET",
+                "path": f"/thumb/x/160/{row}",
+                "headers": [],
+                "query_string": b"",
+                "root_path": "",
+            }
+            await app(scope, receive, send)
+            return int(sent[0]["status"])
+
+        async def scroll() -> list[int]:
+            first = asyncio.create_task(request(0, 30))
+            while not asked:
+                await asyncio.sleep(0.01)
+            past = await asyncio.gather(*(request(row, 0.05) for row in range(1, 9)))
+            gate.set()
+            return [await first, *past, await request(9, 30)]
+
+        assert asyncio.run(scroll()) == [200, *[499] * 8, 200]
+        assert asked == [session.sample(0), session.sample(9)]
+    pictures.close()
 
 
 def test_marks_by_row_change_counts_and_are_told_to_all(ask: Ask, tmp_path: Path) -> None:

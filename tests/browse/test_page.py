@@ -343,8 +343,8 @@ def test_the_full_view_shows_the_picture_and_all_values_as_text(photo_server: An
     page.wait_for_function("name => document.getElementById('view-large').alt === name", arg=names[odd + 1])
     page.keyboard.press("Escape")
     page.wait_for_selector("#viewer:not([open])", state="attached")
-    assert page.evaluate("document.querySelector('.tile.active').dataset.index") == str(odd + 1)
-    assert page.evaluate("document.activeElement.id") == "gallery"
+    page.wait_for_selector(f"#tile-{odd + 1}.active")
+    page.wait_for_function("() => document.activeElement.id === 'gallery'")
 
 
 def test_a_picture_that_is_gone_says_why(large_server: Any, open_page: Open) -> None:
@@ -364,7 +364,7 @@ def test_export_downloads_what_is_kept_and_names_the_command(photo_server: Any, 
     page.keyboard.press("d")
     page.wait_for_function("() => document.querySelector('.tab[data-tab=marked_drop] small').textContent === '1'")
     page.keyboard.press("e")
-    page.check("#export-formats input[value=txt]", force=True)
+    page.locator("#export-formats label", has_text="TXT").click()
     page.wait_for_function("() => document.getElementById('export-command').textContent.endsWith('selection.txt')")
     with page.expect_download() as download:
         page.click("#export-download")

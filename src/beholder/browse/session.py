@@ -237,7 +237,7 @@ class Session:
             return self._ranked(view.score, self.marks.marked(Mark.KEEP if tab == "marked_keep" else Mark.DROP))
         keep, drop = self.marks.marked(Mark.KEEP), self.marks.marked(Mark.DROP)
         at = view.count_at_least(threshold)
-        rows = view.rows[:at] if tab == "kept" else view.rows[at:]
+        rows: Rows = view.rows[:at] if tab == "kept" else view.rows[at:]
         if not len(keep) and not len(drop):
             return rows
         rows = rows[self.marks.state[rows] != (Mark.DROP if tab == "kept" else Mark.KEEP)]
@@ -247,7 +247,8 @@ class Session:
         ranks = self.ranks(view.score)
         moved = self._ranked(view.score, moved)
         place = np.searchsorted(ranks[rows], np.where(ranks[moved] == 0, len(ranks) + 1, ranks[moved]))
-        return np.insert(rows, place, moved.astype(rows.dtype)).astype(rows.dtype, copy=False)
+        merged = np.insert(rows, place, moved.astype(rows.dtype))
+        return merged.astype(rows.dtype, copy=False)
 
     def known_listing(self, key: str) -> Listing:
         """A listing by its key. Raises Gone."""

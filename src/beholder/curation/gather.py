@@ -31,7 +31,7 @@ RANK, KEPT, DROPPED_BY = "rank", "kept", "dropped_by"
 RESERVED = (RANK, KEPT, DROPPED_BY)
 _RENAMED = "source_"
 _MOST_BUCKETS = 512
-_MEMORY_SHARE = 6
+_MEMORY_SHARE = 12
 """Rows that take more than this fraction of --memory go through scratch files."""
 
 

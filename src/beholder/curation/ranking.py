@@ -58,7 +58,7 @@ class Ranking:
     def best_first(self, rows: Rows) -> Rows:
         """The given ascending rows, best first, ties by name, then row."""
         keys, order = self.by_key(rows)
-        self.settle(keys, order)
+        self._settle(order, *ordering.mark_ties(keys, order))
         return order
 
     def kept_in_order(self, dropped: Bytes) -> tuple[Rows, Rows]:
@@ -76,8 +76,9 @@ class Ranking:
             keys, order = self.by_key()
             keys, order = keys[:at_least], order[:at_least]
             self.forget()
-        self.settle(keys, order, dropped)
+        flags, count = ordering.mark_ties(keys, order, dropped)
         del keys
+        self._settle(order, flags, count)
         rows, ranks = choosing.left_in_order(order, dropped, num_valued)
         if not len(without):
             return rows, ranks
@@ -89,17 +90,13 @@ class Ranking:
         num = self.num_ranked
         self.forget()
         order = order[:num]
-        self.settle(keys[:num], order)
-        found = np.zeros(len(self.keys), np.uint32)
-        found[order] = np.arange(1, num + 1, dtype=np.uint32)
-        return found
+        flags, count = ordering.mark_ties(keys[:num], order)
+        del keys
+        self._settle(order, flags, count)
+        return ordering.numbered(order, len(self.keys))
 
-    def settle(self, keys: Keys, order: Rows, dropped: Bytes | None = None) -> None:
-        """Put rows of equal keys in the order of their names, in place.
-
-        keys, order: as `by_key` gives them. With `dropped`, by row, only ties that a row with dropped == 0 has part in.
-        """
-        flags, count = ordering.mark_ties(keys, order, dropped)
+    def _settle(self, order: Rows, flags: Bytes, count: int) -> None:
+        """Put rows that tie in the order of their names, in place; flags, count: as `ordering.mark_ties` gives them."""
         if not count:
             return
         if count <= self.few_rows:

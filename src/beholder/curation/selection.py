@@ -21,7 +21,7 @@ from beholder.curation.sieve import RULES, Step
 from beholder.kernels import choosing
 from beholder.scores.score_set import ScoreSet
 
-__all__ = ["RULES", "Selection", "Step", "select_rows"]
+__all__ = ["RULES", "SelectRules", "Selection", "Step", "select_rows"]
 
 
 class Selection:

@@ -152,7 +152,13 @@ class Sieve:
         """Keep the best rows of each group, as many as `quotas` (G,) says, those that stay in any case first."""
         before = self.left
         quotas = np.maximum(0, quotas - self.group_sizes(codes, len(quotas), "pinned"))
-        cut = choosing_groups.GroupCut(*self._sorted(keys), codes, quotas)
+        by = self.ranking.keys if keys is None else keys
+        least = max(1, self.lowest(by))
+        rows, quotas = choosing_groups.drop_below_edges(
+            by, codes, self.dropped, quotas, NUMBER[word], pinned=self.pinned, least=least, num_threads=self.num_threads
+        )
+        inverted, order = ordering.sort_best_first(by[rows], rows, num_threads=self.num_threads)
+        cut = choosing_groups.GroupCut(inverted, order, codes, quotas)
         count = cut.cut(self.dropped, NUMBER[word], self.pinned)
         if count:
             tied = cut.tied_rows(count, self.dropped, self.pinned)
@@ -161,18 +167,15 @@ class Sieve:
         num_with, num_without, _ = choosing.survey(self.ranking.keys, self.dropped, self.num_threads)
         return before - num_with - num_without
 
-    def _sorted(self, keys: Keys | None) -> tuple[Keys, Rows]:
+    def _sorted(self) -> tuple[Keys, Rows]:
         """At least all rows that are left, by key."""
-        if keys is None and 2 * self.left >= len(self.dropped):
+        if 2 * self.left >= len(self.dropped):
             return self.ranking.by_key()
-        rows = choosing.left_rows(self.ranking.keys, self.dropped)
-        if keys is None:
-            return self.ranking.by_key(rows)
-        return ordering.sort_best_first(keys[rows], rows, num_threads=self.num_threads)
+        return self.ranking.by_key(choosing.left_rows(self.ranking.keys, self.dropped))
 
     def groups_best_first(self, codes: Codes, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The numbers of groups in the order of their best rows left."""
-        inverted, order = self._sorted(None)
+        inverted, order = self._sorted()
         best = choosing_groups.best_rows(inverted, order, codes, self.dropped, groups)
         ranked = self.ranking.best_first(best)
         found, first = np.unique(codes[ranked], return_index=True)

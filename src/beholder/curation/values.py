@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -127,8 +128,7 @@ def _combined(expression: Expression, reader: RowReader, num_threads: int) -> tu
     for name in expression.names:
         if reader.num_rows >= 1 << 31:
             raise InputError(f"--rank-by works for up to {1 << 31:,} rows")
-        keys, low = _double_keys(reader, name)
-        doubled[name] = _doubled_ranks(keys, low, num_threads)
+        doubled[name] = _doubled_ranks(*_double_keys(reader, name), num_threads)
     value = np.empty(reader.num_rows, np.float64)
     for start in range(0, reader.num_rows, _BLOCK):
         part = slice(start, min(start + _BLOCK, reader.num_rows))
@@ -139,12 +139,12 @@ def _combined(expression: Expression, reader: RowReader, num_threads: int) -> tu
     for start in range(0, reader.num_rows, _BLOCK):  # to ordered integers, in place
         part = slice(start, start + _BLOCK)
         bits[part] = np.where(np.isnan(value[part]), np.uint64(0), _ordered_bits(bits[part]))
-    order, new_level, num_ranked = _sorted_wide((bits >> np.uint64(32)).astype(np.uint32), bits, num_threads)
-    keys = np.zeros(reader.num_rows, np.uint32)
-    num_levels = int(new_level.sum())
-    keys[order[:num_ranked]] = num_levels + 1 - np.cumsum(new_level, dtype=np.uint32)
-    levels = _from_ordered_bits(bits[order[:num_ranked][new_level][::-1]])
-    return keys, levels
+    order, new_level = _sorted_wide(_upper_halves(bits), bits, num_threads)
+    del value
+    keys = ordering.levels_of(order, new_level, reader.num_rows)
+    firsts = order[new_level][::-1]
+    del order, new_level
+    return keys, _from_ordered_bits(bits[firsts])
 
 
 def _percentiles(
@@ -171,7 +171,11 @@ def _double_keys(reader: RowReader, name: str) -> tuple[Keys, npt.NDArray[np.uin
 
     for _ in reader.map([name], put):
         pass
-    return (wide >> np.uint64(32)).astype(np.uint32), wide
+    return _upper_halves(wide), wide
+
+
+def _upper_halves(wide: npt.NDArray[np.uint64]) -> Keys:
+    return wide.view(np.uint32)[sys.byteorder == "little" :: 2].copy()
 
 
 def _ordered_bits(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -187,39 +191,35 @@ def _from_ordered_bits(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 
 def _sorted_wide(
     keys: Keys, wide: npt.NDArray[np.uint64] | None, num_threads: int
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_], int]:
-    """Rows by descending value: (order, where a value differs from the one before it, how many have one).
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+    """Rows that have a value, by descending value; and where a value differs from the one before it.
 
     keys: the upper halves of `wide`, or all there is. A value is told from none by its upper half, which is never 0.
     """
-    inverted, order = ordering.sort_best_first(keys, num_threads=num_threads)
     num_ranked = int(np.count_nonzero(keys))
+    inverted, order = ordering.sort_best_first(keys, num_threads=num_threads)
     inverted, order = inverted[:num_ranked], order[:num_ranked]
+    new_level = np.ones(num_ranked, np.bool_)
     if wide is None:
-        new_level = np.ones(num_ranked, np.bool_)
         np.not_equal(inverted[1:], inverted[:-1], out=new_level[1:])
-        return order, new_level, num_ranked
+        return order, new_level
     flags, count = ordering.mark_ties(inverted, order)
     del inverted
     if count:
-        ordering.sort_runs(order, flags, ~wide, num_threads)
-    new_level = np.ones(num_ranked, np.bool_)
+        np.invert(wide, out=wide)
+        ordering.sort_runs(order, flags, wide, num_threads)
+        np.invert(wide, out=wide)
     for start in range(1, num_ranked, _BLOCK):
         stop = min(start + _BLOCK, num_ranked)
         found = wide[order[start - 1 : stop]]
         np.not_equal(found[1:], found[:-1], out=new_level[start:stop])
-    return order, new_level, num_ranked
+    return order, new_level
 
 
 def _doubled_ranks(keys: Keys, wide: npt.NDArray[np.uint64] | None, num_threads: int) -> tuple[npt.NDArray[np.uint32], int]:
     """Twice the average rank of each row, 2 ... 2 n, the smallest value first, 0 for none; and n, how many have a value."""
-    order, new_level, num_ranked = _sorted_wide(keys, wide, num_threads)
-    starts = np.flatnonzero(new_level)
-    ends = np.append(starts[1:], num_ranked)
-    lowest, highest = num_ranked - ends + 1, num_ranked - starts
-    doubled = np.zeros(len(keys), np.uint32)
-    doubled[order] = np.repeat((lowest + highest).astype(np.uint32), ends - starts)
-    return doubled, num_ranked
+    order, new_level = _sorted_wide(keys, wide, num_threads)
+    return ordering.double_ranks(order, new_level, len(keys)), len(order)
 
 
 def _is_number(kind: pa.DataType) -> bool:

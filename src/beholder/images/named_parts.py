@@ -6,7 +6,6 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 
@@ -17,7 +16,7 @@ from beholder.images.named_rows import NamedRows
 from beholder.images.named_sources import NamedSources, is_relative
 from beholder.images.picture import PicturePart, PictureRef, SourceOptions
 from beholder.images.place import FilePlace, Place, nowhere
-from beholder.images.sources import _expand, _gathered, _named, reader_of
+from beholder.images.sources import Found, expand_source, gather_singles, give_names, reader_of
 
 
 class NamedParts:
@@ -124,12 +123,12 @@ class NamedParts:
                 found[i] = place
 
     @cached_property
-    def _found(self) -> list[Any]:
+    def _found(self) -> list[Found]:
         """What the sources hold, named as it was when the pictures were scored, not looked into."""
         base = self._sources.base
-        items = list(_gathered([item for source in self._sources.opened for item in _expand(source, self._options)]))
+        items = list(gather_singles([item for source in self._sources.opened for item in expand_source(source, self._options)]))
         given = [replace(item, path=item.path.removeprefix(base) if base else item.path) for item in items]
-        return [replace(item, name=named.name) for item, named in zip(items, _named(given), strict=True)]
+        return [replace(item, name=named.name) for item, named in zip(items, give_names(given), strict=True)]
 
     @cached_property
     def _tables(self) -> list[NamedRows]:

@@ -27,11 +27,13 @@ from beholder.images.magic import (
 )
 from beholder.images.picture import PicturePart, PictureReader, SourceOptions
 
-__all__ = ["find_pictures", "looks_like_pictures", "reader_of"]
+__all__ = [
+    "Found", "expand_source", "find_pictures", "gather_singles", "give_names", "looks_like_pictures", "reader_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """One thing behind the sources: `kind` as in PicturePart, "folder" for one that is listed already (`part`)."""
 
     kind: str
@@ -74,9 +76,9 @@ def find_pictures(sources: Sequence[str], options: SourceOptions) -> list[Pictur
     Raises:
         InputError: for the first thing that holds no pictures or is not there; nothing has been written by then.
     """
-    found = [item for source in sources for item in _expand(source, options)]
+    found = [item for source in sources for item in expand_source(source, options)]
     _check_once(found)
-    found = _named(list(_gathered(found)))
+    found = give_names(list(gather_singles(found)))
     with ThreadPoolExecutor(max_workers=1 if len(found) < 4 else 8) as pool:
         parts = list(pool.map(lambda item: _inspected(item, options), found))
     if not parts:
@@ -85,19 +87,19 @@ def find_pictures(sources: Sequence[str], options: SourceOptions) -> list[Pictur
     return parts
 
 
-def _inspected(item: _Found, options: SourceOptions) -> PicturePart:
+def _inspected(item: Found, options: SourceOptions) -> PicturePart:
     part = item.part or reader_of(item.kind).inspect(item.path, item.name, options)
     return replace(part, name=item.name, num_ignored=part.num_ignored + item.num_ignored)
 
 
-def _expand(source: str, options: SourceOptions, inside: tuple[str, ...] = ()) -> Iterator[_Found]:
+def expand_source(source: str, options: SourceOptions, inside: tuple[str, ...] = ()) -> Iterator[Found]:
     """Everything behind one source; `inside`: the lists that led here."""
     storage.forget_listings(source)
     if len(source) > 1 and source.endswith("/"):
         source = source.rstrip("/") or "/"
     if RANGE.search(source) and not (storage.is_local(source) and storage.exists(source)):
         for path in expand_ranges(source):
-            yield from _expand(path, options, inside)
+            yield from expand_source(path, options, inside)
     elif storage.is_glob(source):
         yield from _matches(source, options)
     elif suffix_of(source) == "txt":
@@ -111,13 +113,13 @@ def _expand(source: str, options: SourceOptions, inside: tuple[str, ...] = ()) -
             raise InputError(f"{source} does not exist; check the path")
         if not storage.local_path(source).is_file():
             raise InputError(f"{source} is no file but a pipe or device, which cannot be read twice; save it to a file first")
-        yield _Found(kind_of(source, options), source, _base_name(source))
+        yield Found(kind_of(source, options), source, _base_name(source))
     elif suffix_of(source) in PICTURE_SUFFIXES:
-        yield _Found("files", source, _base_name(source))
+        yield Found("files", source, _base_name(source))
     elif not is_tar_name(source) and storage.is_folder(source):
         yield from _folder(source, options)
     else:
-        yield _Found(kind_of(source, options), source, _base_name(source))
+        yield Found(kind_of(source, options), source, _base_name(source))
 
 
 def kind_of(path: str, options: SourceOptions) -> str:
@@ -144,7 +146,7 @@ def kind_of(path: str, options: SourceOptions) -> str:
     raise InputError(f"{path} is of no kind that is known: expected pictures, a tar, a zip, Parquet, CSV or a .txt list")
 
 
-def _matches(pattern: str, options: SourceOptions) -> Iterator[_Found]:
+def _matches(pattern: str, options: SourceOptions) -> Iterator[Found]:
     """What a glob names, in natural order; files that are no pictures by suffix or content are passed over and counted."""
     names = storage.expand_glob(pattern)
     if not pattern.rsplit("/", 1)[-1].startswith("."):  # remote back ends match hidden names as well
@@ -152,18 +154,18 @@ def _matches(pattern: str, options: SourceOptions) -> Iterator[_Found]:
     if not names:
         raise InputError(f"nothing matches {pattern}")
     names = [f"./{name}" if name.startswith("~") else name for name in sorted(names, key=storage.natural_key)]
-    items: list[_Found] = []
+    items: list[Found] = []
     num_ignored = 0
     for name in names:
         suffix, local = suffix_of(name), storage.is_local(name)
         if (local and os.path.isdir(name)) or (not local and not suffix and storage.is_folder(name)):  # noqa: PTH112
             items += _folder(name, options)
         elif suffix in PICTURE_SUFFIXES:
-            items.append(_Found("files", name, _base_name(name), group=pattern))
+            items.append(Found("files", name, _base_name(name), group=pattern))
         elif suffix in (*PARQUET_SUFFIXES, *TABLE_SUFFIXES, "zip") or is_tar_name(name):
-            items.append(_Found(kind_of(name, options), name, _base_name(name)))
+            items.append(Found(kind_of(name, options), name, _base_name(name)))
         elif local and suffix not in OTHER_SUFFIXES and os.path.isfile(name) and kind_of_head(name) == "files":  # noqa: PTH113
-            items.append(_Found("files", name, _base_name(name), group=pattern))
+            items.append(Found("files", name, _base_name(name), group=pattern))
         else:
             num_ignored += 1
     if not items:
@@ -172,20 +174,20 @@ def _matches(pattern: str, options: SourceOptions) -> Iterator[_Found]:
     yield from items[1:]
 
 
-def _listed(source: str, options: SourceOptions, inside: tuple[str, ...]) -> Iterator[_Found]:
+def _listed(source: str, options: SourceOptions, inside: tuple[str, ...]) -> Iterator[Found]:
     """A list: a table of pictures when its first line names one (or a URL), else more sources, one a line."""
     from beholder.images.tables import read_list
 
     entries = read_list(source)
     first = entries[0].as_py()
     if names_pictures(first):
-        yield _Found("table", source, _base_name(source))
+        yield Found("table", source, _base_name(source))
         return
     for entry in entries.to_pylist():
-        yield from _expand(entry, options, (*inside, source))
+        yield from expand_source(entry, options, (*inside, source))
 
 
-def _folder(source: str, options: SourceOptions) -> Iterator[_Found]:
+def _folder(source: str, options: SourceOptions) -> Iterator[Found]:
     """What a folder holds: its pictures, or its tars, or its Parquet files with pictures, or its zips."""
     if storage.is_local(source) and files.is_result_folder(str(storage.local_path(source))):
         raise InputError(f"{source} holds results of beholder, not pictures; name it alone to score embeddings")
@@ -205,7 +207,7 @@ def _folder(source: str, options: SourceOptions) -> Iterator[_Found]:
                 )
         num_ignored = listing.num_ignored + len(listing.parquets) + len(listing.zips)
         part = files.part_of_listing(replace(listing, num_ignored=num_ignored), source, name, base)
-        yield _Found("files", source, name, part=part)
+        yield Found("files", source, name, part=part)
         return
     if listing.tars:
         stems = {_tar_stem(tar) for tar in listing.tars}
@@ -222,7 +224,7 @@ def _folder(source: str, options: SourceOptions) -> Iterator[_Found]:
     if not chosen:
         raise InputError(f"{source} holds no pictures, no tars and no Parquet files with pictures")
     for i, (kind, path) in enumerate(chosen):
-        yield _Found(kind, base + path, path, num_ignored=num_ignored if i == 0 else 0)
+        yield Found(kind, base + path, path, num_ignored=num_ignored if i == 0 else 0)
 
 
 def _tar_stem(tar: str) -> str:
@@ -262,9 +264,9 @@ def _base_name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _gathered(found: Sequence[_Found]) -> Iterator[_Found]:
+def gather_singles(found: Sequence[Found]) -> Iterator[Found]:
     """Single pictures that follow each other as one part, named after their glob, the first one, or their folder."""
-    run: list[_Found] = []
+    run: list[Found] = []
     for item in [*found, None]:
         if item is not None and item.kind == "files" and item.part is None:
             run.append(item)
@@ -276,12 +278,12 @@ def _gathered(found: Sequence[_Found]) -> Iterator[_Found]:
             yield item
 
 
-def _together(run: Sequence[_Found]) -> _Found:
+def _together(run: Sequence[Found]) -> Found:
     groups = {item.group for item in run}
     path = run[0].group if len(groups) == 1 and run[0].group else run[0].path
     name = run[0].name if len(run) == 1 else _common_name([item.path for item in run])
     part = files.part_of_files([item.path for item in run], path, name)
-    return _Found("files", path, name, part=part, num_ignored=sum(item.num_ignored for item in run))
+    return Found("files", path, name, part=part, num_ignored=sum(item.num_ignored for item in run))
 
 
 def _common_name(paths: Sequence[str]) -> str:
@@ -291,7 +293,7 @@ def _common_name(paths: Sequence[str]) -> str:
     return next((piece for piece in reversed(common) if piece not in ("", ".", "..", "~")), "pictures")
 
 
-def _check_once(found: Sequence[_Found]) -> None:
+def _check_once(found: Sequence[Found]) -> None:
     """Refuse the same thing, or a folder and something in it, named twice."""
     places: set[str] = set()
     folders: list[str] = []
@@ -308,7 +310,7 @@ def _check_once(found: Sequence[_Found]) -> None:
             raise InputError(f"{inside} is named twice, once as a part of {folder}; name it once")
 
 
-def _named(found: list[_Found]) -> list[_Found]:
+def give_names(found: list[Found]) -> list[Found]:
     """Give things of the same name from different places their path as name, or a number."""
     counts: dict[str, int] = {}
     for item in found:

@@ -7,7 +7,10 @@ import numpy.typing as npt
 
 from beholder.kernels.choosing import NOBODY
 from beholder.kernels.compiled import compiled
-from beholder.kernels.ordering import Bytes, Keys, Rows
+from beholder.kernels.ordering import Bytes, Keys, Rows, in_stretches
+
+_CELLS = 1 << 22
+"""Bins of all groups together: 32 MiB of counts a thread."""
 
 
 @compiled
@@ -27,6 +30,90 @@ def group_sizes(
     out = np.zeros(num_groups, np.int64)
     _group_sizes(codes, dropped, pinned, {"others": 0, "pinned": 1, "all": 2}[which], out)
     return out
+
+
+@compiled
+def _count_bins(keys, codes, dropped, pinned, low, shift, start, stop, counts):  # type: ignore[no-untyped-def]
+    has_pinned = len(pinned) > 0
+    for i in range(start, stop):
+        if dropped[i] == 0 and not (has_pinned and pinned[i] != 0):
+            counts[codes[i], max(np.int64(keys[i]) - low, 0) >> shift] += 1
+
+
+@compiled
+def _edges(counts, quotas, below, undecided, rest):  # type: ignore[no-untyped-def]
+    total = 0
+    for group in range(len(quotas)):
+        below[group] = 0
+        undecided[group] = -1
+        left = quotas[group]
+        for number in range(counts.shape[1] - 1, -1, -1):
+            count = counts[group, number]
+            if count <= left:
+                left -= count
+                continue
+            below[group] = number + 1
+            if left > 0:
+                below[group] = number
+                undecided[group] = number
+                rest[group] = left
+                total += count
+            break
+    return total
+
+
+@compiled
+def _drop_below(keys, codes, dropped, pinned, low, shift, below, undecided, word, out):  # type: ignore[no-untyped-def]
+    has_pinned = len(pinned) > 0
+    at = 0
+    for i in range(len(keys)):
+        if dropped[i] == 0 and not (has_pinned and pinned[i] != 0):
+            number = max(np.int64(keys[i]) - low, 0) >> shift
+            group = codes[i]
+            if number < below[group]:
+                dropped[i] = word
+            elif number == undecided[group]:
+                out[at] = i
+                at += 1
+
+
+def drop_below_edges(
+    keys: Keys,
+    codes: npt.NDArray[np.int32],
+    dropped: Bytes,
+    quotas: npt.NDArray[np.int64],
+    word: int,
+    *,
+    pinned: Bytes = NOBODY,
+    least: int = 1,
+    num_threads: int = 1,
+) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """Drop what is surely not among the best of its group, without sorting: by counts of coarse bins of keys.
+
+    least: no row that is left has a smaller key.
+
+    Returns:
+        the rows that are undecided yet, ascending, and (G,) how many of those each group may keep.
+    """
+    num_groups = len(quotas)
+    high = int(keys.max(initial=least))
+    num_bins = max(16, _CELLS // max(1, num_groups))
+    shift = 0
+    while (high - least) >> shift >= num_bins:
+        shift += 1
+    num_bins = ((high - least) >> shift) + 1
+
+    def work(start: int, stop: int) -> npt.NDArray[np.int64]:
+        counts = np.zeros((num_groups, num_bins), np.int64)
+        _count_bins(keys, codes, dropped, pinned, least, shift, start, stop, counts)
+        return counts
+
+    stretches = in_stretches(len(keys), num_threads if num_groups * num_bins <= _CELLS else 1, work)
+    counts = sum(stretches[1:], stretches[0])
+    below, undecided, rest = np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64)
+    out = np.empty(_edges(counts, quotas, below, undecided, rest), np.uint32)
+    _drop_below(keys, codes, dropped, pinned, least, shift, below, undecided, word, out)
+    return out, rest
 
 
 @compiled

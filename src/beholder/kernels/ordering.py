@@ -148,15 +148,61 @@ def places_of(by_row: Rows, order: Rows, num_rows: int) -> Rows:
         places[np.searchsorted(by_row, order)] = np.arange(len(order), dtype=np.uint32)
         return places
     by_number = np.empty(num_rows, np.uint32)
-    _number(order, by_number)
+    _number(order, 0, by_number)
     _take(by_number, by_row, places)
     return places
 
 
 @compiled
-def _number(order, out):  # type: ignore[no-untyped-def]
+def _number(order, first, out):  # type: ignore[no-untyped-def]
     for i in range(len(order)):
-        out[order[i]] = i
+        out[order[i]] = first + i
+
+
+def numbered(order: Rows, num_rows: int) -> Rows:
+    """(N,) the place of each row in `order`, from 1; 0 for rows that are not in it."""
+    found = np.zeros(num_rows, np.uint32)
+    _number(order, 1, found)
+    return found
+
+
+@compiled
+def _double_ranks(order, is_new, out):  # type: ignore[no-untyped-def]
+    num = len(order)
+    start = 0
+    while start < num:
+        stop = start + 1
+        while stop < num and not is_new[stop]:
+            stop += 1
+        for i in range(start, stop):
+            out[order[i]] = 2 * num + 1 - start - stop
+        start = stop
+
+
+def double_ranks(order: Rows, is_new: npt.NDArray[np.bool_], num_rows: int) -> Rows:
+    """(N,) twice the average rank of each row, the last of `order` having rank 1; 0 for rows that are not in it.
+
+    is_new: where the value differs from that of the row before it in `order`.
+    """
+    found = np.zeros(num_rows, np.uint32)
+    _double_ranks(order, is_new, found)
+    return found
+
+
+@compiled
+def _levels(order, is_new, count, out):  # type: ignore[no-untyped-def]
+    level = count + 1
+    for i in range(len(order)):
+        if is_new[i]:
+            level -= 1
+        out[order[i]] = level
+
+
+def levels_of(order: Rows, is_new: npt.NDArray[np.bool_], num_rows: int) -> Keys:
+    """(N,) keys that count the different values, 1 for the smallest; 0 for rows that are not in `order`."""
+    found = np.zeros(num_rows, np.uint32)
+    _levels(order, is_new, int(np.count_nonzero(is_new)), found)
+    return found
 
 
 @compiled

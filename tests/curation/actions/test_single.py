@@ -405,3 +405,27 @@ def test_a_file_that_may_not_grow_leaves_nothing_half_written(here: Path) -> Non
     assert contents(here / "best") == {"a.jpg": png(0)}
     assert drive(here, copy="best").returncode == 0
     assert contents(here / "best") == {"a.jpg": png(0), "big.jpg": bytes(200_000), "b/c.png": png(1)}
+
+
+def test_pictures_on_a_server_are_fetched(here: Path) -> None:
+    import fsspec
+
+    server = fsspec.filesystem("memory")
+    for i, name in enumerate(("x/a.jpg", "x/s/b.png")):
+        server.pipe(f"/act/{name}", png(i))
+    try:
+        samples = ["memory:///act/x/a.jpg", "memory:///act/x/s/b.png", "memory:///act/x/none.png"]
+        for sources in (["memory://act/x"], None):
+            name = "out" if sources else "out2"
+            planned, _ = act(score_table(samples, sources), copy=name)
+            assert planned.num_done == 3
+            done, _ = act(score_table(samples, sources), copy=name, apply=True)
+            assert contents(here / name) == {"a.jpg": png(0), "s/b.png": png(1)}
+            assert done.reasons == {"missing": 1}
+            assert act(score_table(samples, sources), move="moved")[0].reasons == {"remote": 3}
+            assert take_back(done.journal)[0].num_done == 2
+            assert not (here / name).exists()
+        packed, _ = act(score_table(samples, ["memory://act/x"]), tars="tars", apply=True)
+        assert (packed.num_done, packed.reasons) == (2, {"missing": 1})
+    finally:
+        server.rm("/act", recursive=True)

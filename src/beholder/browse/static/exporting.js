@@ -5,7 +5,7 @@ import { byId, count, make, toast } from "./dom.js";
 
 const FORMATS = {
   txt: "One sample a line.",
-  csv: "sample and scores first, then the other columns; for VDC and spreadsheets.",
+  csv: "Sample and scores first, then the rest; VDC takes it.",
   parquet: "All columns with their types.",
   jsonl: "One JSON object a line, all columns.",
 };

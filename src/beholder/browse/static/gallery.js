@@ -78,7 +78,6 @@ export class Gallery {
     const item = this.listing?.item(index) ?? null;
     const image = tile.firstElementChild;
     tile.id = `tile-${index}`;
-    tile.classList.toggle("active", index === this.active);
     tile.setAttribute("aria-posinset", String(index + 1));
     tile.setAttribute("aria-setsize", String(this.grid.count));
     if (item === null) return;
@@ -87,6 +86,7 @@ export class Gallery {
       tile.dataset.row = item.row;
       this.thumbnails.want(image, item.row);
     }
+    tile.classList.toggle("active", index === this.active);
     tile.querySelector(".score").textContent = score(item.score);
     this.paint(tile, item);
   }
@@ -101,7 +101,7 @@ export class Gallery {
 
   free(tile) {
     this.thumbnails.free(tile.firstElementChild);
-    tile.classList.remove("failed", "below");
+    tile.classList.remove("failed", "below", "active");
     delete tile.dataset.row;
     tile.dataset.mark = "";
     tile.querySelector(".score").textContent = "";

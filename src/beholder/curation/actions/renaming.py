@@ -23,6 +23,11 @@ def rename_new(source: str, target: str) -> None:
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
             raise OSError(code, os.strerror(code), target)
+    rename_by_link(source, target)
+
+
+def rename_by_link(source: str, target: str) -> None:
+    """The same on systems that cannot do it in one step. Killed in between, the file has both names."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:

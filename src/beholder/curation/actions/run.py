@@ -101,41 +101,45 @@ def perform(
         raise InputError(f"--{action} {folder}: files are written to this machine's disks only")
     target = os.path.abspath(storage.local_path(folder))  # noqa: PTH100
     kept = _ordered(kept)
-    path = os.path.abspath(options.journal or f"{target}.journal.jsonl")  # noqa: PTH100
     with PictureFinder(scores.record, pictures=options.pictures, root=options.root) as finder:
-        names = kept.column(columns.SAMPLE)
-        sources = finder.sources(names.slice(0, 512).to_pylist())
-        _check_target(action, target, sources)
-        summary = ActionSummary(action, target, options.apply, num_pictures=kept.num_rows)
-        header = {
-            "action": action,
-            "target": target,
-            "num_pictures": kept.num_rows,
-            "fingerprint": _fingerprint(action, target, kept, options),
-            "folder": str(Path.cwd()),
-        }
-        job = Job(
-            action=action,
-            target=target,
-            kept=kept,
-            finder=finder,
-            sources=sources,
-            layout=Layout(sources, names),
-            options=options,
-            journal=path,
-            told=_earlier(path, header, apply=options.apply),
-            header=header,
-            summary=summary,
-            progress=progress or (lambda count, size: None),
-        )
+        job = _job(action, target, kept, finder, options, progress or (lambda count, size: None))
         doing = packing if action in ("tars", "hf-parquet") else single
         if options.apply:
-            summary.journal = path
+            job.summary.journal = job.journal
             doing.apply(job)
         else:
             doing.rehearse(job, say)
-    _say(summary, say)
-    return summary
+    _say(job.summary, say)
+    return job.summary
+
+
+def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, options: ActionOptions, progress: Progress) -> Job:
+    """Everything looked at that can be before the first picture is. Raises InputError, OutputError."""
+    names = kept.column(columns.SAMPLE)
+    sources = finder.sources(names.slice(0, 512).to_pylist())
+    _check_target(action, target, sources)
+    path = os.path.abspath(options.journal or f"{target}.journal.jsonl")  # noqa: PTH100
+    header = {
+        "action": action,
+        "target": target,
+        "num_pictures": kept.num_rows,
+        "fingerprint": _fingerprint(action, target, kept, options),
+        "folder": str(Path.cwd()),
+    }
+    return Job(
+        action=action,
+        target=target,
+        kept=kept,
+        finder=finder,
+        sources=sources,
+        layout=Layout(sources, names),
+        options=options,
+        journal=path,
+        told=_earlier(path, header, apply=options.apply),
+        header=header,
+        summary=ActionSummary(action, target, options.apply, num_pictures=kept.num_rows),
+        progress=progress,
+    )
 
 
 def _ordered(kept: pa.Table) -> pa.Table:

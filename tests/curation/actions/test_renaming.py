@@ -1,0 +1,93 @@
+"""Renaming never replaces, in one step or in two."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from beholder import InputError, OutputError
+from beholder.curation.actions.journal import Numbers, new_journal, ranges, read_journal, reopened
+from beholder.curation.actions.renaming import rename_by_link, rename_new
+
+
+@pytest.mark.parametrize("rename", [rename_new, rename_by_link])
+def test_nothing_is_replaced(tmp_path: Path, rename: Callable[[str, str], None]) -> None:
+    source = tmp_path / "source"
+    source.write_text("new")
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "folder", "dangling", "link"):
+        with pytest.raises(FileExistsError):
+            rename(str(source), str(tmp_path / name))
+    assert source.read_text() == "new"
+    assert (tmp_path / "file").read_text() == "old"
+    assert str((tmp_path / "dangling").readlink()) == "nowhere"
+    with pytest.raises(FileNotFoundError):
+        rename(str(tmp_path / "none"), str(tmp_path / "free"))
+    with pytest.raises(FileNotFoundError):
+        rename(str(source), str(tmp_path / "no" / "folder"))
+    rename(str(source), str(tmp_path / "free"))
+    assert (tmp_path / "free").read_text() == "new"
+    assert not source.exists()
+    rename(str(tmp_path / "dangling"), str(tmp_path / "still dangling"))
+    assert str((tmp_path / "still dangling").readlink()) == "nowhere"
+
+
+def test_a_journal_that_was_torn_ends_before_the_tear(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    (tmp_path / "j.jsonl.tmp").write_text("of a run that was killed before its first line")
+    with new_journal(str(path), action="move", target="t") as (log, run):
+        log.write({"do": 0, "from": "a", "to": "b", "size": 1, "mtime": 2, "sample": "s"}, {"planned": 1})
+        log.write({"results": [[0, 0]]})
+        log.write({"do": 1, "from": "c", "to": "d", "size": 1, "mtime": 2, "sample": "t"}, {"planned": 2})
+    assert not (tmp_path / "j.jsonl.tmp").exists()
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    header, first, done = len(lines[0]), len(b"".join(lines[:3])), len(b"".join(lines[:4]))
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        if size < header:
+            with pytest.raises(InputError, match="no journal|empty"):
+                read_journal(str(path))
+            continue
+        told = read_journal(str(path))
+        assert told.header["id"] == run
+        expected = header if size < first else first if size < done else done if size < len(whole) else len(whole)
+        assert told.num_bytes == expected
+        assert told.num_planned == (0 if size < first else 1 if size < len(whole) else 2)
+        assert sorted(told.unsettled) == ([] if size < first else [0] if size < done else [] if size < len(whole) else [1])
+        with reopened(str(path)) as (log, _):
+            log.write({"end": "done"})
+        assert read_journal(str(path)).is_finished
+    path.write_bytes(whole[:first] + bytes(4096))
+    assert read_journal(str(path)).num_bytes == first
+    path.write_bytes(whole[: first - 5] + b"\n" + whole[first:])
+    with pytest.raises(InputError, match="damaged at byte"):
+        read_journal(str(path))
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with new_journal(str(path), action="move"), pytest.raises(OutputError, match="another run is using"), reopened(str(path)):
+        pass
+    with pytest.raises(OutputError, match="is no journal of this act"), new_journal(str(path), action="move"):
+        pass
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    other = json.loads(path.read_text().splitlines()[0]) | {"version": 99}
+    path.write_text(json.dumps(other) + "\n")
+    with pytest.raises(InputError, match="another version"):
+        read_journal(str(path))
+
+
+def test_sets_of_numbers() -> None:
+    numbers = Numbers()
+    for some in ([5, 6, 9], [1], [7, 8], [6]):
+        numbers.add(ranges(sorted(some)))
+    assert [number for number in range(12) if number in numbers] == [1, 5, 6, 7, 8, 9]
