@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import httpx
 import pytest
 
 from beholder.browse.options import BrowseOptions
-from beholder.browse.server import listening
-from beholder.errors import InputError
+from beholder.browse.server import listening, serving
+from beholder.errors import BeholderError, InputError
+from oracles.browse_sets import running
 
 START_S = 60
 
@@ -101,12 +101,13 @@ def test_sigterm_ends_as_ctrl_c_does_and_leaves_nothing(photo_set: Path, tmp_pat
 
 
 def test_with_a_token_only_the_printed_address_opens_the_page(photo_set: Path, tmp_path: Path) -> None:
-    with process_of(str(photo_set), "--token", "--marks", str(tmp_path / "m.jsonl")) as (_, url):
-        plain, token = url.split("?token=")
+    options = BrowseOptions(scores=str(photo_set), token=True, no_open=True, marks=str(tmp_path / "m.jsonl"))
+    with running(options, tmp_path) as served:
+        plain, token = served.url.split("?token=")
         assert httpx.get(plain).status_code == 401
         assert httpx.get(f"{plain}api/set").status_code == 401
         with httpx.Client() as client:
-            assert client.get(url).status_code == 200
+            assert client.get(served.url).status_code == 200
             assert client.get(f"{plain}api/set").json()["num_rows"] == 60
         assert httpx.get(f"{plain}?token={token[:-1]}").status_code == 401
 
@@ -119,14 +120,27 @@ def test_any_other_address_asks_for_a_token() -> None:
         assert BrowseOptions(scores="x", host=host, token=True).needs_token
 
 
-def test_what_cannot_work_is_one_line(photo_set: Path, tmp_path: Path) -> None:
+def test_a_taken_port_is_one_line(photo_set: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         assert f"port {port} is taken" in failure_of(str(photo_set), "--port", str(port))
-    assert "does not exist" in failure_of(str(tmp_path / "none.parquet"))
-    assert "--marks" in failure_of(str(photo_set), "--marks", str(tmp_path / "no" / "m.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"scores": "none.parquet"}, "does not exist"),
+        ({"marks": "no/m.jsonl"}, "--marks"),
+        ({"score_column": "no"}, "no column 'no'"),
+    ],
+)
+def test_a_wrong_set_or_place_is_said_before_anybody_visits(photo_set: Path, wrong: dict[str, str], said: str) -> None:
+    options = BrowseOptions(**{"scores": str(photo_set), **wrong})  # type: ignore[arg-type]
+    with pytest.raises(BeholderError, match=said) as refusal, serving(options, 1):
+        pass
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +176,6 @@ def test_a_moved_set_is_found_with_pictures(photo_set: Path, tmp_path: Path) -> 
     shutil.copytree(photo_set.parent / "pictures", tmp_path / "elsewhere")
     shutil.copy(photo_set, tmp_path / "scores.parquet")
     shutil.copy(f"{photo_set}.beholder.json", tmp_path / "scores.parquet.beholder.json")
-    started = time.monotonic()
-    with process_of(str(tmp_path / "scores.parquet"), "--pictures", str(tmp_path / "elsewhere")) as (_, url):
-        assert httpx.get(f"{url}picture/x/5").content == (tmp_path / "elsewhere/005.jpg").read_bytes()
-    assert time.monotonic() - started < START_S
+    options = BrowseOptions(scores=str(tmp_path / "scores.parquet"), pictures=(str(tmp_path / "elsewhere"),), no_open=True)
+    with running(options, tmp_path) as served:
+        assert httpx.get(f"{served.url}picture/x/5").content == (tmp_path / "elsewhere/005.jpg").read_bytes()

@@ -17,7 +17,7 @@ from beholder.curation.names import Names
 from beholder.curation.ranking import Ranking, by_name
 from beholder.curation.reading import RowReader, text_buffers
 from beholder.errors import InputError
-from beholder.kernels import choosing, ordering, texts
+from beholder.kernels import choosing, choosing_groups, ordering, texts
 from beholder.scores.score_set import open_scores
 
 
@@ -235,3 +235,18 @@ def test_groups_with_very_many_values(tmp_path: Path, monkeypatch: pytest.Monkey
         with select(table, top=1, per="pair") as many:
             assert np.array_equal(few.dropped_by, many.dropped_by)
             assert many.num_kept == len({row.as_py() for row in table.column("pair")})
+
+
+def test_coarse_bins_decide_as_a_sort_does(table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules: list[dict[str, Any]] = [
+        {"top": 500, "per": "kind"}, {"top": 1, "per": "width"}, {"top_share": "7%", "per": "kind"},
+        {"sample": 50, "per": "kind"}, {"balance": "kind", "top": 1000}, {"top": 10**6, "per": "kind"},
+    ]  # fmt: skip
+    with_bins = []
+    for rule in rules:
+        with select(table, **rule) as found:
+            with_bins.append(found.dropped_by.copy())
+    monkeypatch.setattr(choosing_groups, "MOST_GROUPS", 0)
+    for rule, expected in zip(rules, with_bins, strict=True):
+        with select(table, **rule) as found:
+            assert np.array_equal(found.dropped_by, expected)

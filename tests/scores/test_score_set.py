@@ -79,6 +79,16 @@ def test_a_table_in_memory_is_a_set(folder: Path) -> None:
         assert by_duckdb(scores, f"{ROW}, sample, width")[2] == (2, "p2.jpg", None)
 
 
+def test_half_floats_in_memory_are_read(tmp_path: Path) -> None:
+    halves = np.array([1.5, 2.25], np.float16)
+    given = pa.table({"sample": ["a", "b"], "aesthetic_score": halves, "half": halves})
+    pq.write_table(given, tmp_path / "s.parquet")
+    for source in (given, str(tmp_path / "s.parquet")):
+        with open_scores(source) as scores:
+            assert scores.scores("aesthetic_score").tolist() == [1.5, 2.25]
+            assert by_duckdb(scores, "sample, half") == [("a", 1.5), ("b", 2.25)]
+
+
 def test_no_rows_at_all() -> None:
     with open_scores(table(0, 0)) as scores:
         assert scores.num_rows == 0

@@ -64,8 +64,14 @@ def _schema(session: Session, passed: dict[str, str], *, only_samples: bool) -> 
     kinds = {name: session.scores.schema.field(name).type for name in session.scores.score_columns}
     scores = [pa.field(name, kind if pa.types.is_floating(kind) else pa.float64()) for name, kind in kinds.items()]
     told = [pa.field(RANK, pa.int64()), pa.field(KEPT, pa.bool_()), pa.field(DROPPED_BY, pa.string())]
-    here = session.store.table.schema
-    return pa.schema([sample, *scores, *told, *(pa.field(new, here.field(name).type) for name, new in passed.items())])
+    return pa.schema([sample, *scores, *told, *(pa.field(new, _kind(session, name)) for name, new in passed.items())])
+
+
+def _kind(session: Session, name: str) -> pa.DataType:
+    """The type of a passed column: the set's own, but for types that cannot be cast back to."""
+    kind = session.scores.schema.field(name).type
+    is_lost = pa.types.is_dictionary(kind) or pa.types.is_null(kind) or pa.types.is_float16(kind)
+    return session.store.table.schema.field(name).type if is_lost else kind
 
 
 def _tables(session: Session, view: View, rows: Rows, passed: dict[str, str], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from beholder.curation.advice_inputs import as_source, choose_score, finite, head_of, landmark_of
+from beholder.curation.advice_inputs import choose_score, finite, head_of, landmark_of
 from beholder.curation.advice_options import AdviseOptions
 from beholder.curation.advice_rows import SCORE, Rows, number, open_rows
 from beholder.curation.advice_warnings import warnings_about
@@ -19,6 +19,7 @@ from beholder.curation.group_counts import Grouper, LeftOut, chosen_columns
 from beholder.curation.representation import METHOD, ColumnTable, GroupCounts, represent
 from beholder.models.landmarks import Landmark, landmarks_of
 from beholder.models.published import LAION_EN, PublishedShares, published_of
+from beholder.scores.data_frames import as_source
 from beholder.scores.score_set import ScoreSet, open_scores
 from beholder.stats import ScoreStats
 
@@ -178,7 +179,7 @@ def advise(
     """
     if not isinstance(scores, ScoreSet):
         given = {name: value for name, value in locals().items() if name not in ("scores", "score_column", "sample_column")}
-        with open_scores(as_source(scores), score_column=score_column, sample_column=sample_column) as opened:
+        with open_scores(as_source(scores, "advise")[0], score_column=score_column, sample_column=sample_column) as opened:
             return advise(opened, **given)
     started = time.perf_counter()
     mark = landmark_of(at)

@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 import math
-from os import PathLike, fspath
-from typing import Any
-
-import pyarrow as pa
 
 from beholder.errors import InputError
 from beholder.models.landmarks import LANDMARKS, Landmark, find_landmark
 from beholder.models.published import canonical_head
 from beholder.scores.score_set import ScoreSet
-
-
-def as_source(scores: Any) -> str | pa.Table:
-    """What `open_scores` takes, of a path or a data frame of polars, pandas or Arrow. Raises TypeError for other things."""
-    if isinstance(scores, str | PathLike):
-        return fspath(scores)
-    if isinstance(scores, pa.RecordBatch):
-        return pa.table(scores)
-    if isinstance(scores, pa.Table):
-        return scores
-    home = type(scores).__module__.split(".", 1)[0]
-    if home == "polars" and hasattr(scores, "lazy"):
-        frame = scores.lazy().collect()
-        return frame.to_arrow()
-    if home == "pandas" and hasattr(scores, "columns"):
-        return pa.Table.from_pandas(scores, preserve_index=False)
-    raise TypeError(f"advise() takes a path or a polars, pandas or Arrow table, not {type(scores).__name__}")
 
 
 def choose_score(scores: ScoreSet, name: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields
 from fractions import Fraction
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from beholder.curation.options import SelectRules
 from beholder.curation.selection import Selection, select_rows
-from beholder.errors import InputError
+from beholder.scores.data_frames import Back, as_source
 from beholder.scores.score_set import open_scores
 
 _LISTS = ("where", "exclude", "join")
@@ -60,7 +58,7 @@ def select(source: Any, **rules: Any) -> FrameSelection:
             rules[name] = fspath(rules[name])
     chosen = SelectRules(**{name: value for name, value in rules.items() if value is not None})
     chosen.check()
-    given, back = _as_source(source)
+    given, back = as_source(source, "select")
     owned = ExitStack()
     try:
         scores = owned.enter_context(open_scores(given, score_column=chosen.score_column, sample_column=chosen.sample_column))
@@ -77,7 +75,7 @@ class FrameSelection:
         selection: the selection itself, whose tables are Arrow.
     """
 
-    def __init__(self, selection: Selection, back: Callable[[pa.Table], Any]) -> None:
+    def __init__(self, selection: Selection, back: Back) -> None:
         self.selection = selection
         self._back = back
 
@@ -139,37 +137,3 @@ class FrameSelection:
     def decisions(self) -> Any:
         """Every row in the order of the source: sample, scores, rank, kept, dropped_by."""
         return self._back(self.selection.decisions())
-
-
-def _as_source(source: Any) -> tuple[str | pa.Table, Callable[[pa.Table], Any]]:
-    """What `open_scores` takes, and how tables become what was given."""
-    if isinstance(source, str | PathLike):
-        return fspath(source), _same
-    if isinstance(source, pa.RecordBatch):
-        source = pa.table(source)
-    if isinstance(source, pa.Table):
-        return source, _same
-    home = type(source).__module__.split(".", 1)[0]
-    if home == "polars":
-        import polars
-
-        frame = source.collect() if isinstance(source, polars.LazyFrame) else source
-        if isinstance(frame, polars.DataFrame):
-            return frame.to_arrow(), polars.from_arrow
-    if home == "pandas":
-        import pandas
-
-        if isinstance(source, pandas.DataFrame):
-            text = [name for name in source.columns if not isinstance(name, str)]
-            if text:
-                raise InputError(f"the frame has a column named {text[0]!r}, which is no text; rename it")
-            return pa.Table.from_pandas(source, preserve_index=False), _to_pandas
-    raise TypeError(f"select() takes a path or a polars, pandas or Arrow table, not {type(source).__name__}")
-
-
-def _same(table: pa.Table) -> Any:
-    return table
-
-
-def _to_pandas(table: pa.Table) -> Any:
-    return table.to_pandas()

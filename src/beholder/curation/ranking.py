@@ -123,9 +123,8 @@ class Ranking:
 
     def _settled_few(self, order: Rows, flags: Bytes) -> Rows:
         """Rows in runs that tie, put in the order of their names; their names are read at once."""
-        rows = np.unique(order)
+        rows, ids = ordering.rows_and_ids(order, len(self.keys))
         names = self.names.of(rows)
-        ids = np.searchsorted(rows, order).astype(np.uint32)
         _sort_by_names(ids, flags, names, self.num_threads)
         return rows[ids]
 

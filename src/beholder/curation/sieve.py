@@ -157,8 +157,7 @@ class Sieve:
         rows, quotas = choosing_groups.drop_below_edges(
             by, codes, self.dropped, quotas, NUMBER[word], pinned=self.pinned, least=least, num_threads=self.num_threads
         )
-        inverted, order = ordering.sort_best_first(by[rows], rows, num_threads=self.num_threads)
-        cut = choosing_groups.GroupCut(inverted, order, codes, quotas)
+        cut = choosing_groups.GroupCut(*ordering.sort_best_first(by[rows], rows, num_threads=self.num_threads), codes, quotas)
         count = cut.cut(self.dropped, NUMBER[word], self.pinned)
         if count:
             tied = cut.tied_rows(count, self.dropped, self.pinned)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from beholder.kernels.choosing import NOBODY
+from beholder.kernels.choosing import NOBODY, left_rows
 from beholder.kernels.compiled import compiled
 from beholder.kernels.ordering import Bytes, Keys, Rows, in_stretches
 
 _CELLS = 1 << 22
 """Bins of all groups together: 32 MiB of counts a thread."""
+MOST_GROUPS = _CELLS // 16
 
 
 @compiled
@@ -90,14 +91,17 @@ def drop_below_edges(
 ) -> tuple[Rows, npt.NDArray[np.int64]]:
     """Drop what is surely not among the best of its group, without sorting: by counts of coarse bins of keys.
 
+    Nothing is dropped where groups are more than MOST_GROUPS: they are small then, and bins would take too much memory.
     least: no row that is left has a smaller key.
 
     Returns:
         the rows that are undecided yet, ascending, and (G,) how many of those each group may keep.
     """
     num_groups = len(quotas)
+    if num_groups > MOST_GROUPS:
+        return left_rows(keys, dropped, pinned=pinned), quotas
     high = int(keys.max(initial=least))
-    num_bins = max(16, _CELLS // max(1, num_groups))
+    num_bins = _CELLS // max(1, num_groups)
     shift = 0
     while (high - least) >> shift >= num_bins:
         shift += 1
@@ -108,7 +112,7 @@ def drop_below_edges(
         _count_bins(keys, codes, dropped, pinned, least, shift, start, stop, counts)
         return counts
 
-    stretches = in_stretches(len(keys), num_threads if num_groups * num_bins <= _CELLS else 1, work)
+    stretches = in_stretches(len(keys), num_threads, work)
     counts = sum(stretches[1:], stretches[0])
     below, undecided, rest = np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64)
     out = np.empty(_edges(counts, quotas, below, undecided, rest), np.uint32)

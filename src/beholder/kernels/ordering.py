@@ -167,6 +167,30 @@ def numbered(order: Rows, num_rows: int) -> Rows:
 
 
 @compiled
+def _ids(order, numbers, rows, ids):  # type: ignore[no-untyped-def]
+    for i in range(len(order)):
+        numbers[order[i]] = 1
+    at = 0
+    for row in range(len(numbers)):
+        if numbers[row] != 0:
+            rows[at] = row
+            numbers[row] = at
+            at += 1
+    for i in range(len(order)):
+        ids[i] = numbers[order[i]]
+
+
+def rows_and_ids(order: Rows, num_rows: int) -> tuple[Rows, Rows]:
+    """The rows of `order`, which holds each once, ascending; and for each of `order` its place among those."""
+    if len(order) * 64 < num_rows:
+        rows = np.sort(order)
+        return rows, np.searchsorted(rows, order).astype(np.uint32)
+    rows, ids = np.empty(len(order), np.uint32), np.empty(len(order), np.uint32)
+    _ids(order, np.zeros(num_rows, np.uint32), rows, ids)
+    return rows, ids
+
+
+@compiled
 def _double_ranks(order, is_new, out):  # type: ignore[no-untyped-def]
     num = len(order)
     start = 0

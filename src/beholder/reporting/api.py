@@ -6,12 +6,12 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from beholder.errors import InputError
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.report import Progress, ReportSummary, write_report
+from beholder.scores.data_frames import as_source
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 
 def report(
@@ -44,26 +44,7 @@ def report(
             options[name] = os.fspath(options[name])
     if options.get("at") is not None:
         options["at"] = str(options["at"])
-    is_place = isinstance(scores, str | os.PathLike)
-    place = os.fspath(scores) if is_place else "scores"
-    table = None if is_place else as_table(scores)
-    return write_report(ReportOptions(scores=place, out=os.fspath(out), **options), table=table, on_progress=on_progress)
-
-
-def as_table(frame: Any) -> pa.Table:
-    """A polars, pandas or Arrow frame as an Arrow table. Raises TypeError for anything else, InputError for odd frames."""
-    import pyarrow as pa
-
-    if isinstance(frame, pa.Table):
-        return frame
-    library = type(frame).__module__.split(".")[0]
-    try:
-        if library == "polars":
-            return (frame.collect() if hasattr(frame, "collect") else frame).to_arrow()
-        if library == "pandas":
-            return pa.Table.from_pandas(frame, preserve_index=False)
-        if hasattr(frame, "__arrow_c_stream__") or isinstance(frame, pa.RecordBatch):
-            return pa.table(frame)
-    except (pa.ArrowException, AttributeError, ValueError) as error:
-        raise InputError(f"the frame cannot be read: {' '.join(str(error).split())[:300]}") from None
-    raise TypeError(f"report() takes a path or a polars, pandas or Arrow table, not {type(frame).__name__}")
+    given, _ = as_source(scores, "report")
+    is_place = isinstance(given, str)
+    made = ReportOptions(scores=given if is_place else "scores", out=os.fspath(out), **options)
+    return write_report(made, table=None if is_place else given, on_progress=on_progress)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +18,8 @@ from beholder import columns, storage
 from beholder.errors import InputError
 
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
+_NOT_OF_TYPE = re.compile(r"In CSV column #(\d+).* CSV conversion error to (\w+)")
+"""How Arrow says that a value is not of the type that the first ones had."""
 
 
 @dataclass(frozen=True)
@@ -99,37 +103,62 @@ def _read_record(path: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def as_parquet(path: str, target: Path) -> Path:
-    """A local Parquet file with the same rows: `path` itself where it is one, else `target`, made of it. Raises InputError."""
+def as_parquet(path: str, target: Path, *, texts: Collection[str] = (), numbers: Collection[str] = ()) -> Path:
+    """A local Parquet file with the same rows: `path` itself where it is one, else `target`, made of it.
+
+    Args:
+        path: a Parquet or CSV file.
+        target: a file to make.
+        texts: columns of a CSV that are text whatever they look like, beside those that name rows.
+        numbers: columns of a CSV that are numbers, even where they are empty.
+
+    Raises InputError.
+    """
     if PurePosixPath(path).suffix.lower() in _PARQUET:
         if storage.is_local(path):
             return storage.local_path(path)
         with storage.open_binary(path) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 22)
         return target
-    delimiter = "\t" if path.lower().endswith(".tsv") else ","
+    parsing = pa.csv.ParseOptions(delimiter="\t" if path.lower().endswith(".tsv") else ",", newlines_in_values=True)
     try:
         with storage.open_binary(path) as source:
-            _convert(source, delimiter, target)
+            _convert(source, parsing, target, {*columns.SAMPLE_COLUMN_NAMES, *texts}, numbers)
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} cannot be read as CSV: {' '.join(str(error).split())[:300]}") from None
     return target
 
 
-def _convert(source: Any, delimiter: str, target: Path) -> None:
-    """CSV to Parquet, piece by piece; columns that name rows stay text, and `nan` and empty fields are null numbers."""
-    header = pa.csv.open_csv(
-        source, parse_options=pa.csv.ParseOptions(delimiter=delimiter), read_options=pa.csv.ReadOptions(block_size=1 << 20)
-    ).schema
-    source.seek(0)
-    kinds = {name: pa.large_string() for name in header.names if name in columns.SAMPLE_COLUMN_NAMES}
-    for item in header:  # later rows may hold fractions, or text after a first piece without any
-        if item.name not in kinds and (pa.types.is_integer(item.type) or pa.types.is_null(item.type)):
-            kinds[item.name] = pa.float64() if pa.types.is_integer(item.type) else pa.large_string()
+def _convert(
+    source: Any, parsing: pa.csv.ParseOptions, target: Path, texts: Collection[str], numbers: Collection[str]
+) -> None:
+    """CSV to Parquet, piece by piece; `nan` and empty fields are null numbers.
+
+    Whole numbers stay whole. Where a later row does not fit, it is read again: fractions after whole numbers, else as text.
+    """
+    header = pa.csv.open_csv(source, parse_options=parsing, read_options=pa.csv.ReadOptions(block_size=1 << 20)).schema
+    kinds = {name: pa.large_string() for name in header.names if name in texts}
+    for item in header:
+        if item.name not in kinds and pa.types.is_null(item.type):
+            kinds[item.name] = pa.float64() if item.name in numbers else pa.large_string()
+    while True:
+        source.seek(0)
+        try:
+            _write(source, parsing, target, kinds)
+            return
+        except pa.ArrowInvalid as error:
+            said = _NOT_OF_TYPE.search(str(error))
+            name = header.names[int(said[1])] if said is not None else None
+            if said is None or name is None or kinds.get(name) == pa.large_string():
+                raise
+            kinds[name] = pa.float64() if said[2] == "int64" else pa.large_string()
+
+
+def _write(source: Any, parsing: pa.csv.ParseOptions, target: Path, kinds: dict[str, pa.DataType]) -> None:
     reader = pa.csv.open_csv(
         source,
         read_options=pa.csv.ReadOptions(block_size=8 << 20),
-        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        parse_options=parsing,
         convert_options=pa.csv.ConvertOptions(column_types=kinds, strings_can_be_null=False, null_values=["", "nan", "NaN"]),
     )
     with pq.ParquetWriter(target, reader.schema, compression="zstd") as writer:

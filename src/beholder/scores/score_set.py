@@ -107,7 +107,7 @@ class ScoreSet:
         found = np.empty(self.num_rows, np.float32)
         at = 0
         for batch in self.batches([name]):
-            column = pc.fill_null(batch.column(0).cast(pa.float32()), float("nan"))
+            column = pc.fill_null(batch.column(0).cast(pa.float32(), safe=False), float("nan"))
             found[at : at + len(column)] = column.to_numpy()
             at += len(column)
         if at != self.num_rows:
@@ -178,11 +178,16 @@ def open_scores(
 
 def _opened(source: str | pa.Table, score_column: str | None, sample_column: str | None, scratch: Path) -> ScoreSet:
     if isinstance(source, pa.Table):
+        source = _without_halves(source)
         schema, record = source.schema, _record_in(source.schema)
         found = _columns_of(schema, record, "the table", score_column, sample_column)
         return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=schema, record=record, **found)
     place = foreign.find_scores(source)
-    files = tuple(foreign.as_parquet(path, scratch / f"{i:06d}.parquet") for i, path in enumerate(place.files))
+    texts = [sample_column] if sample_column is not None else []
+    numbers = [*KNOWN_SCORE_COLUMNS, *(place.record.get("score_columns") or []), *([score_column] if score_column else [])]
+    files = tuple(
+        foreign.as_parquet(path, scratch / f"{i:06d}.parquet", texts=texts, numbers=numbers) for i, path in enumerate(place.files)
+    )
     schemas, counts = [], []
     for path, name in zip(files, place.files, strict=True):
         with storage.open_parquet(str(path)) as file:
@@ -208,6 +213,14 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     )
 
 
+def _without_halves(table: pa.Table) -> pa.Table:
+    """The table with float32 in place of float16, which DuckDB does not take from memory."""
+    for i, item in enumerate(table.schema):
+        if pa.types.is_float16(item.type):
+            table = table.set_column(i, item.with_type(pa.float32()), table.column(i).cast(pa.float32()))
+    return table
+
+
 def _record_in(schema: pa.Schema) -> dict[str, Any]:
     """What a file of ours says about itself; {} for others."""
     try:
@@ -225,14 +238,22 @@ def _columns_of(
     taken = next((name for name in names if name.lower() in _DUCKDB_NAMES), None)
     if taken is not None:
         raise InputError(f"{source} has a column {taken!r}, a name that reading it needs itself; rename it")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{source} has two columns named {twice!r}; rename one")
+    first: dict[str, str] = {}
+    for name in names:  # SQL looks at no case
+        before = first.setdefault(name.lower(), name)
+        if before == name and names.count(name) > 1:
+            raise InputError(f"{source} has two columns named {name!r}; rename one")
+        if before != name:
+            raise InputError(f"{source} has columns {before!r} and {name!r}, which differ in case only; rename one")
     if sample_column is None:
         sample_column = next((name for name in columns.SAMPLE_COLUMN_NAMES if name in names), None)
     if sample_column is None or sample_column not in names:
         wanted = f"no column {sample_column!r}" if sample_column else "no column that names rows (sample, key, path, url, ...)"
         raise InputError(f"{source} has {wanted}; it has {', '.join(names[:20])}; name one with --sample-column")
+    if sample_column.lower() != columns.SAMPLE and columns.SAMPLE in first:
+        raise InputError(
+            f"{source} has a column {first[columns.SAMPLE]!r} beside {sample_column!r}, which shall name the rows; rename one"
+        )
     heads = {
         name: head.get("name")
         for name, head in zip(record.get("score_columns") or [], record.get("heads") or [], strict=False)
@@ -269,7 +290,7 @@ def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly these columns and types; those it lacks are null."""
     present = set(table.column_names)
     ready = [
-        table.column(item.name).cast(item.type) if item.name in present else pa.nulls(table.num_rows, item.type)
+        table.column(item.name).cast(item.type, safe=False) if item.name in present else pa.nulls(table.num_rows, item.type)
         for item in schema
     ]
     return pa.table(ready, schema=schema)

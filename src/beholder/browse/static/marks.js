@@ -4,7 +4,7 @@
 import { get, post } from "./api.js";
 import { toast } from "./dom.js";
 
-const POLL_MS = 2000;
+const POLL_MS = 1500;
 
 export class Marks {
   // onChange(row, mark): a row's mark is now this; onReset(): anything may have changed; onCount(): totals may have changed

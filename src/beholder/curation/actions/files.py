@@ -67,26 +67,45 @@ def is_there(path: str) -> bool:
     return True
 
 
+def are_same(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, links at their ends not followed. Raises OSError."""
+    return os.path.samestat(os.lstat(one), os.lstat(other))
+
+
+def is_spare(name: str, other: str) -> bool:
+    """Whether a file has both names, so that one can go: not one name, reached by two ways (a folder that is a link).
+
+    Raises OSError.
+    """
+    ways = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in (name, other)]  # noqa: PTH118, PTH119, PTH120
+    return are_same(name, other) and os.lstat(name).st_nlink > 1 and ways[0] != ways[1]
+
+
 def temporary(intent: Intent, run: str) -> str:
     """The file in which a copy grows; always the same one, so that a killed run's is known as ours."""
     return os.path.join(os.path.dirname(intent.target), f".beholder-{run}-{intent.number}.tmp")  # noqa: PTH118, PTH120
 
 
-def move(intent: Intent, run: str) -> None:
-    """Rename without replacing; to another disk: copy, flush, compare, remove the original. Raises Refused, OutputError."""
+def move(intent: Intent, run: str) -> tuple[str, int] | None:
+    """Rename without replacing; to another disk: copy, flush, compare, remove the original. Raises Refused, OutputError.
+
+    Returns:
+        as `copy`, of a file that went to another disk: that may keep its time less exactly.
+    """
     check_source(intent, follow=False)
     with refusals(intent.target):
         try:
             rename_new(intent.source, intent.target)
-            return
+            return None
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-    copy(intent, run, None, verified=True)
+    made = copy(intent, run, None, verified=True)
     sync_folder(os.path.dirname(intent.target))  # noqa: PTH120
     check_source(intent, follow=False)
     with refusals(intent.source):
         os.unlink(intent.source)  # noqa: PTH108
+    return made
 
 
 def copy(intent: Intent, run: str, data: bytes | None, *, verified: bool = False) -> tuple[str, int]:
@@ -203,7 +222,8 @@ def _finish(action: str, intent: Intent, data: bytes | None) -> tuple[str, int] 
             if not os.path.lexists(source) and (status.st_size, status.st_mtime_ns) == (intent.size, intent.mtime_ns):
                 return None
             check_source(intent, follow=False)
-            if is_same or (status.st_mtime_ns == intent.mtime_ns and sha256_of(source) == sha256_of(target)):
+            is_copied = not is_same and status.st_mtime_ns == intent.mtime_ns and sha256_of(source) == sha256_of(target)
+            if is_copied or is_spare(source, target):
                 os.unlink(source)  # noqa: PTH108 (the second of two names, or the original of a verified copy)
                 return None
         elif action in ("link", "symlink"):
@@ -220,12 +240,12 @@ def _finish(action: str, intent: Intent, data: bytes | None) -> tuple[str, int] 
 
 
 def act(action: str, intent: Intent, run: str, data: bytes | None) -> tuple[str, int] | None:
-    """Do what an intent says. Returns sha256 and time of a copy. Raises Refused, OutputError."""
+    """Do what an intent says. Returns sha256 and time of a copy, or of what went to another disk. Raises Refused, OutputError."""
     if action == "copy":
         return copy(intent, run, data)
     if action == "move":
-        move(intent, run)
-    elif action == "link":
+        return move(intent, run)
+    if action == "link":
         link(intent)
     else:
         symlink(intent)

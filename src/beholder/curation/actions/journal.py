@@ -68,7 +68,9 @@ class Intent:
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Intent:
-        """The intent of a line."""
+        """The intent of a line. Raises KeyError, TypeError for what is none."""
+        if not (isinstance(said["do"], int) and isinstance(said["from"], str) and isinstance(said["to"], str)):
+            raise TypeError("a line that names no files")
         return cls(
             said["do"], said.get("sample") or said.get("of", ""), said["from"], said["to"], said["size"], said["mtime"],
             said.get("length"), said.get("offset"), said.get("part"), "sample" in said,
@@ -226,15 +228,27 @@ def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
                 waiting.append(said)
                 if not _MARKERS.isdisjoint(said):
                     told.num_bytes = at
-                    for item in waiting:
-                        for outcome in told.take(item):
-                            yield told, outcome
+                    for outcome in _taken(told, waiting, path, at):
+                        yield told, outcome
                     waiting = []
     except OSError as error:
         raise reading_failed(path, error) from error
     if told is None:
-        raise InputError(f"{path} is no journal of beholder" if at else f"{path} is empty; nothing was done by it")
+        is_empty = not Path(path).stat().st_size
+        raise InputError(f"{path} is empty; nothing was done by it" if is_empty else f"{path} is no journal of beholder")
     yield told, None
+
+
+def _taken(told: Told, lines: list[dict[str, Any]], path: str, at: int) -> Iterator[Settled]:
+    """What a batch of lines settles. Raises InputError for lines that are none of ours, as someone has changed the file."""
+    found: list[Settled] = []
+    try:
+        for line in lines:
+            found += told.take(line)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        text = f"{path} is damaged before byte {at:,} ({type(error).__name__}); what comes from there on was not looked at"
+        raise InputError(text) from None
+    yield from found
 
 
 _MARKERS = frozenset(("planned", "results", "end", "undo", "undone", "undone shard", "shard"))
@@ -244,7 +258,7 @@ _MARKERS = frozenset(("planned", "results", "end", "undo", "undone", "undone sha
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         said = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) and line.endswith(b"\n") else None
 
@@ -264,48 +278,59 @@ class Journal:
         self.path, self._descriptor = path, descriptor
 
     def write(self, *lines: dict[str, Any], sync: bool = True) -> None:
-        """Append lines; with `sync` they are on the disk when this returns. Raises OutputError."""
+        """Append lines; with `sync` they are on the disk when this returns.
+
+        Raises OutputError; then none of the lines is in the file, so that others may follow.
+        """
         data = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
+        before = -1
         try:
+            before = os.fstat(self._descriptor).st_size
             view = memoryview(data)
             while view:
                 view = view[os.write(self._descriptor, view) :]
             if sync:
                 os.fsync(self._descriptor)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, before)
             raise writing_failed(self.path, error) from error
 
 
 @contextlib.contextmanager
 def new_journal(path: str, **header: Any) -> Iterator[tuple[Journal, str]]:
     """Begin a journal, which appears with its first line in it; also gives its id. Raises OutputError where `path` is taken."""
-    half = f"{path}.tmp"
+    run = secrets.token_hex(6)
+    half = Path(path).with_name(f".beholder-{run}-journal.tmp")
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        half.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise writing_failed(path, error) from error
     try:
         _lock(path, descriptor)
-        os.ftruncate(descriptor, 0)
-        journal, run = Journal(path, descriptor), secrets.token_hex(6)
+        journal = Journal(path, descriptor)
         said = {"format": FORMAT, "version": VERSION, "beholder": __version__, "id": run}
         journal.write(said | {"time": datetime.now(UTC).isoformat(timespec="seconds")} | header)
         try:
-            rename_new(half, path)
+            rename_new(str(half), path)
         except FileExistsError:
-            raise OutputError(f"{path} exists and is no journal of this act; name another with --journal") from None
+            raise OutputError(
+                f"{path} exists and is no journal of this act, or another run has just begun it; name another with --journal"
+            ) from None
         except OSError as error:
             raise writing_failed(path, error) from error
         sync_folder(str(Path(path).absolute().parent))
         yield journal, run
     finally:
         os.close(descriptor)
+        with contextlib.suppress(OSError):
+            half.unlink()
 
 
 @contextlib.contextmanager
-def reopened(path: str) -> Iterator[tuple[Journal, Told]]:
-    """Open a journal to go on with it; a half-written end is cut off. Raises InputError, OutputError."""
+def reopened(path: str, *, for_undo: bool = False) -> Iterator[tuple[Journal, Told]]:
+    """Open a journal to go on with it, or to undo it; a half-written end is cut off. Raises InputError, OutputError."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
     except OSError as error:
@@ -313,6 +338,8 @@ def reopened(path: str) -> Iterator[tuple[Journal, Told]]:
     try:
         _lock(path, descriptor)
         told = read_journal(path)
+        if told.is_undone and not for_undo:
+            raise InputError(f"{path}: this act has just been taken back, or is being so; run the same command again")
         try:
             if os.fstat(descriptor).st_size != told.num_bytes:
                 os.ftruncate(descriptor, told.num_bytes)

@@ -48,7 +48,7 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
     with contextlib.ExitStack() as stack:
         log: Journal | None = None
         if not dry_run:
-            log, told = stack.enter_context(journal.reopened(path))
+            log, told = stack.enter_context(journal.reopened(path, for_undo=True))
             log.write({"undo": "begin"})
         _undo_files(path, told, log, summary, progress or (lambda count, size: None))
         _undo_shards(told, log, summary)
@@ -106,7 +106,7 @@ def _take_back(action: str, outcome: Settled, run: str, *, act: bool) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(files.temporary(intent, run))  # noqa: PTH108 (of a run that was killed)
     if action == "move":
-        return _move_back(intent, run, act=act)
+        return _move_back(outcome, run, act=act)
     with refusals(intent.target):
         try:
             status = os.lstat(intent.target)
@@ -116,7 +116,8 @@ def _take_back(action: str, outcome: Settled, run: str, *, act: bool) -> bool:
             if not (stat.S_ISLNK(status.st_mode) and os.readlink(intent.target) == intent.source):  # noqa: PTH115
                 raise Refused("changed", f"{intent.target} is not the link that was made")
         elif action == "link":
-            if not (_stands_alone(intent) and os.path.samefile(intent.source, intent.target)):  # noqa: PTH121
+            is_link = _stands_alone(intent) and os.path.samefile(intent.source, intent.target)  # noqa: PTH121
+            if not is_link or status.st_nlink < 2:
                 raise Refused("changed", f"{intent.target} is the only name left of that file, or another file")
         else:
             _check_copy(outcome, status)
@@ -139,7 +140,7 @@ def _check_copy(outcome: Settled, status: os.stat_result) -> None:
     if intent.size >= 0:
         try:
             files.check_source(intent, follow=True)
-            is_original = _stands_alone(intent)
+            is_original = _stands_alone(intent) and not os.path.samefile(intent.source, intent.target)  # noqa: PTH121
         except Refused:
             is_original = False
         if not is_original:
@@ -163,28 +164,26 @@ def _sha256_of_source(intent: Intent) -> str:
     return digest.hexdigest()
 
 
-def _move_back(intent: Intent, run: str, *, act: bool) -> bool:
-    back = replace(intent, source=intent.target, target=intent.source, is_picture=intent.is_picture)
+def _move_back(outcome: Settled, run: str, *, act: bool) -> bool:
+    intent = outcome.intent
+    time = intent.mtime_ns if outcome.mtime_ns is None else outcome.mtime_ns
+    back = replace(intent, source=intent.target, target=intent.source, mtime_ns=time)
     if not os.path.lexists(intent.target):
         if os.path.lexists(intent.source):
             return False  # back already, or never moved
         raise Refused("missing", f"{intent.target} is not there any more, so it cannot be moved back")
-    if os.path.lexists(intent.source) and not os.path.samefile(intent.source, intent.target):  # noqa: PTH121
-        if _is_half_done(intent):
-            if act:
-                with refusals(intent.target):
-                    os.unlink(intent.target)  # noqa: PTH108 (a copy to another disk; its original had not been removed yet)
-            return True
-        raise Refused("clash", f"{intent.source} is there already, so {intent.target} stays")
+    if os.path.lexists(intent.source):
+        with refusals(intent.target):
+            if not (files.is_spare(intent.target, intent.source) or _is_half_done(intent)):
+                raise Refused("clash", f"{intent.source} is there already, so {intent.target} stays")
+            if act:  # killed between link and unlink, or between a copy to another disk and the end of its original
+                os.unlink(intent.target)  # noqa: PTH108
+        return True
     files.check_source(back, follow=False)
     if act:
         with refusals(intent.source):
             os.makedirs(os.path.dirname(intent.source), exist_ok=True)  # noqa: PTH103, PTH120
-        if os.path.lexists(intent.source):  # two names of one file: killed between link and unlink
-            with refusals(intent.target):
-                os.unlink(intent.target)  # noqa: PTH108
-        else:
-            files.move(back, f"{run}-undo")
+        files.move(back, f"{run}-undo")
     return True
 
 
@@ -194,7 +193,8 @@ def _is_half_done(intent: Intent) -> bool:
         files.check_source(intent, follow=False)
         status = os.lstat(intent.target)
         same = (status.st_size, status.st_mtime_ns) == (intent.size, intent.mtime_ns)
-        return same and files.sha256_of(intent.source) == files.sha256_of(intent.target)
+        is_other = not files.are_same(intent.source, intent.target)
+        return same and is_other and files.sha256_of(intent.source) == files.sha256_of(intent.target)
     return False
 
 
@@ -208,8 +208,10 @@ def _undo_shards(told: Told, log: Journal | None, summary: ActionSummary) -> Non
         try:
             present = [made for made in shard["files"] if os.path.lexists(made[0])]
             for path, size, time, sha256 in present:
-                status = os.lstat(path)
-                if (status.st_size, status.st_mtime_ns) != (size, time) or files.sha256_of(path) != sha256:
+                with refusals(path):
+                    status = os.lstat(path)
+                    is_as_made = (status.st_size, status.st_mtime_ns) == (size, time) and files.sha256_of(path) == sha256
+                if not is_as_made:
                     raise Refused("changed", f"{path} has changed since it was written")
             for origin, (size, time) in shard["origins"].items():
                 _check_origin(origin, size, time, name)
@@ -232,7 +234,8 @@ def _undo_shards(told: Told, log: Journal | None, summary: ActionSummary) -> Non
 def _remove_half_shards(told: Told) -> None:
     run = str(told.header.get("id"))
     for half in Path(str(told.header.get("target"))).glob(f".beholder-{run}-*.tmp"):
-        half.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written any more: it stays, and harms nobody
+            half.unlink()
 
 
 def _check_origin(origin: str, size: int, time: int, shard: str) -> None:
