@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -17,6 +19,7 @@ from beholder.images.named_rows import NamedRows
 from beholder.images.picture import PictureRef, SourceOptions
 from beholder.images.place import FilePlace, Place, PlaceKind
 from beholder.images.tar_index import TarMember, TarMembers, read_packed, tar_members
+from beholder.images.tar_members import MOST_MEMBER_BYTES
 from beholder.images.zips import ZipReader, open_zip
 
 _MOST_OPEN = 64
@@ -159,36 +162,43 @@ class _Zip:
         rows = self._rows.find(pa.array([self.path + name for name in names], pa.large_string()))
         refs = self._rows.refs(row for row in rows if row is not None)
         found: list[Files] = []
-        for name, row in zip(names, rows, strict=True):
-            if row is None:
-                text = f"{self.path} holds no picture called {name.lstrip('/')!r} (any more)"
-                found.append((FilePlace(name.lstrip("/"), PictureRef(error=(PictureReason.MISSING, text))),))
-                continue
-            info = self.part.detail["members"].info(row)
-            files = [FilePlace(info.filename, refs[row], info.file_size)]
-            if with_belongings:
-                files += self._belongings(info.filename)
-            found.append(tuple(files))
+        with contextlib.ExitStack() as stack:
+            archive = self._opened(stack) if with_belongings else None  # its directory is read once for all names
+            for name, row in zip(names, rows, strict=True):
+                found.append(self._files(name, row, refs, archive))
         return found
 
-    def _belongings(self, name: str) -> list[FilePlace]:
+    def _opened(self, stack: contextlib.ExitStack) -> zipfile.ZipFile:
+        stack.enter_context(storage.remote_errors(self.path))
+        return open_zip(self.path, stack.enter_context(storage.open_binary(self.path)))
+
+    def _files(self, name: str, row: int | None, refs: dict[int, PictureRef], archive: zipfile.ZipFile | None) -> Files:
+        if row is None:
+            text = f"{self.path} holds no picture called {name.lstrip('/')!r} (any more)"
+            return (FilePlace(name.lstrip("/"), PictureRef(error=(PictureReason.MISSING, text))),)
+        info = self.part.detail["members"].info(row)
+        picture = FilePlace(info.filename, refs[row], info.file_size)
+        return (picture, *(self._belongings(archive, info.filename) if archive is not None else ()))
+
+    def _belongings(self, archive: zipfile.ZipFile, name: str) -> list[FilePlace]:
         """Members such as cat.json and cat.jpg.txt beside cat.jpg, read."""
-        with storage.remote_errors(self.path), storage.open_binary(self.path) as file:
-            archive = open_zip(self.path, file)
-            if self._sidecars is None:
-                self._sidecars = {}
-                for other in archive.namelist():
-                    if suffix_of(other) in SIDECAR_SUFFIXES:
-                        self._sidecars.setdefault(other.rpartition(".")[0], []).append(other)
-            stem = name.rpartition(".")[0]
-            wanted = [*self._sidecars.get(name, ()), *(self._sidecars.get(stem, ()) if stem != name else ())]
-            found = []
-            for other in wanted:
-                try:
-                    data = archive.read(other)
-                except Exception as error:  # encrypted, packed in an unknown way, damaged: zipfile has no common error
-                    ref = PictureRef(error=(PictureReason.UNREADABLE, f"{self.path}/{other} cannot be read: {error}"))
-                    found.append(FilePlace(other, ref))
-                else:
-                    found.append(FilePlace(other, PictureRef(data=data), len(data)))
-            return found
+        if self._sidecars is None:
+            self._sidecars = {}
+            for other in archive.namelist():
+                if suffix_of(other) in SIDECAR_SUFFIXES:
+                    self._sidecars.setdefault(other.rpartition(".")[0], []).append(other)
+        stem = name.rpartition(".")[0]
+        wanted = [*self._sidecars.get(name, ()), *(self._sidecars.get(stem, ()) if stem != name else ())]
+        found = []
+        for other in wanted:
+            size = archive.getinfo(other).file_size
+            try:
+                if size > MOST_MEMBER_BYTES:
+                    raise ValueError(f"it has {size:,} bytes")
+                data = archive.read(other)
+            except Exception as error:  # encrypted, packed in an unknown way, damaged: zipfile has no common error
+                ref = PictureRef(error=(PictureReason.UNREADABLE, f"{self.path}/{other} cannot be read: {error}"))
+                found.append(FilePlace(other, ref))
+            else:
+                found.append(FilePlace(other, PictureRef(data=data), len(data)))
+        return found

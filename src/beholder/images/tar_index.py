@@ -185,7 +185,9 @@ def _read_kept(place: str, path: str, num_bytes: int) -> TarMembers | None:
         told = table.schema.metadata[b"tar"].decode().split("\0")
     except (OSError, pa.ArrowException, KeyError, TypeError, UnicodeDecodeError):
         return None
-    if not table.schema.equals(_SCHEMA, check_metadata=False) or told[0] != str(num_bytes):
+    if not table.schema.equals(_SCHEMA, check_metadata=False) or len(told) not in (2, 5) or told[0] != str(num_bytes):
+        return None
+    if len(told) == 5 and told[3] not in list(PictureReason):
         return None
     broken = (told[2], PictureReason(told[3]), told[4]) if len(told) == 5 else None
     return TarMembers(path, num_bytes, told[1] == "1", table, broken)

@@ -139,8 +139,11 @@ def _convert(
     header = pa.csv.open_csv(source, parse_options=parsing, read_options=pa.csv.ReadOptions(block_size=1 << 20)).schema
     kinds = {name: pa.large_string() for name in header.names if name in texts}
     for item in header:
-        if item.name not in kinds and pa.types.is_null(item.type):
-            kinds[item.name] = pa.float64() if item.name in numbers else pa.large_string()
+        is_empty = pa.types.is_null(item.type)
+        if item.name not in kinds and item.name in numbers and (is_empty or pa.types.is_integer(item.type)):
+            kinds[item.name] = pa.float64()
+        elif is_empty:
+            kinds[item.name] = pa.large_string()
     while True:
         source.seek(0)
         try:

@@ -252,7 +252,8 @@ def _columns_of(
         raise InputError(f"{source} has {wanted}; it has {', '.join(names[:20])}; name one with --sample-column")
     if sample_column.lower() != columns.SAMPLE and columns.SAMPLE in first:
         raise InputError(
-            f"{source} has a column {first[columns.SAMPLE]!r} beside {sample_column!r}, which shall name the rows; rename one"
+            f"{source} has a column {first[columns.SAMPLE]!r} beside {sample_column!r}, which shall name the rows; rename one, "
+            "or choose with --sample-column"
         )
     heads = {
         name: head.get("name")

@@ -41,12 +41,13 @@ def test_nothing_is_replaced(tmp_path: Path, rename: Callable[[str, str], None])
 
 def test_a_journal_that_was_torn_ends_before_the_tear(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    (tmp_path / "j.jsonl.tmp").write_text("of a run that was killed before its first line")
+    (tmp_path / "j.jsonl.tmp").write_text("somebody's")
     with new_journal(str(path), action="move", target="t") as (log, run):
         log.write({"do": 0, "from": "a", "to": "b", "size": 1, "mtime": 2, "sample": "s"}, {"planned": 1})
         log.write({"results": [[0, 0]]})
         log.write({"do": 1, "from": "c", "to": "d", "size": 1, "mtime": 2, "sample": "t"}, {"planned": 2})
-    assert not (tmp_path / "j.jsonl.tmp").exists()
+    assert (tmp_path / "j.jsonl.tmp").read_text() == "somebody's"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["j.jsonl", "j.jsonl.tmp"]
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     header, first, done = len(lines[0]), len(b"".join(lines[:3])), len(b"".join(lines[:4]))
@@ -84,6 +85,56 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     path.write_text(json.dumps(other) + "\n")
     with pytest.raises(InputError, match="another version"):
         read_journal(str(path))
+
+
+def test_a_line_that_found_no_room_leaves_no_half_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with new_journal(str(path), action="move") as (log, _):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, most[1]))
+            with pytest.raises(OutputError, match="j.jsonl"):
+                log.write({"results": [], "failed": [[0, "clash", "x" * 99]]})
+            resource.setrlimit(resource.RLIMIT_FSIZE, most)
+            log.write({"end": "done"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert read_journal(str(path)).is_finished
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"results": [[0, 99]]}', '{"results": 7}', '{"do": 1}\n{"planned": 1}', '{"undone": [["a", 1]]}', '{"undone": 4}',
+        '{"do": 1, "from": 3, "to": "b", "size": 1, "mtime": 1, "sample": "s"}\n{"planned": 1}', '{"skip": "a"}\n{"end": "done"}',
+    ],
+)  # fmt: skip
+def test_a_journal_that_someone_edited_is_refused_in_words(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "j.jsonl"
+    with new_journal(str(path), action="move"):
+        pass
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(InputError, match="damaged before byte"):
+        read_journal(str(path))
+
+
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\nno lines", b"[" * 100_000 + b"\n", b"a,b\n1,2\n"])
+def test_other_files_are_no_journals(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "other").write_bytes(data)
+    with pytest.raises(InputError, match="is no journal of beholder"):
+        read_journal(str(tmp_path / "other"))
+
+
+def test_an_act_that_is_being_undone_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    with new_journal(str(path), action="move") as (log, _):
+        log.write({"undo": "begin"})
+    with pytest.raises(InputError, match="taken back"), reopened(str(path)):
+        pass
+    with reopened(str(path), for_undo=True) as (_, told):
+        assert told.is_undone
 
 
 def test_sets_of_numbers() -> None:

@@ -240,7 +240,7 @@ def _finish(action: str, intent: Intent, data: bytes | None) -> tuple[str, int] 
 
 
 def act(action: str, intent: Intent, run: str, data: bytes | None) -> tuple[str, int] | None:
-    """Do what an intent says. Returns sha256 and time of a copy, or of what went to another disk. Raises Refused, OutputError."""
+    """Do what an intent says. Returns sha256 and time of what was copied, if it was. Raises Refused, OutputError."""
     if action == "copy":
         return copy(intent, run, data)
     if action == "move":
