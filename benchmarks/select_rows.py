@@ -139,9 +139,9 @@ def names_of(numbers: np.ndarray, shuffled: bool) -> pa.Array:
 
 def beholder_side(task: Task, rows: int, source: Path, out: Path) -> None:
     """Our own."""
-    from beholder.curation.options import OutputOptions, SelectRules
-    from beholder.curation.selection import select_rows
-    from beholder.curation.writing import write_lists
+    from beholder.curation.selecting.options import OutputOptions, SelectRules
+    from beholder.curation.selecting.selection import select_rows
+    from beholder.curation.selecting.writing import write_lists
     from beholder.scores.score_set import open_scores
 
     rules = SelectRules(**task.rules(rows), memory=MEMORY)  # type: ignore[arg-type]

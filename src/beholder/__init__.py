@@ -20,8 +20,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from beholder.curation.advice import Advice, advise
-    from beholder.curation.frames import FrameSelection, select
+    from beholder.curation.advising.advice import Advice, advise
+    from beholder.curation.selecting.frames import FrameSelection, select
     from beholder.errors import BeholderError, HeadError, InputError, OutputError
     from beholder.images.picture import PictureError
     from beholder.images.preprocess import preprocess
@@ -48,10 +48,10 @@ _HOMES = {
     "Head": "beholder.models.heads",
     "load_head": "beholder.models.heads",
     "save_head": "beholder.models.heads",
-    "Advice": "beholder.curation.advice",
-    "advise": "beholder.curation.advice",
-    "FrameSelection": "beholder.curation.frames",
-    "select": "beholder.curation.frames",
+    "Advice": "beholder.curation.advising.advice",
+    "advise": "beholder.curation.advising.advice",
+    "FrameSelection": "beholder.curation.selecting.frames",
+    "select": "beholder.curation.selecting.frames",
     "report": "beholder.reporting.api",
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from beholder.browse.marks import Mark, MarkBook, check_writable, summary
-from beholder.curation.lists import read_marks
+from beholder.curation.selecting.lists import read_marks
 from beholder.errors import OutputError
 
 NAMES = ["a", "b/ü", "c\n{", "d", "d"]  # the last two rows share a name

@@ -19,9 +19,9 @@ from beholder.browse.export import EXPORT_FORMATS, ExportFormat, select_command,
 from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
 from beholder.browse.session import Gone, Session, opened
-from beholder.curation.options import OutputOptions, SelectRules
-from beholder.curation.selection import select_rows
-from beholder.curation.writing import write_lists
+from beholder.curation.selecting.options import OutputOptions, SelectRules
+from beholder.curation.selecting.selection import select_rows
+from beholder.curation.selecting.writing import write_lists
 from beholder.errors import InputError
 from beholder.scores.score_set import open_scores
 from oracles.browse_sets import write_set

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from beholder.cli.flags import command
-from beholder.curation.options import SelectOptions
+from beholder.curation.selecting.options import SelectOptions
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from beholder.curation.actions.summary import ActionSummary
-    from beholder.curation.selection import Selection
+    from beholder.curation.selecting.selection import Selection
 
 EXAMPLES = """Examples:\n
   beholder select scores.parquet --min-score 5 -o kept.txt\n
@@ -37,8 +37,8 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from beholder.curation.selection import select_rows
-    from beholder.curation.writing import check_outputs, write_lists
+    from beholder.curation.selecting.selection import select_rows
+    from beholder.curation.selecting.writing import check_outputs, write_lists
     from beholder.scores.score_set import open_scores
 
     options.check()

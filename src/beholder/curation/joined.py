@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beholder.curation.database import first_row, list_literal
-from beholder.curation.lists import NAME, sample_column_of, table_file
+from beholder.curation.selecting.lists import NAME, sample_column_of, table_file
 from beholder.errors import InputError
 from beholder.scores.score_set import ROW, ScoreSet, quoted, text_literal
 

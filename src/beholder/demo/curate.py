@@ -18,9 +18,9 @@ def select_best(scores: Path, out: Path, say: Say) -> dict[str, Any]:
 
     Returns a JSON-ready record: the funnel, the lowest score that is left, seconds, the file.
     """
-    from beholder.curation.options import OutputOptions
-    from beholder.curation.selection import SelectRules, select_rows
-    from beholder.curation.writing import write_lists
+    from beholder.curation.selecting.options import OutputOptions
+    from beholder.curation.selecting.selection import SelectRules, select_rows
+    from beholder.curation.selecting.writing import write_lists
     from beholder.scores.score_set import open_scores
 
     started = time.perf_counter()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.curation.advice import advise, choose_score
+from beholder.curation.advising.advice import advise, choose_score
 from beholder.curation.database import connect
 from beholder.errors import InputError
 from beholder.reporting import decisions as choices
@@ -22,7 +22,7 @@ from beholder.reporting.rows import VIEW, RowFacts, fetch_rows
 from beholder.scores.score_set import ScoreSet
 
 if TYPE_CHECKING:
-    from beholder.curation.advice import Advice
+    from beholder.curation.advising.advice import Advice
 
 _NUM_EXAMPLES, _NUM_GROUPS = 6, 16
 

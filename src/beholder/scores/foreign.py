@@ -129,9 +129,7 @@ def as_parquet(path: str, target: Path, *, texts: Collection[str] = (), numbers:
     return target
 
 
-def _convert(
-    source: Any, parsing: pa.csv.ParseOptions, target: Path, texts: Collection[str], numbers: Collection[str]
-) -> None:
+def _convert(source: Any, parsing: pa.csv.ParseOptions, target: Path, texts: Collection[str], numbers: Collection[str]) -> None:
     """CSV to Parquet, piece by piece; `nan` and empty fields are null numbers.
 
     Whole numbers stay whole. Where a later row does not fit, it is read again: fractions after whole numbers, else as text.

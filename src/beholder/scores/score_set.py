@@ -186,7 +186,8 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     texts = [sample_column] if sample_column is not None else []
     numbers = [*KNOWN_SCORE_COLUMNS, *(place.record.get("score_columns") or []), *([score_column] if score_column else [])]
     files = tuple(
-        foreign.as_parquet(path, scratch / f"{i:06d}.parquet", texts=texts, numbers=numbers) for i, path in enumerate(place.files)
+        foreign.as_parquet(path, scratch / f"{i:06d}.parquet", texts=texts, numbers=numbers)
+        for i, path in enumerate(place.files)
     )
     schemas, counts = [], []
     for path, name in zip(files, place.files, strict=True):

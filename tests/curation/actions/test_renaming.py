@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +110,8 @@ def test_a_line_that_found_no_room_leaves_no_half_of_it(tmp_path: Path) -> None:
     "line",
     [
         '{"results": [[0, 99]]}', '{"results": 7}', '{"do": 1}\n{"planned": 1}', '{"undone": [["a", 1]]}', '{"undone": 4}',
-        '{"do": 1, "from": 3, "to": "b", "size": 1, "mtime": 1, "sample": "s"}\n{"planned": 1}', '{"skip": "a"}\n{"end": "done"}',
+        '{"do": 1, "from": 3, "to": "b", "size": 1, "mtime": 1, "sample": "s"}\n{"planned": 1}',
+        '{"skip": "a"}\n{"end": "done"}',
     ],
 )  # fmt: skip
 def test_a_journal_that_someone_edited_is_refused_in_words(tmp_path: Path, line: str) -> None:

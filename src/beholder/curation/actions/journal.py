@@ -178,9 +178,9 @@ class Numbers:
         self._stretches: list[list[int]] = []
 
     def add(self, stretches: list[list[int]]) -> None:
-        """Add [first, last] stretches."""
+        """Add [first, last] stretches. Raises TypeError, ValueError for what are none."""
         merged: list[list[int]] = []
-        for first, last in sorted([*self._stretches, *stretches]):
+        for first, last in sorted([*self._stretches, *([int(low), int(high)] for low, high in stretches)]):
             if merged and first <= merged[-1][1] + 1:
                 merged[-1][1] = max(merged[-1][1], last)
             else:

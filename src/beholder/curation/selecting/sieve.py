@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beholder.curation.grouping import Codes
-from beholder.curation.names import FEW_ROWS, Names
-from beholder.curation.ranking import Ranking
+from beholder.curation.selecting.grouping import Codes
+from beholder.curation.selecting.names import FEW_ROWS, Names
+from beholder.curation.selecting.ranking import Ranking
 from beholder.kernels import choosing, choosing_groups, ordering
 from beholder.kernels.choosing import NOBODY
 

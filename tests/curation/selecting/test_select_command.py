@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from beholder.cli.select import select as command
-from beholder.curation.frames import select
+from beholder.curation.selecting.frames import select
 from beholder.errors import BeholderError
 
 app = typer.Typer()

@@ -6,10 +6,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from beholder import columns
-from beholder.curation.options import RuleOptions, SelectRules
+from beholder.curation.selecting.options import RuleOptions, SelectRules
 
 if TYPE_CHECKING:
-    from beholder.curation.selection import Selection
+    from beholder.curation.selecting.selection import Selection
 
 SELECTION_FORMAT = "beholder-selection"
 _READING = ("score", "rank_by", "join", "score_column", "sample_column")

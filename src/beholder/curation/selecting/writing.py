@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import columns, storage
-from beholder.curation.options import OutputOptions
-from beholder.curation.records import selection_record
-from beholder.curation.selection import Selection
+from beholder.curation.selecting.options import OutputOptions
+from beholder.curation.selecting.records import selection_record
+from beholder.curation.selecting.selection import Selection
 from beholder.errors import InputError, OutputError
 
 _KINDS = {

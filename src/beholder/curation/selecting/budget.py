@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curation.reading import RowReader
-from beholder.curation.sieve import NUMBER, Sieve
+from beholder.curation.selecting.reading import RowReader
+from beholder.curation.selecting.sieve import NUMBER, Sieve
 from beholder.errors import InputError
 from beholder.kernels import choosing
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curation.reading import as_names
-from beholder.curation.records import SELECTION_FORMAT
-from beholder.curation.sieve import RULES
+from beholder.curation.selecting.reading import as_names
+from beholder.curation.selecting.records import SELECTION_FORMAT
+from beholder.curation.selecting.sieve import RULES
 from beholder.kernels import choosing, ordering
 
 if TYPE_CHECKING:
-    from beholder.curation.rules import Judge
+    from beholder.curation.selecting.rules import Judge
 
 Rows = npt.NDArray[np.uint32]
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from beholder.curation import intervals
-from beholder.curation.intervals import Counts, Numbers
+from beholder.curation.advising import intervals
+from beholder.curation.advising.intervals import Counts, Numbers
 
 Kind = Literal["value", "bin", "word", "element", "domain", "folder", "year"]
 Verdict = Literal["shrinks", "grows", "unclear"]

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beholder.curation import group_counts
-from beholder.curation.advice import Advice, advise
-from beholder.curation.representation import ColumnTable
+from beholder.curation.advising import group_counts
+from beholder.curation.advising.advice import Advice, advise
+from beholder.curation.advising.representation import ColumnTable
 
 OUTER = 5.0
 

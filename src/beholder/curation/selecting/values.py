@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.curation.expression import Expression, known_names, parse_expression
-from beholder.curation.options import SelectRules
-from beholder.curation.reading import RowReader
+from beholder.curation.selecting.expression import Expression, known_names, parse_expression
+from beholder.curation.selecting.options import SelectRules
+from beholder.curation.selecting.reading import RowReader
 from beholder.errors import InputError
 from beholder.kernels import ordering
 from beholder.models import registry

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.curation.database import clear_errors, count_of, rows_of
-from beholder.curation.names import Names
-from beholder.curation.reading import RowReader, text_buffers
+from beholder.curation.selecting.names import Names
+from beholder.curation.selecting.reading import RowReader, text_buffers
 from beholder.errors import InputError
 from beholder.kernels import ordering, texts
 from beholder.scores.score_set import ROW, quoted

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.curation.gather import Gatherer
-from beholder.curation.options import SelectRules
-from beholder.curation.reading import PIECE_ROWS
-from beholder.curation.rules import Judge, OnRows, Rows
-from beholder.curation.sieve import RULES, Step
+from beholder.curation.selecting.gather import Gatherer
+from beholder.curation.selecting.options import SelectRules
+from beholder.curation.selecting.reading import PIECE_ROWS
+from beholder.curation.selecting.rules import Judge, OnRows, Rows
+from beholder.curation.selecting.sieve import RULES, Step
 from beholder.kernels import choosing
 from beholder.scores.score_set import ScoreSet
 
@@ -137,7 +137,7 @@ class Selection:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: what was asked for, what each rule did, and what is left."""
-        from beholder.curation.records import rules_record
+        from beholder.curation.selecting.records import rules_record
 
         return {
             "source": self.scores.source,

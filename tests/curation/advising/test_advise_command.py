@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from beholder.cli.advise import advise, percent
-from beholder.curation.advice import advise as find
+from beholder.curation.advising.advice import advise as find
 from beholder.errors import InputError
 
 app = typer.Typer()

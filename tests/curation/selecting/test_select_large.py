@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.curation import reading
-from beholder.curation.frames import select
-from beholder.curation.names import Names
-from beholder.curation.ranking import Ranking, by_name
-from beholder.curation.reading import RowReader, text_buffers
+from beholder.curation.selecting import reading
+from beholder.curation.selecting.frames import select
+from beholder.curation.selecting.names import Names
+from beholder.curation.selecting.ranking import Ranking, by_name
+from beholder.curation.selecting.reading import RowReader, text_buffers
 from beholder.errors import InputError
 from beholder.kernels import choosing, choosing_groups, ordering, texts
 from beholder.scores.score_set import open_scores
@@ -223,7 +223,7 @@ def test_rows_of_one_name_stay_in_row_order() -> None:
 
 
 def test_groups_with_very_many_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from beholder.curation import grouping
+    from beholder.curation.selecting import grouping
 
     table = pa.table({
         "sample": [f"{i:05d}" for i in range(6000)],

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from beholder.curation.advice_inputs import choose_score, finite, head_of, landmark_of
-from beholder.curation.advice_options import AdviseOptions
-from beholder.curation.advice_rows import SCORE, Rows, number, open_rows
-from beholder.curation.advice_warnings import warnings_about
-from beholder.curation.group_counts import Grouper, LeftOut, chosen_columns
-from beholder.curation.representation import METHOD, ColumnTable, GroupCounts, represent
+from beholder.curation.advising.group_counts import Grouper, LeftOut, chosen_columns
+from beholder.curation.advising.inputs import choose_score, finite, head_of, landmark_of
+from beholder.curation.advising.options import AdviseOptions
+from beholder.curation.advising.representation import METHOD, ColumnTable, GroupCounts, represent
+from beholder.curation.advising.rows import SCORE, Rows, number, open_rows
+from beholder.curation.advising.warnings import warnings_about
 from beholder.models.landmarks import Landmark, landmarks_of
 from beholder.models.published import LAION_EN, PublishedShares, published_of
 from beholder.scores.data_frames import as_source

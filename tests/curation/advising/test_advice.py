@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.curation.advice import advise
+from beholder.curation.advising.advice import advise
 from beholder.errors import InputError
 from beholder.scores.score_set import open_scores
 
@@ -370,8 +370,8 @@ def test_unknown_columns_are_named() -> None:
 
 
 def test_the_aspect_is_that_of_select() -> None:
-    from beholder.curation.grouping import ASPECTS, Groups, _by_aspect
-    from beholder.curation.reading import RowReader
+    from beholder.curation.selecting.grouping import ASPECTS, Groups, _by_aspect
+    from beholder.curation.selecting.reading import RowReader
 
     rng = np.random.default_rng(4)
     sizes = {

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beholder.curation.frames import select
-from beholder.curation.selection import RULES
+from beholder.curation.selecting.frames import select
+from beholder.curation.selecting.selection import RULES
 from oracles.selection import Found, Oracle, percentiles
 
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

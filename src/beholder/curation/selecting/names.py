@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.curation.reading import RowReader, as_names, text_buffers
+from beholder.curation.selecting.reading import RowReader, as_names, text_buffers
 from beholder.kernels import texts
 
 Rows = npt.NDArray[np.uint32]

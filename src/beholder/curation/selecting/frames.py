@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beholder.curation.options import SelectRules
-from beholder.curation.selection import Selection, select_rows
+from beholder.curation.selecting.options import SelectRules
+from beholder.curation.selecting.selection import Selection, select_rows
 from beholder.scores.data_frames import Back, as_source
 from beholder.scores.score_set import open_scores
 
@@ -29,7 +29,7 @@ def select(source: Any, **rules: Any) -> FrameSelection:
     Args:
         source: what `beholder score` wrote (a folder, .parquet or .csv), another table of scores, or a polars, pandas or
             Arrow frame with a column of samples and one of scores.
-        rules: the options of `beholder select` as keywords (`beholder.curation.options.SelectRules`): min_score, max_score,
+        rules: the options of `beholder select` as keywords (`curation.selecting.options.SelectRules`): min_score, max_score,
             quantile, top, top_share ("10%" or 0.1), per, balance, where, sample, seed, temperature, budget (bytes),
             size_column, exclude, marks, dedup, embeddings, clusters, score, rank_by, join, score_column, sample_column,
             memory, num_threads. `where`, `exclude` and `join` take one text or several.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from beholder import columns
-from beholder.curation.advice_rows import SCORE, Rows, number
-from beholder.curation.representation import GroupCounts, Kind
+from beholder.curation.advising.representation import GroupCounts, Kind
+from beholder.curation.advising.rows import SCORE, Rows, number
 from beholder.errors import InputError
 from beholder.scores.score_set import ROW, quoted
 
@@ -110,7 +110,7 @@ class Grouper:
 
     def _aspects(self) -> GroupCounts | LeftOut:
         """The groups of width / height: the nearest of `curation.grouping.ASPECTS`, as `--per aspect` has them."""
-        from beholder.curation.grouping import ASPECTS
+        from beholder.curation.selecting.grouping import ASPECTS
 
         width, height = (f"{quoted(name)}::DOUBLE" for name in (columns.WIDTH, columns.HEIGHT))
         ratios = [int(w) / int(h) for w, h in (text.split(":") for text in ASPECTS)]

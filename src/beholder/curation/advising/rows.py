@@ -15,7 +15,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.curation.database import check_expression, connect, refused
 from beholder.curation.joined import join_metadata, register_joined
-from beholder.curation.options import SMALLEST_MEMORY
+from beholder.curation.selecting.options import SMALLEST_MEMORY
 from beholder.errors import InputError
 from beholder.scores.score_set import ROW, ScoreSet, quoted, text_literal
 

@@ -15,14 +15,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder import storage
-from beholder.curation import database, draw, grouping, joined, lists, quotas
-from beholder.curation.budget import keep_within
-from beholder.curation.names import Names
-from beholder.curation.options import SelectRules
-from beholder.curation.ranking import Ranking
-from beholder.curation.reading import RowReader
-from beholder.curation.sieve import Sieve
-from beholder.curation.values import Values, read_values
+from beholder.curation import database, joined
+from beholder.curation.selecting import draw, grouping, lists, quotas
+from beholder.curation.selecting.budget import keep_within
+from beholder.curation.selecting.names import Names
+from beholder.curation.selecting.options import SelectRules
+from beholder.curation.selecting.ranking import Ranking
+from beholder.curation.selecting.reading import RowReader
+from beholder.curation.selecting.sieve import Sieve
+from beholder.curation.selecting.values import Values, read_values
 from beholder.errors import InputError
 from beholder.kernels import choosing, ordering
 from beholder.scores.score_set import ScoreSet

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from beholder.curation import intervals
+from beholder.curation.advising import intervals
 
 
 def counts(*numbers: int) -> np.ndarray:

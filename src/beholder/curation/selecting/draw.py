@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from beholder.curation.ranking import Ranking
-from beholder.curation.reading import text_buffers
-from beholder.curation.values import Values
+from beholder.curation.selecting.ranking import Ranking
+from beholder.curation.selecting.reading import text_buffers
+from beholder.curation.selecting.values import Values
 from beholder.kernels import texts
 
 Rows = npt.NDArray[np.uint32]

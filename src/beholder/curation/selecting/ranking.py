@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.curation.names import FEW_ROWS, Names
-from beholder.curation.reading import text_buffers
+from beholder.curation.selecting.names import FEW_ROWS, Names
+from beholder.curation.selecting.reading import text_buffers
 from beholder.kernels import choosing, ordering, texts
 
 Rows = npt.NDArray[np.uint32]

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.curation.frames import select
-from beholder.curation.options import OutputOptions, SelectRules
-from beholder.curation.selection import select_rows
-from beholder.curation.writing import check_outputs, write_lists
+from beholder.curation.selecting.frames import select
+from beholder.curation.selecting.options import OutputOptions, SelectRules
+from beholder.curation.selecting.selection import select_rows
+from beholder.curation.selecting.writing import check_outputs, write_lists
 from beholder.errors import InputError, OutputError
 from beholder.scores.score_set import open_scores
 
