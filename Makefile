@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test lint bench bench-pictures clean help
+.PHONY: demo test lint bench bench-pictures bench-curation clean help
 
 help:
 	@echo "make demo   the whole way on data it makes, under two minutes"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  speed beside the memory limit and the tools people use today"
 	@echo "make bench-pictures  the same for pictures: decoding, and tars to scores (an hour)"
+	@echo "make bench-curation  selecting from 100 million rows, near-duplicates of a million, the live page (an hour)"
 	@echo "make peers  those tools, in an environment of their own (2 GB)"
 	@echo "make clean  removes $(VENV) and the demo's folder"
 
@@ -40,6 +41,11 @@ bench: $(INSTALLED) $(PEERS)/.installed
 bench-pictures: $(INSTALLED) $(PEERS)/.installed
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/whole_path.py
+
+bench-curation: $(INSTALLED)
+	$(BIN)/python benchmarks/select_rows.py
+	$(BIN)/python benchmarks/duplicates.py --rows 1000000
+	$(BIN)/python benchmarks/browse.py
 
 clean:
 	rm -rf $(VENV) .venv-peers beholder-demo benchmarks/data

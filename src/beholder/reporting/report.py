@@ -94,7 +94,7 @@ def write_report(
     out = options.out or f"{_stem(options.scores)}.report.html"
     if storage.exists(out) and not options.overwrite:
         raise OutputError(f"{out} exists; name another file, or replace it with --overwrite")
-
+    _check_not_read(out, options)
     _check_places(options)
 
     def say(text: str) -> None:
@@ -129,6 +129,16 @@ def write_report(
             seconds=time.perf_counter() - started,
             warnings=contents.notes,
         )
+
+
+def _check_not_read(out: str, options: ReportOptions) -> None:
+    """Refuse to replace what the page is made of. Raises OutputError."""
+    if not storage.is_local(out) or not storage.exists(out):
+        return
+    for place in (options.scores, options.selection, options.groups, *options.pictures):
+        if place is not None and storage.is_local(place) and storage.exists(place):
+            if storage.local_path(place).samefile(storage.local_path(out)):
+                raise OutputError(f"{out} is what the page is made of; name another file")
 
 
 def _check_places(options: ReportOptions) -> None:
