@@ -21,7 +21,7 @@ import pytest
 
 from beholder import InputError
 from beholder.columns import PictureReason
-from beholder.images import tar_index
+from beholder.images import archives, tar_index, tar_members
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.locate import PictureFinder
 from beholder.images.picture import PictureError, PictureRef, SourceOptions
@@ -147,6 +147,23 @@ def test_odd_tars(here: Path) -> None:
     check("links.tar")
     (here / "same.tar").write_bytes(tar([("a.jpg", png(i)) if i % 2 else (f"{i}.jpg", png(i)) for i in range(8)]))
     assert "same.tar/a#2" in check("same.tar")
+
+
+def test_what_lies_beside_pictures_in_a_zip(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(here / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(40):
+            archive.writestr(f"{i}.jpg", png(i))
+        archive.writestr("0.txt", "zero")
+        archive.writestr("1.json", bytes(tar_members.MOST_MEMBER_BYTES + 1))
+    opened: list[str] = []
+    open_zip = archives.open_zip
+    monkeypatch.setattr(archives, "open_zip", lambda path, file: opened.append(path) or open_zip(path, file))
+    with PictureFinder(record("z.zip")) as finder:
+        places = finder.locate([f"z.zip/{i}.jpg" for i in range(40)], with_belongings=True)
+    assert opened == ["z.zip"]  # once for all, not once for each
+    assert [len(place.files) for place in places] == [2, 2] + [1] * 38
+    assert outcome(places[0].files[1].ref) == b"zero"
+    assert outcome(places[1].files[1].ref) == PictureReason.UNREADABLE
 
 
 def test_zips(here: Path) -> None:

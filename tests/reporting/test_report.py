@@ -390,6 +390,17 @@ def test_an_existing_file_stays(make_set: MakeSet, tmp_path: Path) -> None:
     assert out.read_bytes().startswith(b"<!doctype html>")
 
 
+def test_what_the_page_is_made_of_is_not_replaced(make_set: MakeSet, tmp_path: Path) -> None:
+    path = Path(make_set({"aesthetic_score": [5.0]}))
+    file = path if path.is_file() else next(path.rglob("*.parquet"))
+    before = file.read_bytes()
+    (tmp_path / "same.html").symlink_to(file)
+    for out in (file, tmp_path / "same.html"):
+        with pytest.raises(OutputError, match="is what the page is made of"):
+            report(file, out, no_thumbnails=True, overwrite=True)
+    assert file.read_bytes() == before
+
+
 def test_sources_that_are_gone_are_told(make_set: MakeSet, tmp_path: Path) -> None:
     record = {"pictures": {"sources": [str(tmp_path / "nowhere")], "folder": str(tmp_path)}}
     samples = [str(tmp_path / f"nowhere/{i}.jpg") for i in range(5)]

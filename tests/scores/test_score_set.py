@@ -145,6 +145,42 @@ def test_columns_may_be_named_and_names_may_be_odd(tmp_path: Path) -> None:
         assert by_duckdb(scores, f"sample, {quoted(odd)}, {text_literal(odd)}") == [("a", "a", odd)]
 
 
+def test_numbers_of_a_csv_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "w.csv").write_text("photo,score,hash,empty\n007,5,9007199254740993,\n008,6,-1,\n")
+    with open_scores(str(tmp_path / "w.csv"), sample_column="photo") as scores:
+        assert rows_of(scores, "photo", "hash") == [
+            {"photo": "007", "hash": 9007199254740993}, {"photo": "008", "hash": -1},
+        ]  # fmt: skip
+        assert scores.schema.field("score").type == pa.float64()
+    (tmp_path / "none.csv").write_text("sample,aesthetic_score\n")
+    with open_scores(str(tmp_path / "none.csv")) as scores:
+        assert scores.scores("aesthetic_score").tolist() == []
+
+
+def test_a_csv_whose_late_rows_are_of_another_type(tmp_path: Path) -> None:
+    early = "".join(f"{i:0900d},5,1,true,2020-01-01\n" for i in range(10_000))  # more than is looked at to tell types
+    (tmp_path / "late.csv").write_text("sample,score,n,flag,day\n" + early + "x,5.5,0.5,maybe,someday\n")
+    with open_scores(str(tmp_path / "late.csv")) as scores:
+        rows = rows_of(scores, "score", "n", "flag", "day")
+    assert rows[0] == {"score": 5.0, "n": 1.0, "flag": "true", "day": "2020-01-01"}
+    assert rows[-1] == {"score": 5.5, "n": 0.5, "flag": "maybe", "day": "someday"}
+    assert len(rows) == 10_001
+
+
+def test_whole_numbers_may_be_scores(tmp_path: Path) -> None:
+    with open_scores(pa.table({"sample": ["a", "b"], "score": pa.array([16_777_217, None], pa.int64())})) as scores:
+        np.testing.assert_array_equal(scores.scores("score"), np.array([16_777_216, np.nan], np.float32))
+
+
+def test_names_that_sql_cannot_tell_apart(tmp_path: Path) -> None:
+    two = pa.table({"URL": ["a"], "url": ["b"], "score": [1.0]})
+    assert "'URL' and 'url', which differ in case only" in refused(two)
+    hidden = pa.table({"sample": ["a"], "id": ["b"], "score": [1.0]})
+    assert "beside 'id', which shall name the rows" in refused(hidden, sample_column="id")
+    with open_scores(pa.table({"Sample": ["a"], "score": [1.0]}), sample_column="Sample") as scores:
+        assert by_duckdb(scores, "sample") == [("a",)]
+
+
 def test_kept_embeddings_are_found(tmp_path: Path) -> None:
     pq.write_table(table(0, 2), tmp_path / "s.parquet")
     (tmp_path / "s.parquet.embeddings").mkdir()
