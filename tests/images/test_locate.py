@@ -21,7 +21,7 @@ import pytest
 
 from beholder import InputError
 from beholder.columns import PictureReason
-from beholder.images import archives, tar_index, tar_members
+from beholder.images import tar_index, tar_members
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.locate import PictureFinder
 from beholder.images.picture import PictureError, PictureRef, SourceOptions
@@ -149,18 +149,25 @@ def test_odd_tars(here: Path) -> None:
     assert "same.tar/a#2" in check("same.tar")
 
 
+def test_what_a_record_may_not_hold_is_left_out(here: Path) -> None:
+    (here / "a.jpg").write_bytes(png(1))
+    for said in (5, {"sources": 5}, {"sources": [1]}, {"folder": 5}, {"sources": None, "sample_column": 5}):
+        with PictureFinder({"pictures": said}) as finder:
+            assert finder.read("a.jpg") == png(1)
+
+
 def test_what_lies_beside_pictures_in_a_zip(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(here / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for i in range(40):
             archive.writestr(f"{i}.jpg", png(i))
         archive.writestr("0.txt", "zero")
         archive.writestr("1.json", bytes(tar_members.MOST_MEMBER_BYTES + 1))
-    opened: list[str] = []
-    open_zip = archives.open_zip
-    monkeypatch.setattr(archives, "open_zip", lambda path, file: opened.append(path) or open_zip(path, file))
+    read: list[zipfile.ZipFile] = []
+    whole = zipfile.ZipFile._RealGetContents
+    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", lambda self: read.append(self) or whole(self))
     with PictureFinder(record("z.zip")) as finder:
         places = finder.locate([f"z.zip/{i}.jpg" for i in range(40)], with_belongings=True)
-    assert opened == ["z.zip"]  # once for all, not once for each
+    assert len(read) == 2  # its directory: for the pictures, and for what lies beside them; not once for each
     assert [len(place.files) for place in places] == [2, 2] + [1] * 38
     assert outcome(places[0].files[1].ref) == b"zero"
     assert outcome(places[1].files[1].ref) == PictureReason.UNREADABLE

@@ -390,6 +390,16 @@ def test_an_existing_file_stays(make_set: MakeSet, tmp_path: Path) -> None:
     assert out.read_bytes().startswith(b"<!doctype html>")
 
 
+def test_files_that_are_no_decisions_or_groups_are_refused_in_words(tmp_path: Path) -> None:
+    scores, path = pa.table({"sample": ["a", "b"], "aesthetic_score": [1.0, 2.0]}), tmp_path / "d.parquet"
+    for column, values in (("kept", ["yes", "no"]), ("kept", [[1], [2]]), ("rank", ["a", "b"]), ("dropped_by", [["a"], ["b"]])):
+        pq.write_table(pa.table({"sample": ["a", "b"]} | {"kept": [True, False]} | {column: values}), path)
+        with pytest.raises(InputError, match=f"column '{column}' is "):
+            report(scores, tmp_path / "r.html", selection=path, no_thumbnails=True)
+    pq.write_table(pa.table({"group": [[1], [1]], "sample": ["a", "b"], "kept": [True, False]}), path)
+    assert page_of(scores, folder=tmp_path, groups=path, no_thumbnails=True).root.one("section", id="duplicates")
+
+
 def test_what_the_page_is_made_of_is_not_replaced(make_set: MakeSet, tmp_path: Path) -> None:
     path = Path(make_set({"aesthetic_score": [5.0]}))
     file = path if path.is_file() else next(path.rglob("*.parquet"))

@@ -181,6 +181,24 @@ def test_names_that_sql_cannot_tell_apart(tmp_path: Path) -> None:
         assert by_duckdb(scores, "sample") == [("a",)]
 
 
+@pytest.mark.parametrize("name", ["[x].parquet", "a*.parquet", "a?.parquet", "year=2020/x.parquet"])
+def test_names_of_files_and_folders_mean_nothing_to_sql(tmp_path: Path, name: str) -> None:
+    for other in (name, "x.parquet", "ab.parquet"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"sample": [other], "score": [1.0], "year": [1999]}), tmp_path / other)
+    with open_scores(str(tmp_path / name)) as scores:
+        assert by_duckdb(scores, "*") == [(name, 1.0, 1999, 0)]
+
+
+def test_records_that_others_wrote_are_taken_as_far_as_they_are_sound() -> None:
+    for record in (
+        {"heads": 5}, {"score_columns": 5, "heads": [{}]}, {"heads": [{"name": []}], "score_columns": ["score"]}, [], 7,
+    ):  # fmt: skip
+        given = pa.table({"sample": ["a"], "score": [1.0]}).replace_schema_metadata({"beholder": json.dumps(record)})
+        with open_scores(given) as scores:
+            assert scores.head_names == {"score": None}
+
+
 def test_kept_embeddings_are_found(tmp_path: Path) -> None:
     pq.write_table(table(0, 2), tmp_path / "s.parquet")
     (tmp_path / "s.parquet.embeddings").mkdir()

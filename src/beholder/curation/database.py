@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +133,3 @@ def mask_where(
         for rows in rows_of(connection, f"SELECT {ROW} FROM {source} WHERE (\n{expression}\n)"):
             mask[rows] = True
     return mask
-
-
-def list_literal(paths: Sequence[Path]) -> str:
-    """Paths as a list that SQL takes."""
-    return "[" + ", ".join(text_literal(str(path)) for path in paths) + "]"

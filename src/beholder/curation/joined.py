@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beholder.curation.database import first_row, list_literal
+from beholder.curation.database import first_row
 from beholder.curation.selecting.lists import NAME, sample_column_of, table_file
 from beholder.errors import InputError
-from beholder.scores.score_set import ROW, ScoreSet, quoted, text_literal
+from beholder.scores.score_set import ROW, ScoreSet, parquet_of, quoted, text_literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,9 +43,7 @@ def join_metadata(
         sample = sample_column_of(file, path)
         _check_once(connection, file, sample, path)
         table = f"m{number}"
-        joins.append(
-            f"LEFT JOIN read_parquet({list_literal([file])}) AS {table} ON s.name = CAST({table}.{quoted(sample)} AS VARCHAR)"
-        )
+        joins.append(f"LEFT JOIN {parquet_of([file])} AS {table} ON s.name = CAST({table}.{quoted(sample)} AS VARCHAR)")
         for item in pq.read_schema(file):
             if item.name == sample or _is_bytes(item.type):
                 continue
@@ -69,7 +67,7 @@ def join_metadata(
 
 def _check_once(connection: duckdb.DuckDBPyConnection, file: Path, sample: str, path: str) -> None:
     """Raise InputError when the table names a sample twice, or no row of the set has a name that is in it."""
-    name, rows = quoted(sample), f"read_parquet({list_literal([file])})"
+    name, rows = quoted(sample), parquet_of([file])
     twice = first_row(
         connection, f"SELECT {name} FROM {rows} WHERE {name} IS NOT NULL GROUP BY {name} HAVING count(*) > 1 LIMIT 1"
     )
@@ -89,7 +87,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def register_joined(connection: duckdb.DuckDBPyConnection, joined: Path) -> str:
     """Make a view of the set's and the joined columns; returns its name."""
-    mine = f"SELECT *, file_row_number AS joined_row FROM read_parquet({list_literal([joined])}, file_row_number = true)"
+    mine = f"SELECT *, file_row_number AS joined_row FROM {parquet_of([joined], 'file_row_number')}"
     connection.execute(
         f"CREATE VIEW scores_joined AS SELECT s.*, m.* EXCLUDE (joined_row, file_row_number) "
         f"FROM scores AS s JOIN ({mine}) AS m ON s.{ROW} = m.joined_row"

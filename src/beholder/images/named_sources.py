@@ -220,4 +220,9 @@ def choose_base(names: Iterable[str], root: str | None, folder: str | None) -> s
 def named_in(record: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a score set's record says of its pictures; {} where it says nothing."""
     found = (record or {}).get(PICTURES)
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    sources = found.get("sources")
+    are_sources = isinstance(sources, list | tuple) and all(isinstance(source, str) for source in sources)
+    texts = {key: found[key] for key in ("folder", "sample_column", "picture_column") if isinstance(found.get(key), str)}
+    return texts | ({"sources": sources} if are_sources else {})

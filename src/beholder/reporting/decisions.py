@@ -17,7 +17,7 @@ from beholder import columns, storage
 from beholder.errors import InputError
 from beholder.reporting.choose import Rows
 from beholder.scores import foreign
-from beholder.scores.score_set import ScoreSet, text_literal
+from beholder.scores.score_set import ScoreSet, parquet_of, text_literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,6 +87,7 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
             raise InputError(
                 f"{source} has no column {missing[0]!r}; --selection takes what `beholder select --decisions` wrote"
             )
+        _check_types(schema, source)
         if num_rows != scores.num_rows:
             raise InputError(
                 f"{source} decides about {num_rows:,} rows, the scores have {scores.num_rows:,}; it is of another score set"
@@ -107,6 +108,20 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
     order = {step.word: place for place, step in enumerate(funnel)}
     ordered = dict(sorted(dropped.items(), key=lambda item: (order.get(item[0], len(order)), -item[1])))
     return Decisions(source, path, kept, ordered, funnel, _threshold(record, funnel), _score(record))
+
+
+def _check_types(schema: pa.Schema, source: str) -> None:
+    """Raise InputError for columns that hold something else than decisions do."""
+    for name in (KEPT, RANK, DROPPED_BY):
+        if name not in schema.names:
+            continue
+        kind = schema.field(name).type if schema.names.count(name) == 1 else pa.list_(pa.null())
+        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+        is_text = pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_null(inner)
+        is_number = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if not (is_text if name == DROPPED_BY else is_number):
+            what = f"{kind}" if schema.names.count(name) == 1 else "there twice"
+            raise InputError(f"{source}: column {name!r} is {what}; --selection takes what `beholder select --decisions` wrote")
 
 
 def _check_names(path: Path, source: str, scores: ScoreSet) -> None:
@@ -196,7 +211,7 @@ def border_rows(connection: duckdb.DuckDBPyConnection, decisions: Decisions, cou
 
 
 def _table(decisions: Decisions) -> str:
-    return f"read_parquet([{text_literal(str(decisions.path))}], file_row_number = true)"
+    return parquet_of([decisions.path], "file_row_number")
 
 
 def reasons_of(connection: duckdb.DuckDBPyConnection, decisions: Decisions, rows: list[int]) -> dict[int, str]:

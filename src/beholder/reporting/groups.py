@@ -11,7 +11,7 @@ from beholder.curation.database import refused
 from beholder.errors import InputError
 from beholder.reporting.rows import rows_named
 from beholder.scores import foreign
-from beholder.scores.score_set import text_literal
+from beholder.scores.score_set import parquet_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,7 +75,7 @@ def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: 
     row = "CAST(row AS BIGINT)" if "row" in names else "CAST(NULL AS BIGINT)"
     kept = "coalesce(CAST(kept AS BOOLEAN), false)" if "kept" in names else "false"
     similarity = "CAST(similarity AS DOUBLE)" if "similarity" in names else "CAST(NULL AS DOUBLE)"
-    table = f"read_parquet([{text_literal(str(path))}])"
+    table = parquet_of([path])
     order = "stays DESC, alike DESC NULLS LAST, name"
     try:
         counted = connection.execute(
@@ -85,7 +85,8 @@ def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: 
         lines = connection.execute(
             f'WITH large AS (SELECT "group" AS number, count(*) AS size FROM {table} WHERE "group" IS NOT NULL '
             f"GROUP BY 1 ORDER BY size DESC, number LIMIT {num_groups}) "
-            f"SELECT number, size, CAST({columns.SAMPLE} AS VARCHAR) AS name, {similarity} AS alike, {kept} AS stays, {row} "
+            "SELECT CAST(number AS VARCHAR), size, "
+            f"CAST({columns.SAMPLE} AS VARCHAR) AS name, {similarity} AS alike, {kept} AS stays, {row} "
             f'FROM {table} JOIN large ON "group" = number '
             f"QUALIFY row_number() OVER (PARTITION BY number ORDER BY {order}) <= {_MOST_MEMBERS} "
             f"ORDER BY size DESC, number, {order}"
@@ -94,7 +95,7 @@ def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: 
         raise refused(f"{source} cannot be read", error) from None
     assert counted is not None
     rows = rows_named(connection, [name for _, _, name, _, _, row in lines if name is not None and row is None])
-    shown: dict[int, Group] = {}
+    shown: dict[str, Group] = {}
     for number, size, name, alike, stays, place in lines:
         group = shown.setdefault(number, Group(size, []))
         group.members.append(Member(name or "", rows.get(name) if place is None else place, alike, bool(stays)))

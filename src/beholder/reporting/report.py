@@ -136,9 +136,9 @@ def _check_not_read(out: str, options: ReportOptions) -> None:
     if not storage.is_local(out) or not storage.exists(out):
         return
     for place in (options.scores, options.selection, options.groups, *options.pictures):
-        if place is not None and storage.is_local(place) and storage.exists(place):
-            if storage.local_path(place).samefile(storage.local_path(out)):
-                raise OutputError(f"{out} is what the page is made of; name another file")
+        is_there = place is not None and storage.is_local(place) and storage.exists(place)
+        if place is not None and is_there and storage.local_path(place).samefile(storage.local_path(out)):
+            raise OutputError(f"{out} is what the page is made of; name another file")
 
 
 def _check_places(options: ReportOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 ROW = "beholder_row"
 """Column of `ScoreSet.register`'s view: the row's place in the set, from 0."""
+
+_PATTERN = re.compile(r"([*?\[])")
 
 _DUCKDB_NAMES = {"file_index", "file_row_number", ROW}
 
@@ -139,9 +142,8 @@ class ScoreSet:
             return
         starts = [0, *accumulate(self.row_counts)][:-1]
         row = f"file_row_number + ([{', '.join(map(str, starts))}]::BIGINT[])[file_index::BIGINT + 1] AS {ROW}"
-        paths = ", ".join(text_literal(str(path)) for path in self.files)
         names = ", ".join(["*", *renamed, row])
-        connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM read_parquet([{paths}], union_by_name = true)")
+        connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {parquet_of(self.files, 'union_by_name')}")
 
 
 def quoted(name: str) -> str:
@@ -152,6 +154,17 @@ def quoted(name: str) -> str:
 def text_literal(text: str) -> str:
     """A text as SQL takes it."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def parquet_of(paths: Sequence[Path], *options: str) -> str:
+    """Exactly these files, as SQL takes them: no name is a pattern, and no folder called `year=2020` makes a column.
+
+    Args:
+        paths: local Parquet files.
+        options: of DuckDB's `read_parquet` that are to be true.
+    """
+    names = ", ".join(text_literal(_PATTERN.sub(r"[\1]", str(path))) for path in paths)
+    return f"read_parquet([{names}], {', '.join(['hive_partitioning = false', *(f'{name} = true' for name in options)])})"
 
 
 @contextlib.contextmanager
@@ -184,7 +197,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=schema, record=record, **found)
     place = foreign.find_scores(source)
     texts = [sample_column] if sample_column is not None else []
-    numbers = [*KNOWN_SCORE_COLUMNS, *(place.record.get("score_columns") or []), *([score_column] if score_column else [])]
+    numbers = [*KNOWN_SCORE_COLUMNS, *_sound(place.record).get("score_columns", []), *([score_column] if score_column else [])]
     files = tuple(
         foreign.as_parquet(path, scratch / f"{i:06d}.parquet", texts=texts, numbers=numbers)
         for i, path in enumerate(place.files)
@@ -196,7 +209,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
             counts.append(file.metadata.num_rows)
         if not schemas[-1].names:
             raise InputError(f"{name} has no columns; leave it out")
-    record = place.record or next((found for schema in schemas if (found := _record_in(schema))), {})
+    record = _sound(place.record) or next((found for schema in schemas if (found := _record_in(schema))), {})
     try:
         schema = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options="permissive")
     except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
@@ -226,9 +239,22 @@ def _record_in(schema: pa.Schema) -> dict[str, Any]:
     """What a file of ours says about itself; {} for others."""
     try:
         found = json.loads((schema.metadata or {}).get(b"beholder", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return _sound(found)
+
+
+def _sound(found: Any) -> dict[str, Any]:
+    """A record without the parts about scores that are not as we write them; {} for what is none."""
+    if not isinstance(found, dict):
+        return {}
+    names, heads = found.get("score_columns"), found.get("heads")
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    are_heads = isinstance(heads, list) and all(
+        isinstance(head, dict) and isinstance(head.get("name"), str | None) for head in heads
+    )
+    wrong = {key for key, is_right in (("score_columns", are_names), ("heads", are_heads)) if not is_right}
+    return {key: value for key, value in found.items() if key not in wrong}
 
 
 def _columns_of(

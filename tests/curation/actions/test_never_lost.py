@@ -12,7 +12,7 @@ import pytest
 
 from beholder.curation.actions import files
 from beholder.curation.actions.files import Refused
-from beholder.curation.actions.journal import Intent
+from beholder.curation.actions.journal import Intent, read_journal
 from oracles.acting import act, contents, score_table, take_back
 
 
@@ -93,6 +93,27 @@ def test_a_move_killed_between_link_and_unlink_is_ended_either_way(here: Path) -
     assert files.recover("move", intent, "run", None) is None
     assert not os.path.lexists(intent.source)
     assert (here / "best" / "a.jpg").read_bytes() == WHOLE["a.jpg"]
+
+
+def test_what_a_killed_undo_to_another_disk_left_goes(here: Path, other_disk: Path) -> None:
+    journal = str(here / "j.jsonl")
+    act(score_table(TABLE, ["photos"]), move=str(other_disk / "best"), journal=journal, apply=True)
+    half = files.temporary(
+        intent_between(str(other_disk / "best/a.jpg"), str(here / "photos/a.jpg")), f"{run_of(journal)}-undo"
+    )
+    shutil.copy2(other_disk / "best" / "a.jpg", half)
+    os.link(half, here / "photos" / "a.jpg")  # killed before it lost its first name
+    assert take_back(journal)[0].num_skipped == 0
+    assert contents(here / "photos") == WHOLE
+    assert contents(other_disk) == {}
+
+
+def run_of(journal: str) -> str:
+    return str(read_journal(journal).header["id"])
+
+
+def intent_between(source: str, target: str) -> Intent:
+    return Intent(0, "photos/a.jpg", source, target, 1, 1)
 
 
 def test_a_disk_that_keeps_times_less_exactly_gives_files_back(

@@ -208,6 +208,19 @@ def test_what_cannot_be_packed_is_said(here: Path) -> None:
     assert contents(here / "out") == before
 
 
+def test_members_whose_names_lead_out_of_a_folder_are_not_passed_on(here: Path) -> None:
+    (here / "t.tar").write_bytes(tar([("../../a.jpg", png(0)), ("ok.jpg", png(1)), ("b/../../c.jpg", png(2))]))
+    with zipfile.ZipFile(here / "z.zip", "w") as archive:
+        archive.writestr("../d.jpg", png(3))
+        archive.writestr("/e.jpg", png(4))
+    samples = ["t.tar/../../a", "t.tar/ok", "t.tar/b/../../c", "z.zip/../d.jpg", "z.zip//e.jpg"]
+    for action in ("tars", "hf_parquet", "copy"):
+        done, _ = act(score_table(samples, ["t.tar", "z.zip"]), **{action: action}, apply=True)
+        assert (done.num_done, done.reasons) == (2, {"outside": 3})
+    assert members(here / "tars" / "00000.tar") == [("ok.jpg", png(1)), ("e.jpg", png(4))]
+    assert contents(here / "copy") == {"t/ok.jpg": png(1), "z/e.jpg": png(4)}
+
+
 def test_undo_keeps_tars_whose_pictures_are_gone(here: Path) -> None:
     (here / "photos").mkdir()
     for i in range(6):

@@ -79,7 +79,7 @@ class Intent:
 
 @dataclass
 class Told:
-    """What a journal says, in little memory whatever its length.
+    """What a journal says, in little memory whatever its length, but for what was left out and where packed pictures are from.
 
     Attributes:
         header: its first line.

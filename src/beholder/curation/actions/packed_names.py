@@ -50,6 +50,8 @@ class KeyGiver:
         split = split_key(first)
         if split is None:
             raise Refused("name", f"{place.sample}: {first!r} would not be read again from a tar")
+        if ".." in first.split("/"):
+            raise Refused("outside", f"{place.sample}: its path leads out of the folder that a tar is unpacked in")
         own = _undotted(first) if place.kind != "tar" else split[0]
         group = (place.archive or "", split[0])
         if place.kind == "tar" and group == self._last and first not in self._last_names:  # of the key just before

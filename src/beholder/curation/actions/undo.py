@@ -30,8 +30,8 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
     """Take back what a journal says was done.
 
     A file is moved back if it is still what was moved and nothing stands where it was; a copy, link or packed file is taken
-    away if it is as it was made and the pictures it was made of are still as they were. Everything else is left, with the
-    reason. Folders that were made and are empty go. Interrupted, it goes on when it is run again.
+    away if it is as it was made and the pictures it was made of are still as they were (servers are not asked). Everything
+    else is left, with the reason. Folders that were made and are empty go. Interrupted, it goes on when it is run again.
 
     Args:
         path: the journal.
@@ -168,6 +168,9 @@ def _move_back(outcome: Settled, run: str, *, act: bool) -> bool:
     intent = outcome.intent
     time = intent.mtime_ns if outcome.mtime_ns is None else outcome.mtime_ns
     back = replace(intent, source=intent.target, target=intent.source, mtime_ns=time)
+    if act:
+        with contextlib.suppress(OSError):
+            os.unlink(files.temporary(back, f"{run}-undo"))  # noqa: PTH108 (of an undo that was killed)
     if not os.path.lexists(intent.target):
         if os.path.lexists(intent.source):
             return False  # back already, or never moved

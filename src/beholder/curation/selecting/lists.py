@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beholder import columns, storage
-from beholder.curation.database import count_of, list_literal
+from beholder.curation.database import count_of
 from beholder.errors import InputError
 from beholder.scores.foreign import as_parquet
-from beholder.scores.score_set import ROW, quoted
+from beholder.scores.score_set import ROW, parquet_of, quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,7 +40,7 @@ def read_list(connection: duckdb.DuckDBPyConnection, path: str, table: str, scra
     elif suffix in (".csv", ".tsv", ".parquet", ".pq"):
         file = table_file(path, scratch / f"{table}.parquet")
         name = quoted(sample_column_of(file, path))
-        rows = f"SELECT CAST({name} AS VARCHAR) FROM read_parquet({list_literal([file])})"
+        rows = f"SELECT CAST({name} AS VARCHAR) FROM {parquet_of([file])}"
         connection.execute(f"INSERT INTO {table} {rows} WHERE {name} IS NOT NULL")
     else:
         raise InputError(f"--exclude {path}: a list of samples is a .txt (one a line), .csv or .parquet file")
