@@ -5,6 +5,7 @@ Arguments: source, folder for outputs, head, wanted kills, seed. Prints "KILLS F
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -40,6 +41,12 @@ def run_and_perhaps_kill(options: ScoreOptions, seconds: float) -> bool:
     return True
 
 
+def moment(chance: random.Random, most: float, kills: int, num_kills: int, finished: int) -> float:
+    """Seconds until the next kill. An output that has had its share is left to finish, however slow the machine is."""
+    has_had_enough = kills * len(SUFFIXES) >= num_kills * (finished + 1)
+    return math.inf if has_had_enough else chance.uniform(0.0, most)
+
+
 def main(source: str, folder: str, head: str, num_kills: int, seed: int) -> None:
     """Kill `num_kills` runs; outputs out0, out1.parquet, out2.csv, out3, ... are each finished before the next begins."""
     chance = random.Random(seed)
@@ -50,7 +57,7 @@ def main(source: str, folder: str, head: str, num_kills: int, seed: int) -> None
     while killed or kills < num_kills or finished < len(SUFFIXES):
         out = Path(folder) / f"out{finished}{SUFFIXES[finished % 3]}"
         options = ScoreOptions(sources=(source,), out=str(out), heads=(head,), shard_rows=100)
-        killed = run_and_perhaps_kill(options, chance.uniform(0.0, 0.5))
+        killed = run_and_perhaps_kill(options, moment(chance, 0.5, kills, num_kills, finished))
         if killed:
             kills += 1
         else:
