@@ -221,7 +221,7 @@ CASES: dict[str, Case] = {
     "a path that does not exist": Case(lambda: None, "embedings.npy", "does not exist; check the path", ("embedings.npy",)),
     "a glob without matches": Case(lambda: None, "img_emb/*.npy", "nothing matches", ("img_emb/*.npy",)),
     "the same file twice": Case(_good, "embeddings.npy", "named twice", ("embeddings.npy", "embeddings.npy")),
-    "a nonsensical --memory": Case(_good, "'plenty'", "no amount of memory", ("embeddings.npy", "--memory", "plenty")),
+    "a nonsensical --memory": Case(_good, "'plenty'", "no number of bytes", ("embeddings.npy", "--memory", "plenty")),
     "too little --memory": Case(_good, "--memory", "give at least 64MB", ("embeddings.npy", "--memory", "1MB")),
     "an unknown option": Case(_good, "--treshold", "No such option", ("embeddings.npy", "--treshold", "5"), status=2),
 }

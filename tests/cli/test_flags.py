@@ -86,5 +86,5 @@ def test_amounts_of_memory(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "1.2.3MB", "-1", "5XB"])
 def test_what_is_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(InputError, match="is no amount of memory"):
+    with pytest.raises(InputError, match="is no number of bytes"):
         parse_bytes(text)

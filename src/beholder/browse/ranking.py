@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
+from beholder.scores.score_set import as_score
 
 Rows = npt.NDArray[np.uint32 | np.int64]
 HALF_POINT = 0.5
@@ -57,12 +58,6 @@ class View:
     def between(self, low: float, high: float) -> Rows:
         """Rows with a score in [low, high), best first."""
         return self.rows[self.count_at_least(high) : self.count_at_least(low)]
-
-
-def as_score(threshold: float) -> np.float32:
-    """The float32 that scores are compared with, as `select --min-score` does: 5.1 keeps the score that prints as 5.1."""
-    with np.errstate(over="ignore"):
-        return np.float32(threshold)
 
 
 def best_first(scores: npt.NDArray[np.float32], store: RowStore) -> Rows:

@@ -19,11 +19,11 @@ import numpy.typing as npt
 from beholder.browse.conditions import Conditions
 from beholder.browse.marks import Mark, MarkBook
 from beholder.browse.options import BrowseOptions
-from beholder.browse.ranking import Rows, View, as_score, axis, best_first, buckets, histogram
+from beholder.browse.ranking import Rows, View, axis, best_first, buckets, histogram
 from beholder.browse.rows import RowStore, as_json
 from beholder.columns import HEIGHT, SAMPLE, WIDTH
 from beholder.errors import InputError
-from beholder.scores.score_set import ScoreSet
+from beholder.scores.score_set import ScoreSet, as_score
 
 Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score"]
 Sort = Literal["best", "worst", "random"]

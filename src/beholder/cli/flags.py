@@ -26,7 +26,7 @@ def parse_bytes(text: str) -> int:
             return int(float(match[1]) * _UNITS[match[2].upper()])
     except (ValueError, KeyError):
         pass
-    raise InputError(f"{text!r} is no amount of memory; write for example 512MB or 2GB")
+    raise InputError(f"{text!r} is no number of bytes; write for example 512MB or 2GB")
 
 
 def command(

@@ -82,6 +82,7 @@ def refused(named: str, error: Exception) -> BeholderError:
         return BeholderError(f"{named}: DuckDB ran out of memory; give a larger --memory, or more room for temporary files")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = re.sub(r"^(\w+ )*Error: ", "", lines[0] if lines else "an unknown error").rstrip(".")
+    text = text.replace('syntax error at or near ")"', "syntax error at its end")  # the bracket that it is read in
     candidates = next((line for line in lines if line.startswith("Candidate bindings")), "")
     return InputError(f"{named}: {text[:300]}" + (f" ({candidates[:200]})" if candidates and candidates not in text else ""))
 

@@ -24,24 +24,28 @@ RENAMED = "meta_"
 
 def join_metadata(
     connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths: Sequence[str], scratch: Path
-) -> tuple[Path, dict[str, str]]:
+) -> tuple[Path, dict[str, str], list[str]]:
     """Join tables to the set (view `scores` of the connection) by sample.
 
     Columns of bytes are left out. A column whose name the set has already is called meta_NAME.
 
     Returns:
-        the file, and the new names of columns that had to be renamed.
+        the file, the new names of columns that had to be renamed, and a line for each table that lacks some rows of the set.
 
     Raises:
         InputError: a table that names a sample twice, that has no column of samples, or that no sample fits.
     """
     taken = {name.casefold() for name in (*scores.schema.names, "sample", ROW)}
     renamed: dict[str, str] = {}
+    partly: list[str] = []
     selected, joins = [f"s.{ROW}"], [f"(SELECT {ROW}, {NAME} AS name FROM scores) AS s"]
     for number, path in enumerate(paths):
         file = table_file(path, scratch / f"join{number}.parquet")
         sample = sample_column_of(file, path)
-        _check_once(connection, file, sample, path)
+        num_fitting = _check_once(connection, file, sample, path)
+        if num_fitting < scores.num_rows:
+            lacking = scores.num_rows - num_fitting
+            partly.append(f"--join {path} lacks {lacking:,} of {scores.num_rows:,} rows; its columns are null there")
         table = f"m{number}"
         joins.append(f"LEFT JOIN {parquet_of([file])} AS {table} ON s.name = CAST({table}.{quoted(sample)} AS VARCHAR)")
         for item in pq.read_schema(file):
@@ -62,20 +66,25 @@ def join_metadata(
     connection.execute("SET preserve_insertion_order = true")
     connection.execute(f"COPY (SELECT * EXCLUDE ({ROW}) FROM ({query})) TO {text_literal(str(target))} ({options})")
     connection.execute("SET preserve_insertion_order = false")
-    return target, renamed
+    return target, renamed, partly
 
 
-def _check_once(connection: duckdb.DuckDBPyConnection, file: Path, sample: str, path: str) -> None:
-    """Raise InputError when the table names a sample twice, or no row of the set has a name that is in it."""
+def _check_once(connection: duckdb.DuckDBPyConnection, file: Path, sample: str, path: str) -> int:
+    """How many rows of the set the table has. Raises InputError when it names a sample twice, or has no row of the set."""
     name, rows = quoted(sample), parquet_of([file])
     twice = first_row(
         connection, f"SELECT {name} FROM {rows} WHERE {name} IS NOT NULL GROUP BY {name} HAVING count(*) > 1 LIMIT 1"
     )
     if twice is not None:
         raise InputError(f"--join {path} has the sample {twice[0]!r} twice; which of its rows is meant cannot be told")
-    fitting = f"SELECT 1 FROM scores WHERE {NAME} IN (SELECT CAST({name} AS VARCHAR) FROM {rows}) LIMIT 1"
-    if first_row(connection, fitting) is None and first_row(connection, "SELECT 1 FROM scores LIMIT 1") is not None:
+    found = first_row(
+        connection,
+        f"SELECT count(*) FROM scores WHERE {NAME} IN (SELECT CAST({name} AS VARCHAR) FROM {rows} WHERE {name} IS NOT NULL)",
+    )
+    num_fitting = int(found[0]) if found is not None else 0
+    if not num_fitting and first_row(connection, "SELECT 1 FROM scores LIMIT 1") is not None:
         raise InputError(f"--join {path}: its column {sample!r} has none of the scores' samples; is it of another set?")
+    return num_fitting
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -59,7 +59,7 @@ def buckets(numbers: HeadNumbers, scores: npt.NDArray[np.float32], per_bucket: i
     if not edges:
         return []
     num_buckets = len(edges) - 1
-    bounds = np.asarray(edges[1:-1], np.float64)
+    bounds = np.asarray(edges[1:-1], np.float32)
     taken: list[tuple[npt.NDArray[np.uint64], Rows]] = [
         (np.empty(0, np.uint64), np.empty(0, np.int64)) for _ in range(num_buckets)
     ]

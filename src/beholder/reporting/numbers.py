@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.models.published import published_shares
+from beholder.scores.score_set import as_score
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _CHUNK = 1 << 22
@@ -96,8 +97,8 @@ class HeadNumbers:
         return below + (above - below) * (rank - math.floor(rank))
 
     def count_at_least(self, threshold: float) -> int:
-        """How many scores are >= `threshold`, compared as float64 numbers, as SQL and `select` do."""
-        return self.num_scored - int(np.searchsorted(self.ordered, _least_float32(threshold), side="left"))
+        """How many scores are >= `threshold`, which is rounded to float32 as scores are, as `select` does."""
+        return self.num_scored - int(np.searchsorted(self.ordered, as_score(threshold), side="left"))
 
     def share_at_least(self, threshold: float) -> float:
         """The share of scores >= `threshold`, in [0, 1]; NaN without scores."""
@@ -121,12 +122,12 @@ class HeadNumbers:
         first = math.floor(low / width)
         num_bins = max(1, math.floor(high / width) - first + 1)
         edges = np.asarray([_round((first + index) * width) for index in range(num_bins + 1)])
-        places = np.searchsorted(self.ordered, [_least_float32(edge) for edge in edges])
+        places = np.searchsorted(self.ordered, [as_score(edge) for edge in edges])
         inner = np.diff(np.concatenate([[0], places[1:-1], [self.num_scored]])).astype(np.int64)
         kept_counts = None
         if kept is not None:
             kept_counts = np.zeros(num_bins, np.int64)
-            bounds = np.asarray([_least_float32(edge) for edge in edges[1:-1]], np.float32)
+            bounds = np.asarray([as_score(edge) for edge in edges[1:-1]], np.float32)
             for start in range(0, len(kept), _CHUNK):
                 bins = np.searchsorted(bounds, kept[start : start + _CHUNK], side="right")
                 kept_counts += np.bincount(bins, minlength=num_bins)
@@ -143,13 +144,6 @@ class HeadNumbers:
     def published(self) -> list[tuple[float, float]]:
         """(threshold, share of LAION-2B-en at or above it), ascending; [] where nobody published any for this head."""
         return sorted(published_shares(self.head).items()) if self.head else []
-
-
-def _least_float32(threshold: float) -> np.float32:
-    """The smallest float32 that is >= `threshold` as a float64: `score >= threshold` is the same for both."""
-    with np.errstate(over="ignore"):
-        near = np.float32(threshold)
-    return near if float(near) >= threshold else np.nextafter(near, np.float32(np.inf))
 
 
 def _step(low: float, high: float, count: int) -> float:

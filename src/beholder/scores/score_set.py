@@ -146,6 +146,12 @@ class ScoreSet:
         connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {parquet_of(self.files, 'union_by_name')}")
 
 
+def as_score(threshold: float) -> np.float32:
+    """A threshold as scores are: rounded to float32, so that 5.1 keeps what is stored, and printed, as 5.1."""
+    with np.errstate(over="ignore"):
+        return np.float32(threshold)
+
+
 def quoted(name: str) -> str:
     """A column's name as SQL takes it."""
     return '"' + name.replace('"', '""') + '"'

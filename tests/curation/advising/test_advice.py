@@ -86,11 +86,11 @@ def test_counts_are_exact_and_landmarks_know_strict_from_not() -> None:
     assert kept["laion-4.75plus"] == 5
 
 
-def test_thresholds_are_compared_as_the_numbers_that_were_typed() -> None:
-    # float32 4.7 is 4.6999998, below 4.7; float64 4.7 is not.
+def test_thresholds_are_rounded_to_float32_as_scores_are() -> None:
+    # float32 4.7 is 4.6999998, below the float64 4.7, and yet what is stored as 4.7 has to be kept at 4.7.
     single = advise(table_of([4.7, 5.0]), thresholds=[4.7], with_price=False)
     double = advise(pa.table({"sample": ["a", "b"], "score": pa.array([4.7, 5.0])}), thresholds=[4.7], with_price=False)
-    assert [row.num_kept for row in single.grid] == [1]
+    assert [row.num_kept for row in single.grid] == [2]
     assert [row.num_kept for row in double.grid] == [2]
 
 
@@ -115,7 +115,7 @@ def test_the_grid_lies_around_the_scores(scores: Any, most: int, first: float, l
     assert last * 0.9 <= grid[-1] <= last * 1.1
     plain = np.asarray(scores, np.float64)
     for row in advice.grid:
-        assert row.num_kept == (np.asarray(scores, np.float32).astype(np.float64) >= row.threshold).sum()
+        assert row.num_kept == (np.asarray(scores, np.float32) >= np.float32(row.threshold)).sum()
         assert row.share_kept == row.num_kept / len(plain)
 
 

@@ -15,7 +15,7 @@ from beholder.curation.advising.group_counts import Grouper, LeftOut, chosen_col
 from beholder.curation.advising.inputs import choose_score, finite, head_of, landmark_of
 from beholder.curation.advising.options import AdviseOptions
 from beholder.curation.advising.representation import METHOD, ColumnTable, GroupCounts, represent
-from beholder.curation.advising.rows import SCORE, Rows, number, open_rows
+from beholder.curation.advising.rows import SCORE, Rows, open_rows, threshold_number
 from beholder.curation.advising.warnings import warnings_about
 from beholder.models.landmarks import Landmark, landmarks_of
 from beholder.models.published import LAION_EN, PublishedShares, published_of
@@ -316,13 +316,12 @@ def _grid(stats: ScoreStats, head: str | None) -> list[float]:
 
 
 def _counts(rows: Rows, num_scored: int, thresholds: Sequence[float], *, strict: Sequence[bool] = ()) -> list[int]:
-    """Rows at or above each threshold (above it where `strict`), compared as float64."""
+    """Rows at or above each threshold (above it where `strict`), compared as float32."""
     if not thresholds or not num_scored:
         return [0] * len(thresholds)
     signs = [">" if is_strict else ">=" for is_strict in strict] or [">="] * len(thresholds)
-    counts = ", ".join(
-        f"count(*) FILTER ({SCORE} {sign} {number(threshold)})" for sign, threshold in zip(signs, thresholds, strict=True)
-    )
+    pairs = zip(signs, map(threshold_number, thresholds), strict=True)
+    counts = ", ".join(f"count(*) FILTER ({SCORE} {sign} {threshold})" for sign, threshold in pairs)
     return [int(count) for count in rows.one(f"SELECT {counts} FROM rows")]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from beholder import columns
 from beholder.curation.advising.representation import GroupCounts, Kind
-from beholder.curation.advising.rows import SCORE, Rows, number
+from beholder.curation.advising.rows import SCORE, Rows, number, threshold_number
 from beholder.errors import InputError
 from beholder.scores.score_set import ROW, quoted
 
@@ -69,7 +69,7 @@ class Grouper:
 
     def __init__(self, rows: Rows, threshold: float, num_rows: int, num_kept: int, *, is_forced: bool = False) -> None:
         self._rows, self._num_rows, self._num_kept, self._is_forced = rows, num_rows, num_kept, is_forced
-        self._kept = f"{SCORE} >= {number(threshold)}"
+        self._kept = f"{SCORE} >= {threshold_number(threshold)}"
 
     def count(self, column: str) -> GroupCounts | LeftOut:
         """The groups of one column, or why there are none."""

@@ -17,13 +17,13 @@ from beholder.curation.database import check_expression, connect, refused
 from beholder.curation.joined import join_metadata, register_joined
 from beholder.curation.selecting.options import SMALLEST_MEMORY
 from beholder.errors import InputError
-from beholder.scores.score_set import ROW, ScoreSet, quoted, text_literal
+from beholder.scores.score_set import ROW, ScoreSet, as_score, quoted, text_literal
 
 if TYPE_CHECKING:
     import duckdb
 
 SCORE = "beholder_score"
-"""Column of the view: the score as DOUBLE; NULL where there is none, or where it is not finite."""
+"""Column of the view: the score, rounded to float32, as DOUBLE; NULL where there is none, or where it is not finite."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def number(value: float) -> str:
     return f"{text_literal(repr(float(value)))}::DOUBLE"
 
 
+def threshold_number(value: float) -> str:
+    """A threshold as SQL takes it: rounded to float32, as scores are."""
+    return number(float(as_score(value)))
+
+
 @contextlib.contextmanager
 def open_rows(
     scores: ScoreSet,
@@ -97,12 +102,12 @@ def open_rows(
             scores.register(connection, "scores")
             relation = "scores"
             if join:
-                file, _ = join_metadata(connection, scores, join, scratch)
+                file, _, _ = join_metadata(connection, scores, join, scratch)
                 relation = register_joined(connection, file) if file is not None else relation
             for condition in where:
                 check_expression(connection, condition, relation)
             conditions = " AND ".join(f"(\n{condition}\n)" for condition in where) or "true"
-            score = f"{quoted(score_column)}::DOUBLE"
+            score = f"TRY_CAST({quoted(score_column)} AS FLOAT)::DOUBLE"
             query = f"SELECT *, CASE WHEN isfinite({score}) THEN {score} END AS {SCORE} FROM {relation} WHERE {conditions}"
             named = f"{scores.source} where {' and '.join(where)}" if where else scores.source
             rows = Rows(named, connection, {})

@@ -49,11 +49,13 @@ class Rows:
         self.scratch = Path(tempfile.mkdtemp(prefix="beholder-select-"))
         self._stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
         self.renamed: dict[str, str] = {}
+        self.partly: list[str] = []
         joined_file: Path | None = None
         try:
             if rules.join:
                 with database.clear_errors(f"--join {', '.join(rules.join)}"):
-                    joined_file, self.renamed = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
+                    found = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
+                joined_file, self.renamed, self.partly = found
                 self.view = joined.register_joined(self.connection, joined_file)
         except BaseException:
             self.close()
@@ -109,6 +111,7 @@ class Judge:
         self.thresholds: dict[str, float | None] = {}
         self.groups: pa.Table | None = None
         self.notes: list[str] = [f"joined column {old!r} is called {new!r} here" for old, new in rows.renamed.items()]
+        self.notes += rows.partly
         self._group_cache: dict[str, grouping.Groups] = {}
 
     def _check_files(self) -> None:
@@ -161,6 +164,8 @@ class Judge:
                 for found in database.rows_of(self.rows.connection, lists.rows_in(table, self.rows.view)):
                     dropped += self.sieve.drop_rows("excluded", found, pinned_too=True)
             self.sieve.note("excluded", f"not in {path}", dropped, note=f"{count:,} samples in the list")
+            if count and not dropped:
+                self.notes.append(f"--exclude {path}: none of its {count:,} samples was among the rows that were left")
         if marked_drop is not None:
             dropped = self.sieve.drop_rows("marked", marked_drop)
             kept = self.sieve.num_pinned
