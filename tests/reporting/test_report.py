@@ -25,6 +25,14 @@ from beholder.reporting.api import report
 from oracles.html_page import Page
 from oracles.score_records import HOSTILE, V1_HEAD
 
+
+def test_the_page_is_called_html(tmp_path: Path) -> None:
+    table = pa.table({"sample": ["a"], "aesthetic_score": [5.0]})
+    with pytest.raises(OutputError, match=r"x\.txt: the page is an HTML file"):
+        report(table, tmp_path / "x.txt")
+    assert not list(tmp_path.iterdir())
+
+
 MakeSet = Callable[..., Path]
 
 

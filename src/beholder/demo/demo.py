@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from beholder import storage
 from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SIDECAR_SUFFIX
-from beholder.demo.curate import report_photographs, select_best
+from beholder.demo.curate import Say, report_photographs, select_best
 from beholder.demo.photographs import Photographs, find_photographs, real_models, score_photographs, untrained_models
 from beholder.demo.picture import draw_histogram, require_matplotlib
 from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
@@ -38,8 +38,6 @@ _MAX_RATED = 20_000
 _SPARE_BYTES = 64 << 20
 _RELATIVE_ERROR = 1e-6
 """Of the compiled scorer, as a share of the weight's length and the score: 10 * 2**-24 and half a unit in the last place."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -151,13 +149,6 @@ def run_demo(
     truth = _compare(place, options, clock, say)
     with clock.step("photographs"):
         pictures = score_photographs(place.photographs, find(), models or untrained_models(place.photographs, seed), say)
-    with clock.step("select"):
-        selected = select_best(place.scores, place.selected, say)
-    page = None
-    if "paths" in pictures:
-        with clock.step("report"):
-            shown = Path(pictures["paths"]["scores"])
-            page = report_photographs(shown, place.page, not pictures["is_meaningless"], say)
     result = {
         "synthetic": True,
         "note": SYNTHETIC_NOTE,
@@ -167,8 +158,7 @@ def run_demo(
         "rows_per_second": summary.num_new / summary.seconds if summary.num_new and summary.seconds else None,
         "with_hidden_truth": truth,
         "photographs": pictures,
-        "selected": selected,
-        "report": page,
+        **_curate(place, pictures, clock, say),
         "seconds": {**clock.seconds, "total": time.perf_counter() - started},
         "num_bytes": place.num_bytes(),
         "paths": {
@@ -181,6 +171,18 @@ def run_demo(
     }
     _say_end(place, result, say)
     return result
+
+
+def _curate(place: _Folder, pictures: dict[str, Any], clock: _Clock, say: Say) -> dict[str, Any]:
+    """Step 7: the best of the million, and step 8: the page about the photographs, where there are any."""
+    with clock.step("select"):
+        selected = select_best(place.scores, place.selected, say)
+    if "paths" not in pictures:
+        return {"selected": selected, "report": None}
+    with clock.step("report"):
+        shown = Path(pictures["paths"]["scores"])
+        page = report_photographs(shown, place.page, not pictures["is_meaningless"], say)
+    return {"selected": selected, "report": page}
 
 
 def _open_folder(place: _Folder, options: SyntheticOptions) -> None:

@@ -95,6 +95,8 @@ def write_report(
     if storage.exists(out) and not options.overwrite:
         raise OutputError(f"{out} exists; name another file, or replace it with --overwrite")
     _check_not_read(out, options)
+    if PurePosixPath(out).suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"{out}: the page is an HTML file; give it a name that ends in .html")
     _check_places(options)
 
     def say(text: str) -> None:

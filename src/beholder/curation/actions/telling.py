@@ -45,7 +45,8 @@ def lines_of(summary: ActionSummary) -> Iterator[str]:
     else:
         yield f"would {_WOULD[summary.action]} {what}{shards} to {shown_path(summary.target)}"
     if summary.renamed:
-        yield f"{counted(summary.renamed, 'picture')} got another name, as two would have had the same key"
+        names = counted(summary.renamed, "picture")
+        yield f"{names} got another name: dots in a name are replaced, and two pictures may not share a key"
     yield from summary.notes
     yield from left_out(summary)
     if summary.applied:
