@@ -67,6 +67,9 @@ def test_the_best_are_moved_and_brought_back(here: Path) -> None:
     assert back.exit_code == 0
     assert json.loads(back.stdout)["num_done"] == 3
     assert contents(here / "photos") == before
+    twice = CliRunner().invoke(app, ["undo", "best.journal.jsonl"])
+    assert (twice.exit_code, twice.output) == (0, "best.journal.jsonl was taken back before; nothing is left to do\n")
+    assert contents(here / "photos") == before
 
 
 def test_files_that_are_left_out_make_the_exit_status_3(here: Path) -> None:

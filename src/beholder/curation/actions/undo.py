@@ -45,6 +45,9 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
     """
     told = journal.read_journal(path)
     summary = ActionSummary("undo", str(told.header.get("target")), not dry_run, journal=path)
+    if told.is_wholly_undone:
+        say(f"{path} was taken back before; nothing is left to do")
+        return summary
     with contextlib.ExitStack() as stack:
         log: Journal | None = None
         if not dry_run:
