@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from beholder import storage
 from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SIDECAR_SUFFIX
+from beholder.demo.clock import Clock
 from beholder.demo.curate import Say, report_photographs, select_best
 from beholder.demo.photographs import Photographs, find_photographs, real_models, score_photographs, untrained_models
 from beholder.demo.picture import draw_histogram, require_matplotlib
@@ -84,23 +84,13 @@ class _Folder:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.scores.with_name(self.scores.name + PARTIAL_SUFFIX), ignore_errors=True)
 
+    def paths(self) -> dict[str, str]:
+        """Where the results are, by name."""
+        return {name: str(getattr(self, name)) for name in ("embeddings", "head", "scores", "picture", "selected")}
+
     def num_bytes(self) -> int:
         """Bytes of all files below the folder."""
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
-
-
-@dataclass
-class _Clock:
-    """Seconds of each step, by name."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
 
 
 def run_demo(
@@ -115,8 +105,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """Make synthetic embeddings with a hidden preference, fit a head to noisy ratings of a part, score all, and compare.
 
-    Then score the photographs of an installed package with a tower that nobody trained, or with the real one; list the best of
-    the million, and write a page about the photographs.
+    Then score an installed package's photographs with an untrained tower, or the real one, list the best rows, write a page.
     Run again in the same folder, it keeps what is complete. No network is used unless `real`.
 
     Args:
@@ -132,14 +121,13 @@ def run_demo(
         A JSON-ready record: sizes, seconds per step, the rate, the correlations, and where everything is.
 
     Raises:
-        BeholderError: another kind of folder, other options than before, too little disk, no matplotlib, or no network
-            for `real`.
+        BeholderError: another kind of folder, other options than before, too little disk, no matplotlib, no network if `real`.
     """
     if num_rows < _MIN_ROWS:
         raise InputError(f"the demo needs at least {_MIN_ROWS} rows, not {num_rows}")
     require_matplotlib()
     options = SyntheticOptions(num_rows=num_rows, dim=dim, num_rated=min(_MAX_RATED, num_rows // 2), seed=seed)
-    place, clock, started = _Folder(folder), _Clock(), time.perf_counter()
+    place, clock, started = _Folder(folder), Clock(), time.perf_counter()
     models = real_models() if real else None
     _open_folder(place, options)
     say(f"beholder demo in {folder}\n{SYNTHETIC_NOTE}\n")
@@ -161,19 +149,13 @@ def run_demo(
         **_curate(place, pictures, clock, say),
         "seconds": {**clock.seconds, "total": time.perf_counter() - started},
         "num_bytes": place.num_bytes(),
-        "paths": {
-            "embeddings": str(place.embeddings),
-            "head": str(place.head),
-            "scores": str(place.scores),
-            "picture": str(place.picture),
-            "selected": str(place.selected),
-        },
+        "paths": place.paths(),
     }
     _say_end(place, result, say)
     return result
 
 
-def _curate(place: _Folder, pictures: dict[str, Any], clock: _Clock, say: Say) -> dict[str, Any]:
+def _curate(place: _Folder, pictures: dict[str, Any], clock: Clock, say: Say) -> dict[str, Any]:
     """Step 7: the best of the million, and step 8: the page about the photographs, where there are any."""
     with clock.step("select"):
         selected = select_best(place.scores, place.selected, say)
@@ -234,7 +216,7 @@ def _embedding_bytes(options: SyntheticOptions) -> int:
     return 2 * options.num_rows * options.dim
 
 
-def _make(place: _Folder, options: SyntheticOptions, clock: _Clock, say: Say) -> None:
+def _make(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> None:
     """Step 1: the embeddings."""
     say(f"1  make     {options.num_rows:,} embeddings of {options.dim} float16 ({_embedding_bytes(options) / 1e9:.2f} GB)")
     with clock.step("make"):
@@ -247,7 +229,7 @@ def _make(place: _Folder, options: SyntheticOptions, clock: _Clock, say: Say) ->
     )
 
 
-def _fit(place: _Folder, options: SyntheticOptions, clock: _Clock, say: Say) -> dict[str, Any]:
+def _fit(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> dict[str, Any]:
     """Step 2: the head, and step 3: whether the compiled scorer gives what the fit meant. Kept from before where whole."""
     with clock.step("fit"):
         rated = read_rated(place.embeddings, options)
@@ -291,7 +273,7 @@ def _check_scorer(place: _Folder, rated: RatedRows) -> float:
     return difference
 
 
-def _score(place: _Folder, clock: _Clock, say: Say) -> RunSummary:
+def _score(place: _Folder, clock: Clock, say: Say) -> RunSummary:
     """Step 4: the same job as `beholder score`."""
     with clock.step("score"):
         summary = score(
@@ -314,7 +296,7 @@ def _score(place: _Folder, clock: _Clock, say: Say) -> RunSummary:
     return summary
 
 
-def _compare(place: _Folder, options: SyntheticOptions, clock: _Clock, say: Say) -> dict[str, Any]:
+def _compare(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> dict[str, Any]:
     """Step 5: the written scores against the hidden truth, and the picture of both."""
     with clock.step("compare"):
         scores, truth, rated = _read_scores(place, options)
@@ -383,7 +365,7 @@ def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
         say(f"  {command:<49}{meaning}")
 
 
-def _took(clock: _Clock, name: str) -> str:
+def _took(clock: Clock, name: str) -> str:
     return f"  [{clock.seconds[name]:.1f} s]"
 
 
