@@ -125,14 +125,13 @@ def read_marks(path: str) -> dict[str, str]:
 
 def marked_rows(
     connection: duckdb.DuckDBPyConnection, marks: dict[str, str], source: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows of `source` marked keep, and rows marked drop."""
-    connection.register(
-        "marks",
-        pa.table({"name": pa.array(list(marks), pa.large_string()), "mark": pa.array(list(marks.values()), pa.string())}),
-    )
-    query = f"SELECT {ROW}, mark = 'keep' FROM (SELECT {ROW}, {NAME} AS name FROM {source}) JOIN marks USING (name)"
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """Rows of `source` marked keep, rows marked drop, and how many of the marks name a row."""
+    words = pa.array(list(marks.values()), pa.string())
+    numbered = {"name": pa.array(list(marks), pa.large_string()), "mark": words, "number": np.arange(len(marks))}
+    connection.register("marks", pa.table(numbered))
+    query = f"SELECT {ROW}, mark = 'keep', number FROM (SELECT {ROW}, {NAME} AS name FROM {source}) JOIN marks USING (name)"
     found = connection.sql(query).to_arrow_table()
     rows = found.column(0).to_numpy().astype(np.int64)
     keep = found.column(1).to_numpy(zero_copy_only=False).astype(bool)
-    return np.sort(rows[keep]), np.sort(rows[~keep])
+    return np.sort(rows[keep]), np.sort(rows[~keep]), len(np.unique(found.column(2).to_numpy()))

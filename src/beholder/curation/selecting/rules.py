@@ -147,10 +147,16 @@ class Judge:
 
     def _read_marks(self) -> npt.NDArray[np.int64] | None:
         """Pin the rows marked keep; rows marked drop, or None without marks."""
-        if self.rules.marks is None:
+        path = self.rules.marks
+        if path is None:
             return None
-        with database.clear_errors(f"--marks {self.rules.marks}"):
-            keep, drop = lists.marked_rows(self.rows.connection, lists.read_marks(self.rules.marks), self.rows.view)
+        with database.clear_errors(f"--marks {path}"):
+            marks = lists.read_marks(path)
+            keep, drop, num_known = lists.marked_rows(self.rows.connection, marks, self.rows.view)
+        if marks and not num_known:
+            self.notes.append(f"--marks {path}: none of its {len(marks):,} samples was among the rows")
+        elif unknown := len(marks) - num_known:
+            self.notes.append(f"--marks {path}: {unknown:,} of its {len(marks):,} samples were not among the rows")
         self.sieve.pin(keep)
         return drop
 

@@ -1,0 +1,50 @@
+"""Marks that name no row of the set: said as a note, whether it is all of them or some; the rows are as without those."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from beholder.curation.selecting.options import SelectRules
+from beholder.curation.selecting.selection import select_rows
+from beholder.scores.score_set import open_scores
+
+TABLE = pa.table({"sample": ["a", "b", "c", None], "aesthetic_score": pa.array([3, 4, 5, 6], pa.float32())})
+
+
+@pytest.mark.parametrize(
+    ("marks", "note"),
+    [
+        ({"x": "drop", "y": "keep"}, "none of its 2 samples was among the rows"),
+        ({"a": "drop", "y": "keep", "z": "drop"}, "2 of its 3 samples were not among the rows"),
+        ({"a": "drop", "#3": "keep"}, None),
+        ({"a": "drop", "x": None}, None),
+        ({}, None),
+    ],
+)
+def test_marks_of_no_row_are_told(tmp_path: Path, marks: dict[str, str | None], note: str | None) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps({"sample": name, "mark": mark}) + "\n" for name, mark in marks.items()))
+    with open_scores(TABLE) as scores, select_rows(scores, SelectRules(marks=str(path))) as selection:
+        assert selection.notes == ([] if note is None else [f"--marks {path}: {note}"])
+        assert selection.kept.tolist() == [marks.get("a") != "drop", True, True, True]
+
+
+def test_a_mark_that_several_rows_have_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"sample": "a", "mark": "drop"}\n{"sample": "q", "mark": "drop"}\n')
+    twice = pa.table({"sample": ["a", "a", "b"], "aesthetic_score": pa.array([3, 4, 5], pa.float32())})
+    with open_scores(twice) as scores, select_rows(scores, SelectRules(marks=str(path))) as selection:
+        assert selection.notes == [f"--marks {path}: 1 of its 2 samples were not among the rows"]
+        assert selection.kept.tolist() == [False, False, True]
+
+
+def test_marks_and_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"sample": "a", "mark": "keep"}\n')
+    with open_scores(TABLE.slice(0, 0)) as scores, select_rows(scores, SelectRules(marks=str(path))) as selection:
+        assert selection.notes == [f"--marks {path}: none of its 1 samples was among the rows"]
+        assert selection.num_kept == 0
