@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `oracles`
+pytest.register_assert_rewrite("oracles")
 
 NEEDED = "needs-shared-models"
 NEEDS_BROWSER = "needs-browser"
@@ -78,6 +79,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
     monkeypatch.delenv("BEHOLDER_MODELS", raising=False)
     monkeypatch.delenv("BEHOLDER_OFFLINE", raising=False)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -15,67 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beholder import load_head, preprocess
-from beholder.errors import BeholderError, HeadError, InputError, OutputError
-from beholder.jobs.embed import EmbedOptions, embed
+from beholder import preprocess
+from beholder.jobs.embed import embed
 from beholder.jobs.score import ScoreOptions, score
 from beholder.models.towers import load_tower
-from beholder.scores.summary import RunSummary
-from oracles.slow_scores import affine_scores
-
-SIDE = 56
-
-
-def picture_bytes(seed: int, kind: str = "JPEG", size: tuple[int, int] = (70, 60)) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1] // 8 + 1, size[0] // 8 + 1, 3), np.uint8)
-    image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    image.save(file, kind)
-    return file.getvalue()
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """23 pictures in folders, one of them no picture inside, one named in another script, and a text beside them."""
-    root = tmp_path_factory.mktemp("album") / "photos"
-    for number in range(22):
-        folder = root / ("a" if number % 2 else "b/c")
-        folder.mkdir(parents=True, exist_ok=True)
-        kind, suffix = (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"))[number % 3]
-        name = "写真 é" if number == 5 else f"p{number:02}"
-        (folder / f"{name}.{suffix}").write_bytes(picture_bytes(number, kind, (60 + 3 * number, 90 - number)))
-    (root / "a" / "broken.jpg").write_bytes(b"<html>not found</html>")
-    (root / "notes.txt").write_text("no picture")
-    return root
-
-
-def score_options(sources: Any, out: Path, tower: Path, head: Path, **more: Any) -> ScoreOptions:
-    defaults: dict[str, Any] = {"precision": "fp32", "workers": 1, "device": "cpu", "num_threads": 1}
-    return ScoreOptions(sources=sources, out=str(out), backbone=str(tower), heads=(str(head),), **{**defaults, **more})
-
-
-def embed_options(sources: Any, out: Path, tower: Path, **more: Any) -> EmbedOptions:
-    defaults: dict[str, Any] = {"precision": "fp32", "workers": 1, "device": "cpu", "num_threads": 1}
-    return EmbedOptions(sources=sources, out=str(out), backbone=str(tower), **{**defaults, **more})
-
-
-def plain_embeddings(paths: list[str], tower: Path, preset: str = "reference") -> np.ndarray:
-    """One picture at a time through the plain tower."""
-    import torch
-
-    module = load_tower(str(tower)).module
-    pixels = [torch.from_numpy(preprocess(path, size_px=SIDE, preset=preset)) for path in paths]  # type: ignore[arg-type]
-    with torch.inference_mode():
-        return np.concatenate([module(one[None]).numpy() for one in pixels])
-
-
-def plain_scores(paths: list[str], tower: Path, head: Path) -> np.ndarray:
-    loaded = load_head(str(head))
-    return affine_scores(plain_embeddings(paths, tower), loaded.weight, loaded.bias)
-
-
-def check_counts(summary: RunSummary, scored: int, rejected: int) -> None:
-    assert (summary.num_read, summary.num_scored, summary.num_rejected) == (scored + rejected, scored, rejected)
+from oracles.picture_jobs import SIDE, check_counts, embed_options, picture_bytes, plain_scores, score_options
 
 
 def test_a_folder_of_pictures_is_scored_like_one_picture_at_a_time(
@@ -218,28 +162,6 @@ def test_presets_differ_only_where_pictures_have_traits(tmp_path: Path, small_to
     assert dict(zip([Path(s).name for s in one["sample"]], one["traits"], strict=True))["turned.jpg"] == "rotated"
 
 
-def test_a_finished_run_does_nothing_and_other_options_are_refused(
-    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
-) -> None:
-    out = tmp_path / "out"
-    assert score(score_options(str(photos), out, small_tower, plain_head)).num_new == 23
-    assert score(score_options(str(photos), out, small_tower, plain_head)).num_new == 0
-    with pytest.raises(OutputError, match='--preset was "reference", now it is "upright"'):
-        score(score_options(str(photos), out, small_tower, plain_head, preset="upright"))
-    with pytest.raises(OutputError, match="--precision"):
-        score(score_options(str(photos), out, small_tower, plain_head, precision="bf16"))
-    assert score(score_options(str(photos), out, small_tower, plain_head, preset="upright", overwrite=True)).num_new == 23
-
-
-def test_a_changed_folder_is_noticed(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
-    copy = tmp_path / "photos"
-    shutil.copytree(photos, copy)
-    score(score_options(str(copy), tmp_path / "out", small_tower, plain_head))
-    (copy / "a" / "new.jpg").write_bytes(picture_bytes(99))
-    with pytest.raises(OutputError, match=r"has changed|not among the inputs"):
-        score(score_options(str(copy), tmp_path / "out", small_tower, plain_head))
-
-
 def test_only_bad_pictures_is_a_result_too(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
     folder = tmp_path / "bad"
     folder.mkdir()
@@ -279,39 +201,6 @@ def test_lists_pass_their_columns_and_clashing_names_are_renamed(
     assert np.abs(found["aesthetic_score"].to_numpy() - expected).max() < 2e-4
 
 
-@pytest.mark.parametrize(
-    ("more", "error", "message"),
-    [
-        ({"device": "cuda:7"}, BeholderError, "no CUDA device"),
-        ({"precision": "fp8"}, InputError, "--precision fp8: choose one of"),
-        ({"preset": "nice"}, InputError, "--preset nice"),
-        ({"timeout_s": 0}, InputError, "--timeout"),
-        ({"columns": ("nothing",)}, InputError, "nothing"),
-        ({"backbone": "no/such-tower", "offline": True}, HeadError, "no/such-tower"),
-    ],
-)
-def test_what_cannot_work_is_said_before_anything_is_written(
-    tmp_path: Path,
-    photos: Path,
-    small_tower: Path,
-    plain_head: Path,
-    more: dict[str, Any],
-    error: type[Exception],
-    message: str,
-) -> None:
-    values: dict[str, Any] = {"backbone": str(small_tower), "device": "cpu", "workers": 0, **more}
-    with pytest.raises(error, match=message) as raised:
-        score(ScoreOptions(sources=str(photos), out=str(tmp_path / "out"), heads=(str(plain_head),), **values))
-    assert "\n" not in str(raised.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_head_of_another_length_is_refused(tmp_path: Path, photos: Path, small_tower: Path, shared_models: Path) -> None:
-    head = shared_models / "sa_0_4_vit_l_14_linear.pth"
-    with pytest.raises(HeadError, match="768.*24"):
-        score(score_options(str(photos), tmp_path / "out", small_tower, head))
-
-
 def test_hidden_vectors_are_those_before_the_projection(tmp_path: Path, photos: Path, small_tower: Path) -> None:
     import torch
 
@@ -323,78 +212,6 @@ def test_hidden_vectors_are_those_before_the_projection(tmp_path: Path, photos: 
         expected = module.hidden(torch.stack([torch.from_numpy(preprocess(path, size_px=SIDE)) for path in paths])).numpy()
     assert table["sample"].to_list() == paths
     assert np.abs(table["embedding"].to_numpy() - expected).max() < 2e-5
-
-
-def test_kept_embeddings_never_replace_somebody_elses(
-    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
-) -> None:
-    embed(embed_options(str(photos), tmp_path / "s.parquet.embeddings", small_tower))
-    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "s.parquet.embeddings").rglob("*.npy"))
-    for overwrite in (False, True):
-        with pytest.raises(OutputError, match="in the way of the embeddings to be kept"):
-            score(
-                score_options(
-                    str(photos), tmp_path / "s.parquet", small_tower, plain_head, keep_embeddings=True, overwrite=overwrite
-                )
-            )
-    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "s.parquet.embeddings").rglob("*.npy")) == before
-    assert not (tmp_path / "s.parquet").exists()
-
-
-def test_kept_embeddings_are_replaced_by_those_of_a_new_run(
-    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
-) -> None:
-    out = tmp_path / "s.csv"
-    score(score_options(str(photos), out, small_tower, plain_head, keep_embeddings=True, shard_rows=5))
-    assert len(list((tmp_path / "s.csv.embeddings" / "img_emb").iterdir())) == 5
-    again = score_options(str(photos / "b"), out, small_tower, plain_head, keep_embeddings=True, overwrite=True)
-    assert score(again).num_scored == 11
-    (part,) = (tmp_path / "s.csv.embeddings" / "img_emb").iterdir()
-    assert len(np.load(part)) == 11
-    shutil.rmtree(tmp_path / "s.csv.embeddings")
-    with pytest.raises(OutputError, match="is gone; use --overwrite"):
-        score(score_options(str(photos / "b"), out, small_tower, plain_head, keep_embeddings=True))
-
-
-def test_remote_kept_embeddings_are_replaced_too(photos: Path, small_tower: Path, plain_head: Path) -> None:
-    import fsspec
-
-    memory = fsspec.filesystem("memory")
-    out = Path("memory://kept/s.parquet")
-    for source, count, overwrite in ((photos, 5, False), (photos / "b", 1, True)):
-        options = score_options(
-            str(source), out, small_tower, plain_head, keep_embeddings=True, shard_rows=5 if count > 1 else 50
-        )
-        score(ScoreOptions(**{**options.__dict__, "out": "memory://kept/s.parquet", "overwrite": overwrite}))
-        assert len(memory.ls("/kept/s.parquet.embeddings/img_emb")) == count
-    assert memory.exists("/kept/s.parquet.embeddings/beholder.json")
-
-
-def test_rejects_of_a_passing_matter_are_tried_again_when_asked(
-    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
-) -> None:
-    paths = [str(path) for path in sorted((photos / "a").glob("p*"))][:4]
-    lost = tmp_path / "lost.png"
-    (tmp_path / "list.txt").write_text("\n".join([*paths, str(lost)]) + "\n")
-    out = tmp_path / "out"
-    first = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2))
-    assert first.reasons == {"missing": 1}
-    shutil.copy(paths[0], lost)
-    same = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2))
-    assert (same.num_new, same.num_rejected) == (0, 1)
-    retried = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2, retry_rejects=True))
-    assert (retried.num_new, retried.num_scored, retried.num_rejected) == (1, 5, 0)
-    found = pl.read_parquet(out / "scores" / "*.parquet")
-    assert found.filter(pl.col("sample") == str(lost))["aesthetic_score"][0] == found["aesthetic_score"][0]
-    assert not list((out / "rejects").glob("*.parquet"))
-
-
-def test_retrying_into_one_finished_file_is_refused(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
-    (tmp_path / "list.txt").write_text(f"{photos}/a/p01.png\n{photos}/gone.png\n")
-    options = score_options(str(tmp_path / "list.txt"), tmp_path / "s.parquet", small_tower, plain_head, retry_rejects=True)
-    score(options)
-    with pytest.raises(OutputError, match="--retry-rejects would score everything again"):
-        score(options)
 
 
 @pytest.mark.parametrize("name", ["e.parquet", "e.csv", "folder"])
@@ -411,33 +228,6 @@ def test_embedding_only_bad_pictures_is_no_failure(tmp_path: Path, small_tower: 
         assert len((tmp_path / name).read_text().splitlines()) == 1
 
 
-def test_options_without_effect_are_refused(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
-    embed(embed_options(str(photos), tmp_path / "e", small_tower))
-    with pytest.raises(InputError, match="--preset: these are embeddings already"):
-        score(score_options(str(tmp_path / "e"), tmp_path / "s", small_tower, plain_head, precision="auto", workers=None,
-                            device="auto", preset="upright"))  # fmt: skip
-    with pytest.raises(InputError, match="--embedding-column: these are pictures"):
-        score(score_options(str(photos), tmp_path / "s", small_tower, plain_head, embedding_column="x"))
-    with pytest.raises(InputError, match="birder's layouts hold float32"):
-        embed(embed_options(str(photos), tmp_path / "x.csv", small_tower, dtype="float16"))
-
-
-def test_another_batch_size_is_another_run(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
-    score(score_options(str(photos), tmp_path / "out", small_tower, plain_head, batch_size=2))
-    with pytest.raises(OutputError, match="--batch-size was 2, now it is 3"):
-        score(score_options(str(photos), tmp_path / "out", small_tower, plain_head, batch_size=3))
-
-
-def test_auto_goes_on_with_the_precision_it_began_with(
-    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
-) -> None:
-    out = tmp_path / "out"
-    score(score_options(str(photos), out, small_tower, plain_head, precision="bf16"))
-    same = score(score_options(str(photos), out, small_tower, plain_head, precision="auto"))
-    assert same.num_new == 0
-    assert json.loads((out / "beholder.json").read_text())["options"]["--precision"] == "bf16"
-
-
 def test_links_to_a_picture_that_is_listed_are_counted(
     tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
 ) -> None:
@@ -447,23 +237,3 @@ def test_links_to_a_picture_that_is_listed_are_counted(
     (folder / "alias.png").symlink_to(folder / "real.png")
     summary = score(score_options(str(folder), tmp_path / "s.parquet", small_tower, plain_head))
     assert (summary.num_read, summary.num_ignored) == (1, 1)
-
-
-def test_results_are_not_taken_for_pictures(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
-    embed(embed_options(str(photos), tmp_path / "e", small_tower))
-    with pytest.raises(InputError, match="holds results of beholder, not pictures"):
-        score(score_options((str(photos), str(tmp_path / "e")), tmp_path / "s.parquet", small_tower, plain_head))
-
-
-@pytest.mark.parametrize("out", ["mine.parquet", "mine.csv", "mine"])
-def test_an_output_in_the_way_is_found_before_the_tower_is_loaded(
-    tmp_path: Path, photos: Path, plain_head: Path, out: str
-) -> None:
-    target = tmp_path / out
-    if target.suffix:
-        target.write_bytes(b"mine")
-    else:
-        target.mkdir()
-        (target / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match=f"{out} already exists and"):
-        score(score_options(str(photos), target, tmp_path / "no such tower", plain_head))

@@ -1,4 +1,4 @@
-"""The scoring job end to end: exact through every reader, several heads, columns, rejects, outputs, resuming."""
+"""The scoring job end to end: exact through every reader, several heads, rejects, outputs, stamps, summary."""
 
 from __future__ import annotations
 
@@ -15,33 +15,8 @@ import pytest
 
 from beholder import BeholderError, InputError, OutputError, load_head
 from beholder.jobs.score import ScoreOptions, score
-from beholder.scores.summary import RunSummary
+from oracles.score_jobs import NAMES, ROWS, D, N, clip_retrieval_set, read_scores, run
 from oracles.slow_scores import affine_scores, mlp_scores
-
-N, D = 3000, 24
-ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
-NAMES = [f"pictures/{i:05d}.jpg" for i in range(N)]
-
-
-def run(sources: Any, out: Path, head: Path, **options: Any) -> RunSummary:
-    sources = tuple(str(source) for source in (sources if isinstance(sources, list | tuple) else [sources]))
-    heads = tuple(str(h) for h in options.pop("heads", [head]))
-    return score(ScoreOptions(sources=sources, out=str(out), heads=heads, **options))
-
-
-def read_scores(out: Path) -> pl.DataFrame:
-    return pl.read_parquet(out / "scores" / "*.parquet" if out.is_dir() else out)
-
-
-def clip_retrieval_set(root: Path, padding: int = 0, parts: int = 12) -> Path:
-    """A set in clip-retrieval's layout: img_emb/img_emb_I.npy and metadata/metadata_I.parquet."""
-    (root / "img_emb").mkdir(parents=True)
-    (root / "metadata").mkdir()
-    for i, (rows, names) in enumerate(zip(np.array_split(ROWS, parts), np.array_split(NAMES, parts), strict=True)):
-        np.save(root / "img_emb" / f"img_emb_{i:0{padding}d}.npy", rows)
-        table = pa.table({"image_path": names, "width": np.arange(len(names)), "caption": [f"c, {n}" for n in names]})
-        pq.write_table(table, root / "metadata" / f"metadata_{i:0{padding}d}.parquet", row_group_size=100)
-    return root
 
 
 def every_format(folder: Path) -> dict[str, Any]:
@@ -97,21 +72,6 @@ def test_every_reader_gives_the_same_bits(tmp_path: Path, small_head: Path, seco
             second = load_head(str(second_head)).math
             assert np.abs(found["second"].to_numpy() - mlp_scores(ROWS, second.weights, second.biases)).max() < 1e-5  # type: ignore[union-attr]
         assert found.equals(expected), name
-
-
-@pytest.mark.parametrize("padding", [0, 4])
-def test_clip_retrieval_sets_keep_names_and_columns(tmp_path: Path, small_head: Path, padding: int) -> None:
-    source = clip_retrieval_set(tmp_path / "set", padding)
-    run(source, tmp_path / "out", small_head, columns=("width", "caption"))
-    found = read_scores(tmp_path / "out")
-    assert found.columns == ["sample", "aesthetic_score", "width", "caption"]
-    assert sorted(found["sample"].to_list()) == NAMES
-    by_name = dict(zip(found["sample"], found["aesthetic_score"], strict=True))
-    direct = load_head(str(small_head)).score(ROWS)
-    assert [by_name[name] for name in NAMES] == direct.tolist()
-    assert set(found["caption"]) == {f"c, {name}" for name in NAMES}
-    whole = run(source, tmp_path / "all.parquet", small_head, columns=("*",))
-    assert read_scores(Path(whole.output)).columns == ["sample", "aesthetic_score", "width", "caption"]
 
 
 def test_one_file_keeps_the_order_of_the_input(tmp_path: Path, small_head: Path) -> None:
@@ -194,84 +154,6 @@ def test_provenance_is_in_the_files(tmp_path: Path, small_head: Path) -> None:
     assert marker["result"]["num_read"] == N
 
 
-def test_the_same_command_again_does_nothing_new(tmp_path: Path, small_head: Path) -> None:
-    np.save(tmp_path / "x.npy", ROWS)
-    for out in (tmp_path / "out", tmp_path / "out.parquet", tmp_path / "out.csv"):
-        first = run(tmp_path / "x.npy", out, small_head)
-        files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
-        again = run(tmp_path / "x.npy", out, small_head)
-        assert again.num_new == 0
-        assert again.num_scored == first.num_scored == N
-        assert again.stats == first.stats
-        assert files == {path: path.stat().st_mtime_ns for path in files}
-
-
-@pytest.mark.parametrize("suffix", ["", ".parquet", ".csv"])
-def test_other_options_are_refused_by_name(tmp_path: Path, small_head: Path, second_head: Path, suffix: str) -> None:
-    np.save(tmp_path / "x.npy", ROWS)
-    out = tmp_path / f"out{suffix}"
-    run(tmp_path / "x.npy", out, small_head)
-    before = out.read_bytes() if suffix else (out / "scores" / "x.parquet").read_bytes()
-    with pytest.raises(OutputError, match=r'--head was \["small"\], now it is \["second"\].*--overwrite'):
-        run(tmp_path / "x.npy", out, second_head)
-    assert before == (out.read_bytes() if suffix else (out / "scores" / "x.parquet").read_bytes())
-    with pytest.raises(OutputError, match="--shard-rows was 1000000, now it is 10"):
-        run(tmp_path / "x.npy", out, small_head, shard_rows=10)
-    run(tmp_path / "x.npy", out, second_head, overwrite=True)
-    with pytest.raises(OutputError, match=r'--head was \["second"\]'):
-        run(tmp_path / "x.npy", out, small_head)
-
-
-@pytest.mark.parametrize("suffix", ["", ".parquet", ".csv"])
-def test_other_inputs_are_refused(tmp_path: Path, small_head: Path, suffix: str) -> None:
-    out = tmp_path / f"out{suffix}"
-    np.save(tmp_path / "x.npy", ROWS)
-    run(tmp_path / "x.npy", out, small_head)
-    np.save(tmp_path / "x.npy", ROWS[:-1])
-    with pytest.raises(OutputError, match=r"changed: rows was 3000, now it is 2999|made from other inputs"):
-        run(tmp_path / "x.npy", out, small_head)
-
-
-def test_a_folder_takes_up_parts_that_were_added(tmp_path: Path, small_head: Path) -> None:
-    source = tmp_path / "in"
-    source.mkdir()
-    np.save(source / "a.npy", ROWS[:1000])
-    run(source, tmp_path / "out", small_head)
-    np.save(source / "b.npy", ROWS[1000:])
-    summary = run(source, tmp_path / "out", small_head)
-    assert summary.num_new == 2000
-    assert summary.num_read == N
-    assert len(read_scores(tmp_path / "out")) == N
-
-
-@pytest.mark.parametrize("suffix", ["", ".parquet", ".csv"])
-def test_foreign_outputs_are_never_overwritten(tmp_path: Path, small_head: Path, suffix: str) -> None:
-    np.save(tmp_path / "x.npy", ROWS)
-    out = tmp_path / f"out{suffix}"
-    if suffix:
-        out.write_text("mine")
-    else:
-        out.mkdir()
-        (out / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="already exists"):
-        run(tmp_path / "x.npy", out, small_head)
-    assert (out if suffix else out / "mine.txt").read_text() == "mine"
-    if not suffix:
-        with pytest.raises(OutputError, match="not a beholder run"):
-            run(tmp_path / "x.npy", out, small_head, overwrite=True)
-        assert (out / "mine.txt").read_text() == "mine"
-
-
-def test_a_missing_shard_file_is_done_again(tmp_path: Path, small_head: Path) -> None:
-    np.save(tmp_path / "x.npy", ROWS)
-    run(tmp_path / "x.npy", tmp_path / "out", small_head, shard_rows=1000)
-    whole = read_scores(tmp_path / "out")
-    (tmp_path / "out" / "scores" / "x-from-000000001000.parquet").unlink()
-    summary = run(tmp_path / "x.npy", tmp_path / "out", small_head, shard_rows=1000)
-    assert summary.num_new == 1000
-    assert read_scores(tmp_path / "out").equals(whole)
-
-
 def test_shard_size_threads_and_memory_do_not_change_a_bit(tmp_path: Path, small_head: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
     run(tmp_path / "x.npy", tmp_path / "a.parquet", small_head)
@@ -330,17 +212,6 @@ def test_a_told_backbone_counts_as_a_stamp(tmp_path: Path, small_head: Path) -> 
         run(tmp_path / "x.npy", tmp_path / "b", small_head, backbone="ViT-B/32")
 
 
-def test_names_from_different_folders_do_not_collide(tmp_path: Path, small_head: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        np.save(tmp_path / folder / "x.npy", ROWS[:5])
-    run([tmp_path / "a" / "x.npy", tmp_path / "b" / "x.npy"], tmp_path / "out", small_head)
-    found = read_scores(tmp_path / "out")
-    assert found["sample"].n_unique() == 10
-    with pytest.raises(InputError, match="named twice"):
-        run([tmp_path / "a" / "x.npy", tmp_path / "a" / "x.npy"], tmp_path / "out2", small_head)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -355,29 +226,6 @@ def test_options_that_cannot_work_are_refused(tmp_path: Path, small_head: Path, 
     with pytest.raises(BeholderError, match=message):
         run(tmp_path / "x.npy", tmp_path / "out", small_head, **options)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_column_that_would_be_written_twice_is_refused(tmp_path: Path, small_head: Path) -> None:
-    columns = {"sample": NAMES, "aesthetic_score": np.zeros(N), "status": ["x"] * N}
-    table = pa.table({**columns, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)})
-    pq.write_table(table, tmp_path / "x.parquet")
-    for column, out in [("aesthetic_score", "out.parquet"), ("status", "out.csv")]:
-        with pytest.raises(InputError, match=f"--column {column}: the score set has a column of that name"):
-            run(tmp_path / "x.parquet", tmp_path / out, small_head, columns=(column,))
-    with pytest.raises(InputError, match="'aesthetic_score' is in the metadata and the name of a score"):
-        run(tmp_path / "x.parquet", tmp_path / "out3.parquet", small_head, columns=("*",))
-    run(tmp_path / "x.parquet", tmp_path / "out.parquet", small_head, columns=("status",))
-    assert read_scores(tmp_path / "out.parquet").columns == ["sample", "aesthetic_score", "status"]
-
-
-def test_all_columns_of_a_table_without_any(tmp_path: Path, small_head: Path) -> None:
-    pq.write_table(
-        pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)}), tmp_path / "x.parquet"
-    )
-    run(tmp_path / "x.parquet", tmp_path / "out.parquet", small_head, columns=("*",))
-    found = read_scores(tmp_path / "out.parquet")
-    assert found.columns == ["sample", "aesthetic_score"]
-    assert found["sample"][0] == "x.parquet#0"
 
 
 def test_the_same_head_twice_is_refused(tmp_path: Path, small_head: Path) -> None:
@@ -400,37 +248,6 @@ def test_summary_numbers_equal_numpys(tmp_path: Path, small_head: Path) -> None:
     assert record["rows_per_second"] > 0
 
 
-def test_other_content_of_the_same_size_is_noticed(tmp_path: Path, small_head: Path) -> None:
-    for out in ("out", "out.parquet"):
-        np.save(tmp_path / "x.npy", ROWS)
-        run(tmp_path / "x.npy", tmp_path / out, small_head)
-        np.save(tmp_path / "x.npy", ROWS[::-1])
-        with pytest.raises(OutputError, match=r"its contents are others|made from other inputs"):
-            run(tmp_path / "x.npy", tmp_path / out, small_head)
-
-
-def test_a_folder_with_results_of_other_inputs_is_refused(tmp_path: Path, small_head: Path) -> None:
-    np.save(tmp_path / "a.npy", ROWS[:10])
-    np.save(tmp_path / "b.npy", ROWS[10:20])
-    run([tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "out", small_head)
-    with pytest.raises(OutputError, match="holds results of b, which is not among the inputs now"):
-        run(tmp_path / "a.npy", tmp_path / "out", small_head)
-    run(tmp_path / "a.npy", tmp_path / "out", small_head, overwrite=True)
-    assert len(read_scores(tmp_path / "out")) == 10
-
-
-def test_an_embedding_set_is_never_taken_for_an_output(tmp_path: Path, small_head: Path) -> None:
-    source = clip_retrieval_set(tmp_path / "set")
-    stamp = json.dumps({"format": "beholder-embeddings", "backbone": "test/clip-24"})
-    (source / "beholder.json").write_text(stamp)
-    before = sorted(path.name for path in source.rglob("*"))
-    for overwrite in (False, True):
-        with pytest.raises(OutputError, match="is an input of this command"):
-            run(source, source, small_head, overwrite=overwrite)
-    assert (source / "beholder.json").read_text() == stamp
-    assert sorted(path.name for path in source.rglob("*")) == before
-
-
 @pytest.mark.parametrize("name", ["scores.csv.gz", "scores.txt", "scores.jsonl"])
 def test_outputs_of_unknown_kinds_are_refused(tmp_path: Path, small_head: Path, name: str) -> None:
     np.save(tmp_path / "x.npy", ROWS)
@@ -442,101 +259,6 @@ def test_outputs_of_unknown_kinds_are_refused(tmp_path: Path, small_head: Path, 
 def test_the_smallest_memory_is_enough(tmp_path: Path, small_head: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
     assert run(tmp_path / "x.npy", tmp_path / "out", small_head, memory_bytes=64_000_000).num_scored == N
-
-
-def test_an_input_is_never_overwritten(tmp_path: Path, small_head: Path) -> None:
-    pq.write_table(
-        pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)}), tmp_path / "x.parquet"
-    )
-    (tmp_path / "link.parquet").symlink_to(tmp_path / "x.parquet")
-    before = (tmp_path / "x.parquet").read_bytes()
-    for out in ("x.parquet", "link.parquet", "../" + tmp_path.name + "/x.parquet"):
-        with pytest.raises(OutputError, match="is an input of this command"):
-            run(tmp_path / "x.parquet", tmp_path / out, small_head, overwrite=True)
-    assert (tmp_path / "x.parquet").read_bytes() == before
-
-
-def test_parts_named_like_our_ranges_lose_no_row(tmp_path: Path, small_head: Path) -> None:
-    np.save(tmp_path / "a.npy", ROWS[:6])
-    np.save(tmp_path / "a-from-000000000003.npy", ROWS[6:8])
-    sources = [tmp_path / "a.npy", tmp_path / "a-from-000000000003.npy"]
-    for out in ("out", "out.parquet"):
-        run(sources, tmp_path / out, small_head, shard_rows=3)
-        found = read_scores(tmp_path / out)
-        assert len(found) == found["sample"].n_unique() == 8
-
-
-def test_columns_of_clashing_types_become_text(tmp_path: Path, small_head: Path) -> None:
-    for name, tags in (("a", [1, 2]), ("b", ["x", None])):
-        rows = pa.FixedSizeListArray.from_arrays(pa.array(ROWS[:2].reshape(-1)), D)
-        pq.write_table(pa.table({"embedding": rows, "tag": tags}), tmp_path / f"{name}.parquet")
-    run([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out.parquet", small_head, columns=("tag",))
-    assert read_scores(tmp_path / "out.parquet")["tag"].to_list() == ["1", "2", "x", None]
-    run([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out.csv", small_head, columns=("tag",))
-    assert pl.read_csv(tmp_path / "out.csv")["tag"].to_list() == ["1", "2", "x", None]
-
-
-@pytest.mark.parametrize(
-    ("names", "options", "message"),
-    [
-        (["status"], {"columns": ("*",)}, "column 'status' is the CSV's own"),
-        (["my\ncol"], {"columns": ("*",)}, "line break in its name"),
-        (["sample", "url"], {"columns": ("*",), "sample_column": "url"}, "a column 'sample' besides --sample-column url"),
-        (["url", "url"], {"columns": ("*",)}, "two columns called 'url'"),
-    ],
-)
-def test_columns_that_cannot_all_be_kept_are_refused(
-    tmp_path: Path, small_head: Path, names: list[str], options: dict[str, Any], message: str
-) -> None:
-    arrays = [pa.FixedSizeListArray.from_arrays(pa.array(ROWS[:2].reshape(-1)), D), *[pa.array(["a", "b"]) for _ in names]]
-    pq.write_table(pa.table(arrays, names=["embedding", *names]), tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=message):
-        run(tmp_path / "x.parquet", tmp_path / "out.csv", small_head, **options)
-
-
-def test_results_inside_the_source_are_not_read_as_embeddings(
-    tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pq.write_table(
-        pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), D)}), tmp_path / "x.parquet"
-    )
-    monkeypatch.chdir(tmp_path)
-    for out in (None, "one.parquet", "two.csv"):
-        options = ScoreOptions(sources=(".",), out=out, heads=(str(small_head),))
-        assert score(options).num_new == N
-        assert score(options).num_new == 0
-
-
-def test_a_sample_column_that_holds_no_text_is_said_so(tmp_path: Path, small_head: Path) -> None:
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(ROWS[:2].reshape(-1)), D)
-    pq.write_table(pa.table({"embedding": rows, "where": pa.array([[1], [2]])}), tmp_path / "x.parquet")
-    with pytest.raises(InputError, match="column 'where' .*does not hold names as text"):
-        run(tmp_path / "x.parquet", tmp_path / "out", small_head, sample_column="where")
-
-
-def test_two_runs_of_one_command_at_once_give_one_whole_result(tmp_path: Path, small_head: Path) -> None:
-    import subprocess
-    import sys
-
-    np.save(tmp_path / "x.npy", ROWS)
-    line = [sys.executable, "-m", "beholder", "score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.parquet")]
-    line += ["--head", str(small_head), "--shard-rows", "50", "-q"]
-    running = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    errors = [process.communicate(timeout=100)[1] for process in running]
-    statuses = [process.returncode for process in running]
-    assert 0 in statuses
-    for status, error in zip(statuses, errors, strict=True):
-        assert status == 0 or "another run" in error, error
-    found = read_scores(tmp_path / "out.parquet")
-    assert len(found) == found["sample"].n_unique() == N
-
-
-def test_a_foreign_rejects_table_is_neither_overwritten_nor_deleted(tmp_path: Path, small_head: Path) -> None:
-    np.save(tmp_path / "x.npy", ROWS)
-    (tmp_path / "out.parquet.rejects.parquet").write_text("precious")
-    with pytest.raises(OutputError, match="in the way of the rejects table and is not ours"):
-        run(tmp_path / "x.npy", tmp_path / "out.parquet", small_head, overwrite=True)
-    assert (tmp_path / "out.parquet.rejects.parquet").read_text() == "precious"
 
 
 def test_single_names_and_paths_are_taken_as_they_are(tmp_path: Path, small_head: Path) -> None:

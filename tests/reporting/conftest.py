@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from beholder.models.registry import DEFAULT_HEAD
+from oracles.report_page import MakeSet
 from oracles.score_records import record_of
-
-MakeSet = Callable[..., Path]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ from beholder.cli.report import report
 from beholder.errors import BeholderError, InputError
 from beholder.reporting.options import ReportOptions
 from oracles.html_page import Page
-
-MakeSet = Callable[..., Path]
+from oracles.report_page import MakeSet
 
 app = typer.Typer()
 app.command()(report)

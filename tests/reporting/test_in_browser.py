@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ import pytest
 
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.reporting.api import report
+from oracles.report_page import MakeSet
 from oracles.score_records import HOSTILE, V1_HEAD
 from oracles.tar_making import png
 from oracles.web import serving
-
-MakeSet = Callable[..., Path]
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs-browser: playwright is not installed")
 
