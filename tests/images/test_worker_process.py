@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from beholder.images import worker_process
+from beholder.images import child_process
 
 PROGRAM = """
 import io, resource
@@ -36,5 +36,5 @@ def pages_for_one_more_picture(variables: dict[str, str]) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
 def test_a_picture_after_the_first_takes_no_new_pages() -> None:
     """48 MB are 11,719 pages of 4 KiB."""
-    assert pages_for_one_more_picture(worker_process._MALLOC) < 200
+    assert pages_for_one_more_picture(child_process._MALLOC) < 200
     assert pages_for_one_more_picture({}) > 2000

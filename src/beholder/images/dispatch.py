@@ -12,15 +12,14 @@ from time import monotonic
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
+from beholder.images.child_process import MOST_TRIES, START_PAUSE_S, START_S, check_package, crash_text, status_text
 from beholder.images.messages import HELLO, Reply, Request
 from beholder.images.picture import PictureError
 from beholder.images.pulling import Finished, Job
 from beholder.images.shared_slots import SharedSlots, Spool, anonymous_file
-from beholder.images.worker_process import WorkerProcess, WorkerSettings, package_file, status_text
+from beholder.images.worker_process import WorkerProcess, WorkerSettings
 
 _TICK_S = 0.1
-_START_S = 120.0
-"""A worker that is not up by then counts as dead."""
 _QUEUED_S = 0.04
 """About so much work is queued at each worker, so that it never waits for the pool."""
 _LEAST_QUEUED, _MOST_QUEUED = 2, 64
@@ -29,8 +28,7 @@ _INLINE_BYTES = 64 << 10
 through the spool (measured, 100 KB: 14 and 26 microseconds), so that a worker never waits for the pool to refill the buffer."""
 _MOST_START_FAILURES, _MOST_LATE_START_FAILURES = 4, 20
 """In a row: when no worker of the pool ever came up, and later, when something else may be ending them."""
-_START_PAUSE_S, _LONGEST_START_PAUSE_S = 0.1, 2.0
-_MOST_TRIES = 2
+_LONGEST_START_PAUSE_S = 2.0
 _ALARM = "SIGALRM"
 
 
@@ -277,8 +275,7 @@ class Dispatcher:
             self._deliver(results)
 
     def _greet(self, seat: _Seat, package: str) -> None:
-        if os.path.realpath(package) != os.path.realpath(package_file()):
-            raise BeholderError(f"a decode worker runs another beholder ({package}) than this one ({package_file()})")
+        check_package(package)
         assert seat.process is not None
         seat.process.said_hello = self._was_up = True
         self._num_start_failures = 0
@@ -308,7 +305,7 @@ class Dispatcher:
         is_over = state.ticket in seat.jobs and now - state.started > limit
         if is_over and seat.suspect == state.ticket:
             self._bury(seat, over_time=True)
-        elif (seat.jobs and now - process.heard > 2 * limit + 60.0) or (not seat.is_up and now - seat.started > _START_S):
+        elif (seat.jobs and now - process.heard > 2 * limit + 60.0) or (not seat.is_up and now - seat.started > START_S):
             self._bury(seat)
         else:
             seat.suspect = state.ticket if is_over else 0
@@ -344,17 +341,17 @@ class Dispatcher:
         if over_time:
             text = f"it took longer than {self._settings.timeout_s:g} s to read and decode"
             self._deliver([(job, Finished(job.tag, job.slot, PictureError(PictureReason.TIMED_OUT, text)))])
-        elif job.deaths < _MOST_TRIES:
+        elif job.deaths < MOST_TRIES:
             self._queue.appendleft(job)
         else:
-            text = f"the decoder crashed on it, {job.deaths} times ({how}{'; ' + words if words else ''})"
-            self._deliver([(job, Finished(job.tag, job.slot, PictureError(PictureReason.CRASHED, text)))])
+            error = PictureError(PictureReason.CRASHED, crash_text(job.deaths, how, words))
+            self._deliver([(job, Finished(job.tag, job.slot, error))])
 
     def _count_death(self, seat: _Seat, was_up: bool, how: str) -> None:
         self._num_deaths += 1
         if not was_up:
             self._num_start_failures += 1
-            seat.start_at = monotonic() + min(_START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
+            seat.start_at = monotonic() + min(START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
         if self._num_start_failures >= (_MOST_LATE_START_FAILURES if self._was_up else _MOST_START_FAILURES):
             raise BeholderError(f"decode workers cannot be started ({how}); mend that, or use none (0 workers)")
         if self._num_deaths > self._most_deaths:

@@ -14,19 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from beholder.columns import PictureReason
 from beholder.errors import BeholderError, InputError
 from beholder.images.dispatch import Dispatcher
 from beholder.images.fetch_bytes import OpenArchives, ReadLimits, read_bytes
-from beholder.images.picture import PictureError, PictureRef, PixelOptions, Trait
+from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare, Trait
 from beholder.images.pulling import Finished, Pull
-from beholder.images.worker import decoder_of
 from beholder.images.worker_process import DEFAULT_DECODER, WorkerSettings
+from beholder.images.worker_setup import failure_of, function_of, memory_for
 
 _JOIN_S = 5.0
 _WAIT_S = 1.0
-_LEAST_MEMORY_BYTES = 4 << 30
-_MEMORY_PER_PIXEL_BYTES = 32
 
 
 class Outcome:
@@ -155,7 +152,7 @@ class DecodePool:
         if num_workers < 0 or num_slots < 1 or num_readers < 1 or not timeout_s > 0:
             raise InputError("a decode pool needs 0 or more workers, 1 or more slots and readers, and a time limit above 0")
         if memory_bytes is None:
-            memory_bytes = max(_LEAST_MEMORY_BYTES, _MEMORY_PER_PIXEL_BYTES * options.max_pixels)
+            memory_bytes = memory_for(options.max_pixels)
         self._settings = WorkerSettings(
             options=options, timeout_s=timeout_s, max_bytes=max_bytes, memory_bytes=memory_bytes, num_readers=num_readers,
             nice=nice, decoder=decoder,
@@ -275,7 +272,7 @@ class DecodePool:
     def _map_here(self, refs: Iterator[tuple[Any, PictureRef]]) -> Iterator[Outcome]:
         """Everything in this thread."""
         settings = self._settings
-        prepare = decoder_of(settings.decoder)
+        prepare: Prepare = function_of(settings.decoder)
         limits = ReadLimits(max_bytes=settings.max_bytes, timeout_s=settings.timeout_s)
         with contextlib.closing(OpenArchives()) as archives:
             while True:
@@ -301,15 +298,10 @@ class DecodePool:
             done = monotonic()
             found = prepare(data, self._settings.options)
             return Outcome(tag, found.pixels, None, found.width, found.height, found.traits, num_bytes)
-        except PictureError as error:
-            failed = error
-        except MemoryError:
-            failed = PictureError(PictureReason.TOO_LARGE, "decoding needs more memory than there is")
-        except BeholderError:
-            raise
-        except Exception as error:  # as in a worker: a fault of the decoder costs the picture, not the run
-            text = f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            failed = PictureError(PictureReason.CRASHED, text)
+        except Exception as error:  # as in a worker
+            if isinstance(error, BeholderError) and not isinstance(error, PictureError):
+                raise
+            failed = PictureError(*failure_of(error))
         finally:
             self._read_s += done - began
             self._decode_s += monotonic() - done

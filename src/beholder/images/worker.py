@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
-import importlib
 import os
 import select
 import signal
 import socket
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
@@ -23,14 +20,13 @@ from beholder.images.fetch_bytes import OpenArchives, ReadLimits, read_bytes
 from beholder.images.messages import HELLO, LENGTH, Reply, Request, pack_reply, take_frames, unpack_requests
 from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare
 from beholder.images.shared_slots import SharedSlots, Spool
+from beholder.images.worker_setup import GRACE_S, failure_of, function_of, limit_memory, set_up_process
 
 _RECEIVE_BYTES = 1 << 18
 _LOOK_S = 0.01
 """How long a worker that has work looks away from its socket, and keeps replies to itself."""
 _MOST_KEPT_REPLIES = 32
 _ORPHAN_CHECK_MS = 2000
-_GRACE_S = 5.0
-"""Past the time limit; then the system itself ends the worker, should the pool be gone or stopped."""
 
 
 @dataclass
@@ -44,42 +40,11 @@ class _Job:
     read_s: float = 0.0
 
 
-def decoder_of(name: str) -> Prepare:
-    """The function behind "package.module:function"."""
-    module, _, function = name.partition(":")
-    found: Prepare = getattr(importlib.import_module(module), function)
-    return found
-
-
 def main(config: dict[str, Any]) -> None:
     """Serve until the pool closes its end of the socket; never returns."""
-    _set_up_process(config)
+    set_up_process(config["parent"], config["nice"])
     worker = _Worker(config)
     worker.serve()
-
-
-def _set_up_process(config: dict[str, Any]) -> None:
-    """End with the pool, know one's place: lower priority if asked, and the first to go when the system runs out of memory."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    if sys.platform.startswith("linux"):
-        die_with_thread = 1  # PR_SET_PDEATHSIG: of the pool's dispatching thread, which starts the workers
-        ctypes.CDLL(None).prctl(die_with_thread, int(signal.SIGKILL), 0, 0, 0)
-    if config["nice"]:
-        with contextlib.suppress(OSError):
-            os.nice(config["nice"])
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-        file.write("500")
-
-
-def _limit_memory(limit_bytes: int) -> None:
-    """Allow `limit_bytes` of address space beyond what is in use now; more gives MemoryError. Linux only."""
-    import resource
-
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-        used = int(file.read().split()[0]) * resource.getpagesize()
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        wanted = used + limit_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 class _RemoteReads:
@@ -150,7 +115,7 @@ class _Worker:
         self._parent: int = config["parent"]
         self._timeout_s: float = config["timeout_s"]
         self._options = PixelOptions(**config["options"])
-        self._prepare = decoder_of(config["prepare"])
+        self._prepare: Prepare = function_of(config["decoder"])
         self._limits = ReadLimits(max_bytes=config["max_bytes"], timeout_s=config["timeout_s"])
         self._num_readers: int = config["num_readers"]
         self._socket = socket.socket(fileno=config["socket"])
@@ -166,8 +131,7 @@ class _Worker:
         self._replies: list[bytes] = []
         self._flushed = self._looked = monotonic()
         self._read_s = self._decode_s = self._idle_s = 0.0
-        if config["memory_bytes"]:
-            _limit_memory(config["memory_bytes"])
+        limit_memory(config["memory_bytes"])
 
     def serve(self) -> None:
         """Make pictures until the pool is gone."""
@@ -272,7 +236,7 @@ class _Worker:
         request = job.request
         began = read = monotonic()
         self._slots.begin(self._number, began - job.read_s, request.ticket)
-        signal.setitimer(signal.ITIMER_REAL, max(self._timeout_s - job.read_s, 0.0) + _GRACE_S)
+        signal.setitimer(signal.ITIMER_REAL, max(self._timeout_s - job.read_s, 0.0) + GRACE_S)
         num_bytes = 0
         try:
             data = self._read(job)
@@ -281,14 +245,8 @@ class _Worker:
             found = self._prepare(data, self._options)
             self._slots.pixels[request.slot] = found.pixels
             self._reply(request.ticket, width=found.width, height=found.height, traits=int(found.traits), num_bytes=num_bytes)
-        except PictureError as error:
-            self._reply(request.ticket, error.reason, str(error), num_bytes=num_bytes)
-        except MemoryError:
-            text = "decoding needs more memory than a decode worker may use"
-            self._reply(request.ticket, PictureReason.TOO_LARGE, text, num_bytes=num_bytes)
-        except Exception as error:  # a fault of the decoder: the picture is lost, the run is not
-            text = f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self._reply(request.ticket, PictureReason.CRASHED, text, num_bytes=num_bytes)
+        except Exception as error:  # the picture is lost, the run is not
+            self._reply(request.ticket, *failure_of(error), num_bytes=num_bytes)
         self._read_s += read - began
         self._decode_s += monotonic() - read
         self._slots.spend(self._number, self._read_s, self._decode_s, self._idle_s)
