@@ -1,0 +1,144 @@
+"""Pictures and workers that hang, crash, leave or cannot start: they cost nothing but themselves, and nothing is left over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beholder.errors import BeholderError
+from beholder.images.picture import PictureRef
+from beholder.images.pool import DecodePool
+from oracles.odd_decoders import pixels_of
+from oracles.odd_pools import SIZE_PX, assert_right, pool_of, refs_of, run
+
+
+def test_hanging_crashing_leaving_and_failing_pictures_cost_nothing_but_themselves() -> None:
+    datas = [b"good %d" % number for number in range(300)]
+    odd = {
+        5: (b"sleep:60", "timed_out", "longer than 0.5 s"),
+        6: (b"signal:11", "crashed", "SIGSEGV"),
+        7: (b"signal:6", "crashed", "SIGABRT"),
+        60: (b"exit:3", "crashed", "exit status 3; last words"),
+        61: (b"signal:19", "timed_out", "longer than 0.5 s"),
+        100: (b"bad:", "damaged", "told to be damaged"),
+        101: (b"bug:", "crashed", "ZeroDivisionError: told to fail"),
+        299: (b"signal:9", "crashed", "SIGKILL"),
+    }
+    for number, (data, _, _) in odd.items():
+        datas[number] = data
+    datas[200:202] = [b"environment:", b"spam:"]
+    with pool_of(2, timeout_s=0.5) as pool:
+        found = run(pool, refs_of(datas))
+        for number, data in enumerate(datas):
+            if number in odd:
+                assert found[number][0] == odd[number][1], number
+                assert odd[number][2] in found[number][1]
+            else:
+                np.testing.assert_array_equal(found[number], pixels_of(data, SIZE_PX))
+        assert pool.stats.num_restarts == 2 + 2 * 4
+        assert pool.stats.num_errors == len(odd)
+
+
+def test_a_picture_whose_worker_was_ended_once_is_made_by_another(tmp_path: Path) -> None:
+    datas = [b"a", b"once:" + os.fsencode(tmp_path / "mark"), b"b"]
+    with pool_of(1) as pool:
+        assert_right(run(pool, refs_of(datas)), datas)
+        assert pool.stats.num_restarts == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is limited on Linux only")
+def test_a_picture_that_eats_memory_is_too_large() -> None:
+    with pool_of(1, memory_bytes=512 << 20, max_bytes=1000) as pool:
+        found = run(pool, refs_of([b"a", b"eat:", b"x" * 1001, b"b"]))
+        assert [found[1][0], found[2][0]] == ["too_large", "too_large"]
+        assert "1,001 bytes" in found[2][1]
+        np.testing.assert_array_equal(found[3], pixels_of(b"b", SIZE_PX))
+        assert pool.stats.num_restarts == 0
+
+
+def test_every_picture_once_while_workers_are_killed_at_random() -> None:
+    rng, kills = random.Random(7), random.Random(8)
+    datas = [rng.randbytes(rng.choice([10, 1000, 100_000])) for _ in range(2000)]
+    stop = threading.Event()
+
+    def kill(pool: DecodePool) -> None:
+        for _ in range(8):
+            running = pool.process_ids
+            for process_id in kills.sample(running, min(len(running), kills.randint(0, 2))):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process_id, signal.SIGKILL)
+            if stop.wait(kills.uniform(0.0, 0.4)):
+                return
+
+    found: dict[int, Any] = {}
+    with pool_of(2, num_slots=100) as pool:
+        assert_right(run(pool, refs_of([b"up"])), [b"up"])
+        killer = threading.Thread(target=kill, args=(pool,), daemon=True)
+        killer.start()
+        try:
+            for outcome in pool.map(refs_of(datas)):
+                assert outcome.error is None or outcome.error.reason == "crashed"  # killed twice over the same picture
+                found[outcome.tag] = outcome.pixels.copy() if outcome.pixels is not None else None
+                outcome.release()
+                time.sleep(0.0005)
+        finally:
+            stop.set()
+            killer.join()
+        assert pool.stats.num_restarts >= 4
+    assert list(found) == list(range(2000))
+    crashed = sum(pixels is None for pixels in found.values())
+    assert crashed <= 2
+    for number, pixels in found.items():
+        if pixels is not None:
+            np.testing.assert_array_equal(pixels, pixels_of(datas[number], SIZE_PX))
+
+
+def test_workers_that_cannot_start_end_the_job_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODD_DECODERS_FAIL_TO_START", "1")
+    with pool_of(2) as pool, pytest.raises(BeholderError) as caught:
+        run(pool, refs_of([b"x"]))
+    assert "cannot be started" in str(caught.value)
+    assert "told not to start" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_workers_that_die_without_end_end_the_job_with_one_line() -> None:
+    with pool_of(2, most_deaths=9) as pool, pytest.raises(BeholderError, match="died 10 times") as caught:
+        run(pool, refs_of([b"exit:5"] * 100))
+    assert "exit status 5" in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "large").write_bytes(bytes(2000))
+    (tmp_path / "empty").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        wanted = {
+            "none": "missing", "file/below": "missing", "zero\0byte": "missing", ".": "unreadable", "pipe": "unreadable",
+            "socket": "unreadable", "large": "too_large",
+        }  # fmt: skip
+        refs = [(name, PictureRef(path=str(tmp_path / name))) for name in wanted]
+        file = str(tmp_path / "file")
+        refs += [("device", PictureRef(path="/dev/zero")), ("past", PictureRef(path=file, offset=3, length=9))]
+        refs += [("tail", PictureRef(path=file, offset=3)), ("empty", PictureRef(path=str(tmp_path / "empty")))]
+        for num_workers in (0, 1):
+            with pool_of(num_workers, max_bytes=1999, timeout_s=5) as pool:
+                found = run(pool, iter(refs))
+            reasons = {name: result[0] for name, result in found.items() if isinstance(result, tuple)}
+            assert reasons == {**wanted, "device": "unreadable", "past": "truncated"}
+            assert all("\n" not in result[1] for result in found.values() if isinstance(result, tuple))
+            np.testing.assert_array_equal(found["tail"], pixels_of(b"45", SIZE_PX))
+            np.testing.assert_array_equal(found["empty"], pixels_of(b"", SIZE_PX))
