@@ -57,9 +57,10 @@ class HeadNumbers:
     def __init__(self, column: str, head: str | None, scores: npt.NDArray[np.float32]) -> None:
         self.column, self.head, self.num_rows = column, head, len(scores)
         ordered = np.sort(scores)  # NaN last, infinities before them
-        first = int(np.searchsorted(ordered, -np.inf, side="right"))
-        last = int(np.searchsorted(ordered, np.inf, side="left"))
-        self.num_not_finite = first + int(np.searchsorted(ordered, np.inf, side="right")) - last
+        infinite = np.float32(np.inf)  # as float64, numpy would convert all scores
+        first = int(np.searchsorted(ordered, -infinite, side="right"))
+        last = int(np.searchsorted(ordered, infinite, side="left"))
+        self.num_not_finite = first + int(np.searchsorted(ordered, infinite, side="right")) - last
         self.ordered = ordered[first:last]
         self.num_scored = len(self.ordered)
         self.mean = float(self.ordered.mean(dtype=np.float64)) if self.num_scored else math.nan

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curation.selecting.reading import RowReader
+from beholder.curation.selecting.reading import Chosen, RowReader
 from beholder.curation.selecting.sieve import NUMBER, Sieve
 from beholder.errors import InputError
 from beholder.kernels import choosing
@@ -117,13 +117,10 @@ def sizes_of(table: pa.Table) -> Sizes:
 
 def _sizes_at(reader: RowReader, column: str, rows: npt.NDArray[np.uint32]) -> Sizes:
     """Sizes of ascending rows."""
+    chosen = Chosen(rows)
 
     def take(first: int, table: pa.Table) -> Sizes:
-        low, high = np.searchsorted(rows, [first, first + table.num_rows])
-        return sizes_of(table)[rows[low:high].astype(np.int64) - first]
+        inside = chosen.within(first, first + table.num_rows)
+        return sizes_of(table)[rows[inside].astype(np.int64) - first]
 
-    def wanted(start: int, stop: int) -> bool:
-        low, high = np.searchsorted(rows, [start, stop])
-        return bool(low < high)
-
-    return np.concatenate([np.zeros(0, np.int64), *reader.map([column], take, wanted=wanted)])
+    return np.concatenate([np.zeros(0, np.int64), *reader.map([column], take, wanted=chosen.any)])

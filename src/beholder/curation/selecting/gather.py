@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curation.selecting.reading import as_names
+from beholder.curation.selecting.reading import Chosen, as_names
 from beholder.curation.selecting.records import SELECTION_FORMAT
 from beholder.curation.selecting.sieve import RULES
 from beholder.kernels import choosing, ordering
@@ -135,23 +135,23 @@ class Gatherer:
     def _pieces(self, names: list[str], by_row: Rows) -> Iterator[pa.Table]:
         """The columns of ascending rows, piece by piece, in row order."""
         sample = self._scores.sample_column
+        chosen = Chosen(by_row)
 
         def take(first: int, table: pa.Table) -> pa.Table:
-            low, high = np.searchsorted(by_row, [first, first + table.num_rows])
+            inside = by_row[chosen.within(first, first + table.num_rows)]
             if sample in table.column_names:
                 at = table.column_names.index(sample)
                 table = table.set_column(at, sample, as_names(table.column(sample), first))
-            if high - low == table.num_rows:
+            if len(inside) == table.num_rows:
                 return table.combine_chunks()
             mask = np.zeros(table.num_rows, np.bool_)
-            mask[by_row[low:high] - np.uint32(first)] = True
+            mask[inside - np.uint32(first)] = True
             return table.filter(pa.array(mask)).combine_chunks()
 
-        def wanted(start: int, stop: int) -> bool:
-            low, high = np.searchsorted(by_row, [start, stop])
-            return bool(low < high)
+        def tell(count: int) -> None:
+            self._rows.tell("rows for the result", count)
 
-        return self._reader.map(names, take, wanted=wanted, on_rows=lambda count: self._rows.tell("rows for the result", count))
+        return self._reader.map(names, take, wanted=chosen.any, on_rows=tell)
 
     def _through_files(
         self, first: list[pa.Table], rest: Iterator[pa.Table], places: Rows, num_rows: int

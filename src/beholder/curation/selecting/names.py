@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.curation.selecting.reading import RowReader, as_names, text_buffers
+from beholder.curation.selecting.reading import Chosen, RowReader, as_names, text_buffers
 from beholder.kernels import texts
 
 Rows = npt.NDArray[np.uint32]
@@ -53,13 +53,12 @@ class Names:
         found = self.remembered(rows)
         if found is not None:
             return found
-        edges = _Edges(rows)
+        chosen = Chosen(rows)
 
         def take(first: int, names: pa.LargeStringArray) -> pa.LargeStringArray:
-            start, stop = edges.of(first, first + len(names))
-            return names.take(pa.array(rows[start:stop] - np.uint32(first)))
+            return names.take(pa.array(rows[chosen.within(first, first + len(names))] - np.uint32(first)))
 
-        pieces = list(self._map("names", take, lambda start, stop: edges.any(start, stop)))
+        pieces = list(self._map("names", take, chosen.any))
         self._kept = pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())
         self._kept_rows = rows
         assert len(self._kept) == len(rows)
@@ -77,23 +76,48 @@ class Names:
     def scan(self) -> texts.NameScan:
         """Whether all names ascend in row order, and what they all begin with. One pass, done once."""
         if self._scan is None:
-
-            def look(first: int, names: pa.LargeStringArray) -> texts.NameScan | None:
-                return texts.scan_names(*text_buffers(names)) if len(names) else None
-
-            found = [scan for scan in self._map("order of names", look) if scan is not None]
-            self._scan = reduce(texts.join_scans, found) if found else texts.NameScan(True, b"", b"", b"")
+            self._scan = _joined(self._map("order of names", _looked))
         return self._scan
 
     def windows(self, skip: int, out: npt.NDArray[np.uint64]) -> None:
         """`texts.fill_windows` for every row of the set; out: (N,)."""
 
         def fill(first: int, names: pa.LargeStringArray) -> None:
-            offsets, data = text_buffers(names)
-            texts.fill_windows(offsets, data, skip, out[first : first + len(names)])
+            texts.fill_windows(*text_buffers(names), skip, out[first : first + len(names)])
 
         for _ in self._map("names that tie", fill):
             pass
+
+    def first_windows(self, out: npt.NDArray[np.uint64]) -> int | None:
+        """Windows of what comes after the bytes that all names begin with; out: (N,). N is at least 1.
+
+        Returns:
+            how many bytes that are; None where the names ascend in row order, and `out` holds nothing.
+        """
+        guess = self._scan or self._first_scan()
+        if guess.ascending:
+            guess = self.scan()
+            if guess.ascending:
+                return None
+        skip = len(guess.common)
+        if self._scan is not None:
+            self.windows(skip, out)
+            return skip
+
+        def look(first: int, names: pa.LargeStringArray) -> texts.NameScan | None:
+            offsets, data = text_buffers(names)
+            texts.fill_windows(offsets, data, skip, out[first : first + len(names)])
+            return texts.scan_names(offsets, data) if len(names) else None
+
+        self._scan = _joined(self._map("names that tie", look))
+        if len(self._scan.common) < skip:  # what the first names share, others do not
+            skip = len(self._scan.common)
+            self.windows(skip, out)
+        return skip
+
+    def _first_scan(self) -> texts.NameScan:
+        """Of the names that are read first."""
+        return _joined(self._map("order of names", _looked, lambda start, _: start == 0))
 
     def hashed(self, seed: int, use: Callable[[int, npt.NDArray[np.uint64]], None]) -> None:
         """`use(first row, hashes)` on pieces of `texts.name_hashes`, by several threads at once."""
@@ -109,19 +133,13 @@ class Names:
         return self._map(what, work)
 
 
-class _Edges:
-    """Where the rows of a stretch stand among ascending rows."""
+def _looked(_: int, names: pa.LargeStringArray) -> texts.NameScan | None:
+    return texts.scan_names(*text_buffers(names)) if len(names) else None
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
 
-    def of(self, start: int, stop: int) -> tuple[int, int]:
-        low, high = np.searchsorted(self._rows, [start, stop])
-        return int(low), int(high)
-
-    def any(self, start: int, stop: int) -> bool:
-        low, high = self.of(start, stop)
-        return low < high
+def _joined(scans: Iterator[texts.NameScan | None]) -> texts.NameScan:
+    found = [scan for scan in scans if scan is not None]
+    return reduce(texts.join_scans, found) if found else texts.NameScan(True, b"", b"", b"")
 
 
 def whole(column: pa.ChunkedArray) -> pa.LargeStringArray:

@@ -78,6 +78,8 @@ class Ranking:
             self.forget()
         flags, count = ordering.mark_ties(keys, order, dropped)
         del keys
+        if count > 0 and at_least <= self.few_rows:  # all names at one reading: those that stay are wanted for the result, too
+            self.names.of(np.sort(order))
         self._settle(order, flags, count)
         rows, ranks = choosing.left_in_order(order, dropped, num_valued)
         if not len(without):
@@ -103,13 +105,11 @@ class Ranking:
             places = ordering.places_in_runs(flags, count)
             order[places] = self._settled_few(order[places], flags[places])
             return
-        scan = self.names.scan()
-        if scan.ascending:
-            return
         windows = np.empty(len(self.keys), np.uint64)
-        skip = len(scan.common)
+        skip = self.names.first_windows(windows)
+        if skip is None:
+            return
         while True:
-            self.names.windows(skip, windows)
             still = ordering.sort_runs(order, flags, windows, self.num_threads)
             if not still:
                 return
@@ -120,6 +120,7 @@ class Ranking:
                 order[places] = self._settled_few(order[places], flags[places])
                 return
             skip += texts.WINDOW_BYTES
+            self.names.windows(skip, windows)
 
     def _settled_few(self, order: Rows, flags: Bytes) -> Rows:
         """Rows in runs that tie, put in the order of their names; their names are read at once."""

@@ -250,6 +250,24 @@ class RowReader:
             )
 
 
+class Chosen:
+    """Ascending rows, (K,) uint32: which of them lie in a stretch of rows."""
+
+    def __init__(self, rows: npt.NDArray[np.uint32]) -> None:
+        self._rows = rows
+
+    def within(self, start: int, stop: int) -> slice:
+        """Where those from `start` to before `stop` stand."""
+        edges = np.array([start, stop], np.uint32)  # of another type, numpy would convert all rows at each call
+        low, high = np.searchsorted(self._rows, edges)
+        return slice(int(low), int(high))
+
+    def any(self, start: int, stop: int) -> bool:
+        """Whether there are any."""
+        found = self.within(start, stop)
+        return bool(found.start < found.stop)
+
+
 def _changed(path: Path, found: int, expected: int) -> InputError:
     return InputError(f"{path} has {found:,} rows where {expected:,} were counted; did it change?")
 
