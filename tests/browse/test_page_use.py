@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
 import shlex
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from beholder.browse.options import BrowseOptions
 from oracles.browse_page import Open, best_first, events, kept, scores_of, until, wait_for_threshold, wait_for_tiles
 from oracles.browse_sets import running
+from oracles.web import serving
 
 
 def test_marks_by_keyboard_are_on_the_disk_and_stay(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
@@ -288,18 +287,7 @@ def test_other_sites_cannot_mark_or_read(photo_server: Any, chromium: Any, tmp_p
       image.src = '{photo_server.url}thumb/x/160/0';
     </script>"""
 
-    class Site(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "text/html")
-            self.end_headers()
-            self.wfile.write(hostile.encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as site:
-        threading.Thread(target=site.serve_forever, daemon=True).start()
+    with serving({"": hostile.encode()}, "text/html") as site:
         page = chromium.new_page()
         for name in ("127.0.0.1", "localhost"):
             page.goto(f"http://{name}:{site.server_port}/")
@@ -308,5 +296,4 @@ def test_other_sites_cannot_mark_or_read(photo_server: Any, chromium: Any, tmp_p
             frames = [frame for frame in page.frames if frame.url.startswith(photo_server.url)]
             assert all(frame.query_selector("#gallery") is None for frame in frames)
         page.close()
-        site.shutdown()
     assert events(tmp_path / "m.jsonl") == []

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,54 +17,11 @@ import pytest
 from beholder import BeholderError, InputError, load_head, storage
 from beholder.jobs.score import ScoreOptions, score
 from beholder.scores.summary import RunSummary
-
-pytest.importorskip("s3fs", reason="needs-s3: pip install 'beholder[s3]'")
-moto_server = pytest.importorskip("moto.server", reason="needs-s3: pip install 'beholder[test]'")
+from oracles.s3 import BUCKET, ask_moto
 
 N, D = 600, 24
 ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
 NAMES = [f"pictures/{i:05d}.jpg" for i in range(N)]
-BUCKET = "data"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of an S3 server on this machine."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-def _ask(server: str, path: str, body: bytes) -> None:
-    request = urllib.request.Request(f"{server}/moto-api/{path}", body, {"Content-Type": "text/plain"}, method="POST")
-    urllib.request.urlopen(request, timeout=10).close()
-
-
-@pytest.fixture
-def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A boto3 client with an empty bucket "data"; beholder finds the server by the usual environment variables alone."""
-    import boto3
-    import s3fs
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    _ask(server, "reset", b"")
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    _ask(server, "reset-auth", b"inf")
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def npy(rows: Any) -> bytes:
@@ -319,13 +273,13 @@ def test_damaged_files_on_s3_are_named(s3: Any, tmp_path: Path, small_head: Path
 
 
 def test_wrong_credentials_are_one_clear_line(
-    s3: Any, server: str, tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, s3_server: str, tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import s3fs
 
     np.save(tmp_path / "x.npy", ROWS)
     s3.put_object(Bucket=BUCKET, Key="x.npy", Body=npy(ROWS))
-    _ask(server, "reset-auth", b"0")
+    ask_moto(s3_server, "reset-auth", b"0")
     for source in (f"s3://{BUCKET}/x.npy", f"s3://{BUCKET}/*.npy"):
         line = one_line(source, tmp_path / "out", small_head)
         assert re.search(f"cannot read {re.escape(source)}: access denied .*check your credentials", line)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pytest
 from beholder import BeholderError, OutputError
 from beholder.jobs.score import ScoreOptions, score
 from beholder.scores.summary import RunSummary
+from oracles.web import serving
 
 N, D = 600, 24
 ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
@@ -64,84 +62,30 @@ def one_line(source: str, out: str | Path, head: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-class Pages(BaseHTTPRequestHandler):
-    """`/ranges/NAME` as a good server gives it, `/whole/NAME` without byte ranges, `/endless/NAME` without a size."""
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def _answer(self, *, with_body: bool) -> None:
-        kind, _, name = self.path.split("?")[0].strip("/").partition("/")
-        data = FORMATS.get(name)
-        if data is None or kind == "broken":
-            self.send_response(404 if data is None else 503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if kind == "ranges" else None
-        start, stop = 0, len(data)
-        if wanted:
-            start, stop = int(wanted[1]), min(stop, int(wanted[2]) + 1) if wanted[2] else stop
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
-        if kind == "endless":
-            self.send_header("Connection", "close")
-        else:
-            self.send_header("Content-Length", str(stop - start))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(data[start:stop])
-        self.close_connection = kind == "endless"
-
-
-class QuietServer(ThreadingHTTPServer):
-    """Clients may hang up in the middle of an answer."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def web() -> Iterator[str]:
     """The address of a web server on this machine."""
-    running = QuietServer(("127.0.0.1", 0), Pages)
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{running.server_address[1]}"
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with serving(FORMATS) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "big.npy"])
 def test_a_web_server_gives_the_bits_of_local_files(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
     (tmp_path / name).write_bytes(FORMATS[name])
-    run(f"{web}/ranges/{name}", tmp_path / "remote.parquet", small_head, shard_rows=250)
+    run(f"{web}/{name}", tmp_path / "remote.parquet", small_head, shard_rows=250)
     run(str(tmp_path / name), tmp_path / "local.parquet", small_head)
     assert pl.read_parquet(tmp_path / "remote.parquet").equals(pl.read_parquet(tmp_path / "local.parquet"))
 
 
 def test_a_signed_address_is_no_glob(web: str, tmp_path: Path, small_head: Path) -> None:
-    summary = run(f"{web}/ranges/c.npy?signature=a%2Fb&expires=9", tmp_path / "out.parquet", small_head)
+    summary = run(f"{web}/c.npy?signature=a%2Fb&expires=9", tmp_path / "out.parquet", small_head)
     assert summary.num_scored == N
 
 
 @pytest.mark.parametrize("name", ["c.npy", "fortran.npy"])
 def test_of_small_files_a_server_need_not_give_parts(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
     run(f"{web}/whole/{name}", tmp_path / "remote.parquet", small_head, shard_rows=250)
-    run(f"{web}/ranges/{name}", tmp_path / "parts.parquet", small_head)
+    run(f"{web}/{name}", tmp_path / "parts.parquet", small_head)
     assert pl.read_parquet(tmp_path / "remote.parquet").equals(pl.read_parquet(tmp_path / "parts.parquet"))
 
 
@@ -159,7 +103,7 @@ def test_a_server_that_tells_no_size_is_one_clear_line(web: str, tmp_path: Path,
 
 
 def test_missing_pages_broken_and_dead_servers_are_told_apart(web: str, tmp_path: Path, small_head: Path) -> None:
-    assert one_line(f"{web}/ranges/no.npy", tmp_path / "out", small_head).endswith("/no.npy does not exist; check the path")
+    assert one_line(f"{web}/no.npy", tmp_path / "out", small_head).endswith("/no.npy does not exist; check the path")
     line = one_line(f"{web}/broken/c.npy", tmp_path / "out", small_head)
     assert f"cannot read {web}/broken/c.npy" in line
     assert "503" in line
@@ -171,4 +115,4 @@ def test_missing_pages_broken_and_dead_servers_are_told_apart(web: str, tmp_path
 def test_nothing_is_written_to_a_web_server(web: str, tmp_path: Path, small_head: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
     with pytest.raises(OutputError, match="a web server takes no files"):
-        run(str(tmp_path / "x.npy"), f"{web}/ranges/out.parquet", small_head)
+        run(str(tmp_path / "x.npy"), f"{web}/out.parquet", small_head)

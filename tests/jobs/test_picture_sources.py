@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from beholder.models.heads import load_head
 from beholder.models.towers import load_tower
 from beholder.scores.summary import RunSummary
 from oracles.made_pictures import encoded, noise
+from oracles.s3 import BUCKET, fill_bucket
 from oracles.slow_scores import affine_scores
 from oracles.tar_making import tar
 from oracles.web import FileServer, serving
@@ -82,40 +81,11 @@ def web() -> Iterator[FileServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """The address of an S3 server on this machine with FILES in the bucket "data"."""
-    pytest.importorskip("s3fs", reason="needs-s3: pip install 'beholder[s3]'")
-    moto_server = pytest.importorskip("moto.server", reason="needs-s3: pip install 'beholder[test]'")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
 @pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The bucket's URL; beholder finds the server by the usual environment variables alone."""
-    import boto3
-    import s3fs
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", b"", method="POST"), timeout=10).close()
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="data")
-    for name, data in FILES.items():
-        client.put_object(Bucket="data", Key=name, Body=data)
-    yield "s3://data"
-    s3fs.S3FileSystem.clear_instance_cache()
+def s3(s3: Any) -> str:
+    """The URL of the bucket with FILES."""
+    fill_bucket(s3, FILES)
+    return f"s3://{BUCKET}"
 
 
 @pytest.fixture

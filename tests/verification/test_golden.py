@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from beholder.verification.golden import (
     golden_failure,
 )
 from oracles.slow_scores import affine_scores
+from oracles.web import FileServer, serving
 
 
 @pytest.fixture
@@ -43,20 +41,10 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def server(pictures: list[Path]) -> Iterator[str]:
-    """The URL of a server with these pictures."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(pictures[0].parent)))
-    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{web.server_address[1]}"
-    web.shutdown()
-    web.server_close()
-    thread.join()
+def server(pictures: list[Path]) -> Iterator[FileServer]:
+    """A server with these pictures."""
+    with serving({path.name: path.read_bytes() for path in pictures[0].parent.iterdir() if path.is_file()}) as web:
+        yield web
 
 
 def row_of(path: Path, published: float, head: str = "small", **more: Any) -> GoldenRow:
@@ -119,8 +107,8 @@ def test_a_score_that_is_no_number_differs(pictures: list[Path]) -> None:
     assert results[0].verdict == "differs"
 
 
-def test_pictures_are_fetched_checked_and_kept(pictures: list[Path], server: str) -> None:
-    rows = [row_of(path, 0.0, url=f"{server}/{path.name}") for path in pictures]
+def test_pictures_are_fetched_checked_and_kept(pictures: list[Path], server: FileServer) -> None:
+    rows = [row_of(path, 0.0, url=f"{server.url}/{path.name}") for path in pictures]
     asked: list[Path] = []
 
     def score(head: str, path: Path) -> float:
@@ -129,7 +117,7 @@ def test_pictures_are_fetched_checked_and_kept(pictures: list[Path], server: str
 
     assert [result.verdict for result in check_golden(score, GoldenPictures(), rows)] == ["agrees"] * 3
     assert [path.read_bytes() for path in asked] == [path.read_bytes() for path in pictures]
-    pictures[0].unlink()  # the server no longer has it, the cache does
+    del server.files[pictures[0].name]  # the cache has it
     assert [result.verdict for result in check_golden(score, GoldenPictures(), rows)] == ["agrees"] * 3
     assert check_golden(score, GoldenPictures(offline=True), rows)[0].verdict == "agrees"
     asked[0].write_bytes(b"damaged")
@@ -139,16 +127,16 @@ def test_pictures_are_fetched_checked_and_kept(pictures: list[Path], server: str
     assert asked[0].read_bytes() == b"damaged"
 
 
-def test_another_file_at_the_url_is_not_taken(pictures: list[Path], server: str) -> None:
-    wrong = row_of(pictures[0], 0.0, url=f"{server}/{pictures[1].name}")
+def test_another_file_at_the_url_is_not_taken(pictures: list[Path], server: FileServer) -> None:
+    wrong = row_of(pictures[0], 0.0, url=f"{server.url}/{pictures[1].name}")
     result = check_golden(by_size, GoldenPictures(), [wrong])[0]
     assert result.verdict == "not checked"
     assert "another file" in result.message
     assert wrong.sha256 in result.message
 
 
-def test_a_picture_of_unknown_hash_neither_fails_nor_makes_a_success(pictures: list[Path], server: str) -> None:
-    row = row_of(pictures[1], 5.0, sha256="", url=f"{server}/{pictures[1].name}", reason="may have changed")
+def test_a_picture_of_unknown_hash_neither_fails_nor_makes_a_success(pictures: list[Path], server: FileServer) -> None:
+    row = row_of(pictures[1], 5.0, sha256="", url=f"{server.url}/{pictures[1].name}", reason="may have changed")
     results = check_golden(by_size, GoldenPictures(), [row])
     assert (results[0].verdict, results[0].message) == ("differs", "may have changed")
     assert "nothing was checked" in (golden_failure(results) or "")
