@@ -53,10 +53,14 @@ def _scan(offsets, data):  # type: ignore[no-untyped-def]
                 shared = i  # the one before shares at least `shared` bytes with the first
         else:
             shared = min(shared, length)
-            i = 0
-            while i < shared and data[start + i] == data[first + i]:
-                i += 1
-            shared = i
+            differ = np.uint8(0)
+            for i in range(shared):  # without a way out, so that many bytes are compared at once
+                differ |= data[np.uint64(start + i)] ^ data[np.uint64(first + i)]
+            if differ != 0:
+                i = 0
+                while data[start + i] == data[first + i]:
+                    i += 1
+                shared = i
     return ascending, shared
 
 

@@ -74,14 +74,14 @@ class Gatherer:
         keys = self._values.score_keys
         return keys is not None and name == self._values.score and self._scores.schema.field(name).type == pa.float32()
 
-    def in_order(self, order: Rows, ranks: Rows, *, only_samples: bool, num_rows: int) -> Iterator[pa.Table]:
-        """Tables of `schema` (or of samples only) of the rows in this order, at most `num_rows` at a time."""
-        schema = pa.schema([self.schema.field(columns.SAMPLE)]) if only_samples else self.schema
+    def in_order(self, order: Rows, ranks: Rows | None, *, num_rows: int) -> Iterator[pa.Table]:
+        """Tables of `schema` of the rows in this order, at most `num_rows` at a time; without ranks, of samples only."""
+        schema = self.schema if ranks is not None else pa.schema([self.schema.field(columns.SAMPLE)])
         by_row = choosing.left_rows(self._values.rank_keys, self._dropped)
         known = self._rows.names.remembered(by_row)
         sample = self._scores.sample_column
         wanted = [] if known is not None else [sample]
-        if not only_samples:
+        if ranks is not None:
             wanted += [name for name in self._scores.score_columns if not self._from_keys(name)]
             wanted += [name for name in self.passed if name not in wanted]
         places = ordering.places_of(by_row, order, self._scores.num_rows)
@@ -92,7 +92,7 @@ class Gatherer:
             if known is not None:
                 found[sample] = known.take(pa.array(np.searchsorted(by_row, order[part])))
             ready = [found.pop(sample)]
-            if not only_samples:
+            if ranks is not None:
                 ready += self._scores_of(order[part], found)
                 ready += _told(ranks[part], np.zeros(len(ranks[part]), np.uint8))
                 ready += [found[name] for name in self.passed]

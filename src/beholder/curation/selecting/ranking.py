@@ -61,12 +61,19 @@ class Ranking:
         self._settle(order, *ordering.mark_ties(keys, order))
         return order
 
+    def kept_best_first(self, dropped: Bytes) -> Rows:
+        """Rows with dropped == 0, best first, those without a value last: `kept_in_order` without ranks, which is less work."""
+        ordered = self.best_first(choosing.left_rows(self.keys, dropped, with_key=True))
+        return np.concatenate([ordered, self._valueless(dropped)])
+
+    def _valueless(self, dropped: Bytes) -> Rows:
+        """Rows with dropped == 0 that have no value, by name."""
+        return by_name(self.names, choosing.left_rows(self.keys, dropped, with_key=False))
+
     def kept_in_order(self, dropped: Bytes) -> tuple[Rows, Rows]:
         """Rows with dropped == 0, best first, and the rank of each among all rows: 1 for the best, 0 for none (those last)."""
         num_valued, num_without, least = choosing.survey(self.keys, dropped, self.num_threads)
-        without = np.empty(0, np.uint32)
-        if num_without:
-            without = by_name(self.names, choosing.left_rows(self.keys, dropped, with_key=False))
+        without = self._valueless(dropped) if num_without else np.empty(0, np.uint32)
         if not num_valued:
             return without, np.zeros(len(without), np.uint32)
         at_least = choosing.count_at_least(self.keys, least, self.num_threads)

@@ -92,9 +92,15 @@ class Selection:
         self._judge.rows.stage("ranks")
         return self._judge.sieve.ranking.kept_in_order(self.dropped_by)
 
+    @cached_property
+    def _order_alone(self) -> npt.NDArray[np.uint32]:
+        self._judge.rows.stage("order")
+        return self._judge.sieve.ranking.kept_best_first(self.dropped_by)
+
     def order(self) -> npt.NDArray[np.uint32]:
         """(K,) the rows that stay, best first; those without a ranking value last, by sample."""
-        return self._kept_in_order[0]
+        ranked = "_kept_in_order" in self.__dict__ or "rank" in self.__dict__
+        return self._kept_in_order[0] if ranked else self._order_alone
 
     @property
     def schema(self) -> pa.Schema:
@@ -120,8 +126,8 @@ class Selection:
 
         Columns: sample, the scores, rank (int64, null for none), kept, dropped_by, then what is passed through.
         """
-        order, ranks = self._kept_in_order
-        return self._gatherer.in_order(order, ranks, only_samples=only_samples, num_rows=num_rows)
+        order, ranks = (self.order(), None) if only_samples else self._kept_in_order
+        return self._gatherer.in_order(order, ranks, num_rows=num_rows)
 
     def decision_tables(self, *, only_dropped: bool = False) -> Iterator[pa.Table]:
         """All rows, or only those that were dropped, in the order of the set: sample, scores, rank, kept, dropped_by."""
