@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,9 @@ import numpy as np
 import pytest
 
 from oracles.odd_pools import ODD, SIZE_PX, assert_right, pool_of, refs_of, run
+from oracles.processes import is_running, wait_until_gone
 
 TESTS = Path(__file__).resolve().parents[1]
-
-
-def is_running(process_id: int) -> bool:
-    try:
-        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-def wait_until_gone(process_ids: list[int], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while any(map(is_running, process_ids)):
-        assert time.monotonic() < end, "workers outlive their pool"
-        time.sleep(0.05)
 
 
 def left_over() -> tuple[int, int, set[Path]]:

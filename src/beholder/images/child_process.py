@@ -1,4 +1,4 @@
-"""A module and its settings in, a fresh interpreter that runs it out, as its parent sees it: its socket, its end, last words."""
+"""A module and its settings in, a fresh interpreter that runs it out, as its parent sees it: its socket, end and last words."""
 
 from __future__ import annotations
 

@@ -11,14 +11,10 @@ from beholder.columns import PictureReason
 from beholder.images.opening import Opened
 from beholder.images.picture import PictureError, PixelOptions, Trait
 from beholder.images.thin import LONGEST_PX, is_thin, thin_crop
+from beholder.images.upright import ALPHA_MODES, DEEP_MODES, flat, is_opaque, orientation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_ORIENTATION = 0x0112
-_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-"""16 bits; of mode I only what `opening.check_mode` lets through: 0..65535, too."""
 
 _MOST_PIXELS = 1 << 28
 """No picture is resized to more pixels than this in one piece; only 16-bit ones over 5,000 times longer than wide would be."""
@@ -37,15 +33,6 @@ def crop_box(width: int, height: int, side: int) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
-def orientation(image: Image) -> int:
-    """EXIF orientation, 1 to 8; 1 when there is none, or metadata are broken."""
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken metadata raise all kinds of errors, and are no reason to lose the picture
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
 def traits_of(image: Image) -> Trait:
     """What makes presets give different pixels for `image` (loaded, as decoded)."""
     traits = Trait.NONE
@@ -53,18 +40,13 @@ def traits_of(image: Image) -> Trait:
         traits |= Trait.ROTATED
     if image.mode in ("1", "P", "PA"):
         traits |= Trait.PALETTE
-    if image.mode in _DEEP_MODES:
+    if image.mode in DEEP_MODES:
         traits |= Trait.DEEP
     if image.mode == "CMYK":
         traits |= Trait.CMYK
-    if "transparency" in image.info or (image.mode in _ALPHA_MODES and not _opaque(image)):
+    if "transparency" in image.info or (image.mode in ALPHA_MODES and not is_opaque(image)):
         traits |= Trait.ALPHA
     return traits
-
-
-def _opaque(image: Image) -> bool:
-    """Whether every pixel of an image with an alpha channel has alpha 255."""
-    return bool(image.getchannel(image.getbands()[-1]).getextrema()[0] == 255)
 
 
 def pixels_of(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint8]:
@@ -129,7 +111,7 @@ def _cut(
     box = crop_box(width, height, side)
     if area != (0, 0, *image.size):  # decoded smaller; not exact anyway
         small = image.resize((width, height), PillowImage.Resampling.BICUBIC, box=area).crop(box)
-    elif is_thin(width, height, box) and image.mode not in _DEEP_MODES:
+    elif is_thin(width, height, box) and image.mode not in DEEP_MODES:
         small = thin_crop(image, width, height, box)
     elif image.mode in ("L", "RGB"):
         pixels = resize_crop(image, width, height, box)
@@ -139,41 +121,3 @@ def _cut(
     else:
         small = image.resize((width, height), PillowImage.Resampling.BICUBIC).crop(box)
     return np.array(small if small.mode == "RGB" else small.convert("RGB"))
-
-
-def flat(image: Image) -> Image:
-    """L or RGB, 8 bits, of any mode: palettes expanded, alpha laid on white, 16 bits divided by 257 and rounded."""
-    if image.mode in _DEEP_MODES:
-        image = _shallow(image)
-    clear = "transparency" in image.info
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.mode in _ALPHA_MODES or (clear and image.mode in ("1", "L", "P", "RGB")):
-        return _on_white(image.convert("RGBA"))
-    if image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA":
-        return _on_white(image.convert("RGBA"))
-    if image.mode == "1":
-        return image.convert("L")
-    return image if image.mode in ("L", "RGB") else image.convert("RGB")
-
-
-def _on_white(image: Image) -> Image:
-    """RGB of an RGBA image laid on white (Pillow's own composition, as transformers 5 does it)."""
-    from PIL import Image as PillowImage
-
-    if _opaque(image):
-        return image.convert("RGB")
-    white = PillowImage.new("RGBA", image.size, (255, 255, 255, 255))
-    return PillowImage.alpha_composite(white, image).convert("RGB")
-
-
-def _shallow(image: Image) -> Image:
-    """L, or LA when one value is marked as clear, of a 16-bit image: round(value / 257)."""
-    from PIL import Image as PillowImage
-
-    deep = np.asarray(image)
-    small = PillowImage.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    clear = image.info.get("transparency")
-    if not isinstance(clear, int):
-        return small
-    return PillowImage.merge("LA", (small, PillowImage.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8))))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import io
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
-from beholder.images.headers import stored_size
 from beholder.images.opening import Opened, open_picture
 from beholder.images.picture import MAX_PIXELS, PictureError, PixelOptions
-from beholder.images.presets import flat, orientation
-from beholder.images.sniff import sniff
+from beholder.images.upright import flat, orientation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
 ThumbnailKind = Literal["webp", "jpeg"]
 MEDIA_TYPES: dict[ThumbnailKind, str] = {"webp": "image/webp", "jpeg": "image/jpeg"}
 
-_LARGE_PIXELS = 32_000_000
-"""Pictures with more pixels are decoded one at a time, so that threads together need little more memory than one."""
-_LARGE = threading.Lock()
 _REDUCING_GAP = 3.0
 """How far Pillow first reduces by averaging whole blocks; from 3.0 on it says the result is nearly that of a plain resize."""
 _WEBP_EFFORT = 4
@@ -58,7 +52,7 @@ def make_thumbnail(
 ) -> Thumbnail:
     """A small picture: EXIF orientation applied, palettes expanded, alpha on white, as the preset `upright` does.
 
-    May be called from many threads.
+    May be called from many threads; nothing guards against pictures that crash or hang the decoder (`ThumbnailPool` does).
 
     Args:
         data: the bytes of a file, of any format that is scored.
@@ -69,14 +63,12 @@ def make_thumbnail(
 
     Raises:
         PictureError: and nothing else, whatever `data` holds.
+        InputError: there is no such kind, size or quality.
     """
-    if not 1 <= longest_px <= _MAX_SIDE or not 1 <= quality <= 100 or kind not in MEDIA_TYPES:
-        raise InputError(f"a thumbnail of {longest_px} pixels, quality {quality}, as {kind} cannot be made")
+    check_wish(longest_px, quality, kind)
     options = PixelOptions(preset="upright", size_px=longest_px, decoder="scaled", max_pixels=max_pixels)
     try:
-        with _turn_of(data):
-            small = shrunk(open_picture(data, options), longest_px)
-        return encoded(small, quality=quality, kind=kind)
+        return encoded(shrunk(open_picture(data, options), longest_px), quality=quality, kind=kind)
     except PictureError:
         raise
     except MemoryError:
@@ -86,10 +78,10 @@ def make_thumbnail(
         raise PictureError(PictureReason.DAMAGED, f"the picture cannot be shown: {type(error).__name__}: {text}") from None
 
 
-def _turn_of(data: bytes) -> contextlib.AbstractContextManager[object]:
-    """What a thread holds while it decodes: the lock, for large pictures."""
-    width, height = stored_size(data, sniff(data)) or (0, 0)
-    return _LARGE if width * height > _LARGE_PIXELS else contextlib.nullcontext()
+def check_wish(longest_px: int, quality: int, kind: str) -> None:
+    """Refuse what no thumbnail can be. Raises InputError."""
+    if not 1 <= longest_px <= _MAX_SIDE or not 1 <= quality <= 100 or kind not in MEDIA_TYPES:
+        raise InputError(f"a thumbnail of {longest_px} pixels, quality {quality}, as {kind} cannot be made")
 
 
 def shrunk(opened: Opened, longest_px: int) -> Image:
@@ -132,6 +124,7 @@ def encoded(image: Image, *, quality: int, kind: ThumbnailKind = "webp") -> Thum
         kind = "jpeg"
     buffer = io.BytesIO()
     if kind == "webp":
+        importlib.import_module("PIL.WebPImagePlugin")  # else Pillow loads all it has, to find this one
         image.save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT, icc_profile=b"", exif=b"")
     else:
         image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
