@@ -216,13 +216,17 @@ class _Question:
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """What was counted: `kept` belongs to `grid`, `cut` to the landmarks of the head."""
+    """What was counted: `kept` belongs to `grid`, `cut` to the landmarks of the head.
+
+    `num_equal`: rows that the landmark asked for dropped and that are counted as kept here, as their score is its threshold.
+    """
 
     num_rows: int
     stats: ScoreStats
     grid: list[float]
     kept: list[int]
     cut: list[int]
+    num_equal: int
     at: float | None
     at_reason: str
     counted: list[GroupCounts | LeftOut]
@@ -236,12 +240,26 @@ def _answer(rows: Rows, question: _Question) -> _Answer:
     marks = landmarks_of(question.head)
     kept = _counts(rows, stats.count, grid)
     cut = _counts(rows, stats.count, [item.threshold for item in marks], strict=[item.is_strict for item in marks])
+    num_equal = 0
+    if question.mark is not None and question.mark.is_strict:
+        (above,) = _counts(rows, stats.count, [question.mark.threshold], strict=[True])
+        num_equal = kept[grid.index(question.mark.threshold)] - above
     at, reason = _at(question, grid, kept, stats.count)
     counted: list[GroupCounts | LeftOut] = []
     if at is not None and question.with_price:
         grouper = Grouper(rows, at, stats.count, kept[grid.index(at)], is_forced=question.columns is not None)
         counted = [grouper.count(name) for name in picked]
-    return _Answer(num_rows=num_rows, stats=stats, grid=grid, kept=kept, cut=cut, at=at, at_reason=reason, counted=counted)
+    return _Answer(
+        num_rows=num_rows,
+        stats=stats,
+        grid=grid,
+        kept=kept,
+        cut=cut,
+        num_equal=num_equal,
+        at=at,
+        at_reason=reason,
+        counted=counted,
+    )
 
 
 def _advice(scores: ScoreSet, question: _Question, answer: _Answer, started: float) -> Advice:
@@ -270,7 +288,16 @@ def _advice(scores: ScoreSet, question: _Question, answer: _Answer, started: flo
         tables=represent([item for item in answer.counted if isinstance(item, GroupCounts)]),
         left_out=tuple(item for item in answer.counted if isinstance(item, LeftOut)),
         warnings=tuple(
-            warnings_about(scores, question.column, head, stats, answer.num_rows, at=question.at, mark=question.mark)
+            warnings_about(
+                scores,
+                question.column,
+                head,
+                stats,
+                answer.num_rows,
+                at=question.at,
+                mark=question.mark,
+                num_equal=answer.num_equal,
+            )
         ),
         seconds=time.perf_counter() - started,
     )

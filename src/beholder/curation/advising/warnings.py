@@ -31,6 +31,7 @@ def warnings_about(
     *,
     at: float | None,
     mark: Landmark | None,
+    num_equal: int = 0,
 ) -> Iterator[str]:
     """Lines worth telling, the gravest first.
 
@@ -42,10 +43,17 @@ def warnings_about(
         num_rows: rows, those without a score included.
         at: the threshold that the user thinks of, or None.
         mark: the landmark it was named by, or None.
+        num_equal: rows whose score is that threshold, where the landmark dropped those.
     """
     yield from _about_range(stats)
     yield from _about_head(head)
     yield from _about_other_scales(head, at, mark)
+    if mark is not None and num_equal:
+        rows = "the row that has" if num_equal == 1 else f"the {num_equal:,} rows that have"
+        yield (
+            f"{mark.name} kept scores above {mark.threshold:g} only; here, and by --min-score {mark.threshold:g}, "
+            f"{rows} exactly {mark.threshold:g} stay as well"
+        )
     yield from _about_pixels(scores, column, head)
     yield from _about_numbers(stats, num_rows, at)
 
