@@ -70,6 +70,8 @@ def test_a_selection_of_other_scores_is_refused(make_set: MakeSet, tmp_path: Pat
     decisions = tmp_path / "decisions.parquet"
     for table, words in (
         ({"sample": ["x"] * 4, "kept": [True] * 4}, "4 rows, the scores have 3"),
+        ({"sample": ["x", "y"], "kept": [True, False]}, "2 rows, the scores have 3"),
+        ({"sample": ["x", "y"], "kept": [True, True]}, "lists rows that stay.*--decisions FILE"),
         ({"sample": ["x", "y", "z"], "kept": [True] * 3}, "of another score set"),
         ({"sample": ["x", "y", "z"]}, "no column 'kept'"),
     ):
@@ -78,6 +80,9 @@ def test_a_selection_of_other_scores_is_refused(make_set: MakeSet, tmp_path: Pat
             report(path, tmp_path / "x.html", selection=decisions)
     with pytest.raises(InputError, match="does not exist"):
         report(path, tmp_path / "x.html", selection=tmp_path / "none.parquet")
+    (tmp_path / "kept.txt").write_text("x\ny\n")
+    with pytest.raises(InputError, match=r"kept\.txt lists rows that stay"):
+        report(path, tmp_path / "x.html", selection=tmp_path / "kept.txt")
 
 
 def test_near_duplicate_groups_are_shown(make_set: MakeSet, tmp_path: Path) -> None:

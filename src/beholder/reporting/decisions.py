@@ -79,6 +79,8 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
     """Read the file and check that it is about these rows. Raises InputError."""
     if not storage.exists(source):
         raise InputError(f"{source} does not exist; write it with: beholder select ... --decisions {source}")
+    if source.lower().endswith(".txt"):
+        raise _is_a_list(source)
     path = foreign.as_parquet(source, scratch / "decisions.parquet")
     with storage.open_parquet(str(path)) as file:
         schema, num_rows = file.schema_arrow, file.metadata.num_rows
@@ -89,6 +91,8 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
             )
         _check_types(schema, source)
         if num_rows != scores.num_rows:
+            if num_rows < scores.num_rows and pc.all(file.read([KEPT]).column(0).cast(pa.bool_())).as_py():
+                raise _is_a_list(source)
             raise InputError(
                 f"{source} decides about {num_rows:,} rows, the scores have {scores.num_rows:,}; it is of another score set"
             )
@@ -108,6 +112,13 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
     order = {step.word: place for place, step in enumerate(funnel)}
     ordered = dict(sorted(dropped.items(), key=lambda item: (order.get(item[0], len(order)), -item[1])))
     return Decisions(source, path, kept, ordered, funnel, _threshold(record, funnel), _score(record))
+
+
+def _is_a_list(source: str) -> InputError:
+    return InputError(
+        f"{source} lists rows that stay; --selection takes what became of every row: "
+        "run that `beholder select` again with --decisions FILE, and give FILE"
+    )
 
 
 def _check_types(schema: pa.Schema, source: str) -> None:
