@@ -64,7 +64,8 @@ def test_every_layout_gives_the_same_tower(name: str, written: dict[str, tuple[P
         assert found[key].dtype == torch.float32
     pictures = torch.randint(0, 256, (3, 28, 28, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     wanted = build_tower(SHAPE, "quick_gelu", tensors)(pictures)
-    assert torch.equal(build_tower(SHAPE, "quick_gelu", found)(pictures), wanted)
+    again = build_tower(SHAPE, "quick_gelu", found)(pictures)  # the last bits depend on where in memory the weights lie
+    assert (again - wanted).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("traced", [False, True])
