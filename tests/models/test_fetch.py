@@ -17,6 +17,7 @@ from beholder.errors import HeadError
 from beholder.models import fetch, hub, registry
 from beholder.models.heads import load_head
 from beholder.models.registry import HeadEntry, Source
+from oracles.hub import Hub
 
 HTML = b"<!DOCTYPE html><html><body>Sign in to the proxy</body></html>"
 REPO, FILE = "someone/heads", "tiny.pt"
@@ -44,7 +45,7 @@ def entry_of(body: bytes, *sources: Source) -> HeadEntry:
 ON_HUB = Source(repo=REPO, file=FILE)
 
 
-def plain(web: Any) -> Source:
+def plain(web: Hub) -> Source:
     return Source(plain_url=f"{web.url}/plain/tiny.pth")
 
 
@@ -58,7 +59,7 @@ def one_line(error: BaseException) -> str:
     return text
 
 
-def test_from_the_hub_once_and_then_from_its_cache(web: Any, body: bytes) -> None:
+def test_from_the_hub_once_and_then_from_its_cache(web: Hub, body: bytes) -> None:
     web.add_hub_file(REPO, FILE, body)
     entry = entry_of(body, ON_HUB)
     path = fetch.fetch_entry(entry)
@@ -72,7 +73,7 @@ def test_from_the_hub_once_and_then_from_its_cache(web: Any, body: bytes) -> Non
     assert web.log == []
 
 
-def test_the_default_head_by_name_from_the_hub(web: Any, shared_models: Path) -> None:
+def test_the_default_head_by_name_from_the_hub(web: Hub, shared_models: Path) -> None:
     data = (shared_models / "sac+logos+ava1-l14-linearMSE.pth").read_bytes()
     web.add_hub_file("birder-project/aesthetic-predictor", "openai-clip_aesthetic-predictor.pt", data)
     assert load_head().name == registry.DEFAULT_HEAD
@@ -81,7 +82,7 @@ def test_the_default_head_by_name_from_the_hub(web: Any, shared_models: Path) ->
     assert web.log == []
 
 
-def test_the_next_source_is_asked_when_the_hub_has_not_the_file(web: Any, body: bytes) -> None:
+def test_the_next_source_is_asked_when_the_hub_has_not_the_file(web: Hub, body: bytes) -> None:
     page = web.add("/plain/tiny.pth", body)
     entry = entry_of(body, ON_HUB, plain(web))
     path = fetch.fetch_entry(entry)
@@ -92,7 +93,7 @@ def test_the_next_source_is_asked_when_the_hub_has_not_the_file(web: Any, body: 
     assert web.log == []
 
 
-def test_a_cut_connection_to_the_hub_is_taken_up_again(web: Any, body: bytes) -> None:
+def test_a_cut_connection_to_the_hub_is_taken_up_again(web: Hub, body: bytes) -> None:
     web.add_hub_file(REPO, FILE, body, cut_after=500, cuts_left=1)
     assert fetch.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
@@ -109,7 +110,7 @@ def test_a_cut_connection_to_the_hub_is_taken_up_again(web: Any, body: bytes) ->
         ({"headers": {}}, "does not answer as a Hugging Face hub does"),
     ],
 )
-def test_hub_failures(web: Any, body: bytes, page: dict[str, Any], words: str) -> None:
+def test_hub_failures(web: Hub, body: bytes, page: dict[str, Any], words: str) -> None:
     served = web.add_hub_file(REPO, FILE, page.pop("body", body))
     for name, value in page.items():
         setattr(served, name, value)
@@ -136,7 +137,7 @@ def test_the_hub_out_of_reach(dead_url: str, body: bytes, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("variable", ["BEHOLDER_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_asks_nobody(web: Any, body: bytes, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_asks_nobody(web: Hub, body: bytes, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     web.add_hub_file(REPO, FILE, body)
     monkeypatch.setenv(variable, "1")
     with pytest.raises(HeadError, match=r"offline mode is on.*BEHOLDER_MODELS=DIR"):
@@ -147,7 +148,7 @@ def test_offline_asks_nobody(web: Any, body: bytes, variable: str, monkeypatch: 
     assert web.log == []
 
 
-def test_offline_false_overrides_the_environment(web: Any, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_false_overrides_the_environment(web: Hub, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     web.add_hub_file(REPO, FILE, body)
     monkeypatch.setenv("BEHOLDER_OFFLINE", "true")
     assert fetch.fetch_entry(entry_of(body, ON_HUB), offline=False).read_bytes() == body
@@ -163,7 +164,7 @@ def test_offline_false_overrides_the_environment(web: Any, body: bytes, monkeypa
         ({"cut_after": 200}, "broke off before the end"),
     ],
 )
-def test_plain_url_failures_leave_nothing_behind(web: Any, body: bytes, page: dict[str, Any], words: str) -> None:
+def test_plain_url_failures_leave_nothing_behind(web: Hub, body: bytes, page: dict[str, Any], words: str) -> None:
     web.add("/plain/tiny.pth", **{"body": body, **page})
     with pytest.raises(HeadError, match=words) as caught:
         fetch.fetch_entry(entry_of(body, plain(web)))
@@ -171,13 +172,13 @@ def test_plain_url_failures_leave_nothing_behind(web: Any, body: bytes, page: di
     assert list((storage.cache_folder() / "models").iterdir()) == []
 
 
-def test_a_file_that_is_too_short_says_so(web: Any, body: bytes) -> None:
+def test_a_file_that_is_too_short_says_so(web: Hub, body: bytes) -> None:
     web.add("/plain/tiny.pth", body[:-10])
     with pytest.raises(HeadError, match=f"it has {len(body) - 10} bytes instead of {len(body)}; it was not kept"):
         fetch.fetch_entry(entry_of(body, plain(web)))
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_anew(web: Any, body: bytes) -> None:
+def test_a_damaged_file_in_the_cache_is_fetched_anew(web: Hub, body: bytes) -> None:
     web.add("/plain/tiny.pth", body)
     entry = entry_of(body, plain(web))
     path = fetch.fetch_entry(entry)
@@ -188,7 +189,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew(web: Any, body: bytes) -> N
         fetch.fetch_entry(entry, offline=True)
 
 
-def test_a_damaged_file_in_the_hubs_cache_is_fetched_anew(web: Any, body: bytes) -> None:
+def test_a_damaged_file_in_the_hubs_cache_is_fetched_anew(web: Hub, body: bytes) -> None:
     web.add_hub_file(REPO, FILE, body)
     entry = entry_of(body, ON_HUB)
     fetch.fetch_entry(entry).resolve().write_bytes(HTML)
@@ -196,7 +197,7 @@ def test_a_damaged_file_in_the_hubs_cache_is_fetched_anew(web: Any, body: bytes)
 
 
 @pytest.mark.parametrize("name", ["tiny.pth", "tiny-other.pt", "tiny-alias.pth", "tiny.pt"])
-def test_a_models_folder_comes_first(web: Any, body: bytes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_folder_comes_first(web: Hub, body: bytes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / name).write_bytes(body)
     monkeypatch.setenv("BEHOLDER_MODELS", str(tmp_path / "m"))
@@ -205,7 +206,7 @@ def test_a_models_folder_comes_first(web: Any, body: bytes, name: str, tmp_path:
 
 
 def test_a_wrong_file_in_the_models_folder_is_refused_and_left_alone(
-    web: Any, body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Hub, body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.add_hub_file(REPO, FILE, body)
     (tmp_path / "tiny.pth").write_bytes(HTML)
@@ -217,7 +218,7 @@ def test_a_wrong_file_in_the_models_folder_is_refused_and_left_alone(
 
 
 def test_a_models_folder_without_the_file_is_passed_over(
-    web: Any, body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Hub, body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.add_hub_file(REPO, FILE, body)
     monkeypatch.setenv("BEHOLDER_MODELS", str(tmp_path))
@@ -231,14 +232,14 @@ def test_a_models_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["tiny.pth", "tiny-other.pt"])
-def test_a_mirror_by_url(web: Any, body: bytes, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_by_url(web: Hub, body: bytes, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     web.add(f"/mirror/{name}", body)
     monkeypatch.setenv("BEHOLDER_MODELS", f"{web.url}/mirror/")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
 
-def test_a_mirror_with_a_plus_in_the_name(web: Any, shared_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_with_a_plus_in_the_name(web: Hub, shared_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "ava+logos-l14-linearMSE.pth"
     web.add(f"/mirror/{name}", (shared_models / name).read_bytes())
     monkeypatch.setenv("BEHOLDER_MODELS", f"{web.url}/mirror")
@@ -252,7 +253,7 @@ def test_a_mirror_in_an_object_store(body: bytes, monkeypatch: pytest.MonkeyPatc
     assert fetch.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
 
-def test_a_mirror_with_wrong_content_is_refused(web: Any, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_with_wrong_content_is_refused(web: Hub, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     web.add_hub_file(REPO, FILE, body)
     web.add("/mirror/tiny.pth", HTML)
     monkeypatch.setenv("BEHOLDER_MODELS", f"{web.url}/mirror")
@@ -261,7 +262,7 @@ def test_a_mirror_with_wrong_content_is_refused(web: Any, body: bytes, monkeypat
 
 
 def test_a_mirror_without_the_file_falls_back_and_is_named_on_failure(
-    web: Any, body: bytes, monkeypatch: pytest.MonkeyPatch
+    web: Hub, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BEHOLDER_MODELS", f"{web.url}/mirror")
     with pytest.raises(HeadError, match=r"/mirror/tiny.pth: it does not exist there.*no such file"):
@@ -270,7 +271,7 @@ def test_a_mirror_without_the_file_falls_back_and_is_named_on_failure(
     assert fetch.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
 
-def test_nothing_is_downloaded_for_a_refused_head(web: Any) -> None:
+def test_nothing_is_downloaded_for_a_refused_head(web: Hub) -> None:
     for name in ("discus0434/aesthetic-predictor-v2-5", "rockerBOO/candle-aesthetic-predictor"):
         with pytest.raises(HeadError, match="is refused"):
             load_head(name)

@@ -15,6 +15,7 @@ import torch
 from beholder.errors import HeadError
 from beholder.models import registry
 from beholder.models.heads import load_head
+from oracles.hub import Hub
 
 HTML = b"<!DOCTYPE html><html><body>Sign in to the proxy</body></html>"
 
@@ -36,7 +37,7 @@ def one_line(error: BaseException) -> str:
     return text
 
 
-def test_any_url_is_fetched_each_time_and_kept_for_offline(web: Any, body: bytes, tmp_path: Path) -> None:
+def test_any_url_is_fetched_each_time_and_kept_for_offline(web: Hub, body: bytes, tmp_path: Path) -> None:
     page = web.add("/x/my head.pth", body)
     url = f"{web.url}/x/my%20head.pth"
     first = load_head(url)
@@ -52,13 +53,13 @@ def test_any_url_is_fetched_each_time_and_kept_for_offline(web: Any, body: bytes
         load_head(f"{web.url}/other.pth", offline=True)
 
 
-def test_a_registry_file_by_url_is_recognised(web: Any, shared_models: Path) -> None:
+def test_a_registry_file_by_url_is_recognised(web: Hub, shared_models: Path) -> None:
     web.add("/v1", (shared_models / "sa_0_4_vit_b_32_linear.pth").read_bytes())
     assert load_head(f"{web.url}/v1").name == "sa_0_4_vit_b_32_linear"
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
-def test_url_failures_in_one_line(web: Any, dead_url: str, ending: str) -> None:
+def test_url_failures_in_one_line(web: Hub, dead_url: str, ending: str) -> None:
     web.add(f"/html.{ending}", HTML)
     web.add(f"/bad.{ending}", b"x", status=500)
     for url, words in (
@@ -114,7 +115,7 @@ def folded(head: dict[str, torch.Tensor]) -> np.ndarray[Any, Any]:
 SHUNK = "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 
 
-def test_of_a_hub_bundle_only_the_head_is_fetched_and_kept(web: Any, tmp_path: Path) -> None:
+def test_of_a_hub_bundle_only_the_head_is_fetched_and_kept(web: Hub, tmp_path: Path) -> None:
     path, tensors = bundle(tmp_path)
     assert path.stat().st_size > 1_200_000_000
     web.add_hub_file(SHUNK, "model.safetensors", path)
@@ -133,7 +134,7 @@ def test_of_a_hub_bundle_only_the_head_is_fetched_and_kept(web: Any, tmp_path: P
 
 
 def test_a_changed_hub_bundle_is_read_again_and_a_dead_hub_is_bridged(
-    web: Any, tmp_path: Path, dead_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    web: Hub, tmp_path: Path, dead_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, _ = bundle(tmp_path)
     page = web.add_hub_file("some/one", "model.safetensors", path)
@@ -149,7 +150,7 @@ def test_a_changed_hub_bundle_is_read_again_and_a_dead_hub_is_bridged(
         load_head("some/two")
 
 
-def test_a_hub_revision(web: Any, tmp_path: Path) -> None:
+def test_a_hub_revision(web: Hub, tmp_path: Path) -> None:
     path, _ = bundle(tmp_path)
     web.add_hub_file("some/one", "model.safetensors", path, revision="v2")
     assert load_head("some/one@v2").name == "some/one"
@@ -162,7 +163,7 @@ def test_a_hub_revision(web: Any, tmp_path: Path) -> None:
     assert web.log == []
 
 
-def test_a_small_hub_file_is_fetched_whole_and_kept_by_the_hub(web: Any, shared_models: Path) -> None:
+def test_a_small_hub_file_is_fetched_whole_and_kept_by_the_hub(web: Hub, shared_models: Path) -> None:
     state = torch.load(shared_models / "sac+logos+ava1-l14-linearMSE.pth", map_location="cpu", weights_only=True)
     data = safetensors.torch.save(dict(state))
     entry = registry.find("ttj/sac-logos-ava1-l14-linearMSE")
@@ -177,7 +178,7 @@ def test_a_small_hub_file_is_fetched_whole_and_kept_by_the_hub(web: Any, shared_
     assert web.log == []
 
 
-def test_of_a_bundle_by_url_only_the_head_is_fetched(web: Any, tmp_path: Path) -> None:
+def test_of_a_bundle_by_url_only_the_head_is_fetched(web: Hub, tmp_path: Path) -> None:
     path, tensors = bundle(tmp_path)
     web.add("/b/model.safetensors", path)
     head = load_head(f"{web.url}/b/model.safetensors?download=true")
@@ -188,7 +189,7 @@ def test_of_a_bundle_by_url_only_the_head_is_fetched(web: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_small_safetensors_by_url_even_without_ranges(web: Any, ranges: bool) -> None:
+def test_a_small_safetensors_by_url_even_without_ranges(web: Hub, ranges: bool) -> None:
     data = safetensors.torch.save({"linear.weight": torch.ones(1, 16), "linear.bias": torch.ones(1)})
     web.add("/x.safetensors", data, ranges=ranges)
     head = load_head(f"{web.url}/x.safetensors")
@@ -196,7 +197,7 @@ def test_a_small_safetensors_by_url_even_without_ranges(web: Any, ranges: bool) 
     assert head.score(np.ones(16, np.float32)) == pytest.approx(17.0)  # 16 * (1/4 * 4) + 1
 
 
-def test_a_cut_bundle_is_noticed(web: Any) -> None:
+def test_a_cut_bundle_is_noticed(web: Hub) -> None:
     data = safetensors.torch.save(
         {"predictor.weight": torch.ones(1, 16), "predictor.bias": torch.ones(1), "vision_model.x": torch.ones(1)}
     )
