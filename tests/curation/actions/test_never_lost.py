@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from beholder.curation.actions import files
+from beholder.curation.actions.entries import Intent
 from beholder.curation.actions.files import Refused
-from beholder.curation.actions.journal import Intent, read_journal
+from beholder.curation.actions.journal import read_journal
 from oracles.acting import act, contents, score_table, take_back
 
 

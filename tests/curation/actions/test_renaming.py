@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from beholder import InputError, OutputError
-from beholder.curation.actions.journal import Numbers, new_journal, ranges, read_journal, reopened
+from beholder.curation.actions.journal import new_journal, ranges, read_journal, reopened
 from beholder.curation.actions.renaming import rename_by_link, rename_new
+from beholder.curation.actions.tallies import Numbers
 
 
 @pytest.mark.parametrize("rename", [rename_new, rename_by_link])

@@ -313,7 +313,7 @@ def test_a_journal_says_what_is_done_before_it_is_done(here: Path) -> None:
     results = next(i for i, line in enumerate(lines) if "results" in line)
     assert sum("do" in line for line in lines[:planned]) == len(NAMES)
     assert planned < results
-    assert lines[-1] == {"end": "done"}
+    assert lines[-1]["end"] == "done"
 
 
 def test_to_another_disk_originals_go_after_their_copies(here: Path) -> None:

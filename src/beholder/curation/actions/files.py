@@ -10,7 +10,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 
-from beholder.curation.actions.journal import Intent
+from beholder.curation.actions.entries import Intent
 from beholder.curation.actions.renaming import rename_new, sync_folder
 from beholder.errors import os_error_text, writing_failed
 

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from beholder import columns, storage
 from beholder.curation.actions import files, journal
+from beholder.curation.actions.entries import Told
 from beholder.curation.actions.files import Refused
-from beholder.curation.actions.journal import Journal, Told
+from beholder.curation.actions.journal import Journal
 from beholder.curation.actions.layout import with_suffix
 from beholder.curation.actions.packed_names import KeyGiver, PackedNames
 from beholder.curation.actions.plan import check_place
 from beholder.curation.actions.renaming import rename_new
-from beholder.curation.actions.run import Job, Say, free_bytes
+from beholder.curation.actions.run import Job, Say, free_bytes, take_over
 from beholder.curation.actions.shards import ParquetShard, ShardWriter, TarShard, keys_of
 from beholder.curation.actions.telling import bytes_text
 from beholder.errors import OutputError, writing_failed
@@ -28,6 +29,8 @@ from beholder.images.picture import PictureError, PictureRef
 from beholder.images.place import FilePlace, Place
 
 _BATCH_LOOK, _BATCH_READ = 128, 32
+_MANY = 1024
+"""So many pictures that were left out, with none in between that was packed, are written down before the next shard."""
 
 
 @dataclass
@@ -47,7 +50,8 @@ def rehearse(job: Job, say: Say) -> None:
     """Plan everything, read no picture, touch nothing."""
     given = _keys(job)
     summary, told = job.summary, job.told
-    _take_over(job, told)
+    if told is not None:
+        _take_over(job, told)
     _check_free_names(job, told)
     most, most_bytes = job.shard_limits
     shard = _Shard(len(told.shards) if told is not None else 0)
@@ -67,12 +71,11 @@ def rehearse(job: Job, say: Say) -> None:
         summary.num_bytes += size
         summary.renamed += names.is_renamed
         job.progress(1, size)
-        if summary.num_done <= 3:
+        if summary.num_done - summary.num_before <= 3:
             say(f"  {place.sample} -> {_names_of(job.action, shard.number)[0]}: {', '.join(name for _, name in names.names)}")
-    if summary.num_bytes > (free := free_bytes(job.target)):
-        summary.notes.append(
-            f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(summary.num_bytes)} are needed"
-        )
+    needed = summary.num_bytes - summary.num_bytes_before
+    if needed > (free := free_bytes(job.target)):
+        summary.notes.append(f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(needed)} are needed")
 
 
 def _names_of(action: str, number: int) -> list[str]:
@@ -84,30 +87,23 @@ def _keys(job: Job) -> KeyGiver:
     taken: set[str] = set()
     if job.action == "tars" and job.told is not None:
         for shard in job.told.shards:
-            for path, *_ in shard["files"][1:]:
+            for path, *_ in shard.files[1:]:
                 with contextlib.suppress(OSError, pa.ArrowException):  # taken away meanwhile: its keys are free
                     taken.update(keys_of(Path(path)))
     return KeyGiver(job.layout, taken)
 
 
-def _take_over(job: Job, told: Told | None) -> None:
+def _take_over(job: Job, told: Told) -> None:
     """Count what earlier runs did."""
-    for shard in told.shards if told is not None else ():
-        job.summary.num_before += shard["pictures"]
-        job.summary.num_done += shard["pictures"]
-        job.summary.num_files += shard["num_files"]
-        job.summary.num_bytes += shard["bytes"]
-        job.summary.renamed += shard["renamed"]
-        job.summary.num_shards += 1
-        for sample, reason, text in shard["left_out"]:
-            job.summary.leave_out(reason, sample, text)
-    for sample, (reason, text) in told.left_out.items() if told is not None else ():
-        job.summary.leave_out(reason, sample, text)
+    take_over(job, told)
+    told.left_out.tell(job.summary)
+    if told.is_finished and told.left_out:
+        job.summary.notes.append("what was left out then is not tried again")
 
 
 def _check_free_names(job: Job, told: Told | None) -> None:
     """Raise OutputError where the folder holds shards that are not ours."""
-    ours = {Path(made[0]).name for shard in (told.shards if told is not None else ()) for made in shard["files"]}
+    ours = {Path(made[0]).name for shard in (told.shards if told is not None else ()) for made in shard.files}
     if not os.path.isdir(job.target):  # noqa: PTH112
         return
     for name in sorted(os.listdir(job.target)):  # noqa: PTH208
@@ -165,7 +161,6 @@ def apply(job: Job) -> None:
         _check_free_names(job, told)
         if told.is_finished:
             _take_over(job, told)
-            job.summary.notes.append("all of it was done before; what was left out then is not tried again")
             return
         _Packing(job, log, told).run()
 
@@ -177,7 +172,7 @@ def _half(path: str, run: str) -> Path:
 
 def _publish_last(told: Told) -> None:
     """Give the files of the last shard their names, if the run was killed before it could."""
-    for path, *_ in told.shards[-1]["files"] if told.shards else ():
+    for path, *_ in told.shards[-1].files if told.shards else ():
         half = _half(path, told.header["id"])
         if half.exists():
             _publish(half, path)
@@ -196,6 +191,7 @@ class _Packing:
     def __init__(self, job: Job, log: Journal, told: Told) -> None:
         from dataclasses import replace
 
+        self.is_continued = job.told is not None
         self.job, self.log, self.told = replace(job, told=told), log, told
         self.run_id = str(told.header["id"])
         self.known = job.kept.replace_schema_metadata(None)
@@ -206,7 +202,8 @@ class _Packing:
     def run(self) -> None:
         """All that is left."""
         job = self.job
-        _take_over(job, self.told)
+        if self.is_continued:
+            _take_over(job, self.told)
         given = _keys(job)
         most, most_bytes = job.shard_limits
         try:
@@ -220,8 +217,7 @@ class _Packing:
             self._read_and_add(waiting, most, most_bytes)
             if self.shard.pictures:
                 self._finish()
-            lines = [{"skip": sample, "reason": reason, "text": text} for sample, reason, text in self.shard.left_out]
-            self.log.write(*lines, {"end": "done"})
+            self._note_left_out(journal.end())
         except OSError as error:
             raise writing_failed(job.target, error) from error
         finally:
@@ -242,19 +238,29 @@ class _Packing:
             if isinstance(names, Refused):
                 self._leave_out(place.sample, names)
             else:
+                origins: dict[str, list[int]] = {}
                 try:
-                    members = self._members(place, names, next(contents))
+                    members = self._members(place, names, next(contents), origins)
                 except Refused as refused:
                     self._leave_out(place.sample, refused)
                 else:
                     size = sum(len(data) for _, data, _ in members)
                     if self.shard.pictures and (self.shard.pictures >= most or self.shard.num_bytes + size > most_bytes):
                         self._finish()
-                    self._add(number, place, names, members, size)
+                    self._add(number, names, members, size)
+                    self.shard.origins |= origins
             self.next = number + 1
+        if self.writer is None and len(self.shard.left_out) >= _MANY:
+            self._note_left_out({"planned": self.next})
+            self.told.num_planned = self.next
 
-    def _members(self, place: Place, names: PackedNames, refs: list[tuple[str, PictureRef]]) -> list[tuple[str, bytes, int]]:
-        """Names, bytes and times of what is written of a picture. Raises Refused when the picture cannot be read."""
+    def _members(
+        self, place: Place, names: PackedNames, refs: list[tuple[str, PictureRef]], origins: dict[str, list[int]]
+    ) -> list[tuple[str, bytes, int]]:
+        """Names, bytes and times of what is written of a picture; the local files they are from go into `origins`.
+
+        Raises Refused when the picture cannot be read.
+        """
         found = []
         for i, name in names.names:
             ref = refs[i][1]
@@ -263,24 +269,26 @@ class _Packing:
             except PictureError as error:
                 if i == 0:
                     raise Refused("missing" if str(error.reason) == "missing" else "unreadable", str(error)) from None
-                self.job.summary.notes.append(f"left out: {error}")
+                self.job.summary.leave_file(f"left out: {error}")
                 continue
             with files.refusals(place.sample):
-                found.append((name, data, self._time(place, ref)))
+                found.append((name, data, self._time(place, ref, origins)))
         return found
 
-    def _time(self, place: Place, ref: PictureRef) -> int:
-        """When the local file that bytes are from was last written, in seconds; noted for a later undo."""
+    def _time(self, place: Place, ref: PictureRef, origins: dict[str, list[int]]) -> int:
+        """When the local file that bytes are from was last written, in seconds; noted in `origins` for a later undo."""
         path = place.archive or ref.path
         if path is None or not storage.is_local(path):
             return 0
         path = os.path.abspath(storage.local_path(path))  # noqa: PTH100
-        if path not in self.shard.origins:
+        known = self.shard.origins.get(path) or origins.get(path)
+        if known is None:
             status = os.stat(path)  # noqa: PTH116
-            self.shard.origins[path] = [status.st_size, status.st_mtime_ns]
-        return max(self.shard.origins[path][1] // 10**9, 0)
+            known = [status.st_size, status.st_mtime_ns]
+        origins[path] = known
+        return max(known[1] // 10**9, 0)
 
-    def _add(self, number: int, place: Place, names: PackedNames, members: list[tuple[str, bytes, int]], size: int) -> None:
+    def _add(self, number: int, names: PackedNames, members: list[tuple[str, bytes, int]], size: int) -> None:
         if self.writer is None:
             self.writer = self._open()
         self.writer.add(names.key, members, number)
@@ -293,6 +301,12 @@ class _Packing:
     def _leave_out(self, sample: str, refused: Refused) -> None:
         self.shard.left_out.append((sample, refused.reason, refused.text))
         self.job.summary.leave_out(refused.reason, sample, refused.text)
+
+    def _note_left_out(self, marker: dict[str, Any]) -> None:
+        """Write down what was left out since the last shard was finished, `marker` behind it."""
+        lines = [{"skip": sample, "reason": reason, "text": text} for sample, reason, text in self.shard.left_out]
+        self.log.write(*lines, marker)
+        self.shard.left_out.clear()
 
     def _paths(self) -> list[str]:
         return [f"{self.job.target}/{name}" for name in _names_of(self.job.action, self.shard.number)]

@@ -10,8 +10,8 @@ from typing import Any
 
 from beholder import storage
 from beholder.columns import PictureReason
+from beholder.curation.actions.entries import Intent
 from beholder.curation.actions.files import Refused, is_there, refusals
-from beholder.curation.actions.journal import Intent
 from beholder.curation.actions.layout import Layout
 from beholder.images.place import FilePlace, Place
 

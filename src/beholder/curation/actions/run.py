@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 
 from beholder import columns, storage
 from beholder.curation.actions import journal as journals
+from beholder.curation.actions.entries import Told
 from beholder.curation.actions.layout import Layout
 from beholder.curation.actions.options import PARQUET_BYTES, TAR_BYTES, TAR_COUNT, ActionOptions
 from beholder.curation.actions.renaming import rename_new
 from beholder.curation.actions.summary import ActionSummary
+from beholder.curation.actions.telling import counted, lines_of, shown_path, undo_command
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.images.locate import PictureFinder
 from beholder.images.named_sources import NamedSources
@@ -55,7 +57,7 @@ class Job:
     layout: Layout
     options: ActionOptions
     journal: str
-    told: journals.Told | None
+    told: Told | None
     header: dict[str, Any]
     summary: ActionSummary
     progress: Progress
@@ -109,7 +111,8 @@ def perform(
             doing.apply(job)
         else:
             doing.rehearse(job, say)
-    _say(job.summary, say)
+    for line in lines_of(job.summary):
+        say(line)
     return job.summary
 
 
@@ -126,6 +129,10 @@ def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, option
         "fingerprint": _fingerprint(action, target, kept, options),
         "folder": str(Path.cwd()),
     }
+    told = _earlier(path, header, apply=options.apply)
+    summary = ActionSummary(action, target, options.apply, num_pictures=kept.num_rows)
+    if told is not None:
+        summary.journal = path
     return Job(
         action=action,
         target=target,
@@ -135,9 +142,9 @@ def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, option
         layout=Layout(sources, names),
         options=options,
         journal=path,
-        told=_earlier(path, header, apply=options.apply),
+        told=told,
         header=header,
-        summary=ActionSummary(action, target, options.apply, num_pictures=kept.num_rows),
+        summary=summary,
         progress=progress,
     )
 
@@ -191,7 +198,7 @@ def _check_target(action: str, target: str, sources: NamedSources) -> None:
         raise OutputError(f"cannot write {target}: {at} is not writable; choose a place you may use")
 
 
-def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> journals.Told | None:
+def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> Told | None:
     """What the journal of an earlier run of the same act says. Raises InputError where it is another's."""
     if not os.path.lexists(path):
         return None
@@ -205,10 +212,7 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> journals.Told
                 raise writing_failed(aside, error) from error
         return None
     if told.is_undone:
-        raise InputError(
-            f"{path}: an undo of this act was begun and is not whole; run beholder undo {path} again, "
-            "or name another journal with --journal"
-        )
+        raise InputError(f"{shown_path(path)}: {_undone_text(told.num_kept_by_undo, undo_command(path))}")
     if told.header.get("fingerprint") != header["fingerprint"]:
         raise InputError(
             f"{path} is the journal of another act ({told.header.get('action')} of {told.header.get('num_pictures')} pictures "
@@ -217,15 +221,39 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> journals.Told
     return told
 
 
+def _undone_text(num_kept: int | None, command: str) -> str:
+    """Why an act that was taken back in part cannot go on, and what to do."""
+    other = "or begin another act with another --journal; what is in its way it leaves as it is"
+    if num_kept is None:
+        return f"an undo of this act was begun and has not come to its end; run it again ({command}), {other}"
+    left = f"{counted(num_kept, 'file')} as {'it was' if num_kept == 1 else 'they were'}"
+    return f"an undo of this act was begun and left {left}; see why ({command} --dry-run) and end it, {other}"
+
+
+def take_over(job: Job, told: Told) -> None:
+    """Count what earlier runs of the same act did, and say so where it is not there any more."""
+    summary = job.summary
+    summary.num_done, summary.num_files, summary.num_bytes = told.num_pictures, told.num_files, told.num_file_bytes
+    for shard in told.shards:
+        summary.num_done += shard.pictures
+        summary.num_files += shard.num_files
+        summary.num_bytes += shard.num_bytes
+        summary.renamed += shard.renamed
+        summary.num_shards += 1
+    summary.done_before(
+        "finished" if told.is_finished else "interrupted", told.ended if told.is_finished else str(told.header.get("time"))
+    )
+    made = [*told.first_made, *(path for shard in told.shards for path, *_ in shard.files)]
+    gone = next((path for path in made if not os.path.lexists(path)), None)
+    if told.is_finished and gone is not None:
+        anew = f"; to have it anew, take back what is left ({undo_command(job.journal)}), then do it again"
+        summary.notes.append(
+            f"not all of it is there any more: {shown_path(gone)} is gone" + (anew if job.action != "move" else "")
+        )
+
+
 def free_bytes(path: str) -> int:
     """Bytes that are free on the disk that holds `path`, or will."""
     while not os.path.lexists(path):
         path = os.path.dirname(path)  # noqa: PTH120
     return shutil.disk_usage(path).free
-
-
-def _say(summary: ActionSummary, say: Say) -> None:
-    from beholder.curation.actions.telling import lines_of
-
-    for line in lines_of(summary):
-        say(line)

@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from beholder import columns, storage
 from beholder.curation.actions import files, journal
-from beholder.curation.actions.journal import Intent, Journal, Told
+from beholder.curation.actions.entries import Intent, Told
+from beholder.curation.actions.journal import Journal
 from beholder.curation.actions.plan import Planned, Planner
-from beholder.curation.actions.run import Job, Say, free_bytes
+from beholder.curation.actions.run import Job, Say, free_bytes, take_over
 from beholder.curation.actions.telling import bytes_text, shown_path
 from beholder.errors import OutputError, os_error_text
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
@@ -47,8 +47,8 @@ def rehearse(job: Job, say: Say) -> None:
             if shown < _EXAMPLES:
                 shown += 1
                 say(f"  {shown_path(planned.intents[0].source)} -> {shown_path(planned.intents[0].target)}")
-    if summary.num_done > shown:
-        say(f"  ... and {summary.num_done - shown:,} more")
+    if (more := summary.num_done - summary.num_before - shown) > 0:
+        say(f"  ... and {more:,} more")
     if needed > (free := free_bytes(job.target)):
         summary.notes.append(f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(needed)} are needed")
 
@@ -74,16 +74,13 @@ def _batches(job: Job) -> Iterator[pa.Table]:
     """What is left to do: all that was not planned yet; of a finished act what was left out."""
     told, summary = job.told, job.summary
     if told is not None:
-        summary.num_before = summary.num_done = told.num_pictures
-        summary.num_files, summary.num_bytes = told.num_files, told.num_file_bytes
+        take_over(job, told)
         if told.is_finished:
-            names = pa.array(list(told.left_out), pa.large_string())
-            again = job.kept.filter(pc.is_in(job.kept.column(columns.SAMPLE), value_set=names))
+            again = job.kept.filter(pa.array(told.left_out.among(job.kept.column(columns.SAMPLE))))
             for at in range(0, again.num_rows, _BATCH):
                 yield again.slice(at, _BATCH)
             return
-        for sample, (reason, text) in told.left_out.items():
-            summary.leave_out(reason, sample, text)
+        told.left_out.tell(summary)
     yield from job.batches(told.num_planned if told is not None else 0, _BATCH)
 
 
@@ -121,7 +118,9 @@ def _go(job: Job, log: Journal, run: str) -> None:
     planner, summary = _planner(job), job.summary
     num_planned = job.told.num_planned if job.told is not None else 0
     is_retry = job.told is not None and job.told.is_finished
+    is_new = not is_retry
     for batch in _batches(job):
+        is_new = True
         planned = _planned(job, planner, batch)
         intents = [intent for picture in planned for intent in picture.intents]
         num_planned += 0 if is_retry else batch.num_rows
@@ -144,7 +143,8 @@ def _go(job: Job, log: Journal, run: str) -> None:
                 with contextlib.suppress(OutputError):  # full disks: what is not said will be found out
                     log.write(said, sync=False)
             _count(job, some, said)
-    log.write({"end": "done"})
+    if is_new:
+        log.write(journal.end())
 
 
 def _pieces(planned: Sequence[Planned]) -> Iterator[Sequence[Planned]]:
@@ -162,7 +162,7 @@ def _count(job: Job, some: Sequence[Planned], said: dict[str, Any]) -> None:
                 if i == 0:
                     job.summary.leave_out(failed[intent.number][0], picture.sample, failed[intent.number][1])
                 else:
-                    job.summary.notes.append(f"left where it was: {failed[intent.number][1]}")
+                    job.summary.leave_file(f"left where it was: {failed[intent.number][1]}")
                 continue
             job.summary.num_done += i == 0
             job.summary.num_files += 1

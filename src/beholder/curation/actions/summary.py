@@ -1,11 +1,13 @@
-"""Counts of what was, or would be, done to files; the lines that say it out."""
+"""What was, or would be, done to files, one by one, in; how much of what it was out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-_MOST_EXAMPLES = 5
+from beholder.curation.actions.tallies import MOST_EXAMPLES
+
 REASONS = {
     "missing": "not there (any more)",
     "changed": "of another size than when it was scored",
@@ -18,6 +20,7 @@ REASONS = {
     "name": "of a name that cannot be used",
     "not_permitted": "not permitted",
     "other_disk": "on another disk, where hard links cannot lead",
+    "unfinished": "at which a run was killed",
 }
 """Why a picture was left out."""
 
@@ -29,15 +32,19 @@ class ActionSummary:
     Attributes:
         action: "copy", "link", "symlink", "move", "tars", "hf-parquet" or "undo".
         target: the folder.
-        journal: where it is written; None for dry runs.
+        journal: where it is written; None for dry runs, unless there is one of the same act.
         applied: whether files were touched.
         num_pictures: asked for.
         num_done: done, runs before included.
         num_files, num_bytes: of them, with what belongs to them.
-        num_before: done by earlier runs of the same command.
+        num_before, num_files_before, num_bytes_before, num_shards_before: done by earlier runs of the same command.
+        earlier: how the last of these ended; None where there was none.
+        time: when that was ("finished") or when it was begun ("interrupted"), ISO 8601; "" where there was none.
         num_shards: tars or Parquet files.
-        reasons: reason -> pictures (or files) left out.
+        reasons: reason -> pictures (or, of an undo, files) left out.
         examples: (reason, sample, text) of the first few of each reason.
+        num_files_left: files beside pictures that stayed behind though their pictures did not.
+        files_left: texts about the first few of these.
         renamed: pictures that got another name, so that no two are one.
         notes: lines to say.
     """
@@ -51,9 +58,16 @@ class ActionSummary:
     num_files: int = 0
     num_bytes: int = 0
     num_before: int = 0
+    num_files_before: int = 0
+    num_bytes_before: int = 0
+    num_shards_before: int = 0
+    earlier: Literal["finished", "interrupted"] | None = None
+    time: str = ""
     num_shards: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[str, str, str]] = field(default_factory=list)
+    num_files_left: int = 0
+    files_left: list[str] = field(default_factory=list)
     renamed: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -71,8 +85,26 @@ class ActionSummary:
         """Count one."""
         seen = self.reasons.get(reason, 0)
         self.reasons[reason] = seen + 1
-        if seen < _MOST_EXAMPLES:
+        if seen < MOST_EXAMPLES:
             self.examples.append((reason, sample, text))
+
+    def leave_out_many(self, reason: str, count: int, examples: Sequence[tuple[str, str]]) -> None:
+        """Count several; `examples`: (sample, text) of some of them."""
+        room = max(0, MOST_EXAMPLES - self.reasons.get(reason, 0))
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
+        self.examples += [(reason, sample, text) for sample, text in examples[:room]]
+
+    def leave_file(self, text: str) -> None:
+        """Count a file beside a picture that stayed behind."""
+        self.num_files_left += 1
+        if self.num_files_left <= MOST_EXAMPLES:
+            self.files_left.append(text)
+
+    def done_before(self, earlier: Literal["finished", "interrupted"], time: str) -> None:
+        """All that is counted so far was done by an earlier run."""
+        self.earlier, self.time = earlier, time
+        self.num_before, self.num_files_before = self.num_done, self.num_files
+        self.num_bytes_before, self.num_shards_before = self.num_bytes, self.num_shards
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

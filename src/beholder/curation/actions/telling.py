@@ -11,6 +11,8 @@ from beholder.curation.actions.summary import REASONS, ActionSummary
 _DONE = {"copy": "copied", "link": "linked", "symlink": "linked", "move": "moved", "tars": "packed", "hf-parquet": "packed"}
 _WOULD = {"copy": "copy", "link": "link", "symlink": "link", "move": "move", "tars": "pack", "hf-parquet": "pack"}
 _SHARDS = {"tars": "tar", "hf-parquet": "Parquet file"}
+_SHOWN = 3
+"""Examples of each reason."""
 
 
 def bytes_text(count: int) -> str:
@@ -27,6 +29,22 @@ def shown_path(path: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def shown_text(text: str) -> str:
+    """A text with paths in it, as `shown_path`."""
+    text = text.replace(os.getcwd().rstrip("/") + "/", "")  # noqa: PTH109
+    return text if text.isprintable() else repr(text)
+
+
+def undo_command(journal: str) -> str:
+    """What takes an act back, to be typed."""
+    return f"beholder undo {shlex.quote(shown_path(journal))}"
+
+
+def time_text(time: str) -> str:
+    """ISO 8601 in UTC for people: 2026-11-25 20:24 UTC."""
+    return f"{time[:10]} {time[11:16]} UTC" if time.endswith("+00:00") else time
+
+
 def counted(count: int, one: str, many: str | None = None) -> str:
     """A number and its noun: 1 picture, 2 pictures."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
@@ -34,33 +52,139 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 def lines_of(summary: ActionSummary) -> Iterator[str]:
     """What is said at the end."""
-    beside = summary.num_files - summary.num_done
-    more = f" with {counted(beside, 'file')} beside" if beside > 0 else ""
-    what = f"{counted(summary.num_done, 'picture')}{more}, {bytes_text(summary.num_bytes)}"
-    shards = f" in {counted(summary.num_shards, _SHARDS[summary.action])}" if summary.action in _SHARDS else ""
-    if summary.applied:
-        yield f"{_DONE[summary.action]} {what}{shards} to {shown_path(summary.target)}"
-        if summary.num_before:
+    verb, would, target = _DONE[summary.action], f"would {_WOULD[summary.action]}", shown_path(summary.target)
+    has_new = summary.num_done > summary.num_before
+    if summary.earlier == "finished":
+        journal = shown_path(str(summary.journal))
+        yield f"done already, {time_text(summary.time)}: {verb} {_before(summary)} to {target} (journal: {journal})"
+        if has_new:
+            yield f"{verb if summary.applied else would} {_new(summary)} that had been left out"
+    elif summary.applied:
+        yield f"{verb} {_all(summary)} to {target}"
+        if summary.earlier:
             yield f"{counted(summary.num_before, 'picture')} of them by earlier runs"
     else:
-        yield f"would {_WOULD[summary.action]} {what}{shards} to {shown_path(summary.target)}"
+        yield f"{would} {_new(summary)} to {target}"
+        if summary.earlier:
+            yield (
+                f"{counted(summary.num_before, 'picture')} {'is' if summary.num_before == 1 else 'are'} {verb} already, by a "
+                f"run of {time_text(summary.time)} that was interrupted; --apply goes on with it"
+            )
     if summary.renamed:
         names = counted(summary.renamed, "picture")
         yield f"{names} got another name: dots in a name are replaced, and two pictures may not share a key"
     yield from summary.notes
-    yield from left_out(summary)
-    if summary.applied:
-        yield f"to take it back: beholder undo {shlex.quote(shown_path(str(summary.journal)))}"
+    yield from _files_left(summary)
+    yield from _left_out(summary)
+    yield from _what_next(summary, has_new=has_new)
+
+
+def _what_next(summary: ActionSummary, *, has_new: bool) -> Iterator[str]:
+    if summary.earlier == "finished" and not has_new:
+        yield f"nothing is left to do; to take it back: {undo_command(str(summary.journal))}"
+        yield "for another act name another folder, or another journal with --journal"
+    elif summary.applied:
+        yield f"to take it back: {undo_command(str(summary.journal))}"
     else:
         yield "nothing has been touched; add --apply to do it"
 
 
-def left_out(summary: ActionSummary) -> Iterator[str]:
+def _what(pictures: int, files: int, num_bytes: int, shards: int, action: str) -> str:
+    beside = files - pictures
+    more = f" with {counted(beside, 'file')} beside" if beside > 0 else ""
+    packed = f" in {counted(shards, _SHARDS[action])}" if action in _SHARDS else ""
+    return f"{counted(pictures, 'picture')}{more}, {bytes_text(num_bytes)}{packed}"
+
+
+def _all(summary: ActionSummary) -> str:
+    return _what(summary.num_done, summary.num_files, summary.num_bytes, summary.num_shards, summary.action)
+
+
+def _before(summary: ActionSummary) -> str:
+    counts = (summary.num_before, summary.num_files_before, summary.num_bytes_before, summary.num_shards_before)
+    return _what(*counts, summary.action)
+
+
+def _new(summary: ActionSummary) -> str:
+    return _what(
+        summary.num_done - summary.num_before,
+        summary.num_files - summary.num_files_before,
+        summary.num_bytes - summary.num_bytes_before,
+        summary.num_shards - summary.num_shards_before,
+        summary.action,
+    )
+
+
+def _files_left(summary: ActionSummary) -> Iterator[str]:
+    yield from map(shown_text, summary.files_left)
+    if summary.num_files_left > len(summary.files_left):
+        yield f"... and {summary.num_files_left - len(summary.files_left):,} more files beside pictures stayed behind"
+
+
+def _left_out(summary: ActionSummary) -> Iterator[str]:
     """What was left out, with examples."""
     if not summary.num_skipped:
         return
     yield f"left out: {counted(summary.num_skipped, 'picture')}"
     for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
         yield f"  {count:,} {REASONS.get(reason, reason)}"
-        shown = [text for word, _, text in summary.examples if word == reason]
-        yield from (f"    {text if text.isprintable() else repr(text)}" for text in shown[:3])
+        yield from _examples(summary, reason)
+
+
+def _examples(summary: ActionSummary, reason: str) -> Iterator[str]:
+    texts = [text for word, _, text in summary.examples if word == reason][:_SHOWN]
+    yield from (f"    {shown_text(text)}" for text in texts)
+    if summary.reasons[reason] > len(texts) > 0:
+        yield f"    ... and {summary.reasons[reason] - len(texts):,} more"
+
+
+_LEFT_BY_UNDO = {
+    ("copy", "changed"): ("edited since it was made", "edited since they were made", "keep them elsewhere, or delete them"),
+    ("copy", "missing"): (
+        "whose original is gone or was changed, so that it may be the only one",
+        "whose originals are gone or were changed, so that they may be the only ones",
+        "put the originals back, or take these elsewhere",
+    ),
+    ("link", "changed"): (
+        "that is the only name left of its file, or another file",
+        "that are the only names left of their files, or other files",
+        "take them elsewhere",
+    ),
+    ("symlink", "changed"): ("that is another link, or none", "that are other links, or none", "take them elsewhere"),
+    ("move", "changed"): ("edited since it was moved", "edited since they were moved", "move them back yourself"),
+    ("move", "missing"): (
+        "that is not where it was moved to",
+        "that are not where they were moved to",
+        "bring them to their old or their new place",
+    ),
+    ("move", "clash"): ("whose old place is taken", "whose old places are taken", "take away what stands there"),
+    ("tars", "changed"): ("changed since it was written", "changed since they were written", "take them elsewhere"),
+    ("tars", "missing"): (
+        "of pictures that are gone or were changed, so that it may be the only place of them",
+        "of pictures that are gone or were changed, so that they may be the only place of them",
+        "put the pictures back, or take these elsewhere",
+    ),
+}  # fmt: skip
+"""(act, reason) -> which file an undo left as it was, which files, and what to do with them."""
+
+
+def undo_lines(summary: ActionSummary, action: str, journal: str) -> Iterator[str]:
+    """What an undo says at its end. `action`: that was taken back; `journal`: its journal."""
+    would = "" if summary.applied else "would be "
+    done = "moved back" if action == "move" else "taken away"
+    if summary.num_files or summary.num_shards:
+        files = f" ({counted(summary.num_files, 'file')})" if summary.num_files > summary.num_done else ""
+        yield f"{counted(summary.num_done, 'picture')}{files}, {bytes_text(summary.num_bytes)}: {would}{done}"
+    else:
+        yield f"nothing {would or 'was '}{done}" + ("" if summary.num_skipped else ": none of it is there any more")
+    if not summary.num_skipped:
+        return
+    kind = "tars" if action in _SHARDS else action
+    yield f"{would}left as {'it is' if summary.num_skipped == 1 else 'they are'}: {counted(summary.num_skipped, 'file')}"
+    for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
+        one, many, mend = _LEFT_BY_UNDO.get((kind, reason), ("", "", ""))
+        text = (one if count == 1 else many) or REASONS.get(reason, reason)
+        yield f"  {count:,} {text}" + (f": {mend}" if mend else "")
+        yield from _examples(summary, reason)
+    again = "it again" if summary.applied else "it"
+    yield f"then run {again}: {undo_command(journal)} (until nothing is left, a new act needs another --journal)"

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from beholder.curation.actions import files, journal
+from beholder.curation.actions.entries import Intent, PackedShard, Settled, Told
 from beholder.curation.actions.files import Refused, refusals
-from beholder.curation.actions.journal import Intent, Journal, Settled, Told
+from beholder.curation.actions.journal import Journal
 from beholder.curation.actions.summary import ActionSummary
-from beholder.curation.actions.telling import bytes_text, counted
+from beholder.curation.actions.telling import undo_lines
 from beholder.errors import OutputError
 
 _BATCH = 512
@@ -54,11 +55,11 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
             log, told = stack.enter_context(journal.reopened(path, for_undo=True))
             log.write({"undo": "begin"})
         _undo_files(path, told, log, summary, progress or (lambda count, size: None))
-        _undo_shards(told, log, summary)
+        _undo_shards(path, told, log, summary)
         if log is not None:
             _remove_folders(told)
             log.write({"end": "undone", "left": summary.num_skipped})
-    for line in _lines(summary, told, dry_run):
+    for line in undo_lines(summary, str(told.header.get("action")), path):
         say(line)
     return summary
 
@@ -143,14 +144,14 @@ def _check_copy(outcome: Settled, status: os.stat_result) -> None:
     if intent.size >= 0:
         try:
             files.check_source(intent, follow=True)
-            is_original = _stands_alone(intent) and not os.path.samefile(intent.source, intent.target)  # noqa: PTH121
-        except Refused:
-            is_original = False
-        if not is_original:
-            raise Refused("missing", f"{intent.target} stays, as {intent.source} is not as it was")
+        except Refused as refused:
+            what = "is not there any more" if refused.reason == "missing" else "is not as it was"
+            raise Refused("missing", f"{intent.target} stays: {intent.source} {what}") from None
+        if not _stands_alone(intent) or os.path.samefile(intent.source, intent.target):  # noqa: PTH121
+            raise Refused("missing", f"{intent.target} stays: {intent.source} only leads to it")
     if outcome.sha256 is None:  # killed between making it and noting it
         if intent.part is not None:
-            raise Refused("changed", f"{intent.target}: the run was killed here; run it again to its end, then undo it")
+            raise Refused("unfinished", f"{intent.target}: run the act again to its end, then undo it")
         sha256 = _sha256_of_source(intent)
     else:
         sha256 = outcome.sha256
@@ -204,37 +205,44 @@ def _is_half_done(intent: Intent) -> bool:
     return False
 
 
-def _undo_shards(told: Told, log: Journal | None, summary: ActionSummary) -> None:
+def _undo_shards(path: str, told: Told, log: Journal | None, summary: ActionSummary) -> None:
     """Take away tars and Parquet files that are as they were written, while all that is in them is still where it was."""
     for shard in told.shards:
-        name = shard["shard"]
-        if name in told.undone_shards:
+        if shard.name in told.undone_shards:
             continue
-        summary.num_pictures += shard["pictures"]
+        summary.num_pictures += shard.pictures
         try:
-            present = [made for made in shard["files"] if os.path.lexists(made[0])]
-            for path, size, time, sha256 in present:
-                with refusals(path):
-                    status = os.lstat(path)
-                    is_as_made = (status.st_size, status.st_mtime_ns) == (size, time) and files.sha256_of(path) == sha256
-                if not is_as_made:
-                    raise Refused("changed", f"{path} has changed since it was written")
-            for origin, (size, time) in shard["origins"].items():
-                _check_origin(origin, size, time, name)
+            present = _present(shard)
+            for origin, (size, time) in journal.origins_of(path, shard).items():
+                _check_origin(origin, size, time, shard.name)
             if log is not None:
-                for path, *_ in present:
-                    with refusals(path):
-                        os.unlink(path)  # noqa: PTH108
-                log.write({"undone shard": name})
+                for made in present:
+                    with refusals(made):
+                        os.unlink(made)  # noqa: PTH108
+                log.write({"undone shard": shard.name})
         except Refused as refused:
-            summary.leave_out(refused.reason, name, refused.text)
+            summary.leave_out(refused.reason, shard.name, refused.text)
             continue
         if present:
-            summary.num_done += shard["pictures"]
+            summary.num_done += shard.pictures
             summary.num_shards += 1
-            summary.num_bytes += sum(made[1] for made in present)
+            summary.num_bytes += sum(present.values())
     if log is not None:
         _remove_half_shards(told)
+
+
+def _present(shard: PackedShard) -> dict[str, int]:
+    """The files of a shard that are there, and their bytes. Raises Refused where one is not as it was made."""
+    found = {}
+    for path, size, time, sha256 in shard.files:
+        if os.path.lexists(path):
+            with refusals(path):
+                status = os.lstat(path)
+                is_as_made = (status.st_size, status.st_mtime_ns) == (size, time) and files.sha256_of(path) == sha256
+            if not is_as_made:
+                raise Refused("changed", f"{path} has changed since it was written")
+            found[path] = size
+    return found
 
 
 def _remove_half_shards(told: Told) -> None:
@@ -261,14 +269,3 @@ def _remove_folders(told: Told) -> None:
         except OSError as error:
             if error.errno not in _STAYS:
                 raise OutputError(f"cannot remove {folder}: {error.strerror}") from error
-
-
-def _lines(summary: ActionSummary, told: Told, dry_run: bool) -> list[str]:
-    from beholder.curation.actions.telling import left_out
-
-    would = "would be " if dry_run else ""
-    done = "moved back" if told.header.get("action") == "move" else "taken away"
-    files_text = f" ({counted(summary.num_files, 'file')})" if summary.num_files > summary.num_done else ""
-    lines = [f"{counted(summary.num_done, 'picture')}{files_text}, {bytes_text(summary.num_bytes)}: {would}{done}"]
-    lines += left_out(summary)
-    return lines
