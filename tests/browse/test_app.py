@@ -20,11 +20,12 @@ from PIL import Image
 
 from beholder.browse.app import make_app
 from beholder.browse.options import BrowseOptions
-from beholder.browse.pictures import Pictures, as_shown
+from beholder.browse.pictures import Pictures, Sent, as_shown
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import opened
 from beholder.images.locate import PictureFinder
 from beholder.images.picture import PictureError
+from beholder.images.thumbnail_pool import ThumbnailPool
 from beholder.scores.score_set import open_scores
 from oracles.browse_sets import write_set
 
@@ -207,19 +208,21 @@ def test_hostile_pictures_and_places_are_not_sent(tmp_path: Path, monkeypatch: p
                     assert "root:" not in found.text
 
 
-def test_bytes_are_sent_as_what_they_are(tmp_path: Path) -> None:
-    for kind, media_type in (("JPEG", "image/jpeg"), ("PNG", "image/png"), ("GIF", "image/gif"), ("WEBP", "image/webp")):
+def test_bytes_are_sent_as_what_they_are() -> None:
+    with ThumbnailPool() as workers:
+        for kind, media_type in (("JPEG", "image/jpeg"), ("PNG", "image/png"), ("GIF", "image/gif"), ("WEBP", "image/webp")):
+            buffer = io.BytesIO()
+            Image.new("RGB", (5, 4)).save(buffer, kind)
+            assert as_shown(buffer.getvalue(), workers) == Sent(buffer.getvalue(), media_type)
+        assert not workers.process_ids, "nothing was decoded"
         buffer = io.BytesIO()
-        Image.new("RGB", (5, 4)).save(buffer, kind)
-        assert (as_shown(buffer.getvalue()).media_type, as_shown(buffer.getvalue()).data) == (media_type, buffer.getvalue())
-    buffer = io.BytesIO()
-    Image.new("RGB", (5000, 10), "green").save(buffer, "TIFF")
-    made = as_shown(buffer.getvalue())
-    assert made.media_type == "image/jpeg"
-    assert Image.open(io.BytesIO(made.data)).size == (4096, 8)
-    for bad in (b"", b"<svg/>", b"\0" * 100, b"%PDF-1.7"):
-        with pytest.raises(PictureError):
-            as_shown(bad)
+        Image.new("RGB", (5000, 10), "green").save(buffer, "TIFF")
+        made = as_shown(buffer.getvalue(), workers)
+        assert made.media_type == "image/jpeg"
+        assert Image.open(io.BytesIO(made.data)).size == (4096, 8)
+        for bad in (b"", b"<svg/>", b"\0" * 100, b"%PDF-1.7"):
+            with pytest.raises(PictureError):
+                as_shown(bad, workers)
 
 
 def test_a_thumbnail_that_nobody_waits_for_any_more_is_not_made(photo_set: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A row's sample in, its thumbnail or its picture as a browser shows it out; few threads, the newest wish first."""
+"""A row's sample in, its thumbnail or its picture as a browser shows it out; the newest wish first."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
+from beholder.columns import PictureReason
+from beholder.images.picture import PictureError
 from beholder.images.sniff import sniff
-from beholder.images.thumbnail import make_thumbnail
+from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool
 
 THUMBNAIL_SIDES = (160, 240, 320, 480, 640)
 """Sides of thumbnails, in pixels, that are made; others are refused."""
@@ -22,6 +24,9 @@ _SHOWN_AS_THEY_ARE = {
 """Formats that every browser of today shows; others are sent as JPEG. What is no picture by its bytes is not sent at all."""
 _LARGEST_SIDE = 4096
 _ENTRY_BYTES = 200
+_WHOLE = 0
+"""In place of a side: the picture as a browser shows it."""
+_WORTH_NO_OTHER_TRY = (PictureReason.CRASHED, PictureReason.TIMED_OUT)
 
 
 class Finder(Protocol):
@@ -121,16 +126,35 @@ class Recent:
 
 
 class Pictures:
-    """Thumbnails and pictures of samples."""
+    """Thumbnails and pictures of samples, decoded in processes of their own.
 
-    def __init__(self, finder: Finder, *, num_threads: int, cache_bytes: int = CACHE_BYTES) -> None:
+    A picture that crashed or hung there is given up until this ends: each further try would take as long, and hold up others.
+    """
+
+    def __init__(
+        self,
+        finder: Finder,
+        *,
+        num_threads: int,
+        cache_bytes: int = CACHE_BYTES,
+        timeout_s: float = TIMEOUT_S,
+        decoder: str = DEFAULT_THUMBNAILER,
+    ) -> None:
         self._finder = finder
         self._recent = Recent(cache_bytes)
+        self._given_up: dict[tuple[str, int], PictureError] = {}
+        self._workers = ThumbnailPool(num_workers=num_threads, timeout_s=timeout_s, decoder=decoder)
         self._pool = NewestFirst(num_threads)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the processes and the threads."""
+        self._workers.close()
         self._pool.close()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the processes that run now."""
+        return self._workers.process_ids
 
     def kept_thumbnail(self, sample: str, side: int) -> Sent | None:
         """A thumbnail that was made lately."""
@@ -140,8 +164,7 @@ class Pictures:
         """A thumbnail at most `side` pixels long; the result may raise PictureError or Busy."""
 
         def make() -> Sent:
-            small = make_thumbnail(self._finder.read(sample), longest_px=side)
-            found = Sent(small.data, small.media_type)
+            found = self._looked_at(sample, side, lambda data: self._small(data, side))
             self._recent.put((sample, side), found)
             return found
 
@@ -149,13 +172,30 @@ class Pictures:
 
     def picture(self, sample: str) -> Future[Sent]:
         """The picture as it is stored where browsers show its format, else as JPEG; may raise PictureError or Busy."""
-        return self._pool.submit(lambda: as_shown(self._finder.read(sample)))
+        return self._pool.submit(lambda: self._looked_at(sample, _WHOLE, lambda data: as_shown(data, self._workers)))
+
+    def _small(self, data: bytes, side: int) -> Sent:
+        made = self._workers.make(data, longest_px=side)
+        return Sent(made.data, made.media_type)
+
+    def _looked_at(self, sample: str, side: int, make: Callable[[bytes], Sent]) -> Sent:
+        """What `make` makes of the picture's bytes, unless its decoder has failed at that before. Raises PictureError."""
+        known = self._given_up.get((sample, side))
+        if known is not None:
+            raise PictureError(known.reason, str(known))
+        data = self._finder.read(sample)
+        try:
+            return make(data)
+        except PictureError as error:
+            if error.reason in _WORTH_NO_OTHER_TRY:
+                self._given_up[sample, side] = error
+            raise
 
 
-def as_shown(data: bytes) -> Sent:
+def as_shown(data: bytes, workers: ThumbnailPool) -> Sent:
     """The bytes with the media type that they really have, or a JPEG made of them. Raises PictureError: no picture."""
     media_type = _SHOWN_AS_THEY_ARE.get(sniff(data))
     if media_type is not None:
         return Sent(data, media_type)
-    made = make_thumbnail(data, longest_px=_LARGEST_SIDE, quality=92, kind="jpeg")
+    made = workers.make(data, longest_px=_LARGEST_SIDE, quality=92, kind="jpeg")
     return Sent(made.data, made.media_type)

@@ -34,7 +34,7 @@ class ReportOptions:
         max_size: bytes of the page; thumbnails are made smaller until it fits.
         timeout: seconds for reading and decoding one picture.
         max_time: seconds for finding all pictures: archives on servers have to be gone through.
-        threads: for reading and decoding.
+        threads: for reading; so many pictures are decoded at once at most, and one a core.
         offline: show no pictures that are on servers; None: as $BEHOLDER_OFFLINE says.
         overwrite: replace an existing file.
     """
@@ -61,7 +61,7 @@ class ReportOptions:
     max_size: int = option(MAX_SIZE, "Largest size of the page, for example 5MB.", read="bytes", shown="9MB")
     timeout: float = option(20.0, "Seconds for reading and decoding one picture.")
     max_time: float = option(300.0, "Seconds for finding pictures, all together; archives have to be gone through.")
-    threads: int | None = option(None, "Threads for reading and decoding.", shown="4 per core, at most 16", least=1)
+    threads: int | None = option(None, "Pictures read at once; each core decodes one.", shown="4 per core, at most 16", least=1)
     offline: bool | None = option(None, "Show no pictures that are on servers.")
     overwrite: bool = option(False, "Replace an existing file.")
 

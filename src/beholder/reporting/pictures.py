@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from beholder.columns import PictureReason
+from beholder.errors import BeholderError
 from beholder.images.picture import PictureError, PictureRef
-from beholder.images.thumbnail import Thumbnail, encoded, make_thumbnail
+from beholder.images.thumbnail import Thumbnail, encoded
+from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER, ThumbnailPool
 
 LADDER: tuple[tuple[int, int], ...] = (
     (480, 78), (400, 76), (320, 74), (256, 72), (224, 68), (192, 64), (160, 58), (128, 52), (96, 45),
@@ -30,6 +32,9 @@ Find = Callable[[Sequence[str]], Sequence[PictureRef]]
 """Names -> where they are, in the same order."""
 Read = Callable[[str], bytes]
 """A picture's name -> its bytes. Raises PictureError."""
+Make = Callable[[bytes, float], Thumbnail]
+"""A picture's bytes, and the seconds that reading them took -> its thumbnail. Raises PictureError; BeholderError: none can be
+made at all."""
 
 
 @dataclass(frozen=True)
@@ -148,16 +153,21 @@ def load_thumbnails(
     timeout_s: float,
     threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
+    decoder: str = DEFAULT_THUMBNAILER,
 ) -> Thumbnails:
-    """Read pictures in parallel and make thumbnails of them that fit.
+    """Read pictures in parallel, and make thumbnails of them that fit, in processes of their own that end with this call.
 
     Args:
         read: gives a picture's bytes; called from several threads.
         uses: name -> how often the page shows it, the most important first.
         max_bytes: of all thumbnails, each counted as often as it is shown.
         timeout_s: longest time for reading and decoding one picture; then it counts as timed out.
-        threads: that read and decode; None: as many as are useful here.
+        threads: that read; None: as many as are useful here. So many pictures are decoded at once at most, and one a core.
         on_progress: told how many more are done.
+        decoder: see `ThumbnailPool`.
+
+    Raises:
+        BeholderError: no process can be started to decode pictures in.
     """
     total = sum(uses.values())
     rung = next(
@@ -165,10 +175,14 @@ def load_thumbnails(
     )
     px, quality = LADDER[rung]
 
-    def make(name: str) -> Thumbnail:
-        return make_thumbnail(read(name), longest_px=px, quality=quality)
+    num_threads = min(threads or min(_MOST_THREADS, 4 * (os.cpu_count() or 1)), max(1, len(uses)))
+    with ThumbnailPool(timeout_s=timeout_s, decoder=decoder) as pool:
 
-    done = _each(make, list(uses), timeout_s=timeout_s, threads=threads, on_progress=on_progress)
+        def make(data: bytes, spent_s: float) -> Thumbnail:
+            return pool.make(data, longest_px=px, quality=quality, spent_s=spent_s)
+
+        work = _Work(list(uses), read, make)
+        done = _each(work, timeout_s=timeout_s, num_threads=num_threads, on_progress=on_progress)
     result = Thumbnails(longest_px=px, quality=quality)
     for name in uses:
         outcome = done[name]
@@ -214,24 +228,27 @@ def _smaller(thumbnail: Thumbnail, longest_px: int, quality: int) -> Thumbnail:
 
 
 class _Work:
-    """Names that wait, those being done since when, and outcomes; shared by threads under one lock."""
+    """Names that wait, those being read since when, and outcomes; shared by threads under one lock."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], read: Read, make: Make) -> None:
         self.lock = threading.Condition()
         self.waiting = deque(names)
+        self.num_names = len(names)
         self.since: dict[str, float] = {}
         self.outcomes: dict[str, Thumbnail | NoPicture] = {}
+        self.failure: BeholderError | None = None
         self.is_over = False
+        self._read, self._make = read, make
 
     def give_up(self, timeout_s: float) -> list[str]:
-        """Names that are being done for longer than that; their outcomes will not be waited for. Call with the lock held."""
+        """Names that are being read for longer than that; their outcomes will not be waited for. Call with the lock held."""
         now = time.monotonic()
         late = [name for name, since in self.since.items() if now - since > timeout_s]
         for name in late:
             del self.since[name]
         return late
 
-    def run(self, make: Callable[[str], Thumbnail]) -> None:
+    def run(self) -> None:
         """Do one after the other, until none waits or this thread's picture was given up."""
         while True:
             with self.lock:
@@ -239,48 +256,58 @@ class _Work:
                     return
                 name = self.waiting.popleft()
                 self.since[name] = time.monotonic()
-            outcome = _outcome(make, name)
+            data = self._bytes_of(name)
             with self.lock:
-                if name not in self.since:  # given up meanwhile: another thread took this one's place
+                since = self.since.pop(name, None)
+                if since is None:  # given up meanwhile: another thread took this one's place
                     return
-                del self.since[name]
-                self.outcomes[name] = outcome
+            outcome = data if isinstance(data, NoPicture) else self._thumbnail_of(data, time.monotonic() - since)
+            with self.lock:
+                if isinstance(outcome, BeholderError):
+                    self.failure = outcome
+                else:
+                    self.outcomes[name] = outcome
                 self.lock.notify()
 
+    def _bytes_of(self, name: str) -> bytes | NoPicture:
+        try:
+            return self._read(name)
+        except PictureError as error:
+            return NoPicture(str(error.reason), str(error))
+        except Exception as error:  # a source that breaks must not end the report; the page says what happened
+            text = " ".join(str(error).split())[:200]
+            return NoPicture(str(PictureReason.UNREADABLE), f"{type(error).__name__}: {text}")
 
-def _outcome(make: Callable[[str], Thumbnail], name: str) -> Thumbnail | NoPicture:
-    try:
-        return make(name)
-    except PictureError as error:
-        return NoPicture(str(error.reason), str(error))
-    except Exception as error:  # a source that breaks must not end the report; the page says what happened
-        text = " ".join(str(error).split())[:200]
-        return NoPicture(str(PictureReason.UNREADABLE), f"{type(error).__name__}: {text}")
+    def _thumbnail_of(self, data: bytes, spent_s: float) -> Thumbnail | NoPicture | BeholderError:
+        """The pool sees to it that this comes to an end."""
+        try:
+            return self._make(data, spent_s)
+        except PictureError as error:
+            return NoPicture(str(error.reason), str(error))
+        except BeholderError as error:
+            return error
+        except RuntimeError as error:  # the pool is closed: nobody waits any more
+            return NoPicture(str(PictureReason.UNREADABLE), str(error))
 
 
 def _each(
-    make: Callable[[str], Thumbnail],
-    names: Sequence[str],
-    *,
-    timeout_s: float,
-    threads: int | None,
-    on_progress: Callable[[int], None] | None,
+    work: _Work, *, timeout_s: float, num_threads: int, on_progress: Callable[[int], None] | None
 ) -> dict[str, Thumbnail | NoPicture]:
-    """Every name's outcome. A thread whose picture takes too long is left behind, and another one takes its place."""
-    work = _Work(names)
-    wanted = min(threads or min(_MOST_THREADS, 4 * (os.cpu_count() or 1)), max(1, len(names)))
+    """Every name's outcome. A thread that reads for too long is left behind, and another one takes its place."""
 
     def start() -> None:
-        threading.Thread(target=work.run, args=(make,), daemon=True, name="beholder-thumbnail").start()
+        threading.Thread(target=work.run, daemon=True, name="beholder-thumbnail").start()
 
-    for _ in range(wanted):
+    for _ in range(num_threads):
         start()
     told = 0
     with work.lock:
         try:
-            while told < len(names):
-                if told == len(work.outcomes):
+            while told < work.num_names:
+                if told == len(work.outcomes) and work.failure is None:
                     work.lock.wait(_POLL_S)
+                if work.failure is not None:
+                    raise work.failure
                 for name in work.give_up(timeout_s):
                     text = f"reading and decoding took longer than {timeout_s:g} s"
                     work.outcomes[name] = NoPicture(str(PictureReason.TIMED_OUT), text)

@@ -15,6 +15,7 @@ from beholder.errors import BeholderError, InputError, OutputError
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.locate import PictureFinder
 from beholder.images.picture import PictureError
+from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER
 from beholder.models.fetch import is_offline
 from beholder.reporting.cards import CardMaker
 from beholder.reporting.charts import number, percent
@@ -77,6 +78,7 @@ def write_report(
     table: pa.Table | None = None,
     arguments: list[str] | None = None,
     on_progress: Progress | None = None,
+    decoder: str = DEFAULT_THUMBNAILER,
 ) -> ReportSummary:
     """Write the page.
 
@@ -85,10 +87,12 @@ def write_report(
         table: the scores, in place of `options.scores`.
         arguments: the command line, for the page's provenance.
         on_progress: told what is being done.
+        decoder: what makes thumbnails; see `images.thumbnail_pool.ThumbnailPool`.
 
     Raises:
         InputError: scores, selection or groups that cannot be read.
         OutputError: the file is there already, or cannot be written.
+        BeholderError: no process can be started to decode pictures in.
     """
     started = time.perf_counter()
     out = options.out or f"{_stem(options.scores)}.report.html"
@@ -110,7 +114,7 @@ def write_report(
     ):
         contents = gather(scores, options, Path(scratch), say)
         bare = _thinned_out(scores, contents, options, arguments)
-        thumbnails = None if options.no_thumbnails else _thumbnails(scores, contents, options, bare, on_progress)
+        thumbnails = None if options.no_thumbnails else _thumbnails(scores, contents, options, bare, on_progress, decoder)
         say("writing the page")
         page = _page(scores, contents, thumbnails, options, arguments)
         storage.write_bytes(out, page)
@@ -180,7 +184,7 @@ def _thinned_out(scores: ScoreSet, contents: Contents, options: ReportOptions, a
 
 
 def _thumbnails(
-    scores: ScoreSet, contents: Contents, options: ReportOptions, bare: int, on_progress: Progress | None
+    scores: ScoreSet, contents: Contents, options: ReportOptions, bare: int, on_progress: Progress | None, decoder: str
 ) -> Thumbnails | None:
     """Thumbnails that fit the page; None where pictures cannot be looked up at all, which the page then says."""
     uses: dict[str, int] = {}
@@ -215,6 +219,7 @@ def _thumbnails(
                 timeout_s=options.timeout,
                 threads=options.threads,
                 on_progress=counting("reading pictures"),
+                decoder=decoder,
             )
     except PictureError:
         raise
