@@ -16,6 +16,9 @@ from beholder.curation.actions.summary import ActionSummary
 from beholder.curation.actions.undo import undo
 from beholder.scores.score_set import open_scores
 
+NAMES = ["a.jpg", "b/c.png", "b/d/ö.webp", "-x.jpg", "n\nl.jpg", "b/a.jpg", "e.f.jpg", "z" * 251 + ".jpg"]
+"""Pictures below `photos` that acts are tried on."""
+
 
 def score_table(samples: Sequence[str], sources: Sequence[str] | None, **columns: Any) -> pa.Table:
     """Scores 1, 2, ... of these samples, with a record that names the sources."""
@@ -23,6 +26,11 @@ def score_table(samples: Sequence[str], sources: Sequence[str] | None, **columns
     scores = pa.array([1.0 + i for i in range(len(samples))], pa.float32())
     table = pa.table({"sample": pa.array(samples, pa.large_string()), "aesthetic_score": scores, **columns})
     return table.replace_schema_metadata({"beholder": json.dumps(record)})
+
+
+def photos(*names: str, source: str = "photos", **columns: object) -> pa.Table:
+    """Scores of the pictures (without names: all of NAMES) of the folder `photos`."""
+    return score_table([f"photos/{name}" for name in names or NAMES], [source], **columns)
 
 
 def act(table: pa.Table, **options: Any) -> tuple[ActionSummary, list[str]]:

@@ -95,12 +95,7 @@ def write_report(
         BeholderError: no process can be started to decode pictures in.
     """
     started = time.perf_counter()
-    out = options.out or f"{_stem(options.scores)}.report.html"
-    if storage.exists(out) and not options.overwrite:
-        raise OutputError(f"{out} exists; name another file, or replace it with --overwrite")
-    _check_not_read(out, options)
-    if PurePosixPath(out).suffix.lower() not in (".html", ".htm"):
-        raise OutputError(f"{out}: the page is an HTML file; give it a name that ends in .html")
+    out = _checked_output(options)
     _check_places(options)
 
     def say(text: str) -> None:
@@ -135,6 +130,17 @@ def write_report(
             seconds=time.perf_counter() - started,
             warnings=contents.notes,
         )
+
+
+def _checked_output(options: ReportOptions) -> str:
+    """Where the page goes. Raises OutputError where it may not be written."""
+    out = options.out or f"{_stem(options.scores)}.report.html"
+    if storage.exists(out) and not options.overwrite:
+        raise OutputError(f"{out} exists; name another file, or replace it with --overwrite")
+    _check_not_read(out, options)
+    if PurePosixPath(out).suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"{out}: the page is an HTML file; give it a name that ends in .html")
+    return out
 
 
 def _check_not_read(out: str, options: ReportOptions) -> None:

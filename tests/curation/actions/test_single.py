@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import resource
-import signal
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -17,25 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError, OutputError
-from oracles.acting import act, contents, score_table, take_back
+from oracles.acting import NAMES, act, contents, photos, score_table, take_back
 from oracles.tar_making import png, tar
-
-NAMES = ["a.jpg", "b/c.png", "b/d/ö.webp", "-x.jpg", "n\nl.jpg", "b/a.jpg", "e.f.jpg", "z" * 251 + ".jpg"]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for i, name in enumerate(NAMES):
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(i))
-        os.utime(path, ns=(10**18 + i, 10**18 + i))
-    return tmp_path
-
-
-def photos(*names: str, source: str = "photos", **columns: object) -> pa.Table:
-    return score_table([f"photos/{name}" for name in names or NAMES], [source], **columns)
 
 
 @pytest.mark.parametrize("action", ["copy", "link", "symlink", "move"])
@@ -240,38 +218,6 @@ def test_pictures_in_archives_are_copied_out(here: Path) -> None:
     assert not (here / "out").exists()
 
 
-def test_undo_leaves_alone_what_has_changed(here: Path) -> None:
-    done, _ = act(photos(), copy="best", apply=True)
-    (here / "best" / "a.jpg").write_bytes(b"edited")
-    stamp = (here / "best" / "b" / "c.png").stat()
-    (here / "best" / "b" / "c.png").write_bytes(bytes(len(png(1))))
-    os.utime(here / "best" / "b" / "c.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    (here / "photos" / "e.f.jpg").unlink()
-    undone, _ = take_back(done.journal)
-    assert undone.reasons == {"changed": 2, "missing": 1}
-    assert undone.exit_status == 3
-    with pytest.raises(InputError, match="an undo of this act was begun"):
-        act(photos(), copy="best", apply=True)
-    assert set(contents(here / "best")) == {"a.jpg", "b/c.png", "e.f.jpg"}
-    done, _ = act(photos("a.jpg", "-x.jpg", "b/a.jpg"), move="away", apply=True)
-    (here / "away" / "a.jpg").write_bytes(b"edited")
-    (here / "photos" / "-x.jpg").write_bytes(b"new")
-    (here / "away" / "b" / "a.jpg").unlink()
-    undone, _ = take_back(done.journal)
-    assert undone.reasons == {"changed": 1, "clash": 1, "missing": 1}
-    assert (here / "photos" / "-x.jpg").read_bytes() == b"new"
-    assert (here / "away" / "-x.jpg").read_bytes() == png(3)
-    for action in ("link", "copy"):  # the original has become a link to what was made of it
-        done, _ = act(photos("b/c.png"), **{action: action}, apply=True)
-        (here / "photos" / "b" / "c.png").unlink()
-        assert sum(take_back(done.journal)[0].reasons.values()) == 1
-        (here / "photos" / "b" / "c.png").symlink_to(here / action / "b" / "c.png")
-        assert sum(take_back(done.journal)[0].reasons.values()) == 1
-        assert (here / action / "b" / "c.png").read_bytes() == png(1)
-        (here / "photos" / "b" / "c.png").unlink()
-        (here / "photos" / "b" / "c.png").write_bytes(png(1))
-
-
 def test_sources_of_a_list_have_folders_of_their_own(here: Path) -> None:
     (here / "more").mkdir()
     (here / "more" / "a.jpg").write_bytes(png(50))
@@ -287,124 +233,6 @@ def test_sources_of_a_list_have_folders_of_their_own(here: Path) -> None:
     (here / "files.txt").write_text("photos/b/c.png\nphotos/b/d/ö.webp\n")
     act(score_table(["photos/b/c.png", "photos/b/d/ö.webp"], ["files.txt"]), copy="listed", apply=True)
     assert contents(here / "listed") == {"c.png": png(1), "d/ö.webp": png(2)}
-
-
-def test_a_journal_belongs_to_one_act(here: Path) -> None:
-    act(photos("a.jpg"), copy="best", apply=True)
-    with pytest.raises(InputError, match="journal of another act.*--journal"):
-        act(photos("b/c.png"), copy="best", apply=True)
-    act(photos("b/c.png"), copy="best", apply=True, journal="second.jsonl")
-    assert set(contents(here / "best")) == {"a.jpg", "b/c.png"}
-    (here / "x.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match="no journal"):
-        act(photos("b/c.png"), copy="third", apply=True, journal="x.jsonl")
-    with pytest.raises(InputError, match="cannot read"):
-        take_back("nothing.jsonl")
-    (here / "e.jsonl").write_text("")
-    with pytest.raises(InputError, match="empty"):
-        take_back("e.jsonl")
-
-
-def test_a_journal_says_what_is_done_before_it_is_done(here: Path) -> None:
-    act(photos(), move="best", apply=True)
-    lines = [json.loads(line) for line in (here / "best.journal.jsonl").read_text().splitlines()]
-    assert lines[0]["format"] == "beholder-journal"
-    planned = next(i for i, line in enumerate(lines) if "planned" in line)
-    results = next(i for i, line in enumerate(lines) if "results" in line)
-    assert sum("do" in line for line in lines[:planned]) == len(NAMES)
-    assert planned < results
-    assert lines[-1]["end"] == "done"
-
-
-def test_to_another_disk_originals_go_after_their_copies(here: Path) -> None:
-    other = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
-    if other is None or other.stat().st_dev == here.stat().st_dev:
-        pytest.skip("this system has no second disk that can be written")
-    import tempfile
-
-    before = contents(here / "photos")
-    with tempfile.TemporaryDirectory(dir=other) as folder:
-        done, _ = act(photos(), move=f"{folder}/best", apply=True, journal="j.jsonl")
-        assert contents(Path(folder, "best")) == before
-        assert contents(here / "photos") == {}
-        assert Path(folder, "best/a.jpg").stat().st_mtime_ns == 10**18
-        linked, _ = act(score_table([f"{folder}/best/a.jpg"], None), link="here")
-        assert linked.num_done == 1
-        linked, _ = act(score_table([f"{folder}/best/a.jpg"], None), link="here", apply=True)
-        assert linked.reasons == {"other_disk": 1}
-        take_back(done.journal)
-        assert contents(here / "photos") == before
-        assert (here / "photos/a.jpg").stat().st_mtime_ns == 10**18
-
-
-DRIVER = """
-import sys
-sys.path[:0] = {paths!r}
-from oracles.acting import act, score_table
-from beholder.errors import BeholderError
-samples = open("samples.txt").read().splitlines()
-try:
-    summary, _ = act(score_table(samples, ["photos"]), **{options!r}, apply=True)
-    print(summary.num_done, summary.num_before)
-except BeholderError as error:
-    print(error, file=sys.stderr)
-    sys.exit(1)
-"""
-
-
-def drive(here: Path, limit: int | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    def limited() -> None:
-        if limit is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    tests = Path(__file__).resolve().parents[2]
-    script = DRIVER.format(paths=[str(tests)], options=options)
-    line = [sys.executable, "-c", script]
-    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=here, preexec_fn=limited)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-@pytest.mark.parametrize(("action", "journal"), [("copy", "disk/j.jsonl"), ("move", "j.jsonl")])
-def test_a_full_disk_is_one_clear_line_and_the_act_continues(here: Path, action: str, journal: str) -> None:
-    disk = here / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("this system does not let root mount a tmpfs")
-    try:
-        names = [f"{i:03d}.jpg" for i in range(100)]
-        for i, name in enumerate(names):
-            (here / "photos" / name).write_bytes(bytes([i]) * 10_000)
-        (here / "samples.txt").write_text("\n".join(f"photos/{name}" for name in names))
-        failed = drive(here, **{action: "disk/best"}, journal=journal)
-        assert failed.returncode == 1
-        assert "the disk is full; free some space and run the same command again" in failed.stderr
-        assert len(failed.stderr.strip().splitlines()) == 1
-        there = {name: data for name, data in contents(disk).items() if name != "j.jsonl"}
-        assert 5 < len(there) < 30
-        assert all(data == (bytes([names.index(Path(name).name)]) * 10_000) for name, data in there.items())
-        subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
-        again = drive(here, **{action: "disk/best"}, journal=journal)
-        assert again.stdout.split()[0] == "100", again.stderr
-        assert contents(disk / "best") == {name: bytes([i]) * 10_000 for i, name in enumerate(names)}
-        take_back(str(here / journal))
-        assert set(contents(disk)) <= {"j.jsonl"}
-        assert all((here / "photos" / name).read_bytes() == bytes([i]) * 10_000 for i, name in enumerate(names))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def test_a_file_that_may_not_grow_leaves_nothing_half_written(here: Path) -> None:
-    (here / "photos" / "big.jpg").write_bytes(bytes(200_000))
-    (here / "samples.txt").write_text("photos/a.jpg\nphotos/big.jpg\nphotos/b/c.png")
-    failed = drive(here, limit=60_000, copy="best")
-    assert failed.returncode == 1
-    assert "cannot write" in failed.stderr
-    assert contents(here / "best") == {"a.jpg": png(0)}
-    assert drive(here, copy="best").returncode == 0
-    assert contents(here / "best") == {"a.jpg": png(0), "big.jpg": bytes(200_000), "b/c.png": png(1)}
 
 
 def test_pictures_on_a_server_are_fetched(here: Path) -> None:
