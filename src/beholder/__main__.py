@@ -4,39 +4,62 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 
 _INTERRUPTED = "interrupted; run the same command again to continue"
 
 
 def main() -> None:
-    """Run the command line. Exit status: 0 done, 1 failed, 2 wrong usage, 3 some inputs rejected, 130 interrupted."""
+    """Run the command line.
+
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 some inputs rejected, 130 interrupted, 143 ended by SIGTERM, 129 by SIGHUP.
+    """
     from beholder.errors import BeholderError, os_error_text
 
+    received = _end_orderly()
     try:
         from beholder.cli.app import app
 
         app()
-    except BeholderError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail(_INTERRUPTED, 130)
-    except SystemExit as stop:  # Typer turns Ctrl-C into this status without a word
+    except SystemExit as stop:  # Typer turns Ctrl-C into status 130 without a word
         if stop.code == 130:
-            _fail(_INTERRUPTED, 130)
+            _fail(_INTERRUPTED, 128 + (received or [signal.SIGINT])[0])
         raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        _fail(f"{error.filename or 'the output stream'}: {os_error_text(error)}", 1)
-    except MemoryError:
-        _fail("out of memory; give a smaller --memory, or close other programs", 1)
-    except Exception as error:
+    except BaseException as error:
+        if received or isinstance(error, KeyboardInterrupt):  # whatever came of it
+            _fail(_INTERRUPTED, 128 + (received or [signal.SIGINT])[0])
+        if isinstance(error, BeholderError):
+            _fail(str(error), 1)
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        if isinstance(error, OSError):
+            _fail(f"{error.filename or 'the output stream'}: {os_error_text(error)}", 1)
+        if isinstance(error, MemoryError):
+            _fail("out of memory; give a smaller --memory, or close other programs", 1)
         if os.environ.get("BEHOLDER_TRACEBACK"):
             raise
         text = " ".join(str(error).split()) or "no message"
         _fail(f"internal error ({type(error).__name__}: {text}); please report it with BEHOLDER_TRACEBACK=1 set", 1)
+
+
+def _end_orderly() -> list[int]:
+    """SIGTERM and SIGHUP end as Ctrl-C does, so that temporary folders and processes go; a second one of a kind ends at once.
+
+    Returns a list to which the number of a signal that came is added. A signal that is ignored (nohup) stays so.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, interrupt)
+    return received
 
 
 def _fail(text: str, status: int) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -131,32 +130,17 @@ def _url(host: str, port: int, token: str | None) -> str:
 
 
 def browse(options: BrowseOptions, *, on_ready: Callable[[Address], None] = lambda address: None) -> None:
-    """Show the scores until SIGINT or SIGTERM. Raises BeholderError before the first visitor, never after."""
+    """Show the scores until a KeyboardInterrupt, which the command line makes of SIGTERM and SIGHUP, too.
+
+    Raises BeholderError before the first visitor, never after.
+    """
     with listening(options) as (found, port), serving(options, port) as (guard, address):
         server = make_server(guard)
         threading.Thread(target=_tell, args=(server, address, options, on_ready), daemon=True).start()
-        with _ending_cleanly(), contextlib.suppress(KeyboardInterrupt):  # uvicorn ends by itself, then hands the signal on
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends by itself, then hands the signal on
             server.run(sockets=[found])
         if not server.started:
             raise OutputError("the web server did not start; is the address still free?")
-
-
-@contextlib.contextmanager
-def _ending_cleanly() -> Iterator[None]:
-    """SIGTERM and SIGHUP end as Ctrl-C does: by a KeyboardInterrupt, so that what was opened is closed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make_server(app: Any) -> uvicorn.Server:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from beholder.errors import BeholderError, InputError
 from beholder.scores.score_set import ROW, text_literal
 
 if TYPE_CHECKING:
     import duckdb
+
+T = TypeVar("T")
 
 _BATCH_ROWS = 1 << 20
 
@@ -103,9 +107,33 @@ def clear_errors(named: str) -> Iterator[None]:
         raise refused(named, error) from None
 
 
+def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """`work()`, which asks the connection for something that may take long, so that a KeyboardInterrupt ends it at once.
+
+    DuckDB looks for signals in few places only; so it works in a thread of its own, and this one waits.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="beholder-duckdb") as pool:
+        future = pool.submit(work)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
+
+
+def do(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+    """Run a statement that may take long and has no result."""
+    interruptible(connection, lambda: connection.execute(statement) and None)
+
+
+def all_rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
+    """All rows of a query's result."""
+    return interruptible(connection, lambda: connection.execute(query).fetchall())
+
+
 def first_row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...] | None:
     """The first row of a query's small result, None where it has none; the result is read to its end."""
-    found = connection.execute(query).fetchall()
+    found = all_rows(connection, query)
     return found[0] if found else None
 
 
@@ -117,8 +145,15 @@ def count_of(connection: duckdb.DuckDBPyConnection, table: str) -> int:
 
 def rows_of(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[npt.NDArray[np.int64]]:
     """The first column of a query's result, piece by piece, as int64."""
-    for batch in connection.sql(query).to_arrow_reader(_BATCH_ROWS):
+    for batch in batches_of(connection, query, _BATCH_ROWS):
         yield batch.column(0).to_numpy(zero_copy_only=False)
+
+
+def batches_of(connection: duckdb.DuckDBPyConnection, query: str, num_rows: int) -> Iterator[pa.RecordBatch]:
+    """A query's result, at most about `num_rows` at a time."""
+    reader = interruptible(connection, lambda: connection.sql(query).to_arrow_reader(num_rows))
+    while (batch := interruptible(connection, lambda: next(reader, None))) is not None:
+        yield batch
 
 
 def mask_where(

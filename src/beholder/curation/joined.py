@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beholder.curation.database import first_row
+from beholder.curation.database import do, first_row
 from beholder.curation.selecting.lists import NAME, sample_column_of, table_file
 from beholder.errors import InputError
 from beholder.scores.score_set import ROW, ScoreSet, parquet_of, quoted, text_literal
@@ -64,7 +64,7 @@ def join_metadata(
     query = f"SELECT {', '.join(selected)} FROM {' '.join(joins)} ORDER BY s.{ROW}"
     options = f"FORMAT parquet, ROW_GROUP_SIZE {_ROW_GROUP_ROWS}, COMPRESSION snappy"
     connection.execute("SET preserve_insertion_order = true")
-    connection.execute(f"COPY (SELECT * EXCLUDE ({ROW}) FROM ({query})) TO {text_literal(str(target))} ({options})")
+    do(connection, f"COPY (SELECT * EXCLUDE ({ROW}) FROM ({query})) TO {text_literal(str(target))} ({options})")
     connection.execute("SET preserve_insertion_order = false")
     return target, renamed, partly
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import columns, storage
+from beholder.curation.database import all_rows
 from beholder.errors import InputError
 from beholder.reporting.choose import Rows
 from beholder.scores import foreign
@@ -208,10 +209,11 @@ def border_rows(connection: duckdb.DuckDBPyConnection, decisions: Decisions, cou
     ranked = ", ".join(text_literal(word) for word in _BY_RANK)
 
     def rows(condition: str, order: str) -> Rows:
-        found = connection.execute(
+        found = all_rows(
+            connection,
             f"SELECT file_row_number FROM {_table(decisions)} WHERE {RANK} > 0 AND {condition} "
-            f"ORDER BY {RANK} {order} LIMIT {count}"
-        ).fetchall()
+            f"ORDER BY {RANK} {order} LIMIT {count}",
+        )
         return np.asarray([row for (row,) in found], np.int64)
 
     return (
@@ -232,10 +234,11 @@ def reasons_of(connection: duckdb.DuckDBPyConnection, decisions: Decisions, rows
             return {}
     connection.register("wanted_rows", pa.table({"number": np.asarray(rows, np.int64)}))
     try:
-        found = connection.execute(
+        found = all_rows(
+            connection,
             f"SELECT file_row_number, CAST({DROPPED_BY} AS VARCHAR) FROM {_table(decisions)} "
-            f"WHERE file_row_number IN (SELECT number FROM wanted_rows) AND NOT {KEPT}"
-        ).fetchall()
+            f"WHERE file_row_number IN (SELECT number FROM wanted_rows) AND NOT {KEPT}",
+        )
     finally:
         connection.unregister("wanted_rows")
     return {row: text for row, text in found if text}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beholder import columns, storage
-from beholder.curation.database import refused
+from beholder.curation.database import all_rows, first_row, refused
 from beholder.errors import InputError
 from beholder.reporting.rows import rows_named
 from beholder.scores import foreign
@@ -78,19 +78,21 @@ def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: 
     table = parquet_of([path])
     order = "stays DESC, alike DESC NULLS LAST, name"
     try:
-        counted = connection.execute(
+        counted = first_row(
+            connection,
             f'SELECT count(DISTINCT "group"), count(*), count(*) FILTER (WHERE NOT {kept}) FROM {table} '
-            f'WHERE "group" IS NOT NULL'
-        ).fetchone()
-        lines = connection.execute(
+            f'WHERE "group" IS NOT NULL',
+        )
+        lines = all_rows(
+            connection,
             f'WITH large AS (SELECT "group" AS number, count(*) AS size FROM {table} WHERE "group" IS NOT NULL '
             f"GROUP BY 1 ORDER BY size DESC, number LIMIT {num_groups}) "
             "SELECT CAST(number AS VARCHAR), size, "
             f"CAST({columns.SAMPLE} AS VARCHAR) AS name, {similarity} AS alike, {kept} AS stays, {row} "
             f'FROM {table} JOIN large ON "group" = number '
             f"QUALIFY row_number() OVER (PARTITION BY number ORDER BY {order}) <= {_MOST_MEMBERS} "
-            f"ORDER BY size DESC, number, {order}"
-        ).fetchall()
+            f"ORDER BY size DESC, number, {order}",
+        )
     except duckdb.Error as error:
         raise refused(f"{source} cannot be read", error) from None
     assert counted is not None

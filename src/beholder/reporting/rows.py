@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curation.database import refused
+from beholder.curation.database import all_rows, refused
 from beholder.scores.score_set import ROW, ScoreSet, quoted
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ def fetch_rows(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, rows: It
     chosen += [f"left(CAST({quoted(name)} AS VARCHAR), {_MOST_CHARACTERS})" for name in shown]
     connection.register("wanted_rows", pa.table({"number": wanted}))
     try:
-        found = connection.execute(
-            f"SELECT {', '.join(chosen)} FROM {VIEW} WHERE {ROW} IN (SELECT number FROM wanted_rows)"
-        ).fetchall()
+        found = all_rows(connection, f"SELECT {', '.join(chosen)} FROM {VIEW} WHERE {ROW} IN (SELECT number FROM wanted_rows)")
     except duckdb.Error as error:
         raise refused(f"{scores.source} cannot be read", error) from None
     finally:
@@ -94,10 +92,11 @@ def rows_named(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> d
         return {}
     connection.register("wanted_names", pa.table({"name": pa.array(list(dict.fromkeys(names)), pa.large_string())}))
     try:
-        found = connection.execute(
+        found = all_rows(
+            connection,
             f"SELECT CAST({columns.SAMPLE} AS VARCHAR), min({ROW}) FROM {VIEW} "
-            f"WHERE CAST({columns.SAMPLE} AS VARCHAR) IN (SELECT name FROM wanted_names) GROUP BY 1"
-        ).fetchall()
+            f"WHERE CAST({columns.SAMPLE} AS VARCHAR) IN (SELECT name FROM wanted_names) GROUP BY 1",
+        )
     finally:
         connection.unregister("wanted_names")
     return dict(found)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curation.database import check_expression, connect, refused
+from beholder.curation.database import all_rows, batches_of, check_expression, connect, refused
 from beholder.curation.joined import join_metadata, register_joined
 from beholder.curation.selecting.options import SMALLEST_MEMORY
 from beholder.errors import InputError
@@ -43,7 +43,7 @@ class Rows:
     def all(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of a query's result. Raises InputError."""
         with self._told():
-            return self.connection.execute(query).fetchall()
+            return all_rows(self.connection, query)
 
     def one(self, query: str) -> tuple[Any, ...]:
         """The one row of a query's result. Raises InputError."""
@@ -53,7 +53,7 @@ class Rows:
     def batches(self, query: str, num_rows: int) -> Iterator[pa.RecordBatch]:
         """A query's result piece by piece. Raises InputError."""
         with self._told():
-            yield from self.connection.sql(query).to_arrow_reader(num_rows)
+            yield from batches_of(self.connection, query, num_rows)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

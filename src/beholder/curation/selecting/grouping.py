@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curation.database import clear_errors, count_of, rows_of
+from beholder.curation.database import clear_errors, count_of, do, rows_of
 from beholder.curation.selecting.names import Names
 from beholder.curation.selecting.reading import RowReader, text_buffers
 from beholder.errors import InputError
@@ -148,9 +148,10 @@ def _by_database(column: str, reader: RowReader, connection: duckdb.DuckDBPyConn
 
 
 def _numbered_by_database(column: str, plain: str, num_rows: int, connection: duckdb.DuckDBPyConnection, source: str) -> Groups:
-    connection.execute(f"CREATE OR REPLACE TABLE group_values AS SELECT DISTINCT {plain} AS value FROM {source}")
-    connection.execute(
-        "CREATE OR REPLACE TABLE group_numbers AS SELECT value, row_number() OVER () - 1 AS number FROM group_values"
+    do(connection, f"CREATE OR REPLACE TABLE group_values AS SELECT DISTINCT {plain} AS value FROM {source}")
+    do(
+        connection,
+        "CREATE OR REPLACE TABLE group_numbers AS SELECT value, row_number() OVER () - 1 AS number FROM group_values",
     )
     count = count_of(connection, "group_numbers")
     codes = np.empty(num_rows, np.int32)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beholder import columns, storage
-from beholder.curation.database import count_of
+from beholder.curation.database import count_of, do, interruptible
 from beholder.errors import InputError
 from beholder.scores.foreign import as_parquet
 from beholder.scores.score_set import ROW, parquet_of, quoted
@@ -41,10 +41,10 @@ def read_list(connection: duckdb.DuckDBPyConnection, path: str, table: str, scra
         file = table_file(path, scratch / f"{table}.parquet")
         name = quoted(sample_column_of(file, path))
         rows = f"SELECT CAST({name} AS VARCHAR) FROM {parquet_of([file])}"
-        connection.execute(f"INSERT INTO {table} {rows} WHERE {name} IS NOT NULL")
+        do(connection, f"INSERT INTO {table} {rows} WHERE {name} IS NOT NULL")
     else:
         raise InputError(f"--exclude {path}: a list of samples is a .txt (one a line), .csv or .parquet file")
-    connection.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT DISTINCT {columns.SAMPLE} FROM {table}")
+    do(connection, f"CREATE OR REPLACE TABLE {table} AS SELECT DISTINCT {columns.SAMPLE} FROM {table}")
     return count_of(connection, table)
 
 
@@ -131,7 +131,7 @@ def marked_rows(
     numbered = {"name": pa.array(list(marks), pa.large_string()), "mark": words, "number": np.arange(len(marks))}
     connection.register("marks", pa.table(numbered))
     query = f"SELECT {ROW}, mark = 'keep', number FROM (SELECT {ROW}, {NAME} AS name FROM {source}) JOIN marks USING (name)"
-    found = connection.sql(query).to_arrow_table()
+    found = interruptible(connection, lambda: connection.sql(query).to_arrow_table())
     rows = found.column(0).to_numpy().astype(np.int64)
     keep = found.column(1).to_numpy(zero_copy_only=False).astype(bool)
     return np.sort(rows[keep]), np.sort(rows[~keep]), len(np.unique(found.column(2).to_numpy()))

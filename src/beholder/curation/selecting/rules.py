@@ -57,11 +57,11 @@ class Rows:
                     found = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
                 joined_file, self.renamed, self.partly = found
                 self.view = joined.register_joined(self.connection, joined_file)
+            self.reader = RowReader(scores, joined_file, num_threads=rules.threads)
+            self.names = Names(self.reader, self.tell)
         except BaseException:
             self.close()
             raise
-        self.reader = RowReader(scores, joined_file, num_threads=rules.threads)
-        self.names = Names(self.reader, self.tell)
 
     @cached_property
     def connection(self) -> duckdb.DuckDBPyConnection:

@@ -1,0 +1,105 @@
+"""Commands ended by SIGTERM, SIGHUP and Ctrl-C: one line, the usual status, no temporary folder and no process left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+NUM_ROWS = 2_000_000
+"""So many that selecting takes a second or more, in which it can be ended."""
+ENDLESS = "len(list_filter(range(100000), lambda x: hash(sample || x) % 7 = 0)) > 40"
+"""A condition that takes hours on so many rows."""
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("scores") / "scores.parquet"
+    names = pa.array([f"p/{number * 7919 % NUM_ROWS:07d}.jpg" for number in range(NUM_ROWS)])
+    pq.write_table(pa.table({"sample": names, "aesthetic_score": rng.normal(5, 1, NUM_ROWS).astype(np.float32)}), path)
+    return path
+
+
+def start(folder: Path, *arguments: str, ignored: signal.Signals | None = None) -> subprocess.Popen[str]:
+    """A command with a folder of its own for temporary files."""
+    (folder / "tmp").mkdir(exist_ok=True)
+
+    def prepare() -> None:
+        if ignored is not None:
+            signal.signal(ignored, signal.SIG_IGN)
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "beholder", *arguments],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=prepare,
+    )
+
+
+def wait_for(running: subprocess.Popen[str], folder: Path, pattern: str) -> None:
+    """Until something of that name is there."""
+    stop = time.monotonic() + 60
+    while not list(folder.glob(pattern)):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < stop
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 3.0], ids=["at the start", "in the condition"])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("arguments", [("select", "--where", ENDLESS, "-o", "kept.parquet"), ("advise", "--where", ENDLESS)])
+def test_temporary_folders_go(
+    tmp_path: Path, scores: Path, sent: signal.Signals, status: int, arguments: list[str], delay_s: float
+) -> None:
+    running = start(tmp_path, arguments[0], str(scores), *arguments[1:])
+    wait_for(running, tmp_path / "tmp", "beholder-*")
+    time.sleep(delay_s)
+    running.send_signal(sent)
+    out, errors = running.communicate(timeout=60)
+    assert (running.returncode, out) == (status, ""), errors
+    assert errors.strip().splitlines()[-1] == "beholder: interrupted; run the same command again to continue"
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "tmp").iterdir())
+    assert not list(tmp_path.glob("kept*"))
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path, scores: Path) -> None:
+    running = start(
+        tmp_path, "select", str(scores), "--min-score", "5", "-o", "kept.txt", ignored=signal.SIGHUP
+    )  # as nohup starts it
+    wait_for(running, tmp_path / "tmp", "beholder-*")
+    running.send_signal(signal.SIGHUP)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert (tmp_path / "kept.txt").exists()
+
+
+def test_scoring_that_was_terminated_goes_on(tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((20_000, 24)).astype(np.float32))
+    line = ["score", "x.npy", "-o", "out", "--head", str(small_head), "--shard-rows", "20"]
+    running = start(tmp_path, *line)
+    wait_for(running, tmp_path / "out" / "done", "*.json")
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 143, errors
+    assert "run the same command again to continue" in errors
+    assert 0 < len(list((tmp_path / "out" / "done").glob("*.json"))) < 1000
+    assert not list((tmp_path / "tmp").iterdir())
+    again = start(tmp_path, *line)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert "continuing:" in errors
+    assert len(pl.read_parquet(tmp_path / "out" / "scores" / "*.parquet")) == 20_000
