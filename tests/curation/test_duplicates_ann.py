@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
+from beholder.curation import duplicates_ann
 from beholder.curation.clusters import cluster_rows
 from beholder.curation.duplicates import find_near_duplicates
+from beholder.curation.duplicates_bound import choose_basis
+from beholder.curation.duplicates_exact import Search, keep_best
 from beholder.curation.vectors import Vectors
 from beholder.errors import InputError
 from oracles.duplicates import similarities
@@ -68,6 +72,36 @@ def test_one_picture_many_times_and_rows_that_always_stay() -> None:
     assert (found.keeper[2:] == 0).all()
     nothing = find_near_duplicates(Vectors.of(np.zeros((5, 8), np.float32)), np.arange(5), 0.9, method="approximate")
     assert nothing.stays.all()
+
+
+def test_candidates_are_bounded_where_nearly_all_rows_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few axes tell little apart: without a bound, a block of 4,096 rows has half a million candidates."""
+    rng = np.random.default_rng(2)
+    rows = (0.65 * rng.standard_normal((9000, 128)) + rng.standard_normal(128)).astype(np.float16)
+    rows[6000:] = rows[:3000] + np.float16(0.2) * rng.standard_normal((3000, 128)).astype(np.float16)
+    vectors, order = Vectors.of(rows), np.arange(len(rows))
+    basis = choose_basis(vectors.matrix, order, 0.85, pair_cost=0.0)
+
+    def found(most: int) -> tuple[np.ndarray, np.ndarray, int]:
+        monkeypatch.setattr(duplicates_ann, "MOST_CANDIDATES", most)
+        made: list[duplicates_ann.IndexedKept] = []
+
+        def make(search: Search, capacity: int, pool: ThreadPoolExecutor) -> duplicates_ann.IndexedKept:
+            made.append(duplicates_ann.IndexedKept(search, pool, order))
+            return made[0]
+
+        asked = {"num_always": 0, "num_threads": 2, "basis": basis, "make_kept": make, "block_rows": 4096}
+        keeper, near = keep_best(vectors, order, 0.85, **asked)  # type: ignore[arg-type]
+        return keeper, near, made[0].most_candidates
+
+    keeper, near, most = found(1 << 40)
+    assert most > 400_000
+    assert 2000 < (keeper != order).sum() <= 3000
+    for bound in (20_000, 3_000):
+        one, other, held = found(bound)
+        assert np.array_equal(one, keeper)
+        assert np.array_equal(other, near)
+        assert held < most / 8
 
 
 def test_faiss_has_its_threads_back() -> None:

@@ -20,6 +20,10 @@ _ROWS_PER_SAMPLED_CELL = 40
 _ROUNDS = 8
 DEFAULT_PROBES = 32
 """Cells looked at for each row; benchmarks/duplicates.py measures what is missed."""
+MOST_CANDIDATES = 1 << 23
+"""So many candidates are aimed at in one look-up; each takes some 20 bytes in faiss and here."""
+_FIRST_QUERIES = 64
+_GROWTH = 4
 
 
 def load_faiss(purpose: str) -> Any:
@@ -47,6 +51,13 @@ class IndexedKept:
 
     A `Kept` for `duplicates_exact.keep_best`. Coordinates are those of the exact way, whose products are never less than the
     similarity: within the cells looked at, nothing near is missed; what the products let pass is checked in float64.
+
+    Where the threshold is low, the products let nearly everything pass. So as few rows are looked up at once as hold
+    MOST_CANDIDATES or so, judged by those before them.
+
+    Attributes:
+        num_rows: rows that stay.
+        most_candidates: the largest number that was held at once.
     """
 
     def __init__(self, search: Search, pool: ThreadPoolExecutor, rows: Rows, *, num_probes: int = DEFAULT_PROBES) -> None:
@@ -72,18 +83,26 @@ class IndexedKept:
         self._index.train(sample[:1])
         self._index.nprobe = min(num_probes, num_cells)
         self._rows, self._squares = np.empty(len(rows), np.int64), np.empty(len(rows), np.float64)
-        self.num_rows = 0
-        self.num_candidates = 0
+        self.num_rows = self.most_candidates = 0
+        self._at_once = _FIRST_QUERIES
 
     def find(self, coordinates: Floats, rows: Rows, squares: Doubles, best: Doubles, best_at: Rows) -> None:
         """See `duplicates_exact.Kept`."""
-        if not self.num_rows:
-            return
+        at = 0
+        while self.num_rows and at < len(rows):
+            part = slice(at, min(len(rows), at + self._at_once))
+            found = self._find_some(coordinates[part], rows[part], squares[part], best[part], best_at[part])
+            at = part.stop
+            self.most_candidates = max(self.most_candidates, found)
+            fitting = int(MOST_CANDIDATES * (part.stop - part.start) / max(found, 1))
+            self._at_once = max(1, min(fitting, _GROWTH * self._at_once, len(coordinates)))
+
+    def _find_some(self, coordinates: Floats, rows: Rows, squares: Doubles, best: Doubles, best_at: Rows) -> int:
+        """The same for rows that are looked up at once; returns how many candidates there were."""
         search = self._search
         below = float(np.nextafter(search.limit, np.float32(-4.0)))  # faiss wants more than, not at least
-        starts, _, places = self._index.range_search(coordinates[: len(rows)], below)
+        starts, _, places = self._index.range_search(coordinates, below)
         starts = starts.astype(np.int64)
-        self.num_candidates += len(places)
 
         def check(low: int, high: int) -> None:
             similarity.check_pairs(
@@ -100,6 +119,7 @@ class IndexedKept:
             )
 
         share_out(self._pool, search.num_threads, len(rows), check)
+        return len(places)
 
     def add(self, coordinates: Floats, chosen: Rows, rows: Rows, squares: Doubles) -> None:
         """See `duplicates_exact.Kept`."""
