@@ -129,6 +129,8 @@ def _left_out(summary: ActionSummary) -> Iterator[str]:
     for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
         yield f"  {count:,} {REASONS.get(reason, reason)}"
         yield from _examples(summary, reason)
+        if reason == "missing":
+            yield "    if they were moved: --pictures FOLDER says where they are now, beholder undo JOURNAL moves them back"
 
 
 def _examples(summary: ActionSummary, reason: str) -> Iterator[str]:
