@@ -7,11 +7,10 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,37 +22,11 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.pictures import Pictures, Sent, as_shown
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import opened
-from beholder.images.locate import PictureFinder
 from beholder.images.picture import PictureError
 from beholder.images.thumbnail_pool import ThumbnailPool
 from beholder.scores.score_set import open_scores
+from oracles.browse_clients import Ask, client_of
 from oracles.browse_sets import write_set
-
-Ask = Callable[..., httpx.Response]
-
-
-def client_of(path: Path, scratch: Path, marks: Path | None = None) -> Iterator[Ask]:
-    options = BrowseOptions(scores=str(path), marks=str(marks) if marks else None)
-    with (
-        open_scores(str(path)) as scores,
-        opened(scores, scratch, options) as session,
-        PictureFinder(scores.record, confined=True) as finder,
-    ):
-        pictures = Pictures(finder, num_threads=2)
-        app = make_app(session, pictures, Rejects(scores.rejects), scratch)
-
-        def ask(path: str, body: Any = None, **parameters: Any) -> httpx.Response:
-            async def one() -> httpx.Response:
-                transport = httpx.ASGITransport(app=app)
-                async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-                    if body is None:
-                        return await client.get(path, params=parameters or None)
-                    return await client.post(path, json=body, params=parameters or None)
-
-            return asyncio.run(one())
-
-        yield ask
-        pictures.close()
 
 
 @pytest.fixture

@@ -1,0 +1,134 @@
+"""Pictures that crash, hang, eat memory or end their decoder, in the live page: each costs its tile, and no process is left."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from beholder.browse.pictures import Pictures
+from beholder.images import thumbnail_pool
+from beholder.images.thumbnail import make_thumbnail
+from oracles import odd_thumbnails
+from oracles.browse_clients import Ask, client_of
+from oracles.browse_sets import write_set
+from oracles.processes import children_of, wait_until_gone
+
+HOSTILE = {"segfault": "crashed", "leave": "crashed", "spin": "timed_out", "hang": "timed_out", "eat": "too_large"}
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def odd_set(tmp_path: Path) -> Path:
+    """Ten pictures, five of them hostile, in between whole ones."""
+    (tmp_path / "p").mkdir()
+    names = []
+    for number in range(10):
+        order = list(HOSTILE)[number // 2] if number % 2 else ""
+        names.append(f"p/{number}{order}.png")
+        data = picture(number)
+        (tmp_path / names[-1]).write_bytes(odd_thumbnails.ordered(data, order, "7") if order else data)
+    rows = {"sample": names, "aesthetic_score": np.linspace(4, 6, 10).astype(np.float32)}
+    return write_set(tmp_path / "scores.parquet", rows, sources=["p"], folder=tmp_path)
+
+
+@pytest.fixture
+def ask(odd_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+    monkeypatch.setattr(thumbnail_pool, "memory_for", lambda _: 512 << 20)
+    yield from client_of(odd_set, tmp_path, tmp_path / "m.jsonl", decoder=odd_thumbnails.NAME, timeout_s=1.5)
+
+
+def test_each_costs_one_tile(ask: Ask) -> None:
+    for _ in range(2):  # a second try answers the same
+        for number in range(10):
+            answer = ask(f"/thumb/x/160/{number}")
+            if number % 2:
+                assert answer.status_code == 404
+                assert answer.json()["error"].startswith(HOSTILE[list(HOSTILE)[number // 2]] + ":")
+            else:
+                assert answer.status_code == 200
+                assert answer.content == make_thumbnail(picture(number), longest_px=160).data
+    assert ask("/picture/x/1").content.startswith(b"\x89PNG")  # shown as it is stored: nothing decodes it here
+
+
+def test_workers_that_cannot_start_are_one_line_and_the_page_lives(
+    odd_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ODD_THUMBNAILS_FAIL_TO_START", "1")
+    for ask in client_of(odd_set, tmp_path, tmp_path / "m.jsonl", decoder=odd_thumbnails.NAME):
+        answer = ask("/thumb/x/160/0")
+        assert answer.status_code == 500
+        assert "told not to start" in answer.json()["error"]
+        assert "\n" not in answer.json()["error"]
+        assert ask("/").status_code == 200
+
+
+def test_none_is_started_before_a_picture_is_asked_for_and_all_end_with_it(odd_set: Path) -> None:
+    class Finder:
+        def read(self, sample: str) -> bytes:
+            return picture(int(sample))
+
+    pictures = Pictures(Finder(), num_threads=3)
+    assert pictures.process_ids == []
+    for found in [pictures.thumbnail(str(number), 160) for number in range(12)]:
+        assert Image.open(io.BytesIO(found.result(60).data)).size == (80, 60)
+    workers = pictures.process_ids
+    assert 1 <= len(workers) <= 3
+    pictures.close()
+    wait_until_gone(workers, 10)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_the_server(odd_set: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "beholder",
+        "browse",
+        str(odd_set),
+        "--no-open",
+        "--json",
+        "--marks",
+        str(tmp_path / "m.jsonl"),
+    ]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            assert httpx.get(f"{url}thumb/x/160/0", timeout=60).status_code == 200
+            workers = children_of(process.pid)
+            assert workers
+            process.send_signal(sent)
+            assert process.wait(30) == (-sent if sent == signal.SIGKILL else 0)
+        finally:
+            process.kill()
+    wait_until_gone(workers, 10)
+
+
+def test_a_worker_that_was_killed_meanwhile_is_replaced(odd_set: Path, tmp_path: Path) -> None:
+    for ask in client_of(odd_set, tmp_path, tmp_path / "m.jsonl"):
+        assert ask("/thumb/x/160/0").status_code == 200
+        before = set(children_of(os.getpid()))
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        time.sleep(0.2)
+        assert ask("/thumb/x/160/2").status_code == 200
+        assert set(children_of(os.getpid())).isdisjoint(before)
