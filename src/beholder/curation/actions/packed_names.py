@@ -31,6 +31,8 @@ class KeyGiver:
 
     The key of a member ends before the first dot of its name, so that of IMG_1.2.jpg would be IMG_1: in names of files other
     dots become `_`. A key that another picture has gets `_2`, `_3`, ... Pictures of one key of one tar stay together.
+    webdataset compares what stands behind the key in small letters, and stops where that is there twice: beside `a.txt`,
+    `a.TXT` becomes `a._2.TXT`, and of pictures the second gets a key of its own.
 
     Args:
         layout: gives paths below sources.
@@ -54,8 +56,8 @@ class KeyGiver:
             raise Refused("outside", f"{place.sample}: its path leads out of the folder that a tar is unpacked in")
         own = _undotted(first) if place.kind != "tar" else split[0]
         group = (place.archive or "", split[0])
-        if place.kind == "tar" and group == self._last and first not in self._last_names:  # of the key just before
-            self._last_names.add(first)
+        if place.kind == "tar" and group == self._last and first.lower() not in self._last_names:  # of the key just before
+            self._last_names.add(first.lower())
             return PackedNames(self._last_key, ((0, self._last_key + first[len(split[0]) :]),), self._last_key != own)
         key, count = own, 2
         while key in self._taken:
@@ -71,8 +73,8 @@ class KeyGiver:
             else:
                 rest = name[len(split[0]) :] if name.startswith(split[0]) else None
             if rest is not None and key + rest not in names.values():
-                names[i] = key + rest
-        self._last, self._last_key, self._last_names = group, key, {first}
+                names[i] = key + _unlike(rest, {other[len(key) :].lower() for other in names.values()})
+        self._last, self._last_key, self._last_names = group, key, {first.lower()}
         return PackedNames(key, tuple(names.items()), key != split[0])
 
 
@@ -100,6 +102,14 @@ def _rest(name: str, is_member: bool) -> str:
         return name[len(split[0]) :] if split is not None else ""
     _, dot, suffix = name.rsplit("/", 1)[-1].rpartition(".")
     return dot + suffix if dot else ""
+
+
+def _unlike(rest: str, taken: set[str]) -> str:
+    """What stands behind a key, with a number before it where `taken` (in small letters) has it."""
+    found, count = rest, 2
+    while found.lower() in taken:
+        found, count = f"._{count}{rest}", count + 1
+    return found
 
 
 def _beside(folder: str, file: FilePlace, picture: FilePlace) -> str:
