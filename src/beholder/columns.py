@@ -111,6 +111,10 @@ PICTURE_REASON_TEXT = {
 }
 
 
+WHERE_NOW = "--pictures or --root say where the pictures are now"
+"""What to do about pictures that are not where they were scored."""
+
+
 def reason_text(word: str) -> str:
     """What a word of the rejects table's `reason` column means."""
     texts = {str(reason): text for reason, text in PICTURE_REASON_TEXT.items()}

@@ -179,6 +179,8 @@ def test_hostile_pictures_and_places_are_not_sent(tmp_path: Path, monkeypatch: p
                     assert found.status_code == 404, name
                     assert found.headers["content-type"] == "application/json"
                     assert "root:" not in found.text
+                    is_gone = found.json()["error"].startswith("missing: ")
+                    assert found.text.count("--pictures or --root say where the pictures are now") == is_gone
 
 
 def test_bytes_are_sent_as_what_they_are() -> None:

@@ -60,7 +60,7 @@ def test_the_summary_as_json(make_set: MakeSet, tmp_path: Path, monkeypatch: pyt
     assert "--overwrite" in str(again.exception)
     told = CliRunner().invoke(app, [path.name, "--overwrite"])
     assert "3 not shown, missing" in told.output
-    assert "--pictures FOLDER says where they are now" in told.output
+    assert "--pictures or --root say where the pictures are now" in told.output
     assert CliRunner().invoke(app, [path.name, "--overwrite", "-q"]).output == ""
 
 

@@ -22,6 +22,7 @@ from beholder.browse.messages import ListingRequest, MarksRequest, ViewRequest
 from beholder.browse.pictures import THUMBNAIL_SIDES, Busy, Pictures, Sent
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import PAGE_ROWS, Gone, Session
+from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import BeholderError, InputError
 from beholder.images.picture import PictureError
 
@@ -50,6 +51,12 @@ def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Pa
 
 def _error(status: int, text: str) -> JSONResponse:
     return JSONResponse({"error": text}, status, {"cache-control": "no-store"})
+
+
+def _why(error: PictureError) -> str:
+    text = f"{error.reason}: {error}"
+    is_gone = error.reason == PictureReason.MISSING and WHERE_NOW not in text
+    return f"{text}; if it was moved: {WHERE_NOW}" if is_gone else text
 
 
 def _json(value: Any) -> JSONResponse:
@@ -179,9 +186,11 @@ def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
             found = wish(session.sample(row))
             sent = found if isinstance(found, Sent) else await _unless_gone(request, found)
         except PictureError as error:
-            return _error(404, f"{error.reason}: {error}")
+            return _error(404, _why(error))
         except Busy:
             return _error(503, "too many pictures are waiting; scroll slower")
+        except BeholderError as error:  # no worker can be started
+            return _error(500, str(error))
         if sent is None:
             return Response(status_code=499)
         return Response(sent.data, media_type=sent.media_type, headers={"cache-control": _PICTURE_CACHE})

@@ -55,7 +55,7 @@ def show(summary: ReportSummary) -> None:
     """Print what was written."""
     from rich.console import Console
 
-    from beholder.columns import PictureReason, reason_text
+    from beholder.columns import WHERE_NOW, PictureReason, reason_text
 
     console = Console(highlight=False, soft_wrap=True)
     scored = ", ".join(f"{count:,} by {name}" for name, count in summary.num_scored.items())
@@ -67,7 +67,7 @@ def show(summary: ReportSummary) -> None:
         f"  {count:,} not shown, {reason}: {reason_text(reason) or 'left out'}" for reason, count in summary.missing.items()
     ]
     if summary.missing.get(PictureReason.MISSING):
-        lines.append("  if they were moved: --pictures FOLDER says where they are now")
+        lines.append(f"  if they were moved: {WHERE_NOW}")
     lines += [f"warning: {text}" for text in summary.warnings]
     lines += ["", f"report: {summary.output} ({summary.num_bytes / 1e6:.1f} MB, {summary.seconds:.1f} s)"]
     for line in lines:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from beholder import storage
-from beholder.columns import PictureReason
+from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import InputError
 from beholder.images.archives import Archives
 from beholder.images.confinement import Fence
@@ -25,7 +25,6 @@ _ODD_NAME = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|#[0-9]+$")
 """Samples that may be spelt otherwise than their file: not UTF-8, or the second of a name."""
 _REMOTE_ARCHIVE = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz|zip)(?=/)", re.IGNORECASE)
 _LOOKED_AT = 512
-_HINT = "; --pictures or --root say where the pictures are now"
 
 
 class PictureFinder:
@@ -144,7 +143,7 @@ class PictureFinder:
             claim, place = claims[i], found.get(i)
             if claim is not None and (place is None or (place.kind == "none" and _is_file(claim.path))):
                 place = _file_or_nothing(sample, claim)
-            places.append(self._allowed(place or nowhere(sample, f"no source has a picture of this name{_HINT}")))
+            places.append(self._allowed(place or nowhere(sample, f"no source has a picture of this name; {WHERE_NOW}")))
         return [self._with_sidecars(place) for place in places] if with_belongings else places
 
     def _by_path(
@@ -222,7 +221,7 @@ class PictureFinder:
         try:
             return parts.find(samples, odd=[bool(_ODD_NAME.search(sample)) for sample in samples], full=with_belongings)
         except InputError as error:
-            return [nowhere(sample, f"{error}{_HINT}") for sample in samples]
+            return [nowhere(sample, f"{error}; {WHERE_NOW}") for sample in samples]
 
     def _allowed(self, place: Place) -> Place:
         """The place itself, or none where it may not be read."""

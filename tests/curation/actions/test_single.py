@@ -119,7 +119,7 @@ def test_what_has_gone_or_changed_since_it_was_scored(here: Path) -> None:
     assert done.reasons == {"missing": 1, "changed": 1}
     assert any("a.jpg does not exist (any more)" in line for line in said)
     assert any("it had" in line for line in said)
-    assert sum("--pictures FOLDER says where they are now" in line for line in said) == 1
+    assert sum("--pictures or --root say where the pictures are now" in line for line in said) == 1
     assert (here / "photos" / "b" / "c.png").exists()
 
 

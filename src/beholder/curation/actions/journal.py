@@ -29,6 +29,13 @@ def read_journal(path: str) -> Told:
     return told
 
 
+def header_of(path: str) -> dict[str, Any]:
+    """The first line of a journal of ours; {} of any other file. Raises OSError."""
+    with Path(path).open("rb") as file:
+        said = _parsed(file.readline(1 << 20))
+    return said if said is not None and said.get("format") == FORMAT and said.get("version") == VERSION else {}
+
+
 def origins_of(path: str, shard: PackedShard) -> dict[str, tuple[int, int]]:
     """The local files that a packed shard was made of: path -> (size, time in ns). Raises InputError."""
     try:

@@ -17,6 +17,7 @@ from beholder import columns, storage
 from beholder.curation.actions import journal as journals
 from beholder.curation.actions.entries import Told
 from beholder.curation.actions.layout import Layout
+from beholder.curation.actions.moved import find_moved
 from beholder.curation.actions.options import PARQUET_BYTES, TAR_BYTES, TAR_COUNT, ActionOptions
 from beholder.curation.actions.renaming import rename_new
 from beholder.curation.actions.summary import ActionSummary
@@ -111,6 +112,7 @@ def perform(
             doing.apply(job)
         else:
             doing.rehearse(job, say)
+        _note_moved(job)
     for line in lines_of(job.summary):
         say(line)
     return job.summary
@@ -147,6 +149,19 @@ def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, option
         summary=summary,
         progress=progress,
     )
+
+
+def _note_moved(job: Job) -> None:
+    """Where pictures are not there, say where one is and how to bring it back, if a journal near at hand knows."""
+    samples = [sample for reason, sample, _ in job.summary.examples if reason == "missing"]
+    claims = [claim for sample in samples if (claim := job.sources.claim(sample)) is not None and storage.is_local(claim.path)]
+    paths = [os.path.abspath(storage.local_path(claim.path)) for claim in claims]  # noqa: PTH100
+    moved = find_moved(paths, [str(Path.cwd()), str(Path(job.journal).parent)])
+    if moved is not None:
+        source, target, by = shown_path(moved.source), shown_path(moved.target), shown_path(moved.journal)
+        job.summary.notes.append(
+            f"{source} was moved to {target}, as {by} says; to have all of that act where it was: {undo_command(moved.journal)}"
+        )
 
 
 def _ordered(kept: pa.Table) -> pa.Table:

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Iterator
 
+from beholder.columns import WHERE_NOW
 from beholder.curation.actions.summary import REASONS, ActionSummary
 
 _DONE = {"copy": "copied", "link": "linked", "symlink": "linked", "move": "moved", "tars": "packed", "hf-parquet": "packed"}
@@ -81,7 +82,8 @@ def lines_of(summary: ActionSummary) -> Iterator[str]:
 
 def _what_next(summary: ActionSummary, *, has_new: bool) -> Iterator[str]:
     if summary.earlier == "finished" and not has_new:
-        yield f"nothing is left to do; to take it back: {undo_command(str(summary.journal))}"
+        is_whole = not (summary.notes or summary.num_skipped)
+        yield f"{'nothing is left to do; ' if is_whole else ''}to take it back: {undo_command(str(summary.journal))}"
         yield "for another act name another folder, or another journal with --journal"
     elif summary.applied:
         yield f"to take it back: {undo_command(str(summary.journal))}"
@@ -130,7 +132,7 @@ def _left_out(summary: ActionSummary) -> Iterator[str]:
         yield f"  {count:,} {REASONS.get(reason, reason)}"
         yield from _examples(summary, reason)
         if reason == "missing":
-            yield "    if they were moved: --pictures FOLDER says where they are now, beholder undo JOURNAL moves them back"
+            yield f"    if they were moved: {WHERE_NOW}"
 
 
 def _examples(summary: ActionSummary, reason: str) -> Iterator[str]:
@@ -141,30 +143,30 @@ def _examples(summary: ActionSummary, reason: str) -> Iterator[str]:
 
 
 _LEFT_BY_UNDO = {
-    ("copy", "changed"): ("edited since it was made", "edited since they were made", "keep them elsewhere, or delete them"),
+    ("copy", "changed"): ("edited since it was made", "edited since they were made", "put elsewhere or delete what was edited"),
     ("copy", "missing"): (
         "whose original is gone or was changed, so that it may be the only one",
         "whose originals are gone or were changed, so that they may be the only ones",
-        "put the originals back, or take these elsewhere",
+        "put back what is gone, or take the copies elsewhere",
     ),
     ("link", "changed"): (
         "that is the only name left of its file, or another file",
         "that are the only names left of their files, or other files",
-        "take them elsewhere",
+        "move to another place",
     ),
-    ("symlink", "changed"): ("that is another link, or none", "that are other links, or none", "take them elsewhere"),
-    ("move", "changed"): ("edited since it was moved", "edited since they were moved", "move them back yourself"),
+    ("symlink", "changed"): ("that is another link, or none", "that are other links, or none", "move to another place"),
+    ("move", "changed"): ("edited since it was moved", "edited since they were moved", "move back by hand"),
     ("move", "missing"): (
         "that is not where it was moved to",
         "that are not where they were moved to",
-        "bring them to their old or their new place",
+        "bring to the old or the new place",
     ),
     ("move", "clash"): ("whose old place is taken", "whose old places are taken", "take away what stands there"),
-    ("tars", "changed"): ("changed since it was written", "changed since they were written", "take them elsewhere"),
+    ("tars", "changed"): ("changed since it was written", "changed since they were written", "move to another place"),
     ("tars", "missing"): (
         "of pictures that are gone or were changed, so that it may be the only place of them",
         "of pictures that are gone or were changed, so that they may be the only place of them",
-        "put the pictures back, or take these elsewhere",
+        "put the pictures back, or move to another place",
     ),
 }  # fmt: skip
 """(act, reason) -> which file an undo left as it was, which files, and what to do with them."""

@@ -1,0 +1,191 @@
+"""What is said of an act that is done already, of what an undo left and why, and of pictures that a move took elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from beholder import InputError
+from oracles.acting import act, contents, photos, take_back
+
+NAMES = ["a.jpg", "b/c.png", "e.f.jpg"]
+
+
+def stamp(journal: Path) -> str:
+    """When the act ended, as people read it."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    time: str = next(line["time"] for line in lines if line.get("end") == "done")
+    return f"{time[:10]} {time[11:16]} UTC"
+
+
+@pytest.mark.parametrize(("action", "verb"), [("copy", "copied"), ("link", "linked"), ("symlink", "linked"), ("move", "moved")])
+def test_a_finished_act_is_said_to_be_done(here: Path, action: str, verb: str) -> None:
+    table = photos(*NAMES)
+    act(table, **{action: "best"}, apply=True)
+    before, num_bytes = contents(here), sum(len(data) for data in contents(here / "best").values() if isinstance(data, bytes))
+    for apply in (False, True):
+        summary, said = act(table, **{action: "best"}, apply=apply)
+        size = f"{num_bytes} bytes" if num_bytes < 1000 else f"{num_bytes / 1000:.1f} kB"
+        if action != "symlink":
+            when = stamp(here / "best.journal.jsonl")
+            assert said[0] == f"done already, {when}: {verb} 3 pictures, {size} to best (journal: best.journal.jsonl)"
+        assert said[1:] == [
+            "nothing is left to do; to take it back: beholder undo best.journal.jsonl",
+            "for another act name another folder, or another journal with --journal",
+        ]
+        assert (summary.earlier, summary.exit_status) == ("finished", 0)
+    assert contents(here) == before
+
+
+def test_a_journal_that_does_not_say_when_it_ended(here: Path) -> None:
+    act(photos(*NAMES), copy="best", apply=True)
+    journal = here / "best.journal.jsonl"
+    lines = journal.read_text().splitlines()
+    begun = json.loads(lines[0])["time"]
+    journal.write_text("\n".join([*lines[:-1], '{"end":"done"}']) + "\n")
+    _, said = act(photos(*NAMES), copy="best")
+    assert said[0].startswith(f"done already, {begun[:10]} {begun[11:16]} UTC: copied 3 pictures")
+
+
+def test_what_had_been_left_out_is_done_now(here: Path) -> None:
+    table = photos(*NAMES)
+    hidden = here / "photos" / "a.jpg"
+    hidden.rename(here / "away.jpg")
+    assert act(table, copy="best", apply=True)[0].exit_status == 3
+    left, said = act(table, copy="best")
+    assert left.exit_status == 3
+    assert said[0].startswith("done already")
+    assert "left out: 1 picture" in said
+    assert said[-2] == "to take it back: beholder undo best.journal.jsonl"
+    (here / "away.jpg").rename(hidden)
+    summary, said = act(table, copy="best")
+    assert (summary.num_before, summary.num_done) == (2, 3)
+    assert any(line.startswith("would copy 1 picture, ") and line.endswith(" that had been left out") for line in said)
+    assert said[-1] == "nothing has been touched; add --apply to do it"
+    done, said = act(table, copy="best", apply=True)
+    assert (done.num_done, done.exit_status) == (3, 0)
+    assert any(line.startswith("copied 1 picture, ") and line.endswith(" that had been left out") for line in said)
+
+
+def test_an_act_of_no_pictures_and_one_whose_files_are_gone(here: Path) -> None:
+    nothing = photos(*NAMES).slice(0, 0)
+    act(nothing, copy="none", apply=True)
+    _, said = act(nothing, copy="none")
+    assert said[0].startswith("done already")
+    assert "copied 0 pictures, 0 bytes to none" in said[0]
+    act(photos(*NAMES), copy="best", apply=True)
+    (here / "best" / "a.jpg").unlink()
+    summary, said = act(photos(*NAMES), copy="best")
+    assert len(summary.notes) == 1
+    assert said[1].startswith("not all of it is there any more: best/a.jpg is gone; to have it anew, take back what is left")
+    assert not any("nothing is left to do" in line for line in said)
+
+
+@pytest.mark.parametrize("action", ["tars", "hf_parquet"])
+def test_packing_that_is_finished(here: Path, action: str) -> None:
+    table = photos(*NAMES)
+    act(table, **{action: "out"}, shard_count=2, apply=True)
+    before = contents(here)
+    summary, said = act(table, **{action: "out"}, shard_count=2)
+    assert (summary.num_before, summary.num_shards_before, summary.num_shards) == (3, 2, 2)
+    assert said[0].startswith(f"done already, {stamp(here / 'out.journal.jsonl')}: packed 3 pictures, ")
+    assert f"in 2 {'tars' if action == 'tars' else 'Parquet files'} to out" in said[0]
+    assert said[-2:] == [
+        "nothing is left to do; to take it back: beholder undo out.journal.jsonl",
+        "for another act name another folder, or another journal with --journal",
+    ]
+    assert contents(here) == before
+
+
+def test_an_undo_says_what_it_left_and_what_to_do(here: Path) -> None:
+    done, _ = act(photos(*NAMES), copy="best", apply=True)
+    (here / "best" / "a.jpg").write_bytes(b"edited")
+    would, said = take_back(done.journal, dry_run=True)
+    assert would.exit_status == 3
+    assert said[0].startswith("2 pictures, ")
+    assert said[0].endswith(": would be taken away")
+    assert said[1:] == [
+        "would be left as it is: 1 file",
+        "  1 edited since it was made: put elsewhere or delete what was edited",
+        "    best/a.jpg has changed since it was made",
+        "then run it: beholder undo best.journal.jsonl (until nothing is left, a new act needs another --journal)",
+    ]
+    undone, said = take_back(done.journal)
+    assert (undone.exit_status, undone.num_done) == (3, 2)
+    assert said[0].endswith(": taken away")
+    assert said[1] == "left as it is: 1 file"
+    assert said[-1].startswith("then run it again: beholder undo best.journal.jsonl")
+    for apply in (False, True):
+        with pytest.raises(InputError) as refused:
+            act(photos(*NAMES), copy="best", apply=apply)
+        assert "an undo of this act was begun and left 1 file as it was; see why (beholder undo best.journal.jsonl" in str(
+            refused.value
+        )
+    assert contents(here / "best") == {"a.jpg": b"edited"}
+    second, _ = act(photos(*NAMES), copy="best", apply=True, journal="second.jsonl")
+    assert (second.num_done, second.reasons) == (2, {"clash": 1})
+    assert (here / "best" / "a.jpg").read_bytes() == b"edited"
+    take_back("second.jsonl")
+    (here / "best" / "a.jpg").unlink()
+    ended, said = take_back(done.journal)
+    assert (ended.exit_status, said) == (0, ["nothing was taken away: none of it is there any more"])
+    assert act(photos(*NAMES), copy="best", apply=True)[0].num_done == 3
+
+
+def test_an_undo_that_was_killed_is_not_taken_for_one_that_left_something(here: Path) -> None:
+    done, _ = act(photos(*NAMES), copy="best", apply=True)
+    with (here / "best.journal.jsonl").open("a") as file:
+        file.write('{"undo":"begin"}\n')
+    with pytest.raises(InputError, match="was begun and has not come to its end; run it again"):
+        act(photos(*NAMES), copy="best")
+    assert take_back(done.journal)[0].exit_status == 0
+    assert not (here / "best").exists()
+
+
+def test_each_kind_of_file_that_a_move_back_leaves(here: Path) -> None:
+    done, _ = act(photos(*NAMES), move="away", apply=True)
+    (here / "away" / "a.jpg").write_bytes(b"edited")
+    (here / "photos" / "b" / "c.png").write_bytes(b"new")
+    (here / "away" / "e.f.jpg").unlink()
+    _, said = take_back(done.journal)
+    assert said[:2] == ["nothing was moved back", "left as they are: 3 files"]
+    for line in (
+        "  1 edited since it was moved: move back by hand",
+        "  1 whose old place is taken: take away what stands there",
+        "  1 that is not where it was moved to: bring to the old or the new place",
+    ):
+        assert line in said
+
+
+def test_pictures_that_a_move_took_are_said_to_be_there(here: Path) -> None:
+    act(photos(*NAMES), move="away", apply=True)
+    summary, said = act(photos(*NAMES), copy="best")
+    assert summary.reasons == {"missing": 3}
+    told = [line for line in said if "was moved to" in line]
+    assert told == [
+        "photos/a.jpg was moved to away/a.jpg, as away.journal.jsonl says; "
+        "to have all of that act where it was: beholder undo away.journal.jsonl"
+    ]
+    assert sum("--pictures or --root say where the pictures are now" in line for line in said) == 1
+    assert act(photos(*NAMES), copy="best", pictures=("away",))[0].num_done == 3
+    for name in NAMES:  # what is there now is another file
+        os.utime(here / "away" / name)
+    assert not any("was moved to" in line for line in act(photos(*NAMES), copy="best")[1])
+
+
+def test_journals_that_know_nothing_of_what_is_gone(here: Path) -> None:
+    act(photos("a.jpg"), copy="kept", apply=True)
+    (here / "bad.journal.jsonl").write_bytes(b"\xff{\n")
+    (here / "empty.journal.jsonl").touch()
+    (here / "folder.journal.jsonl").mkdir()
+    (here / "gone.journal.jsonl").symlink_to("nowhere")
+    (here / "photos" / "a.jpg").unlink()
+    summary, said = act(photos(*NAMES), copy="best")
+    assert (summary.reasons, summary.num_done) == ({"missing": 1}, 2)
+    assert not any("was moved to" in line for line in said)
+    (here / "photos" / "e.f.jpg").rename(here / "e.jpg")
+    act(photos("b/c.png"), move="away", apply=True)
+    assert any("photos/b/c.png was moved to away/b/c.png" in line for line in act(photos(*NAMES), copy="best")[1])
