@@ -89,8 +89,8 @@ class ParquetShard:
     def _flush(self) -> None:
         if self._rows:
             table = self._known.take(pa.array(self._rows, pa.int64()))
-            arrays = [pa.array(self._images, _IMAGE), *table.columns]
-            self._writer.write_table(pa.table(arrays, schema=self._schema))
+            columns = [column.cast(kind) for column, kind in zip(table.columns, self._schema.types[1:], strict=True)]
+            self._writer.write_table(pa.table([pa.array(self._images, _IMAGE), *columns], schema=self._schema))
         self._images, self._rows, self._num_bytes = [], [], 0
 
     def close(self) -> None:
@@ -100,39 +100,68 @@ class ParquetShard:
 
 
 def parquet_schema(schema: pa.Schema) -> pa.Schema:
-    """`image` and the other columns, with the features that Hugging Face's datasets reads, where it has words for all."""
-    fields = [field.with_name(f"source_{IMAGE}") if field.name == IMAGE else field for field in schema]
-    made = pa.schema([pa.field(IMAGE, _IMAGE), *fields])
+    """`image` and the other columns, in types that Hugging Face's datasets has, with its features in the metadata.
+
+    A column for which it has no words is left out of the features: it takes that from its Arrow type, and `image` stays one.
+    """
+    taken = {IMAGE, *schema.names}
+    fields = []
+    for field in schema:
+        name = field.name
+        if name == IMAGE:
+            while name in taken:
+                name = f"source_{name}"
+        fields.append(pa.field(name, _plain(field.type)))
     features: dict[str, Any] = {IMAGE: {"_type": "Image"}}
     for field in fields:
-        feature = _feature(field.type)
-        if feature is None:
-            return made
-        features[field.name] = feature
+        if (feature := _feature(field.type)) is not None:
+            features[field.name] = feature
+    made = pa.schema([pa.field(IMAGE, _IMAGE), *fields])
     return made.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-_WORDS = {
-    pa.string(): "string", pa.large_string(): "large_string", pa.bool_(): "bool", pa.null(): "null", pa.date32(): "date32",
-    pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64", pa.int8(): "int8", pa.int16(): "int16",
-    pa.int32(): "int32", pa.int64(): "int64", pa.uint8(): "uint8", pa.uint16(): "uint16", pa.uint32(): "uint32",
-    pa.uint64(): "uint64", pa.binary(): "binary", pa.large_binary(): "large_binary",
-}  # fmt: skip
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type itself, or what holds the same values where datasets cannot read it.
+
+    Maps become lists of `key` and `value`, extension types (uuid, json) what they are stored as.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(kind.storage_type)
+    if pa.types.is_map(kind):
+        return pa.list_(pa.struct([("key", _plain(kind.key_type)), ("value", _plain(kind.item_type))]))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_plain(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)), kind.list_size)
+    return kind
+
+
+_WORDS = {"halffloat": "float16", "float": "float32", "double": "float64", "date32[day]": "date32", "date64[ms]": "date64"}
+"""Types that datasets calls by other names than Arrow does."""
 
 
 def _feature(kind: pa.DataType) -> Any:
-    """A type in the words of Hugging Face's datasets; None where there are none."""
-    if kind in _WORDS:
-        return {"dtype": _WORDS[kind], "_type": "Value"}
-    if pa.types.is_timestamp(kind):
-        return {"dtype": f"timestamp[{kind.unit}{f', tz={kind.tz}' if kind.tz else ''}]", "_type": "Value"}
-    if pa.types.is_list(kind):
-        inside = _feature(kind.value_type)
-        return {"feature": inside, "_type": "Sequence"} if inside is not None and "_type" in inside else None
+    """A type in the words of Hugging Face's datasets; None where there are none that all its versions know."""
+    if pa.types.is_dictionary(kind):
+        return _feature(kind.value_type)
     if pa.types.is_struct(kind) and kind.num_fields:
         found = {field.name: _feature(field.type) for field in kind}
         return None if any(feature is None for feature in found.values()) else found
-    return None
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inside = _feature(kind.value_type)
+        if inside is None:
+            return None
+        if pa.types.is_struct(kind.value_type):  # its Sequence of a struct is a struct of lists
+            return [inside] if pa.types.is_list(kind) else None
+        length = {"length": kind.list_size} if pa.types.is_fixed_size_list(kind) else {}
+        return {"feature": inside, **length, "_type": "LargeList" if pa.types.is_large_list(kind) else "Sequence"}
+    if pa.types.is_nested(kind):
+        return None
+    return {"dtype": _WORDS.get(str(kind), str(kind)), "_type": "Value"}
 
 
 def keys_of(table: Path) -> list[str]:
