@@ -19,9 +19,7 @@ from PIL import Image
 
 from beholder.models.clip_vit import TowerShape, random_tensors
 from oracles.checkpoints import birder_extras, birder_state
-
-PEERS = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
-needs_peers = pytest.mark.skipif(not PEERS.exists(), reason="needs-peers: birder is not installed (make peers)")
+from oracles.peers import PEERS, needs_peers
 
 NET = ["-n", "vit_l14_pn_quick_gelu", "-t", "tiny"]
 LOADER = ["--img-loader", "pil"]
@@ -92,7 +90,7 @@ def frame_of(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
 
 
-@needs_peers
+@needs_peers("birder is")
 def test_files_names_columns_and_numbers_are_birders(place: Path, birders: Path) -> None:
     for run in RUNS:
         result = predict(place, *run, "-j", "0")

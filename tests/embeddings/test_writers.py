@@ -20,9 +20,7 @@ from beholder.embeddings.source import find_parts, reader_of
 from beholder.embeddings.writers import WriteOptions, join_shards, write_shard
 from beholder.errors import InputError, OutputError
 from beholder.kernels.scoring import ColumnBlock
-
-PEERS = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
-needs_peers = pytest.mark.skipif(not PEERS.exists(), reason="needs-peers: the other tools are not installed (make peers)")
+from oracles.peers import PEERS, needs_peers
 
 STAMP = {"format": "beholder-embeddings", "backbone": "test/tower", "pixels": {"preset": "rgb"}}
 LIST = WriteOptions(format="parquet", dtype="float32", normalise=False)
@@ -292,7 +290,7 @@ print(*sum(paths, []), sep="\\n")
 """
 
 
-@needs_peers
+@needs_peers("embedding-reader and VDC are")
 def test_embedding_reader_pairs_rows_and_metadata(tmp_path: Path) -> None:
     rows, index = rows_of(9), 0
     for low, high in [(0, 4), (4, 4), (4, 8), (8, 9)]:  # an empty part in between leaves no gap in the pairing
@@ -319,7 +317,7 @@ print(*samples, sep="\\n")
 """
 
 
-@needs_peers
+@needs_peers("embedding-reader and VDC are")
 @pytest.mark.parametrize("options", [LIST, CSV, WIDE], ids=lambda options: options.format)
 def test_vdc_reads_every_row_as_it_is(tmp_path: Path, options: WriteOptions) -> None:
     rows = rows_of(10_000)

@@ -23,9 +23,9 @@ from beholder.images.presets import crop_box, pixels_of, resized_size
 from beholder.images.thin import LONGEST_PX, thin_crop
 from oracles import slow_pixels
 from oracles.made_pictures import encoded, noise
+from oracles.peers import PEERS
 
 MODES = ["1", "L", "P", "PA", "RGB", "RGBA", "LA", "I;16", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"]
-PEERS = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
 Array = npt.NDArray[Any]
 
 

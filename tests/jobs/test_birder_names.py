@@ -22,9 +22,7 @@ from beholder.jobs import birder
 from beholder.jobs.birder import BirderFlags, checkpoint, embed_options, find_sources, kinds, notes, output_path, read_classes
 from beholder.jobs.birder_flags import FLAGS
 from beholder.jobs.options import EmbedOptions
-
-PEERS = Path(__file__).resolve().parents[2] / ".venv-peers"
-needs_peers = pytest.mark.skipif(not PEERS.exists(), reason="needs-peers: birder is not installed (make peers)")
+from oracles.peers import PEERS, needs_peers
 
 CARD = {
     "network": "vit_l14_pn_quick_gelu", "tag": "openai-clip", "simple_crop": True, "gpu": True, "parallel": True,
@@ -36,7 +34,7 @@ PLAIN: dict[str, Any] = {"network": "net", "save_logits": True, "data_path": ("D
 
 
 def birders_source() -> str:
-    (path,) = PEERS.glob("lib/python*/site-packages/birder/scripts/predict.py")
+    (path,) = PEERS.parents[1].glob("lib/python*/site-packages/birder/scripts/predict.py")
     return path.read_text(encoding="utf-8")
 
 
@@ -54,7 +52,7 @@ def birders_name(source: str, num_classes: int, num_samples: int, **given: Any) 
     return str(names["base_output_path"])
 
 
-@needs_peers
+@needs_peers("birder is")
 @pytest.mark.parametrize(
     "given",
     [
@@ -84,7 +82,7 @@ def test_names_that_were_published() -> None:
     assert path == "results/vit_l14_pn_quick_gelu_openai-clip_768_224px_crop1.0_201399_iwildcam2022_embeddings.csv"
 
 
-@needs_peers
+@needs_peers("birder is")
 def test_every_flag_of_birder_is_known_with_its_default_and_choices() -> None:
     ours = {name: flag for flag in FLAGS for name in flag.names}
     seen = set()
@@ -108,7 +106,7 @@ def test_every_flag_of_birder_is_known_with_its_default_and_choices() -> None:
     assert seen == set(ours)
 
 
-@needs_peers
+@needs_peers("birder is")
 def test_what_birder_forbids_together_is_refused() -> None:
     """The pairs in birder's `validate_args` among flags that mean something here."""
     source = birders_source()

@@ -12,9 +12,8 @@ from beholder.errors import InputError
 from beholder.images.files import FilesReader
 from beholder.images.picture import PicturePart, SourceOptions
 from beholder.jobs.birder_pictures import list_pictures
+from oracles.peers import PEERS, needs_peers
 
-PEERS = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
-needs_peers = pytest.mark.skipif(not PEERS.exists(), reason="needs-peers: birder is not installed (make peers)")
 LISTING = """
 import json, sys
 from birder.common.fs_ops import collect_samples_from_paths
@@ -55,7 +54,7 @@ def listed(*paths: str) -> tuple[PicturePart, list[str]]:
     return found
 
 
-@needs_peers
+@needs_peers("birder is")
 def test_files_and_order_are_birders(place: Path) -> None:
     result = subprocess.run(
         [str(PEERS), "-c", LISTING, json.dumps(GIVEN)], cwd=place, capture_output=True, text=True, check=True, timeout=120

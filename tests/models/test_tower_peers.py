@@ -18,8 +18,8 @@ import torch
 from beholder.models.clip_vit import SHAPES, TowerShape, random_tensors
 from beholder.models.towers import load_tower
 from oracles import checkpoints as made
+from oracles.peers import PEERS, needs_peers
 
-PEERS = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
 TOLERANCE = 2e-5
 
 ASK = """
@@ -80,7 +80,7 @@ SIZES = {
     "L/14 with two blocks": dataclasses.replace(SHAPES["openai/clip-vit-large-patch14"], num_layers=2),
 }
 
-pytestmark = pytest.mark.skipif(not PEERS.exists(), reason="needs-peers: timm, open_clip and birder (make peers)")
+pytestmark = needs_peers("timm, open_clip and birder are")
 
 
 def write(peer: str, folder: Path, tensors: dict[str, torch.Tensor], shape: TowerShape) -> Path:

@@ -16,10 +16,9 @@ import pytest
 from beholder import Head, load_head, save_head
 from beholder.jobs.score import ScoreOptions, score
 from beholder.kernels.scoring import Affine
+from oracles.peers import PEERS, needs_peers
 
-PEERS = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
-
-pytestmark = pytest.mark.skipif(not PEERS.exists(), reason="needs-peers: VDC is not installed (make peers)")
+pytestmark = needs_peers("VDC is")
 
 FILTER = [str(PEERS), "-m", "vdc.scripts.apply_score_filter", "--report-csv", "scores.csv"]
 FILTER += ["--score-column", "aesthetic_score", "--threshold", "5.0"]
