@@ -21,7 +21,7 @@ from PIL import Image
 from oracles.acting import act, score_table
 from oracles.peers import ask, needs_peers
 
-pytestmark = needs_peers("datasets is")
+needs_datasets = needs_peers("datasets is")
 
 READ = """
 import base64, json, sys, datasets
@@ -67,6 +67,7 @@ def read(where: str, how: str = "folder") -> tuple[dict[str, str], list[dict[str
     return features, rows, stored
 
 
+@needs_datasets
 @pytest.mark.parametrize(("how", "where"), [("folder", "out"), ("files", "out/*.parquet"), ("stream", "out/*.parquet")])
 def test_pictures_are_pictures(here: Path, how: str, where: str) -> None:
     samples = [f"photos/{name}" for name in PICTURES]
@@ -134,6 +135,7 @@ COLUMNS: dict[str, tuple[pa.Array, str, str]] = {
 """Name -> a value, and the text of the feature and of the value in datasets."""
 
 
+@needs_datasets
 def test_columns_keep_their_types_and_values(here: Path) -> None:
     table = score_table(["photos/a.jpg"], ["photos"], **{name: array for name, (array, _, _) in COLUMNS.items()})
     act(table, hf_parquet="out", apply=True)
@@ -155,6 +157,7 @@ def test_no_type_takes_the_pictures_away(here: Path, name: str) -> None:
     assert len(set(schema.names)) == 4
 
 
+@needs_datasets
 def test_tables_of_polars_and_duckdb(here: Path) -> None:
     frame = pl.DataFrame({"tags": [["a"], []], "kind": ["x", "y"], "for": [datetime.timedelta(seconds=1)] * 2},
                          schema_overrides={"kind": pl.Categorical})  # fmt: skip
