@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from oracles.processes import children_of, wait_until_gone
+from oracles.tar_making import png
+
 NUM_ROWS = 2_000_000
 """So many that selecting takes a second or more, in which it can be ended."""
 ENDLESS = "len(list_filter(range(100000), lambda x: hash(sample || x) % 7 = 0)) > 40"
@@ -103,3 +106,72 @@ def test_scoring_that_was_terminated_goes_on(tmp_path: Path, small_head: Path) -
     assert again.returncode == 0, errors
     assert "continuing:" in errors
     assert len(pl.read_parquet(tmp_path / "out" / "scores" / "*.parquet")) == 20_000
+
+
+def test_scoring_pictures_that_was_terminated_leaves_no_worker(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(1000):
+        (tmp_path / "photos" / f"{number:04d}.png").write_bytes(png(number, 300))
+    line = ["score", "photos", "-o", "out", "--head", str(plain_head), "--backbone", str(small_tower), "--device", "cpu"]
+    line += ["--workers", "2", "--shard-rows", "16"]
+    running = start(tmp_path, *line)
+    wait_for(running, tmp_path / "out" / "done", "*.json")
+    workers = children_of(running.pid)
+    assert len(workers) >= 2
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 143, errors
+    assert "Traceback" not in errors
+    wait_until_gone(workers, 10)
+    assert 0 < len(list((tmp_path / "out" / "done").glob("*.json"))) < 63
+    assert not list((tmp_path / "tmp").glob("beholder-*"))
+    again = start(tmp_path, *line)
+    _, errors = again.communicate(timeout=200)
+    assert again.returncode == 0, errors
+    assert "continuing:" in errors
+    names = pl.read_parquet(tmp_path / "out" / "scores" / "*.parquet")["sample"].to_list()
+    assert sorted(names) == [f"photos/{number:04d}.png" for number in range(1000)]
+
+
+def test_acts_and_undo_that_were_terminated_go_on(tmp_path: Path) -> None:
+    names = [f"photos/{number:05d}.png" for number in range(20_000)]
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(b"%d" % number)
+    (tmp_path / "s.csv").write_text("sample,aesthetic_score\n" + "".join(f"{name},5\n" for name in names))
+    line = ["select", "s.csv", "--min-score", "5", "--move", "best", "--apply"]
+    for command, folder in ((line, "best"), (["undo", "best.journal.jsonl"], "photos")):
+        running = start(tmp_path, *command)
+        wait_for(running, tmp_path / folder, "*.png")
+        running.send_signal(signal.SIGTERM)
+        _, errors = running.communicate(timeout=60)
+        assert running.returncode == 143, errors
+        assert errors.strip().splitlines()[-1] == "beholder: interrupted; run the same command again to continue"
+        assert not list((tmp_path / "tmp").iterdir())
+        assert 0 < len(list((tmp_path / folder).iterdir())) < len(names)
+        again = start(tmp_path, *command)
+        out, errors = again.communicate(timeout=120)
+        assert again.returncode == 0, (out, errors)
+        found = sorted((tmp_path / folder).glob("*.png"))
+        assert [int(path.read_bytes()) for path in found] == list(range(len(names)))
+    assert not (tmp_path / "best").exists()
+
+
+def test_a_report_that_was_terminated_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(300):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(png(number, 400))
+    rows = "".join(f"photos/{number}.png,{number / 50}\n" for number in range(300))
+    (tmp_path / "s.csv").write_text("sample,aesthetic_score\n" + rows)
+    running = start(tmp_path, "report", "s.csv", "-o", "r.html")
+    wait_for(running, tmp_path / "tmp", "beholder-*")
+    stop = time.monotonic() + 60
+    while not (workers := children_of(running.pid)):
+        assert time.monotonic() < stop
+        assert running.poll() is None
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 143, errors
+    wait_until_gone(workers, 10)
+    assert not list((tmp_path / "tmp").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "s.csv", "tmp"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -27,5 +28,6 @@ def children_of(process_id: int) -> list[int]:
     """Processes that any of its threads started and that are there."""
     found = []
     for thread in Path(f"/proc/{process_id}/task").iterdir():
-        found += [int(word) for word in (thread / "children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            found += [int(word) for word in (thread / "children").read_text().split()]
     return sorted(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,7 +117,9 @@ def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) 
         try:
             return future.result()
         except KeyboardInterrupt:
-            connection.interrupt()
+            while not future.done():  # an interrupt that comes before the query has begun is lost
+                connection.interrupt()
+                wait([future], timeout=0.1)
             raise
 
 
