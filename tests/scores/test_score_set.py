@@ -243,3 +243,27 @@ def test_scratch_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with open_scores(str(tmp_path / "r.csv")) as scores:
         assert scores.files[0].is_relative_to(tmp_path / "scratch")
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_views_of_strings_and_bytes_are_read_as_plain_ones(tmp_path: Path) -> None:
+    table = pa.table({
+        "sample": pa.array(["a", "b", "c"], pa.string_view()),
+        "aesthetic_score": pa.array([1, 2, 3], pa.float32()),
+        "caption": pa.array(["x", None, "z"], pa.string_view()),
+        "bytes": pa.array([b"x", None, b"z"], pa.binary_view()),
+        "words": pa.array([["x"], None, ["y", "z"]], pa.list_(pa.string_view())),
+        "large": pa.array([["x"], None, []], pa.large_list(pa.string_view())),
+        "more": pa.array([{"x": "q"}, None, {"x": None}], pa.struct([("x", pa.string_view())])),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "s.parquet")
+    assert pq.read_schema(tmp_path / "s.parquet").field("caption").type == pa.string_view()  # as it is stored
+    for source in (table, str(tmp_path / "s.parquet")):
+        with open_scores(source) as scores, duckdb.connect() as connection:
+            assert [item.type for item in scores.schema] == [
+                pa.large_string(), pa.float32(), pa.large_string(), pa.large_binary(), pa.list_(pa.large_string()),
+                pa.large_list(pa.large_string()), pa.struct([("x", pa.large_string())]),
+            ]  # fmt: skip
+            (found,) = scores.batches(scores.schema.names)
+            assert found.to_pylist() == table.to_pylist()
+            scores.register(connection)
+            assert connection.sql("SELECT caption, words FROM scores ORDER BY sample").fetchall()[2] == ("z", ["y", "z"])

@@ -197,7 +197,7 @@ def open_scores(
 
 def _opened(source: str | pa.Table, score_column: str | None, sample_column: str | None, scratch: Path) -> ScoreSet:
     if isinstance(source, pa.Table):
-        source = _without_halves(source)
+        source = _usual_table(source)
         schema, record = source.schema, _record_in(source.schema)
         found = _columns_of(schema, record, "the table", score_column, sample_column)
         return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=schema, record=record, **found)
@@ -217,7 +217,8 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
             raise InputError(f"{name} has no columns; leave it out")
     record = _sound(place.record) or next((found for schema in schemas if (found := _record_in(schema))), {})
     try:
-        schema = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options="permissive")
+        plain = [pa.schema([item.with_type(_usual_type(item.type)) for item in schema]) for schema in schemas]
+        schema = pa.unify_schemas(plain, promote_options="permissive")
     except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
         raise InputError(f"{source}: files do not fit together: {' '.join(str(error).split())[:200]}") from None
     chosen = _columns_of(schema, record, source, score_column, sample_column)
@@ -233,12 +234,28 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     )
 
 
-def _without_halves(table: pa.Table) -> pa.Table:
-    """The table with float32 in place of float16, which DuckDB does not take from memory."""
+def _usual_table(table: pa.Table) -> pa.Table:
+    """The table in types that Arrow computes with and DuckDB takes from memory."""
     for i, item in enumerate(table.schema):
-        if pa.types.is_float16(item.type):
-            table = table.set_column(i, item.with_type(pa.float32()), table.column(i).cast(pa.float32()))
+        kind = pa.float32() if pa.types.is_float16(item.type) else _usual_type(item.type)
+        if kind != item.type:
+            table = table.set_column(i, item.with_type(kind), table.column(i).cast(kind))
     return table
+
+
+def _usual_type(kind: pa.DataType) -> pa.DataType:
+    """The type without views of strings and bytes, for which Arrow lacks most functions."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_usual_type(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_usual_type(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([item.with_type(_usual_type(item.type)) for item in kind])
+    return kind
 
 
 def _record_in(schema: pa.Schema) -> dict[str, Any]:
