@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from beholder.images.thumbnail import make_thumbnail
 from oracles import odd_thumbnails
 from oracles.browse_clients import Ask, client_of
 from oracles.browse_sets import write_set
-from oracles.processes import children_of, wait_until_gone
+from oracles.processes import children_of, is_running, wait_until_gone
 
 HOSTILE = {"segfault": "crashed", "leave": "crashed", "spin": "timed_out", "hang": "timed_out", "eat": "too_large"}
 
@@ -125,10 +124,14 @@ def test_no_worker_outlives_the_server(odd_set: Path, tmp_path: Path, sent: sign
 
 def test_a_worker_that_was_killed_meanwhile_is_replaced(odd_set: Path, tmp_path: Path) -> None:
     for ask in client_of(odd_set, tmp_path, tmp_path / "m.jsonl"):
+        others = set(children_of(os.getpid()))  # of tests before this one, in this process
         assert ask("/thumb/x/160/0").status_code == 200
-        before = set(children_of(os.getpid()))
-        for worker in before:
+        workers = set(children_of(os.getpid())) - others
+        assert workers
+        for worker in workers:
             os.kill(worker, signal.SIGKILL)
-        time.sleep(0.2)
+        wait_until_gone(list(workers), 10)
         assert ask("/thumb/x/160/2").status_code == 200
-        assert set(children_of(os.getpid())).isdisjoint(before)
+        replacements = set(children_of(os.getpid())) - others - workers
+        assert replacements
+        assert all(map(is_running, replacements))

@@ -105,7 +105,9 @@ def test_every_head_scores_as_the_slow_reference_does(entry: registry.HeadEntry,
     rows = rows_of(entry.dim, 200)
     expected = slow_scores(entry, models / entry.files[0], rows)
     assert np.abs(head.score(rows) - expected).max() <= 1e-5
-    assert np.abs(head.as_module()(torch.from_numpy(rows)).numpy() - expected).max() <= 1e-5
+    # torch adds float32 in the order of the processor's own BLAS; these rows make some heads say 40, not 10.
+    of_the_scale = max(1.0, float(np.abs(expected).max()) / 10)
+    assert np.abs(head.as_module()(torch.from_numpy(rows)).numpy() - expected).max() <= 1e-5 * of_the_scale
     on_device = score_on_device(head, torch.from_numpy(rows)).numpy()
     assert (np.abs(on_device - expected) <= 0.5 * np.spacing(np.abs(on_device)) + 1e-9).all()
 
