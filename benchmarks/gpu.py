@@ -1,6 +1,7 @@
 """beholder on a GPU: is it right, how fast is it beside transformers and timm, and where does the whole path wait.
 
-    python benchmarks/gpu.py --out DIR [--parts correct products rates path head] [--batches 128 256] [--minutes 9] [--fp8]
+    python benchmarks/gpu.py --out DIR [--parts correct products rates path head] [--batches 128 256] [--minutes 9]
+                             [--eager] [--fp8]
     python benchmarks/gpu.py --out DIR --dry          all of it on the processor with a tiny tower, in under a minute
 
 Parts:
@@ -56,6 +57,7 @@ class Run:
     batches: list[int]
     rounds: int
     with_fp8: bool
+    is_eager: bool
     record: dict[str, Any] = field(default_factory=dict)
 
     def is_late(self) -> bool:
@@ -119,7 +121,7 @@ def correct(run: Run) -> None:
     run.keep("correct", "reference", f"{reference}; {num_pictures} pictures; scores by {head}")
     kinds = [("beholder", name, False) for name in precisions(run)]
     kinds += [("transformers", name, False) for name in ("bf16",)] + [("timm", name, False) for name in ("fp32", "bf16")]
-    if not run.is_dry:
+    if not (run.is_dry or run.is_eager):
         kinds += [("beholder", name, True) for name in ("bf16", "fp16")]
     kinds += [("beholder", "fp8", True)] if run.with_fp8 else []
     for what, precision, compiled in kinds:
@@ -196,6 +198,7 @@ def sides_of(run: Run) -> list[tuple[str, str, bool]]:
     found = [("beholder", name, compiled) for name in ("bf16", "fp16") for compiled in (False, True)]
     found += [(what, "bf16", compiled) for what in ("transformers", "timm") for compiled in (False, True)]
     found += [(what, "fp16", False) for what in ("transformers", "timm")] + [("beholder", "tf32", False)]
+    found = [side for side in found if not (run.is_eager and side[2])]
     return found + ([("beholder", "fp8", True)] if run.with_fp8 else [])
 
 
@@ -280,6 +283,7 @@ def open_run(options: argparse.Namespace) -> Run:
     record |= {
         "device": name,
         "is_dry": options.dry,
+        "is_eager": options.eager,
         "machine": machine.lines("beholder", "torch", "torchvision", "transformers", "timm", "pillow"),
         "shape": "a tiny tower" if options.dry else options.shape,
         "gflops_per_picture": 2 * shape.num_macs / 1e9,
@@ -293,6 +297,7 @@ def open_run(options: argparse.Namespace) -> Run:
         batches=[2, 4] if options.dry else options.batches,
         rounds=1 if options.dry else 5,
         with_fp8=options.fp8,
+        is_eager=options.eager,
         record=record,
     )
 
@@ -307,8 +312,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after so long")
     parser.add_argument("--pictures", type=int, default=4000, help="JPEGs of the whole path")
     parser.add_argument("--fp8", action="store_true", help="try float8 products as well: an experiment")
+    parser.add_argument("--eager", action="store_true", help="nothing compiled: torch.compile takes minutes a side")
     parser.add_argument("--dry", action="store_true", help="a tiny tower on the processor")
     options = parser.parse_args()
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # the peers' patch convolution: torch takes TF32 for it unasked
     run = open_run(options)
     for part in options.parts:
         if run.is_late():

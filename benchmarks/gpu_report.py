@@ -15,7 +15,9 @@ def page(record: dict[str, Any]) -> str:
             "",
         ]
     lines += record["machine"]
-    lines += [f"- tower: {record['shape']}, random weights, {record['gflops_per_picture']:.3g} GFLOP a picture", ""]
+    lines += [f"- tower: {record['shape']}, random weights, {record['gflops_per_picture']:.3g} GFLOP a picture"]
+    lines += ["- nothing compiled (`--eager`)"] if record.get("is_eager") else []
+    lines += ["- the peers' patch convolution in float32, not in TF32 as torch takes it unasked", ""]
     for title, name, table in (
         ("Correctness", "correct", _correct),
         ("Matrix products", "products", _products),
