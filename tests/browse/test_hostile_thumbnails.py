@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,31 +20,13 @@ from beholder.images import thumbnail_pool
 from beholder.images.thumbnail import make_thumbnail
 from oracles import odd_thumbnails
 from oracles.browse_clients import Ask, client_of
-from oracles.browse_sets import write_set
+from oracles.hostile_set import HOSTILE, order_of, picture, write_hostile_set
 from oracles.processes import children_of, is_running, wait_until_gone
-
-HOSTILE = {"segfault": "crashed", "leave": "crashed", "spin": "timed_out", "hang": "timed_out", "eat": "too_large"}
-
-
-def picture(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
 def odd_set(tmp_path: Path) -> Path:
-    """Ten pictures, five of them hostile, in between whole ones."""
-    (tmp_path / "p").mkdir()
-    names = []
-    for number in range(10):
-        order = list(HOSTILE)[number // 2] if number % 2 else ""
-        names.append(f"p/{number}{order}.png")
-        data = picture(number)
-        (tmp_path / names[-1]).write_bytes(odd_thumbnails.ordered(data, order, "7") if order else data)
-    rows = {"sample": names, "aesthetic_score": np.linspace(4, 6, 10).astype(np.float32)}
-    return write_set(tmp_path / "scores.parquet", rows, sources=["p"], folder=tmp_path)
+    return write_hostile_set(tmp_path)
 
 
 @pytest.fixture
@@ -58,9 +39,9 @@ def test_each_costs_one_tile(ask: Ask) -> None:
     for _ in range(2):  # a second try answers the same
         for number in range(10):
             answer = ask(f"/thumb/x/160/{number}")
-            if number % 2:
+            if order_of(number):
                 assert answer.status_code == 404
-                assert answer.json()["error"].startswith(HOSTILE[list(HOSTILE)[number // 2]] + ":")
+                assert answer.json()["error"].startswith(HOSTILE[order_of(number)] + ":")
             else:
                 assert answer.status_code == 200
                 assert answer.content == make_thumbnail(picture(number), longest_px=160).data
