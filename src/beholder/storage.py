@@ -16,6 +16,9 @@ from beholder.errors import BeholderError, InputError, OutputError, reading_fail
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+LOCAL_SCHEMES = ("file://", "local://")
+"""What fsspec calls this machine's files."""
+_SERVERS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "hf"})
 _COPY_BYTES = 1 << 20
 _MOST_WHOLE_BYTES = 8 << 20
 """Largest file of which a part is read by fetching the whole, from web servers that give no parts."""
@@ -28,8 +31,14 @@ _PROTOCOL_PACKAGES = {
 
 
 def is_local(path: str) -> bool:
-    """Whether `path` names a file of this machine (no `scheme://`, or `file://`)."""
-    return "://" not in path or path.startswith("file://")
+    """Whether `path` names a file of this machine (no `scheme://`, or one of `LOCAL_SCHEMES`)."""
+    return "://" not in path or path.startswith(LOCAL_SCHEMES)
+
+
+def is_on_a_server(path: str) -> bool:
+    """Whether an address surely leads to another machine; other schemes, and chains (`::`), may lead back to files here."""
+    scheme, mark, rest = path.partition("://")
+    return bool(mark) and scheme.lower() in _SERVERS and (is_web(path) or "::" not in rest)
 
 
 def is_web(path: str) -> bool:
@@ -44,7 +53,9 @@ def is_glob(path: str) -> bool:
 
 def local_path(path: str) -> Path:
     """The local path behind a plain path or a `file://` URL; `~` is expanded."""
-    return Path(os.path.expanduser(path.removeprefix("file://")))  # not Path.expanduser: it would expand ./~x as well
+    for scheme in LOCAL_SCHEMES:
+        path = path.removeprefix(scheme)
+    return Path(os.path.expanduser(path))  # not Path.expanduser: it would expand ./~x as well
 
 
 def filesystem(path: str) -> tuple[Any, str]:

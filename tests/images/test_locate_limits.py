@@ -9,6 +9,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -160,6 +161,41 @@ def test_confined_reads_nothing_outside_the_sources(here: Path) -> None:
     with PictureFinder(None, root=str(here / "photos"), confined=True) as finder:
         assert finder.read("a.jpg") == png(0)
         assert finder.find(["../secret.jpg"])[0].error is not None
+
+
+def test_confined_knows_addresses_that_lead_back_to_files_of_this_machine(here: Path) -> None:
+    (here / "inside").mkdir()
+    (here / "out").mkdir()
+    (here / "inside" / "fine.png").write_bytes(png(0))
+    (here / "out" / "private.png").write_bytes(png(1))
+    (here / "out" / "x.tar").write_bytes(tar([("1.jpg", png(2))]))
+    with zipfile.ZipFile(here / "out" / "z.zip", "w") as archive:
+        archive.writestr("a.png", png(3))
+    out = here / "out"
+    hostile = [
+        f"file://{out}/private.png", f"local://{out}/private.png", f"simplecache::file://{out}/private.png",
+        f"filecache::local://{out}/private.png", f"zip://a.png::file://{out}/z.zip", f"simplecache::file://{out}/x.tar/1.jpg",
+        f"dir://private.png::file://{out}", f"LOCAL://{out}/private.png", f"s3://bucket/x::file://{out}/private.png",
+        "data://image/png;base64,iVBORw0KGgo=",
+    ]  # fmt: skip
+    pq.write_table(pa.table({"image": [{"bytes": None, "path": f"simplecache::file://{out}/private.png"}]}, schema=pa.schema(
+        {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()})})), here / "inside" / "p.parquet")  # fmt: skip
+    with PictureFinder(None, root=str(here / "inside"), confined=True) as finder:
+        for sample, ref in zip(hostile, finder.find(hostile), strict=True):
+            assert "outside of the sources" in (ref.error or ("", ""))[1], sample
+        assert finder.read("fine.png") == png(0)
+        assert finder.read(f"local://{here}/inside/fine.png") == png(0)
+    fsspec.filesystem("memory").pipe("/of-a-test/fine.png", png(4))
+    with PictureFinder(record("memory://of-a-test"), confined=True) as finder:  # named, so it is meant
+        assert finder.read("memory:///of-a-test/fine.png") == png(4)
+        for sample in ("memory:///elsewhere/fine.png", "memory:///of-a-test/../elsewhere/fine.png"):
+            assert finder.find([sample])[0].error is not None
+    with PictureFinder(record("inside/p.parquet"), confined=True) as finder:
+        (ref,) = finder.find([f"simplecache::file://{out}/private.png"])
+        assert "outside of the sources" in (ref.error or ("", ""))[1]
+    with PictureFinder(None) as finder:  # without a fence they are read
+        assert finder.read(f"local://{out}/private.png") == png(1)
+        assert finder.read(f"simplecache::file://{out}/private.png") == png(1)
 
 
 def test_a_tar_is_gone_through_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

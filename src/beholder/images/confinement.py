@@ -1,4 +1,4 @@
-"""Sources in; whether a local file really lies in one of them, whatever links say, out."""
+"""Sources in; whether a file really lies in one of them, whatever links and addresses say, out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from beholder import storage
 from beholder.images.named_sources import NamedSources
 from beholder.images.place import Place
 
+_OUTSIDE = "leads to a place outside of the sources that were named; name its folder with --pictures to allow it"
+
 
 class Fence:
-    """What local files may be read: those whose real path is that of a source, or below it.
+    """What files may be read: on servers, all; of this machine, those whose real path is that of a source, or below it.
 
     Args:
         sources: what was named. Files that a list or table names one by one may be read as well, and of a Parquet file those
@@ -44,4 +46,15 @@ class Fence:
             at = real.rfind("/", 0, at)
         if "/" in self._real:
             return None
-        return f"{path} leads to a place outside of the sources that were named; name its folder with --pictures to allow it"
+        return f"{path} {_OUTSIDE}"
+
+
+def refuses_address(path: str, *, is_below_source: bool = False) -> str | None:
+    """Why what is at an address may not be read; None: it may.
+
+    fsspec knows schemes, and chains of them, that lead back to files of this machine (`simplecache::file://`, `zip://`): what
+    is not surely on a server is read only below a source that was named so.
+    """
+    if storage.is_on_a_server(path) or (is_below_source and ".." not in path.split("/")):
+        return None
+    return f"{path} {_OUTSIDE}"

@@ -214,7 +214,7 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 def prefix_of(folder: str) -> str:
     """What stands before relative names, as os.path.join has it, for a local folder as the user gave it."""
-    given = str(storage.local_path(folder)) if folder.startswith(("~", "file://")) else folder
+    given = str(storage.local_path(folder)) if folder.startswith((*storage.LOCAL_SCHEMES, "~")) else folder
     return given if given.endswith("/") else given + "/"
 
 

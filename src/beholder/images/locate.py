@@ -13,7 +13,7 @@ from beholder import storage
 from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import InputError
 from beholder.images.archives import Archives
-from beholder.images.confinement import Fence
+from beholder.images.confinement import Fence, refuses_address
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.named_parts import NamedParts
 from beholder.images.named_sources import BROKEN, Claim, NamedSources, choose_base, named_in
@@ -40,7 +40,7 @@ class PictureFinder:
             a sample may also be a path below one of them or, of tars, a key.
         root: the folder that relative names count from. None: the current one, else that in which the scores were made;
             names that are there in both, and are not the same, are refused.
-        confined: a local file whose real path is outside the real paths of the sources is MISSING.
+        confined: a local file whose real path is outside the real paths of the sources is MISSING, by whatever address.
         offline: pictures on servers are MISSING.
     """
 
@@ -154,6 +154,9 @@ class PictureFinder:
         if claim.archive is not None:
             inside.setdefault(path[: claim.archive], []).append((i, claim, path[claim.archive :]))
         elif not storage.is_local(path):
+            if self._confined and (text := refuses_address(path, is_below_source=claim.source is not None)):
+                found[i] = nowhere(sample, text, inside=claim.inside)
+                return
             archives = list(_REMOTE_ARCHIVE.finditer(path))
             if archives:
                 inside.setdefault(path[: archives[-1].end()], []).append((i, claim, path[archives[-1].end() :]))
@@ -229,15 +232,22 @@ class PictureFinder:
         path = place.archive if place.kind in ("tar", "zip") else ref.path if ref is not None else None
         if path is None or place.kind == "none":
             return place
-        if not storage.is_local(path):
-            return nowhere(place.sample, f"{path} is on a server, and --offline forbids to ask it") if self._offline else place
+        is_local = storage.is_local(path)
+        if self._offline and not is_local:
+            return nowhere(place.sample, f"{path} is on a server, and --offline forbids to ask it")
         if not self._confined:
             return place
+        if is_local:
+            text = self._fenced().refuses(place, path)
+        else:  # by its name it was looked at before; a cell of a Parquet file may hold any
+            text = refuses_address(path, is_below_source=place.kind != "url" or place.is_listed or place.source is not None)
+        return nowhere(place.sample, text, inside=place.inside) if text else place
+
+    def _fenced(self) -> Fence:
         with self._lock:
             if self._fence is None:
                 self._fence = Fence(self.sources(), self._root)
-        text = self._fence.refuses(place, path)
-        return nowhere(place.sample, text, inside=place.inside) if text else place
+            return self._fence
 
     def _with_sidecars(self, place: Place) -> Place:
         ref = place.files[0].ref

@@ -75,7 +75,7 @@ class NamedParts:
         size = _size(path)
         file = FilePlace(path.rsplit("/", 1)[-1], replace(ref, path=path), size)
         if not storage.is_local(path):
-            return Place(sample, "url", (file,))
+            return Place(sample, "url", (file,), is_listed=part.kind != "parquet")
         if size is None:
             return nowhere(sample, f"{path} does not exist (any more)")
         if part.kind == "files":

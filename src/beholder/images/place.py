@@ -42,7 +42,7 @@ class Place:
         source: number of the source that it is of; None where none is known.
         inside: path of the file, or of the archive that holds it, below that source; the name of a source that is one file.
         archive: the tar, zip or Parquet file that holds it (or its path), as it is opened.
-        is_listed: whether a list or table names this very file.
+        is_listed: whether a list or table names this very file, or it was listed at an address.
     """
 
     sample: str
