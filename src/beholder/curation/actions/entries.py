@@ -119,6 +119,7 @@ class Told:
         num_bytes: of the file that are whole; what a killed run left behind them has not been acted on.
         num_intents: files that were planned.
         unsettled: intents of which it is not said what became of them: the run was killed meanwhile.
+        sums: number of one of these -> sha256 of what was about to be written, where that has no place of its own.
         num_pictures, num_files, num_file_bytes: done.
         left_out: pictures that were tried or planned in vain.
         folders: that did not exist before, in the order in which they were made.
@@ -137,6 +138,7 @@ class Told:
     num_bytes: int = 0
     num_intents: int = 0
     unsettled: dict[int, Intent] = field(default_factory=dict)
+    sums: dict[int, str] = field(default_factory=dict)
     num_pictures: int = 0
     num_files: int = 0
     num_file_bytes: int = 0
@@ -167,6 +169,8 @@ class Told:
             self.left_out.add(said["skip"], said["reason"], said["text"])
         elif "folder" in said:
             self.folders.append(said["folder"])
+        elif "sums" in said:
+            self.sums.update(said["sums"])
         elif "results" in said:
             yield from self._settle(said)
         elif "shard" in said:
@@ -188,6 +192,7 @@ class Told:
         for first, last in said["results"]:
             for number in range(first, last + 1):
                 intent = self.unsettled.pop(number)
+                self.sums.pop(number, None)
                 if intent.is_picture:
                     self.num_pictures += 1
                     self.left_out.settle(intent.sample)
@@ -198,6 +203,7 @@ class Told:
                 yield Settled(intent, True, *copies.get(number, ()))
         for number, reason, text in said.get("failed", ()):
             intent = self.unsettled.pop(number)
+            self.sums.pop(number, None)
             if intent.is_picture:
                 self.left_out.add(intent.sample, reason, text)
             yield Settled(intent, False)

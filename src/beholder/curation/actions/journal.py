@@ -100,7 +100,7 @@ def _taken(told: Told, lines: list[tuple[int, dict[str, Any]]], path: str, at: i
     yield from found
 
 
-_MARKERS = frozenset(("planned", "results", "end", "undo", "undone", "undone shard", "shard"))
+_MARKERS = frozenset(("planned", "sums", "results", "end", "undo", "undone", "undone shard", "shard"))
 """Lines with these end a batch that was written at once."""
 
 

@@ -149,6 +149,11 @@ _LEFT_BY_UNDO = {
         "whose originals are gone or were changed, so that they may be the only ones",
         "put back what is gone, or take the copies elsewhere",
     ),
+    ("copy", "unfinished"): (
+        "at which a run was killed, or that was there before",
+        "at which a run was killed, or that were there before",
+        "put elsewhere or delete, as you see fit",
+    ),
     ("link", "changed"): (
         "that is the only name left of its file, or another file",
         "that are the only names left of their files, or other files",

@@ -97,7 +97,7 @@ def _undo_files(path: str, told: Told, log: Journal | None, summary: ActionSumma
             if outcome is not None:
                 one(outcome)
         for intent in told.unsettled.values():
-            one(Settled(intent, True))
+            one(Settled(intent, True, told.sums.get(intent.number)))
     finally:
         with contextlib.suppress(OutputError):
             note()
@@ -151,7 +151,7 @@ def _check_copy(outcome: Settled, status: os.stat_result) -> None:
             raise Refused("missing", f"{intent.target} stays: {intent.source} only leads to it")
     if outcome.sha256 is None:  # killed between making it and noting it
         if intent.part is not None:
-            raise Refused("unfinished", f"{intent.target}: run the act again to its end, then undo it")
+            raise Refused("unfinished", f"{intent.target}: the journal does not say whether it was made by this act")
         sha256 = _sha256_of_source(intent)
     else:
         sha256 = outcome.sha256
