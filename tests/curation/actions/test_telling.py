@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from beholder import InputError
+from beholder.curation.actions.telling import shown_path, shown_text, undo_command
 from oracles.acting import act, contents, photos, take_back
 
 NAMES = ["a.jpg", "b/c.png", "e.f.jpg"]
@@ -189,3 +190,33 @@ def test_journals_that_know_nothing_of_what_is_gone(here: Path) -> None:
     (here / "photos" / "e.f.jpg").rename(here / "e.jpg")
     act(photos("b/c.png"), move="away", apply=True)
     assert any("photos/b/c.png was moved to away/b/c.png" in line for line in act(photos(*NAMES), copy="best")[1])
+
+
+def test_paths_are_shown_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "h.re"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for text, shown in (
+        (f"{here}/a.jpg is there already", "a.jpg is there already"),
+        (f"left: {here}/a.jpg, '{here}/b', ({here}/c) and [{here}/d", "left: a.jpg, 'b', (c) and [d"),
+        (f"/mnt{here}/a.jpg stays: /mnt{here}/b", f"/mnt{here}/a.jpg stays: /mnt{here}/b"),
+        (f"file://{here}/a.jpg", f"file://{here}/a.jpg"),
+        (f"{here}2/a.jpg", f"{here}2/a.jpg"),
+        (f"{tmp_path}/hare/a.jpg", f"{tmp_path}/hare/a.jpg"),
+        ("a.jpg", "a.jpg"),
+        ("", ""),
+    ):
+        assert shown_text(text) == shown
+    assert shown_path(f"{here}/x y/a.jpg") == "x y/a.jpg"
+    assert shown_path(f"/mnt/x {here}/a.jpg") == f"/mnt/x {here}/a.jpg"
+    assert shown_path(f"{here}/n\n.jpg") == r"'n\n.jpg'"
+    monkeypatch.chdir("/")
+    assert shown_text("/a/b.jpg stays: s3://c/d and '/e'") == "/a/b.jpg stays: s3://c/d and '/e'"
+    assert (shown_path("/a/b"), undo_command("/-k.jsonl")) == ("/a/b", "beholder undo /-k.jsonl")
+
+
+def test_the_undo_that_is_told_can_be_typed(here: Path) -> None:
+    for target, command in (("-k", "./-k.journal.jsonl"), ("k l", "'k l.journal.jsonl'")):
+        for apply in (True, False):
+            _, said = act(photos("a.jpg"), copy=target, apply=apply)
+            assert any(line.endswith(f"to take it back: beholder undo {command}") for line in said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from beholder.curation.actions.summary import REASONS, ActionSummary
 _DONE = {"copy": "copied", "link": "linked", "symlink": "linked", "move": "moved", "tars": "packed", "hf-parquet": "packed"}
 _WOULD = {"copy": "copy", "link": "link", "symlink": "link", "move": "move", "tars": "pack", "hf-parquet": "pack"}
 _SHARDS = {"tars": "tar", "hf-parquet": "Parquet file"}
+_PATH_BEGINS = r"(?<![^\s'\"(\[{<:=])"
+"""Before a path in a text: nothing, or one of these."""
 _SHOWN = 3
 """Examples of each reason."""
 
@@ -26,19 +29,29 @@ def bytes_text(count: int) -> str:
 
 def shown_path(path: str) -> str:
     """A path as people see it: below the current folder without that, on one line."""
-    text = path.removeprefix(os.getcwd().rstrip("/") + "/")  # noqa: PTH109
-    return text if text.isprintable() else repr(text)
+    return _on_one_line(path.removeprefix(_here()) or path)
 
 
 def shown_text(text: str) -> str:
     """A text with paths in it, as `shown_path`."""
-    text = text.replace(os.getcwd().rstrip("/") + "/", "")  # noqa: PTH109
+    here = _here()
+    return _on_one_line(re.sub(_PATH_BEGINS + re.escape(here), "", text) if here else text)
+
+
+def _here() -> str:
+    """What stands before paths below the current folder; nothing where that is the root of all."""
+    here = os.getcwd()  # noqa: PTH109
+    return f"{here}/" if here != "/" else ""
+
+
+def _on_one_line(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
 def undo_command(journal: str) -> str:
     """What takes an act back, to be typed."""
-    return f"beholder undo {shlex.quote(shown_path(journal))}"
+    path = shown_path(journal)
+    return f"beholder undo {shlex.quote(f'./{path}' if path.startswith('-') else path)}"
 
 
 def time_text(time: str) -> str:
