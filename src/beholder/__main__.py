@@ -47,13 +47,16 @@ def main() -> None:
 def _end_orderly() -> list[int]:
     """SIGTERM and SIGHUP end as Ctrl-C does, so that temporary folders and processes go; a second one of a kind ends at once.
 
+    A closed terminal sends SIGHUP twice (the shell does, then the system), so more of those change nothing.
     Returns a list to which the number of a signal that came is added. A signal that is ignored (nohup) stays so.
     """
     received: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
         received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if number != signal.SIGHUP:
+            signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

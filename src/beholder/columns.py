@@ -101,7 +101,7 @@ PICTURE_REASON_TEXT = {
     PictureReason.NOT_AN_IMAGE: "the bytes are of no picture format that is known here",
     PictureReason.TRUNCATED: "the picture breaks off before its end",
     PictureReason.DAMAGED: "the picture's data are damaged",
-    PictureReason.TOO_LARGE: "the picture has more pixels than --max-pixels allows",
+    PictureReason.TOO_LARGE: "more pixels (score has --max-pixels) or bytes than allowed, or more memory needed",
     PictureReason.ZERO_SIZE: "the picture has no width or no height",
     PictureReason.UNSUPPORTED: "a kind without defined pixels here (float or 32-bit), or one whose decoder is missing",
     PictureReason.UNREADABLE: "the file could not be read (permission, network, a broken archive)",

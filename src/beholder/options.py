@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
+from beholder.errors import InputError
+
+LONGEST_WAIT_S = 86_400.0
+"""Longest time limit that may be asked for: a day; systems cannot wait for any number of seconds."""
+
 
 def option(default: Any, text: str, **more: Any) -> Any:
     """A field that is a flag too.
@@ -16,3 +21,9 @@ def option(default: Any, text: str, **more: Any) -> Any:
             `read`: how text becomes the value ("bytes"); `choices`: the values that are allowed; `least`: the smallest number.
     """
     return field(default=default, metadata={"help": text, **more})
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise InputError for a `--timeout` that is no time to wait, or longer than `LONGEST_WAIT_S`."""
+    if not 0 < seconds <= LONGEST_WAIT_S:
+        raise InputError(f"--timeout {seconds:g}: give seconds, more than 0 and at most {LONGEST_WAIT_S:,.0f}")

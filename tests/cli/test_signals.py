@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -77,6 +81,42 @@ def test_temporary_folders_go(
     assert "Traceback" not in errors
     assert not list((tmp_path / "tmp").iterdir())
     assert not list(tmp_path.glob("kept*"))
+
+
+def test_a_closed_terminal_that_sends_sighup_twice_leaves_nothing(tmp_path: Path, scores: Path) -> None:
+    running = start(tmp_path, "select", str(scores), "--where", ENDLESS, "-o", "kept.parquet")
+    wait_for(running, tmp_path / "tmp", "beholder-*")
+    time.sleep(1.0)
+    for _ in range(50):
+        if running.poll() is None:
+            running.send_signal(signal.SIGHUP)
+        time.sleep(0.002)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 129, errors
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_live_page_ends_while_a_filter_runs(tmp_path: Path, scores: Path, sent: signal.Signals) -> None:
+    running = start(tmp_path, "browse", str(scores), "--no-open", "--json")
+    assert running.stdout is not None
+    url = json.loads(running.stdout.readline())["url"]
+    body = {"score": "aesthetic_score", "where": ENDLESS}
+    answers: list[object] = []
+
+    def ask() -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            answers.append(httpx.post(f"{url}api/view", json=body, headers={"Origin": url[:-1]}, timeout=60).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(2.0)
+    assert asking.is_alive(), answers  # the filter runs
+    running.send_signal(sent)
+    out, errors = running.communicate(timeout=60)
+    asking.join(60)
+    assert (running.returncode, errors) == (0, ""), out
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path, scores: Path) -> None:

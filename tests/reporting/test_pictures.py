@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from beholder.columns import PictureReason
-from beholder.errors import InputError
+from beholder.errors import BeholderError, InputError
 from beholder.images.picture import PictureError, PictureRef
 from beholder.reporting.api import report
 from beholder.reporting.pictures import LADDER, find_places, load_thumbnails
@@ -62,6 +62,46 @@ def test_pictures_that_are_shown_twice_count_twice() -> None:
     budget = load(pictures).num_bytes
     assert load(pictures, max_bytes=budget).longest_px == LADDER[0][0]
     assert load(pictures, max_bytes=budget, uses=dict.fromkeys(pictures, 3)).longest_px < LADDER[0][0]
+
+
+def test_a_failure_that_nobody_thought_of_ends_the_report_in_one_line() -> None:
+    with pytest.raises(BeholderError, match="internal error in making a thumbnail") as caught:
+        load_thumbnails(lambda _: "text, not bytes", {"a": 1, "b": 1}, max_bytes=1 << 20, timeout_s=20)  # type: ignore[arg-type,return-value]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name_length", "per_bucket", "max_size"), [(3000, 12, 400_000), (200, 1000, 2_000_000)])
+def test_the_page_keeps_its_size_where_pictures_are_missing_and_names_are_long(
+    tmp_path: Path, name_length: int, per_bucket: int, max_size: int
+) -> None:
+    names = [f"photos/{'x' * name_length}{number:05d}.jpg" for number in range(2000)]
+    (tmp_path / "photos").mkdir()
+    for number in range(0, 2000, 100):
+        names[number] = f"photos/{number}.jpg"
+        (tmp_path / names[number]).write_bytes(encoded(noise("RGB", 300, 300, number), "JPEG"))
+    scores = np.random.default_rng(0).normal(5, 0.7, 2000).astype(np.float32)
+    table = pa.table({"sample": names, "aesthetic_score": scores})
+    out = tmp_path / "report.html"
+    summary = report(table, out, root=str(tmp_path), max_size=max_size, per_bucket=per_bucket)
+    assert summary.num_bytes == out.stat().st_size <= max_size
+    assert 0 < summary.num_thumbnails <= 20
+    assert any("Fewer pictures of each bucket" in warning for warning in summary.warnings)
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), 1e10, 86_401.0])
+def test_a_time_limit_that_no_system_can_wait_for_is_refused(tmp_path: Path, timeout: float) -> None:
+    with pytest.raises(InputError, match="--timeout .*: give seconds, more than 0 and at most 86,400"):
+        report(pa.table({"sample": ["a"], "aesthetic_score": [5.0]}), tmp_path / "r.html", timeout=timeout)
+
+
+def test_advice_for_moved_pictures_is_given_where_some_are_missing_only(tmp_path: Path) -> None:
+    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more than that")
+    for names, is_told in ((["damaged.jpg"], False), (["damaged.jpg", "gone.jpg"], True)):
+        table = pa.table({"sample": names, "aesthetic_score": [5.0] * len(names)})
+        report(table, tmp_path / "r.html", root=str(tmp_path), overwrite=True)
+        text = (tmp_path / "r.html").read_text()
+        assert "could not be shown" in text
+        assert ("If they were moved" in text) == is_told
 
 
 def test_every_failure_has_a_reason() -> None:

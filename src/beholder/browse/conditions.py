@@ -27,6 +27,7 @@ MEMORY_LIMIT = "2GB"
 _MOST_TEMPORARY = "20GB"
 _AT_ONCE = 2
 _MOST_LETTERS = 20_000
+_ENDED = "beholder browse was stopped"
 
 
 class Conditions:
@@ -50,6 +51,9 @@ class Conditions:
         self._store = store
         self._time_limit_s = time_limit_s
         self._turn = threading.BoundedSemaphore(_AT_ONCE)
+        self._changed = threading.Condition()
+        self._active: set[duckdb.DuckDBPyConnection] = set()
+        self._is_closed = False
         self._connection = duckdb.connect(
             config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
         )
@@ -66,7 +70,13 @@ class Conditions:
             self._connection.execute(line)
 
     def close(self) -> None:
-        """End the connection."""
+        """End what runs, and the connection."""
+        with self._changed:
+            self._is_closed = True
+            while self._active:  # an interrupt that comes before the query has begun is lost
+                for cursor in self._active:
+                    cursor.interrupt()
+                self._changed.wait(timeout=0.05)
         self._connection.close()
 
     def matching(self, conditions: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -140,6 +150,8 @@ class Conditions:
         try:
             yield
         except (duckdb.Error, BeholderError) as error:
+            if self._is_closed:
+                raise InputError(_ENDED) from None
             if is_late.is_set():
                 text = f"{named}: longer than {self._time_limit_s:g} s; write a simpler one"
                 raise InputError(text) from None
@@ -155,12 +167,19 @@ class Conditions:
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own that knows the rows; waits for its turn."""
         with self._turn:
-            cursor = self._connection.cursor()
+            with self._changed:
+                if self._is_closed:
+                    raise InputError(_ENDED)
+                cursor = self._connection.cursor()
+                self._active.add(cursor)
             try:
                 cursor.register(VIEW, self._store.table)
                 yield cursor
             finally:
-                cursor.close()
+                with self._changed:
+                    cursor.close()
+                    self._active.remove(cursor)
+                    self._changed.notify_all()
 
 
 def _short(text: str) -> str:

@@ -14,7 +14,7 @@ from beholder.models.precisions import PRECISIONS, Precision
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.models.tower_registry import DEFAULT_TOWER
 from beholder.models.tower_shape import ACTIVATIONS, TowerActivation
-from beholder.options import option
+from beholder.options import check_timeout, option
 
 SMALLEST_MEMORY = 64_000_000
 
@@ -152,8 +152,7 @@ class PictureOptions:
             raise InputError(f"--precision {self.precision}: choose one of {', '.join(PRECISION_CHOICES)}")
         if self.activation not in (None, *ACTIVATIONS):
             raise InputError(f"--activation {self.activation}: choose quick_gelu or gelu")
-        if not self.timeout_s > 0:
-            raise InputError("--timeout must be more than 0 seconds")
+        check_timeout(self.timeout_s)
         if (self.workers is not None and self.workers < 0) or (self.batch_size is not None and self.batch_size < 1):
             raise InputError("--workers must be at least 0 and --batch-size at least 1")
 

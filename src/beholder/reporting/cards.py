@@ -10,7 +10,7 @@ from beholder.images.thumbnail import Thumbnail
 from beholder.reporting.pictures import NoPicture, Thumbnails
 from beholder.reporting.rows import RowFacts
 
-_NAME_CHARACTERS, _WHOLE_NAME_CHARACTERS, _LABEL_CHARACTERS = 80, 500, 80
+_NAME_CHARACTERS, _WHOLE_NAME_CHARACTERS, _LABEL_CHARACTERS, _REASON_CHARACTERS = 80, 500, 80, 300
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class CardMaker:
         failure = self.thumbnails.failed.get(facts.sample) if self.thumbnails else None
         return [
             *lines,
-            *([("no picture", failure.text)] if failure else []),
+            *([("no picture", _cut(failure.text, _REASON_CHARACTERS))] if failure else []),
             *((_cut(name, _LABEL_CHARACTERS), text) for name, text in facts.facts),
         ]
 

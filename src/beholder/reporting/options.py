@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beholder.errors import InputError
-from beholder.options import option
+from beholder.options import check_timeout, option
 
 MAX_SIZE = 9_000_000
 _LEAST_SIZE = 400_000
@@ -73,8 +73,7 @@ class ReportOptions:
             raise InputError("--per-bucket and --seed must not be negative")
         if self.threads is not None and self.threads < 1:
             raise InputError("--threads must be at least 1")
-        if not self.timeout > 0:
-            raise InputError(f"--timeout {self.timeout:g}: must be more than 0 seconds")
+        check_timeout(self.timeout)
         if not self.max_time > 0:
             raise InputError(f"--max-time {self.max_time:g}: must be more than 0 seconds")
         if self.max_size < _LEAST_SIZE:

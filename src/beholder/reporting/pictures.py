@@ -286,8 +286,9 @@ class _Work:
             return NoPicture(str(error.reason), str(error))
         except BeholderError as error:
             return error
-        except RuntimeError as error:  # the pool is closed: nobody waits any more
-            return NoPicture(str(PictureReason.UNREADABLE), str(error))
+        except Exception as error:  # that nobody thought of; told once, not waited for by the report for ever
+            text = " ".join(str(error).split())[:200]
+            return BeholderError(f"internal error in making a thumbnail ({type(error).__name__}: {text}); please report it")
 
 
 def _each(

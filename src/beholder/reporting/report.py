@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 256 << 20
 """Larger files are not read for a thumbnail."""
+_THINNER = "Fewer pictures of each bucket are shown than were asked for, to keep this page small; --max-size allows more."
 _MARKUP_BYTES = 420
 """About so many bytes of the page go with each picture, beyond those of its thumbnail."""
 
@@ -108,10 +109,12 @@ def write_report(
         open_scores(source, score_column=options.score_column, sample_column=options.sample_column) as scores,
     ):
         contents = gather(scores, options, Path(scratch), say)
-        bare = _thinned_out(scores, contents, options, arguments)
-        thumbnails = None if options.no_thumbnails else _thumbnails(scores, contents, options, bare, on_progress, decoder)
-        say("writing the page")
-        page = _page(scores, contents, thumbnails, options, arguments)
+        most = options.max_size if options.no_thumbnails else options.max_size // 2
+        page, thumbnails = _thinned_out(scores, contents, None, options, arguments, most), None
+        if not options.no_thumbnails:
+            thumbnails = _thumbnails(scores, contents, options, len(page), on_progress, decoder)
+            say("writing the page")
+            page = _thinned_out(scores, contents, thumbnails, options, arguments, options.max_size)
         storage.write_bytes(out, page)
         shown = set(contents.samples())
         failed = thumbnails.failed if thumbnails is not None else {}
@@ -123,7 +126,7 @@ def write_report(
             num_scored={head.column: head.num_scored for head in contents.heads},
             num_rejected=contents.num_rejected,
             num_pictures=len(shown),
-            num_thumbnails=len(thumbnails.found) if thumbnails is not None else 0,
+            num_thumbnails=len(shown & thumbnails.found.keys()) if thumbnails is not None else 0,
             missing={reason: reasons.count(reason) for reason in sorted(set(reasons))},
             thumbnail_px=thumbnails.longest_px if thumbnails is not None and thumbnails.found else 0,
             thumbnail_quality=thumbnails.quality if thumbnails is not None and thumbnails.found else 0,
@@ -175,18 +178,21 @@ def _last_part(source: str) -> str:
     return source if storage.is_glob(source) else PurePosixPath(source.split("?", 1)[0].rstrip("/")).name or source
 
 
-def _thinned_out(scores: ScoreSet, contents: Contents, options: ReportOptions, arguments: list[str] | None) -> int:
-    """Bytes of the page without thumbnails, after leaving pictures out where names and metadata alone would fill it."""
-    most = options.max_size if options.no_thumbnails else options.max_size // 2
-    is_thinner = False
-    while (bare := len(_page(scores, contents, None, options, arguments))) > most:
+def _thinned_out(
+    scores: ScoreSet,
+    contents: Contents,
+    thumbnails: Thumbnails | None,
+    options: ReportOptions,
+    arguments: list[str] | None,
+    most_bytes: int,
+) -> bytes:
+    """The page, after leaving pictures out until it has so many bytes at most, or until there is nothing to leave out."""
+    while len(page := _page(scores, contents, thumbnails, options, arguments)) > most_bytes:
         if not sum(thin_out(head) for head in contents.heads):
             break
-        is_thinner = True
-    if is_thinner:
-        text = "Fewer pictures of each bucket are shown than were asked for, to keep this page small; --max-size allows more."
-        contents.notes.append(text)
-    return bare
+        if _THINNER not in contents.notes:
+            contents.notes.append(_THINNER)
+    return page
 
 
 def _thumbnails(
@@ -355,10 +361,8 @@ def _thumbnail_notes(thumbnails: Thumbnails | None) -> Sequence[str]:
     if gone:
         counts = {reason: sum(item.reason == reason for item in gone) for reason in sorted({item.reason for item in gone})}
         told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items())
-        notes.append(
-            f"{len(gone):,} of the {total:,} pictures chosen for this page could not be shown: {told}. "
-            "If they were moved, name where they are now with --pictures or --root."
-        )
+        advice = " If they were moved, name where they are now with --pictures or --root." if "missing" in counts else ""
+        notes.append(f"{len(gone):,} of the {total:,} pictures chosen for this page could not be shown: {told}.{advice}")
     if thumbnails.num_left_out:
         notes.append(f"{thumbnails.num_left_out:,} pictures are left out to keep this page small; --max-size allows more.")
     return notes
