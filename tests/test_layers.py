@@ -14,7 +14,7 @@ SOURCE = Path(beholder.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "columns": set(),
-    "options": set(),
+    "options": {"errors"},
     "stats": set(),
     "storage": {"errors"},
     "shards": {"columns", "errors", "storage"},
