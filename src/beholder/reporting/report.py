@@ -361,8 +361,9 @@ def _thumbnail_notes(thumbnails: Thumbnails | None) -> Sequence[str]:
     if gone:
         counts = {reason: sum(item.reason == reason for item in gone) for reason in sorted({item.reason for item in gone})}
         told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items())
-        advice = " If they were moved, name where they are now with --pictures or --root." if counts.keys() & {"missing", "unreadable"} else ""
-        notes.append(f"{len(gone):,} of the {total:,} pictures chosen for this page could not be shown: {told}.{advice}")
+        notes.append(f"{len(gone):,} of the {total:,} pictures chosen for this page could not be shown: {told}.")
+        if counts.keys() & {"missing", "unreadable"}:
+            notes[-1] += " If they were moved, name where they are now with --pictures or --root."
     if thumbnails.num_left_out:
         notes.append(f"{thumbnails.num_left_out:,} pictures are left out to keep this page small; --max-size allows more.")
     return notes
