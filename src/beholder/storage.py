@@ -252,6 +252,11 @@ def open_parquet(path: str, *, streamed: bool = False) -> pq.ParquetFile:
     except pa.ArrowInvalid as error:
         why = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(f"{path} is not a whole Parquet file: {why}; write it again") from None
+    except pa.ArrowNotImplementedError as error:  # whole numbers of 128 bits, of polars
+        why = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"{path} has a column of a type that cannot be read: {why}; write it without, or as another type"
+        ) from None
 
 
 def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None) -> tuple[list[int], int]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from beholder import columns, storage
 from beholder.errors import InputError
 from beholder.models.registry import DEFAULT_HEAD
-from beholder.scores import foreign
+from beholder.scores import arrow_types, foreign
 
 if TYPE_CHECKING:
     import duckdb
@@ -121,13 +121,21 @@ class ScoreSet:
         """Names of the rows in order, as large strings; a row without a name is called after its number, `#17`."""
         at = 0
         for batch in self.batches([self.sample_column]):
-            names = batch.column(0)
-            names = names.cast(pa.large_string())
-            if names.null_count:
-                numbers = pa.array([f"#{row}" for row in range(at, at + len(names))], pa.large_string())
-                names = pc.coalesce(names, numbers)
-            yield names
-            at += len(names)
+            yield self.names_in(batch.column(0), at)
+            at += batch.num_rows
+
+    def names_in(self, column: pa.ChunkedArray, first: int) -> pa.ChunkedArray:
+        """The sample column of rows from `first` on, as `samples` gives it. Raises InputError for bytes that are no text."""
+        try:
+            names = arrow_types.as_texts(column)
+        except pa.ArrowInvalid:
+            raise InputError(
+                f"{self.source}: column {self.sample_column!r} ({column.type}) has bytes that are no UTF-8 text, so it cannot "
+                "name rows; name another with --sample-column"
+            ) from None
+        if not names.null_count:
+            return names
+        return pc.coalesce(names, pa.array([f"#{row}" for row in range(first, first + len(names))], pa.large_string()))
 
     def register(self, connection: duckdb.DuckDBPyConnection, view: str = "scores") -> None:
         """Make the set known to DuckDB as `view`: all columns under their names, `sample` among them, and ROW (BIGINT).
@@ -217,7 +225,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
             raise InputError(f"{name} has no columns; leave it out")
     record = _sound(place.record) or next((found for schema in schemas if (found := _record_in(schema))), {})
     try:
-        plain = [pa.schema([item.with_type(_usual_type(item.type)) for item in schema]) for schema in schemas]
+        plain = [pa.schema([item.with_type(arrow_types.usual_type(item.type)) for item in schema]) for schema in schemas]
         schema = pa.unify_schemas(plain, promote_options="permissive")
     except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
         raise InputError(f"{source}: files do not fit together: {' '.join(str(error).split())[:200]}") from None
@@ -237,25 +245,10 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
 def _usual_table(table: pa.Table) -> pa.Table:
     """The table in types that Arrow computes with and DuckDB takes from memory."""
     for i, item in enumerate(table.schema):
-        kind = pa.float32() if pa.types.is_float16(item.type) else _usual_type(item.type)
+        kind = pa.float32() if pa.types.is_float16(item.type) else arrow_types.usual_type(item.type)
         if kind != item.type:
-            table = table.set_column(i, item.with_type(kind), table.column(i).cast(kind))
+            table = table.set_column(i, item.with_type(kind), arrow_types.in_type(table.column(i), kind))
     return table
-
-
-def _usual_type(kind: pa.DataType) -> pa.DataType:
-    """The type without views of strings and bytes, for which Arrow lacks most functions."""
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_usual_type(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_usual_type(kind.value_type)))
-    if pa.types.is_struct(kind):
-        return pa.struct([item.with_type(_usual_type(item.type)) for item in kind])
-    return kind
 
 
 def _record_in(schema: pa.Schema) -> dict[str, Any]:
@@ -305,6 +298,13 @@ def _columns_of(
             f"{source} has a column {first[columns.SAMPLE]!r} beside {sample_column!r}, which shall name the rows; rename one, "
             "or choose with --sample-column"
         )
+    try:
+        arrow_types.as_texts(pa.chunked_array([pa.nulls(1, schema.field(sample_column).type)]))
+    except pa.ArrowNotImplementedError:
+        kind = schema.field(sample_column).type
+        raise InputError(
+            f"{source}: column {sample_column!r} is {kind}, which cannot name rows; name another with --sample-column"
+        ) from None
     heads = {
         name: head.get("name")
         for name, head in zip(record.get("score_columns") or [], record.get("heads") or [], strict=False)
@@ -341,7 +341,7 @@ def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly these columns and types; those it lacks are null."""
     present = set(table.column_names)
     ready = [
-        table.column(item.name).cast(item.type, safe=False) if item.name in present else pa.nulls(table.num_rows, item.type)
+        arrow_types.in_type(table.column(item.name), item.type) if item.name in present else pa.nulls(table.num_rows, item.type)
         for item in schema
     ]
     return pa.table(ready, schema=schema)

@@ -18,6 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from beholder.curation.actions.options import ActionOptions
+from beholder.curation.actions.run import perform
+from beholder.curation.selecting.options import SelectRules
+from beholder.curation.selecting.selection import select_rows
+from beholder.scores.score_set import open_scores
 from oracles.acting import act, score_table
 from oracles.peers import ask, needs_peers
 
@@ -180,3 +185,40 @@ def test_tables_of_polars_and_duckdb(here: Path) -> None:
     assert [(row["id"], row["said"], row["counts"]) for row in rows] == [
         (repr(bytes.fromhex("0123456789abcdef" * 2)), """'{"a":1}'""", "[{'key': 'k', 'value': Decimal('1.5')}]")
     ] * 2
+
+
+@needs_datasets
+@pytest.mark.parametrize("kind", ["table", "file"])
+def test_nested_types_of_a_selection(here: Path, kind: str) -> None:
+    """Views of lists and texts, and extension types inside others, which datasets cannot read, come as what it can."""
+    ids = pa.array([b"0123456789abcdef"], pa.uuid())
+    said = pa.array(['{"a": 1}'], pa.json_())
+    columns = {
+        "ids": pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), ids),
+        "said": pa.StructArray.from_arrays([said], ["j"]),
+        "tags": pa.array([["x", None]], pa.list_view(pa.string_view())),
+        "more": pa.array([[1]], pa.large_list_view(pa.int8())),
+        "words": pa.array([[("k", "v")]], pa.map_(pa.string_view(), pa.string_view())),
+        "pair": pa.array([["a", "b"]], pa.list_(pa.string_view(), 2)),
+    }
+    table: Any = score_table(["photos/a.jpg"], ["photos"], **columns)
+    if kind == "file":
+        pq.write_table(table, "scores.parquet")
+    with (
+        open_scores("scores.parquet" if kind == "file" else table) as scores,
+        select_rows(scores, SelectRules(top=1)) as chosen,
+    ):
+        for options in ({"hf_parquet": "out"}, {"tars": "tars"}, {"copy": "copied"}):
+            done = perform(chosen.kept_rows(), scores, ActionOptions(**options, apply=True), lambda line: None)
+            assert (done.num_done, done.reasons) == (1, {})
+    assert pq.read_table("tars/00000.parquet").column("tags").to_pylist() == [["x", None]]
+    features, rows, _ = read("out")
+    assert features["image"] == IMAGE
+    assert {name: (features[name], rows[0][name]) for name in columns} == {
+        "ids": ("List(Value('fixed_size_binary[16]'))", "[b'0123456789abcdef']"),
+        "said": ("{'j': Value('string')}", """{'j': '{"a": 1}'}"""),
+        "tags": ("List(Value('large_string'))", "['x', None]"),
+        "more": ("LargeList(Value('int8'))", "[1]"),
+        "words": ("List({'key': Value('large_string'), 'value': Value('large_string')})", "[{'key': 'k', 'value': 'v'}]"),
+        "pair": ("List(Value('large_string'), length=2)", "['a', 'b']"),
+    }

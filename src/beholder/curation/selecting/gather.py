@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curation.selecting.reading import Chosen, as_names
+from beholder.curation.selecting.reading import Chosen
 from beholder.curation.selecting.records import SELECTION_FORMAT
 from beholder.curation.selecting.sieve import RULES
 from beholder.kernels import choosing, ordering
+from beholder.scores.arrow_types import in_type
 
 if TYPE_CHECKING:
     from beholder.curation.selecting.rules import Judge
@@ -106,7 +107,7 @@ class Gatherer:
                 scores = ordering.scores_of(self._values.score_keys[rows])
                 ready.append(pa.array(scores, from_pandas=True))
             else:
-                ready.append(found[name].cast(self._score_type(name)))
+                ready.append(in_type(found[name], self._score_type(name)))
         return ready
 
     def _shuffled(self, names: list[str], by_row: Rows, places: Rows, num_rows: int) -> Iterator[tuple[int, pa.Table]]:
@@ -141,7 +142,7 @@ class Gatherer:
             inside = by_row[chosen.within(first, first + table.num_rows)]
             if sample in table.column_names:
                 at = table.column_names.index(sample)
-                table = table.set_column(at, sample, as_names(table.column(sample), first))
+                table = table.set_column(at, sample, self._scores.names_in(table.column(sample), first))
             if len(inside) == table.num_rows:
                 return table.combine_chunks()
             mask = np.zeros(table.num_rows, np.bool_)
@@ -210,7 +211,11 @@ class Gatherer:
             part = slice(first, first + table.num_rows)
             rows = np.arange(first, first + table.num_rows, dtype=np.uint32)
             found = {name: table.column(name) for name in wanted}
-            ready = [as_names(found[sample], first), *self._scores_of(rows, found), *_told(ranks[part], dropped[part])]
+            ready = [
+                self._scores.names_in(found[sample], first),
+                *self._scores_of(rows, found),
+                *_told(ranks[part], dropped[part]),
+            ]
             whole = pa.table(ready, schema=self.decision_schema)
             return whole.filter(pa.array(dropped[part] != 0)) if only_dropped else whole
 

@@ -17,6 +17,7 @@ from beholder.curation.selecting.names import Names
 from beholder.curation.selecting.reading import RowReader, text_buffers
 from beholder.errors import InputError
 from beholder.kernels import ordering, texts
+from beholder.scores.arrow_types import as_values, in_type, value_type
 from beholder.scores.score_set import ROW, quoted
 
 if TYPE_CHECKING:
@@ -119,13 +120,12 @@ def _by_column(
     column: str, reader: RowReader, database: Callable[[], tuple[duckdb.DuckDBPyConnection, str]], flag: str
 ) -> Groups:
     kind = reader.schema.field(column).type
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    inside = value_type(kind)
+    if pa.types.is_nested(inside) or pa.types.is_binary(inside) or pa.types.is_large_binary(inside):
         raise InputError(f"{flag} {column}: rows cannot be put into groups by a column of {kind}")
 
     def encode(first: int, table: pa.Table) -> tuple[int, npt.NDArray[Any], list[Any], int]:
-        found = table.column(0)
-        if pa.types.is_dictionary(kind):
-            found = found.cast(kind.value_type)
+        found = as_values(table.column(0))
         if pa.types.is_floating(found.type):
             found = pc.if_else(pc.is_nan(found), None, found)
         encoded = found.combine_chunks().dictionary_encode(null_encoding="encode")
@@ -190,7 +190,7 @@ def _by_aspect(reader: RowReader, flag: str) -> Groups:
 
     def put(first: int, table: pa.Table) -> None:
         width, height = (
-            pc.fill_null(column.cast(pa.float64()), 0).combine_chunks().to_numpy(zero_copy_only=False)
+            pc.fill_null(in_type(column, pa.float64()), 0).combine_chunks().to_numpy(zero_copy_only=False)
             for column in table.columns
         )
         known = (width > 0) & (height > 0)

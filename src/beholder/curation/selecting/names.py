@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.curation.selecting.reading import Chosen, RowReader, as_names, text_buffers
+from beholder.curation.selecting.reading import Chosen, RowReader, text_buffers
 from beholder.kernels import texts
 
 Rows = npt.NDArray[np.uint32]
@@ -40,7 +40,7 @@ class Names:
         """`work(first row, names)` on pieces, in order."""
 
         def do(first: int, table: pa.Table) -> T:
-            return work(first, whole(as_names(table.column(0), first)))
+            return work(first, whole(self._reader.scores.names_in(table.column(0), first)))
 
         def tell(num_rows: int) -> None:
             if self._on_rows is not None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from beholder import storage
 from beholder.errors import InputError
+from beholder.scores.arrow_types import in_type
 from beholder.scores.score_set import ScoreSet
 
 PIECE_ROWS = 1 << 20
@@ -212,8 +213,7 @@ class RowReader:
             if name not in present:
                 ready.append(pa.nulls(num_rows, kind))
             else:
-                column = table.column(name)
-                ready.append(column if column.type == kind else column.cast(kind))
+                ready.append(in_type(table.column(name), kind))
         return pa.table(ready, names=list(names))
 
     def _read_joined(self, first: int, num_rows: int, names: Sequence[str]) -> pa.Table:
@@ -303,15 +303,6 @@ def _with_columns(table: pa.Table, more: pa.Table) -> pa.Table:
     for name in more.column_names:
         table = table.append_column(name, more.column(name))
     return table
-
-
-def as_names(column: pa.ChunkedArray, first: int) -> pa.ChunkedArray:
-    """A column of names as large strings; a row without a name is called after its number, `#17` (`ScoreSet.samples`)."""
-    names = column if pa.types.is_large_string(column.type) else column.cast(pa.large_string())
-    if names.null_count:
-        numbers = pa.array([f"#{row}" for row in range(first, first + len(names))], pa.large_string())
-        names = pc.coalesce(names, numbers)
-    return names
 
 
 def text_buffers(names: pa.LargeStringArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:

@@ -19,6 +19,7 @@ from beholder.curation.selecting.reading import PIECE_ROWS
 from beholder.curation.selecting.rules import Judge, OnRows, Rows
 from beholder.curation.selecting.sieve import RULES, Step
 from beholder.kernels import choosing
+from beholder.scores.arrow_types import empty_table
 from beholder.scores.score_set import ScoreSet
 
 __all__ = ["RULES", "SelectRules", "Selection", "Step", "select_rows"]
@@ -135,11 +136,11 @@ class Selection:
 
     def kept_rows(self) -> pa.Table:
         """The rows that stay, best first, as one table; see `kept_tables`."""
-        return pa.concat_tables([self.schema.empty_table(), *self.kept_tables()])
+        return pa.concat_tables([empty_table(self.schema), *self.kept_tables()])
 
     def decisions(self) -> pa.Table:
         """What became of every row, as one table; see `decision_tables`."""
-        return pa.concat_tables([self.decision_schema.empty_table(), *self.decision_tables()])
+        return pa.concat_tables([empty_table(self.decision_schema), *self.decision_tables()])
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: what was asked for, what each rule did, and what is left."""

@@ -18,6 +18,7 @@ from beholder.curation.selecting.options import OutputOptions
 from beholder.curation.selecting.records import selection_record
 from beholder.curation.selecting.selection import Selection
 from beholder.errors import InputError, OutputError
+from beholder.scores.arrow_types import as_values
 
 _KINDS = {
     "--out": (".txt", ".csv", ".parquet", ".jsonl"),
@@ -127,8 +128,9 @@ def _text(value: str | None) -> pa.Scalar:
     return pa.scalar(value, pa.large_string())
 
 
-def as_text(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Values as CSV has them: numbers with fractions always with a dot, truth as true and false, NaN and null as null."""
+    column = as_values(column)
     kind = column.type
     if pa.types.is_floating(kind):
         text = pc.cast(column, pa.large_string())
@@ -140,7 +142,7 @@ def as_text(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
         return pc.cast(column, pa.large_string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists and structs
         values = [None if value is None else json.dumps(value, default=str, ensure_ascii=False) for value in column.to_pylist()]
-        return pa.array(values, pa.large_string())
+        return pa.chunked_array([values], pa.large_string())
 
 
 def _quoted(text: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
