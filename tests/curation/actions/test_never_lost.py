@@ -82,7 +82,7 @@ def test_a_killed_move_that_finds_a_link_at_its_target(here: Path) -> None:
     (here / "same").symlink_to("photos")
     for target in ("best/a.jpg", "same/a.jpg"):
         with pytest.raises(Refused, match="is there already"):
-            files.recover("move", intent_of(here, str(here / target)), "run", None)
+            files.finish("move", intent_of(here, str(here / target)), "run", None)
     assert contents(here / "photos") == WHOLE
 
 
@@ -91,7 +91,7 @@ def test_a_move_killed_between_link_and_unlink_is_ended_either_way(here: Path) -
     intent = intent_of(here, str(here / "best/a.jpg"))
     os.link(intent.source, intent.target)
     assert files.is_spare(intent.source, intent.target)
-    assert files.recover("move", intent, "run", None) is None
+    assert files.finish("move", intent, "run", None) is None
     assert not os.path.lexists(intent.source)
     assert (here / "best" / "a.jpg").read_bytes() == WHOLE["a.jpg"]
 

@@ -167,6 +167,14 @@ def pieces_of(intent: Intent) -> Iterator[bytes]:
             yield piece
 
 
+def sha256_of_source(intent: Intent) -> str:
+    """sha256 of what an intent speaks of, as it was when planned. Raises Refused."""
+    digest = hashlib.sha256()
+    for piece in pieces_of(intent):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def link(intent: Intent) -> None:
     """Make a hard link to the file itself. Raises Refused."""
     check_source(intent, follow=True)
@@ -203,17 +211,31 @@ def verify(path: str, sha256: str) -> None:
             raise Refused("unreadable", f"{path} does not read back as it was written; the original stays where it was")
 
 
-def recover(action: str, intent: Intent, run: str, data: bytes | None) -> tuple[str, int] | None:
-    """Bring to an end what a killed run may have begun, done, or not begun. As the act itself otherwise."""
+def finish(action: str, intent: Intent, run: str, sha256: str | None) -> tuple[str, int] | None:
+    """Bring to an end what a killed run had done but for the last steps: the target is there. As `made_before` otherwise."""
     with contextlib.suppress(OSError):
         os.unlink(temporary(intent, run))  # noqa: PTH108
-    if is_there(intent.target):
-        return _finish(action, intent, data)
-    return act(action, intent, run, data)
+    made = made_before(action, intent, sha256)
+    if action == "move" and os.path.lexists(intent.source):
+        with refusals(intent.source):
+            os.unlink(intent.source)  # noqa: PTH108 (the second of two names, or the original of a verified copy)
+    return made
 
 
-def _finish(action: str, intent: Intent, data: bytes | None) -> tuple[str, int] | None:
-    """The target is there: it is ours, or someone else's. Raises Refused for the latter."""
+def made_before(action: str, intent: Intent, sha256: str | None) -> tuple[str, int] | None:
+    """Look at a target that is there: what a killed run made, or someone else's. Touches nothing.
+
+    Args:
+        action: "copy", "link", "symlink" or "move".
+        intent: what was about to be done.
+        sha256: of the bytes that were to be copied; None: they are read.
+
+    Returns:
+        as `act`.
+
+    Raises:
+        Refused: it is someone else's.
+    """
     source, target = intent.source, intent.target
     with refusals(target):
         status = os.lstat(target)
@@ -224,18 +246,15 @@ def _finish(action: str, intent: Intent, data: bytes | None) -> tuple[str, int] 
             check_source(intent, follow=False)
             is_copied = not is_same and status.st_mtime_ns == intent.mtime_ns and sha256_of(source) == sha256_of(target)
             if is_copied or is_spare(source, target):
-                os.unlink(source)  # noqa: PTH108 (the second of two names, or the original of a verified copy)
                 return None
         elif action in ("link", "symlink"):
             is_link = stat.S_ISLNK(status.st_mode)
             if is_same and (os.readlink(target) == source if is_link else action == "link"):  # noqa: PTH115
                 return None
         elif action == "copy" and stat.S_ISREG(status.st_mode) and not is_same:
-            digest = hashlib.sha256()
-            for piece in pieces_of(intent) if data is None else [data]:
-                digest.update(piece)
-            if digest.hexdigest() == sha256_of(target):
-                return digest.hexdigest(), status.st_mtime_ns
+            sha256 = sha256_of_source(intent) if sha256 is None else sha256
+            if sha256 == sha256_of(target):
+                return sha256, status.st_mtime_ns
     raise Refused("clash", f"{target} is there already")
 
 

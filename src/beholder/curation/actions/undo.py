@@ -152,20 +152,11 @@ def _check_copy(outcome: Settled, status: os.stat_result) -> None:
     if outcome.sha256 is None:  # killed between making it and noting it
         if intent.part is not None:
             raise Refused("unfinished", f"{intent.target}: the journal does not say whether it was made by this act")
-        sha256 = _sha256_of_source(intent)
+        sha256 = files.sha256_of_source(intent)
     else:
         sha256 = outcome.sha256
     if outcome.mtime_ns not in (None, status.st_mtime_ns) or files.sha256_of(intent.target) != sha256:
         raise Refused("changed", f"{intent.target} has changed since it was made")
-
-
-def _sha256_of_source(intent: Intent) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    for piece in files.pieces_of(intent):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _move_back(outcome: Settled, run: str, *, act: bool) -> bool:
