@@ -19,11 +19,11 @@ from PIL import Image
 
 from beholder.browse.app import make_app
 from beholder.browse.options import BrowseOptions
-from beholder.browse.pictures import Pictures, Sent, as_shown
+from beholder.browse.pictures import Pictures, Sent, as_stored
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import opened
+from beholder.images.fetch_bytes import ReadLimits
 from beholder.images.picture import PictureError
-from beholder.images.thumbnail_pool import ThumbnailPool
 from beholder.scores.score_set import open_scores
 from oracles.browse_clients import Ask, client_of
 from oracles.browse_sets import write_set
@@ -184,32 +184,43 @@ def test_hostile_pictures_and_places_are_not_sent(tmp_path: Path, monkeypatch: p
 
 
 def test_bytes_are_sent_as_what_they_are() -> None:
-    with ThumbnailPool() as workers:
-        for kind, media_type in (("JPEG", "image/jpeg"), ("PNG", "image/png"), ("GIF", "image/gif"), ("WEBP", "image/webp")):
-            buffer = io.BytesIO()
-            Image.new("RGB", (5, 4)).save(buffer, kind)
-            assert as_shown(buffer.getvalue(), workers) == Sent(buffer.getvalue(), media_type)
-        assert not workers.process_ids, "nothing was decoded"
+    shown = {}
+    for kind, media_type in (("JPEG", "image/jpeg"), ("PNG", "image/png"), ("GIF", "image/gif"), ("WEBP", "image/webp")):
         buffer = io.BytesIO()
-        Image.new("RGB", (5000, 10), "green").save(buffer, "TIFF")
-        made = as_shown(buffer.getvalue(), workers)
-        assert made.media_type == "image/jpeg"
-        assert Image.open(io.BytesIO(made.data)).size == (4096, 8)
-        for bad in (b"", b"<svg/>", b"\0" * 100, b"%PDF-1.7"):
-            with pytest.raises(PictureError):
-                as_shown(bad, workers)
+        Image.new("RGB", (5, 4)).save(buffer, kind)
+        shown[kind] = buffer.getvalue()
+        assert as_stored(buffer.getvalue()) == Sent(buffer.getvalue(), media_type)
+    buffer = io.BytesIO()
+    Image.new("RGB", (5000, 10), "green").save(buffer, "TIFF")
+    found = {**shown, "scan": buffer.getvalue(), "nothing": b"", "svg": b"<svg/>", "zeros": b"\0" * 100, "pdf": b"%PDF-1.7"}
+
+    class Finder:
+        def read(self, sample: str, limits: ReadLimits) -> bytes:
+            return found[sample]
+
+    pictures = Pictures(Finder(), num_workers=1)
+    for kind, data in shown.items():
+        assert pictures.picture(kind).result(20).data == data
+    assert not pictures.process_ids, "nothing was decoded"
+    made = pictures.picture("scan").result(60)
+    assert made.media_type == "image/jpeg"
+    assert Image.open(io.BytesIO(made.data)).size == (4096, 8)
+    for bad in ("nothing", "svg", "zeros", "pdf"):
+        with pytest.raises(PictureError):
+            pictures.picture(bad).result(20)
+    pictures.close()
 
 
 def test_a_thumbnail_that_nobody_waits_for_any_more_is_not_made(photo_set: Path, tmp_path: Path) -> None:
     gate, asked = threading.Event(), []
 
     class Finder:
-        def read(self, sample: str) -> bytes:
+        def read(self, sample: str, limits: ReadLimits) -> bytes:
             asked.append(sample)
             gate.wait(20)
             return (photo_set.parent / sample).read_bytes()
 
-    pictures = Pictures(Finder(), num_threads=1)
+    pictures = Pictures(Finder(), num_workers=1, num_readers=1)
     options = BrowseOptions(scores=str(photo_set), marks=str(tmp_path / "m.jsonl"))
     with open_scores(str(photo_set)) as scores, opened(scores, tmp_path, options) as session:
         app = make_app(session, pictures, Rejects(()), tmp_path)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from beholder.browse.pictures import Pictures
 from beholder.images import thumbnail_pool
+from beholder.images.fetch_bytes import ReadLimits
 from beholder.images.thumbnail import make_thumbnail
 from oracles import odd_thumbnails
 from oracles.browse_clients import Ask, client_of
@@ -62,10 +63,10 @@ def test_workers_that_cannot_start_are_one_line_and_the_page_lives(
 
 def test_none_is_started_before_a_picture_is_asked_for_and_all_end_with_it(odd_set: Path) -> None:
     class Finder:
-        def read(self, sample: str) -> bytes:
+        def read(self, sample: str, limits: ReadLimits) -> bytes:
             return picture(int(sample))
 
-    pictures = Pictures(Finder(), num_threads=3)
+    pictures = Pictures(Finder(), num_workers=3)
     assert pictures.process_ids == []
     for found in [pictures.thumbnail(str(number), 160) for number in range(12)]:
         assert Image.open(io.BytesIO(found.result(60).data)).size == (80, 60)

@@ -28,7 +28,7 @@ def client_of(path: Path, scratch: Path, marks: Path | None = None, **looking: A
         opened(scores, scratch, options) as session,
         PictureFinder(scores.record, confined=True) as finder,
     ):
-        pictures = Pictures(finder, num_threads=2, **looking)
+        pictures = Pictures(finder, num_workers=2, **looking)
         app = make_app(session, pictures, Rejects(scores.rejects), scratch)
 
         def ask(path: str, body: Any = None, **parameters: Any) -> httpx.Response:

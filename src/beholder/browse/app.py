@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException
 from beholder.browse.about import about
 from beholder.browse.export import MEDIA_TYPES, ExportFormat, select_command, write_selection
 from beholder.browse.messages import ListingRequest, MarksRequest, ViewRequest
-from beholder.browse.pictures import THUMBNAIL_SIDES, Busy, Pictures, Sent
+from beholder.browse.newest_first import Busy
+from beholder.browse.pictures import THUMBNAIL_SIDES, Pictures, Sent
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import PAGE_ROWS, Gone, Session
 from beholder.columns import WHERE_NOW, PictureReason

@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from beholder.browse.newest_first import NewestFirst
 from beholder.columns import PictureReason
+from beholder.images.fetch_bytes import ReadLimits
 from beholder.images.picture import PictureError
 from beholder.images.sniff import sniff
-from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool
+from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool, is_large
 
 THUMBNAIL_SIDES = (160, 240, 320, 480, 640)
 """Sides of thumbnails, in pixels, that are made; others are refused."""
 CACHE_BYTES = 192 << 20
-_MOST_WAITING = 512
 _SHOWN_AS_THEY_ARE = {
     "JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp", "AVIF": "image/avif",
 }  # fmt: skip
 """Formats that every browser of today shows; others are sent as JPEG. What is no picture by its bytes is not sent at all."""
-_LARGEST_SIDE = 4096
+_AS_JPEG: dict[str, Any] = {"longest_px": 4096, "quality": 92, "kind": "jpeg"}
 _ENTRY_BYTES = 200
 _WHOLE = 0
 """In place of a side: the picture as a browser shows it."""
+_MOST_LARGE_IN_MEMORY = 4
+"""So many large pictures wait with their bytes; further ones are read again at their turn."""
+_CLOSE_S = 2.0
 _WORTH_NO_OTHER_TRY = (PictureReason.CRASHED, PictureReason.TIMED_OUT)
 
 
 class Finder(Protocol):
     """What `images.locate.PictureFinder` is here."""
 
-    def read(self, sample: str) -> bytes:
-        """The picture's bytes. Raises PictureError."""
+    def read(self, sample: str, limits: ReadLimits) -> bytes:
+        """The picture's bytes, within `limits`. Raises PictureError."""
 
 
 @dataclass(frozen=True)
@@ -44,59 +49,12 @@ class Sent:
     media_type: str
 
 
-class Busy(Exception):  # noqa: N818
-    """A wish was pushed out by newer ones."""
+@dataclass(frozen=True)
+class _Read:
+    """The bytes of a picture, and how many seconds it took to read them."""
 
-
-class NewestFirst:
-    """A few threads that do the newest piece of work first; when too many wait, the oldest are given up (`Busy`)."""
-
-    def __init__(self, num_threads: int, most_waiting: int = _MOST_WAITING) -> None:
-        self._waiting: deque[tuple[Future[Sent], Callable[[], Sent]]] = deque()
-        self._changed = threading.Condition()
-        self._is_closed = False
-        self._most = most_waiting
-        self._threads = [threading.Thread(target=self._work, daemon=True, name="pictures") for _ in range(num_threads)]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, work: Callable[[], Sent]) -> Future[Sent]:
-        """Have `work` done; cancelling the result takes it out of the queue."""
-        result: Future[Sent] = Future()
-        with self._changed:
-            self._waiting.append((result, work))
-            given_up = self._waiting.popleft()[0] if len(self._waiting) > self._most else None
-            self._changed.notify()
-        if given_up is not None and given_up.set_running_or_notify_cancel():
-            given_up.set_exception(Busy())
-        return result
-
-    def close(self) -> None:
-        """End the threads; what waits is cancelled."""
-        with self._changed:
-            self._is_closed = True
-            waiting = list(self._waiting)
-            self._waiting.clear()
-            self._changed.notify_all()
-        for result, _ in waiting:
-            result.cancel()
-        for thread in self._threads:
-            thread.join(timeout=5.0)
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting and not self._is_closed:
-                    self._changed.wait()
-                if self._is_closed:
-                    return
-                result, work = self._waiting.pop()
-            if not result.set_running_or_notify_cancel():
-                continue
-            try:
-                result.set_result(work())
-            except BaseException as error:  # it belongs to whoever waits for the result
-                result.set_exception(error)
+    data: bytes
+    spent_s: float
 
 
 class Recent:
@@ -126,30 +84,46 @@ class Recent:
 
 
 class Pictures:
-    """Thumbnails and pictures of samples, decoded in processes of their own.
+    """Thumbnails and pictures of samples: read in threads, decoded in processes of their own.
 
-    A picture that crashed or hung there is given up until this ends: each further try would take as long, and hold up others.
+    Those who ask for the same at once wait for one piece of work. Slow servers hold up reading threads only; large pictures
+    wait for their turn beside the others. A picture that crashed or hung there, or that was not read in time, is given up, in
+    all its sizes, until this ends: each further try would take as long, and hold up others.
+
+    Args:
+        finder: where pictures are.
+        num_workers: processes that decode, at most.
+        num_readers: threads that read pictures for thumbnails; half as many do so for the large view.
+        cache_bytes: of thumbnails that are kept, at most.
+        timeout_s: seconds for reading and decoding one picture; waiting for others does not count.
+        decoder: see `ThumbnailPool`.
     """
 
     def __init__(
         self,
         finder: Finder,
         *,
-        num_threads: int,
+        num_workers: int,
+        num_readers: int = 8,
         cache_bytes: int = CACHE_BYTES,
         timeout_s: float = TIMEOUT_S,
         decoder: str = DEFAULT_THUMBNAILER,
     ) -> None:
-        self._finder = finder
+        self._finder, self._limits = finder, ReadLimits(timeout_s=timeout_s)
         self._recent = Recent(cache_bytes)
-        self._given_up: dict[tuple[str, int], PictureError] = {}
-        self._workers = ThumbnailPool(num_workers=num_threads, timeout_s=timeout_s, decoder=decoder)
-        self._pool = NewestFirst(num_threads)
+        self._unread: dict[str, PictureError] = {}
+        self._undecoded: dict[str, PictureError] = {}
+        self._workers = ThumbnailPool(num_workers=num_workers, timeout_s=timeout_s, decoder=decoder)
+        self._thumbnails: NewestFirst[Sent] = NewestFirst(num_readers)
+        self._wholes: NewestFirst[Sent] = NewestFirst((num_readers + 1) // 2)
+        self._large: NewestFirst[Sent] = NewestFirst(1)
 
     def close(self) -> None:
         """End the processes and the threads."""
         self._workers.close()
-        self._pool.close()
+        deadline = time.monotonic() + _CLOSE_S
+        for queue in (self._thumbnails, self._wholes, self._large):
+            queue.close(deadline)
 
     @property
     def process_ids(self) -> list[int]:
@@ -163,39 +137,82 @@ class Pictures:
     def thumbnail(self, sample: str, side: int) -> Future[Sent]:
         """A thumbnail at most `side` pixels long; the result may raise PictureError or Busy."""
 
-        def make() -> Sent:
-            found = self._looked_at(sample, side, lambda data: self._small(data, side))
-            self._recent.put((sample, side), found)
-            return found
+        def work() -> Sent | Future[Sent]:
+            self._check(sample, self._unread, self._undecoded)
+            read = self._read(sample)
 
-        return self._pool.submit(make)
+            def make(read: _Read) -> Sent:
+                made = self._decoded(sample, read, longest_px=side)
+                self._recent.put((sample, side), made)
+                return made
+
+            return self._in_turn(sample, side, read, make)
+
+        known = self._unread.get(sample) or self._undecoded.get(sample)
+        return self._thumbnails.submit((sample, side), work) if known is None else _failed(known)
 
     def picture(self, sample: str) -> Future[Sent]:
         """The picture as it is stored where browsers show its format, else as JPEG; may raise PictureError or Busy."""
-        return self._pool.submit(lambda: self._looked_at(sample, _WHOLE, lambda data: as_shown(data, self._workers)))
 
-    def _small(self, data: bytes, side: int) -> Sent:
-        made = self._workers.make(data, longest_px=side)
-        return Sent(made.data, made.media_type)
+        def work() -> Sent | Future[Sent]:
+            self._check(sample, self._unread)
+            read = self._read(sample)
+            stored = as_stored(read.data)
+            if stored is not None:
+                return stored
+            return self._in_turn(sample, _WHOLE, read, lambda read: self._decoded(sample, read, **_AS_JPEG))
 
-    def _looked_at(self, sample: str, side: int, make: Callable[[bytes], Sent]) -> Sent:
-        """What `make` makes of the picture's bytes, unless its decoder has failed at that before. Raises PictureError."""
-        known = self._given_up.get((sample, side))
-        if known is not None:
-            raise PictureError(known.reason, str(known))
-        data = self._finder.read(sample)
+        known = self._unread.get(sample)
+        return self._wholes.submit((sample, _WHOLE), work) if known is None else _failed(known)
+
+    def _check(self, sample: str, *given_up: dict[str, PictureError]) -> None:
+        """Raises PictureError: the sample was given up."""
+        for found in given_up:
+            if (known := found.get(sample)) is not None:
+                raise PictureError(known.reason, str(known))
+
+    def _read(self, sample: str) -> _Read:
+        """The picture's bytes. Raises PictureError."""
+        start = time.monotonic()
         try:
-            return make(data)
+            data = self._finder.read(sample, self._limits)
         except PictureError as error:
             if error.reason in _WORTH_NO_OTHER_TRY:
-                self._given_up[sample, side] = error
+                self._unread[sample] = error
             raise
+        return _Read(data, time.monotonic() - start)
+
+    def _in_turn(self, sample: str, side: int, read: _Read, make: Callable[[_Read], Sent]) -> Sent | Future[Sent]:
+        """What `make` makes of it: now, or of a large picture in the thread for those, so that small ones need not wait."""
+        self._check(sample, self._undecoded)
+        if not is_large(read.data):
+            return make(read)
+        kept = read if self._large.num_waiting < _MOST_LARGE_IN_MEMORY else None
+        return self._large.submit((sample, side), lambda: self._large_made(sample, kept, make))
+
+    def _large_made(self, sample: str, kept: _Read | None, make: Callable[[_Read], Sent]) -> Sent:
+        self._check(sample, self._unread, self._undecoded)
+        return make(self._read(sample) if kept is None else kept)
+
+    def _decoded(self, sample: str, read: _Read, **how: Any) -> Sent:
+        """What the processes make of the picture. Raises PictureError."""
+        try:
+            made = self._workers.make(read.data, spent_s=read.spent_s, **how)
+        except PictureError as error:
+            if error.reason in _WORTH_NO_OTHER_TRY:
+                self._undecoded[sample] = error
+            raise
+        return Sent(made.data, made.media_type)
 
 
-def as_shown(data: bytes, workers: ThumbnailPool) -> Sent:
-    """The bytes with the media type that they really have, or a JPEG made of them. Raises PictureError: no picture."""
+def as_stored(data: bytes) -> Sent | None:
+    """The bytes with the media type that they really have, where browsers show such; None: they are something else."""
     media_type = _SHOWN_AS_THEY_ARE.get(sniff(data))
-    if media_type is not None:
-        return Sent(data, media_type)
-    made = workers.make(data, longest_px=_LARGEST_SIDE, quality=92, kind="jpeg")
-    return Sent(made.data, made.media_type)
+    return Sent(data, media_type) if media_type is not None else None
+
+
+def _failed(known: PictureError) -> Future[Sent]:
+    """A result that is there already: the picture was given up."""
+    result: Future[Sent] = Future()
+    result.set_exception(PictureError(known.reason, str(known)))
+    return result

@@ -106,7 +106,7 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
             stack.enter_context(finder)
             session = stack.enter_context(opened(scores, scratch, options))
             finder.sources(session.store.samples(np.arange(min(_LOOKED_AT, session.store.num_rows))))
-            pictures = Pictures(finder, num_threads=min(8, max(2, cores)))
+            pictures = Pictures(finder, num_workers=min(8, max(2, cores)))
             stack.callback(pictures.close)
             token = new_token() if options.needs_token else None
             app = make_app(session, pictures, Rejects(scores.rejects), scratch)

@@ -268,7 +268,12 @@ def _has_word(worker: ChildProcess) -> bool:
     return bool(poll.poll(0))
 
 
+def is_large(data: bytes) -> bool:
+    """Whether a picture, as its header says, is one of those that are decoded one at a time."""
+    width, height = stored_size(data, sniff(data)) or (0, 0)
+    return width * height > _LARGE_PIXELS
+
+
 def _turn_of(data: bytes) -> contextlib.AbstractContextManager[object]:
     """What is held while a picture is decoded: the lock, for large ones. Raises PictureError: it is no picture."""
-    width, height = stored_size(data, sniff(data)) or (0, 0)
-    return _LARGE if width * height > _LARGE_PIXELS else contextlib.nullcontext()
+    return _LARGE if is_large(data) else contextlib.nullcontext()

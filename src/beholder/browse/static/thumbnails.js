@@ -1,6 +1,7 @@
 // Thumbnails for tiles: a few at a time, those in sight first; what is scrolled past is taken back before or while it loads.
+// A browser has six connections for a server, for all its tabs: counts, rows, marks and the large view need some of them.
 
-const AT_ONCE = 6;
+const AT_ONCE = 4;
 const PAUSE_MS = 50;
 const SIDES = [160, 240, 320, 480, 640];
 
@@ -8,9 +9,13 @@ export class Thumbnails {
   constructor(run) {
     this.run = run;
     this.waiting = new Map();
-    this.loading = new Set();
+    this.loading = new Map();
+    this.holders = new Set();
     this.timer = 0;
     this.side = 240;
+    const follow = () => this.hold("hidden", document.hidden);
+    document.addEventListener("visibilitychange", follow);
+    follow();
   }
 
   setSize(cssPx) {
@@ -35,12 +40,29 @@ export class Thumbnails {
     if (this.loading.delete(image)) this.next();
   }
 
+  // while anybody holds them nothing loads; what was loading waits again, before the others
+  hold(holder, isHeld) {
+    if (isHeld) this.holders.add(holder);
+    else this.holders.delete(holder);
+    if (!isHeld) {
+      this.next();
+      return;
+    }
+    for (const image of this.loading.keys()) {
+      image.onload = image.onerror = null;
+      image.removeAttribute("src");
+    }
+    this.waiting = new Map([...this.loading, ...this.waiting]);
+    this.loading.clear();
+  }
+
   next() {
     this.timer = 0;
+    if (this.holders.size) return;
     for (const [image, row] of this.waiting) {
       if (this.loading.size >= AT_ONCE) return;
       this.waiting.delete(image);
-      this.loading.add(image);
+      this.loading.set(image, row);
       const done = (isHere) => {
         image.onload = image.onerror = null;
         this.loading.delete(image);

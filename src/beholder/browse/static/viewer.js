@@ -6,7 +6,7 @@ import { byId, count, make, score, store, stored } from "./dom.js";
 export class Viewer {
   // hooks: onMark(item, mark), onLeave(index)
   constructor(gallery, run, hooks) {
-    Object.assign(this, { gallery, run, hooks, index: 0, item: null, turn: 0 });
+    Object.assign(this, { gallery, run, hooks, index: 0, item: null, turn: 0, ahead: [] });
     this.dialog = byId("viewer");
     this.small = byId("view-small");
     this.large = byId("view-large");
@@ -28,6 +28,7 @@ export class Viewer {
   }
 
   open(index) {
+    this.gallery.thumbnails.hold("viewer", true);
     this.dialog.showModal();
     this.dialog.focus();
     this.show(index);
@@ -52,6 +53,7 @@ export class Viewer {
     this.paintMark();
     this.showPicture(item, turn);
     this.showValues(item, turn);
+    this.stopAhead();
     for (const near of [index + 1, index - 1]) {
       const neighbour = this.gallery.listing.item(near);
       if (neighbour) this.preload(neighbour, turn);
@@ -90,8 +92,14 @@ export class Viewer {
   }
 
   preload(item, turn) {
-    const later = () => turn === this.turn && (new Image().src = this.address(item));
-    setTimeout(later, 250);
+    setTimeout(() => {
+      if (turn === this.turn) this.ahead.push(make("img", { src: this.address(item) }));
+    }, 250);
+  }
+
+  stopAhead() {
+    for (const image of this.ahead) image.removeAttribute("src"); // ends the request, unless it is the one that is shown now
+    this.ahead = [];
   }
 
   async showValues(item, turn) {
@@ -133,10 +141,12 @@ export class Viewer {
 
   leave() {
     this.turn += 1;
+    this.stopAhead();
     this.small.removeAttribute("src");
     this.large.removeAttribute("src");
     this.large.classList.remove("here");
     this.item = null;
+    this.gallery.thumbnails.hold("viewer", false);
     this.hooks.onLeave(this.index);
   }
 
