@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,15 +73,19 @@ def test_a_journal_that_was_torn_ends_before_the_tear(tmp_path: Path) -> None:
     path.write_bytes(whole[:first] + bytes(4096))
     assert read_journal(str(path)).num_bytes == first
     path.write_bytes(whole[: first - 5] + b"\n" + whole[first:])
-    with pytest.raises(InputError, match="damaged at byte"):
+    with pytest.raises(InputError, match="damaged in line 3 "):
         read_journal(str(path))
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    with new_journal(str(path), action="move"), pytest.raises(OutputError, match="another run is using"), reopened(str(path)):
+    with (
+        new_journal(str(path), action="move", target="/t"),
+        pytest.raises(OutputError, match="another run is using"),
+        reopened(str(path)),
+    ):
         pass
-    with pytest.raises(OutputError, match="is no journal of this act"), new_journal(str(path), action="move"):
+    with pytest.raises(OutputError, match="is no journal of this act"), new_journal(str(path), action="move", target="/t"):
         pass
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +100,7 @@ def test_a_line_that_found_no_room_leaves_no_half_of_it(tmp_path: Path) -> None:
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     most = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with new_journal(str(path), action="move") as (log, _):
+        with new_journal(str(path), action="move", target="/t") as (log, _):
             resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, most[1]))
             with pytest.raises(OutputError, match="j.jsonl"):
                 log.write({"results": [], "failed": [[0, "clash", "x" * 99]]})
@@ -107,20 +112,66 @@ def test_a_line_that_found_no_room_leaves_no_half_of_it(tmp_path: Path) -> None:
     assert read_journal(str(path)).is_finished
 
 
+FIRST = {
+    "format": "beholder-journal", "version": 1, "id": "a1", "time": "2026-11-25T00:00:00+00:00", "action": "move",
+    "target": "/t",
+}  # fmt: skip
+GOOD_INTENT = {"do": 0, "from": "/a", "to": "/b", "size": 1, "mtime": 1, "sample": "s"}
+GOOD_SHARD = {
+    "shard": "0.tar", "planned": 1, "pictures": 1, "num_files": 1, "bytes": 1, "renamed": 0, "files": [["/0.tar", 1, 1, "ab"]],
+    "origins": {}, "left_out": [],
+}  # fmt: skip
+
+
+def broken(good: dict[str, Any], *fields: str) -> list[dict[str, Any]]:
+    """The line without each field, and with each holding what it cannot."""
+    odd = [None, "x", 1.5, -2, True, [], {}, [[]], [1, 2, 3], 10**30]
+    lines = [{key: value for key, value in good.items() if key != field} for field in fields]
+    return lines + [good | {field: value} for field in fields for value in odd if _is_odd(field, value)]
+
+
+def _is_odd(field: str, value: Any) -> bool:
+    """Whether a field cannot hold it: any text will do for a name, and no rows at all for a table."""
+    is_name, is_table = field in ("from", "to", "sample", "shard"), field in ("files", "left_out")
+    return not ((is_name and value == "x") or (is_table and value == []) or (field == "mtime" and value == -2))
+
+
 @pytest.mark.parametrize(
     "line",
     [
-        '{"results": [[0, 99]]}', '{"results": 7}', '{"do": 1}\n{"planned": 1}', '{"undone": [["a", 1]]}', '{"undone": 4}',
-        '{"do": 1, "from": 3, "to": "b", "size": 1, "mtime": 1, "sample": "s"}\n{"planned": 1}',
-        '{"skip": "a"}\n{"end": "done"}',
+        {"results": [[0, 99]]}, {"results": 7}, {"undone": [["a", 1]]}, {"undone": 4}, {"undone": [[1]]}, {"do": 1},
+        {"skip": "a"}, {"skip": "a", "reason": "missing", "text": 3}, {"sums": [[1, 2]]}, {"folder": None}, {"folder": "\0"},
+        {"folder": "\ud800"}, {"end": "undone", "left": "x"}, {"end": "done", "time": 3}, {"end": 4},
+        {"results": [[0, 0]], "copies": [[0, None, 1]]}, {"results": [], "failed": [[0, "clash", "unplanned"]]},
+        *({"planned": value} for value in ("x", None, 1.5, -1, True, [1], 10**30)),
+        *broken(GOOD_INTENT, "from", "to", "size", "mtime"), GOOD_INTENT | {"do": "0"}, GOOD_INTENT | {"part": -1},
+        GOOD_INTENT | {"sample": 3}, GOOD_INTENT | {"offset": 1 << 63}, GOOD_INTENT | {"length": "1"},
+        *broken(GOOD_SHARD, "pictures", "num_files", "bytes", "renamed", "files", "left_out"),
+        GOOD_SHARD | {"files": [["/0.tar", 1, None, "ab"]]}, GOOD_SHARD | {"left_out": [["s", "missing"]]},
     ],
 )  # fmt: skip
-def test_a_journal_that_someone_edited_is_refused_in_words(tmp_path: Path, line: str) -> None:
+def test_a_journal_that_someone_edited_is_refused_in_words(tmp_path: Path, line: dict[str, Any]) -> None:
     path = tmp_path / "j.jsonl"
-    with new_journal(str(path), action="move"):
-        pass
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(InputError, match="damaged before byte"):
+    lines = [FIRST, {"folder": "/t"}, line, {"planned": 1}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"j\.jsonl is damaged in line 3 \(.*\); nothing was done$"):
+        read_journal(str(path))
+
+
+@pytest.mark.parametrize("good", [GOOD_INTENT, GOOD_SHARD, {"skip": "s", "reason": "missing", "text": "t"}])
+def test_lines_that_nobody_edited_are_taken(tmp_path: Path, good: dict[str, Any]) -> None:
+    path = tmp_path / "j.jsonl"
+    lines = [FIRST, good | {"what a later version says": None}, {"planned": 1}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = read_journal(str(path))
+    assert (told.num_planned, len(told.shards), len(told.unsettled)) == (1, "shard" in good, "do" in good)
+
+
+@pytest.mark.parametrize(("field", "value"), [("action", "x"), ("action", None), ("target", 3), ("id", None), ("time", [])])
+def test_a_first_line_that_someone_edited_is_refused_in_words(tmp_path: Path, field: str, value: Any) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_text(json.dumps(FIRST | {field: value}) + "\n")
+    with pytest.raises(InputError, match=rf"damaged in line 1 \('{field}' cannot be"):
         read_journal(str(path))
 
 
@@ -133,7 +184,7 @@ def test_other_files_are_no_journals(tmp_path: Path, data: bytes) -> None:
 
 def test_an_act_that_is_being_undone_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    with new_journal(str(path), action="move") as (log, _):
+    with new_journal(str(path), action="move", target="/t") as (log, _):
         log.write({"undo": "begin"})
     with pytest.raises(InputError, match="taken back"), reopened(str(path)):
         pass

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from beholder.curation.actions.lines import check_line
 from beholder.curation.actions.tallies import LeftOut, Numbers
 
 _FEW = 8
@@ -58,9 +59,7 @@ class Intent:
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Intent:
-        """The intent of a line. Raises KeyError, TypeError for what is none."""
-        if not (isinstance(said["do"], int) and isinstance(said["from"], str) and isinstance(said["to"], str)):
-            raise TypeError("a line that names no files")
+        """The intent of a line. Raises KeyError where a field lacks."""
         return cls(
             said["do"], said.get("sample") or said.get("of", ""), said["from"], said["to"], said["size"], said["mtime"],
             said.get("length"), said.get("offset"), said.get("part"), "sample" in said,
@@ -104,10 +103,9 @@ class PackedShard:
 
     @classmethod
     def from_json(cls, said: dict[str, Any], at: int) -> PackedShard:
-        """The shard of a line. Raises KeyError, TypeError, ValueError for what is none."""
-        files = tuple((str(path), int(size), int(time), str(sha256)) for path, size, time, sha256 in said["files"])
-        pictures, num_files, num_bytes, renamed = (int(said[key]) for key in ("pictures", "num_files", "bytes", "renamed"))
-        return cls(str(said["shard"]), pictures, num_files, num_bytes, renamed, files, at)
+        """The shard of a line that was checked. Raises KeyError where a field lacks."""
+        files = tuple((path, size, time, sha256) for path, size, time, sha256 in said["files"])
+        return cls(said["shard"], said["pictures"], said["num_files"], said["bytes"], said["renamed"], files, at)
 
 
 @dataclass
@@ -160,7 +158,11 @@ class Told:
         return self.num_kept_by_undo == 0
 
     def take(self, said: dict[str, Any], at: int = 0) -> Iterator[Settled]:
-        """Take in the line that begins at byte `at`; gives the intents that it settles."""
+        """Take in the line that begins at byte `at`; gives the intents that it settles.
+
+        Raises KeyError, TypeError, OverflowError for what is no line of ours.
+        """
+        check_line(said)
         if "do" in said:
             intent = Intent.from_json(said)
             self.unsettled[intent.number] = intent
@@ -184,8 +186,8 @@ class Told:
         self.num_planned = said.get("planned", self.num_planned)
         self.is_undone |= "undo" in said
         if said.get("end") == "done":
-            self.is_finished, self.ended = True, str(said.get("time") or self.header.get("time"))
-        self.num_kept_by_undo = int(said.get("left", 1)) if said.get("end") == "undone" else None
+            self.is_finished, self.ended = True, said.get("time") or self.header["time"]
+        self.num_kept_by_undo = said.get("left", 1) if said.get("end") == "undone" else None
 
     def _settle(self, said: dict[str, Any]) -> Iterator[Settled]:
         copies = {number: more for number, *more in said.get("copies", ())}

@@ -14,6 +14,7 @@ from typing import Any
 
 from beholder import __version__
 from beholder.curation.actions.entries import PackedShard, Settled, Told
+from beholder.curation.actions.lines import check_header
 from beholder.curation.actions.renaming import rename_new, sync_folder
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
 
@@ -59,25 +60,25 @@ def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
         InputError: there is no journal, or it is none.
     """
     told: Told | None = None
-    waiting: list[tuple[int, dict[str, Any]]] = []
+    waiting: list[tuple[int, int, dict[str, Any]]] = []
     at = 0
     try:
         with Path(path).open("rb") as file:
-            for line in file:
+            for number, line in enumerate(file, 1):
                 said = _parsed(line)
                 if said is None:
                     if any(_parsed(rest) is not None for rest in file):
-                        raise InputError(f"{path} is damaged at byte {at:,}; nothing was done")
+                        raise _damaged(path, number, "it is no line of JSON")
                     break
                 start, at = at, at + len(line)
                 if told is None:
                     told = _header(path, said)
                     told.num_bytes = at
                     continue
-                waiting.append((start, said))
+                waiting.append((number, start, said))
                 if not _MARKERS.isdisjoint(said):
                     told.num_bytes = at
-                    for outcome in _taken(told, waiting, path, at):
+                    for outcome in _taken(told, waiting, path):
                         yield told, outcome
                     waiting = []
     except OSError as error:
@@ -88,16 +89,21 @@ def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
     yield told, None
 
 
-def _taken(told: Told, lines: list[tuple[int, dict[str, Any]]], path: str, at: int) -> Iterator[Settled]:
+def _taken(told: Told, lines: list[tuple[int, int, dict[str, Any]]], path: str) -> Iterator[Settled]:
     """What a batch of lines settles. Raises InputError for lines that are none of ours, as someone has changed the file."""
     found: list[Settled] = []
-    try:
-        for start, line in lines:
+    for number, start, line in lines:
+        try:
             found += told.take(line, start)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        text = f"{path} is damaged before byte {at:,} ({type(error).__name__}); what comes from there on was not looked at"
-        raise InputError(text) from None
+        except KeyError as error:
+            raise _damaged(path, number, f"{error} lacks, or stands in no line before") from None
+        except (OverflowError, TypeError) as error:
+            raise _damaged(path, number, str(error)) from None
     yield from found
+
+
+def _damaged(path: str, number: int, why: str) -> InputError:
+    return InputError(f"{path} is damaged in line {number:,} ({why}); nothing was done")
 
 
 _MARKERS = frozenset(("planned", "sums", "results", "end", "undo", "undone", "undone shard", "shard"))
@@ -117,6 +123,10 @@ def _header(path: str, said: dict[str, Any]) -> Told:
         raise InputError(f"{path} is no journal of beholder")
     if said.get("version") != VERSION:
         raise InputError(f"{path} was written by another version of beholder ({said.get('beholder')}); use that one")
+    try:
+        check_header(said)
+    except TypeError as error:
+        raise _damaged(path, 1, str(error)) from None
     return Told(said)
 
 
