@@ -167,6 +167,10 @@ def test_the_token_gives_a_cookie_that_scripts_and_other_sites_cannot_use() -> N
     assert token not in cookie
     assert ask(guard, cookie=f"{name}={value}").status_code == 200
     assert ask(guard, cookie=f"other=1; {name}={value}").status_code == 200
+    for beside in ('prefs={"a":1}', "a", "=", "x=a,b c", 'q="', "w%C3%B6rter=[1]", f"{name}=old", f"{name}x={value}"):
+        for header in (f"{beside}; {name}={value}", f"{name}={value}; {beside}", f"{beside};{name}={value};{beside}"):
+            assert ask(guard, cookie=header).status_code == 200, header
+        assert ask(guard, cookie=beside).status_code == 401, beside
     for wrong in (f"{name}={value}x", f"{name}={value[:-1]}", f"{name}=", f"x{name}={value}", "=;;,", f"{name}={token}"):
         assert ask(guard, cookie=wrong).status_code == 401, wrong
     assert ask(Guard(behind, port=PORT, token=token), cookie=f"{name}={value}").status_code == 401, "of another run"

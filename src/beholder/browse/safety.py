@@ -10,7 +10,6 @@ import ipaddress
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -124,11 +123,10 @@ class Guard:
         return True
 
     def _knows_cookie(self, headers: dict[str, str]) -> bool:
-        try:
-            given = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return False
-        return given is not None and hmac.compare_digest(given.value.encode(), self._visit.encode())
+        """Whether the visit's cookie is there; what other programs of this host keep beside it may be of any form."""
+        pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        given = [value for name, _, value in pairs if name == self._cookie]
+        return any(hmac.compare_digest(value.encode(), self._visit.encode()) for value in given)
 
     def _knows_token(self, scope: Scope) -> bool:
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
