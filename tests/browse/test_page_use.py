@@ -13,7 +13,8 @@ import pytest
 
 from beholder.browse.options import BrowseOptions
 from oracles.browse_page import Open, best_first, events, kept, scores_of, until, wait_for_threshold, wait_for_tiles
-from oracles.browse_sets import running
+from oracles.browse_sets import running, write_set
+from oracles.made_pictures import encoded, smooth
 from oracles.web import serving
 
 
@@ -155,6 +156,33 @@ def test_a_picture_that_is_gone_says_why(large_server: Any, open_page: Open) -> 
     page.keyboard.press("Enter")
     page.wait_for_selector("#view-problem:visible")
     assert "missing" in page.locator("#view-problem").inner_text()
+
+
+def test_a_picture_that_the_browser_cannot_show_says_so_in_words(tmp_path: Path, open_page: Open) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    broken = b"\x89PNG\r\n\x1a\n" + bytes(200)
+    for name in ("good.png", "later.png"):
+        (folder / name).write_bytes(encoded(smooth(90, 60), "PNG"))
+    (folder / "broken.png").write_bytes(broken)
+    rows = {
+        "sample": [f"pictures/{name}" for name in ("later.png", "broken.png", "good.png")],
+        "aesthetic_score": [7.0, 6.0, 5.0],
+    }
+    path = write_set(tmp_path / "s.parquet", rows, sources=["pictures"], folder=tmp_path)
+    with running(BrowseOptions(scores=str(path), no_open=True, marks=str(tmp_path / "m.jsonl")), tmp_path) as served:
+        page = open_page(served.url)
+        page.wait_for_selector("#tile-0 img.here")
+        (folder / "later.png").write_bytes(broken)  # its thumbnail is kept, so nobody but the browser has tried
+        page.locator("#tile-0").click()
+        page.wait_for_selector("#view-problem:visible")
+        assert page.locator("#view-problem").inner_text() == "this browser cannot show the picture: it may be damaged"
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("() => document.getElementById('view-problem').textContent.startsWith('truncated: ')")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_selector("#view-large.here")
+        assert not page.locator("#view-problem").is_visible()
+        page.context.close()
 
 
 def test_export_downloads_what_is_kept_and_names_the_command(photo_server: Any, open_page: Open, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 // Questions to the server; every failure is an Error whose message is one line for people.
 
+const SILENT = "the server does not answer; is `beholder browse` still running?";
+
 export class Problem extends Error {
   constructor(status, text) {
     super(text);
@@ -24,7 +26,7 @@ async function ask(path, options) {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "the server does not answer; is `beholder browse` still running?");
+    throw new Problem(0, SILENT);
   }
   return answer(response);
 }
@@ -36,3 +38,16 @@ export const get = (path, parameters = {}, signal = undefined) => {
 
 export const post = (path, body, signal = undefined) =>
   ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
+
+// why the server does not send what is at an address; null: it does, and the rest of it is not fetched
+export async function refusal(path) {
+  const control = new AbortController();
+  try {
+    const response = await fetch(path, { signal: control.signal });
+    if (!response.ok) await answer(response);
+  } catch (error) {
+    return error instanceof Problem ? error.message : SILENT;
+  }
+  control.abort();
+  return null;
+}

@@ -1,6 +1,6 @@
 // One picture as large as the window, with everything the set says about it. Arrows, Esc, K, D, U; swipes on a phone.
 
-import { get } from "./api.js";
+import { get, refusal } from "./api.js";
 import { byId, count, make, score, store, stored } from "./dom.js";
 
 export class Viewer {
@@ -72,12 +72,8 @@ export class Viewer {
     this.large.onload = () => turn === this.turn && this.large.classList.add("here");
     this.large.onerror = async () => {
       if (turn !== this.turn) return;
-      let text = "the picture cannot be shown";
-      try {
-        await get(this.address(item));
-      } catch (error) {
-        text = error.message;
-      }
+      const addresses = [this.address(item), this.gallery.thumbnails.address(item.row)];
+      const text = (await refusal(addresses[0])) ?? (await refusal(addresses[1])) ?? "this browser cannot show the picture: it may be damaged";
       if (turn === this.turn) this.say(text);
     };
     this.large.alt = item.sample;
