@@ -20,6 +20,7 @@ import pytest
 from beholder.browse.options import BrowseOptions
 from beholder.browse.server import listening, serving
 from beholder.errors import BeholderError, InputError
+from oracles.browse_page import until
 from oracles.browse_sets import running
 
 START_S = 60
@@ -98,6 +99,28 @@ def test_sigterm_ends_as_ctrl_c_does_and_leaves_nothing(photo_set: Path, tmp_pat
         process.terminate()
         assert process.wait(20) == 0
     assert not list(tmp_path.glob("beholder-*"))
+
+
+@pytest.mark.parametrize("how", [[], ["--quiet"], ["--json"]])
+def test_where_nobody_reads_the_address_the_page_is_opened_still(photo_set: Path, tmp_path: Path, how: list[str]) -> None:
+    opener, opened = tmp_path / "opener", tmp_path / "opened"
+    opener.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}.new && mv {opened}.new {opened}\n', encoding="utf-8")
+    opener.chmod(0o755)
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = [sys.executable, "-m", "beholder", "browse", str(photo_set), "--marks", str(tmp_path / "m.jsonl"), *how]
+    environment = {**os.environ, "DISPLAY": ":77", "BROWSER": f"{opener} %s"}
+    with subprocess.Popen(line, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        os.close(writing)
+        try:
+            until(lambda: opened.exists() or process.poll() is not None, START_S)
+            assert httpx.get(opened.read_text(encoding="utf-8")).status_code == 200
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 def test_with_a_token_only_the_printed_address_opens_the_page(photo_set: Path, tmp_path: Path) -> None:
