@@ -220,3 +220,68 @@ def test_the_undo_that_is_told_can_be_typed(here: Path) -> None:
         for apply in (True, False):
             _, said = act(photos("a.jpg"), copy=target, apply=apply)
             assert any(line.endswith(f"to take it back: beholder undo {command}") for line in said)
+
+
+def test_an_undo_of_an_act_that_did_nothing(here: Path) -> None:
+    for action, words in (("move", "moved back: nothing had been moved"), ("copy", "taken away: nothing had been copied")):
+        done, _ = act(photos("none.jpg"), **{action: action}, apply=True)
+        assert done.reasons == {"missing": 1}
+        assert take_back(done.journal, dry_run=True)[1] == [f"nothing would be {words}"]
+        assert take_back(done.journal)[1] == [f"nothing was {words}"]
+
+
+def test_an_undo_of_what_its_owner_has_brought_back(here: Path) -> None:
+    done, _ = act(photos("a.jpg"), move="away", apply=True)
+    (here / "away" / "a.jpg").rename(here / "photos" / "a.jpg")
+    assert take_back(done.journal)[1] == ["nothing was moved back: all of it is where it was"]
+    assert not (here / "away").exists()
+
+
+def test_where_pictures_may_be_is_said_once(here: Path) -> None:
+    (here / "photos").rename(here / "away")
+    (here / "photos").mkdir()
+    for action in ("copy", "tars"):
+        summary, said = act(photos("odd#2", "a.jpg", "more#3"), **{action: "best"})
+        assert summary.reasons == {"missing": 3}
+        assert sum(line.count("--pictures or --root") for line in said) == 1, said
+
+
+@pytest.mark.parametrize("action", ["tars", "hf_parquet"])
+def test_shards_that_an_undo_left(here: Path, action: str) -> None:
+    table = photos(*NAMES)
+    done, _ = act(table, **{action: "out"}, shard_count=1, apply=True)
+    (here / "photos" / "a.jpg").unlink()
+    would, said = take_back(done.journal, dry_run=True)
+    assert (would.exit_status, said[1]) == (3, "would be left as it is: 1 shard")
+    left, said = take_back(done.journal)
+    assert (left.num_shards, said[-1].endswith("(until nothing is left, a new act needs another folder)")) == (2, True)
+    flag = action.replace("_", "-")
+    with pytest.raises(InputError, match=f"left 1 shard as it was; see why .*, or name another folder with --{flag}$"):
+        act(table, **{action: "out"}, shard_count=1)
+    with pytest.raises(InputError, match="is the journal of another act"):
+        act(photos("b/c.png"), **{action: "out"}, shard_count=1)
+    (here / "photos" / "a.jpg").write_bytes(b"anew")
+    again, _ = act(table, **{action: "out2"}, shard_count=1, apply=True)
+    assert again.num_done == 3
+    for path in (here / "out").iterdir():
+        path.unlink()
+    ended, said = take_back(done.journal)
+    assert (ended.exit_status, said) == (0, ["nothing was taken away: none of it is there any more"])
+    assert not (here / "out").exists()
+    assert act(table, **{action: "out"}, shard_count=1, apply=True)[0].num_done == 3
+
+
+def test_a_table_whose_tar_is_gone_goes_though_a_picture_is_gone_too(here: Path) -> None:
+    done, _ = act(photos(*NAMES), tars="out", apply=True)
+    (here / "photos" / "a.jpg").unlink()
+    (here / "out" / "00000.tar").unlink()
+    assert take_back(done.journal)[0].exit_status == 0
+    assert not (here / "out").exists()
+
+
+def test_an_undo_of_another_selection_is_not_said_to_be_of_this_one(here: Path) -> None:
+    done, _ = act(photos(*NAMES), copy="best", apply=True)
+    (here / "best" / "a.jpg").write_bytes(b"edited")
+    take_back(done.journal)
+    with pytest.raises(InputError, match=r"is the journal of another act .*name another with --journal$"):
+        act(photos("b/c.png"), copy="best")

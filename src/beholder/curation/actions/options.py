@@ -13,7 +13,7 @@ _FIELDS: tuple[tuple[Action, str], ...] = (
     ("copy", "copy"), ("link", "link"), ("symlink", "symlink"), ("move", "move"), ("tars", "tars"),
     ("hf-parquet", "hf_parquet"),
 )  # fmt: skip
-_SHARDED = ("tars", "hf-parquet")
+SHARDED = ("tars", "hf-parquet")
 TAR_COUNT, TAR_BYTES = 10_000, 1_000_000_000
 """Pictures and bytes of a tar, as img2dataset and webdataset have it."""
 PARQUET_BYTES = 500_000_000
@@ -63,6 +63,6 @@ class ActionOptions:
                 raise InputError(f"{idle} needs one of --copy, --link, --symlink, --move, --tars or --hf-parquet")
         elif not chosen[0][1]:
             raise InputError(f"--{chosen[0][0]} needs the name of a folder (an unset variable?)")
-        if (self.shard_count or self.shard_bytes) and not (chosen and chosen[0][0] in _SHARDED):
+        if (self.shard_count or self.shard_bytes) and not (chosen and chosen[0][0] in SHARDED):
             raise InputError("--shard-count and --shard-bytes are for --tars and --hf-parquet")
         return chosen[0] if chosen else None

@@ -18,7 +18,7 @@ from beholder.curation.actions import journal as journals
 from beholder.curation.actions.entries import Told
 from beholder.curation.actions.layout import Layout
 from beholder.curation.actions.moved import find_moved
-from beholder.curation.actions.options import PARQUET_BYTES, TAR_BYTES, TAR_COUNT, ActionOptions
+from beholder.curation.actions.options import PARQUET_BYTES, SHARDED, TAR_BYTES, TAR_COUNT, ActionOptions
 from beholder.curation.actions.renaming import rename_new
 from beholder.curation.actions.summary import ActionSummary
 from beholder.curation.actions.telling import counted, lines_of, shown_path, undo_command
@@ -106,7 +106,7 @@ def perform(
     kept = _ordered(kept)
     with PictureFinder(scores.record, pictures=options.pictures, root=options.root) as finder:
         job = _job(action, target, kept, finder, options, progress or (lambda count, size: None))
-        doing = packing if action in ("tars", "hf-parquet") else single
+        doing = packing if action in SHARDED else single
         if options.apply:
             job.summary.journal = job.journal
             doing.apply(job)
@@ -185,7 +185,7 @@ def _fingerprint(action: str, target: str, kept: pa.Table, options: ActionOption
     """Tells whether two acts are the same one."""
     said = f"{action}\0{target}\0{options.sidecars}\0{options.pictures}\0{options.root}\0"
     digest = hashlib.sha256(said.encode("utf-8", "surrogateescape"))
-    if action in ("tars", "hf-parquet"):
+    if action in SHARDED:
         digest.update(f"{_limits(action, options)}\0{kept.column_names}".encode())
     names = kept.column(columns.SAMPLE)
     for at in range(0, len(names), 1 << 16):
@@ -226,22 +226,26 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> Told | None:
             except OSError as error:
                 raise writing_failed(aside, error) from error
         return None
-    if told.is_undone:
-        raise InputError(f"{shown_path(path)}: {_undone_text(told.num_kept_by_undo, undo_command(path))}")
     if told.header.get("fingerprint") != header["fingerprint"]:
         raise InputError(
             f"{path} is the journal of another act ({told.header.get('action')} of {told.header.get('num_pictures')} pictures "
             f"into {told.header.get('target')}, begun {told.header.get('time')}); name another with --journal"
         )
+    if told.is_undone:
+        text = _undone_text(str(header["action"]), told.num_kept_by_undo, undo_command(path))
+        raise InputError(f"{shown_path(path)}: {text}")
     return told
 
 
-def _undone_text(num_kept: int | None, command: str) -> str:
+def _undone_text(action: str, num_kept: int | None, command: str) -> str:
     """Why an act that was taken back in part cannot go on, and what to do."""
-    other = "or begin another act with another --journal; what is in its way it leaves as it is"
+    if action in SHARDED:
+        other = f"or name another folder with --{action}"
+    else:
+        other = "or begin another act with another --journal; what is in its way it leaves as it is"
     if num_kept is None:
         return f"an undo of this act was begun and has not come to its end; run it again ({command}), {other}"
-    left = f"{counted(num_kept, 'file')} as {'it was' if num_kept == 1 else 'they were'}"
+    left = f"{counted(num_kept, 'shard' if action in SHARDED else 'file')} as {'it was' if num_kept == 1 else 'they were'}"
     return f"an undo of this act was begun and left {left}; see why ({command} --dry-run) and end it, {other}"
 
 

@@ -150,7 +150,7 @@ def _left_out(summary: ActionSummary) -> Iterator[str]:
 
 def _examples(summary: ActionSummary, reason: str) -> Iterator[str]:
     texts = [text for word, _, text in summary.examples if word == reason][:_SHOWN]
-    yield from (f"    {shown_text(text)}" for text in texts)
+    yield from (f"    {shown_text(text.replace(f'; {WHERE_NOW}', ''))}" for text in texts)  # which is said below, once
     if summary.reasons[reason] > len(texts) > 0:
         yield f"    ... and {summary.reasons[reason] - len(texts):,} more"
 
@@ -190,23 +190,41 @@ _LEFT_BY_UNDO = {
 """(act, reason) -> which file an undo left as it was, which files, and what to do with them."""
 
 
-def undo_lines(summary: ActionSummary, action: str, journal: str) -> Iterator[str]:
-    """What an undo says at its end. `action`: that was taken back; `journal`: its journal."""
+def undo_lines(summary: ActionSummary, action: str, journal: str, *, had_any: bool) -> Iterator[str]:
+    """What an undo says at its end.
+
+    Args:
+        summary: of the undo.
+        action: that was taken back.
+        journal: its journal.
+        had_any: whether the act had done, or begun to do, anything.
+    """
     would = "" if summary.applied else "would be "
     done = "moved back" if action == "move" else "taken away"
     if summary.num_files or summary.num_shards:
         files = f" ({counted(summary.num_files, 'file')})" if summary.num_files > summary.num_done else ""
         yield f"{counted(summary.num_done, 'picture')}{files}, {bytes_text(summary.num_bytes)}: {would}{done}"
     else:
-        yield f"nothing {would or 'was '}{done}" + ("" if summary.num_skipped else ": none of it is there any more")
+        why = "" if summary.num_skipped else f": {_why_nothing(summary, action, had_any=had_any)}"
+        yield f"nothing {would or 'was '}{done}{why}"
     if not summary.num_skipped:
         return
-    kind = "tars" if action in _SHARDS else action
-    yield f"{would}left as {'it is' if summary.num_skipped == 1 else 'they are'}: {counted(summary.num_skipped, 'file')}"
+    kind, kept = ("tars", "shard") if action in _SHARDS else (action, "file")
+    yield f"{would}left as {'it is' if summary.num_skipped == 1 else 'they are'}: {counted(summary.num_skipped, kept)}"
     for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
         one, many, mend = _LEFT_BY_UNDO.get((kind, reason), ("", "", ""))
         text = (one if count == 1 else many) or REASONS.get(reason, reason)
         yield f"  {count:,} {text}" + (f": {mend}" if mend else "")
         yield from _examples(summary, reason)
+    other = "folder" if action in _SHARDS else "--journal"
     again = "it again" if summary.applied else "it"
-    yield f"then run {again}: {undo_command(journal)} (until nothing is left, a new act needs another --journal)"
+    yield f"then run {again}: {undo_command(journal)} (until nothing is left, a new act needs another {other})"
+
+
+def _why_nothing(summary: ActionSummary, action: str, *, had_any: bool) -> str:
+    """Why an undo found nothing to do."""
+    if not had_any:
+        return f"nothing had been {_DONE[action]}"
+    if not summary.num_pictures:
+        return "all of it was before"
+    return "all of it is where it was" if action == "move" else "none of it is there any more"

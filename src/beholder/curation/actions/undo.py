@@ -59,7 +59,8 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
         if log is not None:
             _remove_folders(told)
             log.write({"end": "undone", "left": summary.num_skipped})
-    for line in undo_lines(summary, str(told.header.get("action")), path):
+    had_any = bool(told.num_files or told.unsettled or told.shards)
+    for line in undo_lines(summary, str(told.header.get("action")), path, had_any=had_any):
         say(line)
     return summary
 
@@ -204,8 +205,9 @@ def _undo_shards(path: str, told: Told, log: Journal | None, summary: ActionSumm
         summary.num_pictures += shard.pictures
         try:
             present = _present(shard)
-            for origin, (size, time) in journal.origins_of(path, shard).items():
-                _check_origin(origin, size, time, shard.name)
+            if shard.files[0][0] in present:  # else no picture is left in it: a table alone holds none
+                for origin, (size, time) in journal.origins_of(path, shard).items():
+                    _check_origin(origin, size, time, shard.name)
             if log is not None:
                 for made in present:
                     with refusals(made):
