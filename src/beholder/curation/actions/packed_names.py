@@ -1,4 +1,4 @@
-"""Places of pictures in; the keys and member names that they get in new tars, no key twice, out."""
+"""Places of pictures in; the keys and member names that they get in new tars, no key in two of them, out."""
 
 from __future__ import annotations
 
@@ -19,18 +19,27 @@ class PackedNames:
         key: webdataset's: what all its members begin with.
         names: (number of the file in its place, member's name), the picture first.
         is_renamed: whether the key is another than the names would give.
+        group: the tar that the picture is from, and its key there; None for names that are not for a tar.
+        own_name: its name there, in small letters.
+        is_continued: whether it comes under the key of the picture before it, whose belongings are there already.
     """
 
     key: str
     names: tuple[tuple[int, str], ...]
     is_renamed: bool
+    group: tuple[str, str] | None = None
+    own_name: str = ""
+    is_continued: bool = False
 
 
 class KeyGiver:
     """Gives names. Members of tars and zips keep theirs; files get their path below the source that was named.
 
     The key of a member ends before the first dot of its name, so that of IMG_1.2.jpg would be IMG_1: in names of files other
-    dots become `_`. A key that another picture has gets `_2`, `_3`, ... Pictures of one key of one tar stay together.
+    dots become `_`. A key that another picture has gets `_2`, `_3`, ... Pictures of one key of one tar stay together within a
+    shard; in the next one they get a key of their own, with their belongings. Names depend on what was packed and on nothing
+    else, so that an act that was interrupted gives the same.
+
     webdataset compares what stands behind the key in small letters, and stops where that is there twice: beside `a.txt`,
     `a.TXT` becomes `a._2.TXT`, and of pictures the second gets a key of its own.
 
@@ -41,12 +50,25 @@ class KeyGiver:
 
     def __init__(self, layout: Layout, taken: set[str]) -> None:
         self._layout, self._taken = layout, taken
+        self.begin_shard()
+
+    def begin_shard(self) -> None:
+        """Nothing is in the shard yet."""
         self._last: tuple[str, str] | None = None
         self._last_key = ""
         self._last_names: set[str] = set()
 
+    def give(self, names: PackedNames) -> None:
+        """The picture is in the shard under these names."""
+        if names.group is None:
+            return
+        if not names.is_continued:
+            self._taken.add(names.key)
+            self._last, self._last_key, self._last_names = names.group, names.key, set()
+        self._last_names.add(names.own_name)
+
     def names(self, place: Place) -> PackedNames:
-        """The names for one picture. Raises Refused where it cannot have one."""
+        """The names for one picture, if it is the next in the shard. Raises Refused where it cannot have one."""
         picture = place.files[0]
         first = _first_name(self._layout, place)
         split = split_key(first)
@@ -57,12 +79,11 @@ class KeyGiver:
         own = _undotted(first) if place.kind != "tar" else split[0]
         group = (place.archive or "", split[0])
         if place.kind == "tar" and group == self._last and first.lower() not in self._last_names:  # of the key just before
-            self._last_names.add(first.lower())
-            return PackedNames(self._last_key, ((0, self._last_key + first[len(split[0]) :]),), self._last_key != own)
+            name = self._last_key + first[len(split[0]) :]
+            return PackedNames(self._last_key, ((0, name),), self._last_key != own, group, first.lower(), True)
         key, count = own, 2
         while key in self._taken:
             key, count = f"{own}_{count}", count + 1
-        self._taken.add(key)
         names = {0: key + _rest(first, place.kind == "tar")}
         folder = first.rpartition("/")[0]
         for i, file in enumerate(place.files[1:], 1):
@@ -74,8 +95,7 @@ class KeyGiver:
                 rest = name[len(split[0]) :] if name.startswith(split[0]) else None
             if rest is not None and key + rest not in names.values():
                 names[i] = key + _unlike(rest, {other[len(key) :].lower() for other in names.values()})
-        self._last, self._last_key, self._last_names = group, key, {first.lower()}
-        return PackedNames(key, tuple(names.items()), key != split[0])
+        return PackedNames(key, tuple(names.items()), key != split[0], group, first.lower())
 
 
 def _first_name(layout: Layout, place: Place) -> str:

@@ -29,6 +29,8 @@ from beholder.images.picture import PictureError, PictureRef
 from beholder.images.place import FilePlace, Place
 
 _BATCH_LOOK, _BATCH_READ = 128, 32
+_Item = tuple[int, Place, Refused | None]
+"""The number of a picture, where it is, and why it is left out, if that is known before it is read."""
 _MANY = 1024
 """So many pictures that were left out, with none in between that was packed, are written down before the next shard."""
 
@@ -56,12 +58,17 @@ def rehearse(job: Job, say: Say) -> None:
     most, most_bytes = job.shard_limits
     shard = _Shard(len(told.shards) if told is not None else 0)
     start = told.num_planned if told is not None else 0
-    for _, place, names, size in _looked_at(job, given, start, _BATCH_LOOK):
-        if isinstance(names, Refused):
-            summary.leave_out(names.reason, place.sample, names.text)
+    for _, place, refused in _looked_at(job, start, _BATCH_LOOK):
+        try:
+            names, size = _named(job, given, place, refused)
+            if shard.pictures and (shard.pictures >= most or shard.num_bytes + size > most_bytes):
+                shard = _Shard(shard.number + 1)
+                given.begin_shard()
+                names, size = _named(job, given, place)
+        except Refused as error:
+            summary.leave_out(error.reason, place.sample, error.text)
             continue
-        if shard.pictures and (shard.pictures >= most or shard.num_bytes + size > most_bytes):
-            shard = _Shard(shard.number + 1)
+        given.give(names)
         if shard.pictures == 0:
             summary.num_shards += 1
         shard.pictures += 1
@@ -111,8 +118,8 @@ def _check_free_names(job: Job, told: Told | None) -> None:
             raise OutputError(f"{job.target} holds {name} already; name an empty folder, so that the two are not mixed")
 
 
-def _looked_at(job: Job, given: KeyGiver, start: int, at_once: int) -> Iterator[tuple[int, Place, PackedNames | Refused, int]]:
-    """(number, place, names, bytes) of every picture from `start` on."""
+def _looked_at(job: Job, start: int, at_once: int) -> Iterator[_Item]:
+    """Every picture from `start` on."""
     number = start
     wants_more = job.action == "tars" and job.options.sidecars
     for batch in job.batches(start, at_once):
@@ -123,16 +130,22 @@ def _looked_at(job: Job, given: KeyGiver, start: int, at_once: int) -> Iterator[
         for place, size in zip(job.finder.locate(samples, with_belongings=wants_more), sizes, strict=True):
             try:
                 check_place(place, size)
-                names = given.names(place) if job.action == "tars" else _path_names(job, place)
-                yield number, place, names, sum(_size(place.files[i]) for i, _ in names.names)
+                yield number, place, None
             except Refused as refused:
-                yield number, place, refused, 0
+                yield number, place, refused
             number += 1
 
 
-def _path_names(job: Job, place: Place) -> PackedNames:
-    path = with_suffix(job.layout.path(place, place.files[0]), place.files[0])
-    return PackedNames(path, ((0, path),), False)
+def _named(job: Job, given: KeyGiver, place: Place, refused: Refused | None = None) -> tuple[PackedNames, int]:
+    """The names of the next picture in the shard, and about how many bytes it has. Raises Refused."""
+    if refused is not None:
+        raise refused
+    if job.action == "tars":
+        names = given.names(place)
+    else:
+        path = with_suffix(job.layout.path(place, place.files[0]), place.files[0])
+        names = PackedNames(path, ((0, path),), False)
+    return names, sum(_size(place.files[i]) for i, _ in names.names)
 
 
 def _size(file: FilePlace) -> int:
@@ -194,6 +207,7 @@ class _Packing:
         self.is_continued = job.told is not None
         self.job, self.log, self.told = replace(job, told=told), log, told
         self.run_id = str(told.header["id"])
+        self.given = _keys(self.job)
         self.known = job.kept.replace_schema_metadata(None)
         self.shard = _Shard(len(told.shards))
         self.writer: ShardWriter | None = None
@@ -204,17 +218,15 @@ class _Packing:
         job = self.job
         if self.is_continued:
             _take_over(job, self.told)
-        given = _keys(job)
-        most, most_bytes = job.shard_limits
         try:
             self._make_folder()
-            waiting: list[tuple[int, Place, PackedNames | Refused, int]] = []
-            for item in _looked_at(job, given, self.next, _BATCH_READ):
+            waiting: list[_Item] = []
+            for item in _looked_at(job, self.next, _BATCH_READ):
                 waiting.append(item)
                 if len(waiting) == _BATCH_READ:
-                    self._read_and_add(waiting, most, most_bytes)
+                    self._read_and_add(waiting)
                     waiting = []
-            self._read_and_add(waiting, most, most_bytes)
+            self._read_and_add(waiting)
             if self.shard.pictures:
                 self._finish()
             self._note_left_out(journal.end())
@@ -231,28 +243,34 @@ class _Packing:
         self.log.write(*({"folder": folder} for folder in reversed(missing)), {"planned": self.next})
         os.makedirs(self.job.target, exist_ok=True)  # noqa: PTH103
 
-    def _read_and_add(self, items: list[tuple[int, Place, PackedNames | Refused, int]], most: int, most_bytes: int) -> None:
-        good = [item for item in items if not isinstance(item[2], Refused)]
-        contents = iter(self.job.finder.contents([place for _, place, _, _ in good]))
-        for number, place, names, _ in items:
-            if isinstance(names, Refused):
-                self._leave_out(place.sample, names)
-            else:
-                origins: dict[str, list[int]] = {}
-                try:
-                    members = self._members(place, names, next(contents), origins)
-                except Refused as refused:
-                    self._leave_out(place.sample, refused)
-                else:
-                    size = sum(len(data) for _, data, _ in members)
-                    if self.shard.pictures and (self.shard.pictures >= most or self.shard.num_bytes + size > most_bytes):
-                        self._finish()
-                    self._add(number, names, members, size)
-                    self.shard.origins |= origins
+    def _read_and_add(self, items: list[_Item]) -> None:
+        contents = iter(self.job.finder.contents([place for _, place, refused in items if refused is None]))
+        for number, place, refused in items:
+            try:
+                if refused is not None:
+                    raise refused
+                self._read(number, place, next(contents))
+            except Refused as error:
+                self._leave_out(place.sample, error)
             self.next = number + 1
         if self.writer is None and len(self.shard.left_out) >= _MANY:
             self._note_left_out({"planned": self.next})
             self.told.num_planned = self.next
+
+    def _read(self, number: int, place: Place, refs: list[tuple[str, PictureRef]]) -> None:
+        """Put a picture into the shard, or into a new one where that is full. Raises Refused."""
+        names, _ = _named(self.job, self.given, place)
+        origins: dict[str, list[int]] = {}
+        members = self._members(place, names, refs, origins)
+        size = sum(len(data) for _, data, _ in members)
+        most, most_bytes = self.job.shard_limits
+        if self.shard.pictures and (self.shard.pictures >= most or self.shard.num_bytes + size > most_bytes):
+            self._finish()
+            if names.is_continued:  # its belongings are in the shard before
+                self._read(number, place, refs)
+                return
+        self._add(number, names, members, size)
+        self.shard.origins |= origins
 
     def _members(
         self, place: Place, names: PackedNames, refs: list[tuple[str, PictureRef]], origins: dict[str, list[int]]
@@ -292,6 +310,7 @@ class _Packing:
         if self.writer is None:
             self.writer = self._open()
         self.writer.add(names.key, members, number)
+        self.given.give(names)
         self.shard.pictures += 1
         self.shard.num_files += len(members)
         self.shard.num_bytes += size
@@ -359,6 +378,7 @@ class _Packing:
         summary.num_bytes += shard.num_bytes
         summary.renamed += shard.renamed
         self.shard = _Shard(shard.number + 1)
+        self.given.begin_shard()
 
     def _drop(self) -> None:
         """Take away the shard that was not finished."""
