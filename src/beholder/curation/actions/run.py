@@ -20,7 +20,9 @@ from beholder.curation.actions.layout import Layout
 from beholder.curation.actions.moved import find_moved
 from beholder.curation.actions.options import PARQUET_BYTES, SHARDED, TAR_BYTES, TAR_COUNT, ActionOptions
 from beholder.curation.actions.renaming import rename_new
+from beholder.curation.actions.repeats import without_repeats
 from beholder.curation.actions.summary import ActionSummary
+from beholder.curation.actions.tallies import MOST_EXAMPLES
 from beholder.curation.actions.telling import counted, lines_of, shown_path, undo_command
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.images.locate import PictureFinder
@@ -38,7 +40,7 @@ class Job:
     Attributes:
         action: what to do.
         target: the folder, absolute.
-        kept: the pictures in the order of the set, `sample` (large_string) first.
+        kept: the pictures in the order of the set, `sample` (large_string) first; of single files each once.
         finder: finds them.
         sources: where they were named.
         layout: gives names below the target.
@@ -120,6 +122,8 @@ def perform(
 
 def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, options: ActionOptions, progress: Progress) -> Job:
     """Everything looked at that can be before the first picture is. Raises InputError, OutputError."""
+    num_pictures = kept.num_rows
+    kept, repeats = (kept, list[str]()) if action in SHARDED else without_repeats(kept)
     names = kept.column(columns.SAMPLE)
     sources = finder.sources(names.slice(0, 512).to_pylist())
     _check_target(action, target, sources)
@@ -127,12 +131,15 @@ def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, option
     header = {
         "action": action,
         "target": target,
-        "num_pictures": kept.num_rows,
-        "fingerprint": _fingerprint(action, target, kept, options),
+        "num_pictures": num_pictures,
+        "fingerprint": _fingerprint(action, target, kept, len(repeats), options),
         "folder": str(Path.cwd()),
     }
     told = _earlier(path, header, apply=options.apply)
-    summary = ActionSummary(action, target, options.apply, num_pictures=kept.num_rows)
+    summary = ActionSummary(action, target, options.apply, num_pictures=num_pictures)
+    if repeats:  # the same in every run, so the journal need not say it
+        texts = [(name, f"{name}: a row before names the same picture") for name in repeats[:MOST_EXAMPLES]]
+        summary.leave_out_many("clash", len(repeats), texts)
     if told is not None:
         summary.journal = path
     return Job(
@@ -157,7 +164,7 @@ def _note_moved(job: Job) -> None:
     claims = [claim for sample in samples if (claim := job.sources.claim(sample)) is not None and storage.is_local(claim.path)]
     paths = [os.path.abspath(storage.local_path(claim.path)) for claim in claims]  # noqa: PTH100
     moved = find_moved(paths, [str(Path.cwd()), str(Path(job.journal).parent)])
-    if moved is not None:
+    if moved is not None and os.path.realpath(moved.journal) != os.path.realpath(job.journal):
         source, target, by = shown_path(moved.source), shown_path(moved.target), shown_path(moved.journal)
         job.summary.notes.append(
             f"{source} was moved to {target}, as {by} says; to have all of that act where it was: {undo_command(moved.journal)}"
@@ -181,12 +188,14 @@ def _limits(action: str, options: ActionOptions) -> tuple[int, int]:
     return options.shard_count or 1 << 62, options.shard_bytes or PARQUET_BYTES
 
 
-def _fingerprint(action: str, target: str, kept: pa.Table, options: ActionOptions) -> str:
+def _fingerprint(action: str, target: str, kept: pa.Table, num_repeats: int, options: ActionOptions) -> str:
     """Tells whether two acts are the same one."""
     said = f"{action}\0{target}\0{options.sidecars}\0{options.pictures}\0{options.root}\0"
     digest = hashlib.sha256(said.encode("utf-8", "surrogateescape"))
     if action in SHARDED:
         digest.update(f"{_limits(action, options)}\0{kept.column_names}".encode())
+    if num_repeats:
+        digest.update(f"{num_repeats}\0".encode())
     names = kept.column(columns.SAMPLE)
     for at in range(0, len(names), 1 << 16):
         digest.update("\n".join(names.slice(at, 1 << 16).to_pylist()).encode() + b"\n")
