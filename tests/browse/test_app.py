@@ -179,8 +179,27 @@ def test_hostile_pictures_and_places_are_not_sent(tmp_path: Path, monkeypatch: p
                     assert found.status_code == 404, name
                     assert found.headers["content-type"] == "application/json"
                     assert "root:" not in found.text
-                    is_gone = found.json()["error"].startswith("missing: ")
-                    assert found.text.count("--pictures or --root say where the pictures are now") == is_gone
+                    said = found.json()["error"]
+                    is_outside = name in names[:3]
+                    is_gone = said.startswith("missing: ") and not is_outside
+                    assert said.count("--pictures or --root say where the pictures are now") == is_gone
+                    assert said.count("name its folder with --pictures to allow it") == is_outside
+
+
+def test_names_of_any_length_are_said_shortly(tmp_path: Path) -> None:
+    names = ["pictures/" + "x" * 10_000 + ".jpg", "pictures/" + "y/" * 5_000 + "end.jpg"]
+    rows = {"sample": names, "aesthetic_score": np.full(len(names), 5, np.float32)}
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (9, 7), "red").save(tmp_path / "pictures/there.png")
+    path = write_set(tmp_path / "s.parquet", rows, sources=["pictures"], folder=tmp_path)
+    for ask in client_of(path, tmp_path, tmp_path / "m.jsonl"):
+        for row, name in enumerate(names):
+            for found in (ask(f"/picture/x/{row}"), ask(f"/thumb/x/160/{row}")):
+                said = found.json()["error"]
+                assert found.status_code == 404
+                assert 100 < len(said) < 600, said
+                assert " … " in said
+                assert name[:9] in said
 
 
 def test_bytes_are_sent_as_what_they_are() -> None:

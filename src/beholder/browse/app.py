@@ -35,6 +35,9 @@ _KINDS = {
 }
 _PICTURE_CACHE = "private, max-age=86400"
 """Addresses of pictures hold the run's id, so another set on the same port never meets them."""
+_GONE = ("does not exist", "(any more)")
+"""In what is said of a picture that was there once; others are missing as they are empty, or outside of what may be read."""
+_MOST_LETTERS = 400
 
 
 def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Path) -> FastAPI:
@@ -55,9 +58,16 @@ def _error(status: int, text: str) -> JSONResponse:
 
 
 def _why(error: PictureError) -> str:
-    text = f"{error.reason}: {error}"
-    is_gone = error.reason == PictureReason.MISSING and WHERE_NOW not in text
-    return f"{text}; if it was moved: {WHERE_NOW}" if is_gone else text
+    """What to say of a picture that there is not, with advice where it has gone and nothing was advised yet."""
+    text = str(error)
+    is_gone = error.reason == PictureReason.MISSING and any(words in text for words in _GONE) and WHERE_NOW not in text
+    advice = f"; if it was moved: {WHERE_NOW}" if is_gone else ""
+    return f"{error.reason}: {_cut(text)}{advice}"
+
+
+def _cut(text: str) -> str:
+    """The text, or its beginning and end: names have any length."""
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS // 2]} … {text[-_MOST_LETTERS // 2 :]}"
 
 
 def _json(value: Any) -> JSONResponse:

@@ -34,6 +34,9 @@ export function short(number) {
 
 export const score = (value) => (typeof value === "number" ? value.toFixed(Math.abs(value) >= 100 ? 1 : 2) : value ?? "–");
 
+// a text, or its beginning and end: names have any length
+export const cut = (text, most = 600) => (text.length <= most ? text : `${text.slice(0, most / 2)} … ${text.slice(-most / 2)}`);
+
 let toastTimer = 0;
 export function toast(text, isBad = false) {
   const box = byId("toast");

@@ -1,7 +1,7 @@
 // One picture as large as the window, with everything the set says about it. Arrows, Esc, K, D, U; swipes on a phone.
 
 import { get, refusal } from "./api.js";
-import { byId, count, make, score, store, stored } from "./dom.js";
+import { byId, count, cut, make, score, store, stored } from "./dom.js";
 
 export class Viewer {
   // hooks: onMark(item, mark), onLeave(index)
@@ -83,7 +83,7 @@ export class Viewer {
   say(text) {
     this.small.hidden = true;
     this.large.classList.remove("here");
-    this.problem.textContent = text;
+    this.problem.textContent = cut(text);
     this.problem.hidden = false;
   }
 
