@@ -2,7 +2,7 @@
 
 import { readAddress, writeAddress } from "./address.js";
 import { get, post } from "./api.js";
-import { wireDialogs, wireRing, wireTabs, wireTheme } from "./controls.js";
+import { focusPictures, wireDialogs, wireRing, wireTabs, wireTheme } from "./controls.js";
 import { byId, count, make, share, short, store, stored, toast } from "./dom.js";
 import { Export } from "./exporting.js";
 import { Filters } from "./filters.js";
@@ -229,20 +229,26 @@ function wireKeys() {
     "?": () => byId("help").showModal(),
   };
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("input:not([type=range]):not([type=checkbox]), textarea, select")) return;
     const action = actions[event.key.toLowerCase()];
     if (!action) {
-      const isMove = event.key.startsWith("Arrow") || "kdu".includes(event.key.toLowerCase()) || event.key === "Enter";
-      if (isMove && event.target === document.body && !byId("gallery").hidden) {
-        byId("gallery").focus();
-        gallery.onKey(event);
-      }
+      if (!isForGallery(event)) return;
+      focusPictures();
+      gallery.onKey(event);
       return;
     }
     event.preventDefault();
     action();
   });
+}
+
+// wherever the focus is, keys go to the gallery, but for those that the focused element needs itself
+function isForGallery({ key, target }) {
+  if (byId("gallery").hidden || byId("gallery").contains(target) || target.closest("input[type=range]")) return false;
+  if (key === "Enter") return target === document.body;
+  if (key === "ArrowLeft" || key === "ArrowRight") return !target.closest(".tab");
+  return ["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End", "k", "d", "u", "K", "D", "U"].includes(key);
 }
 
 function wireGalleryTools() {
@@ -325,10 +331,7 @@ async function start() {
   gallery = new Gallery(byId("gallery"), info.run, { isKept, onOpen: (index) => viewer.open(index), onMark, onGone: recover });
   viewer = new Viewer(gallery, info.run, {
     onMark,
-    onLeave: (index) => {
-      gallery.setActive(index);
-      gallery.viewport.focus();
-    },
+    onLeave: (index) => gallery.setActive(index),
   });
   threshold = new Threshold({ onMove: onThreshold, onRest: onThresholdRest });
   filters = new Filters(info.columns, applyFilters);
@@ -368,7 +371,7 @@ async function start() {
   drawChips();
   await openTab();
   document.body.dataset.ready = "true";
-  if (document.activeElement === document.body) byId("gallery").focus({ preventScroll: true });
+  if (document.activeElement === document.body) focusPictures();
 }
 
 start().catch((error) => {

@@ -27,11 +27,14 @@ export function wireRing() {
   document.addEventListener("pointerdown", () => document.body.classList.remove("ring"), true);
 }
 
+export const focusPictures = () => byId(byId("gallery").hidden ? "rejects" : "gallery").focus({ preventScroll: true });
+
 export function wireDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
     });
+    dialog.addEventListener("close", focusPictures);
   }
   byId("open-help").addEventListener("click", () => byId("help").showModal());
 }
