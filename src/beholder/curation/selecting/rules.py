@@ -154,9 +154,10 @@ class Judge:
             marks = lists.read_marks(path)
             keep, drop, num_known = lists.marked_rows(self.rows.connection, marks, self.rows.view)
         if marks and not num_known:
-            self.notes.append(f"--marks {path}: none of its {len(marks):,} samples was among the rows")
+            self.notes.append(f"--marks {path}: {_none_of(len(marks))} among the rows")
         elif unknown := len(marks) - num_known:
-            self.notes.append(f"--marks {path}: {unknown:,} of its {len(marks):,} samples were not among the rows")
+            were = "was" if unknown == 1 else "were"
+            self.notes.append(f"--marks {path}: {unknown:,} of its {len(marks):,} samples {were} not among the rows")
         self.sieve.pin(keep)
         return drop
 
@@ -169,9 +170,9 @@ class Judge:
                 count = lists.read_list(self.rows.connection, path, table, self.rows.scratch)
                 for found in database.rows_of(self.rows.connection, lists.rows_in(table, self.rows.view)):
                     dropped += self.sieve.drop_rows("excluded", found, pinned_too=True)
-            self.sieve.note("excluded", f"not in {path}", dropped, note=f"{count:,} samples in the list")
+            self.sieve.note("excluded", f"not in {path}", dropped, note=f"{count:,} sample{_s(count)} in the list")
             if count and not dropped:
-                self.notes.append(f"--exclude {path}: none of its {count:,} samples was among the rows that were left")
+                self.notes.append(f"--exclude {path}: {_none_of(count)} among the rows that were left")
         if marked_drop is not None:
             dropped = self.sieve.drop_rows("marked", marked_drop)
             kept = self.sieve.num_pinned
@@ -293,7 +294,7 @@ class Judge:
         dropped = sieve.keep_best_of_groups("balance", groups.codes, wanted)
         text = f"equally many of each {column}" + (f", {self.rules.top:,} in all" if self.rules.top is not None else "")
         some = int(np.count_nonzero(sizes))
-        sieve.note("balance", text, dropped, level, note=f"{level:,} of each of {some:,} groups")
+        sieve.note("balance", text, dropped, level, note=f"{level:,} of each of {some:,} group{_s(some)}")
         self._found("balance")
 
     def _best(self, word: str, text: str, number: np.int64 | None) -> None:
@@ -308,7 +309,8 @@ class Judge:
         sizes = sieve.group_sizes(groups.codes, groups.num_groups)
         each = quotas.share_of(sizes, self.rules.share) if number is None else np.full(groups.num_groups, number)  # type: ignore[arg-type]
         dropped = sieve.keep_best_of_groups(word, groups.codes, each)
-        note = f"{int(np.count_nonzero(sizes)):,} groups"
+        some = int(np.count_nonzero(sizes))
+        note = f"{some:,} group{_s(some)}"
         sieve.note(word, f"{text} of each {self.rules.per}", dropped, self._found(word), note)
 
     def _draw(self, number: int) -> None:
@@ -339,6 +341,14 @@ class Judge:
                 value = float(ordering.scores_of(np.array([least], np.uint32))[0])
         self.thresholds[word] = value
         return value
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _none_of(count: int) -> str:
+    return "its only sample was not" if count == 1 else f"none of its {count:,} samples was"
 
 
 def _key_at_least(value: float) -> int:
