@@ -198,23 +198,22 @@ def test_a_map_that_is_left_early_leaves_the_pool_as_new() -> None:
 
 def test_stats_tell_where_the_time_goes() -> None:
     with pool_of(2) as pool:
-        run(pool, refs_of([b"sleep:0.02:%d" % number for number in range(40)]))
+        run(pool, refs_of([b"sleep:0.1:%d" % number for number in range(16)]))
         stats = pool.stats
-        assert 0.8 <= stats.decode_s < 2.0
-        assert stats.read_s < 0.2
-        assert stats.wait_s >= 0.35
+        assert stats.decode_s >= 1.6 > stats.read_s
+        assert stats.wait_s >= 0.7
         assert stats.busy > 0.5
         assert stats.slowest == "decode"
 
     def slow() -> Iterator[tuple[int, PictureRef]]:
-        for number in range(30):
-            time.sleep(0.02)
+        for number in range(8):
+            time.sleep(0.2)
             yield number, PictureRef(data=b"%d" % number)
 
     with pool_of(2) as pool:
         run(pool, refs_of([b"started"]))
         run(pool, slow())
-        assert pool.stats.source_s >= 0.6
+        assert pool.stats.source_s >= 1.6
         assert pool.stats.busy < 0.5
         assert pool.stats.slowest == "read"
 

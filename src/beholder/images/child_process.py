@@ -22,6 +22,10 @@ START_S = 120.0
 """A worker that is not up by then counts as dead."""
 START_PAUSE_S = 0.1
 """Times the number of failures in a row: the pause before another worker is started."""
+MOST_STARTS = 4
+"""So many failures in a row, of workers none of which ever came up, and no more are started."""
+ALARM = "SIGALRM"
+"""How a worker ends that ended itself, its time being up."""
 MOST_TRIES = 2
 """A picture that so many workers died of is to blame; once, a worker may also have been ended from outside."""
 

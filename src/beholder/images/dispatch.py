@@ -12,7 +12,16 @@ from time import monotonic
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
-from beholder.images.child_process import MOST_TRIES, START_PAUSE_S, START_S, check_package, crash_text, status_text
+from beholder.images.child_process import (
+    ALARM,
+    MOST_STARTS,
+    MOST_TRIES,
+    START_PAUSE_S,
+    START_S,
+    check_package,
+    crash_text,
+    status_text,
+)
 from beholder.images.messages import HELLO, Reply, Request
 from beholder.images.picture import PictureError
 from beholder.images.pulling import Finished, Job
@@ -26,10 +35,9 @@ _LEAST_QUEUED, _MOST_QUEUED = 2, 64
 _INLINE_BYTES = 64 << 10
 """Up to here a picture's bytes go through the socket, which is the faster way while they fit into its buffer; larger ones go
 through the spool (measured, 100 KB: 14 and 26 microseconds), so that a worker never waits for the pool to refill the buffer."""
-_MOST_START_FAILURES, _MOST_LATE_START_FAILURES = 4, 20
-"""In a row: when no worker of the pool ever came up, and later, when something else may be ending them."""
+_MOST_LATE_START_FAILURES = 20
+"""In a row, where workers came up before: something else may be ending them."""
 _LONGEST_START_PAUSE_S = 2.0
-_ALARM = "SIGALRM"
 
 
 @dataclass(eq=False)
@@ -331,7 +339,7 @@ class Dispatcher:
         self._num_restarts += 1
         how = status_text(status)
         if blamed is not None:
-            self._blame(blamed, how, words, over_time=over_time or how == _ALARM)
+            self._blame(blamed, how, words, over_time=over_time or how == ALARM)
         self._count_death(seat, was_up, f"{how}; {words}" if words else how)
 
     def _blame(self, job: Job, how: str, words: str, *, over_time: bool) -> None:
@@ -352,7 +360,7 @@ class Dispatcher:
         if not was_up:
             self._num_start_failures += 1
             seat.start_at = monotonic() + min(START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
-        if self._num_start_failures >= (_MOST_LATE_START_FAILURES if self._was_up else _MOST_START_FAILURES):
+        if self._num_start_failures >= (_MOST_LATE_START_FAILURES if self._was_up else MOST_STARTS):
             raise BeholderError(f"decode workers cannot be started ({how}); mend that, or use none (0 workers)")
         if self._num_deaths > self._most_deaths:
             text = f"decode workers died {self._num_deaths} times without finishing a picture (the last: {how})"

@@ -11,6 +11,8 @@ from typing import Any
 from beholder.columns import PictureReason
 
 LENGTH = struct.Struct("<I")
+RECEIVE_BYTES = 1 << 18
+"""Read from a socket at once."""
 _REPLY = struct.Struct("<QBHIIQH")
 _REASONS = tuple(PictureReason)
 _CODES = {reason: code for code, reason in enumerate(_REASONS, start=1)}

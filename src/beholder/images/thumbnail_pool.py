@@ -13,6 +13,8 @@ from types import TracebackType
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError, InputError
 from beholder.images.child_process import (
+    ALARM,
+    MOST_STARTS,
     MOST_TRIES,
     START_PAUSE_S,
     START_S,
@@ -30,9 +32,7 @@ from beholder.images.worker_setup import memory_for
 
 DEFAULT_THUMBNAILER = "beholder.images.thumbnail:make_thumbnail"
 TIMEOUT_S = 20.0
-_MOST_STARTS = 4
 _CLOSE_S = 5.0
-_ALARM = "SIGALRM"
 _LARGE_PIXELS = 32_000_000
 """Pictures with more pixels are decoded one at a time, so that workers together need little more memory than one."""
 _LARGE = threading.Lock()
@@ -149,7 +149,7 @@ class ThumbnailPool:
                 num_deaths += 1
                 how, words = self._bury(worker)
                 self._check_open()
-                if how == _ALARM:
+                if how == ALARM:
                     return self._over_time(spent_s)
                 if num_deaths == MOST_TRIES:
                     return PictureError(PictureReason.CRASHED, crash_text(num_deaths, how, words))
@@ -201,7 +201,7 @@ class ThumbnailPool:
     def _started(self) -> ChildProcess:
         """A new worker that is up."""
         how = ""
-        for num_failures in range(1, _MOST_STARTS + 1):
+        for num_failures in range(1, MOST_STARTS + 1):
             self._check_open()
             try:
                 worker = self._starter.submit(self._start).result()

@@ -17,12 +17,11 @@ import beholder
 from beholder import storage
 from beholder.columns import PictureReason
 from beholder.images.fetch_bytes import OpenArchives, ReadLimits, read_bytes
-from beholder.images.messages import HELLO, LENGTH, Reply, Request, pack_reply, take_frames, unpack_requests
+from beholder.images.messages import HELLO, LENGTH, RECEIVE_BYTES, Reply, Request, pack_reply, take_frames, unpack_requests
 from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare
 from beholder.images.shared_slots import SharedSlots, Spool
 from beholder.images.worker_setup import GRACE_S, failure_of, function_of, limit_memory, set_up_process
 
-_RECEIVE_BYTES = 1 << 18
 _LOOK_S = 0.01
 """How long a worker that has work looks away from its socket, and keeps replies to itself."""
 _MOST_KEPT_REPLIES = 32
@@ -190,7 +189,7 @@ class _Worker:
     def _receive(self) -> None:
         """Read the socket and queue the requests of every whole frame."""
         try:
-            data = self._socket.recv(_RECEIVE_BYTES)
+            data = self._socket.recv(RECEIVE_BYTES)
         except ConnectionError:
             data = b""
         if not data:
@@ -199,7 +198,7 @@ class _Worker:
         if len(self._incoming) >= LENGTH.size:  # the rest of a large frame, read at once
             missing = LENGTH.unpack_from(self._incoming)[0] + LENGTH.size - len(self._incoming)
             while missing > 0:
-                data = self._socket.recv(min(missing, 4 * _RECEIVE_BYTES))
+                data = self._socket.recv(min(missing, 4 * RECEIVE_BYTES))
                 if not data:
                     os._exit(0)
                 self._incoming += data

@@ -8,10 +8,9 @@ from time import monotonic
 
 from beholder.errors import BeholderError
 from beholder.images.child_process import ChildProcess
-from beholder.images.messages import Reply, Request, pack_requests, take_frames, unpack_replies
+from beholder.images.messages import RECEIVE_BYTES, Reply, Request, pack_requests, take_frames, unpack_replies
 from beholder.images.picture import PixelOptions
 
-_RECEIVE_BYTES = 1 << 18
 DEFAULT_DECODER = "beholder.images.decode:prepare"
 
 
@@ -79,7 +78,7 @@ class WorkerProcess(ChildProcess):
     def receive(self) -> list[Reply] | None:
         """Replies that have come; None when the worker is gone and nothing is left."""
         try:
-            data = self.socket.recv(_RECEIVE_BYTES)
+            data = self.socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return []
         except OSError:
