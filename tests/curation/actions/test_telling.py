@@ -18,7 +18,7 @@ NAMES = ["a.jpg", "b/c.png", "e.f.jpg"]
 def stamp(journal: Path) -> str:
     """When the act ended, as people read it."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    time: str = next(line["time"] for line in lines if line.get("end") == "done")
+    time: str = next(line["time"] for line in reversed(lines) if line.get("end") == "done")
     return f"{time[:10]} {time[11:16]} UTC"
 
 
@@ -285,3 +285,25 @@ def test_an_undo_of_another_selection_is_not_said_to_be_of_this_one(here: Path) 
     take_back(done.journal)
     with pytest.raises(InputError, match=r"is the journal of another act .*name another with --journal$"):
         act(photos("b/c.png"), copy="best")
+
+
+def test_trying_in_vain_once_more_leaves_the_journal_as_it_is(here: Path) -> None:
+    (here / "best" / "b").mkdir(parents=True)
+    (here / "best" / "a.jpg").write_bytes(b"mine")
+    (here / "photos" / "e.f.jpg").rename(here / "away.jpg")
+    table = photos(*NAMES)
+    assert act(table, copy="best", apply=True)[0].reasons == {"clash": 1, "missing": 1}
+    journal = here / "best.journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines[-1]["time"] = "2026-01-02T03:04:05+00:00"
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = journal.read_bytes()
+    for apply in (True, False, True):
+        summary, said = act(table, copy="best", apply=apply)
+        assert said[0].startswith("done already, 2026-01-02 03:04 UTC: copied 1 picture, ")
+        assert (summary.reasons, journal.read_bytes()) == ({"clash": 1, "missing": 1}, before)
+    (here / "away.jpg").rename(here / "photos" / "e.f.jpg")
+    assert act(table, copy="best", apply=True)[0].num_done == 2
+    _, said = act(table, copy="best")
+    assert said[0].startswith(f"done already, {stamp(journal)}: copied 2 pictures, ")
+    assert stamp(journal) != "2026-01-02 03:04 UTC"

@@ -110,7 +110,7 @@ class PackedShard:
 
 @dataclass
 class Told:
-    """What a journal says, in little memory whatever its length: 9 bytes for a picture that was left out, none for one done.
+    """What a journal says, in little memory whatever its length: 9 bytes for a picture that is left out, none for one done.
 
     Attributes:
         header: its first line.

@@ -119,24 +119,24 @@ def _go(job: Job, log: Journal, run: str) -> None:
     planner, summary = _planner(job), job.summary
     num_planned = job.told.num_planned if job.told is not None else 0
     is_retry = job.told is not None and job.told.is_finished
-    is_new = not is_retry
     for batch in _batches(job):
-        is_new = True
         planned = _planned(job, planner, batch)
         intents = [intent for picture in planned for intent in picture.intents]
         num_planned += 0 if is_retry else batch.num_rows
+        left_out = [picture for picture in planned if not picture.intents]
+        for picture in left_out:
+            summary.leave_out(picture.reason or "", picture.sample, picture.text)
+        if is_retry and not intents:
+            continue  # the journal says already that they were left out
         lines: list[dict[str, Any]] = [{"folder": folder} for folder in planner.new_folders]
         lines += [intent.to_json() for intent in intents]
-        for picture in planned:
-            if not picture.intents:
-                summary.leave_out(picture.reason or "", picture.sample, picture.text)
-                lines.append({"skip": picture.sample, "reason": picture.reason, "text": picture.text})
+        lines += [{"skip": picture.sample, "reason": picture.reason, "text": picture.text} for picture in left_out]
         log.write(*lines, {"planned": num_planned})
         _make_folders(planner.new_folders)
         planner.new_folders = []
         for some in pieces(planned):
             _do(job, log, run, some)
-    if is_new:
+    if not is_retry or summary.num_done > summary.num_before:
         log.write(journal.end())
 
 

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 MOST_EXAMPLES = 5
 """Texts that are kept of each reason."""
 _SETTLED = -1
+_AT_LEAST = 1 << 14
+"""So many notes are kept before they are looked through; later twice as many as were of use then."""
 
 
 class LeftOut:
-    """Pictures that were left out, each with its last reason; 9 bytes for each time that one was.
+    """Pictures that were left out, each with its last reason; 9 bytes for each, and for few of those that were done.
 
     Names are told apart by 64 bits of their hash: of ten million, two are taken for one with a chance of 1 in 370,000. Then one
     of the two is tried once too often, or not again.
@@ -30,6 +32,7 @@ class LeftOut:
         self._words: list[str] = []
         self._examples: dict[str, tuple[str, str]] = {}
         self._num_examples: dict[str, int] = {}
+        self._most = _AT_LEAST
 
     def add(self, sample: str, reason: str, text: str) -> None:
         """A picture was left out. Raises OverflowError past 128 reasons."""
@@ -54,6 +57,10 @@ class LeftOut:
     def _note(self, sample: str, code: int) -> None:
         self._reasons.append(code)
         self._names.append(hash(sample))
+        if len(self._names) >= self._most:  # what was done, or is noted twice, goes
+            names, codes = self._last()
+            self._names, self._reasons = array("q", names.tobytes()), array("b", codes.tobytes())
+            self._most = max(_AT_LEAST, 2 * len(names))
 
     def _forget(self, sample: str) -> None:
         reason, _ = self._examples.pop(sample, (None, ""))
