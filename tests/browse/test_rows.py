@@ -73,6 +73,19 @@ def test_no_rows(tmp_path: Path) -> None:
     assert store.samples(np.array([], np.int64)) == []
 
 
+def test_no_rows_and_some_of_nested_extension_types(tmp_path: Path) -> None:
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(range(16))] * 2, pa.binary(16)))
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), ids)
+    columns = {"sample": ["a", "b"], "aesthetic_score": pa.array([1.0, 2.0], pa.float32()), "ids": lists}
+    pq.write_table(pa.table(columns), tmp_path / "s.parquet")
+    with open_scores(str(tmp_path / "s.parquet")) as scores:
+        store = RowStore(scores, tmp_path)
+        for wanted in ([], [1, 0]):
+            found = store.fetch(np.array(wanted, np.int64), ["ids"])
+            assert found.schema.field("ids").type == lists.type
+            assert found.num_rows == len(wanted)
+
+
 def test_json_values() -> None:
     assert as_json(True) is True
     assert as_json(3) == 3

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
+from beholder.scores.arrow_types import empty_table
 from beholder.scores.score_set import ROW, ScoreSet
 
 BATCH_ROWS = 65_536
@@ -56,7 +57,7 @@ class RowStore:
         """Columns `names` of these rows, in the order asked for; rows may repeat."""
         schema = pa.schema([self.table.schema.field(name) for name in names])
         if not len(rows):
-            return schema.empty_table()
+            return empty_table(schema)
         order = np.argsort(rows, kind="stable")
         wanted = np.asarray(rows)[order].astype(np.int64)
         places = np.searchsorted(self._starts, wanted, side="right") - 1
