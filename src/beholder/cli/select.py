@@ -60,6 +60,8 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
             written = write_lists(selection, options)
             if options.action is not None:
                 summary = _act(selection, options, said.append, progress)
+    for warning in summary.warnings if summary is not None else ():
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(
             json.dumps(selection.to_json() | {"written": written, "action": summary.to_json() if summary else None}, indent=2)

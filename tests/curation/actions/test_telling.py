@@ -71,12 +71,7 @@ def test_what_had_been_left_out_is_done_now(here: Path) -> None:
     assert any(line.startswith("copied 1 picture, ") and line.endswith(" that had been left out") for line in said)
 
 
-def test_an_act_of_no_pictures_and_one_whose_files_are_gone(here: Path) -> None:
-    nothing = photos(*NAMES).slice(0, 0)
-    act(nothing, copy="none", apply=True)
-    _, said = act(nothing, copy="none")
-    assert said[0].startswith("done already")
-    assert "copied 0 pictures, 0 bytes to none" in said[0]
+def test_an_act_whose_files_are_gone(here: Path) -> None:
     act(photos(*NAMES), copy="best", apply=True)
     (here / "best" / "a.jpg").unlink()
     summary, said = act(photos(*NAMES), copy="best")

@@ -22,13 +22,14 @@ from beholder.curation.actions.plan import check_place
 from beholder.curation.actions.renaming import rename_new
 from beholder.curation.actions.run import Job, Say, free_bytes, take_over
 from beholder.curation.actions.shards import ParquetShard, ShardWriter, TarShard, keys_of
-from beholder.curation.actions.telling import bytes_text
+from beholder.curation.actions.telling import and_more, bytes_text
 from beholder.errors import OutputError, writing_failed
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.picture import PictureError, PictureRef
 from beholder.images.place import FilePlace, Place
 
 _BATCH_LOOK, _BATCH_READ = 128, 32
+_EXAMPLES = 3
 _Item = tuple[int, Place, Refused | None]
 """The number of a picture, where it is, and why it is left out, if that is known before it is read."""
 _MANY = 1024
@@ -78,8 +79,10 @@ def rehearse(job: Job, say: Say) -> None:
         summary.num_bytes += size
         summary.renamed += names.is_renamed
         job.progress(1, size)
-        if summary.num_done - summary.num_before <= 3:
+        if summary.num_done - summary.num_before <= _EXAMPLES:
             say(f"  {place.sample} -> {_names_of(job.action, shard.number)[0]}: {', '.join(name for _, name in names.names)}")
+    if (more := summary.num_done - summary.num_before - _EXAMPLES) > 0:
+        say(f"  {and_more(more)}")
     needed = summary.num_bytes - summary.num_bytes_before
     if needed > (free := free_bytes(job.target)):
         summary.notes.append(f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(needed)} are needed")

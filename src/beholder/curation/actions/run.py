@@ -23,7 +23,7 @@ from beholder.curation.actions.renaming import rename_new
 from beholder.curation.actions.repeats import without_repeats
 from beholder.curation.actions.summary import ActionSummary
 from beholder.curation.actions.tallies import MOST_EXAMPLES
-from beholder.curation.actions.telling import counted, lines_of, shown_path, undo_command
+from beholder.curation.actions.telling import counted, lines_of, nothing_selected, shown_path, undo_command
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.images.locate import PictureFinder
 from beholder.images.named_sources import NamedSources
@@ -90,7 +90,7 @@ def perform(
         progress: called with (pictures, bytes) since the last time.
 
     Returns:
-        Counts, reasons, and the journal.
+        Counts, reasons, and the journal. Of no pictures at all nothing is looked at, written or said; `warnings` says so.
 
     Raises:
         InputError: it cannot be done at all (no such sources, the target lies inside a source, ...); nothing was touched.
@@ -105,6 +105,8 @@ def perform(
     if not storage.is_local(folder):
         raise InputError(f"--{action} {folder}: files are written to this machine's disks only")
     target = os.path.abspath(storage.local_path(folder))  # noqa: PTH100
+    if not kept.num_rows:
+        return ActionSummary(action, target, options.apply, warnings=[nothing_selected(action)])
     kept = _ordered(kept)
     with PictureFinder(scores.record, pictures=options.pictures, root=options.root) as finder:
         job = _job(action, target, kept, finder, options, progress or (lambda count, size: None))
@@ -227,7 +229,7 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> Told | None:
     if not os.path.lexists(path):
         return None
     told = journals.read_journal(path)
-    if told.is_wholly_undone:
+    if told.is_wholly_undone or _is_of_nothing(told, str(header["target"])):
         if apply:  # it is kept under another name, out of the way
             aside = f"{path}.{told.header.get('id')}.undone"
             try:
@@ -244,6 +246,12 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> Told | None:
         text = _undone_text(str(header["action"]), told.num_kept_by_undo, undo_command(path))
         raise InputError(f"{shown_path(path)}: {text}")
     return told
+
+
+def _is_of_nothing(told: Told, target: str) -> bool:
+    """Whether a journal is of an act of no pictures into this folder, as earlier versions wrote them."""
+    asked, did = told.header.get("num_pictures"), told.num_intents or told.shards
+    return asked == 0 and not did and told.header.get("target") == target
 
 
 def _undone_text(action: str, num_kept: int | None, command: str) -> str:

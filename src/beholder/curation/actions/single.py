@@ -19,7 +19,7 @@ from beholder.curation.actions.fetching import fetch, pieces
 from beholder.curation.actions.journal import Journal
 from beholder.curation.actions.plan import Planned, Planner
 from beholder.curation.actions.run import Job, Say, free_bytes, take_over
-from beholder.curation.actions.telling import bytes_text, shown_path
+from beholder.curation.actions.telling import and_more, bytes_text, shown_path
 from beholder.errors import OutputError, os_error_text
 
 _BATCH = 256
@@ -49,7 +49,7 @@ def rehearse(job: Job, say: Say) -> None:
             shown += 1
             say(f"  {shown_path(planned.intents[0].source)} -> {shown_path(planned.intents[0].target)}")
     if (more := summary.num_done - summary.num_before - shown) > 0:
-        say(f"  ... and {more:,} more")
+        say(f"  {and_more(more)}")
     if needed > (free := free_bytes(job.target)):
         summary.notes.append(f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(needed)} are needed")
 

@@ -47,6 +47,7 @@ class ActionSummary:
         files_left: texts about the first few of these.
         renamed: pictures that got another name, so that no two are one.
         notes: lines to say.
+        warnings: what may not be as it was meant.
     """
 
     action: str
@@ -70,6 +71,7 @@ class ActionSummary:
     files_left: list[str] = field(default_factory=list)
     renamed: int = 0
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def num_skipped(self) -> int:

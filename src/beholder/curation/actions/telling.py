@@ -64,6 +64,16 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def nothing_selected(action: str) -> str:
+    """The warning of an act of no pictures."""
+    return f"no picture is selected, so there is nothing to {_WOULD[action]}"
+
+
+def and_more(count: int) -> str:
+    """What stands below a few examples."""
+    return f"... and {count:,} more"
+
+
 def lines_of(summary: ActionSummary) -> Iterator[str]:
     """What is said at the end."""
     verb, would, target = _DONE[summary.action], f"would {_WOULD[summary.action]}", shown_path(summary.target)
@@ -100,8 +110,10 @@ def _what_next(summary: ActionSummary, *, has_new: bool) -> Iterator[str]:
         yield "for another act name another folder, or another journal with --journal"
     elif summary.applied:
         yield f"to take it back: {undo_command(str(summary.journal))}"
-    else:
+    elif has_new or summary.earlier:
         yield "nothing has been touched; add --apply to do it"
+    else:
+        yield "nothing has been touched, and there is nothing to do: every picture is left out"
 
 
 def _what(pictures: int, files: int, num_bytes: int, shards: int, action: str) -> str:
@@ -152,7 +164,7 @@ def _examples(summary: ActionSummary, reason: str) -> Iterator[str]:
     texts = [text for word, _, text in summary.examples if word == reason][:_SHOWN]
     yield from (f"    {shown_text(text.replace(f'; {WHERE_NOW}', ''))}" for text in texts)  # which is said below, once
     if summary.reasons[reason] > len(texts) > 0:
-        yield f"    ... and {summary.reasons[reason] - len(texts):,} more"
+        yield f"    {and_more(summary.reasons[reason] - len(texts))}"
 
 
 _LEFT_BY_UNDO = {
