@@ -34,7 +34,7 @@ def view_of(scores: np.ndarray, rows: np.ndarray) -> View:
 def test_rows_come_best_first_with_ties_by_name_in_bytes_then_by_row(tmp_path_factory, pairs) -> None:
     names, scores = [name for name, _ in pairs], np.array([score for _, score in pairs], np.float32)
     rows = best_first(scores, store_of(names, scores.tolist(), tmp_path_factory.mktemp("s")))
-    wanted = [row for row in range(len(scores)) if not np.isnan(scores[row])]
+    wanted = [row for row in range(len(scores)) if math.isfinite(scores[row])]
     wanted.sort(key=lambda row: (-scores[row], names[row].encode(), row))
     assert rows.tolist() == wanted
 
@@ -45,13 +45,13 @@ def test_counts_and_buckets_and_bins_are_those_of_a_plain_count(tmp_path_factory
     scores = np.array(values, np.float32)
     store = store_of([f"{row:03d}" for row in range(len(scores))], scores.tolist(), tmp_path_factory.mktemp("s"))
     view = view_of(scores, best_first(scores, store))
-    assert view.count_at_least(threshold) == sum(score >= np.float32(threshold) for score in scores.tolist())
+    assert view.count_at_least(threshold) == sum(math.isfinite(s) and s >= np.float32(threshold) for s in scores.tolist())
     low, high = axis(view.ascending)
     found = buckets(view, low, high)
     for bucket in found:
         least = -math.inf if bucket["low"] is None else float(np.float32(bucket["low"]))
         most = math.inf if bucket["high"] is None else float(np.float32(bucket["high"]))
-        inside = [s for s in scores.tolist() if s >= least and (s < most or bucket["high"] is None)]
+        inside = [s for s in scores.tolist() if math.isfinite(s) and s >= least and (s < most or bucket["high"] is None)]
         assert bucket["count"] == len(inside)
     assert sum(bucket["count"] for bucket in found) == len(view.rows)
     assert sum(histogram(view, low, high)["counts"]) == len(view.rows)
@@ -80,7 +80,7 @@ def test_a_few_values_far_off_do_not_squeeze_the_axis_and_are_counted_at_its_end
     assert sum(histogram(view, low, high)["counts"]) == sum(b["count"] for b in buckets(view, low, high)) == 10_000
 
 
-@pytest.mark.parametrize("values", [[], [math.inf], [5.0], [5.0, 5.0]])
+@pytest.mark.parametrize("values", [[], [5.0], [5.0, 5.0]])
 def test_axis_of_little_is_still_an_axis(values: list[float]) -> None:
     low, high = axis(np.array(values, np.float32))
     assert math.isfinite(low)

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beholder.browse.about import about
 from beholder.browse.export import EXPORT_FORMATS, ExportFormat, select_command, write_selection
 from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
+from beholder.browse.rejects import Rejects
 from beholder.browse.session import Gone, Session, opened
 from beholder.curation.selecting.options import OutputOptions, SelectRules
 from beholder.curation.selecting.selection import select_rows
@@ -169,6 +171,32 @@ def test_an_export_is_what_select_writes(session: Session, tmp_path: Path, kind:
         assert (record["format"], record["num_kept"]) == ("beholder-selection", num_rows)
     else:
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_infinite_scores_are_none(tmp_path: Path) -> None:
+    values = [math.inf, 5.5, -math.inf, math.nan, None, 4.0, 6.25]
+    rows = {"sample": list("abcdefg"), "aesthetic_score": pa.array(values, pa.float32())}
+    path = write_set(tmp_path / "s.parquet", rows)
+    with open_scores(str(path)) as found, opened(found, tmp_path, BrowseOptions(scores=str(path))) as session:
+        view = session.view("aesthetic_score", ())
+        assert about(session, Rejects([]))["scores"][0]["num_without"] == 4
+        for threshold, kept in ((5.0, [6, 1]), (-math.inf, [6, 1, 5]), (math.inf, [])):
+            assert session.listing(view, "kept", "best", threshold=threshold).rows.tolist() == kept
+            counts = session.counts(view, threshold)
+            assert (counts["kept"], counts["above"], counts["dropped"]) == (len(kept), len(kept), 7 - len(kept))
+        assert session.listing(view, "all", "best", threshold=5).rows.tolist() == [6, 1, 5]
+        without = session.listing(view, "no_score", "best", threshold=5)
+        assert without.rows.tolist() == [0, 2, 3, 4]
+        assert [tile["score"] for tile in session.page(without, "aesthetic_score", 0, 9)] == [None] * 4
+        assert session.ranks("aesthetic_score").tolist() == [0, 2, 0, 0, 0, 3, 1]
+        session.mark([0, 2], Mark.KEEP)
+        session.mark([6], Mark.DROP)
+        assert session.listing(view, "kept", "best", threshold=5).rows.tolist() == [1, 0, 2]
+        assert session.counts(view, 5)["kept"] == 3
+        assert write_selection(session, view, 5, tmp_path / "k.txt") == 3
+        only = session.view("aesthetic_score", ("sample IN ('a', 'g')",))
+        assert (only.rows.tolist(), only.num_matching) == ([6], 2)
+        assert session.listing(only, "no_score", "best", threshold=5).rows.tolist() == [0]
 
 
 def test_one_row_and_none(tmp_path: Path) -> None:

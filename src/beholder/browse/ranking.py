@@ -32,7 +32,7 @@ class View:
         key: names the view.
         score: the score's column.
         conditions: SQL expressions that all rows satisfy.
-        rows: (M,) rows that have a score, best first; ties by sample, then by row.
+        rows: (M,) rows that have a finite score, best first; ties by sample, then by row.
         ascending: (M,) float32, their scores, from the smallest.
         inside: (N,) bool, which rows of the set satisfy the conditions; None: all.
         num_matching: rows that satisfy them, with a score or not.
@@ -61,9 +61,9 @@ class View:
 
 
 def best_first(scores: npt.NDArray[np.float32], store: RowStore) -> Rows:
-    """Rows that have a score, best first; ties by sample (UTF-8 bytes), then by row."""
+    """Rows that have a finite score, best first; ties by sample (UTF-8 bytes), then by row."""
     number = np.uint32 if len(scores) <= np.iinfo(np.uint32).max else np.int64
-    rows = np.flatnonzero(~np.isnan(scores))
+    rows = np.flatnonzero(np.isfinite(scores))
     rows = rows[np.argsort(-scores[rows], kind="stable")].astype(number)
     values = scores[rows]
     same = values[1:] == values[:-1]
@@ -81,12 +81,11 @@ def best_first(scores: npt.NDArray[np.float32], store: RowStore) -> Rows:
 
 
 def axis(ascending: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Ends of the slider: the least and the largest finite score, or those of all but the outermost where these lie far off."""
-    finite = ascending[np.isfinite(ascending)]
-    if not len(finite):
+    """Ends of the slider: the least and the largest score, or those of all but the outermost where these lie far off."""
+    if not len(ascending):
         return 0.0, 10.0
-    low, high = float(finite[0]), float(finite[-1])
-    near_low, near_high = (float(finite[int(q * (len(finite) - 1))]) for q in (_TAIL, 1 - _TAIL))
+    low, high = float(ascending[0]), float(ascending[-1])
+    near_low, near_high = (float(ascending[int(q * (len(ascending) - 1))]) for q in (_TAIL, 1 - _TAIL))
     if high - low > _FAR * (near_high - near_low) > 0:
         low, high = near_low, near_high
     if high <= low:

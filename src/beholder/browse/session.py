@@ -111,7 +111,7 @@ class Session:
         self.conditions.close()
 
     def values(self, score: str) -> npt.NDArray[np.float32]:
-        """(N,) float32 scores, NaN for none."""
+        """(N,) float32 scores, NaN for none: NULL, NaN and infinite ones."""
         self._whole_of(score)
         return self._values[score]
 
@@ -293,6 +293,7 @@ class Session:
             found = self._whole.get(score)
             if found is None:
                 values = self.scores.scores(score)
+                values[~np.isfinite(values)] = np.nan
                 rows = best_first(values, self.store)
                 ascending = np.ascontiguousarray(values[rows][::-1])
                 view = View(_key("view", score), score, (), rows, ascending, None, len(values))
