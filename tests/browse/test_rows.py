@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,20 @@ def test_no_rows_and_some_of_nested_extension_types(tmp_path: Path) -> None:
             found = store.fetch(np.array(wanted, np.int64), ["ids"])
             assert found.schema.field("ids").type == lists.type
             assert found.num_rows == len(wanted)
+
+
+def test_float32_has_the_digits_that_a_csv_has_and_eight_at_most(tmp_path: Path) -> None:
+    numbers = [5.0954670906066895, 5.1, 0.1, -1e-30, 16777216.0, 123456792.0, 0.0, 1000.00006, math.inf, math.nan, None]
+    single, double = pa.array(numbers, pa.float32()), pa.array(numbers, pa.float64())
+    table = pa.table({"sample": [f"s{i}" for i in range(len(numbers))], "score": single, "wide": double})
+    with open_scores(table) as scores:
+        store = RowStore(scores, tmp_path)
+    rows = [store.row(number) for number in range(len(numbers))]
+    shown = [row["score"] for row in rows]
+    assert shown[:9] == [5.095467, 5.1, 0.1, -1e-30, 16777216.0, 123456790.0, 0.0, 1000.0001, "inf"]
+    assert shown[9:] == [None, None]
+    assert shown[:7] == [float(text) for text in single.cast(pa.string()).to_pylist()[:7]], "as pyarrow writes CSV"
+    assert [row["wide"] for row in rows][:8] == numbers[:8], "of double nothing is lost"
 
 
 def test_json_values() -> None:
