@@ -186,6 +186,18 @@ def test_hostile_pictures_and_places_are_not_sent(tmp_path: Path, monkeypatch: p
                     assert said.count("name its folder with --pictures to allow it") == is_outside
 
 
+@pytest.mark.parametrize("is_folder_there", [False, True])
+def test_of_pictures_that_are_gone_it_is_said_what_helps(tmp_path: Path, is_folder_there: bool) -> None:
+    if is_folder_there:
+        (tmp_path / "photos").mkdir()
+    rows = {"sample": ["photos/a.jpg", "photos/b.jpg"], "aesthetic_score": np.full(2, 5, np.float32)}
+    path = write_set(tmp_path / "s.parquet", rows, sources=["photos"], folder=tmp_path)
+    for ask in client_of(path, tmp_path, tmp_path / "m.jsonl"):
+        for address in ("/picture/x/0", "/thumb/x/160/0", "/picture/x/1"):
+            said = ask(address).json()["error"]
+            assert said.count("--pictures or --root say where the pictures are now") == 1, said
+
+
 def test_names_of_any_length_are_said_shortly(tmp_path: Path) -> None:
     names = ["pictures/" + "x" * 10_000 + ".jpg", "pictures/" + "y/" * 5_000 + "end.jpg"]
     rows = {"sample": names, "aesthetic_score": np.full(len(names), 5, np.float32)}

@@ -11,17 +11,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from beholder.browse.options import BrowseOptions
+from beholder.browse.presence import gone_warning
 from beholder.browse.server import listening, serving
 from beholder.errors import BeholderError, InputError
+from beholder.images.locate import PictureFinder
 from oracles.browse_page import until
-from oracles.browse_sets import running
+from oracles.browse_sets import running, write_set
 
 START_S = 60
 
@@ -202,3 +207,78 @@ def test_a_moved_set_is_found_with_pictures(photo_set: Path, tmp_path: Path) -> 
     options = BrowseOptions(scores=str(tmp_path / "scores.parquet"), pictures=(str(tmp_path / "elsewhere"),), no_open=True)
     with running(options, tmp_path) as served:
         assert httpx.get(f"{served.url}picture/x/5").content == (tmp_path / "elsewhere/005.jpg").read_bytes()
+
+
+def warning_of(scores: Path, **more: Any) -> str | None:
+    with serving(BrowseOptions(scores=str(scores), no_open=True, **more), 1) as (_, address):
+        return address.warning
+
+
+def set_of(folder: Path, names: list[str | None], sources: list[str]) -> Path:
+    rows = {"sample": pa.array(names, pa.string()), "aesthetic_score": pa.array([5.0] * len(names), pa.float32())}
+    return write_set(folder / "scores.parquet", rows, sources=sources, folder=folder)
+
+
+def test_that_all_pictures_are_gone_is_said_at_the_start_once(tmp_path: Path) -> None:
+    path = set_of(tmp_path, [f"photos/{number}.jpg" for number in range(20)], ["photos"])
+    with process_of(str(path)) as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        (line,) = process.stderr.read().splitlines()
+    assert line.startswith("warning: cannot find any of the first 8 pictures (")
+    assert line.endswith("; --pictures or --root say where the pictures are now")
+    assert line.count("--pictures") == 1
+    assert "photos" in line
+
+
+def test_pictures_are_gone_only_where_none_is_there(tmp_path: Path) -> None:
+    path = set_of(tmp_path, [f"photos/{number}.jpg" for number in range(20)], ["photos"])
+    (tmp_path / "photos").mkdir()
+    assert "any of the first 8 pictures" in (warning_of(path) or "")
+    (tmp_path / "photos/7.jpg").write_bytes(b"x")
+    assert warning_of(path) is None
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    assert "any of the first 8 pictures" in (warning_of(path) or "")
+    assert warning_of(path, pictures=(str(tmp_path / "moved"),)) is None
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "elsewhere/photos")
+    assert warning_of(path, root=str(tmp_path / "elsewhere")) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "sources", "said"),
+    [
+        ([], ["photos"], None),
+        (["photos/a.jpg"], ["photos"], "cannot find the first picture ("),
+        ([None, None], ["photos"], "cannot find any of the first 2 pictures ("),
+        (["photos/\x1b[2J" + "y" * 900], ["photos"], "cannot find the first picture ("),
+        (["http://192.0.2.7/a.jpg"], [], None),
+        (["http://192.0.2.7/p/a.jpg"], ["http://192.0.2.7/p"], None),
+        (["photos/a.jpg", "http://192.0.2.7/p/a.jpg"], ["photos", "http://192.0.2.7/p"], None),
+    ],
+)
+def test_odd_sets_are_looked_up_without_asking_servers(
+    tmp_path: Path, names: list[str | None], sources: list[str], said: str | None
+) -> None:
+    warning = warning_of(set_of(tmp_path, names, sources))
+    if said is None:
+        assert warning is None
+    else:
+        assert warning is not None
+        assert warning.startswith(said)
+        assert warning.isprintable()
+        assert len(warning) < 600
+
+
+def test_a_search_that_takes_long_holds_nothing_up() -> None:
+    class Slow(PictureFinder):
+        def locate(self, samples: Any, **more: Any) -> Any:
+            is_over.wait(60)
+            return super().locate(samples, **more)
+
+    is_over = threading.Event()
+    with Slow({}) as finder:
+        assert gone_warning(finder, ["none/a.jpg"], timeout_s=0.05) is None
+        is_over.set()
+        assert gone_warning(finder, ["none/a.jpg"], timeout_s=60) is not None

@@ -21,6 +21,7 @@ from beholder.browse.export import MEDIA_TYPES, ExportFormat, select_command, wr
 from beholder.browse.messages import ListingRequest, MarksRequest, ViewRequest
 from beholder.browse.newest_first import Busy
 from beholder.browse.pictures import THUMBNAIL_SIDES, Pictures, Sent
+from beholder.browse.presence import shortened
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import PAGE_ROWS, Gone, Session
 from beholder.columns import WHERE_NOW, PictureReason
@@ -37,7 +38,8 @@ _PICTURE_CACHE = "private, max-age=86400"
 """Addresses of pictures hold the run's id, so another set on the same port never meets them."""
 _GONE = ("does not exist", "(any more)")
 """In what is said of a picture that was there once; others are missing as they are empty, or outside of what may be read."""
-_MOST_LETTERS = 400
+_GONE_REASONS = (PictureReason.MISSING, PictureReason.UNREADABLE)
+"""A picture has gone, or the whole source that it was in, which then cannot be read."""
 
 
 def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Path) -> FastAPI:
@@ -60,14 +62,9 @@ def _error(status: int, text: str) -> JSONResponse:
 def _why(error: PictureError) -> str:
     """What to say of a picture that there is not, with advice where it has gone and nothing was advised yet."""
     text = str(error)
-    is_gone = error.reason == PictureReason.MISSING and any(words in text for words in _GONE) and WHERE_NOW not in text
+    is_gone = error.reason in _GONE_REASONS and any(words in text for words in _GONE) and WHERE_NOW not in text
     advice = f"; if it was moved: {WHERE_NOW}" if is_gone else ""
-    return f"{error.reason}: {_cut(text)}{advice}"
-
-
-def _cut(text: str) -> str:
-    """The text, or its beginning and end: names have any length."""
-    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS // 2]} … {text[-_MOST_LETTERS // 2 :]}"
+    return f"{error.reason}: {shortened(text)}{advice}"
 
 
 def _json(value: Any) -> JSONResponse:

@@ -21,6 +21,7 @@ import numpy as np
 from beholder.browse.marks import check_writable, summary
 from beholder.browse.options import LOOPBACK_HOSTS, BrowseOptions
 from beholder.browse.pictures import Pictures
+from beholder.browse.presence import NUM_LOOKED_UP, gone_warning
 from beholder.browse.rejects import Rejects
 from beholder.browse.safety import Guard, new_token
 from beholder.browse.session import opened
@@ -45,12 +46,14 @@ class Address:
         num_rows: of the set.
         marks: file of the marks, and what it holds, in words.
         has_token: whether the address is a secret.
+        warning: that none of the first pictures can be found; None where one was, or nothing is known.
     """
 
     url: str
     num_rows: int
     marks: tuple[str, str]
     has_token: bool
+    warning: str | None = None
 
 
 @contextlib.contextmanager
@@ -105,14 +108,17 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
             finder = PictureFinder(scores.record, pictures=options.pictures, root=options.root, confined=True)
             stack.enter_context(finder)
             session = stack.enter_context(opened(scores, scratch, options))
-            finder.sources(session.store.samples(np.arange(min(_LOOKED_AT, session.store.num_rows))))
+            samples = session.store.samples(np.arange(min(_LOOKED_AT, session.store.num_rows)))
+            finder.sources(samples)
+            warning = gone_warning(finder, samples[:NUM_LOOKED_UP])
             pictures = Pictures(finder, num_workers=min(8, max(2, cores)))
             stack.callback(pictures.close)
             token = new_token() if options.needs_token else None
             app = make_app(session, pictures, Rejects(scores.rejects), scratch)
             guard = Guard(app, port=port, host_names=_own_names(options.host), token=token)
             told = (str(marks), summary(session.marks))
-            yield guard, Address(_url(options.host, port, token), session.store.num_rows, told, token is not None)
+            url, num_rows = _url(options.host, port, token), session.store.num_rows
+            yield guard, Address(url, num_rows, told, has_token=token is not None, warning=warning)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -173,6 +179,9 @@ def _tell(server: uvicorn.Server, address: Address, options: BrowseOptions, on_r
         pause.wait(0.02)
     if not server.started:
         return
+    if address.warning is not None:
+        with contextlib.suppress(OSError):
+            print(f"warning: {address.warning}", file=sys.stderr, flush=True)
     try:
         on_ready(address)
     except OSError:  # nobody reads what is printed (`| head -c0`): the page is served all the same
