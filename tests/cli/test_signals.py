@@ -138,6 +138,24 @@ def test_the_live_page_ends_while_a_filter_runs(tmp_path: Path, scores: Path, se
     assert not list((tmp_path / "tmp").iterdir())
 
 
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_import_that_swallows_what_comes_loses_no_interrupt(tmp_path: Path, sent: str) -> None:
+    (tmp_path / "swallows.py").write_text(
+        "import signal, time\n"
+        f"try:\n    signal.raise_signal(signal.{sent})\n    time.sleep(0.3)\nexcept BaseException:\n    pass\n"
+    )
+    (tmp_path / "program.py").write_text(
+        "import signal, time\n"
+        "from beholder.__main__ import _end_orderly\n"
+        f"signal.signal(signal.{sent}, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
+        "received = _end_orderly()\n"
+        "try:\n    import swallows\n    time.sleep(30)\n"
+        "except KeyboardInterrupt:\n    print('interrupted by', received, 'after the import of', swallows.__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"interrupted by [{int(getattr(signal, sent))}] after the import of swallows\n", done.stderr
+
+
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path, scores: Path) -> None:
     running = start(
         tmp_path, "select", str(scores), "--min-score", "5", "-o", "kept.txt", ignored=signal.SIGHUP

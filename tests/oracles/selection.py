@@ -51,9 +51,14 @@ def gumbel_of(name: str, seed: int) -> float:
     return float(-np.log(-np.log(np.float64(uniform))))
 
 
+def finite(values: pd.Series) -> pd.Series:
+    """Infinity is no score, as NaN is none."""
+    return values.where(np.isfinite(values.to_numpy(np.float64, na_value=np.nan)))
+
+
 def percentiles(values: pd.Series) -> pd.Series:
     """Average rank / n, NaN where there is none."""
-    values = values.astype("float64")
+    values = finite(values.astype("float64"))
     return values.rank(method="average") / values.notna().sum()
 
 
@@ -94,7 +99,9 @@ class Oracle:
     def __init__(self, frame: pd.DataFrame, score: str | None, ranking: pd.Series) -> None:
         self.frame = frame.reset_index(drop=True)
         self.score = score
-        self.value = ranking.astype("float64").reset_index(drop=True)
+        self.value = finite(ranking.astype("float64")).reset_index(drop=True)
+        if score is not None:
+            self.frame[score] = finite(self.frame[score])
         self.words = [""] * len(frame)
         self.steps: list[tuple[str, int, int]] = []
         self.keep: set[int] = set()
@@ -160,7 +167,7 @@ class Oracle:
             return {row: aspect_of(w, h) for row, (w, h) in enumerate(zip(frame["width"], frame["height"], strict=True))}
         assert column == "score_bucket"
         scores = [float(value) for value in frame[self.score]]
-        return {row: None if math.isnan(v) else v if math.isinf(v) else math.floor(v * 2) / 2 for row, v in enumerate(scores)}
+        return {row: None if math.isnan(v) else math.floor(v * 2) / 2 for row, v in enumerate(scores)}
 
     def by_group(self, column: str | None) -> list[list[int]]:
         """Rows left of each group that has any, in the order of the selection: those marked keep first, then best first."""

@@ -49,3 +49,14 @@ def as_source(given: Any, function: str) -> tuple[str | pa.Table, Back]:
 
 def _same(table: pa.Table) -> Any:
     return table
+
+
+def texts_of(given: Any, name: str, function: str) -> tuple[str, ...]:
+    """One text or path, or a list of them. Raises TypeError for anything else."""
+    items = (given,) if isinstance(given, str | PathLike) else given
+    if not isinstance(items, list | tuple | set | frozenset) or not all(isinstance(item, str | PathLike) for item in items):
+        kind = type(given).__name__
+        raise TypeError(
+            f"{function}() takes texts and paths for {name}, no {kind}; write a frame to a file and name that"
+        )
+    return tuple(fspath(item) for item in items)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from beholder.curation.selecting.frames import select
 from beholder.curation.selecting.selection import RULES
+from beholder.errors import InputError
 from oracles.selection import Found, Oracle, percentiles
 
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,7 +32,7 @@ NAMES = st.one_of(
 SCORES = st.one_of(
     st.sampled_from([5.0, 4.5, 4.7, 5.25, 6.0, 0.0, -0.0, -1.5]),
     st.floats(-10, 10, width=32),
-    st.sampled_from([None, math.nan]),
+    st.sampled_from([None, math.nan, math.inf, -math.inf]),
 )
 GROUPS = st.sampled_from(["a", "b", "ü", None, "only"])
 SIZES = st.sampled_from([None, -1, 0, 1, 2, 10, 100, 1000, 1 << 50])
@@ -267,3 +268,25 @@ def test_no_row_and_one_row(rules: dict[str, Any], num_rows: int) -> None:
         "num_bytes": pa.array([10] * num_rows, pa.int64()),
     })  # fmt: skip
     check(table, rules)
+
+
+def test_infinite_scores_are_none() -> None:
+    scores = pa.array([math.inf, 5.0, -math.inf, math.nan, 4.0, None], pa.float32())
+    table = pa.table({"sample": list("abcdef"), "aesthetic_score": scores, "wide": scores.cast(pa.float64())})
+    for rules in ({"top": 3}, {"min_score": -math.inf}, {"rank_by": "wide", "top": 3}):
+        found = select(table, **rules).decisions()
+        assert found.column("sample").filter(found.column("kept")).to_pylist() == ["b", "e"], rules
+
+
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        ({"join": pa.table({"sample": ["a"]}), "top": 1}, "select\\(\\) takes texts and paths for join, no Table"),
+        ({"where": 5, "top": 1}, "select\\(\\) takes texts and paths for where, no int"),
+    ],
+)
+def test_what_is_no_path_is_refused_by_name(rules: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        select(pa.table({"sample": ["a"], "aesthetic_score": [5.0]}), **rules)
+    with pytest.raises(InputError, match="--min-score 'five' is no number"):
+        select(pa.table({"sample": ["a"], "aesthetic_score": [5.0]}), min_score="five")

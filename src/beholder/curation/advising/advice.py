@@ -19,7 +19,7 @@ from beholder.curation.advising.rows import SCORE, Rows, open_rows, threshold_nu
 from beholder.curation.advising.warnings import warnings_about
 from beholder.models.landmarks import Landmark, landmarks_of
 from beholder.models.published import LAION_EN, PublishedShares, published_of
-from beholder.scores.data_frames import as_source
+from beholder.scores.data_frames import as_source, texts_of
 from beholder.scores.score_set import ScoreSet, open_scores
 from beholder.stats import ScoreStats
 
@@ -145,7 +145,7 @@ def advise(
     *,
     thresholds: Sequence[float] | None = None,
     at: float | str | None = None,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] | str | None = None,
     score: str | None = None,
     head: str | None = None,
     where: str | Sequence[str] | None = None,
@@ -190,11 +190,11 @@ def advise(
         thresholds=tuple(finite(float(threshold), "--threshold") for threshold in thresholds or ()),
         mark=mark,
         at=mark.threshold if mark is not None else None if at is None else finite(float(at), "--at"),
-        columns=columns,
+        columns=(columns,) if isinstance(columns, str) else columns,
         where=(where,) if isinstance(where, str) else tuple(where or ()),
         with_price=with_price,
     )
-    tables = (join,) if isinstance(join, str) else tuple(join)
+    tables = texts_of(join, "join", "advise")
     with open_rows(scores, column, where=question.where, join=tables, memory=memory, num_threads=num_threads) as rows:
         answer = _answer(rows, question)
     return _advice(scores, question, answer, started)

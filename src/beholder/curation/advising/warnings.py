@@ -85,7 +85,10 @@ def _about_head(head: str | None) -> Iterator[str]:
             "may be on another scale; if you know it, say --head NAME (beholder models list)"
         )
     elif not any(item.head == head for item in LANDMARKS) and not published_shares(head):
-        yield f"nothing is published for the head {head}: thresholds of other heads are on other scales and do not carry over"
+        yield (
+            f"nothing is published for the head {head}: thresholds of other heads are on other scales and do not carry over "
+            "(names of those that are known: beholder models list)"
+        )
 
 
 def _about_other_scales(head: str | None, at: float | None, mark: Landmark | None) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import fields
 from fractions import Fraction
-from os import PathLike, fspath
+from os import fspath
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from beholder.curation.selecting.options import SelectRules
 from beholder.curation.selecting.selection import Selection, select_rows
-from beholder.scores.data_frames import Back, as_source
+from beholder.scores.data_frames import Back, as_source, texts_of
 from beholder.scores.score_set import open_scores
 
 _LISTS = ("where", "exclude", "join")
@@ -46,10 +46,8 @@ def select(source: Any, **rules: Any) -> FrameSelection:
     if unknown:
         raise TypeError(f"select() has no rule {unknown[0]!r}; there are {', '.join(sorted(known))}")
     for name in _LISTS:
-        if isinstance(rules.get(name), str | PathLike):
-            rules[name] = (rules[name],)
         if rules.get(name) is not None:
-            rules[name] = tuple(fspath(item) for item in rules[name])
+            rules[name] = texts_of(rules[name], name, "select")
     if isinstance(rules.get("top_share"), int | float | Fraction):
         share = rules["top_share"]
         rules["top_share"] = f"{share.numerator / share.denominator!r}" if isinstance(share, Fraction) else repr(share)

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from numbers import Real
 from typing import ClassVar, Literal
 
 from beholder.curation.actions.options import ActionOptions
@@ -98,8 +99,8 @@ class SelectRules(ReadOptions, RuleOptions):
         """Raise InputError for values that mean nothing, and for rules that do not go together."""
         for name, text in (("min_score", "--min-score"), ("max_score", "--max-score")):
             value = getattr(self, name)
-            if value is not None and math.isnan(value):
-                raise InputError(f"{text} is no number")
+            if value is not None and (not isinstance(value, Real) or math.isnan(value)):
+                raise InputError(f"{text} {value!r} is no number")
         if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
             raise InputError(f"--min-score {self.min_score:g} is above --max-score {self.max_score:g}; nothing could stay")
         if self.quantile is not None and not 0 <= self.quantile <= 1:

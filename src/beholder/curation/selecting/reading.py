@@ -229,14 +229,16 @@ class RowReader:
         return found
 
     def floats(self, name: str) -> npt.NDArray[np.float32]:
-        """A column of numbers as (N,) float32, NaN for null."""
+        """A column of numbers as (N,) float32; NaN for null and infinity, neither of which is a score."""
         found = np.empty(self.num_rows, np.float32)
 
         def put(first: int, table: pa.Table) -> int:
             column = pc.fill_null(table.column(0).cast(pa.float32(), safe=False), float("nan"))
             at = first
             for chunk in column.chunks:
-                found[at : at + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
+                part = found[at : at + len(chunk)]
+                part[:] = chunk.to_numpy(zero_copy_only=False)
+                part[np.isinf(part)] = np.nan
                 at += len(chunk)
             return len(column)
 

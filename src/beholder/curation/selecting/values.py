@@ -138,7 +138,7 @@ def _combined(expression: Expression, reader: RowReader, num_threads: int) -> tu
     bits = value.view(np.uint64)
     for start in range(0, reader.num_rows, _BLOCK):  # to ordered integers, in place
         part = slice(start, start + _BLOCK)
-        bits[part] = np.where(np.isnan(value[part]), np.uint64(0), _ordered_bits(bits[part]))
+        bits[part] = np.where(np.isfinite(value[part]), _ordered_bits(bits[part]), np.uint64(0))
     order, new_level = _sorted_wide(_upper_halves(bits), bits, num_threads)
     del value
     keys = ordering.levels_of(order, new_level, reader.num_rows)
@@ -167,7 +167,7 @@ def _double_keys(reader: RowReader, name: str) -> tuple[Keys, npt.NDArray[np.uin
     def put(first: int, table: pa.Table) -> None:
         column = pc.fill_null(table.column(0).cast(pa.float64(), safe=False), float("nan")).combine_chunks()
         values = column.to_numpy(zero_copy_only=False) + 0.0
-        wide[first : first + len(values)] = np.where(np.isnan(values), np.uint64(0), _ordered_bits(values.view(np.uint64)))
+        wide[first : first + len(values)] = np.where(np.isfinite(values), _ordered_bits(values.view(np.uint64)), np.uint64(0))
 
     for _ in reader.map([name], put):
         pass
