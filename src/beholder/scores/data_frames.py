@@ -56,7 +56,5 @@ def texts_of(given: Any, name: str, function: str) -> tuple[str, ...]:
     items = (given,) if isinstance(given, str | PathLike) else given
     if not isinstance(items, list | tuple | set | frozenset) or not all(isinstance(item, str | PathLike) for item in items):
         kind = type(given).__name__
-        raise TypeError(
-            f"{function}() takes texts and paths for {name}, no {kind}; write a frame to a file and name that"
-        )
+        raise TypeError(f"{function}() takes texts and paths for {name}, no {kind}; write a frame to a file and name that")
     return tuple(fspath(item) for item in items)
