@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -122,19 +123,24 @@ def as_parquet(path: str, target: Path, *, texts: Collection[str] = (), numbers:
         return target
     parsing = pa.csv.ParseOptions(delimiter="\t" if path.lower().endswith(".tsv") else ",", newlines_in_values=True)
     try:
-        with storage.open_binary(path) as source:
-            _convert(source, parsing, target, {*columns.SAMPLE_COLUMN_NAMES, *texts}, numbers)
+        with contextlib.ExitStack() as opened:
+            known = {*columns.SAMPLE_COLUMN_NAMES, *texts}
+            _convert(lambda: opened.enter_context(storage.open_binary(path)), parsing, target, known, numbers)
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} cannot be read as CSV: {' '.join(str(error).split())[:300]}") from None
     return target
 
 
-def _convert(source: Any, parsing: pa.csv.ParseOptions, target: Path, texts: Collection[str], numbers: Collection[str]) -> None:
+def _convert(
+    opened: Callable[[], Any], parsing: pa.csv.ParseOptions, target: Path, texts: Collection[str], numbers: Collection[str]
+) -> None:
     """CSV to Parquet, piece by piece; `nan` and empty fields are null numbers.
+
+    Every reader gets a file of its own (`opened`): Arrow's read ahead in a thread that goes on after they have failed.
 
     Whole numbers stay whole. Where a later row does not fit, it is read again: fractions after whole numbers, else as text.
     """
-    header = pa.csv.open_csv(source, parse_options=parsing, read_options=pa.csv.ReadOptions(block_size=1 << 20)).schema
+    header = pa.csv.open_csv(opened(), parse_options=parsing, read_options=pa.csv.ReadOptions(block_size=1 << 20)).schema
     kinds = {name: pa.large_string() for name in header.names if name in texts}
     for item in header:
         is_empty = pa.types.is_null(item.type)
@@ -143,9 +149,8 @@ def _convert(source: Any, parsing: pa.csv.ParseOptions, target: Path, texts: Col
         elif is_empty:
             kinds[item.name] = pa.large_string()
     while True:
-        source.seek(0)
         try:
-            _write(source, parsing, target, kinds)
+            _write(opened(), parsing, target, kinds)
             return
         except pa.ArrowInvalid as error:
             said = _NOT_OF_TYPE.search(str(error))
