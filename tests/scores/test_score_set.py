@@ -167,6 +167,14 @@ def test_a_csv_whose_late_rows_are_of_another_type(tmp_path: Path) -> None:
     assert len(rows) == 10_001
 
 
+@pytest.mark.parametrize(("name", "mark"), [("s.csv", ";"), ("s.csv", "\t"), ("s.tsv", ","), ("s.csv", "|")])
+def test_a_csv_of_another_delimiter_is_named_as_such(tmp_path: Path, name: str, mark: str) -> None:
+    (tmp_path / name).write_text(f"sample{mark}score\na{mark}5\n")
+    assert f"the fields look separated by {mark!r}" in refused(str(tmp_path / name))
+    (tmp_path / name).write_text(f"sample{mark}score\n")
+    assert f"the fields look separated by {mark!r}" in refused(str(tmp_path / name))
+
+
 def test_whole_numbers_may_be_scores(tmp_path: Path) -> None:
     with open_scores(pa.table({"sample": ["a", "b"], "score": pa.array([16_777_217, None], pa.int64())})) as scores:
         np.testing.assert_array_equal(scores.scores("score"), np.array([16_777_216, np.nan], np.float32))

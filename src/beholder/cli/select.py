@@ -31,6 +31,8 @@ OUTPUT_FLAGS = {
     "quiet": (bool, False, typer.Option("--quiet", "-q", help="No progress and no summary.")),
 }
 
+_WIDTH_OF_FILES = 120  # columns of a table that goes into a file or a pipe: a rule's 60 and four counts
+
 
 def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     """Select, write, act, and show it. Exits with 3 when files were left out."""
@@ -92,6 +94,8 @@ def show(selection: Selection, written: list[str], said: list[str], *, asks_noth
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH_OF_FILES)
     table = Table(box=None, padding=(0, 2), pad_edge=False)
     table.add_column("rule", overflow="fold", max_width=60)
     for title in ("rows in", "dropped", "left", "lowest left"):

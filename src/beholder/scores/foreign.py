@@ -19,6 +19,7 @@ from beholder import columns, storage
 from beholder.errors import InputError
 
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
+_OTHER_DELIMITERS = (";", "\t", "|", ",")
 _NOT_OF_TYPE = re.compile(r"In CSV column #(\d+).* CSV conversion error to (\w+)")
 """How Arrow says that a value is not of the type that the first ones had."""
 
@@ -141,6 +142,7 @@ def _convert(
     Whole numbers stay whole. Where a later row does not fit, it is read again: fractions after whole numbers, else as text.
     """
     header = pa.csv.open_csv(opened(), parse_options=parsing, read_options=pa.csv.ReadOptions(block_size=1 << 20)).schema
+    _check_delimiter(header.names, parsing.delimiter)
     kinds = {name: pa.large_string() for name in header.names if name in texts}
     for item in header:
         is_empty = pa.types.is_null(item.type)
@@ -158,6 +160,18 @@ def _convert(
             if said is None or name is None or kinds.get(name) == pa.large_string():
                 raise
             kinds[name] = pa.float64() if said[2] == "int64" else pa.large_string()
+
+
+def _check_delimiter(names: list[str], delimiter: str) -> None:
+    """Refuse a table whose only column is several, told apart by something else. Raises pyarrow.ArrowInvalid."""
+    if len(names) != 1:
+        return
+    found = next((mark for mark in _OTHER_DELIMITERS if mark != delimiter and mark in names[0]), None)
+    if found is not None:
+        raise pa.ArrowInvalid(
+            f"its first line is one column {names[0]!r}; the fields look separated by {found!r}, and {delimiter!r} is expected "
+            "(.csv: commas, .tsv: tabs)"
+        )
 
 
 def _write(source: Any, parsing: pa.csv.ParseOptions, target: Path, kinds: dict[str, pa.DataType]) -> None:

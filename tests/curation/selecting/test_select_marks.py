@@ -70,3 +70,15 @@ def test_lists_and_groups_of_one_and_of_several(tmp_path: Path) -> None:
             assert [step.note for step in selection.funnel] == [notes]
     with open_scores(TABLE) as scores, select_rows(scores, SelectRules(balance="folder")) as selection:
         assert [step.note for step in selection.funnel] == ["4 of each of 1 group"]
+
+
+def test_rows_marked_keep_stay_through_every_later_rule_and_the_funnel_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"sample": "a", "mark": "keep"}\n')
+    rules = SelectRules(marks=str(path), where=("sample <> 'a'",), min_score=4.5, quantile=0.5, top=1)
+    with open_scores(TABLE) as scores, select_rows(scores, rules) as selection:
+        assert selection.kept.tolist() == [True, False, False, False]
+        assert selection.funnel[0].note == "1 marked keep, which no later rule drops"
+    path.write_text('{"sample": "a", "mark": "drop"}\n')
+    with open_scores(TABLE) as scores, select_rows(scores, SelectRules(marks=str(path))) as selection:
+        assert selection.funnel[0].note == "none marked keep"

@@ -176,7 +176,8 @@ class Judge:
         if marked_drop is not None:
             dropped = self.sieve.drop_rows("marked", marked_drop)
             kept = self.sieve.num_pinned
-            self.sieve.note("marked", f"not marked drop in {self.rules.marks}", dropped, note=f"{kept:,} marked keep")
+            told = f"{kept:,} marked keep, which no later rule drops" if kept else "none marked keep"
+            self.sieve.note("marked", f"not marked drop in {self.rules.marks}", dropped, note=told)
 
     def _where(self) -> None:
         for expression in self.rules.where:
