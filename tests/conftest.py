@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `oracles`
 pytest.register_assert_rewrite("oracles")
+# No property fails because the machine is slow.
+settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 NEEDED = "needs-shared-models"
 NEEDS_BROWSER = "needs-browser"

@@ -29,7 +29,7 @@ def view_of(scores: np.ndarray, rows: np.ndarray) -> View:
     return View("v", "aesthetic_score", (), rows, np.ascontiguousarray(scores[rows][::-1]), None, len(scores))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(NAMES, SCORES), min_size=1, max_size=40))
 def test_rows_come_best_first_with_ties_by_name_in_bytes_then_by_row(tmp_path_factory, pairs) -> None:
     names, scores = [name for name, _ in pairs], np.array([score for _, score in pairs], np.float32)
@@ -39,7 +39,7 @@ def test_rows_come_best_first_with_ties_by_name_in_bytes_then_by_row(tmp_path_fa
     assert rows.tolist() == wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(SCORES, min_size=1, max_size=60), st.one_of(SCORES.filter(lambda x: not math.isnan(x)), st.floats(3, 7)))
 def test_counts_and_buckets_and_bins_are_those_of_a_plain_count(tmp_path_factory, values, threshold) -> None:
     scores = np.array(values, np.float32)

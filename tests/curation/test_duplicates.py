@@ -75,7 +75,7 @@ def rng_choice(count: int) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 300, count)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_small_set(data: st.DataObject) -> None:
     """Small whole numbers: many rows that are equal, opposite, parallel, orthogonal, or equally similar."""

@@ -219,7 +219,7 @@ def test_many_rows_over_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert told[-1] == (5000, 5000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_names_in_any_order(data: st.DataObject) -> None:
     """Against a dictionary: names that are missing, repeated, in or out of order, rows not asked for, in several parts."""

@@ -67,7 +67,7 @@ def test_deep_pgm_files_are_the_slow_transcription(most: int) -> None:
         np.testing.assert_array_equal(preprocess(data, preset="squash", size_px=side), slow_pixels.squashed(image, side))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 40), st.sampled_from(["L", "RGB", "RGBA"]), st.integers(0, 99))
 def test_reference_at_any_size(width: int, height: int, side: int, mode: str, seed: int) -> None:
     image = noise(mode, width, height, seed)

@@ -68,7 +68,7 @@ def photos() -> list[Path]:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_any_window_of_any_picture_is_pillows(data: st.DataObject) -> None:
     sides = st.one_of(st.integers(1, 6), st.integers(1, 80))

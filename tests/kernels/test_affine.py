@@ -43,7 +43,7 @@ def test_scores_are_within_1e_5_of_float64(dim: int, dtype: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_row_is_within_1e_5_of_float64(data: st.DataObject) -> None:
     dim = data.draw(st.integers(1, 300))
     dtype = data.draw(st.sampled_from(DTYPES))

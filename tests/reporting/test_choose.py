@@ -22,7 +22,7 @@ def of(values: object) -> tuple[HeadNumbers, npt.NDArray[np.float32]]:
     return HeadNumbers("aesthetic_score", None, scores), scores
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SCORES, st.integers(0, 9), st.sampled_from([0.0, 4.5, 5.0, 5.25, 9.0]))
 def test_best_worst_and_border_hold_what_sorting_finds(values: list[float], count: int, threshold: float) -> None:
     numbers, scores = of(values)
@@ -44,7 +44,7 @@ def test_best_worst_and_border_hold_what_sorting_finds(values: list[float], coun
         assert scored(found) == sorted(series[(series >= low) & (series <= high)].tolist())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SCORES, st.integers(0, 6), st.integers(0, 3))
 def test_buckets_hold_every_row_and_show_some(values: list[float], per_bucket: int, seed: int) -> None:
     numbers, scores = of(values)

@@ -22,7 +22,7 @@ def numbers_of(values: object, head: str | None = None) -> HeadNumbers:
     return HeadNumbers("aesthetic_score", head, np.asarray(values, np.float32))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(NEAR | st.just(math.nan), max_size=60))
 def test_moments_and_quantiles_are_those_of_pandas(values: list[float]) -> None:
     numbers, series = numbers_of(values), pd.Series(np.asarray(values, np.float32)).dropna().astype("float64")
@@ -39,7 +39,7 @@ def test_moments_and_quantiles_are_those_of_pandas(values: list[float]) -> None:
         assert numbers.quantile(q) == pytest.approx(series.quantile(q), rel=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(FLOATS, max_size=60), st.floats(-10, 10) | st.sampled_from([0.1, 4.1, 5.0, 5.05, 1e300, -1e300]))
 def test_thresholds_are_rounded_to_float32_as_scores_are(values: list[float], threshold: float) -> None:
     numbers = numbers_of(values)
@@ -57,7 +57,7 @@ def test_a_score_that_is_stored_as_the_threshold_is_at_it() -> None:
     assert numbers_of([below, at]).count_at_least(4.1) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(NEAR, min_size=1, max_size=80), st.data())
 def test_the_histogram_counts_every_score_once(values: list[float], data: st.DataObject) -> None:
     numbers = numbers_of(values)

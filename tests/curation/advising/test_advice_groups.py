@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beholder.curation.advising import group_counts
@@ -65,7 +65,7 @@ def assert_like_pandas(table: ColumnTable, groups: pd.Series, scores: pd.Series,
         max_size=60,
     )
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_values_are_counted_as_pandas_counts_them(rows: list[tuple[str | None, float | None, bool | None]]) -> None:
     names, scores, flags = ([row[at] for row in rows] for at in range(3))
     table = pa.table(

@@ -26,7 +26,7 @@ def test_wilson_by_hand() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), min_size=1, max_size=20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_wilson_is_scipys(pairs: list[tuple[int, int]]) -> None:
     rows = [max(pair) for pair in pairs]
     kept = [min(pair) for pair in pairs]
@@ -130,7 +130,7 @@ def test_all_kept_rows_in_one_group_bound_the_ratio() -> None:
         lambda total: st.tuples(st.just(total), st.integers(1, total - 1), st.integers(1, total - 1), st.integers(0, 10**6))
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_p_values_are_scipys(case: tuple[int, int, int, int]) -> None:
     total, kept, size, pick = case
     least, most = max(0, kept + size - total), min(kept, size)
@@ -152,7 +152,7 @@ def test_exact_p_of_a_rare_event_in_a_large_set() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_false_discovery_is_scipys(values: list[float]) -> None:
     assert intervals.false_discovery(np.array(values)) == pytest.approx(stats.false_discovery_control(values), abs=1e-12)
 

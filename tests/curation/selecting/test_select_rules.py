@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beholder.curation.selecting.frames import select
@@ -20,8 +20,8 @@ from beholder.curation.selecting.selection import RULES
 from beholder.errors import InputError
 from oracles.selection import Found, Oracle, percentiles
 
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-SOME = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=60)
+SOME = settings(max_examples=30)
 
 NAMES = st.one_of(
     st.sampled_from(
@@ -211,7 +211,7 @@ RANDOM_RULES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(tables(), RANDOM_RULES, st.data())
 def test_random_combinations_with_lists_and_marks(table: pa.Table, rules: dict[str, Any], data: st.DataObject) -> None:
     grouping = rules.pop("grouping", None)
