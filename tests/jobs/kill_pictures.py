@@ -28,7 +28,7 @@ def main(source: str, folder: str, tower: str, head: str, num_kills: int, seed: 
             sources=(source,), out=str(out), backbone=tower, heads=(head,), shard_rows=100, keep_embeddings=True, device="cpu",
             precision="fp32", workers=1, num_threads=1, max_pixels=1_000_000,
         )  # fmt: skip
-        killed = run_and_perhaps_kill(options, moment(chance, 1.0, kills, num_kills, finished))
+        killed = run_and_perhaps_kill(options, moment(chance, 1.6, kills, num_kills, finished))
         kills += killed
         finished += not killed
     print(kills, finished)

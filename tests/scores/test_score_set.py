@@ -170,9 +170,20 @@ def test_a_csv_whose_late_rows_are_of_another_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "mark"), [("s.csv", ";"), ("s.csv", "\t"), ("s.tsv", ","), ("s.csv", "|")])
 def test_a_csv_of_another_delimiter_is_named_as_such(tmp_path: Path, name: str, mark: str) -> None:
     (tmp_path / name).write_text(f"sample{mark}score\na{mark}5\n")
-    assert f"the fields look separated by {mark!r}" in refused(str(tmp_path / name))
+    assert f"its fields look separated by {mark!r}" in refused(str(tmp_path / name))
     (tmp_path / name).write_text(f"sample{mark}score\n")
-    assert f"the fields look separated by {mark!r}" in refused(str(tmp_path / name))
+    assert f"its fields look separated by {mark!r}" in refused(str(tmp_path / name))
+
+
+def test_another_delimiter_is_named_whatever_the_rows_hold_and_however_many_columns_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text('\ufeffsample;score;caption\r\na.jpg;5,1;"hello, you"\r\n')
+    assert "its first line is 'sample;score;caption'" in refused(str(path))
+    path.write_text(";".join(f"column {number}" for number in range(1000)) + "\n" + ";".join(["1"] * 1000) + "\n")
+    assert "fields look separated by ';' where ',' is expected" in refused(str(path))
+    path.write_text('"a;b",score\nx,5\n')  # no delimiter but a name
+    with open_scores(str(path), sample_column="a;b") as scores:
+        assert scores.scores("score").tolist() == [5]
 
 
 def test_whole_numbers_may_be_scores(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -31,7 +32,8 @@ OUTPUT_FLAGS = {
     "quiet": (bool, False, typer.Option("--quiet", "-q", help="No progress and no summary.")),
 }
 
-_WIDTH_OF_FILES = 120  # columns of a table that goes into a file or a pipe: a rule's 60 and four counts
+_WIDTH_OF_FILES = 120
+"""Columns of the funnel in a file or a pipe where COLUMNS is not set: a rule's 60 and four counts."""
 
 
 def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
@@ -94,8 +96,8 @@ def show(selection: Selection, written: list[str], said: list[str], *, asks_noth
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH_OF_FILES)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH_OF_FILES
     table = Table(box=None, padding=(0, 2), pad_edge=False)
     table.add_column("rule", overflow="fold", max_width=60)
     for title in ("rows in", "dropped", "left", "lowest left"):

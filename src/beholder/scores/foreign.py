@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import re
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -125,6 +126,7 @@ def as_parquet(path: str, target: Path, *, texts: Collection[str] = (), numbers:
     parsing = pa.csv.ParseOptions(delimiter="\t" if path.lower().endswith(".tsv") else ",", newlines_in_values=True)
     try:
         with contextlib.ExitStack() as opened:
+            _check_delimiter(opened.enter_context(storage.open_binary(path)), path, parsing.delimiter)
             known = {*columns.SAMPLE_COLUMN_NAMES, *texts}
             _convert(lambda: opened.enter_context(storage.open_binary(path)), parsing, target, known, numbers)
     except pa.ArrowInvalid as error:
@@ -142,7 +144,6 @@ def _convert(
     Whole numbers stay whole. Where a later row does not fit, it is read again: fractions after whole numbers, else as text.
     """
     header = pa.csv.open_csv(opened(), parse_options=parsing, read_options=pa.csv.ReadOptions(block_size=1 << 20)).schema
-    _check_delimiter(header.names, parsing.delimiter)
     kinds = {name: pa.large_string() for name in header.names if name in texts}
     for item in header:
         is_empty = pa.types.is_null(item.type)
@@ -162,15 +163,20 @@ def _convert(
             kinds[name] = pa.float64() if said[2] == "int64" else pa.large_string()
 
 
-def _check_delimiter(names: list[str], delimiter: str) -> None:
-    """Refuse a table whose only column is several, told apart by something else. Raises pyarrow.ArrowInvalid."""
+def _check_delimiter(source: IO[bytes], path: str, delimiter: str) -> None:
+    """Refuse a table whose first line is a single field that another delimiter would tell apart. Raises InputError.
+
+    The rows are not asked: with commas in numbers or captions they have more fields than that line.
+    """
+    line = re.split("[\r\n]", source.readline(1 << 16).decode("utf-8-sig", "replace"), maxsplit=1)[0]
+    names = next(csv.reader([line], delimiter=delimiter), [])
     if len(names) != 1:
         return
     found = next((mark for mark in _OTHER_DELIMITERS if mark != delimiter and mark in names[0]), None)
     if found is not None:
-        raise pa.ArrowInvalid(
-            f"its first line is one column {names[0]!r}; the fields look separated by {found!r}, and {delimiter!r} is expected "
-            "(.csv: commas, .tsv: tabs)"
+        raise InputError(
+            f"{path} cannot be read as CSV: its fields look separated by {found!r} where {delimiter!r} is expected "
+            f"(.csv: commas, .tsv: tabs); its first line is {line[:80]!r}{'...' if len(line) > 80 else ''}"
         )
 
 

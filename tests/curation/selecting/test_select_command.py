@@ -144,3 +144,17 @@ def test_wrong_flags_are_refused_before_scores_are_read(tmp_path: Path) -> None:
     assert "a list is written as" in fails(nowhere, "--top", 1, "-o", "x.xlsx")
     assert "does not exist" in fails(nowhere, "--top", 1)
     assert call(nowhere, "--top", "many").exit_code == 2
+
+
+def test_the_funnel_in_a_pipe_is_not_folded_unless_columns_says_how_wide_it_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.csv").write_text("sample,aesthetic_score,width,height\na,5,512,512\n")
+    rule = "where width >= 256 and height >= 256 and width < 4096"
+    for columns, is_whole in ((None, True), ("60", False)):
+        monkeypatch.delenv("COLUMNS", raising=False)
+        if columns:
+            monkeypatch.setenv("COLUMNS", columns)
+        shown = call(tmp_path / "s.csv", "--where", rule.removeprefix("where ")).output.splitlines()
+        assert any(line.startswith(rule) and line.split()[-3:] == ["1", "0", "1"] for line in shown) == is_whole
+        assert max(map(len, shown[:3])) <= int(columns or 120)
