@@ -8,14 +8,17 @@ import torch
 
 from beholder.models.balance import balance
 from beholder.models.clip_vit import ClipVisionTower, TowerShape, build_tower, random_tensors, random_tower
-from beholder.models.packed import Bf16Product, Int8Product, PackedTower, find_fault
+from beholder.models.packed import FloatProduct, Int8Product, Int8Support, PackedTower, _bf16_fault, find_fault, int8_support
 from beholder.models.plain import plain_tower
 from beholder.models.precision import check_pictures, score_drift
 
 SHAPE = TowerShape.small(image_px=56, width=128, num_layers=4, dim=64)
 PIXELS = torch.from_numpy(check_pictures(56))
 
-pytestmark = pytest.mark.skipif(find_fault("quick_gelu", int8=True) is not None, reason="no packed products on this processor")
+BF16 = find_fault("quick_gelu", int8=False) is None
+INT8 = int8_support()
+needs_bf16 = pytest.mark.skipif(not BF16, reason="no packed bfloat16 products on this processor")
+needs_int8 = pytest.mark.skipif(not isinstance(INT8, Int8Support), reason="no fast int8 products on this processor")
 
 
 def with_large_channels(factor: float) -> ClipVisionTower:
@@ -31,28 +34,36 @@ def embedded(tower: PackedTower | ClipVisionTower, pixels: torch.Tensor = PIXELS
         return tower(pixels).numpy()
 
 
+def int8_tower(tower: ClipVisionTower) -> PackedTower:
+    assert isinstance(INT8, Int8Support)
+    return PackedTower(tower, 8, int8=INT8)
+
+
+@needs_bf16
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_packed_bf16_is_as_near_to_float32_as_the_plain_bf16_tower(activation: str) -> None:
     tower = random_tower(SHAPE, activation=activation)  # type: ignore[arg-type]
     exact = embedded(tower)
-    packed = score_drift(exact, embedded(PackedTower(tower, 8, int8=False)))
+    packed = score_drift(exact, embedded(PackedTower(tower, 8)))
     plain = score_drift(exact, embedded(plain_tower(tower, torch.device("cpu"), torch.bfloat16)))
     assert 0 < packed < 1.5 * plain
     assert plain < 0.05
 
 
+@needs_int8
 def test_int8_stays_near_float32_also_with_large_channels() -> None:
     for factor in (1, 40):
         tower = with_large_channels(factor)
-        assert 0 < score_drift(embedded(tower), embedded(PackedTower(tower, 8, int8=True))) < 0.1
+        assert 0 < score_drift(embedded(tower), embedded(int8_tower(tower))) < 0.1
 
 
+@needs_int8
 def test_without_balance_large_channels_spoil_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = with_large_channels(40)
-    exact, balanced = embedded(tower), embedded(PackedTower(tower, 8, int8=True))
+    exact, balanced = embedded(tower), embedded(int8_tower(tower))
     ones = [type(pair)(torch.ones(128), torch.ones(128)) for pair in balance(tower, PIXELS[:1])]
     monkeypatch.setattr("beholder.models.packed.balance", lambda *_: ones)
-    assert score_drift(exact, embedded(PackedTower(tower, 8, int8=True))) > 2 * score_drift(exact, balanced)
+    assert score_drift(exact, embedded(int8_tower(tower))) > 2 * score_drift(exact, balanced)
 
 
 def test_balance_gives_powers_of_two_that_are_larger_for_large_channels() -> None:
@@ -66,25 +77,46 @@ def test_balance_gives_powers_of_two_that_are_larger_for_large_channels() -> Non
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batches_of_another_size_than_it_was_packed_for(batch: int) -> None:
     tower = random_tower(SHAPE)
-    for int8 in (False, True):
-        found = embedded(PackedTower(tower, 8, int8=int8), PIXELS[:batch])
+    packed = [*([PackedTower(tower, 8)] if BF16 else []), *([int8_tower(tower)] if isinstance(INT8, Int8Support) else [])]
+    for either in packed:
+        found = embedded(either, PIXELS[:batch])
         assert found.shape == (batch, 64)
         assert np.abs(found - embedded(tower, PIXELS[:batch])).max() < 0.05
 
 
-def test_products_agree_with_float64() -> None:
+def made_product() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     make = torch.Generator().manual_seed(3)
-    x, weight, bias = torch.randn(20, 96, generator=make), torch.randn(40, 96, generator=make), torch.randn(40, generator=make)
-    exact = x.bfloat16().double() @ weight.bfloat16().double().T + bias.bfloat16().double()
-    assert ((Bf16Product(weight, bias, 20)(x.bfloat16()) - exact).abs() <= exact.abs() * 2.0**-8 + 1e-4).all()
-    signed = torch.randint(-127, 128, (20, 96), generator=make, dtype=torch.int8)
-    product = Int8Product(weight, bias)
-    rounding = 127 * 96 * 0.5 * weight.abs().amax(dim=1) / 127  # every weight is half a step off at most
-    found = product(signed, torch.float32)
-    assert ((found - signed.double() @ weight.double().T).abs() <= rounding).all()
-    assert np.array_equal(product.bias, bias.numpy())
+    return torch.randn(20, 96, generator=make), torch.randn(40, 96, generator=make), torch.randn(40, generator=make)
 
 
+def test_float_products_agree_with_float64() -> None:
+    x, weight, bias = made_product()
+    found = FloatProduct(weight, bias, 20, dtype=torch.float32)(x)
+    assert (found - (x.double() @ weight.double().T + bias)).abs().max() < 1e-4
+    if BF16:
+        exact = x.bfloat16().double() @ weight.bfloat16().double().T + bias.bfloat16().double()
+        assert ((FloatProduct(weight, bias, 20)(x.bfloat16()) - exact).abs() <= exact.abs() * 2.0**-8 + 1e-4).all()
+
+
+@needs_int8
+@pytest.mark.parametrize("zero", [0, 128])
+def test_int8_products_agree_with_float64_for_all_bytes(zero: int) -> None:
+    assert isinstance(INT8, Int8Support)
+    _, weight, bias = made_product()
+    x = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (300, 96), dtype=np.uint8))
+    x[0], x[1] = 255, 0
+    steps = INT8.weight_steps
+    for outputs, signs in ((weight, 1), (weight.abs(), 1), (-weight.abs(), -1)):  # sums as large as they can get
+        product = Int8Product(outputs, bias, weight_steps=steps, zero=zero)
+        rounded = (outputs.double() / outputs.double().abs().amax(dim=1, keepdim=True) * steps).round()
+        exact = (x.double() - zero) @ rounded.T * (outputs.abs().amax(dim=1).double() / steps)
+        largest = 255 * rounded.abs().sum(dim=1) * outputs.abs().amax(dim=1) / steps
+        assert ((product(x, torch.float32) - exact).abs() <= largest * 2.0**-22).all(), signs
+        assert ((product(x, INT8.between) - exact).abs() <= exact.abs() * 2.0**-8 + largest * 2.0**-22).all(), signs
+        assert np.array_equal(product.bias, bias.numpy())
+
+
+@needs_int8
 def test_the_offset_of_unsigned_bytes_is_taken_back_by_the_bias() -> None:
     weight, raised = torch.eye(16)[:4] * 2, torch.full((1, 16), 17, dtype=torch.uint8)  # 17 steps of 0.01 = the offset
     product = Int8Product(weight, torch.tensor([0.0, 1.0, 2.0, 3.0]), offset=0.17)
@@ -93,7 +125,6 @@ def test_the_offset_of_unsigned_bytes_is_taken_back_by_the_bias() -> None:
 
 
 def test_int8_is_not_offered_for_gelu() -> None:
-    assert find_fault("gelu", int8=False) is None
     assert "QuickGELU" in str(find_fault("gelu", int8=True))
 
 
@@ -102,4 +133,16 @@ def test_a_build_without_the_products_is_noticed(monkeypatch: pytest.MonkeyPatch
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", missing)
-    assert "no such products" in str(find_fault("quick_gelu", int8=False))
+    _bf16_fault.cache_clear()
+    try:
+        assert "no such products" in str(find_fault("quick_gelu", int8=False))
+    finally:
+        _bf16_fault.cache_clear()
+
+
+def test_a_processor_without_its_own_bfloat16_keeps_float32_between_int8_products() -> None:
+    if isinstance(INT8, Int8Support) and INT8.between == torch.bfloat16:
+        assert BF16
+        assert torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if isinstance(INT8, Int8Support) and INT8.weight_steps == 63:
+        assert not torch.cpu._is_vnni_supported()  # with VNNI nothing overflows

@@ -1,8 +1,10 @@
 """Tokens between a transformer's matrix products, in one pass: sums, LayerNorm, QuickGELU, rounding to bfloat16 or to bytes.
 
-Every function works row by row on C-contiguous arrays; a row's result depends on that row alone. bfloat16 travels as int16, its
-bits. Sums are float32 in an order that is the same for every row. Bytes: a row r is stored as q and one float32 `scale[r]`,
-r = scale * q for signed bytes, and r = scale * q - OFFSET for the unsigned bytes of an activation.
+Every function works row by row on C-contiguous arrays; a row's result depends on that row alone. Arrays described as "wide or
+narrow" are float32, or bfloat16 as int16, its bits. Sums are float32 in an order that is the same for every row.
+
+Bytes are unsigned, since that is what processors multiply fast with signed weights. A row r is stored as q and one float32
+`scale[r]`: r = scale * (q - ZERO) for normalised tokens, r = scale * q - OFFSET for the output of an activation.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from beholder.kernels.compiled import compiled
 
 OFFSET = 0.17
 """QuickGELU and GELU are nowhere below -0.17 (least values -0.1637 and -0.16997)."""
+ZERO = 128
+"""The byte that stands for zero in normalised tokens; they use 1 to 255."""
 
 _F = np.float32
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -44,17 +48,36 @@ def _from_bits(typing_context: Any, value: Any) -> Any:
     return types.float32(types.int32), build
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy")
-def _widen(bits):  # type: ignore[no-untyped-def]
-    """bfloat16 bits -> float32, exactly."""
-    return _from_bits(np.int32(bits) << np.int32(16))
+@intrinsic  # type: ignore[untyped-decorator]
+def _widen(typing_context: Any, value: Any) -> Any:
+    """float32, or bfloat16 bits (int16) -> float32, exactly."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if value == types.float32:
+            return arguments[0]
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(value), build
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy")
-def _narrow(value):  # type: ignore[no-untyped-def]
-    """float32 -> bfloat16 bits, to nearest, ties to even; NaN may come out as another NaN or as infinity."""
-    bits = _bits_of(value)
-    return np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))
+@intrinsic  # type: ignore[untyped-decorator]
+def _rounded_like(typing_context: Any, element: Any, value: Any) -> Any:
+    """A float32 in the type of `element`: itself, or bfloat16 bits (int16).
+
+    Rounded to nearest, ties to even; NaN may come out as another NaN or as infinity.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if element == types.float32:
+            return arguments[1]
+        word = ir.IntType(32)
+        bits = builder.bitcast(arguments[1], word)
+        last = builder.and_(builder.lshr(bits, ir.Constant(word, 16)), ir.Constant(word, 1))
+        raised = builder.add(builder.add(bits, ir.Constant(word, 0x7FFF)), last)
+        return builder.trunc(builder.lshr(raised, ir.Constant(word, 16)), ir.IntType(16))
+
+    return element(element, types.float32), build
 
 
 @nb.njit(fastmath=_FAST, error_model="numpy")
@@ -102,58 +125,58 @@ def _norm_row(row, gain, shift, eps, out):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(fastmath=_FAST, error_model="numpy")
-def _signed_bytes(row, out):  # type: ignore[no-untyped-def]
-    """One float32 row as signed bytes; returns its scale."""
+def _to_bytes(row, out):  # type: ignore[no-untyped-def]
+    """One float32 row as bytes around ZERO; returns its scale."""
     largest_bits = np.int32(0)  # floats that are not negative have the order of their bits; and NaN is above all
     for i in range(row.size):
         largest_bits = max(largest_bits, _bits_of(row[i]) & np.int32(0x7FFFFFFF))
     largest = _from_bits(largest_bits)
     inverse = _F(127.0) / largest if largest > _F(0.0) else _F(0.0)
     for i in range(row.size):
-        out[i] = np.int8(np.int32(np.rint(row[i] * inverse)))
+        out[i] = np.uint8(np.int32(np.rint(row[i] * inverse)) + np.int32(ZERO))
     return largest / _F(127.0)
 
 
 @compiled
-def norm_to_bf16(x, gain, shift, eps, out):  # type: ignore[no-untyped-def]
-    """LayerNorm: x (R, W) float32, gain and shift (W,) -> out (R, W) bfloat16."""
+def norm(x, gain, shift, eps, out):  # type: ignore[no-untyped-def]
+    """LayerNorm: x (R, W) float32, gain and shift (W,) float32 -> out (R, W), wide or narrow."""
     row = np.empty(x.shape[1], np.float32)
     for r in range(x.shape[0]):
         _norm_row(x[r], gain, shift, eps, row)
         for i in range(row.size):
-            out[r, i] = _narrow(row[i])
+            out[r, i] = _rounded_like(out[r, i], row[i])
 
 
 @compiled
-def add_norm_to_bf16(x, branch, gain, shift, eps, out):  # type: ignore[no-untyped-def]
-    """Add branch (R, W) bfloat16 to x, then as `norm_to_bf16`."""
+def add_norm(x, branch, gain, shift, eps, out):  # type: ignore[no-untyped-def]
+    """Add branch (R, W), wide or narrow, to x, then as `norm`."""
     row = np.empty(x.shape[1], np.float32)
     for r in range(x.shape[0]):
         for i in range(row.size):
             x[r, i] += _widen(branch[r, i])
         _norm_row(x[r], gain, shift, eps, row)
         for i in range(row.size):
-            out[r, i] = _narrow(row[i])
+            out[r, i] = _rounded_like(out[r, i], row[i])
 
 
 @compiled
 def norm_to_bytes(x, gain, shift, eps, out, scale):  # type: ignore[no-untyped-def]
-    """LayerNorm: x (R, W) float32 -> out (R, W) int8 and scale (R,)."""
+    """LayerNorm: x (R, W) float32 -> out (R, W) uint8 around ZERO, and scale (R,) float32."""
     row = np.empty(x.shape[1], np.float32)
     for r in range(x.shape[0]):
         _norm_row(x[r], gain, shift, eps, row)
-        scale[r] = _signed_bytes(row, out[r])
+        scale[r] = _to_bytes(row, out[r])
 
 
 @compiled
 def add_norm_to_bytes(x, branch, gain, shift, eps, out, scale):  # type: ignore[no-untyped-def]
-    """Add branch (R, W) bfloat16 to x, then as `norm_to_bytes`."""
+    """Add branch (R, W), wide or narrow, to x, then as `norm_to_bytes`."""
     row = np.empty(x.shape[1], np.float32)
     for r in range(x.shape[0]):
         for i in range(row.size):
             x[r, i] += _widen(branch[r, i])
         _norm_row(x[r], gain, shift, eps, row)
-        scale[r] = _signed_bytes(row, out[r])
+        scale[r] = _to_bytes(row, out[r])
 
 
 @compiled
@@ -167,24 +190,24 @@ def add_scaled(x, product, scale, bias):  # type: ignore[no-untyped-def]
 
 @compiled
 def add_branch(x, branch):  # type: ignore[no-untyped-def]
-    """Add branch (R, W) bfloat16 to x (R, W) float32."""
+    """Add branch (R, W), wide or narrow, to x (R, W) float32."""
     for r in range(x.shape[0]):
         for i in range(x.shape[1]):
             x[r, i] += _widen(branch[r, i])
 
 
 @compiled
-def scaled_to_bf16(product, scale, bias):  # type: ignore[no-untyped-def]
-    """Make of product (R, N) bfloat16, in place, scale * product + bias."""
+def scale_rows(product, scale, bias):  # type: ignore[no-untyped-def]
+    """Make of product (R, N), wide or narrow, in place, scale * product + bias."""
     for r in range(product.shape[0]):
         factor = scale[r]
         for i in range(product.shape[1]):
-            product[r, i] = _narrow(factor * _widen(product[r, i]) + bias[i])
+            product[r, i] = _rounded_like(product[r, i], factor * _widen(product[r, i]) + bias[i])
 
 
 @compiled
 def quick_gelu_to_bytes(product, scale, bias, out, out_scale):  # type: ignore[no-untyped-def]
-    """QuickGELU(scale * product + bias): product (R, N) bfloat16 -> out (R, N) uint8 and out_scale (R,); see OFFSET."""
+    """QuickGELU(scale * product + bias): product (R, N), wide or narrow -> out (R, N) uint8 and out_scale (R,); see OFFSET."""
     row = np.empty(product.shape[1], np.float32)
     for r in range(product.shape[0]):
         factor = scale[r]

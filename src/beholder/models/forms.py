@@ -10,7 +10,7 @@ from torch import Tensor
 from beholder.errors import BeholderError
 from beholder.models.backends import Backend, CpuBackend, CudaBackend, DirectBackend, Form
 from beholder.models.clip_vit import ClipVisionTower
-from beholder.models.packed import PackedTower, find_fault
+from beholder.models.packed import PackedTower, find_fault, int8_support
 from beholder.models.plain import plain_tower
 from beholder.models.precisions import Precision
 from beholder.models.tower_shape import TowerShape
@@ -68,8 +68,10 @@ def _cpu_backend(tower: ClipVisionTower, precision: Precision, compile: bool, nu
     if precision in ("bf16", "int8"):
         fault = find_fault(tower.activation, int8=precision == "int8")
         if fault is None:
-            packed = PackedTower(tower, _cpu_batch(tower.shape), int8=precision == "int8")
-            return CpuBackend(packed, "packed", num_lanes=num_threads)
+            support = int8_support() if precision == "int8" else None
+            assert not isinstance(support, str)  # that would be a fault
+            packed = PackedTower(tower, _cpu_batch(tower.shape), int8=support)
+            return CpuBackend(packed, packed.form_name, num_lanes=num_threads)
         if precision == "int8":
             raise BeholderError(f"--precision int8: {fault}; choose bf16, fp32 or auto")
     return CpuBackend(plain_tower(tower, cpu, _DTYPES[precision]), "plain", num_lanes=num_threads)
