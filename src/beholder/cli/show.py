@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from beholder.stats import ScoreStats
 
 _REDRAW_S = 0.1
+_SHOWN_SECONDS = 0.5
 _FEW = 20
 """Fewer scores have no histogram and no thresholds worth a table."""
 _MANY = 10_000
@@ -70,6 +71,11 @@ class JobProgress:
             self._bar.start()
             self._task = self._bar.add_task(title, total=plan.num_rows, rate="", unit=plan.unit)
         self._started = self._shown = time.perf_counter()
+
+    def message(self, line: str) -> None:
+        """Say what takes long before the plan is there."""
+        if self._enabled:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def resumed(self, shards: int, rows: int) -> None:
         """Say what an earlier run had done."""
@@ -161,6 +167,8 @@ def _count_lines(summary: RunSummary) -> list[str]:
     if summary.num_new < summary.num_read:
         lines.append(f"{summary.num_read - summary.num_new:,} {summary.unit} had been {summary.done} before")
     lines.append(f"read {summary.num_read:,} = {summary.done} {summary.num_scored:,} + rejected {summary.num_rejected:,}{rate}")
+    if summary.check_seconds >= _SHOWN_SECONDS:
+        lines.append(f"before that, choosing the precision took {summary.check_seconds:.1f} s; later runs remember it")
     if summary.num_ignored:
         what = "1 file was" if summary.num_ignored == 1 else f"{summary.num_ignored:,} files were"
         lines.append(f"{what} left alone: no picture, or a link to one that is listed already")
@@ -216,7 +224,13 @@ def _percent(share: float) -> str:
 def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool, quiet: bool) -> None:
     """Run a job with a progress bar and print its summary. Exits with 3 when something was rejected."""
     with JobProgress(enabled=not quiet) as progress:
-        summary = job(options, on_plan=progress.plan, on_progress=progress.advance, on_resume=progress.resumed)
+        summary = job(
+            options,
+            on_plan=progress.plan,
+            on_progress=progress.advance,
+            on_resume=progress.resumed,
+            on_message=progress.message,
+        )
     if as_json:
         print(json.dumps(summary.to_json(), indent=2))
     elif not quiet:

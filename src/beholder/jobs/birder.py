@@ -293,6 +293,7 @@ def predict(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_progress: Callable[[int, int], None] = lambda rows, num_bytes: None,
     on_resume: Callable[[int, int], None] = lambda shards, rows: None,
+    on_message: Callable[[str], None] = lambda line: None,
 ) -> RunSummary:
     """Write one of the files that birder predict would write.
 
@@ -310,7 +311,7 @@ def predict(
     listed = None if flags.wds else list_pictures(options.sources)
     if listed is not None:
         lines += listed[1]
-    planned = plan_embeddings(options, str(options.out), parts=None if listed is None else [listed[0]])
+    planned = plan_embeddings(options, str(options.out), say=on_message, parts=None if listed is None else [listed[0]])
     assert isinstance(planned.step, PictureStep)
     size_px = planned.step.decode.pixels.size_px
     if flags.size is not None and flags.size[0] != size_px:

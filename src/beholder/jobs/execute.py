@@ -37,6 +37,7 @@ class Plan:
         keeps_embeddings: whether embeddings are written beside scores.
         num_ignored: files among the sources that are no pictures.
         waiting_for: asked while it runs: the stage that the others wait for, or "".
+        check_seconds: what choosing the precision took.
     """
 
     step: Step
@@ -54,6 +55,7 @@ class Plan:
     keeps_embeddings: bool = False
     num_ignored: int = 0
     waiting_for: Callable[[], str] = lambda: ""
+    check_seconds: float = 0.0
 
 
 def execute(
@@ -132,6 +134,7 @@ def _empty_summary(plan: Plan, out: RunOutput) -> RunSummary:
         warnings=list(plan.warnings),
         notes=list(plan.notes),
         num_ignored=plan.num_ignored,
+        check_seconds=plan.check_seconds,
         embeddings=out.kept_embeddings if plan.keeps_embeddings else None,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from beholder.jobs.execute import Plan
 from beholder.jobs.options import EmbedOptions, ScoreOptions
 from beholder.jobs.output import EMBEDDINGS, RunOutput
 from beholder.models.heads import Head, load_head
-from beholder.models.precisions import PRECISIONS
+from beholder.models.precisions import MAX_DRIFT, PRECISIONS
 from beholder.models.tower_registry import DEFAULT_TOWER
 from beholder.steps.pictures import DecodeOptions, PictureStep
 from beholder.steps.writing import PictureProduct
@@ -34,16 +34,22 @@ _MOST_SOURCES = 1000
 """Of more sources (every file of a folder by the shell) no list is kept in the record; their samples are their paths."""
 
 
-def plan_scores(options: ScoreOptions, out: str) -> Plan:
-    """The plan of `beholder score PICTURES`. Raises BeholderError; nothing has been written by then."""
-    heads = [load_head(name, offline=options.offline) for name in options.heads]
-    return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None)
+Say = Callable[[str], None]
 
 
-def plan_embeddings(options: EmbedOptions, out: str, *, parts: Sequence[PicturePart] | None = None) -> Plan:
-    """The plan of `beholder embed`, of `parts` where the sources have been looked into already.
+def plan_scores(options: ScoreOptions, out: str, *, say: Say) -> Plan:
+    """The plan of `beholder score PICTURES`; `say` is told in lines what takes long.
 
     Raises BeholderError; nothing has been written by then.
+    """
+    heads = [load_head(name, offline=options.offline) for name in options.heads]
+    return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None, say=say)
+
+
+def plan_embeddings(options: EmbedOptions, out: str, *, say: Say, parts: Sequence[PicturePart] | None = None) -> Plan:
+    """The plan of `beholder embed`, of `parts` where the sources have been looked into already.
+
+    `say` is told what takes long. Raises BeholderError; nothing has been written by then.
     """
     kind = RunOutput(out, EMBEDDINGS).kind
     by_kind: dict[str, EmbeddingFormat] = {"folder": "npy", "parquet": "parquet", "csv": "birder-csv"}
@@ -61,7 +67,7 @@ def plan_embeddings(options: EmbedOptions, out: str, *, parts: Sequence[PictureP
         is_bare=options.is_bare,
         folders=options.folders,
     )
-    return _plan(options, out, [], keep, parts)
+    return _plan(options, out, [], keep, parts, say=say)
 
 
 def _plan(
@@ -70,6 +76,8 @@ def _plan(
     heads: Sequence[Head],
     keep: WriteOptions | None,
     known: Sequence[PicturePart] | None = None,
+    *,
+    say: Say,
 ) -> Plan:
     source = SourceOptions(
         columns=("*",) if options.columns is None else options.columns,
@@ -82,7 +90,7 @@ def _plan(
     product.refuse_inputs(inputs)
     if not options.overwrite:
         product.check_place()
-    tower, engine, warnings = open_engine(_as_before(options, product), heads)
+    tower, engine, warnings = open_engine(_as_before(options, product), heads, say)
     pixels = options.pixels(tower.shape.image_px)
     beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
     stamp = beside | stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
@@ -120,6 +128,7 @@ def _plan(
         keeps_embeddings=keep is not None and bool(heads),
         num_ignored=sum(part.num_ignored for part in parts),
         waiting_for=step.waiting_for,
+        check_seconds=engine.check_seconds,
     )
 
 
@@ -132,8 +141,11 @@ def _as_before(options: Options, output: RunOutput) -> Options:
     return replace(options, precision=recorded)
 
 
-def open_engine(options: Options, heads: Sequence[Head]) -> tuple[Tower, Engine, list[str]]:
-    """Load the tower, check that the heads are made for it, and put it on its device; with warnings worth telling."""
+def open_engine(options: Options, heads: Sequence[Head], say: Say) -> tuple[Tower, Engine, list[str]]:
+    """Load the tower, check that the heads are made for it, and put it on its device; with warnings worth telling.
+
+    `say` is told in lines what is being measured where the precision is "auto".
+    """
     from beholder.models.clip_vit import without_projection
     from beholder.models.engine import Engine
     from beholder.models.towers import check_head_fits, load_tower
@@ -152,6 +164,7 @@ def open_engine(options: Options, heads: Sequence[Head]) -> tuple[Tower, Engine,
         batch_size=options.batch_size,
         num_threads=options.num_threads,
         heads=heads,
+        say=say,
     )
     return tower, engine, warnings
 
@@ -220,10 +233,16 @@ def _num_workers(options: Options, engine: Engine) -> int:
 
 def _notes(tower: Tower, engine: Engine, pixels: PixelOptions, parts: Sequence[PicturePart]) -> list[str]:
     """Lines that say what is done with what."""
-    drift = engine.describe()["drift"]
+    made = engine.describe()
+    drift, check = made["drift"], made["self_check"]
     how = f"{engine.device}, {engine.precision}"
     if drift is not None and engine.precision != "fp32":
         how += f" (scores within {drift:.4f} of fp32 on the self-check)"
     batch = f"batches of {engine.batch_size}" if engine.batch_size else "batches as large as pay"
     where = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
-    return [f"{tower.name} on {how}, {batch}; pixels: {pixels.preset}, {pixels.decoder}; {where}"]
+    notes = [f"{tower.name} on {how}, {batch}; pixels: {pixels.preset}, {pixels.decoder}; {where}"]
+    if check is not None and check.get("chosen") != check.get("chosen_for_tower"):
+        usual = check["chosen_for_tower"]
+        drift = check["drift"][usual]
+        notes.append(f"{usual} would move the scores of these heads by {drift:.3f}, over {MAX_DRIFT}, so not used")
+    return notes

@@ -32,6 +32,7 @@ def score(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_progress: Callable[[int, int], None] = lambda rows, num_bytes: None,
     on_resume: Callable[[int, int], None] = lambda shards, rows: None,
+    on_message: Callable[[str], None] = lambda line: None,
 ) -> RunSummary:
     """Score pictures or embeddings; continue where an interrupted run of the same options stopped.
 
@@ -40,14 +41,15 @@ def score(
         on_plan: told what will be done, once, before it begins.
         on_progress: told (rows, bytes read) as they are scored, from one thread.
         on_resume: told (shards, rows) that an earlier run had done.
+        on_message: told lines about what takes long before the plan is made.
 
     Raises:
         BeholderError: bad input, a refused head, an output in the way, a full disk, ...
     """
-    return execute(plan(options), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
+    return execute(plan(options, on_message), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 
-def plan(options: ScoreOptions) -> Plan:
+def plan(options: ScoreOptions, on_message: Callable[[str], None] = lambda line: None) -> Plan:
     """Find and check everything the job needs. Raises BeholderError; nothing has been written by then."""
     if options.picture_column is not None or looks_like_pictures(options.sources):
         from beholder.jobs.pictures import plan_scores
@@ -55,7 +57,7 @@ def plan(options: ScoreOptions) -> Plan:
         if options.embedding_column is not None:
             raise InputError("--embedding-column: these are pictures, which have none; leave it out")
 
-        return plan_scores(options, options.out or _default_output(options.sources, "pictures"))
+        return plan_scores(options, options.out or _default_output(options.sources, "pictures"), say=on_message)
     return _plan_embeddings(options)
 
 

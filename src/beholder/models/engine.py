@@ -9,6 +9,7 @@ pictures are computed in batches of one size, the last one filled up. It does de
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,7 @@ from beholder.models.devices import device_name, find_device
 from beholder.models.forms import build_backend, default_batch_size
 from beholder.models.precision import ScoringHead, weights_sha256
 from beholder.models.precisions import Precision
-from beholder.models.trials import FIRST_CUDA_BATCH, Situation, find_batch_size, self_check
+from beholder.models.trials import FIRST_CUDA_BATCH, Say, Situation, find_batch_size, self_check
 
 if TYPE_CHECKING:
     from beholder.models.towers import Tower
@@ -55,6 +56,7 @@ class Engine:
         precision: what is computed in: fp32, tf32, bf16, fp16 or int8; never "auto".
         batch_size: pictures computed together. On a GPU it is halved when memory runs out. None until the first call
             where it is found by trying.
+        check_seconds: what "auto" took to choose; next to nothing where it was remembered.
         dim: length of an embedding.
         image_px: side of the pictures.
     """
@@ -69,18 +71,22 @@ class Engine:
         batch_size: int | None = None,
         num_threads: int | None = None,
         heads: Sequence[ScoringHead] = (),
+        say: Say = lambda _: None,
     ) -> None:
         """Bring the tower to its device and form.
 
         Args:
             tower: what `load_tower` gives, or a module with float32 weights in the main memory; it is not changed.
             device: auto, cpu, cuda, cuda:1 or mps.
-            precision: "auto" is the fastest whose drift on the self-check (eight made pictures, against float32 on the same
-                device) stays inside 0.02; found once for these weights, heads, device and version of torch, then remembered.
+            precision: "auto" is measured (`trials.self_check`): the most exact one, or a faster one whose drift on eight made
+                pictures, against float32 on the same device, stays inside 0.02 and that is worth it. Measured once for these
+                weights, device and version of torch, then remembered; a head for which the drift is larger gets a more exact
+                one.
             compile: use `torch.compile` (a minute or more at the start; on a processor it needs a C++ compiler).
             batch_size: pictures computed together; None: 2 on a processor's core, found by trying on CUDA.
             num_threads: cores used on a processor; None: as many as torch uses.
-            heads: judge the drift by their scores; without one, by 256 random heads of the default head's length.
+            heads: whose scores must stay inside 0.02, too.
+            say: told in lines what is being measured, when something is.
 
         Raises:
             BeholderError: no such device, or a precision that it does not have.
@@ -92,9 +98,13 @@ class Engine:
         self._tower, self._sha256 = (tower, "") if isinstance(tower, ClipVisionTower) else (tower.module, tower.sha256)
         self._compile, self._num_threads = compile, num_threads
         self._heads = tuple(head for head in heads if head.dim == self.dim)
+        self._say = say
         self._check: dict[str, Any] | None = None
+        self.check_seconds = 0.0
         if precision == "auto":
+            started = time.perf_counter()
             self._check = self_check(self._situation())
+            self.check_seconds = time.perf_counter() - started
         self.precision: Precision = self._check["chosen"] if self._check else precision  # type: ignore[assignment]
         self._backend: Backend = build_backend(
             self._tower, self.device, self.precision, compile=compile, num_threads=num_threads
@@ -204,7 +214,7 @@ class Engine:
 
     def _situation(self) -> Situation:
         sha256 = self._sha256 or weights_sha256(self._tower)
-        return Situation(self._tower, sha256, self.device, self._compile, self._num_threads, self._heads)
+        return Situation(self._tower, sha256, self.device, self._compile, self._num_threads, self._heads, self._say)
 
     def _found_batch_size(self) -> int:
         """The batch from which doubling no longer pays, or memory ends; remembered, so that later runs give the same bits."""

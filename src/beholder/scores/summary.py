@@ -35,6 +35,7 @@ class RunSummary:
         num_ignored: files among the sources that are no pictures.
         embeddings: where embeddings are kept beside the scores, or None.
         bottleneck: the stage that the others waited for, or "".
+        check_seconds: what choosing the precision took before that; next to nothing where it was remembered.
     """
 
     output: str
@@ -56,6 +57,7 @@ class RunSummary:
     num_ignored: int = 0
     embeddings: str | None = None
     bottleneck: str = ""
+    check_seconds: float = 0.0
 
     @property
     def done(self) -> str:
@@ -111,6 +113,7 @@ class RunSummary:
             "num_ignored": self.num_ignored,
             "num_new": self.num_new,
             "seconds": self.seconds,
+            "seconds_choosing_precision": self.check_seconds,
             "rows_per_second": self.num_new / self.seconds if self.seconds else None,
             "bytes_read": self.num_bytes,
             "scores": scores,
