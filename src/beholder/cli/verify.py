@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -100,7 +101,7 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     del exact  # its tower is as large as the next one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said above
-        other = load_scorer(**options.models, **setting)
+        other = load_scorer(**options.models, **setting, on_message=partial(typer.echo, err=True))
     after = np.asarray(other.score(picture_bytes(refs), on_error="nan"))
     found = measure_drift(before, after, options.thresholds or THRESHOLDS)
     setting["precision"] = other.engine.precision

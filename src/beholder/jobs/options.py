@@ -95,7 +95,8 @@ class PictureOptions:
         activation: "quick_gelu" or "gelu", for checkpoints that do not tell; None: as the checkpoint says.
         preset, decoder, max_pixels: see `images.picture.PixelOptions`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto": the fastest whose scores stay within 0.02 of float32 on the self-check.
+        precision: "auto": faster than float32 where that is worth it and scores stay within 0.02 of it on a self-check, which
+            is made once for a tower and machine.
         batch_size: pictures the device takes at once; None: found.
         compile: run the tower through torch.compile.
         workers: processes that read and decode; None: as many as fit the cores and the device; 0: none.
@@ -125,7 +126,7 @@ class PictureOptions:
     max_pixels: int = option(MAX_PIXELS, "Reject pictures with more pixels than this.", least=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.")
     precision: PrecisionChoice = option(
-        "auto", "auto: the fastest whose scores stay within 0.02 of fp32 on a self-check.", choices=PRECISION_CHOICES
+        "auto", "auto: faster than fp32 where scores stay within 0.02 of it on a self-check.", choices=PRECISION_CHOICES
     )
     batch_size: int | None = option(None, "Pictures the device takes at once.", shown="found", least=1)
     compile: bool = option(False, "Run the tower through torch.compile.")
