@@ -77,6 +77,15 @@ def shared_reference() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Folder with small inputs that failed once; see tests/README.md."""
+    folder = _beside("BEHOLDER_TEST_CASES", "cases")
+    if folder is None:
+        pytest.skip(f"{NEEDED}: set BEHOLDER_TEST_CASES to a folder with the cases")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's caches, asks a hub, or sees the user's model folder."""

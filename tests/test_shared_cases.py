@@ -1,0 +1,279 @@
+"""Small inputs that failed once, each with what must come: they lie beside the repository (tests/README.md), one folder each.
+
+Every command is a run of the program's entry point; those of one test share a process where nothing depends on its end.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+_DRIVER = """
+import contextlib, io, json, resource, sys
+from beholder.__main__ import main
+for line in sys.stdin:
+    sys.argv = ["beholder", *json.loads(line)]
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps([status, out.getvalue(), err.getvalue(), most]), file=sys.__stdout__, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: exit status, both streams, and the process's largest memory so far, bytes."""
+
+    status: int
+    out: str
+    err: str
+    most_memory: int = 0
+
+    def ends_in_one_line(self) -> bool:
+        """Exit status 1 with a single line of the program's own."""
+        lines = [line for line in self.err.splitlines() if not line.startswith("warning: ")]
+        return self.status == 1 and len(lines) == 1 and lines[0].startswith("beholder: ") and "internal error" not in self.err
+
+
+def run_all(commands: list[list[str]]) -> list[Outcome]:
+    """The commands one after another in one process."""
+    asked = "".join(json.dumps(command) + "\n" for command in commands)
+    done = subprocess.run([sys.executable, "-c", _DRIVER], input=asked, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = [Outcome(*json.loads(line)) for line in done.stdout.splitlines()]
+    assert len(found) == len(commands)
+    return found
+
+
+def run(*command: str) -> Outcome:
+    """One command as a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "beholder", *command], capture_output=True, text=True, timeout=120)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def models(small_tower: Path, plain_head: Path) -> list[str]:
+    """Options that name a small tower and a head for it."""
+    return ["--backbone", str(small_tower), "--head", str(plain_head), "--precision", "fp32"]
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, shared_cases: Path, here: Path) -> Path:
+    """The current folder, filled with the files of the case that the test names."""
+    shutil.copytree(shared_cases / request.param, here, dirs_exist_ok=True)
+    for path in (here, *here.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return here
+
+
+def case_of(name: str) -> pytest.MarkDecorator:
+    """Give the test the case of this name."""
+    return pytest.mark.parametrize("case", [name], indirect=True)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """A CSV's rows as text."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def tar_names(path: Path) -> list[str]:
+    """Names of a tar's members."""
+    with tarfile.open(path) as tar:
+        return tar.getnames()
+
+
+@case_of("01_csv_refused_aborts")
+def test_a_refused_csv_never_aborts(case: Path, models: list[str]) -> None:
+    (case / "dup.csv").write_text("image_path,c,c\nimgs/0.jpg,x,y\n")
+    (case / "latin1.csv").write_bytes("image_path,c\nimgs/0.jpg,caf\xe9\n".encode("latin-1"))
+    for name in ("ragged.csv", "dup.csv", "latin1.csv"):
+        for _ in range(4):
+            found = run("score", name, "-o", "x.parquet", *models)
+            assert found.ends_in_one_line(), (name, found)
+
+
+@case_of("02_select_csv_types")
+def test_columns_of_a_csv_stay_as_they_were(case: Path) -> None:
+    found = run_all([
+        ["select", "scores.csv", "--min-score", "0", "-o", "k.csv"],
+        ["select", "scores.csv", "--top", "1", "--per", "phash", "-o", "per.csv"],
+        ["select", "scores.csv", "--where", "phash = '18446744073709551614'", "-o", "one.csv"],
+    ])  # fmt: skip
+    assert [outcome.status for outcome in found] == [0, 0, 0], found
+    before, after = rows_of(case / "scores.csv"), rows_of(case / "k.csv")
+    kept = {row["sample"]: row for row in after}
+    for row in before:
+        for name in ("code", "ver", "hexid", "flag", "t", "phash"):
+            assert kept[row["sample"]][name] == row[name]
+    assert len(rows_of(case / "per.csv")) == 3
+    assert [row["sample"] for row in rows_of(case / "one.csv")] == ["b"]
+
+
+@case_of("03_tar_members_not_adjacent")
+def test_captions_apart_from_their_pictures_are_joined(case: Path, models: list[str]) -> None:
+    scored = run("score", "nonadj.tar", "-o", "s.parquet", *models)
+    assert scored.status == 0, scored
+    table = pl.read_parquet("s.parquet").sort("sample")
+    assert table["caption"].to_list() == ["cap zero", "cap one"]
+    assert [int(value) for value in table["w"]] == [1, 2]
+    packed, copied = run_all([
+        ["select", "s.parquet", "--min-score", "0", "--tars", "tars", "--apply"],
+        ["select", "s.parquet", "--min-score", "0", "--copy", "copies", "--apply"],
+    ])  # fmt: skip
+    members = [name for path in Path("tars").glob("*.tar") for name in tar_names(path)]
+    copies = [path.name for path in Path("copies").rglob("*") if path.is_file()]
+    for outcome, names in ((packed, members), (copied, copies)):
+        assert outcome.status == 0, outcome
+        assert len([name for name in names if name.endswith(".jpg")]) == 2
+        beside = [name for name in names if name.endswith((".txt", ".json"))]
+        assert len(beside) == 4 or re.search(r"\b4 members\b|\b2 members\b", outcome.out + outcome.err), (names, outcome)
+
+
+@case_of("04_csv_output_mixed_parts")
+def test_parts_of_different_columns_go_into_one_csv(case: Path, models: list[str]) -> None:
+    with tarfile.open("full.tar") as full, tarfile.open("nocaption.tar", "w") as without:
+        for member in full.getmembers():
+            if member.name.endswith(".jpg"):
+                member_file = full.extractfile(member)
+                member.name = f"1{member.name}"
+                without.addfile(member, member_file)
+    beside_empty, mixed = run_all([
+        ["score", "full.tar", "empty.tar", "-o", "x.csv", *models],
+        ["score", "full.tar", "nocaption.tar", "-o", "y.csv", *models],
+    ])  # fmt: skip
+    assert beside_empty.status == 0, beside_empty
+    assert len(rows_of(Path("x.csv"))) == 2
+    assert mixed.status == 0, mixed
+    assert [bool(row["caption"]) for row in rows_of(Path("y.csv"))] == [True, True, False, False]
+
+
+@case_of("05_folder_mixed_types")
+def test_a_folder_of_parts_with_other_types_can_be_selected_from(case: Path, models: list[str]) -> None:
+    for number, uid in enumerate(("12", "1a")):
+        (case / f"c{number}.csv").write_text(f"image_path,uid\nimgs/{number}.jpg,{uid}\n")
+    found = run_all([
+        ["score", "i.tar", "t.tar", "-o", "set", *models],
+        ["select", "set", "--min-score", "0", "-o", "k.csv"],
+        ["score", "i.tar", "t.tar", "-o", "set.parquet", *models],
+        ["score", "c0.csv", "c1.csv", "-o", "lists", *models],
+        ["select", "lists", "--min-score", "0", "-o", "l.csv"],
+    ])  # fmt: skip
+    assert [outcome.status for outcome in found] == [0] * 5, found
+    assert sorted(row["f"] for row in rows_of(Path("k.csv"))) == ["1", "1a"]
+    assert sorted(str(value) for value in pl.read_parquet("set.parquet")["f"]) == ["1", "1a"]
+    assert sorted(row["uid"] for row in rows_of(Path("l.csv"))) == ["12", "1a"]
+
+
+@case_of("06_tar_two_pictures_one_key")
+def test_two_pictures_of_one_key_are_both_copied(case: Path, models: list[str]) -> None:
+    found = run_all([
+        ["score", "multi.tar", "-o", "m.parquet", *models],
+        ["select", "m.parquet", "--min-score", "0", "--copy", "out", "--apply"],
+    ])  # fmt: skip
+    assert [outcome.status for outcome in found] == [0, 0], found
+    names = sorted(path.name for path in Path("out").rglob("*") if path.is_file())
+    assert len([name for name in names if name.endswith(".png")]) == 4, names
+    assert len([name for name in names if name.endswith(".json")]) == 2, names
+
+
+@pytest.fixture
+def odd_server(case: Path) -> Iterator[None]:
+    """The case's own web server, on the port that its list names."""
+    with subprocess.Popen([sys.executable, "srv.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(200):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", 18231)) == 0:
+                        break
+                time.sleep(0.05)
+            yield
+        finally:
+            server.kill()
+
+
+@case_of("09_packed_urls_without_suffix")
+@pytest.mark.usefixtures("odd_server")
+def test_packed_pictures_of_urls_have_a_picture_suffix(case: Path, models: list[str]) -> None:
+    scored, packed, copied = run_all([
+        ["score", "q.csv", "-o", "q.parquet", *models],
+        ["select", "q.parquet", "--min-score", "0", "--tars", "out", "--apply"],
+        ["select", "q.parquet", "--min-score", "0", "--copy", "files", "--apply"],
+    ])  # fmt: skip
+    table = pl.read_parquet("q.parquet")
+    assert scored.status in (0, 3), scored
+    (tar,) = Path("out").glob("*.tar")
+    pictures = [name for name in tar_names(tar) if name.endswith((".jpg", ".jpeg", ".png", ".webp"))]
+    assert (packed.status, copied.status) == (0, 0), (packed, copied)
+    assert len(pictures) == len(set(pictures)) == len(table)
+    assert not re.search(r"\b0 (B|bytes)\b", copied.out + copied.err), copied
+    assert all(path.suffix in (".jpg", ".webp") for path in Path("files").rglob("*") if path.is_file() and "img" in path.name)
+
+
+@case_of("10_npz_object_names")
+def test_names_that_are_pickled_objects_are_not_lost_in_silence(case: Path, shared_cases: Path) -> None:
+    head = str(shared_cases / "head.pth")
+    plain, told = run_all([
+        ["score", "names.npz", "-o", "a.parquet", "--head", head],
+        ["score", "names.npz", "-o", "b.parquet", "--head", head, "--sample-column", "paths"],
+    ])  # fmt: skip
+    for outcome in (plain, told):
+        assert "internal error" not in outcome.err
+        assert "paths" in outcome.err
+        assert "no such column" not in outcome.err
+        assert re.search("pickle|object", outcome.err), outcome
+
+
+@case_of("11_npy_appended")
+def test_bytes_after_the_rows_of_an_npy_are_told(case: Path, shared_cases: Path) -> None:
+    (found,) = run_all([["score", "two.npy", "-o", "a.parquet", "--head", str(shared_cases / "head.pth")]])
+    assert "two.npy" in found.err
+    assert re.search(r"\bafter\b|\bfollow", found.err), found
+
+
+_MOST_BYTES = 1 << 30
+
+
+@case_of("30_damaged_files")
+def test_damaged_files_end_in_one_line_and_take_little(case: Path, models: list[str], shared_cases: Path) -> None:
+    np.save("embeddings.npy", np.random.default_rng(0).standard_normal((4, 768)).astype(np.float32))
+    commands: list[list[str]] = []
+    for number, path in enumerate(sorted(case.iterdir())):
+        kind, name = path.name.split("-")[0], path.name
+        target = ["-o", f"out/{number}.parquet"]
+        if kind in ("npz", "parquet"):
+            commands.append(["score", name, *target, "--head", str(shared_cases / "head.pth")])
+        elif kind in ("headst", "headpth"):
+            commands.append(["score", "embeddings.npy", *target, "--head", name])
+        elif kind in ("zip", "table"):
+            commands.append(["score", name, *target, *models])
+        elif kind in ("scoreset", "scorecsv"):
+            commands.append(["select", name, "--min-score", "0", *target])
+        elif kind.startswith("tower"):
+            commands.append(["score", "zip-0.zip", *target, "--backbone", name])
+    assert len(commands) >= 25
+    idle = run_all([["score", "embeddings.npy", "-o", "idle.parquet", "--head", str(shared_cases / "head.pth")]])[0]
+    for command, found in zip(commands, run_all(commands), strict=True):
+        assert found.ends_in_one_line() or found.status in (0, 3), (command, found)
+        assert "Traceback" not in found.err + found.out, (command, found)
+        assert "internal error" not in found.err, (command, found)
+        assert found.status != 3 or "rejected" in found.out + found.err, (command, found)
+        assert found.most_memory < idle.most_memory + _MOST_BYTES, (command, found)
