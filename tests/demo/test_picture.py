@@ -1,4 +1,4 @@
-"""The picture: what it draws, measured in its pixels and read from its parts; and its absence without matplotlib."""
+"""The picture: what it draws, measured in its pixels and read from its parts."""
 
 from __future__ import annotations
 
@@ -108,17 +108,6 @@ def test_nothing_to_draw_and_no_place_to_draw_it(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         draw_histogram(tmp_path / "file" / "h.png", some, some, ())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_without_matplotlib_it_says_what_to_install() -> None:
-    script = (
-        "import sys\nfrom beholder.demo.picture import require_matplotlib\nfrom beholder.errors import BeholderError\n"
-        "require_matplotlib()\nassert 'matplotlib' not in sys.modules\n"
-        "sys.path[:] = []\nsys.path_importer_cache.clear()\n"
-        "try:\n    require_matplotlib()\nexcept BeholderError as error:\n    print(error)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout.strip().endswith("pip install 'beholder[plot]'")
 
 
 def test_pyplot_is_never_loaded() -> None:

@@ -91,12 +91,8 @@ def _bind_failed(options: BrowseOptions, error: OSError) -> str:
 @contextlib.contextmanager
 def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]]:
     """The guarded application for a server on `port`, and its address; everything is let go of at the end."""
-    try:
-        from beholder.browse.app import make_app
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("fastapi", "starlette", "pydantic"):
-            raise
-        raise InputError("browsing needs packages that are not installed: pip install 'beholder[browse]'") from None
+    from beholder.browse.app import make_app
+
     marks = options.marks_path
     check_writable(marks)
     scratch = Path(tempfile.mkdtemp(prefix="beholder-browse-"))
@@ -151,10 +147,8 @@ def browse(options: BrowseOptions, *, on_ready: Callable[[Address], None] = lamb
 
 def make_server(app: Any) -> uvicorn.Server:
     """A web server that is not running yet; quiet, and it tells nobody what it is."""
-    try:
-        import uvicorn
-    except ModuleNotFoundError:
-        raise InputError("browsing needs packages that are not installed: pip install 'beholder[browse]'") from None
+    import uvicorn
+
     return uvicorn.Server(
         uvicorn.Config(
             app,

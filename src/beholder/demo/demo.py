@@ -19,7 +19,7 @@ from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SI
 from beholder.demo.clock import Clock
 from beholder.demo.curate import Say, report_photographs, select_best
 from beholder.demo.photographs import Photographs, find_photographs, real_models, score_photographs, untrained_models
-from beholder.demo.picture import draw_histogram, require_matplotlib
+from beholder.demo.picture import draw_histogram
 from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.jobs.score import ScoreOptions, score
@@ -121,11 +121,10 @@ def run_demo(
         A JSON-ready record: sizes, seconds per step, the rate, the correlations, and where everything is.
 
     Raises:
-        BeholderError: another kind of folder, other options than before, too little disk, no matplotlib, no network if `real`.
+        BeholderError: another kind of folder, other options than before, too little disk, no network if `real`.
     """
     if num_rows < _MIN_ROWS:
         raise InputError(f"the demo needs at least {_MIN_ROWS} rows, not {num_rows}")
-    require_matplotlib()
     options = SyntheticOptions(num_rows=num_rows, dim=dim, num_rated=min(_MAX_RATED, num_rows // 2), seed=seed)
     place, clock, started = _Folder(folder), Clock(), time.perf_counter()
     models = real_models() if real else None

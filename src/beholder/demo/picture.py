@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder import storage
-from beholder.errors import BeholderError, InputError
+from beholder.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +20,6 @@ _WIDTH_INCHES, _HEIGHT_INCHES, _DOTS_PER_INCH = 9.6, 5.4, 150
 _BIN_WIDTH = 0.05
 _MAX_BINS = 400
 _SCORE_COLOUR, _TRUTH_COLOUR, _TEXT_COLOUR, _QUIET_COLOUR = "#8fb3d1", "#b3402a", "#222222", "#606060"
-
-
-def require_matplotlib() -> None:
-    """Raise BeholderError with the way to install it when matplotlib is missing. Imports nothing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BeholderError("the picture needs matplotlib, which is not installed: pip install 'beholder[plot]'")
 
 
 def draw_histogram(
@@ -40,7 +33,7 @@ def draw_histogram(
 ) -> None:
     """Draw `histogram_figure` to a PNG of 1440 x 810 pixels, written whole or not at all.
 
-    Raises BeholderError when matplotlib is not installed, there is nothing to draw, or the file cannot be written.
+    Raises BeholderError when there is nothing to draw, or the file cannot be written.
     """
     figure = histogram_figure(scores, truth, thresholds, title=title, subtitle=subtitle)
     with storage.write_whole(str(path)) as temporary:
@@ -60,9 +53,8 @@ def histogram_figure(
         subtitle: a second, smaller line.
 
     Raises:
-        BeholderError: matplotlib is not installed, or the series do not fit together or are empty.
+        InputError: the series do not fit together or are empty.
     """
-    require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
