@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -18,8 +17,10 @@ def main() -> None:
 
     Exit status: 0 done, 1 failed, 2 wrong usage, 3 some inputs rejected, 130 interrupted, 143 ended by SIGTERM, 129 by SIGHUP.
     """
+    from beholder import streams
     from beholder.errors import BeholderError, os_error_text
 
+    streams.set_up()
     received = _end_orderly()
     try:
         from beholder.cli.app import app
@@ -28,17 +29,17 @@ def main() -> None:
     except SystemExit as stop:  # Typer turns Ctrl-C into status 130 without a word
         if stop.code == 130:
             _fail(_INTERRUPTED, 128 + (received or [signal.SIGINT])[0])
+        failure = streams.take_output_failure()
+        if failure is not None:
+            _fail(f"what was to be printed could not be written: {failure.strerror}", int(stop.code or 1))
         raise
     except BaseException as error:
         if received or isinstance(error, KeyboardInterrupt):  # whatever came of it
             _fail(_INTERRUPTED, 128 + (received or [signal.SIGINT])[0])
         if isinstance(error, BeholderError):
             _fail(str(error), 1)
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
         if isinstance(error, OSError):
-            _fail(f"{error.filename or 'the output stream'}: {os_error_text(error)}", 1)
+            _fail(f"{error.filename}: {os_error_text(error)}" if error.filename else os_error_text(error), 1)
         if isinstance(error, MemoryError):
             _fail("out of memory; give a smaller --memory, or close other programs", 1)
         if os.environ.get("BEHOLDER_TRACEBACK"):
@@ -86,8 +87,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _fail(text: str, status: int) -> None:
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+    sys.stdout.flush()
     print(f"beholder: {text}", file=sys.stderr)
     sys.exit(status)
 

@@ -174,21 +174,9 @@ def _tell(server: uvicorn.Server, address: Address, options: BrowseOptions, on_r
     if not server.started:
         return
     if address.warning is not None:
-        with contextlib.suppress(OSError):
-            print(f"warning: {address.warning}", file=sys.stderr, flush=True)
-    try:
-        on_ready(address)
-    except OSError:  # nobody reads what is printed (`| head -c0`): the page is served all the same
-        _print_nowhere()
+        print(f"warning: {address.warning}", file=sys.stderr, flush=True)
+    on_ready(address)
     has_screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if not options.no_open and not address.has_token and has_screen:  # a browser's command line is no place for a secret
         with contextlib.suppress(webbrowser.Error, OSError):
             webbrowser.open(address.url)
-
-
-def _print_nowhere() -> None:
-    """What is printed from now on, and what waits to be, is dropped."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is no stream of the system's
-        os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from beholder import streams
+
 if TYPE_CHECKING:
     from beholder.jobs.execute import Plan
     from beholder.scores.summary import RunSummary
@@ -57,7 +59,7 @@ class JobProgress:
             plan.waiting_for,
         )
         for warning in plan.warnings:
-            self._console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            warn(warning)
         if not self._enabled:
             return
         for note in plan.notes:
@@ -103,6 +105,11 @@ class JobProgress:
             rate += f"  waiting for: {stage}"
         self._bar.update(self._task, advance=self._unshown, rate=rate)
         self._unshown = 0
+
+
+def warn(text: str) -> None:
+    """A warning on the error stream."""
+    Console(stderr=True).print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_summary(summary: RunSummary) -> None:
@@ -235,5 +242,8 @@ def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool,
         print(json.dumps(summary.to_json(), indent=2))
     elif not quiet:
         show_summary(summary)
+        failure = streams.take_output_failure()
+        if failure is not None:  # the work is done all the same
+            warn(f"the summary could not be printed ({failure.strerror}); {summary.output} is complete")
     if summary.num_rejected:
         raise SystemExit(3)

@@ -129,4 +129,4 @@ def _show_drift(found: Drift, head: str, setting: dict[str, str]) -> None:
 def _print_json(value: object) -> None:
     import json
 
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2))

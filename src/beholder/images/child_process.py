@@ -17,6 +17,7 @@ from typing import Any
 import beholder
 from beholder.errors import BeholderError
 from beholder.images.shared_slots import anonymous_file
+from beholder.streams import above_standard
 
 START_S = 120.0
 """A worker that is not up by then counts as dead."""
@@ -64,6 +65,7 @@ class ChildProcess:
         self._stderr = anonymous_file("beholder-stderr")
         fcntl.fcntl(self._stderr, fcntl.F_SETFL, fcntl.fcntl(self._stderr, fcntl.F_GETFL) | os.O_APPEND)
         self.socket, theirs = socket.socketpair()
+        theirs = socket.socket(fileno=above_standard(theirs.detach()))
         whole = {**config, "module": module, "path": _module_path(), "parent": os.getpid(), "socket": theirs.fileno()}
         try:
             self._process = subprocess.Popen(

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beholder.streams import above_standard
+
 _CELL_BYTES = 64
 _PAGE_BYTES = 4096
 _SPOOL_STRIDE_BYTES = 1 << 32
@@ -24,13 +26,16 @@ _CELL = struct.Struct("<dqddd")
 
 
 def anonymous_file(name: str) -> int:
-    """Descriptor of a file without a name that lives in memory (or, where the system has none such, on the disk)."""
+    """Descriptor of a file without a name that lives in memory (or, where the system has none such, on the disk).
+
+    It is none of 0 to 2, even where those are closed: a child process that inherits it has its standard streams there.
+    """
     if hasattr(os, "memfd_create"):
         with contextlib.suppress(OSError):  # refused by some sandboxes
-            return os.memfd_create(name, os.MFD_CLOEXEC)
+            return above_standard(os.memfd_create(name, os.MFD_CLOEXEC))
     handle, path = tempfile.mkstemp(prefix=f"{name}-")
     os.unlink(path)  # noqa: PTH108
-    return handle
+    return above_standard(handle)
 
 
 @dataclass(frozen=True)
