@@ -323,10 +323,21 @@ def write_whole(path: str, *, scratch: Path | None = None) -> Iterator[Path]:
             _publish(temporary, target)
         else:
             _upload(temporary, path)
+    except UnicodeEncodeError:
+        check_text(str(temporary))
+        raise
     except OSError as error:
         raise writing_failed(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_text(path: str) -> None:
+    """Refuse to write to a path with bytes that are no UTF-8, as Arrow does. Raises OutputError."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise OutputError(f"cannot write {path}: its name is no UTF-8 text; choose another output") from None
 
 
 def _upload(temporary: Path, path: str) -> None:

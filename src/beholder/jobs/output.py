@@ -95,6 +95,7 @@ class RunOutput:
     def __init__(self, out: str, product: Product = SCORES) -> None:
         if storage.is_web(out):
             raise OutputError(f"cannot write {out}: a web server takes no files; give a local path, or a bucket (s3://, gs://)")
+        storage.check_text(out)
         self.out, self.product = out, product
         suffix = PurePosixPath(out).suffix.lower()
         self.kind = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}.get(suffix, "folder")
