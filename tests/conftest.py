@@ -94,6 +94,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
     monkeypatch.delenv("BEHOLDER_MODELS", raising=False)
     monkeypatch.delenv("BEHOLDER_OFFLINE", raising=False)
+    monkeypatch.setenv("BEHOLDER_PROGRESS_S", "0")  # what is said does not depend on how busy the machine is
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import itertools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,7 +50,6 @@ def load_scorer(
     batch_size: int | None = None,
     num_threads: int | None = None,
     offline: bool | None = None,
-    on_message: Callable[[str], None] = lambda line: None,
 ) -> Scorer:
     """Load a tower and a head that was made for it.
 
@@ -66,7 +65,6 @@ def load_scorer(
         batch_size: pictures the device takes at once; None: found.
         num_threads: threads on a CPU; None: as torch has it.
         offline: True asks no network; None asks the environment.
-        on_message: told, in lines, what the self-check measures when it has to be made (up to a minute).
 
     Raises:
         HeadError, InputError, BeholderError: an unknown, unreachable or unfit tower, head or device; one line.
@@ -86,7 +84,6 @@ def load_scorer(
         batch_size=batch_size,
         num_threads=num_threads,
         heads=[chosen],
-        say=on_message,
     )
     pixels = replace(pixels, size_px=tower.shape.image_px)
     return Scorer(tower, engine, chosen, pixels, num_threads=num_threads)

@@ -25,6 +25,7 @@ from beholder.models.engine import Engine
 from beholder.models.head import Head
 from beholder.models.packed import find_fault
 from beholder.models.precision import check_pictures, score_drift, typical_drift, weights_sha256, worst_case_drift
+from beholder.notices import told_to
 
 SHAPE = TowerShape.small(image_px=42, width=64, num_layers=3, dim=32)
 TOWER = random_tower(SHAPE)
@@ -162,7 +163,8 @@ def kept_checks(folder: Path) -> list[Path]:
 
 def test_auto_is_decided_once_for_a_tower_whatever_the_heads(tmp_path: Path) -> None:
     lines: list[str] = []
-    without = Engine(TOWER, device="cpu", say=lines.append)
+    with told_to(lines.append):
+        without = Engine(TOWER, device="cpu")
     check = without.describe()["self_check"]
     assert check["chosen"] == check["chosen_for_tower"] == without.precision
     assert set(check["failed"]) | set(check["drift"]) == {"fp32", "bf16", "int8"}
@@ -173,10 +175,11 @@ def test_auto_is_decided_once_for_a_tower_whatever_the_heads(tmp_path: Path) -> 
     (kept,) = kept_checks(tmp_path)
     content = kept.read_bytes()
 
-    loose = Engine(TOWER, device="cpu", heads=[head(1e-3)], say=lines.append)
+    with told_to(lines.append):
+        loose = Engine(TOWER, device="cpu", heads=[head(1e-3)])
+        strict = Engine(TOWER, device="cpu", heads=[head(1e5)])  # a head that long sees every rounding
     assert loose.precision == without.precision
     assert loose.describe()["drift"] < 1e-3
-    strict = Engine(TOWER, device="cpu", heads=[head(1e5)], say=lines.append)  # a head that long sees every rounding
     record = strict.describe()
     assert strict.precision == "fp32"
     assert record["drift"] == 0

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
 
-from beholder import streams
+from beholder import notices, streams
+from beholder.errors import InputError
 
 if TYPE_CHECKING:
     from beholder.jobs.execute import Plan
     from beholder.scores.summary import RunSummary
     from beholder.stats import ScoreStats
 
-_REDRAW_S = 0.1
+_REDRAW_S = 0.2
+_LINE_PAUSE_S = 30
 _SHOWN_SECONDS = 0.5
+_RATE_OF_LAST_S = 120.0
+"""Rates and the time left are by what was done in so many seconds."""
+_SHOWN_BAR_WIDTH = 20
 _FEW = 20
 """Fewer scores have no histogram and no thresholds worth a table."""
 _MANY = 10_000
@@ -30,86 +40,156 @@ _BAR_WIDTH = 40
 
 
 class JobProgress:
-    """A progress bar on the error stream: rows or pictures, rate, time left. Nothing is shown where that is no terminal."""
+    """How far a job is, on the error stream: a bar on a terminal, else a line every 30 seconds (BEHOLDER_PROGRESS_S).
+
+    Both say how much is done of how much, the rate, the time left, how much was rejected, and what is waited for. Until the
+    plan is made they say what is going on.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
+        """Raises InputError: BEHOLDER_PROGRESS_S is no number of seconds."""
         self._console = Console(stderr=True)
         self._enabled = enabled
+        self._has_bar = enabled and sys.stderr.isatty() and not self._console.is_dumb_terminal
+        self._pause_s = _REDRAW_S if self._has_bar else _line_pause_s()
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._started = self._shown = time.perf_counter()
-        self._rows = self._bytes = self._unshown = 0
-        self._unit, self._done = "rows", "scored"
-        self._waiting_for: Callable[[], str] = lambda: ""
+        self._plan: Plan | None = None
+        self._rates: deque[tuple[float, int, int]] = deque()
+        self._started = time.monotonic()
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="beholder-progress", daemon=True)
+        self._listening = contextlib.ExitStack()
 
     def __enter__(self) -> JobProgress:
-        """Begin; the bar appears with the plan."""
+        """Begin to listen and to show."""
+        self._listening.enter_context(notices.told_to(self._say))
+        if self._has_bar:
+            columns = (TextColumn("{task.description}"), BarColumn(_SHOWN_BAR_WIDTH))
+            text = TextColumn("{task.fields[text]}", markup=False, table_column=Column(overflow="fold"))
+            self._bar = Progress(*columns, text, console=self._console, transient=True)
+            self._bar.add_task("starting", total=None, text="")
+            self._bar.start()
+        if self._enabled and self._pause_s:
+            self._ticker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Take the bar away."""
+        self._over.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
         if self._bar is not None:
             self._bar.stop()
+        self._listening.close()
 
     def plan(self, plan: Plan) -> None:
-        """Say what will be done, with warnings, and show the bar."""
-        self._unit, self._done, self._waiting_for = (
-            plan.unit,
-            {"score": "scored", "embed": "embedded"}[plan.verb],
-            plan.waiting_for,
-        )
+        """Say what will be done, with warnings; from now on its progress is shown."""
         for warning in plan.warnings:
-            warn(warning)
-        if not self._enabled:
-            return
+            warn(warning, self._console)
         for note in plan.notes:
-            self._console.print(note, markup=False, highlight=False, soft_wrap=True)
-        if self._console.is_terminal:
-            title = {"score": "scoring", "embed": "embedding"}[plan.verb]
-            text = TextColumn("{task.completed:,.0f} {task.fields[unit]}  {task.fields[rate]}")
-            self._bar = Progress(
-                TextColumn(title), BarColumn(), text, TimeRemainingColumn(), console=self._console, transient=True
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(title, total=plan.num_rows, rate="", unit=plan.unit)
-        self._started = self._shown = time.perf_counter()
-
-    def message(self, line: str) -> None:
-        """Say what takes long before the plan is there."""
-        if self._enabled:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._say(note)
+        self._plan = plan
 
     def resumed(self, shards: int, rows: int) -> None:
         """Say what an earlier run had done."""
-        if not self._enabled:
-            return
+        assert self._plan is not None
         what = "1 shard was" if shards == 1 else f"{shards:,} shards were"
-        self._console.print(f"continuing: {what} already {self._done} ({rows:,} {self._unit})", highlight=False)
-        if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task, rows)
+        done = {"score": "scored", "embed": "embedded"}[self._plan.verb]
+        self._say(f"continuing: {what} already {done} ({rows:,} {self._plan.unit})")
 
-    def advance(self, rows: int, num_bytes: int) -> None:
-        """Count rows and bytes just done; the bar is drawn anew a few times a second."""
-        self._rows += rows
-        self._bytes += num_bytes
-        self._unshown += rows
-        now = time.perf_counter()
-        if self._bar is None or self._task is None or now - self._shown < _REDRAW_S:
-            return
-        self._shown = now
-        seconds = max(1e-9, now - self._started)
-        rate = f"{self._rows / seconds:,.{0 if self._rows > 100 * seconds else 1}f} {self._unit}/s"
-        if self._unit == "rows":
-            rate += f"  {self._bytes / seconds / 1e9:.2f} GB/s"
-        elif stage := self._waiting_for():
-            rate += f"  waiting for: {stage}"
-        self._bar.update(self._task, advance=self._unshown, rate=rate)
-        self._unshown = 0
+    def _say(self, text: str) -> None:
+        if self._enabled:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _tick(self) -> None:
+        while not self._over.wait(self._pause_s):
+            plan, bar = self._plan, self._bar
+            text = notices.current() or "starting" if plan is None else self._progress_text(plan)
+            if bar is None:
+                self._say(text if plan is not None else f"{text}, {_duration(time.monotonic() - self._started)} so far")
+                continue
+            task = bar.tasks[0]
+            title = "" if plan is None else {"score": "scoring", "embed": "embedding"}[plan.verb]
+            total, done = (None, 0) if plan is None else (plan.tally.total()[0], plan.tally.num_done)
+            if total is None:
+                task.total = None  # `update` takes None for: as it was
+            bar.update(task.id, description=title, total=total, completed=done, text=text)
+
+    def _progress_text(self, plan: Plan) -> str:
+        tally, now = plan.tally, time.monotonic()
+        self._rates.append((now, tally.num_new, tally.num_bytes))
+        while now - self._rates[0][0] > _RATE_OF_LAST_S and len(self._rates) > 2:
+            self._rates.popleft()
+        then, rows, num_bytes = self._rates[0]
+        seconds = now - then
+        rate = (tally.num_new - rows) / seconds if seconds else 0.0
+        bytes_rate = (tally.num_bytes - num_bytes) / seconds if seconds else 0.0
+        return progress_text(plan, rate, bytes_rate, notices.current() or plan.waiting_for())
 
 
-def warn(text: str) -> None:
+def progress_text(plan: Plan, rate: float, bytes_rate: float, waiting_for: str) -> str:
+    """How far a job is, in one line.
+
+    Args:
+        plan: the job.
+        rate: rows or pictures a second lately.
+        bytes_rate: bytes read a second.
+        waiting_for: what holds it up, or "".
+    """
+    tally, unit = plan.tally, plan.unit
+    done, (total, is_exact) = tally.num_done, tally.total()
+    if total is None:
+        pieces = [f"{done:,} {unit}, of how many is not known yet"]
+        if tally.num_parts > 1 and tally.part:
+            pieces.append(f"part {tally.part:,} of {tally.num_parts:,}")
+    else:
+        share = f" ({100 * done / total:.0f} %)" if total else ""
+        pieces = [
+            f"{done:,} of {total:,} {unit}{share}" if is_exact else f"{done:,} of about {_rounded(total):,} {unit}{share}"
+        ]
+    if rate:
+        pieces.append(f"{rate:,.{0 if rate > 100 else 1}f} {unit}/s")
+        if unit == "rows":
+            pieces[-1] += f" ({bytes_rate / 1e9:.2f} GB/s)"
+        if total is not None:
+            pieces.append(f"{'' if is_exact else 'about '}{_duration((total - done) / rate)} left")
+    pieces.append(f"{tally.num_rejected:,} rejected")
+    if waiting_for:
+        pieces.append(f"waiting for: {waiting_for}")
+    return ", ".join(pieces)
+
+
+def _rounded(count: int) -> int:
+    """To three digits, as it is an estimate."""
+    return int(float(f"{count:.2e}"))
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "12 min", "3 h 20 min", "2 d 5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def _line_pause_s() -> float:
+    """Seconds between two lines; 0: there are none. Raises InputError."""
+    given = os.environ.get("BEHOLDER_PROGRESS_S", "")
+    try:
+        seconds = float(given or _LINE_PAUSE_S)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < threading.TIMEOUT_MAX:
+        raise InputError(f"BEHOLDER_PROGRESS_S is {given!r}; give a number of seconds, 0 for no lines")
+    return seconds
+
+
+def warn(text: str, console: Console | None = None) -> None:
     """A warning on the error stream."""
-    Console(stderr=True).print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    (console or Console(stderr=True)).print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_summary(summary: RunSummary) -> None:
@@ -231,13 +311,7 @@ def _percent(share: float) -> str:
 def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool, quiet: bool) -> None:
     """Run a job with a progress bar and print its summary. Exits with 3 when something was rejected."""
     with JobProgress(enabled=not quiet) as progress:
-        summary = job(
-            options,
-            on_plan=progress.plan,
-            on_progress=progress.advance,
-            on_resume=progress.resumed,
-            on_message=progress.message,
-        )
+        summary = job(options, on_plan=progress.plan, on_resume=progress.resumed)
     if as_json:
         print(json.dumps(summary.to_json(), indent=2))
     elif not quiet:

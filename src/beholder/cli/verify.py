@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from beholder import notices
 from beholder.cli.flags import command
 from beholder.errors import BeholderError
 from beholder.jobs.verify_options import SAMPLE_PICTURES, VerifyOptions
@@ -101,7 +102,8 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     del exact  # its tower is as large as the next one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said above
-        other = load_scorer(**options.models, **setting, on_message=partial(typer.echo, err=True))
+        with notices.told_to(partial(typer.echo, err=True)):
+            other = load_scorer(**options.models, **setting)
     after = np.asarray(other.score(picture_bytes(refs), on_error="nan"))
     found = measure_drift(before, after, options.thresholds or THRESHOLDS)
     setting["precision"] = other.engine.precision

@@ -55,7 +55,9 @@ class CsvReader:
         chosen = choose_embedding_columns(names, looks_numeric, options.embedding_column, path)
         embedding = [names.index(column) for column in chosen]
         types = _label_types(head, rows_at, len(head) == num_bytes, Layout(path, names, embedding))
-        detail = {"names": names, "embedding": embedding, "types": types}
+        seen = max(1, len(head) - rows_at)
+        about_rows = round((num_bytes - rows_at) * head.count(b"\n", rows_at) / seen)
+        detail = {"names": names, "embedding": embedding, "types": types, "about_rows": about_rows}
         _label_columns(names, embedding, options, path)
         return Part(path, name, "csv", None, len(embedding), "float32", num_bytes, cuts=(), detail=detail)
 

@@ -165,6 +165,7 @@ class DecodePool:
         self._num_done = self._num_errors = self._num_bytes = 0
         self._wait_s = self._source_s = self._read_s = self._decode_s = 0.0
         self._pull: Pull | None = None
+        self._reading_since: float | None = None
 
     def __enter__(self) -> DecodePool:
         """Start the workers, without waiting until they are up."""
@@ -189,6 +190,8 @@ class DecodePool:
     def stats(self) -> PoolStats:
         """Where the time went so far; may be asked for at any time, by any thread."""
         read_s, decode_s, idle_s, num_restarts = self._read_s, self._decode_s, 0.0, 0
+        since = self._reading_since
+        read_s += monotonic() - since if since is not None else 0.0
         if self._dispatcher is not None:
             read_s, decode_s, idle_s, num_restarts = self._dispatcher.spent()
         source_s = self._source_s + (self._pull.source_s if self._pull is not None else 0.0)
@@ -290,10 +293,11 @@ class DecodePool:
                 yield outcome
 
     def _make_here(self, tag: Any, read: Any, prepare: Any) -> Outcome:
-        began = done = monotonic()
+        began = done = self._reading_since = monotonic()
         num_bytes = 0
         try:
             data = read()
+            self._reading_since = None
             num_bytes = len(data)
             done = monotonic()
             found = prepare(data, self._settings.options)
@@ -303,6 +307,7 @@ class DecodePool:
                 raise
             failed = PictureError(*failure_of(error))
         finally:
+            self._reading_since = None
             self._read_s += done - began
             self._decode_s += monotonic() - done
         return Outcome(tag, None, failed, 0, 0, Trait.NONE, num_bytes)

@@ -57,6 +57,7 @@ class TarReader:
             missing = [column for column in options.columns if column not in ("*", SAMPLE, *detail["columns"])]
             if missing:
                 detail["columns"] += [name for name in _peek(tar) if name not in detail["columns"]]
+            detail["is_plain"] = tar.is_plain
             if num_bytes > RANGED_BYTES and tar.is_plain and storage.is_local(path):
                 detail["index"] = index_of(tar, path, table_columns)
         num_rows = detail["index"].num_rows or None if "index" in detail else None

@@ -15,6 +15,7 @@ from beholder.errors import BeholderError, InputError
 from beholder.jobs.birder_flags import named
 from beholder.jobs.options import EmbedOptions
 from beholder.models.precisions import Precision
+from beholder.notices import doing
 
 if TYPE_CHECKING:
     from beholder.images.picture import PicturePart
@@ -293,7 +294,6 @@ def predict(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_progress: Callable[[int, int], None] = lambda rows, num_bytes: None,
     on_resume: Callable[[int, int], None] = lambda shards, rows: None,
-    on_message: Callable[[str], None] = lambda line: None,
 ) -> RunSummary:
     """Write one of the files that birder predict would write.
 
@@ -308,15 +308,18 @@ def predict(
     lines = notes(flags, num_gpus=_check_device(flags))
     classes = read_classes(find_tower_file(checkpoint(flags), offline=flags.offline))
     options = EmbedOptions(**embed_options(flags, kind=kind, classes=classes, sources=find_sources(flags)))
-    listed = None if flags.wds else list_pictures(options.sources)
+    with doing("looking at the sources"):
+        listed = None if flags.wds else list_pictures(options.sources)
     if listed is not None:
         lines += listed[1]
-    planned = plan_embeddings(options, str(options.out), say=on_message, parts=None if listed is None else [listed[0]])
+    planned = plan_embeddings(options, str(options.out), parts=None if listed is None else [listed[0]])
     assert isinstance(planned.step, PictureStep)
     size_px = planned.step.decode.pixels.size_px
     if flags.size is not None and flags.size[0] != size_px:
         raise InputError(f"--size {flags.size[0]}: this tower takes {size_px} pixels; other sizes give other embeddings")
-    num_samples, counting = count_samples(planned.step.parts, flags)
+    with doing("counting the pictures"):
+        num_samples, counting = count_samples(planned.step.parts, flags)
+    planned.tally.tell_total(num_samples)
     out = output_path(
         flags,
         num_classes=len(classes) or planned.step.engine.dim,

@@ -19,17 +19,16 @@ def embed(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_progress: Callable[[int, int], None] = lambda rows, num_bytes: None,
     on_resume: Callable[[int, int], None] = lambda shards, rows: None,
-    on_message: Callable[[str], None] = lambda line: None,
 ) -> RunSummary:
     """Embed pictures; continue where an interrupted run of the same options stopped. See `jobs.score.score`."""
-    return execute(plan(options, on_message), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
+    return execute(plan(options), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 
-def plan(options: EmbedOptions, on_message: Callable[[str], None] = lambda line: None) -> Plan:
+def plan(options: EmbedOptions) -> Plan:
     """Find and check everything the job needs. Raises BeholderError; nothing has been written by then."""
     from beholder.jobs.pictures import plan_embeddings
 
-    return plan_embeddings(options, options.out or _default_output(options.sources), say=on_message)
+    return plan_embeddings(options, options.out or _default_output(options.sources))
 
 
 def _default_output(sources: tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from beholder import storage
@@ -11,10 +11,12 @@ from beholder.columns import PASSING_REASONS
 from beholder.errors import InputError, OutputError
 from beholder.jobs.options import JobOptions
 from beholder.jobs.output import SCORES, Product, RunOutput
+from beholder.notices import doing
 from beholder.run import local
 from beholder.run.step import Step
 from beholder.scores.summary import RunSummary
 from beholder.shards import RunFolder, ShardResult, fingerprint
+from beholder.steps.tally import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class Plan:
         notes: lines that say what is done with what (device, precision, ...).
         keeps_embeddings: whether embeddings are written beside scores.
         num_ignored: files among the sources that are no pictures.
+        tally: how far it is, while it runs.
         waiting_for: asked while it runs: the stage that the others wait for, or "".
         check_seconds: what choosing the precision took.
     """
@@ -54,7 +57,8 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     keeps_embeddings: bool = False
     num_ignored: int = 0
-    waiting_for: Callable[[], str] = lambda: ""
+    tally: Tally
+    waiting_for: Callable[[], str]
     check_seconds: float = 0.0
 
 
@@ -98,6 +102,10 @@ def execute(
         summary.num_bytes += num_bytes
         on_progress(rows, num_bytes)
 
+    def resume(results: Mapping[str, ShardResult]) -> None:
+        plan.tally.resume(results)
+        on_resume(len(results), sum(result.num_read for result in results.values()))
+
     folder = RunFolder(out.work)
     local.check_folder(step, folder)
     with folder.locked():
@@ -106,13 +114,14 @@ def execute(
             out.remove_work()
             raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
         started = time.perf_counter()
-        report = local.run(step, folder, progress, on_resume, redo=_may_change if options.retry_rejects else None)
-        summary.bottleneck = plan.waiting_for()
+        report = local.run(step, folder, progress, resume, redo=_may_change if options.retry_rejects else None)
+        summary.bottleneck = plan.waiting_for() if plan.unit == "pictures" else ""
         _filled(summary, out, report.results)
         if summary.num_read == 0:
             out.discard()
             raise InputError(f"{', '.join(plan.sources)}: zero {plan.unit}, nothing to {plan.verb}")
-        out.publish(step, report.results, summary, identity)
+        with doing(f"writing {plan.out}"):
+            out.publish(step, report.results, summary, identity)
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     return summary

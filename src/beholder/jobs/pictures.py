@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ from beholder.jobs.output import EMBEDDINGS, RunOutput
 from beholder.models.heads import Head, load_head
 from beholder.models.precisions import MAX_DRIFT, PRECISIONS
 from beholder.models.tower_registry import DEFAULT_TOWER
+from beholder.notices import doing
 from beholder.steps.pictures import DecodeOptions, PictureStep
 from beholder.steps.writing import PictureProduct
 
@@ -34,22 +35,16 @@ _MOST_SOURCES = 1000
 """Of more sources (every file of a folder by the shell) no list is kept in the record; their samples are their paths."""
 
 
-Say = Callable[[str], None]
-
-
-def plan_scores(options: ScoreOptions, out: str, *, say: Say) -> Plan:
-    """The plan of `beholder score PICTURES`; `say` is told in lines what takes long.
-
-    Raises BeholderError; nothing has been written by then.
-    """
+def plan_scores(options: ScoreOptions, out: str) -> Plan:
+    """The plan of `beholder score PICTURES`. Raises BeholderError; nothing has been written by then."""
     heads = [load_head(name, offline=options.offline) for name in options.heads]
-    return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None, say=say)
+    return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None)
 
 
-def plan_embeddings(options: EmbedOptions, out: str, *, say: Say, parts: Sequence[PicturePart] | None = None) -> Plan:
+def plan_embeddings(options: EmbedOptions, out: str, *, parts: Sequence[PicturePart] | None = None) -> Plan:
     """The plan of `beholder embed`, of `parts` where the sources have been looked into already.
 
-    `say` is told what takes long. Raises BeholderError; nothing has been written by then.
+    Raises BeholderError; nothing has been written by then.
     """
     kind = RunOutput(out, EMBEDDINGS).kind
     by_kind: dict[str, EmbeddingFormat] = {"folder": "npy", "parquet": "parquet", "csv": "birder-csv"}
@@ -67,7 +62,7 @@ def plan_embeddings(options: EmbedOptions, out: str, *, say: Say, parts: Sequenc
         is_bare=options.is_bare,
         folders=options.folders,
     )
-    return _plan(options, out, [], keep, parts, say=say)
+    return _plan(options, out, [], keep, parts)
 
 
 def _plan(
@@ -76,21 +71,21 @@ def _plan(
     heads: Sequence[Head],
     keep: WriteOptions | None,
     known: Sequence[PicturePart] | None = None,
-    *,
-    say: Say,
 ) -> Plan:
     source = SourceOptions(
         columns=("*",) if options.columns is None else options.columns,
         sample_column=options.sample_column,
         picture_column=options.picture_column,
     )
-    parts = find_pictures(options.sources, source) if known is None else list(known)
+    with doing("looking at the sources"):
+        parts = find_pictures(options.sources, source) if known is None else list(known)
     product = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
     inputs = [part.path for part in parts]
     product.refuse_inputs(inputs)
     if not options.overwrite:
         product.check_place()
-    tower, engine, warnings = open_engine(_as_before(options, product), heads, say)
+    with doing("loading the tower"):
+        tower, engine, warnings = open_engine(_as_before(options, product), heads)
     pixels = options.pixels(tower.shape.image_px)
     beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
     stamp = beside | stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
@@ -127,6 +122,7 @@ def _plan(
         notes=_notes(tower, engine, pixels, parts),
         keeps_embeddings=keep is not None and bool(heads),
         num_ignored=sum(part.num_ignored for part in parts),
+        tally=step.tally,
         waiting_for=step.waiting_for,
         check_seconds=engine.check_seconds,
     )
@@ -141,11 +137,8 @@ def _as_before(options: Options, output: RunOutput) -> Options:
     return replace(options, precision=recorded)
 
 
-def open_engine(options: Options, heads: Sequence[Head], say: Say) -> tuple[Tower, Engine, list[str]]:
-    """Load the tower, check that the heads are made for it, and put it on its device; with warnings worth telling.
-
-    `say` is told in lines what is being measured where the precision is "auto".
-    """
+def open_engine(options: Options, heads: Sequence[Head]) -> tuple[Tower, Engine, list[str]]:
+    """Load the tower, check that the heads are made for it, and put it on its device; with warnings worth telling."""
     from beholder.models.clip_vit import without_projection
     from beholder.models.engine import Engine
     from beholder.models.towers import check_head_fits, load_tower
@@ -164,7 +157,6 @@ def open_engine(options: Options, heads: Sequence[Head], say: Say) -> tuple[Towe
         batch_size=options.batch_size,
         num_threads=options.num_threads,
         heads=heads,
-        say=say,
     )
     return tower, engine, warnings
 

@@ -18,6 +18,7 @@ from beholder.jobs.output import RunOutput
 from beholder.models.backbones import canonical_backbone, same_backbone
 from beholder.models.heads import Head, load_head
 from beholder.models.tower_shape import SHAPES
+from beholder.notices import doing
 from beholder.scores.summary import RunSummary
 from beholder.steps.score import ScoreStep
 
@@ -32,7 +33,6 @@ def score(
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_progress: Callable[[int, int], None] = lambda rows, num_bytes: None,
     on_resume: Callable[[int, int], None] = lambda shards, rows: None,
-    on_message: Callable[[str], None] = lambda line: None,
 ) -> RunSummary:
     """Score pictures or embeddings; continue where an interrupted run of the same options stopped.
 
@@ -41,23 +41,24 @@ def score(
         on_plan: told what will be done, once, before it begins.
         on_progress: told (rows, bytes read) as they are scored, from one thread.
         on_resume: told (shards, rows) that an earlier run had done.
-        on_message: told lines about what takes long before the plan is made.
 
     Raises:
         BeholderError: bad input, a refused head, an output in the way, a full disk, ...
     """
-    return execute(plan(options, on_message), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
+    return execute(plan(options), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 
-def plan(options: ScoreOptions, on_message: Callable[[str], None] = lambda line: None) -> Plan:
+def plan(options: ScoreOptions) -> Plan:
     """Find and check everything the job needs. Raises BeholderError; nothing has been written by then."""
-    if options.picture_column is not None or looks_like_pictures(options.sources):
+    with doing("looking at the sources"):
+        are_pictures = options.picture_column is not None or looks_like_pictures(options.sources)
+    if are_pictures:
         from beholder.jobs.pictures import plan_scores
 
         if options.embedding_column is not None:
             raise InputError("--embedding-column: these are pictures, which have none; leave it out")
 
-        return plan_scores(options, options.out or _default_output(options.sources, "pictures"), say=on_message)
+        return plan_scores(options, options.out or _default_output(options.sources, "pictures"))
     return _plan_embeddings(options)
 
 
@@ -68,7 +69,8 @@ def _plan_embeddings(options: ScoreOptions) -> Plan:
         embedding_column=options.embedding_column,
         block_bytes=options.memory_bytes // 4,
     )
-    parts = find_parts(options.sources, read_options)
+    with doing("looking at the sources"):
+        parts = find_parts(options.sources, read_options)
     idle = ["--keep-embeddings"] if options.keep_embeddings else options.given()
     if idle:
         raise InputError(f"{idle[0]}: these are embeddings already, so it has no effect; leave it out")
@@ -98,6 +100,8 @@ def _plan_embeddings(options: ScoreOptions) -> Plan:
         num_bytes=sum(part.num_bytes for part in parts),
         head_names=[head.name for head in heads],
         warnings=warnings,
+        tally=step.tally,
+        waiting_for=step.waiting_for,
     )
 
 

@@ -26,7 +26,7 @@ from beholder.models.devices import device_name, find_device
 from beholder.models.forms import build_backend, default_batch_size
 from beholder.models.precision import ScoringHead, weights_sha256
 from beholder.models.precisions import Precision
-from beholder.models.trials import FIRST_CUDA_BATCH, Say, Situation, find_batch_size, self_check
+from beholder.models.trials import FIRST_CUDA_BATCH, Situation, find_batch_size, self_check
 
 if TYPE_CHECKING:
     from beholder.models.towers import Tower
@@ -71,7 +71,6 @@ class Engine:
         batch_size: int | None = None,
         num_threads: int | None = None,
         heads: Sequence[ScoringHead] = (),
-        say: Say = lambda _: None,
     ) -> None:
         """Bring the tower to its device and form.
 
@@ -86,7 +85,6 @@ class Engine:
             batch_size: pictures computed together; None: 2 on a processor's core, found by trying on CUDA.
             num_threads: cores used on a processor; None: as many as torch uses.
             heads: whose scores must stay inside 0.02, too.
-            say: told in lines what is being measured, when something is.
 
         Raises:
             BeholderError: no such device, or a precision that it does not have.
@@ -98,7 +96,6 @@ class Engine:
         self._tower, self._sha256 = (tower, "") if isinstance(tower, ClipVisionTower) else (tower.module, tower.sha256)
         self._compile, self._num_threads = compile, num_threads
         self._heads = tuple(head for head in heads if head.dim == self.dim)
-        self._say = say
         self._check: dict[str, Any] | None = None
         self.check_seconds = 0.0
         if precision == "auto":
@@ -214,7 +211,7 @@ class Engine:
 
     def _situation(self) -> Situation:
         sha256 = self._sha256 or weights_sha256(self._tower)
-        return Situation(self._tower, sha256, self.device, self._compile, self._num_threads, self._heads, self._say)
+        return Situation(self._tower, sha256, self.device, self._compile, self._num_threads, self._heads)
 
     def _found_batch_size(self) -> int:
         """The batch from which doubling no longer pays, or memory ends; remembered, so that later runs give the same bits."""

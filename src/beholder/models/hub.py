@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from beholder import notices
 from beholder.errors import HeadError, os_error_text
 from beholder.models.pieces import need_space
 from beholder.models.registry import Source
@@ -67,16 +68,26 @@ def download(source: Source) -> Path:
     """Fetch a file into the hub's local cache (or find it there unchanged). Raises HeadError.
 
     `look_up` comes first because the client itself retries a dead connection for half a minute. A download that broke off
-    is taken up where it stopped, and large ones show a bar on a terminal: the client sees to both.
+    is taken up where it stopped, and large ones show a bar on a terminal: the client sees to both
+    (where a command shows what is going on itself, it shows this as well).
     """
     need_space(cache_folder(), look_up(source).num_bytes or 0, source.file)
     with _one_line(source):
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-        path = hf_hub_download(
-            source.repo, source.file, revision=source.revision, cache_dir=_cache_folder(), endpoint=endpoint(),
-            library_name="beholder", etag_timeout=_TIMEOUT_S,
-        )  # fmt: skip
+        hides_bar = notices.is_heard() and not are_progress_bars_disabled()
+        if hides_bar:
+            disable_progress_bars()
+        try:
+            with notices.doing(f"network: fetching {source.file}"):
+                path = hf_hub_download(
+                    source.repo, source.file, revision=source.revision, cache_dir=_cache_folder(), endpoint=endpoint(),
+                    library_name="beholder", etag_timeout=_TIMEOUT_S,
+                )  # fmt: skip
+        finally:
+            if hides_bar:
+                enable_progress_bars()
         return Path(path)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from beholder import notices
 from beholder.errors import HeadError
 from beholder.models.tensors import read_exactly
 
@@ -85,7 +86,20 @@ def need_space(folder: Path, num_bytes: int, what: str) -> None:
 
 @contextlib.contextmanager
 def transfer_bar(label: str, num_bytes: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal's standard error for large transfers; gives the function that is told of bytes."""
+    """A progress bar on a terminal's standard error for large transfers; gives the function that is told of bytes.
+
+    Where a command shows what is going on itself, it shows this as well.
+    """
+    if notices.is_heard():
+        told: list[int] = []
+
+        def far() -> str:
+            of = "" if num_bytes is None else f" of {num_bytes / 1e6:,.0f}"
+            return f"network: fetching {label}, {sum(told) / 1e6:,.0f}{of} MB"
+
+        with notices.doing(far):
+            yield told.append
+        return
     if not sys.stderr.isatty() or (num_bytes is not None and num_bytes < _SHOWN_FROM_BYTES):
         yield lambda _: None
         return

@@ -41,6 +41,7 @@ from beholder.models.precision import (
 )
 from beholder.models.precisions import MAX_DRIFT, Precision
 from beholder.models.tower_shape import TowerShape
+from beholder.notices import doing, say
 
 FIRST_CUDA_BATCH, LAST_CUDA_BATCH = 64, 1024
 _WORTH_DOUBLING = 1.02
@@ -59,12 +60,11 @@ _VERSION = 2
 """Goes up when the arithmetic changes, so that older measurements are made again."""
 
 Rows = npt.NDArray[np.float32]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a self-check holds for; `heads` and `say` (told what is being measured) do not change what is measured."""
+    """What a self-check holds for; the heads do not change what is measured."""
 
     tower: ClipVisionTower
     sha256: str
@@ -72,7 +72,6 @@ class Situation:
     compile: bool
     num_threads: int | None
     heads: Sequence[ScoringHead] = ()
-    say: Say = lambda _: None
 
     def remembered(self, precisions: Sequence[str]) -> Remembered:
         """Where its result is kept."""
@@ -139,9 +138,7 @@ def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool)
     found: dict[str, Any] = {word: {} for word in ("rows", "typical_drift", "worst_case", "pictures_per_second", "failed")}
     if timed:
         names = ", ".join(trying)
-        situation.say(
-            f"choosing a precision for this tower on {situation.device}: measuring {names}; done once, then remembered"
-        )
+        say(f"choosing a precision for this tower on {situation.device}: measuring {names}; done once, then remembered")
     pictures = torch.from_numpy(check_pictures(situation.tower.shape.image_px))
     batch = default_batch_size(situation.device, situation.tower.shape) or NUM_CHECK_PICTURES
     rows: dict[Precision, Rows] = {}
@@ -151,8 +148,9 @@ def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool)
                 found["failed"][precision] = slow
                 continue
             try:
-                backends[precision] = _opened(situation, precision)
-                rows[precision] = _embedded(backends[precision], pictures, batch)()
+                with doing(f"trying precision {precision}"):
+                    backends[precision] = _opened(situation, precision)
+                    rows[precision] = _embedded(backends[precision], pictures, batch)()
             except (BeholderError, torch.OutOfMemoryError) as error:
                 if precision == "fp32":
                     raise
@@ -163,10 +161,11 @@ def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool)
             found["worst_case"][precision] = worst_case_drift(rows["fp32"], rows[precision])
         if timed:
             allowed = {name: backends[name] for name in rows if found["typical_drift"][name] <= MAX_DRIFT}
-            found["pictures_per_second"] = _rates(allowed, situation, pictures)
+            with doing(f"timing {', '.join(allowed)}"):
+                found["pictures_per_second"] = _rates(allowed, situation, pictures)
     found["seconds"] = round(time.perf_counter() - started, 1)
     if timed:
-        situation.say(_told(found))
+        say(_told(found))
     return found
 
 

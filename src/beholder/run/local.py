@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from beholder import storage
 from beholder.errors import OutputError
+from beholder.notices import doing
 from beholder.run.step import Progress, Step
 from beholder.shards import RunFolder, Shard, ShardResult, difference, fingerprint
 
@@ -69,7 +70,7 @@ def run(
     step: Step,
     folder: RunFolder,
     progress: Progress,
-    on_resume: Callable[[int, int], None] | None = None,
+    on_resume: Callable[[Mapping[str, ShardResult]], None] | None = None,
     *,
     redo: Callable[[ShardResult], bool] | None = None,
 ) -> RunReport:
@@ -79,7 +80,7 @@ def run(
         step: the work.
         folder: locked by the caller.
         progress: told rows and bytes as they are done.
-        on_resume: told (shards, rows) that were already done, once.
+        on_resume: told the results that were there already, by shard name, once.
         redo: asked whether a finished shard is to be done again.
     """
     run_fingerprint = open_run(step, folder)
@@ -92,7 +93,7 @@ def run(
             results[shard.name] = finished
     num_resumed = len(results)
     if num_resumed and on_resume is not None:
-        on_resume(num_resumed, sum(result.num_read for result in results.values()))
+        on_resume(results)
 
     def write(shard: Shard, computed: Any) -> ShardResult:
         result = step.write(shard, computed, str(folder.path))
@@ -105,9 +106,11 @@ def run(
         with contextlib.closing(step.compute_each(pending, progress)) as computing:
             for shard, computed in computing:
                 if writing is not None:
-                    results[writing[0]] = writing[1].result()
+                    with doing("write"):
+                        results[writing[0]] = writing[1].result()
                 writing = (shard.name, writer.submit(write, shard, computed))
                 del computed
         if writing is not None:
-            results[writing[0]] = writing[1].result()
+            with doing("write"):
+                results[writing[0]] = writing[1].result()
     return RunReport([results[shard.name] for shard in step.shards], num_resumed)

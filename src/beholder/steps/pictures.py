@@ -6,7 +6,6 @@ Decode workers, the device and the writer of the last shard work side by side; b
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +22,13 @@ from beholder.images.pool import DecodePool
 from beholder.images.sources import reader_of
 from beholder.models.engine import Engine
 from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
+from beholder.steps.clock import StageClock
+from beholder.steps.tally import PartSize, Tally
 from beholder.steps.writing import PictureProduct
+from beholder.storage import is_local
 
 DECODE_STAGE = "decode"
 _LEAST_SLOTS = 64
-_WAITING_SHARE = 0.5
-"""A stage is the bottleneck when the device waited for it for more than this share of the last seconds."""
 
 
 @dataclass
@@ -106,8 +106,11 @@ class PictureStep:
         self.shard_rows, self._record = shard_rows, dict(record)
         self.shards = _plan(self.parts, shard_rows)
         self._index = {shard.name: number for number, shard in enumerate(self.shards)}
-        self._clock = _StageClock()
+        self.tally = Tally(self.shards, [_size(part) for part in self.parts])
+        self._clock = StageClock("decode", "tower")
         self._pool: DecodePool | None = None
+        self._slower_half = "decode"
+        self._is_remote = False
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -132,10 +135,15 @@ class PictureStep:
         return self.product.provenance
 
     def waiting_for(self) -> str:
-        """The stage that the device has lately waited for: "read", "decode", or "tower" when it is busy; "" at first."""
-        stage = self._clock.slowest()
-        if stage == "decode" and self._pool is not None:
-            return self._pool.stats.slowest
+        """The stage that the device has lately waited for, or "tower" when it is busy; "" at first.
+
+        "read" (sources and pictures), "network" (the same, where they are on servers), or "decode".
+        """
+        stage, pool = self._clock.slowest(), self._pool
+        if stage == "decode":
+            stage = self._slower_half if pool is None else pool.stats.slowest
+        if stage == "read" and self._is_remote:
+            return "network"
         return stage
 
     def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
@@ -162,6 +170,7 @@ class PictureStep:
                     if outcome is None:
                         break
                     target, row = outcome.tag
+                    self.tally.add(target.shard, 1, outcome.num_bytes, int(outcome.error is not None))
                     progress(1, outcome.num_bytes)
                     if outcome.error is not None:
                         target.rejects[row] = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
@@ -172,9 +181,10 @@ class PictureStep:
                         outcome.take(batches.place_for(target, row))
                         batches.send_if_full()
                     yield from _completed(opened)
+            self.tally.end()
             batches.finish()
             yield from _completed(opened)
-            self._pool = None
+            self._slower_half, self._pool = pool.stats.slowest, None
         if failed is not None:
             raise failed
         assert not opened, "a shard was not completed"
@@ -183,7 +193,9 @@ class PictureStep:
         """(shard, block) of all shards in order, and (shard, None) at the end of each; the pool reads it in a thread."""
         for shard in shards:
             part = self.parts[shard.part]
+            self._is_remote = not is_local(part.path)
             for block in reader_of(part.kind).blocks(part, shard.start, shard.stop, self.decode.source):
+                self._is_remote |= any(ref.path is not None and not is_local(ref.path) for ref in block.refs[:1])
                 yield shard, block
             yield shard, None
 
@@ -234,7 +246,7 @@ class _Batches:
     One call is under way while the next one fills, so there are two arrays of pixels, used in turn.
     """
 
-    def __init__(self, engine: Engine, clock: _StageClock) -> None:
+    def __init__(self, engine: Engine, clock: StageClock) -> None:
         self._engine, self._clock = engine, clock
         self._spare: list[npt.NDArray[np.uint8]] = []
         self._filling = self._fresh()
@@ -291,34 +303,9 @@ class _Batches:
             first = stop
 
 
-class _StageClock:
-    """Seconds spent waiting for each stage, older ones fading away."""
-
-    def __init__(self, memory_s: float = 10.0) -> None:
-        self._memory_s, self._seconds, self._last = memory_s, {"decode": 0.0, "tower": 0.0}, time.perf_counter()
-        self.totals = {"decode": 0.0, "tower": 0.0}
-
-    @contextlib.contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Count the time inside for `stage`."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            now = time.perf_counter()
-            fade = 0.5 ** ((now - self._last) / self._memory_s)
-            self._last = now
-            for name in self._seconds:
-                self._seconds[name] *= fade
-            self._seconds[stage] += now - started
-            self.totals[stage] += now - started
-
-    def slowest(self) -> str:
-        """The stage that took most of the last seconds; "" before anything was measured."""
-        total = sum(self._seconds.values())
-        if not total:
-            return ""
-        return "decode" if self._seconds["decode"] > _WAITING_SHARE * total else "tower"
+def _size(part: PicturePart) -> PartSize:
+    """How many pictures a part has, or what tells of it later."""
+    return PartSize(num_rows=part.num_rows, num_bytes=part.num_bytes, is_plain=part.detail.get("is_plain", False))
 
 
 def _plan(parts: Sequence[PicturePart], shard_rows: int) -> list[Shard]:

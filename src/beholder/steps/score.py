@@ -25,6 +25,8 @@ from beholder.models.heads import Head
 from beholder.scores import files
 from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
 from beholder.stats import ScoreStats
+from beholder.steps.clock import StageClock
+from beholder.steps.tally import PartSize, Tally
 from beholder.storage import content_sample
 
 STAGE = "score"
@@ -80,6 +82,14 @@ class ScoreStep:
         for dtype in {part.dtype for part in parts}:
             self._scorer.warm_up(dtype)
         self.shards = _plan(self.parts, shard_rows)
+        self.tally = Tally(
+            self.shards, [PartSize(num_rows=part.num_rows, about_rows=part.detail.get("about_rows")) for part in self.parts]
+        )
+        self._clock = StageClock("read", "score")
+
+    def waiting_for(self) -> str:
+        """What takes most of the time lately: "read" or "score"; "" at first."""
+        return self._clock.slowest()
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -116,13 +126,20 @@ class ScoreStep:
         """Read and score shards, one after the other."""
         for shard in shards:
             yield shard, self._compute(shard, progress)
+        self.tally.end()
 
     def _compute(self, shard: Shard, progress: Any) -> ScoredShard:
         """Read and score the shard's rows."""
         part = self.parts[shard.part]
         scores, statuses, labels = [], [], []
-        for block in reader_of(part.kind).blocks(part, shard.start, shard.stop, self.read_options):
-            found, states = self._scorer.score(block.embeddings, before_chunk=block.before_chunk)
+        blocks = reader_of(part.kind).blocks(part, shard.start, shard.stop, self.read_options)
+        while True:
+            with self._clock.measure("read"):
+                block = next(blocks, None)
+            if block is None:
+                break
+            with self._clock.measure("score"):
+                found, states = self._scorer.score(block.embeddings, before_chunk=block.before_chunk)
             if block.statuses is not None:
                 bad = block.statuses != 0
                 states[bad] = block.statuses[bad]
@@ -131,6 +148,7 @@ class ScoreStep:
             statuses.append(states)
             if block.labels is not None:
                 labels.append(block.labels)
+            self.tally.add(shard, len(states), block.embeddings.nbytes, int(np.count_nonzero(states)))
             progress(len(states), block.embeddings.nbytes)
         return ScoredShard(
             np.concatenate(scores) if scores else np.empty((0, len(self.heads)), np.float32),
