@@ -102,10 +102,6 @@ def execute(
         summary.num_bytes += num_bytes
         on_progress(rows, num_bytes)
 
-    def resume(results: Mapping[str, ShardResult]) -> None:
-        plan.tally.resume(results)
-        on_resume(len(results), sum(result.num_read for result in results.values()))
-
     folder = RunFolder(out.work)
     local.check_folder(step, folder)
     with folder.locked():
@@ -114,7 +110,8 @@ def execute(
             out.remove_work()
             raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
         started = time.perf_counter()
-        report = local.run(step, folder, progress, resume, redo=_may_change if options.retry_rejects else None)
+        redo = _may_change if options.retry_rejects else None
+        report = local.run(step, folder, progress, _resuming(plan, on_resume), redo=redo)
         summary.bottleneck = plan.waiting_for() if plan.unit == "pictures" else ""
         _filled(summary, out, report.results)
         if summary.num_read == 0:
@@ -125,6 +122,16 @@ def execute(
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     return summary
+
+
+def _resuming(plan: Plan, on_resume: Callable[[int, int], None]) -> Callable[[Mapping[str, ShardResult]], None]:
+    """What is told the results of earlier runs: it counts them, and tells `on_resume`."""
+
+    def resume(results: Mapping[str, ShardResult]) -> None:
+        plan.tally.resume(results)
+        on_resume(len(results), sum(result.num_read for result in results.values()))
+
+    return resume
 
 
 def _filled(summary: RunSummary, out: RunOutput, results: Sequence[ShardResult]) -> RunSummary:
