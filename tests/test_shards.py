@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -15,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beholder import OutputError
-from beholder.shards import RunFolder, Shard, ShardResult, difference, fingerprint, plan_rows, shard_names
+from beholder.shards import (
+    DamagedShardError,
+    RunFolder,
+    Shard,
+    ShardResult,
+    difference,
+    fingerprint,
+    is_shard_file,
+    plan_rows,
+    shard_names,
+)
 
 
 @st.composite
@@ -118,7 +129,15 @@ def test_counts_that_lose_a_row_are_refused(counts: dict[str, Any]) -> None:
 
 
 SHARD = Shard("x", 0, 0, 3, {"rows": 3, "bytes": 100})
-RESULT = ShardResult(3, 2, 1, {"nan": 1}, {"scores/x.parquet": 4}, {"aesthetic_score": {"count": 2}})
+STATS = {
+    "count": 2,
+    "mean": 5.0,
+    "sum_squared_deviations": 0.5,
+    "minimum": 4.5,
+    "maximum": 5.5,
+    "bins": [[197768, 1], [197888, 1]],
+}
+RESULT = ShardResult(3, 2, 1, {"nan": 1}, {"scores/x.parquet": 4}, {"aesthetic_score": STATS})
 
 
 def finished_folder(tmp_path: Path) -> RunFolder:
@@ -135,15 +154,26 @@ def test_a_finished_shard_is_known_again(tmp_path: Path) -> None:
     assert folder.finished(Shard("y", 0, 0, 3, SHARD.identity), "print") is None
 
 
-def test_other_options_or_lost_files_mean_doing_it_again(tmp_path: Path) -> None:
+def test_other_options_mean_doing_it_again(tmp_path: Path) -> None:
     folder = finished_folder(tmp_path)
     assert folder.finished(SHARD, "other print") is None
-    (folder.path / "scores" / "x.parquet").write_bytes(b"dat")
-    assert folder.finished(SHARD, "print") is None
-    (folder.path / "scores" / "x.parquet").unlink()
-    assert folder.finished(SHARD, "print") is None
-    (folder.path / "scores" / "x.parquet").mkdir()
-    assert folder.finished(SHARD, "print") is None
+
+
+def test_lost_and_changed_files_are_damage(tmp_path: Path) -> None:
+    folder = finished_folder(tmp_path)
+    file = folder.path / "scores" / "x.parquet"
+    file.write_bytes(b"dat")
+    with pytest.raises(DamagedShardError, match="gone or of another size"):
+        folder.finished(SHARD, "print")
+    file.write_bytes(b"daTa")
+    with pytest.raises(DamagedShardError, match=r"not what was written \(sha256\)"):
+        folder.finished(SHARD, "print")
+    file.unlink()
+    with pytest.raises(DamagedShardError, match="gone or of another size"):
+        folder.finished(SHARD, "print")
+    file.mkdir()
+    with pytest.raises(DamagedShardError, match="gone or of another size"):
+        folder.finished(SHARD, "print")
 
 
 def test_a_changed_input_stops(tmp_path: Path) -> None:
@@ -152,28 +182,121 @@ def test_a_changed_input_stops(tmp_path: Path) -> None:
         folder.finished(Shard("x", 0, 0, 3, {"rows": 3, "bytes": 101}), "print")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
-def test_damaged_records_and_markers_are_one_clear_line(tmp_path: Path, text: str) -> None:
+DEEP = b'{"options": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe{}", DEEP, b'{"result": ' + b"9" * 5000 + b"}"])
+def test_damaged_records_and_markers_are_one_clear_line(tmp_path: Path, text: bytes) -> None:
     folder = finished_folder(tmp_path)
-    folder.marker_path(SHARD).write_text(text)
-    with pytest.raises(OutputError, match=r"x\.json is damaged; remove it and run the same command again"):
+    folder.marker_path(SHARD).write_bytes(text)
+    with pytest.raises(DamagedShardError, match=r"x\.json is damaged: .*; run the same command again") as caught:
         folder.finished(SHARD, "print")
-    folder.record_path.write_text(text)
-    with pytest.raises(OutputError, match=r"beholder\.json is damaged"):
+    assert "\n" not in str(caught.value)
+    folder.record_path.write_bytes(text)
+    with pytest.raises(OutputError, match=r"beholder\.json is damaged: .*; restore it, or use --overwrite"):
         folder.read_record()
 
 
-def test_markers_that_lack_their_fields_are_one_clear_line(tmp_path: Path) -> None:
+def unsealed(folder: RunFolder) -> dict[str, Any]:
+    """The marker as the version before wrote it: without checksums."""
+    found: dict[str, Any] = json.loads(folder.marker_path(SHARD).read_text())
+    return {key: value for key, value in found.items() if key not in ("sha256", "file_sha256")}
+
+
+ODD = [None, True, -5, 1.5, 10**30, float("nan"), "3", [], {}, [[1]], {"a": 1}]
+
+
+@pytest.mark.parametrize("field", ["num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits"])
+def test_fields_of_odd_types_and_ranges_are_damage(tmp_path: Path, field: str) -> None:
     folder = finished_folder(tmp_path)
-    whole = json.loads(folder.marker_path(SHARD).read_text())
-    for lacking in ("input", "result"):
-        folder.marker_path(SHARD).write_text(json.dumps({key: whole[key] for key in whole if key != lacking}))
-        with pytest.raises(OutputError, match=r"x\.json is damaged"):
+    whole = unsealed(folder)
+    for odd in ODD:
+        if field == "traits" and odd in ({}, {"a": 1}):
+            continue  # as it could be
+        folder.marker_path(SHARD).write_text(json.dumps({**whole, "result": {**whole["result"], field: odd}}))
+        if field in ("files", "stats") and odd == {}:
+            assert folder.finished(SHARD, "print") is not None, "a shard may have none"
+            continue
+        with pytest.raises(DamagedShardError, match=r"x\.json is damaged") as caught:
             folder.finished(SHARD, "print")
-    for wrong in ({"num_read": 3}, {**whole["result"], "new": 1}, {**whole["result"], "num_read": 4}, 7):
-        folder.marker_path(SHARD).write_text(json.dumps({**whole, "result": wrong}))
-        with pytest.raises(OutputError, match=r"x\.json is damaged"):
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_read": 1, "num_scored": 2, "num_rejected": -1, "reasons": {"nan": -1}},
+        {"reasons": {"sunspots": 1}},
+        {"files": {"scores/x.parquet": -4}},
+        {"files": {"scores/y.parquet": 4}},
+        {"new": 1},
+        *({"stats": {"aesthetic_score": {**STATS, key: odd}}} for key in STATS for odd in (None, "5", [3], -1)
+          if (key, odd) not in (("mean", -1), ("sum_squared_deviations", -1), ("minimum", -1))),
+        {"stats": {"aesthetic_score": {**STATS, "bins": [[197768, 2], [197888, -1], [1, 1]]}}},
+        {"stats": {"aesthetic_score": {**STATS, "bins": [[2**18, 2]]}}},
+    ],
+)  # fmt: skip
+def test_results_that_cannot_be_are_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = finished_folder(tmp_path)
+    whole = unsealed(folder)
+    folder.marker_path(SHARD).write_text(json.dumps({**whole, "result": {**whole["result"], **change}}))
+    with pytest.raises(DamagedShardError, match=r"x\.json is damaged"):
+        folder.finished(SHARD, "print")
+
+
+@pytest.mark.parametrize("lacking", ["shard", "fingerprint", "input", "result"])
+def test_markers_that_lack_their_fields_are_damage(tmp_path: Path, lacking: str) -> None:
+    folder = finished_folder(tmp_path)
+    whole = unsealed(folder)
+    folder.marker_path(SHARD).write_text(json.dumps({key: whole[key] for key in whole if key != lacking}))
+    with pytest.raises(DamagedShardError, match=r"x\.json is damaged"):
+        folder.finished(SHARD, "print")
+
+
+def test_every_changed_byte_of_a_marker_is_noticed(tmp_path: Path) -> None:
+    folder = finished_folder(tmp_path)
+    whole = folder.marker_path(SHARD).read_bytes()
+    for at in range(len(whole) - 1):  # after it comes the line's end
+        folder.marker_path(SHARD).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DamagedShardError):
             folder.finished(SHARD, "print")
+
+
+def test_a_marker_of_the_version_before_is_believed_by_its_sizes(tmp_path: Path) -> None:
+    folder = finished_folder(tmp_path)
+    folder.marker_path(SHARD).write_text(json.dumps(unsealed(folder)))
+    found = folder.finished(SHARD, "print")
+    assert found == RESULT
+    assert found.is_unchecked
+    (folder.path / "scores" / "x.parquet").write_bytes(b"dat")
+    with pytest.raises(DamagedShardError):
+        folder.finished(SHARD, "print")
+
+
+NAMES = [
+    *("../../home/thesis.txt", "/etc/hostname", "scores/../../x.parquet", "done/x.json", "scores/x.parquet/../y", "x.parquet"),
+    *("scores/x.txt", "beholder.json", "scores//x.parquet", "rejects/y.parquet", "embeddings/beholder.json"),
+    *("scores/x.parquet\n", "img_emb/../img_emb_00001.npy", "scores\\x.parquet"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_are_not_of_the_shard_are_neither_believed_nor_removed(tmp_path: Path, name: str) -> None:
+    folder = finished_folder(tmp_path)
+    assert not is_shard_file(name, "x")
+    whole = unsealed(folder)
+    folder.marker_path(SHARD).write_text(json.dumps({**whole, "result": {**whole["result"], "files": {name: 4}}}))
+    with pytest.raises(DamagedShardError, match=r"x\.json is damaged: .*(name of a shard's file|files of another shard)"):
+        folder.finished(SHARD, "print")
+    precious = tmp_path / "home" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years")
+    (folder.path / "scores" / "y.parquet").write_bytes(b"data")
+    folder.forget(SHARD, [name, "../home/thesis.txt", str(precious), "scores/y.parquet", "scores/x.parquet"])
+    assert precious.read_text() == "years"
+    assert (folder.path / "scores" / "y.parquet").exists()
+    assert not (folder.path / "scores" / "x.parquet").exists()
+    assert not folder.marker_path(SHARD).exists()
 
 
 def test_records_come_back(tmp_path: Path) -> None:
@@ -181,6 +304,14 @@ def test_records_come_back(tmp_path: Path) -> None:
     assert folder.read_record() is None
     folder.write_record({"options": {"a": "ä"}})
     assert folder.read_record() == {"options": {"a": "ä"}}
+    written = json.loads(folder.record_path.read_text())
+    text = '{"options":{"a":"\\u00e4"}}'
+    assert written == {"options": {"a": "ä"}, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    folder.record_path.write_text(json.dumps(dict(reversed(written.items())), indent=7))
+    assert folder.read_record() == {"options": {"a": "ä"}}, "formatted anew"
+    folder.record_path.write_text(json.dumps({**written, "options": {"a": "o"}}))
+    with pytest.raises(OutputError, match=r"its checksum \(sha256\) does not fit"):
+        folder.read_record()
     assert [path.name for path in folder.path.iterdir()] == ["beholder.json"]
 
 

@@ -1,8 +1,8 @@
 """Shards of work and their done-markers: what to do in, what is still to be done out; no work is done twice or half.
 
 A shard is a range of rows of one part, named after the part, not after a worker. Its done-marker is written last, by
-write-then-rename, and holds the counts, the options' fingerprint and the models' sha256. A run's options stand in its
-record; a run with other options stops and says which one differs.
+write-then-rename, and holds the counts, the options' fingerprint, the models' sha256, and the sha256 of the shard's files and
+of itself. A run's options stand in its record; a run with other options stops and says which one differs.
 """
 
 from __future__ import annotations
@@ -13,18 +13,46 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from beholder import storage
+from beholder import columns, records, storage
 from beholder.columns import DONE_FOLDER, STAMP_FILE
-from beholder.errors import OutputError, writing_failed
+from beholder.errors import OutputError, reading_failed, writing_failed
+from beholder.records import DamagedRecordError, whole_number
+from beholder.stats import ScoreStats
 
 LOCK_FILE = ".lock"
 _RANGE_NAME = re.compile(r"-from-\d+$")
 """How `shard_name` ends names of ranges; a part that is called so itself gets another name."""
+_NAMED_FILES = re.compile(
+    rf"(?:{columns.SCORES_FOLDER}|{columns.REJECTS_FOLDER}|(?:{columns.EMBEDDINGS_FOLDER}/)?{columns.EMBEDDINGS_FOLDER})"
+    r"/([\w.+=-]+)\.(?:parquet|csv)"
+)
+"""Files that bear a shard's name."""
+_NUMBERED_FILES = re.compile(
+    rf"(?:{columns.EMBEDDINGS_FOLDER}/)?"
+    rf"(?:{columns.IMAGES_FOLDER}/img_emb_\d{{5,12}}\.npy|{columns.METADATA_FOLDER}/metadata_\d{{5,12}}\.parquet)"
+)
+"""Files of clip-retrieval's layout, which bear numbers."""
+_AGAIN = "run the same command again, and its shard is redone"
+_WORD = re.compile(r"[a-z_]{1,40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class DamagedShardError(OutputError):
+    """A shard whose done-marker or files are not what was written; doing it again mends it."""
+
+
+def is_shard_file(name: str, shard: str | None = None) -> bool:
+    """Whether a name from a record is one that a step gives to files of a shard (of the shard called `shard`).
+
+    Such names are relative, and lead into the folders for scores, rejects and embeddings only.
+    """
+    named = _NAMED_FILES.fullmatch(name)
+    return (named is not None and shard in (None, named[1])) or _NUMBERED_FILES.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -55,6 +83,7 @@ class ShardResult:
         files: files written for it, relative to the run's folder, with their sizes in bytes.
         stats: per score column, `ScoreStats.to_json`.
         traits: pictures by what makes presets differ for them.
+        sha256: of each of `files`, once they are written; none where a marker of an older version has none.
     """
 
     num_read: int
@@ -64,11 +93,69 @@ class ShardResult:
     files: dict[str, int] = field(default_factory=dict)
     stats: dict[str, dict[str, Any]] = field(default_factory=dict)
     traits: dict[str, int] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse counts that lose a row."""
         if self.num_read != self.num_scored + self.num_rejected or sum(self.reasons.values()) != self.num_rejected:
             raise AssertionError(f"rows were lost: {self}")
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether it is by an older version, which wrote no checksums."""
+        return bool(self.files) and not self.sha256
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, without the checksums."""
+        names = ("num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_json(cls, record: Any) -> ShardResult:
+        """Restore what `to_json` wrote. Raises DamagedRecordError for anything that cannot be a result."""
+        fields = _object(record, "its result")
+        strange = set(fields) - {"num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits"}
+        if strange:
+            raise DamagedRecordError(f"its result has a field {ascii(min(strange))[:50]}")
+        num_read, num_scored, num_rejected = (
+            whole_number(fields.get(name), name) for name in ("num_read", "num_scored", "num_rejected")
+        )
+        reasons = _counts(fields.get("reasons"), "reasons")
+        unknown = [word for word in reasons if not columns.reason_text(word)]
+        if unknown:
+            raise DamagedRecordError(f"there is no reason {unknown[0]!r} for rejecting a row")
+        if num_read != num_scored + num_rejected or sum(reasons.values()) != num_rejected:
+            raise DamagedRecordError("its counts do not add up")
+        files = _object(fields.get("files"), "files")
+        for name, num_bytes in files.items():
+            whole_number(num_bytes, "the size of a file")
+            if not is_shard_file(name):
+                raise DamagedRecordError(f"{ascii(name)[:80]} is no name of a shard's file")
+        stats = _object(fields.get("stats"), "stats")
+        for one in stats.values():
+            try:
+                if ScoreStats.from_json(one).count != num_scored:
+                    raise DamagedRecordError("its statistics are of another number of scores")
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                if isinstance(error, DamagedRecordError):
+                    raise
+                raise DamagedRecordError("its statistics cannot be those of scores") from None
+        traits = _counts(fields.get("traits", {}), "traits")
+        return cls(num_read, num_scored, num_rejected, reasons, files, stats, traits)
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DamagedRecordError(f"{what} is no JSON object")
+    return value
+
+
+def _counts(value: Any, what: str) -> dict[str, int]:
+    """Words with their counts."""
+    counts = {word: whole_number(count, f"one of {what}") for word, count in _object(value, what).items()}
+    if not all(_WORD.fullmatch(word) for word in counts):
+        raise DamagedRecordError(f"one of {what} is no word")
+    return counts
 
 
 def shard_names(part_names: Sequence[str]) -> list[str]:
@@ -138,7 +225,25 @@ class RunFolder:
 
     def read_record(self) -> dict[str, Any] | None:
         """The record of an earlier run, or None. Raises OutputError when it is damaged."""
-        return _read_json(self.record_path)
+        data = _read(self.record_path)
+        if data is None:
+            return None
+        try:
+            record = records.parse(data)
+            _object(record.get("options", {}), "options")
+        except DamagedRecordError as error:
+            raise OutputError(f"{self.record_path} is damaged: {error}; restore it, or use --overwrite to start anew") from None
+        return record
+
+    def is_run_of(self, format_name: str) -> bool:
+        """Whether its record, damaged or not, is one of a run that writes `format_name`."""
+        data = _read(self.record_path)
+        if data is None:
+            return False
+        try:
+            return records.parse(data).get("format") == format_name
+        except DamagedRecordError:
+            return records.looks_ours(data)
 
     def holds_something(self) -> bool:
         """Whether anything but a lock and half-written files is in it."""
@@ -147,7 +252,7 @@ class RunFolder:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write the record, whole or not at all."""
-        storage.write_bytes(str(self.record_path), json.dumps(record, indent=2).encode() + b"\n")
+        storage.write_bytes(str(self.record_path), records.sealed(record, indent=2))
 
     def marker_path(self, shard: Shard) -> Path:
         """Where the shard's done-marker stands."""
@@ -158,40 +263,62 @@ class RunFolder:
         return {path.stem for path in (self.path / DONE_FOLDER).glob("*.json")}
 
     def finished(self, shard: Shard, wanted_fingerprint: str) -> ShardResult | None:
-        """The result in the shard's done-marker, or None when the shard has to be done (again).
+        """The result in the shard's done-marker, or None when the shard has not been done with these options.
 
-        Raises OutputError when the shard's input is not what it was.
+        Its files are read and compared with their checksums; those of an older version, without any, with their sizes only.
+
+        Raises:
+            DamagedShardError: marker or files are not what was written, or a file is gone.
+            OutputError: the shard's input is not what it was.
         """
-        marker = _read_json(self.marker_path(shard))
-        if marker is None or marker.get("fingerprint") != wanted_fingerprint:
+        path = self.marker_path(shard)
+        data = _read(path)
+        if data is None:
             return None
         try:
-            before, result = marker["input"], ShardResult(**marker["result"])
-            changed = difference(before, shard.identity)
-        except (KeyError, TypeError, AttributeError, AssertionError):
-            raise OutputError(f"{self.marker_path(shard)} is damaged; remove it and run the same command again") from None
+            marker, result = _parsed_marker(data, shard)
+        except DamagedRecordError as error:
+            raise DamagedShardError(
+                f"{path} is damaged: {error}; run the same command again, and the shard is redone"
+            ) from None
+        if marker["fingerprint"] != wanted_fingerprint:
+            return None
+        changed = difference(marker["input"], shard.identity)
         if changed is not None:
             changed = "its contents are others" if changed.startswith("contents was") else changed
             raise OutputError(
                 f"the input of shard {shard.name} in {self.path} has changed: {changed}; use --overwrite to start anew"
             )
-        for name, num_bytes in result.files.items():
-            file = self.path / name
-            if not file.is_file() or file.stat().st_size != num_bytes:
-                return None
+        self.check_files(result)
         return result
 
-    def mark_finished(self, shard: Shard, result: ShardResult, run_fingerprint: str, models: Sequence[str]) -> None:
-        """Write the done-marker; the last thing that happens to a shard."""
-        marker = {"shard": shard.name, "fingerprint": run_fingerprint, "models": list(models), "input": shard.identity,
-                  "result": asdict(result)}  # fmt: skip
-        storage.write_bytes(str(self.marker_path(shard)), json.dumps(marker).encode())
+    def check_files(self, result: ShardResult) -> None:
+        """Compare a shard's files with what was written. Raises DamagedShardError."""
+        for name, num_bytes in result.files.items():
+            file = self.path / name
+            try:
+                if not file.is_file() or file.stat().st_size != num_bytes:
+                    raise DamagedShardError(f"{file} is gone or of another size than was written; {_AGAIN}")
+                if name in result.sha256 and storage.sha256_of(file) != result.sha256[name]:
+                    raise DamagedShardError(f"{file} is damaged: it is not what was written (sha256); {_AGAIN}")
+            except OSError as error:
+                raise reading_failed(str(file), error) from error
 
-    def forget(self, shard: Shard, result: ShardResult) -> None:
-        """Take back a finished shard: its marker first, then its files."""
+    def mark_finished(self, shard: Shard, result: ShardResult, run_fingerprint: str, models: Sequence[str]) -> ShardResult:
+        """Write the done-marker, the last thing that happens to a shard; the result with the checksums of its files."""
+        assert all(is_shard_file(name, shard.name) for name in result.files), f"files of a strange name: {result.files}"
+        result = replace(result, sha256={name: storage.sha256_of(self.path / name) for name in result.files})
+        marker = {"shard": shard.name, "fingerprint": run_fingerprint, "models": list(models), "input": shard.identity,
+                  "result": result.to_json(), "file_sha256": result.sha256}  # fmt: skip
+        storage.write_bytes(str(self.marker_path(shard)), records.sealed(marker))
+        return result
+
+    def forget(self, shard: Shard, names: Iterable[str]) -> None:
+        """Take back a shard: its marker first, then its files; names that no shard's file has are left alone."""
         self.marker_path(shard).unlink(missing_ok=True)
-        for name in result.files:
-            (self.path / name).unlink(missing_ok=True)
+        for name in names:
+            if is_shard_file(name, shard.name):
+                (self.path / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -213,15 +340,33 @@ class RunFolder:
             yield
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _parsed_marker(data: bytes, shard: Shard) -> tuple[dict[str, Any], ShardResult]:
+    """A done-marker and the result in it. Raises DamagedRecordError."""
+    marker = records.parse(data)
+    if marker.get("shard") != shard.name:
+        raise DamagedRecordError("it is of another shard")
+    if not isinstance(marker.get("fingerprint"), str):
+        raise DamagedRecordError("it has no fingerprint")
+    _object(marker.get("input"), "input")
+    result = ShardResult.from_json(marker.get("result"))
+    if not all(is_shard_file(name, shard.name) for name in result.files):
+        raise DamagedRecordError("it names files of another shard")
+    strange = set(marker) - {"shard", "fingerprint", "models", "input", "result", "file_sha256"}
+    if strange:
+        raise DamagedRecordError(f"it has a field {ascii(min(strange))[:50]}")
+    if "file_sha256" not in marker:  # of an older version
+        return marker, result
+    sums = _object(marker["file_sha256"], "file_sha256")
+    if set(sums) != set(result.files) or not all(isinstance(one, str) and _SHA256.fullmatch(one) for one in sums.values()):
+        raise DamagedRecordError("it has no checksums of its files")
+    return marker, replace(result, sha256=sums)
+
+
+def _read(path: Path) -> bytes | None:
+    """A small file's bytes, None where there is none. Raises InputError."""
     try:
-        record = json.loads(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise writing_failed(str(path), error) from error
-    except ValueError:
-        raise OutputError(f"{path} is damaged; remove it and run the same command again") from None
-    if not isinstance(record, dict):
-        raise OutputError(f"{path} is damaged; remove it and run the same command again")
-    return record
+        raise reading_failed(str(path), error) from error

@@ -145,15 +145,24 @@ class ScoreStats:
     @classmethod
     def from_json(cls, record: dict[str, object]) -> ScoreStats:
         """Restore what `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
-        low, high = record["minimum"], record["maximum"]
-        bins = record["bins"]
-        if not isinstance(bins, list):
-            raise TypeError("bins must be a list")
+        count, bins, low, high = record["count"], record["bins"], record["minimum"], record["maximum"]
+        if type(count) is not int or not isinstance(bins, list):
+            raise TypeError("count must be a whole number, bins a list")
+        if not all(type(i) is int and type(n) is int and 0 <= i < _NUM_BINS and n > 0 for i, n in bins):
+            raise ValueError("bins must be pairs of an index and a count")
+        by_index = dict(bins)
+        if sum(by_index.values()) != count or len(by_index) != len(bins):
+            raise ValueError("the bins hold another number of scores than were counted")
+        numbers = (record["mean"], record["sum_squared_deviations"], *((low, high) if count else ()))
+        if not all(type(number) in (int, float) for number in numbers):
+            raise TypeError("moments and limits must be numbers")
+        if count and not low <= high:  # type: ignore[operator]
+            raise ValueError("the minimum is above the maximum")
         return cls(
-            count=int(record["count"]),  # type: ignore[call-overload]
+            count=count,
             mean=float(record["mean"]),  # type: ignore[arg-type]
             sum_squared_deviations=float(record["sum_squared_deviations"]),  # type: ignore[arg-type]
-            minimum=math.inf if low is None else float(low),  # type: ignore[arg-type]
-            maximum=-math.inf if high is None else float(high),  # type: ignore[arg-type]
-            bins={int(index): int(count) for index, count in bins},
+            minimum=float(low) if count else math.inf,  # type: ignore[arg-type]
+            maximum=float(high) if count else -math.inf,  # type: ignore[arg-type]
+            bins=by_index,
         )

@@ -37,6 +37,8 @@ _MANY = 10_000
 """From so many scores on, the histogram leaves out the outermost thousandths."""
 _HISTOGRAM_BINS = 16
 _BAR_WIDTH = 40
+_MOST_NAMES = 5
+"""Of more shards that were done again the first are named; `--json` has all."""
 
 
 class JobProgress:
@@ -253,6 +255,13 @@ def _count_lines(summary: RunSummary) -> list[str]:
             rate += f", mostly waiting for: {summary.bottleneck}"
     if summary.num_new < summary.num_read:
         lines.append(f"{summary.num_read - summary.num_new:,} {summary.unit} had been {summary.done} before")
+    if summary.damaged:
+        what = "1 shard was" if len(summary.damaged) == 1 else f"{len(summary.damaged):,} shards were"
+        names = ", ".join(summary.damaged[:_MOST_NAMES]) + (", ..." if len(summary.damaged) > _MOST_NAMES else "")
+        lines.append(f"{what} damaged, or lacked a file, and done again: {names}")
+    if summary.num_unchecked:
+        what = "1 shard" if summary.num_unchecked == 1 else f"{summary.num_unchecked:,} shards"
+        lines.append(f"{what} of an earlier version without checksums: only the sizes of files were compared")
     lines.append(f"read {summary.num_read:,} = {summary.done} {summary.num_scored:,} + rejected {summary.num_rejected:,}{rate}")
     if summary.check_seconds >= _SHOWN_SECONDS:
         lines.append(f"before that, choosing the precision took {summary.check_seconds:.1f} s; later runs remember it")

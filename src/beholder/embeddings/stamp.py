@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from beholder import storage
+from beholder import records, storage
 from beholder.columns import EMBEDDINGS_FOLDER, SIDECAR_SUFFIX, STAMP_FILE
 from beholder.embeddings.block import Part
 from beholder.errors import InputError
@@ -47,11 +46,9 @@ def find_stamp(part: Part) -> Stamp | None:
 def read_stamp(path: str) -> Stamp:
     """Read a stamp. Raises InputError when it is not one."""
     try:
-        record = json.loads(storage.read_range(path, 0, storage.size(path)))
-    except ValueError as error:
-        raise InputError(f"{path} is not a readable stamp ({error}); restore or remove it") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{path} is not a stamp: expected a JSON object; restore or remove it")
+        record = records.read(path)
+    except records.DamagedRecordError as error:
+        raise InputError(f"{path} is not a readable stamp: {error}; restore or remove it") from None
     backbone = record.get("backbone")
     if isinstance(backbone, dict):
         backbone = backbone.get("name")

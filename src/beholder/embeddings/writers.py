@@ -33,7 +33,7 @@ from beholder.embeddings.layouts import (
 )
 from beholder.errors import InputError
 
-__all__ = ["EmbeddingDtype", "EmbeddingFormat", "WriteOptions", "join_shards", "ready_rows", "write_shard"]
+__all__ = ["EmbeddingDtype", "EmbeddingFormat", "WriteOptions", "join_shards", "ready_rows", "shard_files", "write_shard"]
 
 _ROWS_AT_ONCE = 4096
 _MOST_STRING_BYTES = 2**31 - 1
@@ -57,6 +57,13 @@ def ready_rows(embeddings: npt.NDArray[np.float32], options: WriteOptions) -> It
             row = low + int(np.flatnonzero(lost.any(axis=1))[0])
             raise InputError(f"row {row} holds a value beyond float16's 65504; choose --dtype float32, or normalised rows")
         yield ready
+
+
+def shard_files(index: int, stem: str, options: WriteOptions) -> tuple[str, ...]:
+    """The files that `write_shard` writes for these, relative to its folder."""
+    if options.format == "npy":
+        return f"{columns.IMAGES_FOLDER}/img_emb_{index:05d}.npy", f"{columns.METADATA_FOLDER}/metadata_{index:05d}.parquet"
+    return (f"{columns.EMBEDDINGS_FOLDER}/{stem}.{'csv' if options.format == 'birder-csv' else 'parquet'}",)
 
 
 def write_shard(
@@ -90,16 +97,13 @@ def write_shard(
         raise AssertionError(f"{len(embeddings)} embeddings with {labels.num_rows} labels")
     if not len(embeddings) and options.format == "npy":
         return {}
-    names: tuple[str, ...]
+    names = shard_files(index, stem, options)
     if options.format == "npy":
-        names = (f"{columns.IMAGES_FOLDER}/img_emb_{index:05d}.npy", f"{columns.METADATA_FOLDER}/metadata_{index:05d}.parquet")
         _write_parquet(folder / names[1], iter([_metadata(labels)]), stamp)
         _write_npy(folder / names[0], embeddings, options)
     elif options.format == "birder-csv":
-        names = (f"{columns.EMBEDDINGS_FOLDER}/{stem}.csv",)
         _write_csv(folder / names[0], embeddings, labels, options)
     else:
-        names = (f"{columns.EMBEDDINGS_FOLDER}/{stem}.parquet",)
         table = _list_tables if options.format == "parquet" else _wide_tables
         _write_parquet(folder / names[0], table(embeddings, labels, options), stamp)
     return {name: (folder / name).stat().st_size for name in names}

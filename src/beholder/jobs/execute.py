@@ -103,7 +103,8 @@ def execute(
         on_progress(rows, num_bytes)
 
     folder = RunFolder(out.work)
-    local.check_folder(step, folder)
+    if not options.overwrite:
+        local.check_folder(step, folder)
     with folder.locked():
         earlier = None if options.overwrite else out.matching_result(step, identity)
         if earlier is not None:  # by a run that finished while this one was getting ready
@@ -111,7 +112,8 @@ def execute(
             raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
         started = time.perf_counter()
         redo = _may_change if options.retry_rejects else None
-        report = local.run(step, folder, progress, _resuming(plan, on_resume), redo=redo)
+        report = local.run(step, folder, progress, _resuming(plan, on_resume), redo=redo, anew=options.overwrite)
+        summary.damaged, summary.num_unchecked = report.damaged, report.num_unchecked
         summary.bottleneck = plan.waiting_for() if plan.unit == "pictures" else ""
         _filled(summary, out, report.results)
         if summary.num_read == 0:

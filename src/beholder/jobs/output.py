@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from beholder import columns, storage
+from beholder import columns, records, storage
 from beholder.errors import OutputError, writing_failed
+from beholder.records import DamagedRecordError
 from beholder.run.step import Step
 from beholder.scores import files
 from beholder.scores.summary import RunSummary
-from beholder.shards import LOCK_FILE, RunFolder, ShardResult, difference
+from beholder.shards import LOCK_FILE, DamagedShardError, RunFolder, ShardResult, difference, is_shard_file
 
 _UNKNOWN_SUFFIXES = {
     ".gz",
@@ -36,6 +37,12 @@ _UNKNOWN_SUFFIXES = {
 
 
 _NOT_BY_US = "already exists and was not written by this command; use --overwrite, or another output"
+_MARKER = re.compile(rf"{columns.DONE_FOLDER}/[^/]+\.json")
+_TEMPORARY = re.compile(r"(?:.+/)?\.beholder-[^/]*\.tmp")
+_TABLES = {".parquet", ".pq", ".csv", ".tsv", ".npy"}
+"""What readers of a run's folders take for results."""
+_PLACING, _REPLACED = "placing", "replaced"
+"""In the folder of shards: kept embeddings on their way to their place, and those that were there before."""
 
 
 @dataclass(frozen=True)
@@ -136,22 +143,65 @@ class RunOutput:
         return f"{self.out.rstrip('/')}/{columns.STAMP_FILE}" if self.kind == "folder" else self.out + columns.SIDECAR_SUFFIX
 
     def clear(self) -> None:
-        """Forget earlier runs. A result that is made elsewhere stays until the new one replaces it.
+        """Forget earlier runs. A result that is made elsewhere stays until the new one replaces it, as does a folder's record.
 
-        Raises OutputError for a folder that is not ours.
+        Everything is looked at before the first file is removed, and only files of ours are.
+        Raises OutputError for a folder or a record that is not ours.
         """
         if self._is_foreign():
             raise OutputError(f"{self.out} is not a beholder run, so --overwrite leaves it alone; choose another output")
+        self._check_targets()
         if self.work.is_dir():
-            record = RunFolder(self.work).read_record()
-            if any(self.work.iterdir()) and (record is None or record.get("format") != self.product.format):
+            folder = RunFolder(self.work)
+            if not folder.is_run_of(self.product.format) and folder.holds_something():
                 raise OutputError(f"{self.work} is not a beholder run, so --overwrite leaves it alone; choose another output")
-            with RunFolder(self.work).locked():
-                for name in (*self.product.folders, columns.EMBEDDINGS_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
-                    shutil.rmtree(self.work / name, ignore_errors=True)
-                RunFolder(self.work).record_path.unlink(missing_ok=True)
+            own, strange = self._sorted_files()
+            if strange:
+                raise _in_the_way(self.work / strange[0])
+            with folder.locked():
+                self._remove(own)
         if self.kind != "folder":
             storage.remove(self._sidecar)
+
+    def _sorted_files(self, *, by_name: bool = False) -> tuple[list[str], list[str]]:
+        """Files in the folders of shards, relative: those that a run wrote, and tables that readers would take for such.
+
+        Anything else there (a README, pictures) is in neither list. `by_name`: names alone tell what a run wrote; else a
+        shard's file has a done-marker, or looks like ours inside.
+        """
+        finished = RunFolder(self.work).finished_names()
+        own: list[str] = []
+        strange: list[str] = []
+        for folder in self._folders:
+            for path in sorted((self.work / folder).rglob("*")):
+                name = path.relative_to(self.work).as_posix()
+                if path.is_dir() and not path.is_symlink():
+                    continue
+                is_named = is_shard_file(name) and (by_name or path.stem in finished)
+                if is_named or _MARKER.fullmatch(name) or _TEMPORARY.fullmatch(name) or _is_by_us(str(path), name):
+                    own.append(name)
+                elif path.suffix.lower() in _TABLES:
+                    strange.append(name)
+        return own, strange
+
+    @property
+    def _folders(self) -> tuple[str, ...]:
+        """Folders below the folder of shards; that of the markers first, since what has no marker counts as not done."""
+        own = (columns.DONE_FOLDER, *self.product.folders, columns.EMBEDDINGS_FOLDER, columns.REJECTS_FOLDER)
+        return tuple(dict.fromkeys(own))
+
+    def _remove(self, own: Sequence[str]) -> None:
+        """Remove these files of the folder of shards, and the folders that are empty then."""
+        try:
+            for name in own:
+                (self.work / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise writing_failed(str(self.work / name), error) from error
+        for name in self._folders:
+            inside = (path for path in (self.work / name).rglob("*") if path.is_dir() and not path.is_symlink())
+            for path in [*sorted(inside, reverse=True), self.work / name]:
+                with contextlib.suppress(OSError):  # something else is in it, or it is not there
+                    path.rmdir()
 
     def finished(self, step: Step, identity: str) -> ShardResult | None:
         """The whole result of an earlier, finished run of the same job; None when there is work to do.
@@ -182,13 +232,66 @@ class RunOutput:
             raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
         if self.kind != "folder" and storage.exists(self.out) and self._read_sidecar() is None and not self.work.is_dir():
             raise OutputError(f"{self.out} {_NOT_BY_US}")
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        """Raise OutputError when a folder stands where the file goes, or somebody else's file where its record goes."""
+        if self.kind != "folder" and storage.is_folder(self.out):
+            raise OutputError(f"{self.out} is a folder; choose another output, or a name without such an ending")
+        if not self.is_separate or not storage.exists(self._sidecar):
+            return
+        data = self._sidecar_bytes()
+        try:
+            is_ours = _is_record(records.parse(data))
+        except DamagedRecordError:
+            is_ours = records.looks_ours(data)
+        if not is_ours:
+            raise OutputError(f"{self._sidecar} is in the way of the record and is not ours; move it, or choose another output")
+
+    def _sidecar_bytes(self) -> bytes:
+        return storage.read_range(self._sidecar, 0, storage.size(self._sidecar))
 
     def matching_result(self, step: Step, identity: str) -> ShardResult | None:
-        """The result that stands in the record beside the output, when it is of these options and inputs."""
+        """The result that stands in the record beside the output, when it is of these options and inputs.
+
+        Raises OutputError when the record is damaged, or the output is not what was written.
+        """
         record = self._read_sidecar() if self.is_separate else None
-        if record is None or difference(record.get("options") or {}, step.options) or record.get("inputs") != identity:
+        if record is None or difference(record["options"], step.options) or record.get("inputs") != identity:
             return None
-        return ShardResult(**record["result"]) if self.kind == "folder" or storage.exists(self.out) else None
+        if self.kind != "folder" and not storage.exists(self.out):
+            return None
+        try:
+            result = ShardResult.from_json(record["result"])
+            published = {name: _Published.from_json(one) for name, one in _object(record.get("files", {})).items()}
+        except DamagedRecordError as error:
+            raise self._damaged(error) from None
+        for name, one in published.items():
+            self._check_published(name, one)
+        return result
+
+    def _place_of(self, name: str) -> str:
+        """Where a file of the record's `files` stands."""
+        if self.kind == "folder":
+            return f"{self.out.rstrip('/')}/{name}"
+        inside = name.removeprefix(f"{columns.EMBEDDINGS_FOLDER}/")
+        return {"output": self.out, "rejects": self.rejects}.get(name, f"{self.kept_embeddings}/{inside}")
+
+    def _check_published(self, name: str, published: _Published) -> None:
+        """Raise OutputError when a file of the finished result is not what was written; of remote ones the size is compared."""
+        place = self._place_of(name)
+        is_there = storage.exists(place) and not (self.is_local and storage.is_folder(place))
+        if is_there and storage.size(place) == published.num_bytes:
+            if published.sha256 is None or not self.is_local:
+                return
+            with storage.remote_errors(place):
+                if storage.sha256_of(storage.local_path(place)) == published.sha256:
+                    return
+        what = "is not what was written (damaged, or edited)" if is_there else "is gone, which the finished run had written"
+        raise OutputError(f"{place} {what}; restore it, or use --overwrite to make it again")
+
+    def _damaged(self, error: DamagedRecordError) -> OutputError:
+        return OutputError(f"{self._sidecar} is damaged: {error}; restore it, or use --overwrite to make {self.out} again")
 
     def refuse_inputs(self, inputs: Sequence[str]) -> None:
         """Raise OutputError when something that would be written is one of the inputs, or a rejects table somebody else's."""
@@ -203,7 +306,7 @@ class RunOutput:
         for path in inputs:
             if _place(path) in written:
                 raise OutputError(f"{written[_place(path)]} is an input of this command; choose another output")
-        if self.is_local and storage.exists(self.rejects) and not files.is_ours(storage.local_path(self.rejects)):
+        if storage.exists(self.rejects) and not files.is_ours(self.rejects):
             raise OutputError(
                 f"{self.rejects} is in the way of the rejects table and is not ours; move it, or choose another output"
             )
@@ -222,7 +325,7 @@ class RunOutput:
 
     def _clear_up(self) -> None:
         """Remove shards that a finished run left when it was killed; another run that is at it is left alone."""
-        if self.work.is_dir():
+        if self.work.is_dir() and RunFolder(self.work).is_run_of(self.product.format):
             with contextlib.suppress(OutputError), RunFolder(self.work).locked():
                 self.remove_work()
 
@@ -235,34 +338,51 @@ class RunOutput:
     def _upload(self, paths: Sequence[Path]) -> None:
         """Put the shards' files into the remote folder, and take away those of the result that they replace."""
         base = self.out.rstrip("/")
-        storage.remove(self._sidecar)
         targets = {f"{base}/{path.relative_to(self.work)}": path for path in paths}
-        for folder in (*self.product.folders, columns.EMBEDDINGS_FOLDER, columns.REJECTS_FOLDER):
-            if storage.is_folder(f"{base}/{folder}"):
-                for old in storage.list_files(f"{base}/{folder}"):
-                    if old not in targets:
-                        storage.remove(old)
+        old = self._replaced(base, [f"{base}/{folder}" for folder in self._folders], targets)
+        storage.remove(self._sidecar)
+        for place in old:
+            storage.remove(place)
         for target, path in targets.items():
             with storage.write_whole(target, scratch=self.work) as temporary:
                 shutil.copyfile(path, temporary)
 
+    def _replaced(self, base: str, folders: Sequence[str], targets: Mapping[str, Path]) -> list[str]:
+        """Files of an earlier run in remote folders, without `targets`. Raises OutputError for tables that are not ours."""
+        found = [place for folder in folders if storage.is_folder(folder) for place in storage.list_files(folder)]
+        old = []
+        for place in found:
+            inside = place.removeprefix(f"{base}/")
+            if place in targets:
+                continue
+            if _is_by_us(place, inside):
+                old.append(place)
+            elif PurePosixPath(place).suffix.lower() in _TABLES:
+                raise _in_the_way(place)
+        return old
+
     def _read_sidecar(self) -> dict[str, Any] | None:
+        """The record beside the output; None where there is none, or somebody else's. Raises OutputError when it is damaged."""
         if not storage.exists(self._sidecar):
             return None
+        data = self._sidecar_bytes()
         try:
-            record = json.loads(storage.read_range(self._sidecar, 0, storage.size(self._sidecar)))
-        except ValueError:
+            record = records.parse(data)
+        except DamagedRecordError as error:
+            if records.looks_ours(data):
+                raise self._damaged(error) from None
             return None
-        return record if isinstance(record, dict) and "result" in record else None
+        return record if _is_record(record) and "result" in record else None
 
     def publish(self, step: Step, results: Sequence[ShardResult], summary: RunSummary, identity: str) -> None:
         """Join the shards (or upload them) once all are done; the record that says so is written last."""
         if not self.is_separate:
             return
-        names = [name for result in results for name in result.files]
-        own = [self.work / name for name in names if name.startswith(tuple(f"{folder}/" for folder in self.product.folders))]
-        rejects = [self.work / name for name in names if name.startswith(f"{columns.REJECTS_FOLDER}/")]
-        kept = [] if columns.EMBEDDINGS_FOLDER in self.product.folders else self._kept()
+        self._check_shards(step, results)
+        written = {name: _Published(size, result.sha256.get(name)) for result in results for name, size in result.files.items()}
+        own = [self.work / name for name in written if name.startswith(tuple(f"{folder}/" for folder in self.product.folders))]
+        rejects = [self.work / name for name in written if name.startswith(f"{columns.REJECTS_FOLDER}/")]
+        kept = [] if columns.EMBEDDINGS_FOLDER in self.product.folders else self._kept(list(written))
         if self.kind == "folder":
             self._upload([*own, *kept, *rejects])
         else:
@@ -273,18 +393,49 @@ class RunOutput:
             if summary.embeddings is not None:
                 self._place_kept(kept)
             self.product.join(self.out, own, self.kind == "csv", step.provenance, self.work)
+            inside = f"{columns.EMBEDDINGS_FOLDER}/"
+            written = {name: one for name, one in written.items() if kept and name.startswith(inside)}
+            written["output"] = self._published(self.out)
+            if rejects:
+                written["rejects"] = self._published(self.rejects)
         record = {
             **step.provenance,
             "options": dict(step.options),
             "inputs": identity,
-            "result": asdict(summary.merged_result()),
+            "result": summary.merged_result().to_json(),
+            "files": {name: one.to_json() for name, one in written.items()},
         }
         storage.write_bytes(self._sidecar, files.record_bytes(record), scratch=self.work)
 
-    def _kept(self) -> list[Path]:
+    def _published(self, place: str) -> _Published:
+        """Size and checksum of a file just written; of a remote one the size alone."""
+        sha256 = storage.sha256_of(storage.local_path(place)) if self.is_local else None
+        return _Published(storage.size(place), sha256)
+
+    def _check_shards(self, step: Step, results: Sequence[ShardResult]) -> None:
+        """Compare all shards with their checksums before they are joined or uploaded.
+
+        Raises DamagedShardError for one that was damaged since it was written; it is taken back, so that it is redone.
+        """
+        folder = RunFolder(self.work)
+        for shard, result in zip(step.shards, results, strict=True):
+            try:
+                folder.check_files(result)
+            except DamagedShardError:
+                folder.forget(shard, step.file_names(shard))
+                raise
+
+    def _kept(self, names: Sequence[str]) -> list[Path]:
         """Files of the embeddings that are kept beside the scores, their stamp last."""
-        found = sorted(path for path in (self.work / columns.EMBEDDINGS_FOLDER).rglob("*") if path.is_file())
-        return sorted(found, key=lambda path: path.name == columns.STAMP_FILE)
+        found = [self.work / name for name in sorted(names) if name.startswith(f"{columns.EMBEDDINGS_FOLDER}/")]
+        stamp = self.work / columns.EMBEDDINGS_FOLDER / columns.STAMP_FILE
+        if not stamp.is_file():
+            return found
+        try:
+            records.read(str(stamp))
+        except DamagedRecordError as error:
+            raise OutputError(f"{stamp} is damaged: {error}; use --overwrite to start anew") from None
+        return [*found, stamp]
 
     def _place_kept(self, kept: Sequence[Path]) -> None:
         """Put kept embeddings beside a single-file result, in place of an earlier run's; locally all at once."""
@@ -292,16 +443,16 @@ class RunOutput:
             return
         base, target = self.work / columns.EMBEDDINGS_FOLDER, self.kept_embeddings
         if not self.is_local:
-            storage.remove(f"{target}/{columns.STAMP_FILE}")
             targets = {f"{target}/{path.relative_to(base)}": path for path in kept}
-            for old in storage.list_files(target) if storage.is_folder(target) else []:
-                if old not in targets:
-                    storage.remove(old)
+            replaced = self._replaced(target, [target], targets)
+            storage.remove(f"{target}/{columns.STAMP_FILE}")
+            for old in replaced:
+                storage.remove(old)
             for place, path in targets.items():
                 with storage.write_whole(place, scratch=self.work) as temporary:
                     shutil.copyfile(path, temporary)
             return
-        folder, made, old_folder = storage.local_path(target), self.work / "placing", self.work / "replaced"
+        folder, made, old_folder = storage.local_path(target), self.work / _PLACING, self.work / _REPLACED
         for rest in (made, old_folder):  # of a run that was killed here
             shutil.rmtree(rest, ignore_errors=True)
         for path in kept:
@@ -326,37 +477,90 @@ class RunOutput:
             return False
         stamp = f"{target}/{columns.STAMP_FILE}"
         try:
-            record = json.loads(storage.read_range(stamp, 0, storage.size(stamp))) if storage.exists(stamp) else None
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or record.get(columns.KEPT_BESIDE) != PurePosixPath(self.out).name:
+            record = records.read(stamp) if storage.exists(stamp) else {}
+        except DamagedRecordError as error:
+            raise OutputError(f"{stamp} is damaged: {error}; restore it, or move {target} away") from None
+        if record.get(columns.KEPT_BESIDE) != PurePosixPath(self.out).name:
             raise OutputError(f"{target} is in the way of the embeddings to be kept; move it, or choose another output")
+        if self.is_local:  # the folder is replaced as a whole
+            for place in storage.list_files(target):
+                inside = place.removeprefix(f"{storage.local_path(target)}/")
+                if inside != columns.STAMP_FILE and not is_shard_file(inside):
+                    raise _in_the_way(place)
         return True
 
     def discard(self) -> None:
         """Remove what a run without a single row has written; the caller holds the lock."""
-        if self.is_separate:
-            self.remove_work()
-            return
-        for name in (*self.product.folders, columns.EMBEDDINGS_FOLDER, columns.REJECTS_FOLDER, columns.DONE_FOLDER):
+        self._remove_run()
+
+    def remove_work(self) -> None:
+        """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""
+        if self.is_separate and self.work.is_dir():
+            self._remove_run()
+
+    def _remove_run(self) -> None:
+        """Remove a run's files from the folder of its shards, and the folder unless something else is in it."""
+        for name in (_PLACING, _REPLACED):
             shutil.rmtree(self.work / name, ignore_errors=True)
-        for name in (columns.STAMP_FILE, LOCK_FILE):
+        self._remove(self._sorted_files(by_name=self.is_separate)[0])
+        for stray in self.work.glob(".beholder-*.tmp"):
+            stray.unlink(missing_ok=True)
+        for name in (LOCK_FILE, columns.STAMP_FILE):
             (self.work / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something else is in it
             self.work.rmdir()
 
-    def remove_work(self) -> None:
-        """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""
-        if not self.is_separate or not self.work.is_dir():
-            return
-        record = RunFolder(self.work).record_path
-        for path in self.work.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path != record:
-                path.unlink(missing_ok=True)
-        record.unlink(missing_ok=True)
-        self.work.rmdir()
+
+@dataclass(frozen=True)
+class _Published:
+    """A file of a finished result: its bytes, and their sha256 where that is known."""
+
+    num_bytes: int
+    sha256: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"bytes": self.num_bytes, "sha256": self.sha256}
+
+    @classmethod
+    def from_json(cls, record: Any) -> _Published:
+        """Restore what `to_json` wrote. Raises DamagedRecordError."""
+        fields = _object(record)
+        num_bytes, sha256 = records.whole_number(fields.get("bytes"), "the size of a file"), fields.get("sha256")
+        if not isinstance(sha256, str | None):
+            raise DamagedRecordError("a checksum is no text")
+        return cls(num_bytes, sha256)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DamagedRecordError("files are no JSON object")
+    return value
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    """Whether it is the record of a run, not a stamp that somebody has written by hand."""
+    formats = (columns.SCORE_SET_FORMAT, columns.EMBEDDINGS_FORMAT)
+    return record.get("format") in formats and isinstance(record.get("options"), dict)
+
+
+def _is_by_us(place: str, inside: str) -> bool:
+    """Whether a file in a run's folder, at `inside` relative to it, is one of a run, by its name and its first bytes."""
+    name = PurePosixPath(inside)
+    if name.name == columns.STAMP_FILE and str(name.parent) in (columns.EMBEDDINGS_FOLDER, "."):
+        data = storage.read_range(place, 0, storage.size(place))
+        return records.looks_ours(data)
+    if not is_shard_file(inside):
+        return False
+    if name.suffix == ".parquet":
+        return files.is_ours(place)
+    return name.suffix == ".npy" or storage.read_range(place, 0, 7) in (b"sample,", b"sample\n")
+
+
+def _in_the_way(place: Path | str) -> OutputError:
+    return OutputError(
+        f"{place} is not of this program and would be mixed up with its results; move it, or choose another output"
+    )
 
 
 def _place(path: str) -> str:

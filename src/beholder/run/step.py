@@ -38,6 +38,10 @@ class Step(Protocol):
         """Do the work of these shards, in order; nothing is written. A step may begin the next shard before one is taken."""
         ...
 
+    def file_names(self, shard: Shard) -> Sequence[str]:
+        """Every file that `write` may make for the shard, relative to the run's folder; each passes `shards.is_shard_file`."""
+        ...
+
     def write(self, shard: Shard, computed: Any, folder: str) -> ShardResult:
         """Write the shard's files below `folder`, each whole or not at all."""
         ...

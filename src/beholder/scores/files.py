@@ -14,13 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beholder import columns, storage
+from beholder import columns, records, storage
 from beholder.errors import InputError, OutputError
 
 REJECTS_SCHEMA = pa.schema([
     (columns.SAMPLE, pa.string()), (columns.STAGE, pa.string()), (columns.REASON, pa.string()), (columns.MESSAGE, pa.string())
 ])  # fmt: skip
 _ROW_GROUP_ROWS = 1 << 20
+
+
+def shard_files(stem: str, *, as_csv: bool) -> list[str]:
+    """Where the scores and the rejects of a shard are written, relative to the run's folder."""
+    return [
+        f"{columns.SCORES_FOLDER}/{stem}.{'csv' if as_csv else 'parquet'}",
+        f"{columns.REJECTS_FOLDER}/{stem}.parquet",
+    ]
 
 
 def scores_table(labels: pa.Table, scores: npt.NDArray[np.float32], names: Sequence[str]) -> pa.Table:
@@ -60,15 +68,16 @@ def write_parquet(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> i
 
 
 def record_bytes(record: Mapping[str, Any]) -> bytes:
-    """A record as the text of a `beholder.json`."""
-    return json.dumps(record, indent=2).encode() + b"\n"
+    """A record as the text of a `beholder.json`, with its checksum."""
+    return records.sealed(record, indent=2)
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a Parquet file was written by `write_parquet` or `join_parquet`."""
+def is_ours(path: str) -> bool:
+    """Whether a Parquet file, local or remote, was written by this program."""
     try:
-        return b"beholder" in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError):
+        with storage.open_parquet(path) as file:
+            return b"beholder" in (file.schema_arrow.metadata or {})
+    except (InputError, pa.ArrowException, OSError):
         return False
 
 

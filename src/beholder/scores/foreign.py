@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import re
 import shutil
 from collections.abc import Callable, Collection
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from beholder import columns, storage
+from beholder import columns, records, storage
 from beholder.errors import InputError
 
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
@@ -99,11 +98,13 @@ def _is_table(name: str) -> bool:
 def _read_record(path: str) -> dict[str, Any]:
     if not storage.exists(path):
         return {}
+    data = storage.read_range(path, 0, storage.size(path))
     try:
-        record = json.loads(storage.read_range(path, 0, storage.size(path)))
-    except ValueError:
+        return records.parse(data)
+    except records.DamagedRecordError as error:
+        if records.looks_ours(data):
+            raise InputError(f"{path} is damaged: {error}; restore it, or remove it to go without the record") from None
         return {}
-    return record if isinstance(record, dict) else {}
 
 
 def as_parquet(path: str, target: Path, *, texts: Collection[str] = (), numbers: Collection[str] = ()) -> Path:

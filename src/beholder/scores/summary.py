@@ -36,6 +36,8 @@ class RunSummary:
         embeddings: where embeddings are kept beside the scores, or None.
         bottleneck: the stage that the others waited for, or "".
         check_seconds: what choosing the precision took before that; next to nothing where it was remembered.
+        damaged: names of shards of earlier runs that were damaged, or lacked a file, and so were done again.
+        num_unchecked: shards of an older version, which wrote no checksums: only the sizes of their files were compared.
     """
 
     output: str
@@ -58,6 +60,8 @@ class RunSummary:
     embeddings: str | None = None
     bottleneck: str = ""
     check_seconds: float = 0.0
+    damaged: list[str] = field(default_factory=list)
+    num_unchecked: int = 0
 
     @property
     def done(self) -> str:
@@ -112,6 +116,8 @@ class RunSummary:
             "traits": self.traits,
             "num_ignored": self.num_ignored,
             "num_new": self.num_new,
+            "damaged_shards": self.damaged,
+            "num_unchecked_shards": self.num_unchecked,
             "seconds": self.seconds,
             "seconds_choosing_precision": self.check_seconds,
             "rows_per_second": self.num_new / self.seconds if self.seconds else None,

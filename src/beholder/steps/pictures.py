@@ -199,6 +199,10 @@ class PictureStep:
                 yield shard, block
             yield shard, None
 
+    def file_names(self, shard: Shard) -> Sequence[str]:
+        """What the product may write of the shard."""
+        return self.product.file_names(shard, self._index[shard.name])
+
     def write(self, shard: Shard, computed: EmbeddedShard, folder: str) -> ShardResult:
         """Write what the product wants of the shard below `folder`."""
         return self.product.write(shard, self._index[shard.name], computed, Path(folder))

@@ -156,6 +156,10 @@ class ScoreStep:
             pa.concat_tables(labels, promote_options="permissive") if labels else None,
         )
 
+    def file_names(self, shard: Shard) -> Sequence[str]:
+        """The scores and the rejects."""
+        return files.shard_files(shard.name, as_csv=self.as_csv)
+
     def write(self, shard: Shard, computed: ScoredShard, folder: str) -> ShardResult:
         """Write scores and rejects of the shard below `folder`."""
         part, scores, statuses = self.parts[shard.part], computed.scores, computed.statuses

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder import columns
+from beholder import columns, records
 from beholder.columns import REASON_TEXT, RowStatus, score_column_names
 from beholder.embeddings.layouts import EMBEDDING
-from beholder.embeddings.writers import WriteOptions, write_shard
+from beholder.embeddings.writers import WriteOptions, shard_files, write_shard
 from beholder.errors import InputError
 from beholder.images.labels import join_labels
 from beholder.images.picture import Trait
@@ -117,6 +117,15 @@ class PictureProduct:
             "heads": [head.describe() for head in self.heads],
         }
 
+    def file_names(self, shard: Shard, index: int) -> list[str]:
+        """Every file that `write` may make for the shard, relative to the run's folder."""
+        names = files.shard_files(shard.name, as_csv=self.as_csv)
+        if not self.heads:
+            names = names[1:]
+        if self._keep is not None:
+            names += [str(Path(self._keep_folder) / name) for name in shard_files(index, shard.name, self._keep)]
+        return names
+
     def write(self, shard: Shard, index: int, found: Embedded, folder: Path) -> ShardResult:
         """Write the files of one shard below `folder`, each whole or not at all.
 
@@ -201,10 +210,17 @@ class PictureProduct:
         assert self._keep is not None
         place = folder / self._keep_folder
         written = write_shard(place, index, shard.name, embeddings, labels, self._keep, self._stamp)
-        stamp = place / columns.STAMP_FILE
-        if self._keep_folder and written and not stamp.exists():
-            write_bytes(str(stamp), files.record_bytes(self._stamp))
+        if self._keep_folder and written and not _is_whole(place / columns.STAMP_FILE):
+            write_bytes(str(place / columns.STAMP_FILE), files.record_bytes(self._stamp))
         return {str(Path(self._keep_folder) / name): size for name, size in written.items()}
+
+
+def _is_whole(stamp: Path) -> bool:
+    """Whether a stamp is there that can be read."""
+    try:
+        return stamp.is_file() and bool(records.read(str(stamp)))
+    except records.DamagedRecordError:
+        return False
 
 
 def trait_words(traits: Trait) -> list[str]:
