@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +166,85 @@ def test_damaged_headers_are_one_clear_line(tmp_path: Path, header: str) -> None
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(400))
     with pytest.raises(InputError, match="damaged .npy header"):
         read(tmp_path / "x.npy")
+
+
+CUT_SHORT = """
+import os, random, sys, threading, time
+import numpy as np
+from beholder.embeddings.block import ReadOptions
+from beholder.embeddings.npy import NpyReader
+from beholder.errors import InputError
+from beholder.kernels.scoring import Affine, RowScorer
+
+path, rng, options = sys.argv[1], random.Random(5), ReadOptions(block_bytes=4 << 20)
+rows = np.random.default_rng(0).standard_normal((40_000, 256)).astype(np.float16)
+scorer, reader = RowScorer([Affine(np.ones(256), 0.0)], num_threads=2), NpyReader()
+scorer.warm_up("float16")
+started = time.perf_counter()
+expected = scorer.score(rows)[0]
+seconds = time.perf_counter() - started
+for number in range(60):
+    np.save(path, np.asarray(rows, order="CF"[number % 2]))
+    part = reader.inspect(path, "x.npy", options)
+    wait, length = rng.random() * seconds, rng.choice([0, 1000, rng.randrange(part.num_bytes)])
+
+    def cut():
+        time.sleep(wait)
+        os.truncate(path, length)
+        if number % 5 == 4:
+            os.truncate(path, part.num_bytes)  # as long again, and full of zeros
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    try:
+        found = [scorer.score(block.embeddings, before_chunk=block.before_chunk)[0]
+                 for block in reader.blocks(part, 0, None, options)]
+        print("whole" if np.array_equal(np.concatenate(found), expected) else "WRONG")
+    except InputError as error:
+        print("one line" if "\\n" not in str(error) and path in str(error) else "WRONG")
+    cutter.join()
+"""
+
+
+def test_files_cut_short_at_any_moment_never_end_the_process(tmp_path: Path) -> None:
+    """Touching a mapped page that the file does not hold any more is SIGBUS, unless it is seen to."""
+    line = [sys.executable, "-c", CUT_SHORT, str(tmp_path / "x.npy")]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0, result.stderr
+    said = Counter(result.stdout.splitlines())
+    assert set(said) <= {"whole", "one line"}
+    assert said.total() == 60
+    assert said["one line"] >= 20
+
+
+def test_other_faults_of_the_bus_still_end_the_process(tmp_path: Path) -> None:
+    """A mapping of somebody else's, of a file that is cut short: not ours to hide."""
+    code = (
+        "import mmap, os, sys\n"
+        "import numpy as np\n"
+        "from beholder.embeddings.block import ReadOptions\n"
+        "from beholder.embeddings.npy import NpyReader\n"
+        "np.save(sys.argv[1], np.ones((10, 4), np.float32))\n"
+        "reader, options = NpyReader(), ReadOptions()\n"
+        "blocks = list(reader.blocks(reader.inspect(sys.argv[1], 'x.npy', options), 0, None, options))\n"
+        "file = open(sys.argv[2], 'wb+'); file.truncate(1 << 20)\n"
+        "mapped = mmap.mmap(file.fileno(), 0); file.truncate(0)\n"
+        "print('ready', flush=True); mapped[5000]\n"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "x.npy"), str(tmp_path / "other")]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
+    assert (result.returncode, result.stdout) == (-signal.SIGBUS, "ready\n")
+
+
+def test_a_file_written_to_while_it_is_read_stops_with_a_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones((1000, 64), np.float32))
+    reader, options = NpyReader(), ReadOptions(block_bytes=64_000)
+    blocks = reader.blocks(reader.inspect(str(path), "x.npy", options), 0, None, options)
+    next(blocks)
+    with path.open("rb+") as file:
+        file.seek(200_000)
+        file.write(b"other rows")
+    os.utime(path, (1, 1))
+    with pytest.raises(InputError, match="x.npy was written to while it was read; run the same command again"):
+        list(blocks)

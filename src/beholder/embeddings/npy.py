@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import mmap
 import os
@@ -17,6 +18,7 @@ from beholder import storage
 from beholder.embeddings.block import Block, Part, ReadOptions
 from beholder.embeddings.readahead import read_ahead
 from beholder.errors import InputError, reading_failed
+from beholder.kernels.faults import GuardedRange
 
 _MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 1 << 16
@@ -24,6 +26,9 @@ _ACCEPTED = {"<f2": "float16", "<f4": "float32", "<f8": "float64"}
 _MADV_DONTNEED = 4
 _MADV_WILLNEED = 3
 _MADV_POPULATE_READ = 22
+_EHWPOISON = 133
+_UNREADABLE = (errno.EFAULT, errno.EIO, _EHWPOISON)
+"""What MADV_POPULATE_READ answers where a read would end the process: beyond the file's end, a failing disk or memory."""
 _RESIDENCY_SAMPLES = 32
 _PAGE = mmap.PAGESIZE
 
@@ -112,28 +117,40 @@ class _Mapping:
     def __init__(self, path: str) -> None:
         try:
             self._file = storage.local_path(path).open("rb")
-            self.num_bytes = os.fstat(self._file.fileno()).st_size
+            state = os.fstat(self._file.fileno())
+            self.num_bytes, self._written_ns = state.st_size, state.st_mtime_ns
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise reading_failed(path, error if isinstance(error, OSError) else OSError(str(error))) from error
         self._path = path
         self.bytes = np.frombuffer(self._map, np.uint8)
         self._address: int = self.bytes.__array_interface__["data"][0]
+        self._guard = GuardedRange(self._address, self._address + self.num_bytes)
         libc = ctypes.CDLL(None, use_errno=True)
         self._madvise = libc.madvise
         self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self._mincore = libc.mincore
         self._mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
-    def advise(self, low: int, high: int, advice: int) -> None:
-        """Advise on bytes [low, high), rounded out to pages. Advice that this kernel does not know changes nothing.
+    def advise(self, low: int, high: int, advice: int) -> int:
+        """Advise on bytes [low, high), rounded out to pages; 0, or the error number.
 
         Called through ctypes because Python's own `mmap.madvise` keeps the interpreter lock while pages are fetched.
         """
         low = low // _PAGE * _PAGE
         high = min(self.num_bytes, high)
-        if high > low:
-            self._madvise(self._address + low, high - low, advice)
+        if high <= low or self._madvise(self._address + low, high - low, advice) == 0:
+            return 0
+        return ctypes.get_errno()
+
+    def fetch_now(self, low: int, high: int) -> None:
+        """Have bytes [low, high) in memory before they are touched. Raises InputError when the file does not hold them now.
+
+        A kernel before 5.14 does not know the advice (EINVAL), and memory may be short (ENOMEM, EAGAIN): then pages come as
+        they are touched.
+        """
+        if self.advise(low, high, _MADV_POPULATE_READ) in _UNREADABLE:
+            self.check(is_unreadable=True)
 
     def fetch_soon(self, low: int, high: int) -> None:
         """Have bytes [low, high) read in the background, unless a sample says that they are in memory already.
@@ -150,13 +167,22 @@ class _Mapping:
                 self.advise(low, high, _MADV_WILLNEED)
                 return
 
-    def check_size(self) -> None:
-        """Raise InputError when the file shrank: touching pages beyond its end would kill the process."""
-        if os.fstat(self._file.fileno()).st_size < self.num_bytes:
+    def check(self, *, is_unreadable: bool = False) -> None:
+        """Raise InputError when the file changed, or a part could not be read: what was read of it is worth nothing then."""
+        state = os.fstat(self._file.fileno())
+        if state.st_size < self.num_bytes:
             raise InputError(f"{self._path} was cut short while it was read; restore it and run the same command again")
+        if state.st_mtime_ns != self._written_ns:
+            raise InputError(f"{self._path} was written to while it was read; run the same command again once it is complete")
+        if is_unreadable or self._guard.was_hit:
+            raise InputError(
+                f"cannot read {self._path}: the device reports an error, or the file was cut short for a while; "
+                "check the disk, and run the same command again"
+            )
 
     def close(self) -> None:
         """Let go of the file; the mapping itself lives as long as any array that looks into it."""
+        self._guard.release()
         del self.bytes, self._map
         self._file.close()
 
@@ -175,9 +201,10 @@ def _mapped_blocks(part: Part, start: int, stop: int, options: ReadOptions) -> I
     row_bytes = part.dim * dtype.itemsize
     try:
         for low, high in _block_starts(part, start, stop, options.block_bytes):
-            mapping.check_size()
+            mapping.check()
             if fortran:
                 yield Block(rows[low:high])
+                mapping.check()
                 continue
             first, last = offset + low * row_bytes, offset + high * row_bytes
             if low == start:
@@ -185,9 +212,10 @@ def _mapped_blocks(part: Part, start: int, stop: int, options: ReadOptions) -> I
             mapping.fetch_soon(last, min(last + (high - low) * row_bytes, offset + stop * row_bytes))
 
             def fetch(begin: int, end: int, first: int = first) -> None:
-                mapping.advise(first + begin * row_bytes, first + end * row_bytes, _MADV_POPULATE_READ)
+                mapping.fetch_now(first + begin * row_bytes, first + end * row_bytes)
 
             yield Block(rows[low:high], before_chunk=fetch)
+            mapping.check()
             mapping.advise(first, last, _MADV_DONTNEED)
     finally:
         del rows
