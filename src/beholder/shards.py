@@ -20,7 +20,7 @@ from typing import Any
 
 from beholder import columns, records, storage
 from beholder.columns import DONE_FOLDER, STAMP_FILE
-from beholder.errors import OutputError, reading_failed, writing_failed
+from beholder.errors import InputError, OutputError, reading_failed, writing_failed
 from beholder.records import DamagedRecordError, whole_number
 from beholder.stats import ScoreStats
 
@@ -265,7 +265,8 @@ class RunFolder:
     def finished(self, shard: Shard, wanted_fingerprint: str) -> ShardResult | None:
         """The result in the shard's done-marker, or None when the shard has not been done with these options.
 
-        Its files are read and compared with their checksums; those of an older version, without any, with their sizes only.
+        Its files are read and compared with their checksums. Of an older version, which wrote none, sizes are compared, and
+        Parquet files must be readable.
 
         Raises:
             DamagedShardError: marker or files are not what was written, or a file is gone.
@@ -301,6 +302,8 @@ class RunFolder:
                     raise DamagedShardError(f"{file} is gone or of another size than was written; {_AGAIN}")
                 if name in result.sha256 and storage.sha256_of(file) != result.sha256[name]:
                     raise DamagedShardError(f"{file} is damaged: it is not what was written (sha256); {_AGAIN}")
+                if name not in result.sha256 and file.suffix == ".parquet" and not _can_be_read(file):
+                    raise DamagedShardError(f"{file} is damaged: it cannot be read; {_AGAIN}")
             except OSError as error:
                 raise reading_failed(str(file), error) from error
 
@@ -360,6 +363,19 @@ def _parsed_marker(data: bytes, shard: Shard) -> tuple[dict[str, Any], ShardResu
     if set(sums) != set(result.files) or not all(isinstance(one, str) and _SHA256.fullmatch(one) for one in sums.values()):
         raise DamagedRecordError("it has no checksums of its files")
     return marker, replace(result, sha256=sums)
+
+
+def _can_be_read(path: Path) -> bool:
+    """Whether a Parquet file can be read to its end."""
+    import pyarrow as pa
+
+    try:
+        with storage.open_parquet(str(path)) as file:
+            for group in range(file.num_row_groups):
+                file.read_row_group(group)
+    except (InputError, pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def _read(path: Path) -> bytes | None:

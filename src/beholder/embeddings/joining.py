@@ -87,7 +87,7 @@ def _join_parquet(parts: Sequence[Path], temporary: Path, target: str, stamp: Ma
     num_waiting = 0
     with pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer:
         for part in parts:
-            with pq.ParquetFile(part) as source:
+            with storage.open_parquet(str(part)) as source:
                 for batch in source.iter_batches(batch_size=most):
                     waiting.append(_as_schema(pa.Table.from_batches([batch]), schema))
                     num_waiting += batch.num_rows

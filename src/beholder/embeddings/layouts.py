@@ -63,6 +63,7 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
         "compression": {**dict.fromkeys(texts, "zstd"), **{_leaf(f): "none" for f in schema if _is_embedding(f)}},
         "use_dictionary": [name for name in texts if name not in (columns.SAMPLE, IMAGE_PATH)],
         "write_statistics": texts,
+        "write_page_checksum": True,
     }
 
 

@@ -230,9 +230,9 @@ class RunOutput:
         is_strange = not self.is_separate and folder.read_record() is None and folder.holds_something()
         if is_strange or self._is_foreign():
             raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
+        self._check_targets()
         if self.kind != "folder" and storage.exists(self.out) and self._read_sidecar() is None and not self.work.is_dir():
             raise OutputError(f"{self.out} {_NOT_BY_US}")
-        self._check_targets()
 
     def _check_targets(self) -> None:
         """Raise OutputError when a folder stands where the file goes, or somebody else's file where its record goes."""
@@ -338,24 +338,28 @@ class RunOutput:
     def _upload(self, paths: Sequence[Path]) -> None:
         """Put the shards' files into the remote folder, and take away those of the result that they replace."""
         base = self.out.rstrip("/")
-        targets = {f"{base}/{path.relative_to(self.work)}": path for path in paths}
+        targets = {path.relative_to(self.work).as_posix(): path for path in paths}
         old = self._replaced(base, [f"{base}/{folder}" for folder in self._folders], targets)
         storage.remove(self._sidecar)
         for place in old:
             storage.remove(place)
-        for target, path in targets.items():
-            with storage.write_whole(target, scratch=self.work) as temporary:
+        for name, path in targets.items():
+            with storage.write_whole(f"{base}/{name}", scratch=self.work) as temporary:
                 shutil.copyfile(path, temporary)
 
     def _replaced(self, base: str, folders: Sequence[str], targets: Mapping[str, Path]) -> list[str]:
-        """Files of an earlier run in remote folders, without `targets`. Raises OutputError for tables that are not ours."""
+        """Files of an earlier run in remote folders below `base`, without `targets` (relative to it).
+
+        Raises OutputError for tables that are not ours.
+        """
         found = [place for folder in folders if storage.is_folder(folder) for place in storage.list_files(folder)]
+        whole = storage.filesystem(base)[1].rstrip("/") + "/"
         old = []
         for place in found:
-            inside = place.removeprefix(f"{base}/")
-            if place in targets:
+            name = storage.filesystem(place)[1].removeprefix(whole)
+            if name in targets:
                 continue
-            if _is_by_us(place, inside):
+            if _is_by_us(place, name):
                 old.append(place)
             elif PurePosixPath(place).suffix.lower() in _TABLES:
                 raise _in_the_way(place)
@@ -443,13 +447,13 @@ class RunOutput:
             return
         base, target = self.work / columns.EMBEDDINGS_FOLDER, self.kept_embeddings
         if not self.is_local:
-            targets = {f"{target}/{path.relative_to(base)}": path for path in kept}
+            targets = {path.relative_to(base).as_posix(): path for path in kept}
             replaced = self._replaced(target, [target], targets)
             storage.remove(f"{target}/{columns.STAMP_FILE}")
             for old in replaced:
                 storage.remove(old)
-            for place, path in targets.items():
-                with storage.write_whole(place, scratch=self.work) as temporary:
+            for name, path in targets.items():
+                with storage.write_whole(f"{target}/{name}", scratch=self.work) as temporary:
                     shutil.copyfile(path, temporary)
             return
         folder, made, old_folder = storage.local_path(target), self.work / _PLACING, self.work / _REPLACED
@@ -558,9 +562,7 @@ def _is_by_us(place: str, inside: str) -> bool:
 
 
 def _in_the_way(place: Path | str) -> OutputError:
-    return OutputError(
-        f"{place} is not of this program and would be mixed up with its results; move it, or choose another output"
-    )
+    return OutputError(f"{place} is not of this program and would be taken for a result; move it, or choose another output")
 
 
 def _place(path: str) -> str:

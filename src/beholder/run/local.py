@@ -26,7 +26,7 @@ class RunReport:
         results: per shard, in order, those of earlier runs included.
         num_resumed: how many shards were already done.
         damaged: names of the shards that were done again because their marker or files were damaged or gone.
-        num_unchecked: shards of an older version, of which only the sizes of files were compared.
+        num_unchecked: shards of an older version without checksums.
     """
 
     results: list[ShardResult]

@@ -56,7 +56,7 @@ def rejects_table(samples: pa.ChunkedArray, stages: Sequence[str], reasons: Sequ
 def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
     """Samples differ in every row, so a dictionary only costs; statistics of scores let readers skip row groups."""
     dictionary = [f.name for f in schema if f.name != columns.SAMPLE and not pa.types.is_floating(f.type)]
-    return {"compression": "zstd", "compression_level": 1, "use_dictionary": dictionary}
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": dictionary, "write_page_checksum": True}
 
 
 def write_parquet(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> int:
@@ -173,7 +173,7 @@ def join_parquet(target: str, parts: Sequence[Path], metadata: Mapping[str, Any]
         with pq.ParquetWriter(temporary, schema, **_parquet_options(schema)) as writer:
             waiting: list[pa.Table] = []
             for part in parts:
-                with pq.ParquetFile(part) as source:
+                with storage.open_parquet(str(part)) as source:
                     for group in range(source.num_row_groups):
                         waiting.append(_as_schema(source.read_row_group(group), schema))
                         if sum(table.num_rows for table in waiting) >= _ROW_GROUP_ROWS:

@@ -97,7 +97,7 @@ class ScoreSet:
                 yield self.table.select(list(names)).slice(start, num_rows)
             return
         for path in self.files:
-            with pq.ParquetFile(path, pre_buffer=False) as file:
+            with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
                 present = [name for name in names if name in file.schema_arrow.names]
                 if not present:
                     yield from _nulls(file.metadata.num_rows, wanted, num_rows)

@@ -37,7 +37,7 @@ class RunSummary:
         bottleneck: the stage that the others waited for, or "".
         check_seconds: what choosing the precision took before that; next to nothing where it was remembered.
         damaged: names of shards of earlier runs that were damaged, or lacked a file, and so were done again.
-        num_unchecked: shards of an older version, which wrote no checksums: only the sizes of their files were compared.
+        num_unchecked: shards of an older version, which wrote no checksums: sizes were compared, no contents.
     """
 
     output: str

@@ -140,7 +140,7 @@ class RowReader:
     ) -> Iterator[T]:
         first = stretch.first
         rows_at_once = max(1024, stretch.num_rows * (64 << 20) // max(1, stretch.num_bytes))
-        with pq.ParquetFile(stretch.path, pre_buffer=False) as file:
+        with pq.ParquetFile(stretch.path, pre_buffer=False, page_checksum_verification=True) as file:
             present = [name for name in own if name in file.schema_arrow.names]
             for batch in file.iter_batches(min(rows_at_once, PIECE_ROWS), row_groups=list(stretch.groups), columns=present):
                 table = self._fitted(pa.table(batch), own, batch.num_rows)
@@ -159,7 +159,7 @@ class RowReader:
                     yield _Stretch(path, (), first, expected, 0)
                 first += expected
                 continue
-            with pq.ParquetFile(path, pre_buffer=False) as file:
+            with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
                 metadata = file.metadata
             if metadata.num_rows != expected:
                 raise _changed(path, metadata.num_rows, expected)
@@ -185,7 +185,7 @@ class RowReader:
             for other in opened.values():
                 other.close()
             opened.clear()
-            opened[path] = pq.ParquetFile(path, pre_buffer=False)
+            opened[path] = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
         return opened[path]
 
     def _read(self, stretch: _Stretch, names: Sequence[str]) -> pa.Table:
@@ -225,7 +225,7 @@ class RowReader:
     def _file_joined(self) -> pq.ParquetFile:
         found: pq.ParquetFile | None = getattr(self._local, "joined", None)
         if found is None:
-            found = self._local.joined = pq.ParquetFile(self._joined, pre_buffer=False)
+            found = self._local.joined = pq.ParquetFile(self._joined, pre_buffer=False, page_checksum_verification=True)
         return found
 
     def floats(self, name: str) -> npt.NDArray[np.float32]:

@@ -105,7 +105,7 @@ def _write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, re
     schema = schema.with_metadata({b"beholder": json.dumps(record, default=str).encode()})
     plain = [item.name for item in schema if item.name != columns.SAMPLE and not pa.types.is_floating(item.type)]
     dictionary = [name for name in plain if name != "rank"]
-    with pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=dictionary) as writer:
+    with pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=dictionary, write_page_checksum=True) as writer:
         for table in _gathered(tables):
             writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP_ROWS)
 
