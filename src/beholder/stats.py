@@ -148,11 +148,15 @@ class ScoreStats:
         count, bins, low, high = record["count"], record["bins"], record["minimum"], record["maximum"]
         if type(count) is not int or not isinstance(bins, list):
             raise TypeError("count must be a whole number, bins a list")
-        if not all(type(i) is int and type(n) is int and 0 <= i < _NUM_BINS and n > 0 for i, n in bins):
-            raise ValueError("bins must be pairs of an index and a count")
-        by_index = dict(bins)
-        if sum(by_index.values()) != count or len(by_index) != len(bins):
-            raise ValueError("the bins hold another number of scores than were counted")
+        pairs = np.array(bins or np.empty((0, 2), np.int64))
+        if pairs.dtype != np.int64 or pairs.shape != (len(bins), 2):
+            raise TypeError("bins must be pairs of whole numbers")
+        index, counts = pairs.T
+        if (index < 0).any() or (index >= _NUM_BINS).any() or (counts <= 0).any() or int(counts.sum()) != count:
+            raise ValueError("bins must be pairs of an index and a count, and hold as many scores as were counted")
+        by_index: dict[int, int] = dict(bins)
+        if len(by_index) != len(bins):
+            raise ValueError("a bin is there twice")
         numbers = (record["mean"], record["sum_squared_deviations"], *((low, high) if count else ()))
         if not all(type(number) in (int, float) for number in numbers):
             raise TypeError("moments and limits must be numbers")

@@ -99,7 +99,7 @@ def test_kept_embeddings_are_replaced_by_those_of_a_new_run(
     (part,) = (tmp_path / "s.csv.embeddings" / "img_emb").iterdir()
     assert len(np.load(part)) == 11
     shutil.rmtree(tmp_path / "s.csv.embeddings")
-    with pytest.raises(OutputError, match="is gone; use --overwrite"):
+    with pytest.raises(OutputError, match="is gone, which the finished run had written; .*use --overwrite"):
         score(score_options(str(photos / "b"), out, small_tower, plain_head, keep_embeddings=True))
 
 
