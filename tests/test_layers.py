@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"storage"},
     "shards": {"columns", "errors", "records", "stats", "storage"},
     "kernels": {"columns"},
-    "models": {"errors", "kernels", "notices", "storage"},
+    "models": {"errors", "kernels", "notices", "records", "storage"},
     "embeddings": {"columns", "errors", "kernels", "records", "storage"},
     "images": {"columns", "errors", "kernels", "storage", "streams"},
     "scores": {"columns", "errors", "models", "records", "shards", "stats", "storage"},
@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "curation": {"columns", "embeddings", "errors", "images", "kernels", "models", "options", "scores", "stats", "storage"},
     "reporting": {"columns", "curation", "errors", "images", "models", "options", "scores", "storage"},
     "browse": {"columns", "curation", "errors", "images", "models", "options", "scores", "storage"},
-    "demo": {"columns", "curation", "errors", "jobs", "models", "reporting", "scores", "storage", "training"},
+    "demo": {"columns", "curation", "errors", "jobs", "models", "records", "reporting", "scores", "storage", "training"},
     "cli": {
         "browse",
         "columns",

@@ -196,3 +196,16 @@ def test_the_commands_import_lightly() -> None:
     code = f"import sys; sys.path.insert(0, {source!r}); import beholder.cli.models; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numba", "numpy", "huggingface_hub", "fsspec"} & set(loaded)
+
+
+def test_export_replaces_nothing_of_somebody_elses(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    name = registry.HEADS[0].files[0]
+    for file, text in (("manifest.json", '{"name": "my web app"}'), ("manifest.json", "[" * 100_000), (name, "mine")):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text)
+        assert f"{file} is in the way of" in failure("export", str(folder))
+        assert (folder / file).read_text() == text
+        assert [path for path in folder.rglob("*") if path.is_file()] == [folder / file]
+        (folder / file).unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beholder import storage
+from beholder import records, storage
 from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SIDECAR_SUFFIX
 from beholder.demo.clock import Clock
 from beholder.demo.curate import Say, report_photographs, select_best
@@ -173,7 +172,7 @@ def _open_folder(place: _Folder, options: SyntheticOptions) -> None:
         raise OutputError(f"{root} is a file; choose another folder for the demo")
     if marker.is_file():
         before = _read_json(marker)
-        if before is None or before.get("format") != _MARKER_FORMAT:
+        if before is None or before.get("format") != _MARKER_FORMAT or not isinstance(before.get("options", {}), dict):
             raise OutputError(f"{marker} is damaged or not of a demo; remove {root}, or choose another folder")
         _check_same(root, before.get("options") or {}, asdict(options))
     elif root.is_dir() and any(not entry.name.startswith(".beholder-") for entry in root.iterdir()):
@@ -182,7 +181,7 @@ def _open_folder(place: _Folder, options: SyntheticOptions) -> None:
         storage.remove_stray_temporaries(part_of)
     _check_disk(place, options)
     record = {"format": _MARKER_FORMAT, "version": FORMAT_VERSION, "note": SYNTHETIC_NOTE, "options": asdict(options)}
-    storage.write_bytes(str(marker), json.dumps(record, indent=2).encode() + b"\n")
+    storage.write_bytes(str(marker), records.sealed(record, indent=2))
 
 
 def _check_same(root: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -240,7 +239,7 @@ def _fit(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> d
             sha256 = save_head(fit.to_head(), place.head)
             ceiling = spearman(rated.truth, rated.ratings)
             record = {**fit.to_json(), "rated_truth_srcc": ceiling, "head_sha256": sha256, "note": SYNTHETIC_NOTE}
-            storage.write_bytes(str(place.fit), json.dumps(record, indent=2).encode() + b"\n")
+            storage.write_bytes(str(place.fit), records.sealed(record, indent=2))
     rows, test = record["rows"], record["test"]
     say(
         f"2  fit      ridge regression on {rows['train'] + rows['validation']:,} ratings, "
@@ -375,7 +374,6 @@ def _number(value: float | None) -> str:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when it is missing or damaged."""
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return records.parse(path.read_bytes())
+    except (OSError, records.DamagedRecordError):
         return None
-    return record if isinstance(record, dict) else None

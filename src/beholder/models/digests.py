@@ -50,5 +50,5 @@ def _known(path: Path) -> str | None:
     try:
         record = json.loads(_note(path).read_text(encoding="utf-8"))
         return str(record["sha256"]) if record["file"] == _identity(path) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None

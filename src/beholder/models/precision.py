@@ -137,7 +137,7 @@ class Remembered:
         """The result, or None when there is none that can be read."""
         try:
             record = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         matches = isinstance(record, dict) and record.get("circumstances") == self.circumstances
         return dict(record["result"]) if matches and isinstance(record.get("result"), dict) else None

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from beholder import records as json_records
 from beholder import storage
-from beholder.errors import HeadError
+from beholder.errors import HeadError, OutputError
 from beholder.models import fetch, hub, registry
 from beholder.models.registry import HeadEntry
 
@@ -87,13 +88,15 @@ def export(
 ) -> dict[str, Any]:
     """Copy verified files and a manifest into `folder`, for `BEHOLDER_MODELS=folder` on a machine without a network.
 
-    Heads and towers that are not here are downloaded first. Returns the manifest. Raises HeadError and OutputError.
+    Heads and towers that are not here are downloaded first; files of an earlier export are replaced, somebody else's are not.
+    Returns the manifest. Raises HeadError and OutputError.
     """
     for entry in entries:
         if entry.sha256 is None:
             raise HeadError(
                 f"{entry.name} cannot be exported: its sha256 is not known; export {entry.twin}, the original, instead"
             )
+    _check_target(folder.rstrip("/"), [*entries, *towers])
     records: list[dict[str, Any]] = []
     for entry in entries:
         source = fetch.fetch_entry(entry, offline=offline)
@@ -118,6 +121,24 @@ def export(
     manifest = {"format": MANIFEST_FORMAT, "version": 1, "files": records}
     storage.write_bytes(f"{folder.rstrip('/')}/{MANIFEST_FILE}", (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
+
+
+def _check_target(folder: str, entries: Sequence[HeadEntry | TowerEntry]) -> None:
+    """Raise OutputError when somebody else's manifest, or another file of an entry's name, would be replaced."""
+    manifest = f"{folder}/{MANIFEST_FILE}"
+    if storage.exists(manifest):
+        try:
+            if json_records.read(manifest).get("format") == MANIFEST_FORMAT:
+                return
+        except json_records.DamagedRecordError:
+            pass
+        raise OutputError(f"{manifest} is in the way of the manifest and is not ours; move it, or choose another folder")
+    for entry in entries:
+        place = f"{folder}/{entry.files[0]}"
+        if storage.exists(place) and not (
+            storage.is_local(place) and storage.sha256_of(storage.local_path(place)) == entry.sha256
+        ):
+            raise OutputError(f"{place} is in the way of {entry.name} and is another file; move it, or choose another folder")
 
 
 def download(entry: HeadEntry, *, offline: bool | None = None) -> Path | None:
