@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ START_PAUSE_S = 0.1
 """Times the number of failures in a row: the pause before another worker is started."""
 MOST_STARTS = 4
 """So many failures in a row, of workers none of which ever came up, and no more are started."""
-ALARM = "SIGALRM"
-"""How a worker ends that ended itself, its time being up."""
-MOST_TRIES = 2
-"""A picture that so many workers died of is to blame; once, a worker may also have been ended from outside."""
-
+_MOST_CRASHES = 2
+"""A picture that so many workers crashed over is to blame. It is tried again alone: the fault may have been another's."""
+_MOST_KILLS = 5
+"""As many for workers that ended as something else ends them (the system when memory runs out, a person, a batch system)."""
+_CRASH_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP}
+)
 _MOST_STDERR_BYTES = 1 << 20
-_END_S = 30.0
+END_S = 30.0
+"""A worker that was killed and is not gone by then is left alone: it will not run again."""
 _START = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     "import importlib, json, sys; config = json.loads(sys.argv[1]); sys.path[:] = config['path']\n"
@@ -89,11 +93,16 @@ class ChildProcess:
         with contextlib.suppress(OSError):
             self._process.kill()
 
-    def stop(self) -> int | None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no more; any other program may still hold its socket open."""
+        return self._process.poll() is not None
+
+    def stop(self, patience_s: float = END_S) -> int | None:
         """Kill it, wait for its end, and give its exit status (negative: the signal; None: it cannot be ended)."""
         self.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # in uninterruptible sleep on a dead file system
-            return self._process.wait(_END_S)
+            return self._process.wait(patience_s)
         return None
 
     def last_words(self) -> str:
@@ -126,9 +135,36 @@ def status_text(status: int | None) -> str:
     return f"exit status {status}"
 
 
-def crash_text(num_deaths: int, how: str, words: str) -> str:
-    """What is said of a picture that ended its worker so many times, the last time like that."""
-    return f"the decoder crashed on it, {num_deaths} times ({how}{'; ' + words if words else ''})"
+def is_crash(status: int | None) -> bool:
+    """Whether a process with this exit status (negative: the signal) may have ended through what it did itself."""
+    return status is None or status >= 0 or -status in _CRASH_SIGNALS
+
+
+@dataclass(slots=True)
+class Deaths:
+    """How many workers ended while they had one picture at hand, and whether it is to blame for that."""
+
+    num_crashes: int = 0
+    num_kills: int = 0
+
+    def add(self, status: int | None, words: str, *, crashed: bool = False) -> str | None:
+        """Count a death: what is said of the picture that is to blame; None: it is to be tried again, alone in a worker.
+
+        Args:
+            status: exit status (negative: the signal; None: it cannot be ended).
+            words: the last line that the worker wrote, or "".
+            crashed: count it as a crash, however it ended.
+        """
+        if crashed or is_crash(status):
+            self.num_crashes += 1
+        else:
+            self.num_kills += 1
+        how = f"{status_text(status)}{'; ' + words if words else ''}"
+        if self.num_crashes == _MOST_CRASHES:
+            return f"the decoder crashed on it, {self.num_crashes} times ({how})"
+        if self.num_kills == _MOST_KILLS:
+            return f"decode workers were killed over it, {self.num_kills} times ({how}); did memory run out?"
+        return None
 
 
 def check_package(path: str) -> None:

@@ -9,26 +9,27 @@ import selectors
 import threading
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Literal
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
 from beholder.images.child_process import (
-    ALARM,
+    END_S,
     MOST_STARTS,
-    MOST_TRIES,
     START_PAUSE_S,
     START_S,
     check_package,
-    crash_text,
+    is_crash,
     status_text,
 )
 from beholder.images.messages import HELLO, Reply, Request
 from beholder.images.picture import PictureError
 from beholder.images.pulling import Finished, Job
+from beholder.images.pulse import BEAT_S, Pulse
 from beholder.images.shared_slots import SharedSlots, Spool, anonymous_file
 from beholder.images.worker_process import WorkerProcess, WorkerSettings
 
-_TICK_S = 0.1
+_TICK_S = BEAT_S
 _QUEUED_S = 0.04
 """About so much work is queued at each worker, so that it never waits for the pool."""
 _LEAST_QUEUED, _MOST_QUEUED = 2, 64
@@ -38,6 +39,8 @@ through the spool (measured, 100 KB: 14 and 26 microseconds), so that a worker n
 _MOST_LATE_START_FAILURES = 20
 """In a row, where workers came up before: something else may be ending them."""
 _LONGEST_START_PAUSE_S = 2.0
+_MOST_SEEN_DEATHS = 3
+"""A picture that was queued at so many workers when they died is made alone: it may be what does harm after it was made."""
 
 
 @dataclass(eq=False)
@@ -53,12 +56,21 @@ class _Seat:
     mean_s: float = _QUEUED_S / _LEAST_QUEUED
     depth: int = _LEAST_QUEUED
     """How many jobs it should have; more are given when half are done."""
-    suspect: int = 0
-    """Ticket that was over time at the last look."""
+    seen: int = 0
+    """Ticket that was at hand at the last look."""
+    seen_since: float = 0.0
+    """When it was begun, on the clock of the pulse."""
+    is_suspect: bool = False
+    """Whether it was over time at the last look."""
+    is_alone: bool = False
+    """Whether it was given one picture that is to be made alone."""
+    ending: Literal["", "over time", "silent"] = ""
+    """Why it was killed, which it may take a while to notice."""
+    ending_since: float = 0.0
 
     @property
     def is_up(self) -> bool:
-        return self.process is not None and self.process.said_hello
+        return self.process is not None and self.process.said_hello and not self.ending
 
 
 class Dispatcher:
@@ -79,6 +91,9 @@ class Dispatcher:
         self._low_water = max(1, num_slots // 8)
         self.few = 4 * num_workers
         self._queue: collections.deque[Job] = collections.deque()
+        self._suspects: collections.deque[Job] = collections.deque()
+        """To be made alone, each in a worker that has nothing else to do; they come first."""
+        self._pulse = Pulse()
         self._seats = [_Seat(number) for number in range(num_workers)]
         self._last_ticket = 0
         self._num_restarts = self._num_deaths = self._num_start_failures = 0
@@ -173,7 +188,7 @@ class Dispatcher:
         self._hungry = bool(self._hungry_seats(2 * self._settings.num_readers))
         if self._hungry and self._queue and self._assign():
             return
-        waiting = self._queue or any(seat.jobs or not seat.is_up for seat in self._seats)
+        waiting = self._queue or self._suspects or any(seat.jobs or not seat.is_up for seat in self._seats)
         for key, events in self._selector.select(_TICK_S if waiting else None):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
@@ -182,6 +197,7 @@ class Dispatcher:
                 self._serve(key.data, events)
         self._hungry = False
         now = monotonic()
+        self._pulse.beat()
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
             for seat in self._seats:
@@ -192,23 +208,22 @@ class Dispatcher:
             now = monotonic()
             if seat.process is None and now >= seat.start_at:
                 self.slots.clear(seat.number)
-                seat.busy_s, seat.suspect, seat.started = 0.0, 0, now
+                seat.busy_s, seat.seen, seat.is_suspect, seat.is_alone = 0.0, 0, False, False
+                seat.started, seat.ending = now, ""
                 seat.process = WorkerProcess(seat.number, self._settings, self._places)
                 self._selector.register(seat.process.socket, selectors.EVENT_READ, seat)
 
     def _assign(self) -> int:
         """Hand queued jobs to the workers that have least to do; how many were handed out."""
+        num_given = self._assign_suspects()
         if not self._queue:
-            return 0
+            return num_given
         least = 2 * self._settings.num_readers if self._queue[0].remote else 0
         seats = self._hungry_seats(least)
         batches: dict[int, list[Request]] = {seat.number: [] for seat in seats}
-        num_given = 0
         while seats and self._queue:
             job = self._queue.popleft()
-            if job.pull.closed:
-                with self.lock:
-                    job.pull.finish(job, Finished(job.tag, job.slot, None))
+            if self._is_dropped(job):
                 continue
             seat = min(seats, key=lambda seat: len(seat.jobs))
             batches[seat.number].append(self._request(job, seat))
@@ -216,18 +231,43 @@ class Dispatcher:
             if len(seat.jobs) >= max(seat.depth, least):
                 seats.remove(seat)
         for number, requests in batches.items():
-            process = self._seats[number].process
-            if requests and process is not None:
-                if len(self._seats[number].jobs) == len(requests):
-                    process.heard = monotonic()
-                process.send(requests)
-                self._watch(self._seats[number])
+            if requests:
+                self._send(self._seats[number], requests)
         return num_given
+
+    def _assign_suspects(self) -> int:
+        """Hand out pictures that are to be made alone; how many were handed out."""
+        num_given = 0
+        for seat in self._seats:
+            while self._suspects and seat.is_up and not seat.jobs:
+                job = self._suspects.popleft()
+                if not self._is_dropped(job):
+                    seat.is_alone = True
+                    self._send(seat, [self._request(job, seat)])
+                    num_given += 1
+        return num_given
+
+    def _is_dropped(self, job: Job) -> bool:
+        """Whether nobody waits for it any more."""
+        if not job.pull.closed:
+            return False
+        with self.lock:
+            job.pull.finish(job, Finished(job.tag, job.slot, None))
+        return True
+
+    def _send(self, seat: _Seat, requests: list[Request]) -> None:
+        assert seat.process is not None
+        if len(seat.jobs) == len(requests):
+            seat.process.heard = monotonic()
+        seat.process.send(requests)
+        self._watch(seat)
 
     def _hungry_seats(self, least: int) -> list[_Seat]:
         """Workers that have done half of what they were given, of `least` jobs or as many as keep them busy."""
         return [
-            seat for seat in self._seats if len(seat.jobs) <= (seat.depth if seat.depth > least else least) // 2 and seat.is_up
+            seat
+            for seat in self._seats
+            if len(seat.jobs) <= (seat.depth if seat.depth > least else least) // 2 and seat.is_up and not seat.is_alone
         ]
 
     def _request(self, job: Job, seat: _Seat) -> Request:
@@ -273,6 +313,7 @@ class Dispatcher:
                 error = PictureError(reply.reason, reply.message) if reply.reason is not None else None
                 where = (reply.width, reply.height, reply.traits, reply.num_bytes)
                 results.append((job, Finished(job.tag, job.slot, error, *where)))
+        seat.is_alone = seat.is_alone and bool(seat.jobs)
         if results:
             self._num_deaths = 0
             state = self.slots.state(seat.number)
@@ -283,8 +324,10 @@ class Dispatcher:
             self._deliver(results)
 
     def _greet(self, seat: _Seat, package: str) -> None:
-        check_package(package)
         assert seat.process is not None
+        if seat.process.said_hello:
+            return
+        check_package(package)
         seat.process.said_hello = self._was_up = True
         self._num_start_failures = 0
 
@@ -304,26 +347,44 @@ class Dispatcher:
             job.place = None
 
     def _look_at(self, seat: _Seat, now: float) -> None:
-        """End a worker whose picture is over time (seen at two looks), that does nothing, or that never starts."""
+        """Kill a worker whose picture is over time (seen at two looks), that does nothing, or that never starts.
+
+        Time in which this process stood still is not counted: its workers are likely to have stood still, too.
+        """
         process, limit = seat.process, self._settings.timeout_s
         if process is None:
             return
+        if process.has_ended or (seat.ending and now - seat.ending_since > END_S):
+            self._bury(seat)
+            return
+        if seat.ending:
+            return
         process.trim()
         state = self.slots.state(seat.number)
-        is_over = state.ticket in seat.jobs and now - state.started > limit
-        if is_over and seat.suspect == state.ticket:
-            self._bury(seat, over_time=True)
+        is_at_hand = state.ticket in seat.jobs
+        if seat.seen != state.ticket:
+            seat.seen, seat.is_suspect = state.ticket, False
+            seat.seen_since = self._pulse.now() - (now - state.started)
+        is_over = is_at_hand and self._pulse.now() - seat.seen_since > limit
+        if is_over and seat.is_suspect:
+            self._kill(seat, "over time", now)
         elif (seat.jobs and now - process.heard > 2 * limit + 60.0) or (not seat.is_up and now - seat.started > START_S):
-            self._bury(seat)
-        else:
-            seat.suspect = state.ticket if is_over else 0
+            self._kill(seat, "silent", now)
+        seat.is_suspect = is_over
 
-    def _bury(self, seat: _Seat, *, over_time: bool = False) -> None:
-        """End a worker; blame the picture at hand, give back the others; a new worker is started at the next turn."""
+    @staticmethod
+    def _kill(seat: _Seat, why: Literal["over time", "silent"], now: float) -> None:
+        """Kill a worker; it is buried when its socket ends, so that nobody waits for that."""
+        assert seat.process is not None
+        seat.ending, seat.ending_since = why, now
+        seat.process.kill()
+
+    def _bury(self, seat: _Seat) -> None:
+        """A worker is gone: see to the picture it had at hand, give back the others; a new one is started at the next turn."""
         process = seat.process
         assert process is not None
         self._selector.unregister(process.socket)
-        replies, status = process.end()
+        replies, status = process.end(0.0 if seat.ending else END_S)
         self._complete(seat, replies)
         words, was_up = process.last_words(), process.said_hello
         process.close()
@@ -331,36 +392,40 @@ class Dispatcher:
         state = self.slots.state(seat.number)
         self._spent = (self._spent[0] + state.read_s, self._spent[1] + state.decode_s, self._spent[2] + state.idle_s)
         self.slots.clear(seat.number)
-        blamed = seat.jobs.pop(state.ticket, None)
+        self._num_restarts += 1
+        at_hand = seat.jobs.pop(state.ticket, None)
+        if at_hand is None and seat.is_alone and seat.jobs:  # it may have done its harm by then: there was no other
+            _, at_hand = seat.jobs.popitem()
         for job in reversed(seat.jobs.values()):
             self._unspool(job)
-            self._queue.appendleft(job)
+            job.num_seen_deaths += 1
+            (self._queue if job.num_seen_deaths < _MOST_SEEN_DEATHS else self._suspects).appendleft(job)
         seat.jobs.clear()
-        self._num_restarts += 1
-        how = status_text(status)
-        if blamed is not None:
-            self._blame(blamed, how, words, over_time=over_time or how == ALARM)
-        self._count_death(seat, was_up, f"{how}; {words}" if words else how)
-
-    def _blame(self, job: Job, how: str, words: str, *, over_time: bool) -> None:
-        """The picture that a worker died of: over time, or tried once more, since a worker may also be ended from outside."""
-        self._unspool(job)
-        job.deaths += 1
-        if over_time:
+        if at_hand is not None and seat.ending == "over time" and state.ticket == seat.seen:
+            self._unspool(at_hand)
             text = f"it took longer than {self._settings.timeout_s:g} s to read and decode"
-            self._deliver([(job, Finished(job.tag, job.slot, PictureError(PictureReason.TIMED_OUT, text)))])
-        elif job.deaths < MOST_TRIES:
-            self._queue.appendleft(job)
-        else:
-            error = PictureError(PictureReason.CRASHED, crash_text(job.deaths, how, words))
-            self._deliver([(job, Finished(job.tag, job.slot, error))])
+            error = PictureError(PictureReason.TIMED_OUT, text)
+            self._deliver([(at_hand, Finished(at_hand.tag, at_hand.slot, error))])
+        elif at_hand is not None:
+            self._judge(at_hand, status, words, crashed=process.talks_nonsense)
+        how = status_text(status)
+        self._count_death(seat, f"{how}; {words}" if words else how, was_up=was_up, killed=not is_crash(status))
 
-    def _count_death(self, seat: _Seat, was_up: bool, how: str) -> None:
+    def _judge(self, job: Job, status: int | None, words: str, *, crashed: bool) -> None:
+        """The picture that a worker had at hand when it died: to blame, or tried again alone, in case it was not."""
+        self._unspool(job)
+        text = job.deaths.add(status, words, crashed=crashed)
+        if text is None:
+            self._suspects.appendleft(job)
+        else:
+            self._deliver([(job, Finished(job.tag, job.slot, PictureError(PictureReason.CRASHED, text)))])
+
+    def _count_death(self, seat: _Seat, how: str, *, was_up: bool, killed: bool) -> None:
         self._num_deaths += 1
         if not was_up:
             self._num_start_failures += 1
             seat.start_at = monotonic() + min(START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
-        if self._num_start_failures >= (_MOST_LATE_START_FAILURES if self._was_up else MOST_STARTS):
+        if self._num_start_failures >= (_MOST_LATE_START_FAILURES if self._was_up or killed else MOST_STARTS):
             raise BeholderError(f"decode workers cannot be started ({how}); mend that, or use none (0 workers)")
         if self._num_deaths > self._most_deaths:
             text = f"decode workers died {self._num_deaths} times without finishing a picture (the last: {how})"
@@ -370,7 +435,10 @@ class Dispatcher:
         """Leave no process and no descriptor behind."""
         processes = [seat.process for seat in self._seats if seat.process is not None]
         for process in processes:
-            process.end()
+            process.kill()
+        patient_until = monotonic() + END_S
+        for process in processes:
+            process.end(max(patient_until - monotonic(), 0.0))
             process.close()
         for seat in self._seats:
             seat.process = None

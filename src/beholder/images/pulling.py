@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
 
 from beholder import storage
+from beholder.images.child_process import Deaths
 from beholder.images.fetch_bytes import too_many_bytes
 from beholder.images.picture import PictureError, PictureRef
 
@@ -45,7 +46,9 @@ class Job:
     ref: PictureRef
     slot: int
     remote: bool
-    deaths: int = 0
+    deaths: Deaths = field(default_factory=Deaths)
+    num_seen_deaths: int = 0
+    """Workers that died while it was queued there."""
     place: int | None = None
 
 

@@ -23,6 +23,10 @@ class Gone(Exception):  # noqa: N818
     """The other end is closed, or says what cannot be."""
 
 
+class Nonsense(Gone):
+    """The other end says what cannot be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wish:
     """What is to be made of a picture's bytes; `longest_px`, `quality`, `kind` as `make_thumbnail` takes them.
@@ -60,7 +64,7 @@ def receive_reply(connection: socket.socket, deadline: float) -> Reply:
     try:
         (reply,) = unpack_replies(_receive(connection, deadline, _MOST_REPLY_BYTES))
     except (ValueError, LookupError, struct.error) as error:  # its memory was overwritten
-        raise Gone from error
+        raise Nonsense from error
     return reply
 
 
@@ -70,7 +74,7 @@ def receive_outcome(connection: socket.socket, deadline: float) -> Thumbnail | P
     if reply.reason is not None:
         return PictureError(reply.reason, reply.message)
     if reply.message not in MEDIA_TYPES.values() or not 0 < reply.num_bytes <= _MOST_THUMBNAIL_BYTES:
-        raise Gone
+        raise Nonsense
     data = _receive(connection, deadline, reply.num_bytes)
     return Thumbnail(data, reply.message, reply.width, reply.height)
 
@@ -95,7 +99,7 @@ def _receive(connection: socket.socket, deadline: float | None = None, most_byte
     """The body of one frame."""
     (length,) = LENGTH.unpack(_receive_exactly(connection, LENGTH.size, deadline))
     if most_bytes is not None and length > most_bytes:
-        raise Gone
+        raise Nonsense
     return _receive_exactly(connection, length, deadline)
 
 

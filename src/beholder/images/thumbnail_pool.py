@@ -13,21 +13,19 @@ from types import TracebackType
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError, InputError
 from beholder.images.child_process import (
-    ALARM,
     MOST_STARTS,
-    MOST_TRIES,
     START_PAUSE_S,
     START_S,
     ChildProcess,
+    Deaths,
     check_package,
-    crash_text,
     status_text,
 )
 from beholder.images.headers import stored_size
 from beholder.images.picture import MAX_PIXELS, PictureError
 from beholder.images.sniff import sniff
 from beholder.images.thumbnail import Thumbnail, ThumbnailKind, check_wish
-from beholder.images.thumbnail_messages import Gone, Wish, receive_outcome, receive_reply, send_wish
+from beholder.images.thumbnail_messages import Gone, Nonsense, Wish, receive_outcome, receive_reply, send_wish
 from beholder.images.worker_setup import memory_for
 
 DEFAULT_THUMBNAILER = "beholder.images.thumbnail:make_thumbnail"
@@ -45,7 +43,8 @@ class ThumbnailPool:
             small = pool.make(data, longest_px=240)
 
     The bytes that come out are those of `make_thumbnail` in this process. A picture that takes longer than `timeout_s` is
-    TIMED_OUT; one that ends its worker twice is CRASHED; one that needs more memory than a worker may use is TOO_LARGE (Linux).
+    TIMED_OUT; one that its worker crashes over twice is CRASHED (once may
+    be another's fault; killed workers count after five times); one that needs more memory than a worker may use is TOO_LARGE (Linux).
     Workers are fresh interpreters that load neither numpy nor torch; each is started when a picture first needs it, and ends
     with the pool or, however that may come, with this process.
 
@@ -137,7 +136,7 @@ class ThumbnailPool:
         return outcome
 
     def _made(self, wish: Wish, data: bytes, spent_s: float) -> Thumbnail | PictureError:
-        num_deaths = 0
+        deaths = Deaths()
         while True:
             worker = self._take()
             try:
@@ -145,14 +144,12 @@ class ThumbnailPool:
             except TimeoutError:
                 self._bury(worker)
                 return self._over_time(spent_s)
-            except Gone:
-                num_deaths += 1
-                how, words = self._bury(worker)
+            except Gone as gone:
+                status, words = self._bury(worker)
                 self._check_open()
-                if how == ALARM:
-                    return self._over_time(spent_s)
-                if num_deaths == MOST_TRIES:
-                    return PictureError(PictureReason.CRASHED, crash_text(num_deaths, how, words))
+                text = deaths.add(status, words, crashed=isinstance(gone, Nonsense))
+                if text is not None:
+                    return PictureError(PictureReason.CRASHED, text)
             except BaseException:
                 self._bury(worker)
                 raise
@@ -211,7 +208,8 @@ class ThumbnailPool:
                 try:
                     check_package(receive_reply(worker.socket, time.monotonic() + START_S).message)
                 except BaseException as error:
-                    how = ": ".join(filter(None, self._end(worker)))
+                    status, words = self._end(worker)
+                    how = ": ".join(filter(None, (status_text(status), words)))
                     if not isinstance(error, (Gone, TimeoutError)):
                         raise
                 else:
@@ -241,19 +239,19 @@ class ThumbnailPool:
                 return
         self._bury(worker)
 
-    def _bury(self, worker: ChildProcess) -> tuple[str, str]:
-        """End a worker and free its seat: how it ended, and the last line it wrote."""
+    def _bury(self, worker: ChildProcess) -> tuple[int | None, str]:
+        """End a worker and free its seat: its exit status (as `ChildProcess.stop` gives it) and the last line it wrote."""
         found = self._end(worker)
         self._free_seat()
         return found
 
-    def _end(self, worker: ChildProcess) -> tuple[str, str]:
-        how, words = status_text(worker.stop()), worker.last_words()
+    def _end(self, worker: ChildProcess) -> tuple[int | None, str]:
+        status, words = worker.stop(), worker.last_words()
         worker.close()
         with self._changed:
             self._running.discard(worker)
             self._changed.notify_all()
-        return how, words
+        return status, words
 
     def _free_seat(self) -> None:
         with self._changed:

@@ -19,6 +19,7 @@ from beholder.columns import PictureReason
 from beholder.images.fetch_bytes import OpenArchives, ReadLimits, read_bytes
 from beholder.images.messages import HELLO, LENGTH, RECEIVE_BYTES, Reply, Request, pack_reply, take_frames, unpack_requests
 from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare
+from beholder.images.pulse import Pulse
 from beholder.images.shared_slots import SharedSlots, Spool
 from beholder.images.worker_setup import GRACE_S, failure_of, function_of, limit_memory, set_up_process
 
@@ -26,6 +27,9 @@ _LOOK_S = 0.01
 """How long a worker that has work looks away from its socket, and keeps replies to itself."""
 _MOST_KEPT_REPLIES = 32
 _ORPHAN_CHECK_MS = 2000
+_STALL_S = 0.5
+"""A read that timed out is done again when the process stood still for longer than that meanwhile, up to so many times:"""
+_MOST_STALLED_READS = 3
 
 
 @dataclass
@@ -47,10 +51,15 @@ def main(config: dict[str, Any]) -> None:
 
 
 class _RemoteReads:
-    """Reads URLs ahead in threads, several at a time; what was read is put on a list and rings a bell."""
+    """Reads URLs ahead in threads, several at a time; what was read is put on a list and rings a bell.
+
+    Time in which this process stood still (stopped, or a decoder held the interpreter) is no server's fault: it is not counted.
+    """
 
     def __init__(self, limits: ReadLimits, num_readers: int) -> None:
         self.pending: dict[int, _Job] = {}
+        self._pulse = Pulse()
+        self._pulse.start_thread()
         self.finished: collections.deque[_Job] = collections.deque()
         self.bell, self._ring = os.pipe()
         os.set_blocking(self.bell, False)
@@ -66,13 +75,20 @@ class _RemoteReads:
         self._threads.submit(self._read, job)
 
     def _read(self, job: _Job) -> None:
-        job.reading_since = monotonic()
         request = job.request
-        try:
-            job.data = read_bytes(PictureRef(path=request.path, offset=request.offset, length=request.length), self._limits)
-        except PictureError as error:
-            job.error = error
-        job.read_s = monotonic() - job.reading_since
+        ref = PictureRef(path=request.path, offset=request.offset, length=request.length)
+        for tries_left in reversed(range(_MOST_STALLED_READS)):
+            job.reading_since, lost_before = self._pulse.now(), self._pulse.lost_s
+            job.error = None
+            try:
+                job.data = read_bytes(ref, self._limits)
+            except PictureError as error:
+                job.error = error
+                stalled = error.reason == PictureReason.TIMED_OUT and self._pulse.lost_s - lost_before > _STALL_S
+                if stalled and tries_left:
+                    continue
+            break
+        job.read_s = self._pulse.now() - job.reading_since
         self.finished.append(job)
         with contextlib.suppress(BlockingIOError):
             os.write(self._ring, b"x")
@@ -90,7 +106,7 @@ class _RemoteReads:
 
     def give_up_overdue(self) -> list[_Job]:
         """Jobs whose reading hangs beyond the limit; their threads are lost, and too many lost ones end the worker."""
-        latest = monotonic() - self._limits.timeout_s - 1.0
+        latest = self._pulse.now() - self._limits.timeout_s - 1.0
         overdue = [job for job in self.pending.values() if job.reading_since is not None and job.reading_since < latest]
         given_up = []
         for job in overdue:
@@ -151,22 +167,18 @@ class _Worker:
                 if now - self._looked > _LOOK_S:
                     break
 
-    def _look(self) -> None:
-        """Take what has come meanwhile, without waiting."""
-        if self._poll.poll(0):
-            self._receive()
+    def _look(self, patience_ms: int = 0) -> None:
+        """Take what has come meanwhile; wait for it only so long."""
+        for handle, _ in self._poll.poll(patience_ms):
+            if handle == self._socket.fileno():  # the other one is the bell: nothing to receive then
+                self._receive()
         self._take_read()
 
     def _wait(self) -> None:
         """Wait for requests or for bytes from servers."""
         began = monotonic()
-        self._slots.begin(self._number, began, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         reading = self._remote is not None and bool(self._remote.pending)
-        for handle, _ in self._poll.poll(_ORPHAN_CHECK_MS):
-            if handle == self._socket.fileno():
-                self._receive()
-        self._take_read()
+        self._look(_ORPHAN_CHECK_MS)
         if os.getppid() != self._parent:
             os._exit(0)
         spent = monotonic() - began
@@ -187,22 +199,18 @@ class _Worker:
                 os._exit(0)  # the pool starts another worker, which redoes what was queued here
 
     def _receive(self) -> None:
-        """Read the socket and queue the requests of every whole frame."""
+        """Read what is in the socket and queue the requests of every whole frame; the rest of one is never waited for."""
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
-        except ConnectionError:
-            data = b""
-        if not data:
-            os._exit(0)
-        self._incoming += data
-        if len(self._incoming) >= LENGTH.size:  # the rest of a large frame, read at once
-            missing = LENGTH.unpack_from(self._incoming)[0] + LENGTH.size - len(self._incoming)
-            while missing > 0:
-                data = self._socket.recv(min(missing, 4 * RECEIVE_BYTES))
-                if not data:
-                    os._exit(0)
+            while len(data := self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)) == RECEIVE_BYTES:
                 self._incoming += data
-                missing -= len(data)
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            os._exit(0)
+        else:
+            if not data:
+                os._exit(0)
+            self._incoming += data
         for body in take_frames(self._incoming):
             for request in unpack_requests(body):
                 self._queue(_Job(request, data=request.data))
@@ -246,6 +254,8 @@ class _Worker:
             self._reply(request.ticket, width=found.width, height=found.height, traits=int(found.traits), num_bytes=num_bytes)
         except Exception as error:  # the picture is lost, the run is not
             self._reply(request.ticket, *failure_of(error), num_bytes=num_bytes)
+        self._slots.begin(self._number, monotonic(), 0)  # whatever happens to the worker from here on is not this picture's doing
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self._read_s += read - began
         self._decode_s += monotonic() - read
         self._slots.spend(self._number, self._read_s, self._decode_s, self._idle_s)

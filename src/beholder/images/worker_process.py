@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from time import monotonic
 
 from beholder.errors import BeholderError
-from beholder.images.child_process import ChildProcess
+from beholder.images.child_process import END_S, ChildProcess
 from beholder.images.messages import RECEIVE_BYTES, Reply, Request, pack_requests, take_frames, unpack_replies
 from beholder.images.picture import PixelOptions
 
+_MOST_FRAME_BYTES = 4 << 20
+"""Replies that a worker keeps to itself are far fewer."""
 DEFAULT_DECODER = "beholder.images.decode:prepare"
 
 
@@ -52,6 +55,8 @@ class WorkerProcess(ChildProcess):
         self.said_hello = False
         self.heard = monotonic()
         """When it last sent something, or was given something while it had nothing to do."""
+        self.talks_nonsense = False
+        """Whether it has sent what no worker sends."""
         self._outgoing = bytearray()
         self._incoming = bytearray()
 
@@ -76,23 +81,36 @@ class WorkerProcess(ChildProcess):
             self._outgoing.clear()
 
     def receive(self) -> list[Reply] | None:
-        """Replies that have come; None when the worker is gone and nothing is left."""
+        """Replies that have come; None when the worker is gone and nothing is left, or says what no worker says."""
+        data = self._read()
+        return self._replies(data) if data is not None else []
+
+    def _read(self) -> bytes | None:
+        """What is in the socket; b"": it is at its end; None: nothing."""
         try:
-            data = self.socket.recv(RECEIVE_BYTES)
+            return self.socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
-            return []
-        except OSError:
             return None
-        if not data:
+        except OSError:
+            return b""
+
+    def _replies(self, data: bytes) -> list[Reply] | None:
+        if not data or self.talks_nonsense:
             return None
         self.heard = monotonic()
         self._incoming += data
-        return [reply for body in take_frames(self._incoming) for reply in unpack_replies(body)]
+        try:
+            found = [reply for body in take_frames(self._incoming) for reply in unpack_replies(body)]
+        except (ValueError, LookupError, struct.error):  # its memory was overwritten
+            self.talks_nonsense = True
+            return None
+        self.talks_nonsense = len(self._incoming) > _MOST_FRAME_BYTES
+        return found
 
-    def end(self) -> tuple[list[Reply], int | None]:
+    def end(self, patience_s: float = END_S) -> tuple[list[Reply], int | None]:
         """Kill it, wait for its end, and give its last whole replies and its exit status (negative: the signal)."""
-        status = self.stop()
+        status = self.stop(patience_s)
         replies: list[Reply] = []
-        while found := self.receive():
-            replies += found
+        while data := self._read():
+            replies += self._replies(data) or []
         return replies, status
