@@ -133,10 +133,10 @@ def test_a_hostile_picture_costs_itself_alone(order: str, argument: str, reason:
         assert pool.make(GOOD) == make_thumbnail(GOOD)
 
 
-def test_a_picture_whose_worker_was_ended_once_is_made_by_another(tmp_path: Path) -> None:
+def test_a_picture_whose_workers_were_killed_is_made_by_another(tmp_path: Path) -> None:
     with ThumbnailPool(num_workers=1, decoder=ODD) as pool:
-        assert pool.make(ordered(GOOD, "die_once", str(tmp_path / "mark"))) == make_thumbnail(GOOD)
-        assert (tmp_path / "mark").exists()
+        assert pool.make(ordered(GOOD, "die_at_first", str(tmp_path / "marks"))) == make_thumbnail(GOOD)
+        assert (tmp_path / "marks").read_text() == "x" * 4
 
 
 def test_a_picture_that_eats_memory_is_too_large_and_its_worker_is_replaced() -> None:

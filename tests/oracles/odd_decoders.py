@@ -5,10 +5,13 @@ Workers of a decode pool load it by name, so that the pool is tested with every 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -30,11 +33,17 @@ def prepare(data: bytes, options: PixelOptions) -> Pixels:
     elif order == b"exit":
         print("last words", file=sys.stderr, flush=True)
         os._exit(int(rest))
-    elif order == b"once":  # dies the first time only: the rest is a path that it makes
-        mark = Path(os.fsdecode(rest))
-        if not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+    elif order == b"killed":  # its worker is killed the first few times: their number, and a file that counts them
+        times, _, path = rest.partition(b":")
+        with Path(os.fsdecode(path)).open("ab") as marks:
+            if marks.tell() < int(times):
+                marks.write(b"x")
+                marks.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+    elif order == b"later":  # is made, and does harm that shows a little later
+        threading.Timer(0.03, ctypes.string_at, (0,)).start()
+    elif order == b"nonsense":  # writes on the socket to the pool what no worker says
+        os.write(json.loads(sys.argv[1])["socket"], b"\x20\0\0\0" + b"\xff" * 32)
     elif order == b"eat":
         while True:
             EATEN.append(bytearray(64 << 20))

@@ -42,7 +42,7 @@ ORDERS: dict[str, Delay] = {
     "mixed": lambda at, of, rng: rng.choice([0.0, 0.0, 0.01, 0.05, 0.3]),
     "bursts": lambda at, of, rng: -0.25,
 }
-"""How long the server waits before it answers for picture `at` of `of`; negative: until the next multiple of so many seconds."""
+"""How long the server waits before it answers for picture `at` of `of`; negative: until a multiple of so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,20 @@ class Outcome:
     wall_s: float
 
 
-class _Waiting(Server):
-    """Gives `datas`[N] at /N, `delays`[N] seconds after it was asked."""
+class Waiting(Server):
+    """Gives `datas`[N] at /N, `delays`[N] seconds after it was asked; `num_asked`: requests so far."""
 
     def __init__(self, datas: list[bytes], delays: list[float]) -> None:
         super().__init__(_Late)
-        self.datas, self.delays = datas, delays
+        self.datas, self.delays, self.num_asked = datas, delays, 0
 
 
 class _Late(Answer):
-    server: _Waiting
+    server: Waiting
 
     def answer(self, *, with_body: bool) -> None:
         number = int(self.name)
+        self.server.num_asked += 1
         delay = self.server.delays[number]
         time.sleep(delay if delay >= 0 else -delay - time.monotonic() % -delay)
         data = self.server.datas[number]
@@ -79,7 +80,7 @@ def url_run(order: str, seed: int, *, num_urls: int = NUM_URLS, **options: Any) 
     datas = [b"sleep:%.3f:%d" % (rng.uniform(0.012, 0.03) if rng.random() < 0.3 else 0.0, at) for at in range(num_urls)]
     datas = [data + bytes(rng.choice([0, 0, 3000, 200_000])) for data in datas]
     delays = [ORDERS[order](at, num_urls, rng) for at in range(num_urls)]
-    with running(_Waiting(datas, delays)) as server, pool_of(2, **{"timeout_s": 20.0, "num_slots": 72, **options}) as pool:
+    with running(Waiting(datas, delays)) as server, pool_of(2, **{"timeout_s": 20.0, "num_slots": 72, **options}) as pool:
         began = time.monotonic()
         found = run(pool, ((at, PictureRef(path=f"{server.url}/{at}")) for at in range(num_urls)))
         wall_s = time.monotonic() - began
@@ -100,7 +101,8 @@ def main(num_runs: int) -> None:
         rejects += outcome.rejects
         num_right += outcome.num_right
         walls.append(outcome.wall_s)
-        print(f"{number + 1:4} {order:28} {outcome.num_right:4} right {outcome.wall_s:6.1f} s {dict(outcome.rejects)}", flush=True)
+        what = f"{outcome.num_right:4} right {outcome.wall_s:6.1f} s {dict(outcome.rejects)}"
+        print(f"{number + 1:4} {order:28} {what}", flush=True)
     print(
         f"{num_runs} runs of {NUM_URLS} URLs: {num_right} of {num_runs * NUM_URLS} pictures right, rejected {dict(rejects)}; "
         f"median {np.median(walls):.1f} s, longest {max(walls):.1f} s"

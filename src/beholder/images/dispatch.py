@@ -64,7 +64,9 @@ class _Seat:
     """Whether it was over time at the last look."""
     is_alone: bool = False
     """Whether it was given one picture that is to be made alone."""
-    ending: Literal["", "over time", "silent"] = ""
+    is_fresh: bool = True
+    """Whether its worker has not been given anything yet, or is still to be started."""
+    ending: Literal["", "over time", "silent", "used"] = ""
     """Why it was killed, which it may take a while to notice."""
     ending_since: float = 0.0
 
@@ -236,15 +238,23 @@ class Dispatcher:
         return num_given
 
     def _assign_suspects(self) -> int:
-        """Hand out pictures that are to be made alone; how many were handed out."""
+        """Hand out pictures that are to be made alone; how many were handed out.
+
+        One that a worker crashed over gets a new worker: what an earlier picture did to an old one would be laid at its door.
+        """
         num_given = 0
         for seat in self._seats:
             while self._suspects and seat.is_up and not seat.jobs:
-                job = self._suspects.popleft()
+                job = self._suspects[0]
                 if not self._is_dropped(job):
+                    if job.deaths.num_crashes and not seat.is_fresh:
+                        if not any(other.is_fresh for other in self._seats):
+                            self._kill(seat, "used", monotonic())
+                        break
                     seat.is_alone = True
                     self._send(seat, [self._request(job, seat)])
                     num_given += 1
+                self._suspects.popleft()
         return num_given
 
     def _is_dropped(self, job: Job) -> bool:
@@ -257,6 +267,7 @@ class Dispatcher:
 
     def _send(self, seat: _Seat, requests: list[Request]) -> None:
         assert seat.process is not None
+        seat.is_fresh = False
         if len(seat.jobs) == len(requests):
             seat.process.heard = monotonic()
         seat.process.send(requests)
@@ -373,7 +384,7 @@ class Dispatcher:
         seat.is_suspect = is_over
 
     @staticmethod
-    def _kill(seat: _Seat, why: Literal["over time", "silent"], now: float) -> None:
+    def _kill(seat: _Seat, why: Literal["over time", "silent", "used"], now: float) -> None:
         """Kill a worker; it is buried when its socket ends, so that nobody waits for that."""
         assert seat.process is not None
         seat.ending, seat.ending_since = why, now
@@ -388,7 +399,7 @@ class Dispatcher:
         self._complete(seat, replies)
         words, was_up = process.last_words(), process.said_hello
         process.close()
-        seat.process = None
+        seat.process, seat.is_fresh = None, True
         state = self.slots.state(seat.number)
         self._spent = (self._spent[0] + state.read_s, self._spent[1] + state.decode_s, self._spent[2] + state.idle_s)
         self.slots.clear(seat.number)
@@ -408,6 +419,8 @@ class Dispatcher:
             self._deliver([(at_hand, Finished(at_hand.tag, at_hand.slot, error))])
         elif at_hand is not None:
             self._judge(at_hand, status, words, crashed=process.talks_nonsense)
+        if seat.ending == "used":
+            return
         how = status_text(status)
         self._count_death(seat, f"{how}; {words}" if words else how, was_up=was_up, killed=not is_crash(status))
 

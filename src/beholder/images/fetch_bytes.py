@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -101,6 +102,14 @@ def read_bytes(ref: PictureRef, limits: ReadLimits, archives: OpenArchives | Non
         raise PictureError(PictureReason.TOO_LARGE, f"{ref.path} does not fit in the memory of a decode worker") from None
     except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent
         raise PictureError(PictureReason.UNREADABLE, f"cannot read {ref.path}: {_text(error)}") from None
+
+
+def load_client(path: str | None) -> None:
+    """Import what such URLs are read with: it can take seconds, which no picture is to answer for. Errors: see `read_bytes`."""
+    with contextlib.suppress(Exception):
+        if path is not None and storage.is_web(path):
+            import aiohttp  # noqa: F401
+        storage.filesystem(path or "")
 
 
 def _text(error: BaseException) -> str:

@@ -114,9 +114,12 @@ class DecodePool:
                 if outcome.error is None:
                     outcome.take(batch[n])        # or read outcome.pixels, then outcome.release()
 
-    A picture that takes longer than `timeout_s` is TIMED_OUT; one that ends its worker twice is CRASHED; what else was queued
-    there is made by others. Workers are fresh interpreters: nothing of the caller's program is imported or forked, so a pool
-    works beside CUDA, in threads, notebooks and daemonic processes.
+    A picture that takes longer than `timeout_s` is TIMED_OUT. One that a worker had at hand when it died is tried again, alone
+    in a worker; it is CRASHED once two workers crashed over it, or five were killed, which something else may have done. What
+    was queued there is made by others.
+
+    Workers are fresh interpreters: nothing of the caller's program is imported or forked, so a pool works beside CUDA, in
+    threads, notebooks and daemonic processes.
 
     Args:
         options: which pixels.

@@ -43,8 +43,9 @@ class ThumbnailPool:
             small = pool.make(data, longest_px=240)
 
     The bytes that come out are those of `make_thumbnail` in this process. A picture that takes longer than `timeout_s` is
-    TIMED_OUT; one that its worker crashes over twice is CRASHED (once may
-    be another's fault; killed workers count after five times); one that needs more memory than a worker may use is TOO_LARGE (Linux).
+    TIMED_OUT; one over which two workers crash, or five are killed, is CRASHED; one that needs more memory than a worker may
+    use is TOO_LARGE (Linux).
+
     Workers are fresh interpreters that load neither numpy nor torch; each is started when a picture first needs it, and ends
     with the pool or, however that may come, with this process.
 

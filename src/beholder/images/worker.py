@@ -16,7 +16,7 @@ from typing import Any
 import beholder
 from beholder import storage
 from beholder.columns import PictureReason
-from beholder.images.fetch_bytes import OpenArchives, ReadLimits, read_bytes
+from beholder.images.fetch_bytes import OpenArchives, ReadLimits, load_client, read_bytes
 from beholder.images.messages import HELLO, LENGTH, RECEIVE_BYTES, Reply, Request, pack_reply, take_frames, unpack_requests
 from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare
 from beholder.images.pulse import Pulse
@@ -77,6 +77,7 @@ class _RemoteReads:
     def _read(self, job: _Job) -> None:
         request = job.request
         ref = PictureRef(path=request.path, offset=request.offset, length=request.length)
+        load_client(request.path)
         for tries_left in reversed(range(_MOST_STALLED_READS)):
             job.reading_since, lost_before = self._pulse.now(), self._pulse.lost_s
             job.error = None
@@ -254,7 +255,7 @@ class _Worker:
             self._reply(request.ticket, width=found.width, height=found.height, traits=int(found.traits), num_bytes=num_bytes)
         except Exception as error:  # the picture is lost, the run is not
             self._reply(request.ticket, *failure_of(error), num_bytes=num_bytes)
-        self._slots.begin(self._number, monotonic(), 0)  # whatever happens to the worker from here on is not this picture's doing
+        self._slots.begin(self._number, monotonic(), 0)  # what happens to the worker from here on is not this picture's doing
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._read_s += read - began
         self._decode_s += monotonic() - read
