@@ -344,3 +344,22 @@ def test_threads_give_the_same_pixels() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def one_colour_webp(width: int, height: int) -> bytes:
+    """28 bytes: a lossless WebP whose five codes have one symbol each, so that a pixel takes no bit."""
+    fields = [(width - 1, 14), (height - 1, 14), (0, 7), *[(1, 1), (0, 3)] * 5]
+    value = at = 0
+    for number, num_bits in fields:
+        value, at = value | number << at, at + num_bits
+    return b"RIFF\x14\0\0\0WEBPVP8L\x08\0\0\0/" + value.to_bytes(7, "little")
+
+
+def test_a_webp_of_a_few_bytes_is_one_only_while_it_is_small() -> None:
+    assert not prepare(one_colour_webp(300, 200), PixelOptions(size_px=16)).pixels.any()
+    for width, height, text in ((16384, 16384, "16384 x 16384 = 268,435,456"), (6000, 6000, "36,000,000 pixels in 28 bytes")):
+        data = one_colour_webp(width, height)
+        assert stored_size(data, "WEBP") == (width, height)
+        with pytest.raises(PictureError, match=text) as caught:
+            prepare(data, PixelOptions(size_px=16))
+        assert caught.value.reason == PictureReason.TOO_LARGE

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from beholder.errors import BeholderError
-from beholder.images.picture import PictureRef
+from beholder.images.picture import MAX_PIXELS, PictureRef
 from beholder.images.pool import DecodePool
 from oracles.odd_decoders import pixels_of
 from oracles.odd_pools import SIZE_PX, assert_right, pool_of, refs_of, run
@@ -83,6 +84,18 @@ def test_a_picture_that_eats_memory_is_too_large() -> None:
         assert "1,001 bytes" in found[2][1]
         np.testing.assert_array_equal(found[3], pixels_of(b"b", SIZE_PX))
         assert pool.stats.num_restarts == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is limited on Linux only")
+def test_what_a_picture_may_take_follows_its_own_pixels() -> None:
+    """1 GiB and 32 bytes a pixel, however many `max_pixels` are; of one whose header tells no size, as of the largest."""
+    webp = b"RIFF\x14\0\0\0WEBPVP8L\x08\0\0\0/" + (999 | 999 << 14).to_bytes(4, "little") + bytes(3)
+    png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 8192, 8192)
+    datas = [b"no size", webp, png, webp, b"no size"]
+    with pool_of(1, decoder="oracles.odd_decoders:room") as pool:
+        found = [outcome.width for outcome in pool.map(refs_of(datas))]
+    wanted = [32 * MAX_PIXELS >> 20, 1024 + (32 * 1000**2 >> 20), 1024 + (32 * 8192**2 >> 20)]
+    assert found == [pytest.approx(mib, abs=150) for mib in (*wanted, wanted[1], wanted[0])]
 
 
 def test_every_picture_is_made_though_workers_are_killed_at_random() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import mmap
 import os
 import signal
 import sys
@@ -64,6 +65,19 @@ def prepare(data: bytes, options: PixelOptions) -> Pixels:
 def pixels_of(data: bytes, size_px: int) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
     return np.random.default_rng(seed).integers(0, 256, (size_px, size_px, 3), np.uint8)
+
+
+def room(data: bytes, options: PixelOptions) -> Pixels:
+    """The width that comes out: how many MiB a picture of these bytes may take. They are reserved, not used."""
+    taken = []
+    try:
+        while True:
+            taken.append(mmap.mmap(-1, 16 << 20))
+    except (OSError, MemoryError):
+        num_mib = 16 * len(taken)
+    for piece in taken:
+        piece.close()
+    return Pixels(np.zeros((options.size_px, options.size_px, 3), np.uint8), num_mib, 1, Trait.NONE)
 
 
 def trivial(data: bytes, options: PixelOptions) -> Pixels:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 
-_SIZED_WEBP = 30
 _START_OF_FRAME = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _BARE_MARKERS = {0x01, *range(0xD0, 0xD9)}
 
@@ -40,14 +39,12 @@ def stored_size(data: bytes, kind: str) -> tuple[int, int] | None:
 def _webp_size(data: bytes) -> tuple[int, int] | None:
     """Canvas size from the first chunk of a WebP: lossy, lossless or extended."""
     chunk = data[12:16]
-    if len(data) < _SIZED_WEBP:
-        return None
-    if chunk == b"VP8X":
+    if chunk == b"VP8X" and len(data) >= 30:
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
     if chunk == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF
-    if chunk == b"VP8L" and data[20] == 0x2F:
+    if chunk == b"VP8L" and data[20:21] == b"\x2f" and len(data) >= 25:  # all of such a file can be 28 bytes
         bits = int.from_bytes(data[21:25], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return None

@@ -35,6 +35,9 @@ _QUIET = ("ignore", None, UserWarning, re.compile(r"(PIL\.\w+Plugin|PIL\.Image|p
 _NEEDED_MODULE = {"WEBP": "webp", "AVIF": "avif", "TIFF": "libtiff", "JPEG": "jpg", "PNG": "zlib"}
 _UNPACKS_TOO_FAR = ("decompressed data too large", "too much memory used", "decompression bomb", "security limits")
 _NO_DECODER = ("unknown pixel mode", "unsupported", "not supported", "not available", "unknown data organization")
+_ALWAYS_BELIEVED_PIXELS = 1 << 25
+_MOST_PIXELS_PER_BYTE = 1 << 18
+"""More than an empty page has in any format but lossless WebP: fax TIFF of 32,768 columns 2^18, GIF about 2,700, PNG 8,256."""
 NO_PIXELS = {"F": "floating-point pixels", "I": "32-bit pixels", "F;16": "floating-point pixels", "I;32": "32-bit pixels"}
 """Modes that have no defined place in 0..255, and their names; mode I of PGM files has one (see `check_mode`)."""
 SCALED_MARGIN = 2
@@ -68,9 +71,10 @@ def open_picture(data: bytes, options: PixelOptions) -> Opened:
     kind = sniff(data)
     _be_quiet()
     try:
+        width, height = stored_size(data, kind) or (1, 1)
         if kind in ("WEBP", "GIF"):  # these make room for the canvas when they are opened
-            width, height = stored_size(data, kind) or (1, 1)
             check_size((max(width, 1), max(height, 1)), options.max_pixels)
+        _check_believable(width * height, len(data))
         opened = _reader(kind)(io.BytesIO(data))
         size = opened.size
         check_size(size, options.max_pixels)
@@ -79,6 +83,8 @@ def open_picture(data: bytes, options: PixelOptions) -> Opened:
         if options.decoder == "scaled" and kind == "JPEG":
             scale = _scale(opened, int(options.size_px / options.crop))
         opened.load()
+        if kind == "WEBP":
+            opened._decoder = None  # type: ignore[attr-defined]  # its two canvases, 8 bytes a pixel; Pillow would keep them
         check_mode(opened)
         area = (size[0] / scale, size[1] / scale) if scale > 1 else opened.size
         return Opened(opened, size, area)
@@ -96,6 +102,13 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         message = f"the picture is {width} x {height} = {width * height:,} pixels, more than the limit of {max_pixels:,}"
         raise PictureError(PictureReason.TOO_LARGE, f"{message} (--max-pixels)")
+
+
+def _check_believable(num_pixels: int, num_bytes: int) -> None:
+    """Refuse a large picture in so few bytes that it can only be one colour: gigabytes and a minute for nothing."""
+    if num_pixels > _ALWAYS_BELIEVED_PIXELS and num_pixels > _MOST_PIXELS_PER_BYTE * num_bytes:
+        message = f"it states {num_pixels:,} pixels in {num_bytes:,} bytes: it unpacks to far more than its size"
+        raise PictureError(PictureReason.TOO_LARGE, message)
 
 
 def check_mode(image: Image) -> None:

@@ -11,7 +11,7 @@ import beholder
 from beholder.images.messages import HELLO, Reply
 from beholder.images.thumbnail import Thumbnail, ThumbnailKind
 from beholder.images.thumbnail_messages import Gone, Wish, receive_wish, send_outcome
-from beholder.images.worker_setup import GRACE_S, failure_of, function_of, limit_memory, set_up_process
+from beholder.images.worker_setup import GRACE_S, MemoryLimit, failure_of, function_of, set_up_process
 
 
 class MakeThumbnail(Protocol):
@@ -27,13 +27,14 @@ def main(config: dict[str, Any]) -> None:
     set_up_process(config["parent"], 0)
     make: MakeThumbnail = function_of(config["decoder"])
     connection = socket.socket(fileno=config["socket"])
-    limit_memory(config["memory_bytes"])
+    memory = MemoryLimit(config["memory_bytes"])
     try:
         send_outcome(connection, Reply(HELLO, None, str(beholder.__file__), 0, 0, 0, 0))
         while True:
             signal.setitimer(signal.ITIMER_REAL, 0)
             wish, data = receive_wish(connection)
             signal.setitimer(signal.ITIMER_REAL, wish.timeout_s + GRACE_S)
+            memory.begin(data)
             _serve(connection, make, wish, data)
     except Gone:
         os._exit(0)

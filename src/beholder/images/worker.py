@@ -21,7 +21,7 @@ from beholder.images.messages import HELLO, LENGTH, RECEIVE_BYTES, Reply, Reques
 from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare
 from beholder.images.pulse import Pulse
 from beholder.images.shared_slots import SharedSlots, Spool
-from beholder.images.worker_setup import GRACE_S, failure_of, function_of, limit_memory, set_up_process
+from beholder.images.worker_setup import GRACE_S, MemoryLimit, failure_of, function_of, set_up_process
 
 _LOOK_S = 0.01
 """How long a worker that has work looks away from its socket, and keeps replies to itself."""
@@ -147,7 +147,7 @@ class _Worker:
         self._replies: list[bytes] = []
         self._flushed = self._looked = monotonic()
         self._read_s = self._decode_s = self._idle_s = 0.0
-        limit_memory(config["memory_bytes"])
+        self._memory = MemoryLimit(config["memory_bytes"])
 
     def serve(self) -> None:
         """Make pictures until the pool is gone."""
@@ -221,6 +221,7 @@ class _Worker:
         if path is None or storage.is_local(path):
             self._ready.append(job)
             return
+        self._memory.lift()  # several are read at once, beside the one that is decoded
         if self._remote is None:
             self._remote = _RemoteReads(self._limits, self._num_readers)
             self._poll.register(self._remote.bell, select.POLLIN)
@@ -250,6 +251,8 @@ class _Worker:
             data = self._read(job)
             read = monotonic()
             num_bytes = len(data)
+            if self._remote is None or not self._remote.pending:
+                self._memory.begin(data)
             found = self._prepare(data, self._options)
             self._slots.pixels[request.slot] = found.pixels
             self._reply(request.ticket, width=found.width, height=found.height, traits=int(found.traits), num_bytes=num_bytes)

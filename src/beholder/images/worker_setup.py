@@ -11,12 +11,15 @@ import sys
 from typing import Any
 
 from beholder.columns import PictureReason
+from beholder.images.headers import stored_size
 from beholder.images.picture import PictureError
+from beholder.images.sniff import sniff
 
 GRACE_S = 5.0
 """Past the time limit; then the system itself ends the worker, should its parent be gone or stopped."""
 _LEAST_MEMORY_BYTES = 4 << 30
 _MEMORY_PER_PIXEL_BYTES = 32
+_MEMORY_PER_PICTURE_BYTES = 1 << 30
 
 
 def function_of(name: str) -> Any:
@@ -50,17 +53,59 @@ def set_up_process(parent: int, nice: int) -> None:
         file.write("500")
 
 
-def limit_memory(limit_bytes: int) -> None:
-    """Allow `limit_bytes` of address space beyond what is in use now (0: any); more gives MemoryError. Linux only."""
-    import resource
+class MemoryLimit:
+    """How much address space this process may use; more gives MemoryError. Linux only.
 
-    if not limit_bytes:
-        return
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-        used = int(file.read().split()[0]) * resource.getpagesize()
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        wanted = used + limit_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    All pictures together: `limit_bytes` beyond what is in use now (0: any). Each picture: 1 GiB, and 32 bytes for each of its
+    own pixels, beyond what is in use when it is begun: a file that says it is small cannot take what the largest may.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        import resource
+
+        self._resource = resource
+        self._most = self._now = 0
+        used = self._used()
+        if limit_bytes and used:
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+            self._most = used + limit_bytes if hard == resource.RLIM_INFINITY else min(used + limit_bytes, hard)
+            self._set(self._most)
+
+    def begin(self, data: bytes) -> None:
+        """Allow what the picture of these bytes may take; of one whose header tells no size, what all may."""
+        if not self._most:
+            return
+        size = declared_size(data)
+        used = self._used()
+        if size is None or not used:
+            self.lift()
+            return
+        own = _MEMORY_PER_PICTURE_BYTES + _MEMORY_PER_PIXEL_BYTES * size[0] * size[1]
+        self._set(min(used + own, self._most))
+
+    def lift(self) -> None:
+        """Allow what all pictures may take."""
+        if self._now != self._most:
+            self._set(self._most)
+
+    def _used(self) -> int:
+        """Bytes of address space in use; 0 where that cannot be told."""
+        with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            return int(file.read().split()[0]) * self._resource.getpagesize()
+        return 0
+
+    def _set(self, limit: int) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._resource.setrlimit(self._resource.RLIMIT_AS, (limit, self._resource.getrlimit(self._resource.RLIMIT_AS)[1]))
+            self._now = limit
+
+
+def declared_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a picture's header states; None where it is no picture, or of a format whose header is not read."""
+    try:
+        return stored_size(data, sniff(data))
+    except PictureError:
+        return None
 
 
 def failure_of(error: Exception) -> tuple[PictureReason, str]:
