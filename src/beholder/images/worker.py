@@ -79,8 +79,8 @@ class _RemoteReads:
         ref = PictureRef(path=request.path, offset=request.offset, length=request.length)
         load_client(request.path)
         for tries_left in reversed(range(_MOST_STALLED_READS)):
-            job.reading_since, lost_before = self._pulse.now(), self._pulse.lost_s
-            job.error = None
+            job.reading_since = since = self._pulse.now()
+            job.error, lost_before = None, self._pulse.lost_s
             try:
                 job.data = read_bytes(ref, self._limits)
             except PictureError as error:
@@ -89,7 +89,7 @@ class _RemoteReads:
                 if stalled and tries_left:
                     continue
             break
-        job.read_s = self._pulse.now() - job.reading_since
+        job.read_s = self._pulse.now() - since
         self.finished.append(job)
         with contextlib.suppress(BlockingIOError):
             os.write(self._ring, b"x")
