@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tracemalloc
 import zipfile
@@ -15,14 +14,15 @@ import pytest
 from beholder import InputError
 from beholder.curation.actions.journal import read_journal
 from oracles.acting import act, contents, photos, score_table, take_back
+from oracles.journals import lines_of, write_journal
 from oracles.tar_making import png
 
 
 def as_killed(journal: Path, made: list[Path], num_made: int, *, without: tuple[str, ...] = ()) -> None:
     """Have an act as if its run had been killed in its first batch, with `num_made` of the files that it made there."""
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = lines_of(journal)
     end = next(i for i, line in enumerate(lines) if "results" in line)
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines[:end] if not set(without) & set(line)))
+    write_journal(journal, [line for line in lines[:end] if not set(without) & set(line)])
     for path in made[num_made:]:
         path.unlink()
 
@@ -145,9 +145,8 @@ def test_pictures_that_were_tried_once_more_when_the_run_was_killed(here: Path) 
     (here / "away.jpg").rename(hidden)
     act(table, copy="kept", apply=True)
     journal = here / "kept.journal.jsonl"
-    lines = journal.read_text().splitlines()
-    last = max(i for i, line in enumerate(lines) if '"results"' in line)
-    journal.write_text("".join(line + "\n" for line in lines[:last]))
+    lines = lines_of(journal)
+    write_journal(journal, lines[: max(i for i, line in enumerate(lines) if "results" in line)])
     for made in (True, False):
         if not made:
             (here / "kept" / "a.jpg").unlink()

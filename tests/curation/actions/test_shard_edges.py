@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from beholder.curation.actions.shards import TarShard
 from beholder.images.named_sources import NamedSources
 from beholder.images.place import FilePlace, Place
 from oracles.acting import act, contents, score_table, take_back
+from oracles.journals import lines_of, write_journal
 from oracles.tar_making import png, tar
 
 MEMBERS = [("a.jpg", png(0)), ("a.png", png(1)), ("a.txt", b"words"), ("b.jpg", png(2))]
@@ -45,14 +45,15 @@ def keys(folder: str) -> list[list[str]]:
 
 def cut_short(folder: str, journal: str, num_shards: int) -> None:
     """What a kill leaves after so many shards: the journal up to there, and their files."""
-    kept, left = [], num_shards
-    for line in Path(journal).read_bytes().splitlines(keepends=True):
-        is_shard = "shard" in json.loads(line)
+    kept: list[dict[str, Any]] = []
+    left = num_shards
+    for line in lines_of(Path(journal)):
+        is_shard = "shard" in line
         if is_shard and not left:
             break
         kept.append(line)
         left -= is_shard
-    Path(journal).write_bytes(b"".join(kept))
+    write_journal(Path(journal), kept)
     for path in Path(folder).iterdir():
         if int(path.stem) >= num_shards:
             path.unlink()
@@ -137,13 +138,13 @@ def test_shards_in_which_a_key_was_given_twice_stay(here: Path) -> None:
     old = TarShard(files, table.replace_schema_metadata(None))
     old.add("a", [("a.png", png(1), 0)], 1)
     old.close()
-    lines = [json.loads(line) for line in Path(str(done.journal)).read_text().splitlines()]
+    lines = lines_of(Path(str(done.journal)))
     said = next(line for line in lines if line.get("shard") == "00001.tar")
     said["files"] = [
         [str(file), file.stat().st_size, file.stat().st_mtime_ns, hashlib.sha256(file.read_bytes()).hexdigest()]
         for file in files
     ]
-    Path(str(done.journal)).write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    write_journal(Path(str(done.journal)), lines)
     before = contents(Path("out"))
     again, _ = act(table, tars="out", apply=True, shard_count=1)
     assert (again.num_before, again.num_done) == (2, 3)

@@ -11,6 +11,7 @@ import pytest
 from beholder import InputError
 from beholder.curation.actions.telling import shown_path, shown_text, undo_command
 from oracles.acting import act, contents, photos, take_back
+from oracles.journals import lines_of, write_journal
 
 NAMES = ["a.jpg", "b/c.png", "e.f.jpg"]
 
@@ -44,9 +45,9 @@ def test_a_finished_act_is_said_to_be_done(here: Path, action: str, verb: str) -
 def test_a_journal_that_does_not_say_when_it_ended(here: Path) -> None:
     act(photos(*NAMES), copy="best", apply=True)
     journal = here / "best.journal.jsonl"
-    lines = journal.read_text().splitlines()
-    begun = json.loads(lines[0])["time"]
-    journal.write_text("\n".join([*lines[:-1], '{"end":"done"}']) + "\n")
+    lines = lines_of(journal)
+    begun = lines[0]["time"]
+    write_journal(journal, [*lines[:-1], {"end": "done"}])
     _, said = act(photos(*NAMES), copy="best")
     assert said[0].startswith(f"done already, {begun[:10]} {begun[11:16]} UTC: copied 3 pictures")
 
@@ -133,8 +134,8 @@ def test_an_undo_says_what_it_left_and_what_to_do(here: Path) -> None:
 
 def test_an_undo_that_was_killed_is_not_taken_for_one_that_left_something(here: Path) -> None:
     done, _ = act(photos(*NAMES), copy="best", apply=True)
-    with (here / "best.journal.jsonl").open("a") as file:
-        file.write('{"undo":"begin"}\n')
+    journal = here / "best.journal.jsonl"
+    write_journal(journal, [*lines_of(journal), {"undo": "begin"}])
     with pytest.raises(InputError, match="was begun and has not come to its end; run it again"):
         act(photos(*NAMES), copy="best")
     assert take_back(done.journal)[0].exit_status == 0
@@ -289,9 +290,9 @@ def test_trying_in_vain_once_more_leaves_the_journal_as_it_is(here: Path) -> Non
     table = photos(*NAMES)
     assert act(table, copy="best", apply=True)[0].reasons == {"clash": 1, "missing": 1}
     journal = here / "best.journal.jsonl"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = lines_of(journal)
     lines[-1]["time"] = "2026-01-02T03:04:05+00:00"
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_journal(journal, lines)
     before = journal.read_bytes()
     for apply in (True, False, True):
         summary, said = act(table, copy="best", apply=apply)

@@ -114,6 +114,9 @@ class Told:
 
     Attributes:
         header: its first line.
+        check: the checksum of the last line that counts; "" in journals without.
+        num_written: bytes of the file that were flushed to the disk, as its first line says; 0 in journals without checksums.
+        num_lost: bytes of its end that are gone, found now or by an undo before; what they said is not known.
         num_bytes: of the file that are whole; what a killed run left behind them has not been acted on.
         num_intents: files that were planned.
         unsettled: intents of which it is not said what became of them: the run was killed meanwhile.
@@ -133,6 +136,9 @@ class Told:
     """
 
     header: dict[str, Any]
+    check: str = ""
+    num_written: int = 0
+    num_lost: int = 0
     num_bytes: int = 0
     num_intents: int = 0
     unsettled: dict[int, Intent] = field(default_factory=dict)
@@ -151,6 +157,11 @@ class Told:
     undone_shards: set[str] = field(default_factory=set)
     is_undone: bool = False
     num_kept_by_undo: int | None = None
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether its lines have checksums."""
+        return bool(self.check)
 
     @property
     def is_wholly_undone(self) -> bool:
@@ -185,6 +196,7 @@ class Told:
             self.undone_shards.add(said["undone shard"])
         self.num_planned = said.get("planned", self.num_planned)
         self.is_undone |= "undo" in said
+        self.num_lost = said.get("lost", self.num_lost)
         if said.get("end") == "done":
             self.is_finished, self.ended = True, said.get("time") or self.header["time"]
         self.num_kept_by_undo = said.get("left", 1) if said.get("end") == "undone" else None

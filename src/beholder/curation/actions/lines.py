@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -63,8 +64,20 @@ def _lists_of(*kinds: _Check) -> _Check:
     return holds
 
 
+def _plain(value: Any) -> bool:
+    """A text that can be shown as it stands."""
+    return type(value) is str and value.isprintable()
+
+
+def _id(value: Any) -> bool:
+    """What names of temporary files are made of."""
+    return type(value) is str and re.fullmatch("[0-9a-z]{1,32}", value) is not None
+
+
+_FILES = _lists_of(_path, _count, _number, _text)
 _HEADER: dict[str, _Check] = {
-    "id": _text, "time": _text, "target": _path,
+    "id": _id, "time": _plain, "target": lambda value: _path(value) and os.path.isabs(value),  # noqa: PTH117
+    "num_pictures": lambda value: value is None or _count(value),
     "action": lambda value: value in ("copy", "link", "symlink", "move", "tars", "hf-parquet"),
 }  # fmt: skip
 _FIELDS: dict[str, _Check] = {
@@ -74,7 +87,7 @@ _FIELDS: dict[str, _Check] = {
     "sums": _lists_of(_count, _text),
     "results": _lists_of(_count, _count), "copies": _lists_of(_count, _text, _number),
     "failed": _lists_of(_count, _text, _text),
-    "shard": _text, "files": _lists_of(_path, _count, _number, _text), "left_out": _lists_of(_text, _text, _text),
+    "shard": _text, "files": lambda value: bool(value) and _FILES(value), "left_out": _lists_of(_text, _text, _text),
     "pictures": _count, "num_files": _count, "bytes": _count, "renamed": _count, "packing": _text,
-    "undone": _lists_of(_count, _count), "undone shard": _text, "end": _text, "time": _text, "left": _count,
+    "undone": _lists_of(_count, _count), "undone shard": _text, "end": _text, "time": _text, "left": _count, "lost": _count,
 }  # fmt: skip

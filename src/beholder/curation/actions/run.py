@@ -23,7 +23,7 @@ from beholder.curation.actions.renaming import rename_new
 from beholder.curation.actions.repeats import without_repeats
 from beholder.curation.actions.summary import ActionSummary
 from beholder.curation.actions.tallies import MOST_EXAMPLES
-from beholder.curation.actions.telling import counted, lines_of, nothing_selected, shown_path, undo_command
+from beholder.curation.actions.telling import bytes_text, counted, lines_of, nothing_selected, shown_path, undo_command
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.images.locate import PictureFinder
 from beholder.images.named_sources import NamedSources
@@ -241,6 +241,11 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> Told | None:
         raise InputError(
             f"{path} is the journal of another act ({told.header.get('action')} of {told.header.get('num_pictures')} pictures "
             f"into {told.header.get('target')}, begun {told.header.get('time')}); name another with --journal"
+        )
+    if told.num_lost:
+        raise InputError(
+            f"{shown_path(path)} has lost its end ({bytes_text(told.num_lost)}), so it is not known how far this act had come: "
+            f"put the whole journal back, or see what is there ({undo_command(path)} --dry-run)"
         )
     if told.is_undone:
         text = _undone_text(str(header["action"]), told.num_kept_by_undo, undo_command(path))

@@ -21,6 +21,7 @@ REASONS = {
     "not_permitted": "not permitted",
     "other_disk": "on another disk, where hard links cannot lead",
     "unfinished": "at which a run was killed",
+    "unnamed": "that the journal does not name, as it has lost its end",
 }
 """Why a picture was left out."""
 

@@ -200,6 +200,11 @@ _LEFT_BY_UNDO = {
     ),
 }  # fmt: skip
 """(act, reason) -> which file an undo left as it was, which files, and what to do with them."""
+_UNNAMED = {
+    "move": "see whose they are, and move back those of this act by hand (folders below are as they were at the old place)",
+    "": "see whose they are, and delete those of this act (their originals are where they were)",
+}
+"""Act -> what to do with files of which a journal that has lost its end does not tell."""
 
 
 def undo_lines(summary: ActionSummary, action: str, journal: str, *, had_any: bool) -> Iterator[str]:
@@ -219,12 +224,15 @@ def undo_lines(summary: ActionSummary, action: str, journal: str, *, had_any: bo
     else:
         why = "" if summary.num_skipped else f": {_why_nothing(summary, action, had_any=had_any)}"
         yield f"nothing {would or 'was '}{done}{why}"
+    yield from summary.notes
     if not summary.num_skipped:
         return
     kind, kept = ("tars", "shard") if action in _SHARDS else (action, "file")
     yield f"{would}left as {'it is' if summary.num_skipped == 1 else 'they are'}: {counted(summary.num_skipped, kept)}"
     for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
         one, many, mend = _LEFT_BY_UNDO.get((kind, reason), ("", "", ""))
+        if reason == "unnamed":
+            mend = _UNNAMED.get(action, _UNNAMED[""])
         text = (one if count == 1 else many) or REASONS.get(reason, reason)
         yield f"  {count:,} {text}" + (f": {mend}" if mend else "")
         yield from _examples(summary, reason)

@@ -15,7 +15,8 @@ from beholder.curation.actions.entries import Intent, PackedShard, Settled, Told
 from beholder.curation.actions.files import Refused, refusals
 from beholder.curation.actions.journal import Journal
 from beholder.curation.actions.summary import ActionSummary
-from beholder.curation.actions.telling import undo_lines
+from beholder.curation.actions.telling import bytes_text, counted, shown_path, undo_lines
+from beholder.curation.actions.unnamed import unnamed_files
 from beholder.errors import OutputError
 
 _BATCH = 512
@@ -53,9 +54,12 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
         log: Journal | None = None
         if not dry_run:
             log, told = stack.enter_context(journal.reopened(path, for_undo=True))
-            log.write({"undo": "begin"})
+            log.write({"undo": "begin"} | ({"lost": told.num_lost} if told.num_lost else {}))
+        summary.notes += _notes(path, told)
         _undo_files(path, told, log, summary, progress or (lambda count, size: None))
         _undo_shards(path, told, log, summary)
+        if told.num_lost or (not told.is_checked and not told.is_finished):
+            _note_unnamed(path, told, summary)
         if log is not None:
             _remove_folders(told)
             log.write({"end": "undone", "left": summary.num_skipped})
@@ -63,6 +67,34 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
     for line in undo_lines(summary, str(told.header.get("action")), path, had_any=had_any):
         say(line)
     return summary
+
+
+def _notes(path: str, told: Told) -> list[str]:
+    """How far the journal goes, where that is not to the end of a finished act, and whether it can be trusted."""
+    notes = []
+    if not told.is_checked:
+        notes.append(f"{shown_path(path)} has no checksums yet, as an earlier version wrote it: it is taken as it stands")
+    if told.num_lost:
+        notes.append(
+            f"{shown_path(path)} has lost its end ({bytes_text(told.num_lost)}), so it does not tell all that was done: "
+            "what it tells is taken back, and the folder is searched for more"
+        )
+    elif not told.is_finished:
+        notes.append("this act was stopped before its end; what it had done is taken back")
+    return notes
+
+
+def _note_unnamed(path: str, told: Told, summary: ActionSummary) -> None:
+    """Say which files in the target the journal does not name. Of one that has surely lost its end they count as left."""
+    count, first = 0, ""
+    for file in unnamed_files(path, told):
+        if told.num_lost:
+            summary.leave_out("unnamed", file, f"{file} stands in no line of the journal")
+        count, first = count + 1, first or file
+    if count and not told.num_lost:
+        files_text = f"{counted(count, 'file')} that it does not name ({shown_path(first)}{', ...' if count > 1 else ''})"
+        folder = shown_path(str(told.header["target"]))
+        summary.notes.append(f"{folder} holds {files_text}; if the journal has lost its end, they may be of this act")
 
 
 def _undo_files(path: str, told: Told, log: Journal | None, summary: ActionSummary, progress: Progress) -> None:
