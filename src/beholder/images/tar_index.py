@@ -7,8 +7,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,10 +19,10 @@ from beholder import storage
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
 from beholder.images.picture import PictureRef, SourceOptions
-from beholder.images.tar_members import MOST_MEMBER_BYTES, Member, TarBroken, TarFile
+from beholder.images.tar_members import MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
 from beholder.images.tar_walk import Row, Walk
 
-_VERSION = 1
+_VERSION = 2
 _FOLDER = "tar-members"
 _SCHEMA = pa.schema(
     {
@@ -64,7 +67,7 @@ class TarMembers:
         path: the tar.
         num_bytes: its size when it was gone through.
         is_plain: whether places in it can be given, as it is not compressed.
-        rows: `_SCHEMA`, in the order of the tar; equal `group`s (ascending) have one key and follow each other.
+        rows: `_SCHEMA`, in the order of the tar; those of equal `group`s have one key and belong together.
         broken: (sample, reason, message) of the error at the end of a broken tar.
     """
 
@@ -90,9 +93,18 @@ class TarMembers:
 
     def group(self, row: int) -> list[int]:
         """Rows of all members of the key of `row`, in the order of the tar."""
+        order, groups = self._by_group
+        group = self.rows.column("group")[row].as_py()
+        low, high = groups.searchsorted(group, "left"), groups.searchsorted(group, "right")
+        found: list[int] = order[low:high].tolist()
+        return found
+
+    @cached_property
+    def _by_group(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows in the order of their groups, and these groups."""
         groups = self.rows.column("group").to_numpy()
-        low, high = groups.searchsorted(groups[row], "left"), groups.searchsorted(groups[row], "right")
-        return list(range(int(low), int(high)))
+        order = np.argsort(groups, kind="stable")
+        return order, groups[order]
 
     def _ref(self, item: dict[str, Any]) -> PictureRef | None:
         if item["link"] is not None:
@@ -150,10 +162,41 @@ def _gone_through(path: str, num_bytes: int) -> TarMembers:
         for last in walk.rows():  # noqa: B007 (the last one tells how the tar ends)
             pass
         is_plain = tar.is_plain
+    _join_groups(walk.columns)
     broken = None
     if last is not None and last.ref.error is not None:
         broken = (last.sample, *last.ref.error)
     return TarMembers(path, num_bytes, is_plain, pa.table(walk.columns, _SCHEMA), broken)
+
+
+def _join_groups(columns: dict[str, list[Any]]) -> None:
+    """Give members of one key one group where they do not stand together in the tar.
+
+    Where a key was used again for another picture, in tars that were joined (an extension is there twice), stretches with
+    pictures stay groups of their own, and one without goes with the one before it, or else the first.
+    """
+    stretches: dict[str, list[list[int]]] = {}
+    last = -1
+    for row, (name, group) in enumerate(zip(columns["name"], columns["group"], strict=True)):
+        split = split_key(name)
+        found = stretches.setdefault(split[0] if split is not None else name, [])
+        if group != last:
+            found.append([])
+        found[-1].append(row)
+        last = group
+    for some in stretches.values():
+        if len(some) < 2:
+            continue
+        names = [columns["name"][row].lower() for rows in some for row in rows]
+        owner = some[0]
+        if len(set(names)) < len(names):
+            with_pictures = [rows for rows in some if any(columns["sample"][row] is not None for row in rows)]
+            owner = with_pictures[0] if with_pictures else owner
+        for rows in some:
+            if len(set(names)) < len(names) and any(columns["sample"][row] is not None for row in rows):
+                owner = rows
+            for row in rows:
+                columns["group"][row] = columns["group"][owner[0]]
 
 
 def _place_in_cache(path: str, num_bytes: int) -> str | None:

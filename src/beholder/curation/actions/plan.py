@@ -11,7 +11,7 @@ from typing import Any
 from beholder import storage
 from beholder.columns import PictureReason
 from beholder.curation.actions.entries import Intent
-from beholder.curation.actions.files import Refused, is_there, refusals
+from beholder.curation.actions.files import Refused, is_there, refusals, sha256_of, sha256_of_source
 from beholder.curation.actions.layout import Layout
 from beholder.images.place import FilePlace, Place
 
@@ -49,9 +49,10 @@ class Planner:
 
     def __init__(self, action: str, target: str, layout: Layout, roots: dict[int, str], number: int = 0) -> None:
         self.action, self.target, self.layout, self.roots = action, target, layout, roots
-        self.number = number
+        self.number, self._is_continued = number, number > 0
         self._seen: set[int] = set()
-        self._shared: dict[str, int] = {}
+        self._taken: set[int] = set()
+        self._waiting: dict[str, int] = {}
         self._folders: dict[str, str | None] = {}
         self._leavable: dict[str, Refused | None] = {}
         self.new_folders: list[str] = []
@@ -76,26 +77,52 @@ class Planner:
             raise _not_a_file(self.action, place)
         intents = []
         for i, file in enumerate(place.files):
-            if i == 0 or self._takes(file):
-                intent = self._intent(place, file, i)
-                if file.owners == 1 or not _is_done(intent):
-                    intents.append(intent)
+            if i and self._goes_with_another(place, file):
+                continue
+            intent = self._intent(place, file, i)
+            if i == 0 or not (_may_be_shared(place, file) and self._is_done(intent)):
+                intents.append(intent)
         targets = {hash(intent.target) for intent in intents}
         if len(targets) < len(intents) or targets & self._seen:
             raise Refused("clash", f"{intents[0].target}: another of the pictures goes there, too")
         for intent in intents:
             self._check_target(intent)
         self._seen |= targets
+        self._note_belongings(place)
         return intents
 
-    def _takes(self, file: FilePlace) -> bool:
-        """Whether what belongs to a picture goes with it: what several share goes with the first, when moved with the last."""
-        path = file.ref.path if file.ref is not None else None
-        if file.owners == 1 or path is None or (file.ref is not None and file.ref.offset is not None):
-            return True
-        left = self._shared.get(path, file.owners) - 1
-        self._shared[path] = left
-        return left == 0 if self.action == "move" else left == file.owners - 1
+    def _goes_with_another(self, place: Place, file: FilePlace) -> bool:
+        """Whether what several pictures share goes with another of them: with the first, when moved with the last."""
+        if not _may_be_shared(place, file):
+            return False
+        if self.action == "move":
+            return self._waiting.get(_path(file), file.owners) > 1
+        return hash((place.archive, _path(file))) in self._taken
+
+    def _note_belongings(self, place: Place) -> None:
+        """A picture is acted on, with what belongs to it alone, or to it and to others that were before."""
+        for file in place.files[1:]:
+            if _may_be_shared(place, file) and self.action == "move":
+                self._waiting[_path(file)] = self._waiting.get(_path(file), file.owners) - 1
+            elif _may_be_shared(place, file):
+                self._taken.add(hash((place.archive, _path(file))))
+
+    @property
+    def left_with_others(self) -> list[str]:
+        """Files that stay where they are though pictures they belong to are moved: others stay that share them."""
+        return [path for path, left in self._waiting.items() if left > 0]
+
+    def _is_done(self, intent: Intent) -> bool:
+        """Whether what several pictures share is there already, copied or linked with another of them by a run before."""
+        try:
+            there = os.stat(intent.target)  # noqa: PTH116
+            if intent.part is not None:  # without a place of its own: its bytes are not read for this
+                return self._is_continued and there.st_size == intent.length
+            if intent.offset is None:
+                return (there.st_size, there.st_mtime_ns) == (intent.size, intent.mtime_ns)
+            return there.st_size == intent.length and sha256_of(intent.target) == sha256_of_source(intent)
+        except (OSError, ValueError, Refused):
+            return False
 
     def _intent(self, place: Place, file: FilePlace, part: int) -> Intent:
         """What is to be done with one file. Raises Refused."""
@@ -172,13 +199,15 @@ class Planner:
         return None
 
 
-def _is_done(intent: Intent) -> bool:
-    """Whether what several pictures share is there already, copied or linked with another of them."""
-    try:
-        there = os.stat(intent.target)  # noqa: PTH116
-    except (OSError, ValueError):
-        return False
-    return (there.st_size, there.st_mtime_ns) == (intent.size, intent.mtime_ns)
+def _may_be_shared(place: Place, file: FilePlace) -> bool:
+    """Whether a file belongs to several pictures; of zips nobody counts them."""
+    return file.owners > 1 or place.kind == "zip"
+
+
+def _path(file: FilePlace) -> str:
+    """What tells a file from others of its archive, or of none."""
+    ref = file.ref
+    return ref.path if ref is not None and ref.path is not None and ref.offset is None else file.name
 
 
 def check_place(place: Place, size: Any) -> None:

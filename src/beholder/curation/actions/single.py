@@ -48,6 +48,7 @@ def rehearse(job: Job, say: Say) -> None:
         if num_pictures and shown < _EXAMPLES:
             shown += 1
             say(f"  {shown_path(planned.intents[0].source)} -> {shown_path(planned.intents[0].target)}")
+    _note_left_with_others(job, planner)
     if (more := summary.num_done - summary.num_before - shown) > 0:
         say(f"  {and_more(more)}")
     if needed > (free := free_bytes(job.target)):
@@ -136,8 +137,16 @@ def _go(job: Job, log: Journal, run: str) -> None:
         planner.new_folders = []
         for some in pieces(planned):
             _do(job, log, run, some)
+    _note_left_with_others(job, planner)
     if not is_retry or summary.num_done > summary.num_before:
         log.write(journal.end())
+
+
+def _note_left_with_others(job: Job, planner: Planner) -> None:
+    """Count files beside pictures that stay, though a picture that they belong to goes."""
+    left = "left" if job.options.apply else "would be left"
+    for path in planner.left_with_others:
+        job.summary.leave_file(f"{left} where it is: {path}, as a picture stays to which it belongs, too")
 
 
 def _do(job: Job, log: Journal, run: str, some: Sequence[Planned]) -> None:
