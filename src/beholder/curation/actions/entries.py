@@ -184,6 +184,8 @@ class Told:
             self.folders.append(said["folder"])
         elif "sums" in said:
             self.sums.update(said["sums"])
+            for number, length, target in said.get("fetched", ()):
+                self.unsettled[number].length, self.unsettled[number].target = length, target
         elif "results" in said:
             yield from self._settle(said)
         elif "shard" in said:

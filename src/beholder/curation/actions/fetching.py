@@ -28,14 +28,18 @@ def fetch(finder: PictureFinder, pictures: Sequence[Planned]) -> dict[int, bytes
     for picture, refs in zip(wanted, finder.contents([picture.place for picture in wanted]), strict=True):
         for intent in picture.intents:
             if intent.part is not None and intent.part < len(refs):
-                found[intent.number] = _bytes_of(refs[intent.part][1])
+                try:
+                    found[intent.number] = bytes_of(refs[intent.part][1])
+                except Refused as refused:
+                    found[intent.number] = refused
             elif intent.part is not None:
                 found[intent.number] = Refused("missing", f"{intent.sample} is not there any more")
     return found
 
 
-def _bytes_of(ref: PictureRef) -> bytes | Refused:
+def bytes_of(ref: PictureRef) -> bytes:
+    """The bytes of a file. Raises Refused."""
     try:
         return read_bytes(ref, ReadLimits())
     except PictureError as error:
-        return Refused("missing" if str(error.reason) == "missing" else "unreadable", str(error))
+        raise Refused("missing" if str(error.reason) == "missing" else "unreadable", str(error)) from None

@@ -84,7 +84,7 @@ _FIELDS: dict[str, _Check] = {
     "do": _count, "from": _path, "to": _path, "size": _size, "mtime": _number, "sample": _text, "of": _text,
     "length": _count, "offset": _count, "part": _count,
     "skip": _text, "reason": _text, "text": _text, "folder": _path, "planned": _count,
-    "sums": _lists_of(_count, _text),
+    "sums": _lists_of(_count, _text), "fetched": _lists_of(_count, _count, _path),
     "results": _lists_of(_count, _count), "copies": _lists_of(_count, _text, _number),
     "failed": _lists_of(_count, _text, _text),
     "shard": _text, "files": lambda value: bool(value) and _FILES(value), "left_out": _lists_of(_text, _text, _text),

@@ -67,10 +67,13 @@ class KeyGiver:
             self._last, self._last_key, self._last_names = names.group, names.key, set()
         self._last_names.add(names.own_name)
 
-    def names(self, place: Place) -> PackedNames:
-        """The names for one picture, if it is the next in the shard. Raises Refused where it cannot have one."""
+    def names(self, place: Place, data: bytes | None = None) -> PackedNames:
+        """The names for one picture, if it is the next in the shard; `data`: its bytes, where they have been read.
+
+        Raises Refused where it cannot have one.
+        """
         picture = place.files[0]
-        first = _first_name(self._layout, place)
+        first = _first_name(self._layout, place, data)
         split = split_key(first)
         if split is None:
             raise Refused("name", f"{place.sample}: {first!r} would not be read again from a tar")
@@ -98,13 +101,13 @@ class KeyGiver:
         return PackedNames(key, tuple(names.items()), key != split[0], group, first.lower())
 
 
-def _first_name(layout: Layout, place: Place) -> str:
+def _first_name(layout: Layout, place: Place, data: bytes | None) -> str:
     """The picture's name in the tar, before its key is looked at; with a suffix, where its bytes tell one."""
     picture = place.files[0]
     name = picture.name.strip("/") if place.kind in ("tar", "zip") else layout.below(place)
     if suffix_of(name) in PICTURE_SUFFIXES:
         return name
-    given = with_suffix(name, picture)
+    given = with_suffix(name, picture, data)
     return given if place.kind != "tar" or "." not in name.rsplit("/", 1)[-1] else name
 
 

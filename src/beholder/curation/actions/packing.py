@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,18 @@ import pyarrow as pa
 from beholder import columns, storage
 from beholder.curation.actions import files, journal
 from beholder.curation.actions.entries import Told
+from beholder.curation.actions.fetching import bytes_of
 from beholder.curation.actions.files import Refused
 from beholder.curation.actions.journal import Journal
 from beholder.curation.actions.layout import with_suffix
 from beholder.curation.actions.packed_names import KeyGiver, PackedNames
-from beholder.curation.actions.plan import check_place
+from beholder.curation.actions.plan import check_place, with_recorded_size
 from beholder.curation.actions.renaming import rename_new
 from beholder.curation.actions.run import Job, Say, free_bytes, take_over
 from beholder.curation.actions.shards import ParquetShard, ShardWriter, TarShard, keys_of
 from beholder.curation.actions.telling import and_more, bytes_text
 from beholder.errors import OutputError, writing_failed
-from beholder.images.fetch_bytes import ReadLimits, read_bytes
-from beholder.images.picture import PictureError, PictureRef
+from beholder.images.picture import PictureRef
 from beholder.images.place import FilePlace, Place
 
 _BATCH_LOOK, _BATCH_READ = 128, 32
@@ -77,6 +77,7 @@ def rehearse(job: Job, say: Say) -> None:
         summary.num_done += 1
         summary.num_files += len(names.names)
         summary.num_bytes += size
+        summary.num_unsized += place.kind == "url" and place.files[0].size is None
         summary.renamed += names.is_renamed
         job.progress(1, size)
         if summary.num_done - summary.num_before <= _EXAMPLES:
@@ -130,7 +131,8 @@ def _looked_at(job: Job, start: int, at_once: int) -> Iterator[_Item]:
         sizes = (
             batch.column(columns.NUM_BYTES).to_pylist() if columns.NUM_BYTES in batch.column_names else [None] * len(samples)
         )
-        for place, size in zip(job.finder.locate(samples, with_belongings=wants_more), sizes, strict=True):
+        places = map(with_recorded_size, job.finder.locate(samples, with_belongings=wants_more), sizes)
+        for place, size in zip(places, sizes, strict=True):
             try:
                 check_place(place, size)
                 yield number, place, None
@@ -139,14 +141,16 @@ def _looked_at(job: Job, start: int, at_once: int) -> Iterator[_Item]:
             number += 1
 
 
-def _named(job: Job, given: KeyGiver, place: Place, refused: Refused | None = None) -> tuple[PackedNames, int]:
-    """The names of the next picture in the shard, and about how many bytes it has. Raises Refused."""
+def _named(
+    job: Job, given: KeyGiver, place: Place, refused: Refused | None = None, data: bytes | None = None
+) -> tuple[PackedNames, int]:
+    """The names of the next picture in the shard (`data`: its bytes, if read), and about how many bytes. Raises Refused."""
     if refused is not None:
         raise refused
     if job.action == "tars":
-        names = given.names(place)
+        names = given.names(place, data)
     else:
-        path = with_suffix(job.layout.path(place, place.files[0]), place.files[0])
+        path = with_suffix(job.layout.path(place, place.files[0]), place.files[0], data)
         names = PackedNames(path, ((0, path),), False)
     return names, sum(_size(place.files[i]) for i, _ in names.names)
 
@@ -205,8 +209,6 @@ class _Packing:
     """Writes shards."""
 
     def __init__(self, job: Job, log: Journal, told: Told) -> None:
-        from dataclasses import replace
-
         self.is_continued = job.told is not None
         self.job, self.log, self.told = replace(job, told=told), log, told
         self.run_id = str(told.header["id"])
@@ -262,7 +264,9 @@ class _Packing:
 
     def _read(self, number: int, place: Place, refs: list[tuple[str, PictureRef]]) -> None:
         """Put a picture into the shard, or into a new one where that is full. Raises Refused."""
-        names, _ = _named(self.job, self.given, place)
+        if place.kind == "url":  # read before it is named: its name may not tell its format
+            refs = [(refs[0][0], PictureRef(data=bytes_of(refs[0][1]))), *refs[1:]]
+        names, _ = _named(self.job, self.given, place, data=refs[0][1].data)
         origins: dict[str, list[int]] = {}
         members = self._members(place, names, refs, origins)
         size = sum(len(data) for _, data, _ in members)
@@ -286,10 +290,10 @@ class _Packing:
         for i, name in names.names:
             ref = refs[i][1]
             try:
-                data = read_bytes(ref, ReadLimits())
-            except PictureError as error:
+                data = bytes_of(ref)
+            except Refused as error:
                 if i == 0:
-                    raise Refused("missing" if str(error.reason) == "missing" else "unreadable", str(error)) from None
+                    raise
                 self.job.summary.leave_file(f"left out: {error}")
                 continue
             with files.refusals(place.sample):

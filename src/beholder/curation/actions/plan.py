@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from beholder import storage
 from beholder.columns import PictureReason
 from beholder.curation.actions.entries import Intent
 from beholder.curation.actions.files import Refused, is_there, refusals, sha256_of, sha256_of_source
-from beholder.curation.actions.layout import Layout
+from beholder.curation.actions.layout import Layout, marked
 from beholder.images.place import FilePlace, Place
 
 _WHOLE_FILES = ("move", "link", "symlink")
@@ -60,7 +60,7 @@ class Planner:
     def plan(self, places: Sequence[Place], sizes: Sequence[Any]) -> list[Planned]:
         """Look at some pictures. `sizes`: bytes when they were scored, None where nobody knows."""
         found = []
-        for place, size in zip(places, sizes, strict=True):
+        for place, size in zip(map(with_recorded_size, places, sizes), sizes, strict=True):
             planned = Planned(place.sample, place)
             first = self.number
             try:
@@ -90,6 +90,16 @@ class Planner:
         self._seen |= targets
         self._note_belongings(place)
         return intents
+
+    def free_target(self, target: str, sample: str) -> str:
+        """The path itself, or a like one where another picture's goes or anything stands.
+
+        Raises Refused for impossible names.
+        """
+        if hash(target) in self._seen or is_there(target):
+            target = marked(target, sample)
+        self._seen.add(hash(target))
+        return target
 
     def _goes_with_another(self, place: Place, file: FilePlace) -> bool:
         """Whether what several pictures share goes with another of them: with the first, when moved with the last."""
@@ -208,6 +218,13 @@ def _path(file: FilePlace) -> str:
     """What tells a file from others of its archive, or of none."""
     ref = file.ref
     return ref.path if ref is not None and ref.path is not None and ref.offset is None else file.name
+
+
+def with_recorded_size(place: Place, size: Any) -> Place:
+    """The place of a picture on a server with the bytes that it had when it was scored, which are not asked for again."""
+    if place.kind != "url" or not isinstance(size, int) or place.files[0].size is not None:
+        return place
+    return replace(place, files=(replace(place.files[0], size=size), *place.files[1:]))
 
 
 def check_place(place: Place, size: Any) -> None:

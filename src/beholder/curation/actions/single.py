@@ -17,6 +17,7 @@ from beholder.curation.actions import files, in_flight, journal
 from beholder.curation.actions.entries import Intent
 from beholder.curation.actions.fetching import fetch, pieces
 from beholder.curation.actions.journal import Journal
+from beholder.curation.actions.layout import with_suffix
 from beholder.curation.actions.plan import Planned, Planner
 from beholder.curation.actions.run import Job, Say, free_bytes, take_over
 from beholder.curation.actions.telling import and_more, bytes_text, shown_path
@@ -42,6 +43,7 @@ def rehearse(job: Job, say: Say) -> None:
         summary.num_done += num_pictures
         summary.num_files += len(planned.intents)
         summary.num_bytes += num_bytes
+        summary.num_unsized += sum(intent.size < 0 and intent.length is None for intent in planned.intents)
         job.progress(num_pictures, num_bytes)
         if job.action == "copy" or (job.action == "move" and _is_elsewhere(planned.intents[0], job.target)):
             needed += num_bytes
@@ -112,12 +114,13 @@ def apply(job: Job) -> None:
 
 
 def _go(job: Job, log: Journal, run: str) -> None:
-    if left := _taken_over(job, log):
+    left = _taken_over(job, log)
+    planner, summary = _planner(job), job.summary
+    if left:
         assert job.told is not None
         _make_folders(job.told.folders)
         for some in in_flight.found_anew(job, left):
-            _do(job, log, run, some)
-    planner, summary = _planner(job), job.summary
+            _do(job, planner, log, run, some)
     num_planned = job.told.num_planned if job.told is not None else 0
     is_retry = job.told is not None and job.told.is_finished
     for batch in _batches(job):
@@ -136,7 +139,7 @@ def _go(job: Job, log: Journal, run: str) -> None:
         _make_folders(planner.new_folders)
         planner.new_folders = []
         for some in pieces(planned):
-            _do(job, log, run, some)
+            _do(job, planner, log, run, some)
     _note_left_with_others(job, planner)
     if not is_retry or summary.num_done > summary.num_before:
         log.write(journal.end())
@@ -149,11 +152,12 @@ def _note_left_with_others(job: Job, planner: Planner) -> None:
         job.summary.leave_file(f"{left} where it is: {path}, as a picture stays to which it belongs, too")
 
 
-def _do(job: Job, log: Journal, run: str, some: Sequence[Planned]) -> None:
+def _do(job: Job, planner: Planner, log: Journal, run: str, some: Sequence[Planned]) -> None:
     """Do what is planned of some pictures, and write down what became of it."""
     data = fetch(job.finder, some)
     if sums := [[number, hashlib.sha256(held).hexdigest()] for number, held in data.items() if isinstance(held, bytes)]:
-        log.write({"sums": sums})  # by which copies of a killed run are known
+        fetched = _fitted(planner, some, data)
+        log.write({"sums": sums} | ({"fetched": fetched} if fetched else {}))  # by which copies of a killed run are known
     said: dict[str, Any] = {}
     try:
         _act(job, [intent for picture in some for intent in picture.intents], run, data, said)
@@ -161,6 +165,28 @@ def _do(job: Job, log: Journal, run: str, some: Sequence[Planned]) -> None:
         with contextlib.suppress(OutputError):  # full disks: what is not said will be found out
             log.write(said, sync=False)
     _count(job, some, said)
+
+
+def _fitted(planner: Planner, some: Sequence[Planned], data: dict[int, bytes | files.Refused]) -> list[list[Any]]:
+    """Give what was fetched its length, and a picture of a server the suffix of its format where its name has none.
+
+    Returns:
+        [number, length, target] of the intents that are changed by it.
+    """
+    found: list[list[Any]] = []
+    for picture in some:
+        for intent in picture.intents:
+            held, target = data.get(intent.number), intent.target
+            if not isinstance(held, bytes):
+                continue
+            if intent.is_picture and picture.place.kind == "url":
+                target = with_suffix(intent.target, picture.place.files[0], held)
+                if target != intent.target:
+                    target = planner.free_target(target, intent.sample)
+            if (intent.length, intent.target) != (len(held), target):
+                intent.length, intent.target = len(held), target
+                found.append([intent.number, len(held), target])
+    return found
 
 
 def _count(job: Job, some: Sequence[Planned], said: dict[str, Any]) -> None:

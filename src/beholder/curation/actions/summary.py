@@ -41,6 +41,7 @@ class ActionSummary:
         num_before, num_files_before, num_bytes_before, num_shards_before: done by earlier runs of the same command.
         earlier: how the last of these ended; None where there was none.
         time: when that was ("finished") or when it was begun ("interrupted"), ISO 8601; "" where there was none.
+        num_unsized: of a dry run, files on servers whose bytes are not known before they are fetched: `num_bytes` lacks them.
         num_shards: tars or Parquet files.
         reasons: reason -> pictures (or, of an undo, files) left out.
         examples: (reason, sample, text) of the first few of each reason.
@@ -65,6 +66,7 @@ class ActionSummary:
     num_shards_before: int = 0
     earlier: Literal["finished", "interrupted"] | None = None
     time: str = ""
+    num_unsized: int = 0
     num_shards: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[str, str, str]] = field(default_factory=list)

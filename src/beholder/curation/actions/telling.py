@@ -116,11 +116,15 @@ def _what_next(summary: ActionSummary, *, has_new: bool) -> Iterator[str]:
         yield "nothing has been touched, and there is nothing to do: every picture is left out"
 
 
-def _what(pictures: int, files: int, num_bytes: int, shards: int, action: str) -> str:
+def _what(pictures: int, files: int, num_bytes: int, shards: int, action: str, num_unsized: int = 0) -> str:
     beside = files - pictures
     more = f" with {counted(beside, 'file')} beside" if beside > 0 else ""
     packed = f" in {counted(shards, _SHARDS[action])}" if action in _SHARDS else ""
-    return f"{counted(pictures, 'picture')}{more}, {bytes_text(num_bytes)}{packed}"
+    size = bytes_text(num_bytes)
+    if num_unsized:
+        unknown = f"unknown bytes of {counted(num_unsized, 'file')} on servers"
+        size = f"{size} and {unknown}" if num_bytes else unknown
+    return f"{counted(pictures, 'picture')}{more}, {size}{packed}"
 
 
 def _all(summary: ActionSummary) -> str:
@@ -139,6 +143,7 @@ def _new(summary: ActionSummary) -> str:
         summary.num_bytes - summary.num_bytes_before,
         summary.num_shards - summary.num_shards_before,
         summary.action,
+        summary.num_unsized,
     )
 
 
