@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +22,6 @@ def test_to_another_disk_originals_go_after_their_copies(here: Path) -> None:
     other = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
     if other is None or other.stat().st_dev == here.stat().st_dev:
         pytest.skip("this system has no second disk that can be written")
-    import tempfile
-
     before = contents(here / "photos")
     with tempfile.TemporaryDirectory(dir=other) as folder:
         done, _ = act(photos(), move=f"{folder}/best", apply=True, journal="j.jsonl")
@@ -34,6 +35,105 @@ def test_to_another_disk_originals_go_after_their_copies(here: Path) -> None:
         take_back(done.journal)
         assert contents(here / "photos") == before
         assert (here / "photos/a.jpg").stat().st_mtime_ns == 10**18
+
+
+@pytest.fixture
+def folders() -> Iterator[tuple[Path, Path]]:
+    """Two folders on two disks that everybody may write in; the first is the current one, with `photos` in it."""
+    other = Path("/dev/shm")
+    before = Path.cwd()
+    with contextlib.ExitStack() as stack:
+        one = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=tempfile.gettempdir())))
+        if not other.is_dir() or other.stat().st_dev == one.stat().st_dev:
+            pytest.skip("this system has no second disk that can be written")
+        two = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=other)))
+        (one / "photos").mkdir()
+        (one / "photos" / "a.jpg").write_bytes(png(1))
+        for path in (one, two, one / "photos"):
+            path.chmod(0o777)
+        os.chdir(one)
+        stack.callback(os.chdir, before)
+        yield one, two
+
+
+def state(path: Path) -> tuple[object, ...]:
+    """What a file has beside its bytes."""
+    status = path.lstat()
+    attributes = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    return status.st_uid, status.st_gid, status.st_mode, status.st_mtime_ns, attributes
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs root")
+ACL = bytes.fromhex("02000000 01000600ffffffff 02000400d2040000 04000400ffffffff 10000400ffffffff 20000000ffffffff")
+"""Access list of a file: rw for its owner, r for user 1234, r for its group, nothing for others."""
+
+
+@needs_root
+def test_owner_group_mode_and_attributes_go_along_and_come_back(folders: tuple[Path, Path]) -> None:
+    path, moved = folders[0] / "photos" / "a.jpg", folders[1] / "best" / "a.jpg"
+    with contextlib.suppress(OSError):  # a disk without
+        os.setxattr(path, "user.note", b"seen")
+    with contextlib.suppress(OSError):
+        os.setxattr(path, "system.posix_acl_access", ACL)
+    os.chown(path, 1234, 2345)
+    path.chmod(0o640)
+    os.utime(path, ns=(10**18, 10**18 + 7))
+    before = state(path)
+    done, _ = act(photos("a.jpg"), move=str(moved.parent), journal="j.jsonl", apply=True)
+    assert state(moved) == before
+    assert (done.not_kept, done.exit_status) == ({}, 0)
+    take_back("j.jsonl")
+    assert state(path) == before
+    act(photos("a.jpg"), move=str(moved.parent), journal="j.jsonl", apply=True)
+    os.chown(moved, 0, 0)  # as on a disk that has no owners
+    moved.chmod(0o644)
+    os.utime(moved, ns=(10**18, 10**18 + 7))
+    take_back("j.jsonl")
+    assert state(path)[:4] == before[:4]
+
+
+def test_hard_links_are_said_and_the_other_names_stay(folders: tuple[Path, Path]) -> None:
+    path = folders[0] / "photos" / "a.jpg"
+    for name in ("more.jpg", "most.jpg"):
+        os.link(path, folders[0] / name)
+    planned, said = act(photos("a.jpg"), move=f"{folders[1]}/best", journal="j.jsonl")
+    assert (planned.not_kept, planned.most_links) == ({"links": 1}, 3)
+    links = "1 file with hard links (up to 3 names each) would be moved to another file system, each as a copy of its own: "
+    assert links + "the other names keep the file that was there" in said
+    done, said = act(photos("a.jpg"), move=f"{folders[1]}/best", journal="j.jsonl", apply=True)
+    assert (done.not_kept, done.exit_status) == ({"links": 1}, 0)
+    assert sum("with hard links" in line for line in said) == 1
+    assert (folders[0] / "more.jpg").read_bytes() == png(1)
+    assert take_back("j.jsonl")[0].exit_status == 0
+    assert path.read_bytes() == png(1)
+    assert act(photos("a.jpg"), move=f"{folders[0]}/near")[0].not_kept == {}
+
+
+@needs_root
+def test_an_owner_that_cannot_be_kept_is_said_once_with_a_count(folders: tuple[Path, Path]) -> None:
+    for name in ("b.jpg", "c.jpg"):
+        (folders[0] / "photos" / name).write_bytes(png(2))
+    for path in (folders[0] / "photos").iterdir():
+        os.chown(path, 1234, 2345)
+        path.chmod(0o4755)
+    names = ("a.jpg", "b.jpg", "c.jpg")
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        planned, _ = act(photos(*names), move=f"{folders[1]}/best", journal="j.jsonl")
+        done, said = act(photos(*names), move=f"{folders[1]}/best", journal="j.jsonl", apply=True)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    assert planned.not_kept == {"owner": 3}
+    assert (done.num_done, done.exit_status) == (3, 0)
+    assert done.not_kept == {"owner": 3, "group": 3, "mode": 3}  # what lends the owner's rights is not given to another
+    line = "3 files did not keep their owner on another file system (needs root, or the file system has none)"
+    assert said.count(line) == 1, said
+    assert (folders[1] / "best" / "a.jpg").stat().st_mode & 0o7777 == 0o755
+    take_back("j.jsonl")  # by root, who may
+    back = (folders[0] / "photos" / "a.jpg").stat()
+    assert (back.st_uid, back.st_gid, back.st_mode & 0o7777) == (1234, 2345, 0o4755)
 
 
 DRIVER = """

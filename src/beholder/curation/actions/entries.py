@@ -26,6 +26,7 @@ class Intent:
         offset: where that part begins, if it has a place.
         part: number of the file among those of its picture, where its bytes have no place.
         is_picture: false for what belongs to one.
+        owner: user, group and mode of a file that is to be moved.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Intent:
     offset: int | None = None
     part: int | None = None
     is_picture: bool = True
+    owner: tuple[int, int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What its line holds."""
@@ -50,6 +52,8 @@ class Intent:
             said["offset"] = self.offset
         if self.part is not None:
             said["part"] = self.part
+        if self.owner is not None:
+            said["owner"] = list(self.owner)
         return said | ({} if self.is_picture else {"of": self.sample})
 
     @property
@@ -63,6 +67,7 @@ class Intent:
         return cls(
             said["do"], said.get("sample") or said.get("of", ""), said["from"], said["to"], said["size"], said["mtime"],
             said.get("length"), said.get("offset"), said.get("part"), "sample" in said,
+            tuple(said["owner"]) if "owner" in said else None,
         )  # fmt: skip
 
 

@@ -6,9 +6,8 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from beholder.curation.actions.entries import Intent
 from beholder.curation.actions.renaming import rename_new, sync_folder
@@ -21,6 +20,13 @@ _REASONS = {
     errno.EPERM: "not_permitted", errno.EROFS: "not_permitted", errno.EXDEV: "other_disk", errno.ENAMETOOLONG: "name",
     errno.EILSEQ: "name", errno.EINVAL: "name",
 }  # fmt: skip
+
+
+Report = Callable[[str], None]
+
+
+def ignore(word: str) -> None:
+    """A `Report` for whom it does not matter."""
 
 
 class Refused(Exception):  # noqa: N818 (an answer, told by an exception)
@@ -86,13 +92,19 @@ def temporary(intent: Intent, run: str) -> str:
     return os.path.join(os.path.dirname(intent.target), f".beholder-{run}-{intent.number}.tmp")  # noqa: PTH118, PTH120
 
 
-def move(intent: Intent, run: str) -> tuple[str, int] | None:
+def move(intent: Intent, run: str, report: Report = ignore, *, as_it_was: bool = False) -> tuple[str, int] | None:
     """Rename without replacing; to another disk: copy, flush, compare, remove the original. Raises Refused, OutputError.
+
+    Args:
+        intent: what to move, and where to.
+        run: id of the journal.
+        report: told of what another disk does not keep of the file: words of `summary.KEPT`.
+        as_it_was: give a file from another disk the owner, group and mode that the journal says (an undo).
 
     Returns:
         as `copy`, of a file that went to another disk: that may keep its time less exactly.
     """
-    check_source(intent, follow=False)
+    status = check_source(intent, follow=False)
     with refusals(intent.target):
         try:
             rename_new(intent.source, intent.target)
@@ -100,7 +112,10 @@ def move(intent: Intent, run: str) -> tuple[str, int] | None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-    made = copy(intent, run, None, verified=True)
+    owner = intent.owner if as_it_was else None
+    made = copy(intent, run, None, moved=owner or (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)), report=report)
+    if status.st_nlink > 1:
+        report("links")
     sync_folder(os.path.dirname(intent.target))  # noqa: PTH120
     check_source(intent, follow=False)
     with refusals(intent.source):
@@ -108,14 +123,18 @@ def move(intent: Intent, run: str) -> tuple[str, int] | None:
     return made
 
 
-def copy(intent: Intent, run: str, data: bytes | None, *, verified: bool = False) -> tuple[str, int]:
-    """Make a copy, whole or not at all; times and permissions of whole files go along.
+def copy(
+    intent: Intent, run: str, data: bytes | None, *, moved: tuple[int, int, int] | None = None, report: Report = ignore
+) -> tuple[str, int]:
+    """Make a copy, whole or not at all; times, mode and extended attributes of whole files go along.
 
     Args:
         intent: what to copy, and where to.
         run: id of the journal.
         data: the bytes, of what has no place of its own.
-        verified: read the copy again before it gets its name.
+        moved: owner, group and mode that the copy gets, which is to take the original's place: it is read again before it
+            gets its name.
+        report: told of what could not be kept, of one that takes the original's place.
 
     Returns:
         sha256 of the bytes, and the time (ns) that the copy bears.
@@ -137,11 +156,12 @@ def copy(intent: Intent, run: str, data: bytes | None, *, verified: bool = False
                 digest.update(piece)
             file.flush()
             if intent.offset is None and data is None:
-                shutil.copystat(intent.source, half)
+                for word in _keep(intent.source, half, moved):
+                    report(word)
             os.fsync(file.fileno())
-            if verified and hasattr(os, "posix_fadvise"):
+            if moved is not None and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if verified:
+        if moved is not None:
             verify(half, digest.hexdigest())
         with refusals(intent.target):
             rename_new(half, intent.target)
@@ -149,6 +169,49 @@ def copy(intent: Intent, run: str, data: bytes | None, *, verified: bool = False
     finally:
         with contextlib.suppress(OSError):
             os.unlink(half)  # noqa: PTH108
+
+
+def _keep(source: str, half: str, moved: tuple[int, int, int] | None) -> list[str]:
+    """Give a copy what its original has beside its bytes, as far as this disk and user can; the words for what is not kept.
+
+    `moved`: owner, group and mode of one that takes the original's place. Other copies get the mode alone, and belong to
+    whoever makes them. Raises OSError where one of the two cannot be looked at.
+    """
+    status = os.stat(source)  # noqa: PTH116
+    mode, wanted = stat.S_IMODE(status.st_mode), _attributes(source)
+    if moved is not None:
+        uid, gid, mode = moved
+        for owner in ((uid, gid), (-1, gid)):
+            with contextlib.suppress(OSError):
+                os.chown(half, *owner)
+                break
+    for name, value in wanted.items():
+        with contextlib.suppress(OSError):
+            os.setxattr(half, name, value)
+    now = os.stat(half)  # noqa: PTH116
+    is_ours = moved is None or (now.st_uid, now.st_gid) == (uid, gid)
+    with contextlib.suppress(OSError):  # a mode that lends an owner's rights is none without that owner
+        os.chmod(half, mode if is_ours else mode & ~(stat.S_ISUID | stat.S_ISGID))  # noqa: PTH101
+    with contextlib.suppress(OSError):
+        os.utime(half, ns=(status.st_atime_ns, status.st_mtime_ns))
+    made = os.stat(half)  # noqa: PTH116
+    kept = {
+        "owner": moved is None or made.st_uid == uid,
+        "group": moved is None or made.st_gid == gid,
+        "mode": stat.S_IMODE(made.st_mode) == mode,
+        "attributes": wanted.items() <= _attributes(half).items(),
+    }
+    return [word for word, is_kept in kept.items() if not is_kept]
+
+
+def _attributes(path: str) -> dict[str, bytes]:
+    """Extended attributes, lists of access rights (ACLs) among them; {} where there are none, or the system has none."""
+    found: dict[str, bytes] = {}
+    if hasattr(os, "listxattr"):
+        with contextlib.suppress(OSError):
+            for name in os.listxattr(path):
+                found[name] = os.getxattr(path, name)
+    return found
 
 
 def pieces_of(intent: Intent) -> Iterator[bytes]:
@@ -258,12 +321,15 @@ def made_before(action: str, intent: Intent, sha256: str | None) -> tuple[str, i
     raise Refused("clash", f"{target} is there already")
 
 
-def act(action: str, intent: Intent, run: str, data: bytes | None) -> tuple[str, int] | None:
-    """Do what an intent says. Returns sha256 and time of what was copied, if it was. Raises Refused, OutputError."""
+def act(action: str, intent: Intent, run: str, data: bytes | None, report: Report = ignore) -> tuple[str, int] | None:
+    """Do what an intent says. Returns sha256 and time of what was copied, if it was. Raises Refused, OutputError.
+
+    `report`: as of `move`.
+    """
     if action == "copy":
         return copy(intent, run, data)
     if action == "move":
-        return move(intent, run)
+        return move(intent, run, report)
     if action == "link":
         link(intent)
     else:

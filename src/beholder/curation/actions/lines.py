@@ -49,6 +49,11 @@ def _number(value: Any) -> bool:
     return type(value) is int and -_MOST < value < _MOST
 
 
+def _id_number(value: Any) -> bool:
+    """A user, a group or a mode."""
+    return type(value) is int and 0 <= value < 1 << 32
+
+
 def _size(value: Any) -> bool:
     """A count, or -1 for what is not known."""
     return type(value) is int and -1 <= value < _MOST
@@ -82,6 +87,7 @@ _HEADER: dict[str, _Check] = {
 }  # fmt: skip
 _FIELDS: dict[str, _Check] = {
     "do": _count, "from": _path, "to": _path, "size": _size, "mtime": _number, "sample": _text, "of": _text,
+    "owner": lambda value: type(value) is list and len(value) == 3 and all(map(_id_number, value)),
     "length": _count, "offset": _count, "part": _count,
     "skip": _text, "reason": _text, "text": _text, "folder": _path, "planned": _count,
     "sums": _lists_of(_count, _text), "fetched": _lists_of(_count, _count, _path),

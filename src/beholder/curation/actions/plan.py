@@ -154,6 +154,8 @@ class Planner:
                 self._check_leaving(source, place, status)
         intent = Intent(self.number, place.sample, source, target, size, time, is_picture=part == 0)
         self.number += 1
+        if self.action == "move":
+            intent.owner = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
         if not has_place:
             intent.part, intent.length = part, file.size
         elif ref is not None and ref.offset is not None:

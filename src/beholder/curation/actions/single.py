@@ -32,6 +32,7 @@ def rehearse(job: Job, say: Say) -> None:
     """Plan everything, touch nothing; the first few files are named."""
     left, summary = _taken_over(job, None), job.summary
     planner = _planner(job)
+    disk = _Disk(job)
     shown = 0
     needed = 0
     for planned in itertools.chain(left, (one for batch in _batches(job) for one in _planned(job, planner, batch))):
@@ -45,8 +46,7 @@ def rehearse(job: Job, say: Say) -> None:
         summary.num_bytes += num_bytes
         summary.num_unsized += sum(intent.size < 0 and intent.length is None for intent in planned.intents)
         job.progress(num_pictures, num_bytes)
-        if job.action == "copy" or (job.action == "move" and _is_elsewhere(planned.intents[0], job.target)):
-            needed += num_bytes
+        needed += disk.needs(planned.intents)
         if num_pictures and shown < _EXAMPLES:
             shown += 1
             say(f"  {shown_path(planned.intents[0].source)} -> {shown_path(planned.intents[0].target)}")
@@ -57,14 +57,37 @@ def rehearse(job: Job, say: Say) -> None:
         summary.notes.append(f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(needed)} are needed")
 
 
-def _is_elsewhere(intent: Intent, target: str) -> bool:
-    """Whether a file is on another disk than the target."""
-    at = target
-    while not os.path.lexists(at):
-        at = os.path.dirname(at)  # noqa: PTH120
-    with contextlib.suppress(OSError):
-        return os.lstat(intent.source).st_dev != os.stat(at).st_dev  # noqa: PTH116
-    return False
+class _Disk:
+    """The disk of the target, in a dry run: what it needs; what a move to it would not keep of files goes into the summary."""
+
+    def __init__(self, job: Job) -> None:
+        self._action, self._summary = job.action, job.summary
+        at = job.target
+        while not os.path.lexists(at):
+            at = os.path.dirname(at)  # noqa: PTH120
+        self._device = os.stat(at).st_dev  # noqa: PTH116
+        self._user = os.geteuid() if hasattr(os, "geteuid") else 0
+
+    def needs(self, intents: Sequence[Intent]) -> int:
+        """Bytes that these files take on it."""
+        if self._action == "copy":
+            return sum(intent.num_bytes for intent in intents)
+        return sum(intent.num_bytes for intent in intents if self._action == "move" and self._comes_from_elsewhere(intent))
+
+    def _comes_from_elsewhere(self, intent: Intent) -> bool:
+        """Whether a file that is to be moved is on another disk, so that it is copied."""
+        try:
+            status = os.lstat(intent.source)
+        except OSError:
+            return False
+        if status.st_dev == self._device:
+            return False
+        if status.st_nlink > 1:
+            self._summary.note_not_kept("links")
+            self._summary.most_links = max(self._summary.most_links, status.st_nlink)
+        if self._user not in (0, status.st_uid):
+            self._summary.note_not_kept("owner")
+        return True
 
 
 def _planner(job: Job) -> Planner:
@@ -228,7 +251,7 @@ def _act(job: Job, intents: Sequence[Intent], run: str, data: dict[int, bytes | 
                     raise given
                 if not intent.is_picture and intent.sample in lost:
                     raise files.Refused("missing", f"{intent.source}: its picture was left out")
-                more = files.act(job.action, intent, run, given)
+                more = files.act(job.action, intent, run, given, job.summary.note_not_kept)
             except files.Refused as refused:
                 said["failed"].append([intent.number, refused.reason, refused.text])
                 if intent.is_picture:

@@ -24,6 +24,14 @@ REASONS = {
     "unnamed": "that the journal does not name, as it has lost its end",
 }
 """Why a picture was left out."""
+KEPT = {
+    "owner": "owner",
+    "group": "group",
+    "mode": "permissions",
+    "attributes": "extended attributes or access lists",
+    "links": "hard links",
+}
+"""What a file has beside its bytes and times, which another disk or user may not be able to give it."""
 
 
 @dataclass
@@ -47,6 +55,8 @@ class ActionSummary:
         examples: (reason, sample, text) of the first few of each reason.
         num_files_left: files beside pictures that stayed behind though their pictures did not.
         files_left: texts about the first few of these.
+        not_kept: word of KEPT -> files that were moved to another disk, or would be, without that.
+        most_links: of a dry run, most names that one of these files has.
         renamed: pictures that got another name, so that no two are one.
         notes: lines to say.
         warnings: what may not be as it was meant.
@@ -72,6 +82,8 @@ class ActionSummary:
     examples: list[tuple[str, str, str]] = field(default_factory=list)
     num_files_left: int = 0
     files_left: list[str] = field(default_factory=list)
+    not_kept: dict[str, int] = field(default_factory=dict)
+    most_links: int = 0
     renamed: int = 0
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -98,6 +110,10 @@ class ActionSummary:
         room = max(0, MOST_EXAMPLES - self.reasons.get(reason, 0))
         self.reasons[reason] = self.reasons.get(reason, 0) + count
         self.examples += [(reason, sample, text) for sample, text in examples[:room]]
+
+    def note_not_kept(self, word: str) -> None:
+        """Count a file that another disk does not keep all of."""
+        self.not_kept[word] = self.not_kept.get(word, 0) + 1
 
     def leave_file(self, text: str) -> None:
         """Count a file beside a picture that stayed behind."""

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 
 from beholder.columns import WHERE_NOW
-from beholder.curation.actions.summary import REASONS, ActionSummary
+from beholder.curation.actions.summary import KEPT, REASONS, ActionSummary
 
 _DONE = {"copy": "copied", "link": "linked", "symlink": "linked", "move": "moved", "tars": "packed", "hf-parquet": "packed"}
 _WOULD = {"copy": "copy", "link": "link", "symlink": "link", "move": "move", "tars": "pack", "hf-parquet": "pack"}
@@ -97,6 +97,7 @@ def lines_of(summary: ActionSummary) -> Iterator[str]:
     if summary.renamed:
         names = counted(summary.renamed, "picture")
         yield f"{names} got another name: dots in a name are replaced, and two pictures may not share a key"
+    yield from _not_kept(summary)
     yield from summary.notes
     yield from _files_left(summary)
     yield from _left_out(summary)
@@ -145,6 +146,22 @@ def _new(summary: ActionSummary) -> str:
         summary.action,
         summary.num_unsized,
     )
+
+
+def _not_kept(summary: ActionSummary) -> Iterator[str]:
+    """What files did not keep, or would not, as they went to another disk."""
+    verb = "were" if summary.applied else "would be"
+    for word, count in summary.not_kept.items():
+        if word == "links":
+            most = f" (up to {summary.most_links:,} names each)" if summary.most_links else ""
+            yield (
+                f"{counted(count, 'file')} with hard links{most} {verb} moved to another file system, each as a copy of its "
+                "own: the other names keep the file that was there"
+            )
+        else:
+            why = "the file system has none" if word == "attributes" else "needs root, or the file system has none"
+            does, whose = "did" if summary.applied else "would", "its" if count == 1 else "their"
+            yield f"{counted(count, 'file')} {does} not keep {whose} {KEPT[word]} on another file system ({why})"
 
 
 def _files_left(summary: ActionSummary) -> Iterator[str]:
@@ -229,6 +246,7 @@ def undo_lines(summary: ActionSummary, action: str, journal: str, *, had_any: bo
     else:
         why = "" if summary.num_skipped else f": {_why_nothing(summary, action, had_any=had_any)}"
         yield f"nothing {would or 'was '}{done}{why}"
+    yield from _not_kept(summary)
     yield from summary.notes
     if not summary.num_skipped:
         return

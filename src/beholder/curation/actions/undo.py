@@ -112,7 +112,7 @@ def _undo_files(path: str, told: Told, log: Journal | None, summary: ActionSumma
             return
         summary.num_pictures += intent.is_picture
         try:
-            is_there = _take_back(action, outcome, run, act=log is not None)
+            is_there = _take_back(action, outcome, run, summary.note_not_kept, act=log is not None)
         except Refused as refused:
             summary.leave_out(refused.reason, intent.sample, refused.text)
             return
@@ -136,14 +136,14 @@ def _undo_files(path: str, told: Told, log: Journal | None, summary: ActionSumma
             note()
 
 
-def _take_back(action: str, outcome: Settled, run: str, *, act: bool) -> bool:
-    """Undo one file; whether there was anything to do. Raises Refused."""
+def _take_back(action: str, outcome: Settled, run: str, report: files.Report, *, act: bool) -> bool:
+    """Undo one file; whether there was anything to do. `report`: as of `files.move`. Raises Refused."""
     intent = outcome.intent
     if act:
         with contextlib.suppress(OSError):
             os.unlink(files.temporary(intent, run))  # noqa: PTH108 (of a run that was killed)
     if action == "move":
-        return _move_back(outcome, run, act=act)
+        return _move_back(outcome, run, report, act=act)
     with refusals(intent.target):
         try:
             status = os.lstat(intent.target)
@@ -192,7 +192,7 @@ def _check_copy(outcome: Settled, status: os.stat_result) -> None:
         raise Refused("changed", f"{intent.target} has changed since it was made")
 
 
-def _move_back(outcome: Settled, run: str, *, act: bool) -> bool:
+def _move_back(outcome: Settled, run: str, report: files.Report, *, act: bool) -> bool:
     intent = outcome.intent
     time = intent.mtime_ns if outcome.mtime_ns is None else outcome.mtime_ns
     back = replace(intent, source=intent.target, target=intent.source, mtime_ns=time)
@@ -214,7 +214,7 @@ def _move_back(outcome: Settled, run: str, *, act: bool) -> bool:
     if act:
         with refusals(intent.source):
             os.makedirs(os.path.dirname(intent.source), exist_ok=True)  # noqa: PTH103, PTH120
-        files.move(back, f"{run}-undo")
+        files.move(back, f"{run}-undo", report, as_it_was=True)
     return True
 
 
