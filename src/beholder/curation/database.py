@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beholder.curation.memory_limit import within_free_memory
 from beholder.errors import BeholderError, InputError
 from beholder.scores.score_set import ROW, text_literal
 
@@ -60,6 +61,8 @@ def check_expression(connection: duckdb.DuckDBPyConnection, expression: str, sou
     named = f"{flag} {_shown(expression)}"
     if not expression.strip():
         raise InputError(f"{flag} is empty; give a condition such as 'width >= 512'")
+    if "\0" in expression or not _is_text(expression):
+        raise InputError(f"{named}: it holds a NUL or something that is no text in UTF-8")
     depth = 0
     for match in _TOKEN.finditer(expression):
         if match["comment"] or match["end"] or match["dollar"]:
@@ -73,15 +76,24 @@ def check_expression(connection: duckdb.DuckDBPyConnection, expression: str, sou
         line = f"SELECT (\n{expression}\n) FROM {source} LIMIT 0"
         if len(connection.extract_statements(line)) != 1:
             raise InputError(f"{named}: one condition, not several statements")
-        connection.execute(line)
-    except duckdb.Error as error:
+        do(connection, line)  # what holds no column is worked out here already
+    except (duckdb.Error, MemoryError) as error:
         raise refused(named, error) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the system refused memory, rather than DuckDB having used up what it was given."""
+    import duckdb
+
+    return isinstance(error, MemoryError) or (isinstance(error, duckdb.Error) and "bad alloc" in str(error).lower())
 
 
 def refused(named: str, error: Exception) -> BeholderError:
     """One line out of what DuckDB says."""
     import duckdb
 
+    if is_out_of_memory(error):
+        return BeholderError(f"{named}: it needs more memory than this machine has free; write a simpler one")
     if isinstance(error, duckdb.OutOfMemoryException):
         return BeholderError(f"{named}: DuckDB ran out of memory; give a larger --memory, or more room for temporary files")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -91,8 +103,17 @@ def refused(named: str, error: Exception) -> BeholderError:
     return InputError(f"{named}: {text[:300]}" + (f" ({candidates[:200]})" if candidates and candidates not in text else ""))
 
 
+def _is_text(expression: str) -> bool:
+    """Whether it can be written in UTF-8: a broken argument of the command line, or of a request, cannot."""
+    try:
+        expression.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _shown(expression: str) -> str:
-    plain = " ".join(expression.split())
+    plain = " ".join(expression.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0").split())
     return f"'{plain}'" if len(plain) <= 120 else f"'{plain[:117]}...'"
 
 
@@ -103,16 +124,17 @@ def clear_errors(named: str) -> Iterator[None]:
 
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, MemoryError) as error:
         raise refused(named, error) from None
 
 
 def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
     """`work()`, which asks the connection for something that may take long, so that a KeyboardInterrupt ends it at once.
 
-    DuckDB looks for signals in few places only; so it works in a thread of its own, and this one waits.
+    DuckDB looks for signals in few places only; so it works in a thread of its own, and this one waits. Values of lists and
+    texts are outside of DuckDB's own memory limit; for them there is that of `within_free_memory`.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="beholder-duckdb") as pool:
+    with within_free_memory(), ThreadPoolExecutor(1, thread_name_prefix="beholder-duckdb") as pool:
         future = pool.submit(work)
         try:
             return future.result()

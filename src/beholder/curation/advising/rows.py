@@ -62,7 +62,7 @@ class Rows:
 
         try:
             yield
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (duckdb.Error, pa.ArrowException, MemoryError) as error:
             raise refused(f"reading {self.source}", error) from None
 
 
