@@ -48,27 +48,28 @@ def write_set(
 
 @dataclass(frozen=True)
 class Served:
-    """A running server: its address, and the folder of the set."""
+    """A running server (uvicorn's): its address, and the folder of the set."""
 
     url: str
     folder: Path
     options: BrowseOptions
+    server: Any
 
 
 @contextlib.contextmanager
-def running(options: BrowseOptions, folder: Path) -> Iterator[Served]:
-    """A server in a thread of this process, stopped at the end."""
+def running(options: BrowseOptions, folder: Path, limits: Any = None) -> Iterator[Served]:
+    """A server in a thread of this process, stopped at the end; `limits`: of its connections."""
     from beholder.browse.server import listening, make_server, serving
 
     with listening(options) as (found, port), serving(options, port) as (guard, address):
-        server = make_server(guard)
+        server = make_server(guard, limits)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [found]}, daemon=True)
         thread.start()
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
         try:
-            yield Served(address.url, folder, options)
+            yield Served(address.url, folder, options, server)
         finally:
             server.should_exit = True
             server.force_exit = True

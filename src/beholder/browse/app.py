@@ -17,6 +17,8 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from beholder.browse.about import about
+from beholder.browse.bodies import BodyLimit
+from beholder.browse.connections import warn_once
 from beholder.browse.export import MEDIA_TYPES, ExportFormat, select_command, write_selection
 from beholder.browse.messages import ListingRequest, MarksRequest, ViewRequest
 from beholder.browse.newest_first import Busy
@@ -25,7 +27,7 @@ from beholder.browse.presence import shortened
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import PAGE_ROWS, Gone, Session
 from beholder.columns import WHERE_NOW, PictureReason
-from beholder.errors import BeholderError, InputError
+from beholder.errors import BeholderError, InputError, os_error_text
 from beholder.images.picture import PictureError
 
 _KINDS = {
@@ -36,6 +38,8 @@ _KINDS = {
 }
 _PICTURE_CACHE = "private, max-age=86400"
 """Addresses of pictures hold the run's id, so another set on the same port never meets them."""
+_MOST_LETTERS = 1000
+"""Of an error."""
 _GONE = ("does not exist", "(any more)")
 """In what is said of a picture that was there once; others are missing as they are empty, or outside of what may be read."""
 _GONE_REASONS = (PictureReason.MISSING, PictureReason.UNREADABLE)
@@ -46,6 +50,7 @@ def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Pa
     """The application, without the guard. It serves its own files, rows, and pictures by row number; nothing else."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # FastAPI's pages for people load code from elsewhere
     run = secrets.token_hex(6)
+    app.add_middleware(BodyLimit)
     _add_errors(app)
     _add_files(app)
     _add_rows(app, session, rejects, run)
@@ -55,8 +60,10 @@ def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Pa
     return app
 
 
-def _error(status: int, text: str) -> JSONResponse:
-    return JSONResponse({"error": text}, status, {"cache-control": "no-store"})
+def _error(status: int, text: str) -> Response:
+    """One line; what a visitor sent stands in it, and may be of any length and no text at all."""
+    line = " ".join(text[:_MOST_LETTERS].encode("utf-8", "backslashreplace").decode().split())
+    return JSONResponse({"error": line + ("..." if len(text) > _MOST_LETTERS else "")}, status, {"cache-control": "no-store"})
 
 
 def _why(error: PictureError) -> str:
@@ -67,12 +74,28 @@ def _why(error: PictureError) -> str:
     return f"{error.reason}: {shortened(text)}{advice}"
 
 
-def _json(value: Any) -> JSONResponse:
+def _json(value: Any) -> Response:
     return JSONResponse(value, headers={"cache-control": "no-store"})
 
 
 def _add_errors(app: FastAPI) -> None:
     """Every failure is one line of JSON."""
+    told: dict[str, float] = {}
+
+    @app.exception_handler(Exception)
+    async def internal(request: Request, error: Exception) -> Response:
+        text = f"internal error at {request.url.path}: {type(error).__name__}: {error}"
+        warn_once(told, " ".join(text.encode("utf-8", "backslashreplace").decode().split())[:_MOST_LETTERS])
+        return _error(500, text)
+
+    @app.exception_handler(OSError)
+    async def of_the_system(_: Request, error: Exception) -> Response:
+        assert isinstance(error, OSError)
+        return _error(503, f"{os_error_text(error)}; try again")
+
+    @app.exception_handler(Busy)
+    async def busy(_: Request, error: Exception) -> Response:
+        return _error(503, "too many questions are waiting for their answers; try again")
 
     @app.exception_handler(BeholderError)
     async def mendable(_: Request, error: Exception) -> Response:
@@ -116,6 +139,7 @@ def _add_files(app: FastAPI) -> None:
 def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str) -> None:
     @app.get("/api/set")
     def the_set() -> Response:
+        session.conditions.warm_up()  # a page is there, and may ask for some
         return _json({"run": run, **about(session, rejects)})
 
     @app.get("/api/values")

@@ -1,40 +1,56 @@
-"""Conditions that people write or click in; the rows that satisfy them out, decided by a DuckDB that can reach no file."""
+"""Conditions that people write or click in; the rows that satisfy them out, worked out in processes that are bounded."""
 
 from __future__ import annotations
 
+import json
+import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.browse.rows import RowStore, as_json
+from beholder.browse.condition_process import MEMORY_FAULT, VIEW
+from beholder.browse.newest_first import Busy
+from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
-from beholder.curation.database import check_expression, refused
+from beholder.curation.database import all_rows, connect, count_of
 from beholder.errors import BeholderError, InputError
+from beholder.images.child_process import (
+    ALARM,
+    MOST_STARTS,
+    MOST_TRIES,
+    START_PAUSE_S,
+    START_S,
+    ChildProcess,
+    check_package,
+    status_text,
+)
 from beholder.scores.score_set import ROW, quoted, text_literal
 
-if TYPE_CHECKING:
-    import duckdb
-
-VIEW = "scores"
 TIME_LIMIT_S = 20.0
-MEMORY_LIMIT = "2GB"
-_MOST_TEMPORARY = "20GB"
+MEMORY_BYTES = 2 << 30
+"""What a process may use beyond what it starts with."""
 _AT_ONCE = 2
-_MOST_LETTERS = 20_000
+_MOST_WAITING = 16
+_CLOSE_S = 5.0
 _ENDED = "beholder browse was stopped"
 
 
 class Conditions:
-    """Answers which rows satisfy SQL expressions. Thread-safe; few at once, each within `TIME_LIMIT_S`.
+    """Answers which rows satisfy SQL expressions. Thread-safe; few at once, each within a time and the memory of a process.
 
-    The connection sees the mapped rows as the view `scores` and nothing else: file access, extensions, secrets, Python
-    variables and its own settings are shut before the first condition is run.
+    The expressions are worked out by DuckDB in up to two processes of their own (`condition_process`), which stay warm. One
+    that is over its time is killed, one that was short of memory is ended; another takes its place at once. Names are looked
+    up by a DuckDB in this process: nobody writes those questions.
     """
 
     def __init__(
@@ -44,154 +60,287 @@ class Conditions:
         *,
         threads: int,
         time_limit_s: float = TIME_LIMIT_S,
-        memory_limit: str = MEMORY_LIMIT,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        import duckdb
-
-        self._store = store
-        self._time_limit_s = time_limit_s
-        self._turn = threading.BoundedSemaphore(_AT_ONCE)
+        self._store, self._time_limit_s = store, time_limit_s
+        config = {
+            "rows": store.handle,
+            "sample_column": store.sample_column,
+            "threads": threads,
+            "memory_bytes": memory_bytes,
+        }
+        self._names = connect(scratch / "names", num_threads=threads)
+        self._names.register(VIEW, store.table)
+        self._names_lock = threading.Lock()
         self._changed = threading.Condition()
-        self._active: set[duckdb.DuckDBPyConnection] = set()
+        self._waiting: deque[_Job] = deque()
+        self._num_busy = 0
         self._is_closed = False
-        self._connection = duckdb.connect(
-            config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-        )
-        for line in (
-            f"SET threads = {max(1, threads)}",
-            f"SET memory_limit = '{memory_limit}'",
-            f"SET temp_directory = {text_literal(str(scratch / 'duckdb'))}",
-            f"SET max_temp_directory_size = '{_MOST_TEMPORARY}'",
-            "SET python_enable_replacements = false",
-            "SET allow_community_extensions = false",
-            "SET enable_external_access = false",
-            "SET lock_configuration = true",
-        ):
-            self._connection.execute(line)
+        self._workers = [_Worker(self, {**config, "scratch": str(scratch / f"duckdb-{at}")}) for at in range(_AT_ONCE)]
+
+    def warm_up(self) -> None:
+        """Have a process ready for the first condition; does not wait for it."""
+        with self._changed:
+            if self._workers[0].ident is None and not self._is_closed:
+                self._workers[0].start()
 
     def close(self) -> None:
-        """End what runs, and the connection."""
+        """End what runs, and the processes."""
         with self._changed:
             self._is_closed = True
-            while self._active:  # an interrupt that comes before the query has begun is lost
-                for cursor in self._active:
-                    cursor.interrupt()
-                self._changed.wait(timeout=0.05)
-        self._connection.close()
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+        for job in waiting:
+            job.result.set_exception(InputError(_ENDED))
+        deadline = time.monotonic() + _CLOSE_S
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            if worker.ident is not None:
+                worker.join(max(0.0, deadline - time.monotonic()))
+        self._names.interrupt()
+        with self._names_lock:
+            self._names.close()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the processes that run now."""
+        return [process_id for worker in self._workers if (process_id := worker.process_id) is not None]
 
     def matching(self, conditions: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """(N,) bool: rows for which every condition is true; NULL counts as false. Raises InputError, one line.
+        """(N,) bool: rows for which every condition is true; NULL counts as false. Raises InputError, one line; Busy.
 
         What is a condition is decided as for `beholder select --where`.
         """
-        found = np.ones(self._store.num_rows, bool)
         if not conditions:
-            return found
-        with self._cursor() as cursor, self._limited(cursor, " and ".join(conditions)):
-            for text in conditions:
-                if len(text) > _MOST_LETTERS:
-                    raise InputError(f"the condition has {len(text):,} letters, the most is {_MOST_LETTERS:,}")
-                check_expression(cursor, text, VIEW, "condition")
-            both = " AND ".join(f"(\n{text}\n)" for text in conditions)
-            rows = cursor.execute(f"SELECT {ROW} FROM {VIEW} WHERE {both}").fetchnumpy()[ROW]
-        found[:] = False
-        found[rows] = True
-        return found
+            return np.ones(self._store.num_rows, np.bool_)
+        named = f"condition {_short(' and '.join(conditions))}"
+        _, data = self._ask("matching", named, conditions=list(conditions))
+        return np.unpackbits(np.frombuffer(data, np.uint8), count=self._store.num_rows).view(np.bool_)
 
     def values(self, name: str, most: int = 50) -> list[dict[str, Any]]:
-        """The commonest values of a column: `value`, `count`; commonest first. Raises InputError."""
-        column = quoted(name)
-        query = f"SELECT {column} AS value, count(*) AS count FROM {VIEW} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {int(most)}"
-        with self._cursor() as cursor, self._limited(cursor, column):
-            found = cursor.execute(query).fetchnumpy()
-            return [{"value": as_json(_plain(v)), "count": int(n)} for v, n in zip(found["value"], found["count"], strict=True)]
+        """The commonest values of a column: `value`, `count`; commonest first. Raises InputError, Busy."""
+        named = f"condition {_short(quoted(name))}"
+        found: list[dict[str, Any]] = self._ask("values", named, column=quoted(name), most=most)[0]["values"]
+        return found
 
     def range_of(self, name: str) -> tuple[Any, Any]:
-        """The least and the largest value of a column of numbers, NaN left out. Raises InputError."""
-        column = quoted(name)
-        query = f"SELECT min({column}) AS least, max({column}) AS largest FROM {VIEW} WHERE NOT isnan({column}::DOUBLE)"
-        with self._cursor() as cursor, self._limited(cursor, column):
-            found = cursor.execute(query).fetchnumpy()
-            return as_json(_plain(found["least"][0])), as_json(_plain(found["largest"][0]))
+        """The least and the largest value of a column of numbers, NaN left out. Raises InputError, Busy."""
+        named = f"condition {_short(quoted(name))}"
+        least, largest = self._ask("range", named, column=quoted(name))[0]["range"]
+        return least, largest
 
     def has_unique_names(self) -> bool:
         """Whether no two rows surely share a name (by 64-bit hashes: chance may say no where it is yes, never the reverse)."""
-        with self._cursor() as cursor:
-            query = f"SELECT count(DISTINCT hash({SAMPLE})) AS n FROM {VIEW}"
-            return int(cursor.sql(query).fetchnumpy()["n"][0]) == self._store.num_rows
+        with self._names_lock:
+            return count_of(self._names, f"(SELECT DISTINCT hash({SAMPLE}) FROM {VIEW})") == self._store.num_rows
 
     def rows_named(self, names: Sequence[str]) -> dict[str, list[int]]:
         """Rows with these names."""
         found: dict[str, list[int]] = {}
         if not names:
             return found
-        with self._cursor() as cursor:
-            cursor.register("wanted", pa.table({SAMPLE: pa.array(list(dict.fromkeys(names)), pa.large_string())}))
+        with self._names_lock:
+            self._names.register("wanted", pa.table({SAMPLE: pa.array(list(dict.fromkeys(names)), pa.large_string())}))
             query = f"SELECT {SAMPLE}, {ROW} FROM {VIEW} SEMI JOIN wanted USING ({SAMPLE}) ORDER BY {ROW}"
-            for name, row in cursor.sql(query).fetchall():
+            for name, row in all_rows(self._names, query):
                 found.setdefault(name, []).append(row)
         return found
 
-    @contextmanager
-    def _limited(self, cursor: duckdb.DuckDBPyConnection, text: str) -> Iterator[None]:
-        """Interrupt what runs longer than the limit; whatever DuckDB says is one InputError line about `text`."""
-        import duckdb
+    def _ask(self, wanted: str, named: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
+        """An answer of a process.
 
-        is_late = threading.Event()
-
-        def stop() -> None:
-            is_late.set()
-            cursor.interrupt()
-
-        timer = threading.Timer(self._time_limit_s, stop)
-        timer.daemon = True
-        timer.start()
-        named = f"condition {_short(text)}"
-        try:
-            yield
-        except (duckdb.Error, BeholderError) as error:
+        Args:
+            wanted: what `condition_process` calls it.
+            named: how messages call what is asked for.
+            arguments: JSON-ready.
+        """
+        request = {"wanted": wanted, "arguments": {**arguments, "named": named}, "limit_s": self._time_limit_s}
+        job = _Job(json.dumps(request).encode(), named, self._time_limit_s)
+        with self._changed:
             if self._is_closed:
-                raise InputError(_ENDED) from None
-            if is_late.is_set():
-                text = f"{named}: longer than {self._time_limit_s:g} s; write a simpler one"
-                raise InputError(text) from None
-            if isinstance(error, InputError):
-                raise
-            if isinstance(error, duckdb.Error) and not isinstance(error, duckdb.OutOfMemoryException):
-                raise InputError(str(refused(named, error))) from None
-            raise InputError(f"{named}: it needs more memory than it may use; write a simpler one") from None
-        finally:
-            timer.cancel()
+                raise InputError(_ENDED)
+            if len(self._waiting) >= _MOST_WAITING:
+                raise Busy
+            self._waiting.append(job)
+            unstarted = [worker for worker in self._workers if worker.ident is None]
+            if unstarted and len(self._waiting) > len(self._workers) - len(unstarted) - self._num_busy:
+                unstarted[0].start()
+            self._changed.notify()
+        return job.result.result()
 
-    @contextmanager
-    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection of its own that knows the rows; waits for its turn."""
-        with self._turn:
-            with self._changed:
-                if self._is_closed:
-                    raise InputError(_ENDED)
-                cursor = self._connection.cursor()
-                self._active.add(cursor)
+    def _next_job(self) -> _Job | None:
+        """What is to be done next; None: nothing any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            if self._is_closed:
+                return None
+            self._num_busy += 1
+            return self._waiting.popleft()
+
+    def _is_done(self) -> None:
+        """A job is over."""
+        with self._changed:
+            self._num_busy -= 1
+
+    @property
+    def num_busy(self) -> int:
+        """Conditions that are being worked out."""
+        return self._num_busy
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether everything is to end."""
+        return self._is_closed
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request and who waits for its answer."""
+
+    request: bytes
+    named: str
+    limit_s: float
+    result: Future[tuple[dict[str, Any], bytes]] = field(default_factory=Future)
+
+
+class _Worker(threading.Thread):
+    """Has a process work for `Conditions`; a process ends with the thread that started it, so it has one of its own."""
+
+    def __init__(self, conditions: Conditions, config: dict[str, Any]) -> None:
+        super().__init__(name="beholder-conditions", daemon=True)
+        self._conditions, self._config = conditions, config
+        self._lock = threading.Lock()
+        self._child: ChildProcess | None = None
+        self._socket: Connection | None = None
+
+    @property
+    def process_id(self) -> int | None:
+        """Of its process; None: there is none."""
+        with self._lock:
+            return None if self._child is None else self._child.process_id
+
+    def kill(self) -> None:
+        """End its process; any thread may do that."""
+        with self._lock:
+            if self._child is not None:
+                self._child.kill()
+
+    def run(self) -> None:
+        """Work until all is closed."""
+        self._start_early()
+        while (job := self._conditions._next_job()) is not None:
             try:
-                cursor.register(VIEW, self._store.table)
-                yield cursor
-            finally:
-                with self._changed:
-                    cursor.close()
-                    self._active.remove(cursor)
-                    self._changed.notify_all()
+                answer = self._answer(job)
+            except BaseException as error:  # it belongs to whoever waits for the answer
+                job.result.set_exception(error)
+            else:
+                job.result.set_result(answer)
+            self._conditions._is_done()
+            del job
+            self._start_early()
+        self._end()
+
+    def _start_early(self) -> None:
+        """Have a process ready for the next request; why there is none is said to whoever asks for something."""
+        if not self._conditions.is_closed and not self._is_alive():
+            try:
+                self._start()
+            except BeholderError:
+                self._end()
+
+    def _answer(self, job: _Job) -> tuple[dict[str, Any], bytes]:
+        """The answer of a process; of one that ended over it another is asked, since it may have been ended from outside."""
+        told = ""
+        for _ in range(MOST_TRIES):
+            if not self._is_alive():
+                self._start()
+            try:
+                return self._asked(job)
+            except (EOFError, OSError):
+                how, words = self._end()
+                if self._conditions.is_closed:
+                    raise InputError(_ENDED) from None
+                if how == ALARM:
+                    raise self._over_time(job) from None
+                told = "; ".join(filter(None, (how, words)))
+        raise InputError(f"{job.named}: the database ended over it, {MOST_TRIES} times ({told}); write a simpler one")
+
+    def _asked(self, job: _Job) -> tuple[dict[str, Any], bytes]:
+        """The answer of the process that is there. Raises EOFError, OSError: it is gone."""
+        assert self._socket is not None
+        self._socket.send_bytes(job.request)
+        if not self._socket.poll(job.limit_s):
+            self._end()
+            raise self._over_time(job)
+        answer = json.loads(self._socket.recv_bytes())
+        data = self._socket.recv_bytes() if answer["has_data"] else b""
+        if "error" in answer:
+            if answer["is_worn"]:
+                self._end()
+            if answer["kind"] == MEMORY_FAULT:
+                raise InputError(f"{job.named}: it needs more memory than it may use; write a simpler one")
+            raise InputError(answer["error"])
+        return answer, data
+
+    @staticmethod
+    def _over_time(job: _Job) -> InputError:
+        return InputError(f"{job.named}: longer than {job.limit_s:g} s; write a simpler one")
+
+    def _is_alive(self) -> bool:
+        """Whether there is a process; an idle one has nothing to say but that it is gone."""
+        if self._socket is None:
+            return False
+        if self._socket.poll(0):
+            self._end()
+            return False
+        return True
+
+    def _start(self) -> None:
+        """Have a new process that is up. Raises BeholderError."""
+        how = ""
+        for num_failures in range(1, MOST_STARTS + 1):
+            if self._conditions.is_closed:
+                raise InputError(_ENDED)
+            try:
+                child = ChildProcess("beholder.browse.condition_process", self._config, (self._config["rows"],))
+            except (OSError, ValueError) as error:
+                how = " ".join(str(error).split())
+            else:
+                with self._lock:
+                    self._child = child
+                self._socket = Connection(os.dup(child.socket.fileno()))
+                if self._conditions.is_closed:
+                    child.kill()
+                try:
+                    if self._socket.poll(START_S):
+                        check_package(json.loads(self._socket.recv_bytes())["package"])
+                        return
+                except (EOFError, OSError):
+                    pass
+                how = ": ".join(filter(None, self._end()))
+            time.sleep(START_PAUSE_S * num_failures)
+        text = f"no process can be started to work out conditions in ({how})"
+        raise BeholderError(f"{text}; mend that (memory, ulimit -u, ulimit -n), then try again")
+
+    def _end(self) -> tuple[str, str]:
+        """End the process: how it ended, and the last line it wrote."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        with self._lock:
+            child, self._child = self._child, None
+        if child is None:
+            return "", ""
+        how, words = status_text(child.stop()), child.last_words()
+        child.close()
+        return how, words
 
 
 def _short(text: str) -> str:
     shown = " ".join(text.split())
     return f"'{shown}'" if len(shown) <= 120 else f"'{shown[:117]}...'"
-
-
-def _plain(value: Any) -> Any:
-    """A numpy scalar as Python has it; masked and NaN values are None."""
-    if value is np.ma.masked or value is None:
-        return None
-    return value.item() if isinstance(value, np.generic) and not isinstance(value, np.datetime64) else value
 
 
 def condition_of(

@@ -180,7 +180,8 @@ def _event(line: bytes) -> tuple[str, Mark] | None:
     """Sample and mark of a line; None for one that is damaged."""
     try:
         event = json.loads(line)
-    except ValueError:
+        json.dumps(event, ensure_ascii=False).encode()  # half a pair of surrogates can name no row
+    except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or not isinstance(event.get(SAMPLE), str):
         return None

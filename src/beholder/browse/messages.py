@@ -5,14 +5,26 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from beholder.browse.conditions import condition_of
 from beholder.browse.marks import Mark
 from beholder.browse.session import Sort, Tab
 
-_Scalar = str | int | float | bool | None
-_Text = Annotated[str, Field(max_length=20_000)]
+
+def _as_text(value: str) -> str:
+    """The same; JSON can write half a pair of surrogates, which no text holds, and NUL, at which texts end for databases."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it is no text in UTF-8") from None
+    if "\0" in value:
+        raise ValueError("it holds a NUL")
+    return value
+
+
+_Text = Annotated[str, Field(max_length=20_000), AfterValidator(_as_text)]
+_Scalar = _Text | int | float | bool | None
 
 
 class _Strict(BaseModel):
@@ -24,8 +36,8 @@ class ColumnFilter(_Strict):
 
     column: _Text
     kind: Literal["range", "contains", "in", "null", "not_null"]
-    low: float | int | str | None = None
-    high: float | int | str | None = None
+    low: float | int | _Text | None = None
+    high: float | int | _Text | None = None
     text: _Text = ""
     values: Annotated[list[_Scalar], Field(max_length=1000)] = []
 
@@ -51,7 +63,7 @@ class ViewRequest(_Strict):
 class ListingRequest(_Strict):
     """A tab of a view, in an order."""
 
-    view: str
+    view: _Text
     tab: Tab
     sort: Sort = "best"
     threshold: float = 0.0

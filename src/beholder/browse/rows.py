@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ class RowStore:
         names: columns, `sample` first, then the scores, then the others.
         left_out: columns of the set that are not here.
         table: all rows, mapped; columns `names` and ROW, and the sample's own column where it has another name.
+        handle: descriptor of the file, for other processes; open as long as this is there.
+        sample_column: name of the sample's own column.
     """
 
     def __init__(self, scores: ScoreSet, folder: Path) -> None:
@@ -41,6 +45,8 @@ class RowStore:
             for table in _pieces(scores, target):
                 writer.write_table(table, max_chunksize=BATCH_ROWS)
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self.handle, self.sample_column = os.open(path, os.O_RDONLY | os.O_CLOEXEC), scores.sample_column
+        weakref.finalize(self, os.close, self.handle)
         path.unlink()  # the mapping stays; the disk is free again even after kill -9
         self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self._starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)])

@@ -19,7 +19,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_SAFE_METHODS = frozenset({"GET", "HEAD"})
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+"""They change nothing."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -93,12 +94,12 @@ class Guard:
         if not self._is_own_host(host):
             return f"{host!r} is no name of this server"
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        is_visit = scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate" and scope["method"] in _SAFE_METHODS
+        is_visit = scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate" and scope["method"] in SAFE_METHODS
         if site not in (None, "same-origin", "none") and not is_visit:
             return "another site asked for this"
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place_of(origin) != host.lower():
             return "another site asked for this"
-        if scope["method"] in _SAFE_METHODS:
+        if scope["method"] in SAFE_METHODS:
             return None
         if origin is None and site != "same-origin":
             return "changes are taken from the page itself only"
@@ -131,6 +132,14 @@ class Guard:
     def _knows_token(self, scope: Scope) -> bool:
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
         return hmac.compare_digest(given.encode(), (self._token or "").encode())
+
+
+def _place_of(origin: str) -> str | None:
+    """Host and port of an Origin header; None for one that is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _headers(path: str, cookie: str | None) -> list[tuple[bytes, bytes]]:

@@ -32,7 +32,8 @@ from beholder.scores.score_set import open_scores
 if TYPE_CHECKING:
     import uvicorn
 
-_GRACE_S = 2
+    from beholder.browse.connections import ServerLimits
+
 _LOOKED_AT = 512
 """So many first samples tell which folder relative names count from; where that is unclear, it is said at the start."""
 
@@ -145,25 +146,11 @@ def browse(options: BrowseOptions, *, on_ready: Callable[[Address], None] = lamb
             raise OutputError("the web server did not start; is the address still free?")
 
 
-def make_server(app: Any) -> uvicorn.Server:
-    """A web server that is not running yet; quiet, and it tells nobody what it is."""
-    import uvicorn
+def make_server(app: Any, limits: ServerLimits | None = None) -> uvicorn.Server:
+    """A web server that is not running yet."""
+    from beholder.browse import connections
 
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="critical",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=_GRACE_S,
-            h11_max_incomplete_event_size=64 << 10,
-        )
-    )
+    return connections.make_server(app, limits)
 
 
 def _tell(server: uvicorn.Server, address: Address, options: BrowseOptions, on_ready: Callable[[Address], None]) -> None:

@@ -1,0 +1,163 @@
+"""Runs in a process of its own: conditions in over a socket, the rows that satisfy them back; the database reaches no file.
+
+Both sides of the socket are here: a request is one JSON message, an answer one JSON message and the bytes it announces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beholder.columns import SAMPLE
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+VIEW = "scores"
+MOST_LETTERS = 20_000
+MEMORY_FAULT, FAULT = "memory", "condition"
+"""What an answer's `kind` says went wrong: it needs more memory than this process may use; anything else."""
+_GRACE_S = 5.0
+"""Past its time the system itself ends this process, should its parent be stopped."""
+_DATABASE_SHARE = 0.75
+"""Of the memory: DuckDB puts the rest on the disk from there on. Lists and texts are outside of its own count."""
+_MOST_TEMPORARY = "10GB"
+
+
+def main(config: dict[str, Any]) -> None:
+    """Answer one request after the other until the other end of the socket is closed; never returns.
+
+    Args:
+        config: `rows`, a descriptor of the Arrow file with the rows; `sample_column`; `scratch`, a folder for this process
+            alone; `threads`; `memory_bytes`, which the system lets this process have beyond what it starts with; `parent`
+            and `socket`.
+    """
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one sets memory aside before the limit is there
+    import beholder
+    from beholder.curation.memory_limit import limit_for_good
+    from beholder.images.worker_setup import set_up_process
+
+    set_up_process(config["parent"], 0)
+    connection = Connection(config["socket"])
+    database = _Database(config)
+    limit_for_good(config["memory_bytes"])
+    try:
+        connection.send_bytes(json.dumps({"package": str(beholder.__file__)}).encode())
+        while True:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            request = json.loads(connection.recv_bytes())
+            signal.setitimer(signal.ITIMER_REAL, request["limit_s"] + _GRACE_S)
+            answer, data = database.answer(request)
+            connection.send_bytes(json.dumps({**answer, "has_data": data is not None}).encode())
+            if data is not None:
+                connection.send_bytes(data)
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+class _Database:
+    """DuckDB over the mapped rows, which it sees as the view `scores`, and nothing else.
+
+    File access, extensions, secrets, Python variables and its own settings are shut before the first condition is run.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        from beholder.curation.database import check_expression, connect
+
+        self._table = _mapped(config["rows"], config["sample_column"])
+        scratch = Path(config["scratch"])
+        shutil.rmtree(scratch, ignore_errors=True)  # of a process before this one, which was killed
+        memory = int(config["memory_bytes"] * _DATABASE_SHARE)
+        self._connection: duckdb.DuckDBPyConnection = connect(scratch, memory=memory, num_threads=max(1, config["threads"]))
+        for line in (
+            f"SET max_temp_directory_size = '{_MOST_TEMPORARY}'",
+            "SET python_enable_replacements = false",
+            "SET allow_community_extensions = false",
+            "SET enable_external_access = false",
+            "SET lock_configuration = true",
+        ):
+            self._connection.execute(line)
+        self._connection.register(VIEW, self._table)
+        check_expression(self._connection, "true", VIEW)  # all threads and modules are there before the first request
+
+    def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes | None]:
+        """What to send: the answer, or `error`, `kind` and `is_worn`, whether a process anew is better than this one."""
+        import duckdb
+
+        from beholder.curation.database import is_out_of_memory
+        from beholder.errors import BeholderError, InputError
+
+        try:
+            found: tuple[dict[str, Any], bytes | None] = getattr(self, f"_{request['wanted']}")(**request["arguments"])
+        except (BeholderError, MemoryError, duckdb.Error) as error:
+            is_short = is_out_of_memory(error) or not isinstance(error, InputError | duckdb.Error)
+            is_short = is_short or isinstance(error, duckdb.OutOfMemoryException)
+            is_worn = is_short or isinstance(error, duckdb.InternalException | duckdb.FatalException)
+            return {"error": str(error), "kind": MEMORY_FAULT if is_short else FAULT, "is_worn": is_worn}, None
+        return found
+
+    def _matching(self, conditions: list[str], named: str) -> tuple[dict[str, Any], bytes]:
+        """A bit for each row, 1 where all conditions are true."""
+        import numpy as np
+
+        from beholder.curation.database import check_expression, clear_errors, rows_of
+        from beholder.errors import InputError
+        from beholder.scores.score_set import ROW
+
+        for text in conditions:
+            if len(text) > MOST_LETTERS:
+                raise InputError(f"the condition has {len(text):,} letters, the most is {MOST_LETTERS:,}")
+            check_expression(self._connection, text, VIEW, "condition")
+        both = " AND ".join(f"(\n{text}\n)" for text in conditions)
+        mask = np.zeros(self._table.num_rows, np.bool_)
+        with clear_errors(named):
+            for rows in rows_of(self._connection, f"SELECT {ROW} FROM {VIEW} WHERE {both}"):
+                mask[rows] = True
+        return {}, np.packbits(mask).tobytes()
+
+    def _values(self, column: str, most: int, named: str) -> tuple[dict[str, Any], None]:
+        """The commonest values of a column."""
+        from beholder.browse.rows import as_json
+
+        query = f"SELECT {column} AS value, count(*) AS count FROM {VIEW} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {int(most)}"
+        found = self._columns(query, named)
+        pairs = zip(found["value"], found["count"], strict=True)
+        return {"values": [{"value": as_json(_plain(value)), "count": int(count)} for value, count in pairs]}, None
+
+    def _range(self, column: str, named: str) -> tuple[dict[str, Any], None]:
+        """The least and the largest value of a column of numbers."""
+        from beholder.browse.rows import as_json
+
+        query = f"SELECT min({column}) AS least, max({column}) AS largest FROM {VIEW} WHERE NOT isnan({column}::DOUBLE)"
+        found = self._columns(query, named)
+        return {"range": [as_json(_plain(found[name][0])) for name in ("least", "largest")]}, None
+
+    def _columns(self, query: str, named: str) -> dict[str, Any]:
+        from beholder.curation.database import clear_errors
+
+        with clear_errors(named):
+            found: dict[str, Any] = self._connection.execute(query).fetchnumpy()
+            return found
+
+
+def _mapped(handle: int, sample_column: str) -> pa.Table:
+    """The rows in the Arrow file behind a descriptor; its name is gone already."""
+    import pyarrow as pa
+
+    table = pa.ipc.open_file(pa.memory_map(f"/proc/self/fd/{handle}")).read_all()
+    return table if sample_column in table.column_names else table.append_column(sample_column, table.column(SAMPLE))
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar as Python has it; masked values are None."""
+    import numpy as np
+
+    if value is np.ma.masked or value is None:
+        return None
+    return value.item() if isinstance(value, np.generic) and not isinstance(value, np.datetime64) else value
