@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
@@ -190,6 +191,39 @@ def test_a_picture_that_the_browser_cannot_show_says_so_in_words(tmp_path: Path,
         page.wait_for_selector("#view-large.here")
         assert not page.locator("#view-problem").is_visible()
         page.context.close()
+
+
+def test_marks_outside_a_filter_are_in_all_numbers(photo_server: Any, open_page: Open) -> None:
+    """Rows 0 to 59 have widths 64 to 123: 20 satisfy the filter; of the others 3 are marked keep and one drop."""
+    scores = scores_of(photo_server)
+    own = {"origin": photo_server.url.rstrip("/")}
+    for rows, mark in (([30, 40, 50], "keep"), ([3, 55], "drop")):
+        found = httpx.post(f"{photo_server.url}api/marks", json={"rows": rows, "mark": mark}, headers=own)
+        assert found.status_code == 200
+    page = open_page(f"{photo_server.url}#t=5&where=width+%3C+84")
+    kept = {row for row in range(20) if scores[row] >= 5 and row != 3} | {30, 40, 50}
+    wanted = {"all": 23, "kept": len(kept), "dropped": 23 - len(kept), "marked_keep": 3, "marked_drop": 1}
+    page.wait_for_function("() => document.querySelector('.tab[data-tab=all] small').textContent === '23'")
+    for tab, number in wanted.items():
+        assert page.locator(f".tab[data-tab={tab}] small").inner_text() == str(number)
+        page.click(f".tab[data-tab={tab}]")
+        noun = "picture" if number == 1 else "pictures"
+        page.wait_for_function("text => document.getElementById('shown').textContent === text", arg=f"{number} {noun}")
+    buckets = [int(text) for text in page.locator(".tab[data-tab=bucket] small").all_inner_texts()]
+    assert sum(buckets) == 23
+    assert page.locator("#kept").inner_text() == str(len(kept))
+    assert page.locator("#of").inner_text() == "kept of 23"
+    assert page.locator("#outside").inner_text() == "with 3 marked keep outside the filter"
+    page.click("#open-export")
+    assert page.locator("#export-what").inner_text().startswith(f"{len(kept)} of 23: ")
+    address = str(page.locator("#export-download").get_attribute("href")).lstrip("/")
+    exported = httpx.get(f"{photo_server.url}{address}", timeout=100).text
+    assert len(exported.splitlines()) == len(kept) + 1
+    page.keyboard.press("Escape")
+    page.click("#chips .chip")
+    page.wait_for_function("() => document.getElementById('of').textContent === 'kept of 60'")
+    assert not page.locator("#outside").is_visible()
+    assert page.locator(".tab[data-tab=marked_drop] small").inner_text() == "2"
 
 
 def test_export_downloads_what_is_kept_and_names_the_command(photo_server: Any, open_page: Open, tmp_path: Path) -> None:

@@ -96,31 +96,67 @@ def test_counts_and_listings_are_those_of_a_plain_pass(session: Session, where, 
     rows = table_of(session)
     view = session.view(score, where)
     inside = [row for row in rows if holds(row, where)]
-    scored = sorted((row for row in inside if row[score] is not None), key=by_score(score))
-    assert (view.num_matching, len(view.rows)) == (len(inside), len(scored))
+    assert (view.num_matching, len(view.rows)) == (len(inside), sum(row[score] is not None for row in inside))
+    counted = sorted((row for row in rows if holds(row, where) or row["mark"] == Mark.KEEP), key=lambda row: row["row"])
+    scored = sorted((row for row in counted if row[score] is not None), key=by_score(score))
+    without = [row for row in counted if row[score] is None]
+
+    def listed(tab: Any, sort: Any = "best", **how: Any) -> list[int]:
+        return session.listing(view, tab, sort, **{"threshold": 0, **how}).rows.tolist()
+
+    def numbers(found: list[dict[str, Any]]) -> list[int]:
+        return [row["row"] for row in found]
+
     for threshold in (0.0, 4.5, 5.0, 5.13, 6.4, 99.0):
         kept = sorted((row for row in rows if is_kept(row, score, where, threshold)), key=by_score(score))
-        dropped = sorted((row for row in scored if not is_kept(row, score, where, threshold)), key=by_score(score))
+        dropped = [row for row in [*scored, *without] if not is_kept(row, score, where, threshold)]
         counts = session.counts(view, threshold)
-        assert counts["kept"] == len(kept)
+        assert (counts["all"], counts["kept"], counts["dropped"]) == (len(counted), len(kept), len(dropped))
         assert counts["above"] == sum(row[score] >= np.float32(threshold) for row in scored)
-        listed = session.listing(view, "kept", "best", threshold=threshold)
-        assert listed.rows.tolist() == [row["row"] for row in kept]
-        without = sum(row[score] is None and row["mark"] != Mark.KEEP for row in inside)
-        assert counts["dropped"] == len(dropped) + without
-        assert session.listing(view, "dropped", "best", threshold=threshold).rows.tolist() == [row["row"] for row in dropped]
-    assert session.listing(view, "all", "worst", threshold=0).rows.tolist() == [row["row"] for row in scored][::-1]
-    shuffled = session.listing(view, "all", "random", threshold=0, seed=4)
-    assert sorted(shuffled.rows.tolist()) == sorted(row["row"] for row in scored)
-    assert session.listing(view, "all", "random", threshold=0, seed=4).key == shuffled.key
-    low, high = 4.5, 5.0
-    wanted = [row["row"] for row in scored if low <= row[score] < high]
-    assert session.listing(view, "bucket", "best", threshold=0, bucket=(low, high)).rows.tolist() == wanted
+        assert counts["outside"] == sum(not holds(row, where) for row in counted)
+        assert listed("kept", threshold=threshold) == numbers(kept)
+        assert listed("dropped", threshold=threshold) == numbers(dropped)
+    assert listed("all") == numbers([*scored, *without])
+    assert listed("all", "worst") == numbers([*scored[::-1], *without])
+    assert sorted(listed("all", "random", seed=4)) == sorted(numbers(counted))
+    assert listed("all", "random", seed=4) == listed("all", "random", seed=4)
+    assert listed("no_score") == numbers(without)
+    assert counts["no_score"] == len(without)
     for tab, mark in (("marked_keep", Mark.KEEP), ("marked_drop", Mark.DROP)):
-        wanted = [row["row"] for row in sorted((row for row in rows if row["mark"] == mark), key=by_score(score))]
-        assert session.listing(view, tab, "best", threshold=0).rows.tolist() == wanted
-    no_score = [row["row"] for row in inside if row[score] is None]
-    assert session.listing(view, "no_score", "best", threshold=0).rows.tolist() == no_score
+        wanted = sorted((row for row in counted if row["mark"] == mark), key=by_score(score))
+        assert listed(tab) == numbers(wanted)
+        assert counts[tab] == len(wanted)
+    told = session.describe(view)["buckets"]
+    assert sum(counts["buckets"]) + counts["no_score"] == counts["all"]
+    for bucket, count in zip(told, counts["buckets"], strict=True):
+        ends = [-math.inf if bucket["low"] is None else bucket["low"], math.inf if bucket["high"] is None else bucket["high"]]
+        wanted = [row for row in scored if np.float32(ends[0]) <= row[score] < np.float32(ends[1])]
+        assert listed("bucket", bucket=tuple(ends)) == numbers(wanted)
+        assert count == len(wanted)
+
+
+def test_three_marks_outside_a_filter_are_in_all_numbers(tmp_path: Path) -> None:
+    """18 of 40 pictures are cats; of them 8 reach 5; three dogs are marked keep, one of which has a score of 5 or more."""
+    scores = [5.5 if i < 8 else 4.0 for i in range(18)] + [6.0, 4.0, math.nan] + [7.0] * 19
+    rows = {
+        "sample": [f"{i:02d}" for i in range(40)],
+        "aesthetic_score": pa.array(scores, pa.float32()),
+        "label": ["cat"] * 18 + ["dog"] * 22,
+    }
+    path = write_set(tmp_path / "s.parquet", rows)
+    with open_scores(str(path)) as found, opened(found, tmp_path, BrowseOptions(scores=str(path))) as session:
+        view = session.view("aesthetic_score", ("label = 'cat'",))
+        names = ("all", "kept", "dropped", "marked_keep", "marked_drop", "no_score", "outside", "above")
+        assert [session.counts(view, 5)[name] for name in names] == [18, 8, 10, 0, 0, 0, 0, 8]
+        session.mark([18, 19, 20], Mark.KEEP)
+        session.mark([0, 30], Mark.DROP)
+        assert [session.counts(view, 5)[name] for name in names] == [21, 10, 11, 3, 1, 1, 3, 9]
+        for tab in ("all", "kept", "dropped", "marked_keep", "marked_drop", "no_score"):
+            listing = session.listing(view, tab, "best", threshold=5)  # type: ignore[arg-type]
+            assert len(listing.rows) == session.counts(view, 5)[tab]
+        assert session.listing(view, "kept", "best", threshold=5).rows.tolist() == [18, 1, 2, 3, 4, 5, 6, 7, 19, 20]
+        assert session.listing(view, "marked_drop", "best", threshold=5).rows.tolist() == [0]
+        assert write_selection(session, view, 5, tmp_path / "k.txt") == 10
 
 
 def test_pages_of_a_listing_hold_the_rows_and_marks_of_now(session: Session) -> None:
@@ -184,7 +220,8 @@ def test_infinite_scores_are_none(tmp_path: Path) -> None:
             assert session.listing(view, "kept", "best", threshold=threshold).rows.tolist() == kept
             counts = session.counts(view, threshold)
             assert (counts["kept"], counts["above"], counts["dropped"]) == (len(kept), len(kept), 7 - len(kept))
-        assert session.listing(view, "all", "best", threshold=5).rows.tolist() == [6, 1, 5]
+        assert session.listing(view, "all", "best", threshold=5).rows.tolist() == [6, 1, 5, 0, 2, 3, 4]
+        assert session.listing(view, "all", "worst", threshold=5).rows.tolist() == [5, 1, 6, 0, 2, 3, 4]
         without = session.listing(view, "no_score", "best", threshold=5)
         assert without.rows.tolist() == [0, 2, 3, 4]
         assert [tile["score"] for tile in session.page(without, "aesthetic_score", 0, 9)] == [None] * 4
@@ -196,7 +233,7 @@ def test_infinite_scores_are_none(tmp_path: Path) -> None:
         assert write_selection(session, view, 5, tmp_path / "k.txt") == 3
         only = session.view("aesthetic_score", ("sample IN ('a', 'g')",))
         assert (only.rows.tolist(), only.num_matching) == ([6], 2)
-        assert session.listing(only, "no_score", "best", threshold=5).rows.tolist() == [0]
+        assert session.listing(only, "no_score", "best", threshold=5).rows.tolist() == [0, 2], "marked keep, whatever its name"
 
 
 def test_one_row_and_none(tmp_path: Path) -> None:
@@ -207,9 +244,9 @@ def test_one_row_and_none(tmp_path: Path) -> None:
             view = session.view("aesthetic_score", ())
             described = session.describe(view)
             json.dumps(described, allow_nan=False)
-            wanted = sum(not math.isnan(score) for score in scores)
+            wanted, num_rows = sum(not math.isnan(score) for score in scores), len(scores)
             assert described["num_scored"] == sum(described["histogram"]["counts"]) == wanted
             assert session.counts(view, 5)["kept"] == wanted
-            assert len(session.page(session.listing(view, "all", "best", threshold=5), "aesthetic_score", 0, 10)) == wanted
+            assert len(session.page(session.listing(view, "all", "best", threshold=5), "aesthetic_score", 0, 10)) == num_rows
             for kind in EXPORT_FORMATS:
                 assert write_selection(session, view, 5, tmp_path / f"e{number}.{kind}") == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,21 +107,31 @@ def bucket_step(low: float, high: float) -> float:
 
 def buckets(view: View, low: float, high: float) -> list[dict[str, Any]]:
     """Buckets from `low` to `high`, the outer ones open: `low`, `high` (None: open), `from`, `to`, `count`."""
-    step = bucket_step(low, high)
-    first, last = math.floor(low / step + 1e-9), math.floor(high / step + 1e-9)
-    edges = [round(number * step, 6) for number in range(first, last + 2)]
-    at_least = [view.count_at_least(edge) for edge in edges]
-    at_least[0], at_least[-1] = len(view.rows), 0
+    edges = bucket_edges(low, high)
     return [
         {
             "low": None if at == 0 else edges[at],
             "high": None if at == len(edges) - 2 else edges[at + 1],
             "from": edges[at],
             "to": edges[at + 1],
-            "count": at_least[at] - at_least[at + 1],
+            "count": count,
         }
-        for at in range(len(edges) - 1)
+        for at, count in enumerate(bucket_counts(view.ascending, edges))
     ]
+
+
+def bucket_edges(low: float, high: float) -> list[float]:
+    """Ends of the buckets from `low` to `high`, ascending."""
+    step = bucket_step(low, high)
+    first, last = math.floor(low / step + 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 6) for number in range(first, last + 2)]
+
+
+def bucket_counts(ascending: npt.NDArray[np.float32], edges: Sequence[float]) -> list[int]:
+    """How many of these scores each bucket has; what lies outside is in the outermost ones."""
+    below = [int(np.searchsorted(ascending, as_score(edge))) for edge in edges]
+    below[0], below[-1] = 0, len(ascending)
+    return [below[at + 1] - below[at] for at in range(len(edges) - 1)]
 
 
 def histogram(view: View, low: float, high: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from beholder.browse.conditions import Conditions
 from beholder.browse.marks import Mark, MarkBook
 from beholder.browse.options import BrowseOptions
-from beholder.browse.ranking import Rows, View, axis, best_first, buckets, histogram
+from beholder.browse.ranking import Rows, View, axis, best_first, bucket_counts, bucket_edges, buckets, histogram
 from beholder.browse.rows import RowStore, as_json
 from beholder.columns import HEIGHT, SAMPLE, WIDTH
 from beholder.errors import InputError
@@ -159,18 +159,35 @@ class Session:
             "buckets": buckets(view, low, high),
         }
 
-    def counts(self, view: View, threshold: float) -> dict[str, int]:
-        """What a threshold keeps, marks counted in: rows marked keep stay whatever their score, rows marked drop go."""
-        above = kept = view.count_at_least(threshold)
-        keep, drop = self.marks.marked(Mark.KEEP), self.marks.marked(Mark.DROP)
-        kept += len(keep) - int(self._above(view, keep, threshold).sum()) - int(self._above(view, drop, threshold).sum())
-        outside = 0 if view.inside is None else len(keep) - int(view.inside[keep].sum())
+    def counts(self, view: View, threshold: float) -> dict[str, Any]:
+        """The numbers of all tabs; each is that of the rows which `listing` gives for it.
+
+        Counted are the rows that satisfy the view's conditions, and those marked keep besides: `beholder select` keeps these
+        whatever a condition says. So `all` is `kept` and `dropped`, and it is the buckets and the rows without a score.
+
+        Returns:
+            `all`, `kept`, `dropped`, `marked_keep`, `marked_drop`, `no_score`; `buckets`, in their order; `above`, those with
+            this score or more, whatever they are marked; `outside`, those that are counted for their mark alone; `version`.
+        """
+        values = self._values[view.score]
+        keep, drop, outside = self.marks.marked(Mark.KEEP), self._dropped_in(view), self._outside(view)
+        above = view.count_at_least(threshold)
+        kept = above + int((~self._above(view, keep, threshold)).sum()) - int(self._above(view, drop, threshold).sum())
+        added = values[outside]
+        has_none = np.isnan(added)
+        edges = bucket_edges(*self.axis(view.score))
+        of_buckets = zip(bucket_counts(view.ascending, edges), bucket_counts(np.sort(added[~has_none]), edges), strict=True)
+        num_all = view.num_matching + len(outside)
         return {
+            "all": num_all,
             "kept": kept,
-            "above": above,
-            "dropped": view.num_matching + outside - kept,
+            "dropped": num_all - kept,
             "marked_keep": len(keep),
             "marked_drop": len(drop),
+            "no_score": view.num_matching - len(view.rows) + int(has_none.sum()),
+            "buckets": [one + other for one, other in of_buckets],
+            "above": above + int((added >= as_score(threshold)).sum()),
+            "outside": len(outside),
             "version": self.marks.version,
         }
 
@@ -178,6 +195,16 @@ class Session:
         """Which of these rows are in the view and have the score (NaN never has)."""
         above: npt.NDArray[np.bool_] = self._values[view.score][rows] >= as_score(threshold)
         return above if view.inside is None else above & view.inside[rows]
+
+    def _outside(self, view: View) -> npt.NDArray[np.int64]:
+        """Rows marked keep that do not satisfy the view's conditions."""
+        keep = self.marks.marked(Mark.KEEP)
+        return keep[:0] if view.inside is None else keep[~view.inside[keep]]
+
+    def _dropped_in(self, view: View) -> npt.NDArray[np.int64]:
+        """Rows marked drop that satisfy the view's conditions; of the others nothing is left to drop."""
+        drop = self.marks.marked(Mark.DROP)
+        return drop if view.inside is None else drop[view.inside[drop]]
 
     def selected(self, view: View, threshold: float) -> Rows:
         """Rows that are kept, best first: what `beholder select` writes."""
@@ -210,7 +237,7 @@ class Session:
             parts += [threshold, self.marks.version]
         elif tab == "bucket":
             parts += list(bucket or ())
-        elif tab.startswith("marked"):
+        if tab.startswith("marked") or (view.inside is not None and len(self.marks.marked(Mark.KEEP))):
             parts += [self.marks.version]
         if sort == "random":
             parts += [seed]
@@ -220,35 +247,66 @@ class Session:
             rows = self._rows_of(view, tab, threshold, bucket)
             if sort == "random":
                 rows = rows[np.random.default_rng(seed).permutation(len(rows))]
-            found = Listing(key, rows[::-1] if sort == "worst" else rows)
+            elif sort == "worst":
+                rows = self._worst_first(view.score, rows)
+            found = Listing(key, rows)
             self._listings.put(key, found)
         return found
 
+    def _worst_first(self, score: str, rows: Rows) -> Rows:
+        """Rows that are best first the other way round; those without a score stay at the end."""
+        if len(self._whole_of(score)[0].rows) == self.store.num_rows:
+            return rows[::-1]
+        at = int(np.isfinite(self._values[score][rows]).sum())
+        return np.concatenate([rows[:at][::-1], rows[at:]])
+
     def _rows_of(self, view: View, tab: Tab, threshold: float, bucket: tuple[float, float] | None) -> Rows:
-        """Rows of a tab, best first."""
+        """Rows of a tab, best first, those without a score last."""
+        values, outside = self._values[view.score], self._outside(view)
         if tab == "all":
-            return view.rows
+            scored = self._merged(view, view.rows, outside[np.isfinite(values[outside])])
+            return self._followed_by(scored, self._without_score(view))
         if tab == "bucket":
-            return view.between(*(bucket or (-np.inf, np.inf)))
+            low, high = bucket or (-np.inf, np.inf)
+            added = values[outside]
+            return self._merged(view, view.between(low, high), outside[(added >= as_score(low)) & (added < as_score(high))])
         if tab == "no_score":
-            has_none = np.isnan(self._values[view.score])
-            return np.flatnonzero(has_none if view.inside is None else has_none & view.inside)
+            return self._without_score(view)
         if tab in ("marked_keep", "marked_drop"):
-            return self._ranked(view.score, self.marks.marked(Mark.KEEP if tab == "marked_keep" else Mark.DROP))
-        keep, drop = self.marks.marked(Mark.KEEP), self.marks.marked(Mark.DROP)
+            return self._ranked(view.score, self.marks.marked(Mark.KEEP) if tab == "marked_keep" else self._dropped_in(view))
+        keep, drop = self.marks.marked(Mark.KEEP), self._dropped_in(view)
         at = view.count_at_least(threshold)
         rows: Rows = view.rows[:at] if tab == "kept" else view.rows[at:]
-        if not len(keep) and not len(drop):
-            return rows
-        rows = rows[self.marks.state[rows] != (Mark.DROP if tab == "kept" else Mark.KEEP)]
-        moved = keep[~self._above(view, keep, threshold)] if tab == "kept" else drop[self._above(view, drop, threshold)]
-        if not len(moved):
+        if len(keep) or len(drop):
+            rows = rows[self.marks.state[rows] != (Mark.DROP if tab == "kept" else Mark.KEEP)]
+        if tab == "kept":
+            return self._merged(view, rows, keep[~self._above(view, keep, threshold)])
+        rows = self._merged(view, rows, drop[self._above(view, drop, threshold)])
+        without = self._without_score(view)
+        return self._followed_by(rows, without[self.marks.state[without] != Mark.KEEP])
+
+    def _without_score(self, view: View) -> Rows:
+        """Rows without a score that are counted, in their order."""
+        if len(self._whole_of(view.score)[0].rows) == self.store.num_rows:
+            return np.empty(0, np.int64)
+        has_none = np.isnan(self._values[view.score])
+        if view.inside is not None:
+            has_none &= view.inside | (self.marks.state == Mark.KEEP)
+        return np.flatnonzero(has_none)
+
+    @staticmethod
+    def _followed_by(rows: Rows, last: Rows) -> Rows:
+        """All of them, in the first one's type."""
+        return np.concatenate([rows, last.astype(rows.dtype)]) if len(last) else rows
+
+    def _merged(self, view: View, rows: Rows, more: npt.NDArray[np.int64]) -> Rows:
+        """`more` rows put in their places among `rows`, which are best first."""
+        if not len(more):
             return rows
         ranks = self.ranks(view.score)
-        moved = self._ranked(view.score, moved)
-        place = np.searchsorted(ranks[rows], np.where(ranks[moved] == 0, len(ranks) + 1, ranks[moved]))
-        merged = np.insert(rows, place, moved.astype(rows.dtype))
-        return merged.astype(rows.dtype, copy=False)
+        more = self._ranked(view.score, more)
+        place = np.searchsorted(ranks[rows], np.where(ranks[more] == 0, len(ranks) + 1, ranks[more]))
+        return np.insert(rows, place, more.astype(rows.dtype))
 
     def known_listing(self, key: str) -> Listing:
         """A listing by its key. Raises Gone."""

@@ -45,16 +45,23 @@ async function refreshCounts() {
 
 function showCounts(counts, at) {
   state.counts = counts;
-  const all = counts.kept + counts.dropped;
   const box = byId("kept");
   box.textContent = count(counts.kept);
   box.dataset.threshold = at;
-  byId("share").textContent = share(counts.kept, all) || "–";
-  byId("of").textContent = `kept of ${count(all)}`;
-  for (const [tab, number] of [["all", state.view.num_scored], ["kept", counts.kept], ["dropped", counts.dropped], ["marked_keep", counts.marked_keep], ["marked_drop", counts.marked_drop]]) {
-    const small = document.querySelector(`.tab[data-tab="${tab}"] small`);
-    if (small) small.textContent = short(number);
+  byId("share").textContent = share(counts.kept, counts.all) || "–";
+  byId("of").textContent = `kept of ${count(counts.all)}`;
+  paintOutside();
+  for (const button of document.querySelectorAll(".tab")) {
+    const number = button.dataset.at === undefined ? counts[button.dataset.tab] : counts.buckets[Number(button.dataset.at)];
+    if (number !== undefined) button.querySelector("small").textContent = short(number);
   }
+}
+
+// rows that no filter lets through but a mark keeps: all numbers and the export have them
+function paintOutside() {
+  const outside = state.counts?.outside ?? 0;
+  byId("outside").hidden = !outside || state.tab === "rejects";
+  byId("outside").textContent = `with ${count(outside)} marked keep outside the filter`;
 }
 
 const isKept = (item) => item.mark === "keep" || (item.mark !== "drop" && typeof item.score === "number" && item.score >= Math.fround(threshold.value));
@@ -93,29 +100,28 @@ function drawTabs() {
   const { info, view } = state;
   const digits = Math.max(0, Math.min(4, -Math.floor(Math.log10(state.score.bucket) + 1e-9)));
   const edge = (value) => value.toFixed(digits);
-  const buckets = [...view.buckets].reverse().map((bucket) => ({
+  const buckets = view.buckets.map((bucket, at) => ({
     tab: "bucket",
     bucket,
+    at,
     text: bucket.high === null ? `${edge(bucket.from)} +` : bucket.low === null ? `< ${edge(bucket.to)}` : `${edge(bucket.low)} – ${edge(bucket.high)}`,
-    number: bucket.count,
-  }));
+  })).reverse();
   if (view.buckets.length === 1) buckets.length = 0;
-  const without = view.num_matching - view.num_scored;
   const tabs = [
-    { tab: "all", text: "All", number: view.num_scored },
+    { tab: "all", text: "All" },
     { tab: "kept", text: "Kept" },
     { tab: "dropped", text: "Dropped" },
-    ...buckets.map((one, at) => ({ ...one, gap: at === 0 })),
+    ...buckets.map((one, place) => ({ ...one, gap: place === 0 })),
     { tab: "marked_keep", text: "✓ Keep", gap: true },
     { tab: "marked_drop", text: "✕ Drop" },
   ];
-  if (without) tabs.push({ tab: "no_score", text: "No score", number: without });
+  if (state.score.num_without) tabs.push({ tab: "no_score", text: "No score" });
   if (info.rejects.count) tabs.push({ tab: "rejects", text: "Rejects", number: info.rejects.count, gap: true });
   if (!tabs.some((one) => isCurrent(one))) Object.assign(state, { tab: "all", bucket: null });
   byId("tabs").replaceChildren(
     ...tabs.map((one) => {
       const isHere = isCurrent(one);
-      const data = { tab: one.tab, ...(one.bucket ? { from: String(one.bucket.from) } : {}) };
+      const data = { tab: one.tab, ...(one.bucket ? { from: String(one.bucket.from), at: String(one.at) } : {}) };
       return make(
         "button",
         { class: one.gap ? "tab gap" : "tab", type: "button", role: "tab", "aria-selected": String(isHere), tabIndex: isHere ? 0 : -1, dataset: data, onclick: () => chooseTab(one) },
@@ -147,6 +153,7 @@ async function openTab(anchor = 0) {
   byId("rejects").hidden = !isRejects;
   byId("gallery-tools").hidden = isRejects;
   byId("chips").hidden = isRejects;
+  paintOutside();
   byId("reasons").hidden = !isRejects;
   byId("shown").hidden = isRejects;
   byId("shuffle").hidden = state.sort !== "random";
@@ -175,8 +182,9 @@ function emptyText() {
 function goToCut() {
   if (byId("to-cut").disabled) return;
   const items = gallery.grid.count;
-  let above = state.view.num_scored ? countAbove() : 0;
-  if (state.sort === "worst") above = items - above;
+  const { all, no_score: without } = state.counts;
+  let above = all > without ? countAbove() : 0;
+  if (state.sort === "worst") above = items - (state.tab === "all" ? without : 0) - above;
   gallery.grid.goTo(Math.max(0, Math.min(above, items - 1)), "middle");
   gallery.setActive(Math.max(0, Math.min(above, items - 1)), { isScrolling: false });
   gallery.viewport.focus();
@@ -185,7 +193,7 @@ function goToCut() {
 function countAbove() {
   const above = state.counts?.above ?? 0;
   if (state.tab !== "bucket") return above;
-  const higher = state.view.buckets.filter((bucket) => bucket.from > state.bucket.from).reduce((sum, bucket) => sum + bucket.count, 0);
+  const higher = state.view.buckets.reduce((sum, bucket, at) => (bucket.from > state.bucket.from ? sum + state.counts.buckets[at] : sum), 0);
   return Math.max(0, above - higher);
 }
 
@@ -335,7 +343,7 @@ async function start() {
   });
   threshold = new Threshold({ onMove: onThreshold, onRest: onThresholdRest });
   filters = new Filters(info.columns, applyFilters);
-  exporting = new Export(() => ({ view: state.view.view, threshold: threshold.value, kept: state.counts.kept, all: state.counts.kept + state.counts.dropped, conditions: state.view.conditions }));
+  exporting = new Export(() => ({ view: state.view.view, threshold: threshold.value, kept: state.counts.kept, all: state.counts.all, conditions: state.view.conditions }));
   rejects = new RejectList(info.rejects);
   marks = new Marks(info.run, info.marks.version, {
     onChange: (row, mark) => {
