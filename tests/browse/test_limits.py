@@ -271,7 +271,7 @@ def test_odd_bytes_on_the_wire_end_nothing(photo_server: Served) -> None:
             assert not answer.startswith((b"HTTP/1.1 5", b"HTTP/1.0 5")), (bytes(data), answer)
     assert httpx.get(f"{photo_server.url}api/set").status_code == 200
     for origin in ("http://[", "http://[::1", "\xff"):
-        headers = {"origin": origin.encode("latin-1"), "content-type": "application/json"}
+        headers = {b"origin": origin.encode("latin-1"), b"content-type": b"application/json"}
         assert httpx.post(f"{photo_server.url}api/marks", content=b"{}", headers=headers).status_code == 403
 
 
