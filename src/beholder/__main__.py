@@ -38,8 +38,13 @@ def main() -> None:
             _fail(_INTERRUPTED, 128 + (received or [signal.SIGINT])[0])
         if isinstance(error, BeholderError):
             _fail(str(error), 1)
-        if isinstance(error, OSError):
-            _fail(f"{error.filename}: {os_error_text(error)}" if error.filename else os_error_text(error), 1)
+        if isinstance(error, OSError) and error.errno is not None and not (
+            error.filename is None and os.environ.get("BEHOLDER_TRACEBACK")
+        ):
+            place = "the system reports a failure and names no file (BEHOLDER_TRACEBACK=1 shows where)"
+            if error.filename is not None:
+                place = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+            _fail(f"{place}: {os_error_text(error)}", 1)
         if isinstance(error, MemoryError):
             _fail("out of memory; give a smaller --memory, or close other programs", 1)
         if os.environ.get("BEHOLDER_TRACEBACK"):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Callable, Iterator
 
 
 class BeholderError(Exception):
-    """A failure the user can mend. `str(error)` is one line; the command line prints it and exits with status 1."""
+    """A failure the user can mend. `str(error)` is one line; the command line prints it and exits with status 1.
+
+    Control characters, which names inside damaged files may hold, are shown as Python escapes them.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class HeadError(BeholderError):
@@ -43,6 +51,50 @@ def os_error_text(error: OSError) -> str:
     """The mend for an operating-system error, in words; falls back on the system's own text."""
     hint = _OS_HINTS.get(error.errno) if error.errno is not None else None
     return hint or error.strerror or " ".join(str(error).split()) or os.strerror(error.errno or errno.EIO)
+
+
+def one_line(text: str) -> str:
+    r"""The text with control characters and line breaks of any kind escaped, `\n` for example: it stays on one line."""
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() or mark == " " else _escaped(mark) for mark in text)
+
+
+def _escaped(mark: str) -> str:
+    """A character that a terminal would act on, escaped; others that only cannot be printed (a lone surrogate) as they are."""
+    acts = ord(mark) < 0xA0 or mark in "\u2028\u2029" or "\u200e" <= mark <= "\u202e" or "\u2066" <= mark <= "\u2069"
+    return mark.encode("unicode_escape").decode("ascii") if acts else mark
+
+
+@contextlib.contextmanager
+def damaged(refused: Callable[[str], Exception]) -> Iterator[None]:
+    """Around the calls of a library that takes a file apart: whatever they raise becomes `refused(why)`, `why` a short line.
+
+    On damaged or hostile files libraries raise nearly anything, with no common parent. Only their calls belong inside, so that
+    mistakes of our own are still seen as such. What says what is wrong already (BeholderError) passes, and so do failures of
+    the system (a disk error, a vanished file); but EINVAL is what going to the place that a damaged header names gives.
+    """
+    try:
+        yield
+    except BeholderError:
+        raise
+    except MemoryError:
+        raise refused("it asks for more memory than there is") from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise refused(reason_of(error)) from None
+    except Exception as error:
+        raise refused(reason_of(error)) from None
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library says, on one line of at most 200 characters; the error's kind where it says nothing."""
+    try:
+        text = " ".join(str(error).split())
+    except ValueError:  # its text is made of bytes that are none (UnicodeDecodeError is a ValueError)
+        text = ""
+    return text[:200].rstrip(". ") or type(error).__name__
 
 
 def reading_failed(path: str, error: OSError) -> InputError:
