@@ -26,6 +26,18 @@ class InputError(BeholderError):
     """Embeddings that cannot be read as they were given."""
 
 
+class DamagedError(InputError):
+    """A file that turns out to be damaged, or made to take all memory, while it is read.
+
+    Attributes:
+        why: what is wrong, without the name of the file.
+    """
+
+    def __init__(self, path: str, why: str, *, near_row: int | None = None, hint: str = "write it again") -> None:
+        super().__init__(f"{path} is damaged{'' if near_row is None else f' near row {near_row}'}: {why}; {hint}")
+        self.why = one_line(why)
+
+
 class OutputError(BeholderError):
     """A result that cannot be written, or that would overwrite another one."""
 

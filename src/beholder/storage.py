@@ -9,12 +9,15 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
+from beholder.remote_files import RemoteFile
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
+
+    from beholder.parquet_files import ParquetFile
 
 LOCAL_SCHEMES = ("file://", "local://")
 """What fsspec calls this machine's files."""
@@ -154,13 +157,12 @@ def size(path: str) -> int:
 
 
 def open_binary(path: str) -> IO[bytes]:
-    """Open `path` for reading bytes; seekable. The caller closes it and wraps reads in `remote_errors`."""
+    """Open `path` for reading bytes; seekable. The caller closes it, and wraps reads in `remote_errors` for local files."""
     with remote_errors(path):
         if is_local(path):
             return local_path(path).open("rb")
         fs, inner = filesystem(path)
-        opened: IO[bytes] = fs.open(inner, "rb")
-        return opened
+        return cast("IO[bytes]", RemoteFile(fs.open(inner, "rb"), lambda: remote_errors(path)))
 
 
 def read_range(path: str, start: int, stop: int) -> bytes:
@@ -233,30 +235,20 @@ def natural_key(path: str) -> list[tuple[int, int, str]]:
     return [(1, int(piece), piece) if i % 2 else (0, 0, piece) for i, piece in enumerate(re.split(r"([0-9]+)", path))]
 
 
-def open_parquet(path: str, *, streamed: bool = False) -> pq.ParquetFile:
+def open_parquet(path: str, *, streamed: bool = False) -> ParquetFile:
     """Open a Parquet file, local or remote; `streamed`: a remote one is read piece by piece, not a row group at once.
 
-    Raises InputError when it is not one, or is cut short.
+    Raises InputError when it is not one, or is cut short. See `ParquetFile` for what reading it raises.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from beholder.parquet_files import ParquetFile
 
     num_bytes = size(path)
     if num_bytes == 0:
         raise InputError(f"{path} is empty (0 bytes)")
-    try:
-        if is_local(path):
-            return pq.ParquetFile(str(local_path(path)), memory_map=True, pre_buffer=False, page_checksum_verification=True)
-        buffer = _MOST_WHOLE_BYTES if streamed else 0
-        return pq.ParquetFile(open_binary(path), pre_buffer=not streamed, buffer_size=buffer, page_checksum_verification=True)
-    except pa.ArrowInvalid as error:
-        why = " ".join(str(error).split())[:200].rstrip(".")
-        raise InputError(f"{path} is not a whole Parquet file: {why}; write it again") from None
-    except pa.ArrowNotImplementedError as error:  # whole numbers of 128 bits, of polars
-        why = " ".join(str(error).split())[:200].rstrip(".")
-        raise InputError(
-            f"{path} has a column of a type that cannot be read: {why}; write it without, or as another type"
-        ) from None
+    if is_local(path):
+        return ParquetFile(path, str(local_path(path)), memory_map=True, pre_buffer=False)
+    buffer = _MOST_WHOLE_BYTES if streamed else 0
+    return ParquetFile(path, open_binary(path), pre_buffer=not streamed, buffer_size=buffer)
 
 
 def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None) -> tuple[list[int], int]:

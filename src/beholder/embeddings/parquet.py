@@ -108,7 +108,7 @@ def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> 
         labels = choose_label_columns(others, options, part.path)
         groups, at = covering_row_groups(file.metadata, start, stop)
         batches = _record_batches(file, groups, labels + names, part, options)
-        while (batch := _next_batch(batches, part, at)) is not None:
+        for batch in batches:
             low, high = max(start, at), min(at + batch.num_rows, at + batch.num_rows if stop is None else stop)
             if high > low:
                 rows = batch.slice(low - at, high - low)
@@ -119,17 +119,6 @@ def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> 
                     table = plain_labels(part, low, high)
                 yield Block(embeddings, table, statuses)
             at += batch.num_rows
-
-
-def _next_batch(batches: Iterator[pa.RecordBatch], part: Part, row: int) -> pa.RecordBatch | None:
-    """The next batch, None at the end. Raises InputError when the file is damaged there."""
-    try:
-        return next(batches, None)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"{part.path} is damaged near row {row}: {why}; write it again") from None
 
 
 def _record_batches(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from beholder import storage
 from beholder.columns import PictureReason
-from beholder.errors import InputError
+from beholder.errors import DamagedError, InputError
 from beholder.images.labels import block_labels, is_heavy, passed_columns, renames, valid_text
 from beholder.images.magic import is_picture
 from beholder.images.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
@@ -32,7 +32,7 @@ def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.S
             """Of the first rows; None where they are all null, or the file is damaged (which reading it will tell)."""
             try:
                 batch = next(file.iter_batches(batch_size=16, columns=[name]), None)
-            except (pa.ArrowException, OSError):
+            except DamagedError:
                 return None
             return next((value for value in batch.column(0).to_pylist() if value is not None), None) if batch else None
 
@@ -92,9 +92,8 @@ def sample_names(
         if column is not None:
             try:
                 table = file.read(columns=[column])
-            except (pa.ArrowException, OSError) as error:
-                why = " ".join(str(error).split())[:200]
-                raise InputError(f"{part.path} is damaged: the names of its pictures cannot be read ({why})") from None
+            except DamagedError as error:
+                raise InputError(f"{part.path} is damaged: the names of its pictures cannot be read ({error.why})") from None
             values = table.column(0)
             if name is None:
                 values = pa.chunked_array([_path_field(chunk) for chunk in values.chunks], pa.large_string())
@@ -137,11 +136,8 @@ def _batches(
         for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted):
             yield at, batch
             at += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        why = " ".join(str(error).split())[:200]
-        rest = _without_pictures(file, group, wanted, picture).replace_schema_metadata({"damage": why})
+    except DamagedError as error:
+        rest = _without_pictures(file, group, wanted, picture).replace_schema_metadata({"damage": error.why})
         for batch in rest.slice(at - first).combine_chunks().to_batches(max_chunksize=rows):
             yield at, batch
             at += batch.num_rows
@@ -154,7 +150,7 @@ def _without_pictures(file: pq.ParquetFile, group: int, wanted: list[str], pictu
     for name in wanted:
         columns[name] = pa.nulls(num_rows, file.schema_arrow.field(name).type)
         if name != picture:
-            with contextlib.suppress(pa.ArrowException, OSError):  # its nulls are said to be damage
+            with contextlib.suppress(DamagedError):  # its nulls are said to be damage
                 columns[name] = file.read_row_group(group, columns=[name]).column(0)
     return pa.table(columns)
 

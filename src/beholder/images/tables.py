@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from beholder import storage
 from beholder.columns import PictureReason
-from beholder.errors import InputError
+from beholder.errors import DamagedError, InputError
 from beholder.images.labels import block_labels, is_heavy, passed_columns, renames
 from beholder.images.magic import is_picture, suffix_of
 from beholder.images.packed import as_text, columns_of_parquet, sample_names
@@ -84,15 +84,9 @@ def _batches(
         names = sample_names(part, file, lambda values: _finished(values, part))
         groups, at = storage.covering_row_groups(file.metadata, start, stop)
         for group in groups:
-            try:
-                for batch in file.iter_batches(batch_size=8192, row_groups=[group], columns=wanted):
-                    yield at, pa.Table.from_batches([batch]), names
-                    at += batch.num_rows
-            except (pa.ArrowException, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                why = " ".join(str(error).split())[:200]
-                raise InputError(f"{part.path} is damaged near row {at}: {why}; write it again") from None
+            for batch in file.iter_batches(batch_size=8192, row_groups=[group], columns=wanted):
+                yield at, pa.Table.from_batches([batch]), names
+                at += batch.num_rows
 
 
 def _passed(part: PicturePart, options: SourceOptions) -> list[str]:
@@ -140,7 +134,7 @@ def _base(path: str, first: Sequence[Any]) -> str:
 def _first_places(file: Any, column: str) -> list[Any]:
     try:
         batch = next(file.iter_batches(batch_size=_TRIED_PLACES, columns=[column]), None)
-    except (pa.ArrowException, OSError):
+    except DamagedError:
         return []  # reading it will tell
     return [value for value in batch.column(0).to_pylist() if value is not None] if batch is not None else []
 

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from beholder import storage
 from beholder.columns import SAMPLE, PictureReason
-from beholder.errors import InputError
 from beholder.images.labels import UniqueNames, column_of, is_heavy, passed_columns, valid_text
 from beholder.images.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture
 from beholder.images.picture import PictureRef, SourceOptions
@@ -254,11 +253,7 @@ class ShardTable:
         with storage.remote_errors(path), storage.open_parquet(path) as file:
             names = [column.name for column in file.schema_arrow if column.name != KEY and not is_heavy(column.type)]
             wanted = passed_columns(names, None, options)
-            try:
-                table = file.read(columns=[KEY, *wanted])
-            except (pa.ArrowException, OSError) as error:
-                why = " ".join(str(error).split())[:200]
-                raise InputError(f"{path} is damaged: {why}; write it again, or remove it") from None
+            table = file.read(columns=[KEY, *wanted])
         keys = table.column(KEY).cast(pa.large_string()).to_pylist()
         rows = {key: row for row, key in reversed(list(enumerate(keys))) if key is not None}
         return cls(table.select(wanted), rows, names)

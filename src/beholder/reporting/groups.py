@@ -68,6 +68,7 @@ def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: 
         raise InputError(f"{source} does not exist; near-duplicate groups are written by: beholder select ... --dedup 0.95")
     path = foreign.as_parquet(source, scratch / "groups.parquet")
     with storage.open_parquet(str(path)) as file:
+        file.check_dictionaries(source)
         names = file.schema_arrow.names
     missing = [name for name in ("group", columns.SAMPLE) if name not in names]
     if missing:

@@ -219,6 +219,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     schemas, counts = [], []
     for path, name in zip(files, place.files, strict=True):
         with storage.open_parquet(str(path)) as file:
+            file.check_dictionaries(name)
             schemas.append(file.schema_arrow)
             counts.append(file.metadata.num_rows)
         if not schemas[-1].names:

@@ -56,8 +56,9 @@ def table_file(path: str, target: Path) -> Path:
         raise InputError(f"{path} is a folder, a .csv or .parquet file was expected")
     with storage.remote_errors(path):
         file = as_parquet(path, target)
-    with storage.open_parquet(str(file)):
-        return file
+    with storage.open_parquet(str(file)) as opened:
+        opened.check_dictionaries(path)
+    return file
 
 
 def sample_column_of(file: Path, named: str) -> str:
