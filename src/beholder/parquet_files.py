@@ -142,8 +142,8 @@ class ParquetFile(pq.ParquetFile):
     def _num_rows(self, group: int) -> int:
         return int(self.metadata.row_group(group).num_rows)
 
-    def _damage(self, near_row: int | None = None) -> AbstractContextManager[None]:
-        return damaged(lambda why: DamagedError(self._path, why, near_row=near_row))
+    def _damage(self, near_row: int | None = None, what: str = "") -> AbstractContextManager[None]:
+        return damaged(lambda why: DamagedError(self._path, what + why, near_row=near_row))
 
     def _batches_of(
         self, group: int, batch_size: int, columns: Sequence[str] | None, floor: int, options: dict[str, Any]
@@ -174,7 +174,7 @@ class ParquetFile(pq.ParquetFile):
         for field, column in zip(schema, columns, strict=True):
             if pa.types.is_primitive(field.type):
                 continue
-            with self._damage(at):
+            with self._damage(at, f"column {field.name!r}: "):
                 column.validate(full=True)
 
     def _rows_at_once(self, group: int, batch_size: int, columns: Sequence[str] | None, floor: int) -> tuple[int, list[int]]:

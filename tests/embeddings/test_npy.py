@@ -248,3 +248,15 @@ def test_a_file_written_to_while_it_is_read_stops_with_a_clear_line(tmp_path: Pa
     os.utime(path, (1, 1))
     with pytest.raises(InputError, match="x.npy was written to while it was read; run the same command again"):
         list(blocks)
+
+
+def test_bytes_behind_the_promised_rows_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "two.npy"
+    with path.open("wb") as file:
+        np.save(file, np.ones((5, 8), np.float32))
+        np.save(file, np.ones((5, 8), np.float32))
+    with pytest.raises(InputError, match=r"two\.npy has 288 bytes after the 5 rows that its header promises: another array"):
+        NpyReader().inspect(str(path), "two.npy", ReadOptions())
+    path.write_bytes(path.read_bytes()[:288] + b"x")
+    with pytest.raises(InputError, match="has 1 bytes after the 5 rows .*: what they are is unknown"):
+        NpyReader().inspect(str(path), "two.npy", ReadOptions())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,82 @@ def test_wrong_archives_are_one_clear_line(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(InputError, match="empty .0 bytes."):
         read(path)
+
+
+def test_names_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    paths = np.array([f"p/{i}.jpg" for i in range(1000)])
+    np.savez(path, embeddings=ROWS, paths=paths.astype(object))
+    for options in ({}, {"sample_column": "paths"}, {"columns": ("paths",)}, {"columns": ("*",)}):
+        with pytest.raises(InputError, match=r"x\.npz\[paths\].*never unpickled; save it as text: paths\.astype\(str\)"):
+            read(path, **options)
+    np.savez(path, embeddings=ROWS, paths=paths[:-1])
+    with pytest.raises(InputError, match=r"\[paths\].*its shape is \(999,\), and there are 1000 rows"):
+        read(path)
+    np.savez(path, embeddings=ROWS, keys=paths, notes=paths.astype(object))
+    assert read(path)[1][-1] == "p/999.jpg"  # what nobody asks for is no hindrance
+
+
+def test_names_by_their_own_and_by_their_usual_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    paths = np.array([f"p/{i}.jpg" for i in range(1000)])
+    np.savez(path, embeddings=ROWS, paths=paths, names=np.array([f"n{i}" for i in range(1000)]))
+    assert read(path)[1][7] == "n7"
+    assert read(path, sample_column="paths")[1][7] == "p/7.jpg"
+    assert read(path, sample_column="path")[1][7] == "p/7.jpg"
+    part = NpzReader().inspect(str(path), "x.npz", ReadOptions(columns=("paths",)))
+    (block,) = NpzReader().blocks(part, 0, 3, ReadOptions(columns=("paths",)))
+    assert block.labels is not None
+    assert block.labels.to_pydict() == {"sample": ["n0", "n1", "n2"], "paths": ["p/0.jpg", "p/1.jpg", "p/2.jpg"]}
+
+
+def test_bytes_that_are_no_text_and_labels_of_many_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    names = [b"caf\xe9/%d" % i for i in range(1000)]
+    np.savez_compressed(path, embeddings=ROWS, samples=np.array(names), keep=np.arange(1000) % 3 == 0)
+    _, found = read(path, block_bytes=64 * 40)
+    assert found == [f"caf\\xe9/{i}" for i in range(1000)]
+    part = NpzReader().inspect(str(path), "x.npz", ReadOptions(columns=("keep",)))
+    blocks = list(NpzReader().blocks(part, 500, None, ReadOptions(columns=("keep",), block_bytes=64 * 40)))
+    kept = [row for block in blocks if block.labels is not None for row in block.labels.column("keep").to_pylist()]
+    assert kept == [i % 3 == 0 for i in range(500, 1000)]
+
+
+def test_what_lies_before_or_behind_the_arrays_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with path.open("wb") as file:
+        np.savez(file, embeddings=ROWS)
+        np.savez(file, embeddings=ROWS)
+    with pytest.raises(InputError, match="bytes before its arrays: another archive"):
+        read(path)
+    array = io.BytesIO()
+    np.save(array, ROWS)
+    for data, words in ((array.getvalue() * 2, "bytes after the 1000 rows"), (array.getvalue()[:-1], "is truncated")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("embeddings.npy", data)
+        with pytest.raises(InputError, match=words):
+            read(path)
+
+
+def test_small_archives_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    _huge(path, ROWS[:4], f"<U{1 << 20}", bytes(4 << 20), 4)
+    with pytest.raises(InputError, match=r"\[samples\].*each of its values takes 4,194,304 bytes"):
+        read(path)
+    _huge(path, ROWS, "<U70000", b"x\0\0\0" * 70_000, 1000)  # 280 MB out of 1 MB
+    with pytest.raises(InputError, match="its labels unpack to far more than they take in the file"):
+        read(path)
+
+
+def _huge(path: Path, rows: np.ndarray, kind: str, value: bytes, count: int) -> None:
+    """An archive whose samples are `count` times `value`; never whole in memory."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": (count,)})
+    array = io.BytesIO()
+    np.save(array, rows)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("embeddings.npy", array.getvalue())
+        with archive.open("samples.npy", "w", force_zip64=True) as member:
+            member.write(header.getvalue())
+            for _ in range(count):
+                member.write(value)

@@ -7,7 +7,7 @@ import errno
 import io
 import mmap
 import os
-import tokenize
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from beholder import storage
 from beholder.embeddings.block import Block, Part, ReadOptions
 from beholder.embeddings.readahead import read_ahead
-from beholder.errors import InputError, reading_failed
+from beholder.errors import InputError, damaged, reading_failed
 from beholder.kernels.faults import GuardedRange
 
 _MAGIC = b"\x93NUMPY"
@@ -64,17 +64,28 @@ def read_header(head: bytes, where: str) -> tuple[tuple[int, ...], bool, np.dtyp
     if not head.startswith(_MAGIC):
         raise InputError(f"{where} is not an .npy file: it does not start with \\x93NUMPY")
     stream = io.BytesIO(head)
-    try:
+    with damaged(lambda why: InputError(f"{where} has a damaged .npy header: {why}")), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy and Python remark on odd headers; what matters is raised
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
         else:
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    except (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        raise InputError(f"{where} has a damaged .npy header: {' '.join(str(error).split())[:200]}") from None
     if any(isinstance(length, bool) or length < 0 for length in shape):
         raise InputError(f"{where} has a damaged .npy header: its shape is {shape}")
     return shape, fortran, dtype, stream.tell()
+
+
+def check_end(where: str, num_rows: int, promised: int, num_bytes: int, rest: bytes = b"") -> None:
+    """Refuse an array that has other than the promised bytes; `rest`: the first ones behind them. Raises InputError."""
+    if num_bytes < promised:
+        raise InputError(f"{where} is truncated: its header promises {promised} bytes, and it has {num_bytes}; write it again")
+    if num_bytes > promised:
+        what = "another array (numpy.save twice on one open file?)" if rest.startswith(_MAGIC) else "what they are is unknown"
+        raise InputError(
+            f"{where} has {num_bytes - promised} bytes after the {num_rows} rows that its header promises: {what}; "
+            "save each array into a file of its own, or all rows as one array"
+        )
 
 
 class NpyReader:
@@ -86,6 +97,8 @@ class NpyReader:
         shape, fortran, dtype, offset = read_header(storage.read_range(path, 0, _HEADER_BYTES), path)
         check_array(shape, dtype, path)
         expected = offset + shape[0] * shape[1] * dtype.itemsize
+        if num_bytes > expected:
+            check_end(path, shape[0], expected, num_bytes, storage.read_range(path, expected, expected + len(_MAGIC)))
         if num_bytes < expected:
             whole = max(0, num_bytes - offset) // (shape[1] * dtype.itemsize)
             rows = "" if fortran else f", {whole} whole rows"
