@@ -7,9 +7,6 @@ torch's `weights_only=True` alone, which builds tensors and plain containers and
 from __future__ import annotations
 
 import hashlib
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +19,7 @@ from beholder.errors import HeadError
 from beholder.models.backbones import backbone_of_tower
 from beholder.models.registry import REFUSED
 from beholder.models.tensors import TensorFile, open_tensors, pack_tensors
+from beholder.models.torch_archives import check_tensor, is_script_archive, load_weights, name_of
 
 Activation = Literal["none", "relu"]
 
@@ -152,48 +150,22 @@ def _refuse_what_is_no_pickle(path: Path, start: bytes) -> None:
     num_bytes = path.stat().st_size
     if num_bytes > MAX_PICKLE_BYTES:
         raise HeadError(f"{path} has {num_bytes} bytes; a head has a few million at most, so this is something else")
-    if any("/code/" in name for name in _archive_members(path)):
+    if is_script_archive(path):
         raise HeadError(f"{path} is refused: it is a TorchScript program, not plain weights, and can run code")
-
-
-def _archive_members(path: Path) -> list[str]:
-    """Names in a zip archive; none for other and for damaged files, which torch then reports on."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
-        return []
 
 
 def _load_pickled(path: Path) -> dict[str, Any]:
     """Tensors of a `.pth` or `.pt` file by name, without running anything in it."""
     import torch
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on pickle protocols; what matters is raised
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on damaged or hostile files, with no common parent
-        text = " ".join(str(error).split())
-        wanted = re.search(r"GLOBAL ([\w.]+)", text)
-        if wanted:
-            raise HeadError(
-                f"{path} is refused: it is a pickle that asks to run {wanted.group(1)}, not plain weights; "
-                "ask its maker for a state dict or safetensors file"
-            ) from None
-        reason = _first_sentence(text.split("WeightsUnpickler error: ")[-1])
-        raise HeadError(f"{path} is not a file of plain weights, or is damaged ({reason})") from None
+    found = load_weights(path)
     if not isinstance(found, Mapping):
         raise HeadError(f"{path} holds a {type(found).__name__}, not a state dict of named tensors")
-    names = [str(name) for name in found]
+    names = [name_of(name) for name in found]
     strangers = [name for name, value in found.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if strangers or not names:
         raise HeadError(f"{path} is no head that beholder knows: it holds {_listed(names)}")
     return dict(found)
-
-
-def _first_sentence(text: str) -> str:
-    return (re.split(r"(?<=[a-z])\. ", text, maxsplit=1)[0] or "no reason given")[:200]
 
 
 def _listed(names: list[str]) -> str:
@@ -205,6 +177,7 @@ def _as_float64(tensor: Any, name: str, path: Path) -> npt.NDArray[np.float64]:
 
     if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16) or tensor.layout != torch.strided:
         raise HeadError(f"{path}: tensor {name} holds {tensor.dtype}, not floating-point weights")
+    check_tensor(tensor, name, path)
     array: npt.NDArray[np.float64] = tensor.detach().to(torch.float64).numpy()
     return array
 

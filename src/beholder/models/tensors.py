@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder import storage
-from beholder.errors import HeadError, InputError
+from beholder.errors import HeadError, InputError, damaged, reason_of
 
-_MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors library itself."""
+_MAX_HEADER_BYTES = 16 << 20
+"""Published models have under 1 MB; a header of this size takes about 1 GB to take apart."""
+_MAX_HEAD_BYTES = 256 << 20
 _MAX_SPAN_BYTES = 16 << 20
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
@@ -95,17 +96,22 @@ class TensorFile:
         return found
 
     def read(self, names: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
-        """The named tensors as float64, exactly. Raises HeadError for tensors that do not hold floats."""
+        """The named tensors of a head as float64, exactly. Raises HeadError for tensors that are too large, or no floats."""
+        names = list(names)
+        num_bytes = sum(self.tensors[name].stop - self.tensors[name].start for name in names)
+        if num_bytes > _MAX_HEAD_BYTES:
+            raise HeadError(f"{self.path}: its layers have {num_bytes:,} bytes; a head has a few million at most")
         return {name: self._decoded(name, data) for name, data in self.read_bytes(names).items()}
 
     def _decoded(self, name: str, data: bytes) -> npt.NDArray[np.float64]:
         info = self.tensors[name]
-        if info.dtype == "BF16":
-            upper_halves = np.frombuffer(data, "<u2").astype(np.uint32) << 16
-            return upper_halves.view(np.float32).astype(np.float64).reshape(info.shape)
-        if info.dtype not in _FLOATS:
+        if info.dtype not in (*_FLOATS, "BF16"):
             raise HeadError(f"{self.path}: tensor {name} holds {info.dtype}, not floating-point weights")
-        return np.frombuffer(data, _FLOATS[info.dtype]).astype(np.float64).reshape(info.shape)
+        with damaged(lambda why: HeadError(f"{self.path} is damaged: tensor {name}: {why}")):
+            if info.dtype == "BF16":
+                upper_halves = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+                return upper_halves.view(np.float32).astype(np.float64).reshape(info.shape)
+            return np.frombuffer(data, _FLOATS[info.dtype]).astype(np.float64).reshape(info.shape)
 
 
 def open_tensors(path: str) -> TensorFile:
@@ -118,10 +124,23 @@ def open_tensors(path: str) -> TensorFile:
         raise HeadError(f"{path} is not a safetensors file: it does not begin with the length of a header")
     text = read_exactly(path, 8, 8 + header_bytes)
     try:
-        return _parsed(path, json.loads(text), 8 + header_bytes)
+        return _parsed(path, json.loads(text, object_pairs_hook=_each_once), 8 + header_bytes)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise HeadError(f"{path} is not a sound safetensors file: its header does not make sense ({reason})") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it names something twice")
+    return found
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise ValueError(f"{str(values)[:50]} where whole numbers belong")
+    return tuple(values)
 
 
 def _parsed(path: str, header: Any, data_start: int) -> TensorFile:
@@ -130,16 +149,19 @@ def _parsed(path: str, header: Any, data_start: int) -> TensorFile:
         raise ValueError("metadata that is not text")
     tensors: dict[str, TensorInfo] = {}
     for name, record in header.items():
-        start, stop = (int(offset) for offset in record["data_offsets"])
-        shape = tuple(int(length) for length in record["shape"])
+        start, stop = _whole_numbers(record["data_offsets"])
+        shape = _whole_numbers(record["shape"])
         num_bytes = math.prod(shape) * _ITEM_BYTES.get(record["dtype"], 0)
         known = record["dtype"] in _ITEM_BYTES
         if min((0, *shape)) < 0 or not 0 <= start <= stop or (known and stop - start != num_bytes):
             raise ValueError(f"tensor {name} and its bytes do not agree")
         tensors[name] = TensorInfo(record["dtype"], shape, data_start + start, data_start + stop)
     end = max((info.stop for info in tensors.values()), default=data_start)
-    if storage.is_local(path) and storage.local_path(path).stat().st_size < end:
+    found = storage.local_path(path).stat().st_size if storage.is_local(path) else end
+    if found < end:
         raise HeadError(f"{path} is cut short: its header promises {end} bytes; get the file again")
+    if found > end:
+        raise HeadError(f"{path} has {found - end} bytes after the {end} that its header promises; get the file again")
     return TensorFile(path, tensors, dict(metadata), end)
 
 

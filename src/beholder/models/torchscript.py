@@ -8,18 +8,17 @@ torch's `weights_only` loader turns these files away; so the description is read
 from __future__ import annotations
 
 import io
-import lzma
 import math
 import pickle
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.errors import HeadError
+from beholder.errors import HeadError, damaged, reason_of
+from beholder.models.torch_archives import MAX_CODE_BYTES, check_archive
 
 if TYPE_CHECKING:
     import torch
@@ -30,17 +29,10 @@ _STORAGES = {
     "CharStorage": ("int8", 1), "ByteStorage": ("uint8", 1), "BoolStorage": ("bool", 1),
 }  # fmt: skip
 _MAX_DESCRIPTION_BYTES = 64 << 20
-_MAX_CODE_BYTES = 16 << 20
 _MAX_DEPTH = 64
 _MAX_ATTRIBUTES = 200_000
 """Met on the walk through the modules, shared ones each time; OpenAI's ViT-L/14 with its text tower has a few thousand."""
 _MAX_NAME_CHARS = 1000
-
-
-_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError, KeyError,
-)  # fmt: skip
-"""What reading a member of a damaged archive raises."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +57,21 @@ class ScriptArchive:
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The named tensors, in their own dtypes; checked against the archive's checksums. Raises HeadError."""
+        members: dict[str, bytearray] = {}  # tensors may share one
         found: dict[str, torch.Tensor] = {}
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                for name in names:
-                    found[name] = _tensor(archive, self.tensors[name])
-        except _DAMAGE as error:
-            raise HeadError(f"{self.path} is damaged: {_text(error)}; get the file again") from None
+        refused = damaged(lambda why: HeadError(f"{self.path} is damaged: {why}; get the file again"))
+        with refused, zipfile.ZipFile(self.path) as archive:
+            for name in names:
+                stored = self.tensors[name]
+                if stored.member not in members:
+                    members[stored.member] = bytearray(archive.read(stored.member))
+                found[name] = _tensor(members[stored.member], stored)
         return found
-
-
-def is_script_archive(path: Path) -> bool:
-    """Whether the file is a zip with a TorchScript program in it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, OSError):
-        return False
 
 
 def open_script(path: Path) -> ScriptArchive:
     """Read the description of the archive at `path`. Raises HeadError when it is damaged or asks for anything but tensors."""
+    check_archive(path)
     try:
         with zipfile.ZipFile(path) as archive:
             description = next(
@@ -100,13 +86,13 @@ def open_script(path: Path) -> ScriptArchive:
     except _ForbiddenError as error:
         raise HeadError(f"{path} is refused: it asks to run {error}, and a TorchScript archive of weights does not") from None
     except Exception as error:  # a damaged or hostile pickle can raise nearly anything
-        raise HeadError(f"{path} is not a sound TorchScript archive ({_text(error)}); get the file again") from None
+        raise HeadError(f"{path} is not a sound TorchScript archive ({reason_of(error)}); get the file again") from None
     return ScriptArchive(path, _tensors_of(root, path), code)
 
 
 def _code(archive: zipfile.ZipFile) -> str:
     texts = [info for info in archive.infolist() if "/code/" in info.filename and info.filename.endswith(".py")]
-    if sum(info.file_size for info in texts) > _MAX_CODE_BYTES:
+    if sum(info.file_size for info in texts) > MAX_CODE_BYTES:
         return ""
     return "\n".join(archive.read(info).decode("utf-8", "replace") for info in texts)
 
@@ -193,16 +179,13 @@ def _tensors_of(root: Any, path: Path) -> dict[str, StoredTensor]:
     return found
 
 
-def _tensor(archive: zipfile.ZipFile, stored: StoredTensor) -> torch.Tensor:
+def _tensor(data: bytearray, stored: StoredTensor) -> torch.Tensor:
     import torch
 
-    data = bytearray(archive.read(stored.member))
     last = stored.offset + sum((length - 1) * step for length, step in zip(stored.shape, stored.strides, strict=True))
     if math.prod(stored.shape) and (last + 1) * stored.item_bytes > len(data):
         raise ValueError(f"{stored.member} is shorter than its tensor")
+    if math.prod(stored.shape) * stored.item_bytes > len(data):
+        raise ValueError(f"{stored.member} has fewer numbers than its tensor, which would repeat them")
     flat = torch.frombuffer(data, dtype=getattr(torch, stored.dtype))
     return flat.as_strided(stored.shape, stored.strides, stored.offset)
-
-
-def _text(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

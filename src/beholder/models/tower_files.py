@@ -8,9 +8,6 @@ nothing in a file is ever run. The layout is told from the tensors' names, never
 from __future__ import annotations
 
 import json
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from beholder.errors import HeadError
 from beholder.models.checkpoints import is_safetensors
 from beholder.models.tensors import TensorFile, open_tensors
-from beholder.models.torchscript import is_script_archive, open_script
+from beholder.models.torch_archives import check_tensor, is_script_archive, load_weights
+from beholder.models.torchscript import open_script
 from beholder.models.tower_hints import CONFIG_FILES, TowerHints, read_hints
 from beholder.models.tower_layouts import Shapes, TowerLayout, canonical_shapes, recognise
 from beholder.models.tower_shape import TowerShape
@@ -37,6 +35,8 @@ WEIGHT_FILES = (
 """What is looked for in a folder or a hub repository, in this order; then birder's `<name>.pt` and `.safetensors`."""
 
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_DEPTH = 8
+"""Of state dicts inside of checkpoints; a pickle can hold itself."""
 _Read = Callable[[Iterable[str]], "dict[str, torch.Tensor]"]
 
 
@@ -106,7 +106,7 @@ def open_tower_file(path: Path, *, known_as: str = "") -> TowerFile:
         return _tower(shapes, configs, {"code": archive.code}, name, str(file), archive.read, {}, "torchscript")
     tensors, metadata = _load_pickled(file)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return _tower(shapes, configs, metadata, name, str(file), lambda names: {name: tensors[name] for name in names}, {})
+    return _tower(shapes, configs, metadata, name, str(file), lambda names: _checked(tensors, names, file), {})
 
 
 def tower_of_tensors(
@@ -267,41 +267,34 @@ def _parsed(text: str) -> Any:
         return text
 
 
+def _checked(tensors: Mapping[str, torch.Tensor], names: Iterable[str], path: Path) -> dict[str, torch.Tensor]:
+    found = {name: tensors[name] for name in names}
+    for name, tensor in found.items():
+        check_tensor(tensor, name, path)
+    return found
+
+
 def _load_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors of a pickled checkpoint by name, and what else it carries, without running anything in it."""
     import torch
 
-    found = _weights_only(path)
+    found = load_weights(path, mapped=True)
     metadata: dict[str, Any] = {}
-    while isinstance(found, Mapping):
-        inner = next((key for key in ("state", "state_dict", "model") if isinstance(found.get(key), Mapping)), None)
+    for _ in range(_MAX_DEPTH):
+        inner = (
+            next((key for key in ("state", "state_dict", "model") if isinstance(found.get(key), Mapping)), None)
+            if isinstance(found, Mapping)
+            else None
+        )
         if inner is None:
             break
-        metadata |= {str(key): value for key, value in found.items() if key != inner}
+        metadata |= {key: value for key, value in found.items() if key != inner and isinstance(key, str)}
         found = found[inner]
     if not isinstance(found, Mapping):
         raise HeadError(f"{path} holds a {type(found).__name__}, not a state dict of named tensors")
-    tensors = {str(name): value.detach() for name, value in found.items() if isinstance(value, torch.Tensor)}
+    tensors = {
+        name: value.detach() for name, value in found.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
     if not tensors:
         raise HeadError(f"{path} holds no tensors by name, so it is no checkpoint of a tower")
     return tensors, metadata
-
-
-def _weights_only(path: Path) -> Any:
-    import torch
-
-    can_map = zipfile.is_zipfile(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on pickle protocols; what matters is raised
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=can_map or None)
-    except Exception as error:  # torch raises many kinds on damaged or hostile files, with no common parent
-        text = " ".join(str(error).split())
-        wanted = re.search(r"GLOBAL ([\w.]+)", text)
-        if wanted:
-            raise HeadError(
-                f"{path} is refused: it is a pickle that asks to run {wanted.group(1)}, not plain weights; "
-                "ask its maker for a state dict or safetensors file"
-            ) from None
-        reason = re.split(r"(?<=[a-z])\. ", text.split("WeightsUnpickler error: ")[-1], maxsplit=1)[0][:200]
-        raise HeadError(f"{path} is not a file of plain weights, or is damaged ({reason})") from None

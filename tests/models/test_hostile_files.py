@@ -1,0 +1,136 @@
+"""Heads and towers whose files lie about sizes, repeat their numbers, or go on behind their end: one line each."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from beholder import load_head
+from beholder.errors import HeadError
+from beholder.models.checkpoints import read_head_file
+from beholder.models.tensors import pack_tensors
+from beholder.models.tower_files import open_tower_file
+
+DIM = 8
+WEIGHTS = {"weight": torch.ones(1, DIM), "bias": torch.zeros(1)}
+TENSORS = {"weight": np.ones((1, DIM)), "bias": np.zeros(1)}
+
+
+def saved(what: Any, **options: Any) -> bytes:
+    data = io.BytesIO()
+    torch.save(what, data, **options)
+    return data.getvalue()
+
+
+def refused(path: Path, data: bytes, words: str) -> None:
+    """Both readers, of heads and of towers, refuse the file in one line."""
+    path.write_bytes(data)
+    for read in (read_head_file, open_tower_file):
+        with pytest.raises(HeadError, match=words) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+def test_an_archive_that_claims_more_than_the_file_has(tmp_path: Path) -> None:
+    whole = saved(WEIGHTS)
+    assert zipfile.ZipFile(io.BytesIO(whole)).testzip() is None
+    lying = bytearray(whole)
+    at = whole.index(b"PK\1\2", whole.index(b"PK\1\2") + 4)
+    while b"data/0" not in whole[at : at + 80]:
+        at = whole.index(b"PK\1\2", at + 4)
+    lying[at + 20 : at + 28] = struct.pack("<II", 4_000_000_000, 4_000_000_000)
+    refused(tmp_path / "x.pth", bytes(lying), "claims to hold 4,000,0.* bytes and has")
+    lying[at + 20 : at + 24] = whole[at + 20 : at + 24]
+    refused(tmp_path / "x.pth", bytes(lying), "has two different sizes")
+
+
+def test_an_archive_of_packed_numbers(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved(WEIGHTS))) as source, zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, bytes(32 << 20) if name.endswith("data/0") else source.read(name))
+    assert len(data.getvalue()) < 100_000
+    refused(tmp_path / "x.pth", data.getvalue(), "is refused: its .*data/0' is packed, and torch stores numbers as they are")
+
+
+def test_a_tensor_that_repeats_its_numbers(tmp_path: Path) -> None:
+    """A file of 1 kB whose weights would be 40 GB as float64."""
+    path = tmp_path / "x.pth"
+    path.write_bytes(saved({"weight": torch.ones(1, 1).expand(1, 5_000_000_000), "bias": torch.zeros(1)}))
+    assert path.stat().st_size < 2000
+    with pytest.raises(HeadError, match="tensor weight has more numbers than the file holds"):
+        read_head_file(path)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_bytes_behind_the_weights(old: bool, tmp_path: Path) -> None:
+    whole = saved(WEIGHTS, _use_new_zipfile_serialization=not old)
+    path = tmp_path / "x.pth"
+    path.write_bytes(whole)
+    assert read_head_file(path).layers[0].weight.tolist() == [[1.0] * DIM]
+    refused(path, whole + b"more", "has bytes after the end of its")
+
+
+def test_bytes_behind_the_last_tensor(tmp_path: Path) -> None:
+    whole = pack_tensors(TENSORS, {})
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(whole)
+    assert load_head(str(path)).dim == DIM
+    refused(path, whole + bytes(3), f"has 3 bytes after the {len(whole)} that its header promises")
+
+
+def header(**changed: Any) -> bytes:
+    records = {
+        "weight": {"dtype": "F64", "shape": [1, DIM], "data_offsets": [8, 72]},
+        "bias": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]},
+    }
+    records["weight"] |= changed
+    return json.dumps(records).encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (header(data_offsets=[8, 1e308]), "where whole numbers belong"),
+        (header(data_offsets=[8, 72.0]), "where whole numbers belong"),
+        (header(data_offsets=[8, 72]).replace(b"72", b"1e999"), "where whole numbers belong"),
+        (header(shape=[True, DIM]), "where whole numbers belong"),
+        (header(shape="18"), "where whole numbers belong"),
+        (header(shape=[0, 10**30], data_offsets=[8, 8]), "damaged|do not fit|after the"),
+        (header().replace(b'"bias"', b'"weight"'), "names something twice"),
+        (b'{"a":' * 5000, "does not make sense"),
+        (b'{"weight": 5}', "does not make sense"),
+    ],
+)
+def test_headers_that_make_no_sense(text: bytes, words: str, tmp_path: Path) -> None:
+    refused_head = tmp_path / "x.safetensors"
+    refused_head.write_bytes(len(text).to_bytes(8, "little") + text + bytes(72))
+    for read in (read_head_file, open_tower_file):
+        with pytest.raises(HeadError, match=words if read is read_head_file else "."):
+            read(refused_head)
+
+
+def test_a_pickle_that_holds_itself(tmp_path: Path) -> None:
+    loop: dict[str, Any] = {"weight": torch.ones(3)}
+    loop["state"] = loop
+    path = tmp_path / "x.pt"
+    path.write_bytes(saved(loop))
+    with pytest.raises(HeadError):
+        open_tower_file(path)
+
+
+def test_names_with_line_breaks_stay_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(saved({"weight\n\x1b[31m": torch.ones(1, 2)}))
+    with pytest.raises(HeadError) as caught:
+        read_head_file(path)
+    assert r"its tensors are weight\n\x1b[31m" in str(caught.value)
