@@ -172,3 +172,53 @@ def test_names_of_old_zips_and_from_extra_fields(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "y.zip") as archive:
         assert names == [f"{tmp_path}/y.zip/{name}" for name in archive.namelist()]
     assert [data_of(ref) for ref in refs] == [png(3)]
+
+
+def test_a_member_without_a_name(tmp_path: Path) -> None:
+    data = make(tmp_path / "x.zip", {"?": png(1), "b.png": png(2), "!": b"no picture"}).read_bytes()
+    for mark in (b"?", b"!"):  # local headers have the name's length at 26, those of the directory at 28
+        for start, at in ((b"PK\3\4", 26), (b"PK\1\2", 28)):
+            head = next(
+                i for i in range(len(data)) if data.startswith(start, i) and data.startswith(mark, i + at + 4 + 14 * (at == 28))
+            )
+            length = 30 if at == 26 else 46
+            data = data[: head + at] + b"\0\0" + data[head + at + 2 : head + length] + data[head + length + 1 :]
+            end = data.rindex(b"PK\5\6")
+            if at == 26:
+                data = data[: end + 16] + struct.pack("<I", struct.unpack_from("<I", data, end + 16)[0] - 1) + data[end + 20 :]
+                data = _moved(data, head)
+            else:
+                data = data[: end + 12] + struct.pack("<I", struct.unpack_from("<I", data, end + 12)[0] - 1) + data[end + 16 :]
+    (tmp_path / "x.zip").write_bytes(data)
+    names, refs = read(tmp_path / "x.zip")
+    assert names == [f"{tmp_path}/x.zip/", f"{tmp_path}/x.zip/b.png"]
+    assert [data_of(ref) for ref in refs] == [png(1), png(2)]
+    assert part_of(tmp_path / "x.zip").num_ignored == 1
+
+
+def _moved(data: bytes, behind: int) -> bytes:
+    """The archive with members behind a place one byte nearer in its directory."""
+    at = struct.unpack_from("<I", data, data.rindex(b"PK\5\6") + 16)[0]
+    found = bytearray(data)
+    while found.startswith(b"PK\1\2", at):
+        (offset,) = struct.unpack_from("<I", found, at + 42)
+        if offset > behind:
+            struct.pack_into("<I", found, at + 42, offset - 1)
+        at += 46 + sum(struct.unpack_from("<HHH", found, at + 28))
+    return bytes(found)
+
+
+def test_a_packed_member_that_is_damaged_or_swells(tmp_path: Path) -> None:
+    path = make(tmp_path / "x.zip", {"a.png": png(1, 200), "b.png": png(2)}, zipfile.ZIP_LZMA)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"a.png") + 5 + 9  # behind version, length and properties of LZMA
+    data[at : at + 100] = bytes(255 - byte for byte in data[at : at + 100])
+    path.write_bytes(data)
+    _, (first, second) = read(path)
+    assert first.error is not None
+    assert data_of(second) == png(2)
+    make(tmp_path / "y.zip", {"a.bmp": b"BM" + bytes(70 << 20)}, zipfile.ZIP_DEFLATED)
+    _, (swollen,) = read(tmp_path / "y.zip")
+    assert swollen.error is not None
+    assert swollen.error[0] == "too_large"
+    assert "unpacks to 73,400,322 bytes out of" in swollen.error[1]

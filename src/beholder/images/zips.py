@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from beholder import storage
 from beholder.columns import PictureReason
-from beholder.errors import InputError
+from beholder.errors import InputError, damaged
 from beholder.images.files import is_ignored_name
 from beholder.images.labels import UniqueNames, block_labels, valid_text
 from beholder.images.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture, suffix_of
@@ -24,6 +23,8 @@ from beholder.images.tar_members import MOST_MEMBER_BYTES
 
 _LOCAL_HEADER = struct.Struct("<4s22sHH")
 _ENCRYPTED = 1
+_MOST_SWOLLEN_BYTES, _MOST_RATIO = 64 << 20, 200
+"""A member that unpacks to more than both is not unpacked: 1 MB can be made to give 1 GB."""
 _NUMBERS = ("header_offset", "compress_size", "file_size", "compress_type", "flag_bits", "CRC", "_end_offset")
 """Fields of `zipfile.ZipInfo` that opening a member needs; newer Pythons see by the last one that members overlap."""
 _MOST, _NO_NUMBER = (1 << 63) - 1, -1 << 63
@@ -111,11 +112,8 @@ class _KnownZip(zipfile.ZipFile):
 
 def open_zip(path: str, file: IO[bytes]) -> zipfile.ZipFile:
     """Read the directory of a zip. Raises InputError."""
-    try:
+    with damaged(lambda why: InputError(f"{path} is not a whole zip file: {why}; write it again")):
         return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, UnicodeDecodeError, ValueError, NotImplementedError, struct.error) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not a whole zip file: {why}; write it again") from None
 
 
 def is_numpy(archive: zipfile.ZipFile) -> bool:
@@ -130,7 +128,7 @@ def _pictures(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], int]:
     for info in archive.infolist():
         pieces = info.filename.split("/")
         names = [piece.encode("utf-8", "replace") for piece in pieces if piece not in (".", "..")]
-        if info.is_dir() or any(is_ignored_name(name) for name in names):
+        if info.filename.endswith("/") or any(is_ignored_name(name) for name in names):
             continue
         suffix = suffix_of(info.filename)
         if suffix in PICTURE_SUFFIXES or (suffix not in OTHER_SUFFIXES and _begins_as_picture(archive, info)):
@@ -140,16 +138,15 @@ def _pictures(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], int]:
     return found, num_ignored
 
 
-_MEMBER_ERRORS = (
-    zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError, OSError, struct.error,
-)  # fmt: skip
+class _MemberError(Exception):
+    """A member that cannot be unpacked; the text says why."""
 
 
 def _begins_as_picture(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
     try:
-        with archive.open(info) as member:
+        with damaged(_MemberError), archive.open(info) as member:
             return is_picture(member.read(HEAD_BYTES))
-    except _MEMBER_ERRORS:
+    except (_MemberError, OSError):
         return False
 
 
@@ -163,6 +160,9 @@ def _ref(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo, part:
         return wrong(PictureReason.UNREADABLE, "the zip's member is encrypted")
     if info.file_size > MOST_MEMBER_BYTES:
         return wrong(PictureReason.UNREADABLE, f"the member has {info.file_size:,} bytes, too many for a picture")
+    if info.file_size > max(_MOST_SWOLLEN_BYTES, _MOST_RATIO * info.compress_size):
+        packed = f"{info.file_size:,} bytes out of {info.compress_size:,}"
+        return wrong(PictureReason.TOO_LARGE, f"the zip's member unpacks to {packed}, as no picture does")
     try:
         if info.compress_type == zipfile.ZIP_STORED and storage.is_local(part.path) and info.file_size:
             file.seek(info.header_offset)
@@ -173,19 +173,21 @@ def _ref(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo, part:
             if offset + info.file_size > part.num_bytes:
                 return wrong(PictureReason.TRUNCATED, "the zip's member goes beyond its end")
             return PictureRef(path=part.path, offset=offset, length=info.file_size)
-        with archive.open(info) as member:
-            data = member.read(info.file_size + 1)
-    except (EOFError, struct.error):
+        with damaged(_MemberError):
+            try:
+                with archive.open(info) as member:
+                    data = member.read(info.file_size + 1)
+            except (EOFError, struct.error):
+                return wrong(PictureReason.TRUNCATED, "the zip's member breaks off")
+            except NotImplementedError as error:
+                return wrong(PictureReason.UNREADABLE, f"the zip's member is packed in a way that is not known here: {error}")
+            except RuntimeError as error:
+                return wrong(PictureReason.UNREADABLE, f"the zip's member cannot be read: {error}")
+    except struct.error:
         return wrong(PictureReason.TRUNCATED, "the zip's member breaks off")
-    except NotImplementedError as error:
-        return wrong(PictureReason.UNREADABLE, f"the zip's member is packed in a way that is not known here: {error}")
-    except RuntimeError as error:
-        return wrong(PictureReason.UNREADABLE, f"the zip's member cannot be read: {error}")
-    except (zipfile.BadZipFile, zlib.error, ValueError) as error:
-        return wrong(PictureReason.DAMAGED, f"the zip's member is damaged: {' '.join(str(error).split())[:200]}")
+    except (_MemberError, ValueError) as error:  # ValueError: a place before the start
+        return wrong(PictureReason.DAMAGED, f"the zip's member is damaged: {error}")
     except OSError as error:
-        if not storage.is_local(part.path):
-            raise
         return wrong(PictureReason.UNREADABLE, f"the zip's member cannot be read: {error}")
     if len(data) != info.file_size:
         return wrong(PictureReason.TRUNCATED, f"the zip's member breaks off: {len(data)} of {info.file_size} bytes are there")
