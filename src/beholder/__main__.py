@@ -38,8 +38,10 @@ def main() -> None:
             _fail(_INTERRUPTED, 128 + (received or [signal.SIGINT])[0])
         if isinstance(error, BeholderError):
             _fail(str(error), 1)
-        if isinstance(error, OSError) and error.errno is not None and not (
-            error.filename is None and os.environ.get("BEHOLDER_TRACEBACK")
+        if (
+            isinstance(error, OSError)
+            and error.errno is not None
+            and not (error.filename is None and os.environ.get("BEHOLDER_TRACEBACK"))
         ):
             place = "the system reports a failure and names no file (BEHOLDER_TRACEBACK=1 shows where)"
             if error.filename is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
-from beholder.remote_files import RemoteFile
+from beholder.remote_files import NO_RANGES, RemoteFile, web_range
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -25,8 +25,6 @@ _SERVERS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "hf"})
 _COPY_BYTES = 1 << 20
 _MOST_WHOLE_BYTES = 8 << 20
 """Largest file of which a part is read by fetching the whole, from web servers that give no parts."""
-_NO_RANGES = "support range requests"
-"""What fsspec says about such servers."""
 _SAMPLE_PIECES, _SAMPLE_BYTES = 16, 4096
 _PROTOCOL_PACKAGES = {
     "s3": "beholder[s3]", "gs": "beholder[gs]", "gcs": "beholder[gs]",
@@ -108,7 +106,7 @@ def remote_errors(path: str) -> Iterator[None]:
     except Exception as error:
         if is_local(path):
             raise
-        if is_web(path) and _NO_RANGES in str(error):
+        if is_web(path) and NO_RANGES in str(error):
             why = "the server gives no parts of files (byte ranges); download it first"
             raise InputError(f"cannot read {path}: {why}") from None
         text = " ".join(str(error).split()) or type(error).__name__
@@ -184,15 +182,7 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 def _web_range(fs: Any, url: str, start: int, stop: int) -> bytes:
     """Bytes [start, stop) of a URL. From a server that sends nothing but whole files, only of small ones: ValueError."""
     try:
-        with fs.open(url, "rb", size=stop, cache_type="none") as file:
-            file.seek(start)
-            data: bytes = file.read(stop - start)
-            return data
-    except ValueError as error:
-        if _NO_RANGES not in str(error) or (fs.size(url) or _MOST_WHOLE_BYTES + 1) > _MOST_WHOLE_BYTES:
-            raise
-        whole: bytes = fs.cat_file(url)
-        return whole[start:stop]
+        return web_range(fs, url, start, stop, _MOST_WHOLE_BYTES)
     except Exception as error:
         if getattr(error, "status", None) in (404, 410):
             raise FileNotFoundError(url) from None

@@ -23,6 +23,8 @@ _CONNECT_TIMEOUT_S = 15.0
 _READ_TIMEOUT_S = 60.0
 _LARGE_BYTES = 32 << 20
 """Larger files are fetched in pieces, each tried again when the connection breaks, with a progress bar."""
+_LEAST_BOUND_BYTES = 1 << 20
+"""What comes instead of a file may be a web page; it is fetched, so that the message can say so."""
 _TRUE = {"1", "on", "true", "yes"}
 
 NO_NETWORK_HINT = (
@@ -175,7 +177,8 @@ def _from_source(source: Source, entry: PublishedFile) -> Path:
 def _download_verified(url: str, entry: PublishedFile) -> Path:
     target = cached_path(entry)
     with storage.write_whole(str(target)) as temporary:
-        get_large(url, temporary, entry.name, entry.num_bytes)
+        most_bytes = max(entry.num_bytes, _LEAST_BOUND_BYTES) if entry.num_bytes else pieces.MOST_TOWER_BYTES
+        get_large(url, temporary, entry.name, entry.num_bytes, most_bytes=most_bytes)
         try:
             verify(temporary, entry)
         except HeadError as error:
@@ -185,8 +188,8 @@ def _download_verified(url: str, entry: PublishedFile) -> Path:
     return target
 
 
-def download_url(url: str, *, offline: bool | None = None) -> Path:
-    """Fetch a head file by URL (https, s3, ...). Raises HeadError.
+def download_url(url: str, most_bytes: int, *, offline: bool | None = None) -> Path:
+    """Fetch a head file of at most `most_bytes` by URL (https, s3, ...). Raises HeadError.
 
     It is fetched each time, so that a changed file is seen; the copy of the last time serves when offline.
     """
@@ -198,36 +201,48 @@ def download_url(url: str, *, offline: bool | None = None) -> Path:
         raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
     try:
         with storage.write_whole(str(target)) as temporary:
-            _get(url, temporary)
+            _get(url, temporary, most_bytes)
     except UnavailableError as error:
         raise HeadError(str(error)) from None
     return target
 
 
-def get_large(url: str, target: Path, label: str, num_bytes: int | None = None) -> None:
+def get_large(url: str, target: Path, label: str, num_bytes: int | None = None, *, most_bytes: int) -> None:
     """Fetch a URL into an existing local file: in pieces where it is large and the server gives parts. Raises UnavailableError.
 
-    `num_bytes` is its size where that is known; otherwise the server is asked.
+    `num_bytes` is its size where that is known; otherwise the server is asked. More than `most_bytes` are not taken.
     """
     if storage.is_web(url) and (num_bytes is None or num_bytes >= _LARGE_BYTES):
         try:
             total = storage.size(url)
             if total >= _LARGE_BYTES:
+                pieces.Watch(url, most_bytes).expect(total)
                 pieces.need_space(target.parent, total, label)
                 pieces.fetch_pieces(url, [(0, total, 0)], target, label)
                 return
         except BeholderError as error:
             if "gives no parts" not in str(error) and "does not tell its size" not in str(error):
-                text = str(error).removeprefix(f"cannot read {url}: ")
+                text = str(error).removeprefix(f"cannot read {url}: ").removeprefix(f"{url}: ")
                 raise UnavailableError(f"cannot get {url}: {text}") from None
-    _get(url, target)
+    _get(url, target, most_bytes)
 
 
-def _get(url: str, target: Path) -> None:
+def _get(url: str, target: Path, most_bytes: int) -> None:
     """Stream a URL into a local file. Raises UnavailableError when that fails for whatever reason."""
+    from fsspec.callbacks import Callback
+
+    watch = pieces.Watch(url, most_bytes)
+
+    class Watched(Callback):  # type: ignore[misc]
+        def set_size(self, size: int | None) -> None:
+            watch.expect(size or 0)
+
+        def relative_update(self, inc: int = 1) -> None:
+            watch(inc)
+
     try:
         file_system, inner = _file_system(url)
-        file_system.get_file(inner, str(target))
+        file_system.get_file(inner, str(target), callback=Watched())
     except FileNotFoundError as error:
         is_gone = not isinstance(error.__cause__, Exception) or getattr(error.__cause__, "status", None) in (404, 410)
         reason = "it does not exist there" if is_gone else why(error.__cause__)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from beholder.models import fetch, hub, registry
 from beholder.models.backbones import canonical_backbone, find_backbone
 from beholder.models.checkpoints import (
     HEAD_FORMAT,
+    MAX_PICKLE_BYTES,
     Activation,
     HeadFile,
     is_bundle,
@@ -149,7 +150,7 @@ def _from_url(url: str, offline: bool | None) -> Head:
         opened = open_tensors(url)
         if is_bundle(opened.shapes):
             return _from_bundle(opened, _name_in_url(url), fetch.public_part(url))
-    return _from_file(fetch.download_url(url, offline=offline), source=fetch.public_part(url))
+    return _from_file(fetch.download_url(url, MAX_PICKLE_BYTES, offline=offline), source=fetch.public_part(url))
 
 
 def _name_in_url(url: str) -> str:

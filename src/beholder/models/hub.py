@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from beholder import notices
 from beholder.errors import HeadError, os_error_text
-from beholder.models.pieces import need_space
+from beholder.models.pieces import MOST_TOWER_BYTES, Watch, need_space
 from beholder.models.registry import Source
 
 _TIMEOUT_S = 15.0
@@ -71,10 +71,20 @@ def download(source: Source) -> Path:
     is taken up where it stopped, and large ones show a bar on a terminal: the client sees to both
     (where a command shows what is going on itself, it shows this as well).
     """
-    need_space(cache_folder(), look_up(source).num_bytes or 0, source.file)
+    num_bytes = look_up(source).num_bytes
+    what = f"cannot get {source.file} of {source.repo}"
+    Watch(what, MOST_TOWER_BYTES).expect(num_bytes or 0)
+    watch = Watch(what, MOST_TOWER_BYTES if num_bytes is None else num_bytes)
+    need_space(cache_folder(), num_bytes or 0, source.file)
     with _one_line(source):
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import tqdm
         from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+        class Watched(tqdm):  # type: ignore[type-arg]
+            def update(self, n: float | None = 1) -> bool | None:
+                watch(int(n or 0))
+                return super().update(n)
 
         hides_bar = notices.is_heard() and not are_progress_bars_disabled()
         if hides_bar:
@@ -83,7 +93,7 @@ def download(source: Source) -> Path:
             with notices.doing(f"network: fetching {source.file}"):
                 path = hf_hub_download(
                     source.repo, source.file, revision=source.revision, cache_dir=_cache_folder(), endpoint=endpoint(),
-                    library_name="beholder", etag_timeout=_TIMEOUT_S,
+                    library_name="beholder", etag_timeout=_TIMEOUT_S, tqdm_class=Watched,
                 )  # fmt: skip
         finally:
             if hides_bar:

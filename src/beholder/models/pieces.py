@@ -23,6 +23,11 @@ _SHOWN_FROM_BYTES = 32 << 20
 """Smaller transfers show no bar and are not held back by a nearly full disk."""
 _SPARE_BYTES = 64 << 20
 
+PATIENCE_S, SLOWEST_BYTES_A_S = 60.0, 1024
+"""A transfer that brings less in such a time is given up."""
+MOST_TOWER_BYTES = 32 << 30
+"""Largest checkpoint that is fetched where its size is not known beforehand; CLIP's largest have about 10 GB."""
+
 Span = tuple[int, int, int]
 """Bytes [start, stop) of the remote file, and where they go in the local one."""
 
@@ -40,6 +45,36 @@ def cut(spans: Iterable[Span]) -> list[Span]:
         for start, stop, place in joined
         for at in range(start, stop, PIECE_BYTES)
     ]
+
+
+class Watch:
+    """Is told of bytes as they come; raises HeadError when there are too many, or hardly any come.
+
+    Args:
+        what: what is fetched, for the message.
+        most_bytes: that may come, unpacked.
+        clock: gives seconds.
+    """
+
+    def __init__(self, what: str, most_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what, self._most, self._clock = what, most_bytes, clock
+        self._total, self._since, self._lately = 0, clock(), 0
+
+    def expect(self, num_bytes: int) -> None:
+        """Be told beforehand how many bytes will come."""
+        if num_bytes > self._most:
+            raise HeadError(f"{self._what}: {num_bytes:,} bytes come where at most {self._most:,} are expected")
+
+    def __call__(self, num_bytes: int) -> None:
+        """Be told of bytes that came."""
+        self._total += num_bytes
+        self._lately += num_bytes
+        self.expect(self._total)
+        passed = self._clock() - self._since
+        if passed >= PATIENCE_S:
+            if self._lately < SLOWEST_BYTES_A_S * passed:
+                raise HeadError(f"{self._what}: only {self._lately:,} bytes came in {passed:.0f} s; try again later")
+            self._since, self._lately = self._clock(), 0
 
 
 def fetch_pieces(url: str, spans: Sequence[Span], target: Path, label: str) -> None:

@@ -19,7 +19,7 @@ from beholder import storage
 from beholder.errors import BeholderError, HeadError
 from beholder.models import fetch, hub
 from beholder.models.digests import file_sha256
-from beholder.models.pieces import fetch_pieces, need_space
+from beholder.models.pieces import MOST_TOWER_BYTES, Watch, fetch_pieces, need_space
 from beholder.models.registry import Source
 from beholder.models.tensors import TensorFile, open_tensors
 from beholder.models.tower_files import TOWER_FORMAT, WEIGHT_FILES, shard_files, tower_of_tensors
@@ -161,7 +161,7 @@ def from_url(url: str, *, offline: bool | None = None) -> Path:
     else:
         try:
             with storage.write_whole(str(target)) as temporary:
-                fetch.get_large(url, temporary, name)
+                fetch.get_large(url, temporary, name, most_bytes=MOST_TOWER_BYTES)
         except fetch.UnavailableError as error:
             raise HeadError(str(error)) from None
     storage.write_bytes(str(note), identity.encode())
@@ -194,6 +194,7 @@ def keep(opened: TensorFile, names: list[str], target: Path, about: Mapping[str,
         num_bytes = info.stop - info.start
         header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [at, at + num_bytes]}
         at += num_bytes
+    Watch(about.get("source", opened.path), MOST_TOWER_BYTES).expect(at)
     texts = {**about, "format": TOWER_FORMAT, "version": "1", _DIGEST: "0" * 64}
     start = len(_header(header, texts))
     need_space(target.parent, start + at, about.get("name", "the tower"))

@@ -167,7 +167,7 @@ class GoldenPictures:
             raise InputError("it was never fetched on this machine, and offline mode is on")
         with storage.write_whole(str(cached)) as temporary:
             try:
-                get_large(row.url, temporary, row.picture)
+                get_large(row.url, temporary, row.picture, most_bytes=_MOST_BYTES)
             except UnavailableError as error:
                 raise InputError(str(error)) from None
             if not _fits(temporary, row):

@@ -1,0 +1,187 @@
+"""Every reader of binary files, on files damaged in thousands of ways: what cannot be read is one line of ours, or a reject."""
+
+from __future__ import annotations
+
+import io
+import random
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from beholder import BeholderError
+from beholder.embeddings.block import ReadOptions
+from beholder.embeddings.source import find_parts, reader_of
+from beholder.images.picture import SourceOptions
+from beholder.images.sources import find_pictures
+from beholder.images.sources import reader_of as picture_reader_of
+from beholder.models.checkpoints import read_head_file
+from beholder.models.clip_vit import random_tensors
+from beholder.models.tower_files import open_tower_file
+from oracles import checkpoints as made
+from oracles.damage import damaged
+from oracles.small_towers import SHAPE
+from oracles.tar_making import png
+
+NUM_FILES = 60
+"""Of each kind; a longer run: `python tests/test_damaged_files.py SECONDS SEED` with `tests` in the PYTHONPATH."""
+ROWS = np.random.default_rng(0).standard_normal((40, 24)).astype(np.float32)
+NAMES = [f"a/{i}é.jpg" for i in range(40)]
+
+
+def embeddings(path: Path) -> None:
+    options = ReadOptions(columns=("*",))
+    for part in find_parts([str(path)], options):
+        for block in reader_of(part.kind).blocks(part, 0, None, options):
+            assert block.embeddings.nbytes <= 64 << 20
+            if block.labels is not None:
+                block.labels.to_pylist()
+
+
+def pictures(path: Path) -> None:
+    options = SourceOptions(columns=("*",))
+    for part in find_pictures([str(path)], options):
+        for block in picture_reader_of(part.kind).blocks(part, 0, None, options):
+            block.labels.to_pylist()
+
+
+def head(path: Path) -> None:
+    read_head_file(path)
+
+
+def tower(path: Path) -> None:
+    open_tower_file(path).tensors()
+
+
+def _npz(packed: bool) -> bytes:
+    data = io.BytesIO()
+    save = np.savez_compressed if packed else np.savez
+    save(data, embeddings=ROWS, paths=np.array(NAMES), number=np.arange(40))
+    return data.getvalue()
+
+
+def _npy() -> bytes:
+    data = io.BytesIO()
+    np.save(data, ROWS)
+    return data.getvalue()
+
+
+def _parquet(compression: str) -> bytes:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(ROWS.ravel()), 24)
+    table = pa.table({"sample": NAMES, "embedding": vectors, "caption": ["a", "b"] * 20, "stars": range(40)})
+    data = io.BytesIO()
+    pq.write_table(table, data, compression=compression, row_group_size=16)
+    return data.getvalue()
+
+
+def _packed_pictures() -> bytes:
+    cells = [{"bytes": png(i), "path": name} for i, name in enumerate(NAMES)]
+    data = io.BytesIO()
+    pq.write_table(pa.table({"image": cells, "caption": NAMES}), data, row_group_size=16)
+    return data.getvalue()
+
+
+def _list_of_pictures() -> bytes:
+    data = io.BytesIO()
+    pq.write_table(pa.table({"path": NAMES, "caption": NAMES}), data)
+    return data.getvalue()
+
+
+def _zip(packing: int) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", packing) as archive:
+        for i in range(8):
+            archive.writestr(f"d/{i}é.png" if i % 2 else f"d/{i}", png(i))
+    return data.getvalue()
+
+
+def _torch(what: object, *, old: bool = False) -> bytes:
+    data = io.BytesIO()
+    torch.save(what, data, _use_new_zipfile_serialization=not old)
+    return data.getvalue()
+
+
+HEAD = {"weight": torch.ones(1, 24), "bias": torch.zeros(1)}
+STATE = {name: tensor.half() for name, tensor in made.openai_state(random_tensors(SHAPE, seed=9)).items()}
+
+
+def _safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+
+
+def _script() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return made.write_archive(Path(folder) / "x.pt", STATE | made.text_state()).read_bytes()
+
+
+KINDS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], None]]] = {
+    "npy": ("x.npy", _npy, embeddings),
+    "npz": ("x.npz", lambda: _npz(False), embeddings),
+    "packed npz": ("x.npz", lambda: _npz(True), embeddings),
+    "parquet": ("x.parquet", lambda: _parquet("snappy"), embeddings),
+    "plain parquet": ("x.parquet", lambda: _parquet("none"), embeddings),
+    "pictures in parquet": ("x.parquet", _packed_pictures, pictures),
+    "list in parquet": ("x.parquet", _list_of_pictures, pictures),
+    "zip": ("x.zip", lambda: _zip(zipfile.ZIP_STORED), pictures),
+    "packed zip": ("x.zip", lambda: _zip(zipfile.ZIP_DEFLATED), pictures),
+    "zip of LZMA": ("x.zip", lambda: _zip(zipfile.ZIP_LZMA), pictures),
+    "head": ("x.pth", lambda: _torch(HEAD), head),
+    "old head": ("x.pth", lambda: _torch(HEAD, old=True), head),
+    "safe head": ("x.safetensors", lambda: _safetensors(HEAD), head),
+    "tower": ("x.pt", lambda: _torch(STATE), tower),
+    "old tower": ("x.pt", lambda: _torch(STATE, old=True), tower),
+    "safe tower": ("x.safetensors", lambda: _safetensors(STATE), tower),
+    "script tower": ("x.pt", _script, tower),
+}
+
+
+def num_refused(kind: str, folder: Path, seeds: Iterable[object]) -> int:
+    """How many files are refused; raises what is no line of ours, with the file kept in `folder`."""
+    name, make, read = KINDS[kind]
+    whole, path = make(), folder / name
+    count = lines = 0
+    for seed in seeds:
+        path.write_bytes(damaged(whole, random.Random(f"{kind} {seed}")))
+        try:
+            read(path)
+        except BeholderError as error:
+            count += 1
+            lines += str(error).count("\n") + 1
+    assert lines == count
+    return count
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_one_line_of_ours(kind: str, tmp_path: Path) -> None:
+    KINDS[kind][2](_written(tmp_path / KINDS[kind][0], KINDS[kind][1]()))  # as it is made it can be read
+    assert num_refused(kind, tmp_path, range(NUM_FILES)) > NUM_FILES // 10
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+if __name__ == "__main__":
+    import itertools
+    import sys
+    import time
+
+    for each in KINDS:
+        until = time.monotonic() + float(sys.argv[1])
+        tried = itertools.count()
+        seeds = (f"{sys.argv[2]} {next(tried)}" for _ in iter(lambda end=until: time.monotonic() < end, False))
+        place = Path(tempfile.mkdtemp(prefix="damaged-"))
+        try:
+            print(each, num_refused(each, place, seeds), "refused of", next(tried), flush=True)
+        except Exception as error:
+            print(each, place, f"{type(error).__name__}: {error}", flush=True)
