@@ -6,7 +6,7 @@ import io
 import random
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +159,17 @@ def num_refused(kind: str, folder: Path, seeds: Iterable[object]) -> int:
     return count
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Files this small are done sooner by one thread than threads can be woken."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_one_line_of_ours(kind: str, tmp_path: Path) -> None:
     KINDS[kind][2](_written(tmp_path / KINDS[kind][0], KINDS[kind][1]()))  # as it is made it can be read

@@ -25,7 +25,7 @@ _DICTIONARY_PAGE = 2
 _PAGE_HEADER_BYTES = 32
 
 
-class ParquetFile(pq.ParquetFile):
+class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
     """A Parquet file as pyarrow's, whose reading methods raise DamagedError for what pyarrow cannot make sense of.
 
     A text column holds UTF-8. A dictionary of long values is unpacked a few rows at a time; where that would never end
@@ -244,7 +244,7 @@ def _leaf_of(array: pa.Array) -> pa.Array:
 
 
 def _is_bloated(unpacked: int, num_rows: int, chunk: Any, floor: int) -> bool:
-    return unpacked > max(_MOST_UNPACKED_BYTES, _LEAST_RATIO * chunk.total_uncompressed_size, floor * num_rows)
+    return bool(unpacked > max(_MOST_UNPACKED_BYTES, _LEAST_RATIO * chunk.total_uncompressed_size, floor * num_rows))
 
 
 def _bloat(column: str, unpacked: int, chunk: Any) -> str:
