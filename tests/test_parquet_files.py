@@ -38,7 +38,10 @@ def test_a_caption_of_a_megabyte_in_each_of_two_thousand_rows(tmp_path: Path) ->
     reader, wanted = ParquetReader(), ReadOptions(columns=("caption",))
     words = "column 'caption' unpacks to 2,097,152,000 bytes and more out of 1,048,.*; write it without that column"
     with pytest.raises(InputError, match=words):
-        next(reader.blocks(reader.inspect(path, "x.parquet", wanted), 0, None, wanted))
+        reader.inspect(path, "x.parquet", wanted)
+    part = reader.inspect(path, "x.parquet", ReadOptions())
+    with pytest.raises(InputError, match=words):
+        next(reader.blocks(part, 0, None, wanted))
     without = ReadOptions()
     blocks = list(reader.blocks(reader.inspect(path, "x.parquet", without), 0, None, without))
     assert sum(len(np.asarray(block.embeddings)) for block in blocks) == 2000

@@ -110,14 +110,15 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
         """The whole file. Raises DamagedError."""
         return self.read_row_groups(range(self.metadata.num_row_groups), columns, **options)
 
-    def check_dictionaries(self, path: str | None = None) -> None:
+    def check_dictionaries(self, path: str | None = None, columns: Sequence[str] | None = None) -> None:
         """Raise DamagedError, naming `path`, where a column of long values unpacks to far more than the file holds.
 
-        For readers other than this one, which would unpack it whole. Only what looks so by its sizes is read.
+        For readers other than this one, which would unpack it whole, and to know it before anything is done. `columns`: only
+        these are looked at. Only what looks so by its sizes is read.
         """
         try:
             for group in range(self.metadata.num_row_groups):
-                for leaf in self._leaves:
+                for leaf in self._leaves_in(columns):
                     chunk, num_bytes = self.metadata.row_group(group).column(leaf), self._dictionary_bytes(group, leaf)
                     if _is_bloated(num_bytes * chunk.num_values, self._num_rows(group), chunk, _LONG_VALUE_BYTES):
                         self._check_bloat(group, leaf, self._longest(group, leaf), _LONG_VALUE_BYTES)
@@ -138,6 +139,13 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
                     unpacked += pc.sum(lengths.take(values.indices.drop_null())).as_py() or 0
         if _is_bloated(unpacked, num_rows, chunk, floor):
             raise DamagedError(self._path, _bloat(self._leaves[leaf], unpacked, chunk), hint=_BLOAT_HINT)
+
+    def _leaves_in(self, columns: Sequence[str] | None) -> list[int]:
+        """Numbers of the columns of bytes or text in these columns; None: in all."""
+        if columns is None:
+            return list(self._leaves)
+        names = tuple(f"{name}." for name in columns)
+        return [leaf for leaf, path in self._leaves.items() if f"{path}.".startswith(names)]
 
     def _num_rows(self, group: int) -> int:
         return int(self.metadata.row_group(group).num_rows)
@@ -180,9 +188,7 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
     def _rows_at_once(self, group: int, batch_size: int, columns: Sequence[str] | None, floor: int) -> tuple[int, list[int]]:
         """Rows of a batch of at most `batch_size`, and the columns for whose sake they are fewer."""
         rows, long_leaves = batch_size, []
-        for leaf, path in self._leaves.items():
-            if columns is not None and not any(path == name or path.startswith(f"{name}.") for name in columns):
-                continue
+        for leaf in self._leaves_in(columns):
             num_values = self.metadata.row_group(group).column(leaf).num_values
             a_row = max(1.0, num_values / max(1, self._num_rows(group)))
             most = min(batch_size, self._num_rows(group)) * a_row

@@ -74,6 +74,23 @@ def _truncated() -> None:
     os.truncate("embeddings.npy", 10_000)
 
 
+def _twice() -> None:
+    with Path("embeddings.npy").open("wb") as file:
+        np.save(file, ROWS)
+        np.save(file, ROWS)
+
+
+def _object_names() -> None:
+    np.savez("embeddings.npz", embeddings=ROWS, paths=np.array([f"{i}.jpg" for i in range(len(ROWS))], object))
+
+
+def _long_texts() -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["x" * (1 << 20)]))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2000 * D, np.float32)), D)
+    table = pa.table({"caption": texts, "embedding": vectors})
+    pq.write_table(table, "embeddings.parquet", dictionary_pagesize_limit=1 << 30, store_schema=False)
+
+
 def _objects() -> None:
     np.save("embeddings.npy", np.array([_Bomb(), _Bomb()], dtype=object), allow_pickle=True)
     assert b"touch unpickled" in Path("embeddings.npy").read_bytes()
@@ -143,6 +160,10 @@ CASES: dict[str, Case] = {
     ),
     "a truncated .npy": Case(_truncated, "embeddings.npy", "truncated: its header promises 5 rows"),
     "an .npy of Python objects": Case(_objects, "embeddings.npy", "Python objects, which are never unpickled"),
+    "an .npy saved twice into one file": Case(_twice, "embeddings.npy", "15488 bytes after the 5 rows"),
+    "an .npz whose names are Python objects": Case(
+        _object_names, "embeddings.npz[paths]", "save it as text", ("embeddings.npz",)
+    ),
     "an empty file": Case(_file("embeddings.npy", b""), "embeddings.npy", r"empty \(0 bytes\)"),
     "zero rows": Case(lambda: _save(ROWS[:0]), "embeddings.npy", "zero rows, nothing to score"),
     "a 1-D array": Case(lambda: _save(ROWS[0]), "embeddings.npy", "1-D with 768 values"),
@@ -215,6 +236,9 @@ CASES: dict[str, Case] = {
         ("set",),
     ),
     "a damaged Parquet file": Case(_damaged_parquet, "embeddings.parquet", "not a whole Parquet file", ("embeddings.parquet",)),
+    "a Parquet file made to fill the memory": Case(
+        _long_texts, "embeddings.parquet", "unpacks to", ("embeddings.parquet", "--column", "caption")
+    ),
     "a file of another kind than its name says": Case(
         _file("embeddings.npy", b"<html>not found</html>"), "embeddings.npy", "not .npy inside"
     ),

@@ -44,7 +44,8 @@ class ParquetReader:
             for group in range(metadata.num_row_groups - 1):
                 at += metadata.row_group(group).num_rows
                 cuts.append(at)
-            choose_label_columns([n for n in schema.names if n not in set(names)], options, path)
+            labels = choose_label_columns([n for n in schema.names if n not in set(names)], options, path)
+            file.check_dictionaries(columns=labels)
             num_rows = metadata.num_rows
         if dim == 0 and num_rows:
             raise InputError(f"{path}: the embeddings in column {names[0]!r} have no dimensions")
