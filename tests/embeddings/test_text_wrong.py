@@ -64,20 +64,6 @@ def test_rows_before_a_wrong_one_are_given_and_it_is_not_met_when_not_asked_for(
     assert sum(seen) == 85_000
 
 
-@pytest.mark.parametrize(("first", "later", "message"), [
-    ("7", "7.5", "'7.5' is not a whole number"), ("7", "x", "'x' is not a whole number"), ("0.5", "x", "'x' is not a number"),
-    ("7", "007", "'007' is not a whole number"), ("7", str(2**63), "is not a whole number"),
-])  # fmt: skip
-def test_a_label_that_does_not_fit_the_first_rows(tmp_path: Path, first: str, later: str, message: str) -> None:
-    rows = [f"s,{first},0.5,0.25"] * 90_000
-    rows[88_000] = f"s,{later},0.5,0.25"
-    path = write(tmp_path / "a.csv", "\n".join(["sample,n,0,1", *rows]))
-    text = error_of(path, columns=("n",))
-    assert "line 88002: column 'n'" in text
-    assert message in text
-    assert len(read(path)[0]) == 90_000
-
-
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     assert "line 2: not UTF-8" in error_of(write(tmp_path / "a.csv", b"sample,0,1\n\xe9t\xe9.jpg,1,2\n"))
     path = write(tmp_path / "b.csv", b"sample,0,1\na,1,2\nb,1,2\n\xe9t\xe9.jpg,1,2\nc,1,2\n")

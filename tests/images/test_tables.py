@@ -52,9 +52,9 @@ def test_a_csv_with_its_other_columns(tmp_path: Path) -> None:
     assert refs[2].error is not None
     assert refs[2].error[0] == "missing"
     assert labels.to_pylist() == [
-        {"sample": "http://x/1.jpg", "caption": 'a, "b"\nc', "n": 1, "x": 0.5, "id": "007", "mixed": "1", "empty": None},
-        {"sample": "http://x/2.jpg", "caption": None, "n": 2, "x": 1.0, "id": "008", "mixed": "b", "empty": None},
-        {"sample": "t.csv:2", "caption": "d", "n": 3, "x": None, "id": "009", "mixed": None, "empty": None},
+        {"sample": "http://x/1.jpg", "caption": 'a, "b"\nc', "n": "1", "x": "0.5", "id": "007", "mixed": "1", "empty": None},
+        {"sample": "http://x/2.jpg", "caption": None, "n": "2", "x": "1", "id": "008", "mixed": "b", "empty": None},
+        {"sample": "t.csv:2", "caption": "d", "n": "3", "x": None, "id": "009", "mixed": None, "empty": None},
     ]
     part = part_of(path)
     assert (part.kind, part.num_rows, part.num_bytes, part.cuts) == ("table", 3, 0, None)
@@ -93,7 +93,7 @@ def test_named_columns(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", "a,b,sample,path\nx.jpg,one,s,1\ny.jpg,one,t,2\n")
     refs, labels = read(path, picture_column="a", sample_column="b", columns=("path", "a"))
     assert [ref.path for ref in refs] == ["x.jpg", "y.jpg"]
-    assert labels.to_pylist() == [{"sample": "one", "path": 1, "a": "x.jpg"}, {"sample": "one#2", "path": 2, "a": "y.jpg"}]
+    assert labels.to_pylist() == [{"sample": "one", "path": "1", "a": "x.jpg"}, {"sample": "one#2", "path": "2", "a": "y.jpg"}]
     _, labels = read(path, picture_column="a", sample_column="b")
     assert labels.column_names == ["sample", "a", "path"]  # the source's own `sample` gives way
     assert "has no column 'zz'; it has: a, b, sample, path" in refused(path, picture_column="zz")
@@ -164,11 +164,17 @@ def test_what_is_no_table_of_pictures_is_refused(tmp_path: Path) -> None:
         csv(tmp_path / "t.csv", "a,b\n1,2\n")
     )
     assert "lists nothing" in refused(csv(tmp_path / "e.csv", "path,b\n"))
-    assert "is not readable as CSV" in refused(csv(tmp_path / "r.csv", "path,b\n1,2,3\n"))
-    assert "is not readable as CSV" in refused(csv(tmp_path / "n.csv", ""))
+    assert "cannot be read as CSV: CSV parse error: Expected 2 columns, got 3" in refused(
+        csv(tmp_path / "r.csv", "path,b\n1,2,3\n")
+    )
+    assert "is empty (0 bytes)" in refused(csv(tmp_path / "n.csv", ""))
     (tmp_path / "latin.csv").write_bytes("path\né.jpg\n".encode("latin-1"))
-    assert "is not readable as CSV" in refused(tmp_path / "latin.csv")
-    assert "two columns called 'path'" in refused(csv(tmp_path / "w.csv", "path,path\na.jpg,b.jpg\n"))
+    assert "column 'path' holds bytes that are no UTF-8 text" in refused(tmp_path / "latin.csv")
+    (tmp_path / "names.csv").write_bytes("path,né\na.jpg,1\n".encode("latin-1"))
+    assert "its column names are no UTF-8 text" in refused(tmp_path / "names.csv")
+    (tmp_path / "zeros.csv").write_bytes(b"path\n\0\0\xff\n")
+    assert "it is no text, it holds zero bytes" in refused(tmp_path / "zeros.csv")
+    assert "two columns named 'path'" in refused(csv(tmp_path / "w.csv", "path,path\na.jpg,b.jpg\n"))
     assert "expected bytes, struct<bytes, path>, paths or URLs" in refused(
         parquet(tmp_path / "i.parquet", n=[1]), picture_column="n"
     )

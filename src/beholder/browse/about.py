@@ -9,6 +9,7 @@ import pyarrow as pa
 from beholder.browse.ranking import bucket_step
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import Session
+from beholder.curation.untyped import NUMBERS
 from beholder.models.landmarks import landmarks_of
 from beholder.models.published import published_shares
 
@@ -24,7 +25,7 @@ def about(session: Session, rejects: Rejects) -> dict[str, Any]:
         "source": scores.source,
         "num_rows": session.store.num_rows,
         "scores": [_score(session, name) for name in scores.score_columns],
-        "columns": [{"name": name, **_kind(session.store.table.schema.field(name).type)} for name in session.store.names],
+        "columns": [{"name": name, **_column(session, name)} for name in session.store.names],
         "left_out": session.store.left_out,
         "marks": {"file": str(session.marks.path), "strangers": session.marks.num_strangers, "version": session.marks.version},
         "rejects": {"count": rejects.num_all, "reasons": rejects.reasons},
@@ -60,6 +61,14 @@ def _landmarks(head: str | None) -> list[dict[str, Any]]:
     for mark in landmarks_of(head):
         names.setdefault(mark.threshold, []).append(mark.name)
     return [{"at": at, "share": shares.get(at), "names": names[at]} for at in sorted(names)]
+
+
+def _column(session: Session, name: str) -> dict[str, str]:
+    """What a filter can ask of a column; of one from a CSV, what all its values are."""
+    form = session.conditions.forms.get(name)
+    if form is not None and form.is_plain and form.kind in (*NUMBERS, "BOOLEAN"):
+        return {"kind": "number" if form.kind in NUMBERS else "truth", "type": "text"}
+    return _kind(session.store.table.schema.field(name).type)
 
 
 def _kind(kind: pa.DataType) -> dict[str, str]:

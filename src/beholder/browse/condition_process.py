@@ -34,8 +34,8 @@ def main(config: dict[str, Any]) -> None:
     """Answer one request after the other until the other end of the socket is closed; never returns.
 
     Args:
-        config: `rows`, a descriptor of the Arrow file with the rows; `sample_column`; `scratch`, a folder for this process
-            alone; `threads`; `memory_bytes`, which the system lets this process have beyond what it starts with; `parent`
+        config: `rows`, a descriptor of the Arrow file with the rows; `sample_column`; `untyped`, columns of text that may be
+            meant as numbers; `scratch`, a folder for this process alone; `threads`; `memory_bytes`, which the system lets this process have beyond what it starts with; `parent`
             and `socket`.
     """
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one sets memory aside before the limit is there
@@ -69,7 +69,9 @@ class _Database:
 
     def __init__(self, config: dict[str, Any]) -> None:
         from beholder.curation.database import check_expression, connect
+        from beholder.curation.untyped import Untyped
 
+        self._untyped = Untyped(config["untyped"])
         self._table = _mapped(config["rows"], config["sample_column"])
         scratch = Path(config["scratch"])
         shutil.rmtree(scratch, ignore_errors=True)  # of a process before this one, which was killed
@@ -110,11 +112,12 @@ class _Database:
         from beholder.errors import InputError
         from beholder.scores.score_set import ROW
 
+        fitted = []
         for text in conditions:
             if len(text) > MOST_LETTERS:
                 raise InputError(f"the condition has {len(text):,} letters, the most is {MOST_LETTERS:,}")
-            check_expression(self._connection, text, VIEW, "condition")
-        both = " AND ".join(f"(\n{text}\n)" for text in conditions)
+            fitted.append(check_expression(self._connection, text, VIEW, "condition", self._untyped))
+        both = " AND ".join(f"(\n{text}\n)" for text in fitted)
         mask = np.zeros(self._table.num_rows, np.bool_)
         with clear_errors(named):
             for rows in rows_of(self._connection, f"SELECT {ROW} FROM {VIEW} WHERE {both}"):
@@ -130,9 +133,25 @@ class _Database:
         pairs = zip(found["value"], found["count"], strict=True)
         return {"values": [{"value": as_json(_plain(value)), "count": int(count)} for value, count in pairs]}, None
 
-    def _range(self, column: str, named: str) -> tuple[dict[str, Any], None]:
+    def _forms(self, named: str) -> tuple[dict[str, Any], None]:
+        """What the columns without a type hold."""
+        from dataclasses import asdict
+
+        from beholder.curation.database import clear_errors
+
+        with clear_errors(named):
+            found = self._untyped.forms(self._connection, VIEW)
+        return {"forms": {name: asdict(form) for name, form in found.items()}}, None
+
+    def _range(self, name: str, named: str) -> tuple[dict[str, Any], None]:
         """The least and the largest value of a column of numbers."""
         from beholder.browse.rows import as_json
+        from beholder.curation.database import clear_errors
+        from beholder.scores.score_set import quoted
+
+        with clear_errors(named):
+            form = self._untyped.forms(self._connection, VIEW).get(name)
+        column = quoted(name) if form is None else form.sql(quoted(name))
 
         query = f"SELECT min({column}) AS least, max({column}) AS largest FROM {VIEW} WHERE NOT isnan({column}::DOUBLE)"
         found = self._columns(query, named)

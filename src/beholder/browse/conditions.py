@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from beholder.browse.newest_first import Busy
 from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
 from beholder.curation.database import all_rows, connect, count_of
+from beholder.curation.untyped import Form
 from beholder.errors import BeholderError, InputError
 from beholder.images.child_process import (
     ALARM,
@@ -68,6 +70,7 @@ class Conditions:
             "sample_column": store.sample_column,
             "threads": threads,
             "memory_bytes": memory_bytes,
+            "untyped": list(store.untyped),
         }
         self._names = connect(scratch / "names", num_threads=threads)
         self._names.register(VIEW, store.table)
@@ -83,6 +86,12 @@ class Conditions:
         with self._changed:
             if self._workers[0].ident is None and not self._is_closed:
                 self._workers[0].start()
+
+    @cached_property
+    def forms(self) -> dict[str, Form]:
+        """What the columns without a type hold: those whose values are all numbers, truth values, dates or times."""
+        found = self._ask("forms", "the columns of a CSV")[0]["forms"]
+        return {name: Form(**form) for name, form in found.items()}
 
     def close(self) -> None:
         """End what runs, and the processes."""
@@ -128,7 +137,7 @@ class Conditions:
     def range_of(self, name: str) -> tuple[Any, Any]:
         """The least and the largest value of a column of numbers, NaN left out. Raises InputError, Busy."""
         named = f"condition {_short(quoted(name))}"
-        least, largest = self._ask("range", named, column=quoted(name))[0]["range"]
+        least, largest = self._ask("range", named, name=name)[0]["range"]
         return least, largest
 
     def has_unique_names(self) -> bool:

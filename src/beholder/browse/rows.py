@@ -33,6 +33,7 @@ class RowStore:
     Attributes:
         names: columns, `sample` first, then the scores, then the others.
         left_out: columns of the set that are not here.
+        untyped: columns of text that come from a CSV.
         table: all rows, mapped; columns `names` and ROW, and the sample's own column where it has another name.
         handle: descriptor of the file, for other processes; open as long as this is there.
         sample_column: name of the sample's own column.
@@ -51,6 +52,7 @@ class RowStore:
         self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self._starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)])
         self.table = pa.Table.from_batches(self._batches, target)
+        self.untyped = scores.untyped
         self.names = [name for name in target.names if name != ROW]
         if scores.sample_column not in target.names:
             self.table = self.table.append_column(scores.sample_column, self.table.column(SAMPLE))

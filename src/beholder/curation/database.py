@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.curation.memory_limit import within_free_memory
+from beholder.curation.untyped import Untyped
 from beholder.errors import BeholderError, InputError
 from beholder.scores.score_set import ROW, text_literal
 
@@ -54,8 +55,13 @@ _TOKEN = re.compile(
 )
 
 
-def check_expression(connection: duckdb.DuckDBPyConnection, expression: str, source: str, flag: str = "--where") -> None:
-    """Raise InputError unless the text is one SQL expression over `source` (what stands after FROM)."""
+def check_expression(
+    connection: duckdb.DuckDBPyConnection, expression: str, source: str, flag: str = "--where", untyped: Untyped | None = None
+) -> str:
+    """The text as it is to be run: columns of text in it may be meant as numbers (`untyped`).
+
+    Raises InputError unless it is one SQL expression over `source` (what stands after FROM).
+    """
     import duckdb
 
     named = f"{flag} {_shown(expression)}"
@@ -76,7 +82,9 @@ def check_expression(connection: duckdb.DuckDBPyConnection, expression: str, sou
         line = f"SELECT (\n{expression}\n) FROM {source} LIMIT 0"
         if len(connection.extract_statements(line)) != 1:
             raise InputError(f"{named}: one condition, not several statements")
-        do(connection, line)  # what holds no column is worked out here already
+        fitted = (untyped or Untyped()).fitted(connection, expression, source)
+        do(connection, f"SELECT (\n{fitted}\n) FROM {source} LIMIT 0")  # what holds no column is worked out here already
+        return fitted
     except (duckdb.Error, MemoryError) as error:
         raise refused(named, error) from None
 
@@ -99,8 +107,10 @@ def refused(named: str, error: Exception) -> BeholderError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = re.sub(r"^(\w+ )*Error: ", "", lines[0] if lines else "an unknown error").rstrip(".")
     text = text.replace('syntax error at or near ")"', "syntax error at its end")  # the bracket that it is read in
+    if "VARCHAR" in text and ("explicit cast" in text or "explicit type casts" in text):
+        text += "; of a column of text that holds more than numbers, TRY_CAST(COLUMN AS DOUBLE) makes numbers"
     candidates = next((line for line in lines if line.startswith("Candidate bindings")), "")
-    return InputError(f"{named}: {text[:300]}" + (f" ({candidates[:200]})" if candidates and candidates not in text else ""))
+    return InputError(f"{named}: {text[:400]}" + (f" ({candidates[:200]})" if candidates and candidates not in text else ""))
 
 
 def _is_text(expression: str) -> bool:
@@ -181,15 +191,17 @@ def batches_of(connection: duckdb.DuckDBPyConnection, query: str, num_rows: int)
 
 
 def mask_where(
-    connection: duckdb.DuckDBPyConnection, expression: str, source: str, num_rows: int, flag: str = "--where"
+    connection: duckdb.DuckDBPyConnection, expression: str, source: str, num_rows: int, untyped: Untyped | None = None
 ) -> npt.NDArray[np.bool_]:
     """(N,) whether the condition holds for each row of `source`, which has the column ROW; NULL counts as false.
 
+    untyped: what knows which columns of text may be meant as numbers.
+
     Raises InputError when it is no condition, or fails on a value.
     """
-    check_expression(connection, expression, source, flag)
+    fitted = check_expression(connection, expression, source, untyped=untyped)
     mask = np.zeros(num_rows, np.bool_)
-    with clear_errors(f"{flag} {_shown(expression)}"):
-        for rows in rows_of(connection, f"SELECT {ROW} FROM {source} WHERE (\n{expression}\n)"):
+    with clear_errors(f"--where {_shown(expression)}"):
+        for rows in rows_of(connection, f"SELECT {ROW} FROM {source} WHERE (\n{fitted}\n)"):
             mask[rows] = True
     return mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from beholder.curation.database import do, first_row
 from beholder.curation.selecting.lists import NAME, sample_column_of, table_file
 from beholder.errors import InputError
+from beholder.scores.foreign import is_csv
 from beholder.scores.score_set import ROW, ScoreSet, parquet_of, quoted, text_literal
 
 if TYPE_CHECKING:
@@ -22,15 +24,27 @@ RENAMED = "meta_"
 """Before the name of a joined column when the set has one of that name."""
 
 
-def join_metadata(
-    connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths: Sequence[str], scratch: Path
-) -> tuple[Path, dict[str, str], list[str]]:
+@dataclass(frozen=True)
+class Joined:
+    """What tables bring to a set.
+
+    Attributes:
+        file: a Parquet file with the metadata of each row, in the set's order.
+        renamed: columns that had to be renamed -> their new names.
+        partly: a line for each table that lacks some rows of the set.
+        untyped: those of the columns that come from a CSV: text, exactly as it stands there.
+    """
+
+    file: Path
+    renamed: dict[str, str]
+    partly: list[str]
+    untyped: frozenset[str]
+
+
+def join_metadata(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths: Sequence[str], scratch: Path) -> Joined:
     """Join tables to the set (view `scores` of the connection) by sample.
 
     Columns of bytes are left out. A column whose name the set has already is called meta_NAME.
-
-    Returns:
-        the file, the new names of columns that had to be renamed, and a line for each table that lacks some rows of the set.
 
     Raises:
         InputError: a table that names a sample twice, that has no column of samples, or that no sample fits.
@@ -38,6 +52,7 @@ def join_metadata(
     taken = {name.casefold() for name in (*scores.schema.names, "sample", ROW)}
     renamed: dict[str, str] = {}
     partly: list[str] = []
+    untyped: set[str] = set()
     selected, joins = [f"s.{ROW}"], [f"(SELECT {ROW}, {NAME} AS name FROM scores) AS s"]
     for number, path in enumerate(paths):
         file = table_file(path, scratch / f"join{number}.parquet")
@@ -57,6 +72,8 @@ def join_metadata(
             if name.casefold() in taken:
                 raise InputError(f"--join {path}: column {item.name!r} is there already, and {name!r} too; rename it")
             taken.add(name.casefold())
+            if is_csv(path):
+                untyped.add(name)
             selected.append(f"{table}.{quoted(item.name)} AS {quoted(name)}")
     if len(selected) == 1:
         raise InputError(f"--join {paths[0]} adds no column")
@@ -66,7 +83,7 @@ def join_metadata(
     connection.execute("SET preserve_insertion_order = true")
     do(connection, f"COPY (SELECT * EXCLUDE ({ROW}) FROM ({query})) TO {text_literal(str(target))} ({options})")
     connection.execute("SET preserve_insertion_order = false")
-    return target, renamed, partly
+    return Joined(target, renamed, partly, frozenset(untyped))
 
 
 def _check_once(connection: duckdb.DuckDBPyConnection, file: Path, sample: str, path: str) -> int:

@@ -16,9 +16,9 @@ import pyarrow as pa
 from beholder import columns, storage
 from beholder.columns import RowStatus
 from beholder.embeddings.block import Block, Part, ReadOptions
-from beholder.embeddings.labels import choose_label_columns, choose_sample_column, row_names, select_labels
+from beholder.embeddings.labels import choose_label_columns, row_names, select_labels
 from beholder.embeddings.text_pieces import MOST_ROW_BYTES, Piece, PieceReader, check_is_text, first_row_end, rows_end
-from beholder.embeddings.text_rows import Layout, Parsed, Workspace, label_type, parse
+from beholder.embeddings.text_rows import Layout, Parsed, Workspace, parse
 from beholder.embeddings.wide import choose_embedding_columns
 from beholder.errors import InputError
 
@@ -33,7 +33,7 @@ class CsvReader:
     """Reads CSV (RFC 4180, UTF-8, a row of column names first) on all cores this process may use.
 
     A number becomes the float32 nearest to its decimal text. A number field that is empty or `null` makes its row MISSING; NaN
-    and infinities are passed on. Pass-through columns are int64, float64 or text, as the first rows of the file are.
+    and infinities are passed on. Pass-through columns are the text that stands there.
 
     Attributes:
         piece_bytes: bytes of text that a thread takes at a time; None: 4 MiB, or less for small blocks.
@@ -54,20 +54,18 @@ class CsvReader:
         looks_numeric = [position >= len(first_row) or _looks_numeric(first_row[position]) for position in range(len(names))]
         chosen = choose_embedding_columns(names, looks_numeric, options.embedding_column, path)
         embedding = [names.index(column) for column in chosen]
-        types = _label_types(head, rows_at, len(head) == num_bytes, Layout(path, names, embedding))
+        _check_rows(head, rows_at, len(head) == num_bytes, Layout(path, names, embedding))
         seen = max(1, len(head) - rows_at)
         about_rows = round((num_bytes - rows_at) * head.count(b"\n", rows_at) / seen)
-        detail = {"names": names, "embedding": embedding, "types": types, "about_rows": about_rows}
+        detail = {"names": names, "embedding": embedding, "about_rows": about_rows}
         _label_columns(names, embedding, options, path)
         return Part(path, name, "csv", None, len(embedding), "float32", num_bytes, cuts=(), detail=detail)
 
     def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
         """Rows [start, stop) in blocks of at most `options.block_bytes`; rows before `start` are read and dropped."""
-        names, embedding, types = (part.detail[key] for key in ("names", "embedding", "types"))
+        names, embedding = part.detail["names"], part.detail["embedding"]
         labels = _label_columns(names, embedding, options, part.path)
-        sample = choose_sample_column(labels, options.sample_column, part.path)
-        label_types = ["string" if name == sample else types[name] for name in labels]
-        layout = Layout(part.path, names, embedding, [names.index(name) for name in labels], label_types)
+        layout = Layout(part.path, names, embedding, [names.index(name) for name in labels])
         piece_bytes = self.piece_bytes or min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, options.block_bytes // 4))
         block_rows = max(1, options.block_bytes // (4 * part.dim))
         first_row = first_line = 0
@@ -193,11 +191,11 @@ def _label_columns(names: list[str], embedding: list[int], options: ReadOptions,
     return chosen
 
 
-def _label_types(head: bytes, rows_at: int, is_whole: bool, layout: Layout) -> dict[str, str]:
-    """What the columns that are not part of the embedding hold, by the rows in `head`. Raises InputError for a wrong row."""
+def _check_rows(head: bytes, rows_at: int, is_whole: bool, layout: Layout) -> None:
+    """Raise InputError for a wrong row among those in `head`."""
     taken = set(layout.embedding)
     others = [position for position in range(len(layout.names)) if position not in taken]
-    layout = replace(layout, labels=others, types=["string"] * len(others))
+    layout = replace(layout, labels=others)
     space = Workspace(len(head), layout)
     end = len(head) if is_whole else rows_end(head, rows_at, len(head))
     space.piece.is_cut = end < 0
@@ -208,5 +206,3 @@ def _label_types(head: bytes, rows_at: int, is_whole: bool, layout: Layout) -> d
     if parsed.error is not None:
         line, text = parsed.error
         raise InputError(f"{layout.path}: line {line + 1}: {text}")
-    labels = zip(others, parsed.labels.columns, strict=True)
-    return {layout.names[position]: label_type(column.combine_chunks()) for position, column in labels}

@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from beholder.embeddings.text_pieces import MOST_ROW_BYTES, Piece
 from beholder.kernels import decimals
 from beholder.kernels.fields import contents
 
 _UNSURE_ROOM = 4096
-_ARROW_TYPES = {"int64": pa.int64(), "float64": pa.float64()}
-_TYPE_WORDS = {"int64": "a whole number", "float64": "a number", "string": "UTF-8 text"}
 _COMPLAINTS = {
     decimals.NOT_A_NUMBER: "column {column!r}: {text!r} is not a number",
     decimals.STRAY_QUOTE: "column {column!r}: {text!r} is followed by a quote, but does not start with one;"
@@ -36,14 +33,12 @@ class Layout:
         names: of all columns.
         embedding: positions of the columns of dimension 0, 1, ...
         labels: positions of the columns to pass on.
-        types: what those hold: "int64", "float64" or "string".
     """
 
     path: str
     names: list[str]
     embedding: list[int]
     labels: list[int] = field(default_factory=list)
-    types: list[str] = field(default_factory=list)
 
     def roles(self) -> npt.NDArray[np.int64]:
         """(C,) int64 for `decimals.parse_rows`."""
@@ -158,59 +153,30 @@ def _shortened(text: str, most: int = 40) -> str:
 
 
 def _labels(text: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64], layout: Layout) -> pa.Table:
-    """The columns to pass on. Raises _BadLabelError for the first row, of the first column, that is not of its type."""
+    """The columns to pass on. Raises _BadLabelError for the first row, of the first column, that is no UTF-8 text."""
     arrays = []
-    for k, (position, kind) in enumerate(zip(layout.labels, layout.types, strict=True)):
+    for k, position in enumerate(layout.labels):
         offsets, data, valid = contents(text, np.ascontiguousarray(spans[:, k]))
         validity = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
         buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(data)]
         array = pa.Array.from_buffers(pa.large_string(), len(valid), buffers)
         try:
-            arrays.append(_converted(array, kind))
+            array.validate(full=True)
         except pa.ArrowInvalid:
-            row, value = _first_misfit(array, kind)
-            hint = (
-                ""
-                if kind == "string"
-                else ", as in the first rows of the file; leave the column out or make all its values alike"
-            )
-            raise _BadLabelError(
-                row, f"column {layout.names[position]!r}: {value!r} is not {_TYPE_WORDS[kind]}{hint}"
-            ) from None
+            row, value = _first_misfit(array)
+            raise _BadLabelError(row, f"column {layout.names[position]!r}: {value!r} is not UTF-8 text") from None
+        arrays.append(array)
     return pa.Table.from_arrays(arrays, names=[layout.names[position] for position in layout.labels])
 
 
-def _converted(array: pa.Array, kind: str) -> pa.Array:
-    """`array` (large_string) as `kind`. Raises pa.ArrowInvalid when a value does not fit, or would be written differently."""
-    array.validate(full=True)
-    if kind == "string":
-        return array
-    if pc.any(pc.match_substring_regex(array, r"^[-+]?0[0-9]")).as_py():
-        raise pa.ArrowInvalid("leading zeros carry meaning")
-    return pc.cast(array, _ARROW_TYPES[kind])
-
-
-def _first_misfit(array: pa.Array, kind: str) -> tuple[int, str]:
-    """The first row whose value is not of `kind`, and that value in short."""
+def _first_misfit(array: pa.Array) -> tuple[int, str]:
+    """The first row whose value is no text, and that value in short."""
     right, wrong = 0, len(array)
     while wrong - right > 1:
         middle = (right + wrong) // 2
         try:
-            _converted(array.slice(0, middle), kind)
+            array.slice(0, middle).validate(full=True)
             right = middle
         except pa.ArrowInvalid:
             wrong = middle
     return right, _shortened(array[right].as_buffer().to_pybytes().decode("utf-8", errors="replace"))
-
-
-def label_type(array: pa.Array) -> str:
-    """The narrowest type that holds all values of a large_string array: "int64", "float64" or "string"."""
-    if array.null_count == len(array):
-        return "string"
-    for kind in _ARROW_TYPES:
-        try:
-            _converted(array, kind)
-            return kind
-        except pa.ArrowInvalid:
-            continue
-    return "string"

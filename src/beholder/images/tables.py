@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from beholder import storage
 from beholder.columns import PictureReason
+from beholder.csv_tables import open_table
 from beholder.errors import DamagedError, InputError
 from beholder.images.labels import block_labels, is_heavy, passed_columns, renames
 from beholder.images.magic import is_picture, suffix_of
@@ -23,7 +24,6 @@ from beholder.images.picture_columns import Columns, choose
 PLACE = "path"
 """The only column of a .txt list."""
 _TRIED_PLACES = 8
-_CSV_BLOCK_BYTES = 16 << 20
 
 
 class TableReader:
@@ -45,7 +45,7 @@ class TableReader:
             with storage.remote_errors(path), storage.open_parquet(path) as file:
                 num_rows, first = file.metadata.num_rows, _first_places(file, columns.picture)
         else:
-            table = _load(path, num_bytes, contents, options)
+            table = _load(path, num_bytes, contents)
             schema, num_rows = table.schema, table.num_rows
             columns = _choose(table, path, options)
             first = table.column(columns.picture).drop_null().slice(0, _TRIED_PLACES).to_pylist()
@@ -73,7 +73,7 @@ def _batches(
     """(first row, rows, new names) of stretches that cover [start, stop)."""
     detail = part.detail
     if suffix_of(part.path) not in ("parquet", "pq") and storage.read_range(part.path, 0, 4) != b"PAR1":
-        table = _load(part.path, part.identity["bytes"], part.identity["contents"], options)
+        table = _load(part.path, part.identity["bytes"], part.identity["contents"])
         if detail.get("renames") is None:
             names = _finished(as_text(table.column(detail["sample"]), part, detail["sample"]), part)
             detail["renames"] = renames(names, lambda row: f"{part.name}:{row}")
@@ -151,17 +151,17 @@ def _choose(table: pa.Table, path: str, options: SourceOptions) -> Columns:
     return choose(table.schema, options.picture_column, options.sample_column, first_value, is_picture, path)
 
 
-def _load(path: str, num_bytes: int, contents: str, options: SourceOptions) -> pa.Table:
+def _load(path: str, num_bytes: int, contents: str) -> pa.Table:
     """A list or CSV as a table. The last one is kept, as every shard of it asks again."""
-    return _load_again(path, num_bytes, contents, options.picture_column, options.sample_column)
+    return _load_again(path, num_bytes, contents)
 
 
 @lru_cache(maxsize=1)
-def _load_again(path: str, num_bytes: int, contents: str, *text_columns: str | None) -> pa.Table:
-    data = storage.read_range(path, 0, num_bytes)
+def _load_again(path: str, num_bytes: int, contents: str) -> pa.Table:
     if suffix_of(path) == "txt":
-        return pa.table({PLACE: _parse_list(data, path)})
-    return _read_csv(data, path, "\t" if suffix_of(path) == "tsv" else ",", [name for name in text_columns if name])
+        return pa.table({PLACE: _parse_list(storage.read_range(path, 0, num_bytes), path)})
+    with open_table(path, {}, empty_is_null=True) as (schema, batches):
+        return pa.Table.from_batches(batches, schema)
 
 
 def read_list(path: str) -> pa.Array:
@@ -179,37 +179,3 @@ def _parse_list(data: bytes, path: str) -> pa.Array:
     if not len(lines):
         raise InputError(f"{path} lists nothing: expected one path or URL a line")
     return lines
-
-
-def _read_csv(data: bytes, path: str, delimiter: str, text_columns: list[str]) -> pa.Table:
-    """All columns as text, then as integers or floats where every value is one (and none has a zero in front)."""
-    from pyarrow import csv
-
-    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    read = csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
-    source = pa.py_buffer(data)
-    try:
-        names = csv.open_csv(source, read_options=read, parse_options=parse).schema.names
-        kinds = dict.fromkeys(names, pa.large_string())
-        convert = csv.ConvertOptions(
-            column_types=kinds, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
-        )
-        table = csv.read_csv(source, read_options=read, parse_options=parse, convert_options=convert)
-    except (pa.ArrowException, OSError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not readable as CSV: {why}") from None
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path} has two columns called {twice!r}; rename one")
-    return pa.table({name: table.column(name) if name in text_columns else _typed(table.column(name)) for name in names})
-
-
-def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if column.null_count == len(column) or pc.any(pc.match_substring_regex(column, pattern=r"^\s*[+-]?0\d|\s")).as_py():
-        return column
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return column.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    return column

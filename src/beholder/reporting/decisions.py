@@ -82,7 +82,7 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
         raise InputError(f"{source} does not exist; write it with: beholder select ... --decisions {source}")
     if source.lower().endswith(".txt"):
         raise _is_a_list(source)
-    path = foreign.as_parquet(source, scratch / "decisions.parquet")
+    path = foreign.as_parquet(source, scratch / "decisions.parquet", {KEPT: pa.bool_(), RANK: pa.int64()})
     with storage.open_parquet(str(path)) as file:
         file.check_dictionaries(source)
         schema, num_rows = file.schema_arrow, file.metadata.num_rows

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from beholder import columns, storage
 from beholder.curation.database import all_rows, first_row, refused
 from beholder.errors import InputError
@@ -66,7 +68,8 @@ def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: 
 
     if not storage.exists(source):
         raise InputError(f"{source} does not exist; near-duplicate groups are written by: beholder select ... --dedup 0.95")
-    path = foreign.as_parquet(source, scratch / "groups.parquet")
+    types = {"group": pa.int64(), "similarity": pa.float64(), "kept": pa.bool_(), "row": pa.int64()}
+    path = foreign.as_parquet(source, scratch / "groups.parquet", types)
     with storage.open_parquet(str(path)) as file:
         file.check_dictionaries(source)
         names = file.schema_arrow.names

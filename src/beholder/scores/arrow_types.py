@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beholder.errors import InputError
+
 _UUID, _BOOL8 = "arrow.uuid", "arrow.bool8"
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _DIGITS = [at for at in range(36) if at not in (8, 13, 18, 23)]
@@ -101,6 +103,21 @@ def as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Values as large strings. Raises Arrow's NotImplemented for types that have no text, Invalid for bytes that are none."""
     values = as_values(column)
     return values if pa.types.is_large_string(values.type) else values.cast(pa.large_string())
+
+
+def as_numbers(column: pa.ChunkedArray, name: str, source: str) -> pa.ChunkedArray:
+    """Numbers that stand as text, as float64; null where there is no text but spaces, or `nan`. Raises InputError."""
+    texts = pc.utf8_trim_whitespace(as_texts(column))
+    texts = pc.if_else(pc.is_in(pc.utf8_lower(texts), pa.array(["", "nan"], texts.type)), None, texts)
+    try:
+        return texts.cast(pa.float64())
+    except pa.ArrowInvalid:
+        for text in texts.unique().drop_null():
+            try:
+                text.cast(pa.float64())
+            except pa.ArrowInvalid:
+                raise InputError(f"{source}: column {name!r} holds {text.as_py()[:40]!r}, which is no number") from None
+        raise
 
 
 def _uuid_texts(stored: pa.FixedSizeBinaryArray) -> pa.LargeStringArray:

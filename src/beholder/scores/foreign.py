@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from beholder import columns, records, storage
+from beholder.csv_tables import MisfitError, check_names, open_table
 from beholder.errors import InputError
 
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
-_OTHER_DELIMITERS = (";", "\t", "|", ",")
-_NOT_OF_TYPE = re.compile(r"In CSV column #(\d+).* CSV conversion error to (\w+)")
-"""How Arrow says that a value is not of the type that the first ones had."""
 
 
 @dataclass(frozen=True)
@@ -107,87 +101,40 @@ def _read_record(path: str) -> dict[str, Any]:
         return {}
 
 
-def as_parquet(path: str, target: Path, *, texts: Collection[str] = (), numbers: Collection[str] = ()) -> Path:
+def is_csv(path: str) -> bool:
+    """Whether a table is text, by its suffix."""
+    return PurePosixPath(path).suffix.lower() in _CSV
+
+
+def as_parquet(path: str, target: Path, types: Mapping[str, pa.DataType] | None = None) -> Path:
     """A local Parquet file with the same rows: `path` itself where it is one, else `target`, made of it.
+
+    Columns of a CSV are the text that stands there, but for those in `types`; of these, too, one that holds something else.
 
     Args:
         path: a Parquet or CSV file.
         target: a file to make.
-        texts: columns of a CSV that are text whatever they look like, beside those that name rows.
-        numbers: columns of a CSV that are numbers, even where they are empty.
+        types: columns of a CSV -> the type they are read as; empty fields and `nan` are null there.
 
-    Raises InputError.
+    Raises:
+        InputError: no such table, two columns of one name.
     """
-    if PurePosixPath(path).suffix.lower() in _PARQUET:
+    if not is_csv(path):
         if storage.is_local(path):
-            return storage.local_path(path)
-        with storage.open_binary(path) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 22)
-        return target
-    parsing = pa.csv.ParseOptions(delimiter="\t" if path.lower().endswith(".tsv") else ",", newlines_in_values=True)
-    try:
-        with contextlib.ExitStack() as opened:
-            _check_delimiter(opened.enter_context(storage.open_binary(path)), path, parsing.delimiter)
-            known = {*columns.SAMPLE_COLUMN_NAMES, *texts}
-            _convert(lambda: opened.enter_context(storage.open_binary(path)), parsing, target, known, numbers)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} cannot be read as CSV: {' '.join(str(error).split())[:300]}") from None
-    return target
-
-
-def _convert(
-    opened: Callable[[], Any], parsing: pa.csv.ParseOptions, target: Path, texts: Collection[str], numbers: Collection[str]
-) -> None:
-    """CSV to Parquet, piece by piece; `nan` and empty fields are null numbers.
-
-    Every reader gets a file of its own (`opened`): Arrow's read ahead in a thread that goes on after they have failed.
-
-    Whole numbers stay whole. Where a later row does not fit, it is read again: fractions after whole numbers, else as text.
-    """
-    header = pa.csv.open_csv(opened(), parse_options=parsing, read_options=pa.csv.ReadOptions(block_size=1 << 20)).schema
-    kinds = {name: pa.large_string() for name in header.names if name in texts}
-    for item in header:
-        is_empty = pa.types.is_null(item.type)
-        if item.name not in kinds and item.name in numbers and (is_empty or pa.types.is_integer(item.type)):
-            kinds[item.name] = pa.float64()
-        elif is_empty:
-            kinds[item.name] = pa.large_string()
+            file = storage.local_path(path)
+        else:
+            file = target
+            with storage.remote_errors(path), storage.open_binary(path) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 22)
+        with storage.open_parquet(str(file)) as opened:
+            check_names(opened.schema_arrow.names, path)
+        return file
+    asked = dict(types or {})
     while True:
         try:
-            _write(opened(), parsing, target, kinds)
-            return
-        except pa.ArrowInvalid as error:
-            said = _NOT_OF_TYPE.search(str(error))
-            name = header.names[int(said[1])] if said is not None else None
-            if said is None or name is None or kinds.get(name) == pa.large_string():
-                raise
-            kinds[name] = pa.float64() if said[2] == "int64" else pa.large_string()
-
-
-def _check_delimiter(source: IO[bytes], path: str, delimiter: str) -> None:
-    """Refuse a table whose first line is a single field that another delimiter would tell apart. Raises InputError.
-
-    The rows are not asked: with commas in numbers or captions they have more fields than that line.
-    """
-    line = re.split("[\r\n]", source.readline(1 << 16).decode("utf-8-sig", "replace"), maxsplit=1)[0]
-    names = next(csv.reader([line], delimiter=delimiter), [])
-    if len(names) != 1:
-        return
-    found = next((mark for mark in _OTHER_DELIMITERS if mark != delimiter and mark in names[0]), None)
-    if found is not None:
-        raise InputError(
-            f"{path} cannot be read as CSV: its fields look separated by {found!r} where {delimiter!r} is expected "
-            f"(.csv: commas, .tsv: tabs); its first line is {line[:80]!r}{'...' if len(line) > 80 else ''}"
-        )
-
-
-def _write(source: Any, parsing: pa.csv.ParseOptions, target: Path, kinds: dict[str, pa.DataType]) -> None:
-    reader = pa.csv.open_csv(
-        source,
-        read_options=pa.csv.ReadOptions(block_size=8 << 20),
-        parse_options=parsing,
-        convert_options=pa.csv.ConvertOptions(column_types=kinds, strings_can_be_null=False, null_values=["", "nan", "NaN"]),
-    )
-    with pq.ParquetWriter(target, reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_batch(batch)
+            with open_table(path, asked) as (schema, batches), pq.ParquetWriter(target, schema, compression="zstd") as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+            return target
+        except MisfitError as misfit:
+            del asked[misfit.column]

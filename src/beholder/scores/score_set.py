@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import columns, storage
-from beholder.errors import InputError
+from beholder.csv_tables import header_of
+from beholder.errors import InputError, one_line
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.scores import arrow_types, foreign
 
@@ -62,6 +63,7 @@ class ScoreSet:
         record: what the set says about itself (docs/formats.md); {} for other people's.
         rejects: Parquet files of rejected rows; () when there are none.
         embeddings: where the embeddings of these rows were kept, or None.
+        untyped: columns that come from a CSV: text, exactly as it stands there, which may be meant as numbers.
     """
 
     source: str
@@ -75,6 +77,7 @@ class ScoreSet:
     record: dict[str, Any] = field(default_factory=dict)
     rejects: tuple[str, ...] = ()
     embeddings: str | None = None
+    untyped: frozenset[str] = frozenset()
 
     @property
     def num_rows(self) -> int:
@@ -210,12 +213,8 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         found = _columns_of(schema, record, "the table", score_column, sample_column)
         return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=schema, record=record, **found)
     place = foreign.find_scores(source)
-    texts = [sample_column] if sample_column is not None else []
-    numbers = [*KNOWN_SCORE_COLUMNS, *_sound(place.record).get("score_columns", []), *([score_column] if score_column else [])]
-    files = tuple(
-        foreign.as_parquet(path, scratch / f"{i:06d}.parquet", texts=texts, numbers=numbers)
-        for i, path in enumerate(place.files)
-    )
+    types = dict.fromkeys(_scores_in_csv(place, score_column), pa.float64())
+    files = tuple(foreign.as_parquet(path, scratch / f"{i:06d}.parquet", types) for i, path in enumerate(place.files))
     schemas, counts = [], []
     for path, name in zip(files, place.files, strict=True):
         with storage.open_parquet(str(path)) as file:
@@ -225,11 +224,14 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         if not schemas[-1].names:
             raise InputError(f"{name} has no columns; leave it out")
     record = _sound(place.record) or next((found for schema in schemas if (found := _record_in(schema))), {})
-    try:
-        plain = [pa.schema([item.with_type(arrow_types.usual_type(item.type)) for item in schema]) for schema in schemas]
-        schema = pa.unify_schemas(plain, promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-        raise InputError(f"{source}: files do not fit together: {' '.join(str(error).split())[:200]}") from None
+    untyped = {
+        item.name
+        for path, schema in zip(place.files, schemas, strict=True)
+        if foreign.is_csv(path)
+        for item in schema
+        if item.name not in types
+    }
+    schema = _unified(schemas, untyped, source)
     chosen = _columns_of(schema, record, source, score_column, sample_column)
     return ScoreSet(
         source=source,
@@ -239,8 +241,47 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         record=record,
         rejects=place.rejects,
         embeddings=place.embeddings,
+        untyped=frozenset(untyped - {chosen["sample_column"]}),
         **chosen,
     )
+
+
+def _scores_in_csv(place: foreign.ScorePlace, score_column: str | None) -> list[str]:
+    """The columns of the set's CSV files that are scores: those alone are read as numbers."""
+    texts = [path for path in place.files if foreign.is_csv(path)]
+    if not texts:
+        return []
+    names = list(dict.fromkeys(name for path in texts for name in header_of(path)))
+    return [score_column] if score_column is not None else _score_names(names, _sound(place.record))
+
+
+def _score_names(names: Sequence[str], record: dict[str, Any]) -> list[str]:
+    """Which of the columns are scores: those that the set's record names, else the first known name."""
+    found = [name for name in _heads_in(record) if name in names]
+    return found or [name for name in KNOWN_SCORE_COLUMNS if name in names][:1]
+
+
+def _heads_in(record: dict[str, Any]) -> dict[str, str | None]:
+    """Score column -> its head, as the record has them."""
+    return {
+        name: head.get("name")
+        for name, head in zip(record.get("score_columns") or [], record.get("heads") or [], strict=False)
+        if isinstance(head, dict)
+    }
+
+
+def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], source: str) -> pa.Schema:
+    """All columns of all files. A column that is text in a CSV and something else elsewhere is text. Raises InputError."""
+    plain = []
+    for schema in schemas:
+        kinds = [arrow_types.usual_type(item.type) for item in schema]
+        as_text = [item.name in untyped and not pa.types.is_nested(kind) for item, kind in zip(schema, kinds, strict=True)]
+        kinds = [pa.large_string() if is_text else kind for kind, is_text in zip(kinds, as_text, strict=True)]
+        plain.append(pa.schema([item.with_type(kind) for item, kind in zip(schema, kinds, strict=True)]))
+    try:
+        return pa.unify_schemas(plain, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise InputError(f"{source}: files do not fit together: {one_line(error)}") from None
 
 
 def _usual_table(table: pa.Table) -> pa.Table:
@@ -306,17 +347,13 @@ def _columns_of(
         raise InputError(
             f"{source}: column {sample_column!r} is {kind}, which cannot name rows; name another with --sample-column"
         ) from None
-    heads = {
-        name: head.get("name")
-        for name, head in zip(record.get("score_columns") or [], record.get("heads") or [], strict=False)
-        if isinstance(head, dict)
-    }
+    heads = _heads_in(record)
     if score_column is not None:
         if score_column not in names:
             raise InputError(f"{source} has no column {score_column!r}; it has {', '.join(names[:20])}")
         found = [score_column]
     else:
-        found = [name for name in heads if name in names] or [name for name in KNOWN_SCORE_COLUMNS if name in names][:1]
+        found = _score_names(names, record)
     if not found:
         raise InputError(
             f"{source} has no column of scores that is known; it has {', '.join(names[:20])}; name it with --score-column"

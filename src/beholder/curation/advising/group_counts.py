@@ -12,7 +12,7 @@ import numpy as np
 
 from beholder import columns
 from beholder.curation.advising.representation import GroupCounts, Kind
-from beholder.curation.advising.rows import SCORE, Rows, number, threshold_number
+from beholder.curation.advising.rows import FEW_NUMBERS, SCORE, Rows, number, threshold_number
 from beholder.errors import InputError
 from beholder.scores.score_set import ROW, quoted
 
@@ -32,9 +32,6 @@ MOST_TEXT_ROWS = 5_000_000
 LEAST_WORD_ROWS = 5
 _WORD_SHARE = 1e-5
 """Words in fewer rows than either are not looked at."""
-
-FEW_NUMBERS = 12
-"""A column of numbers with at most so many different ones is grouped by value."""
 
 MOST_BINS, _ROWS_PER_BIN = 10, 25
 _LOOK_ROWS = 20_000

@@ -16,11 +16,15 @@ from beholder import columns
 from beholder.curation.database import all_rows, batches_of, check_expression, connect, refused
 from beholder.curation.joined import join_metadata, register_joined
 from beholder.curation.selecting.options import SMALLEST_MEMORY
+from beholder.curation.untyped import NUMBERS, Form, Untyped
 from beholder.errors import InputError
 from beholder.scores.score_set import ROW, ScoreSet, as_score, quoted, text_literal
 
 if TYPE_CHECKING:
     import duckdb
+
+FEW_NUMBERS = 12
+"""A column of numbers with at most so many different ones is grouped by value."""
 
 SCORE = "beholder_score"
 """Column of the view: the score, rounded to float32, as DOUBLE; NULL where there is none, or where it is not finite."""
@@ -100,21 +104,36 @@ def open_rows(
         with contextlib.closing(connect(scratch, memory=memory, num_threads=num_threads or _all_cores())) as connection:
             connection.execute("SET preserve_insertion_order = true")  # the same result every time
             scores.register(connection, "scores")
-            relation = "scores"
+            relation, untyped = "scores", set(scores.untyped)
             if join:
-                file, _, _ = join_metadata(connection, scores, join, scratch)
-                relation = register_joined(connection, file) if file is not None else relation
-            for condition in where:
-                check_expression(connection, condition, relation)
-            conditions = " AND ".join(f"(\n{condition}\n)" for condition in where) or "true"
+                found = join_metadata(connection, scores, join, scratch)
+                relation = register_joined(connection, found.file)
+                untyped |= found.untyped
+            texts = Untyped(untyped)
+            fitted = [check_expression(connection, condition, relation, untyped=texts) for condition in where]
+            conditions = " AND ".join(f"(\n{condition}\n)" for condition in fitted) or "true"
             score = f"TRY_CAST({quoted(score_column)} AS FLOAT)::DOUBLE"
-            query = f"SELECT *, CASE WHEN isfinite({score}) THEN {score} END AS {SCORE} FROM {relation} WHERE {conditions}"
+            values = _values(texts.forms(connection, relation))
+            query = (
+                f"SELECT *{values}, CASE WHEN isfinite({score}) THEN {score} END AS {SCORE} FROM {relation} WHERE {conditions}"
+            )
             named = f"{scores.source} where {' and '.join(where)}" if where else scores.source
             rows = Rows(named, connection, {})
             rows.all(f"CREATE VIEW rows AS {query}")
             known = {scores.sample_column, columns.SAMPLE, *scores.score_columns, ROW, SCORE}
             kinds = {str(name): str(kind) for name, kind, *_ in rows.all("DESCRIBE rows") if str(name) not in known}
             yield Rows(named, connection, kinds)
+
+
+def _values(forms: Mapping[str, Form]) -> str:
+    """What stands after `SELECT *` so that columns of a CSV with many different numbers or dates are such.
+
+    Where there are few they are shown as they stand there.
+    """
+    wanted = {name: form for name, form in forms.items() if form.is_plain and form.num_different > FEW_NUMBERS}
+    kinds = (*NUMBERS, "DATE", "TIMESTAMP")
+    parts = [f"{form.sql(quoted(name))} AS {quoted(name)}" for name, form in wanted.items() if form.kind in kinds]
+    return f" REPLACE ({', '.join(parts)})" if parts else ""
 
 
 def _all_cores() -> int:

@@ -31,7 +31,9 @@ def keep_within(sieve: Sieve, reader: RowReader, budget: int, size_column: str |
 
     def survey(first: int, table: pa.Table) -> tuple[int, int, Sizes]:
         bins = np.zeros(1 << 16, np.int64)
-        unknown, held = choosing.bytes_by_upper(keys, dropped, pinned, sizes_of(table), first, NUMBER["no_size"], cap, bins)
+        unknown, held = choosing.bytes_by_upper(
+            keys, dropped, pinned, sizes_of(reader, table), first, NUMBER["no_size"], cap, bins
+        )
         return unknown, held, bins
 
     uppers, unknown, held = np.zeros(1 << 16, np.int64), 0, 0
@@ -58,7 +60,7 @@ def _cut_inside(sieve: Sieve, reader: RowReader, column: str, budget: int, upper
 
     def survey(first: int, table: pa.Table) -> tuple[Sizes, Sizes]:
         sums, counts = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
-        choosing.bytes_by_lower(keys, dropped, pinned, sizes_of(table), first, upper, cap, sums, counts)
+        choosing.bytes_by_lower(keys, dropped, pinned, sizes_of(reader, table), first, upper, cap, sums, counts)
         return sums, counts
 
     sums, counts = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
@@ -92,19 +94,21 @@ def _bin_over(sums: Sizes, used: int, budget: int) -> tuple[int, int]:
 def _column(reader: RowReader, size_column: str | None) -> str:
     name = size_column or columns.NUM_BYTES
     if name in reader.schema.names:
-        kind = reader.schema.field(name).type
-        if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
+        if reader.holds_numbers(name):
             return name
-        raise InputError(f"--budget: column {name!r} holds {kind}, not numbers of bytes; name another with --size-column")
+        raise InputError(
+            f"--budget: column {name!r} holds {reader.schema.field(name).type}, not numbers of bytes; "
+            "name another with --size-column"
+        )
     has = ", ".join(reader.metadata_columns[:20]) or "no metadata"
     raise InputError(
         f"--budget needs a column with each picture's bytes, and {name!r} is not there ({has}); use --size-column or --join"
     )
 
 
-def sizes_of(table: pa.Table) -> Sizes:
+def sizes_of(reader: RowReader, table: pa.Table) -> Sizes:
     """A column of bytes as int64, -1 where unknown; fractions count as a whole byte."""
-    column = table.column(0)
+    column = reader.numbers_in(table, table.column_names[0])
     if not pa.types.is_integer(column.type):
         floats = pc.ceil(column.cast(pa.float64()))
         column = pc.if_else(pc.is_finite(floats), pc.min_element_wise(floats, float(_MOST)), None).cast(pa.int64())
@@ -121,6 +125,6 @@ def _sizes_at(reader: RowReader, column: str, rows: npt.NDArray[np.uint32]) -> S
 
     def take(first: int, table: pa.Table) -> Sizes:
         inside = chosen.within(first, first + table.num_rows)
-        return sizes_of(table)[rows[inside].astype(np.int64) - first]
+        return sizes_of(reader, table)[rows[inside].astype(np.int64) - first]
 
     return np.concatenate([np.zeros(0, np.int64), *reader.map([column], take, wanted=chosen.any)])

@@ -190,8 +190,10 @@ def _by_aspect(reader: RowReader, flag: str) -> Groups:
 
     def put(first: int, table: pa.Table) -> None:
         width, height = (
-            pc.fill_null(in_type(column, pa.float64()), 0).combine_chunks().to_numpy(zero_copy_only=False)
-            for column in table.columns
+            pc.fill_null(in_type(reader.numbers_in(table, name), pa.float64()), 0)
+            .combine_chunks()
+            .to_numpy(zero_copy_only=False)
+            for name in (columns.WIDTH, columns.HEIGHT)
         )
         known = (width > 0) & (height > 0)
         with np.errstate(divide="ignore", invalid="ignore"):

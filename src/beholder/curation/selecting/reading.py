@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from beholder import storage
 from beholder.errors import InputError
-from beholder.scores.arrow_types import in_type
+from beholder.scores.arrow_types import as_numbers, in_type
 from beholder.scores.score_set import ScoreSet
 
 PIECE_ROWS = 1 << 20
@@ -48,18 +48,37 @@ class RowReader:
     Args:
         scores: the set.
         joined: a Parquet file with as many rows, in the same order; its columns are read as if the set had them.
+        untyped: columns that come from a CSV: of text, and numbers where they have to be.
         num_threads: threads that read and decode.
     """
 
-    def __init__(self, scores: ScoreSet, joined: Path | None = None, *, num_threads: int = 1) -> None:
+    def __init__(
+        self, scores: ScoreSet, joined: Path | None = None, *, untyped: Collection[str] = (), num_threads: int = 1
+    ) -> None:
         self.scores = scores
         self.num_rows = scores.num_rows
         self.num_threads = num_threads
+        self._untyped = frozenset(untyped)
         self._joined = joined
         self._joined_schema = pq.read_schema(joined).remove_metadata() if joined is not None else pa.schema([])
         fields = [*scores.schema.remove_metadata(), *self._joined_schema]
         self.schema: pa.Schema = pa.schema(fields)
         self._local = threading.local()
+
+    def holds_numbers(self, name: str) -> bool:
+        """Whether a column is of numbers, or may be meant so: `numbers_in` tells."""
+        kind = self.schema.field(name).type
+        return name in self._untyped or bool(
+            pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
+        )
+
+    def numbers_in(self, table: pa.Table, name: str) -> pa.ChunkedArray:
+        """A column of a piece that was read, as numbers: as they are, or, of a CSV's text, float64.
+
+        Raises InputError for a text that is no number.
+        """
+        column = table.column(name)
+        return as_numbers(column, name, self.scores.source) if name in self._untyped else column
 
     @property
     def metadata_columns(self) -> list[str]:
@@ -233,7 +252,7 @@ class RowReader:
         found = np.empty(self.num_rows, np.float32)
 
         def put(first: int, table: pa.Table) -> int:
-            column = pc.fill_null(table.column(0).cast(pa.float32(), safe=False), float("nan"))
+            column = pc.fill_null(self.numbers_in(table, name).cast(pa.float32(), safe=False), float("nan"))
             at = first
             for chunk in column.chunks:
                 part = found[at : at + len(chunk)]

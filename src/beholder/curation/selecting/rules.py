@@ -24,6 +24,7 @@ from beholder.curation.selecting.ranking import Ranking
 from beholder.curation.selecting.reading import RowReader
 from beholder.curation.selecting.sieve import Sieve
 from beholder.curation.selecting.values import Values, read_values
+from beholder.curation.untyped import Untyped
 from beholder.errors import InputError
 from beholder.kernels import choosing, ordering
 from beholder.scores.score_set import ScoreSet
@@ -50,14 +51,17 @@ class Rows:
         self._stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
         self.renamed: dict[str, str] = {}
         self.partly: list[str] = []
+        untyped = set(scores.untyped)
         joined_file: Path | None = None
         try:
             if rules.join:
                 with database.clear_errors(f"--join {', '.join(rules.join)}"):
                     found = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
-                joined_file, self.renamed, self.partly = found
+                joined_file, self.renamed, self.partly = found.file, found.renamed, found.partly
+                untyped |= found.untyped
                 self.view = joined.register_joined(self.connection, joined_file)
-            self.reader = RowReader(scores, joined_file, num_threads=rules.threads)
+            self.untyped = Untyped(untyped)
+            self.reader = RowReader(scores, joined_file, untyped=untyped, num_threads=rules.threads)
             self.names = Names(self.reader, self.tell)
         except BaseException:
             self.close()
@@ -182,7 +186,9 @@ class Judge:
     def _where(self) -> None:
         for expression in self.rules.where:
             self.rows.stage(f"where {expression}")
-            mask = database.mask_where(self.rows.connection, expression, self.rows.view, self.scores.num_rows)
+            mask = database.mask_where(
+                self.rows.connection, expression, self.rows.view, self.scores.num_rows, self.rows.untyped
+            )
             self.sieve.note("where", f"where {' '.join(expression.split())}", self.sieve.drop_unmarked("where", mask))
 
     def _scores(self) -> None:

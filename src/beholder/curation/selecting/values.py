@@ -73,7 +73,7 @@ def find_score(scores: ScoreSet, name: str) -> str:
     entry = registry.find(name)
     if entry is not None and entry.name in aliases:
         return aliases[entry.name]
-    if name in scores.schema.names and _is_number(scores.schema.field(name).type):
+    if name in scores.schema.names and (name in scores.untyped or _is_number(scores.schema.field(name).type)):
         return name
     raise InputError(f"--score {name}: there is no such score; there are {', '.join(scores.score_columns)}")
 
@@ -85,7 +85,7 @@ def choose_columns(scores: ScoreSet, reader: RowReader, rules: SelectRules) -> t
         score = scores.score_columns[0]
     expression = None
     if rules.rank_by is not None:
-        numbers = [item.name for item in reader.schema if _is_number(item.type)]
+        numbers = [name for name in reader.schema.names if reader.holds_numbers(name)]
         expression = parse_expression(rules.rank_by, known_names(numbers, aliases_of(scores)))
     several = ", ".join(scores.score_columns)
     if score is None and expression is None:
@@ -165,7 +165,7 @@ def _double_keys(reader: RowReader, name: str) -> tuple[Keys, npt.NDArray[np.uin
     wide = np.zeros(reader.num_rows, np.uint64)
 
     def put(first: int, table: pa.Table) -> None:
-        column = pc.fill_null(table.column(0).cast(pa.float64(), safe=False), float("nan")).combine_chunks()
+        column = pc.fill_null(reader.numbers_in(table, name).cast(pa.float64(), safe=False), float("nan")).combine_chunks()
         values = column.to_numpy(zero_copy_only=False) + 0.0
         wide[first : first + len(values)] = np.where(np.isfinite(values), _ordered_bits(values.view(np.uint64)), np.uint64(0))
 
