@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beholder import storage
-from beholder.errors import InputError, one_line
+from beholder.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,7 +127,7 @@ def _header(path: str) -> tuple[list[str], int]:
     try:
         names = next((row for row in rows if row), None)
     except csv.Error as error:
-        raise InputError(f"{path} cannot be read as CSV: its row of column names: {one_line(error)}") from None
+        raise InputError(f"{path} cannot be read as CSV: its row of column names: {reason_of(error)}") from None
     num_lines = rows.line_num
     if names is None:
         raise InputError(f"{path} cannot be read as CSV: it has no row of column names")
@@ -200,8 +200,8 @@ def _clear_errors(path: str, names: Sequence[str]) -> Iterator[None]:
         if "UTF8" in str(error):
             where = f"column {name!r} holds bytes that are" if name is not None else "it holds bytes that are"
             raise InputError(f"{path} cannot be read as CSV: {where} no UTF-8 text; save the file as UTF-8") from None
-        raise InputError(f"{path} cannot be read as CSV: {one_line(error)}") from None
+        raise InputError(f"{path} cannot be read as CSV: {reason_of(error)}") from None
     except OSError as error:
         if error.errno is not None:
             raise
-        raise InputError(f"{path} cannot be read as CSV: {one_line(error)}") from None
+        raise InputError(f"{path} cannot be read as CSV: {reason_of(error)}") from None

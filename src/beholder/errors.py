@@ -59,16 +59,6 @@ _OS_HINTS = {
 }
 
 
-def one_line(error: BaseException | str, most: int = 200) -> str:
-    """What a library says, as one line of at most `most` characters; where it says nothing, the name of the error's class.
-
-    What a terminal does not show as it is (bytes of a damaged file that are repeated) becomes `?`.
-    """
-    text = " ".join(str(error).split()) or (error if isinstance(error, str) else type(error).__name__)
-    plain = "".join(letter if letter.isprintable() and letter != "\ufffd" else "?" for letter in text)
-    return plain[:most].rstrip(" .")
-
-
 def os_error_text(error: OSError) -> str:
     """The mend for an operating-system error, in words; falls back on the system's own text."""
     hint = _OS_HINTS.get(error.errno) if error.errno is not None else None
@@ -111,12 +101,16 @@ def damaged(refused: Callable[[str], Exception]) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a library says, on one line of at most 200 characters; the error's kind where it says nothing."""
+    """What a library says, on one line of at most 200 characters; the error's kind where it says nothing.
+
+    What a terminal does not show as it is (bytes of a damaged file that are repeated) becomes `?`.
+    """
     try:
         text = " ".join(str(error).split())
     except ValueError:  # its text is made of bytes that are none (UnicodeDecodeError is a ValueError)
         text = ""
-    return text[:200].rstrip(". ") or type(error).__name__
+    plain = "".join(letter if letter.isprintable() and letter != "\ufffd" else "?" for letter in text)
+    return plain[:200].rstrip(". ") or type(error).__name__
 
 
 def reading_failed(path: str, error: OSError) -> InputError:

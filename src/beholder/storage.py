@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
+from beholder.errors import BeholderError, InputError, OutputError, reading_failed, reason_of, writing_failed
 from beholder.remote_files import NO_RANGES, RemoteFile, web_range
 
 if TYPE_CHECKING:
@@ -82,9 +82,10 @@ def forget_listings(path: str) -> None:
 
 @contextlib.contextmanager
 def remote_errors(path: str) -> Iterator[None]:
-    """Turn whatever a remote file system or the system raises while reading `path` into one `InputError` line.
+    """Turn whatever a remote file system, the system or Arrow raises while reading `path` into one `InputError` line.
 
-    Remote back ends raise errors of their own libraries (botocore, aiohttp, ...), which have no common parent.
+    Remote back ends raise errors of their own libraries (botocore, aiohttp, ...), which have no common parent. Arrow raises
+    its own, OSError without a number, and UnicodeDecodeError for names that are no text: all of them mean a damaged file.
     """
     try:
         yield
@@ -102,8 +103,12 @@ def remote_errors(path: str) -> Iterator[None]:
         text = " ".join(str(error).split())[:300]
         raise InputError(f"cannot read {path}: access denied ({text}); check your credentials and its permissions") from error
     except OSError as error:
+        if is_local(path) and error.errno is None:
+            raise _damaged(path, error) from None
         raise reading_failed(path, error) from error
     except Exception as error:
+        if isinstance(error, UnicodeDecodeError) or type(error).__module__.startswith("pyarrow"):
+            raise _damaged(path, error) from None
         if is_local(path):
             raise
         if is_web(path) and NO_RANGES in str(error):
@@ -111,6 +116,11 @@ def remote_errors(path: str) -> Iterator[None]:
             raise InputError(f"cannot read {path}: {why}") from None
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"cannot read {path}: {type(error).__name__}: {text[:300]}") from error
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    """What to say about a file in which a library found what cannot be."""
+    return InputError(f"{path} is damaged: {reason_of(error)}; write it again")
 
 
 def exists(path: str) -> bool:

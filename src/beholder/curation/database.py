@@ -134,8 +134,10 @@ def clear_errors(named: str) -> Iterator[None]:
 
     try:
         yield
-    except (duckdb.Error, MemoryError) as error:
-        raise refused(named, error) from None
+    except (duckdb.Error, pa.ArrowException, UnicodeDecodeError, MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise refused(named, error) from None  # Arrow hands on what DuckDB says as its own errors
 
 
 def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:

@@ -46,7 +46,8 @@ def choose_label_columns(names: Iterable[str], options: ReadOptions, where: str)
     """Columns to read for the labels: the sample column first (if any), then the pass-through ones. Raises InputError."""
     names = list(names)
     sample = choose_sample_column(names, options.sample_column, where)
-    twice = sorted({name for name in names if names.count(name) > 1 and (name == sample or "*" in options.columns)})
+    passed_on = set(names) if "*" in options.columns else {sample, *options.columns}
+    twice = sorted({name for name in names if name in passed_on and names.count(name) > 1})
     if twice:
         raise InputError(f"{where} has two columns called {twice[0]!r}; name the columns to pass one by one, or rename one")
     if "*" in options.columns:

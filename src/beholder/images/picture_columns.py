@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from beholder.columns import SAMPLE_COLUMN_NAMES
+from beholder.csv_tables import check_names
 from beholder.errors import InputError
 from beholder.images.labels import is_heavy, listing
 from beholder.images.magic import PICTURE_SUFFIXES, suffix_of
@@ -103,13 +104,11 @@ def choose(
     Raises:
         InputError: there is none, or which one is not clear.
     """
+    check_names(schema.names, where)
     types = {field.name: field.type for field in schema}
     for wanted in (picture, sample):
         if wanted is not None and wanted not in types:
             raise InputError(f"{where} has no column {wanted!r}; it has: {listing(schema.names)}")
-    twice = [name for name in (picture, sample) if name is not None and schema.names.count(name) > 1]
-    if twice:
-        raise InputError(f"{where} has two columns called {twice[0]!r}; rename one")
     if picture is not None:
         found = picture
         if not (is_picture_struct(types[found]) or is_bytes(types[found]) or is_text(types[found])):

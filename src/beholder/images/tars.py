@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from beholder import storage
 from beholder.columns import SAMPLE
+from beholder.csv_tables import check_names
 from beholder.errors import InputError
 from beholder.images.labels import block_labels, column_of, is_heavy, passed_columns
 from beholder.images.magic import TAR_SUFFIX
@@ -47,6 +48,7 @@ class TarReader:
         if table is not None:
             with storage.remote_errors(table), storage.open_parquet(table) as file:
                 schema = file.schema_arrow
+            check_names(schema.names, table)
             if KEY in schema.names:
                 identity["table bytes"] = storage.size(table)
                 table_columns = [field.name for field in schema if field.name != KEY and not is_heavy(field.type)]

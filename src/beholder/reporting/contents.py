@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.curation.advising.advice import advise, choose_score
-from beholder.curation.database import connect
+from beholder.curation.database import clear_errors, connect
 from beholder.errors import InputError
 from beholder.reporting import decisions as choices
 from beholder.reporting.decisions import Decisions
@@ -74,7 +74,10 @@ def gather(scores: ScoreSet, options: ReportOptions, scratch: Path, say: Say) ->
         decisions = choices.read_decisions(options.selection, scores, scratch)
     rejects = read_rejects(scores, _NUM_EXAMPLES)
     counted = sum(reason.count for reason in rejects)
-    with connect(scratch, num_threads=options.threads or os.cpu_count() or 1) as connection:
+    with (
+        connect(scratch, num_threads=options.threads or os.cpu_count() or 1) as connection,
+        clear_errors(f"{scores.source} cannot be read"),
+    ):
         scores.register(connection, VIEW)
         groups = read_groups(connection, options.groups, _NUM_GROUPS, scratch) if options.groups is not None else None
         heads = [_head(index, scores, options, decisions, say) for index in range(len(scores.score_columns))]

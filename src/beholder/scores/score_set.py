@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beholder import columns, storage
 from beholder.csv_tables import header_of
-from beholder.errors import InputError, one_line
+from beholder.errors import InputError, reason_of
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.scores import arrow_types, foreign
 
@@ -64,6 +63,7 @@ class ScoreSet:
         rejects: Parquet files of rejected rows; () when there are none.
         embeddings: where the embeddings of these rows were kept, or None.
         untyped: columns that come from a CSV: text, exactly as it stands there, which may be meant as numbers.
+        notes: lines about the set that should be told.
     """
 
     source: str
@@ -78,6 +78,7 @@ class ScoreSet:
     rejects: tuple[str, ...] = ()
     embeddings: str | None = None
     untyped: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -100,7 +101,7 @@ class ScoreSet:
                 yield self.table.select(list(names)).slice(start, num_rows)
             return
         for path in self.files:
-            with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+            with storage.open_parquet(str(path)) as file:
                 present = [name for name in names if name in file.schema_arrow.names]
                 if not present:
                     yield from _nulls(file.metadata.num_rows, wanted, num_rows)
@@ -281,7 +282,7 @@ def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], source: str
     try:
         return pa.unify_schemas(plain, promote_options="permissive")
     except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-        raise InputError(f"{source}: files do not fit together: {one_line(error)}") from None
+        raise InputError(f"{source}: files do not fit together: {reason_of(error)}") from None
 
 
 def _usual_table(table: pa.Table) -> pa.Table:

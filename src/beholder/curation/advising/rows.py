@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curation.database import all_rows, batches_of, check_expression, connect, refused
+from beholder.curation.database import all_rows, batches_of, check_expression, clear_errors, connect
 from beholder.curation.joined import join_metadata, register_joined
 from beholder.curation.selecting.options import SMALLEST_MEMORY
 from beholder.curation.untyped import NUMBERS, Form, Untyped
@@ -62,12 +62,8 @@ class Rows:
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         """Turn what DuckDB raises (a condition that fails on some row, too little memory) into one line."""
-        import duckdb
-
-        try:
+        with clear_errors(f"reading {self.source}"):
             yield
-        except (duckdb.Error, pa.ArrowException, MemoryError) as error:
-            raise refused(f"reading {self.source}", error) from None
 
 
 def number(value: float) -> str:
@@ -103,7 +99,8 @@ def open_rows(
         scratch = Path(folder)
         with contextlib.closing(connect(scratch, memory=memory, num_threads=num_threads or _all_cores())) as connection:
             connection.execute("SET preserve_insertion_order = true")  # the same result every time
-            scores.register(connection, "scores")
+            with clear_errors(f"{scores.source} cannot be read"):
+                scores.register(connection, "scores")
             relation, untyped = "scores", set(scores.untyped)
             if join:
                 found = join_metadata(connection, scores, join, scratch)

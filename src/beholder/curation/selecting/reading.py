@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from beholder import storage
 from beholder.errors import InputError
+from beholder.parquet_files import ParquetFile
 from beholder.scores.arrow_types import as_numbers, in_type
 from beholder.scores.score_set import ScoreSet
 
@@ -159,9 +160,10 @@ class RowReader:
     ) -> Iterator[T]:
         first = stretch.first
         rows_at_once = max(1024, stretch.num_rows * (64 << 20) // max(1, stretch.num_bytes))
-        with pq.ParquetFile(stretch.path, pre_buffer=False, page_checksum_verification=True) as file:
+        with _open(stretch.path) as file:
             present = [name for name in own if name in file.schema_arrow.names]
-            for batch in file.iter_batches(min(rows_at_once, PIECE_ROWS), row_groups=list(stretch.groups), columns=present):
+            batches = file.iter_batches(min(rows_at_once, PIECE_ROWS), row_groups=list(stretch.groups), columns=present)
+            for batch in batches:
                 table = self._fitted(pa.table(batch), own, batch.num_rows)
                 if joined:
                     table = _with_columns(table, self._read_joined(first, batch.num_rows, joined))
@@ -178,7 +180,7 @@ class RowReader:
                     yield _Stretch(path, (), first, expected, 0)
                 first += expected
                 continue
-            with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+            with _open(path) as file:
                 metadata = file.metadata
             if metadata.num_rows != expected:
                 raise _changed(path, metadata.num_rows, expected)
@@ -204,7 +206,7 @@ class RowReader:
             for other in opened.values():
                 other.close()
             opened.clear()
-            opened[path] = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
+            opened[path] = _open(path)
         return opened[path]
 
     def _read(self, stretch: _Stretch, names: Sequence[str]) -> pa.Table:
@@ -215,13 +217,10 @@ class RowReader:
         if not present:
             return self._fitted(pa.table({}), names, stretch.num_rows)
         with storage.remote_errors(str(stretch.path)):
-            try:
-                table = file.read_row_groups(
-                    list(stretch.groups) or list(range(file.num_row_groups)), columns=present, use_threads=self.num_threads == 1
-                )
-            except pa.ArrowException as error:
-                raise InputError(f"{stretch.path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-        return self._fitted(table, names, stretch.num_rows)
+            table = file.read_row_groups(
+                list(stretch.groups) or list(range(file.num_row_groups)), columns=present, use_threads=self.num_threads == 1
+            )
+            return self._fitted(table, names, stretch.num_rows)
 
     def _fitted(self, table: pa.Table, names: Sequence[str], num_rows: int) -> pa.Table:
         """The columns with the types of the set; those that a file lacks are null."""
@@ -244,7 +243,8 @@ class RowReader:
     def _file_joined(self) -> pq.ParquetFile:
         found: pq.ParquetFile | None = getattr(self._local, "joined", None)
         if found is None:
-            found = self._local.joined = pq.ParquetFile(self._joined, pre_buffer=False, page_checksum_verification=True)
+            assert self._joined is not None
+            found = self._local.joined = _open(self._joined)
         return found
 
     def floats(self, name: str) -> npt.NDArray[np.float32]:
@@ -287,6 +287,12 @@ class Chosen:
         """Whether there are any."""
         found = self.within(start, stop)
         return bool(found.start < found.stop)
+
+
+def _open(path: Path) -> ParquetFile:
+    """A file that was looked at before. Raises InputError where it is damaged."""
+    with storage.remote_errors(str(path)):
+        return ParquetFile(str(path), str(path), pre_buffer=False)
 
 
 def _changed(path: Path, found: int, expected: int) -> InputError:
