@@ -23,6 +23,17 @@ def option(default: Any, text: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": text, **more})
 
 
+KEEP_FIRST, REFUSE, ALL = "keep-first", "refuse", "all"
+REPEATED = (KEEP_FIRST, REFUSE, ALL)
+"""What may become of rows of scores that name a sample again (`curation.repeated`)."""
+
+
+def repeated_option() -> Any:
+    """The field for what becomes of them."""
+    text = "Rows that name a sample again (two files of the same pictures): keep-first, refuse, or all, which count twice."
+    return option(KEEP_FIRST, text, choices=REPEATED)
+
+
 def check_timeout(seconds: float) -> None:
     """Raise InputError for a `--timeout` that is no time to wait, or longer than `LONGEST_WAIT_S`."""
     if not 0 < seconds <= LONGEST_WAIT_S:

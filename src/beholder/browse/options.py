@@ -7,7 +7,7 @@ from pathlib import Path
 
 from beholder import storage
 from beholder.errors import InputError
-from beholder.options import option
+from beholder.options import option, repeated_option
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 """Addresses that only this machine can reach."""
@@ -40,6 +40,7 @@ class BrowseOptions:
     )
     root: str | None = option(None, "Folder that relative paths count from.", shown="the current one, else where it was scored")
     marks: str | None = option(None, "File of keep and drop marks.", shown=f"SCORES{MARKS_SUFFIX}")
+    repeated: str = repeated_option()
     score_column: str | None = option(None, "Column with scores.", shown="what the set says, else a known name")
     sample_column: str | None = option(None, "Column that names the rows.", shown="sample, key, path, url, ...")
 

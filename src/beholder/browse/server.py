@@ -25,9 +25,9 @@ from beholder.browse.presence import NUM_LOOKED_UP, gone_warning
 from beholder.browse.rejects import Rejects
 from beholder.browse.safety import Guard, new_token
 from beholder.browse.session import opened
+from beholder.curation.repeated import open_each_once
 from beholder.errors import InputError, OutputError, os_error_text
 from beholder.images.locate import PictureFinder
-from beholder.scores.score_set import open_scores
 
 if TYPE_CHECKING:
     import uvicorn
@@ -101,13 +101,13 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
     try:
         with contextlib.ExitStack() as stack:
             named = {"score_column": options.score_column, "sample_column": options.sample_column}
-            scores = stack.enter_context(open_scores(options.scores, **named))
+            scores = stack.enter_context(open_each_once(options.scores, options.repeated, num_threads=cores, **named))
             finder = PictureFinder(scores.record, pictures=options.pictures, root=options.root, confined=True)
             stack.enter_context(finder)
             session = stack.enter_context(opened(scores, scratch, options))
             samples = session.store.samples(np.arange(min(_LOOKED_AT, session.store.num_rows)))
             finder.sources(samples)
-            warning = gone_warning(finder, samples[:NUM_LOOKED_UP])
+            warning = "; ".join(filter(None, [*scores.notes, gone_warning(finder, samples[:NUM_LOOKED_UP])])) or None
             pictures = Pictures(finder, num_workers=min(8, max(2, cores)))
             stack.callback(pictures.close)
             token = new_token() if options.needs_token else None

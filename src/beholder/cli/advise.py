@@ -56,6 +56,7 @@ def run(options: AdviseOptions, *, as_json: bool, quiet: bool) -> None:
             with_price=options.price,
             memory=options.memory,
             num_threads=options.num_threads,
+            repeated=options.repeated,
             score_column=options.score_column,
             sample_column=options.sample_column,
         )

@@ -41,10 +41,11 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from beholder.curation.repeated import open_each_once
     from beholder.curation.selecting.selection import select_rows
     from beholder.curation.selecting.writing import check_outputs, write_lists
-    from beholder.scores.score_set import open_scores
 
+    named = {"score_column": options.score_column, "sample_column": options.sample_column}
     options.check()
     check_outputs(options, options.scores)
     console = Console(stderr=True)
@@ -58,7 +59,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
             progress.update(task, description=what, completed=done, total=total or None)
 
         with (
-            open_scores(options.scores, score_column=options.score_column, sample_column=options.sample_column) as scores,
+            open_each_once(options.scores, options.repeated, num_threads=options.threads, **named) as scores,
             select_rows(scores, options, on_rows=shown) as selection,
         ):
             written = write_lists(selection, options)

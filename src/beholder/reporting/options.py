@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beholder.errors import InputError
-from beholder.options import check_timeout, option
+from beholder.options import check_timeout, option, repeated_option
 
 MAX_SIZE = 9_000_000
 _LEAST_SIZE = 400_000
@@ -54,6 +54,7 @@ class ReportOptions:
         (), "Metadata column for the table of who is kept; may be repeated.", flag=("--column",), shown="found by looking"
     )
     head: str | None = option(None, "The head that made the scores, where the set does not say.", shown="what the set says")
+    repeated: str = repeated_option()
     score_column: str | None = option(None, "The column with scores.", shown="all that the set names, else a known name")
     sample_column: str | None = option(None, "The column that names pictures.", shown="found by its usual names")
     title: str | None = option(None, "The page's title.", shown="the name of the scores")

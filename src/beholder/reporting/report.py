@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from beholder import __version__, storage
+from beholder.curation.repeated import open_each_once
 from beholder.errors import BeholderError, InputError, OutputError
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.locate import PictureFinder
@@ -26,7 +27,7 @@ from beholder.reporting.page import render
 from beholder.reporting.pictures import Thumbnails, find_places, load_thumbnails
 from beholder.reporting.provenance import provenance
 from beholder.reporting.rows import RowFacts
-from beholder.scores.score_set import ScoreSet, open_scores
+from beholder.scores.score_set import ScoreSet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,12 +104,14 @@ def write_report(
         if on_progress is not None:
             on_progress(text, 0, 0)
 
+    named = {"score_column": options.score_column, "sample_column": options.sample_column}
     source: Any = table if table is not None else options.scores
     with (
         tempfile.TemporaryDirectory(prefix="beholder-report-") as scratch,
-        open_scores(source, score_column=options.score_column, sample_column=options.sample_column) as scores,
+        open_each_once(source, options.repeated, num_threads=options.threads or 1, **named) as scores,
     ):
         contents = gather(scores, options, Path(scratch), say)
+        contents.notes.extend(scores.notes)
         most = options.max_size if options.no_thumbnails else options.max_size // 2
         page, thumbnails = _thinned_out(scores, contents, None, options, arguments, most), None
         if not options.no_thumbnails:

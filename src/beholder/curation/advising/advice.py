@@ -17,10 +17,12 @@ from beholder.curation.advising.options import AdviseOptions
 from beholder.curation.advising.representation import METHOD, ColumnTable, GroupCounts, represent
 from beholder.curation.advising.rows import SCORE, Rows, open_rows, threshold_number
 from beholder.curation.advising.warnings import warnings_about
+from beholder.curation.repeated import open_each_once
 from beholder.models.landmarks import Landmark, landmarks_of
 from beholder.models.published import LAION_EN, PublishedShares, published_of
+from beholder.options import KEEP_FIRST
 from beholder.scores.data_frames import as_source, texts_of
-from beholder.scores.score_set import ScoreSet, open_scores
+from beholder.scores.score_set import ScoreSet
 from beholder.stats import ScoreStats
 
 __all__ = ["Advice", "GridRow", "LandmarkRow", "PublishedRow", "advise", "choose_score"]
@@ -153,6 +155,7 @@ def advise(
     with_price: bool = True,
     memory: int = DEFAULT_MEMORY,
     num_threads: int | None = None,
+    repeated: str = KEEP_FIRST,
     score_column: str | None = None,
     sample_column: str | None = None,
 ) -> Advice:
@@ -170,7 +173,8 @@ def advise(
         with_price: whether groups are looked at; without, only the scores are read.
         memory: bytes that DuckDB may use; the rest goes to a temporary folder.
         num_threads: of DuckDB; None: all cores.
-        score_column: see `open_scores`; for a set that is not open yet.
+        repeated: what becomes of rows that name a sample again (`repeated.open_each_once`); for a set that is not open yet.
+        score_column: see `open_scores`; the same.
         sample_column: the same.
 
     Raises:
@@ -178,8 +182,10 @@ def advise(
         TypeError: scores of another kind.
     """
     if not isinstance(scores, ScoreSet):
-        given = {name: value for name, value in locals().items() if name not in ("scores", "score_column", "sample_column")}
-        with open_scores(as_source(scores, "advise")[0], score_column=score_column, sample_column=sample_column) as opened:
+        own = ("scores", "repeated", "score_column", "sample_column")
+        given = {name: value for name, value in locals().items() if name not in (*own, "own")}
+        named = {"score_column": score_column, "sample_column": sample_column}
+        with open_each_once(as_source(scores, "advise")[0], repeated, num_threads=num_threads or 1, **named) as opened:
             return advise(opened, **given)
     started = time.perf_counter()
     mark = landmark_of(at)
@@ -287,8 +293,9 @@ def _advice(scores: ScoreSet, question: _Question, answer: _Answer, started: flo
         published=tuple(map(_published_row, published_of(head))),
         tables=represent([item for item in answer.counted if isinstance(item, GroupCounts)]),
         left_out=tuple(item for item in answer.counted if isinstance(item, LeftOut)),
-        warnings=tuple(
-            warnings_about(
+        warnings=(
+            *scores.notes,
+            *warnings_about(
                 scores,
                 question.column,
                 head,
@@ -297,7 +304,7 @@ def _advice(scores: ScoreSet, question: _Question, answer: _Answer, started: flo
                 at=question.at,
                 mark=question.mark,
                 num_equal=answer.num_equal,
-            )
+            ),
         ),
         seconds=time.perf_counter() - started,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from beholder.options import option
+from beholder.options import option, repeated_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class AdviseOptions:
     join: tuple[str, ...] = option((), "Metadata to join by sample: .parquet or .csv (repeatable).")
     score: str | None = option(None, "The score to go by, where there are several: a column or its head's name.")
     head: str | None = option(None, "The head that made the scores, where the set does not say, e.g. laion-v2.")
+    repeated: str = repeated_option()
     score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
     sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
     memory: int = option(2_000_000_000, "Memory to stay below, about.", read="bytes", shown="2GB")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beholder.curation.repeated import open_each_once
 from beholder.curation.selecting.options import SelectRules
 from beholder.curation.selecting.selection import Selection, select_rows
 from beholder.scores.data_frames import Back, as_source, texts_of
-from beholder.scores.score_set import open_scores
 
 _LISTS = ("where", "exclude", "join")
 
@@ -31,8 +31,8 @@ def select(source: Any, **rules: Any) -> FrameSelection:
             Arrow frame with a column of samples and one of scores.
         rules: the options of `beholder select` as keywords (`curation.selecting.options.SelectRules`): min_score, max_score,
             quantile, top, top_share ("10%" or 0.1), per, balance, where, sample, seed, temperature, budget (bytes),
-            size_column, exclude, marks, dedup, embeddings, clusters, score, rank_by, join, score_column, sample_column,
-            memory, num_threads. `where`, `exclude` and `join` take one text or several.
+            size_column, exclude, marks, dedup, embeddings, clusters, score, rank_by, join, repeated, score_column,
+            sample_column, memory, num_threads. `where`, `exclude` and `join` take one text or several.
 
     Returns:
         the selection. It keeps the scores open until it is closed (`with`) or forgotten.
@@ -59,7 +59,8 @@ def select(source: Any, **rules: Any) -> FrameSelection:
     given, back = as_source(source, "select")
     owned = ExitStack()
     try:
-        scores = owned.enter_context(open_scores(given, score_column=chosen.score_column, sample_column=chosen.sample_column))
+        named = {"score_column": chosen.score_column, "sample_column": chosen.sample_column}
+        scores = owned.enter_context(open_each_once(given, chosen.repeated, num_threads=chosen.threads, **named))
         return FrameSelection(select_rows(scores, chosen, owned=owned), back)
     except BaseException:
         owned.close()

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from beholder.curation.actions.options import ActionOptions
 from beholder.errors import InputError
-from beholder.options import option
+from beholder.options import option, repeated_option
 
 DedupMethod = Literal["auto", "exact", "approximate"]
 DEDUP_METHODS: tuple[DedupMethod, ...] = ("auto", "exact", "approximate")
@@ -75,6 +75,7 @@ class ReadOptions:
         'Rank by an expression over percentiles of scores, e.g. "0.7*a + 0.3*b"; names with odd characters in `backticks`.',
     )
     join: tuple[str, ...] = option((), "Metadata to join by sample: .parquet or .csv (repeatable).")
+    repeated: str = repeated_option()
     score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
     sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
     memory: int = option(3_000_000_000, "Memory to stay below, about.", read="bytes", shown="3GB")

@@ -72,7 +72,8 @@ class Rows:
         """A database with the set as the view `scores`; made when it is first needed."""
         connection = database.connect(self.scratch, memory=self.rules.memory // 2, num_threads=self.rules.threads)
         self._stack.callback(connection.close)
-        self.scores.register(connection)
+        with database.clear_errors(f"{self.scores.source} cannot be read"):
+            self.scores.register(connection)
         return connection
 
     @cached_property
@@ -115,7 +116,7 @@ class Judge:
         self.thresholds: dict[str, float | None] = {}
         self.groups: pa.Table | None = None
         self.notes: list[str] = [f"joined column {old!r} is called {new!r} here" for old, new in rows.renamed.items()]
-        self.notes += rows.partly
+        self.notes = [*self.scores.notes, *self.notes, *rows.partly]
         self._group_cache: dict[str, grouping.Groups] = {}
 
     def _check_files(self) -> None:
