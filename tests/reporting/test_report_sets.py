@@ -127,7 +127,7 @@ def test_a_million_rows_stay_below_ten_megabytes(photographs: Path, tmp_path: Pa
     scores = rng.normal(4.9, 0.7, 1_000_000).astype(np.float32)
     table = pa.table({"sample": samples, "aesthetic_score": scores})
     out = tmp_path / "million.html"
-    summary = report(table, out, at=5, per_bucket=200)
+    summary = report(table, out, at=5, per_bucket=200, repeated="all")
     assert out.stat().st_size < 9_000_000
     assert summary.num_thumbnails + summary.missing.get("left_out", 0) == 120
     page = Page(out.read_text())
