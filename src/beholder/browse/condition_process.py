@@ -35,8 +35,8 @@ def main(config: dict[str, Any]) -> None:
 
     Args:
         config: `rows`, a descriptor of the Arrow file with the rows; `sample_column`; `untyped`, columns of text that may be
-            meant as numbers; `scratch`, a folder for this process alone; `threads`; `memory_bytes`, which the system lets this process have beyond what it starts with; `parent`
-            and `socket`.
+            meant as numbers; `scratch`, a folder for this process alone; `threads`; `memory_bytes`, which the system lets
+            this process have beyond what it starts with; `parent` and `socket`.
     """
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one sets memory aside before the limit is there
     import beholder
