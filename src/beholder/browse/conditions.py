@@ -27,9 +27,7 @@ from beholder.curation.database import all_rows, connect, count_of
 from beholder.curation.untyped import Form
 from beholder.errors import BeholderError, InputError
 from beholder.images.child_process import (
-    ALARM,
     MOST_STARTS,
-    MOST_TRIES,
     START_PAUSE_S,
     START_S,
     ChildProcess,
@@ -43,6 +41,10 @@ MEMORY_BYTES = 2 << 30
 """What a process may use beyond what it starts with."""
 _AT_ONCE = 2
 _MOST_WAITING = 16
+_MOST_TRIES = 2
+"""A condition that so many processes ended over is to blame; once, one may also have been ended from outside."""
+_ALARM = "SIGALRM"
+"""How a process ends that ended itself, its time being up."""
 _CLOSE_S = 5.0
 _ENDED = "beholder browse was stopped"
 
@@ -262,7 +264,7 @@ class _Worker(threading.Thread):
     def _answer(self, job: _Job) -> tuple[dict[str, Any], bytes]:
         """The answer of a process; of one that ended over it another is asked, since it may have been ended from outside."""
         told = ""
-        for _ in range(MOST_TRIES):
+        for _ in range(_MOST_TRIES):
             if not self._is_alive():
                 self._start()
             try:
@@ -271,10 +273,10 @@ class _Worker(threading.Thread):
                 how, words = self._end()
                 if self._conditions.is_closed:
                     raise InputError(_ENDED) from None
-                if how == ALARM:
+                if how == _ALARM:
                     raise self._over_time(job) from None
                 told = "; ".join(filter(None, (how, words)))
-        raise InputError(f"{job.named}: the database ended over it, {MOST_TRIES} times ({told}); write a simpler one")
+        raise InputError(f"{job.named}: the database ended over it, {_MOST_TRIES} times ({told}); write a simpler one")
 
     def _asked(self, job: _Job) -> tuple[dict[str, Any], bytes]:
         """The answer of the process that is there. Raises EOFError, OSError: it is gone."""

@@ -78,13 +78,13 @@ def download(source: Source) -> Path:
     need_space(cache_folder(), num_bytes or 0, source.file)
     with _one_line(source):
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import tqdm
-        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
 
         class Watched(tqdm):  # type: ignore[type-arg]
             def update(self, n: float | None = 1) -> bool | None:
                 watch(int(n or 0))
-                return super().update(n)
+                shown: bool | None = super().update(n)
+                return shown
 
         hides_bar = notices.is_heard() and not are_progress_bars_disabled()
         if hides_bar:
