@@ -80,7 +80,7 @@ def download(source: Source) -> Path:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
 
-        class Watched(tqdm):  # type: ignore[type-arg]
+        class Watched(tqdm):
             def update(self, n: float | None = 1) -> bool | None:
                 watch(int(n or 0))
                 shown: bool | None = super().update(n)
