@@ -10,7 +10,8 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from beholder.models.devices import float32_products
 
+T = TypeVar("T")
 Rows = npt.NDArray[np.float32]
 Fetch = Callable[[], Rows]
 """Waits for a batch and gives its embeddings, (n, D) float32; raises what the computation raised."""
@@ -62,19 +64,10 @@ class CpuBackend:
     def submit(self, pixels: Tensor, size: int) -> Fetch:
         """See `Backend`. The pixels are read later: leave them alone until the result is there."""
         if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork
-            self._pool, self._pid = ThreadPoolExecutor(self.num_lanes, "tower", self._enter_lane), os.getpid()
+            enter = partial(_enter_lane, self.threads_per_lane)
+            self._pool, self._pid = ThreadPoolExecutor(self.num_lanes, "tower", enter), os.getpid()
         future: Future[Rows] = self._pool.submit(self._compute, pixels, size)
         return future.result
-
-    def _enter_lane(self) -> None:
-        """Give this thread its own number of torch threads, and leave the number that new threads start with as it was."""
-        with _THREADS_LOCKS.setdefault(os.getpid(), threading.Lock()):
-            before = torch.get_num_threads()
-            torch.set_num_threads(self.threads_per_lane)
-            if before != self.threads_per_lane:
-                keeper = threading.Thread(target=torch.set_num_threads, args=(before,))
-                keeper.start()
-                keeper.join()
 
     def _compute(self, pixels: Tensor, size: int) -> Rows:
         with torch.inference_mode(), float32_products(tf32=False):
@@ -85,6 +78,23 @@ class CpuBackend:
         if self._pool is not None and self._pid == os.getpid():
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
+
+
+def _enter_lane(num_threads: int) -> None:
+    """Give this thread its own number of torch threads, and leave the number that new threads start with as it was."""
+    with _THREADS_LOCKS.setdefault(os.getpid(), threading.Lock()):
+        before = torch.get_num_threads()
+        torch.set_num_threads(num_threads)
+        if before != num_threads:
+            keeper = threading.Thread(target=torch.set_num_threads, args=(before,))
+            keeper.start()
+            keeper.join()
+
+
+def on_one_core(work: Callable[[], T]) -> T:
+    """What `work` gives, computed as in a lane of its own: products that share cores wait for each other, and time badly."""
+    with ThreadPoolExecutor(1, "lane", partial(_enter_lane, 1)) as pool:
+        return pool.submit(work).result()
 
 
 def padded(pixels: Tensor, size: int) -> Tensor:

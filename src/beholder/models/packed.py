@@ -12,11 +12,11 @@ multiplies bfloat16 itself, else float32.
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from beholder.kernels import tokens as kernels
+from beholder.models.backends import on_one_core
 from beholder.models.balance import BlockBalance, balance
 from beholder.models.clip_vit import PIXEL_CENTRE, Block, ClipVisionTower
 from beholder.models.precision import check_pictures
@@ -33,10 +34,12 @@ from beholder.models.tower_shape import LAYER_NORM_EPS, TowerShape
 _EPS = np.float32(LAYER_NORM_EPS)
 _QUICK_GELU_FACTOR = 1.702
 """QuickGELU(x) = silu(1.702 x) / 1.702: the factor goes into the product before, its inverse into the one after."""
-_NO_FAST_KERNEL = 8.0
+_PLAIN_LOOPS = 20
 """A product that takes this many times as long as in float32 has no kernel of its own: oneDNN's plain loops take over 1,000."""
-_CALL_S = 2e-4
+_CALL_S = 1e-4
 """What a call may cost beside its arithmetic."""
+_TRIES = 12
+"""Times that a product may be slow because of other programs."""
 
 
 def _memory(tensor: Tensor) -> npt.NDArray[np.int16] | npt.NDArray[np.float32]:
@@ -309,7 +312,7 @@ def find_fault(activation: str, *, int8: bool) -> str | None:
     return _bf16_fault("swish" if activation == "quick_gelu" else "gelu")
 
 
-@functools.cache
+@cache
 def int8_support() -> Int8Support | str:
     """How this processor multiplies bytes, or why it does not. Found once in a process."""
     between = torch.bfloat16 if _multiplies_bf16() and _bf16_fault("swish") is None else torch.float32
@@ -319,7 +322,7 @@ def int8_support() -> Int8Support | str:
             if steps is None:
                 return "int8 products overflow on this processor"
             for dtype in dict.fromkeys((between, torch.float32)):
-                if _has_int8_kernel(dtype):
+                if on_one_core(partial(_has_int8_kernel, dtype)):
                     return Int8Support(steps, dtype)
     except (AttributeError, RuntimeError, NotImplementedError) as error:  # no such operation; not on this processor
         return _no_such_products(error)
@@ -336,7 +339,7 @@ def _multiplies_bf16() -> bool:
     return any(bool(getattr(torch.cpu, name, bool)()) for name in asked)
 
 
-@functools.cache
+@cache
 def _bf16_fault(activation: str) -> str | None:
     make = torch.Generator().manual_seed(0)
     x, weight = torch.randn(48, 64, generator=make), torch.randn(32, 64, generator=make)
@@ -359,18 +362,15 @@ def _sums_bytes_exactly(weight_steps: int) -> bool:
 
 
 def _has_int8_kernel(dtype: torch.dtype) -> bool:
-    """Whether bytes are multiplied in about the time of float32, or faster; small matrices, since plain loops take seconds."""
-    weight, x = torch.ones(256, 256), torch.ones(16, 256)
-    product, rows = Int8Product(weight, torch.zeros(256), zero=kernels.ZERO), x.to(torch.uint8)
-    exact = _shortest(lambda: F.linear(x, weight))
-    return _shortest(lambda: product(rows, dtype)) < _NO_FAST_KERNEL * exact + _CALL_S
+    """Whether bytes are multiplied in about the time of float32, or faster; a small product, since plain loops are slow."""
+    weight, x = torch.ones(1024, 256), torch.ones(16, 256)
+    product, rows = Int8Product(weight, torch.zeros(1024), zero=kernels.ZERO), x.to(torch.uint8)
+    with torch.inference_mode():
+        enough = _PLAIN_LOOPS * min(_seconds(lambda: F.linear(x, weight)) for _ in range(_TRIES)) + _CALL_S
+        return any(_seconds(lambda: product(rows, dtype)) < enough for _ in range(_TRIES))
 
 
-def _shortest(run: Callable[[], object], times: int = 4) -> float:
-    """Seconds of the shortest of several runs; the first prepares the kernel."""
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

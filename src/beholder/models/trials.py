@@ -25,7 +25,7 @@ from torch import Tensor
 
 from beholder.errors import BeholderError
 from beholder.kernels import tokens
-from beholder.models.backends import Backend
+from beholder.models.backends import Backend, on_one_core
 from beholder.models.clip_vit import ClipVisionTower
 from beholder.models.devices import device_name
 from beholder.models.forms import build_backend, candidates, default_batch_size
@@ -198,12 +198,11 @@ def _slow_product(situation: Situation, precision: Precision) -> str | None:
     rows = (default_batch_size(situation.device, shape) or 1) * shape.num_tokens
     weight, bias = torch.randn(shape.mlp_width, shape.width, generator=make), torch.zeros(shape.mlp_width)
     product, dtype = _product_in(precision, weight, bias, rows, is_packed=fault is None)
-    with torch.inference_mode():
-        for count in (min(_FEW_ROWS, rows), rows):
-            x = torch.rand(count, shape.width, generator=make)
-            ratio = _ratio(partial(product, x.to(dtype)), partial(F.linear, x, weight))
-            if ratio > _CLEARLY_SLOWER:
-                return f"a matrix product takes {ratio:.1f} times as long as in fp32"
+    for count in (min(_FEW_ROWS, rows), rows):
+        x = torch.rand(count, shape.width, generator=make)
+        ratio = on_one_core(partial(_ratio, partial(product, x.to(dtype)), partial(F.linear, x, weight)))
+        if ratio > _CLEARLY_SLOWER:
+            return f"a matrix product takes {ratio:.1f} times as long as in fp32"
     return None
 
 
@@ -226,11 +225,12 @@ def _product_in(
 def _ratio(run: Callable[[], object], against: Callable[[], object], times: int = 5) -> float:
     """Time of `run` in times of `against`, in turns; the shortest of each, the first (which prepares a kernel) left out."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(times + 1):
-        for side, what in zip(seconds, (run, against), strict=True):
-            started = time.perf_counter()
-            what()
-            side.append(time.perf_counter() - started)
+    with torch.inference_mode():
+        for _ in range(times + 1):
+            for side, what in zip(seconds, (run, against), strict=True):
+                started = time.perf_counter()
+                what()
+                side.append(time.perf_counter() - started)
     return min(seconds[0][1:]) / min(seconds[1][1:])
 
 
