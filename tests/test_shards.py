@@ -206,12 +206,14 @@ def unsealed(folder: RunFolder) -> dict[str, Any]:
 ODD = [None, True, -5, 1.5, 10**30, float("nan"), "3", [], {}, [[1]], {"a": 1}]
 
 
-@pytest.mark.parametrize("field", ["num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits"])
+@pytest.mark.parametrize("field", ["num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits", "remarks"])
 def test_fields_of_odd_types_and_ranges_are_damage(tmp_path: Path, field: str) -> None:
     folder = finished_folder(tmp_path)
     whole = unsealed(folder)
     for odd in ODD:
-        if (field in ("files", "stats", "traits") and odd == {}) or (field == "traits" and odd == {"a": 1}):
+        if (field in ("files", "stats", "traits", "remarks") and odd == {}) or (
+            field in ("traits", "remarks") and odd == {"a": 1}
+        ):
             continue  # as it could be
         folder.marker_path(SHARD).write_text(json.dumps({**whole, "result": {**whole["result"], field: odd}}))
         with pytest.raises(DamagedShardError, match=r"x\.json is damaged") as caught:
@@ -225,6 +227,7 @@ def test_fields_of_odd_types_and_ranges_are_damage(tmp_path: Path, field: str) -
         {"num_read": 1, "num_scored": 2, "num_rejected": -1, "reasons": {"nan": -1}},
         {"reasons": {"sunspots": 1}},
         {"files": {"scores/x.parquet": -4}},
+        {"remarks": {"values are null": -1}},
         {"files": {"scores/y.parquet": 4}},
         {"new": 1},
         *({"stats": {"aesthetic_score": {**STATS, key: odd}}} for key in STATS for odd in (None, "5", [3], -1)

@@ -238,7 +238,7 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
 
     def _as_dictionaries(self) -> pq.ParquetFile:
         """The file once more; its columns of bytes come as dictionaries."""
-        options = {**self._options, "pre_buffer": False, "buffer_size": 0 if isinstance(self._from, str) else 1 << 20}
+        options = {**self._options, "pre_buffer": False, "buffer_size": 0 if self._options.get("memory_map") else 1 << 20}
         return pq.ParquetFile(self._from, read_dictionary=list(self._leaves.values()), **options)
 
 

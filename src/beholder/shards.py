@@ -39,6 +39,7 @@ _NUMBERED_FILES = re.compile(
 """Files of clip-retrieval's layout, which bear numbers."""
 _AGAIN = "run the same command again, and its shard is redone"
 _WORD = re.compile(r"[a-z_]{1,40}")
+_RESULT_FIELDS = ("num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits", "remarks")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -83,6 +84,7 @@ class ShardResult:
         files: files written for it, relative to the run's folder, with their sizes in bytes.
         stats: per score column, `ScoreStats.to_json`.
         traits: pictures by what makes presets differ for them.
+        remarks: what else is worth telling: a line -> how many times.
         sha256: of each of `files`, once they are written; none where a marker of an older version has none.
     """
 
@@ -93,6 +95,7 @@ class ShardResult:
     files: dict[str, int] = field(default_factory=dict)
     stats: dict[str, dict[str, Any]] = field(default_factory=dict)
     traits: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -107,14 +110,13 @@ class ShardResult:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, without the checksums."""
-        names = ("num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _RESULT_FIELDS}
 
     @classmethod
     def from_json(cls, record: Any) -> ShardResult:
         """Restore what `to_json` wrote. Raises DamagedRecordError for anything that cannot be a result."""
         fields = _object(record, "its result")
-        strange = set(fields) - {"num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits"}
+        strange = set(fields) - set(_RESULT_FIELDS)
         if strange:
             raise DamagedRecordError(f"its result has a field {ascii(min(strange))[:50]}")
         num_read, num_scored, num_rejected = (
@@ -141,7 +143,10 @@ class ShardResult:
                     raise
                 raise DamagedRecordError("its statistics cannot be those of scores") from None
         traits = _counts(fields.get("traits", {}), "traits")
-        return cls(num_read, num_scored, num_rejected, reasons, files, stats, traits)
+        remarks = _object(fields.get("remarks", {}), "remarks")
+        for count in remarks.values():
+            whole_number(count, "one of remarks")
+        return cls(num_read, num_scored, num_rejected, reasons, files, stats, traits, remarks)
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

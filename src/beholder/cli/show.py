@@ -237,6 +237,8 @@ def show_summary(summary: RunSummary) -> None:
         console.print(f"\nrejected {summary.num_rejected:,}, listed in {summary.rejects}", markup=False)
         for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
             console.print(f"  {count:,} {reason}: {reason_text(reason)}", markup=False)
+    for line in remark_lines(summary):
+        console.print(line, markup=False)
     for line in preset_lines(summary):
         console.print(line, markup=False)
     console.print(f"\n{'scores' if summary.verb == 'score' else 'embeddings'}: {summary.output}", markup=False)
@@ -278,6 +280,12 @@ _PRESET_HINTS = {
     "deep": "of 16 bits, which `reference` clips to white",
     "cmyk": "in CMYK, converted without a colour profile",
 }
+
+
+def remark_lines(summary: RunSummary) -> list[str]:
+    """What was found in the data: sidecars without a picture, values that fit into no column."""
+    lines = [f"  {count:,} {text}" for text, count in summary.remarks.items()]
+    return ["", "not all that the sources say could be taken along:", *lines] if lines else []
 
 
 def preset_lines(summary: RunSummary) -> list[str]:

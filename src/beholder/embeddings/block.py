@@ -27,7 +27,8 @@ class Part:
         num_bytes: size of the file.
         metadata_path: Parquet file with the same rows in the same order, or None.
         cuts: rows at which it may be cut into shards, ascending, without 0 and num_rows; None: anywhere.
-        detail: what the reader of this kind needs to know again (for example which columns hold the embedding).
+        detail: what the reader of this kind needs to know again (for example which columns hold the embedding); `labels`: the
+            Arrow schema of the other columns, where it has any.
     """
 
     path: str

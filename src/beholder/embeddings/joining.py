@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import storage
 from beholder.embeddings.layouts import group_rows, parquet_options, stamped
 from beholder.embeddings.npy import check_array, read_header
 from beholder.errors import OutputError
+from beholder.schemas import common_schema, fit_table
 
 _COPY_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 16
@@ -89,7 +89,7 @@ def _join_parquet(parts: Sequence[Path], temporary: Path, target: str, stamp: Ma
         for part in parts:
             with storage.open_parquet(str(part)) as source:
                 for batch in source.iter_batches(batch_size=most):
-                    waiting.append(_as_schema(pa.Table.from_batches([batch]), schema))
+                    waiting.append(fit_table(pa.Table.from_batches([batch]), schema)[0])
                     num_waiting += batch.num_rows
                     while num_waiting >= most:
                         table = pa.concat_tables(waiting)
@@ -101,37 +101,9 @@ def _join_parquet(parts: Sequence[Path], temporary: Path, target: str, stamp: Ma
 
 def _common_schema(schemas: Sequence[pa.Schema], target: str) -> pa.Schema:
     """All columns of all parts, embeddings last; those whose types have nothing in common become text."""
-    fields: dict[str, pa.Field] = {}
-    for field in (field for schema in schemas for field in schema):
-        known = fields.get(field.name)
-        if known is None or known.type == field.type:
-            fields.setdefault(field.name, field)
-        elif pa.types.is_fixed_size_list(field.type) or pa.types.is_fixed_size_list(known.type):
-            raise OutputError(f"{target}: parts have embeddings of different kinds; use --overwrite to start anew")
-        else:
-            fields[field.name] = _common_field(known, field)
-    ordered = sorted(fields.values(), key=lambda field: pa.types.is_fixed_size_list(field.type))
-    return pa.schema(ordered)
-
-
-def _common_field(one: pa.Field, other: pa.Field) -> pa.Field:
-    try:
-        return pa.unify_schemas([pa.schema([one]), pa.schema([other])], promote_options="permissive").field(0)
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return pa.field(one.name, pa.large_string())
-
-
-def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly these columns; those it lacks are null."""
-    present = {name: table.column(name) for name in table.column_names}
-    arrays = [_cast(present[f.name], f.type) if f.name in present else pa.nulls(table.num_rows, f.type) for f in schema]
-    return pa.table(arrays, schema=schema)
-
-
-def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if column.type == kind:
-        return column
-    try:
-        return pc.cast(column, kind)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs, binary that is no text
-        return pa.chunked_array([pa.array([None if v is None else str(v) for v in column.to_pylist()], kind)])
+    kinds: dict[str, set[pa.DataType]] = {}
+    for item in (item for schema in schemas for item in schema):
+        kinds.setdefault(item.name, set()).add(item.type)
+    if any(len(found) > 1 and any(map(pa.types.is_fixed_size_list, found)) for found in kinds.values()):
+        raise OutputError(f"{target}: parts have embeddings of different kinds; use --overwrite to start anew")
+    return pa.schema(sorted(common_schema(schemas), key=lambda item: pa.types.is_fixed_size_list(item.type)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +11,11 @@ from beholder import columns, storage
 from beholder.embeddings.block import Part, ReadOptions
 from beholder.errors import InputError
 from beholder.kernels.names import numbered
+from beholder.schemas import common_schema, num_rows_of
 from beholder.storage import covering_row_groups, open_parquet
+
+_PIECE_BYTES = 16 << 20
+_PLAIN_ROWS = 1 << 18
 
 
 def row_names(part_name: str, start: int, stop: int) -> pa.Array:
@@ -30,6 +34,29 @@ def refuse_columns(part: Part, options: ReadOptions) -> None:
     wanted = [name for name in (*options.columns, options.sample_column) if name not in ("*", None)]
     if wanted:
         raise InputError(f"{part.path} has no metadata, so no column {wanted[0]!r}")
+
+
+def labels_schema(parts: Iterable[Part], options: ReadOptions) -> pa.Schema:
+    """The columns that all shards of these parts get, from what their headers say: `sample` first."""
+    schemas = []
+    for part in parts:
+        kinds = _label_types(part)
+        sample = choose_sample_column(kinds, options.sample_column, part.path) if kinds else None
+        chosen = choose_label_columns(kinds, options, part.path) if kinds else []
+        schemas.append(pa.schema([(name, kinds[name]) for name in chosen if name not in (sample, columns.SAMPLE)]))
+    found = common_schema(schemas)
+    if "*" not in options.columns:
+        kinds = {field.name: field.type for field in found}
+        found = pa.schema([(name, kinds[name]) for name in dict.fromkeys(options.columns) if name in kinds])
+    return pa.schema([(columns.SAMPLE, pa.large_string()), *found])
+
+
+def _label_types(part: Part) -> dict[str, pa.DataType]:
+    """The types of the columns that are not part of the embedding; those of CSV are text."""
+    if part.kind == "csv":
+        taken = set(part.detail["embedding"])
+        return {name: pa.large_string() for at, name in enumerate(part.detail["names"]) if at not in taken}
+    return {field.name: field.type for field in part.detail.get("labels", ())}
 
 
 def choose_sample_column(names: Iterable[str], wanted: str | None, where: str) -> str | None:
@@ -88,16 +115,28 @@ def select_labels(table: pa.Table, part: Part, first_row: int, options: ReadOpti
 
 def read_metadata(part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:
     """Labels of rows [start, stop) from the part's own metadata file, or plain row numbers when it has none."""
-    if part.metadata_path is None:
-        return plain_labels(part, start, stop)
-    with storage.remote_errors(part.metadata_path), open_parquet(part.metadata_path) as file:
-        chosen = choose_label_columns(file.schema_arrow.names, options, part.metadata_path)
-        if not chosen:
-            return plain_labels(part, start, stop)
-        groups, first = covering_row_groups(file.metadata, start, stop)
-        table = file.read_row_groups(groups, columns=chosen, use_threads=True)
-    table = table.slice(start - first, stop - start)
-    return select_labels(table.select(chosen), part, start, options)
+    pieces = list(metadata_pieces(part, start, stop, options))
+    return pa.concat_tables(pieces) if pieces else plain_labels(part, start, start)
+
+
+def metadata_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> Iterator[pa.Table]:
+    """The same as tables of consecutive rows, each of about `_PIECE_BYTES` at most."""
+    chosen: list[str] = []
+    if part.metadata_path is not None:
+        with storage.remote_errors(part.metadata_path), open_parquet(part.metadata_path, streamed=True, mapped=False) as file:
+            chosen = choose_label_columns(file.schema_arrow.names, options, part.metadata_path)
+            groups, at = covering_row_groups(file.metadata, start, stop)
+            for group in groups if chosen else ():
+                rows = num_rows_of(file.metadata.row_group(group), _PIECE_BYTES, chosen)
+                for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=chosen):
+                    low, high = max(start, at), min(stop, at + batch.num_rows)
+                    if high > low:
+                        table = pa.Table.from_batches([batch.slice(low - at, high - low)])
+                        yield select_labels(table.select(chosen), part, low, options)
+                    at += batch.num_rows
+    if not chosen:
+        for low in range(start, stop, _PLAIN_ROWS):
+            yield plain_labels(part, low, min(stop, low + _PLAIN_ROWS))
 
 
 def _listing(names: list[str], most: int = 12) -> str:

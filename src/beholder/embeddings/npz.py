@@ -75,7 +75,8 @@ class NpzReader:
             for key in (found.key, *labels.values()):
                 promised = arrays[key].offset + math.prod(arrays[key].shape) * arrays[key].dtype.itemsize
                 check_end(f"{path}[{key}]", arrays[key].shape[0], promised, infos[key].file_size)
-        detail = {"key": found.key, "labels": labels}
+        kinds = pa.schema([(column, _column_type(arrays[key].dtype)) for column, key in labels.items()])
+        detail = {"key": found.key, "arrays": labels, "labels": kinds}
         return Part(path, name, "npz", found.shape[0], found.shape[1], found.dtype.name, num_bytes, cuts=(), detail=detail)
 
     def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
@@ -199,7 +200,7 @@ class _Rows:
 def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
     assert part.num_rows is not None
     stop = part.num_rows if stop is None else stop
-    label_keys: dict[str, str] = part.detail["labels"]
+    label_keys: dict[str, str] = part.detail["arrays"]
     if not label_keys:
         refuse_columns(part, options)
     with contextlib.ExitStack() as stack:
@@ -231,6 +232,11 @@ def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> I
 def _text_allowed(archive: zipfile.ZipFile, keys: Any) -> int:
     packed = sum(archive.getinfo(f"{key}.npy").compress_size for key in keys)
     return max(_MOST_TEXT_BYTES, _MOST_RATIO * packed)
+
+
+def _column_type(dtype: np.dtype[Any]) -> pa.DataType:
+    """Of the labels that `_column` makes of such values."""
+    return pa.large_string() if dtype.kind in "US" else pa.from_numpy_dtype(dtype.newbyteorder("="))
 
 
 def _column(values: np.ndarray[Any, Any], where: str) -> pa.Array:

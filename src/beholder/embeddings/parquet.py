@@ -19,10 +19,11 @@ from beholder.embeddings.readahead import read_ahead
 from beholder.embeddings.wide import choose_embedding_columns
 from beholder.errors import InputError
 from beholder.kernels.scoring import ColumnBlock, Embeddings
+from beholder.schemas import group_bytes, num_rows_of
 from beholder.storage import covering_row_groups, open_parquet
 
+_MOST_FETCHED_BYTES = 64 << 20
 _PREFERRED = ("embedding", "embeddings", "img_emb", "image_embedding", "image_embeddings", "clip_embedding")
-_MOST_BATCH_ROWS = 65536
 
 
 class ParquetReader:
@@ -44,14 +45,15 @@ class ParquetReader:
             for group in range(metadata.num_row_groups - 1):
                 at += metadata.row_group(group).num_rows
                 cuts.append(at)
-            labels = choose_label_columns([n for n in schema.names if n not in set(names)], options, path)
-            file.check_dictionaries(columns=labels)
+            others = pa.schema([field for field in schema if field.name not in set(names)])
+            file.check_dictionaries(columns=choose_label_columns(others.names, options, path))
             num_rows = metadata.num_rows
+            largest = max((group_bytes(metadata.row_group(group)) for group in range(metadata.num_row_groups)), default=0)
         if dim == 0 and num_rows:
             raise InputError(f"{path}: the embeddings in column {names[0]!r} have no dimensions")
         dtype = (pa.types.is_float16(value_type) and "float16") or (pa.types.is_float64(value_type) and "float64") or "float32"
         return Part(path, name, "parquet", num_rows, dim, dtype, num_bytes, cuts=tuple(cuts),
-                    detail={"layout": layout, "columns": names})  # fmt: skip
+                    detail={"layout": layout, "columns": names, "labels": others, "group_bytes": largest})  # fmt: skip
 
     def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
         """Rows [start, stop); decoded by a thread of its own, a few batches ahead."""
@@ -104,7 +106,8 @@ def _first_length(file: pq.ParquetFile, name: str, path: str) -> int:
 
 def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
     names: list[str] = part.detail["columns"]
-    with storage.remote_errors(part.path), open_parquet(part.path) as file:
+    is_list, large = part.detail["layout"] == "list", part.detail["group_bytes"] > _MOST_FETCHED_BYTES
+    with storage.remote_errors(part.path), open_parquet(part.path, streamed=is_list and large, mapped=not is_list) as file:
         others = [name for name in file.schema_arrow.names if name not in set(names)]
         labels = choose_label_columns(others, options, part.path)
         groups, at = covering_row_groups(file.metadata, start, stop)
@@ -127,12 +130,16 @@ def _record_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Row groups in order: as a whole where one fits into a block, which decodes a quarter faster; else in batches."""
     row_bytes = part.dim * np.dtype(part.dtype).itemsize
-    batch_rows = max(1, min(_MOST_BATCH_ROWS, options.block_bytes // 8 // row_bytes))
+    labels = set(names) - set(part.detail["columns"])
     for group in groups:
-        if file.metadata.row_group(group).num_rows * row_bytes <= options.block_bytes:
+        metadata = file.metadata.row_group(group)
+        label_bytes = group_bytes(metadata, labels)
+        if metadata.num_rows * row_bytes + label_bytes <= options.block_bytes and label_bytes <= options.block_bytes // 8:
             yield from file.read_row_group(group, columns=names).combine_chunks().to_batches()
-        else:
-            yield from file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names)
+            continue
+        most = options.block_bytes // 8
+        rows = min(max(1, most // row_bytes), num_rows_of(metadata, most, labels))
+        yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=names)
 
 
 def _wide(batch: pa.RecordBatch, names: list[str]) -> tuple[Embeddings, npt.NDArray[np.uint8] | None]:

@@ -246,9 +246,10 @@ def _inspect(path: str, name: str, metadata_path: str | None, options: ReadOptio
         return part
     with storage.remote_errors(metadata_path), storage.open_parquet(metadata_path) as table:
         num_rows = table.metadata.num_rows
-        table.check_dictionaries(columns=choose_label_columns(table.schema_arrow.names, options, metadata_path))
+        labels = table.schema_arrow
+        table.check_dictionaries(columns=choose_label_columns(labels.names, options, metadata_path))
     if num_rows != part.num_rows:
         raise InputError(
             f"{path} has {part.num_rows} rows but its metadata {metadata_path} has {num_rows}; they must be the same"
         )
-    return replace(part, metadata_path=metadata_path)
+    return replace(part, metadata_path=metadata_path, detail={**part.detail, "labels": labels})

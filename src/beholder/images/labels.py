@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
-from beholder.images.picture import PicturePart, SourceOptions
+from beholder.images.picture import LATE_ROW, PicturePart, SourceOptions
+from beholder.schemas import common_schema, fit_table, merge_remarks
 
 
 def valid_text(name: str | bytes) -> str:
@@ -175,51 +175,57 @@ def _as_type(values: Sequence[Any], wanted: pa.DataType) -> pa.Array:
     return pa.array(fitted, wanted)
 
 
-def join_labels(tables: Sequence[pa.Table]) -> pa.Table:
-    """Labels of consecutive blocks of a part as one table, though JSON fields may come and go or change their type.
+def labels_schema(parts: Sequence[PicturePart], options: SourceOptions) -> pa.Schema:
+    """The columns that all shards of these parts get, from what their headers and first pictures say: `sample` first.
 
-    Columns stand in the order of their first appearance; missing ones are null. Types that differ: null gives way to any
-    other; integers and floats -> float64; anything else -> string. A column with no value at all is string.
+    A named column that no part knows is text.
+    """
+    schemas = []
+    for part in parts:
+        kinds = {item.name: item.type for item in part.detail.get("schema", ())}
+        chosen = passed_columns(kinds, part.detail.get("sample"), options)
+        schemas.append(pa.schema([(name, kinds[name]) for name in chosen]))
+    found = common_schema(schemas)
+    if "*" not in options.columns:
+        kinds = {item.name: item.type for item in found}
+        named = dict.fromkeys(name for name in options.columns if name != SAMPLE)
+        found = pa.schema([(name, kinds.get(name, pa.string())) for name in named])
+    return pa.schema([(SAMPLE, pa.large_string()), *found])
+
+
+def join_labels(
+    tables: Sequence[pa.Table],
+    schema: pa.Schema | None = None,
+    *,
+    late: Sequence[pa.Table] = (),
+    remarks: dict[str, int] | None = None,
+) -> pa.Table:
+    """Labels of consecutive blocks as one table, though JSON fields may come and go or change their type.
 
     Args:
         tables: one or more, each with `sample` first.
+        schema: the columns of the result; None: all that are there, of `schemas.common_type`.
+        late: see `picture.PictureBlock`.
+        remarks: takes up what was lost, as `schemas.fit_table` tells it.
     """
-    if all(table.schema.equals(tables[0].schema) for table in tables) and not _has_null_type(tables[0]):
-        return pa.concat_tables(tables)
-    names = list(dict.fromkeys(name for table in tables for name in table.column_names))
-    columns = {}
-    for name in names:
-        pieces = [table.column(name) if name in table.column_names else pa.nulls(table.num_rows) for table in tables]
-        kind = _common_type([piece.type for piece in pieces])
-        columns[name] = pa.chunked_array(
-            [chunk for piece in pieces for chunk in (piece.chunks if isinstance(piece, pa.ChunkedArray) else [piece])
-             for chunk in [_cast(chunk, kind)]], kind
-        )  # fmt: skip
-    return pa.table(columns)
-
-
-def _has_null_type(table: pa.Table) -> bool:
-    return any(pa.types.is_null(kind) for kind in table.schema.types)
-
-
-def _common_type(kinds: Sequence[pa.DataType]) -> pa.DataType:
-    different = [kind for i, kind in enumerate(kinds) if not pa.types.is_null(kind) and kind not in kinds[:i]]
-    if len(different) == 1:
-        return different[0]
-    if different and all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in different):
-        return pa.float64()
-    return pa.large_string() if pa.large_string() in different else pa.string()
-
-
-def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    if array.type == kind:
-        return array
-    if pa.types.is_floating(kind):
-        return array.cast(kind, safe=False)
-    if pa.types.is_floating(array.type) and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        texts = [None if v is None else json.dumps(v) if math.isfinite(v) else str(v) for v in array.to_pylist()]
-        return pa.array(texts, kind)
-    try:
-        return array.cast(kind)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return pa.array([None if value is None else str(value) for value in array.to_pylist()], kind)
+    told = [table.drop_columns([LATE_ROW]) for table in late]
+    if schema is None:
+        schema = common_schema(table.schema for table in (*tables, *told))
+    fitted = []
+    for table in tables:
+        rows, lost = fit_table(table, schema)
+        fitted.append(rows)
+        merge_remarks({} if remarks is None else remarks, lost)
+    joined = pa.concat_tables(fitted)
+    for table, values in zip(late, told, strict=True):
+        known, lost = fit_table(values, schema)
+        merge_remarks({} if remarks is None else remarks, lost)
+        places = np.full(joined.num_rows, -1, np.int64)
+        places[table.column(LATE_ROW).to_numpy()] = np.arange(table.num_rows)
+        taken = known.take(pa.array(places, mask=places < 0))
+        filled = [
+            pc.coalesce(column, more) if name in values.column_names else column
+            for name, column, more in zip(schema.names, joined.columns, taken.columns, strict=True)
+        ]
+        joined = pa.Table.from_arrays(filled, schema=schema)
+    return joined

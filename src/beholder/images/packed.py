@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,10 +17,12 @@ import pyarrow.parquet as pq
 from beholder import storage
 from beholder.columns import PictureReason
 from beholder.errors import DamagedError, InputError
+from beholder.images.fetch_bytes import too_many_bytes
 from beholder.images.labels import block_labels, is_heavy, passed_columns, renames, valid_text
 from beholder.images.magic import is_picture
 from beholder.images.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
-from beholder.images.picture_columns import Columns, choose
+from beholder.images.picture_columns import Columns, choose, is_bytes
+from beholder.images.tar_members import MOST_MEMBER_BYTES
 
 _MOST_ROWS = 256
 
@@ -34,7 +38,7 @@ def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.S
                 batch = next(file.iter_batches(batch_size=16, columns=[name]), None)
             except DamagedError:
                 return None
-            return next((value for value in batch.column(0).to_pylist() if value is not None), None) if batch else None
+            return next((value.as_py() for value in batch.column(0) if value.is_valid), None) if batch else None
 
         return choose(schema, options.picture_column, options.sample_column, first_value, is_picture, path), schema
 
@@ -58,7 +62,8 @@ class PackedReader:
             at += metadata.row_group(group).num_rows
             cuts.append(at)
         identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
-        detail = {**asdict(columns), "columns": [f.name for f in schema if f.name != columns.picture and not is_heavy(f.type)]}
+        light = pa.schema([f for f in schema if f.name != columns.picture and not is_heavy(f.type)])
+        detail = {**asdict(columns), "columns": light.names, "schema": light}
         return PicturePart(path, name, "parquet", metadata.num_rows, num_bytes, identity, tuple(cuts), detail=detail)
 
     def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
@@ -160,7 +165,7 @@ def _block(
 ) -> PictureBlock:
     detail = part.detail
     damage = (batch.schema.metadata or {}).get(b"damage")
-    pictures = batch.column(batch.schema.get_field_index(detail["picture"])).to_pylist()
+    pictures = _cells(batch.column(batch.schema.get_field_index(detail["picture"])))
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     notes = columns["error_message"].to_pylist() if "error_message" in columns else []
     refs, samples = [], []
@@ -177,9 +182,43 @@ def _block(
     return PictureBlock(refs, block_labels(samples, {name: columns[name] for name in passed}, options))
 
 
+def _cells(column: pa.Array) -> list[Any]:
+    """The cells of the picture column as Python has them; bytes that are too many for a picture only as their number."""
+    data = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    if not is_bytes(data.type):
+        return list(column.to_pylist())
+    lengths = _lengths(data)
+    if not (lengths > MOST_MEMBER_BYTES).any():
+        return list(column.to_pylist())
+    cells: list[Any] = []
+    for row, length in enumerate(lengths):
+        if length <= MOST_MEMBER_BYTES:
+            cells.append(column[row].as_py())
+        elif data is column:
+            cells.append(int(length))
+        else:
+            cells.append({"bytes": int(length), "path": column[row]["path"].as_py() if _has_field(column, "path") else None})
+    return cells
+
+
+def _lengths(data: pa.Array) -> npt.NDArray[np.int64]:
+    """Bytes of each value of a column of bytes, 0 for null."""
+    if not pa.types.is_binary_view(data.type):
+        return np.asarray(pc.fill_null(pc.binary_length(data), 0)).astype(np.int64)
+    views = np.frombuffer(data.buffers()[1], np.int32).reshape(-1, 4)  # the first of four numbers is the length
+    found = views[data.offset : data.offset + len(data), 0]
+    return np.where(data.is_valid().to_numpy(zero_copy_only=False), found, 0).astype(np.int64)
+
+
+def _has_field(column: pa.Array, name: str) -> bool:
+    return bool(column.type.get_field_index(name) >= 0)
+
+
 def _ref(picture: Any, file_path: str, note: Any) -> PictureRef:
     """Where one cell's picture is."""
     data, path = (picture.get("bytes"), picture.get("path")) if isinstance(picture, dict) else (picture, None)
+    if isinstance(data, int):
+        return PictureRef(error=too_many_bytes(data, MOST_MEMBER_BYTES))
     if data is not None:
         return PictureRef(data=data)
     if path:

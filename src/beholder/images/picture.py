@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+LATE_ROW = "row"
+"""The column of `PictureBlock.late` that says which picture a row is about."""
+
 Preset = Literal["reference", "upright", "rgb", "squash"]
 Decoder = Literal["pillow", "scaled"]
 
@@ -157,10 +160,15 @@ class PictureBlock:
     Attributes:
         refs: N pictures.
         labels: N rows: `sample` (string, unique in the part) first, then what the source says of each picture.
+        late: what the source says, only now, of pictures of this and of earlier blocks: `LATE_ROW` (int64: their number among
+            those that were asked for), then columns. It counts where the labels say nothing.
+        remarks: what cannot be said of any picture: a line -> how many times.
     """
 
     refs: list[PictureRef]
     labels: pa.Table
+    late: pa.Table | None = None
+    remarks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

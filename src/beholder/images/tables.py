@@ -51,8 +51,8 @@ class TableReader:
             first = table.column(columns.picture).drop_null().slice(0, _TRIED_PLACES).to_pylist()
         if num_rows == 0:
             raise InputError(f"{path} lists nothing: expected one picture a row")
-        passed = [field.name for field in schema if not is_heavy(field.type)]
-        detail = {**asdict(columns), "columns": passed, "base": _base(path, first)}
+        light = pa.schema([field for field in schema if not is_heavy(field.type)])
+        detail = {**asdict(columns), "columns": light.names, "schema": light, "base": _base(path, first)}
         identity = {"bytes": num_bytes, "contents": contents}
         return PicturePart(path, name, "table", num_rows, 0, identity, detail=detail)
 

@@ -23,11 +23,11 @@ from beholder.images.remote_stream import RemoteStream
 MOST_MEMBER_BYTES = 1 << 30
 """Larger members are not read into memory."""
 _MOST_HEADER_BYTES = 16 << 20
-_BLOCK = 512
-_ZEROS = bytes(_BLOCK)
+BLOCK_BYTES = 512
+_ZEROS = bytes(BLOCK_BYTES)
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
-_DAMAGE = (
+DAMAGE = (
     tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, ValueError, ArithmeticError, LookupError, RecursionError,
     MemoryError, EOFError, OSError,
 )  # fmt: skip
@@ -112,10 +112,10 @@ class TarFile:
 
     def _first_block(self) -> bytes:
         try:
-            head: bytes = self._file.read(_BLOCK)
+            head: bytes = self._file.read(BLOCK_BYTES)
             self._file.seek(0)
             return head
-        except _DAMAGE as error:
+        except DAMAGE as error:
             why = " ".join(str(error).split())[:200]
             raise InputError(f"{self.path} cannot be decompressed: {why}; write it again") from None
 
@@ -138,7 +138,7 @@ class TarFile:
                     return
                 headers.offset = at
                 info = tarfile.TarInfo.fromtarfile(headers)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise self._broken(error, at) from None
             if headers.offset <= at:
                 raise TarBroken(PictureReason.UNREADABLE, f"the tar is damaged: a header at byte {at} leads backwards")
@@ -156,8 +156,8 @@ class TarFile:
     def _skip_zeros(self, at: int) -> int:
         """Position of the next header: at `at`, or behind blocks of zeros (tars that were joined); -1 at the end."""
         self._file.seek(at)
-        while (block := self._file.read(_BLOCK)) == _ZEROS:
-            at += _BLOCK
+        while (block := self._file.read(BLOCK_BYTES)) == _ZEROS:
+            at += BLOCK_BYTES
         if self.is_plain and at > self.num_bytes:
             raise TarBroken(PictureReason.TRUNCATED, f"the tar breaks off after {self.num_bytes} bytes")
         if not block or not block.strip(b"\0"):
@@ -175,7 +175,7 @@ class TarFile:
     def _is_at_end(self) -> bool:
         try:
             return not self._file.read(1)
-        except _DAMAGE:
+        except DAMAGE:
             return True
 
     def read(self, member: Member, most: int | None = None) -> bytes:
@@ -184,7 +184,7 @@ class TarFile:
         try:
             self._file.seek(member.offset)
             stored: bytes = self._file.read(wanted)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._broken(error, member.offset, member.name) from None
         if len(stored) < wanted:
             raise TarBroken(PictureReason.TRUNCATED, f"the tar breaks off inside {member.name}", member.name)

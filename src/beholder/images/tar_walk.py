@@ -19,14 +19,29 @@ from beholder.images.labels import UniqueNames, column_of, is_heavy, passed_colu
 from beholder.images.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture
 from beholder.images.picture import PictureRef, SourceOptions
 from beholder.images.tar_members import MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
+from beholder.images.tar_strays import Strays, Unread
 
 KEY, CAPTION, CLS = "key", "caption", "cls"
-_SIDECARS = {"json": "json", "txt": CAPTION, "caption": CAPTION, "cls": CLS}
-_MOST_SIDECAR_BYTES = 1 << 20
+SIDECARS = {"json": "json", "txt": CAPTION, "caption": CAPTION, "cls": CLS}
+MOST_SIDECAR_BYTES = 1 << 20
 _MARK_ROWS = 256
 """A walk can begin at about every so many-th picture."""
 _MOST_OF_A_KEY = 64
 """Pictures of one key that are kept together; of more, the later ones do not get what is said of the first."""
+
+
+def sidecar_fields(kind: str, data: bytes) -> dict[str, Any] | None:
+    """What a sidecar of a kind (a value of `SIDECARS`) says of its pictures; None when it is no JSON object."""
+    if kind == "json":
+        try:
+            said = json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(said, dict):
+            return None
+        return {valid_text(name): value for name, value in said.items() if name not in (SAMPLE, KEY)}
+    text = data.decode("utf-8", "replace").strip("\ufeff\r\n")
+    return {kind: int(text) if kind == CLS and text.strip().isdecimal() and len(text) < 18 else text}
 
 
 @dataclass
@@ -48,12 +63,18 @@ class _Group:
     fields: dict[str, Any] = field(default_factory=dict)
     sidecars: dict[str, Any] = field(default_factory=dict)
     num_pictures: int = 0
-    unread: list[tuple[Member, str]] = field(default_factory=list)
+    unread: Unread = field(default_factory=list)
     """Sidecars met before the first picture that is wanted, and their kinds; read if there is one in this group."""
+    elsewhere: dict[str, Any] = field(default_factory=dict)
+    """What members of this key say that stand in another place of the tar."""
+    has_looked: bool = False
+    num_sidecars: int = 0
+    num_bytes: int = 0
+    """Of sidecars that were read."""
 
     def take_rows(self) -> list[Row]:
         """The rows so far, with what is said of them: JSON fields first, then `caption` and `cls` where JSON has none."""
-        fields = self.sidecars | self.fields
+        fields = self.elsewhere | self.sidecars | self.fields
         for row in self.rows:
             row.fields = fields
         rows, self.rows = self.rows, []
@@ -69,6 +90,8 @@ class TarIndex:
         rows, offsets: (M,) int64, ascending: row of the first picture of some groups, and where their first header begins.
         renames: row -> sample, of those whose name another one before has taken.
         skips_known_json: whether the first JSON member says nothing that the table beside lacks; None: there is no such member.
+        strays: row of a picture -> sidecars of its key that stand elsewhere in the tar.
+        num_ownerless: sidecars of whose key there is no picture.
     """
 
     num_rows: int
@@ -76,6 +99,8 @@ class TarIndex:
     offsets: npt.NDArray[np.int64]
     renames: dict[int, str]
     skips_known_json: bool | None
+    strays: dict[int, list[Unread]]
+    num_ownerless: int
 
     def place(self, row: int) -> tuple[int, int]:
         """(row, header) of the last known group that begins at or before `row`."""
@@ -89,7 +114,9 @@ def index_of(tar: TarFile, path: str, columns: Sequence[str] | None) -> TarIndex
     walk = Walk(tar, path, sys.maxsize, None, SourceOptions(), table, with_data=False)
     num_rows = sum(1 for _ in walk.rows())
     rows, offsets = np.array(walk.marks, np.int64).T.copy()
-    return TarIndex(num_rows, rows, offsets, walk.renames, walk.skips_known_json if walk.has_seen_json else None)
+    skips = walk.skips_known_json if walk.has_seen_json else None
+    found = walk.strays
+    return TarIndex(num_rows, rows, offsets, walk.renames, skips, found.unread_by_row(), found.num_ownerless)
 
 
 class Walk:
@@ -120,18 +147,23 @@ class Walk:
         self.wants_fields = "*" in options.columns or any(name not in given for name in options.columns)
         self.has_seen_json = index is not None and index.skips_known_json is not None
         self.skips_known_json = index is not None and bool(index.skips_known_json)
+        self.index = index
+        self.strays = Strays()
+        self.num_unusable = 0
+        self.last_byte = 0
 
     def rows(self) -> Iterator[Row]:
         """All pictures up to `stop`, then an error where the tar is broken."""
         group: _Group | None = None
         try:
             for member in self.tar.members(self.first_byte):
+                self.last_byte = member.offset + member.num_stored
                 split = split_key(member.name)
                 if split is None:
                     continue
                 if group is None or group.key != split[0]:
                     if group is not None:
-                        yield from group.take_rows()
+                        yield from self._ended(group)
                     if self.stop is not None and self.count >= self.stop:
                         return
                     group = _Group(split[0])
@@ -142,17 +174,43 @@ class Walk:
                 self._add(group, member, split[1])
         except TarBroken as broken:
             if group is not None:
-                yield from group.take_rows()
+                yield from self._ended(group)
             yield self._broken(broken, group)
             return
         if group is not None:
-            yield from group.take_rows()
+            yield from self._ended(group)
+
+    def remarks(self, *, is_end: bool) -> dict[str, int]:
+        """What could not be said of any picture, after all rows: lines and counts. `is_end`: of the tar, not of a range."""
+        ownerless = self.strays.num_ownerless if self.index is None else self.index.num_ownerless
+        counts = {
+            "sidecars in tars (.json, .txt, .cls) belong to no picture": ownerless if is_end and self.wants_fields else 0,
+            "sidecars in tars stand too far from their pictures, so what they say is left out": self.strays.num_left,
+            "sidecars in tars are no JSON objects, or larger than 1 MiB, so what they say is left out": self.num_unusable,
+        }
+        return {text: count for text, count in counts.items() if count}
+
+    def _ended(self, group: _Group) -> list[Row]:
+        """The last rows of a group. What stands without a picture is kept for pictures of its key elsewhere in the tar."""
+        if self.index is None and not group.num_pictures:
+            if group.unread:
+                self.strays.meet_unread(group.key, group.unread)
+            elif group.num_sidecars:
+                self.strays.meet_sidecars(group.key, self._told(group), group.num_sidecars, group.num_bytes)
+        return group.take_rows()
+
+    def _told(self, group: _Group) -> dict[str, Any]:
+        """What a group without pictures says of others of its key that the table beside does not say."""
+        fields = group.sidecars | group.fields
+        if self.table is None or group.key not in self.table.rows:
+            return fields
+        return {name: value for name, value in fields.items() if name not in self.table.names}
 
     def _add(self, group: _Group, member: Member, extension: str) -> None:
         last = extension.rsplit(".", 1)[-1]
-        if last in _SIDECARS:
-            if self.wants_fields and member.num_stored <= _MOST_SIDECAR_BYTES:
-                self._meet_sidecar(group, member, _SIDECARS[last])
+        if last in SIDECARS:
+            if self.wants_fields and member.link is None:
+                self._meet_sidecar(group, member, SIDECARS[last])
             return
         if last not in PICTURE_SUFFIXES:
             if last in OTHER_SUFFIXES or member.link is not None:
@@ -162,6 +220,11 @@ class Walk:
         wanted = self.count >= self.start
         if wanted:
             self._read_unread(group)
+        if wanted and self.wants_fields and not group.has_looked:
+            group.has_looked = True
+            self._look_elsewhere(group)
+        if self.wants_fields and self.index is None:
+            self.strays.meet_picture(group.key, self.count)
         ref = self._ref(member) if wanted and self.with_data else PictureRef()
         group.rows.append(Row(self._sample(group, group.key, extension), group.key, ref))
         group.num_pictures += 1
@@ -185,34 +248,46 @@ class Walk:
         if self.count >= self.start:
             self._read_unread(group)
             self._add_sidecar(group, member, kind)
-        elif kind == "json" and self.table is not None and not self.has_seen_json:
-            self._add_sidecar(group, member, kind)
-        else:
-            group.unread.append((member, kind))
+            return
+        if kind == "json" and self.table is not None and not self.has_seen_json:
+            self._add_sidecar(_Group(group.key), member, kind)
+        group.unread.append((member, kind))
 
     def _read_unread(self, group: _Group) -> None:
         for member, kind in group.unread:
             self._add_sidecar(group, member, kind)
         group.unread = []
 
+    def _look_elsewhere(self, group: _Group) -> None:
+        """What is said in other places of the tar of the picture of row `count`, the first of its group that is wanted."""
+        units = self.index.strays.get(self.count, ()) if self.index is not None else self.strays.unread_of(group.key)
+        group.elsewhere = self.strays.said_of(group.key)
+        for unit in units:
+            apart = _Group(group.key)
+            for member, kind in unit:
+                self._add_sidecar(apart, member, kind)
+            group.elsewhere = self._told(apart) | group.elsewhere
+
     def _add_sidecar(self, group: _Group, member: Member, kind: str) -> None:
         """What a small member says; one that is not as it should be says nothing, its picture is as good as before."""
         is_known = self.table is not None and group.key in self.table.rows
-        if kind == "json":
-            if is_known and self.skips_known_json:
-                return
-            try:
-                said = json.loads(self.tar.read(member))
-            except (ValueError, RecursionError):
-                return
-            if isinstance(said, dict):
-                group.fields |= {valid_text(name): value for name, value in said.items() if name not in (SAMPLE, KEY)}
-                if self.table is not None and not self.has_seen_json:
-                    self.skips_known_json = set(group.fields) <= set(self.table.names)
-                self.has_seen_json = True
+        if kind == "json" and is_known and self.skips_known_json:
             return
-        text = self.tar.read(member).decode("utf-8", "replace").strip("\ufeff\r\n")
-        group.sidecars[kind] = int(text) if kind == CLS and text.strip().isdecimal() and len(text) < 18 else text
+        said = None
+        if member.num_stored <= MOST_SIDECAR_BYTES:
+            said = sidecar_fields(kind, self.tar.read(member))
+        if said is None:
+            self.num_unusable += 1
+            return
+        group.num_sidecars += 1
+        group.num_bytes += member.num_stored
+        if kind != "json":
+            group.sidecars |= said
+            return
+        group.fields |= said
+        if self.table is not None and not self.has_seen_json:
+            self.skips_known_json = set(group.fields) <= set(self.table.names)
+        self.has_seen_json = True
 
     def _broken(self, broken: TarBroken, group: _Group | None) -> Row:
         """The row that stands for the rest of a broken tar."""

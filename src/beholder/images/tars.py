@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -12,15 +15,26 @@ from beholder import storage
 from beholder.columns import SAMPLE
 from beholder.csv_tables import check_names
 from beholder.errors import InputError
-from beholder.images.labels import block_labels, column_of, is_heavy, passed_columns
-from beholder.images.magic import TAR_SUFFIX
-from beholder.images.picture import PictureBlock, PicturePart, SourceOptions
-from beholder.images.tar_members import TarFile
-from beholder.images.tar_walk import KEY, Row, ShardTable, Walk, index_of
+from beholder.images.labels import block_labels, column_of, is_heavy, passed_columns, valid_text
+from beholder.images.magic import TAR_SUFFIX, is_tar_header
+from beholder.images.picture import LATE_ROW, PictureBlock, PicturePart, SourceOptions
+from beholder.images.tar_members import BLOCK_BYTES, DAMAGE, TarFile, split_key
+from beholder.images.tar_walk import (
+    KEY,
+    MOST_SIDECAR_BYTES,
+    SIDECARS,
+    Row,
+    ShardTable,
+    Walk,
+    index_of,
+    sidecar_fields,
+)
 
 RANGED_BYTES = 1 << 30
 """Local tars without compression that are larger are gone through when they are inspected, so that they can be cut."""
 _PEEKED_SAMPLES = 32
+_PEEKED_BYTES, _PEEKED_REMOTE_BYTES, _PEEKED_END_BYTES = 64 << 20, 2 << 20, 256 << 10
+"""Columns are decided by the first so many pictures, as far as they lie in the first bytes, and by the last bytes of a tar."""
 
 
 class TarReader:
@@ -43,7 +57,8 @@ class TarReader:
             raise InputError(f"{path} is empty (0 bytes)")
         identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
         table = _table_beside(path)
-        detail: dict[str, Any] = {"table": table, "columns": [KEY]}
+        detail: dict[str, Any] = {"table": table}
+        kinds: dict[str, pa.DataType] = {KEY: pa.string()}
         table_columns: list[str] | None = None
         if table is not None:
             with storage.remote_errors(table), storage.open_parquet(table) as file:
@@ -51,17 +66,19 @@ class TarReader:
             check_names(schema.names, table)
             if KEY in schema.names:
                 identity["table bytes"] = storage.size(table)
-                table_columns = [field.name for field in schema if field.name != KEY and not is_heavy(field.type)]
-                detail["columns"] += table_columns
+                table_kinds = {field.name: field.type for field in schema if field.name != KEY and not is_heavy(field.type)}
+                table_columns = list(table_kinds)
+                kinds |= table_kinds
             else:
                 detail["table"] = None
         with TarFile(path, num_bytes) as tar:
-            missing = [column for column in options.columns if column not in ("*", SAMPLE, *detail["columns"])]
-            if missing:
-                detail["columns"] += [name for name in _peek(tar) if name not in detail["columns"]]
+            if any(column not in (SAMPLE, *kinds) for column in options.columns):
+                kinds |= {name: kind for name, kind in _peek(tar).items() if name not in kinds}
             detail["is_plain"] = tar.is_plain
             if num_bytes > RANGED_BYTES and tar.is_plain and storage.is_local(path):
                 detail["index"] = index_of(tar, path, table_columns)
+        detail["schema"] = pa.schema(list(kinds.items()))
+        detail["columns"] = list(kinds)
         num_rows = detail["index"].num_rows or None if "index" in detail else None
         return PicturePart(path, name, "tar", num_rows, num_bytes, identity, detail=detail)
 
@@ -84,6 +101,9 @@ class TarReader:
                     rows, num_bytes = [], 0
             if rows:
                 yield _block(rows, table, options)
+            last = _last_block(walk, options, is_end=stop is None or (part.num_rows is not None and stop >= part.num_rows))
+            if last.late is not None or last.remarks:
+                yield last
 
 
 def _table_beside(path: str) -> str | None:
@@ -112,13 +132,61 @@ def _read_again(path: str, written_ns: int, options: SourceOptions) -> ShardTabl
     return ShardTable.read(path, options)
 
 
-def _peek(tar: TarFile) -> list[str]:
-    """Names of the fields that the first samples have."""
-    names: dict[str, None] = {}
-    walk = Walk(tar, "", 0, _PEEKED_SAMPLES, SourceOptions(), None, with_data=False)
+def _peek(tar: TarFile) -> dict[str, pa.DataType]:
+    """The fields that the first pictures have, and those that members near the tar's end tell of; and their types.
+
+    A server that fails tells of none: reading the tar will say so.
+    """
+    said: list[dict[str, Any]] = []
+    with contextlib.suppress(InputError):
+        if tar.is_plain and not storage.is_local(tar.path):
+            said += _said_within(tar, 0, min(tar.num_bytes, _PEEKED_REMOTE_BYTES))
+            is_whole = tar.num_bytes <= _PEEKED_REMOTE_BYTES
+        else:
+            is_whole = _said_first(tar, said)
+        if tar.is_plain and not is_whole:
+            low = max(0, tar.num_bytes - _PEEKED_END_BYTES) // BLOCK_BYTES * BLOCK_BYTES
+            said += _said_within(tar, low, tar.num_bytes)
+    names = dict.fromkeys(name for fields in said for name in fields)
+    return {name: column_of([fields.get(name) for fields in said]).type for name in names}
+
+
+def _said_first(tar: TarFile, said: list[dict[str, Any]]) -> bool:
+    """Add what is said of the first pictures; whether there are no others."""
+    walk = Walk(tar, "", 0, None, SourceOptions(), None, with_data=False)
     for row in walk.rows():
-        names |= dict.fromkeys(row.fields)
-    return list(names)
+        said.append(row.fields)
+        if len(said) >= _PEEKED_SAMPLES or walk.last_byte > _PEEKED_BYTES:
+            said += [*walk.strays.late.values(), *walk.strays.said_of_none()]
+            return False
+    said += [*walk.strays.late.values(), *walk.strays.said_of_none()]
+    return True
+
+
+def _said_within(tar: TarFile, low: int, high: int) -> list[dict[str, Any]]:
+    """What sidecars in these bytes of a plain tar say; at the end, as in some tars all captions stand behind all pictures."""
+    data = storage.read_range(tar.path, low, high)
+    starts = (at for at in range(0, len(data), BLOCK_BYTES) if is_tar_header(data[at : at + BLOCK_BYTES]))
+    said: list[dict[str, Any]] = []
+    with contextlib.suppress(*DAMAGE), tarfile.open(fileobj=io.BytesIO(data[next(starts, len(data)) :]), mode="r:") as archive:
+        for info in archive:
+            split = split_key(valid_text(info.name))
+            kind = SIDECARS.get(split[1].rsplit(".", 1)[-1]) if split is not None else None
+            content = archive.extractfile(info) if kind is not None and info.size <= MOST_SIDECAR_BYTES else None
+            if kind is not None and content is not None:
+                said.append(sidecar_fields(kind, content.read()) or {})
+    return said
+
+
+def _last_block(walk: Walk, options: SourceOptions, *, is_end: bool) -> PictureBlock:
+    """No picture, but what the tar has said of earlier ones after they were given out, and what it said of none."""
+    late = None
+    if walk.strays.late:
+        said = list(walk.strays.late.values())
+        names = passed_columns(dict.fromkeys(name for fields in said for name in fields), None, options)
+        passed = {name: column_of([fields.get(name) for fields in said]) for name in names}
+        late = pa.table({LATE_ROW: pa.array(list(walk.strays.late), pa.int64()), **passed})
+    return PictureBlock([], block_labels([], {}, SourceOptions()), late, walk.remarks(is_end=is_end))
 
 
 def _block(rows: list[Row], table: ShardTable | None, options: SourceOptions) -> PictureBlock:

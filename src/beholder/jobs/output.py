@@ -405,6 +405,7 @@ class RunOutput:
         record = {
             **step.provenance,
             "options": dict(step.options),
+            "columns": step.columns,
             "inputs": identity,
             "result": summary.merged_result().to_json(),
             "files": {name: one.to_json() for name, one in written.items()},

@@ -71,8 +71,11 @@ def open_run(step: Step, folder: RunFolder, *, anew: bool = False) -> str:
     is_known = not anew and check_folder(step, folder)
     for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("*/*/")):
         storage.remove_stray_temporaries(place)
-    if not is_known:
-        folder.write_record({**step.provenance, "options": dict(step.options), "fingerprint": run_fingerprint})
+    if is_known:
+        step.use_columns((folder.read_record() or {}).get("columns"))
+    else:
+        record = {**step.provenance, "options": dict(step.options), "columns": step.columns, "fingerprint": run_fingerprint}
+        folder.write_record(record)
     return run_fingerprint
 
 

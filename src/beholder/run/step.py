@@ -34,6 +34,15 @@ class Step(Protocol):
         """What the record should say besides the options."""
         ...
 
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """JSON-ready: the columns that every shard gets; a run that is continued keeps those that it was begun with."""
+        ...
+
+    def use_columns(self, recorded: Mapping[str, Any] | None) -> None:
+        """Take over the `columns` that stand in the record of the run that is continued; None: an older one, without."""
+        ...
+
     def compute_each(self, shards: Sequence[Shard], progress: Progress) -> Generator[tuple[Shard, Any], None, None]:
         """Do the work of these shards, in order; nothing is written. A step may begin the next shard before one is taken."""
         ...

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,16 @@ import pyarrow.parquet as pq
 
 from beholder import columns, records, storage
 from beholder.errors import InputError, OutputError
+from beholder.schemas import as_text, common_schema, fit_table, num_bytes_of, num_rows_of, pieces_of
 
 REJECTS_SCHEMA = pa.schema([
     (columns.SAMPLE, pa.string()), (columns.STAGE, pa.string()), (columns.REASON, pa.string()), (columns.MESSAGE, pa.string())
 ])  # fmt: skip
 _ROW_GROUP_ROWS = 1 << 20
+_ROW_GROUP_BYTES = 64 << 20
+"""A row group ends when it has so many rows or bytes; it is held in memory until then."""
+_CSV_BYTES = 8 << 20
+"""Bytes of columns that are made to text at a time, of which there are several copies then."""
 
 
 def shard_files(stem: str, *, as_csv: bool) -> list[str]:
@@ -32,13 +38,7 @@ def shard_files(stem: str, *, as_csv: bool) -> list[str]:
 
 
 def scores_table(labels: pa.Table, scores: npt.NDArray[np.float32], names: Sequence[str]) -> pa.Table:
-    """`sample`, then one float32 column per head, then the other columns of `labels`. scores: (N, H) float32.
-
-    Raises InputError when a passed-through column has a score column's name.
-    """
-    twice = [name for name in labels.column_names if name in names]
-    if twice:
-        raise InputError(f"column {twice[0]!r} is in the metadata and the name of a score; name the columns to pass one by one")
+    """`sample`, then one float32 column per head, then the other columns of `labels`. scores: (N, H) float32."""
     table = {columns.SAMPLE: labels.column(columns.SAMPLE)}
     for position, name in enumerate(names):
         table[name] = pa.array(np.ascontiguousarray(scores[:, position]))
@@ -59,12 +59,66 @@ def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
     return {"compression": "zstd", "compression_level": 1, "use_dictionary": dictionary, "write_page_checksum": True}
 
 
-def write_parquet(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> int:
-    """Write one Parquet file, whole or not at all; `metadata` goes into its schema as `beholder`. Returns its bytes."""
+class ParquetRows:
+    """Rows in, as they come, a Parquet file with row groups of bounded rows and bytes out. `close` ends the file."""
+
+    def __init__(self, path: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -> None:
+        self._schema = schema.with_metadata({b"beholder": json.dumps(metadata).encode()})
+        self._writer = pq.ParquetWriter(path, self._schema, **_parquet_options(self._schema))
+        self._waiting: list[pa.Table] = []
+        self._num_rows = self._num_bytes = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Take rows of the file's columns."""
+        for piece in pieces_of(table, _ROW_GROUP_BYTES // 4):
+            self._waiting.append(piece)
+            self._num_rows += piece.num_rows
+            self._num_bytes += num_bytes_of(piece)
+            while self._num_rows >= _ROW_GROUP_ROWS or self._num_bytes >= _ROW_GROUP_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits, but no more than the rows of one row group."""
+        table = pa.concat_tables(self._waiting).replace_schema_metadata(self._schema.metadata)
+        self._writer.write_table(table.slice(0, _ROW_GROUP_ROWS), row_group_size=_ROW_GROUP_ROWS)
+        rest = table.slice(_ROW_GROUP_ROWS)
+        self._waiting = [rest] if rest.num_rows else []
+        self._num_rows, self._num_bytes = rest.num_rows, num_bytes_of(rest) if rest.num_rows else 0
+        del table, rest
+        pa.default_memory_pool().release_unused()
+
+    def close(self, *, is_whole: bool = True) -> None:
+        """Write the rest and the footer; of a file that is given up only let go of it."""
+        if is_whole and self._num_rows:
+            self._flush()
+        self._writer.close()
+
+
+@contextlib.contextmanager
+def parquet_rows(path: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -> Iterator[ParquetRows]:
+    """Write a Parquet file row by row, whole or not at all; `metadata` goes into its schema as `beholder`."""
     with storage.write_whole(str(path)) as temporary:
-        table = table.replace_schema_metadata({b"beholder": json.dumps(metadata).encode()})
-        pq.write_table(table, temporary, row_group_size=_ROW_GROUP_ROWS, **_parquet_options(table.schema))
+        rows, is_whole = ParquetRows(temporary, schema, metadata), False
+        try:
+            yield rows
+            is_whole = True
+        finally:
+            rows.close(is_whole=is_whole)
+
+
+def write_parquet(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> int:
+    """Write a table with `parquet_rows`. Returns the file's bytes."""
+    with parquet_rows(path, table.schema, metadata) as out:
+        out.write(table)
     return path.stat().st_size
+
+
+def scores_schema(labels: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """The columns of `scores_table`. Raises InputError when a passed-through column has a score column's name."""
+    twice = [name for name in labels.names if name in names]
+    if twice:
+        raise InputError(f"column {twice[0]!r} is in the metadata and the name of a score; name the columns to pass one by one")
+    return pa.schema([labels.field(columns.SAMPLE), *((name, pa.float32()) for name in names), *list(labels)[1:]])
 
 
 def record_bytes(record: Mapping[str, Any]) -> bytes:
@@ -81,6 +135,15 @@ def is_ours(path: str) -> bool:
         return False
 
 
+def check_csv_names(names: Iterable[str]) -> None:
+    """Raise InputError for a passed-through column that a CSV cannot have."""
+    for name in names:
+        if name == columns.STATUS:
+            raise InputError("column 'status' is the CSV's own; name the columns to pass one by one, or write .parquet")
+        if "\n" in name or "\r" in name:
+            raise InputError(f"column {name!r} has a line break in its name, which a CSV header cannot hold; leave it out")
+
+
 def csv_columns(table: pa.Table, words: npt.NDArray[np.object_], score_names: Sequence[str]) -> pa.Table:
     """The table as text columns for a CSV: `sample`, scores (empty where rejected), `status`, then the others.
 
@@ -89,11 +152,6 @@ def csv_columns(table: pa.Table, words: npt.NDArray[np.object_], score_names: Se
     Scores are the shortest text that reads back as the same float32, always with a dot (5.0, never 5): tools that guess
     a column's type from its first rows would take it for integers and fail at the first fraction.
     """
-    for name in table.column_names:
-        if name == columns.STATUS:
-            raise InputError("column 'status' is the CSV's own; name the columns to pass one by one, or write .parquet")
-        if "\n" in name or "\r" in name:
-            raise InputError(f"column {name!r} has a line break in its name, which a CSV header cannot hold; leave it out")
     ready: dict[str, Any] = {columns.SAMPLE: table.column(columns.SAMPLE)}
     for name in score_names:
         text = pc.cast(table.column(name), pa.large_string())
@@ -104,19 +162,12 @@ def csv_columns(table: pa.Table, words: npt.NDArray[np.object_], score_names: Se
     ready[columns.STATUS] = pa.array(words, pa.large_string())
     for name in table.column_names:
         if name not in ready:
-            ready[name] = _as_text(table.column(name))
+            ready[name] = as_text(table.column(name))
     return pa.table(ready)
 
 
 def _text(value: str | None) -> pa.Scalar:
     return pa.scalar(value, pa.large_string())
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    try:
-        return pc.cast(column, pa.large_string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs, binary that is no text
-        return pa.chunked_array([pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.large_string())])
 
 
 def _quoted(text: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -129,17 +180,48 @@ def _quoted(text: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(needed, wrapped, text)
 
 
-def write_csv_part(path: Path, table: pa.Table) -> int:
-    """Write a table of text columns as CSV with a header, quotes only where needed. Returns the file's bytes."""
-    header = pa.chunked_array([pa.array(table.column_names, pa.large_string())])
+class CsvRows:
+    """Rows in, as they come, CSV text with a header out. Quotes stand only where they are needed.
+
+    Args:
+        out: a binary file.
+        schema: of the rows, as `scores_table` makes them.
+        score_names: which of its columns are scores.
+    """
+
+    def __init__(self, out: IO[bytes], schema: pa.Schema, score_names: Sequence[str]) -> None:
+        self._out, self._names = out, score_names
+        header = csv_columns(schema.empty_table(), np.empty(0, object), score_names).column_names
+        names = _quoted(pa.chunked_array([pa.array(header, pa.large_string())]))
+        out.write((",".join(names.to_pylist()) + "\n").encode())
+
+    def write(self, table: pa.Table, words: npt.NDArray[np.object_]) -> None:
+        """Write rows; words: see `csv_columns`."""
+        at = 0
+        for piece in pieces_of(table, _CSV_BYTES):
+            self._write_piece(csv_columns(piece, words[at : at + piece.num_rows], self._names))
+            at += piece.num_rows
+
+    def _write_piece(self, table: pa.Table) -> None:
+        cells = [_quoted(column) for column in table.columns]
+        lines = pc.binary_join_element_wise(*cells, _text(","))
+        for chunk in pc.binary_join_element_wise(lines, _text(""), _text("\n")).chunks:
+            if len(chunk):
+                self._out.write(_text_bytes(chunk))
+
+
+@contextlib.contextmanager
+def csv_rows(path: Path, schema: pa.Schema, score_names: Sequence[str]) -> Iterator[CsvRows]:
+    """Write a CSV file row by row, whole or not at all."""
     with storage.write_whole(str(path)) as temporary, temporary.open("wb") as out:
-        out.write((",".join(_quoted(header).to_pylist()) + "\n").encode())
-        for batch in table.to_batches(max_chunksize=_ROW_GROUP_ROWS):
-            cells = [_quoted(pa.chunked_array([column])) for column in batch.columns]
-            lines = pc.binary_join_element_wise(*cells, _text(","))
-            for chunk in pc.binary_join_element_wise(lines, _text(""), _text("\n")).chunks:
-                out.write(chunk.buffers()[2])
-    return path.stat().st_size
+        yield CsvRows(out, schema, score_names)
+
+
+def _text_bytes(array: pa.Array) -> memoryview:
+    """The bytes of all values of a large_string array without nulls, one after the other."""
+    _, offsets, data = array.buffers()
+    edges = np.frombuffer(offsets, np.int64)[[array.offset, array.offset + len(array)]]
+    return memoryview(data)[edges[0] : edges[1]]
 
 
 def join_csv(target: str, parts: Sequence[Path], scratch: Path) -> None:
@@ -168,46 +250,12 @@ def join_parquet(target: str, parts: Sequence[Path], metadata: Mapping[str, Any]
         if len(parts) == 1:
             shutil.copyfile(parts[0], temporary)
             return
-        schema = _common_schema([pq.read_schema(part).remove_metadata() for part in parts])
-        schema = schema.with_metadata({b"beholder": json.dumps(metadata).encode()})
-        with pq.ParquetWriter(temporary, schema, **_parquet_options(schema)) as writer:
-            waiting: list[pa.Table] = []
-            for part in parts:
-                with storage.open_parquet(str(part)) as source:
-                    for group in range(source.num_row_groups):
-                        waiting.append(_as_schema(source.read_row_group(group), schema))
-                        if sum(table.num_rows for table in waiting) >= _ROW_GROUP_ROWS:
-                            writer.write_table(pa.concat_tables(waiting), row_group_size=_ROW_GROUP_ROWS)
-                            waiting = []
-            if waiting:
-                writer.write_table(pa.concat_tables(waiting), row_group_size=_ROW_GROUP_ROWS)
-
-
-def _common_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """All columns of all parts; those whose types have nothing in common (numbers here, text there) become text."""
-    fields: dict[str, pa.Field] = {}
-    for schema in schemas:
-        for field in schema:
-            if field.name not in fields:
-                fields[field.name] = field
-                continue
-            both = [pa.schema([fields[field.name]]), pa.schema([field])]
-            try:
-                fields[field.name] = pa.unify_schemas(both, promote_options="permissive").field(0)
-            except (pa.ArrowTypeError, pa.ArrowInvalid):
-                fields[field.name] = pa.field(field.name, pa.large_string())
-    return pa.schema(list(fields.values()))
-
-
-def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly these columns; those it lacks are null."""
-    present = {name: table.column(name) for name in table.column_names}
-    columns_ = [
-        _cast(present[field.name], field.type) if field.name in present else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns_, schema=schema)
-
-
-def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    return _as_text(column) if pa.types.is_large_string(kind) else column.cast(kind)
+        schema = common_schema(pq.read_schema(part) for part in parts)
+        rows = ParquetRows(temporary, schema, metadata)
+        for part in parts:
+            with storage.open_parquet(str(part), mapped=False) as source:
+                for group in range(source.num_row_groups):
+                    size = num_rows_of(source.metadata.row_group(group), _ROW_GROUP_BYTES // 4)
+                    for batch in source.iter_batches(batch_size=size, row_groups=[group]):
+                        rows.write(fit_table(pa.Table.from_batches([batch]), schema)[0])
+        rows.close()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from beholder.schemas import merge_remarks
 from beholder.shards import ShardResult
 from beholder.stats import ScoreStats
 
@@ -31,6 +32,7 @@ class RunSummary:
         num_bytes: bytes of embeddings this run read.
         warnings: lines worth telling.
         notes: what was used: tower, device, precision.
+        remarks: what was found in the data and is worth telling: a line -> how many times.
         traits: how many pictures have what makes presets differ (`images.picture.Trait` words).
         num_ignored: files among the sources that are no pictures.
         embeddings: where embeddings are kept beside the scores, or None.
@@ -55,6 +57,7 @@ class RunSummary:
     num_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    remarks: dict[str, int] = field(default_factory=dict)
     traits: dict[str, int] = field(default_factory=dict)
     num_ignored: int = 0
     embeddings: str | None = None
@@ -78,13 +81,23 @@ class RunSummary:
                 self.reasons[reason] = self.reasons.get(reason, 0) + count
             for trait, count in result.traits.items():
                 self.traits[trait] = self.traits.get(trait, 0) + count
+            merge_remarks(self.remarks, result.remarks)
             for name, record in result.stats.items():
                 self.stats.setdefault(name, ScoreStats()).merge(ScoreStats.from_json(record))
 
     def merged_result(self) -> ShardResult:
         """All shards as one result, for the record beside a single output file."""
         stats = {name: stats.to_json() for name, stats in self.stats.items()}
-        return ShardResult(self.num_read, self.num_scored, self.num_rejected, dict(self.reasons), {}, stats, dict(self.traits))
+        return ShardResult(
+            self.num_read,
+            self.num_scored,
+            self.num_rejected,
+            dict(self.reasons),
+            {},
+            stats,
+            dict(self.traits),
+            dict(self.remarks),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready record for `--json`; shares and quantiles are None where nothing was scored."""
@@ -114,6 +127,7 @@ class RunSummary:
             "num_rejected": self.num_rejected,
             "reasons": self.reasons,
             "traits": self.traits,
+            "remarks": self.remarks,
             "num_ignored": self.num_ignored,
             "num_new": self.num_new,
             "damaged_shards": self.damaged,

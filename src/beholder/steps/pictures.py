@@ -17,10 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.errors import BeholderError
+from beholder.images.labels import labels_schema
 from beholder.images.picture import PicturePart, PictureRef, PixelOptions, SourceOptions, Trait
 from beholder.images.pool import DecodePool
 from beholder.images.sources import reader_of
 from beholder.models.engine import Engine
+from beholder.schemas import merge_remarks, schema_of_json, schema_to_json
 from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
 from beholder.steps.clock import StageClock
 from beholder.steps.tally import PartSize, Tally
@@ -40,6 +42,7 @@ class EmbeddedShard:
         rows: which pictures have an embedding.
         embeddings: (B, D) float32 pieces, together one row per entry of `rows`.
         widths, heights, traits, num_bytes: as stored; 0 where unknown.
+        late, remarks: as of `images.picture.PictureBlock`.
         rejects: picture number -> (stage, reason, message).
         num_rows: N, once the source has been read to the shard's end.
         num_done: pictures whose end is known.
@@ -53,6 +56,8 @@ class EmbeddedShard:
     heights: list[int] = field(default_factory=list)
     traits: list[Trait] = field(default_factory=list)
     num_bytes: list[int] = field(default_factory=list)
+    late: list[pa.Table] = field(default_factory=list)
+    remarks: dict[str, int] = field(default_factory=dict)
     rejects: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     num_rows: int | None = None
     num_done: int = 0
@@ -105,6 +110,7 @@ class PictureStep:
         self.parts, self.engine, self.product, self.decode = list(parts), engine, product, decode
         self.shard_rows, self._record = shard_rows, dict(record)
         self.shards = _plan(self.parts, shard_rows)
+        self.product.use_columns(labels_schema(self.parts, decode.source))
         self._index = {shard.name: number for number, shard in enumerate(self.shards)}
         self.tally = Tally(self.shards, [_size(part) for part in self.parts])
         self._clock = StageClock("decode", "tower")
@@ -133,6 +139,17 @@ class PictureStep:
     def provenance(self) -> Mapping[str, Any]:
         """Record of the models and the software."""
         return self.product.provenance
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """The columns that every shard gets, whatever its own part says of pictures."""
+        return schema_to_json(self.product.schema)
+
+    def use_columns(self, recorded: Mapping[str, Any] | None) -> None:
+        """Take over the columns of a run that is continued."""
+        schema = schema_of_json(recorded)
+        if schema is not None:
+            self.product.schema = schema
 
     def waiting_for(self) -> str:
         """The stage that the device has lately waited for, or "tower" when it is busy; "" at first.
@@ -232,6 +249,8 @@ def _refs(
             continue
         assert len(block.refs) == block.labels.num_rows, "a source gave labels for other pictures"
         current.labels.append(block.labels)
+        current.late += [block.late] if block.late is not None else []
+        merge_remarks(current.remarks, block.remarks)
         for ref in block.refs:
             yield (current, row), ref
             row += 1

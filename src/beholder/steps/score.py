@@ -5,9 +5,11 @@ It does one shard at a time; `beholder.jobs.score` is the whole job (find the in
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,25 +19,31 @@ import pyarrow as pa
 from beholder import columns
 from beholder.columns import REASON_TEXT, RowStatus, score_column_names
 from beholder.embeddings.block import Part, ReadOptions
-from beholder.embeddings.labels import read_metadata
+from beholder.embeddings.labels import labels_schema, metadata_pieces
 from beholder.embeddings.source import reader_of
 from beholder.errors import InputError
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
+from beholder.notices import doing
+from beholder.schemas import fit_table, merge_remarks, num_bytes_of, pieces_of, schema_of_json, schema_to_json
 from beholder.scores import files
 from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
 from beholder.stats import ScoreStats
 from beholder.steps.clock import StageClock
+from beholder.steps.stream import Stream
 from beholder.steps.tally import PartSize, Tally
 from beholder.storage import content_sample
 
 STAGE = "score"
+_PIECE_BYTES = 16 << 20
+"""Bytes of labels that are written at a time."""
+_LEAST_WAITING_BYTES = 16 << 20
 _WORDS = np.array([status.word for status in RowStatus], dtype=object)
 
 
 @dataclass(frozen=True)
-class ScoredShard:
-    """Scores of a shard's rows before they are written.
+class ScoredRows:
+    """Consecutive rows of a shard before they are written.
 
     Attributes:
         scores: (N, H) float32, NaN where rejected.
@@ -82,10 +90,18 @@ class ScoreStep:
         for dtype in {part.dtype for part in parts}:
             self._scorer.warm_up(dtype)
         self.shards = _plan(self.parts, shard_rows)
+        self._decide(labels_schema(self.parts, read_options))
         self.tally = Tally(
             self.shards, [PartSize(num_rows=part.num_rows, about_rows=part.detail.get("about_rows")) for part in self.parts]
         )
         self._clock = StageClock("read", "score")
+
+    def _decide(self, schema: pa.Schema) -> None:
+        """Let these be the columns of every shard, beside the scores."""
+        files.scores_schema(schema, self.score_names)
+        if self.as_csv:
+            files.check_csv_names(schema.names)
+        self.schema = schema
 
     def waiting_for(self) -> str:
         """What takes most of the time lately: "read" or "score"; "" at first."""
@@ -122,86 +138,173 @@ class ScoreStep:
             "heads": [head.describe() for head in self.heads],
         }
 
-    def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, ScoredShard], None, None]:
-        """Read and score shards, one after the other."""
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """The columns that every shard gets, whatever its own part has."""
+        return schema_to_json(self.schema)
+
+    def use_columns(self, recorded: Mapping[str, Any] | None) -> None:
+        """Take over the columns of a run that is continued."""
+        schema = schema_of_json(recorded)
+        if schema is not None:
+            self._decide(schema)
+
+    def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, Stream[ScoredRows]], None, None]:
+        """Read and score shards, one after the other. A shard too large to be held is yielded when it is begun.
+
+        Then the rest is scored while its first rows are written: whoever takes a shard has to let another thread write it
+        before the next one is asked for.
+        """
         for shard in shards:
-            yield shard, self._compute(shard, progress)
+            rows: Stream[ScoredRows] = Stream(max(_LEAST_WAITING_BYTES, self.read_options.block_bytes // 4))
+            is_yielded = False
+            try:
+                for block in self._scored(shard, progress):
+                    if rows.is_full and not is_yielded:
+                        is_yielded = True
+                        yield shard, rows
+                    with doing("write") if rows.is_full else contextlib.nullcontext():
+                        is_taken = rows.put(block, _bytes_of(block))
+                    if not is_taken:
+                        return
+                rows.end()
+            finally:
+                rows.fail()
+            if not is_yielded:
+                yield shard, rows
         self.tally.end()
 
-    def _compute(self, shard: Shard, progress: Any) -> ScoredShard:
+    def _scored(self, shard: Shard, progress: Any) -> Iterator[ScoredRows]:
         """Read and score the shard's rows."""
         part = self.parts[shard.part]
-        scores, statuses, labels = [], [], []
         blocks = reader_of(part.kind).blocks(part, shard.start, shard.stop, self.read_options)
         while True:
             with self._clock.measure("read"):
                 block = next(blocks, None)
             if block is None:
-                break
+                return
             with self._clock.measure("score"):
                 found, states = self._scorer.score(block.embeddings, before_chunk=block.before_chunk)
             if block.statuses is not None:
                 bad = block.statuses != 0
                 states[bad] = block.statuses[bad]
                 found[bad] = np.nan
-            scores.append(found)
-            statuses.append(states)
-            if block.labels is not None:
-                labels.append(block.labels)
-            self.tally.add(shard, len(states), block.embeddings.nbytes, int(np.count_nonzero(states)))
-            progress(len(states), block.embeddings.nbytes)
-        return ScoredShard(
-            np.concatenate(scores) if scores else np.empty((0, len(self.heads)), np.float32),
-            np.concatenate(statuses) if statuses else np.empty(0, np.uint8),
-            pa.concat_tables(labels, promote_options="permissive") if labels else None,
-        )
+            num_bytes = block.embeddings.nbytes
+            self.tally.add(shard, len(states), num_bytes, int(np.count_nonzero(states)))
+            progress(len(states), num_bytes)
+            yield ScoredRows(found, states, block.labels)
 
     def file_names(self, shard: Shard) -> Sequence[str]:
         """The scores and the rejects."""
         return files.shard_files(shard.name, as_csv=self.as_csv)
 
-    def write(self, shard: Shard, computed: ScoredShard, folder: str) -> ShardResult:
-        """Write scores and rejects of the shard below `folder`."""
-        part, scores, statuses = self.parts[shard.part], computed.scores, computed.statuses
-        num_rows = len(statuses)
-        if shard.stop is not None and num_rows != shard.stop - shard.start:
-            raise InputError(f"{part.path} gave {num_rows} rows where {shard.stop - shard.start} were promised; did it change?")
-        labels = computed.labels
-        if labels is None:
-            labels = read_metadata(part, shard.start, shard.start + num_rows, self.read_options)
-        kept = statuses == 0
-        written = {}
-        table = files.scores_table(labels, scores, self.score_names)
-        if self.as_csv:
-            name = f"{columns.SCORES_FOLDER}/{shard.name}.csv"
-            written[name] = files.write_csv_part(
-                Path(folder) / name, files.csv_columns(table, _WORDS[statuses], self.score_names)
-            )
+    def write(self, shard: Shard, computed: Iterable[ScoredRows], folder: str) -> ShardResult:
+        """Write scores and rejects of the shard below `folder`, as its rows come."""
+        writing = _Writing(self, shard, Path(folder))
+        with writing:
+            for piece in self._labelled(self.parts[shard.part], shard.start, computed):
+                writing.write(piece)
+            writing.check()
+        return writing.result()
+
+    def _labelled(self, part: Part, first: int, computed: Iterable[ScoredRows]) -> Iterator[ScoredRows]:
+        """The rows with their labels, in pieces of bounded bytes."""
+        for rows in computed:
+            last = first + len(rows.statuses)
+            pieces: Iterable[pa.Table]
+            if rows.labels is None:
+                pieces = metadata_pieces(part, first, last, self.read_options)
+            else:
+                pieces = pieces_of(rows.labels, _PIECE_BYTES)
+            at = 0
+            for labels in pieces:
+                here = slice(at, at + labels.num_rows)
+                yield ScoredRows(rows.scores[here], rows.statuses[here], labels)
+                at = here.stop
+            if at != last - first:
+                raise InputError(f"{part.metadata_path} has fewer rows than when the run was planned; did it change?")
+            first = last
+
+
+class _Writing:
+    """The files of one shard while they are written, and the counts of what went into them."""
+
+    def __init__(self, step: ScoreStep, shard: Shard, folder: Path) -> None:
+        self._step, self._shard, self._folder = step, shard, folder
+        self._scores_name, self._rejects_name = files.shard_files(shard.name, as_csv=step.as_csv)
+        self._open = contextlib.ExitStack()
+        self._csv: files.CsvRows | None = None
+        self._parquet: files.ParquetRows | None = None
+        self._rejects: files.ParquetRows | None = None
+        self._scores: list[npt.NDArray[np.float32]] = []
+        self._statuses: list[npt.NDArray[np.uint8]] = []
+        self._remarks: dict[str, int] = {}
+
+    def __enter__(self) -> _Writing:
+        names, schema = self._step.score_names, files.scores_schema(self._step.schema, self._step.score_names)
+        path = self._folder / self._scores_name
+        if self._step.as_csv:
+            self._csv = self._open.enter_context(files.csv_rows(path, schema, names))
         else:
-            name = f"{columns.SCORES_FOLDER}/{shard.name}.parquet"
-            table = table if kept.all() else table.filter(pa.array(kept))
-            written[name] = files.write_parquet(Path(folder) / name, table, self.provenance)
+            self._parquet = self._open.enter_context(files.parquet_rows(path, schema, self._step.provenance))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def check(self) -> None:
+        """Raise InputError when these are not as many rows as the shard has."""
+        shard, num_rows = self._shard, sum(map(len, self._statuses))
+        if shard.stop is not None and num_rows != shard.stop - shard.start:
+            path, promised = self._step.parts[shard.part].path, shard.stop - shard.start
+            raise InputError(f"{path} gave {num_rows} rows where {promised} were promised; did it change?")
+
+    def write(self, rows: ScoredRows) -> None:
+        """Write rows with their labels."""
+        assert rows.labels is not None
+        labels, lost = fit_table(rows.labels, self._step.schema)
+        merge_remarks(self._remarks, lost)
+        self._scores.append(rows.scores)
+        self._statuses.append(rows.statuses)
+        kept = rows.statuses == 0
+        table = files.scores_table(labels, rows.scores, self._step.score_names)
+        if self._csv is not None:
+            self._csv.write(table, _WORDS[rows.statuses])
+        elif self._parquet is not None:
+            self._parquet.write(table if kept.all() else table.filter(pa.array(kept)))
         if not kept.all():
-            rejected = labels.column(columns.SAMPLE).filter(pa.array(~kept))
-            name = f"{columns.REJECTS_FOLDER}/{shard.name}.parquet"
-            rejects = files.rejects_table(
-                rejected,
-                [STAGE] * len(rejected),
-                [RowStatus(int(status)).word for status in statuses[~kept]],
-                [REASON_TEXT[RowStatus(int(status))] for status in statuses[~kept]],
-            )
-            written[name] = files.write_parquet(Path(folder) / name, rejects, self.provenance)
+            self._reject(labels.column(columns.SAMPLE).filter(pa.array(~kept)), rows.statuses[~kept])
+
+    def _reject(self, samples: pa.ChunkedArray, statuses: npt.NDArray[np.uint8]) -> None:
+        if self._rejects is None:
+            path = self._folder / self._rejects_name
+            self._rejects = self._open.enter_context(files.parquet_rows(path, files.REJECTS_SCHEMA, self._step.provenance))
+        found = [RowStatus(int(status)) for status in statuses]
+        texts = [REASON_TEXT[status] for status in found]
+        self._rejects.write(files.rejects_table(samples, [STAGE] * len(found), [status.word for status in found], texts))
+
+    def result(self) -> ShardResult:
+        """The counts, once all is written."""
+        names = self._step.score_names
+        scores = np.concatenate(self._scores) if self._scores else np.empty((0, len(names)), np.float32)
+        statuses = np.concatenate(self._statuses) if self._statuses else np.empty(0, np.uint8)
+        kept = statuses == 0
         reasons = np.bincount(statuses[~kept], minlength=len(RowStatus))
-        stats = {name: ScoreStats.of(scores[kept, i]).to_json() for i, name in enumerate(self.score_names)}
-        num_scored = int(kept.sum())
+        written = [self._scores_name, *([self._rejects_name] if self._rejects is not None else [])]
         return ShardResult(
-            num_read=num_rows,
-            num_scored=num_scored,
-            num_rejected=num_rows - num_scored,
+            num_read=len(statuses),
+            num_scored=int(kept.sum()),
+            num_rejected=int((~kept).sum()),
             reasons={RowStatus(i).word: int(count) for i, count in enumerate(reasons) if count},
-            files=written,
-            stats=stats,
+            files={name: (self._folder / name).stat().st_size for name in written},
+            stats={name: ScoreStats.of(scores[kept, i]).to_json() for i, name in enumerate(names)},
+            remarks=self._remarks,
         )
+
+
+def _bytes_of(rows: ScoredRows) -> int:
+    """Bytes of what waits to be written."""
+    return rows.scores.nbytes + rows.statuses.nbytes + (0 if rows.labels is None else num_bytes_of(rows.labels))
 
 
 def _plan(parts: Sequence[Part], shard_rows: int) -> list[Shard]:

@@ -19,12 +19,16 @@ from beholder.images.labels import join_labels
 from beholder.images.picture import Trait
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
+from beholder.schemas import fit_column
 from beholder.scores import files
 from beholder.shards import Shard, ShardResult
 from beholder.stats import ScoreStats
 from beholder.storage import write_bytes
 
 EMBED_STAGE = "embed"
+_MEASURED = pa.schema([
+    (columns.WIDTH, pa.int32()), (columns.HEIGHT, pa.int32()), (columns.TRAITS, pa.string()), (columns.NUM_BYTES, pa.int64())
+])  # fmt: skip
 
 
 class Embedded(Protocol):
@@ -37,6 +41,8 @@ class Embedded(Protocol):
     heights: list[int]
     traits: list[Trait]
     num_bytes: list[int]
+    late: list[pa.Table]
+    remarks: dict[str, int]
     rejects: dict[int, tuple[str, str, str]]
 
 
@@ -51,6 +57,9 @@ class PictureProduct:
         keep_folder: where below the run's folder they go: "" for an embedding set, "embeddings" beside scores.
         dim: length of an embedding.
         num_threads: threads that score; None for all cores.
+
+    Attributes:
+        schema: the columns of every shard, without scores and embeddings; see `use_columns`.
 
     Raises:
         InputError: a head is made for embeddings of another length.
@@ -85,6 +94,21 @@ class PictureProduct:
         self._scorer = RowScorer([head.math for head in heads], num_threads=num_threads) if heads else None
         if self._scorer is not None:
             self._scorer.warm_up("float32")
+        self.schema = _MEASURED
+
+    def use_columns(self, source: pa.Schema) -> None:
+        """Decide the columns: those of the sources (`sample` first), then what is measured and they lack: width, height, ...
+
+        A column of the sources that has the name of one of ours is called source_NAME.
+        """
+        named = pa.schema([(self._name_of(item.name), item.type) for item in source])
+        if self.as_csv:
+            files.check_csv_names(named.names)
+        self.schema = pa.schema([*named, *(item for item in _MEASURED if item.name not in named.names)])
+
+    def _name_of(self, name: str) -> str:
+        """What a column of the sources is called."""
+        return f"source_{name}" if name in self._reserved else name
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -147,7 +171,8 @@ class PictureProduct:
             rejects[int(kept_rows[at])] = (EMBED_STAGE, status.word, REASON_TEXT[status])
         is_good = statuses == 0
         kept_rows, embeddings, scores = kept_rows[is_good], embeddings[is_good], scores[is_good]
-        labels = _labels(found, self._reserved)
+        remarks = dict(found.remarks)
+        labels = self._labels(found, remarks)
         assert labels.num_rows == num_rows == len(kept_rows) + len(rejects), "pictures were lost"
 
         written: dict[str, int] = {}
@@ -171,7 +196,31 @@ class PictureProduct:
                 name: ScoreStats.of(np.ascontiguousarray(scores[:, i])).to_json() for i, name in enumerate(self.score_names)
             },
             traits=_counted(word for traits in found.traits for word in trait_words(traits)),
+            remarks=remarks,
         )
+
+    def _labels(self, found: Embedded, remarks: dict[str, int]) -> pa.Table:
+        """What is known of each picture in the columns that were decided: what the source said, and what was measured."""
+        tables = found.labels or [pa.table({columns.SAMPLE: pa.array([], pa.string())})]
+        said, late = (
+            [table.rename_columns([self._name_of(name) for name in table.column_names]) for table in some]
+            for some in (tables, found.late)
+        )
+        labels = join_labels(said, self.schema, late=late, remarks=remarks)
+        given = {name for table in (*said, *late) for name in table.column_names}
+        known = np.array([width > 0 for width in found.widths], bool)
+        measured = {
+            columns.WIDTH: pa.array(found.widths, pa.int32(), mask=~known),
+            columns.HEIGHT: pa.array(found.heights, pa.int32(), mask=~known),
+            columns.TRAITS: pa.array([",".join(trait_words(traits)) for traits in found.traits], pa.string()),
+            columns.NUM_BYTES: pa.array(found.num_bytes, pa.int64(), mask=~known),
+        }
+        for name, column in measured.items():
+            if name not in given and name in labels.column_names:
+                at = labels.column_names.index(name)
+                kind = self.schema.field(name).type
+                labels = labels.set_column(at, name, fit_column(pa.chunked_array([column]), kind))
+        return labels
 
     def _score(self, embeddings: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """Scores (N, H) and statuses (N,); without heads only NaN and infinite embeddings are found."""
@@ -201,8 +250,10 @@ class PictureProduct:
         words = np.full(labels.num_rows, columns.STATUS_OK, dtype=object)
         for row, (_, reason, _) in rejects.items():
             words[row] = str(reason)
-        table = files.csv_columns(files.scores_table(labels, everywhere, self.score_names), words, self.score_names)
-        return {name: files.write_csv_part(folder / name, table)}
+        table = files.scores_table(labels, everywhere, self.score_names)
+        with files.csv_rows(folder / name, table.schema, self.score_names) as out:
+            out.write(table, words)
+        return {name: (folder / name).stat().st_size}
 
     def _write_embeddings(
         self, shard: Shard, index: int, labels: pa.Table, embeddings: npt.NDArray[np.float32], folder: Path
@@ -226,27 +277,6 @@ def _is_whole(stamp: Path) -> bool:
 def trait_words(traits: Trait) -> list[str]:
     """The words of the traits that are set, in a fixed order: "rotated", "palette", ..."""
     return [trait.name.lower() for trait in Trait if trait and trait in traits and trait.name]
-
-
-def _labels(found: Embedded, reserved: set[str]) -> pa.Table:
-    """What is known of each picture: what the source said, then width, height, traits and bytes, unless it said so.
-
-    A column of the source that has the name of one of ours is called source_NAME.
-    """
-    tables = found.labels or [pa.table({columns.SAMPLE: pa.array([], pa.string())})]
-    labels = join_labels(tables)
-    labels = labels.rename_columns([f"source_{name}" if name in reserved else name for name in labels.column_names])
-    known = [width > 0 for width in found.widths]
-    measured = {
-        columns.WIDTH: pa.array(found.widths, pa.int32(), mask=~np.array(known, bool)),
-        columns.HEIGHT: pa.array(found.heights, pa.int32(), mask=~np.array(known, bool)),
-        columns.TRAITS: pa.array([",".join(trait_words(traits)) for traits in found.traits], pa.string()),
-        columns.NUM_BYTES: pa.array(found.num_bytes, pa.int64(), mask=~np.array(known, bool)),
-    }
-    for name, column in measured.items():
-        if name not in labels.column_names:
-            labels = labels.append_column(name, column)
-    return labels
 
 
 def _counted(words: Any) -> dict[str, int]:

@@ -1,0 +1,169 @@
+"""Columns of several tables in, the one schema that holds them all out; tables fitted to it, and what did not fit counted."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_MOST_BATCH_ROWS = 65536
+
+RECORD_KEY = "columns"
+"""In a run's record: the columns that all of its shards have."""
+
+
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type for values of both: null gives way, numbers widen (whole and fractional ones: float64), else it is text."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    plain = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other)]
+    if plain != [one, other] and not (pa.types.is_dictionary(one) and pa.types.is_dictionary(other)):
+        return common_type(*plain)
+    pair = [pa.schema([("", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(pair, promote_options="permissive").field(0).type
+    except (pa.ArrowTypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        is_large = any(pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) for kind in plain)
+        return pa.large_string() if is_large else pa.string()
+
+
+def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """All columns of all schemas in the order of their first appearance, without metadata; where all is null, as text."""
+    kinds: dict[str, pa.DataType] = {}
+    for field in (field for schema in schemas for field in schema):
+        kinds[field.name] = common_type(kinds[field.name], field.type) if field.name in kinds else field.type
+    return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()])
+
+
+def fit_table(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, dict[str, int]]:
+    """The table with exactly the columns of `schema`, in their order and of their types.
+
+    Columns that it lacks are null, as are values that cannot be had in the column's type; columns that are not in the schema
+    are left out.
+
+    Returns:
+        The table, and how many values were lost, by a line that says why.
+    """
+    columns, remarks = [], {}
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        fitted = fit_column(column, field.type)
+        columns.append(fitted)
+        if lost := fitted.null_count - column.null_count:
+            remarks[f"values that column {field.name!r} ({field.type}) cannot hold are null"] = lost
+    for name in table.column_names:
+        if name not in schema.names and (lost := table.num_rows - table.column(name).null_count):
+            remarks[f"values of column {name!r}, met after the columns were decided, are left out"] = lost
+    return pa.Table.from_arrays(columns, schema=schema), remarks
+
+
+def fit_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """The values in another type, null where they cannot be had in it; as text all of them can."""
+    if column.type == kind:
+        return column
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _number_text(column, kind) if pa.types.is_floating(column.type) else as_text(column, kind)
+    return pa.chunked_array([_fit(chunk, kind) for chunk in column.chunks], kind)
+
+
+def _fit(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    try:
+        fitted = array.cast(kind)
+        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):  # 0012 is no number, and 1 not true
+            again = fit_column(pa.chunked_array([fitted]), array.type).combine_chunks()
+            fitted = pc.if_else(pc.equal(again, array), fitted, pa.scalar(None, kind))
+        return fitted
+    except pa.ArrowNotImplementedError:
+        return pa.nulls(len(array), kind)
+    except pa.ArrowInvalid:
+        if len(array) == 1:
+            return pa.nulls(1, kind)
+        half = len(array) // 2
+        return pa.concat_arrays([_fit(array.slice(0, half), kind), _fit(array.slice(half), kind)])
+
+
+def as_text(column: pa.ChunkedArray, kind: pa.DataType | None = None) -> pa.ChunkedArray:
+    """The values as text (`kind`: string, or large_string, the default)."""
+    kind = pa.large_string() if kind is None else kind
+    try:
+        return pc.cast(column, kind)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs, binary that is no text
+        return pa.chunked_array([pa.array([None if v is None else str(v) for v in column.to_pylist()], kind)])
+
+
+def _number_text(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Fractional numbers as JSON has them: 1.0, not 1."""
+    texts = [None if v is None else json.dumps(v) if math.isfinite(v) else str(v) for v in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, kind)])
+
+
+def num_bytes_of(table: pa.Table | pa.RecordBatch) -> int:
+    """Bytes of the rows of a table, or of a slice of one; of dictionaries only the indices, as slices share the values."""
+    total = 0
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            total += len(column) * column.type.index_type.bit_width // 8
+        else:
+            total += column.nbytes
+    return total
+
+
+def pieces_of(table: pa.Table, most_bytes: int) -> Iterator[pa.Table]:
+    """Consecutive slices of a table, each of at most `most_bytes`, or of one row."""
+    if table.num_rows <= 1 or num_bytes_of(table) <= most_bytes:
+        yield table
+        return
+    half = table.num_rows // 2
+    yield from pieces_of(table.slice(0, half), most_bytes)
+    yield from pieces_of(table.slice(half), most_bytes)
+
+
+def num_rows_of(group: pq.RowGroupMetaData, most_bytes: int, names: Iterable[str] | None = None) -> int:
+    """How many rows of a row group have about `most_bytes` in these columns (None: all), by the sizes its metadata tell."""
+    return max(1, min(_MOST_BATCH_ROWS, most_bytes * int(group.num_rows) // max(1, group_bytes(group, names))))
+
+
+def group_bytes(group: pq.RowGroupMetaData, names: Iterable[str] | None = None) -> int:
+    """Bytes of these columns (None: all) of a row group when unpacked, by its metadata; repeated values may count once."""
+    wanted = None if names is None else set(names)
+    chunks = (group.column(index) for index in range(group.num_columns))
+    return sum(
+        int(chunk.total_uncompressed_size)
+        for chunk in chunks
+        if wanted is None or chunk.path_in_schema in wanted or chunk.path_in_schema.split(".")[0] in wanted
+    )
+
+
+def merge_remarks(total: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add the counts of `more` to `total`."""
+    for text, count in more.items():
+        total[text] = total.get(text, 0) + count
+
+
+def schema_to_json(schema: pa.Schema) -> dict[str, Any]:
+    """JSON-ready: the types by column, for people, and all of the schema as Arrow writes it."""
+    return {
+        "types": {field.name: str(field.type) for field in schema},
+        "arrow": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+    }
+
+
+def schema_of_json(record: Any) -> pa.Schema | None:
+    """The schema that `schema_to_json` wrote; None for anything else."""
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["arrow"], validate=True)))
+    except (TypeError, KeyError, ValueError, pa.ArrowException, OSError, EOFError):
+        return None

@@ -1,0 +1,79 @@
+"""Items of a shard in, as one thread makes them, and out to the thread that writes them; no more than so many bytes between."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class GivenUp(Exception):  # noqa: N818 (an end, told by an exception)
+    """The thread that makes the items has failed, and says why itself; what was written so far is of no use."""
+
+
+class Stream(Generic[Item]):
+    """A queue of bounded bytes with one thread at each end. Either may leave; the other sees it at its next step.
+
+    Args:
+        most_bytes: `put` waits while so many bytes are in it.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._items: deque[tuple[Item, int]] = deque()
+        self._num_bytes = 0
+        self._changed = threading.Condition()
+        self._is_ended = self._is_failed = self._is_left = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `put` would wait."""
+        with self._changed:
+            return self._num_bytes >= self._most_bytes
+
+    def put(self, item: Item, num_bytes: int) -> bool:
+        """Add an item as soon as there is room; False when nobody takes it any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_left or self._num_bytes < self._most_bytes)
+            if self._is_left:
+                return False
+            self._items.append((item, num_bytes))
+            self._num_bytes += num_bytes
+            self._changed.notify_all()
+            return True
+
+    def end(self) -> None:
+        """No more items come."""
+        with self._changed:
+            self._is_ended = True
+            self._changed.notify_all()
+
+    def fail(self) -> None:
+        """No more items come, though not all were put; without effect after `end`."""
+        with self._changed:
+            self._is_failed = not self._is_ended
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items in order. Leaving early, by an error too, ends the stream. Raises GivenUp."""
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._items or self._is_ended or self._is_failed)
+                    if self._is_failed:
+                        raise GivenUp
+                    if not self._items:
+                        return
+                    item, num_bytes = self._items.popleft()
+                    self._num_bytes -= num_bytes
+                    self._changed.notify_all()
+                yield item
+                del item
+        finally:
+            with self._changed:
+                self._is_left = True
+                self._items.clear()
+                self._changed.notify_all()
