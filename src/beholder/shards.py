@@ -387,7 +387,7 @@ def _read(path: Path) -> bytes | None:
     """A small file's bytes, None where there is none. Raises InputError."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise reading_failed(str(path), error) from error

@@ -284,7 +284,7 @@ def test_wrong_credentials_are_one_clear_line(
         line = one_line(source, tmp_path / "out", small_head)
         assert re.search(f"cannot read {re.escape(source)}: access denied .*check your credentials", line)
     line = one_line(str(tmp_path / "x.npy"), f"s3://{BUCKET}/out.parquet", small_head)
-    assert f"s3://{BUCKET}/out.parquet: access denied" in line
+    assert re.search(f"s3://{BUCKET}/out.parquet[a-z.]*: access denied", line)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -23,7 +23,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "sample,url,0,1\na,u,1,2\n")
     assert "no column 'wdith'; it has: sample, url" in error_of(path, columns=("wdith",))
     assert "no column 'key'" in error_of(path, sample_column="key")
-    assert "2 columns named 'n'" in error_of(write(tmp_path / "b.csv", "n,n,0,1\na,b,1,2\n"), columns=("n",))
+    assert "two columns called 'n'" in error_of(write(tmp_path / "b.csv", "n,n,0,1\na,b,1,2\n"), columns=("n",))
 
 
 @pytest.mark.parametrize("in_head", [True, False])

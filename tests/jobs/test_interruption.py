@@ -187,9 +187,9 @@ def test_a_part_that_vanishes_between_shards_stops_the_run_and_it_continues(tmp_
     assert summary.num_read == 12_000
 
 
-def test_a_damaged_marker_is_one_clear_line(tmp_path: Path, small_head: Path) -> None:
+def test_the_shard_of_a_damaged_marker_is_done_again(tmp_path: Path, small_head: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
     score(job(tmp_path / "x.npy", tmp_path / "out", small_head))
     (tmp_path / "out" / "done" / "x.json").write_text("{")
-    with pytest.raises(OutputError, match="x.json is damaged; remove it"):
-        score(job(tmp_path / "x.npy", tmp_path / "out", small_head))
+    again = score(job(tmp_path / "x.npy", tmp_path / "out", small_head))
+    assert (again.damaged, again.num_new, again.num_read) == (["x"], len(ROWS), len(ROWS))

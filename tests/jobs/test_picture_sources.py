@@ -303,5 +303,9 @@ def test_embeddings_of_an_unknown_tower_are_judged_like_its_pictures(
     record = json.loads(stamp.read_text())
     record["backbone"] = record["tower"]["backbone"] = "openai/clip-vit-base-patch16"
     stamp.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="checksum .* does not fit"):  # its checksum is that of what was written
+        score(ScoreOptions(out=str(tmp_path / "no.parquet"), **options))
+    del record["sha256"]
+    stamp.write_text(json.dumps(record))
     with pytest.raises(InputError, match="made with openai/clip-vit-base-patch16"):
         score(ScoreOptions(out=str(tmp_path / "no.parquet"), **options))
