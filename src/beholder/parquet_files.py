@@ -183,7 +183,12 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
             if pa.types.is_primitive(field.type):
                 continue
             with self._damage(at, f"column {field.name!r}: "):
-                column.validate(full=True)
+                try:
+                    column.validate(full=True)
+                except pa.ArrowInvalid as error:
+                    if "UTF8" not in str(error):
+                        raise
+                    raise ValueError("text that is not UTF-8") from None
 
     def _rows_at_once(self, group: int, batch_size: int, columns: Sequence[str] | None, floor: int) -> tuple[int, list[int]]:
         """Rows of a batch of at most `batch_size`, and the columns for whose sake they are fewer."""

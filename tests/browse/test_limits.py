@@ -305,6 +305,7 @@ def test_without_descriptors_it_says_so_in_a_line_and_goes_on(photo_set: Path, t
             assert httpx.get(f"{url}api/set", timeout=60).status_code == 200
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
-            assert process.stderr.read() == "", shlex.join(words)
+            rest = process.stderr.read().splitlines()  # on a slow machine the minute between two warnings may pass
+            assert all(line.startswith("warning: too many files and connections are open") for line in rest), shlex.join(words)
         finally:
             process.kill()

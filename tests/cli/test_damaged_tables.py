@@ -98,7 +98,7 @@ def test_text_that_is_no_utf8(tmp_path: Path, whole: dict[str, bytes]) -> None:
     path = tmp_path / "s.parquet"
     for place, word in (("sample", "p/é".encode()), ("caption", "cät".encode())):
         path.write_bytes(whole["set.parquet"].replace(word, b"\xff" * len(word)))
-        line = f"{path} is damaged: column {place!r} holds text that is no UTF-8; write it again"
+        line = f"{path} is damaged near row 0: column {place!r}: text that is not UTF-8; write it again"
         assert select(path) == line
     path.write_bytes(whole["set.parquet"].replace(b"caption", b"capt\xffon"))
     assert "is not a whole Parquet file" in select(path)

@@ -96,7 +96,8 @@ def judged(oracle: Oracle, rules: dict[str, Any], extra: dict[str, Any]) -> Foun
 
 
 def compare(source: Any, found: Found, rules: dict[str, Any]) -> None:
-    with select(source, score_column=None if "rank_by" in rules else "aesthetic_score", **rules) as selection:
+    column = None if "rank_by" in rules else "aesthetic_score"
+    with select(source, score_column=column, repeated="all", **rules) as selection:  # names repeat; see test_repeated
         assert [RULES[number] for number in selection.dropped_by] == found.words
         assert [(s.word, s.rows_in, s.dropped) for s in selection.funnel] == found.steps
         for step in selection.funnel:
