@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beholder import columns, storage
 from beholder.curation.database import all_rows
@@ -142,7 +141,7 @@ def _check_names(path: Path, source: str, scores: ScoreSet) -> None:
     names = next(scores.samples(), None)
     if names is None or not scores.num_rows:
         return
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with storage.open_parquet(str(path)) as file:
         theirs = next(file.iter_batches(batch_size=_CHECKED_ROWS, columns=[columns.SAMPLE])).column(0).cast(pa.large_string())
     ours = names.slice(0, len(theirs))
     for row, (mine, other) in enumerate(zip(ours.to_pylist(), theirs.to_pylist(), strict=False)):
