@@ -26,7 +26,7 @@ from beholder.schemas import merge_remarks, schema_of_json, schema_to_json
 from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
 from beholder.steps.clock import StageClock
 from beholder.steps.tally import PartSize, Tally
-from beholder.steps.writing import PictureProduct
+from beholder.steps.writing import PictureProduct, ScoredRows
 from beholder.storage import is_local
 
 DECODE_STAGE = "decode"
@@ -39,8 +39,7 @@ class EmbeddedShard:
 
     Attributes:
         labels: tables of N rows together, `sample` first.
-        rows: which pictures have an embedding.
-        embeddings: (B, D) float32 pieces, together one row per entry of `rows`.
+        scored: the pictures that have an embedding, batch by batch.
         widths, heights, traits, num_bytes: as stored; 0 where unknown.
         late, remarks: as of `images.picture.PictureBlock`.
         rejects: picture number -> (stage, reason, message).
@@ -50,8 +49,7 @@ class EmbeddedShard:
 
     shard: Shard
     labels: list[pa.Table] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    embeddings: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    scored: list[ScoredRows] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
     traits: list[Trait] = field(default_factory=list)
@@ -174,7 +172,7 @@ class PictureStep:
         slots = max(_LEAST_SLOTS, 2 * self.engine.call_size) + 4 * decode.num_workers
         with DecodePool(decode.pixels, num_workers=decode.num_workers, timeout_s=decode.timeout_s, num_slots=slots) as pool:
             self._pool = pool
-            batches = _Batches(self.engine, self._clock)
+            batches = _Batches(self.engine, self.product, self._clock)
             outcomes = pool.map(_refs(self._blocks(shards), opened))
             with contextlib.closing(outcomes):  # type: ignore[type-var]
                 while True:
@@ -264,13 +262,13 @@ def _completed(opened: deque[EmbeddedShard]) -> Iterator[tuple[Shard, EmbeddedSh
 
 
 class _Batches:
-    """Fills calls of the engine with pixels, and gives the embeddings to the shards they belong to.
+    """Fills calls of the engine with pixels, and gives what the product takes of the embeddings to their shards.
 
     One call is under way while the next one fills, so there are two arrays of pixels, used in turn.
     """
 
-    def __init__(self, engine: Engine, clock: StageClock) -> None:
-        self._engine, self._clock = engine, clock
+    def __init__(self, engine: Engine, product: PictureProduct, clock: StageClock) -> None:
+        self._engine, self._product, self._clock = engine, product, clock
         self._spare: list[npt.NDArray[np.uint8]] = []
         self._filling = self._fresh()
         self._owners: list[tuple[EmbeddedShard, int]] = []
@@ -320,8 +318,7 @@ class _Batches:
             stop = first
             while stop < len(owners) and owners[stop][0] is target:
                 stop += 1
-            target.rows += [row for _, row in owners[first:stop]]
-            target.embeddings.append(embeddings[first:stop])
+            target.scored.append(self._product.take([row for _, row in owners[first:stop]], embeddings[first:stop]))
             target.num_done += stop - first
             first = stop
 

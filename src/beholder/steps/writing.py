@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,12 +32,28 @@ _MEASURED = pa.schema([
 ])  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ScoredRows:
+    """What is kept of some embedded pictures until their shard is written.
+
+    Attributes:
+        rows: (B,) int64, their numbers in the shard.
+        scores: (B, H) float32, one column a head.
+        statuses: (B,) uint8, `RowStatus`.
+        embeddings: (B, D) float32; None where they are not wanted: 100,000 pictures of L/14 are 300 MB.
+    """
+
+    rows: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    statuses: npt.NDArray[np.uint8]
+    embeddings: npt.NDArray[np.float32] | None
+
+
 class Embedded(Protocol):
     """What the step gives for a shard: see `steps.pictures.EmbeddedShard`."""
 
     labels: list[pa.Table]
-    rows: list[int]
-    embeddings: list[npt.NDArray[np.float32]]
+    scored: list[ScoredRows]
     widths: list[int]
     heights: list[int]
     traits: list[Trait]
@@ -150,8 +167,14 @@ class PictureProduct:
             names += [str(Path(self._keep_folder) / name) for name in shard_files(index, shard.name, self._keep)]
         return names
 
+    def take(self, rows: Sequence[int], embeddings: npt.NDArray[np.float32]) -> ScoredRows:
+        """Score the pictures of these numbers, (B, D) float32; the embeddings are kept only if they are to be written."""
+        scores, statuses = self._score(embeddings)
+        kept = embeddings if self._keep is not None else None
+        return ScoredRows(np.array(rows, np.int64), scores, statuses, kept)
+
     def write(self, shard: Shard, index: int, found: Embedded, folder: Path) -> ShardResult:
-        """Write the files of one shard below `folder`, each whole or not at all.
+        """Write the files of one shard below `folder`, each whole or not at all. Empties `found.scored`.
 
         Args:
             shard: names the files.
@@ -160,17 +183,14 @@ class PictureProduct:
             folder: the run's folder.
         """
         num_rows = len(found.widths)
-        embeddings = np.concatenate(found.embeddings) if found.embeddings else np.empty((0, self._dim), np.float32)
-        kept_rows = np.array(found.rows, np.int64)
-        order = np.argsort(kept_rows, kind="stable")  # already in order unless a batch was retried
-        kept_rows, embeddings = kept_rows[order], embeddings[order]
-        scores, statuses = self._score(embeddings)
+        unordered, scores, statuses = self._joined(found.scored)
+        order = np.argsort(unordered, kind="stable")  # in order already unless a batch was retried
         rejects = dict(found.rejects)
         for at in np.flatnonzero(statuses):
             status = RowStatus(int(statuses[at]))
-            rejects[int(kept_rows[at])] = (EMBED_STAGE, status.word, REASON_TEXT[status])
-        is_good = statuses == 0
-        kept_rows, embeddings, scores = kept_rows[is_good], embeddings[is_good], scores[is_good]
+            rejects[int(unordered[at])] = (EMBED_STAGE, status.word, REASON_TEXT[status])
+        order = order[statuses[order] == 0]
+        kept_rows, scores = unordered[order], scores[order]
         remarks = dict(found.remarks)
         labels = self._labels(found, remarks)
         assert labels.num_rows == num_rows == len(kept_rows) + len(rejects), "pictures were lost"
@@ -179,6 +199,7 @@ class PictureProduct:
         if self.heads:
             written |= self._write_scores(shard, labels, kept_rows, scores, rejects, folder)
         if self._keep is not None:
+            embeddings = self._embeddings(found.scored, order)
             written |= self._write_embeddings(shard, index, labels.take(pa.array(kept_rows)), embeddings, folder)
         if rejects:
             rejected = sorted(rejects)
@@ -198,6 +219,33 @@ class PictureProduct:
             traits=_counted(word for traits in found.traits for word in trait_words(traits)),
             remarks=remarks,
         )
+
+    def _joined(
+        self, scored: Sequence[ScoredRows]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Numbers (N,), scores (N, H) and statuses (N,) of all pictures that were embedded, in the order they came."""
+        if not scored:
+            return np.empty(0, np.int64), np.empty((0, len(self.heads)), np.float32), np.empty(0, np.uint8)
+        return (
+            np.concatenate([some.rows for some in scored]),
+            np.concatenate([some.scores for some in scored]),
+            np.concatenate([some.statuses for some in scored]),
+        )
+
+    def _embeddings(self, scored: list[ScoredRows], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Embeddings (M, D) of the pictures at `order`; `scored` is emptied on the way, so that one copy is held, not two."""
+        places = np.full(sum(len(some.rows) for some in scored), -1, np.int64)
+        places[order] = np.arange(len(order))
+        found = np.empty((len(order), self._dim), np.float32)
+        scored.reverse()
+        first = 0
+        while scored:
+            some = scored.pop()
+            assert some.embeddings is not None
+            to = places[first : first + len(some.rows)]
+            found[to[to >= 0]] = some.embeddings[to >= 0]
+            first += len(some.rows)
+        return found
 
     def _labels(self, found: Embedded, remarks: dict[str, int]) -> pa.Table:
         """What is known of each picture in the columns that were decided: what the source said, and what was measured."""
