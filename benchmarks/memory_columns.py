@@ -11,12 +11,9 @@ process and its children.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +22,7 @@ import pyarrow.parquet as pq
 
 from beholder import Head, save_head
 from beholder.kernels.scoring import Affine
+from process_memory import watched
 
 DIM = 16
 _PIECE_ROWS = 50_000
@@ -72,43 +70,6 @@ def linked(folder: Path, kind: str, files: list[Path], names: int) -> Path:
     return folder
 
 
-def tree(pid: int) -> list[int]:
-    """A process and all that it has started."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
-    except OSError:
-        return []
-    return [pid, *(one for child in children for one in tree(int(child)))]
-
-
-def memory_of(pid: int) -> dict[str, int]:
-    """VmRSS and RssAnon of a process tree, in KiB."""
-    found = {"VmRSS": 0, "RssAnon": 0}
-    for one in tree(pid):
-        try:
-            lines = Path(f"/proc/{one}/status").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name in found:
-                found[name] += int(value.split()[0])
-    return found
-
-
-def peaks(command: list[str]) -> tuple[dict[str, int], float]:
-    """Peaks in MiB while a command runs, and the seconds it took."""
-    started = time.perf_counter()
-    running = subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    most = {"VmRSS": 0, "RssAnon": 0}
-    while running.poll() is None:
-        now = memory_of(running.pid)
-        most = {name: max(most[name], now[name] >> 10) for name in most}
-        time.sleep(0.02)
-    assert running.returncode == 0, f"{' '.join(command)} ended with {running.returncode}"
-    return most, time.perf_counter() - started
-
-
 def main() -> None:
     """Print one line for each kind of source, output and number of names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -133,9 +94,11 @@ def main() -> None:
                     out = folder / f"out{suffix}"
                     line = [sys.executable, "-m", "beholder", "score", str(source), "-o", str(out), "--head", str(head), "-q"]
                     line += ["--memory", options.memory, *([] if output == "none" else ["--column", "caption"])]
-                    most, seconds = peaks(line)
+                    ended = watched(line)
+                    assert ended.status == 0, f"{' '.join(line)} ended with {ended.status}: {ended.stderr}"
                     rows = f"{kind:>7}, {names * options.rows:>12,} rows -> {output:<7}"
-                    print(f"{rows} RssAnon {most['RssAnon']:>5} MiB, Rss {most['VmRSS']:>5} MiB, {seconds:6.1f} s", flush=True)
+                    memory = f"RssAnon {ended.anon_mib:>5} MiB, Rss {ended.rss_mib:>5} MiB"
+                    print(f"{rows} {memory}, {ended.seconds:6.1f} s", flush=True)
                     for rest in folder.glob("out*"):
                         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 

@@ -80,6 +80,13 @@ def make_step(parts: list[PicturePart], batch_size: int, shard_rows: int, worker
     return PictureStep(parts, engine(batch_size), product, decode, shard_rows=shard_rows, record={"tower sha256": "x"})
 
 
+def embedded(found: EmbeddedShard) -> tuple[list[int], np.ndarray]:
+    """Numbers and embeddings of a shard's pictures, in the order they came."""
+    numbers = [int(row) for some in found.scored for row in some.rows]
+    pieces = [some.embeddings for some in found.scored if some.embeddings is not None]
+    return numbers, np.concatenate([*pieces, np.empty((0, SHAPE.dim), np.float32)])
+
+
 def check_shard(found: EmbeddedShard, part: Part, start: int, stop: int) -> None:
     """Every row of the shard has its own embedding, name, size or reason."""
     wanted = list(part[start:stop])
@@ -87,10 +94,10 @@ def check_shard(found: EmbeddedShard, part: Part, start: int, stop: int) -> None
     assert found.num_rows == len(wanted) == len(found.widths) == len(found.heights) == len(found.traits)
     keys = [name for table in found.labels for name in table.column("sample").to_pylist()]
     assert [key.split("-")[1] for key in keys] == [str(row) for row in range(start, stop)]
-    rows = np.concatenate(found.embeddings) if found.embeddings else np.empty((0, SHAPE.dim))
+    numbers, rows = embedded(found)
     good = [row for row, one in enumerate(wanted) if one >= 0]
-    assert sorted(found.rows) == good
-    expected = pictures()[1][[wanted[row] for row in found.rows]] if good else rows
+    assert sorted(numbers) == good
+    expected = pictures()[1][[wanted[row] for row in numbers]] if good else rows
     assert len(rows) == len(good)
     assert np.abs(rows - expected).max(initial=0) < 2e-5
     assert {row: reason for row, (_, reason, _) in found.rejects.items()} == {
@@ -108,24 +115,28 @@ def check_run(folder: Path, parts: Sequence[Part], batch_size: int, shard_rows: 
         part = parts[shard.part]
         assert shard is computed.shard
         check_shard(computed, part, shard.start, len(part) if shard.stop is None else shard.stop)
+        numbers, rows = embedded(computed)
         result = step.write(shard, computed, str(folder / "out"))
+        assert not computed.scored, "an embedding is held once"
         assert (result.num_read, result.num_rejected) == (computed.num_rows, len(computed.rejects))
-        check_files(folder / "out", result.files, computed)
+        check_files(folder / "out", result.files, computed, numbers, rows)
         done.append(shard.name)
     assert done == [shard.name for shard in step.shards]
     assert sum(told) == sum(len(part) for part in parts)
 
 
-def check_files(folder: Path, names: dict[str, int], found: EmbeddedShard) -> None:
+def check_files(
+    folder: Path, names: dict[str, int], found: EmbeddedShard, numbers: Sequence[int], embeddings: np.ndarray
+) -> None:
     """What was written, read again by pyarrow: rows in order, the bits of the computed embeddings."""
     kept = [name for name in names if name.startswith("embeddings/")]
     written = [pq.read_table(folder / name) for name in kept]
     samples = [sample for table in written for sample in table.column("sample").to_pylist()]
     keys = [name for table in found.labels for name in table.column("sample").to_pylist()]
-    assert samples == [keys[row] for row in sorted(found.rows)]
+    assert samples == [keys[row] for row in sorted(numbers)]
     if samples:
         rows = np.array([row for table in written for row in table.column("embedding").to_pylist()], np.float32)
-        assert np.array_equal(rows, np.concatenate(found.embeddings)[np.argsort(found.rows)])
+        assert np.array_equal(rows, embeddings[np.argsort(numbers)])
 
 
 one_picture = st.integers(-len(BAD), DISTINCT - 1)
