@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
 from beholder import load_head
 from beholder.errors import HeadError
 from beholder.models import fetch, pieces
+from beholder.models.hub import download, watched_bar
 from beholder.models.registry import HeadEntry, Source
 from beholder.models.tower_fetch import from_url
 from beholder.models.towers import load_tower
+from oracles.hub import Hub, Pages
 from oracles.web import Answer, Server, running
 
 TERABYTES = 10 * 10**12
@@ -99,3 +106,58 @@ def test_a_transfer_of_100_bytes_a_second_is_given_up_and_a_slow_one_is_not() ->
     assert clock.seconds == 61
     watch = pieces.Watch("x.pth", 10**9, clock=Clock())
     assert not any(watch(2000) for _ in range(1000))
+
+
+def test_what_came_whole_is_taken_however_long_it_took() -> None:
+    watch = pieces.Watch("x.pth", 7000, clock=Clock())
+    assert not any(watch(50) for _ in range(60))
+    watch(4000)
+
+
+class SlowPages(Pages):
+    """Sends 100 kB a second."""
+
+    def send_body(self, body: bytes) -> None:
+        for at in range(0, len(body), 1000):
+            self.wfile.write(body[at : at + 1000])
+            time.sleep(0.01)
+
+
+def test_a_slow_hub_is_noticed_while_the_file_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(SlowPages)
+    hub.add_hub_file("me/head", "head.safetensors", bytes(1 << 20))
+    monkeypatch.setattr(pieces, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(pieces, "SLOWEST_BYTES_A_S", 10**9)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with running(hub), pytest.raises(HeadError, match=r"cannot get head\.safetensors of me/head: only [\d,]+ bytes came in"):
+        download(Source(repo="me/head", file="head.safetensors", revision="main"))
+
+
+@dataclass
+class XetReport:
+    """What hf_xet says of a download, as far as the hub's client reads it."""
+
+    total_bytes: int
+    total_bytes_completed: int
+    total_transfer_bytes_completed: int
+    total_bytes_completion_rate: float = 1e6
+    total_transfer_bytes_completion_rate: float = 1e6
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_xet_counts_bytes_when_they_come_and_when_they_are_written(in_thread: bool) -> None:
+    """The client's own reporter, told of a whole file in one step, as at the end of a quick download."""
+    watch = pieces.Watch("x.safetensors", 3000)
+    words = {"reconstruction_desc": "x", "total": 3000, "log_level": 0, "tqdm_class": watched_bar(watch)}
+    with XetDownloadProgressReporter(**words) as progress, ThreadPoolExecutor(1) as pool:
+        for done in (1000, 3000):
+            report = XetReport(3000, done, done + 7)
+            pool.submit(progress.update_progress, report).result() if in_thread else progress.update_progress(report)
+    too_much = pieces.Watch("x.safetensors", 2999)
+    words["tqdm_class"] = watched_bar(too_much)
+    with (
+        XetDownloadProgressReporter(**words) as progress,
+        pytest.raises(HeadError, match="3,000 bytes come where at most 2,999"),
+    ):
+        progress.update_progress(XetReport(3000, 3000, 3000))

@@ -47,8 +47,8 @@ class Page:
 class Hub(Server):
     """The server: `pages` by path, `log` of (method, path), `num_bytes_sent` of bodies."""
 
-    def __init__(self) -> None:
-        super().__init__(_Pages)
+    def __init__(self, answers: type[Answer] | None = None) -> None:
+        super().__init__(Pages if answers is None else answers)
         self.pages: dict[str, Page] = {}
         self.log: list[tuple[str, str]] = []
         self.num_bytes_sent = 0
@@ -72,7 +72,7 @@ class Hub(Server):
             self.add_hub_file(repo, path.name, path.read_bytes(), revision=revision)
 
 
-class _Pages(Answer):
+class Pages(Answer):
     server: Hub
 
     def answer(self, *, with_body: bool) -> None:

@@ -60,6 +60,10 @@ class Answer(BaseHTTPRequestHandler):
             return None
         return int(wanted[1]), min(num_bytes, int(wanted[2]) + 1) if wanted[2] else num_bytes
 
+    def send_body(self, body: bytes) -> None:
+        """Send the bytes behind the headers."""
+        self.wfile.write(body)
+
     def send(
         self,
         status: int,
@@ -78,7 +82,7 @@ class Answer(BaseHTTPRequestHandler):
         else:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        self.send_body(body)
         self.wfile.flush()
         self.close_connection = self.close_connection or not sized
 

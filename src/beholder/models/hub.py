@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from beholder import notices
@@ -20,6 +22,8 @@ from beholder.models.pieces import MOST_TOWER_BYTES, Watch, need_space
 from beholder.models.registry import Source
 
 _TIMEOUT_S = 15.0
+_CHUNK_BYTES = 1 << 14
+"""What the client hands on at a time, in place of its own 10 MiB: a slow server is noticed after a minute, not at the end."""
 
 
 class MissingError(HeadError):
@@ -77,15 +81,10 @@ def download(source: Source) -> Path:
     watch = Watch(what, MOST_TOWER_BYTES if num_bytes is None else num_bytes)
     need_space(cache_folder(), num_bytes or 0, source.file)
     with _one_line(source):
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
+        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-        class Watched(tqdm):
-            def update(self, n: float | None = 1) -> bool | None:
-                watch(int(n or 0))
-                shown: bool | None = super().update(n)
-                return shown
-
+        constants.DOWNLOAD_CHUNK_SIZE = min(constants.DOWNLOAD_CHUNK_SIZE, _CHUNK_BYTES)
         hides_bar = notices.is_heard() and not are_progress_bars_disabled()
         if hides_bar:
             disable_progress_bars()
@@ -93,12 +92,38 @@ def download(source: Source) -> Path:
             with notices.doing(f"network: fetching {source.file}"):
                 path = hf_hub_download(
                     source.repo, source.file, revision=source.revision, cache_dir=_cache_folder(), endpoint=endpoint(),
-                    library_name="beholder", etag_timeout=_TIMEOUT_S, tqdm_class=Watched,
+                    library_name="beholder", etag_timeout=_TIMEOUT_S, tqdm_class=watched_bar(watch),
                 )  # fmt: skip
         finally:
             if hides_bar:
                 enable_progress_bars()
         return Path(path)
+
+
+def watched_bar(watch: Watch) -> Any:
+    """The client's progress bar, which tells `watch` of every byte once; a fault that `watch` finds ends the download.
+
+    Of what the client tells in another thread nothing is passed on: Xet does so, prints what is raised there and goes on.
+    Its own limits hold there.
+    """
+    from huggingface_hub.utils.tqdm import tqdm
+
+    waiting = threading.get_ident()
+
+    class Watched(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            if threading.get_ident() == waiting:
+                watch(int(n or 0))
+            shown: bool | None = super().update(n)
+            return shown
+
+        def update_transfer(self, n: float) -> None:
+            """Bytes that came and are not written yet. Of a class that has this, Xet makes one bar and not two."""
+
+        def set_transfer_postfix_str(self, text: str, refresh: bool = True) -> None:
+            """The speed at which they come."""
+
+    return Watched
 
 
 def forget(path: Path) -> None:

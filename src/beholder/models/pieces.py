@@ -50,15 +50,18 @@ def cut(spans: Iterable[Span]) -> list[Span]:
 class Watch:
     """Is told of bytes as they come; raises HeadError when there are too many, or hardly any come.
 
+    Time counts from the first bytes on: connecting and asking again have limits of their own.
+
     Args:
         what: what is fetched, for the message.
-        most_bytes: that may come, unpacked.
+        most_bytes: that may come, unpacked; once all of them are there, it does not matter how long they took.
         clock: gives seconds.
     """
 
     def __init__(self, what: str, most_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self._most, self._clock = what, most_bytes, clock
-        self._total, self._since, self._lately = 0, clock(), 0
+        self._total, self._lately = 0, 0
+        self._since: float | None = None
 
     def expect(self, num_bytes: int) -> None:
         """Be told beforehand how many bytes will come."""
@@ -68,10 +71,13 @@ class Watch:
     def __call__(self, num_bytes: int) -> None:
         """Be told of bytes that came."""
         self._total += num_bytes
-        self._lately += num_bytes
         self.expect(self._total)
+        if self._since is None:
+            self._since = self._clock()
+            return
+        self._lately += num_bytes
         passed = self._clock() - self._since
-        if passed >= PATIENCE_S:
+        if passed >= PATIENCE_S and self._total < self._most:
             if self._lately < SLOWEST_BYTES_A_S * passed:
                 raise HeadError(f"{self._what}: only {self._lately:,} bytes came in {passed:.0f} s; try again later")
             self._since, self._lately = self._clock(), 0
