@@ -41,7 +41,7 @@ class MisfitError(Exception):
 
 def delimiter_of(path: str) -> str:
     """What separates the fields, by the file's suffix."""
-    return "\t" if path.lower().endswith(".tsv") else ","
+    return "\t" if storage.without_query(path).lower().endswith(".tsv") else ","
 
 
 def check_names(names: Sequence[str], path: str) -> None:

@@ -49,6 +49,11 @@ def is_web(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
+def without_query(path: str) -> str:
+    """A web address without what follows `?` or `#`, which says nothing of the file's name; other paths as they are."""
+    return path.split("?", 1)[0].split("#", 1)[0] if is_web(path) else path
+
+
 def is_glob(path: str) -> bool:
     """Whether `path` holds `*`, `?` or `[`, and is no file of that name (in a URL, `?` begins the query)."""
     return any(mark in path for mark in ("*[" if is_web(path) else "*?[")) and not (is_local(path) and exists(path))

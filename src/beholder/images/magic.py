@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from beholder import storage
 from beholder.images.picture import PictureError
 from beholder.images.sniff import sniff
 
@@ -42,17 +43,13 @@ _COMPRESSED = ((b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"))
 
 def suffix_of(name: str) -> str:
     """The part behind the last dot of a path's or URL's last piece, in lower case; a URL's query is left out. May be ""."""
-    if name.startswith(("http://", "https://")):
-        name = name.split("?", 1)[0].split("#", 1)[0]
-    stem, dot, suffix = name.rsplit("/", 1)[-1].rpartition(".")
+    stem, dot, suffix = storage.without_query(name).rsplit("/", 1)[-1].rpartition(".")
     return suffix.lower() if dot and stem else ""
 
 
 def is_tar_name(name: str) -> bool:
     """Whether a path or URL ends like a tar, compressed or not."""
-    if name.startswith(("http://", "https://")):
-        name = name.split("?", 1)[0].split("#", 1)[0]
-    return TAR_SUFFIX.search(name) is not None
+    return TAR_SUFFIX.search(storage.without_query(name)) is not None
 
 
 def is_picture(head: bytes) -> bool:
