@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection, Iterable
 from typing import Literal, get_args
 
 FORMAT_VERSION = 1
@@ -124,3 +125,21 @@ def reason_text(word: str) -> str:
 def score_column_names(head_names: list[str]) -> list[str]:
     """Column names of the scores: `aesthetic_score` for one head, the heads' names for several."""
     return [AESTHETIC_SCORE] if len(head_names) == 1 else list(head_names)
+
+
+def source_names(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """Columns of a source -> what they are called beside columns of ours, which are `taken`.
+
+    One whose name is taken becomes source_NAME, or source_source_NAME where the source has a column of that name, too.
+    """
+    found: dict[str, str] = {}
+    names = list(names)
+    used = {*names, *taken}
+    for name in names:
+        free = name
+        if name in taken:
+            while free in used:
+                free = f"source_{free}"
+            used.add(free)
+        found[name] = free
+    return found

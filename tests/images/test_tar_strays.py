@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,14 @@ def test_a_table_beside_counts_first(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": ["k0"], "n": pa.array([None], pa.int64())}), tmp_path / "x.parquet")
     rows, _ = read(str(tmp_path / "x.tar"))
     assert [(row["n"], row["more"]) for row in rows] == [(None, 6), (7, 8)]
+
+
+@pytest.mark.parametrize("name", ["row", "rank", "width"])
+@pytest.mark.parametrize("values", [[2, 0, 1], ["b", "a", "c"]])
+def test_fields_of_any_name_stay_with_their_pictures(tmp_path: Path, name: str, values: list[Any]) -> None:
+    pictures = [(f"{letter}.png", png(at)) for at, letter in enumerate("abc")]
+    said = [(f"{letter}.json", json.dumps({name: values[at]}).encode()) for at, letter in enumerate("abc")]
+    (tmp_path / "x.tar").write_bytes(tar([*pictures, *said]))
+    rows, remarks = read(str(tmp_path / "x.tar"))
+    assert [(row["key"], row[name]) for row in rows] == list(zip("abc", values, strict=True))
+    assert remarks == {}

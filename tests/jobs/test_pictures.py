@@ -199,6 +199,12 @@ def test_lists_pass_their_columns_and_clashing_names_are_renamed(
     assert found["source_status"].to_list() == list("abcd")
     expected = plain_scores(paths, small_tower, plain_head)
     assert np.abs(found["aesthetic_score"].to_numpy() - expected).max() < 2e-4
+    scored_again = found.rename({"sample": "path"})
+    scored_again.write_csv(tmp_path / "again.csv")
+    score(score_options(str(tmp_path / "again.csv"), tmp_path / "again.parquet", small_tower, plain_head))
+    again = pl.read_parquet(tmp_path / "again.parquet")
+    assert again["source_aesthetic_score"].to_list() == ["1.0", "2.0", "3.0", "4.0"], "it keeps its name"
+    assert [float(text) for text in again["source_source_aesthetic_score"]] == found["aesthetic_score"].to_list()
 
 
 def test_hidden_vectors_are_those_before_the_projection(tmp_path: Path, photos: Path, small_tower: Path) -> None:

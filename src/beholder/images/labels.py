@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
-from beholder.images.picture import LATE_ROW, PicturePart, SourceOptions
+from beholder.images.picture import LateLabels, PicturePart, SourceOptions
 from beholder.schemas import common_schema, fit_table, merge_remarks
 
 
@@ -197,7 +197,7 @@ def join_labels(
     tables: Sequence[pa.Table],
     schema: pa.Schema | None = None,
     *,
-    late: Sequence[pa.Table] = (),
+    late: Sequence[LateLabels] = (),
     remarks: dict[str, int] | None = None,
 ) -> pa.Table:
     """Labels of consecutive blocks as one table, though JSON fields may come and go or change their type.
@@ -208,23 +208,22 @@ def join_labels(
         late: see `picture.PictureBlock`.
         remarks: takes up what was lost, as `schemas.fit_table` tells it.
     """
-    told = [table.drop_columns([LATE_ROW]) for table in late]
     if schema is None:
-        schema = common_schema(table.schema for table in (*tables, *told))
+        schema = common_schema(table.schema for table in (*tables, *(one.said for one in late)))
     fitted = []
     for table in tables:
         rows, lost = fit_table(table, schema)
         fitted.append(rows)
         merge_remarks({} if remarks is None else remarks, lost)
     joined = pa.concat_tables(fitted)
-    for table, values in zip(late, told, strict=True):
-        known, lost = fit_table(values, schema)
+    for one in late:
+        known, lost = fit_table(one.said, schema)
         merge_remarks({} if remarks is None else remarks, lost)
         places = np.full(joined.num_rows, -1, np.int64)
-        places[table.column(LATE_ROW).to_numpy()] = np.arange(table.num_rows)
+        places[one.rows] = np.arange(len(one.rows))
         taken = known.take(pa.array(places, mask=places < 0))
         filled = [
-            pc.coalesce(column, more) if name in values.column_names else column
+            pc.coalesce(column, more) if name in one.said.column_names else column
             for name, column, more in zip(schema.names, joined.columns, taken.columns, strict=True)
         ]
         joined = pa.Table.from_arrays(filled, schema=schema)

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-LATE_ROW = "row"
-"""The column of `PictureBlock.late` that says which picture a row is about."""
-
 Preset = Literal["reference", "upright", "rgb", "squash"]
 Decoder = Literal["pillow", "scaled"]
 
@@ -154,20 +151,32 @@ class PicturePart:
 
 
 @dataclass(frozen=True)
+class LateLabels:
+    """What a source says of pictures after they were given out.
+
+    Attributes:
+        rows: (M,) int64, their numbers among those that were asked for.
+        said: M rows of columns; they may have any name.
+    """
+
+    rows: npt.NDArray[np.int64]
+    said: pa.Table
+
+
+@dataclass(frozen=True)
 class PictureBlock:
     """Consecutive pictures of a part.
 
     Attributes:
         refs: N pictures.
         labels: N rows: `sample` (string, unique in the part) first, then what the source says of each picture.
-        late: what the source says, only now, of pictures of this and of earlier blocks: `LATE_ROW` (int64: their number among
-            those that were asked for), then columns. It counts where the labels say nothing.
+        late: what the source says, only now, of pictures of this and of earlier blocks; it counts where the labels say nothing.
         remarks: what cannot be said of any picture: a line -> how many times.
     """
 
     refs: list[PictureRef]
     labels: pa.Table
-    late: pa.Table | None = None
+    late: LateLabels | None = None
     remarks: dict[str, int] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from beholder import storage
@@ -17,7 +18,7 @@ from beholder.csv_tables import check_names
 from beholder.errors import InputError
 from beholder.images.labels import block_labels, column_of, is_heavy, passed_columns, valid_text
 from beholder.images.magic import TAR_SUFFIX, is_tar_header
-from beholder.images.picture import LATE_ROW, PictureBlock, PicturePart, SourceOptions
+from beholder.images.picture import LateLabels, PictureBlock, PicturePart, SourceOptions
 from beholder.images.tar_members import BLOCK_BYTES, DAMAGE, TarFile, split_key
 from beholder.images.tar_walk import (
     KEY,
@@ -185,7 +186,8 @@ def _last_block(walk: Walk, options: SourceOptions, *, is_end: bool) -> PictureB
         said = list(walk.strays.late.values())
         names = passed_columns(dict.fromkeys(name for fields in said for name in fields), None, options)
         passed = {name: column_of([fields.get(name) for fields in said]) for name in names}
-        late = pa.table({LATE_ROW: pa.array(list(walk.strays.late), pa.int64()), **passed})
+        if passed:
+            late = LateLabels(np.fromiter(walk.strays.late, np.int64), pa.table(passed))
     return PictureBlock([], block_labels([], {}, SourceOptions()), late, walk.remarks(is_end=is_end))
 
 

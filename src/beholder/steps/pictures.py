@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from beholder.errors import BeholderError
 from beholder.images.labels import labels_schema
-from beholder.images.picture import PicturePart, PictureRef, PixelOptions, SourceOptions, Trait
+from beholder.images.picture import LateLabels, PicturePart, PictureRef, PixelOptions, SourceOptions, Trait
 from beholder.images.pool import DecodePool
 from beholder.images.sources import reader_of
 from beholder.models.engine import Engine
@@ -54,7 +54,7 @@ class EmbeddedShard:
     heights: list[int] = field(default_factory=list)
     traits: list[Trait] = field(default_factory=list)
     num_bytes: list[int] = field(default_factory=list)
-    late: list[pa.Table] = field(default_factory=list)
+    late: list[LateLabels] = field(default_factory=list)
     remarks: dict[str, int] = field(default_factory=dict)
     rejects: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     num_rows: int | None = None

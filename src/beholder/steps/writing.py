@@ -17,7 +17,7 @@ from beholder.embeddings.layouts import EMBEDDING
 from beholder.embeddings.writers import WriteOptions, shard_files, write_shard
 from beholder.errors import InputError
 from beholder.images.labels import join_labels
-from beholder.images.picture import Trait
+from beholder.images.picture import LateLabels, Trait
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
 from beholder.schemas import fit_column
@@ -58,7 +58,7 @@ class Embedded(Protocol):
     heights: list[int]
     traits: list[Trait]
     num_bytes: list[int]
-    late: list[pa.Table]
+    late: list[LateLabels]
     remarks: dict[str, int]
     rejects: dict[int, tuple[str, str, str]]
 
@@ -112,20 +112,22 @@ class PictureProduct:
         if self._scorer is not None:
             self._scorer.warm_up("float32")
         self.schema = _MEASURED
+        self._names: dict[str, str] = {}
 
     def use_columns(self, source: pa.Schema) -> None:
         """Decide the columns: those of the sources (`sample` first), then what is measured and they lack: width, height, ...
 
-        A column of the sources that has the name of one of ours is called source_NAME.
+        A column of the sources that has the name of one of ours is renamed by `columns.source_names`.
         """
-        named = pa.schema([(self._name_of(item.name), item.type) for item in source])
+        self._names = columns.source_names(source.names, self._reserved)
+        named = pa.schema([(self._names[item.name], item.type) for item in source])
         if self.as_csv:
             files.check_csv_names(named.names)
         self.schema = pa.schema([*named, *(item for item in _MEASURED if item.name not in named.names)])
 
-    def _name_of(self, name: str) -> str:
-        """What a column of the sources is called."""
-        return f"source_{name}" if name in self._reserved else name
+    def _renamed(self, table: pa.Table) -> pa.Table:
+        """The table with the names that its columns have in the output."""
+        return table.rename_columns([self._names.get(name, name) for name in table.column_names])
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -250,12 +252,10 @@ class PictureProduct:
     def _labels(self, found: Embedded, remarks: dict[str, int]) -> pa.Table:
         """What is known of each picture in the columns that were decided: what the source said, and what was measured."""
         tables = found.labels or [pa.table({columns.SAMPLE: pa.array([], pa.string())})]
-        said, late = (
-            [table.rename_columns([self._name_of(name) for name in table.column_names]) for table in some]
-            for some in (tables, found.late)
-        )
+        said = [self._renamed(table) for table in tables]
+        late = [LateLabels(one.rows, self._renamed(one.said)) for one in found.late]
         labels = join_labels(said, self.schema, late=late, remarks=remarks)
-        given = {name for table in (*said, *late) for name in table.column_names}
+        given = {name for table in (*said, *(one.said for one in late)) for name in table.column_names}
         known = np.array([width > 0 for width in found.widths], bool)
         measured = {
             columns.WIDTH: pa.array(found.widths, pa.int32(), mask=~known),

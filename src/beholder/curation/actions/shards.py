@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beholder.columns import source_names
+
 KEY, IMAGE = "key", "image"
 _GROUP_BYTES, _GROUP_ROWS = 32 << 20, 1000
 """Most bytes and rows of a row group of pictures."""
@@ -104,14 +106,8 @@ def parquet_schema(schema: pa.Schema) -> pa.Schema:
 
     A column for which it has no words is left out of the features: it takes that from its Arrow type, and `image` stays one.
     """
-    taken = {IMAGE, *schema.names}
-    fields = []
-    for field in schema:
-        name = field.name
-        if name == IMAGE:
-            while name in taken:
-                name = f"source_{name}"
-        fields.append(pa.field(name, _plain(field.type)))
+    names = source_names(schema.names, [IMAGE])
+    fields = [pa.field(names[field.name], _plain(field.type)) for field in schema]
     features: dict[str, Any] = {IMAGE: {"_type": "Image"}}
     for field in fields:
         if (feature := _feature(field.type)) is not None:

@@ -30,7 +30,6 @@ T = TypeVar("T")
 
 RANK, KEPT, DROPPED_BY = "rank", "kept", "dropped_by"
 RESERVED = (RANK, KEPT, DROPPED_BY)
-_RENAMED = "source_"
 _MOST_BUCKETS = 512
 _MEMORY_SHARE = 12
 """Rows that take more than this fraction of --memory go through scratch files."""
@@ -50,14 +49,15 @@ class Gatherer:
         self._dropped = judge.sieve.dropped
         self._budget = judge.rules.memory // _MEMORY_SHARE
         is_selection = self._scores.record.get("format") == SELECTION_FORMAT
-        self.passed: dict[str, str] = {}
+        passed: list[str] = []
         taken = {columns.SAMPLE, *self._scores.score_columns, *RESERVED}
         for name in self._reader.metadata_columns:
             if name in RESERVED and is_selection:  # of the selection that this one is made of
                 continue
             kind = self._reader.schema.field(name).type
             if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
-                self.passed[name] = _RENAMED + name if name in taken else name
+                passed.append(name)
+        self.passed = columns.source_names(passed, taken)
         fields = [pa.field(columns.SAMPLE, pa.large_string())]
         fields += [pa.field(name, self._score_type(name)) for name in self._scores.score_columns]
         fields += [pa.field(RANK, pa.int64()), pa.field(KEPT, pa.bool_()), pa.field(DROPPED_BY, pa.string())]
