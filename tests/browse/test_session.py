@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +23,7 @@ from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import Gone, Session, opened
+from beholder.curation.repeated import open_each_once
 from beholder.curation.selecting.options import OutputOptions, SelectRules
 from beholder.curation.selecting.selection import select_rows
 from beholder.curation.selecting.writing import write_lists
@@ -207,6 +210,23 @@ def test_an_export_is_what_select_writes(session: Session, tmp_path: Path, kind:
         assert (record["format"], record["num_kept"]) == ("beholder-selection", num_rows)
     else:
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_command_keeps_repeated_rows_where_the_page_does(tmp_path: Path) -> None:
+    rows = {"sample": ["a", "a", "b"], "aesthetic_score": pa.array([6, 7, 8], pa.float32()), "rank": [1, 2, 3]}
+    path = write_set(tmp_path / "s.parquet", rows | {"source_rank": [4, 5, 6]})
+    options = BrowseOptions(scores=str(path), repeated="all")
+    with open_each_once(str(path), "all") as found, opened(found, tmp_path, options) as session:
+        view = session.view("aesthetic_score", ())
+        assert write_selection(session, view, 5.0, tmp_path / "ours.csv") == 3
+        words = shlex.split(select_command(session, view, 5.0, "csv"))
+    words[-1] = str(tmp_path / "theirs.csv")
+    subprocess.run([sys.executable, "-m", *words, "-q"], check=True)
+    assert (tmp_path / "ours.csv").read_text() == (tmp_path / "theirs.csv").read_text()
+    assert (tmp_path / "ours.csv").read_text().splitlines() == [
+        "sample,aesthetic_score,rank,kept,dropped_by,source_source_rank,source_rank",
+        "b,8.0,1,true,,3,6", "a,7.0,2,true,,2,5", "a,6.0,3,true,,1,4",
+    ]  # fmt: skip
 
 
 def test_infinite_scores_are_none(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pyarrow as pa
 from beholder.browse.marks import Mark
 from beholder.browse.ranking import Rows, View
 from beholder.browse.session import Session
-from beholder.columns import FORMAT_VERSION, PICTURES, SAMPLE
+from beholder.columns import FORMAT_VERSION, PICTURES, SAMPLE, source_names
+from beholder.options import KEEP_FIRST
 
 ExportFormat = Literal["txt", "csv", "parquet", "jsonl"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -52,7 +53,7 @@ def _passed(session: Session) -> dict[str, str]:
     is_selection = scores.record.get("format") == SELECTION_FORMAT
     taken = {SAMPLE, *scores.score_columns, *RESERVED}
     names = [name for name in scores.metadata_columns if name in session.store.names]
-    return {name: f"source_{name}" if name in taken else name for name in names if not (is_selection and name in RESERVED)}
+    return source_names([name for name in names if not (is_selection and name in RESERVED)], taken)
 
 
 def _schema(session: Session, passed: dict[str, str], *, only_samples: bool) -> pa.Schema:
@@ -99,7 +100,7 @@ def _record(session: Session, view: View, threshold: float, num_kept: int) -> di
         "format": SELECTION_FORMAT,
         "format_version": FORMAT_VERSION,
         "source": scores.source,
-        "rules": {"score": view.score, "min_score": threshold, "where": list(view.conditions)},
+        "rules": {"score": view.score, "min_score": threshold, "where": list(view.conditions)} | _repeated(session),
         "num_rows": session.store.num_rows,
         "num_kept": num_kept,
         "score_columns": list(scores.score_columns),
@@ -113,6 +114,11 @@ def _record(session: Session, view: View, threshold: float, num_kept: int) -> di
     return record
 
 
+def _repeated(session: Session) -> dict[str, str]:
+    """How rows that name a sample again are taken, where that is not as usual."""
+    return {} if session.asked.repeated == KEEP_FIRST else {"repeated": session.asked.repeated}
+
+
 def select_command(session: Session, view: View, threshold: float, kind: ExportFormat) -> str:
     """The command line that selects the same rows."""
     options = session.asked
@@ -123,7 +129,12 @@ def select_command(session: Session, view: View, threshold: float, kind: ExportF
         words += ["--where", condition]
     if len(session.marks.marked(Mark.KEEP)) or len(session.marks.marked(Mark.DROP)):
         words += ["--marks", str(session.marks.path)]
-    for flag, value in (("--score-column", options.score_column), ("--sample-column", options.sample_column)):
+    named = (
+        ("--repeated", _repeated(session).get("repeated")),
+        ("--score-column", options.score_column),
+        ("--sample-column", options.sample_column),
+    )
+    for flag, value in named:
         if value is not None:
             words += [flag, value]
     return shlex.join([*words, "-o", f"selection.{kind}"])
