@@ -6,6 +6,7 @@ import ast
 import re
 import tarfile
 import textwrap
+import zipfile
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from beholder.embeddings.folder_labels import FolderLabels
-from beholder.errors import BeholderError, InputError
+from beholder.errors import BeholderError, HeadError, InputError
 from beholder.images.picture import PicturePart, SourceOptions
 from beholder.images.sources import find_pictures
 from beholder.jobs import birder
@@ -235,8 +236,21 @@ def test_labels_come_from_the_checkpoints_classes(tmp_path: Path) -> None:
     save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", {"class_to_idx": '{"cat": 3}'})
     assert read_classes(tmp_path / "a.safetensors") == {"cat": 3}
     torch.save([1], tmp_path / "b.pt")
-    (tmp_path / "c.pt").write_bytes(b"no checkpoint")
-    assert read_classes(tmp_path / "b.pt") == read_classes(tmp_path / "c.pt") == read_classes(tmp_path) == {}
+    for name, data in {"c": b"no checkpoint", "d": b"\x80\x02}", "e": b"", "f": b"PK\3\4garbage"}.items():
+        (tmp_path / f"{name}.pt").write_bytes(data)
+    assert [read_classes(tmp_path / f"{name}.pt") for name in "bcdef"] == [{}] * 5, "loading the tower says what they are"
+    assert read_classes(tmp_path) == {}
+    with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("archive/data.pkl", b"\x80\x02}X\0\0\0\x10" + bytes(64 << 20))
+        out.writestr("archive/version", "3\n")
+    assert read_classes(tmp_path / "packed.pt") == {}
+
+
+@pytest.mark.parametrize("said", ['{"cat": "x"}', "{broken", "[1]", '{"cat": 1.5}', "[" * 10_000])
+def test_classes_that_are_no_table_of_numbers_are_refused(tmp_path: Path, said: str) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", {"class_to_idx": said})
+    with pytest.raises(HeadError, match=r"a\.safetensors: its class_to_idx is no table of class names and whole numbers"):
+        read_classes(tmp_path / "a.safetensors")
 
 
 def test_a_local_checkpoint_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

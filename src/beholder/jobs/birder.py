@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from beholder import storage
 from beholder.embeddings.folder_labels import FolderLabels
-from beholder.errors import BeholderError, InputError
+from beholder.errors import BeholderError, HeadError, InputError
 from beholder.jobs.birder_flags import named
 from beholder.jobs.options import EmbedOptions
 from beholder.models.precisions import Precision
@@ -332,21 +331,30 @@ def predict(
 
 
 def read_classes(path: Path) -> dict[str, int]:
-    """Read birder's `class_to_idx` of a checkpoint; empty where the file, or the folder, has none."""
+    """Read birder's `class_to_idx` of a checkpoint; empty where the file, or the folder, has none.
+
+    A file that cannot be read has none, too: loading the tower says what is wrong with it.
+    Raises HeadError for one whose `class_to_idx` is no table of names and whole numbers.
+    """
     if not path.is_file():
         return {}
-    if path.suffix == ".safetensors":
-        from beholder.models.tensors import open_tensors
+    try:
+        if path.suffix == ".safetensors":
+            from beholder.models.tensors import open_tensors
 
-        found = json.loads(open_tensors(str(path)).metadata.get("class_to_idx", "{}"))
-    else:
-        import torch
+            found = json.loads(open_tensors(str(path)).metadata.get("class_to_idx", "{}"))
+        else:
+            from beholder.models.torch_archives import load_weights
 
-        try:
-            found = torch.load(path, map_location="meta", weights_only=True).get("class_to_idx", {})
-        except (RuntimeError, AttributeError, pickle.UnpicklingError):  # loading the tower says what is wrong with the file
-            return {}
-    return {str(word): int(number) for word, number in found.items()} if isinstance(found, dict) else {}
+            held = load_weights(path, mapped=True)
+            found = held.get("class_to_idx", {}) if isinstance(held, dict) else {}
+    except HeadError:
+        return {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(type(number) is int for number in found.values()):
+        raise HeadError(f"{path}: its class_to_idx is no table of class names and whole numbers; export the network again")
+    return {str(word): number for word, number in found.items()}
 
 
 def _check_device(flags: BirderFlags) -> int:
