@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from typer.testing import CliRunner
 
 from beholder import OutputError
 from beholder.cli.app import app
+from beholder.jobs.embed import embed
 from beholder.jobs.score import score
 from beholder.scores.summary import RunSummary
 from jobs.damage_runs import change_and_run, make_cases
-from oracles.picture_jobs import picture_bytes, score_options
+from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.score_jobs import ROWS, N, read_scores, run
 
 
@@ -324,3 +326,22 @@ def test_strangers_beside_kept_embeddings_are_not_thrown_away(
     with pytest.raises(OutputError, match="notes.txt is not of this program"):
         score(options)
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("stamped", [False, True])
+def test_embeddings_of_other_tools_are_never_removed(tmp_path: Path, photos: Path, small_tower: Path, stamped: bool) -> None:
+    """An .npy says nothing of its maker; one without metadata of ours beside it is not ours."""
+    out = tmp_path / "set"
+    options = embed_options(str(photos / "a" / "p01.png"), out, small_tower)
+    if stamped:
+        embed(options)
+    (out / "img_emb").mkdir(parents=True, exist_ok=True)
+    if not stamped:
+        (out / "beholder.json").write_text('{"format": "beholder-embeddings", "backbone": "mine"}')
+    np.save(out / "img_emb" / "img_emb_00007.npy", ROWS)
+    before = snapshot(out)
+    with pytest.raises(OutputError, match=r"img_emb_00007\.npy is not of this program and would be taken for a result"):
+        embed(replace(options, overwrite=True))
+    assert snapshot(out) == before
+    (out / "img_emb" / "img_emb_00007.npy").unlink()
+    assert embed(replace(options, overwrite=True)).num_new == 1

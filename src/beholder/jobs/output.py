@@ -557,9 +557,13 @@ def _is_by_us(place: str, inside: str) -> bool:
         return records.looks_ours(data)
     if not is_shard_file(inside):
         return False
+    if name.suffix == ".npy":  # it says nothing of its maker; the metadata of its number, which is written before it, does
+        number = name.stem.removeprefix("img_emb_")
+        place = f"{place.removesuffix(str(PurePosixPath(*name.parts[-2:])))}{columns.METADATA_FOLDER}/metadata_{number}.parquet"
+        return storage.exists(place) and files.is_ours(place)
     if name.suffix == ".parquet":
         return files.is_ours(place)
-    return name.suffix == ".npy" or storage.read_range(place, 0, 7) in (b"sample,", b"sample\n")
+    return storage.read_range(place, 0, 7) in (b"sample,", b"sample\n")
 
 
 def _in_the_way(place: Path | str) -> OutputError:
