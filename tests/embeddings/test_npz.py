@@ -95,6 +95,41 @@ def test_names_by_their_own_and_by_their_usual_name(tmp_path: Path) -> None:
     assert block.labels.to_pydict() == {"sample": ["n0", "n1", "n2"], "paths": ["p/0.jpg", "p/1.jpg", "p/2.jpg"]}
 
 
+def test_of_two_arrays_of_names_the_one_that_fits_counts(tmp_path: Path) -> None:
+    path, names = tmp_path / "x.npz", np.array([f"n{i}" for i in range(1000)])
+    classes = np.array(["cat", "dog"])
+    for arrays in (
+        {"names": classes, "samples": names},
+        {"samples": names, "names": classes},
+        {"samples": classes, "names": names},
+    ):
+        np.savez(path, embeddings=ROWS, **arrays)
+        assert read(path)[1][7] == "n7"
+    for arrays in ({"names": names, "samples": np.char.add("s", names)}, {"samples": np.char.add("s", names), "names": names}):
+        np.savez(path, embeddings=ROWS, **arrays)
+        assert read(path)[1][7] == "sn7", "in whatever order they stand"
+    np.savez(path, embeddings=ROWS, names=classes)
+    with pytest.raises(InputError, match=r"its shape is \(2,\), and there are 1000 rows; or leave it out of the file"):
+        read(path)
+
+
+def test_labels_that_pack_well_are_labels_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    rows = np.zeros((600_000, 1), np.float32)
+    same = np.full(len(rows), "x" * 40)  # 96 MB
+    np.savez_compressed(path, embeddings=rows, samples=same, label=np.zeros(len(rows), np.int64), wide=np.zeros((len(rows), 0)))
+    for columns in ((), ("label",)):
+        options = ReadOptions(columns=columns)
+        part = NpzReader().inspect(str(path), "x.npz", options)
+        tables = [block.labels for block in NpzReader().blocks(part, 0, None, options) if block.labels is not None]
+        assert sum(table.num_rows for table in tables) == len(rows)
+        assert tables[0].column_names == ["sample", *columns]
+        assert tables[-1].column("sample")[-1].as_py() == "x" * 40
+    np.savez(path, embeddings=ROWS, keep=np.arange(1000))
+    part = NpzReader().inspect(str(path), "x.npz", ReadOptions())
+    assert next(NpzReader().blocks(part, 0, 2, ReadOptions())).labels["sample"].to_pylist() == ["x.npz#0", "x.npz#1"]
+
+
 def test_bytes_that_are_no_text_and_labels_of_many_blocks(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     names = [b"caf\xe9/%d" % i for i in range(1000)]

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from beholder import columns, storage
 from beholder.embeddings.block import Block, Part, ReadOptions
-from beholder.embeddings.labels import choose_sample_column, plain_labels, refuse_columns, select_labels
+from beholder.embeddings.labels import choose_label_columns, choose_sample_column, plain_labels, refuse_columns, select_labels
 from beholder.embeddings.npy import check_array, check_end, read_header
 from beholder.embeddings.readahead import read_ahead
 from beholder.errors import InputError, damaged
@@ -28,7 +28,9 @@ _MOST_LABEL_BYTES = 1 << 20
 _LABEL_BLOCK_BYTES = 32 << 20
 _MOST_TEXT_BYTES = 64 << 20
 _MOST_RATIO = 16
-"""All text of an archive's labels may take `_MOST_TEXT_BYTES`, or so many times what it takes in the file."""
+_ROW_TEXT_BYTES = 256
+"""Text of an archive's labels that is read may take `_MOST_TEXT_BYTES`, or so many times what it takes in the file, or so many
+bytes in a row: numbers and short words that are the same in all rows pack to next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def _label_columns(arrays: Mapping[str, _Array], embeddings: _Array, options: Re
     asked = {*options.columns, options.sample_column}
     others = {key: array for key, array in arrays.items() if key != embeddings.key}
     named: dict[str, str] = {}
-    for key in others:
+    order = [*(key for key in _USUAL if key in others), *(key for key in others if key not in _USUAL)]
+    for key in sorted(order, key=lambda key: others[key].unfit(embeddings.shape[0]) is not None):  # those that fit go first
         usual = _USUAL.get(key, key)
         named[key if key in asked or usual in arrays or usual in named else usual] = key
     unfit = {name: why for name, key in named.items() if (why := others[key].unfit(embeddings.shape[0])) is not None}
@@ -113,7 +116,9 @@ def _label_columns(arrays: Mapping[str, _Array], embeddings: _Array, options: Re
     if "*" in options.columns:  # what has a value a row is a column
         wanted += [name for name in unfit if others[named[name]].shape == embeddings.shape[:1]]
     if wanted:
-        raise InputError(f"{path}[{named[wanted[0]]}] cannot be a column of labels: {unfit[wanted[0]]}")
+        key = named[wanted[0]]
+        hint = "; or leave it out of the file" if wanted[0] == sample and options.sample_column is None else ""
+        raise InputError(f"{path}[{key}] cannot be a column of labels: {unfit[wanted[0]]}{hint}")
     return {name: key for name, key in named.items() if name not in unfit}
 
 
@@ -211,15 +216,17 @@ def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> I
             return stack.enter_context(contextlib.closing(_Rows(archive, key, part.path, start)))
 
         embeddings = opened(part.detail["key"])
-        labels = {name: opened(key) for name, key in label_keys.items()}
-        left = _text_allowed(archive, label_keys.values())
+        chosen = choose_label_columns(label_keys, options, part.path) if label_keys else []
+        labels = {name: opened(label_keys[name]) for name in chosen}
+        texts = [label_keys[name] for name, rows in labels.items() if rows.dtype.kind in "US"]
+        left = _text_allowed(archive, texts, part.num_rows)
         label_bytes = sum(rows.row_bytes for rows in labels.values())
         num_rows = max(1, min(options.block_bytes // 4 // embeddings.row_bytes, _LABEL_BLOCK_BYTES // max(1, label_bytes)))
         for low in range(start, stop, num_rows):
             high = min(stop, low + num_rows)
             block = embeddings.read(high - low)
             table = pa.table({name: _column(rows.read(high - low), rows.where) for name, rows in labels.items()})
-            left -= table.nbytes
+            left -= sum(column.nbytes for column in table.columns if pa.types.is_large_string(column.type))
             if left < 0:
                 raise InputError(
                     f"{part.path}: its labels unpack to far more than they take in the file; "
@@ -229,9 +236,9 @@ def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> I
             yield Block(block, named)
 
 
-def _text_allowed(archive: zipfile.ZipFile, keys: Any) -> int:
+def _text_allowed(archive: zipfile.ZipFile, keys: Any, num_rows: int) -> int:
     packed = sum(archive.getinfo(f"{key}.npy").compress_size for key in keys)
-    return max(_MOST_TEXT_BYTES, _MOST_RATIO * packed)
+    return max(_MOST_TEXT_BYTES, _MOST_RATIO * packed, _ROW_TEXT_BYTES * num_rows)
 
 
 def _column_type(dtype: np.dtype[Any]) -> pa.DataType:
