@@ -131,6 +131,17 @@ def lying_head(folder: Path) -> list[str]:
     return ["score", "rows.parquet", "--head", "lying.pth"]
 
 
+def nested_json(folder: Path) -> list[str]:
+    """A packed tar of 65 kB whose JSON members unpack to 60 MB of empty objects."""
+    said = b'{"a":[' + b",".join([b"{}"] * 349_000) + b"]}"
+    with tarfile.open(folder / "x.tar.gz", "w:gz") as tar:
+        for name, data in (("p.jpg", _jpeg()), *((f"j{number}.json", said) for number in range(60))):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return ["score", "x.tar.gz", *TOWER]
+
+
 def webp(folder: Path) -> list[str]:
     """A lossless WebP of 28 bytes that states 16,000 x 11,000 pixels."""
     size = (15_999 | (10_999 << 14)).to_bytes(4, "little")
@@ -144,7 +155,7 @@ def webp(folder: Path) -> list[str]:
 
 TOWER = ["--backbone", "tower", "--head", "head.safetensors", "--precision", "fp32"]
 CASES: tuple[Callable[[Path], list[str]], ...] = (
-    one_tar, one_cell, npz_names, picture_dictionary, captions_score, captions_select, captions_report, lying_head, webp,
+    one_tar, one_cell, npz_names, picture_dictionary, captions_score, captions_select, captions_report, lying_head, nested_json, webp,
 )  # fmt: skip
 
 

@@ -152,19 +152,23 @@ def column_of(values: Sequence[Any], wanted: pa.DataType | None = None) -> pa.Ar
         return pa.array(values, pa.int64())
     if kinds <= {int, float} and float in kinds and all(not isinstance(v, int) or abs(v) <= 1 << 53 for v in values):
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    return pa.array([None if value is None else _as_text(value) for value in values], pa.string())
+    return pa.array([None if value is None else as_text(value) for value in values], pa.string())
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A JSON value as a column of text has it: text as it is, all else as JSON."""
     return valid_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _as_type(values: Sequence[Any], wanted: pa.DataType) -> pa.Array:
     is_text = pa.types.is_string(wanted) or pa.types.is_large_string(wanted)
+    is_nested = pa.types.is_nested(wanted)
     fitted = []
     for value in values:
+        if is_nested and isinstance(value, str):
+            value = _parsed(value)
         if is_text and value is not None:
-            value = _as_text(value)
+            value = as_text(value)
         elif isinstance(value, float) and pa.types.is_integer(wanted) and not value.is_integer():
             value = None
         try:
@@ -173,6 +177,14 @@ def _as_type(values: Sequence[Any], wanted: pa.DataType) -> pa.Array:
             value = None
         fitted.append(value)
     return pa.array(fitted, wanted)
+
+
+def _parsed(text: str) -> Any:
+    """A list or object that stands as JSON text; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def labels_schema(parts: Sequence[PicturePart], options: SourceOptions) -> pa.Schema:

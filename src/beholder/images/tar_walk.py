@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from beholder import storage
 from beholder.columns import SAMPLE, PictureReason
-from beholder.images.labels import UniqueNames, column_of, is_heavy, passed_columns, valid_text
+from beholder.images.labels import UniqueNames, as_text, column_of, is_heavy, passed_columns, valid_text
 from beholder.images.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture
 from beholder.images.picture import PictureRef, SourceOptions
 from beholder.images.tar_members import MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
@@ -24,6 +24,8 @@ from beholder.images.tar_strays import Strays, Unread
 KEY, CAPTION, CLS = "key", "caption", "cls"
 SIDECARS = {"json": "json", "txt": CAPTION, "caption": CAPTION, "cls": CLS}
 MOST_SIDECAR_BYTES = 1 << 20
+_MOST_FIELDS = 1000
+"""Of a JSON sidecar; each becomes a column."""
 _MARK_ROWS = 256
 """A walk can begin at about every so many-th picture."""
 _MOST_OF_A_KEY = 64
@@ -31,15 +33,20 @@ _MOST_OF_A_KEY = 64
 
 
 def sidecar_fields(kind: str, data: bytes) -> dict[str, Any] | None:
-    """What a sidecar of a kind (a value of `SIDECARS`) says of its pictures; None when it is no JSON object."""
+    """What a sidecar of a kind (a value of `SIDECARS`) says of its pictures: numbers, truth values, null and text.
+
+    Lists and objects inside JSON are its text again, as they are written later; unpacked they take some 25 times as much.
+    None when it is no JSON object, or one of more than 1,000 fields.
+    """
     if kind == "json":
         try:
             said = json.loads(data)
         except (ValueError, RecursionError):
             return None
-        if not isinstance(said, dict):
+        if not isinstance(said, dict) or len(said) > _MOST_FIELDS:
             return None
-        return {valid_text(name): value for name, value in said.items() if name not in (SAMPLE, KEY)}
+        flat = {name: as_text(value) if isinstance(value, list | dict) else value for name, value in said.items()}
+        return {valid_text(name): value for name, value in flat.items() if name not in (SAMPLE, KEY)}
     text = data.decode("utf-8", "replace").strip("\ufeff\r\n")
     return {kind: int(text) if kind == CLS and text.strip().isdecimal() and len(text) < 18 else text}
 
@@ -52,6 +59,8 @@ class Row:
     key: str | None
     ref: PictureRef
     fields: dict[str, Any] = field(default_factory=dict)
+    num_said_bytes: int = 0
+    """Of the sidecars, as stored; 0 for the later pictures of a key."""
 
 
 @dataclass
@@ -77,6 +86,8 @@ class _Group:
         fields = self.elsewhere | self.sidecars | self.fields
         for row in self.rows:
             row.fields = fields
+        if self.rows:
+            self.rows[0].num_said_bytes, self.num_bytes = self.num_bytes, 0
         rows, self.rows = self.rows, []
         return rows
 
@@ -186,7 +197,9 @@ class Walk:
         counts = {
             "sidecars in tars (.json, .txt, .cls) belong to no picture": ownerless if is_end and self.wants_fields else 0,
             "sidecars in tars stand too far from their pictures, so what they say is left out": self.strays.num_left,
-            "sidecars in tars are no JSON objects, or larger than 1 MiB, so what they say is left out": self.num_unusable,
+            "sidecars in tars are no JSON objects, larger than 1 MiB, or of over 1,000 fields, so what they say is left out": (
+                self.num_unusable
+            ),
         }
         return {text: count for text, count in counts.items() if count}
 

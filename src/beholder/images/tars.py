@@ -96,7 +96,7 @@ class TarReader:
                 if stop is not None and index >= stop:
                     break
                 rows.append(row)
-                num_bytes += len(row.ref.data or b"")
+                num_bytes += len(row.ref.data or b"") + row.num_said_bytes
                 if len(rows) >= options.block_rows or num_bytes >= options.block_bytes:
                     yield _block(rows, table, options)
                     rows, num_bytes = [], 0
