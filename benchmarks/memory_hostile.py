@@ -155,7 +155,8 @@ def webp(folder: Path) -> list[str]:
 
 TOWER = ["--backbone", "tower", "--head", "head.safetensors", "--precision", "fp32"]
 CASES: tuple[Callable[[Path], list[str]], ...] = (
-    one_tar, one_cell, npz_names, picture_dictionary, captions_score, captions_select, captions_report, lying_head, nested_json, webp,
+    one_tar, one_cell, npz_names, picture_dictionary, captions_score, captions_select, captions_report, lying_head, nested_json,
+    webp,
 )  # fmt: skip
 
 

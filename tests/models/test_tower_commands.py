@@ -58,6 +58,8 @@ def test_the_second_source_by_its_registry_name(
     assert "plain GELU" in caplog.text
     assert web.log == []
     assert load_tower(B32, activation="gelu").backbone is None
+    assert "vit_l14" in failure("export", str(tmp_path / "out"), "ViT-B/32", "vit_l14_pn_quick_gelu_openai-clip")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 1, "it broke off behind the first"
     run("export", str(tmp_path / "out"), "ViT-B/32")
     states = json.loads(run("verify", "ViT-B/32", "--json").output)
     assert [state["state"] for state in states] == ["converted"]

@@ -98,6 +98,8 @@ def export(
             )
     _check_target(folder.rstrip("/"), [*entries, *towers])
     records: list[dict[str, Any]] = []
+    if not storage.exists(f"{folder.rstrip('/')}/{MANIFEST_FILE}"):
+        _write_manifest(folder, records)  # so that files of an export that breaks off are known as ours
     for entry in entries:
         source = fetch.fetch_entry(entry, offline=offline)
         with storage.write_whole(f"{folder.rstrip('/')}/{entry.files[0]}") as temporary:
@@ -118,6 +120,10 @@ def export(
         from beholder.models.tower_store import export_towers
 
         records += export_towers(folder, towers, offline=offline)
+    return _write_manifest(folder, records)
+
+
+def _write_manifest(folder: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     manifest = {"format": MANIFEST_FORMAT, "version": 1, "files": records}
     storage.write_bytes(f"{folder.rstrip('/')}/{MANIFEST_FILE}", (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
