@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 models_app = typer.Typer(
     name="models",
-    help="The public aesthetic heads and CLIP towers: list, info, download, verify, export, remove.",
+    help="Aesthetic heads, the public ones and your own, and CLIP towers: list, info, save, download, verify, export, remove.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -70,6 +70,40 @@ def info(
 
 
 @models_app.command(
+    epilog="Examples:\n\n  beholder models save fc.pt mine.safetensors --backbone ViT-L/14\n\n"
+    "  beholder models save mlp.pt mine.safetensors --activation relu --name mine",
+)
+def save(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A head: what torch, scikit-learn (.npz) or numpy saved; a URL.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The file to write, ending in .safetensors.")],
+    name: Annotated[str | None, typer.Option(help="Its name.  (default: that of FILE)")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The tower whose embeddings it was trained on.")] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(metavar="relu|none", help="What stands between its linear layers; none: nothing, Dropout, Identity."),
+    ] = None,
+    input_scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|sqrt-dim",
+            help="Length of the embeddings it was trained on, where it is not 1, or to say that it is.",
+        ),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of its weights.")] = None,
+) -> None:
+    """Write a head of your own in beholder's format, with all that its file does not say."""
+    from dataclasses import replace
+
+    from beholder.models.heads import load_head
+    from beholder.models.store import save_anew
+
+    given: Any = activation  # `load_head` refuses other words
+    head = load_head(file, backbone=backbone, activation=given, input_scale=_scale(input_scale))
+    digest = save_anew(replace(head, name=name or head.name, licence=licence or head.licence), out)
+    typer.echo(f"{out}  {digest}")
+
+
+@models_app.command(
     epilog="Examples:\n\n  beholder models download\n\n  beholder models download laion-v1 laion-v2\n\n"
     "  beholder models download --all\n\n  beholder models download vit_l14_pn_quick_gelu_openai-clip",
 )
@@ -112,7 +146,8 @@ def verify(names: _Names = None, as_json: _AsJson = False) -> None:
 
 
 @models_app.command(
-    epilog="Examples:\n\n  beholder models export heads/\n\n  beholder models export /media/usb/models laion-v2 ViT-L/14\n\n"
+    epilog="Examples:\n\n  beholder models export heads/\n\n"
+    "  beholder models export /media/usb/models laion-v2 mine.npz ViT-L/14\n\n"
     "Then, on the machine without a network:\n\n  export BEHOLDER_MODELS=/media/usb/models",
 )
 def export(
@@ -121,18 +156,27 @@ def export(
     offline: _Offline = False,
     as_json: _AsJson = False,
 ) -> None:
-    """Copy checked files and a manifest to a folder for a machine without a network; without NAME all heads, no tower."""
+    """Copy checked files and a manifest to a folder for a machine without a network; without NAME all heads, no tower.
+
+    A file of your own counts as a NAME; it is written in beholder's format, and its name without ending is known there.
+    """
+    from beholder.models.heads import load_head
     from beholder.models.store import export as export_models
 
-    heads, towers = _entries(names or [])
-    manifest = export_models(folder, heads, towers=towers, offline=offline or None)
+    given = names or []
+    files = [name for name in given if _is_own_file(name)]
+    heads, towers = (
+        _entries([name for name in given if name not in files]) if len(files) < len(given) or not given else ([], [])
+    )
+    own = [load_head(file, offline=offline or None) for file in files]
+    manifest = export_models(folder, heads, towers=towers, own=own, offline=offline or None)
     if as_json:
         _print_json(manifest)
         return
     for record in manifest["files"]:
         typer.echo(f"{record['file']}  {record['sha256']}")
     place = folder if "://" in folder else str(Path(folder).expanduser().resolve())
-    counted = _counted(len(heads), len(towers))
+    counted = _counted(len(heads) + len(own), len(towers))
     typer.echo(f"{counted} in {folder}; use them with: export BEHOLDER_MODELS={shlex.quote(place)}")
 
 
@@ -153,6 +197,22 @@ def remove(
         typer.echo(f"removed {path}")
     if not removed:
         typer.echo("nothing to remove: no cached copy is on this machine")
+
+
+def _scale(text: str | None) -> Any:
+    """A number, or what `load_head` takes or refuses."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def _is_own_file(name: str) -> bool:
+    """Whether a local file is meant, and no model with a name: a head of one's own."""
+    from beholder.models.registry import find
+    from beholder.models.tower_store import tower_named
+
+    return Path(name).expanduser().is_file() and find(name) is None and tower_named(name) is None
 
 
 def _entries(names: list[str]) -> tuple[list[HeadEntry], list[TowerEntry]]:
@@ -202,11 +262,15 @@ def _head_info(name: str) -> dict[str, Any]:
     if entry is not None and not record["here"]:
         return record
     try:
-        return {**load_head(name, offline=True if entry is not None else None).describe(), **record}
-    except HeadError:
+        head = load_head(name, offline=True if entry is not None else None)
+        return {**head.describe(), **({"not_known": head.doubt} if head.doubt else {}), **record}
+    except HeadError as no_head:
         if entry is not None or not Path(name).expanduser().exists():
             raise
-        return inspect_tower(Path(name).expanduser()).describe()
+        try:
+            return inspect_tower(Path(name).expanduser()).describe()
+        except HeadError as no_tower:
+            raise (no_head if Path(name).expanduser().is_file() else no_tower) from None
 
 
 def _counted(num_heads: int, num_towers: int) -> str:

@@ -203,8 +203,11 @@ def show_summary(summary: RunSummary) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for line in _count_lines(summary):
         console.print(line, markup=False)
+    notes = dict(zip(summary.head_names, summary.head_notes, strict=False))
     for (name, stats), head in zip(summary.stats.items(), summary.head_names, strict=True):
         console.print(f"\n[bold]{name}[/bold]" + (f"  ({head})" if head != name else ""))
+        if notes.get(head):
+            console.print(f"  {notes[head]}", markup=False)
         if not stats.count:
             console.print("  nothing was scored")
             continue

@@ -34,6 +34,7 @@ class Plan:
         num_bytes: bytes of all parts; 0 where unknown.
         product: what is written.
         head_names: the head behind each score column.
+        head_notes: what is worth telling of each head, or "".
         warnings: lines worth telling.
         notes: lines that say what is done with what (device, precision, ...).
         keeps_embeddings: whether embeddings are written beside scores.
@@ -53,6 +54,7 @@ class Plan:
     num_bytes: int
     product: Product = SCORES
     head_names: list[str] = field(default_factory=list)
+    head_notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     keeps_embeddings: bool = False
@@ -149,6 +151,7 @@ def _empty_summary(plan: Plan, out: RunOutput) -> RunSummary:
         unit=plan.unit,
         verb=plan.verb,
         head_names=plan.head_names,
+        head_notes=plan.head_notes,
         warnings=list(plan.warnings),
         notes=list(plan.notes),
         num_ignored=plan.num_ignored,

@@ -118,6 +118,7 @@ def _plan(
         num_bytes=sum(part.num_bytes for part in parts),
         product=product.product,
         head_names=[head.name for head in heads],
+        head_notes=[head.doubt for head in heads],
         warnings=warnings,
         notes=_notes(tower, engine, pixels, parts),
         keeps_embeddings=keep is not None and bool(heads),

@@ -99,6 +99,7 @@ def _plan_embeddings(options: ScoreOptions) -> Plan:
         num_rows=num_rows,
         num_bytes=sum(part.num_bytes for part in parts),
         head_names=[head.name for head in heads],
+        head_notes=[head.doubt for head in heads],
         warnings=warnings,
         tally=step.tally,
         waiting_for=step.waiting_for,

@@ -74,6 +74,15 @@ def locate(entry: PublishedFile) -> Path | None:
     return next((path for source in entry.sources if source.repo and (path := hub.cached(source)) is not None), None)
 
 
+def locate_own(name: str) -> Path | None:
+    """The file of a head of one's own in the folder $BEHOLDER_MODELS, by the name that `beholder models export` gave it."""
+    place = models_place()
+    if place is None or not storage.is_local(place) or "/" in name or not name:
+        return None
+    paths = [storage.local_path(place) / file for file in (name, f"{name}.safetensors")]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def verify(path: Path, entry: PublishedFile, *, again: bool = False) -> None:
     """Raise HeadError, naming both sha256, unless the file is the published one.
 

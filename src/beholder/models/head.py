@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from beholder.errors import HeadError, InputError
 from beholder.kernels.scoring import Affine, Perceptron, RowScorer
-from beholder.models.backbones import canonical_backbone, same_backbone
+from beholder.models.backbones import canonical_backbone, find_backbone, same_backbone
 from beholder.models.checkpoints import HEAD_FORMAT, HeadFile, Layer
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Head:
         scale_note: what its numbers mean.
         layout: a word for the layout it was found in.
         notes: further texts that are saved with it (how it was trained, say).
+        is_scale_known: whether anything tells that it was trained on embeddings divided by their length (times a factor).
     """
 
     name: str
@@ -52,6 +53,44 @@ class Head:
     scale_note: str = ""
     layout: str = HEAD_FORMAT
     notes: Mapping[str, str] = field(default_factory=dict)
+    is_scale_known: bool = True
+
+    @classmethod
+    def affine(cls, weight: Any, bias: Any = 0.0, *, name: str = "affine", backbone: str | None = None) -> Head:
+        """A head of one's own: weight . x/|x| + bias.
+
+        Args:
+            weight: (D,) or (1, D) floats: an array, a list, or a torch tensor; `coef_` of scikit-learn, `weight` of
+                `torch.nn.Linear`. To be used on embeddings of length 1.
+            bias: one number, in whatever it comes; `intercept_` of scikit-learn.
+            name: what its scores are called by.
+            backbone: the tower whose embeddings it was trained on, by any tool's name; None when unknown.
+
+        Raises:
+            HeadError: other shapes, no floats, NaN or infinite values.
+        """
+        row, offset = _numbers(weight, f"{name}: weight"), _numbers(bias, f"{name}: bias")
+        if row.size == 0 or row.ndim not in (1, 2) or row.size != row.shape[-1]:
+            raise HeadError(f"{name}: weight has shape {row.shape}; give (D,) or (1, D) numbers, one for each of the embedding")
+        if offset.size != 1:
+            raise HeadError(f"{name}: bias has shape {offset.shape}; give one number")
+        canonical = (canonical_backbone(backbone) or backbone) if backbone else None
+        known = find_backbone(backbone) if backbone else None
+        if known is not None and known.dim != row.size:
+            raise HeadError(f"{name}: weight has {row.size} numbers, and {known.id} gives {known.dim}")
+        return cls(name=name, math=Affine(row.reshape(-1).copy(), float(offset.reshape(-1)[0])), backbone=canonical)
+
+    @property
+    def doubt(self) -> str:
+        """What nothing tells of how the head is meant to be used, in a line; empty where all is known."""
+        tower, scale = self.backbone is None, not self.is_scale_known
+        if not tower and not scale:
+            return ""
+        what = " nor ".join(["which tower it was trained on"] * tower + ["on embeddings of which length"] * scale)
+        if not tower:
+            what = "on embeddings of which length it was trained"
+        given = "; it is given embeddings of length 1" if scale else ""
+        return f"nothing says {what}{given} (beholder models save keeps it with the head)"
 
     @property
     def is_affine(self) -> bool:
@@ -202,6 +241,23 @@ def checked_backbone(head_name: str, known: str | None, wanted: str | None) -> s
     if canonical_backbone(wanted) is None:
         raise HeadError(f"{head_name} scores embeddings of {known}; {wanted} is not known to be the same tower (docs/heads.md)")
     raise HeadError(f"{head_name} scores embeddings of {known}, and these are of {wanted}; its scores would mean nothing")
+
+
+def _numbers(values: Any, what: str) -> npt.NDArray[np.float64]:
+    """Finite numbers as float64. Raises HeadError."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(values, torch.Tensor):
+        values = values.detach().to("cpu", torch.float64).numpy()
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise HeadError(f"{what} is no array of numbers ({' '.join(str(error).split())[:150]})") from None
+    if array.dtype.kind not in "fiu":
+        raise HeadError(f"{what} holds {array.dtype}, not numbers")
+    found = array.astype(np.float64)
+    if not np.isfinite(found).all():
+        raise HeadError(f"{what} holds NaN or infinite values")
+    return found
 
 
 def _check_shape(shape: tuple[int, ...], head: Head) -> None:

@@ -17,9 +17,13 @@ from beholder.models import fetch, hub, registry
 from beholder.models.backbones import canonical_backbone, find_backbone
 from beholder.models.checkpoints import (
     HEAD_FORMAT,
+    LINEAR,
     MAX_PICKLE_BYTES,
+    PLAIN,
     Activation,
     HeadFile,
+    InputScale,
+    Told,
     is_bundle,
     is_safetensors,
     pack_head,
@@ -27,27 +31,42 @@ from beholder.models.checkpoints import (
     read_tensor_head,
 )
 from beholder.models.head import Head, checked_backbone, math_of
+from beholder.models.numpy_files import is_npy, is_npz
 from beholder.models.registry import DEFAULT_HEAD, HeadEntry, Source
 from beholder.models.tensors import TensorFile, open_tensors, read_exactly
 
 __all__ = ["Head", "kept_conversion", "load_head", "save_head"]
 
 _logger = logging.getLogger(__name__)
-_FILE_ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
+_FILE_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npy", ".npz", ".joblib", ".pkl", ".pickle")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_RULES = "2"
+"""Of telling a head's layout. A conversion kept under other ones is made anew: they may have told another."""
 _MAX_WHOLE_BYTES = 64 << 20
 """Hub files up to this size are fetched whole; of larger ones (a CLIP tower with a head) only the head is read."""
 
 
-def load_head(spec: str | os.PathLike[str] = DEFAULT_HEAD, *, backbone: str | None = None, offline: bool | None = None) -> Head:
+def load_head(
+    spec: str | os.PathLike[str] = DEFAULT_HEAD,
+    *,
+    backbone: str | None = None,
+    offline: bool | None = None,
+    activation: Activation | None = None,
+    input_scale: InputScale | None = None,
+) -> Head:
     """Load a head.
 
     Args:
         spec: a registry name, alias or file name (`beholder models list`); a local path; a URL (https, s3, ...); or a hub
-            id "org/repo[@revision]" with a `model.safetensors`.
+            id "org/repo[@revision]" with a `model.safetensors`. A file is in a published layout, or one's own: linear layers
+            as torch, scikit-learn or numpy save them (docs/heads.md).
         backbone: the tower that made your embeddings, by any tool's name; a head for another one is refused.
         offline: True asks no network; None asks the environment (BEHOLDER_OFFLINE, and HF_HUB_OFFLINE for published heads).
+        activation: what stands between linear layers whose file does not tell it: "relu", or "none" (nothing, Dropout,
+            Identity). Without it such a file is refused.
+        input_scale: what a head whose file does not tell it multiplies an embedding of length 1 with first: a positive
+            number, or "sqrt-dim".
 
     Returns:
         The head. Its file is known by its sha256, whatever its name; a file of a registry head is checked before use.
@@ -55,7 +74,7 @@ def load_head(spec: str | os.PathLike[str] = DEFAULT_HEAD, *, backbone: str | No
     Raises:
         HeadError: unknown, unreachable, damaged, unsafe, not the published file, or for another tower; one line.
     """
-    head = _found(spec, offline)
+    head = _found(spec, offline, Told(activation=activation, input_scale=input_scale))
     wanted = find_backbone(backbone) if backbone else None
     if wanted is not None and wanted.dim != head.dim:
         raise HeadError(f"{head.name} scores embeddings of length {head.dim}, and {wanted.id} gives {wanted.dim}")
@@ -79,57 +98,62 @@ def kept_conversion(entry: HeadEntry) -> Path | None:
     return path if path.is_file() else None
 
 
-def _found(spec: str | os.PathLike[str], offline: bool | None) -> Head:
+def _found(spec: str | os.PathLike[str], offline: bool | None, told: Told) -> Head:
     if not isinstance(spec, str):
-        return _from_file(Path(spec))
+        return _from_file(Path(spec), told)
     if not storage.is_local(spec):
-        return _from_url(spec, offline)
+        return _from_url(spec, offline, told)
     path = storage.local_path(spec)
     is_path = spec.startswith(("file://", "~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
     if is_path and path.exists():
-        return _from_file(path)
+        return _from_file(path, told)
     entry, refused = registry.find(spec), registry.find_refused(spec)
     if entry is not None:
-        return _from_registry(entry, offline)
+        return _from_registry(entry, offline, told)
     if refused is not None:
         raise HeadError(f"{refused.name} is refused: {refused.reason}")
     if path.is_file():
-        return _from_file(path)
+        return _from_file(path, told)
+    exported = fetch.locate_own(spec)
+    if exported is not None:
+        return _from_file(exported, told)
     hub_id = _HUB_ID.fullmatch(spec)
     if hub_id is not None and not is_path:
-        return _from_hub(hub_id["repo"], hub_id["revision"], offline)
+        return _from_hub(hub_id["repo"], hub_id["revision"], offline, told)
     near = registry.suggestions(spec)
     hint = f"did you mean {' or '.join(near)}?" if near else "see: beholder models list"
     raise HeadError(f"there is no head {spec}: it is no known name, and no file is there; {hint}")
 
 
-def _from_registry(entry: HeadEntry, offline: bool | None) -> Head:
+def _from_registry(entry: HeadEntry, offline: bool | None, told: Told) -> Head:
     if entry.sha256 is None:
-        return _from_hub(entry.name, None, offline)
-    kept = _converted(entry.sha256)
+        return _from_hub(entry.name, None, offline, told)
+    kept = _converted(entry.sha256) if told.is_empty else None
     if kept is None:
-        return _from_file(fetch.fetch_entry(entry, offline=offline), known_as=entry.sha256)
+        return _from_file(fetch.fetch_entry(entry, offline=offline), told, known_as=entry.sha256)
     return _built(kept, entry.name, entry.sha256, source=entry.sources[0].url)
 
 
-def _from_file(path: Path, *, known_as: str | None = None, source: str | None = None) -> Head:
+def _from_file(path: Path, told: Told, *, known_as: str | None = None, source: str | None = None) -> Head:
     """Load a local file. `known_as` is its sha256 where that was just checked; `source` where it was fetched from."""
     source = source or str(path)
     if not path.is_file():
         raise HeadError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give the file of a head")
     tensors = open_tensors(str(path)) if is_safetensors(_start_of(path)) else None
     if tensors is not None and is_bundle(tensors.shapes):
-        return _from_bundle(tensors, path.stem, source)
+        return _from_bundle(tensors, path.stem, source, told)
     digest = known_as or _sha256_of(path)
     refused = registry.refused_by_sha256(digest)
     if refused is not None:
         raise HeadError(f"{path} is refused: {refused.reason}")
-    if tensors is not None:
-        return _built(read_tensor_head(tensors), path.stem, digest, source=source)
-    kept = _converted(digest)
-    head = _built(kept or read_head_file(path), path.stem, digest, source=source)
-    if kept is None:
-        _keep(_converted_path(digest), head)
+    is_pickled = tensors is None and not (is_npy(_start_of(path)) or is_npz(path))
+    kept = _converted(digest) if is_pickled and told.is_empty else None
+    file = kept or (read_head_file(path, told) if tensors is None else read_tensor_head(tensors, told))
+    layout = file.metadata["layout"] if kept is not None else file.layout
+    is_open = layout in (LINEAR, PLAIN) and told.input_scale is None
+    head = _built(file, path.stem, digest, source=source, is_scale_known=not is_open)
+    if kept is None and is_pickled and told.is_empty:
+        _keep(_converted_path(digest), head, rules=_RULES)
     return head
 
 
@@ -144,20 +168,20 @@ def _sha256_of(path: Path) -> str:
         raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _from_url(url: str, offline: bool | None) -> Head:
+def _from_url(url: str, offline: bool | None, told: Told) -> Head:
     """Load by URL; of a safetensors file with a whole tower only the head is fetched."""
     if urlsplit(url).path.endswith(".safetensors") and not fetch.is_offline(offline):
         opened = open_tensors(url)
         if is_bundle(opened.shapes):
-            return _from_bundle(opened, _name_in_url(url), fetch.public_part(url))
-    return _from_file(fetch.download_url(url, MAX_PICKLE_BYTES, offline=offline), source=fetch.public_part(url))
+            return _from_bundle(opened, _name_in_url(url), fetch.public_part(url), told)
+    return _from_file(fetch.download_url(url, MAX_PICKLE_BYTES, offline=offline), told, source=fetch.public_part(url))
 
 
 def _name_in_url(url: str) -> str:
     return urlsplit(url).path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
-def _from_hub(repo: str, revision: str | None, offline: bool | None) -> Head:
+def _from_hub(repo: str, revision: str | None, offline: bool | None, told: Told) -> Head:
     """Load `model.safetensors` of a hub repository: a small file whole, of a large one only the head, which is kept."""
     entry = registry.find(repo)
     entry = entry if entry is not None and entry.sha256 is None else None
@@ -176,12 +200,12 @@ def _from_hub(repo: str, revision: str | None, offline: bool | None) -> Head:
             raise
         if not fetch.is_hub_offline(offline):
             _logger.warning("%s; using the copy kept earlier", error)
-        return _restored(kept) if kept is not None else _of_hub_file(local, source, entry)
+        return _restored(kept) if kept is not None else _of_hub_file(local, source, entry, told)
     if kept is not None and kept.metadata.get("etag") == published.etag:
         return _restored(kept)
     if published.num_bytes is not None and published.num_bytes <= _MAX_WHOLE_BYTES:
-        return _of_hub_file(hub.download(source), source, entry)
-    head = _named(_from_bundle(open_tensors(hub.file_url(source, published.commit)), repo, source.url), repo, entry)
+        return _of_hub_file(hub.download(source), source, entry, told)
+    head = _named(_from_bundle(open_tensors(hub.file_url(source, published.commit)), repo, source.url, told), repo, entry)
     _keep(kept_path, head, etag=published.etag)
     return head
 
@@ -191,19 +215,19 @@ def _kept_path(source: Source) -> Path:
     return storage.cache_folder() / "heads" / f"{name}.safetensors"
 
 
-def _of_hub_file(path: Path | None, source: Source, entry: HeadEntry | None) -> Head:
+def _of_hub_file(path: Path | None, source: Source, entry: HeadEntry | None, told: Told) -> Head:
     if path is None:
         raise HeadError(f"{source.repo} is not on this machine")
-    return _named(_from_file(path, source=source.url), source.repo, entry)
+    return _named(_from_file(path, told, source=source.url), source.repo, entry)
 
 
-def _from_bundle(opened: TensorFile, name: str, source: str) -> Head:
+def _from_bundle(opened: TensorFile, name: str, source: str, told: Told) -> Head:
     """The head inside a CLIP model. The file is never read whole, so it is known by the sha256 of the head's weights."""
-    file = read_tensor_head(opened)
+    file = read_tensor_head(opened, told)
     return dataclasses.replace(_built(file, name, file.tensors_sha256, source=source), sha256_of="weights")
 
 
-def _built(file: HeadFile, name: str, digest: str, *, source: str) -> Head:
+def _built(file: HeadFile, name: str, digest: str, *, source: str, is_scale_known: bool = True) -> Head:
     """Join what a file holds with what the registry knows about its sha256, or what its own metadata says."""
     entry = registry.by_sha256(digest)
     texts = file.metadata
@@ -220,6 +244,7 @@ def _built(file: HeadFile, name: str, digest: str, *, source: str) -> Head:
         scale_note=entry.scale_note if entry else texts.get("scale_note", ""),
         layout=texts.get("layout", file.layout),
         notes=_notes(texts),
+        is_scale_known=entry is not None or is_scale_known,
     )
 
 
@@ -228,8 +253,9 @@ def _named(head: Head, name: str, entry: HeadEntry | None) -> Head:
     if entry is None:
         return dataclasses.replace(head, name=name)
     return dataclasses.replace(
-        head, name=entry.name, licence=entry.licence, scale_note=entry.scale_note, backbone=head.backbone or entry.backbone
-    )
+        head, name=entry.name, licence=entry.licence, scale_note=entry.scale_note, backbone=head.backbone or entry.backbone,
+        is_scale_known=True,
+    )  # fmt: skip
 
 
 def _notes(texts: Mapping[str, str]) -> dict[str, str]:
@@ -264,6 +290,8 @@ def _converted(digest: str) -> HeadFile | None:
     """The kept conversion of the pickled file with this sha256, without the names it had then, or None."""
     kept = _kept(_converted_path(digest))
     if kept is None or kept.metadata.get("source_sha256") != digest:
+        return None
+    if kept.metadata.get("rules") != _RULES and registry.by_sha256(digest) is None:
         return None
     return dataclasses.replace(kept, metadata={"layout": kept.metadata["layout"]})
 

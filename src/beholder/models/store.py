@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from beholder.models import fetch, hub, registry
 from beholder.models.registry import HeadEntry
 
 if TYPE_CHECKING:
+    from beholder.models.head import Head
     from beholder.models.tower_registry import TowerEntry
 
 MANIFEST_FILE = "manifest.json"
@@ -84,19 +86,32 @@ def check(entry: HeadEntry) -> HeadState:
 
 
 def export(
-    folder: str, entries: Sequence[HeadEntry], *, towers: Sequence[TowerEntry] = (), offline: bool | None = None
+    folder: str,
+    entries: Sequence[HeadEntry],
+    *,
+    towers: Sequence[TowerEntry] = (),
+    own: Sequence[Head] = (),
+    offline: bool | None = None,
 ) -> dict[str, Any]:
     """Copy verified files and a manifest into `folder`, for `BEHOLDER_MODELS=folder` on a machine without a network.
 
     Heads and towers that are not here are downloaded first; files of an earlier export are replaced, somebody else's are not.
+    Heads of one's own are written in beholder's format as `<name>.safetensors`; that name is what `load_head` knows them by.
     Returns the manifest. Raises HeadError and OutputError.
     """
+    from beholder.models.heads import save_head
+
     for entry in entries:
         if entry.sha256 is None:
             raise HeadError(
                 f"{entry.name} cannot be exported: its sha256 is not known; export {entry.twin}, the original, instead"
             )
-    _check_target(folder.rstrip("/"), [*entries, *towers])
+    own_files = {f"{own_name(head)}.safetensors": head for head in own}
+    if len(own_files) < len(own):
+        raise HeadError(
+            "two heads to export have the same name; give one another with: beholder models save FILE OUT --name NAME"
+        )
+    _check_target(folder.rstrip("/"), [*entries, *towers], list(own_files))
     records: list[dict[str, Any]] = []
     if not storage.exists(f"{folder.rstrip('/')}/{MANIFEST_FILE}"):
         _write_manifest(folder, records)  # so that files of an export that breaks off are known as ours
@@ -116,6 +131,20 @@ def export(
                 "source": entry.sources[0].url,
             }
         )
+    for file, head in own_files.items():
+        place = f"{folder.rstrip('/')}/{file}"
+        digest = save_head(head, place)
+        records.append(
+            {
+                "name": own_name(head),
+                "file": file,
+                "sha256": digest,
+                "num_bytes": storage.size(place),
+                "licence": head.licence,
+                "backbone": head.backbone,
+                "source": head.source,
+            }
+        )
     if towers:
         from beholder.models.tower_store import export_towers
 
@@ -129,7 +158,23 @@ def _write_manifest(folder: str, records: list[dict[str, Any]]) -> dict[str, Any
     return manifest
 
 
-def _check_target(folder: str, entries: Sequence[HeadEntry | TowerEntry]) -> None:
+def save_anew(head: Head, path: str) -> str:
+    """Write a head in beholder's own format where nothing is yet; its sha256. Raises OutputError."""
+    from beholder.models.heads import save_head
+
+    if not path.endswith(".safetensors"):
+        raise OutputError(f"{path}: a head is written as .safetensors; name such a file")
+    if storage.exists(path):
+        raise OutputError(f"{path} is there already; remove it, or choose another name")
+    return save_head(head, path)
+
+
+def own_name(head: Head) -> str:
+    """The name of a head of one's own as the name of a file: what a file's name may not hold becomes "-"."""
+    return re.sub(r"[^\w.+-]+", "-", head.name).strip(".-") or "head"
+
+
+def _check_target(folder: str, entries: Sequence[HeadEntry | TowerEntry], own: Sequence[str] = ()) -> None:
     """Raise OutputError when somebody else's manifest, or another file of an entry's name, would be replaced."""
     manifest = f"{folder}/{MANIFEST_FILE}"
     if storage.exists(manifest):
@@ -145,6 +190,9 @@ def _check_target(folder: str, entries: Sequence[HeadEntry | TowerEntry]) -> Non
             storage.is_local(place) and storage.sha256_of(storage.local_path(place)) == entry.sha256
         ):
             raise OutputError(f"{place} is in the way of {entry.name} and is another file; move it, or choose another folder")
+    for file in own:
+        if storage.exists(f"{folder}/{file}"):
+            raise OutputError(f"{folder}/{file} is there already and no export of ours; move it, or choose another folder")
 
 
 def download(entry: HeadEntry, *, offline: bool | None = None) -> Path | None:

@@ -94,13 +94,20 @@ def _members(path: Path) -> list[zipfile.ZipInfo]:
         return archive.infolist()
 
 
+def _way_out(wanted: str) -> str:
+    """How whoever has the pickled objects saves their weights alone."""
+    if wanted.startswith("sklearn."):
+        return "save its numbers alone: numpy.savez('head.npz', coef_=model.coef_, intercept_=model.intercept_)"
+    return "save its state dict alone, where it was made or is trusted: torch.save(model.state_dict(), 'weights.pt')"
+
+
 def _refused(path: Path, error: Exception) -> HeadError:
     text = " ".join(str(error).split())
     wanted = re.search(r"GLOBAL ([\w.]+)", text)
     if wanted:
         return HeadError(
             f"{path} is refused: it is a pickle that asks to run {wanted.group(1)}, not plain weights; "
-            "ask its maker for a state dict or safetensors file"
+            f"{_way_out(wanted.group(1))}"
         )
     first = re.split(r"(?<=[a-z])\. ", text.split("WeightsUnpickler error: ")[-1], maxsplit=1)[0]
     return HeadError(f"{path} is not a file of plain weights, or is damaged ({first[:200] or reason_of(error)})")

@@ -27,6 +27,7 @@ class RunSummary:
         reasons: rejected rows by reason.
         stats: per score column.
         head_names: the head behind each score column, in the same order.
+        head_notes: a line worth telling about each of them, "" where there is none; in the same order.
         num_new: rows scored by this run (the others were done by earlier, interrupted ones).
         seconds: wall time of this run's reading, scoring and writing.
         num_bytes: bytes of embeddings this run read.
@@ -52,6 +53,7 @@ class RunSummary:
     reasons: dict[str, int] = field(default_factory=dict)
     stats: dict[str, ScoreStats] = field(default_factory=dict)
     head_names: list[str] = field(default_factory=list)
+    head_notes: list[str] = field(default_factory=list)
     num_new: int = 0
     seconds: float = 0.0
     num_bytes: int = 0
@@ -104,10 +106,12 @@ class RunSummary:
         from beholder.models.published import published_share_at_least
 
         scores = {}
+        notes = dict(zip(self.head_names, self.head_notes, strict=False))
         for (name, stats), head in zip(self.stats.items(), self.head_names, strict=True):
             some = stats.count > 0
             scores[name] = {
                 "head": head,
+                "note": notes.get(head) or None,
                 "count": stats.count,
                 "mean": stats.mean if some else None,
                 "standard_deviation": stats.standard_deviation if some else None,
