@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from beholder.models.spaces import space_of
 from score_embeddings import models_folder
 
 
@@ -36,7 +37,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="counted runs of each command")
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "ten.npy", np.random.default_rng(0).standard_normal((10, 768)).astype(np.float16))
+        space = space_of("ViT-L/14")
+        assert space is not None
+        rows = 24 * space.centroid + np.random.default_rng(0).standard_normal((10, 768))
+        np.save(Path(folder) / "ten.npy", rows.astype(np.float16))
         ten = ["score", f"{folder}/ten.npy", "-o", f"{folder}/ten.parquet", "--overwrite"]
         for name, arguments in (("beholder --help", ["--help"]), ("beholder score, 10 rows", ten)):
             found = seconds([sys.executable, "-m", "beholder", *arguments], rounds)

@@ -158,6 +158,11 @@ CASES: dict[str, Case] = {
     "embeddings of another model (by their stamp)": Case(
         lambda: _stamp("openai/clip-vit-large-patch14-336"), "embeddings.npy.beholder.json", "made with .* my-head is made for"
     ),
+    "embeddings of another model (by where they lie)": Case(
+        lambda: _save(np.random.default_rng(0).standard_normal((500, D)).astype(np.float32)),
+        "embeddings.npy",
+        "these are not CLIP ViT-L/14 image embeddings",
+    ),
     "a truncated .npy": Case(_truncated, "embeddings.npy", "truncated: its header promises 5 rows"),
     "an .npy of Python objects": Case(_objects, "embeddings.npy", "Python objects, which are never unpickled"),
     "an .npy saved twice into one file": Case(_twice, "embeddings.npy", "15488 bytes after the 5 rows"),

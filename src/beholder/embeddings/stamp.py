@@ -57,20 +57,22 @@ def read_stamp(path: str) -> Stamp:
 
 def find_stamps(parts: Sequence[Part]) -> tuple[list[Stamp], int]:
     """The different stamps of `parts`, and how many parts have none."""
-    stamps: dict[str, Stamp] = {}
+    found = stamps_of(parts)
+    stamps = {stamp.path: stamp for stamp in found if stamp is not None}
+    return list(stamps.values()), found.count(None)
+
+
+def stamps_of(parts: Sequence[Part]) -> list[Stamp | None]:
+    """The stamp of each part; None for those without."""
+    found: list[Stamp | None] = []
     folders: dict[str, Stamp | None] = {}
-    without = 0
     for part in parts:
         folder = part.path.rsplit("/", 1)[0] if "/" in part.path else "."
         single = len(parts) <= 64 and storage.is_local(part.path) and storage.exists(part.path + SIDECAR_SUFFIX)
         if single:
-            stamp = find_stamp(part)
-        else:
-            if folder not in folders:
-                folders[folder] = find_stamp(part)
-            stamp = folders[folder]
-        if stamp is None:
-            without += 1
-        else:
-            stamps[stamp.path] = stamp
-    return list(stamps.values()), without
+            found.append(find_stamp(part))
+            continue
+        if folder not in folders:
+            folders[folder] = find_stamp(part)
+        found.append(folders[folder])
+    return found

@@ -18,6 +18,8 @@ from beholder.options import check_timeout, option
 
 SMALLEST_MEMORY = 64_000_000
 
+SpaceCheck = Literal["on", "off"]
+SPACE_CHECKS: tuple[SpaceCheck, ...] = ("on", "off")
 PrecisionChoice = Precision | Literal["auto"]
 PRECISION_CHOICES: tuple[PrecisionChoice, ...] = ("auto", *PRECISIONS)
 
@@ -167,6 +169,8 @@ class ScoreOptions(PictureOptions, JobOptions):
         embedding_column: the column, array or prefix of columns with the embedding; None: found by looking.
         memory_bytes: about how much memory reading embeddings may take.
         keep_embeddings: of pictures: write the embeddings too, beside the scores.
+        space_check: "on": embeddings whose first rows lie elsewhere than those of the heads' tower are refused where no stamp
+            says what made them, else warned of; "off": not looked at.
     """
 
     heads: tuple[str, ...] = option(
@@ -182,11 +186,19 @@ class ScoreOptions(PictureOptions, JobOptions):
         1 << 30, "About how much memory reading embeddings may take.", flag=("--memory",), read="bytes", shown="1GB"
     )
     keep_embeddings: bool = option(False, "Of pictures: write the embeddings too, beside the scores.")
+    space_check: SpaceCheck = option(
+        "on",
+        "Refuse embeddings without a stamp that are none of the head's tower, by their mean cosine to its centroid; off: score "
+        "them all the same.",
+        choices=SPACE_CHECKS,
+    )
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without looking at a file."""
         super().__post_init__()
         self.check()
+        if self.space_check not in SPACE_CHECKS:
+            raise InputError(f"--space-check {self.space_check}: choose on or off")
         if not self.heads:
             raise InputError("no head: name at least one (beholder models list)")
         if self.memory_bytes < SMALLEST_MEMORY:

@@ -8,15 +8,18 @@ from typing import Any
 
 from beholder import storage
 from beholder.embeddings.block import Part, ReadOptions
+from beholder.embeddings.directions import mean_direction
 from beholder.embeddings.source import find_parts
-from beholder.embeddings.stamp import find_stamps
+from beholder.embeddings.stamp import Stamp, stamps_of
 from beholder.errors import InputError
 from beholder.images.sources import looks_like_pictures
 from beholder.jobs.execute import Plan, execute
 from beholder.jobs.options import ScoreOptions
 from beholder.jobs.output import RunOutput
+from beholder.jobs.space_check import note_of, refuse_another_space, warning_of
 from beholder.models.backbones import canonical_backbone, same_backbone
 from beholder.models.heads import Head, load_head
+from beholder.models.spaces import space_of
 from beholder.models.tower_shape import SHAPES
 from beholder.notices import doing
 from beholder.scores.summary import RunSummary
@@ -75,7 +78,11 @@ def _plan_embeddings(options: ScoreOptions) -> Plan:
     if idle:
         raise InputError(f"{idle[0]}: these are embeddings already, so it has no effect; leave it out")
     heads = [load_head(name, offline=options.offline) for name in options.heads]
-    warnings = _check_backbone(parts, heads, options.backbone)
+    stamps = stamps_of(parts)
+    warnings = _check_backbone([stamp for stamp in stamps if stamp is not None], heads, options.backbone)
+    with doing("looking at the first embeddings"):
+        told, notes = _check_space(parts, stamps, heads, options, read_options)
+    warnings += told
     counts = [part.num_rows for part in parts]
     num_rows = None if None in counts else sum(count or 0 for count in counts)
     if num_rows == 0:
@@ -101,6 +108,7 @@ def _plan_embeddings(options: ScoreOptions) -> Plan:
         head_names=[head.name for head in heads],
         head_notes=[head.doubt for head in heads],
         warnings=warnings,
+        notes=notes,
         tally=step.tally,
         waiting_for=step.waiting_for,
     )
@@ -117,11 +125,10 @@ def _default_output(sources: Sequence[str], noun: str) -> str:
     return f"{first.stem}.scores.parquet"
 
 
-def _check_backbone(parts: Sequence[Part], heads: Sequence[Head], told: str | None) -> list[str]:
+def _check_backbone(stamps: Sequence[Stamp], heads: Sequence[Head], told: str | None) -> list[str]:
     """Compare stamps (or what the user told) with the heads. Raises InputError; returns warnings."""
-    stamps, num_without = find_stamps(parts)
     warnings: list[str] = []
-    for stamp in stamps:
+    for stamp in {stamp.path: stamp for stamp in stamps}.values():
         for head in heads:
             if stamp.backbone and head.backbone is not None and not same_backbone(stamp.backbone, head.backbone):
                 if not _may_be(stamp.record, head.backbone):
@@ -135,11 +142,53 @@ def _check_backbone(parts: Sequence[Part], heads: Sequence[Head], told: str | No
     for head in heads:
         if told is not None and head.backbone is not None and not same_backbone(told, head.backbone):
             raise _other_backbone(told, "--backbone", head)
-    if told is None and num_without:
-        needed = heads[0].backbone or "the backbone of your head"
-        what = "no stamp (beholder.json)" if num_without == len(parts) else f"no stamp in {num_without} of {len(parts)} parts"
-        warnings.append(f"{what} says what made these embeddings; the scores are right only if it was {needed}")
     return warnings
+
+
+def _check_space(
+    parts: Sequence[Part],
+    stamps: Sequence[Stamp | None],
+    heads: Sequence[Head],
+    options: ScoreOptions,
+    read_options: ReadOptions,
+) -> tuple[list[str], list[str]]:
+    """Look whether the embeddings lie where those of the heads' tower do; (warnings, notes).
+
+    Raises InputError for another space where neither a stamp nor the user says what made them.
+    """
+    dim, is_told = parts[0].dim, options.backbone is not None
+    users: dict[str, str] = {}
+    for head in heads:
+        tower = head.backbone or options.backbone
+        if tower is not None:
+            users.setdefault(canonical_backbone(tower) or tower, head.name)
+    known = [space for tower in users if (space := space_of(tower)) is not None and space.centroid.size == dim]
+    spaces = known if options.space_check == "on" else []
+    without = [part for part, stamp in zip(parts, stamps, strict=True) if stamp is None and not is_told]
+    others = [part for part, stamp in zip(parts, stamps, strict=True) if stamp is not None or is_told]
+    warnings: list[str] = []
+    notes: list[str] = []
+    if without:
+        what = "no stamp (beholder.json)" if len(without) == len(parts) else f"no stamp in {len(without)} of {len(parts)} parts"
+        what += " says what made these embeddings"
+        where = without[0].path + (f" and {len(without) - 1:,} more" if len(without) > 1 else "")
+        mean = mean_direction(without, dim, read_options) if spaces else None
+        for space in spaces if mean is not None else ():
+            assert mean is not None
+            refuse_another_space(mean, space, users[space.backbone], where)
+            doubt = warning_of(mean, space)
+            if doubt is None:
+                notes.append(f"{what}; {note_of(mean, space)}")
+            else:
+                warnings.append(f"{what}, and {doubt}")
+        seen = {space.backbone for space in spaces if mean is not None}
+        unseen = [head.backbone for head in heads if head.backbone not in seen]
+        if unseen:
+            warnings.append(f"{what}; the scores are right only if it was {unseen[0] or 'the backbone of your head'}")
+    mean = mean_direction(others, dim, read_options) if spaces and others else None
+    if mean is not None:
+        warnings += [doubt for space in spaces if (doubt := warning_of(mean, space)) is not None]
+    return warnings, notes
 
 
 def _other_backbone(backbone: str, where: str, head: Head) -> InputError:

@@ -83,14 +83,13 @@ class Head:
     @property
     def doubt(self) -> str:
         """What nothing tells of how the head is meant to be used, in a line; empty where all is known."""
-        tower, scale = self.backbone is None, not self.is_scale_known
-        if not tower and not scale:
-            return ""
-        what = " nor ".join(["which tower it was trained on"] * tower + ["on embeddings of which length"] * scale)
-        if not tower:
-            what = "on embeddings of which length it was trained"
-        given = "; it is given embeddings of length 1" if scale else ""
-        return f"nothing says {what}{given} (beholder models save keeps it with the head)"
+        tower, scale = "which tower it was trained on", "whether the embeddings it was trained on were normalised"
+        given, record = "; it is given normalised ones", "beholder models save records"
+        if self.backbone is None and not self.is_scale_known:
+            return f"nothing says {tower}, or {scale}{given} ({record} both)"
+        if not self.is_scale_known:
+            return f"nothing says {scale}{given} ({record} it)"
+        return f"nothing says {tower} ({record} it)" if self.backbone is None else ""
 
     @property
     def is_affine(self) -> bool:
