@@ -21,6 +21,8 @@ import safetensors.torch
 import torch
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from typer.testing import CliRunner
 
@@ -191,6 +193,16 @@ def perceptron() -> MLPRegressor:
         return model.fit(unit(rows_of(seed=7)), make.normal(5, 1, 50))
 
 
+def scaled() -> Any:
+    return make_pipeline(StandardScaler(), Ridge(alpha=1e-3)).fit(unit(rows_of(seed=5)), rows_of(seed=9)[:, 0] + 5)
+
+
+def unscaled(model: Any) -> dict[str, Any]:
+    """The recipe of docs/heads.md."""
+    w = model[-1].coef_ / model[0].scale_
+    return {"coef_": w, "intercept_": model[-1].intercept_ - w @ model[0].mean_}
+
+
 def named_layers(model: MLPRegressor) -> dict[str, Any]:
     """The recipe of docs/heads.md."""
     layers = zip(model.coefs_, model.intercepts_, strict=True)
@@ -207,6 +219,7 @@ SKLEARN: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "without underscores": (ridge(), lambda m: {"coef": m.coef_, "intercept": np.float32(m.intercept_)}),
     "of two dimensions": (two_columns(), lambda m: {"coef_": m.coef_, "intercept_": m.intercept_}),
     "a column, as Keras has it": (ridge(), lambda m: {"w": m.coef_.reshape(-1, 1), "b": m.intercept_}),
+    "StandardScaler and Ridge": (scaled(), unscaled),
     "big-endian": (ridge(), lambda m: {"coef_": m.coef_.astype(">f8"), "intercept_": m.intercept_}),
     "MLPRegressor": (perceptron(), named_layers),
 }
@@ -348,14 +361,33 @@ def test_pickles_of_objects_are_refused_with_the_way_out_and_never_run(tmp_path:
     np.savez(tmp_path / "o.npz", coef_=np.array([Marker(tmp_path / "ran")], object), intercept_=0.0)
     torch.save(ridge(), tmp_path / "s.pt")
     torch.save(PLAIN, tmp_path / "m.pt")
+    torch.save({"model": state(PLAIN), "loss": np.float64(0.5)}, tmp_path / "n.pt")
     for name in ("r.joblib", "c.joblib", "r.pkl", "renamed.pt", "evil.pkl"):
         text = refusal(tmp_path / name)
         stem = name.split(".")[0]
         assert f"m = joblib.load('{name}'); numpy.savez('{stem}.npz', coef_=m.coef_, intercept_=m.intercept_)" in text
     for name in ("o.npy", "o.npz", "s.pt"):
         assert "numpy.savez('head.npz', coef_=model.coef_, intercept_=model.intercept_)" in refusal(tmp_path / name)
-    assert "torch.save(model.state_dict(), 'weights.pt')" in refusal(tmp_path / "m.pt")
+    for name in ("m.pt", "n.pt"):
+        assert "torch.save(model.state_dict(), 'weights.pt')" in refusal(tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("w.json", b'{"weight": [1, 2]}'), ("w.csv", b"0.1,0.2\n"), ("w.h5", b"\x89HDF\r\n\x1a\n")]
+)
+def test_files_of_other_kinds_are_told_what_is_taken(name: str, start: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(start * 20)
+    text = refusal(tmp_path / name)
+    assert "no kind of head file that beholder knows, .pt, .safetensors, .npz or .npy" in text
+    assert "numpy.savez('head.npz', weight=w, bias=b)" in text
+
+
+def test_a_checkpoint_of_a_whole_model_is_told_to_keep_the_head(tmp_path: Path) -> None:
+    with (tmp_path / "whole.ckpt").open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.truncate(300 << 20)
+    assert "keep the head's own: torch.save(" in refusal(tmp_path / "whole.ckpt")
 
 
 def test_the_recipe_of_the_message_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ _AS_NPZ = "numpy.savez('head.npz', weight=w, bias=b) makes a file that tells"
 _FROM_SKLEARN = (
     'python -c "import joblib, numpy; m = joblib.load({old!r}); numpy.savez({new!r}, coef_=m.coef_, intercept_=m.intercept_)"'
 )
+_OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".yaml", ".yml", ".h5", ".hdf5", ".keras", ".onnx", ".parquet")
 _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """The number that files of torch's older format begin with, after the pickle's protocol."""
 
@@ -225,9 +226,12 @@ def _refuse_what_is_no_pickle(path: Path, start: bytes) -> None:
         raise HeadError(f"{path} is a web page, not a head; the download went wrong, get the file again")
     if start.startswith(b"version https://git-lfs"):
         raise HeadError(f"{path} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
+    suffix = path.suffix.lower()
+    if start.startswith(b"\x89HDF") or (suffix in _OTHER_SUFFIXES and not start.startswith((b"PK", b"\x80"))):
+        raise HeadError(f"{path} is no kind of head file that beholder knows, .pt, .safetensors, .npz or .npy; {_AS_NPZ}")
     is_torch = start.startswith(b"PK") or _LEGACY_TORCH in start[:16]
     of_sklearn = b"sklearn." in start
-    if not is_torch and (of_sklearn or path.suffix.lower() in (".joblib", ".pkl", ".pickle")):
+    if not is_torch and (of_sklearn or suffix in (".joblib", ".pkl", ".pickle")):
         what = "objects of scikit-learn" if of_sklearn else "Python objects"
         recipe = _FROM_SKLEARN.format(old=path.name, new=f"{path.stem}.npz")
         raise HeadError(
@@ -236,7 +240,9 @@ def _refuse_what_is_no_pickle(path: Path, start: bytes) -> None:
         )
     num_bytes = path.stat().st_size
     if num_bytes > MAX_PICKLE_BYTES:
-        raise HeadError(f"{path} has {num_bytes} bytes; a head has a few million at most, so this is something else")
+        raise HeadError(
+            f"{path} has {num_bytes} bytes; a head has a few million at most, so this is something else, or more; {_OWN_LAYERS}"
+        )
     if is_script_archive(path):
         raise HeadError(
             f"{path} is refused: it is a TorchScript program, not plain weights, and can run code; "

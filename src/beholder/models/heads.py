@@ -38,7 +38,21 @@ from beholder.models.tensors import TensorFile, open_tensors, read_exactly
 __all__ = ["Head", "kept_conversion", "load_head", "save_head"]
 
 _logger = logging.getLogger(__name__)
-_FILE_ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npy", ".npz", ".joblib", ".pkl", ".pickle")
+_FILE_ENDINGS = (
+    ".pth",
+    ".pt",
+    ".bin",
+    ".ckpt",
+    ".safetensors",
+    ".npy",
+    ".npz",
+    ".joblib",
+    ".pkl",
+    ".pickle",
+    ".csv",
+    ".json",
+    ".h5",
+)
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _RULES = "2"

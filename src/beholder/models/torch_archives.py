@@ -98,6 +98,11 @@ def _way_out(wanted: str) -> str:
     """How whoever has the pickled objects saves their weights alone."""
     if wanted.startswith("sklearn."):
         return "save its numbers alone: numpy.savez('head.npz', coef_=model.coef_, intercept_=model.intercept_)"
+    if wanted.startswith("numpy."):
+        return (
+            "it holds numpy's objects; save its tensors alone, torch.save(model.state_dict(), 'weights.pt'), "
+            "or its arrays: numpy.savez('head.npz', weight=w, bias=b)"
+        )
     return "save its state dict alone, where it was made or is trusted: torch.save(model.state_dict(), 'weights.pt')"
 
 
