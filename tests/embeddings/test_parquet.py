@@ -185,3 +185,26 @@ def test_no_rows_and_one_row(tmp_path: Path, rows: np.ndarray) -> None:
     assert list(reader.blocks(part, 0, None, ReadOptions())) == []
     pq.write_table(pa.table({"embedding": fixed(rows[:1])}), tmp_path / "one.parquet")
     assert np.array_equal(read(tmp_path / "one.parquet")[0], rows[:1])
+
+
+@pytest.mark.parametrize("layout", ["list", "wide"])
+def test_the_first_rows_of_a_group_take_no_more_than_they_need(layout: str, tmp_path: Path) -> None:
+    """The later pages of the file's only row group are gone, which reading them would notice."""
+    rows = np.random.default_rng(0).standard_normal((20_000, 8)).astype(np.float32)
+    if layout == "list":
+        table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), 8)})
+    else:
+        table = pa.table({f"x{column}": rows[:, column] for column in range(8)})
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path, use_dictionary=False, data_page_size=4096, compression="NONE")
+    data = bytearray(path.read_bytes())
+    with pq.ParquetFile(path) as file:
+        chunks = [file.metadata.row_group(0).column(column) for column in range(file.metadata.num_columns)]
+    for chunk in chunks:
+        quarter = chunk.total_compressed_size // 4
+        end = chunk.data_page_offset + chunk.total_compressed_size
+        data[end - quarter : end] = b"\xff" * quarter
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read(path, 0, 1000, block_bytes=64_000)[0], rows[:1000])
+    with pytest.raises(InputError):
+        read(path, block_bytes=64_000)

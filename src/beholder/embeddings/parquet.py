@@ -123,6 +123,8 @@ def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> 
                     table = plain_labels(part, low, high)
                 yield Block(embeddings, table, statuses)
             at += batch.num_rows
+            if stop is not None and at >= stop:
+                return
 
 
 def _record_batches(
