@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from beholder.columns import PictureReason
+from beholder.images.deep import Levels, levels_of, with_black_first
 from beholder.images.headers import breaks_off, stored_size
 from beholder.images.picture import PictureError, PixelOptions
 from beholder.images.sniff import sniff
@@ -39,7 +40,7 @@ _ALWAYS_BELIEVED_PIXELS = 1 << 25
 _MOST_PIXELS_PER_BYTE = 1 << 18
 """More than an empty page has in any format but lossless WebP: fax TIFF of 32,768 columns 2^18, GIF about 2,700, PNG 8,256."""
 NO_PIXELS = {"F": "floating-point pixels", "I": "32-bit pixels", "F;16": "floating-point pixels", "I;32": "32-bit pixels"}
-"""Modes that have no defined place in 0..255, and their names; mode I of PGM files has one (see `check_mode`)."""
+"""Modes that have no defined place in 0..255 by themselves, and their names (see `check_mode`)."""
 SCALED_MARGIN = 2
 """Decoder "scaled": a JPEG's short side stays at least so many times the side it is resized to (see docs/pixels.md)."""
 
@@ -53,11 +54,13 @@ class Opened:
         size: stored (width, height), which sets the aspect ratio.
         area: the (width, height) of `image` that the picture covers, from its top left corner: all of it, or with decoder
             "scaled" size / 2, / 4 or / 8, which can end inside the last column and row.
+        levels: what black and white are in deep grey; None where nothing says it.
     """
 
     image: Image
     size: tuple[int, int]
     area: tuple[float, float]
+    levels: Levels | None = None
 
 
 def open_picture(data: bytes, options: PixelOptions) -> Opened:
@@ -75,19 +78,23 @@ def open_picture(data: bytes, options: PixelOptions) -> Opened:
         if kind in ("WEBP", "GIF"):  # these make room for the canvas when they are opened
             check_size((max(width, 1), max(height, 1)), options.max_pixels)
         _check_believable(width * height, len(data))
-        opened = _reader(kind)(io.BytesIO(data))
+        is_inverted = False
+        if kind == "TIFF" and options.preset == "upright":
+            data, is_inverted = with_black_first(data)
+        opened = reader_for(kind)(io.BytesIO(data))
+        levels = levels_of(opened, is_inverted=is_inverted)
         size = opened.size
         check_size(size, options.max_pixels)
-        check_mode(opened)
+        check_mode(opened, levels, options)
         scale = 1
         if options.decoder == "scaled" and kind == "JPEG":
             scale = _scale(opened, int(options.size_px / options.crop))
         opened.load()
         if kind == "WEBP":
             opened._decoder = None  # type: ignore[attr-defined]  # its two canvases, 8 bytes a pixel; Pillow would keep them
-        check_mode(opened)
+        check_mode(opened, levels, options)
         area = (size[0] / scale, size[1] / scale) if scale > 1 else opened.size
-        return Opened(opened, size, area)
+        return Opened(opened, size, area, levels)
     except PictureError:
         raise
     except Exception as error:  # decoders raise whatever their libraries do: there is no common parent
@@ -111,18 +118,25 @@ def _check_believable(num_pixels: int, num_bytes: int) -> None:
         raise PictureError(PictureReason.TOO_LARGE, message)
 
 
-def check_mode(image: Image) -> None:
+def check_mode(image: Image, levels: Levels | None, options: PixelOptions) -> None:
     """Refuse pixels that have no defined place in 0..255.
 
-    Pillow has one 32-bit mode that has: it opens grey PNM files of more than 8 bits in mode I, scaled to 0..65535.
+    Pillow opens grey PNM files of more than 8 bits in mode I, scaled to 0..65535, and TIFF files of 16 bits with a sign as
+    well. The preset "upright" takes what is known to reach from black to white.
     """
     mode = image.mode
-    if mode in NO_PIXELS and not (mode == "I" and image.format == "PPM"):
+    if mode not in NO_PIXELS or (mode == "I" and image.format == "PPM"):
+        return
+    if levels is None:
         what = f"the picture has {NO_PIXELS[mode]} (Pillow mode {mode}), which have no defined range"
         raise PictureError(PictureReason.UNSUPPORTED, f"{what}; convert it to 8 or 16 bits first")
+    if options.preset != "upright":
+        kind = "floating-point" if mode == "F" else "signed 16-bit"
+        what = f"the picture has {kind} pixels, which have no place in 0..255 with --preset {options.preset}"
+        raise PictureError(PictureReason.UNSUPPORTED, f"{what}; --preset upright scales them")
 
 
-def _reader(kind: str) -> type[ImageFile]:
+def reader_for(kind: str) -> type[ImageFile]:
     """The class that reads `kind`. Raises PictureError when it is not installed."""
     module, name = _READERS[kind]
     try:

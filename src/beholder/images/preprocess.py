@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from beholder.columns import PictureReason
 from beholder.images.decode import prepare
+from beholder.images.deep import levels_of
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.opening import Opened, check_mode, check_size
 from beholder.images.picture import MAX_PIXELS, Decoder, PictureError, PictureRef, PixelOptions, Preset
@@ -77,11 +78,12 @@ def _from_memory(picture: Any, options: PixelOptions) -> npt.NDArray[np.uint8]:
         what = f"a {type(picture).__name__} is no picture"
         raise PictureError(PictureReason.UNSUPPORTED, f"{what}: give a path, URL, bytes, Pillow image or (H, W, 3) uint8 array")
     check_size(picture.size, options.max_pixels)
-    check_mode(picture)
+    levels = levels_of(picture)
+    check_mode(picture, levels, options)
     size = picture.size
     try:
         picture.load()
     except Exception as error:  # a lazily opened file, with whatever its decoder raises
         text = " ".join(str(error).split())[:200]
         raise PictureError(PictureReason.DAMAGED, f"the Pillow image cannot be loaded: {text}") from None
-    return pixels_of(Opened(picture, size, size), options)
+    return pixels_of(Opened(picture, size, size, levels), options)

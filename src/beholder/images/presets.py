@@ -35,8 +35,19 @@ def crop_box(width: int, height: int, side: int) -> tuple[int, int, int, int]:
 
 def traits_of(image: Image) -> Trait:
     """What makes presets give different pixels for `image` (loaded, as decoded)."""
+    traits = header_traits(image, is_turned=False)
+    if "transparency" not in image.info and image.mode in ALPHA_MODES and is_opaque(image):
+        traits &= ~Trait.ALPHA
+    return traits
+
+
+def header_traits(image: Image, *, is_turned: bool) -> Trait:
+    """As `traits_of`, of an image that is opened but not loaded: an alpha channel counts, opaque or not.
+
+    `is_turned`: its decoder turns it upright itself.
+    """
     traits = Trait.NONE
-    if orientation(image) != 1:
+    if not is_turned and orientation(image) != 1:
         traits |= Trait.ROTATED
     if image.mode in ("1", "P", "PA"):
         traits |= Trait.PALETTE
@@ -44,7 +55,7 @@ def traits_of(image: Image) -> Trait:
         traits |= Trait.DEEP
     if image.mode == "CMYK":
         traits |= Trait.CMYK
-    if "transparency" in image.info or (image.mode in ALPHA_MODES and not is_opaque(image)):
+    if "transparency" in image.info or image.mode in ALPHA_MODES:
         traits |= Trait.ALPHA
     return traits
 
@@ -66,7 +77,7 @@ def pixels_of(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint8]:
                 size = (size[1], size[0]) if turn in _SWAPPING else size
                 area = _turned_area(image.size, opened.area, turn)
                 image = image.transpose(turn)
-            image = flat(image)
+            image = flat(image, opened.levels)
         elif options.preset != "reference":
             image = image.convert("L") if image.mode == "1" else image if image.mode == "L" else image.convert("RGB")
         return _cut(image, size, area, options)

@@ -89,7 +89,7 @@ def shrunk(opened: Opened, longest_px: int) -> Image:
     from PIL.Image import Resampling
 
     turn = orientation(opened.image)
-    flattened = flat(opened.image)
+    flattened = flat(opened.image, opened.levels)
     width, height = opened.size
     scale = min(1.0, longest_px / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from beholder.images.deep import SIXTEEN_BITS, Levels
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
+"""EXIF's tag."""
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-"""16 bits; of mode I only what `opening.check_mode` lets through: 0..65535, too."""
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""More than 8 bits; of modes I and F only what `opening.check_mode` lets through, whose black and white are known."""
 
 
 def orientation(image: Image) -> int:
     """EXIF orientation, 1 to 8; 1 when there is none, or metadata are broken."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # broken metadata raise all kinds of errors, and are no reason to lose the picture
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -27,10 +30,13 @@ def is_opaque(image: Image) -> bool:
     return bool(image.getchannel(image.getbands()[-1]).getextrema()[0] == 255)
 
 
-def flat(image: Image) -> Image:
-    """L or RGB, 8 bits, of any mode: palettes expanded, alpha laid on white, 16 bits divided by 257 and rounded."""
+def flat(image: Image, levels: Levels | None = None) -> Image:
+    """L or RGB, 8 bits, of any mode: palettes expanded, alpha laid on white, deep grey scaled from black to white and rounded.
+
+    `levels`: what black and white are in deep grey; None: 0 and 65535.
+    """
     if image.mode in DEEP_MODES:
-        image = _shallow(image)
+        image = _shallow(image, levels or SIXTEEN_BITS)
     clear = "transparency" in image.info
     if image.mode == "La":
         image = image.convert("LA")
@@ -53,13 +59,21 @@ def _on_white(image: Image) -> Image:
     return PillowImage.alpha_composite(white, image).convert("RGB")
 
 
-def _shallow(image: Image) -> Image:
-    """L, or LA when one value is marked as clear, of a 16-bit image: round(value / 257)."""
+def _shallow(image: Image, levels: Levels) -> Image:
+    """L, or LA when one value is marked as clear, of deep grey: black becomes 0, white 255, and what lies beyond is cut off."""
     import numpy as np
     from PIL import Image as PillowImage
 
     deep = np.asarray(image)
-    small = PillowImage.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    low, high = min(levels.black, levels.white), max(levels.black, levels.white)
+    if deep.dtype.kind == "f":
+        shares = (np.nan_to_num(np.clip(deep, low, high), nan=levels.black) - levels.black) / (levels.white - levels.black)
+        values = np.floor(shares * 255 + 0.5).astype(np.uint8)
+    else:
+        steps = np.abs(np.arange(int(low), int(high) + 1, dtype=np.int64) - int(levels.black))
+        table = ((steps * 510 + int(high - low)) // (2 * int(high - low))).astype(np.uint8)  # halves upwards
+        values = table[np.clip(deep.astype(np.int32), int(low), int(high)) - int(low)]
+    small = PillowImage.fromarray(values)
     clear = image.info.get("transparency")
     if not isinstance(clear, int):
         return small
