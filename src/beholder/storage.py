@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
     from beholder.parquet_files import ParquetFile
 
-LOCAL_SCHEMES = ("file://", "local://")
+_LOCAL_SCHEMES = ("file://", "local://")
 """What fsspec calls this machine's files."""
 _SERVERS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "hf"})
+_SYSTEM_NAMES = frozenset(
+    (
+        b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"lost+found", b"network trash folder", b"temporary items",
+        b"$recycle.bin", b"recycler", b"recycled", b"system volume information", b"$winreagent", b"found.000",
+        b"@eadir", b"@tmp", b"@sharebin", b"#recycle", b"#snapshot", b"@recycle", b"@recently-snapshot", b"@__thumb",
+        b"~snapshot", b".snapshot", b".snapshots", b".zfs",
+    )
+)  # fmt: skip
+_TRASH = b".trash"
+"""`.Trash`, `.Trash-1000`, `.Trashes`, ..."""
+_WILDCARD = re.compile(r"[*?\[]")
 _COPY_BYTES = 1 << 20
 _MOST_WHOLE_BYTES = 8 << 20
 """Largest file of which a part is read by fetching the whole, from web servers that give no parts."""
@@ -34,8 +45,13 @@ _PROTOCOL_PACKAGES = {
 
 
 def is_local(path: str) -> bool:
-    """Whether `path` names a file of this machine (no `scheme://`, or one of `LOCAL_SCHEMES`)."""
-    return "://" not in path or path.startswith(LOCAL_SCHEMES)
+    """Whether `path` names a file of this machine (no `scheme://`, or `file://`, `local://`). Schemes may be in any case."""
+    return "://" not in path or has_local_scheme(path)
+
+
+def has_local_scheme(path: str) -> bool:
+    """Whether `path` is the address of a file of this machine: `file://` or `local://`, in any case."""
+    return path[: len(max(_LOCAL_SCHEMES, key=len))].lower().startswith(_LOCAL_SCHEMES)
 
 
 def is_on_a_server(path: str) -> bool:
@@ -46,7 +62,7 @@ def is_on_a_server(path: str) -> bool:
 
 def is_web(path: str) -> bool:
     """Whether `path` is on a web server, which lists no folders and takes no files."""
-    return path.startswith(("http://", "https://"))
+    return path[: len("https://")].lower().startswith(("http://", "https://"))
 
 
 def without_query(path: str) -> str:
@@ -61,8 +77,8 @@ def is_glob(path: str) -> bool:
 
 def local_path(path: str) -> Path:
     """The local path behind a plain path or a `file://` URL; `~` is expanded."""
-    for scheme in LOCAL_SCHEMES:
-        path = path.removeprefix(scheme)
+    if has_local_scheme(path):
+        path = path.split("://", 1)[1]
     return Path(os.path.expanduser(path))  # not Path.expanduser: it would expand ./~x as well
 
 
@@ -71,14 +87,36 @@ def filesystem(path: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(path if not is_local(path) else str(local_path(path)))
+        found: tuple[Any, str] = fsspec.core.url_to_fs(
+            _with_plain_scheme(path) if not is_local(path) else str(local_path(path))
+        )
         return found
     except ImportError as error:
-        package = _PROTOCOL_PACKAGES.get(path.split("://", 1)[0])
+        package = _PROTOCOL_PACKAGES.get(path.split("://", 1)[0].lower())
         hint = f"install it with: pip install '{package}'" if package else str(error)
         raise InputError(f"{path}: this kind of address needs a package that is not installed; {hint}") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _with_plain_scheme(path: str) -> str:
+    """The address with its scheme in lower case, which is how back ends know it (RFC 3986: any case means the same)."""
+    scheme, mark, rest = path.partition("://")
+    return scheme.lower() + mark + rest
+
+
+def is_system_name(name: bytes) -> bool:
+    """Whether a system keeps things of its own under this name: recycle bins, snapshots, thumbnails.
+
+    Of Windows, macOS and Linux, and of network storage (Synology, QNAP, NetApp, ZFS).
+    """
+    lower = name.lower()
+    return lower in _SYSTEM_NAMES or lower.startswith(_TRASH)
+
+
+def is_ignored_name(name: bytes) -> bool:
+    """Whether a file or folder of this name is never looked at: hidden (a leading dot), or a system's own."""
+    return name.startswith(b".") or is_system_name(name)
 
 
 def forget_listings(path: str) -> None:
@@ -207,7 +245,7 @@ def _web_range(fs: Any, url: str, start: int, stop: int) -> bytes:
 
 
 def list_files(folder: str) -> list[str]:
-    """Every file below `folder`, sorted by path, each once; as paths that `open_binary` takes. Hidden names are skipped."""
+    """Every file below `folder`, sorted by path, each once; as paths that `open_binary` takes. See `is_ignored_name`."""
     with remote_errors(folder):
         if is_local(folder):
             root = local_path(folder)
@@ -219,22 +257,38 @@ def list_files(folder: str) -> list[str]:
                     folders.clear()
                     continue
                 seen.add((status.st_dev, status.st_ino))
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
+                folders[:] = sorted(name for name in folders if not is_ignored_name(os.fsencode(name)))
+                found += [os.path.join(parent, name) for name in files if not is_ignored_name(os.fsencode(name))]
             return sorted(found)
         fs, inner = filesystem(folder)
-        return sorted(fs.unstrip_protocol(name) for name in fs.find(inner) if not name.rsplit("/", 1)[-1].startswith("."))
+        root = str(fs.unstrip_protocol(inner)).rstrip("/") + "/"
+        paths = sorted(fs.unstrip_protocol(name) for name in fs.find(inner))
+        return [path for path in paths if not any(map(is_ignored_name, os.fsencode(path.removeprefix(root)).split(b"/")))]
 
 
 def expand_glob(pattern: str) -> list[str]:
-    """Files and folders that match a glob (`*`, `?`, `[...]`, `**`), sorted."""
+    """Files and folders that match a glob (`*`, `?`, `[...]`, `**`), sorted.
+
+    What lies in folders of a system's own (`is_system_name`) is left out, unless the pattern names them.
+    """
     import glob
 
     if is_local(pattern):
-        return sorted(glob.glob(str(local_path(pattern)), recursive=True))
+        whole = str(local_path(pattern))
+        return sorted(name for name in glob.glob(whole, recursive=True) if not _is_in_system_folder(name, whole))
     fs, inner = filesystem(pattern)
+    whole = str(fs.unstrip_protocol(inner))
     with remote_errors(pattern):
-        return sorted(fs.unstrip_protocol(name) for name in fs.glob(inner))
+        found = [str(fs.unstrip_protocol(name)) for name in fs.glob(inner)]
+    return sorted(name for name in found if not _is_in_system_folder(name, whole))
+
+
+def _is_in_system_folder(path: str, pattern: str) -> bool:
+    """Whether a match lies in a folder of a system's own, or is one, that the pattern does not name."""
+    wild = _WILDCARD.search(pattern)
+    start = pattern.rfind("/", 0, wild.start() if wild is not None else None) + 1
+    named = pattern.split("/")
+    return any(is_system_name(os.fsencode(piece)) for piece in path[start:].split("/") if piece not in named)
 
 
 def natural_key(path: str) -> list[tuple[int, int, str]]:

@@ -129,7 +129,7 @@ def _check_size(num_bytes: int, limits: ReadLimits) -> None:
 
 def _open_regular(path: str) -> tuple[int, int]:
     """Descriptor and size of a regular file; never waits for a pipe's other end. Raises PictureError or OSError."""
-    name = str(storage.local_path(path)) if path.startswith((*storage.LOCAL_SCHEMES, "~")) else path
+    name = str(storage.local_path(path)) if storage.has_local_scheme(path) or path.startswith("~") else path
     try:
         handle = os.open(name, _WANTED_FLAGS)
     except ValueError as error:  # a zero byte in the name

@@ -18,16 +18,11 @@ from beholder.columns import REJECTS_SUFFIX, SIDECAR_SUFFIX, STAMP_FILE
 from beholder.errors import InputError, reading_failed
 from beholder.images.labels import UniqueNames, block_labels, valid_text
 from beholder.images.listing import OTHERS, PICTURES, Collector, Listing, suffix_of_bytes
-from beholder.images.magic import HEAD_BYTES, IGNORED_NAMES, is_picture
+from beholder.images.magic import HEAD_BYTES, is_picture
 from beholder.images.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 
 _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "Last-Modified")
 """What listings of S3, Google, Azure and others call what changes with a file; the first one that is there counts."""
-
-
-def is_ignored_name(name: bytes) -> bool:
-    """Whether a file or folder of this name is never looked at."""
-    return name.startswith(b".") or name.lower() in IGNORED_NAMES
 
 
 def is_result_folder(folder: str) -> bool:
@@ -96,7 +91,7 @@ def _walk(root: bytes, folders: list[bytes], found: Collector, seen: set[tuple[i
                 below = []
                 for entry in entries:
                     name: bytes = entry.name
-                    if is_ignored_name(name):
+                    if storage.is_ignored_name(name):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         below.append(inside + name + b"/")
@@ -163,7 +158,7 @@ def scan_remote(folder: str) -> tuple[Listing, str]:
         name.removesuffix(STAMP_FILE) for name in records if _is_result_record(storage.read_range(root + name, 0, 1 << 24))
     )
     for name, entry in files.items():
-        if name.startswith(results) or any(is_ignored_name(piece.encode()) for piece in name.split("/")):
+        if name.startswith(results) or any(storage.is_ignored_name(piece.encode()) for piece in name.split("/")):
             continue
         suffix = suffix_of_bytes(name.rsplit("/", 1)[-1].encode())
         if suffix in PICTURES:
@@ -214,7 +209,7 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 def prefix_of(folder: str) -> str:
     """What stands before relative names, as os.path.join has it, for a local folder as the user gave it."""
-    given = str(storage.local_path(folder)) if folder.startswith((*storage.LOCAL_SCHEMES, "~")) else folder
+    given = str(storage.local_path(folder)) if storage.has_local_scheme(folder) or folder.startswith("~") else folder
     return given if given.endswith("/") else given + "/"
 
 

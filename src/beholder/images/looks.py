@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from beholder import storage
 from beholder.errors import InputError
-from beholder.images.files import is_ignored_name, is_result_file, is_result_folder, scan_remote
+from beholder.images.files import is_result_file, is_result_folder, scan_remote
 from beholder.images.listing import suffix_of_bytes
 from beholder.images.magic import (
     HEAD_BYTES,
@@ -164,7 +164,7 @@ def _files_below(folder: bytes) -> Iterator[bytes]:
         below = []
         with os.scandir(here) as entries:
             for entry in entries:
-                if is_ignored_name(entry.name):
+                if storage.is_ignored_name(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     below.append(entry.path)

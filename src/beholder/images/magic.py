@@ -33,8 +33,6 @@ SIDECAR_SUFFIXES = _words("txt caption json xmp xml yaml yml cls npy npz pt aae 
 TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz)$", re.IGNORECASE)
 PARQUET_SUFFIXES = frozenset(("parquet", "pq"))
 TABLE_SUFFIXES = frozenset(("csv", "tsv"))
-IGNORED_NAMES = frozenset((b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"lost+found", b"@eadir"))
-"""What systems leave behind, in lower case; hidden names (a leading dot) are left out as well."""
 HEAD_BYTES = 512
 """So many first bytes tell every kind of file."""
 

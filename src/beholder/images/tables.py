@@ -127,7 +127,7 @@ def _base(path: str, first: Sequence[Any]) -> str:
         return folder
     if not relative or not folder or any(storage.local_path(place).exists() for place in relative):
         return ""
-    base = str(storage.local_path(folder)) + "/" if path.startswith((*storage.LOCAL_SCHEMES, "~")) else folder
+    base = str(storage.local_path(folder)) + "/" if storage.has_local_scheme(path) or path.startswith("~") else folder
     return base if any(storage.local_path(base + place).exists() for place in relative) else ""
 
 

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import re
 import tarfile
 import zlib
@@ -68,10 +69,13 @@ class Member:
 def split_key(name: str) -> tuple[str, str] | None:
     """(key, extension) by webdataset's rule: the key ends before the first dot of the last piece of the path.
 
-    A name without a dot has the extension "". None for what webdataset passes over, and hidden files.
+    A name without a dot has the extension "". None for what webdataset passes over, hidden files, and what lies in folders
+    that systems make for themselves.
     """
     last = name.rsplit("/", 1)[-1]
-    if not last or last.startswith(".") or _META.match(name) or name.startswith("__MACOSX/") or "/__MACOSX/" in name:
+    if not last or last.startswith(".") or _META.match(name):
+        return None
+    if "/" in name and any(storage.is_system_name(os.fsencode(folder)) for folder in name.split("/")[:-1]):
         return None
     found = _KEY.fullmatch(name)
     return (found[1], found[2].lower()) if found else (name, "")

@@ -15,7 +15,6 @@ import pyarrow as pa
 from beholder import storage
 from beholder.columns import PictureReason
 from beholder.errors import InputError, damaged
-from beholder.images.files import is_ignored_name
 from beholder.images.labels import UniqueNames, block_labels, valid_text
 from beholder.images.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture, suffix_of
 from beholder.images.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
@@ -128,7 +127,7 @@ def _pictures(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], int]:
     for info in archive.infolist():
         pieces = info.filename.split("/")
         names = [piece.encode("utf-8", "replace") for piece in pieces if piece not in (".", "..")]
-        if info.filename.endswith("/") or any(is_ignored_name(name) for name in names):
+        if info.filename.endswith("/") or any(storage.is_ignored_name(name) for name in names):
             continue
         suffix = suffix_of(info.filename)
         if suffix in PICTURE_SUFFIXES or (suffix not in OTHER_SUFFIXES and _begins_as_picture(archive, info)):

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beholder import storage
 from beholder.errors import InputError, reading_failed
-from beholder.images.files import is_ignored_name, part_of_listing
+from beholder.images.files import part_of_listing
 from beholder.images.labels import valid_text
 from beholder.images.listing import Listing
 from beholder.images.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES, is_picture
@@ -123,7 +124,7 @@ class _Found:
     def _leave_out(self, path: bytes, *, is_there: bool) -> None:
         """Count a file that birder does not take: as a picture, or as something else."""
         suffix = _suffix(path).decode("ascii", "replace")
-        if is_ignored_name(os.path.basename(path)) or suffix[1:] in SIDECAR_SUFFIXES:  # noqa: PTH119
+        if storage.is_ignored_name(os.path.basename(path)) or suffix[1:] in SIDECAR_SUFFIXES:  # noqa: PTH119
             return
         if suffix[1:] in PICTURE_SUFFIXES:
             self.left_out[suffix if is_there else _DANGLING] += 1

@@ -263,14 +263,14 @@ def _get(url: str, target: Path, most_bytes: int) -> None:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    if not url.startswith(("http://", "https://")):
+    if not storage.is_web(url):
         return storage.filesystem(url)
-    storage.filesystem(url)
+    _, address = storage.filesystem(url)
     import aiohttp
     import fsspec
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
-    return fsspec.filesystem("http", client_kwargs={"timeout": timeout}), url
+    return fsspec.filesystem("http", client_kwargs={"timeout": timeout}), address
 
 
 def why(error: Exception) -> str:

@@ -118,7 +118,7 @@ def _found(spec: str | os.PathLike[str], offline: bool | None, told: Told) -> He
     if not storage.is_local(spec):
         return _from_url(spec, offline, told)
     path = storage.local_path(spec)
-    is_path = spec.startswith(("file://", "~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
+    is_path = storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
     if is_path and path.exists():
         return _from_file(path, told)
     entry, refused = registry.find(spec), registry.find_refused(spec)

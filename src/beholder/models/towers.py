@@ -238,7 +238,7 @@ def _place(spec: str | os.PathLike[str], offline: bool | None) -> _Place:
         path = tower_fetch.from_url(spec, offline=offline)
         return _Place(path, path.name, fetch.public_part(spec), known_as=path.name)
     path = storage.local_path(spec)
-    is_path = spec.startswith(("file://", "~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
+    is_path = storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
     if is_path and path.exists():
         return _local(path)
     entries = find_towers(spec)

@@ -122,10 +122,10 @@ def _repeated(samples: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Hashes of the URLs that several samples have but for what stands behind "?" or "#"; 8 bytes a URL are held meanwhile."""
     found = [np.empty(0, np.int64)]
     for chunk in samples.chunks:
-        if not pc.any(pc.match_substring_regex(chunk, "^https?://[^?#]*[?#]")).as_py():
+        if not pc.any(pc.match_substring_regex(chunk, "^(?i:https?)://[^?#]*[?#]")).as_py():
             continue
         for some in samples.chunks:
-            urls = some.filter(pc.match_substring_regex(some, "^https?://")).to_pylist()
+            urls = some.filter(pc.match_substring_regex(some, "^(?i:https?)://")).to_pylist()
             found.append(np.fromiter((hash(_without_query(url)) for url in urls), np.int64, len(urls)))
         break
     hashes, counts = np.unique(np.concatenate(found), return_counts=True)
