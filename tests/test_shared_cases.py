@@ -210,6 +210,87 @@ def odd_server(case: Path) -> Iterator[None]:
             server.kill()
 
 
+@case_of("07_parquet_pictures_beside_floats")
+def test_pictures_beside_lists_of_floats_are_pictures(case: Path, models: list[str]) -> None:
+    (found,) = run_all([["score", "hf_bbox.parquet", "-o", "x.parquet", *models]])
+    assert found.status == 0, found
+    assert len(pl.read_parquet("x.parquet")) == 4
+
+
+@case_of("08_parquet_picture_columns")
+def test_several_picture_columns_are_asked_about(case: Path, models: list[str]) -> None:
+    asked, asked_too, chosen, listed, embed_asked = run_all([
+        ["score", "ip2p.parquet", "-o", "a.parquet", *models],
+        ["score", "pickapic.parquet", "-o", "b.parquet", *models],
+        ["score", "ip2p.parquet", "-o", "c.parquet", "--picture-column", "edited_image", *models],
+        ["score", "list_struct.parquet", "-o", "d.parquet", *models],
+        ["embed", "ip2p.parquet", "-o", "e.parquet"],
+    ])  # fmt: skip
+    two = "original_image, edited_image"
+    for outcome, names in ((asked, two), (asked_too, "jpg_0, jpg_1"), (embed_asked, two)):
+        assert outcome.ends_in_one_line(), outcome
+        assert f"which column holds the pictures? Name it with --picture-column: {names}" in outcome.err
+    assert chosen.status == 0, chosen
+    assert listed.status == 3, listed  # two lists are empty
+    assert len(pl.read_parquet("c.parquet")) == 2
+    assert len(pl.read_parquet("d.parquet")) == 3
+
+
+@case_of("13_base64_pictures")
+def test_base64_is_scored_and_never_printed(case: Path, models: list[str]) -> None:
+    table = pl.read_parquet("b64.parquet")
+    texts = table["image"].to_list()
+    cut = [texts[0][:200] + "*" + texts[0][201:], "data:image/png;base64,AAAA", *texts[2:]]
+    table.with_columns(image=pl.Series(cut)).write_parquet("bad.parquet")
+    Path("list.txt").write_text("imgs/none.jpg\n" + "\n".join([*texts[:2], cut[0]]) + "\n")
+    names = ["b64.parquet", "dataurl.parquet", "bad.parquet", "list.txt"]
+    found = run_all([["score", name, "-o", f"{i}.parquet", *models] for i, name in enumerate(names)])
+    assert [outcome.status for outcome in found] == [0, 0, 3, 3], found
+    assert [len(pl.read_parquet(f"{i}.parquet")) for i in range(4)] == [4, 4, 2, 2]
+    told = "".join(outcome.out + outcome.err for outcome in found)
+    tables = "".join(str(pl.read_parquet(path).to_dicts()) for path in Path().glob("?.parquet*.parquet"))
+    for text in texts:
+        assert text[:60] not in told + tables
+        assert text[300:360] not in told + tables
+
+
+@case_of("14_tiff_deep_grey")
+def test_deep_grey_is_shown_as_people_see_it(case: Path) -> None:
+    from PIL import Image
+
+    import beholder
+
+    seen = np.asarray(Image.open("ref.png")).astype(int)[:, 8:56]  # the middle square
+    for name in ("w16.tif", "t12.tif"):
+        found = beholder.preprocess(name, preset="upright", size_px=48).astype(int)
+        if name == "w16.tif":
+            assert np.abs(found - seen[:, :, None]).max() <= 1
+        else:  # a ramp from 0 to 4095 over 64 columns
+            assert np.abs(found[0, :, 0] - np.arange(8, 56) * 255 / 63).max() <= 2
+
+
+@case_of("15_parquet_vector_types")
+def test_vectors_of_tensor_types_are_scored(case: Path, shared_cases: Path) -> None:
+    (found,) = run_all([["score", "tensor.parquet", "-o", "x.parquet", "--head", str(shared_cases / "head.pth")]])
+    assert found.status == 0, found
+    scores = pl.read_parquet("x.parquet")["aesthetic_score"].to_list()
+    assert np.abs(np.array(scores) - [4.3855, 5.6062, 4.4911, 5.882, 4.7091]).max() < 1e-4
+
+
+@case_of("18_jsonl_list")
+def test_json_lines_are_a_table_of_pictures(case: Path, models: list[str]) -> None:
+    from PIL import Image
+
+    Path("imgs").mkdir(exist_ok=True)
+    for number in range(4):
+        Image.new("RGB", (60, 60), (number * 50, 90, 30)).save(f"imgs/{number}.jpg")
+    (found,) = run_all([["score", "x.jsonl", "-o", "x.parquet", *models]])
+    assert found.status == 0, found
+    table = pl.read_parquet("x.parquet")
+    assert table["sample"].to_list() == [f"imgs/{number}.jpg" for number in range(4)]
+    assert table["text"].to_list() == ["c"] * 4
+
+
 @case_of("09_packed_urls_without_suffix")
 @pytest.mark.usefixtures("odd_server")
 def test_packed_pictures_of_urls_have_a_picture_suffix(case: Path, models: list[str]) -> None:

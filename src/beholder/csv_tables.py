@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from beholder import storage
 from beholder.errors import InputError, reason_of
+from beholder.text_files import is_utf16, open_text, read_head
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +62,7 @@ def open_table(
     fields and `nan` are null.
 
     Args:
-        path: a .csv (commas) or .tsv (tabs) file with a row of column names, UTF-8, local or remote.
+        path: a .csv (commas) or .tsv (tabs) file with a row of column names, UTF-8 or marked UTF-16, local or remote.
         types: column -> the type it is read as; names that the table lacks count for nothing.
         empty_is_null: whether an empty field of a text column is null (one in quotes never is); else it is an empty text.
 
@@ -91,16 +92,16 @@ def _types_of(names: Sequence[str], types: Mapping[str, pa.DataType]) -> dict[st
 
 
 def _local_file(path: str, opened: contextlib.ExitStack) -> str:
-    """A file of this machine with the same bytes.
+    """A file of this machine with the same text, in UTF-8.
 
     Arrow reads ahead in threads that may outlive a failure, to the end of the process. They must hold nothing of Python's
     (a buffer or file object): letting go of it when the interpreter has ended already aborts the process.
     """
-    if storage.is_local(path):
+    if storage.is_local(path) and not is_utf16(storage.read_range(path, 0, 4)):
         with storage.remote_errors(path), storage.open_binary(path):
             return str(storage.local_path(path))
     local = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="beholder-table-"))) / "table.csv"
-    with storage.remote_errors(path), storage.open_binary(path) as source, local.open("wb") as file:
+    with storage.remote_errors(path), open_text(path) as source, local.open("wb") as file:
         shutil.copyfileobj(source, file, _COPY_BYTES)
     return str(local)
 
@@ -112,15 +113,13 @@ def header_of(path: str) -> list[str]:
 
 def _header(path: str) -> tuple[list[str], int]:
     """The column names, and how many lines they take: 0 where nothing comes after them, no line end either."""
-    head = storage.read_range(path, 0, _MOST_HEADER_BYTES)
+    head, is_whole = read_head(path, _MOST_HEADER_BYTES)
     if not head:
         raise InputError(f"{path} is empty (0 bytes)")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path} cannot be read as CSV: it is UTF-16 text; save it as UTF-8")
     if b"\0" in head:
-        raise InputError(f"{path} cannot be read as CSV: it is no text, it holds zero bytes")
+        raise InputError(f"{path} cannot be read as CSV: it is no text, it holds zero bytes; save it as UTF-8 text")
     ends = [at for mark in (b"\n", b"\r") if (at := head.find(mark)) >= 0]
-    if not ends and len(head) == _MOST_HEADER_BYTES:
+    if not ends and not is_whole:
         raise InputError(f"{path} cannot be read as CSV: its first line is longer than {_MOST_HEADER_BYTES >> 20} MiB")
     delimiter = delimiter_of(path)
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(head), "utf-8-sig", "replace", newline=""), delimiter=delimiter)
@@ -136,7 +135,7 @@ def _header(path: str) -> tuple[list[str], int]:
     line = head[: min(ends, default=len(head))].decode("utf-8-sig", "replace")
     _check_delimiter(line, names, path, delimiter)
     check_names(names, path)
-    is_all = len(head) < _MOST_HEADER_BYTES and not head.endswith((b"\n", b"\r")) and not any(True for _ in rows)
+    is_all = is_whole and not head.endswith((b"\n", b"\r")) and not any(True for _ in rows)
     return names, 0 if is_all else num_lines
 
 

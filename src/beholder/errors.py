@@ -26,6 +26,10 @@ class InputError(BeholderError):
     """Embeddings that cannot be read as they were given."""
 
 
+class ChoiceNeededError(InputError):
+    """A source that can be read in several ways, or in none without being told: the text says which flag decides."""
+
+
 class DamagedError(InputError):
     """A file that turns out to be damaged, or made to take all memory, while it is read.
 

@@ -261,9 +261,9 @@ def list_files(folder: str) -> list[str]:
                 found += [os.path.join(parent, name) for name in files if not is_ignored_name(os.fsencode(name))]
             return sorted(found)
         fs, inner = filesystem(folder)
-        root = str(fs.unstrip_protocol(inner)).rstrip("/") + "/"
-        paths = sorted(fs.unstrip_protocol(name) for name in fs.find(inner))
-        return [path for path in paths if not any(map(is_ignored_name, os.fsencode(path.removeprefix(root)).split(b"/")))]
+        start = len(str(fs.unstrip_protocol(inner)).rstrip("/"))
+        paths = sorted(str(fs.unstrip_protocol(name)) for name in fs.find(inner))
+        return [path for path in paths if not any(map(is_ignored_name, os.fsencode(path[start + 1 :]).split(b"/")))]
 
 
 def expand_glob(pattern: str) -> list[str]:

@@ -185,6 +185,8 @@ def test_lists(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"{tmp_path}/no.npy\n")
     assert refused(tmp_path / "list.txt") == f"{tmp_path}/no.npy does not exist; check the path"
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe/\0x\0")
+    assert refused(tmp_path / "list.txt") == "/x does not exist; check the path"
+    (tmp_path / "list.txt").write_bytes(b"/\xe9.npy\n")
     assert "list.txt is not UTF-8" in refused(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text(f"{tmp_path}/list.txt\n")
     assert "list.txt lists itself" in refused(tmp_path / "list.txt")

@@ -75,7 +75,8 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     text = b"sample,0,1\na,1,2\n"
     assert "0 bytes" in error_of(write(tmp_path / "a.csv", b""))
     assert "gunzip" in error_of(write(tmp_path / "a.csv.gz", gzip.compress(text)))
-    assert "UTF-16" in error_of(write(tmp_path / "b.csv", text.decode().encode("utf-16")))
+    assert "UTF-16 text that breaks off" in error_of(write(tmp_path / "b.csv", text.decode().encode("utf-16")[:-1]))
+    assert "UTF-32" in error_of(write(tmp_path / "b.csv", text.decode().encode("utf-32")))
     assert "zero bytes" in error_of(write(tmp_path / "c.csv", b"abc\0def"))
     assert "not separated by commas" in error_of(write(tmp_path / "d.csv", text.replace(b",", b";")))
     assert "not the names of the columns" in error_of(write(tmp_path / "e.csv", "0.5,0.25\n1.5,1.25\n"))

@@ -15,12 +15,13 @@ from beholder import InputError
 from beholder.embeddings.block import ReadOptions
 from beholder.embeddings.source import find_parts
 from beholder.images.picture import SourceOptions
-from beholder.images.sources import find_pictures, looks_like_pictures
+from beholder.images.sources import find_pictures
+from beholder.sources.detect import detect
 from oracles.tar_making import png, tar
 
 
 def looks(*sources: object) -> bool:
-    return looks_like_pictures([str(source) for source in sources])
+    return detect([str(source) for source in sources], SourceOptions()) == "pictures"
 
 
 def put(path: Path, data: bytes = b"") -> Path:

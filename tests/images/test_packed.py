@@ -100,8 +100,8 @@ def test_which_column(tmp_path: Path) -> None:
     assert part_of(write(tmp_path / "c.parquet", phash=[b"12345678"], blob=[png(1)])).detail["picture"] == "blob"
     assert "has no column with pictures" in refused(write(tmp_path / "d.parquet", phash=[b"12345678"]))
     assert part_of(tmp_path / "d.parquet", picture_column="phash").detail["picture"] == "phash"
-    assert "has no column with pictures" in refused(
-        write(tmp_path / "e.parquet", images=pa.array([[{"bytes": png(1), "path": "1"}]]))
+    assert "column 'images' is list<element: struct<src: string>>, which is not read as pictures" in refused(
+        write(tmp_path / "e.parquet", images=pa.array([[{"src": "https://x/1.png"}]]))
     )
     assert "has no column 'zz'" in refused(tmp_path / "c.parquet", picture_column="zz")
     part = part_of(write(tmp_path / "f.parquet", jpg=[png(1)], url=["u"], path=["p"], key=[7], sample=["s"]))

@@ -21,7 +21,8 @@ from beholder.images import remote_stream
 from beholder.images.labels import join_labels
 from beholder.images.picture import PicturePart, PictureRef, SourceOptions
 from beholder.images.remote_stream import RemoteStream
-from beholder.images.sources import find_pictures, looks_like_pictures, reader_of
+from beholder.images.sources import find_pictures, reader_of
+from beholder.sources.detect import detect
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar
 from oracles.web import FileServer, serving
@@ -29,6 +30,10 @@ from oracles.web import FileServer, serving
 MEMBERS = [
     member for i in range(30) for member in ((f"{i:03d}.png", png(i, 30)), (f"{i:03d}.json", json.dumps({"n": i}).encode()))
 ]
+
+
+def looks_like_pictures(sources: list[str]) -> bool:
+    return detect(sources, SourceOptions()) == "pictures"
 
 
 def parquet(**columns: Any) -> bytes:

@@ -175,7 +175,7 @@ def test_what_is_no_table_of_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "zeros.csv").write_bytes(b"path\n\0\0\xff\n")
     assert "it is no text, it holds zero bytes" in refused(tmp_path / "zeros.csv")
     assert "two columns named 'path'" in refused(csv(tmp_path / "w.csv", "path,path\na.jpg,b.jpg\n"))
-    assert "expected bytes, struct<bytes, path>, paths or URLs" in refused(
+    assert "column 'n' is int64; expected bytes, struct<bytes, path>" in refused(
         parquet(tmp_path / "i.parquet", n=[1]), picture_column="n"
     )
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")

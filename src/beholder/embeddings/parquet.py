@@ -23,11 +23,12 @@ from beholder.schemas import group_bytes, num_rows_of
 from beholder.storage import covering_row_groups, open_parquet
 
 _MOST_FETCHED_BYTES = 64 << 20
+_MOST_TOLD = 3
 _PREFERRED = ("embedding", "embeddings", "img_emb", "image_embedding", "image_embeddings", "clip_embedding")
 
 
 class ParquetReader:
-    """Reads Parquet with a fixed-size-list, list or large-list column, or with one float column per dimension."""
+    """Reads Parquet with a fixed-size-list, list, large-list or tensor column, or with one float column per dimension."""
 
     def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
         """Choose the embedding column(s) from the schema; for lists of free length look at the first rows."""
@@ -37,8 +38,8 @@ class ParquetReader:
             layout, names, value_type = _choose_layout(schema, options.embedding_column, path)
             if layout == "wide":
                 dim = len(names)
-            elif pa.types.is_fixed_size_list(schema.field(names[0]).type):
-                dim = schema.field(names[0]).type.list_size
+            elif pa.types.is_fixed_size_list(_stored(schema.field(names[0]).type)):
+                dim = _stored(schema.field(names[0]).type).list_size
             else:
                 dim = _first_length(file, names[0], path)
             cuts, at = [], 0
@@ -51,7 +52,7 @@ class ParquetReader:
             largest = max((group_bytes(metadata.row_group(group)) for group in range(metadata.num_row_groups)), default=0)
         if dim == 0 and num_rows:
             raise InputError(f"{path}: the embeddings in column {names[0]!r} have no dimensions")
-        dtype = (pa.types.is_float16(value_type) and "float16") or (pa.types.is_float64(value_type) and "float64") or "float32"
+        dtype = _dtype_of(value_type)
         return Part(path, name, "parquet", num_rows, dim, dtype, num_bytes, cuts=tuple(cuts),
                     detail={"layout": layout, "columns": names, "labels": others, "group_bytes": largest})  # fmt: skip
 
@@ -60,7 +61,21 @@ class ParquetReader:
         return read_ahead(_batches(part, start, part.num_rows if stop is None else stop, options), depth=1)
 
 
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """What a column of an extension type (fixed-shape tensors) is stored as; others as they are."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _dtype_of(value_type: pa.DataType) -> str:
+    """The dtype in which such numbers are scored; whole ones exactly."""
+    if pa.types.is_float16(value_type):
+        return "float16"
+    is_wide = pa.types.is_float64(value_type) or (pa.types.is_integer(value_type) and value_type.bit_width > 16)
+    return "float64" if is_wide else "float32"
+
+
 def _list_value_type(kind: pa.DataType) -> pa.DataType | None:
+    kind = _stored(kind)
     is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
     return kind.value_type if is_list else None
 
@@ -69,20 +84,29 @@ def _choose_layout(schema: pa.Schema, wanted: str | None, path: str) -> tuple[st
     """("list" or "wide", embedding column names, element type). Raises InputError when it is not clear."""
     lists = {field.name: _list_value_type(field.type) for field in schema if _list_value_type(field.type) is not None}
     floats = [name for name, value_type in lists.items() if pa.types.is_floating(value_type)]
+    whole = [name for name, value_type in lists.items() if pa.types.is_integer(value_type)]
     if wanted is not None and wanted in lists:
-        if wanted not in floats:
+        if wanted not in floats and wanted not in whole:
             raise InputError(f"{path}: column {wanted!r} is {schema.field(wanted).type}, expected a list of floats")
-        return "list", [wanted], lists[wanted]
+        return _as_list(schema, wanted, path)
     if wanted is None and floats:
         preferred = [name for name in _PREFERRED if name in floats] or floats
         if len(floats) > 1 and preferred is floats:
             raise InputError(f"{path}: which column holds the embeddings? Name it with --embedding-column: {', '.join(floats)}")
-        return "list", [preferred[0]], lists[preferred[0]]
+        return _as_list(schema, preferred[0], path)
     for name in [wanted] if wanted is not None else _PREFERRED:
         if name in schema.names and name not in floats:
-            raise InputError(f"{path}: column {name!r} is {schema.field(name).type}, expected a list of floats")
+            hint = _whole_numbers(name) if name in whole else ""
+            raise InputError(f"{path}: column {name!r} is {schema.field(name).type}, expected a list of floats{hint}")
     numeric = [pa.types.is_floating(field.type) for field in schema]
-    names = choose_embedding_columns(schema.names, numeric, wanted, path)
+    try:
+        names = choose_embedding_columns(schema.names, numeric, wanted, path)
+    except InputError as error:
+        if whole:
+            kind = schema.field(whole[0]).type
+            raise InputError(f"{path}: column {whole[0]!r} is {kind}, no list of floats{_whole_numbers(whole[0])}") from None
+        odd = [f"{field.name!r} is {field.type}" for field in schema if pa.types.is_nested(_stored(field.type))]
+        raise InputError(f"{error}; column {', '.join(odd[:_MOST_TOLD])}" if odd else str(error)) from None
     types = {schema.field(name).type for name in names}
     odd = [name for name in names if not pa.types.is_floating(schema.field(name).type)]
     if odd:
@@ -92,12 +116,31 @@ def _choose_layout(schema: pa.Schema, wanted: str | None, path: str) -> tuple[st
     return "wide", names, max(types, key=lambda kind: kind.bit_width)
 
 
+def _as_list(schema: pa.Schema, name: str, path: str) -> tuple[str, list[str], pa.DataType]:
+    """The layout of a list column. Raises InputError for tensors that are no vectors."""
+    kind = schema.field(name).type
+    shape = getattr(kind, "shape", None)
+    if shape is not None and sum(length > 1 for length in shape) > 1:
+        raise InputError(f"{path}: column {name!r} holds a tensor of shape {list(shape)} a row, expected a vector")
+    value_type = _list_value_type(kind)
+    assert value_type is not None
+    return "list", [name], value_type
+
+
+def _whole_numbers(name: str) -> str:
+    """What to do about a column of whole numbers."""
+    return (
+        ": whole numbers are quantised embeddings, whose scale is not known; convert them to floats with their scale, "
+        f"or score them as they are with --embedding-column {name}"
+    )
+
+
 def _first_length(file: pq.ParquetFile, name: str, path: str) -> int:
     """Length of the first list that is neither null nor empty; 0 when there is none."""
     for batch in file.iter_batches(batch_size=1024, columns=[name]):
-        longest = pc.max(pc.list_value_length(batch.column(0))).as_py()
-        if longest:
-            first = next(length for length in pc.list_value_length(batch.column(0)).to_pylist() if length)
+        lengths = pc.list_value_length(_storage(batch.column(0)))
+        if pc.max(lengths).as_py():
+            first = next(length for length in lengths.to_pylist() if length)
             return int(first)
     if file.metadata.num_rows:
         raise InputError(f"{path}: every embedding in column {name!r} is null or empty")
@@ -144,6 +187,11 @@ def _record_batches(
         yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=names)
 
 
+def _storage(column: pa.Array) -> pa.Array:
+    """The lists behind a column of tensors; others as they are."""
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
 def _wide(batch: pa.RecordBatch, names: list[str]) -> tuple[Embeddings, npt.NDArray[np.uint8] | None]:
     missing: npt.NDArray[np.bool_] | None = None
     arrays: list[npt.NDArray[Any]] = []
@@ -162,9 +210,11 @@ def _wide(batch: pa.RecordBatch, names: list[str]) -> tuple[Embeddings, npt.NDAr
 
 
 def _lists(batch: pa.RecordBatch, name: str, part: Part) -> tuple[Embeddings, npt.NDArray[np.uint8] | None]:
-    column, dtype, dim = batch.column(name), np.dtype(part.dtype), part.dim
+    column, dtype, dim = _storage(batch.column(name)), np.dtype(part.dtype), part.dim
     num_rows = len(column)
     values = column.flatten()  # without the lists that are null; heeds the slice, which `.values` does not
+    if pa.types.is_integer(values.type):
+        values = values.cast(pa.from_numpy_dtype(dtype), safe=False)
     if pa.types.is_fixed_size_list(column.type):
         lengths = np.full(num_rows, dim)
     else:

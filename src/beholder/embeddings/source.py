@@ -23,9 +23,14 @@ from beholder.embeddings.block import Part, Reader, ReadOptions
 from beholder.embeddings.labels import choose_label_columns, refuse_columns
 from beholder.embeddings.stamp import read_stamp
 from beholder.errors import InputError
+from beholder.json_tables import JSON_SUFFIXES
+from beholder.text_files import decoded
 
 _SUFFIX_KINDS = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
+_SPARE_KINDS = {".pt": "torch", ".pth": "torch", ".jsonl": "json", ".ndjson": "json"}
+"""Taken in a folder only where there is nothing else: such files often are models, or notes about the others."""
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".ppm"}
+_LIST_HINT = "a list holds one path or URL a line, in UTF-8"
 _TEXT_IN_DISGUISE = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")
 """gzip, zstd, UTF-16: left to the CSV reader, which says what to do with them."""
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
@@ -45,6 +50,14 @@ def reader_of(kind: str) -> Reader:
         from beholder.embeddings.parquet import ParquetReader
 
         return ParquetReader()
+    if kind == "torch":
+        from beholder.embeddings.torch_files import TorchReader
+
+        return TorchReader()
+    if kind == "json":
+        from beholder.embeddings.json_rows import JsonReader
+
+        return JsonReader()
     from beholder.embeddings.text import CsvReader
 
     return CsvReader()
@@ -75,13 +88,11 @@ def _expand(sources: Sequence[str], inside: tuple[str, ...] = ()) -> list[str]:
     expanded: list[str] = []
     for source in sources:
         storage.forget_listings(source)
-        if source.endswith(".txt"):
+        if source.lower().endswith(".txt"):
             if source in inside:
                 raise InputError(f"{source} lists itself; remove the line")
-            try:
-                lines = storage.read_range(source, 0, storage.size(source)).decode("utf-8-sig").splitlines()
-            except UnicodeDecodeError:
-                raise InputError(f"{source} is not UTF-8 text; a list holds one path or URL a line") from None
+            text = decoded(storage.read_range(source, 0, storage.size(source)), source, _LIST_HINT)
+            lines = text.split("\n")
             entries = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
             if not entries:
                 raise InputError(f"{source} lists nothing: expected one path or URL a line")
@@ -119,6 +130,11 @@ def _files_of(source: str) -> list[tuple[str, str, str | None]]:
         kind = _SUFFIX_KINDS.get(PurePosixPath(path).suffix.lower())
         if kind is not None:
             by_kind.setdefault(kind, []).append(path)
+    if not by_kind:
+        for path in files:
+            kind = _SPARE_KINDS.get(PurePosixPath(path).suffix.lower())
+            if kind is not None:
+                by_kind.setdefault(kind, []).append(path)
     if len(by_kind) > 1:
         counts = ", ".join(f"{len(paths)} .{kind}" for kind, paths in sorted(by_kind.items()))
         raise InputError(
@@ -222,9 +238,11 @@ def _kind_of(path: str) -> str:
         return "npy"
     if head.startswith(b"PAR1"):
         return "parquet"
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix in (".pt", ".pth") and head:
+        return "torch"
     if head.startswith(b"PK\x03\x04"):
         return "npz"
-    suffix = PurePosixPath(path).suffix.lower()
     if not head:
         raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
     if suffix in _PICTURES:
@@ -233,7 +251,7 @@ def _kind_of(path: str) -> str:
         raise InputError(f"{path} is not {suffix} inside: it starts with {head!r}; is it whole, or of another kind?")
     if b"\0" in head and not head.startswith(_TEXT_IN_DISGUISE):
         raise InputError(f"{path} is of no kind that is known: expected .npy, .npz, .parquet or .csv")
-    return "csv"
+    return "json" if suffix.removeprefix(".") in JSON_SUFFIXES else "csv"
 
 
 def _inspect(path: str, name: str, metadata_path: str | None, options: ReadOptions) -> Part:

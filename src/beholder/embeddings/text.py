@@ -21,6 +21,7 @@ from beholder.embeddings.text_pieces import MOST_ROW_BYTES, Piece, PieceReader, 
 from beholder.embeddings.text_rows import Layout, Parsed, Workspace, parse
 from beholder.embeddings.wide import choose_embedding_columns
 from beholder.errors import InputError
+from beholder.text_files import is_utf16, open_text, read_head
 
 _PIECE_BYTES = 4 << 20
 _LEAST_PIECE_BYTES = 64 << 10
@@ -30,7 +31,7 @@ _FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"|([^,"]*)')
 
 @dataclass(frozen=True, kw_only=True)
 class CsvReader:
-    """Reads CSV (RFC 4180, UTF-8, a row of column names first) on all cores this process may use.
+    """Reads CSV (RFC 4180, UTF-8 or marked UTF-16, a row of column names first) on all cores this process may use.
 
     A number becomes the float32 nearest to its decimal text. A number field that is empty or `null` makes its row MISSING; NaN
     and infinities are passed on. Pass-through columns are the text that stands there.
@@ -44,7 +45,7 @@ class CsvReader:
     def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
         """Read the column names and the first rows (1 MiB). Raises InputError, also for a wrong row among them."""
         num_bytes = storage.size(path)
-        head, rows_at = _read_head(path)
+        head, rows_at, is_whole = _read_head(path)
         names = _split(head[:rows_at], path, 1)
         if len(names) == 1 and re.search(r"[;\t|]", names[0]):
             raise InputError(f"{path}: the column names are not separated by commas; write it as CSV with commas")
@@ -54,10 +55,12 @@ class CsvReader:
         looks_numeric = [position >= len(first_row) or _looks_numeric(first_row[position]) for position in range(len(names))]
         chosen = choose_embedding_columns(names, looks_numeric, options.embedding_column, path)
         embedding = [names.index(column) for column in chosen]
-        _check_rows(head, rows_at, len(head) == num_bytes, Layout(path, names, embedding))
+        _check_rows(head, rows_at, is_whole, Layout(path, names, embedding))
+        is_recoded = is_utf16(storage.read_range(path, 0, 4))
         seen = max(1, len(head) - rows_at)
-        about_rows = round((num_bytes - rows_at) * head.count(b"\n", rows_at) / seen)
-        detail = {"names": names, "embedding": embedding, "about_rows": about_rows}
+        text_bytes = num_bytes // 2 if is_recoded else num_bytes  # two bytes a letter in UTF-16
+        about_rows = round((text_bytes - rows_at) * head.count(b"\n", rows_at) / seen)
+        detail = {"names": names, "embedding": embedding, "about_rows": about_rows, "is_recoded": is_recoded}
         _label_columns(names, embedding, options, path)
         return Part(path, name, "csv", None, len(embedding), "float32", num_bytes, cuts=(), detail=detail)
 
@@ -92,8 +95,8 @@ def _parsed_pieces(part: Part, layout: Layout, room: int) -> Generator[Parsed]:
     num_threads = len(os.sched_getaffinity(0))
     free = [Workspace(room, layout) for _ in range(num_threads + 2)]
     pending: deque[tuple[Workspace, Future[Parsed]]] = deque()
-    with storage.open_binary(part.path) as file:
-        reader = PieceReader(part.path, file, part.num_bytes)
+    with open_text(part.path) as file:
+        reader = PieceReader(part.path, file, None if part.detail["is_recoded"] else part.num_bytes)
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="beholder-csv")
         try:
             is_first = True
@@ -133,16 +136,19 @@ def _block(parsed: Parsed, low: int, high: int, first_row: int, part: Part, opti
     return Block(parsed.embeddings[low:high], labels, statuses)
 
 
-def _read_head(path: str) -> tuple[bytes, int]:
-    """The first bytes of the file, with at least one row if there is one, and where the rows start. Raises InputError."""
+def _read_head(path: str) -> tuple[bytes, int, bool]:
+    """The beginning of the file, in UTF-8, with at least one row if there is one; where the rows start; whether it is all.
+
+    Raises InputError.
+    """
     num_bytes = _HEAD_BYTES
     while True:
-        head = storage.read_range(path, 0, num_bytes)
+        head, is_whole = read_head(path, num_bytes)
         check_is_text(head, path)
         rows_at = first_row_end(head, 0, len(head))
-        is_enough = len(head) < num_bytes or (rows_at > 0 and first_row_end(head, rows_at, len(head)) > 0)
+        is_enough = is_whole or (rows_at > 0 and first_row_end(head, rows_at, len(head)) > 0)
         if is_enough or (rows_at > 0 and num_bytes >= MOST_ROW_BYTES):
-            return head, rows_at if rows_at > 0 else len(head)
+            return head, rows_at if rows_at > 0 else len(head), is_whole
         if num_bytes >= MOST_ROW_BYTES:
             raise InputError(
                 f"{path}: line 1: the row is longer than {MOST_ROW_BYTES >> 20} MiB; is it CSV, are all quotes closed?"

@@ -16,8 +16,8 @@ _NEWLINE, _QUOTE = b"\n", b'"'
 _MARKS = {
     b"\x1f\x8b": "gzip data, which is not read; decompress it first (gunzip)",
     b"\x28\xb5\x2f\xfd": "zstandard data, which is not read; decompress it first (unzstd)",
-    b"\xff\xfe": "UTF-16 text, which is not read; save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text, which is not read; save it as UTF-8",
+    b"\xff\xfe": "UTF-32 text, which is not read; save it as UTF-8",
+    b"\0\0\xfe\xff": "UTF-32 text, which is not read; save it as UTF-8",
 }
 
 
@@ -100,10 +100,10 @@ class PieceReader:
     Args:
         path: for error texts.
         file: opened for reading bytes, at its start.
-        num_bytes: how long the file was when the run was planned.
+        num_bytes: how long the text was when the run was planned; None: not known (it is recoded).
     """
 
-    def __init__(self, path: str, file: IO[bytes], num_bytes: int) -> None:
+    def __init__(self, path: str, file: IO[bytes], num_bytes: int | None) -> None:
         self._path, self._file, self._planned = path, file, num_bytes
         self._read = 0
         self._rest = bytearray()
@@ -138,6 +138,8 @@ class PieceReader:
                 self._is_finished = not count
                 filled += count
                 self._read += count
+        if self._planned is None:
+            return filled
         if self._read > self._planned or (self._is_finished and self._read < self._planned):
             raise InputError(
                 f"{self._path} had {self._planned} bytes when the run was planned and now has {self._read} or more: it was"

@@ -32,7 +32,7 @@ SIDECAR_SUFFIXES = _words("txt caption json xmp xml yaml yml cls npy npz pt aae 
 """Beside a picture of the same stem, files with these belong to it."""
 TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz)$", re.IGNORECASE)
 PARQUET_SUFFIXES = frozenset(("parquet", "pq"))
-TABLE_SUFFIXES = frozenset(("csv", "tsv"))
+TABLE_SUFFIXES = frozenset(("csv", "tsv", "jsonl", "ndjson", "json"))
 HEAD_BYTES = 512
 """So many first bytes tell every kind of file."""
 

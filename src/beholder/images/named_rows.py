@@ -67,18 +67,12 @@ class NamedRows:
 
     def _parquet_names(self) -> pa.Array:
         """The samples without reading any picture."""
-        part, detail = self.part, self.part.detail
-        path_field = f"{detail['picture']}.path"
+        part = self.part
         with storage.remote_errors(part.path), storage.open_parquet(part.path) as file:
             renamed = packed.sample_names(part, file)
-            kind = file.schema_arrow.field(detail["picture"]).type
-            if detail["sample"] is not None:
-                given = packed.as_text(file.read(columns=[detail["sample"]]).column(0), part, detail["sample"])
-            elif detail["is_struct"] and kind.get_field_index("path") >= 0:
-                paths = file.read(columns=[path_field]).column(0)
-                given = packed.as_text(pc.struct_field(paths, "path"), part, path_field)
-            else:
-                return pa.array([f"{part.name}:{row}" for row in range(part.num_rows or 0)], pa.large_string())
+            given = packed.own_names(part, file)
+        if given is None:
+            return pa.array([packed.row_name(part, row) for row in range(part.num_rows or 0)], pa.large_string())
         names = _joined(given.chunks)
         if not renamed:
             return names

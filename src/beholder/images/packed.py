@@ -1,4 +1,4 @@
-"""A Parquet file with the pictures' bytes in it (Hugging Face, img2dataset, any) in, blocks of them out, a few MB at a time."""
+"""A Parquet file with the pictures in it (Hugging Face, img2dataset, any) in, blocks of them out, a few MB at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,13 @@ from beholder.images.fetch_bytes import too_many_bytes
 from beholder.images.labels import block_labels, is_heavy, passed_columns, renames, valid_text
 from beholder.images.magic import is_picture
 from beholder.images.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
-from beholder.images.picture_columns import Columns, choose, is_bytes
+from beholder.images.picture_columns import Columns, choose, is_bytes, is_list, is_numbers, is_text
 from beholder.images.tar_members import MOST_MEMBER_BYTES
+from beholder.images.text_pictures import is_written_out, picture_of_text, without_written_out
 
 _MOST_ROWS = 256
+_INSIDE = "\0place in the list"
+"""A column of batches: where in its list a picture stood. No column of a file is called so."""
 
 
 def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.Schema]:
@@ -46,7 +50,9 @@ def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.S
 class PackedReader:
     """Reads Parquet with bytes. `sample`: the sample column, else the path in the struct, else "<part name>:<row>".
 
-    A null picture is an error; of a struct, the bytes count first, then the path (relative to the file's folder).
+    A null picture is an error; of a struct, the bytes count first, then the path (relative to the file's folder). Bytes may
+    be written as base64 text, `data:` addresses or whole numbers. Where a cell is a list of pictures, they are rows of their
+    own: "<sample>/0", "<sample>/1", ...; an empty list counts as one null.
     """
 
     def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
@@ -55,16 +61,18 @@ class PackedReader:
         if columns.kind != "parquet":
             raise InputError(f"{path} holds no pictures but paths or URLs (column {columns.picture!r})")
         num_bytes = storage.size(path)
-        with storage.remote_errors(path), storage.open_parquet(path) as file:
+        with storage.remote_errors(path), storage.open_parquet(path, streamed=columns.is_list) as file:
             metadata = file.metadata
-        cuts, at = [], 0
-        for group in range(metadata.num_row_groups - 1):
-            at += metadata.row_group(group).num_rows
-            cuts.append(at)
+            firsts = _first_pictures(file, columns) if columns.is_list else None
+        starts = [0, *accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
+        if firsts is not None:
+            starts = [int(firsts[row]) for row in starts]
+        cuts = tuple(dict.fromkeys(start for start in starts[1:-1] if 0 < start < starts[-1])) if firsts is not None else None
         identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
         light = pa.schema([f for f in schema if f.name != columns.picture and not is_heavy(f.type)])
-        detail = {**asdict(columns), "columns": light.names, "schema": light}
-        return PicturePart(path, name, "parquet", metadata.num_rows, num_bytes, identity, tuple(cuts), detail=detail)
+        detail = {**asdict(columns), "columns": light.names, "schema": light, "firsts": firsts}
+        cuts = tuple(starts[1:-1]) if cuts is None else cuts
+        return PicturePart(path, name, "parquet", starts[-1], num_bytes, identity, cuts, detail=detail)
 
     def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
         """Pictures [start, stop), from the row group that holds `start`. Rows of a damaged row group are errors."""
@@ -76,13 +84,81 @@ class PackedReader:
         wanted += ["error_message"] if "error_message" in detail["columns"] and "error_message" not in wanted else []
         with storage.remote_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
             names = sample_names(part, file)
-            groups, at = storage.covering_row_groups(file.metadata, start, stop)
+            rows = (start, stop) if detail["firsts"] is None else _rows_with(detail["firsts"], start, stop)
+            groups, at = storage.covering_row_groups(file.metadata, *rows)
             for group in groups:
                 for first, batch in _batches(file, group, at, wanted, detail["picture"], options):
+                    if detail["firsts"] is not None:
+                        first, batch = _one_a_row(batch, first, detail)
                     low, high = max(start, first), min(stop, first + batch.num_rows)
                     if high > low:
                         yield _block(part, batch.slice(low - first, high - low), low, names, passed, options)
                 at += file.metadata.row_group(group).num_rows
+
+
+def _first_pictures(file: pq.ParquetFile, columns: Columns) -> npt.NDArray[np.int64]:
+    """(N + 1,) int64: the number of the first picture of each row of a column of lists, and how many pictures there are.
+
+    Empty lists and nulls count as one picture, which is missing, so that no row gets lost. Where the lists hold structs with
+    a path, only the paths are read.
+    """
+    wanted = (_path_leaf(file, columns.picture) if columns.is_struct else None) or columns.picture
+    lengths = [np.zeros(1, np.int64)]
+    for batch in file.iter_batches(batch_size=_MOST_ROWS, columns=[wanted]):
+        lengths.append(np.maximum(_list_lengths(batch.column(0)), 1))
+    return np.cumsum(np.concatenate(lengths))
+
+
+def _list_lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
+    """How many values each list holds, 0 for null."""
+    return np.asarray(pc.list_value_length(lists).fill_null(0)).astype(np.int64)
+
+
+def _flattened(lists: pa.Array) -> pa.Array:
+    """The values of lists one after another, a null for each list without any."""
+    lengths, values = _list_lengths(lists), lists.flatten()
+    if lengths.all():
+        return values
+    starts = np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))])[:-1]
+    places = np.full(int(np.maximum(lengths, 1).sum()), -1, np.int64)
+    is_value = np.ones(len(places), bool)
+    is_value[starts[lengths == 0]] = False
+    places[is_value] = np.arange(len(values))
+    return values.take(pa.array(places, mask=~is_value))
+
+
+def _path_leaf(file: pq.ParquetFile, picture: str) -> str | None:
+    """What Parquet calls the paths in a column of lists of structs: "images.list.element.path", or as its writer has it."""
+    leaves = [file.schema.column(i).path for i in range(file.metadata.num_columns)]
+    return next((leaf for leaf in leaves if leaf.startswith(f"{picture}.") and leaf.endswith(".path")), None)
+
+
+def _rows_with(firsts: npt.NDArray[np.int64], start: int, stop: int) -> tuple[int, int]:
+    """Rows [first, end) that hold the pictures [start, stop)."""
+    first = int(np.searchsorted(firsts, start, side="right")) - 1
+    return first, max(first, int(np.searchsorted(firsts, stop, side="left")))
+
+
+def _one_a_row(batch: pa.RecordBatch, first: int, detail: dict[str, Any]) -> tuple[int, pa.RecordBatch]:
+    """Rows of lists as rows of one picture each, and the number of the first; `_INSIDE`: the place of each in its list."""
+    firsts: npt.NDArray[np.int64] = detail["firsts"]
+    counts = np.diff(firsts[first : first + batch.num_rows + 1])
+    parents = pa.array(np.repeat(np.arange(batch.num_rows), counts))
+    at = batch.schema.get_field_index(detail["picture"])
+    lists = batch.column(at)
+    is_damaged = (batch.schema.metadata or {}).get(b"damage") is not None
+    pictures = pa.nulls(len(parents), lists.type.value_type) if is_damaged else _flattened(lists)
+    if len(pictures) != len(parents):
+        raise InputError("the lists of pictures have other lengths than when the run was planned; run the same command again")
+    columns = {
+        name: column.take(parents)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        if name != detail["picture"]
+    }
+    inside = np.arange(len(parents)) - np.repeat(firsts[first : first + batch.num_rows] - firsts[first], counts)
+    table = {**columns, detail["picture"]: pictures, _INSIDE: pa.array(inside)}
+    flat = pa.RecordBatch.from_pydict(table)
+    return int(firsts[first]), flat.replace_schema_metadata(batch.schema.metadata)
 
 
 def sample_names(
@@ -91,25 +167,56 @@ def sample_names(
     """New names of rows whose own name (after `finish`) is null or taken; found once by reading the names alone."""
     known: dict[int, str] | None = part.detail.get("renames")
     if known is None:
-        name = part.detail["sample"]
-        column = f"{part.detail['picture']}.path" if name is None and _has_path(part, file) else name
+        values = own_names(part, file)
         known = {}
-        if column is not None:
-            try:
-                table = file.read(columns=[column])
-            except DamagedError as error:
-                raise InputError(f"{part.path} is damaged: the names of its pictures cannot be read ({error.why})") from None
-            values = table.column(0)
-            if name is None:
-                values = pa.chunked_array([_path_field(chunk) for chunk in values.chunks], pa.large_string())
-            values = as_text(values, part, column)
-            known = renames(values if finish is None else finish(values), lambda row: f"{part.name}:{row}")
+        if values is not None:
+            known = renames(values if finish is None else finish(values), lambda row: row_name(part, row))
         part.detail["renames"] = known
     return known
 
 
+def own_names(part: PicturePart, file: pq.ParquetFile) -> pa.ChunkedArray | None:
+    """The names that the file has for its pictures (large_string, null where it has none); None: it has no names at all.
+
+    Only the names are read. Raises InputError.
+    """
+    detail = part.detail
+    name, firsts = detail["sample"], detail.get("firsts")
+    if name is None and not _has_path(part, file):
+        return None
+    column = name or f"{detail['picture']}.path"
+    leaf = column if name or firsts is None else _path_leaf(file, detail["picture"])
+    try:
+        values = file.read(columns=[leaf]).column(0)
+    except DamagedError as error:
+        raise InputError(f"{part.path} is damaged: the names of its pictures cannot be read ({error.why})") from None
+    if name is None:
+        chunks = values.chunks if firsts is None else [_flattened(chunk) for chunk in values.chunks]
+        return as_text(pa.chunked_array([_path_field(chunk) for chunk in chunks], pa.large_string()), part, column)
+    texts = without_written_out(as_text(values, part, column))
+    if firsts is None:
+        return texts
+    counts = np.diff(firsts)
+    inside = np.arange(firsts[-1]) - np.repeat(firsts[:-1], counts)
+    return _with_number(texts.take(pa.array(np.repeat(np.arange(len(counts)), counts))), inside)
+
+
+def _with_number(names: Any, inside: npt.NDArray[np.int64]) -> Any:
+    """Names of pictures in lists: "<name>/<place in the list>"."""
+    return pc.binary_join_element_wise(names, pa.array(inside).cast(pa.large_string()), pa.scalar("/", pa.large_string()))
+
+
+def row_name(part: PicturePart, number: int) -> str:
+    """The name of a picture that has none of its own."""
+    firsts = part.detail.get("firsts")
+    if firsts is None:
+        return f"{part.name}:{number}"
+    row = int(np.searchsorted(firsts, number, side="right")) - 1
+    return f"{part.name}:{row}/{number - int(firsts[row])}"
+
+
 def _path_field(column: pa.StructArray) -> pa.Array:
-    path = pc.struct_field(column, "path").cast(pa.large_string())
+    path = without_written_out(pc.struct_field(column, "path").cast(pa.large_string()))
     return pc.if_else(pc.is_valid(column), path, pa.scalar(None, pa.large_string()))
 
 
@@ -124,8 +231,12 @@ def as_text(values: pa.ChunkedArray, part: PicturePart, column: str) -> pa.Chunk
 
 
 def _has_path(part: PicturePart, file: pq.ParquetFile) -> bool:
+    if not part.detail["is_struct"]:
+        return False
     kind = file.schema_arrow.field(part.detail["picture"]).type
-    return bool(part.detail["is_struct"] and kind.get_field_index("path") >= 0)
+    kind = kind.value_type if is_list(kind) else kind
+    at = kind.get_field_index("path")
+    return bool(at >= 0 and is_text(kind.field(at).type))
 
 
 def _batches(
@@ -170,20 +281,28 @@ def _block(
     notes = columns["error_message"].to_pylist() if "error_message" in columns else []
     refs, samples = [], []
     given = columns[detail["sample"]] if detail["sample"] else None
-    texts = as_text(pa.chunked_array([given]), part, detail["sample"]).to_pylist() if given is not None else None
+    texts = None
+    if given is not None:
+        own = without_written_out(as_text(pa.chunked_array([given]), part, detail["sample"])).combine_chunks()
+        texts = (_with_number(own, columns[_INSIDE].to_numpy()) if _INSIDE in columns else own).to_pylist()
     for i, picture in enumerate(pictures):
         if damage is not None:
             refs.append(PictureRef(error=(PictureReason.UNREADABLE, f"the Parquet file is damaged here: {damage.decode()}")))
         else:
             refs.append(_ref(picture, part.path, notes[i] if notes else None))
         own = texts[i] if texts is not None else picture.get("path") if isinstance(picture, dict) else None
-        fallback = own if own is not None else f"{part.name}:{first + i}"
-        samples.append(valid_text(names.get(first + i, fallback)))
+        if not isinstance(own, str) or (texts is None and is_written_out(own)):
+            own = row_name(part, first + i)
+        samples.append(valid_text(names.get(first + i, own)))
     return PictureBlock(refs, block_labels(samples, {name: columns[name] for name in passed}, options))
 
 
 def _cells(column: pa.Array) -> list[Any]:
     """The cells of the picture column as Python has them; bytes that are too many for a picture only as their number."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if is_numbers(column.type):
+        return list(_bytes_of_numbers(column))
     data = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
     if not is_bytes(data.type):
         return list(column.to_pylist())
@@ -199,6 +318,30 @@ def _cells(column: pa.Array) -> list[Any]:
         else:
             cells.append({"bytes": int(length), "path": column[row]["path"].as_py() if _has_field(column, "path") else None})
     return cells
+
+
+def _bytes_of_numbers(column: pa.Array) -> Iterator[bytes | _NoBytes | None]:
+    """The bytes that each cell's whole numbers are; signed ones count from -128."""
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    values = column.flatten()
+    numbers = values.fill_null(-129 if values.type.bit_width > 8 else 0).to_numpy(zero_copy_only=False)
+    at = 0
+    for is_valid, length in zip(column.is_valid().to_pylist(), lengths.tolist(), strict=True):
+        found = numbers[at : at + length]
+        at += length
+        if not is_valid:
+            yield None
+        elif found.size and (found.min() < -128 or found.max() > 255):
+            yield _NO_BYTES
+        else:
+            yield found.astype(np.uint8).tobytes() if found.dtype.itemsize > 1 else found.view(np.uint8).tobytes()
+
+
+class _NoBytes:
+    """In place of whole numbers that are no bytes."""
+
+
+_NO_BYTES = _NoBytes()
 
 
 def _lengths(data: pa.Array) -> npt.NDArray[np.int64]:
@@ -217,6 +360,17 @@ def _has_field(column: pa.Array, name: str) -> bool:
 def _ref(picture: Any, file_path: str, note: Any) -> PictureRef:
     """Where one cell's picture is."""
     data, path = (picture.get("bytes"), picture.get("path")) if isinstance(picture, dict) else (picture, None)
+    if isinstance(data, list):
+        (data,) = _bytes_of_numbers(pa.array([data], pa.list_(pa.int64())))
+    if isinstance(data, _NoBytes):
+        return PictureRef(error=(PictureReason.NOT_AN_IMAGE, "the cell's whole numbers are no bytes (0 to 255)"))
+    if isinstance(data, str):
+        is_place = data is picture and not is_written_out(data)
+        data, path = (None, data) if is_place else (data, path)
+    elif isinstance(path, str) and data is None and is_written_out(path):
+        data = path
+    if isinstance(data, str):
+        return picture_of_text(data)
     if isinstance(data, int):
         return PictureRef(error=too_many_bytes(data, MOST_MEMBER_BYTES))
     if data is not None:

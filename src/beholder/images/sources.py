@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from beholder import storage
-from beholder.errors import InputError
+from beholder.errors import ChoiceNeededError, InputError
 from beholder.images import files
 from beholder.images.labels import check_columns, valid_text
 from beholder.images.listing import Listing
-from beholder.images.looks import RANGE, expand_ranges, head_of, kind_of_head, looks_like_pictures, names_pictures
+from beholder.images.looks import RANGE, expand_ranges, head_of, kind_of_head, names_pictures
 from beholder.images.magic import (
     OTHER_SUFFIXES,
     PARQUET_SUFFIXES,
@@ -26,10 +26,8 @@ from beholder.images.magic import (
     suffix_of,
 )
 from beholder.images.picture import PicturePart, PictureReader, SourceOptions
-
-__all__ = [
-    "Found", "expand_source", "find_pictures", "gather_singles", "give_names", "looks_like_pictures", "reader_of",
-]  # fmt: skip
+from beholder.json_tables import JSON_SUFFIXES
+from beholder.text_files import is_utf16
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def kind_of(path: str, options: SourceOptions) -> str:
         return "tar"
     if not head:
         raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
-    if suffix in TABLE_SUFFIXES and b"\0" not in head:
+    if suffix in TABLE_SUFFIXES and (b"\0" not in head or is_utf16(head)):
         return "table"
     if suffix in (*PARQUET_SUFFIXES, "zip"):
         raise InputError(f"{path} is not .{suffix} inside: it starts with {head[:8]!r}; is it whole, or of another kind?")
@@ -154,6 +152,8 @@ def _matches(pattern: str, options: SourceOptions) -> Iterator[Found]:
     if not names:
         raise InputError(f"nothing matches {pattern}")
     names = [f"./{name}" if name.startswith("~") else name for name in sorted(names, key=storage.natural_key)]
+    is_of_json = suffix_of(pattern) in JSON_SUFFIXES  # else they are notes beside the pictures
+    tables = TABLE_SUFFIXES if is_of_json else TABLE_SUFFIXES - JSON_SUFFIXES
     items: list[Found] = []
     num_ignored = 0
     for name in names:
@@ -162,7 +162,7 @@ def _matches(pattern: str, options: SourceOptions) -> Iterator[Found]:
             items += _folder(name, options)
         elif suffix in PICTURE_SUFFIXES:
             items.append(Found("files", name, _base_name(name), group=pattern))
-        elif suffix in (*PARQUET_SUFFIXES, *TABLE_SUFFIXES, "zip") or is_tar_name(name):
+        elif (suffix in tables or suffix in (*PARQUET_SUFFIXES, "zip")) or is_tar_name(name):
             items.append(Found(kind_of(name, options), name, _base_name(name)))
         elif local and suffix not in OTHER_SUFFIXES and os.path.isfile(name) and kind_of_head(name) == "files":  # noqa: PTH113
             items.append(Found("files", name, _base_name(name), group=pattern))
@@ -195,7 +195,7 @@ def _folder(source: str, options: SourceOptions) -> Iterator[Found]:
         listing, base = files.scan_local(str(storage.local_path(source))), files.prefix_of(source)
     else:
         listing, base = files.scan_remote(source)
-    packed = _packed(listing, base, options)
+    packed, unclear = _packed(listing, base, options)
     others = {"tars": listing.tars, "Parquet files with pictures": [path for path, _ in packed]}
     name = _folder_name(source)
     if len(listing.names):
@@ -221,6 +221,8 @@ def _folder(source: str, options: SourceOptions) -> Iterator[Found]:
     else:
         chosen = [("zip", path) for path in listing.zips]
         num_ignored = listing.num_ignored + len(listing.parquets)
+    if not chosen and unclear is not None:
+        raise unclear
     if not chosen:
         raise InputError(f"{source} holds no pictures, no tars and no Parquet files with pictures")
     for i, (kind, path) in enumerate(chosen):
@@ -231,26 +233,30 @@ def _tar_stem(tar: str) -> str:
     return TAR_SUFFIX.sub("", tar)
 
 
-def _packed(listing: Listing, base: str, options: SourceOptions) -> list[tuple[str, str]]:
+def _packed(listing: Listing, base: str, options: SourceOptions) -> tuple[list[tuple[str, str]], ChoiceNeededError | None]:
     """(path, kind) of the Parquet files that hold pictures, or, where there are no pictures beside, their places.
 
-    Tables beside a tar and tables of embeddings are neither.
+    Tables beside a tar and tables of embeddings are neither. Of those that need a choice, the first one's error comes along.
     """
     from beholder.images.packed import columns_of_parquet
     from beholder.images.picture_columns import holds_embeddings
 
     stems = {_tar_stem(tar) for tar in listing.tars}
-    found = []
+    found: list[tuple[str, str]] = []
+    unclear: ChoiceNeededError | None = None
     for path in listing.parquets:
         if path.rsplit(".", 1)[0] in stems or files.is_result_file(base + path):
             continue
         try:
             columns, schema = columns_of_parquet(base + path, options)
+        except ChoiceNeededError as error:
+            unclear = unclear or error
+            continue
         except InputError:
             continue
         if columns.kind == "parquet" or not (len(listing.names) or holds_embeddings(schema)):
             found.append((path, columns.kind))
-    return found
+    return found, unclear
 
 
 def _folder_name(source: str) -> str:

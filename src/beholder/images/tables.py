@@ -1,10 +1,10 @@
-"""A list (.txt), CSV or Parquet table of paths or URLs in; blocks of places, with the table's other columns, out."""
+"""A list (.txt), CSV, JSON or Parquet table of paths or URLs in; blocks of places, with the table's other columns, out."""
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,15 +15,20 @@ from beholder import storage
 from beholder.columns import PictureReason
 from beholder.csv_tables import open_table
 from beholder.errors import DamagedError, InputError
-from beholder.images.labels import block_labels, is_heavy, passed_columns, renames
+from beholder.images.labels import block_labels, column_of, is_heavy, passed_columns, renames
 from beholder.images.magic import is_picture, suffix_of
 from beholder.images.packed import as_text, columns_of_parquet, sample_names
 from beholder.images.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.images.picture_columns import Columns, choose
+from beholder.images.text_pictures import is_written_out, picture_of_text, without_written_out
+from beholder.json_tables import JSON_SUFFIXES, read_objects
+from beholder.schemas import common_schema, fit_table
+from beholder.text_files import decoded
 
 PLACE = "path"
 """The only column of a .txt list."""
 _TRIED_PLACES = 8
+_LIST_HINT = "a list holds one path or URL a line, in UTF-8"
 
 
 class TableReader:
@@ -31,7 +36,8 @@ class TableReader:
 
     A relative path counts from the current folder, as everywhere; in a table where none of the first few is there but one
     is below the table's own folder, all count from that. Relative paths in remote tables count from their folder.
-    Rows of the same name get `#2`, `#3`, ...; nulls in the picture column are errors. CSV tables are held in memory.
+    Rows of the same name get `#2`, `#3`, ...; nulls in the picture column are errors. CSV and JSON tables are held in memory.
+    Places that are pictures themselves (base64 text, `data:` addresses) are taken as such; they are no names and no labels.
     """
 
     def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
@@ -48,10 +54,15 @@ class TableReader:
             table = _load(path, num_bytes, contents)
             schema, num_rows = table.schema, table.num_rows
             columns = _choose(table, path, options)
+            if columns.is_list or columns.is_struct:
+                raise InputError(f"{path}: column {columns.picture!r} holds no paths, URLs or pictures as text")
+            columns = replace(columns, kind="table")
             first = table.column(columns.picture).drop_null().slice(0, _TRIED_PLACES).to_pylist()
         if num_rows == 0:
             raise InputError(f"{path} lists nothing: expected one picture a row")
-        light = pa.schema([field for field in schema if not is_heavy(field.type)])
+        is_written = any(isinstance(place, str) and is_written_out(place) for place in first)
+        left_out = {columns.picture} if is_written else set()
+        light = pa.schema([field for field in schema if not is_heavy(field.type) and field.name not in left_out])
         detail = {**asdict(columns), "columns": light.names, "schema": light, "base": _base(path, first)}
         identity = {"bytes": num_bytes, "contents": contents}
         return PicturePart(path, name, "table", num_rows, 0, identity, detail=detail)
@@ -75,8 +86,7 @@ def _batches(
     if suffix_of(part.path) not in ("parquet", "pq") and storage.read_range(part.path, 0, 4) != b"PAR1":
         table = _load(part.path, part.identity["bytes"], part.identity["contents"])
         if detail.get("renames") is None:
-            names = _finished(as_text(table.column(detail["sample"]), part, detail["sample"]), part)
-            detail["renames"] = renames(names, lambda row: f"{part.name}:{row}")
+            detail["renames"] = renames(_names(table, part), lambda row: f"{part.name}:{row}")
         yield 0, table, detail["renames"]
         return
     wanted = list(dict.fromkeys([detail["picture"], detail["sample"], *_passed(part, options)]))
@@ -95,16 +105,36 @@ def _passed(part: PicturePart, options: SourceOptions) -> list[str]:
 
 def _block(part: PicturePart, rows: pa.Table, first: int, names: dict[int, str], options: SourceOptions) -> PictureBlock:
     detail = part.detail
-    places = _joined(as_text(rows.column(detail["picture"]), part, detail["picture"]), detail["base"]).to_pylist()
-    texts = _finished(as_text(rows.column(detail["sample"]), part, detail["sample"]), part).to_pylist()
+    written = as_text(rows.column(detail["picture"]), part, detail["picture"])
+    places = _joined(written, detail["base"])
     empty = PictureRef(error=(PictureReason.MISSING, f"column {detail['picture']!r} is empty in this row"))
-    refs = [PictureRef(path=place) if place is not None and place.strip() else empty for place in places]
+    refs = [_ref(text, place, empty) for text, place in zip(written.to_pylist(), places.to_pylist(), strict=True)]
+    texts = _names(rows, part).to_pylist()
     samples = [names.get(first + i, text) for i, text in enumerate(texts)]
-    return PictureBlock(refs, block_labels(samples, {name: rows.column(name) for name in _passed(part, options)}, options))
+    labels = {name: rows.column(name) for name in _passed(part, options)}
+    if detail["picture"] in labels:
+        labels[detail["picture"]] = without_written_out(labels[detail["picture"]])
+    return PictureBlock(refs, block_labels(samples, labels, options))
+
+
+def _ref(text: str | None, place: str | None, empty: PictureRef) -> PictureRef:
+    """The picture that one row names, or is."""
+    if text is None or not text.strip():
+        return empty
+    return picture_of_text(text) if is_written_out(text) else PictureRef(path=place)
+
+
+def _names(rows: pa.Table, part: PicturePart) -> pa.ChunkedArray:
+    """The rows' own names (large_string), null where they have none."""
+    sample = part.detail["sample"]
+    if sample is None:
+        return pa.chunked_array([pa.nulls(rows.num_rows, pa.large_string())])
+    return _finished(as_text(rows.column(sample), part, sample), part)
 
 
 def _finished(values: pa.ChunkedArray, part: PicturePart) -> pa.ChunkedArray:
     """Names as they are written: of a table that is named by its places, these as they are opened."""
+    values = without_written_out(values)
     return _joined(values, part.detail["base"]) if part.detail["sample"] == part.detail["picture"] else values
 
 
@@ -121,7 +151,7 @@ def _base(path: str, first: Sequence[Any]) -> str:
     """What stands before the relative paths of a table: nothing, or its folder."""
     folder = posixpath.dirname(path)
     folder = f"{folder}/" if folder not in ("", "/") else folder
-    texts = [str(place) for place in first if place]
+    texts = [str(place) for place in first if place and not is_written_out(str(place))]
     relative = [text for text in texts if "://" not in text and not text.startswith(("/", "~"))]
     if not storage.is_local(path):
         return folder
@@ -160,8 +190,20 @@ def _load(path: str, num_bytes: int, contents: str) -> pa.Table:
 def _load_again(path: str, num_bytes: int, contents: str) -> pa.Table:
     if suffix_of(path) == "txt":
         return pa.table({PLACE: _parse_list(storage.read_range(path, 0, num_bytes), path)})
+    if suffix_of(path) in JSON_SUFFIXES:
+        return _json_table(path)
     with open_table(path, {}, empty_is_null=True) as (schema, batches):
         return pa.Table.from_batches(batches, schema)
+
+
+def _json_table(path: str) -> pa.Table:
+    """All rows of JSON lines; a field that some rows lack is null there, and values of several types are text."""
+    pieces = []
+    for rows in read_objects(path):
+        names = dict.fromkeys(name for row in rows for name in row)
+        pieces.append(pa.table({name: column_of([row.get(name) for row in rows]) for name in names}))
+    schema = common_schema(piece.schema for piece in pieces)
+    return pa.concat_tables([fit_table(piece, schema)[0] for piece in pieces]) if pieces else pa.table({})
 
 
 def read_list(path: str) -> pa.Array:
@@ -170,10 +212,7 @@ def read_list(path: str) -> pa.Array:
 
 
 def _parse_list(data: bytes, path: str) -> pa.Array:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text; a list holds one path or URL a line") from None
+    text = decoded(data, path, _LIST_HINT)
     lines = pc.utf8_trim_whitespace(pa.array(text.split("\n"), pa.large_string()))
     lines = lines.filter(pc.and_(pc.not_equal(lines, ""), pc.invert(pc.starts_with(lines, "#"))))
     if not len(lines):

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from beholder.columns import EMBEDDING_DTYPES, EMBEDDING_FORMATS, EmbeddingDtype, EmbeddingFormat
 from beholder.embeddings.folder_labels import FolderLabels
 from beholder.errors import InputError
-from beholder.images.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset
+from beholder.images.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset, SourceOptions
 from beholder.models.precisions import PRECISIONS, Precision
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.models.tower_registry import DEFAULT_TOWER
@@ -252,3 +252,12 @@ class EmbedOptions(PictureOptions, JobOptions):
         return PixelOptions(
             preset=self.preset, size_px=size_px, crop=self.crop, decoder=self.decoder, max_pixels=self.max_pixels
         )
+
+
+def source_options(options: ScoreOptions | EmbedOptions) -> SourceOptions:
+    """How the pictures of a job are read."""
+    return SourceOptions(
+        columns=("*",) if options.columns is None else options.columns,
+        sample_column=options.sample_column,
+        picture_column=options.picture_column,
+    )

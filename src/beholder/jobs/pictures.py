@@ -13,10 +13,10 @@ from beholder import columns
 from beholder.columns import EmbeddingFormat
 from beholder.embeddings.writers import WriteOptions
 from beholder.errors import InputError
-from beholder.images.picture import PicturePart, PixelOptions, SourceOptions
+from beholder.images.picture import PicturePart, PixelOptions
 from beholder.images.sources import find_pictures
 from beholder.jobs.execute import Plan
-from beholder.jobs.options import EmbedOptions, ScoreOptions
+from beholder.jobs.options import EmbedOptions, ScoreOptions, source_options
 from beholder.jobs.output import EMBEDDINGS, RunOutput
 from beholder.models.heads import Head, load_head
 from beholder.models.precisions import MAX_DRIFT, PRECISIONS
@@ -35,10 +35,13 @@ _MOST_SOURCES = 1000
 """Of more sources (every file of a folder by the shell) no list is kept in the record; their samples are their paths."""
 
 
-def plan_scores(options: ScoreOptions, out: str) -> Plan:
-    """The plan of `beholder score PICTURES`. Raises BeholderError; nothing has been written by then."""
+def plan_scores(options: ScoreOptions, out: str, *, parts: Sequence[PicturePart] | None = None) -> Plan:
+    """The plan of `beholder score PICTURES`, of `parts` where the sources have been looked into already.
+
+    Raises BeholderError; nothing has been written by then.
+    """
     heads = [load_head(name, offline=options.offline) for name in options.heads]
-    return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None)
+    return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None, parts)
 
 
 def plan_embeddings(options: EmbedOptions, out: str, *, parts: Sequence[PicturePart] | None = None) -> Plan:
@@ -72,11 +75,7 @@ def _plan(
     keep: WriteOptions | None,
     known: Sequence[PicturePart] | None = None,
 ) -> Plan:
-    source = SourceOptions(
-        columns=("*",) if options.columns is None else options.columns,
-        sample_column=options.sample_column,
-        picture_column=options.picture_column,
-    )
+    source = source_options(options)
     with doing("looking at the sources"):
         parts = find_pictures(options.sources, source) if known is None else list(known)
     product = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)

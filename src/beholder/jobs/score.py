@@ -9,12 +9,10 @@ from typing import Any
 from beholder import storage
 from beholder.embeddings.block import Part, ReadOptions
 from beholder.embeddings.directions import mean_direction
-from beholder.embeddings.source import find_parts
 from beholder.embeddings.stamp import Stamp, stamps_of
 from beholder.errors import InputError
-from beholder.images.sources import looks_like_pictures
 from beholder.jobs.execute import Plan, execute
-from beholder.jobs.options import ScoreOptions
+from beholder.jobs.options import ScoreOptions, source_options
 from beholder.jobs.output import RunOutput
 from beholder.jobs.space_check import note_of, refuse_another_space, warning_of
 from beholder.models.backbones import canonical_backbone, same_backbone
@@ -23,6 +21,7 @@ from beholder.models.spaces import space_of
 from beholder.models.tower_shape import SHAPES
 from beholder.notices import doing
 from beholder.scores.summary import RunSummary
+from beholder.sources.find import find
 from beholder.steps.score import ScoreStep
 
 __all__ = ["ScoreOptions", "plan", "score"]
@@ -53,19 +52,6 @@ def score(
 
 def plan(options: ScoreOptions) -> Plan:
     """Find and check everything the job needs. Raises BeholderError; nothing has been written by then."""
-    with doing("looking at the sources"):
-        are_pictures = options.picture_column is not None or looks_like_pictures(options.sources)
-    if are_pictures:
-        from beholder.jobs.pictures import plan_scores
-
-        if options.embedding_column is not None:
-            raise InputError("--embedding-column: these are pictures, which have none; leave it out")
-
-        return plan_scores(options, options.out or _default_output(options.sources, "pictures"))
-    return _plan_embeddings(options)
-
-
-def _plan_embeddings(options: ScoreOptions) -> Plan:
     read_options = ReadOptions(
         columns=options.columns or (),
         sample_column=options.sample_column,
@@ -73,7 +59,15 @@ def _plan_embeddings(options: ScoreOptions) -> Plan:
         block_bytes=options.memory_bytes // 4,
     )
     with doing("looking at the sources"):
-        parts = find_parts(options.sources, read_options)
+        found = find(options.sources, source_options(options), read_options)
+    if found.pictures:
+        from beholder.jobs.pictures import plan_scores
+
+        return plan_scores(options, options.out or _default_output(options.sources, "pictures"), parts=found.pictures)
+    return _plan_embeddings(options, found.embeddings, read_options)
+
+
+def _plan_embeddings(options: ScoreOptions, parts: Sequence[Part], read_options: ReadOptions) -> Plan:
     idle = ["--keep-embeddings"] if options.keep_embeddings else options.given()
     if idle:
         raise InputError(f"{idle[0]}: these are embeddings already, so it has no effect; leave it out")

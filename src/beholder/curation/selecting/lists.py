@@ -17,6 +17,7 @@ from beholder.curation.database import count_of, do, interruptible
 from beholder.errors import InputError
 from beholder.scores.foreign import as_parquet
 from beholder.scores.score_set import ROW, parquet_of, quoted
+from beholder.text_files import open_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,7 +76,7 @@ def _lines(path: str) -> Iterator[list[str]]:
     """The lines of a text file that are not empty, block by block."""
     rest = b""
     first = True
-    with storage.open_binary(path) as file, storage.remote_errors(path):
+    with open_text(path) as file, storage.remote_errors(path):
         while True:
             block = file.read(_BLOCK_BYTES)
             data = rest + block
@@ -86,7 +87,9 @@ def _lines(path: str) -> Iterator[list[str]]:
             try:
                 yield [line for piece in pieces if (line := piece.removesuffix(b"\r").decode())]
             except UnicodeDecodeError:
-                raise InputError(f"{path} is no UTF-8 text") from None
+                raise InputError(
+                    f"{path} is no UTF-8 text (Latin-1 or Windows-1252, perhaps); save the file as UTF-8"
+                ) from None
             if not block:
                 return
 
