@@ -292,8 +292,11 @@ def remark_lines(summary: RunSummary) -> list[str]:
 
 
 def preset_lines(summary: RunSummary) -> list[str]:
-    """How many pictures have what makes presets differ, and which option matters; nothing where none has."""
-    found = [f"{summary.traits[word]:,} {text}" for word, text in _PRESET_HINTS.items() if summary.traits.get(word)]
+    """How many pictures have what makes presets differ, and which option matters; nothing where none has, or it is settled."""
+    from beholder.scores.summary import SETTLED_BY
+
+    open_ones = {word: text for word, text in _PRESET_HINTS.items() if word not in SETTLED_BY[summary.preset]}
+    found = [f"{summary.traits[word]:,} {text}" for word, text in open_ones.items() if summary.traits.get(word)]
     if not found:
         return []
     advice = "--preset upright shows the tower what a person sees; use one preset for all that you compare (docs/pixels.md)"

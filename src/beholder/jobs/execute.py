@@ -42,6 +42,7 @@ class Plan:
         tally: how far it is, while it runs.
         waiting_for: asked while it runs: the stage that the others wait for, or "".
         check_seconds: what choosing the precision took.
+        preset: which pixels of pictures are scored; "": there are none.
     """
 
     step: Step
@@ -62,6 +63,7 @@ class Plan:
     tally: Tally
     waiting_for: Callable[[], str]
     check_seconds: float = 0.0
+    preset: str = ""
 
 
 def execute(
@@ -156,6 +158,7 @@ def _empty_summary(plan: Plan, out: RunOutput) -> RunSummary:
         notes=list(plan.notes),
         num_ignored=plan.num_ignored,
         check_seconds=plan.check_seconds,
+        preset=plan.preset,
         embeddings=out.kept_embeddings if plan.keeps_embeddings else None,
     )
 

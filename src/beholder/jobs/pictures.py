@@ -13,7 +13,8 @@ from beholder import columns
 from beholder.columns import EmbeddingFormat
 from beholder.embeddings.writers import WriteOptions
 from beholder.errors import InputError
-from beholder.images.picture import PicturePart, PixelOptions
+from beholder.images.picture import PicturePart, PixelOptions, Trait
+from beholder.images.sampling import count_traits
 from beholder.images.sources import find_pictures
 from beholder.jobs.execute import Plan
 from beholder.jobs.options import EmbedOptions, ScoreOptions, source_options
@@ -22,6 +23,7 @@ from beholder.models.heads import Head, load_head
 from beholder.models.precisions import MAX_DRIFT, PRECISIONS
 from beholder.models.tower_registry import DEFAULT_TOWER
 from beholder.notices import doing
+from beholder.scores.summary import SETTLED_BY
 from beholder.steps.pictures import DecodeOptions, PictureStep
 from beholder.steps.writing import PictureProduct
 
@@ -119,7 +121,8 @@ def _plan(
         head_names=[head.name for head in heads],
         head_notes=[head.doubt for head in heads],
         warnings=warnings,
-        notes=_notes(tower, engine, pixels, parts),
+        notes=_notes(tower, engine, pixels, parts) + _preset_notes(options, pixels, parts),
+        preset=pixels.preset,
         keeps_embeddings=keep is not None and bool(heads),
         num_ignored=sum(part.num_ignored for part in parts),
         tally=step.tally,
@@ -221,6 +224,34 @@ def _num_workers(options: Options, engine: Engine) -> int:
         return options.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // 2) if engine.device.type == "cpu" else cores
+
+
+_TRAIT_WORDS = {
+    Trait.ROTATED: ("is turned by EXIF", "are turned by EXIF"),
+    Trait.PALETTE: ("has a palette", "have a palette"),
+    Trait.ALPHA: ("has an alpha channel", "have an alpha channel"),
+    Trait.DEEP: ("has more than 8 bits", "have more than 8 bits"),
+}
+
+
+def _preset_notes(options: Options, pixels: PixelOptions, parts: Sequence[PicturePart]) -> list[str]:
+    """A line on the pictures for which the preset matters, by a look at some; none where the preset settles it."""
+    if getattr(options, "is_bare", False):  # birder's own command, which has no presets
+        return []
+    matter = [trait for trait in _TRAIT_WORDS if trait.name.lower() not in SETTLED_BY[pixels.preset]]
+    if not matter:
+        return []
+    with doing("looking at some pictures"):
+        num_seen, counts = count_traits(parts)
+    found = [f"{counts[trait]:,} {_TRAIT_WORDS[trait][counts[trait] > 1]}" for trait in matter if counts[trait]]
+    if not found:
+        return []
+    verb = "scores" if isinstance(options, ScoreOptions) else "embeds"
+    preset = "reference, the default," if pixels.preset == "reference" else pixels.preset
+    return [
+        f"of {num_seen:,} pictures looked at {', '.join(found)}: --preset upright {verb} them as people see them; "
+        f"{preset} {verb} them as stored"
+    ]
 
 
 def _notes(tower: Tower, engine: Engine, pixels: PixelOptions, parts: Sequence[PicturePart]) -> list[str]:

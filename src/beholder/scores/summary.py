@@ -15,6 +15,16 @@ THRESHOLDS = (4.5, 5.0, 5.5, 6.0, 6.5)
 """Thresholds that public sets cut at (docs/heads.md); each is a bin edge of `ScoreStats`, so shares are exact."""
 
 
+SETTLED_BY: dict[str, frozenset[str]] = {
+    "": frozenset(),
+    "reference": frozenset(),
+    "rgb": frozenset({"palette"}),
+    "squash": frozenset({"palette"}),
+    "upright": frozenset({"rotated", "palette", "alpha", "deep", "cmyk"}),
+}
+"""Preset -> the traits of pictures (words of `images.picture.Trait`) for which it shows the tower what a person sees."""
+
+
 @dataclass(kw_only=True)
 class RunSummary:
     """The result of a job.
@@ -41,6 +51,7 @@ class RunSummary:
         check_seconds: what choosing the precision took before that; next to nothing where it was remembered.
         damaged: names of shards of earlier runs that were damaged, or lacked a file, and so were done again.
         num_unchecked: shards of an older version, which wrote no checksums: sizes were compared, no contents.
+        preset: which pixels of pictures were scored; "": there were none.
     """
 
     output: str
@@ -67,6 +78,7 @@ class RunSummary:
     check_seconds: float = 0.0
     damaged: list[str] = field(default_factory=list)
     num_unchecked: int = 0
+    preset: str = ""
 
     @property
     def done(self) -> str:
