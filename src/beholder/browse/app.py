@@ -28,7 +28,7 @@ from beholder.browse.rejects import Rejects
 from beholder.browse.session import PAGE_ROWS, Gone, Session
 from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import BeholderError, InputError, os_error_text
-from beholder.images.picture import PictureError
+from beholder.images.picture import PictureError, PixelOptions
 
 _KINDS = {
     "html": "text/html; charset=utf-8",
@@ -53,7 +53,7 @@ def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Pa
     app.add_middleware(BodyLimit)
     _add_errors(app)
     _add_files(app)
-    _add_rows(app, session, rejects, run)
+    _add_rows(app, session, rejects, run, pictures.pixels)
     _add_pictures(app, session, pictures)
     _add_marks(app, session)
     _add_export(app, session, scratch)
@@ -136,11 +136,11 @@ def _add_files(app: FastAPI) -> None:
         return send(name)
 
 
-def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str) -> None:
+def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str, pixels: PixelOptions | None) -> None:
     @app.get("/api/set")
     def the_set() -> Response:
         session.conditions.warm_up()  # a page is there, and may ask for some
-        return _json({"run": run, **about(session, rejects)})
+        return _json({"run": run, **about(session, rejects), "preset": None if pixels is None else pixels.preset})
 
     @app.get("/api/values")
     def values(column: str) -> Response:
@@ -232,6 +232,12 @@ def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
         if side not in THUMBNAIL_SIDES:
             return _error(404, f"thumbnails have sides of {', '.join(map(str, THUMBNAIL_SIDES))}")
         return await answer(request, row, lambda name: pictures.kept_thumbnail(name, side) or pictures.thumbnail(name, side))
+
+    @app.get("/seen/{run}/{row}")
+    async def seen(request: Request, run: str, row: int) -> Response:
+        if pictures.pixels is None:
+            return _error(404, "nothing says which pixels of these pictures were scored")
+        return await answer(request, row, lambda name: pictures.kept_seen(name) or pictures.seen(name))
 
     @app.get("/picture/{run}/{row}")
     async def picture(request: Request, run: str, row: int) -> Response:

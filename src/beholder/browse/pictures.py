@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from beholder.browse.newest_first import NewestFirst
 from beholder.columns import PictureReason
 from beholder.images.fetch_bytes import ReadLimits
-from beholder.images.picture import PictureError
+from beholder.images.picture import PictureError, PixelOptions
 from beholder.images.sniff import sniff
 from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool, is_large
 
@@ -28,6 +28,8 @@ _AS_JPEG: dict[str, Any] = {"longest_px": 4096, "quality": 92, "kind": "jpeg"}
 _ENTRY_BYTES = 200
 _WHOLE = 0
 """In place of a side: the picture as a browser shows it."""
+_SEEN = -1
+"""In place of a side: the square that was scored."""
 _MOST_LARGE_IN_MEMORY = 4
 """So many large pictures wait with their bytes; further ones are read again at their turn."""
 _CLOSE_S = 2.0
@@ -97,6 +99,7 @@ class Pictures:
         cache_bytes: of thumbnails that are kept, at most.
         timeout_s: seconds for reading and decoding one picture; waiting for others does not count.
         decoder: see `ThumbnailPool`.
+        pixels: which pixels of the pictures were scored; None: not known.
     """
 
     def __init__(
@@ -108,7 +111,9 @@ class Pictures:
         cache_bytes: int = CACHE_BYTES,
         timeout_s: float = TIMEOUT_S,
         decoder: str = DEFAULT_THUMBNAILER,
+        pixels: PixelOptions | None = None,
     ) -> None:
+        self.pixels = pixels
         self._finder, self._limits = finder, ReadLimits(timeout_s=timeout_s)
         self._recent = Recent(cache_bytes)
         self._unread: dict[str, PictureError] = {}
@@ -164,6 +169,27 @@ class Pictures:
 
         known = self._unread.get(sample)
         return self._wholes.submit((sample, _WHOLE), work) if known is None else _failed(known)
+
+    def seen(self, sample: str) -> Future[Sent]:
+        """The square of the picture that was scored, as PNG; may raise PictureError or Busy. `pixels` has to be known."""
+
+        def work() -> Sent | Future[Sent]:
+            self._check(sample, self._unread, self._undecoded)
+            read = self._read(sample)
+
+            def make(read: _Read) -> Sent:
+                made = self._decoded(sample, read, pixels=self.pixels)
+                self._recent.put((sample, _SEEN), made)
+                return made
+
+            return self._in_turn(sample, _SEEN, read, make)
+
+        known = self._unread.get(sample) or self._undecoded.get(sample)
+        return self._wholes.submit((sample, _SEEN), work) if known is None else _failed(known)
+
+    def kept_seen(self, sample: str) -> Sent | None:
+        """A square that was made lately."""
+        return self._recent.get((sample, _SEEN))
 
     def _check(self, sample: str, *given_up: dict[str, PictureError]) -> None:
         """Raises PictureError: the sample was given up."""

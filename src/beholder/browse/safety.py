@@ -143,7 +143,7 @@ def _place_of(origin: str) -> str | None:
 
 
 def _headers(path: str, cookie: str | None) -> list[tuple[bytes, bytes]]:
-    policy = _PICTURE_POLICY if path.startswith(("/thumb/", "/picture/")) else _POLICY
+    policy = _PICTURE_POLICY if path.startswith(("/thumb/", "/picture/", "/seen/")) else _POLICY
     found = {**HEADERS, "content-security-policy": policy}
     if cookie is not None:
         found["set-cookie"] = cookie

@@ -28,6 +28,7 @@ from beholder.browse.session import opened
 from beholder.curation.repeated import open_each_once
 from beholder.errors import InputError, OutputError, os_error_text
 from beholder.images.locate import PictureFinder
+from beholder.images.picture import PixelOptions
 
 if TYPE_CHECKING:
     import uvicorn
@@ -108,7 +109,8 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
             samples = session.store.samples(np.arange(min(_LOOKED_AT, session.store.num_rows)))
             finder.sources(samples)
             warning = "; ".join(filter(None, [*scores.notes, gone_warning(finder, samples[:NUM_LOOKED_UP])])) or None
-            pictures = Pictures(finder, num_workers=min(8, max(2, cores)))
+            pixels = PixelOptions.of_record(scores.record.get("pixels"))
+            pictures = Pictures(finder, num_workers=min(8, max(2, cores)), pixels=pixels)
             stack.callback(pictures.close)
             token = new_token() if options.needs_token else None
             app = make_app(session, pictures, Rejects(scores.rejects), scratch)

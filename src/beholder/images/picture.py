@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from beholder.columns import PictureReason
@@ -86,6 +86,17 @@ class PixelOptions:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; what the stamp says about pixels."""
         return asdict(self)
+
+    @classmethod
+    def of_record(cls, said: object) -> PixelOptions | None:
+        """What a stamp says about pixels; None where it says nothing that is known here."""
+        names = {item.name for item in fields(cls)}
+        if not isinstance(said, dict) or not set(said) <= names:
+            return None
+        try:
+            return cls(**said)
+        except (InputError, TypeError):
+            return None
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from beholder.images.upright import flat, orientation
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ThumbnailKind = Literal["webp", "jpeg"]
-MEDIA_TYPES: dict[ThumbnailKind, str] = {"webp": "image/webp", "jpeg": "image/jpeg"}
+ThumbnailKind = Literal["webp", "jpeg", "png"]
+MEDIA_TYPES: dict[ThumbnailKind, str] = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
 
 _REDUCING_GAP = 3.0
 """How far Pillow first reduces by averaging whole blocks; from 3.0 on it says the result is nearly that of a plain resize."""
@@ -49,6 +49,7 @@ def make_thumbnail(
     quality: int = 78,
     kind: ThumbnailKind = "webp",
     max_pixels: int = MAX_PIXELS,
+    pixels: PixelOptions | None = None,
 ) -> Thumbnail:
     """A small picture: EXIF orientation applied, palettes expanded, alpha on white, as the preset `upright` does.
 
@@ -58,14 +59,17 @@ def make_thumbnail(
         data: the bytes of a file, of any format that is scored.
         longest_px: the longer side is made at most so long; smaller pictures keep their size.
         quality: 1 to 100, of the encoder.
-        kind: "webp", where Pillow was built with it, else "jpeg".
+        kind: "webp", where Pillow was built with it, else "jpeg"; "png" loses nothing.
         max_pixels: pictures with more pixels are refused before they are decoded.
+        pixels: in place of all these: the square that goes to a tower by these options, as it is, as PNG.
 
     Raises:
         PictureError: and nothing else, whatever `data` holds.
         InputError: there is no such kind, size or quality.
     """
     check_wish(longest_px, quality, kind)
+    if pixels is not None:
+        return _square(data, pixels)
     options = PixelOptions(preset="upright", size_px=longest_px, decoder="scaled", max_pixels=max_pixels)
     try:
         return encoded(shrunk(open_picture(data, options), longest_px), quality=quality, kind=kind)
@@ -76,6 +80,15 @@ def make_thumbnail(
     except Exception as error:  # the promise of this function: a bad picture is a PictureError
         text = " ".join(str(error).split())[:200]
         raise PictureError(PictureReason.DAMAGED, f"the picture cannot be shown: {type(error).__name__}: {text}") from None
+
+
+def _square(data: bytes, pixels: PixelOptions) -> Thumbnail:
+    """What a tower is shown of the picture, by the code that shows it. Raises PictureError."""
+    from PIL import Image as PillowImage
+
+    from beholder.images.decode import prepare
+
+    return encoded(PillowImage.fromarray(prepare(data, pixels).pixels), quality=100, kind="png")
 
 
 def check_wish(longest_px: int, quality: int, kind: str) -> None:
@@ -123,7 +136,10 @@ def encoded(image: Image, *, quality: int, kind: ThumbnailKind = "webp") -> Thum
     if kind == "webp" and not features.check("webp"):
         kind = "jpeg"
     buffer = io.BytesIO()
-    if kind == "webp":
+    if kind == "png":
+        importlib.import_module("PIL.PngImagePlugin")
+        image.save(buffer, "PNG")
+    elif kind == "webp":
         importlib.import_module("PIL.WebPImagePlugin")  # else Pillow loads all it has, to find this one
         image.save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT, icc_profile=b"", exif=b"")
     else:

@@ -7,6 +7,7 @@ import socket
 import struct
 from dataclasses import asdict, dataclass
 from time import monotonic
+from typing import Any
 
 from beholder.images.messages import LENGTH, Reply, pack_reply, unpack_replies
 from beholder.images.picture import PictureError
@@ -33,12 +34,14 @@ class Wish:
 
     Attributes:
         timeout_s: after that and a grace the worker ends by itself.
+        pixels: as `make_thumbnail` takes them, JSON-ready; None: a small picture is made.
     """
 
     longest_px: int
     quality: int
     kind: ThumbnailKind
     timeout_s: float
+    pixels: dict[str, Any] | None = None
 
 
 def send_wish(connection: socket.socket, wish: Wish, data: bytes, deadline: float | None = None) -> None:

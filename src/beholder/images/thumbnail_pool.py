@@ -22,7 +22,7 @@ from beholder.images.child_process import (
     status_text,
 )
 from beholder.images.headers import stored_size
-from beholder.images.picture import MAX_PIXELS, PictureError
+from beholder.images.picture import MAX_PIXELS, PictureError, PixelOptions
 from beholder.images.sniff import sniff
 from beholder.images.thumbnail import Thumbnail, ThumbnailKind, check_wish
 from beholder.images.thumbnail_messages import Gone, Nonsense, Wish, receive_outcome, receive_reply, send_wish
@@ -46,8 +46,8 @@ class ThumbnailPool:
     TIMED_OUT; one over which two workers crash, or five are killed, is CRASHED; one that needs more memory than a worker may
     use is TOO_LARGE (Linux).
 
-    Workers are fresh interpreters that load neither numpy nor torch; each is started when a picture first needs it, and ends
-    with the pool or, however that may come, with this process.
+    Workers are fresh interpreters that load neither numpy (but for a tower's square) nor torch; each is started when a picture
+    first needs it, and ends with the pool or, however that may come, with this process.
 
     Args:
         num_workers: processes, at most (and never more than threads that ask at once); None: one a core.
@@ -108,7 +108,14 @@ class ThumbnailPool:
         self._starter.shutdown()
 
     def make(
-        self, data: bytes, *, longest_px: int = 320, quality: int = 78, kind: ThumbnailKind = "webp", spent_s: float = 0.0
+        self,
+        data: bytes,
+        *,
+        longest_px: int = 320,
+        quality: int = 78,
+        kind: ThumbnailKind = "webp",
+        spent_s: float = 0.0,
+        pixels: PixelOptions | None = None,
     ) -> Thumbnail:
         """A small picture, as `make_thumbnail` makes it. Waits for a free worker; that time does not count.
 
@@ -116,8 +123,9 @@ class ThumbnailPool:
             data: the bytes of a file.
             longest_px: of the longer side, at most.
             quality: 1 to 100.
-            kind: "webp" or "jpeg".
+            kind: "webp", "jpeg" or "png".
             spent_s: seconds of the picture's time that went by with reading it.
+            pixels: see `make_thumbnail`.
 
         Raises:
             PictureError: and nothing else on account of `data`, whatever it holds.
@@ -129,7 +137,8 @@ class ThumbnailPool:
         left_s = self._timeout_s - spent_s
         if left_s <= 0:
             raise self._over_time(spent_s)
-        wish = Wish(longest_px=longest_px, quality=quality, kind=kind, timeout_s=left_s)
+        seen = None if pixels is None else pixels.to_json()
+        wish = Wish(longest_px=longest_px, quality=quality, kind=kind, timeout_s=left_s, pixels=seen)
         with _turn_of(data):
             outcome = self._made(wish, data, spent_s)
         if isinstance(outcome, PictureError):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import beholder
 from beholder.images.messages import HELLO, Reply
+from beholder.images.picture import PixelOptions
 from beholder.images.thumbnail import Thumbnail, ThumbnailKind
 from beholder.images.thumbnail_messages import Gone, Wish, receive_wish, send_outcome
 from beholder.images.worker_setup import GRACE_S, MemoryLimit, failure_of, function_of, set_up_process
@@ -17,8 +18,8 @@ from beholder.images.worker_setup import GRACE_S, MemoryLimit, failure_of, funct
 class MakeThumbnail(Protocol):
     """`images.thumbnail.make_thumbnail`: the bytes of a file -> a small picture. Raises PictureError."""
 
-    def __call__(self, data: bytes, *, longest_px: int, quality: int, kind: ThumbnailKind) -> Thumbnail:
-        """Make it."""
+    def __call__(self, data: bytes, *, longest_px: int, quality: int, kind: ThumbnailKind, **seen: PixelOptions) -> Thumbnail:
+        """Make it; `pixels` is there only where the square for a tower is wanted."""
         ...
 
 
@@ -42,7 +43,8 @@ def main(config: dict[str, Any]) -> None:
 
 def _serve(connection: socket.socket, make: MakeThumbnail, wish: Wish, data: bytes) -> None:
     try:
-        found = make(data, longest_px=wish.longest_px, quality=wish.quality, kind=wish.kind)
+        seen = {} if wish.pixels is None else {"pixels": PixelOptions(**wish.pixels)}
+        found = make(data, longest_px=wish.longest_px, quality=wish.quality, kind=wish.kind, **seen)
     except Exception as error:  # the picture is lost, nothing else
         reason, text = failure_of(error)
         send_outcome(connection, Reply(0, reason, text, 0, 0, 0, 0))

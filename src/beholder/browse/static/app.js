@@ -340,7 +340,7 @@ async function start() {
   viewer = new Viewer(gallery, info.run, {
     onMark,
     onLeave: (index) => gallery.setActive(index),
-  });
+  }, info.preset);
   threshold = new Threshold({ onMove: onThreshold, onRest: onThresholdRest });
   filters = new Filters(info.columns, applyFilters);
   exporting = new Export(() => ({ view: state.view.view, threshold: threshold.value, kept: state.counts.kept, all: state.counts.all, conditions: state.view.conditions }));

@@ -4,8 +4,8 @@ import { get, refusal } from "./api.js";
 import { byId, count, cut, make, score, store, stored } from "./dom.js";
 
 export class Viewer {
-  // hooks: onMark(item, mark), onLeave(index)
-  constructor(gallery, run, hooks) {
+  // hooks: onMark(item, mark), onLeave(index); preset: which pixels were scored, null where that is not known
+  constructor(gallery, run, hooks, preset) {
     Object.assign(this, { gallery, run, hooks, index: 0, item: null, turn: 0, ahead: [] });
     this.dialog = byId("viewer");
     this.small = byId("view-small");
@@ -14,6 +14,10 @@ export class Viewer {
     this.advance = byId("view-advance");
     this.advance.checked = stored("advance", false);
     this.advance.addEventListener("change", () => store("advance", this.advance.checked));
+    this.seen = byId("view-seen");
+    this.seen.addEventListener("change", () => this.item && this.showPicture(this.item, this.turn));
+    byId("view-seen-line").hidden = !preset;
+    byId("view-preset").textContent = preset ? `(${preset})` : "";
     byId("view-back").addEventListener("click", () => this.go(-1));
     byId("view-next").addEventListener("click", () => this.go(1));
     byId("view-close").addEventListener("click", () => this.dialog.close());
@@ -61,13 +65,13 @@ export class Viewer {
   }
 
   address(item) {
-    return `/picture/${this.run}/${item.row}`;
+    return `/${this.seen.checked ? "seen" : "picture"}/${this.run}/${item.row}`;
   }
 
   showPicture(item, turn) {
     this.problem.hidden = true;
     this.large.classList.remove("here");
-    this.small.hidden = false;
+    this.small.hidden = this.seen.checked; // a thumbnail is upright and whole, which the square need not be
     this.small.src = this.gallery.thumbnails.address(item.row);
     this.large.onload = () => turn === this.turn && this.large.classList.add("here");
     this.large.onerror = async () => {
@@ -158,6 +162,7 @@ export class Viewer {
       k: () => this.mark("keep"),
       d: () => this.mark("drop"),
       u: () => this.mark(""),
+      s: () => byId("view-seen-line").hidden || this.seen.click(),
     };
     const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!action) return;
