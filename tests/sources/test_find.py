@@ -73,7 +73,11 @@ def embeddings(path: Path, column: str | None = None) -> np.ndarray:
     (part,) = found(path, None, column).embeddings
     options = ReadOptions(embedding_column=column)
     blocks = list(embedding_reader(part.kind).blocks(part, 0, part.num_rows, options))
-    return np.concatenate([np.array(block.embeddings) for block in blocks])
+    wide = [getattr(block.embeddings, "columns", None) for block in blocks]
+    return np.concatenate([
+        np.array(block.embeddings) if columns is None else np.stack(columns, axis=1)
+        for block, columns in zip(blocks, wide, strict=True)
+    ])  # fmt: skip
 
 
 KEYS = ["k0", "k1", "k2", "k3"]
@@ -184,6 +188,44 @@ def test_pictures_as_text_among_places(tmp_path: Path) -> None:
     assert reason == "damaged"
     assert "a data: address of" in text
     assert cut[:30] not in text
+
+
+def test_long_base64_of_anything_is_never_repeated(tmp_path: Path) -> None:
+    """Some rows are base64 of no picture, or broken: told with their row, never with their text."""
+    words = base64.b64encode(b"words " * 400).decode()
+    texts = ["a.png", words, words[:1500] + "A", words[:1500] + "*" + words[1501:]]
+    for name in ("t.csv", "l.txt"):
+        (tmp_path / name).write_text("\n".join([*(["image"] if name == "t.csv" else []), *texts]) + "\n")
+        (part,) = found(tmp_path / name).pictures
+        names, refs = read(part)
+        assert names == ["a.png", *(f"{name}:{row}" for row in range(1, 4))]
+        assert refs[1].data == b"words " * 400
+        for ref in refs[2:]:
+            assert ref.error is not None
+            assert ref.error[0] == "damaged"
+            assert "base64 text of" in ref.error[1]
+            assert words[:20] not in ref.error[1]
+
+
+def test_long_words_are_no_pictures(tmp_path: Path) -> None:
+    """Sequences of genes, stories without stops, and what begins with "data:" in plain words."""
+    rows = [["ACGT" * 400, "once upon a time " * 80, "data: 5, 6", 0.5, 1.5]] * 2
+    columns = dict(zip(("genes", "story", "note", "0", "1"), map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(table(columns), tmp_path / "t.parquet")
+    assert np.array_equal(embeddings(tmp_path / "t.parquet"), [[0.5, 1.5]] * 2)
+    text = "genes,story,note,e_0,e_1\n" + "".join(f'{a},{b},"{c}",{d},{e}\n' for a, b, c, d, e in rows)
+    (tmp_path / "t.csv").write_text(text)
+    assert np.array_equal(embeddings(tmp_path / "t.csv"), [[0.5, 1.5]] * 2)
+
+
+def test_places_that_metadata_call_pictures(tmp_path: Path) -> None:
+    content = table({"photo": ["a", "b"], "path": ["x.png", "y.png"]}, hf(photo={"_type": "Image"}, path={"_type": "Value"}))
+    pq.write_table(content, tmp_path / "t.parquet")
+    (part,) = found(tmp_path / "t.parquet").pictures
+    assert part.detail["picture"] == "path"  # its values look like pictures' places, and the other's do not
+    pq.write_table(content.set_column(0, "photo", pa.array(["a.png", "b.png"])), tmp_path / "t.parquet")
+    (part,) = found(tmp_path / "t.parquet").pictures
+    assert part.detail["picture"] == "photo"
 
 
 def test_numbers_that_are_no_bytes_are_told(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ score = command(
     ScoreOptions,
     run,
     name="score",
-    sources="Pictures (folders, files, tars, zips, Parquet, lists, URLs) or embeddings (.npy, .npz, Parquet, CSV).",
+    sources="Pictures (folders, files, tars, zips, Parquet, lists, URLs) or embeddings (.npy, .npz, .pt, Parquet, CSV, JSON).",
     description="""Score pictures or embeddings with one or several aesthetic heads.
 
     Run the same command again after an interruption: it continues, and every row is scored exactly once.

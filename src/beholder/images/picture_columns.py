@@ -14,7 +14,7 @@ from beholder.csv_tables import check_names
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.images.labels import is_heavy, listing
 from beholder.images.magic import PICTURE_SUFFIXES, suffix_of
-from beholder.images.text_pictures import is_written_out
+from beholder.images.text_pictures import is_picture_text
 
 PATH_NAMES = (
     "image_path", "img_path", "path", "file_path", "filepath", "file_name", "filename", "file", "image", "img", "picture",
@@ -118,7 +118,7 @@ def are_dimensions(names: Sequence[str]) -> bool:
 
 def looks_like_place(value: object) -> bool:
     """Whether a value is the path or URL of a picture, or a picture as text, as far as a look can tell."""
-    return isinstance(value, str) and ("://" in value or suffix_of(value) in PICTURE_SUFFIXES or is_written_out(value))
+    return isinstance(value, str) and ("://" in value or suffix_of(value) in PICTURE_SUFFIXES or is_picture_text(value))
 
 
 def choose(
@@ -149,11 +149,11 @@ def choose(
             raise InputError(f"{where}: column {found!r} is {types[found]}; {_HINT}")
     else:
         marked = [name for name in marked_pictures(schema) if _is_pictures(types[name])]
-        found = _find_bytes(types, marked, first_value, is_picture, where) or _find_places(types, first_value, where)
+        found = _find_bytes(types, marked, first_value, is_picture, where) or _find_places(types, marked, first_value, where)
     kind = types[found]
     holds_lists = is_list(kind) and not is_numbers(kind)
     is_struct = is_picture_struct(kind.value_type if holds_lists else kind)
-    has_bytes = not is_text(kind) or _is_written_out(first_value(found))
+    has_bytes = not is_text(kind) or _is_picture_text(first_value(found))
     if sample is None:
         named = [name for name in SAMPLE_COLUMN_NAMES if name in types and name != found and _is_name(types[name])]
         sample = _choose_sample(named, is_struct) if has_bytes else _table_sample(named, found)
@@ -177,8 +177,8 @@ def _is_image_feature(feature: object) -> bool:
     return feature.get("_type") == "Image" or _is_image_feature(feature.get("feature"))
 
 
-def _is_written_out(value: object) -> bool:
-    return isinstance(value, str) and is_written_out(value)
+def _is_picture_text(value: object) -> bool:
+    return isinstance(value, str) and is_picture_text(value)
 
 
 def _is_name(kind: pa.DataType) -> bool:
@@ -235,18 +235,19 @@ def _has_picture(value: object, is_picture: Callable[[bytes], bool]) -> bool:
     if isinstance(value, list):
         first = next((item for item in value if item is not None), None)
         return isinstance(first, bytes | dict) and _has_picture(first, is_picture)
-    return is_written_out(value) if isinstance(value, str) else isinstance(value, bytes) and is_picture(value)
+    return is_picture_text(value) if isinstance(value, str) else isinstance(value, bytes) and is_picture(value)
 
 
-def _find_places(types: dict[str, pa.DataType], first_value: FirstValue, where: str) -> str:
-    """A text column of a usual name, one whose first value looks like a picture's place if there is such.
+def _find_places(types: dict[str, pa.DataType], marked: Sequence[str], first_value: FirstValue, where: str) -> str:
+    """A text column that metadata call pictures, or of a usual name: one whose first value looks like a place, if there is.
 
     Else the one column of any name that holds pictures as text.
     """
-    texts = [name for wanted in PATH_NAMES for name in types if name.lower() == wanted and is_text(types[name])]
+    usual = [name for wanted in PATH_NAMES for name in types if name.lower() == wanted and is_text(types[name])]
+    texts = [*(name for name in marked if is_text(types[name])), *usual]
     found = next((name for name in texts if looks_like_place(first_value(name))), None)
     if found is None:
-        written = [name for name, kind in types.items() if is_text(kind) and _is_written_out(first_value(name))]
+        written = [name for name, kind in types.items() if is_text(kind) and _is_picture_text(first_value(name))]
         if len(written) > 1:
             raise ChoiceNeededError(
                 f"{where}: which column holds the pictures? Name it with --picture-column: {', '.join(written)}"

@@ -19,17 +19,27 @@ _HEAD_LETTERS = 96
 _LEAST_LETTERS = 40
 _BASE64_STARTS = "/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUk[qr]A|TU0A[KL]|AAAA|UD[E-Zab]"
 """How the first bytes of JPEG, PNG, GIF, WebP, BMP, TIFF, AVIF and HEIC, and PNM look in base64."""
-_WRITTEN_OUT = rf"^\s*([dD][aA][tT][aA]:|({_BASE64_STARTS})[A-Za-z0-9+/_\-\s]{{{_LEAST_LETTERS}}})"
-_PATTERN = re.compile(_WRITTEN_OUT)
-_DATA = re.compile(r"\s*data:([^,]{0,200}),", re.IGNORECASE)
+_LONG = 1000
+"""Longer texts of nothing but letters of base64 are base64, of whatever: no file is called so."""
+_LETTER = r"[A-Za-z0-9+/_\-\s]"
+_LONG_TEXT = rf"^{_LETTER}{{{_LONG}}}"
+_WRITTEN_OUT = rf"^\s*([dD][aA][tT][aA]:|({_BASE64_STARTS}){_LETTER}{{{_LEAST_LETTERS}}})|{_LONG_TEXT}"
+_PATTERN, _LONG_PATTERN = re.compile(_WRITTEN_OUT), re.compile(_LONG_TEXT)
+_DATA = re.compile(r"\s*data:((?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+=-]+)*),", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def is_written_out(text: str) -> bool:
-    """Whether a text is a picture itself, not its place: a `data:` address, or base64 that begins as a picture does."""
-    if _PATTERN.match(text) is None:
-        return False
-    return _DATA.match(text) is not None or is_picture(_first_bytes(text))
+    """Whether a text stands for itself, not for a place: `is_picture_text`, or long base64 of whatever.
+
+    Such texts are never names, and are not repeated in messages.
+    """
+    return _PATTERN.match(text) is not None and (_LONG_PATTERN.match(text) is not None or is_picture_text(text))
+
+
+def is_picture_text(text: str) -> bool:
+    """Whether a text is a picture: a `data:` address, or base64 that begins as a picture does."""
+    return _PATTERN.match(text) is not None and (_DATA.match(text) is not None or is_picture(_first_bytes(text)))
 
 
 def _first_bytes(text: str) -> bytes:

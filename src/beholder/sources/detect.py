@@ -36,7 +36,7 @@ from beholder.images.magic import (
 from beholder.images.packed import columns_of_parquet
 from beholder.images.picture import SourceOptions
 from beholder.images.picture_columns import PATH_NAMES, Columns, are_dimensions, is_list, looks_like_place
-from beholder.images.text_pictures import is_written_out
+from beholder.images.text_pictures import is_picture_text
 from beholder.json_tables import JSON_SUFFIXES
 from beholder.notices import say
 from beholder.text_files import read_head
@@ -170,7 +170,7 @@ class _Look:
         places = [key for key in keys if any(_is_place(key, row.get(key)) for row in rows[:MOST_LOOKED_AT])]
         vectors = vector_fields(rows)
         if places and vectors:
-            written = any(isinstance(row.get(places[0]), str) and is_written_out(row[places[0]]) for row in rows)
+            written = any(isinstance(row.get(places[0]), str) and is_picture_text(row[places[0]]) for row in rows)
             return _of_both(Columns("parquet" if written else "table", places[0], False, None), vectors, path)
         return "pictures" if places and not are_dimensions(keys) else "embeddings"
 
@@ -259,7 +259,7 @@ def _is_place(name: str, value: object) -> bool:
     """Whether a value of a table is a picture's place, in a column of a usual name, or a picture as text in any."""
     if not isinstance(value, str):
         return False
-    return looks_like_place(value) if name.lower() in PATH_NAMES else is_written_out(value)
+    return looks_like_place(value) if name.lower() in PATH_NAMES else is_picture_text(value)
 
 
 def _into_csv(path: str, embedding_column: str | None) -> Kind:
