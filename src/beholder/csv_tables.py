@@ -117,7 +117,7 @@ def _header(path: str) -> tuple[list[str], int]:
     if not head:
         raise InputError(f"{path} is empty (0 bytes)")
     if b"\0" in head:
-        raise InputError(f"{path} cannot be read as CSV: it is no text, it holds zero bytes; save it as UTF-8 text")
+        raise InputError(f"{path} cannot be read as CSV: it is no text, it holds zero bytes")
     ends = [at for mark in (b"\n", b"\r") if (at := head.find(mark)) >= 0]
     if not ends and not is_whole:
         raise InputError(f"{path} cannot be read as CSV: its first line is longer than {_MOST_HEADER_BYTES >> 20} MiB")

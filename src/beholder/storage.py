@@ -25,11 +25,13 @@ _SERVERS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "hf"})
 _SYSTEM_NAMES = frozenset(
     (
         b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"lost+found", b"network trash folder", b"temporary items",
-        b"$recycle.bin", b"recycler", b"recycled", b"system volume information", b"$winreagent", b"found.000",
+        b"$recycle.bin", b"system volume information", b"$winreagent", b"found.000",
         b"@eadir", b"@tmp", b"@sharebin", b"#recycle", b"#snapshot", b"@recycle", b"@recently-snapshot", b"@__thumb",
         b"~snapshot", b".snapshot", b".snapshots", b".zfs",
     )
 )  # fmt: skip
+_OLD_BINS = (b"RECYCLER", b"RECYCLED")
+"""Of Windows before Vista; in small letters they are words, and may be classes of pictures."""
 _TRASH = b".trash"
 """`.Trash`, `.Trash-1000`, `.Trashes`, ..."""
 _WILDCARD = re.compile(r"[*?\[]")
@@ -111,7 +113,7 @@ def is_system_name(name: bytes) -> bool:
     Of Windows, macOS and Linux, and of network storage (Synology, QNAP, NetApp, ZFS).
     """
     lower = name.lower()
-    return lower in _SYSTEM_NAMES or lower.startswith(_TRASH)
+    return lower in _SYSTEM_NAMES or lower.startswith(_TRASH) or name in _OLD_BINS
 
 
 def is_ignored_name(name: bytes) -> bool:

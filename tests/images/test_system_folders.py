@@ -38,6 +38,12 @@ def test_in_folders_and_globs(tmp_path: Path) -> None:
     assert "nothing matches" in refused(f"{root}/deep/*/er/*.png")
 
 
+def test_words_are_no_systems_folders(tmp_path: Path) -> None:
+    for name in ("recycled/a.png", "recycler/b.png", "trash/c.png", "snapshot/d.png", "found/e.png"):
+        put(tmp_path / name)
+    assert len(samples(tmp_path)) == 5
+
+
 def test_on_a_server(s3: Any) -> None:
     fill_bucket(s3, {f"photos/{name}": png(1) for name in NAMES} | {"e/#recycle/x.npy": b"no array"})
     root = f"s3://{BUCKET}/photos"
