@@ -238,7 +238,7 @@ def _preset_notes(options: Options, pixels: PixelOptions, parts: Sequence[Pictur
     """A line on the pictures for which the preset matters, by a look at some; none where the preset settles it."""
     if getattr(options, "is_bare", False):  # birder's own command, which has no presets
         return []
-    matter = [trait for trait in _TRAIT_WORDS if trait.name.lower() not in SETTLED_BY[pixels.preset]]
+    matter = [trait for trait in _TRAIT_WORDS if str(trait.name).lower() not in SETTLED_BY[pixels.preset]]
     if not matter:
         return []
     with doing("looking at some pictures"):
