@@ -234,6 +234,57 @@ def test_unknown_method() -> None:
         find(np.eye(3, dtype=np.float32), 0.9, method="quick")
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_inside_groups_only_rows_of_one_group_are_compared(data: st.DataObject) -> None:
+    num_rows, num_groups = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 6))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    rows = rng.integers(-2, 3, (num_rows, 3)).astype(data.draw(st.sampled_from([np.float16, np.float32])))
+    rows[~rows.any(axis=1)] = 1
+    groups, num_always = rng.integers(0, num_groups, num_rows) * 7 - 3, data.draw(st.integers(0, num_rows))
+    threshold = data.draw(st.sampled_from([1.0, 0.9, 0.5, -0.5]))
+    found = find(rows, threshold, groups=groups, num_always=num_always, num_threads=data.draw(st.integers(1, 3)))
+    for group in np.unique(groups):
+        at = np.flatnonzero(groups == group)
+        keeper, similar = keep_best(rows[at], threshold, int((at < num_always).sum()))
+        assert np.array_equal(found.keeper[at], at[keeper])
+        assert np.array_equal(found.similarity[at], similar.astype(np.float32))
+
+
+def test_large_and_small_groups_and_rows_without_a_direction() -> None:
+    rng = np.random.default_rng(8)
+    rows = directions(rng, 2_000, 24, np.float32)
+    rows[::50] = 0
+    groups = np.where(rng.random(2_000) < 0.7, 0, rng.integers(1, 400, 2_000))
+    told: list[tuple[int, int]] = []
+    found = find(rows, 0.9, groups=groups, num_always=30, on_progress=lambda done, total: told.append((done, total)))
+    assert found.num_without_embedding == 40
+    has = rows.any(axis=1)
+    assert np.array_equal(found.keeper[~has], np.flatnonzero(~has))
+    for group in np.unique(groups):
+        at = np.flatnonzero((groups == group) & has)
+        keeper, similar = keep_best(rows[at], 0.9, int((at < 30).sum()))
+        assert np.array_equal(found.keeper[at], at[keeper])
+        assert np.array_equal(found.similarity[at], similar.astype(np.float32))
+    assert told[-1] == (1960, 1960)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_ended_early_the_rows_that_were_decided_are_as_they_are_anyway(data: st.DataObject) -> None:
+    num_rows, num_always = data.draw(st.integers(1, 3000)), data.draw(st.integers(0, 5))
+    rows = directions(np.random.default_rng(data.draw(st.integers(0, 1000))), num_rows, 8)
+    rows[:: data.draw(st.integers(2, 9))] = 0
+    most = data.draw(st.integers(1, num_rows))
+    whole, found = (find(rows, 0.95, num_always=num_always, most_stays=count) for count in (None, most))
+    end = found.num_decided
+    assert whole.num_decided == num_rows
+    assert np.array_equal(found.keeper[:end], whole.keeper[:end])
+    assert np.array_equal(found.similarity[:end], whole.similarity[:end], equal_nan=True)
+    assert end == num_rows or found.stays[:end].sum() >= most
+
+
 def test_progress_ends_at_all_rows() -> None:
     told: list[tuple[int, int]] = []
     find(directions(np.random.default_rng(1), 3000, 16), 0.9, on_progress=lambda done, total: told.append((done, total)))

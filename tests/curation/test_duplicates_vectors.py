@@ -300,3 +300,36 @@ def test_no_rows_and_no_duplicates_give_an_empty_table(tmp_path: Path, rows: np.
         assert rule.groups.num_rows == 0
         assert rule.groups.schema == GROUPS_SCHEMA
         assert len(rule.dropped) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_what_is_read_step_by_step_gives_what_reading_all_gives(data: st.DataObject) -> None:
+    """Only the first so many that stay are wanted: all that is told of the rows that were looked at is as it is anyway."""
+    num = data.draw(st.integers(1, 80))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    rows = rng.integers(-1, 2, (num, 3)).astype(np.float32)
+    order, num_always = rng.permutation(num)[: data.draw(st.integers(1, num))], data.draw(st.integers(0, 2))
+    num_always = min(num_always, len(order))
+    more: dict[str, Any] = {"groups": rng.integers(0, 2, len(order)) if data.draw(st.booleans()) else None}
+    most = data.draw(st.integers(max(1, num_always), num))
+    with tempfile.TemporaryDirectory() as folder, open_scores(table_of([f"s{i}" for i in range(num)])) as scores:
+        source = write_npy(Path(folder) / "set", [f"s{i}" for i in range(num)], rows)
+        if data.draw(st.booleans()):
+            np.save(Path(folder) / "r.npy", rng.integers(-1, 2, (2, 3)).astype(np.float16))
+            more |= {"references": [f"{folder}/r.npy"], "reference_threshold": 0.99}
+        given_all = (scores, source, order, 0.7, "exact", 1, Path(folder))
+        whole = drop_near_duplicates(*given_all, num_always=num_always, **more)
+        found = drop_near_duplicates(*given_all, num_always=num_always, most_stays=most, first_rows=2, **more)
+    seen = order[: found.num_looked_at]
+    gone = np.union1d(whole.dropped, whole.near_reference)
+    stays = [row for row in order.tolist() if row not in gone]
+    assert [row for row in seen.tolist() if row not in gone] == stays[:most]
+    assert found.num_looked_at == (len(order) if len(stays) < most else order.tolist().index(stays[most - 1]) + 1)
+    assert found.dropped.tolist() == [row for row in whole.dropped.tolist() if row in seen]
+    assert found.near_reference.tolist() == [row for row in whole.near_reference.tolist() if row in seen]
+    similar, expected = (
+        {line["row"]: line["similarity"] for line in rule.groups.to_pylist() if not line["kept"] and line["row"] in seen}
+        for rule in (found, whole)
+    )
+    assert similar == expected

@@ -1,11 +1,11 @@
-"""Rows of a score set best first and their embeddings in, which are near-duplicates of a better one, and their groups, out."""
+"""Rows of a score set best first and their embeddings in, which are near-duplicates of one before, and their groups, out."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from beholder.columns import SAMPLE
 from beholder.curation.duplicates_bound import choose_basis
-from beholder.curation.duplicates_exact import AllKept, Kept, Search, keep_best
+from beholder.curation.duplicates_exact import AllKept, Kept, Search, keep_best, keep_best_of_small_groups
 from beholder.curation.vectors import Progress, Rows, Vectors, load_vectors, samples_of
 from beholder.errors import InputError
 from beholder.scores.score_set import ScoreSet
@@ -30,9 +30,15 @@ MOST_EXACT_ROWS = 1_000_000
 (benchmarks/duplicates.py); the time grows with the square. The border is a number of rows and no time, so that the result is
 the same on every machine."""
 
-_INDEX_PAIR_COST = 200_000.0
+INDEX_PAIR_COST = 200_000.0
 """For the index, as in `choose_basis`: the pairs that it meets are neighbours, so the bound leaves far more of them."""
 _INDEX_BLOCK_ROWS = 4096
+_SMALL_GROUP_ROWS, _GROUPED_ROWS = 512, 100_000
+"""Pairs of smaller groups are all compared in float64: looking for axes that tell them apart would take longer. So many rows of
+them are gone through at once."""
+FIRST_WALK_ROWS, _WALK_ROWS_PER_STAY, _WALK_GROWTH = 65_536, 8, 8
+"""Where only so many rows are to stay: rows whose embeddings are read first, at least and for each of those that are to stay;
+and how many times as many are read where that was not enough. So many rows or fewer are soon compared, one and all."""
 
 GROUPS_SCHEMA = pa.schema(
     [
@@ -43,7 +49,7 @@ GROUPS_SCHEMA = pa.schema(
         ("row", pa.int64()),
     ]
 )
-"""Groups of near-duplicates: those of the best picture first, in each the one that stays and then the others best first.
+"""Groups of near-duplicates: those of the first picture first, in each the one that stays and then the others in their order.
 `similarity` is to the one that stays (1 for itself), `row` the row of the score set."""
 
 StageProgress = Callable[[str, int, int], None]
@@ -56,7 +62,7 @@ class Duplicates:
 
     Attributes:
         keeper: (M,) int64: position of the row that stays and is most similar to this one, among those before it (of equally
-            similar ones the best); its own position for a row that stays.
+            similar ones the best); its own position for a row that stays; -1 for one that was left undecided.
         similarity: (M,) float32 to that row; 1 for a row that stays, NaN for one without an embedding (it stays).
         method: "exact" or "approximate".
         num_without_embedding: rows that could not be compared.
@@ -76,22 +82,38 @@ class Duplicates:
         """(M,) whether each row stays."""
         return np.equal(self.keeper, np.arange(len(self.keeper)))
 
+    @property
+    def num_decided(self) -> int:
+        """How many rows were decided, from the first on."""
+        undecided = np.flatnonzero(self.keeper < 0)
+        return int(undecided[0]) if len(undecided) else len(self.keeper)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateRule:
     """What near-duplicate removal takes out of a score set.
 
     Attributes:
-        dropped: rows of the score set that are near-duplicates of a better one, best first.
+        dropped: rows of the score set that are near-duplicates of one before them, in their order.
+        near_reference: rows that are near to a picture of a reference set, in their order; none of them is in `dropped`.
         groups: GROUPS_SCHEMA: every group of at least two pictures.
         num_without_embedding: rows that stay because they have no embedding.
+        num_looked_at: rows that were decided; those behind them were not needed, and are neither dropped nor said to stay.
+        num_near_that_stay: rows that always stay, near to a picture of a reference set.
+        num_references: rows of the reference sets that could be compared; num_references_left_out: those that have no
+            embedding.
         method: "exact" or "approximate".
         seconds: what it took, reading included.
     """
 
     dropped: Rows
+    near_reference: Rows
     groups: pa.Table
     num_without_embedding: int
+    num_looked_at: int
+    num_near_that_stay: int
+    num_references: int
+    num_references_left_out: int
     method: str
     seconds: float
 
@@ -104,6 +126,8 @@ def find_near_duplicates(
     method: DuplicateMethod = "auto",
     num_threads: int | None = None,
     num_always: int = 0,
+    groups: Rows | None = None,
+    most_stays: int | None = None,
     on_progress: Progress | None = None,
 ) -> Duplicates:
     """Go through rows best first: one stays unless a row that stays before it is as similar as the threshold, or more.
@@ -120,29 +144,35 @@ def find_near_duplicates(
         method: "auto" is exact for up to `MOST_EXACT_ROWS` rows.
         num_threads: threads to use; None: all cores of this process.
         num_always: so many rows at the head of `order` stay whatever they are near to; they take others out.
+        groups: (M,) the group of each row of `order`, any whole numbers: only rows of one group are compared. None: all are.
+        most_stays: the first so many rows that stay are wanted, and rows after these may be left undecided: a row is decided by
+            those before it alone, so what is decided is what it would be anyway. None: all rows are decided.
         on_progress: told the number of rows that are decided, and of all.
 
     Raises:
         InputError: the threshold is no cosine, or faiss is needed and not installed.
     """
     started = time.perf_counter()
-    if not -1.0 <= threshold <= 1.0:  # NaN, too
-        raise InputError(f"the similarity of near-duplicates is between -1 and 1, usually 0.9 to 0.99; not {threshold:g}")
-    if method not in DUPLICATE_METHODS:
-        raise InputError(f"unknown method {method!r} for near-duplicates; choose {', '.join(DUPLICATE_METHODS)}")
+    _check(threshold, method)
     num_threads = num_threads or len(os.sched_getaffinity(0))
     order = np.asarray(order, np.int64)
     has = np.flatnonzero(vectors.place[order] >= 0)
     rows = vectors.place[order[has]]
-    is_exact = method == "exact" or (method == "auto" and len(rows) <= MOST_EXACT_ROWS)
+    is_exact = _is_exact(method, len(rows), most_stays)
     keeper = np.arange(len(order))
     similarity = np.full(len(order), np.nan, np.float32)
     num_axes = 0
-    if len(rows):
-        found = _keep_best if is_exact else _keep_best_by_index
-        always = int(np.searchsorted(has, num_always))
-        own, own_similarity, num_axes = found(vectors, rows, threshold, always, num_threads, on_progress)
+    if len(rows) and groups is not None:
+        always = has < num_always
+        own, own_similarity, is_exact = _keep_best_of_groups(
+            vectors, rows, np.asarray(groups)[has], threshold, always, method, num_threads, on_progress
+        )
         keeper[has], similarity[has] = has[own], own_similarity
+    elif len(rows):
+        found = _keep_best if is_exact else _keep_best_by_index
+        always_of_these = int(np.searchsorted(has, num_always))
+        own, own_similarity, num_axes = found(vectors, rows, threshold, always_of_these, num_threads, most_stays, on_progress)
+        keeper[has], similarity[has] = np.where(own >= 0, has[own], -1), own_similarity
     return Duplicates(
         keeper=keeper,
         similarity=similarity,
@@ -153,8 +183,27 @@ def find_near_duplicates(
     )
 
 
+def _check(threshold: float, method: str) -> None:
+    if not -1.0 <= threshold <= 1.0:  # NaN, too
+        raise InputError(f"the similarity of near-duplicates is between -1 and 1, usually 0.9 to 0.99; not {threshold:g}")
+    if method not in DUPLICATE_METHODS:
+        raise InputError(f"unknown method {method!r} for near-duplicates; choose {', '.join(DUPLICATE_METHODS)}")
+
+
+def _is_exact(method: DuplicateMethod, num_rows: int, most_stays: int | None = None) -> bool:
+    """Whether so many rows are all compared; of rows of which few are to stay, each is compared with those few only."""
+    is_little = num_rows <= MOST_EXACT_ROWS or (most_stays is not None and num_rows * most_stays <= MOST_EXACT_ROWS**2)
+    return method == "exact" or (method == "auto" and is_little)
+
+
 def _keep_best(
-    vectors: Vectors, rows: Rows, threshold: float, num_always: int, num_threads: int, on_progress: Progress | None
+    vectors: Vectors,
+    rows: Rows,
+    threshold: float,
+    num_always: int,
+    num_threads: int,
+    most_stays: int | None,
+    on_progress: Progress | None,
 ) -> tuple[Rows, npt.NDArray[np.float64], int]:
     basis = choose_basis(vectors.matrix, rows, threshold)
     keeper, similarity = keep_best(
@@ -165,24 +214,25 @@ def _keep_best(
         num_threads=num_threads,
         basis=basis,
         make_kept=AllKept,
+        most_stays=most_stays,
         on_progress=on_progress,
     )
     return keeper, similarity, basis.num_axes
 
 
 def _keep_best_by_index(
-    vectors: Vectors, rows: Rows, threshold: float, num_always: int, num_threads: int, on_progress: Progress | None
+    vectors: Vectors,
+    rows: Rows,
+    threshold: float,
+    num_always: int,
+    num_threads: int,
+    most_stays: int | None,
+    on_progress: Progress | None,
 ) -> tuple[Rows, npt.NDArray[np.float64], int]:
-    from beholder.curation.duplicates_ann import IndexedKept, load_faiss, threads
+    from beholder.curation.duplicates_ann import IndexedKept, load_faiss_for, threads
 
-    try:
-        faiss = load_faiss("faiss")
-    except InputError:
-        raise InputError(
-            f"near-duplicates among {len(rows):,} rows are looked for with faiss, which is not installed: "
-            "pip install 'beholder[dedup]', or choose the exact method, which needs no library and more time"
-        ) from None
-    basis = choose_basis(vectors.matrix, rows, threshold, pair_cost=_INDEX_PAIR_COST)
+    faiss = load_faiss_for(len(rows))
+    basis = choose_basis(vectors.matrix, rows, threshold, pair_cost=INDEX_PAIR_COST)
 
     def make_kept(search: Search, capacity: int, pool: ThreadPoolExecutor) -> Kept:
         return IndexedKept(search, pool, rows)
@@ -197,76 +247,260 @@ def _keep_best_by_index(
             basis=basis,
             make_kept=make_kept,
             block_rows=_INDEX_BLOCK_ROWS,
+            most_stays=most_stays,
             on_progress=on_progress,
         )
     return keeper, similarity, basis.num_axes
+
+
+def _keep_best_of_groups(
+    vectors: Vectors,
+    rows: Rows,
+    groups: Rows,
+    threshold: float,
+    always: npt.NDArray[np.bool_],
+    method: DuplicateMethod,
+    num_threads: int,
+    on_progress: Progress | None,
+) -> tuple[Rows, npt.NDArray[np.float64], bool]:
+    """`keep_best` inside each group; and whether all of it was exact."""
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.append(True, groups[by_group][1:] != groups[by_group][:-1]))
+    ends = np.append(starts[1:], len(rows))
+    keeper, similarity = np.arange(len(rows)), np.ones(len(rows))
+    is_exact, done = True, 0
+
+    def tell(num_rows: int) -> None:
+        if on_progress is not None:
+            on_progress(done + num_rows, len(rows))
+
+    is_small = ends - starts <= _SMALL_GROUP_ROWS
+    for pieces in _pieces_of_groups(starts[is_small], ends[is_small]):
+        places = np.concatenate([by_group[start:end] for start, end in pieces])
+        edges = np.concatenate([[0], np.cumsum([end - start for start, end in pieces])]).astype(np.int64)
+        own, own_similarity = keep_best_of_small_groups(vectors, rows[places], edges, always[places], threshold, num_threads)
+        keeper[places], similarity[places] = places[own], own_similarity
+        tell(len(places))
+        done += len(places)
+    for start, end in zip(starts[~is_small], ends[~is_small], strict=True):
+        places = by_group[start:end]
+        exact = _is_exact(method, len(places))
+        found = _keep_best if exact else _keep_best_by_index
+        own, own_similarity, _ = found(
+            vectors, rows[places], threshold, int(always[places].sum()), num_threads, None, lambda count, _: tell(count)
+        )
+        keeper[places], similarity[places] = places[own], own_similarity
+        done += len(places)
+        is_exact = is_exact and exact
+    return keeper, similarity, is_exact
+
+
+def _pieces_of_groups(starts: Rows, ends: Rows) -> Iterator[list[tuple[int, int]]]:
+    """Groups, [start, end) each, several at a time: about so many rows that progress can be told between."""
+    waiting: list[tuple[int, int]] = []
+    num_rows = 0
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        waiting.append((start, end))
+        num_rows += end - start
+        if num_rows >= _GROUPED_ROWS:
+            yield waiting
+            waiting, num_rows = [], 0
+    if waiting:
+        yield waiting
 
 
 def drop_near_duplicates(
     scores: ScoreSet,
     embeddings: str,
     rows_best_first: Rows,
-    threshold: float,
+    threshold: float | None,
     method: DuplicateMethod = "auto",
     num_threads: int | None = None,
     scratch: Path | None = None,
     on_progress: StageProgress | None = None,
     *,
     num_always: int = 0,
+    groups: Rows | None = None,
+    references: Sequence[str] = (),
+    reference_threshold: float | None = None,
+    most_stays: int | None = None,
+    first_rows: int | None = None,
 ) -> DuplicateRule:
-    """Near-duplicates among some rows of a score set: of each group the best stays.
+    """Near-duplicates among some rows of a score set: of each group the first stays.
 
     Args:
         scores: the score set.
         embeddings: where the embeddings of its pictures are: `scores.embeddings`, or any set that `beholder score` reads.
         rows_best_first: (M,) rows of the score set.
-        threshold: as in `find_near_duplicates`.
+        threshold: as in `find_near_duplicates`; None: rows are not compared with each other.
         method: as there.
         num_threads: as there.
-        num_always: as there.
         scratch: a folder for the matrix of embeddings (`load_vectors`); None: the system's for temporary files.
-        on_progress: told "embeddings read" and "rows compared" with numbers.
+        on_progress: told "embeddings read" and "rows compared" with numbers, and the same of reference sets.
+        num_always: as there.
+        groups: as there, for each of `rows_best_first`.
+        references: sets of embeddings. First of all, rows that are near to any of theirs go.
+        reference_threshold: least similarity of those; None: `threshold`.
+        most_stays: the first so many rows that stay are wanted. Embeddings are then read and rows decided only as far as that
+            takes, and all that is told is about those rows. None: all rows are decided.
+        first_rows: with `most_stays`, rows whose embeddings are read first; None: some tens of thousands.
 
     Raises:
-        InputError: the embeddings cannot be read or matched, or as in `find_near_duplicates`.
+        InputError: the embeddings cannot be read or matched, those of a reference set are of another model, or as in
+            `find_near_duplicates`.
         OutputError: no room in `scratch`.
     """
     started = time.perf_counter()
     rows_best_first = np.asarray(rows_best_first, np.int64)
-    told = on_progress or (lambda stage, done, total: None)
-    vectors = load_vectors(
-        scores,
-        embeddings,
-        scratch=scratch or Path(tempfile.gettempdir()),
-        rows=rows_best_first,
-        on_progress=lambda done, total: told("embeddings read", done, total),
-    )
-    found = find_near_duplicates(
-        vectors,
-        rows_best_first,
-        threshold,
-        method=method,
-        num_threads=num_threads,
-        num_always=num_always,
-        on_progress=lambda done, total: told("rows compared", done, total),
-    )
+    near_from = threshold if reference_threshold is None else reference_threshold
+    for given in (threshold, near_from if references else None):
+        if given is not None:
+            _check(given, method)
+
+    def decide(rows: Rows) -> _Decided:
+        return _decided(
+            scores, embeddings, rows, threshold, method, num_threads or len(os.sched_getaffinity(0)),
+            scratch or Path(tempfile.gettempdir()), on_progress or (lambda stage, done, total: None), num_always,
+            None if groups is None else np.asarray(groups)[: len(rows)], references, near_from, most_stays,
+        )  # fmt: skip
+
+    count = len(rows_best_first)
+    if most_stays is not None:
+        count = min(count, max(first_rows or FIRST_WALK_ROWS, num_always, _WALK_ROWS_PER_STAY * most_stays))
+    while True:
+        if 2 * count >= len(rows_best_first):
+            count = len(rows_best_first)
+        found = decide(rows_best_first[:count])
+        if count == len(rows_best_first) or found.is_enough:
+            break
+        count *= _WALK_GROWTH
+    stays = found.stays[: found.num_decided]
+    is_near = found.is_near[: found.num_decided]
+    decided = rows_best_first[: found.num_decided]
     return DuplicateRule(
-        dropped=rows_best_first[~found.stays],
-        groups=groups_table(scores, rows_best_first, found),
-        num_without_embedding=found.num_without_embedding,
+        dropped=decided[~stays & ~is_near],
+        near_reference=decided[is_near],
+        groups=groups_table(scores, decided, found.keeper[: found.num_decided], found.similarity[: found.num_decided]),
+        num_without_embedding=int((found.place[: found.num_decided] < 0).sum()),
+        num_looked_at=found.num_decided,
+        num_near_that_stay=found.num_near_that_stay,
+        num_references=found.num_references,
+        num_references_left_out=found.num_references_left_out,
         method=found.method,
         seconds=time.perf_counter() - started,
     )
 
 
-def groups_table(scores: ScoreSet, rows_best_first: Rows, found: Duplicates) -> pa.Table:
-    """The groups that `found` tells of, as GROUPS_SCHEMA."""
-    dropped = np.flatnonzero(~found.stays)
-    keepers = np.unique(found.keeper[dropped])
+@dataclass(frozen=True, kw_only=True)
+class _Decided:
+    """What became of M rows, given best first; counts as in `DuplicateRule`.
+
+    Attributes:
+        keeper, similarity: as in `Duplicates`; a row that is near to a picture of a reference set is its own keeper.
+        is_near: whether it is.
+        place: row of each in the matrix of embeddings, -1 for none.
+        num_decided: rows up to the last one that is wanted.
+        is_enough: whether as many stay as are wanted.
+    """
+
+    keeper: Rows
+    similarity: npt.NDArray[np.float32]
+    is_near: npt.NDArray[np.bool_]
+    place: Rows
+    num_decided: int
+    is_enough: bool
+    num_near_that_stay: int
+    num_references: int
+    num_references_left_out: int
+    method: str
+
+    @property
+    def stays(self) -> npt.NDArray[np.bool_]:
+        return np.equal(self.keeper, np.arange(len(self.keeper))) & ~self.is_near
+
+
+def _decided(
+    scores: ScoreSet,
+    embeddings: str,
+    rows: Rows,
+    threshold: float | None,
+    method: DuplicateMethod,
+    num_threads: int,
+    scratch: Path,
+    told: StageProgress,
+    num_always: int,
+    groups: Rows | None,
+    references: Sequence[str],
+    near_from: float | None,
+    most_stays: int | None,
+) -> _Decided:
+    vectors = load_vectors(
+        scores,
+        embeddings,
+        scratch=scratch,
+        rows=rows,
+        references=references,
+        on_progress=lambda done, total: told("embeddings read", done, total),
+        on_reference=lambda done, total: told("reference embeddings read", done, total),
+    )
+    is_near, num_near_that_stay, is_exact = np.zeros(len(rows), np.bool_), 0, True
+    if references:
+        from beholder.curation.duplicates_reference import near_references
+
+        assert near_from is not None
+        is_exact = _is_exact(method, len(rows), vectors.num_references)
+        is_near = near_references(
+            vectors, rows, near_from, is_exact=is_exact, num_threads=num_threads,
+            on_progress=lambda done, total: told("rows compared with the reference", done, total),
+        )  # fmt: skip
+        num_near_that_stay = int(is_near[:num_always].sum())
+        is_near[:num_always] = False
+    left = np.flatnonzero(~is_near)
+    keeper, similarity = np.arange(len(rows)), np.ones(len(rows), np.float32)
+    num_decided = len(left)
+    if threshold is not None:
+        found = find_near_duplicates(
+            vectors,
+            rows[left],
+            threshold,
+            method=method,
+            num_threads=num_threads,
+            num_always=min(num_always, len(left)),
+            groups=None if groups is None else groups[left],
+            most_stays=most_stays,
+            on_progress=lambda done, total: told("rows compared", done, total),
+        )
+        num_decided = found.num_decided
+        keeper[left] = np.where(found.keeper >= 0, left[found.keeper], -1)
+        similarity[left] = found.similarity
+        is_exact = is_exact and found.method == "exact"
+    staying = left[:num_decided][keeper[left[:num_decided]] == left[:num_decided]]
+    is_enough = most_stays is not None and len(staying) >= most_stays
+    end = len(rows)
+    if most_stays is not None and is_enough:
+        end = int(staying[most_stays - 1]) + 1
+    return _Decided(
+        keeper=keeper,
+        similarity=similarity,
+        is_near=is_near,
+        place=vectors.place[rows],
+        num_decided=end,
+        is_enough=is_enough,
+        num_near_that_stay=num_near_that_stay,
+        num_references=vectors.num_references,
+        num_references_left_out=vectors.num_references_left_out,
+        method="exact" if is_exact else "approximate",
+    )
+
+
+def groups_table(scores: ScoreSet, rows: Rows, keeper: Rows, similarity: npt.NDArray[np.float32]) -> pa.Table:
+    """The groups of M rows of a score set, of which `keeper` and `similarity` tell as in `Duplicates`, as GROUPS_SCHEMA."""
+    stays = np.equal(keeper, np.arange(len(keeper)))
+    dropped = np.flatnonzero(~stays)
+    keepers = np.unique(keeper[dropped])
     members = np.concatenate([keepers, dropped])
-    group = np.searchsorted(keepers, found.keeper[members])
-    order = np.lexsort((members, ~found.stays[members], group))
+    group = np.searchsorted(keepers, keeper[members])
+    order = np.lexsort((members, ~stays[members], group))
     members = members[order]
-    rows = rows_best_first[members]
-    columns = [group[order], samples_of(scores, rows), found.similarity[members], found.stays[members], rows]
+    columns = [group[order], samples_of(scores, rows[members]), similarity[members], stays[members], rows[members]]
     return pa.table([pa.array(column) for column in columns], schema=GROUPS_SCHEMA)

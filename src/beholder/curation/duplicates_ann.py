@@ -35,6 +35,17 @@ def load_faiss(purpose: str) -> Any:
     return faiss
 
 
+def load_faiss_for(num_rows: int) -> Any:
+    """Faiss for near-duplicates among so many rows, or an InputError that says what to do without it."""
+    try:
+        return load_faiss("faiss")
+    except InputError:
+        raise InputError(
+            f"near-duplicates among {num_rows:,} rows are looked for with faiss, which is not installed: "
+            "pip install 'beholder[dedup]', or choose the exact method, which needs no library and more time"
+        ) from None
+
+
 @contextlib.contextmanager
 def threads(faiss: Any, num_threads: int) -> Iterator[None]:
     """Faiss works in so many threads meanwhile."""

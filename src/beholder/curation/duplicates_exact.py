@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,6 +101,30 @@ def share_out(pool: ThreadPoolExecutor, num_threads: int, num_rows: int, work: C
         task.result()
 
 
+def turned(search: Search, pool: ThreadPoolExecutor, rows: Rows) -> Floats:
+    """Coordinates of rows of the matrix, (n, d) float32; n is their number rounded up to a multiple of 4."""
+    coordinates = np.zeros((-(-len(rows) // ROWS) * ROWS, search.basis.dim), np.float32)
+
+    def turn(low: int, high: int) -> None:
+        found = search.basis.coordinates(search.vectors[rows[low:high]])
+        coordinates[low : low + len(found)] = found
+
+    share_out(pool, search.num_threads, len(rows), turn)
+    return coordinates
+
+
+def square_sums(search: Search, pool: ThreadPoolExecutor, rows: Rows) -> Doubles:
+    """The product of each of these rows of the matrix with itself, (n,) float64."""
+    found = np.empty(len(rows))
+    share_out(pool, search.num_threads, len(rows), lambda a, b: similarity.square_sums(*search.where, rows[a:b], found[a:b]))
+    return found
+
+
+def rows_at_once(num_threads: int) -> int:
+    """How many rows are best looked up together."""
+    return min(_MOST_BLOCK_ROWS, max(_BLOCK_ROWS, _BLOCK_ROWS_PER_THREAD * num_threads))
+
+
 def keep_best(
     vectors: Vectors,
     rows: Rows,
@@ -110,6 +135,7 @@ def keep_best(
     basis: Basis,
     make_kept: Callable[[Search, int, ThreadPoolExecutor], Kept] = AllKept,
     block_rows: int | None = None,
+    most_stays: int | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Rows, Doubles]:
     """Go through rows best first; one stays unless a row that stays before it is at least `threshold` similar.
@@ -123,22 +149,59 @@ def keep_best(
         basis: from `choose_basis`.
         make_kept: how rows that stay are looked up.
         block_rows: rows that are looked up at once; it changes the time only.
+        most_stays: once so many rows stay, those that come then are left undecided; None: all are decided.
         on_progress: told the number of rows decided, and of all.
 
     Returns:
         keeper: (M,) int64: position in `rows` of the most similar row that stays and comes before (of equally similar ones the
-            first); its own position for a row that stays. similarity: (M,) float64 to it; 1 for a row that stays.
+            first); its own position for a row that stays; -1 for one left undecided. similarity: (M,) float64 to it; 1 for a
+            row that stays.
     """
     search = Search(vectors.matrix, threshold, basis, num_threads)
-    block_rows = block_rows or min(_MOST_BLOCK_ROWS, max(_BLOCK_ROWS, _BLOCK_ROWS_PER_THREAD * num_threads))
+    block_rows = block_rows or rows_at_once(num_threads)
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         greedy = _Greedy(search, pool, rows, num_always, make_kept(search, len(rows), pool))
-        for at in range(0, len(rows), block_rows):
-            end = min(len(rows), at + block_rows)
+        end = 0
+        while end < len(rows) and (most_stays is None or greedy.num_stays < most_stays):
+            at, end = end, min(len(rows), end + block_rows)
             greedy.settle(at, end)
             if on_progress is not None:
                 on_progress(end, len(rows))
+    greedy.keeper[end:] = -1
     return greedy.keeper, greedy.found
+
+
+def keep_best_of_small_groups(
+    vectors: Vectors, rows: Rows, edges: Rows, always: npt.NDArray[np.bool_], threshold: float, num_threads: int
+) -> tuple[Rows, Doubles]:
+    """`keep_best` inside each of many small groups: all their pairs are looked at in float64.
+
+    Args:
+        vectors: the embeddings; only `matrix` is used.
+        rows: (M,) rows of the matrix, group after group, best first in each.
+        edges: (G + 1,) int64: group g has rows[edges[g]:edges[g + 1]].
+        always: (M,) rows that stay whatever is similar to them.
+        threshold: as in `keep_best`.
+        num_threads: as there.
+
+    Returns:
+        As `keep_best`; keepers are places in `rows`.
+    """
+    matrix = vectors.matrix
+    where = (like(matrix.dtype), matrix.__array_interface__["data"][0], matrix.strides[0], matrix.shape[1] // LANES)
+    keeper, found, squares = np.empty(len(rows), np.int64), np.empty(len(rows)), np.empty(len(rows))
+    similarity.square_sums(*where, rows, squares)
+    pairs = np.cumsum(np.diff(edges) ** 2)
+    cuts = np.searchsorted(pairs, np.linspace(0, pairs[-1], num_threads + 1)[1:-1])
+    cuts = np.unique(np.concatenate([[0], cuts, [len(edges) - 1]]))
+
+    def settle(low: int, high: int) -> None:
+        similarity.keep_best_of_groups(*where, rows, squares, edges[low : high + 1], always, threshold, keeper, found)
+
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+        for task in [pool.submit(settle, int(low), int(high)) for low, high in pairwise(cuts)]:
+            task.result()
+    return keeper, found
 
 
 class _Greedy:
@@ -147,11 +210,15 @@ class _Greedy:
     def __init__(self, search: Search, pool: ThreadPoolExecutor, rows: Rows, num_always: int, kept: Kept) -> None:
         self._search, self._pool, self._rows, self._num_always, self._kept = search, pool, rows, num_always, kept
         self.keeper, self.found = np.arange(len(rows)), np.ones(len(rows))
-        self._squares = np.empty(len(rows))
-        self._share(len(rows), lambda a, b: similarity.square_sums(*search.where, rows[a:b], self._squares[a:b]))
+        self._squares = square_sums(search, pool, rows)
         self._first_same = first_of_the_same(search.vectors, rows, num_always)
         self._stays = np.zeros(len(rows), np.bool_)
         self._kept_positions, self._num_kept = np.empty(len(rows), np.int64), 0
+
+    @property
+    def num_stays(self) -> int:
+        """Rows that stay among those that were decided."""
+        return self._num_kept
 
     def _share(self, num_rows: int, work: Callable[[int, int], None]) -> None:
         share_out(self._pool, self._search.num_threads, num_rows, work)
@@ -164,13 +231,7 @@ class _Greedy:
         self.keeper[block[known]] = first[known]
         block = block[~known]
         rows, squares = self._rows[block], self._squares[block]
-        coordinates = np.zeros((-(-len(block) // ROWS) * ROWS, self._search.basis.dim), np.float32)
-
-        def turn(low: int, high: int) -> None:
-            turned = self._search.basis.coordinates(self._search.vectors[rows[low:high]])
-            coordinates[low : low + len(turned)] = turned
-
-        self._share(len(block), turn)
+        coordinates = turned(self._search, self._pool, rows)
         best, best_at = np.full(len(block), NONE), np.full(len(block), -1, np.int64)
         self._kept.find(coordinates, rows, squares, best, best_at)
         self._found_near(block, best, self._kept_positions[best_at])

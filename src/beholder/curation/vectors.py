@@ -23,6 +23,7 @@ from beholder.errors import InputError, writing_failed
 from beholder.kernels import similarity
 from beholder.kernels.scoring import ColumnBlock, Embeddings
 from beholder.kernels.vectors import LANES
+from beholder.models.backbones import same_backbone
 from beholder.scores.score_set import ScoreSet
 
 Rows = npt.NDArray[np.int64]
@@ -38,16 +39,21 @@ class Vectors:
 
     Attributes:
         matrix: (K, P) float16 or float32, C order, mapped or in memory; every row has a direction (finite, not all zeros).
-            P is the embeddings' dimension rounded up to a multiple of 16, with zeros beyond it.
+            P is the embeddings' dimension rounded up to a multiple of 16, with zeros beyond it. The embeddings of reference
+            sets come first.
         place: (N,) int64: for each row of the score set its row in `matrix`, or -1 where it has no embedding.
         dim: the embeddings' own dimension.
         backbone: the model that they are of, by their stamp; None where nobody says.
+        num_references: rows of `matrix` that are of reference sets; num_references_left_out: rows of these that have no
+            direction.
     """
 
     matrix: npt.NDArray[Any]
     place: Rows
     dim: int
     backbone: str | None = None
+    num_references: int = 0
+    num_references_left_out: int = 0
 
     def __post_init__(self) -> None:
         matrix = self.matrix
@@ -71,7 +77,9 @@ def load_vectors(
     scratch: Path,
     rows: Rows | None = None,
     embedding_column: str | None = None,
+    references: Sequence[str] = (),
     on_progress: Progress | None = None,
+    on_reference: Progress | None = None,
 ) -> Vectors:
     """Read the embeddings of a score set's rows into a file in `scratch`; memory does not grow with the dimension.
 
@@ -87,11 +95,14 @@ def load_vectors(
             with the returned value.
         rows: rows of the score set whose embeddings are wanted; None: all.
         embedding_column: where the embeddings are in tables; None: found by looking.
+        references: further sets of embeddings, read whole; their names do not matter.
         on_progress: told the number of embeddings read, and of all.
+        on_reference: told the same of the reference sets.
 
     Raises:
         InputError: nothing to read; no sample of one is in the other; parts of different dimensions; a sample that
-            is there twice with different embeddings (which is the picture's cannot be told).
+            is there twice with different embeddings (which is the picture's cannot be told); a reference set of another
+            dimension, or of another model by its stamp.
         OutputError: `scratch` is full or cannot be written.
     """
     parts, options = _find(scores, embeddings, embedding_column)
@@ -99,43 +110,91 @@ def load_vectors(
     odd = next((part for part in parts if part.dim != dim), None)
     if odd is not None:
         raise InputError(f"{odd.path} has embeddings of {odd.dim} dimensions and {parts[0].path} of {dim}; name one set")
-    dtype = np.dtype(np.float16 if all(part.dtype == "float16" for part in parts) else np.float32)
+    stamps, _ = find_stamps(parts)
+    backbone = next((stamp.backbone for stamp in stamps if stamp.backbone), None)
+    reference_options = ReadOptions()
+    reference_parts = [part for path in references for part in _reference_parts(path, reference_options, parts[0], backbone)]
+    is_half = all(part.dtype == "float16" for part in (*parts, *reference_parts))
+    dtype = np.dtype(np.float16 if is_half else np.float32)
     wanted = np.ones(scores.num_rows, np.bool_)
     if rows is not None:
         wanted[:] = False
         wanted[rows] = True
-    counts = [part.num_rows for part in parts]
-    known = [count for count in counts if count is not None]
-    total = sum(known) if len(known) == len(counts) else scores.num_rows
-    stamps, _ = find_stamps(parts)
-    backbone = next((stamp.backbone for stamp in stamps if stamp.backbone), None)
+    total = _total_rows(parts) or scores.num_rows
     for matcher in (_ByPosition, _ByName) if total == scores.num_rows else (_ByName,):
-        with contextlib.suppress(_DisagreeError):
-            matrix, place = _read(parts, options, matcher(scores, wanted), _Scratch(scratch, dim, dtype), total, on_progress)
-            return Vectors(matrix, place, dim, backbone)
+        with contextlib.suppress(_DisagreeError), _Scratch(scratch, dim, dtype) as out:
+            left_out = _add_references(out, reference_parts, reference_options, on_reference)
+            num_references = out.num_rows
+            matrix, place = _read(parts, options, matcher(scores, wanted), out, total, on_progress)
+            return Vectors(matrix, place, dim, backbone, num_references, left_out)
     raise AssertionError("looking up does not disagree")
+
+
+def _total_rows(parts: Sequence[Part]) -> int | None:
+    """Rows of all parts; None where one does not tell."""
+    known = [part.num_rows for part in parts if part.num_rows is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _reference_parts(path: str, options: ReadOptions, like_part: Part, backbone: str | None) -> list[Part]:
+    """The parts of a reference set. Raises InputError where their embeddings cannot be compared with those of `like_part`."""
+    parts = find_parts([path], options)
+    odd = next((part for part in parts if part.dim != like_part.dim), None)
+    if odd is not None:
+        raise InputError(
+            f"the reference {odd.path} has embeddings of {odd.dim} dimensions, the pictures' in {like_part.path} have "
+            f"{like_part.dim}: they are of different models, and cannot be compared"
+        )
+    for stamp in find_stamps(parts)[0]:
+        if backbone and stamp.backbone and not same_backbone(stamp.backbone, backbone):
+            raise InputError(
+                f"the reference {path} is of {stamp.backbone} by its stamp, the pictures' embeddings are of {backbone}; "
+                "embeddings of different models cannot be compared"
+            )
+    return parts
+
+
+def _add_references(out: _Scratch, parts: Sequence[Part], options: ReadOptions, on_progress: Progress | None) -> int:
+    """Put whole sets into the matrix; returns how many of their rows have no direction."""
+    done = left_out = 0
+    total = _total_rows(parts)
+    for part in parts:
+        step = max(1, _WRITE_BYTES // (part.dim * 4))
+        with contextlib.closing(reader_of(part.kind).blocks(part, 0, part.num_rows, options)) as blocks:  # type: ignore[type-var]
+            for block in blocks:
+                for start in range(0, block.embeddings.shape[0], step):
+                    stop = min(block.embeddings.shape[0], start + step)
+                    matrix = _stored(_rows_of(block.embeddings, start, stop), out.dtype)
+                    usable = _usable(matrix)
+                    if block.statuses is not None:
+                        usable &= block.statuses[start:stop] == 0
+                    out.add(matrix[usable])
+                    left_out += int((~usable).sum())
+                    done += stop - start
+                    if on_progress is not None:
+                        on_progress(done, max(done, total or 0))
+    return left_out
 
 
 def _read(
     parts: Sequence[Part],
     options: ReadOptions,
     matcher: _ByPosition | _ByName,
-    scratch: _Scratch,
+    out: _Scratch,
     total: int,
     on_progress: Progress | None,
 ) -> tuple[npt.NDArray[Any], Rows]:
     """The matrix, and the place of each row of the score set in it. Raises _DisagreeError."""
     done = 0
-    with scratch as out:
-        for part in parts:
-            with contextlib.closing(_blocks(part, options)) as blocks:
-                for block, names in blocks:
-                    _take(block, names, matcher, out, part)
-                    done += len(names)
-                    if on_progress is not None:
-                        on_progress(done, max(done, total))
-        place = matcher.places()
-        return out.matrix(), place
+    for part in parts:
+        with contextlib.closing(_blocks(part, options)) as blocks:
+            for block, names in blocks:
+                _take(block, names, matcher, out, part)
+                done += len(names)
+                if on_progress is not None:
+                    on_progress(done, max(done, total))
+    place = matcher.places()
+    return out.matrix(), place
 
 
 def _find(scores: ScoreSet, embeddings: str, embedding_column: str | None) -> tuple[list[Part], ReadOptions]:

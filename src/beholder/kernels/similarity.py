@@ -256,6 +256,32 @@ def check_pairs(  # type: ignore[no-untyped-def]
 
 
 @compiled
+def keep_best_of_groups(like, first, row_bytes, steps, rows, squares, starts, always, threshold, keeper, found):  # type: ignore[no-untyped-def]
+    """Go through the rows of each group, best first: one stays unless one before it that stays is near. For small groups.
+
+    Group g has rows[starts[g]:starts[g + 1]] (int64 rows of the matrix) with their square sums; `always` (bool) are rows that
+    stay whatever is near. Written to `keeper` (int64) and `found` (float64): the place among `rows` of the most similar row
+    that stays, of equally similar ones the first, and the similarity; a row's own place and 1 where it stays itself.
+    """
+    for group in range(starts.shape[0] - 1):
+        for i in range(starts[group], starts[group + 1]):
+            keeper[i] = i
+            found[i] = 1.0
+            if always[i]:
+                continue
+            best = NONE
+            for j in range(starts[group], i):
+                if keeper[j] != j:
+                    continue
+                x, y = first + rows[i] * row_bytes, first + rows[j] * row_bytes
+                similar = _similarity(like, x, y, steps, squares[i], squares[j])
+                if similar >= threshold and similar > best:
+                    best = similar
+                    keeper[i] = j
+                    found[i] = similar
+
+
+@compiled
 def usable_rows(like, first, row_bytes, steps, out):  # type: ignore[no-untyped-def]
     """Write to `out` (N, bool) whether each row has a direction: only finite elements, and not only zeros."""
     for row in range(out.shape[0]):
