@@ -47,3 +47,29 @@ def keep_best(
         else:
             kept.append(row)
     return keeper, similarity
+
+
+def survivors(
+    order: list[int],
+    similar: npt.NDArray[np.float64],
+    threshold: float,
+    *,
+    always: frozenset[int] = frozenset(),
+    group_of: dict[int, Any] | None = None,
+) -> dict[int, int]:
+    """Each row of `order` -> the one that stays for it: itself, or of those before it that stay the most similar.
+
+    similar: (N, N), NaN for rows without an embedding; group_of: only rows of one group are compared; always: rows that stay.
+    """
+    keeper: dict[int, int] = {}
+    for place, row in enumerate(order):
+        keeper[row] = row
+        before = [
+            other
+            for other in order[:place]
+            if keeper[other] == other and (group_of is None or group_of[other] == group_of[row])
+        ]
+        near = [other for other in before if similar[row, other] >= threshold]
+        if near and row not in always:
+            keeper[row] = max(near, key=lambda other: (similar[row, other], -order.index(other)))
+    return keeper

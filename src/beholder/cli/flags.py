@@ -128,9 +128,11 @@ def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parame
 
 
 def _plain(kind: Any) -> Any:
-    """The type Typer should read: `X | None` -> X, Literals -> str, a tuple of X -> list[X]."""
+    """The type Typer should read: `X | None` -> X, `X | str` -> str, Literals -> str, a tuple of X -> list[X]."""
     if get_origin(kind) in (Union, UnionType):
         kinds = {_plain(choice) for choice in get_args(kind) if choice is not NoneType}
+        if str in kinds:
+            return str
         (kind,) = kinds
         return kind
     origin = get_origin(kind)

@@ -21,7 +21,8 @@ EXAMPLES = """Examples:\n
   beholder select scores.parquet --min-score 5 -o kept.txt\n
   beholder select scores/ --where 'width >= 512 and height >= 512' --top-share 10% -o kept.parquet\n
   beholder select scores.parquet --top 100 --per folder -o kept.csv --decisions decisions.parquet\n
-  beholder select scores/ --dedup 0.95 --budget 500GB --groups groups.parquet -o kept.parquet\n
+  beholder select scores/ --dedup 0.95 --dedup-keep pixels --groups groups.parquet -o kept.parquet\n
+  beholder select scores/ --dedup 0.95 --dedup-against test-embeddings/ --budget 500GB -o kept.parquet\n
   beholder select scores.parquet --join meta.parquet --balance class --top 10000 -o kept.parquet\n
   beholder select scores.parquet --rank-by "0.7*laion-v2 + 0.3*laion-v1" --top 1000 -o kept.txt\n
   beholder select scores.parquet --min-score 5 --copy best/            (shows what would happen; add --apply)
@@ -52,6 +53,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     parts = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     summary: ActionSummary | None = None
     said: list[str] = []
+    is_whole = any((options.decisions, options.dropped, options.groups))
     with Progress(*parts, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         task = progress.add_task("opening the scores", total=None)
 
@@ -60,7 +62,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
 
         with (
             open_each_once(options.scores, options.repeated, num_threads=options.threads, **named) as scores,
-            select_rows(scores, options, on_rows=shown) as selection,
+            select_rows(scores, options, on_rows=shown, is_whole=is_whole) as selection,
         ):
             written = write_lists(selection, options)
             if options.action is not None:
@@ -103,13 +105,13 @@ def show(selection: Selection, written: list[str], said: list[str], *, asks_noth
     table.add_column("rule", overflow="fold", max_width=60)
     for title in ("rows in", "dropped", "left", "lowest left"):
         table.add_column(title, justify="right")
-    table.add_row("all rows", "", "", f"{len(selection.dropped_by):,}", "")
-    for step in selection.funnel:
+    table.add_row("all rows", "", "", f"{selection.num_rows:,}", "")
+    for step in selection.done_steps:
         counts = (f"{number:,}" for number in (step.rows_in, step.dropped, step.left))
         found = "" if step.threshold is None or step.word == "balance" else f"{step.threshold:.4g}"
         table.add_row(Text(step.text + (f" ({step.note})" if step.note else "")), *counts, found)
     console.print(table)
-    total = len(selection.dropped_by)
+    total = selection.num_rows
     share = f" ({100 * selection.num_kept / total:.3g} %)" if total else ""
     lines = ["", f"{selection.num_kept:,} of {total:,} rows stay{share}, {selection.seconds:.1f} s"]
     lines += selection.notes
@@ -129,8 +131,8 @@ select = command(
     description="""Choose which pictures stay: by score, rank, share, group, any SQL condition, near-duplicates, bytes.
 
     Each rule works on what the ones before it left: no score, --exclude, --marks, --where, --min-score, --max-score,
-    --quantile, --dedup, --balance, --top, --top-share, --sample, --budget. Ties are broken by sample, so the same call gives
-    the same rows.
+    --quantile, --dedup-against, --dedup, --balance, --top, --top-share, --sample, --budget. Ties are broken by sample, so
+    the same call gives the same rows.
     """,
     examples=EXAMPLES,
     extra=OUTPUT_FLAGS,

@@ -30,7 +30,7 @@ def select_best(scores: Path, out: Path, say: Say) -> dict[str, Any]:
         lowest = chosen.thresholds.get("top_share")
     seconds = time.perf_counter() - started
     low = "" if lowest is None else f", down to a score of {lowest:.3f}"
-    say(f"7  select   the best {_SHARE}: {chosen.num_kept:,} of {len(chosen.dropped_by):,} rows{low}  [{seconds:.1f} s]")
+    say(f"7  select   the best {_SHARE}: {chosen.num_kept:,} of {chosen.num_rows:,} rows{low}  [{seconds:.1f} s]")
     return record | {"seconds": seconds, "path": str(out)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from beholder.errors import InputError
 from beholder.options import option
@@ -18,6 +18,17 @@ TAR_COUNT, TAR_BYTES = 10_000, 1_000_000_000
 """Pictures and bytes of a tar, as img2dataset and webdataset have it."""
 PARQUET_BYTES = 500_000_000
 """Of a Parquet file, as Hugging Face's `push_to_hub` has it."""
+
+
+def pictures_option() -> Any:
+    """The field for where pictures are now."""
+    text = "Where the pictures are, if not where they were scored; as many as were scored take their places (repeatable)."
+    return option((), text, flag=("--pictures",))
+
+
+def root_option() -> Any:
+    """The field for the folder of relative names."""
+    return option(None, "The folder that relative names of pictures count from.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +56,8 @@ class ActionOptions:
     )  # fmt: skip
     apply: bool = option(False, "Do it. Without this, what would happen is shown.")
     journal: str | None = option(None, "Where the journal of an act is written.", shown="DIR.journal.jsonl beside the folder")
-    pictures: tuple[str, ...] = option(
-        (), "Where the pictures are, if not where they were scored; as many as were scored take their places (repeatable).",
-        flag=("--pictures",),
-    )  # fmt: skip
-    root: str | None = option(None, "The folder that relative names of pictures count from.")
+    pictures: tuple[str, ...] = pictures_option()
+    root: str | None = root_option()
 
     @property
     def action(self) -> tuple[Action, str] | None:

@@ -16,7 +16,7 @@ from beholder.curation.selecting.options import SelectRules
 from beholder.curation.selecting.selection import Selection, select_rows
 from beholder.scores.data_frames import Back, as_source, texts_of
 
-_LISTS = ("where", "exclude", "join")
+_LISTS = ("where", "exclude", "join", "dedup_against", "pictures")
 
 
 def select(source: Any, **rules: Any) -> FrameSelection:
@@ -31,8 +31,10 @@ def select(source: Any, **rules: Any) -> FrameSelection:
             Arrow frame with a column of samples and one of scores.
         rules: the options of `beholder select` as keywords (`curation.selecting.options.SelectRules`): min_score, max_score,
             quantile, top, top_share ("10%" or 0.1), per, balance, where, sample, seed, temperature, budget (bytes),
-            size_column, exclude, marks, dedup, embeddings, clusters, score, rank_by, join, repeated, score_column,
-            sample_column, memory, num_threads. `where`, `exclude` and `join` take one text or several.
+            size_column, exclude, marks, dedup (a similarity or "exact-bytes"), dedup_keep, dedup_per, dedup_against,
+            dedup_against_similarity, embeddings, clusters, score, rank_by, join, repeated, score_column, sample_column,
+            pictures, root, memory, num_threads. `where`, `exclude`, `join`, `dedup_against` and `pictures` take one text or
+            several.
 
     Returns:
         the selection. It keeps the scores open until it is closed (`with`) or forgotten.
@@ -51,7 +53,7 @@ def select(source: Any, **rules: Any) -> FrameSelection:
     if isinstance(rules.get("top_share"), int | float | Fraction):
         share = rules["top_share"]
         rules["top_share"] = f"{share.numerator / share.denominator!r}" if isinstance(share, Fraction) else repr(share)
-    for name in ("marks", "embeddings"):
+    for name in ("marks", "embeddings", "root"):
         if rules.get(name) is not None:
             rules[name] = fspath(rules[name])
     chosen = SelectRules(**{name: value for name, value in rules.items() if value is not None})

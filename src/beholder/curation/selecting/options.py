@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from dataclasses import dataclass
@@ -10,12 +11,17 @@ from fractions import Fraction
 from numbers import Real
 from typing import ClassVar, Literal
 
-from beholder.curation.actions.options import ActionOptions
+from beholder.curation.actions.options import ActionOptions, pictures_option, root_option
 from beholder.errors import InputError
 from beholder.options import option, repeated_option
 
 DedupMethod = Literal["auto", "exact", "approximate"]
 DEDUP_METHODS: tuple[DedupMethod, ...] = ("auto", "exact", "approximate")
+EXACT_BYTES = "exact-bytes"
+"""What `dedup` is, in place of a similarity, where pictures are told to be the same by the bytes of their files."""
+SCORE, PIXELS, BYTES, OLDEST = "score", "pixels", "bytes", "oldest"
+KEEP_WORDS = (SCORE, PIXELS, BYTES, OLDEST)
+"""What `dedup_keep` may be but for an expression."""
 SMALLEST_MEMORY = 256_000_000
 _ONE_OF = "--top, --top-share, --sample"
 
@@ -53,11 +59,27 @@ class RuleOptions:
     size_column: str | None = option(None, "Column with each picture's bytes for --budget.", shown="num_bytes")
     exclude: tuple[str, ...] = option((), "Drop the samples of this list: .txt, .csv or .parquet (repeatable).")
     marks: str | None = option(None, "Marks made with `beholder browse`: what is marked drop goes, what is marked keep stays.")
-    dedup: float | None = option(
-        None, "Drop near-duplicates: pictures whose embedding has at least this cosine similarity (0.95) to a better one."
+    dedup: float | str | None = option(
+        None,
+        "Drop near-duplicates: pictures whose embedding has at least this cosine similarity (0.95) to one that stays; or, with "
+        "exact-bytes, pictures whose files hold the same bytes as those of one that stays.",
+    )
+    dedup_keep: str = option(
+        SCORE,
+        "--dedup: of pictures that are alike the one stays that has the best score, most pixels, most bytes, the oldest file, "
+        "or the highest value of an SQL expression, e.g. 'width * height'; where that is equal or unknown, the better ranked.",
+    )
+    dedup_per: str | None = option(
+        None, "--dedup: compare only pictures that have the same value of this column (any that --per takes)."
     )
     dedup_method: DedupMethod = option(
         "auto", "Compare all pairs (exact), or through an index (approximate).", choices=DEDUP_METHODS
+    )
+    dedup_against: tuple[str, ...] = option(
+        (), "Drop pictures near to any of these embeddings, as those of a test set that must not leak (repeatable)."
+    )
+    dedup_against_similarity: float | None = option(
+        None, "--dedup-against: the least cosine similarity of what is dropped.", shown="that of --dedup"
     )
     embeddings: str | None = option(None, "Embeddings for --dedup and --clusters.", shown="those kept beside the scores")
     clusters: int | None = option(None, "Make the column cluster: k-means with so many on the embeddings.", least=1)
@@ -86,6 +108,27 @@ class ReadOptions:
 class SelectRules(ReadOptions, RuleOptions):
     """All that decides a selection: what `beholder.select` takes beside the scores."""
 
+    pictures: tuple[str, ...] = pictures_option()
+    root: str | None = root_option()
+
+    def __post_init__(self) -> None:
+        """A similarity that was given as text is a number."""
+        if isinstance(self.dedup, str):
+            with contextlib.suppress(ValueError):
+                object.__setattr__(self, "dedup", float(self.dedup))
+
+    @property
+    def similarity(self) -> float | None:
+        """The similarity of near-duplicates; None where they are not looked for."""
+        return float(self.dedup) if isinstance(self.dedup, Real) else None
+
+    @property
+    def reference_similarity(self) -> float | None:
+        """The similarity from which pictures of `dedup_against` drop others; None where there are none of these."""
+        if not self.dedup_against:
+            return None
+        return self.similarity if self.dedup_against_similarity is None else self.dedup_against_similarity
+
     @property
     def threads(self) -> int:
         """Threads to use."""
@@ -113,12 +156,26 @@ class SelectRules(ReadOptions, RuleOptions):
             raise InputError(f"--budget {self.budget}: at least 0 bytes")
         if not self.temperature > 0:
             raise InputError(f"--temperature {self.temperature:g}: above 0 (inf draws evenly)")
-        if self.dedup is not None and not 0 < self.dedup <= 1:
-            raise InputError(f"--dedup {self.dedup:g}: a cosine similarity above 0 and at most 1, for example 0.95")
+        self._check_dedup()
         if self.memory < SMALLEST_MEMORY:
             raise InputError(f"--memory {self.memory:,} is too little; at least 256MB")
         _ = self.share
         self._check_together()
+
+    def _check_dedup(self) -> None:
+        if isinstance(self.dedup, str) and self.dedup != EXACT_BYTES:
+            raise InputError(f"--dedup {self.dedup}: a cosine similarity, for example 0.95, or {EXACT_BYTES}")
+        given = (("--dedup", self.similarity), ("--dedup-against-similarity", self.dedup_against_similarity))
+        for flag, similarity in given:
+            if similarity is not None and not 0 < similarity <= 1:
+                raise InputError(f"{flag} {similarity:g}: a cosine similarity above 0 and at most 1, for example 0.95")
+        if not self.dedup_keep.strip():
+            raise InputError(f"--dedup-keep is empty; give {', '.join(KEEP_WORDS)}, or an SQL expression")
+        if self.dedup_against and self.reference_similarity is None:
+            raise InputError(
+                "--dedup-against needs a similarity from which a picture is dropped; add --dedup-against-similarity 0.95, or "
+                "--dedup 0.95, which drops near-duplicates among the pictures as well"
+            )
 
     def _check_together(self) -> None:
         if self.per is not None and self.balance is not None:
@@ -127,13 +184,22 @@ class SelectRules(ReadOptions, RuleOptions):
             raise InputError(f"--per {self.per} says by which groups, not how many of each; add one of {_ONE_OF}")
         if self.size_column is not None and self.budget is None:
             raise InputError("--size-column is for --budget, which is not given")
-        if self.clusters is not None and "cluster" not in (self.per, self.balance):
+        if self.clusters is not None and "cluster" not in (self.per, self.balance, self.dedup_per):
             raise InputError("--clusters makes the column cluster, which nothing uses; add --per cluster or --balance cluster")
+        compared = self.similarity if self.similarity is not None else self.reference_similarity
         idle = (
             ("--seed", self.seed != 0, self.sample, "--sample"),
             ("--temperature", self.temperature != 1, self.sample, "--sample"),
-            ("--dedup-method", self.dedup_method != "auto", self.dedup, "--dedup"),
-            ("--embeddings", self.embeddings is not None, self.dedup or self.clusters, "--dedup and --clusters"),
+            ("--dedup-method", self.dedup_method != "auto", compared, "--dedup with a similarity"),
+            ("--dedup-keep", self.dedup_keep != SCORE, self.dedup, "--dedup"),
+            ("--dedup-per", self.dedup_per is not None, self.dedup, "--dedup"),
+            (
+                "--dedup-against-similarity",
+                self.dedup_against_similarity is not None,
+                self.dedup_against or None,
+                "--dedup-against",
+            ),
+            ("--embeddings", self.embeddings is not None, compared or self.clusters, "--dedup and --clusters"),
         )
         for flag, is_given, needed, what in idle:
             if is_given and needed is None:
@@ -151,7 +217,7 @@ class SelectRules(ReadOptions, RuleOptions):
             self.min_score, self.max_score, self.quantile, self.top, self.top_share, self.balance, self.sample, self.budget,
             self.marks, self.dedup,
         )  # fmt: skip
-        return any(value is not None for value in single) or bool(self.where or self.exclude)
+        return any(value is not None for value in single) or bool(self.where or self.exclude or self.dedup_against)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,16 @@ from beholder import storage
 from beholder.curation import database, joined
 from beholder.curation.selecting import draw, grouping, lists, quotas
 from beholder.curation.selecting.budget import keep_within
+from beholder.curation.selecting.keeping import has_pixels, in_order_of_claim, named_pieces, pixels_of, recorded_bytes
 from beholder.curation.selecting.names import Names
-from beholder.curation.selecting.options import SelectRules
+from beholder.curation.selecting.options import BYTES, EXACT_BYTES, OLDEST, PIXELS, SCORE, SelectRules
 from beholder.curation.selecting.ranking import Ranking
 from beholder.curation.selecting.reading import RowReader
 from beholder.curation.selecting.sieve import Sieve
 from beholder.curation.selecting.values import Values, read_values
 from beholder.curation.untyped import Untyped
 from beholder.errors import InputError
+from beholder.images.locate import PictureFinder
 from beholder.kernels import choosing, ordering
 from beholder.scores.score_set import ScoreSet
 
@@ -86,6 +88,15 @@ class Rows:
         """The connection, and the view with every column there is."""
         return self.connection, self.view
 
+    def finder(self) -> PictureFinder:
+        """Finds the pictures of the rows."""
+        return PictureFinder(self.scores.record, pictures=self.rules.pictures, root=self.rules.root)
+
+    def tell_all(self, what: str, done: int, total: int) -> None:
+        """Pass on how much of something is done."""
+        if self._on_rows is not None:
+            self._on_rows(what, done, total)
+
     def tell(self, what: str, num_rows: int) -> None:
         """Pass on that rows were read."""
         self._done[what] = self._done.get(what, 0) + num_rows
@@ -103,10 +114,18 @@ class Rows:
 
 
 class Judge:
-    """Applies the rules to the rows of a set."""
+    """Applies the rules to the rows of a set.
 
-    def __init__(self, rows: Rows) -> None:
+    Args:
+        rows: the set, and what was asked for.
+        is_whole: decide all that can be told of every row. Else near-duplicates are looked for only as far down the ranking
+            as `top` reaches, where only the rows that stay depend on it; `num_looked_at` then says how far that was.
+    """
+
+    def __init__(self, rows: Rows, *, is_whole: bool = True) -> None:
         self.rows, self.rules, self.scores = rows, rows.rules, rows.scores
+        self._is_whole = is_whole
+        self.num_looked_at: int | None = None
         if self.scores.num_rows > ordering.MOST_ROWS:
             raise InputError(f"{self.scores.source} has more than {ordering.MOST_ROWS:,} rows; select from parts of it")
         self._check_files()
@@ -135,8 +154,10 @@ class Judge:
         self._lists(marked_drop)
         self._where()
         self._scores()
-        if rules.dedup is not None:
-            self._duplicates(rules.dedup)
+        if rules.similarity is not None or rules.dedup_against:
+            self._near()
+        if rules.dedup == EXACT_BYTES:
+            self._identical()
         if rules.balance is not None:
             self._balance(rules.balance)
         if rules.top is not None and rules.balance is None:
@@ -226,31 +247,138 @@ class Judge:
         key, _, _ = choosing.nth_best(keys, self.sieve.dropped, count - place, num_threads=self.rules.threads)
         return float(ordering.scores_of(np.array([key], np.uint32))[0])
 
-    def _duplicates(self, threshold: float) -> None:
+    def _near(self) -> None:
+        """Drop what is near to a reference set, then near-duplicates."""
         from beholder.curation.duplicates import drop_near_duplicates
 
-        order = self._selection_order()
-        embeddings = self._embeddings("--dedup")
+        rules, sieve = self.rules, self.sieve
+        order, num_always = self._selection_order(), sieve.num_pinned
+        embeddings = self._embeddings("--dedup" if rules.similarity is not None else "--dedup-against")
+        groups = None
+        if rules.similarity is not None:
+            order, notes = in_order_of_claim(self.rows, order, num_always)
+            self.notes += notes
+            groups = (
+                None if rules.dedup_per is None else self._groups(rules.dedup_per, "--dedup-per").codes[order].astype(np.int64)
+            )
+        most_stays = self._most_stays(len(order))
         self.rows.stage("near-duplicates")
         found = drop_near_duplicates(
             self.scores,
             embeddings,
             order.astype(np.int64),
-            threshold,
-            self.rules.dedup_method,
-            self.rules.threads,
+            rules.similarity,
+            rules.dedup_method,
+            rules.threads,
             self.rows.scratch,
-            self.rows._on_rows,
-            num_always=self.sieve.num_pinned,
+            self.rows.tell_all,
+            num_always=num_always,
+            groups=groups,
+            references=rules.dedup_against,
+            reference_threshold=rules.reference_similarity,
+            most_stays=most_stays,
         )
-        self.groups = found.groups
-        dropped = self.sieve.drop_rows("duplicate", np.asarray(found.dropped))
-        note = (
-            f"{found.method}; {found.num_without_embedding:,} without an embedding stay"
-            if found.num_without_embedding
-            else found.method
-        )
-        self.sieve.note("duplicate", f"near-duplicates, similarity >= {threshold:g}", dropped, note=note)
+        notes = [found.method]
+        if found.num_looked_at < len(order):
+            self.num_looked_at = found.num_looked_at
+            notes.append(f"ended after the best {found.num_looked_at:,} rows, as {most_stays:,} of them stay")
+        if found.num_without_embedding:
+            notes.append(f"{found.num_without_embedding:,} without an embedding stay")
+        if rules.dedup_against:
+            told = [f"{found.num_references:,} in the reference"]
+            if found.num_references_left_out:
+                told.append(f"{found.num_references_left_out:,} more without an embedding")
+            if found.num_near_that_stay:
+                told.append(f"{found.num_near_that_stay:,} marked keep stay all the same")
+            dropped = sieve.drop_rows("near_reference", np.asarray(found.near_reference))
+            told += notes if rules.similarity is None else []
+            text = f"not near {', '.join(rules.dedup_against)}, similarity < {rules.reference_similarity:g}"
+            sieve.note("near_reference", text, dropped, note="; ".join(told))
+        if rules.similarity is not None:
+            self.groups = found.groups
+            dropped = sieve.drop_rows("duplicate", np.asarray(found.dropped))
+            text = f"near-duplicates, similarity >= {rules.similarity:g}"
+            sieve.note("duplicate", text + self._claimed(), dropped, note="; ".join(notes))
+            self._tell_of_pixels()
+
+    def _claimed(self) -> str:
+        """How the funnel says what is compared, and what stays."""
+        per = "" if self.rules.dedup_per is None else f", inside each {self.rules.dedup_per}"
+        keep = " ".join(self.rules.dedup_keep.split())
+        what = {SCORE: "", PIXELS: "most pixels", BYTES: "most bytes", OLDEST: "the oldest file"}.get(keep, f"highest {keep}")
+        return per + (f", keeping {what}" if what else "")
+
+    def _most_stays(self, num_rows: int) -> int | None:
+        """How many of the first rows that stay `top` will keep; None: all rows are decided, as few of them soon are."""
+        from beholder.curation.duplicates import FIRST_WALK_ROWS
+
+        rules = self.rules
+        if self._is_whole or num_rows <= FIRST_WALK_ROWS:
+            return None
+        if rules.top is None or rules.per is not None or rules.balance is not None:
+            return None
+        if rules.dedup_keep != SCORE:  # then rows are not gone through in the order of the ranking
+            return None
+        return max(rules.top, self.sieve.num_pinned)
+
+    def _tell_of_pixels(self) -> None:
+        """Say how many groups have a larger picture than the one that stays, where what stays goes by the score."""
+        if self.rules.dedup_keep != SCORE or self.groups is None or not has_pixels(self.rows.reader):
+            return
+        table = self.groups
+        pixels = pixels_of(self.rows.reader, "--dedup")[table.column("row").to_numpy()]
+        group, stays = table.column("group").to_numpy(), table.column("kept").to_numpy(zero_copy_only=False)
+        count = int(group[-1]) + 1 if len(group) else 0
+        most = np.full(count, -1, np.int64)
+        np.maximum.at(most, group, pixels)
+        kept = pixels[stays]
+        larger = int(((most > kept) & (kept >= 0)).sum())
+        if count:
+            self.notes.append(
+                f"{larger:,} of {count:,} group{_s(count)} of near-duplicates would keep another picture by its pixels"
+                + (" (--dedup-keep pixels)" if larger else "")
+            )
+
+    def _identical(self) -> None:
+        """Drop pictures whose files hold the same bytes."""
+        from beholder.curation.duplicates import groups_table
+        from beholder.curation.identical import find_identical
+
+        rules, sieve = self.rules, self.sieve
+        rows = choosing.left_rows(sieve.ranking.keys, sieve.dropped)
+        self.rows.stage("sizes")
+        sizes = recorded_bytes(self.rows.reader)[rows]
+        self.rows.stage("pictures read")
+
+        def named(numbers: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], list[str]]]:
+            for part, samples in named_pieces(self.rows, rows[numbers]):
+                yield np.searchsorted(rows, part), samples
+
+        with self.rows.finder() as finder:
+            found = find_identical(finder, sizes, named, lambda done, total: self.rows.tell_all("pictures read", done, total))
+        kinds = found.first
+        if rules.dedup_per is not None:  # the same bytes in two groups are two kinds
+            codes = self._groups(rules.dedup_per, "--dedup-per").codes[rows].astype(np.int64)
+            kinds = np.unique(np.stack([found.first, codes]), axis=1, return_inverse=True)[1].reshape(-1)
+        alike = np.bincount(kinds, minlength=1)[kinds] > 1
+        order = self._selection_order()
+        order = order[alike[np.searchsorted(rows, order)]]
+        num_always = int((sieve.pinned[order] != 0).sum()) if len(sieve.pinned) else 0
+        order, notes = in_order_of_claim(self.rows, order, num_always)
+        kind = kinds[np.searchsorted(rows, order)]
+        first = np.full(int(kinds.max(initial=-1)) + 1, len(order), np.int64)
+        np.minimum.at(first, kind, np.arange(len(order)))
+        keeper = first[kind]
+        keeper[:num_always] = np.arange(num_always)
+        self.groups = groups_table(self.scores, order.astype(np.int64), keeper, np.ones(len(order), np.float32))
+        dropped = sieve.drop_rows("duplicate", order[keeper != np.arange(len(order))])
+        sieve.note("duplicate", f"the same bytes{self._claimed()}", dropped, note=f"{found.num_read:,} of {len(rows):,} read")
+        self.notes += notes
+        if found.num_unread:
+            stays = "it stays" if found.num_unread == 1 else "they stay"
+            self.notes.append(
+                f"{found.num_unread:,} picture{_s(found.num_unread)} could not be read, so {stays} (the first: {found.example})"
+            )
 
     def _selection_order(self) -> npt.NDArray[np.uint32]:
         """The rows left, those that stay in any case first, then best first."""

@@ -28,16 +28,18 @@ __all__ = ["RULES", "SelectRules", "Selection", "Step", "select_rows"]
 class Selection:
     """What became of each of N rows. It can make tables as long as the score set is open; `close` frees its scratch folder.
 
+    Where `top` keeps few rows of what near-duplicates leave, these are looked for only as far down the ranking as that
+    takes. `dropped_by`, `funnel`, `thresholds`, `groups` and `decisions` are about all rows; where they are asked for,
+    all rows are compared after all.
+
     Attributes:
         scores: the rows.
         rules: what was asked for.
-        dropped_by: (N,) uint8 index into RULES, 0 for rows that stay.
-        funnel: what each rule did, in order.
-        thresholds: what rules found out: the lowest ranking value that is left after top, top_share, balance and budget, and
-            the score at the quantile; None where nothing is left.
-        groups: table of near-duplicates (`duplicates.GROUPS_SCHEMA`), or None when they were not looked for.
+        done_steps: what each rule did so far, in order.
         notes: lines worth telling.
         seconds: what it took.
+        num_rows, num_kept: rows of the set, and how many of them stay.
+        num_looked_at: rows among which near-duplicates were looked for, where that came to its end early; else None.
         score_column: the column that thresholds go by, or None.
     """
 
@@ -45,15 +47,45 @@ class Selection:
         self._judge = judge
         self.scores: ScoreSet = judge.scores
         self.rules: SelectRules = judge.rules
-        self.dropped_by: npt.NDArray[np.uint8] = judge.sieve.dropped
-        self.funnel: tuple[Step, ...] = tuple(judge.sieve.steps)
-        self.thresholds = judge.thresholds
-        self.groups: pa.Table | None = judge.groups
+        self.done_steps: tuple[Step, ...] = tuple(judge.sieve.steps)
         self.notes = judge.notes
         self.seconds = seconds
         self.score_column = judge.values.score
-        self.num_kept = judge.sieve.left
+        self.num_rows, self.num_kept = judge.scores.num_rows, judge.sieve.left
+        self.num_looked_at = judge.num_looked_at
         self._close = weakref.finalize(self, owned.close)
+
+    @cached_property
+    def _whole(self) -> Judge:
+        """The judge that has decided about every row."""
+        if self.num_looked_at is None:
+            return self._judge
+        judge = Judge(self._judge.rows)
+        judge.judge()
+        return judge
+
+    @property
+    def dropped_by(self) -> npt.NDArray[np.uint8]:
+        """(N,) uint8 index into RULES, 0 for rows that stay."""
+        return self._whole.sieve.dropped
+
+    @property
+    def funnel(self) -> tuple[Step, ...]:
+        """What each rule did, in order."""
+        return tuple(self._whole.sieve.steps)
+
+    @property
+    def thresholds(self) -> dict[str, float | None]:
+        """What rules found out, None where nothing is left.
+
+        The lowest ranking value that is left after top, top_share, balance and budget, and the score at the quantile.
+        """
+        return self._judge.thresholds
+
+    @property
+    def groups(self) -> pa.Table | None:
+        """Table of near-duplicates (`duplicates.GROUPS_SCHEMA`), or None when they were not looked for."""
+        return self._whole.groups
 
     def close(self) -> None:
         """Free the scratch folder, and the score set if it was opened for this selection."""
@@ -69,12 +101,12 @@ class Selection:
 
     def __repr__(self) -> str:
         """What stays of what."""
-        return f"<Selection: {self.num_kept:,} of {len(self.dropped_by):,} rows of {self.scores.source} stay>"
+        return f"<Selection: {self.num_kept:,} of {self.num_rows:,} rows of {self.scores.source} stay>"
 
     @property
     def kept(self) -> npt.NDArray[np.bool_]:
         """(N,) whether each row stays."""
-        found: npt.NDArray[np.bool_] = self.dropped_by == 0
+        found: npt.NDArray[np.bool_] = self._judge.sieve.dropped == 0
         return found
 
     @cached_property
@@ -86,17 +118,17 @@ class Selection:
     @cached_property
     def _kept_in_order(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
         if "rank" in self.__dict__:
-            kept = choosing.left_rows(self._judge.values.rank_keys, self.dropped_by)
+            kept = choosing.left_rows(self._judge.values.rank_keys, self._judge.sieve.dropped)
             if not (self.rank[kept] == 0).any():
                 order = kept[np.argsort(self.rank[kept], kind="stable")]
                 return order, self.rank[order]
         self._judge.rows.stage("ranks")
-        return self._judge.sieve.ranking.kept_in_order(self.dropped_by)
+        return self._judge.sieve.ranking.kept_in_order(self._judge.sieve.dropped)
 
     @cached_property
     def _order_alone(self) -> npt.NDArray[np.uint32]:
         self._judge.rows.stage("order")
-        return self._judge.sieve.ranking.kept_best_first(self.dropped_by)
+        return self._judge.sieve.ranking.kept_best_first(self._judge.sieve.dropped)
 
     def order(self) -> npt.NDArray[np.uint32]:
         """(K,) the rows that stay, best first; those without a ranking value last, by sample."""
@@ -148,10 +180,10 @@ class Selection:
 
         return {
             "source": self.scores.source,
-            "num_rows": len(self.dropped_by),
+            "num_rows": self.num_rows,
             "num_kept": self.num_kept,
             "rules": rules_record(self.rules),
-            "funnel": [step.to_json() for step in self.funnel],
+            "funnel": [step.to_json() for step in self.done_steps],
             "thresholds": self.thresholds,
             "seconds": round(self.seconds, 3),
             "notes": self.notes,
@@ -159,7 +191,12 @@ class Selection:
 
 
 def select_rows(
-    scores: ScoreSet, rules: SelectRules, *, on_rows: OnRows | None = None, owned: ExitStack | None = None
+    scores: ScoreSet,
+    rules: SelectRules,
+    *,
+    on_rows: OnRows | None = None,
+    owned: ExitStack | None = None,
+    is_whole: bool = False,
 ) -> Selection:
     """Apply rules to an open score set.
 
@@ -168,6 +205,7 @@ def select_rows(
         rules: what stays.
         on_rows: told what is read, how many rows of it are done, and how many there are.
         owned: what to close with the selection.
+        is_whole: what became of every row will be asked for (see `Selection`), not only which ones stay.
 
     Raises:
         InputError: rules that mean nothing here, lists that cannot be read.
@@ -178,7 +216,7 @@ def select_rows(
     rows = Rows(scores, rules, on_rows)
     owned.callback(rows.close)
     try:
-        judge = Judge(rows)
+        judge = Judge(rows, is_whole=is_whole)
         judge.judge()
     except BaseException:
         owned.close()
