@@ -20,9 +20,11 @@ from beholder.scores.score_set import open_scores
 Ask = Callable[..., httpx.Response]
 
 
-def client_of(path: Path, scratch: Path, marks: Path | None = None, **looking: Any) -> Iterator[Ask]:
+def client_of(
+    path: Path, scratch: Path, marks: Path | None = None, groups: Path | None = None, **looking: Any
+) -> Iterator[Ask]:
     """Asks the application over a set, without a server; `looking`: arguments of `Pictures`."""
-    options = BrowseOptions(scores=str(path), marks=str(marks) if marks else None)
+    options = BrowseOptions(scores=str(path), marks=str(marks) if marks else None, groups=str(groups) if groups else None)
     with (
         open_scores(str(path)) as scores,
         opened(scores, scratch, options) as session,

@@ -29,6 +29,7 @@ def about(session: Session, rejects: Rejects) -> dict[str, Any]:
         "left_out": session.store.left_out,
         "marks": {"file": str(session.marks.path), "strangers": session.marks.num_strangers, "version": session.marks.version},
         "rejects": {"count": rejects.num_all, "reasons": rejects.reasons},
+        "stacks": None if session.stacks is None else {"count": session.stacks.num_groups, "source": session.stacks.source},
     }
 
 

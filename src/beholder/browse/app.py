@@ -166,7 +166,14 @@ def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str, pixels
     @app.post("/api/listing")
     def listing(wanted: ListingRequest) -> Response:
         view = session.known_view(wanted.view)
-        how: dict[str, Any] = {"threshold": wanted.threshold, "bucket": wanted.bucket, "seed": wanted.seed}
+        if wanted.tab == "stack" and (wanted.stack is None or wanted.stack >= session.store.num_rows):
+            return _error(404, f"there is no row {wanted.stack}")
+        how: dict[str, Any] = {
+            "threshold": wanted.threshold,
+            "bucket": wanted.bucket,
+            "seed": wanted.seed,
+            "stack": wanted.stack,
+        }
         found = session.listing(view, wanted.tab, wanted.sort, **how)
         return _json({"listing": found.key, "count": len(found.rows), "version": session.marks.version})
 

@@ -70,6 +70,7 @@ class ListingRequest(_Strict):
     low: float | None = None
     high: float | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    stack: Annotated[int, Field(ge=0)] | None = None
 
     @property
     def bucket(self) -> tuple[float, float]:

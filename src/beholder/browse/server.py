@@ -25,6 +25,7 @@ from beholder.browse.presence import NUM_LOOKED_UP, gone_warning
 from beholder.browse.rejects import Rejects
 from beholder.browse.safety import Guard, new_token
 from beholder.browse.session import opened
+from beholder.browse.stacks import stacks_warning
 from beholder.curation.repeated import open_each_once
 from beholder.errors import InputError, OutputError, os_error_text
 from beholder.images.locate import PictureFinder
@@ -108,7 +109,8 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
             session = stack.enter_context(opened(scores, scratch, options))
             samples = session.store.samples(np.arange(min(_LOOKED_AT, session.store.num_rows)))
             finder.sources(samples)
-            warning = "; ".join(filter(None, [*scores.notes, gone_warning(finder, samples[:NUM_LOOKED_UP])])) or None
+            warnings = [*scores.notes, stacks_warning(session.stacks), gone_warning(finder, samples[:NUM_LOOKED_UP])]
+            warning = "; ".join(filter(None, warnings)) or None
             pixels = PixelOptions.of_record(scores.record.get("pixels"))
             pictures = Pictures(finder, num_workers=min(8, max(2, cores)), pixels=pixels)
             stack.callback(pictures.close)

@@ -21,11 +21,12 @@ from beholder.browse.marks import Mark, MarkBook
 from beholder.browse.options import BrowseOptions
 from beholder.browse.ranking import Rows, View, axis, best_first, bucket_counts, bucket_edges, buckets, histogram
 from beholder.browse.rows import RowStore, as_json
+from beholder.browse.stacks import Stacks, read_stacks
 from beholder.columns import HEIGHT, SAMPLE, WIDTH
 from beholder.errors import InputError
 from beholder.scores.score_set import ScoreSet, as_score
 
-Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score"]
+Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score", "stacks", "stack"]
 Sort = Literal["best", "worst", "random"]
 TABS: tuple[Tab, ...] = get_args(Tab)
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -74,6 +75,7 @@ class Listing:
 
     key: str
     rows: Rows
+    tab: Tab = "all"
 
     @property
     def num_bytes(self) -> int:
@@ -90,6 +92,7 @@ class Session:
         store: its rows.
         conditions: its conditions.
         marks: its marks.
+        stacks: its groups of near-duplicates; None where nobody named any.
     """
 
     def __init__(self, scores: ScoreSet, scratch: Path, options: BrowseOptions) -> None:
@@ -98,6 +101,10 @@ class Session:
         self.conditions = Conditions(self.store, scratch, threads=len(os.sched_getaffinity(0)))
         is_unique = self.conditions.has_unique_names()
         self.marks = MarkBook(options.marks_path, self.store.num_rows, self.conditions.rows_named, has_unique_names=is_unique)
+        self.stacks: Stacks | None = None
+        if options.groups is not None:
+            self.stacks = read_stacks(options.groups, self.store, self.conditions.rows_named, scratch)
+        self._num_stacks: dict[str, int] = {}
         self._values: dict[str, npt.NDArray[np.float32]] = {}
         self._whole: dict[str, tuple[View, tuple[float, float]]] = {}
         self._ranks: dict[str, npt.NDArray[np.uint32]] = {}
@@ -167,7 +174,8 @@ class Session:
 
         Returns:
             `all`, `kept`, `dropped`, `marked_keep`, `marked_drop`, `no_score`; `buckets`, in their order; `above`, those with
-            this score or more, whatever they are marked; `outside`, those that are counted for their mark alone; `version`.
+            this score or more, whatever they are marked; `outside`, those that are counted for their mark alone; `stacks`,
+            groups of near-duplicates of which any row satisfies the conditions; `version`.
         """
         values = self._values[view.score]
         keep, drop, outside = self.marks.marked(Mark.KEEP), self._dropped_in(view), self._outside(view)
@@ -188,8 +196,18 @@ class Session:
             "buckets": [one + other for one, other in of_buckets],
             "above": above + int((added >= as_score(threshold)).sum()),
             "outside": len(outside),
+            "stacks": self._num_stacks_in(view),
             "version": self.marks.version,
         }
+
+    def _num_stacks_in(self, view: View) -> int:
+        """Groups of near-duplicates in a view, counted once."""
+        if self.stacks is None:
+            return 0
+        found = self._num_stacks.get(view.key)
+        if found is None:
+            found = self._num_stacks[view.key] = len(self.stacks.tops_in(view))
+        return found
 
     def _above(self, view: View, rows: npt.NDArray[np.int64], threshold: float) -> npt.NDArray[np.bool_]:
         """Which of these rows are in the view and have the score (NaN never has)."""
@@ -229,10 +247,24 @@ class Session:
         return np.concatenate([with_score[np.argsort(ranks[ranks > 0])], without[last]])
 
     def listing(
-        self, view: View, tab: Tab, sort: Sort, *, threshold: float, bucket: tuple[float, float] | None = None, seed: int = 0
+        self,
+        view: View,
+        tab: Tab,
+        sort: Sort,
+        *,
+        threshold: float,
+        bucket: tuple[float, float] | None = None,
+        seed: int = 0,
+        stack: int | None = None,
     ) -> Listing:
-        """The rows of a tab in order. Marks that come later change neither its rows nor their order."""
-        parts: list[Any] = [view.key, tab, sort]
+        """The rows of a tab in order. Marks that come later change neither its rows nor their order.
+
+        "stacks" has of each group of near-duplicates the one that stays, "stack" all of the group of row `stack`: the one
+        that stays first, whatever order is asked for.
+        """
+        if tab == "stack":
+            sort = "best"
+        parts: list[Any] = [view.key, tab, sort, stack]
         if tab in ("kept", "dropped"):
             parts += [threshold, self.marks.version]
         elif tab == "bucket":
@@ -244,14 +276,26 @@ class Session:
         key = _key("listing", *parts)
         found = self._listings.get(key)
         if found is None:
-            rows = self._rows_of(view, tab, threshold, bucket)
+            rows = (
+                self._rows_of_stacks(view, stack if tab == "stack" else None)
+                if tab in ("stacks", "stack")
+                else (self._rows_of(view, tab, threshold, bucket))
+            )
             if sort == "random":
                 rows = rows[np.random.default_rng(seed).permutation(len(rows))]
             elif sort == "worst":
                 rows = self._worst_first(view.score, rows)
-            found = Listing(key, rows)
+            found = Listing(key, rows, tab)
             self._listings.put(key, found)
         return found
+
+    def _rows_of_stacks(self, view: View, row: int | None) -> Rows:
+        """The first rows of all groups, best first; or all rows of the group of this row."""
+        if self.stacks is None:
+            return np.empty(0, np.int64)
+        return (
+            self._ranked(view.score, self.stacks.tops_in(view)) if row is None else self.stacks.members[self.stacks.places(row)]
+        )
 
     def _worst_first(self, score: str, rows: Rows) -> Rows:
         """Rows that are best first the other way round; those without a score stay at the end."""
@@ -316,7 +360,11 @@ class Session:
         return found
 
     def page(self, listing: Listing, score: str, start: int, count: int) -> list[dict[str, Any]]:
-        """What tiles need of rows [start, start + count): row, sample, score, mark, size."""
+        """What tiles need of rows [start, start + count): row, sample, score, mark, size.
+
+        Of stacks also how many rows they have (`stack`), of those of one whether each is the one that stays (`stays`) and its
+        similarity to that one.
+        """
         rows = listing.rows[max(0, start) : max(0, start) + min(max(0, count), PAGE_ROWS)]
         sizes = [name for name in (WIDTH, HEIGHT) if name in self.store.names and name not in self.scores.score_columns]
         found = self.store.fetch(rows, [SAMPLE, *sizes])
@@ -328,10 +376,20 @@ class Session:
                 "sample": names[0],
                 "score": as_json(float(value)),
                 "mark": self.mark_word(int(row)),
+                **self._of_stack(listing.tab, int(row)),
                 **{name: as_json(size) for name, size in zip(sizes, names[1:], strict=True)},
             }
             for row, value, *names in zip(rows.tolist(), values, *columns, strict=True)
         ]
+
+    def _of_stack(self, tab: Tab, row: int) -> dict[str, Any]:
+        if self.stacks is None or tab not in ("stacks", "stack"):
+            return {}
+        if tab == "stacks":
+            return {"stack": self.stacks.size(row)}
+        places = self.stacks.places(row)
+        at = places.start + int(np.flatnonzero(self.stacks.members[places] == row)[0])
+        return {"stays": bool(self.stacks.stays[at]), "similarity": as_json(float(self.stacks.similarity[at]))}
 
     def sample(self, row: int) -> str:
         """A row's name."""

@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from beholder import columns, storage
 from beholder.curation.database import all_rows, first_row, refused
-from beholder.errors import InputError
+from beholder.curation.group_files import open_groups
 from beholder.reporting.rows import rows_named
-from beholder.scores import foreign
-from beholder.scores.score_set import parquet_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -66,20 +61,8 @@ def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: 
     """Read the largest groups. Raises InputError."""
     import duckdb
 
-    if not storage.exists(source):
-        raise InputError(f"{source} does not exist; near-duplicate groups are written by: beholder select ... --dedup 0.95")
-    types = {"group": pa.int64(), "similarity": pa.float64(), "kept": pa.bool_(), "row": pa.int64()}
-    path = foreign.as_parquet(source, scratch / "groups.parquet", types)
-    with storage.open_parquet(str(path)) as file:
-        file.check_dictionaries(source)
-        names = file.schema_arrow.names
-    missing = [name for name in ("group", columns.SAMPLE) if name not in names]
-    if missing:
-        raise InputError(f"{source} has no column {missing[0]!r}; --groups takes the groups that `beholder select` wrote")
-    row = "CAST(row AS BIGINT)" if "row" in names else "CAST(NULL AS BIGINT)"
-    kept = "coalesce(CAST(kept AS BOOLEAN), false)" if "kept" in names else "false"
-    similarity = "CAST(similarity AS DOUBLE)" if "similarity" in names else "CAST(NULL AS DOUBLE)"
-    table = parquet_of([path])
+    file = open_groups(source, scratch)
+    table, kept, similarity, row = file.table, file.kept, file.similarity, file.row
     order = "stays DESC, alike DESC NULLS LAST, name"
     try:
         counted = first_row(
@@ -92,7 +75,7 @@ def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: 
             f'WITH large AS (SELECT "group" AS number, count(*) AS size FROM {table} WHERE "group" IS NOT NULL '
             f"GROUP BY 1 ORDER BY size DESC, number LIMIT {num_groups}) "
             "SELECT CAST(number AS VARCHAR), size, "
-            f"CAST({columns.SAMPLE} AS VARCHAR) AS name, {similarity} AS alike, {kept} AS stays, {row} "
+            f"{file.sample} AS name, {similarity} AS alike, {kept} AS stays, {row} "
             f'FROM {table} JOIN large ON "group" = number '
             f"QUALIFY row_number() OVER (PARTITION BY number ORDER BY {order}) <= {_MOST_MEMBERS} "
             f"ORDER BY size DESC, number, {order}",

@@ -1,11 +1,12 @@
 // What is chosen stands in the address behind the #, so that a reload and a bookmark show the same.
 
-export function writeAddress({ score, threshold, tab, bucket, sort, filters }) {
+export function writeAddress({ score, threshold, tab, bucket, stack, sort, filters }) {
   const chosen = new URLSearchParams();
   if (score) chosen.set("score", score);
   chosen.set("t", String(threshold));
   if (tab !== "all") chosen.set("tab", tab);
   if (tab === "bucket") chosen.set("from", String(bucket.from));
+  if (tab === "stack") chosen.set("stack", String(stack));
   if (sort !== "best") chosen.set("sort", sort);
   if (filters.where) chosen.set("where", filters.where);
   if (filters.filters.length) chosen.set("filters", JSON.stringify(filters.filters));
@@ -26,6 +27,7 @@ export function readAddress() {
     threshold: chosen.has("t") && Number.isFinite(at) ? at : null,
     tab: chosen.get("tab") ?? "all",
     from: Number(chosen.get("from")),
+    stack: Number(chosen.get("stack")),
     sort: ["best", "worst", "random"].includes(chosen.get("sort")) ? chosen.get("sort") : "best",
     filters: { where: chosen.get("where") ?? "", filters: Array.isArray(clicked) ? clicked : [] },
   };

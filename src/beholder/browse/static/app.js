@@ -12,10 +12,10 @@ import { Marks } from "./marks.js";
 import { RejectList } from "./rejects.js";
 import { Viewer } from "./viewer.js";
 
-const state = { info: null, score: null, view: null, counts: null, tab: "all", bucket: null, sort: "best", seed: 1, opened: 0 };
+const state = { info: null, score: null, view: null, counts: null, tab: "all", bucket: null, stack: null, sort: "best", seed: 1, opened: 0 };
 let gallery, viewer, marks, threshold, filters, exporting, rejects;
 
-const remember = () => writeAddress({ score: state.info.scores.length > 1 ? state.score.name : null, threshold: threshold.value, tab: state.tab, bucket: state.bucket, sort: state.sort, filters });
+const remember = () => writeAddress({ score: state.info.scores.length > 1 ? state.score.name : null, threshold: threshold.value, tab: state.tab, bucket: state.bucket, stack: state.stack, sort: state.sort, filters });
 
 // -- counts: one question at a time, always the newest threshold
 
@@ -116,8 +116,9 @@ function drawTabs() {
     { tab: "marked_drop", text: "✕ Drop" },
   ];
   if (state.score.num_without) tabs.push({ tab: "no_score", text: "No score" });
+  if (info.stacks) tabs.push({ tab: "stacks", text: "Duplicates", gap: true });
   if (info.rejects.count) tabs.push({ tab: "rejects", text: "Rejects", number: info.rejects.count, gap: true });
-  if (!tabs.some((one) => isCurrent(one))) Object.assign(state, { tab: "all", bucket: null });
+  if (!tabs.some((one) => isCurrent(one))) Object.assign(state, { tab: "all", bucket: null, stack: null });
   byId("tabs").replaceChildren(
     ...tabs.map((one) => {
       const isHere = isCurrent(one);
@@ -132,10 +133,10 @@ function drawTabs() {
   );
 }
 
-const isCurrent = (one) => one.tab === state.tab && (one.tab !== "bucket" || one.bucket.from === state.bucket?.from);
+const isCurrent = (one) => one.tab === (state.tab === "stack" ? "stacks" : state.tab) && (one.tab !== "bucket" || one.bucket.from === state.bucket?.from);
 
 function chooseTab(one) {
-  Object.assign(state, { tab: one.tab, bucket: one.bucket ?? null });
+  Object.assign(state, { tab: one.tab, bucket: one.bucket ?? null, stack: null });
   for (const button of document.querySelectorAll(".tab")) {
     const isHere = button.dataset.tab === one.tab && (one.tab !== "bucket" || Number(button.dataset.from) === one.bucket.from);
     button.setAttribute("aria-selected", String(isHere));
@@ -156,7 +157,7 @@ async function openTab(anchor = 0) {
   paintOutside();
   byId("reasons").hidden = !isRejects;
   byId("shown").hidden = isRejects;
-  byId("shuffle").hidden = state.sort !== "random";
+  byId("stack-back").hidden = state.tab !== "stack";
   byId("to-cut").disabled = !(state.tab === "all" || state.tab === "bucket") || state.sort === "random";
   if (isRejects) {
     byId("nothing").hidden = true;
@@ -164,15 +165,41 @@ async function openTab(anchor = 0) {
     return;
   }
   const bucket = state.bucket ?? {};
-  const found = await post("/api/listing", { view: state.view.view, tab: state.tab, sort: state.sort, threshold: threshold.value, low: bucket.low ?? null, high: bucket.high ?? null, seed: state.seed });
+  const isStack = state.tab === "stack";
+  byId("sort-box").hidden = byId("to-cut").hidden = isStack;
+  byId("shuffle").hidden = isStack || state.sort !== "random";
+  const found = await post("/api/listing", { view: state.view.view, tab: state.tab, sort: state.sort, threshold: threshold.value, low: bucket.low ?? null, high: bucket.high ?? null, seed: state.seed, stack: isStack ? state.stack : null });
   if (turn !== state.opened) return;
   gallery.open(found, state.score.name, anchor);
-  byId("shown").textContent = `${count(found.count)} ${found.count === 1 ? "picture" : "pictures"}`;
+  byId("shown").textContent = shownText(found.count);
   byId("nothing").hidden = found.count > 0;
   byId("nothing").textContent = emptyText();
 }
 
+function shownText(number) {
+  if (state.tab === "stacks") return `${count(number)} ${number === 1 ? "group" : "groups"} of pictures that are alike`;
+  return `${count(number)} ${number === 1 ? "picture" : "pictures"}${state.tab === "stack" ? " that are alike" : ""}`;
+}
+
+// a stack opens to its pictures; back to where it was among the others
+function openStack(index, item) {
+  Object.assign(state, { tab: "stack", stack: item.row, stackPlace: index });
+  remember();
+  openTab().catch(recover);
+}
+
+async function closeStack() {
+  const place = state.stackPlace ?? 0;
+  Object.assign(state, { tab: "stacks", stack: null });
+  remember();
+  await openTab(place).catch(recover);
+  gallery.setActive(place);
+  focusPictures();
+}
+
 function emptyText() {
+  if (state.tab === "stacks") return state.view.conditions.length ? "No group of pictures that are alike has one that satisfies the filters." : "There are no groups of pictures that are alike.";
+  if (state.tab === "stack") return "This picture is in no group.";
   if (state.tab === "marked_keep") return "Nothing is marked keep yet: press K on a picture.";
   if (state.tab === "marked_drop") return "Nothing is marked drop yet: press D on a picture.";
   if (state.view.conditions.length) return "No picture satisfies the filters.";
@@ -239,6 +266,11 @@ function wireKeys() {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("input:not([type=range]):not([type=checkbox]), textarea, select")) return;
+    if (event.key === "Escape" && state.tab === "stack") {
+      event.preventDefault();
+      closeStack();
+      return;
+    }
     const action = actions[event.key.toLowerCase()];
     if (!action) {
       if (!isForGallery(event)) return;
@@ -330,13 +362,14 @@ async function start() {
   const chosen = readAddress();
   state.score = info.scores.find((one) => one.name === chosen.score) ?? info.scores[0];
   Object.assign(state, { tab: chosen.tab, sort: chosen.sort });
+  if (chosen.tab === "stack") Object.assign(state, Number.isInteger(chosen.stack) && chosen.stack >= 0 ? { stack: chosen.stack } : { tab: "stacks" });
   document.title = `${info.name} – beholder`;
   byId("name").textContent = byId("name").title = info.name;
   byId("about").textContent = aboutText();
   byId("help-marks").textContent = `Marks are saved at once in ${info.marks.file}; beholder select --marks takes them.`;
 
   const onMark = (item, mark) => marks.set(item, mark);
-  gallery = new Gallery(byId("gallery"), info.run, { isKept, onOpen: (index) => viewer.open(index), onMark, onGone: recover });
+  gallery = new Gallery(byId("gallery"), info.run, { isKept, onOpen: (index, item) => (item.stack ? openStack(index, item) : viewer.open(index)), onMark, onGone: recover });
   viewer = new Viewer(gallery, info.run, {
     onMark,
     onLeave: (index) => gallery.setActive(index),
@@ -360,6 +393,7 @@ async function start() {
   wireDialogs();
   wireTabs();
   wireRing();
+  byId("stack-back").addEventListener("click", closeStack);
   byId("open-filters").addEventListener("click", () => filters.open());
   byId("open-export").addEventListener("click", () => exporting.open());
   wireGalleryTools();

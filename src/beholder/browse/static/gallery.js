@@ -1,12 +1,20 @@
 // The gallery: tiles of one size in a grid, a listing behind it, an active tile for the keyboard.
 
-import { make, score } from "./dom.js";
+import { count, make, score } from "./dom.js";
 import { Grid } from "./grid.js";
 import { Listing } from "./listing.js";
 import { Thumbnails } from "./thumbnails.js";
 
+// how many a stack holds; of a picture of an opened one how similar it is to the one that stays, and its size
+function stackText(item) {
+  if (item.stack) return `${count(item.stack)} alike`;
+  if (item.stays === undefined) return "";
+  const alike = item.stays ? "stays" : typeof item.similarity === "number" ? `≈ ${item.similarity.toFixed(3)}` : "";
+  return [alike, item.width && item.height ? `${item.width}×${item.height}` : ""].filter(Boolean).join(" · ");
+}
+
 export class Gallery {
-  // hooks: isKept(item), onOpen(index), onMark(item, mark), onGone(error)
+  // hooks: isKept(item), onOpen(index, item), onMark(item, mark), onGone(error)
   constructor(viewport, run, hooks) {
     Object.assign(this, { viewport, hooks, listing: null, active: 0 });
     this.thumbnails = new Thumbnails(run);
@@ -62,8 +70,10 @@ export class Gallery {
       "div",
       { class: "tile", role: "option" },
       image,
+      make("span", { class: "leaves", "aria-hidden": "true" }),
       make("span", { class: "why" }, "no picture"),
       make("span", { class: "score" }),
+      make("span", { class: "count" }),
       make("span", { class: "mark" }),
       make(
         "span",
@@ -88,6 +98,9 @@ export class Gallery {
     }
     tile.classList.toggle("active", index === this.active);
     tile.querySelector(".score").textContent = score(item.score);
+    tile.classList.toggle("stacked", Boolean(item.stack));
+    tile.classList.toggle("stays", item.stays === true);
+    tile.querySelector(".count").textContent = stackText(item);
     this.paint(tile, item);
   }
 
@@ -95,16 +108,18 @@ export class Gallery {
     tile.dataset.mark = item.mark;
     const isKept = this.hooks.isKept(item);
     tile.classList.toggle("below", !isKept);
-    tile.setAttribute("aria-label", `${item.sample}, ${score(item.score)}${item.mark ? `, marked ${item.mark}` : ""}${isKept ? "" : ", not kept"}`);
+    const stack = item.stack ? `, ${count(item.stack)} that are alike: opens them` : item.stays ? ", stays of those that are alike" : "";
+    tile.setAttribute("aria-label", `${item.sample}, ${score(item.score)}${item.mark ? `, marked ${item.mark}` : ""}${isKept ? "" : ", not kept"}${stack}`);
     tile.setAttribute("aria-selected", String(isKept));
   }
 
   free(tile) {
     this.thumbnails.free(tile.firstElementChild);
-    tile.classList.remove("failed", "below", "active");
+    tile.classList.remove("failed", "below", "active", "stacked", "stays");
     delete tile.dataset.row;
     tile.dataset.mark = "";
     tile.querySelector(".score").textContent = "";
+    tile.querySelector(".count").textContent = "";
   }
 
   // the threshold moved
@@ -142,7 +157,7 @@ export class Gallery {
     const item = this.listing?.item(index);
     const wanted = event.target.closest(".quick button")?.dataset.mark;
     if (wanted && item) this.hooks.onMark(item, item.mark === wanted ? "" : wanted);
-    else if (item) this.hooks.onOpen(index);
+    else if (item) this.hooks.onOpen(index, item);
   }
 
   onKey(event) {
@@ -159,7 +174,7 @@ export class Gallery {
       if (isOut && (event.key === "ArrowUp" || event.key === "ArrowDown")) this.setActive(from);
       else this.setActive(to);
     } else if (event.key === "Enter" || event.key === " ") {
-      if (item) this.hooks.onOpen(this.active);
+      if (item) this.hooks.onOpen(this.active, item);
     } else if (event.key.toLowerCase() in marks && item) {
       this.hooks.onMark(item, marks[event.key.toLowerCase()]);
     } else {
