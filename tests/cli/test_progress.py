@@ -141,3 +141,42 @@ def test_lines_may_be_asked_for_seldom_or_never_and_quiet_is_quiet(tmp_path: Pat
         "beholder: BEHOLDER_PROGRESS_S is 'often'; give a number of seconds, 0 for no lines\n"
     )
     assert not (tmp_path / "wrong.parquet").exists()
+
+
+def _near_set(folder: Path, num_rows: int) -> tuple[str, ...]:
+    """Scores and embeddings of so many rows in a folder; the flags that compare them."""
+    rng = np.random.default_rng(3)
+    names = [f"{number:06d}" for number in range(num_rows)]
+    rows = rng.standard_normal((num_rows, 96)).astype(np.float32)
+    np.savez(folder / "e.npz", embeddings=rows, samples=np.array(names))
+    pl.DataFrame({"sample": names, "aesthetic_score": np.linspace(7, 1, num_rows)}).write_parquet(folder / "s.parquet")
+    return ("select", "s.parquet", "--dedup", "0.5", "--embeddings", "e.npz", "--threads", "1", "-o", "kept.txt")
+
+
+def test_a_log_tells_how_far_the_comparison_of_rows_is(tmp_path: Path) -> None:
+    line = _near_set(tmp_path, 24_000)
+    found = start(tmp_path, *line, env=os.environ | {"BEHOLDER_PROGRESS_S": "0.01"})
+    out, err = found.communicate(timeout=200)
+    assert found.returncode == 0, err
+    lines = err.splitlines()
+    told = [line for line in lines if line.startswith("rows compared: ")]
+    assert told, err
+    form = r"rows compared: [\d,]+ of 24,000 \(\d+ %\)(, about \d+ s left)?"
+    assert all(re.fullmatch(form, line) for line in told), told
+    assert any("opening the scores: " in line for line in lines)
+    assert "24,000" in out
+    few = ("--where", "aesthetic_score > 6.9", "--overwrite", "-q")
+    quiet = start(tmp_path, *line, *few, env=os.environ | {"BEHOLDER_PROGRESS_S": "0.01"})
+    assert quiet.communicate(timeout=200) == ("", "")
+
+
+def test_a_terminal_shows_a_bar_of_what_select_does(tmp_path: Path) -> None:
+    line = _near_set(tmp_path, 4_000)
+    ours, theirs = pty.openpty()
+    found = start(tmp_path, *line, stderr=theirs, env=os.environ | {"COLUMNS": "100", "TERM": "xterm"})
+    os.close(theirs)
+    shown = _read_terminal(ours)
+    os.close(ours)
+    found.communicate(timeout=200)
+    assert found.returncode == 0
+    assert "starting" in shown or "opening the scores" in shown

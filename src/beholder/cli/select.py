@@ -12,8 +12,7 @@ from beholder.cli.flags import command
 from beholder.curation.selecting.options import SelectOptions
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
+    from beholder.cli.show import JobProgress
     from beholder.curation.actions.summary import ActionSummary
     from beholder.curation.selecting.selection import Selection
 
@@ -40,8 +39,8 @@ _WIDTH_OF_FILES = 120
 def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     """Select, write, act, and show it. Exits with 3 when files were left out."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from beholder.cli.show import JobProgress
     from beholder.curation.repeated import open_each_once
     from beholder.curation.selecting.selection import select_rows
     from beholder.curation.selecting.writing import check_outputs, write_lists
@@ -50,19 +49,14 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     options.check()
     check_outputs(options, options.scores)
     console = Console(stderr=True)
-    parts = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     summary: ActionSummary | None = None
     said: list[str] = []
     is_whole = any((options.decisions, options.dropped, options.groups))
-    with Progress(*parts, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        task = progress.add_task("opening the scores", total=None)
-
-        def shown(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total or None)
-
+    with JobProgress(enabled=not quiet) as progress:
+        progress.stage("opening the scores", 0, 0)
         with (
             open_each_once(options.scores, options.repeated, num_threads=options.threads, **named) as scores,
-            select_rows(scores, options, on_rows=shown, is_whole=is_whole) as selection,
+            select_rows(scores, options, on_rows=progress.stage, is_whole=is_whole) as selection,
         ):
             written = write_lists(selection, options)
             if options.action is not None:
@@ -79,7 +73,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
         raise typer.Exit(summary.exit_status)
 
 
-def _act(selection: Selection, options: SelectOptions, say: Any, progress: Progress) -> ActionSummary:
+def _act(selection: Selection, options: SelectOptions, say: Any, progress: JobProgress) -> ActionSummary:
     """Do with the kept rows' files what was asked for."""
     import pyarrow as pa
 
@@ -88,8 +82,14 @@ def _act(selection: Selection, options: SelectOptions, say: Any, progress: Progr
 
     kept = selection.kept_rows()
     kept = kept.append_column(ROW, pa.array(selection.order().astype("int64")))
-    task = progress.add_task("pictures", total=kept.num_rows)
-    return perform(kept, selection.scores, options, say, progress=lambda count, _: progress.advance(task, count))
+    done = 0
+
+    def tell(count: int, _: int) -> None:
+        nonlocal done
+        done += count
+        progress.stage("pictures", done, kept.num_rows)
+
+    return perform(kept, selection.scores, options, say, progress=tell)
 
 
 def show(selection: Selection, written: list[str], said: list[str], *, asks_nothing: bool) -> None:

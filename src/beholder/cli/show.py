@@ -56,6 +56,9 @@ class JobProgress:
         self._pause_s = _REDRAW_S if self._has_bar else _line_pause_s()
         self._bar: Progress | None = None
         self._plan: Plan | None = None
+        self._stage: tuple[str, int, int] | None = None
+        self._stage_shown = ""
+        self._stage_rates: deque[tuple[float, int]] = deque()
         self._rates: deque[tuple[float, int, int]] = deque()
         self._started = time.monotonic()
         self._over = threading.Event()
@@ -66,7 +69,7 @@ class JobProgress:
         """Begin to listen and to show."""
         self._listening.enter_context(notices.told_to(self._say))
         if self._has_bar:
-            columns = (TextColumn("{task.description}"), BarColumn(_SHOWN_BAR_WIDTH))
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(_SHOWN_BAR_WIDTH))
             text = TextColumn("{task.fields[text]}", markup=False, table_column=Column(overflow="fold"))
             self._bar = Progress(*columns, text, console=self._console, transient=True)
             self._bar.add_task("starting", total=None, text="")
@@ -92,6 +95,10 @@ class JobProgress:
             self._say(note)
         self._plan = plan
 
+    def stage(self, what: str, done: int, total: int) -> None:
+        """What is being done, how much of it is done, and how much it is in all (0: not known), of a job without a plan."""
+        self._stage = (what, done, total)
+
     def resumed(self, shards: int, rows: int) -> None:
         """Say what an earlier run had done."""
         assert self._plan is not None
@@ -106,6 +113,9 @@ class JobProgress:
     def _tick(self) -> None:
         while not self._over.wait(self._pause_s):
             plan, bar = self._plan, self._bar
+            if plan is None and self._stage is not None:
+                self._show_stage(*self._stage)
+                continue
             text = notices.current() or "starting" if plan is None else self._progress_text(plan)
             if bar is None:
                 self._say(text if plan is not None else f"{text}, {_duration(time.monotonic() - self._started)} so far")
@@ -117,6 +127,25 @@ class JobProgress:
                 task.total = None  # `update` takes None for: as it was
             bar.update(task.id, description=title, total=total, completed=done, text=text)
 
+    def _show_stage(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._stage_shown:
+            self._stage_shown = what
+            self._stage_rates.clear()
+        self._stage_rates.append((now, done))
+        while now - self._stage_rates[0][0] > _RATE_OF_LAST_S and len(self._stage_rates) > 2:
+            self._stage_rates.popleft()
+        then, before = self._stage_rates[0]
+        rate = (done - before) / (now - then) if now > then else 0.0
+        text = stage_text(done, total, rate) if total else f"{_duration(now - self._started)} so far"
+        if self._bar is None:
+            self._say(f"{what}: {text}")
+            return
+        task = self._bar.tasks[0]
+        if not total:
+            task.total = None  # `update` takes None for: as it was
+        self._bar.update(task.id, description=what, total=total or None, completed=done, text=text)
+
     def _progress_text(self, plan: Plan) -> str:
         tally, now = plan.tally, time.monotonic()
         self._rates.append((now, tally.num_new, tally.num_bytes))
@@ -127,6 +156,12 @@ class JobProgress:
         rate = (tally.num_new - rows) / seconds if seconds else 0.0
         bytes_rate = (tally.num_bytes - num_bytes) / seconds if seconds else 0.0
         return progress_text(plan, rate, bytes_rate, notices.current() or plan.waiting_for())
+
+
+def stage_text(done: int, total: int, rate: float) -> str:
+    """How far something is: how much of how much, and the time left, by what is done a second lately (0: not known yet)."""
+    left = f", about {_duration((total - done) / rate)} left" if rate > 0 else ""
+    return f"{done:,} of {total:,} ({100 * done / total:.0f} %){left}"
 
 
 def progress_text(plan: Plan, rate: float, bytes_rate: float, waiting_for: str) -> str:
