@@ -315,10 +315,11 @@ def test_what_is_read_step_by_step_gives_what_reading_all_gives(data: st.DataObj
     most = data.draw(st.integers(max(1, num_always), num))
     with tempfile.TemporaryDirectory() as folder, open_scores(table_of([f"s{i}" for i in range(num)])) as scores:
         source = write_npy(Path(folder) / "set", [f"s{i}" for i in range(num)], rows)
-        if data.draw(st.booleans()):
+        threshold = data.draw(st.sampled_from([0.7, 0.7, None]))  # None: compared with the reference alone
+        if threshold is None or data.draw(st.booleans()):
             np.save(Path(folder) / "r.npy", rng.integers(-1, 2, (2, 3)).astype(np.float16))
             more |= {"references": [f"{folder}/r.npy"], "reference_threshold": 0.99}
-        given_all = (scores, source, order, 0.7, "exact", 1, Path(folder))
+        given_all = (scores, source, order, threshold, "exact", 1, Path(folder))
         whole = drop_near_duplicates(*given_all, num_always=num_always, **more)
         found = drop_near_duplicates(*given_all, num_always=num_always, most_stays=most, first_rows=2, **more)
     seen = order[: found.num_looked_at]

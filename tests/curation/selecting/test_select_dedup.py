@@ -321,6 +321,24 @@ def test_the_oldest_of_near_duplicates_stays_and_what_has_no_time_is_told(photos
         ]
 
 
+def test_pictures_are_looked_for_where_they_are_now(photos: Path, tmp_path: Path) -> None:
+    """Names count from a folder that has moved since; so do file times."""
+    for at, name in enumerate("abcde"):
+        os.utime(photos / f"{name}.jpg", (1000 - at, 1000 - at))
+    scores = write_scores(tmp_path / "s.parquet", [f"photos/{name}.jpg" for name in "abcde"], Path("photos"))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    photos.rename(moved / "photos")
+    with select(scores, dedup="exact-bytes", dedup_keep="oldest", root=moved) as selection:
+        assert [RULES[number] for number in selection.dropped_by] == ["duplicate", "", "duplicate", "", ""]
+        assert selection.selection.notes == []
+    with select(scores, dedup="exact-bytes", dedup_keep="oldest", pictures=moved / "photos") as selection:
+        assert [RULES[number] for number in selection.dropped_by] == ["duplicate", "", "duplicate", "", ""]
+    with select(scores, dedup="exact-bytes") as selection:
+        assert selection.num_kept == 5
+        assert selection.selection.notes[0].startswith("5 pictures could not be read, so they stay (the first: photos/a.jpg: ")
+
+
 def test_sizes_that_changed_since_are_found_out_by_reading(photos: Path, tmp_path: Path) -> None:
     """One was recorded with the size of another, and holds what a third one holds now."""
     (photos / "b.jpg").write_bytes(b"alone")
