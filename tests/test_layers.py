@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
         "stats",
         "storage",
     },
-    "run": {"errors", "notices", "shards", "storage"},
+    "run": {"columns", "errors", "notices", "shards", "storage"},
     "training": {"columns", "errors", "kernels", "models"},
     "jobs": {
         "columns",

@@ -299,7 +299,7 @@ def test_names_that_are_not_of_the_shard_are_neither_believed_nor_removed(tmp_pa
     precious.parent.mkdir()
     precious.write_text("years")
     (folder.path / "scores" / "y.parquet").write_bytes(b"data")
-    folder.forget(SHARD, [name, "../home/thesis.txt", str(precious), "scores/y.parquet", "scores/x.parquet"])
+    folder.forget(SHARD.name, [name, "../home/thesis.txt", str(precious), "scores/y.parquet", "scores/x.parquet"])
     assert precious.read_text() == "years"
     assert (folder.path / "scores" / "y.parquet").exists()
     assert not (folder.path / "scores" / "x.parquet").exists()

@@ -29,6 +29,9 @@ SCORE_SET_FORMAT = "beholder-score-set"
 EMBEDDINGS_FORMAT = "beholder-embeddings"
 """The `format` in the stamp of an embedding set."""
 
+INPUTS_FORMAT = "beholder-inputs"
+"""The `format` in the tables of what rows were made of."""
+
 EmbeddingFormat = Literal["npy", "parquet", "birder-csv", "birder-parquet"]
 EmbeddingDtype = Literal["float16", "float32"]
 EMBEDDING_DTYPES: tuple[EmbeddingDtype, ...] = get_args(EmbeddingDtype)
@@ -44,10 +47,16 @@ IMAGES_FOLDER, METADATA_FOLDER = "img_emb", "metadata"
 """Folders of clip-retrieval's layout."""
 REJECTS_FOLDER = "rejects"
 DONE_FOLDER = "done"
+INPUTS_FOLDER = "_inputs"
+"""What each row of a shard was made of. Who reads a folder of Parquet files as one table leaves out names with this start."""
+EARLIER_FOLDER = "_earlier"
+"""Below the folder of a run that is under way: what earlier runs found, set aside until it is taken over."""
 STAMP_FILE = "beholder.json"
 PARTIAL_SUFFIX = ".partial"
 SIDECAR_SUFFIX = ".beholder.json"
 REJECTS_SUFFIX = ".rejects.parquet"
+INPUTS_SUFFIX = ".inputs"
+"""A zip inside; of no suffix that sources of pictures have."""
 
 SAMPLE_COLUMN_NAMES = (SAMPLE, "image_path", "key", "SAMPLE_ID", "path", "file_name", "id", "url", "URL")
 """Where a metadata table names its rows, best first: birder and beholder, clip-retrieval, img2dataset, LAION, others."""

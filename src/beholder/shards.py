@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ LOCK_FILE = ".lock"
 _RANGE_NAME = re.compile(r"-from-\d+$")
 """How `shard_name` ends names of ranges; a part that is called so itself gets another name."""
 _NAMED_FILES = re.compile(
-    rf"(?:{columns.SCORES_FOLDER}|{columns.REJECTS_FOLDER}|(?:{columns.EMBEDDINGS_FOLDER}/)?{columns.EMBEDDINGS_FOLDER})"
+    rf"(?:{columns.SCORES_FOLDER}|{columns.REJECTS_FOLDER}|{columns.INPUTS_FOLDER}|(?:{columns.EMBEDDINGS_FOLDER}/)?{columns.EMBEDDINGS_FOLDER})"
     r"/([\w.+=-]+)\.(?:parquet|csv)"
 )
 """Files that bear a shard's name."""
@@ -45,6 +46,20 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 class DamagedShardError(OutputError):
     """A shard whose done-marker or files are not what was written; doing it again mends it."""
+
+
+KEPT_NAME = "zz-vanished"
+"""How names of shards begin that hold rows whose inputs have vanished; they come behind those of most others."""
+KEPT_FROM = "kept_from"
+"""In the identity of such a shard: the name of the one that its rows were of."""
+
+
+class ChangedInputError(OutputError):
+    """A shard whose input is not what it was; `earlier` is what an earlier run made of it."""
+
+    def __init__(self, text: str, earlier: EarlierShard) -> None:
+        super().__init__(text)
+        self.earlier = earlier
 
 
 def is_shard_file(name: str, shard: str | None = None) -> bool:
@@ -107,6 +122,10 @@ class ShardResult:
     def is_unchecked(self) -> bool:
         """Whether it is by an older version, which wrote no checksums."""
         return bool(self.files) and not self.sha256
+
+    def with_files(self, files: Mapping[str, int]) -> ShardResult:
+        """The same of other files: their sizes by name; their checksums are not known."""
+        return replace(self, files=dict(files), sha256={})
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, without the checksums."""
@@ -178,6 +197,12 @@ def shard_names(part_names: Sequence[str]) -> list[str]:
     return stems
 
 
+def kept_shard(number: int, earlier: EarlierShard) -> Shard:
+    """The shard for rows of an earlier one whose inputs have vanished."""
+    identity = {**earlier.identity, KEPT_FROM: earlier.identity.get(KEPT_FROM, earlier.name)}
+    return Shard(f"{KEPT_NAME}-{number:05d}", 0, 0, None, identity)
+
+
 def shard_name(stem: str, start: int, is_whole: bool) -> str:
     """Name of the shard of a part's rows from `start`; the part's own name when it is the whole part."""
     return stem if is_whole else f"{stem}-from-{start:012d}"
@@ -215,6 +240,38 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         if then != today:
             return f"{key} was {json.dumps(then)}, now it is {json.dumps(today)}"
     return None
+
+
+@dataclass(frozen=True)
+class EarlierShard:
+    """A shard that an earlier run finished, and that is whole.
+
+    Attributes:
+        folder: the run's folder that its files lie in.
+        name: its name.
+        identity: what its input looked like.
+        result: what became of it.
+    """
+
+    folder: Path
+    name: str
+    identity: dict[str, Any]
+    result: ShardResult
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the inputs of a run differ from those of the runs before it, in rows.
+
+    Attributes:
+        num_changed: that were known, and are not what they were.
+        num_vanished: that are not among the inputs any more.
+        num_retried: that were rejected for a passing reason and were tried again.
+    """
+
+    num_changed: int = 0
+    num_vanished: int = 0
+    num_retried: int = 0
 
 
 class RunFolder:
@@ -267,6 +324,11 @@ class RunFolder:
         """Names of the shards that have a done-marker."""
         return {path.stem for path in (self.path / DONE_FOLDER).glob("*.json")}
 
+    def named_files(self, shard: str) -> list[str]:
+        """Files that bear the name of this shard, relative to the folder."""
+        found = [*self.path.glob(f"*/{shard}.*"), *self.path.glob(f"*/*/{shard}.*")]
+        return [name for path in found if is_shard_file(name := path.relative_to(self.path).as_posix(), shard)]
+
     def finished(self, shard: Shard, wanted_fingerprint: str) -> ShardResult | None:
         """The result in the shard's done-marker, or None when the shard has not been done with these options.
 
@@ -275,28 +337,52 @@ class RunFolder:
 
         Raises:
             DamagedShardError: marker or files are not what was written, or a file is gone.
-            OutputError: the shard's input is not what it was.
+            ChangedInputError: the shard's input is not what it was; its files are whole.
         """
-        path = self.marker_path(shard)
-        data = _read(path)
-        if data is None:
+        earlier = self.finished_shard(shard.name, wanted_fingerprint)
+        if earlier is None:
+            return None
+        changed = difference(earlier.identity, shard.identity)
+        if changed is not None:
+            changed = "its contents are others" if changed.startswith("contents was") else changed
+            raise ChangedInputError(f"the input of shard {shard.name} in {self.path} has changed: {changed}", earlier)
+        return earlier.result
+
+    def finished_shard(self, name: str, wanted_fingerprint: str) -> EarlierShard | None:
+        """A finished shard by its name, whatever its input was, or None when it has not been done with these options.
+
+        Its files are looked at as by `finished`. Raises DamagedShardError.
+        """
+        if not (self.path / DONE_FOLDER / f"{name}.json").exists():
             return None
         try:
-            marker, result = _parsed_marker(data, shard)
+            marker, result = self._marker(name)
         except DamagedRecordError as error:
+            path = self.path / DONE_FOLDER / f"{name}.json"
             raise DamagedShardError(
                 f"{path} is damaged: {error}; run the same command again, and the shard is redone"
             ) from None
         if marker["fingerprint"] != wanted_fingerprint:
             return None
-        changed = difference(marker["input"], shard.identity)
-        if changed is not None:
-            changed = "its contents are others" if changed.startswith("contents was") else changed
-            raise OutputError(
-                f"the input of shard {shard.name} in {self.path} has changed: {changed}; use --overwrite to start anew"
-            )
         self.check_files(result)
-        return result
+        return EarlierShard(self.path, name, marker["input"], result)
+
+    def _marker(self, name: str) -> tuple[dict[str, Any], ShardResult]:
+        """The marker of a shard and the result in it. Raises DamagedRecordError."""
+        data = _read(self.path / DONE_FOLDER / f"{name}.json")
+        if data is None:
+            raise DamagedRecordError("it is gone")
+        return _parsed_marker(data, name)
+
+    def unchecked_shard(self, name: str) -> EarlierShard:
+        """A finished shard by its marker alone; its files are not looked at. Raises DamagedRecordError."""
+        marker, result = self._marker(name)
+        return EarlierShard(self.path, name, marker["input"], result)
+
+    def run_of(self, name: str) -> tuple[str, list[str]]:
+        """The fingerprint of the options and the models that a finished shard was made with. Raises DamagedRecordError."""
+        marker, _ = self._marker(name)
+        return marker["fingerprint"], list(marker.get("models", ()))
 
     def check_files(self, result: ShardResult) -> None:
         """Compare a shard's files with what was written. Raises DamagedShardError."""
@@ -321,12 +407,49 @@ class RunFolder:
         storage.write_bytes(str(self.marker_path(shard)), records.sealed(marker))
         return result
 
-    def forget(self, shard: Shard, names: Iterable[str]) -> None:
-        """Take back a shard: its marker first, then its files; names that no shard's file has are left alone."""
-        self.marker_path(shard).unlink(missing_ok=True)
+    def forget(self, shard: str, names: Iterable[str]) -> None:
+        """Take back the shard of this name: its marker first, then its files; names that no shard's file has are left alone."""
+        (self.path / DONE_FOLDER / f"{shard}.json").unlink(missing_ok=True)
         for name in names:
-            if is_shard_file(name, shard.name):
+            if is_shard_file(name, shard):
                 (self.path / name).unlink(missing_ok=True)
+
+    def set_aside(self, earlier: EarlierShard, place: Path) -> EarlierShard:
+        """Move a finished shard of this folder to another one; killed anywhere, it is whole in one of the two.
+
+        Raises OutputError.
+        """
+        marker = f"{DONE_FOLDER}/{earlier.name}.json"
+        try:
+            for name in (*earlier.result.files, marker):
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                (place / name).unlink(missing_ok=True)
+            for name in earlier.result.files:
+                link_or_copy(self.path / name, place / name)
+            (self.path / marker).rename(place / marker)
+            for name in earlier.result.files:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise writing_failed(str(place), error) from error
+        return replace(earlier, folder=place)
+
+    def adopt(
+        self, earlier: EarlierShard, shard: Shard, names: Sequence[str], run_fingerprint: str, models: Sequence[str]
+    ) -> ShardResult:
+        """Take over a shard that was set aside, whole; `names`: its files' names here, of which numbers may differ.
+
+        Raises OutputError.
+        """
+        renamed = {name: _in_the_same_folder(name, names) for name in earlier.result.files}
+        try:
+            for name, new in renamed.items():
+                (self.path / new).parent.mkdir(parents=True, exist_ok=True)
+                (self.path / new).unlink(missing_ok=True)
+                link_or_copy(earlier.folder / name, self.path / new)
+        except OSError as error:
+            raise writing_failed(str(self.path), error) from error
+        files = {renamed[name]: size for name, size in earlier.result.files.items()}
+        return self.mark_finished(shard, earlier.result.with_files(files), run_fingerprint, models)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -348,16 +471,30 @@ class RunFolder:
             yield
 
 
-def _parsed_marker(data: bytes, shard: Shard) -> tuple[dict[str, Any], ShardResult]:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Have a file under another name as well. Raises OSError."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _in_the_same_folder(name: str, names: Sequence[str]) -> str:
+    """The one of `names` that lies in the folder of `name`."""
+    (found,) = (one for one in names if os.path.dirname(one) == os.path.dirname(name))  # noqa: PTH120 (no paths of a system)
+    return found
+
+
+def _parsed_marker(data: bytes, shard: str) -> tuple[dict[str, Any], ShardResult]:
     """A done-marker and the result in it. Raises DamagedRecordError."""
     marker = records.parse(data)
-    if marker.get("shard") != shard.name:
+    if marker.get("shard") != shard:
         raise DamagedRecordError("it is of another shard")
     if not isinstance(marker.get("fingerprint"), str):
         raise DamagedRecordError("it has no fingerprint")
     _object(marker.get("input"), "input")
     result = ShardResult.from_json(marker.get("result"))
-    if not all(is_shard_file(name, shard.name) for name in result.files):
+    if not all(is_shard_file(name, shard) for name in result.files):
         raise DamagedRecordError("it names files of another shard")
     strange = set(marker) - {"shard", "fingerprint", "models", "input", "result", "file_sha256"}
     if strange:

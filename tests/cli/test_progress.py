@@ -115,7 +115,7 @@ def test_a_terminal_shows_a_bar_that_counts_what_was_done_before(
     os.close(ours)
     out, _ = found.communicate(timeout=200)
     assert found.returncode == 3
-    assert "4 pictures had been scored before" in out
+    assert "4 scored before" in out
     assert "read 5 = scored 4 + rejected 1" in out
 
 

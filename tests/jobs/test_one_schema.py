@@ -154,7 +154,7 @@ def test_what_comes_after_the_first_samples_is_fitted_and_told(tmp_path: Path, s
     assert (again.num_new, again.remarks) == (0, summary.remarks)
 
 
-def test_a_run_that_is_continued_keeps_its_columns(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
+def test_sources_that_have_grown_decide_the_columns_anew(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
     first = shard(tmp_path / "0.tar", [{"json": '{"n": 1}'}])
     out = tmp_path / "out"
     scored([first], out, small_tower, plain_head)
@@ -162,11 +162,10 @@ def test_a_run_that_is_continued_keeps_its_columns(tmp_path: Path, small_tower: 
     summary = scored([first, second], out, small_tower, plain_head)
     one, other = shard_schemas(out)
     assert one == other
-    assert pq.read_table(out / "scores" / "1.parquet")["n"].to_pylist() == [12, None]
-    assert summary.remarks == {
-        "values that column 'n' (int64) cannot hold are null": 1,
-        "values of column 'more', met after the columns were decided, are left out": 1,
-    }
+    assert (summary.num_new, summary.remarks) == (2, {})
+    assert pq.read_table(out / "scores" / "0.parquet")["n"].to_pylist() == ["1"]
+    assert pq.read_table(out / "scores" / "1.parquet")["n"].to_pylist() == ["12", "x"]
+    assert pq.read_table(out / "scores" / "1.parquet")["more"].to_pylist() == [None, 1]
 
 
 def test_embeddings_of_mixed_tars(tmp_path: Path, small_tower: Path) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
 from beholder.errors import BeholderError, HeadError, InputError, OutputError
 from beholder.jobs.embed import embed
 from beholder.jobs.score import ScoreOptions, score
-from oracles.picture_jobs import embed_options, picture_bytes, score_options
+from oracles.picture_jobs import embed_options, score_options
 
 
 def test_a_finished_run_does_nothing_and_other_options_are_refused(
@@ -28,15 +27,6 @@ def test_a_finished_run_does_nothing_and_other_options_are_refused(
     with pytest.raises(OutputError, match="--precision"):
         score(score_options(str(photos), out, small_tower, plain_head, precision="bf16"))
     assert score(score_options(str(photos), out, small_tower, plain_head, preset="upright", overwrite=True)).num_new == 23
-
-
-def test_a_changed_folder_is_noticed(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
-    copy = tmp_path / "photos"
-    shutil.copytree(photos, copy)
-    score(score_options(str(copy), tmp_path / "out", small_tower, plain_head))
-    (copy / "a" / "new.jpg").write_bytes(picture_bytes(99))
-    with pytest.raises(OutputError, match=r"has changed|not among the inputs"):
-        score(score_options(str(copy), tmp_path / "out", small_tower, plain_head))
 
 
 @pytest.mark.parametrize(
@@ -115,33 +105,6 @@ def test_remote_kept_embeddings_are_replaced_too(photos: Path, small_tower: Path
         score(ScoreOptions(**{**options.__dict__, "out": "memory://kept/s.parquet", "overwrite": overwrite}))
         assert len(memory.ls("/kept/s.parquet.embeddings/img_emb")) == count
     assert memory.exists("/kept/s.parquet.embeddings/beholder.json")
-
-
-def test_rejects_of_a_passing_matter_are_tried_again_when_asked(
-    tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
-) -> None:
-    paths = [str(path) for path in sorted((photos / "a").glob("p*"))][:4]
-    lost = tmp_path / "lost.png"
-    (tmp_path / "list.txt").write_text("\n".join([*paths, str(lost)]) + "\n")
-    out = tmp_path / "out"
-    first = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2))
-    assert first.reasons == {"missing": 1}
-    shutil.copy(paths[0], lost)
-    same = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2))
-    assert (same.num_new, same.num_rejected) == (0, 1)
-    retried = score(score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=2, retry_rejects=True))
-    assert (retried.num_new, retried.num_scored, retried.num_rejected) == (1, 5, 0)
-    found = pl.read_parquet(out / "scores" / "*.parquet")
-    assert found.filter(pl.col("sample") == str(lost))["aesthetic_score"][0] == found["aesthetic_score"][0]
-    assert not list((out / "rejects").glob("*.parquet"))
-
-
-def test_retrying_into_one_finished_file_is_refused(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
-    (tmp_path / "list.txt").write_text(f"{photos}/a/p01.png\n{photos}/gone.png\n")
-    options = score_options(str(tmp_path / "list.txt"), tmp_path / "s.parquet", small_tower, plain_head, retry_rejects=True)
-    score(options)
-    with pytest.raises(OutputError, match="--retry-rejects would score everything again"):
-        score(options)
 
 
 def test_options_without_effect_are_refused(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:

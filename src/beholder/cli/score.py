@@ -37,7 +37,8 @@ score = command(
     sources="Pictures (folders, files, tars, zips, Parquet, lists, URLs) or embeddings (.npy, .npz, .pt, Parquet, CSV, JSON).",
     description="""Score pictures or embeddings with one or several aesthetic heads.
 
-    Run the same command again after an interruption: it continues, and every row is scored exactly once.
+    Run the same command again after an interruption, or when pictures have come, changed or gone: only what is new is done, and
+    every row is there exactly once.
     """,
     examples=EXAMPLES,
     extra=OUTPUT_FLAGS,

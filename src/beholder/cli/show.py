@@ -293,8 +293,8 @@ def _count_lines(summary: RunSummary) -> list[str]:
         rate += f", {summary.num_bytes / summary.seconds / 1e9:.2f} GB/s)" if summary.unit == "rows" else ")"
         if summary.bottleneck:
             rate += f", mostly waiting for: {summary.bottleneck}"
-    if summary.num_new < summary.num_read:
-        lines.append(f"{summary.num_read - summary.num_new:,} {summary.unit} had been {summary.done} before")
+    if summary.num_new < summary.num_read or summary.num_vanished:
+        lines.append(_history(summary))
     if summary.damaged:
         what = "1 shard was" if len(summary.damaged) == 1 else f"{len(summary.damaged):,} shards were"
         names = ", ".join(summary.damaged[:_MOST_NAMES]) + (", ..." if len(summary.damaged) > _MOST_NAMES else "")
@@ -309,6 +309,21 @@ def _count_lines(summary: RunSummary) -> list[str]:
         what = "1 file was" if summary.num_ignored == 1 else f"{summary.num_ignored:,} files were"
         lines.append(f"{what} left alone: no picture, or a link to one that is listed already")
     return lines
+
+
+def _history(summary: RunSummary) -> str:
+    """How many rows are new, changed, gone, and done before."""
+    redone = summary.num_changed + summary.num_retried
+    counts = {
+        "new": summary.num_new - redone,
+        "changed": summary.num_changed,
+        "tried again": summary.num_retried,
+        "vanished": summary.num_vanished,
+    }
+    said = [f"{count:,} {word}" for word, count in counts.items() if count > 0]
+    said += [f"{summary.num_kept:,} kept at the end"] if summary.num_kept else []
+    before = summary.num_read - summary.num_new - summary.num_kept
+    return f"{summary.unit}: " + ", ".join([*said, f"{before:,} {summary.done} before"])
 
 
 _PRESET_HINTS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,13 @@ def join_shards(parts: Sequence[Path], target: str, stamp: Mapping[str, Any], *,
             _join_csv(parts, temporary, target)
         else:
             _join_parquet(parts, temporary, target, stamp)
+
+
+def cut_shard(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write rows of a joined Parquet file, with its schema, as a shard's file again."""
+    with storage.write_whole(str(path)) as temporary, pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=group_rows(schema))
 
 
 def _join_npy(parts: Sequence[Path], temporary: Path, target: str) -> None:

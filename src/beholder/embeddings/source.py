@@ -12,7 +12,9 @@ from pathlib import PurePosixPath
 from beholder import storage
 from beholder.columns import (
     DONE_FOLDER,
+    EARLIER_FOLDER,
     EMBEDDINGS_FORMAT,
+    INPUTS_FOLDER,
     REJECTS_FOLDER,
     REJECTS_SUFFIX,
     SCORE_SET_FORMAT,
@@ -163,7 +165,8 @@ def _without_results(files: list[str]) -> list[str]:
             continue
         if is_folder:
             root = path.removesuffix(STAMP_FILE)
-            folders += [root] if kind == SCORE_SET_FORMAT else [f"{root}{REJECTS_FOLDER}/", f"{root}{DONE_FOLDER}/"]
+            own = (REJECTS_FOLDER, DONE_FOLDER, INPUTS_FOLDER, EARLIER_FOLDER)
+            folders += [root] if kind == SCORE_SET_FORMAT else [f"{root}{folder}/" for folder in own]
         else:
             out = path.removesuffix(SIDECAR_SUFFIX)
             singles |= {out, out + REJECTS_SUFFIX} if kind == SCORE_SET_FORMAT else {out + REJECTS_SUFFIX}

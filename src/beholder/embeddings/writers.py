@@ -6,7 +6,7 @@ the embeddings (the stamp) stands in the schema metadata of every Parquet file, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,16 @@ from beholder.embeddings.layouts import (
 )
 from beholder.errors import InputError
 
-__all__ = ["EmbeddingDtype", "EmbeddingFormat", "WriteOptions", "join_shards", "ready_rows", "shard_files", "write_shard"]
+__all__ = [
+    "EmbeddingDtype",
+    "EmbeddingFormat",
+    "WriteOptions",
+    "join_shards",
+    "read_shard",
+    "ready_rows",
+    "shard_files",
+    "write_shard",
+]
 
 _ROWS_AT_ONCE = 4096
 _MOST_STRING_BYTES = 2**31 - 1
@@ -74,6 +83,8 @@ def write_shard(
     labels: pa.Table,
     options: WriteOptions,
     stamp: Mapping[str, Any],
+    *,
+    are_ready: bool = False,
 ) -> dict[str, int]:
     """Write one shard, every file whole or not at all. Without rows "npy" writes nothing: readers would pair parts wrongly.
 
@@ -81,10 +92,11 @@ def write_shard(
         folder: the embedding set's folder.
         index: number of the part in clip-retrieval's layout, from 0 without gaps.
         stem: file stem of the part in the other layouts.
-        embeddings: (N, D) float32, not normalised.
+        embeddings: (N, D) float32, not normalised; or rows that `ready_rows` gave.
         labels: N rows, `sample` first. Birder's layouts take `sample` only.
         options: layout, dtype, whether rows are normalised.
         stamp: JSON-ready; for the schema metadata of Parquet files.
+        are_ready: whether the embeddings are rows as they are written.
 
     Returns:
         Bytes of each file written, by its path relative to `folder`.
@@ -100,21 +112,87 @@ def write_shard(
     names = shard_files(index, stem, options)
     if options.format == "npy":
         _write_parquet(folder / names[1], iter([_metadata(labels)]), stamp)
-        _write_npy(folder / names[0], embeddings, options)
+        _write_npy(folder / names[0], embeddings, None if are_ready else options)
     elif options.format == "birder-csv":
         _write_csv(folder / names[0], embeddings, labels, options)
     else:
-        table = _list_tables if options.format == "parquet" else _wide_tables
-        _write_parquet(folder / names[0], table(embeddings, labels, options), stamp)
+        tables = (
+            _list_tables(embeddings, labels, options, are_ready=are_ready)
+            if options.format == "parquet"
+            else _wide_tables(embeddings, labels, options)
+        )
+        _write_parquet(folder / names[0], tables, stamp)
     return {name: (folder / name).stat().st_size for name in names}
 
 
-def _write_npy(path: Path, embeddings: npt.NDArray[np.float32], options: WriteOptions) -> None:
+def _write_npy(path: Path, embeddings: npt.NDArray[Any], options: WriteOptions | None) -> None:
+    dtype = embeddings.dtype if options is None else np.dtype(options.dtype)
     with storage.write_whole(str(path)) as temporary, temporary.open("wb") as out:
-        header = {"descr": np.dtype(options.dtype).str, "fortran_order": False, "shape": embeddings.shape}
+        header = {"descr": dtype.str, "fortran_order": False, "shape": embeddings.shape}
         np.lib.format.write_array_header_1_0(out, header)
-        for rows in ready_rows(embeddings, options):
+        for rows in _pieces(embeddings) if options is None else ready_rows(embeddings, options):
             out.write(rows.data)
+
+
+def _pieces(ready: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Rows that are ready, cut as `ready_rows` cuts."""
+    for low in range(0, max(1, len(ready)), _ROWS_AT_ONCE):
+        yield np.ascontiguousarray(ready[low : low + _ROWS_AT_ONCE])
+
+
+def read_shard(folder: Path, names: Sequence[str], options: WriteOptions) -> npt.NDArray[Any]:
+    """Embeddings (N, D) of the shard's files of these names, as they were written. Raises InputError.
+
+    `options`: as they were written with.
+    """
+    (name,) = (name for name in names if Path(name).parent.name != columns.METADATA_FOLDER)
+    path = folder / name
+    if options.format == "npy":
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+        return found
+    if options.format == "birder-csv":
+        return _read_csv(path)
+    with storage.open_parquet(str(path)) as file:
+        schema = file.schema_arrow
+        if options.format == "parquet":
+            lists = file.read([EMBEDDING]).column(EMBEDDING)
+            numbers = pa.concat_arrays([chunk.flatten() for chunk in lists.chunks] or [pa.array([], lists.type.value_type)])
+            return np.asarray(numbers.to_numpy(zero_copy_only=False).reshape(len(lists), lists.type.list_size))
+        wide = [field.name for field in schema if field.name.isdecimal() and pa.types.is_float32(field.type)]
+        table = file.read(wide)
+        return np.stack([table.column(name).to_numpy() for name in wide], axis=1)
+
+
+def read_labels(folder: Path, names: Sequence[str], options: WriteOptions) -> pa.Table:
+    """What stands beside the embeddings in the shard's files of these names: `sample` first. Raises InputError."""
+    if not any(name.startswith((columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER)) for name in names):
+        return pa.table({columns.SAMPLE: pa.array([], pa.string())})  # (nobody was embedded)
+    (name,) = (name for name in names if name.startswith((columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER)))
+    path = folder / name
+    if options.format == "birder-csv":
+        from pyarrow import csv
+
+        chosen = csv.ConvertOptions(include_columns=[columns.SAMPLE], column_types={columns.SAMPLE: pa.string()})
+        return csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=chosen)
+    with storage.open_parquet(str(path)) as file:
+        kinds = file.schema_arrow
+        wanted = [field.name for field in kinds if not (pa.types.is_fixed_size_list(field.type) or field.name.isdecimal())]
+        table = file.read([columns.SAMPLE] if options.format in BIRDER_FORMATS else wanted)
+        return table.replace_schema_metadata(None)
+
+
+def _read_csv(path: Path) -> npt.NDArray[np.float32]:
+    """What `_write_csv` wrote: each number is the shortest text of its float32, and so comes back."""
+    from pyarrow import csv
+
+    with path.open("rb") as file:
+        names = [name for name in file.readline().decode().strip().split(",") if name.isdecimal()]
+    table = csv.read_csv(
+        path,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.float32())),
+    )
+    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
 
 
 def _write_csv(path: Path, embeddings: npt.NDArray[np.float32], labels: pa.Table, options: WriteOptions) -> None:
@@ -143,13 +221,15 @@ def _metadata(labels: pa.Table) -> pa.Table:
     return pa.table({**named, **{name: labels.column(name) for name in rest}})
 
 
-def _list_tables(embeddings: npt.NDArray[np.float32], labels: pa.Table, options: WriteOptions) -> Iterator[pa.Table]:
+def _list_tables(
+    embeddings: npt.NDArray[Any], labels: pa.Table, options: WriteOptions, *, are_ready: bool
+) -> Iterator[pa.Table]:
     if EMBEDDING in labels.column_names:
         raise InputError(
             f"column {EMBEDDING!r} is in the metadata and the name of the embedding's own; leave it out, or rename it"
         )
     labels, at = _chosen_labels(labels, options), 0
-    for rows in ready_rows(embeddings, options):
+    for rows in _pieces(embeddings) if are_ready else ready_rows(embeddings, options):
         lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
         yield labels.slice(at, len(rows)).append_column(EMBEDDING, lists)
         at += len(rows)

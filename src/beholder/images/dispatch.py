@@ -286,7 +286,8 @@ class Dispatcher:
         seat.jobs[self._last_ticket] = job
         ref = job.ref
         if ref.data is None:
-            return Request(self._last_ticket, job.slot, path=ref.path, offset=ref.offset, length=ref.length)
+            where = {"path": ref.path, "offset": ref.offset, "length": ref.length}
+            return Request(self._last_ticket, job.slot, **where, known=ref.known)
         if len(ref.data) <= _INLINE_BYTES:
             return Request(self._last_ticket, job.slot, data=ref.data)
         job.place = self._spool.put(ref.data)
@@ -323,7 +324,7 @@ class Dispatcher:
             elif (job := seat.jobs.pop(reply.ticket, None)) is not None:
                 error = PictureError(reply.reason, reply.message) if reply.reason is not None else None
                 where = (reply.width, reply.height, reply.traits, reply.num_bytes)
-                results.append((job, Finished(job.tag, job.slot, error, *where)))
+                results.append((job, Finished(job.tag, job.slot, error, *where, reply.digest, reply.are_known)))
         seat.is_alone = seat.is_alone and bool(seat.jobs)
         if results:
             self._num_deaths = 0

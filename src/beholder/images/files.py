@@ -185,18 +185,19 @@ def part_of_listing(listing: Listing, path: str, name: str, base: str) -> Pictur
     return PicturePart(
         path, name, "files", len(listing.names), num_bytes,
         {"files": len(listing.names), "bytes": num_bytes, "contents": digest.hexdigest()[:16]},
-        num_ignored=listing.num_ignored, detail={"names": listing.names, "base": base},
+        num_ignored=listing.num_ignored,
+        detail={"names": listing.names, "base": base, "sizes": listing.sizes, "stamps": listing.stamps},
     )  # fmt: skip
 
 
 def part_of_files(paths: Sequence[str], path: str, name: str) -> PicturePart:
     """The part of single files and URLs, in the order given; URLs are not asked for, so their sizes and times count as 0."""
     names = pa.array([os.fsencode(file) for file in paths], pa.large_binary())
-    looks = np.array([_size_and_time(file) for file in paths], np.int64).reshape(-1, 2)
+    looks = np.array([size_and_time(file) for file in paths], np.int64).reshape(-1, 2)
     return part_of_listing(Listing(names, looks[:, 0], looks[:, 1]), path, name, "")
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
+def size_and_time(path: str) -> tuple[int, int]:
     """Bytes of a local file and when it was last written; zeros for URLs and for links that lead nowhere."""
     if not storage.is_local(path):
         return 0, 0
@@ -244,7 +245,9 @@ class FilesReader:
             samples = [valid_text(path) for path in paths]
             for row in range(low, high) if renamed else ():
                 samples[row - low] = renamed.get(row, samples[row - low])
-            yield PictureBlock([PictureRef(path=os.fsdecode(path)) for path in paths], block_labels(samples, {}, options))
+            states = np.stack([part.detail[name][low:high] for name in ("sizes", "stamps")], axis=1)
+            refs = [PictureRef(path=os.fsdecode(path)) for path in paths]
+            yield PictureBlock(refs, block_labels(samples, {}, options), states=states)
 
 
 def _renamed(part: PicturePart) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,6 +21,7 @@ Decoder = Literal["pillow", "scaled"]
 
 PRESETS: tuple[Preset, ...] = ("reference", "upright", "rgb", "squash")
 DECODERS: tuple[Decoder, ...] = ("pillow", "scaled")
+DIGEST_BYTES = 16
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are rejected by default: where Pillow itself speaks of a decompression bomb (2 x 1 GiB / 4 / 3)."""
 
@@ -117,13 +119,16 @@ class Pixels:
 
 @dataclass(frozen=True)
 class PictureRef:
-    """One picture that has not been decoded: exactly one of `data`, `error` and `path` says where it is.
+    """One picture that has not been decoded: exactly one of `data`, `error`, `path` and `is_done` says where it is.
 
     Attributes:
         data: its bytes, already read (a Parquet cell, a member of a remote tar, a compressed zip member).
         path: a local path or URL, when `data` and `error` are None.
         offset, length: the bytes [offset, offset + length) of `path`; None: all of it.
         error: (reason, message) when the source already knows that there is none (a null, a broken archive).
+        known: the digest of its contents when they were last seen (`contents_digest`): where they are the same still, it is
+            read and not decoded.
+        is_done: nothing is to be read; it holds a place in the order.
     """
 
     data: bytes | None = None
@@ -131,6 +136,18 @@ class PictureRef:
     offset: int | None = None
     length: int | None = None
     error: tuple[PictureReason, str] | None = None
+    known: bytes | None = None
+    is_done: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of its own, not a piece of one."""
+        return self.path is not None and self.offset is None and self.length is None
+
+
+def contents_digest(data: bytes) -> bytes:
+    """16 bytes that tell whether a file's contents are those that were seen before."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 @dataclass(frozen=True)
@@ -183,12 +200,15 @@ class PictureBlock:
         labels: N rows: `sample` (string, unique in the part) first, then what the source says of each picture.
         late: what the source says, only now, of pictures of this and of earlier blocks; it counts where the labels say nothing.
         remarks: what cannot be said of any picture: a line -> how many times.
+        states: (N, 2) int64, of listed files: bytes, and what changes when the file is written again (its time in nanoseconds,
+            or a number made of the server's tag); zeros where nothing tells. None: of other pictures.
     """
 
     refs: list[PictureRef]
     labels: pa.Table
     late: LateLabels | None = None
     remarks: dict[str, int] = field(default_factory=dict)
+    states: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from beholder.errors import BeholderError, InputError
 from beholder.images.dispatch import Dispatcher
 from beholder.images.fetch_bytes import OpenArchives, ReadLimits, read_bytes
-from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare, Trait
+from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare, Trait, contents_digest
 from beholder.images.pulling import Finished, Pull
 from beholder.images.worker_process import DEFAULT_DECODER, WorkerSettings
 from beholder.images.worker_setup import failure_of, function_of, memory_for
@@ -31,14 +31,19 @@ class Outcome:
 
     Attributes:
         tag: what stood beside its ref.
-        pixels: (size_px, size_px, 3) uint8 in shared memory, valid until `release`; None when there is an error.
+        pixels: (size_px, size_px, 3) uint8 in shared memory, valid until `release`; None when there is an error, or the
+            contents are known.
         error: why there are none.
         width, height: of the picture as stored; 0 with an error.
         traits: what makes presets differ for it.
         num_bytes: bytes of the file that were read.
+        digest: of a file of its own that could be read: `picture.contents_digest`.
+        are_known: whether it was not decoded, as its contents are those that were `known`, or nothing was to be done.
     """
 
-    __slots__ = ("_pool", "_slot", "error", "height", "num_bytes", "pixels", "tag", "traits", "width")
+    __slots__ = (
+        "_pool", "_slot", "are_known", "digest", "error", "height", "num_bytes", "pixels", "tag", "traits", "width",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -49,9 +54,13 @@ class Outcome:
         height: int,
         traits: Trait,
         num_bytes: int,
+        digest: bytes | None = None,
+        *,
+        are_known: bool = False,
     ) -> None:
         self.tag, self.pixels, self.error = tag, pixels, error
         self.width, self.height, self.traits, self.num_bytes = width, height, traits, num_bytes
+        self.digest, self.are_known = digest, are_known
         self._pool: Dispatcher | None = None
         self._slot = -1
 
@@ -268,10 +277,14 @@ class DecodePool:
         if finished.error is not None:
             self._num_errors += 1
             dispatcher.free_slot(finished.slot)
-            return Outcome(finished.tag, None, finished.error, 0, 0, Trait.NONE, finished.num_bytes)
+            return Outcome(finished.tag, None, finished.error, 0, 0, Trait.NONE, finished.num_bytes, finished.digest)
+        if finished.are_known:
+            dispatcher.free_slot(finished.slot)
+            read = (finished.num_bytes, finished.digest)
+            return Outcome(finished.tag, None, None, 0, 0, Trait.NONE, *read, are_known=True)
         pixels = dispatcher.slots.pixels[finished.slot]
-        traits = Trait(finished.traits)
-        outcome = Outcome(finished.tag, pixels, None, finished.width, finished.height, traits, finished.num_bytes)
+        read, traits = (finished.num_bytes, finished.digest), Trait(finished.traits)
+        outcome = Outcome(finished.tag, pixels, None, finished.width, finished.height, traits, *read)
         outcome._pool, outcome._slot = dispatcher, finished.slot
         return outcome
 
@@ -288,23 +301,29 @@ class DecodePool:
                 self._source_s += read - began
                 if pair is None:
                     return
-                outcome = self._make_here(pair[0], lambda ref=pair[1]: read_bytes(ref, limits, archives), prepare)
+                if pair[1].is_done:
+                    outcome = Outcome(pair[0], None, None, 0, 0, Trait.NONE, 0, are_known=True)
+                else:
+                    outcome = self._make_here(*pair, lambda ref=pair[1]: read_bytes(ref, limits, archives), prepare)
                 self._num_done += 1
                 self._num_errors += outcome.error is not None
                 self._num_bytes += outcome.num_bytes
                 self._wait_s += monotonic() - began
                 yield outcome
 
-    def _make_here(self, tag: Any, read: Any, prepare: Any) -> Outcome:
+    def _make_here(self, tag: Any, ref: PictureRef, read: Any, prepare: Any) -> Outcome:
         began = done = self._reading_since = monotonic()
-        num_bytes = 0
+        num_bytes, digest = 0, None
         try:
             data = read()
             self._reading_since = None
             num_bytes = len(data)
             done = monotonic()
+            digest = contents_digest(data) if ref.is_file else None
+            if digest is not None and digest == ref.known:
+                return Outcome(tag, None, None, 0, 0, Trait.NONE, num_bytes, digest, are_known=True)
             found = prepare(data, self._settings.options)
-            return Outcome(tag, found.pixels, None, found.width, found.height, found.traits, num_bytes)
+            return Outcome(tag, found.pixels, None, found.width, found.height, found.traits, num_bytes, digest)
         except Exception as error:  # as in a worker
             if isinstance(error, BeholderError) and not isinstance(error, PictureError):
                 raise
@@ -313,4 +332,4 @@ class DecodePool:
             self._reading_since = None
             self._read_s += done - began
             self._decode_s += monotonic() - done
-        return Outcome(tag, None, failed, 0, 0, Trait.NONE, num_bytes)
+        return Outcome(tag, None, failed, 0, 0, Trait.NONE, num_bytes, digest)

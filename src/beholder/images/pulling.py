@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Finished:
-    """One picture that is done: its pixels are in `slot` unless there is an error."""
+    """One picture that is done: its pixels are in `slot` unless there is an error, or `are_known`; see `messages.Reply`."""
 
     tag: Any
     slot: int
@@ -63,6 +63,8 @@ class Finished:
     height: int = 0
     traits: int = 0
     num_bytes: int = 0
+    digest: bytes | None = None
+    are_known: bool = False
 
 
 class Pull:
@@ -132,9 +134,10 @@ class Pull:
         remote = ref.data is None and ref.path is not None and not storage.is_local(ref.path)
         job = Job(self, self._num_pulled, tag, ref, slot, remote)
         self._num_pulled += 1
-        if ref.error is not None:  # (no bytes then)
+        if ref.error is not None or ref.is_done:  # (no bytes then)
+            error = PictureError(*ref.error) if ref.error is not None else None
             with self._keeper.lock:
-                self.finish(job, Finished(tag, slot, PictureError(*ref.error)))
+                self.finish(job, Finished(tag, slot, error, are_known=ref.is_done))
                 self._keeper.done.notify_all()
             return True
         if ref.data is not None:

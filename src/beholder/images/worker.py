@@ -18,7 +18,7 @@ from beholder import storage
 from beholder.columns import PictureReason
 from beholder.images.fetch_bytes import OpenArchives, ReadLimits, load_client, read_bytes
 from beholder.images.messages import HELLO, LENGTH, RECEIVE_BYTES, Reply, Request, pack_reply, take_frames, unpack_requests
-from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare
+from beholder.images.picture import PictureError, PictureRef, PixelOptions, Prepare, contents_digest
 from beholder.images.pulse import Pulse
 from beholder.images.shared_slots import SharedSlots, Spool
 from beholder.images.worker_setup import GRACE_S, MemoryLimit, failure_of, function_of, set_up_process
@@ -246,36 +246,48 @@ class _Worker:
         began = read = monotonic()
         self._slots.begin(self._number, began - job.read_s, request.ticket)
         signal.setitimer(signal.ITIMER_REAL, max(self._timeout_s - job.read_s, 0.0) + GRACE_S)
-        num_bytes = 0
+        num_bytes, digest = 0, None
         try:
             data = self._read(job)
             read = monotonic()
             num_bytes = len(data)
+            is_file = request.path is not None and request.offset is None and request.length is None
+            digest = contents_digest(data) if is_file else None
+            if digest is not None and digest == request.known:
+                self._reply(request.ticket, num_bytes=num_bytes, digest=digest, are_known=True)
+                return
             if self._remote is None or not self._remote.pending:
                 self._memory.begin(data)
             found = self._prepare(data, self._options)
             self._slots.pixels[request.slot] = found.pixels
-            self._reply(request.ticket, width=found.width, height=found.height, traits=int(found.traits), num_bytes=num_bytes)
+            where = (found.width, found.height, int(found.traits))
+            self._reply(request.ticket, None, "", *where, num_bytes=num_bytes, digest=digest)
         except Exception as error:  # the picture is lost, the run is not
-            self._reply(request.ticket, *failure_of(error), num_bytes=num_bytes)
-        self._slots.begin(self._number, monotonic(), 0)  # what happens to the worker from here on is not this picture's doing
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        self._read_s += read - began
-        self._decode_s += monotonic() - read
-        self._slots.spend(self._number, self._read_s, self._decode_s, self._idle_s)
+            self._reply(request.ticket, *failure_of(error), num_bytes=num_bytes, digest=digest)
+        finally:
+            self._slots.begin(
+                self._number, monotonic(), 0
+            )  # what happens to the worker from here on is not this picture's doing
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._read_s += read - began
+            self._decode_s += monotonic() - read
+            self._slots.spend(self._number, self._read_s, self._decode_s, self._idle_s)
 
     def _reply(
         self,
         ticket: int,
         reason: PictureReason | None = None,
         message: str = "",
-        *,
         width: int = 0,
         height: int = 0,
         traits: int = 0,
+        *,
         num_bytes: int = 0,
+        digest: bytes | None = None,
+        are_known: bool = False,
     ) -> None:
-        self._replies.append(pack_reply(Reply(ticket, reason, message, width, height, traits, num_bytes)))
+        reply = Reply(ticket, reason, message, width, height, traits, num_bytes, digest, are_known)
+        self._replies.append(pack_reply(reply))
 
     def _flush(self) -> None:
         """Send the replies that are waiting."""

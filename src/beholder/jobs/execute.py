@@ -96,10 +96,18 @@ def execute(
         out.clear()
     on_plan(plan)
     earlier = None if options.overwrite else out.finished(step, identity)
-    if earlier is not None:
-        _check_finished(plan, out, earlier, options.retry_rejects)
+    wants_retry = earlier is not None and options.retry_rejects and _may_change(earlier)
+    drops_kept = options.vanished == "drop" and out.num_kept() > 0 and out.can_be_opened()
+    if earlier is not None and not wants_retry and not drops_kept and out.is_current(step):
+        _check_kept(plan, out, earlier)
+        summary.num_kept = out.num_kept()
         on_resume(len(step.shards), earlier.num_read)
         return _filled(summary, out, [earlier])
+    if wants_retry and not out.can_be_opened():
+        raise OutputError(
+            f"{plan.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
+            f"{plan.verb} everything again; use --overwrite for that, or a folder as output from the start"
+        )
 
     def progress(rows: int, num_bytes: int) -> None:
         summary.num_new += rows
@@ -110,21 +118,43 @@ def execute(
     if not options.overwrite:
         local.check_folder(step, folder)
     with folder.locked():
-        earlier = None if options.overwrite else out.matching_result(step, identity)
-        if earlier is not None:  # by a run that finished while this one was getting ready
+        is_open = earlier is None and not options.overwrite
+        if is_open and out.matching_result(step, identity) is not None:  # by a run that finished while this one got ready
             out.remove_work()
             raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
         started = time.perf_counter()
+        is_opened = not options.overwrite and out.needs_opening(step)
+        if is_opened:
+            with doing(f"opening {plan.out} again"):
+                out.open_again()
         redo = _may_change if options.retry_rejects else None
-        report = local.run(step, folder, progress, _resuming(plan, on_resume), redo=redo, anew=options.overwrite)
+        try:
+            report = local.run(
+                step,
+                folder,
+                progress,
+                _resuming(plan, on_resume),
+                redo=redo,
+                anew=options.overwrite,
+                keep_vanished=options.vanished == "keep",
+            )
+        except local.OtherInputsError:
+            if is_opened:
+                out.remove_work()
+            raise
         summary.damaged, summary.num_unchecked = report.damaged, report.num_unchecked
+        changes = report.changes
+        summary.num_changed, summary.num_vanished = changes.num_changed, changes.num_vanished
+        summary.num_retried = changes.num_retried
+        summary.num_kept = report.num_kept
         summary.bottleneck = plan.waiting_for() if plan.unit == "pictures" else ""
         _filled(summary, out, report.results)
         if summary.num_read == 0:
             out.discard()
             raise InputError(f"{', '.join(plan.sources)}: zero {plan.unit}, nothing to {plan.verb}")
+        out.remove_leftovers(report.results)
         with doing(f"writing {plan.out}"):
-            out.publish(step, report.results, summary, identity)
+            out.publish(step, report.shards, report.results, summary, identity)
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     return summary
@@ -168,12 +198,7 @@ def _may_change(result: ShardResult) -> bool:
     return any(word in result.reasons for word in PASSING_REASONS)
 
 
-def _check_finished(plan: Plan, out: RunOutput, earlier: ShardResult, retry_rejects: bool) -> None:
-    """Raise OutputError when a finished result is not what is asked for now."""
-    if retry_rejects and _may_change(earlier):
-        raise OutputError(
-            f"{plan.out} is one finished file, so --retry-rejects would {plan.verb} everything again; "
-            "use --overwrite for that, or a folder as output from the start"
-        )
+def _check_kept(plan: Plan, out: RunOutput, earlier: ShardResult) -> None:
+    """Raise OutputError when embeddings that a finished run kept are gone."""
     if plan.keeps_embeddings and earlier.num_scored and not storage.is_folder(out.kept_embeddings):
         raise OutputError(f"{out.kept_embeddings}, kept by the finished run, is gone; use --overwrite to make it again")

@@ -20,6 +20,8 @@ SMALLEST_MEMORY = 64_000_000
 
 SpaceCheck = Literal["on", "off"]
 SPACE_CHECKS: tuple[SpaceCheck, ...] = ("on", "off")
+Vanished = Literal["drop", "keep"]
+VANISHED: tuple[Vanished, ...] = ("drop", "keep")
 PrecisionChoice = Precision | Literal["auto"]
 PRECISION_CHOICES: tuple[PrecisionChoice, ...] = ("auto", *PRECISIONS)
 
@@ -37,7 +39,8 @@ class JobOptions:
         shard_rows: most rows of a shard, the unit that is kept when a run is interrupted; None: 1,000,000 rows of
             embeddings; 512 pictures on a CPU, 8,192 elsewhere. A tar under 1 GiB is always one shard.
         overwrite: start anew where a result exists.
-        retry_rejects: do shards again that have rejects of `columns.PASSING_REASONS`.
+        retry_rejects: do rows again that were rejected for one of `columns.PASSING_REASONS`.
+        vanished: what becomes of results whose inputs are not among the sources any more: "drop", or "keep", behind the others.
         offline: never use the network for models; None: as the environment says.
     """
 
@@ -64,7 +67,12 @@ class JobOptions:
     )
     overwrite: bool = option(False, "Start anew where a result exists.")
     retry_rejects: bool = option(
-        False, "Do shards again whose rejects may have been a passing matter (network, disk, time); needs a folder as --out."
+        False, "Try again what was rejected for what may have been a passing matter (network, disk, time)."
+    )
+    vanished: Vanished = option(
+        "drop",
+        "Results of an earlier run whose pictures or files are not among the sources any more: drop, or keep (at the end).",
+        choices=VANISHED,
     )
     offline: bool | None = option(None, "Never use the network for models.")
 
@@ -79,6 +87,8 @@ class JobOptions:
             object.__setattr__(self, "out", os.fspath(self.out))
         if "" in (*self.sources, *getattr(self, "heads", ()), *(self.columns or ())) or self.out == "":
             raise InputError("one of the names given is empty (an unset variable?)")
+        if self.vanished not in VANISHED:
+            raise InputError(f"--vanished {self.vanished}: choose drop or keep")
         if self.columns and len(set(self.columns)) < len(self.columns):
             raise InputError("the same --column was named twice; name each column once")
         if not self.sources:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,11 +14,23 @@ from typing import Any
 
 from beholder import columns, records, storage
 from beholder.errors import OutputError, writing_failed
+from beholder.jobs import cut
 from beholder.records import DamagedRecordError
+from beholder.run.local import is_set_aside, new_set_aside, remove_set_aside
 from beholder.run.step import Step
 from beholder.scores import files
 from beholder.scores.summary import RunSummary
-from beholder.shards import LOCK_FILE, DamagedShardError, RunFolder, ShardResult, difference, is_shard_file
+from beholder.shards import (
+    LOCK_FILE,
+    DamagedShardError,
+    EarlierShard,
+    RunFolder,
+    Shard,
+    ShardResult,
+    difference,
+    is_shard_file,
+    link_or_copy,
+)
 
 _UNKNOWN_SUFFIXES = {
     ".gz",
@@ -41,6 +54,11 @@ _MARKER = re.compile(rf"{columns.DONE_FOLDER}/[^/]+\.json")
 _TEMPORARY = re.compile(r"(?:.+/)?\.beholder-[^/]*\.tmp")
 _TABLES = {".parquet", ".pq", ".csv", ".tsv", ".npy"}
 """What readers of a run's folders take for results."""
+_INPUTS_FILE = "inputs_file"
+_KEPT = "num_kept"
+"""In the record of a finished result: rows that were kept though their inputs have vanished."""
+_OF_RESULT = ("result", "files", "inputs", _INPUTS_FILE, _KEPT)
+"""In the record of a finished result: what the record of a run under way has not."""
 _PLACING, _REPLACED = "placing", "replaced"
 """In the folder of shards: kept embeddings on their way to their place, and those that were there before."""
 
@@ -142,6 +160,13 @@ class RunOutput:
     def _sidecar(self) -> str:
         return f"{self.out.rstrip('/')}/{columns.STAMP_FILE}" if self.kind == "folder" else self.out + columns.SIDECAR_SUFFIX
 
+    @property
+    def _inputs(self) -> str:
+        """What the shards of a result that is joined or uploaded were made of: their markers, and their tables of inputs."""
+        return (
+            f"{self.out.rstrip('/')}/{columns.INPUTS_FOLDER}.zip" if self.kind == "folder" else self.out + columns.INPUTS_SUFFIX
+        )
+
     def clear(self) -> None:
         """Forget earlier runs. A result that is made elsewhere stays until the new one replaces it, as does a folder's record.
 
@@ -159,6 +184,7 @@ class RunOutput:
             if strange:
                 raise _in_the_way(self.work / strange[0])
             with folder.locked():
+                remove_set_aside(folder)
                 self._remove(own)
         if self.kind != "folder":
             storage.remove(self._sidecar)
@@ -188,7 +214,7 @@ class RunOutput:
     def _folders(self) -> tuple[str, ...]:
         """Folders below the folder of shards; that of the markers first, since what has no marker counts as not done."""
         own = (columns.DONE_FOLDER, *self.product.folders, columns.EMBEDDINGS_FOLDER, columns.REJECTS_FOLDER)
-        return tuple(dict.fromkeys(own))
+        return tuple(dict.fromkeys((*own, columns.INPUTS_FOLDER)))
 
     def _remove(self, own: Sequence[str]) -> None:
         """Remove these files of the folder of shards, and the folders that are empty then."""
@@ -221,8 +247,100 @@ class RunOutput:
         if record is None:
             raise OutputError(f"{self.out} {_NOT_BY_US}")
         changed = difference(record.get("options") or {}, step.options)
-        changed = f"with other options: {changed}" if changed else "and was made from other inputs"
-        raise OutputError(f"{self.out} already exists {changed}; use --overwrite, or another output")
+        if changed is not None:
+            raise OutputError(f"{self.out} already exists with other options: {changed}; use --overwrite, or another output")
+        if not self.can_be_opened():
+            raise OutputError(
+                f"{self.out} already exists and was made from other inputs, and {self._inputs}, which would say what it was "
+                "made of, is not there or not what was written; use --overwrite, or another output"
+            )
+        return None
+
+    def num_kept(self) -> int:
+        """How many rows of a finished result were kept though their inputs have vanished."""
+        found = (self._read_sidecar() or {}).get(_KEPT) if self.is_separate else None
+        return found if isinstance(found, int) else 0
+
+    def can_be_opened(self) -> bool:
+        """Whether a finished result, joined or uploaded, can be taken apart into its shards again."""
+        record = self._read_sidecar() if self.is_separate else None
+        return record is not None and self._has_inputs(record)
+
+    def _has_inputs(self, record: Mapping[str, Any]) -> bool:
+        """Whether what its shards were made of is there, and as it was written."""
+        try:
+            written = _Published.from_json(record.get(_INPUTS_FILE))
+        except DamagedRecordError:
+            return False
+        if not storage.exists(self._inputs) or storage.size(self._inputs) != written.num_bytes:
+            return False
+        return not self.is_local or storage.sha256_of(storage.local_path(self._inputs)) == written.sha256
+
+    def is_current(self, step: Step) -> bool:
+        """Whether files that the inputs of a finished result only name (in a list) are as they were, if that is known."""
+        if not step.names_files or not self.can_be_opened():
+            return True
+        with tempfile.TemporaryDirectory(prefix="beholder-inputs-") as scratch:
+            return all(map(step.is_current, self._unpacked(Path(scratch))))
+
+    def needs_opening(self, step: Step) -> bool:
+        """Whether a finished result has to be taken apart before its run can be continued."""
+        if not self.is_separate or not storage.exists(self._sidecar):
+            return False
+        record = self._read_sidecar()
+        if record is None or difference(record.get("options") or {}, step.options) is not None:
+            return False
+        return not RunFolder(self.work).finished_names() and not is_set_aside(RunFolder(self.work))
+
+    def open_again(self) -> None:
+        """Take a finished result apart into its shards, which are set aside in `work`; the result stays until it is replaced.
+
+        The caller holds the lock. Raises OutputError when something of it is not what was written.
+        """
+        record = self._read_sidecar()
+        assert record is not None, "there is no finished result"
+        for name, one in _object(record.get("files", {})).items():
+            self._check_published(name, _Published.from_json(one))
+        folder = RunFolder(self.work)
+        folder.write_record({key: value for key, value in record.items() if key not in _OF_RESULT})
+        with new_set_aside(folder) as place:
+            shards = self._unpacked(place)
+            if self.kind == "folder":
+                for shard in shards:
+                    for name in shard.result.files:
+                        if not name.startswith(f"{columns.INPUTS_FOLDER}/"):
+                            _fetch(f"{self.out.rstrip('/')}/{name}", place / name)
+                self._fetch_stamp(f"{self.out.rstrip('/')}/{columns.EMBEDDINGS_FOLDER}")
+                return
+            cut.cut_result(shards, self._at_hand(self.out, place), self.product.folders, place)
+            if any(shard.result.num_rejected for shard in shards):
+                cut.cut_result(shards, self._at_hand(self.rejects, place), (columns.REJECTS_FOLDER,), place)
+            inside = f"{columns.EMBEDDINGS_FOLDER}/"
+            for shard in shards if columns.EMBEDDINGS_FOLDER not in self.product.folders else ():
+                for name in shard.result.files:
+                    if name.startswith(inside):
+                        _fetch(f"{self.kept_embeddings}/{name.removeprefix(inside)}", place / name)
+            self._fetch_stamp(self.kept_embeddings)
+            for shard in shards:
+                cut.mark_again(shard)
+
+    def _fetch_stamp(self, kept: str) -> None:
+        """Have the stamp of kept embeddings in the folder of the shards, where there is one."""
+        if columns.EMBEDDINGS_FOLDER not in self.product.folders and storage.exists(f"{kept}/{columns.STAMP_FILE}"):
+            _fetch(f"{kept}/{columns.STAMP_FILE}", self.work / columns.EMBEDDINGS_FOLDER / columns.STAMP_FILE)
+
+    def _at_hand(self, path: str, scratch: Path) -> Path:
+        """A local file with what stands at `path`."""
+        if self.is_local:
+            return storage.local_path(path)
+        copy = scratch / f".{PurePosixPath(path).name}"
+        _fetch(path, copy)
+        return copy
+
+    def _unpacked(self, place: Path) -> list[EarlierShard]:
+        """Unpack markers and tables of inputs into `place`: the shards in order. Their other files are not there yet."""
+        packed = self._at_hand(self._inputs, place)
+        return cut.unpack_inputs(packed, place, f"{self._inputs} is damaged; use --overwrite to make {self.out} again")
 
     def check_place(self) -> None:
         """Raise OutputError, before anything is loaded, when something that is no run of ours stands where the result goes."""
@@ -302,7 +420,7 @@ class RunOutput:
                     what = "is" if _place(path).rstrip("/") == own else f"holds {path}, which is"
                     raise OutputError(f"{self.out} {what} an input of this command; choose another output")
             return
-        written = {_place(path): path for path in (self.out, self.rejects, self._sidecar)}
+        written = {_place(path): path for path in (self.out, self.rejects, self._sidecar, self._inputs)}
         for path in inputs:
             if _place(path) in written:
                 raise OutputError(f"{written[_place(path)]} is an input of this command; choose another output")
@@ -378,12 +496,19 @@ class RunOutput:
             return None
         return record if _is_record(record) and "result" in record else None
 
-    def publish(self, step: Step, results: Sequence[ShardResult], summary: RunSummary, identity: str) -> None:
+    def publish(
+        self, step: Step, shards: Sequence[Shard], results: Sequence[ShardResult], summary: RunSummary, identity: str
+    ) -> None:
         """Join the shards (or upload them) once all are done; the record that says so is written last."""
         if not self.is_separate:
             return
-        self._check_shards(step, results)
-        written = {name: _Published(size, result.sha256.get(name)) for result in results for name, size in result.files.items()}
+        self._check_shards(shards, results)
+        written = {
+            name: _Published(size, result.sha256.get(name))
+            for result in results
+            for name, size in result.files.items()
+            if not name.startswith(f"{columns.INPUTS_FOLDER}/")
+        }
         own = [self.work / name for name in written if name.startswith(tuple(f"{folder}/" for folder in self.product.folders))]
         rejects = [self.work / name for name in written if name.startswith(f"{columns.REJECTS_FOLDER}/")]
         kept = [] if columns.EMBEDDINGS_FOLDER in self.product.folders else self._kept(list(written))
@@ -409,25 +534,33 @@ class RunOutput:
             "inputs": identity,
             "result": summary.merged_result().to_json(),
             "files": {name: one.to_json() for name, one in written.items()},
+            _INPUTS_FILE: self._pack_inputs(shards).to_json(),
+            _KEPT: summary.num_kept,
         }
         storage.write_bytes(self._sidecar, files.record_bytes(record), scratch=self.work)
+
+    def _pack_inputs(self, shards: Sequence[Shard]) -> _Published:
+        """Put the markers of all shards, in order, and what they were made of into one file beside the result."""
+        with storage.write_whole(self._inputs, scratch=self.work) as temporary:
+            cut.pack_inputs(self.work, [shard.name for shard in shards], temporary)
+        return self._published(self._inputs)
 
     def _published(self, place: str) -> _Published:
         """Size and checksum of a file just written; of a remote one the size alone."""
         sha256 = storage.sha256_of(storage.local_path(place)) if self.is_local else None
         return _Published(storage.size(place), sha256)
 
-    def _check_shards(self, step: Step, results: Sequence[ShardResult]) -> None:
+    def _check_shards(self, shards: Sequence[Shard], results: Sequence[ShardResult]) -> None:
         """Compare all shards with their checksums before they are joined or uploaded.
 
         Raises DamagedShardError for one that was damaged since it was written; it is taken back, so that it is redone.
         """
         folder = RunFolder(self.work)
-        for shard, result in zip(step.shards, results, strict=True):
+        for shard, result in zip(shards, results, strict=True):
             try:
                 folder.check_files(result)
             except DamagedShardError:
-                folder.forget(shard, step.file_names(shard))
+                folder.forget(shard.name, list(result.files))
                 raise
 
     def _kept(self, names: Sequence[str]) -> list[Path]:
@@ -494,6 +627,16 @@ class RunOutput:
                     raise _in_the_way(place)
         return True
 
+    def remove_leftovers(self, results: Sequence[ShardResult]) -> None:
+        """Remove files of shards that a run which was killed had not finished and that are not planned any more.
+
+        Readers of a local folder would take them for results.
+        """
+        known = {name for result in results for name in result.files}
+        for name in self._sorted_files()[0]:
+            if is_shard_file(name) and name not in known:
+                (self.work / name).unlink(missing_ok=True)
+
     def discard(self) -> None:
         """Remove what a run without a single row has written; the caller holds the lock."""
         self._remove_run()
@@ -507,6 +650,7 @@ class RunOutput:
         """Remove a run's files from the folder of its shards, and the folder unless something else is in it."""
         for name in (_PLACING, _REPLACED):
             shutil.rmtree(self.work / name, ignore_errors=True)
+        remove_set_aside(RunFolder(self.work))
         self._remove(self._sorted_files(by_name=self.is_separate)[0])
         for stray in self.work.glob(".beholder-*.tmp"):
             stray.unlink(missing_ok=True)
@@ -568,6 +712,19 @@ def _is_by_us(place: str, inside: str) -> bool:
 
 def _in_the_way(place: Path | str) -> OutputError:
     return OutputError(f"{place} is not of this program and would be taken for a result; move it, or choose another output")
+
+
+def _fetch(source: str, target: Path) -> None:
+    """Have a file at a local place: linked where that can be, else copied. Raises OutputError and InputError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if storage.is_local(source):
+            link_or_copy(storage.local_path(source), target)
+            return
+        with storage.remote_errors(source), storage.open_binary(source) as file, target.open("wb") as out:
+            shutil.copyfileobj(file, out, 1 << 20)
+    except OSError as error:
+        raise writing_failed(str(target), error) from error
 
 
 def _place(path: str) -> str:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import columns, records, storage
+from beholder.csv_tables import open_table
 from beholder.errors import InputError, OutputError
 from beholder.schemas import as_text, common_schema, fit_table, num_bytes_of, num_rows_of, pieces_of
 
@@ -111,6 +112,36 @@ def write_parquet(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> i
     with parquet_rows(path, table.schema, metadata) as out:
         out.write(table)
     return path.stat().st_size
+
+
+def read_shard(path: Path, score_names: Sequence[str]) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32]]]:
+    """Rows of a Parquet file of scores, in pieces: labels (`sample` first) and scores, (N, H) float32."""
+    with storage.open_parquet(str(path)) as file:
+        for batch in file.iter_batches():
+            table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
+            yield table.drop_columns(list(score_names)), _columns(table, score_names)
+
+
+def read_csv_shard(path: Path, score_names: Sequence[str]) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32], list[str]]]:
+    """Rows of a CSV file of scores, in pieces: labels (text), scores (N, H) float32 with NaN where rejected, and statuses."""
+    with open_table(str(path), dict.fromkeys(score_names, pa.float32()), empty_is_null=True) as (_, batches):
+        for batch in batches:
+            table = pa.Table.from_batches([batch])
+            words: list[str] = table.column(columns.STATUS).to_pylist()
+            yield table.drop_columns([*score_names, columns.STATUS]), _columns(table, score_names), words
+
+
+def read_rejects(path: Path) -> pa.Table:
+    """A table of rejects."""
+    with storage.open_parquet(str(path)) as file:
+        return file.read().replace_schema_metadata(None)
+
+
+def _columns(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    if not names:
+        return np.empty((table.num_rows, 0), np.float32)
+    found = [pc.fill_null(table.column(name), float("nan")).to_numpy() for name in names]
+    return np.stack(found, axis=1).astype(np.float32, copy=False)
 
 
 def scores_schema(labels: pa.Schema, names: Sequence[str]) -> pa.Schema:

@@ -50,6 +50,9 @@ class RunSummary:
         bottleneck: the stage that the others waited for, or "".
         check_seconds: what choosing the precision took before that; next to nothing where it was remembered.
         damaged: names of shards of earlier runs that were damaged, or lacked a file, and so were done again.
+        num_changed, num_vanished, num_retried: since an earlier run: rows whose input was known and is another one now, rows
+            whose input is not among the sources any more, rows that were rejected for a passing reason and tried again.
+        num_kept: rows that were kept though their input is not among the sources, of this and of earlier runs.
         num_unchecked: shards of an older version, which wrote no checksums: sizes were compared, no contents.
         preset: which pixels of pictures were scored; "": there were none.
     """
@@ -79,6 +82,10 @@ class RunSummary:
     damaged: list[str] = field(default_factory=list)
     num_unchecked: int = 0
     preset: str = ""
+    num_changed: int = 0
+    num_vanished: int = 0
+    num_retried: int = 0
+    num_kept: int = 0
 
     @property
     def done(self) -> str:
@@ -146,6 +153,10 @@ class RunSummary:
             "remarks": self.remarks,
             "num_ignored": self.num_ignored,
             "num_new": self.num_new,
+            "num_changed": self.num_changed,
+            "num_vanished": self.num_vanished,
+            "num_retried": self.num_retried,
+            "num_kept": self.num_kept,
             "damaged_shards": self.damaged,
             "num_unchecked_shards": self.num_unchecked,
             "seconds": self.seconds,

@@ -6,9 +6,10 @@ Decode workers, the device and the writer of the last shard work side by side; b
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,28 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.errors import BeholderError
+from beholder.images.files import size_and_time
 from beholder.images.labels import labels_schema
-from beholder.images.picture import LateLabels, PicturePart, PictureRef, PixelOptions, SourceOptions, Trait
-from beholder.images.pool import DecodePool
+from beholder.images.picture import (
+    LateLabels,
+    PictureBlock,
+    PicturePart,
+    PictureRef,
+    PixelOptions,
+    SourceOptions,
+    Trait,
+    contents_digest,
+)
+from beholder.images.pool import DecodePool, Outcome
 from beholder.images.sources import reader_of
 from beholder.models.engine import Engine
 from beholder.schemas import merge_remarks, schema_of_json, schema_to_json
-from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
+from beholder.shards import KEPT_FROM, Changes, EarlierShard, Shard, ShardResult, kept_shard, plan_rows, shard_name, shard_names
 from beholder.steps.clock import StageClock
+from beholder.steps.inputs import EarlierRows, FoundRow, Known, has_inputs, packed_path, packed_state, states_of
 from beholder.steps.tally import PartSize, Tally
 from beholder.steps.writing import PictureProduct, ScoredRows
-from beholder.storage import is_local
+from beholder.storage import is_local, local_path
 
 DECODE_STAGE = "decode"
 _LEAST_SLOTS = 64
@@ -41,6 +53,8 @@ class EmbeddedShard:
         labels: tables of N rows together, `sample` first.
         scored: the pictures that have an embedding, batch by batch.
         widths, heights, traits, num_bytes: as stored; 0 where unknown.
+        paths, states, digests: what the pictures are, and how their files looked; see `steps.inputs.inputs_table`. `states` is
+            in pieces.
         late, remarks: as of `images.picture.PictureBlock`.
         rejects: picture number -> (stage, reason, message).
         num_rows: N, once the source has been read to the shard's end.
@@ -54,6 +68,9 @@ class EmbeddedShard:
     heights: list[int] = field(default_factory=list)
     traits: list[Trait] = field(default_factory=list)
     num_bytes: list[int] = field(default_factory=list)
+    paths: list[bytes | None] = field(default_factory=list)
+    states: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    digests: list[bytes | None] = field(default_factory=list)
     late: list[LateLabels] = field(default_factory=list)
     remarks: dict[str, int] = field(default_factory=dict)
     rejects: dict[int, tuple[str, str, str]] = field(default_factory=dict)
@@ -64,6 +81,39 @@ class EmbeddedShard:
     def is_complete(self) -> bool:
         """Whether every picture has its embedding or its reason."""
         return self.num_rows is not None and self.num_done == self.num_rows
+
+    def begin(self, paths: Sequence[bytes | None], states: npt.NDArray[np.int64]) -> None:
+        """Make room for pictures whose end is not known yet."""
+        num_rows = len(paths)
+        self.widths += [0] * num_rows
+        self.heights += [0] * num_rows
+        self.traits += [Trait.NONE] * num_rows
+        self.num_bytes += [0] * num_rows
+        self.digests += [None] * num_rows
+        self.states.append(states)
+        self.paths += paths
+
+    def describe(self, row: int, width: int, height: int, traits: Trait, num_bytes: int) -> None:
+        """Note what is known of a picture."""
+        self.widths[row], self.heights[row], self.traits[row], self.num_bytes[row] = width, height, traits, num_bytes
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A picture on its way: its shard and number; what earlier runs found of it, should its contents be as they were."""
+
+    target: EmbeddedShard
+    row: int
+    earlier: FoundRow | None = None
+    is_new: bool = True
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Pictures of a shard that are taken over from earlier runs."""
+
+    target: EmbeddedShard
+    rows: list[tuple[int, FoundRow]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +159,16 @@ class PictureStep:
         self.shard_rows, self._record = shard_rows, dict(record)
         self.shards = _plan(self.parts, shard_rows)
         self.product.use_columns(labels_schema(self.parts, decode.source))
+        self._by_name = {part.name: part for part in self.parts}
         self._index = {shard.name: number for number, shard in enumerate(self.shards)}
         self.tally = Tally(self.shards, [_size(part) for part in self.parts])
         self._clock = StageClock("decode", "tower")
         self._pool: DecodePool | None = None
         self._slower_half = "decode"
         self._is_remote = False
+        self._earlier: EarlierRows | None = None
+        self._num_changed = 0
+        self._keeps = False
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -173,7 +227,7 @@ class PictureStep:
         with DecodePool(decode.pixels, num_workers=decode.num_workers, timeout_s=decode.timeout_s, num_slots=slots) as pool:
             self._pool = pool
             batches = _Batches(self.engine, self.product, self._clock)
-            outcomes = pool.map(_refs(self._blocks(shards), opened))
+            outcomes = pool.map(self._work(shards, opened))
             with contextlib.closing(outcomes):  # type: ignore[type-var]
                 while True:
                     outcome = None
@@ -184,17 +238,12 @@ class PictureStep:
                         failed = error
                     if outcome is None:
                         break
-                    target, row = outcome.tag
-                    self.tally.add(target.shard, 1, outcome.num_bytes, int(outcome.error is not None))
-                    progress(1, outcome.num_bytes)
-                    if outcome.error is not None:
-                        target.rejects[row] = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
-                        _describe(target, row, 0, 0, Trait.NONE, 0)
-                        target.num_done += 1
+                    if isinstance(outcome.tag, _Taken):
+                        self._take_over(outcome.tag.target, outcome.tag.rows)
+                    elif outcome.are_known:
+                        self._take_over(outcome.tag.target, [(outcome.tag.row, outcome.tag.earlier)])
                     else:
-                        _describe(target, row, outcome.width, outcome.height, outcome.traits, outcome.num_bytes)
-                        outcome.take(batches.place_for(target, row))
-                        batches.send_if_full()
+                        self._take_new(outcome, batches, progress)
                     yield from _completed(opened)
             self.tally.end()
             batches.finish()
@@ -203,6 +252,113 @@ class PictureStep:
         if failed is not None:
             raise failed
         assert not opened, "a shard was not completed"
+
+    def _take_new(self, outcome: Outcome, batches: _Batches, progress: Any) -> None:
+        """A picture that was decoded, or could not be."""
+        work: _Work = outcome.tag
+        target, row = work.target, work.row
+        self.tally.add(target.shard, 1, outcome.num_bytes, int(outcome.error is not None), are_new=work.is_new)
+        if work.is_new:
+            progress(1, outcome.num_bytes)
+        self._num_changed += work.earlier is not None
+        target.digests[row] = outcome.digest
+        if outcome.error is not None:
+            target.rejects[row] = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
+            target.num_done += 1
+        else:
+            target.describe(row, outcome.width, outcome.height, outcome.traits, outcome.num_bytes)
+            outcome.take(batches.place_for(target, row))
+            batches.send_if_full()
+
+    def _take_over(self, target: EmbeddedShard, rows: Sequence[tuple[int, FoundRow]]) -> None:
+        """Pictures of a shard of which earlier runs found all there is to know."""
+        self.tally.add(target.shard, len(rows), 0, sum(found.reject is not None for _, found in rows), are_new=False)
+        self._fill(target, rows)
+
+    def _fill(self, target: EmbeddedShard, rows: Sequence[tuple[int, FoundRow]]) -> None:
+        """Let what was found of these pictures be the shard's."""
+        for row, found in rows:
+            target.describe(row, found.width, found.height, found.traits, found.num_bytes)
+            target.digests[row] = found.digest
+            if found.reject is not None:
+                target.rejects[row] = found.reject
+        scored = [(row, found) for row, found in rows if found.reject is None]
+        if scored:
+            target.scored.append(self.product.taken_over(*zip(*scored, strict=True)))
+        target.num_done += len(rows)
+
+    @property
+    def names_files(self) -> bool:
+        """Whether there are lists or tables of pictures."""
+        return any(part.kind == "table" for part in self.parts)
+
+    def is_current(self, shard: EarlierShard) -> bool:
+        """Whether the local files that a list or table names are as they were; of other parts the identity says so."""
+        part = self._by_name.get(shard.identity.get("name", ""))
+        if part is None or part.kind != "table" or not has_inputs(shard):
+            return True
+        paths, states, digests = states_of(shard)
+        for path, (size, stamp), digest in zip(paths, states.tolist(), digests, strict=True):
+            if path is None or not is_local(name := os.fsdecode(path)):
+                continue
+            size_now, stamp_now = size_and_time(name)
+            if size_now != size or (stamp_now != stamp and (digest is None or _digest_of(name) != digest)):
+                return False
+        return True
+
+    def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
+        """Whether a picture, or a part that is one file, of earlier runs is among the sources."""
+        names = {part.name for part in self.parts if part.kind not in ("files", "table")}
+        by_name = {shard.identity.get("name") for shard in earlier}
+        if names & by_name:
+            return True
+        usable = [shard for shard in earlier if has_inputs(shard)]
+        if len(usable) < len(earlier) and {part.name for part in self.parts} & by_name:
+            return True
+        known = self.product.earlier_rows(usable, retry=False)
+        shards = [shard for shard in self.shards if self.parts[shard.part].kind in ("files", "table")]
+        for shard, block in self._blocks(shards):
+            if block is not None and known.holds_any(self._inputs(shard, block, 0)[0]):
+                return True
+        return False
+
+    def can_redo(self, earlier: EarlierShard) -> bool:
+        """Whether what was found of each of its pictures is known."""
+        return has_inputs(earlier)
+
+    def take_earlier(self, earlier: Sequence[EarlierShard], done: Sequence[EarlierShard], *, retry: bool) -> None:
+        """Take over what earlier runs found of the pictures that have not changed."""
+        self._earlier = self.product.earlier_rows([shard for shard in earlier if has_inputs(shard)], retry=retry)
+        for shard in done:
+            if has_inputs(shard):
+                self._earlier.note_present(states_of(shard)[0])
+
+    def kept(self) -> Iterator[tuple[Shard, EmbeddedShard]]:
+        """What earlier runs found of pictures that have vanished, as shards of their own."""
+        self._keeps = True
+        if self._earlier is None:
+            return
+        number = 0
+        for earlier, gone in self._earlier.vanished():
+            if not gone.any():
+                continue
+            shard = kept_shard(number, earlier)
+            self._index[shard.name] = len(self.shards) + number
+            number += 1
+            rows = np.flatnonzero(gone)
+            paths, states, _ = states_of(earlier)
+            target = EmbeddedShard(shard, labels=[self.product.labels_of(earlier).take(pa.array(rows))], num_rows=len(rows))
+            target.begin([paths[row] for row in rows], states[rows])
+            self._fill(target, list(enumerate(self._earlier.rows(earlier, rows.tolist()))))
+            yield shard, target
+
+    def changes(self) -> Changes:
+        """How the pictures differ from those of earlier runs."""
+        if self._earlier is None:
+            return Changes()
+        gone = [(shard, int(rows.sum())) for shard, rows in self._earlier.vanished()]
+        num_vanished = sum(count for shard, count in gone if not (self._keeps and KEPT_FROM in shard.identity))
+        return Changes(self._num_changed + self._earlier.num_changed, num_vanished, self._earlier.num_retried)
 
     def _blocks(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
         """(shard, block) of all shards in order, and (shard, None) at the end of each; the pool reads it in a thread."""
@@ -214,6 +370,48 @@ class PictureStep:
                 yield shard, block
             yield shard, None
 
+    def _work(self, shards: Sequence[Shard], opened: deque[EmbeddedShard]) -> Iterator[tuple[_Work | _Taken, PictureRef]]:
+        """What is to be done for the shards, in order; each shard is added to `opened` when it begins."""
+        current: EmbeddedShard | None = None
+        row = 0
+        for shard, block in self._blocks(shards):
+            if current is None:
+                current, row = EmbeddedShard(shard), 0
+                opened.append(current)
+            if block is None:
+                current.num_rows, current = row, None
+                continue
+            assert len(block.refs) == block.labels.num_rows, "a source gave labels for other pictures"
+            current.labels.append(block.labels)
+            current.late += [block.late] if block.late is not None else []
+            merge_remarks(current.remarks, block.remarks)
+            paths, states = self._inputs(shard, block, row)
+            current.begin(paths, states)
+            known = [Known(None)] * len(paths) if self._earlier is None else self._earlier.find(paths, states)
+            taken = [(at, one.found) for at, one in enumerate(known, row) if one.is_same and one.found is not None]
+            if taken:
+                yield _Taken(current, taken), PictureRef(is_done=True)
+            for at, (ref, path, one) in enumerate(zip(block.refs, paths, known, strict=True), row):
+                if one.is_same:
+                    continue
+                if one.found is not None:
+                    ref = replace(ref, known=one.found.digest)
+                yield _Work(current, at, one.found, is_new=path is not None or self._earlier is None), ref
+            row += len(paths)
+
+    def _inputs(self, shard: Shard, block: PictureBlock, first: int) -> tuple[Sequence[bytes | None], npt.NDArray[np.int64]]:
+        """What names each picture of a block in later runs, and how its file looked: (N, 2) int64."""
+        part = self.parts[shard.part]
+        if part.kind in ("files", "table"):
+            states = block.states
+            if states is None:  # (a list has been read, not the files in it)
+                looks = [(0, 0) if ref.path is None else size_and_time(ref.path) for ref in block.refs]
+                states = np.array(looks, np.int64).reshape(-1, 2)
+            return [None if ref.path is None else os.fsencode(ref.path) for ref in block.refs], states
+        name = part.name
+        paths = [packed_path(name, shard.start + first + at) for at in range(len(block.refs))]
+        return paths, np.full((len(paths), 2), packed_state(shard.identity), np.int64)
+
     def file_names(self, shard: Shard) -> Sequence[str]:
         """What the product may write of the shard."""
         return self.product.file_names(shard, self._index[shard.name])
@@ -223,35 +421,12 @@ class PictureStep:
         return self.product.write(shard, self._index[shard.name], computed, Path(folder))
 
 
-def _describe(target: EmbeddedShard, row: int, width: int, height: int, traits: Trait, num_bytes: int) -> None:
-    """Note what is known of a picture; outcomes come in order."""
-    assert len(target.widths) == row, "outcomes out of order"
-    target.widths.append(width)
-    target.heights.append(height)
-    target.traits.append(traits)
-    target.num_bytes.append(num_bytes)
-
-
-def _refs(
-    blocks: Iterator[tuple[Shard, Any]], opened: deque[EmbeddedShard]
-) -> Iterator[tuple[tuple[EmbeddedShard, int], PictureRef]]:
-    """Pictures one by one with the shard they belong to; each shard is added to `opened` when it begins."""
-    current: EmbeddedShard | None = None
-    row = 0
-    for shard, block in blocks:
-        if current is None:
-            current, row = EmbeddedShard(shard), 0
-            opened.append(current)
-        if block is None:
-            current.num_rows, current = row, None
-            continue
-        assert len(block.refs) == block.labels.num_rows, "a source gave labels for other pictures"
-        current.labels.append(block.labels)
-        current.late += [block.late] if block.late is not None else []
-        merge_remarks(current.remarks, block.remarks)
-        for ref in block.refs:
-            yield (current, row), ref
-            row += 1
+def _digest_of(path: str) -> bytes | None:
+    """The digest of a local file's contents; None where it cannot be read."""
+    try:
+        return contents_digest(local_path(path).read_bytes())
+    except OSError:
+        return None
 
 
 def _completed(opened: deque[EmbeddedShard]) -> Iterator[tuple[Shard, EmbeddedShard]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,12 +27,22 @@ from beholder.models.heads import Head
 from beholder.notices import doing
 from beholder.schemas import fit_table, merge_remarks, num_bytes_of, pieces_of, schema_of_json, schema_to_json
 from beholder.scores import files
-from beholder.shards import Shard, ShardResult, plan_rows, shard_name, shard_names
+from beholder.shards import (
+    KEPT_FROM,
+    Changes,
+    EarlierShard,
+    Shard,
+    ShardResult,
+    kept_shard,
+    plan_rows,
+    shard_name,
+    shard_names,
+)
 from beholder.stats import ScoreStats
 from beholder.steps.clock import StageClock
 from beholder.steps.stream import Stream
 from beholder.steps.tally import PartSize, Tally
-from beholder.storage import content_sample
+from beholder.storage import content_sample, natural_key
 
 STAGE = "score"
 _PIECE_BYTES = 16 << 20
@@ -95,6 +105,8 @@ class ScoreStep:
             self.shards, [PartSize(num_rows=part.num_rows, about_rows=part.detail.get("about_rows")) for part in self.parts]
         )
         self._clock = StageClock("read", "score")
+        self._changes = Changes()
+        self._vanished: list[EarlierShard] = []
 
     def _decide(self, schema: pa.Schema) -> None:
         """Let these be the columns of every shard, beside the scores."""
@@ -148,6 +160,66 @@ class ScoreStep:
         schema = schema_of_json(recorded)
         if schema is not None:
             self._decide(schema)
+
+    @property
+    def names_files(self) -> bool:
+        """False: parts are files."""
+        return False
+
+    def is_current(self, shard: EarlierShard) -> bool:
+        """True: the identity of a part says it all."""
+        return True
+
+    def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
+        """Whether a part of an earlier run is among the inputs."""
+        return not {part.name for part in self.parts}.isdisjoint(shard.identity.get("name") for shard in earlier)
+
+    def can_redo(self, earlier: EarlierShard) -> bool:
+        """True: embeddings are scored about as fast as they are read."""
+        return True
+
+    def kept(self) -> Iterator[tuple[Shard, Iterable[ScoredRows]]]:
+        """Shards of parts that have vanished, each as a shard of its own."""
+        again = sum(shard.result.num_read for shard in self._vanished if KEPT_FROM in shard.identity)
+        self._changes = replace(self._changes, num_vanished=self._changes.num_vanished - again)
+        for number, shard in enumerate(self._vanished):
+            yield kept_shard(number, shard), self._rows_of(shard)
+
+    def _rows_of(self, shard: EarlierShard) -> Iterator[ScoredRows]:
+        """Rows of an earlier shard; where rejected ones are not in their place, they come last."""
+        scores_name, rejects_name = files.shard_files(shard.name, as_csv=self.as_csv)
+        if self.as_csv:
+            for labels, scores, words in files.read_csv_shard(shard.folder / scores_name, self.score_names):
+                yield ScoredRows(scores, _statuses_of(words), labels)
+            return
+        for labels, scores in files.read_shard(shard.folder / scores_name, self.score_names):
+            yield ScoredRows(scores, np.zeros(labels.num_rows, np.uint8), labels)
+        if rejects_name in shard.result.files:
+            rejects = files.read_rejects(shard.folder / rejects_name)
+            scores = np.full((rejects.num_rows, len(self.heads)), np.nan, np.float32)
+            words = rejects.column(columns.REASON).to_pylist()
+            yield ScoredRows(scores, _statuses_of(words), rejects.select([columns.SAMPLE]))
+
+    def take_earlier(self, earlier: Sequence[EarlierShard], done: Sequence[EarlierShard], *, retry: bool) -> None:
+        """Count what has changed; rows are scored anew, a shard at a time."""
+        now = {shard.name: shard.identity for shard in self.shards}
+        parts = {part.name for part in self.parts}
+        num_changed = num_vanished = 0
+        by_name = {shard.identity.get(KEPT_FROM, shard.name): shard for shard in reversed(earlier)}
+        for name in sorted(by_name, key=natural_key):
+            shard = by_name[name]
+            if now.get(name) == shard.identity:
+                continue
+            if shard.identity.get("name") not in parts:
+                self._vanished.append(shard)
+                num_vanished += shard.result.num_read
+            elif KEPT_FROM not in shard.identity:
+                num_changed += shard.result.num_read
+        self._changes = Changes(num_changed, num_vanished)
+
+    def changes(self) -> Changes:
+        """How the rows differ from those of earlier runs."""
+        return self._changes
 
     def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, Stream[ScoredRows]], None, None]:
         """Read and score shards, one after the other. A shard too large to be held is yielded when it is begun.
@@ -300,6 +372,12 @@ class _Writing:
             stats={name: ScoreStats.of(scores[kept, i]).to_json() for i, name in enumerate(names)},
             remarks=self._remarks,
         )
+
+
+def _statuses_of(words: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """`RowStatus` by its words, (N,) uint8."""
+    known = {status.word: status for status in RowStatus}
+    return np.array([known[word] for word in words], np.uint8)
 
 
 def _bytes_of(rows: ScoredRows) -> int:

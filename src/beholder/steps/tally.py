@@ -66,15 +66,15 @@ class Tally:
             if self._sizes[shard.part].num_rows is None:  # (such a part is one shard)
                 self._close(shard.part, result.num_read)
 
-    def add(self, shard: Shard, rows: int, num_bytes: int, num_rejected: int) -> None:
-        """Count rows of `shard`; those of shards before it have all been counted."""
+    def add(self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True) -> None:
+        """Count rows of `shard`; those of shards before it have all been counted. `are_new`: not done by an earlier run."""
         if shard.part != self._at:
             self._leave()
             self._at, self.part = shard.part, shard.part + 1
         self._at_rows += rows
         self._at_bytes += num_bytes
         self.num_done += rows
-        self.num_new += rows
+        self.num_new += rows if are_new else 0
         self.num_bytes += num_bytes
         self.num_rejected += num_rejected
 

@@ -14,16 +14,18 @@ import pyarrow as pa
 from beholder import columns, records
 from beholder.columns import REASON_TEXT, RowStatus, score_column_names
 from beholder.embeddings.layouts import EMBEDDING
-from beholder.embeddings.writers import WriteOptions, shard_files, write_shard
+from beholder.embeddings.writers import WriteOptions, read_labels, ready_rows, shard_files, write_shard
 from beholder.errors import InputError
 from beholder.images.labels import join_labels
 from beholder.images.picture import LateLabels, Trait
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
-from beholder.schemas import fit_column
+from beholder.schemas import fit_column, fit_table
 from beholder.scores import files
-from beholder.shards import Shard, ShardResult
+from beholder.shards import EarlierShard, Shard, ShardResult
 from beholder.stats import ScoreStats
+from beholder.steps.inputs import METADATA as INPUTS_METADATA
+from beholder.steps.inputs import EarlierRows, FoundRow, inputs_file, inputs_table, reasons_of
 from beholder.storage import write_bytes
 
 EMBED_STAGE = "embed"
@@ -40,13 +42,13 @@ class ScoredRows:
         rows: (B,) int64, their numbers in the shard.
         scores: (B, H) float32, one column a head.
         statuses: (B,) uint8, `RowStatus`.
-        embeddings: (B, D) float32; None where they are not wanted: 100,000 pictures of L/14 are 300 MB.
+        embeddings: (B, D) as they are written; None where they are not wanted: 100,000 pictures of L/14 are 150 MB.
     """
 
     rows: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     statuses: npt.NDArray[np.uint8]
-    embeddings: npt.NDArray[np.float32] | None
+    embeddings: npt.NDArray[Any] | None
 
 
 class Embedded(Protocol):
@@ -58,6 +60,9 @@ class Embedded(Protocol):
     heights: list[int]
     traits: list[Trait]
     num_bytes: list[int]
+    paths: list[bytes | None]
+    states: list[npt.NDArray[np.int64]]
+    digests: list[bytes | None]
     late: list[LateLabels]
     remarks: dict[str, int]
     rejects: dict[int, tuple[str, str, str]]
@@ -162,7 +167,7 @@ class PictureProduct:
 
     def file_names(self, shard: Shard, index: int) -> list[str]:
         """Every file that `write` may make for the shard, relative to the run's folder."""
-        names = files.shard_files(shard.name, as_csv=self.as_csv)
+        names = [*files.shard_files(shard.name, as_csv=self.as_csv), inputs_file(shard.name)]
         if not self.heads:
             names = names[1:]
         if self._keep is not None:
@@ -170,10 +175,54 @@ class PictureProduct:
         return names
 
     def take(self, rows: Sequence[int], embeddings: npt.NDArray[np.float32]) -> ScoredRows:
-        """Score the pictures of these numbers, (B, D) float32; the embeddings are kept only if they are to be written."""
+        """Score the pictures of these numbers, (B, D) float32; the embeddings are kept only if they are to be written.
+
+        Raises InputError for an embedding that cannot be written as asked for.
+        """
         scores, statuses = self._score(embeddings)
-        kept = embeddings if self._keep is not None else None
+        kept = None
+        if self._keep is not None:
+            kept = np.zeros(embeddings.shape, self._keep.dtype)
+            are_fine = statuses == 0
+            kept[are_fine] = np.concatenate(list(ready_rows(embeddings[are_fine], self._keep)))
         return ScoredRows(np.array(rows, np.int64), scores, statuses, kept)
+
+    def taken_over(self, rows: Sequence[int], found: Sequence[FoundRow]) -> ScoredRows:
+        """What earlier runs found of the pictures of these numbers, none of them rejected, as `take` gives it."""
+        kept = None
+        if self._keep is not None:
+            kept = np.stack([some.embedding for some in found if some.embedding is not None])
+        scores = np.stack([some.scores for some in found])
+        return ScoredRows(np.array(rows, np.int64), scores, np.zeros(len(rows), np.uint8), kept)
+
+    def labels_of(self, earlier: EarlierShard) -> pa.Table:
+        """What an earlier run wrote of a shard's pictures besides scores and embeddings, in order; of rejected ones little.
+
+        Columns have the names that they have in results.
+        """
+        if self.heads and self.as_csv:
+            scores_name = files.shard_files(earlier.name, as_csv=True)[0]
+            return pa.concat_tables(
+                labels for labels, _, _ in files.read_csv_shard(earlier.folder / scores_name, self.score_names)
+            )
+        if self.heads:
+            scores_name = files.shard_files(earlier.name, as_csv=False)[0]
+            tables = [labels for labels, _ in files.read_shard(earlier.folder / scores_name, self.score_names)]
+        else:
+            assert self._keep is not None
+            tables = [read_labels(earlier.folder, list(earlier.result.files), self._keep)]
+        fitted = [fit_table(table, self.schema)[0] for table in tables]
+        rejects = f"{columns.REJECTS_FOLDER}/{earlier.name}.parquet"
+        if rejects in earlier.result.files:
+            fitted.append(fit_table(files.read_rejects(earlier.folder / rejects).select([columns.SAMPLE]), self.schema)[0])
+        is_rejected = np.array([reason is not None for reason in reasons_of(earlier)], bool)
+        places = np.empty(len(is_rejected), np.int64)
+        places[np.argsort(is_rejected, kind="stable")] = np.arange(len(is_rejected))
+        return pa.concat_tables(fitted).take(pa.array(places))
+
+    def earlier_rows(self, shards: Sequence[EarlierShard], *, retry: bool) -> EarlierRows:
+        """What earlier runs found of the pictures of these shards."""
+        return EarlierRows(shards, self._keep, self._keep_folder, retry=retry)
 
     def write(self, shard: Shard, index: int, found: Embedded, folder: Path) -> ShardResult:
         """Write the files of one shard below `folder`, each whole or not at all. Empties `found.scored`.
@@ -203,6 +252,7 @@ class PictureProduct:
         if self._keep is not None:
             embeddings = self._embeddings(found.scored, order)
             written |= self._write_embeddings(shard, index, labels.take(pa.array(kept_rows)), embeddings, folder)
+        written |= self._write_inputs(shard, found, kept_rows, scores, rejects, folder)
         if rejects:
             rejected = sorted(rejects)
             stages, reasons, messages = zip(*(rejects[row] for row in rejected), strict=True)
@@ -234,11 +284,12 @@ class PictureProduct:
             np.concatenate([some.statuses for some in scored]),
         )
 
-    def _embeddings(self, scored: list[ScoredRows], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Embeddings (M, D) of the pictures at `order`; `scored` is emptied on the way, so that one copy is held, not two."""
+    def _embeddings(self, scored: list[ScoredRows], order: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Embeddings (M, D) of the pictures at `order`, as they are written. Empties `scored` on the way: one copy is held."""
         places = np.full(sum(len(some.rows) for some in scored), -1, np.int64)
         places[order] = np.arange(len(order))
-        found = np.empty((len(order), self._dim), np.float32)
+        assert self._keep is not None
+        found = np.empty((len(order), self._dim), self._keep.dtype)
         scored.reverse()
         first = 0
         while scored:
@@ -303,12 +354,34 @@ class PictureProduct:
             out.write(table, words)
         return {name: (folder / name).stat().st_size}
 
+    def _write_inputs(
+        self,
+        shard: Shard,
+        found: Embedded,
+        kept_rows: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.float32],
+        rejects: Mapping[int, tuple[str, str, str]],
+        folder: Path,
+    ) -> dict[str, int]:
+        everywhere = np.full((len(found.widths), len(self.heads)), np.nan, np.float32)
+        everywhere[kept_rows] = scores
+        states = np.concatenate([np.zeros((0, 2), np.int64), *found.states])
+        measured = {
+            columns.WIDTH: found.widths,
+            columns.HEIGHT: found.heights,
+            columns.TRAITS: found.traits,
+            columns.NUM_BYTES: found.num_bytes,
+        }
+        table = inputs_table(found.paths, states, found.digests, rejects, measured, everywhere)
+        name = inputs_file(shard.name)
+        return {name: files.write_parquet(folder / name, table, INPUTS_METADATA)}
+
     def _write_embeddings(
-        self, shard: Shard, index: int, labels: pa.Table, embeddings: npt.NDArray[np.float32], folder: Path
+        self, shard: Shard, index: int, labels: pa.Table, embeddings: npt.NDArray[Any], folder: Path
     ) -> dict[str, int]:
         assert self._keep is not None
         place = folder / self._keep_folder
-        written = write_shard(place, index, shard.name, embeddings, labels, self._keep, self._stamp)
+        written = write_shard(place, index, shard.name, embeddings, labels, self._keep, self._stamp, are_ready=True)
         if self._keep_folder and written and not _is_whole(place / columns.STAMP_FILE):
             write_bytes(str(place / columns.STAMP_FILE), files.record_bytes(self._stamp))
         return {str(Path(self._keep_folder) / name): size for name, size in written.items()}
