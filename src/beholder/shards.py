@@ -54,14 +54,6 @@ KEPT_FROM = "kept_from"
 """In the identity of such a shard: the name of the one that its rows were of."""
 
 
-class ChangedInputError(OutputError):
-    """A shard whose input is not what it was; `earlier` is what an earlier run made of it."""
-
-    def __init__(self, text: str, earlier: EarlierShard) -> None:
-        super().__init__(text)
-        self.earlier = earlier
-
-
 def is_shard_file(name: str, shard: str | None = None) -> bool:
     """Whether a name from a record is one that a step gives to files of a shard (of the shard called `shard`).
 
@@ -329,29 +321,13 @@ class RunFolder:
         found = [*self.path.glob(f"*/{shard}.*"), *self.path.glob(f"*/*/{shard}.*")]
         return [name for path in found if is_shard_file(name := path.relative_to(self.path).as_posix(), shard)]
 
-    def finished(self, shard: Shard, wanted_fingerprint: str) -> ShardResult | None:
-        """The result in the shard's done-marker, or None when the shard has not been done with these options.
+    def finished_shard(self, name: str, wanted_fingerprint: str) -> EarlierShard | None:
+        """A finished shard by its name, whatever its input was, or None when it has not been done with these options.
 
         Its files are read and compared with their checksums. Of an older version, which wrote none, sizes are compared, and
         Parquet files must be readable.
 
-        Raises:
-            DamagedShardError: marker or files are not what was written, or a file is gone.
-            ChangedInputError: the shard's input is not what it was; its files are whole.
-        """
-        earlier = self.finished_shard(shard.name, wanted_fingerprint)
-        if earlier is None:
-            return None
-        changed = difference(earlier.identity, shard.identity)
-        if changed is not None:
-            changed = "its contents are others" if changed.startswith("contents was") else changed
-            raise ChangedInputError(f"the input of shard {shard.name} in {self.path} has changed: {changed}", earlier)
-        return earlier.result
-
-    def finished_shard(self, name: str, wanted_fingerprint: str) -> EarlierShard | None:
-        """A finished shard by its name, whatever its input was, or None when it has not been done with these options.
-
-        Its files are looked at as by `finished`. Raises DamagedShardError.
+        Raises DamagedShardError: marker or files are not what was written, or a file is gone.
         """
         if not (self.path / DONE_FOLDER / f"{name}.json").exists():
             return None
@@ -423,7 +399,6 @@ class RunFolder:
         try:
             for name in (*earlier.result.files, marker):
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
-                (place / name).unlink(missing_ok=True)
             for name in earlier.result.files:
                 link_or_copy(self.path / name, place / name)
             (self.path / marker).rename(place / marker)
@@ -444,7 +419,6 @@ class RunFolder:
         try:
             for name, new in renamed.items():
                 (self.path / new).parent.mkdir(parents=True, exist_ok=True)
-                (self.path / new).unlink(missing_ok=True)
                 link_or_copy(earlier.folder / name, self.path / new)
         except OSError as error:
             raise writing_failed(str(self.path), error) from error
@@ -472,7 +446,8 @@ class RunFolder:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Have a file under another name as well. Raises OSError."""
+    """Have a file under another name as well, in place of what is there. Raises OSError."""
+    target.unlink(missing_ok=True)
     try:
         target.hardlink_to(source)
     except OSError:  # a file system without links

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +97,13 @@ def test_rows_of_vanished_files_can_be_kept(tmp_path: Path, small_head: Path, su
     back = run([a, c], out, small_head, vanished="keep")
     assert (back.num_read, back.num_new, back.num_kept) == (120, 40, 40)
     check([a], out, small_head, (40, 0, 0, 80))
+
+
+def test_runs_over_changing_files_are_killed(tmp_path: Path, small_head: Path) -> None:
+    """At random moments: while a result is taken apart, set aside, taken over, made and joined again."""
+    driver = Path(__file__).with_name("kill_grown.py")
+    line = [sys.executable, str(driver), str(tmp_path), str(small_head), "10", "7"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(driver.parents[1]), *sys.path])}
+    found = subprocess.run(line, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) >= 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -349,6 +350,32 @@ def test_a_finished_file_without_what_it_was_made_of_says_so(tmp_path: Path, sco
     inputs.write_bytes(whole)
     make(photos, range(8, 9))
     check(scoring, photos, out, (6, 1, 0, 0))
+
+
+def test_the_command_says_what_was_new(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
+    photos = make(tmp_path / "photos", range(4))
+    line = [sys.executable, "-m", "beholder", "score", str(photos), "-o", str(tmp_path / "out.csv"), "--backbone",
+            str(small_tower), "--head", str(plain_head), "--precision", "fp32", "--device", "cpu", "-j", "0"]  # fmt: skip
+
+    def said(*more: str) -> str:
+        return subprocess.run([*line, *more], capture_output=True, text=True, timeout=100, check=True).stdout
+
+    assert "before" not in said()
+    make(photos, range(6, 8))
+    (photos / "p000.png").unlink()
+    assert "\npictures: 2 new, 1 vanished, 3 scored before\n" in "\n" + said()
+    (photos / "p001.png").unlink()
+    found = json.loads(said("--vanished", "keep", "--json"))
+    counts = [found[f"num_{word}"] for word in ("read", "new", "changed", "vanished", "retried", "kept")]
+    assert counts == [5, 0, 0, 1, 0, 1]
+
+
+def test_somebody_elses_file_is_not_replaced(tmp_path: Path, scoring: Job) -> None:
+    photos, mine = make(tmp_path / "photos", range(2)), tmp_path / "out.csv.inputs"
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match=r"out\.csv\.inputs is in the way"):
+        scoring(photos, tmp_path / "out.csv")
+    assert mine.read_text() == "mine"
 
 
 def test_other_options_are_refused_still(tmp_path: Path, scoring: Job) -> None:

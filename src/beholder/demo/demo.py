@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder import records, storage
-from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, PARTIAL_SUFFIX, SIDECAR_SUFFIX
+from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, INPUTS_SUFFIX, PARTIAL_SUFFIX, SIDECAR_SUFFIX
 from beholder.demo.clock import Clock
 from beholder.demo.curate import Say, report_photographs, select_best
 from beholder.demo.photographs import Photographs, find_photographs, real_models, score_photographs, untrained_models
@@ -79,8 +79,8 @@ class _Folder:
 
     def forget_scores(self) -> None:
         """Remove what was scored with an earlier head."""
-        for path in (self.scores, self.scores.with_name(self.scores.name + SIDECAR_SUFFIX)):
-            path.unlink(missing_ok=True)
+        for suffix in ("", SIDECAR_SUFFIX, INPUTS_SUFFIX):
+            self.scores.with_name(self.scores.name + suffix).unlink(missing_ok=True)
         shutil.rmtree(self.scores.with_name(self.scores.name + PARTIAL_SUFFIX), ignore_errors=True)
 
     def paths(self) -> dict[str, str]:

@@ -286,8 +286,8 @@ class Dispatcher:
         seat.jobs[self._last_ticket] = job
         ref = job.ref
         if ref.data is None:
-            where = {"path": ref.path, "offset": ref.offset, "length": ref.length}
-            return Request(self._last_ticket, job.slot, **where, known=ref.known)
+            where = (ref.path, ref.offset, ref.length)
+            return Request(self._last_ticket, job.slot, None, None, *where, ref.known)
         if len(ref.data) <= _INLINE_BYTES:
             return Request(self._last_ticket, job.slot, data=ref.data)
         job.place = self._spool.put(ref.data)

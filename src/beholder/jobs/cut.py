@@ -21,6 +21,8 @@ from beholder.scores import files
 from beholder.shards import EarlierShard, RunFolder, Shard, is_shard_file
 
 _COPY_BYTES = 1 << 20
+HEAD_BYTES = 64
+"""How much of a file `is_packed` looks at."""
 
 
 def pack_inputs(folder: Path, names: Sequence[str], target: Path) -> None:
@@ -31,6 +33,11 @@ def pack_inputs(folder: Path, names: Sequence[str], target: Path) -> None:
                 if (folder / inside).is_file():
                     with (folder / inside).open("rb") as file, out.open(zipfile.ZipInfo(inside), "w") as member:
                         shutil.copyfileobj(file, member, _COPY_BYTES)  # without times: the same shards give the same bytes
+
+
+def is_packed(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of what `pack_inputs` makes."""
+    return head.startswith(b"PK") and head[30:].startswith(f"{columns.DONE_FOLDER}/".encode())
 
 
 def unpack_inputs(packed: Path, place: Path, complaint: str) -> list[EarlierShard]:

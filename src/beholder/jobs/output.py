@@ -424,6 +424,8 @@ class RunOutput:
         for path in inputs:
             if _place(path) in written:
                 raise OutputError(f"{written[_place(path)]} is an input of this command; choose another output")
+        if storage.exists(self._inputs) and not cut.is_packed(storage.read_range(self._inputs, 0, cut.HEAD_BYTES)):
+            raise OutputError(f"{self._inputs} is in the way of what a run writes and is not ours; move it")
         if storage.exists(self.rejects) and not files.is_ours(self.rejects):
             raise OutputError(
                 f"{self.rejects} is in the way of the rejects table and is not ours; move it, or choose another output"

@@ -31,6 +31,7 @@ from beholder.shards import (
     ShardResult,
     difference,
     fingerprint,
+    link_or_copy,
 )
 
 _CHECKERS = 8
@@ -192,8 +193,8 @@ def run(
 def _recognised(step: Step, folder: RunFolder, run_fingerprint: str, redo: Callable[[ShardResult], bool] | None) -> _Before:
     """What is there of earlier runs."""
     planned = {shard.name: shard for shard in step.shards}
-    names = [name for name in planned if name in folder.finished_names()]
-    names += sorted(folder.finished_names() - planned.keys())
+    marked = folder.finished_names()
+    names = [*(name for name in planned if name in marked), *sorted(marked - planned.keys())]
 
     def look(name: str) -> EarlierShard | DamagedShardError | None:
         try:
@@ -279,7 +280,7 @@ def _next_place(folder: RunFolder) -> Path:
     place = root / f"{max(numbers, default=-1) + 1:05d}"
     try:
         place.mkdir(parents=True)
-        shutil.copyfile(folder.record_path, place / STAMP_FILE)
+        link_or_copy(folder.record_path, place / STAMP_FILE)
     except OSError as error:
         raise writing_failed(str(place), error) from error
     return place
@@ -300,7 +301,7 @@ def new_set_aside(folder: RunFolder) -> Iterator[Path]:
     try:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        shutil.copyfile(folder.record_path, place / STAMP_FILE)
+        link_or_copy(folder.record_path, place / STAMP_FILE)
         yield place
         place.rename(place.with_name("00000"))
     except OSError as error:
@@ -347,14 +348,16 @@ def _adopt(
     redo: Callable[[ShardResult], bool] | None,
 ) -> None:
     """Take over whole shards of the present inputs that were set aside, into `results`."""
-    known: dict[str, EarlierShard] = {}
-    for earlier in aside:
-        known.setdefault(earlier.name, earlier)
+    known = {earlier.name: earlier for earlier in reversed(aside)}
+    fitting = {
+        place: (RunFolder(place).read_record() or {}).get("columns") == step.columns
+        for place in {earlier.folder for earlier in aside}
+    }
     for shard in step.shards:
         found = known.get(shard.name)
         if found is None or shard.name in results or difference(found.identity, shard.identity):
             continue
         if redo is not None and redo(found.result):
             continue
-        if (RunFolder(found.folder).read_record() or {}).get("columns") == step.columns and step.is_current(found):
+        if fitting[found.folder] and step.is_current(found):
             results[shard.name] = folder.adopt(found, shard, step.file_names(shard), run_fingerprint, step.models)

@@ -253,9 +253,9 @@ class EarlierRows:
         for low, high in zip(first.tolist(), last.tolist(), strict=True):
             self._is_present[self._order[low:high]] = True
 
-    def rows(self, shard: EarlierShard, rows: Sequence[int]) -> list[FoundRow]:
-        """What was found of these rows of one of the shards."""
-        opened = self._opened(self._shards.index(shard))
+    def rows(self, shard: int, rows: Sequence[int]) -> list[FoundRow]:
+        """What was found of these rows of the shard of this number."""
+        opened = self._opened(shard)
         return [opened.row(row) for row in rows]
 
     def vanished(self) -> list[tuple[EarlierShard, npt.NDArray[np.bool_]]]:

@@ -339,7 +339,7 @@ class PictureStep:
         if self._earlier is None:
             return
         number = 0
-        for earlier, gone in self._earlier.vanished():
+        for at, (earlier, gone) in enumerate(self._earlier.vanished()):
             if not gone.any():
                 continue
             shard = kept_shard(number, earlier)
@@ -349,7 +349,7 @@ class PictureStep:
             paths, states, _ = states_of(earlier)
             target = EmbeddedShard(shard, labels=[self.product.labels_of(earlier).take(pa.array(rows))], num_rows=len(rows))
             target.begin([paths[row] for row in rows], states[rows])
-            self._fill(target, list(enumerate(self._earlier.rows(earlier, rows.tolist()))))
+            self._fill(target, list(enumerate(self._earlier.rows(at, rows.tolist()))))
             yield shard, target
 
     def changes(self) -> Changes:

@@ -366,7 +366,7 @@ class PictureProduct:
         everywhere = np.full((len(found.widths), len(self.heads)), np.nan, np.float32)
         everywhere[kept_rows] = scores
         states = np.concatenate([np.zeros((0, 2), np.int64), *found.states])
-        measured = {
+        measured: dict[str, Sequence[int]] = {
             columns.WIDTH: found.widths,
             columns.HEIGHT: found.heights,
             columns.TRAITS: found.traits,
