@@ -66,8 +66,9 @@ class RuleOptions:
     )
     dedup_keep: str = option(
         SCORE,
-        "--dedup: of pictures that are alike the one stays that has the best score, most pixels, most bytes, the oldest file, "
-        "or the highest value of an SQL expression, e.g. 'width * height'; where that is equal or unknown, the better ranked.",
+        "--dedup: which of the pictures that are alike stays: that with the best score, the most pixels, the most bytes, the "
+        "oldest file (score, pixels, bytes, oldest), or the highest value of an SQL expression, e.g. 'width * height'; where "
+        "that is equal, the better ranked.",
     )
     dedup_per: str | None = option(
         None, "--dedup: compare only pictures that have the same value of this column (any that --per takes)."
