@@ -15,6 +15,7 @@ from beholder.curation.clusters import cluster_rows
 from beholder.curation.duplicates import find_near_duplicates
 from beholder.curation.duplicates_bound import choose_basis
 from beholder.curation.duplicates_exact import Search, keep_best
+from beholder.curation.duplicates_reference import near_references
 from beholder.curation.vectors import Vectors
 from beholder.errors import InputError
 from oracles.duplicates import similarities
@@ -72,6 +73,38 @@ def test_one_picture_many_times_and_rows_that_always_stay() -> None:
     assert (found.keeper[2:] == 0).all()
     nothing = find_near_duplicates(Vectors.of(np.zeros((5, 8), np.float32)), np.arange(5), 0.9, method="approximate")
     assert nothing.stays.all()
+
+
+def test_inside_groups_and_ended_early() -> None:
+    """A group of each kind: one large enough for the index, and small ones, which are always compared pair by pair."""
+    rows = directions(6000, 48)
+    groups = np.where(np.arange(6000) % 3 > 0, 0, np.arange(6000) % 90)
+    given_vectors, order = Vectors.of(rows), np.arange(6000)
+    exact, found = (
+        find_near_duplicates(given_vectors, order, 0.9, method=method, groups=groups) for method in ("exact", "approximate")
+    )
+    assert (exact.method, found.method) == ("exact", "approximate")
+    small = groups > 0
+    assert np.array_equal(found.keeper[small], exact.keeper[small])
+    assert (groups[found.keeper] == groups).all()
+    assert (~found.stays & ~exact.stays).sum() >= 0.98 * (~exact.stays).sum() > 0
+    whole, part = (
+        find_near_duplicates(given_vectors, order, 0.9, method="approximate", most_stays=most) for most in (None, 500)
+    )
+    assert 500 <= part.num_decided < 6000
+    assert np.array_equal(part.keeper[: part.num_decided], whole.keeper[: part.num_decided])
+
+
+def test_few_that_are_near_a_reference_are_missed_and_none_is_wrong() -> None:
+    rows = directions(4000, 48)
+    given_vectors = Vectors(Vectors.of(rows).matrix, np.arange(1500, 4000), 48, num_references=1500)
+    order = np.random.default_rng(1).permutation(2500)
+    exact, found = (near_references(given_vectors, order, 0.9, is_exact=is_exact, num_threads=2) for is_exact in (True, False))
+    unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    assert np.array_equal(exact, (unit[1500:] @ unit[:1500].T >= 0.9).any(axis=1)[order])
+    assert exact.sum() > 100
+    assert not (found & ~exact).any()
+    assert (found & exact).sum() >= 0.98 * exact.sum()
 
 
 def test_candidates_are_bounded_where_nearly_all_rows_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
