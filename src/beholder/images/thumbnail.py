@@ -16,8 +16,10 @@ from beholder.images.upright import flat, orientation
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ThumbnailKind = Literal["webp", "jpeg", "png"]
-MEDIA_TYPES: dict[ThumbnailKind, str] = {"webp": "image/webp", "jpeg": "image/jpeg", "png": "image/png"}
+ThumbnailKind = Literal["webp", "jpeg"]
+MEDIA_TYPES: dict[ThumbnailKind, str] = {"webp": "image/webp", "jpeg": "image/jpeg"}
+SQUARE_TYPE = "image/png"
+"""Of a tower's square, which loses nothing."""
 
 _REDUCING_GAP = 3.0
 """How far Pillow first reduces by averaging whole blocks; from 3.0 on it says the result is nearly that of a plain resize."""
@@ -32,7 +34,7 @@ class Thumbnail:
 
     Attributes:
         data: the bytes of a file.
-        media_type: "image/webp" or "image/jpeg".
+        media_type: "image/webp" or "image/jpeg"; "image/png" of a tower's square.
         width, height: in pixels, upright.
     """
 
@@ -59,7 +61,7 @@ def make_thumbnail(
         data: the bytes of a file, of any format that is scored.
         longest_px: the longer side is made at most so long; smaller pictures keep their size.
         quality: 1 to 100, of the encoder.
-        kind: "webp", where Pillow was built with it, else "jpeg"; "png" loses nothing.
+        kind: "webp", where Pillow was built with it, else "jpeg".
         max_pixels: pictures with more pixels are refused before they are decoded.
         pixels: in place of all these: the square that goes to a tower by these options, as it is, as PNG.
 
@@ -88,7 +90,11 @@ def _square(data: bytes, pixels: PixelOptions) -> Thumbnail:
 
     from beholder.images.decode import prepare
 
-    return encoded(PillowImage.fromarray(prepare(data, pixels).pixels), quality=100, kind="png")
+    importlib.import_module("PIL.PngImagePlugin")  # else Pillow loads all it has, to find this one
+    buffer = io.BytesIO()
+    square = PillowImage.fromarray(prepare(data, pixels).pixels)
+    square.save(buffer, "PNG")
+    return Thumbnail(buffer.getvalue(), SQUARE_TYPE, square.width, square.height)
 
 
 def check_wish(longest_px: int, quality: int, kind: str) -> None:
@@ -136,10 +142,7 @@ def encoded(image: Image, *, quality: int, kind: ThumbnailKind = "webp") -> Thum
     if kind == "webp" and not features.check("webp"):
         kind = "jpeg"
     buffer = io.BytesIO()
-    if kind == "png":
-        importlib.import_module("PIL.PngImagePlugin")
-        image.save(buffer, "PNG")
-    elif kind == "webp":
+    if kind == "webp":
         importlib.import_module("PIL.WebPImagePlugin")  # else Pillow loads all it has, to find this one
         image.save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT, icc_profile=b"", exif=b"")
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from beholder.images.messages import LENGTH, Reply, pack_reply, unpack_replies
 from beholder.images.picture import PictureError
-from beholder.images.thumbnail import MEDIA_TYPES, Thumbnail, ThumbnailKind
+from beholder.images.thumbnail import MEDIA_TYPES, SQUARE_TYPE, Thumbnail, ThumbnailKind
 
 _RECEIVE_BYTES = 1 << 20
 _LEAST_WAIT_S = 0.001
@@ -76,7 +76,7 @@ def receive_outcome(connection: socket.socket, deadline: float) -> Thumbnail | P
     reply = receive_reply(connection, deadline)
     if reply.reason is not None:
         return PictureError(reply.reason, reply.message)
-    if reply.message not in MEDIA_TYPES.values() or not 0 < reply.num_bytes <= _MOST_THUMBNAIL_BYTES:
+    if reply.message not in (*MEDIA_TYPES.values(), SQUARE_TYPE) or not 0 < reply.num_bytes <= _MOST_THUMBNAIL_BYTES:
         raise Nonsense
     data = _receive(connection, deadline, reply.num_bytes)
     return Thumbnail(data, reply.message, reply.width, reply.height)

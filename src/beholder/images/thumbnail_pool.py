@@ -123,7 +123,7 @@ class ThumbnailPool:
             data: the bytes of a file.
             longest_px: of the longer side, at most.
             quality: 1 to 100.
-            kind: "webp", "jpeg" or "png".
+            kind: "webp" or "jpeg".
             spent_s: seconds of the picture's time that went by with reading it.
             pixels: see `make_thumbnail`.
 
