@@ -32,6 +32,8 @@ _SYSTEM_NAMES = frozenset(
 )  # fmt: skip
 _OLD_BINS = (b"RECYCLER", b"RECYCLED")
 """Of Windows before Vista; in small letters they are words, and may be classes of pictures."""
+_INPUTS_OF_RESULTS = (b".parquet.inputs", b".pq.inputs", b".csv.inputs")
+"""`columns.INPUTS_SUFFIX` behind the suffixes of results."""
 _TRASH = b".trash"
 """`.Trash`, `.Trash-1000`, `.Trashes`, ..."""
 _WILDCARD = re.compile(r"[*?\[]")
@@ -117,8 +119,8 @@ def is_system_name(name: bytes) -> bool:
 
 
 def is_ignored_name(name: bytes) -> bool:
-    """Whether a file or folder of this name is never looked at: hidden (a leading dot), or a system's own."""
-    return name.startswith(b".") or is_system_name(name)
+    """Whether a file or folder of this name is never looked at: hidden (a leading dot), a system's own, or notes of a run."""
+    return name.startswith(b".") or name.endswith(_INPUTS_OF_RESULTS) or is_system_name(name)
 
 
 def forget_listings(path: str) -> None:

@@ -7,9 +7,12 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +26,10 @@ from beholder.images.picture import PictureBlock, PicturePart, PictureRef, Sourc
 
 _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "Last-Modified")
 """What listings of S3, Google, Azure and others call what changes with a file; the first one that is there counts."""
+
+
+_FIRST_LOOKS, _SLOW_LOOK_S, _LOOKING_THREADS = 8, 2e-4, 16
+"""Files that are looked at one by one; a look that takes longer is slow, and the others are shared among so many threads."""
 
 
 def is_result_folder(folder: str) -> bool:
@@ -193,7 +200,7 @@ def part_of_listing(listing: Listing, path: str, name: str, base: str) -> Pictur
 def part_of_files(paths: Sequence[str], path: str, name: str) -> PicturePart:
     """The part of single files and URLs, in the order given; URLs are not asked for, so their sizes and times count as 0."""
     names = pa.array([os.fsencode(file) for file in paths], pa.large_binary())
-    looks = np.array([size_and_time(file) for file in paths], np.int64).reshape(-1, 2)
+    looks = sizes_and_times(paths)
     return part_of_listing(Listing(names, looks[:, 0], looks[:, 1]), path, name, "")
 
 
@@ -206,6 +213,19 @@ def size_and_time(path: str) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
+
+
+def sizes_and_times(paths: Sequence[str]) -> npt.NDArray[np.int64]:
+    """`size_and_time` of each, (N, 2) int64; by several threads where the file system is slow to answer (a network's)."""
+    began = monotonic()
+    found = [size_and_time(path) for path in paths[:_FIRST_LOOKS]]
+    rest = paths[_FIRST_LOOKS:]
+    if monotonic() - began < _SLOW_LOOK_S * len(found) or not rest:
+        found += map(size_and_time, rest)
+    else:
+        with ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="beholder-look") as pool:
+            found += pool.map(size_and_time, rest)
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def prefix_of(folder: str) -> str:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.errors import BeholderError
-from beholder.images.files import size_and_time
+from beholder.images.files import sizes_and_times
 from beholder.images.labels import labels_schema
 from beholder.images.picture import (
     LateLabels,
@@ -298,11 +298,13 @@ class PictureStep:
         if part is None or part.kind != "table" or not has_inputs(shard):
             return True
         paths, states, digests = states_of(shard)
-        for path, (size, stamp), digest in zip(paths, states.tolist(), digests, strict=True):
-            if path is None or not is_local(name := os.fsdecode(path)):
-                continue
-            size_now, stamp_now = size_and_time(name)
-            if size_now != size or (stamp_now != stamp and (digest is None or _digest_of(name) != digest)):
+        names = [(at, os.fsdecode(path)) for at, path in enumerate(paths) if path is not None]
+        local = [(at, name) for at, name in names if is_local(name)]
+        now = sizes_and_times([name for _, name in local])
+        for (at, name), (size, stamp) in zip(local, now.tolist(), strict=True):
+            if size != states[at, 0]:
+                return False
+            if stamp != states[at, 1] and (digests[at] is None or _digest_of(name) != digests[at]):
                 return False
         return True
 
@@ -405,8 +407,9 @@ class PictureStep:
         if part.kind in ("files", "table"):
             states = block.states
             if states is None:  # (a list has been read, not the files in it)
-                looks = [(0, 0) if ref.path is None else size_and_time(ref.path) for ref in block.refs]
-                states = np.array(looks, np.int64).reshape(-1, 2)
+                states = np.zeros((len(block.refs), 2), np.int64)
+                named = [at for at, ref in enumerate(block.refs) if ref.path is not None]
+                states[named] = sizes_and_times([block.refs[at].path or "" for at in named])
             return [None if ref.path is None else os.fsencode(ref.path) for ref in block.refs], states
         name = part.name
         paths = [packed_path(name, shard.start + first + at) for at in range(len(block.refs))]

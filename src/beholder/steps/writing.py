@@ -382,17 +382,17 @@ class PictureProduct:
         assert self._keep is not None
         place = folder / self._keep_folder
         written = write_shard(place, index, shard.name, embeddings, labels, self._keep, self._stamp, are_ready=True)
-        if self._keep_folder and written and not _is_whole(place / columns.STAMP_FILE):
+        if self._keep_folder and written and not self._is_stamped(place / columns.STAMP_FILE):
             write_bytes(str(place / columns.STAMP_FILE), files.record_bytes(self._stamp))
         return {str(Path(self._keep_folder) / name): size for name, size in written.items()}
 
-
-def _is_whole(stamp: Path) -> bool:
-    """Whether a stamp is there that can be read."""
-    try:
-        return stamp.is_file() and bool(records.read(str(stamp)))
-    except records.DamagedRecordError:
-        return False
+    def _is_stamped(self, stamp: Path) -> bool:
+        """Whether a stamp is there that can be read and tells of the present sources."""
+        try:
+            found = records.read(str(stamp)) if stamp.is_file() else {}
+        except records.DamagedRecordError:
+            return False
+        return bool(found) and found.get(columns.PICTURES) == self._stamp.get(columns.PICTURES)
 
 
 def trait_words(traits: Trait) -> list[str]:
