@@ -155,6 +155,10 @@ TORCH: dict[str, tuple[nn.Module, Callable[[Path], Path], dict[str, Any]]] = {
     "safetensors": (PLAIN, through_safetensors(state(PLAIN, "head.")), {}),
     "safetensors bfloat16": (HALF, through_safetensors(state(HALF)), {}),
     "safetensors deep": (DEEP, through_safetensors(state(DEEP)), RELU),
+    "names of scikit-learn": (
+        PLAIN[0], through_torch({"coef_": PLAIN[0].weight.data[0].clone(), "intercept_": PLAIN[0].bias.data.clone()}), {}
+    ),
+    "short names": (PLAIN[0], through_safetensors({"w": PLAIN[0].weight.data.clone(), "b": PLAIN[0].bias.data.clone()}), {}),
     "float64": (PLAIN, through_torch({name: value.double() for name, value in state(PLAIN).items()}), {}),
     "called linear": (PLAIN[0], through_torch(state(PLAIN[0], "linear.")), {"input_scale": 1}),
 }  # fmt: skip
@@ -318,6 +322,19 @@ def test_tensors_that_are_no_head_are_named(kind: str, tmp_path: Path) -> None:
     assert re.search(words, refusal(through_safetensors(tensors)(tmp_path)))
 
 
+def test_what_is_no_state_dict_is_told_how_to_save_one(tmp_path: Path) -> None:
+    for content, words in (
+        ([state(PLAIN)], "holds a list, not a state dict"),
+        (
+            {**state(PLAIN[0]), "dim": D, "tag": "x"},
+            "it holds bias, dim, tag, weight, and dim, tag are no tensor; save a state",
+        ),
+    ):
+        text = refusal(through_torch(content)(tmp_path))
+        assert words in text
+        assert "torch.save(model.state_dict(), 'head.pt')" in text
+
+
 def test_several_sets_of_weights_are_not_chosen_from(tmp_path: Path) -> None:
     text = refusal(through_torch({"model": state(PLAIN), "ema": state(PLAIN)})(tmp_path))
     assert "several sets of weights (model, ema)" in text
@@ -403,7 +420,7 @@ def test_the_recipe_of_the_message_works(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
-    "25 numbers": ({"": np.ones(25)}, "25 numbers may be 25 weights, or 24 and the bias; numpy.savez"),
+    "25 numbers": ({"": np.ones(25)}, "25 numbers may be 25 weights, or 24 and the bias; say which: numpy.savez"),
     "a table": ({"": np.ones((3, 64))}, r"shape \(3, 64\)"),
     "whole numbers": ({"": np.ones(64, int)}, "int64, not floating-point"),
     "scaler": ({"coef_": np.ones(64), "intercept_": 1.0, "mean_": np.ones(64)}, "mean_ is no linear layer's"),

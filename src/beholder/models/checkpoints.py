@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -51,12 +51,13 @@ _LAYER = re.compile(r"(?P<prefix>(?:.*\.)?)(?P<part>weight|bias)")
 _NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)\.")
 _OTHER_NAMES = {"coef_": "weight", "coef": "weight", "weights": "weight", "w": "weight",
                 "intercept_": "bias", "intercept": "bias", "b": "bias"}  # fmt: skip
-"""What scikit-learn and people call the arrays of an `.npz`."""
+"""What scikit-learn and people call the numbers of a layer."""
 _TEXTS = ("name", "backbone", "activation")
 """Arrays of text that an `.npz` may hold beside the numbers."""
 _SIZES_OF = 64
 """Published embeddings have a multiple of 64 numbers (512, 640, 768, 1024, 1152, ...): so D and D + 1 numbers differ."""
 _OWN_LAYERS = "keep the head's own: torch.save({k: v for k, v in state.items() if k.startswith('head.')}, 'head.pt')"
+_AS_STATE_DICT = "torch.save(model.state_dict(), 'head.pt')"
 _AS_NPZ = "numpy.savez('head.npz', weight=w, bias=b) makes a file that tells"
 _FROM_SKLEARN = (
     'python -c "import joblib, numpy; m = joblib.load({old!r}); numpy.savez({new!r}, coef_=m.coef_, intercept_=m.intercept_)"'
@@ -187,6 +188,7 @@ def read_head_file(path: Path, told: Told = NOTHING_TOLD) -> HeadFile:
     tensors = _load_pickled(path)
     if "" in tensors:
         return _of_arrays({"": _as_float64(tensors[""], "", path)}, {}, told, str(path))
+    tensors = {usual: tensors[name] for usual, name in _usual_names(tensors, str(path)).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     layout = _recognised(shapes, {}, told, str(path))
     return _assembled(
@@ -196,9 +198,15 @@ def read_head_file(path: Path, told: Told = NOTHING_TOLD) -> HeadFile:
 
 def read_tensor_head(file: TensorFile, told: Told = NOTHING_TOLD) -> HeadFile:
     """Read the head out of an opened safetensors file, local or remote; only the head's own tensors are fetched."""
-    layout = _recognised(file.shapes, file.metadata, told, file.path)
+    names = _usual_names(file.shapes, file.path)
+    layout = _recognised({usual: file.shapes[name] for usual, name in names.items()}, file.metadata, told, file.path)
     metadata = file.metadata if layout.word == HEAD_FORMAT else {}
-    return _assembled(layout, file.read, metadata, file.path, file.tensors)
+
+    def read(wanted: list[str]) -> Arrays:
+        found = file.read([names[usual] for usual in wanted])
+        return {usual: found[names[usual]] for usual in wanted}
+
+    return _assembled(layout, read, metadata, file.path, names)
 
 
 def pack_head(head: HeadFile) -> bytes:
@@ -258,7 +266,8 @@ def _load_pickled(path: Path) -> dict[str, Any]:
     if isinstance(found, torch.Tensor):
         return {"": found}
     if not isinstance(found, Mapping):
-        raise HeadError(f"{path} holds a {type(found).__name__}, not a state dict of named tensors")
+        what = type(found).__name__
+        raise HeadError(f"{path} holds a {what}, not a state dict of named tensors; save that: {_AS_STATE_DICT}")
     if _is_state_dict(found):
         return dict(found)
     inside = _state_dicts_in(found)
@@ -269,7 +278,12 @@ def _load_pickled(path: Path) -> dict[str, Any]:
             f"torch.save(torch.load({path.name!r})[{first!r}], 'head.pt')"
         )
     if not inside:
-        raise HeadError(f"{path} is no head that beholder knows: it holds {_listed([name_of(name) for name in found])}")
+        strange = [name_of(name) for name, value in found.items() if not isinstance(value, torch.Tensor)]
+        raise HeadError(
+            f"{path} is no head that beholder knows: it holds {_listed([name_of(name) for name in found])}"
+            + (f", and {_listed(strange)} {_is(strange)} no tensor" if strange else "")
+            + f"; save a state dict alone: {_AS_STATE_DICT}"
+        )
     return dict(inside[0][1])
 
 
@@ -305,14 +319,19 @@ def _of_archive(arrays: Mapping[str, npt.NDArray[Any]], told: Told, where: str) 
     numbers = {name: array for name, array in arrays.items() if name not in texts}
     if list(numbers) == ["arr_0"]:
         return _of_arrays({"": numbers["arr_0"]}, texts, told, where)
-    named: dict[str, npt.NDArray[Any]] = {}
-    for name, array in numbers.items():
+    return _of_arrays({usual: numbers[name] for usual, name in _usual_names(numbers, where).items()}, texts, told, where)
+
+
+def _usual_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """The name that torch has for each tensor -> its own. Raises HeadError where two have the same."""
+    found: dict[str, str] = {}
+    for name in names:
         prefix, dot, last = name.rpartition(".")
         usual = prefix + dot + _OTHER_NAMES.get(last, last)
-        if usual in named:
-            raise HeadError(f"{where} holds {usual} twice, as {name} too; keep one of them")
-        named[usual] = array
-    return _of_arrays(named, texts, told, where)
+        if usual in found:
+            raise HeadError(f"{where} holds {usual} twice, as {found[usual]} and as {name}; keep one of them")
+        found[usual] = name
+    return found
 
 
 def _is_text(array: npt.NDArray[Any]) -> bool:
@@ -362,12 +381,16 @@ def _weight_and_bias(numbers: npt.NDArray[np.float64], where: str) -> Arrays:
         return {"weight": flat[np.newaxis, :-1], "bias": flat[-1:]}
     raise HeadError(
         f"{where} is no head that beholder knows: its {count} numbers may be {count} weights, or {count - 1} and the bias; "
-        f"{_AS_NPZ}"
+        "say which: numpy.savez('head.npz', weight=w, bias=0.0), or weight=w[:-1], bias=w[-1]"
     )
 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "nothing"
+
+
+def _is(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _as_float64(tensor: Any, name: str, path: Path) -> npt.NDArray[np.float64]:
@@ -472,7 +495,7 @@ def _linear_layers(shapes: Shapes, told: Told, where: str) -> _Layout:
     if strange or not layers:
         raise HeadError(
             f"{where} is no head that beholder knows: its tensors are {_listed(list(shapes))}, "
-            f"and {_listed(strange)} {'is' if len(strange) == 1 else 'are'} no linear layer's; {_OWN_LAYERS}"
+            f"and {_listed(strange)} {_is(strange)} no linear layer's; {_OWN_LAYERS}"
         )
     sizes = {prefix: _sizes(shapes[f"{prefix}weight"]) for prefix in layers}
     prefixes = _in_order(list(layers), sizes, where)
