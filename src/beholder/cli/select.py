@@ -130,9 +130,9 @@ select = command(
     sources="What `beholder score` wrote, or any Parquet or CSV file with a column of scores; a folder or glob of them.",
     description="""Choose which pictures stay: by score, rank, share, group, any SQL condition, near-duplicates, bytes.
 
-    Each rule works on what the ones before it left: no score, --exclude, --marks, --where, --min-score, --max-score,
-    --quantile, --dedup-against, --dedup, --balance, --top, --top-share, --sample, --budget. Ties are broken by sample, so
-    the same call gives the same rows.
+    Each rule works on what the ones before it left: --repeated, no score, --exclude, --marks, --where, --min-score,
+    --max-score, --quantile, --dedup-against, --dedup, --balance, --top, --top-share, --sample, --budget. Ties are broken by
+    sample, so the same call gives the same rows.
     """,
     examples=EXAMPLES,
     extra=OUTPUT_FLAGS,

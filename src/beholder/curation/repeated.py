@@ -9,20 +9,17 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beholder.curation.selecting.names import Names
 from beholder.curation.selecting.reading import RowReader
 from beholder.errors import InputError
 from beholder.kernels.texts import name_hashes
 from beholder.options import ALL, KEEP_FIRST, REFUSE, REPEATED
-from beholder.scores.arrow_types import empty_table
 from beholder.scores.score_set import ScoreSet, open_scores
 
 Rows = npt.NDArray[np.uint32]
@@ -46,8 +43,8 @@ def open_each_once(
 
     Args:
         source: as `open_scores` takes it.
-        repeated: "keep-first": of rows of one sample the first stays, and a note of the set says how many went (the rows
-            that stay are copied to a temporary file); "refuse": InputError where a sample is named twice; "all": as it is.
+        repeated: "keep-first": of rows of one sample the first stays, the others are left out (`ScoreSet.left_out`), and a note
+            of the set says how many; "refuse": InputError where a sample is named twice; "all": as it is.
         score_column: as `open_scores` takes it.
         sample_column: the same.
         num_threads: threads that read.
@@ -68,9 +65,8 @@ def open_each_once(
         told = f"{rows} of {scores.source} {name_again} a sample that came before (the first: {name!r})"
         if repeated == REFUSE:
             raise InputError(f"{told}; leave files out, or keep the first row of each with --repeated keep-first")
-        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="beholder-scores-")))
         note = f"{told}; the first row of each sample is kept (--repeated)"
-        yield replace(_without(scores, again, folder / "scores.parquet"), notes=(*scores.notes, note))
+        yield replace(scores, left_out=again, notes=(*scores.notes, note))
 
 
 def repeated_rows(scores: ScoreSet, num_threads: int = 1, *, sorted_at_once: int = _SORTED_AT_ONCE) -> Rows:
@@ -138,35 +134,3 @@ def _in(part: Hashes, among: Hashes) -> npt.NDArray[np.bool_]:
     at = np.searchsorted(among, part)
     at[at == len(among)] = 0
     return np.asarray(among[at] == part)
-
-
-def _without(scores: ScoreSet, rows: Rows, target: Path) -> ScoreSet:
-    """The set without these ascending rows; the others are written to one file, a table stays in memory."""
-    schema = scores.schema.remove_metadata()
-    at = 0
-    with contextlib.ExitStack() as opened:
-        writer = None if scores.table is not None else opened.enter_context(pq.ParquetWriter(target, schema))
-        pieces = [empty_table(schema)]
-        for table in scores.batches(scores.schema.names, num_rows=122_880):
-            mask = np.ones(table.num_rows, np.bool_)
-            low, high = np.searchsorted(rows, np.array([at, at + table.num_rows], np.uint32))
-            mask[rows[low:high].astype(np.int64) - at] = False
-            at += table.num_rows
-            left = _named(table, scores, at - table.num_rows).filter(pa.array(mask))
-            if writer is not None:
-                writer.write_table(left)
-            else:
-                pieces.append(left)
-    counts = (scores.num_rows - len(rows),)
-    if scores.table is not None:
-        return replace(scores, table=pa.concat_tables(pieces), row_counts=counts)
-    return replace(scores, files=(target,), row_counts=counts)
-
-
-def _named(table: pa.Table, scores: ScoreSet, first: int) -> pa.Table:
-    """The rows, those without a name called by the number that they have in the whole set."""
-    column = table.column(scores.sample_column)
-    if not column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return table
-    at = table.column_names.index(scores.sample_column)
-    return table.set_column(at, table.schema.field(at), scores.names_in(column, first).cast(column.type))

@@ -79,7 +79,9 @@ def gather(scores: ScoreSet, options: ReportOptions, scratch: Path, say: Say) ->
         clear_errors(f"{scores.source} cannot be read"),
     ):
         scores.register(connection, VIEW)
-        groups = read_groups(connection, options.groups, _NUM_GROUPS, scratch) if options.groups is not None else None
+        groups = None
+        if options.groups is not None:
+            groups = read_groups(connection, options.groups, _NUM_GROUPS, scratch, by_name=len(scores.left_out) > 0)
         heads = [_head(index, scores, options, decisions, say) for index in range(len(scores.score_columns))]
         border = choices.border_rows(connection, decisions, NUM_BORDER) if decisions is not None else None
         if border is not None and any(len(rows) for rows in border):

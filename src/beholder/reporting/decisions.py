@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from beholder import columns, storage
 from beholder.curation.database import all_rows
@@ -91,13 +92,17 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
                 f"{source} has no column {missing[0]!r}; --selection takes what `beholder select --decisions` wrote"
             )
         _check_types(schema, source)
-        if num_rows != scores.num_rows:
+        of_all = len(scores.left_out) > 0 and num_rows == scores.num_rows + len(scores.left_out)
+        if num_rows != scores.num_rows and not of_all:
             if num_rows < scores.num_rows and pc.all(file.read([KEPT]).column(0).cast(pa.bool_())).as_py():
                 raise _is_a_list(source)
             raise InputError(
                 f"{source} decides about {num_rows:,} rows, the scores have {scores.num_rows:,}; it is of another score set"
             )
-        kept, dropped = np.empty(num_rows, bool), dict[str, int]()
+    if of_all:  # rows that name a sample again are in no count of the report
+        path = _without(path, scores.left_out, scratch / "decisions-once.parquet")
+    with storage.open_parquet(str(path)) as file:
+        kept, dropped = np.empty(scores.num_rows, bool), dict[str, int]()
         present = [name for name in (KEPT, DROPPED_BY) if name in schema.names]
         at = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=present):
@@ -113,6 +118,22 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
     order = {step.word: place for place, step in enumerate(funnel)}
     ordered = dict(sorted(dropped.items(), key=lambda item: (order.get(item[0], len(order)), -item[1])))
     return Decisions(source, path, kept, ordered, funnel, _threshold(record, funnel), _score(record))
+
+
+def _without(path: Path, rows: npt.NDArray[np.uint32], target: Path) -> Path:
+    """Decisions but those about these ascending rows, in a file of their own."""
+    at = 0
+    with storage.open_parquet(str(path)) as file:
+        names = [name for name in (columns.SAMPLE, KEPT, RANK, DROPPED_BY) if name in file.schema_arrow.names]
+        schema = pa.schema([file.schema_arrow.field(name) for name in names])
+        with pq.ParquetWriter(target, schema) as writer:
+            for batch in file.iter_batches(batch_size=_BATCH, columns=names):
+                mask = np.ones(len(batch), np.bool_)
+                low, high = np.searchsorted(rows, np.array([at, at + len(batch)], np.uint32))
+                mask[rows[low:high] - np.uint32(at)] = False
+                writer.write_table(pa.table(batch.filter(pa.array(mask))).select(names).cast(schema))
+                at += len(batch)
+    return target
 
 
 def _is_a_list(source: str) -> InputError:

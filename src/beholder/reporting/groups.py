@@ -57,12 +57,18 @@ class Groups:
         return [member.row for group in self.shown for member in group.members if member.row is not None]
 
 
-def read_groups(connection: duckdb.DuckDBPyConnection, source: str, num_groups: int, scratch: Path) -> Groups:
-    """Read the largest groups. Raises InputError."""
+def read_groups(
+    connection: duckdb.DuckDBPyConnection, source: str, num_groups: int, scratch: Path, *, by_name: bool = False
+) -> Groups:
+    """Read the largest groups. Raises InputError.
+
+    by_name: whether members are found by their names alone, as in a set that leaves rows out: `row` counts those as well.
+    """
     import duckdb
 
     file = open_groups(source, scratch)
-    table, kept, similarity, row = file.table, file.kept, file.similarity, file.row
+    table, kept, similarity = file.table, file.kept, file.similarity
+    row = "CAST(NULL AS BIGINT)" if by_name else file.row
     order = "stays DESC, alike DESC NULLS LAST, name"
     try:
         counted = first_row(

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ROW = "beholder_row"
 """Column of `ScoreSet.register`'s view: the row's place in the set, from 0."""
 
+_SPAN = 256
+"""Rows that are looked up together among those left out: more would be slow where every other row is."""
 _PATTERN = re.compile(r"([*?\[])")
 
 _DUCKDB_NAMES = {"file_index", "file_row_number", ROW}
@@ -64,6 +66,8 @@ class ScoreSet:
         embeddings: where the embeddings of these rows were kept, or None.
         untyped: columns that come from a CSV: text, exactly as it stands there, which may be meant as numbers.
         notes: lines about the set that should be told.
+        left_out: (K,) uint32, ascending places in the files of rows that are not of the set: nothing reads them, and the rows
+            behind them move up.
     """
 
     source: str
@@ -79,11 +83,16 @@ class ScoreSet:
     embeddings: str | None = None
     untyped: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    left_out: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32), compare=False)
 
     @property
     def num_rows(self) -> int:
-        """Rows of all files."""
-        return sum(self.row_counts)
+        """Rows of all files, but those left out."""
+        return sum(self.row_counts) - len(self.left_out)
+
+    def whole(self) -> ScoreSet:
+        """The same set with the rows that are left out."""
+        return replace(self, left_out=np.empty(0, np.uint32)) if len(self.left_out) else self
 
     @property
     def metadata_columns(self) -> list[str]:
@@ -95,6 +104,33 @@ class ScoreSet:
 
         A file that lacks a column gives nulls. Types are those of `schema`.
         """
+        batches = self._all_batches(names, num_rows)
+        if not len(self.left_out):
+            yield from batches
+            return
+        at = 0
+        for table in batches:
+            edges = np.array([at, at + table.num_rows], np.uint32)  # of another type, numpy would convert all rows at each call
+            low, high = np.searchsorted(self.left_out, edges)
+            mask = np.ones(table.num_rows, np.bool_)
+            mask[self.left_out[low:high] - np.uint32(at)] = False
+            yield self._named(table, at).filter(pa.array(mask))
+            at += table.num_rows
+
+    def _named(self, table: pa.Table, first: int) -> pa.Table:
+        """Rows of the files from `first` on, where names are texts with those that are missing."""
+        if self.sample_column not in table.column_names or not self._has_texts_for_names:
+            return table
+        column, at = table.column(self.sample_column), table.column_names.index(self.sample_column)
+        return table.set_column(at, table.schema.field(at), self.names_in(column, first).cast(column.type))
+
+    @property
+    def _has_texts_for_names(self) -> bool:
+        kind = self.schema.field(self.sample_column).type
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+    def _all_batches(self, names: Sequence[str], num_rows: int) -> Iterator[pa.Table]:
+        """`batches` with the rows that are left out."""
         wanted = pa.schema([self.schema.field(name) for name in names])
         if self.table is not None:
             for start in range(0, self.table.num_rows, num_rows):
@@ -122,7 +158,7 @@ class ScoreSet:
         return found
 
     def samples(self) -> Iterator[pa.ChunkedArray]:
-        """Names of the rows in order, as large strings; a row without a name is called after its number, `#17`."""
+        """Names of the rows in order, as large strings; a row without a name is called after its place, `#17`."""
         at = 0
         for batch in self.batches([self.sample_column]):
             yield self.names_in(batch.column(0), at)
@@ -146,6 +182,25 @@ class ScoreSet:
 
         Reading by DuckDB is out of core; rows may come in any order, so put results in order by ROW.
         """
+        if not len(self.left_out):
+            self._register_all(connection, view)
+            return
+        self._register_all(connection, f"{view}_all")
+        connection.register(f"{view}_given", _stretches(self.left_out, sum(self.row_counts)))
+        connection.execute(
+            f"CREATE TABLE {view}_stretches AS FROM {view}_given"
+        )  # of known size: the join reads it, not the set, first
+        connection.unregister(f"{view}_given")
+        changed = [f"a.{ROW} - s.num_before AS {ROW}"]
+        if self._has_texts_for_names:
+            changed.append(f"coalesce(a.{columns.SAMPLE}, '#' || a.{ROW}) AS {columns.SAMPLE}")
+        connection.execute(
+            f"CREATE VIEW {view} AS SELECT a.* REPLACE ({', '.join(changed)}) FROM {view}_all AS a JOIN {view}_stretches AS s "
+            f"ON a.{ROW} // {_SPAN} = s.span AND a.{ROW} >= s.start AND a.{ROW} < s.stop"
+        )
+
+    def _register_all(self, connection: duckdb.DuckDBPyConnection, view: str) -> None:
+        """`register` with the rows that are left out."""
         renamed = [] if self.sample_column == columns.SAMPLE else [f"{quoted(self.sample_column)} AS {columns.SAMPLE}"]
         if self.table is not None:
             numbered = self.table.append_column(ROW, pa.array(np.arange(self.table.num_rows, dtype=np.int64)))
@@ -156,6 +211,23 @@ class ScoreSet:
         row = f"file_row_number + ([{', '.join(map(str, starts))}]::BIGINT[])[file_index::BIGINT + 1] AS {ROW}"
         names = ", ".join(["*", *renamed, row])
         connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {parquet_of(self.files, 'union_by_name')}")
+
+
+def _stretches(left_out: npt.NDArray[np.uint32], num_rows: int) -> pa.Table:
+    """Rows [start, stop) that are not left out, with how many are left out before them, for each span that they reach into.
+
+    The span is what DuckDB joins rows and stretches by.
+    """
+    starts = np.concatenate([[0], left_out.astype(np.int64) + 1])
+    stops = np.concatenate([left_out.astype(np.int64), [num_rows]])
+    before = np.arange(len(starts))
+    some = starts < stops
+    starts, stops, before = starts[some], stops[some], before[some]
+    first = starts // _SPAN
+    counts = (stops - 1) // _SPAN - first + 1
+    which = np.repeat(np.arange(len(starts)), counts)
+    spans = first[which] + np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return pa.table({"span": spans, "start": starts[which], "stop": stops[which], "num_before": before[which]})
 
 
 def as_score(threshold: float) -> np.float32:

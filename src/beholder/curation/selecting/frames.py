@@ -108,7 +108,7 @@ class FrameSelection:
 
     @property
     def rank(self) -> npt.NDArray[np.uint32]:
-        """(N,) uint32, 1 for the best row of all, 0 for rows without a score."""
+        """(N,) uint32, 1 for the best row of all, 0 for rows without a score and those that name a sample again."""
         return self.selection.rank
 
     @property

@@ -56,6 +56,8 @@ class RowReader:
     def __init__(
         self, scores: ScoreSet, joined: Path | None = None, *, untyped: Collection[str] = (), num_threads: int = 1
     ) -> None:
+        if len(scores.left_out):
+            raise ValueError("rows are read of a whole set")
         self.scores = scores
         self.num_rows = scores.num_rows
         self.num_threads = num_threads

@@ -23,7 +23,7 @@ from beholder.curation.selecting.names import Names
 from beholder.curation.selecting.options import BYTES, EXACT_BYTES, OLDEST, PIXELS, SCORE, SelectRules
 from beholder.curation.selecting.ranking import Ranking
 from beholder.curation.selecting.reading import RowReader
-from beholder.curation.selecting.sieve import Sieve
+from beholder.curation.selecting.sieve import NUMBER, Sieve
 from beholder.curation.selecting.values import Values, read_values
 from beholder.curation.untyped import Untyped
 from beholder.errors import InputError
@@ -42,10 +42,15 @@ class Rows:
     """A score set while a selection is made of it: its reader, names, database, groups.
 
     Closing it frees the scratch folder; the score set is its opener's.
+
+    Attributes:
+        scores: the whole set.
+        repeated: (K,) uint32, the rows of it that the opened set leaves out, ascending: they name a sample again.
     """
 
     def __init__(self, scores: ScoreSet, rules: SelectRules, on_rows: OnRows | None = None) -> None:
-        self.scores, self.rules = scores, rules
+        self.scores, self.rules, self.repeated = scores.whole(), rules, scores.left_out
+        scores = self.scores
         self._on_rows = on_rows
         self._done: dict[str, int] = {}
         self._stack = ExitStack()
@@ -130,7 +135,7 @@ class Judge:
             raise InputError(f"{self.scores.source} has more than {ordering.MOST_ROWS:,} rows; select from parts of it")
         self._check_files()
         rows.stage("scores")
-        self.values: Values = read_values(self.scores, rows.reader, self.rules)
+        self.values: Values = read_values(self.scores, rows.reader, self.rules, rows.repeated)
         self.sieve = Sieve(Ranking(self.values.rank_keys, rows.names, self.rules.threads), self.rules.threads)
         self.thresholds: dict[str, float | None] = {}
         self.groups: pa.Table | None = None
@@ -147,6 +152,8 @@ class Judge:
     def judge(self) -> None:
         """Apply every rule that was asked for, in order."""
         rules, sieve = self.rules, self.sieve
+        if len(self.rows.repeated):
+            sieve.note("repeated", "each sample once", sieve.drop_rows("repeated", self.rows.repeated))
         marked_drop = self._read_marks()
         missing = sieve.drop_outside("no_score", self.values.rank_keys)
         if missing:
@@ -416,7 +423,8 @@ class Judge:
         from beholder.curation.clusters import cluster_rows
         from beholder.curation.vectors import load_vectors
 
-        vectors = load_vectors(self.scores, self._embeddings("--clusters"), scratch=self.rows.scratch)
+        once = np.flatnonzero(self.sieve.dropped != NUMBER["repeated"]) if len(self.rows.repeated) else None
+        vectors = load_vectors(self.scores, self._embeddings("--clusters"), scratch=self.rows.scratch, rows=once)
         codes = cluster_rows(vectors, self.rules.clusters, num_threads=self.rules.threads)
         codes[codes < 0] = self.rules.clusters
         values: list[Any] = [*range(self.rules.clusters), None]

@@ -26,14 +26,16 @@ __all__ = ["RULES", "SelectRules", "Selection", "Step", "select_rows"]
 
 
 class Selection:
-    """What became of each of N rows. It can make tables as long as the score set is open; `close` frees its scratch folder.
+    """What became of each of N rows, those that name a sample again among them.
+
+    It can make tables as long as the score set is open; `close` frees its scratch folder.
 
     Where `top` keeps few rows of what near-duplicates leave, these are looked for only as far down the ranking as that
     takes. `dropped_by`, `funnel`, `thresholds`, `groups` and `decisions` are about all rows; where they are asked for,
     all rows are compared after all.
 
     Attributes:
-        scores: the rows.
+        scores: all the rows.
         rules: what was asked for.
         done_steps: what each rule did so far, in order.
         notes: lines worth telling.
@@ -111,7 +113,7 @@ class Selection:
 
     @cached_property
     def rank(self) -> npt.NDArray[np.uint32]:
-        """(N,) 1 for the best of all rows that have a ranking value, 0 for those without one."""
+        """(N,) 1 for the best of all rows that have a ranking value, 0 for those without one and those that are repeated."""
         self._judge.rows.stage("ranks")
         return self._judge.sieve.ranking.ranks()
 
@@ -201,7 +203,7 @@ def select_rows(
     """Apply rules to an open score set.
 
     Args:
-        scores: the set; it has to stay open while tables are made of the selection.
+        scores: the set; it has to stay open while tables are made of the selection. Rows that it leaves out are dropped first.
         rules: what stays.
         on_rows: told what is read, how many rows of it are done, and how many there are.
         owned: what to close with the selection.

@@ -20,8 +20,8 @@ Rows = npt.NDArray[np.uint32]
 Bytes = npt.NDArray[np.uint8]
 
 RULES = (
-    "", "no_score", "excluded", "marked", "where", "min_score", "max_score", "quantile", "near_reference", "duplicate",
-    "balance", "top", "top_share", "sample", "no_size", "budget",
+    "", "repeated", "no_score", "excluded", "marked", "where", "min_score", "max_score", "quantile", "near_reference",
+    "duplicate", "balance", "top", "top_share", "sample", "no_size", "budget",
 )  # fmt: skip
 """The words of the column `dropped_by`, in the order in which the rules work; the empty one is for rows that stay."""
 

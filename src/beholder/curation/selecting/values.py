@@ -30,7 +30,7 @@ class Values:
     Attributes:
         score: the column that thresholds go by, or None.
         score_keys: (N,) its keys (`ordering.ordered_keys`); None when there is no such column or nothing needs it.
-        rank_keys: (N,) keys of the ranking value; the same array when that is the score.
+        rank_keys: (N,) keys of the ranking value; the same array when that is the score and every row counts.
         expression: what the ranking value is made of, or None: the score.
         levels: (L,) float64, ascending: the ranking values behind rank_keys 1 ... L, where there is an expression.
     """
@@ -106,29 +106,44 @@ def choose_columns(scores: ScoreSet, reader: RowReader, rules: SelectRules) -> t
     return score, expression
 
 
-def read_values(scores: ScoreSet, reader: RowReader, rules: SelectRules) -> Values:
-    """Read what rows are compared by. Raises InputError."""
+def read_values(
+    scores: ScoreSet, reader: RowReader, rules: SelectRules, without: npt.NDArray[np.uint32] | None = None
+) -> Values:
+    """Read what rows are compared by; the rows `without` get no ranking value and count in none. Raises InputError."""
+    without = np.empty(0, np.uint32) if without is None else without
     score, expression = choose_columns(scores, reader, rules)
     keys: Keys | None = None
     if expression is None:
         assert score is not None
         keys = ordering.ordered_keys(reader.floats(score), rules.threads)
-        return Values(score, keys, keys)
+        return Values(score, keys, _without(keys, without))
     by_score = (rules.min_score, rules.max_score, rules.quantile)
     buckets = "score_bucket" in (rules.per, rules.balance)
-    rank_keys, levels = _combined(expression, reader, rules.threads)
+    rank_keys, levels = _combined(expression, reader, rules.threads, without)
     if score is not None and (buckets or any(value is not None for value in by_score)):
         keys = ordering.ordered_keys(reader.floats(score), rules.threads)
     return Values(score, keys, rank_keys, expression, levels)
 
 
-def _combined(expression: Expression, reader: RowReader, num_threads: int) -> tuple[Keys, npt.NDArray[np.float64]]:
+def _without(keys: Keys, rows: npt.NDArray[np.uint32]) -> Keys:
+    """The keys, those of these rows 0; the same array where there are none."""
+    if not len(rows):
+        return keys
+    found = keys.copy()
+    found[rows] = 0
+    return found
+
+
+def _combined(
+    expression: Expression, reader: RowReader, num_threads: int, without: npt.NDArray[np.uint32]
+) -> tuple[Keys, npt.NDArray[np.float64]]:
     """Keys of an expression over percentiles: 1 ... L, the place of the value among all L values; and those values."""
     doubled: dict[str, tuple[npt.NDArray[np.uint32], int]] = {}
     for name in expression.names:
         if reader.num_rows >= 1 << 31:
             raise InputError(f"--rank-by works for up to {1 << 31:,} rows")
-        doubled[name] = _doubled_ranks(*_double_keys(reader, name), num_threads)
+        keys, wide = _double_keys(reader, name)
+        doubled[name] = _doubled_ranks(_without(keys, without), wide, num_threads)
     value = np.empty(reader.num_rows, np.float64)
     for start in range(0, reader.num_rows, _BLOCK):
         part = slice(start, min(start + _BLOCK, reader.num_rows))
