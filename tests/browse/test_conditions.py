@@ -244,3 +244,19 @@ def test_a_filter_that_says_nothing_is_refused() -> None:
     for clicked in ({"kind": "range"}, {"kind": "contains"}, {"kind": "in"}, {"kind": "else"}):
         with pytest.raises(InputError, match="says nothing"):
             condition_of("width", **clicked)
+
+
+def test_what_a_csv_holds_is_known_however_short_the_time_for_a_condition(tmp_path: Path) -> None:
+    """The page asks for it when it opens: it is looked for once, and no time limit of a condition ends that."""
+    lines = [f"{i}.jpg,{i / 10},{i},{i:04d},{i % 2 == 0},x{i}" for i in range(3000)]
+    (tmp_path / "s.csv").write_text("\n".join(["sample,aesthetic_score,n,code,even,words", *lines]) + "\n")
+    with open_scores(str(tmp_path / "s.csv")) as scores:
+        store = RowStore(scores, tmp_path)
+    with contextlib.closing(Conditions(store, tmp_path, threads=2, time_limit_s=0.0)) as found:
+        known = {name: (form.kind, form.is_plain) for name, form in found.forms.items()}
+        assert known == {"n": ("BIGINT", True), "code": ("BIGINT", False), "even": ("BOOLEAN", True)}
+        with pytest.raises(InputError, match="longer than 0 s"):
+            found.matching(["n > 5"])
+    with contextlib.closing(Conditions(store, tmp_path, threads=2)) as found:
+        assert found.range_of("n") == (0, 2999)
+        assert found.matching(["n >= 2990 AND even AND code <> '2992'"]).nonzero()[0].tolist() == [2990, 2994, 2996, 2998]

@@ -69,9 +69,10 @@ class _Database:
 
     def __init__(self, config: dict[str, Any]) -> None:
         from beholder.curation.database import check_expression, connect
-        from beholder.curation.untyped import Untyped
+        from beholder.curation.untyped import Form, Untyped
 
-        self._untyped = Untyped(config["untyped"])
+        forms = {name: Form(**form) for name, form in config["forms"].items()}
+        self._untyped = Untyped(config["untyped"], forms)
         self._table = _mapped(config["rows"], config["sample_column"])
         scratch = Path(config["scratch"])
         shutil.rmtree(scratch, ignore_errors=True)  # of a process before this one, which was killed
@@ -132,16 +133,6 @@ class _Database:
         found = self._columns(query, named)
         pairs = zip(found["value"], found["count"], strict=True)
         return {"values": [{"value": as_json(_plain(value)), "count": int(count)} for value, count in pairs]}, None
-
-    def _forms(self, named: str) -> tuple[dict[str, Any], None]:
-        """What the columns without a type hold."""
-        from dataclasses import asdict
-
-        from beholder.curation.database import clear_errors
-
-        with clear_errors(named):
-            found = self._untyped.forms(self._connection, VIEW)
-        return {"forms": {name: asdict(form) for name, form in found.items()}}, None
 
     def _range(self, name: str, named: str) -> tuple[dict[str, Any], None]:
         """The least and the largest value of a column of numbers."""

@@ -7,10 +7,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from beholder.browse.condition_process import MEMORY_FAULT, VIEW
 from beholder.browse.newest_first import Busy
 from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
-from beholder.curation.database import all_rows, connect, count_of
-from beholder.curation.untyped import Form
+from beholder.curation.database import all_rows, clear_errors, connect, count_of, interruptible
+from beholder.curation.untyped import Form, Untyped
 from beholder.errors import BeholderError, InputError
 from beholder.images.child_process import (
     MOST_STARTS,
@@ -55,6 +54,9 @@ class Conditions:
     The expressions are worked out by DuckDB in up to two processes of their own (`condition_process`), which stay warm. One
     that is over its time is killed, one that was short of memory is ended; another takes its place at once. Names are looked
     up by a DuckDB in this process: nobody writes those questions.
+
+    Attributes:
+        forms: what the columns without a type hold, of those whose values are all numbers, truth values, dates or times.
     """
 
     def __init__(
@@ -67,33 +69,35 @@ class Conditions:
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._store, self._time_limit_s = store, time_limit_s
+        self._names = connect(scratch / "names", num_threads=threads)
+        self._names.register(VIEW, store.table)
+        self._names_lock = threading.Lock()
+        self.forms = self._forms_of(store.untyped)
         config = {
             "rows": store.handle,
             "sample_column": store.sample_column,
             "threads": threads,
             "memory_bytes": memory_bytes,
             "untyped": list(store.untyped),
+            "forms": {name: asdict(form) for name, form in self.forms.items()},
         }
-        self._names = connect(scratch / "names", num_threads=threads)
-        self._names.register(VIEW, store.table)
-        self._names_lock = threading.Lock()
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._num_busy = 0
         self._is_closed = False
         self._workers = [_Worker(self, {**config, "scratch": str(scratch / f"duckdb-{at}")}) for at in range(_AT_ONCE)]
 
+    def _forms_of(self, names: Collection[str]) -> dict[str, Form]:
+        """What the columns without a type hold. It takes as long as it takes: all their values are looked at, once."""
+        untyped = Untyped(names)
+        with clear_errors("the columns of a CSV cannot be looked through"):
+            return interruptible(self._names, lambda: untyped.forms(self._names, VIEW)) if names else {}
+
     def warm_up(self) -> None:
         """Have a process ready for the first condition; does not wait for it."""
         with self._changed:
             if self._workers[0].ident is None and not self._is_closed:
                 self._workers[0].start()
-
-    @cached_property
-    def forms(self) -> dict[str, Form]:
-        """What the columns without a type hold: those whose values are all numbers, truth values, dates or times."""
-        found = self._ask("forms", "the columns of a CSV")[0]["forms"]
-        return {name: Form(**form) for name, form in found.items()}
 
     def close(self) -> None:
         """End what runs, and the processes."""

@@ -37,6 +37,9 @@ _PATTERNS = {
 _ORDERS = frozenset(
     f"COMPARE_{word}" for word in ("GREATERTHAN", "LESSTHAN", "GREATERTHANOREQUALTO", "LESSTHANOREQUALTO", "BETWEEN")
 )
+_EQUALITIES = frozenset(
+    f"COMPARE_{word}" for word in ("EQUAL", "NOTEQUAL", "IN", "NOT_IN", "DISTINCT_FROM", "NOT_DISTINCT_FROM")
+)
 _JOINING = ("||", "concat", "concat_ws")
 _CODE = "^[+-]?0[0-9]"
 NUMBERS = ("BIGINT", "UBIGINT", "HUGEINT", "DOUBLE")
@@ -117,11 +120,14 @@ class Untyped:
     Args:
         names: columns of the source that come from tables without types. Other columns of text are text first, too, and
             taken as something else only in conditions that mean nothing else.
+        known: what `forms` found for these columns; None: it is found out when it is needed, which looks at all their values.
     """
 
-    def __init__(self, names: Collection[str] = ()) -> None:
+    def __init__(self, names: Collection[str] = (), known: Mapping[str, Form] | None = None) -> None:
         self._names = {name.lower() for name in names}
         self._forms: dict[str, Form | None] = {}
+        if known is not None:
+            self._forms = dict.fromkeys(self._names, None) | {name.lower(): form for name, form in known.items()}
 
     def fitted(self, connection: duckdb.DuckDBPyConnection, condition: str, source: str) -> str:
         """The condition, with columns of text replaced by their values where it needs those.
@@ -138,7 +144,9 @@ class Untyped:
                 return condition
             self._learn(connection, source, {use.name for use in uses})
             kinds = {name: form.kind for name, form in self._forms.items() if form is not None}
-            uses = [use for use in self._uses(connection, condition, source, self._names & kinds.keys()) if use.name in kinds]
+            codes = {name for name, form in self._forms.items() if form is not None and not form.is_plain}
+            numbers = self._names & kinds.keys()
+            uses = [use for use in self._uses(connection, condition, source, numbers, codes) if use.name in kinds]
             likely = [use for use in uses if use.name in self._names and (not use.by_text or kinds[use.name] == "BOOLEAN")]
             for chosen in _ways(uses, likely):
                 found = self._replaced(condition, chosen)
@@ -173,9 +181,22 @@ class Untyped:
         return data.decode()
 
     def _uses(
-        self, connection: duckdb.DuckDBPyConnection, condition: str, source: str, untyped: Collection[str]
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        condition: str,
+        source: str,
+        untyped: Collection[str],
+        codes: Collection[str] = (),
     ) -> Iterator[_Use]:
-        """Where the condition takes columns of text; `untyped`: those that may be meant as something else."""
+        """Where the condition takes columns of text.
+
+        Args:
+            connection: DuckDB's.
+            condition: what it is.
+            source: what stands after FROM.
+            untyped: columns that may be meant as something else than text.
+            codes: those whose numbers have zeros in front: equal to another column they are as texts.
+        """
         line = f"SELECT (\n{condition}\n)"
         answer = connection.execute(f"SELECT json_serialize_sql({text_literal(line)})").fetchone()
         tree = json.loads(answer[0]) if answer is not None else {}
@@ -184,7 +205,7 @@ class Untyped:
         texts = _texts_of(connection, source)
         before = len(b"SELECT (\n")
         data = condition.encode()
-        for node, by_text in _columns_in(tree["statements"][0]["node"]["select_list"], texts, untyped):
+        for node, by_text in _columns_in(tree["statements"][0]["node"]["select_list"], texts, untyped, codes):
             name = node["column_names"][-1].lower()
             start = node["query_location"] - before
             stop = start + node["query_location_length"]
@@ -205,12 +226,12 @@ def _texts_of(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, s
 
 
 def _columns_in(
-    node: Any, texts: Collection[str], untyped: Collection[str], by_text: bool = False
+    node: Any, texts: Collection[str], untyped: Collection[str], codes: Collection[str], by_text: bool = False
 ) -> Iterator[tuple[dict[str, Any], bool]]:
     """Columns in a part of a parsed query, and whether each stands beside text."""
     if isinstance(node, list):
         for item in node:
-            yield from _columns_in(item, texts, untyped, by_text)
+            yield from _columns_in(item, texts, untyped, codes, by_text)
         return
     if not isinstance(node, dict):
         return
@@ -228,8 +249,11 @@ def _columns_in(
         if node.get("type") in _ORDERS:  # a quoted number is compared as a number where the column is one
             beside = [item for item in beside if not _is_constant(item)]
         by_text = node.get("function_name") in _JOINING or any(_is_text(item, texts, untyped) for item in beside)
+        if node.get("type") in _EQUALITIES and not by_text:
+            columns = {name for item in beside if (name := _column_of(item)) is not None and name in texts}
+            by_text = len(columns) > 1 and not columns.isdisjoint(codes)
     for value in node.values():
-        yield from _columns_in(value, texts, untyped, by_text)
+        yield from _columns_in(value, texts, untyped, codes, by_text)
 
 
 def _is_text(node: Any, texts: Collection[str], untyped: Collection[str]) -> bool:
@@ -238,8 +262,7 @@ def _is_text(node: Any, texts: Collection[str], untyped: Collection[str]) -> boo
         return False
     if node.get("class") == "CONSTANT":
         return bool((node.get("literal") or {}).get("kind") == "STRING")
-    if node.get("class") == "COLUMN_REF":
-        name = (node.get("column_names") or [""])[-1].lower()
+    if (name := _column_of(node)) is not None:
         return name in texts and name not in untyped
     if node.get("class") == "CAST":
         return str((node.get("type_expr") or {}).get("type_name", "")).upper() in (
@@ -250,6 +273,13 @@ def _is_text(node: Any, texts: Collection[str], untyped: Collection[str]) -> boo
             "BPCHAR",
         )
     return False
+
+
+def _column_of(node: Any) -> str | None:
+    """The name of the column that a part of a condition is, in small letters; None: it is something else."""
+    if not isinstance(node, dict) or node.get("class") != "COLUMN_REF":
+        return None
+    return str((node.get("column_names") or [""])[-1]).lower()
 
 
 def _is_constant(node: Any) -> bool:

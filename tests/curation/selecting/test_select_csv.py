@@ -130,6 +130,28 @@ def test_rules_that_go_by_columns(source: tuple[str, dict[str, Any]]) -> None:
         kept(source, budget=5, size_column="caption")
 
 
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("id = other", "b"),
+        ("id <> other", "acd"),
+        ("not id = other", "acd"),
+        ("other = id", "b"),
+        ("id in (other, third)", "bc"),
+        ("id is not distinct from other", "b"),
+        ("id = other and id > 12", "b"),
+        ("id > other", "d"),
+        ("n = third", "ad"),
+        ("n = third + 0", "ad"),
+    ],
+)
+def test_two_columns_with_codes_are_equal_as_texts(tmp_path: Path, condition: str, expected: str) -> None:
+    """0012 is not 12; columns of plain numbers (n, third) are equal as numbers: 1.0 is 1."""
+    header, *rows = "sample,aesthetic_score,id,other,third,n", "a,9,0012,12,7,7.0", "b,8,0013,0013,5,6", "c,7,14,15,14,1"
+    (tmp_path / "s.csv").write_text("\n".join([header, *rows, "d,6,0099,98,3,3"]) + "\n")
+    assert kept((str(tmp_path / "s.csv"), {}), where=condition) == expected
+
+
 def test_several_files_that_look_differently(tmp_path: Path) -> None:
     """Whole numbers here, codes and fractions there: each text stays, and numbers are compared as numbers."""
     (tmp_path / "1.csv").write_text("sample,aesthetic_score,n\na,5,7\nb,4,10\n")
