@@ -344,8 +344,10 @@ def test_a_finished_file_without_what_it_was_made_of_says_so(tmp_path: Path, sco
         inputs.unlink() if damage is None else inputs.write_bytes(damage)
         assert scoring(photos, out).num_new == 0
         make(photos, range(8, 9))
-        with pytest.raises(OutputError, match=r"was made from other inputs, and .*\.inputs, .*use --overwrite"):
-            scoring(photos, out)
+        for _ in range(2):
+            with pytest.raises(OutputError, match=r"was made from other inputs, and .*\.inputs, .*use --overwrite"):
+                scoring(photos, out)
+            out.with_name(out.name + ".partial").mkdir(exist_ok=True)  # of a run that was killed early
         (photos / "p008.png").unlink()
     inputs.write_bytes(whole)
     make(photos, range(8, 9))

@@ -28,7 +28,8 @@ embed = command(
     sources="Pictures: folders, files, globs, tars, zips, Parquet files, lists (.txt, .csv), URLs.",
     description="""Turn pictures into CLIP embeddings, with a stamp that says how they were made.
 
-    Run the same command again after an interruption: it continues, and every picture is embedded exactly once.
+    Run the same command again after an interruption, or when pictures have come, changed or gone: only what is new is done, and
+    every picture is there exactly once.
     """,
     examples=EXAMPLES,
     extra=OUTPUT_FLAGS,

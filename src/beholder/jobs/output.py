@@ -249,11 +249,7 @@ class RunOutput:
         changed = difference(record.get("options") or {}, step.options)
         if changed is not None:
             raise OutputError(f"{self.out} already exists with other options: {changed}; use --overwrite, or another output")
-        if not self.can_be_opened():
-            raise OutputError(
-                f"{self.out} already exists and was made from other inputs, and {self._inputs}, which would say what it was "
-                "made of, is not there or not what was written; use --overwrite, or another output"
-            )
+        self._check_inputs(record)
         return None
 
     def num_kept(self) -> int:
@@ -275,6 +271,14 @@ class RunOutput:
         if not storage.exists(self._inputs) or storage.size(self._inputs) != written.num_bytes:
             return False
         return not self.is_local or storage.sha256_of(storage.local_path(self._inputs)) == written.sha256
+
+    def _check_inputs(self, record: Mapping[str, Any]) -> None:
+        """Raise OutputError when a result of other inputs cannot be taken apart."""
+        if not self._has_inputs(record):
+            raise OutputError(
+                f"{self.out} already exists and was made from other inputs, and {self._inputs}, which would say what it was "
+                "made of, is not there or not what was written; use --overwrite, or another output"
+            )
 
     def is_current(self, step: Step) -> bool:
         """Whether files that the inputs of a finished result only name (in a list) are as they were, if that is known."""
@@ -299,6 +303,7 @@ class RunOutput:
         """
         record = self._read_sidecar()
         assert record is not None, "there is no finished result"
+        self._check_inputs(record)
         for name, one in _object(record.get("files", {})).items():
             self._check_published(name, _Published.from_json(one))
         folder = RunFolder(self.work)
