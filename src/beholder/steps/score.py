@@ -270,13 +270,16 @@ class ScoreStep:
         """The scores and the rejects."""
         return files.shard_files(shard.name, as_csv=self.as_csv)
 
-    def write(self, shard: Shard, computed: Iterable[ScoredRows], folder: str) -> ShardResult:
+    def write(self, shard: Shard, computed: Stream[ScoredRows], folder: str) -> ShardResult:
         """Write scores and rejects of the shard below `folder`, as its rows come."""
         writing = _Writing(self, shard, Path(folder))
-        with writing:
-            for piece in self._labelled(self.parts[shard.part], shard.start, computed):
-                writing.write(piece)
-            writing.check()
+        try:
+            with writing:
+                for piece in self._labelled(self.parts[shard.part], shard.start, computed):
+                    writing.write(piece)
+                writing.check()
+        finally:
+            computed.leave()  # though the files could not be opened: else `compute_each` would wait for room without end
         return writing.result()
 
     def _labelled(self, part: Part, first: int, computed: Iterable[ScoredRows]) -> Iterator[ScoredRows]:

@@ -57,6 +57,14 @@ class Stream(Generic[Item]):
             self._is_failed = not self._is_ended
             self._changed.notify_all()
 
+    def leave(self) -> None:
+        """Nobody takes items any more; whoever was to take them says so, even if it never began."""
+        with self._changed:
+            self._is_left = True
+            self._items.clear()
+            self._num_bytes = 0
+            self._changed.notify_all()
+
     def __iter__(self) -> Iterator[Item]:
         """The items in order. Leaving early, by an error too, ends the stream. Raises GivenUp."""
         try:
@@ -73,7 +81,4 @@ class Stream(Generic[Item]):
                 yield item
                 del item
         finally:
-            with self._changed:
-                self._is_left = True
-                self._items.clear()
-                self._changed.notify_all()
+            self.leave()
