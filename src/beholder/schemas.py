@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,6 +56,7 @@ def fit_table(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, dict[str, i
         The table, and how many values were lost, by a line that says why.
     """
     columns, remarks = [], {}
+    table = without_unused(table)
     for field in schema:
         if field.name not in table.column_names:
             columns.append(pa.nulls(table.num_rows, field.type))
@@ -111,24 +113,59 @@ def _number_text(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def num_bytes_of(table: pa.Table | pa.RecordBatch) -> int:
-    """Bytes of the rows of a table, or of a slice of one; of dictionaries only the indices, as slices share the values."""
-    total = 0
+    """Bytes of the rows of a table, or of a slice of one; dictionaries with all their values, each once."""
+    return sum(_plain_and_dictionary_bytes(table))
+
+
+def _plain_and_dictionary_bytes(table: pa.Table | pa.RecordBatch) -> tuple[int, int]:
+    """Bytes of the rows, of dictionaries only the indices; and those of the values of all dictionaries."""
+    plain, dictionaries = 0, {}
     for column in table.columns:
+        if not pa.types.is_dictionary(column.type):
+            plain += column.nbytes
+            continue
+        plain += len(column) * column.type.index_type.bit_width // 8
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            values = chunk.dictionary
+            at = (values.offset, len(values), *(buffer.address for buffer in values.buffers() if buffer is not None))
+            dictionaries[at] = values.nbytes
+    return plain, sum(dictionaries.values())
+
+
+def without_unused(table: pa.Table) -> pa.Table:
+    """The table with dictionaries of no more values than its rows name: each batch of a file has all those of its row group."""
+    for at, column in enumerate(table.columns):
         if pa.types.is_dictionary(column.type):
-            total += len(column) * column.type.index_type.bit_width // 8
-        else:
-            total += column.nbytes
-    return total
+            chunks = [_without_unused(chunk) for chunk in column.chunks]
+            table = table.set_column(at, table.schema.field(at), pa.chunked_array(chunks, column.type))
+    return table
+
+
+def _without_unused(array: pa.DictionaryArray) -> pa.DictionaryArray:
+    codes, values = array.indices, array.dictionary
+    if values.nbytes <= len(codes) * array.type.index_type.bit_width // 8:
+        return array
+    is_used = np.zeros(len(values), bool)
+    is_used[codes.drop_null().to_numpy()] = True
+    if is_used.all():
+        return array
+    places = pa.array(np.cumsum(is_used) - 1).cast(array.type.index_type, safe=False)  # (an unused one may be -1)
+    return pa.DictionaryArray.from_arrays(places.take(codes), values.filter(pa.array(is_used)), ordered=array.type.ordered)
 
 
 def pieces_of(table: pa.Table, most_bytes: int) -> Iterator[pa.Table]:
-    """Consecutive slices of a table, each of at most `most_bytes`, or of one row."""
-    if table.num_rows <= 1 or num_bytes_of(table) <= most_bytes:
+    """Consecutive rows of a table, at most `most_bytes` or one row at a time; more where all rows share long values."""
+    plain, dictionaries = _plain_and_dictionary_bytes(table)
+    if table.num_rows <= 1 or plain + dictionaries <= most_bytes:
         yield table
         return
     half = table.num_rows // 2
-    yield from pieces_of(table.slice(0, half), most_bytes)
-    yield from pieces_of(table.slice(half), most_bytes)
+    halves = [without_unused(table.slice(0, half)), without_unused(table.slice(half))]
+    if plain <= most_bytes and sum(_plain_and_dictionary_bytes(some)[1] for some in halves) > dictionaries * 3 // 2:
+        yield table
+        return
+    for some in halves:
+        yield from pieces_of(some, most_bytes)
 
 
 def num_rows_of(group: pq.RowGroupMetaData, most_bytes: int, names: Iterable[str] | None = None) -> int:

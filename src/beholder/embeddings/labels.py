@@ -11,7 +11,7 @@ from beholder import columns, storage
 from beholder.embeddings.block import Part, ReadOptions
 from beholder.errors import InputError
 from beholder.kernels.names import numbered
-from beholder.schemas import common_schema, num_rows_of
+from beholder.schemas import common_schema, num_rows_of, without_unused
 from beholder.storage import covering_row_groups, open_parquet
 
 _PIECE_BYTES = 16 << 20
@@ -110,7 +110,7 @@ def select_labels(table: pa.Table, part: Part, first_row: int, options: ReadOpti
             names = pc.if_else(pc.is_valid(names), names, numbered_names)
         chosen = chosen[1:]
     passed = {name: table.column(name) for name in chosen if name != columns.SAMPLE}
-    return pa.table({columns.SAMPLE: names, **passed})
+    return without_unused(pa.table({columns.SAMPLE: names, **passed}))
 
 
 def read_metadata(part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:

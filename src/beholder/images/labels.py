@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
 from beholder.images.picture import LateLabels, PicturePart, SourceOptions
-from beholder.schemas import common_schema, fit_table, merge_remarks
+from beholder.schemas import common_schema, fit_table, merge_remarks, without_unused
 
 
 def valid_text(name: str | bytes) -> str:
@@ -75,7 +75,7 @@ def block_labels(samples: Sequence[str] | pa.Array, passed: dict[str, Any], opti
             if name != SAMPLE and name not in columns:
                 columns[name] = pa.nulls(len(names), pa.string())
         columns = {name: columns[name] for name in options.columns if name != SAMPLE}
-    return pa.table({SAMPLE: names, **columns})
+    return without_unused(pa.table({SAMPLE: names, **columns}))
 
 
 def renames(names: pa.ChunkedArray, fallback: Callable[[int], str]) -> dict[int, str]:
