@@ -298,3 +298,22 @@ def test_an_empty_choice(here: Path) -> None:
     for options in ({"tars": "out"}, {"hf_parquet": "out2"}, {"copy": "out3"}):
         done, _ = act(score_table([], ["t.tar"]), **options, apply=True)
         assert (done.num_done, done.exit_status) == (0, 0)
+
+
+@pytest.mark.parametrize(("flag", "name", "column"), [("tars", "00000.parquet", "sample"), ("hf_parquet", None, "image.bytes")])
+def test_new_tables_have_page_checksums(here: Path, flag: str, name: str | None, column: str) -> None:
+    """A changed byte in the middle of a column is an error to every reader that asks for it."""
+    names = [f"{number:04d}.png" for number in range(40)]
+    (here / "p").mkdir()
+    for number, file in enumerate(names):
+        (here / "p" / file).write_bytes(png(number))
+    act(score_table([f"p/{file}" for file in names], ["p"]), **{flag: "out"}, apply=True)
+    path = here / "out" / name if name is not None else next((here / "out").rglob("*.parquet"))
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    found = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == column)
+    start = found.dictionary_page_offset or found.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start + found.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises((OSError, pa.ArrowException), match=r"CRC|checksum"):
+        pq.ParquetFile(path, page_checksum_verification=True).read(columns=[column])

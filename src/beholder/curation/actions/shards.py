@@ -62,7 +62,8 @@ class TarShard:
         self._tar.close()
         table = self._known.take(pa.array(self._rows, pa.int64()))
         columns = {name: table.column(name) for name in table.column_names if name != KEY}
-        pq.write_table(pa.table({KEY: pa.array(self._keys, pa.string()), **columns}), self._table, compression="zstd")
+        made = pa.table({KEY: pa.array(self._keys, pa.string()), **columns})
+        pq.write_table(made, self._table, compression="zstd", write_page_checksum=True)
 
 
 class ParquetShard:
@@ -74,7 +75,9 @@ class ParquetShard:
     def __init__(self, path: Path, known: pa.Table) -> None:
         self._known, self._schema = known, parquet_schema(known.schema)
         light = [name for name in self._schema.names if name != IMAGE]
-        self._writer = pq.ParquetWriter(path, self._schema, compression="snappy", use_dictionary=light)
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="snappy", use_dictionary=light, write_page_checksum=True
+        )
         self._images: list[dict[str, Any]] = []
         self._rows: list[int] = []
         self._num_bytes = 0
