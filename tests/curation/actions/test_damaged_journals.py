@@ -46,6 +46,29 @@ def test_a_damaged_line_is_named_with_what_to_do(here: Path) -> None:
 
 
 @pytest.mark.parametrize("action", ["move", "copy"])
+@pytest.mark.parametrize("is_of_results", [True, False])
+def test_a_damaged_last_line_counts_as_a_lost_end(here: Path, action: str, is_of_results: bool) -> None:
+    """The line of the act's end, or that of what became of its files, which then are looked at."""
+    before = contents(here)
+    act(photos(*NAMES), **{action: "kept"}, apply=True)
+    lines = JOURNAL.read_bytes().splitlines(keepends=True)
+    assert b'"end":"done"' in lines[-1]
+    if is_of_results:
+        assert b'"results"' in lines[-2]
+        lines.pop()
+    lines[-1] = lines[-1][:12] + bytes([lines[-1][12] ^ 1]) + lines[-1][13:]
+    JOURNAL.write_bytes(b"".join(lines))
+    with pytest.raises(InputError, match=r"^kept\.journal\.jsonl has lost its end \(\d+ bytes\), so it is not known"):
+        act(photos(*NAMES), **{action: "kept"}, apply=True)
+    for dry_run in (True, False):
+        summary, said = take_back(str(JOURNAL), dry_run=dry_run)
+        assert any("its last line is damaged and counts as lost" in line for line in said), said
+        assert (summary.num_done, summary.num_skipped) == (len(NAMES), 0)
+    left = contents(here)
+    assert {name: data for name, data in left.items() if name != JOURNAL.name} == before
+
+
+@pytest.mark.parametrize("action", ["move", "copy"])
 def test_a_journal_that_has_lost_its_end_says_which_files_it_does_not_name(here: Path, action: str) -> None:
     options = {action: "kept"}
     act(photos(*NAMES[:2]), **options, apply=True)

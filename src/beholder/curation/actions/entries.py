@@ -122,6 +122,7 @@ class Told:
         check: the checksum of the last line that counts; "" in journals without.
         num_written: bytes of the file that were flushed to the disk, as its first line says; 0 in journals without checksums.
         num_lost: bytes of its end that are gone, found now or by an undo before; what they said is not known.
+        is_last_damaged: whether the last line is there but not as it was written; it counts as lost.
         num_bytes: of the file that are whole; what a killed run left behind them has not been acted on.
         num_intents: files that were planned.
         unsettled: intents of which it is not said what became of them: the run was killed meanwhile.
@@ -144,6 +145,7 @@ class Told:
     check: str = ""
     num_written: int = 0
     num_lost: int = 0
+    is_last_damaged: bool = False
     num_bytes: int = 0
     num_intents: int = 0
     unsettled: dict[int, Intent] = field(default_factory=dict)

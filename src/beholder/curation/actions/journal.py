@@ -59,7 +59,8 @@ def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
     """Everything that a journal settles, in order, and what it has said so far; at the end None.
 
     A line that a crash left torn ends it, and so do lines that no marker follows: a killed run wrote them and did nothing.
-    Where the end of the file is lost, these are taken as well, as what they speak of may have been done.
+    Where the end of the file is lost, these are taken as well, as what they speak of may have been done. So it is where the
+    last line alone is not as it was written: it counts as lost.
 
     Raises:
         InputError: there is no journal, or it is none, or it is damaged: lines were changed, or some are missing.
@@ -67,6 +68,7 @@ def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
     told: Told | None = None
     waiting: list[_Line] = []
     at, check = 0, ""
+    is_last_damaged, size = False, 0
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -79,8 +81,11 @@ def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
                 if told.is_checked:
                     if _is_torn(line, check, at, told):
                         break
-                    check = checked(line, check) or ""
+                    before, check = check, checked(line, check) or ""
                     if said is None or not check:
+                        if not file.readline():  # the last line: what it said is lost, as where the end is cut off
+                            is_last_damaged, size, check = True, at + len(line), before
+                            break
                         raise _damaged(path, number, "its checksum is wrong: it was changed, or a line before it is missing")
                 elif said is None:
                     if any(_parsed(rest) is not None for rest in file):
@@ -97,8 +102,9 @@ def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
         raise reading_failed(path, error) from error
     if told is None:
         raise InputError(f"{path} is empty; nothing was done by it")
-    if at < told.num_written:  # of what was flushed something is gone
-        told.num_lost += told.num_written - at
+    if is_last_damaged or at < told.num_written:  # of what was written something is gone
+        told.num_lost += max(told.num_written, size) - at
+        told.is_last_damaged = is_last_damaged
         told.num_bytes, told.check = at, check
         for outcome in _taken(told, waiting, path):
             yield told, outcome

@@ -75,8 +75,9 @@ def _notes(path: str, told: Told) -> list[str]:
     if not told.is_checked:
         notes.append(f"{shown_path(path)} has no checksums yet, as an earlier version wrote it: it is taken as it stands")
     if told.num_lost:
+        why = "; its last line is damaged and counts as lost" if told.is_last_damaged else ""
         notes.append(
-            f"{shown_path(path)} has lost its end ({bytes_text(told.num_lost)}), so it does not tell all that was done: "
+            f"{shown_path(path)} has lost its end ({bytes_text(told.num_lost)}{why}), so it does not tell all that was done: "
             "what it tells is taken back, and the folder is searched for more"
         )
     elif not told.is_finished:
