@@ -19,6 +19,7 @@ from beholder import columns, records, storage
 from beholder.csv_tables import open_table
 from beholder.errors import InputError, OutputError
 from beholder.schemas import as_text, common_schema, fit_table, num_bytes_of, num_rows_of, pieces_of
+from beholder.scores.arrow_types import empty_table
 
 REJECTS_SCHEMA = pa.schema([
     (columns.SAMPLE, pa.string()), (columns.STAGE, pa.string()), (columns.REASON, pa.string()), (columns.MESSAGE, pa.string())
@@ -222,7 +223,7 @@ class CsvRows:
 
     def __init__(self, out: IO[bytes], schema: pa.Schema, score_names: Sequence[str]) -> None:
         self._out, self._names = out, score_names
-        header = csv_columns(schema.empty_table(), np.empty(0, object), score_names).column_names
+        header = csv_columns(empty_table(schema), np.empty(0, object), score_names).column_names
         names = _quoted(pa.chunked_array([pa.array(header, pa.large_string())]))
         out.write((",".join(names.to_pylist()) + "\n").encode())
 
