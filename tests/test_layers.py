@@ -87,6 +87,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "options",
         "parquet_files",
+        "schemas",
         "scores",
         "stats",
         "storage",

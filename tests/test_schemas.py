@@ -2,16 +2,134 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+import math
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from beholder.embeddings.block import ReadOptions
 from beholder.embeddings.parquet import ParquetReader
-from beholder.schemas import num_bytes_of, pieces_of, without_unused
+from beholder.schemas import as_text, common_schema, fit_table, num_bytes_of, pieces_of, without_unused
 from oracles.score_jobs import D, read_scores, run
+
+INTEGERS = [pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
+FLOATS = [pa.float16(), pa.float32(), pa.float64()]
+DECIMALS = [pa.decimal128(3, 2), pa.decimal128(38, 0), pa.decimal128(38, 38), pa.decimal128(15, 4), pa.decimal256(70, 10)]
+OTHERS = [
+    pa.bool_(),
+    pa.string(),
+    pa.large_string(),
+    pa.dictionary(pa.int8(), pa.string()),
+    pa.dictionary(pa.int32(), pa.int64()),
+]
+
+
+def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
+    """Any value that a type holds."""
+    if pa.types.is_dictionary(kind):
+        return values_of(kind.value_type)
+    if pa.types.is_list(kind):
+        return st.lists(values_of(kind.value_type), max_size=3)
+    if pa.types.is_integer(kind):
+        bits = kind.bit_width
+        signed = pa.types.is_signed_integer(kind)
+        return st.integers(-(1 << bits - 1), (1 << bits - 1) - 1) if signed else st.integers(0, (1 << bits) - 1)
+    if pa.types.is_floating(kind):
+        return st.floats(width=kind.bit_width, allow_nan=False)
+    if pa.types.is_decimal(kind):
+        most = 10**kind.precision - 1
+        return st.integers(-most, most).map(lambda n: Decimal((n < 0, tuple(map(int, str(abs(n)))), -kind.scale)))
+    return st.booleans() if pa.types.is_boolean(kind) else st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+
+
+KINDS = st.sampled_from([*INTEGERS, *FLOATS, *DECIMALS, *OTHERS])
+KINDS_AND_LISTS = KINDS | st.sampled_from([*INTEGERS, *FLOATS, pa.string()]).map(pa.list_)
+
+
+def is_same(value: Any, found: Any, width: int) -> bool:
+    """Whether what is found says the value: the same number, or the text of it."""
+    if isinstance(found, str) and isinstance(value, list):
+        found = json.loads(found, parse_float=str, parse_int=str)
+    if isinstance(value, list):
+        return len(value) == len(found) and all(map(is_same, value, found, [width] * len(value)))
+    if isinstance(value, bool) or isinstance(found, bool):
+        return found in (value, str(value).lower())
+    if isinstance(value, str) or not isinstance(found, str):
+        return bool(value == found)
+    if isinstance(value, float):
+        return bool(np.dtype(f"f{width // 8}").type(found) == value) and (
+            not math.isfinite(value) or "." in found or "e" in found
+        )
+    return Decimal(found) == value
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_values_of_any_two_types_survive(data: st.DataObject) -> None:
+    kinds = [data.draw(KINDS_AND_LISTS), data.draw(KINDS_AND_LISTS)]
+    columns = [data.draw(st.lists(st.none() | values_of(kind), min_size=1, max_size=3)) for kind in kinds]
+    tables = [pa.table({"c": pa.array(column, kind)}) for column, kind in zip(columns, kinds, strict=True)]
+    schema = common_schema(table.schema for table in tables)
+    assert schema == common_schema(table.schema for table in reversed(tables))
+    for table, kind, column in zip(tables, kinds, columns, strict=True):
+        fitted, remarks = fit_table(table, schema)
+        assert (remarks, fitted.schema) == ({}, schema)
+        inside = kind.value_type if pa.types.is_list(kind) else kind
+        width = inside.bit_width if pa.types.is_floating(inside) else 0
+        for value, found in zip(column, fitted["c"].to_pylist(), strict=True):
+            assert (found is None) == (value is None)
+            assert value is None or is_same(value, found, width), (value, found, schema)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        (pa.int8(), pa.int32(), pa.int32()),
+        (pa.int32(), pa.uint32(), pa.int64()),
+        (pa.int64(), pa.uint64(), pa.decimal128(20, 0)),
+        (pa.int32(), pa.float64(), pa.float64()),
+        (pa.int16(), pa.float32(), pa.float32()),
+        (pa.int32(), pa.float32(), pa.float64()),
+        (pa.int64(), pa.float64(), pa.string()),
+        (pa.int64(), pa.decimal128(3, 2), pa.decimal128(22, 2)),
+        (pa.decimal128(38, 0), pa.decimal128(38, 38), pa.decimal256(76, 38)),
+        (pa.decimal128(20, 2), pa.float64(), pa.string()),
+        (pa.list_(pa.int64()), pa.list_(pa.float64()), pa.string()),
+        (pa.list_(pa.int64(), 2), pa.list_(pa.int64(), 3), pa.list_(pa.int64())),
+        (pa.null(), pa.list_(pa.int64()), pa.list_(pa.int64())),
+    ],
+)
+def test_the_type_of_two(one: pa.DataType, other: pa.DataType, found: pa.DataType) -> None:
+    schemas = [pa.schema([("c", one)]), pa.schema([("c", other)])]
+    assert common_schema(schemas).field("c").type == common_schema(schemas[::-1]).field("c").type == found
+
+
+def test_values_as_text() -> None:
+    uuid = pa.array([b"0" * 16], pa.uuid())
+    written = [
+        (pa.array([0.1, 1, 1e20, None], pa.float32()), ["0.1", "1.0", "1e+20", None]),
+        (pa.array([0.1], pa.float16()), ["0.1"]),
+        (pa.array([0.1, 1.0, 1e-7]), ["0.1", "1.0", "1e-07"]),
+        (pa.array([[0.1, 2]], pa.list_(pa.float32())), ["[0.1, 2.0]"]),
+        (pa.array([["x", "é"], None]), ['["x", "é"]', None]),
+        (pa.array([{"a": 1, "b": None}]), ['{"a": 1, "b": null}']),
+        (uuid, ["30303030-3030-3030-3030-303030303030"]),
+        (pa.ListArray.from_arrays([0, 1], uuid), ['["30303030-3030-3030-3030-303030303030"]']),
+        (pa.array([b"a", b"\xff"]), ["a", "\\xff"]),
+        (pa.array([Decimal("1.10")]), ["1.10"]),
+        (pa.array([[datetime.date(2020, 1, 2)]]), ['["2020-01-02"]']),
+    ]
+    for array, texts in written:
+        assert as_text(pa.chunked_array([array])).to_pylist() == texts
 
 
 def categories(codes: list[int | None], values: list[str]) -> pa.DictionaryArray:

@@ -21,21 +21,109 @@ RECORD_KEY = "columns"
 """In a run's record: the columns that all of its shards have."""
 
 
+_INT_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
+"""Decimal digits of integers by their bits, without a sign or with it."""
+_FLOATS = [(11, pa.float16()), (24, pa.float32()), (53, pa.float64())]
+"""Up to how many bits of an integer each type of fractional numbers holds."""
+_EXACT_DIGITS = 15
+"""So many decimal digits come out of a float64 as they went in."""
+
+
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type for values of both: null gives way, numbers widen (whole and fractional ones: float64), else it is text."""
+    """The type that holds the values of both: null gives way, numbers widen as long as none is changed, else it is text."""
     if one == other or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):
         return other
     plain = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other)]
-    if plain != [one, other] and not (pa.types.is_dictionary(one) and pa.types.is_dictionary(other)):
+    if plain != [one, other] and not (plain[0] == plain[1] and pa.types.is_dictionary(one) and pa.types.is_dictionary(other)):
         return common_type(*plain)
-    pair = [pa.schema([("", kind)]) for kind in (one, other)]
+    found = _common(one, other)
+    if found is not None and all(_can_cast(kind, found) for kind in (one, other)):
+        return found
+    is_large = any(pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) for kind in plain)
+    return pa.large_string() if is_large else pa.string()
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """What holds the values of two unequal types, none of them null; None: only text does."""
+    kinds = (one, other)
+    if all(map(_is_number, kinds)):
+        return _common_number(one, other)
+    if all(map(_is_list, kinds)):
+        inside = _inside(one.value_type, other.value_type)
+        is_large = any(map(pa.types.is_large_list, kinds))
+        return None if inside is None else pa.large_list(inside) if is_large else pa.list_(inside)
+    if all(map(pa.types.is_struct, kinds)):
+        fields: dict[str, pa.DataType | None] = {}
+        for item in (item for kind in kinds for item in kind):
+            fields[item.name] = _inside(fields[item.name], item.type) if item.name in fields else item.type
+        return None if None in fields.values() else pa.struct(list(fields.items()))
+    if any(map(pa.types.is_nested, kinds)):
+        return None
     try:
-        return pa.unify_schemas(pair, promote_options="permissive").field(0).type
+        return pa.unify_schemas([pa.schema([("", kind)]) for kind in kinds], promote_options="permissive").field(0).type
     except (pa.ArrowTypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        is_large = any(pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) for kind in plain)
-        return pa.large_string() if is_large else pa.string()
+        return None
+
+
+def _inside(one: pa.DataType | None, other: pa.DataType) -> pa.DataType | None:
+    """The type of values inside lists and structs; None where they would have to become text: then the whole does."""
+    return (
+        None
+        if one is None
+        else one
+        if one == other
+        else other
+        if pa.types.is_null(one)
+        else (one if pa.types.is_null(other) else _common(one, other))
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _common_number(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds the numbers of both exactly; None: there is none."""
+    kinds = (one, other)
+    if not any(map(pa.types.is_floating, kinds)):
+        if all(map(pa.types.is_integer, kinds)) and not (
+            pa.uint64() in kinds and any(map(pa.types.is_signed_integer, kinds))
+        ):  # int64 holds all integers but those of uint64
+            is_signed = any(map(pa.types.is_signed_integer, kinds))
+            bits = [kind.bit_width * (2 if is_signed and pa.types.is_unsigned_integer(kind) else 1) for kind in kinds]
+            return getattr(pa, f"{'' if is_signed else 'u'}int{max(bits)}")()
+        scale = max(_scale(kind) for kind in kinds)
+        digits = scale + max(_whole_digits(kind) for kind in kinds)
+        return pa.decimal128(digits, scale) if digits <= 38 else pa.decimal256(digits, scale) if digits <= 76 else None
+    least = max(kind.bit_width for kind in kinds if pa.types.is_floating(kind))
+    others = [kind for kind in kinds if not pa.types.is_floating(kind)]
+    if others and pa.types.is_decimal(others[0]):
+        return pa.float64() if _whole_digits(others[0]) + _scale(others[0]) <= _EXACT_DIGITS else None
+    bits = others[0].bit_width if others else 0
+    return next((kind for most, kind in _FLOATS if most >= bits and kind.bit_width >= least), None)
+
+
+def _scale(kind: pa.DataType) -> int:
+    return max(0, kind.scale) if pa.types.is_decimal(kind) else 0
+
+
+def _whole_digits(kind: pa.DataType) -> int:
+    """How many digits may stand before the point."""
+    return int(kind.precision - kind.scale if pa.types.is_decimal(kind) else _INT_DIGITS[kind.bit_width])
+
+
+def _can_cast(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    try:
+        pa.nulls(1, kind).cast(wanted)
+        return True
+    except pa.ArrowException:
+        return False
 
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
@@ -77,7 +165,7 @@ def fit_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     if column.type == kind:
         return column
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _number_text(column, kind) if pa.types.is_floating(column.type) else as_text(column, kind)
+        return as_text(column, kind)
     return pa.chunked_array([_fit(chunk, kind) for chunk in column.chunks], kind)
 
 
@@ -98,18 +186,52 @@ def _fit(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def as_text(column: pa.ChunkedArray, kind: pa.DataType | None = None) -> pa.ChunkedArray:
-    """The values as text (`kind`: string, or large_string, the default)."""
-    kind = pa.large_string() if kind is None else kind
-    try:
-        return pc.cast(column, kind)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists, structs, binary that is no text
-        return pa.chunked_array([pa.array([None if v is None else str(v) for v in column.to_pylist()], kind)])
+    r"""The values as text (`kind`: string, or large_string, the default).
+
+    Fractional numbers are the shortest that read back as the same value of their own width, always with a dot or exponent;
+    lists and structs are JSON; bytes that are no text have `\xNN` in it.
+    """
+    kind, given = pa.large_string() if kind is None else kind, column.type
+    if pa.types.is_dictionary(given):
+        return as_text(column.cast(given.value_type), kind)
+    is_odd = pa.types.is_floating(given) or pa.types.is_nested(given) or isinstance(given, pa.BaseExtensionType)
+    if not is_odd:
+        try:
+            return pc.cast(column, kind)
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # bytes that are no text
+            pass
+    chunks = [pa.array([_value_text(value, given) for value in chunk.to_pylist()], kind) for chunk in column.chunks]
+    return pa.chunked_array(chunks, kind)
 
 
-def _number_text(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Fractional numbers as JSON has them: 1.0, not 1."""
-    texts = [None if v is None else json.dumps(v) if math.isfinite(v) else str(v) for v in column.to_pylist()]
-    return pa.chunked_array([pa.array(texts, kind)])
+def _value_text(value: Any, kind: pa.DataType) -> str | None:
+    plain = _json_value(value, kind)
+    if plain is None or isinstance(plain, str):
+        return plain
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return str(plain)
+    return json.dumps(plain, ensure_ascii=False, default=str)
+
+
+def _json_value(value: Any, kind: pa.DataType) -> Any:
+    """A value as `to_pylist` gives it, in JSON's types: fractions as the shortest of their width, what JSON has not as text."""
+    if value is None:
+        return None
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    if pa.types.is_floating(kind):
+        return float(str(kind.to_pandas_dtype()(value)))
+    if pa.types.is_map(kind):
+        return [[_json_value(key, kind.key_type), _json_value(item, kind.item_type)] for key, item in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _json_value(value[field.name], field.type) for field in kind}
+    if isinstance(value, list) and hasattr(kind, "value_type"):
+        return [_json_value(item, kind.value_type) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value if isinstance(value, str | bool | int) else str(value)
 
 
 def num_bytes_of(table: pa.Table | pa.RecordBatch) -> int:

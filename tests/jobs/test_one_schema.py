@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError, select
+from beholder.curation.selecting.options import OutputOptions
+from beholder.curation.selecting.writing import write_lists
 from beholder.jobs.embed import embed
 from beholder.jobs.score import score
 from beholder.scores.summary import RunSummary
@@ -79,16 +82,64 @@ def test_shards_of_a_folder_have_one_schema(tmp_path: Path, small_tower: Path, p
         first, *others = shard_schemas(out)
         assert others == [first, first]
         assert set(first.names) == {"sample", "aesthetic_score", "key", "f", "g", "h", *MEASURED}
-        assert (first.field("f").type, first.field("g").type, first.field("h").type) == (pa.string(), pa.float64(), pa.string())
+        assert (first.field("f").type, first.field("g").type, first.field("h").type) == (pa.string(),) * 3
         record = json.loads((out / "beholder.json").read_text())
         assert record["columns"]["types"]["f"] == "string"
         with select(str(out), min_score=-100) as selection:
             kept = selection.kept_rows()
         assert column_by_name(kept, "f") == {"0": "1", "1": "1a"}
-        assert column_by_name(kept, "g") == {"0": 1.0, "1": 2.5}
+        assert column_by_name(kept, "g") == {"0": "1", "1": "2.5"}
         assert column_by_name(kept, "h") == {"0": "true", "1": "7"}
     one = scored([numbers, texts], tmp_path / "one.parquet", small_tower, plain_head)
     assert column_by_name(pq.read_table(one.output), "f") == {"0": "1", "1": "1a"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ([1 - 2**63, 7], [0.5, None], ["-9223372036854775807", "7", "0.5", None]),
+        (pa.array([2**64 - 1, 0], pa.uint64()), [-5, None], [Decimal(2**64 - 1), Decimal(0), Decimal(-5), None]),
+        ([3, 4], [Decimal("1.10"), None], [Decimal(3), Decimal(4), Decimal("1.10"), None]),
+        ([["q"], None], ['["r"]', None], ['["q"]', None, '["r"]', None]),
+        (pa.array([0.1, 1], pa.float32()), ["x", None], ["0.1", "1.0", "x", None]),
+    ],
+)
+def test_no_value_is_lost_to_the_type_of_another_part(
+    tmp_path: Path, small_head: Path, one: Any, other: Any, found: list[Any]
+) -> None:
+    vectors = np.random.default_rng(3).standard_normal((2, D)).astype(np.float32)
+    for name, values in (("a", one), ("b", other)):
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), D)
+        pq.write_table(pa.table({"x": values, "embedding": lists}), tmp_path / f"{name}.parquet")
+    sources = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    assert run(sources, tmp_path / "out.parquet", small_head, columns=("x",)).remarks == {}
+    assert pq.read_table(tmp_path / "out.parquet")["x"].to_pylist() == found
+
+
+def test_csv_of_scores_and_of_what_is_selected_say_the_same(tmp_path: Path, small_head: Path) -> None:
+    uuids = pa.array([b"0" * 16, b"1" * 16], pa.uuid())
+    said = {
+        "tags": pa.array([["x", "y"], []]),
+        "pair": pa.array([{"a": 1, "b": "q"}, None]),
+        "id": uuids,
+        "ids": pa.ListArray.from_arrays([0, 1, 2], uuids),
+        "part": pa.array([0.1, 2], pa.float32()),
+    }
+    vectors = np.random.default_rng(3).standard_normal((2, D)).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), D)
+    pq.write_table(pa.table({"sample": ["a", "b"], **said, "embedding": lists}), tmp_path / "a.parquet")
+    for suffix in ("csv", "parquet"):
+        run(tmp_path / "a.parquet", tmp_path / f"out.{suffix}", small_head, columns=("*",))
+    with select(str(tmp_path / "out.parquet"), top=2) as selection:
+        write_lists(selection.selection, OutputOptions(out=str(tmp_path / "kept.csv")))
+    names = ["30303030-3030-3030-3030-303030303030", "31313131-3131-3131-3131-313131313131"]
+    expected = {
+        "a": ['["x", "y"]', '{"a": 1, "b": "q"}', names[0], f'["{names[0]}"]', "0.1"],
+        "b": ["[]", "", names[1], f'["{names[1]}"]', "2.0"],
+    }
+    for path in ("out.csv", "kept.csv"):
+        found = {row["sample"]: [row[name] for name in said] for row in rows_of_csv(tmp_path / path)}
+        assert found == expected, path
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beholder import columns, storage
+from beholder import columns, schemas, storage
 from beholder.curation.selecting.options import OutputOptions
 from beholder.curation.selecting.records import selection_record
 from beholder.curation.selecting.selection import Selection
@@ -138,11 +138,7 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
             pc.match_substring_regex(text, "[.enf]"), text, pc.binary_join_element_wise(text, _text("0"), _text("."))
         )
         return pc.if_else(pc.is_nan(column), _text(None), text)
-    try:
-        return pc.cast(column, pa.large_string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists and structs
-        values = [None if value is None else json.dumps(value, default=str, ensure_ascii=False) for value in column.to_pylist()]
-        return pa.chunked_array([values], pa.large_string())
+    return schemas.as_text(column)
 
 
 def _quoted(text: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
