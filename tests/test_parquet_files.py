@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from beholder.errors import DamagedError, InputError
 from beholder.images.packed import PackedReader
 from beholder.images.picture import SourceOptions
 from beholder.scores.score_set import open_scores
+from oracles.hub import Hub
+from oracles.web import running
 
 LONG = 1 << 20
 
@@ -36,7 +40,7 @@ def test_a_caption_of_a_megabyte_in_each_of_two_thousand_rows(tmp_path: Path) ->
     path = write(tmp_path / "x.parquet", sample=pa.array(map(str, range(2000))), caption=captions, embedding=vectors)
     assert Path(path).stat().st_size < 100_000
     reader, wanted = ParquetReader(), ReadOptions(columns=("caption",))
-    words = "column 'caption' unpacks to 2,097,152,000 bytes and more out of 1,048,.*; write it without that column"
+    words = "unpacks to too much: column 'caption' takes 2,097,152,000 bytes .* stored as 1,.*; write it without that column"
     with pytest.raises(InputError, match=words):
         reader.inspect(path, "x.parquet", wanted)
     part = reader.inspect(path, "x.parquet", ReadOptions())
@@ -46,7 +50,7 @@ def test_a_caption_of_a_megabyte_in_each_of_two_thousand_rows(tmp_path: Path) ->
     blocks = list(reader.blocks(reader.inspect(path, "x.parquet", without), 0, None, without))
     assert sum(len(np.asarray(block.embeddings)) for block in blocks) == 2000
     scores = write(tmp_path / "s.parquet", sample=pa.array(map(str, range(2000))), caption=captions, score=pa.array(rows[:, 0]))
-    with pytest.raises(InputError, match=f"s.parquet is damaged: {words}"), open_scores(scores):
+    with pytest.raises(InputError, match=f"s.parquet {words}"), open_scores(scores):
         pass
 
 
@@ -86,3 +90,78 @@ def test_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
                 DamagedError, match=r"x\.parquet is damaged near row 0: column 'sample': text that is not UTF-8; write it again"
             ):
                 read()
+
+
+@pytest.mark.parametrize("kind", ["delta", "fixed", "dotted"])
+def test_however_values_are_stored_once_and_named_often_batches_are_small(tmp_path: Path, kind: str) -> None:
+    rows = 300
+    value = b"".join(b"%07x " % i for i in range(LONG // 8))
+    if kind == "fixed":
+        column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(LONG), rows, [None, pa.py_buffer(value * rows)])
+    else:
+        column = pa.array([value.decode()] * rows, pa.large_string())
+    name = "prompt.text" if kind == "dotted" else "caption"
+    how = {"use_dictionary": False, "column_encoding": {name: "DELTA_BYTE_ARRAY"}} if kind == "delta" else {}
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({name: column}), path, compression="zstd", dictionary_pagesize_limit=1 << 30, **how)
+    assert path.stat().st_size < 2 * LONG
+    with storage.open_parquet(str(path)) as file:
+        file.check_dictionaries(all_encodings=True)
+        assert not file.fits([0])
+        found = 0
+        for batch in file.iter_batches(columns=[name]):
+            assert batch.num_rows * LONG <= 128 << 20
+            assert batch.column(0)[0].as_py() in (value, value.decode())
+            found += batch.num_rows
+        assert found == rows
+
+
+def test_values_told_by_their_difference_are_refused_where_that_would_never_end(tmp_path: Path) -> None:
+    table = pa.table({"caption": pa.array(["x" * LONG] * 1080, pa.large_string())})
+    path = tmp_path / "x.parquet"
+    encoding = {"caption": "DELTA_BYTE_ARRAY"}
+    pq.write_table(table, path, use_dictionary=False, column_encoding=encoding, write_statistics=False)
+    del table
+    words = "x.parquet unpacks to too much: column 'caption' takes 1,.* stored as .*; write it without that column"
+    with storage.open_parquet(str(path)) as file:
+        assert file.metadata.num_row_groups == 1
+        with pytest.raises(InputError, match=words):
+            file.check_dictionaries(all_encodings=True)
+        with pytest.raises(InputError, match=words):
+            for _ in file.iter_batches():
+                pass
+
+
+def test_of_a_remote_file_hardly_more_is_fetched_than_it_holds(tmp_path: Path) -> None:
+    rows = 8_000
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones((rows, 256), np.float32).ravel()), 256)
+    names = pa.array([f"folder/{i:060}.jpg" for i in range(rows)])
+    texts = pa.array([f"a picture of number {i} {'and more ' * 10}" for i in range(rows)])
+    path = tmp_path / "e.parquet"
+    how = {"row_group_size": 2000, "compression": "none", "use_dictionary": ["image_path", "caption"]}
+    pq.write_table(pa.table({"image_path": names, "caption": texts, "embedding": vectors}), path, **how)
+    num_bytes, hub, wanted = path.stat().st_size, Hub(), ReadOptions(columns=("caption",))
+    hub.add("/e.parquet", path)
+    with running(hub):
+        part = ParquetReader().inspect(f"{hub.url}/e.parquet", "e.parquet", wanted)
+        assert hub.num_bytes_sent < 200_000
+        blocks = list(ParquetReader().blocks(part, 0, None, wanted))
+        assert [text for block in blocks for text in block.labels["caption"].to_pylist()] == texts.to_pylist()
+        assert hub.num_bytes_sent < 1.3 * num_bytes
+
+
+def test_columns_of_a_file_cut_short_while_it_is_read_are_damage(tmp_path: Path) -> None:
+    path, rows = tmp_path / "wide.parquet", 100_000
+    columns = {f"d{i}": np.random.default_rng(i).standard_normal(rows).astype(np.float32) for i in range(16)}
+    pq.write_table(pa.table(columns), path, row_group_size=10_000)
+    code = (
+        "import os, sys\n"
+        "from beholder.embeddings.block import ReadOptions\n"
+        "from beholder.embeddings.parquet import ParquetReader\n"
+        "part = ParquetReader().inspect(sys.argv[1], 'x', ReadOptions())\n"
+        "for block in ParquetReader().blocks(part, 0, None, ReadOptions()):\n"
+        "    os.truncate(sys.argv[1], 4096)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1  # and not killed by the system
+    assert "DamagedError" in ended.stderr.splitlines()[-1]

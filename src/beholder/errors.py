@@ -42,6 +42,14 @@ class DamagedError(InputError):
         self.why = one_line(why)
 
 
+class OversizedError(DamagedError):
+    """A file whose columns unpack to far more than it holds, which would fill the memory or never end."""
+
+    def __init__(self, path: str, why: str, *, hint: str) -> None:
+        InputError.__init__(self, f"{path} unpacks to too much: {why}; {hint}")
+        self.why = one_line(why)
+
+
 class OutputError(BeholderError):
     """A result that cannot be written, or that would overwrite another one."""
 

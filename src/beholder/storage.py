@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -40,8 +41,8 @@ _WILDCARD = re.compile(r"[*?\[]")
 _COPY_BYTES = 1 << 20
 _MOST_WHOLE_BYTES = 8 << 20
 """Largest file of which a part is read by fetching the whole, from web servers that give no parts."""
-_BUFFER_BYTES = 1 << 20
-"""Bytes of a column that are read from a local file at a time."""
+_BUFFER_BYTES = 1 << 16
+"""Bytes of a column that are read from a local file at a time; there may be a thousand columns."""
 _SAMPLE_PIECES, _SAMPLE_BYTES = 16, 4096
 _PROTOCOL_PACKAGES = {
     "s3": "beholder[s3]", "gs": "beholder[gs]", "gcs": "beholder[gs]",
@@ -300,10 +301,10 @@ def natural_key(path: str) -> list[tuple[int, int, str]]:
     return [(1, int(piece), piece) if i % 2 else (0, 0, piece) for i, piece in enumerate(re.split(r"([0-9]+)", path))]
 
 
-def open_parquet(path: str, *, streamed: bool = False, mapped: bool = True) -> ParquetFile:
+def open_parquet(path: str, *, streamed: bool = False) -> ParquetFile:
     """Open a Parquet file, local or remote; `streamed`: a remote one is read piece by piece, not a row group at once.
 
-    `mapped`: a local one is mapped, which spares a copy; its pages then count as memory of this process while they are used.
+    A local one is read, not mapped: where it is cut short meanwhile, reading it fails, and a map would end the process.
 
     Raises InputError when it is not one, or is cut short. See `ParquetFile` for what reading it raises.
     """
@@ -313,11 +314,10 @@ def open_parquet(path: str, *, streamed: bool = False, mapped: bool = True) -> P
     if num_bytes == 0:
         raise InputError(f"{path} is empty (0 bytes)")
     if is_local(path):
-        if mapped:
-            return ParquetFile(path, str(local_path(path)), memory_map=True, pre_buffer=False)
         return ParquetFile(path, str(local_path(path)), buffer_size=_BUFFER_BYTES, pre_buffer=False)
     buffer = _MOST_WHOLE_BYTES if streamed else 0
-    return ParquetFile(path, open_binary(path), pre_buffer=not streamed, buffer_size=buffer)
+    ranges = functools.partial(read_range, path)
+    return ParquetFile(path, open_binary(path), read_range=ranges, pre_buffer=not streamed, buffer_size=buffer)
 
 
 def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None) -> tuple[list[int], int]:

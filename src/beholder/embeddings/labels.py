@@ -123,12 +123,12 @@ def metadata_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> 
     """The same as tables of consecutive rows, each of about `_PIECE_BYTES` at most."""
     chosen: list[str] = []
     if part.metadata_path is not None:
-        with storage.remote_errors(part.metadata_path), open_parquet(part.metadata_path, streamed=True, mapped=False) as file:
+        with storage.remote_errors(part.metadata_path), open_parquet(part.metadata_path, streamed=True) as file:
             chosen = choose_label_columns(file.schema_arrow.names, options, part.metadata_path)
             groups, at = covering_row_groups(file.metadata, start, stop)
             for group in groups if chosen else ():
                 rows = num_rows_of(file.metadata.row_group(group), _PIECE_BYTES, chosen)
-                for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=chosen):
+                for batch in file.iter_batches(rows, [group], chosen, most_bytes=_PIECE_BYTES):
                     low, high = max(start, at), min(stop, at + batch.num_rows)
                     if high > low:
                         table = pa.Table.from_batches([batch.slice(low - at, high - low)])

@@ -150,7 +150,7 @@ def _first_length(file: pq.ParquetFile, name: str, path: str) -> int:
 def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
     names: list[str] = part.detail["columns"]
     is_list, large = part.detail["layout"] == "list", part.detail["group_bytes"] > _MOST_FETCHED_BYTES
-    with storage.remote_errors(part.path), open_parquet(part.path, streamed=is_list and large, mapped=not is_list) as file:
+    with storage.remote_errors(part.path), open_parquet(part.path, streamed=is_list and large) as file:
         others = [name for name in file.schema_arrow.names if name not in set(names)]
         labels = choose_label_columns(others, options, part.path)
         groups, at = covering_row_groups(file.metadata, start, stop)
@@ -179,12 +179,14 @@ def _record_batches(
     for group in groups:
         metadata = file.metadata.row_group(group)
         label_bytes = group_bytes(metadata, labels)
-        if metadata.num_rows * row_bytes + label_bytes <= options.block_bytes and label_bytes <= options.block_bytes // 8:
+        num_bytes = metadata.num_rows * row_bytes + label_bytes
+        is_small = num_bytes <= options.block_bytes and label_bytes <= options.block_bytes // 8
+        if is_small and file.fits([group], names):
             yield from file.read_row_group(group, columns=names).combine_chunks().to_batches()
             continue
         most = options.block_bytes // 8
         rows = min(max(1, most // row_bytes), num_rows_of(metadata, most, labels))
-        yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=names)
+        yield from file.iter_batches(rows, [group], names, most_bytes=most)
 
 
 def _storage(column: pa.Array) -> pa.Array:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from beholder import storage
 from beholder.columns import PictureReason
-from beholder.errors import DamagedError, InputError
+from beholder.errors import DamagedError, InputError, OversizedError
 from beholder.images.fetch_bytes import too_many_bytes
 from beholder.images.labels import block_labels, is_heavy, passed_columns, renames, valid_text
 from beholder.images.magic import is_picture
@@ -249,11 +249,12 @@ def _batches(
     rows = max(1, min(options.block_rows, _MOST_ROWS, int(options.block_bytes / max(1.0, bytes_a_row))))
     at = first
     try:
-        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted):
+        for batch in file.iter_batches(rows, [group], wanted, most_bytes=options.block_bytes):
             yield at, batch
             at += batch.num_rows
     except DamagedError as error:
-        rest = _without_pictures(file, group, wanted, picture).replace_schema_metadata({"damage": error.why})
+        what = "unpacks to too much" if isinstance(error, OversizedError) else "is damaged here"
+        rest = _without_pictures(file, group, wanted, picture).replace_schema_metadata({"damage": f"{what}: {error.why}"})
         for batch in rest.slice(at - first).combine_chunks().to_batches(max_chunksize=rows):
             yield at, batch
             at += batch.num_rows
@@ -287,7 +288,7 @@ def _block(
         texts = (_with_number(own, columns[_INSIDE].to_numpy()) if _INSIDE in columns else own).to_pylist()
     for i, picture in enumerate(pictures):
         if damage is not None:
-            refs.append(PictureRef(error=(PictureReason.UNREADABLE, f"the Parquet file is damaged here: {damage.decode()}")))
+            refs.append(PictureRef(error=(PictureReason.UNREADABLE, f"the Parquet file {damage.decode()}")))
         else:
             refs.append(_ref(picture, part.path, notes[i] if notes else None))
         own = texts[i] if texts is not None else picture.get("path") if isinstance(picture, dict) else None

@@ -285,7 +285,7 @@ def join_parquet(target: str, parts: Sequence[Path], metadata: Mapping[str, Any]
         schema = common_schema(pq.read_schema(part) for part in parts)
         rows = ParquetRows(temporary, schema, metadata)
         for part in parts:
-            with storage.open_parquet(str(part), mapped=False) as source:
+            with storage.open_parquet(str(part)) as source:
                 for group in range(source.num_row_groups):
                     size = num_rows_of(source.metadata.row_group(group), _ROW_GROUP_BYTES // 4)
                     for batch in source.iter_batches(batch_size=size, row_groups=[group]):
