@@ -6,12 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import beholder
 from beholder import storage
+from beholder.curation.selecting.options import OutputOptions, SelectRules
+from beholder.curation.selecting.selection import select_rows
+from beholder.curation.selecting.writing import write_lists
 from beholder.embeddings.block import ReadOptions
 from beholder.embeddings.parquet import ParquetReader
 from beholder.errors import DamagedError, InputError
@@ -50,8 +55,8 @@ def test_a_caption_of_a_megabyte_in_each_of_two_thousand_rows(tmp_path: Path) ->
     blocks = list(reader.blocks(reader.inspect(path, "x.parquet", without), 0, None, without))
     assert sum(len(np.asarray(block.embeddings)) for block in blocks) == 2000
     scores = write(tmp_path / "s.parquet", sample=pa.array(map(str, range(2000))), caption=captions, score=pa.array(rows[:, 0]))
-    with pytest.raises(InputError, match=f"s.parquet {words}"), open_scores(scores):
-        pass
+    with open_scores(scores) as opened, pytest.raises(InputError, match=f"s.parquet {words}"):
+        opened.register(duckdb.connect())
 
 
 def test_pictures_of_one_dictionary_are_rejects(tmp_path: Path) -> None:
@@ -130,6 +135,31 @@ def test_values_told_by_their_difference_are_refused_where_that_would_never_end(
         with pytest.raises(InputError, match=words):
             for _ in file.iter_batches():
                 pass
+
+
+def test_a_workflow_beside_each_of_many_pictures_is_no_hindrance(tmp_path: Path) -> None:
+    rows = 60_000
+    workflow = "w" * 20_000
+    scores = pa.array(np.arange(rows, dtype=np.float32))
+    names, workflows = pa.array(map(str, range(rows))), repeated([workflow], rows)
+    path = write(tmp_path / "s.parquet", sample=names, workflow=workflows, score=scores)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with beholder.select(path, top=2, per="workflow", num_threads=2) as chosen:
+        assert chosen.kept_rows()["sample"].to_pylist() == [str(rows - 1), str(rows - 2)]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    with open_scores(path) as opened, select_rows(opened, SelectRules(top=2)) as chosen:  # with its column
+        write_lists(chosen, OutputOptions(out=str(tmp_path / "k.parquet")))
+    kept = pq.read_table(tmp_path / "k.parquet")
+    assert kept["sample"].to_pylist() == [str(rows - 1), str(rows - 2)]
+    assert kept["workflow"].to_pylist() == [workflow] * 2
+
+
+def test_a_column_that_nobody_asks_for_may_unpack_to_anything(tmp_path: Path) -> None:
+    long, scores = repeated(["x" * LONG], 2000), pa.array(np.arange(2000, dtype=np.float32))
+    path = write(tmp_path / "s.parquet", sample=pa.array(map(str, range(2000))), caption=long, score=scores)
+    with open_scores(path) as opened, select_rows(opened, SelectRules(top=1)) as chosen:
+        write_lists(chosen, OutputOptions(out=str(tmp_path / "k.txt")))
+    assert (tmp_path / "k.txt").read_text() == "1999\n"
 
 
 def test_of_a_remote_file_hardly_more_is_fetched_than_it_holds(tmp_path: Path) -> None:

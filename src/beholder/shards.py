@@ -488,8 +488,8 @@ def _can_be_read(path: Path) -> bool:
 
     try:
         with storage.open_parquet(str(path)) as file:
-            for group in range(file.num_row_groups):
-                file.read_row_group(group)
+            for _ in file.iter_batches():
+                pass
     except (InputError, pa.ArrowException, OSError):
         return False
     return True

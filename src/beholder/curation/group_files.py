@@ -39,7 +39,7 @@ def open_groups(source: str, scratch: Path) -> GroupFile:
     types = {"group": pa.int64(), "similarity": pa.float64(), "kept": pa.bool_(), "row": pa.int64()}
     path = foreign.as_parquet(source, scratch / "groups.parquet", types)
     with storage.open_parquet(str(path)) as file:
-        file.check_dictionaries(source)
+        file.check_dictionaries(source, all_encodings=True)
         names = file.schema_arrow.names
     missing = [name for name in ("group", columns.SAMPLE) if name not in names]
     if missing:

@@ -84,7 +84,7 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
         raise _is_a_list(source)
     path = foreign.as_parquet(source, scratch / "decisions.parquet", {KEPT: pa.bool_(), RANK: pa.int64()})
     with storage.open_parquet(str(path)) as file:
-        file.check_dictionaries(source)
+        file.check_dictionaries(source, all_encodings=True)
         schema, num_rows = file.schema_arrow, file.metadata.num_rows
         missing = [name for name in (columns.SAMPLE, KEPT) if name not in schema.names]
         if missing:

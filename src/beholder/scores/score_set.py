@@ -180,7 +180,8 @@ class ScoreSet:
     def register(self, connection: duckdb.DuckDBPyConnection, view: str = "scores") -> None:
         """Make the set known to DuckDB as `view`: all columns under their names, `sample` among them, and ROW (BIGINT).
 
-        Reading by DuckDB is out of core; rows may come in any order, so put results in order by ROW.
+        Reading by DuckDB is out of core; rows may come in any order, so put results in order by ROW. Raises InputError for a
+        column that unpacks to far more than the file holds.
         """
         if not len(self.left_out):
             self._register_all(connection, view)
@@ -207,6 +208,9 @@ class ScoreSet:
             connection.register(f"{view}_rows", numbered)
             connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join(['*', *renamed])} FROM {view}_rows")
             return
+        for path in self.files:
+            with storage.open_parquet(str(path)) as file:
+                file.check_dictionaries(self.source, all_encodings=True)
         starts = [0, *accumulate(self.row_counts)][:-1]
         row = f"file_row_number + ([{', '.join(map(str, starts))}]::BIGINT[])[file_index::BIGINT + 1] AS {ROW}"
         names = ", ".join(["*", *renamed, row])
@@ -291,7 +295,6 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     schemas, counts = [], []
     for path, name in zip(files, place.files, strict=True):
         with storage.open_parquet(str(path)) as file:
-            file.check_dictionaries(name)
             schemas.append(file.schema_arrow)
             counts.append(file.metadata.num_rows)
         if not schemas[-1].names:
@@ -306,6 +309,9 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     }
     schema = _unified(schemas, untyped, source)
     chosen = _columns_of(schema, record, source, score_column, sample_column)
+    for path, name in zip(files, place.files, strict=True):
+        with storage.open_parquet(str(path)) as file:
+            file.check_dictionaries(name, [chosen["sample_column"], *chosen["score_columns"]])
     return ScoreSet(
         source=source,
         files=files,

@@ -58,7 +58,7 @@ def table_file(path: str, target: Path) -> Path:
     with storage.remote_errors(path):
         file = as_parquet(path, target)
     with storage.open_parquet(str(file)) as opened:
-        opened.check_dictionaries(path)
+        opened.check_dictionaries(path, all_encodings=True)
     return file
 
 

@@ -66,7 +66,6 @@ class RowReader:
         self._joined_schema = pq.read_schema(joined).remove_metadata() if joined is not None else pa.schema([])
         fields = [*scores.schema.remove_metadata(), *self._joined_schema]
         self.schema: pa.Schema = pa.schema(fields)
-        self._local = threading.local()
 
     def holds_numbers(self, name: str) -> bool:
         """Whether a column is of numbers, or may be meant so: `numbers_in` tells."""
@@ -104,17 +103,24 @@ class RowReader:
         own = [name for name in names if name in self.scores.schema.names]
         joined = [name for name in names if name not in own]
 
+        opened = _OpenFiles()
+
         def do(stretch: _Stretch) -> list[T]:
-            table = self._read(stretch, own)
-            if joined:
-                table = _with_columns(table, self._read_joined(stretch.first, stretch.num_rows, joined))
-            return [work(stretch.first, table.select(list(names)))]
+            first, results = stretch.first, []
+            for table in self._read(opened, stretch, own):
+                num_rows = table.num_rows if own else stretch.num_rows
+                if joined:
+                    table = _with_columns(table, self._read_joined(opened, first, num_rows, joined))
+                results.append(work(first, table.select(list(names))))
+                first += num_rows
+            return results
 
         if self.scores.table is not None:
-            yield from self._map_table(names, own, joined, work, wanted, on_rows)
+            with opened:
+                yield from self._map_table(opened, names, own, joined, work, wanted, on_rows)
             return
         waiting: deque[tuple[Future[list[T]], int]] = deque()
-        with ThreadPoolExecutor(self.num_threads) as pool:
+        with opened, ThreadPoolExecutor(self.num_threads) as pool:
             try:
                 for stretch in self._stretches(own):
                     if wanted is not None and not wanted(stretch.first, stretch.first + stretch.num_rows):
@@ -122,7 +128,7 @@ class RowReader:
                         continue
                     if stretch.num_bytes > _LARGE_GROUP_BYTES:
                         yield from _drained(waiting, on_rows)
-                        yield from self._map_large(stretch, names, own, joined, work, on_rows)
+                        yield from self._map_large(opened, stretch, names, own, joined, work, on_rows)
                         continue
                     waiting.append((pool.submit(do, stretch), stretch.num_rows))
                     if len(waiting) > self.num_threads:
@@ -134,6 +140,7 @@ class RowReader:
 
     def _map_table(
         self,
+        opened: _OpenFiles,
         names: Sequence[str],
         own: Sequence[str],
         joined: Sequence[str],
@@ -147,12 +154,13 @@ class RowReader:
             num_rows = min(PIECE_ROWS, self.num_rows - first)
             if wanted is None or wanted(first, first + num_rows):
                 if joined:
-                    table = _with_columns(table, self._read_joined(first, num_rows, joined))
+                    table = _with_columns(table, self._read_joined(opened, first, num_rows, joined))
                 yield work(first, table.select(list(names)))
             _tell(on_rows, num_rows)
 
     def _map_large(
         self,
+        opened: _OpenFiles,
         stretch: _Stretch,
         names: Sequence[str],
         own: Sequence[str],
@@ -168,7 +176,7 @@ class RowReader:
             for batch in batches:
                 table = self._fitted(pa.table(batch), own, batch.num_rows)
                 if joined:
-                    table = _with_columns(table, self._read_joined(first, batch.num_rows, joined))
+                    table = _with_columns(table, self._read_joined(opened, first, batch.num_rows, joined))
                 yield work(first, table.select(list(names)))
                 first += batch.num_rows
                 _tell(on_rows, batch.num_rows)
@@ -201,28 +209,24 @@ class RowReader:
                 yield _Stretch(path, tuple(groups), start, rows, num_bytes)
             first += expected
 
-    def _file(self, path: Path) -> pq.ParquetFile:
-        """The file, as this thread has it open."""
-        opened: dict[Path, pq.ParquetFile] = self._local.__dict__.setdefault("files", {})
-        if path not in opened:
-            for other in opened.values():
-                other.close()
-            opened.clear()
-            opened[path] = _open(path)
-        return opened[path]
-
-    def _read(self, stretch: _Stretch, names: Sequence[str]) -> pa.Table:
-        file = self._file(stretch.path)
+    def _read(self, opened: _OpenFiles, stretch: _Stretch, names: Sequence[str]) -> Iterator[pa.Table]:
+        """The stretch at once; piece by piece where a column unpacks to far more than the file holds."""
+        file = opened.scores(stretch.path)
         present = [name for name in names if name in file.schema_arrow.names]
         if not stretch.groups and file.metadata.num_rows != stretch.num_rows:
             raise _changed(stretch.path, file.metadata.num_rows, stretch.num_rows)
         if not present:
-            return self._fitted(pa.table({}), names, stretch.num_rows)
+            yield self._fitted(pa.table({}), names, stretch.num_rows)
+            return
+        groups = list(stretch.groups) or list(range(file.num_row_groups))
+        use_threads = self.num_threads == 1
         with storage.remote_errors(str(stretch.path)):
-            table = file.read_row_groups(
-                list(stretch.groups) or list(range(file.num_row_groups)), columns=present, use_threads=self.num_threads == 1
-            )
-            return self._fitted(table, names, stretch.num_rows)
+            if file.fits(groups, present):
+                table = file.read_row_groups(groups, columns=present, use_threads=use_threads)
+                yield self._fitted(table, names, stretch.num_rows)
+                return
+            for batch in file.iter_batches(_GAP_ROWS, groups, present, use_threads=use_threads):
+                yield self._fitted(pa.table(batch), names, batch.num_rows)
 
     def _fitted(self, table: pa.Table, names: Sequence[str], num_rows: int) -> pa.Table:
         """The columns with the types of the set; those that a file lacks are null."""
@@ -236,18 +240,11 @@ class RowReader:
                 ready.append(in_type(table.column(name), kind))
         return pa.table(ready, names=list(names))
 
-    def _read_joined(self, first: int, num_rows: int, names: Sequence[str]) -> pa.Table:
+    def _read_joined(self, opened: _OpenFiles, first: int, num_rows: int, names: Sequence[str]) -> pa.Table:
         assert self._joined is not None
-        file = self._file_joined()
+        file = opened.joined(self._joined)
         groups, start = storage.covering_row_groups(file.metadata, first, first + num_rows)
         return file.read_row_groups(groups, columns=list(names)).slice(first - start, num_rows)
-
-    def _file_joined(self) -> pq.ParquetFile:
-        found: pq.ParquetFile | None = getattr(self._local, "joined", None)
-        if found is None:
-            assert self._joined is not None
-            found = self._local.joined = _open(self._joined)
-        return found
 
     def floats(self, name: str) -> npt.NDArray[np.float32]:
         """A column of numbers as (N,) float32; NaN for null and infinity, neither of which is a score."""
@@ -271,6 +268,41 @@ class RowReader:
             raise InputError(
                 f"{self.scores.source}: {num_rows:,} rows were read where {self.num_rows:,} were counted; did a file change?"
             )
+
+
+class _OpenFiles:
+    """Files as the threads of one reading have them open, each its own; all are closed at its end, whatever thread it was."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._all: list[ParquetFile] = []
+
+    def __enter__(self) -> _OpenFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._all:
+            file.close()
+
+    def scores(self, path: Path) -> ParquetFile:
+        """A file of the set; one at a time is open in a thread."""
+        return self._opened("scores", path)
+
+    def joined(self, path: Path) -> ParquetFile:
+        """The file of the joined columns."""
+        return self._opened("joined", path)
+
+    def _opened(self, what: str, path: Path) -> ParquetFile:
+        before: tuple[Path, ParquetFile] | None = getattr(self._local, what, None)
+        if before is not None and before[0] == path:
+            return before[1]
+        if before is not None:
+            before[1].close()
+            self._all.remove(before[1])
+        file = _open(path)
+        self._all.append(file)
+        setattr(self._local, what, (path, file))
+        return file
 
 
 class Chosen:
