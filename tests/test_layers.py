@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": {"errors"},
     "stats": set(),
     "remote_files": set(),
-    "parquet_files": {"errors"},
+    "parquet_files": {"errors", "schemas"},
     "streams": set(),
     "storage": {"errors", "parquet_files", "remote_files"},
     "schemas": set(),

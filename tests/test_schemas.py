@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from beholder.embeddings.block import ReadOptions
 from beholder.embeddings.parquet import ParquetReader
-from beholder.schemas import as_text, common_schema, fit_table, num_bytes_of, pieces_of, without_unused
+from beholder.schemas import as_text, common_schema, fit_table, num_bytes_of, pieces_of, schema_of, without_unused
 from oracles.score_jobs import D, read_scores, run
 
 INTEGERS = [pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
@@ -73,13 +75,13 @@ def is_same(value: Any, found: Any, width: int) -> bool:
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.data())
-def test_values_of_any_two_types_survive(data: st.DataObject) -> None:
+@given(st.data(), st.sampled_from([lambda table: table.schema, schema_of]))
+def test_values_of_any_two_types_survive(data: st.DataObject, seen: Callable[[pa.Table], pa.Schema]) -> None:
     kinds = [data.draw(KINDS_AND_LISTS), data.draw(KINDS_AND_LISTS)]
     columns = [data.draw(st.lists(st.none() | values_of(kind), min_size=1, max_size=3)) for kind in kinds]
     tables = [pa.table({"c": pa.array(column, kind)}) for column, kind in zip(columns, kinds, strict=True)]
-    schema = common_schema(table.schema for table in tables)
-    assert schema == common_schema(table.schema for table in reversed(tables))
+    schema = common_schema(map(seen, tables))
+    assert schema == common_schema(map(seen, reversed(tables)))
     for table, kind, column in zip(tables, kinds, columns, strict=True):
         fitted, remarks = fit_table(table, schema)
         assert (remarks, fitted.schema) == ({}, schema)
@@ -111,6 +113,23 @@ def test_values_of_any_two_types_survive(data: st.DataObject) -> None:
 def test_the_type_of_two(one: pa.DataType, other: pa.DataType, found: pa.DataType) -> None:
     schemas = [pa.schema([("c", one)]), pa.schema([("c", other)])]
     assert common_schema(schemas).field("c").type == common_schema(schemas[::-1]).field("c").type == found
+
+
+@pytest.mark.parametrize(("most", "found"), [(2**53, pl.Float64), (2**53 + 1, pl.String)])
+def test_integers_and_fractions_of_two_files_are_fractions_where_none_changes(
+    tmp_path: Path, small_head: Path, most: int, found: pl.DataType
+) -> None:
+    """Pandas makes fractions of whole numbers with a missing one; widths stay numbers, 64-bit hashes stay what they are."""
+    rows = np.random.default_rng(0).standard_normal((3, D)).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), D)
+    for name, values in (("a", pa.array([1, most, None])), ("b", pa.array([0.5, None, 3.0]))):
+        pq.write_table(pa.table({"width": values, "embedding": lists}), tmp_path / f"{name}.parquet")
+    run(tmp_path, tmp_path / "out", small_head, columns=("width",))
+    column = read_scores(tmp_path / "out")["width"]
+    assert column.dtype == found
+    numbers = [1.0, float(most), None, 0.5, None, 3.0]
+    texts = ["1", str(most), None, "0.5", None, "3.0"]
+    assert column.to_list() == (numbers if found == pl.Float64 else texts)
 
 
 def test_values_as_text() -> None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder.errors import DamagedError, InputError, OversizedError, damaged
+from beholder.schemas import is_small, small_integers
 
 _BATCH_BYTES = 128 << 20
 """What the rows of one batch may take where a column unpacks to more than the file holds."""
@@ -109,6 +110,25 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
             if hasattr(source, "close"):
                 source.close()
             raise
+
+    @property
+    def schema_with_ranges(self) -> pa.Schema:
+        """`schema_arrow`, with columns of integers marked that have no large ones by the file's statistics."""
+        return pa.schema([
+            small_integers(field) if pa.types.is_integer(field.type) and self._has_small(at) else field
+            for at, field in enumerate(self.schema_arrow)
+        ])  # fmt: skip
+
+    def _has_small(self, column: int) -> bool:
+        """Whether the statistics of all row groups say that a column's integers are small."""
+        (leaf,) = (number for number, one in enumerate(self._leaves) if one.column == column)
+        for group in range(self.metadata.num_row_groups):
+            said = self.metadata.row_group(group).column(leaf).statistics
+            if said is None or not (said.has_min_max or said.null_count == said.num_values == 0):
+                return False
+            if said.has_min_max and not is_small(said.min, said.max):
+                return False
+        return True
 
     def _found_leaves(self) -> list[_Leaf]:
         """The columns as they are stored. Raises for a footer that contradicts itself."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ _INT_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
 """Decimal digits of integers by their bits, without a sign or with it."""
 _FLOATS = [(11, pa.float16()), (24, pa.float32()), (53, pa.float64())]
 """Up to how many bits of an integer each type of fractional numbers holds."""
+_MOST_EXACT = 1 << 53
+_SMALL = {b"beholder": b"small integers"}
 _EXACT_DIGITS = 15
 """So many decimal digits come out of a float64 as they went in."""
 
@@ -105,8 +108,8 @@ def _common_number(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     others = [kind for kind in kinds if not pa.types.is_floating(kind)]
     if others and pa.types.is_decimal(others[0]):
         return pa.float64() if _whole_digits(others[0]) + _scale(others[0]) <= _EXACT_DIGITS else None
-    bits = others[0].bit_width if others else 0
-    return next((kind for most, kind in _FLOATS if most >= bits and kind.bit_width >= least), None)
+    needed = others[0].bit_width if others else 0
+    return next((kind for most, kind in _FLOATS if most >= needed and kind.bit_width >= least), None)
 
 
 def _scale(kind: pa.DataType) -> int:
@@ -127,11 +130,48 @@ def _can_cast(kind: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """All columns of all schemas in the order of their first appearance, without metadata; where all is null, as text."""
-    kinds: dict[str, pa.DataType] = {}
+    """All columns of all schemas in the order of their first appearance, without metadata; where all is null, as text.
+
+    Integers of 64 bits and fractional numbers are float64 where all the integers are known to be small (`small_integers`).
+    """
+    fields: dict[str, list[pa.Field]] = {}
     for field in (field for schema in schemas for field in schema):
-        kinds[field.name] = common_type(kinds[field.name], field.type) if field.name in kinds else field.type
+        fields.setdefault(field.name, []).append(field)
+    kinds = {name: reduce(common_type, _without_small(same)) for name, same in fields.items()}
     return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()])
+
+
+def small_integers(field: pa.Field) -> pa.Field:
+    """The field of a column of integers, marked as one whose values float64 holds: none is beyond 2**53."""
+    return field.with_metadata(_SMALL)
+
+
+def is_small(least: int, most: int) -> bool:
+    """Whether float64 holds all integers from `least` to `most`."""
+    return max(-least, most) <= _MOST_EXACT
+
+
+def schema_of(table: pa.Table) -> pa.Schema:
+    """The table's columns, with small integers marked."""
+    fields = []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if pa.types.is_integer(field.type):
+            ends = pc.min_max(column).as_py()
+            if ends["min"] is None or is_small(ends["min"], ends["max"]):
+                field = small_integers(field)
+        fields.append(field)
+    return pa.schema(fields)
+
+
+def _without_small(fields: Sequence[pa.Field]) -> list[pa.DataType]:
+    """The types of a column in several schemas, with small integers as float64 where others are fractional."""
+    kinds = [field.type for field in fields]
+    wide = [pa.types.is_integer(kind) and kind.bit_width == 64 for kind in kinds]
+    if any(map(pa.types.is_floating, kinds)) and all(
+        field.metadata == _SMALL for field, is_wide in zip(fields, wide, strict=True) if is_wide
+    ):
+        return [pa.float64() if is_wide else kind for kind, is_wide in zip(kinds, wide, strict=True)]
+    return kinds
 
 
 def fit_table(table: pa.Table, schema: pa.Schema) -> tuple[pa.Table, dict[str, int]]:

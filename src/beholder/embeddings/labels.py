@@ -43,20 +43,19 @@ def labels_schema(parts: Iterable[Part], options: ReadOptions) -> pa.Schema:
         kinds = _label_types(part)
         sample = choose_sample_column(kinds, options.sample_column, part.path) if kinds else None
         chosen = choose_label_columns(kinds, options, part.path) if kinds else []
-        schemas.append(pa.schema([(name, kinds[name]) for name in chosen if name not in (sample, columns.SAMPLE)]))
+        schemas.append(pa.schema([kinds[name] for name in chosen if name not in (sample, columns.SAMPLE)]))
     found = common_schema(schemas)
     if "*" not in options.columns:
-        kinds = {field.name: field.type for field in found}
-        found = pa.schema([(name, kinds[name]) for name in dict.fromkeys(options.columns) if name in kinds])
+        found = pa.schema([found.field(name) for name in dict.fromkeys(options.columns) if name in found.names])
     return pa.schema([(columns.SAMPLE, pa.large_string()), *found])
 
 
-def _label_types(part: Part) -> dict[str, pa.DataType]:
-    """The types of the columns that are not part of the embedding; those of CSV are text."""
+def _label_types(part: Part) -> dict[str, pa.Field]:
+    """The columns that are not part of the embedding; those of CSV are text."""
     if part.kind == "csv":
         taken = set(part.detail["embedding"])
-        return {name: pa.large_string() for at, name in enumerate(part.detail["names"]) if at not in taken}
-    return {field.name: field.type for field in part.detail.get("labels", ())}
+        return {name: pa.field(name, pa.large_string()) for at, name in enumerate(part.detail["names"]) if at not in taken}
+    return {field.name: field for field in part.detail.get("labels", ())}
 
 
 def choose_sample_column(names: Iterable[str], wanted: str | None, where: str) -> str | None:

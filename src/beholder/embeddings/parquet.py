@@ -46,7 +46,7 @@ class ParquetReader:
             for group in range(metadata.num_row_groups - 1):
                 at += metadata.row_group(group).num_rows
                 cuts.append(at)
-            others = pa.schema([field for field in schema if field.name not in set(names)])
+            others = pa.schema([field for field in file.schema_with_ranges if field.name not in set(names)])
             file.check_dictionaries(columns=choose_label_columns(others.names, options, path))
             num_rows = metadata.num_rows
             largest = max((group_bytes(metadata.row_group(group)) for group in range(metadata.num_row_groups)), default=0)

@@ -267,7 +267,7 @@ def _inspect(path: str, name: str, metadata_path: str | None, options: ReadOptio
         return part
     with storage.remote_errors(metadata_path), storage.open_parquet(metadata_path) as table:
         num_rows = table.metadata.num_rows
-        labels = table.schema_arrow
+        labels = table.schema_with_ranges
         table.check_dictionaries(columns=choose_label_columns(labels.names, options, metadata_path))
     if num_rows != part.num_rows:
         raise InputError(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
 from beholder.images.picture import LateLabels, PicturePart, SourceOptions
-from beholder.schemas import common_schema, fit_table, merge_remarks, without_unused
+from beholder.schemas import common_schema, fit_table, merge_remarks, schema_of, without_unused
 
 
 def valid_text(name: str | bytes) -> str:
@@ -194,9 +194,9 @@ def labels_schema(parts: Sequence[PicturePart], options: SourceOptions) -> pa.Sc
     """
     schemas = []
     for part in parts:
-        kinds = {item.name: item.type for item in part.detail.get("schema", ())}
-        chosen = passed_columns(kinds, part.detail.get("sample"), options)
-        schemas.append(pa.schema([(name, kinds[name]) for name in chosen]))
+        fields = {item.name: item for item in part.detail.get("schema", ())}
+        chosen = passed_columns(fields, part.detail.get("sample"), options)
+        schemas.append(pa.schema([fields[name] for name in chosen]))
     found = common_schema(schemas)
     if "*" not in options.columns:
         kinds = {item.name: item.type for item in found}
@@ -221,7 +221,7 @@ def join_labels(
         remarks: takes up what was lost, as `schemas.fit_table` tells it.
     """
     if schema is None:
-        schema = common_schema(table.schema for table in (*tables, *(one.said for one in late)))
+        schema = common_schema(map(schema_of, (*tables, *(one.said for one in late))))
     fitted = []
     for table in tables:
         rows, lost = fit_table(table, schema)

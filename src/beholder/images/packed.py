@@ -34,7 +34,7 @@ _INSIDE = "\0place in the list"
 def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.Schema]:
     """Which columns of a Parquet file are what. Raises InputError when none holds pictures or places of pictures."""
     with storage.remote_errors(path), storage.open_parquet(path, streamed=True) as file:
-        schema = file.schema_arrow
+        schema = file.schema_with_ranges
 
         def first_value(name: str) -> object:
             """Of the first rows; None where they are all null, or the file is damaged (which reading it will tell)."""

@@ -22,7 +22,7 @@ from beholder.images.picture import PictureBlock, PicturePart, PictureRef, Sourc
 from beholder.images.picture_columns import Columns, choose
 from beholder.images.text_pictures import is_written_out, picture_of_text, without_written_out
 from beholder.json_tables import JSON_SUFFIXES, read_objects
-from beholder.schemas import common_schema, fit_table
+from beholder.schemas import common_schema, fit_table, schema_of
 from beholder.text_files import decoded
 
 PLACE = "path"
@@ -52,7 +52,7 @@ class TableReader:
                 num_rows, first = file.metadata.num_rows, _first_places(file, columns.picture)
         else:
             table = _load(path, num_bytes, contents)
-            schema, num_rows = table.schema, table.num_rows
+            schema, num_rows = schema_of(table), table.num_rows
             columns = _choose(table, path, options)
             if columns.is_list or columns.is_struct:
                 raise InputError(f"{path}: column {columns.picture!r} holds no paths, URLs or pictures as text")

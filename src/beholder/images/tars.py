@@ -30,6 +30,7 @@ from beholder.images.tar_walk import (
     index_of,
     sidecar_fields,
 )
+from beholder.schemas import schema_of
 
 RANGED_BYTES = 1 << 30
 """Local tars without compression that are larger are gone through when they are inspected, so that they can be cut."""
@@ -59,15 +60,15 @@ class TarReader:
         identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
         table = _table_beside(path)
         detail: dict[str, Any] = {"table": table}
-        kinds: dict[str, pa.DataType] = {KEY: pa.string()}
+        kinds: dict[str, pa.Field] = {KEY: pa.field(KEY, pa.string())}
         table_columns: list[str] | None = None
         if table is not None:
             with storage.remote_errors(table), storage.open_parquet(table) as file:
-                schema = file.schema_arrow
+                schema = file.schema_with_ranges
             check_names(schema.names, table)
             if KEY in schema.names:
                 identity["table bytes"] = storage.size(table)
-                table_kinds = {field.name: field.type for field in schema if field.name != KEY and not is_heavy(field.type)}
+                table_kinds = {field.name: field for field in schema if field.name != KEY and not is_heavy(field.type)}
                 table_columns = list(table_kinds)
                 kinds |= table_kinds
             else:
@@ -78,7 +79,7 @@ class TarReader:
             detail["is_plain"] = tar.is_plain
             if num_bytes > RANGED_BYTES and tar.is_plain and storage.is_local(path):
                 detail["index"] = index_of(tar, path, table_columns)
-        detail["schema"] = pa.schema(list(kinds.items()))
+        detail["schema"] = pa.schema(list(kinds.values()))
         detail["columns"] = list(kinds)
         num_rows = detail["index"].num_rows or None if "index" in detail else None
         return PicturePart(path, name, "tar", num_rows, num_bytes, identity, detail=detail)
@@ -133,7 +134,7 @@ def _read_again(path: str, written_ns: int, options: SourceOptions) -> ShardTabl
     return ShardTable.read(path, options)
 
 
-def _peek(tar: TarFile) -> dict[str, pa.DataType]:
+def _peek(tar: TarFile) -> dict[str, pa.Field]:
     """The fields that the first pictures have, and those that members near the tar's end tell of; and their types.
 
     A server that fails tells of none: reading the tar will say so.
@@ -149,7 +150,8 @@ def _peek(tar: TarFile) -> dict[str, pa.DataType]:
             low = max(0, tar.num_bytes - _PEEKED_END_BYTES) // BLOCK_BYTES * BLOCK_BYTES
             said += _said_within(tar, low, tar.num_bytes)
     names = dict.fromkeys(name for fields in said for name in fields)
-    return {name: column_of([fields.get(name) for fields in said]).type for name in names}
+    found = schema_of(pa.table({name: column_of([fields.get(name) for fields in said]) for name in names}))
+    return {field.name: field for field in found}
 
 
 def _said_first(tar: TarFile, said: list[dict[str, Any]]) -> bool:
