@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
 from beholder.embeddings.block import Block, Part, ReadOptions
-from beholder.embeddings.labels import read_metadata
+from beholder.embeddings.labels import ConsecutiveLabels
 from beholder.embeddings.source import find_parts, reader_of
 from beholder.embeddings.stamp import find_stamps
 from beholder.errors import InputError, writing_failed
@@ -214,13 +214,11 @@ def _find(scores: ScoreSet, embeddings: str, embedding_column: str | None) -> tu
 
 def _blocks(part: Part, options: ReadOptions) -> Generator[tuple[Block, pa.Array]]:
     """Blocks of a part and the names of their rows."""
-    at = 0
-    for block in reader_of(part.kind).blocks(part, 0, part.num_rows, options):
-        num_rows = block.embeddings.shape[0]
-        labels = block.labels if block.labels is not None else read_metadata(part, at, at + num_rows, options)
-        names = labels.column(SAMPLE).cast(pa.large_string())
-        yield block, names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
-        at += num_rows
+    with contextlib.closing(ConsecutiveLabels(part, 0, part.num_rows or 0, options)) as metadata:
+        for block in reader_of(part.kind).blocks(part, 0, part.num_rows, options):
+            labels = block.labels if block.labels is not None else metadata.table(block.embeddings.shape[0])
+            names = labels.column(SAMPLE).cast(pa.large_string())
+            yield block, names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
 
 
 def _take(block: Block, names: pa.Array, matcher: _ByPosition | _ByName, out: _Scratch, part: Part) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -114,11 +115,11 @@ def select_labels(table: pa.Table, part: Part, first_row: int, options: ReadOpti
 
 def read_metadata(part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:
     """Labels of rows [start, stop) from the part's own metadata file, or plain row numbers when it has none."""
-    pieces = list(metadata_pieces(part, start, stop, options))
-    return pa.concat_tables(pieces) if pieces else plain_labels(part, start, start)
+    with contextlib.closing(ConsecutiveLabels(part, start, stop, options)) as metadata:
+        return metadata.table(stop - start)
 
 
-def metadata_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> Iterator[pa.Table]:
+def metadata_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> Generator[pa.Table, None, None]:
     """The same as tables of consecutive rows, each of about `_PIECE_BYTES` at most."""
     chosen: list[str] = []
     if part.metadata_path is not None:
@@ -136,6 +137,42 @@ def metadata_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> 
     if not chosen:
         for low in range(start, stop, _PLAIN_ROWS):
             yield plain_labels(part, low, min(stop, low + _PLAIN_ROWS))
+
+
+class ConsecutiveLabels:
+    """The labels of consecutive blocks of rows, for which the part's metadata file is read once from front to back.
+
+    Args:
+        part: with a metadata file of its own, or without one.
+        start: the first row of the first block.
+        stop: where the last block ends.
+        options: columns to pass through.
+    """
+
+    def __init__(self, part: Part, start: int, stop: int, options: ReadOptions) -> None:
+        self._part = part
+        self._pieces = metadata_pieces(part, start, stop, options)
+        self._rest: pa.Table | None = None
+
+    def take(self, num_rows: int) -> Iterator[pa.Table]:
+        """The labels of the next `num_rows` rows, in tables of about `_PIECE_BYTES` at most, fewer at the end of the file."""
+        while num_rows:
+            piece = next(self._pieces, None) if self._rest is None else self._rest
+            if piece is None:
+                return
+            taken = piece.slice(0, num_rows)
+            self._rest = piece.slice(num_rows) if piece.num_rows > num_rows else None
+            num_rows -= taken.num_rows
+            yield taken
+
+    def table(self, num_rows: int) -> pa.Table:
+        """The labels of the next rows as one table."""
+        pieces = list(self.take(num_rows))
+        return pa.concat_tables(pieces) if pieces else plain_labels(self._part, 0, 0)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._pieces.close()
 
 
 def _listing(names: list[str], most: int = 12) -> str:

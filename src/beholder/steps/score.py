@@ -19,7 +19,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.columns import REASON_TEXT, RowStatus, score_column_names
 from beholder.embeddings.block import Part, ReadOptions
-from beholder.embeddings.labels import labels_schema, metadata_pieces
+from beholder.embeddings.labels import ConsecutiveLabels, labels_schema
 from beholder.embeddings.source import reader_of
 from beholder.errors import InputError
 from beholder.kernels.scoring import RowScorer
@@ -275,30 +275,26 @@ class ScoreStep:
         writing = _Writing(self, shard, Path(folder))
         try:
             with writing:
-                for piece in self._labelled(self.parts[shard.part], shard.start, computed):
+                for piece in self._labelled(shard, computed):
                     writing.write(piece)
                 writing.check()
         finally:
             computed.leave()  # though the files could not be opened: else `compute_each` would wait for room without end
         return writing.result()
 
-    def _labelled(self, part: Part, first: int, computed: Iterable[ScoredRows]) -> Iterator[ScoredRows]:
+    def _labelled(self, shard: Shard, computed: Iterable[ScoredRows]) -> Iterator[ScoredRows]:
         """The rows with their labels, in pieces of bounded bytes."""
-        for rows in computed:
-            last = first + len(rows.statuses)
-            pieces: Iterable[pa.Table]
-            if rows.labels is None:
-                pieces = metadata_pieces(part, first, last, self.read_options)
-            else:
-                pieces = pieces_of(rows.labels, _PIECE_BYTES)
-            at = 0
-            for labels in pieces:
-                here = slice(at, at + labels.num_rows)
-                yield ScoredRows(rows.scores[here], rows.statuses[here], labels)
-                at = here.stop
-            if at != last - first:
-                raise InputError(f"{part.metadata_path} has fewer rows than when the run was planned; did it change?")
-            first = last
+        part = self.parts[shard.part]
+        stop = shard.stop if shard.stop is not None else part.num_rows or 0
+        with contextlib.closing(ConsecutiveLabels(part, shard.start, stop, self.read_options)) as metadata:
+            for rows in computed:
+                num_rows, at = len(rows.statuses), 0
+                for labels in metadata.take(num_rows) if rows.labels is None else pieces_of(rows.labels, _PIECE_BYTES):
+                    here = slice(at, at + labels.num_rows)
+                    yield ScoredRows(rows.scores[here], rows.statuses[here], labels)
+                    at = here.stop
+                if at != num_rows:
+                    raise InputError(f"{part.metadata_path} has fewer rows than when the run was planned; did it change?")
 
 
 class _Writing:
