@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from beholder.shards import Shard, ShardResult
 from beholder.steps.tally import PartSize, Tally
+from oracles.tar_making import tar as tar_of
 
 
 def shard(part: int, start: int = 0, stop: int | None = None) -> Shard:
@@ -32,18 +37,35 @@ def test_known_sizes_add_up() -> None:
 
 def test_a_tar_tells_of_itself_and_then_of_the_others() -> None:
     shards = [shard(0), shard(1), shard(2)]
-    tally = Tally(shards, [tar(10_000), tar(20_000), tar(40_000)])
+    tally = Tally(shards, [tar(100_000), tar(200_000), tar(400_000)])
     assert tally.total() == (None, False)
-    tally.add(shards[0], 5, 500, 0)  # 100 bytes each: 70,000 hold 700
-    assert tally.total() == (700, False)
-    tally.add(shards[0], 45, 4500, 0)
-    tally.add(shards[1], 0, 0, 0)  # so there were 50 in 10,000 bytes: 200 each, with what stands between them
-    assert tally.total() == (50 + 60_000 // 200, False)
-    tally.add(shards[1], 100, 10_000, 0)  # by now 150 in 20,000
-    assert tally.total() == (50 + 60_000 * 150 // 20_000, False)
-    tally.add(shards[2], 1000, 1, 0)
+    for _ in range(5):
+        tally.add(shards[0], 1, 100, 0)  # 512 bytes of header, and 100 padded to 512: 700,000 hold 683.6
+    assert tally.total() == (684, False)
+    for _ in range(45):
+        tally.add(shards[0], 1, 100, 0)
+    tally.add(shards[1], 0, 0, 0)  # so there were 50 in 100,000 bytes: 2000 each, with what stands between them
+    assert tally.total() == (50 + 600_000 // 2000, False)
+    for _ in range(100):
+        tally.add(shards[1], 1, 513, 0)  # by now 150 in 100,000 + 100 * 1536
+    assert tally.total() == (50 + round(600_000 * 150 / 253_600), False)
+    for _ in range(1000):
+        tally.add(shards[2], 1, 1, 0)
     tally.end()
     assert tally.total() == (1150, True)
+
+
+def test_small_pictures_of_a_tar_are_counted_with_headers_and_padding(tmp_path: Path) -> None:
+    members = [(f"{number:04}.jpg", bytes(1 + 7 * number % 700)) for number in range(1000)]
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of(members))
+    only = shard(0)
+    tally = Tally([only], [tar(path.stat().st_size)])
+    for _, data in members[:500]:
+        tally.add(only, 1, len(data), 0)
+    total, is_certain = tally.total()
+    assert not is_certain
+    assert total == pytest.approx(1000, rel=0.03)
 
 
 def test_a_compressed_tar_tells_nothing_before_its_end() -> None:

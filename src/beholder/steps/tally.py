@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from beholder.shards import Shard, ShardResult
 
+_TAR_BLOCK_BYTES = 512
+"""A member of a tar has a header of so many bytes, and is padded to a multiple of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartSize:
@@ -16,7 +19,7 @@ class PartSize:
         num_rows: how many rows it has; None where only reading it through can tell.
         about_rows: where that is None: an estimate, if there is one.
         num_bytes: where both are None: bytes of the file, of which an estimate is made once some of it was read; 0: unknown.
-        is_plain: whether the bytes that are told as read are those of the file, so that a part half read tells of the rest.
+        is_plain: whether it is a tar without compression, so that the rows read of it tell of the rest.
     """
 
     num_rows: int | None
@@ -67,12 +70,15 @@ class Tally:
                 self._close(shard.part, result.num_read)
 
     def add(self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True) -> None:
-        """Count rows of `shard`; those of shards before it have all been counted. `are_new`: not done by an earlier run."""
+        """Count rows of `shard` and their bytes, those of a tar one by one; rows of shards before it have all been counted.
+
+        are_new: not done by an earlier run.
+        """
         if shard.part != self._at:
             self._leave()
             self._at, self.part = shard.part, shard.part + 1
         self._at_rows += rows
-        self._at_bytes += num_bytes
+        self._at_bytes += rows * _TAR_BLOCK_BYTES + -(-num_bytes // _TAR_BLOCK_BYTES) * _TAR_BLOCK_BYTES
         self.num_done += rows
         self.num_new += rows if are_new else 0
         self.num_bytes += num_bytes
