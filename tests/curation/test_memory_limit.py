@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.curation.database import all_rows, connect, interruptible
+from beholder.curation.database import WITH_FLAG, Remedy, all_rows, clear_errors, connect, interruptible
 from beholder.curation.memory_limit import free_bytes, within_free_memory
+from beholder.errors import BeholderError
 
 GIB = 1 << 30
 
@@ -55,3 +56,26 @@ def test_a_condition_that_wants_too_much_memory_is_one_line(tmp_path: Path, comm
     assert line.startswith("beholder: ")
     assert line.endswith("it needs more memory than this machine has free; write a simpler one")
     assert not (tmp_path / "k.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("remedy", "told"),
+    [
+        (Remedy(), "make more room for temporary files (TMPDIR)"),
+        (Remedy(is_condition=True), "write a simpler one"),
+        (WITH_FLAG, "give a larger --memory, or more room for temporary files"),
+    ],
+)
+def test_what_is_told_is_what_can_be_done(tmp_path: Path, remedy: Remedy, told: str) -> None:
+    """Nobody wrote a condition here, or there is no --memory: what a database without room says."""
+    with connect(tmp_path, memory=8_000_000) as connection:
+        connection.execute("SET max_temp_directory_size = '0KB'")
+        with pytest.raises(BeholderError) as refusal, clear_errors("s.parquet cannot be read", remedy):
+            all_rows(connection, "SELECT i FROM range(5000000) AS t(i) ORDER BY hash(i) LIMIT 1 OFFSET 4000000")
+    assert str(refusal.value) == f"s.parquet cannot be read: DuckDB ran out of memory; {told}"
+
+
+def test_without_a_condition_nobody_is_told_to_write_a_simpler_one() -> None:
+    with pytest.raises(BeholderError) as refusal, clear_errors("s.parquet cannot be read"):
+        raise MemoryError
+    assert str(refusal.value).endswith("it needs more memory than this machine has free; close other programs")

@@ -109,7 +109,7 @@ class _Database:
         """A bit for each row, 1 where all conditions are true."""
         import numpy as np
 
-        from beholder.curation.database import check_expression, clear_errors, rows_of
+        from beholder.curation.database import Remedy, check_expression, clear_errors, rows_of
         from beholder.errors import InputError
         from beholder.scores.score_set import ROW
 
@@ -120,7 +120,7 @@ class _Database:
             fitted.append(check_expression(self._connection, text, VIEW, "condition", self._untyped))
         both = " AND ".join(f"(\n{text}\n)" for text in fitted)
         mask = np.zeros(self._table.num_rows, np.bool_)
-        with clear_errors(named):
+        with clear_errors(named, Remedy(is_condition=True)):
             for rows in rows_of(self._connection, f"SELECT {ROW} FROM {VIEW} WHERE {both}"):
                 mask[rows] = True
         return {}, np.packbits(mask).tobytes()

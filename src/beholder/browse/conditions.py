@@ -172,7 +172,7 @@ class Conditions:
             arguments: JSON-ready.
         """
         request = {"wanted": wanted, "arguments": {**arguments, "named": named}, "limit_s": self._time_limit_s}
-        job = _Job(json.dumps(request).encode(), named, self._time_limit_s)
+        job = _Job(json.dumps(request).encode(), named, self._time_limit_s, wanted == "matching")
         with self._changed:
             if self._is_closed:
                 raise InputError(_ENDED)
@@ -212,12 +212,18 @@ class Conditions:
 
 @dataclass(frozen=True)
 class _Job:
-    """A request and who waits for its answer."""
+    """A request and who waits for its answer; `is_condition`: whether someone wrote what is worked out."""
 
     request: bytes
     named: str
     limit_s: float
+    is_condition: bool
     result: Future[tuple[dict[str, Any], bytes]] = field(default_factory=Future)
+
+    @property
+    def advice(self) -> str:
+        """The end of a message."""
+        return "; write a simpler one" if self.is_condition else ""
 
 
 class _Worker(threading.Thread):
@@ -280,7 +286,7 @@ class _Worker(threading.Thread):
                 if how == _ALARM:
                     raise self._over_time(job) from None
                 told = "; ".join(filter(None, (how, words)))
-        raise InputError(f"{job.named}: the database ended over it, {_MOST_TRIES} times ({told}); write a simpler one")
+        raise InputError(f"{job.named}: the database ended over it, {_MOST_TRIES} times ({told}){job.advice}")
 
     def _asked(self, job: _Job) -> tuple[dict[str, Any], bytes]:
         """The answer of the process that is there. Raises EOFError, OSError: it is gone."""
@@ -295,13 +301,13 @@ class _Worker(threading.Thread):
             if answer["is_worn"]:
                 self._end()
             if answer["kind"] == MEMORY_FAULT:
-                raise InputError(f"{job.named}: it needs more memory than it may use; write a simpler one")
+                raise InputError(f"{job.named}: it needs more memory than it may use{job.advice}")
             raise InputError(answer["error"])
         return answer, data
 
     @staticmethod
     def _over_time(job: _Job) -> InputError:
-        return InputError(f"{job.named}: longer than {job.limit_s:g} s; write a simpler one")
+        return InputError(f"{job.named}: longer than {job.limit_s:g} s{job.advice}")
 
     def _is_alive(self) -> bool:
         """Whether there is a process; an idle one has nothing to say but that it is gone."""

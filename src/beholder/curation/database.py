@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,37 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BATCH_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What a user can do where memory is short.
+
+    Attributes:
+        is_condition: whether a user wrote what was worked out, and can write a simpler one.
+        memory_flag: the option that says how much DuckDB may use; None: there is none.
+    """
+
+    is_condition: bool = False
+    memory_flag: str | None = None
+
+    @property
+    def of_machine(self) -> str:
+        """Where the machine has no more."""
+        return "write a simpler one" if self.is_condition else "close other programs"
+
+    @property
+    def of_database(self) -> str:
+        """Where DuckDB used up what it may."""
+        if self.memory_flag is not None:
+            return f"give a larger {self.memory_flag}, or more room for temporary files"
+        return "write a simpler one" if self.is_condition else "make more room for temporary files (TMPDIR)"
+
+
+NO_FLAG = Remedy()
+"""Of commands without that option, for what nobody wrote."""
+WITH_FLAG = Remedy(memory_flag="--memory")
+"""Of `select` and `advise`."""
 
 
 def connect(scratch: Path, *, memory: int = 1_500_000_000, num_threads: int = 1) -> duckdb.DuckDBPyConnection:
@@ -60,6 +92,8 @@ def check_expression(
 ) -> str:
     """The text as it is to be run: columns of text in it may be meant as numbers (`untyped`).
 
+    flag: how messages call it; one of a command that has --memory, or something else.
+
     Raises InputError unless it is one SQL expression over `source` (what stands after FROM).
     """
     import duckdb
@@ -86,7 +120,7 @@ def check_expression(
         do(connection, f"SELECT (\n{fitted}\n) FROM {source} LIMIT 0")  # what holds no column is worked out here already
         return fitted
     except (duckdb.Error, MemoryError) as error:
-        raise refused(named, error) from None
+        raise refused(named, error, Remedy(True, "--memory" if flag.startswith("--") else None)) from None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -96,14 +130,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, duckdb.Error) and "bad alloc" in str(error).lower())
 
 
-def refused(named: str, error: Exception) -> BeholderError:
-    """One line out of what DuckDB says."""
+def refused(named: str, error: Exception, remedy: Remedy = NO_FLAG) -> BeholderError:
+    """One line out of what DuckDB says. `remedy`: what can be done where it is about memory."""
     import duckdb
 
     if is_out_of_memory(error):
-        return BeholderError(f"{named}: it needs more memory than this machine has free; write a simpler one")
+        return BeholderError(f"{named}: it needs more memory than this machine has free; {remedy.of_machine}")
     if isinstance(error, duckdb.OutOfMemoryException):
-        return BeholderError(f"{named}: DuckDB ran out of memory; give a larger --memory, or more room for temporary files")
+        return BeholderError(f"{named}: DuckDB ran out of memory; {remedy.of_database}")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = re.sub(r"^(\w+ )*Error: ", "", lines[0] if lines else "an unknown error").rstrip(".")
     text = text.replace('syntax error at or near ")"', "syntax error at its end")  # the bracket that it is read in
@@ -128,8 +162,8 @@ def _shown(expression: str) -> str:
 
 
 @contextlib.contextmanager
-def clear_errors(named: str) -> Iterator[None]:
-    """Turn what DuckDB raises into one line that begins with `named`."""
+def clear_errors(named: str, remedy: Remedy = NO_FLAG) -> Iterator[None]:
+    """Turn what DuckDB raises into one line that begins with `named`; `remedy`: as of `refused`."""
     import duckdb
 
     try:
@@ -137,7 +171,7 @@ def clear_errors(named: str) -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException, UnicodeDecodeError, MemoryError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise refused(named, error) from None  # Arrow hands on what DuckDB says as its own errors
+        raise refused(named, error, remedy) from None  # Arrow hands on what DuckDB says as its own errors
 
 
 def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
@@ -203,7 +237,7 @@ def mask_where(
     """
     fitted = check_expression(connection, expression, source, untyped=untyped)
     mask = np.zeros(num_rows, np.bool_)
-    with clear_errors(f"--where {_shown(expression)}"):
+    with clear_errors(f"--where {_shown(expression)}", Remedy(True, "--memory")):
         for rows in rows_of(connection, f"SELECT {ROW} FROM {source} WHERE (\n{fitted}\n)"):
             mask[rows] = True
     return mask

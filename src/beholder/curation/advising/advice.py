@@ -17,6 +17,7 @@ from beholder.curation.advising.options import AdviseOptions
 from beholder.curation.advising.representation import METHOD, ColumnTable, GroupCounts, represent
 from beholder.curation.advising.rows import SCORE, Rows, open_rows, threshold_number
 from beholder.curation.advising.warnings import warnings_about
+from beholder.curation.database import NO_FLAG, WITH_FLAG, Remedy
 from beholder.curation.repeated import open_each_once
 from beholder.models.landmarks import Landmark, landmarks_of
 from beholder.models.published import LAION_EN, PublishedShares, published_of
@@ -181,12 +182,31 @@ def advise(
         InputError: no such column, landmark, head or table; a condition that is no SQL expression.
         TypeError: scores of another kind.
     """
-    if not isinstance(scores, ScoreSet):
-        own = ("scores", "repeated", "score_column", "sample_column")
-        given = {name: value for name, value in locals().items() if name not in (*own, "own")}
-        named = {"score_column": score_column, "sample_column": sample_column}
-        with open_each_once(as_source(scores, "advise")[0], repeated, num_threads=num_threads or 1, **named) as opened:
-            return advise(opened, **given)
+    own = ("scores", "repeated", "score_column", "sample_column")
+    given = {name: value for name, value in locals().items() if name not in (*own, "own")}
+    if isinstance(scores, ScoreSet):  # of a command without --memory
+        return _advise(scores, **given, remedy=NO_FLAG)
+    named = {"score_column": score_column, "sample_column": sample_column}
+    with open_each_once(as_source(scores, "advise")[0], repeated, num_threads=num_threads or 1, **named) as opened:
+        return _advise(opened, **given, remedy=WITH_FLAG)
+
+
+def _advise(
+    scores: ScoreSet,
+    *,
+    thresholds: Sequence[float] | None,
+    at: float | str | None,
+    columns: Sequence[str] | str | None,
+    score: str | None,
+    head: str | None,
+    where: str | Sequence[str] | None,
+    join: str | Sequence[str],
+    with_price: bool,
+    memory: int,
+    num_threads: int | None,
+    remedy: Remedy,
+) -> Advice:
+    """`advise` for an open set. `remedy`: what a user can do where memory is short."""
     started = time.perf_counter()
     mark = landmark_of(at)
     column = choose_score(scores, score)
@@ -201,7 +221,8 @@ def advise(
         with_price=with_price,
     )
     tables = texts_of(join, "join", "advise")
-    with open_rows(scores, column, where=question.where, join=tables, memory=memory, num_threads=num_threads) as rows:
+    how: dict[str, Any] = {"memory": memory, "num_threads": num_threads, "remedy": remedy}
+    with open_rows(scores, column, where=question.where, join=tables, **how) as rows:
         answer = _answer(rows, question)
     return _advice(scores, question, answer, started)
 

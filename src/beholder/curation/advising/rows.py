@@ -6,14 +6,14 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curation.database import all_rows, batches_of, check_expression, clear_errors, connect
+from beholder.curation.database import NO_FLAG, Remedy, all_rows, batches_of, check_expression, clear_errors, connect
 from beholder.curation.joined import join_metadata, register_joined
 from beholder.curation.selecting.options import SMALLEST_MEMORY
 from beholder.curation.untyped import NUMBERS, Form, Untyped
@@ -38,11 +38,13 @@ class Rows:
         source: the scores and conditions, for messages.
         connection: DuckDB's.
         kinds: column -> DuckDB's type, of columns that are neither the sample nor scores.
+        remedy: what a user can do where memory is short.
     """
 
     source: str
     connection: duckdb.DuckDBPyConnection
     kinds: Mapping[str, str]
+    remedy: Remedy = NO_FLAG
 
     def all(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of a query's result. Raises InputError."""
@@ -62,7 +64,7 @@ class Rows:
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         """Turn what DuckDB raises (a condition that fails on some row, too little memory) into one line."""
-        with clear_errors(f"reading {self.source}"):
+        with clear_errors(f"reading {self.source}", self.remedy):
             yield
 
 
@@ -85,6 +87,7 @@ def open_rows(
     join: Sequence[str] = (),
     memory: int,
     num_threads: int | None = None,
+    remedy: Remedy = NO_FLAG,
 ) -> Iterator[Rows]:
     """Open DuckDB over a score set; it works in `memory` bytes and puts the rest into a temporary folder.
 
@@ -99,7 +102,7 @@ def open_rows(
         scratch = Path(folder)
         with contextlib.closing(connect(scratch, memory=memory, num_threads=num_threads or _all_cores())) as connection:
             connection.execute("SET preserve_insertion_order = true")  # the same result every time
-            with clear_errors(f"{scores.source} cannot be read"):
+            with clear_errors(f"{scores.source} cannot be read", remedy):
                 scores.register(connection, "scores")
             relation, untyped = "scores", set(scores.untyped)
             if join:
@@ -115,11 +118,12 @@ def open_rows(
                 f"SELECT *{values}, CASE WHEN isfinite({score}) THEN {score} END AS {SCORE} FROM {relation} WHERE {conditions}"
             )
             named = f"{scores.source} where {' and '.join(where)}" if where else scores.source
-            rows = Rows(named, connection, {})
+            remedy = replace(remedy, is_condition=bool(where))
+            rows = Rows(named, connection, {}, remedy)
             rows.all(f"CREATE VIEW rows AS {query}")
             known = {scores.sample_column, columns.SAMPLE, *scores.score_columns, ROW, SCORE}
             kinds = {str(name): str(kind) for name, kind, *_ in rows.all("DESCRIBE rows") if str(name) not in known}
-            yield Rows(named, connection, kinds)
+            yield Rows(named, connection, kinds, remedy)
 
 
 def _values(forms: Mapping[str, Form]) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curation.database import clear_errors, count_of, do, rows_of
+from beholder.curation.database import WITH_FLAG, clear_errors, count_of, do, rows_of
 from beholder.curation.selecting.names import Names
 from beholder.curation.selecting.reading import RowReader, text_buffers
 from beholder.errors import InputError
@@ -143,7 +143,7 @@ def _by_database(column: str, reader: RowReader, connection: duckdb.DuckDBPyConn
     plain = (
         f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END" if pa.types.is_floating(reader.schema.field(column).type) else name
     )
-    with clear_errors(f"groups by {column}"):
+    with clear_errors(f"groups by {column}", WITH_FLAG):
         return _numbered_by_database(column, plain, reader.num_rows, connection, source)
 
 

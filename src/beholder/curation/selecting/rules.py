@@ -62,7 +62,7 @@ class Rows:
         joined_file: Path | None = None
         try:
             if rules.join:
-                with database.clear_errors(f"--join {', '.join(rules.join)}"):
+                with database.clear_errors(f"--join {', '.join(rules.join)}", database.WITH_FLAG):
                     found = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
                 joined_file, self.renamed, self.partly = found.file, found.renamed, found.partly
                 untyped |= found.untyped
@@ -79,7 +79,7 @@ class Rows:
         """A database with the set as the view `scores`; made when it is first needed."""
         connection = database.connect(self.scratch, memory=self.rules.memory // 2, num_threads=self.rules.threads)
         self._stack.callback(connection.close)
-        with database.clear_errors(f"{self.scores.source} cannot be read"):
+        with database.clear_errors(f"{self.scores.source} cannot be read", database.WITH_FLAG):
             self.scores.register(connection)
         return connection
 
@@ -183,7 +183,7 @@ class Judge:
         path = self.rules.marks
         if path is None:
             return None
-        with database.clear_errors(f"--marks {path}"):
+        with database.clear_errors(f"--marks {path}", database.WITH_FLAG):
             marks = lists.read_marks(path)
             keep, drop, num_known = lists.marked_rows(self.rows.connection, marks, self.rows.view)
         if marks and not num_known:
@@ -199,7 +199,7 @@ class Judge:
             table = f"excluded{number}"
             self.rows.stage(f"--exclude {path}")
             dropped = 0
-            with database.clear_errors(f"--exclude {path}"):
+            with database.clear_errors(f"--exclude {path}", database.WITH_FLAG):
                 count = lists.read_list(self.rows.connection, path, table, self.rows.scratch)
                 for found in database.rows_of(self.rows.connection, lists.rows_in(table, self.rows.view)):
                     dropped += self.sieve.drop_rows("excluded", found, pinned_too=True)
