@@ -114,10 +114,11 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
     @property
     def schema_with_ranges(self) -> pa.Schema:
         """`schema_arrow`, with columns of integers marked that have no large ones by the file's statistics."""
-        return pa.schema([
+        fields = [
             small_integers(field) if pa.types.is_integer(field.type) and self._has_small(at) else field
             for at, field in enumerate(self.schema_arrow)
-        ])  # fmt: skip
+        ]
+        return pa.schema(fields, metadata=self.schema_arrow.metadata)
 
     def _has_small(self, column: int) -> bool:
         """Whether the statistics of all row groups say that a column's integers are small."""

@@ -7,6 +7,7 @@ import errno
 import io
 import mmap
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -57,6 +58,11 @@ def check_array(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Non
         raise InputError(f"{where} has shape {shape}: rows without dimensions cannot be scored")
 
 
+_PARSING = threading.Lock()
+"""One header at a time: numpy has Python parse them, whose count of nested terms (and filter of warnings) threads share; it
+refused sound headers with "AST constructor recursion depth mismatch"."""
+
+
 def read_header(head: bytes, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Shape, Fortran order, dtype and data offset from the first bytes of an `.npy`. Raises InputError."""
     if not head:
@@ -64,7 +70,11 @@ def read_header(head: bytes, where: str) -> tuple[tuple[int, ...], bool, np.dtyp
     if not head.startswith(_MAGIC):
         raise InputError(f"{where} is not an .npy file: it does not start with \\x93NUMPY")
     stream = io.BytesIO(head)
-    with damaged(lambda why: InputError(f"{where} has a damaged .npy header: {why}")), warnings.catch_warnings():
+    with (
+        _PARSING,
+        damaged(lambda why: InputError(f"{where} has a damaged .npy header: {why}")),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # numpy and Python remark on odd headers; what matters is raised
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
