@@ -292,7 +292,8 @@ def check(case: Case, status: object, out: str, err: str, before: dict[str, byte
         assert lines == []
         (at,) = [number for number, line in enumerate(out.splitlines()) if line.startswith("rejected ")]
         told = " ".join(line.strip() for line in out.splitlines()[at : at + 2])
-        assert set(after) - set(before) == {"scores.parquet", "scores.parquet.beholder.json", "scores.parquet.rejects.parquet"}
+        beside = {"scores.parquet.beholder.json", "scores.parquet.rejects.parquet", "scores.parquet.inputs"}
+        assert set(after) - set(before) == {"scores.parquet", *beside}
         assert len(pl.read_parquet(folder / "scores.parquet")) == len(ROWS) - 1
         assert pl.read_parquet(folder / "scores.parquet.rejects.parquet")["sample"].to_list() == ["embeddings.npy#3"]
     else:

@@ -214,7 +214,8 @@ def check(case: Case, status: object, out: str, err: str, before: dict[str, byte
         assert lines == []
         (at,) = [number for number, line in enumerate(out.splitlines()) if line.startswith("rejected ")]
         told = " ".join(line.strip() for line in out.splitlines()[at : at + 2])
-        assert set(after) - set(before) == {"out.parquet", "out.parquet.beholder.json", "out.parquet.rejects.parquet"}
+        beside = {"out.parquet.beholder.json", "out.parquet.rejects.parquet", "out.parquet.inputs"}
+        assert set(after) - set(before) == {"out.parquet", *beside}
         rejects = pl.read_parquet(folder / "out.parquet.rejects.parquet")
         assert rejects["message"].str.len_chars().min() > 10  # type: ignore[operator]
         assert pl.read_parquet(folder / "out.parquet").height >= 1

@@ -170,7 +170,8 @@ def test_one_file_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path, su
     rejects = pl.read_parquet(io.BytesIO(body(s3, f"results/out.{suffix}.rejects.parquet")))
     assert rejects["sample"].to_list() == ["x.npy#3"]
     assert sorted(keys(s3)) == [
-        f"results/out.{suffix}", f"results/out.{suffix}.beholder.json", f"results/out.{suffix}.rejects.parquet"
+        f"results/out.{suffix}", f"results/out.{suffix}.beholder.json", f"results/out.{suffix}.inputs",
+        f"results/out.{suffix}.rejects.parquet",
     ]  # fmt: skip
     assert not list((storage.cache_folder() / "runs").iterdir())
     again = run(str(tmp_path / "x.npy"), out, small_head, shard_rows=100)
@@ -182,7 +183,7 @@ def test_a_folder_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path) ->
     out = f"s3://{BUCKET}/scores/"
     summary = run(f"s3://{BUCKET}/set", out, small_head)
     assert keys(s3, "scores/") == [
-        "scores/beholder.json", "scores/scores/img_emb_0.parquet", "scores/scores/img_emb_1.parquet",
+        "scores/_inputs.zip", "scores/beholder.json", "scores/scores/img_emb_0.parquet", "scores/scores/img_emb_1.parquet",
         "scores/scores/img_emb_2.parquet",
     ]  # fmt: skip
     frames = [pl.read_parquet(io.BytesIO(body(s3, key))) for key in keys(s3, "scores/scores/")]
@@ -207,9 +208,8 @@ def test_other_inputs_need_overwrite_which_leaves_nothing_of_the_old_result(
     assert keys(s3) == before
     assert run(str(tmp_path / "new.npy"), out, small_head, overwrite=True).num_new == 50
     left = keys(s3)
-    assert left == (
-        ["out/beholder.json", "out/scores/new.parquet"] if not suffix else [f"out{suffix}", f"out{suffix}.beholder.json"]
-    )
+    in_folder = ["out/_inputs.zip", "out/beholder.json", "out/scores/new.parquet"]
+    assert left == (in_folder if not suffix else [f"out{suffix}", f"out{suffix}.beholder.json", f"out{suffix}.inputs"])
     assert run(str(tmp_path / "new.npy"), out, small_head).num_new == 0
 
 
@@ -246,7 +246,7 @@ def test_an_upload_that_broke_off_is_continued_without_scoring_again(
     assert (summary.num_new, summary.num_read) == (0, N)
     assert not folder.exists()
     assert set(keys(s3)) == {*uploaded, record}
-    frames = [pl.read_parquet(io.BytesIO(body(s3, key))) for key in sorted(uploaded)]
+    frames = [pl.read_parquet(io.BytesIO(body(s3, key))) for key in sorted(uploaded) if key.endswith(".parquet")]
     assert pl.concat(frames)["aesthetic_score"].to_list() == expected_scores(small_head).tolist()
 
 

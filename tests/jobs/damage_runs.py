@@ -69,7 +69,7 @@ def contents(out: Path) -> dict[str, Any]:
         if "/done/" in name or not path.is_file() or path.name == ".lock":
             continue
         if path.suffix == ".parquet":
-            found[name] = pl.read_parquet(path).rows()
+            found[name] = repr(pl.read_parquet(path).rows())  # as text, in which NaN is itself
         elif path.suffix == ".csv":
             found[name] = path.read_bytes()
         elif path.suffix == ".npy":
@@ -152,7 +152,7 @@ def kind_of(path: Path) -> str:
         return "marker"
     if path.name.endswith("beholder.json"):
         return "record"
-    if path.parent.name in ("scores", "rejects", "embeddings", "img_emb", "metadata"):
+    if path.parent.name in ("scores", "rejects", "embeddings", "img_emb", "metadata", "_inputs"):
         return f"shard: {path.parent.name}"
     return "joined file"
 
