@@ -105,7 +105,7 @@ def test_scores_are_those_of_one_picture_at_a_time(tmp_path: Path, photographs: 
     json.dumps(record, allow_nan=False)
 
 
-def test_run_again_it_keeps_the_scores_and_other_photographs_are_scored_anew(tmp_path: Path, photographs: Photographs) -> None:
+def test_run_again_it_scores_new_photographs_alone_and_all_by_other_models(tmp_path: Path, photographs: Photographs) -> None:
     models = untrained_models(tmp_path / "out", 0)
     run(tmp_path / "out", photographs, models)
     record, text = run(tmp_path / "out", photographs, untrained_models(tmp_path / "out", 0))
@@ -113,8 +113,11 @@ def test_run_again_it_keeps_the_scores_and_other_photographs_are_scored_anew(tmp
     assert "kept from before" in text
     save_photograph(photographs.folder / "new.jpg", 9)
     record, text = run(tmp_path / "out", photographs, models)
-    assert record["score"]["num_scored"] == 5
-    assert "anew: an earlier result there was of other photographs" in text
+    assert (record["score"]["num_scored"], record["score"]["num_new"]) == (5, 1)
+    assert "anew" not in text
+    record, text = run(tmp_path / "out", photographs, untrained_models(tmp_path / "others", 1))
+    assert record["score"]["num_new"] == record["score"]["num_read"] == 6
+    assert "anew: an earlier result there was by other models" in text
 
 
 def test_a_trained_tower_gets_its_scores_told_and_no_warning(tmp_path: Path, photographs: Photographs) -> None:

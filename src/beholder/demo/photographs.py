@@ -221,7 +221,7 @@ def _tell(
     for path, reason, message in _read_rejects(summary)[:_MOST_REJECTS]:
         say(f"{_INDENT}{Path(path).name} is {reason}: {message}")
     if is_anew:
-        say(f"{_INDENT}anew: an earlier result there was of other photographs, versions or options")
+        say(f"{_INDENT}anew: an earlier result there was by other models, versions or options")
     for note in summary.notes:
         say(f"{_INDENT}{note}")
     if summary.traits:
