@@ -270,8 +270,8 @@ class ScoreStep:
         """The scores and the rejects."""
         return files.shard_files(shard.name, as_csv=self.as_csv)
 
-    def write(self, shard: Shard, computed: Stream[ScoredRows], folder: str) -> ShardResult:
-        """Write scores and rejects of the shard below `folder`, as its rows come."""
+    def write(self, shard: Shard, computed: Iterable[ScoredRows], folder: str) -> ShardResult:
+        """Write scores and rejects of the shard below `folder`, as its rows come: from `compute_each`, or kept ones."""
         writing = _Writing(self, shard, Path(folder))
         try:
             with writing:
@@ -279,7 +279,8 @@ class ScoreStep:
                     writing.write(piece)
                 writing.check()
         finally:
-            computed.leave()  # though the files could not be opened: else `compute_each` would wait for room without end
+            if isinstance(computed, Stream):
+                computed.leave()  # though the files could not be opened: else `compute_each` would wait for room without end
         return writing.result()
 
     def _labelled(self, shard: Shard, computed: Iterable[ScoredRows]) -> Iterator[ScoredRows]:
