@@ -97,7 +97,8 @@ def test_files_names_columns_and_numbers_are_birders(place: Path, birders: Path)
         assert result.returncode == 0, result.stderr
         assert ("1 picture is left out, as birder leaves them out: 1 .gif" in result.stderr) == ("--wds" not in run)
     theirs = sorted(path.name for path in birders.iterdir())
-    ours = sorted(path.name for path in (place / "results").iterdir() if not path.name.endswith(".beholder.json"))
+    beside = (".beholder.json", ".inputs")
+    ours = sorted(path.name for path in (place / "results").iterdir() if not path.name.endswith(beside))
     assert len(theirs) == 4
     assert ours == theirs
     for name in theirs:
