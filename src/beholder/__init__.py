@@ -9,7 +9,7 @@
     head.score(embeddings)      # (N, D) float -> (N,) float32
 
     beholder.select(frame, min_score=5, top=1000).kept_rows()       # polars, pandas, Arrow, or what `beholder score` wrote
-    beholder.advise(frame, at=5)
+    beholder.advise(frame, min_score=5)
     beholder.report(frame, "report.html")
 
 Names are loaded when they are first used, so importing the package is quick and imports no torch.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
 from beholder.errors import InputError
@@ -18,9 +18,25 @@ def option(default: Any, text: str, **more: Any) -> Any:
         default: its default.
         text: what it means; the flag's help.
         more: `flag`: the flag's names where they are not the field's; `shown`: how the default is told;
-            `read`: how text becomes the value ("bytes"); `choices`: the values that are allowed; `least`: the smallest number.
+            `read`: how text becomes the value ("bytes"); `choices`: the values that are allowed; `least`: the smallest number;
+            `old`: former names of the flag, which are taken as before and not shown; `old_names`: former names of the
+            field, which Python functions still take (`take_old_names`).
     """
     return field(default=default, metadata={"help": text, **more})
+
+
+def take_old_names(given: dict[str, Any], options: type, function: str) -> dict[str, Any]:
+    """Keywords with former names of fields under their present ones. Raises TypeError where both names are given."""
+    present = {old: item.name for item in fields(options) for old in item.metadata.get("old_names", ())}
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        now = present.get(name, name)
+        if now in found:
+            raise TypeError(
+                f"{function}() got {now!r} twice: {name if name != now else now!r} is the same option by another name"
+            )
+        found[now] = value
+    return found
 
 
 KEEP_FIRST, REFUSE, ALL = "keep-first", "refuse", "all"

@@ -13,20 +13,30 @@ from beholder.cli.flags import command, parse_bytes
 from beholder.errors import InputError
 from beholder.jobs.options import EmbedOptions, ScoreOptions, option
 from beholder.jobs.verify_options import VerifyOptions
+from beholder.options import take_old_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     sources: tuple[str, ...]
-    names: tuple[str, ...] = option(("a",), "Names.", flag=("--name",), shown="a")
-    size: int | None = option(None, "Size.", shown="found", least=1)
-    share: float = option(0.5, "Share.")
-    memory_bytes: int = option(1000, "Memory.", flag=("--memory",), read="bytes", shown="1kB")
+    names: tuple[str, ...] = option(("a",), "Names.", flag=("--name",), shown="a", old=("--title",))
+    size: int | None = option(None, "Size.", shown="found", least=1, old=("--big", "--wide"))
+    share: float = option(0.5, "Share.", old=("--part-of",), old_names=("part",))
+    memory_bytes: int = option(1000, "Memory.", flag=("--memory",), read="bytes", shown="1kB", old=("--ram",))
     kind: Literal["x", "y"] = option("x", "Kind.", choices=("x", "y"))
     fast: bool = option(False, "Fast.")
     whole: bool = option(True, "Whole.", flag=("--whole/--part",))
     offline: bool | None = option(None, "Offline.")
     hidden: int = 3
+
+
+def made_app(take: Any) -> typer.Typer:
+    app = typer.Typer()
+    extra = {"as_json": (bool, False, typer.Option("--json"))}
+    app.command()(
+        command(Options, take, name="c", sources="Sources.", description="Does it.", examples="Examples", extra=extra)
+    )
+    return app
 
 
 def run(*arguments: str) -> tuple[Options, dict[str, Any]]:
@@ -35,12 +45,7 @@ def run(*arguments: str) -> tuple[Options, dict[str, Any]]:
     def take(options: Options, **extra: Any) -> None:
         found.append((options, extra))
 
-    app = typer.Typer()
-    extra = {"as_json": (bool, False, typer.Option("--json"))}
-    app.command()(
-        command(Options, take, name="c", sources="Sources.", description="Does it.", examples="Examples", extra=extra)
-    )
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    result = CliRunner().invoke(made_app(take), list(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return found[0]
 
@@ -60,6 +65,37 @@ def test_every_kind_of_flag_arrives_as_its_field() -> None:
         sources=("s",), names=("p", "q"), size=4, share=0.25, memory_bytes=2048, kind="y", fast=True, whole=False, offline=True
     )
     assert extra == {"as_json": True}
+
+
+def test_former_names_of_flags_work_as_before() -> None:
+    options, _ = run("s", "--title", "p", "--name", "q", "--wide", "4", "--part-of", "0.25", "--ram", "2KiB")
+    assert options == Options(sources=("s",), names=("q", "p"), size=4, share=0.25, memory_bytes=2048)
+    assert run("s", "--big", "7")[0].size == 7
+    shown = CliRunner().invoke(made_app(lambda options, **extra: None), ["--help"]).output
+    assert "--size" in shown
+    for old in ("--title", "--big", "--wide", "--part-of", "--ram"):
+        assert old not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--big", "7", "--size", "8"], "--big is the former name of --size"),
+        (["--big", "7", "--wide", "8"], "--wide is the former name of --size"),
+        (["--big", "0"], "--big"),
+        (["--part-of", "x"], "--part-of"),
+    ],
+)
+def test_what_is_wrong_with_a_former_name_is_said_by_that_name(arguments: list[str], why: str) -> None:
+    result = CliRunner().invoke(made_app(lambda options, **extra: None), ["s", *arguments])
+    assert result.exit_code == 2
+    assert why in " ".join(result.output.replace("│", " ").split())
+
+
+def test_former_names_of_fields_are_taken_in_python() -> None:
+    assert take_old_names({"part": 0.1, "size": 3}, Options, "c") == {"share": 0.1, "size": 3}
+    with pytest.raises(TypeError, match="'share' twice"):
+        take_old_names({"part": 0.1, "share": 0.2}, Options, "c")
 
 
 @pytest.mark.parametrize("arguments", [["s", "--size", "0"], ["s", "--size", "x"], ["s", "--hidden", "4"], []])

@@ -219,7 +219,7 @@ def test_acts_and_undo_that_were_terminated_go_on(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"%d" % number)
     (tmp_path / "s.csv").write_text("sample,aesthetic_score\n" + "".join(f"{name},5\n" for name in names))
     line = ["select", "s.csv", "--min-score", "5", "--move", "best", "--apply"]
-    for command, folder in ((line, "best"), (["undo", "best.journal.jsonl"], "photos")):
+    for command, folder in ((line, "best"), (["undo", "best.journal.jsonl", "--apply"], "photos")):
         running = start(tmp_path, *command)
         wait_for(running, tmp_path / folder, "*.png")
         running.send_signal(signal.SIGTERM)

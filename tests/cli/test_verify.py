@@ -33,7 +33,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_fast_setting_is_held_against_the_exact_one(photos: Path, small_tower: Path, plain_head: Path) -> None:
-    common = ["--backbone", str(small_tower), "--head", str(plain_head), "--threshold", "5", "--device", "cpu"]
+    common = ["--backbone", str(small_tower), "--head", str(plain_head), "--min-score", "5", "--device", "cpu"]
     result = verify(str(photos), *common, "--precision", "fp32", "--preset", "squash", "--json")
     assert result.returncode == 3, result.stderr
     found = json.loads(result.stdout)
@@ -47,10 +47,11 @@ def test_a_fast_setting_is_held_against_the_exact_one(photos: Path, small_tower:
     assert found["largest"] == pytest.approx(np.abs(squashed - exact).max(), abs=1e-5)
     assert found["largest"] > 1e-3
     assert found["moved"] == {"5": int(((exact >= 5) != (squashed >= 5)).sum())}
-    shown = verify(str(photos / "1.png"), *common, "--precision", "bf16")
+    shown = verify(str(photos / "1.png"), *common, "--precision", "bf16", "--threshold", "laion-6plus")
     assert shown.returncode == 0, shown.stderr
     assert "1 pictures, plain: precision bf16, decoder pillow, preset reference against precision fp32" in shown.stdout
     assert "at 5: 0 pictures (0 %) change sides" in shown.stdout
+    assert "at 6: 0 pictures (0 %) change sides" in shown.stdout
 
 
 def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:
@@ -76,9 +77,10 @@ def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:
         (["--golden", "--decoder", "pillow"], "--decoder has no effect with --golden"),
         (["--golden", "--preset", "squash"], "--preset has no effect with --golden"),
         (["--golden", "--sample", "200"], "--sample has no effect with --golden"),
-        (["--golden", "--threshold", "5", "--threshold", "6"], "--threshold has no effect with --golden"),
+        (["--golden", "--min-score", "5", "--min-score", "6"], "--min-score has no effect with --golden"),
         (["--golden", "--sample", "3", "--head", "x"], "--head, --sample have no effect with --golden"),
         (["in", "--preset", "square"], "--preset square: choose one of reference, upright"),
+        (["in", "--min-score", "sd-v9"], "--min-score 'sd-v9' is no number and no landmark; the landmarks are"),
         (["in", "--precision", "fp8"], "--precision fp8: choose one of auto"),
     ],
 )

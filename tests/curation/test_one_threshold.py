@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 import beholder
 from beholder.browse.ranking import View
+from beholder.cli.app import app
+from beholder.errors import InputError
 from beholder.reporting.numbers import HeadNumbers
 
 TENTHS = np.round(np.random.default_rng(3).normal(5, 0.6, 400), 1)
@@ -23,12 +27,55 @@ def test_scores_stored_as_the_threshold_are_kept_by_all(kind: pa.DataType, thres
     scores = TENTHS.astype(np.float32)
     with beholder.select(table, min_score=threshold) as chosen:
         assert chosen.num_kept == wanted
-    advice = beholder.advise(table, at=threshold, columns=["sample"])
+    advice = beholder.advise(table, min_score=threshold, group_by=["sample"])
     assert advice.num_kept == wanted
     assert HeadNumbers("aesthetic_score", None, scores).count_at_least(threshold) == wanted
     best_first = np.argsort(-scores, kind="stable")
     view = View("all", "aesthetic_score", (), best_first, np.sort(scores), None, len(scores))
     assert view.count_at_least(threshold) == wanted
+
+
+@pytest.mark.parametrize(("name", "kept"), [("sd-v1", "cd"), ("SD-V1", "cd"), ("laion-5plus", "bcd"), ("5", "bcd"), (5, "bcd")])
+def test_landmarks_say_where_select_cuts(tmp_path: Path, name: str | float, kept: str) -> None:
+    """Stable Diffusion took what is above 5, LAION's 5+ what is at least 5; the next float32 above 5 is above it."""
+    above = np.nextafter(np.float32(5), np.float32(6))
+    table = pa.table({"sample": list("abcd"), "aesthetic_score": pa.array([4.99, 5.0, above, 5.5], pa.float32())})
+    with beholder.select(table, min_score=name) as chosen:
+        assert sorted(chosen.kept_rows().column("sample").to_pylist()) == list(kept)
+        sign = ">" if kept == "cd" else ">="
+        assert chosen.funnel[-1].text.startswith(f"score {sign} 5")
+    pq.write_table(table, tmp_path / "s.parquet")
+    names = tmp_path / "d.parquet"
+    command = ["select", str(tmp_path / "s.parquet"), "--min-score", str(name), "--decisions-out", str(names)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    decided = pq.read_table(names)
+    assert sorted(decided.column("sample").filter(decided.column("kept")).to_pylist()) == list(kept)
+    page = tmp_path / "page.html"  # the page reads the threshold from the decisions
+    beholder.report(tmp_path / "s.parquet", page, decisions=names, no_thumbnails=True)
+    assert "kept at 5 or more" in page.read_text(encoding="utf-8")
+    assert "a threshold, as an example" not in page.read_text(encoding="utf-8")
+
+
+def test_a_strict_landmark_at_the_highest_score_leaves_nothing() -> None:
+    table = pa.table({"sample": ["a"], "aesthetic_score": [5.0]})
+    with pytest.raises(InputError, match="--min-score sd-v1 goes with no --max-score 5; nothing could stay"):
+        beholder.select(table, min_score="sd-v1", max_score=5)
+
+
+def test_former_names_of_options_are_taken_in_python(tmp_path: Path) -> None:
+    table = pa.table({"sample": list("abcd"), "aesthetic_score": [1.0, 2.0, 3.0, 4.0], "kind": list("xxyy")})
+    old = beholder.advise(table, at=3, thresholds=[2], columns=["kind"])
+    new = beholder.advise(table, min_score=3, grid=[2], group_by=["kind"])
+    assert {**old.to_json(), "seconds": 0} == {**new.to_json(), "seconds": 0}
+    with pytest.raises(TypeError, match="'min_score' twice"):
+        beholder.advise(table, at=3, min_score=4)
+    with pytest.raises(TypeError, match="no option 'att'"):
+        beholder.advise(table, att=3)
+    for number, names in enumerate(({"at": 3, "columns": "kind"}, {"min_score": 3, "group_by": "kind"})):
+        beholder.report(table, tmp_path / f"{number}.html", **names, no_thumbnails=True)
+        assert "kept at 3 or more" in (tmp_path / f"{number}.html").read_text(encoding="utf-8")
+    with pytest.raises(TypeError, match="'min_score' twice"):
+        beholder.report(table, tmp_path / "x.html", at=3, min_score=3)
 
 
 def test_a_joined_table_that_lacks_rows_is_told(tmp_path: Path) -> None:

@@ -164,6 +164,6 @@ def test_a_report_takes_decisions_and_groups_about_all_rows(tmp_path: Path) -> N
     groups = pq.read_table(tmp_path / "groups.parquet").to_pylist()
     assert [(group["sample"], group["row"]) for group in groups] == [("c", 3), ("e", 5)]
     page = tmp_path / "page.html"
-    run_command(["report", str(tmp_path / "s.parquet"), "--selection", str(tmp_path / "decisions.parquet"),
+    run_command(["report", str(tmp_path / "s.parquet"), "--decisions", str(tmp_path / "decisions.parquet"),
                  "--groups", str(tmp_path / "groups.parquet"), "--no-thumbnails", "-o", str(page)])  # fmt: skip
     assert "4 of 5 rows stay" in page.read_text()

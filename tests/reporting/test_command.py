@@ -20,13 +20,13 @@ app.command()(report)
 
 
 def test_a_page_is_written_and_told(make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["beholder", "report", "scores.parquet", "--at", "sd-v1"])
+    monkeypatch.setattr("sys.argv", ["beholder", "report", "scores.parquet", "--min-score", "sd-v1"])
     path, out = make_set({"aesthetic_score": [4.0, 5.0, 6.0]}, rejects=[("x", "missing", "gone")]), tmp_path / "page.html"
     flags = [
         str(path),
         "-o",
         str(out),
-        "--at",
+        "--min-score",
         "sd-v1",
         "--per-bucket",
         "3",
@@ -42,7 +42,7 @@ def test_a_page_is_written_and_told(make_set: MakeSet, tmp_path: Path, monkeypat
     assert f"report: {out}" in result.output
     page = Page(out.read_text())
     assert page.root.one("h1").text == "Mine"
-    assert "beholder report scores.parquet --at sd-v1" in page.root.one("section", id="provenance").text
+    assert "beholder report scores.parquet --min-score sd-v1" in page.root.one("section", id="provenance").text
 
 
 def test_the_summary_as_json(make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,13 +67,13 @@ def test_the_summary_as_json(make_set: MakeSet, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"at": "nowhere"}, "neither a number nor"),
-        ({"at": "nan"}, "--at"),
+        ({"min_score": "nowhere"}, "no number and no landmark"),
+        ({"min_score": "nan"}, "--min-score"),
         ({"no_thumbnails": True, "root": "/x"}, "no effect"),
         ({"max_size": 1000}, "too small"),
         ({"timeout": 0.0}, "--timeout"),
         ({"per_bucket": -1}, "--per-bucket"),
-        ({"columns": ("nothing",)}, "nothing"),
+        ({"group_by": ("nothing",)}, "nothing"),
         ({"pictures": ("/does/not/exist",)}, "/does/not/exist"),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_selection_is_shown(make_set: MakeSet, tmp_path: Path) -> None:
         {"sample": [f"photos/{i:05d}.jpg" for i in range(300)], "rank": rank, "kept": kept, "dropped_by": reasons.tolist()}
     )
     pq.write_table(table.replace_schema_metadata({b"beholder": json.dumps(record, default=int).encode()}), decisions)
-    page = page_of(path, folder=tmp_path, selection=decisions, no_thumbnails=True)
+    page = page_of(path, folder=tmp_path, decisions=decisions, no_thumbnails=True)
     rows = table_rows(page, "Rules")
     assert rows[1] == ["where kind <> 'a'", "300", "100", "200"]
     assert rows[2] == ["score >= 5", "200", str(200 - kept.sum()), str(kept.sum())]
@@ -71,18 +71,18 @@ def test_a_selection_of_other_scores_is_refused(make_set: MakeSet, tmp_path: Pat
     for table, words in (
         ({"sample": ["x"] * 4, "kept": [True] * 4}, "4 rows, the scores have 3"),
         ({"sample": ["x", "y"], "kept": [True, False]}, "2 rows, the scores have 3"),
-        ({"sample": ["x", "y"], "kept": [True, True]}, "lists rows that stay.*--decisions FILE"),
+        ({"sample": ["x", "y"], "kept": [True, True]}, "lists rows that stay.*--decisions-out FILE"),
         ({"sample": ["x", "y", "z"], "kept": [True] * 3}, "of another score set"),
         ({"sample": ["x", "y", "z"]}, "no column 'kept'"),
     ):
         pq.write_table(pa.table(table), decisions)
         with pytest.raises(InputError, match=words):
-            report(path, tmp_path / "x.html", selection=decisions)
+            report(path, tmp_path / "x.html", decisions=decisions)
     with pytest.raises(InputError, match="does not exist"):
-        report(path, tmp_path / "x.html", selection=tmp_path / "none.parquet")
+        report(path, tmp_path / "x.html", decisions=tmp_path / "none.parquet")
     (tmp_path / "kept.txt").write_text("x\ny\n")
     with pytest.raises(InputError, match=r"kept\.txt lists rows that stay"):
-        report(path, tmp_path / "x.html", selection=tmp_path / "kept.txt")
+        report(path, tmp_path / "x.html", decisions=tmp_path / "kept.txt")
 
 
 def test_near_duplicate_groups_are_shown(make_set: MakeSet, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_files_that_are_no_decisions_or_groups_are_refused_in_words(tmp_path: Pa
     for column, values in (("kept", ["yes", "no"]), ("kept", [[1], [2]]), ("rank", ["a", "b"]), ("dropped_by", [["a"], ["b"]])):
         pq.write_table(pa.table({"sample": ["a", "b"]} | {"kept": [True, False]} | {column: values}), path)
         with pytest.raises(InputError, match=f"column '{column}' is "):
-            report(scores, tmp_path / "r.html", selection=path, no_thumbnails=True)
+            report(scores, tmp_path / "r.html", decisions=path, no_thumbnails=True)
     pq.write_table(pa.table({"group": [[1], [1]], "sample": ["a", "b"], "kept": [True, False]}), path)
     assert page_of(scores, folder=tmp_path, groups=path, no_thumbnails=True).root.one("section", id="duplicates")
 
@@ -135,7 +135,7 @@ def test_a_selection_of_one_head_says_nothing_of_the_other(make_set: MakeSet, tm
     record = {"rules": {"min_score": 5.3, "score": "laion-v2"}, "funnel": []}
     table = pa.table({"sample": [f"photos/{i:05d}.jpg" for i in range(60)], "kept": first >= 5.3})
     pq.write_table(table.replace_schema_metadata({b"beholder": json.dumps(record).encode()}), tmp_path / "d.parquet")
-    page = page_of(path, folder=tmp_path, selection=tmp_path / "d.parquet", no_thumbnails=True)
+    page = page_of(path, folder=tmp_path, decisions=tmp_path / "d.parquet", no_thumbnails=True)
     sections = page.root.all("section", class_="head-section")
     legends = [
         [item.text for item in section.all("li") if "the threshold" in item.text or "example" in item.text]

@@ -41,7 +41,7 @@ class BrowseOptions:
     )
     root: str | None = option(None, "Folder that relative paths count from.", shown="the current one, else where it was scored")
     marks: str | None = option(None, "File of keep and drop marks.", shown=f"SCORES{MARKS_SUFFIX}")
-    groups: str | None = option(None, "Near-duplicate groups that beholder select wrote, shown as stacks.")
+    groups: str | None = option(None, "Near-duplicates that beholder select --groups-out wrote, shown as stacks.")
     repeated: str = repeated_option()
     score_column: str | None = option(None, "Column with scores.", shown="what the set says, else a known name")
     sample_column: str | None = option(None, "Column that names the rows.", shown="sample, key, path, url, ...")

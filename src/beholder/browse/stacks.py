@@ -77,7 +77,7 @@ def read_stacks(
     """Read groups.
 
     Args:
-        source: what `beholder select --groups` wrote.
+        source: what `beholder select --groups-out` wrote.
         store: the rows.
         rows_named: gives the rows of names.
         scratch: a folder for what has to be converted.

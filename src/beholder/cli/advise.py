@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:\n
   beholder advise scores.parquet\n
-  beholder advise scores.parquet --at 5.0\n
-  beholder advise photos.scores --at sd-v1 --where 'width >= 512 and height >= 512'\n
-  beholder advise scores.parquet --at 5 --join metadata.parquet --column language --column caption\n
+  beholder advise scores.parquet --min-score 5.0\n
+  beholder advise photos.scores --min-score sd-v1 --where 'width >= 512 and height >= 512'\n
+  beholder advise scores.parquet --min-score 5 --join metadata.parquet --group-by language --group-by caption\n
   beholder advise coyo-part.parquet --head laion-v2 --no-price --json
 """
 
@@ -46,9 +46,9 @@ def run(options: AdviseOptions, *, as_json: bool, quiet: bool) -> None:
     with errors.status("reading scores") if errors.is_terminal and not quiet else _nothing():
         advice = find(
             options.scores,
-            thresholds=options.thresholds or None,
-            at=options.at,
-            columns=options.columns or None,
+            grid=options.grid or None,
+            min_score=options.min_score,
+            group_by=options.group_by or None,
             score=options.score,
             head=options.head,
             where=options.where,
@@ -65,7 +65,7 @@ def run(options: AdviseOptions, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         print(json.dumps(advice.to_json(), indent=2, allow_nan=False))
     elif not quiet:
-        show(advice, Console(highlight=False), groups=options.groups, is_priced=options.price)
+        show(advice, Console(highlight=False), groups=options.groups_shown, is_priced=options.price)
 
 
 def _nothing() -> contextlib.AbstractContextManager[None]:

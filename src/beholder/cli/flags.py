@@ -57,6 +57,8 @@ def command(
     is_tuple = get_origin(kinds[argument]) is tuple
     parameters = [_argument(options, argument, is_tuple, sources)]
     parameters += [_parameter(item, kinds[item.name], _panel(options, item.name)) for item in made.values()]
+    old = [_OldFlag(item, kinds[item.name], flag) for item in made.values() for flag in item.metadata.get("old", ())]
+    parameters += [flag.parameter for flag in old]
     parameters += [
         inspect.Parameter(extra_name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, flag])
         for extra_name, (kind, default, flag) in (extra or {}).items()
@@ -65,6 +67,8 @@ def command(
     def called(**given: Any) -> None:
         named = given.pop(argument)
         values: dict[str, Any] = {argument: tuple(named or ()) if is_tuple else named}
+        for flag in old:
+            flag.put_in(given)
         for field_name, item in made.items():
             value = given.pop(field_name)
             if value is None or (value == [] and item.default is not MISSING):
@@ -125,6 +129,36 @@ def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parame
         annotation = plain if default is not None else plain | None
     flag = typer.Option(*names, show_default="shown" not in metadata and default not in (None, False), **settings)
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, flag])
+
+
+class _OldFlag:
+    """A former name of a flag: taken as before, and not shown in help."""
+
+    def __init__(self, item: Field[Any], kind: Any, flag: str) -> None:
+        self.item, self.flag = item, flag
+        self.name = f"old_{flag.strip('-').replace('-', '_')}_of_{item.name}"
+        plain = str if item.metadata.get("read") == "bytes" else _plain(kind)
+        settings = {"min": item.metadata["least"]} if "least" in item.metadata else {}
+        annotation = Annotated[plain | None, typer.Option(flag, hidden=True, **settings)]
+        self.parameter = inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+    def put_in(self, given: dict[str, Any]) -> None:
+        """Move a value that was given by the former name to where that of the present one is. Raises BadParameter for both."""
+        value, now = given.pop(self.name), given[self.item.name]
+        if value is None or value == []:
+            return
+        if isinstance(value, list):
+            given[self.item.name] = [*(now or []), *value]
+        elif now is None or now == self.item.default:
+            given[self.item.name] = value
+        else:
+            raise typer.BadParameter(f"{self.flag} is the former name of {flag_of(self.item)}; give one of them")
+
+
+def flag_of(item: Field[Any]) -> str:
+    """The flag of a field, as messages name it."""
+    names: tuple[str, ...] = item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))
+    return names[0].split("/")[0]
 
 
 def _plain(kind: Any) -> Any:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:\n
   beholder report scores.parquet -o report.html\n
-  beholder report scores/ --at 5 -o report.html --per-bucket 48\n
-  beholder report scores.parquet --selection decisions.parquet --groups groups.parquet\n
+  beholder report scores/ --min-score 5 -o report.html --per-bucket 48\n
+  beholder report scores.parquet --decisions decisions.parquet --groups groups.parquet\n
   beholder report scores.parquet --pictures /new/place/photos -o report.html\n
   beholder report laion.parquet --score-column AESTHETIC_SCORE --no-thumbnails
 """

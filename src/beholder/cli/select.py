@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:\n
   beholder select scores.parquet --min-score 5 -o kept.txt\n
   beholder select scores/ --where 'width >= 512 and height >= 512' --top-share 10% -o kept.parquet\n
-  beholder select scores.parquet --top 100 --per folder -o kept.csv --decisions decisions.parquet\n
-  beholder select scores/ --dedup 0.95 --dedup-keep pixels --groups groups.parquet -o kept.parquet\n
+  beholder select scores.parquet --top 100 --per folder -o kept.csv --decisions-out decisions.parquet\n
+  beholder select scores/ --dedup 0.95 --dedup-keep pixels --groups-out groups.parquet -o kept.parquet\n
   beholder select scores/ --dedup 0.95 --dedup-against test-embeddings/ --budget 500GB -o kept.parquet\n
   beholder select scores.parquet --join meta.parquet --balance class --top 10000 -o kept.parquet\n
   beholder select scores.parquet --rank-by "0.7*laion-v2 + 0.3*laion-v1" --top 1000 -o kept.txt\n
@@ -51,7 +51,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     console = Console(stderr=True)
     summary: ActionSummary | None = None
     said: list[str] = []
-    is_whole = any((options.decisions, options.dropped, options.groups))
+    is_whole = any((options.decisions_out, options.dropped_out, options.groups_out))
     with JobProgress(enabled=not quiet) as progress:
         progress.stage("opening the scores", 0, 0)
         with (

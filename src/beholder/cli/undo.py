@@ -11,7 +11,8 @@ import typer
 
 def undo(
     journal: Annotated[str, typer.Argument(help="The journal that --apply wrote, for example best.journal.jsonl.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it. Without this, what would happen is shown.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
 ) -> None:
@@ -22,8 +23,8 @@ def undo(
     again.
 
     Examples:\n
-      beholder undo best.journal.jsonl --dry-run\n
-      beholder undo best.journal.jsonl
+      beholder undo best.journal.jsonl          (shows what would happen)\n
+      beholder undo best.journal.jsonl --apply
     """  # noqa: D301 (Typer wants the line breaks)
     from beholder.curation.actions.undo import undo as take_back
 
@@ -31,7 +32,9 @@ def undo(
         if not quiet and not as_json:
             typer.echo(line)
 
-    summary = take_back(journal, dry_run=dry_run, say=say)
+    if apply and dry_run:
+        raise typer.BadParameter("--dry-run and --apply: without --apply nothing is touched; give one of them")
+    summary = take_back(journal, dry_run=not apply, say=say)
     if as_json:
         typer.echo(json.dumps(summary.to_json()))
     if summary.exit_status:

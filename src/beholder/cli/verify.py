@@ -21,7 +21,7 @@ EXAMPLES = """Examples:\n
   beholder verify --golden\n
   beholder verify --golden --pictures golden-pictures/\n
   beholder verify photos/\n
-  beholder verify photos/ --precision bf16 --decoder scaled --sample 1000 --threshold 5.25
+  beholder verify photos/ --precision bf16 --decoder scaled --sample 1000 --min-score 5.25
 """
 
 
@@ -105,7 +105,7 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
         with notices.told_to(partial(typer.echo, err=True)):
             other = load_scorer(**options.models, **setting)
     after = np.asarray(other.score(picture_bytes(refs), on_error="nan"))
-    found = measure_drift(before, after, options.thresholds or THRESHOLDS)
+    found = measure_drift(before, after, [item.least for item in options.thresholds] or THRESHOLDS)
     setting["precision"] = other.engine.precision
     num_rejected = len(refs) - found.num_pictures
     if as_json:

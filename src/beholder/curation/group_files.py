@@ -1,4 +1,4 @@
-"""A file of groups of near-duplicates in (what `beholder select --groups` writes); what its columns are in SQL out."""
+"""A file of groups of near-duplicates in (what `beholder select --groups-out` writes); what its columns are in SQL out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def open_groups(source: str, scratch: Path) -> GroupFile:
         names = file.schema_arrow.names
     missing = [name for name in ("group", columns.SAMPLE) if name not in names]
     if missing:
-        raise InputError(f"{source} has no column {missing[0]!r}; --groups takes the groups that `beholder select` wrote")
+        raise InputError(
+            f"{source} has no column {missing[0]!r}; --groups takes the groups that `beholder select --groups-out` wrote"
+        )
     return GroupFile(
         table=parquet_of([path], "file_row_number"),
         place="file_row_number",

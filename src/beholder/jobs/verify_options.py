@@ -8,13 +8,14 @@ from typing import Any
 from beholder.errors import InputError
 from beholder.images.picture import DECODERS, PRESETS, Decoder, PixelOptions, Preset
 from beholder.jobs.options import PRECISION_CHOICES, PrecisionChoice
+from beholder.models.landmarks import Threshold, read_threshold
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.models.tower_registry import DEFAULT_TOWER
 from beholder.options import option
 
 SAMPLE_PICTURES = 200
 _DRIFT_ONLY = {
-    "head": "--head", "decoder": "--decoder", "preset": "--preset", "sample": "--sample", "thresholds": "--threshold",
+    "head": "--head", "decoder": "--decoder", "preset": "--preset", "sample": "--sample", "min_score": "--min-score",
 }  # fmt: skip
 """Fields that mean nothing for published scores, which have their own pictures, heads and pixels."""
 
@@ -30,7 +31,7 @@ class VerifyOptions:
         sample: how many of the user's pictures.
         head, backbone: a registry name, path, URL or hub id.
         precision, decoder, preset: the setting; see `PictureOptions`.
-        thresholds: scores at which pictures that change sides are counted.
+        min_score: scores (or landmarks) at which pictures that change sides are counted.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         offline: never use the network; None: as the environment says.
     """
@@ -48,8 +49,11 @@ class VerifyOptions:
     )
     decoder: Decoder | None = option(None, "The decoder to compare with pillow.", choices=DECODERS, shown="pillow")
     preset: Preset | None = option(None, "The pixels to compare with reference.", choices=PRESETS, shown="reference")
-    thresholds: tuple[float, ...] = option(
-        (), "Count pictures that change sides here; may be repeated.", flag=("--threshold",), shown="4.5, 5, 5.5, 6, 6.5"
+    min_score: tuple[str, ...] = option(
+        (),
+        "Count pictures that change sides at this score: a number, or a landmark such as sd-v1 (repeatable).",
+        shown="4.5, 5, 5.5, 6, 6.5",
+        old=("--threshold",),
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.")
     offline: bool | None = option(None, "Never use the network.")
@@ -65,11 +69,17 @@ class VerifyOptions:
         if self.golden and idle:
             what = f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect with --golden"
             raise InputError(f"{what}: published scores have their own pictures, heads and pixels; leave out, or name pictures")
+        _ = self.thresholds
         if self.sample is not None and self.sample < 1:
             raise InputError("--sample must be at least 1")
         if self.precision not in (None, *PRECISION_CHOICES):
             raise InputError(f"--precision {self.precision}: choose one of {', '.join(PRECISION_CHOICES)}")
         PixelOptions(preset=self.preset or "reference", decoder=self.decoder or "pillow")
+
+    @property
+    def thresholds(self) -> tuple[Threshold, ...]:
+        """`min_score` as thresholds. Raises InputError."""
+        return tuple(read_threshold(given) for given in self.min_score)
 
     @property
     def models(self) -> dict[str, Any]:

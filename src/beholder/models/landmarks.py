@@ -5,8 +5,10 @@ Read from the sources named, 2026-11. A head is named only where the source name
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from beholder.errors import InputError
 from beholder.models import published
 
 _V1, _V2 = published.V1_HEAD, published.V2_HEAD
@@ -21,7 +23,7 @@ class Landmark:
     """Where somebody cut.
 
     Attributes:
-        key: its short name on the command line (`--at sd-v1`).
+        key: its short name on the command line (`--min-score sd-v1`).
         threshold: on the scale of the head.
         is_strict: whether equal scores were dropped (score > threshold), not kept (>=).
         name: who cut.
@@ -198,6 +200,49 @@ def _refused(head_name: str | None) -> str | None:
 
     found = find_refused(head_name) if head_name else None
     return found.name if found is not None else None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where scores are cut.
+
+    Attributes:
+        value: the score.
+        landmark: who cut there, where it was named by that.
+    """
+
+    value: float
+    landmark: Landmark | None = None
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether pictures with this very score go, too."""
+        return self.landmark is not None and self.landmark.is_strict
+
+    @property
+    def least(self) -> float:
+        """The smallest score that stays."""
+        return math.nextafter(self.value, math.inf) if self.is_strict else self.value
+
+    def __str__(self) -> str:
+        """What stays: "score >= 5", "score > 5 (sd-v1)"."""
+        name = f" ({self.landmark.key})" if self.landmark is not None else ""
+        return f"score {'>' if self.is_strict else '>='} {self.value:g}{name}"
+
+
+def read_threshold(given: float | str, flag: str = "--min-score") -> Threshold:
+    """A number (as text, too; infinite ones are numbers) or the short name of a landmark -> where to cut. Raises InputError."""
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        found = find_landmark(given) if isinstance(given, str) else None
+        if found is None:
+            names = ", ".join(item.key for item in LANDMARKS)
+            raise InputError(f"{flag} {given!r} is no number and no landmark; the landmarks are {names}") from None
+        return Threshold(found.threshold, found)
+    if math.isnan(value):
+        raise InputError(f"{flag} {given!r} is no number; give one such as 5.0")
+    return Threshold(value)
 
 
 def find_landmark(key: str) -> Landmark | None:

@@ -6,6 +6,7 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from beholder.options import take_old_names
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.report import Progress, ReportSummary, write_report
 from beholder.scores.data_frames import as_source
@@ -24,26 +25,28 @@ def report(
             polars, pandas or Arrow table.
         out: the HTML file.
         on_progress: called with (what is being done, how much is done, how much there is; 0: unknown).
-        options: those of `beholder report`, by the names of `ReportOptions`: at, selection, groups, per_bucket, pictures,
-            root, no_thumbnails, columns, title, max_size, overwrite, ...
+        options: those of `beholder report`, by the names of `ReportOptions`: min_score, decisions, groups, per_bucket,
+            pictures, root, no_thumbnails, group_by, title, max_size, overwrite, ... Their former names (at, selection,
+            columns) are taken, too.
 
     Raises:
         TypeError: no such option, or scores of another kind.
-        InputError: scores, selection or groups that cannot be read.
+        InputError: scores, decisions or groups that cannot be read.
         OutputError: the file is there already, or cannot be written.
     """
+    options = take_old_names(options, ReportOptions, "report")
     known = {item.name for item in fields(ReportOptions)} - {"scores", "out"}
     unknown = next((name for name in options if name not in known), None)
     if unknown is not None:
         raise TypeError(f"report() has no option {unknown!r}; there are {', '.join(sorted(known))}")
-    for name in ("pictures", "columns"):
+    for name in ("pictures", "group_by"):
         if name in options:
             options[name] = (options[name],) if isinstance(options[name], str) else tuple(options[name])
-    for name in ("selection", "groups", "root"):
+    for name in ("decisions", "groups", "root"):
         if options.get(name) is not None:
             options[name] = os.fspath(options[name])
-    if options.get("at") is not None:
-        options["at"] = str(options["at"])
+    if options.get("min_score") is not None:
+        options["min_score"] = str(options["min_score"])
     given, _ = as_source(scores, "report")
     is_place = isinstance(given, str)
     made = ReportOptions(scores=given if is_place else "scores", out=os.fspath(out), **options)

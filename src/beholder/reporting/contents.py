@@ -69,9 +69,9 @@ def gather(scores: ScoreSet, options: ReportOptions, scratch: Path, say: Say) ->
     decisions = None
     if options.head is not None and len(scores.score_columns) > 1:
         raise InputError(f"--head names one head, {scores.source} has scores of several: {', '.join(scores.score_columns)}")
-    if options.selection is not None:
+    if options.decisions is not None:
         say("reading the selection")
-        decisions = choices.read_decisions(options.selection, scores, scratch)
+        decisions = choices.read_decisions(options.decisions, scores, scratch)
     rejects = read_rejects(scores, _NUM_EXAMPLES)
     counted = sum(reason.count for reason in rejects)
     with (
@@ -118,11 +118,11 @@ def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decis
 
     column = scores.score_columns[index]
     say(f"counting {column}")
-    at: Any = options.at
+    at: Any = options.min_score
     if at is None and decisions is not None and decisions.threshold is not None and _is_by(decisions, scores, column):
         at = decisions.threshold
     advice: Advice = advise(
-        scores, at=at, columns=options.columns or None, score=column, head=options.head, num_threads=options.threads
+        scores, min_score=at, group_by=options.group_by or None, score=column, head=options.head, num_threads=options.threads
     )
     say(f"choosing pictures by {column}")
     section = head_section(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from beholder import columns, storage
 from beholder.curation.database import all_rows
 from beholder.errors import InputError
+from beholder.models.landmarks import read_threshold
 from beholder.reporting.choose import Rows
 from beholder.scores import foreign
 from beholder.scores.score_set import ScoreSet, parquet_of, text_literal
@@ -79,7 +81,7 @@ class Decisions:
 def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
     """Read the file and check that it is about these rows. Raises InputError."""
     if not storage.exists(source):
-        raise InputError(f"{source} does not exist; write it with: beholder select ... --decisions {source}")
+        raise InputError(f"{source} does not exist; write it with: beholder select ... --decisions-out {source}")
     if source.lower().endswith(".txt"):
         raise _is_a_list(source)
     path = foreign.as_parquet(source, scratch / "decisions.parquet", {KEPT: pa.bool_(), RANK: pa.int64()})
@@ -89,7 +91,7 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
         missing = [name for name in (columns.SAMPLE, KEPT) if name not in schema.names]
         if missing:
             raise InputError(
-                f"{source} has no column {missing[0]!r}; --selection takes what `beholder select --decisions` wrote"
+                f"{source} has no column {missing[0]!r}; --decisions takes what `beholder select --decisions-out` wrote"
             )
         _check_types(schema, source)
         of_all = len(scores.left_out) > 0 and num_rows == scores.num_rows + len(scores.left_out)
@@ -138,8 +140,8 @@ def _without(path: Path, rows: npt.NDArray[np.uint32], target: Path) -> Path:
 
 def _is_a_list(source: str) -> InputError:
     return InputError(
-        f"{source} lists rows that stay; --selection takes what became of every row: "
-        "run that `beholder select` again with --decisions FILE, and give FILE"
+        f"{source} lists rows that stay; --decisions takes what became of every row: "
+        "run that `beholder select` again with --decisions-out FILE, and give FILE"
     )
 
 
@@ -154,7 +156,9 @@ def _check_types(schema: pa.Schema, source: str) -> None:
         is_number = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
         if not (is_text if name == DROPPED_BY else is_number):
             what = f"{kind}" if schema.names.count(name) == 1 else "there twice"
-            raise InputError(f"{source}: column {name!r} is {what}; --selection takes what `beholder select --decisions` wrote")
+            raise InputError(
+                f"{source}: column {name!r} is {what}; --decisions takes what `beholder select --decisions-out` wrote"
+            )
 
 
 def _check_names(path: Path, source: str, scores: ScoreSet) -> None:
@@ -204,6 +208,9 @@ def _threshold(record: dict[str, Any], funnel: list[Step]) -> float | None:
         return None
     value = rules.get("min_score")
     found = [float(value)] if isinstance(value, int | float) else []
+    if isinstance(value, str):
+        with contextlib.suppress(InputError):
+            found = [read_threshold(value).value]
     found += [step.threshold for step in funnel if step.word in _CUTS and step.dropped and step.threshold is not None]
     return max(found, default=None)
 

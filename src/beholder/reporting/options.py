@@ -19,14 +19,14 @@ class ReportOptions:
     Attributes:
         scores: a score set (see `scores.score_set.open_scores`).
         out: the HTML file.
-        at: the threshold that the page is about: a number, or the short name of a landmark ("sd-v1").
-        selection: a decisions file of `beholder select`.
+        min_score: the threshold that the page is about: a number, or the short name of a landmark ("sd-v1").
+        decisions: what `beholder select --decisions-out` wrote.
         groups: near-duplicate groups that `beholder select` wrote.
         per_bucket: pictures shown of each bucket of scores.
         pictures: where the pictures are, in place of what the score set says.
         root: the folder that relative names count from.
         no_thumbnails: show no pictures, and look for none.
-        columns: metadata columns of the representation table; (): chosen by looking.
+        group_by: metadata columns of the representation table; (): chosen by looking.
         head: the head behind the scores, where the set does not say.
         score_column, sample_column: columns of other people's tables.
         title: of the page.
@@ -41,17 +41,30 @@ class ReportOptions:
 
     scores: str
     out: str | None = option(None, "The HTML file.", flag=("--out", "-o"), shown="SCORES.report.html")
-    at: str | None = option(
-        None, "The threshold the page is about: a number, or a landmark such as sd-v1.", shown="the selection's, else none"
+    min_score: str | None = option(
+        None,
+        "The score the page is about: a number, or a landmark such as sd-v1.",
+        shown="that of --decisions, else none",
+        old=("--at",),
+        old_names=("at",),
     )
-    selection: str | None = option(None, "A decisions file of beholder select: show what it kept.")
-    groups: str | None = option(None, "Near-duplicate groups that beholder select wrote.")
+    decisions: str | None = option(
+        None,
+        "What beholder select --decisions-out wrote: show what was kept.",
+        old=("--selection",),
+        old_names=("selection",),
+    )
+    groups: str | None = option(None, "Near-duplicates that beholder select --groups-out wrote.")
     per_bucket: int = option(24, "Pictures of each bucket of scores.", least=0)
     pictures: tuple[str, ...] = option((), "Where the pictures are now; may be repeated.", shown="where they were scored")
     root: str | None = option(None, "The folder that relative names of pictures count from.")
     no_thumbnails: bool = option(False, "Show no pictures, only names and scores.")
-    columns: tuple[str, ...] = option(
-        (), "Metadata column for the table of who is kept; may be repeated.", flag=("--column",), shown="found by looking"
+    group_by: tuple[str, ...] = option(
+        (),
+        "A metadata column whose groups are compared (repeatable).",
+        shown="all that can be grouped",
+        old=("--column",),
+        old_names=("columns",),
     )
     head: str | None = option(None, "The head that made the scores, where the set does not say.", shown="what the set says")
     repeated: str = repeated_option()

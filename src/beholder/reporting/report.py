@@ -153,7 +153,7 @@ def _check_not_read(out: str, options: ReportOptions) -> None:
     """Refuse to replace what the page is made of. Raises OutputError."""
     if not storage.is_local(out) or not storage.exists(out):
         return
-    for place in (options.scores, options.selection, options.groups, *options.pictures):
+    for place in (options.scores, options.decisions, options.groups, *options.pictures):
         is_there = place is not None and storage.is_local(place) and storage.exists(place)
         if place is not None and is_there and storage.local_path(place).samefile(storage.local_path(out)):
             raise OutputError(f"{out} is what the page is made of; name another file")

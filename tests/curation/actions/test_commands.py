@@ -60,14 +60,19 @@ def test_the_best_are_moved_and_brought_back(here: Path) -> None:
     again = CliRunner().invoke(app, [*line, "--apply"])
     assert again.exit_code == 0
     assert "done already" in again.output
-    looked = CliRunner().invoke(app, ["undo", "best.journal.jsonl", "--dry-run"])
+    for former in ([], ["--dry-run"]):  # which is what it does anyway
+        looked = CliRunner().invoke(app, ["undo", "best.journal.jsonl", *former])
+        assert "nothing has been touched; add --apply to do it" in looked.output
+    assert CliRunner().invoke(app, ["undo", "best.journal.jsonl", "--dry-run", "--apply"]).exit_code == 2
+    assert not contents(here / "photos").keys() & set(wanted)
+    assert looked.exit_code == 0
     assert "3 pictures" in looked.output
     assert "would be moved back" in looked.output
-    back = CliRunner().invoke(app, ["undo", "best.journal.jsonl", "--json"])
+    back = CliRunner().invoke(app, ["undo", "best.journal.jsonl", "--apply", "--json"])
     assert back.exit_code == 0
     assert json.loads(back.stdout)["num_done"] == 3
     assert contents(here / "photos") == before
-    twice = CliRunner().invoke(app, ["undo", "best.journal.jsonl"])
+    twice = CliRunner().invoke(app, ["undo", "best.journal.jsonl", "--apply"])
     assert (twice.exit_code, twice.output) == (0, "best.journal.jsonl was taken back before; nothing is left to do\n")
     assert contents(here / "photos") == before
 
@@ -81,7 +86,7 @@ def test_files_that_are_left_out_make_the_exit_status_3(here: Path) -> None:
     assert f"{gone} does not exist (any more)" in result.output
     assert len([name for name in contents(here / "out") if name.endswith(".png")]) == 11
     (here / "out" / "t" / "k1.png").write_bytes(b"mine")
-    undone = CliRunner().invoke(app, ["undo", "out.journal.jsonl"])
+    undone = CliRunner().invoke(app, ["undo", "out.journal.jsonl", "--apply"])
     assert undone.exit_code == 3
     assert set(contents(here / "out")) == {"t/k1.png"}
 

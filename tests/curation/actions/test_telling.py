@@ -35,8 +35,8 @@ def test_a_finished_act_is_said_to_be_done(here: Path, action: str, verb: str) -
             when = stamp(here / "best.journal.jsonl")
             assert said[0] == f"done already, {when}: {verb} 3 pictures, {size} to best (journal: best.journal.jsonl)"
         assert said[1:] == [
-            "nothing is left to do; to take it back: beholder undo best.journal.jsonl",
-            "for another act name another folder, or another journal with --journal",
+            "nothing is left to do; to take it back: beholder undo best.journal.jsonl --apply",
+            "for another act name another folder, or another journal with --journal-out",
         ]
         assert (summary.earlier, summary.exit_status) == ("finished", 0)
     assert contents(here) == before
@@ -61,7 +61,7 @@ def test_what_had_been_left_out_is_done_now(here: Path) -> None:
     assert left.exit_status == 3
     assert said[0].startswith("done already")
     assert "left out: 1 picture" in said
-    assert said[-2] == "to take it back: beholder undo best.journal.jsonl"
+    assert said[-2] == "to take it back: beholder undo best.journal.jsonl --apply"
     (here / "away.jpg").rename(hidden)
     summary, said = act(table, copy="best")
     assert (summary.num_before, summary.num_done) == (2, 3)
@@ -91,8 +91,8 @@ def test_packing_that_is_finished(here: Path, action: str) -> None:
     assert said[0].startswith(f"done already, {stamp(here / 'out.journal.jsonl')}: packed 3 pictures, ")
     assert f"in 2 {'tars' if action == 'tars' else 'Parquet files'} to out" in said[0]
     assert said[-2:] == [
-        "nothing is left to do; to take it back: beholder undo out.journal.jsonl",
-        "for another act name another folder, or another journal with --journal",
+        "nothing is left to do; to take it back: beholder undo out.journal.jsonl --apply",
+        "for another act name another folder, or another journal with --journal-out",
     ]
     assert contents(here) == before
 
@@ -108,19 +108,19 @@ def test_an_undo_says_what_it_left_and_what_to_do(here: Path) -> None:
         "would be left as it is: 1 file",
         "  1 edited since it was made: put elsewhere or delete what was edited",
         "    best/a.jpg has changed since it was made",
-        "then run it: beholder undo best.journal.jsonl (until nothing is left, a new act needs another --journal)",
+        "then run it: beholder undo best.journal.jsonl --apply (until nothing is left, a new act needs another --journal-out)",
+        "nothing has been touched; add --apply to do it",
     ]
     undone, said = take_back(done.journal)
     assert (undone.exit_status, undone.num_done) == (3, 2)
     assert said[0].endswith(": taken away")
     assert said[1] == "left as it is: 1 file"
-    assert said[-1].startswith("then run it again: beholder undo best.journal.jsonl")
+    assert said[-1].startswith("then run it again: beholder undo best.journal.jsonl --apply")
     for apply in (False, True):
         with pytest.raises(InputError) as refused:
             act(photos(*NAMES), copy="best", apply=apply)
-        assert "an undo of this act was begun and left 1 file as it was; see why (beholder undo best.journal.jsonl" in str(
-            refused.value
-        )
+        told = "an undo of this act was begun and left 1 file as it was; see why (beholder undo best.journal.jsonl) and end it"
+        assert told in str(refused.value)
     assert contents(here / "best") == {"a.jpg": b"edited"}
     second, _ = act(photos(*NAMES), copy="best", apply=True, journal="second.jsonl")
     assert (second.num_done, second.reasons) == (2, {"clash": 1})
@@ -164,7 +164,7 @@ def test_pictures_that_a_move_took_are_said_to_be_there(here: Path) -> None:
     told = [line for line in said if "was moved to" in line]
     assert told == [
         "photos/a.jpg was moved to away/a.jpg, as away.journal.jsonl says; "
-        "to have all of that act where it was: beholder undo away.journal.jsonl"
+        "to have all of that act where it was: beholder undo away.journal.jsonl --apply"
     ]
     assert sum("--pictures or --root say where the pictures are now" in line for line in said) == 1
     assert act(photos(*NAMES), copy="best", pictures=("away",))[0].num_done == 3
@@ -208,14 +208,14 @@ def test_paths_are_shown_from_the_current_folder(tmp_path: Path, monkeypatch: py
     assert shown_path(f"{here}/n\n.jpg") == r"'n\n.jpg'"
     monkeypatch.chdir("/")
     assert shown_text("/a/b.jpg stays: s3://c/d and '/e'") == "/a/b.jpg stays: s3://c/d and '/e'"
-    assert (shown_path("/a/b"), undo_command("/-k.jsonl")) == ("/a/b", "beholder undo /-k.jsonl")
+    assert (shown_path("/a/b"), undo_command("/-k.jsonl")) == ("/a/b", "beholder undo /-k.jsonl --apply")
 
 
 def test_the_undo_that_is_told_can_be_typed(here: Path) -> None:
     for target, command in (("-k", "./-k.journal.jsonl"), ("k l", "'k l.journal.jsonl'")):
         for apply in (True, False):
             _, said = act(photos("a.jpg"), copy=target, apply=apply)
-            assert any(line.endswith(f"to take it back: beholder undo {command}") for line in said)
+            assert any(line.endswith(f"to take it back: beholder undo {command} --apply") for line in said)
 
 
 def test_an_undo_of_an_act_that_did_nothing(here: Path) -> None:
@@ -279,7 +279,7 @@ def test_an_undo_of_another_selection_is_not_said_to_be_of_this_one(here: Path) 
     done, _ = act(photos(*NAMES), copy="best", apply=True)
     (here / "best" / "a.jpg").write_bytes(b"edited")
     take_back(done.journal)
-    with pytest.raises(InputError, match=r"is the journal of another act .*name another with --journal$"):
+    with pytest.raises(InputError, match=r"is the journal of another act .*name another with --journal-out$"):
         act(photos("b/c.png"), copy="best")
 
 

@@ -120,7 +120,7 @@ def test_at_by_the_name_of_a_landmark() -> None:
 
 @pytest.mark.parametrize("at", ["sd-v9", "", "nan", float("inf")])
 def test_at_that_is_nothing_is_refused(at: Any) -> None:
-    with pytest.raises(InputError, match="--at"):
+    with pytest.raises(InputError, match="--min-score"):
         advise(table_of(normal()), at=at)
 
 

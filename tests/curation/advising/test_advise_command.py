@@ -46,7 +46,7 @@ def run(*arguments: object) -> Result:
 
 
 def test_tables_fit_80_columns(scores: Path) -> None:
-    result = run(scores, "--at", "5", "--head", "laion-v2")
+    result = run(scores, "--min-score", "5", "--head", "laion-v2")
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stdout.splitlines() if "https://" not in line and str(scores) not in line]
     assert max(map(len, lines)) <= 80
@@ -65,7 +65,7 @@ def test_tables_fit_80_columns(scores: Path) -> None:
 
 def test_what_is_printed_is_what_was_found(scores: Path) -> None:
     advice = find(scores, at=5)
-    text = run(scores, "--at", "5").stdout
+    text = run(scores, "--min-score", "5").stdout
     for row in advice.grid:
         assert f"{row.num_kept:,}" in text
     for group in advice.tables[0].groups:
@@ -75,7 +75,7 @@ def test_what_is_printed_is_what_was_found(scores: Path) -> None:
 
 
 def test_json_is_all_of_it(scores: Path) -> None:
-    result = run(scores, "--at", "5", "--json", "--column", "sample", "--where", "stars > 3")
+    result = run(scores, "--min-score", "5", "--json", "--group-by", "sample", "--where", "stars > 3")
     found = json.loads(result.stdout)
     expected = json.loads(json.dumps(find(scores, at=5, columns=["sample"], where="stars > 3").to_json()))
     assert {**found, "seconds": 0} == {**expected, "seconds": 0}
@@ -90,24 +90,24 @@ def test_quiet_says_only_warnings(scores: Path) -> None:
 
 
 def test_flags_reach_the_advice(scores: Path) -> None:
-    result = run(scores, "--threshold", "4", "--threshold", "4.6", "--no-price", "--score", "aesthetic_score")
+    result = run(scores, "--grid", "4", "--grid", "4.6", "--no-price", "--score", "aesthetic_score")
     assert "The price" not in result.stdout
     assert [line.split()[0] for line in result.stdout.splitlines() if line.endswith("%")][:2] == ["4", "4.6"]
-    many = run(scores, "--at", "5", "--column", "code", "--groups", "2", "--memory", "500MB", "--threads", "1")
+    many = run(scores, "--min-score", "5", "--group-by", "code", "--groups-shown", "2", "--memory", "500MB", "--threads", "1")
     assert many.exit_code == 0, many.output
 
 
 def test_nothing_kept_is_said(scores: Path) -> None:
-    assert "so there is nothing to compare" in run(scores, "--at", "9").stdout
-    assert "so there is nothing to compare" in run(scores, "--at", "-9").stdout
+    assert "so there is nothing to compare" in run(scores, "--min-score", "9").stdout
+    assert "so there is nothing to compare" in run(scores, "--min-score", "-9").stdout
 
 
 def test_mistakes_are_input_errors(scores: Path, tmp_path: Path) -> None:
     for arguments in (
         (tmp_path / "none.parquet",),
-        (scores, "--at", "five"),
+        (scores, "--min-score", "five"),
         (scores, "--where", "1 +"),
-        (scores, "--column", "x"),
+        (scores, "--group-by", "x"),
     ):
         result = run(*arguments)
         assert isinstance(result.exception, InputError)
@@ -116,7 +116,7 @@ def test_mistakes_are_input_errors(scores: Path, tmp_path: Path) -> None:
 
 def test_help_tells_examples() -> None:
     text = run("--help").stdout
-    assert "beholder advise scores.parquet --at 5.0" in text
+    assert "beholder advise scores.parquet --min-score 5.0" in text
     assert "--no-price" in text
 
 

@@ -64,7 +64,7 @@ def names(rows: Any) -> list[int]:
 def test_near_duplicates_of_better_pictures_go(pictures: Path) -> None:
     scores, embeddings = pictures / "scores.parquet", pictures / "embeddings.parquet"
     groups, out = pictures / "groups.parquet", pictures / "kept.parquet"
-    result = call(scores, "--dedup", 0.95, "--embeddings", embeddings, "--groups", groups, "-o", out)
+    result = call(scores, "--dedup", 0.95, "--embeddings", embeddings, "--groups-out", groups, "-o", out)
     assert result.exit_code == 0, result.output
     assert "near-duplicates, similarity >= 0.95" in " ".join(result.output.split())
     assert names(pq.read_table(out).column("sample").to_pylist()) == [0, 1, 2, 4]
@@ -140,7 +140,7 @@ def test_wrong_flags_are_refused_before_scores_are_read(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere.parquet"
     assert "no rule says" in fails(nowhere)
     assert "choose one at a time" in fails(nowhere, "--top", 1, "--copy", "a", "--move", "b")
-    assert "--dedup" in fails(nowhere, "--top", 1, "--groups", "g.csv")
+    assert "--dedup" in fails(nowhere, "--top", 1, "--groups-out", "g.csv")
     assert "a list is written as" in fails(nowhere, "--top", 1, "-o", "x.xlsx")
     assert "does not exist" in fails(nowhere, "--top", 1)
     assert call(nowhere, "--top", "many").exit_code == 2

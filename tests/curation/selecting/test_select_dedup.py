@@ -436,7 +436,7 @@ def test_top_ends_the_comparison_early_with_the_result_of_the_whole_one(many: tu
     assert result.exit_code == 0, result.output
     assert "ended after the best" in json.loads(result.stdout)["funnel"][0]["note"]
     assert out.read_text().split() == best[:500]
-    result = CliRunner().invoke(app, [*line, "-o", str(out), "--overwrite", "--decisions", str(decisions), "--json"])
+    result = CliRunner().invoke(app, [*line, "-o", str(out), "--overwrite", "--decisions-out", str(decisions), "--json"])
     assert json.loads(result.stdout)["funnel"][0]["note"] == "exact"
     assert out.read_text().split() == best[:500]
     assert pq.read_table(decisions).column("dropped_by").to_pylist().count("duplicate") == num_dropped

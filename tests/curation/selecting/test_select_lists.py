@@ -94,9 +94,9 @@ def test_json_lines_and_text(table: pa.Table, tmp_path: Path) -> None:
 
 
 def test_decisions_and_dropped(table: pa.Table, tmp_path: Path) -> None:
-    options = OutputOptions(decisions=str(tmp_path / "d.parquet"), dropped=str(tmp_path / "x.csv"))
+    options = OutputOptions(decisions_out=str(tmp_path / "d.parquet"), dropped_out=str(tmp_path / "x.csv"))
     with open_scores(table) as scores, select_rows(scores, SelectRules(min_score=4.7, max_score=4.9)) as selection:
-        assert write_lists(selection, options) == [options.decisions, options.dropped]
+        assert write_lists(selection, options) == [options.decisions_out, options.dropped_out]
     frame = pd.read_parquet(tmp_path / "d.parquet")
     assert frame["sample"].tolist() == table.column("sample").to_pylist()
     assert frame["dropped_by"].fillna("").tolist() == ["max_score", "", "max_score", "no_score", "min_score"]
@@ -125,10 +125,10 @@ def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
     here.write_bytes(b"x")
     cases = [
         (OutputOptions(out=str(tmp_path / "k.zip")), ".txt, .csv, .parquet, .jsonl"),
-        (OutputOptions(decisions=str(tmp_path / "k.txt")), "a list is written as"),
+        (OutputOptions(decisions_out=str(tmp_path / "k.txt")), "a list is written as"),
         (OutputOptions(out=str(here)), "is a file of the scores"),
         (OutputOptions(out=str(here), overwrite=True), "is a file of the scores"),
-        (OutputOptions(out="a.csv", dropped="a.csv"), "both name a.csv"),
+        (OutputOptions(out="a.csv", dropped_out="a.csv"), "both name a.csv"),
     ]
     for options, text in cases:
         with pytest.raises((InputError, OutputError), match=text):

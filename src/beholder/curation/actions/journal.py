@@ -247,7 +247,8 @@ def new_journal(path: str, **header: Any) -> Iterator[tuple[Journal, str]]:
             rename_new(str(half), path)
         except FileExistsError:
             raise OutputError(
-                f"{path} exists and is no journal of this act, or another run has just begun it; name another with --journal"
+                f"{path} exists and is no journal of this act, or another run has just begun it; "
+                "name another with --journal-out"
             ) from None
         except OSError as error:
             raise writing_failed(path, error) from error

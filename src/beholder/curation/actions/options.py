@@ -55,7 +55,13 @@ class ActionOptions:
         flag=("--sidecars/--no-sidecars",),
     )  # fmt: skip
     apply: bool = option(False, "Do it. Without this, what would happen is shown.")
-    journal: str | None = option(None, "Where the journal of an act is written.", shown="DIR.journal.jsonl beside the folder")
+    journal: str | None = option(
+        None,
+        "Where the journal of an act is written.",
+        flag=("--journal-out",),
+        shown="DIR.journal.jsonl beside the folder",
+        old=("--journal",),
+    )
     pictures: tuple[str, ...] = pictures_option()
     root: str | None = root_option()
 
@@ -66,7 +72,7 @@ class ActionOptions:
         if len(chosen) > 1:
             raise InputError(f"--{chosen[0][0]} and --{chosen[1][0]}: choose one at a time")
         if not chosen:
-            idle = next((f"--{name}" for name in ("apply", "journal") if getattr(self, name)), None)
+            idle = next((flag for flag, value in (("--apply", self.apply), ("--journal-out", self.journal)) if value), None)
             if idle is not None:
                 raise InputError(f"{idle} needs one of --copy, --link, --symlink, --move, --tars or --hf-parquet")
         elif not chosen[0][1]:

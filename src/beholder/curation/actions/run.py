@@ -240,15 +240,15 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> Told | None:
     if told.header.get("fingerprint") != header["fingerprint"]:
         raise InputError(
             f"{path} is the journal of another act ({told.header.get('action')} of {told.header.get('num_pictures')} pictures "
-            f"into {told.header.get('target')}, begun {told.header.get('time')}); name another with --journal"
+            f"into {told.header.get('target')}, begun {told.header.get('time')}); name another with --journal-out"
         )
     if told.num_lost:
         raise InputError(
             f"{shown_path(path)} has lost its end ({bytes_text(told.num_lost)}), so it is not known how far this act had come: "
-            f"put the whole journal back, or see what is there ({undo_command(path)} --dry-run)"
+            f"put the whole journal back, or see what is there ({undo_command(path, apply=False)})"
         )
     if told.is_undone:
-        text = _undone_text(str(header["action"]), told.num_kept_by_undo, undo_command(path))
+        text = _undone_text(str(header["action"]), told.num_kept_by_undo, path)
         raise InputError(f"{shown_path(path)}: {text}")
     return told
 
@@ -259,16 +259,17 @@ def _is_of_nothing(told: Told, target: str) -> bool:
     return asked == 0 and not did and told.header.get("target") == target
 
 
-def _undone_text(action: str, num_kept: int | None, command: str) -> str:
+def _undone_text(action: str, num_kept: int | None, path: str) -> str:
     """Why an act that was taken back in part cannot go on, and what to do."""
     if action in SHARDED:
         other = f"or name another folder with --{action}"
     else:
-        other = "or begin another act with another --journal; what is in its way it leaves as it is"
+        other = "or begin another act with another --journal-out; what is in its way it leaves as it is"
     if num_kept is None:
-        return f"an undo of this act was begun and has not come to its end; run it again ({command}), {other}"
+        return f"an undo of this act was begun and has not come to its end; run it again ({undo_command(path)}), {other}"
     left = f"{counted(num_kept, 'shard' if action in SHARDED else 'file')} as {'it was' if num_kept == 1 else 'they were'}"
-    return f"an undo of this act was begun and left {left}; see why ({command} --dry-run) and end it, {other}"
+    look = undo_command(path, apply=False)
+    return f"an undo of this act was begun and left {left}; see why ({look}) and end it with --apply, {other}"
 
 
 def take_over(job: Job, told: Told) -> None:

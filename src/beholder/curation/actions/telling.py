@@ -48,10 +48,10 @@ def _on_one_line(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def undo_command(journal: str) -> str:
-    """What takes an act back, to be typed."""
+def undo_command(journal: str, *, apply: bool = True) -> str:
+    """What takes an act back, or (without `apply`) shows what that would do, to be typed."""
     path = shown_path(journal)
-    return f"beholder undo {shlex.quote(f'./{path}' if path.startswith('-') else path)}"
+    return f"beholder undo {shlex.quote(f'./{path}' if path.startswith('-') else path)}" + (" --apply" if apply else "")
 
 
 def time_text(time: str) -> str:
@@ -108,7 +108,7 @@ def _what_next(summary: ActionSummary, *, has_new: bool) -> Iterator[str]:
     if summary.earlier == "finished" and not has_new:
         is_whole = not (summary.notes or summary.num_skipped)
         yield f"{'nothing is left to do; ' if is_whole else ''}to take it back: {undo_command(str(summary.journal))}"
-        yield "for another act name another folder, or another journal with --journal"
+        yield "for another act name another folder, or another journal with --journal-out"
     elif summary.applied:
         yield f"to take it back: {undo_command(str(summary.journal))}"
     elif has_new or summary.earlier:
@@ -248,8 +248,16 @@ def undo_lines(summary: ActionSummary, action: str, journal: str, *, had_any: bo
         yield f"nothing {would or 'was '}{done}{why}"
     yield from _not_kept(summary)
     yield from summary.notes
+    yield from _files_left_by_undo(summary, action, journal)
+    if not summary.applied and (summary.num_files or summary.num_shards):
+        yield "nothing has been touched; add --apply to do it"
+
+
+def _files_left_by_undo(summary: ActionSummary, action: str, journal: str) -> Iterator[str]:
+    """What an undo left as it was, or would, and how to go on."""
     if not summary.num_skipped:
         return
+    would = "" if summary.applied else "would be "
     kind, kept = ("tars", "shard") if action in _SHARDS else (action, "file")
     yield f"{would}left as {'it is' if summary.num_skipped == 1 else 'they are'}: {counted(summary.num_skipped, kept)}"
     for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
@@ -259,7 +267,7 @@ def undo_lines(summary: ActionSummary, action: str, journal: str, *, had_any: bo
         text = (one if count == 1 else many) or REASONS.get(reason, reason)
         yield f"  {count:,} {text}" + (f": {mend}" if mend else "")
         yield from _examples(summary, reason)
-    other = "folder" if action in _SHARDS else "--journal"
+    other = "folder" if action in _SHARDS else "--journal-out"
     again = "it again" if summary.applied else "it"
     yield f"then run {again}: {undo_command(journal)} (until nothing is left, a new act needs another {other})"
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from beholder.curation.advising.group_counts import Grouper, LeftOut, chosen_columns
-from beholder.curation.advising.inputs import choose_score, finite, head_of, landmark_of
+from beholder.curation.advising.inputs import choose_score, finite, head_of
 from beholder.curation.advising.options import AdviseOptions
 from beholder.curation.advising.representation import METHOD, ColumnTable, GroupCounts, represent
 from beholder.curation.advising.rows import SCORE, Rows, open_rows, threshold_number
 from beholder.curation.advising.warnings import warnings_about
 from beholder.curation.database import NO_FLAG, WITH_FLAG, Remedy
 from beholder.curation.repeated import open_each_once
-from beholder.models.landmarks import Landmark, landmarks_of
+from beholder.models.landmarks import Landmark, landmarks_of, read_threshold
 from beholder.models.published import LAION_EN, PublishedShares, published_of
-from beholder.options import KEEP_FIRST
+from beholder.options import KEEP_FIRST, take_old_names
 from beholder.scores.data_frames import as_source, texts_of
 from beholder.scores.score_set import ScoreSet
 from beholder.stats import ScoreStats
@@ -146,9 +146,9 @@ class Advice:
 def advise(
     scores: ScoreSet | str | PathLike[str] | Any,
     *,
-    thresholds: Sequence[float] | None = None,
-    at: float | str | None = None,
-    columns: Sequence[str] | str | None = None,
+    grid: Sequence[float] | None = None,
+    min_score: float | str | None = None,
+    group_by: Sequence[str] | str | None = None,
     score: str | None = None,
     head: str | None = None,
     where: str | Sequence[str] | None = None,
@@ -159,14 +159,15 @@ def advise(
     repeated: str = KEEP_FIRST,
     score_column: str | None = None,
     sample_column: str | None = None,
+    **old_names: Any,
 ) -> Advice:
     """Advise on a threshold for a score set.
 
     Args:
         scores: a set that is open; or what `open_scores` takes; or a data frame of polars, pandas or Arrow.
-        thresholds: the grid; None: half and quarter points around the scores, and the published points of their head.
-        at: the threshold in question, or the short name of a landmark ("sd-v1"); None: see `WANTED_SHARE`.
-        columns: metadata columns to group by (`sample`: by folder); None: all that can be grouped.
+        grid: thresholds of the table; None: half and quarter points around the scores, and the published points of their head.
+        min_score: the threshold in question, or the short name of a landmark ("sd-v1"); None: see `WANTED_SHARE`.
+        group_by: metadata columns whose groups are compared (`sample`: by folder); None: all that can be grouped.
         score: the score column, or a name of the head behind it; needed where there are several.
         head: the head that made the scores, where the set does not say.
         where: SQL conditions; rows that do not meet all of them are left out of everything.
@@ -177,13 +178,20 @@ def advise(
         repeated: what becomes of rows that name a sample again (`repeated.open_each_once`); for a set that is not open yet.
         score_column: see `open_scores`; the same.
         sample_column: the same.
+        old_names: `thresholds`, `at` and `columns` are what grid, min_score and group_by were called.
 
     Raises:
         InputError: no such column, landmark, head or table; a condition that is no SQL expression.
-        TypeError: scores of another kind.
+        TypeError: scores of another kind, an unknown option.
     """
-    own = ("scores", "repeated", "score_column", "sample_column")
+    own = ("scores", "repeated", "score_column", "sample_column", "old_names")
     given = {name: value for name, value in locals().items() if name not in (*own, "own")}
+    for name, value in take_old_names(old_names, AdviseOptions, "advise").items():
+        if name not in ("grid", "min_score", "group_by"):
+            raise TypeError(f"advise() has no option {name!r}; there are {', '.join(sorted(given))}")
+        if given[name] is not None:
+            raise TypeError(f"advise() got {name!r} twice, once by its former name")
+        given[name] = value
     if isinstance(scores, ScoreSet):  # of a command without --memory
         return _advise(scores, **given, remedy=NO_FLAG)
     named = {"score_column": score_column, "sample_column": sample_column}
@@ -194,9 +202,9 @@ def advise(
 def _advise(
     scores: ScoreSet,
     *,
-    thresholds: Sequence[float] | None,
-    at: float | str | None,
-    columns: Sequence[str] | str | None,
+    grid: Sequence[float] | None,
+    min_score: float | str | None,
+    group_by: Sequence[str] | str | None,
     score: str | None,
     head: str | None,
     where: str | Sequence[str] | None,
@@ -208,15 +216,15 @@ def _advise(
 ) -> Advice:
     """`advise` for an open set. `remedy`: what a user can do where memory is short."""
     started = time.perf_counter()
-    mark = landmark_of(at)
+    cut = None if min_score is None else read_threshold(min_score)
     column = choose_score(scores, score)
     question = _Question(
         column=column,
         head=head_of(scores, column, head),
-        thresholds=tuple(finite(float(threshold), "--threshold") for threshold in thresholds or ()),
-        mark=mark,
-        at=mark.threshold if mark is not None else None if at is None else finite(float(at), "--at"),
-        columns=(columns,) if isinstance(columns, str) else columns,
+        thresholds=tuple(finite(float(threshold), "--grid") for threshold in grid or ()),
+        mark=None if cut is None else cut.landmark,
+        at=None if cut is None else finite(cut.value, "--min-score"),
+        columns=(group_by,) if isinstance(group_by, str) else group_by,
         where=(where,) if isinstance(where, str) else tuple(where or ()),
         with_price=with_price,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from beholder.errors import InputError
-from beholder.models.landmarks import LANDMARKS, Landmark, find_landmark
 from beholder.models.published import canonical_head
 from beholder.scores.score_set import ScoreSet
 
@@ -36,21 +35,6 @@ def head_of(scores: ScoreSet, column: str, told: str | None) -> str | None:
     if recorded is not None and recorded != named:
         raise InputError(f"{scores.source}: the scores {column} are by {recorded}, as the set itself says; leave --head out")
     return named
-
-
-def landmark_of(at: float | str | None) -> Landmark | None:
-    """The landmark that `at` names, if it is no number. Raises InputError for other text."""
-    if not isinstance(at, str):
-        return None
-    try:
-        float(at)
-    except ValueError:
-        found = find_landmark(at)
-        if found is None:
-            names = ", ".join(item.key for item in LANDMARKS)
-            raise InputError(f"--at {at!r} is neither a number nor the name of a landmark; those are {names}") from None
-        return found
-    return None
 
 
 def finite(value: float, flag: str) -> float:

@@ -15,19 +15,29 @@ class AdviseOptions:
     PANEL: ClassVar[str] = "Advice"
 
     scores: str
-    at: str | None = option(
+    min_score: str | None = option(
         None,
-        "The threshold you think of, or where somebody else cut (sd-v1, laion-5plus, ...): its price is told.",
+        "The score at which you think of cutting: a number, or a landmark (sd-v1, laion-5plus, ...). Its price is told.",
         shown="the one that keeps most nearly 25 %",
+        old=("--at",),
+        old_names=("at",),
     )
-    thresholds: tuple[float, ...] = option(
-        (), "A threshold of the table (repeatable).", flag=("--threshold",), shown="half and quarter points around the scores"
+    grid: tuple[float, ...] = option(
+        (),
+        "A threshold of the table (repeatable).",
+        shown="half and quarter points around the scores",
+        old=("--threshold",),
+        old_names=("thresholds",),
     )
-    columns: tuple[str, ...] = option(
-        (), "A metadata column whose groups are compared (repeatable).", flag=("--column",), shown="all that can be grouped"
+    group_by: tuple[str, ...] = option(
+        (),
+        "A metadata column whose groups are compared (repeatable).",
+        shown="all that can be grouped",
+        old=("--column",),
+        old_names=("columns",),
     )
     price: bool = option(True, "Compare groups, or only read the scores.", flag=("--price/--no-price",))
-    groups: int = option(4, "Groups of a column to show from each end.", least=1)
+    groups_shown: int = option(4, "Groups of a column to show from each end.", least=1, old=("--groups",))
     where: tuple[str, ...] = option(
         (), "Leave out rows for which this SQL condition over any column does not hold, e.g. 'width >= 512' (repeatable)."
     )

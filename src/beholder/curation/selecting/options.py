@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 from beholder.curation.actions.options import ActionOptions, pictures_option, root_option
 from beholder.errors import InputError
+from beholder.models.landmarks import Threshold, read_threshold
 from beholder.options import option, repeated_option
 
 DedupMethod = Literal["auto", "exact", "approximate"]
@@ -36,7 +37,9 @@ class RuleOptions:
 
     PANEL: ClassVar[str] = "Which pictures stay"
 
-    min_score: float | None = option(None, "Keep scores of at least this.")
+    min_score: float | str | None = option(
+        None, "Keep scores of at least this: a number, or a landmark (sd-v1, laion-5plus, ...; some keep only what is above)."
+    )
     max_score: float | None = option(None, "Keep scores of at most this.")
     quantile: float | None = option(None, "Keep scores of at least this quantile (0 to 1) of the rows that other rules left.")
     top: int | None = option(None, "Keep the best so many.", least=1)
@@ -113,10 +116,17 @@ class SelectRules(ReadOptions, RuleOptions):
     root: str | None = root_option()
 
     def __post_init__(self) -> None:
-        """A similarity that was given as text is a number."""
-        if isinstance(self.dedup, str):
-            with contextlib.suppress(ValueError):
-                object.__setattr__(self, "dedup", float(self.dedup))
+        """A similarity or a score that was given as text is a number."""
+        for name in ("dedup", "min_score"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                with contextlib.suppress(ValueError):
+                    object.__setattr__(self, name, float(value))
+
+    @property
+    def least_score(self) -> Threshold | None:
+        """`min_score` as a threshold. Raises InputError."""
+        return None if self.min_score is None else read_threshold(self.min_score)
 
     @property
     def similarity(self) -> float | None:
@@ -142,12 +152,12 @@ class SelectRules(ReadOptions, RuleOptions):
 
     def check(self) -> None:
         """Raise InputError for values that mean nothing, and for rules that do not go together."""
-        for name, text in (("min_score", "--min-score"), ("max_score", "--max-score")):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, Real) or math.isnan(value)):
-                raise InputError(f"{text} {value!r} is no number")
-        if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
-            raise InputError(f"--min-score {self.min_score:g} is above --max-score {self.max_score:g}; nothing could stay")
+        most, least = self.max_score, self.least_score
+        if most is not None and (not isinstance(most, Real) or math.isnan(most)):
+            raise InputError(f"--max-score {most!r} is no number")
+        if least is not None and most is not None and (least.value > most or (least.is_strict and least.value == most)):
+            above = f"is above --max-score {most:g}" if least.value > most else f"goes with no --max-score {most:g}"
+            raise InputError(f"--min-score {self.min_score} {above}; nothing could stay")
         if self.quantile is not None and not 0 <= self.quantile <= 1:
             raise InputError(f"--quantile {self.quantile:g}: a quantile is between 0 and 1; 0.9 keeps the best tenth")
         for name, number in (("--top", self.top), ("--sample", self.sample), ("--clusters", self.clusters)):
@@ -230,9 +240,13 @@ class OutputOptions:
     out: str | None = option(
         None, "Write what stays, best first: .txt (samples), .csv, .parquet or .jsonl.", flag=("--out", "-o")
     )
-    decisions: str | None = option(None, "Write what became of every row: .csv, .parquet or .jsonl.")
-    dropped: str | None = option(None, "Write what goes, with the rule: .txt, .csv, .parquet or .jsonl.")
-    groups: str | None = option(None, "--dedup: write the groups of near-duplicates: .csv or .parquet.")
+    decisions_out: str | None = option(None, "Write what became of every row: .csv, .parquet or .jsonl.", old=("--decisions",))
+    dropped_out: str | None = option(
+        None, "Write what goes, with the rule: .txt, .csv, .parquet or .jsonl.", old=("--dropped",)
+    )
+    groups_out: str | None = option(
+        None, "--dedup: write the groups of near-duplicates: .csv, .parquet or .jsonl.", old=("--groups",)
+    )
     overwrite: bool = option(False, "Replace files that are there.")
 
 
@@ -250,8 +264,8 @@ class SelectOptions(ActionOptions, OutputOptions, SelectRules):
         """Raise InputError for what means nothing, before any work."""
         super().check()
         _ = self.action
-        if self.groups is not None and self.dedup is None:
-            raise InputError("--groups writes the groups that --dedup finds, which is not given")
+        if self.groups_out is not None and self.dedup is None:
+            raise InputError("--groups-out writes the groups that --dedup finds, which is not given")
 
 
 def parse_share(text: str) -> Fraction:

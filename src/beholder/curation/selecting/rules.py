@@ -224,9 +224,10 @@ class Judge:
         rules, sieve, keys = self.rules, self.sieve, self.values.score_keys
         if keys is None:
             return
-        if rules.min_score is not None:
-            least = max(1, ordering.key_of(rules.min_score))
-            sieve.note("min_score", f"score >= {rules.min_score:g}", sieve.drop_outside("min_score", keys, least=least))
+        threshold = rules.least_score
+        if threshold is not None:
+            least = max(1, ordering.key_of(threshold.value) + threshold.is_strict)
+            sieve.note("min_score", str(threshold), sieve.drop_outside("min_score", keys, least=least))
         if rules.max_score is not None:
             most = ordering.key_of(rules.max_score)
             sieve.note("max_score", f"score <= {rules.max_score:g}", sieve.drop_outside("max_score", keys, most=most))

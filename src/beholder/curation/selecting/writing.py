@@ -22,9 +22,9 @@ from beholder.scores.arrow_types import as_values
 
 _KINDS = {
     "--out": (".txt", ".csv", ".parquet", ".jsonl"),
-    "--decisions": (".csv", ".parquet", ".jsonl"),
-    "--dropped": (".txt", ".csv", ".parquet", ".jsonl"),
-    "--groups": (".csv", ".parquet", ".jsonl"),
+    "--decisions-out": (".csv", ".parquet", ".jsonl"),
+    "--dropped-out": (".txt", ".csv", ".parquet", ".jsonl"),
+    "--groups-out": (".csv", ".parquet", ".jsonl"),
 }
 _ROW_GROUP_ROWS = 1 << 20
 
@@ -56,7 +56,7 @@ def _is_part(path: str, source: str) -> bool:
 
 
 def _asked(options: OutputOptions) -> dict[str, str]:
-    given = {flag: getattr(options, flag.removeprefix("--")) for flag in _KINDS}
+    given = {flag: getattr(options, flag.removeprefix("--").replace("-", "_")) for flag in _KINDS}
     return {flag: path for flag, path in given.items() if path is not None}
 
 
@@ -69,16 +69,16 @@ def write_lists(selection: Selection, options: OutputOptions, on_file: Callable[
         only_samples = path.lower().endswith(".txt")
         if flag == "--out":
             tables: Iterable[pa.Table] = selection.kept_tables(only_samples=only_samples)
-        elif flag == "--groups":
+        elif flag == "--groups-out":
             tables = [selection.groups] if selection.groups is not None else []
         else:
-            tables = selection.decision_tables(only_dropped=flag == "--dropped")
+            tables = selection.decision_tables(only_dropped=flag == "--dropped-out")
         write_table(path, tables, _schema(selection, flag, only_samples), selection_record(selection))
     return list(asked.values())
 
 
 def _schema(selection: Selection, flag: str, only_samples: bool) -> pa.Schema:
-    if flag == "--groups":
+    if flag == "--groups-out":
         assert selection.groups is not None
         return selection.groups.schema
     schema = selection.schema if flag == "--out" else selection.decision_schema
