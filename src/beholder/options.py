@@ -50,6 +50,18 @@ def repeated_option() -> Any:
     return option(KEEP_FIRST, text, choices=REPEATED)
 
 
+def where_option() -> Any:
+    """The field for conditions that rows have to meet."""
+    return option(
+        (), "Only rows for which this SQL condition over any column holds, e.g. 'width >= 512' (repeatable; all must hold)."
+    )
+
+
+def join_option() -> Any:
+    """The field for tables with more columns."""
+    return option((), "Metadata to join by sample: .parquet or .csv (repeatable).")
+
+
 def check_timeout(seconds: float) -> None:
     """Raise InputError for a `--timeout` that is no time to wait, or longer than `LONGEST_WAIT_S`."""
     if not 0 < seconds <= LONGEST_WAIT_S:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from beholder.options import option, repeated_option
+from beholder.options import join_option, option, repeated_option, where_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,8 @@ class AdviseOptions:
     )
     price: bool = option(True, "Compare groups, or only read the scores.", flag=("--price/--no-price",))
     groups_shown: int = option(4, "Groups of a column to show from each end.", least=1, old=("--groups",))
-    where: tuple[str, ...] = option(
-        (), "Leave out rows for which this SQL condition over any column does not hold, e.g. 'width >= 512' (repeatable)."
-    )
-    join: tuple[str, ...] = option((), "Metadata to join by sample: .parquet or .csv (repeatable).")
+    where: tuple[str, ...] = where_option()
+    join: tuple[str, ...] = join_option()
     score: str | None = option(None, "The score to go by, where there are several: a column or its head's name.")
     head: str | None = option(None, "The head that made the scores, where the set does not say, e.g. laion-v2.")
     repeated: str = repeated_option()

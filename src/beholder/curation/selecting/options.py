@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from beholder.curation.actions.options import ActionOptions, pictures_option, root_option
 from beholder.errors import InputError
 from beholder.models.landmarks import Threshold, read_threshold
-from beholder.options import option, repeated_option
+from beholder.options import join_option, option, repeated_option, where_option
 
 DedupMethod = Literal["auto", "exact", "approximate"]
 DEDUP_METHODS: tuple[DedupMethod, ...] = ("auto", "exact", "approximate")
@@ -52,9 +52,7 @@ class RuleOptions:
     balance: str | None = option(
         None, "Keep equally many of each group of this column, the best ones; with --top N about N in all."
     )
-    where: tuple[str, ...] = option(
-        (), "Keep rows for which this SQL condition over any column holds, e.g. 'width >= 512' (repeatable)."
-    )
+    where: tuple[str, ...] = where_option()
     sample: int | None = option(None, "Draw so many rows, weighted by score (see --temperature).", least=1)
     seed: int = option(0, "What --sample draws with; the same seed draws the same rows.")
     temperature: float = option(1.0, "--sample: weight is exp(score / temperature); inf draws evenly.")
@@ -100,7 +98,7 @@ class ReadOptions:
         None,
         'Rank by an expression over percentiles of scores, e.g. "0.7*a + 0.3*b"; names with odd characters in `backticks`.',
     )
-    join: tuple[str, ...] = option((), "Metadata to join by sample: .parquet or .csv (repeatable).")
+    join: tuple[str, ...] = join_option()
     repeated: str = repeated_option()
     score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
     sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
