@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -192,11 +193,28 @@ def test_whole_numbers_may_be_scores(tmp_path: Path) -> None:
         np.testing.assert_array_equal(scores.scores("score"), np.array([16_777_216, np.nan], np.float32))
 
 
+@pytest.mark.parametrize("kind", ["table", "parquet", "csv"])
+def test_a_column_that_is_said_to_name_the_rows_does_so_beside_one_called_sample(kind: str, tmp_path: Path) -> None:
+    table = pa.table({"sample": ["a", "b"], "url": ["u", "v"], "score": [1.0, 2.0], "n": [7, 8]})
+    source: Any = table
+    if kind != "table":
+        source = str(tmp_path / f"scores.{kind}")
+        (pq.write_table if kind == "parquet" else pa_csv.write_csv)(table, source)
+    with open_scores(source, sample_column="url") as scores:
+        assert scores.schema.names == ["url", "score", "n"]
+        assert pa.concat_tables(pa.table({"s": part}) for part in scores.samples()).column(0).to_pylist() == ["u", "v"]
+        assert by_duckdb(scores, "sample, url, score") == [("u", "u", 1.0), ("v", "v", 2.0)]
+        assert len(scores.notes) == 1
+        assert "column 'sample' is left out" in scores.notes[0]
+
+
 def test_names_that_sql_cannot_tell_apart(tmp_path: Path) -> None:
     two = pa.table({"URL": ["a"], "url": ["b"], "score": [1.0]})
     assert "'URL' and 'url', which differ in case only" in refused(two)
-    hidden = pa.table({"sample": ["a"], "id": ["b"], "score": [1.0]})
-    assert "beside 'id', which shall name the rows" in refused(hidden, sample_column="id")
+    both = pa.table({"Sample": ["a"], "id": ["b"], "score": [1.0]})
+    assert "beside 'id', which shall name the rows" in refused(both)
+    with open_scores(both, sample_column="Sample") as scores:
+        assert by_duckdb(scores, "sample, id") == [("a", "b")]
     with open_scores(pa.table({"Sample": ["a"], "score": [1.0]}), sample_column="Sample") as scores:
         assert by_duckdb(scores, "sample") == [("a",)]
 

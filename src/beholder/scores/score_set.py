@@ -66,6 +66,7 @@ class ScoreSet:
         embeddings: where the embeddings of these rows were kept, or None.
         untyped: columns that come from a CSV: text, exactly as it stands there, which may be meant as numbers.
         notes: lines about the set that should be told.
+        hidden: a column of the files called `sample` that is not of the set, since another was said to name its rows; or None.
         left_out: (K,) uint32, ascending places in the files of rows that are not of the set: nothing reads them, and the rows
             behind them move up.
     """
@@ -83,6 +84,7 @@ class ScoreSet:
     embeddings: str | None = None
     untyped: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    hidden: str | None = None
     left_out: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32), compare=False)
 
     @property
@@ -203,17 +205,18 @@ class ScoreSet:
     def _register_all(self, connection: duckdb.DuckDBPyConnection, view: str) -> None:
         """`register` with the rows that are left out."""
         renamed = [] if self.sample_column == columns.SAMPLE else [f"{quoted(self.sample_column)} AS {columns.SAMPLE}"]
+        every = "*" if self.hidden is None else f"* EXCLUDE ({quoted(self.hidden)})"
         if self.table is not None:
             numbered = self.table.append_column(ROW, pa.array(np.arange(self.table.num_rows, dtype=np.int64)))
             connection.register(f"{view}_rows", numbered)
-            connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join(['*', *renamed])} FROM {view}_rows")
+            connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join([every, *renamed])} FROM {view}_rows")
             return
         for path in self.files:
             with storage.open_parquet(str(path)) as file:
                 file.check_dictionaries(self.source, all_encodings=True)
         starts = [0, *accumulate(self.row_counts)][:-1]
         row = f"file_row_number + ([{', '.join(map(str, starts))}]::BIGINT[])[file_index::BIGINT + 1] AS {ROW}"
-        names = ", ".join(["*", *renamed, row])
+        names = ", ".join([every, *renamed, row])
         connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {parquet_of(self.files, 'union_by_name')}")
 
 
@@ -288,7 +291,8 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         source = _usual_table(source)
         schema, record = source.schema, _record_in(source.schema)
         found = _columns_of(schema, record, "the table", score_column, sample_column)
-        return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=schema, record=record, **found)
+        seen = _seen(schema, found)
+        return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=seen, record=record, **found)
     place = foreign.find_scores(source)
     types = dict.fromkeys(_scores_in_csv(place, score_column), pa.float64())
     files = tuple(foreign.as_parquet(path, scratch / f"{i:06d}.parquet", types) for i, path in enumerate(place.files))
@@ -316,13 +320,18 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         source=source,
         files=files,
         row_counts=tuple(counts),
-        schema=schema,
+        schema=_seen(schema, chosen),
         record=record,
         rejects=place.rejects,
         embeddings=place.embeddings,
-        untyped=frozenset(untyped - {chosen["sample_column"]}),
+        untyped=frozenset(untyped - {chosen["sample_column"], chosen["hidden"]}),
         **chosen,
     )
+
+
+def _seen(schema: pa.Schema, chosen: dict[str, Any]) -> pa.Schema:
+    """The columns that are of the set."""
+    return schema if chosen["hidden"] is None else schema.remove(schema.get_field_index(chosen["hidden"]))
 
 
 def _scores_in_csv(place: foreign.ScorePlace, score_column: str | None) -> list[str]:
@@ -409,16 +418,20 @@ def _columns_of(
             raise InputError(f"{source} has two columns named {name!r}; rename one")
         if before != name:
             raise InputError(f"{source} has columns {before!r} and {name!r}, which differ in case only; rename one")
+    is_said = sample_column is not None
     if sample_column is None:
         sample_column = next((name for name in columns.SAMPLE_COLUMN_NAMES if name in names), None)
     if sample_column is None or sample_column not in names:
         wanted = f"no column {sample_column!r}" if sample_column else "no column that names rows (sample, key, path, url, ...)"
         raise InputError(f"{source} has {wanted}; it has {', '.join(names[:20])}; name one with --sample-column")
-    if sample_column.lower() != columns.SAMPLE and columns.SAMPLE in first:
+    hidden = first.get(columns.SAMPLE) if sample_column.lower() != columns.SAMPLE else None
+    if hidden is not None and not is_said:
         raise InputError(
-            f"{source} has a column {first[columns.SAMPLE]!r} beside {sample_column!r}, which shall name the rows; rename one, "
+            f"{source} has a column {hidden!r} beside {sample_column!r}, which shall name the rows; rename one, "
             "or choose with --sample-column"
         )
+    if hidden is not None:
+        names = [name for name in names if name != hidden]
     try:
         arrow_types.as_texts(pa.chunked_array([pa.nulls(1, schema.field(sample_column).type)]))
     except pa.ArrowNotImplementedError:
@@ -441,8 +454,11 @@ def _columns_of(
         kind = schema.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
             raise InputError(f"{source}: column {name!r} is no column of numbers but {kind}; name another with --score-column")
+    note = f"{source}: column {hidden!r} is left out, since --sample-column says that {sample_column!r} names the rows"
     return {
         "sample_column": sample_column,
+        "hidden": hidden,
+        "notes": () if hidden is None else (note,),
         "score_columns": tuple(found),
         "head_names": {name: heads.get(name) or KNOWN_SCORE_COLUMNS.get(name) for name in found},
     }
