@@ -62,6 +62,12 @@ def join_option() -> Any:
     return option((), "Metadata to join by sample: .parquet or .csv (repeatable).")
 
 
+def picture_column_option() -> Any:
+    """The field for the column that says where the pictures are (`curation.picture_column`)."""
+    text = "Column with paths or URLs of the pictures, where that which names the rows has none."
+    return option(None, text, shown="found by itself")
+
+
 def check_timeout(seconds: float) -> None:
     """Raise InputError for a `--timeout` that is no time to wait, or longer than `LONGEST_WAIT_S`."""
     if not 0 < seconds <= LONGEST_WAIT_S:

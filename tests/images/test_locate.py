@@ -193,3 +193,22 @@ def test_pictures_on_a_server(here: Path) -> None:
             assert [name for name, _ in finder.members(sample)] == ["x/0.jpg", "x/0.json", "x/0.txt"]
     finally:
         server.rm("/b", recursive=True)
+
+
+def test_addresses_of_a_column_lead_past_the_sources_that_are_named(here: Path) -> None:
+    fill(here / "photos")
+    (here / "more").mkdir()
+    (here / "more" / "x.png").write_bytes(png(9))
+    outside = here.parent / "outside.png"
+    outside.write_bytes(png(10))
+    with PictureFinder(record("photos"), addresses=True) as finder:
+        assert finder.read("photos/b/c.png") == (here / "photos" / "b" / "c.png").read_bytes()
+        assert finder.read("more/x.png") == png(9)
+        assert finder.locate(["http://127.0.0.1:1/x.png"])[0].kind == "url"
+    with PictureFinder(record("photos")) as finder:
+        assert finder.locate(["http://127.0.0.1:1/x.png", "more/x.png"])[0].kind == "none"
+    with PictureFinder({}, addresses=True, pictures=["more"], confined=True) as finder:
+        assert finder.read("x.png") == png(9)
+        assert finder.locate(["http://127.0.0.1:1/x.png"])[0].kind == "url"
+        assert finder.locate([str(outside)])[0].kind == "none"
+        assert finder.locate(["simplecache::file:///etc/passwd"])[0].kind == "none"

@@ -42,6 +42,8 @@ class PictureFinder:
             names that are there in both, and are not the same, are refused.
         confined: a local file whose real path is outside the real paths of the sources is MISSING, by whatever address.
         offline: pictures on servers are MISSING.
+        addresses: what is asked for are paths and URLs that a column of the set has (`curation.picture_column`), not its names:
+            they may lead to any place, whatever sources are named.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class PictureFinder:
         root: str | None = None,
         confined: bool = False,
         offline: bool = False,
+        addresses: bool = False,
     ) -> None:
         said = named_in(record)
         given: Sequence[str] | None = said.get("sources")
         self._folder: str | None = said.get("folder")
         self._root, self._offline, self._confined = root, offline, confined
+        self._takes_addresses = addresses
         self._options = SourceOptions(sample_column=said.get("sample_column"), picture_column=said.get("picture_column"))
         takes_places = given is not None and len(pictures) == len(given)
         self._is_replaced = bool(pictures) and not takes_places
@@ -91,6 +95,7 @@ class PictureFinder:
                 names = [sample.split("/", 1)[0] for sample in samples[:_LOOKED_AT]] if self._given is None else self._given
                 base = choose_base(names if self._opened is None else (), self._root, self._folder)
                 self._named = NamedSources(self._given, self._opened, base)
+                self._named.takes_any |= self._takes_addresses
             return self._named
 
     def find(self, samples: Sequence[str]) -> list[PictureRef]:
