@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from beholder.curation.actions.lines import check_line
+from beholder.curation.actions.shared_files import SharedFiles
 from beholder.curation.actions.tallies import LeftOut, Numbers
 
 _FEW = 8
@@ -27,6 +28,8 @@ class Intent:
         part: number of the file among those of its picture, where its bytes have no place.
         is_picture: false for what belongs to one.
         owner: user, group and mode of a file that is to be moved.
+        is_shared: whether it belongs to other pictures as well.
+        shares: of a picture: targets of files that it shares with others, planned with it or with another of them.
     """
 
     number: int
@@ -40,6 +43,8 @@ class Intent:
     part: int | None = None
     is_picture: bool = True
     owner: tuple[int, int, int] | None = None
+    is_shared: bool = False
+    shares: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What its line holds."""
@@ -54,6 +59,10 @@ class Intent:
             said["part"] = self.part
         if self.owner is not None:
             said["owner"] = list(self.owner)
+        if self.is_shared:
+            said["shared"] = True
+        if self.shares:
+            said["with"] = list(self.shares)
         return said | ({} if self.is_picture else {"of": self.sample})
 
     @property
@@ -67,7 +76,7 @@ class Intent:
         return cls(
             said["do"], said.get("sample") or said.get("of", ""), said["from"], said["to"], said["size"], said["mtime"],
             said.get("length"), said.get("offset"), said.get("part"), "sample" in said,
-            tuple(said["owner"]) if "owner" in said else None,
+            tuple(said["owner"]) if "owner" in said else None, said.get("shared", False), tuple(said.get("with", ())),
         )  # fmt: skip
 
 
@@ -126,6 +135,7 @@ class Told:
         num_bytes: of the file that are whole; what a killed run left behind them has not been acted on.
         num_intents: files that were planned.
         unsettled: intents of which it is not said what became of them: the run was killed meanwhile.
+        shared: those of `unsettled` that several pictures share.
         sums: number of one of these -> sha256 of what was about to be written, where that has no place of its own.
         num_pictures, num_files, num_file_bytes: done.
         left_out: pictures that were tried or planned in vain.
@@ -164,6 +174,10 @@ class Told:
     undone_shards: set[str] = field(default_factory=set)
     is_undone: bool = False
     num_kept_by_undo: int | None = None
+    shared: SharedFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shared = SharedFiles(str(self.header.get("action")))
 
     @property
     def is_checked(self) -> bool:
@@ -185,6 +199,8 @@ class Told:
             intent = Intent.from_json(said)
             self.unsettled[intent.number] = intent
             self.num_intents = intent.number + 1
+            if intent.is_shared:
+                self.shared.add(intent)
         elif "skip" in said:
             self.left_out.add(said["skip"], said["reason"], said["text"])
         elif "folder" in said:
@@ -219,8 +235,11 @@ class Told:
                 if intent.is_picture:
                     self.num_pictures += 1
                     self.left_out.settle(intent.sample)
+                    self.shared.note(intent, is_done=True)
                     if len(self.first_made) < _FEW:
                         self.first_made.append(intent.target)
+                elif intent.is_shared:
+                    self.shared.settle(intent)
                 self.num_files += 1
                 self.num_file_bytes += intent.num_bytes
                 yield Settled(intent, True, *copies.get(number, ()))
@@ -229,4 +248,7 @@ class Told:
             self.sums.pop(number, None)
             if intent.is_picture:
                 self.left_out.add(intent.sample, reason, text)
+                self.shared.note(intent, is_done=False)
+            elif intent.is_shared:
+                self.shared.settle(intent)
             yield Settled(intent, False)

@@ -15,6 +15,7 @@ from beholder.curation.actions.files import Refused
 from beholder.curation.actions.journal import Journal
 from beholder.curation.actions.plan import Planned
 from beholder.curation.actions.run import Job
+from beholder.curation.actions.shared_files import SharedFiles
 from beholder.images.place import nowhere
 
 
@@ -69,14 +70,16 @@ def _looked_at(job: Job, told: Told, some: Sequence[Planned], *, act: bool) -> d
     done: list[int] = []
     said: dict[str, Any] = {"results": [], "copies": [], "failed": []}
     for picture in some:
-        is_lost = False
+        is_lost = not picture.intents[0].is_picture and picture.sample in told.left_out  # noted, and then killed
         for intent in picture.intents:
             try:
-                if is_lost:
+                if is_lost and not intent.is_shared:
                     raise Refused("missing", f"{intent.source}: its picture was left out")
                 if not files.is_there(intent.target):
                     if intent.size >= 0:
                         files.check_source(intent, follow=job.action != "move")
+                    if stays(job.action, told.shared, intent):
+                        raise Refused("missing", stays_text(intent))
                     continue
                 sha256 = sums.get(intent.number)
                 if isinstance(sha256, Refused):
@@ -84,13 +87,25 @@ def _looked_at(job: Job, told: Told, some: Sequence[Planned], *, act: bool) -> d
                 made = files.finish(job.action, intent, run, sha256) if act else files.made_before(job.action, intent, sha256)
             except Refused as refused:
                 said["failed"].append([intent.number, refused.reason, refused.text])
-                is_lost |= intent.is_picture
+                if intent.is_picture:
+                    is_lost = True
+                    told.shared.note(intent, is_done=False)
                 continue
             done.append(intent.number)
             if made is not None:
                 said["copies"].append([intent.number, *made])
     said["results"] = journal.ranges(done)
     return said
+
+
+def stays(action: str, shared: SharedFiles, intent: Intent) -> bool:
+    """Whether a file is not to be moved, as a picture stays that it belongs to."""
+    return action == "move" and intent.is_shared and not shared.may_go(intent)
+
+
+def stays_text(intent: Intent) -> str:
+    """Why it is not."""
+    return f"{intent.source}, as a picture stays to which it belongs, too"
 
 
 def _sums_now(job: Job, told: Told, some: Sequence[Planned]) -> dict[int, str | Refused]:

@@ -88,7 +88,8 @@ _HEADER: dict[str, _Check] = {
 _FIELDS: dict[str, _Check] = {
     "do": _count, "from": _path, "to": _path, "size": _size, "mtime": _number, "sample": _text, "of": _text,
     "owner": lambda value: type(value) is list and len(value) == 3 and all(map(_id_number, value)),
-    "length": _count, "offset": _count, "part": _count,
+    "length": _count, "offset": _count, "part": _count, "shared": lambda value: value is True,
+    "with": lambda value: type(value) is list and all(map(_path, value)),
     "skip": _text, "reason": _text, "text": _text, "folder": _path, "planned": _count,
     "sums": _lists_of(_count, _text), "fetched": _lists_of(_count, _count, _path),
     "results": _lists_of(_count, _count), "copies": _lists_of(_count, _text, _number),

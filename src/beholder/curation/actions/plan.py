@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from beholder.columns import PictureReason
 from beholder.curation.actions.entries import Intent
 from beholder.curation.actions.files import Refused, is_there, refusals, sha256_of, sha256_of_source
 from beholder.curation.actions.layout import Layout, marked
+from beholder.curation.actions.shared_files import SharedFiles
 from beholder.images.place import FilePlace, Place
 
 _WHOLE_FILES = ("move", "link", "symlink")
@@ -44,15 +46,20 @@ class Planner:
         target: the folder, absolute.
         layout: gives names below it.
         roots: real paths of the folders that were named, by number of the source.
+        shared: files that several pictures share, of which it is open what becomes of them; those that are planned are added.
         number: of the first intent.
     """
 
-    def __init__(self, action: str, target: str, layout: Layout, roots: dict[int, str], number: int = 0) -> None:
-        self.action, self.target, self.layout, self.roots = action, target, layout, roots
+    def __init__(
+        self, action: str, target: str, layout: Layout, roots: dict[int, str], shared: SharedFiles, number: int = 0
+    ) -> None:
+        self.action, self.target, self.layout, self.roots, self.shared = action, target, layout, roots, shared
         self.number, self._is_continued = number, number > 0
         self._seen: set[int] = set()
         self._taken: set[int] = set()
         self._waiting: dict[str, int] = {}
+        self._expected: Counter[str] = Counter()
+        self._expected_files: set[str] = set()
         self._folders: dict[str, str | None] = {}
         self._leavable: dict[str, Refused | None] = {}
         self.new_folders: list[str] = []
@@ -75,13 +82,21 @@ class Planner:
         check_place(place, size)
         if self.action in _WHOLE_FILES and place.kind != "file":
             raise _not_a_file(self.action, place)
-        intents = []
+        intents: list[Intent] = []
+        shares = []
         for i, file in enumerate(place.files):
-            if i and self._goes_with_another(place, file):
-                continue
+            is_shared = i > 0 and _may_be_shared(place, file)
+            if is_shared:
+                shares.append(self._target_of(place, file))
+                if self._goes_with_another(place, file, shares[-1]):
+                    continue
             intent = self._intent(place, file, i)
-            if i == 0 or not (_may_be_shared(place, file) and self._is_done(intent)):
-                intents.append(intent)
+            if is_shared:
+                if self.shared.is_waiting(intent) or intent.target in self._expected_files or self._is_done(intent):
+                    continue
+                intent.is_shared = True
+            intents.append(intent)
+        intents[0].shares = tuple(shares)
         targets = {hash(intent.target) for intent in intents}
         if len(targets) < len(intents) or targets & self._seen:
             raise Refused("clash", f"{intents[0].target}: another of the pictures goes there, too")
@@ -89,6 +104,9 @@ class Planner:
             self._check_target(intent)
         self._seen |= targets
         self._note_belongings(place)
+        for intent in intents:
+            if intent.is_shared:
+                self.shared.add(intent)
         return intents
 
     def free_target(self, target: str, sample: str) -> str:
@@ -101,21 +119,35 @@ class Planner:
         self._seen.add(hash(target))
         return target
 
-    def _goes_with_another(self, place: Place, file: FilePlace) -> bool:
+    def expect(self, left: Sequence[Planned]) -> None:
+        """Before a dry run: the pictures that would be done first, as an earlier run had them in flight."""
+        intents = [intent for picture in left for intent in picture.intents]
+        self._expected.update(target for intent in intents for target in intent.shares)
+        self._expected_files.update(intent.target for intent in intents if intent.is_shared)
+
+    def _goes_with_another(self, place: Place, file: FilePlace, target: str) -> bool:
         """Whether what several pictures share goes with another of them: with the first, when moved with the last."""
-        if not _may_be_shared(place, file):
-            return False
         if self.action == "move":
-            return self._waiting.get(_path(file), file.owners) > 1
+            return self._num_waited_for(file, target) > 1
         return hash((place.archive, _path(file))) in self._taken
 
     def _note_belongings(self, place: Place) -> None:
         """A picture is acted on, with what belongs to it alone, or to it and to others that were before."""
         for file in place.files[1:]:
             if _may_be_shared(place, file) and self.action == "move":
-                self._waiting[_path(file)] = self._waiting.get(_path(file), file.owners) - 1
+                self._waiting[_path(file)] = self._num_waited_for(file, self._target_of(place, file)) - 1
             elif _may_be_shared(place, file):
                 self._taken.add(hash((place.archive, _path(file))))
+
+    def _num_waited_for(self, file: FilePlace, target: str) -> int:
+        """Pictures that a shared file belongs to and that are not planned to be moved yet."""
+        return self._waiting.get(_path(file), file.owners - self._expected[target])
+
+    def note_stays(self, place: Place) -> None:
+        """A picture that was to be moved stays, and what it shares with others stays with it."""
+        for file in place.files[1:]:
+            if self._waiting.get(_path(file), 0) > 0:  # else it is planned: then it is given up
+                self._waiting[_path(file)] += 1
 
     @property
     def left_with_others(self) -> list[str]:
@@ -134,10 +166,12 @@ class Planner:
         except (OSError, ValueError, Refused):
             return False
 
+    def _target_of(self, place: Place, file: FilePlace) -> str:
+        return f"{self.target}/{self.layout.path(place, file)}"
+
     def _intent(self, place: Place, file: FilePlace, part: int) -> Intent:
         """What is to be done with one file. Raises Refused."""
-        path = self.layout.path(place, file)
-        target = f"{self.target}/{path}"
+        target = self._target_of(place, file)
         ref = file.ref
         if ref is not None and ref.error is not None:
             raise Refused("unreadable", ref.error[1])

@@ -20,8 +20,10 @@ from beholder.curation.actions.journal import Journal
 from beholder.curation.actions.layout import with_suffix
 from beholder.curation.actions.plan import Planned, Planner
 from beholder.curation.actions.run import Job, Say, free_bytes, take_over
+from beholder.curation.actions.shared_files import SharedFiles
 from beholder.curation.actions.telling import and_more, bytes_text, shown_path
 from beholder.errors import OutputError, os_error_text
+from beholder.images.place import nowhere
 
 _BATCH = 256
 """Pictures that are planned together."""
@@ -32,6 +34,7 @@ def rehearse(job: Job, say: Say) -> None:
     """Plan everything, touch nothing; the first few files are named."""
     left, summary = _taken_over(job, None), job.summary
     planner = _planner(job)
+    planner.expect(left)
     disk = _Disk(job)
     shown = 0
     needed = 0
@@ -39,22 +42,36 @@ def rehearse(job: Job, say: Say) -> None:
         if not planned.intents:
             summary.leave_out(planned.reason or "", planned.sample, planned.text)
             continue
-        num_bytes = sum(intent.num_bytes for intent in planned.intents)
-        num_pictures = sum(intent.is_picture for intent in planned.intents)  # 0: the rest of one that was moved already
+        intents = _would_be_done(planner.shared, planned)
+        num_bytes = sum(intent.num_bytes for intent in intents)
+        num_pictures = sum(intent.is_picture for intent in intents)  # 0: the rest of one that was moved already
         summary.num_done += num_pictures
-        summary.num_files += len(planned.intents)
+        summary.num_files += len(intents)
         summary.num_bytes += num_bytes
-        summary.num_unsized += sum(intent.size < 0 and intent.length is None for intent in planned.intents)
+        summary.num_unsized += sum(intent.size < 0 and intent.length is None for intent in intents)
         job.progress(num_pictures, num_bytes)
-        needed += disk.needs(planned.intents)
+        needed += disk.needs(intents)
         if num_pictures and shown < _EXAMPLES:
             shown += 1
             say(f"  {shown_path(planned.intents[0].source)} -> {shown_path(planned.intents[0].target)}")
+    _give_up(job, None, planner.shared)
     _note_left_with_others(job, planner)
     if (more := summary.num_done - summary.num_before - shown) > 0:
         say(f"  {and_more(more)}")
     if needed > (free := free_bytes(job.target)):
         summary.notes.append(f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(needed)} are needed")
+
+
+def _would_be_done(shared: SharedFiles, planned: Planned) -> list[Intent]:
+    """What would be done with a picture: its files, and what others have left for it."""
+    for intent in planned.intents:
+        if intent.is_picture:
+            shared.note(intent, is_done=True)
+    found = [intent for intent in planned.intents if not intent.is_shared or shared.may_go(intent)]
+    found += [intent for intent in shared.ready() if intent not in found]
+    for intent in found:
+        shared.settle(intent)
+    return found
 
 
 class _Disk:
@@ -94,7 +111,9 @@ def _planner(job: Job) -> Planner:
     roots = {
         number: os.path.realpath(storage.local_path(path)) for number, path in job.sources.folders() if storage.is_local(path)
     }
-    return Planner(job.action, job.target, job.layout, roots, job.told.num_intents if job.told is not None else 0)
+    told = job.told
+    shared = told.shared if told is not None else SharedFiles(job.action)
+    return Planner(job.action, job.target, job.layout, roots, shared, told.num_intents if told is not None else 0)
 
 
 def _taken_over(job: Job, log: Journal | None) -> list[Planned]:
@@ -163,6 +182,7 @@ def _go(job: Job, log: Journal, run: str) -> None:
         planner.new_folders = []
         for some in pieces(planned):
             _do(job, planner, log, run, some)
+    _give_up(job, log, planner.shared)
     _note_left_with_others(job, planner)
     if not is_retry or summary.num_done > summary.num_before:
         log.write(journal.end())
@@ -183,11 +203,32 @@ def _do(job: Job, planner: Planner, log: Journal, run: str, some: Sequence[Plann
         log.write({"sums": sums} | ({"fetched": fetched} if fetched else {}))  # by which copies of a killed run are known
     said: dict[str, Any] = {}
     try:
-        _act(job, [intent for picture in some for intent in picture.intents], run, data, said)
+        _act(job, planner.shared, [intent for picture in some for intent in picture.intents], run, data, said)
     finally:
         with contextlib.suppress(OutputError):  # full disks: what is not said will be found out
             log.write(said, sync=False)
-    _count(job, some, said)
+    _count(job, planner, some, said)
+    ready = _alone(planner.shared.ready())
+    for few in in_flight.found_anew(job, ready) if ready else ():
+        _do(job, planner, log, run, few)
+
+
+def _alone(shared: Sequence[Intent]) -> list[Planned]:
+    """Files that are done without the picture that they were planned with."""
+    return [Planned(intent.sample, nowhere(intent.sample, ""), [intent]) for intent in shared]
+
+
+def _give_up(job: Job, log: Journal | None, shared: SharedFiles) -> None:
+    """Leave out the files that pictures share of which none was done."""
+    waiting = shared.waiting
+    done = "linked" if job.action.endswith("link") else "copied"
+    texts = [f"{intent.source}: none of the pictures that it belongs to was {done}" for intent in waiting]
+    if log is not None and waiting:
+        failed = [[intent.number, "missing", text] for intent, text in zip(waiting, texts, strict=True)]
+        log.write({"results": [], "failed": failed})
+    for intent, text in zip(waiting, texts, strict=True):
+        shared.settle(intent)
+        job.summary.leave_file(f"{'left' if job.options.apply else 'would be left'} where it is: {text}")
 
 
 def _fitted(planner: Planner, some: Sequence[Planned], data: dict[int, bytes | files.Refused]) -> list[list[Any]]:
@@ -212,15 +253,19 @@ def _fitted(planner: Planner, some: Sequence[Planned], data: dict[int, bytes | f
     return found
 
 
-def _count(job: Job, some: Sequence[Planned], said: dict[str, Any]) -> None:
+def _count(job: Job, planner: Planner, some: Sequence[Planned], said: dict[str, Any]) -> None:
     failed = {number: (reason, text) for number, reason, text in said["failed"]}
+    done = {number for first, last in said["results"] for number in range(first, last + 1)}
     for picture in some:
         for intent in picture.intents:
             if intent.number in failed:
                 if intent.is_picture:
                     job.summary.leave_out(failed[intent.number][0], picture.sample, failed[intent.number][1])
+                    planner.note_stays(picture.place)
                 else:
                     job.summary.leave_file(f"left where it was: {failed[intent.number][1]}")
+                continue
+            if intent.number not in done:  # shared, and waiting for another of its pictures
                 continue
             job.summary.num_done += intent.is_picture
             job.summary.num_files += 1
@@ -238,27 +283,47 @@ def _make_folders(folders: Sequence[str]) -> None:
                 raise OutputError(f"cannot write {folder}: {os_error_text(error)}") from error
 
 
-def _act(job: Job, intents: Sequence[Intent], run: str, data: dict[int, bytes | files.Refused], said: dict[str, Any]) -> None:
+def _act(
+    job: Job,
+    shared: SharedFiles,
+    intents: Sequence[Intent],
+    run: str,
+    data: dict[int, bytes | files.Refused],
+    said: dict[str, Any],
+) -> None:
     """Do them in order; what became of each goes into `said`, the journal's line, as it happens."""
     done: list[int] = []
     said.update(results=[], copies=[], failed=[])
     lost: set[str] = set()
     try:
         for intent in intents:
+            if intent.is_shared and job.action != "move" and not shared.may_go(intent):
+                continue  # it waits for another of its pictures
             try:
+                if in_flight.stays(job.action, shared, intent):
+                    raise files.Refused("missing", in_flight.stays_text(intent))
                 given = data.get(intent.number)
                 if isinstance(given, files.Refused):
                     raise given
-                if not intent.is_picture and intent.sample in lost:
+                if not intent.is_picture and not intent.is_shared and intent.sample in lost:
                     raise files.Refused("missing", f"{intent.source}: its picture was left out")
                 more = files.act(job.action, intent, run, given, job.summary.note_not_kept)
             except files.Refused as refused:
                 said["failed"].append([intent.number, refused.reason, refused.text])
                 if intent.is_picture:
                     lost.add(intent.sample)
+                _note(shared, intent, is_done=False)
                 continue
             done.append(intent.number)
+            _note(shared, intent, is_done=True)
             if more is not None:
                 said["copies"].append([intent.number, *more])
     finally:
-        said["results"] = journal.ranges(done)
+        said["results"] = journal.ranges(sorted(done))
+
+
+def _note(shared: SharedFiles, intent: Intent, *, is_done: bool) -> None:
+    if intent.is_picture:
+        shared.note(intent, is_done=is_done)
+    elif intent.is_shared:
+        shared.settle(intent)

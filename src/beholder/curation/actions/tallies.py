@@ -54,6 +54,9 @@ class LeftOut:
     def __bool__(self) -> bool:
         return bool(len(self._last()[0]))
 
+    def __contains__(self, sample: str) -> bool:
+        return hash(sample) in self._last()[0]
+
     def _note(self, sample: str, code: int) -> None:
         self._reasons.append(code)
         self._names.append(hash(sample))
