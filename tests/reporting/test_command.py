@@ -52,7 +52,8 @@ def test_the_summary_as_json(make_set: MakeSet, tmp_path: Path, monkeypatch: pyt
     assert result.exit_code == 0, result.output
     summary = json.loads(result.output)
     assert summary["output"] == "scores.report.html"
-    assert summary["num_scored"] == {"aesthetic_score": 3}
+    assert summary["num_scored"] == 3
+    assert summary["num_scored_by_column"] == {"aesthetic_score": 3}
     assert summary["missing"] == {"missing": 3}
     assert summary["num_bytes"] == (tmp_path / "scores.report.html").stat().st_size
     again = CliRunner().invoke(app, [path.name])

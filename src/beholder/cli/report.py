@@ -58,8 +58,11 @@ def show(summary: ReportSummary) -> None:
     from beholder.columns import WHERE_NOW, PictureReason, reason_text
 
     console = Console(highlight=False, soft_wrap=True)
-    scored = ", ".join(f"{count:,} by {name}" for name, count in summary.num_scored.items())
-    lines = [f"{summary.num_rows:,} rows, scored {scored}; rejected {summary.num_rejected:,}"]
+    scored = ", ".join(f"{count:,} by {name}" for name, count in summary.num_scored_by_column.items())
+    rows = f"{summary.num_rows:,} rows"
+    if summary.num_rows < summary.num_rows_of_set:
+        rows = f"{summary.num_rows:,} of {summary.num_rows_of_set:,} rows meet the conditions"
+    lines = [f"{rows}, scored {scored}; rejected {summary.num_rejected:,}"]
     if summary.num_thumbnails:
         size = f"at most {summary.thumbnail_px} pixels, quality {summary.thumbnail_quality}"
         lines.append(f"{summary.num_thumbnails:,} of {summary.num_pictures:,} chosen pictures are shown, {size}")

@@ -88,11 +88,17 @@ _TOKEN = re.compile(
 
 
 def check_expression(
-    connection: duckdb.DuckDBPyConnection, expression: str, source: str, flag: str = "--where", untyped: Untyped | None = None
+    connection: duckdb.DuckDBPyConnection,
+    expression: str,
+    source: str,
+    flag: str = "--where",
+    untyped: Untyped | None = None,
+    remedy: Remedy | None = None,
 ) -> str:
     """The text as it is to be run: columns of text in it may be meant as numbers (`untyped`).
 
     flag: how messages call it; one of a command that has --memory, or something else.
+    remedy: what can be done where memory is short; None: as `flag` says.
 
     Raises InputError unless it is one SQL expression over `source` (what stands after FROM).
     """
@@ -120,7 +126,7 @@ def check_expression(
         do(connection, f"SELECT (\n{fitted}\n) FROM {source} LIMIT 0")  # what holds no column is worked out here already
         return fitted
     except (duckdb.Error, MemoryError) as error:
-        raise refused(named, error, Remedy(True, "--memory" if flag.startswith("--") else None)) from None
+        raise refused(named, error, remedy or Remedy(True, "--memory" if flag.startswith("--") else None)) from None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -227,17 +233,23 @@ def batches_of(connection: duckdb.DuckDBPyConnection, query: str, num_rows: int)
 
 
 def mask_where(
-    connection: duckdb.DuckDBPyConnection, expression: str, source: str, num_rows: int, untyped: Untyped | None = None
+    connection: duckdb.DuckDBPyConnection,
+    expression: str,
+    source: str,
+    num_rows: int,
+    untyped: Untyped | None = None,
+    remedy: Remedy = Remedy(True, "--memory"),
 ) -> npt.NDArray[np.bool_]:
     """(N,) whether the condition holds for each row of `source`, which has the column ROW; NULL counts as false.
 
     untyped: what knows which columns of text may be meant as numbers.
+    remedy: what can be done where memory is short.
 
     Raises InputError when it is no condition, or fails on a value.
     """
-    fitted = check_expression(connection, expression, source, untyped=untyped)
+    fitted = check_expression(connection, expression, source, untyped=untyped, remedy=remedy)
     mask = np.zeros(num_rows, np.bool_)
-    with clear_errors(f"--where {_shown(expression)}", Remedy(True, "--memory")):
+    with clear_errors(f"--where {_shown(expression)}", remedy):
         for rows in rows_of(connection, f"SELECT {ROW} FROM {source} WHERE (\n{fitted}\n)"):
             mask[rows] = True
     return mask

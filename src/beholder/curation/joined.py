@@ -40,6 +40,11 @@ class Joined:
     partly: list[str]
     untyped: frozenset[str]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about the tables that should be told."""
+        return (*(f"joined column {old!r} is called {new!r} here" for old, new in self.renamed.items()), *self.partly)
+
 
 def join_metadata(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths: Sequence[str], scratch: Path) -> Joined:
     """Join tables to the set (view `scores` of the connection) by sample.
@@ -64,7 +69,7 @@ def join_metadata(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, paths
         table = f"m{number}"
         joins.append(f"LEFT JOIN {parquet_of([file])} AS {table} ON s.name = CAST({table}.{quoted(sample)} AS VARCHAR)")
         for item in pq.read_schema(file):
-            if item.name == sample or _is_bytes(item.type):
+            if item.name == sample or holds_bytes(item.type):
                 continue
             name = item.name
             if name.casefold() in taken:
@@ -104,10 +109,10 @@ def _check_once(connection: duckdb.DuckDBPyConnection, file: Path, sample: str, 
     return num_fitting
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    """Whether values hold bytes (pictures), which no list is made of."""
-    if pa.types.is_struct(kind):
-        return any(_is_bytes(item.type) for item in kind)
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values hold bytes (pictures), which are shown and listed nowhere."""
+    if pa.types.is_nested(kind):
+        return any(holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from beholder.options import take_old_names
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.report import Progress, ReportSummary, write_report
-from beholder.scores.data_frames import as_source
+from beholder.scores.data_frames import as_source, texts_of
 
 if TYPE_CHECKING:
     pass
@@ -26,8 +26,8 @@ def report(
         out: the HTML file.
         on_progress: called with (what is being done, how much is done, how much there is; 0: unknown).
         options: those of `beholder report`, by the names of `ReportOptions`: min_score, decisions, groups, per_bucket,
-            pictures, root, no_thumbnails, group_by, title, max_size, overwrite, ... Their former names (at, selection,
-            columns) are taken, too.
+            pictures, root, no_thumbnails, group_by, where, join, title, max_size, overwrite, ... Their former names (at,
+            selection, columns) are taken, too.
 
     Raises:
         TypeError: no such option, or scores of another kind.
@@ -39,9 +39,9 @@ def report(
     unknown = next((name for name in options if name not in known), None)
     if unknown is not None:
         raise TypeError(f"report() has no option {unknown!r}; there are {', '.join(sorted(known))}")
-    for name in ("pictures", "group_by"):
+    for name in ("pictures", "group_by", "where", "join"):
         if name in options:
-            options[name] = (options[name],) if isinstance(options[name], str) else tuple(options[name])
+            options[name] = texts_of(options[name], name, "report")
     for name in ("decisions", "groups", "root"):
         if options.get(name) is not None:
             options[name] = os.fspath(options[name])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from beholder.curation.advising.advice import advise, choose_score
 from beholder.curation.database import clear_errors, connect
+from beholder.curation.narrowed import narrow
 from beholder.errors import InputError
 from beholder.reporting import decisions as choices
 from beholder.reporting.decisions import Decisions
@@ -34,15 +35,19 @@ class Contents:
     """What was found.
 
     Attributes:
+        scores: the rows that it is all about.
         heads: sections, one per score column.
         facts: rows by number, of all that may be shown.
         decisions, groups: or None.
         rejects: reasons.
-        num_read, num_rejected: when the set was scored.
+        num_read, num_rejected: when the set was scored, whatever conditions say.
         kept, dropped_by: of the rows shown.
         notes: lines that the page should say.
+        where: conditions that the rows meet.
+        num_rows_of_set: rows without the conditions.
     """
 
+    scores: ScoreSet
     heads: list[HeadSection]
     facts: dict[int, RowFacts]
     decisions: Decisions | None
@@ -53,6 +58,8 @@ class Contents:
     kept: dict[int, bool] = field(default_factory=dict)
     dropped_by: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    where: tuple[str, ...] = ()
+    num_rows_of_set: int = 0
 
     def samples(self) -> Iterator[str]:
         """Names of the pictures in the order in which they matter, as often as they are shown."""
@@ -64,14 +71,24 @@ class Contents:
                 yield member.sample
 
 
-def gather(scores: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> Contents:
-    """Read the set; memory is 8 bytes a row and head at most, one head at a time. Raises InputError."""
-    decisions = None
+def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> Contents:
+    """Read the set; memory is 8 bytes a row and head at most, one head at a time. Raises InputError.
+
+    The rows lie in `scratch` where there are conditions or tables to join, so it has to stay.
+    """
+    decisions, narrowed, scores = None, None, whole
+    if options.where or options.join:
+        say("joining tables" if not options.where else "looking for rows that meet the conditions")
+        narrowed = narrow(
+            whole, where=options.where, join=options.join, scratch=scratch, num_threads=options.threads or os.cpu_count() or 1
+        )
+        scores = narrowed.scores
+    holds = narrowed.holds if narrowed is not None else None
     if options.head is not None and len(scores.score_columns) > 1:
         raise InputError(f"--head names one head, {scores.source} has scores of several: {', '.join(scores.score_columns)}")
     if options.decisions is not None:
         say("reading the selection")
-        decisions = choices.read_decisions(options.decisions, scores, scratch)
+        decisions = choices.read_decisions(options.decisions, whole, scratch, holds=holds)
     rejects = read_rejects(scores, _NUM_EXAMPLES)
     counted = sum(reason.count for reason in rejects)
     with (
@@ -81,7 +98,14 @@ def gather(scores: ScoreSet, options: ReportOptions, scratch: Path, say: Say) ->
         scores.register(connection, VIEW)
         groups = None
         if options.groups is not None:
-            groups = read_groups(connection, options.groups, _NUM_GROUPS, scratch, by_name=len(scores.left_out) > 0)
+            groups = read_groups(
+                connection,
+                options.groups,
+                _NUM_GROUPS,
+                scratch,
+                by_name=len(whole.left_out) > 0 or holds is not None,
+                only_known=holds is not None,
+            )
         heads = [_head(index, scores, options, decisions, say) for index in range(len(scores.score_columns))]
         border = choices.border_rows(connection, decisions, NUM_BORDER) if decisions is not None else None
         if border is not None and any(len(rows) for rows in border):
@@ -94,17 +118,22 @@ def gather(scores: ScoreSet, options: ReportOptions, scratch: Path, say: Say) ->
         for head in heads:
             head.put_in_order(facts, border_is_ordered=border is not None)
         dropped = choices.reasons_of(connection, decisions, sorted(wanted)) if decisions is not None else {}
-    read = num_read(scores, counted)
+    read = num_read(whole, counted)
+    most_scored = narrowed.num_tried if narrowed is not None else _most_scored(heads)
     return Contents(
+        scores,
         heads,
         facts,
         decisions,
         groups,
         rejects,
         read,
-        max(counted, read - _most_scored(heads)) if scores.record else counted,
+        max(counted, read - most_scored) if scores.record else counted,
         kept={row: bool(decisions.kept[row]) for row in wanted} if decisions is not None else {},
         dropped_by=dropped,
+        notes=[*whole.notes, *(narrowed.notes if narrowed is not None else ())],
+        where=options.where,
+        num_rows_of_set=whole.num_rows,
     )
 
 

@@ -78,8 +78,11 @@ class Decisions:
         return int(np.count_nonzero(self.kept))
 
 
-def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
-    """Read the file and check that it is about these rows. Raises InputError."""
+def read_decisions(source: str, scores: ScoreSet, scratch: Path, *, holds: npt.NDArray[np.bool_] | None = None) -> Decisions:
+    """Read the file and check that it is about these rows. Raises InputError.
+
+    holds: (N,) which of the rows are asked about; None: all. Of some rows, no funnel is told, as it counts all.
+    """
     if not storage.exists(source):
         raise InputError(f"{source} does not exist; write it with: beholder select ... --decisions-out {source}")
     if source.lower().endswith(".txt"):
@@ -103,8 +106,13 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
             )
     if of_all:  # rows that name a sample again are in no count of the report
         path = _without(path, scores.left_out, scratch / "decisions-once.parquet")
+    _check_names(path, source, scores)
+    num_rows = scores.num_rows
+    if holds is not None:
+        path = _without(path, np.flatnonzero(~holds).astype(np.uint32), scratch / "decisions-narrowed.parquet")
+        num_rows = int(np.count_nonzero(holds))
     with storage.open_parquet(str(path)) as file:
-        kept, dropped = np.empty(scores.num_rows, bool), dict[str, int]()
+        kept, dropped = np.empty(num_rows, bool), dict[str, int]()
         present = [name for name in (KEPT, DROPPED_BY) if name in schema.names]
         at = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=present):
@@ -114,12 +122,12 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path) -> Decisions:
                 for item in pc.value_counts(batch.column(DROPPED_BY).cast(pa.string())).to_pylist():
                     if item["values"]:
                         dropped[item["values"]] = dropped.get(item["values"], 0) + item["counts"]
-    _check_names(path, source, scores)
     record = _record(schema)
     funnel = _funnel(record)
     order = {step.word: place for place, step in enumerate(funnel)}
     ordered = dict(sorted(dropped.items(), key=lambda item: (order.get(item[0], len(order)), -item[1])))
-    return Decisions(source, path, kept, ordered, funnel, _threshold(record, funnel), _score(record))
+    shown = funnel if holds is None else []
+    return Decisions(source, path, kept, ordered, shown, _threshold(record, funnel), _score(record))
 
 
 def _without(path: Path, rows: npt.NDArray[np.uint32], target: Path) -> Path:

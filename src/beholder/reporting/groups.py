@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from beholder.curation.database import all_rows, first_row, refused
 from beholder.curation.group_files import open_groups
-from beholder.reporting.rows import rows_named
+from beholder.curation.selecting.lists import NAME
+from beholder.reporting.rows import VIEW, rows_named
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,27 +59,36 @@ class Groups:
 
 
 def read_groups(
-    connection: duckdb.DuckDBPyConnection, source: str, num_groups: int, scratch: Path, *, by_name: bool = False
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    num_groups: int,
+    scratch: Path,
+    *,
+    by_name: bool = False,
+    only_known: bool = False,
 ) -> Groups:
     """Read the largest groups. Raises InputError.
 
     by_name: whether members are found by their names alone, as in a set that leaves rows out: `row` counts those as well.
+    only_known: whether groups count only that have a picture in the set (the view `VIEW`).
     """
     import duckdb
 
     file = open_groups(source, scratch)
     table, kept, similarity = file.table, file.kept, file.similarity
     row = "CAST(NULL AS BIGINT)" if by_name else file.row
+    known = '"group" IS NOT NULL'
+    if only_known:
+        known += f' AND "group" IN (SELECT "group" FROM {table} WHERE {file.sample} IN (SELECT {NAME} FROM {VIEW}))'
     order = "stays DESC, alike DESC NULLS LAST, name"
     try:
         counted = first_row(
             connection,
-            f'SELECT count(DISTINCT "group"), count(*), count(*) FILTER (WHERE NOT {kept}) FROM {table} '
-            f'WHERE "group" IS NOT NULL',
+            f'SELECT count(DISTINCT "group"), count(*), count(*) FILTER (WHERE NOT {kept}) FROM {table} WHERE {known}',
         )
         lines = all_rows(
             connection,
-            f'WITH large AS (SELECT "group" AS number, count(*) AS size FROM {table} WHERE "group" IS NOT NULL '
+            f'WITH large AS (SELECT "group" AS number, count(*) AS size FROM {table} WHERE {known} '
             f"GROUP BY 1 ORDER BY size DESC, number LIMIT {num_groups}) "
             "SELECT CAST(number AS VARCHAR), size, "
             f"{file.sample} AS name, {similarity} AS alike, {kept} AS stays, {row} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beholder.errors import InputError
-from beholder.options import check_timeout, option, repeated_option
+from beholder.options import check_timeout, join_option, option, repeated_option, where_option
 
 MAX_SIZE = 9_000_000
 _LEAST_SIZE = 400_000
@@ -27,6 +27,8 @@ class ReportOptions:
         root: the folder that relative names count from.
         no_thumbnails: show no pictures, and look for none.
         group_by: metadata columns of the representation table; (): chosen by looking.
+        where: SQL conditions; rows that do not meet all of them are left out of everything but the rejects.
+        join: tables (Parquet, CSV) with more columns, joined by sample.
         head: the head behind the scores, where the set does not say.
         score_column, sample_column: columns of other people's tables.
         title: of the page.
@@ -66,6 +68,8 @@ class ReportOptions:
         old=("--column",),
         old_names=("columns",),
     )
+    where: tuple[str, ...] = where_option()
+    join: tuple[str, ...] = join_option()
     head: str | None = option(None, "The head that made the scores, where the set does not say.", shown="what the set says")
     repeated: str = repeated_option()
     score_column: str | None = option(None, "The column with scores.", shown="all that the set names, else a known name")

@@ -49,8 +49,10 @@ class ReportSummary:
     Attributes:
         output: the file.
         num_bytes: of it.
-        num_rows: of the score set.
-        num_scored: score column -> rows with a finite score.
+        num_rows: that the page is about: of the score set, those that meet the conditions.
+        num_rows_of_set: without the conditions.
+        num_scored: rows with a finite score, by the score column that has most.
+        num_scored_by_column: score column -> rows with a finite score.
         num_rejected: rows that were read and not scored.
         num_pictures: pictures that the page shows by name.
         num_thumbnails: of these, the ones it shows as a picture.
@@ -63,7 +65,9 @@ class ReportSummary:
     output: str
     num_bytes: int
     num_rows: int
-    num_scored: dict[str, int]
+    num_rows_of_set: int
+    num_scored: int
+    num_scored_by_column: dict[str, int]
     num_rejected: int
     num_pictures: int
     num_thumbnails: int
@@ -108,10 +112,10 @@ def write_report(
     source: Any = table if table is not None else options.scores
     with (
         tempfile.TemporaryDirectory(prefix="beholder-report-") as scratch,
-        open_each_once(source, options.repeated, num_threads=options.threads or 1, **named) as scores,
+        open_each_once(source, options.repeated, num_threads=options.threads or 1, **named) as whole,
     ):
-        contents = gather(scores, options, Path(scratch), say)
-        contents.notes.extend(scores.notes)
+        contents = gather(whole, options, Path(scratch), say)
+        scores = contents.scores
         most = options.max_size if options.no_thumbnails else options.max_size // 2
         page, thumbnails = _thinned_out(scores, contents, None, options, arguments, most), None
         if not options.no_thumbnails:
@@ -126,7 +130,9 @@ def write_report(
             output=out,
             num_bytes=len(page),
             num_rows=scores.num_rows,
-            num_scored={head.column: head.num_scored for head in contents.heads},
+            num_rows_of_set=contents.num_rows_of_set,
+            num_scored=max((head.num_scored for head in contents.heads), default=0),
+            num_scored_by_column={head.column: head.num_scored for head in contents.heads},
             num_rejected=contents.num_rejected,
             num_pictures=len(shown),
             num_thumbnails=len(shown & thumbnails.found.keys()) if thumbnails is not None else 0,
@@ -153,7 +159,7 @@ def _check_not_read(out: str, options: ReportOptions) -> None:
     """Refuse to replace what the page is made of. Raises OutputError."""
     if not storage.is_local(out) or not storage.exists(out):
         return
-    for place in (options.scores, options.decisions, options.groups, *options.pictures):
+    for place in (options.scores, options.decisions, options.groups, *options.join, *options.pictures):
         is_there = place is not None and storage.is_local(place) and storage.exists(place)
         if place is not None and is_there and storage.local_path(place).samefile(storage.local_path(out)):
             raise OutputError(f"{out} is what the page is made of; name another file")
@@ -263,6 +269,8 @@ def _page(
         extra.append(
             ("thumbnails", f"{len(thumbnails.found):,}, at most {thumbnails.longest_px} pixels, quality {thumbnails.quality}")
         )
+    if options.join:
+        extra.insert(3, ("joined", ", ".join(options.join)))
     return render(
         {
             "version": __version__,
@@ -271,6 +279,8 @@ def _page(
             "tiles": _tiles(scores, contents),
             "notes": notes,
             "num_rows": scores.num_rows,
+            "num_rows_of_set": contents.num_rows_of_set,
+            "where": contents.where,
             "num_read": contents.num_read,
             "num_rejected": contents.num_rejected,
             "scores_known": bool(scores.record),

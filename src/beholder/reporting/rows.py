@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.curation.database import all_rows, refused
+from beholder.curation.joined import holds_bytes
 from beholder.scores.score_set import ROW, ScoreSet, quoted
 
 if TYPE_CHECKING:
@@ -72,14 +73,8 @@ def shown_columns(scores: ScoreSet) -> list[str]:
     return [
         name
         for name in scores.metadata_columns
-        if not _holds_bytes(scores.schema.field(name).type) and name not in (columns.STATUS, columns.SAMPLE)
+        if not holds_bytes(scores.schema.field(name).type) and name not in (columns.STATUS, columns.SAMPLE)
     ][:_MOST_COLUMNS]
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_nested(kind):
-        return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _finite(value: float | None) -> float | None:

@@ -56,15 +56,14 @@ class Rows:
         self._stack = ExitStack()
         self.scratch = Path(tempfile.mkdtemp(prefix="beholder-select-"))
         self._stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
-        self.renamed: dict[str, str] = {}
-        self.partly: list[str] = []
+        self.joined_notes: tuple[str, ...] = ()
         untyped = set(scores.untyped)
         joined_file: Path | None = None
         try:
             if rules.join:
                 with database.clear_errors(f"--join {', '.join(rules.join)}", database.WITH_FLAG):
                     found = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
-                joined_file, self.renamed, self.partly = found.file, found.renamed, found.partly
+                joined_file, self.joined_notes = found.file, found.notes
                 untyped |= found.untyped
                 self.view = joined.register_joined(self.connection, joined_file)
             self.untyped = Untyped(untyped)
@@ -139,8 +138,7 @@ class Judge:
         self.sieve = Sieve(Ranking(self.values.rank_keys, rows.names, self.rules.threads), self.rules.threads)
         self.thresholds: dict[str, float | None] = {}
         self.groups: pa.Table | None = None
-        self.notes: list[str] = [f"joined column {old!r} is called {new!r} here" for old, new in rows.renamed.items()]
-        self.notes = [*self.scores.notes, *self.notes, *rows.partly]
+        self.notes: list[str] = [*self.scores.notes, *rows.joined_notes]
         self._group_cache: dict[str, grouping.Groups] = {}
 
     def _check_files(self) -> None:
