@@ -21,12 +21,13 @@ MASK = (1 << 64) - 1
 
 @dataclass
 class Found:
-    """What the oracle found: dropped_by words ("" for kept), ranks (0 for none), the kept rows best first, and steps."""
+    """What the oracle found: dropped_by words ("" for kept), ranks (0: none), the kept rows best first, steps, lowest left."""
 
     words: list[str]
     ranks: list[int]
     order: list[int]
     steps: list[tuple[str, int, int]] = field(default_factory=list)
+    lowest: list[float | None] = field(default_factory=list)
 
 
 def mix(value: int) -> int:
@@ -104,6 +105,7 @@ class Oracle:
             self.frame[score] = finite(self.frame[score])
         self.words = [""] * len(frame)
         self.steps: list[tuple[str, int, int]] = []
+        self.lowest: list[float | None] = []
         self.keep: set[int] = set()
         self.bytes = [name.encode() for name in self.frame["sample"]]
 
@@ -120,6 +122,8 @@ class Oracle:
         for row in rows:
             self.words[row] = word
         self.steps.append((word, before, len(rows)))
+        values = [float(self.value[row]) for row in self.left() if not np.isnan(self.value[row])]
+        self.lowest.append(min(values, default=None))
 
     def others(self) -> list[int]:
         return [row for row in self.left() if row not in self.keep]
@@ -179,15 +183,17 @@ class Oracle:
 
     def cut(self, word: str, wanted: list[tuple[list[int], int]]) -> None:
         """Keep the first so many of each list, and all that are marked keep."""
-        rows = [row for group, number in wanted for row in group[number:] if row not in self.keep]
+        rows = [row for group, number in wanted for row in group[number:] if row not in self.keep and not self.words[row]]
         self.drop(word, rows)
 
-    def top(self, number: int, per: str | None = None) -> None:
-        self.cut("top", [(group, number) for group in self.by_group(per)])
-
-    def top_share(self, text: str, per: str | None = None) -> None:
-        share = Fraction(Decimal(text.removesuffix("%"))) / (100 if text.endswith("%") else 1)
-        self.cut("top_share", [(group, math.ceil(share * len(group))) for group in self.by_group(per)])
+    def best(self, number: int | None, text: str | None, per: str | None = None) -> None:
+        """The first so many of each group, and a share of it: of the group as it was before either."""
+        groups = self.by_group(per)
+        if number is not None:
+            self.cut("top", [(group, number) for group in groups])
+        if text is not None:
+            share = Fraction(Decimal(text.removesuffix("%"))) / (100 if text.endswith("%") else 1)
+            self.cut("top_share", [(group, math.ceil(share * len(group))) for group in groups])
 
     def balance(self, column: str, number: int | None) -> None:
         groups = self.by_group(column)
@@ -242,4 +248,4 @@ class Oracle:
         for place, row in enumerate(valued, 1):
             ranks[row] = place
         order = sorted(self.left(), key=self.sort_key)
-        return Found(self.words, ranks, order, self.steps)
+        return Found(self.words, ranks, order, self.steps, self.lowest)

@@ -137,9 +137,9 @@ class _OldFlag:
     def __init__(self, item: Field[Any], kind: Any, flag: str) -> None:
         self.item, self.flag = item, flag
         self.name = f"old_{flag.strip('-').replace('-', '_')}_of_{item.name}"
-        plain = str if item.metadata.get("read") == "bytes" else _plain(kind)
+        plain: Any = str if item.metadata.get("read") == "bytes" else _plain(kind)
         settings = {"min": item.metadata["least"]} if "least" in item.metadata else {}
-        annotation = Annotated[plain | None, typer.Option(flag, hidden=True, **settings)]
+        annotation: Any = Annotated[plain | None, typer.Option(flag, hidden=True, **settings)]
         self.parameter = inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
     def put_in(self, given: dict[str, Any]) -> None:

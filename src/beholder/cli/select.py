@@ -108,7 +108,7 @@ def show(selection: Selection, written: list[str], said: list[str], *, asks_noth
     table.add_row("all rows", "", "", f"{selection.num_rows:,}", "")
     for step in selection.done_steps:
         counts = (f"{number:,}" for number in (step.rows_in, step.dropped, step.left))
-        found = "" if step.threshold is None or step.word == "balance" else f"{step.threshold:.4g}"
+        found = "" if step.lowest is None else f"{step.lowest:.4g}"
         table.add_row(Text(step.text + (f" ({step.note})" if step.note else "")), *counts, found)
     console.print(table)
     total = selection.num_rows

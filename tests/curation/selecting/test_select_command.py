@@ -117,6 +117,75 @@ def test_the_funnel_is_shown(pictures: Path) -> None:
         assert text in result.output
 
 
+def hundred(folder: Path) -> Path:
+    """100 rows of scores 0.00 to 0.99, half of each of two kinds, all of 30 bytes but the best, of 100."""
+    path = folder / "hundred.parquet"
+    scores = pa.array([row / 100 for row in range(100)], pa.float32())
+    kinds, sizes = ["a", "b"] * 50, [30] * 99 + [100]
+    names = [f"{row:02d}" for row in range(100)]
+    pq.write_table(pa.table({"sample": names, "aesthetic_score": scores, "kind": kinds, "num_bytes": sizes}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept", "texts"),
+    [
+        ("--top 5 --top-share 10%", 5, ["top 5", "top 10 % of the 100 rows before top 5 (10 rows)"]),
+        ("--top 5 --top-share 0.1", 5, ["top 5", "top 10 % of the 100 rows before top 5 (10 rows)"]),
+        ("--top 20 --top-share 10%", 10, ["top 20", "top 10 % of the 100 rows before top 20 (10 rows)"]),
+        ("--min-score 0.495 --top 40 --top-share 1%", 1, ["top 40", "top 1 % of the 50 rows before top 40 (1 row)"]),
+        ("--top-share 2.5%", 3, ["top 2.5 % of 100 rows (3 rows)"]),
+        ("--per kind --top 7 --top-share 10%", 10, ["top 7 of each kind", "top 10 % of each kind as it was before top 7"]),
+        ("--balance kind --top 20 --top-share 10%", 2, ["top 10 % of 20 rows (2 rows)"]),
+    ],
+)
+def test_a_number_and_a_share_count_from_the_same_rows(tmp_path: Path, flags: str, kept: int, texts: list[str]) -> None:
+    """Worked out by hand: of 100 rows 10 % are 10 and top 5 are 5, so 5 stay, not 10 % of the 5."""
+    source = hundred(tmp_path)
+    result = call(source, *flags.split())
+    assert f"{kept} of 100 rows stay" in result.output
+    summary = json.loads(call(source, *flags.split(), "--json").stdout)
+    assert summary["num_kept"] == kept
+    told = [f"{step['text']} ({step['note']})" for step in summary["funnel"]]
+    for text in texts:
+        assert any(line.startswith(text) for line in told), told
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept", "lowest", "told", "used"),
+    [
+        ("--budget 400", 11, 0.89, "at most 400 bytes (400 bytes used; the next picture (30 bytes) would not fit)", 400),
+        ("--budget 419", 11, 0.89, "(400 bytes used; the next picture (30 bytes) would not fit)", 400),
+        ("--budget 4kB", 100, 0.0, "at most 4.0 kB (3.1 kB used; nothing was too much)", 3070),
+        ("--budget 99", 0, None, "at most 99 bytes (0 bytes used; the next picture alone is larger than that)", 0),
+        ("--where sample<'50' --budget 10", 0, None, "(0 bytes used; the next picture alone is larger than that)", 0),
+        ("--top 0 --budget 10", None, None, "", None),
+    ],
+)
+def test_a_budget_says_what_was_used(
+    tmp_path: Path, flags: str, kept: int | None, lowest: float | None, told: str, used: int | None
+) -> None:
+    """The best row has 100 bytes, all others 30: 400 bytes are 1 + 10 rows, 0.99 to 0.89."""
+    source = hundred(tmp_path)
+    if kept is None:
+        assert call(source, *flags.split()).exit_code == 2
+        return
+    (line,) = [line for line in call(source, *flags.split()).output.splitlines() if line.startswith("at most")]
+    assert line.split()[-2 if lowest is not None else -1] == str(kept)
+    assert lowest is None or line.split()[-1] == f"{lowest:.4g}"
+    step = json.loads(call(source, *flags.split(), "--json").stdout)["funnel"][-1]
+    assert told in f"{step['text']} ({step['note']})"
+    assert (step["left"], step["used_bytes"]) == (kept, used)
+    assert step["lowest_left"] == (None if lowest is None else pytest.approx(lowest))
+
+
+def test_every_rule_tells_the_lowest_score_it_left(tmp_path: Path) -> None:
+    rules = "--where sample>='10' --min-score 0.2 --max-score 0.9 --quantile 0.5 --balance kind --top 20 --sample 20"
+    steps = json.loads(call(hundred(tmp_path), *rules.split(), "--json").stdout)["funnel"]
+    found = {step["rule"]: round(step["lowest_left"], 6) for step in steps}
+    assert found == {"where": 0.1, "min_score": 0.2, "max_score": 0.2, "quantile": 0.55, "balance": 0.71, "sample": 0.71}
+
+
 def test_pictures_are_copied_when_it_is_asked_for(pictures: Path) -> None:
     target = pictures / "best"
     dry = call(pictures / "scores.parquet", "--min-score", 5, "--copy", target)
@@ -156,5 +225,5 @@ def test_the_funnel_in_a_pipe_is_not_folded_unless_columns_says_how_wide_it_may_
         if columns:
             monkeypatch.setenv("COLUMNS", columns)
         shown = call(tmp_path / "s.csv", "--where", rule.removeprefix("where ")).output.splitlines()
-        assert any(line.startswith(rule) and line.split()[-3:] == ["1", "0", "1"] for line in shown) == is_whole
+        assert any(line.startswith(rule) and line.split()[-4:] == ["1", "0", "1", "5"] for line in shown) == is_whole
         assert max(map(len, shown[:3])) <= int(columns or 120)

@@ -66,8 +66,10 @@ def test_parquet_says_where_it_is_from_and_can_be_selected_from_again(table: pa.
     record = json.loads(pq.read_schema(tmp_path / "k.parquet").metadata[b"beholder"])
     assert record["format"] == "beholder-selection"
     assert record["rules"] == {"top": 3}
-    assert record["funnel"][-1] | {"threshold": None} == {
-        "rule": "top", "text": "top 3", "rows_in": 4, "dropped": 1, "left": 3, "threshold": None, "note": "",
+    third = float(np.float32(4.7))
+    assert record["funnel"][-1] == {
+        "rule": "top", "text": "top 3", "rows_in": 4, "dropped": 1, "left": 3, "threshold": third, "note": "",
+        "lowest_left": third,
     }  # fmt: skip
     with select(str(tmp_path / "k.parquet"), top=1) as again:
         found = again.kept_rows()

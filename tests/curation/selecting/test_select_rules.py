@@ -84,10 +84,7 @@ def judged(oracle: Oracle, rules: dict[str, Any], extra: dict[str, Any]) -> Foun
     per = rules.get("per")
     if "balance" in rules:
         oracle.balance(rules["balance"], rules.get("top"))
-    elif "top" in rules:
-        oracle.top(rules["top"], per)
-    if "top_share" in rules:
-        oracle.top_share(rules["top_share"], per)
+    oracle.best(None if "balance" in rules else rules.get("top"), rules.get("top_share"), per)
     if "sample" in rules:
         oracle.sample(rules["sample"], rules.get("seed", 0), rules.get("temperature", 1.0), per)
     if "budget" in rules:
@@ -100,7 +97,8 @@ def compare(source: Any, found: Found, rules: dict[str, Any]) -> None:
     with select(source, score_column=column, repeated="all", **rules) as selection:  # names repeat; see test_repeated
         assert [RULES[number] for number in selection.dropped_by] == found.words
         assert [(s.word, s.rows_in, s.dropped) for s in selection.funnel] == found.steps
-        for step in selection.funnel:
+        for step, lowest in zip(selection.funnel, found.lowest, strict=True):
+            assert step.lowest == (None if lowest is None else pytest.approx(lowest, rel=1e-12))
             assert step.left == step.rows_in - step.dropped
         assert selection.num_kept == len(found.order) == int(selection.kept.sum())
         kept = selection.kept_rows()

@@ -52,7 +52,7 @@ def warnings_about(
         rows = "the row that has" if num_equal == 1 else f"the {num_equal:,} rows that have"
         yield (
             f"{mark.name} kept scores above {mark.threshold:g} only; here, and by --min-score {mark.threshold:g}, "
-            f"{rows} exactly {mark.threshold:g} stay as well"
+            f"{rows} exactly {mark.threshold:g} stay as well; beholder select --min-score {mark.key} drops them"
         )
     yield from _about_pixels(scores, column, head)
     yield from _about_numbers(stats, num_rows, at)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
+from beholder.curation.actions.telling import bytes_text
 from beholder.curation.selecting.reading import Chosen, RowReader
 from beholder.curation.selecting.sieve import NUMBER, Sieve
 from beholder.errors import InputError
@@ -17,7 +18,7 @@ Sizes = npt.NDArray[np.int64]
 _MOST = 1 << 60
 
 
-def keep_within(sieve: Sieve, reader: RowReader, budget: int, size_column: str | None, text: str) -> None:
+def keep_within(sieve: Sieve, reader: RowReader, budget: int, size_column: str | None) -> None:
     """Drop rows without a known size, then all behind the longest best-first run of rows whose bytes sum to at most `budget`.
 
     Rows that stay in any case come first and count, however large they are. Sizes below 0, NULL and NaN are unknown.
@@ -43,18 +44,29 @@ def keep_within(sieve: Sieve, reader: RowReader, budget: int, size_column: str |
         uppers = np.minimum(uppers + bins, cap)
     sieve.note("no_size", f"a known size in column {column}", unknown)
     before = sieve.left
+    text, counts = f"at most {bytes_text(budget)}", {"budget_bytes": budget}
     if held > budget:  # the rows that stay in any case took more than all
         sieve.drop_outside("budget", keys, least=1 << 32)
+        note = "what is marked keep takes more than that"
     else:
         upper, used = _bin_over(uppers, held, budget)
+        more = "nothing was too much"
         if upper >= 0:
-            _cut_inside(sieve, reader, column, budget, upper, used)
+            used, size = _cut_inside(sieve, reader, column, budget, upper, used)
+            more = f"the next picture ({bytes_text(size)}) would not fit"
+            if size > budget:
+                more = "the next picture alone is larger than that"
+        note = f"{bytes_text(used)} used; {more}"
+        counts["used_bytes"] = used
     left = sum(choosing.survey(keys, dropped, sieve.num_threads)[:2])
-    sieve.note("budget", text, before - left)
+    sieve.note("budget", text, before - left, sieve.lowest_value(), note, **counts)
 
 
-def _cut_inside(sieve: Sieve, reader: RowReader, column: str, budget: int, upper: int, used: int) -> None:
-    """Cut where the sum passes the budget: somewhere among the keys with these upper 16 bits."""
+def _cut_inside(sieve: Sieve, reader: RowReader, column: str, budget: int, upper: int, used: int) -> tuple[int, int]:
+    """Cut where the sum passes the budget: somewhere among the keys with these upper 16 bits.
+
+    Returns the bytes of all that is left, and of the first row that is not (at most `budget` + 1).
+    """
     keys, dropped, pinned = sieve.ranking.keys, sieve.dropped, sieve.pinned
     cap = min(budget + 1, _MOST)
 
@@ -73,13 +85,9 @@ def _cut_inside(sieve: Sieve, reader: RowReader, column: str, budget: int, upper
     tied = choosing.rows_with(keys, dropped, key, int(counts[lower]), pinned)
     order = sieve.ranking.best_first(tied)
     sizes = np.minimum(_sizes_at(reader, column, tied)[np.searchsorted(tied, order)], cap)
-    reached, fitting = used, 0
-    for size in sizes.tolist():
-        reached += size
-        if reached > budget:
-            break
-        fitting += 1
+    fitting = int(np.searchsorted(used + np.cumsum(sizes), budget, side="right"))
     dropped[order[fitting:]] = NUMBER["budget"]
+    return used + int(sizes[:fitting].sum()), int(sizes[fitting])
 
 
 def _bin_over(sums: Sizes, used: int, budget: int) -> tuple[int, int]:

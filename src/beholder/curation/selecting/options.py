@@ -43,7 +43,11 @@ class RuleOptions:
     max_score: float | None = option(None, "Keep scores of at most this.")
     quantile: float | None = option(None, "Keep scores of at least this quantile (0 to 1) of the rows that other rules left.")
     top: int | None = option(None, "Keep the best so many.", least=1)
-    top_share: str | None = option(None, "Keep the best share: 10% or 0.1, rounded up to whole rows.")
+    top_share: str | None = option(
+        None,
+        "Keep the best share: 10% or 0.1, rounded up to whole rows. With --top as well, both count from the rows that were "
+        "there before either, and the smaller number stays.",
+    )
     per: str | None = option(
         None,
         f"Apply {_ONE_OF} inside each group of this column: one of the scores, of --join, or folder, source, aspect, "

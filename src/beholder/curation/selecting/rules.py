@@ -135,7 +135,7 @@ class Judge:
         self._check_files()
         rows.stage("scores")
         self.values: Values = read_values(self.scores, rows.reader, self.rules, rows.repeated)
-        self.sieve = Sieve(Ranking(self.values.rank_keys, rows.names, self.rules.threads), self.rules.threads)
+        self.sieve = Sieve(Ranking(self.values.rank_keys, rows.names, self.rules.threads), self.rules.threads, self._value_of)
         self.thresholds: dict[str, float | None] = {}
         self.groups: pa.Table | None = None
         self.notes: list[str] = [*self.scores.notes, *rows.joined_notes]
@@ -165,15 +165,12 @@ class Judge:
             self._identical()
         if rules.balance is not None:
             self._balance(rules.balance)
-        if rules.top is not None and rules.balance is None:
-            self._best("top", f"top {rules.top:,}", np.int64(rules.top))
-        if rules.share is not None:
-            self._best("top_share", f"top {rules.top_share}", None)
+        self._best()
         if rules.sample is not None:
             self._draw(rules.sample)
         if rules.budget is not None:
             self.rows.stage("sizes")
-            keep_within(sieve, self.rows.reader, rules.budget, rules.size_column, f"at most {rules.budget:,} bytes")
+            keep_within(sieve, self.rows.reader, rules.budget, rules.size_column)
             self._found("budget")
 
     def _read_marks(self) -> npt.NDArray[np.int64] | None:
@@ -323,6 +320,8 @@ class Judge:
             return None
         if rules.top is None or rules.per is not None or rules.balance is not None:
             return None
+        if rules.share is not None:  # of how many rows is known only when all have been compared
+            return None
         if rules.dedup_keep != SCORE:  # then rows are not gone through in the order of the ranking
             return None
         return max(rules.top, self.sieve.num_pinned)
@@ -440,21 +439,36 @@ class Judge:
         sieve.note("balance", text, dropped, level, note=f"{level:,} of each of {some:,} group{_s(some)}")
         self._found("balance")
 
-    def _best(self, word: str, text: str, number: np.int64 | None) -> None:
-        """Keep the best: so many, or (None) a share."""
-        sieve = self.sieve
-        if self.rules.per is None:
-            wanted = int(quotas.share_of(np.array([sieve.left]), self.rules.share)[0]) if number is None else int(number)  # type: ignore[arg-type]
-            dropped = sieve.keep_best(word, wanted)
-            sieve.note(word, text, dropped, self._found(word))
+    def _best(self) -> None:
+        """Keep the best, so many and a share: both of what was there before either, so the smaller number stays."""
+        rules, sieve, share = self.rules, self.sieve, self.rules.share
+        number = rules.top if rules.balance is None else None
+        if number is None and share is None:
             return
-        groups = self._groups(self.rules.per, "--per")
-        sizes = sieve.group_sizes(groups.codes, groups.num_groups)
-        each = quotas.share_of(sizes, self.rules.share) if number is None else np.full(groups.num_groups, number)  # type: ignore[arg-type]
-        dropped = sieve.keep_best_of_groups(word, groups.codes, each)
+        groups = None if rules.per is None else self._groups(rules.per, "--per")
+        sizes = np.array([sieve.left]) if groups is None else sieve.group_sizes(groups.codes, groups.num_groups)
         some = int(np.count_nonzero(sizes))
-        note = f"{some:,} group{_s(some)}"
-        sieve.note(word, f"{text} of each {self.rules.per}", dropped, self._found(word), note)
+        of_each, note = ("", "") if groups is None else (f" of each {rules.per}", f"{some:,} group{_s(some)}")
+        if number is not None:
+            self._cut("top", f"top {number:,}{of_each}", groups, np.full(len(sizes), number, np.int64), note)
+        if share is not None:
+            wanted = quotas.share_of(sizes, share)
+            text, before = f"top {float(100 * share):.12g} %", f" before top {number:,}" if number is not None else ""
+            if groups is None:
+                text += f" of {'the ' if before else ''}{sizes[0]:,} row{_s(int(sizes[0]))}{before}"
+                note = f"{wanted[0]:,} row{_s(int(wanted[0]))}"
+            else:
+                text += of_each + (f" as it was{before}" if before else "")
+            self._cut("top_share", text, groups, wanted, note)
+
+    def _cut(self, word: str, text: str, groups: grouping.Groups | None, wanted: npt.NDArray[np.int64], note: str) -> None:
+        """Keep the best `wanted[0]` rows, or of each group (G,) so many."""
+        sieve = self.sieve
+        if groups is None:
+            dropped = sieve.keep_best(word, int(wanted[0]))
+        else:
+            dropped = sieve.keep_best_of_groups(word, groups.codes, wanted)
+        sieve.note(word, text, dropped, self._found(word), note)
 
     def _draw(self, number: int) -> None:
         sieve, rules = self.sieve, self.rules
@@ -475,15 +489,14 @@ class Judge:
 
     def _found(self, word: str) -> float | None:
         """Note the lowest ranking value that is left."""
-        least = self.sieve.lowest(self.values.rank_keys)
-        value = None
-        if least:
-            if self.values.levels is not None:
-                value = float(self.values.levels[least - 1])
-            else:
-                value = float(ordering.scores_of(np.array([least], np.uint32))[0])
-        self.thresholds[word] = value
+        value = self.thresholds[word] = self.sieve.lowest_value()
         return value
+
+    def _value_of(self, key: int) -> float:
+        """The ranking value that has a key."""
+        if self.values.levels is not None:
+            return float(self.values.levels[key - 1])
+        return float(ordering.scores_of(np.array([key], np.uint32))[0])
 
 
 def _s(count: int) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Step:
         rows_in, dropped, left: rows before, rows it dropped, rows after.
         threshold: what it found out, where it did: the lowest score kept, rows of each group; None otherwise.
         note: more to say about it, or "".
+        lowest: the lowest ranking value among the rows left; None where none has one.
+        counts: more numbers that it found out, by name: of a budget `used_bytes` and `budget_bytes`.
     """
 
     word: str
@@ -47,16 +49,33 @@ class Step:
     left: int
     threshold: float | None = None
     note: str = ""
+    lowest: float | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         found = {"rule": self.word, "text": self.text, "rows_in": self.rows_in, "dropped": self.dropped, "left": self.left}
-        threshold = self.threshold if self.threshold is None or np.isfinite(self.threshold) else None
-        return {**found, "threshold": threshold, "note": self.note}
+        return {
+            **found,
+            "threshold": _finite(self.threshold),
+            "note": self.note,
+            "lowest_left": _finite(self.lowest),
+            **self.counts,
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity."""
+    return None if value is None or not np.isfinite(value) else value
 
 
 class Sieve:
     """Which rows are left, and by which rule the others were dropped.
+
+    Args:
+        ranking: of the rows.
+        num_threads: to use.
+        value_of: gives the ranking value that has a key.
 
     Attributes:
         dropped: (N,) uint8, the number of the rule that dropped a row, 0 while it is left.
@@ -64,8 +83,9 @@ class Sieve:
         steps: what was done so far.
     """
 
-    def __init__(self, ranking: Ranking, num_threads: int) -> None:
+    def __init__(self, ranking: Ranking, num_threads: int, value_of: Callable[[int], float]) -> None:
         self.ranking = ranking
+        self._value_of = value_of
         self.num_threads = num_threads
         self.dropped: Bytes = np.zeros(len(ranking.keys), np.uint8)
         self.pinned: Bytes = NOBODY
@@ -82,9 +102,10 @@ class Sieve:
         """Rows left that stay in any case."""
         return int(np.count_nonzero((self.dropped == 0) & (self.pinned != 0))) if len(self.pinned) else 0
 
-    def note(self, word: str, text: str, dropped: int, threshold: float | None = None, note: str = "") -> None:
-        """Add a step."""
-        self.steps.append(Step(word, text, self.left, dropped, self.left - dropped, threshold, note))
+    def note(self, word: str, text: str, dropped: int, threshold: float | None = None, note: str = "", **counts: int) -> None:
+        """Add a step, whose rows have been dropped."""
+        lowest = self.lowest_value()
+        self.steps.append(Step(word, text, self.left, dropped, self.left - dropped, threshold, note, lowest, counts))
         self.left -= dropped
 
     def pin(self, rows: npt.NDArray[np.int64]) -> None:
@@ -180,6 +201,11 @@ class Sieve:
         found, first = np.unique(codes[ranked], return_index=True)
         by_place: npt.NDArray[np.int64] = found[np.argsort(first)].astype(np.int64)
         return by_place[np.isin(by_place, groups)]
+
+    def lowest_value(self) -> float | None:
+        """The lowest ranking value among the rows left, None where none has one."""
+        least = self.lowest(self.ranking.keys)
+        return self._value_of(least) if least else None
 
     def lowest(self, keys: Keys) -> int:
         """The smallest key among the rows left that have one, 0 where none has."""
