@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from beholder.cli.app import app
 from beholder.errors import InputError
 from beholder.jobs.score import ScoreOptions, score
 from beholder.models.registry import DEFAULT_HEAD
@@ -305,3 +309,38 @@ def test_views_of_strings_and_bytes_are_read_as_plain_ones(tmp_path: Path) -> No
             assert found.to_pylist() == table.to_pylist()
             scores.register(connection)
             assert connection.sql("SELECT caption, words FROM scores ORDER BY sample").fetchall()[2] == ("z", ["y", "z"])
+
+
+def test_numbers_of_files_that_differ_in_type_keep_every_digit(tmp_path: Path) -> None:
+    """Whole numbers that float64 cannot hold, beside fractions, are text; small ones are fractions, of 64 bits."""
+    hashes = [2**53 + 1, 2**63 - 1, -7]
+    place = tmp_path / "set"
+    place.mkdir()
+    whole = table(0, 3, phash=pa.array(hashes, pa.int64()), n=pa.array([1, 2**24 + 1, None], pa.int32()), day=[1, 2, 3])
+    parts = table(3, 2, phash=[0.5, 1e300], n=pa.array([0.1, 2.0], pa.float32()), day=["a", "b"])
+    pq.write_table(whole, place / "a.parquet")
+    pq.write_table(parts, place / "b.parquet")
+    texts = ["9007199254740993", "9223372036854775807", "-7", "0.5", "1e+300"]
+    fractions = [1.0, 16777217.0, None, float(np.float32(0.1)), 2.0]
+    with open_scores(str(place)) as scores:
+        assert [row["phash"] for row in rows_of(scores, "phash")] == texts
+        assert [row["n"] for row in rows_of(scores, "n")] == fractions
+        assert [row["day"] for row in rows_of(scores, "day")] == ["1", "2", "3", "a", "b"]
+        assert by_duckdb(scores, "phash, n, day") == list(zip(texts, fractions, "123ab", strict=True))
+    kept = tmp_path / "kept"
+    for name, where in (("all", "true"), ("some", "phash > 1"), ("one", "phash = 9223372036854775807"), ("n", "n > 1.5")):
+        outcome = CliRunner().invoke(app, ["select", str(place), "--where", where, "-o", f"{kept}-{name}.csv"])
+        assert outcome.exit_code == 0, outcome.output
+    with Path(f"{kept}-all.csv").open(newline="", encoding="utf-8") as file:
+        found = sorted((row["sample"], row["phash"]) for row in csv.DictReader(file))
+    assert found == [(f"p{row}.jpg", text) for row, text in enumerate(texts)]
+    names = {name: sorted(pl.read_csv(f"{kept}-{name}.csv")["sample"]) for name in ("some", "one", "n")}
+    assert names == {"some": ["p0.jpg", "p1.jpg", "p4.jpg"], "one": ["p1.jpg"], "n": ["p1.jpg", "p4.jpg"]}
+
+
+def test_scores_of_files_that_differ_in_type_are_numbers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"sample": ["a"], "aesthetic_score": pa.array([2**60], pa.int64())}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"sample": ["b"], "aesthetic_score": [0.5]}), tmp_path / "b.parquet")
+    with open_scores(str(tmp_path)) as scores:
+        assert scores.scores("aesthetic_score").tolist() == [2.0**60, 0.5]
+        assert by_duckdb(scores, "sample, aesthetic_score") == [("a", 2.0**60), ("b", 0.5)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from beholder import columns, records, storage
 from beholder.csv_tables import MisfitError, check_names, open_table
 from beholder.errors import InputError
+from beholder.schemas import fit_column
 
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
 
@@ -138,3 +139,15 @@ def as_parquet(path: str, target: Path, types: Mapping[str, pa.DataType] | None 
             return target
         except MisfitError as misfit:
             del asked[misfit.column]
+
+
+def refitted(path: Path, target: Path, schema: pa.Schema, names: Collection[str]) -> Path:
+    """Write `target`: the rows of a Parquet file, with the columns `names` of the types that they have in `schema`."""
+    with storage.open_parquet(str(path)) as file:
+        kinds = [schema.field(item.name).type if item.name in names else item.type for item in file.schema_arrow]
+        fitted = pa.schema([item.with_type(kind) for item, kind in zip(file.schema_arrow, kinds, strict=True)])
+        with pq.ParquetWriter(target, fitted, compression="zstd") as writer:
+            for batch in file.iter_batches():
+                columns_of_batch = zip(pa.table(batch).columns, kinds, strict=True)
+                writer.write_table(pa.table([fit_column(column, kind) for column, kind in columns_of_batch], schema=fitted))
+    return target

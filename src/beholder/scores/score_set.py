@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 
 from beholder import columns, storage
 from beholder.csv_tables import header_of
-from beholder.errors import InputError, reason_of
+from beholder.errors import InputError
 from beholder.models.registry import DEFAULT_HEAD
+from beholder.schemas import common_schema
 from beholder.scores import arrow_types, foreign
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     schemas, counts = [], []
     for path, name in zip(files, place.files, strict=True):
         with storage.open_parquet(str(path)) as file:
-            schemas.append(file.schema_arrow)
+            schemas.append(file.schema_with_ranges if len(files) > 1 else file.schema_arrow)
             counts.append(file.metadata.num_rows)
         if not schemas[-1].names:
             raise InputError(f"{name} has no columns; leave it out")
@@ -311,7 +312,10 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         for item in schema
         if item.name not in types
     }
-    schema = _unified(schemas, untyped, source)
+    named = {score_column} if score_column is not None else _score_names([n for s in schemas for n in s.names], record)
+    schema = _unified(schemas, untyped, named, source)
+    files, fitted = _fitted(files, schemas, schema, untyped, scratch)
+    untyped |= fitted
     chosen = _columns_of(schema, record, source, score_column, sample_column)
     for path, name in zip(files, place.files, strict=True):
         with storage.open_parquet(str(path)) as file:
@@ -358,18 +362,78 @@ def _heads_in(record: dict[str, Any]) -> dict[str, str | None]:
     }
 
 
-def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], source: str) -> pa.Schema:
-    """All columns of all files. A column that is text in a CSV and something else elsewhere is text. Raises InputError."""
+def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Collection[str], source: str) -> pa.Schema:
+    """All columns of all files, as the parts of one run are joined (`schemas.common_schema`).
+
+    A column that is text in a CSV and something else elsewhere is text; numbers that are scores are fractional.
+
+    Args:
+        schemas: of the files, small integers marked.
+        untyped: columns of a CSV, which are text.
+        scores: columns of scores.
+        source: as the user named the set.
+
+    Raises:
+        InputError: a column of scores is one of numbers in one file only.
+    """
+    for name in scores:
+        kinds = {item.type for schema in schemas for item in schema if item.name == name and not pa.types.is_null(item.type)}
+        others = [kind for kind in kinds if not _is_number(kind)]
+        if others and len(kinds) > len(others):
+            number = next(kind for kind in kinds if _is_number(kind))
+            raise InputError(
+                f"{source}: files do not fit together: column {name!r} is {number} in one and {others[0]} in another"
+            )
     plain = []
     for schema in schemas:
         kinds = [arrow_types.usual_type(item.type) for item in schema]
         as_text = [item.name in untyped and not pa.types.is_nested(kind) for item, kind in zip(schema, kinds, strict=True)]
         kinds = [pa.large_string() if is_text else kind for kind, is_text in zip(kinds, as_text, strict=True)]
-        plain.append(pa.schema([item.with_type(kind) for item, kind in zip(schema, kinds, strict=True)]))
-    try:
-        return pa.unify_schemas(plain, promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-        raise InputError(f"{source}: files do not fit together: {reason_of(error)}") from None
+        if len(schemas) > 1:
+            kinds = [
+                pa.float64() if item.name in scores and (pa.types.is_integer(kind) or pa.types.is_decimal(kind)) else kind
+                for item, kind in zip(schema, kinds, strict=True)
+            ]
+        plain.append(pa.schema([item.with_type(kind) for item, kind in zip(schema, kinds, strict=True)], schema.metadata))
+    return plain[0] if len(plain) == 1 else common_schema(plain).with_metadata(plain[0].metadata)
+
+
+def _fitted(
+    files: Sequence[Path], schemas: Sequence[pa.Schema], wanted: pa.Schema, untyped: Collection[str], scratch: Path
+) -> tuple[tuple[Path, ...], set[str]]:
+    """The files, those anew in `scratch` of which DuckDB would change values when it reads all of them as one table.
+
+    Returns:
+        The files, and the columns that are text in the new ones.
+    """
+    held: dict[str, list[pa.DataType]] = {}
+    for item in (item for schema in schemas for item in schema):
+        held.setdefault(item.name, []).append(item.type)
+    texts = {item.name for item in wanted if _is_text(item.type) and not all(map(_is_text, held[item.name]))} - set(untyped)
+    floats = {item.name for item in wanted if _would_round(held[item.name]) and pa.types.is_floating(item.type)}
+    made, fitted = [], set()
+    for number, (path, schema) in enumerate(zip(files, schemas, strict=True)):
+        changed = {item.name for item in schema if item.name in texts and not _is_text(item.type)}
+        fitted |= changed
+        changed |= {item.name for item in schema if item.name in floats and pa.types.is_integer(item.type)}
+        made.append(foreign.refitted(path, scratch / f"{number:06d}-fitted.parquet", wanted, changed) if changed else path)
+    return tuple(made), fitted
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = arrow_types.usual_type(kind)
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def _would_round(kinds: Sequence[pa.DataType]) -> bool:
+    """Whether whole numbers stand beside fractions of at most 32 bits, which DuckDB makes all of them."""
+    floats = [kind.bit_width for kind in kinds if pa.types.is_floating(kind)]
+    return bool(floats) and max(floats) < 64 and any(map(pa.types.is_integer, kinds))
 
 
 def _usual_table(table: pa.Table) -> pa.Table:
@@ -452,7 +516,7 @@ def _columns_of(
         )
     for name in found:
         kind = schema.field(name).type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+        if not _is_number(kind):
             raise InputError(f"{source}: column {name!r} is no column of numbers but {kind}; name another with --score-column")
     note = f"{source}: column {hidden!r} is left out, since --sample-column says that {sample_column!r} names the rows"
     return {
