@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from beholder.columns import PictureReason
@@ -36,12 +36,14 @@ class Thumbnail:
         data: the bytes of a file.
         media_type: "image/webp" or "image/jpeg"; "image/png" of a tower's square.
         width, height: in pixels, upright.
+        is_turned: whether EXIF says that the stored picture is to be turned or mirrored (an orientation other than 1).
     """
 
     data: bytes
     media_type: str
     width: int
     height: int
+    is_turned: bool = False
 
 
 def make_thumbnail(
@@ -74,7 +76,9 @@ def make_thumbnail(
         return _square(data, pixels)
     options = PixelOptions(preset="upright", size_px=longest_px, decoder="scaled", max_pixels=max_pixels)
     try:
-        return encoded(shrunk(open_picture(data, options), longest_px), quality=quality, kind=kind)
+        opened = open_picture(data, options)
+        is_turned = orientation(opened.image) != 1
+        return replace(encoded(shrunk(opened, longest_px), quality=quality, kind=kind), is_turned=is_turned)
     except PictureError:
         raise
     except MemoryError:

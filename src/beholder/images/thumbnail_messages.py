@@ -79,7 +79,7 @@ def receive_outcome(connection: socket.socket, deadline: float) -> Thumbnail | P
     if reply.message not in (*MEDIA_TYPES.values(), SQUARE_TYPE) or not 0 < reply.num_bytes <= _MOST_THUMBNAIL_BYTES:
         raise Nonsense
     data = _receive(connection, deadline, reply.num_bytes)
-    return Thumbnail(data, reply.message, reply.width, reply.height)
+    return Thumbnail(data, reply.message, reply.width, reply.height, bool(reply.traits))
 
 
 def _wait_until(connection: socket.socket, deadline: float | None) -> None:

@@ -49,5 +49,5 @@ def _serve(connection: socket.socket, make: MakeThumbnail, wish: Wish, data: byt
         reason, text = failure_of(error)
         send_outcome(connection, Reply(0, reason, text, 0, 0, 0, 0))
     else:
-        reply = Reply(0, None, found.media_type, found.width, found.height, 0, len(found.data))
+        reply = Reply(0, None, found.media_type, found.width, found.height, int(found.is_turned), len(found.data))
         send_outcome(connection, reply, found.data)
