@@ -23,7 +23,11 @@ def about(session: Session, rejects: Rejects) -> dict[str, Any]:
     return {
         "name": scores.source.rstrip("/").rsplit("/", 1)[-1] or scores.source,
         "source": scores.source,
-        "num_rows": session.store.num_rows,
+        "num_rows": session.view(scores.score_columns[0], ()).num_matching,
+        "where": list(session.asked.where),
+        "picture_column": None if session.picture_column is None else session.picture_column.name,
+        "picture_note": None if session.picture_column is None else session.picture_column.note,
+        "caption_column": session.caption_column,
         "scores": [_score(session, name) for name in scores.score_columns],
         "columns": [{"name": name, **_column(session, name)} for name in session.store.names],
         "left_out": session.store.left_out,
@@ -50,7 +54,7 @@ def _score(session: Session, name: str) -> dict[str, Any]:
         "step": step,
         "bucket": bucket_step(low, high),
         "start": round(start, 6),
-        "num_without": session.store.num_rows - len(view.rows),
+        "num_without": session.num_without(name),
         "landmarks": [mark for mark in _landmarks(head) if low <= mark["at"] <= high],
     }
 

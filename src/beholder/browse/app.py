@@ -8,9 +8,10 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+import numpy as np
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.background import BackgroundTask
@@ -20,7 +21,7 @@ from beholder.browse.about import about
 from beholder.browse.bodies import BodyLimit
 from beholder.browse.connections import warn_once
 from beholder.browse.export import MEDIA_TYPES, ExportFormat, select_command, write_selection
-from beholder.browse.messages import ListingRequest, MarksRequest, ViewRequest
+from beholder.browse.messages import MOST_MARKED, ListingRequest, MarksRequest, ViewRequest
 from beholder.browse.newest_first import Busy
 from beholder.browse.pictures import THUMBNAIL_SIDES, Pictures, Sent
 from beholder.browse.presence import shortened
@@ -40,6 +41,8 @@ _PICTURE_CACHE = "private, max-age=86400"
 """Addresses of pictures hold the run's id, so another set on the same port never meets them."""
 _MOST_LETTERS = 1000
 """Of an error."""
+_MOST_ROWS_TEXT = 8_000
+"""Letters of a list of row numbers in an address."""
 _GONE = ("does not exist", "(any more)")
 """In what is said of a picture that was there once; others are missing as they are empty, or outside of what may be read."""
 _GONE_REASONS = (PictureReason.MISSING, PictureReason.UNREADABLE)
@@ -146,7 +149,8 @@ def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str, pixels
     def values(column: str) -> Response:
         if column not in session.store.names:
             return _error(404, f"there is no column {column!r}")
-        return _json({"values": session.conditions.values(column)})
+        found = session.conditions.few_values(column)
+        return _json({"values": found or [], "are_few": found is not None})
 
     @app.get("/api/range")
     def range_of(column: str) -> Response:
@@ -182,6 +186,12 @@ def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str, pixels
         if score not in session.scores.score_columns:
             return _error(404, f"there is no score {score!r}")
         return _json({"rows": session.page(session.known_listing(listing), score, start, count)})
+
+    @app.get("/api/selection")
+    def selection(listing: str, start: int, count: int) -> Response:
+        if not 0 <= count <= MOST_MARKED:
+            return _error(400, f"at most {MOST_MARKED:,} rows are given at once")
+        return _json({"rows": session.marks_of(session.known_listing(listing), start, count)})
 
     @app.get("/api/row/{row}")
     def row(row: int) -> Response:
@@ -222,7 +232,11 @@ def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
         if not 0 <= row < session.store.num_rows:
             return _error(404, f"there is no row {row}")
         try:
-            found = wish(session.sample(row))
+            (address,) = session.addresses(np.array([row]))
+            if address is None:
+                assert session.picture_column is not None
+                return _error(404, ": ".join(map(str, session.picture_column.missing().error or ())))
+            found = wish(address)
             sent = found if isinstance(found, Sent) else await _unless_gone(request, found)
         except PictureError as error:
             return _error(404, _why(error))
@@ -239,6 +253,14 @@ def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
         if side not in THUMBNAIL_SIDES:
             return _error(404, f"thumbnails have sides of {', '.join(map(str, THUMBNAIL_SIDES))}")
         return await answer(request, row, lambda name: pictures.kept_thumbnail(name, side) or pictures.thumbnail(name, side))
+
+    @app.get("/api/turned")
+    def turned(rows: Annotated[str, Query(max_length=_MOST_ROWS_TEXT)]) -> Response:
+        """Which of these rows have a picture that EXIF turns, of those whose thumbnail was made."""
+        numbers = [int(text) for text in rows.split(",") if text.isdecimal()]
+        numbers = [row for row in numbers if row < session.store.num_rows]
+        addresses = session.addresses(np.array(numbers, np.int64))
+        return _json({"rows": [row for row, address in zip(numbers, addresses, strict=True) if pictures.is_turned(address)]})
 
     @app.get("/seen/{run}/{row}")
     async def seen(request: Request, run: str, row: int) -> Response:

@@ -27,6 +27,9 @@ _GRACE_S = 5.0
 """Past its time the system itself ends this process, should its parent be stopped."""
 _DATABASE_SHARE = 0.75
 """Of the memory: DuckDB puts the rest on the disk from there on. Lists and texts are outside of its own count."""
+_FIRST_ROWS = 20_000
+"""So many rows tell of most columns that they have many values."""
+_LONG_VALUE = 200
 _MOST_TEMPORARY = "10GB"
 
 
@@ -133,6 +136,16 @@ class _Database:
         found = self._columns(query, named)
         pairs = zip(found["value"], found["count"], strict=True)
         return {"values": [{"value": as_json(_plain(value)), "count": int(count)} for value, count in pairs]}, None
+
+    def _few_values(self, column: str, most: int, named: str) -> tuple[dict[str, Any], None]:
+        """All values of a column as `_values` gives them; None where there are more than `most`, or long texts."""
+        first = f"SELECT count(DISTINCT v) AS found FROM (SELECT {column} AS v FROM {VIEW} LIMIT {_FIRST_ROWS})"
+        if self._columns(first, named)["found"][0] > most:
+            return {"values": None}, None
+        answer, _ = self._values(column, most + 1, named)
+        values = [item["value"] for item in answer["values"]]
+        are_few = len(values) <= most and not any(isinstance(value, str) and len(value) > _LONG_VALUE for value in values)
+        return (answer if are_few else {"values": None}), None
 
     def _range(self, name: str, named: str) -> tuple[dict[str, Any], None]:
         """The least and the largest value of a column of numbers."""

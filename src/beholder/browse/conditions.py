@@ -38,6 +38,8 @@ from beholder.scores.score_set import ROW, quoted, text_literal
 TIME_LIMIT_S = 20.0
 MEMORY_BYTES = 2 << 30
 """What a process may use beyond what it starts with."""
+MOST_CHIPS = 20
+"""Columns with at most so many values have them listed."""
 _AT_ONCE = 2
 _MOST_WAITING = 16
 _MOST_TRIES = 2
@@ -81,6 +83,8 @@ class Conditions:
             "untyped": list(store.untyped),
             "forms": {name: asdict(form) for name, form in self.forms.items()},
         }
+        self._few: dict[str, list[dict[str, Any]] | None] = {}
+        self._ranges: dict[str, tuple[Any, Any]] = {}
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._num_busy = 0
@@ -140,11 +144,23 @@ class Conditions:
         found: list[dict[str, Any]] = self._ask("values", named, column=quoted(name), most=most)[0]["values"]
         return found
 
+    def few_values(self, name: str, most: int = MOST_CHIPS) -> list[dict[str, Any]] | None:
+        """All values of a column as `values` gives them; None where there are more than `most`. Raises InputError, Busy.
+
+        The answer is worked out when it is first asked for, and kept.
+        """
+        if name not in self._few:
+            named = f"condition {_short(quoted(name))}"
+            self._few[name] = self._ask("few_values", named, column=quoted(name), most=most)[0]["values"]
+        return self._few[name]
+
     def range_of(self, name: str) -> tuple[Any, Any]:
-        """The least and the largest value of a column of numbers, NaN left out. Raises InputError, Busy."""
-        named = f"condition {_short(quoted(name))}"
-        least, largest = self._ask("range", named, name=name)[0]["range"]
-        return least, largest
+        """The least and the largest value of a column of numbers, NaN left out; kept. Raises InputError, Busy."""
+        if name not in self._ranges:
+            named = f"condition {_short(quoted(name))}"
+            least, largest = self._ask("range", named, name=name)[0]["range"]
+            self._ranges[name] = (least, largest)
+        return self._ranges[name]
 
     def has_unique_names(self) -> bool:
         """Whether no two rows surely share a name (by 64-bit hashes: chance may say no where it is yes, never the reverse)."""

@@ -100,7 +100,9 @@ def _record(session: Session, view: View, threshold: float, num_kept: int) -> di
         "format": SELECTION_FORMAT,
         "format_version": FORMAT_VERSION,
         "source": scores.source,
-        "rules": {"score": view.score, "min_score": threshold, "where": list(view.conditions)} | _repeated(session),
+        "rules": {"score": view.score, "min_score": threshold, "where": list(view.conditions)}
+        | ({"join": list(session.asked.join)} if session.asked.join else {})
+        | _repeated(session),
         "num_rows": session.store.num_rows,
         "num_kept": num_kept,
         "score_columns": list(scores.score_columns),
@@ -129,6 +131,8 @@ def select_command(session: Session, view: View, threshold: float, kind: ExportF
         words += ["--where", condition]
     if len(session.marks.marked(Mark.KEEP)) or len(session.marks.marked(Mark.DROP)):
         words += ["--marks", str(session.marks.path)]
+    for table in options.join:
+        words += ["--join", table]
     named = (
         ("--repeated", _repeated(session).get("repeated")),
         ("--score-column", options.score_column),

@@ -78,10 +78,14 @@ class ListingRequest(_Strict):
         return (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
 
 
+MOST_MARKED = 10_000
+"""Rows that are marked at once."""
+
+
 class MarksRequest(_Strict):
     """Rows and what they are marked as."""
 
-    rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=10_000)]
+    rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MOST_MARKED)]
     mark: Literal["keep", "drop"] | None
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from beholder import storage
 from beholder.errors import InputError
-from beholder.options import option, repeated_option
+from beholder.options import join_option, option, picture_column_option, repeated_option, where_option
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 """Addresses that only this machine can reach."""
@@ -28,6 +28,10 @@ class BrowseOptions:
         root: what relative paths of samples count from.
         marks: file of the marks; None: beside the scores.
         groups: near-duplicate groups that `beholder select` wrote.
+        picture_column: column with paths or URLs of the pictures; None: found by itself where rows are named otherwise.
+        join: tables whose columns are joined to the rows.
+        where: conditions that all rows that are shown satisfy, but for those marked keep.
+        offline: show no pictures that are on servers; None: as $BEHOLDER_OFFLINE says.
         score_column, sample_column: as `open_scores` takes them.
     """
 
@@ -42,6 +46,10 @@ class BrowseOptions:
     root: str | None = option(None, "Folder that relative paths count from.", shown="the current one, else where it was scored")
     marks: str | None = option(None, "File of keep and drop marks.", shown=f"SCORES{MARKS_SUFFIX}")
     groups: str | None = option(None, "Near-duplicates that beholder select --groups-out wrote, shown as stacks.")
+    picture_column: str | None = picture_column_option()
+    join: tuple[str, ...] = join_option()
+    where: tuple[str, ...] = where_option()
+    offline: bool | None = option(None, "Show no pictures that are on servers.")
     repeated: str = repeated_option()
     score_column: str | None = option(None, "Column with scores.", shown="what the set says, else a known name")
     sample_column: str | None = option(None, "Column that names the rows.", shown="sample, key, path, url, ...")

@@ -33,6 +33,8 @@ _SEEN = -1
 _MOST_LARGE_IN_MEMORY = 4
 """So many large pictures wait with their bytes; further ones are read again at their turn."""
 _CLOSE_S = 2.0
+_MOST_TURNED = 1_000_000
+"""Names of turned pictures that are remembered."""
 _WORTH_NO_OTHER_TRY = (PictureReason.CRASHED, PictureReason.TIMED_OUT)
 
 
@@ -45,10 +47,11 @@ class Finder(Protocol):
 
 @dataclass(frozen=True)
 class Sent:
-    """Bytes for a browser and what they are."""
+    """Bytes for a browser and what they are; `is_turned`: whether EXIF turned the picture."""
 
     data: bytes
     media_type: str
+    is_turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class Pictures:
         self._recent = Recent(cache_bytes)
         self._unread: dict[str, PictureError] = {}
         self._undecoded: dict[str, PictureError] = {}
+        self._turned: dict[str, None] = {}
         self._workers = ThumbnailPool(num_workers=num_workers, timeout_s=timeout_s, decoder=decoder)
         self._thumbnails: NewestFirst[Sent] = NewestFirst(num_readers)
         self._wholes: NewestFirst[Sent] = NewestFirst((num_readers + 1) // 2)
@@ -139,6 +143,10 @@ class Pictures:
         """A thumbnail that was made lately."""
         return self._recent.get((sample, side))
 
+    def is_turned(self, sample: str | None) -> bool:
+        """Whether EXIF turns the picture, of which a thumbnail was made; False where that is not known."""
+        return sample in self._turned
+
     def thumbnail(self, sample: str, side: int) -> Future[Sent]:
         """A thumbnail at most `side` pixels long; the result may raise PictureError or Busy."""
 
@@ -148,6 +156,10 @@ class Pictures:
 
             def make(read: _Read) -> Sent:
                 made = self._decoded(sample, read, longest_px=side)
+                if made.is_turned:
+                    self._turned[sample] = None
+                    if len(self._turned) > _MOST_TURNED:
+                        self._turned.pop(next(iter(self._turned)), None)
                 self._recent.put((sample, side), made)
                 return made
 
@@ -228,7 +240,7 @@ class Pictures:
             if error.reason in _WORTH_NO_OTHER_TRY:
                 self._undecoded[sample] = error
             raise
-        return Sent(made.data, made.media_type)
+        return Sent(made.data, made.media_type, made.is_turned)
 
 
 def as_stored(data: bytes) -> Sent | None:

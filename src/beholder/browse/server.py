@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beholder.browse.joined_set import with_joined
 from beholder.browse.marks import check_writable, summary
 from beholder.browse.options import LOOPBACK_HOSTS, BrowseOptions
 from beholder.browse.pictures import Pictures
@@ -29,7 +30,9 @@ from beholder.browse.stacks import stacks_warning
 from beholder.curation.repeated import open_each_once
 from beholder.errors import InputError, OutputError, os_error_text
 from beholder.images.locate import PictureFinder
+from beholder.images.named_sources import named_in
 from beholder.images.picture import PixelOptions
+from beholder.models.fetch import is_offline
 
 if TYPE_CHECKING:
     import uvicorn
@@ -50,6 +53,7 @@ class Address:
         marks: file of the marks, and what it holds, in words.
         has_token: whether the address is a secret.
         warning: that none of the first pictures can be found; None where one was, or nothing is known.
+        pictures: which column says where the pictures are; None: the rows' names do.
     """
 
     url: str
@@ -57,6 +61,7 @@ class Address:
     marks: tuple[str, str]
     has_token: bool
     warning: str | None = None
+    pictures: str | None = None
 
 
 @contextlib.contextmanager
@@ -104,12 +109,24 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
         with contextlib.ExitStack() as stack:
             named = {"score_column": options.score_column, "sample_column": options.sample_column}
             scores = stack.enter_context(open_each_once(options.scores, options.repeated, num_threads=cores, **named))
-            finder = PictureFinder(scores.record, pictures=options.pictures, root=options.root, confined=True)
-            stack.enter_context(finder)
+            scores, notes = with_joined(scores, options.join, scratch, num_threads=cores)
             session = stack.enter_context(opened(scores, scratch, options))
-            samples = session.store.samples(np.arange(min(_LOOKED_AT, session.store.num_rows)))
+            column = session.picture_column
+            finder = PictureFinder(
+                scores.record,
+                pictures=options.pictures,
+                root=options.root,
+                confined=True,
+                offline=is_offline(options.offline),
+                addresses=column is not None,
+            )
+            stack.enter_context(finder)
+            first = session.addresses(np.arange(min(_LOOKED_AT, session.store.num_rows)))
+            samples = [address for address in first if address is not None]
             finder.sources(samples)
-            warnings = [*scores.notes, stacks_warning(session.stacks), gone_warning(finder, samples[:NUM_LOOKED_UP])]
+            warnings = [*scores.notes, *notes, stacks_warning(session.stacks), gone_warning(finder, samples[:NUM_LOOKED_UP])]
+            if warnings[-1] is not None and column is None and not named_in(scores.record):
+                warnings.append("--picture-column names a column with the pictures' paths or URLs")
             warning = "; ".join(filter(None, warnings)) or None
             pixels = PixelOptions.of_record(scores.record.get("pixels"))
             pictures = Pictures(finder, num_workers=min(8, max(2, cores)), pixels=pixels)
@@ -118,8 +135,9 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
             app = make_app(session, pictures, Rejects(scores.rejects), scratch)
             guard = Guard(app, port=port, host_names=_own_names(options.host), token=token)
             told = (str(marks), summary(session.marks))
-            url, num_rows = _url(options.host, port, token), session.store.num_rows
-            yield guard, Address(url, num_rows, told, has_token=token is not None, warning=warning)
+            url, num_rows = _url(options.host, port, token), session.view(scores.score_columns[0], ()).num_matching
+            note = None if column is None else column.note
+            yield guard, Address(url, num_rows, told, has_token=token is not None, warning=warning, pictures=note)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

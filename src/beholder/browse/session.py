@@ -8,13 +8,14 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from beholder.browse.conditions import Conditions
 from beholder.browse.marks import Mark, MarkBook
@@ -22,8 +23,11 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.ranking import Rows, View, axis, best_first, bucket_counts, bucket_edges, buckets, histogram
 from beholder.browse.rows import RowStore, as_json
 from beholder.browse.stacks import Stacks, read_stacks
-from beholder.columns import HEIGHT, SAMPLE, WIDTH
+from beholder.columns import HEIGHT, SAMPLE, TRAITS, WIDTH
+from beholder.curation.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
 from beholder.errors import InputError
+from beholder.images.named_sources import named_in
+from beholder.images.picture import Trait
 from beholder.scores.score_set import ScoreSet, as_score
 
 Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score", "stacks", "stack"]
@@ -33,6 +37,9 @@ SORTS: tuple[Sort, ...] = get_args(Sort)
 PAGE_ROWS = 500
 """Most rows of a listing in one answer."""
 _CACHE_BYTES = 1 << 29
+_CAPTION_LETTERS = 300
+"""Of a caption so many are sent with a tile."""
+_TURNED = str(Trait.ROTATED.name).lower()
 _WORDS = {Mark.NONE: "", Mark.KEEP: "keep", Mark.DROP: "drop"}
 
 
@@ -93,11 +100,15 @@ class Session:
         conditions: its conditions.
         marks: its marks.
         stacks: its groups of near-duplicates; None where nobody named any.
+        picture_column: what says where pictures are in place of the rows' names; None: the names do.
+        caption_column: its captions; None: there are none.
     """
 
     def __init__(self, scores: ScoreSet, scratch: Path, options: BrowseOptions) -> None:
         self.scores, self.asked = scores, options
         self.store = RowStore(scores, scratch)
+        self.picture_column = self._picture_column()
+        self.caption_column = caption_column_of(self.store.table.schema, [SAMPLE, scores.sample_column, *scores.score_columns])
         self.conditions = Conditions(self.store, scratch, threads=len(os.sched_getaffinity(0)))
         is_unique = self.conditions.has_unique_names()
         self.marks = MarkBook(options.marks_path, self.store.num_rows, self.conditions.rows_named, has_unique_names=is_unique)
@@ -127,10 +138,11 @@ class Session:
         return self._whole_of(score)[1]
 
     def view(self, score: str, conditions: Sequence[str]) -> View:
-        """The rows that satisfy all conditions, ranked by a score. Raises InputError."""
+        """The rows that satisfy all conditions, and those of the options, ranked by a score. Raises InputError."""
         if score not in self.scores.score_columns:
             raise InputError(f"there is no score {score!r}; there are {', '.join(self.scores.score_columns)}")
         whole = self._whole_of(score)[0]
+        conditions = (*self.asked.where, *conditions)
         if not conditions:
             return whole
         key = _key("view", score, *conditions)
@@ -142,6 +154,10 @@ class Session:
             found = View(key, score, tuple(conditions), rows, ascending, inside, int(inside.sum()))
             self._views.put(key, found)
         return found
+
+    def num_without(self, score: str) -> int:
+        """How many rows of the whole set have no such score."""
+        return self.store.num_rows - len(self._whole_of(score)[0].rows)
 
     def known_view(self, key: str) -> View:
         """A view by its key. Raises Gone."""
@@ -362,12 +378,14 @@ class Session:
     def page(self, listing: Listing, score: str, start: int, count: int) -> list[dict[str, Any]]:
         """What tiles need of rows [start, start + count): row, sample, score, mark, size.
 
+        Where there are captions also `caption`, cut; where the set says that EXIF turns the picture, `turned`.
         Of stacks also how many rows they have (`stack`), of those of one whether each is the one that stays (`stays`) and its
         similarity to that one.
         """
         rows = listing.rows[max(0, start) : max(0, start) + min(max(0, count), PAGE_ROWS)]
         sizes = [name for name in (WIDTH, HEIGHT) if name in self.store.names and name not in self.scores.score_columns]
-        found = self.store.fetch(rows, [SAMPLE, *sizes])
+        more = [name for name in (self.caption_column, self._traits_column) if name is not None]
+        found = self.store.fetch(rows, [SAMPLE, *sizes, *more])
         columns = [found.column(name).to_pylist() for name in found.column_names]
         values = self.values(score)[rows]
         return [
@@ -377,10 +395,52 @@ class Session:
                 "score": as_json(float(value)),
                 "mark": self.mark_word(int(row)),
                 **self._of_stack(listing.tab, int(row)),
-                **{name: as_json(size) for name, size in zip(sizes, names[1:], strict=True)},
+                **{name: as_json(size) for name, size in zip(sizes, names[1:], strict=False)},
+                **self._said_of(dict(zip(more, names[1 + len(sizes) :], strict=True))),
             }
             for row, value, *names in zip(rows.tolist(), values, *columns, strict=True)
         ]
+
+    @property
+    def _traits_column(self) -> str | None:
+        """The column in which a run of ours says what is special about each picture."""
+        return (
+            TRAITS
+            if TRAITS in self.store.names and pa.types.is_large_string(self.store.table.schema.field(TRAITS).type)
+            else None
+        )
+
+    def _said_of(self, values: Mapping[str, str | None]) -> dict[str, Any]:
+        """A caption, and whether the picture is turned, of the values of one row."""
+        found: dict[str, Any] = {}
+        if self.caption_column is not None and (caption := values[self.caption_column]):
+            found["caption"] = caption if len(caption) <= _CAPTION_LETTERS else f"{caption[:_CAPTION_LETTERS]} …"
+        if self._traits_column is not None and _TURNED in (values[self._traits_column] or "").split(","):
+            found["turned"] = True
+        return found
+
+    def marks_of(self, listing: Listing, start: int, count: int) -> list[tuple[int, str]]:
+        """(row, mark) of the rows [start, start + count) of a listing."""
+        rows = listing.rows[max(0, start) : max(0, start) + max(0, count)].tolist()
+        return [(int(row), self.mark_word(int(row))) for row in rows]
+
+    def _picture_column(self) -> PictureColumn | None:
+        """The column with the pictures' paths or URLs. Raises InputError."""
+        scores, store, wanted = self.scores, self.store, self.asked.picture_column
+        names = [SAMPLE, *(name for name in store.names if name not in (SAMPLE, scores.sample_column))]
+        first = store.fetch(np.arange(min(NUM_LOOKED_AT, store.num_rows)), names)
+        first = first.rename_columns([scores.sample_column, *names[1:]])
+        for name in store.left_out:
+            if name not in first.column_names:
+                first = first.append_column(name, pa.nulls(first.num_rows, scores.schema.field(name).type))
+        has_sources = bool(self.asked.pictures) or "sources" in named_in(scores.record)
+        return picture_column_of(first, scores.sample_column, wanted, source=scores.source, has_sources=has_sources)
+
+    def addresses(self, rows: npt.NDArray[np.integer[Any]]) -> list[str | None]:
+        """What is looked for as the pictures of these rows: their names, or what the picture column has; None: nothing."""
+        if self.picture_column is None:
+            return list(self.store.samples(rows))
+        return [text or None for text in self.store.fetch(rows, [self.picture_column.name]).column(0).to_pylist()]
 
     def _of_stack(self, tab: Tab, row: int) -> dict[str, Any]:
         if self.stacks is None or tab not in ("stacks", "stack"):
@@ -428,6 +488,7 @@ def opened(scores: ScoreSet, scratch: Path, options: BrowseOptions) -> Iterator[
     """A session that is closed at the end."""
     session = Session(scores, scratch, options)
     try:
+        session.view(scores.score_columns[0], ())  # what is wrong with a condition of the options is said at the start
         yield session
     finally:
         session.close()

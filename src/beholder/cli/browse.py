@@ -16,6 +16,7 @@ EXAMPLES = """Examples:\n
   beholder browse photos.scores/\n
   beholder browse scores.parquet --pictures photos/ --port 8080\n
   beholder browse scores.csv --root /data/pictures --marks mine.jsonl\n
+  beholder browse urls.parquet --picture-column image_url --where 'width >= 512'\n
   beholder browse laion.scores/ --host 0.0.0.0          (prints an address with a token)\n
   beholder select scores.parquet --min-score 5.25 --marks scores.parquet.marks.jsonl -o kept.txt
 """
@@ -35,7 +36,9 @@ def run(options: BrowseOptions, *, as_json: bool, quiet: bool) -> None:
             import json
 
             marks, _ = address.marks
-            typer.echo(json.dumps({"url": address.url, "num_rows": address.num_rows, "marks": marks}))
+            typer.echo(
+                json.dumps({"url": address.url, "num_rows": address.num_rows, "marks": marks, "pictures": address.pictures})
+            )
         elif quiet:
             typer.echo(address.url)
         else:
@@ -49,6 +52,8 @@ def run(options: BrowseOptions, *, as_json: bool, quiet: bool) -> None:
 def _show(address: Address) -> None:
     path, held = address.marks
     typer.echo(f"{address.num_rows:,} rows at  {address.url}")
+    if address.pictures is not None:
+        typer.echo(address.pictures)
     typer.echo(f"marks go to  {path}  ({held})")
     if address.has_token:
         typer.echo("whoever has this address can see the pictures and mark them; it is printed only once")
