@@ -20,6 +20,7 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.server import serving as serving_set
 from beholder.cli.app import app
 from beholder.errors import InputError
+from oracles.browse_page import Open, wait_for_tiles
 from oracles.browse_sets import Served, running, write_set
 from oracles.made_pictures import encoded, smooth
 from oracles.web import FileServer, serving
@@ -183,3 +184,27 @@ def test_conditions_and_tables_that_cannot_be_are_said_at_the_start(url_set: Pat
 def test_a_condition_that_no_row_satisfies_shows_none(url_set: Path) -> None:
     with served(url_set, where=("aesthetic_score > 99",)) as server:
         assert ask(server, "/api/set").json()["num_rows"] == 0
+
+
+def test_tiles_tell_names_and_captions_and_which_pictures_are_turned(url_set: Path, open_page: Open) -> None:
+    with served(url_set, where=("aesthetic_score < 99",)) as server:
+        page = open_page(server.url)
+        wait_for_tiles(page)
+        assert "pictures from column url" in page.locator("#about").inner_text()
+        for row in (LOST, EMPTY):
+            page.wait_for_selector(f"#tile-{row}.failed")
+        assert page.locator(f"#tile-{LOST} .why").inner_text().split("\n") == [f"{LOST:06d}", "lost & gone", "no picture"]
+        page.wait_for_selector(f"#tile-{TURNED} .turned:visible")
+        assert [index for index in range(NUM_ROWS) if page.locator(f"#tile-{index} .turned").is_visible()] == [TURNED]
+        assert not page.locator("#tile-0 .told").is_visible()
+        page.hover("#tile-0")
+        assert page.locator("#tile-0 .told").inner_text().split("\n") == ["caption 0 <b>", "000000"]
+        page.mouse.move(2, 2)
+        page.locator("#gallery").focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#tile-1 .told").inner_text().split("\n") == ["caption 1 <b>", "000001"]
+        assert not page.locator("#tile-0 .told").is_visible()
+        assert page.locator("#tile-1").get_attribute("aria-label") == "000001, 7.90, caption 1 <b>"
+        fixed = page.locator("#chips .chip.fixed")
+        assert fixed.all_inner_texts() == ["aesthetic_score < 99"]
+        page.context.close()

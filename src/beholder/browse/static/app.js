@@ -3,7 +3,7 @@
 import { readAddress, writeAddress } from "./address.js";
 import { get, post } from "./api.js";
 import { focusPictures, wireDialogs, wireRing, wireTabs, wireTheme } from "./controls.js";
-import { byId, count, make, share, short, store, stored, toast } from "./dom.js";
+import { byId, count, make, share, store, stored, toast } from "./dom.js";
 import { Export } from "./exporting.js";
 import { Filters } from "./filters.js";
 import { Gallery } from "./gallery.js";
@@ -53,7 +53,7 @@ function showCounts(counts, at) {
   paintOutside();
   for (const button of document.querySelectorAll(".tab")) {
     const number = button.dataset.at === undefined ? counts[button.dataset.tab] : counts.buckets[Number(button.dataset.at)];
-    if (number !== undefined) button.querySelector("small").textContent = short(number);
+    if (number !== undefined) button.querySelector("small").textContent = count(number);
   }
 }
 
@@ -87,9 +87,11 @@ function drawChips() {
   const chips = filters.chips();
   byId("filter-count").textContent = String(chips.length);
   byId("filter-count").hidden = !chips.length;
+  const fixed = state.info.where.map((text) => make("span", { class: "chip fixed", title: `--where ${text}` }, make("code", {}, text)));
   byId("chips").replaceChildren(
-    ...chips.map(({ text, without }) =>
-      make("button", { class: "chip", type: "button", title: `Take away: ${text}`, onclick: () => applyFilters(without).catch(recover) }, make("code", {}, text), make("span", { "aria-hidden": "true" }, "✕")),
+    ...fixed,
+    ...chips.map(({ text, sql, without }) =>
+      make("button", { class: "chip", type: "button", title: `Take away: ${sql}`, onclick: () => applyFilters(without).catch(recover) }, make("code", {}, text), make("span", { "aria-hidden": "true" }, "✕")),
     ),
   );
 }
@@ -127,7 +129,7 @@ function drawTabs() {
         "button",
         { class: one.gap ? "tab gap" : "tab", type: "button", role: "tab", "aria-selected": String(isHere), tabIndex: isHere ? 0 : -1, dataset: data, onclick: () => chooseTab(one) },
         make("span", {}, one.text),
-        make("small", {}, one.number === undefined ? "" : short(one.number)),
+        make("small", {}, one.number === undefined ? "" : count(one.number)),
       );
     }),
   );
@@ -250,6 +252,41 @@ async function recover(error) {
 
 // -- start
 
+function onMark(items, mark) {
+  const number = marks.set(items, mark);
+  if (number > 1) toast(`${count(number)} pictures ${mark ? `marked ${mark}` : "unmarked"}; Ctrl+Z undoes it`);
+}
+
+// Ctrl+Z and Ctrl+Shift+Z (or Ctrl+Y), but in texts, which have their own, and in dialogs other than the large view
+function wireUndo() {
+  document.addEventListener("keydown", (event) => {
+    const key = event.key.toLowerCase();
+    if (!(event.ctrlKey || event.metaKey) || event.altKey || (key !== "z" && key !== "y")) return;
+    if (event.target.closest("input:not([type=range]):not([type=checkbox]), textarea")) return;
+    if (document.querySelector("dialog[open]:not(#viewer)")) return;
+    event.preventDefault();
+    if (key === "y" || event.shiftKey) marks.redo();
+    else marks.undo();
+  });
+  byId("undo").addEventListener("click", () => marks.undo());
+}
+
+function wireChoosing() {
+  const button = byId("choose");
+  button.addEventListener("click", () => {
+    gallery.isChoosing = !gallery.isChoosing;
+    button.setAttribute("aria-pressed", String(gallery.isChoosing));
+    if (!gallery.isChoosing) gallery.choose([]);
+  });
+  for (const [id, mark] of [["chosen-keep", "keep"], ["chosen-drop", "drop"], ["chosen-none", ""]]) byId(id).addEventListener("click", () => gallery.markChosen(mark));
+  byId("chosen-clear").addEventListener("click", () => gallery.choose([]));
+}
+
+function showChosen(number) {
+  byId("chosen").hidden = !number;
+  byId("chosen-count").textContent = `${count(number)} selected`;
+}
+
 function wireKeys() {
   const actions = {
     ",": () => threshold.nudge(-1),
@@ -264,8 +301,18 @@ function wireKeys() {
     "?": () => byId("help").showModal(),
   };
   document.addEventListener("keydown", (event) => {
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "a" && !event.defaultPrevented && isOutside(event.target)) {
+      focusPictures();
+      gallery.onKey(event);
+      return;
+    }
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("input:not([type=range]):not([type=checkbox]), textarea, select")) return;
+    if (event.key === "Escape" && gallery.chosen.size) {
+      event.preventDefault();
+      gallery.choose([]);
+      return;
+    }
     if (event.key === "Escape" && state.tab === "stack") {
       event.preventDefault();
       closeStack();
@@ -283,12 +330,18 @@ function wireKeys() {
   });
 }
 
+// whether Ctrl+A, pressed here, means the pictures
+function isOutside(target) {
+  if (byId("gallery").hidden || byId("gallery").contains(target) || document.querySelector("dialog[open]")) return false;
+  return !target.closest("input:not([type=range]):not([type=checkbox]), textarea, select");
+}
+
 // wherever the focus is, keys go to the gallery, but for those that the focused element needs itself
 function isForGallery({ key, target }) {
   if (byId("gallery").hidden || byId("gallery").contains(target) || target.closest("input[type=range]")) return false;
   if (key === "Enter") return target === document.body;
   if (key === "ArrowLeft" || key === "ArrowRight") return !target.closest(".tab");
-  return ["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End", "k", "d", "u", "K", "D", "U"].includes(key);
+  return ["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End", "k", "d", "u", "x", "K", "D", "U", "X"].includes(key);
 }
 
 function wireGalleryTools() {
@@ -341,7 +394,8 @@ async function chooseScore(name) {
 
 function aboutText() {
   const head = state.score.head && state.score.head !== state.score.name ? `by ${state.score.head}` : "";
-  return [`${count(state.info.num_rows)} pictures`, head].filter(Boolean).join(" · ");
+  const from = state.info.picture_column ? `pictures from column ${state.info.picture_column}` : "";
+  return [`${count(state.info.num_rows)} pictures`, head, from].filter(Boolean).join(" · ");
 }
 
 function onThreshold() {
@@ -368,8 +422,8 @@ async function start() {
   byId("about").textContent = aboutText();
   byId("help-marks").textContent = `Marks are saved at once in ${info.marks.file}; beholder select --marks takes them.`;
 
-  const onMark = (item, mark) => marks.set(item, mark);
-  gallery = new Gallery(byId("gallery"), info.run, { isKept, onOpen: (index, item) => (item.stack ? openStack(index, item) : viewer.open(index)), onMark, onGone: recover });
+  byId("about").title = info.picture_note ?? "";
+  gallery = new Gallery(byId("gallery"), info.run, { isKept, onOpen: (index, item) => (item.stack ? openStack(index, item) : viewer.open(index)), onMark, onChosen: showChosen, onGone: recover });
   viewer = new Viewer(gallery, info.run, {
     onMark,
     onLeave: (index) => gallery.setActive(index),
@@ -379,9 +433,9 @@ async function start() {
   exporting = new Export(() => ({ view: state.view.view, threshold: threshold.value, kept: state.counts.kept, all: state.counts.all, conditions: state.view.conditions }));
   rejects = new RejectList(info.rejects);
   marks = new Marks(info.run, info.marks.version, {
-    onChange: (row, mark) => {
-      gallery.setMark(row, mark);
-      viewer.setMark(row, mark);
+    onChange: (changed) => {
+      gallery.setMarks(changed);
+      for (const [row, mark] of changed) viewer.setMark(row, mark);
     },
     onReset: () => openTab(gallery.grid.firstVisible()).catch(recover),
     onCount: refreshCounts,
@@ -390,6 +444,8 @@ async function start() {
   threshold.setScale(state.score, chosen.threshold);
   wireScore();
   wireKeys();
+  wireUndo();
+  wireChoosing();
   wireDialogs();
   wireTabs();
   wireRing();

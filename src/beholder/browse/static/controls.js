@@ -39,7 +39,18 @@ export function wireDialogs() {
   byId("open-help").addEventListener("click", () => byId("help").showModal());
 }
 
+// tabs that have no room scroll; buttons at the ends show that there are more
 export function wireTabs() {
+  const tabs = byId("tabs");
+  const paint = () => {
+    byId("tabs-back").hidden = tabs.scrollLeft < 2;
+    byId("tabs-on").hidden = tabs.scrollLeft + tabs.clientWidth > tabs.scrollWidth - 2;
+  };
+  for (const [id, way] of [["tabs-back", -1], ["tabs-on", 1]]) byId(id).addEventListener("click", () => tabs.scrollBy({ left: way * 0.75 * tabs.clientWidth }));
+  tabs.addEventListener("scroll", paint, { passive: true });
+  new ResizeObserver(paint).observe(tabs);
+  new MutationObserver(paint).observe(tabs, { childList: true, subtree: true, characterData: true });
+  paint();
   byId("tabs").addEventListener("keydown", (event) => {
     const step = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
     const next = step && event.target.closest(".tab")?.[step];

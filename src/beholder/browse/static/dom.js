@@ -26,12 +26,6 @@ export function share(part, all) {
   return `${percent.toFixed(percent < 1 ? 2 : 1)} %`;
 }
 
-export function short(number) {
-  if (number < 10_000) return count(number);
-  if (number < 1e6) return `${(number / 1e3).toFixed(number < 1e5 ? 1 : 0)} k`;
-  return `${(number / 1e6).toFixed(number < 1e7 ? 2 : 1)} M`;
-}
-
 export const score = (value) => (typeof value === "number" ? value.toFixed(Math.abs(value) >= 100 ? 1 : 2) : value ?? "–");
 
 // a text, or its beginning and end: names have any length

@@ -1,6 +1,7 @@
 // The gallery: tiles of one size in a grid, a listing behind it, an active tile for the keyboard.
 
-import { count, make, score } from "./dom.js";
+import { get } from "./api.js";
+import { count, cut, make, score, toast } from "./dom.js";
 import { Grid } from "./grid.js";
 import { Listing } from "./listing.js";
 import { Thumbnails } from "./thumbnails.js";
@@ -13,11 +14,16 @@ function stackText(item) {
   return [alike, item.width && item.height ? `${item.width}×${item.height}` : ""].filter(Boolean).join(" · ");
 }
 
+const MOST_CHOSEN = 10_000; // rows of which the server takes marks at once
+const TURNED_PAUSE_MS = 120;
+const MOST_TURNED_ASKED = 200;
+
 export class Gallery {
-  // hooks: isKept(item), onOpen(index, item), onMark(item, mark), onGone(error)
+  // hooks: isKept(item), onOpen(index, item), onMark(items, mark), onChosen(number), onGone(error)
   constructor(viewport, run, hooks) {
-    Object.assign(this, { viewport, hooks, listing: null, active: 0 });
-    this.thumbnails = new Thumbnails(run);
+    Object.assign(this, { viewport, hooks, listing: null, active: 0, chosen: new Set(), anchor: 0, isChoosing: false });
+    Object.assign(this, { turned: new Map(), unsure: new Set(), turnedTimer: 0 });
+    this.thumbnails = new Thumbnails(run, (row) => this.askTurned(row));
     this.grid = new Grid(viewport, {
       make: () => this.makeTile(),
       fill: (tile, index) => this.fill(tile, index),
@@ -55,7 +61,8 @@ export class Gallery {
   open({ listing, count }, scoreName, anchor = 0) {
     this.listing?.close();
     this.listing = new Listing(listing, scoreName, count, (first, last) => this.onRows(first, last), (error) => this.hooks.onGone(error));
-    this.active = Math.min(anchor, Math.max(0, count - 1));
+    this.active = this.anchor = Math.min(anchor, Math.max(0, count - 1));
+    this.choose([]);
     this.grid.setCount(count, anchor);
     this.viewport.setAttribute("aria-activedescendant", "");
   }
@@ -71,9 +78,11 @@ export class Gallery {
       { class: "tile", role: "option" },
       image,
       make("span", { class: "leaves", "aria-hidden": "true" }),
-      make("span", { class: "why" }, "no picture"),
-      make("span", { class: "score" }),
+      make("span", { class: "why" }, make("b"), make("span"), make("i", {}, "no picture")),
+      make("span", { class: "told", "aria-hidden": "true" }, make("span"), make("b")),
+      make("span", { class: "foot" }, make("span", { class: "score" }), make("span", { class: "turned", title: "EXIF turns this picture", hidden: true }, "↻")),
       make("span", { class: "count" }),
+      make("span", { class: "tick", "aria-hidden": "true" }),
       make("span", { class: "mark" }),
       make(
         "span",
@@ -97,6 +106,10 @@ export class Gallery {
       this.thumbnails.want(image, item.row);
     }
     tile.classList.toggle("active", index === this.active);
+    tile.classList.toggle("chosen", this.chosen.has(index));
+    this.tell(tile, item);
+    if (item.turned) this.turned.set(item.row, true);
+    tile.querySelector(".turned").hidden = !this.turned.get(item.row);
     tile.querySelector(".score").textContent = score(item.score);
     tile.classList.toggle("stacked", Boolean(item.stack));
     tile.classList.toggle("stays", item.stays === true);
@@ -104,18 +117,29 @@ export class Gallery {
     this.paint(tile, item);
   }
 
+  // the name and the caption: over the tile for who points at it or comes by keyboard, in it where there is no picture
+  tell(tile, item) {
+    const [name, caption] = [cut(item.sample, 240), item.caption ?? ""];
+    const [why, told] = [tile.querySelector(".why"), tile.querySelector(".told")];
+    why.children[0].textContent = told.children[1].textContent = name;
+    why.children[1].textContent = told.children[0].textContent = caption;
+  }
+
   paint(tile, item) {
     tile.dataset.mark = item.mark;
     const isKept = this.hooks.isKept(item);
     tile.classList.toggle("below", !isKept);
     const stack = item.stack ? `, ${count(item.stack)} that are alike: opens them` : item.stays ? ", stays of those that are alike" : "";
-    tile.setAttribute("aria-label", `${item.sample}, ${score(item.score)}${item.mark ? `, marked ${item.mark}` : ""}${isKept ? "" : ", not kept"}${stack}`);
-    tile.setAttribute("aria-selected", String(isKept));
+    const more = `${this.turned.get(item.row) ? ", turned by EXIF" : ""}${item.caption ? `, ${item.caption}` : ""}`;
+    tile.setAttribute("aria-label", `${item.sample}, ${score(item.score)}${item.mark ? `, marked ${item.mark}` : ""}${isKept ? "" : ", not kept"}${stack}${more}`);
+    tile.setAttribute("aria-selected", String(tile.classList.contains("chosen")));
   }
 
   free(tile) {
     this.thumbnails.free(tile.firstElementChild);
-    tile.classList.remove("failed", "below", "active", "stacked", "stays");
+    tile.classList.remove("failed", "below", "active", "stacked", "stays", "chosen");
+    this.tell(tile, { sample: "" });
+    tile.querySelector(".turned").hidden = true;
     delete tile.dataset.row;
     tile.dataset.mark = "";
     tile.querySelector(".score").textContent = "";
@@ -130,11 +154,12 @@ export class Gallery {
     }
   }
 
-  setMark(row, mark) {
-    if (!this.listing) return;
+  // marks: row -> mark
+  setMarks(marks) {
+    if (!this.listing || !marks.size) return;
     for (const [index, item] of this.listing.items()) {
-      if (item.row !== row) continue;
-      item.mark = mark;
+      if (!marks.has(item.row)) continue;
+      item.mark = marks.get(item.row);
       const tile = this.grid.shown.get(index);
       if (tile) this.paint(tile, item);
     }
@@ -150,18 +175,123 @@ export class Gallery {
     this.viewport.setAttribute("aria-activedescendant", `tile-${this.active}`);
   }
 
+  // -- pictures that EXIF turns: the server knows when it has made their thumbnails
+
+  askTurned(row) {
+    if (this.turned.has(row)) return;
+    this.unsure.add(row);
+    this.turnedTimer ||= setTimeout(() => this.fetchTurned(), TURNED_PAUSE_MS);
+  }
+
+  async fetchTurned() {
+    this.turnedTimer = 0;
+    const rows = [...this.unsure].slice(0, MOST_TURNED_ASKED);
+    for (const row of rows) this.unsure.delete(row);
+    try {
+      const found = new Set((await get("/api/turned", { rows: rows.join(",") })).rows);
+      if (this.turned.size > 50_000) this.turned.clear();
+      for (const row of rows) this.turned.set(row, found.has(row));
+      for (const [index, tile] of this.grid.shown) if (found.has(Number(tile.dataset.row))) this.fill(tile, index);
+    } catch {
+      // a badge less; the next action says what is wrong
+    }
+    if (this.unsure.size) this.turnedTimer ||= setTimeout(() => this.fetchTurned(), TURNED_PAUSE_MS);
+  }
+
+  // -- chosen tiles: keys and buttons mark all of them at once
+
+  choose(indices) {
+    const before = this.chosen;
+    this.chosen = new Set(indices);
+    for (const [index, tile] of this.grid.shown) {
+      if (before.has(index) === this.chosen.has(index)) continue;
+      tile.classList.toggle("chosen", this.chosen.has(index));
+      tile.setAttribute("aria-selected", String(this.chosen.has(index)));
+    }
+    this.hooks.onChosen(this.chosen.size);
+  }
+
+  // all between the anchor and here; others stay chosen where they are `kept`
+  chooseTo(index, kept = []) {
+    const [first, last] = [Math.min(this.anchor, index), Math.max(this.anchor, index)];
+    const added = Math.min(last - first + 1, MOST_CHOSEN);
+    const start = this.anchor <= index ? first : last - added + 1;
+    const found = new Set(kept);
+    for (let at = start; at < start + added && found.size < MOST_CHOSEN; at += 1) found.add(at);
+    if (last - first + 1 > MOST_CHOSEN) toast(`${count(MOST_CHOSEN)} pictures are the most that can be selected at once`, true);
+    this.choose(found);
+  }
+
+  toggle(index) {
+    const found = new Set(this.chosen);
+    if (!found.delete(index)) found.add(index);
+    if (found.size > MOST_CHOSEN) return;
+    this.anchor = index;
+    this.choose(found);
+  }
+
+  // the chosen rows and their marks; those that are not here yet are asked for
+  async chosenItems() {
+    const [indices, found] = [[...this.chosen].sort((one, other) => one - other), []];
+    for (let at = 0; at < indices.length; ) {
+      let stop = at + 1;
+      while (stop < indices.length && indices[stop] === indices[stop - 1] + 1) stop += 1;
+      const items = indices.slice(at, stop).map((index) => this.listing.item(index));
+      if (items.every((item) => item !== null)) found.push(...items);
+      else {
+        const { rows } = await get("/api/selection", { listing: this.listing.id, start: indices[at], count: stop - at });
+        found.push(...rows.map(([row, mark]) => ({ row, mark })));
+      }
+      at = stop;
+    }
+    return found;
+  }
+
+  async markChosen(mark) {
+    try {
+      this.hooks.onMark(await this.chosenItems(), mark);
+      this.choose([]);
+    } catch (error) {
+      this.hooks.onGone(error);
+    }
+  }
+
+  mark(item, index, mark) {
+    if (this.chosen.size && this.chosen.has(index)) this.markChosen(mark);
+    else this.hooks.onMark([item], mark);
+  }
+
   onClick(event) {
     const index = this.grid.at(event);
     if (index === null) return;
     this.setActive(index, { isScrolling: false });
     const item = this.listing?.item(index);
     const wanted = event.target.closest(".quick button")?.dataset.mark;
-    if (wanted && item) this.hooks.onMark(item, item.mark === wanted ? "" : wanted);
-    else if (item) this.hooks.onOpen(index, item);
+    if (wanted) {
+      if (item) this.mark(item, index, item.mark === wanted ? "" : wanted);
+    } else if (event.shiftKey) {
+      this.chooseTo(index, event.ctrlKey || event.metaKey ? this.chosen : []);
+    } else if (event.ctrlKey || event.metaKey || this.isChoosing) {
+      this.toggle(index);
+    } else {
+      this.anchor = index;
+      if (item) this.hooks.onOpen(index, item);
+    }
   }
 
   onKey(event) {
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "a" && this.grid.count) {
+      event.preventDefault();
+      this.anchor = 0;
+      this.chooseTo(this.grid.count - 1);
+      return;
+    }
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && this.chosen.size) {
+      event.preventDefault();
+      this.choose([]);
+      return;
+    }
     const columns = this.grid.sizes.columns;
     const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, PageUp: -this.grid.perScreen, PageDown: this.grid.perScreen, Home: -this.grid.count, End: this.grid.count };
     const [first, last] = this.grid.visible();
@@ -171,12 +301,19 @@ export class Gallery {
       const from = this.active >= first && this.active < last ? this.active : first;
       const to = from + moves[event.key];
       const isOut = to < 0 || to >= this.grid.count;
+      if (event.shiftKey && !this.chosen.size) this.anchor = from;
       if (isOut && (event.key === "ArrowUp" || event.key === "ArrowDown")) this.setActive(from);
       else this.setActive(to);
+      if (event.shiftKey) this.chooseTo(this.active);
+      else if (!this.chosen.size) this.anchor = this.active;
+    } else if (event.key.toLowerCase() === "x") {
+      this.toggle(this.active);
     } else if (event.key === "Enter" || event.key === " ") {
       if (item) this.hooks.onOpen(this.active, item);
+    } else if (event.key.toLowerCase() in marks && this.chosen.size) {
+      this.markChosen(marks[event.key.toLowerCase()]);
     } else if (event.key.toLowerCase() in marks && item) {
-      this.hooks.onMark(item, marks[event.key.toLowerCase()]);
+      this.hooks.onMark([item], marks[event.key.toLowerCase()]);
     } else {
       return;
     }

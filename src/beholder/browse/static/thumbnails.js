@@ -6,8 +6,9 @@ const PAUSE_MS = 50;
 const SIDES = [160, 240, 320, 480, 640];
 
 export class Thumbnails {
-  constructor(run) {
-    this.run = run;
+  // onHere(row): the thumbnail of a row is shown
+  constructor(run, onHere) {
+    Object.assign(this, { run, onHere });
     this.waiting = new Map();
     this.loading = new Map();
     this.holders = new Set();
@@ -68,6 +69,7 @@ export class Thumbnails {
         this.loading.delete(image);
         image.classList.toggle("here", isHere);
         image.parentElement.classList.toggle("failed", !isHere);
+        if (isHere) this.onHere(row);
         this.next();
       };
       image.onload = () => done(true);

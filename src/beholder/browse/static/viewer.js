@@ -4,7 +4,7 @@ import { get, refusal } from "./api.js";
 import { byId, count, cut, make, score, store, stored } from "./dom.js";
 
 export class Viewer {
-  // hooks: onMark(item, mark), onLeave(index); preset: which pixels were scored, null where that is not known
+  // hooks: onMark(items, mark), onLeave(index); preset: which pixels were scored, null where that is not known
   constructor(gallery, run, hooks, preset) {
     Object.assign(this, { gallery, run, hooks, index: 0, item: null, turn: 0, ahead: [] });
     this.dialog = byId("viewer");
@@ -130,7 +130,7 @@ export class Viewer {
 
   mark(mark) {
     if (!this.item) return;
-    this.hooks.onMark(this.item, mark);
+    this.hooks.onMark([this.item], mark);
     if (mark && this.advance.checked) this.go(1);
   }
 
