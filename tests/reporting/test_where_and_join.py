@@ -143,5 +143,6 @@ def test_what_cannot_be_asked_is_said_in_one_line(scores: Path, tmp_path: Path, 
     with pytest.raises(InputError) as raised:
         report(scores, tmp_path / "page.html", no_thumbnails=True, **options)
     assert message in str(raised.value)
-    assert "\n" not in str(raised.value) and "--memory" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "--memory" not in str(raised.value)
     assert not (tmp_path / "page.html").exists()

@@ -70,7 +70,8 @@ def show(summary: ReportSummary) -> None:
         f"  {count:,} not shown, {reason}: {reason_text(reason) or 'left out'}" for reason, count in summary.missing.items()
     ]
     if summary.missing.get(PictureReason.MISSING):
-        lines.append(f"  if they were moved: {WHERE_NOW}")
+        lines.append(f"  if they were moved: {WHERE_NOW}; if a column has their paths or URLs: --picture-column")
+    lines += summary.notes
     lines += [f"warning: {text}" for text in summary.warnings]
     lines += ["", f"report: {summary.output} ({summary.num_bytes / 1e6:.1f} MB, {summary.seconds:.1f} s)"]
     for line in lines:

@@ -96,6 +96,7 @@ def narrow(
         row_counts=(num_rows,),
         schema=schema,
         untyped=frozenset(untyped - {scores.sample_column}),
+        hidden=None,
         left_out=np.empty(0, np.uint32),
     )
     return Narrowed(kept, holds, int(num_tried), notes)

@@ -11,6 +11,7 @@ from beholder.reporting.pictures import NoPicture, Thumbnails
 from beholder.reporting.rows import RowFacts
 
 _NAME_CHARACTERS, _WHOLE_NAME_CHARACTERS, _LABEL_CHARACTERS, _REASON_CHARACTERS = 80, 500, 80, 300
+_CAPTION_CHARACTERS = 160
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Card:
         thumbnail: or None.
         failure: why there is none, or None where none was asked for.
         is_bare: whether its gallery has no pictures at all.
+        caption: shown where there is no picture, or "".
     """
 
     picture: str
@@ -50,6 +52,7 @@ class Card:
     thumbnail: InlineImage | None = None
     failure: NoPicture | None = None
     is_bare: bool = False
+    caption: str = ""
 
 
 @dataclass
@@ -59,10 +62,11 @@ class CardMaker:
     Attributes:
         names: of the heads, in the order of a row's scores.
         rows: by number.
-        thumbnails: by sample; None before they were made, or where none are wanted.
+        thumbnails: by address; None before they were made, or where none are wanted.
         kept: row -> kept or not, where there is a selection.
         dropped_by: row -> the rule, for those that were dropped.
         pictures: key -> name and facts, for the large view.
+        no_address: why there is no picture of a row that says nowhere where it is.
     """
 
     names: list[str]
@@ -71,6 +75,7 @@ class CardMaker:
     kept: dict[int, bool] = field(default_factory=dict)
     dropped_by: dict[int, str] = field(default_factory=dict)
     pictures: dict[str, dict[str, object]] = field(default_factory=dict)
+    no_address: NoPicture | None = None
     _inlined: dict[str, InlineImage] = field(default_factory=dict)
 
     def cards(self, rows: Iterable[int], head: int) -> list[Card]:
@@ -87,7 +92,7 @@ class CardMaker:
             is_kept = self.kept[facts.row]
             tag = "kept" if is_kept else self.dropped_by.get(facts.row, "dropped").replace("_", " ")
         shown = label or ("no score" if score is None else f"{score:.3f}")
-        thumbnail = self.thumbnails.found.get(facts.sample) if self.thumbnails else None
+        thumbnail = self.thumbnails.found.get(facts.address or "") if self.thumbnails else None
         short = short_name(facts.sample)
         return Card(
             picture=key,
@@ -97,10 +102,17 @@ class CardMaker:
             score=score,
             tag=tag,
             is_kept=is_kept,
-            thumbnail=self._inline(facts.sample, thumbnail) if thumbnail else None,
-            failure=self.thumbnails.failed.get(facts.sample) if self.thumbnails else None,
+            thumbnail=self._inline(facts.address or "", thumbnail) if thumbnail else None,
+            failure=self._failure(facts),
             is_bare=self.thumbnails is None or not self.thumbnails.found,
+            caption=_cut(facts.caption, _CAPTION_CHARACTERS) if thumbnail is None else "",
         )
+
+    def _failure(self, facts: RowFacts) -> NoPicture | None:
+        """Why there is no thumbnail; None where there is one, or none was asked for."""
+        if self.thumbnails is None:
+            return None
+        return self.thumbnails.failed.get(facts.address) if facts.address is not None else self.no_address
 
     def _facts(self, facts: RowFacts) -> list[tuple[str, str]]:
         lines = [
@@ -111,18 +123,18 @@ class CardMaker:
             lines.append(("selection", "kept" if self.kept[facts.row] else f"dropped: {self.dropped_by.get(facts.row, '')}"))
         if facts.row >= 0:
             lines.append(("row", f"{facts.row:,}"))
-        failure = self.thumbnails.failed.get(facts.sample) if self.thumbnails else None
+        failure = self._failure(facts)
         return [
             *lines,
             *([("no picture", _cut(failure.text, _REASON_CHARACTERS))] if failure else []),
             *((_cut(name, _LABEL_CHARACTERS), text) for name, text in facts.facts),
         ]
 
-    def _inline(self, sample: str, thumbnail: Thumbnail) -> InlineImage:
-        if sample not in self._inlined:
+    def _inline(self, address: str, thumbnail: Thumbnail) -> InlineImage:
+        if address not in self._inlined:
             text = base64.b64encode(thumbnail.data).decode("ascii")
-            self._inlined[sample] = InlineImage(thumbnail.media_type, text, thumbnail.width, thumbnail.height)
-        return self._inlined[sample]
+            self._inlined[address] = InlineImage(thumbnail.media_type, text, thumbnail.width, thumbnail.height)
+        return self._inlined[address]
 
 
 def short_name(sample: str) -> str:

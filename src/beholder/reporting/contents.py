@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from beholder.columns import SAMPLE
 from beholder.curation.advising.advice import advise, choose_score
 from beholder.curation.database import clear_errors, connect
 from beholder.curation.narrowed import narrow
+from beholder.curation.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
 from beholder.errors import InputError
+from beholder.images.named_sources import named_in
 from beholder.reporting import decisions as choices
 from beholder.reporting.decisions import Decisions
-from beholder.reporting.groups import Groups, read_groups
+from beholder.reporting.groups import Groups, Member, read_groups
 from beholder.reporting.heads import NUM_BORDER, HeadSection, head_section, set_border
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.rejects import RejectReason, num_read, read_rejects
@@ -45,6 +50,7 @@ class Contents:
         notes: lines that the page should say.
         where: conditions that the rows meet.
         num_rows_of_set: rows without the conditions.
+        picture_column: what says where pictures are in place of the rows' names; None: the names do.
     """
 
     scores: ScoreSet
@@ -60,15 +66,25 @@ class Contents:
     notes: list[str] = field(default_factory=list)
     where: tuple[str, ...] = ()
     num_rows_of_set: int = 0
+    picture_column: PictureColumn | None = None
 
-    def samples(self) -> Iterator[str]:
-        """Names of the pictures in the order in which they matter, as often as they are shown."""
+    def addresses(self) -> Iterator[str]:
+        """What is looked for as pictures, in the order in which they matter, as often as they are shown."""
         for head in self.heads:
             for row in head.rows:
-                yield self.facts[row].sample
+                if (address := self.facts[row].address) is not None:
+                    yield address
         for group in self.groups.shown if self.groups else ():
             for member in group.members:
-                yield member.sample
+                if (address := self.member_facts(member).address) is not None:
+                    yield address
+
+    def member_facts(self, member: Member) -> RowFacts:
+        """What is known of a picture of a group: of one that the set lacks its name alone, as row -1."""
+        facts = self.facts.get(member.row) if member.row is not None else None
+        if facts is not None and facts.sample == member.sample:
+            return facts
+        return RowFacts(-1, member.sample, (), (), member.sample if self.picture_column is None else None)
 
 
 def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> Contents:
@@ -114,7 +130,14 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
         say("reading names and metadata of what is shown")
         wanted = {row for head in heads for row in head.rows}
         wanted |= set(groups.rows) if groups is not None else set()
-        facts = fetch_rows(connection, scores, wanted)
+        pictures = None if options.no_thumbnails else _picture_column(scores, options)
+        facts = fetch_rows(
+            connection,
+            scores,
+            wanted,
+            picture_column=pictures.name if pictures is not None else None,
+            caption_column=caption_column_of(scores.schema, [SAMPLE, scores.sample_column, *scores.score_columns]),
+        )
         for head in heads:
             head.put_in_order(facts, border_is_ordered=border is not None)
         dropped = choices.reasons_of(connection, decisions, sorted(wanted)) if decisions is not None else {}
@@ -134,7 +157,24 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
         notes=[*whole.notes, *(narrowed.notes if narrowed is not None else ())],
         where=options.where,
         num_rows_of_set=whole.num_rows,
+        picture_column=pictures,
     )
+
+
+def _picture_column(scores: ScoreSet, options: ReportOptions) -> PictureColumn | None:
+    """The column with the pictures' paths or URLs. Raises InputError."""
+    texts = [item.name for item in scores.schema if _may_hold_text(item.type) or item.name == scores.sample_column]
+    read = next(scores.batches(texts, num_rows=NUM_LOOKED_AT), None)
+    first = read if read is not None else scores.schema.empty_table()
+    for item in scores.schema:
+        if item.name not in first.column_names:
+            first = first.append_column(item, pa.nulls(len(first), item.type))
+    has_sources = bool(options.pictures) or "sources" in named_in(scores.record)
+    return picture_column_of(first, scores.sample_column, options.picture_column, source=scores.source, has_sources=has_sources)
+
+
+def _may_hold_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
 
 
 def _most_scored(heads: list[HeadSection]) -> int:

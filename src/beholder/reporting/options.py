@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beholder.errors import InputError
-from beholder.options import check_timeout, join_option, option, repeated_option, where_option
+from beholder.options import check_timeout, join_option, option, picture_column_option, repeated_option, where_option
 
 MAX_SIZE = 9_000_000
 _LEAST_SIZE = 400_000
@@ -25,6 +25,7 @@ class ReportOptions:
         per_bucket: pictures shown of each bucket of scores.
         pictures: where the pictures are, in place of what the score set says.
         root: the folder that relative names count from.
+        picture_column: column with paths or URLs of the pictures; None: found by looking where rows are named otherwise.
         no_thumbnails: show no pictures, and look for none.
         group_by: metadata columns of the representation table; (): chosen by looking.
         where: SQL conditions; rows that do not meet all of them are left out of everything but the rejects.
@@ -60,6 +61,7 @@ class ReportOptions:
     per_bucket: int = option(24, "Pictures of each bucket of scores.", least=0)
     pictures: tuple[str, ...] = option((), "Where the pictures are now; may be repeated.", shown="where they were scored")
     root: str | None = option(None, "The folder that relative names of pictures count from.")
+    picture_column: str | None = picture_column_option()
     no_thumbnails: bool = option(False, "Show no pictures, only names and scores.")
     group_by: tuple[str, ...] = option(
         (),
@@ -96,5 +98,5 @@ class ReportOptions:
             raise InputError(f"--max-time {self.max_time:g}: must be more than 0 seconds")
         if self.max_size < _LEAST_SIZE:
             raise InputError(f"--max-size {self.max_size:,} bytes is too small for a page; allow at least {_LEAST_SIZE:,}")
-        if self.no_thumbnails and (self.pictures or self.root is not None):
-            raise InputError("--pictures and --root have no effect with --no-thumbnails; leave out one")
+        if self.no_thumbnails and (self.pictures or self.root is not None or self.picture_column is not None):
+            raise InputError("--pictures, --root and --picture-column have no effect with --no-thumbnails; leave out one")

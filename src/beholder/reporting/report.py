@@ -24,9 +24,8 @@ from beholder.reporting.contents import Contents, command_line, gather
 from beholder.reporting.heads import thin_out
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.page import render
-from beholder.reporting.pictures import Thumbnails, find_places, load_thumbnails
+from beholder.reporting.pictures import NoPicture, Thumbnails, find_places, load_thumbnails
 from beholder.reporting.provenance import provenance
-from beholder.reporting.rows import RowFacts
 from beholder.scores.score_set import ScoreSet
 
 if TYPE_CHECKING:
@@ -58,7 +57,9 @@ class ReportSummary:
         num_thumbnails: of these, the ones it shows as a picture.
         missing: why there is no thumbnail -> how many pictures.
         thumbnail_px, thumbnail_quality: size and quality of thumbnails; 0 without any.
+        picture_column: the column that said where the pictures are; None: the rows' names did.
         seconds: how long it took.
+        notes: lines about how the page was made.
         warnings: lines worth telling.
     """
 
@@ -74,7 +75,9 @@ class ReportSummary:
     missing: dict[str, int] = field(default_factory=dict)
     thumbnail_px: int = 0
     thumbnail_quality: int = 0
+    picture_column: str | None = None
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -123,7 +126,7 @@ def write_report(
             say("writing the page")
             page = _thinned_out(scores, contents, thumbnails, options, arguments, options.max_size)
         storage.write_bytes(out, page)
-        shown = set(contents.samples())
+        shown = set(contents.addresses())
         failed = thumbnails.failed if thumbnails is not None else {}
         reasons = [failure.reason for failure in failed.values()]
         return ReportSummary(
@@ -139,6 +142,8 @@ def write_report(
             missing={reason: reasons.count(reason) for reason in sorted(set(reasons))},
             thumbnail_px=thumbnails.longest_px if thumbnails is not None and thumbnails.found else 0,
             thumbnail_quality=thumbnails.quality if thumbnails is not None and thumbnails.found else 0,
+            picture_column=contents.picture_column.name if contents.picture_column is not None else None,
+            notes=[contents.picture_column.note] if contents.picture_column is not None else [],
             seconds=time.perf_counter() - started,
             warnings=contents.notes,
         )
@@ -209,8 +214,8 @@ def _thumbnails(
 ) -> Thumbnails | None:
     """Thumbnails that fit the page; None where pictures cannot be looked up at all, which the page then says."""
     uses: dict[str, int] = {}
-    for sample in contents.samples():
-        uses[sample] = uses.get(sample, 0) + 1
+    for address in contents.addresses():
+        uses[address] = uses.get(address, 0) + 1
     if not uses:
         return Thumbnails()
     room = (options.max_size - bare - _MARKUP_BYTES * sum(uses.values())) * 3 // 4
@@ -229,7 +234,11 @@ def _thumbnails(
 
     try:
         with PictureFinder(
-            scores.record, pictures=options.pictures, root=options.root, offline=is_offline(options.offline)
+            scores.record,
+            pictures=options.pictures,
+            root=options.root,
+            offline=is_offline(options.offline),
+            addresses=contents.picture_column is not None,
         ) as finder:
             seeking = counting("looking for pictures")
             refs = find_places(finder.find, list(uses), max_time_s=options.max_time, on_progress=seeking)
@@ -259,7 +268,14 @@ def _page(
     arguments: list[str] | None,
 ) -> bytes:
     """The page, rendered."""
-    maker = CardMaker([head.name for head in contents.heads], contents.facts, thumbnails, contents.kept, contents.dropped_by)
+    maker = CardMaker(
+        [head.name for head in contents.heads],
+        contents.facts,
+        thumbnails,
+        contents.kept,
+        contents.dropped_by,
+        no_address=NoPicture(*(contents.picture_column.missing().error or ("", ""))) if contents.picture_column else None,
+    )
     heads = [_head_view(head, maker) for head in contents.heads]
     groups = _group_view(contents, maker)
     notes = [*contents.notes, *_thumbnail_notes(thumbnails)]
@@ -288,6 +304,7 @@ def _page(
             "decisions": contents.decisions,
             "border_words": _border_words(contents),
             "groups": groups,
+            "picture_note": contents.picture_column.note if contents.picture_column is not None else "",
             "has_pictures": thumbnails is not None and bool(thumbnails.found),
             "rejects": contents.rejects,
             "provenance": provenance(scores, extra),
@@ -312,10 +329,10 @@ def _group_view(contents: Contents, maker: CardMaker) -> dict[str, Any] | None:
     for group in groups.shown:
         cards = []
         for member in group.members:
-            facts = contents.facts.get(member.row) if member.row is not None else None
-            if facts is None or facts.sample != member.sample:
+            facts = contents.member_facts(member)
+            if facts.row < 0:
                 unknown += 1
-                facts = RowFacts(-unknown, member.sample, (), ())
+                facts = replace(facts, row=-unknown)
             label = f"{facts.scores[0]:.3f}" if facts.scores and facts.scores[0] is not None else "no score"
             tag = "stays" if member.is_kept else "goes"
             if member.similarity is not None and not member.is_kept:
@@ -376,7 +393,10 @@ def _thumbnail_notes(thumbnails: Thumbnails | None) -> Sequence[str]:
         told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in counts.items())
         notes.append(f"{len(gone):,} of the {total:,} pictures chosen for this page could not be shown: {told}.")
         if counts.keys() & {"missing", "unreadable"}:
-            notes[-1] += " If they were moved, name where they are now with --pictures or --root."
+            notes[-1] += (
+                " If they were moved, name where they are now with --pictures or --root; if a column has their paths or URLs, "
+                "name it with --picture-column."
+            )
     if thumbnails.num_left_out:
         notes.append(f"{thumbnails.num_left_out:,} pictures are left out to keep this page small; --max-size allows more.")
     return notes

@@ -30,23 +30,45 @@ class RowFacts:
         sample: its name.
         scores: one per score column, None where there is none.
         facts: (column, text) of the other columns that hold something, cut to a few hundred characters.
+        address: what is looked for as its picture: its name, or what the picture column has; None: nothing.
+        caption: cut to a few hundred characters, or "".
     """
 
     row: int
     sample: str
     scores: tuple[float | None, ...]
     facts: tuple[tuple[str, str], ...]
+    address: str | None
+    caption: str = ""
 
 
-def fetch_rows(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, rows: Iterable[int]) -> dict[int, RowFacts]:
-    """The rows with these numbers, by number; `scores` was registered as `VIEW`."""
+def fetch_rows(
+    connection: duckdb.DuckDBPyConnection,
+    scores: ScoreSet,
+    rows: Iterable[int],
+    *,
+    picture_column: str | None = None,
+    caption_column: str | None = None,
+) -> dict[int, RowFacts]:
+    """The rows with these numbers, by number; `scores` was registered as `VIEW`.
+
+    Args:
+        connection: DuckDB's.
+        scores: the set.
+        rows: numbers of rows.
+        picture_column: says where the pictures are; None: the rows' names do.
+        caption_column: has captions; None: there are none.
+    """
     import duckdb
 
     wanted = np.unique(np.fromiter(rows, np.int64))
     if not len(wanted):
         return {}
     shown = shown_columns(scores)
-    chosen = [ROW, f"coalesce(CAST({columns.SAMPLE} AS VARCHAR), '#' || {ROW})"]
+    name = f"coalesce(CAST({columns.SAMPLE} AS VARCHAR), '#' || {ROW})"
+    address = name if picture_column is None else f"nullif(CAST({quoted(picture_column)} AS VARCHAR), '')"
+    caption = f"left(CAST({quoted(caption_column)} AS VARCHAR), {_MOST_CHARACTERS})" if caption_column is not None else "''"
+    chosen = [ROW, name, address, f"coalesce({caption}, '')"]
     chosen += [f"CAST({quoted(name)} AS DOUBLE)" for name in scores.score_columns]
     chosen += [f"left(CAST({quoted(name)} AS VARCHAR), {_MOST_CHARACTERS})" for name in shown]
     connection.register("wanted_rows", pa.table({"number": wanted}))
@@ -56,13 +78,16 @@ def fetch_rows(connection: duckdb.DuckDBPyConnection, scores: ScoreSet, rows: It
         raise refused(f"{scores.source} cannot be read", error) from None
     finally:
         connection.unregister("wanted_rows")
-    num_scores = len(scores.score_columns)
+    first = len(chosen) - len(shown) - len(scores.score_columns)
+    last = len(chosen) - len(shown)
     return {
         line[0]: RowFacts(
             line[0],
             line[1],
-            tuple(_finite(value) for value in line[2 : 2 + num_scores]),
-            tuple((name, text) for name, text in zip(shown, line[2 + num_scores :], strict=True) if text),
+            tuple(_finite(value) for value in line[first:last]),
+            tuple((column, text) for column, text in zip(shown, line[last:], strict=True) if text),
+            line[2],
+            line[3],
         )
         for line in found
     }
