@@ -14,6 +14,7 @@ from rich.text import Text
 
 from beholder.cli.flags import command
 from beholder.curation.advising.options import AdviseOptions
+from beholder.curation.advising.wording import cut, digits, percent, published_percent, value_text
 
 if TYPE_CHECKING:
     from beholder.curation.advising.advice import Advice
@@ -34,7 +35,6 @@ OUTPUT_FLAGS = {
 
 _MOST_UNCUT = 14
 _NARROWEST_GROUP, _GAP = 8, 2
-_EMPTY = {"folder": "(no folder)", "word": "(no words)", "element": "(none in it)", "domain": "(no domain)"}
 _MARKS = {"shrinks": "↓", "grows": "↑", "unclear": " "}
 
 
@@ -74,6 +74,7 @@ def _nothing() -> contextlib.AbstractContextManager[None]:
 
 def show(advice: Advice, console: Console, *, groups: int, is_priced: bool = True) -> None:
     """Print advice in tables that fit 80 columns."""
+    console.print("\n".join(advice.sentences) + "\n", markup=False)
     _show_scores(advice, console)
     if not advice.num_scored:
         return
@@ -111,7 +112,7 @@ def _show_grid(advice: Advice, console: Console, sources: Sequence[str]) -> None
     sets = [item for item in advice.published if item.has_shares]
     table = _table("score at least", "kept", "of these", *(item.dataset.removeprefix("LAION-") for item in sets))
     for row in advice.grid:
-        published = ("" if share is None else _published(share) for share in row.published.values())
+        published = ("" if share is None else published_percent(share) for share in row.published.values())
         style = "bold" if row.threshold == advice.at else None
         mark = " *" if row.threshold == advice.at else "  "
         table.add_row(f"{row.threshold:g}{mark}", f"{row.num_kept:,}", percent(row.share_kept), *published, style=style)
@@ -183,24 +184,17 @@ def _show_column(table: ColumnTable, console: Console, groups: int) -> None:
     printed = _table(*titles)
     printed.columns[0].justify = "left"
     for group, row in zip(shown, rows, strict=True):
-        name = _cut(row[0], max(_NARROWEST_GROUP, console.width - taken - 2 * _GAP), table.kind)
+        name = cut(row[0], max(_NARROWEST_GROUP, console.width - taken - 2 * _GAP), table.kind)
         printed.add_row(Text(f"{_MARKS[group.verdict]} {name}"), *row[1:])
     console.print(printed)
 
 
 def _cells(group: Group, kind: str) -> tuple[str, ...]:
     """A group's line, uncut."""
-    name = "NULL" if group.value is None else " ".join(group.value.split()) or _EMPTY.get(kind, "(empty)")
-    interval = f"({_digits(group.share_kept_low)}-{_digits(group.share_kept_high)})"
+    name = value_text(group, kind)
+    interval = f"({digits(group.share_kept_low)}-{digits(group.share_kept_high)})"
     ratio = "" if group.ratio is None else f"{group.ratio:.2f} ({group.ratio_low:.2f}-{group.ratio_high:.2f})"
     return name, f"{group.num_rows:,}", f"{group.num_kept:,}", f"{percent(group.share_kept)} {interval}", ratio
-
-
-def _cut(text: str, most: int, kind: str) -> str:
-    """Text that is not too wide: of long folders and domains the end, which tells them apart."""
-    if len(text) <= most:
-        return text
-    return f"…{text[len(text) + 1 - most :]}" if kind in ("folder", "domain") else f"{text[: most - 1]}…"
 
 
 def _table(*titles: str) -> Table:
@@ -208,22 +202,6 @@ def _table(*titles: str) -> Table:
     for title in titles:
         table.add_column(title, justify="right")
     return table
-
-
-def _published(share: float) -> str:
-    """A published share with the digits that were published."""
-    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.3g} %"
-
-
-def percent(share: float) -> str:
-    """A share for people: 51.2 %, 4.3 %, 0.026 %."""
-    return f"{_digits(share)} %"
-
-
-def _digits(share: float) -> str:
-    if share in (0.0, 1.0):
-        return f"{100 * share:g}"
-    return f"{100 * share:.1f}" if share >= 0.095 else f"{100 * share:#.2g}"
 
 
 advise = command(

@@ -14,9 +14,10 @@ import numpy as np
 from beholder.curation.advising.group_counts import Grouper, LeftOut, chosen_columns
 from beholder.curation.advising.inputs import choose_score, finite, head_of
 from beholder.curation.advising.options import AdviseOptions
-from beholder.curation.advising.representation import METHOD, ColumnTable, GroupCounts, represent
+from beholder.curation.advising.representation import METHOD, ColumnTable, Group, GroupCounts, represent
 from beholder.curation.advising.rows import SCORE, Rows, open_rows, threshold_number
 from beholder.curation.advising.warnings import warnings_about
+from beholder.curation.advising.wording import hardest_hit, kept_sentence, price_sentence
 from beholder.curation.database import NO_FLAG, WITH_FLAG, Remedy
 from beholder.curation.repeated import open_each_once
 from beholder.models.landmarks import Landmark, landmarks_of, read_threshold
@@ -108,6 +109,7 @@ class Advice:
         left_out: columns without a table.
         method: how intervals and tests were made, in words.
         warnings: what should be known before a threshold is taken.
+        sentences: the first things to know, in plain words: what `at` keeps, and which group pays for it most.
         seconds: how long it took.
     """
 
@@ -131,16 +133,27 @@ class Advice:
     left_out: tuple[LeftOut, ...] = ()
     method: str = METHOD
     warnings: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and texts; no NaN, no infinity."""
-        return asdict(self)
+        hit = self.hardest_hit
+        return asdict(self) | {
+            "num_kept": self.num_kept,
+            "share_kept": _share(self.num_kept, self.num_scored),
+            "hardest_hit": {"column": hit[0].column, "kind": hit[0].kind} | asdict(hit[1]) if hit is not None else None,
+        }
 
     @property
     def num_kept(self) -> int:
         """Rows that `at` keeps."""
         return next((row.num_kept for row in self.grid if row.threshold == self.at), 0)
+
+    @property
+    def hardest_hit(self) -> tuple[ColumnTable, Group] | None:
+        """The group that clearly shrinks most, and its column's table; None where no group clearly shrinks."""
+        return hardest_hit(self.tables)
 
 
 def advise(
@@ -231,8 +244,8 @@ def _advise(
     tables = texts_of(join, "join", "advise")
     how: dict[str, Any] = {"memory": memory, "num_threads": num_threads, "remedy": remedy}
     with open_rows(scores, column, where=question.where, join=tables, **how) as rows:
-        answer = _answer(rows, question)
-    return _advice(scores, question, answer, started)
+        answer, notes = _answer(rows, question), rows.notes
+    return _advice(scores, question, answer, notes, started)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,9 +310,15 @@ def _answer(rows: Rows, question: _Question) -> _Answer:
     )
 
 
-def _advice(scores: ScoreSet, question: _Question, answer: _Answer, started: float) -> Advice:
-    """Put the advice together."""
+def _advice(scores: ScoreSet, question: _Question, answer: _Answer, notes: Sequence[str], started: float) -> Advice:
+    """Put the advice together. `notes`: lines about joined tables."""
     stats, head, some = answer.stats, question.head, answer.stats.count > 0
+    tables = represent([item for item in answer.counted if isinstance(item, GroupCounts)])
+    num_kept = dict(zip(answer.grid, answer.kept, strict=True)).get(answer.at, 0) if answer.at is not None else 0
+    sentences = (
+        kept_sentence(answer.at, num_kept, stats.count, head, is_asked=question.at is not None),
+        price_sentence(tables, num_kept, stats.count, is_priced=question.with_price),
+    )
     return Advice(
         source=scores.source,
         score_column=question.column,
@@ -320,10 +339,12 @@ def _advice(scores: ScoreSet, question: _Question, answer: _Answer, started: flo
             for item, count in zip(landmarks_of(head), answer.cut, strict=True)
         ),
         published=tuple(map(_published_row, published_of(head))),
-        tables=represent([item for item in answer.counted if isinstance(item, GroupCounts)]),
+        tables=tables,
         left_out=tuple(item for item in answer.counted if isinstance(item, LeftOut)),
+        sentences=tuple(filter(None, sentences)),
         warnings=(
             *scores.notes,
+            *notes,
             *warnings_about(
                 scores,
                 question.column,

@@ -39,12 +39,14 @@ class Rows:
         connection: DuckDB's.
         kinds: column -> DuckDB's type, of columns that are neither the sample nor scores.
         remedy: what a user can do where memory is short.
+        notes: lines about joined tables that should be told.
     """
 
     source: str
     connection: duckdb.DuckDBPyConnection
     kinds: Mapping[str, str]
     remedy: Remedy = NO_FLAG
+    notes: tuple[str, ...] = ()
 
     def all(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of a query's result. Raises InputError."""
@@ -104,11 +106,12 @@ def open_rows(
             connection.execute("SET preserve_insertion_order = true")  # the same result every time
             with clear_errors(f"{scores.source} cannot be read", remedy):
                 scores.register(connection, "scores")
-            relation, untyped = "scores", set(scores.untyped)
+            relation, untyped, notes = "scores", set(scores.untyped), ()
             if join:
                 found = join_metadata(connection, scores, join, scratch)
                 relation = register_joined(connection, found.file)
                 untyped |= found.untyped
+                notes = found.notes
             texts = Untyped(untyped)
             fitted = [check_expression(connection, condition, relation, untyped=texts) for condition in where]
             conditions = " AND ".join(f"(\n{condition}\n)" for condition in fitted) or "true"
@@ -123,7 +126,7 @@ def open_rows(
             rows.all(f"CREATE VIEW rows AS {query}")
             known = {scores.sample_column, columns.SAMPLE, *scores.score_columns, ROW, SCORE}
             kinds = {str(name): str(kind) for name, kind, *_ in rows.all("DESCRIBE rows") if str(name) not in known}
-            yield Rows(named, connection, kinds, remedy)
+            yield Rows(named, connection, kinds, remedy, notes)
 
 
 def _values(forms: Mapping[str, Form]) -> str:
