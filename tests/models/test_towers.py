@@ -40,7 +40,7 @@ def test_a_local_folder(hf_folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def test_an_unknown_activation_is_asked_for(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     path = made.write_safetensors(tmp_path / "x.safetensors", made.timm_state(tensors))
-    with pytest.raises(HeadError, match=r"does not say its activation.*--activation"):
+    with pytest.raises(HeadError, match=r"does not say its activation.*--tower-activation"):
         load_tower(path)
     assert inspect_tower(path).activation is None
     quick, plain = load_tower(path, activation="quick_gelu"), load_tower(path, activation="gelu")

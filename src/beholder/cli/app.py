@@ -8,6 +8,7 @@ from beholder.cli.advise import advise
 from beholder.cli.browse import browse
 from beholder.cli.demo import demo
 from beholder.cli.embed import embed
+from beholder.cli.help import HelpCommand, HelpGroup
 from beholder.cli.models import models_app
 from beholder.cli.predict import RawCommand, predict
 from beholder.cli.report import report
@@ -17,6 +18,7 @@ from beholder.cli.undo import undo
 from beholder.cli.verify import verify
 
 app = typer.Typer(
+    cls=HelpGroup,
     name="beholder",
     help="Aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads, and curated sets from scores.",
     epilog="Exit status: 0 all done, 1 failed, 2 wrong usage, 3 done but some rows were rejected, 130 interrupted.",
@@ -43,14 +45,14 @@ def _root(
     """Aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads."""
 
 
-app.command()(score)
-app.command()(embed)
+app.command(cls=HelpCommand)(score)
+app.command(cls=HelpCommand)(embed)
 app.command(cls=RawCommand, add_help_option=False)(predict)
-app.command()(select)
-app.command()(undo)
-app.command()(advise)
-app.command()(report)
-app.command()(browse)
-app.command()(verify)
-app.command()(demo)
+app.command(cls=HelpCommand)(select)
+app.command(cls=HelpCommand)(undo)
+app.command(cls=HelpCommand)(advise)
+app.command(cls=HelpCommand)(report)
+app.command(cls=HelpCommand)(browse)
+app.command(cls=HelpCommand)(verify)
+app.command(cls=HelpCommand)(demo)
 app.add_typer(models_app, name="models")

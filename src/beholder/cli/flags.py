@@ -114,8 +114,7 @@ def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parame
         settings["min"] = metadata["least"]
     if metadata.get("read") == "bytes":
         plain = str
-    if metadata.get("choices"):
-        settings["metavar"] = "|".join(metadata["choices"])
+    settings["metavar"] = takes(item, kind)
     names = list(metadata.get("flag", ()))
     if plain is bool and default is None and "/" in "".join(metadata.get("flag", ())):  # neither way unless said
         annotation: Any = bool | None
@@ -153,6 +152,39 @@ class _OldFlag:
             given[self.item.name] = value
         else:
             raise typer.BadParameter(f"{self.flag} is the former name of {flag_of(self.item)}; give one of them")
+
+
+_TAKES = {
+    "--copy": "DIR", "--link": "DIR", "--symlink": "DIR", "--move": "DIR", "--tars": "DIR", "--hf-parquet": "DIR",
+    "--root": "DIR", "--out": "PATH", "--pictures": "PATH", "--embeddings": "PATH", "--dedup-against": "PATH",
+    "--decisions": "FILE", "--groups": "FILE", "--exclude": "FILE", "--join": "FILE", "--marks": "FILE",
+    "--balance": "COLUMN", "--dedup-per": "COLUMN", "--group-by": "COLUMN", "--per": "COLUMN",
+    "--where": "CONDITION", "--rank-by": "EXPRESSION", "--dedup-keep": "WORD|EXPRESSION",
+    "--dedup": "SIMILARITY|exact-bytes", "--dedup-against-similarity": "SIMILARITY",
+    "--min-score": "SCORE", "--max-score": "SCORE", "--grid": "SCORE", "--top-share": "SHARE",
+    "--score": "NAME", "--head": "NAME", "--backbone": "NAME", "--device": "DEVICE", "--host": "ADDRESS",
+    "--timeout": "SECONDS", "--max-time": "SECONDS",
+}  # fmt: skip
+"""What flags take, as help calls it: the same in every command. Others are called by their type (`takes`)."""
+
+
+def takes(item: Field[Any], kind: Any) -> str | None:
+    """What the flag of a field takes, as help calls it; None: nothing."""
+    flag = flag_of(item)
+    plain = _plain(kind)
+    if item.metadata.get("choices"):
+        return "|".join(item.metadata["choices"])
+    if item.metadata.get("read") == "bytes":
+        return "SIZE"
+    if flag in _TAKES:
+        return _TAKES[flag]
+    if flag.endswith("-out"):
+        return "FILE"
+    if flag.endswith("column"):
+        return "COLUMN"
+    if plain is bool:
+        return None
+    return "N" if plain is int else "NUMBER" if plain in (float, list[float]) else "TEXT"
 
 
 def flag_of(item: Field[Any]) -> str:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from beholder.cli.help import HelpCommand, HelpGroup
+
 if TYPE_CHECKING:
     from beholder.models.registry import HeadEntry
     from beholder.models.tower_registry import TowerEntry
 
 models_app = typer.Typer(
+    cls=HelpGroup,
     name="models",
     help="Aesthetic heads, the public ones and your own, and CLIP towers: list, info, save, download, verify, export, remove.",
     no_args_is_help=True,
@@ -27,7 +30,7 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 
 
-@models_app.command("list", epilog="Examples:\n\n  beholder models list\n\n  beholder models list --json")
+@models_app.command("list", cls=HelpCommand, epilog="Examples:\n\n  beholder models list\n\n  beholder models list --json")
 def list_heads(as_json: _AsJson = False) -> None:
     """List every head and tower beholder knows, with what it needs and whether it is on this machine."""
     from beholder.models.registry import BUNDLES, HEADS, REFUSED
@@ -53,6 +56,7 @@ def list_heads(as_json: _AsJson = False) -> None:
 
 
 @models_app.command(
+    cls=HelpCommand,
     epilog="Examples:\n\n  beholder models info laion-v2\n\n  beholder models info my-head.safetensors --json\n\n"
     "  beholder models info ViT-L/14",
 )
@@ -70,6 +74,7 @@ def info(
 
 
 @models_app.command(
+    cls=HelpCommand,
     epilog="Examples:\n\n  beholder models save fc.pt mine.safetensors --backbone ViT-L/14\n\n"
     "  beholder models save mlp.pt mine.safetensors --activation relu --name mine",
 )
@@ -77,7 +82,7 @@ def save(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A head: what torch, scikit-learn (.npz) or numpy saved; a URL.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="The file to write, ending in .safetensors.")],
     name: Annotated[str | None, typer.Option(help="Its name.  (default: that of FILE)")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The tower whose embeddings it was trained on.")] = None,
+    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="The tower whose embeddings it was trained on.")] = None,
     activation: Annotated[
         str | None,
         typer.Option(metavar="relu|none", help="What stands between its linear layers; none: nothing, Dropout, Identity."),
@@ -104,6 +109,7 @@ def save(
 
 
 @models_app.command(
+    cls=HelpCommand,
     epilog="Examples:\n\n  beholder models download\n\n  beholder models download laion-v1 laion-v2\n\n"
     "  beholder models download --all\n\n  beholder models download vit_l14_pn_quick_gelu_openai-clip",
 )
@@ -123,7 +129,7 @@ def download(
         typer.echo(f"{tower.name}: {download_tower(tower)}")
 
 
-@models_app.command(epilog="Examples:\n\n  beholder models verify\n\n  beholder models verify laion-v2 --json")
+@models_app.command(cls=HelpCommand, epilog="Examples:\n\n  beholder models verify\n\n  beholder models verify laion-v2 --json")
 def verify(names: _Names = None, as_json: _AsJson = False) -> None:
     """Hash the files of this machine again and load each. Exit status 1 if one is wrong, or a named one is missing."""
     from beholder.errors import HeadError
@@ -146,6 +152,7 @@ def verify(names: _Names = None, as_json: _AsJson = False) -> None:
 
 
 @models_app.command(
+    cls=HelpCommand,
     epilog="Examples:\n\n  beholder models export heads/\n\n"
     "  beholder models export /media/usb/models laion-v2 mine.npz ViT-L/14\n\n"
     "Then, on the machine without a network:\n\n  export BEHOLDER_MODELS=/media/usb/models",
@@ -180,7 +187,9 @@ def export(
     typer.echo(f"{counted} in {folder}; use them with: export BEHOLDER_MODELS={shlex.quote(place)}")
 
 
-@models_app.command(epilog="Examples:\n\n  beholder models remove ViT-L/14\n\n  beholder models remove laion-v1 laion-v2")
+@models_app.command(
+    cls=HelpCommand, epilog="Examples:\n\n  beholder models remove ViT-L/14\n\n  beholder models remove laion-v1 laion-v2"
+)
 def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names or aliases of heads or towers.")],
 ) -> None:

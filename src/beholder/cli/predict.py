@@ -9,8 +9,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from beholder.cli.help import columns, lines_of_text, wrapped
+
 DESCRIPTION = """Turn pictures into CLIP embeddings under birder predict's flags and file names."""
-EPILOG = """\
+EPILOG = """
 Results go to results/, named as birder names them. Beside the file lie FILE.beholder.json, which says how it was made, and
 FILE.rejects.parquet, when pictures could not be used (exit status 3). Where birder stops at a bad picture, holds all results in
 memory, or overwrites a file, beholder goes on, does not, and does so only with --overwrite. Run the same command again after an
@@ -22,9 +24,9 @@ taken as `beholder embed` takes them.
 
 The three steps of the model card:
   beholder models download vit_l14_pn_quick_gelu_openai-clip
-  beholder predict -n vit_l14_pn_quick_gelu -t openai-clip --simple-crop --gpu --parallel --batch-size 256 \\
-      --chunk-size 50000 --amp --amp-dtype bfloat16 --save-logits --suffix NAME DIR
-  beholder score results/vit_l14_pn_quick_gelu_openai-clip_768_224px_crop1.0_<pictures>_sc_NAME_logits.csv
+  beholder predict -n vit_l14_pn_quick_gelu -t openai-clip --simple-crop --gpu --parallel --batch-size 256 \
+--chunk-size 50000 --amp --amp-dtype bfloat16 --save-logits --suffix NAME DIR
+  beholder score results/vit_l14_pn_quick_gelu_openai-clip_768_224px_crop1.0_PICTURES_sc_NAME_logits.csv
 """
 _TYPES = {"int": int, "float": float, "text": str, "texts": str, "sizes": int}
 
@@ -35,11 +37,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="beholder predict",
-        usage="beholder predict -n NETWORK [-t TAG] --save-logits [more flags] DATA_PATH ...",
+        usage="\n    ".join(
+            wrapped("beholder predict -n NETWORK [-t TAG] --save-logits [more flags] DATA_PATH ...", columns() - 8)
+        ),
         description=DESCRIPTION,
         epilog=EPILOG,
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpLayout,
     )
     ours, idle, refused = (
         parser.add_argument_group(title)
@@ -81,6 +85,19 @@ def parse(arguments: Sequence[str]) -> tuple[Any, bool, bool]:
     }
     taken["offline"] = taken["offline"] or None
     return BirderFlags(**taken, given=given), as_json, quiet
+
+
+class HelpLayout(argparse.HelpFormatter):
+    """Lays argparse's help out as that of the other commands: nothing is broken but at blanks."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=columns(), max_help_position=26)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrapped(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(lines_of_text(text, width))
 
 
 class RawCommand(TyperCommand):

@@ -24,7 +24,7 @@ EXAMPLES = """Examples:\n
   beholder select scores/ --dedup 0.95 --dedup-against test-embeddings/ --budget 500GB -o kept.parquet\n
   beholder select scores.parquet --join meta.parquet --balance class --top 10000 -o kept.parquet\n
   beholder select scores.parquet --rank-by "0.7*laion-v2 + 0.3*laion-v1" --top 1000 -o kept.txt\n
-  beholder select scores.parquet --min-score 5 --copy best/            (shows what would happen; add --apply)
+  beholder select scores.parquet --min-score 5 --copy best/  # shows what would happen; add --apply
 """
 
 OUTPUT_FLAGS = {

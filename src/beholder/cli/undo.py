@@ -23,7 +23,7 @@ def undo(
     again.
 
     Examples:\n
-      beholder undo best.journal.jsonl          (shows what would happen)\n
+      beholder undo best.journal.jsonl  # shows what would happen\n
       beholder undo best.journal.jsonl --apply
     """  # noqa: D301 (Typer wants the line breaks)
     from beholder.curation.actions.undo import undo as take_back

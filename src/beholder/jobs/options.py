@@ -124,7 +124,12 @@ class PictureOptions:
         shown=DEFAULT_TOWER + " for pictures",
     )
     activation: TowerActivation | None = option(
-        None, "For towers whose files do not tell it.", choices=ACTIVATIONS, shown="as the file says"
+        None,
+        "The tower's activation, where its file does not tell it.",
+        choices=ACTIVATIONS,
+        flag=("--tower-activation",),
+        shown="as the file says",
+        old=("--activation",),
     )
     preset: Preset = option(
         "reference",
@@ -164,7 +169,7 @@ class PictureOptions:
         if self.precision not in PRECISION_CHOICES:
             raise InputError(f"--precision {self.precision}: choose one of {', '.join(PRECISION_CHOICES)}")
         if self.activation not in (None, *ACTIVATIONS):
-            raise InputError(f"--activation {self.activation}: choose quick_gelu or gelu")
+            raise InputError(f"--tower-activation {self.activation}: choose quick_gelu or gelu")
         check_timeout(self.timeout_s)
         if (self.workers is not None and self.workers < 0) or (self.batch_size is not None and self.batch_size < 1):
             raise InputError("--workers must be at least 0 and --batch-size at least 1")

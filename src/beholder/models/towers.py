@@ -158,7 +158,7 @@ def load_tower(
     if summary.activation is None:
         raise HeadError(
             f"{place.path} does not say its activation, and the wrong one gives wrong embeddings without an error; say "
-            'activation="quick_gelu" (OpenAI\'s weights) or "gelu" (LAION\'s, DataComp\'s) (--activation)'
+            'activation="quick_gelu" (OpenAI\'s weights) or "gelu" (LAION\'s, DataComp\'s) (--tower-activation)'
         )
     import torch
 

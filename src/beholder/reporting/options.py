@@ -81,8 +81,8 @@ class ReportOptions:
     max_size: int = option(MAX_SIZE, "Largest size of the page, for example 5MB.", read="bytes", shown="9MB")
     timeout: float = option(20.0, "Seconds for reading and decoding one picture.")
     max_time: float = option(300.0, "Seconds for finding pictures, all together; archives have to be gone through.")
-    threads: int | None = option(None, "Pictures read at once; each core decodes one.", shown="4 per core, at most 16", least=1)
-    offline: bool | None = option(None, "Show no pictures that are on servers.")
+    threads: int | None = option(None, "Threads; so many pictures are read at once.", shown="4 per core, at most 16", least=1)
+    offline: bool | None = option(None, "Never use the network: show no pictures that are on servers.")
     overwrite: bool = option(False, "Replace an existing file.")
 
     def __post_init__(self) -> None:
