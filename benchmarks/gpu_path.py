@@ -94,7 +94,7 @@ def whole(run: Run, tars: Path, folder: Path, decoder: str) -> dict[str, Any]:
         "--keep-embeddings",
         "--decoder",
         decoder,
-        "--activation",
+        "--tower-activation",
         "quick_gelu",
     ]
     line += ["--device", run.device.type] + (["--precision", "bf16", "-j", "2"] if run.is_dry else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,20 @@ def test_landmarks_say_where_select_cuts(tmp_path: Path, name: str | float, kept
     beholder.report(tmp_path / "s.parquet", page, decisions=names, no_thumbnails=True)
     assert "kept at 5 or more" in page.read_text(encoding="utf-8")
     assert "a threshold, as an example" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("sd-v1", True), ("laion-v1-good", False)])
+def test_a_landmark_of_another_head_is_told(tmp_path: Path, name: str, is_told: bool) -> None:
+    """LAION's first head has another scale than that whose scores Stable Diffusion cut at 5."""
+    path = tmp_path / "s.parquet"
+    record = {"format": "beholder-scores", "format_version": 1, "score_columns": ["v1"], "heads": [{"name": "laion-v1"}]}
+    table = pa.table({"sample": ["a", "b"], "v1": pa.array([4.0, 6.0], pa.float32())})
+    pq.write_table(table.replace_schema_metadata({"beholder": json.dumps(record)}), path)
+    with beholder.select(path, min_score=name) as chosen:
+        assert chosen.num_kept == 1
+        notes = " ".join(chosen.selection.notes)
+    assert ("whose scale is another" in notes) == is_told
+    assert ("Stable Diffusion v1-2 to v1-5 cut scores by" in notes) == is_told
 
 
 def test_a_strict_landmark_at_the_highest_score_leaves_nothing() -> None:

@@ -47,7 +47,7 @@ def warnings_about(
     """
     yield from _about_range(stats)
     yield from _about_head(head)
-    yield from _about_other_scales(head, at, mark)
+    yield from about_other_scales(head, at, mark)
     if mark is not None and num_equal:
         rows = "the row that has" if num_equal == 1 else f"the {num_equal:,} rows that have"
         yield (
@@ -91,7 +91,7 @@ def _about_head(head: str | None) -> Iterator[str]:
         )
 
 
-def _about_other_scales(head: str | None, at: float | None, mark: Landmark | None) -> Iterator[str]:
+def about_other_scales(head: str | None, at: float | None, mark: Landmark | None) -> Iterator[str]:
     """A threshold that is known from another head."""
     if at is None:
         return

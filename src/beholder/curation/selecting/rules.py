@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from beholder import storage
 from beholder.curation import database, joined
+from beholder.curation.advising.inputs import head_of
+from beholder.curation.advising.warnings import about_other_scales
 from beholder.curation.selecting import draw, grouping, lists, quotas
 from beholder.curation.selecting.budget import keep_within
 from beholder.curation.selecting.keeping import has_pixels, in_order_of_claim, named_pieces, pixels_of, recorded_bytes
@@ -223,6 +225,9 @@ class Judge:
         if threshold is not None:
             least = max(1, ordering.key_of(threshold.value) + threshold.is_strict)
             sieve.note("min_score", str(threshold), sieve.drop_outside("min_score", keys, least=least))
+            if threshold.landmark is not None and self.values.score is not None:
+                head = head_of(self.scores, self.values.score, None)
+                self.notes += about_other_scales(head, threshold.value, threshold.landmark)
         if rules.max_score is not None:
             most = ordering.key_of(rules.max_score)
             sieve.note("max_score", f"score <= {rules.max_score:g}", sieve.drop_outside("max_score", keys, most=most))
