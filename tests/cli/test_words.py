@@ -160,6 +160,15 @@ def test_help_breaks_no_word(helps: tuple[int, dict[str, str]]) -> None:
                 assert " ".join(param.help.split()) in " ".join(texts[path].split()), f"{path} {param.opts}"
 
 
+@pytest.mark.parametrize("line", [[], ["models"]])
+def test_a_group_without_a_command_shows_its_help(line: list[str]) -> None:
+    bare, asked = CliRunner().invoke(app, line), CliRunner().invoke(app, [*line, "--help"])
+    assert (bare.exit_code, bare.stdout) == (2, asked.stdout)
+    wrong = CliRunner().invoke(app, [*line, "nothing-known"])
+    assert wrong.exit_code == 2
+    assert f"Usage: {' '.join(['beholder', *line])} [OPTIONS] COMMAND ..." in " ".join(wrong.output.split())
+
+
 def shown_in_order(command: Any) -> list[Any]:
     """Options as help shows them: by their headings, which come in the order of their first flag."""
     options = options_of(command, hidden=False)

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 _MOST_COLUMNS, _LEAST_COLUMNS = 120, 40
@@ -20,20 +21,31 @@ _BLANK = "\u00a0"
 """Stands for a blank at which no line may end."""
 
 
-class HelpCommand(TyperCommand):
+class _Layout:
+    """What is laid out by this module."""
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Write the line that errors show, too."""
+        formatter.write("\n".join(_lines_of_usage(self, ctx)) + "\n")
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the whole help."""
+        formatter.write("\n".join(_lines_of_help(self, ctx)) + "\n")
+
+
+class HelpCommand(_Layout, TyperCommand):
     """A command whose help is laid out by this module."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write it."""
-        formatter.write("\n".join(_lines_of_help(self, ctx)) + "\n")
 
+class HelpGroup(_Layout, TyperGroup):
+    """A group of commands whose help is laid out by this module, and shown where no command is named."""
 
-class HelpGroup(TyperGroup):
-    """A group of commands whose help is laid out by this module."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write it."""
-        formatter.write("\n".join(_lines_of_help(self, ctx)) + "\n")
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Show the help, which is wrong usage, where nothing is given."""
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
 
 
 def columns() -> int:
@@ -87,15 +99,21 @@ def _lines_of_command(command: str, width: int) -> list[str]:
     return [*comments, *(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
+def _arguments(command: Any, ctx: Any) -> list[Any]:
+    return [param for param in command.get_params(ctx) if param.param_type_name == "argument" and not param.hidden]
+
+
+def _lines_of_usage(command: Any, ctx: Any) -> list[str]:
+    words = ["Usage:", ctx.command_path, "[OPTIONS]", *map(_argument_name, _arguments(command, ctx))]
+    words += ["COMMAND ..."] if isinstance(command, TyperGroup) else []
+    first, *more = wrapped(" ".join(words), columns() - 4)
+    return [first, *(f"    {line}" for line in more)]
+
+
 def _lines_of_help(command: Any, ctx: Any) -> Iterator[str]:
     """The whole help of a command or group: usage, what it does, what it takes, examples."""
-    width = columns()
-    arguments = [param for param in command.get_params(ctx) if param.param_type_name == "argument" and not param.hidden]
-    words = [ctx.command_path, "[OPTIONS]", *map(_argument_name, arguments)]
-    words += ["COMMAND ..."] if isinstance(command, TyperGroup) else []
-    yield from textwrap.wrap(
-        "Usage: " + " ".join(words), width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
+    width, arguments = columns(), _arguments(command, ctx)
+    yield from _lines_of_usage(command, ctx)
     text, heading, examples = inspect.cleandoc(command.help or "").partition("\nExamples:")
     yield ""
     yield from lines_of_text(text, width)
