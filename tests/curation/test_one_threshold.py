@@ -93,6 +93,35 @@ def test_former_names_of_options_are_taken_in_python(tmp_path: Path) -> None:
         beholder.report(table, tmp_path / "x.html", at=3, min_score=3)
 
 
+def test_former_flags_do_what_the_present_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scores = [row / 25 for row in range(200)]
+    table = pa.table({"sample": [f"{row:03d}" for row in range(200)], "aesthetic_score": scores, "kind": list("xy") * 100})
+    pq.write_table(table, "s.parquet")
+    select = "select s.parquet --min-score 5 -q"
+    pairs = {
+        f"{select} --decisions old.csv --dropped oldx.csv": f"{select} --decisions-out new.csv --dropped-out newx.csv",
+        "advise s.parquet --at 5 --threshold 4 --column kind --groups 2 --repeated all": (
+            "advise s.parquet --min-score 5 --grid 4 --group-by kind --groups-shown 2 --repeated all"
+        ),
+        "report s.parquet --at 5 --column kind --no-thumbnails -q -o old.html": (
+            "report s.parquet --min-score 5 --group-by kind --no-thumbnails -q -o new.html"
+        ),
+        "report s.parquet --selection old.csv --no-thumbnails -q -o old2.html": (
+            "report s.parquet --decisions new.csv --no-thumbnails -q -o new2.html"
+        ),
+        "score s.parquet --activation gelu": "score s.parquet --tower-activation gelu",
+    }
+    for former, present in pairs.items():
+        results = [CliRunner().invoke(app, line.split()) for line in (former, present)]
+        assert (results[0].exit_code, results[0].output) == (results[1].exit_code, results[1].output)
+        assert str(results[0].exception) == str(results[1].exception)
+    for name in ("{}.csv", "{}x.csv"):
+        assert Path(name.format("old")).read_bytes() == Path(name.format("new")).read_bytes()
+    assert "kept at 5 or more" in Path("old.html").read_text(encoding="utf-8")
+    assert "kept by the selection" in Path("old2.html").read_text(encoding="utf-8")
+
+
 def test_a_joined_table_that_lacks_rows_is_told(tmp_path: Path) -> None:
     part = tmp_path / "part.csv"
     part.write_text("sample,language\na,en\n")
