@@ -342,6 +342,7 @@ def test_rejects_come_by_reason(ask: Ask) -> None:
 
 def test_columns_tell_their_values_and_ranges(ask: Ask) -> None:
     assert ask("/api/values", column="label").json()["values"][0]["count"] == 20
+    assert ask("/api/values", column="caption").json() == {"values": [], "are_few": False}
     assert ask("/api/range", column="width").json() == {"least": 64, "largest": 123}
     assert ask("/api/values", column="nothing").status_code == 404
     assert ask("/api/range", column="label").status_code == 400

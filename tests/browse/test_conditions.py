@@ -225,13 +225,32 @@ def test_what_is_no_text_is_refused_with_one_line(conditions: Conditions, text: 
 
 
 def test_values_and_ranges_of_columns(conditions: Conditions) -> None:
-    found = {item["value"]: item["count"] for item in conditions.values(ODD)}
+    found = {item["value"]: item["count"] for item in conditions.few_values(ODD) or []}
     assert found == {"Cat": 75, "dog": 75, None: 75, "50% off_x": 75}
-    assert {item["value"]: item["count"] for item in conditions.values("flag")} == {True: 100, False: 100, None: 100}
+    assert {item["value"]: item["count"] for item in conditions.few_values("flag") or []} == {True: 100, False: 100, None: 100}
     assert conditions.range_of("width") == (1, 298)
     least, largest = conditions.range_of("p")
     assert (least, largest) == (1 / N, 299 / N)
-    assert len(conditions.values("sample", 5)) == 5
+    assert conditions.few_values("sample") is None
+
+
+def test_columns_with_more_values_than_chips_have_none_listed(tmp_path: Path) -> None:
+    """Of "late" the first 20,000 rows have one value; "long" has two, one of them a long text."""
+    num_rows = 20_050
+    rows = range(num_rows)
+    columns = {
+        "twenty": [None if row % 20 == 0 else row % 20 for row in rows],
+        "more": [None if row % 21 == 0 else row % 21 for row in rows],
+        "late": [f"{max(0, row - 20_000)}" for row in rows],
+        "long": ["x" * 201 if row == 7 else "y" for row in rows],
+    }
+    table = pa.table({"sample": [f"{row}.jpg" for row in rows], "score": [1.0] * num_rows, **columns})
+    with open_scores(table) as scores:
+        store = RowStore(scores, tmp_path)
+    with contextlib.closing(Conditions(store, tmp_path, threads=2)) as found:
+        counts = {item["value"]: item["count"] for item in found.few_values("twenty") or []}
+        assert counts == {value: columns["twenty"].count(value) for value in (None, *range(1, 20))}
+        assert [found.few_values(name) for name in ("more", "late", "long")] == [None, None, None]
 
 
 def test_names_are_found_and_doubles_noticed(conditions: Conditions) -> None:

@@ -128,24 +128,19 @@ class _Database:
                 mask[rows] = True
         return {}, np.packbits(mask).tobytes()
 
-    def _values(self, column: str, most: int, named: str) -> tuple[dict[str, Any], None]:
-        """The commonest values of a column."""
+    def _few_values(self, column: str, most: int, named: str) -> tuple[dict[str, Any], None]:
+        """All values of a column, commonest first; None where there are more than `most`, or long texts."""
         from beholder.browse.rows import as_json
 
-        query = f"SELECT {column} AS value, count(*) AS count FROM {VIEW} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {int(most)}"
-        found = self._columns(query, named)
-        pairs = zip(found["value"], found["count"], strict=True)
-        return {"values": [{"value": as_json(_plain(value)), "count": int(count)} for value, count in pairs]}, None
-
-    def _few_values(self, column: str, most: int, named: str) -> tuple[dict[str, Any], None]:
-        """All values of a column as `_values` gives them; None where there are more than `most`, or long texts."""
         first = f"SELECT count(DISTINCT v) AS found FROM (SELECT {column} AS v FROM {VIEW} LIMIT {_FIRST_ROWS})"
         if self._columns(first, named)["found"][0] > most:
             return {"values": None}, None
-        answer, _ = self._values(column, most + 1, named)
-        values = [item["value"] for item in answer["values"]]
-        are_few = len(values) <= most and not any(isinstance(value, str) and len(value) > _LONG_VALUE for value in values)
-        return (answer if are_few else {"values": None}), None
+        query = f"SELECT {column} AS value, count(*) AS count FROM {VIEW} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {int(most) + 1}"
+        found = self._columns(query, named)
+        pairs = zip(found["value"], found["count"], strict=True)
+        values = [{"value": as_json(_plain(value)), "count": int(count)} for value, count in pairs]
+        is_long = any(isinstance(item["value"], str) and len(item["value"]) > _LONG_VALUE for item in values)
+        return {"values": None if is_long or len(values) > most else values}, None
 
     def _range(self, name: str, named: str) -> tuple[dict[str, Any], None]:
         """The least and the largest value of a column of numbers."""

@@ -38,7 +38,7 @@ from beholder.scores.score_set import ROW, quoted, text_literal
 TIME_LIMIT_S = 20.0
 MEMORY_BYTES = 2 << 30
 """What a process may use beyond what it starts with."""
-MOST_CHIPS = 20
+MOST_VALUES = 20
 """Columns with at most so many values have them listed."""
 _AT_ONCE = 2
 _MOST_WAITING = 16
@@ -138,20 +138,14 @@ class Conditions:
         _, data = self._ask("matching", named, conditions=list(conditions))
         return np.unpackbits(np.frombuffer(data, np.uint8), count=self._store.num_rows).view(np.bool_)
 
-    def values(self, name: str, most: int = 50) -> list[dict[str, Any]]:
-        """The commonest values of a column: `value`, `count`; commonest first. Raises InputError, Busy."""
-        named = f"condition {_short(quoted(name))}"
-        found: list[dict[str, Any]] = self._ask("values", named, column=quoted(name), most=most)[0]["values"]
-        return found
+    def few_values(self, name: str) -> list[dict[str, Any]] | None:
+        """All values of a column, `value` and `count`, commonest first; None: more than `MOST_VALUES`, or long texts; kept.
 
-    def few_values(self, name: str, most: int = MOST_CHIPS) -> list[dict[str, Any]] | None:
-        """All values of a column as `values` gives them; None where there are more than `most`. Raises InputError, Busy.
-
-        The answer is worked out when it is first asked for, and kept.
+        Raises InputError, Busy.
         """
         if name not in self._few:
             named = f"condition {_short(quoted(name))}"
-            self._few[name] = self._ask("few_values", named, column=quoted(name), most=most)[0]["values"]
+            self._few[name] = self._ask("few_values", named, column=quoted(name), most=MOST_VALUES)[0]["values"]
         return self._few[name]
 
     def range_of(self, name: str) -> tuple[Any, Any]:

@@ -46,8 +46,8 @@ class JoinedSet(ScoreSet):
                 yield pa.table([found[name] for name in names], names=list(names))
 
 
-def with_joined(scores: ScoreSet, join: Sequence[str], scratch: Path, *, num_threads: int) -> tuple[ScoreSet, list[str]]:
-    """The set with the columns of the tables, and lines that should be told of it; the set itself where there are no tables.
+def with_joined(scores: ScoreSet, join: Sequence[str], scratch: Path, *, num_threads: int) -> ScoreSet:
+    """The set with the columns of the tables; the set itself where there are none.
 
     Args:
         scores: the set.
@@ -59,7 +59,7 @@ def with_joined(scores: ScoreSet, join: Sequence[str], scratch: Path, *, num_thr
         InputError: what `join_metadata` raises.
     """
     if not join:
-        return scores, []
+        return scores
     named = f"--join {', '.join(join)}"
     database = contextlib.closing(connect(scratch / "join", num_threads=num_threads))
     with within_free_memory(), database as connection, clear_errors(named):
@@ -69,5 +69,5 @@ def with_joined(scores: ScoreSet, join: Sequence[str], scratch: Path, *, num_thr
     own = {item.name: getattr(scores, item.name) for item in fields(ScoreSet)}
     own["schema"] = pa.schema([*scores.schema, *more], scores.schema.metadata)
     own["untyped"] = scores.untyped | found.untyped
-    notes = [f"joined column {old!r} is called {new!r} here" for old, new in found.renamed.items()]
-    return JoinedSet(**own, joined=found.file, joined_names=tuple(more.names)), [*notes, *found.partly]
+    own["notes"] = (*scores.notes, *found.notes)
+    return JoinedSet(**own, joined=found.file, joined_names=tuple(more.names))

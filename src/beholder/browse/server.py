@@ -109,7 +109,7 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
         with contextlib.ExitStack() as stack:
             named = {"score_column": options.score_column, "sample_column": options.sample_column}
             scores = stack.enter_context(open_each_once(options.scores, options.repeated, num_threads=cores, **named))
-            scores, notes = with_joined(scores, options.join, scratch, num_threads=cores)
+            scores = with_joined(scores, options.join, scratch, num_threads=cores)
             session = stack.enter_context(opened(scores, scratch, options))
             column = session.picture_column
             finder = PictureFinder(
@@ -124,8 +124,9 @@ def serving(options: BrowseOptions, port: int) -> Iterator[tuple[Guard, Address]
             first = session.addresses(np.arange(min(_LOOKED_AT, session.store.num_rows)))
             samples = [address for address in first if address is not None]
             finder.sources(samples)
-            warnings = [*scores.notes, *notes, stacks_warning(session.stacks), gone_warning(finder, samples[:NUM_LOOKED_UP])]
-            if warnings[-1] is not None and column is None and not named_in(scores.record):
+            warnings = [*scores.notes, stacks_warning(session.stacks), gone_warning(finder, samples[:NUM_LOOKED_UP])]
+            is_free = options.picture_column is None and column is None and not named_in(scores.record)
+            if warnings[-1] is not None and is_free:
                 warnings.append("--picture-column names a column with the pictures' paths or URLs")
             warning = "; ".join(filter(None, warnings)) or None
             pixels = PixelOptions.of_record(scores.record.get("pixels"))
