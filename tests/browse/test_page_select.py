@@ -93,6 +93,7 @@ def test_keys_alone_select_and_undo_works_in_the_large_view(photo_server: Any, o
     page.keyboard.press("Control+z")
     until(lambda: state(marks).get(names[4]) == "drop")
     page.wait_for_selector("#view-drop[aria-pressed=true]")
+    page.wait_for_selector("#toast.shown:popover-open")
 
 
 def test_undo_leaves_what_somebody_else_marked_since(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
@@ -160,6 +161,7 @@ def test_touch_selects_on_a_phone(photo_server: Any, open_page: Open, tmp_path: 
     page.tap("#chosen-keep")
     until(lambda: state(tmp_path / "m.jsonl") == {names[at]: "keep" for at in (0, 4)})
     page.tap("#undo")
+    page.wait_for_selector("#toast.shown:visible")
     until(lambda: state(tmp_path / "m.jsonl") == {})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

@@ -205,6 +205,10 @@ def test_tiles_tell_names_and_captions_and_which_pictures_are_turned(url_set: Pa
         assert page.locator("#tile-1 .told").inner_text().split("\n") == ["caption 1 <b>", "000001"]
         assert not page.locator("#tile-0 .told").is_visible()
         assert page.locator("#tile-1").get_attribute("aria-label") == "000001, 7.90, caption 1 <b>"
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#view-large.here")
+        assert page.locator("#view-source").inner_text().startswith("pictures are shown from column 'url'")
+        page.keyboard.press("Escape")
         fixed = page.locator("#chips .chip.fixed")
         assert fixed.all_inner_texts() == ["aesthetic_score < 99"]
         page.context.close()

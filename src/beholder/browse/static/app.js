@@ -422,7 +422,8 @@ async function start() {
   byId("about").textContent = aboutText();
   byId("help-marks").textContent = `Marks are saved at once in ${info.marks.file}; beholder select --marks takes them.`;
 
-  byId("about").title = info.picture_note ?? "";
+  byId("about").title = byId("view-source").textContent = info.picture_note ?? "";
+  byId("view-source").hidden = !info.picture_note;
   gallery = new Gallery(byId("gallery"), info.run, { isKept, onOpen: (index, item) => (item.stack ? openStack(index, item) : viewer.open(index)), onMark, onChosen: showChosen, onGone: recover });
   viewer = new Viewer(gallery, info.run, {
     onMark,

@@ -35,6 +35,8 @@ let toastTimer = 0;
 export function toast(text, isBad = false) {
   const box = byId("toast");
   box.textContent = text;
+  if (box.matches(":popover-open")) box.hidePopover();
+  box.showPopover(); // above a dialog that was opened since
   box.classList.toggle("bad", isBad);
   box.classList.add("shown");
   clearTimeout(toastTimer);

@@ -142,8 +142,8 @@ export class Filters {
       .then((found) => {
         if (!found) return;
         const { least, largest } = found;
-        Object.assign(low, { placeholder: least ?? "none" });
-        Object.assign(high, { placeholder: largest ?? "none" });
+        Object.assign(low, { placeholder: tidy(least) ?? "none" });
+        Object.assign(high, { placeholder: tidy(largest) ?? "none" });
         box.querySelector("header small").textContent = least === null ? "no numbers" : least === largest ? `all ${least}` : `${tidy(least)} to ${tidy(largest)}`;
         if (typeof least !== "number" || typeof largest !== "number" || least >= largest) return;
         slider = new RangeSlider(name, least, largest, (from, to) => {
