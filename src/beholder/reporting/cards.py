@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from beholder.images.thumbnail import Thumbnail
 from beholder.reporting.pictures import NoPicture, Thumbnails
 from beholder.reporting.rows import RowFacts
+from beholder.scores.score_set import as_score
 
 _NAME_CHARACTERS, _WHOLE_NAME_CHARACTERS, _LABEL_CHARACTERS, _REASON_CHARACTERS = 80, 500, 80, 300
 _CAPTION_CHARACTERS = 160
+DIGITS = 3
+"""After the point of a score, where nothing asks for more."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ class CardMaker:
     no_address: NoPicture | None = None
     _inlined: dict[str, InlineImage] = field(default_factory=dict)
 
-    def cards(self, rows: Iterable[int], head: int) -> list[Card]:
-        """Cards of rows, in their order, with the score of one head."""
-        return [self.card(self.rows[row], head) for row in rows if row in self.rows]
+    def cards(self, rows: Iterable[int], head: int, digits: int = DIGITS) -> list[Card]:
+        """Cards of rows, in their order, with the score of one head, to so many digits after the point."""
+        return [self.card(self.rows[row], head, digits=digits) for row in rows if row in self.rows]
 
-    def card(self, facts: RowFacts, head: int, *, label: str = "", tag: str = "", is_kept: bool = True) -> Card:
+    def card(
+        self, facts: RowFacts, head: int, *, label: str = "", tag: str = "", is_kept: bool = True, digits: int = DIGITS
+    ) -> Card:
         """The card of one row."""
         key = str(facts.row)
         score = facts.scores[head] if facts.scores else None
@@ -91,12 +96,13 @@ class CardMaker:
         if not tag and facts.row in self.kept:
             is_kept = self.kept[facts.row]
             tag = "kept" if is_kept else self.dropped_by.get(facts.row, "dropped").replace("_", " ")
-        shown = label or ("no score" if score is None else f"{score:.3f}")
+        told = "no score" if score is None else f"{float(as_score(score)):.{digits}f}"
+        shown = label or told
         thumbnail = self.thumbnails.found.get(facts.address or "") if self.thumbnails else None
         short = short_name(facts.sample)
         return Card(
             picture=key,
-            words=f"{short}, {label or ('no score' if score is None else f'score {score:.3f}')}" + (f", {tag}" if tag else ""),
+            words=f"{short}, {label or (told if score is None else f'score {told}')}" + (f", {tag}" if tag else ""),
             label=shown,
             short=short,
             score=score,

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from beholder.reporting.numbers import HeadNumbers, Histogram, nice_step, published_densities
+from beholder.scores.score_set import as_score
 
-WIDTH, HEIGHT = 720.0, 320.0
-LEFT, RIGHT, TOP, BOTTOM = 88.0, 16.0, 16.0, 54.0
+WIDTH, HEIGHT = 720.0, 338.0
+LEFT, RIGHT, TOP, BOTTOM = 88.0, 16.0, 34.0, 54.0
+_HALF_LETTER = 7.0
+"""Half the width of a letter on a narrow screen, at least."""
 _X_TICKS, _Y_TICKS = 10, 5
 _LEAST_SHARE = 1e-9
 NOTHING = "\N{EN DASH}"
@@ -23,6 +26,15 @@ class Tick:
 
     at: float
     text: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a threshold stands, what it says, and where the middle of these words is, above the chart and inside its ends."""
+
+    at: float
+    text: str
+    text_at: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Chart:
     line: str = ""
     reference: list[str] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
-    threshold: Tick | None = None
+    threshold: Cut | None = None
     low: float = 0.0
     high: float = 1.0
     reads: list[tuple[float, str]] = field(default_factory=list)
@@ -136,6 +148,22 @@ def number(value: float) -> str:
     return f"{value:.5g}"
 
 
+def numbers_apart(values: Sequence[float]) -> list[str]:
+    """Places on the score axis with as many digits as tell them apart, at least those of `number`."""
+    for digits in range(5, 10):
+        texts = [f"{value:.{digits}g}" for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
+
+
+def digits_apart(scores: Sequence[float], *, least: int = 3, most: int = 9) -> int:
+    """How many digits after the point tell scores apart, which are float32; those that are equal stay equal."""
+    different = {float(as_score(score)) for score in scores if math.isfinite(score)}
+    enough = (digits for digits in range(least, most) if len({f"{score:.{digits}f}" for score in different}) == len(different))
+    return next(enough, most)
+
+
 def _x_ticks(axes: _Axes, count: int = _X_TICKS) -> list[Tick]:
     step = nice_step((axes.high - axes.low) / count)
     first, last = math.ceil(axes.low / step - 1e-9), math.floor(axes.high / step + 1e-9)
@@ -168,7 +196,12 @@ def histogram_chart(
 
     reads = []
     for index, (left, right, count) in enumerate(zip(edges[:-1], edges[1:], counts, strict=True)):
-        words = f"{number(left)} to {number(right)}: {count:,} pictures, {percent(count / max(1, numbers.num_scored))}"
+        words = f"{number(left)} to {number(right)}"
+        if index == 0 and histogram.num_below:
+            words = f"below {number(right)}"
+        elif index == len(counts) - 1 and histogram.num_above:
+            words = f"{number(left)} and more"
+        words += f": {count:,} pictures, {percent(count / max(1, numbers.num_scored))}"
         if histogram.kept is not None:
             words += f", {histogram.kept[index]:,} kept"
         reads.append((axes.x((left + right) / 2), words))
@@ -180,7 +213,7 @@ def histogram_chart(
     return Chart(
         name=name,
         title="Distribution of scores",
-        summary=_histogram_words(numbers, bool(inside), selection),
+        summary=_histogram_words(numbers, histogram, bool(inside), selection),
         x_label="score",
         y_label=f"share of pictures per {number(width)}",
         x_ticks=_x_ticks(axes),
@@ -195,13 +228,16 @@ def histogram_chart(
     )
 
 
-def _histogram_words(numbers: HeadNumbers, has_reference: bool, selection: bool) -> str:
+def _histogram_words(numbers: HeadNumbers, histogram: Histogram, has_reference: bool, selection: bool) -> str:
     text = (
         f"Histogram of {numbers.num_scored:,} scores from {numbers.minimum:.3f} to {numbers.maximum:.3f}; "
         f"half of them lie between {numbers.quantile(0.25):.3f} and {numbers.quantile(0.75):.3f}."
     )
+    beyond = histogram.num_below + histogram.num_above
+    if beyond:
+        text += f" The outermost bars hold {beyond:,} scores beyond them, too."
     if selection:
-        text += " The darker part of each bar was kept by the selection."
+        text += " The part of each bar in the second colour was kept by the selection."
     return text + (" The line is LAION-2B-en." if has_reference else "")
 
 
@@ -245,7 +281,9 @@ def kept_chart(name: str, numbers: HeadNumbers, threshold: float | None, *, is_l
     )
 
 
-def _threshold(axes: _Axes, threshold: float | None) -> Tick | None:
+def _threshold(axes: _Axes, threshold: float | None) -> Cut | None:
     if threshold is None or not axes.has(threshold):
         return None
-    return Tick(axes.x(threshold), number(threshold))
+    at, text = axes.x(threshold), number(threshold)
+    half = _HALF_LETTER * len(text)
+    return Cut(at, text, round(min(max(at, LEFT + half), WIDTH - half), 2))

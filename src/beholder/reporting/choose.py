@@ -15,6 +15,9 @@ Rows = npt.NDArray[np.int64]
 _CHUNK = 1 << 20
 _MOST_BUCKETS, _FEWEST_BUCKETS = 30, 2
 _HALF_POINT, _LEAST_WIDTH = 0.5, 2.0**-6
+_MOST_IN_ONE, _MOST_IN_TWO = 0.5, 0.8
+"""Where one bucket of even width, or two beside each other, would hold a larger share, they are made otherwise."""
+_BUCKETS_BY_COUNT = 8
 _MOST_TIES = 4096
 """Of so many rows of one score, only the first are looked at when the best are chosen."""
 
@@ -36,7 +39,10 @@ class Bucket:
 
 
 def bucket_edges(numbers: HeadNumbers) -> list[float]:
-    """Inner edges of the buckets: multiples of 0.5, or of another power of two where that would make too many or too few."""
+    """Edges of the buckets: multiples of 0.5, or of another power of two where that would make too many or too few.
+
+    Where one of them would hold most scores they are narrower; where that does not help, all hold about as many.
+    """
     if not numbers.num_scored:
         return []
     low, high = numbers.shown_range()
@@ -45,8 +51,32 @@ def bucket_edges(numbers: HeadNumbers) -> list[float]:
         width *= 2
     while 0 < (high - low) / width < _FEWEST_BUCKETS and width > _LEAST_WIDTH:
         width /= 2
+    edges = _even_edges(low, high, width)
+    while _is_crowded(numbers, edges) and width > _LEAST_WIDTH and 2 * (high - low) / width <= _MOST_BUCKETS:
+        width /= 2
+        edges = _even_edges(low, high, width)
+    return (_edges_by_count(numbers) or edges) if _is_crowded(numbers, edges) else edges
+
+
+def _even_edges(low: float, high: float, width: float) -> list[float]:
     first, last = math.floor(low / width), math.floor(high / width)
     return [index * width for index in range(first, last + 2)]
+
+
+def _edges_by_count(numbers: HeadNumbers) -> list[float]:
+    """Edges between which about equally many scores lie; [] where scores are too few, or too much alike, for three buckets."""
+    if numbers.num_scored < _BUCKETS_BY_COUNT:
+        return []
+    places = [place * numbers.num_scored // _BUCKETS_BY_COUNT for place in range(_BUCKETS_BY_COUNT)]
+    edges = sorted({*(float(numbers.ordered[place]) for place in places), numbers.maximum})
+    return edges if len(edges) > 3 else []
+
+
+def _is_crowded(numbers: HeadNumbers, edges: list[float]) -> bool:
+    """Whether one of the buckets, or two of at least four, hold most scores."""
+    places = np.searchsorted(numbers.ordered, np.asarray(edges[1:-1], np.float32))
+    shares = np.diff([0, *places, numbers.num_scored]) / numbers.num_scored
+    return bool(shares.max() > _MOST_IN_ONE or (len(shares) > 3 and (shares[1:] + shares[:-1]).max() > _MOST_IN_TWO))
 
 
 def buckets(numbers: HeadNumbers, scores: npt.NDArray[np.float32], per_bucket: int, seed: int) -> list[Bucket]:

@@ -205,6 +205,8 @@ def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decis
         seed=options.seed,
     )
     section.advice, section.prices, section.is_chosen = advice, price_tables(advice), at is not None
+    if at is not None and section.num_scored:
+        section.lead = list(advice.sentences)
     return section
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy.typing as npt
 
 from beholder.models.published import published_share_at_least
 from beholder.reporting import choose
-from beholder.reporting.charts import NOTHING, Chart, histogram_chart, kept_chart, number, percent
-from beholder.reporting.choose import Rows
+from beholder.reporting.charts import NOTHING, Chart, digits_apart, histogram_chart, kept_chart, number, numbers_apart, percent
+from beholder.reporting.choose import Bucket, Rows
 from beholder.reporting.numbers import QUANTILES, HeadNumbers
 from beholder.reporting.rows import RowFacts
 
-NUM_BEST, NUM_BORDER = 18, 12
+NUM_BEST, NUM_BORDER, NUM_LEAD = 18, 12, 6
 _FEWEST_SHOWN = 4
 
 
@@ -48,7 +49,9 @@ class HeadSection:
         num_kept, share_kept, share_laion: at the threshold.
         buckets, best, worst, above, below: rows.
         lost: the best-ranked rows that rules of a selection dropped whatever their score.
+        lead: sentences that the page opens with.
         advice, prices: what `curation.advice` says, and its tables as they are shown.
+        has_selection: whether the border is that of a selection.
     """
 
     index: int
@@ -71,14 +74,24 @@ class HeadSection:
     above: list[int] = field(default_factory=list)
     below: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
+    lead: list[str] = field(default_factory=list)
+    has_selection: bool = False
     advice: Any = None
     prices: list[Any] = field(default_factory=list)
 
     @property
+    def first_seen(self) -> tuple[list[int], list[int]]:
+        """Rows that the page opens with: those on either side of the cut, or the best and worst where none was chosen."""
+        worst = self.worst if self.num_scored > 1 else []
+        pair = (self.above, self.below) if self.is_chosen or self.has_selection else (self.best, worst)
+        return pair[0][:NUM_LEAD], pair[1][:NUM_LEAD]
+
+    @property
     def rows(self) -> Iterable[int]:
         """All rows it may show, the most important first."""
-        for rows in (self.above, self.below, self.lost, self.best, self.worst, *(bucket.rows for bucket in self.buckets)):
-            yield from rows
+        yield from itertools.chain(*self.first_seen, self.above, self.below, self.lost, self.best, self.worst)
+        for bucket in self.buckets:
+            yield from bucket.rows
 
     def put_in_order(self, facts: Mapping[int, RowFacts], *, border_is_ordered: bool) -> None:
         """Sort the chosen rows by score and name, and cut the candidates to those that are shown."""
@@ -131,6 +144,7 @@ def head_section(
     numbers = HeadNumbers(column, head, scores)
     section = HeadSection(index, column, numbers.name, numbers.num_scored, numbers.num_not_finite, _summary(numbers))
     section.threshold = threshold
+    section.lead = [_spread(numbers)]
     if not numbers.num_scored:
         return section
     kept_scores = scores[kept & np.isfinite(scores)] if kept is not None else None
@@ -146,15 +160,16 @@ def head_section(
     section.first_step = min(range(len(section.steps)), key=lambda place: abs(section.steps[place][0] - middle))
     section.best = choose.best(numbers, scores, NUM_BEST).tolist()
     section.worst = choose.worst(numbers, scores, NUM_BEST).tolist()
+    found = choose.buckets(numbers, scores, per_bucket, seed)
     section.buckets = [
         BucketRows(
             f"bucket-{index}-{place}",
-            _label(bucket.low, bucket.high),
+            label,
             bucket.count,
             percent(bucket.count / numbers.num_scored),
             bucket.rows.tolist(),
         )
-        for place, bucket in enumerate(choose.buckets(numbers, scores, per_bucket, seed))
+        for place, (bucket, label) in enumerate(zip(found, _labels(found), strict=True))
     ]
     if threshold is not None:
         section.num_kept = numbers.count_at_least(threshold)
@@ -168,6 +183,7 @@ def head_section(
 
 def set_border(section: HeadSection, kept: Rows, dropped: Rows, lost: Rows) -> None:
     """Show the border of a selection in place of that of a threshold."""
+    section.has_selection = True
     section.above, section.below, section.lost = kept.tolist(), dropped.tolist(), lost.tolist()
 
 
@@ -182,10 +198,35 @@ def _summary(numbers: HeadNumbers) -> list[tuple[str, str]]:
     return [*lines, ("max", text(numbers.maximum))]
 
 
-def _label(low: float, high: float) -> str:
-    if math.isinf(low):
-        return "all" if math.isinf(high) else f"below {number(high)}"
-    return f"{number(low)} and more" if math.isinf(high) else f"{number(low)} to {number(high)}"
+def _spread(numbers: HeadNumbers) -> str:
+    """How scores are spread, in a sentence."""
+    if not numbers.num_scored:
+        return "No picture has a score."
+    low, high = numbers.minimum, numbers.maximum
+    if numbers.num_scored == 1:
+        return f"One picture is scored: {low:.3f}."
+    if low == high:
+        return f"All {numbers.num_scored:,} pictures score {low:.3f}."
+    values = [low, *(numbers.quantile(q) for q in (0.25, 0.5, 0.75)), high]
+    digits = digits_apart(values, least=2)
+    lowest, quarter, middle, three, highest = (f"{value:.{digits}f}" for value in values)
+    return (
+        f"{numbers.num_scored:,} pictures score from {lowest} to {highest}; half of them lie between {quarter} and {three}, "
+        f"the middle one at {middle}."
+    )
+
+
+def _labels(buckets: Sequence[Bucket]) -> list[str]:
+    """Their ends in words, with digits that tell them apart."""
+    ends = sorted({end for bucket in buckets for end in (bucket.low, bucket.high)})
+    texts = dict(zip(ends, numbers_apart(ends), strict=True))
+
+    def label(low: float, high: float) -> str:
+        if math.isinf(low):
+            return "all" if math.isinf(high) else f"below {texts[high]}"
+        return f"{texts[low]} and more" if math.isinf(high) else f"{texts[low]} to {texts[high]}"
+
+    return [label(bucket.low, bucket.high) for bucket in buckets]
 
 
 def _steps(numbers: HeadNumbers, charts: list[Chart]) -> list[tuple[float, str, str, list[float | None]]]:

@@ -21,6 +21,10 @@ _OUTER_SHARE = 0.0005
 """Charts leave out the outermost scores where these lie far off the others."""
 _FAR = 1.6
 _FEW = 200
+_MOST_IN_ONE = 0.25
+"""Where one bin of even width would hold a larger share of the scores, charts show less of the range."""
+_INNER_SHARES = (0.01, 0.05, 0.1)
+"""What they leave out at either end then, the least first."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Histogram:
         edges: (B + 1,) float64, ascending.
         counts: (B,) int64; add up to all scores.
         kept: (B,) int64, or None: of them, those that a selection kept.
-        num_below, num_above: scores that were put into the outer bins.
+        num_below, num_above: scores beyond the outer edges, which count in the outer bins.
     """
 
     edges: npt.NDArray[np.float64]
@@ -106,7 +110,23 @@ class HeadNumbers:
         return self.count_at_least(threshold) / self.num_scored if self.num_scored else math.nan
 
     def shown_range(self) -> tuple[float, float]:
-        """Lowest and highest score that charts show: all, or without a few that lie far off."""
+        """Lowest and highest score that charts show: all, or without those that lie far off.
+
+        These are few, but for scores of which most would stand in one bar.
+        """
+        whole = self._without_far()
+        if self.num_scored < _FEW or not self._is_crowded(*whole):
+            return whole
+        inner = ((self.quantile(share), self.quantile(1 - share)) for share in _INNER_SHARES)
+        return next(((low, high) for low, high in inner if high > low and not self._is_crowded(low, high)), whole)
+
+    def _is_crowded(self, low: float, high: float) -> bool:
+        """Whether one bin of even width over the range holds far more scores than others."""
+        places = np.searchsorted(self.ordered, np.asarray(_edges(low, high)[1:-1], np.float32))
+        return bool(np.diff([0, *places, self.num_scored]).max() > _MOST_IN_ONE * self.num_scored)
+
+    def _without_far(self) -> tuple[float, float]:
+        """Lowest and highest score, or without a few that lie far off."""
         low, high = self.minimum, self.maximum
         if self.num_scored < _FEW:
             return low, high
@@ -118,12 +138,10 @@ class HeadNumbers:
 
     def histogram(self, kept: npt.NDArray[np.float32] | None = None) -> Histogram:
         """Bins of a round width over the shown range; `kept`: the scores that a selection kept, in any order."""
-        low, high = self.shown_range()
-        width = _step(low, high, _HISTOGRAM_BINS)
-        first = math.floor(low / width)
-        num_bins = max(1, math.floor(high / width) - first + 1)
-        edges = np.asarray([_round((first + index) * width) for index in range(num_bins + 1)])
+        edges = np.asarray(_edges(*self.shown_range()))
+        num_bins = len(edges) - 1
         places = np.searchsorted(self.ordered, [as_score(edge) for edge in edges])
+        num_within = int(np.searchsorted(self.ordered, as_score(edges[-1]), side="right"))
         inner = np.diff(np.concatenate([[0], places[1:-1], [self.num_scored]])).astype(np.int64)
         kept_counts = None
         if kept is not None:
@@ -132,7 +150,7 @@ class HeadNumbers:
             for start in range(0, len(kept), _CHUNK):
                 bins = np.searchsorted(bounds, kept[start : start + _CHUNK], side="right")
                 kept_counts += np.bincount(bins, minlength=num_bins)
-        return Histogram(edges, inner, kept_counts, int(places[0]), self.num_scored - int(places[-1]))
+        return Histogram(edges, inner, kept_counts, int(places[0]), self.num_scored - num_within)
 
     def curve(self) -> list[tuple[float, int]]:
         """(threshold, kept) at evenly spaced, round thresholds over the shown range, ascending."""
@@ -145,6 +163,14 @@ class HeadNumbers:
     def published(self) -> list[tuple[float, float]]:
         """(threshold, share of LAION-2B-en at or above it), ascending; [] where nobody published any for this head."""
         return sorted(published_shares(self.head).items()) if self.head else []
+
+
+def _edges(low: float, high: float) -> list[float]:
+    """Edges of the bins of a histogram of this range, of a round width."""
+    width = _step(low, high, _HISTOGRAM_BINS)
+    first = math.floor(low / width)
+    num_bins = max(1, math.floor(high / width) - first + 1)
+    return [_round((first + index) * width) for index in range(num_bins + 1)]
 
 
 def _step(low: float, high: float, count: int) -> float:

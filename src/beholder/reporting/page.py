@@ -59,7 +59,6 @@ def render(content: Mapping[str, Any]) -> bytes:
             "right": charts.WIDTH - charts.RIGHT,
             "top": charts.TOP,
             "bottom": charts.HEIGHT - charts.BOTTOM,
-            "middle": charts.WIDTH / 2,
         },
         "policy": policy(style, script),
         "style": Markup(style),  # ours, and named by its hash in the policy

@@ -19,7 +19,7 @@ from beholder.images.picture import PictureError
 from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER
 from beholder.models.fetch import is_offline
 from beholder.reporting.cards import CardMaker
-from beholder.reporting.charts import number, percent
+from beholder.reporting.charts import NO_BREAK, digits_apart, number, percent
 from beholder.reporting.contents import Contents, command_line, gather
 from beholder.reporting.heads import thin_out
 from beholder.reporting.options import ReportOptions
@@ -301,6 +301,7 @@ def _page(
             "num_rejected": contents.num_rejected,
             "scores_known": bool(scores.record),
             "heads": heads,
+            "lead": _lead(scores, contents),
             "decisions": contents.decisions,
             "border_words": _border_words(contents),
             "groups": groups,
@@ -315,7 +316,10 @@ def _page(
 
 def _head_view(head: Any, maker: CardMaker) -> Any:
     """The section with cards in place of rows."""
-    cards = {name: maker.cards(getattr(head, name), head.index) for name in ("best", "worst", "above", "below", "lost")}
+    scores = [score for row in (*head.above, *head.below) if (score := maker.rows[row].scores[head.index]) is not None]
+    digits = digits_apart([*scores, *([head.threshold] if head.threshold is not None else [])])
+    cards = {name: maker.cards(getattr(head, name), head.index) for name in ("best", "worst", "lost")}
+    cards |= {name: maker.cards(getattr(head, name), head.index, digits) for name in ("above", "below")}
     buckets = [replace(bucket, rows=maker.cards(bucket.rows, head.index)) for bucket in head.buckets]
     return replace(head, **cards, buckets=buckets)
 
@@ -346,6 +350,20 @@ def _group_view(contents: Contents, maker: CardMaker) -> dict[str, Any] | None:
         "num_dropped": groups.num_dropped,
         "shown": shown,
     }
+
+
+def _lead(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
+    """(head, sentence) that the page opens with; of the selection, or where there is one head, without the head's name."""
+    heads = contents.heads
+    lines = [(head.name, [sentence.replace(" %", f"{NO_BREAK}%") for sentence in head.lead]) for head in heads]
+    found = (
+        [("", sentence) for sentence in lines[0][1]] if len(lines) == 1 else [(name, " ".join(said)) for name, said in lines]
+    )
+    if contents.decisions is None:
+        return found
+    kept, total = contents.decisions.num_kept, scores.num_rows
+    sentence = f"The selection keeps {kept:,} of {total:,} pictures{f': {percent(kept / total)}' if total else ''}."
+    return [("", sentence), *(found[1:] if len(heads) == 1 and heads[0].is_chosen else found)]
 
 
 def _tiles(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:

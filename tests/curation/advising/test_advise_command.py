@@ -83,8 +83,8 @@ def test_it_opens_with_two_plain_sentences(scores: Path, tmp_path: Path) -> None
         f"At 5.0, {kept.sum():,} of 5,000 pictures stay: the best {100 * kept.mean():.1f} %; of LAION-2B-en, 25 % score as high"
     )
     assert second == (
-        "The folder …ry long name, as they are found [on] disks/and one below it pays for it most: "
-        f"{100 * kept[disks].mean():.1f} % of its {disks.sum():,} pictures stay, against {100 * kept.mean():.1f} % of all."
+        "Pictures in the folder …ry long name, as they are found [on] disks/and one below it pay for it most: "
+        f"{100 * kept[disks].mean():.1f} % of these {disks.sum():,} stay, against {100 * kept.mean():.1f} % of all."
     )
     example = run(scores, "--no-price").stdout
     assert re.match(r"At 4\.75|At 5\.0|At 5\.25", example)

@@ -82,25 +82,23 @@ def price_sentence(tables: Sequence[ColumnTable], num_kept: int, num_scored: int
         table, group = hit
         all_share = percent(num_kept / num_scored)
         value = cut(value_text(group, table.kind), _VALUE_CHARACTERS, table.kind)
+        rows = f"{group.num_rows:,} stay" if group.num_rows > 1 else "1 stays"
         return (
-            f"{_group_words(table, value)} pays for it most: {percent(group.share_kept)} of {_pictures(group.num_rows)} "
-            f"{'stays' if group.num_rows == 1 else 'stay'}, against {all_share} of all."
+            f"Pictures {_which(table, value)} pay for it most: {percent(group.share_kept)} of these {rows}, "
+            f"against {all_share} of all."
         )
     if any(table.num_growing for table in tables):
         return "No group clearly shrinks; the table shows which ones grow."
     return "No group of pictures clearly gains or loses by it."
 
 
-def _group_words(table: ColumnTable, value: str) -> str:
-    """A group of a column as the beginning of a sentence."""
-    if table.kind == "folder":
-        return f"The folder {value}"
-    if table.kind == "value":
-        return f"{table.column} = {value}"
-    if table.kind == "word":
-        return f"The word {value!r} in {table.column}"
-    return f"{table.column} {value}"
-
-
-def _pictures(count: int) -> str:
-    return "its 1 picture" if count == 1 else f"its {count:,} pictures"
+def _which(table: ColumnTable, value: str) -> str:
+    """Which pictures a group of a column is of."""
+    column = table.column
+    return {
+        "folder": f"in the folder {value}",
+        "value": f"whose {column} is {value}",
+        "word": f"with the word {value!r} in {column}",
+        "element": f"with {value} in {column}",
+        "domain": f"from {value}",
+    }.get(table.kind, f"of {column} {value}")

@@ -49,6 +49,27 @@
   addEventListener("hashchange", reveal);
   reveal();
 
+  // The section that is read is marked in the menu.
+  const links = all(".bar a");
+  const mark = () => {
+    const edge = document.querySelector(".bar").getBoundingClientRect().bottom + innerHeight / 4;
+    const isEnd = scrollY > 0 && scrollY + innerHeight >= root.scrollHeight - 2;
+    const passed = links.filter((link) => {
+      const target = document.getElementById(link.hash.slice(1));
+      return target.checkVisibility() && target.getBoundingClientRect().top <= edge;
+    });
+    const current = isEnd ? links[links.length - 1] : passed[passed.length - 1] || links[0];
+    if (!current || current.hasAttribute("aria-current")) return;
+    for (const link of links) link.removeAttribute("aria-current");
+    current.setAttribute("aria-current", "true");
+    const row = current.parentElement;
+    row.scrollLeft = current.offsetLeft - (row.clientWidth - current.offsetWidth) / 2;
+  };
+  let isMarking = false;
+  const markSoon = () => { if (!isMarking) { isMarking = true; requestAnimationFrame(() => { isMarking = false; mark(); }); } };
+  for (const what of ["scroll", "resize", "load"]) addEventListener(what, markSoon);
+  mark();
+
   // Charts tell their numbers to a pointer and to arrow keys.
   for (const svg of all(".chart > svg")) {
     const reads = stored(`${svg.id}-reads`);
@@ -87,9 +108,9 @@
   for (const slider of all(".try-out input")) {
     const steps = stored(`${slider.id}-steps`);
     const out = document.getElementById(`${slider.id}-out`);
-    const section = slider.closest(".head-section");
-    const lines = all(".try", section);
-    const cards = all("li[data-score]", section);
+    const mine = `[data-head="${slider.closest(".head-section").dataset.head}"]`;
+    const lines = all(`figure${mine} .try`);
+    const cards = [...new Set(all(`${mine} li[data-score]`))];
     const draw = (place) => lines.forEach((line, chart) => {
       const x = place ? place[chart] : null;
       line.classList.toggle("on", x !== null && x !== undefined);
