@@ -218,3 +218,81 @@ def test_it_can_be_read_without_scripts(chromium: Any, report_page: Path) -> Non
     assert watched.page.locator(".gallery img").first.is_visible()
     assert watched.page.locator("text=Choosing a threshold").first.is_visible()
     watched.context.close()
+
+
+def test_the_section_that_is_read_is_marked_and_the_slider_stays(chromium: Any, report_page: Path) -> None:
+    for width in (1280, 390):
+        watched = Watched(chromium, report_page, viewport={"width": width, "height": 800}, reduced_motion="reduce")
+        page = watched.page
+        current = "[...document.querySelectorAll('.bar a[aria-current]')].map((link) => link.hash)"
+        assert watched.run(current) == ["#summary"]
+        for place in ("#scores-0", "#border-0", "#advice-0", "#gallery-0"):
+            page.locator(f".bar a[href='{place}']").click()
+            page.wait_for_function(f"({current}).join() === '{place}'")
+            slider = page.locator(".try-out").bounding_box()
+            heading = page.locator(place).bounding_box()
+            link = page.locator(f".bar a[href='{place}']").bounding_box()
+            assert 0 <= link["x"] <= link["x"] + link["width"] <= width
+            if place != "#scores-0":  # the heading is under neither bar, and the slider is there
+                assert heading["y"] >= slider["y"] + slider["height"] > slider["y"] >= link["y"] + link["height"]
+        page.locator(".bar a[href='#provenance']").click()
+        page.wait_for_function(f"({current}).join() === '#provenance'")
+        assert page.locator(".try-out").bounding_box()["y"] < 0
+        assert watched.faults == []
+        watched.context.close()
+
+
+@pytest.mark.parametrize("at", [3.25, 5, 6.75])
+def test_the_label_of_the_threshold_is_whole_and_on_no_curve(
+    chromium: Any, make_set: MakeSet, tmp_path: Path, at: float
+) -> None:
+    out = tmp_path / "report.html"
+    report(make_set({"aesthetic_score": np.linspace(3.2, 6.8, 300)}), out, at=at, no_thumbnails=True)
+    watched = Watched(chromium, out, viewport={"width": 390, "height": 800})
+    boxes = watched.run(
+        """() => [...document.querySelectorAll(".chart > svg")].map((svg) => ["text.cut-text", ".line, .bars"].map((what) => {
+          const {left, top, width} = svg.getBoundingClientRect();
+          return [...svg.querySelectorAll(what)].map((item) => item.getBoundingClientRect())
+            .map((box) => [box.left - left, box.right - left, box.top - top, box.bottom - top, width]);
+        }))"""
+    )
+    assert len(boxes) == 3
+    for labels, drawn in boxes:
+        ((left, right, top, bottom, width),) = labels
+        assert left >= 0
+        assert right <= width
+        assert top >= 0
+        assert all(bottom <= box[2] + 1 for box in drawn if box[1] > box[0])
+    watched.context.close()
+
+
+def test_table_cards_are_of_one_colour_in_light_and_dark(chromium: Any, report_page: Path) -> None:
+    for scheme in ("light", "dark"):
+        watched = Watched(chromium, report_page, color_scheme=scheme)
+        colours = watched.run(
+            "[...document.querySelectorAll('.card, .scroll')].map((item) => getComputedStyle(item).backgroundColor)"
+        )
+        assert len(set(colours)) == 1
+        watched.context.close()
+
+
+def test_ratio_bars_on_a_phone(chromium: Any, make_set: MakeSet, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    languages = rng.choice(["de", "en", "a language with a long name that takes more than one line"], 900)
+    scores = rng.normal(5, 0.5, 900) + 0.5 * (languages == "de")
+    out = tmp_path / "report.html"
+    report(make_set({"aesthetic_score": scores}, columns={"language": languages}), out, at=5, no_thumbnails=True)
+    watched = Watched(chromium, out, viewport={"width": 390, "height": 800})
+    rows = watched.run(
+        """() => [...document.querySelectorAll("details[open] .price tbody tr")].map((row) =>
+          [...row.querySelectorAll("th, td:not(.thin), svg")].map((cell) => cell.getBoundingClientRect())
+            .map((box) => [box.left, box.right, box.height]))"""
+    )
+    assert len(rows) == 3
+    for cells in rows:
+        assert all(0 <= left <= right <= 390 for left, right, _ in cells)
+    bars = watched.run(
+        "[...document.querySelectorAll('details[open] svg.forest')].map((bar) => bar.getBoundingClientRect().width)"
+    )
+    assert min(bars) > 250
+    watched.context.close()
