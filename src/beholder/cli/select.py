@@ -41,6 +41,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
 
     from beholder.cli.show import JobProgress
+    from beholder.curation.actions.captions import check_caption_column
     from beholder.curation.repeated import open_each_once
     from beholder.curation.selecting.selection import select_rows
     from beholder.curation.selecting.writing import check_outputs, write_lists
@@ -58,6 +59,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
             open_each_once(options.scores, options.repeated, num_threads=options.threads, **named) as scores,
             select_rows(scores, options, on_rows=progress.stage, is_whole=is_whole) as selection,
         ):
+            check_caption_column(selection.schema, options)
             written = write_lists(selection, options)
             if options.action is not None:
                 summary = _act(selection, options, said.append, progress)

@@ -104,6 +104,7 @@ class PackedShard:
         name: of its first file.
         pictures, num_files, num_bytes, renamed: what is in it.
         files: path, size, time (ns) and sha256 of each file.
+        captions: counts of captions (`captions.WRITTEN`, ...), where they were of a column.
         at: where its line begins in the journal: `origins_of` reads there which files its pictures are from.
     """
 
@@ -113,13 +114,23 @@ class PackedShard:
     num_bytes: int
     renamed: int
     files: tuple[tuple[str, int, int, str], ...]
+    captions: dict[str, int]
     at: int
 
     @classmethod
     def from_json(cls, said: dict[str, Any], at: int) -> PackedShard:
         """The shard of a line that was checked. Raises KeyError where a field lacks."""
         files = tuple((path, size, time, sha256) for path, size, time, sha256 in said["files"])
-        return cls(said["shard"], said["pictures"], said["num_files"], said["bytes"], said["renamed"], files, at)
+        return cls(
+            said["shard"],
+            said["pictures"],
+            said["num_files"],
+            said["bytes"],
+            said["renamed"],
+            files,
+            said.get("captions", {}),
+            at,
+        )
 
 
 @dataclass

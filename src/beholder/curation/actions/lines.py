@@ -95,6 +95,7 @@ _FIELDS: dict[str, _Check] = {
     "results": _lists_of(_count, _count), "copies": _lists_of(_count, _text, _number),
     "failed": _lists_of(_count, _text, _text),
     "shard": _text, "files": lambda value: bool(value) and _FILES(value), "left_out": _lists_of(_text, _text, _text),
+    "captions": lambda value: type(value) is dict and all(map(_count, value.values())),
     "pictures": _count, "num_files": _count, "bytes": _count, "renamed": _count, "packing": _text,
     "undone": _lists_of(_count, _count), "undone shard": _text, "end": _text, "time": _text, "left": _count, "lost": _count,
 }  # fmt: skip

@@ -50,6 +50,11 @@ class ActionOptions:
     shard_bytes: int | None = option(
         None, "Most bytes of pictures in a tar or Parquet file.", read="bytes", shown="1GB in tars, 500MB in Parquet"
     )
+    caption_column: str | None = option(
+        None,
+        "--tars, --hf-parquet: the column of the scores (or of --join) whose text is the caption of each picture: its .txt "
+        "member in tars, the column text in Parquet.",
+    )
     sidecars: bool = option(
         True, "Whether files of the same name (cat.txt, cat.json beside cat.jpg) go with the picture.",
         flag=("--sidecars/--no-sidecars",),
@@ -79,4 +84,6 @@ class ActionOptions:
             raise InputError(f"--{chosen[0][0]} needs the name of a folder (an unset variable?)")
         if (self.shard_count or self.shard_bytes) and not (chosen and chosen[0][0] in SHARDED):
             raise InputError("--shard-count and --shard-bytes are for --tars and --hf-parquet")
+        if self.caption_column is not None and not (chosen and chosen[0][0] in SHARDED):
+            raise InputError("--caption-column is for --tars and --hf-parquet")
         return chosen[0] if chosen else None

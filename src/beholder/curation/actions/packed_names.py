@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from beholder.curation.actions.captions import MEMBER_ENDS
 from beholder.curation.actions.files import Refused
 from beholder.curation.actions.layout import Layout, with_suffix
 from beholder.images.magic import PICTURE_SUFFIXES, suffix_of
@@ -21,6 +22,9 @@ class PackedNames:
         is_renamed: whether the key is another than the names would give.
         group: the tar that the picture is from, and its key there; None for names that are not for a tar.
         own_name: its name there, in small letters.
+        caption: name of the member for a caption that is of a column; "" where there is none.
+        is_replaced: whether that stands for one beside the picture, which is not among `names`.
+        has_own_caption: whether one beside the picture is among `names`.
         is_continued: whether it comes under the key of the picture before it, whose belongings are there already.
     """
 
@@ -30,6 +34,9 @@ class PackedNames:
     group: tuple[str, str] | None = None
     own_name: str = ""
     is_continued: bool = False
+    caption: str = ""
+    is_replaced: bool = False
+    has_own_caption: bool = False
 
 
 class KeyGiver:
@@ -46,10 +53,11 @@ class KeyGiver:
     Args:
         layout: gives paths below sources.
         taken: keys that are in use.
+        has_captions: captions are of a column, one a picture: then no two pictures have a key in common.
     """
 
-    def __init__(self, layout: Layout, taken: set[str]) -> None:
-        self._layout, self._taken = layout, taken
+    def __init__(self, layout: Layout, taken: set[str], *, has_captions: bool = False) -> None:
+        self._layout, self._taken, self._has_captions = layout, taken, has_captions
         self.begin_shard()
 
     def begin_shard(self) -> None:
@@ -67,8 +75,13 @@ class KeyGiver:
             self._last, self._last_key, self._last_names = names.group, names.key, set()
         self._last_names.add(names.own_name)
 
-    def names(self, place: Place, data: bytes | None = None) -> PackedNames:
-        """The names for one picture, if it is the next in the shard; `data`: its bytes, where they have been read.
+    def names(self, place: Place, data: bytes | None = None, *, has_caption: bool = False) -> PackedNames:
+        """The names for one picture, if it is the next in the shard.
+
+        Args:
+            place: where it is.
+            data: its bytes, where they have been read.
+            has_caption: it gets a caption of its own in place of those beside it.
 
         Raises Refused where it cannot have one.
         """
@@ -81,7 +94,8 @@ class KeyGiver:
             raise Refused("outside", f"{place.sample}: its path leads out of the folder that a tar is unpacked in")
         own = _undotted(first) if place.kind != "tar" else split[0]
         group = (place.archive or "", split[0])
-        if place.kind == "tar" and group == self._last and first.lower() not in self._last_names:  # of the key just before
+        is_of_last = place.kind == "tar" and group == self._last and first.lower() not in self._last_names
+        if is_of_last and not self._has_captions:  # of the key just before
             name = self._last_key + first[len(split[0]) :]
             return PackedNames(self._last_key, ((0, name),), self._last_key != own, group, first.lower(), True)
         key, count = own, 2
@@ -89,6 +103,7 @@ class KeyGiver:
             key, count = f"{own}_{count}", count + 1
         names = {0: key + _rest(first, place.kind == "tar")}
         folder = first.rpartition("/")[0]
+        is_replaced = has_own = False
         for i, file in enumerate(place.files[1:], 1):
             name = file.name if place.kind == "tar" else _beside(folder, file, picture)
             if place.kind != "tar":
@@ -96,9 +111,22 @@ class KeyGiver:
                 rest = name[len(stem) :] if name.startswith(stem + ".") else None
             else:
                 rest = name[len(split[0]) :] if name.startswith(split[0]) else None
+            if rest is not None and rest.lower() in MEMBER_ENDS:
+                is_replaced, has_own = has_caption, not has_caption
+                if has_caption:
+                    continue
             if rest is not None and key + rest not in names.values():
                 names[i] = key + _unlike(rest, {other[len(key) :].lower() for other in names.values()})
-        return PackedNames(key, tuple(names.items()), key != split[0], group, first.lower())
+        return PackedNames(
+            key,
+            tuple(names.items()),
+            key != split[0],
+            group,
+            first.lower(),
+            caption=f"{key}.txt" if has_caption else "",
+            is_replaced=is_replaced,
+            has_own_caption=has_own,
+        )
 
 
 def _first_name(layout: Layout, place: Place, data: bytes | None) -> str:

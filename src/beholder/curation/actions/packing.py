@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from beholder import columns, storage
 from beholder.curation.actions import files, journal
+from beholder.curation.actions.captions import KEPT, MEMBER_ENDS, REPLACED, WITHOUT, WRITTEN, captions_of, text_of_member
 from beholder.curation.actions.entries import Told
 from beholder.curation.actions.fetching import bytes_of
 from beholder.curation.actions.files import Refused
@@ -30,10 +32,30 @@ from beholder.images.place import FilePlace, Place
 
 _BATCH_LOOK, _BATCH_READ = 128, 32
 _EXAMPLES = 3
-_Item = tuple[int, Place, Refused | None]
-"""The number of a picture, where it is, and why it is left out, if that is known before it is read."""
 _MANY = 1024
 """So many pictures that were left out, with none in between that was packed, are written down before the next shard."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A picture that is to be packed.
+
+    Attributes:
+        number: of its row.
+        place: where it is.
+        refused: why it is left out, if that is known before it is read.
+        caption: of the column of captions; None where that has none.
+    """
+
+    number: int
+    place: Place
+    refused: Refused | None
+    caption: str | None
+
+    @property
+    def caption_data(self) -> bytes:
+        """The caption as it is packed into tars."""
+        return (self.caption or "").encode()
 
 
 @dataclass
@@ -47,6 +69,7 @@ class _Shard:
     renamed: int = 0
     origins: dict[str, list[int]] = field(default_factory=dict)
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
+    captions: Counter[str] = field(default_factory=Counter)
 
 
 def rehearse(job: Job, say: Say) -> None:
@@ -59,13 +82,14 @@ def rehearse(job: Job, say: Say) -> None:
     most, most_bytes = job.shard_limits
     shard = _Shard(len(told.shards) if told is not None else 0)
     start = told.num_planned if told is not None else 0
-    for _, place, refused in _looked_at(job, start, _BATCH_LOOK):
+    for item in _looked_at(job, start, _BATCH_LOOK):
+        place = item.place
         try:
-            names, size = _named(job, given, place, refused)
+            names, size = _named(job, given, item)
             if shard.pictures and (shard.pictures >= most or shard.num_bytes + size > most_bytes):
                 shard = _Shard(shard.number + 1)
                 given.begin_shard()
-                names, size = _named(job, given, place)
+                names, size = _named(job, given, item)
         except Refused as error:
             summary.leave_out(error.reason, place.sample, error.text)
             continue
@@ -75,18 +99,32 @@ def rehearse(job: Job, say: Say) -> None:
         shard.pictures += 1
         shard.num_bytes += size
         summary.num_done += 1
-        summary.num_files += len(names.names)
+        summary.num_files += len(names.names) + bool(names.caption)
         summary.num_bytes += size
+        summary.count_captions(_captions_of(job, item, names))
         summary.num_unsized += place.kind == "url" and place.files[0].size is None
         summary.renamed += names.is_renamed
         job.progress(1, size)
         if summary.num_done - summary.num_before <= _EXAMPLES:
-            say(f"  {place.sample} -> {_names_of(job.action, shard.number)[0]}: {', '.join(name for _, name in names.names)}")
+            say(f"  {place.sample} -> {_names_of(job.action, shard.number)[0]}: {', '.join(_shown(names))}")
     if (more := summary.num_done - summary.num_before - _EXAMPLES) > 0:
         say(f"  {and_more(more)}")
     needed = summary.num_bytes - summary.num_bytes_before
     if needed > (free := free_bytes(job.target)):
         summary.notes.append(f"the disk of {job.target} has {bytes_text(free)} free, {bytes_text(needed)} are needed")
+
+
+def _shown(names: PackedNames) -> list[str]:
+    return [*(name for _, name in names.names), *([names.caption] if names.caption else ())]
+
+
+def _captions_of(job: Job, item: _Item, names: PackedNames) -> Counter[str]:
+    """How a picture counts among the captions."""
+    if job.options.caption_column is None:
+        return Counter()
+    if item.caption is None:
+        return Counter([KEPT if names.has_own_caption else WITHOUT])
+    return Counter([WRITTEN, REPLACED] if names.is_replaced else [WRITTEN])
 
 
 def _names_of(action: str, number: int) -> list[str]:
@@ -101,7 +139,7 @@ def _keys(job: Job) -> KeyGiver:
             for path, *_ in shard.files[1:]:
                 with contextlib.suppress(OSError, pa.ArrowException):  # taken away meanwhile: its keys are free
                     taken.update(keys_of(Path(path)))
-    return KeyGiver(job.layout, taken)
+    return KeyGiver(job.layout, taken, has_captions=job.options.caption_column is not None)
 
 
 def _take_over(job: Job, told: Told) -> None:
@@ -131,28 +169,30 @@ def _looked_at(job: Job, start: int, at_once: int) -> Iterator[_Item]:
         sizes = (
             batch.column(columns.NUM_BYTES).to_pylist() if columns.NUM_BYTES in batch.column_names else [None] * len(samples)
         )
+        column = job.options.caption_column
+        captions = captions_of(batch, column) if column is not None else [None] * len(samples)
         places = map(with_recorded_size, job.finder.locate(samples, with_belongings=wants_more), sizes)
-        for place, size in zip(places, sizes, strict=True):
+        for place, size, caption in zip(places, sizes, captions, strict=True):
             try:
                 check_place(place, size)
-                yield number, place, None
+                yield _Item(number, place, None, caption)
             except Refused as refused:
-                yield number, place, refused
+                yield _Item(number, place, refused, caption)
             number += 1
 
 
-def _named(
-    job: Job, given: KeyGiver, place: Place, refused: Refused | None = None, data: bytes | None = None
-) -> tuple[PackedNames, int]:
+def _named(job: Job, given: KeyGiver, item: _Item, data: bytes | None = None) -> tuple[PackedNames, int]:
     """The names of the next picture in the shard (`data`: its bytes, if read), and about how many bytes. Raises Refused."""
-    if refused is not None:
-        raise refused
+    place = item.place
+    if item.refused is not None:
+        raise item.refused
     if job.action == "tars":
-        names = given.names(place, data)
+        names = given.names(place, data, has_caption=item.caption is not None)
     else:
         path = with_suffix(job.layout.path(place, place.files[0]), place.files[0], data)
         names = PackedNames(path, ((0, path),), False)
-    return names, sum(_size(place.files[i]) for i, _ in names.names)
+    size = len(item.caption_data) if names.caption else 0
+    return names, size + sum(_size(place.files[i]) for i, _ in names.names)
 
 
 def _size(file: FilePlace) -> int:
@@ -249,34 +289,38 @@ class _Packing:
         os.makedirs(self.job.target, exist_ok=True)  # noqa: PTH103
 
     def _read_and_add(self, items: list[_Item]) -> None:
-        contents = iter(self.job.finder.contents([place for _, place, refused in items if refused is None]))
-        for number, place, refused in items:
+        contents = iter(self.job.finder.contents([item.place for item in items if item.refused is None]))
+        for item in items:
             try:
-                if refused is not None:
-                    raise refused
-                self._read(number, place, next(contents))
+                if item.refused is not None:
+                    raise item.refused
+                self._read(item, next(contents))
             except Refused as error:
-                self._leave_out(place.sample, error)
-            self.next = number + 1
+                self._leave_out(item.place.sample, error)
+            self.next = item.number + 1
         if self.writer is None and len(self.shard.left_out) >= _MANY:
             self._note_left_out({"planned": self.next})
             self.told.num_planned = self.next
 
-    def _read(self, number: int, place: Place, refs: list[tuple[str, PictureRef]]) -> None:
+    def _read(self, item: _Item, refs: list[tuple[str, PictureRef]]) -> None:
         """Put a picture into the shard, or into a new one where that is full. Raises Refused."""
+        place = item.place
         if place.kind == "url":  # read before it is named: its name may not tell its format
             refs = [(refs[0][0], PictureRef(data=bytes_of(refs[0][1]))), *refs[1:]]
-        names, _ = _named(self.job, self.given, place, data=refs[0][1].data)
+        names, _ = _named(self.job, self.given, item, data=refs[0][1].data)
         origins: dict[str, list[int]] = {}
         members = self._members(place, names, refs, origins)
+        if names.caption:
+            members.append((names.caption, item.caption_data, members[0][2]))
         size = sum(len(data) for _, data, _ in members)
         most, most_bytes = self.job.shard_limits
         if self.shard.pictures and (self.shard.pictures >= most or self.shard.num_bytes + size > most_bytes):
             self._finish()
             if names.is_continued:  # its belongings are in the shard before
-                self._read(number, place, refs)
+                self._read(item, refs)
                 return
-        self._add(number, names, members, size)
+        self._add(item, names, members, size)
+        self.shard.captions += _captions_of(self.job, item, names)
         self.shard.origins |= origins
 
     def _members(
@@ -313,10 +357,14 @@ class _Packing:
         origins[path] = known
         return max(known[1] // 10**9, 0)
 
-    def _add(self, number: int, names: PackedNames, members: list[tuple[str, bytes, int]], size: int) -> None:
+    def _add(self, item: _Item, names: PackedNames, members: list[tuple[str, bytes, int]], size: int) -> None:
+        caption = item.caption
+        if caption is None and names.has_own_caption:
+            own = (data for name, data, _ in members if name[len(names.key) :].lower() in MEMBER_ENDS)
+            caption = next((text_of_member(data) for data in own), None)
         if self.writer is None:
             self.writer = self._open()
-        self.writer.add(names.key, members, number)
+        self.writer.add(names.key, members, item.number, caption)
         self.given.give(names)
         self.shard.pictures += 1
         self.shard.num_files += len(members)
@@ -347,7 +395,10 @@ class _Packing:
         self.log.write({"packing": Path(self._paths()[0]).name, "planned": self.told.num_planned})
         for half in halves:
             half.unlink(missing_ok=True)
-        return TarShard(halves, self.known) if self.job.action == "tars" else ParquetShard(halves[0], self.known)
+        captions = self.job.options.caption_column
+        if self.job.action == "tars":
+            return TarShard(halves, self.known, captions)
+        return ParquetShard(halves[0], self.known, captions)
 
     def _finish(self) -> None:
         """Close the shard, say in the journal what it is, then give its files their names."""
@@ -374,6 +425,7 @@ class _Packing:
                 "origins": shard.origins,
                 "left_out": shard.left_out,
             }
+            | ({"captions": dict(shard.captions)} if shard.captions else {})
         )
         self.told.num_planned = self.next
         for path, *_ in made:
@@ -384,6 +436,7 @@ class _Packing:
         summary.num_files += shard.num_files
         summary.num_bytes += shard.num_bytes
         summary.renamed += shard.renamed
+        summary.count_captions(shard.captions)
         self.shard = _Shard(shard.number + 1)
         self.given.begin_shard()
 

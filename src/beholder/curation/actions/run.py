@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from beholder import columns, storage
 from beholder.curation.actions import journal as journals
+from beholder.curation.actions.captions import check_caption_column, pieces_of
 from beholder.curation.actions.entries import Told
 from beholder.curation.actions.layout import Layout
 from beholder.curation.actions.moved import find_moved
@@ -105,6 +106,7 @@ def perform(
     if not storage.is_local(folder):
         raise InputError(f"--{action} {folder}: files are written to this machine's disks only")
     target = os.path.abspath(storage.local_path(folder))  # noqa: PTH100
+    check_caption_column(kept.schema, options)
     if not kept.num_rows:
         return ActionSummary(action, target, options.apply, warnings=[nothing_selected(action)])
     kept = _ordered(kept)
@@ -138,7 +140,7 @@ def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, option
         "folder": str(Path.cwd()),
     }
     told = _earlier(path, header, apply=options.apply)
-    summary = ActionSummary(action, target, options.apply, num_pictures=num_pictures)
+    summary = ActionSummary(action, target, options.apply, num_pictures=num_pictures, caption_column=options.caption_column)
     if repeats:  # the same in every run, so the journal need not say it
         texts = [(name, f"{name}: a row before names the same picture") for name in repeats[:MOST_EXAMPLES]]
         summary.leave_out_many("clash", len(repeats), texts)
@@ -196,6 +198,10 @@ def _fingerprint(action: str, target: str, kept: pa.Table, num_repeats: int, opt
     digest = hashlib.sha256(said.encode("utf-8", "surrogateescape"))
     if action in SHARDED:
         digest.update(f"{_limits(action, options)}\0{kept.column_names}".encode())
+        if options.caption_column is not None:
+            digest.update(f"\0{options.caption_column}\0".encode())
+            for piece in pieces_of(kept, options.caption_column):
+                digest.update(piece)
     if num_repeats:
         digest.update(f"{num_repeats}\0".encode())
     names = kept.column(columns.SAMPLE)
@@ -282,6 +288,7 @@ def take_over(job: Job, told: Told) -> None:
         summary.num_bytes += shard.num_bytes
         summary.renamed += shard.renamed
         summary.num_shards += 1
+        summary.count_captions(shard.captions)
     summary.done_before(
         "finished" if told.is_finished else "interrupted", told.ended if told.is_finished else str(told.header.get("time"))
     )

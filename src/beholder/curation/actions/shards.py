@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beholder.columns import source_names
+from beholder.curation.actions.captions import CAPTION, TEXT
 
 KEY, IMAGE = "key", "image"
 _GROUP_BYTES, _GROUP_ROWS = 32 << 20, 1000
@@ -25,7 +26,7 @@ Member = tuple[str, bytes, int]
 class ShardWriter(Protocol):
     """A shard that is being written."""
 
-    def add(self, key: str, members: list[Member], row: int) -> None:
+    def add(self, key: str, members: list[Member], row: int, caption: str | None = None) -> None:
         """One picture, its bytes first, and what belongs to it; `row`: of the table of what is known."""
         ...
 
@@ -40,15 +41,21 @@ class TarShard:
     Args:
         paths: of the tar and the table.
         known: what is known of all pictures, `sample` first.
+        captions: the column that captions are of. Then the column `caption` of the table has those that are in the tar; another
+            one of that name becomes `source_caption`.
     """
 
-    def __init__(self, paths: list[Path], known: pa.Table) -> None:
+    def __init__(self, paths: list[Path], known: pa.Table, captions: str | None = None) -> None:
         self._tar = tarfile.open(paths[0], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self._table, self._known = paths[1], known
         self._rows: list[int] = []
         self._keys: list[str] = []
+        self._names = {name: name for name in known.column_names if name not in (KEY, CAPTION if captions == CAPTION else KEY)}
+        if captions is not None:
+            self._names = source_names(self._names, [CAPTION])
+        self._captions: list[str | None] | None = [] if captions is not None else None
 
-    def add(self, key: str, members: list[Member], row: int) -> None:
+    def add(self, key: str, members: list[Member], row: int, caption: str | None = None) -> None:
         """See `ShardWriter`."""
         for name, data, time in members:
             info = tarfile.TarInfo(name)
@@ -56,12 +63,16 @@ class TarShard:
             self._tar.addfile(info, io.BytesIO(data))
         self._keys.append(key)
         self._rows.append(row)
+        if self._captions is not None:
+            self._captions.append(caption)
 
     def close(self) -> None:
         """See `ShardWriter`."""
         self._tar.close()
         table = self._known.take(pa.array(self._rows, pa.int64()))
-        columns = {name: table.column(name) for name in table.column_names if name != KEY}
+        columns = {new: table.column(name) for name, new in self._names.items()}
+        if self._captions is not None:
+            columns[CAPTION] = pa.array(self._captions, pa.string())
         made = pa.table({KEY: pa.array(self._keys, pa.string()), **columns})
         pq.write_table(made, self._table, compression="zstd", write_page_checksum=True)
 
@@ -69,11 +80,15 @@ class TarShard:
 class ParquetShard:
     """A Parquet file as Hugging Face's datasets has it: `image` (struct of bytes and path), then all that is known.
 
+    Where captions are of a column, those that are not empty stand in `text`; another column of that name becomes `source_text`.
     Row groups have at most 1,000 rows and about 32 MiB of pictures, so that one picture can be had without the others.
     """
 
-    def __init__(self, path: Path, known: pa.Table) -> None:
-        self._known, self._schema = known, parquet_schema(known.schema)
+    def __init__(self, path: Path, known: pa.Table, captions: str | None = None) -> None:
+        if captions == TEXT:
+            known = known.drop_columns([TEXT])
+        self._known, self._schema = known, parquet_schema(known.schema, has_captions=captions is not None)
+        self._captions: list[str | None] | None = [] if captions is not None else None
         light = [name for name in self._schema.names if name != IMAGE]
         self._writer = pq.ParquetWriter(
             path, self._schema, compression="snappy", use_dictionary=light, write_page_checksum=True
@@ -82,20 +97,27 @@ class ParquetShard:
         self._rows: list[int] = []
         self._num_bytes = 0
 
-    def add(self, key: str, members: list[Member], row: int) -> None:
+    def add(self, key: str, members: list[Member], row: int, caption: str | None = None) -> None:
         """See `ShardWriter`; of the members only the picture is kept, `key` is its path."""
         data = members[0][1]
         if self._rows and (self._num_bytes + len(data) > _GROUP_BYTES or len(self._rows) >= _GROUP_ROWS):
             self._flush()
         self._images.append({"bytes": data, "path": key})
         self._rows.append(row)
+        if self._captions is not None:
+            self._captions.append(caption)
         self._num_bytes += len(data)
 
     def _flush(self) -> None:
         if self._rows:
             table = self._known.take(pa.array(self._rows, pa.int64()))
-            columns = [column.cast(kind) for column, kind in zip(table.columns, self._schema.types[1:], strict=True)]
-            self._writer.write_table(pa.table([pa.array(self._images, _IMAGE), *columns], schema=self._schema))
+            first: list[pa.Array] = [pa.array(self._images, _IMAGE)]
+            if self._captions is not None:
+                first.append(pa.array(self._captions, pa.string()))
+                self._captions = []
+            kinds = self._schema.types[len(first) :]
+            columns = [column.cast(kind) for column, kind in zip(table.columns, kinds, strict=True)]
+            self._writer.write_table(pa.table([*first, *columns], schema=self._schema))
         self._images, self._rows, self._num_bytes = [], [], 0
 
     def close(self) -> None:
@@ -104,13 +126,14 @@ class ParquetShard:
         self._writer.close()
 
 
-def parquet_schema(schema: pa.Schema) -> pa.Schema:
-    """`image` and the other columns, in types that Hugging Face's datasets has, with its features in the metadata.
+def parquet_schema(schema: pa.Schema, *, has_captions: bool = False) -> pa.Schema:
+    """`image`, captions as `text`, and the other columns, in types of Hugging Face's datasets, its features in the metadata.
 
     A column for which it has no words is left out of the features: it takes that from its Arrow type, and `image` stays one.
     """
-    names = source_names(schema.names, [IMAGE])
-    fields = [pa.field(names[field.name], _plain(field.type)) for field in schema]
+    names = source_names(schema.names, [IMAGE, TEXT] if has_captions else [IMAGE])
+    fields = [pa.field(TEXT, pa.string())] if has_captions else []
+    fields += [pa.field(names[field.name], _plain(field.type)) for field in schema]
     features: dict[str, Any] = {IMAGE: {"_type": "Image"}}
     for field in fields:
         if (feature := _feature(field.type)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -58,6 +58,9 @@ class ActionSummary:
         not_kept: word of KEPT -> files that were moved to another disk, or would be, without that.
         most_links: of a dry run, most names that one of these files has.
         renamed: pictures that got another name, so that no two are one.
+        caption_column: whose text is the caption of what is packed; None where that was not asked for.
+        captions: how many pictures were, or would be, packed with a caption of it ("written"), how many of these in place of
+            one beside the picture ("replaced"), and for how many it has none: "kept", which have one beside, and "without".
         notes: lines to say.
         warnings: what may not be as it was meant.
     """
@@ -85,6 +88,8 @@ class ActionSummary:
     not_kept: dict[str, int] = field(default_factory=dict)
     most_links: int = 0
     renamed: int = 0
+    caption_column: str | None = None
+    captions: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -114,6 +119,11 @@ class ActionSummary:
     def note_not_kept(self, word: str) -> None:
         """Count a file that another disk does not keep all of."""
         self.not_kept[word] = self.not_kept.get(word, 0) + 1
+
+    def count_captions(self, counts: Mapping[str, int]) -> None:
+        """Add counts of captions."""
+        for word, count in counts.items():
+            self.captions[word] = self.captions.get(word, 0) + count
 
     def leave_file(self, text: str) -> None:
         """Count a file beside a picture that stayed behind."""

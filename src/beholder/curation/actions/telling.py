@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Iterator
 
 from beholder.columns import WHERE_NOW
+from beholder.curation.actions.captions import KEPT as KEPT_BESIDE
+from beholder.curation.actions.captions import REPLACED, WITHOUT, WRITTEN
 from beholder.curation.actions.summary import KEPT, REASONS, ActionSummary
 
 _DONE = {"copy": "copied", "link": "linked", "symlink": "linked", "move": "moved", "tars": "packed", "hf-parquet": "packed"}
@@ -97,6 +99,7 @@ def lines_of(summary: ActionSummary) -> Iterator[str]:
     if summary.renamed:
         names = counted(summary.renamed, "picture")
         yield f"{names} got another name: dots in a name are replaced, and two pictures may not share a key"
+    yield from _captions(summary)
     yield from _not_kept(summary)
     yield from summary.notes
     yield from _files_left(summary)
@@ -162,6 +165,20 @@ def _not_kept(summary: ActionSummary) -> Iterator[str]:
             why = "the file system has none" if word == "attributes" else "needs root, or the file system has none"
             does, whose = "did" if summary.applied else "would", "its" if count == 1 else "their"
             yield f"{counted(count, 'file')} {does} not keep {whose} {KEPT[word]} on another file system ({why})"
+
+
+def _captions(summary: ActionSummary) -> Iterator[str]:
+    """How many pictures have a caption of the column, and what of the others."""
+    if summary.caption_column is None or not summary.num_done:
+        return
+    written, replaced = summary.captions.get(WRITTEN, 0), summary.captions.get(REPLACED, 0)
+    instead = f", {replaced:,} in place of one beside the picture" if replaced else ""
+    yield f"{counted(written, 'caption')} of column {summary.caption_column!r}{instead}"
+    kept, without = summary.captions.get(KEPT_BESIDE, 0), summary.captions.get(WITHOUT, 0)
+    if kept or without:
+        beside = f"{kept:,} {'keeps the one' if kept == 1 else 'keep those'} beside, " if kept else ""
+        lacks = f"{without:,} {'has' if without == 1 else 'have'} none"
+        yield f"{counted(kept + without, 'picture')} without a caption in that column: {beside}{lacks}"
 
 
 def _files_left(summary: ActionSummary) -> Iterator[str]:
