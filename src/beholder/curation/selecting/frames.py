@@ -32,10 +32,9 @@ def select(source: Any, **rules: Any) -> FrameSelection:
         rules: the options of `beholder select` as keywords (`curation.selecting.options.SelectRules`): min_score (a number or
             a landmark such as "sd-v1"), max_score, quantile, top, top_share ("10%" or 0.1), per, balance, where, sample, seed,
             temperature, budget (bytes), size_column, exclude, marks, dedup (a similarity or "exact-bytes"), dedup_keep,
-            dedup_per, dedup_against,
-            dedup_against_similarity, embeddings, clusters, score, rank_by, join, repeated, score_column, sample_column,
-            pictures, root, memory, num_threads. `where`, `exclude`, `join`, `dedup_against` and `pictures` take one text or
-            several.
+            dedup_per, dedup_against, dedup_against_similarity, embeddings, clusters, score, rank_by, join, repeated,
+            score_column, sample_column, pictures, root, memory, num_threads. `where`, `exclude`, `join`, `dedup_against`
+            and `pictures` take one text or several.
 
     Returns:
         the selection. It keeps the scores open until it is closed (`with`) or forgotten.
