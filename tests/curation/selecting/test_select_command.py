@@ -154,8 +154,8 @@ def test_a_number_and_a_share_count_from_the_same_rows(tmp_path: Path, flags: st
 @pytest.mark.parametrize(
     ("flags", "kept", "lowest", "told", "used"),
     [
-        ("--budget 400", 11, 0.89, "at most 400 bytes (400 bytes used; the next picture (30 bytes) would not fit)", 400),
-        ("--budget 419", 11, 0.89, "(400 bytes used; the next picture (30 bytes) would not fit)", 400),
+        ("--budget 400", 11, 0.89, "at most 400 bytes (400 bytes used; the next picture, of 30 bytes, would not fit)", 400),
+        ("--budget 419", 11, 0.89, "(400 bytes used; the next picture, of 30 bytes, would not fit)", 400),
         ("--budget 4kB", 100, 0.0, "at most 4.0 kB (3.1 kB used; nothing was too much)", 3070),
         ("--budget 99", 0, None, "at most 99 bytes (0 bytes used; the next picture alone is larger than that)", 0),
         ("--where sample<'50' --budget 10", 0, None, "(0 bytes used; the next picture alone is larger than that)", 0),

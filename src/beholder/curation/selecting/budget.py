@@ -53,7 +53,7 @@ def keep_within(sieve: Sieve, reader: RowReader, budget: int, size_column: str |
         more = "nothing was too much"
         if upper >= 0:
             used, size = _cut_inside(sieve, reader, column, budget, upper, used)
-            more = f"the next picture ({bytes_text(size)}) would not fit"
+            more = f"the next picture, of {bytes_text(size)}, would not fit"
             if size > budget:
                 more = "the next picture alone is larger than that"
         note = f"{bytes_text(used)} used; {more}"
