@@ -81,7 +81,19 @@ def test_a_mark_that_cannot_be_written_is_taken_back_and_said(photo_server: Any,
     page.wait_for_selector(".toast.shown.bad")
     assert "m.jsonl" in page.locator("#toast").inner_text()
     page.wait_for_function("() => document.getElementById('tile-0').dataset.mark === ''")
+    page.keyboard.press("Control+z")
+    page.wait_for_function("() => document.getElementById('toast').textContent === 'There is no mark to undo'")
     (tmp_path / "m.jsonl").rmdir()
+    page.keyboard.press("k")
+    page.wait_for_selector("#tile-0[data-mark=keep]")
+    until(lambda: len(events(tmp_path / "m.jsonl")) == 1)
+    page.route("**/api/marks", lambda route: route.fulfill(status=507, json={"error": "the disk is full"}))
+    page.keyboard.press("Control+z")
+    page.wait_for_function("() => document.getElementById('toast').textContent === 'Not saved: the disk is full'")
+    page.wait_for_selector("#tile-0[data-mark=keep]")
+    page.unroute("**/api/marks")
+    page.keyboard.press("Control+z")
+    until(lambda: [mark for _, mark in events(tmp_path / "m.jsonl")] == ["keep", None])
 
 
 def test_filters_written_and_clicked(photo_server: Any, open_page: Open) -> None:

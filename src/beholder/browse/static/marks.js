@@ -38,7 +38,7 @@ export class Marks {
     this.undone = [];
     for (const [row, before] of step) this.known.set(row, before);
     this.trim();
-    this.write(step);
+    this.write(step, (rows) => without(this.steps, step, rows));
     return step.length;
   }
 
@@ -60,7 +60,10 @@ export class Marks {
     to.push(step);
     const changes = changesOf(step);
     const mine = changes.filter(([row, now]) => this.known.get(row) === now);
-    this.write(mine);
+    this.write(mine, (rows) => {
+      from.push(step.filter(([row]) => rows.has(row)));
+      without(to, step, rows);
+    });
     const others = changes.length - mine.length;
     const done = `${what === "undo" ? "Undone" : "Done again"}: ${count(mine.length)} ${mine.length === 1 ? "mark" : "marks"}`;
     toast(others ? `${done}; ${count(others)} changed elsewhere since, and stay` : done);
@@ -72,18 +75,18 @@ export class Marks {
     if (this.known.size > 2 * MOST_STEP_ROWS) this.known = new Map(this.steps.flat().map(([row]) => [row, this.known.get(row)]));
   }
 
-  // changes: [row, mark before, mark after]
-  write(changes) {
+  // changes: [row, mark before, mark after]; onFailed(rows): these could not be saved
+  write(changes, onFailed) {
     const byMark = new Map();
     for (const change of changes) {
       if (!byMark.has(change[2])) byMark.set(change[2], []);
       byMark.get(change[2]).push(change);
     }
     this.onChange(new Map(changes.map(([row, , after]) => [row, after])));
-    for (const [mark, all] of byMark) for (let at = 0; at < all.length; at += AT_ONCE) this.send(mark, all.slice(at, at + AT_ONCE));
+    for (const [mark, all] of byMark) for (let at = 0; at < all.length; at += AT_ONCE) this.send(mark, all.slice(at, at + AT_ONCE), onFailed);
   }
 
-  send(mark, changes) {
+  send(mark, changes, onFailed) {
     this.waiting += 1;
     this.last = this.last.then(async () => {
       try {
@@ -91,6 +94,7 @@ export class Marks {
         this.channel?.postMessage(changes.map(([row]) => [row, mark]));
       } catch (error) {
         this.onChange(new Map(changes.map(([row, before]) => [row, before])));
+        onFailed(new Set(changes.map(([row]) => row)));
         toast(`Not saved: ${error.message}`, true);
       } finally {
         this.waiting -= 1;
@@ -117,4 +121,10 @@ export class Marks {
     if (found.version !== this.version) this.onCount();
     this.version = found.version;
   }
+}
+
+// take rows out of a step, and the step out of the list where nothing is left of it
+function without(steps, step, rows) {
+  step.splice(0, step.length, ...step.filter(([row]) => !rows.has(row)));
+  if (!step.length && steps.includes(step)) steps.splice(steps.indexOf(step), 1);
 }
