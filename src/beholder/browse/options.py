@@ -46,13 +46,13 @@ class BrowseOptions:
     root: str | None = option(None, "Folder that relative paths count from.", shown="the current one, else where it was scored")
     marks: str | None = option(None, "File of keep and drop marks.", shown=f"SCORES{MARKS_SUFFIX}")
     groups: str | None = option(None, "Near-duplicates that beholder select --groups-out wrote, shown as stacks.")
+    repeated: str = repeated_option()
+    score_column: str | None = option(None, "Column with scores.", shown="what the set says, else a known name")
+    sample_column: str | None = option(None, "Column that names the rows.", shown="sample, key, path, url, ...")
     picture_column: str | None = picture_column_option()
     join: tuple[str, ...] = join_option()
     where: tuple[str, ...] = where_option()
     offline: bool | None = option(None, "Show no pictures that are on servers.")
-    repeated: str = repeated_option()
-    score_column: str | None = option(None, "Column with scores.", shown="what the set says, else a known name")
-    sample_column: str | None = option(None, "Column that names the rows.", shown="sample, key, path, url, ...")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises InputError."""

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:\n
   beholder browse photos.scores/\n
+  beholder browse urls.parquet --picture-column image_url --join more.csv\n
   beholder browse scores.parquet --pictures photos/ --port 8080\n
   beholder browse scores.csv --root /data/pictures --marks mine.jsonl\n
-  beholder browse urls.parquet --picture-column image_url --where 'width >= 512'\n
   beholder browse laion.scores/ --host 0.0.0.0  # prints an address with a token\n
   beholder select scores.parquet --min-score 5.25 --marks scores.parquet.marks.jsonl -o kept.txt
 """
