@@ -212,3 +212,24 @@ def test_tiles_tell_names_and_captions_and_which_pictures_are_turned(url_set: Pa
         fixed = page.locator("#chips .chip.fixed")
         assert fixed.all_inner_texts() == ["aesthetic_score < 99"]
         page.context.close()
+
+
+def test_pictures_are_fetched_only_where_tiles_are_in_sight(web: FileServer, tmp_path: Path, open_page: Open) -> None:
+    rows = {
+        "sample": [f"{row:06d}" for row in range(600)],
+        "aesthetic_score": (8 - np.arange(600) / 100).astype(np.float32),
+        "url": [f"{web.url}/p/{row}-of-600.jpg" for row in range(600)],
+    }
+    path = write_set(tmp_path / "many.parquet", rows)
+    web.asked.clear()
+    with served(path) as server:
+        page = open_page(server.url)
+        page.wait_for_selector("#tile-0.failed")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.tile:not([hidden])')].every((tile) => tile.matches('.failed'))"
+        )
+        shown = page.locator(".tile:not([hidden])").count()
+        page.context.close()
+    numbers = {int(name.removeprefix("p/").split("-")[0]) for name, _ in web.asked}
+    assert numbers == set(range(shown))
+    assert shown < 100
