@@ -145,7 +145,8 @@ def run_demo(
         "with_hidden_truth": truth,
         "photographs": pictures,
         **_curate(place, pictures, clock, say),
-        "seconds": {**clock.seconds, "total": time.perf_counter() - started},
+        "seconds": time.perf_counter() - started,
+        "seconds_by_step": clock.seconds,
         "num_bytes": place.num_bytes(),
         "paths": place.paths(),
     }
@@ -336,7 +337,7 @@ def _read_scores(
 
 def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
     """Where everything is, what it was, and what to type next."""
-    say(f"\nall done in {result['seconds']['total']:.1f} s. {SYNTHETIC_NOTE}\n")
+    say(f"\nall done in {result['seconds']:.1f} s. {SYNTHETIC_NOTE}\n")
     for label, path in (("scores", place.scores), ("best", place.selected), ("histogram", place.picture), ("head", place.head)):
         say(f"  {label:<11}{path}")
     say(f"  {'embeddings':<11}{place.embeddings}")

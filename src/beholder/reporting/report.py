@@ -50,6 +50,7 @@ class ReportSummary:
         num_bytes: of it.
         num_rows: that the page is about: of the score set, those that meet the conditions.
         num_rows_of_set: without the conditions.
+        where: the conditions.
         num_scored: rows with a finite score, by the score column that has most.
         num_scored_by_column: score column -> rows with a finite score.
         num_rejected: rows that were read and not scored.
@@ -72,6 +73,7 @@ class ReportSummary:
     num_rejected: int
     num_pictures: int
     num_thumbnails: int
+    where: tuple[str, ...] = ()
     missing: dict[str, int] = field(default_factory=dict)
     thumbnail_px: int = 0
     thumbnail_quality: int = 0
@@ -134,6 +136,7 @@ def write_report(
             num_bytes=len(page),
             num_rows=scores.num_rows,
             num_rows_of_set=contents.num_rows_of_set,
+            where=contents.where,
             num_scored=max((head.num_scored for head in contents.heads), default=0),
             num_scored_by_column={head.column: head.num_scored for head in contents.heads},
             num_rejected=contents.num_rejected,
@@ -368,8 +371,10 @@ def _lead(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
 
 def _tiles(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
     """(number, what it is) at the head of the page."""
-    tiles = [(f"{contents.num_read:,}", "read"), (f"{max((h.num_scored for h in contents.heads), default=0):,}", "scored")]
-    tiles.append((f"{contents.num_rejected:,}", "rejected"))
+    scored = (f"{max((h.num_scored for h in contents.heads), default=0):,}", "scored")
+    tiles = [(f"{contents.num_read:,}", "read"), scored, (f"{contents.num_rejected:,}", "rejected")]
+    if contents.where:
+        tiles = [(f"{scores.num_rows:,}", f"of {contents.num_rows_of_set:,} rows meet the conditions"), scored]
     first = contents.heads[0]
     texts = dict(first.summary)
     if len(contents.heads) == 1:

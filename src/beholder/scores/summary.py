@@ -156,7 +156,7 @@ class RunSummary:
             "num_changed": self.num_changed,
             "num_vanished": self.num_vanished,
             "num_retried": self.num_retried,
-            "num_kept": self.num_kept,
+            "num_vanished_kept": self.num_kept,
             "damaged_shards": self.damaged,
             "num_unchecked_shards": self.num_unchecked,
             "seconds": self.seconds,
