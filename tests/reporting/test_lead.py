@@ -143,6 +143,16 @@ def test_scores_that_lie_close_are_parted_by_count() -> None:
         assert inside.sum() == bucket.count
 
 
+def test_each_step_of_the_slider_says_another_threshold(make_set: MakeSet, tmp_path: Path) -> None:
+    scores = np.random.default_rng(5).normal(5, 0.0004, 2000).astype(np.float32)
+    page = page_of(str(make_set({"aesthetic_score": scores})), folder=tmp_path, no_thumbnails=True)
+    words = [step[2].split(" or more")[0] for step in page.json("try-0-steps")]
+    assert len(set(words)) == len(words) > 100
+    for chart in ("histogram-0-reads", "kept-0-reads"):
+        told = [read[1].split(":")[0] for read in page.json(chart)]
+        assert len(set(told)) == len(told) > 20
+
+
 def test_usual_scores_are_parted_at_half_points_and_ties_stay_together() -> None:
     usual = np.random.default_rng(4).normal(5, 0.8, 3000).astype(np.float32)
     assert set(np.diff(bucket_edges(HeadNumbers("s", None, usual)))) == {0.5}

@@ -195,12 +195,13 @@ def histogram_chart(
         return made
 
     reads = []
+    texts = numbers_apart(edges.tolist())
     for index, (left, right, count) in enumerate(zip(edges[:-1], edges[1:], counts, strict=True)):
-        words = f"{number(left)} to {number(right)}"
+        words = f"{texts[index]} to {texts[index + 1]}"
         if index == 0 and histogram.num_below:
-            words = f"below {number(right)}"
+            words = f"below {texts[1]}"
         elif index == len(counts) - 1 and histogram.num_above:
-            words = f"{number(left)} and more"
+            words = f"{texts[-2]} and more"
         words += f": {count:,} pictures, {percent(count / max(1, numbers.num_scored))}"
         if histogram.kept is not None:
             words += f", {histogram.kept[index]:,} kept"
@@ -229,9 +230,13 @@ def histogram_chart(
 
 
 def _histogram_words(numbers: HeadNumbers, histogram: Histogram, has_reference: bool, selection: bool) -> str:
+    values = (numbers.minimum, numbers.quantile(0.25), numbers.quantile(0.75), numbers.maximum)
+    digits = digits_apart(values)
+    low, quarter, three, high = (f"{value:.{digits}f}" for value in values)
     text = (
-        f"Histogram of {numbers.num_scored:,} scores from {numbers.minimum:.3f} to {numbers.maximum:.3f}; "
-        f"half of them lie between {numbers.quantile(0.25):.3f} and {numbers.quantile(0.75):.3f}."
+        f"Histogram of {numbers.num_scored:,} scores from {low} to {high}; half of them lie between {quarter} and {three}."
+        if numbers.num_scored > 1
+        else f"One score, {low}."
     )
     beyond = histogram.num_below + histogram.num_above
     if beyond:
@@ -277,7 +282,10 @@ def kept_chart(name: str, numbers: HeadNumbers, threshold: float | None, *, is_l
         threshold=_threshold(axes, threshold),
         low=low,
         high=high,
-        reads=[(axes.x(at), f"score at least {number(at)}: {kept:,} kept, {percent(kept / total)}") for at, kept in curve],
+        reads=[
+            (axes.x(at), f"score at least {text}: {kept:,} kept, {percent(kept / total)}")
+            for (at, kept), text in zip(curve, numbers_apart([at for at, _ in curve]), strict=True)
+        ],
     )
 
 

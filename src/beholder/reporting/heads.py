@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from beholder.models.published import published_share_at_least
 from beholder.reporting import choose
-from beholder.reporting.charts import NOTHING, Chart, digits_apart, histogram_chart, kept_chart, number, numbers_apart, percent
+from beholder.reporting.charts import NOTHING, Chart, digits_apart, histogram_chart, kept_chart, numbers_apart, percent
 from beholder.reporting.choose import Bucket, Rows
 from beholder.reporting.numbers import QUANTILES, HeadNumbers
 from beholder.reporting.rows import RowFacts
@@ -232,10 +232,9 @@ def _labels(buckets: Sequence[Bucket]) -> list[str]:
 def _steps(numbers: HeadNumbers, charts: list[Chart]) -> list[tuple[float, str, str, list[float | None]]]:
     """Thresholds to try, what each keeps, and where it stands on each chart."""
     found = []
-    for threshold, kept in numbers.curve():
-        words = (
-            f"kept at {number(threshold)} or more: {kept:,} of {numbers.num_scored:,}; {numbers.num_scored - kept:,} dropped"
-        )
+    curve = numbers.curve()
+    for (threshold, kept), text in zip(curve, numbers_apart([threshold for threshold, _ in curve]), strict=True):
+        words = f"kept at {text} or more: {kept:,} of {numbers.num_scored:,}; {numbers.num_scored - kept:,} dropped"
         laion = published_share_at_least(numbers.head, threshold) if numbers.head else None
         words += f". LAION-2B-en kept {percent(laion)}" if laion is not None else ""
         found.append((threshold, percent(kept / numbers.num_scored), words, [chart.place(threshold) for chart in charts]))
