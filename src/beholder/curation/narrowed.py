@@ -59,7 +59,8 @@ def narrow(
             scores.register(connection, "scores")
             tried = " OR ".join(f"NOT isnan(CAST({quoted(name)} AS DOUBLE))" for name in scores.score_columns)
             (num_tried,) = connection.execute(f"SELECT count(*) FILTER (WHERE {tried}) FROM scores").fetchall()[0]
-        view, untyped, notes, more = "scores", set(scores.untyped), (), []
+        view, untyped, more = "scores", set(scores.untyped), list[str]()
+        notes: tuple[str, ...] = ()
         if join:
             with clear_errors(f"--join {', '.join(join)}", remedy):
                 found = join_metadata(connection, scores, join, scratch)

@@ -106,7 +106,8 @@ def open_rows(
             connection.execute("SET preserve_insertion_order = true")  # the same result every time
             with clear_errors(f"{scores.source} cannot be read", remedy):
                 scores.register(connection, "scores")
-            relation, untyped, notes = "scores", set(scores.untyped), ()
+            relation, untyped = "scores", set(scores.untyped)
+            notes: tuple[str, ...] = ()
             if join:
                 found = join_metadata(connection, scores, join, scratch)
                 relation = register_joined(connection, found.file)
