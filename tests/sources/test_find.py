@@ -21,7 +21,7 @@ from beholder.errors import ChoiceNeededError
 from beholder.images.fetch_bytes import ReadLimits
 from beholder.images.locate import PictureFinder
 from beholder.images.picture import SourceOptions
-from beholder.sources.find import find
+from beholder.sources.find import find, find_only_pictures
 from oracles.picture_sources import read
 from oracles.tar_making import png
 
@@ -418,3 +418,30 @@ def test_an_npz_is_no_torch_file(tmp_path: Path) -> None:
     np.savez(stream, embeddings=ROWS)
     (tmp_path / "e.npz").write_bytes(stream.getvalue())
     assert np.array_equal(embeddings(tmp_path / "e.npz"), ROWS)
+
+
+def test_what_takes_pictures_alone_refuses_embeddings_and_says_where_they_go(tmp_path: Path) -> None:
+    def only(path: Path, picture: str | None = None) -> Any:
+        return find_only_pictures([str(path)], SourceOptions(picture_column=picture))
+
+    np.save(tmp_path / "e.npy", ROWS)
+    np.savez(tmp_path / "e.npz", emb=ROWS)
+    places = {"path": [f"{name}.png" for name in "abcd"], "emb": vectors()}
+    pq.write_table(pa.table(places), tmp_path / "places.parquet")
+    (tmp_path / "e.csv").write_text(",".join(map(str, range(96))) + "\n" + ",".join(map(str, ROWS[0])) + "\n")
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps({"id": 1, "emb": row}) + "\n" for row in ROWS.tolist()))
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/e.npy\n")
+    for name in ("e.npy", "e.npz", "places.parquet", "e.csv", "e.jsonl", "list.txt"):
+        with pytest.raises(
+            InputError, match=f"holds embeddings, and pictures are needed here; .* beholder score {tmp_path}/{name}"
+        ):
+            only(tmp_path / name)
+    assert only(tmp_path / "places.parquet", "path")[0].num_rows == 4
+    both = tmp_path / "both.parquet"
+    pq.write_table(pa.table({"image": structs(), "emb": vectors()}), both)
+    assert only(both)[0].kind == "parquet"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no pictures"):
+        only(tmp_path / "empty")
+    with pytest.raises(InputError, match="does not exist"):
+        only(tmp_path / "gone")

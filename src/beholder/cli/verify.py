@@ -91,7 +91,7 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures
 
     setting = options.setting
-    refs = sample_pictures(options.sources, options.sample or SAMPLE_PICTURES)
+    refs = sample_pictures(options.sources, options.sample or SAMPLE_PICTURES, options.picture_column)
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
         exact = load_scorer(**options.models, precision="fp32")

@@ -15,7 +15,6 @@ from beholder.embeddings.writers import WriteOptions
 from beholder.errors import InputError
 from beholder.images.picture import PicturePart, PixelOptions, Trait
 from beholder.images.sampling import count_traits
-from beholder.images.sources import find_pictures
 from beholder.jobs.execute import Plan
 from beholder.jobs.options import EmbedOptions, ScoreOptions, source_options
 from beholder.jobs.output import EMBEDDINGS, RunOutput
@@ -24,6 +23,7 @@ from beholder.models.precisions import MAX_DRIFT, PRECISIONS
 from beholder.models.tower_registry import DEFAULT_TOWER
 from beholder.notices import doing
 from beholder.scores.summary import SETTLED_BY
+from beholder.sources.find import find_only_pictures
 from beholder.steps.pictures import DecodeOptions, PictureStep
 from beholder.steps.writing import PictureProduct
 
@@ -79,7 +79,7 @@ def _plan(
 ) -> Plan:
     source = source_options(options)
     with doing("looking at the sources"):
-        parts = find_pictures(options.sources, source) if known is None else list(known)
+        parts = find_only_pictures(options.sources, source) if known is None else list(known)
     product = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
     inputs = [part.path for part in parts]
     product.refuse_inputs(inputs)

@@ -16,6 +16,7 @@ from beholder.options import option
 SAMPLE_PICTURES = 200
 _DRIFT_ONLY = {
     "head": "--head", "decoder": "--decoder", "preset": "--preset", "sample": "--sample", "min_score": "--min-score",
+    "picture_column": "--picture-column",
 }  # fmt: skip
 """Fields that mean nothing for published scores, which have their own pictures, heads and pixels."""
 
@@ -29,6 +30,7 @@ class VerifyOptions:
         golden: compare with published scores of public pictures.
         pictures: with `golden`: a local folder with those pictures.
         sample: how many of the user's pictures.
+        picture_column: the column with paths, URLs or bytes, in tables and Parquet files; None: found by looking.
         head, backbone: a registry name, path, URL or hub id.
         precision, decoder, preset: the setting; see `PictureOptions`.
         min_score: scores (or landmarks) at which pictures that change sides are counted.
@@ -42,6 +44,7 @@ class VerifyOptions:
         None, "With --golden: a folder with those pictures, under any names; then none is downloaded."
     )
     sample: int | None = option(None, "How many of your pictures, evenly spread.", shown=str(SAMPLE_PICTURES), least=1)
+    picture_column: str | None = option(None, "Column with paths, URLs or bytes of pictures.", shown="found by looking")
     head: str | None = option(None, "The head.", shown=DEFAULT_HEAD)
     backbone: str | None = option(None, "The image tower.", shown=DEFAULT_TOWER)
     precision: PrecisionChoice | None = option(

@@ -53,7 +53,13 @@ _TEXT_NAMES = ("text", "caption", "prompt", "txt", "tag")
 """Columns with vectors of these names are about the pictures' words."""
 
 
-def detect(sources: Sequence[str], options: SourceOptions, embedding_column: str | None = None) -> Kind | None:
+def detect(
+    sources: Sequence[str],
+    options: SourceOptions,
+    embedding_column: str | None = None,
+    *,
+    wants_pictures: bool = False,
+) -> Kind | None:
     """What the first of `sources` that tells anything is; None where none does.
 
     Cheap: a few listings, first bytes, and schemas. What is not there or cannot be read tells nothing: the reader of
@@ -63,13 +69,14 @@ def detect(sources: Sequence[str], options: SourceOptions, embedding_column: str
         sources: as `images.sources.find_pictures` and `embeddings.source.find_parts` take them.
         options: the picture column that the user named decides for pictures.
         embedding_column: the one that the user named decides, in tables, for embeddings.
+        wants_pictures: a table that holds pictures and vectors is one of pictures.
 
     Raises:
         ChoiceNeededError: a table can be read in several ways, or has pictures in a form that is not read.
     """
     if options.picture_column is not None:
         return "pictures"
-    look = _Look(options, embedding_column)
+    look = _Look(options, embedding_column, wants_pictures)
     for source in sources:
         try:
             told = look.at(source)
@@ -88,6 +95,7 @@ class _Look:
 
     options: SourceOptions
     embedding_column: str | None
+    wants_pictures: bool = False
 
     def at(self, source: str, depth: int = 0) -> Kind | None:
         """What one source is; None when it does not tell."""
@@ -152,14 +160,14 @@ class _Look:
         try:
             columns, _ = columns_of_parquet(path, self.options)
         except ChoiceNeededError:
-            if vectors or _is_wide(schema):
+            if (vectors and not self.wants_pictures) or _is_wide(schema):
                 return "embeddings"
             raise
         except InputError:
             return "embeddings"
         if _is_wide(schema):
             return "embeddings" if columns.kind == "table" or are_dimensions(_floats(schema)) else "pictures"
-        return _of_both(columns, vectors, path) if vectors else "pictures"
+        return self.of_both(columns, vectors, path) if vectors else "pictures"
 
     def into_json(self, path: str) -> Kind:
         """What JSON lines hold, by the first rows."""
@@ -171,7 +179,7 @@ class _Look:
         vectors = vector_fields(rows)
         if places and vectors:
             written = any(isinstance(row.get(places[0]), str) and is_picture_text(row[places[0]]) for row in rows)
-            return _of_both(Columns("parquet" if written else "table", places[0], False, None), vectors, path)
+            return self.of_both(Columns("parquet" if written else "table", places[0], False, None), vectors, path)
         return "pictures" if places and not are_dimensions(keys) else "embeddings"
 
     def into_folder(self, folder: str) -> Kind | None:
@@ -199,26 +207,28 @@ class _Look:
         archives = [path for path in sorted(archives, key=storage.natural_key) if not is_result_file(path)]
         return "pictures" if any(self.into_file(path) == "pictures" for path in archives[:4]) else "embeddings"
 
-
-def _of_both(columns: Columns, vectors: dict[str, int], path: str) -> Kind:
-    """What a table with pictures (or their places) and vectors is. Raises ChoiceNeededError."""
-    about = {name: dim for name, dim in vectors.items() if not any(word in name.lower() for word in _TEXT_NAMES)}
-    named = [name for name in about if any(word in name.lower() for word in _VECTOR_NAMES)]
-    long = [name for name, dim in about.items() if dim >= _LEAST_DIM]
-    if columns.kind == "table":
-        return "embeddings" if named or long else "pictures"
-    if named:
-        say(
-            f"{path} holds embeddings (column {named[0]!r}) and pictures; the embeddings are scored "
-            f"(--picture-column {columns.picture}: the pictures)"
-        )
-        return "embeddings"
-    if long:
-        raise ChoiceNeededError(
-            f"{path} holds pictures (column {columns.picture!r}) and vectors of {about[long[0]]} numbers (column {long[0]!r}); "
-            f"say which are to be scored: --picture-column {columns.picture} or --embedding-column {long[0]}"
-        )
-    return "pictures"
+    def of_both(self, columns: Columns, vectors: dict[str, int], path: str) -> Kind:
+        """What a table with pictures (or their places) and vectors is. Raises ChoiceNeededError."""
+        about = {name: dim for name, dim in vectors.items() if not any(word in name.lower() for word in _TEXT_NAMES)}
+        named = [name for name in about if any(word in name.lower() for word in _VECTOR_NAMES)]
+        long = [name for name, dim in about.items() if dim >= _LEAST_DIM]
+        if columns.kind == "table":
+            return "embeddings" if named or long else "pictures"
+        if self.wants_pictures:
+            return "pictures"
+        if named:
+            say(
+                f"{path} holds embeddings (column {named[0]!r}) and pictures; the embeddings are scored "
+                f"(--picture-column {columns.picture}: the pictures)"
+            )
+            return "embeddings"
+        if long:
+            raise ChoiceNeededError(
+                f"{path} holds pictures (column {columns.picture!r}) and vectors of {about[long[0]]} numbers "
+                f"(column {long[0]!r}); say which are to be scored: "
+                f"--picture-column {columns.picture} or --embedding-column {long[0]}"
+            )
+        return "pictures"
 
 
 def _floats(schema: pa.Schema) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the user named, found: the parts with pictures, or the parts with embeddings, every header read and checked."""
+"""Finds what the user named: the parts with pictures, or the parts with embeddings, every header read and checked."""
 
 from __future__ import annotations
 
@@ -38,3 +38,32 @@ def find(sources: Sequence[str], pictures: SourceOptions, embeddings: ReadOption
     if embeddings.embedding_column is not None:
         raise InputError("--embedding-column: these are pictures, which have none; leave it out")
     return Found(pictures=find_pictures(sources, pictures))
+
+
+def find_only_pictures(sources: Sequence[str], options: SourceOptions) -> list[PicturePart]:
+    """Find the parts behind `sources` for a command that takes pictures and nothing else.
+
+    A table that has pictures beside vectors is one of pictures here; one that only says where they are, beside vectors, holds
+    embeddings, unless the column with the places is named.
+
+    Raises:
+        InputError: there is nothing, or something that cannot be read, or these are embeddings.
+        ChoiceNeededError: a flag has to say which column is meant.
+    """
+    if detect(sources, options, wants_pictures=True) == "embeddings":
+        _refuse_embeddings(sources)
+    return find_pictures(sources, options)
+
+
+def _refuse_embeddings(sources: Sequence[str]) -> None:
+    """Raise InputError if these are embeddings; what is neither is left to the reader of pictures, which says what is wrong."""
+    try:
+        parts = find_parts(sources, ReadOptions())
+    except InputError:
+        return
+    has_columns = parts[0].kind in ("parquet", "csv", "json")
+    hint = "; --picture-column names a column of pictures or of their places" if has_columns else ""
+    raise InputError(
+        f"{parts[0].path} holds embeddings, and pictures are needed here; embeddings are scored with: "
+        f"beholder score {sources[0]}{' ...' if len(sources) > 1 else ''}{hint}"
+    )

@@ -13,7 +13,7 @@ from beholder.errors import InputError
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.picture import PictureError, PictureRef, SourceOptions
 from beholder.images.sampling import sample_refs
-from beholder.images.sources import find_pictures
+from beholder.sources.find import find_only_pictures
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,23 @@ def measure_drift(exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
     )
 
 
-def sample_pictures(sources: Sequence[str], most: int) -> list[PictureRef]:
+def sample_pictures(sources: Sequence[str], most: int, picture_column: str | None = None) -> list[PictureRef]:
     """Up to `most` pictures, evenly spread over everything that `sources` name; the same ones every time.
 
     Of a tar whose length only reading it through can tell (up to 1 GiB, packed or remote), the first ones are taken.
-    Raises InputError.
+
+    Args:
+        sources: as `beholder score` takes pictures.
+        most: how many.
+        picture_column: of tables: the column with paths, URLs or bytes; None: found by looking.
+
+    Raises:
+        InputError: there are none, or the sources are no pictures.
     """
     if most < 1:
         raise InputError("--sample must be at least 1")
-    options = SourceOptions(columns=(), block_rows=min(256, most))
-    return list(sample_refs(find_pictures(sources, options), most, options))
+    options = SourceOptions(columns=(), picture_column=picture_column, block_rows=min(256, most))
+    return list(sample_refs(find_only_pictures(sources, options), most, options))
 
 
 def picture_bytes(refs: Sequence[PictureRef]) -> Iterator[bytes]:
