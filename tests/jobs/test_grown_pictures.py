@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,38 @@ def test_tars_that_come_and_go(
     check(job, tars, out, (10, 3, 2, 0), **more)
     write_tar(tars / "e.tar", range(20, 21), n=1)  # a column that no other has
     check(job, tars, out, (11, 1, 0, 0), **more)
+
+
+def write_zip(path: Path, chosen: range, packing: int = zipfile.ZIP_STORED, changed: int = 0) -> None:
+    """Pictures 000.png, ... of their numbers' seeds; every seventh is none inside."""
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for number in chosen:
+            data = b"none" if number % 7 == 5 else picture_bytes(number + changed, "PNG")
+            archive.writestr(f"{number:03}.png", data)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "packing"), [("", zipfile.ZIP_STORED), (".parquet", zipfile.ZIP_DEFLATED), (".csv", zipfile.ZIP_STORED)]
+)
+def test_zips_that_grow_shrink_and_are_touched(tmp_path: Path, scoring: Job, suffix: str, packing: int) -> None:
+    """A zip that was written anew is done anew; one that is as it was is not."""
+    folder, out = tmp_path / "zips", tmp_path / f"out{suffix}"
+    folder.mkdir()
+    write_zip(folder / "b.zip", range(6), packing)
+    write_zip(folder / "c.zip", range(6, 9), packing)
+    assert scoring(folder, out).num_new == 9
+    touch(folder / "b.zip")
+    write_zip(folder / "a.zip", range(20, 22), packing)
+    check(scoring, folder, out, (11, 2, 0, 0))
+    write_zip(folder / "c.zip", range(6, 11), packing)
+    check(scoring, folder, out, (13, 5, 3, 0))
+    write_zip(folder / "b.zip", range(4), packing)
+    check(scoring, folder, out, (11, 4, 4, 2))
+    write_zip(folder / "a.zip", range(20, 22), packing, changed=50)
+    check(scoring, folder, out, (11, 2, 2, 0))
+    (folder / "c.zip").unlink()
+    check(scoring, folder, out, (6, 0, 0, 5))
+    check(scoring, folder / "b.zip", out, (4, 0, 0, 2))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -79,6 +79,7 @@ def detect(
     look = _Look(options, embedding_column, wants_pictures)
     for source in sources:
         try:
+            storage.forget_listings(source)
             told = look.at(source)
         except ChoiceNeededError:
             raise
