@@ -8,12 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder import storage
-from beholder.columns import MESSAGE, REASON, SAMPLE, STAGE, reason_text
+from beholder.columns import REASON, SAMPLE, reason_text
+from beholder.scores.rejects import NAMES, reject_batches
 
 MOST_REJECTS = 2_000_000
 """So many are kept at hand; the tables have the others."""
-_COLUMNS = (SAMPLE, STAGE, REASON, MESSAGE)
 
 
 class Rejects:
@@ -25,20 +24,12 @@ class Rejects:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        pieces, self.num_all, at_hand = [], 0, 0
-        for path in paths:
-            with storage.open_parquet(path) as file, storage.remote_errors(path):
-                self.num_all += file.metadata.num_rows
-                present = [name for name in _COLUMNS if name in file.schema_arrow.names]
-                if at_hand < MOST_REJECTS and SAMPLE in present:
-                    table = file.read(columns=present)
-                    texts = [
-                        table.column(n).cast(pa.large_string()) if n in present else pa.nulls(table.num_rows, pa.large_string())
-                        for n in _COLUMNS
-                    ]
-                    pieces.append(pa.table(texts, names=list(_COLUMNS)))
-                    at_hand += table.num_rows
-        empty = pa.table([pa.array([], pa.large_string())] * len(_COLUMNS), names=list(_COLUMNS))
+        pieces, self.num_all = [], 0
+        for lines in reject_batches(paths):
+            if self.num_all < MOST_REJECTS:
+                pieces.append(lines)
+            self.num_all += lines.num_rows
+        empty = pa.table([pa.array([], pa.large_string())] * len(NAMES), names=list(NAMES))
         self._table = pa.concat_tables(pieces or [empty]).slice(0, MOST_REJECTS).combine_chunks()
         counts = self._table.group_by(REASON).aggregate([(SAMPLE, "count")]).to_pylist()
         self.reasons = [

@@ -11,6 +11,7 @@ from beholder.cli.embed import embed
 from beholder.cli.help import HelpCommand, HelpGroup
 from beholder.cli.models import models_app
 from beholder.cli.predict import RawCommand, predict
+from beholder.cli.rejects import rejects
 from beholder.cli.report import report
 from beholder.cli.score import score
 from beholder.cli.select import select
@@ -47,6 +48,7 @@ def _root(
 
 app.command(cls=HelpCommand)(score)
 app.command(cls=HelpCommand)(embed)
+app.command(cls=HelpCommand)(rejects)
 app.command(cls=RawCommand, add_help_option=False)(predict)
 app.command(cls=HelpCommand)(select)
 app.command(cls=HelpCommand)(undo)

@@ -37,6 +37,8 @@ _MANY = 10_000
 """From so many scores on, the histogram leaves out the outermost thousandths."""
 _HISTOGRAM_BINS = 16
 _BAR_WIDTH = 40
+_MOST_OF_REJECT = 100
+"""Characters of a rejected sample's name, and of what was wrong with it, in a summary."""
 _MOST_NAMES = 5
 """Of more shards that were done again the first are named; `--json` has all."""
 
@@ -275,6 +277,13 @@ def show_summary(summary: RunSummary) -> None:
         console.print(f"\nrejected {summary.num_rejected:,}, listed in {summary.rejects}", markup=False)
         for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
             console.print(f"  {count:,} {reason}: {reason_text(reason)}", markup=False)
+            examples = summary.reject_examples.get(reason, [])
+            for example in examples:
+                detail = example["message"] if example["message"] != reason_text(reason) else ""
+                console.print(f"      {reject_line(example['sample'], detail, _MOST_OF_REJECT)}", markup=False)
+            if count > len(examples):
+                console.print("      ...", markup=False)
+        console.print(f"all of them: {summary.list_rejects}", markup=False)
     for line in remark_lines(summary):
         console.print(line, markup=False)
     for line in preset_lines(summary):
@@ -282,6 +291,15 @@ def show_summary(summary: RunSummary) -> None:
     console.print(f"\n{'scores' if summary.verb == 'score' else 'embeddings'}: {summary.output}", markup=False)
     if summary.embeddings:
         console.print(f"embeddings: {summary.embeddings}", markup=False)
+
+
+def reject_line(sample: str | None, message: str | None, most: int | None = None) -> str:
+    """A rejected sample and what was wrong, on one line that a terminal shows as it is; each cut to `most` characters."""
+    texts = []
+    for text in (sample or "", message or ""):
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+        texts.append(text if most is None or len(text) <= most else text[: most - 3] + "...")
+    return "  ".join(filter(None, texts))
 
 
 def _count_lines(summary: RunSummary) -> list[str]:

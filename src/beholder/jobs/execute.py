@@ -14,9 +14,13 @@ from beholder.jobs.output import SCORES, Product, RunOutput
 from beholder.notices import doing
 from beholder.run import local
 from beholder.run.step import Step
+from beholder.scores.rejects import examples_of, find_rejects
 from beholder.scores.summary import RunSummary
 from beholder.shards import RunFolder, ShardResult, fingerprint
 from beholder.steps.tally import Tally
+
+NUM_EXAMPLES = 3
+"""Rejects of each reason that a summary names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,7 @@ def execute(
         _check_kept(plan, out, earlier)
         summary.num_kept = out.num_kept()
         on_resume(len(step.shards), earlier.num_read)
-        return _filled(summary, out, [earlier])
+        return _with_examples(_filled(summary, out, [earlier]))
     if wants_retry and not out.can_be_opened():
         raise OutputError(
             f"{plan.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
@@ -157,6 +161,15 @@ def execute(
             out.publish(step, report.shards, report.results, summary, identity)
         summary.seconds = time.perf_counter() - started
         out.remove_work()
+    return _with_examples(summary)
+
+
+def _with_examples(summary: RunSummary) -> RunSummary:
+    """The summary with some rejects of each reason, as the finished result has them."""
+    if summary.num_rejected:
+        with doing("reading some of the rejects"):
+            paths = find_rejects(summary.output).paths
+            summary.reject_examples = examples_of(paths, summary.reasons, NUM_EXAMPLES)
     return summary
 
 

@@ -1,65 +1,20 @@
-"""The rejects of a score set in; how many there are for each reason, with examples, out."""
+"""How many rows of a score set were rejected for each reason, with examples, and how many were read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from beholder import columns, storage
+from beholder import columns
+from beholder.scores.rejects import RejectReason, count_reasons
 from beholder.scores.score_set import ScoreSet
 
-_BATCH = 1 << 16
-_NAMES = (columns.SAMPLE, columns.STAGE, columns.REASON, columns.MESSAGE)
-_MOST_CHARACTERS = 300
+__all__ = ["RejectReason", "num_read", "read_rejects"]
+
 _MOST_REASONS = 50
 """Beholder's own tables have far fewer."""
 
 
-@dataclass
-class RejectReason:
-    """One reason.
-
-    Attributes:
-        word: of the rejects table.
-        text: what it means.
-        count: rows.
-        examples: (sample, stage, message) of the first few.
-    """
-
-    word: str
-    text: str
-    count: int = 0
-    examples: list[tuple[str, str, str]] = field(default_factory=list)
-
-
 def read_rejects(scores: ScoreSet, num_examples: int) -> list[RejectReason]:
     """Reasons, most frequent first; [] for none. Raises InputError."""
-    found: dict[str, RejectReason] = {}
-    for path in scores.rejects:
-        with storage.open_parquet(path) as file, storage.remote_errors(path):
-            present = [name for name in _NAMES if name in file.schema_arrow.names]
-            if columns.REASON not in present:
-                continue
-            for batch in file.iter_batches(batch_size=_BATCH, columns=present):
-                _count(pa.table(batch), found, num_examples)
-    return sorted(found.values(), key=lambda reason: (-reason.count, reason.word))[:_MOST_REASONS]
-
-
-def _count(lines: pa.Table, found: dict[str, RejectReason], num_examples: int) -> None:
-    """Add lines of a rejects table to the counts, and the first few of each reason to its examples."""
-    words = pc.fill_null(lines.column(columns.REASON).cast(pa.string()), "unknown")
-    for item in pc.value_counts(words).to_pylist():
-        word = item["values"]
-        reason = found.setdefault(word, RejectReason(word, columns.reason_text(word)))
-        reason.count += item["counts"]
-        wanted = num_examples - len(reason.examples)
-        for line in lines.filter(pc.equal(words, word)).slice(0, wanted).to_pylist() if wanted else ():
-            sample, stage, message = (
-                str(line.get(name) or "")[:_MOST_CHARACTERS] for name in (columns.SAMPLE, columns.STAGE, columns.MESSAGE)
-            )
-            reason.examples.append((sample, stage, message))
+    return count_reasons(scores.rejects, num_examples)[:_MOST_REASONS]
 
 
 def num_read(scores: ScoreSet, num_rejected: int) -> int:

@@ -57,7 +57,7 @@ def find_scores(source: str) -> ScorePlace:
     rejects, kept = base + columns.REJECTS_SUFFIX, f"{base}.{columns.EMBEDDINGS_FOLDER}"
     return ScorePlace(
         [base],
-        _read_record(base + columns.SIDECAR_SUFFIX),
+        read_record(base + columns.SIDECAR_SUFFIX),
         (rejects,) if storage.exists(rejects) else (),
         kept if storage.is_folder(kept) else None,
     )
@@ -65,7 +65,7 @@ def find_scores(source: str) -> ScorePlace:
 
 def _folder(base: str) -> ScorePlace:
     """A run's folder, or any folder of tables."""
-    record = _read_record(f"{base}/{columns.STAMP_FILE}")
+    record = read_record(f"{base}/{columns.STAMP_FILE}")
     if record.get("format") == columns.EMBEDDINGS_FORMAT:
         raise InputError(f"{base} holds embeddings, no scores; score them first: beholder score {base}")
     inside = f"{base}/{columns.SCORES_FOLDER}"
@@ -90,7 +90,8 @@ def _is_table(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in (*_PARQUET, *_CSV)
 
 
-def _read_record(path: str) -> dict[str, Any]:
+def read_record(path: str) -> dict[str, Any]:
+    """The record in a file beside or in a set; {} where there is none of ours. Raises InputError for a damaged one."""
     if not storage.exists(path):
         return {}
     data = storage.read_range(path, 0, storage.size(path))

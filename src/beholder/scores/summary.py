@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ class RunSummary:
         rejects: where the rejects table is, or None when nothing was rejected.
         num_read, num_scored, num_rejected: rows over all runs of this job.
         reasons: rejected rows by reason.
+        reject_examples: reason -> `sample` and `message` of three rows, or fewer where there are fewer.
         stats: per score column.
         head_names: the head behind each score column, in the same order.
         head_notes: a line worth telling about each of them, "" where there is none; in the same order.
@@ -65,6 +67,7 @@ class RunSummary:
     num_scored: int = 0
     num_rejected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    reject_examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     stats: dict[str, ScoreStats] = field(default_factory=dict)
     head_names: list[str] = field(default_factory=list)
     head_notes: list[str] = field(default_factory=list)
@@ -91,6 +94,11 @@ class RunSummary:
     def done(self) -> str:
         """What was done, as a participle."""
         return {"score": "scored", "embed": "embedded"}[self.verb]
+
+    @property
+    def list_rejects(self) -> str | None:
+        """The command that lists everything that was rejected; None where nothing was."""
+        return f"beholder rejects {shlex.quote(self.output)}" if self.num_rejected else None
 
     def add(self, results: Sequence[ShardResult]) -> None:
         """Add shards' counts and statistics."""
@@ -149,6 +157,8 @@ class RunSummary:
             "num_scored": self.num_scored,
             "num_rejected": self.num_rejected,
             "reasons": self.reasons,
+            "reject_examples": self.reject_examples,
+            "list_rejects": self.list_rejects,
             "traits": self.traits,
             "remarks": self.remarks,
             "num_ignored": self.num_ignored,
