@@ -69,6 +69,24 @@ def listed(session: Session, tab: Any, conditions: tuple[str, ...] = (), **more:
     return session.page(listing, "aesthetic_score", 0, 100)
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_pictures_near_to_a_reference_are_stacks_that_name_it(photo_set: Path, tmp_path: Path, suffix: str) -> None:
+    """One alone, two of one reference, and a reference called as a picture of the set is."""
+    names = names_of(photo_set)
+    near = [(7, 20, 0.91, False), (8, 21, 0.97, False), (8, 22, 0.96, False)]
+    table = pq.read_table(write_groups(photo_set, tmp_path / "g.parquet", [*GROUPS, *near]))
+    references = [None] * len(GROUPS) + ["test/a, b.jpg", names[30], names[30]]
+    table = table.append_column("reference", pa.array(references, pa.large_string()))
+    path = tmp_path / f"r.{suffix}"
+    (pa_csv.write_csv if suffix == "csv" else pq.write_table)(table, path)
+    with open_scores(str(photo_set)) as scores, opened(scores, tmp_path, of_session(photo_set, tmp_path, path)) as session:
+        tops = {item["row"]: (item["stack"], item.get("reference")) for item in listed(session, "stacks")}
+        assert tops == {7: (3, None), 2: (2, None), 9: (2, None), 20: (1, "test/a, b.jpg"), 21: (2, names[30])}
+        inside = [(item["row"], item["stays"], item["reference"]) for item in listed(session, "stack", stack=21)]
+        assert inside == [(21, False, names[30]), (22, False, names[30])]
+        assert [round(item["similarity"], 2) for item in listed(session, "stack", stack=21)] == [0.97, 0.96]
+
+
 def test_each_group_is_a_stack_with_the_one_that_stays_on_top(session: Session, photo_set: Path) -> None:
     scores = pq.read_table(photo_set).column("aesthetic_score").to_pylist()
     best = sorted([7, 2, 9], key=lambda row: -scores[row])

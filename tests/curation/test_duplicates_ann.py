@@ -99,9 +99,16 @@ def test_few_that_are_near_a_reference_are_missed_and_none_is_wrong() -> None:
     rows = directions(4000, 48)
     given_vectors = Vectors(Vectors.of(rows).matrix, np.arange(1500, 4000), 48, num_references=1500)
     order = np.random.default_rng(1).permutation(2500)
-    exact, found = (near_references(given_vectors, order, 0.9, is_exact=is_exact, num_threads=2) for is_exact in (True, False))
+    (nearest, similarity), (indexed, _) = (
+        near_references(given_vectors, order, 0.9, is_exact=is_exact, num_threads=2) for is_exact in (True, False)
+    )
+    exact, found = nearest >= 0, indexed >= 0
     unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    assert np.array_equal(exact, (unit[1500:] @ unit[:1500].T >= 0.9).any(axis=1)[order])
+    slow = (unit[1500:] @ unit[:1500].T)[order]
+    assert np.array_equal(exact, (slow >= 0.9).any(axis=1))
+    assert np.array_equal(nearest[exact], slow.argmax(axis=1)[exact])
+    assert np.allclose(similarity[exact], slow.max(axis=1)[exact], atol=1e-6)
+    assert np.isnan(similarity[~exact]).all()
     assert exact.sum() > 100
     assert not (found & ~exact).any()
     assert (found & exact).sum() >= 0.98 * exact.sum()

@@ -445,11 +445,13 @@ class Session:
     def _of_stack(self, tab: Tab, row: int) -> dict[str, Any]:
         if self.stacks is None or tab not in ("stacks", "stack"):
             return {}
-        if tab == "stacks":
-            return {"stack": self.stacks.size(row)}
         places = self.stacks.places(row)
         at = places.start + int(np.flatnonzero(self.stacks.members[places] == row)[0])
-        return {"stays": bool(self.stacks.stays[at]), "similarity": as_json(float(self.stacks.similarity[at]))}
+        reference = self.stacks.reference[at].as_py()
+        near = {} if reference is None else {"reference": reference}
+        if tab == "stacks":
+            return {"stack": self.stacks.size(row), **near}
+        return {"stays": bool(self.stacks.stays[at]), "similarity": as_json(float(self.stacks.similarity[at])), **near}
 
     def sample(self, row: int) -> str:
         """A row's name."""

@@ -22,14 +22,15 @@ _MOST_LEFT_OUT = 1_000_000
 
 @dataclass(frozen=True)
 class Stacks:
-    """Groups of near-duplicates, each of at least two rows of the set; no row is in two.
+    """Groups of near-duplicates, each of at least two rows of the set, and rows near to a reference set; no row is in two.
 
     Attributes:
         source: the file, as the user named it.
         members: (M,) int64 rows, group after group, in each the one that stays first, then in the order of the file.
         edges: (G + 1,) int64: group g is members[edges[g]:edges[g + 1]].
         stays: (M,) bool whether each is the one that stays.
-        similarity: (M,) float64 to that one, NaN where the file does not tell.
+        similarity: (M,) float64 to that one, or to the reference; NaN where the file does not tell.
+        reference: (M,) string, the picture of a reference set that each is near to; null for near-duplicates of one another.
         group_of: (N,) int32 the group of each row of the set, -1 for none.
         num_strangers: pictures of the file that are not among the rows, or are in a group of none else.
     """
@@ -39,6 +40,7 @@ class Stacks:
     edges: npt.NDArray[np.int64]
     stays: npt.NDArray[np.bool_]
     similarity: npt.NDArray[np.float64]
+    reference: pa.Array
     group_of: npt.NDArray[np.int32]
     num_strangers: int
 
@@ -85,14 +87,14 @@ def read_stacks(
     Raises:
         InputError: no such file, or one that holds no groups.
     """
-    file = open_groups(source, scratch)
+    file = open_groups(source, scratch, with_references=True)
     connection = connect(scratch / "groups")
     try:
         with clear_errors(f"{source} cannot be read"):
             query = (
                 f'SELECT dense_rank() OVER (ORDER BY "group") - 1 AS number, {file.sample} AS name, '
                 f"{file.similarity} AS similar, "
-                f"{file.kept} AS stays, {file.row} AS row FROM {file.table} "
+                f"{file.kept} AS stays, {file.row} AS row, {file.reference} AS reference FROM {file.table} "
                 f'WHERE "group" IS NOT NULL ORDER BY {file.place}'
             )
             table: pa.Table = interruptible(connection, lambda: connection.sql(query).to_arrow_table())
@@ -104,7 +106,9 @@ def read_stacks(
     similarity = table.column("similar").to_numpy(zero_copy_only=False).astype(np.float64)
     used = np.flatnonzero(rows >= 0)
     used = np.sort(used[np.unique(rows[used], return_index=True)[1]])  # a row that is there again counts once
-    used = used[np.bincount(number[used], minlength=1)[number[used]] > 1]
+    reference = table.column("reference").combine_chunks()
+    is_near = reference.is_valid().to_numpy(zero_copy_only=False)
+    used = used[(np.bincount(number[used], minlength=1)[number[used]] > 1) | is_near[used]]
     used = used[np.lexsort((used, ~stays[used], number[used]))]
     starts = np.flatnonzero(np.append(True, np.diff(number[used]) != 0)) if len(used) else np.empty(0, np.int64)
     edges = np.append(starts, len(used)).astype(np.int64)
@@ -116,6 +120,7 @@ def read_stacks(
         edges=edges,
         stays=stays[used],
         similarity=similarity[used],
+        reference=reference.take(pa.array(used)),
         group_of=group_of,
         num_strangers=table.num_rows - len(used),
     )

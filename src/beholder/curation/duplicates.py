@@ -18,7 +18,7 @@ import pyarrow as pa
 from beholder.columns import SAMPLE
 from beholder.curation.duplicates_bound import choose_basis
 from beholder.curation.duplicates_exact import AllKept, Kept, Search, keep_best, keep_best_of_small_groups
-from beholder.curation.vectors import Progress, Rows, Vectors, load_vectors, samples_of
+from beholder.curation.vectors import NamesFile, Progress, Rows, Vectors, load_vectors, samples_of
 from beholder.errors import InputError
 from beholder.scores.score_set import ScoreSet
 
@@ -47,10 +47,13 @@ GROUPS_SCHEMA = pa.schema(
         ("similarity", pa.float32()),
         ("kept", pa.bool_()),
         ("row", pa.int64()),
+        ("reference", pa.large_string()),
     ]
 )
 """Groups of near-duplicates: those of the first picture first, in each the one that stays and then the others in their order.
-`similarity` is to the one that stays (1 for itself), `row` the row of the score set."""
+`similarity` is to the one that stays (1 for itself), `row` the row of the score set. Behind them come rows that are near to a
+picture of a reference set: a group for each of these pictures, `reference` its name (else null), `similarity` that to it, and
+none of the group stays."""
 
 StageProgress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much it is in all."""
@@ -96,7 +99,7 @@ class DuplicateRule:
     Attributes:
         dropped: rows of the score set that are near-duplicates of one before them, in their order.
         near_reference: rows that are near to a picture of a reference set, in their order; none of them is in `dropped`.
-        groups: GROUPS_SCHEMA: every group of at least two pictures.
+        groups: GROUPS_SCHEMA: every group of at least two pictures, and of those near to a reference every one.
         num_without_embedding: rows that stay because they have no embedding.
         num_looked_at: rows that were decided; those behind them were not needed, and are neither dropped nor said to stay.
         num_near_that_stay: rows that always stay, near to a picture of a reference set.
@@ -377,10 +380,12 @@ def drop_near_duplicates(
     stays = found.stays[: found.num_decided]
     is_near = found.is_near[: found.num_decided]
     decided = rows_best_first[: found.num_decided]
+    own = groups_table(scores, decided, found.keeper[: found.num_decided], found.similarity[: found.num_decided])
+    first = int(own.column("group")[-1].as_py()) + 1 if own.num_rows else 0
     return DuplicateRule(
         dropped=decided[~stays & ~is_near],
         near_reference=decided[is_near],
-        groups=groups_table(scores, decided, found.keeper[: found.num_decided], found.similarity[: found.num_decided]),
+        groups=pa.concat_tables([own, reference_groups(scores, decided, found, first=first)]),
         num_without_embedding=int((found.place[: found.num_decided] < 0).sum()),
         num_looked_at=found.num_decided,
         num_near_that_stay=found.num_near_that_stay,
@@ -397,7 +402,8 @@ class _Decided:
 
     Attributes:
         keeper, similarity: as in `Duplicates`; a row that is near to a picture of a reference set is its own keeper.
-        is_near: whether it is.
+        reference: the row of the reference sets that it is near to, else -1; reference_similarity: how similar it is to that.
+        reference_names: names of these.
         place: row of each in the matrix of embeddings, -1 for none.
         num_decided: rows up to the last one that is wanted.
         is_enough: whether as many stay as are wanted.
@@ -405,7 +411,9 @@ class _Decided:
 
     keeper: Rows
     similarity: npt.NDArray[np.float32]
-    is_near: npt.NDArray[np.bool_]
+    reference: Rows
+    reference_similarity: npt.NDArray[np.float32]
+    reference_names: NamesFile | None
     place: Rows
     num_decided: int
     is_enough: bool
@@ -413,6 +421,10 @@ class _Decided:
     num_references: int
     num_references_left_out: int
     method: str
+
+    @property
+    def is_near(self) -> npt.NDArray[np.bool_]:
+        return self.reference >= 0
 
     @property
     def stays(self) -> npt.NDArray[np.bool_]:
@@ -443,19 +455,20 @@ def _decided(
         on_progress=lambda done, total: told("embeddings read", done, total),
         on_reference=lambda done, total: told("reference embeddings read", done, total),
     )
-    is_near, num_near_that_stay, is_exact = np.zeros(len(rows), np.bool_), 0, True
+    reference, num_near_that_stay, is_exact = np.full(len(rows), -1, np.int64), 0, True
+    reference_similarity = np.full(len(rows), np.nan, np.float32)
     if references:
         from beholder.curation.duplicates_reference import near_references
 
         assert near_from is not None
         is_exact = _is_exact(method, len(rows), vectors.num_references)
-        is_near = near_references(
+        reference, reference_similarity = near_references(
             vectors, rows, near_from, is_exact=is_exact, num_threads=num_threads,
             on_progress=lambda done, total: told("rows compared with the reference", done, total),
         )  # fmt: skip
-        num_near_that_stay = int(is_near[:num_always].sum())
-        is_near[:num_always] = False
-    left = np.flatnonzero(~is_near)
+        num_near_that_stay = int((reference[:num_always] >= 0).sum())
+        reference[:num_always] = -1
+    left = np.flatnonzero(reference < 0)
     keeper, similarity = np.arange(len(rows)), np.ones(len(rows), np.float32)
     num_decided = len(left)
     if threshold is not None:
@@ -482,7 +495,9 @@ def _decided(
     return _Decided(
         keeper=keeper,
         similarity=similarity,
-        is_near=is_near,
+        reference=reference,
+        reference_similarity=reference_similarity,
+        reference_names=vectors.reference_names,
         place=vectors.place[rows],
         num_decided=end,
         is_enough=is_enough,
@@ -503,4 +518,26 @@ def groups_table(scores: ScoreSet, rows: Rows, keeper: Rows, similarity: npt.NDA
     order = np.lexsort((members, ~stays[members], group))
     members = members[order]
     columns = [group[order], samples_of(scores, rows[members]), similarity[members], stays[members], rows[members]]
+    reference = pa.nulls(len(members), pa.large_string())
+    return pa.table([*(pa.array(column) for column in columns), reference], schema=GROUPS_SCHEMA)
+
+
+def reference_groups(scores: ScoreSet, rows: Rows, found: _Decided, *, first: int) -> pa.Table:
+    """GROUPS_SCHEMA of those of some rows, decided as `found` tells, that are near to a reference, numbered from `first` on."""
+    near = np.flatnonzero(found.is_near[: len(rows)])
+    if not len(near) or found.reference_names is None:
+        return GROUPS_SCHEMA.empty_table()
+    references, first_at, group = np.unique(found.reference[near], return_index=True, return_inverse=True)
+    place = np.empty(len(references), np.int64)  # groups in the order of their first rows
+    place[np.argsort(first_at, kind="stable")] = np.arange(len(references))
+    number = place[group.reshape(-1)]
+    near = near[order := np.argsort(number, kind="stable")]
+    columns = [
+        number[order] + first,
+        samples_of(scores, rows[near]),
+        found.reference_similarity[near],
+        np.zeros(len(near), np.bool_),
+        rows[near],
+        found.reference_names.take(found.reference[near]),
+    ]
     return pa.table([pa.array(column) for column in columns], schema=GROUPS_SCHEMA)

@@ -1,4 +1,4 @@
-"""Rows of a score set and reference embeddings in, which rows are near to one of the reference out."""
+"""Rows of a score set and reference embeddings in, which of the reference each row is near to, and how near, out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def near_references(
     is_exact: bool,
     num_threads: int,
     on_progress: Progress | None = None,
-) -> npt.NDArray[np.bool_]:
+) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Which rows are at least as similar as the threshold to any row of the reference.
 
     Args:
@@ -34,16 +34,17 @@ def near_references(
         on_progress: told the number of rows that are decided, and of all.
 
     Returns:
-        (M,) bool; false for rows without an embedding.
+        (M,) int64: the row of the reference that each is most similar to, of equally similar ones the first, -1 where none is
+        near enough or there is no embedding; (M,) float32: how similar it is to that, NaN for none.
 
     Raises:
         InputError: faiss is needed and not installed.
     """
-    near = np.zeros(len(rows), np.bool_)
+    near, near_from = np.full(len(rows), -1, np.int64), np.full(len(rows), np.nan, np.float32)
     has = np.flatnonzero(vectors.place[rows] >= 0)
     given, reference = vectors.place[rows[has]], np.arange(vectors.num_references)
     if not len(given) or not len(reference):
-        return near
+        return near, near_from
     with contextlib.ExitStack() as opened:
         pool = opened.enter_context(ThreadPoolExecutor(max_workers=num_threads))
         search = Search(vectors.matrix, threshold, choose_basis(vectors.matrix, given, threshold), num_threads)
@@ -63,7 +64,8 @@ def near_references(
             part = given[at : at + step]
             best, best_at = np.full(len(part), NONE), np.full(len(part), -1, np.int64)
             kept.find(turned(search, pool, part), part, square_sums(search, pool, part), best, best_at)
-            near[has[at : at + step]] = best_at >= 0
+            near[has[at : at + step]] = best_at
+            near_from[has[at : at + step]] = np.where(best_at >= 0, best, np.nan)
             if on_progress is not None:
                 on_progress(min(at + step, len(given)), len(given))
-    return near
+    return near, near_from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Vectors:
         backbone: the model that they are of, by their stamp; None where nobody says.
         num_references: rows of `matrix` that are of reference sets; num_references_left_out: rows of these that have no
             direction.
+        reference_names: names of the former, in a file; None where there are none.
     """
 
     matrix: npt.NDArray[Any]
@@ -54,6 +56,7 @@ class Vectors:
     backbone: str | None = None
     num_references: int = 0
     num_references_left_out: int = 0
+    reference_names: NamesFile | None = None
 
     def __post_init__(self) -> None:
         matrix = self.matrix
@@ -95,7 +98,7 @@ def load_vectors(
             with the returned value.
         rows: rows of the score set whose embeddings are wanted; None: all.
         embedding_column: where the embeddings are in tables; None: found by looking.
-        references: further sets of embeddings, read whole; their names do not matter.
+        references: further sets of embeddings, read whole; names may be those of the set's rows, or there twice.
         on_progress: told the number of embeddings read, and of all.
         on_reference: told the same of the reference sets.
 
@@ -123,10 +126,11 @@ def load_vectors(
     total = _total_rows(parts) or scores.num_rows
     for matcher in (_ByPosition, _ByName) if total == scores.num_rows else (_ByName,):
         with contextlib.suppress(_DisagreeError), _Scratch(scratch, dim, dtype) as out:
-            left_out = _add_references(out, reference_parts, reference_options, on_reference)
+            names = NamesFile(scratch) if reference_parts else None
+            left_out = _add_references(out, names, reference_parts, reference_options, on_reference)
             num_references = out.num_rows
             matrix, place = _read(parts, options, matcher(scores, wanted), out, total, on_progress)
-            return Vectors(matrix, place, dim, backbone, num_references, left_out)
+            return Vectors(matrix, place, dim, backbone, num_references, left_out, names)
     raise AssertionError("looking up does not disagree")
 
 
@@ -154,14 +158,16 @@ def _reference_parts(path: str, options: ReadOptions, like_part: Part, backbone:
     return parts
 
 
-def _add_references(out: _Scratch, parts: Sequence[Part], options: ReadOptions, on_progress: Progress | None) -> int:
-    """Put whole sets into the matrix; returns how many of their rows have no direction."""
+def _add_references(
+    out: _Scratch, names_file: NamesFile | None, parts: Sequence[Part], options: ReadOptions, on_progress: Progress | None
+) -> int:
+    """Put whole sets into the matrix, and their names into a file; returns how many of their rows have no direction."""
     done = left_out = 0
     total = _total_rows(parts)
     for part in parts:
         step = max(1, _WRITE_BYTES // (part.dim * 4))
-        with contextlib.closing(reader_of(part.kind).blocks(part, 0, part.num_rows, options)) as blocks:  # type: ignore[type-var]
-            for block in blocks:
+        with contextlib.closing(_blocks(part, options)) as blocks:
+            for block, names in blocks:
                 for start in range(0, block.embeddings.shape[0], step):
                     stop = min(block.embeddings.shape[0], start + step)
                     matrix = _stored(_rows_of(block.embeddings, start, stop), out.dtype)
@@ -169,6 +175,8 @@ def _add_references(out: _Scratch, parts: Sequence[Part], options: ReadOptions, 
                     if block.statuses is not None:
                         usable &= block.statuses[start:stop] == 0
                     out.add(matrix[usable])
+                    if names_file is not None:
+                        names_file.add(names.slice(start, stop - start).filter(pa.array(usable)))
                     left_out += int((~usable).sum())
                     done += stop - start
                     if on_progress is not None:
@@ -322,6 +330,45 @@ class _Scratch:
             self._file.flush()
         except OSError as error:
             raise writing_failed(str(self._folder), error) from error
+
+
+class NamesFile:
+    """A growing list of names in a file, of which a few are read again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._edges = [0]
+        self._places: list[int] = []
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder, prefix="names-")  # noqa: SIM115 (closed with this)
+        except OSError as error:
+            raise writing_failed(str(folder), error) from error
+
+    def add(self, names: pa.Array) -> None:
+        """Append large strings. Raises OutputError."""
+        if not len(names):
+            return
+        table = pa.table({SAMPLE: names})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        try:
+            self._places.append(self._file.seek(0, os.SEEK_END))
+            self._file.write(sink.getvalue())
+        except OSError as error:
+            raise writing_failed(str(self._folder), error) from error
+        self._edges.append(self._edges[-1] + len(names))
+
+    def take(self, numbers: Rows) -> pa.Array:
+        """(M,) numbers -> (M,) names, as large strings."""
+        wanted, back = np.unique(np.asarray(numbers, np.int64), return_inverse=True)
+        found = [pa.array([], pa.large_string())]
+        pieces = np.searchsorted(self._edges, wanted, side="right") - 1
+        for piece in np.unique(pieces).tolist():
+            self._file.seek(self._places[piece])
+            names = pa.ipc.open_stream(self._file).read_all().column(0).combine_chunks()
+            found.append(names.take(pa.array(wanted[pieces == piece] - self._edges[piece])))
+        return pa.concat_arrays(found).take(pa.array(back.reshape(-1)))
 
 
 class _DisagreeError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import tarfile
@@ -9,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from beholder.cli.app import app
+from beholder.curation.group_files import open_groups
 from beholder.curation.selecting.frames import select
 from beholder.curation.selecting.selection import RULES
 from beholder.errors import InputError
@@ -109,7 +112,9 @@ def test_what_stays_is_what_the_slow_reference_keeps(given_set: tuple[pa.Table, 
             rules["marks"] = Path(folder) / "m.jsonl"
         with select(table, **rules) as selection:
             words = [RULES[number] for number in selection.dropped_by]
-            groups = selection.groups.to_pylist()
+            near_of = [line for line in selection.groups.to_pylist() if line["reference"] is not None]
+            groups = [line for line in selection.groups.to_pylist() if line["reference"] is None]
+            decisions = selection.decisions().to_pylist()
 
     similar = similar_rows(rows, np.array(references, int).reshape(-1, DIM))
     ranked = sorted(range(len(names)), key=lambda row: (row not in marked, -lines[row]["aesthetic_score"], names[row]))
@@ -129,6 +134,23 @@ def test_what_stays_is_what_the_slow_reference_keeps(given_set: tuple[pa.Table, 
         row: other for row, other in keeper.items() if row != other
     }
     assert [line["row"] for line in groups if line["kept"]] == [row for row in claim if row in kept.values()]
+    named = [f"r{n}" for half in (references[::2], references[1::2]) for n in range(len(half))]
+    order = [at for start in (0, 1) for at in range(start, len(references), 2)]  # as they are given to select
+    assert {line["row"] for line in near_of} == leaks
+    assert {line["group"] for line in near_of}.isdisjoint(kept)
+    told = {line["row"]: (line["reference"], line["similarity"]) for line in near_of}
+    for row, line in enumerate(decisions):
+        assert line["sample"] == names[row]
+        if row in leaks:
+            to = similar[row, len(names) :][order]
+            assert told[row] == (line["near_to"], line["similarity"])
+            assert line["near_to"] == named[int(np.argmax(to))]
+            assert abs(line["similarity"] - to.max()) < 1e-6
+        elif keeper[row] != row:
+            assert line["near_to"] == names[keeper[row]]
+            assert abs(line["similarity"] - similar[row, keeper[row]]) < 1e-6
+        else:
+            assert (line["near_to"], line["similarity"]) == (None, None)
 
 
 def pictures_table(**more: Any) -> pa.Table:
@@ -240,7 +262,45 @@ def test_a_reference_alone_drops_no_near_duplicates_and_says_what_it_had(tmp_pat
         assert (step.word, step.dropped, step.note) == (
             "near_reference", 2, "1 in the reference; 2 more without an embedding; exact",
         )  # fmt: skip
-        assert selection.groups is None
+        assert selection.groups.column("reference").to_pylist() == ["test.npy#0"] * 2
+        assert selection.groups.column("row").to_pylist() == [3, 4]
+        assert selection.groups.column("kept").to_pylist() == [False, False]
+
+
+def test_lists_name_what_a_dropped_picture_is_near_to(tmp_path: Path, embeddings: str) -> None:
+    """Of near-duplicates and of a reference set with odd names, by the slow reference; in CSV, Parquet and the group file."""
+    names = ['odd, "name".jpg', "0.jpg"]  # the second is also the name of a picture of the set
+    vectors = np.array([[0, 3, 0.1], [0, 5, 0.2]], np.float32)
+    write_embeddings(tmp_path / "test.parquet", names, vectors)
+    pq.write_table(pictures_table(), tmp_path / "s.parquet")
+    lists = {"decisions": "d.csv", "dropped": "x.parquet", "groups": "g.csv"}
+    flags = [part for name, path in lists.items() for part in (f"--{name}", str(tmp_path / path))]
+    dedup = ["--dedup", "0.9", "--dedup-against", str(tmp_path / "test.parquet"), "--embeddings", embeddings]
+    done = CliRunner().invoke(app, ["select", str(tmp_path / "s.parquet"), *dedup, *flags])
+    assert done.exit_code == 0, done.output
+    similar = similar_rows(ALIKE, vectors)
+    nearest = similar[3:5, 6:].argmax(axis=1)
+    expected = [
+        ("1.jpg", "duplicate", "0.jpg", similar[1, 0]),
+        ("2.jpg", "duplicate", "0.jpg", similar[2, 0]),
+        ("3.jpg", "near_reference", names[nearest[0]], similar[3, 6 + nearest[0]]),
+        ("4.jpg", "near_reference", names[nearest[1]], similar[4, 6 + nearest[1]]),
+    ]
+    dropped = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert [(row["sample"], row["dropped_by"], row["near_to"]) for row in dropped] == [row[:3] for row in expected]
+    assert np.allclose([row["similarity"] for row in dropped], [row[3] for row in expected], atol=1e-6)
+    with (tmp_path / "d.csv").open(newline="") as file:
+        decisions = list(csv.DictReader(file))
+    assert [row["near_to"] for row in decisions] == ["", *(row[2] for row in expected), ""]
+    with (tmp_path / "g.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["sample"], line["reference"]) for line in lines if line["reference"]] == [
+        (row[0], row[2]) for row in expected if row[1] == "near_reference"
+    ]
+    whole, alone = (open_groups(str(tmp_path / "g.csv"), tmp_path, with_references=wanted) for wanted in (True, False))
+    with duckdb.connect() as connection:
+        counts = [connection.sql(f"SELECT count(*) FROM {found.table}").fetchall()[0] for found in (whole, alone)]
+    assert counts == [(5,), (3,)]  # what report shows has none that is near to a reference
 
 
 @pytest.fixture
@@ -282,6 +342,8 @@ def test_the_same_bytes_in_local_files(photos: Path, tmp_path: Path) -> None:
                 (0, 4, False),
             ]
             assert {line["similarity"] for line in groups} == {1.0}
+            near_to = [line["near_to"] for line in selection.decisions().to_pylist()]
+            assert near_to == [None, None, names[0], None, names[0], None]
 
 
 def test_the_oldest_of_the_same_bytes_stays(photos: Path, tmp_path: Path) -> None:

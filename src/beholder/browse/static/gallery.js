@@ -6,11 +6,13 @@ import { Grid } from "./grid.js";
 import { Listing } from "./listing.js";
 import { Thumbnails } from "./thumbnails.js";
 
-// how many a stack holds; of a picture of an opened one how similar it is to the one that stays, and its size
+// how many a stack holds; of a picture of an opened one how similar it is to the one that stays or to a reference, and its size
 function stackText(item) {
+  if (item.stack && item.reference !== undefined) return `${count(item.stack)} near reference ${item.reference}`;
   if (item.stack) return `${count(item.stack)} alike`;
   if (item.stays === undefined) return "";
   const alike = item.stays ? "stays" : typeof item.similarity === "number" ? `≈ ${item.similarity.toFixed(3)}` : "";
+  if (item.reference !== undefined) return [alike, item.reference].filter(Boolean).join(" to reference ");
   return [alike, item.width && item.height ? `${item.width}×${item.height}` : ""].filter(Boolean).join(" · ");
 }
 
@@ -129,7 +131,7 @@ export class Gallery {
     tile.dataset.mark = item.mark;
     const isKept = this.hooks.isKept(item);
     tile.classList.toggle("below", !isKept);
-    const stack = item.stack ? `, ${count(item.stack)} that are alike: opens them` : item.stays ? ", stays of those that are alike" : "";
+    const stack = item.reference !== undefined ? `, ${stackText(item)}${item.stack ? ": opens them" : ""}` : item.stack ? `, ${count(item.stack)} that are alike: opens them` : item.stays ? ", stays of those that are alike" : "";
     const more = `${this.turned.get(item.row) ? ", turned by EXIF" : ""}${item.caption ? `, ${item.caption}` : ""}`;
     tile.setAttribute("aria-label", `${item.sample}, ${score(item.score)}${item.mark ? `, marked ${item.mark}` : ""}${isKept ? "" : ", not kept"}${stack}${more}`);
     tile.setAttribute("aria-selected", String(tile.classList.contains("chosen")));

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.curation.selecting.reading import Chosen
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 RANK, KEPT, DROPPED_BY = "rank", "kept", "dropped_by"
 RESERVED = (RANK, KEPT, DROPPED_BY)
+NEAR_TO, SIMILARITY = "near_to", "similarity"
 _MOST_BUCKETS = 512
 _MEMORY_SHARE = 12
 """Rows that take more than this fraction of --memory go through scratch files."""
@@ -61,7 +63,9 @@ class Gatherer:
         fields = [pa.field(columns.SAMPLE, pa.large_string())]
         fields += [pa.field(name, self._score_type(name)) for name in self._scores.score_columns]
         fields += [pa.field(RANK, pa.int64()), pa.field(KEPT, pa.bool_()), pa.field(DROPPED_BY, pa.string())]
-        self.decision_schema = pa.schema(fields)
+        self._is_compared = judge.rules.dedup is not None or bool(judge.rules.dedup_against)
+        more = [pa.field(NEAR_TO, pa.large_string()), pa.field(SIMILARITY, pa.float32())] if self._is_compared else []
+        self.decision_schema = pa.schema([*fields, *more])
         self.schema = pa.schema(
             [*fields, *(pa.field(new, self._reader.schema.field(name).type) for name, new in self.passed.items())]
         )
@@ -202,8 +206,14 @@ class Gatherer:
             for inside in range(0, table.num_rows, num_rows):
                 yield start + inside, table.slice(inside, num_rows)
 
-    def decisions(self, ranks: Rows, dropped: npt.NDArray[np.uint8], *, only_dropped: bool) -> Iterator[pa.Table]:
-        """Tables of `decision_schema` in the order of the set."""
+    def decisions(
+        self, ranks: Rows, dropped: npt.NDArray[np.uint8], groups: pa.Table | None, *, only_dropped: bool
+    ) -> Iterator[pa.Table]:
+        """Tables of `decision_schema` in the order of the set.
+
+        groups: of near-duplicates (`duplicates.GROUPS_SCHEMA`), from which it is told what a dropped row is near to.
+        """
+        near = _NearTo(groups) if self._is_compared and groups is not None else None
         sample = self._scores.sample_column
         wanted = [sample, *(name for name in self._scores.score_columns if not self._from_keys(name))]
 
@@ -215,11 +225,38 @@ class Gatherer:
                 self._scores.names_in(found[sample], first),
                 *self._scores_of(rows, found),
                 *_told(ranks[part], dropped[part]),
+                *(near.columns(first, table.num_rows) if near is not None else ()),
             ]
             whole = pa.table(ready, schema=self.decision_schema)
             return whole.filter(pa.array(dropped[part] != 0)) if only_dropped else whole
 
         return self._reader.map(wanted, tell, on_rows=lambda count: self._rows.tell("decisions", count))
+
+
+class _NearTo:
+    """Of rows that near-duplicate removal dropped, what each is near to, and how near."""
+
+    def __init__(self, groups: pa.Table) -> None:
+        stays = groups.column("kept").to_numpy(zero_copy_only=False).astype(bool)
+        number = groups.column("group").to_numpy()
+        names = groups.column(columns.SAMPLE).combine_chunks()
+        keeper = np.zeros(int(number.max(initial=-1)) + 1, np.int64)
+        keeper[number[stays]] = np.flatnonzero(stays)
+        dropped = np.flatnonzero(~stays)
+        rows = groups.column("row").to_numpy()[dropped]
+        dropped = dropped[order := np.argsort(rows)]
+        self._rows = rows[order]
+        others = names.take(pa.array(keeper[number[dropped]])) if len(names) else names
+        self._others = pc.coalesce(groups.column("reference").combine_chunks().take(pa.array(dropped)), others)
+        self._similarity = groups.column("similarity").combine_chunks().take(pa.array(dropped))
+
+    def columns(self, first: int, num_rows: int) -> list[pa.Array]:
+        """near_to and similarity of rows [first, first + num_rows); null for all others."""
+        low, high = np.searchsorted(self._rows, [first, first + num_rows]).tolist()
+        at = np.full(num_rows, -1, np.int64)
+        at[self._rows[low:high] - first] = np.arange(low, high)
+        places = pa.array(at, mask=at < 0)
+        return [self._others.take(places), self._similarity.take(places)]
 
 
 def _told(ranks: Rows, dropped: npt.NDArray[np.uint8]) -> list[pa.Array]:

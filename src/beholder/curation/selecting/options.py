@@ -266,8 +266,8 @@ class SelectOptions(ActionOptions, OutputOptions, SelectRules):
         """Raise InputError for what means nothing, before any work."""
         super().check()
         _ = self.action
-        if self.groups_out is not None and self.dedup is None:
-            raise InputError("--groups-out writes the groups that --dedup finds, which is not given")
+        if self.groups_out is not None and self.dedup is None and not self.dedup_against:
+            raise InputError("--groups-out writes the groups that --dedup and --dedup-against find, and neither is given")
 
 
 def parse_share(text: str) -> Fraction:

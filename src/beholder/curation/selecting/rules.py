@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beholder import storage
 from beholder.curation import database, joined
@@ -302,8 +303,8 @@ class Judge:
             told += notes if rules.similarity is None else []
             text = f"not near {', '.join(rules.dedup_against)}, similarity < {rules.reference_similarity:g}"
             sieve.note("near_reference", text, dropped, note="; ".join(told))
+        self.groups = found.groups
         if rules.similarity is not None:
-            self.groups = found.groups
             dropped = sieve.drop_rows("duplicate", np.asarray(found.dropped))
             text = f"near-duplicates, similarity >= {rules.similarity:g}"
             sieve.note("duplicate", text + self._claimed(), dropped, note="; ".join(notes))
@@ -335,7 +336,7 @@ class Judge:
         """Say how many groups have a larger picture than the one that stays, where what stays goes by the score."""
         if self.rules.dedup_keep != SCORE or self.groups is None or not has_pixels(self.rows.reader):
             return
-        table = self.groups
+        table = self.groups.filter(pc.is_null(self.groups.column("reference")))
         pixels = pixels_of(self.rows.reader, "--dedup")[table.column("row").to_numpy()]
         group, stays = table.column("group").to_numpy(), table.column("kept").to_numpy(zero_copy_only=False)
         count = int(group[-1]) + 1 if len(group) else 0

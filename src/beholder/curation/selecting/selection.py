@@ -165,8 +165,12 @@ class Selection:
         return self._gatherer.in_order(order, ranks, num_rows=num_rows)
 
     def decision_tables(self, *, only_dropped: bool = False) -> Iterator[pa.Table]:
-        """All rows, or only those that were dropped, in the order of the set: sample, scores, rank, kept, dropped_by."""
-        return self._gatherer.decisions(self.rank, self.dropped_by, only_dropped=only_dropped)
+        """All rows, or only those that were dropped, in the order of the set: sample, scores, rank, kept, dropped_by.
+
+        Where pictures were compared, also near_to (large_string: the picture that stays, or that of a reference set, which a
+        dropped one is near to; else null) and similarity (float32: to that).
+        """
+        return self._gatherer.decisions(self.rank, self.dropped_by, self.groups, only_dropped=only_dropped)
 
     def kept_rows(self) -> pa.Table:
         """The rows that stay, best first, as one table; see `kept_tables`."""
