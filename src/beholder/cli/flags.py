@@ -23,8 +23,10 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([KMGT]?I?)B?\s*", text, flags=re.IGNORECASE)
     try:
         if match:
-            return int(float(match[1]) * _UNITS[match[2].upper()])
-    except (ValueError, KeyError):
+            number = int(float(match[1]) * _UNITS[match[2].upper()])
+            if number < 1 << 63:
+                return number
+    except (ValueError, KeyError, OverflowError):  # the last: 1e400
         pass
     raise InputError(f"{text!r} is no number of bytes; write for example 512MB or 2GB")
 

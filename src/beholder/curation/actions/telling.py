@@ -176,9 +176,9 @@ def _captions(summary: ActionSummary) -> Iterator[str]:
     yield f"{counted(written, 'caption')} of column {summary.caption_column!r}{instead}"
     kept, without = summary.captions.get(KEPT_BESIDE, 0), summary.captions.get(WITHOUT, 0)
     if kept or without:
-        beside = f"{kept:,} {'keeps the one' if kept == 1 else 'keep those'} beside, " if kept else ""
-        lacks = f"{without:,} {'has' if without == 1 else 'have'} none"
-        yield f"{counted(kept + without, 'picture')} without a caption in that column: {beside}{lacks}"
+        told = [f"{kept:,} {'keeps the one' if kept == 1 else 'keep those'} beside"] if kept else []
+        told += [f"{without:,} {'has' if without == 1 else 'have'} none"] if without else []
+        yield f"{counted(kept + without, 'picture')} without a caption in that column: {', '.join(told)}"
 
 
 def _files_left(summary: ActionSummary) -> Iterator[str]:
