@@ -78,7 +78,7 @@ def test_it_opens_with_two_plain_sentences(scores: Path, tmp_path: Path) -> None
     table = pq.read_table(scores).to_pandas()
     kept = table.aesthetic_score >= np.float32(5)
     disks = table["sample"].str.startswith("a folder")
-    first, second, *_ = " ".join(run(scores, "--at", "5", "--head", "laion-v2").stdout.split("\n\n")[0].split()).split(". ")
+    first, second, *_ = " ".join(run(scores, "--min-score", "5", "--head", "laion-v2").stdout.split("\n\n")[0].split()).split(". ")
     assert first == (
         f"At 5.0, {kept.sum():,} of 5,000 pictures stay: the best {100 * kept.mean():.1f} %; of LAION-2B-en, 25 % score as high"
     )
@@ -91,17 +91,17 @@ def test_it_opens_with_two_plain_sentences(scores: Path, tmp_path: Path) -> None
     assert ", for example, " in example.splitlines()[0]
     meta = tmp_path / "meta.csv"
     meta.write_text("sample,hue\n" + "".join(f'"{name}",{row % 2}\n' for row, name in enumerate(table["sample"][:4000])))
-    joined = run(scores, "--at", "5", "--column", "language", "--column", "hue", "--join", meta)
+    joined = run(scores, "--min-score", "5", "--group-by", "language", "--group-by", "hue", "--join", meta)
     assert "No group of pictures clearly gains or loses by it." in joined.stdout
     assert f"--join {meta} lacks 1,000 of 5,000 rows" in joined.stderr
-    assert "stay: all of them" in run(scores, "--at", "-9").stdout
-    assert "no score is that high" in " ".join(run(scores, "--at", "9").stdout.split())
+    assert "stay: all of them" in run(scores, "--min-score", "-9").stdout
+    assert "no score is that high" in " ".join(run(scores, "--min-score", "9").stdout.split())
 
 
 def test_json_has_the_facts_of_the_sentences(scores: Path) -> None:
     table = pq.read_table(scores).to_pandas()
     kept = table.aesthetic_score >= np.float32(5)
-    found = json.loads(run(scores, "--at", "5", "--json").stdout)
+    found = json.loads(run(scores, "--min-score", "5", "--json").stdout)
     assert (found["num_kept"], found["share_kept"]) == (int(kept.sum()), kept.mean())
     hit = found["hardest_hit"]
     disks = table["sample"].str.startswith("a folder")
@@ -112,7 +112,7 @@ def test_json_has_the_facts_of_the_sentences(scores: Path) -> None:
         kept[disks].sum(),
     )
     assert len(found["sentences"]) == 2
-    assert json.loads(run(scores, "--at", "5", "--json", "--column", "language").stdout)["hardest_hit"] is None
+    assert json.loads(run(scores, "--min-score", "5", "--json", "--group-by", "language").stdout)["hardest_hit"] is None
 
 
 def test_json_is_all_of_it(scores: Path) -> None:
