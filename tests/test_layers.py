@@ -105,6 +105,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs",
         "models",
         "notices",
+        "options",
         "reporting",
         "scorer",
         "scores",
@@ -113,7 +114,7 @@ ALLOWED: dict[str, set[str]] = {
         "verification",
     },
     "__main__": {"cli", "errors", "streams"},
-    "__init__": {"curation", "errors", "images", "models", "reporting", "scorer"},
+    "__init__": {"curation", "errors", "images", "jobs", "models", "reporting", "scorer"},
 }
 """First name below `beholder` -> the first names it may import. `beholder` itself (the version) is open to all."""
 

@@ -2,6 +2,8 @@
 
     import beholder
 
+    run = beholder.score("photos/")     # what `beholder score photos/` does; run.scores(), run.rejects()
+
     scorer = beholder.load_scorer()
     scorer.score("cat.jpg")     # 4.38; an iterable of pictures gives (N,) float32
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from beholder.errors import BeholderError, HeadError, InputError, OutputError
     from beholder.images.picture import PictureError
     from beholder.images.preprocess import preprocess
+    from beholder.jobs.api import ScoreRun, score
     from beholder.models.heads import Head, load_head, save_head
     from beholder.reporting.api import report
     from beholder.scorer import Scorer, load_scorer
@@ -32,8 +35,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Advice", "BeholderError", "FrameSelection", "Head", "HeadError", "InputError", "OutputError", "PictureError", "Scorer",
-    "__version__", "advise", "load_head", "load_scorer", "preprocess", "report", "save_head", "select",
+    "Advice", "BeholderError", "FrameSelection", "Head", "HeadError", "InputError", "OutputError", "PictureError", "ScoreRun",
+    "Scorer", "__version__", "advise", "load_head", "load_scorer", "preprocess", "report", "save_head", "score", "select",
 ]  # fmt: skip
 
 _HOMES = {
@@ -48,6 +51,8 @@ _HOMES = {
     "Head": "beholder.models.heads",
     "load_head": "beholder.models.heads",
     "save_head": "beholder.models.heads",
+    "ScoreRun": "beholder.jobs.api",
+    "score": "beholder.jobs.api",
     "Advice": "beholder.curation.advising.advice",
     "advise": "beholder.curation.advising.advice",
     "FrameSelection": "beholder.curation.selecting.frames",

@@ -72,3 +72,21 @@ def check_timeout(seconds: float) -> None:
     """Raise InputError for a `--timeout` that is no time to wait, or longer than `LONGEST_WAIT_S`."""
     if not 0 < seconds <= LONGEST_WAIT_S:
         raise InputError(f"--timeout {seconds:g}: give seconds, more than 0 and at most {LONGEST_WAIT_S:,.0f}")
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
+
+
+def parse_bytes(text: str) -> int:
+    """Text such as 512MB, 1GiB or 2e9 -> bytes. Raises InputError."""
+    import re
+
+    match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([KMGT]?I?)B?\s*", text, flags=re.IGNORECASE)
+    try:
+        if match:
+            number = int(float(match[1]) * _UNITS[match[2].upper()])
+            if number < 1 << 63:
+                return number
+    except (ValueError, KeyError, OverflowError):  # the last: 1e400
+        pass
+    raise InputError(f"{text!r} is no number of bytes; write for example 512MB or 2GB")

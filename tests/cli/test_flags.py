@@ -9,11 +9,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from beholder.cli.flags import command, parse_bytes
+from beholder.cli.flags import command
 from beholder.errors import InputError
 from beholder.jobs.options import EmbedOptions, ScoreOptions, option
 from beholder.jobs.verify_options import VerifyOptions
-from beholder.options import take_old_names
+from beholder.options import parse_bytes, take_old_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,24 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from beholder.errors import InputError
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
-
-
-def parse_bytes(text: str) -> int:
-    """Text such as 512MB, 1GiB or 2e9 -> bytes. Raises InputError."""
-    import re
-
-    match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([KMGT]?I?)B?\s*", text, flags=re.IGNORECASE)
-    try:
-        if match:
-            number = int(float(match[1]) * _UNITS[match[2].upper()])
-            if number < 1 << 63:
-                return number
-    except (ValueError, KeyError, OverflowError):  # the last: 1e400
-        pass
-    raise InputError(f"{text!r} is no number of bytes; write for example 512MB or 2GB")
+from beholder.options import parse_bytes
 
 
 def command(
