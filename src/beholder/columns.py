@@ -26,6 +26,12 @@ STATUS_OK = "ok"
 SCORE_SET_FORMAT = "beholder-score-set"
 """The `format` in the record of a score set."""
 
+HOW_TO_READ = {
+    "read": "scores/ holds the rows: pandas.read_parquet('THIS_FOLDER/scores'), and the same in polars and pyarrow; "
+    "rejects/ holds what was rejected: beholder rejects THIS_FOLDER"
+}
+"""In the record of a folder of scores, for whoever opens it."""
+
 EMBEDDINGS_FORMAT = "beholder-embeddings"
 """The `format` in the stamp of an embedding set."""
 

@@ -289,6 +289,8 @@ def show_summary(summary: RunSummary) -> None:
     for line in preset_lines(summary):
         console.print(line, markup=False)
     console.print(f"\n{'scores' if summary.verb == 'score' else 'embeddings'}: {summary.output}", markup=False)
+    if summary.rows_folder is not None:
+        console.print(f"read them with: {summary.read_with}", markup=False)
     if summary.embeddings:
         console.print(f"embeddings: {summary.embeddings}", markup=False)
 

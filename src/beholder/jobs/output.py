@@ -536,6 +536,7 @@ class RunOutput:
                 written["rejects"] = self._published(self.rejects)
         record = {
             **step.provenance,
+            **(columns.HOW_TO_READ if self.kind == "folder" and self.product is SCORES else {}),
             "options": dict(step.options),
             "columns": step.columns,
             "inputs": identity,

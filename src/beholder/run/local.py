@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from beholder import storage
-from beholder.columns import EARLIER_FOLDER, PICTURES, STAMP_FILE
+from beholder.columns import EARLIER_FOLDER, HOW_TO_READ, PICTURES, SCORE_SET_FORMAT, STAMP_FILE
 from beholder.errors import OutputError, writing_failed
 from beholder.notices import doing, say
 from beholder.run.step import Progress, Step
@@ -141,7 +141,8 @@ def run(
     is_known = not anew and check_folder(step, folder)
     for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("*/*/")):
         storage.remove_stray_temporaries(place)
-    record = {**step.provenance, "options": dict(step.options), "columns": step.columns, "fingerprint": run_fingerprint}
+    hint = HOW_TO_READ if step.provenance["format"] == SCORE_SET_FORMAT else {}
+    record = {**step.provenance, **hint, "options": dict(step.options), "columns": step.columns, "fingerprint": run_fingerprint}
     if not is_known:
         remove_set_aside(folder)
         folder.write_record(record)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from beholder.columns import SCORES_FOLDER
 from beholder.schemas import merge_remarks
 from beholder.shards import ShardResult
 from beholder.stats import ScoreStats
@@ -100,6 +102,22 @@ class RunSummary:
         """The command that lists everything that was rejected; None where nothing was."""
         return f"beholder rejects {shlex.quote(self.output)}" if self.num_rejected else None
 
+    @property
+    def read_with(self) -> str | None:
+        """What reads the scores in pandas; None of embeddings."""
+        if self.verb != "score":
+            return None
+        if self.output.lower().endswith(".csv"):
+            return f"pandas.read_csv({json.dumps(self.output, ensure_ascii=False)})"
+        return f"pandas.read_parquet({json.dumps(self.rows_folder or self.output, ensure_ascii=False)})"
+
+    @property
+    def rows_folder(self) -> str | None:
+        """The folder of Parquet files with the scores; None where they are one file, and of embeddings."""
+        if self.verb != "score" or self.output.lower().endswith((".parquet", ".pq", ".csv")):
+            return None
+        return f"{self.output.rstrip('/')}/{SCORES_FOLDER}"
+
     def add(self, results: Sequence[ShardResult]) -> None:
         """Add shards' counts and statistics."""
         for result in results:
@@ -150,6 +168,7 @@ class RunSummary:
             }
         return {
             "output": self.output,
+            "read_with": self.read_with,
             "unit": self.unit,
             "embeddings": self.embeddings,
             "rejects": self.rejects,
