@@ -78,7 +78,8 @@ def test_it_opens_with_two_plain_sentences(scores: Path, tmp_path: Path) -> None
     table = pq.read_table(scores).to_pandas()
     kept = table.aesthetic_score >= np.float32(5)
     disks = table["sample"].str.startswith("a folder")
-    first, second, *_ = " ".join(run(scores, "--min-score", "5", "--head", "laion-v2").stdout.split("\n\n")[0].split()).split(". ")
+    opening = run(scores, "--min-score", "5", "--head", "laion-v2").stdout.split("\n\n")[0]
+    first, second, *_ = " ".join(opening.split()).split(". ")
     assert first == (
         f"At 5.0, {kept.sum():,} of 5,000 pictures stay: the best {100 * kept.mean():.1f} %; of LAION-2B-en, 25 % score as high"
     )
