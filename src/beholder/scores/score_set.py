@@ -377,10 +377,10 @@ def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Col
         InputError: a column of scores is one of numbers in one file only.
     """
     for name in scores:
-        types = {item.type for schema in schemas for item in schema if item.name == name and not pa.types.is_null(item.type)}
-        others = [kind for kind in types if not _is_number(kind)]
-        if others and len(types) > len(others):
-            number = next(kind for kind in types if _is_number(kind))
+        held = {item.type for schema in schemas for item in schema if item.name == name and not pa.types.is_null(item.type)}
+        others = [kind for kind in held if not _is_number(kind)]
+        if others and len(held) > len(others):
+            number = next(kind for kind in held if _is_number(kind))
             raise InputError(
                 f"{source}: files do not fit together: column {name!r} is {number} in one and {others[0]} in another"
             )
