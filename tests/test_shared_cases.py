@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import socket
@@ -210,30 +211,43 @@ def odd_server(case: Path) -> Iterator[None]:
             server.kill()
 
 
+def three_ways(source: str, models: list[str], *flags: str, out: str = "x") -> list[list[str]]:
+    """The commands that take pictures, on one source: to `out`.parquet, to `out`.e.parquet, and as JSON."""
+    tower = models[:2] + models[4:]
+    return [
+        ["score", source, "-o", f"{out}.parquet", *models, *flags],
+        ["embed", source, "-o", f"{out}.e.parquet", *tower, *flags],
+        ["verify", source, "--json", *models, *flags],
+    ]
+
+
+def check_counts(outcomes: list[Outcome], num_scored: int, num_rejected: int = 0, out: str = "x") -> None:
+    """What the commands of `three_ways` must have done."""
+    assert [outcome.status for outcome in outcomes] == [3 if num_rejected else 0] * 3, outcomes
+    scored, embedded = (pl.read_parquet(f"{out}.{kind}") for kind in ("parquet", "e.parquet"))
+    assert scored["sample"].to_list() == embedded["sample"].to_list()
+    assert len(scored) == num_scored
+    verified = json.loads(outcomes[2].out)
+    assert (verified["num_pictures"], verified["num_rejected"]) == (num_scored, num_rejected)
+
+
 @case_of("07_parquet_pictures_beside_floats")
 def test_pictures_beside_lists_of_floats_are_pictures(case: Path, models: list[str]) -> None:
-    (found,) = run_all([["score", "hf_bbox.parquet", "-o", "x.parquet", *models]])
-    assert found.status == 0, found
-    assert len(pl.read_parquet("x.parquet")) == 4
+    check_counts(run_all(three_ways("hf_bbox.parquet", models)), 4)
 
 
 @case_of("08_parquet_picture_columns")
 def test_several_picture_columns_are_asked_about(case: Path, models: list[str]) -> None:
-    asked, asked_too, chosen, listed, embed_asked = run_all([
-        ["score", "ip2p.parquet", "-o", "a.parquet", *models],
-        ["score", "pickapic.parquet", "-o", "b.parquet", *models],
-        ["score", "ip2p.parquet", "-o", "c.parquet", "--picture-column", "edited_image", *models],
-        ["score", "list_struct.parquet", "-o", "d.parquet", *models],
-        ["embed", "ip2p.parquet", "-o", "e.parquet"],
-    ])  # fmt: skip
-    two = "original_image, edited_image"
-    for outcome, names in ((asked, two), (asked_too, "jpg_0, jpg_1"), (embed_asked, two)):
+    asked = run_all(three_ways("ip2p.parquet", models) + three_ways("pickapic.parquet", models))
+    for outcome, names in zip(asked, ["original_image, edited_image"] * 3 + ["jpg_0, jpg_1"] * 3, strict=True):
         assert outcome.ends_in_one_line(), outcome
         assert f"which column holds the pictures? Name it with --picture-column: {names}" in outcome.err
-    assert chosen.status == 0, chosen
-    assert listed.status == 3, listed  # two lists are empty
-    assert len(pl.read_parquet("c.parquet")) == 2
-    assert len(pl.read_parquet("d.parquet")) == 3
+    found = run_all(
+        three_ways("ip2p.parquet", models, "--picture-column", "edited_image", out="c")
+        + three_ways("list_struct.parquet", models, out="d")
+    )
+    check_counts(found[:3], 2, out="c")
+    check_counts(found[3:], 3, 2, out="d")  # two lists are empty
 
 
 @case_of("13_base64_pictures")
@@ -252,6 +266,13 @@ def test_base64_is_scored_and_never_printed(case: Path, models: list[str]) -> No
     for text in texts:
         assert text[:60] not in told + tables
         assert text[300:360] not in told + tables
+
+
+@case_of("13_base64_pictures")
+def test_base64_is_embedded_and_verified(case: Path, models: list[str]) -> None:
+    found = run_all(three_ways("b64.parquet", models) + three_ways("dataurl.parquet", models, out="d"))
+    check_counts(found[:3], 4)
+    check_counts(found[3:], 4, out="d")
 
 
 @case_of("14_tiff_deep_grey")
@@ -277,6 +298,14 @@ def test_vectors_of_tensor_types_are_scored(case: Path, shared_cases: Path) -> N
     assert np.abs(np.array(scores) - [4.3855, 5.6062, 4.4911, 5.882, 4.7091]).max() < 1e-4
 
 
+@case_of("15_parquet_vector_types")
+def test_vectors_are_no_pictures_to_embed_or_verify(case: Path, models: list[str]) -> None:
+    for outcome in run_all(three_ways("tensor.parquet", models)[1:]):
+        assert outcome.ends_in_one_line(), outcome
+        assert "tensor.parquet holds embeddings" in outcome.err
+        assert "beholder score tensor.parquet" in outcome.err
+
+
 @case_of("18_jsonl_list")
 def test_json_lines_are_a_table_of_pictures(case: Path, models: list[str]) -> None:
     from PIL import Image
@@ -284,8 +313,7 @@ def test_json_lines_are_a_table_of_pictures(case: Path, models: list[str]) -> No
     Path("imgs").mkdir(exist_ok=True)
     for number in range(4):
         Image.new("RGB", (60, 60), (number * 50, 90, 30)).save(f"imgs/{number}.jpg")
-    (found,) = run_all([["score", "x.jsonl", "-o", "x.parquet", *models]])
-    assert found.status == 0, found
+    check_counts(run_all(three_ways("x.jsonl", models)), 4)
     table = pl.read_parquet("x.parquet")
     assert table["sample"].to_list() == [f"imgs/{number}.jpg" for number in range(4)]
     assert table["text"].to_list() == ["c"] * 4
@@ -358,3 +386,99 @@ def test_damaged_files_end_in_one_line_and_take_little(case: Path, models: list[
         assert "internal error" not in found.err, (command, found)
         assert found.status != 3 or "rejected" in found.out + found.err, (command, found)
         assert found.most_memory < idle.most_memory + _MOST_BYTES, (command, found)
+
+
+@case_of("20_own_heads")
+def test_heads_of_ones_own_score_or_say_what_they_need(case: Path) -> None:
+    rows = np.random.default_rng(20).standard_normal((6, 768)).astype(np.float32)
+    np.save("e.npy", rows)
+    files = ["ckpt.pt", "myfc.pt", "mylinear.pt", "ridge.npz", "myseq.pt", "ridge.joblib"]
+    found = dict(
+        zip(files, run_all([["score", "e.npy", "-o", f"{name}.parquet", "--head", name] for name in files]), strict=True)
+    )
+    unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    for name in files[:4]:
+        assert found[name].status == 0, found[name]
+        weight, bias = _linear_of(Path(name))
+        scores = pl.read_parquet(f"{name}.parquet")["aesthetic_score"].to_numpy()
+        assert np.abs(scores - (unit @ weight + bias)).max() < 1e-5
+    for name in files[4:]:
+        assert found[name].ends_in_one_line(), found[name]
+    assert "beholder models save myseq.pt" in found["myseq.pt"].err
+    assert "--activation relu" in found["myseq.pt"].err
+    assert "numpy.savez('ridge.npz', coef_=m.coef_, intercept_=m.intercept_)" in found["ridge.joblib"].err
+
+
+def _linear_of(path: Path) -> tuple[np.ndarray, float]:
+    """(768,) weights and the bias of a linear layer, read without beholder."""
+    if path.suffix == ".npz":
+        held = np.load(path)
+        return held["weight"], float(held["bias"])
+    import torch
+
+    saved = torch.load(path, weights_only=True)
+    state = saved.get("state_dict", saved)
+    found = {name.split(".")[-1]: value.double().numpy() for name, value in state.items()}
+    return found["weight"][0], float(found["bias"][0])
+
+
+@case_of("21_url_browse")
+def test_a_set_of_addresses_is_selected_from_and_scored_again(case: Path, models: list[str]) -> None:
+    from oracles.picture_jobs import picture_bytes
+    from oracles.web import serving
+
+    before = pl.read_parquet("crlike.parquet")
+    files = {f"{number:03}.jpg": picture_bytes(number) for number in range(19)}  # the last one is not there
+    with serving(files) as server:
+        before.with_columns(url=before["url"].str.replace("http://127.0.0.1:8799", server.url)).write_parquet("here.parquet")
+        (selected, scored) = run_all([
+            ["select", "crlike.parquet", "--top", "5", "-o", "k.parquet"],
+            ["score", "here.parquet", "-o", "x.parquet", *models],
+        ])  # fmt: skip
+    assert selected.status == 0, selected
+    best = before.sort("aesthetic_score", descending=True)["sample"][:5].to_list()
+    kept = pl.read_parquet("k.parquet")
+    assert kept["sample"].to_list() == best
+    assert kept["url"].to_list() == [before["url"][int(name)] for name in best]
+    assert scored.status == 3, scored
+    assert pl.read_parquet("x.parquet")["caption"].to_list() == [f"cap {number}" for number in range(19)]
+    assert "1 missing" in scored.out
+
+
+@case_of("22_grown_folder")
+def test_a_folder_that_grows_is_continued(case: Path, models: list[str]) -> None:
+    from oracles.picture_jobs import picture_bytes
+
+    commands = (case / "run.sh").read_text().count("beholder score photos")
+    Path("photos").mkdir()
+    for number in range(3):
+        Path(f"photos/{number}.jpg").write_bytes(picture_bytes(number))
+    found = []
+    for number in range(commands):
+        if number == 1:
+            shutil.copy("photos/0.jpg", "photos/zzz.jpg")
+        if number == 2:
+            Path("photos/zzz.jpg").unlink()
+            for path in Path("photos").iterdir():
+                os.utime(path, (1_700_000_000, 1_700_000_000))
+        (outcome,) = run_all([["score", "photos", "-o", "s", *models, "--json"]])
+        assert outcome.status == 0, outcome
+        summary = json.loads(outcome.out)
+        found.append([summary[name] for name in ("num_read", "num_new", "num_changed", "num_vanished")])
+    assert found == [[3, 3, 0, 0], [4, 1, 0, 0], [3, 0, 0, 1]]
+    (last,) = run_all([["score", "photos", "-o", "scratch", *models]])
+    assert last.status == 0, last
+    again, scratch = (pl.read_parquet(f"{folder}/scores/*.parquet") for folder in ("s", "scratch"))
+    assert again.equals(scratch)
+
+
+def test_every_case_has_a_test(shared_cases: Path) -> None:
+    names = {path.name for path in shared_cases.iterdir() if path.is_dir()}
+    tested = set()
+    for value in list(globals().values()):
+        for mark in getattr(value, "pytestmark", ()) if callable(value) else ():
+            if mark.name == "parametrize" and mark.args[0] == "case":
+                tested |= set(mark.args[1])
+    assert names, "no cases at all"
+    assert names - tested == set()
+    assert tested - names == set()
