@@ -79,11 +79,12 @@ def check_list(out: object) -> None:
     assert sorted(Path("empty.txt").read_text().splitlines()) == sorted(EMPTY)
 
 
+@pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("name", ["out", "out.parquet", "out.csv"])
 def test_rejects_of_scores_are_listed_and_can_be_scored_again(
-    photos: Path, small_tower: Path, plain_head: Path, name: str
+    photos: Path, small_tower: Path, plain_head: Path, name: str, keeps: bool
 ) -> None:
-    summary = score(score_options("photos", Path(name), small_tower, plain_head, workers=0))
+    summary = score(score_options("photos", Path(name), small_tower, plain_head, workers=0, keep_embeddings=keeps))
     check_list(name)
     assert {word: [one["sample"] for one in some] for word, some in summary.reject_examples.items()} == {
         "not_an_image": NONE[:3],

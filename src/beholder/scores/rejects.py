@@ -50,7 +50,7 @@ def find_rejects(source: str) -> RejectTables:
     what = "name what beholder score, embed or predict wrote: a folder, .parquet or .csv"
     if storage.is_folder(base):
         record, rejects = read_record(f"{base}/{columns.STAMP_FILE}"), f"{base}/{columns.REJECTS_FOLDER}"
-        if columns.KEPT_BESIDE in record:
+        if record.get("format") == columns.EMBEDDINGS_FORMAT and columns.KEPT_BESIDE in record:
             raise InputError(
                 f"{source} holds embeddings that were kept beside scores ({record[columns.KEPT_BESIDE]}); name those"
             )
