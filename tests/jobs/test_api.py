@@ -77,6 +77,18 @@ def test_embeddings_and_options(here: Path, small_head: Path) -> None:
     assert run.rejects()["sample"].to_pylist() == ["a.npy#1"]
 
 
+def test_a_list_names_its_own_output(here: Path, small_tower: Path, plain_head: Path) -> None:
+    """So that the results of one list do not take the place of another's."""
+    for number, name in enumerate("abc"):
+        Path(f"{name}.jpg").write_bytes(picture_bytes(number))
+    Path("one.txt").write_text("a.jpg\nb.jpg\n")
+    Path("two.txt").write_text("b.jpg\nc.jpg\n")
+    options = {"backbone": small_tower, "head": plain_head, "precision": "fp32", "workers": 0}
+    runs = [beholder.score(name, **options) for name in ("one.txt", "two.txt")]
+    assert [run.output for run in runs] == ["one.scores.parquet", "two.scores.parquet"]
+    assert [run.scores()["sample"].to_pylist() for run in runs] == [["a.jpg", "b.jpg"], ["b.jpg", "c.jpg"]]
+
+
 def test_what_cannot_be_done_is_said(here: Path, small_head: Path) -> None:
     np.save("a.npy", np.zeros((2, 3), np.float32))
     with pytest.raises(TypeError, match=r"score\(\) has no option 'beauty'; there are .*head, heads.*vanished"):

@@ -111,7 +111,7 @@ def _plan_embeddings(options: ScoreOptions, parts: Sequence[Part], read_options:
 def _default_output(sources: Sequence[str], noun: str) -> str:
     """`<stem>.scores.parquet` for one file, `<name>.scores` (a folder) for anything else, in the current folder."""
     first = PurePosixPath(sources[0].split("://", 1)[-1].rstrip("/"))
-    if len(sources) > 1 or storage.is_glob(sources[0]) or sources[0].endswith(".txt") or "{" in sources[0]:
+    if len(sources) > 1 or storage.is_glob(sources[0]) or "{" in sources[0]:
         return f"{noun}.scores"
     if storage.is_folder(sources[0]):
         name = first.name if first.name not in ("", ".", "..", "~") else noun
