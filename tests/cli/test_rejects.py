@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,21 @@ def test_members_of_archives_are_left_out_of_lists_of_names(here: Path, small_to
     assert found.exit_code == 0, found.output
     assert Path("list.txt").read_text() == "b.png\n"
     assert "1 of 2 rejects" in found.stdout
-    assert "1 are inside archives or tables" in found.stderr
+    assert "not in the list: 1 without a path or address of their own" in " ".join(found.stderr.split())
+
+
+def test_names_that_no_list_can_hold_are_left_out_of_it_and_counted(here: Path, small_tower: Path, plain_head: Path) -> None:
+    Path("photos").mkdir()
+    for name in (b"photos/line\nbreak.jpg", b"photos/latin\xff.jpg", b"photos/ # [x] plain.jpg"):
+        Path(os.fsdecode(name)).write_bytes(b"none")
+    score(score_options("photos", Path("out"), small_tower, plain_head, workers=0))
+    found = CliRunner().invoke(app, ["rejects", "out", "-o", "list.txt"])
+    assert found.exit_code == 0, found.output
+    assert Path("list.txt").read_text() == "photos/ # [x] plain.jpg\n"
+    assert "1 of 3 rejects" in found.stdout
+    assert "2 whose names no list can hold" in " ".join(found.stderr.split())
+    again = score(score_options("list.txt", Path("again"), small_tower, plain_head, workers=0))
+    assert again.reasons == {"not_an_image": 1}
 
 
 def test_rows_of_embeddings_are_listed_but_have_no_names(here: Path, small_head: Path) -> None:

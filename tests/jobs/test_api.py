@@ -77,7 +77,7 @@ def test_embeddings_and_options(here: Path, small_head: Path) -> None:
     assert run.rejects()["sample"].to_pylist() == ["a.npy#1"]
 
 
-def test_a_list_names_its_own_output(here: Path, small_tower: Path, plain_head: Path) -> None:
+def test_a_list_names_its_own_output(here: Path, small_tower: Path, plain_head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the results of one list do not take the place of another's."""
     for number, name in enumerate("abc"):
         Path(f"{name}.jpg").write_bytes(picture_bytes(number))
@@ -86,7 +86,10 @@ def test_a_list_names_its_own_output(here: Path, small_tower: Path, plain_head: 
     options = {"backbone": small_tower, "head": plain_head, "precision": "fp32", "workers": 0}
     runs = [beholder.score(name, **options) for name in ("one.txt", "two.txt")]
     assert [run.output for run in runs] == ["one.scores.parquet", "two.scores.parquet"]
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")  # what was written is found from any folder
     assert [run.scores()["sample"].to_pylist() for run in runs] == [["a.jpg", "b.jpg"], ["b.jpg", "c.jpg"]]
+    assert [run.rejects().num_rows for run in runs] == [0, 0]
 
 
 def test_what_cannot_be_done_is_said(here: Path, small_head: Path) -> None:

@@ -86,20 +86,25 @@ class Rejected:
                 f"--out {out}: nothing says where the pictures of {self.tables.source} were found (it was made of embeddings, "
                 "or of a great many sources); write .csv, .parquet or .jsonl"
             )
-        counts = [0, 0]
+        counts = [0, 0, 0]
         schema = pa.schema([SCHEMA.field(columns.SAMPLE)])
         with PictureFinder(self.tables.record, pictures=self._options.pictures, root=self._options.root) as finder:
             write_table(out, self._names(finder, counts), schema, {})
-        num_written, num_inside = counts
-        if not num_inside:
+        num_written, num_nameless, num_odd = counts
+        said = []
+        if num_nameless:
+            said.append(f"{num_nameless:,} without a path or address of their own (inside an archive or table, or gone)")
+        if num_odd:
+            said.append(f"{num_odd:,} whose names no list can hold (a line break, or bytes that are no UTF-8)")
+        if not said:
             return num_written, ""
         return num_written, (
-            f"{num_inside:,} are inside archives or tables, so no list can name them; the command that scored them tries again "
-            "what may have been a passing matter with --retry-rejects"
+            f"not in the list: {' and '.join(said)}; the command that scored them tries again what may have been a passing "
+            "matter with --retry-rejects"
         )
 
     def _names(self, finder: PictureFinder, counts: list[int]) -> Iterator[pa.Table]:
-        """Paths and URLs of the pictures; counts: how many have one, and how many have none."""
+        """Paths and URLs of the pictures; counts: how many are written, have no name, have one that a list cannot hold."""
         for table in self.rows():
             for start in range(0, table.num_rows, _PIECE):
                 samples = [name or "" for name in table.column(columns.SAMPLE).slice(start, _PIECE).to_pylist()]
@@ -110,9 +115,11 @@ class Rejected:
                     ref = place.files[0].ref
                     if place.kind in _FILES and ref is not None and ref.is_file:
                         found[at] = ref.path
-                names = [name for name in found if name is not None]
+                known = [name for name in found if name is not None]
+                names = [name for name in known if _fits_a_line(name)]
                 counts[0] += len(names)
-                counts[1] += len(found) - len(names)
+                counts[1] += len(found) - len(known)
+                counts[2] += len(known) - len(names)
                 yield pa.table({columns.SAMPLE: pa.array(names, pa.large_string())})
 
 
@@ -130,3 +137,10 @@ def _claimed(named: NamedSources, sample: str) -> str | None:
     """The path or URL of a picture that is a file of its own, by its name alone; it may be gone."""
     claim = named.claim(sample)
     return None if claim is None or claim.source is None or claim.archive is not None else claim.path
+
+
+def _fits_a_line(name: str) -> bool:
+    """Whether a list of lines can hold a name as it is: no line break, and no bytes that stand in it as escapes."""
+    if name.splitlines() != [name]:
+        return False
+    return "\\x" not in name or not storage.is_local(name) or storage.exists(name)

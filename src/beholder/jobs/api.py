@@ -7,8 +7,10 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beholder import storage
 from beholder.jobs.options import ScoreOptions
 from beholder.options import parse_bytes
 from beholder.scores.summary import RunSummary
@@ -27,9 +29,11 @@ class ScoreRun:
 
     Attributes:
         summary: all that the command's summary says: statistics, notes, warnings; `summary.to_json()` is what `--json` prints.
+        place: the same output, by its full path where it is on this machine: it is found from any folder.
     """
 
     summary: RunSummary
+    place: str
 
     @property
     def output(self) -> str:
@@ -76,7 +80,7 @@ class ScoreRun:
         from beholder.scores.arrow_types import empty_table
         from beholder.scores.score_set import open_scores
 
-        with open_scores(self.output) as found:
+        with open_scores(self.place) as found:
             names = found.schema.names
             record = {b"beholder": json.dumps(found.record, default=str).encode()} if found.record else None
             table = pa.concat_tables([empty_table(pa.schema(list(found.schema))), *found.batches(names)])
@@ -99,7 +103,7 @@ class ScoreRun:
         from beholder.scores.rejects import NAMES, find_rejects, reject_batches
 
         schema = pa.schema([(name, pa.large_string()) for name in NAMES])
-        return pa.concat_tables([schema.empty_table(), *reject_batches(find_rejects(self.output).paths)])
+        return pa.concat_tables([schema.empty_table(), *reject_batches(find_rejects(self.place).paths)])
 
 
 def score(
@@ -140,7 +144,10 @@ def score(
     named = sources if isinstance(sources, str | os.PathLike) else tuple(sources)
     chosen = ScoreOptions(sources=named, out=out, **_by_field(options))  # type: ignore[arg-type]
     more = {} if on_progress is None else {"on_progress": on_progress}
-    return ScoreRun(job(chosen, on_plan=warn, **more))
+    here = Path.cwd()
+    summary = job(chosen, on_plan=warn, **more)
+    is_here = storage.is_local(summary.output)
+    return ScoreRun(summary, str(here / storage.local_path(summary.output)) if is_here else summary.output)
 
 
 def _by_field(options: dict[str, Any]) -> dict[str, Any]:
