@@ -107,7 +107,10 @@ def _local_file(path: str, opened: contextlib.ExitStack) -> str:
 
 
 def header_of(path: str) -> list[str]:
-    """The column names. Raises InputError for what is no such table, and for two columns of one name."""
+    """The column names. Raises InputError for what is no such table, and for two columns of one name.
+
+    A column without a name is called by its place: `column_1`.
+    """
     return _header(path)[0]
 
 
@@ -134,9 +137,18 @@ def _header(path: str) -> tuple[list[str], int]:
         raise InputError(f"{path} cannot be read as CSV: its column names are no UTF-8 text; save the file as UTF-8")
     line = head[: min(ends, default=len(head))].decode("utf-8-sig", "replace")
     _check_delimiter(line, names, path, delimiter)
+    names = [name or _free_name(at, names) for at, name in enumerate(names, 1)]
     check_names(names, path)
     is_all = is_whole and not head.endswith((b"\n", b"\r")) and not any(True for _ in rows)
     return names, 0 if is_all else num_lines
+
+
+def _free_name(number: int, names: Sequence[str]) -> str:
+    """What a column without a name is called, as pandas writes its index: `column_1` for the first one."""
+    name = f"column_{number}"
+    while name in names:
+        name += "_"
+    return name
 
 
 def _check_delimiter(line: str, names: Sequence[str], path: str, delimiter: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import beholder
 from beholder.cli.app import app
 from beholder.errors import InputError
 from beholder.jobs.score import ScoreOptions, score
@@ -344,3 +346,16 @@ def test_scores_of_files_that_differ_in_type_are_numbers(tmp_path: Path) -> None
     with open_scores(str(tmp_path)) as scores:
         assert scores.scores("aesthetic_score").tolist() == [2.0**60, 0.5]
         assert by_duckdb(scores, "sample, aesthetic_score") == [("a", 2.0**60), ("b", 0.5)]
+
+
+def test_a_csv_with_the_index_of_pandas_is_reported_and_joined(here: Path) -> None:
+    """Its first column has no name; it is called by its place."""
+    frame = pd.DataFrame({"sample": ["a", "b", "c"], "aesthetic_score": [5.0, 6.0, 4.0]}, index=[7, 8, 9])
+    frame.to_csv("index.csv")
+    frame.to_parquet("scores.parquet")
+    beholder.report("index.csv", "page.html", no_thumbnails=True)
+    assert beholder.advise("scores.parquet", join="index.csv").num_scored == 3
+    for scores, more in (("index.csv", {}), ("scores.parquet", {"join": "index.csv"})):
+        kept = beholder.select(scores, where="column_1 > 7", **more).kept_rows()
+        assert kept["sample"].to_pylist() == ["b", "c"]
+        assert kept["column_1"].to_pylist() == ["8", "9"]
