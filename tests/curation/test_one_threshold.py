@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -84,8 +85,10 @@ def test_former_names_of_options_are_taken_in_python(tmp_path: Path) -> None:
     assert {**old.to_json(), "seconds": 0} == {**new.to_json(), "seconds": 0}
     with pytest.raises(TypeError, match="'min_score' twice"):
         beholder.advise(table, at=3, min_score=4)
-    with pytest.raises(TypeError, match="no option 'att'"):
+    with pytest.raises(TypeError, match="no option 'att'") as failed:
         beholder.advise(table, att=3)
+    named = set(inspect.signature(beholder.advise).parameters) - {"scores", "old_names"}
+    assert set(str(failed.value).partition("there are ")[2].split(", ")) == named >= {"repeated", "sample_column", "grid"}
     for number, names in enumerate(({"at": 3, "columns": "kind"}, {"min_score": 3, "group_by": "kind"})):
         beholder.report(table, tmp_path / f"{number}.html", **names, no_thumbnails=True)
         assert "kept at 3 or more" in (tmp_path / f"{number}.html").read_text(encoding="utf-8")

@@ -197,11 +197,12 @@ def advise(
         InputError: no such column, landmark, head or table; a condition that is no SQL expression.
         TypeError: scores of another kind, an unknown option.
     """
-    own = ("scores", "repeated", "score_column", "sample_column", "old_names")
-    given = {name: value for name, value in locals().items() if name not in (*own, "own")}
+    options = {name: value for name, value in locals().items() if name not in ("scores", "old_names")}
+    opening = ("repeated", "score_column", "sample_column")
+    given = {name: value for name, value in options.items() if name not in opening}
     for name, value in take_old_names(old_names, AdviseOptions, "advise").items():
         if name not in ("grid", "min_score", "group_by"):
-            raise TypeError(f"advise() has no option {name!r}; there are {', '.join(sorted(given))}")
+            raise TypeError(f"advise() has no option {name!r}; there are {', '.join(sorted(options))}")
         if given[name] is not None:
             raise TypeError(f"advise() got {name!r} twice, once by its former name")
         given[name] = value
