@@ -75,9 +75,36 @@ def test_a_selection_opens_with_what_it_keeps(make_set: MakeSet, tmp_path: Path)
     with beholder.select(path, top=10) as selection:
         pq.write_table(selection.decisions(), decisions)
     page = page_of(str(path), folder=tmp_path, selection=decisions, no_thumbnails=True)
-    assert sentences(page)[0] == "The selection keeps 10 of 40 pictures: 25.0 %."
+    assert sentences(page) == [
+        "The selection keeps 10 of 40 pictures: 25.0 %.",
+        "40 pictures score from 4.00 to 6.00; half of them lie between 4.50 and 5.50, the middle one at 5.00.",
+    ]
     assert shown(page, "last to stay, the first few") == [f"photos/{row:05d}.jpg" for row in range(30, 36)]
     assert "second colour" in page.root.one("p", id="histogram-0-summary").text
+
+
+def test_a_selection_does_not_open_with_the_price_of_its_bare_threshold(make_set: MakeSet, tmp_path: Path) -> None:
+    """200 of 300 reach 5, all of one kind; the selection keeps 30 of those, so "66.7 % of all" stay by the threshold only."""
+    scores = np.concatenate([np.full(200, 6.0), np.full(100, 4.0)]).astype(np.float32)
+    metadata = tmp_path / "kinds.csv"
+    rows = "".join(f"photos/{row:05d}.jpg,{'field' if row < 200 else 'cell'}\n" for row in range(300))
+    metadata.write_text(f"sample,kind\n{rows}")
+    path, decisions = make_set({"aesthetic_score": scores}), tmp_path / "decisions.parquet"
+    with beholder.select(path, min_score=5, top=30) as selection:
+        pq.write_table(selection.decisions(), decisions)
+    more = {"join": str(metadata), "no_thumbnails": True}
+    opening = "The selection keeps 30 of 300 pictures: 10.0 %."
+    page = page_of(str(path), folder=tmp_path, selection=decisions, **more)
+    assert sentences(page) == [
+        opening,
+        "300 pictures score from 4.00 to 6.00; half of them lie between 4.00 and 6.00, the middle one at 6.00.",
+    ]
+    kept = "At 5.0, 200 of 300 pictures stay: the best 66.7 %; of LAION-2B-en, 25 % score as high."
+    page = page_of(str(path), folder=tmp_path, selection=decisions, at=5, **more)
+    assert sentences(page) == [opening, kept]
+    alone = sentences(page_of(str(path), folder=tmp_path, at=5, **more))
+    assert alone[0] == kept
+    assert "whose kind is cell pay for it most: 0 % of these 100 stay" in alone[1]
 
 
 def links_and_headings(page: Page) -> tuple[list[str], list[str]]:

@@ -205,8 +205,10 @@ def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decis
         seed=options.seed,
     )
     section.advice, section.prices, section.is_chosen = advice, price_tables(advice), at is not None
-    if at is not None and section.num_scored:
+    if at is not None and section.num_scored and decisions is None:
         section.lead = list(advice.sentences)
+    elif options.min_score is not None and section.num_scored:  # the price would be read as that of the selection
+        section.lead = list(advice.sentences[:1])
     return section
 
 

@@ -366,7 +366,7 @@ def _lead(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
         return found
     kept, total = contents.decisions.num_kept, scores.num_rows
     sentence = f"The selection keeps {kept:,} of {total:,} pictures{f': {percent(kept / total)}' if total else ''}."
-    return [("", sentence), *(found[1:] if len(heads) == 1 and heads[0].is_chosen else found)]
+    return [("", sentence), *found]
 
 
 def _tiles(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
