@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from beholder.cli.app import app
 
 KINDS: dict[str, type | tuple[type, ...]] = {
-    "num_read": int, "num_scored": int, "num_rejected": int, "num_rows": int, "num_kept": int, "num_bytes": int,
-    "num_pictures": int, "seconds": float, "warnings": list, "notes": list, "where": list, "reasons": dict, "output": str,
-    "source": str,
+    "num_read": int, "num_scored": int, "num_rejected": int, "num_rows": int, "num_rows_that_meet": int, "num_kept": int,
+    "num_bytes": int, "num_pictures": int, "seconds": float, "warnings": list, "notes": list, "where": list, "reasons": dict,
+    "output": str, "source": str,
 }  # fmt: skip
 
 
@@ -51,12 +51,37 @@ def test_one_key_has_one_type(printed: dict[str, dict[str, Any]]) -> None:
             assert key not in record or isinstance(record[key], kind), (command, key)
     shared = {key for key in KINDS if sum(key in record for record in printed.values()) > 1}
     assert {"num_scored", "num_rejected", "num_rows", "num_kept", "seconds", "warnings", "notes", "where", "source"} <= shared
+    assert "num_rows_that_meet" in shared
 
 
 def test_one_key_means_one_thing(printed: dict[str, dict[str, Any]]) -> None:
     assert {record["num_scored"] for record in printed.values() if "num_scored" in record} == {199}
     assert {record["num_rejected"] for record in printed.values() if "num_rejected" in record} == {1}
     assert {record["num_rows"] for record in printed.values() if "num_rows" in record} == {199}
+    assert {record["num_rows_that_meet"] for record in printed.values() if "num_rows" in record} == {199}
     assert "num_kept" not in printed["score"]  # of select and advise: rows that stay
     assert printed["score"]["num_vanished_kept"] == 0
     assert list(printed["report"]["num_scored_by_column"].values()) == [199]
+
+
+def test_rows_of_the_set_and_rows_that_meet_conditions_are_told_apart(tmp_path: Path) -> None:
+    """300 pictures, 10 of them named twice; of the first 100, widths 0 to 99, the first 40 are of kind a."""
+    names = [*(f"{row:03d}" for row in range(300)), *(f"{row:03d}" for row in range(10))]
+    (tmp_path / "scores.csv").write_text(
+        "sample,aesthetic_score\n" + "".join(f"{name},{5 + int(name) / 300}\n" for name in names)
+    )
+    more = "".join(f"{row:03d},{row},{'a' if row < 40 else 'b'}\n" for row in range(300))
+    (tmp_path / "more.csv").write_text(f"sample,width,kind\n{more}")
+    join, where = "--join more.csv --json", ("--where", "width < 100", "--where", "kind = 'b'")
+    for command in ("advise", "select --top 20", "report --overwrite --no-thumbnails -o page.html"):
+        word, *flags = f"{command} {join}".split()
+        for conditions, wanted in (((), 300), (where, 60)):
+            found = _run(tmp_path, [word, "scores.csv", *flags, *conditions])
+            assert (found["num_rows"], found["num_rows_that_meet"]) == (310, wanted), (command, conditions)
+            assert "num_rows_of_set" not in found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        lines = ["report", "scores.csv", "--join", "more.csv", "--overwrite", "--no-thumbnails", "-o", "page.html"]
+        assert "60 of 310 rows meet the conditions, scored" in CliRunner().invoke(app, [*lines, *where]).output
+        assert "300 rows, scored" in CliRunner().invoke(app, lines).output
+        assert "60 scores in 60 rows" in CliRunner().invoke(app, ["advise", "scores.csv", "--join", "more.csv", *where]).output

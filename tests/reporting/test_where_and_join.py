@@ -62,7 +62,7 @@ def test_a_page_about_the_rows_that_meet_conditions(scores: Path, frame: pd.Data
 def test_counts_in_the_summary(scores: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
     summary = report(scores, tmp_path / "page.html", where="width < 500", no_thumbnails=True)
     num = int((frame.width < 500).sum())
-    assert (summary.num_rows, summary.num_rows_of_set, summary.num_scored) == (num, NUM, num)
+    assert (summary.num_rows_that_meet, summary.num_rows, summary.num_scored) == (num, NUM, num)
     assert summary.num_scored_by_column == {"aesthetic_score": num}
     assert summary.num_rejected == 2
 

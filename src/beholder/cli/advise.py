@@ -97,7 +97,7 @@ def _show_scores(advice: Advice, console: Console) -> None:
     console.print(f"{advice.source}: {advice.score_column} {head}", markup=False, soft_wrap=True)
     for condition in advice.where:
         console.print(f"  where {condition}", markup=False, soft_wrap=True)
-    console.print(f"  {advice.num_scored:,} scores in {advice.num_rows:,} rows", markup=False)
+    console.print(f"  {advice.num_scored:,} scores in {advice.num_rows_that_meet:,} rows", markup=False)
     if advice.mean is None:
         return
     console.print(

@@ -59,9 +59,9 @@ def show(summary: ReportSummary) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     scored = ", ".join(f"{count:,} by {name}" for name, count in summary.num_scored_by_column.items())
-    rows = f"{summary.num_rows:,} row{'s' if summary.num_rows != 1 else ''}"
-    if summary.num_rows < summary.num_rows_of_set:
-        rows = f"{summary.num_rows:,} of {summary.num_rows_of_set:,} rows meet the conditions"
+    rows = f"{summary.num_rows_that_meet:,} row{'s' if summary.num_rows_that_meet != 1 else ''}"
+    if summary.where and summary.num_rows_that_meet < summary.num_rows:
+        rows = f"{summary.num_rows_that_meet:,} of {summary.num_rows:,} rows meet the conditions"
     lines = [f"{rows}, scored {scored}; rejected {summary.num_rejected:,}"]
     if summary.num_thumbnails:
         size = f"at most {summary.thumbnail_px} pixels, quality {summary.thumbnail_quality}"

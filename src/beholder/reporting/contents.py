@@ -49,7 +49,7 @@ class Contents:
         kept, dropped_by: of the rows shown.
         notes: lines that the page should say.
         where: conditions that the rows meet.
-        num_rows_of_set: rows without the conditions.
+        num_rows_of_set: rows of the set in all, those that name a sample again included.
         picture_column: what says where pictures are in place of the rows' names; None: the names do.
     """
 
@@ -156,7 +156,7 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
         dropped_by=dropped,
         notes=[*whole.notes, *(narrowed.notes if narrowed is not None else ())],
         where=options.where,
-        num_rows_of_set=whole.num_rows,
+        num_rows_of_set=whole.whole().num_rows,
         picture_column=pictures,
     )
 

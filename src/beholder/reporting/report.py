@@ -48,12 +48,12 @@ class ReportSummary:
     Attributes:
         output: the file.
         num_bytes: of it.
-        num_rows: that the page is about: of the score set, those that meet the conditions.
-        num_rows_of_set: without the conditions.
+        num_rows: rows of the set in all, those that name a sample again included.
+        num_rows_that_meet: rows that meet the conditions, each sample once; the page is about these.
         where: the conditions.
         num_scored: rows with a finite score, by the score column that has most.
         num_scored_by_column: score column -> rows with a finite score.
-        num_rejected: rows that were read and not scored.
+        num_rejected: rows that were read and not scored, of the whole set.
         num_pictures: pictures that the page shows by name.
         num_thumbnails: of these, the ones it shows as a picture.
         missing: why there is no thumbnail -> how many pictures.
@@ -67,7 +67,7 @@ class ReportSummary:
     output: str
     num_bytes: int
     num_rows: int
-    num_rows_of_set: int
+    num_rows_that_meet: int
     num_scored: int
     num_scored_by_column: dict[str, int]
     num_rejected: int
@@ -134,8 +134,8 @@ def write_report(
         return ReportSummary(
             output=out,
             num_bytes=len(page),
-            num_rows=scores.num_rows,
-            num_rows_of_set=contents.num_rows_of_set,
+            num_rows=contents.num_rows_of_set,
+            num_rows_that_meet=scores.num_rows,
             where=contents.where,
             num_scored=max((head.num_scored for head in contents.heads), default=0),
             num_scored_by_column={head.column: head.num_scored for head in contents.heads},

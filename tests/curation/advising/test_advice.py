@@ -153,9 +153,9 @@ def test_conditions_leave_rows_out_of_everything() -> None:
     table = table_of(scores, V2, width=pa.array([None if w % 10 == 0 else w for w in width]), kind=["ab"[w % 2] for w in width])
     advice = advise(table, at=5, where=["width >= 500", "kind = 'a' or kind = 'b'"])
     chosen = scores[(width >= 500) & (width % 10 != 0)]
-    assert (advice.num_rows, advice.num_kept) == (450, (chosen >= 5).sum())
+    assert (advice.num_rows, advice.num_rows_that_meet, advice.num_kept) == (1000, 450, (chosen >= 5).sum())
     assert sum(group.num_rows for group in advice.tables[0].groups) == 450
-    assert advise(table, at=5, where="width IS NULL", with_price=False).num_rows == 100
+    assert advise(table, at=5, where="width IS NULL", with_price=False).num_rows_that_meet == 100
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_joined_tables_bring_columns(tmp_path: Path) -> None:
     advice = advise(
         table_of(scores), at=5, join=[str(tmp_path / "meta.parquet"), str(tmp_path / "stars.csv")], where="stars != 4"
     )
-    assert advice.num_rows == 320
+    assert (advice.num_rows, advice.num_rows_that_meet) == (400, 320)
     sizes = {table.column: {group.value: group.num_rows for group in table.groups} for table in advice.tables}
     chosen = [i for i in range(400) if i % 5 != 4]
     assert sizes["language"] == {

@@ -96,7 +96,8 @@ class Advice:
         score_column: the scores that advice is about.
         head: the head behind them: its registry name where it is a known one, else what the record or the user calls it.
         where: conditions that rows had to meet.
-        num_rows: rows that meet them.
+        num_rows: rows of the set in all, those that name a sample again included.
+        num_rows_that_meet: rows that meet the conditions, each sample once.
         num_scored: of these, those with a finite score; all shares are of these.
         mean, standard_deviation, minimum, maximum: of the scores; None without any.
         quantiles: q -> score, to within 0.2 %; {} without any.
@@ -118,6 +119,7 @@ class Advice:
     head: str | None
     where: tuple[str, ...]
     num_rows: int
+    num_rows_that_meet: int
     num_scored: int
     mean: float | None
     standard_deviation: float | None
@@ -325,7 +327,8 @@ def _advice(scores: ScoreSet, question: _Question, answer: _Answer, notes: Seque
         score_column=question.column,
         head=head,
         where=question.where,
-        num_rows=answer.num_rows,
+        num_rows=scores.whole().num_rows,
+        num_rows_that_meet=answer.num_rows,
         num_scored=stats.count,
         mean=stats.mean if some else None,
         standard_deviation=stats.standard_deviation if some else None,

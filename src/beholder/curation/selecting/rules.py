@@ -133,6 +133,7 @@ class Judge:
         self.rows, self.rules, self.scores = rows, rows.rules, rows.scores
         self._is_whole = is_whole
         self.num_looked_at: int | None = None
+        self.num_rows_that_meet = self.scores.num_rows - len(rows.repeated)
         if self.scores.num_rows > ordering.MOST_ROWS:
             raise InputError(f"{self.scores.source} has more than {ordering.MOST_ROWS:,} rows; select from parts of it")
         self._check_files()
@@ -211,12 +212,17 @@ class Judge:
             self.sieve.note("marked", f"not marked drop in {self.rules.marks}", dropped, note=told)
 
     def _where(self) -> None:
+        meets: npt.NDArray[np.bool_] | None = None
         for expression in self.rules.where:
             self.rows.stage(f"where {expression}")
             mask = database.mask_where(
                 self.rows.connection, expression, self.rows.view, self.scores.num_rows, self.rows.untyped
             )
             self.sieve.note("where", f"where {' '.join(expression.split())}", self.sieve.drop_unmarked("where", mask))
+            meets = mask if meets is None else np.logical_and(meets, mask, out=meets)
+        if meets is not None:
+            meets[self.rows.repeated] = False
+            self.num_rows_that_meet = int(np.count_nonzero(meets))
 
     def _scores(self) -> None:
         rules, sieve, keys = self.rules, self.sieve, self.values.score_keys

@@ -40,7 +40,8 @@ class Selection:
         done_steps: what each rule did so far, in order.
         notes: lines worth telling.
         seconds: what it took.
-        num_rows, num_kept: rows of the set, and how many of them stay.
+        num_rows, num_kept: rows of the set in all, and how many of them stay.
+        num_rows_that_meet: rows that meet the conditions (`where`), each sample once, whatever other rules say.
         num_looked_at: rows among which near-duplicates were looked for, where that came to its end early; else None.
         score_column: the column that thresholds go by, or None.
     """
@@ -54,6 +55,7 @@ class Selection:
         self.seconds = seconds
         self.score_column = judge.values.score
         self.num_rows, self.num_kept = judge.scores.num_rows, judge.sieve.left
+        self.num_rows_that_meet = judge.num_rows_that_meet
         self.num_looked_at = judge.num_looked_at
         self._close = weakref.finalize(self, owned.close)
 
@@ -187,6 +189,7 @@ class Selection:
         return {
             "source": self.scores.source,
             "num_rows": self.num_rows,
+            "num_rows_that_meet": self.num_rows_that_meet,
             "num_kept": self.num_kept,
             "rules": rules_record(self.rules),
             "funnel": [step.to_json() for step in self.done_steps],
