@@ -77,7 +77,7 @@ ALLOWED: dict[str, set[str]] = {
         "storage",
     },
     "scorer": {"errors", "images", "models"},
-    "verification": {"errors", "images", "models", "scorer", "sources", "storage"},
+    "verification": {"errors", "images", "models", "scorer", "scores", "sources", "storage"},
     "curation": {
         "columns",
         "embeddings",

@@ -47,11 +47,17 @@ def test_a_fast_setting_is_held_against_the_exact_one(photos: Path, small_tower:
     assert found["largest"] == pytest.approx(np.abs(squashed - exact).max(), abs=1e-5)
     assert found["largest"] > 1e-3
     assert found["moved"] == {"5": int(((exact >= 5) != (squashed >= 5)).sum())}
-    shown = verify(str(photos / "1.png"), *common, "--precision", "bf16", "--threshold", "laion-6plus")
+    shown = verify(str(photos / "1.png"), *common, "--precision", "bf16", "--threshold", "laion-6plus", "--min-score", "sd-v1")
     assert shown.returncode == 0, shown.stderr
     assert "1 pictures, plain: precision bf16, decoder pillow, preset reference against precision fp32" in shown.stdout
     assert "at 5: 0 pictures (0 %) change sides" in shown.stdout
-    assert "at 6: 0 pictures (0 %) change sides" in shown.stdout
+    assert "at >= 6 (laion-6plus): 0 pictures (0 %) change sides" in shown.stdout
+    assert "at > 5 (sd-v1): 0 pictures (0 %) change sides" in shown.stdout
+    warned = [line for line in shown.stderr.splitlines() if "these are by plain, whose scale is another" in line]
+    assert [line.split(" cut ")[0] for line in warned] == [
+        "warning: 5 is where Stable Diffusion v1-2 to v1-5",
+        "warning: 6 is where LAION-Aesthetics v2 6+",
+    ]
 
 
 def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:

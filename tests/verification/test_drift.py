@@ -16,28 +16,40 @@ from PIL import Image
 
 from beholder.errors import InputError
 from beholder.images.packed import PackedReader
+from beholder.models.landmarks import Threshold, read_threshold
 from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures
 
 
 def test_the_numbers_are_those_of_the_differences() -> None:
     exact = np.array([4.0, 5.0, 5.02, 6.0, np.nan, 3.0], np.float32)
     other = np.array([4.1, 4.98, 5.0, 6.04, 5.0, np.nan], np.float32)
-    found = measure_drift(exact, other, [5.0, 5.01, 4.05, 9.0])
+    found = measure_drift(exact, other, [read_threshold(given) for given in (5.0, 5.01, "4.05", 9)])
     assert found.num_pictures == 4
     sizes = np.array([0.1, 0.02, 0.02, 0.04])
     assert found.bias == pytest.approx((0.1 - 0.02 - 0.02 + 0.04) / 4, abs=1e-6)
     assert found.mean == pytest.approx(sizes.mean(), abs=1e-6)
     assert found.largest == pytest.approx(0.1, abs=1e-6)
     assert found.p95 == pytest.approx(0.04 + 0.85 * 0.06, abs=1e-6)  # between the two largest of four
-    assert found.moved == {5.0: 1, 5.01: 1, 4.05: 1, 9.0: 0}
+    assert found.moved == {"5": 1, "5.01": 1, "4.05": 1, "9": 0}
     assert found.to_json()["moved"] == {"5": 1, "5.01": 1, "4.05": 1, "9": 0}
+
+
+def test_a_landmark_and_its_number_are_counted_apart() -> None:
+    """Of two pictures at 5 exactly one leaves it downwards and one upwards: the first moves at 5, the second above 5."""
+    exact = np.array([5.0, 5.0, 5.0, 5.1, 6.0], np.float32)
+    other = np.array([4.9, 5.2, 5.3, 5.1, 6.0], np.float32)
+    found = measure_drift(
+        exact, other, [read_threshold(given) for given in ("sd-v1", 5, "5.0", "laion-5plus", 5.0000002, "5.1")]
+    )
+    wanted = {"> 5 (sd-v1)": 2, "5": 1, ">= 5 (laion-5plus)": 1, "5.0000002": 1, "5.1": 2}
+    assert found.to_json()["moved"] == wanted
 
 
 def test_nothing_in_common_is_refused() -> None:
     with pytest.raises(InputError, match="none of these pictures"):
-        measure_drift(np.array([np.nan], np.float32), np.array([1], np.float32), [5.0])
+        measure_drift(np.array([np.nan], np.float32), np.array([1], np.float32), [Threshold(5)])
     with pytest.raises(InputError, match="none of these pictures"):
-        measure_drift(np.empty(0, np.float32), np.empty(0, np.float32), [5.0])
+        measure_drift(np.empty(0, np.float32), np.empty(0, np.float32), [Threshold(5)])
 
 
 def data_of(number: int) -> bytes:

@@ -86,6 +86,9 @@ def _show_result(result: GoldenResult) -> None:
 def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     import numpy as np
 
+    from beholder.curation.advising.warnings import about_other_scales
+    from beholder.models.landmarks import Threshold
+    from beholder.models.published import canonical_head
     from beholder.scorer import load_scorer
     from beholder.scores.summary import THRESHOLDS
     from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures
@@ -99,13 +102,17 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
         typer.echo(f"warning: {doubt.message}", err=True)
     before = np.asarray(exact.score(picture_bytes(refs), on_error="nan"))
     head = exact.head.name
+    for threshold in dict.fromkeys(options.thresholds):
+        if threshold.landmark is not None:
+            for line in about_other_scales(canonical_head(head) or head, threshold.value, threshold.landmark):
+                typer.echo(f"warning: {line}", err=True)
     del exact  # its tower is as large as the next one
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said above
         with notices.told_to(partial(typer.echo, err=True)):
             other = load_scorer(**options.models, **setting)
     after = np.asarray(other.score(picture_bytes(refs), on_error="nan"))
-    found = measure_drift(before, after, [item.least for item in options.thresholds] or THRESHOLDS)
+    found = measure_drift(before, after, options.thresholds or [Threshold(value) for value in THRESHOLDS])
     setting["precision"] = other.engine.precision
     num_rejected = len(refs) - found.num_pictures
     if as_json:
@@ -125,7 +132,7 @@ def _show_drift(found: Drift, head: str, setting: dict[str, str]) -> None:
     typer.echo(f"  difference in score: mean {found.bias:+.4f}; its size: {sizes}")
     for threshold, count in found.moved.items():
         share = 100 * count / found.num_pictures
-        typer.echo(f"  at {threshold:g}: {count:,} pictures ({share:.2g} %) change sides")
+        typer.echo(f"  at {threshold}: {count:,} pictures ({share:.2g} %) change sides")
 
 
 def _print_json(value: object) -> None:

@@ -220,14 +220,26 @@ class Threshold:
         return self.landmark is not None and self.landmark.is_strict
 
     @property
-    def least(self) -> float:
-        """The smallest score that stays."""
-        return math.nextafter(self.value, math.inf) if self.is_strict else self.value
+    def short(self) -> str:
+        """The threshold as a key or in a line: "5", "> 5 (sd-v1)"; two different ones never read alike."""
+        if self.landmark is None:
+            return self._number
+        return f"{self._sign} {self._number} ({self.landmark.key})"
 
     def __str__(self) -> str:
         """What stays: "score >= 5", "score > 5 (sd-v1)"."""
         name = f" ({self.landmark.key})" if self.landmark is not None else ""
-        return f"score {'>' if self.is_strict else '>='} {self.value:g}{name}"
+        return f"score {self._sign} {self._number}{name}"
+
+    @property
+    def _sign(self) -> str:
+        return ">" if self.is_strict else ">="
+
+    @property
+    def _number(self) -> str:
+        """The value in as many digits as it needs."""
+        short = f"{self.value:g}"
+        return short if float(short) == self.value else repr(self.value)
 
 
 def read_threshold(given: float | str, flag: str = "--min-score") -> Threshold:

@@ -13,6 +13,8 @@ from beholder.errors import InputError
 from beholder.images.fetch_bytes import ReadLimits, read_bytes
 from beholder.images.picture import PictureError, PictureRef, SourceOptions
 from beholder.images.sampling import sample_refs
+from beholder.models.landmarks import Threshold
+from beholder.scores.score_set import as_score
 from beholder.sources.find import find_only_pictures
 
 
@@ -24,7 +26,7 @@ class Drift:
         num_pictures: that were scored in both.
         bias: mean of the differences.
         mean, p95, largest: of their absolute values.
-        moved: threshold -> pictures that are at or above it in one setting only.
+        moved: threshold (`Threshold.short`) -> pictures that it keeps in one setting only.
     """
 
     num_pictures: int
@@ -32,14 +34,14 @@ class Drift:
     mean: float
     p95: float
     largest: float
-    moved: dict[float, int]
+    moved: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self) | {"moved": {f"{threshold:g}": count for threshold, count in self.moved.items()}}
+        return asdict(self)
 
 
-def measure_drift(exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32], thresholds: Sequence[float]) -> Drift:
+def measure_drift(exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32], thresholds: Sequence[Threshold]) -> Drift:
     """Compare (N,) scores with (N,) scores; pictures with NaN in either are left out. Raises InputError when none is left."""
     exact, other = exact.astype(np.float64), other.astype(np.float64)
     both = np.isfinite(exact) & np.isfinite(other)
@@ -48,10 +50,16 @@ def measure_drift(exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
     exact, other = exact[both], other[both]
     difference = other - exact
     size = np.abs(difference)
-    moved = {float(t): int(((exact >= t) != (other >= t)).sum()) for t in thresholds}
+    moved = {threshold.short: int((_keeps(threshold, exact) != _keeps(threshold, other)).sum()) for threshold in thresholds}
     return Drift(
         int(both.sum()), float(difference.mean()), float(size.mean()), float(np.quantile(size, 0.95)), float(size.max()), moved
     )
+
+
+def _keeps(threshold: Threshold, scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    """Which of the (N,) scores stay."""
+    value = as_score(threshold.value)
+    return scores > value if threshold.is_strict else scores >= value
 
 
 def sample_pictures(sources: Sequence[str], most: int, picture_column: str | None = None) -> list[PictureRef]:
