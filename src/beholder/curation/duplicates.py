@@ -522,6 +522,13 @@ def groups_table(scores: ScoreSet, rows: Rows, keeper: Rows, similarity: npt.NDA
     return pa.table([*(pa.array(column) for column in columns), reference], schema=GROUPS_SCHEMA)
 
 
+def joined_groups(first: pa.Table, then: pa.Table) -> pa.Table:
+    """Two tables of GROUPS_SCHEMA, each numbered from 0, as one: the numbers of `then` go on after those of `first`."""
+    count = int(first.column("group").to_numpy().max(initial=-1)) + 1
+    moved = pa.array(then.column("group").to_numpy() + count)
+    return pa.concat_tables([first, then.set_column(0, GROUPS_SCHEMA.field("group"), moved)])
+
+
 def reference_groups(scores: ScoreSet, rows: Rows, found: _Decided, *, first: int) -> pa.Table:
     """GROUPS_SCHEMA of those of some rows, decided as `found` tells, that are near to a reference, numbered from `first` on."""
     near = np.flatnonzero(found.is_near[: len(rows)])

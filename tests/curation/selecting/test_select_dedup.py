@@ -346,6 +346,36 @@ def test_the_same_bytes_in_local_files(photos: Path, tmp_path: Path) -> None:
             assert near_to == [None, None, names[0], None, names[0], None]
 
 
+@pytest.mark.parametrize("has_alike", [True, False])
+def test_the_same_bytes_and_a_reference_together(photos: Path, tmp_path: Path, has_alike: bool) -> None:
+    """f.jpg and d.jpg are near to the reference; of a, c and e, which hold the same bytes, a stays. All are in the lists."""
+    if not has_alike:
+        for name in "ce":
+            (photos / f"{name}.jpg").write_bytes(name.encode())
+    names = [f"{photos}/{name}.jpg" for name in SIZES]
+    scores = write_scores(tmp_path / "s.parquet", names, photos)
+    vectors = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 2]], np.float32)
+    embeddings = write_embeddings(tmp_path / "e.parquet", names, vectors)
+    reference = write_embeddings(tmp_path / "r.parquet", ["up", "left"], np.array([[0, 0, 1], [0, 3, 0]], np.float32))
+    groups, decisions = tmp_path / "g.jsonl", tmp_path / "d.parquet"
+    flags = ["--dedup", "exact-bytes", "--dedup-against", reference, "--dedup-against-similarity", "0.9"]
+    lists = ["--groups-out", str(groups), "--decisions-out", str(decisions)]
+    done = CliRunner().invoke(app, ["select", str(scores), *flags, "--embeddings", embeddings, *lists])
+    assert done.exit_code == 0, done.output
+    alike = [(0, names[0], True, None), (0, names[2], False, None), (0, names[4], False, None)] if has_alike else []
+    lines = [json.loads(line) for line in groups.read_text().splitlines()]
+    assert [(line["group"], line["sample"], line["kept"], line["reference"]) for line in lines] == [
+        *alike,
+        (has_alike, names[3], False, "left"),
+        (has_alike + 1, names[5], False, "up"),
+    ]
+    rows = pq.read_table(decisions).to_pylist()
+    told = {row["sample"]: (row["dropped_by"], row["near_to"], row["similarity"]) for row in rows}
+    same = ("duplicate", names[0], 1.0) if has_alike else (None, None, None)
+    left, up = ("near_reference", "left", 1.0), ("near_reference", "up", 1.0)
+    assert told == dict(zip(names, [(None, None, None), (None, None, None), same, left, same, up], strict=True))
+
+
 def test_the_oldest_of_the_same_bytes_stays(photos: Path, tmp_path: Path) -> None:
     times = {"a": 300, "b": 1, "c": 200, "d": 1, "e": 200}
     for name, seconds in times.items():

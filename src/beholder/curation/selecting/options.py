@@ -247,7 +247,7 @@ class OutputOptions:
         None, "Write what goes, with the rule: .txt, .csv, .parquet or .jsonl.", old=("--dropped",)
     )
     groups_out: str | None = option(
-        None, "--dedup: write the groups of near-duplicates: .csv, .parquet or .jsonl.", old=("--groups",)
+        None, "Write the groups that --dedup and --dedup-against find: .csv, .parquet or .jsonl.", old=("--groups",)
     )
     overwrite: bool = option(False, "Replace files that are there.")
 

@@ -358,7 +358,7 @@ class Judge:
 
     def _identical(self) -> None:
         """Drop pictures whose files hold the same bytes."""
-        from beholder.curation.duplicates import groups_table
+        from beholder.curation.duplicates import groups_table, joined_groups
         from beholder.curation.identical import find_identical
 
         rules, sieve = self.rules, self.sieve
@@ -387,7 +387,8 @@ class Judge:
         np.minimum.at(first, kind, np.arange(len(order)))
         keeper = first[kind]
         keeper[:num_always] = np.arange(num_always)
-        self.groups = groups_table(self.scores, order.astype(np.int64), keeper, np.ones(len(order), np.float32))
+        alike_groups = groups_table(self.scores, order.astype(np.int64), keeper, np.ones(len(order), np.float32))
+        self.groups = alike_groups if self.groups is None else joined_groups(alike_groups, self.groups)
         dropped = sieve.drop_rows("duplicate", order[keeper != np.arange(len(order))])
         sieve.note("duplicate", f"the same bytes{self._claimed()}", dropped, note=f"{found.num_read:,} of {len(rows):,} read")
         self.notes += notes
