@@ -279,3 +279,17 @@ def test_what_a_csv_holds_is_known_however_short_the_time_for_a_condition(tmp_pa
     with contextlib.closing(Conditions(store, tmp_path, threads=2)) as found:
         assert found.range_of("n") == (0, 2999)
         assert found.matching(["n >= 2990 AND even AND code <> '2992'"]).nonzero()[0].tolist() == [2990, 2994, 2996, 2998]
+
+
+def test_what_the_program_is_started_with_has_none_of_the_limits_of_visitors(tmp_path: Path) -> None:
+    """Neither their time nor their number of letters; it holds for all that they ask."""
+    with open_scores(TABLE) as scores:
+        store = RowStore(scores, tmp_path)
+    expected = [r["width"] is not None and r["width"] >= 290 and r["flag"] is True for r in ROWS]
+    where = ["width >= 290" + " " * 20_001, "flag"]
+    with contextlib.closing(Conditions(store, tmp_path, threads=2, where=where, time_limit_s=0.0)) as found:
+        assert found.matching([]).tolist() == expected
+        with pytest.raises(InputError, match="longer than 0 s"):
+            found.matching(["width >= 290"])
+    with pytest.raises(InputError, match=r"^--where 'wdth': .*wdth"):
+        Conditions(store, tmp_path, threads=2, where=["wdth"])

@@ -186,6 +186,47 @@ def test_a_condition_that_no_row_satisfies_shows_none(url_set: Path) -> None:
         assert ask(server, "/api/set").json()["num_rows"] == 0
 
 
+def test_filters_and_tabs_know_only_the_rows_that_the_condition_at_the_start_left(tmp_path: Path) -> None:
+    """Values, ranges and rows without a score, of columns with a type and of those of a CSV; no column is mistaken for ours."""
+    lines = [
+        "sample,aesthetic_score,label,n,beholder_shown,huge",
+        "a,5,cat,1,x,10",
+        "b,6,dog,2,x,20",
+        "c,,bird,3,y,30",
+        "d,7,cat,40,y,40",
+        "e,,cat,,y,50",
+    ]
+    (tmp_path / "s.csv").write_text("\n".join(lines) + "\n")
+    names = ["sample", "aesthetic_score", "label", "n", "beholder_shown", "huge"]
+    numbers = {"aesthetic_score": [5.0, 6.0, None, 7.0, None], "n": [1, 2, 3, 40, None], "huge": [10, 20, 30, 40, 50]}
+    texts = {"sample": list("abcde"), "label": ["cat", "dog", "bird", "cat", "cat"], "beholder_shown": list("xxyyy")}
+    pq.write_table(pa.table(numbers | texts).select(names), tmp_path / "s.parquet")
+    expected = [  # conditions; values of label; those of beholder_shown; range of n; rows without a score
+        ((), [["cat", 3], ["bird", 1], ["dog", 1]], [["y", 3], ["x", 2]], [1, 40], 2),
+        (("n <= 3",), [["bird", 1], ["cat", 1], ["dog", 1]], [["x", 2], ["y", 1]], [1, 3], 1),
+        (("n <= 3", "label != 'bird'"), [["cat", 1], ["dog", 1]], [["x", 2]], [1, 2], 0),
+        (("huge > 1000",), [], [], [None, None], 0),
+    ]
+    for name, cases in (("s.csv", expected[2:3]), ("s.parquet", expected)):
+        for where, labels, shown, ends, num_without in cases:
+            with served(tmp_path / name, where=where) as server:
+                for column, counted in (("label", labels), ("beholder_shown", shown)):
+                    found = ask(server, "/api/values", column=column).json()["values"]
+                    assert [[item["value"], item["count"]] for item in found] == counted, (name, where)
+                found = ask(server, "/api/range", column="n").json()
+                assert [found["least"], found["largest"]] == ends
+                assert ask(server, "/api/set").json()["scores"][0]["num_without"] == num_without
+
+
+def test_rows_marked_keep_have_their_place_among_those_without_a_score(tmp_path: Path) -> None:
+    """The condition at the start leaves none of them; one is marked keep, so it is shown all the same."""
+    rows = {"sample": list("abc"), "aesthetic_score": pa.array([5, None, None], pa.float32()), "n": [1, 2, 3]}
+    path = write_set(tmp_path / "s.parquet", rows)
+    (tmp_path / "m.jsonl").write_text('{"sample": "c", "mark": "keep"}\n')
+    with served(path, where=("n = 1",)) as server:
+        assert ask(server, "/api/set").json()["scores"][0]["num_without"] == 1
+
+
 def test_tiles_tell_names_and_captions_and_which_pictures_are_turned(url_set: Path, open_page: Open) -> None:
     with served(url_set, where=("aesthetic_score < 99",)) as server:
         page = open_page(server.url)

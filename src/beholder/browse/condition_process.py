@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VIEW = "scores"
+SHOWN = "shown"
+"""The rows of VIEW that satisfy the conditions the program was started with."""
 MOST_LETTERS = 20_000
 MEMORY_FAULT, FAULT = "memory", "condition"
 """What an answer's `kind` says went wrong: it needs more memory than this process may use; anything else."""
@@ -37,7 +39,8 @@ def main(config: dict[str, Any]) -> None:
     """Answer one request after the other until the other end of the socket is closed; never returns.
 
     Args:
-        config: `rows`, a descriptor of the Arrow file with the rows; `sample_column`; `untyped`, columns of text that may be
+        config: `rows`, a descriptor of the Arrow file with the rows; `shown`, one of a file with a byte for each row, 1 where
+            it is shown, or None: all are; `sample_column`; `untyped`, columns of text that may be
             meant as numbers; `scratch`, a folder for this process alone; `threads`; `memory_bytes`, which the system lets
             this process have beyond what it starts with; `parent` and `socket`.
     """
@@ -90,7 +93,26 @@ class _Database:
         ):
             self._connection.execute(line)
         self._connection.register(VIEW, self._table)
+        self._register_shown(config["shown"])
         check_expression(self._connection, "true", VIEW)  # all threads and modules are there before the first request
+
+    def _register_shown(self, handle: int | None) -> None:
+        """Have the view SHOWN: all rows, or those of which the file behind a descriptor has a 1."""
+        if handle is None:
+            self._connection.register(SHOWN, self._table)
+            return
+        import numpy as np
+        import pyarrow as pa
+
+        from beholder.scores.score_set import quoted
+
+        name = "beholder_shown"
+        while name in self._table.column_names:
+            name += "_"
+        mask = np.fromfile(f"/proc/self/fd/{handle}", np.bool_)
+        self._connection.register("all_rows", self._table.append_column(name, pa.array(mask)))
+        query = f"SELECT * EXCLUDE ({quoted(name)}) FROM all_rows WHERE {quoted(name)}"
+        self._connection.execute(f"CREATE TEMP VIEW {SHOWN} AS {query}")
 
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes | None]:
         """What to send: the answer, or `error`, `kind` and `is_worn`, whether a process anew is better than this one."""
@@ -129,13 +151,13 @@ class _Database:
         return {}, np.packbits(mask).tobytes()
 
     def _few_values(self, column: str, most: int, named: str) -> tuple[dict[str, Any], None]:
-        """All values of a column, commonest first; None where there are more than `most`, or long texts."""
+        """All values of a column in the rows shown, commonest first; None where there are more than `most`, or long texts."""
         from beholder.browse.rows import as_json
 
-        first = f"SELECT count(DISTINCT v) AS found FROM (SELECT {column} AS v FROM {VIEW} LIMIT {_FIRST_ROWS})"
+        first = f"SELECT count(DISTINCT v) AS found FROM (SELECT {column} AS v FROM {SHOWN} LIMIT {_FIRST_ROWS})"
         if self._columns(first, named)["found"][0] > most:
             return {"values": None}, None
-        query = f"SELECT {column} AS value, count(*) AS count FROM {VIEW} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {int(most) + 1}"
+        query = f"SELECT {column} AS value, count(*) AS count FROM {SHOWN} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {int(most) + 1}"
         found = self._columns(query, named)
         pairs = zip(found["value"], found["count"], strict=True)
         values = [{"value": as_json(_plain(value)), "count": int(count)} for value, count in pairs]
@@ -143,7 +165,7 @@ class _Database:
         return {"values": None if is_long or len(values) > most else values}, None
 
     def _range(self, name: str, named: str) -> tuple[dict[str, Any], None]:
-        """The least and the largest value of a column of numbers."""
+        """The least and the largest value of a column of numbers in the rows shown."""
         from beholder.browse.rows import as_json
         from beholder.curation.database import clear_errors
         from beholder.scores.score_set import quoted
@@ -152,7 +174,7 @@ class _Database:
             form = self._untyped.forms(self._connection, VIEW).get(name)
         column = quoted(name) if form is None else form.sql(quoted(name))
 
-        query = f"SELECT min({column}) AS least, max({column}) AS largest FROM {VIEW} WHERE NOT isnan({column}::DOUBLE)"
+        query = f"SELECT min({column}) AS least, max({column}) AS largest FROM {SHOWN} WHERE NOT isnan({column}::DOUBLE)"
         found = self._columns(query, named)
         return {"range": [as_json(_plain(found[name][0])) for name in ("least", "largest")]}, None
 

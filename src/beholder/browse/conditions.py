@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
@@ -22,7 +24,7 @@ from beholder.browse.condition_process import MEMORY_FAULT, VIEW
 from beholder.browse.newest_first import Busy
 from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
-from beholder.curation.database import all_rows, clear_errors, connect, count_of, interruptible
+from beholder.curation.database import Remedy, all_rows, clear_errors, connect, count_of, interruptible, mask_where
 from beholder.curation.untyped import Form, Untyped
 from beholder.errors import BeholderError, InputError
 from beholder.images.child_process import (
@@ -55,9 +57,11 @@ class Conditions:
 
     The expressions are worked out by DuckDB in up to two processes of their own (`condition_process`), which stay warm. One
     that is over its time is killed, one that was short of memory is ended; another takes its place at once. Names are looked
-    up by a DuckDB in this process: nobody writes those questions.
+    up by a DuckDB in this process: nobody writes those questions. So are the conditions of whoever starts the program worked
+    out, once and with the limits that they have in `beholder select`.
 
     Attributes:
+        shown: (N,) bool, the rows that satisfy those conditions; None: there are none, so all rows are shown.
         forms: what the columns without a type hold, of those whose values are all numbers, truth values, dates or times.
     """
 
@@ -67,16 +71,23 @@ class Conditions:
         scratch: Path,
         *,
         threads: int,
+        where: Sequence[str] = (),
         time_limit_s: float = TIME_LIMIT_S,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
+        """Work out `where`, conditions that all rows satisfy that are shown. Raises BeholderError."""
         self._store, self._time_limit_s = store, time_limit_s
         self._names = connect(scratch / "names", num_threads=threads)
         self._names.register(VIEW, store.table)
         self._names_lock = threading.Lock()
         self.forms = self._forms_of(store.untyped)
+        self.shown = self._rows_of(where)
+        shown = None if self.shown is None else _written(self.shown, scratch / "shown")
+        if shown is not None:
+            weakref.finalize(self, os.close, shown)
         config = {
             "rows": store.handle,
+            "shown": shown,
             "sample_column": store.sample_column,
             "threads": threads,
             "memory_bytes": memory_bytes,
@@ -96,6 +107,16 @@ class Conditions:
         untyped = Untyped(names)
         with clear_errors("the columns of a CSV cannot be looked through"):
             return interruptible(self._names, lambda: untyped.forms(self._names, VIEW)) if names else {}
+
+    def _rows_of(self, where: Sequence[str]) -> npt.NDArray[np.bool_] | None:
+        """The rows that satisfy all conditions of `where`; None: there are none. It takes as long as it takes."""
+        if not where:
+            return None
+        untyped = Untyped(self._store.untyped, self.forms)
+        masks = (
+            mask_where(self._names, text, VIEW, self._store.num_rows, untyped, Remedy(is_condition=True)) for text in where
+        )
+        return functools.reduce(np.logical_and, masks)
 
     def warm_up(self) -> None:
         """Have a process ready for the first condition; does not wait for it."""
@@ -128,20 +149,21 @@ class Conditions:
         return [process_id for worker in self._workers if (process_id := worker.process_id) is not None]
 
     def matching(self, conditions: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """(N,) bool: rows for which every condition is true; NULL counts as false. Raises InputError, one line; Busy.
+        """(N,) bool: rows `shown` for which every condition is true; NULL counts as false. Raises InputError, one line; Busy.
 
         What is a condition is decided as for `beholder select --where`.
         """
         if not conditions:
-            return np.ones(self._store.num_rows, np.bool_)
+            return np.ones(self._store.num_rows, np.bool_) if self.shown is None else self.shown
         named = f"condition {_short(' and '.join(conditions))}"
         _, data = self._ask("matching", named, conditions=list(conditions))
-        return np.unpackbits(np.frombuffer(data, np.uint8), count=self._store.num_rows).view(np.bool_)
+        mask = np.unpackbits(np.frombuffer(data, np.uint8), count=self._store.num_rows).view(np.bool_)
+        return mask if self.shown is None else mask & self.shown
 
     def few_values(self, name: str) -> list[dict[str, Any]] | None:
         """All values of a column, `value` and `count`, commonest first; None: more than `MOST_VALUES`, or long texts; kept.
 
-        Raises InputError, Busy.
+        Of the rows `shown`. Raises InputError, Busy.
         """
         if name not in self._few:
             named = f"condition {_short(quoted(name))}"
@@ -149,7 +171,7 @@ class Conditions:
         return self._few[name]
 
     def range_of(self, name: str) -> tuple[Any, Any]:
-        """The least and the largest value of a column of numbers, NaN left out; kept. Raises InputError, Busy."""
+        """The least and the largest value of a column of numbers in the rows `shown`, no NaN; kept. Raises InputError, Busy."""
         if name not in self._ranges:
             named = f"condition {_short(quoted(name))}"
             least, largest = self._ask("range", named, name=name)[0]["range"]
@@ -331,11 +353,12 @@ class _Worker(threading.Thread):
     def _start(self) -> None:
         """Have a new process that is up. Raises BeholderError."""
         how = ""
+        handles = [handle for handle in (self._config["rows"], self._config["shown"]) if handle is not None]
         for num_failures in range(1, MOST_STARTS + 1):
             if self._conditions.is_closed:
                 raise InputError(_ENDED)
             try:
-                child = ChildProcess("beholder.browse.condition_process", self._config, (self._config["rows"],))
+                child = ChildProcess("beholder.browse.condition_process", self._config, handles)
             except (OSError, ValueError) as error:
                 how = " ".join(str(error).split())
             else:
@@ -367,6 +390,14 @@ class _Worker(threading.Thread):
         how, words = status_text(child.stop()), child.last_words()
         child.close()
         return how, words
+
+
+def _written(mask: npt.NDArray[np.bool_], path: Path) -> int:
+    """A descriptor of a file, whose name is gone already, that holds a mask for other processes, one byte a row."""
+    mask.tofile(path)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    path.unlink()
+    return handle
 
 
 def _short(text: str) -> str:

@@ -109,7 +109,8 @@ class Session:
         self.store = RowStore(scores, scratch)
         self.picture_column = self._picture_column()
         self.caption_column = caption_column_of(self.store.table.schema, [SAMPLE, scores.sample_column, *scores.score_columns])
-        self.conditions = Conditions(self.store, scratch, threads=len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        self.conditions = Conditions(self.store, scratch, threads=cores, where=options.where)
         is_unique = self.conditions.has_unique_names()
         self.marks = MarkBook(options.marks_path, self.store.num_rows, self.conditions.rows_named, has_unique_names=is_unique)
         self.stacks: Stacks | None = None
@@ -142,22 +143,22 @@ class Session:
         if score not in self.scores.score_columns:
             raise InputError(f"there is no score {score!r}; there are {', '.join(self.scores.score_columns)}")
         whole = self._whole_of(score)[0]
-        conditions = (*self.asked.where, *conditions)
-        if not conditions:
+        every = (*self.asked.where, *conditions)
+        if not every:
             return whole
-        key = _key("view", score, *conditions)
+        key = _key("view", score, *every)
         found = self._views.get(key)
         if found is None:
             inside = self.conditions.matching(conditions)
             rows = whole.rows[inside[whole.rows]]
             ascending = np.ascontiguousarray(self._values[score][rows][::-1])
-            found = View(key, score, tuple(conditions), rows, ascending, inside, int(inside.sum()))
+            found = View(key, score, every, rows, ascending, inside, int(inside.sum()))
             self._views.put(key, found)
         return found
 
     def num_without(self, score: str) -> int:
-        """How many rows of the whole set have no such score."""
-        return self.store.num_rows - len(self._whole_of(score)[0].rows)
+        """How many rows have no such score, of those that satisfy the conditions of the options or are marked keep."""
+        return len(self._without_score(self.view(score, ())))
 
     def known_view(self, key: str) -> View:
         """A view by its key. Raises Gone."""
@@ -490,7 +491,6 @@ def opened(scores: ScoreSet, scratch: Path, options: BrowseOptions) -> Iterator[
     """A session that is closed at the end."""
     session = Session(scores, scratch, options)
     try:
-        session.view(scores.score_columns[0], ())  # what is wrong with a condition of the options is said at the start
         yield session
     finally:
         session.close()
