@@ -142,8 +142,37 @@ def test_a_range_far_beyond_what_is_loaded(large_server: Any, open_page: Open) -
     page.keyboard.press("Control+a")
     page.wait_for_function("() => document.getElementById('chosen-count').textContent === '10,000 selected'")
     assert "10,000 pictures are the most" in page.locator("#toast").inner_text()
+    page.evaluate("document.getElementById('toast').textContent = ''")
+    page.keyboard.press("End")
+    page.keyboard.press("x")  # one more, by itself
+    assert "10,000 pictures are the most" in page.locator("#toast").inner_text()
+    assert page.locator("#chosen-count").inner_text() == "10,000 selected"
     refused = httpx.get(f"{large_server.url}api/selection", params={"listing": "x", "start": 0, "count": 10_001})
     assert refused.status_code == 400
+
+
+def test_nothing_is_marked_where_other_pictures_are_shown_before_the_selected_ones_are_known(
+    large_server: Any, open_page: Open
+) -> None:
+    page = open_page(large_server.url)
+    wait_for_tiles(page)
+    held: list[Any] = []
+    marked: list[Any] = []
+    page.route("**/api/selection?*", lambda route: held.append(route))
+    page.route("**/api/marks", lambda route: (marked.append(route.request.post_data), route.fulfill(json={"version": 0})))
+    page.locator("#gallery").focus()
+    page.keyboard.press("Control+a")
+    with page.expect_request("**/api/selection?*"):
+        page.keyboard.press("d")
+    with page.expect_response("**/api/listing"):
+        page.click("#tabs [data-tab=dropped]")
+    page.wait_for_function("() => document.getElementById('chosen').hidden")
+    page.locator("#tile-1").click(position=PLACE, modifiers=["Control"])
+    held[0].continue_()
+    page.wait_for_function("() => document.getElementById('toast').textContent.startsWith('Nothing was marked')")
+    assert chosen(page) == [1]  # of the pictures that are shown now
+    page.keyboard.press("Escape")
+    assert marked == []
 
 
 def test_touch_selects_on_a_phone(photo_server: Any, open_page: Open, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ const MOST_CHOSEN = 10_000; // rows of which the server takes marks at once
 const TURNED_PAUSE_MS = 120;
 const MOST_TURNED_ASKED = 200;
 
+const sayMost = () => toast(`${count(MOST_CHOSEN)} pictures are the most that can be selected at once`, true);
+
 export class Gallery {
   // hooks: isKept(item), onOpen(index, item), onMark(items, mark), onChosen(number), onGone(error)
   constructor(viewport, run, hooks) {
@@ -220,28 +222,33 @@ export class Gallery {
     const start = this.anchor <= index ? first : last - added + 1;
     const found = new Set(kept);
     for (let at = start; at < start + added && found.size < MOST_CHOSEN; at += 1) found.add(at);
-    if (last - first + 1 > MOST_CHOSEN) toast(`${count(MOST_CHOSEN)} pictures are the most that can be selected at once`, true);
+    if (last - first + 1 > MOST_CHOSEN) sayMost();
     this.choose(found);
   }
 
   toggle(index) {
     const found = new Set(this.chosen);
     if (!found.delete(index)) found.add(index);
-    if (found.size > MOST_CHOSEN) return;
+    if (found.size > MOST_CHOSEN) {
+      sayMost();
+      return;
+    }
     this.anchor = index;
     this.choose(found);
   }
 
-  // the chosen rows and their marks; those that are not here yet are asked for
+  // the chosen rows and their marks; those that are not here yet are asked for. null: another listing was opened meanwhile
   async chosenItems() {
+    const listing = this.listing;
     const [indices, found] = [[...this.chosen].sort((one, other) => one - other), []];
     for (let at = 0; at < indices.length; ) {
       let stop = at + 1;
       while (stop < indices.length && indices[stop] === indices[stop - 1] + 1) stop += 1;
-      const items = indices.slice(at, stop).map((index) => this.listing.item(index));
+      const items = indices.slice(at, stop).map((index) => listing.item(index));
       if (items.every((item) => item !== null)) found.push(...items);
       else {
-        const { rows } = await get("/api/selection", { listing: this.listing.id, start: indices[at], count: stop - at });
+        const { rows } = await get("/api/selection", { listing: listing.id, start: indices[at], count: stop - at });
+        if (this.listing !== listing) return null;
         found.push(...rows.map(([row, mark]) => ({ row, mark })));
       }
       at = stop;
@@ -251,7 +258,12 @@ export class Gallery {
 
   async markChosen(mark) {
     try {
-      this.hooks.onMark(await this.chosenItems(), mark);
+      const items = await this.chosenItems();
+      if (items === null) {
+        toast("Nothing was marked: other pictures are shown since; select them again", true);
+        return;
+      }
+      this.hooks.onMark(items, mark);
       this.choose([]);
     } catch (error) {
       this.hooks.onGone(error);
