@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from typer.testing import CliRunner
 import beholder
 from beholder.cli.app import app
 from beholder.errors import InputError
+from beholder.jobs.embed import EmbedOptions, embed
 from beholder.jobs.score import ScoreOptions, score
 from beholder.models.registry import DEFAULT_HEAD
 from beholder.scores.score_set import ROW, ScoreSet, open_scores, quoted, text_literal
+from oracles.picture_jobs import embed_options, picture_bytes, score_options
+from oracles.s3 import BUCKET
 
 COUNTS = {"part_2": 3, "part_10": 4, "part_1": 0}
 
@@ -248,6 +252,77 @@ def test_kept_embeddings_are_found(tmp_path: Path) -> None:
     (tmp_path / "s.parquet.embeddings").mkdir()
     with open_scores(str(tmp_path / "s.parquet")) as scores:
         assert scores.embeddings == str(tmp_path / "s.parquet.embeddings")
+
+
+def a_run(place: str, names: list[str], small_tower: Path, plain_head: Path) -> None:
+    """Score pictures of these names, and one that is none; the folder of scores is `place`, with all it can have."""
+    photos = Path(f"{Path(place).name}-photos")
+    photos.mkdir()
+    for number, name in enumerate(names):
+        (photos / name).write_bytes(picture_bytes(number))
+    (photos / "none.jpg").write_bytes(b"no picture")
+    more: dict[str, Any] = {"workers": 0, "keep_embeddings": True, "shard_rows": 2}
+    score(ScoreOptions(**{**vars(score_options(str(photos), Path("x"), small_tower, plain_head, **more)), "out": place}))
+
+
+def names_in(source: str) -> list[str]:
+    """Sorted last parts of the names of all rows that have a score."""
+    with open_scores(source) as scores:
+        values = scores.scores("aesthetic_score")
+        names = [name for some in scores.samples() for name in some.to_pylist()]
+        return sorted(name.rsplit("/", 1)[-1] for name, value in zip(names, values, strict=True) if np.isfinite(value))
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_of_runs_in_a_folder_only_the_scores_count(
+    here: Path, s3: Any, small_tower: Path, plain_head: Path, is_remote: bool
+) -> None:
+    """Not their rejects, what they say of inputs, or embeddings; named by the folder, by a glob of runs, or of all below."""
+    sets = f"s3://{BUCKET}/sets" if is_remote else "sets"
+    a_run(f"{sets}/a.scores", ["a1.jpg", "a2.jpg", "a3.jpg"], small_tower, plain_head)
+    with open_scores(sets) as scores:  # one run is that run
+        assert (scores.num_rows, len(scores.rejects)) == (3, 1)
+        assert scores.embeddings == f"{sets}/a.scores/embeddings"
+    a_run(f"{sets}/b.scores", ["b1.jpg", "b2.jpg"], small_tower, plain_head)
+    embed(EmbedOptions(**{**vars(embed_options("a.scores-photos", Path("x"), small_tower)), "out": f"{sets}/c.embeddings"}))
+    of_folders, of_files = ("", "/*.scores", "/*", "/**"), ("/**/*.parquet", "/*/scores/*.parquet")
+    for source in (f"{sets}{end}" for end in (*of_folders[: 2 if is_remote else 4], *of_files[: 1 if is_remote else 2])):
+        with open_scores(source) as scores:
+            assert scores.num_rows == 5, source
+            assert list(scores.schema.names[:2]) == ["sample", "aesthetic_score"]
+            assert scores.record["score_columns"] == ["aesthetic_score"]
+            assert len(scores.rejects) == (0 if source.endswith(".parquet") else 2)
+        assert names_in(source) == ["a1.jpg", "a2.jpg", "a3.jpg", "b1.jpg", "b2.jpg"], source
+    if not is_remote:
+        assert CliRunner().invoke(app, ["select", sets, "--min-score", "-1000", "-o", "kept.txt"]).exit_code == 0
+        assert len(Path("kept.txt").read_text().splitlines()) == 5
+
+
+def test_a_run_among_pictures_is_the_run(here: Path, small_tower: Path, plain_head: Path) -> None:
+    Path("photos").mkdir()
+    a_run("photos/scores", ["a1.jpg", "a2.jpg"], small_tower, plain_head)
+    for source in ("photos", "./photos/", "photos/*", "photos/scores"):
+        with open_scores(source) as scores:
+            assert (scores.num_rows, len(scores.rejects), scores.embeddings) == (2, 1, "photos/scores/embeddings"), source
+    os.chdir("photos")
+    assert names_in(".") == names_in("*") == ["a1.jpg", "a2.jpg"]
+    pq.write_table(pa.table({"sample": ["x"], "width": [7]}), "captions.parquet")
+    os.chdir("..")
+    told = refused("photos")
+    assert "(photos/scores)" in told
+    assert "(photos/captions.parquet)" in told
+
+
+def test_names_with_an_underscore_and_rejects_are_no_scores(folder: Path) -> None:
+    (folder / "_inputs").mkdir()
+    for name in ("_inputs/0.parquet", "_metadata.parquet", "part_2.parquet.rejects.parquet"):
+        pq.write_table(pa.table({"sample": ["x"]}), folder / name)
+    for source in (str(folder), f"{folder}/*.parquet", f"{folder}/**/*.parquet"):
+        with open_scores(source) as scores:
+            assert scores.row_counts == (0, 3, 4)
+    pq.write_table(table(0, 9), folder / "_mine.parquet")
+    with open_scores(f"{folder}/_mi*.parquet") as scores:  # named as such
+        assert scores.num_rows == 9
 
 
 def refused(source: Any, **more: Any) -> str:

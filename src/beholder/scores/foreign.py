@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,8 @@ from beholder.errors import InputError
 from beholder.schemas import fit_column
 
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
+_NO_SCORES = (columns.REJECTS_FOLDER, columns.EMBEDDINGS_FOLDER, columns.IMAGES_FOLDER, columns.METADATA_FOLDER)
+"""Folders of a run or of a set of embeddings that hold tables without scores."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,7 @@ def find_scores(source: str) -> ScorePlace:
     if not source:
         raise InputError("the name of the scores is empty (an unset variable?)")
     if storage.is_glob(source) and not (storage.is_local(source) and storage.exists(source)):
-        found = sorted((name for name in storage.expand_glob(source) if _is_table(name)), key=storage.natural_key)
-        if not found:
-            raise InputError(f"nothing that matches {source} is a Parquet or CSV file")
-        return ScorePlace(found)
+        return _matches(source)
     base = source.rstrip("/") or source
     if storage.is_folder(base):
         return _folder(base)
@@ -63,27 +63,131 @@ def find_scores(source: str) -> ScorePlace:
     )
 
 
+def _matches(pattern: str) -> ScorePlace:
+    """What a glob names: tables, and folders of runs."""
+    format_of = functools.cache(_format_of)
+    start = len(_fixed_part(pattern))
+    names_private = "/_" in _as_listed(pattern)[max(start - 1, 0) :] or _as_listed(pattern)[start:].startswith("_")
+    tables, runs = [], []
+    for path in storage.expand_glob(pattern):
+        if (_is_private(path[start:]) and not names_private) or _is_no_score_of_a_set(path, start, format_of):
+            continue
+        if storage.is_folder(path):
+            runs += [path.rstrip("/")] if format_of(path.rstrip("/")) == columns.SCORE_SET_FORMAT else []
+        elif _is_table(path) and not path.endswith(columns.REJECTS_SUFFIX):
+            tables.append(path)
+    places = [_folder(run) for run in sorted(set(runs), key=storage.natural_key)]
+    files = list(dict.fromkeys([*tables, *(path for place in places for path in place.files)]))
+    if not files:
+        raise InputError(
+            f"nothing that matches {pattern} is a Parquet or CSV file with scores, or a folder of `beholder score`"
+        )
+    if len(places) == 1 and len(files) == len(places[0].files):
+        return places[0]
+    rejects = tuple(path for place in places for path in place.rejects)
+    return ScorePlace(sorted(files, key=storage.natural_key), rejects=rejects)
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folders of a glob before its first wildcard, with the slash, as its matches begin with them."""
+    whole = _as_listed(pattern)
+    return whole[: whole.rfind("/", 0, min(at for mark in "*?[" if (at := whole.find(mark)) >= 0)) + 1]
+
+
+def _as_listed(path: str) -> str:
+    """A folder or glob as the names of what is in it begin."""
+    if storage.is_local(path):
+        return str(storage.local_path(path))
+    fs, inner = storage.filesystem(path)
+    return str(fs.unstrip_protocol(inner))
+
+
+def _is_private(inside: str) -> bool:
+    """Whether a path, relative to what the user named, has a name that readers of a folder of tables leave out."""
+    return any(piece.startswith(("_", ".")) for piece in inside.split("/"))
+
+
+def _is_no_score_of_a_set(path: str, start: int, format_of: Callable[[str], Any]) -> bool:
+    """Whether a file lies in the folder of a run or of embeddings, and holds none of its scores.
+
+    Args:
+        path: of the file.
+        start: where the part of it begins that the user's pattern left open.
+        format_of: folder -> the format in its record, or None; asked only where a name below it is one that sets use.
+    """
+    pieces = path[start:].split("/")
+    for number, piece in enumerate(pieces[:-1]):
+        if piece in _NO_SCORES:
+            folder = (path[:start] + "/".join(pieces[:number])).rstrip("/") or "."
+            if format_of(folder) in (columns.SCORE_SET_FORMAT, columns.EMBEDDINGS_FORMAT):
+                return True
+    return False
+
+
+def _format_of(folder: str) -> Any:
+    """The format in the record of a folder, or None."""
+    return read_record(f"{folder}/{columns.STAMP_FILE}").get("format")
+
+
 def _folder(base: str) -> ScorePlace:
-    """A run's folder, or any folder of tables."""
+    """A run's folder, or any folder of tables, or of runs."""
     record = read_record(f"{base}/{columns.STAMP_FILE}")
     if record.get("format") == columns.EMBEDDINGS_FORMAT:
         raise InputError(f"{base} holds embeddings, no scores; score them first: beholder score {base}")
     inside = f"{base}/{columns.SCORES_FOLDER}"
-    is_run = storage.is_folder(inside)
-    files = [name for name in storage.list_files(inside if is_run else base) if _is_table(name)]
-    if not is_run:
-        files = [name for name in files if not name.endswith(columns.REJECTS_SUFFIX)]
+    is_run = record.get("format") == columns.SCORE_SET_FORMAT or (
+        storage.is_folder(inside) and not storage.exists(f"{inside}/{columns.STAMP_FILE}")
+    )
+    runs, tables = _below(inside if is_run else base)
+    files = sorted([*tables, *(path for paths in runs.values() for path in paths)], key=storage.natural_key)
     if not files:
         raise InputError(f"{base} holds no Parquet or CSV files with scores; name what `beholder score` wrote")
-    if len({PurePosixPath(name).suffix.lower() in _CSV for name in files}) > 1:
+    stranger = next((path for path in tables if runs and not storage.exists(path + columns.SIDECAR_SUFFIX)), None)
+    if stranger is not None:
+        raise InputError(f"{base} holds scores of a run ({min(runs)}) beside another table ({stranger}); name those you mean")
+    if len(runs) == 1 and not tables:
+        return _folder(*runs)
+    if len({is_csv(name) for name in files}) > 1:
         raise InputError(f"{base} holds both CSV and Parquet files; name those you mean, for example '{base}/*.parquet'")
-    rejects, kept = f"{base}/{columns.REJECTS_FOLDER}", f"{base}/{columns.EMBEDDINGS_FOLDER}"
+    kept = f"{base}/{columns.EMBEDDINGS_FOLDER}"
     return ScorePlace(
-        sorted(files, key=storage.natural_key),
+        files,
         record,
-        tuple(storage.list_files(rejects)) if is_run and storage.is_folder(rejects) else (),
+        tuple(path for run in ([base] if is_run else sorted(runs, key=storage.natural_key)) for path in _rejects_of(run)),
         kept if is_run and storage.is_folder(kept) else None,
     )
+
+
+def _rejects_of(run: str) -> list[str]:
+    """The tables of rejects in the folder of a run."""
+    folder = f"{run}/{columns.REJECTS_FOLDER}"
+    return storage.list_files(folder) if storage.is_folder(folder) else []
+
+
+def _below(folder: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Look at all files below a folder: of a run only its scores count, of a set of embeddings nothing.
+
+    Returns:
+        Folders of runs with their tables of scores, and the tables that lie in no run.
+    """
+    start = len(_as_listed(folder).rstrip("/")) + 1
+    found = [path for path in storage.list_files(folder) if not _is_private(path[start:])]
+    formats = {path: read_record(path).get("format") for path in found if path.endswith(columns.STAMP_FILE)}
+    runs: dict[str, list[str]] = {}
+    tables = []
+    for path in found:
+        if not _is_table(path) or path.endswith(columns.REJECTS_SUFFIX):
+            continue
+        if formats.get(path + columns.SIDECAR_SUFFIX) == columns.EMBEDDINGS_FORMAT:
+            continue
+        ends = (at for at in range(start, len(path)) if path[at] == "/")
+        sets = ((path[:at], formats.get(f"{path[:at]}/{columns.STAMP_FILE}")) for at in ends)
+        own = next(((at, kind) for at, kind in sets if kind in (columns.SCORE_SET_FORMAT, columns.EMBEDDINGS_FORMAT)), None)
+        if own is None:
+            tables.append(path)
+        elif own[1] == columns.SCORE_SET_FORMAT and path.startswith(f"{own[0]}/{columns.SCORES_FOLDER}/"):
+            runs.setdefault(own[0], []).append(path)
+    return runs, tables
 
 
 def _is_table(name: str) -> bool:
