@@ -20,6 +20,7 @@ from beholder.columns import reason_text
 from beholder.errors import BeholderError
 from beholder.jobs.embed import embed
 from beholder.jobs.score import ScoreOptions, score
+from beholder.scores.score_set import open_scores
 from beholder.scores.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.s3 import BUCKET
@@ -99,6 +100,31 @@ def test_rejects_of_scores_are_listed_and_can_be_scored_again(
     assert rejects("again") == "again: nothing was rejected\n"
     assert again.reject_examples == {}
     assert again.list_rejects is None
+
+
+def test_the_folder_with_the_rows_of_a_run_means_the_run(
+    photos: Path, s3: Any, small_tower: Path, plain_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For `rejects`, and for rules that need what lies beside the rows; named with and without a slash, from within, remote."""
+    score(score_options("photos", Path("out"), small_tower, plain_head, workers=0, keep_embeddings=True))
+    for path in filter(Path.is_file, Path("out").rglob("*")):
+        s3.upload_file(str(path), BUCKET, str(path))
+    within = str(Path("out").resolve())
+    for start, source in ((".", "out/scores"), (".", "./out/scores/"), (".", f"s3://{BUCKET}/out/scores"), (within, "scores"),
+                          (f"{within}/scores", "."), (".", f"file://{within}/scores"), (".", "out/s*")):  # fmt: skip
+        with monkeypatch.context() as moved:
+            moved.chdir(start)
+            if "*" not in source:
+                assert json.loads(rejects(source, "--json"))["num_rejected"] == 7, source
+            with open_scores(source) as scores:
+                assert (scores.num_rows, len(scores.rejects)) == (3, 1), source
+                assert scores.embeddings is not None, source
+    found = CliRunner().invoke(app, ["select", "out/scores", "--dedup", "0.99", "-o", "kept.txt"])
+    assert found.exit_code == 0, found.output
+    Path("other/scores").mkdir(parents=True)
+    pq.write_table(pa.table({"sample": ["a"], "score": [1.0]}), "other/scores/a.parquet")
+    with open_scores("other/scores") as scores:  # of no run
+        assert scores.num_rows == 1
 
 
 @pytest.mark.parametrize("name", ["e", "e.parquet", "e.csv"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ def find_scores(source: str) -> ScorePlace:
         return _matches(source)
     base = source.rstrip("/") or source
     if storage.is_folder(base):
-        return _folder(base)
+        return _folder(run_of(base))
     if not storage.exists(base):
         raise InputError(f"{source} does not exist; name what `beholder score` wrote, or a Parquet or CSV file with scores")
     if not _is_table(base):
@@ -73,7 +74,8 @@ def _matches(pattern: str) -> ScorePlace:
         if (_is_private(path[start:]) and not names_private) or _is_no_score_of_a_set(path, start, format_of):
             continue
         if storage.is_folder(path):
-            runs += [path.rstrip("/")] if format_of(path.rstrip("/")) == columns.SCORE_SET_FORMAT else []
+            run = run_of(path.rstrip("/"))
+            runs += [run] if format_of(run) == columns.SCORE_SET_FORMAT else []
         elif _is_table(path) and not path.endswith(columns.REJECTS_SUFFIX):
             tables.append(path)
     places = [_folder(run) for run in sorted(set(runs), key=storage.natural_key)]
@@ -122,6 +124,20 @@ def _is_no_score_of_a_set(path: str, start: int, format_of: Callable[[str], Any]
             if format_of(folder) in (columns.SCORE_SET_FORMAT, columns.EMBEDDINGS_FORMAT):
                 return True
     return False
+
+
+def run_of(folder: str) -> str:
+    """The run that a folder means: the one above it for the `scores/` of a run, else the folder itself; local or remote."""
+    if not storage.is_local(folder):
+        above, _, name = folder.rpartition("/")
+    elif os.path.basename(folder) in ("", ".", "..", "~"):  # noqa: PTH119
+        above, name = f"{folder}/..", os.path.basename(os.path.abspath(storage.local_path(folder)))  # noqa: PTH100, PTH119
+    else:
+        above, name = os.path.split(folder)
+    above = above or "."
+    if name != columns.SCORES_FOLDER or above.endswith(":/") or storage.exists(f"{folder}/{columns.STAMP_FILE}"):
+        return folder
+    return above if _format_of(above) == columns.SCORE_SET_FORMAT else folder
 
 
 def _format_of(folder: str) -> Any:

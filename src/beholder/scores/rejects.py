@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from beholder import columns, storage
 from beholder.errors import InputError
-from beholder.scores.foreign import read_record
+from beholder.scores.foreign import read_record, run_of
 
 NAMES = (columns.SAMPLE, columns.STAGE, columns.REASON, columns.MESSAGE)
 UNKNOWN = "unknown"
@@ -49,6 +49,7 @@ def find_rejects(source: str) -> RejectTables:
         return RejectTables(source, (base,))
     what = "name what beholder score, embed or predict wrote: a folder, .parquet or .csv"
     if storage.is_folder(base):
+        base = run_of(base)
         record, rejects = read_record(f"{base}/{columns.STAMP_FILE}"), f"{base}/{columns.REJECTS_FOLDER}"
         if record.get("format") == columns.EMBEDDINGS_FORMAT and columns.KEPT_BESIDE in record:
             raise InputError(
