@@ -43,13 +43,19 @@ class PictureColumn:
 
     @property
     def note(self) -> str:
-        """What is to be said of it: which column was taken, and how to choose."""
+        """What is to be said of it where pictures are shown: which column was taken, and how to choose."""
+        return f"pictures are shown from column {self._choice}"
+
+    @property
+    def note_of_files(self) -> str:
+        """The same where something is done with the pictures' files."""
+        return f"pictures are taken from column {self._choice}"
+
+    @property
+    def _choice(self) -> str:
         if not self.is_found:
-            return f"pictures are shown from column {self.name!r}"
-        return (
-            f"pictures are shown from column {self.name!r}, since {self.sample_column!r} holds no paths or URLs of pictures; "
-            "--picture-column names another"
-        )
+            return repr(self.name)
+        return f"{self.name!r}, since {self.sample_column!r} holds no paths or URLs of pictures; --picture-column names another"
 
     def missing(self) -> PictureRef:
         """What is there for a row whose value is null or empty."""

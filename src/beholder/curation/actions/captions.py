@@ -18,7 +18,8 @@ MEMBER_ENDS = (".txt", ".caption")
 WRITTEN, REPLACED, KEPT, WITHOUT = "written", "replaced", "kept", "without"
 """Captions of the column; those of them in place of one beside the picture; rows for which the column has none: that keep the
 one beside the picture, and that have none at all."""
-_OWN = ("rank", "kept", "dropped_by")
+OF_THE_SELECTION = ("rank", "kept", "dropped_by")
+"""Columns that the selection adds to those of the scores."""
 
 
 def check_caption_column(schema: pa.Schema, options: ActionOptions) -> None:
@@ -26,8 +27,10 @@ def check_caption_column(schema: pa.Schema, options: ActionOptions) -> None:
     name = options.caption_column
     if name is None or options.action is None or options.action[0] not in SHARDED:
         return
-    if name not in schema.names or name in _OWN:
-        there = [field.name for field in schema if _is_text(field.type) and field.name not in (*_OWN, columns.SAMPLE)]
+    if name not in schema.names or name in OF_THE_SELECTION:
+        there = [
+            field.name for field in schema if _is_text(field.type) and field.name not in (*OF_THE_SELECTION, columns.SAMPLE)
+        ]
         known = f"columns of text: {', '.join(map(repr, there))}" if there else "there is no column of text but the sample"
         raise InputError(f"--caption-column {name!r}: the scores have no such column; {known} (--join brings more)")
     kind = schema.field(name).type

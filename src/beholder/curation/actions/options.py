@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from beholder.errors import InputError
-from beholder.options import option
+from beholder.options import option, picture_column_option
 
 Action = Literal["copy", "link", "symlink", "move", "tars", "hf-parquet"]
 _FIELDS: tuple[tuple[Action, str], ...] = (
@@ -69,6 +69,7 @@ class ActionOptions:
     )
     pictures: tuple[str, ...] = pictures_option()
     root: str | None = root_option()
+    picture_column: str | None = picture_column_option()
 
     @property
     def action(self) -> tuple[Action, str] | None:
@@ -86,4 +87,6 @@ class ActionOptions:
             raise InputError("--shard-count and --shard-bytes are for --tars and --hf-parquet")
         if self.caption_column is not None and not (chosen and chosen[0][0] in SHARDED):
             raise InputError("--caption-column is for --tars and --hf-parquet")
+        if self.picture_column is not None and not chosen:
+            raise InputError("--picture-column is for --copy, --link, --symlink, --move, --tars and --hf-parquet")
         return chosen[0] if chosen else None

@@ -253,7 +253,7 @@ class _Packing:
         self.job, self.log, self.told = replace(job, told=told), log, told
         self.run_id = str(told.header["id"])
         self.given = _keys(self.job)
-        self.known = job.kept.replace_schema_metadata(None)
+        self.known = job.known.replace_schema_metadata(None)
         self.shard = _Shard(len(told.shards))
         self.writer: ShardWriter | None = None
         self.next = told.num_planned

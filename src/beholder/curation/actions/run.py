@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from beholder import columns, storage
 from beholder.curation.actions import journal as journals
-from beholder.curation.actions.captions import check_caption_column, pieces_of
+from beholder.curation.actions.captions import OF_THE_SELECTION, check_caption_column, pieces_of
 from beholder.curation.actions.entries import Told
 from beholder.curation.actions.layout import Layout
 from beholder.curation.actions.moved import find_moved
@@ -25,9 +25,10 @@ from beholder.curation.actions.repeats import without_repeats
 from beholder.curation.actions.summary import ActionSummary
 from beholder.curation.actions.tallies import MOST_EXAMPLES
 from beholder.curation.actions.telling import bytes_text, counted, lines_of, nothing_selected, shown_path, undo_command
+from beholder.curation.picture_column import NUM_LOOKED_AT, PictureColumn, picture_column_of
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.images.locate import PictureFinder
-from beholder.images.named_sources import NamedSources
+from beholder.images.named_sources import NamedSources, named_in
 from beholder.scores.score_set import ROW, ScoreSet
 
 Say = Callable[[str], None]
@@ -41,7 +42,9 @@ class Job:
     Attributes:
         action: what to do.
         target: the folder, absolute.
-        kept: the pictures in the order of the set, `sample` (large_string) first; of single files each once.
+        kept: the pictures in the order of the set, `sample` (large_string) first: their names, or what the column with their
+            paths or URLs has; of single files each once.
+        known: the same rows, with the names of the set: what is written beside packed pictures.
         finder: finds them.
         sources: where they were named.
         layout: gives names below the target.
@@ -56,6 +59,7 @@ class Job:
     action: str
     target: str
     kept: pa.Table
+    known: pa.Table
     finder: PictureFinder
     sources: NamedSources
     layout: Layout
@@ -110,8 +114,10 @@ def perform(
     if not kept.num_rows:
         return ActionSummary(action, target, options.apply, warnings=[nothing_selected(action)])
     kept = _ordered(kept)
-    with PictureFinder(scores.record, pictures=options.pictures, root=options.root) as finder:
-        job = _job(action, target, kept, finder, options, progress or (lambda count, size: None))
+    column = _picture_column(kept, scores, options)
+    has_addresses = column is not None
+    with PictureFinder(scores.record, pictures=options.pictures, root=options.root, addresses=has_addresses) as finder:
+        job = _job(action, target, kept, column, finder, options, progress or (lambda count, size: None))
         doing = packing if action in SHARDED else single
         if options.apply:
             job.summary.journal = job.journal
@@ -124,9 +130,19 @@ def perform(
     return job.summary
 
 
-def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, options: ActionOptions, progress: Progress) -> Job:
+def _job(
+    action: str,
+    target: str,
+    kept: pa.Table,
+    column: PictureColumn | None,
+    finder: PictureFinder,
+    options: ActionOptions,
+    progress: Progress,
+) -> Job:
     """Everything looked at that can be before the first picture is. Raises InputError, OutputError."""
-    num_pictures = kept.num_rows
+    num_pictures, known, without = kept.num_rows, kept, list[str]()
+    if column is not None:
+        kept, known, without = _at_addresses(kept, column)
     kept, repeats = (kept, list[str]()) if action in SHARDED else without_repeats(kept)
     names = kept.column(columns.SAMPLE)
     sources = finder.sources(names.slice(0, 512).to_pylist())
@@ -144,12 +160,18 @@ def _job(action: str, target: str, kept: pa.Table, finder: PictureFinder, option
     if repeats:  # the same in every run, so the journal need not say it
         texts = [(name, f"{name}: a row before names the same picture") for name in repeats[:MOST_EXAMPLES]]
         summary.leave_out_many("clash", len(repeats), texts)
+    if column is not None:
+        summary.notes.append(column.note_of_files)
+        _, why = column.missing().error or ("", "")
+        texts = [(name, f"{name}: {why}") for name in without[:MOST_EXAMPLES]]
+        summary.leave_out_many("missing", len(without), texts)
     if told is not None:
         summary.journal = path
     return Job(
         action=action,
         target=target,
         kept=kept,
+        known=known,
         finder=finder,
         sources=sources,
         layout=Layout(sources, names),
@@ -184,6 +206,26 @@ def _ordered(kept: pa.Table) -> pa.Table:
         raise InputError(f"{names.null_count} of the kept rows have no name, so their pictures cannot be found")
     others = [name for name in kept.column_names if name != columns.SAMPLE]
     return pa.table({columns.SAMPLE: names, **{name: kept.column(name) for name in others}})
+
+
+def _picture_column(kept: pa.Table, scores: ScoreSet, options: ActionOptions) -> PictureColumn | None:
+    """The column with the pictures' paths or URLs; None: their names say where they are. Raises InputError."""
+    name = scores.sample_column
+    others = [item for item in kept.column_names if item not in (columns.SAMPLE, name, *OF_THE_SELECTION)]
+    first = kept.select([columns.SAMPLE, *others]).slice(0, NUM_LOOKED_AT).rename_columns([name, *others])
+    has_sources = bool(options.pictures) or "sources" in named_in(scores.record)
+    return picture_column_of(first, name, options.picture_column, source=scores.source, has_sources=has_sources)
+
+
+def _at_addresses(kept: pa.Table, column: PictureColumn) -> tuple[pa.Table, pa.Table, list[str]]:
+    """The rows that have an address, with that as their name, and as they are; the names of the others. Raises InputError."""
+    addresses = kept.column(column.name).cast(pa.large_string())
+    has_one = pc.fill_null(pc.not_equal(addresses, ""), False)
+    known, addresses = kept.filter(has_one), addresses.filter(has_one)
+    if not known.num_rows:
+        raise InputError(f"column {column.name!r} is empty for all {kept.num_rows:,} kept rows; --picture-column names another")
+    without = kept.filter(pc.invert(has_one)).column(columns.SAMPLE).to_pylist()
+    return known.set_column(0, columns.SAMPLE, addresses), known, without
 
 
 def _limits(action: str, options: ActionOptions) -> tuple[int, int]:
