@@ -166,6 +166,7 @@ def test_auto_is_decided_once_for_a_tower_whatever_the_heads(tmp_path: Path) -> 
     with told_to(lines.append):
         without = Engine(TOWER, device="cpu")
     check = without.describe()["self_check"]
+    assert without.check_seconds == check["seconds"]
     assert check["chosen"] == check["chosen_for_tower"] == without.precision
     assert set(check["failed"]) | set(check["drift"]) == {"fp32", "bf16", "int8"}
     assert set(check["pictures_per_second"]) <= {name for name, drift in check["typical_drift"].items() if drift <= 0.02}
@@ -178,6 +179,7 @@ def test_auto_is_decided_once_for_a_tower_whatever_the_heads(tmp_path: Path) -> 
     with told_to(lines.append):
         loose = Engine(TOWER, device="cpu", heads=[head(1e-3)])
         strict = Engine(TOWER, device="cpu", heads=[head(1e5)])  # a head that long sees every rounding
+    assert (loose.check_seconds, strict.check_seconds) == (0, 0)  # remembered, however long it took to read that
     assert loose.precision == without.precision
     assert loose.describe()["drift"] < 1e-3
     record = strict.describe()

@@ -45,7 +45,7 @@ class Plan:
         num_ignored: files among the sources that are no pictures.
         tally: how far it is, while it runs.
         waiting_for: asked while it runs: the stage that the others wait for, or "".
-        check_seconds: what choosing the precision took.
+        check_seconds: what measuring took, to choose the precision; 0 where it was remembered.
         preset: which pixels of pictures are scored; "": there are none.
     """
 

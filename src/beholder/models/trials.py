@@ -91,8 +91,12 @@ class Situation:
         )
 
 
-def self_check(situation: Situation, only: Sequence[Precision] | None = None) -> dict[str, Any]:
+def self_check(
+    situation: Situation, only: Sequence[Precision] | None = None, *, on_measured: Callable[[float], None] | None = None
+) -> dict[str, Any]:
     """Embed the check pictures in each precision, compare with fp32 on the same device, time what moves scores little.
+
+    `on_measured` is told the seconds that measuring took, if anything had to be measured.
 
     Returns a JSON-ready record:
         "drift": {precision: units of score}, with the heads of the situation (see `score_drift`).
@@ -108,6 +112,8 @@ def self_check(situation: Situation, only: Sequence[Precision] | None = None) ->
     if measured is None or not _is_whole(measured):
         measured = _measured(situation, trying, timed=only is None)
         kept.save(measured)
+        if on_measured is not None:
+            on_measured(float(measured["seconds"]))
     rows = {name: _decoded(text) for name, text in measured["rows"].items()}
     drifts = {name: score_drift(rows["fp32"], found, situation.heads) for name, found in rows.items()}
     rates, typical = measured["pictures_per_second"], measured["typical_drift"]

@@ -52,7 +52,7 @@ class RunSummary:
         num_ignored: files among the sources that are no pictures.
         embeddings: where embeddings are kept beside the scores, or None.
         bottleneck: the stage that the others waited for, or "".
-        check_seconds: what choosing the precision took before that; next to nothing where it was remembered.
+        check_seconds: what measuring took before that, to choose the precision; 0 where it was remembered.
         damaged: names of shards of earlier runs that were damaged, or lacked a file, and so were done again.
         num_changed, num_vanished, num_retried: since an earlier run: rows whose input was known and is another one now, rows
             whose input is not among the sources any more, rows that were rejected for a passing reason and tried again.
