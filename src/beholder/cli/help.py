@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from beholder.cli.hints import Hints
+
 _MOST_COLUMNS, _LEAST_COLUMNS = 120, 40
 """Longer lines are hard to read; on narrower terminals lines are broken by the terminal."""
 _WIDE_COLUMNS, _WIDE_INDENT, _NARROW_INDENT = 76, 26, 6
@@ -33,11 +35,11 @@ class _Layout:
         formatter.write("\n".join(_lines_of_help(self, ctx)) + "\n")
 
 
-class HelpCommand(_Layout, TyperCommand):
-    """A command whose help is laid out by this module."""
+class HelpCommand(_Layout, Hints, TyperCommand):
+    """A command whose help is laid out by this module, and that says which flag was meant."""
 
 
-class HelpGroup(_Layout, TyperGroup):
+class HelpGroup(_Layout, Hints, TyperGroup):
     """A group of commands whose help is laid out by this module, and shown where no command is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
