@@ -391,6 +391,32 @@ def test_pickles_of_objects_are_refused_with_the_way_out_and_never_run(tmp_path:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "import joblib\nfrom sklearn.linear_model import Ridge\nprint(Ridge())\n", 'print("hello")\n', "hello",
+        "0.5, 0.25\n", "0.", "grüße\n" * 2000, "import sklearn.linear_model\n" + "x = 1  # filler\n" * 1000,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["ridge.py", "w.pt", "w.pkl"])
+def test_a_text_is_said_to_be_one(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = refusal(tmp_path / name)
+    assert f"{name} is a text file, not a file of plain weights; " in found
+    assert "pickle" not in found
+
+
+def test_pickles_that_are_texts_are_told_from_texts(tmp_path: Path) -> None:
+    (tmp_path / "old.pkl").write_bytes(pickle.dumps(ridge(), protocol=0).replace(b"\\x00", b"\\x01"))
+    assert "is refused: it is a pickle of objects of scikit-learn" in refusal(tmp_path / "old.pkl")
+
+
+@pytest.mark.parametrize("noise", [b"e\xff\x00\x01", b"\xff\x00\x01e"])
+def test_noise_is_told_in_words(noise: bytes, tmp_path: Path) -> None:
+    (tmp_path / "noise.pt").write_bytes(noise * 100)
+    assert refusal(tmp_path / "noise.pt").endswith("not a file of plain weights, or is damaged (it is no pickle)")
+
+
+@pytest.mark.parametrize(
     ("name", "start"), [("w.json", b'{"weight": [1, 2]}'), ("w.csv", b"0.1,0.2\n"), ("w.h5", b"\x89HDF\r\n\x1a\n")]
 )
 def test_files_of_other_kinds_are_told_what_is_taken(name: str, start: bytes, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from beholder.models import numpy_files
 from beholder.models.backbones import backbone_of_tower
 from beholder.models.registry import REFUSED, by_sha256
 from beholder.models.tensors import TensorFile, open_tensors, pack_tensors
-from beholder.models.torch_archives import check_tensor, is_script_archive, load_weights, name_of
+from beholder.models.torch_archives import check_tensor, is_script_archive, load_weights, name_of, refuse_text
 
 Activation = Literal["none", "relu"]
 ACTIVATIONS: tuple[Activation, ...] = ("none", "relu")
@@ -237,6 +237,7 @@ def _refuse_what_is_no_pickle(path: Path, start: bytes) -> None:
     suffix = path.suffix.lower()
     if start.startswith(b"\x89HDF") or (suffix in _OTHER_SUFFIXES and not start.startswith((b"PK", b"\x80"))):
         raise HeadError(f"{path} is no kind of head file that beholder knows, .pt, .safetensors, .npz or .npy; {_AS_NPZ}")
+    refuse_text(path)
     is_torch = start.startswith(b"PK") or _LEGACY_TORCH in start[:16]
     of_sklearn = b"sklearn." in start
     if not is_torch and (of_sklearn or suffix in (".joblib", ".pkl", ".pickle")):

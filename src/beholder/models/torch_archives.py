@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+import pickletools
 import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from beholder.errors import HeadError, damaged, reason_of
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 _ZIP, _ZIP_END, _ZIP_END_BYTES = b"PK\3\4", b"PK\5\6", 22
+_TEXT_BYTES = 4096
+_MOST_TEXT_BYTES = 64 << 20
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 MAX_CODE_BYTES = 16 << 20
 """Largest packed member of an archive: programs of TorchScript, which torch packs; it stores numbers as they are."""
 
@@ -50,6 +56,39 @@ def check_archive(path: Path) -> None:
             raise HeadError(f"{path} has bytes after the end of its archive; get the file again")
 
 
+def refuse_text(path: Path) -> None:
+    """Raise HeadError for a text: a program, a table, a note. Old pickles are texts, too, and pass. Raises OSError."""
+    with path.open("rb") as file:
+        start = file.read(_TEXT_BYTES)
+        if not start or not _is_text(start):
+            return
+        file.seek(0)
+        if path.stat().st_size <= _MOST_TEXT_BYTES and _is_pickle(file):
+            return
+    raise HeadError(f"{path} is a text file, not a file of plain weights; name the file that holds them")
+
+
+def _is_pickle(file: BinaryIO) -> bool:
+    """Whether all of a file is instructions of one pickle; a text may well begin as one does. Nothing is run."""
+    try:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            pickletools.dis(file, nowhere)
+    except Exception:  # of many kinds, with no common parent
+        return False
+    return not file.read(1)
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a file that starts like this is text in UTF-8."""
+    if _CONTROL.search(start):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def load_weights(path: Path, *, mapped: bool = False) -> Any:
     """What a `.pth` or `.pt` file holds: tensors and plain containers only. Raises HeadError, and OSError.
 
@@ -57,6 +96,7 @@ def load_weights(path: Path, *, mapped: bool = False) -> Any:
     """
     import torch
 
+    refuse_text(path)
     check_archive(path)
     with path.open("rb") as file:
         source: Any = str(path) if mapped and is_archive(path) else file
@@ -114,5 +154,7 @@ def _refused(path: Path, error: Exception) -> HeadError:
             f"{path} is refused: it is a pickle that asks to run {wanted.group(1)}, not plain weights; "
             f"{_way_out(wanted.group(1))}"
         )
-    first = re.split(r"(?<=[a-z])\. ", text.split("WeightsUnpickler error: ")[-1], maxsplit=1)[0]
+    first = re.split(r"(?<=[a-z])\. | Check the documentation", text.split("WeightsUnpickler error: ")[-1], maxsplit=1)[0]
+    if re.fullmatch(r"(Unsupported operand )?\d+|pop from empty list|.*index out of range", first):
+        first = "it is no pickle"
     return HeadError(f"{path} is not a file of plain weights, or is damaged ({first[:200] or reason_of(error)})")
