@@ -165,6 +165,13 @@ def test_budget(table: pa.Table, budget: int) -> None:
     check(table, {"budget": budget})
 
 
+def test_a_budget_of_exabytes_is_kept_by_sizes_whose_sum_no_machine_number_holds() -> None:
+    names = [f"{number:02d}" for number in range(80)]
+    columns = {"sample": names, "aesthetic_score": pa.array([5.0] * 80, pa.float32()), "num_bytes": [2**58] * 80}
+    with select(pa.table(columns), budget=2**60 - 1) as found:
+        assert np.flatnonzero(found.kept).tolist() == [0, 1, 2]
+
+
 @SOME
 @given(tables())
 def test_where_takes_null_for_false(table: pa.Table) -> None:

@@ -85,7 +85,7 @@ def _cut_inside(sieve: Sieve, reader: RowReader, column: str, budget: int, upper
     tied = choosing.rows_with(keys, dropped, key, int(counts[lower]), pinned)
     order = sieve.ranking.best_first(tied)
     sizes = np.minimum(_sizes_at(reader, column, tied)[np.searchsorted(tied, order)], cap)
-    fitting = int(np.searchsorted(used + np.cumsum(sizes), budget, side="right"))
+    fitting = int(np.argmax(used + np.cumsum(sizes) > budget))  # the first: later sums may be larger than int64 holds
     dropped[order[fitting:]] = NUMBER["budget"]
     return used + int(sizes[:fitting].sum()), int(sizes[fitting])
 
