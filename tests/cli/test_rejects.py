@@ -127,6 +127,31 @@ def test_the_folder_with_the_rows_of_a_run_means_the_run(
         assert scores.num_rows == 1
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_scores_given_as_embeddings_are_told_where_these_are(
+    photos: Path, s3: Any, small_tower: Path, plain_head: Path, is_remote: bool
+) -> None:
+    """A folder of scores, and one of several, with and without kept embeddings; what is named can be scored."""
+    for keeps in (False, True):
+        score(score_options("photos", Path(f"sets/{keeps}"), small_tower, plain_head, workers=0, keep_embeddings=keeps))
+    for path in filter(Path.is_file, Path("sets").rglob("*")):
+        s3.upload_file(str(path), BUCKET, str(path))
+    sets = f"s3://{BUCKET}/sets" if is_remote else "sets"
+
+    def told(source: str) -> str:
+        with pytest.raises(BeholderError) as caught:
+            score(ScoreOptions(sources=(source,), out="again", heads=(str(plain_head),)))
+        return str(caught.value)
+
+    where = f"holds scores; the embeddings that were kept are in {sets}/True/embeddings: score those"
+    assert told(f"{sets}/True") == f"{sets}/True {where}"
+    assert told(sets) == f"{sets} {where}"
+    wanted = "holds scores and no embeddings; score its pictures with --keep-embeddings to have them"
+    assert told(f"{sets}/False") == f"{sets}/False {wanted}"
+    again = score(ScoreOptions(sources=(f"{sets}/True/embeddings",), out="again", heads=(str(plain_head),)))
+    assert (again.num_scored, again.num_rejected) == (3, 0)
+
+
 @pytest.mark.parametrize("name", ["e", "e.parquet", "e.csv"])
 def test_rejects_of_embeddings_are_listed(photos: Path, small_tower: Path, name: str) -> None:
     embed(embed_options("photos", Path(name), small_tower, workers=0))

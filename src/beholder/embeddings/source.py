@@ -13,6 +13,7 @@ from beholder import storage
 from beholder.columns import (
     DONE_FOLDER,
     EARLIER_FOLDER,
+    EMBEDDINGS_FOLDER,
     EMBEDDINGS_FORMAT,
     INPUTS_FOLDER,
     REJECTS_FOLDER,
@@ -122,7 +123,8 @@ def _files_of(source: str) -> list[tuple[str, str, str | None]]:
         if not storage.is_local(source)
         else source
     )
-    files = _without_results(storage.list_files(source))
+    listed = storage.list_files(source)
+    files = _without_results(listed)
     names = {path: _relative(path, root) for path in files}
     layout = [path for path in files if _is_image_part(names[path], root)]
     if layout:
@@ -145,9 +147,31 @@ def _files_of(source: str) -> list[tuple[str, str, str | None]]:
     if not by_kind:
         if any(PurePosixPath(path).suffix.lower() in _PICTURES for path in files):
             raise InputError(f"{source} holds pictures, and embeddings were asked for; name the folder with the embeddings")
+        _refuse_scores(source, listed)
         raise InputError(f"{source} holds no pictures, and no .npy, .npz, .parquet or .csv file with embeddings")
     (paths,) = by_kind.values()
     return [(path, names[path], None) for path in sorted(paths, key=storage.natural_key)]
+
+
+def _refuse_scores(source: str, files: list[str]) -> None:
+    """Raise InputError for a folder in which scores of runs are all there is; it says where the kept embeddings are."""
+    runs = [
+        path.rpartition("/")[0] for path in files if path.endswith(f"/{STAMP_FILE}") and _format_of(path) == SCORE_SET_FORMAT
+    ]
+    kept = [f"{run}/{EMBEDDINGS_FOLDER}" for run in runs if f"{run}/{EMBEDDINGS_FOLDER}/{STAMP_FILE}" in files]
+    if kept:
+        others = f" (and {len(kept) - 1:,} more)" if len(kept) > 1 else ""
+        raise InputError(f"{source} holds scores; the embeddings that were kept are in {kept[0]}{others}: score those")
+    if runs:
+        raise InputError(f"{source} holds scores and no embeddings; score its pictures with --keep-embeddings to have them")
+
+
+def _format_of(path: str) -> object:
+    """The format in a record; None where it is damaged."""
+    try:
+        return read_stamp(path).record.get("format")
+    except InputError:
+        return None
 
 
 def _without_results(files: list[str]) -> list[str]:
@@ -156,10 +180,7 @@ def _without_results(files: list[str]) -> list[str]:
     for path in files:
         if not path.endswith(STAMP_FILE):
             continue
-        try:
-            kind = read_stamp(path).record.get("format")
-        except InputError:
-            continue
+        kind = _format_of(path)
         is_folder = path.rsplit("/", 1)[-1] == STAMP_FILE
         if kind not in (SCORE_SET_FORMAT, EMBEDDINGS_FORMAT):
             continue
