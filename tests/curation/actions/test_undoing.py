@@ -70,3 +70,30 @@ def test_a_journal_says_what_is_done_before_it_is_done(here: Path) -> None:
     assert sum("do" in line for line in lines[:planned]) == len(NAMES)
     assert planned < results
     assert lines[-1]["end"] == "done"
+
+
+def test_the_folder_of_an_act_leads_to_its_journal(here: Path) -> None:
+    before = contents(here / "photos")
+    act(photos("a.jpg"), copy="best", apply=True)
+    made = contents(here / "best")
+    for named in ("best", "best/", str(here / "best")):
+        with pytest.raises(InputError) as error:
+            take_back(named, dry_run=False)
+        assert str(error.value) == (
+            f"{named} is the folder of an act; the journal is best.journal.jsonl: beholder undo best.journal.jsonl"
+        )
+    assert (contents(here / "best"), contents(here / "photos")) == (made, before)
+    act(photos("b/c.png"), copy="best", apply=True, journal="more.journal.jsonl")
+    with pytest.raises(InputError, match=r"the journals are more\.journal\.jsonl, best\.journal\.jsonl: beholder undo more"):
+        take_back("best")
+
+
+def test_other_folders_and_names_that_are_not_there(here: Path) -> None:
+    with pytest.raises(InputError, match="photos is a folder; name the journal of the act"):
+        take_back("photos")
+    with pytest.raises(InputError, match="cannot read nowhere"):
+        take_back("nowhere")
+    act(photos("a.jpg"), copy="best", apply=True)
+    (here / "best").rename(here / "elsewhere")
+    with pytest.raises(InputError, match=r"best is the folder of an act; the journal is best\.journal\.jsonl"):
+        take_back("best")

@@ -1,4 +1,4 @@
-"""Files that are not where they were in; where a move that a journal tells of has taken one of them out."""
+"""Files that are not where they were, or the folder of an act, in; what journals near at hand tell of them out."""
 
 from __future__ import annotations
 
@@ -58,6 +58,17 @@ def find_moved(paths: Sequence[str], folders: Sequence[str]) -> Moved | None:
                         return found
                 left -= file.tell()
     return None
+
+
+def find_journals(target: str, folders: Sequence[str]) -> list[str]:
+    """Journals in the folders of acts into the folder `target` (absolute), the newest first."""
+    found = []
+    for journal in _newest_journals(folders):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            said = header_of(str(journal)).get("target")
+            if isinstance(said, str) and os.path.realpath(said) == os.path.realpath(target):
+                found.append(str(journal))
+    return found
 
 
 def _newest_journals(folders: Sequence[str]) -> list[Path]:

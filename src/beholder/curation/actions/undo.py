@@ -14,10 +14,11 @@ from beholder.curation.actions import files, journal
 from beholder.curation.actions.entries import Intent, PackedShard, Settled, Told
 from beholder.curation.actions.files import Refused, refusals
 from beholder.curation.actions.journal import Journal
+from beholder.curation.actions.moved import find_journals
 from beholder.curation.actions.summary import ActionSummary
-from beholder.curation.actions.telling import bytes_text, counted, shown_path, undo_lines
+from beholder.curation.actions.telling import bytes_text, counted, shown_path, undo_command, undo_lines
 from beholder.curation.actions.unnamed import unnamed_files
-from beholder.errors import OutputError
+from beholder.errors import InputError, OutputError
 
 _BATCH = 512
 _STAYS = frozenset(
@@ -42,9 +43,10 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
         progress: called with (files, bytes) since the last time.
 
     Raises:
-        InputError: it is no journal, or damaged.
+        InputError: it is no journal (of the folder of an act the message names that), or damaged.
         OutputError: another run is using it; the disk is full.
     """
+    _check_no_target(path)
     told = journal.read_journal(path)
     summary = ActionSummary("undo", str(told.header.get("target")), not dry_run, journal=path)
     if told.is_wholly_undone:
@@ -67,6 +69,24 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
     for line in undo_lines(summary, str(told.header.get("action")), path, had_any=had_any):
         say(line)
     return summary
+
+
+def _check_no_target(path: str) -> None:
+    """Raise InputError, which names the journal, where the folder of an act was given in its place; it may be gone."""
+    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112
+        return
+    target = os.path.abspath(path)  # noqa: PTH100
+    found = find_journals(target, [str(Path(target).parent), str(Path.cwd())]) if path else []
+    if not found and not os.path.isdir(path):  # noqa: PTH112
+        return
+    if not found:
+        raise InputError(
+            f"{path} is a folder; name the journal of the act, which stands beside it unless --journal-out named another"
+        )
+    what = "journal is" if len(found) == 1 else "journals are"
+    raise InputError(
+        f"{path} is the folder of an act; the {what} {', '.join(map(shown_path, found))}: {undo_command(found[0], apply=False)}"
+    )
 
 
 def _notes(path: str, told: Told) -> list[str]:
