@@ -129,6 +129,13 @@ def check_expression(
         raise refused(named, error, remedy or Remedy(True, "--memory" if flag.startswith("--") else None)) from None
 
 
+_OPERATORS = {
+    "=>": ">=", "=<": "<=", "=!": "!=", "===": "=", "!==": "!=", ">==": ">=", "<==": "<=", "!": "not", "=~": "~",
+    "~=": "~", "&&": "and", "||": "or",
+}  # fmt: skip
+"""Operators of other languages, and what SQL has for them."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the system refused memory, rather than DuckDB having used up what it was given."""
     import duckdb
@@ -149,8 +156,22 @@ def refused(named: str, error: Exception, remedy: Remedy = NO_FLAG) -> BeholderE
     text = text.replace('syntax error at or near ")"', "syntax error at its end")  # the bracket that it is read in
     if "VARCHAR" in text and ("explicit cast" in text or "explicit type casts" in text):
         text += "; of a column of text that holds more than numbers, TRY_CAST(COLUMN AS DOUBLE) makes numbers"
+    text = _with_operator(text, named)
     candidates = next((line for line in lines if line.startswith("Candidate bindings")), "")
     return InputError(f"{named}: {text[:400]}" + (f" ({candidates[:200]})" if candidates and candidates not in text else ""))
+
+
+def _with_operator(text: str, named: str) -> str:
+    """What DuckDB says of an operator that SQL has not, with the one that was meant."""
+    unknown = re.match(r"Scalar Function with name ([^\w\s]+) does not exist", text)
+    if unknown:
+        meant = _OPERATORS.get(unknown[1])
+        return f"there is no operator {unknown[1]}" + (f"; write {meant}" if meant else "")
+    if text.startswith(("Chained comparisons", "No function matches the given name and argument types '&&")):
+        for word in ("&&", "||"):
+            if word in named:
+                return f"{text.split('. You might')[0]}; for {word} write {_OPERATORS[word]}"
+    return text
 
 
 def _is_text(expression: str) -> bool:

@@ -296,3 +296,23 @@ def test_what_is_no_path_is_refused_by_name(rules: dict[str, Any], text: str) ->
         select(pa.table({"sample": ["a"], "aesthetic_score": [5.0]}), **rules)
     with pytest.raises(InputError, match="--min-score 'five' is no number and no landmark; the landmarks are .*sd-v1"):
         select(pa.table({"sample": ["a"], "aesthetic_score": [5.0]}), min_score="five")
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("width => 500", "there is no operator =>; write >="),
+        ("width =< 500", "there is no operator =<; write <="),
+        ("width === 500", "there is no operator ===; write ="),
+        ("!width", "there is no operator !; write not"),
+        ("width >< 500", "there is no operator ><"),
+        ("width > 1 && width < 5", "for && write and"),
+        ("width > 1 || width < 5", "for || write or"),
+    ],
+)
+def test_operators_of_other_languages_are_told_with_that_of_sql(condition: str, said: str) -> None:
+    frame = pa.table({"sample": ["a", "b"], "aesthetic_score": [1.0, 2.0], "width": [400, 600]})
+    with pytest.raises(InputError) as error:
+        select(frame, where=condition)
+    assert str(error.value).startswith(f"--where '{condition}': ")
+    assert str(error.value).endswith(said)
