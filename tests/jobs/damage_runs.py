@@ -35,7 +35,7 @@ from oracles.picture_jobs import SIDE, embed_options, picture_bytes, score_optio
 DIM = 24
 Job = Callable[..., RunSummary]
 _OF_THIS_RUN = {"output", "rejects", "embeddings", "num_new", "seconds", "rows_per_second", "bytes_read", "damaged_shards",
-                "waited_for", "notes", "warnings"}  # fmt: skip
+                "waited_for", "notes", "warnings", "list_rejects", "read_with"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -437,7 +437,7 @@ def test_the_command_says_what_was_new(tmp_path: Path, small_tower: Path, plain_
     assert "\npictures: 2 new, 1 vanished, 3 scored before\n" in "\n" + said()
     (photos / "p001.png").unlink()
     found = json.loads(said("--vanished", "keep", "--json"))
-    counts = [found[f"num_{word}"] for word in ("read", "new", "changed", "vanished", "retried", "kept")]
+    counts = [found[f"num_{word}"] for word in ("read", "new", "changed", "vanished", "retried", "vanished_kept")]
     assert counts == [5, 0, 0, 1, 0, 1]
 
 
