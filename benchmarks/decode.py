@@ -86,8 +86,8 @@ def serve(name: str) -> None:
     sys.path.insert(0, str(LOOPS.parent))
     import decode_loops
 
-    from beholder.images.decode import prepare
-    from beholder.images.picture import PixelOptions
+    from beholder.pixels.decode import prepare
+    from beholder.pixels.picture import PixelOptions
 
     options = PixelOptions(decoder=OURS[name])  # type: ignore[arg-type]
     decode_loops.serve(lambda data: prepare(data, options).pixels)

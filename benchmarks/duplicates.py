@@ -87,8 +87,8 @@ class Clock:
 
 def ours(path: Path, threshold: float, threads: int, method: str) -> dict[str, Any]:
     """Our own, exact or approximate."""
-    from beholder.curation.duplicates import find_near_duplicates
-    from beholder.curation.vectors import Vectors
+    from beholder.curate.duplicates.groups import find_near_duplicates
+    from beholder.scoreset.vectors import Vectors
 
     matrix = np.load(path, mmap_mode="r")
     vectors = Vectors(matrix, np.arange(len(matrix)), DIM)

@@ -34,9 +34,9 @@ import torch
 import gpu_path
 import gpu_report
 import machine
+from beholder.engine.devices import float32_products
 from beholder.errors import BeholderError
-from beholder.models.clip_vit import random_tensors
-from beholder.models.devices import float32_products
+from beholder.models.clip import random_tensors
 from beholder.models.tower_shape import SHAPES, TowerShape
 from gpu_sides import DTYPES, build, synchronize, timed
 

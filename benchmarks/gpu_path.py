@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 
 from beholder import Head, save_head
-from beholder.images.decode import prepare
-from beholder.images.picture import PictureRef, PixelOptions
-from beholder.images.pool import DecodePool
 from beholder.kernels.scoring import Affine
-from beholder.models.clip_vit import random_tensors
+from beholder.models.clip import random_tensors
+from beholder.pixels.decode import prepare
+from beholder.pixels.picture import PictureRef, PixelOptions
+from beholder.workers.pool import DecodePool
 from pictures import SIZES, make_jpeg, make_set, mix_line
 from tower_checkpoints import save_hugging_face
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from beholder.models.clip_vit import ClipVisionTower, build_tower
+from beholder.models.clip import ClipVisionTower, build_tower
 from beholder.models.tower_shape import PIXEL_MEAN, PIXEL_STD, TowerShape
 from tower_checkpoints import hugging_face_config, state_in
 
@@ -44,7 +44,7 @@ class EngineSide:
     """beholder's Engine."""
 
     def __init__(self, tower: ClipVisionTower, device: torch.device, precision: str, batch: int, compiled: bool) -> None:
-        from beholder.models.engine import Engine
+        from beholder.engine.engine import Engine
 
         name = "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
         self.engine: Any = Engine(tower, device=name, precision=precision, batch_size=batch, compile=compiled)  # type: ignore[arg-type]

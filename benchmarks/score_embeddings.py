@@ -39,11 +39,11 @@ import pyarrow.parquet as pq
 
 import machine
 from beholder import load_head
-from beholder.embeddings.block import ReadOptions
-from beholder.embeddings.npy import NpyReader
-from beholder.jobs.score import ScoreOptions, score
 from beholder.kernels.scoring import RowScorer
 from beholder.models.spaces import Space, space_of
+from beholder.scoring.score import ScoreOptions, score
+from beholder.sources.embeddings.npy import NpyReader
+from beholder.sources.embeddings.reader import ReadOptions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PEERS = REPOSITORY / ".venv-peers" / "bin" / "python"

@@ -141,10 +141,10 @@ def names_of(numbers: np.ndarray, shuffled: bool) -> pa.Array:
 
 def beholder_side(task: Task, rows: int, source: Path, out: Path) -> None:
     """Our own."""
-    from beholder.curation.selecting.options import OutputOptions, SelectRules
-    from beholder.curation.selecting.selection import select_rows
-    from beholder.curation.selecting.writing import write_lists
-    from beholder.scores.score_set import open_scores
+    from beholder.curate.select.options import OutputOptions, SelectRules
+    from beholder.curate.select.selection import select_rows
+    from beholder.curate.select.writing import write_lists
+    from beholder.scoreset.score_set import open_scores
 
     rules = SelectRules(**task.rules(rows), memory=MEMORY)  # type: ignore[arg-type]
     with open_scores(str(source)) as scores, select_rows(scores, rules) as selection:

@@ -29,10 +29,10 @@ import torch
 import machine
 import result_files
 from beholder import load_head
-from beholder.models.clip_vit import ClipVisionTower, TowerShape, build_tower, random_tensors
-from beholder.models.engine import Engine
-from beholder.models.precision import check_pictures, score_drift, worst_case_drift
-from beholder.models.precisions import Precision
+from beholder.engine.drift import check_pictures, score_drift, worst_case_drift
+from beholder.engine.engine import Engine
+from beholder.engine.precisions import Precision
+from beholder.models.clip import ClipVisionTower, TowerShape, build_tower, random_tensors
 from beholder.models.tower_shape import PIXEL_MEAN, PIXEL_STD, SHAPES
 from gpu_sides import transformers_module
 

@@ -73,7 +73,7 @@ def make_towers() -> None:
     """The B/32 tower in the layouts of all sides, kept in benchmarks/data/towers."""
     from safetensors.torch import save_file
 
-    from beholder.models.clip_vit import random_tensors
+    from beholder.models.clip import random_tensors
     from beholder.models.tower_shape import SHAPES
 
     shape = SHAPES["openai/clip-vit-base-patch32"]

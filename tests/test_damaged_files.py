@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from beholder import BeholderError
-from beholder.embeddings.block import ReadOptions
-from beholder.embeddings.source import find_parts, reader_of
-from beholder.images.picture import SourceOptions
-from beholder.images.sources import find_pictures
-from beholder.images.sources import reader_of as picture_reader_of
-from beholder.models.checkpoints import read_head_file
-from beholder.models.clip_vit import random_tensors
-from beholder.models.tower_files import open_tower_file
+from beholder.models.clip import random_tensors
+from beholder.models.head_checkpoint import read_head_file
+from beholder.models.tower_checkpoint import open_tower_file
+from beholder.pixels.picture import SourceOptions
+from beholder.sources.embeddings.parts import find_parts, reader_of
+from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.pictures.parts import find_pictures
+from beholder.sources.pictures.parts import reader_of as picture_reader_of
 from oracles import checkpoints as made
 from oracles.damage import damaged
 from oracles.small_towers import SHAPE

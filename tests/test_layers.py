@@ -12,158 +12,156 @@ import beholder
 SOURCE = Path(beholder.__file__).parent
 
 ALLOWED: dict[str, set[str]] = {
+    "columns": set(),
     "errors": set(),
     "notices": set(),
-    "columns": set(),
-    "options": {"errors"},
-    "stats": set(),
-    "remote_files": set(),
-    "parquet_files": {"errors", "schemas"},
     "streams": set(),
-    "storage": {"errors", "parquet_files", "remote_files"},
-    "schemas": set(),
-    "text_files": {"errors", "storage"},
-    "csv_tables": {"errors", "storage", "text_files"},
-    "json_tables": {"errors", "storage", "text_files"},
-    "records": {"storage"},
-    "shards": {"columns", "errors", "records", "stats", "storage"},
+    "io": {"columns", "errors"},
     "kernels": {"columns"},
-    "models": {"errors", "kernels", "notices", "records", "storage"},
-    "embeddings": {"columns", "errors", "json_tables", "kernels", "models", "records", "schemas", "storage", "text_files"},
-    "images": {
-        "columns",
-        "csv_tables",
-        "errors",
-        "json_tables",
-        "kernels",
-        "schemas",
-        "storage",
-        "streams",
-        "text_files",
-    },
-    "sources": {"embeddings", "errors", "images", "json_tables", "notices", "storage", "text_files"},
-    "scores": {"columns", "csv_tables", "errors", "models", "records", "schemas", "shards", "stats", "storage"},
-    "steps": {
-        "columns",
-        "embeddings",
-        "errors",
-        "images",
-        "kernels",
-        "models",
-        "notices",
-        "records",
-        "schemas",
-        "scores",
-        "shards",
-        "stats",
-        "storage",
-    },
-    "run": {"columns", "errors", "notices", "shards", "storage"},
+    "options": {"errors"},
+    "models": {"errors", "io", "kernels", "notices"},
+    "pixels": {"columns", "errors", "kernels"},
+    "engine": {"errors", "io", "kernels", "models", "notices"},
+    "sources": {"columns", "errors", "io", "kernels", "models", "notices", "pixels"},
     "training": {"columns", "errors", "kernels", "models"},
-    "jobs": {
+    "locate": {"columns", "errors", "io", "pixels", "sources"},
+    "workers": {"columns", "errors", "io", "pixels", "sources", "streams"},
+    "scoreset": {"columns", "errors", "io", "kernels", "locate", "models", "options", "pixels", "sources"},
+    "curate": {"columns", "errors", "io", "kernels", "locate", "models", "options", "pixels", "scoreset", "sources"},
+    "scoring": {
         "columns",
-        "embeddings",
+        "engine",
         "errors",
-        "images",
+        "io",
+        "kernels",
         "models",
         "notices",
         "options",
-        "records",
-        "run",
-        "scores",
-        "shards",
+        "pixels",
+        "scoreset",
         "sources",
-        "steps",
-        "storage",
+        "workers",
     },
-    "scorer": {"errors", "images", "models"},
-    "verification": {"errors", "images", "models", "scorer", "scores", "sources", "storage"},
-    "curation": {
+    "browse": {"columns", "curate", "errors", "io", "locate", "models", "options", "pixels", "scoreset", "sources", "workers"},
+    "reporting": {
         "columns",
-        "embeddings",
+        "curate",
         "errors",
-        "images",
-        "kernels",
+        "io",
+        "locate",
         "models",
         "options",
-        "parquet_files",
-        "schemas",
-        "scores",
-        "stats",
-        "storage",
-        "text_files",
+        "pixels",
+        "scoreset",
+        "sources",
+        "workers",
     },
-    "reporting": {"columns", "curation", "errors", "images", "models", "options", "scores", "storage"},
-    "browse": {"columns", "curation", "errors", "images", "models", "options", "scores", "storage"},
-    "demo": {"columns", "curation", "errors", "jobs", "models", "records", "reporting", "scores", "storage", "training"},
+    "verification": {"errors", "io", "models", "options", "pixels", "scoreset", "scoring", "sources"},
+    "__init__": {"curate", "errors", "models", "pixels", "reporting", "scoring"},
+    "demo": {"columns", "curate", "errors", "io", "models", "reporting", "scoreset", "scoring", "training"},
     "cli": {
         "browse",
         "columns",
-        "curation",
+        "curate",
         "demo",
         "errors",
-        "jobs",
         "models",
         "notices",
         "options",
         "reporting",
-        "scorer",
-        "scores",
-        "stats",
+        "scoreset",
+        "scoring",
         "streams",
         "verification",
     },
     "__main__": {"cli", "errors", "streams"},
-    "__init__": {"curation", "errors", "images", "jobs", "models", "reporting", "scorer"},
 }
 """First name below `beholder` -> the first names it may import. `beholder` itself (the version) is open to all."""
 
 
-def layer_of(module: str) -> str:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+CIRCLES = [
+    {"curate.act.tallies", "curate.act.summary"},
+    {"curate.select.keeping", "curate.select.rules"},
+    {"curate.select.records", "curate.select.gather", "curate.select.selection"},
+    {"models.tower_store", "models.head_store"},
+    {"curate.act.shared_files", "curate.act.entries"},
+    {"curate.act.in_flight", "curate.act.single", "curate.act.packing", "curate.act.run"},
+]
+"""Modules that still import one another; this list only gets shorter."""
 
 
-def imports_of(file: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            assert node.level == 0, f"{file}: relative import"
-            found |= {f"{node.module}.{alias.name}" if node.module == "beholder" else node.module for alias in node.names}
-    return {name for name in found if name.startswith("beholder.")}
+def modules() -> dict[str, Path]:
+    """Every module below `beholder` by its dotted name without `beholder.`; a package is named as its folder."""
+    found = {".".join(file.relative_to(SOURCE).with_suffix("").parts): file for file in sorted(SOURCE.rglob("*.py"))}
+    return {name.removesuffix(".__init__"): file for name, file in found.items()}
 
 
-def test_every_import_follows_the_layer_table() -> None:
-    wrong = []
-    for file in sorted(SOURCE.rglob("*.py")):
-        inside = file.relative_to(SOURCE)
-        layer = inside.parts[0].removesuffix(".py")
-        assert layer in ALLOWED, f"{inside}: a new layer needs a line in the table"
-        for name in imports_of(file):
-            target = layer_of(name)
-            if target not in ALLOWED[layer] | {layer} and target != "__version__":
-                wrong.append(f"{inside} imports {name}")
-    assert not wrong, "\n".join(wrong)
+def imported_modules() -> dict[str, set[str]]:
+    """The modules that each module imports, at its top or inside a function; names of the package itself are left out."""
+    files = modules()
+    found: dict[str, set[str]] = {name: set() for name in files}
+    for name, file in files.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+                found[name] |= {other.removeprefix("beholder.") for other in names if other.startswith("beholder.")}
+            elif isinstance(node, ast.ImportFrom) and node.module is not None and f"{node.module}.".startswith("beholder."):
+                assert node.level == 0, f"{file}: relative import"
+                inner = node.module.removeprefix("beholder").removeprefix(".")
+                for alias in node.names:
+                    module = f"{inner}.{alias.name}".removeprefix(".")
+                    found[name].add(module if module in files else inner)
+    return {name: targets - {"", name} for name, targets in found.items()}
 
 
-def test_the_table_holds_no_edge_that_nobody_uses() -> None:
-    used: dict[str, set[str]] = {layer: set() for layer in ALLOWED}
-    for file in SOURCE.rglob("*.py"):
-        layer = file.relative_to(SOURCE).parts[0].removesuffix(".py")
-        used[layer] |= {layer_of(name) for name in imports_of(file)} - {layer, "__version__"}
-    assert used == ALLOWED
+def room_of(module: str) -> str:
+    return module.split(".")[0]
 
 
-def test_no_layer_reaches_itself_through_others() -> None:
-    def reachable(layer: str, seen: set[str]) -> set[str]:
-        for target in ALLOWED[layer] - seen:
-            seen = reachable(target, seen | {target})
+def imported_rooms() -> dict[str, set[str]]:
+    used: dict[str, set[str]] = {}
+    for module, targets in imported_modules().items():
+        used.setdefault(room_of(module), set()).update(room_of(target) for target in targets)
+    return {room: targets - {room} for room, targets in used.items()}
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of nodes that reach one another."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for target in graph.get(waiting.pop(), set()) - seen:
+                seen.add(target)
+                waiting.append(target)
         return seen
 
-    for layer in ALLOWED:
-        assert layer not in reachable(layer, set())
+    reach = {node: reachable(node) for node in graph}
+    found: list[set[str]] = []
+    for node in graph:
+        group = {other for other in reach[node] if node in reach.get(other, set())}
+        if group and group not in found:
+            found.append(group)
+    return found
+
+
+def test_every_import_follows_the_table_and_every_edge_is_used() -> None:
+    assert imported_rooms() == ALLOWED
+
+
+def test_no_room_reaches_itself_through_others() -> None:
+    assert circles(ALLOWED) == []
+
+
+def test_no_module_reaches_itself_through_others() -> None:
+    found = circles(imported_modules())
+    assert sorted(map(sorted, found)) == sorted(map(sorted, CIRCLES))
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+    assert circles({"a": {"b"}, "b": set()}) == []
 
 
 def loaded_after(code: str) -> set[str]:

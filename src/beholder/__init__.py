@@ -22,15 +22,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from beholder.curation.advising.advice import Advice, advise
-    from beholder.curation.selecting.frames import FrameSelection, select
+    from beholder.curate.advise.advice import Advice, advise
+    from beholder.curate.select.frames import FrameSelection, select
     from beholder.errors import BeholderError, HeadError, InputError, OutputError
-    from beholder.images.picture import PictureError
-    from beholder.images.preprocess import preprocess
-    from beholder.jobs.api import ScoreRun, score
     from beholder.models.heads import Head, load_head, save_head
+    from beholder.pixels.picture import PictureError
     from beholder.reporting.api import report
-    from beholder.scorer import Scorer, load_scorer
+    from beholder.scoring.api import ScoreRun, score
+    from beholder.scoring.preprocess import preprocess
+    from beholder.scoring.scorer import Scorer, load_scorer
 
 __version__ = "0.1.0"
 
@@ -44,19 +44,19 @@ _HOMES = {
     "HeadError": "beholder.errors",
     "InputError": "beholder.errors",
     "OutputError": "beholder.errors",
-    "PictureError": "beholder.images.picture",
-    "preprocess": "beholder.images.preprocess",
-    "Scorer": "beholder.scorer",
-    "load_scorer": "beholder.scorer",
+    "PictureError": "beholder.pixels.picture",
+    "preprocess": "beholder.scoring.preprocess",
+    "Scorer": "beholder.scoring.scorer",
+    "load_scorer": "beholder.scoring.scorer",
     "Head": "beholder.models.heads",
     "load_head": "beholder.models.heads",
     "save_head": "beholder.models.heads",
-    "ScoreRun": "beholder.jobs.api",
-    "score": "beholder.jobs.api",
-    "Advice": "beholder.curation.advising.advice",
-    "advise": "beholder.curation.advising.advice",
-    "FrameSelection": "beholder.curation.selecting.frames",
-    "select": "beholder.curation.selecting.frames",
+    "ScoreRun": "beholder.scoring.api",
+    "score": "beholder.scoring.api",
+    "Advice": "beholder.curate.advise.advice",
+    "advise": "beholder.curate.advise.advice",
+    "FrameSelection": "beholder.curate.select.frames",
+    "select": "beholder.curate.select.frames",
     "report": "beholder.reporting.api",
 }
 

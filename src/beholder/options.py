@@ -41,7 +41,7 @@ def take_old_names(given: dict[str, Any], options: type, function: str) -> dict[
 
 KEEP_FIRST, REFUSE, ALL = "keep-first", "refuse", "all"
 REPEATED = (KEEP_FIRST, REFUSE, ALL)
-"""What may become of rows of scores that name a sample again (`curation.repeated`)."""
+"""What may become of rows of scores that name a sample again (`scoreset.repeated`)."""
 
 
 def repeated_option() -> Any:
@@ -63,7 +63,7 @@ def join_option() -> Any:
 
 
 def picture_column_option() -> Any:
-    """The field for the column that says where the pictures are (`curation.picture_column`)."""
+    """The field for the column that says where the pictures are (`scoreset.picture_column`)."""
     text = "Column with paths or URLs of the pictures, where that which names the rows has none."
     return option(None, text, shown="found by itself")
 

@@ -22,9 +22,9 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.pictures import Pictures, Sent, as_stored
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import opened
-from beholder.images.fetch_bytes import ReadLimits
-from beholder.images.picture import PictureError
-from beholder.scores.score_set import open_scores
+from beholder.pixels.picture import PictureError
+from beholder.scoreset.score_set import open_scores
+from beholder.sources.fetch import ReadLimits
 from oracles.browse_clients import Ask, client_of
 from oracles.browse_sets import write_set
 

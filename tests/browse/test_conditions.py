@@ -18,9 +18,9 @@ import pytest
 from beholder.browse.conditions import Conditions, condition_of
 from beholder.browse.newest_first import Busy
 from beholder.browse.rows import RowStore
-from beholder.curation.database import mask_where
 from beholder.errors import InputError
-from beholder.scores.score_set import open_scores
+from beholder.scoreset.database import mask_where
+from beholder.scoreset.score_set import open_scores
 
 N = 300
 TABLE = pa.table(

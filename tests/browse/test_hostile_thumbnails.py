@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from beholder.browse.pictures import Pictures
-from beholder.images import thumbnail_pool
-from beholder.images.fetch_bytes import ReadLimits
-from beholder.images.thumbnail import make_thumbnail
+from beholder.pixels.thumbnail import make_thumbnail
+from beholder.sources.fetch import ReadLimits
+from beholder.workers import thumbnail_pool
 from oracles import odd_thumbnails
 from oracles.browse_clients import Ask, client_of
 from oracles.hostile_set import HOSTILE, order_of, picture, write_hostile_set

@@ -14,8 +14,8 @@ from PIL import Image
 
 from beholder.browse.pictures import Pictures, Recent, Sent
 from beholder.columns import PictureReason
-from beholder.images.fetch_bytes import ReadLimits
-from beholder.images.picture import PictureError
+from beholder.pixels.picture import PictureError
+from beholder.sources.fetch import ReadLimits
 from oracles.made_pictures import encoded, smooth
 from oracles.odd_thumbnails import NAME as ODD
 from oracles.odd_thumbnails import ordered

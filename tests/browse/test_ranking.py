@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from beholder.browse.ranking import View, as_score, axis, best_first, bucket_step, buckets, histogram
 from beholder.browse.rows import RowStore
-from beholder.scores.score_set import open_scores
+from beholder.scoreset.score_set import open_scores
 
 SCORES = st.one_of(st.sampled_from([4.5, 5.0, 5.1, math.nan, -0.0, 0.0, math.inf, -math.inf]), st.floats(3, 7, width=32))
 NAMES = st.text(alphabet="abÅ猫😀/.", max_size=4)

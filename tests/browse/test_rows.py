@@ -14,7 +14,7 @@ import pytest
 
 from beholder.browse import rows as rows_module
 from beholder.browse.rows import RowStore, as_json
-from beholder.scores.score_set import open_scores
+from beholder.scoreset.score_set import open_scores
 
 
 def test_any_rows_in_any_order_across_files_and_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

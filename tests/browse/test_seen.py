@@ -15,7 +15,7 @@ from PIL import Image
 
 from beholder import preprocess
 from beholder.browse.options import BrowseOptions
-from beholder.images.picture import PixelOptions
+from beholder.pixels.picture import PixelOptions
 from oracles.browse_sets import Served, running, write_set
 from oracles.made_pictures import encoded, noise, smooth
 

@@ -24,7 +24,7 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.presence import gone_warning
 from beholder.browse.server import listening, serving
 from beholder.errors import BeholderError, InputError
-from beholder.images.locate import PictureFinder
+from beholder.locate.locate import PictureFinder
 from oracles.browse_page import until
 from oracles.browse_sets import running, write_set
 

@@ -23,12 +23,12 @@ from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import Gone, Session, opened
-from beholder.curation.repeated import open_each_once
-from beholder.curation.selecting.options import OutputOptions, SelectRules
-from beholder.curation.selecting.selection import select_rows
-from beholder.curation.selecting.writing import write_lists
+from beholder.curate.select.options import OutputOptions, SelectRules
+from beholder.curate.select.selection import select_rows
+from beholder.curate.select.writing import write_lists
 from beholder.errors import InputError
-from beholder.scores.score_set import open_scores
+from beholder.scoreset.repeated import open_each_once
+from beholder.scoreset.score_set import open_scores
 from oracles.browse_sets import write_set
 
 N = 400

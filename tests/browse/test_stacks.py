@@ -16,7 +16,7 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.session import Session, opened
 from beholder.browse.stacks import stacks_warning
 from beholder.errors import InputError
-from beholder.scores.score_set import open_scores
+from beholder.scoreset.score_set import open_scores
 from oracles.browse_clients import client_of
 from oracles.browse_page import Open, wait_for_tiles
 from oracles.browse_sets import Served, running

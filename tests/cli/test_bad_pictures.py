@@ -84,7 +84,7 @@ def _embeddings() -> None:
 
 def _embedded() -> None:
     """A set that this tower really made, and a head for another."""
-    from beholder.jobs.embed import EmbedOptions, embed
+    from beholder.scoring.embed import EmbedOptions, embed
 
     embed(EmbedOptions(sources=("photos",), out="set", backbone="tower", device="cpu", precision="fp32", workers=0))
     _head("openai-head", backbone=OPENAI)
@@ -166,7 +166,7 @@ def web() -> Iterator[FileServer]:
 @pytest.fixture
 def case(request: pytest.FixtureRequest, web: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     """The case named by the test's parameter, with its files made in a current folder of their own."""
-    from beholder.models.clip_vit import TowerShape, random_tensors
+    from beholder.models.clip import TowerShape, random_tensors
 
     found = CASES[request.param]
     monkeypatch.chdir(tmp_path)

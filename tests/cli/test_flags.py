@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from beholder.cli.flags import command
 from beholder.errors import InputError
-from beholder.jobs.options import EmbedOptions, ScoreOptions, option
-from beholder.jobs.verify_options import VerifyOptions
 from beholder.options import parse_bytes, take_old_names
+from beholder.scoring.options import EmbedOptions, ScoreOptions, option
+from beholder.verification.options import VerifyOptions
 
 
 @dataclass(frozen=True, kw_only=True)

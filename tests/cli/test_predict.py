@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from beholder.models.clip_vit import TowerShape, random_tensors
+from beholder.models.clip import TowerShape, random_tensors
 from oracles.checkpoints import birder_extras, birder_state
 from oracles.peers import PEERS, needs_peers
 
@@ -179,7 +179,7 @@ def test_what_is_not_done_is_said_in_one_line(place: Path, arguments: list[str],
 
 
 def test_help_lists_every_flag_and_the_three_steps(place: Path) -> None:
-    from beholder.jobs.birder_flags import FLAGS
+    from beholder.scoring.birder_flags import FLAGS
 
     result = predict(place, "--help")
     assert result.returncode == 0

@@ -16,8 +16,8 @@ import polars as pl
 import pytest
 
 from beholder import Head, save_head
-from beholder.jobs.score import ScoreOptions, score
 from beholder.kernels.scoring import Affine
+from beholder.scoring.score import ScoreOptions, score
 from oracles.made_pictures import encoded, noise
 from oracles.web import Answer, Server, running
 

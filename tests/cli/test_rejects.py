@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from beholder.cli.app import app
 from beholder.columns import reason_text
 from beholder.errors import BeholderError
-from beholder.jobs.embed import embed
-from beholder.jobs.score import ScoreOptions, score
-from beholder.scores.score_set import open_scores
-from beholder.scores.summary import RunSummary
+from beholder.scoreset.score_set import open_scores
+from beholder.scoring.embed import embed
+from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.s3 import BUCKET
 from oracles.tar_making import tar

@@ -17,14 +17,7 @@ from PIL import Image
 
 from beholder import load_head, preprocess
 from beholder.demo.contact_sheet import draw_contact_sheet
-from beholder.demo.photographs import (
-    UNTRAINED_NOTE,
-    Models,
-    Photographs,
-    find_photographs,
-    score_photographs,
-    untrained_models,
-)
+from beholder.demo.photographs import UNTRAINED_NOTE, Models, Photographs, find_photographs, score_photographs, untrained_models
 from beholder.models.towers import load_tower
 from oracles.slow_scores import affine_scores
 

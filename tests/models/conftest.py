@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from beholder.models.clip_vit import random_tensors
+from beholder.models.clip import random_tensors
 from oracles import checkpoints as made
 from oracles.hub import Hub
 from oracles.small_towers import SHAPE

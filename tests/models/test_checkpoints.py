@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from beholder.errors import HeadError
-from beholder.models.checkpoints import HeadFile, Layer, Told, layers_sha256, pack_head, read_head_file
+from beholder.models.head_checkpoint import HeadFile, Layer, Told, layers_sha256, pack_head, read_head_file
 
 WIDTHS = (768, 1024, 128, 64, 16, 1)
 LINEAR, RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 from beholder.errors import BeholderError
-from beholder.models.clip_vit import (
+from beholder.models.clip import (
     SHAPES,
     ClipVisionTower,
     TowerShape,

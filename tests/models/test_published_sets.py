@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from beholder.models import landmarks, published, registry
+from beholder.models import head_catalog, landmarks, published
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_nothing_is_published_of_other_heads(head: str | None) -> None:
 
 def test_repackaged_heads_are_their_originals() -> None:
     assert published.canonical_head("shunk031/aesthetics-predictor-v1-vit-large-patch14") == "sa_0_4_vit_l_14_linear"
-    assert published.canonical_head("openai-clip_aesthetic-predictor.pt") == registry.DEFAULT_HEAD
+    assert published.canonical_head("openai-clip_aesthetic-predictor.pt") == head_catalog.DEFAULT_HEAD
     assert published.canonical_head("nobody's") is None
 
 
@@ -50,7 +50,7 @@ def test_landmarks_are_well_formed() -> None:
     assert len(set(keys)) == len(keys)
     for mark in landmarks.LANDMARKS:
         assert mark.source.startswith("https://")
-        assert mark.head is None or mark.head == landmarks.V2_5 or registry.find(mark.head) is not None
+        assert mark.head is None or mark.head == landmarks.V2_5 or head_catalog.find(mark.head) is not None
         assert landmarks.find_landmark(mark.key.upper() + " ") is mark
         with pytest.raises(ValueError, match="could not convert"):
             float(mark.key)  # a name must not read as a threshold

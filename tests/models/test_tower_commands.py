@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 from beholder import load_head
 from beholder.cli.models import models_app
 from beholder.errors import BeholderError, HeadError
-from beholder.models import tower_fetch, tower_registry
-from beholder.models.clip_vit import SHAPES, TowerShape, canonical_shapes
-from beholder.models.registry import Source
+from beholder.models import tower_catalog, tower_download
+from beholder.models.clip import SHAPES, TowerShape, canonical_shapes
+from beholder.models.head_catalog import Source
 from beholder.models.towers import load_tower
 from oracles import checkpoints as made
 from oracles.hub import Hub
@@ -63,7 +63,7 @@ def test_the_second_source_by_its_registry_name(
     run("export", str(tmp_path / "out"), "ViT-B/32")
     states = json.loads(run("verify", "ViT-B/32", "--json").output)
     assert [state["state"] for state in states] == ["converted"]
-    assert f"removed {tower_fetch.kept_path(Source(repo=B32, file='model.safetensors'))}" in run("remove", "ViT-B/32").output
+    assert f"removed {tower_download.kept_path(Source(repo=B32, file='model.safetensors'))}" in run("remove", "ViT-B/32").output
     assert json.loads(run("info", "ViT-B/32", "--json").output)["here"] is False
     monkeypatch.setenv("BEHOLDER_MODELS", str(tmp_path / "out"))
     assert load_tower("ViT-B/32", offline=True).sha256 == tower.sha256
@@ -88,7 +88,7 @@ def failure(*args: str) -> str:
 
 def test_list_names_every_tower() -> None:
     output = run("list").output
-    for entry in tower_registry.TOWERS:
+    for entry in tower_catalog.TOWERS:
         assert entry.name in output
     found = json.loads(run("list", "--json").output)["towers"]
     assert [record["here"] for record in found] == [False] * 9

@@ -20,9 +20,9 @@ import transformers
 from torch import Tensor
 
 from beholder.errors import HeadError
-from beholder.models.clip_vit import TowerShape, build_tower, random_tensors
+from beholder.models.clip import TowerShape, build_tower, random_tensors
 from beholder.models.torchscript import open_script
-from beholder.models.tower_files import open_tower_file
+from beholder.models.tower_checkpoint import open_tower_file
 from beholder.models.tower_layouts import recognise
 from oracles import checkpoints as made
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from beholder.curation.actions.options import ActionOptions
-from beholder.curation.actions.run import perform
-from beholder.curation.actions.summary import ActionSummary
-from beholder.curation.actions.undo import undo
-from beholder.scores.score_set import open_scores
+from beholder.curate.act.options import ActionOptions
+from beholder.curate.act.run import perform
+from beholder.curate.act.summary import ActionSummary
+from beholder.curate.act.undo import undo
+from beholder.scoreset.score_set import open_scores
 
 NAMES = ["a.jpg", "b/c.png", "b/d/ö.webp", "-x.jpg", "n\nl.jpg", "b/a.jpg", "e.f.jpg", "z" * 251 + ".jpg"]
 """Pictures below `photos` that acts are tried on."""

@@ -14,8 +14,8 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.pictures import Pictures
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import opened
-from beholder.images.locate import PictureFinder
-from beholder.scores.score_set import open_scores
+from beholder.locate.locate import PictureFinder
+from beholder.scoreset.score_set import open_scores
 
 Ask = Callable[..., httpx.Response]
 

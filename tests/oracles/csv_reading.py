@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from beholder.embeddings.block import ReadOptions
-from beholder.embeddings.text import CsvReader
 from beholder.errors import InputError
+from beholder.sources.embeddings.csv import CsvReader
+from beholder.sources.embeddings.reader import ReadOptions
 
 
 def numbers(num_rows: int, dim: int, seed: int = 0) -> npt.NDArray[np.float32]:

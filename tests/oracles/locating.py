@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from beholder.images.fetch_bytes import ReadLimits, read_bytes
-from beholder.images.locate import PictureFinder
-from beholder.images.picture import PictureError, PictureRef, SourceOptions
-from beholder.images.sources import find_pictures, reader_of
+from beholder.locate.locate import PictureFinder
+from beholder.pixels.picture import PictureError, PictureRef, SourceOptions
+from beholder.sources.fetch import ReadLimits, read_bytes
+from beholder.sources.pictures.parts import find_pictures, reader_of
 from oracles.tar_making import png
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from beholder.columns import PictureReason
-from beholder.images.picture import PictureError, PixelOptions, Pixels, Trait
+from beholder.pixels.picture import PictureError, PixelOptions, Pixels, Trait
 
 EATEN: list[bytearray] = []
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from beholder.images.picture import PictureRef, PixelOptions
-from beholder.images.pool import DecodePool
+from beholder.pixels.picture import PictureRef, PixelOptions
+from beholder.workers.pool import DecodePool
 from oracles.odd_decoders import pixels_of
 
 SIZE_PX = 16

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from beholder.columns import PictureReason
-from beholder.images.picture import PictureError
-from beholder.images.thumbnail import Thumbnail, make_thumbnail
+from beholder.pixels.picture import PictureError
+from beholder.pixels.thumbnail import Thumbnail, make_thumbnail
 
 NAME = "oracles.odd_thumbnails:make"
 EATEN: list[bytearray] = []
@@ -109,7 +109,7 @@ class _Orders:
         import socket
         import struct
 
-        from beholder.images.messages import Reply, pack_reply
+        from beholder.workers.messages import Reply, pack_reply
 
         body = {
             "html": pack_reply(Reply(0, None, "text/html", 5, 5, 0, 9)),

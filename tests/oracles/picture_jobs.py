@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from beholder import load_head, preprocess
-from beholder.jobs.embed import EmbedOptions
-from beholder.jobs.score import ScoreOptions
 from beholder.models.towers import load_tower
-from beholder.scores.summary import RunSummary
+from beholder.scoring.embed import EmbedOptions
+from beholder.scoring.score import ScoreOptions
+from beholder.scoring.summary import RunSummary
 from oracles.slow_scores import affine_scores
 
 SIDE = 56

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from beholder import InputError
-from beholder.images.labels import join_labels
-from beholder.images.picture import PicturePart, PictureRef, SourceOptions
-from beholder.images.sources import find_pictures, reader_of
+from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
+from beholder.sources.pictures.labels import join_labels
+from beholder.sources.pictures.parts import find_pictures, reader_of
 from oracles.tar_making import png
 
 

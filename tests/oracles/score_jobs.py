@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beholder.jobs.score import ScoreOptions, score
-from beholder.scores.summary import RunSummary
+from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.summary import RunSummary
 
 N, D = 3000, 24
 ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beholder.images.labels import join_labels
-from beholder.images.picture import PicturePart, PictureRef, SourceOptions
-from beholder.images.tars import TarReader
+from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
+from beholder.sources.pictures.labels import join_labels
+from beholder.sources.pictures.tar import TarReader
 from oracles.tar_making import png, tar
 
 

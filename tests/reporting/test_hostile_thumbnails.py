@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from beholder.errors import BeholderError
-from beholder.images import thumbnail_pool
-from beholder.images.thumbnail import make_thumbnail
+from beholder.pixels.thumbnail import make_thumbnail
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.report import ReportSummary, write_report
+from beholder.workers import thumbnail_pool
 from oracles import odd_thumbnails
 from oracles.hostile_set import HOSTILE, order_of, picture, write_hostile_set
 from oracles.html_page import Page

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beholder.models.registry import DEFAULT_HEAD
+from beholder.models.head_catalog import DEFAULT_HEAD
 from beholder.reporting.numbers import QUANTILES, HeadNumbers, nice_step, published_densities
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, -0.0, 5.0, 4.5, 4.75])

@@ -17,7 +17,7 @@ from PIL import Image
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError, InputError
-from beholder.images.picture import PictureError, PictureRef
+from beholder.pixels.picture import PictureError, PictureRef
 from beholder.reporting.api import report
 from beholder.reporting.pictures import LADDER, find_places, load_thumbnails
 from oracles.made_pictures import encoded, noise, smooth

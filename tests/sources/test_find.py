@@ -15,12 +15,12 @@ import pytest
 
 from beholder import InputError
 from beholder.columns import RowStatus
-from beholder.embeddings.block import ReadOptions
-from beholder.embeddings.source import reader_of as embedding_reader
 from beholder.errors import ChoiceNeededError
-from beholder.images.fetch_bytes import ReadLimits
-from beholder.images.locate import PictureFinder
-from beholder.images.picture import SourceOptions
+from beholder.locate.locate import PictureFinder
+from beholder.pixels.picture import SourceOptions
+from beholder.sources.embeddings.parts import reader_of as embedding_reader
+from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.fetch import ReadLimits
 from beholder.sources.find import find, find_only_pictures
 from oracles.picture_sources import read
 from oracles.tar_making import png

@@ -14,14 +14,7 @@ from PIL import Image
 
 from beholder import load_head, load_scorer
 from beholder.errors import InputError
-from beholder.verification.golden import (
-    GOLDEN,
-    GoldenPictures,
-    GoldenRow,
-    GoldenScorer,
-    check_golden,
-    golden_failure,
-)
+from beholder.verification.golden import GOLDEN, GoldenPictures, GoldenRow, GoldenScorer, check_golden, golden_failure
 from oracles.slow_scores import affine_scores
 from oracles.web import FileServer, serving
 
@@ -75,7 +68,7 @@ def test_the_table_holds_what_was_published() -> None:
 
 
 def load_head_entry(name: str) -> str:
-    from beholder.models.registry import find
+    from beholder.models.head_catalog import find
 
     entry = find(name)
     assert entry is not None

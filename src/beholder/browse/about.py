@@ -9,9 +9,9 @@ import pyarrow as pa
 from beholder.browse.ranking import bucket_step
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import Session
-from beholder.curation.untyped import NUMBERS
 from beholder.models.landmarks import landmarks_of
 from beholder.models.published import published_shares
+from beholder.scoreset.untyped import NUMBERS
 
 _START = 5.0
 """Where LAION cut the pictures that Stable Diffusion 1 was trained on; the slider begins there where scores lie around it."""

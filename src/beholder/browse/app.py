@@ -29,7 +29,7 @@ from beholder.browse.rejects import Rejects
 from beholder.browse.session import PAGE_ROWS, Gone, Session
 from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import BeholderError, InputError, os_error_text
-from beholder.images.picture import PictureError, PixelOptions
+from beholder.pixels.picture import PictureError, PixelOptions
 
 _KINDS = {
     "html": "text/html; charset=utf-8",

@@ -46,8 +46,8 @@ def main(config: dict[str, Any]) -> None:
     """
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one sets memory aside before the limit is there
     import beholder
-    from beholder.curation.memory_limit import limit_for_good
-    from beholder.images.worker_setup import set_up_process
+    from beholder.scoreset.memory_limit import limit_for_good
+    from beholder.workers.worker_setup import set_up_process
 
     set_up_process(config["parent"], 0)
     connection = Connection(config["socket"])
@@ -74,8 +74,8 @@ class _Database:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from beholder.curation.database import check_expression, connect
-        from beholder.curation.untyped import Form, Untyped
+        from beholder.scoreset.database import check_expression, connect
+        from beholder.scoreset.untyped import Form, Untyped
 
         forms = {name: Form(**form) for name, form in config["forms"].items()}
         self._untyped = Untyped(config["untyped"], forms)
@@ -104,7 +104,7 @@ class _Database:
         import numpy as np
         import pyarrow as pa
 
-        from beholder.scores.score_set import quoted
+        from beholder.scoreset.score_set import quoted
 
         name = "beholder_shown"
         while name in self._table.column_names:
@@ -118,8 +118,8 @@ class _Database:
         """What to send: the answer, or `error`, `kind` and `is_worn`, whether a process anew is better than this one."""
         import duckdb
 
-        from beholder.curation.database import is_out_of_memory
         from beholder.errors import BeholderError, InputError
+        from beholder.scoreset.database import is_out_of_memory
 
         try:
             found: tuple[dict[str, Any], bytes | None] = getattr(self, f"_{request['wanted']}")(**request["arguments"])
@@ -134,9 +134,9 @@ class _Database:
         """A bit for each row, 1 where all conditions are true."""
         import numpy as np
 
-        from beholder.curation.database import Remedy, check_expression, clear_errors, rows_of
         from beholder.errors import InputError
-        from beholder.scores.score_set import ROW
+        from beholder.scoreset.database import Remedy, check_expression, clear_errors, rows_of
+        from beholder.scoreset.score_set import ROW
 
         fitted = []
         for text in conditions:
@@ -167,8 +167,8 @@ class _Database:
     def _range(self, name: str, named: str) -> tuple[dict[str, Any], None]:
         """The least and the largest value of a column of numbers in the rows shown."""
         from beholder.browse.rows import as_json
-        from beholder.curation.database import clear_errors
-        from beholder.scores.score_set import quoted
+        from beholder.scoreset.database import clear_errors
+        from beholder.scoreset.score_set import quoted
 
         with clear_errors(named):
             form = self._untyped.forms(self._connection, VIEW).get(name)
@@ -179,7 +179,7 @@ class _Database:
         return {"range": [as_json(_plain(found[name][0])) for name in ("least", "largest")]}, None
 
     def _columns(self, query: str, named: str) -> dict[str, Any]:
-        from beholder.curation.database import clear_errors
+        from beholder.scoreset.database import clear_errors
 
         with clear_errors(named):
             found: dict[str, Any] = self._connection.execute(query).fetchnumpy()

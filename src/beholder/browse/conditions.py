@@ -24,18 +24,11 @@ from beholder.browse.condition_process import MEMORY_FAULT, VIEW
 from beholder.browse.newest_first import Busy
 from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
-from beholder.curation.database import Remedy, all_rows, clear_errors, connect, count_of, interruptible, mask_where
-from beholder.curation.untyped import Form, Untyped
 from beholder.errors import BeholderError, InputError
-from beholder.images.child_process import (
-    MOST_STARTS,
-    START_PAUSE_S,
-    START_S,
-    ChildProcess,
-    check_package,
-    status_text,
-)
-from beholder.scores.score_set import ROW, quoted, text_literal
+from beholder.scoreset.database import Remedy, all_rows, clear_errors, connect, count_of, interruptible, mask_where
+from beholder.scoreset.score_set import ROW, quoted, text_literal
+from beholder.scoreset.untyped import Form, Untyped
+from beholder.workers.child_process import MOST_STARTS, START_PAUSE_S, START_S, ChildProcess, check_package, status_text
 
 TIME_LIMIT_S = 20.0
 MEMORY_BYTES = 2 << 30

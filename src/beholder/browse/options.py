@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from beholder import storage
 from beholder.errors import InputError
+from beholder.io import storage
 from beholder.options import join_option, option, picture_column_option, repeated_option, where_option
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})

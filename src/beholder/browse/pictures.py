@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from beholder.browse.newest_first import NewestFirst
 from beholder.columns import PictureReason
-from beholder.images.fetch_bytes import ReadLimits
-from beholder.images.picture import PictureError, PixelOptions
-from beholder.images.sniff import sniff
-from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool, is_large
+from beholder.pixels.picture import PictureError, PixelOptions
+from beholder.pixels.sniff import sniff
+from beholder.sources.fetch import ReadLimits
+from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool, is_large
 
 THUMBNAIL_SIDES = (160, 240, 320, 480, 640)
 """Sides of thumbnails, in pixels, that are made; others are refused."""
@@ -39,7 +39,7 @@ _WORTH_NO_OTHER_TRY = (PictureReason.CRASHED, PictureReason.TIMED_OUT)
 
 
 class Finder(Protocol):
-    """What `images.locate.PictureFinder` is here."""
+    """What `locate.locate.PictureFinder` is here."""
 
     def read(self, sample: str, limits: ReadLimits) -> bytes:
         """The picture's bytes, within `limits`. Raises PictureError."""

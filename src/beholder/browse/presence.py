@@ -6,11 +6,11 @@ import contextlib
 import threading
 from collections.abc import Sequence
 
-from beholder import storage
 from beholder.columns import WHERE_NOW
 from beholder.errors import BeholderError
-from beholder.images.locate import PictureFinder
-from beholder.images.picture import PictureError
+from beholder.io import storage
+from beholder.locate.locate import PictureFinder
+from beholder.pixels.picture import PictureError
 
 NUM_LOOKED_UP = 8
 """So many first pictures are looked up at the start."""
@@ -55,7 +55,7 @@ def _why_none_is_there(finder: PictureFinder, samples: Sequence[str]) -> str | N
             return None
     except (BeholderError, PictureError) as error:  # a source cannot be read at all
         texts = [str(error)]
-    from beholder.curation.actions.telling import shown_text
+    from beholder.curate.act.telling import shown_text
 
     first = shortened(shown_text(texts[0].removesuffix(f"; {WHERE_NOW}")))
     whose = "the first picture" if len(local) == 1 else f"any of the first {len(local)} pictures"

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
-from beholder.scores.score_set import as_score
+from beholder.scoreset.score_set import as_score
 
 Rows = npt.NDArray[np.uint32 | np.int64]
 HALF_POINT = 0.5

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import REASON, SAMPLE, reason_text
-from beholder.scores.rejects import NAMES, reject_batches
+from beholder.scoreset.rejects import NAMES, reject_batches
 
 MOST_REJECTS = 2_000_000
 """So many are kept at hand; the tables have the others."""

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
-from beholder.scores.arrow_types import empty_table
-from beholder.scores.score_set import ROW, ScoreSet
+from beholder.io.arrow_types import empty_table
+from beholder.scoreset.score_set import ROW, ScoreSet
 
 BATCH_ROWS = 65_536
 _LONG_TEXT = 4_000

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beholder.browse.joined_set import with_joined
 from beholder.browse.marks import check_writable, summary
 from beholder.browse.options import LOOPBACK_HOSTS, BrowseOptions
 from beholder.browse.pictures import Pictures
@@ -27,12 +26,13 @@ from beholder.browse.rejects import Rejects
 from beholder.browse.safety import Guard, new_token
 from beholder.browse.session import opened
 from beholder.browse.stacks import stacks_warning
-from beholder.curation.repeated import open_each_once
 from beholder.errors import InputError, OutputError, os_error_text
-from beholder.images.locate import PictureFinder
-from beholder.images.named_sources import named_in
-from beholder.images.picture import PixelOptions
-from beholder.models.fetch import is_offline
+from beholder.locate.locate import PictureFinder
+from beholder.locate.named_sources import named_in
+from beholder.models.head_download import is_offline
+from beholder.pixels.picture import PixelOptions
+from beholder.scoreset.joined_set import with_joined
+from beholder.scoreset.repeated import open_each_once
 
 if TYPE_CHECKING:
     import uvicorn

@@ -24,11 +24,11 @@ from beholder.browse.ranking import Rows, View, axis, best_first, bucket_counts,
 from beholder.browse.rows import RowStore, as_json
 from beholder.browse.stacks import Stacks, read_stacks
 from beholder.columns import HEIGHT, SAMPLE, TRAITS, WIDTH
-from beholder.curation.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
 from beholder.errors import InputError
-from beholder.images.named_sources import named_in
-from beholder.images.picture import Trait
-from beholder.scores.score_set import ScoreSet, as_score
+from beholder.locate.named_sources import named_in
+from beholder.pixels.picture import Trait
+from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
+from beholder.scoreset.score_set import ScoreSet, as_score
 
 Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score", "stacks", "stack"]
 Sort = Literal["best", "worst", "random"]

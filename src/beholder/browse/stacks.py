@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from beholder.browse.ranking import View
 from beholder.browse.rows import RowStore
-from beholder.curation.database import clear_errors, connect, interruptible
-from beholder.curation.group_files import open_groups
+from beholder.curate.duplicates.group_files import open_groups
+from beholder.scoreset.database import clear_errors, connect, interruptible
 
 _AT_ONCE = 65_536
 _MOST_LEFT_OUT = 1_000_000

@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from beholder.cli.flags import command
-from beholder.curation.advising.options import AdviseOptions
-from beholder.curation.advising.wording import cut, digits, percent, published_percent, value_text
+from beholder.curate.advise.options import AdviseOptions
+from beholder.curate.advise.wording import cut, digits, percent, published_percent, value_text
 
 if TYPE_CHECKING:
-    from beholder.curation.advising.advice import Advice
-    from beholder.curation.advising.representation import ColumnTable, Group
+    from beholder.curate.advise.advice import Advice
+    from beholder.curate.advise.representation import ColumnTable, Group
 
 EXAMPLES = """Examples:\n
   beholder advise scores.parquet\n
@@ -40,7 +40,7 @@ _MARKS = {"shrinks": "↓", "grows": "↑", "unclear": " "}
 
 def run(options: AdviseOptions, *, as_json: bool, quiet: bool) -> None:
     """Find the advice and show it."""
-    from beholder.curation.advising.advice import advise as find
+    from beholder.curate.advise.advice import advise as find
 
     errors = Console(stderr=True)
     with errors.status("reading scores") if errors.is_terminal and not quiet else _nothing():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from beholder.cli.flags import command
 from beholder.cli.score import OUTPUT_FLAGS
-from beholder.jobs.options import EmbedOptions
+from beholder.scoring.options import EmbedOptions
 
 EXAMPLES = """Examples:\n
   beholder embed photos/\n
@@ -16,7 +16,7 @@ EXAMPLES = """Examples:\n
 def run(options: EmbedOptions, *, as_json: bool, quiet: bool) -> None:
     """Do the job and show it."""
     from beholder.cli.show import run_and_show
-    from beholder.jobs.embed import embed as job
+    from beholder.scoring.embed import embed as job
 
     run_and_show(job, options, as_json=as_json, quiet=quiet)
 

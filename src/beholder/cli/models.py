@@ -11,8 +11,8 @@ import typer
 from beholder.cli.help import HelpCommand, HelpGroup
 
 if TYPE_CHECKING:
-    from beholder.models.registry import HeadEntry
-    from beholder.models.tower_registry import TowerEntry
+    from beholder.models.head_catalog import HeadEntry
+    from beholder.models.tower_catalog import TowerEntry
 
 models_app = typer.Typer(
     cls=HelpGroup,
@@ -33,9 +33,9 @@ _Offline = Annotated[bool, typer.Option("--offline", help="Never use the network
 @models_app.command("list", cls=HelpCommand, epilog="Examples:\n\n  beholder models list\n\n  beholder models list --json")
 def list_heads(as_json: _AsJson = False) -> None:
     """List every head and tower beholder knows, with what it needs and whether it is on this machine."""
-    from beholder.models.registry import BUNDLES, HEADS, REFUSED
-    from beholder.models.store import entry_record
-    from beholder.models.tower_registry import TOWERS
+    from beholder.models.head_catalog import BUNDLES, HEADS, REFUSED
+    from beholder.models.head_store import entry_record
+    from beholder.models.tower_catalog import TOWERS
     from beholder.models.tower_store import tower_record
 
     if as_json:
@@ -99,8 +99,8 @@ def save(
     """Write a head of your own in beholder's format, with all that its file does not say."""
     from dataclasses import replace
 
+    from beholder.models.head_store import save_anew
     from beholder.models.heads import load_head
-    from beholder.models.store import save_anew
 
     given: Any = activation  # `load_head` refuses other words
     head = load_head(file, backbone=backbone, activation=given, input_scale=_scale(input_scale))
@@ -118,8 +118,8 @@ def download(
     everything: Annotated[bool, typer.Option("--all", help="All heads with a published file (11 MB).")] = False,
 ) -> None:
     """Fetch heads or towers (1.2 GB), check their sha256 and load them once; without NAME the default head."""
-    from beholder.models.registry import DEFAULT_HEAD
-    from beholder.models.store import download as fetch_head
+    from beholder.models.head_catalog import DEFAULT_HEAD
+    from beholder.models.head_store import download as fetch_head
     from beholder.models.tower_store import download_tower
 
     heads, towers = _entries([] if everything else names or [DEFAULT_HEAD])
@@ -133,7 +133,7 @@ def download(
 def verify(names: _Names = None, as_json: _AsJson = False) -> None:
     """Hash the files of this machine again and load each. Exit status 1 if one is wrong, or a named one is missing."""
     from beholder.errors import HeadError
-    from beholder.models.store import check
+    from beholder.models.head_store import check
     from beholder.models.tower_store import check_tower, towers_here
 
     heads, towers = _entries(names or [])
@@ -167,8 +167,8 @@ def export(
 
     A file of your own counts as a NAME; it is written in beholder's format, and its name without ending is known there.
     """
+    from beholder.models.head_store import export as export_models
     from beholder.models.heads import load_head
-    from beholder.models.store import export as export_models
 
     given = names or []
     files = [name for name in given if _is_own_file(name)]
@@ -194,7 +194,7 @@ def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names or aliases of heads or towers.")],
 ) -> None:
     """Delete cached copies of heads or towers, to make room. Files in your own BEHOLDER_MODELS folder are left alone."""
-    from beholder.models.store import remove as remove_head
+    from beholder.models.head_store import remove as remove_head
     from beholder.models.tower_store import remove_tower, towers_meant
 
     heads, towers = _entries(names)
@@ -218,7 +218,7 @@ def _scale(text: str | None) -> Any:
 
 def _is_own_file(name: str) -> bool:
     """Whether a local file is meant, and no model with a name: a head of one's own."""
-    from beholder.models.registry import find
+    from beholder.models.head_catalog import find
     from beholder.models.tower_store import tower_named
 
     return Path(name).expanduser().is_file() and find(name) is None and tower_named(name) is None
@@ -227,8 +227,8 @@ def _is_own_file(name: str) -> bool:
 def _entries(names: list[str]) -> tuple[list[HeadEntry], list[TowerEntry]]:
     """Heads and towers of these names; for none, all heads. Raises HeadError, with near misses."""
     from beholder.errors import HeadError
-    from beholder.models.store import entries_named
-    from beholder.models.tower_registry import tower_suggestions
+    from beholder.models.head_store import entries_named
+    from beholder.models.tower_catalog import tower_suggestions
     from beholder.models.tower_store import tower_named
 
     found = {name: tower_named(name) for name in names}
@@ -261,9 +261,9 @@ def _tower_info(name: str) -> dict[str, Any]:
 def _head_info(name: str) -> dict[str, Any]:
     """The record of a head; of a local checkpoint that is no head, of the tower in it."""
     from beholder.errors import HeadError
+    from beholder.models.head_catalog import find
+    from beholder.models.head_store import entry_record
     from beholder.models.heads import load_head
-    from beholder.models.registry import find
-    from beholder.models.store import entry_record
     from beholder.models.towers import inspect_tower
 
     entry = find(name)
@@ -292,7 +292,7 @@ def _count(num: int, word: str) -> str:
 
 
 def _tower_table(entries: tuple[TowerEntry, ...]) -> None:
-    from beholder.models.tower_registry import DEFAULT_TOWER
+    from beholder.models.tower_catalog import DEFAULT_TOWER
     from beholder.models.towers import local_file
 
     typer.echo("\nTowers")
@@ -305,8 +305,8 @@ def _tower_table(entries: tuple[TowerEntry, ...]) -> None:
 
 
 def _table(entries: tuple[HeadEntry, ...], title: str) -> None:
-    from beholder.models.registry import DEFAULT_HEAD
-    from beholder.models.store import is_here
+    from beholder.models.head_catalog import DEFAULT_HEAD
+    from beholder.models.head_store import is_here
 
     typer.echo(title)
     width = max(len(entry.name) for entry in entries)

@@ -1,4 +1,4 @@
-"""`beholder predict`: birder predict's flags in, the same file out, done by `beholder.jobs.birder`."""
+"""`beholder predict`: birder predict's flags in, the same file out, done by `beholder.scoring.birder`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TYPES = {"int": int, "float": float, "text": str, "texts": str, "sizes": int}
 
 def make_parser() -> argparse.ArgumentParser:
     """Build birder's parser: every flag of its `predict` (0.8.4), and four of ours."""
-    from beholder.jobs.birder_flags import FLAGS
+    from beholder.scoring.birder_flags import FLAGS
 
     parser = argparse.ArgumentParser(
         prog="beholder predict",
@@ -73,8 +73,8 @@ def parse(arguments: Sequence[str]) -> tuple[Any, bool, bool]:
     """(`BirderFlags`, --json, --quiet). Exits with 2 for what birder's parser would refuse; raises InputError."""
     from dataclasses import fields
 
-    from beholder.jobs.birder import BirderFlags
-    from beholder.jobs.birder_flags import FLAGS
+    from beholder.scoring.birder import BirderFlags
+    from beholder.scoring.birder_flags import FLAGS
 
     values = vars(make_parser().parse_args(arguments))
     as_json, quiet = values.pop("as_json"), values.pop("quiet")
@@ -115,8 +115,8 @@ def predict(context: typer.Context) -> None:
     from functools import partial
 
     from beholder.cli.show import run_and_show
-    from beholder.jobs.birder import kinds
-    from beholder.jobs.birder import predict as job
+    from beholder.scoring.birder import kinds
+    from beholder.scoring.birder import predict as job
 
     flags, as_json, quiet = parse(context.args)
     status = 0

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from beholder.cli.flags import command
-from beholder.curation.rejects_options import RejectsOptions
+from beholder.scoreset.rejects_options import RejectsOptions
 
 if TYPE_CHECKING:
-    from beholder.curation.rejected import Rejected
+    from beholder.scoreset.rejected import Rejected
 
 EXAMPLES = """Examples:\n
   beholder rejects photos.scores\n
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:\n
 
 def run(options: RejectsOptions, *, as_json: bool) -> None:
     """Show the rows, or write them."""
-    from beholder.curation.rejected import Rejected
+    from beholder.scoreset.rejected import Rejected
 
     found = Rejected(options)
     if options.out is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from beholder.cli.flags import command
-from beholder.jobs.options import ScoreOptions
+from beholder.scoring.options import ScoreOptions
 
 EXAMPLES = """Examples:\n
   beholder score photos/\n
@@ -25,7 +25,7 @@ OUTPUT_FLAGS = {
 def run(options: ScoreOptions, *, as_json: bool, quiet: bool) -> None:
     """Do the job and show it."""
     from beholder.cli.show import run_and_show
-    from beholder.jobs.score import score as job
+    from beholder.scoring.score import score as job
 
     run_and_show(job, options, as_json=as_json, quiet=quiet)
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from beholder.cli.flags import command
-from beholder.curation.selecting.options import SelectOptions
+from beholder.curate.select.options import SelectOptions
 
 if TYPE_CHECKING:
     from beholder.cli.show import JobProgress
-    from beholder.curation.actions.summary import ActionSummary
-    from beholder.curation.selecting.selection import Selection
+    from beholder.curate.act.summary import ActionSummary
+    from beholder.curate.select.selection import Selection
 
 EXAMPLES = """Examples:\n
   beholder select scores.parquet --min-score 5 -o kept.txt\n
@@ -41,10 +41,10 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
 
     from beholder.cli.show import JobProgress
-    from beholder.curation.actions.captions import check_caption_column
-    from beholder.curation.repeated import open_each_once
-    from beholder.curation.selecting.selection import select_rows
-    from beholder.curation.selecting.writing import check_outputs, write_lists
+    from beholder.curate.act.captions import check_caption_column
+    from beholder.curate.select.selection import select_rows
+    from beholder.curate.select.writing import check_outputs, write_lists
+    from beholder.scoreset.repeated import open_each_once
 
     named = {"score_column": options.score_column, "sample_column": options.sample_column}
     options.check()
@@ -79,8 +79,8 @@ def _act(selection: Selection, options: SelectOptions, say: Any, progress: JobPr
     """Do with the kept rows' files what was asked for."""
     import pyarrow as pa
 
-    from beholder.curation.actions.run import perform
-    from beholder.scores.score_set import ROW
+    from beholder.curate.act.run import perform
+    from beholder.scoreset.score_set import ROW
 
     kept = selection.kept_rows()
     kept = kept.append_column(ROW, pa.array(selection.order().astype("int64")))

@@ -21,9 +21,9 @@ from beholder import notices, streams
 from beholder.errors import InputError
 
 if TYPE_CHECKING:
-    from beholder.jobs.execute import Plan
-    from beholder.scores.summary import RunSummary
-    from beholder.stats import ScoreStats
+    from beholder.scoreset.stats import ScoreStats
+    from beholder.scoring.execute import Plan
+    from beholder.scoring.summary import RunSummary
 
 _REDRAW_S = 0.2
 _LINE_PAUSE_S = 30
@@ -235,7 +235,7 @@ def show_summary(summary: RunSummary) -> None:
     """Print what was scored, how scores are spread, what a threshold keeps, and what was rejected."""
     from beholder.columns import reason_text
     from beholder.models.published import published_share_at_least
-    from beholder.scores.summary import QUANTILES, THRESHOLDS
+    from beholder.scoring.summary import QUANTILES, THRESHOLDS
 
     console = Console(highlight=False, soft_wrap=True)
     for line in _count_lines(summary):
@@ -363,7 +363,7 @@ def remark_lines(summary: RunSummary) -> list[str]:
 
 def preset_lines(summary: RunSummary) -> list[str]:
     """How many pictures have what makes presets differ, and which option matters; nothing where none has, or it is settled."""
-    from beholder.scores.summary import SETTLED_BY
+    from beholder.scoring.summary import SETTLED_BY
 
     open_ones = {word: text for word, text in _PRESET_HINTS.items() if word not in SETTLED_BY[summary.preset]}
     found = [f"{summary.traits[word]:,} {text}" for word, text in open_ones.items() if summary.traits.get(word)]

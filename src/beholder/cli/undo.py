@@ -26,7 +26,7 @@ def undo(
       beholder undo best.journal.jsonl  # shows what would happen\n
       beholder undo best.journal.jsonl --apply
     """  # noqa: D301 (Typer wants the line breaks)
-    from beholder.curation.actions.undo import undo as take_back
+    from beholder.curate.act.undo import undo as take_back
 
     def say(line: str) -> None:
         if not quiet and not as_json:

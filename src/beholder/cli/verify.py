@@ -11,7 +11,7 @@ import typer
 from beholder import notices
 from beholder.cli.flags import command
 from beholder.errors import BeholderError
-from beholder.jobs.verify_options import SAMPLE_PICTURES, VerifyOptions
+from beholder.verification.options import SAMPLE_PICTURES, VerifyOptions
 
 if TYPE_CHECKING:
     from beholder.verification.drift import Drift
@@ -86,11 +86,11 @@ def _show_result(result: GoldenResult) -> None:
 def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     import numpy as np
 
-    from beholder.curation.advising.warnings import about_other_scales
+    from beholder.curate.advise.warnings import about_other_scales
     from beholder.models.landmarks import Threshold
     from beholder.models.published import canonical_head
-    from beholder.scorer import load_scorer
-    from beholder.scores.summary import THRESHOLDS
+    from beholder.scoring.scorer import load_scorer
+    from beholder.scoring.summary import THRESHOLDS
     from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures
 
     setting = options.setting

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beholder import storage
+from beholder.io import storage
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,10 +18,10 @@ def select_best(scores: Path, out: Path, say: Say) -> dict[str, Any]:
 
     Returns a JSON-ready record: the funnel, the lowest score that is left, seconds, the file.
     """
-    from beholder.curation.selecting.options import OutputOptions
-    from beholder.curation.selecting.selection import SelectRules, select_rows
-    from beholder.curation.selecting.writing import write_lists
-    from beholder.scores.score_set import open_scores
+    from beholder.curate.select.options import OutputOptions
+    from beholder.curate.select.selection import SelectRules, select_rows
+    from beholder.curate.select.writing import write_lists
+    from beholder.scoreset.score_set import open_scores
 
     started = time.perf_counter()
     with open_scores(str(scores)) as opened, select_rows(opened, SelectRules(top_share=_SHARE)) as chosen:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beholder import records, storage
 from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, INPUTS_SUFFIX, PARTIAL_SUFFIX, SIDECAR_SUFFIX
 from beholder.demo.clock import Clock
 from beholder.demo.curate import Say, report_photographs, select_best
@@ -21,9 +20,10 @@ from beholder.demo.photographs import Photographs, find_photographs, real_models
 from beholder.demo.picture import draw_histogram
 from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
 from beholder.errors import InputError, OutputError, writing_failed
-from beholder.jobs.score import ScoreOptions, score
+from beholder.io import records, storage
 from beholder.models.heads import load_head, save_head
-from beholder.scores.summary import THRESHOLDS, RunSummary
+from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.summary import THRESHOLDS, RunSummary
 from beholder.training.fit import fit_ridge
 from beholder.training.metrics import agreement, spearman
 

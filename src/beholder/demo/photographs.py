@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from beholder import storage
 from beholder.columns import AESTHETIC_SCORE, MESSAGE, REASON, SAMPLE
 from beholder.demo.contact_sheet import draw_contact_sheet
 from beholder.errors import HeadError, OutputError
-from beholder.jobs.score import ScoreOptions, score
-from beholder.models.checkpoints import HeadFile, Layer
+from beholder.io import storage
 from beholder.models.head import math_of
+from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.head_checkpoint import HeadFile, Layer
 from beholder.models.heads import Head, load_head, save_head
-from beholder.models.registry import DEFAULT_HEAD
-from beholder.models.tower_registry import DEFAULT_TOWER
-from beholder.scores.summary import RunSummary
+from beholder.models.tower_catalog import DEFAULT_TOWER
+from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.summary import RunSummary
 
 UNTRAINED_NOTE = "These scores mean nothing: nobody trained this tower and this head, their weights are random."
 
@@ -72,14 +72,14 @@ def find_photographs(packages: Sequence[tuple[str, str, str]] = PACKAGES) -> Pho
 
 def real_models() -> Models:
     """The default tower (1.2 GB) and head, fetched unless they are here. Raises HeadError, one line."""
-    from beholder.models import fetch, hub
-    from beholder.models.tower_registry import tower_file_named
+    from beholder.models import head_download, hub
+    from beholder.models.tower_catalog import tower_file_named
     from beholder.models.towers import find_tower_file, local_file
 
     try:
         load_head(DEFAULT_HEAD)
         entry = tower_file_named(DEFAULT_TOWER)
-        is_direct = fetch.models_place() is None and not fetch.is_hub_offline(None)
+        is_direct = head_download.models_place() is None and not head_download.is_hub_offline(None)
         if entry is not None and is_direct and local_file(entry) is None:
             hub.look_up(entry.sources[0])  # quick to fail where nothing can be reached, before other places are tried
         find_tower_file(DEFAULT_TOWER)
@@ -95,7 +95,7 @@ def untrained_models(folder: Path, seed: int) -> Models:
     """
     import safetensors.torch
 
-    from beholder.models.clip_vit import random_tensors
+    from beholder.models.clip import random_tensors
     from beholder.models.tower_shape import TowerShape
 
     shape = TowerShape.small(image_px=224, patch_px=32, width=128, dim=768)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from beholder import storage
 from beholder.errors import InputError
+from beholder.io import storage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

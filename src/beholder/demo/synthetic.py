@@ -21,9 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beholder import storage
 from beholder.columns import FORMAT_VERSION, SAMPLE, STAMP_FILE
 from beholder.errors import InputError
+from beholder.io import storage
 
 BACKBONE_PREFIX = "synthetic/clip-like-"
 """Stands where a stamp names the model, followed by the number of dimensions."""

@@ -7,7 +7,7 @@ have exactly 1, since sqrt(s * s) is s.
 
 **Bound.** Each row is turned by an orthonormal basis; `coordinates` are the first few coordinates of its unit vector and, last,
 the length of what is left. By Cauchy and Schwarz the product of two rows' coordinates is at least their similarity, up to
-rounding, which `beholder.curation.duplicates_exact` takes off the threshold. Rows whose product is below need no second look.
+rounding, which `beholder.curate.duplicates.exact` takes off the threshold. Rows whose product is below need no second look.
 
 Rows are named by their number in a matrix that starts at address `first`, `row_bytes` apart; elements as `like` in `vectors`.
 """

@@ -7,8 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from beholder import storage
 from beholder.errors import BeholderError, HeadError
+from beholder.io import storage
 
 REMEMBERED_FROM_BYTES = 32 << 20
 """Smaller files are hashed each time: that takes under 0.1 s."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from beholder.errors import HeadError, InputError
 from beholder.kernels.scoring import Affine, Perceptron, RowScorer
 from beholder.models.backbones import canonical_backbone, find_backbone, same_backbone
-from beholder.models.checkpoints import HEAD_FORMAT, HeadFile, Layer
+from beholder.models.head_checkpoint import HEAD_FORMAT, HeadFile, Layer
 
 if TYPE_CHECKING:
     import torch

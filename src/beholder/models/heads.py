@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from beholder import storage
 from beholder.errors import BeholderError, HeadError
-from beholder.models import fetch, hub, registry
+from beholder.io import storage
+from beholder.models import head_catalog, head_download, hub
 from beholder.models.backbones import canonical_backbone, find_backbone
-from beholder.models.checkpoints import (
+from beholder.models.head import Head, checked_backbone, math_of
+from beholder.models.head_catalog import DEFAULT_HEAD, HeadEntry, Source
+from beholder.models.head_checkpoint import (
     HEAD_FORMAT,
     LINEAR,
     MAX_PICKLE_BYTES,
@@ -30,9 +32,7 @@ from beholder.models.checkpoints import (
     read_head_file,
     read_tensor_head,
 )
-from beholder.models.head import Head, checked_backbone, math_of
 from beholder.models.numpy_files import is_npy, is_npz
-from beholder.models.registry import DEFAULT_HEAD, HeadEntry, Source
 from beholder.models.tensors import TensorFile, open_tensors, read_exactly
 
 __all__ = ["Head", "kept_conversion", "load_head", "save_head"]
@@ -121,20 +121,20 @@ def _found(spec: str | os.PathLike[str], offline: bool | None, told: Told) -> He
     is_path = storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
     if is_path and path.exists():
         return _from_file(path, told)
-    entry, refused = registry.find(spec), registry.find_refused(spec)
+    entry, refused = head_catalog.find(spec), head_catalog.find_refused(spec)
     if entry is not None:
         return _from_registry(entry, offline, told)
     if refused is not None:
         raise HeadError(f"{refused.name} is refused: {refused.reason}")
     if path.is_file():
         return _from_file(path, told)
-    exported = fetch.locate_own(spec)
+    exported = head_download.locate_own(spec)
     if exported is not None:
         return _from_file(exported, told)
     hub_id = _HUB_ID.fullmatch(spec)
     if hub_id is not None and not is_path:
         return _from_hub(hub_id["repo"], hub_id["revision"], offline, told)
-    near = registry.suggestions(spec)
+    near = head_catalog.suggestions(spec)
     hint = f"did you mean {' or '.join(near)}?" if near else "see: beholder models list"
     raise HeadError(f"there is no head {spec}: it is no known name, and no file is there; {hint}")
 
@@ -144,7 +144,7 @@ def _from_registry(entry: HeadEntry, offline: bool | None, told: Told) -> Head:
         return _from_hub(entry.name, None, offline, told)
     kept = _converted(entry.sha256) if told.is_empty else None
     if kept is None:
-        return _from_file(fetch.fetch_entry(entry, offline=offline), told, known_as=entry.sha256)
+        return _from_file(head_download.fetch_entry(entry, offline=offline), told, known_as=entry.sha256)
     return _built(kept, entry.name, entry.sha256, source=entry.sources[0].url)
 
 
@@ -157,7 +157,7 @@ def _from_file(path: Path, told: Told, *, known_as: str | None = None, source: s
     if tensors is not None and is_bundle(tensors.shapes):
         return _from_bundle(tensors, path.stem, source, told)
     digest = known_as or _sha256_of(path)
-    refused = registry.refused_by_sha256(digest)
+    refused = head_catalog.refused_by_sha256(digest)
     if refused is not None:
         raise HeadError(f"{path} is refused: {refused.reason}")
     is_pickled = tensors is None and not (is_npy(_start_of(path)) or is_npz(path))
@@ -184,11 +184,13 @@ def _sha256_of(path: Path) -> str:
 
 def _from_url(url: str, offline: bool | None, told: Told) -> Head:
     """Load by URL; of a safetensors file with a whole tower only the head is fetched."""
-    if urlsplit(url).path.endswith(".safetensors") and not fetch.is_offline(offline):
+    if urlsplit(url).path.endswith(".safetensors") and not head_download.is_offline(offline):
         opened = open_tensors(url)
         if is_bundle(opened.shapes):
-            return _from_bundle(opened, _name_in_url(url), fetch.public_part(url), told)
-    return _from_file(fetch.download_url(url, MAX_PICKLE_BYTES, offline=offline), told, source=fetch.public_part(url))
+            return _from_bundle(opened, _name_in_url(url), head_download.public_part(url), told)
+    return _from_file(
+        head_download.download_url(url, MAX_PICKLE_BYTES, offline=offline), told, source=head_download.public_part(url)
+    )
 
 
 def _name_in_url(url: str) -> str:
@@ -197,22 +199,22 @@ def _name_in_url(url: str) -> str:
 
 def _from_hub(repo: str, revision: str | None, offline: bool | None, told: Told) -> Head:
     """Load `model.safetensors` of a hub repository: a small file whole, of a large one only the head, which is kept."""
-    entry = registry.find(repo)
+    entry = head_catalog.find(repo)
     entry = entry if entry is not None and entry.sha256 is None else None
     source = Source(repo=repo, file="model.safetensors", revision=revision or (entry.sources[0].revision if entry else "main"))
     kept_path = _kept_path(source)
     kept = _kept(kept_path)
-    if kept is not None and (_COMMIT.fullmatch(source.revision) or fetch.is_hub_offline(offline)):
+    if kept is not None and (_COMMIT.fullmatch(source.revision) or head_download.is_hub_offline(offline)):
         return _restored(kept)
     try:
-        if fetch.is_hub_offline(offline):
+        if head_download.is_hub_offline(offline):
             raise HeadError(f"{repo} is not on this machine, and offline mode is on; load it once with a network")
         published = hub.look_up(source)
     except HeadError as error:
         local = hub.cached(source)
         if kept is None and local is None:
             raise
-        if not fetch.is_hub_offline(offline):
+        if not head_download.is_hub_offline(offline):
             _logger.warning("%s; using the copy kept earlier", error)
         return _restored(kept) if kept is not None else _of_hub_file(local, source, entry, told)
     if kept is not None and kept.metadata.get("etag") == published.etag:
@@ -243,7 +245,7 @@ def _from_bundle(opened: TensorFile, name: str, source: str, told: Told) -> Head
 
 def _built(file: HeadFile, name: str, digest: str, *, source: str, is_scale_known: bool = True) -> Head:
     """Join what a file holds with what the registry knows about its sha256, or what its own metadata says."""
-    entry = registry.by_sha256(digest)
+    entry = head_catalog.by_sha256(digest)
     texts = file.metadata
     converted_from = texts.get("source_sha256") or None
     backbone = entry.backbone if entry else file.backbone
@@ -305,7 +307,7 @@ def _converted(digest: str) -> HeadFile | None:
     kept = _kept(_converted_path(digest))
     if kept is None or kept.metadata.get("source_sha256") != digest:
         return None
-    if kept.metadata.get("rules") != _RULES and registry.by_sha256(digest) is None:
+    if kept.metadata.get("rules") != _RULES and head_catalog.by_sha256(digest) is None:
         return None
     return dataclasses.replace(kept, metadata={"layout": kept.metadata["layout"]})
 

@@ -196,7 +196,7 @@ def landmarks_of(head_name: str | None) -> tuple[Landmark, ...]:
 
 def _refused(head_name: str | None) -> str | None:
     """`V2_5` by any of its names, else None."""
-    from beholder.models.registry import find_refused
+    from beholder.models.head_catalog import find_refused
 
     found = find_refused(head_name) if head_name else None
     return found.name if found is not None else None

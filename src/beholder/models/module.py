@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from beholder.models.clip_vit import ClipVisionTower
+from beholder.models.clip import ClipVisionTower
 
 
 class HeadModule(nn.Module):

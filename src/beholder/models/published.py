@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from beholder.models import registry
+from beholder.models import head_catalog
 
 V2_SOURCE = "https://laion.ai/blog/laion-aesthetics/"
 V1_SOURCE = "https://github.com/LAION-AI/laion-datasets/blob/main/laion-aesthetic.md"
@@ -33,7 +33,7 @@ V1_MULTI_MILLIONS_PER_UNIT = (1.77, 21.74, 135.56, 390.73, 640.26, 621.25, 282.8
 V1_NOLANG_MILLIONS_PER_UNIT = (1.38, 15.25, 96.31, 237.04, 364.68, 338.19, 149.85, 26.99, 1.69, 0.02)
 """The same for LAION-1B-nolang, captions of no certain language."""
 
-V2_HEAD, V1_HEAD = registry.DEFAULT_HEAD, "sa_0_4_vit_l_14_linear"
+V2_HEAD, V1_HEAD = head_catalog.DEFAULT_HEAD, "sa_0_4_vit_l_14_linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ PUBLISHED: tuple[PublishedShares, ...] = (
 
 def canonical_head(head_name: str | None) -> str | None:
     """The registry name of a head by any of its names; that of the original for a repackaged one; None for unknown ones."""
-    entry = registry.find(head_name) if head_name else None
+    entry = head_catalog.find(head_name) if head_name else None
     return (entry.twin or entry.name) if entry is not None else None
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beholder import storage
 from beholder.errors import HeadError, InputError, damaged, reason_of
+from beholder.io import storage
 
 _MAX_HEADER_BYTES = 16 << 20
 """Published models have under 1 MB; a header of this size takes about 1 GB to take apart."""

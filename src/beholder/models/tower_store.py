@@ -8,19 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from beholder import storage
 from beholder.errors import HeadError
-from beholder.models import fetch, hub, registry, tower_fetch
-from beholder.models.store import HeadState
-from beholder.models.tower_files import open_tower_file
-from beholder.models.tower_registry import TOWERS, TowerEntry, find_towers, tower_file_named
+from beholder.io import storage
+from beholder.models import head_catalog, head_download, hub, tower_download
+from beholder.models.head_store import HeadState
+from beholder.models.tower_catalog import TOWERS, TowerEntry, find_towers, tower_file_named
+from beholder.models.tower_checkpoint import open_tower_file
 from beholder.models.tower_shape import SHAPES
 from beholder.models.towers import check_file, fetch_tower, inspect_tower, local_file
 
 
 def tower_named(name: str) -> TowerEntry | None:
     """The registry tower of this name, None for what is no tower's; of several files, one that is here, else the first."""
-    if registry.find(name) is not None or registry.find_refused(name) is not None:
+    if head_catalog.find(name) is not None or head_catalog.find_refused(name) is not None:
         return None
     found = find_towers(name)
     return next((entry for entry in found if local_file(entry) is not None), found[0] if found else None)
@@ -49,7 +49,7 @@ def check_tower(entry: TowerEntry) -> HeadState:
     path = local_file(entry)
     if path is None:
         return HeadState(entry.name, "missing")
-    kept = tower_fetch.kept_tower(path) is not None
+    kept = tower_download.kept_tower(path) is not None
     try:
         check_file(path, entry, again=True)
         file = open_tower_file(path, known_as=entry.name)
@@ -71,7 +71,7 @@ def export_towers(folder: str, entries: Sequence[TowerEntry], *, offline: bool |
     records: list[dict[str, Any]] = []
     for entry in entries:
         source = fetch_tower(entry, offline=offline)
-        is_kept = tower_fetch.kept_tower(source) is not None
+        is_kept = tower_download.kept_tower(source) is not None
         if entry.is_partial and not is_kept and source.suffix != ".safetensors":
             raise HeadError(
                 f"{entry.name} cannot be exported from {source}: its sha256 is not known; export another tower file"
@@ -99,7 +99,7 @@ def towers_meant(name: str) -> list[TowerEntry]:
 
 def remove_tower(entry: TowerEntry) -> list[Path]:
     """Delete beholder's and the hub's cached copies of a tower; files in $BEHOLDER_MODELS are yours and stay. Returns them."""
-    places = [fetch.cached_path(entry), tower_fetch.kept_path(entry.sources[0])]
+    places = [head_download.cached_path(entry), tower_download.kept_path(entry.sources[0])]
     places += [path for source in entry.sources if source.repo and (path := hub.cached(source)) is not None]
     removed = [path for path in dict.fromkeys(places) if path.is_file()]
     for path in removed:

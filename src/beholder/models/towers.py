@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder import storage
 from beholder.errors import HeadError
-from beholder.models import fetch, hub, tower_fetch
+from beholder.io import storage
+from beholder.models import head_download, hub, tower_download
 from beholder.models.backbones import canonical_backbone, same_backbone
-from beholder.models.tower_files import TowerFile, open_tower_file
-from beholder.models.tower_hints import OPENAI_REASON
-from beholder.models.tower_registry import (
+from beholder.models.tower_catalog import (
     DEFAULT_TOWER,
     TowerEntry,
     backbone_by_sha256,
@@ -31,10 +29,12 @@ from beholder.models.tower_registry import (
     tower_file_named,
     tower_suggestions,
 )
+from beholder.models.tower_checkpoint import TowerFile, open_tower_file
+from beholder.models.tower_hints import OPENAI_REASON
 from beholder.models.tower_shape import ACTIVATIONS, SHAPES, TowerActivation, TowerShape
 
 if TYPE_CHECKING:
-    from beholder.models.clip_vit import ClipVisionTower
+    from beholder.models.clip import ClipVisionTower
     from beholder.models.head import Head
 
 __all__ = ["DEFAULT_TOWER", "Tower", "TowerSummary", "check_head_fits", "find_tower_file", "inspect_tower", "load_tower"]
@@ -153,7 +153,7 @@ def load_tower(
     if activation is not None and activation not in ACTIVATIONS:
         raise HeadError(f"the activation is quick_gelu or gelu, not {activation}")
     place = _place(name, offline)
-    digest, digest_of = tower_fetch.file_identity(_weights(place.path))
+    digest, digest_of = tower_download.file_identity(_weights(place.path))
     summary, file = _summary(place, activation, digest if digest_of == "file" else None)
     if summary.activation is None:
         raise HeadError(
@@ -162,7 +162,7 @@ def load_tower(
         )
     import torch
 
-    from beholder.models.clip_vit import build_tower
+    from beholder.models.clip import build_tower
 
     with torch.inference_mode(False):  # a tower must serve outside of the caller's inference mode too
         module = build_tower(file.shape, summary.activation, file.tensors())
@@ -235,8 +235,8 @@ def _place(spec: str | os.PathLike[str], offline: bool | None) -> _Place:
     if not isinstance(spec, str):
         return _local(Path(spec))
     if not storage.is_local(spec):
-        path = tower_fetch.from_url(spec, offline=offline)
-        return _Place(path, path.name, fetch.public_part(spec), known_as=path.name)
+        path = tower_download.from_url(spec, offline=offline)
+        return _Place(path, path.name, head_download.public_part(spec), known_as=path.name)
     path = storage.local_path(spec)
     is_path = storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
     if is_path and path.exists():
@@ -265,7 +265,7 @@ def _local(path: Path) -> _Place:
 
 
 def _of_hub(repo: str, revision: str, offline: bool | None) -> _Place:
-    path = tower_fetch.find_on_hub(repo, revision, offline=offline)
+    path = tower_download.find_on_hub(repo, revision, offline=offline)
     backbone = openai_repository(repo)
     source = f"https://huggingface.co/{repo}/tree/{revision}"
     return _Place(path, repo, source, backbone=backbone, known_as=f"{repo}/{path.name}")
@@ -273,9 +273,9 @@ def _of_hub(repo: str, revision: str, offline: bool | None) -> _Place:
 
 def local_file(entry: TowerEntry) -> Path | None:
     """The file of a registry tower on this machine, not yet checked, or None. Asks no network."""
-    found = fetch.locate(entry)
+    found = head_download.locate(entry)
     if found is None and entry.is_partial:
-        kept = tower_fetch.kept_path(entry.sources[0])
+        kept = tower_download.kept_path(entry.sources[0])
         found = kept if kept.is_file() else None
     return found
 
@@ -283,18 +283,18 @@ def local_file(entry: TowerEntry) -> Path | None:
 def fetch_tower(entry: TowerEntry, *, offline: bool | None = None) -> Path:
     """The checked local file of one registry tower, fetched if it must be. Raises HeadError."""
     if not entry.is_partial:
-        return fetch.fetch_entry(entry, offline=offline)
+        return head_download.fetch_entry(entry, offline=offline)
     local = local_file(entry)
     if local is not None:
         check_file(local, entry)
         return local
     source = entry.sources[0]
     try:
-        return tower_fetch.from_hub(source, offline=offline, activation=entry.activation)
+        return tower_download.from_hub(source, offline=offline, activation=entry.activation)
     except hub.MissingError:
         if source.revision != "main":
             raise
-    return tower_fetch.find_on_hub(source.repo, source.revision, offline=offline)
+    return tower_download.find_on_hub(source.repo, source.revision, offline=offline)
 
 
 def check_file(path: Path, entry: TowerEntry, *, again: bool = False) -> None:
@@ -302,11 +302,11 @@ def check_file(path: Path, entry: TowerEntry, *, again: bool = False) -> None:
 
     Of tensors that were fetched out of a larger file, the data must be what was written; without `again` that is trusted.
     """
-    if tower_fetch.kept_tower(path) is not None:
+    if tower_download.kept_tower(path) is not None:
         if again:
-            tower_fetch.check_kept(path)
+            tower_download.check_kept(path)
     elif entry.sha256 is not None:
-        fetch.verify(path, entry, again=again)
+        head_download.verify(path, entry, again=again)
 
 
 def _of_registry(entries: Sequence[TowerEntry], offline: bool | None, *, is_exact: bool) -> _Place:
@@ -319,12 +319,12 @@ def _of_registry(entries: Sequence[TowerEntry], offline: bool | None, *, is_exac
             path = fetch_tower(entry, offline=offline)
         except HeadError as error:
             failures.append(str(error))
-            if not fetch.is_hub_offline(offline):
+            if not head_download.is_hub_offline(offline):
                 _logger.info("%s", error)
             continue
         return _Place(path, entry.name, entry.sources[0].url, entry, known_as=entry.name)
     others = {0: "", 1: " (and the other source of these weights failed too)"}
-    if fetch.is_hub_offline(offline):
+    if head_download.is_hub_offline(offline):
         raise HeadError(failures[0])
     several = f" (and the {len(failures) - 1} other sources of these weights failed too)"
     raise HeadError(failures[0] + others.get(len(failures) - 1, several))

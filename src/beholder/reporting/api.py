@@ -6,10 +6,10 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from beholder.io.frames import as_source, texts_of
 from beholder.options import take_old_names
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.report import Progress, ReportSummary, write_report
-from beholder.scores.data_frames import as_source, texts_of
 
 if TYPE_CHECKING:
     pass

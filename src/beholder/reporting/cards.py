@@ -6,10 +6,10 @@ import base64
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from beholder.images.thumbnail import Thumbnail
+from beholder.pixels.thumbnail import Thumbnail
 from beholder.reporting.pictures import NoPicture, Thumbnails
 from beholder.reporting.rows import RowFacts
-from beholder.scores.score_set import as_score
+from beholder.scoreset.score_set import as_score
 
 _NAME_CHARACTERS, _WHOLE_NAME_CHARACTERS, _LABEL_CHARACTERS, _REASON_CHARACTERS = 80, 500, 80, 300
 _CAPTION_CHARACTERS = 160

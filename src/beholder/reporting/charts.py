@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from beholder.reporting.numbers import HeadNumbers, Histogram, nice_step, published_densities
-from beholder.scores.score_set import as_score
+from beholder.scoreset.score_set import as_score
 
 WIDTH, HEIGHT = 720.0, 338.0
 LEFT, RIGHT, TOP, BOTTOM = 88.0, 16.0, 34.0, 54.0

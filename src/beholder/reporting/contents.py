@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from beholder.columns import SAMPLE
-from beholder.curation.advising.advice import advise, choose_score
-from beholder.curation.database import clear_errors, connect
-from beholder.curation.narrowed import narrow
-from beholder.curation.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
+from beholder.curate.advise.advice import advise, choose_score
 from beholder.errors import InputError
-from beholder.images.named_sources import named_in
+from beholder.locate.named_sources import named_in
 from beholder.reporting import decisions as choices
 from beholder.reporting.decisions import Decisions
 from beholder.reporting.groups import Groups, Member, read_groups
@@ -25,10 +22,13 @@ from beholder.reporting.heads import NUM_BORDER, HeadSection, head_section, set_
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.rejects import RejectReason, num_read, read_rejects
 from beholder.reporting.rows import VIEW, RowFacts, fetch_rows
-from beholder.scores.score_set import ScoreSet
+from beholder.scoreset.database import clear_errors, connect
+from beholder.scoreset.narrowed import narrow
+from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
+from beholder.scoreset.score_set import ScoreSet
 
 if TYPE_CHECKING:
-    from beholder.curation.advising.advice import Advice
+    from beholder.curate.advise.advice import Advice
 
 _NUM_EXAMPLES, _NUM_GROUPS = 6, 16
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beholder import columns, storage
-from beholder.curation.database import all_rows
+from beholder import columns
 from beholder.errors import InputError
+from beholder.io import storage
 from beholder.models.landmarks import read_threshold
 from beholder.reporting.choose import Rows
-from beholder.scores import foreign
-from beholder.scores.score_set import ScoreSet, parquet_of, text_literal
+from beholder.scoreset import foreign
+from beholder.scoreset.database import all_rows
+from beholder.scoreset.score_set import ScoreSet, parquet_of, text_literal
 
 if TYPE_CHECKING:
     import duckdb

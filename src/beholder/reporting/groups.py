@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beholder.curation.database import all_rows, first_row, refused
-from beholder.curation.group_files import open_groups
-from beholder.curation.selecting.lists import NAME
+from beholder.curate.duplicates.group_files import open_groups
 from beholder.reporting.rows import VIEW, rows_named
+from beholder.scoreset.database import all_rows, first_row, refused
+from beholder.scoreset.sample_lists import NAME
 
 if TYPE_CHECKING:
     import duckdb

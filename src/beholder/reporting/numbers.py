@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.models.published import published_shares
-from beholder.scores.score_set import as_score
+from beholder.scoreset.score_set import as_score
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _CHUNK = 1 << 22

@@ -17,7 +17,7 @@ class ReportOptions:
     """What the page shows; None: not given.
 
     Attributes:
-        scores: a score set (see `scores.score_set.open_scores`).
+        scores: a score set (see `scoreset.score_set.open_scores`).
         out: the HTML file.
         min_score: the threshold that the page is about: a number, or the short name of a landmark ("sd-v1").
         decisions: what `beholder select --decisions-out` wrote.

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
-from beholder.images.picture import PictureError, PictureRef
-from beholder.images.thumbnail import Thumbnail, encoded
-from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER, ThumbnailPool
+from beholder.pixels.picture import PictureError, PictureRef
+from beholder.pixels.thumbnail import Thumbnail, encoded
+from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER, ThumbnailPool
 
 LADDER: tuple[tuple[int, int], ...] = (
     (480, 78), (400, 76), (320, 74), (256, 72), (224, 68), (192, 64), (160, 58), (128, 52), (96, 45),

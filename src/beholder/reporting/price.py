@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from beholder.curation.advising.advice import Advice
-from beholder.curation.advising.representation import ColumnTable, Group
+from beholder.curate.advise.advice import Advice
+from beholder.curate.advise.representation import ColumnTable, Group
 from beholder.reporting.charts import NOTHING, percent
 
 FOREST_WIDTH = 120.0

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beholder.scores.score_set import ScoreSet
+from beholder.scoreset.score_set import ScoreSet
 
 _MOST_CHARACTERS, _MOST_LINES = 600, 60
 _HEAD_KEYS = (

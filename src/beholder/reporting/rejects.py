@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from beholder import columns
-from beholder.scores.rejects import RejectReason, count_reasons
-from beholder.scores.score_set import ScoreSet
+from beholder.scoreset.rejects import RejectReason, count_reasons
+from beholder.scoreset.score_set import ScoreSet
 
 __all__ = ["RejectReason", "num_read", "read_rejects"]
 

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from beholder import __version__, storage
-from beholder.curation.repeated import open_each_once
+from beholder import __version__
 from beholder.errors import BeholderError, InputError, OutputError
-from beholder.images.fetch_bytes import ReadLimits, read_bytes
-from beholder.images.locate import PictureFinder
-from beholder.images.picture import PictureError
-from beholder.images.thumbnail_pool import DEFAULT_THUMBNAILER
-from beholder.models.fetch import is_offline
+from beholder.io import storage
+from beholder.locate.locate import PictureFinder
+from beholder.models.head_download import is_offline
+from beholder.pixels.picture import PictureError
 from beholder.reporting.cards import CardMaker
 from beholder.reporting.charts import NO_BREAK, digits_apart, number, percent
 from beholder.reporting.contents import Contents, command_line, gather
@@ -26,7 +24,10 @@ from beholder.reporting.options import ReportOptions
 from beholder.reporting.page import render
 from beholder.reporting.pictures import NoPicture, Thumbnails, find_places, load_thumbnails
 from beholder.reporting.provenance import provenance
-from beholder.scores.score_set import ScoreSet
+from beholder.scoreset.repeated import open_each_once
+from beholder.scoreset.score_set import ScoreSet
+from beholder.sources.fetch import ReadLimits, read_bytes
+from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,7 +99,7 @@ def write_report(
         table: the scores, in place of `options.scores`.
         arguments: the command line, for the page's provenance.
         on_progress: told what is being done.
-        decoder: what makes thumbnails; see `images.thumbnail_pool.ThumbnailPool`.
+        decoder: what makes thumbnails; see `workers.thumbnail_pool.ThumbnailPool`.
 
     Raises:
         InputError: scores, selection or groups that cannot be read.

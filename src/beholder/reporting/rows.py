@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curation.database import all_rows, refused
-from beholder.curation.joined import holds_bytes
-from beholder.scores.score_set import ROW, ScoreSet, quoted
+from beholder.scoreset.database import all_rows, refused
+from beholder.scoreset.joined import holds_bytes
+from beholder.scoreset.score_set import ROW, ScoreSet, quoted
 
 if TYPE_CHECKING:
     import duckdb

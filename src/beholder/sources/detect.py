@@ -10,20 +10,17 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from beholder import storage
-from beholder.embeddings.json_rows import first_rows, vector_fields
 from beholder.errors import ChoiceNeededError, InputError
-from beholder.images.files import is_result_file, is_result_folder, scan_remote
-from beholder.images.listing import suffix_of_bytes
-from beholder.images.looks import (
-    MOST_LOOKED_AT,
-    RANGE,
-    first_line,
-    head_of,
-    kind_of_head,
-    names_pictures,
-)
-from beholder.images.magic import (
+from beholder.io import storage
+from beholder.io.json_tables import JSON_SUFFIXES
+from beholder.io.text import read_head
+from beholder.notices import say
+from beholder.pixels.picture import SourceOptions
+from beholder.sources.embeddings.json_lines import first_rows, vector_fields
+from beholder.sources.pictures.folder import is_result_file, is_result_folder, scan_remote
+from beholder.sources.pictures.listing import suffix_of_bytes
+from beholder.sources.pictures.looks import MOST_LOOKED_AT, RANGE, first_line, head_of, kind_of_head, names_pictures
+from beholder.sources.pictures.magic import (
     OTHER_SUFFIXES,
     PARQUET_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -33,13 +30,9 @@ from beholder.images.magic import (
     kind_of_bytes,
     suffix_of,
 )
-from beholder.images.packed import columns_of_parquet
-from beholder.images.picture import SourceOptions
-from beholder.images.picture_columns import PATH_NAMES, Columns, are_dimensions, is_list, looks_like_place
-from beholder.images.text_pictures import is_picture_text
-from beholder.json_tables import JSON_SUFFIXES
-from beholder.notices import say
-from beholder.text_files import read_head
+from beholder.sources.pictures.parquet import columns_of_parquet
+from beholder.sources.pictures.picture_columns import PATH_NAMES, Columns, are_dimensions, is_list, looks_like_place
+from beholder.sources.pictures.text_pictures import is_picture_text
 
 Kind = Literal["pictures", "embeddings"]
 _MOST_ENTRIES = 200_000
@@ -66,7 +59,7 @@ def detect(
     embeddings, which knows more about files of numbers, says what is wrong.
 
     Args:
-        sources: as `images.sources.find_pictures` and `embeddings.source.find_parts` take them.
+        sources: as `sources.pictures.parts.find_pictures` and `sources.embeddings.parts.find_parts` take them.
         options: the picture column that the user named decides for pictures.
         embedding_column: the one that the user named decides, in tables, for embeddings.
         wants_pictures: a table that holds pictures and vectors is one of pictures.
@@ -259,7 +252,7 @@ def _vectors(file: Any, schema: pa.Schema) -> dict[str, int]:
 
 
 def _zip_has_pictures(path: str) -> bool:
-    from beholder.images.zips import is_numpy, open_zip
+    from beholder.sources.pictures.zip import is_numpy, open_zip
 
     with storage.remote_errors(path), storage.open_binary(path) as file:
         archive = open_zip(path, file)

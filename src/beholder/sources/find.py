@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beholder.embeddings.block import Part, ReadOptions
-from beholder.embeddings.source import find_parts
 from beholder.errors import InputError
-from beholder.images.picture import PicturePart, SourceOptions
-from beholder.images.sources import find_pictures
+from beholder.pixels.picture import PicturePart, SourceOptions
 from beholder.sources.detect import detect
+from beholder.sources.embeddings.parts import find_parts
+from beholder.sources.embeddings.reader import Part, ReadOptions
+from beholder.sources.pictures.parts import find_pictures
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.images.fetch_bytes import ReadLimits, read_bytes
-from beholder.images.picture import PictureError, PictureRef, SourceOptions
-from beholder.images.sampling import sample_refs
 from beholder.models.landmarks import Threshold
-from beholder.scores.score_set import as_score
+from beholder.pixels.picture import PictureError, PictureRef, SourceOptions
+from beholder.scoreset.score_set import as_score
+from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.sources.find import find_only_pictures
+from beholder.sources.pictures.sampling import sample_refs
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from beholder import storage
 from beholder.errors import BeholderError, InputError
-from beholder.models.fetch import UnavailableError, get_large, is_offline
+from beholder.io import storage
+from beholder.models.head_download import UnavailableError, get_large, is_offline
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from beholder.models.heads import Head
-    from beholder.scorer import Scorer
+    from beholder.scoring.scorer import Scorer
 
 Verdict = Literal["agrees", "differs", "not checked"]
 HASH_DIGITS = 16
@@ -239,8 +239,8 @@ class GoldenScorer:
 
     def __call__(self, head_name: str, picture: Path) -> float:
         """The score of one picture. Raises BeholderError."""
+        from beholder.models.head_catalog import DEFAULT_HEAD, find
         from beholder.models.heads import load_head
-        from beholder.models.registry import DEFAULT_HEAD, find
 
         head = load_head(head_name, offline=self._setting["offline"])
         default = find(DEFAULT_HEAD)
@@ -251,7 +251,7 @@ class GoldenScorer:
         return float(head.score(self._embeddings[place, picture]))
 
     def _scorer(self, place: str | None, head: Head) -> Scorer:
-        from beholder.scorer import load_scorer
+        from beholder.scoring.scorer import load_scorer
 
         if place in self._failures:
             raise self._failures[place]

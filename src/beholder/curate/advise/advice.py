@@ -1,0 +1,441 @@
+"""Scores in; what each threshold keeps, where others cut, and which groups of pictures pay for it out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from beholder.curate.advise.group_counts import Grouper, LeftOut, chosen_columns
+from beholder.curate.advise.inputs import choose_score, finite, head_of
+from beholder.curate.advise.options import AdviseOptions
+from beholder.curate.advise.representation import METHOD, ColumnTable, Group, GroupCounts, represent
+from beholder.curate.advise.rows import SCORE, Rows, open_rows, threshold_number
+from beholder.curate.advise.warnings import warnings_about
+from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence
+from beholder.io.frames import as_source, texts_of
+from beholder.models.landmarks import Landmark, landmarks_of, read_threshold
+from beholder.models.published import LAION_EN, PublishedShares, published_of
+from beholder.options import KEEP_FIRST, take_old_names
+from beholder.scoreset.database import NO_FLAG, WITH_FLAG, Remedy
+from beholder.scoreset.repeated import open_each_once
+from beholder.scoreset.score_set import ScoreSet
+from beholder.scoreset.stats import ScoreStats
+
+__all__ = ["Advice", "GridRow", "LandmarkRow", "PublishedRow", "advise", "choose_score"]
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+WANTED_SHARE = 0.25
+"""Without a threshold of the user, the price is told of the one in the grid that keeps most nearly this share, which is
+what LAION's 5+ kept (`models.published`)."""
+
+DEFAULT_MEMORY = AdviseOptions.memory
+_LEAST_STEPS, _MOST_STEPS = 4, 16
+_STEPS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+_LEAST_STEP = 0.25 / 64
+_BATCH_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRow:
+    """One threshold.
+
+    Attributes:
+        threshold: rows with a score at or above it are kept.
+        num_kept, share_kept: of the rows with a score.
+        published: name of a public set -> published share of it at or above the same score of the same head, in (0, 1];
+            None where this threshold was not published.
+        is_wanted: whether the user asked for this threshold.
+    """
+
+    threshold: float
+    num_kept: int
+    share_kept: float
+    published: Mapping[str, float | None]
+    is_wanted: bool = False
+
+    @property
+    def laion_2b_en(self) -> float | None:
+        """The published share of LAION-2B-en, or None."""
+        return self.published.get(LAION_EN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandmarkRow:
+    """Where somebody cut scores of the same head, and what the same cut keeps here."""
+
+    landmark: Landmark
+    num_kept: int
+    share_kept: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """A public set with published scores of the same head: its size, and mean and range where they are known."""
+
+    dataset: str
+    num_pictures: float
+    mean: float | None
+    minimum: float | None
+    maximum: float | None
+    has_shares: bool
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What `advise` found. JSON-ready by `to_json`.
+
+    Attributes:
+        source: the scores, as the user named them.
+        score_column: the scores that advice is about.
+        head: the head behind them: its registry name where it is a known one, else what the record or the user calls it.
+        where: conditions that rows had to meet.
+        num_rows: rows of the set in all, those that name a sample again included.
+        num_rows_that_meet: rows that meet the conditions, each sample once.
+        num_scored: of these, those with a finite score; all shares are of these.
+        mean, standard_deviation, minimum, maximum: of the scores; None without any.
+        quantiles: q -> score, to within 0.2 %; {} without any.
+        at: the threshold whose price is told; None without scores.
+        at_reason: why this one.
+        grid: thresholds, ascending.
+        landmarks: where others cut scores of this head, ascending.
+        published: sets with published scores of this head.
+        tables: the price: groups of each column, the most changed column first.
+        left_out: columns without a table.
+        method: how intervals and tests were made, in words.
+        warnings: what should be known before a threshold is taken.
+        sentences: the first things to know, in plain words: what `at` keeps, and which group pays for it most.
+        seconds: how long it took.
+    """
+
+    source: str
+    score_column: str
+    head: str | None
+    where: tuple[str, ...]
+    num_rows: int
+    num_rows_that_meet: int
+    num_scored: int
+    mean: float | None
+    standard_deviation: float | None
+    minimum: float | None
+    maximum: float | None
+    quantiles: Mapping[str, float]
+    at: float | None
+    at_reason: str
+    grid: tuple[GridRow, ...]
+    landmarks: tuple[LandmarkRow, ...]
+    published: tuple[PublishedRow, ...]
+    tables: tuple[ColumnTable, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    method: str = METHOD
+    warnings: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and texts; no NaN, no infinity."""
+        hit = self.hardest_hit
+        return asdict(self) | {
+            "num_kept": self.num_kept,
+            "share_kept": _share(self.num_kept, self.num_scored),
+            "hardest_hit": {"column": hit[0].column, "kind": hit[0].kind} | asdict(hit[1]) if hit is not None else None,
+        }
+
+    @property
+    def num_kept(self) -> int:
+        """Rows that `at` keeps."""
+        return next((row.num_kept for row in self.grid if row.threshold == self.at), 0)
+
+    @property
+    def hardest_hit(self) -> tuple[ColumnTable, Group] | None:
+        """The group that clearly shrinks most, and its column's table; None where no group clearly shrinks."""
+        return hardest_hit(self.tables)
+
+
+def advise(
+    scores: ScoreSet | str | PathLike[str] | Any,
+    *,
+    grid: Sequence[float] | None = None,
+    min_score: float | str | None = None,
+    group_by: Sequence[str] | str | None = None,
+    score: str | None = None,
+    head: str | None = None,
+    where: str | Sequence[str] | None = None,
+    join: str | Sequence[str] = (),
+    with_price: bool = True,
+    memory: int = DEFAULT_MEMORY,
+    num_threads: int | None = None,
+    repeated: str = KEEP_FIRST,
+    score_column: str | None = None,
+    sample_column: str | None = None,
+    **old_names: Any,
+) -> Advice:
+    """Advise on a threshold for a score set.
+
+    Args:
+        scores: a set that is open; or what `open_scores` takes; or a data frame of polars, pandas or Arrow.
+        grid: thresholds of the table; None: half and quarter points around the scores, and the published points of their head.
+        min_score: the threshold in question, or the short name of a landmark ("sd-v1"); None: see `WANTED_SHARE`.
+        group_by: metadata columns whose groups are compared (`sample`: by folder); None: all that can be grouped.
+        score: the score column, or a name of the head behind it; needed where there are several.
+        head: the head that made the scores, where the set does not say.
+        where: SQL conditions; rows that do not meet all of them are left out of everything.
+        join: tables (Parquet, CSV) with more columns, joined by sample.
+        with_price: whether groups are looked at; without, only the scores are read.
+        memory: bytes that DuckDB may use; the rest goes to a temporary folder.
+        num_threads: of DuckDB; None: all cores.
+        repeated: what becomes of rows that name a sample again (`repeated.open_each_once`); for a set that is not open yet.
+        score_column: see `open_scores`; the same.
+        sample_column: the same.
+        old_names: `thresholds`, `at` and `columns` are what grid, min_score and group_by were called.
+
+    Raises:
+        InputError: no such column, landmark, head or table; a condition that is no SQL expression.
+        TypeError: scores of another kind, an unknown option.
+    """
+    options = {name: value for name, value in locals().items() if name not in ("scores", "old_names")}
+    opening = ("repeated", "score_column", "sample_column")
+    given = {name: value for name, value in options.items() if name not in opening}
+    for name, value in take_old_names(old_names, AdviseOptions, "advise").items():
+        if name not in ("grid", "min_score", "group_by"):
+            raise TypeError(f"advise() has no option {name!r}; there are {', '.join(sorted(options))}")
+        if given[name] is not None:
+            raise TypeError(f"advise() got {name!r} twice, once by its former name")
+        given[name] = value
+    if isinstance(scores, ScoreSet):  # of a command without --memory
+        return _advise(scores, **given, remedy=NO_FLAG)
+    named = {"score_column": score_column, "sample_column": sample_column}
+    with open_each_once(as_source(scores, "advise")[0], repeated, num_threads=num_threads or 1, **named) as opened:
+        return _advise(opened, **given, remedy=WITH_FLAG)
+
+
+def _advise(
+    scores: ScoreSet,
+    *,
+    grid: Sequence[float] | None,
+    min_score: float | str | None,
+    group_by: Sequence[str] | str | None,
+    score: str | None,
+    head: str | None,
+    where: str | Sequence[str] | None,
+    join: str | Sequence[str],
+    with_price: bool,
+    memory: int,
+    num_threads: int | None,
+    remedy: Remedy,
+) -> Advice:
+    """`advise` for an open set. `remedy`: what a user can do where memory is short."""
+    started = time.perf_counter()
+    cut = None if min_score is None else read_threshold(min_score)
+    column = choose_score(scores, score)
+    question = _Question(
+        column=column,
+        head=head_of(scores, column, head),
+        thresholds=tuple(finite(float(threshold), "--grid") for threshold in grid or ()),
+        mark=None if cut is None else cut.landmark,
+        at=None if cut is None else finite(cut.value, "--min-score"),
+        columns=(group_by,) if isinstance(group_by, str) else group_by,
+        where=(where,) if isinstance(where, str) else tuple(where or ()),
+        with_price=with_price,
+    )
+    tables = texts_of(join, "join", "advise")
+    how: dict[str, Any] = {"memory": memory, "num_threads": num_threads, "remedy": remedy}
+    with open_rows(scores, column, where=question.where, join=tables, **how) as rows:
+        answer, notes = _answer(rows, question), rows.notes
+    return _advice(scores, question, answer, notes, started)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """What is asked; see `advise`. `at` is a number, `mark` the landmark it was named by."""
+
+    column: str
+    head: str | None
+    thresholds: tuple[float, ...]
+    at: float | None
+    mark: Landmark | None
+    columns: Sequence[str] | None
+    where: tuple[str, ...]
+    with_price: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What was counted: `kept` belongs to `grid`, `cut` to the landmarks of the head.
+
+    `num_equal`: rows that the landmark asked for dropped and that are counted as kept here, as their score is its threshold.
+    """
+
+    num_rows: int
+    stats: ScoreStats
+    grid: list[float]
+    kept: list[int]
+    cut: list[int]
+    num_equal: int
+    at: float | None
+    at_reason: str
+    counted: list[GroupCounts | LeftOut]
+
+
+def _answer(rows: Rows, question: _Question) -> _Answer:
+    """Count all that is asked for."""
+    picked = chosen_columns(rows, question.columns) if question.with_price else []
+    num_rows, stats = _stats(rows)
+    grid = sorted({*(question.thresholds or _grid(stats, question.head)), *([] if question.at is None else [question.at])})
+    marks = landmarks_of(question.head)
+    kept = _counts(rows, stats.count, grid)
+    cut = _counts(rows, stats.count, [item.threshold for item in marks], strict=[item.is_strict for item in marks])
+    num_equal = 0
+    if question.mark is not None and question.mark.is_strict:
+        (above,) = _counts(rows, stats.count, [question.mark.threshold], strict=[True])
+        num_equal = kept[grid.index(question.mark.threshold)] - above
+    at, reason = _at(question, grid, kept, stats.count)
+    counted: list[GroupCounts | LeftOut] = []
+    if at is not None and question.with_price:
+        grouper = Grouper(rows, at, stats.count, kept[grid.index(at)], is_forced=question.columns is not None)
+        counted = [grouper.count(name) for name in picked]
+    return _Answer(
+        num_rows=num_rows,
+        stats=stats,
+        grid=grid,
+        kept=kept,
+        cut=cut,
+        num_equal=num_equal,
+        at=at,
+        at_reason=reason,
+        counted=counted,
+    )
+
+
+def _advice(scores: ScoreSet, question: _Question, answer: _Answer, notes: Sequence[str], started: float) -> Advice:
+    """Put the advice together. `notes`: lines about joined tables."""
+    stats, head, some = answer.stats, question.head, answer.stats.count > 0
+    tables = represent([item for item in answer.counted if isinstance(item, GroupCounts)])
+    num_kept = dict(zip(answer.grid, answer.kept, strict=True)).get(answer.at, 0) if answer.at is not None else 0
+    sentences = (
+        kept_sentence(answer.at, num_kept, stats.count, head, is_asked=question.at is not None),
+        price_sentence(tables, num_kept, stats.count, is_priced=question.with_price),
+    )
+    return Advice(
+        source=scores.source,
+        score_column=question.column,
+        head=head,
+        where=question.where,
+        num_rows=scores.whole().num_rows,
+        num_rows_that_meet=answer.num_rows,
+        num_scored=stats.count,
+        mean=stats.mean if some else None,
+        standard_deviation=stats.standard_deviation if some else None,
+        minimum=stats.minimum if some else None,
+        maximum=stats.maximum if some else None,
+        quantiles={f"{q:g}": stats.quantile(q) for q in QUANTILES} if some else {},
+        at=answer.at,
+        at_reason=answer.at_reason,
+        grid=tuple(_grid_rows(question, answer)),
+        landmarks=tuple(
+            LandmarkRow(landmark=item, num_kept=count, share_kept=_share(count, stats.count))
+            for item, count in zip(landmarks_of(head), answer.cut, strict=True)
+        ),
+        published=tuple(map(_published_row, published_of(head))),
+        tables=tables,
+        left_out=tuple(item for item in answer.counted if isinstance(item, LeftOut)),
+        sentences=tuple(filter(None, sentences)),
+        warnings=(
+            *scores.notes,
+            *notes,
+            *warnings_about(
+                scores,
+                question.column,
+                head,
+                stats,
+                answer.num_rows,
+                at=question.at,
+                mark=question.mark,
+                num_equal=answer.num_equal,
+            ),
+        ),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _published_row(item: PublishedShares) -> PublishedRow:
+    return PublishedRow(
+        dataset=item.dataset,
+        num_pictures=item.num_pictures,
+        mean=item.mean,
+        minimum=item.minimum,
+        maximum=item.maximum,
+        has_shares=bool(item.shares),
+        source=item.source,
+    )
+
+
+def _stats(rows: Rows) -> tuple[int, ScoreStats]:
+    """Rows of the view, and the statistics of their scores; piece by piece."""
+    num_rows, stats = 0, ScoreStats()
+    for batch in rows.batches(f"SELECT {SCORE} FROM rows", _BATCH_ROWS):
+        num_rows += batch.num_rows
+        column = batch.column(0)
+        stats.merge(ScoreStats.of(column.drop_null().to_numpy(zero_copy_only=False).astype(np.float32)))
+    return num_rows, stats
+
+
+def _grid(stats: ScoreStats, head: str | None) -> list[float]:
+    """Half and quarter points (or other round ones) around the scores, and what is published; ascending, each once."""
+    published = {threshold for item in published_of(head) for threshold in item.shares}
+    if not stats.count:
+        return sorted(published)
+    low, high = stats.quantile(0.05), stats.quantile(0.999)
+    spread = high - low
+    if spread <= _STEPS[-1] * _MOST_STEPS:
+        step = next(step for step in _STEPS if spread <= step * _MOST_STEPS)
+    else:
+        step = 10.0 ** math.ceil(math.log10(spread / 10))
+    while 0 < spread < step * _LEAST_STEPS and step > _LEAST_STEP:
+        step /= 2
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return sorted({place * step for place in range(first, last + 1)} | published)
+
+
+def _counts(rows: Rows, num_scored: int, thresholds: Sequence[float], *, strict: Sequence[bool] = ()) -> list[int]:
+    """Rows at or above each threshold (above it where `strict`), compared as float32."""
+    if not thresholds or not num_scored:
+        return [0] * len(thresholds)
+    signs = [">" if is_strict else ">=" for is_strict in strict] or [">="] * len(thresholds)
+    pairs = zip(signs, map(threshold_number, thresholds), strict=True)
+    counts = ", ".join(f"count(*) FILTER ({SCORE} {sign} {threshold})" for sign, threshold in pairs)
+    return [int(count) for count in rows.one(f"SELECT {counts} FROM rows")]
+
+
+def _at(question: _Question, grid: Sequence[float], kept: Sequence[int], num_scored: int) -> tuple[float | None, str]:
+    """The threshold whose price is told, and why this one."""
+    if question.at is not None:
+        return question.at, f"asked for: {question.mark.name}" if question.mark is not None else "asked for"
+    if not grid or not num_scored:
+        return None, "there are no scores"
+    best = min(range(len(grid)), key=lambda place: (abs(kept[place] / num_scored - WANTED_SHARE), grid[place]))
+    return grid[best], f"none was asked for; this one keeps most nearly {WANTED_SHARE:.0%}, as LAION's 5+ did of LAION-2B-en"
+
+
+def _grid_rows(question: _Question, answer: _Answer) -> list[GridRow]:
+    sets = [item for item in published_of(question.head) if item.shares]
+    return [
+        GridRow(
+            threshold=threshold,
+            num_kept=count,
+            share_kept=_share(count, answer.stats.count),
+            published={item.dataset: item.shares.get(threshold) for item in sets},
+            is_wanted=threshold in (*question.thresholds, question.at),
+        )
+        for threshold, count in zip(answer.grid, answer.kept, strict=True)
+    ]
+
+
+def _share(count: int, total: int) -> float:
+    return count / total if total else 0.0

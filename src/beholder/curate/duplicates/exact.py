@@ -1,0 +1,316 @@
+"""Rows best first in, which of them stay and the nearest row that stays of each other one out: every near pair is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.curate.duplicates.bound import Basis, Doubles, Floats
+from beholder.kernels import similarity
+from beholder.kernels.similarity import NONE, PANEL, ROWS
+from beholder.kernels.vectors import LANES
+from beholder.scoreset.vectors import Progress, Rows, Vectors, like
+
+_BLOCK_ROWS, _BLOCK_ROWS_PER_THREAD, _MOST_BLOCK_ROWS = 1024, 256, 16_384
+"""Rows looked up at once. Each pass reads all rows that stay, so it has to be shared by many; their coordinates fit a cache."""
+_PIECE_ROWS = 512
+"""Rows of a block that are settled among themselves at once: all pairs of them may be near."""
+
+
+@dataclass
+class Search:
+    """What a block of rows is looked up with, and where what is found goes."""
+
+    vectors: npt.NDArray[Any]
+    threshold: float
+    basis: Basis
+    num_threads: int
+
+    def __post_init__(self) -> None:
+        self.limit = self.basis.limit(self.threshold)
+        self.where = (
+            like(self.vectors.dtype),
+            self.vectors.__array_interface__["data"][0],
+            self.vectors.strides[0],
+            self.vectors.shape[1] // LANES,
+        )
+        """The first arguments of every kernel."""
+
+
+class Kept(Protocol):
+    """The rows that stay so far."""
+
+    def find(self, coordinates: Floats, rows: Rows, squares: Doubles, best: Doubles, best_at: Rows) -> None:
+        """Write the most similar row that stays (its place in order of `add`) and the similarity, where it is near enough."""
+        ...
+
+    def add(self, coordinates: Floats, chosen: Rows, rows: Rows, squares: Doubles) -> None:
+        """Rows `rows` of the matrix stay; theirs are rows `chosen` of `coordinates`."""
+        ...
+
+
+class AllKept:
+    """The rows that stay, looked at one and all: panels of their coordinates."""
+
+    def __init__(self, search: Search, capacity: int, pool: ThreadPoolExecutor) -> None:
+        self._search, self._pool = search, pool
+        self._panels = np.zeros((-(-capacity // PANEL), search.basis.dim, PANEL), np.float32)
+        self._rows, self._squares = np.empty(capacity, np.int64), np.empty(capacity, np.float64)
+        self.num_rows = 0
+
+    def find(self, coordinates: Floats, rows: Rows, squares: Doubles, best: Doubles, best_at: Rows) -> None:
+        """See `Kept`. Each thread has some of the queries."""
+        search = self._search
+
+        def look_up(low: int, high: int) -> None:
+            similarity.search(
+                *search.where,
+                coordinates[low : -(-high // ROWS) * ROWS],
+                rows[low:high],
+                squares[low:high],
+                self._panels,
+                self.num_rows,
+                self._rows,
+                self._squares,
+                search.limit,
+                search.threshold,
+                best[low:high],
+                best_at[low:high],
+            )
+
+        share_out(self._pool, search.num_threads, len(rows), look_up)
+
+    def add(self, coordinates: Floats, chosen: Rows, rows: Rows, squares: Doubles) -> None:
+        """See `Kept`."""
+        similarity.add_to_panels(coordinates, chosen, self.num_rows, self._panels)
+        self._rows[self.num_rows : self.num_rows + len(rows)] = rows
+        self._squares[self.num_rows : self.num_rows + len(rows)] = squares
+        self.num_rows += len(rows)
+
+
+def share_out(pool: ThreadPoolExecutor, num_threads: int, num_rows: int, work: Callable[[int, int], None]) -> None:
+    """Do `work(low, high)` for all of [0, num_rows) in parts, one or more a thread; parts begin at multiples of 4."""
+    step = max(64, -(-num_rows // (num_threads * ROWS)) * ROWS) if num_rows else 1
+    for task in [pool.submit(work, low, min(num_rows, low + step)) for low in range(0, num_rows, step)]:
+        task.result()
+
+
+def turned(search: Search, pool: ThreadPoolExecutor, rows: Rows) -> Floats:
+    """Coordinates of rows of the matrix, (n, d) float32; n is their number rounded up to a multiple of 4."""
+    coordinates = np.zeros((-(-len(rows) // ROWS) * ROWS, search.basis.dim), np.float32)
+
+    def turn(low: int, high: int) -> None:
+        found = search.basis.coordinates(search.vectors[rows[low:high]])
+        coordinates[low : low + len(found)] = found
+
+    share_out(pool, search.num_threads, len(rows), turn)
+    return coordinates
+
+
+def square_sums(search: Search, pool: ThreadPoolExecutor, rows: Rows) -> Doubles:
+    """The product of each of these rows of the matrix with itself, (n,) float64."""
+    found = np.empty(len(rows))
+    share_out(pool, search.num_threads, len(rows), lambda a, b: similarity.square_sums(*search.where, rows[a:b], found[a:b]))
+    return found
+
+
+def rows_at_once(num_threads: int) -> int:
+    """How many rows are best looked up together."""
+    return min(_MOST_BLOCK_ROWS, max(_BLOCK_ROWS, _BLOCK_ROWS_PER_THREAD * num_threads))
+
+
+def keep_best(
+    vectors: Vectors,
+    rows: Rows,
+    threshold: float,
+    *,
+    num_always: int,
+    num_threads: int,
+    basis: Basis,
+    make_kept: Callable[[Search, int, ThreadPoolExecutor], Kept] = AllKept,
+    block_rows: int | None = None,
+    most_stays: int | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[Rows, Doubles]:
+    """Go through rows best first; one stays unless a row that stays before it is at least `threshold` similar.
+
+    Args:
+        vectors: the embeddings; only `matrix` is used.
+        rows: (M,) rows of the matrix, best first, each once.
+        threshold: least similarity of near-duplicates.
+        num_always: the first so many stay whatever is similar to them.
+        num_threads: threads to use.
+        basis: from `choose_basis`.
+        make_kept: how rows that stay are looked up.
+        block_rows: rows that are looked up at once; it changes the time only.
+        most_stays: once so many rows stay, those that come then are left undecided; None: all are decided.
+        on_progress: told the number of rows decided, and of all.
+
+    Returns:
+        keeper: (M,) int64: position in `rows` of the most similar row that stays and comes before (of equally similar ones the
+            first); its own position for a row that stays; -1 for one left undecided. similarity: (M,) float64 to it; 1 for a
+            row that stays.
+    """
+    search = Search(vectors.matrix, threshold, basis, num_threads)
+    block_rows = block_rows or rows_at_once(num_threads)
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+        greedy = _Greedy(search, pool, rows, num_always, make_kept(search, len(rows), pool))
+        end = 0
+        while end < len(rows) and (most_stays is None or greedy.num_stays < most_stays):
+            at, end = end, min(len(rows), end + block_rows)
+            greedy.settle(at, end)
+            if on_progress is not None:
+                on_progress(end, len(rows))
+    greedy.keeper[end:] = -1
+    return greedy.keeper, greedy.found
+
+
+def keep_best_of_small_groups(
+    vectors: Vectors, rows: Rows, edges: Rows, always: npt.NDArray[np.bool_], threshold: float, num_threads: int
+) -> tuple[Rows, Doubles]:
+    """`keep_best` inside each of many small groups: all their pairs are looked at in float64.
+
+    Args:
+        vectors: the embeddings; only `matrix` is used.
+        rows: (M,) rows of the matrix, group after group, best first in each.
+        edges: (G + 1,) int64: group g has rows[edges[g]:edges[g + 1]].
+        always: (M,) rows that stay whatever is similar to them.
+        threshold: as in `keep_best`.
+        num_threads: as there.
+
+    Returns:
+        As `keep_best`; keepers are places in `rows`.
+    """
+    matrix = vectors.matrix
+    where = (like(matrix.dtype), matrix.__array_interface__["data"][0], matrix.strides[0], matrix.shape[1] // LANES)
+    keeper, found, squares = np.empty(len(rows), np.int64), np.empty(len(rows)), np.empty(len(rows))
+    similarity.square_sums(*where, rows, squares)
+    pairs = np.cumsum(np.diff(edges) ** 2)
+    cuts = np.searchsorted(pairs, np.linspace(0, pairs[-1], num_threads + 1)[1:-1])
+    cuts = np.unique(np.concatenate([[0], cuts, [len(edges) - 1]]))
+
+    def settle(low: int, high: int) -> None:
+        similarity.keep_best_of_groups(*where, rows, squares, edges[low : high + 1], always, threshold, keeper, found)
+
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+        for task in [pool.submit(settle, int(low), int(high)) for low, high in pairwise(cuts)]:
+            task.result()
+    return keeper, found
+
+
+class _Greedy:
+    """Rows that are settled block by block: `keeper` and `found` are filled as far as that has come."""
+
+    def __init__(self, search: Search, pool: ThreadPoolExecutor, rows: Rows, num_always: int, kept: Kept) -> None:
+        self._search, self._pool, self._rows, self._num_always, self._kept = search, pool, rows, num_always, kept
+        self.keeper, self.found = np.arange(len(rows)), np.ones(len(rows))
+        self._squares = square_sums(search, pool, rows)
+        self._first_same = first_of_the_same(search.vectors, rows, num_always)
+        self._stays = np.zeros(len(rows), np.bool_)
+        self._kept_positions, self._num_kept = np.empty(len(rows), np.int64), 0
+
+    @property
+    def num_stays(self) -> int:
+        """Rows that stay among those that were decided."""
+        return self._num_kept
+
+    def _share(self, num_rows: int, work: Callable[[int, int], None]) -> None:
+        share_out(self._pool, self._search.num_threads, num_rows, work)
+
+    def settle(self, at: int, end: int) -> None:
+        """Decide about rows [at, end), all before them being decided."""
+        block = np.arange(at, end)
+        first = self._first_same[block]
+        known = (first < at) & self._stays[first]
+        self.keeper[block[known]] = first[known]
+        block = block[~known]
+        rows, squares = self._rows[block], self._squares[block]
+        coordinates = turned(self._search, self._pool, rows)
+        best, best_at = np.full(len(block), NONE), np.full(len(block), -1, np.int64)
+        self._kept.find(coordinates, rows, squares, best, best_at)
+        self._found_near(block, best, self._kept_positions[best_at])
+        inside = AllKept(self._search, len(block), self._pool)  # those of this block that stay
+        staying = np.empty(0, np.int64)
+        for low in range(0, len(block), _PIECE_ROWS):
+            piece = slice(low, low + _PIECE_ROWS)
+            nearer, nearer_at = best[piece].copy(), np.full(len(block[piece]), -1, np.int64)
+            padded = coordinates[low : low + -(-len(nearer) // ROWS) * ROWS]
+            if len(staying):
+                inside.find(padded, rows[piece], squares[piece], nearer, nearer_at)
+                has = nearer_at >= 0
+                self._found_near(block[piece][has], nearer[has], block[staying[nearer_at[has]]])
+            new = self._settle_piece(padded, block[piece], nearer)
+            inside.add(padded, new, rows[piece][new], squares[piece][new])
+            staying = np.concatenate([staying, low + new])
+        self._kept.add(coordinates, staying, rows[staying], squares[staying])
+        self._kept_positions[self._num_kept : self._num_kept + len(staying)] = block[staying]
+        self._num_kept += len(staying)
+        self._stays[block[staying]] = True
+
+    def _found_near(self, positions: Rows, best: Doubles, keepers: Rows) -> None:
+        near = best >= self._search.threshold
+        self.keeper[positions[near]], self.found[positions[near]] = keepers[near], best[near]
+
+    def _settle_piece(self, coordinates: Floats, piece: Rows, best: Doubles) -> Rows:
+        """Numbers of those of a piece that stay, `best` being the similarity to the nearest row before it that stays."""
+        search = self._search
+        always = piece < self._num_always
+        members = np.flatnonzero((best < search.threshold) | always)
+        panels = np.zeros((-(-len(members) // PANEL), coordinates.shape[1], PANEL), np.float32)
+        similarity.add_to_panels(coordinates, members, 0, panels)
+        near = np.full((len(piece), len(members)), NONE)
+        rows, squares = self._rows[piece], self._squares[piece]
+
+        def look_up(low: int, high: int) -> None:
+            similarity.search_block(
+                *search.where,
+                coordinates,
+                rows,
+                squares,
+                low,
+                high,
+                panels,
+                members,
+                search.limit,
+                search.threshold,
+                near,
+            )
+
+        self._share(len(piece), look_up)
+        stays = np.zeros(len(piece), np.bool_)
+        stays[members] = True
+        for row in np.flatnonzero((near > NONE).any(axis=1) & ~always):
+            before = np.where(stays[members], near[row], NONE)
+            nearest = int(np.argmax(before))
+            if before[nearest] < search.threshold:
+                continue
+            stays[row] = False
+            if before[nearest] > best[row]:
+                self.keeper[piece[row]], self.found[piece[row]] = piece[members[nearest]], before[nearest]
+        staying = np.flatnonzero(stays)
+        self.keeper[piece[staying]], self.found[piece[staying]] = piece[staying], 1.0
+        return staying
+
+
+def first_of_the_same(matrix: npt.NDArray[Any], rows: Rows, num_always: int) -> Rows:
+    """(M,) for each of `rows` the position of the first one with the same bytes; its own for the first `num_always`."""
+    words = matrix.view(np.uint64) if len(matrix) else np.empty((0, 1), np.uint64)
+    hashes = np.empty(len(rows), np.uint64)
+    similarity.hash_rows(words, rows, hashes)
+    hashes = hashes[num_always:]
+    order = np.argsort(hashes, kind="stable")
+    is_same = np.zeros(len(order), np.bool_)
+    is_same[1:] = hashes[order][1:] == hashes[order][:-1]
+    starts = np.maximum.accumulate(np.where(is_same, 0, np.arange(len(order))))
+    first = np.arange(len(rows))
+    mine, theirs = order[is_same] + num_always, order[starts[is_same]] + num_always
+    equal = np.empty(len(mine), np.bool_)
+    similarity.equal_rows(words, rows[mine], rows[theirs], equal)
+    first[mine[equal]] = theirs[equal]
+    return first

@@ -1,0 +1,550 @@
+"""Rows of a score set best first and their embeddings in, which are near-duplicates of one before, and their groups, out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder.columns import SAMPLE
+from beholder.curate.duplicates.bound import choose_basis
+from beholder.curate.duplicates.exact import AllKept, Kept, Search, keep_best, keep_best_of_small_groups
+from beholder.errors import InputError
+from beholder.scoreset.score_set import ScoreSet
+from beholder.scoreset.vectors import NamesFile, Progress, Rows, Vectors, load_vectors, samples_of
+
+DuplicateMethod = Literal["auto", "exact", "approximate"]
+DUPLICATE_METHODS: tuple[DuplicateMethod, ...] = get_args(DuplicateMethod)
+
+MOST_EXACT_ROWS = 1_000_000
+"""`auto` compares every pair up to so many rows. A million made rows like CLIP's took 300 seconds of one core, by the index 120
+(benchmarks/duplicates.py); the time grows with the square. The border is a number of rows and no time, so that the result is
+the same on every machine."""
+
+INDEX_PAIR_COST = 200_000.0
+"""For the index, as in `choose_basis`: the pairs that it meets are neighbours, so the bound leaves far more of them."""
+_INDEX_BLOCK_ROWS = 4096
+_SMALL_GROUP_ROWS, _GROUPED_ROWS = 512, 100_000
+"""Pairs of smaller groups are all compared in float64: looking for axes that tell them apart would take longer. So many rows of
+them are gone through at once."""
+FIRST_WALK_ROWS, _WALK_ROWS_PER_STAY, _WALK_GROWTH = 65_536, 8, 8
+"""Where only so many rows are to stay: rows whose embeddings are read first, at least and for each of those that are to stay;
+and how many times as many are read where that was not enough. So many rows or fewer are soon compared, one and all."""
+
+GROUPS_SCHEMA = pa.schema(
+    [
+        ("group", pa.int64()),
+        (SAMPLE, pa.large_string()),
+        ("similarity", pa.float32()),
+        ("kept", pa.bool_()),
+        ("row", pa.int64()),
+        ("reference", pa.large_string()),
+    ]
+)
+"""Groups of near-duplicates: those of the first picture first, in each the one that stays and then the others in their order.
+`similarity` is to the one that stays (1 for itself), `row` the row of the score set. Behind them come rows that are near to a
+picture of a reference set: a group for each of these pictures, `reference` its name (else null), `similarity` that to it, and
+none of the group stays."""
+
+StageProgress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much it is in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What became of each of M rows, given best first.
+
+    Attributes:
+        keeper: (M,) int64: position of the row that stays and is most similar to this one, among those before it (of equally
+            similar ones the best); its own position for a row that stays; -1 for one that was left undecided.
+        similarity: (M,) float32 to that row; 1 for a row that stays, NaN for one without an embedding (it stays).
+        method: "exact" or "approximate".
+        num_without_embedding: rows that could not be compared.
+        num_axes: coordinates that the bound was made of.
+        seconds: what it took.
+    """
+
+    keeper: Rows
+    similarity: npt.NDArray[np.float32]
+    method: str
+    num_without_embedding: int
+    num_axes: int
+    seconds: float
+
+    @property
+    def stays(self) -> npt.NDArray[np.bool_]:
+        """(M,) whether each row stays."""
+        return np.equal(self.keeper, np.arange(len(self.keeper)))
+
+    @property
+    def num_decided(self) -> int:
+        """How many rows were decided, from the first on."""
+        undecided = np.flatnonzero(self.keeper < 0)
+        return int(undecided[0]) if len(undecided) else len(self.keeper)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicateRule:
+    """What near-duplicate removal takes out of a score set.
+
+    Attributes:
+        dropped: rows of the score set that are near-duplicates of one before them, in their order.
+        near_reference: rows that are near to a picture of a reference set, in their order; none of them is in `dropped`.
+        groups: GROUPS_SCHEMA: every group of at least two pictures, and of those near to a reference every one.
+        num_without_embedding: rows that stay because they have no embedding.
+        num_looked_at: rows that were decided; those behind them were not needed, and are neither dropped nor said to stay.
+        num_near_that_stay: rows that always stay, near to a picture of a reference set.
+        num_references: rows of the reference sets that could be compared; num_references_left_out: those that have no
+            embedding.
+        method: "exact" or "approximate".
+        seconds: what it took, reading included.
+    """
+
+    dropped: Rows
+    near_reference: Rows
+    groups: pa.Table
+    num_without_embedding: int
+    num_looked_at: int
+    num_near_that_stay: int
+    num_references: int
+    num_references_left_out: int
+    method: str
+    seconds: float
+
+
+def find_near_duplicates(
+    vectors: Vectors,
+    order: Rows,
+    threshold: float,
+    *,
+    method: DuplicateMethod = "auto",
+    num_threads: int | None = None,
+    num_always: int = 0,
+    groups: Rows | None = None,
+    most_stays: int | None = None,
+    on_progress: Progress | None = None,
+) -> Duplicates:
+    """Go through rows best first: one stays unless a row that stays before it is as similar as the threshold, or more.
+
+    So everything that is dropped has a better, at least that similar row that stays, and no two rows that stay are near.
+    Similarity is the cosine, in float64, of the rows as stored (`beholder.kernels.similarity`). "exact" sees every near pair;
+    "approximate" looks with faiss among rows in neighbouring cells, and misses a few: then two rows stay that are near. What it
+    drops is near a row that stays all the same.
+
+    Args:
+        vectors: embeddings of a score set's N rows.
+        order: (M,) rows of the score set, best first, each at most once.
+        threshold: least cosine similarity of near-duplicates, -1 to 1.
+        method: "auto" is exact for up to `MOST_EXACT_ROWS` rows.
+        num_threads: threads to use; None: all cores of this process.
+        num_always: so many rows at the head of `order` stay whatever they are near to; they take others out.
+        groups: (M,) the group of each row of `order`, any whole numbers: only rows of one group are compared. None: all are.
+        most_stays: the first so many rows that stay are wanted, and rows after these may be left undecided: a row is decided by
+            those before it alone, so what is decided is what it would be anyway. None: all rows are decided.
+        on_progress: told the number of rows that are decided, and of all.
+
+    Raises:
+        InputError: the threshold is no cosine, or faiss is needed and not installed.
+    """
+    started = time.perf_counter()
+    _check(threshold, method)
+    num_threads = num_threads or len(os.sched_getaffinity(0))
+    order = np.asarray(order, np.int64)
+    has = np.flatnonzero(vectors.place[order] >= 0)
+    rows = vectors.place[order[has]]
+    is_exact = _is_exact(method, len(rows), most_stays)
+    keeper = np.arange(len(order))
+    similarity = np.full(len(order), np.nan, np.float32)
+    num_axes = 0
+    if len(rows) and groups is not None:
+        always = has < num_always
+        own, own_similarity, is_exact = _keep_best_of_groups(
+            vectors, rows, np.asarray(groups)[has], threshold, always, method, num_threads, on_progress
+        )
+        keeper[has], similarity[has] = has[own], own_similarity
+    elif len(rows):
+        found = _keep_best if is_exact else _keep_best_by_index
+        always_of_these = int(np.searchsorted(has, num_always))
+        own, own_similarity, num_axes = found(vectors, rows, threshold, always_of_these, num_threads, most_stays, on_progress)
+        keeper[has], similarity[has] = np.where(own >= 0, has[own], -1), own_similarity
+    return Duplicates(
+        keeper=keeper,
+        similarity=similarity,
+        method="exact" if is_exact else "approximate",
+        num_without_embedding=len(order) - len(has),
+        num_axes=num_axes,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _check(threshold: float, method: str) -> None:
+    if not -1.0 <= threshold <= 1.0:  # NaN, too
+        raise InputError(f"the similarity of near-duplicates is between -1 and 1, usually 0.9 to 0.99; not {threshold:g}")
+    if method not in DUPLICATE_METHODS:
+        raise InputError(f"unknown method {method!r} for near-duplicates; choose {', '.join(DUPLICATE_METHODS)}")
+
+
+def _is_exact(method: DuplicateMethod, num_rows: int, most_stays: int | None = None) -> bool:
+    """Whether so many rows are all compared; of rows of which few are to stay, each is compared with those few only."""
+    is_little = num_rows <= MOST_EXACT_ROWS or (most_stays is not None and num_rows * most_stays <= MOST_EXACT_ROWS**2)
+    return method == "exact" or (method == "auto" and is_little)
+
+
+def _keep_best(
+    vectors: Vectors,
+    rows: Rows,
+    threshold: float,
+    num_always: int,
+    num_threads: int,
+    most_stays: int | None,
+    on_progress: Progress | None,
+) -> tuple[Rows, npt.NDArray[np.float64], int]:
+    basis = choose_basis(vectors.matrix, rows, threshold)
+    keeper, similarity = keep_best(
+        vectors,
+        rows,
+        threshold,
+        num_always=num_always,
+        num_threads=num_threads,
+        basis=basis,
+        make_kept=AllKept,
+        most_stays=most_stays,
+        on_progress=on_progress,
+    )
+    return keeper, similarity, basis.num_axes
+
+
+def _keep_best_by_index(
+    vectors: Vectors,
+    rows: Rows,
+    threshold: float,
+    num_always: int,
+    num_threads: int,
+    most_stays: int | None,
+    on_progress: Progress | None,
+) -> tuple[Rows, npt.NDArray[np.float64], int]:
+    from beholder.curate.duplicates.ann import IndexedKept, load_faiss_for, threads
+
+    faiss = load_faiss_for(len(rows))
+    basis = choose_basis(vectors.matrix, rows, threshold, pair_cost=INDEX_PAIR_COST)
+
+    def make_kept(search: Search, capacity: int, pool: ThreadPoolExecutor) -> Kept:
+        return IndexedKept(search, pool, rows)
+
+    with threads(faiss, num_threads):
+        keeper, similarity = keep_best(
+            vectors,
+            rows,
+            threshold,
+            num_always=num_always,
+            num_threads=num_threads,
+            basis=basis,
+            make_kept=make_kept,
+            block_rows=_INDEX_BLOCK_ROWS,
+            most_stays=most_stays,
+            on_progress=on_progress,
+        )
+    return keeper, similarity, basis.num_axes
+
+
+def _keep_best_of_groups(
+    vectors: Vectors,
+    rows: Rows,
+    groups: Rows,
+    threshold: float,
+    always: npt.NDArray[np.bool_],
+    method: DuplicateMethod,
+    num_threads: int,
+    on_progress: Progress | None,
+) -> tuple[Rows, npt.NDArray[np.float64], bool]:
+    """`keep_best` inside each group; and whether all of it was exact."""
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.append(True, groups[by_group][1:] != groups[by_group][:-1]))
+    ends = np.append(starts[1:], len(rows))
+    keeper, similarity = np.arange(len(rows)), np.ones(len(rows))
+    is_exact, done = True, 0
+
+    def tell(num_rows: int) -> None:
+        if on_progress is not None:
+            on_progress(done + num_rows, len(rows))
+
+    is_small = ends - starts <= _SMALL_GROUP_ROWS
+    for pieces in _pieces_of_groups(starts[is_small], ends[is_small]):
+        places = np.concatenate([by_group[start:end] for start, end in pieces])
+        edges = np.concatenate([[0], np.cumsum([end - start for start, end in pieces])]).astype(np.int64)
+        own, own_similarity = keep_best_of_small_groups(vectors, rows[places], edges, always[places], threshold, num_threads)
+        keeper[places], similarity[places] = places[own], own_similarity
+        tell(len(places))
+        done += len(places)
+    for start, end in zip(starts[~is_small], ends[~is_small], strict=True):
+        places = by_group[start:end]
+        exact = _is_exact(method, len(places))
+        found = _keep_best if exact else _keep_best_by_index
+        own, own_similarity, _ = found(
+            vectors, rows[places], threshold, int(always[places].sum()), num_threads, None, lambda count, _: tell(count)
+        )
+        keeper[places], similarity[places] = places[own], own_similarity
+        done += len(places)
+        is_exact = is_exact and exact
+    return keeper, similarity, is_exact
+
+
+def _pieces_of_groups(starts: Rows, ends: Rows) -> Iterator[list[tuple[int, int]]]:
+    """Groups, [start, end) each, several at a time: about so many rows that progress can be told between."""
+    waiting: list[tuple[int, int]] = []
+    num_rows = 0
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        waiting.append((start, end))
+        num_rows += end - start
+        if num_rows >= _GROUPED_ROWS:
+            yield waiting
+            waiting, num_rows = [], 0
+    if waiting:
+        yield waiting
+
+
+def drop_near_duplicates(
+    scores: ScoreSet,
+    embeddings: str,
+    rows_best_first: Rows,
+    threshold: float | None,
+    method: DuplicateMethod = "auto",
+    num_threads: int | None = None,
+    scratch: Path | None = None,
+    on_progress: StageProgress | None = None,
+    *,
+    num_always: int = 0,
+    groups: Rows | None = None,
+    references: Sequence[str] = (),
+    reference_threshold: float | None = None,
+    most_stays: int | None = None,
+    first_rows: int | None = None,
+) -> DuplicateRule:
+    """Near-duplicates among some rows of a score set: of each group the first stays.
+
+    Args:
+        scores: the score set.
+        embeddings: where the embeddings of its pictures are: `scores.embeddings`, or any set that `beholder score` reads.
+        rows_best_first: (M,) rows of the score set.
+        threshold: as in `find_near_duplicates`; None: rows are not compared with each other.
+        method: as there.
+        num_threads: as there.
+        scratch: a folder for the matrix of embeddings (`load_vectors`); None: the system's for temporary files.
+        on_progress: told "embeddings read" and "rows compared" with numbers, and the same of reference sets.
+        num_always: as there.
+        groups: as there, for each of `rows_best_first`.
+        references: sets of embeddings. First of all, rows that are near to any of theirs go.
+        reference_threshold: least similarity of those; None: `threshold`.
+        most_stays: the first so many rows that stay are wanted. Embeddings are then read and rows decided only as far as that
+            takes, and all that is told is about those rows. None: all rows are decided.
+        first_rows: with `most_stays`, rows whose embeddings are read first; None: some tens of thousands.
+
+    Raises:
+        InputError: the embeddings cannot be read or matched, those of a reference set are of another model, or as in
+            `find_near_duplicates`.
+        OutputError: no room in `scratch`.
+    """
+    started = time.perf_counter()
+    rows_best_first = np.asarray(rows_best_first, np.int64)
+    near_from = threshold if reference_threshold is None else reference_threshold
+    for given in (threshold, near_from if references else None):
+        if given is not None:
+            _check(given, method)
+
+    def decide(rows: Rows) -> _Decided:
+        return _decided(
+            scores, embeddings, rows, threshold, method, num_threads or len(os.sched_getaffinity(0)),
+            scratch or Path(tempfile.gettempdir()), on_progress or (lambda stage, done, total: None), num_always,
+            None if groups is None else np.asarray(groups)[: len(rows)], references, near_from, most_stays,
+        )  # fmt: skip
+
+    count = len(rows_best_first)
+    if most_stays is not None:
+        count = min(count, max(first_rows or FIRST_WALK_ROWS, num_always, _WALK_ROWS_PER_STAY * most_stays))
+    while True:
+        if 2 * count >= len(rows_best_first):
+            count = len(rows_best_first)
+        found = decide(rows_best_first[:count])
+        if count == len(rows_best_first) or found.is_enough:
+            break
+        count *= _WALK_GROWTH
+    stays = found.stays[: found.num_decided]
+    is_near = found.is_near[: found.num_decided]
+    decided = rows_best_first[: found.num_decided]
+    own = groups_table(scores, decided, found.keeper[: found.num_decided], found.similarity[: found.num_decided])
+    first = int(own.column("group")[-1].as_py()) + 1 if own.num_rows else 0
+    return DuplicateRule(
+        dropped=decided[~stays & ~is_near],
+        near_reference=decided[is_near],
+        groups=pa.concat_tables([own, reference_groups(scores, decided, found, first=first)]),
+        num_without_embedding=int((found.place[: found.num_decided] < 0).sum()),
+        num_looked_at=found.num_decided,
+        num_near_that_stay=found.num_near_that_stay,
+        num_references=found.num_references,
+        num_references_left_out=found.num_references_left_out,
+        method=found.method,
+        seconds=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decided:
+    """What became of M rows, given best first; counts as in `DuplicateRule`.
+
+    Attributes:
+        keeper, similarity: as in `Duplicates`; a row that is near to a picture of a reference set is its own keeper.
+        reference: the row of the reference sets that it is near to, else -1; reference_similarity: how similar it is to that.
+        reference_names: names of these.
+        place: row of each in the matrix of embeddings, -1 for none.
+        num_decided: rows up to the last one that is wanted.
+        is_enough: whether as many stay as are wanted.
+    """
+
+    keeper: Rows
+    similarity: npt.NDArray[np.float32]
+    reference: Rows
+    reference_similarity: npt.NDArray[np.float32]
+    reference_names: NamesFile | None
+    place: Rows
+    num_decided: int
+    is_enough: bool
+    num_near_that_stay: int
+    num_references: int
+    num_references_left_out: int
+    method: str
+
+    @property
+    def is_near(self) -> npt.NDArray[np.bool_]:
+        return self.reference >= 0
+
+    @property
+    def stays(self) -> npt.NDArray[np.bool_]:
+        return np.equal(self.keeper, np.arange(len(self.keeper))) & ~self.is_near
+
+
+def _decided(
+    scores: ScoreSet,
+    embeddings: str,
+    rows: Rows,
+    threshold: float | None,
+    method: DuplicateMethod,
+    num_threads: int,
+    scratch: Path,
+    told: StageProgress,
+    num_always: int,
+    groups: Rows | None,
+    references: Sequence[str],
+    near_from: float | None,
+    most_stays: int | None,
+) -> _Decided:
+    vectors = load_vectors(
+        scores,
+        embeddings,
+        scratch=scratch,
+        rows=rows,
+        references=references,
+        on_progress=lambda done, total: told("embeddings read", done, total),
+        on_reference=lambda done, total: told("reference embeddings read", done, total),
+    )
+    reference, num_near_that_stay, is_exact = np.full(len(rows), -1, np.int64), 0, True
+    reference_similarity = np.full(len(rows), np.nan, np.float32)
+    if references:
+        from beholder.curate.duplicates.reference import near_references
+
+        assert near_from is not None
+        is_exact = _is_exact(method, len(rows), vectors.num_references)
+        reference, reference_similarity = near_references(
+            vectors, rows, near_from, is_exact=is_exact, num_threads=num_threads,
+            on_progress=lambda done, total: told("rows compared with the reference", done, total),
+        )  # fmt: skip
+        num_near_that_stay = int((reference[:num_always] >= 0).sum())
+        reference[:num_always] = -1
+    left = np.flatnonzero(reference < 0)
+    keeper, similarity = np.arange(len(rows)), np.ones(len(rows), np.float32)
+    num_decided = len(left)
+    if threshold is not None:
+        found = find_near_duplicates(
+            vectors,
+            rows[left],
+            threshold,
+            method=method,
+            num_threads=num_threads,
+            num_always=min(num_always, len(left)),
+            groups=None if groups is None else groups[left],
+            most_stays=most_stays,
+            on_progress=lambda done, total: told("rows compared", done, total),
+        )
+        num_decided = found.num_decided
+        keeper[left] = np.where(found.keeper >= 0, left[found.keeper], -1)
+        similarity[left] = found.similarity
+        is_exact = is_exact and found.method == "exact"
+    staying = left[:num_decided][keeper[left[:num_decided]] == left[:num_decided]]
+    is_enough = most_stays is not None and len(staying) >= most_stays
+    end = len(rows)
+    if most_stays is not None and is_enough:
+        end = int(staying[most_stays - 1]) + 1
+    return _Decided(
+        keeper=keeper,
+        similarity=similarity,
+        reference=reference,
+        reference_similarity=reference_similarity,
+        reference_names=vectors.reference_names,
+        place=vectors.place[rows],
+        num_decided=end,
+        is_enough=is_enough,
+        num_near_that_stay=num_near_that_stay,
+        num_references=vectors.num_references,
+        num_references_left_out=vectors.num_references_left_out,
+        method="exact" if is_exact else "approximate",
+    )
+
+
+def groups_table(scores: ScoreSet, rows: Rows, keeper: Rows, similarity: npt.NDArray[np.float32]) -> pa.Table:
+    """The groups of M rows of a score set, of which `keeper` and `similarity` tell as in `Duplicates`, as GROUPS_SCHEMA."""
+    stays = np.equal(keeper, np.arange(len(keeper)))
+    dropped = np.flatnonzero(~stays)
+    keepers = np.unique(keeper[dropped])
+    members = np.concatenate([keepers, dropped])
+    group = np.searchsorted(keepers, keeper[members])
+    order = np.lexsort((members, ~stays[members], group))
+    members = members[order]
+    columns = [group[order], samples_of(scores, rows[members]), similarity[members], stays[members], rows[members]]
+    reference = pa.nulls(len(members), pa.large_string())
+    return pa.table([*(pa.array(column) for column in columns), reference], schema=GROUPS_SCHEMA)
+
+
+def joined_groups(first: pa.Table, then: pa.Table) -> pa.Table:
+    """Two tables of GROUPS_SCHEMA, each numbered from 0, as one: the numbers of `then` go on after those of `first`."""
+    count = int(first.column("group").to_numpy().max(initial=-1)) + 1
+    moved = pa.array(then.column("group").to_numpy() + count)
+    return pa.concat_tables([first, then.set_column(0, GROUPS_SCHEMA.field("group"), moved)])
+
+
+def reference_groups(scores: ScoreSet, rows: Rows, found: _Decided, *, first: int) -> pa.Table:
+    """GROUPS_SCHEMA of those of some rows, decided as `found` tells, that are near to a reference, numbered from `first` on."""
+    near = np.flatnonzero(found.is_near[: len(rows)])
+    if not len(near) or found.reference_names is None:
+        return GROUPS_SCHEMA.empty_table()
+    references, first_at, group = np.unique(found.reference[near], return_index=True, return_inverse=True)
+    place = np.empty(len(references), np.int64)  # groups in the order of their first rows
+    place[np.argsort(first_at, kind="stable")] = np.arange(len(references))
+    number = place[group.reshape(-1)]
+    near = near[order := np.argsort(number, kind="stable")]
+    columns = [
+        number[order] + first,
+        samples_of(scores, rows[near]),
+        found.reference_similarity[near],
+        np.zeros(len(near), np.bool_),
+        rows[near],
+        found.reference_names.take(found.reference[near]),
+    ]
+    return pa.table([pa.array(column) for column in columns], schema=GROUPS_SCHEMA)

@@ -1,0 +1,284 @@
+"""Every option of selecting, with its default: the dataclasses that the command line makes its flags of, and their checks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from numbers import Real
+from typing import ClassVar, Literal
+
+from beholder.curate.act.options import ActionOptions, pictures_option, root_option
+from beholder.errors import InputError
+from beholder.models.landmarks import Threshold, read_threshold
+from beholder.options import join_option, option, repeated_option, where_option
+
+DedupMethod = Literal["auto", "exact", "approximate"]
+DEDUP_METHODS: tuple[DedupMethod, ...] = ("auto", "exact", "approximate")
+EXACT_BYTES = "exact-bytes"
+"""What `dedup` is, in place of a similarity, where pictures are told to be the same by the bytes of their files."""
+SCORE, PIXELS, BYTES, OLDEST = "score", "pixels", "bytes", "oldest"
+KEEP_WORDS = (SCORE, PIXELS, BYTES, OLDEST)
+"""What `dedup_keep` may be but for an expression."""
+SMALLEST_MEMORY = 256_000_000
+_ONE_OF = "--top, --top-share, --sample"
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """Which rows stay. The rules work in the order in which they stand in `curation.rules.RULES`."""
+
+    PANEL: ClassVar[str] = "Which pictures stay"
+
+    min_score: float | str | None = option(
+        None, "Keep scores of at least this: a number, or a landmark (sd-v1, laion-5plus, ...; some keep only what is above)."
+    )
+    max_score: float | None = option(None, "Keep scores of at most this.")
+    quantile: float | None = option(None, "Keep scores of at least this quantile (0 to 1) of the rows that other rules left.")
+    top: int | None = option(None, "Keep the best so many.", least=1)
+    top_share: str | None = option(
+        None,
+        "Keep the best share: 10% or 0.1, rounded up to whole rows. With --top as well, both count from the rows that were "
+        "there before either, and the smaller number stays.",
+    )
+    per: str | None = option(
+        None,
+        f"Apply {_ONE_OF} inside each group of this column: one of the scores, of --join, or folder, source, aspect, "
+        "score_bucket, cluster.",
+    )
+    balance: str | None = option(
+        None, "Keep equally many of each group of this column, the best ones; with --top N about N in all."
+    )
+    where: tuple[str, ...] = where_option()
+    sample: int | None = option(None, "Draw so many rows, weighted by score (see --temperature).", least=1)
+    seed: int = option(0, "What --sample draws with; the same seed draws the same rows.")
+    temperature: float = option(1.0, "--sample: weight is exp(score / temperature); inf draws evenly.")
+    budget: int | None = option(None, "Keep the best rows whose bytes on disk fit, e.g. 500GB.", read="bytes")
+    size_column: str | None = option(None, "Column with each picture's bytes for --budget.", shown="num_bytes")
+    exclude: tuple[str, ...] = option((), "Drop the samples of this list: .txt, .csv or .parquet (repeatable).")
+    marks: str | None = option(None, "Marks made with `beholder browse`: what is marked drop goes, what is marked keep stays.")
+    dedup: float | str | None = option(
+        None,
+        "Drop near-duplicates: pictures whose embedding has at least this cosine similarity (0.95) to one that stays; or, with "
+        "exact-bytes, pictures whose files hold the same bytes as those of one that stays.",
+    )
+    dedup_keep: str = option(
+        SCORE,
+        "--dedup: which of the pictures that are alike stays: that with the best score, the most pixels, the most bytes, the "
+        "oldest file (score, pixels, bytes, oldest), or the highest value of an SQL expression, e.g. 'width * height'; where "
+        "that is equal, the better ranked.",
+    )
+    dedup_per: str | None = option(
+        None, "--dedup: compare only pictures that have the same value of this column (any that --per takes)."
+    )
+    dedup_method: DedupMethod = option(
+        "auto", "Compare all pairs (exact), or through an index (approximate).", choices=DEDUP_METHODS
+    )
+    dedup_against: tuple[str, ...] = option(
+        (), "Drop pictures near to any of these embeddings, as those of a test set that must not leak (repeatable)."
+    )
+    dedup_against_similarity: float | None = option(
+        None, "--dedup-against: the least cosine similarity of what is dropped.", shown="that of --dedup"
+    )
+    embeddings: str | None = option(None, "Embeddings for --dedup and --clusters.", shown="those kept beside the scores")
+    clusters: int | None = option(None, "Make the column cluster: k-means with so many on the embeddings.", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How scores are read and ranked."""
+
+    PANEL: ClassVar[str] = "Reading and ranking"
+
+    score: str | None = option(None, "The score to go by, where there are several: a column or its head's name.")
+    rank_by: str | None = option(
+        None,
+        'Rank by an expression over percentiles of scores, e.g. "0.7*a + 0.3*b"; names with odd characters in `backticks`.',
+    )
+    join: tuple[str, ...] = join_option()
+    repeated: str = repeated_option()
+    score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
+    sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
+    memory: int = option(3_000_000_000, "Memory to stay below, about.", read="bytes", shown="3GB")
+    num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectRules(ReadOptions, RuleOptions):
+    """All that decides a selection: what `beholder.select` takes beside the scores."""
+
+    pictures: tuple[str, ...] = pictures_option()
+    root: str | None = root_option()
+
+    def __post_init__(self) -> None:
+        """A similarity or a score that was given as text is a number."""
+        for name in ("dedup", "min_score"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                with contextlib.suppress(ValueError):
+                    object.__setattr__(self, name, float(value))
+
+    @property
+    def least_score(self) -> Threshold | None:
+        """`min_score` as a threshold. Raises InputError."""
+        return None if self.min_score is None else read_threshold(self.min_score)
+
+    @property
+    def similarity(self) -> float | None:
+        """The similarity of near-duplicates; None where they are not looked for."""
+        return float(self.dedup) if isinstance(self.dedup, Real) else None
+
+    @property
+    def reference_similarity(self) -> float | None:
+        """The similarity from which pictures of `dedup_against` drop others; None where there are none of these."""
+        if not self.dedup_against:
+            return None
+        return self.similarity if self.dedup_against_similarity is None else self.dedup_against_similarity
+
+    @property
+    def threads(self) -> int:
+        """Threads to use."""
+        return self.num_threads or _threads()
+
+    @property
+    def share(self) -> Fraction | None:
+        """`top_share` as an exact number in (0, 1]."""
+        return None if self.top_share is None else parse_share(str(self.top_share))
+
+    def check(self) -> None:
+        """Raise InputError for values that mean nothing, and for rules that do not go together."""
+        most, least = self.max_score, self.least_score
+        if most is not None and (not isinstance(most, Real) or math.isnan(most)):
+            raise InputError(f"--max-score {most!r} is no number")
+        if least is not None and most is not None and (least.value > most or (least.is_strict and least.value == most)):
+            above = f"is above --max-score {most:g}" if least.value > most else f"goes with no --max-score {most:g}"
+            raise InputError(f"--min-score {self.min_score} {above}; nothing could stay")
+        if self.quantile is not None and not 0 <= self.quantile <= 1:
+            raise InputError(f"--quantile {self.quantile:g}: a quantile is between 0 and 1; 0.9 keeps the best tenth")
+        for name, number in (("--top", self.top), ("--sample", self.sample), ("--clusters", self.clusters)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} {number}: at least 1")
+        if self.budget is not None and self.budget < 0:
+            raise InputError(f"--budget {self.budget}: at least 0 bytes")
+        if not self.temperature > 0:
+            raise InputError(f"--temperature {self.temperature:g}: above 0 (inf draws evenly)")
+        self._check_dedup()
+        if self.memory < SMALLEST_MEMORY:
+            raise InputError(f"--memory {self.memory:,} is too little; at least 256MB")
+        _ = self.share
+        self._check_together()
+
+    def _check_dedup(self) -> None:
+        if isinstance(self.dedup, str) and self.dedup != EXACT_BYTES:
+            raise InputError(f"--dedup {self.dedup}: a cosine similarity, for example 0.95, or {EXACT_BYTES}")
+        given = (("--dedup", self.similarity), ("--dedup-against-similarity", self.dedup_against_similarity))
+        for flag, similarity in given:
+            if similarity is not None and not 0 < similarity <= 1:
+                raise InputError(f"{flag} {similarity:g}: a cosine similarity above 0 and at most 1, for example 0.95")
+        if not self.dedup_keep.strip():
+            raise InputError(f"--dedup-keep is empty; give {', '.join(KEEP_WORDS)}, or an SQL expression")
+        if self.dedup_against and self.reference_similarity is None:
+            raise InputError(
+                "--dedup-against needs a similarity from which a picture is dropped; add --dedup-against-similarity 0.95, or "
+                "--dedup 0.95, which drops near-duplicates among the pictures as well"
+            )
+
+    def _check_together(self) -> None:
+        if self.per is not None and self.balance is not None:
+            raise InputError("--per and --balance exclude each other; --balance already works by group")
+        if self.per is not None and self.top is None and self.top_share is None and self.sample is None:
+            raise InputError(f"--per {self.per} says by which groups, not how many of each; add one of {_ONE_OF}")
+        if self.size_column is not None and self.budget is None:
+            raise InputError("--size-column is for --budget, which is not given")
+        if self.clusters is not None and "cluster" not in (self.per, self.balance, self.dedup_per):
+            raise InputError("--clusters makes the column cluster, which nothing uses; add --per cluster or --balance cluster")
+        compared = self.similarity if self.similarity is not None else self.reference_similarity
+        idle = (
+            ("--seed", self.seed != 0, self.sample, "--sample"),
+            ("--temperature", self.temperature != 1, self.sample, "--sample"),
+            ("--dedup-method", self.dedup_method != "auto", compared, "--dedup with a similarity"),
+            ("--dedup-keep", self.dedup_keep != SCORE, self.dedup, "--dedup"),
+            ("--dedup-per", self.dedup_per is not None, self.dedup, "--dedup"),
+            (
+                "--dedup-against-similarity",
+                self.dedup_against_similarity is not None,
+                self.dedup_against or None,
+                "--dedup-against",
+            ),
+            ("--embeddings", self.embeddings is not None, compared or self.clusters, "--dedup and --clusters"),
+        )
+        for flag, is_given, needed, what in idle:
+            if is_given and needed is None:
+                raise InputError(f"{flag} is for {what}, which is not given")
+        if not self.has_rule:
+            raise InputError(
+                "no rule says which pictures stay; give for example --min-score 5, --top 1000, --top-share 10%, "
+                "--where 'width >= 512' (all: beholder select --help)"
+            )
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether anything could drop a row."""
+        single = (
+            self.min_score, self.max_score, self.quantile, self.top, self.top_share, self.balance, self.sample, self.budget,
+            self.marks, self.dedup,
+        )  # fmt: skip
+        return any(value is not None for value in single) or bool(self.where or self.exclude or self.dedup_against)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Lists that are written."""
+
+    PANEL: ClassVar[str] = "Lists"
+
+    out: str | None = option(
+        None, "Write what stays, best first: .txt (samples), .csv, .parquet or .jsonl.", flag=("--out", "-o")
+    )
+    decisions_out: str | None = option(None, "Write what became of every row: .csv, .parquet or .jsonl.", old=("--decisions",))
+    dropped_out: str | None = option(
+        None, "Write what goes, with the rule: .txt, .csv, .parquet or .jsonl.", old=("--dropped",)
+    )
+    groups_out: str | None = option(
+        None, "Write the groups that --dedup and --dedup-against find: .csv, .parquet or .jsonl.", old=("--groups",)
+    )
+    overwrite: bool = option(False, "Replace files that are there.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectOptions(ActionOptions, OutputOptions, SelectRules):
+    """Everything that `beholder select` takes.
+
+    Attributes:
+        scores: where the scores are.
+    """
+
+    scores: str
+
+    def check(self) -> None:
+        """Raise InputError for what means nothing, before any work."""
+        super().check()
+        _ = self.action
+        if self.groups_out is not None and self.dedup is None and not self.dedup_against:
+            raise InputError("--groups-out writes the groups that --dedup and --dedup-against find, and neither is given")
+
+
+def parse_share(text: str) -> Fraction:
+    """Text such as 10%, 2.5 % or 0.1 -> an exact share in (0, 1]. Raises InputError."""
+    plain = text.strip()
+    is_percent = plain.endswith("%")
+    try:
+        share = Fraction(Decimal(plain.removesuffix("%").strip())) / (100 if is_percent else 1)
+    except (InvalidOperation, ValueError, OverflowError):
+        raise InputError(f"--top-share {text!r} is no share; write for example 10% or 0.1") from None
+    if not 0 < share <= 1:
+        hint = f"; did you mean {plain}%?" if not is_percent and share > 1 else ""
+        raise InputError(f"--top-share {text!r}: above 0 and at most 100%{hint}")
+    return share

@@ -1,1 +1,0 @@
-"""Scores in, a curated set out: selection, near-duplicates, advice, and what is done with the pictures that stay."""

@@ -1,0 +1,460 @@
+"""Paths of any kind in (local, s3://, https://, ...), files and listings out; results are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from beholder.errors import BeholderError, InputError, OutputError, reading_failed, reason_of, writing_failed
+from beholder.io.remote import NO_RANGES, RemoteFile, web_range
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+    from beholder.io.parquet import ParquetFile
+
+_LOCAL_SCHEMES = ("file://", "local://")
+"""What fsspec calls this machine's files."""
+_SERVERS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "hf"})
+_SYSTEM_NAMES = frozenset(
+    (
+        b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"lost+found", b"network trash folder", b"temporary items",
+        b"$recycle.bin", b"system volume information", b"$winreagent", b"found.000",
+        b"@eadir", b"@tmp", b"@sharebin", b"#recycle", b"#snapshot", b"@recycle", b"@recently-snapshot", b"@__thumb",
+        b"~snapshot", b".snapshot", b".snapshots", b".zfs",
+    )
+)  # fmt: skip
+_OLD_BINS = (b"RECYCLER", b"RECYCLED")
+"""Of Windows before Vista; in small letters they are words, and may be classes of pictures."""
+_INPUTS_OF_RESULTS = (b".parquet.inputs", b".pq.inputs", b".csv.inputs")
+"""`columns.INPUTS_SUFFIX` behind the suffixes of results."""
+_TRASH = b".trash"
+"""`.Trash`, `.Trash-1000`, `.Trashes`, ..."""
+_WILDCARD = re.compile(r"[*?\[]")
+_COPY_BYTES = 1 << 20
+_MOST_WHOLE_BYTES = 8 << 20
+"""Largest file of which a part is read by fetching the whole, from web servers that give no parts."""
+_BUFFER_BYTES = 1 << 16
+"""Bytes of a column that are read from a local file at a time; there may be a thousand columns."""
+_SAMPLE_PIECES, _SAMPLE_BYTES = 16, 4096
+_PROTOCOL_PACKAGES = {
+    "s3": "beholder[s3]", "gs": "beholder[gs]", "gcs": "beholder[gs]",
+}  # fmt: skip
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` names a file of this machine (no `scheme://`, or `file://`, `local://`). Schemes may be in any case."""
+    return "://" not in path or has_local_scheme(path)
+
+
+def has_local_scheme(path: str) -> bool:
+    """Whether `path` is the address of a file of this machine: `file://` or `local://`, in any case."""
+    return path[: len(max(_LOCAL_SCHEMES, key=len))].lower().startswith(_LOCAL_SCHEMES)
+
+
+def is_on_a_server(path: str) -> bool:
+    """Whether an address surely leads to another machine; other schemes, and chains (`::`), may lead back to files here."""
+    scheme, mark, rest = path.partition("://")
+    return bool(mark) and scheme.lower() in _SERVERS and (is_web(path) or "::" not in rest)
+
+
+def is_web(path: str) -> bool:
+    """Whether `path` is on a web server, which lists no folders and takes no files."""
+    return path[: len("https://")].lower().startswith(("http://", "https://"))
+
+
+def without_query(path: str) -> str:
+    """A web address without what follows `?` or `#`, which says nothing of the file's name; other paths as they are."""
+    return path.split("?", 1)[0].split("#", 1)[0] if is_web(path) else path
+
+
+def is_glob(path: str) -> bool:
+    """Whether `path` holds `*`, `?` or `[`, and is no file of that name (in a URL, `?` begins the query)."""
+    return any(mark in path for mark in ("*[" if is_web(path) else "*?[")) and not (is_local(path) and exists(path))
+
+
+def local_path(path: str) -> Path:
+    """The local path behind a plain path or a `file://` URL; `~` is expanded."""
+    if has_local_scheme(path):
+        path = path.split("://", 1)[1]
+    return Path(os.path.expanduser(path))  # not Path.expanduser: it would expand ./~x as well
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """The fsspec file system of `path` and the path inside it."""
+    import fsspec
+
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(
+            _with_plain_scheme(path) if not is_local(path) else str(local_path(path))
+        )
+        return found
+    except ImportError as error:
+        package = _PROTOCOL_PACKAGES.get(path.split("://", 1)[0].lower())
+        hint = f"install it with: pip install '{package}'" if package else str(error)
+        raise InputError(f"{path}: this kind of address needs a package that is not installed; {hint}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _with_plain_scheme(path: str) -> str:
+    """The address with its scheme in lower case, which is how back ends know it (RFC 3986: any case means the same)."""
+    scheme, mark, rest = path.partition("://")
+    return scheme.lower() + mark + rest
+
+
+def is_system_name(name: bytes) -> bool:
+    """Whether a system keeps things of its own under this name: recycle bins, snapshots, thumbnails.
+
+    Of Windows, macOS and Linux, and of network storage (Synology, QNAP, NetApp, ZFS).
+    """
+    lower = name.lower()
+    return lower in _SYSTEM_NAMES or lower.startswith(_TRASH) or name in _OLD_BINS
+
+
+def is_ignored_name(name: bytes) -> bool:
+    """Whether a file or folder of this name is never looked at: hidden (a leading dot), a system's own, or notes of a run."""
+    return name.startswith(b".") or name.endswith(_INPUTS_OF_RESULTS) or is_system_name(name)
+
+
+def forget_listings(path: str) -> None:
+    """Have the next look at a remote folder see what is there now: back ends keep listings as long as the process lives."""
+    if not is_local(path):
+        filesystem(path)[0].invalidate_cache()
+
+
+@contextlib.contextmanager
+def remote_errors(path: str) -> Iterator[None]:
+    """Turn whatever a remote file system, the system or Arrow raises while reading `path` into one `InputError` line.
+
+    Remote back ends raise errors of their own libraries (botocore, aiohttp, ...), which have no common parent. Arrow raises
+    its own, OSError without a number, and UnicodeDecodeError for names that are no text: all of them mean a damaged file.
+    """
+    try:
+        yield
+    except BeholderError:
+        raise
+    except FileNotFoundError as error:
+        cause = error.__cause__  # on the web every failure is called so; the cause tells them apart
+        if is_web(path) and isinstance(cause, Exception) and getattr(cause, "status", None) not in (404, 410):
+            text = " ".join(str(cause).split()) or type(cause).__name__
+            raise InputError(f"cannot read {path}: {type(cause).__name__}: {text[:300]}") from error
+        raise InputError(f"cannot read {path}: it does not exist (any more); check the path") from error
+    except PermissionError as error:
+        if is_local(path):
+            raise reading_failed(path, error) from error
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"cannot read {path}: access denied ({text}); check your credentials and its permissions") from error
+    except OSError as error:
+        if is_local(path) and error.errno is None:
+            raise _damaged(path, error) from None
+        raise reading_failed(path, error) from error
+    except Exception as error:
+        if isinstance(error, UnicodeDecodeError) or type(error).__module__.startswith("pyarrow"):
+            raise _damaged(path, error) from None
+        if is_local(path):
+            raise
+        if is_web(path) and NO_RANGES in str(error):
+            why = "the server gives no parts of files (byte ranges); download it first"
+            raise InputError(f"cannot read {path}: {why}") from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot read {path}: {type(error).__name__}: {text[:300]}") from error
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    """What to say about a file in which a library found what cannot be."""
+    return InputError(f"{path} is damaged: {reason_of(error)}; write it again")
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder at `path`."""
+    if is_local(path):
+        return local_path(path).exists()
+    fs, inner = filesystem(path)
+    with remote_errors(path):
+        if not is_web(path):
+            return bool(fs.exists(inner))
+        try:
+            fs.info(inner)
+        except FileNotFoundError as error:  # so the back end calls every failure; the cause tells them apart
+            cause = error.__cause__
+            if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
+                return False
+            raise cause from None
+        return True
+
+
+def is_folder(path: str) -> bool:
+    """Whether `path` is a folder (for object stores: a prefix with objects below it)."""
+    if is_local(path):
+        return local_path(path).is_dir()
+    if is_web(path):
+        return False
+    fs, inner = filesystem(path)
+    with remote_errors(path):
+        return bool(fs.isdir(inner))
+
+
+def size(path: str) -> int:
+    """Bytes of the file at `path`. Raises InputError when it is missing, or a server does not tell."""
+    with remote_errors(path):
+        if is_local(path):
+            return local_path(path).stat().st_size
+        fs, inner = filesystem(path)
+        num_bytes = fs.size(inner)
+    if num_bytes is None:
+        raise InputError(f"cannot read {path}: the server does not tell its size; download it first")
+    return int(num_bytes)
+
+
+def open_binary(path: str) -> IO[bytes]:
+    """Open `path` for reading bytes; seekable. The caller closes it, and wraps reads in `remote_errors` for local files."""
+    with remote_errors(path):
+        if is_local(path):
+            return local_path(path).open("rb")
+        fs, inner = filesystem(path)
+        return cast("IO[bytes]", RemoteFile(fs.open(inner, "rb"), lambda: remote_errors(path)))
+
+
+def read_range(path: str, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of `path`, fewer at its end."""
+    if stop <= start:  # an empty range is an error to object stores
+        return b""
+    with remote_errors(path):
+        if is_local(path):
+            with local_path(path).open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        fs, inner = filesystem(path)
+        if is_web(path):
+            return _web_range(fs, inner, start, stop)
+        data: bytes = fs.cat_file(inner, start=start, end=stop)
+        return data
+
+
+def _web_range(fs: Any, url: str, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of a URL. From a server that sends nothing but whole files, only of small ones: ValueError."""
+    try:
+        return web_range(fs, url, start, stop, _MOST_WHOLE_BYTES)
+    except Exception as error:
+        if getattr(error, "status", None) in (404, 410):
+            raise FileNotFoundError(url) from None
+        raise
+
+
+def list_files(folder: str) -> list[str]:
+    """Every file below `folder`, sorted by path, each once; as paths that `open_binary` takes. See `is_ignored_name`."""
+    with remote_errors(folder):
+        if is_local(folder):
+            root = local_path(folder)
+            found: list[str] = []
+            seen: set[tuple[int, int]] = set()
+            for parent, folders, files in os.walk(root, followlinks=True):
+                status = os.stat(parent)
+                if (status.st_dev, status.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                folders[:] = sorted(name for name in folders if not is_ignored_name(os.fsencode(name)))
+                found += [os.path.join(parent, name) for name in files if not is_ignored_name(os.fsencode(name))]
+            return sorted(found)
+        fs, inner = filesystem(folder)
+        start = len(str(fs.unstrip_protocol(inner)).rstrip("/"))
+        paths = sorted(str(fs.unstrip_protocol(name)) for name in fs.find(inner))
+        return [path for path in paths if not any(map(is_ignored_name, os.fsencode(path[start + 1 :]).split(b"/")))]
+
+
+def expand_glob(pattern: str) -> list[str]:
+    """Files and folders that match a glob (`*`, `?`, `[...]`, `**`), sorted.
+
+    What lies in folders of a system's own (`is_system_name`) is left out, unless the pattern names them.
+    """
+    import glob
+
+    if is_local(pattern):
+        whole = str(local_path(pattern))
+        return sorted(name for name in glob.glob(whole, recursive=True) if not _is_in_system_folder(name, whole))
+    fs, inner = filesystem(pattern)
+    whole = str(fs.unstrip_protocol(inner))
+    with remote_errors(pattern):
+        found = [str(fs.unstrip_protocol(name)) for name in fs.glob(inner)]
+    return sorted(name for name in found if not _is_in_system_folder(name, whole))
+
+
+def _is_in_system_folder(path: str, pattern: str) -> bool:
+    """Whether a match lies in a folder of a system's own, or is one, that the pattern does not name."""
+    wild = _WILDCARD.search(pattern)
+    start = pattern.rfind("/", 0, wild.start() if wild is not None else None) + 1
+    named = pattern.split("/")
+    return any(is_system_name(os.fsencode(piece)) for piece in path[start:].split("/") if piece not in named)
+
+
+def natural_key(path: str) -> list[tuple[int, int, str]]:
+    """A sort key in which img_emb_2 comes before img_emb_10, whatever the zero padding."""
+    return [(1, int(piece), piece) if i % 2 else (0, 0, piece) for i, piece in enumerate(re.split(r"([0-9]+)", path))]
+
+
+def open_parquet(path: str, *, streamed: bool = False) -> ParquetFile:
+    """Open a Parquet file, local or remote; `streamed`: a remote one is read piece by piece, not a row group at once.
+
+    A local one is read, not mapped: where it is cut short meanwhile, reading it fails, and a map would end the process.
+
+    Raises InputError when it is not one, or is cut short. See `ParquetFile` for what reading it raises.
+    """
+    from beholder.io.parquet import ParquetFile
+
+    num_bytes = size(path)
+    if num_bytes == 0:
+        raise InputError(f"{path} is empty (0 bytes)")
+    if is_local(path):
+        return ParquetFile(path, str(local_path(path)), buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    buffer = _MOST_WHOLE_BYTES if streamed else 0
+    ranges = functools.partial(read_range, path)
+    return ParquetFile(path, open_binary(path), read_range=ranges, pre_buffer=not streamed, buffer_size=buffer)
+
+
+def covering_row_groups(metadata: pq.FileMetaData, start: int, stop: int | None) -> tuple[list[int], int]:
+    """Row groups that overlap rows [start, stop) (stop None: to the end), and the first row of the first of them."""
+    groups: list[int] = []
+    first = at = 0
+    for group in range(metadata.num_row_groups):
+        num_rows = metadata.row_group(group).num_rows
+        if (stop is None or at < stop) and at + num_rows > start:
+            first = at if not groups else first
+            groups.append(group)
+        at += num_rows
+    return groups, first
+
+
+def content_sample(path: str, num_bytes: int) -> str:
+    """Short digest that tells a changed file from the same one without reading it all; "" where that cannot be told.
+
+    Local files: 16 pieces of 4 KiB, evenly spread, the first and the last included. Remote ones: the server's ETag.
+    """
+    digest = hashlib.sha256()
+    with remote_errors(path):
+        if not is_local(path):
+            fs, inner = filesystem(path)
+            information = fs.info(inner)
+            tag = information.get("ETag") or information.get("etag") or information.get("md5Hash")
+            return str(tag).strip('"') if tag else ""
+        with local_path(path).open("rb") as file:
+            for piece in range(_SAMPLE_PIECES):
+                file.seek((num_bytes - _SAMPLE_BYTES) * piece // (_SAMPLE_PIECES - 1) if num_bytes > _SAMPLE_BYTES else 0)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Lower-case hex sha256 of a local file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_COPY_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def write_whole(path: str, *, scratch: Path | None = None) -> Iterator[Path]:
+    """Give a temporary local path to write; on success it becomes `path` at once, on any failure nothing is left.
+
+    Local results are flushed to the disk and renamed; remote ones are uploaded as one object. The temporary file stands
+    beside the result, or in `scratch` (a folder of the same disk that is cleared after a killed run). Raises OutputError.
+    """
+    target = local_path(path) if is_local(path) else None
+    folder = target.parent if target is not None else None
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".beholder-", suffix=".tmp", dir=scratch or folder)
+        os.close(handle)
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        if target is not None:
+            _publish(temporary, target)
+        else:
+            _upload(temporary, path)
+    except UnicodeEncodeError:
+        check_text(str(temporary))
+        raise
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_text(path: str) -> None:
+    """Refuse to write to a path with bytes that are no UTF-8, as Arrow does. Raises OutputError."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise OutputError(f"cannot write {path}: its name is no UTF-8 text; choose another output") from None
+
+
+def _upload(temporary: Path, path: str) -> None:
+    """Put a local file to a remote path as one object."""
+    fs, inner = filesystem(path)
+    try:
+        fs.put_file(str(temporary), inner)
+    except OSError:
+        raise
+    except Exception as error:  # see `remote_errors`
+        raise OutputError(f"cannot write {path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Flush `temporary`, give it the usual permissions, and rename it to `target`."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(temporary, 0o666 & ~mask)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def write_bytes(path: str, data: bytes, *, scratch: Path | None = None) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with write_whole(path, scratch=scratch) as temporary:
+        temporary.write_bytes(data)
+
+
+def remove(path: str) -> None:
+    """Delete the file at `path` if there is one. Raises OutputError."""
+    try:
+        if is_local(path):
+            local_path(path).unlink(missing_ok=True)
+            return
+        fs, inner = filesystem(path)
+        if fs.exists(inner):
+            fs.rm_file(inner)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    except Exception as error:  # see `remote_errors`
+        raise OutputError(f"cannot remove {path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def remove_stray_temporaries(folder: Path) -> None:
+    """Delete what a killed run left half-written in `folder` (not below it)."""
+    for stray in folder.glob(".beholder-*.tmp"):
+        stray.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Where converted and downloaded heads are kept: `$BEHOLDER_CACHE`, else `~/.cache/beholder` (XDG rules)."""
+    chosen = os.environ.get("BEHOLDER_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "beholder"

@@ -1,0 +1,1 @@
+"""Where a scored picture is now, and which files a page may open."""

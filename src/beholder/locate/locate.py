@@ -1,0 +1,289 @@
+"""Samples of a score set in, where the bytes of their pictures are (and of what belongs to them) out."""
+
+from __future__ import annotations
+
+import re
+import stat
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+
+from beholder.columns import WHERE_NOW, PictureReason
+from beholder.errors import InputError
+from beholder.io import storage
+from beholder.locate.allowed_paths import Fence, refuses_address
+from beholder.locate.archives import Archives
+from beholder.locate.named_parts import NamedParts
+from beholder.locate.named_sources import BROKEN, Claim, NamedSources, choose_base, named_in
+from beholder.locate.place import FilePlace, Place, nowhere
+from beholder.pixels.picture import PictureError, PictureRef, SourceOptions
+from beholder.sources.fetch import ReadLimits, read_bytes
+from beholder.sources.pictures.sidecars import Sidecars
+
+_ODD_NAME = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|#[0-9]+$")
+"""Samples that may be spelt otherwise than their file: not UTF-8, or the second of a name."""
+_REMOTE_ARCHIVE = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz|zip)(?=/)", re.IGNORECASE)
+_LOOKED_AT = 512
+
+
+class PictureFinder:
+    """Finds the pictures of a score set again. Thread-safe; a context manager.
+
+    What lies below a folder, pattern, archive or file that was named is looked for there, without listing it. Other names, and
+    odd ones, are looked up in the lists, tables and Parquet files that were named. Where no sources are known, a name is a path
+    or URL, or one below a tar or zip.
+
+    Args:
+        record: of the score set; None or {} where it says nothing.
+        pictures: sources in place of those of the record. As many as the record names: each takes the place of one. Otherwise
+            a sample may also be a path below one of them or, of tars, a key.
+        root: the folder that relative names count from. None: the current one, else that in which the scores were made;
+            names that are there in both, and are not the same, are refused.
+        confined: a local file whose real path is outside the real paths of the sources is MISSING, by whatever address.
+        offline: pictures on servers are MISSING.
+        addresses: what is asked for are paths and URLs that a column of the set has (`scoreset.picture_column`), not its names:
+            they may lead to any place, whatever sources are named.
+    """
+
+    def __init__(
+        self,
+        record: Mapping[str, object] | None,
+        *,
+        pictures: Sequence[str] = (),
+        root: str | None = None,
+        confined: bool = False,
+        offline: bool = False,
+        addresses: bool = False,
+    ) -> None:
+        said = named_in(record)
+        given: Sequence[str] | None = said.get("sources")
+        self._folder: str | None = said.get("folder")
+        self._root, self._offline, self._confined = root, offline, confined
+        self._takes_addresses = addresses
+        self._options = SourceOptions(sample_column=said.get("sample_column"), picture_column=said.get("picture_column"))
+        takes_places = given is not None and len(pictures) == len(given)
+        self._is_replaced = bool(pictures) and not takes_places
+        self._given = tuple(pictures) if self._is_replaced else None if given is None else tuple(given)
+        self._opened = tuple(pictures) or None
+        self._lock = threading.RLock()
+        self._named: NamedSources | None = None
+        self._parts: NamedParts | None = None
+        self._fence: Fence | None = None
+        self._proven: set[int] = set()
+        self._archives, self._sidecars = Archives(), Sidecars()
+
+    def __enter__(self) -> PictureFinder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget all that is kept in memory."""
+        with self._lock:
+            self._archives.close()
+            self._parts = None
+
+    def sources(self, samples: Sequence[str] = ()) -> NamedSources:
+        """The sources as they are opened; `samples`: some names, for score sets that name no sources.
+
+        Raises InputError where it is not clear which folder relative names count from.
+        """
+        with self._lock:
+            if self._named is None:
+                names = [sample.split("/", 1)[0] for sample in samples[:_LOOKED_AT]] if self._given is None else self._given
+                base = choose_base(names if self._opened is None else (), self._root, self._folder)
+                self._named = NamedSources(self._given, self._opened, base)
+                self._named.takes_any |= self._takes_addresses
+            return self._named
+
+    def find(self, samples: Sequence[str]) -> list[PictureRef]:
+        """Where the bytes of each are; in packed tars the bytes themselves. One with an `error` where there is no picture."""
+        contents = self.contents([replace(place, files=place.files[:1]) for place in self.locate(samples)])
+        return [files[0][1] for files in contents]
+
+    def read(self, sample: str, limits: ReadLimits | None = None) -> bytes:
+        """The bytes of a picture as stored. Raises PictureError."""
+        try:
+            (ref,) = self.find([sample])
+        except PictureError:
+            raise
+        except InputError as error:
+            raise PictureError(PictureReason.UNREADABLE, str(error)) from None
+        return read_bytes(ref, limits or ReadLimits())
+
+    def members(self, sample: str) -> list[tuple[str, PictureRef]]:
+        """(name, place) of a picture, first, and of all that belongs to it: members of its key in a tar, sidecars of a file."""
+        return self.contents(self.locate([sample], with_belongings=True))[0]
+
+    def contents(self, places: Sequence[Place]) -> list[list[tuple[str, PictureRef]]]:
+        """(name, place of its bytes) of each file of each place; what packed tars hold is read."""
+        return self._archives.contents(places)
+
+    def locate(self, samples: Sequence[str], *, with_belongings: bool = False) -> list[Place]:
+        """Where each is, without reading pictures (but for cells of Parquet files and packed members of zips).
+
+        Args:
+            samples: names, as in the score set.
+            with_belongings: list what belongs to each picture as well.
+
+        Raises:
+            InputError: it is not clear which folder relative names count from.
+        """
+        named = self.sources(samples)
+        found: dict[int, Place] = {}
+        inside: dict[str, list[tuple[int, Claim, str]]] = {}
+        claims = [named.claim(sample) for sample in samples]
+        for i, (sample, claim) in enumerate(zip(samples, claims, strict=True)):
+            if claim is not None:
+                self._by_path(i, sample, claim, found, inside)
+        for path, wanted in inside.items():
+            self._in_archive(path, wanted, samples, found, with_belongings)
+        left = [i for i in range(len(samples)) if i not in found and not self._is_surely_gone(samples[i], claims[i])]
+        by_name = self._by_name([samples[i] for i in left], with_belongings)
+        found |= {i: place for i, place in zip(left, by_name, strict=True) if place is not None}
+        places = []
+        for i, sample in enumerate(samples):
+            claim, place = claims[i], found.get(i)
+            if claim is not None and (place is None or (place.kind == "none" and _is_file(claim.path))):
+                place = _file_or_nothing(sample, claim)
+            places.append(self._allowed(place or nowhere(sample, f"no source has a picture of this name; {WHERE_NOW}")))
+        return [self._with_sidecars(place) for place in places] if with_belongings else places
+
+    def _by_path(
+        self, i: int, sample: str, claim: Claim, found: dict[int, Place], inside: dict[str, list[tuple[int, Claim, str]]]
+    ) -> None:
+        """Note where a sample's path leads: to a file, or into an archive."""
+        path = claim.path
+        if claim.archive is not None:
+            inside.setdefault(path[: claim.archive], []).append((i, claim, path[claim.archive :]))
+        elif not storage.is_local(path):
+            if self._confined and (text := refuses_address(path, is_below_source=claim.source is not None)):
+                found[i] = nowhere(sample, text, inside=claim.inside)
+                return
+            archives = list(_REMOTE_ARCHIVE.finditer(path))
+            if archives:
+                inside.setdefault(path[: archives[-1].end()], []).append((i, claim, path[archives[-1].end() :]))
+            else:
+                found[i] = Place(sample, "url", (FilePlace(_name(path), PictureRef(path=path)),), claim.source, claim.inside)
+        elif _is_file(path):
+            if self._given is None or not _ODD_NAME.search(sample):  # else the listing tells whose name it is
+                found[i] = _file_or_nothing(sample, claim)
+                self._prove(claim)
+        else:
+            split = self._archive_above(path)
+            if split is not None:
+                self._prove(claim)
+                inside.setdefault(path[:split], []).append((i, claim, path[split:]))
+
+    def _prove(self, claim: Claim) -> None:
+        """A source in which one path was found holds no Parquet files: it would have been refused."""
+        if claim.source is not None:
+            self._proven.add(claim.source)
+
+    def _is_surely_gone(self, sample: str, claim: Claim | None) -> bool:
+        if claim is None or _ODD_NAME.search(sample):
+            return False
+        return claim.source in self._proven or self._given is None
+
+    def _archive_above(self, path: str) -> int | None:
+        """How many characters of a local path name a file that is above it; None where there is none."""
+        if path.endswith(BROKEN) and _is_file(path.removesuffix(BROKEN)):
+            return len(path) - len(BROKEN)
+        at = len(path)
+        while (at := path.rfind("/", 0, at)) > 0:
+            if self._archives.knows(path[:at]):
+                return at
+        at = len(path)
+        while (at := path.rfind("/", 0, at)) > 0:
+            try:
+                mode = storage.local_path(path[:at]).stat().st_mode
+            except (OSError, ValueError):
+                continue
+            return at if stat.S_ISREG(mode) else None
+        return None
+
+    def _in_archive(
+        self, path: str, wanted: Sequence[tuple[int, Claim, str]], samples: Sequence[str], found: dict[int, Place],
+        with_belongings: bool,
+    ) -> None:  # fmt: skip
+        if self._offline and not storage.is_local(path):
+            for i, _, _ in wanted:
+                found[i] = nowhere(samples[i], f"{path} is on a server, and --offline forbids to ask it")
+            return
+        kind, files = self._archives.find(path, [inner for _, _, inner in wanted], with_belongings=with_belongings)
+        for (i, claim, inner), members in zip(wanted, files, strict=True):
+            where = claim.inside if claim.archive is not None else claim.inside[: len(claim.inside) - len(inner)]
+            place = Place(samples[i], kind, members, claim.source, where, path)
+            found[i] = place if place.error is None else replace(place, kind="none")
+
+    def _by_name(self, samples: Sequence[str], with_belongings: bool) -> Sequence[Place | None]:
+        """Look samples up in what has to be read for it: lists, tables, Parquet files, listings."""
+        if not samples:
+            return []
+        with self._lock:
+            if self._parts is None:
+                self._parts = NamedParts(self.sources(), self._options, self._archives, guess=self._is_replaced)
+            parts = self._parts
+        try:
+            return parts.find(samples, odd=[bool(_ODD_NAME.search(sample)) for sample in samples], full=with_belongings)
+        except InputError as error:
+            return [nowhere(sample, f"{error}; {WHERE_NOW}") for sample in samples]
+
+    def _allowed(self, place: Place) -> Place:
+        """The place itself, or none where it may not be read."""
+        ref = place.files[0].ref
+        path = place.archive if place.kind in ("tar", "zip") else ref.path if ref is not None else None
+        if path is None or place.kind == "none":
+            return place
+        is_local = storage.is_local(path)
+        if self._offline and not is_local:
+            return nowhere(place.sample, f"{path} is on a server, and --offline forbids to ask it")
+        if not self._confined:
+            return place
+        if is_local:
+            text = self._fenced().refuses(place, path)
+        else:  # by its name it was looked at before; a cell of a Parquet file may hold any
+            text = refuses_address(path, is_below_source=place.kind != "url" or place.is_listed or place.source is not None)
+        return nowhere(place.sample, text, inside=place.inside) if text else place
+
+    def _fenced(self) -> Fence:
+        with self._lock:
+            if self._fence is None:
+                self._fence = Fence(self.sources(), self._root)
+            return self._fence
+
+    def _with_sidecars(self, place: Place) -> Place:
+        ref = place.files[0].ref
+        if place.kind != "file" or ref is None or ref.path is None or self._confined:
+            return place
+        with self._lock:
+            beside = self._sidecars.of(str(storage.local_path(ref.path)))
+        return replace(place, files=place.files + tuple(
+            FilePlace(_name(path), PictureRef(path=path), owners=owners) for path, owners in beside
+        ))  # fmt: skip
+
+
+def _name(path: str) -> str:
+    path = path.split("?", 1)[0] if storage.is_web(path) else path
+    return path.rsplit("/", 1)[-1]
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return storage.is_local(path) and storage.local_path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _file_or_nothing(sample: str, claim: Claim) -> Place:
+    """The place of a local file, or of one that has gone."""
+    try:
+        status = storage.local_path(claim.path).stat()
+    except (OSError, ValueError):
+        return nowhere(sample, f"{claim.path} does not exist (any more)", inside=claim.inside)
+    if not stat.S_ISREG(status.st_mode):
+        return nowhere(sample, f"{claim.path} is no file", PictureReason.UNREADABLE, claim.inside)
+    file = FilePlace(_name(claim.path), PictureRef(path=claim.path), status.st_size)
+    return Place(sample, "file", (file,), claim.source, claim.inside)

@@ -1,0 +1,191 @@
+"""The bytes of a picture in; a decoded Pillow image with its stored size out, or a PictureError whatever the bytes are."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from beholder.columns import PictureReason
+from beholder.pixels.deep import Levels, levels_of, with_black_first
+from beholder.pixels.headers import breaks_off, stored_size
+from beholder.pixels.picture import PictureError, PixelOptions
+from beholder.pixels.sniff import sniff
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+_READERS = {
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
+    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
+    "HEIC": ("pillow_heif", "HeifImageFile"),
+}
+"""Format -> the class that reads it. These are used directly, so that nothing else is ever tried on the bytes, Pillow's
+registry and its global limits stay as the user left them, and threads share nothing."""
+_QUIET = ("ignore", None, UserWarning, re.compile(r"(PIL\.\w+Plugin|PIL\.Image|pillow_heif\b.*)$"), 0)
+_NEEDED_MODULE = {"WEBP": "webp", "AVIF": "avif", "TIFF": "libtiff", "JPEG": "jpg", "PNG": "zlib"}
+_UNPACKS_TOO_FAR = ("decompressed data too large", "too much memory used", "decompression bomb", "security limits")
+_NO_DECODER = ("unknown pixel mode", "unsupported", "not supported", "not available", "unknown data organization")
+_ALWAYS_BELIEVED_PIXELS = 1 << 25
+_MOST_PIXELS_PER_BYTE = 1 << 18
+"""More than an empty page has in any format but lossless WebP: fax TIFF of 32,768 columns 2^18, GIF about 2,700, PNG 8,256."""
+NO_PIXELS = {"F": "floating-point pixels", "I": "32-bit pixels", "F;16": "floating-point pixels", "I;32": "32-bit pixels"}
+"""Modes that have no defined place in 0..255 by themselves, and their names (see `check_mode`)."""
+SCALED_MARGIN = 2
+"""Decoder "scaled": a JPEG's short side stays at least so many times the side it is resized to (see docs/pixels.md)."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoded picture.
+
+    Attributes:
+        image: loaded, in its own mode, as decoded.
+        size: stored (width, height), which sets the aspect ratio.
+        area: the (width, height) of `image` that the picture covers, from its top left corner: all of it, or with decoder
+            "scaled" size / 2, / 4 or / 8, which can end inside the last column and row.
+        levels: what black and white are in deep grey; None where nothing says it.
+    """
+
+    image: Image
+    size: tuple[int, int]
+    area: tuple[float, float]
+    levels: Levels | None = None
+
+
+def open_picture(data: bytes, options: PixelOptions) -> Opened:
+    """Decode the first picture of a file.
+
+    EXIF orientation is not applied here (of TIFF and HEIC files the decoder applies it).
+
+    Raises:
+        PictureError: whatever is wrong with the bytes.
+    """
+    kind = sniff(data)
+    _be_quiet()
+    try:
+        width, height = stored_size(data, kind) or (1, 1)
+        if kind in ("WEBP", "GIF"):  # these make room for the canvas when they are opened
+            check_size((max(width, 1), max(height, 1)), options.max_pixels)
+        _check_believable(width * height, len(data))
+        is_inverted = False
+        if kind == "TIFF" and options.preset == "upright":
+            data, is_inverted = with_black_first(data)
+        opened = reader_for(kind)(io.BytesIO(data))
+        levels = levels_of(opened, is_inverted=is_inverted)
+        size = opened.size
+        check_size(size, options.max_pixels)
+        check_mode(opened, levels, options)
+        scale = 1
+        if options.decoder == "scaled" and kind == "JPEG":
+            scale = _scale(opened, int(options.size_px / options.crop))
+        opened.load()
+        if kind == "WEBP":
+            opened._decoder = None  # type: ignore[attr-defined]  # its two canvases, 8 bytes a pixel; Pillow would keep them
+        check_mode(opened, levels, options)
+        area = (size[0] / scale, size[1] / scale) if scale > 1 else opened.size
+        return Opened(opened, size, area, levels)
+    except PictureError:
+        raise
+    except Exception as error:  # decoders raise whatever their libraries do: there is no common parent
+        raise _failed(error, data, kind) from None
+
+
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise PictureError for a picture of no pixels or of more than `max_pixels`."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise PictureError(PictureReason.ZERO_SIZE, f"the picture is {width} x {height} pixels")
+    if width * height > max_pixels:
+        message = f"the picture is {width} x {height} = {width * height:,} pixels, more than the limit of {max_pixels:,}"
+        raise PictureError(PictureReason.TOO_LARGE, f"{message} (--max-pixels)")
+
+
+def _check_believable(num_pixels: int, num_bytes: int) -> None:
+    """Refuse a large picture in so few bytes that it can only be one colour: gigabytes and a minute for nothing."""
+    if num_pixels > _ALWAYS_BELIEVED_PIXELS and num_pixels > _MOST_PIXELS_PER_BYTE * num_bytes:
+        message = f"it states {num_pixels:,} pixels in {num_bytes:,} bytes: it unpacks to far more than its size"
+        raise PictureError(PictureReason.TOO_LARGE, message)
+
+
+def check_mode(image: Image, levels: Levels | None, options: PixelOptions) -> None:
+    """Refuse pixels that have no defined place in 0..255.
+
+    Pillow opens grey PNM files of more than 8 bits in mode I, scaled to 0..65535, and TIFF files of 16 bits with a sign as
+    well. The preset "upright" takes what is known to reach from black to white.
+    """
+    mode = image.mode
+    if mode not in NO_PIXELS or (mode == "I" and image.format == "PPM"):
+        return
+    if levels is None:
+        what = f"the picture has {NO_PIXELS[mode]} (Pillow mode {mode}), which have no defined range"
+        raise PictureError(PictureReason.UNSUPPORTED, f"{what}; convert it to 8 or 16 bits first")
+    if options.preset != "upright":
+        kind = "floating-point" if mode == "F" else "signed 16-bit"
+        what = f"the picture has {kind} pixels, which have no place in 0..255 with --preset {options.preset}"
+        raise PictureError(PictureReason.UNSUPPORTED, f"{what}; --preset upright scales them")
+
+
+def reader_for(kind: str) -> type[ImageFile]:
+    """The class that reads `kind`. Raises PictureError when it is not installed."""
+    module, name = _READERS[kind]
+    try:
+        found: type[ImageFile] = getattr(importlib.import_module(module), name)
+    except ImportError:
+        hint = "a HEIC picture needs a decoder that is not installed: pip install 'beholder[heic]'"
+        raise PictureError(PictureReason.UNSUPPORTED, hint) from None
+    return found
+
+
+def _be_quiet() -> None:
+    """Keep Pillow's notes on odd metadata off the terminal: one narrow filter, put in once.
+
+    `warnings.catch_warnings` would swap the filters of all threads. Only UserWarnings of Pillow's format readers are hushed.
+    """
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", category=UserWarning, module=_QUIET[3].pattern)
+
+
+def _scale(image: ImageFile, short_px: int) -> int:
+    """Have libjpeg decode at the smallest of 1/2, 1/4, 1/8 that keeps the short side at SCALED_MARGIN x `short_px` or more.
+
+    Returns the divisor: 2, 4, 8, or 1 for whole pictures.
+    """
+    wanted = SCALED_MARGIN * short_px
+    scale = next((divisor for divisor in (8, 4, 2) if min(image.size) >= divisor * wanted), 1)
+    if scale > 1:
+        image.draft(None, (image.size[0] // scale, image.size[1] // scale))
+    return scale
+
+
+def _failed(error: Exception, data: bytes, kind: str) -> PictureError:
+    """What a decoder's exception means."""
+    from PIL import features
+
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    lower = text.lower()
+    width, height = stored_size(data, kind) or (1, 1)
+    if width < 1 or height < 1:
+        return PictureError(PictureReason.ZERO_SIZE, f"the {kind} picture is {width} x {height} pixels")
+    needed = _NEEDED_MODULE.get(kind)
+    if needed is not None and not features.check(needed):
+        return PictureError(PictureReason.UNSUPPORTED, f"a {kind} picture, which this build of Pillow cannot decode")
+    if isinstance(error, MemoryError):
+        return PictureError(PictureReason.TOO_LARGE, f"the {kind} picture needs more memory than there is")
+    if any(phrase in lower for phrase in _UNPACKS_TOO_FAR) or "DecompressionBomb" in type(error).__name__:
+        return PictureError(PictureReason.TOO_LARGE, f"the {kind} file unpacks to far more than its size: {text}")
+    if breaks_off(data, kind) or "truncated" in lower or (kind == "PPM" and "not enough image data" in lower):
+        return PictureError(PictureReason.TRUNCATED, f"the {kind} picture breaks off after {len(data)} bytes: {text}")
+    if any(phrase in lower for phrase in _NO_DECODER):
+        return PictureError(PictureReason.UNSUPPORTED, f"a {kind} picture of a kind that has no decoder here: {text}")
+    return PictureError(PictureReason.DAMAGED, f"the {kind} picture is damaged: {text}")

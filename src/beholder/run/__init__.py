@@ -1,1 +1,0 @@
-"""Where steps run. Knows shards and the protocol of a step, no step itself."""

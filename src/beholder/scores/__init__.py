@@ -1,1 +1,0 @@
-"""Score sets: how scores and rejects are written, and what a run says about them."""

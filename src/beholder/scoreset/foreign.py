@@ -1,0 +1,275 @@
+"""The place of scores in, the files that hold them, as Parquet, and what belongs to them (record, rejects, embeddings) out."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beholder import columns
+from beholder.errors import InputError
+from beholder.io import records, storage
+from beholder.io.csv_tables import MisfitError, check_names, open_table
+from beholder.io.schemas import fit_column
+
+_PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
+_NO_SCORES = (columns.REJECTS_FOLDER, columns.EMBEDDINGS_FOLDER, columns.IMAGES_FOLDER, columns.METADATA_FOLDER)
+"""Folders of a run or of a set of embeddings that hold tables without scores."""
+
+
+@dataclass(frozen=True)
+class ScorePlace:
+    """What lies where the user pointed.
+
+    Attributes:
+        files: Parquet or CSV files with scores, in natural order; at least one.
+        record: of a run of `beholder score`; {} for other people's.
+        rejects: Parquet files of rejected rows.
+        embeddings: a set of embeddings that was kept beside the scores, or None.
+    """
+
+    files: list[str]
+    record: dict[str, Any] = field(default_factory=dict)
+    rejects: tuple[str, ...] = ()
+    embeddings: str | None = None
+
+
+def find_scores(source: str) -> ScorePlace:
+    """Look at a folder, file or glob, local or remote. Raises InputError when there are no scores."""
+    if not source:
+        raise InputError("the name of the scores is empty (an unset variable?)")
+    if storage.is_glob(source) and not (storage.is_local(source) and storage.exists(source)):
+        return _matches(source)
+    base = source.rstrip("/") or source
+    if storage.is_folder(base):
+        return _folder(run_of(base))
+    if not storage.exists(base):
+        raise InputError(f"{source} does not exist; name what `beholder score` wrote, or a Parquet or CSV file with scores")
+    if not _is_table(base):
+        raise InputError(
+            f"{source}: scores are read from .parquet, .csv or a folder of them; is it what `beholder score` wrote?"
+        )
+    rejects, kept = base + columns.REJECTS_SUFFIX, f"{base}.{columns.EMBEDDINGS_FOLDER}"
+    return ScorePlace(
+        [base],
+        read_record(base + columns.SIDECAR_SUFFIX),
+        (rejects,) if storage.exists(rejects) else (),
+        kept if storage.is_folder(kept) else None,
+    )
+
+
+def _matches(pattern: str) -> ScorePlace:
+    """What a glob names: tables, and folders of runs."""
+    format_of = functools.cache(_format_of)
+    start = len(_fixed_part(pattern))
+    names_private = "/_" in _as_listed(pattern)[max(start - 1, 0) :] or _as_listed(pattern)[start:].startswith("_")
+    tables, runs = [], []
+    for path in storage.expand_glob(pattern):
+        if (_is_private(path[start:]) and not names_private) or _is_no_score_of_a_set(path, start, format_of):
+            continue
+        if storage.is_folder(path):
+            run = run_of(path.rstrip("/"))
+            runs += [run] if format_of(run) == columns.SCORE_SET_FORMAT else []
+        elif _is_table(path) and not path.endswith(columns.REJECTS_SUFFIX):
+            tables.append(path)
+    places = [_folder(run) for run in sorted(set(runs), key=storage.natural_key)]
+    files = list(dict.fromkeys([*tables, *(path for place in places for path in place.files)]))
+    if not files:
+        raise InputError(
+            f"nothing that matches {pattern} is a Parquet or CSV file with scores, or a folder of `beholder score`"
+        )
+    if len(places) == 1 and len(files) == len(places[0].files):
+        return places[0]
+    rejects = tuple(path for place in places for path in place.rejects)
+    return ScorePlace(sorted(files, key=storage.natural_key), rejects=rejects)
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folders of a glob before its first wildcard, with the slash, as its matches begin with them."""
+    whole = _as_listed(pattern)
+    return whole[: whole.rfind("/", 0, min(at for mark in "*?[" if (at := whole.find(mark)) >= 0)) + 1]
+
+
+def _as_listed(path: str) -> str:
+    """A folder or glob as the names of what is in it begin."""
+    if storage.is_local(path):
+        return str(storage.local_path(path))
+    fs, inner = storage.filesystem(path)
+    return str(fs.unstrip_protocol(inner))
+
+
+def _is_private(inside: str) -> bool:
+    """Whether a path, relative to what the user named, has a name that readers of a folder of tables leave out."""
+    return any(piece.startswith(("_", ".")) for piece in inside.split("/"))
+
+
+def _is_no_score_of_a_set(path: str, start: int, format_of: Callable[[str], Any]) -> bool:
+    """Whether a file lies in the folder of a run or of embeddings, and holds none of its scores.
+
+    Args:
+        path: of the file.
+        start: where the part of it begins that the user's pattern left open.
+        format_of: folder -> the format in its record, or None; asked only where a name below it is one that sets use.
+    """
+    pieces = path[start:].split("/")
+    for number, piece in enumerate(pieces[:-1]):
+        if piece in _NO_SCORES:
+            folder = (path[:start] + "/".join(pieces[:number])).rstrip("/") or "."
+            if format_of(folder) in (columns.SCORE_SET_FORMAT, columns.EMBEDDINGS_FORMAT):
+                return True
+    return False
+
+
+def run_of(folder: str) -> str:
+    """The run that a folder means: the one above it for the `scores/` of a run, else the folder itself; local or remote."""
+    if not storage.is_local(folder):
+        above, _, name = folder.rpartition("/")
+    elif os.path.basename(folder) in ("", ".", "..", "~"):  # noqa: PTH119
+        above, name = f"{folder}/..", os.path.basename(os.path.abspath(storage.local_path(folder)))  # noqa: PTH100, PTH119
+    else:
+        above, name = os.path.split(folder)
+    above = above or "."
+    if name != columns.SCORES_FOLDER or above.endswith(":/") or storage.exists(f"{folder}/{columns.STAMP_FILE}"):
+        return folder
+    return above if _format_of(above) == columns.SCORE_SET_FORMAT else folder
+
+
+def _format_of(folder: str) -> Any:
+    """The format in the record of a folder, or None."""
+    return read_record(f"{folder}/{columns.STAMP_FILE}").get("format")
+
+
+def _folder(base: str) -> ScorePlace:
+    """A run's folder, or any folder of tables, or of runs."""
+    record = read_record(f"{base}/{columns.STAMP_FILE}")
+    if record.get("format") == columns.EMBEDDINGS_FORMAT:
+        raise InputError(f"{base} holds embeddings, no scores; score them first: beholder score {base}")
+    inside = f"{base}/{columns.SCORES_FOLDER}"
+    is_run = record.get("format") == columns.SCORE_SET_FORMAT or (
+        storage.is_folder(inside) and not storage.exists(f"{inside}/{columns.STAMP_FILE}")
+    )
+    runs, tables = _below(inside if is_run else base)
+    files = sorted([*tables, *(path for paths in runs.values() for path in paths)], key=storage.natural_key)
+    if not files:
+        raise InputError(f"{base} holds no Parquet or CSV files with scores; name what `beholder score` wrote")
+    stranger = next((path for path in tables if runs and not storage.exists(path + columns.SIDECAR_SUFFIX)), None)
+    if stranger is not None:
+        raise InputError(f"{base} holds scores of a run ({min(runs)}) beside another table ({stranger}); name those you mean")
+    if len(runs) == 1 and not tables:
+        return _folder(*runs)
+    if len({is_csv(name) for name in files}) > 1:
+        raise InputError(f"{base} holds both CSV and Parquet files; name those you mean, for example '{base}/*.parquet'")
+    kept = f"{base}/{columns.EMBEDDINGS_FOLDER}"
+    return ScorePlace(
+        files,
+        record,
+        tuple(path for run in ([base] if is_run else sorted(runs, key=storage.natural_key)) for path in _rejects_of(run)),
+        kept if is_run and storage.is_folder(kept) else None,
+    )
+
+
+def _rejects_of(run: str) -> list[str]:
+    """The tables of rejects in the folder of a run."""
+    folder = f"{run}/{columns.REJECTS_FOLDER}"
+    return storage.list_files(folder) if storage.is_folder(folder) else []
+
+
+def _below(folder: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Look at all files below a folder: of a run only its scores count, of a set of embeddings nothing.
+
+    Returns:
+        Folders of runs with their tables of scores, and the tables that lie in no run.
+    """
+    start = len(_as_listed(folder).rstrip("/")) + 1
+    found = [path for path in storage.list_files(folder) if not _is_private(path[start:])]
+    formats = {path: read_record(path).get("format") for path in found if path.endswith(columns.STAMP_FILE)}
+    runs: dict[str, list[str]] = {}
+    tables = []
+    for path in found:
+        if not _is_table(path) or path.endswith(columns.REJECTS_SUFFIX):
+            continue
+        if formats.get(path + columns.SIDECAR_SUFFIX) == columns.EMBEDDINGS_FORMAT:
+            continue
+        ends = (at for at in range(start, len(path)) if path[at] == "/")
+        sets = ((path[:at], formats.get(f"{path[:at]}/{columns.STAMP_FILE}")) for at in ends)
+        own = next(((at, kind) for at, kind in sets if kind in (columns.SCORE_SET_FORMAT, columns.EMBEDDINGS_FORMAT)), None)
+        if own is None:
+            tables.append(path)
+        elif own[1] == columns.SCORE_SET_FORMAT and path.startswith(f"{own[0]}/{columns.SCORES_FOLDER}/"):
+            runs.setdefault(own[0], []).append(path)
+    return runs, tables
+
+
+def _is_table(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in (*_PARQUET, *_CSV)
+
+
+def read_record(path: str) -> dict[str, Any]:
+    """The record in a file beside or in a set; {} where there is none of ours. Raises InputError for a damaged one."""
+    if not storage.exists(path):
+        return {}
+    data = storage.read_range(path, 0, storage.size(path))
+    try:
+        return records.parse(data)
+    except records.DamagedRecordError as error:
+        if records.looks_ours(data):
+            raise InputError(f"{path} is damaged: {error}; restore it, or remove it to go without the record") from None
+        return {}
+
+
+def is_csv(path: str) -> bool:
+    """Whether a table is text, by its suffix."""
+    return PurePosixPath(path).suffix.lower() in _CSV
+
+
+def as_parquet(path: str, target: Path, types: Mapping[str, pa.DataType] | None = None) -> Path:
+    """A local Parquet file with the same rows: `path` itself where it is one, else `target`, made of it.
+
+    Columns of a CSV are the text that stands there, but for those in `types`; of these, too, one that holds something else.
+
+    Args:
+        path: a Parquet or CSV file.
+        target: a file to make.
+        types: columns of a CSV -> the type they are read as; empty fields and `nan` are null there.
+
+    Raises:
+        InputError: no such table, two columns of one name.
+    """
+    if not is_csv(path):
+        if storage.is_local(path):
+            file = storage.local_path(path)
+        else:
+            file = target
+            with storage.remote_errors(path), storage.open_binary(path) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 22)
+        with storage.open_parquet(str(file)) as opened:
+            check_names(opened.schema_arrow.names, path)
+        return file
+    asked = dict(types or {})
+    while True:
+        try:
+            with open_table(path, asked) as (schema, batches), pq.ParquetWriter(target, schema, compression="zstd") as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+            return target
+        except MisfitError as misfit:
+            del asked[misfit.column]
+
+
+def refitted(path: Path, target: Path, schema: pa.Schema, names: Collection[str]) -> Path:
+    """Write `target`: the rows of a Parquet file, with the columns `names` of the types that they have in `schema`."""
+    with storage.open_parquet(str(path)) as file:
+        kinds = [schema.field(item.name).type if item.name in names else item.type for item in file.schema_arrow]
+        fitted = pa.schema([item.with_type(kind) for item, kind in zip(file.schema_arrow, kinds, strict=True)])
+        with pq.ParquetWriter(target, fitted, compression="zstd") as writer:
+            for batch in file.iter_batches():
+                columns_of_batch = zip(pa.table(batch).columns, kinds, strict=True)
+                writer.write_table(pa.table([fit_column(column, kind) for column, kind in columns_of_batch], schema=fitted))
+    return target

@@ -1,0 +1,136 @@
+"""Which column of a score set says where the pictures are, and which holds their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from beholder.columns import PictureReason
+from beholder.errors import InputError
+from beholder.io import storage
+from beholder.pixels.picture import PictureRef
+from beholder.sources.pictures.looks import MOST_LOOKED_AT, names_pictures
+from beholder.sources.pictures.magic import OTHER_SUFFIXES, PICTURE_SUFFIXES, suffix_of
+from beholder.sources.pictures.text_pictures import is_written_out
+
+PICTURE_COLUMN_NAMES = (
+    "image_url", "url", "image_path", "img_path", "path", "file_path", "filepath", "file_name", "filename", "file",
+    "image_file", "img_url", "picture_url", "photo_url", "photo_image_url", "thumbnail_url", "image", "img", "picture", "photo",
+    "image_link", "link", "src", "uri", "href",
+)  # fmt: skip
+"""Usual names of columns with paths or URLs of pictures, best first, in lower case."""
+CAPTION_COLUMN_NAMES = ("caption", "captions", "text", "alt_text", "alt", "title", "description", "prompt")
+"""Usual names of columns with captions, best first, in lower case."""
+NUM_LOOKED_AT = MOST_LOOKED_AT
+"""So many first rows tell what a column holds."""
+
+
+@dataclass(frozen=True)
+class PictureColumn:
+    """The column whose values are looked for in place of the rows' names.
+
+    Attributes:
+        name: of the column.
+        is_found: whether it was found by looking; else somebody named it.
+        sample_column: the column that names the rows.
+    """
+
+    name: str
+    is_found: bool
+    sample_column: str
+
+    @property
+    def note(self) -> str:
+        """What is to be said of it where pictures are shown: which column was taken, and how to choose."""
+        return f"pictures are shown from column {self._choice}"
+
+    @property
+    def note_of_files(self) -> str:
+        """The same where something is done with the pictures' files."""
+        return f"pictures are taken from column {self._choice}"
+
+    @property
+    def _choice(self) -> str:
+        if not self.is_found:
+            return repr(self.name)
+        return f"{self.name!r}, since {self.sample_column!r} holds no paths or URLs of pictures; --picture-column names another"
+
+    def missing(self) -> PictureRef:
+        """What is there for a row whose value is null or empty."""
+        return PictureRef(error=(PictureReason.MISSING, f"column {self.name!r} is empty for this row"))
+
+
+def picture_column_of(
+    first: pa.Table, sample_column: str, wanted: str | None, *, source: str, has_sources: bool
+) -> PictureColumn | None:
+    """The column that says where the pictures are; None: the one that names the rows does.
+
+    Where nobody names one, it is looked for only when it is not known where the pictures are and the names of the first rows
+    are neither paths nor URLs of pictures: first by its usual names, then any column whose values all end like pictures.
+
+    Args:
+        first: the first rows (`NUM_LOOKED_AT` are enough), with all columns of the set that may be meant.
+        sample_column: which of them names the rows.
+        wanted: what `--picture-column` says.
+        source: the set, for messages.
+        has_sources: whether sources of the pictures are known: from the set's record, or as the user named them.
+
+    Raises:
+        InputError: there is no column `wanted`, or it holds no text.
+    """
+    if wanted is not None:
+        if wanted not in first.column_names:
+            known = ", ".join(first.column_names[:20])
+            raise InputError(f"--picture-column {wanted}: {source} has no such column; it has {known}")
+        kind = first.schema.field(wanted).type
+        if not _is_text(kind):
+            raise InputError(
+                f"--picture-column {wanted}: {source} has {kind} there, not paths or URLs of pictures; name another column"
+            )
+        return PictureColumn(wanted, False, sample_column) if wanted != sample_column else None
+    if has_sources or any(names_pictures(name) or _is_address(name) for name in _texts(first, sample_column)):
+        return None
+    others = [name for name in first.column_names if name != sample_column and _is_text(first.schema.field(name).type)]
+    for name in _by_usual_names(others, PICTURE_COLUMN_NAMES):
+        values = _texts(first, name)
+        if values and 2 * sum(map(_is_address, values)) > len(values):
+            return PictureColumn(name, True, sample_column)
+    for name in others:
+        values = _texts(first, name)
+        if values and all(suffix_of(value) in PICTURE_SUFFIXES and not is_written_out(value) for value in values):
+            return PictureColumn(name, True, sample_column)
+    return None
+
+
+def caption_column_of(schema: pa.Schema, taken: Sequence[str] = ()) -> str | None:
+    """The column of text that holds captions, by its name; None: there is none. `taken`: columns that are something else."""
+    texts = [item.name for item in schema if item.name not in taken and _is_text(item.type)]
+    return next(iter(_by_usual_names(texts, CAPTION_COLUMN_NAMES)), None)
+
+
+def _by_usual_names(names: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """Those of the names that are usual, best first, whatever their case."""
+    by_name = {name.lower(): name for name in reversed(names)}
+    return [by_name[name] for name in usual if name in by_name]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _texts(table: pa.Table, name: str) -> list[str]:
+    """Texts of the first rows that hold something."""
+    column = table.column(name).slice(0, NUM_LOOKED_AT)
+    return [str(value) for value in column.to_pylist() if value is not None and str(value).strip()]
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text is the path or URL of a picture, by the look of it."""
+    if is_written_out(text):
+        return False
+    suffix = suffix_of(text)
+    return suffix in PICTURE_SUFFIXES or (storage.is_on_a_server(text) and suffix not in OTHER_SUFFIXES)

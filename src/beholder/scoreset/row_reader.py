@@ -1,0 +1,375 @@
+"""A score set (and metadata joined to it) in, its rows out in order: read by several threads, a bounded piece at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder.errors import InputError
+from beholder.io import storage
+from beholder.io.arrow_types import as_numbers, in_type
+from beholder.io.parquet import ParquetFile
+from beholder.scoreset.score_set import ScoreSet
+
+PIECE_ROWS = 1 << 20
+_LARGE_GROUP_BYTES = 192 << 20
+"""Row groups with more bytes in the columns asked for are read by one thread, batch after batch."""
+_SMALL_FILE_BYTES = 32 << 20
+_GAP_ROWS = 1 << 17
+"""Smaller row groups are read together."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Row groups of a file (none named: the whole file) that are read at once; rows [first, first + num_rows) of the set."""
+
+    path: Path
+    groups: tuple[int, ...]
+    first: int
+    num_rows: int
+    num_bytes: int
+
+
+class RowReader:
+    """Columns of a score set and of metadata in the same order of rows.
+
+    Args:
+        scores: the set.
+        joined: a Parquet file with as many rows, in the same order; its columns are read as if the set had them.
+        untyped: columns that come from a CSV: of text, and numbers where they have to be.
+        num_threads: threads that read and decode.
+    """
+
+    def __init__(
+        self, scores: ScoreSet, joined: Path | None = None, *, untyped: Collection[str] = (), num_threads: int = 1
+    ) -> None:
+        if len(scores.left_out):
+            raise ValueError("rows are read of a whole set")
+        self.scores = scores
+        self.num_rows = scores.num_rows
+        self.num_threads = num_threads
+        self._untyped = frozenset(untyped)
+        self._joined = joined
+        self._joined_schema = pq.read_schema(joined).remove_metadata() if joined is not None else pa.schema([])
+        fields = [*scores.schema.remove_metadata(), *self._joined_schema]
+        self.schema: pa.Schema = pa.schema(fields)
+
+    def holds_numbers(self, name: str) -> bool:
+        """Whether a column is of numbers, or may be meant so: `numbers_in` tells."""
+        kind = self.schema.field(name).type
+        return name in self._untyped or bool(
+            pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
+        )
+
+    def numbers_in(self, table: pa.Table, name: str) -> pa.ChunkedArray:
+        """A column of a piece that was read, as numbers: as they are, or, of a CSV's text, float64.
+
+        Raises InputError for a text that is no number.
+        """
+        column = table.column(name)
+        return as_numbers(column, name, self.scores.source) if name in self._untyped else column
+
+    @property
+    def metadata_columns(self) -> list[str]:
+        """All columns but the sample and the scores, the joined ones last."""
+        return [*self.scores.metadata_columns, *self._joined_schema.names]
+
+    def map(
+        self,
+        names: Sequence[str],
+        work: Callable[[int, pa.Table], T],
+        *,
+        wanted: Callable[[int, int], bool] | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> Iterator[T]:
+        """`work(first row, table)` on pieces of at most a few million rows; results in the order of rows.
+
+        `work` runs in the reading threads, several at a time. `wanted(start, stop)`: whether rows are needed; pieces
+        without any are not read. `on_rows` hears of rows that were done.
+        """
+        own = [name for name in names if name in self.scores.schema.names]
+        joined = [name for name in names if name not in own]
+
+        opened = _OpenFiles()
+
+        def do(stretch: _Stretch) -> list[T]:
+            first, results = stretch.first, []
+            for table in self._read(opened, stretch, own):
+                num_rows = table.num_rows if own else stretch.num_rows
+                if joined:
+                    table = _with_columns(table, self._read_joined(opened, first, num_rows, joined))
+                results.append(work(first, table.select(list(names))))
+                first += num_rows
+            return results
+
+        if self.scores.table is not None:
+            with opened:
+                yield from self._map_table(opened, names, own, joined, work, wanted, on_rows)
+            return
+        waiting: deque[tuple[Future[list[T]], int]] = deque()
+        with opened, ThreadPoolExecutor(self.num_threads) as pool:
+            try:
+                for stretch in self._stretches(own):
+                    if wanted is not None and not wanted(stretch.first, stretch.first + stretch.num_rows):
+                        _tell(on_rows, stretch.num_rows)
+                        continue
+                    if stretch.num_bytes > _LARGE_GROUP_BYTES:
+                        yield from _drained(waiting, on_rows)
+                        yield from self._map_large(opened, stretch, names, own, joined, work, on_rows)
+                        continue
+                    waiting.append((pool.submit(do, stretch), stretch.num_rows))
+                    if len(waiting) > self.num_threads:
+                        yield from _drained(waiting, on_rows, leave=self.num_threads)
+                yield from _drained(waiting, on_rows)
+            finally:
+                for future, _ in waiting:
+                    future.cancel()
+
+    def _map_table(
+        self,
+        opened: _OpenFiles,
+        names: Sequence[str],
+        own: Sequence[str],
+        joined: Sequence[str],
+        work: Callable[[int, pa.Table], T],
+        wanted: Callable[[int, int], bool] | None,
+        on_rows: Callable[[int], None] | None,
+    ) -> Iterator[T]:
+        assert self.scores.table is not None
+        for first in range(0, self.num_rows, PIECE_ROWS):
+            table = self.scores.table.select(list(own)).slice(first, PIECE_ROWS)
+            num_rows = min(PIECE_ROWS, self.num_rows - first)
+            if wanted is None or wanted(first, first + num_rows):
+                if joined:
+                    table = _with_columns(table, self._read_joined(opened, first, num_rows, joined))
+                yield work(first, table.select(list(names)))
+            _tell(on_rows, num_rows)
+
+    def _map_large(
+        self,
+        opened: _OpenFiles,
+        stretch: _Stretch,
+        names: Sequence[str],
+        own: Sequence[str],
+        joined: Sequence[str],
+        work: Callable[[int, pa.Table], T],
+        on_rows: Callable[[int], None] | None,
+    ) -> Iterator[T]:
+        first = stretch.first
+        rows_at_once = max(1024, stretch.num_rows * (64 << 20) // max(1, stretch.num_bytes))
+        with _open(stretch.path) as file:
+            present = [name for name in own if name in file.schema_arrow.names]
+            batches = file.iter_batches(min(rows_at_once, PIECE_ROWS), row_groups=list(stretch.groups), columns=present)
+            for batch in batches:
+                table = self._fitted(pa.table(batch), own, batch.num_rows)
+                if joined:
+                    table = _with_columns(table, self._read_joined(opened, first, batch.num_rows, joined))
+                yield work(first, table.select(list(names)))
+                first += batch.num_rows
+                _tell(on_rows, batch.num_rows)
+
+    def _stretches(self, names: Sequence[str]) -> Iterator[_Stretch]:
+        """The set cut into what is read at once."""
+        first = 0
+        for path, expected in zip(self.scores.files, self.scores.row_counts, strict=True):
+            if expected <= _GAP_ROWS and path.stat().st_size < _SMALL_FILE_BYTES:  # its footer is read where it is read
+                if expected:
+                    yield _Stretch(path, (), first, expected, 0)
+                first += expected
+                continue
+            with _open(path) as file:
+                metadata = file.metadata
+            if metadata.num_rows != expected:
+                raise _changed(path, metadata.num_rows, expected)
+            groups: list[int] = []
+            start, rows, num_bytes = first, 0, 0
+            for group in range(metadata.num_row_groups):
+                found = metadata.row_group(group)
+                size = _bytes_of(found, names)
+                if groups and (rows + found.num_rows > _GAP_ROWS or num_bytes + size > _LARGE_GROUP_BYTES):
+                    yield _Stretch(path, tuple(groups), start, rows, num_bytes)
+                    groups, start, rows, num_bytes = [], start + rows, 0, 0
+                groups.append(group)
+                rows += found.num_rows
+                num_bytes += size
+            if rows:
+                yield _Stretch(path, tuple(groups), start, rows, num_bytes)
+            first += expected
+
+    def _read(self, opened: _OpenFiles, stretch: _Stretch, names: Sequence[str]) -> Iterator[pa.Table]:
+        """The stretch at once; piece by piece where a column unpacks to far more than the file holds."""
+        file = opened.scores(stretch.path)
+        present = [name for name in names if name in file.schema_arrow.names]
+        if not stretch.groups and file.metadata.num_rows != stretch.num_rows:
+            raise _changed(stretch.path, file.metadata.num_rows, stretch.num_rows)
+        if not present:
+            yield self._fitted(pa.table({}), names, stretch.num_rows)
+            return
+        groups = list(stretch.groups) or list(range(file.num_row_groups))
+        use_threads = self.num_threads == 1
+        with storage.remote_errors(str(stretch.path)):
+            if file.fits(groups, present):
+                table = file.read_row_groups(groups, columns=present, use_threads=use_threads)
+                yield self._fitted(table, names, stretch.num_rows)
+                return
+            for batch in file.iter_batches(_GAP_ROWS, groups, present, use_threads=use_threads):
+                yield self._fitted(pa.table(batch), names, batch.num_rows)
+
+    def _fitted(self, table: pa.Table, names: Sequence[str], num_rows: int) -> pa.Table:
+        """The columns with the types of the set; those that a file lacks are null."""
+        present = set(table.column_names)
+        ready = []
+        for name in names:
+            kind = self.schema.field(name).type
+            if name not in present:
+                ready.append(pa.nulls(num_rows, kind))
+            else:
+                ready.append(in_type(table.column(name), kind))
+        return pa.table(ready, names=list(names))
+
+    def _read_joined(self, opened: _OpenFiles, first: int, num_rows: int, names: Sequence[str]) -> pa.Table:
+        assert self._joined is not None
+        file = opened.joined(self._joined)
+        groups, start = storage.covering_row_groups(file.metadata, first, first + num_rows)
+        return file.read_row_groups(groups, columns=list(names)).slice(first - start, num_rows)
+
+    def floats(self, name: str) -> npt.NDArray[np.float32]:
+        """A column of numbers as (N,) float32; NaN for null and infinity, neither of which is a score."""
+        found = np.empty(self.num_rows, np.float32)
+
+        def put(first: int, table: pa.Table) -> int:
+            column = pc.fill_null(self.numbers_in(table, name).cast(pa.float32(), safe=False), float("nan"))
+            at = first
+            for chunk in column.chunks:
+                part = found[at : at + len(chunk)]
+                part[:] = chunk.to_numpy(zero_copy_only=False)
+                part[np.isinf(part)] = np.nan
+                at += len(chunk)
+            return len(column)
+
+        self._check(sum(self.map([name], put)))
+        return found
+
+    def _check(self, num_rows: int) -> None:
+        if num_rows != self.num_rows:
+            raise InputError(
+                f"{self.scores.source}: {num_rows:,} rows were read where {self.num_rows:,} were counted; did a file change?"
+            )
+
+
+class _OpenFiles:
+    """Files as the threads of one reading have them open, each its own; all are closed at its end, whatever thread it was."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._all: list[ParquetFile] = []
+
+    def __enter__(self) -> _OpenFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._all:
+            file.close()
+
+    def scores(self, path: Path) -> ParquetFile:
+        """A file of the set; one at a time is open in a thread."""
+        return self._opened("scores", path)
+
+    def joined(self, path: Path) -> ParquetFile:
+        """The file of the joined columns."""
+        return self._opened("joined", path)
+
+    def _opened(self, what: str, path: Path) -> ParquetFile:
+        before: tuple[Path, ParquetFile] | None = getattr(self._local, what, None)
+        if before is not None and before[0] == path:
+            return before[1]
+        if before is not None:
+            before[1].close()
+            self._all.remove(before[1])
+        file = _open(path)
+        self._all.append(file)
+        setattr(self._local, what, (path, file))
+        return file
+
+
+class Chosen:
+    """Ascending rows, (K,) uint32: which of them lie in a stretch of rows."""
+
+    def __init__(self, rows: npt.NDArray[np.uint32]) -> None:
+        self._rows = rows
+
+    def within(self, start: int, stop: int) -> slice:
+        """Where those from `start` to before `stop` stand."""
+        edges = np.array([start, stop], np.uint32)  # of another type, numpy would convert all rows at each call
+        low, high = np.searchsorted(self._rows, edges)
+        return slice(int(low), int(high))
+
+    def any(self, start: int, stop: int) -> bool:
+        """Whether there are any."""
+        found = self.within(start, stop)
+        return bool(found.start < found.stop)
+
+
+def _open(path: Path) -> ParquetFile:
+    """A file that was looked at before. Raises InputError where it is damaged."""
+    with storage.remote_errors(str(path)):
+        return ParquetFile(str(path), str(path), pre_buffer=False)
+
+
+def _changed(path: Path, found: int, expected: int) -> InputError:
+    return InputError(f"{path} has {found:,} rows where {expected:,} were counted; did it change?")
+
+
+def _tell(on_rows: Callable[[int], None] | None, num_rows: int) -> None:
+    if on_rows is not None:
+        on_rows(num_rows)
+
+
+def _drained(waiting: deque[tuple[Future[list[T]], int]], on_rows: Callable[[int], None] | None, leave: int = 0) -> Iterator[T]:
+    """Results of the oldest jobs, until `leave` are left."""
+    while len(waiting) > leave:
+        future, num_rows = waiting.popleft()
+        yield from future.result()
+        _tell(on_rows, num_rows)
+
+
+def _bytes_of(group: Any, names: Sequence[str]) -> int:
+    """Bytes of a row group's columns once decompressed, as its writer says."""
+    wanted = set(names)
+    found = 0
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema.split(".", 1)[0] in wanted:
+            found += column.total_uncompressed_size
+    return found
+
+
+def _with_columns(table: pa.Table, more: pa.Table) -> pa.Table:
+    """Both tables' columns; the first may have none."""
+    if not table.num_columns:
+        return more
+    for name in more.column_names:
+        table = table.append_column(name, more.column(name))
+    return table
+
+
+def text_buffers(names: pa.LargeStringArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Offsets (N + 1,) int64 and UTF-8 data of an Arrow array of large strings without nulls; no copy."""
+    if not len(names):
+        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    _, offsets, data = names.buffers()
+    all_offsets = np.frombuffer(offsets, np.int64)[names.offset : names.offset + len(names) + 1]
+    return all_offsets, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)

@@ -1,0 +1,487 @@
+"""Embeddings and a score set in, one memory-mapped matrix of the embeddings of its rows, matched by sample, out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beholder.columns import SAMPLE
+from beholder.errors import InputError, writing_failed
+from beholder.kernels import similarity
+from beholder.kernels.scoring import ColumnBlock, Embeddings
+from beholder.kernels.vectors import LANES
+from beholder.models.backbones import same_backbone
+from beholder.scoreset.score_set import ScoreSet
+from beholder.sources.embeddings.labels import ConsecutiveLabels
+from beholder.sources.embeddings.parts import find_parts, reader_of
+from beholder.sources.embeddings.reader import Block, Part, ReadOptions
+from beholder.sources.embeddings.stamp import find_stamps
+
+Rows = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]
+"""Called with what is done and how much it is in all."""
+
+_WRITE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Embeddings of the rows of a score set.
+
+    Attributes:
+        matrix: (K, P) float16 or float32, C order, mapped or in memory; every row has a direction (finite, not all zeros).
+            P is the embeddings' dimension rounded up to a multiple of 16, with zeros beyond it. The embeddings of reference
+            sets come first.
+        place: (N,) int64: for each row of the score set its row in `matrix`, or -1 where it has no embedding.
+        dim: the embeddings' own dimension.
+        backbone: the model that they are of, by their stamp; None where nobody says.
+        num_references: rows of `matrix` that are of reference sets; num_references_left_out: rows of these that have no
+            direction.
+        reference_names: names of the former, in a file; None where there are none.
+    """
+
+    matrix: npt.NDArray[Any]
+    place: Rows
+    dim: int
+    backbone: str | None = None
+    num_references: int = 0
+    num_references_left_out: int = 0
+    reference_names: NamesFile | None = None
+
+    def __post_init__(self) -> None:
+        matrix = self.matrix
+        if matrix.dtype not in (np.float16, np.float32) or matrix.shape[1] % LANES or not matrix.flags.c_contiguous:
+            raise ValueError("a matrix of vectors is C-contiguous float16 or float32, and its width a multiple of 16")
+
+    @staticmethod
+    def of(rows: npt.ArrayLike) -> Vectors:
+        """Vectors of an (N, D) array of float16, float32 or float64 in memory; rows without a direction have no embedding."""
+        given = np.asarray(rows)
+        matrix = _stored(given, np.dtype(np.float16 if given.dtype == np.float16 else np.float32))
+        usable = _usable(matrix)
+        place = np.where(usable, np.cumsum(usable) - 1, -1)
+        return Vectors(matrix if usable.all() else matrix[usable], place, given.shape[1])
+
+
+def load_vectors(
+    scores: ScoreSet,
+    embeddings: str,
+    *,
+    scratch: Path,
+    rows: Rows | None = None,
+    embedding_column: str | None = None,
+    references: Sequence[str] = (),
+    on_progress: Progress | None = None,
+    on_reference: Progress | None = None,
+) -> Vectors:
+    """Read the embeddings of a score set's rows into a file in `scratch`; memory does not grow with the dimension.
+
+    Rows are matched by sample. Where the names of both are the same, one by one (as in what `beholder score
+    --keep-embeddings` writes), that takes no memory, and each row has its own; else all names of the scores are held,
+    about 100 bytes a row, and rows of the set that share a sample share its embedding. A row whose embedding is null, not
+    finite or all zeros has none.
+
+    Args:
+        scores: the score set.
+        embeddings: a set of embeddings in any layout that `beholder score` reads, local or remote.
+        scratch: a folder on a disk with room for 2 (float16) or 4 bytes a number; the file in it is unlinked, so that it goes
+            with the returned value.
+        rows: rows of the score set whose embeddings are wanted; None: all.
+        embedding_column: where the embeddings are in tables; None: found by looking.
+        references: further sets of embeddings, read whole; names may be those of the set's rows, or there twice.
+        on_progress: told the number of embeddings read, and of all.
+        on_reference: told the same of the reference sets.
+
+    Raises:
+        InputError: nothing to read; no sample of one is in the other; parts of different dimensions; a sample that
+            is there twice with different embeddings (which is the picture's cannot be told); a reference set of another
+            dimension, or of another model by its stamp.
+        OutputError: `scratch` is full or cannot be written.
+    """
+    parts, options = _find(scores, embeddings, embedding_column)
+    dim = parts[0].dim
+    odd = next((part for part in parts if part.dim != dim), None)
+    if odd is not None:
+        raise InputError(f"{odd.path} has embeddings of {odd.dim} dimensions and {parts[0].path} of {dim}; name one set")
+    stamps, _ = find_stamps(parts)
+    backbone = next((stamp.backbone for stamp in stamps if stamp.backbone), None)
+    reference_options = ReadOptions()
+    reference_parts = [part for path in references for part in _reference_parts(path, reference_options, parts[0], backbone)]
+    is_half = all(part.dtype == "float16" for part in (*parts, *reference_parts))
+    dtype = np.dtype(np.float16 if is_half else np.float32)
+    wanted = np.ones(scores.num_rows, np.bool_)
+    if rows is not None:
+        wanted[:] = False
+        wanted[rows] = True
+    total = _total_rows(parts) or scores.num_rows
+    for matcher in (_ByPosition, _ByName) if total == scores.num_rows else (_ByName,):
+        with contextlib.suppress(_DisagreeError), _Scratch(scratch, dim, dtype) as out:
+            names = NamesFile(scratch) if reference_parts else None
+            left_out = _add_references(out, names, reference_parts, reference_options, on_reference)
+            num_references = out.num_rows
+            matrix, place = _read(parts, options, matcher(scores, wanted), out, total, on_progress)
+            return Vectors(matrix, place, dim, backbone, num_references, left_out, names)
+    raise AssertionError("looking up does not disagree")
+
+
+def _total_rows(parts: Sequence[Part]) -> int | None:
+    """Rows of all parts; None where one does not tell."""
+    known = [part.num_rows for part in parts if part.num_rows is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _reference_parts(path: str, options: ReadOptions, like_part: Part, backbone: str | None) -> list[Part]:
+    """The parts of a reference set. Raises InputError where their embeddings cannot be compared with those of `like_part`."""
+    parts = find_parts([path], options)
+    odd = next((part for part in parts if part.dim != like_part.dim), None)
+    if odd is not None:
+        raise InputError(
+            f"the reference {odd.path} has embeddings of {odd.dim} dimensions, the pictures' in {like_part.path} have "
+            f"{like_part.dim}: they are of different models, and cannot be compared"
+        )
+    for stamp in find_stamps(parts)[0]:
+        if backbone and stamp.backbone and not same_backbone(stamp.backbone, backbone):
+            raise InputError(
+                f"the reference {path} is of {stamp.backbone} by its stamp, the pictures' embeddings are of {backbone}; "
+                "embeddings of different models cannot be compared"
+            )
+    return parts
+
+
+def _add_references(
+    out: _Scratch, names_file: NamesFile | None, parts: Sequence[Part], options: ReadOptions, on_progress: Progress | None
+) -> int:
+    """Put whole sets into the matrix, and their names into a file; returns how many of their rows have no direction."""
+    done = left_out = 0
+    total = _total_rows(parts)
+    for part in parts:
+        step = max(1, _WRITE_BYTES // (part.dim * 4))
+        with contextlib.closing(_blocks(part, options)) as blocks:
+            for block, names in blocks:
+                for start in range(0, block.embeddings.shape[0], step):
+                    stop = min(block.embeddings.shape[0], start + step)
+                    matrix = _stored(_rows_of(block.embeddings, start, stop), out.dtype)
+                    usable = _usable(matrix)
+                    if block.statuses is not None:
+                        usable &= block.statuses[start:stop] == 0
+                    out.add(matrix[usable])
+                    if names_file is not None:
+                        names_file.add(names.slice(start, stop - start).filter(pa.array(usable)))
+                    left_out += int((~usable).sum())
+                    done += stop - start
+                    if on_progress is not None:
+                        on_progress(done, max(done, total or 0))
+    return left_out
+
+
+def _read(
+    parts: Sequence[Part],
+    options: ReadOptions,
+    matcher: _ByPosition | _ByName,
+    out: _Scratch,
+    total: int,
+    on_progress: Progress | None,
+) -> tuple[npt.NDArray[Any], Rows]:
+    """The matrix, and the place of each row of the score set in it. Raises _DisagreeError."""
+    done = 0
+    for part in parts:
+        with contextlib.closing(_blocks(part, options)) as blocks:
+            for block, names in blocks:
+                _take(block, names, matcher, out, part)
+                done += len(names)
+                if on_progress is not None:
+                    on_progress(done, max(done, total))
+    place = matcher.places()
+    return out.matrix(), place
+
+
+def _find(scores: ScoreSet, embeddings: str, embedding_column: str | None) -> tuple[list[Part], ReadOptions]:
+    """The parts of the set, named by the column that the scores are named by where they have it."""
+    recorded = scores.record.get("options")
+    chosen = recorded if isinstance(recorded, dict) else {}
+    named = [chosen.get("sample_column"), scores.sample_column if scores.sample_column != SAMPLE else None]
+    for name in [*(name for name in named if name), None]:
+        options = ReadOptions(sample_column=name, embedding_column=embedding_column)
+        try:
+            return find_parts([embeddings], options), options
+        except InputError:
+            if name is None:
+                raise
+    raise AssertionError("the last of the candidates is None")
+
+
+def _blocks(part: Part, options: ReadOptions) -> Generator[tuple[Block, pa.Array]]:
+    """Blocks of a part and the names of their rows."""
+    with contextlib.closing(ConsecutiveLabels(part, 0, part.num_rows or 0, options)) as metadata:
+        for block in reader_of(part.kind).blocks(part, 0, part.num_rows, options):
+            labels = block.labels if block.labels is not None else metadata.table(block.embeddings.shape[0])
+            names = labels.column(SAMPLE).cast(pa.large_string())
+            yield block, names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+
+
+def _take(block: Block, names: pa.Array, matcher: _ByPosition | _ByName, out: _Scratch, part: Part) -> None:
+    """Put those rows of a block that are wanted into the matrix, a piece at a time."""
+    step = max(1, _WRITE_BYTES // (part.dim * 4))
+    for start in range(0, len(names), step):
+        stop = min(len(names), start + step)
+        found = matcher.find(names.slice(start, stop - start))
+        at = np.flatnonzero(found >= 0)
+        if block.statuses is not None:
+            at = at[block.statuses[start + at] == 0]
+        if not len(at):
+            continue
+        matrix = _stored(_rows_of(block.embeddings, start, stop)[at], out.dtype)
+        usable = _usable(matrix)
+        matrix, keys = matrix[usable], found[at[usable]]
+        is_new, known = matcher.is_new(keys)
+        for row in np.flatnonzero(~is_new):  # of a sample that came before
+            if not np.array_equal(out.row(int(known[row])) if known[row] >= 0 else matrix[~known[row]], matrix[row]):
+                name = names[start + int(at[usable][row])].as_py()
+                raise InputError(f"{part.path}: sample {name!r} is there twice with different embeddings; leave one out")
+        matcher.add(keys[is_new], out.num_rows)
+        out.add(matrix[is_new])
+
+
+def _rows_of(embeddings: Embeddings, start: int, stop: int) -> npt.NDArray[Any]:
+    if isinstance(embeddings, ColumnBlock):
+        return np.stack([column[start:stop] for column in embeddings.columns], axis=1)
+    return embeddings[start:stop]
+
+
+def _stored(rows: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Rows as the matrix holds them: zeros up to a multiple of 16, and float64 rows scaled by a power of two to fit float32."""
+    if rows.dtype.itemsize == 8 and rows.size:
+        largest = np.abs(rows).max(axis=1, initial=0.0)
+        exponents = np.frexp(np.where(np.isfinite(largest), largest, 1.0))[1]
+        rows = np.ldexp(rows, -exponents[:, None])
+    out = np.zeros((len(rows), -(-rows.shape[1] // LANES) * LANES), dtype)
+    out[:, : rows.shape[1]] = rows
+    return out
+
+
+def _usable(matrix: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """(N,) whether each row has a direction."""
+    out = np.empty(len(matrix), np.bool_)
+    if len(matrix):
+        first, row_bytes = matrix.__array_interface__["data"][0], matrix.strides[0]
+        similarity.usable_rows(like(matrix.dtype), first, row_bytes, matrix.shape[1] // LANES, out)
+    return out
+
+
+def like(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The array whose dtype tells a kernel how the elements are stored."""
+    return np.empty(0, np.uint16 if dtype.itemsize == 2 else dtype)
+
+
+class _Scratch:
+    """A growing matrix in a file. Written with `write`, which reports a full disk; a mapping would end the process."""
+
+    def __init__(self, folder: Path, dim: int, dtype: np.dtype[Any]) -> None:
+        self.width, self.dtype, self.num_rows = -(-dim // LANES) * LANES, dtype, 0
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder, prefix="vectors-")  # noqa: SIM115 (closed by __exit__)
+        except OSError as error:
+            raise writing_failed(str(folder), error) from error
+
+    def __enter__(self) -> _Scratch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, rows: npt.NDArray[Any]) -> None:
+        """Append rows of the right width and type. Raises OutputError."""
+        try:
+            self._file.write(np.ascontiguousarray(rows).data)
+        except OSError as error:
+            raise writing_failed(str(self._folder), error) from error
+        self.num_rows += len(rows)
+
+    def row(self, number: int) -> npt.NDArray[Any]:
+        """A row that was added."""
+        self._flush()
+        num_bytes = self.width * self.dtype.itemsize
+        self._file.seek(number * num_bytes)
+        data = self._file.read(num_bytes)
+        self._file.seek(0, 2)
+        return np.frombuffer(data, self.dtype)
+
+    def matrix(self) -> npt.NDArray[Any]:
+        """All rows, mapped for reading; the disk's space is given back with the array."""
+        self._flush()
+        if not self.num_rows:
+            return np.empty((0, self.width), self.dtype)
+        return np.memmap(self._file, self.dtype, "r", shape=(self.num_rows, self.width))
+
+    def _flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise writing_failed(str(self._folder), error) from error
+
+
+class NamesFile:
+    """A growing list of names in a file, of which a few are read again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._edges = [0]
+        self._places: list[int] = []
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder, prefix="names-")  # noqa: SIM115 (closed with this)
+        except OSError as error:
+            raise writing_failed(str(folder), error) from error
+
+    def add(self, names: pa.Array) -> None:
+        """Append large strings. Raises OutputError."""
+        if not len(names):
+            return
+        table = pa.table({SAMPLE: names})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        try:
+            self._places.append(self._file.seek(0, os.SEEK_END))
+            self._file.write(sink.getvalue())
+        except OSError as error:
+            raise writing_failed(str(self._folder), error) from error
+        self._edges.append(self._edges[-1] + len(names))
+
+    def take(self, numbers: Rows) -> pa.Array:
+        """(M,) numbers -> (M,) names, as large strings."""
+        wanted, back = np.unique(np.asarray(numbers, np.int64), return_inverse=True)
+        found = [pa.array([], pa.large_string())]
+        pieces = np.searchsorted(self._edges, wanted, side="right") - 1
+        for piece in np.unique(pieces).tolist():
+            self._file.seek(self._places[piece])
+            names = pa.ipc.open_stream(self._file).read_all().column(0).combine_chunks()
+            found.append(names.take(pa.array(wanted[pieces == piece] - self._edges[piece])))
+        return pa.concat_arrays(found).take(pa.array(back.reshape(-1)))
+
+
+class _DisagreeError(Exception):
+    """The names of the embeddings are not those of the score set in the same order."""
+
+
+class _ByPosition:
+    """From names of embeddings to rows of a score set, as long as they are the same, one by one. Keys are the set's rows."""
+
+    def __init__(self, scores: ScoreSet, wanted: npt.NDArray[np.bool_]) -> None:
+        self._wanted, self._expected, self._at = wanted, _Stream(scores.samples()), 0
+        self._places = np.full(scores.num_rows, -1, np.int64)
+
+    def find(self, names: pa.Array) -> Rows:
+        """(n,) keys of those names that are wanted, -1 for others. Raises _DisagreeError."""
+        if not self._expected.take(len(names)).equals(names):
+            raise _DisagreeError
+        rows = np.arange(self._at, self._at + len(names))
+        self._at += len(names)
+        return np.where(self._wanted[rows], rows, -1)
+
+    def is_new(self, keys: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
+        """Which keys have no embedding yet (all), and where those of the others are."""
+        return np.ones(len(keys), np.bool_), np.full(len(keys), -1, np.int64)
+
+    def add(self, keys: Rows, first_row: int) -> None:
+        """Keys, each once, have the embeddings from `first_row` on."""
+        self._places[keys] = np.arange(first_row, first_row + len(keys))
+
+    def places(self) -> Rows:
+        """(N,) the row of each row of the set, or -1. Raises _DisagreeError when the set goes on."""
+        if self._at != len(self._places):
+            raise _DisagreeError
+        return self._places
+
+
+class _ByName:
+    """From names of embeddings to rows of a score set, looked up. Keys are the numbers of the set's different samples."""
+
+    def __init__(self, scores: ScoreSet, wanted: npt.NDArray[np.bool_]) -> None:
+        names = pa.chunked_array([chunk for batch in scores.samples() for chunk in batch.chunks], pa.large_string())
+        encoded = names.dictionary_encode().combine_chunks()
+        self._samples = encoded.dictionary
+        self._codes: Rows = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        self._places = np.full(len(self._samples), -1, np.int64)
+        self._wanted = np.zeros(len(self._samples), np.bool_)
+        self._wanted[self._codes[wanted]] = True
+        self._num_known, self._example = 0, ""
+        self._where = scores.source
+
+    def find(self, names: pa.Array) -> Rows:
+        """(n,) keys of those names that are wanted, -1 for others."""
+        found: Rows = pc.index_in(names, value_set=self._samples).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        self._num_known += int((found >= 0).sum())
+        self._example = self._example or (names[0].as_py() if len(names) else "")
+        found[found >= 0] = np.where(self._wanted[found[found >= 0]], found[found >= 0], -1)
+        return found
+
+    def is_new(self, keys: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
+        """Which keys have no embedding yet, and where those of the others are: a row, or ~i for number i of these keys."""
+        known = self._places[keys]
+        order = np.argsort(keys, kind="stable")
+        same = np.zeros(len(keys), np.bool_)
+        same[1:] = keys[order][1:] == keys[order][:-1]
+        starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(keys))))
+        earlier = np.empty(len(keys), np.int64)
+        earlier[order] = np.where(same, order[starts], -1)
+        repeated = (known < 0) & (earlier >= 0)
+        known = np.where(repeated, ~earlier, known)
+        return (known < 0) & ~repeated, known
+
+    def add(self, keys: Rows, first_row: int) -> None:
+        """Keys, each once, have the embeddings from `first_row` on."""
+        self._places[keys] = np.arange(first_row, first_row + len(keys))
+
+    def places(self) -> Rows:
+        """(N,) the row of each row of the set, or -1. Raises InputError when no name was in the set."""
+        if self._num_known == 0 and self._example and len(self._samples):
+            raise InputError(
+                f"the embeddings hold none of the pictures of {self._where}: their samples are as {self._example!r}, those of"
+                f" the scores as {self._samples[0].as_py()!r}; name the embeddings of these pictures, in the same way"
+            )
+        places: Rows = self._places[self._codes]
+        return places
+
+
+class _Stream:
+    """A stream of arrays of names, cut anew."""
+
+    def __init__(self, batches: Iterator[pa.ChunkedArray]) -> None:
+        self._batches = batches
+        self._left = pa.chunked_array([], pa.large_string())
+
+    def take(self, count: int) -> pa.Array:
+        """The next `count` names, fewer at the end."""
+        chunks: list[pa.Array] = list(self._left.chunks)
+        held = len(self._left)
+        while held < count and (batch := next(self._batches, None)) is not None:
+            chunks += batch.chunks
+            held += len(batch)
+        joined = pa.chunked_array(chunks, pa.large_string())
+        self._left = joined.slice(count)
+        return pa.concat_arrays(joined.slice(0, count).chunks or [pa.array([], pa.large_string())])
+
+
+def samples_of(scores: ScoreSet, rows: Rows | Sequence[int]) -> pa.Array:
+    """Names of rows of a score set, as large strings, in the order of `rows`; reads the set once."""
+    wanted, back = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    found: list[pa.Array] = []
+    at = low = 0
+    for names in scores.samples():
+        high = int(np.searchsorted(wanted, at + len(names)))
+        found += names.take(pa.array(wanted[low:high] - at)).chunks
+        at, low = at + len(names), high
+    joined = pa.concat_arrays(found) if found else pa.array([], pa.large_string())
+    return joined.take(pa.array(back.reshape(-1)))

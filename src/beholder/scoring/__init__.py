@@ -1,0 +1,1 @@
+"""Scoring and embedding as jobs: plan, shards, runner, the steps, what they write, and the summary."""

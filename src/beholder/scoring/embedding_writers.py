@@ -1,0 +1,265 @@
+"""Embeddings of a shard, and what is known of their pictures, in; files that other tools read as their own out.
+
+Layouts: clip-retrieval's folders of `.npy` and Parquet, one Parquet list column, birder's CSV and birder's Parquet. What made
+the embeddings (the stamp) stands in the schema metadata of every Parquet file, under the key `beholder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import columns
+from beholder.columns import EmbeddingDtype, EmbeddingFormat
+from beholder.errors import InputError
+from beholder.io import storage
+from beholder.scoring import embedding_csv
+from beholder.scoring.embedding_joining import join_shards
+from beholder.scoring.embedding_layouts import (
+    BIRDER_FORMATS,
+    EMBEDDING,
+    IMAGE_PATH,
+    WIDE_GROUP_ROWS,
+    WriteOptions,
+    group_rows,
+    parquet_options,
+    stamped,
+)
+from beholder.scoring.folder_labels import LABEL
+
+__all__ = [
+    "EmbeddingDtype",
+    "EmbeddingFormat",
+    "WriteOptions",
+    "join_shards",
+    "read_shard",
+    "ready_rows",
+    "shard_files",
+    "write_shard",
+]
+
+_ROWS_AT_ONCE = 4096
+_MOST_STRING_BYTES = 2**31 - 1
+
+
+def ready_rows(embeddings: npt.NDArray[np.float32], options: WriteOptions) -> Iterator[npt.NDArray[Any]]:
+    """Rows as they are written, up to 4096 at a time, in order: normalised in float64 if wanted, then rounded once.
+
+    Rows of zeros stay zeros. Raises InputError for a value that float16 cannot hold.
+    """
+    for low in range(0, max(1, len(embeddings)), _ROWS_AT_ONCE):
+        rows = embeddings[low : low + _ROWS_AT_ONCE]
+        if options.normalise:
+            wide = rows.astype(np.float64)
+            lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+            yield (wide / np.where(lengths == 0, 1, lengths)[:, None]).astype(options.dtype)
+            continue
+        with np.errstate(over="ignore"):
+            ready = np.ascontiguousarray(rows, options.dtype)
+        if options.dtype == "float16" and (lost := np.isinf(ready) & np.isfinite(rows)).any():
+            row = low + int(np.flatnonzero(lost.any(axis=1))[0])
+            raise InputError(f"row {row} holds a value beyond float16's 65504; choose --dtype float32, or normalised rows")
+        yield ready
+
+
+def shard_files(index: int, stem: str, options: WriteOptions) -> tuple[str, ...]:
+    """The files that `write_shard` writes for these, relative to its folder."""
+    if options.format == "npy":
+        return f"{columns.IMAGES_FOLDER}/img_emb_{index:05d}.npy", f"{columns.METADATA_FOLDER}/metadata_{index:05d}.parquet"
+    return (f"{columns.EMBEDDINGS_FOLDER}/{stem}.{'csv' if options.format == 'birder-csv' else 'parquet'}",)
+
+
+def write_shard(
+    folder: Path,
+    index: int,
+    stem: str,
+    embeddings: npt.NDArray[np.float32],
+    labels: pa.Table,
+    options: WriteOptions,
+    stamp: Mapping[str, Any],
+    *,
+    are_ready: bool = False,
+) -> dict[str, int]:
+    """Write one shard, every file whole or not at all. Without rows "npy" writes nothing: readers would pair parts wrongly.
+
+    Args:
+        folder: the embedding set's folder.
+        index: number of the part in clip-retrieval's layout, from 0 without gaps.
+        stem: file stem of the part in the other layouts.
+        embeddings: (N, D) float32, not normalised; or rows that `ready_rows` gave.
+        labels: N rows, `sample` first. Birder's layouts take `sample` only.
+        options: layout, dtype, whether rows are normalised.
+        stamp: JSON-ready; for the schema metadata of Parquet files.
+        are_ready: whether the embeddings are rows as they are written.
+
+    Returns:
+        Bytes of each file written, by its path relative to `folder`.
+
+    Raises:
+        InputError: a passed-through column has the name of one of the layout's own.
+        OutputError: the file cannot be written.
+    """
+    if len(embeddings) != labels.num_rows:
+        raise AssertionError(f"{len(embeddings)} embeddings with {labels.num_rows} labels")
+    if not len(embeddings) and options.format == "npy":
+        return {}
+    names = shard_files(index, stem, options)
+    if options.format == "npy":
+        _write_parquet(folder / names[1], iter([_metadata(labels)]), stamp)
+        _write_npy(folder / names[0], embeddings, None if are_ready else options)
+    elif options.format == "birder-csv":
+        _write_csv(folder / names[0], embeddings, labels, options)
+    else:
+        tables = (
+            _list_tables(embeddings, labels, options, are_ready=are_ready)
+            if options.format == "parquet"
+            else _wide_tables(embeddings, labels, options)
+        )
+        _write_parquet(folder / names[0], tables, stamp)
+    return {name: (folder / name).stat().st_size for name in names}
+
+
+def _write_npy(path: Path, embeddings: npt.NDArray[Any], options: WriteOptions | None) -> None:
+    dtype = embeddings.dtype if options is None else np.dtype(options.dtype)
+    with storage.write_whole(str(path)) as temporary, temporary.open("wb") as out:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": embeddings.shape}
+        np.lib.format.write_array_header_1_0(out, header)
+        for rows in _pieces(embeddings) if options is None else ready_rows(embeddings, options):
+            out.write(rows.data)
+
+
+def _pieces(ready: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Rows that are ready, cut as `ready_rows` cuts."""
+    for low in range(0, max(1, len(ready)), _ROWS_AT_ONCE):
+        yield np.ascontiguousarray(ready[low : low + _ROWS_AT_ONCE])
+
+
+def read_shard(folder: Path, names: Sequence[str], options: WriteOptions) -> npt.NDArray[Any]:
+    """Embeddings (N, D) of the shard's files of these names, as they were written. Raises InputError.
+
+    `options`: as they were written with.
+    """
+    (name,) = (name for name in names if Path(name).parent.name != columns.METADATA_FOLDER)
+    path = folder / name
+    if options.format == "npy":
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+        return found
+    if options.format == "birder-csv":
+        return _read_csv(path)
+    with storage.open_parquet(str(path)) as file:
+        schema = file.schema_arrow
+        if options.format == "parquet":
+            lists = file.read([EMBEDDING]).column(EMBEDDING)
+            numbers = pa.concat_arrays([chunk.flatten() for chunk in lists.chunks] or [pa.array([], lists.type.value_type)])
+            return np.asarray(numbers.to_numpy(zero_copy_only=False).reshape(len(lists), lists.type.list_size))
+        wide = [field.name for field in schema if field.name.isdecimal() and pa.types.is_float32(field.type)]
+        table = file.read(wide)
+        return np.stack([table.column(name).to_numpy() for name in wide], axis=1)
+
+
+def read_labels(folder: Path, names: Sequence[str], options: WriteOptions) -> pa.Table:
+    """What stands beside the embeddings in the shard's files of these names: `sample` first. Raises InputError."""
+    if not any(name.startswith((columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER)) for name in names):
+        return pa.table({columns.SAMPLE: pa.array([], pa.string())})  # (nobody was embedded)
+    (name,) = (name for name in names if name.startswith((columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER)))
+    path = folder / name
+    if options.format == "birder-csv":
+        from pyarrow import csv
+
+        chosen = csv.ConvertOptions(include_columns=[columns.SAMPLE], column_types={columns.SAMPLE: pa.string()})
+        return csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=chosen)
+    with storage.open_parquet(str(path)) as file:
+        kinds = file.schema_arrow
+        wanted = [field.name for field in kinds if not (pa.types.is_fixed_size_list(field.type) or field.name.isdecimal())]
+        table = file.read([columns.SAMPLE] if options.format in BIRDER_FORMATS else wanted)
+        return table.replace_schema_metadata(None)
+
+
+def _read_csv(path: Path) -> npt.NDArray[np.float32]:
+    """What `_write_csv` wrote: each number is the shortest text of its float32, and so comes back."""
+    from pyarrow import csv
+
+    with path.open("rb") as file:
+        names = [name for name in file.readline().decode().strip().split(",") if name.isdecimal()]
+    table = csv.read_csv(
+        path,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.float32())),
+    )
+    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
+
+
+def _write_csv(path: Path, embeddings: npt.NDArray[np.float32], labels: pa.Table, options: WriteOptions) -> None:
+    labels = _chosen_labels(labels, options)
+    with storage.write_whole(str(path)) as temporary, temporary.open("wb") as out:
+        out.write(embedding_csv.header(embeddings.shape[1], with_label=options.folders is not None))
+        embedding_csv.write_rows(out, labels, np.ascontiguousarray(embeddings, np.float32))
+
+
+def _write_parquet(path: Path, tables: Iterator[pa.Table], stamp: Mapping[str, Any]) -> None:
+    """Write tables of one schema, each as row groups of its own."""
+    first = next(tables)
+    schema = stamped(first.schema, stamp)
+    with storage.write_whole(str(path)) as temporary, pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer:
+        writer.write_table(first.replace_schema_metadata(schema.metadata), row_group_size=group_rows(schema))
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=group_rows(schema))
+
+
+def _metadata(labels: pa.Table) -> pa.Table:
+    """`sample`, `image_path` (the sample again, unless the source has a column of that name), then the rest."""
+    labels = _with_text_samples(labels)
+    rest = [name for name in labels.column_names if name not in (columns.SAMPLE, IMAGE_PATH)]
+    path = labels.column(IMAGE_PATH if IMAGE_PATH in labels.column_names else columns.SAMPLE)
+    named = {columns.SAMPLE: labels.column(columns.SAMPLE), IMAGE_PATH: path}
+    return pa.table({**named, **{name: labels.column(name) for name in rest}})
+
+
+def _list_tables(
+    embeddings: npt.NDArray[Any], labels: pa.Table, options: WriteOptions, *, are_ready: bool
+) -> Iterator[pa.Table]:
+    if EMBEDDING in labels.column_names:
+        raise InputError(
+            f"column {EMBEDDING!r} is in the metadata and the name of the embedding's own; leave it out, or rename it"
+        )
+    labels, at = _chosen_labels(labels, options), 0
+    for rows in _pieces(embeddings) if are_ready else ready_rows(embeddings, options):
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+        yield labels.slice(at, len(rows)).append_column(EMBEDDING, lists)
+        at += len(rows)
+
+
+def _wide_tables(embeddings: npt.NDArray[np.float32], labels: pa.Table, options: WriteOptions) -> Iterator[pa.Table]:
+    labels = _chosen_labels(labels, options)
+    names = [str(dimension) for dimension in range(embeddings.shape[1])]
+    for low in range(0, max(1, len(embeddings)), WIDE_GROUP_ROWS):
+        part = labels.slice(low, WIDE_GROUP_ROWS)
+        numbers = np.ascontiguousarray(embeddings[low : low + WIDE_GROUP_ROWS].T, np.float32)
+        yield pa.table([*part.columns, *map(pa.array, numbers)], names=[*part.column_names, *names])
+
+
+def _chosen_labels(labels: pa.Table, options: WriteOptions) -> pa.Table:
+    """`sample`, `label` if asked for, and the others where the layout has them: to birder's readers they would be features."""
+    chosen = _with_text_samples(labels)
+    if options.is_bare or options.format in BIRDER_FORMATS:
+        chosen = chosen.select([columns.SAMPLE])
+    if options.folders is not None:
+        chosen = chosen.drop_columns([LABEL]) if LABEL in chosen.column_names else chosen
+        chosen = chosen.add_column(1, LABEL, options.folders.of(labels))
+    return chosen
+
+
+def _with_text_samples(labels: pa.Table) -> pa.Table:
+    """`sample` first, as string (large_string only past 2 GiB of names)."""
+    samples = labels.column(columns.SAMPLE).cast(pa.large_string())
+    if (pc.sum(pc.binary_length(samples)).as_py() or 0) <= _MOST_STRING_BYTES:
+        samples = samples.cast(pa.string())
+    rest = [name for name in labels.column_names if name != columns.SAMPLE]
+    return pa.table({columns.SAMPLE: samples, **{name: labels.column(name) for name in rest}})

@@ -1,0 +1,217 @@
+"""A planned job in, its result in place and its summary out; an interrupted one is continued, a finished one left alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from beholder.columns import PASSING_REASONS
+from beholder.errors import InputError, OutputError
+from beholder.io import storage
+from beholder.notices import doing
+from beholder.scoreset.rejects import examples_of, find_rejects
+from beholder.scoring import runner
+from beholder.scoring.options import JobOptions
+from beholder.scoring.output import SCORES, Product, RunOutput
+from beholder.scoring.shards import RunFolder, ShardResult, fingerprint
+from beholder.scoring.step import Step
+from beholder.scoring.summary import RunSummary
+from beholder.scoring.tally import Tally
+
+NUM_EXAMPLES = 3
+"""Rejects of each reason that a summary names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked job, before anything is written.
+
+    Attributes:
+        step: the work.
+        out: the output as it will be named.
+        sources: as the user named them, for messages.
+        inputs: files that are read, which an output may not replace.
+        unit: what is counted: "rows" (of embeddings) or "pictures".
+        verb: what is done with them: "score" or "embed".
+        num_rows: how many there are; None when some part does not tell (CSV, tar).
+        num_bytes: bytes of all parts; 0 where unknown.
+        product: what is written.
+        head_names: the head behind each score column.
+        head_notes: what is worth telling of each head, or "".
+        warnings: lines worth telling.
+        notes: lines that say what is done with what (device, precision, ...).
+        keeps_embeddings: whether embeddings are written beside scores.
+        num_ignored: files among the sources that are no pictures.
+        tally: how far it is, while it runs.
+        waiting_for: asked while it runs: the stage that the others wait for, or "".
+        check_seconds: what measuring took, to choose the precision; 0 where it was remembered.
+        preset: which pixels of pictures are scored; "": there are none.
+    """
+
+    step: Step
+    out: str
+    sources: tuple[str, ...]
+    inputs: list[str]
+    unit: str = "rows"
+    verb: str = "score"
+    num_rows: int | None
+    num_bytes: int
+    product: Product = SCORES
+    head_names: list[str] = field(default_factory=list)
+    head_notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    keeps_embeddings: bool = False
+    num_ignored: int = 0
+    tally: Tally
+    waiting_for: Callable[[], str]
+    check_seconds: float = 0.0
+    preset: str = ""
+
+
+def execute(
+    plan: Plan,
+    options: JobOptions,
+    *,
+    on_plan: Callable[[Plan], None],
+    on_progress: Callable[[int, int], None],
+    on_resume: Callable[[int, int], None],
+) -> RunSummary:
+    """Do the job; continue where an interrupted run of the same options stopped.
+
+    Args:
+        plan: the job.
+        options: say whether to start anew, and whether to do shards with passing rejects again.
+        on_plan: told what will be done, once, before it begins.
+        on_progress: told (rows, bytes read) as they are done, from one thread.
+        on_resume: told (shards, rows) that an earlier run had done.
+
+    Raises:
+        BeholderError: an output in the way, a full disk, inputs that changed, ...
+    """
+    out, step = RunOutput(plan.out, plan.product), plan.step
+    out.refuse_inputs(plan.inputs)
+    if plan.keeps_embeddings:
+        out.check_place_for_embeddings()
+    identity = fingerprint({"inputs": [shard.identity | {"start": shard.start} for shard in step.shards]})
+    summary = _empty_summary(plan, out)
+    if options.overwrite:
+        out.clear()
+    on_plan(plan)
+    earlier = None if options.overwrite else out.finished(step, identity)
+    wants_retry = earlier is not None and options.retry_rejects and _may_change(earlier)
+    drops_kept = options.vanished == "drop" and out.num_kept() > 0 and out.can_be_opened()
+    if earlier is not None and not wants_retry and not drops_kept and out.is_current(step):
+        _check_kept(plan, out, earlier)
+        summary.num_kept = out.num_kept()
+        on_resume(len(step.shards), earlier.num_read)
+        return _with_examples(_filled(summary, out, [earlier]))
+    if wants_retry and not out.can_be_opened():
+        raise OutputError(
+            f"{plan.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
+            f"{plan.verb} everything again; use --overwrite for that, or a folder as output from the start"
+        )
+
+    def progress(rows: int, num_bytes: int) -> None:
+        summary.num_new += rows
+        summary.num_bytes += num_bytes
+        on_progress(rows, num_bytes)
+
+    folder = RunFolder(out.work)
+    if not options.overwrite:
+        runner.check_folder(step, folder)
+    with folder.locked():
+        is_open = earlier is None and not options.overwrite
+        if is_open and out.matching_result(step, identity) is not None:  # by a run that finished while this one got ready
+            out.remove_work()
+            raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
+        started = time.perf_counter()
+        is_opened = not options.overwrite and out.needs_opening(step)
+        if is_opened:
+            with doing(f"opening {plan.out} again"):
+                out.open_again()
+        redo = _may_change if options.retry_rejects else None
+        try:
+            report = runner.run(
+                step,
+                folder,
+                progress,
+                _resuming(plan, on_resume),
+                redo=redo,
+                anew=options.overwrite,
+                keep_vanished=options.vanished == "keep",
+            )
+        except runner.OtherInputsError:
+            if is_opened:
+                out.remove_work()
+            raise
+        summary.damaged, summary.num_unchecked = report.damaged, report.num_unchecked
+        changes = report.changes
+        summary.num_changed, summary.num_vanished = changes.num_changed, changes.num_vanished
+        summary.num_retried = changes.num_retried
+        summary.num_kept = report.num_kept
+        summary.bottleneck = plan.waiting_for() if plan.unit == "pictures" else ""
+        _filled(summary, out, report.results)
+        if summary.num_read == 0:
+            out.discard()
+            raise InputError(f"{', '.join(plan.sources)}: zero {plan.unit}, nothing to {plan.verb}")
+        out.remove_leftovers(report.results)
+        with doing(f"writing {plan.out}"):
+            out.publish(step, report.shards, report.results, summary, identity)
+        summary.seconds = time.perf_counter() - started
+        out.remove_work()
+    return _with_examples(summary)
+
+
+def _with_examples(summary: RunSummary) -> RunSummary:
+    """The summary with some rejects of each reason, as the finished result has them."""
+    if summary.num_rejected:
+        with doing("reading some of the rejects"):
+            paths = find_rejects(summary.output).paths
+            summary.reject_examples = examples_of(paths, summary.reasons, NUM_EXAMPLES)
+    return summary
+
+
+def _resuming(plan: Plan, on_resume: Callable[[int, int], None]) -> Callable[[Mapping[str, ShardResult]], None]:
+    """What is told the results of earlier runs: it counts them, and tells `on_resume`."""
+
+    def resume(results: Mapping[str, ShardResult]) -> None:
+        plan.tally.resume(results)
+        on_resume(len(results), sum(result.num_read for result in results.values()))
+
+    return resume
+
+
+def _filled(summary: RunSummary, out: RunOutput, results: Sequence[ShardResult]) -> RunSummary:
+    """The summary with what became of the shards."""
+    summary.add(results)
+    summary.rejects = out.rejects if summary.num_rejected else None
+    return summary
+
+
+def _empty_summary(plan: Plan, out: RunOutput) -> RunSummary:
+    return RunSummary(
+        output=plan.out,
+        unit=plan.unit,
+        verb=plan.verb,
+        head_names=plan.head_names,
+        head_notes=plan.head_notes,
+        warnings=list(plan.warnings),
+        notes=list(plan.notes),
+        num_ignored=plan.num_ignored,
+        check_seconds=plan.check_seconds,
+        preset=plan.preset,
+        embeddings=out.kept_embeddings if plan.keeps_embeddings else None,
+    )
+
+
+def _may_change(result: ShardResult) -> bool:
+    """Whether a shard has rejects whose reason may be gone by now: a server or disk that did not answer, a slow machine."""
+    return any(word in result.reasons for word in PASSING_REASONS)
+
+
+def _check_kept(plan: Plan, out: RunOutput, earlier: ShardResult) -> None:
+    """Raise OutputError when embeddings that a finished run kept are gone."""
+    if plan.keeps_embeddings and earlier.num_scored and not storage.is_folder(out.kept_embeddings):
+        raise OutputError(f"{out.kept_embeddings}, kept by the finished run, is gone; use --overwrite to make it again")

@@ -1,0 +1,278 @@
+"""Every option of the jobs, once: default, meaning, check; the command line's flags are made from these classes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+from beholder.columns import EMBEDDING_DTYPES, EMBEDDING_FORMATS, EmbeddingDtype, EmbeddingFormat
+from beholder.engine.precisions import PRECISIONS, Precision
+from beholder.errors import InputError
+from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.tower_catalog import DEFAULT_TOWER
+from beholder.models.tower_shape import ACTIVATIONS, TowerActivation
+from beholder.options import check_timeout, option
+from beholder.pixels.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset, SourceOptions
+from beholder.scoring.folder_labels import FolderLabels
+
+SMALLEST_MEMORY = 64_000_000
+
+SpaceCheck = Literal["on", "off"]
+SPACE_CHECKS: tuple[SpaceCheck, ...] = ("on", "off")
+Vanished = Literal["drop", "keep"]
+VANISHED: tuple[Vanished, ...] = ("drop", "keep")
+PrecisionChoice = Precision | Literal["auto"]
+PRECISION_CHOICES: tuple[PrecisionChoice, ...] = ("auto", *PRECISIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What every job has.
+
+    Attributes:
+        sources: files, folders, globs, URLs or lists.
+        out: where the result goes; None: named after the source, in the current folder.
+        columns: columns of the source to pass through; ("*",) for all; None: none of embeddings', all of pictures'.
+        sample_column: the column that names rows; None: found by its usual names.
+        num_threads: threads; None for all cores.
+        shard_rows: most rows of a shard, the unit that is kept when a run is interrupted; None: 1,000,000 rows of
+            embeddings; 512 pictures on a CPU, 8,192 elsewhere. A tar under 1 GiB is always one shard.
+        overwrite: start anew where a result exists.
+        retry_rejects: do rows again that were rejected for one of `columns.PASSING_REASONS`.
+        vanished: what becomes of results whose inputs are not among the sources any more: "drop", or "keep", behind the others.
+        offline: never use the network for models; None: as the environment says.
+    """
+
+    sources: tuple[str, ...]
+    out: str | None = option(
+        None,
+        "A folder, or a file ending in .parquet or .csv.",
+        flag=("--out", "-o"),
+        shown="named after SOURCES",
+    )
+    columns: tuple[str, ...] | None = option(
+        None,
+        "Column of the source to pass through; may be repeated; '*' for all.",
+        flag=("--column",),
+        shown="none of embeddings', all of pictures'",
+    )
+    sample_column: str | None = option(None, "Column that names the rows.", shown="sample, image_path, key, ... or FILE#ROW")
+    num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
+    shard_rows: int | None = option(
+        None,
+        "Most rows of a shard: what an interruption can cost. A tar under 1 GiB is always one shard.",
+        shown="1,000,000 rows of embeddings; 512 pictures on a CPU, 8,192 elsewhere",
+        least=1,
+    )
+    overwrite: bool = option(False, "Start anew where a result exists.")
+    retry_rejects: bool = option(
+        False, "Try again what was rejected for what may have been a passing matter (network, disk, time)."
+    )
+    vanished: Vanished = option(
+        "drop",
+        "Results of an earlier run whose pictures or files are not among the sources any more: drop, or keep (at the end).",
+        choices=VANISHED,
+    )
+    offline: bool | None = option(None, "Never use the network for models.")
+
+    def __post_init__(self) -> None:
+        """Take a single text or path where several may stand; refuse options that cannot work."""
+        for name in ("sources", "heads", "columns"):
+            given = getattr(self, name, None)
+            if given is not None:
+                several = (given,) if isinstance(given, str | os.PathLike) else given
+                object.__setattr__(self, name, tuple(os.fspath(item) for item in several))
+        if self.out is not None:
+            object.__setattr__(self, "out", os.fspath(self.out))
+        if "" in (*self.sources, *getattr(self, "heads", ()), *(self.columns or ())) or self.out == "":
+            raise InputError("one of the names given is empty (an unset variable?)")
+        if self.vanished not in VANISHED:
+            raise InputError(f"--vanished {self.vanished}: choose drop or keep")
+        if self.columns and len(set(self.columns)) < len(self.columns):
+            raise InputError("the same --column was named twice; name each column once")
+        if not self.sources:
+            raise InputError("nothing to score: name files, folders, globs or URLs of pictures or embeddings")
+        few = [self.shard_rows, self.num_threads]
+        if any(number is not None and number < 1 for number in few):
+            raise InputError("--shard-rows and --threads must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """How pictures become embeddings.
+
+    Attributes:
+        backbone: the image tower: a registry name, hub id, path or URL. For embeddings without a stamp: what made them.
+        activation: "quick_gelu" or "gelu", for checkpoints that do not tell; None: as the checkpoint says.
+        preset, decoder, max_pixels: see `pixels.picture.PixelOptions`.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: "auto": faster than float32 where that is worth it and scores stay within 0.02 of it on a self-check, which
+            is made once for a tower and machine.
+        batch_size: pictures the device takes at once; None: found.
+        compile: run the tower through torch.compile.
+        workers: processes that read and decode; None: as many as fit the cores and the device; 0: none.
+        timeout_s: seconds that reading and decoding one picture may take.
+        picture_column: the column with paths, URLs or bytes, in tables and Parquet files; None: found by looking.
+    """
+
+    PANEL: ClassVar[str] = "Pictures"
+
+    backbone: str | None = option(
+        None,
+        "The image tower: a name (beholder models list), path, URL or hub id. For embeddings without a stamp: what made them.",
+        shown=DEFAULT_TOWER + " for pictures",
+    )
+    activation: TowerActivation | None = option(
+        None,
+        "The tower's activation, where its file does not tell it.",
+        choices=ACTIVATIONS,
+        flag=("--tower-activation",),
+        shown="as the file says",
+        old=("--activation",),
+    )
+    preset: Preset = option(
+        "reference",
+        "Pixels: reference (OpenAI's transform to the bit), upright (EXIF applied, alpha on white, palettes expanded), "
+        "rgb (RGB first), squash (RGB first, no crop: birder's default).",
+        choices=PRESETS,
+    )
+    decoder: Decoder = option(
+        "pillow", "pillow (exact) or scaled (large JPEGs at 1/2, 1/4, 1/8: faster, pixels drift).", choices=DECODERS
+    )
+    max_pixels: int = option(MAX_PIXELS, "Reject pictures with more pixels than this.", least=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.")
+    precision: PrecisionChoice = option(
+        "auto", "auto: faster than fp32 where scores stay within 0.02 of it on a self-check.", choices=PRECISION_CHOICES
+    )
+    batch_size: int | None = option(None, "Pictures the device takes at once.", shown="found", least=1)
+    compile: bool = option(False, "Run the tower through torch.compile.")
+    workers: int | None = option(
+        None, "Processes that read and decode; 0: none.", flag=("--workers", "-j"), shown="by cores and device", least=0
+    )
+    timeout_s: float = option(60.0, "Seconds that one picture may take to be read and decoded.", flag=("--timeout",))
+    picture_column: str | None = option(None, "Column with paths, URLs or bytes of pictures.", shown="found by looking")
+
+    def pixels(self, size_px: int) -> PixelOptions:
+        """Which pixels these options ask for, for a tower of `size_px`. Raises InputError."""
+        return PixelOptions(preset=self.preset, size_px=size_px, decoder=self.decoder, max_pixels=self.max_pixels)
+
+    def given(self) -> list[str]:
+        """Flags of this class that were given another value than their default; `--backbone` does not count."""
+        named = (item for item in fields(PictureOptions) if item.name != "backbone")
+        changed = [item for item in named if getattr(self, item.name) != item.default]
+        return [item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))[0] for item in changed]
+
+    def check(self) -> None:
+        """Raise InputError for what cannot work, before anything is loaded."""
+        self.pixels(224)
+        if self.precision not in PRECISION_CHOICES:
+            raise InputError(f"--precision {self.precision}: choose one of {', '.join(PRECISION_CHOICES)}")
+        if self.activation not in (None, *ACTIVATIONS):
+            raise InputError(f"--tower-activation {self.activation}: choose quick_gelu or gelu")
+        check_timeout(self.timeout_s)
+        if (self.workers is not None and self.workers < 0) or (self.batch_size is not None and self.batch_size < 1):
+            raise InputError("--workers must be at least 0 and --batch-size at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(PictureOptions, JobOptions):
+    """Options of `beholder score`.
+
+    Attributes:
+        heads: registry names, paths, URLs or hub ids.
+        embedding_column: the column, array or prefix of columns with the embedding; None: found by looking.
+        memory_bytes: about how much memory reading embeddings may take.
+        keep_embeddings: of pictures: write the embeddings too, beside the scores.
+        space_check: "on": embeddings whose first rows lie elsewhere than those of the heads' tower are refused where no stamp
+            says what made them, else warned of; "off": not looked at.
+    """
+
+    heads: tuple[str, ...] = option(
+        (DEFAULT_HEAD,),
+        "A name (beholder models list), path, URL or hub id; may be repeated.",
+        flag=("--head",),
+        shown=DEFAULT_HEAD,
+    )
+    embedding_column: str | None = option(
+        None, "Column, array, or prefix of numbered columns with the embedding.", shown="found by looking"
+    )
+    memory_bytes: int = option(
+        1 << 30, "About how much memory reading embeddings may take.", flag=("--memory",), read="bytes", shown="1GB"
+    )
+    keep_embeddings: bool = option(False, "Of pictures: write the embeddings too, beside the scores.")
+    space_check: SpaceCheck = option(
+        "on",
+        "Refuse embeddings without a stamp that are none of the head's tower, by their mean cosine to its centroid; off: score "
+        "them all the same.",
+        choices=SPACE_CHECKS,
+    )
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked without looking at a file."""
+        super().__post_init__()
+        self.check()
+        if self.space_check not in SPACE_CHECKS:
+            raise InputError(f"--space-check {self.space_check}: choose on or off")
+        if not self.heads:
+            raise InputError("no head: name at least one (beholder models list)")
+        if self.memory_bytes < SMALLEST_MEMORY:
+            raise InputError(f"--memory {self.memory_bytes} is too little; give at least 64MB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(PictureOptions, JobOptions):
+    """Options of `beholder embed`.
+
+    Attributes:
+        format: "npy": clip-retrieval's folders; "parquet": one list column; "birder-csv", "birder-parquet": a column per
+            dimension. A file name that ends in .parquet or .csv asks for "parquet" and "birder-csv".
+        dtype: "float16" or "float32"; None: float16, float32 in birder's layouts, which have no other.
+        normalise: divide each embedding by its length, as clip-retrieval does; None: so, but not in birder's layouts.
+        crop, hidden, is_bare, folders: for `beholder predict`: see `PixelOptions.crop`; the vector before the projection in
+            place of the embedding; see `WriteOptions`.
+    """
+
+    format: EmbeddingFormat | None = option(
+        None,
+        "npy (clip-retrieval's folders), parquet (one list column), birder-csv, birder-parquet (a column per dimension).",
+        choices=EMBEDDING_FORMATS,
+        shown="npy; by the ending of --out",
+    )
+    dtype: EmbeddingDtype | None = option(
+        None, "Numbers as written.", choices=EMBEDDING_DTYPES, shown="float16; float32 in birder's layouts"
+    )
+    normalise: bool | None = option(
+        None,
+        "Divide each embedding by its length, as clip-retrieval does.",
+        flag=("--normalise/--raw",),
+        shown="--normalise; --raw in birder's layouts",
+    )
+    crop: float = 1.0
+    hidden: bool = False
+    is_bare: bool = False
+    folders: FolderLabels | None = None
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked without looking at a file."""
+        super().__post_init__()
+        self.check()
+        if self.format not in (None, *EMBEDDING_FORMATS):
+            raise InputError(f"--format {self.format}: choose one of {', '.join(EMBEDDING_FORMATS)}")
+        if self.dtype not in (None, *EMBEDDING_DTYPES):
+            raise InputError(f"--dtype {self.dtype}: choose float16 or float32")
+
+    def pixels(self, size_px: int) -> PixelOptions:
+        """Which pixels these options ask for, for a tower of `size_px`. Raises InputError."""
+        return PixelOptions(
+            preset=self.preset, size_px=size_px, crop=self.crop, decoder=self.decoder, max_pixels=self.max_pixels
+        )
+
+
+def source_options(options: ScoreOptions | EmbedOptions) -> SourceOptions:
+    """How the pictures of a job are read."""
+    return SourceOptions(
+        columns=("*",) if options.columns is None else options.columns,
+        sample_column=options.sample_column,
+        picture_column=options.picture_column,
+    )

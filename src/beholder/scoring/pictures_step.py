@@ -1,0 +1,527 @@
+"""The picture step: shards of pictures in; their scores, embeddings and reject reasons out, decoded and computed at once.
+
+Decode workers, the device and the writer of the last shard work side by side; batches are filled across files and shards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder.engine.engine import Engine
+from beholder.errors import BeholderError
+from beholder.io.schemas import merge_remarks, schema_of_json, schema_to_json
+from beholder.io.storage import is_local, local_path
+from beholder.pixels.picture import (
+    LateLabels,
+    PictureBlock,
+    PicturePart,
+    PictureRef,
+    PixelOptions,
+    SourceOptions,
+    Trait,
+    contents_digest,
+)
+from beholder.scoring.clock import StageClock
+from beholder.scoring.inputs import EarlierRows, FoundRow, Known, has_inputs, packed_path, packed_state, states_of
+from beholder.scoring.pictures_writing import PictureProduct, ScoredRows
+from beholder.scoring.shards import (
+    KEPT_FROM,
+    Changes,
+    EarlierShard,
+    Shard,
+    ShardResult,
+    kept_shard,
+    plan_rows,
+    shard_name,
+    shard_names,
+)
+from beholder.scoring.tally import PartSize, Tally
+from beholder.sources.pictures.folder import sizes_and_times
+from beholder.sources.pictures.labels import labels_schema
+from beholder.sources.pictures.parts import reader_of
+from beholder.workers.pool import DecodePool, Outcome
+
+DECODE_STAGE = "decode"
+_LEAST_SLOTS = 64
+
+
+@dataclass
+class EmbeddedShard:
+    """What became of a shard's pictures; lists and arrays have one entry per picture, in order.
+
+    Attributes:
+        labels: tables of N rows together, `sample` first.
+        scored: the pictures that have an embedding, batch by batch.
+        widths, heights, traits, num_bytes: as stored; 0 where unknown.
+        paths, states, digests: what the pictures are, and how their files looked; see `scoring.inputs.inputs_table`. `states`
+            is in pieces.
+        late, remarks: as of `pixels.picture.PictureBlock`.
+        rejects: picture number -> (stage, reason, message).
+        num_rows: N, once the source has been read to the shard's end.
+        num_done: pictures whose end is known.
+    """
+
+    shard: Shard
+    labels: list[pa.Table] = field(default_factory=list)
+    scored: list[ScoredRows] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    traits: list[Trait] = field(default_factory=list)
+    num_bytes: list[int] = field(default_factory=list)
+    paths: list[bytes | None] = field(default_factory=list)
+    states: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    digests: list[bytes | None] = field(default_factory=list)
+    late: list[LateLabels] = field(default_factory=list)
+    remarks: dict[str, int] = field(default_factory=dict)
+    rejects: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    num_rows: int | None = None
+    num_done: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every picture has its embedding or its reason."""
+        return self.num_rows is not None and self.num_done == self.num_rows
+
+    def begin(self, paths: Sequence[bytes | None], states: npt.NDArray[np.int64]) -> None:
+        """Make room for pictures whose end is not known yet."""
+        num_rows = len(paths)
+        self.widths += [0] * num_rows
+        self.heights += [0] * num_rows
+        self.traits += [Trait.NONE] * num_rows
+        self.num_bytes += [0] * num_rows
+        self.digests += [None] * num_rows
+        self.states.append(states)
+        self.paths += paths
+
+    def describe(self, row: int, width: int, height: int, traits: Trait, num_bytes: int) -> None:
+        """Note what is known of a picture."""
+        self.widths[row], self.heights[row], self.traits[row], self.num_bytes[row] = width, height, traits, num_bytes
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A picture on its way: its shard and number; what earlier runs found of it, should its contents be as they were."""
+
+    target: EmbeddedShard
+    row: int
+    earlier: FoundRow | None = None
+    is_new: bool = True
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Pictures of a shard that are taken over from earlier runs."""
+
+    target: EmbeddedShard
+    rows: list[tuple[int, FoundRow]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How pictures are read and decoded.
+
+    Attributes:
+        pixels: which pixels are wanted.
+        source: how sources are read.
+        num_workers: decode processes; 0 decodes in this one.
+        timeout_s: seconds for one picture.
+    """
+
+    pixels: PixelOptions
+    source: SourceOptions
+    num_workers: int
+    timeout_s: float
+
+
+class PictureStep:
+    """Embeds pictures and writes what `product` wants of them.
+
+    Args:
+        parts: where the pictures are.
+        engine: the tower on its device.
+        product: what is written: scores, embeddings, or both.
+        decode: how pictures are read.
+        shard_rows: most pictures of a shard (a tar is always one).
+        record: JSON-ready: tower, pixels, precision: what decides embeddings.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[PicturePart],
+        engine: Engine,
+        product: PictureProduct,
+        decode: DecodeOptions,
+        *,
+        shard_rows: int,
+        record: Mapping[str, Any],
+    ) -> None:
+        self.parts, self.engine, self.product, self.decode = list(parts), engine, product, decode
+        self.shard_rows, self._record = shard_rows, dict(record)
+        self.shards = _plan(self.parts, shard_rows)
+        self.product.use_columns(labels_schema(self.parts, decode.source))
+        self._by_name = {part.name: part for part in self.parts}
+        self._index = {shard.name: number for number, shard in enumerate(self.shards)}
+        self.tally = Tally(self.shards, [_size(part) for part in self.parts])
+        self._clock = StageClock("decode", "tower")
+        self._pool: DecodePool | None = None
+        self._slower_half = "decode"
+        self._is_remote = False
+        self._earlier: EarlierRows | None = None
+        self._num_changed = 0
+        self._keeps = False
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What decides the result, in the words of the command line."""
+        return {
+            **self._record,
+            **self.product.options,
+            "--column": list(self.decode.source.columns),
+            "--sample-column": self.decode.source.sample_column,
+            "--picture-column": self.decode.source.picture_column,
+            "--shard-rows": self.shard_rows,
+        }
+
+    @property
+    def models(self) -> Sequence[str]:
+        """sha256 of the tower and the heads."""
+        return [self._record["tower sha256"], *self.product.models]
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Record of the models and the software."""
+        return self.product.provenance
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """The columns that every shard gets, whatever its own part says of pictures."""
+        return schema_to_json(self.product.schema)
+
+    def use_columns(self, recorded: Mapping[str, Any] | None) -> None:
+        """Take over the columns of a run that is continued."""
+        schema = schema_of_json(recorded)
+        if schema is not None:
+            self.product.schema = schema
+
+    def waiting_for(self) -> str:
+        """The stage that the device has lately waited for, or "tower" when it is busy; "" at first.
+
+        "read" (sources and pictures), "network" (the same, where they are on servers), or "decode".
+        """
+        stage, pool = self._clock.slowest(), self._pool
+        if stage == "decode":
+            stage = self._slower_half if pool is None else pool.stats.slowest
+        if stage == "read" and self._is_remote:
+            return "network"
+        return stage
+
+    def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
+        """Read, decode and embed the pictures of `shards`; the device goes on to the next shard without a pause.
+
+        When a source fails, the shards before it are finished first.
+        """
+        failed: BeholderError | None = None
+        opened: deque[EmbeddedShard] = deque()
+        decode = self.decode
+        slots = max(_LEAST_SLOTS, 2 * self.engine.call_size) + 4 * decode.num_workers
+        with DecodePool(decode.pixels, num_workers=decode.num_workers, timeout_s=decode.timeout_s, num_slots=slots) as pool:
+            self._pool = pool
+            batches = _Batches(self.engine, self.product, self._clock)
+            outcomes = pool.map(self._work(shards, opened))
+            with contextlib.closing(outcomes):  # type: ignore[type-var]
+                while True:
+                    outcome = None
+                    try:
+                        with self._clock.measure("decode"):
+                            outcome = next(outcomes, None)
+                    except BeholderError as error:
+                        failed = error
+                    if outcome is None:
+                        break
+                    if isinstance(outcome.tag, _Taken):
+                        self._take_over(outcome.tag.target, outcome.tag.rows)
+                    elif outcome.are_known:
+                        self._take_over(outcome.tag.target, [(outcome.tag.row, outcome.tag.earlier)])
+                    else:
+                        self._take_new(outcome, batches, progress)
+                    yield from _completed(opened)
+            self.tally.end()
+            batches.finish()
+            yield from _completed(opened)
+            self._slower_half, self._pool = pool.stats.slowest, None
+        if failed is not None:
+            raise failed
+        assert not opened, "a shard was not completed"
+
+    def _take_new(self, outcome: Outcome, batches: _Batches, progress: Any) -> None:
+        """A picture that was decoded, or could not be."""
+        work: _Work = outcome.tag
+        target, row = work.target, work.row
+        self.tally.add(target.shard, 1, outcome.num_bytes, int(outcome.error is not None), are_new=work.is_new)
+        if work.is_new:
+            progress(1, outcome.num_bytes)
+        self._num_changed += work.earlier is not None
+        target.digests[row] = outcome.digest
+        if outcome.error is not None:
+            target.rejects[row] = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
+            target.num_done += 1
+        else:
+            target.describe(row, outcome.width, outcome.height, outcome.traits, outcome.num_bytes)
+            outcome.take(batches.place_for(target, row))
+            batches.send_if_full()
+
+    def _take_over(self, target: EmbeddedShard, rows: Sequence[tuple[int, FoundRow]]) -> None:
+        """Pictures of a shard of which earlier runs found all there is to know."""
+        self.tally.add(target.shard, len(rows), 0, sum(found.reject is not None for _, found in rows), are_new=False)
+        self._fill(target, rows)
+
+    def _fill(self, target: EmbeddedShard, rows: Sequence[tuple[int, FoundRow]]) -> None:
+        """Let what was found of these pictures be the shard's."""
+        for row, found in rows:
+            target.describe(row, found.width, found.height, found.traits, found.num_bytes)
+            target.digests[row] = found.digest
+            if found.reject is not None:
+                target.rejects[row] = found.reject
+        scored = [(row, found) for row, found in rows if found.reject is None]
+        if scored:
+            target.scored.append(self.product.taken_over(*zip(*scored, strict=True)))
+        target.num_done += len(rows)
+
+    @property
+    def names_files(self) -> bool:
+        """Whether there are lists or tables of pictures."""
+        return any(part.kind == "table" for part in self.parts)
+
+    def is_current(self, shard: EarlierShard) -> bool:
+        """Whether the local files that a list or table names are as they were; of other parts the identity says so."""
+        part = self._by_name.get(shard.identity.get("name", ""))
+        if part is None or part.kind != "table" or not has_inputs(shard):
+            return True
+        paths, states, digests = states_of(shard)
+        names = [(at, os.fsdecode(path)) for at, path in enumerate(paths) if path is not None]
+        local = [(at, name) for at, name in names if is_local(name)]
+        now = sizes_and_times([name for _, name in local])
+        for (at, name), (size, stamp) in zip(local, now.tolist(), strict=True):
+            if size != states[at, 0]:
+                return False
+            if stamp != states[at, 1] and (digests[at] is None or _digest_of(name) != digests[at]):
+                return False
+        return True
+
+    def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
+        """Whether a picture, or a part that is one file, of earlier runs is among the sources."""
+        names = {part.name for part in self.parts if part.kind not in ("files", "table")}
+        by_name = {shard.identity.get("name") for shard in earlier}
+        if names & by_name:
+            return True
+        usable = [shard for shard in earlier if has_inputs(shard)]
+        if len(usable) < len(earlier) and {part.name for part in self.parts} & by_name:
+            return True
+        known = self.product.earlier_rows(usable, retry=False)
+        shards = [shard for shard in self.shards if self.parts[shard.part].kind in ("files", "table")]
+        for shard, block in self._blocks(shards):
+            if block is not None and known.holds_any(self._inputs(shard, block, 0)[0]):
+                return True
+        return False
+
+    def can_redo(self, earlier: EarlierShard) -> bool:
+        """Whether what was found of each of its pictures is known."""
+        return has_inputs(earlier)
+
+    def take_earlier(self, earlier: Sequence[EarlierShard], done: Sequence[EarlierShard], *, retry: bool) -> None:
+        """Take over what earlier runs found of the pictures that have not changed."""
+        self._earlier = self.product.earlier_rows([shard for shard in earlier if has_inputs(shard)], retry=retry)
+        for shard in done:
+            if has_inputs(shard):
+                self._earlier.note_present(states_of(shard)[0])
+
+    def kept(self) -> Iterator[tuple[Shard, EmbeddedShard]]:
+        """What earlier runs found of pictures that have vanished, as shards of their own."""
+        self._keeps = True
+        if self._earlier is None:
+            return
+        number = 0
+        for at, (earlier, gone) in enumerate(self._earlier.vanished()):
+            if not gone.any():
+                continue
+            shard = kept_shard(number, earlier)
+            self._index[shard.name] = len(self.shards) + number
+            number += 1
+            rows = np.flatnonzero(gone)
+            paths, states, _ = states_of(earlier)
+            target = EmbeddedShard(shard, labels=[self.product.labels_of(earlier).take(pa.array(rows))], num_rows=len(rows))
+            target.begin([paths[row] for row in rows], states[rows])
+            self._fill(target, list(enumerate(self._earlier.rows(at, rows.tolist()))))
+            yield shard, target
+
+    def changes(self) -> Changes:
+        """How the pictures differ from those of earlier runs."""
+        if self._earlier is None:
+            return Changes()
+        gone = [(shard, int(rows.sum())) for shard, rows in self._earlier.vanished()]
+        num_vanished = sum(count for shard, count in gone if not (self._keeps and KEPT_FROM in shard.identity))
+        return Changes(self._num_changed + self._earlier.num_changed, num_vanished, self._earlier.num_retried)
+
+    def _blocks(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
+        """(shard, block) of all shards in order, and (shard, None) at the end of each; the pool reads it in a thread."""
+        for shard in shards:
+            part = self.parts[shard.part]
+            self._is_remote = not is_local(part.path)
+            for block in reader_of(part.kind).blocks(part, shard.start, shard.stop, self.decode.source):
+                self._is_remote |= any(ref.path is not None and not is_local(ref.path) for ref in block.refs[:1])
+                yield shard, block
+            yield shard, None
+
+    def _work(self, shards: Sequence[Shard], opened: deque[EmbeddedShard]) -> Iterator[tuple[_Work | _Taken, PictureRef]]:
+        """What is to be done for the shards, in order; each shard is added to `opened` when it begins."""
+        current: EmbeddedShard | None = None
+        row = 0
+        for shard, block in self._blocks(shards):
+            if current is None:
+                current, row = EmbeddedShard(shard), 0
+                opened.append(current)
+            if block is None:
+                current.num_rows, current = row, None
+                continue
+            assert len(block.refs) == block.labels.num_rows, "a source gave labels for other pictures"
+            current.labels.append(block.labels)
+            current.late += [block.late] if block.late is not None else []
+            merge_remarks(current.remarks, block.remarks)
+            paths, states = self._inputs(shard, block, row)
+            current.begin(paths, states)
+            known = [Known(None)] * len(paths) if self._earlier is None else self._earlier.find(paths, states)
+            taken = [(at, one.found) for at, one in enumerate(known, row) if one.is_same and one.found is not None]
+            if taken:
+                yield _Taken(current, taken), PictureRef(is_done=True)
+            for at, (ref, path, one) in enumerate(zip(block.refs, paths, known, strict=True), row):
+                if one.is_same:
+                    continue
+                if one.found is not None:
+                    ref = replace(ref, known=one.found.digest)
+                yield _Work(current, at, one.found, is_new=path is not None or self._earlier is None), ref
+            row += len(paths)
+
+    def _inputs(self, shard: Shard, block: PictureBlock, first: int) -> tuple[Sequence[bytes | None], npt.NDArray[np.int64]]:
+        """What names each picture of a block in later runs, and how its file looked: (N, 2) int64."""
+        part = self.parts[shard.part]
+        if part.kind in ("files", "table"):
+            states = block.states
+            if states is None:  # (a list has been read, not the files in it)
+                states = np.zeros((len(block.refs), 2), np.int64)
+                named = [at for at, ref in enumerate(block.refs) if ref.path is not None]
+                states[named] = sizes_and_times([block.refs[at].path or "" for at in named])
+            return [None if ref.path is None else os.fsencode(ref.path) for ref in block.refs], states
+        name = part.name
+        paths = [packed_path(name, shard.start + first + at) for at in range(len(block.refs))]
+        return paths, np.full((len(paths), 2), packed_state(shard.identity), np.int64)
+
+    def file_names(self, shard: Shard) -> Sequence[str]:
+        """What the product may write of the shard."""
+        return self.product.file_names(shard, self._index[shard.name])
+
+    def write(self, shard: Shard, computed: EmbeddedShard, folder: str) -> ShardResult:
+        """Write what the product wants of the shard below `folder`."""
+        return self.product.write(shard, self._index[shard.name], computed, Path(folder))
+
+
+def _digest_of(path: str) -> bytes | None:
+    """The digest of a local file's contents; None where it cannot be read."""
+    try:
+        return contents_digest(local_path(path).read_bytes())
+    except OSError:
+        return None
+
+
+def _completed(opened: deque[EmbeddedShard]) -> Iterator[tuple[Shard, EmbeddedShard]]:
+    """Shards that are complete, in order."""
+    while opened and opened[0].is_complete:
+        done = opened.popleft()
+        yield done.shard, done
+
+
+class _Batches:
+    """Fills calls of the engine with pixels, and gives what the product takes of the embeddings to their shards.
+
+    One call is under way while the next one fills, so there are two arrays of pixels, used in turn.
+    """
+
+    def __init__(self, engine: Engine, product: PictureProduct, clock: StageClock) -> None:
+        self._engine, self._product, self._clock = engine, product, clock
+        self._spare: list[npt.NDArray[np.uint8]] = []
+        self._filling = self._fresh()
+        self._owners: list[tuple[EmbeddedShard, int]] = []
+        self._running: deque[tuple[list[tuple[EmbeddedShard, int]], npt.NDArray[np.uint8], Any]] = deque()
+
+    def _fresh(self) -> npt.NDArray[np.uint8]:
+        """An array of the size the engine wants now (it learns a better one, or runs out of memory)."""
+        size, side = self._engine.call_size, self._engine.image_px
+        found = self._spare.pop() if self._spare else None
+        return found if found is not None and len(found) == size else np.empty((size, side, side, 3), np.uint8)
+
+    def place_for(self, target: EmbeddedShard, row: int) -> npt.NDArray[np.uint8]:
+        """Where the pixels of a picture go."""
+        self._owners.append((target, row))
+        place: npt.NDArray[np.uint8] = self._filling[len(self._owners) - 1]
+        return place
+
+    def send_if_full(self) -> None:
+        """Hand the pictures over once they are a whole call."""
+        if len(self._owners) == len(self._filling):
+            self._send()
+
+    def finish(self) -> None:
+        """Send what is left and wait for everything."""
+        if self._owners:
+            self._send()
+        while self._running:
+            self._receive()
+
+    def _send(self) -> None:
+        """Hand a call to the engine, and take the result of the one before, which ran meanwhile."""
+        with self._clock.measure("tower"):
+            handle = self._engine.submit(self._filling[: len(self._owners)])
+        self._running.append((self._owners, self._filling, handle))
+        while len(self._running) > 1:
+            self._receive()
+        self._owners, self._filling = [], self._fresh()
+
+    def _receive(self) -> None:
+        owners, pixels, handle = self._running.popleft()
+        with self._clock.measure("tower"):
+            embeddings = self._engine.result(handle)
+        self._spare = [pixels]
+        first = 0
+        while first < len(owners):  # a batch can belong to several shards
+            target = owners[first][0]
+            stop = first
+            while stop < len(owners) and owners[stop][0] is target:
+                stop += 1
+            target.scored.append(self._product.take([row for _, row in owners[first:stop]], embeddings[first:stop]))
+            target.num_done += stop - first
+            first = stop
+
+
+def _size(part: PicturePart) -> PartSize:
+    """How many pictures a part has, or what tells of it later."""
+    return PartSize(num_rows=part.num_rows, num_bytes=part.num_bytes, is_plain=part.detail.get("is_plain", False))
+
+
+def _plan(parts: Sequence[PicturePart], shard_rows: int) -> list[Shard]:
+    shards = []
+    for index, (part, stem) in enumerate(zip(parts, shard_names([part.name for part in parts]), strict=True)):
+        identity = {"name": part.name, "rows": part.num_rows, "bytes": part.num_bytes, **part.identity}
+        ranges = plan_rows(part.num_rows, part.cuts, shard_rows)
+        for start, stop in ranges:
+            shards.append(Shard(shard_name(stem, start, len(ranges) == 1), index, start, stop, identity))
+    assert len({shard.name for shard in shards}) == len(shards), "two shards of one name"
+    return shards

@@ -1,0 +1,410 @@
+"""An embedded shard of pictures in; its score, embedding and reject files out, and the counts of what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder import columns
+from beholder.columns import REASON_TEXT, RowStatus, score_column_names
+from beholder.errors import InputError
+from beholder.io import records
+from beholder.io.schemas import fit_column, fit_table
+from beholder.io.storage import write_bytes
+from beholder.kernels.scoring import RowScorer
+from beholder.models.heads import Head
+from beholder.pixels.picture import LateLabels, Trait
+from beholder.scoreset.stats import ScoreStats
+from beholder.scoring import score_files
+from beholder.scoring.embedding_layouts import EMBEDDING
+from beholder.scoring.embedding_writers import WriteOptions, read_labels, ready_rows, shard_files, write_shard
+from beholder.scoring.inputs import METADATA as INPUTS_METADATA
+from beholder.scoring.inputs import EarlierRows, FoundRow, inputs_file, inputs_table, reasons_of
+from beholder.scoring.shards import EarlierShard, Shard, ShardResult
+from beholder.sources.pictures.labels import join_labels
+
+EMBED_STAGE = "embed"
+_MEASURED = pa.schema([
+    (columns.WIDTH, pa.int32()), (columns.HEIGHT, pa.int32()), (columns.TRAITS, pa.string()), (columns.NUM_BYTES, pa.int64())
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """What is kept of some embedded pictures until their shard is written.
+
+    Attributes:
+        rows: (B,) int64, their numbers in the shard.
+        scores: (B, H) float32, one column a head.
+        statuses: (B,) uint8, `RowStatus`.
+        embeddings: (B, D) as they are written; None where they are not wanted: 100,000 pictures of L/14 are 150 MB.
+    """
+
+    rows: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    statuses: npt.NDArray[np.uint8]
+    embeddings: npt.NDArray[Any] | None
+
+
+class Embedded(Protocol):
+    """What the step gives for a shard: see `scoring.pictures_step.EmbeddedShard`."""
+
+    labels: list[pa.Table]
+    scored: list[ScoredRows]
+    widths: list[int]
+    heights: list[int]
+    traits: list[Trait]
+    num_bytes: list[int]
+    paths: list[bytes | None]
+    states: list[npt.NDArray[np.int64]]
+    digests: list[bytes | None]
+    late: list[LateLabels]
+    remarks: dict[str, int]
+    rejects: dict[int, tuple[str, str, str]]
+
+
+class PictureProduct:
+    """Scores, embeddings, or both, of embedded pictures.
+
+    Args:
+        stamp: JSON-ready: what made the embeddings; the record of the run and the stamp of kept embeddings.
+        heads: heads to score with; none writes no scores.
+        as_csv: write scores as CSV text with rejected rows in place.
+        keep: how embeddings are written; None writes none.
+        keep_folder: where below the run's folder they go: "" for an embedding set, "embeddings" beside scores.
+        dim: length of an embedding.
+        num_threads: threads that score; None for all cores.
+
+    Attributes:
+        schema: the columns of every shard, without scores and embeddings; see `use_columns`.
+
+    Raises:
+        InputError: a head is made for embeddings of another length.
+    """
+
+    def __init__(
+        self,
+        stamp: Mapping[str, Any],
+        *,
+        heads: Sequence[Head],
+        as_csv: bool,
+        keep: WriteOptions | None,
+        keep_folder: str,
+        dim: int,
+        num_threads: int | None = None,
+    ) -> None:
+        self.heads, self.as_csv, self._keep, self._keep_folder, self._stamp = (
+            list(heads),
+            as_csv,
+            keep,
+            keep_folder,
+            dict(stamp),
+        )
+        self.score_names = score_column_names([head.name for head in heads]) if heads else []
+        if len(set(self.score_names)) < len(self.score_names):
+            raise InputError("the same head was named twice; name each head once")
+        for head in heads:
+            if head.dim != dim:
+                raise InputError(f"{head.name} needs {head.dim} dimensions, this tower gives {dim}; use a head made for it")
+        self._dim = dim
+        self._reserved = {*self.score_names, EMBEDDING, *([columns.STATUS] if as_csv else [])}
+        self._scorer = RowScorer([head.math for head in heads], num_threads=num_threads) if heads else None
+        if self._scorer is not None:
+            self._scorer.warm_up("float32")
+        self.schema = _MEASURED
+        self._names: dict[str, str] = {}
+
+    def use_columns(self, source: pa.Schema) -> None:
+        """Decide the columns: those of the sources (`sample` first), then what is measured and they lack: width, height, ...
+
+        A column of the sources that has the name of one of ours is renamed by `columns.source_names`.
+        """
+        self._names = columns.source_names(source.names, self._reserved)
+        named = pa.schema([(self._names[item.name], item.type) for item in source])
+        if self.as_csv:
+            score_files.check_csv_names(named.names)
+        self.schema = pa.schema([*named, *(item for item in _MEASURED if item.name not in named.names)])
+
+    def _renamed(self, table: pa.Table) -> pa.Table:
+        """The table with the names that its columns have in the output."""
+        return table.rename_columns([self._names.get(name, name) for name in table.column_names])
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What decides the files, in the words of the command line."""
+        found: dict[str, Any] = {}
+        if self.heads:
+            found["--head"] = [head.name for head in self.heads]
+            found["head sha256"] = [head.sha256 for head in self.heads]
+            found["output format"] = "csv" if self.as_csv else "parquet"
+            found["--keep-embeddings"] = self._keep is not None
+        if self._keep is not None:
+            found |= {"--format": self._keep.format, "--dtype": self._keep.dtype, "--normalise": self._keep.normalise}
+            found["label"] = None if self._keep.folders is None else self._keep.folders.to_json()
+        return found
+
+    @property
+    def models(self) -> Sequence[str]:
+        """sha256 of the heads."""
+        return [head.sha256 for head in self.heads]
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Record of the models and the software; for an embedding set it is its stamp."""
+        if not self.heads:
+            return self._stamp
+        return {
+            **self._stamp,
+            "format": columns.SCORE_SET_FORMAT,
+            "score_columns": self.score_names,
+            "heads": [head.describe() for head in self.heads],
+        }
+
+    def file_names(self, shard: Shard, index: int) -> list[str]:
+        """Every file that `write` may make for the shard, relative to the run's folder."""
+        names = [*score_files.shard_files(shard.name, as_csv=self.as_csv), inputs_file(shard.name)]
+        if not self.heads:
+            names = names[1:]
+        if self._keep is not None:
+            names += [str(Path(self._keep_folder) / name) for name in shard_files(index, shard.name, self._keep)]
+        return names
+
+    def take(self, rows: Sequence[int], embeddings: npt.NDArray[np.float32]) -> ScoredRows:
+        """Score the pictures of these numbers, (B, D) float32; the embeddings are kept only if they are to be written.
+
+        Raises InputError for an embedding that cannot be written as asked for.
+        """
+        scores, statuses = self._score(embeddings)
+        kept = None
+        if self._keep is not None:
+            kept = np.zeros(embeddings.shape, self._keep.dtype)
+            are_fine = statuses == 0
+            kept[are_fine] = np.concatenate(list(ready_rows(embeddings[are_fine], self._keep)))
+        return ScoredRows(np.array(rows, np.int64), scores, statuses, kept)
+
+    def taken_over(self, rows: Sequence[int], found: Sequence[FoundRow]) -> ScoredRows:
+        """What earlier runs found of the pictures of these numbers, none of them rejected, as `take` gives it."""
+        kept = None
+        if self._keep is not None:
+            kept = np.stack([some.embedding for some in found if some.embedding is not None])
+        scores = np.stack([some.scores for some in found])
+        return ScoredRows(np.array(rows, np.int64), scores, np.zeros(len(rows), np.uint8), kept)
+
+    def labels_of(self, earlier: EarlierShard) -> pa.Table:
+        """What an earlier run wrote of a shard's pictures besides scores and embeddings, in order; of rejected ones little.
+
+        Columns have the names that they have in results.
+        """
+        if self.heads and self.as_csv:
+            scores_name = score_files.shard_files(earlier.name, as_csv=True)[0]
+            return pa.concat_tables(
+                labels for labels, _, _ in score_files.read_csv_shard(earlier.folder / scores_name, self.score_names)
+            )
+        if self.heads:
+            scores_name = score_files.shard_files(earlier.name, as_csv=False)[0]
+            tables = [labels for labels, _ in score_files.read_shard(earlier.folder / scores_name, self.score_names)]
+        else:
+            assert self._keep is not None
+            tables = [read_labels(earlier.folder, list(earlier.result.files), self._keep)]
+        fitted = [fit_table(table, self.schema)[0] for table in tables]
+        rejects = f"{columns.REJECTS_FOLDER}/{earlier.name}.parquet"
+        if rejects in earlier.result.files:
+            fitted.append(
+                fit_table(score_files.read_rejects(earlier.folder / rejects).select([columns.SAMPLE]), self.schema)[0]
+            )
+        is_rejected = np.array([reason is not None for reason in reasons_of(earlier)], bool)
+        places = np.empty(len(is_rejected), np.int64)
+        places[np.argsort(is_rejected, kind="stable")] = np.arange(len(is_rejected))
+        return pa.concat_tables(fitted).take(pa.array(places))
+
+    def earlier_rows(self, shards: Sequence[EarlierShard], *, retry: bool) -> EarlierRows:
+        """What earlier runs found of the pictures of these shards."""
+        return EarlierRows(shards, self._keep, self._keep_folder, retry=retry)
+
+    def write(self, shard: Shard, index: int, found: Embedded, folder: Path) -> ShardResult:
+        """Write the files of one shard below `folder`, each whole or not at all. Empties `found.scored`.
+
+        Args:
+            shard: names the files.
+            index: its number in the run; numbers the files of clip-retrieval's layout.
+            found: the embedded pictures.
+            folder: the run's folder.
+        """
+        num_rows = len(found.widths)
+        unordered, scores, statuses = self._joined(found.scored)
+        order = np.argsort(unordered, kind="stable")  # in order already unless a batch was retried
+        rejects = dict(found.rejects)
+        for at in np.flatnonzero(statuses):
+            status = RowStatus(int(statuses[at]))
+            rejects[int(unordered[at])] = (EMBED_STAGE, status.word, REASON_TEXT[status])
+        order = order[statuses[order] == 0]
+        kept_rows, scores = unordered[order], scores[order]
+        remarks = dict(found.remarks)
+        labels = self._labels(found, remarks)
+        assert labels.num_rows == num_rows == len(kept_rows) + len(rejects), "pictures were lost"
+
+        written: dict[str, int] = {}
+        if self.heads:
+            written |= self._write_scores(shard, labels, kept_rows, scores, rejects, folder)
+        if self._keep is not None:
+            embeddings = self._embeddings(found.scored, order)
+            written |= self._write_embeddings(shard, index, labels.take(pa.array(kept_rows)), embeddings, folder)
+        written |= self._write_inputs(shard, found, kept_rows, scores, rejects, folder)
+        if rejects:
+            rejected = sorted(rejects)
+            stages, reasons, messages = zip(*(rejects[row] for row in rejected), strict=True)
+            table = score_files.rejects_table(labels.column(columns.SAMPLE).take(pa.array(rejected)), stages, reasons, messages)
+            name = f"{columns.REJECTS_FOLDER}/{shard.name}.parquet"
+            written[name] = score_files.write_parquet(folder / name, table, self.provenance)
+        return ShardResult(
+            num_read=num_rows,
+            num_scored=len(kept_rows),
+            num_rejected=len(rejects),
+            reasons=_counted(str(reason) for _, reason, _ in rejects.values()),
+            files=written,
+            stats={
+                name: ScoreStats.of(np.ascontiguousarray(scores[:, i])).to_json() for i, name in enumerate(self.score_names)
+            },
+            traits=_counted(word for traits in found.traits for word in trait_words(traits)),
+            remarks=remarks,
+        )
+
+    def _joined(
+        self, scored: Sequence[ScoredRows]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Numbers (N,), scores (N, H) and statuses (N,) of all pictures that were embedded, in the order they came."""
+        if not scored:
+            return np.empty(0, np.int64), np.empty((0, len(self.heads)), np.float32), np.empty(0, np.uint8)
+        return (
+            np.concatenate([some.rows for some in scored]),
+            np.concatenate([some.scores for some in scored]),
+            np.concatenate([some.statuses for some in scored]),
+        )
+
+    def _embeddings(self, scored: list[ScoredRows], order: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Embeddings (M, D) of the pictures at `order`, as they are written. Empties `scored` on the way: one copy is held."""
+        places = np.full(sum(len(some.rows) for some in scored), -1, np.int64)
+        places[order] = np.arange(len(order))
+        assert self._keep is not None
+        found = np.empty((len(order), self._dim), self._keep.dtype)
+        scored.reverse()
+        first = 0
+        while scored:
+            some = scored.pop()
+            assert some.embeddings is not None
+            to = places[first : first + len(some.rows)]
+            found[to[to >= 0]] = some.embeddings[to >= 0]
+            first += len(some.rows)
+        return found
+
+    def _labels(self, found: Embedded, remarks: dict[str, int]) -> pa.Table:
+        """What is known of each picture in the columns that were decided: what the source said, and what was measured."""
+        tables = found.labels or [pa.table({columns.SAMPLE: pa.array([], pa.string())})]
+        said = [self._renamed(table) for table in tables]
+        late = [LateLabels(one.rows, self._renamed(one.said)) for one in found.late]
+        labels = join_labels(said, self.schema, late=late, remarks=remarks)
+        given = {name for table in (*said, *(one.said for one in late)) for name in table.column_names}
+        known = np.array([width > 0 for width in found.widths], bool)
+        measured = {
+            columns.WIDTH: pa.array(found.widths, pa.int32(), mask=~known),
+            columns.HEIGHT: pa.array(found.heights, pa.int32(), mask=~known),
+            columns.TRAITS: pa.array([",".join(trait_words(traits)) for traits in found.traits], pa.string()),
+            columns.NUM_BYTES: pa.array(found.num_bytes, pa.int64(), mask=~known),
+        }
+        for name, column in measured.items():
+            if name not in given and name in labels.column_names:
+                at = labels.column_names.index(name)
+                kind = self.schema.field(name).type
+                labels = labels.set_column(at, name, fit_column(pa.chunked_array([column]), kind))
+        return labels
+
+    def _score(self, embeddings: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Scores (N, H) and statuses (N,); without heads only NaN and infinite embeddings are found."""
+        if self._scorer is not None and len(embeddings):
+            return self._scorer.score(embeddings)
+        statuses = np.zeros(len(embeddings), np.uint8)
+        statuses[np.isinf(embeddings).any(axis=1)] = RowStatus.INF
+        statuses[np.isnan(embeddings).any(axis=1)] = RowStatus.NAN
+        return np.empty((len(embeddings), len(self.heads)), np.float32), statuses
+
+    def _write_scores(
+        self,
+        shard: Shard,
+        labels: pa.Table,
+        kept_rows: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.float32],
+        rejects: Mapping[int, tuple[str, str, str]],
+        folder: Path,
+    ) -> dict[str, int]:
+        if not self.as_csv:
+            name = f"{columns.SCORES_FOLDER}/{shard.name}.parquet"
+            table = score_files.scores_table(labels.take(pa.array(kept_rows)), scores, self.score_names)
+            return {name: score_files.write_parquet(folder / name, table, self.provenance)}
+        name = f"{columns.SCORES_FOLDER}/{shard.name}.csv"
+        everywhere = np.full((labels.num_rows, len(self.heads)), np.nan, np.float32)
+        everywhere[kept_rows] = scores
+        words = np.full(labels.num_rows, columns.STATUS_OK, dtype=object)
+        for row, (_, reason, _) in rejects.items():
+            words[row] = str(reason)
+        table = score_files.scores_table(labels, everywhere, self.score_names)
+        with score_files.csv_rows(folder / name, table.schema, self.score_names) as out:
+            out.write(table, words)
+        return {name: (folder / name).stat().st_size}
+
+    def _write_inputs(
+        self,
+        shard: Shard,
+        found: Embedded,
+        kept_rows: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.float32],
+        rejects: Mapping[int, tuple[str, str, str]],
+        folder: Path,
+    ) -> dict[str, int]:
+        everywhere = np.full((len(found.widths), len(self.heads)), np.nan, np.float32)
+        everywhere[kept_rows] = scores
+        states = np.concatenate([np.zeros((0, 2), np.int64), *found.states])
+        measured: dict[str, Sequence[int]] = {
+            columns.WIDTH: found.widths,
+            columns.HEIGHT: found.heights,
+            columns.TRAITS: found.traits,
+            columns.NUM_BYTES: found.num_bytes,
+        }
+        table = inputs_table(found.paths, states, found.digests, rejects, measured, everywhere)
+        name = inputs_file(shard.name)
+        return {name: score_files.write_parquet(folder / name, table, INPUTS_METADATA)}
+
+    def _write_embeddings(
+        self, shard: Shard, index: int, labels: pa.Table, embeddings: npt.NDArray[Any], folder: Path
+    ) -> dict[str, int]:
+        assert self._keep is not None
+        place = folder / self._keep_folder
+        written = write_shard(place, index, shard.name, embeddings, labels, self._keep, self._stamp, are_ready=True)
+        if self._keep_folder and written and not self._is_stamped(place / columns.STAMP_FILE):
+            write_bytes(str(place / columns.STAMP_FILE), score_files.record_bytes(self._stamp))
+        return {str(Path(self._keep_folder) / name): size for name, size in written.items()}
+
+    def _is_stamped(self, stamp: Path) -> bool:
+        """Whether a stamp is there that can be read and tells of the present sources."""
+        try:
+            found = records.read(str(stamp)) if stamp.is_file() else {}
+        except records.DamagedRecordError:
+            return False
+        return bool(found) and found.get(columns.PICTURES) == self._stamp.get(columns.PICTURES)
+
+
+def trait_words(traits: Trait) -> list[str]:
+    """The words of the traits that are set, in a fixed order: "rotated", "palette", ..."""
+    return [trait.name.lower() for trait in Trait if trait and trait in traits and trait.name]
+
+
+def _counted(words: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for word in words:
+        counts[word] = counts.get(word, 0) + 1
+    return counts

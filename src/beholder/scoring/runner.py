@@ -1,0 +1,364 @@
+"""A step and a folder in, every shard done exactly once out, on this machine; interrupted anywhere, it continues.
+
+Where the inputs are not those of the runs before, what these found is set aside first (`EARLIER_FOLDER`), so that the shards of
+this run can be written in its place. Shards of the same input are then taken over whole, and the step takes over what it can of
+the others. What was set aside is removed at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from beholder.columns import EARLIER_FOLDER, HOW_TO_READ, PICTURES, SCORE_SET_FORMAT, STAMP_FILE
+from beholder.errors import OutputError, writing_failed
+from beholder.io import storage
+from beholder.notices import doing, say
+from beholder.scoring.shards import (
+    KEPT_FROM,
+    Changes,
+    DamagedShardError,
+    EarlierShard,
+    RunFolder,
+    Shard,
+    ShardResult,
+    difference,
+    fingerprint,
+    link_or_copy,
+)
+from beholder.scoring.step import Progress, Step
+
+_CHECKERS = 8
+"""Threads that read finished shards again; hashing and reading run side by side."""
+_SET_ASIDE = re.compile(r"\d{5}")
+"""Folders below `EARLIER_FOLDER`; the last one counts before the others."""
+_BEING_MADE = "new"
+_OF_INPUTS = ("columns", PICTURES)
+"""What a record says that depends on the inputs."""
+
+
+class OtherInputsError(OutputError):
+    """A folder holds results, and none of them is of the inputs."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        shards: in order; behind those of the step the ones with rows that were kept though their inputs have vanished.
+        results: of each of the shards, those of earlier runs included.
+        num_resumed: how many shards were already done.
+        damaged: names of the shards that were done again because their marker or files were damaged or gone.
+        num_unchecked: shards of an older version without checksums.
+        changes: how the inputs differ from those of earlier runs.
+    """
+
+    shards: list[Shard]
+    results: list[ShardResult]
+    num_resumed: int
+    damaged: list[str]
+    num_unchecked: int
+    changes: Changes = field(default_factory=Changes)
+
+    @property
+    def num_kept(self) -> int:
+        """Rows that were kept though their inputs have vanished."""
+        pairs = zip(self.shards, self.results, strict=True)
+        return sum(result.num_read for shard, result in pairs if KEPT_FROM in shard.identity)
+
+
+@dataclass
+class _Before:
+    """What is there of the runs before this one.
+
+    Attributes:
+        results: of shards that stay as they are, by name.
+        stale: finished shards of other inputs, or of none of the present ones.
+        again: finished shards that are to be done again because somebody asked for it.
+        damaged: names of the shards that are damaged.
+    """
+
+    results: dict[str, ShardResult] = field(default_factory=dict)
+    stale: list[EarlierShard] = field(default_factory=list)
+    again: list[EarlierShard] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+
+def check_folder(step: Step, folder: RunFolder) -> bool:
+    """Whether `folder` holds an earlier run of this step; nothing is written.
+
+    Raises OutputError when it holds something else, or a run with other options.
+    """
+    if not folder.path.is_dir():
+        return False
+    before = folder.read_record()
+    if before is not None and before.get("format") == step.provenance["format"]:
+        changed = difference(before.get("options") or {}, step.options)
+        if changed is not None:
+            raise OutputError(
+                f"{folder.path} was begun with other options: {changed}; "
+                "use the same options to continue, --overwrite to start anew, or another output"
+            )
+        return True
+    if folder.holds_something():
+        raise OutputError(f"{folder.path} already exists and is not a beholder run; choose another output, or remove it")
+    return False
+
+
+def run(
+    step: Step,
+    folder: RunFolder,
+    progress: Progress,
+    on_resume: Callable[[Mapping[str, ShardResult]], None] | None = None,
+    *,
+    redo: Callable[[ShardResult], bool] | None = None,
+    anew: bool = False,
+    keep_vanished: bool = False,
+) -> RunReport:
+    """Do every pending shard of `step` in `folder`. While one shard is written, the next one is computed.
+
+    Args:
+        step: the work.
+        folder: locked by the caller.
+        progress: told rows and bytes as they are done.
+        on_resume: told the results that were there already, by shard name, once.
+        redo: asked whether a finished shard is to be done again.
+        anew: replace the record of an earlier run, whose shards have been removed.
+        keep_vanished: keep rows of earlier runs whose inputs have vanished, behind the others.
+
+    Raises:
+        OutputError: other options, damage, what an earlier version did not write down, ...
+        OtherInputsError: nothing that is there is of the inputs.
+    """
+    run_fingerprint = fingerprint(step.options)
+    is_known = not anew and check_folder(step, folder)
+    for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("*/*/")):
+        storage.remove_stray_temporaries(place)
+    hint = HOW_TO_READ if step.provenance["format"] == SCORE_SET_FORMAT else {}
+    record = {**step.provenance, **hint, "options": dict(step.options), "columns": step.columns, "fingerprint": run_fingerprint}
+    if not is_known:
+        remove_set_aside(folder)
+        folder.write_record(record)
+    with doing("checking what an earlier run has done"):
+        before = _recognised(step, folder, run_fingerprint, redo)
+        aside = _set_aside_before(folder, run_fingerprint)
+    if is_known:
+        aside = [*_make_room(step, folder, before, aside, record, keep_vanished=keep_vanished), *aside]
+    results = before.results
+    if aside:
+        with doing("taking over what an earlier run has done"):
+            _adopt(step, folder, aside, results, run_fingerprint, redo)
+            done = [EarlierShard(folder.path, shard.name, shard.identity, results[shard.name])
+                    for shard in step.shards if shard.name in results]  # fmt: skip
+            step.take_earlier(aside, done, retry=redo is not None)
+    num_resumed = len(results)
+    num_unchecked = sum(result.is_unchecked for result in results.values())
+    if num_resumed and on_resume is not None:
+        on_resume(results)
+
+    def write(shard: Shard, computed: Any) -> ShardResult:
+        result = step.write(shard, computed, str(folder.path))
+        return folder.mark_finished(shard, result, run_fingerprint, step.models)
+
+    pending = [shard for shard in step.shards if shard.name not in results]
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
+        writing: tuple[str, Future[ShardResult]] | None = None
+        with contextlib.closing(step.compute_each(pending, progress)) as computing:
+            for shard, computed in computing:
+                if writing is not None:
+                    with doing("write"):
+                        results[writing[0]] = writing[1].result()
+                writing = (shard.name, writer.submit(write, shard, computed))
+                del computed
+        if writing is not None:
+            with doing("write"):
+                results[writing[0]] = writing[1].result()
+        shards = list(step.shards)
+        for shard, computed in step.kept() if keep_vanished else ():
+            with doing("keeping rows whose inputs have vanished"):
+                results[shard.name] = write(shard, computed)
+            shards.append(shard)
+    changes = step.changes()
+    remove_set_aside(folder)
+    in_order = [results[shard.name] for shard in shards]
+    return RunReport(shards, in_order, num_resumed, before.damaged, num_unchecked, changes)
+
+
+def _recognised(step: Step, folder: RunFolder, run_fingerprint: str, redo: Callable[[ShardResult], bool] | None) -> _Before:
+    """What is there of earlier runs."""
+    planned = {shard.name: shard for shard in step.shards}
+    marked = folder.finished_names()
+    names = [*(name for name in planned if name in marked), *sorted(marked - planned.keys())]
+
+    def look(name: str) -> EarlierShard | DamagedShardError | None:
+        try:
+            return folder.finished_shard(name, run_fingerprint)
+        except DamagedShardError as error:
+            return error
+
+    before = _Before()
+    with ThreadPoolExecutor(max_workers=_CHECKERS, thread_name_prefix="beholder-check") as checkers:
+        for name, found in zip(names, checkers.map(look, names), strict=True):
+            shard = planned.get(name)
+            if found is None or isinstance(found, DamagedShardError):
+                before.damaged += [] if found is None else [name]
+                folder.forget(name, step.file_names(shard) if shard is not None else folder.named_files(name))
+            elif shard is None or difference(found.identity, shard.identity) or not step.is_current(found):
+                before.stale.append(found)
+            elif redo is not None and redo(found.result):
+                before.again.append(found)
+            elif not set(found.result.files) <= set(step.file_names(shard)):  # numbered, and others come before it now
+                before.stale.append(found)
+            else:
+                before.results[name] = found.result
+    return before
+
+
+def _make_room(
+    step: Step,
+    folder: RunFolder,
+    before: _Before,
+    aside: Sequence[EarlierShard],
+    record: Mapping[str, Any],
+    *,
+    keep_vanished: bool,
+) -> list[EarlierShard]:
+    """Set aside the finished shards that are not those of the present inputs, and let the record be of these.
+
+    Returns:
+        What was set aside.
+
+    Raises OutputError when nothing that is there is of the present inputs.
+    """
+    old = folder.read_record() or {}
+    recorded = old.get("columns")
+    done = [EarlierShard(folder.path, name, {}, result) for name, result in before.results.items()]
+    if recorded is not None and recorded != step.columns and all(map(step.can_redo, [*done, *before.stale, *aside])):
+        before.stale += [
+            EarlierShard(folder.path, shard.name, shard.identity, before.results.pop(shard.name))
+            for shard in step.shards
+            if shard.name in before.results
+        ]
+    else:
+        step.use_columns(recorded)
+        record = {**record, "columns": recorded if recorded is not None else step.columns}
+    others = [*before.stale, *aside]
+    if others and not before.results and not before.again and not step.knows_any(others):
+        raise OtherInputsError(
+            f"{folder.path} holds results of {others[0].name}, and none of them is of the inputs now; "
+            "use --overwrite to start anew, or another output"
+        )
+    moved = [*before.stale, *before.again]
+    unknown = [shard for shard in moved if not step.can_redo(shard)]
+    if unknown and keep_vanished:
+        raise OutputError(
+            f"{folder.path}: an older version did not write down what it found of each picture, so it cannot be told what of "
+            "it has vanished; leave --vanished keep out, or use another output"
+        )
+    if unknown:
+        what = "1 shard is" if len(unknown) == 1 else f"{len(unknown):,} shards are"
+        say(f"{what} done again whole: an older version did not write down what it found of each picture")
+    if moved:
+        place = _next_place(folder)
+        with doing("setting aside what an earlier run has done"):
+            moved = [folder.set_aside(shard, place) for shard in moved]
+    if any(old.get(key) != record.get(key) for key in _OF_INPUTS):
+        folder.write_record(record)
+    return moved
+
+
+def _next_place(folder: RunFolder) -> Path:
+    """A new folder for shards that are set aside, with the record of the run that made them. Raises OutputError."""
+    root = folder.path / EARLIER_FOLDER
+    numbers = [int(place.name) for place in root.glob("*/") if _SET_ASIDE.fullmatch(place.name)]
+    place = root / f"{max(numbers, default=-1) + 1:05d}"
+    try:
+        place.mkdir(parents=True)
+        link_or_copy(folder.record_path, place / STAMP_FILE)
+    except OSError as error:
+        raise writing_failed(str(place), error) from error
+    return place
+
+
+def is_set_aside(folder: RunFolder) -> bool:
+    """Whether shards of earlier runs are set aside in a run's folder."""
+    return any(_SET_ASIDE.fullmatch(place.name) for place in (folder.path / EARLIER_FOLDER).glob("*/"))
+
+
+@contextlib.contextmanager
+def new_set_aside(folder: RunFolder) -> Iterator[Path]:
+    """Give an empty folder for shards; when all went well they are set aside in the run's folder, of which nothing is yet.
+
+    Raises OutputError.
+    """
+    place = folder.path / EARLIER_FOLDER / _BEING_MADE
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        link_or_copy(folder.record_path, place / STAMP_FILE)
+        yield place
+        place.rename(place.with_name("00000"))
+    except OSError as error:
+        raise writing_failed(str(place), error) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _set_aside_before(folder: RunFolder, run_fingerprint: str) -> list[EarlierShard]:
+    """Whole shards that were set aside, those of the last time first."""
+    places = [place for place in (folder.path / EARLIER_FOLDER).glob("*/") if _SET_ASIDE.fullmatch(place.name)]
+    wanted = [(RunFolder(place), name) for place in sorted(places, reverse=True) for name in _names_in(RunFolder(place))]
+
+    def look(item: tuple[RunFolder, str]) -> EarlierShard | None:
+        try:
+            return item[0].finished_shard(item[1], run_fingerprint)
+        except DamagedShardError:
+            return None
+
+    with ThreadPoolExecutor(max_workers=_CHECKERS, thread_name_prefix="beholder-check") as checkers:
+        return [found for found in checkers.map(look, wanted) if found is not None]
+
+
+def _names_in(folder: RunFolder) -> list[str]:
+    return sorted(folder.finished_names(), key=storage.natural_key)
+
+
+def remove_set_aside(folder: RunFolder) -> None:
+    """Remove what was set aside, and the folder it is in unless something else is there."""
+    root = folder.path / EARLIER_FOLDER
+    for place in root.glob("*/"):
+        if _SET_ASIDE.fullmatch(place.name) or place.name == _BEING_MADE:
+            shutil.rmtree(place, ignore_errors=True)
+    with contextlib.suppress(OSError):  # something else is in it, or it is not there
+        root.rmdir()
+
+
+def _adopt(
+    step: Step,
+    folder: RunFolder,
+    aside: Sequence[EarlierShard],
+    results: dict[str, ShardResult],
+    run_fingerprint: str,
+    redo: Callable[[ShardResult], bool] | None,
+) -> None:
+    """Take over whole shards of the present inputs that were set aside, into `results`."""
+    known = {earlier.name: earlier for earlier in reversed(aside)}
+    fitting = {
+        place: (RunFolder(place).read_record() or {}).get("columns") == step.columns
+        for place in {earlier.folder for earlier in aside}
+    }
+    for shard in step.shards:
+        found = known.get(shard.name)
+        if found is None or shard.name in results or difference(found.identity, shard.identity):
+            continue
+        if redo is not None and redo(found.result):
+            continue
+        if fitting[found.folder] and step.is_current(found):
+            results[shard.name] = folder.adopt(found, shard, step.file_names(shard), run_fingerprint, step.models)

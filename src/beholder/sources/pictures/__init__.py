@@ -1,0 +1,1 @@
+"""Readers of everything that holds pictures: folders, lists and tables, tars, zips, Parquet files."""

@@ -1,0 +1,384 @@
+"""A Parquet file with the pictures in it (Hugging Face, img2dataset, any) in, blocks of them out, a few MB at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder.columns import PictureReason
+from beholder.errors import DamagedError, InputError, OversizedError
+from beholder.io import storage
+from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
+from beholder.sources.fetch import too_many_bytes
+from beholder.sources.pictures.labels import block_labels, is_heavy, passed_columns, renames, valid_text
+from beholder.sources.pictures.magic import is_picture
+from beholder.sources.pictures.picture_columns import Columns, choose, is_bytes, is_list, is_numbers, is_text
+from beholder.sources.pictures.tar_members import MOST_MEMBER_BYTES
+from beholder.sources.pictures.text_pictures import is_written_out, picture_of_text, without_written_out
+
+_MOST_ROWS = 256
+_INSIDE = "\0place in the list"
+"""A column of batches: where in its list a picture stood. No column of a file is called so."""
+
+
+def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.Schema]:
+    """Which columns of a Parquet file are what. Raises InputError when none holds pictures or places of pictures."""
+    with storage.remote_errors(path), storage.open_parquet(path, streamed=True) as file:
+        schema = file.schema_with_ranges
+
+        def first_value(name: str) -> object:
+            """Of the first rows; None where they are all null, or the file is damaged (which reading it will tell)."""
+            try:
+                batch = next(file.iter_batches(batch_size=16, columns=[name]), None)
+            except DamagedError:
+                return None
+            return next((value.as_py() for value in batch.column(0) if value.is_valid), None) if batch else None
+
+        return choose(schema, options.picture_column, options.sample_column, first_value, is_picture, path), schema
+
+
+class PackedReader:
+    """Reads Parquet with bytes. `sample`: the sample column, else the path in the struct, else "<part name>:<row>".
+
+    A null picture is an error; of a struct, the bytes count first, then the path (relative to the file's folder). Bytes may
+    be written as base64 text, `data:` addresses or whole numbers. Where a cell is a list of pictures, they are rows of their
+    own: "<sample>/0", "<sample>/1", ...; an empty list counts as one null.
+    """
+
+    def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
+        """Choose the columns. Raises InputError when no column holds pictures."""
+        columns, schema = columns_of_parquet(path, options)
+        if columns.kind != "parquet":
+            raise InputError(f"{path} holds no pictures but paths or URLs (column {columns.picture!r})")
+        num_bytes = storage.size(path)
+        with storage.remote_errors(path), storage.open_parquet(path, streamed=columns.is_list) as file:
+            metadata = file.metadata
+            firsts = _first_pictures(file, columns) if columns.is_list else None
+        starts = [0, *accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
+        if firsts is not None:
+            starts = [int(firsts[row]) for row in starts]
+        cuts = tuple(dict.fromkeys(start for start in starts[1:-1] if 0 < start < starts[-1])) if firsts is not None else None
+        identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
+        light = pa.schema([f for f in schema if f.name != columns.picture and not is_heavy(f.type)])
+        detail = {**asdict(columns), "columns": light.names, "schema": light, "firsts": firsts}
+        cuts = tuple(starts[1:-1]) if cuts is None else cuts
+        return PicturePart(path, name, "parquet", starts[-1], num_bytes, identity, cuts, detail=detail)
+
+    def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
+        """Pictures [start, stop), from the row group that holds `start`. Rows of a damaged row group are errors."""
+        total = part.num_rows or 0
+        stop = total if stop is None else min(stop, total)
+        detail = part.detail
+        passed = passed_columns(detail["columns"], detail["sample"], options)
+        wanted = list(dict.fromkeys([detail["picture"], *([detail["sample"]] if detail["sample"] else []), *passed]))
+        wanted += ["error_message"] if "error_message" in detail["columns"] and "error_message" not in wanted else []
+        with storage.remote_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
+            names = sample_names(part, file)
+            rows = (start, stop) if detail["firsts"] is None else _rows_with(detail["firsts"], start, stop)
+            groups, at = storage.covering_row_groups(file.metadata, *rows)
+            for group in groups:
+                for first, batch in _batches(file, group, at, wanted, detail["picture"], options):
+                    if detail["firsts"] is not None:
+                        first, batch = _one_a_row(batch, first, detail)
+                    low, high = max(start, first), min(stop, first + batch.num_rows)
+                    if high > low:
+                        yield _block(part, batch.slice(low - first, high - low), low, names, passed, options)
+                at += file.metadata.row_group(group).num_rows
+
+
+def _first_pictures(file: pq.ParquetFile, columns: Columns) -> npt.NDArray[np.int64]:
+    """(N + 1,) int64: the number of the first picture of each row of a column of lists, and how many pictures there are.
+
+    Empty lists and nulls count as one picture, which is missing, so that no row gets lost. Where the lists hold structs with
+    a path, only the paths are read.
+    """
+    wanted = (_path_leaf(file, columns.picture) if columns.is_struct else None) or columns.picture
+    lengths = [np.zeros(1, np.int64)]
+    for batch in file.iter_batches(batch_size=_MOST_ROWS, columns=[wanted]):
+        lengths.append(np.maximum(_list_lengths(batch.column(0)), 1))
+    return np.cumsum(np.concatenate(lengths))
+
+
+def _list_lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
+    """How many values each list holds, 0 for null."""
+    return np.asarray(pc.list_value_length(lists).fill_null(0)).astype(np.int64)
+
+
+def _flattened(lists: pa.Array) -> pa.Array:
+    """The values of lists one after another, a null for each list without any."""
+    lengths, values = _list_lengths(lists), lists.flatten()
+    if lengths.all():
+        return values
+    starts = np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))])[:-1]
+    places = np.full(int(np.maximum(lengths, 1).sum()), -1, np.int64)
+    is_value = np.ones(len(places), bool)
+    is_value[starts[lengths == 0]] = False
+    places[is_value] = np.arange(len(values))
+    return values.take(pa.array(places, mask=~is_value))
+
+
+def _path_leaf(file: pq.ParquetFile, picture: str) -> str | None:
+    """What Parquet calls the paths in a column of lists of structs: "images.list.element.path", or as its writer has it."""
+    leaves = [file.schema.column(i).path for i in range(file.metadata.num_columns)]
+    return next((leaf for leaf in leaves if leaf.startswith(f"{picture}.") and leaf.endswith(".path")), None)
+
+
+def _rows_with(firsts: npt.NDArray[np.int64], start: int, stop: int) -> tuple[int, int]:
+    """Rows [first, end) that hold the pictures [start, stop)."""
+    first = int(np.searchsorted(firsts, start, side="right")) - 1
+    return first, max(first, int(np.searchsorted(firsts, stop, side="left")))
+
+
+def _one_a_row(batch: pa.RecordBatch, first: int, detail: dict[str, Any]) -> tuple[int, pa.RecordBatch]:
+    """Rows of lists as rows of one picture each, and the number of the first; `_INSIDE`: the place of each in its list."""
+    firsts: npt.NDArray[np.int64] = detail["firsts"]
+    counts = np.diff(firsts[first : first + batch.num_rows + 1])
+    parents = pa.array(np.repeat(np.arange(batch.num_rows), counts))
+    at = batch.schema.get_field_index(detail["picture"])
+    lists = batch.column(at)
+    is_damaged = (batch.schema.metadata or {}).get(b"damage") is not None
+    pictures = pa.nulls(len(parents), lists.type.value_type) if is_damaged else _flattened(lists)
+    if len(pictures) != len(parents):
+        raise InputError("the lists of pictures have other lengths than when the run was planned; run the same command again")
+    columns = {
+        name: column.take(parents)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        if name != detail["picture"]
+    }
+    inside = np.arange(len(parents)) - np.repeat(firsts[first : first + batch.num_rows] - firsts[first], counts)
+    table = {**columns, detail["picture"]: pictures, _INSIDE: pa.array(inside)}
+    flat = pa.RecordBatch.from_pydict(table)
+    return int(firsts[first]), flat.replace_schema_metadata(batch.schema.metadata)
+
+
+def sample_names(
+    part: PicturePart, file: pq.ParquetFile, finish: Callable[[pa.ChunkedArray], pa.ChunkedArray] | None = None
+) -> dict[int, str]:
+    """New names of rows whose own name (after `finish`) is null or taken; found once by reading the names alone."""
+    known: dict[int, str] | None = part.detail.get("renames")
+    if known is None:
+        values = own_names(part, file)
+        known = {}
+        if values is not None:
+            known = renames(values if finish is None else finish(values), lambda row: row_name(part, row))
+        part.detail["renames"] = known
+    return known
+
+
+def own_names(part: PicturePart, file: pq.ParquetFile) -> pa.ChunkedArray | None:
+    """The names that the file has for its pictures (large_string, null where it has none); None: it has no names at all.
+
+    Only the names are read. Raises InputError.
+    """
+    detail = part.detail
+    name, firsts = detail["sample"], detail.get("firsts")
+    if name is None and not _has_path(part, file):
+        return None
+    column = name or f"{detail['picture']}.path"
+    leaf = column if name or firsts is None else _path_leaf(file, detail["picture"])
+    try:
+        values = file.read(columns=[leaf]).column(0)
+    except DamagedError as error:
+        raise InputError(f"{part.path} is damaged: the names of its pictures cannot be read ({error.why})") from None
+    if name is None:
+        chunks = values.chunks if firsts is None else [_flattened(chunk) for chunk in values.chunks]
+        return as_text(pa.chunked_array([_path_field(chunk) for chunk in chunks], pa.large_string()), part, column)
+    texts = without_written_out(as_text(values, part, column))
+    if firsts is None:
+        return texts
+    counts = np.diff(firsts)
+    inside = np.arange(firsts[-1]) - np.repeat(firsts[:-1], counts)
+    return _with_number(texts.take(pa.array(np.repeat(np.arange(len(counts)), counts))), inside)
+
+
+def _with_number(names: Any, inside: npt.NDArray[np.int64]) -> Any:
+    """Names of pictures in lists: "<name>/<place in the list>"."""
+    return pc.binary_join_element_wise(names, pa.array(inside).cast(pa.large_string()), pa.scalar("/", pa.large_string()))
+
+
+def row_name(part: PicturePart, number: int) -> str:
+    """The name of a picture that has none of its own."""
+    firsts = part.detail.get("firsts")
+    if firsts is None:
+        return f"{part.name}:{number}"
+    row = int(np.searchsorted(firsts, number, side="right")) - 1
+    return f"{part.name}:{row}/{number - int(firsts[row])}"
+
+
+def _path_field(column: pa.StructArray) -> pa.Array:
+    path = without_written_out(pc.struct_field(column, "path").cast(pa.large_string()))
+    return pc.if_else(pc.is_valid(column), path, pa.scalar(None, pa.large_string()))
+
+
+def as_text(values: pa.ChunkedArray, part: PicturePart, column: str) -> pa.ChunkedArray:
+    """A column of names as large_string. Raises InputError when it holds none."""
+    try:
+        return values.cast(pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(
+            f"{part.path}: column {column!r} ({values.type}) does not hold names as text; choose another --sample-column"
+        ) from None
+
+
+def _has_path(part: PicturePart, file: pq.ParquetFile) -> bool:
+    if not part.detail["is_struct"]:
+        return False
+    kind = file.schema_arrow.field(part.detail["picture"]).type
+    kind = kind.value_type if is_list(kind) else kind
+    at = kind.get_field_index("path")
+    return bool(at >= 0 and is_text(kind.field(at).type))
+
+
+def _batches(
+    file: pq.ParquetFile, group: int, first: int, wanted: list[str], picture: str, options: SourceOptions
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(first row, batch) of a row group, few enough rows for a block; rows that cannot be decoded come as nulls."""
+    metadata = file.metadata.row_group(group)
+    num_rows = metadata.num_rows
+    bytes_a_row = metadata.total_byte_size / max(1, num_rows)
+    rows = max(1, min(options.block_rows, _MOST_ROWS, int(options.block_bytes / max(1.0, bytes_a_row))))
+    at = first
+    try:
+        for batch in file.iter_batches(rows, [group], wanted, most_bytes=options.block_bytes):
+            yield at, batch
+            at += batch.num_rows
+    except DamagedError as error:
+        what = "unpacks to too much" if isinstance(error, OversizedError) else "is damaged here"
+        rest = _without_pictures(file, group, wanted, picture).replace_schema_metadata({"damage": f"{what}: {error.why}"})
+        for batch in rest.slice(at - first).combine_chunks().to_batches(max_chunksize=rows):
+            yield at, batch
+            at += batch.num_rows
+
+
+def _without_pictures(file: pq.ParquetFile, group: int, wanted: list[str], picture: str) -> pa.Table:
+    """A row group with nulls for its pictures, and for all else that cannot be decoded."""
+    num_rows = file.metadata.row_group(group).num_rows
+    columns = {}
+    for name in wanted:
+        columns[name] = pa.nulls(num_rows, file.schema_arrow.field(name).type)
+        if name != picture:
+            with contextlib.suppress(DamagedError):  # its nulls are said to be damage
+                columns[name] = file.read_row_group(group, columns=[name]).column(0)
+    return pa.table(columns)
+
+
+def _block(
+    part: PicturePart, batch: pa.RecordBatch, first: int, names: dict[int, str], passed: list[str], options: SourceOptions
+) -> PictureBlock:
+    detail = part.detail
+    damage = (batch.schema.metadata or {}).get(b"damage")
+    pictures = _cells(batch.column(batch.schema.get_field_index(detail["picture"])))
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    notes = columns["error_message"].to_pylist() if "error_message" in columns else []
+    refs, samples = [], []
+    given = columns[detail["sample"]] if detail["sample"] else None
+    texts = None
+    if given is not None:
+        own = without_written_out(as_text(pa.chunked_array([given]), part, detail["sample"])).combine_chunks()
+        texts = (_with_number(own, columns[_INSIDE].to_numpy()) if _INSIDE in columns else own).to_pylist()
+    for i, picture in enumerate(pictures):
+        if damage is not None:
+            refs.append(PictureRef(error=(PictureReason.UNREADABLE, f"the Parquet file {damage.decode()}")))
+        else:
+            refs.append(_ref(picture, part.path, notes[i] if notes else None))
+        own = texts[i] if texts is not None else picture.get("path") if isinstance(picture, dict) else None
+        if not isinstance(own, str) or (texts is None and is_written_out(own)):
+            own = row_name(part, first + i)
+        samples.append(valid_text(names.get(first + i, own)))
+    return PictureBlock(refs, block_labels(samples, {name: columns[name] for name in passed}, options))
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """The cells of the picture column as Python has them; bytes that are too many for a picture only as their number."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if is_numbers(column.type):
+        return list(_bytes_of_numbers(column))
+    data = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    if not is_bytes(data.type):
+        return list(column.to_pylist())
+    lengths = _lengths(data)
+    if not (lengths > MOST_MEMBER_BYTES).any():
+        return list(column.to_pylist())
+    cells: list[Any] = []
+    for row, length in enumerate(lengths):
+        if length <= MOST_MEMBER_BYTES:
+            cells.append(column[row].as_py())
+        elif data is column:
+            cells.append(int(length))
+        else:
+            cells.append({"bytes": int(length), "path": column[row]["path"].as_py() if _has_field(column, "path") else None})
+    return cells
+
+
+def _bytes_of_numbers(column: pa.Array) -> Iterator[bytes | _NoBytes | None]:
+    """The bytes that each cell's whole numbers are; signed ones count from -128."""
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    values = column.flatten()
+    numbers = values.fill_null(-129 if values.type.bit_width > 8 else 0).to_numpy(zero_copy_only=False)
+    at = 0
+    for is_valid, length in zip(column.is_valid().to_pylist(), lengths.tolist(), strict=True):
+        found = numbers[at : at + length]
+        at += length
+        if not is_valid:
+            yield None
+        elif found.size and (found.min() < -128 or found.max() > 255):
+            yield _NO_BYTES
+        else:
+            yield found.astype(np.uint8).tobytes() if found.dtype.itemsize > 1 else found.view(np.uint8).tobytes()
+
+
+class _NoBytes:
+    """In place of whole numbers that are no bytes."""
+
+
+_NO_BYTES = _NoBytes()
+
+
+def _lengths(data: pa.Array) -> npt.NDArray[np.int64]:
+    """Bytes of each value of a column of bytes, 0 for null."""
+    if not pa.types.is_binary_view(data.type):
+        return np.asarray(pc.fill_null(pc.binary_length(data), 0)).astype(np.int64)
+    views = np.frombuffer(data.buffers()[1], np.int32).reshape(-1, 4)  # the first of four numbers is the length
+    found = views[data.offset : data.offset + len(data), 0]
+    return np.where(data.is_valid().to_numpy(zero_copy_only=False), found, 0).astype(np.int64)
+
+
+def _has_field(column: pa.Array, name: str) -> bool:
+    return bool(column.type.get_field_index(name) >= 0)
+
+
+def _ref(picture: Any, file_path: str, note: Any) -> PictureRef:
+    """Where one cell's picture is."""
+    data, path = (picture.get("bytes"), picture.get("path")) if isinstance(picture, dict) else (picture, None)
+    if isinstance(data, list):
+        (data,) = _bytes_of_numbers(pa.array([data], pa.list_(pa.int64())))
+    if isinstance(data, _NoBytes):
+        return PictureRef(error=(PictureReason.NOT_AN_IMAGE, "the cell's whole numbers are no bytes (0 to 255)"))
+    if isinstance(data, str):
+        is_place = data is picture and not is_written_out(data)
+        data, path = (None, data) if is_place else (data, path)
+    elif isinstance(path, str) and data is None and is_written_out(path):
+        data = path
+    if isinstance(data, str):
+        return picture_of_text(data)
+    if isinstance(data, int):
+        return PictureRef(error=too_many_bytes(data, MOST_MEMBER_BYTES))
+    if data is not None:
+        return PictureRef(data=data)
+    if path:
+        if "://" not in path and not path.startswith("/"):
+            path = posixpath.join(posixpath.dirname(file_path), path)
+        return PictureRef(path=path)
+    text = f"the picture is null ({note})" if note else "the picture is null"
+    return PictureRef(error=(PictureReason.MISSING, text))

@@ -1,0 +1,174 @@
+"""A sample of the pictures behind sources, spread over their parts, and what their headers tell: which presets would differ."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import io
+import itertools
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from beholder.errors import BeholderError
+from beholder.io import storage
+from beholder.pixels.opening import reader_for
+from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions, Trait
+from beholder.pixels.presets import header_traits
+from beholder.pixels.sniff import sniff
+from beholder.pixels.upright import ORIENTATION
+from beholder.sources.fetch import ReadLimits, read_bytes
+from beholder.sources.pictures.parts import reader_of
+
+LOOKED_AT = 400
+"""So many pictures are looked at before a run."""
+LOOK_S = 2.0
+"""Seconds that the look may take; what it has seen by then is told."""
+_HEAD_BYTES = 1 << 18
+"""EXIF, palettes and modes stand in the first bytes, but of WebP files, which are read whole."""
+_MOST_WHOLE_BYTES = 32 << 20
+_MOST_PARTS = 64
+_READERS = 4
+_AT_ONCE = 32
+_WHOLE_KINDS = ("WEBP", "TIFF")
+_UNSEEN_KINDS = ("HEIC", "AVIF")
+"""Only their decoders, which are made of C, could tell more; they turn pictures upright, in every preset."""
+_WEBP_ALPHA = 0x10
+
+
+def sample_refs(parts: Sequence[PicturePart], most: int, options: SourceOptions) -> Iterator[PictureRef]:
+    """Up to `most` pictures, evenly spread over `parts`; the same ones every time.
+
+    Of a tar whose length only reading it through can tell (up to 1 GiB, packed or remote), the first ones are taken.
+    """
+    chosen = [parts[place] for place in spread(len(parts), most)]
+    known = sum(part.num_rows or 0 for part in chosen)
+    is_known = all(part.num_rows is not None for part in chosen)
+    num_found = 0
+    for number, part in enumerate(chosen):
+        even = -(-(most - num_found) // (len(chosen) - number))
+        quota = max(1, round(most * (part.num_rows or 0) / known)) if is_known and known else even
+        for ref in itertools.islice(_refs(part, quota, options), max(0, most - num_found)):
+            num_found += 1
+            yield ref
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` of the numbers [0, count), evenly spread."""
+    wanted = min(count, most)
+    return [place * count // wanted for place in range(wanted)]
+
+
+def _refs(part: PicturePart, quota: int, options: SourceOptions) -> Iterator[PictureRef]:
+    """Up to `quota` pictures of a part: evenly spread where its length is known, else the first ones."""
+    reader = reader_of(part.kind)
+    if part.num_rows is None:
+        for block in reader.blocks(part, 0, quota, options):
+            yield from block.refs
+        return
+    for rows in _stretches(part, spread(part.num_rows, quota)):
+        wanted, at = set(rows), rows[0]
+        for block in reader.blocks(part, rows[0], rows[-1] + 1, options):
+            yield from (ref for row, ref in enumerate(block.refs, at) if row in wanted)
+            at += len(block.refs)
+
+
+def _stretches(part: PicturePart, rows: list[int]) -> list[list[int]]:
+    """Rows that are read together, so that nothing is read twice.
+
+    Places (folders, tables, tars) come in one go; of Parquet files with bytes, the rows of a row group; members of zips,
+    which can be packed, are reached one by one.
+    """
+    if part.kind == "zip":
+        return [[row] for row in rows]
+    edges = part.cuts if part.cuts is not None else ()
+    return [list(together) for _, together in itertools.groupby(rows, lambda row: bisect.bisect_right(edges, row))]
+
+
+def count_traits(parts: Sequence[PicturePart], *, most: int = LOOKED_AT, seconds: float = LOOK_S) -> tuple[int, Counter[Trait]]:
+    """How many pictures were looked at, and how many of them have which trait, as far as headers tell it.
+
+    An alpha channel counts although all of it may be opaque. Web servers are not asked; what cannot be read does not count.
+
+    Args:
+        parts: as `find_pictures` gives them.
+        most: pictures that are looked at, at most.
+        seconds: after which no further one is begun.
+    """
+    deadline = time.monotonic() + seconds
+    counts: Counter[Trait] = Counter()
+    num_seen = 0
+    refs = _firsts(parts, most)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="beholder-look") as pool, contextlib.suppress(BeholderError):
+        while time.monotonic() < deadline and (some := list(itertools.islice(refs, _AT_ONCE))):
+            for found in pool.map(lambda ref: _traits(ref, deadline), some):
+                if found is not None:
+                    num_seen += 1
+                    counts.update(trait for trait in Trait if trait and trait in found)
+    return num_seen, counts
+
+
+def _firsts(parts: Sequence[PicturePart], most: int) -> Iterator[PictureRef]:
+    """Pictures to look at: spread over folders and tables, the first ones of archives, where farther ones cost reading."""
+    chosen = [parts[place] for place in spread(len(parts), min(most, _MOST_PARTS))]
+    quota = -(-most // max(1, len(chosen)))
+    options = SourceOptions(columns=(), block_rows=min(256, quota), block_bytes=8 << 20)
+    for part in chosen:
+        if part.kind in ("files", "table"):
+            yield from _refs(part, quota, options)
+        elif not storage.is_web(part.path):
+            stop = quota if part.num_rows is None else min(quota, part.num_rows)
+            blocks = reader_of(part.kind).blocks(part, 0, stop, options)
+            yield from itertools.islice((ref for block in blocks for ref in block.refs), quota)
+
+
+def _traits(ref: PictureRef, deadline: float) -> Trait | None:
+    """What a picture's header tells; None for one that was not, or cannot be, looked at."""
+    if time.monotonic() > deadline or ref.error is not None or (ref.path is not None and storage.is_web(ref.path)):
+        return None
+    try:
+        head = _head(ref, _HEAD_BYTES)
+        kind = sniff(head)
+        if kind in _UNSEEN_KINDS:
+            return Trait.NONE
+        if kind in _WHOLE_KINDS and len(head) >= _HEAD_BYTES:
+            head = _head(ref, None)
+        if kind == "WEBP":
+            return _webp_traits(head)
+        with reader_for(kind)(io.BytesIO(head)) as opened:
+            # of a PNG without EXIF before its pixels, Pillow would read the pixels to look behind them
+            has_none = kind == "PNG" and not {"exif", "Raw profile type exif", "xmp"} & set(opened.info)
+            return header_traits(opened, is_turned=has_none or kind == "TIFF")
+    except Exception:  # decoders raise whatever their libraries do; the run itself says what is wrong with a picture
+        return None
+
+
+def _webp_traits(data: bytes) -> Trait:
+    """Of a WebP file, by its chunks (https://developers.google.com/speed/webp/docs/riff_container)."""
+    from PIL.Image import Exif
+
+    traits, at = Trait.NONE, 12
+    while at + 8 <= len(data):
+        name, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
+        body = data[at + 8 : at + 8 + length]
+        if (name == b"VP8X" and body[0] & _WEBP_ALPHA) or (name == b"VP8L" and len(body) >= 5 and body[4] & _WEBP_ALPHA):
+            traits |= Trait.ALPHA
+        elif name == b"EXIF":
+            exif = Exif()
+            exif.load(body)
+            traits |= Trait.ROTATED if exif.get(ORIENTATION, 1) in range(2, 9) else Trait.NONE
+        at += 8 + length + length % 2
+    return traits
+
+
+def _head(ref: PictureRef, num_bytes: int | None) -> bytes:
+    """The first bytes of a picture; None: all."""
+    if ref.data is not None:
+        return ref.data
+    if num_bytes is None or ref.path is None:
+        return read_bytes(ref, ReadLimits(max_bytes=_MOST_WHOLE_BYTES, timeout_s=LOOK_S, num_tries=1))
+    start = ref.offset or 0
+    stop = start + (num_bytes if ref.length is None else min(num_bytes, ref.length))
+    return storage.read_range(ref.path, start, stop)

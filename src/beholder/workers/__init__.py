@@ -1,0 +1,1 @@
+"""Processes that decode pictures and make thumbnails, and survive crashes and hangs."""

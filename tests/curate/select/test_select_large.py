@@ -1,0 +1,252 @@
+"""Tables of many pieces: names that do not ascend and tie in long runs, files of many row groups, scratch files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beholder.curate.select.frames import select
+from beholder.curate.select.ranking import Ranking, by_name
+from beholder.errors import InputError
+from beholder.kernels import choosing, choosing_groups, ordering, texts
+from beholder.scoreset import row_reader
+from beholder.scoreset.row_names import Names
+from beholder.scoreset.row_reader import RowReader, text_buffers
+from beholder.scoreset.score_set import open_scores
+
+
+def made(num_rows: int, seed: int = 3, decimals: int = 2) -> pa.Table:
+    """Rows with long common beginnings, names that begin alike and end early, many ties, some nulls."""
+    rng = np.random.default_rng(seed)
+    parts = np.array(["", "a", "a\0", "ab", "é", "shard/0001.tar/", "shard/0001.tar/000", "z" * 40, "z" * 33 + "y"])
+    names = [f"set/{parts[i]}{parts[j]}{k}" for i, j, k in rng.integers(0, [9, 9, 60], (num_rows, 3))]
+    scores = np.round(rng.normal(5, 1, num_rows), decimals).astype(np.float32)
+    scores[rng.random(num_rows) < 0.01] = np.nan
+    return pa.table({
+        "sample": names,
+        "aesthetic_score": pa.array(scores, from_pandas=True),
+        "width": rng.integers(1, 2000, num_rows),
+        "kind": rng.choice(["a", "b", "c"], num_rows),
+        "tags": pa.array([[str(k)] * (k % 3) for k in range(num_rows)]),
+        "num_bytes": pa.array(rng.integers(1, 1000, num_rows).astype(float), mask=rng.random(num_rows) < 0.02),
+    })  # fmt: skip
+
+
+def write_files(table: pa.Table, folder: Path) -> str:
+    """Three files with small row groups, the second without the column width."""
+    third = table.num_rows // 3
+    for number, (start, stop) in enumerate([(0, third), (third, 2 * third), (2 * third, table.num_rows)]):
+        part = table.slice(start, stop - start)
+        pq.write_table(part.drop_columns("width") if number == 1 else part, folder / f"p_{number}.parquet", row_group_size=777)
+    return str(folder)
+
+
+def in_order(table: pa.Table) -> list[int]:
+    """Rows with a score, best first, by pandas and bytes."""
+    frame = pd.DataFrame({"score": table.column("aesthetic_score").to_pandas(), "row": np.arange(table.num_rows)})
+    frame["name"] = [name.encode() for name in table.column("sample").to_pylist()]
+    frame = frame[frame["score"].notna()]
+    return frame.sort_values(["score", "name", "row"], ascending=[False, True, True])["row"].tolist()
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    return made(20_000)
+
+
+@pytest.mark.parametrize("few_rows", [10**9, 500, 0])
+@pytest.mark.parametrize("decimals", [2, 0])
+def test_ties_are_told_apart_by_windows_of_names(few_rows: int, decimals: int) -> None:
+    table = made(20_000, decimals=decimals)
+    with open_scores(table) as scores:
+        reader = RowReader(scores, num_threads=2)
+        keys = ordering.ordered_keys(reader.floats("aesthetic_score"), 2)
+        ranking = Ranking(keys, Names(reader), 2, few_rows)
+        expected = in_order(table)
+        ranks = ranking.ranks()
+        assert [
+            int(row) for row in np.argsort(np.where(ranks == 0, 1 << 31, ranks), kind="stable")[: len(expected)]
+        ] == expected
+        dropped = (np.random.default_rng(1).random(table.num_rows) < 0.9).astype(np.uint8)
+        order, kept_ranks = ranking.kept_in_order(dropped)
+        valued = [row for row in expected if dropped[row] == 0]
+        assert order[: len(valued)].tolist() == valued
+        assert kept_ranks[: len(valued)].tolist() == ranks[valued].tolist()
+        assert set(order[len(valued) :].tolist()) == {
+            row for row in range(table.num_rows) if dropped[row] == 0 and ranks[row] == 0
+        }
+
+
+def test_names_that_ascend_are_not_sorted_again() -> None:
+    table = made(5000).sort_by("sample")
+    with open_scores(table) as scores:
+        reader = RowReader(scores, num_threads=2)
+        names = Names(reader)
+        assert names.scan().ascending
+        assert names.scan().common == b"set/"
+        ranking = Ranking(ordering.ordered_keys(reader.floats("aesthetic_score")), names, 2, 0)
+        expected = in_order(table)
+        assert (
+            np.argsort(np.where(ranking.ranks() == 0, 1 << 31, ranking.ranks()), kind="stable")[: len(expected)].tolist()
+            == expected
+        )
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"top": 500},
+        {"where": "width > 1000", "min_score": 4.5},
+        {"top": 100, "per": "kind"},
+        {"balance": "kind"},
+        {"sample": 700, "per": "kind"},
+        {"budget": 100_000},
+        {"max_score": 4.0, "top_share": "1%"},
+        {"rank_by": "aesthetic_score + width", "top": 50},
+    ],
+)
+@pytest.mark.parametrize("memory", [3_000_000_000, 256_000_000])
+def test_files_give_what_a_table_gives(table: pa.Table, tmp_path: Path, rules: dict[str, Any], memory: int) -> None:
+    middle = pa.array(np.arange(table.num_rows) // (table.num_rows // 3) == 1)
+    import pyarrow.compute as pc
+
+    same = table.set_column(2, "width", pc.if_else(middle, None, table.column("width")))
+    source = write_files(same, tmp_path)
+    with select(same, **rules, num_threads=1) as whole, select(source, **rules, num_threads=3, memory=memory) as parts:
+        assert np.array_equal(whole.dropped_by, parts.dropped_by)
+        one, two = whole.kept_rows(), parts.kept_rows()
+        names = ["sample", "rank", "kind", "width", "tags", "num_bytes"]
+        assert one.select(names).to_pylist() == two.select(names).to_pylist()
+        assert whole.num_kept == one.num_rows == two.num_rows
+
+
+def test_large_row_groups_are_read_in_batches(table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_files(table, tmp_path)
+    rules: dict[str, Any] = {"top": 300, "per": "kind", "where": "width > 500"}
+    with select(source, **rules) as one:
+        expected = one.kept_rows()
+    monkeypatch.setattr(row_reader, "_SMALL_FILE_BYTES", 0)
+    for gap, large in ((1 << 17, 192 << 20), (2000, 192 << 20), (2000, 3000), (1, 30_000)):
+        monkeypatch.setattr(row_reader, "_GAP_ROWS", gap)
+        monkeypatch.setattr(row_reader, "_LARGE_GROUP_BYTES", large)
+        with select(source, **rules) as other:
+            assert other.kept_rows().equals(expected)
+
+
+def test_a_file_that_changed_is_told(table: pa.Table, tmp_path: Path) -> None:
+    source = write_files(table, tmp_path)
+    with open_scores(source) as scores:
+        pq.write_table(table.slice(0, 5), tmp_path / "p_2.parquet")
+        with pytest.raises(InputError, match=r"p_2.parquet has 5 rows where"):
+            RowReader(scores).floats("aesthetic_score")
+
+
+def test_results_go_through_scratch_files(table: pa.Table, tmp_path: Path) -> None:
+    source = write_files(table.drop_columns("width").append_column("width", table.column("width")), tmp_path)
+    with select(source, min_score=4.0) as selection:
+        one = selection.kept_rows()
+        selection.selection._gatherer._budget = 1000
+        two = selection.kept_rows()
+        assert one.equals(two)
+        tables = list(selection.selection.kept_tables(num_rows=1000))
+        assert {part.num_rows for part in tables[:-1]} == {1000}
+        assert pa.concat_tables(tables).equals(two)
+
+
+def test_radix_sort_is_a_stable_sort() -> None:
+    rng = np.random.default_rng(0)
+    for keys in (
+        rng.integers(0, 1 << 32, 200_000, dtype=np.uint32),
+        rng.integers(5, 9, 200_000, dtype=np.uint32),
+        np.full(1000, 7, np.uint32),
+        np.zeros(0, np.uint32),
+        np.array([3], np.uint32),
+        (rng.integers(0, 3, 70_000, dtype=np.uint32) << np.uint32(30)),
+    ):
+        for threads in (1, 3):
+            inverted, order = ordering.sort_best_first(keys, num_threads=threads)
+            expected = np.argsort(~keys, kind="stable")
+            assert np.array_equal(order, expected)
+            assert np.array_equal(~inverted, keys[expected])
+        some = np.flatnonzero(keys % 3 == 1).astype(np.uint32)
+        order = ordering.sort_best_first(keys[some], some, num_threads=2)[1]
+        assert np.array_equal(order, some[np.argsort(~keys[some], kind="stable")])
+
+
+def test_keys_are_in_the_order_of_floats() -> None:
+    floats = np.array([np.nan, -np.inf, -3.4e38, -1, -1e-45, -0.0, 0.0, 1e-45, 1, 5, 3.4e38, np.inf], np.float32)
+    keys = ordering.ordered_keys(floats.copy())
+    assert keys[0] == 0
+    assert (np.diff(keys[1:].astype(np.int64)) >= 0).all()
+    assert keys[5] == keys[6]
+    assert len(set(keys.tolist())) == len(keys) - 1
+    assert np.array_equal(ordering.scores_of(keys), floats, equal_nan=True)
+    assert ordering.key_of(5.0) == keys[9]
+
+
+def test_nth_best_is_that_of_a_sort() -> None:
+    rng = np.random.default_rng(5)
+    keys = rng.integers(1, 1 << 20, 100_000, dtype=np.uint32) << np.uint32(3)
+    dropped = (rng.random(len(keys)) < 0.3).astype(np.uint8)
+    pinned = (rng.random(len(keys)) < 0.1).astype(np.uint8)
+    left = np.sort(keys[(dropped == 0) & (pinned == 0)])[::-1]
+    for place in (1, 2, 777, len(left) // 2, len(left)):
+        key, above, count = choosing.nth_best(keys, dropped, place, pinned=pinned, num_threads=2)
+        assert (key, above, count) == (left[place - 1], (left > left[place - 1]).sum(), (left == left[place - 1]).sum())
+
+
+def test_windows_compare_as_bytes_do() -> None:
+    names = sorted({b"", b"a", b"a\0", b"a\0\0", b"abcdefg", b"abcdefgh", b"abcdefg\0", b"abcdefgi", b"\xff" * 9, b"ab"})
+    array = pa.array(names, pa.large_binary())
+    offsets = np.frombuffer(array.buffers()[1], np.int64)[: len(names) + 1]
+    data = np.frombuffer(array.buffers()[2], np.uint8)
+    windows = np.empty(len(names), np.uint64)
+    texts.fill_windows(offsets, data, 0, windows)
+    for i in range(len(names)):
+        for j in range(i):
+            assert windows[j] <= windows[i]
+            assert (windows[j] == windows[i]) == (names[i][:7] == names[j][:7] and len(names[i]) > 7 and len(names[j]) > 7)
+
+
+def test_rows_of_one_name_stay_in_row_order() -> None:
+    table = pa.table({"sample": ["b", "a", "b", "a"], "aesthetic_score": pa.array([1, 1, 1, 1], pa.float32())})
+    with open_scores(table) as scores:
+        names = Names(RowReader(scores))
+        assert by_name(names, np.arange(4, dtype=np.uint32)).tolist() == [1, 3, 0, 2]
+        assert text_buffers(names.of(np.array([2], np.uint32)))[1].tobytes() == b"b"
+
+
+def test_groups_with_very_many_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from beholder.curate.select import grouping
+
+    table = pa.table({
+        "sample": [f"{i:05d}" for i in range(6000)],
+        "aesthetic_score": pa.array(np.random.default_rng(0).random(6000), pa.float32()),
+        "pair": pa.array([None if i % 5000 == 0 else float(i // 2) for i in range(6000)]),
+    })  # fmt: skip
+    with select(table, top=1, per="pair") as few:
+        monkeypatch.setattr(grouping, "_MANY_VALUES", 1500)
+        with select(table, top=1, per="pair") as many:
+            assert np.array_equal(few.dropped_by, many.dropped_by)
+            assert many.num_kept == len({row.as_py() for row in table.column("pair")})
+
+
+def test_coarse_bins_decide_as_a_sort_does(table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules: list[dict[str, Any]] = [
+        {"top": 500, "per": "kind"}, {"top": 1, "per": "width"}, {"top_share": "7%", "per": "kind"},
+        {"sample": 50, "per": "kind"}, {"balance": "kind", "top": 1000}, {"top": 10**6, "per": "kind"},
+    ]  # fmt: skip
+    with_bins = []
+    for rule in rules:
+        with select(table, **rule) as found:
+            with_bins.append(found.dropped_by.copy())
+    monkeypatch.setattr(choosing_groups, "MOST_GROUPS", 0)
+    for rule, expected in zip(rules, with_bins, strict=True):
+        with select(table, **rule) as found:
+            assert np.array_equal(found.dropped_by, expected)
