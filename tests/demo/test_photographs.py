@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from beholder import load_head, preprocess
-from beholder.demo.contact_sheet import draw_contact_sheet
 from beholder.demo.photographs import UNTRAINED_NOTE, Models, Photographs, find_photographs, score_photographs, untrained_models
+from beholder.demo.pictures import draw_contact_sheet
 from beholder.models.towers import load_tower
 from oracles.slow_scores import affine_scores
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from beholder.demo.picture import bin_edges, draw_histogram, histogram_figure, percent
+from beholder.demo.pictures import bin_edges, draw_histogram, histogram_figure, percent
 from beholder.errors import InputError, OutputError
 
 Series = npt.NDArray[np.float32]
@@ -112,7 +112,7 @@ def test_nothing_to_draw_and_no_place_to_draw_it(tmp_path: Path) -> None:
 
 def test_pyplot_is_never_loaded() -> None:
     script = (
-        "import sys, numpy as np\nfrom beholder.demo.picture import histogram_figure\n"
+        "import sys, numpy as np\nfrom beholder.demo.pictures import histogram_figure\n"
         "x = np.ones(3, np.float32)\nhistogram_figure(x, x, (), title='t', subtitle='')\n"
         "print('matplotlib.pyplot' in sys.modules)\n"
     )

@@ -7,12 +7,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from beholder.cli.flags import command
+from beholder.cli.flags import command, output_flags
 from beholder.curate.advise.options import AdviseOptions
 from beholder.curate.advise.wording import cut, digits, percent, published_percent, value_text
 
@@ -27,11 +26,6 @@ EXAMPLES = """Examples:\n
   beholder advise scores.parquet --min-score 5 --join metadata.parquet --group-by language --group-by caption\n
   beholder advise coyo-part.parquet --head laion-v2 --no-price --json
 """
-
-OUTPUT_FLAGS = {
-    "as_json": (bool, False, typer.Option("--json", help="Print all of it as JSON.")),
-    "quiet": (bool, False, typer.Option("--quiet", "-q", help="Print nothing but warnings.")),
-}
 
 _MOST_UNCUT = 14
 _NARROWEST_GROUP, _GAP = 8, 2
@@ -215,5 +209,5 @@ advise = command(
     Nothing is written and nothing is selected; `beholder select` does that.
     """,
     examples=EXAMPLES,
-    extra=OUTPUT_FLAGS,
+    extra=output_flags(as_json="Print all of it as JSON.", quiet="Print nothing but warnings."),
 )

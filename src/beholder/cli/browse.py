@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from beholder.browse.options import BrowseOptions
-from beholder.cli.flags import command
+from beholder.cli.flags import command, output_flags
 
 if TYPE_CHECKING:
     from beholder.browse.server import Address
@@ -20,11 +20,6 @@ EXAMPLES = """Examples:\n
   beholder browse laion.scores/ --host 0.0.0.0  # prints an address with a token\n
   beholder select scores.parquet --min-score 5.25 --marks scores.parquet.marks.jsonl -o kept.txt
 """
-
-OUTPUT_FLAGS = {
-    "as_json": (bool, False, typer.Option("--json", help="Print the address as one line of JSON.")),
-    "quiet": (bool, False, typer.Option("--quiet", "-q", help="Print nothing but the address.")),
-}
 
 
 def run(options: BrowseOptions, *, as_json: bool, quiet: bool) -> None:
@@ -72,5 +67,5 @@ browse = command(
     """,
     examples=EXAMPLES,
     argument="scores",
-    extra=OUTPUT_FLAGS,
+    extra=output_flags(as_json="Print the address as one line of JSON.", quiet="Print nothing but the address."),
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from beholder.cli.flags import command
-from beholder.cli.score import OUTPUT_FLAGS
+from beholder.cli.flags import SUMMARY_FLAGS, command
 from beholder.scoring.options import EmbedOptions
 
 EXAMPLES = """Examples:\n
@@ -32,5 +31,5 @@ embed = command(
     every picture is there exactly once.
     """,
     examples=EXAMPLES,
-    extra=OUTPUT_FLAGS,
+    extra=SUMMARY_FLAGS,
 )

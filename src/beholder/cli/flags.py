@@ -1,4 +1,4 @@
-"""A class of options in, a Typer command with one flag per field out; no flag is written twice."""
+"""Typer commands made from classes of options, one flag per field, so that no flag is written twice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from beholder.options import parse_bytes
+
+
+def output_flags(*, as_json: str, quiet: str) -> dict[str, Any]:
+    """The flags `--json` and `--quiet` of a command, as `command` takes them, with what each does there."""
+    return {
+        "as_json": (bool, False, typer.Option("--json", help=as_json)),
+        "quiet": (bool, False, typer.Option("--quiet", "-q", help=quiet)),
+    }
+
+
+SUMMARY_FLAGS = output_flags(as_json="Print the summary as JSON.", quiet="No progress and no summary.")
+"""Those of commands that do a job and sum it up."""
 
 
 def command(

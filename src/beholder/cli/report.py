@@ -7,9 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
-
-from beholder.cli.flags import command
+from beholder.cli.flags import SUMMARY_FLAGS, command
 from beholder.reporting.options import ReportOptions
 
 if TYPE_CHECKING:
@@ -22,11 +20,6 @@ EXAMPLES = """Examples:\n
   beholder report scores.parquet --pictures /new/place/photos -o report.html\n
   beholder report laion.parquet --score-column AESTHETIC_SCORE --no-thumbnails
 """
-
-OUTPUT_FLAGS = {
-    "as_json": (bool, False, typer.Option("--json", help="Print the summary as JSON.")),
-    "quiet": (bool, False, typer.Option("--quiet", "-q", help="No progress and no summary.")),
-}
 
 
 def run(options: ReportOptions, *, as_json: bool, quiet: bool) -> None:
@@ -90,5 +83,5 @@ report = command(
     provenance. It asks nothing of any network, can be read on a phone, and is kept below 9 MB.
     """,
     examples=EXAMPLES,
-    extra=OUTPUT_FLAGS,
+    extra=SUMMARY_FLAGS,
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from beholder.cli.flags import command
+from beholder.cli.flags import SUMMARY_FLAGS, command
 from beholder.scoring.options import ScoreOptions
 
 EXAMPLES = """Examples:\n
@@ -15,11 +13,6 @@ EXAMPLES = """Examples:\n
   beholder score logits.parquet -o scores.csv --head sac+logos+ava1-l14-linearMSE\n
   beholder score 's3://bucket/img_emb/*.npy' -o scores.parquet --head laion-v1 --head laion-v2
 """
-
-OUTPUT_FLAGS = {
-    "as_json": (bool, False, typer.Option("--json", help="Print the summary as JSON.")),
-    "quiet": (bool, False, typer.Option("--quiet", "-q", help="No progress and no summary.")),
-}
 
 
 def run(options: ScoreOptions, *, as_json: bool, quiet: bool) -> None:
@@ -41,5 +34,5 @@ score = command(
     every row is there exactly once.
     """,
     examples=EXAMPLES,
-    extra=OUTPUT_FLAGS,
+    extra=SUMMARY_FLAGS,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from beholder.cli.flags import command
+from beholder.cli.flags import SUMMARY_FLAGS, command
 from beholder.curate.select.options import SelectOptions
 
 if TYPE_CHECKING:
@@ -26,11 +26,6 @@ EXAMPLES = """Examples:\n
   beholder select scores.parquet --rank-by "0.7*laion-v2 + 0.3*laion-v1" --top 1000 -o kept.txt\n
   beholder select scores.parquet --min-score 5 --copy best/  # shows what would happen; add --apply
 """
-
-OUTPUT_FLAGS = {
-    "as_json": (bool, False, typer.Option("--json", help="Print the summary as JSON.")),
-    "quiet": (bool, False, typer.Option("--quiet", "-q", help="No progress and no summary.")),
-}
 
 _WIDTH_OF_FILES = 120
 """Columns of the funnel in a file or a pipe where COLUMNS is not set: a rule's 60 and four counts."""
@@ -137,5 +132,5 @@ select = command(
     sample, so the same call gives the same rows.
     """,
     examples=EXAMPLES,
-    extra=OUTPUT_FLAGS,
+    extra=SUMMARY_FLAGS,
 )

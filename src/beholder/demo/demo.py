@@ -1,12 +1,13 @@
-"""An empty folder in; a synthetic embedding set, a fitted head, a million scores, and the scores of some photographs out."""
+"""The demo: embeddings are made, a head is fitted, a million rows and some photographs are scored, the best are shown."""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import AESTHETIC_SCORE, FORMAT_VERSION, INPUTS_SUFFIX, PARTIAL_SUFFIX, SIDECAR_SUFFIX
-from beholder.demo.clock import Clock
-from beholder.demo.curate import Say, report_photographs, select_best
-from beholder.demo.photographs import Photographs, find_photographs, real_models, score_photographs, untrained_models
-from beholder.demo.picture import draw_histogram
+from beholder.demo.photographs import (
+    INDENT,
+    Photographs,
+    Say,
+    find_photographs,
+    real_models,
+    score_photographs,
+    untrained_models,
+)
+from beholder.demo.pictures import draw_histogram
 from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import records, storage
@@ -32,7 +39,6 @@ SYNTHETIC_NOTE = "The embeddings are synthetic: no picture is behind them, and t
 _MARKER = "demo.json"
 _MARKER_FORMAT = "beholder-demo"
 _MIN_ROWS = 100
-_INDENT = " " * 12
 _MAX_RATED = 20_000
 _SPARE_BYTES = 64 << 20
 _RELATIVE_ERROR = 1e-6
@@ -222,7 +228,7 @@ def _make(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> 
         written = write_synthetic(place.embeddings, options)
     kept = options.num_parts - written
     say(
-        f"{_INDENT}{options.num_rated:,} of them rated: hidden truth + noise (sd {RATING_NOISE_SD})"
+        f"{INDENT}{options.num_rated:,} of them rated: hidden truth + noise (sd {RATING_NOISE_SD})"
         + (f"; {kept} of {options.num_parts} files kept from before" if kept else "")
         + _took(clock, "make")
     )
@@ -249,7 +255,7 @@ def _fit(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> d
         + _took(clock, "fit")
     )
     say(
-        f"{_INDENT}on {rows['test']:,} held-out ratings: rank correlation {_number(test['srcc'])} "
+        f"{INDENT}on {rows['test']:,} held-out ratings: rank correlation {_number(test['srcc'])} "
         f"(the hidden truth itself: {record['rated_truth_srcc']:.3f}), R2 {_number(test['r2'])}"
     )
     with clock.step("check"):
@@ -378,3 +384,64 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return records.parse(path.read_bytes())
     except (OSError, records.DamagedRecordError):
         return None
+
+
+@dataclass
+class Clock:
+    """Seconds of each step, by name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+_SHARE = "1%"
+
+
+def select_best(scores: Path, out: Path, say: Say) -> dict[str, Any]:
+    """Write the best hundredth of `scores` to `out` (Parquet), replacing an earlier one, as `beholder select` does.
+
+    Returns a JSON-ready record: the funnel, the lowest score that is left, seconds, the file.
+    """
+    from beholder.curate.select.options import OutputOptions
+    from beholder.curate.select.selection import SelectRules, select_rows
+    from beholder.curate.select.writing import write_lists
+    from beholder.scoreset.score_set import open_scores
+
+    started = time.perf_counter()
+    with open_scores(str(scores)) as opened, select_rows(opened, SelectRules(top_share=_SHARE)) as chosen:
+        write_lists(chosen, OutputOptions(out=str(out), overwrite=True))
+        record = chosen.to_json()
+        lowest = chosen.thresholds.get("top_share")
+    seconds = time.perf_counter() - started
+    low = "" if lowest is None else f", down to a score of {lowest:.3f}"
+    say(f"7  select   the best {_SHARE}: {chosen.num_kept:,} of {chosen.num_rows:,} rows{low}  [{seconds:.1f} s]")
+    return record | {"seconds": seconds, "path": str(out)}
+
+
+def report_photographs(scores: Path, out: Path, is_trained: bool, say: Say) -> dict[str, Any]:
+    """Write the page about the photographs, replacing an earlier one, as `beholder report` does.
+
+    Returns a JSON-ready record: size, thumbnails, seconds, the file.
+    """
+    from beholder.reporting.options import ReportOptions
+    from beholder.reporting.report import write_report
+
+    title = "Photographs of the demo" + ("" if is_trained else ": scores of a tower nobody trained, which mean nothing")
+    summary = write_report(ReportOptions(scores=str(scores), out=str(out), overwrite=True, title=title, offline=True))
+    say(
+        f"8  report   one page with {summary.num_thumbnails} thumbnails, histogram, thresholds, rejects, provenance: "
+        f"{summary.num_bytes / 1e6:.1f} MB  [{summary.seconds:.1f} s]"
+    )
+    say(f"{INDENT}open {out} in a browser; live, with a slider: beholder browse {scores}")
+    return {
+        "num_bytes": summary.num_bytes,
+        "num_thumbnails": summary.num_thumbnails,
+        "seconds": summary.seconds,
+        "path": str(out),
+    }

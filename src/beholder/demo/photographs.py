@@ -1,4 +1,4 @@
-"""The photographs that ship inside an installed package in; scored by the real code, their scores and a picture of them out.
+"""The photographs that ship inside an installed package, scored by the real code and drawn on a contact sheet.
 
 The tower and the head are made here and nobody trained them, so the scores mean nothing; with the real ones they are real.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from beholder.columns import AESTHETIC_SCORE, MESSAGE, REASON, SAMPLE
-from beholder.demo.contact_sheet import draw_contact_sheet
+from beholder.demo.pictures import draw_contact_sheet
 from beholder.errors import HeadError, OutputError
 from beholder.io import storage
 from beholder.models.head import math_of
@@ -35,11 +35,13 @@ PACKAGES: tuple[tuple[str, str, str], ...] = (
 )
 """(name on the package index, module, folder below it) of packages with photographs, the richest first."""
 
-_INDENT = " " * 12
+Say = Callable[[str], None]
+"""Takes each line of the demo's account."""
+INDENT = " " * 12
+"""Before the lines that go on with a step."""
+
 _SCORE_SD = 0.5
 _MOST_REJECTS = 5
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -219,19 +221,19 @@ def _tell(
     what = f"{summary.num_scored} pictures that come with {photographs.package} scored, {rejected}"
     say(f"6  pictures {what}{rate}  [{seconds:.1f} s]")
     for path, reason, message in _read_rejects(summary)[:_MOST_REJECTS]:
-        say(f"{_INDENT}{Path(path).name} is {reason}: {message}")
+        say(f"{INDENT}{Path(path).name} is {reason}: {message}")
     if is_anew:
-        say(f"{_INDENT}anew: an earlier result there was by other models, versions or options")
+        say(f"{INDENT}anew: an earlier result there was by other models, versions or options")
     for note in summary.notes:
-        say(f"{_INDENT}{note}")
+        say(f"{INDENT}{note}")
     if summary.traits:
-        say(f"{_INDENT}presets differ for some of them ({_counted(summary.traits)}): see --preset in beholder score --help")
+        say(f"{INDENT}presets differ for some of them ({_counted(summary.traits)}): see --preset in beholder score --help")
     if not models.is_trained:
-        say(f"{_INDENT}{UNTRAINED_NOTE}")
-        say(f"{_INDENT}With OpenAI's tower and LAION's head (1.2 GB to fetch): beholder demo --real")
+        say(f"{INDENT}{UNTRAINED_NOTE}")
+        say(f"{INDENT}With OpenAI's tower and LAION's head (1.2 GB to fetch): beholder demo --real")
         return
     for path, value in sorted(rows, key=lambda row: -row[1]):
-        say(f"{_INDENT}{value:7.3f}  {Path(path).name}")
+        say(f"{INDENT}{value:7.3f}  {Path(path).name}")
 
 
 def _counted(counts: Mapping[str, int]) -> str:
