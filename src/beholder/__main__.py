@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from types import FrameType
 
 _INTERRUPTED = "interrupted; run the same command again to continue"
-_IMPORT_PAUSE_S, _LONGEST_IMPORT_S = 0.02, 3.0
 
 
 def main() -> None:
@@ -59,7 +57,6 @@ def _end_orderly() -> list[int]:
     """SIGTERM and SIGHUP end as Ctrl-C does, so that temporary folders and processes go; a second one of a kind ends at once.
 
     A closed terminal sends SIGHUP twice (the shell does, then the system), so more of those change nothing.
-    While a module is imported it waits: libraries that import others on the side (pyarrow does pandas) swallow what comes.
     Returns a list to which the number of a signal that came is added. A signal that is ignored (nohup) stays so.
     """
     received: list[int] = []
@@ -69,28 +66,12 @@ def _end_orderly() -> list[int]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if number != signal.SIGHUP:
             signal.signal(number, signal.SIG_DFL)
-        latest = time.monotonic() + _LONGEST_IMPORT_S
-
-        def end(_: int, frame: FrameType | None) -> None:
-            if _is_importing(frame) and time.monotonic() < latest:
-                signal.setitimer(signal.ITIMER_REAL, _IMPORT_PAUSE_S)
-            else:
-                raise KeyboardInterrupt
-
-        signal.signal(signal.SIGALRM, end)
-        end(signal.SIGALRM, frame)
+        raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, interrupt)
     return received
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    """Whether what runs was called by an import."""
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
-        frame = frame.f_back
-    return frame is not None
 
 
 def _fail(text: str, status: int) -> None:
