@@ -23,7 +23,7 @@ import pytest
 from oracles.processes import children_of, wait_until_gone
 from oracles.tar_making import png
 
-NUM_ROWS = 2_000_000
+NUM_ROWS = 200_000
 """So many that selecting takes a second or more, in which it can be ended."""
 ENDLESS = "len(list_filter(range(100000), lambda x: hash(sample || x) % 7 = 0)) > 40"
 """A condition that takes hours on so many rows."""
@@ -82,17 +82,19 @@ def wait_for(running: subprocess.Popen[str], folder: Path, pattern: str) -> None
 SELECT, ADVISE = ("select", "--where", ENDLESS, "-o", "kept.parquet"), ("advise", "--where", ENDLESS)
 
 
-@pytest.mark.parametrize("delay_s", [0.1, 2.0], ids=["at the start", "in the condition"])
 @pytest.mark.parametrize(
     ("arguments", "sent", "status"),
-    [(SELECT, signal.SIGTERM, 143), (SELECT, signal.SIGHUP, 129), (SELECT, signal.SIGINT, 130), (ADVISE, signal.SIGTERM, 143)],
+    [
+        (SELECT, signal.SIGTERM, 143),
+        pytest.param(SELECT, signal.SIGHUP, 129, marks=pytest.mark.slow),
+        pytest.param(SELECT, signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(ADVISE, signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
 )
-def test_temporary_folders_go(
-    tmp_path: Path, scores: Path, sent: signal.Signals, status: int, arguments: list[str], delay_s: float
-) -> None:
+def test_temporary_folders_go(tmp_path: Path, scores: Path, sent: signal.Signals, status: int, arguments: list[str]) -> None:
     running = start(tmp_path, arguments[0], str(scores), *arguments[1:])
     wait_for(running, tmp_path / "tmp", "beholder-*")
-    time.sleep(delay_s)
+    time.sleep(1.0)  # in the condition
     running.send_signal(sent)
     out, errors = running.communicate(timeout=60)
     assert (running.returncode, out) == (status, ""), errors
@@ -102,6 +104,7 @@ def test_temporary_folders_go(
     assert not list(tmp_path.glob("kept*"))
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_that_sends_sighup_twice_leaves_nothing(tmp_path: Path, scores: Path) -> None:
     running = start(tmp_path, "select", str(scores), "--where", ENDLESS, "-o", "kept.parquet")
     wait_for(running, tmp_path / "tmp", "beholder-*")
@@ -115,7 +118,10 @@ def test_a_closed_terminal_that_sends_sighup_twice_leaves_nothing(tmp_path: Path
     assert not list((tmp_path / "tmp").iterdir())
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, *(pytest.param(sent, marks=SLOW) for sent in (signal.SIGHUP, signal.SIGINT))])
 def test_the_live_page_ends_while_a_filter_runs(tmp_path: Path, scores: Path, sent: signal.Signals) -> None:
     running = start(tmp_path, "browse", str(scores), "--no-open", "--json")
     assert running.stdout is not None
@@ -140,24 +146,6 @@ def test_the_live_page_ends_while_a_filter_runs(tmp_path: Path, scores: Path, se
     assert not list((tmp_path / "tmp").iterdir())
 
 
-@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_an_import_that_swallows_what_comes_loses_no_interrupt(tmp_path: Path, sent: str) -> None:
-    (tmp_path / "swallows.py").write_text(
-        "import signal, time\n"
-        f"try:\n    signal.raise_signal(signal.{sent})\n    time.sleep(0.3)\nexcept BaseException:\n    pass\n"
-    )
-    (tmp_path / "program.py").write_text(
-        "import signal, time\n"
-        "from beholder.__main__ import _end_orderly\n"
-        f"signal.signal(signal.{sent}, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
-        "received = _end_orderly()\n"
-        "try:\n    import swallows\n    time.sleep(30)\n"
-        "except KeyboardInterrupt:\n    print('interrupted by', received, 'after the import of', swallows.__name__)\n"
-    )
-    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == f"interrupted by [{int(getattr(signal, sent))}] after the import of swallows\n", done.stderr
-
-
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path, scores: Path) -> None:
     running = start(
         tmp_path, "select", str(scores), "--min-score", "5", "-o", "kept.txt", ignored=signal.SIGHUP
@@ -170,7 +158,7 @@ def test_what_nohup_ignores_stays_ignored(tmp_path: Path, scores: Path) -> None:
 
 
 def test_scoring_that_was_terminated_goes_on(tmp_path: Path, small_head: Path) -> None:
-    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((20_000, 24)).astype(np.float32))
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((4_000, 24)).astype(np.float32))
     line = ["score", "x.npy", "-o", "out", "--head", str(small_head), "--shard-rows", "20"]
     running = start(tmp_path, *line)
     wait_for(running, tmp_path / "out" / "done", "*.json")
@@ -178,18 +166,18 @@ def test_scoring_that_was_terminated_goes_on(tmp_path: Path, small_head: Path) -
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 143, errors
     assert "run the same command again to continue" in errors
-    assert 0 < len(list((tmp_path / "out" / "done").glob("*.json"))) < 1000
+    assert 0 < len(list((tmp_path / "out" / "done").glob("*.json"))) < 200
     assert not list((tmp_path / "tmp").iterdir())
     again = start(tmp_path, *line)
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert "continuing:" in errors
-    assert len(pl.read_parquet(tmp_path / "out" / "scores" / "*.parquet")) == 20_000
+    assert len(pl.read_parquet(tmp_path / "out" / "scores" / "*.parquet")) == 4_000
 
 
 def test_scoring_pictures_that_was_terminated_leaves_no_worker(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
     (tmp_path / "photos").mkdir()
-    for number in range(1000):
+    for number in range(320):
         (tmp_path / "photos" / f"{number:04d}.png").write_bytes(png(number, 300))
     line = ["score", "photos", "-o", "out", "--head", str(plain_head), "--backbone", str(small_tower), "--device", "cpu"]
     line += ["--workers", "2", "--shard-rows", "16"]
@@ -202,18 +190,18 @@ def test_scoring_pictures_that_was_terminated_leaves_no_worker(tmp_path: Path, s
     assert running.returncode == 143, errors
     assert "Traceback" not in errors
     wait_until_gone(workers, 10)
-    assert 0 < len(list((tmp_path / "out" / "done").glob("*.json"))) < 63
+    assert 0 < len(list((tmp_path / "out" / "done").glob("*.json"))) < 20
     assert not list((tmp_path / "tmp").glob("beholder-*"))
     again = start(tmp_path, *line)
     _, errors = again.communicate(timeout=200)
     assert again.returncode == 0, errors
     assert "continuing:" in errors
     names = pl.read_parquet(tmp_path / "out" / "scores" / "*.parquet")["sample"].to_list()
-    assert sorted(names) == [f"photos/{number:04d}.png" for number in range(1000)]
+    assert sorted(names) == [f"photos/{number:04d}.png" for number in range(320)]
 
 
 def test_acts_and_undo_that_were_terminated_go_on(tmp_path: Path) -> None:
-    names = [f"photos/{number:05d}.png" for number in range(20_000)]
+    names = [f"photos/{number:05d}.png" for number in range(4_000)]
     (tmp_path / "photos").mkdir()
     for number, name in enumerate(names):
         (tmp_path / name).write_bytes(b"%d" % number)
@@ -238,9 +226,9 @@ def test_acts_and_undo_that_were_terminated_go_on(tmp_path: Path) -> None:
 
 def test_a_report_that_was_terminated_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    for number in range(300):
+    for number in range(150):
         (tmp_path / "photos" / f"{number}.png").write_bytes(png(number, 400))
-    rows = "".join(f"photos/{number}.png,{number / 50}\n" for number in range(300))
+    rows = "".join(f"photos/{number}.png,{number / 25}\n" for number in range(150))
     (tmp_path / "s.csv").write_text("sample,aesthetic_score\n" + rows)
     running = start(tmp_path, "report", "s.csv", "-o", "r.html")
     wait_for(running, tmp_path / "tmp", "beholder-*")
