@@ -16,7 +16,7 @@ import beholder
 from beholder.browse.ranking import View
 from beholder.cli.app import app
 from beholder.errors import InputError
-from beholder.reporting.numbers import HeadNumbers
+from beholder.scoreset.numbers import HeadNumbers
 
 TENTHS = np.round(np.random.default_rng(3).normal(5, 0.6, 400), 1)
 

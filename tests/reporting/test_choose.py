@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beholder.reporting import choose
-from beholder.reporting.numbers import HeadNumbers
+from beholder.scoreset.numbers import HeadNumbers
 
 SCORES = st.lists(st.sampled_from([1.0, 2.5, 4.0, 4.5, 5.0, 5.5, math.nan]) | st.floats(1, 8, width=32), max_size=80)
 

@@ -13,7 +13,7 @@ import beholder
 from beholder.models.head_catalog import DEFAULT_HEAD
 from beholder.reporting.charts import digits_apart, numbers_apart
 from beholder.reporting.choose import bucket_edges, buckets
-from beholder.reporting.numbers import HeadNumbers
+from beholder.scoreset.numbers import HeadNumbers
 from oracles.html_page import Element, Page
 from oracles.report_page import MakeSet, page_of, shown
 from oracles.score_records import V1_HEAD

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from beholder.browse.ranking import bucket_step
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import Session
 from beholder.models.landmarks import landmarks_of
 from beholder.models.published import published_shares
+from beholder.scoreset.numbers import bucket_step
 from beholder.scoreset.untyped import NUMBERS
 
 _START = 5.0

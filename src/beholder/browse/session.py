@@ -20,13 +20,14 @@ import pyarrow as pa
 from beholder.browse.conditions import Conditions
 from beholder.browse.marks import Mark, MarkBook
 from beholder.browse.options import BrowseOptions
-from beholder.browse.ranking import Rows, View, axis, best_first, bucket_counts, bucket_edges, buckets, histogram
+from beholder.browse.ranking import Rows, View, best_first
 from beholder.browse.rows import RowStore, as_json
 from beholder.browse.stacks import Stacks, read_stacks
 from beholder.columns import HEIGHT, SAMPLE, TRAITS, WIDTH
 from beholder.errors import InputError
 from beholder.locate.named_sources import named_in
 from beholder.pixels.picture import Trait
+from beholder.scoreset.numbers import axis, axis_histogram, bucket_edges, buckets, counts_between
 from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
 from beholder.scoreset.score_set import ScoreSet, as_score
 
@@ -179,8 +180,8 @@ class Session:
             "conditions": list(view.conditions),
             "num_matching": view.num_matching,
             "num_scored": len(view.rows),
-            "histogram": histogram(view, low, high),
-            "buckets": buckets(view, low, high),
+            "histogram": axis_histogram(view.ascending, low, high),
+            "buckets": buckets(view.ascending, low, high),
         }
 
     def counts(self, view: View, threshold: float) -> dict[str, Any]:
@@ -201,7 +202,7 @@ class Session:
         added = values[outside]
         has_none = np.isnan(added)
         edges = bucket_edges(*self.axis(view.score))
-        of_buckets = zip(bucket_counts(view.ascending, edges), bucket_counts(np.sort(added[~has_none]), edges), strict=True)
+        of_buckets = counts_between(view.ascending, edges) + counts_between(np.sort(added[~has_none]), edges)
         num_all = view.num_matching + len(outside)
         return {
             "all": num_all,
@@ -210,7 +211,7 @@ class Session:
             "marked_keep": len(keep),
             "marked_drop": len(drop),
             "no_score": view.num_matching - len(view.rows) + int(has_none.sum()),
-            "buckets": [one + other for one, other in of_buckets],
+            "buckets": of_buckets.tolist(),
             "above": above + int((added >= as_score(threshold)).sum()),
             "outside": len(outside),
             "stacks": self._num_stacks_in(view),

@@ -21,7 +21,7 @@ from beholder import notices, streams
 from beholder.errors import InputError
 
 if TYPE_CHECKING:
-    from beholder.scoreset.stats import ScoreStats
+    from beholder.scoreset.numbers import ScoreStats
     from beholder.scoring.execute import Plan
     from beholder.scoring.summary import RunSummary
 
@@ -235,7 +235,8 @@ def show_summary(summary: RunSummary) -> None:
     """Print what was scored, how scores are spread, what a threshold keeps, and what was rejected."""
     from beholder.columns import reason_text
     from beholder.models.published import published_share_at_least
-    from beholder.scoring.summary import QUANTILES, THRESHOLDS
+    from beholder.scoreset.numbers import QUANTILES
+    from beholder.scoring.summary import THRESHOLDS
 
     console = Console(highlight=False, soft_wrap=True)
     for line in _count_lines(summary):

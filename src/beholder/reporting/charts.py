@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from beholder.reporting.numbers import HeadNumbers, Histogram, nice_step, published_densities
+from beholder.scoreset.numbers import HeadNumbers, Histogram, nice_step, published_densities
 from beholder.scoreset.score_set import as_score
 
 WIDTH, HEIGHT = 720.0, 338.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from beholder.reporting.numbers import HeadNumbers
+from beholder.scoreset.numbers import HeadNumbers, counts_between
 
 Rows = npt.NDArray[np.int64]
 
@@ -74,8 +74,7 @@ def _edges_by_count(numbers: HeadNumbers) -> list[float]:
 
 def _is_crowded(numbers: HeadNumbers, edges: list[float]) -> bool:
     """Whether one of the buckets, or two of at least four, hold most scores."""
-    places = np.searchsorted(numbers.ordered, np.asarray(edges[1:-1], np.float32))
-    shares = np.diff([0, *places, numbers.num_scored]) / numbers.num_scored
+    shares = counts_between(numbers.ordered, edges) / numbers.num_scored
     return bool(shares.max() > _MOST_IN_ONE or (len(shares) > 3 and (shares[1:] + shares[:-1]).max() > _MOST_IN_TWO))
 
 

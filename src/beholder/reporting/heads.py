@@ -15,8 +15,8 @@ from beholder.models.published import published_share_at_least
 from beholder.reporting import choose
 from beholder.reporting.charts import NOTHING, Chart, digits_apart, histogram_chart, kept_chart, numbers_apart, percent
 from beholder.reporting.choose import Bucket, Rows
-from beholder.reporting.numbers import QUANTILES, HeadNumbers
 from beholder.reporting.rows import RowFacts
+from beholder.scoreset.numbers import QUANTILES, HeadNumbers
 
 NUM_BEST, NUM_BORDER, NUM_LEAD = 18, 12, 6
 _FEWEST_SHOWN = 4

@@ -24,7 +24,7 @@ from beholder.io.storage import content_sample, natural_key
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
 from beholder.notices import doing
-from beholder.scoreset.stats import ScoreStats
+from beholder.scoreset.numbers import ScoreStats
 from beholder.scoring import score_files
 from beholder.scoring.clock import StageClock
 from beholder.scoring.shards import (

@@ -20,7 +20,7 @@ from beholder.io.storage import write_bytes
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
 from beholder.pixels.picture import LateLabels, Trait
-from beholder.scoreset.stats import ScoreStats
+from beholder.scoreset.numbers import ScoreStats
 from beholder.scoring import score_files
 from beholder.scoring.embedding_layouts import EMBEDDING
 from beholder.scoring.embedding_writers import WriteOptions, read_labels, ready_rows, shard_files, write_shard

@@ -24,7 +24,7 @@ from beholder.columns import DONE_FOLDER, STAMP_FILE
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
 from beholder.io import records, storage
 from beholder.io.records import DamagedRecordError, whole_number
-from beholder.scoreset.stats import ScoreStats
+from beholder.scoreset.numbers import ScoreStats
 
 LOCK_FILE = ".lock"
 _RANGE_NAME = re.compile(r"-from-\d+$")

@@ -10,10 +10,9 @@ from typing import Any
 
 from beholder.columns import SCORES_FOLDER
 from beholder.io.schemas import merge_remarks
-from beholder.scoreset.stats import ScoreStats
+from beholder.scoreset.numbers import QUANTILES, ScoreStats
 from beholder.scoring.shards import ShardResult
 
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 THRESHOLDS = (4.5, 5.0, 5.5, 6.0, 6.5)
 """Thresholds that public sets cut at (docs/heads.md); each is a bin edge of `ScoreStats`, so shares are exact."""
 

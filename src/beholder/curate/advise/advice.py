@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,21 +22,17 @@ from beholder.models.landmarks import Landmark, landmarks_of, read_threshold
 from beholder.models.published import LAION_EN, PublishedShares, published_of
 from beholder.options import KEEP_FIRST, take_old_names
 from beholder.scoreset.database import NO_FLAG, WITH_FLAG, Remedy
+from beholder.scoreset.numbers import QUANTILES, ScoreStats, grid_around
 from beholder.scoreset.repeated import open_each_once
 from beholder.scoreset.score_set import ScoreSet
-from beholder.scoreset.stats import ScoreStats
 
 __all__ = ["Advice", "GridRow", "LandmarkRow", "PublishedRow", "advise", "choose_score"]
 
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 WANTED_SHARE = 0.25
 """Without a threshold of the user, the price is told of the one in the grid that keeps most nearly this share, which is
 what LAION's 5+ kept (`models.published`)."""
 
 DEFAULT_MEMORY = AdviseOptions.memory
-_LEAST_STEPS, _MOST_STEPS = 4, 16
-_STEPS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
-_LEAST_STEP = 0.25 / 64
 _BATCH_ROWS = 1 << 20
 
 
@@ -388,19 +383,7 @@ def _stats(rows: Rows) -> tuple[int, ScoreStats]:
 
 def _grid(stats: ScoreStats, head: str | None) -> list[float]:
     """Half and quarter points (or other round ones) around the scores, and what is published; ascending, each once."""
-    published = {threshold for item in published_of(head) for threshold in item.shares}
-    if not stats.count:
-        return sorted(published)
-    low, high = stats.quantile(0.05), stats.quantile(0.999)
-    spread = high - low
-    if spread <= _STEPS[-1] * _MOST_STEPS:
-        step = next(step for step in _STEPS if spread <= step * _MOST_STEPS)
-    else:
-        step = 10.0 ** math.ceil(math.log10(spread / 10))
-    while 0 < spread < step * _LEAST_STEPS and step > _LEAST_STEP:
-        step /= 2
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return sorted({place * step for place in range(first, last + 1)} | published)
+    return sorted(grid_around(stats) | {threshold for item in published_of(head) for threshold in item.shares})
 
 
 def _counts(rows: Rows, num_scored: int, thresholds: Sequence[float], *, strict: Sequence[bool] = ()) -> list[int]:

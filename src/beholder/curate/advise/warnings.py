@@ -8,8 +8,8 @@ from typing import Any
 from beholder.models.head_catalog import same_backbone
 from beholder.models.landmarks import LANDMARKS, Landmark
 from beholder.models.published import LAION_EN, canonical_head, published_shares
+from beholder.scoreset.numbers import ScoreStats
 from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet
-from beholder.scoreset.stats import ScoreStats
 
 FEW_ROWS = 1000
 """Fewer scores leave the kept share of a quarter of them uncertain by 2.7 points and more (a Wilson interval of 95 %)."""
