@@ -31,7 +31,7 @@ from beholder.locate.locate import PictureFinder
 from beholder.locate.named_sources import named_in
 from beholder.models.head_download import is_offline
 from beholder.pixels.picture import PixelOptions
-from beholder.scoreset.joined_set import with_joined
+from beholder.scoreset.joined import with_joined
 from beholder.scoreset.repeated import open_each_once
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from beholder.reporting.options import ReportOptions
 from beholder.reporting.rejects import RejectReason, num_read, read_rejects
 from beholder.reporting.rows import VIEW, RowFacts, fetch_rows
 from beholder.scoreset.database import clear_errors, connect
-from beholder.scoreset.narrowed import narrow
+from beholder.scoreset.joined import narrow
 from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
 from beholder.scoreset.score_set import ScoreSet
 
