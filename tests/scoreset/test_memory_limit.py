@@ -13,8 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.errors import BeholderError
-from beholder.scoreset.database import WITH_FLAG, Remedy, all_rows, clear_errors, connect, interruptible
-from beholder.scoreset.memory_limit import free_bytes, within_free_memory
+from beholder.scoreset.database import (
+    WITH_FLAG,
+    Remedy,
+    all_rows,
+    clear_errors,
+    connect,
+    free_bytes,
+    interruptible,
+    within_free_memory,
+)
 
 GIB = 1 << 30
 

@@ -46,7 +46,7 @@ def main(config: dict[str, Any]) -> None:
     """
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one sets memory aside before the limit is there
     import beholder
-    from beholder.scoreset.memory_limit import limit_for_good
+    from beholder.scoreset.database import limit_for_good
     from beholder.workers.worker_setup import set_up_process
 
     set_up_process(config["parent"], 0)

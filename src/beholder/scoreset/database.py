@@ -1,9 +1,17 @@
-"""Scratch folder and memory limit in, a DuckDB connection out; users' conditions checked to be one expression and run."""
+"""DuckDB for score sets: connections, users' conditions checked and run, its errors as one line, and a bound on memory.
+
+The bound is on what this process may take beyond what it has now, for a while or for good. It counts private memory that can
+be written to (RLIMIT_DATA, Linux 4.7 and newer); mapped files and address space that is only set aside are free. What would
+go beyond it fails where it is asked for: MemoryError, or what a library makes of that.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import resource
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,7 +23,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.errors import BeholderError, InputError
-from beholder.scoreset.memory_limit import within_free_memory
 from beholder.scoreset.score_set import ROW, text_literal
 from beholder.scoreset.untyped import Untyped
 
@@ -107,7 +114,7 @@ def check_expression(
     named = f"{flag} {_shown(expression)}"
     if not expression.strip():
         raise InputError(f"{flag} is empty; give a condition such as 'width >= 512'")
-    if "\0" in expression or not _is_text(expression):
+    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in expression):  # surrogates: a broken argument
         raise InputError(f"{named}: it holds a NUL or something that is no text in UTF-8")
     depth = 0
     for match in _TOKEN.finditer(expression):
@@ -172,15 +179,6 @@ def _with_operator(text: str, named: str) -> str:
             if word in named:
                 return f"{text.split('. You might')[0]}; for {word} write {_OPERATORS[word]}"
     return text
-
-
-def _is_text(expression: str) -> bool:
-    """Whether it can be written in UTF-8: a broken argument of the command line, or of a request, cannot."""
-    try:
-        expression.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(expression: str) -> str:
@@ -274,3 +272,72 @@ def mask_where(
         for rows in rows_of(connection, f"SELECT {ROW} FROM {source} WHERE (\n{fitted}\n)"):
             mask[rows] = True
     return mask
+
+
+_LEAST_BYTES = 1 << 30
+_FREE_SHARE = 0.8
+_lock = threading.Lock()
+_num_inside = 0
+_before: tuple[int, int] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+def _used() -> int | None:
+    """Bytes that count now; None where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+    return None
+
+
+def limit_for_good(num_bytes: int) -> None:
+    """Allow this process `num_bytes` beyond what it has now. Nothing happens where the system does not tell what that is."""
+    used = _used()
+    if used is not None:
+        hard = _smaller(used + num_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1])
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+@contextlib.contextmanager
+def within_free_memory() -> Iterator[None]:
+    """Inside, this process may not take much more than the machine has free, so that a mistake ends in MemoryError.
+
+    The bound is a share of the free memory, at least 1 GiB; that of whoever is inside first holds for all threads until the
+    last one is out.
+    """
+    global _before, _num_inside
+    with _lock:
+        _num_inside += 1
+        used = _used() if _num_inside == 1 else None
+        if _num_inside == 1:
+            _before = resource.getrlimit(resource.RLIMIT_DATA)
+        if used is not None:
+            wanted = used + max(_LEAST_BYTES, int(_FREE_SHARE * free_bytes()))
+            resource.setrlimit(resource.RLIMIT_DATA, (_smaller(wanted, _before[0]), _before[1]))
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_inside -= 1
+            if not _num_inside:
+                resource.setrlimit(resource.RLIMIT_DATA, _before)
+
+
+def free_bytes() -> int:
+    """Memory that this process could still get: of the machine, and of the control group (version 2) that it is in."""
+    found = [os.sysconf("SC_AVPHYS_PAGES") * resource.getpagesize()]
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        found = [_numbers_of(Path("/proc/meminfo"))["MemAvailable"] * 1024]
+    with contextlib.suppress(OSError, ValueError, LookupError):  # no such group, or no limit ("max")
+        group = Path("/sys/fs/cgroup")
+        taken = int((group / "memory.current").read_text(encoding="ascii")) - _numbers_of(group / "memory.stat")["file"]
+        found.append(max(0, int((group / "memory.max").read_text(encoding="ascii")) - taken))
+    return min(found)
+
+
+def _numbers_of(path: Path) -> dict[str, int]:
+    """Lines `name: number ...` or `name number`."""
+    lines = (line.replace(":", " ").split() for line in path.read_text(encoding="ascii").splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+def _smaller(one: int, other: int) -> int:
+    return one if other == resource.RLIM_INFINITY else min(one, other)

@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beholder.errors import InputError
-from beholder.scoreset.database import NO_FLAG, Remedy, clear_errors, connect, do, first_row, mask_where
+from beholder.scoreset.database import NO_FLAG, Remedy, clear_errors, connect, do, first_row, mask_where, within_free_memory
 from beholder.scoreset.foreign import is_csv
-from beholder.scoreset.memory_limit import within_free_memory
 from beholder.scoreset.sample_lists import NAME, sample_column_of, table_file
 from beholder.scoreset.score_set import ROW, ScoreSet, parquet_of, quoted, text_literal
 from beholder.scoreset.untyped import Untyped
