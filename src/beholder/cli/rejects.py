@@ -11,7 +11,7 @@ from beholder.cli.flags import command
 from beholder.scoreset.rejects_options import RejectsOptions
 
 if TYPE_CHECKING:
-    from beholder.scoreset.rejected import Rejected
+    from beholder.scoreset.rejects import Rejected
 
 EXAMPLES = """Examples:\n
   beholder rejects photos.scores\n
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:\n
 
 def run(options: RejectsOptions, *, as_json: bool) -> None:
     """Show the rows, or write them."""
-    from beholder.scoreset.rejected import Rejected
+    from beholder.scoreset.rejects import Rejected
 
     found = Rejected(options)
     if options.out is not None:

@@ -1,24 +1,35 @@
-"""Rejects of a score set or embedding set: where their tables are, their rows, and counts and examples by reason."""
+"""Rejects of a score set or embedding set: where their tables are, their rows, counts by reason, and lists of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.errors import InputError
+from beholder.errors import InputError, OutputError
 from beholder.io import storage
+from beholder.io.table_writing import write_table
 from beholder.scoreset.foreign import read_record, run_of
 
+if TYPE_CHECKING:
+    from beholder.locate.locate import PictureFinder
+    from beholder.locate.named_sources import NamedSources
+    from beholder.scoreset.rejects_options import RejectsOptions
+
 NAMES = (columns.SAMPLE, columns.STAGE, columns.REASON, columns.MESSAGE)
-UNKNOWN = "unknown"
+_UNKNOWN = "unknown"
 """The reason of rows that have none."""
-_BATCH_ROWS = 1 << 16
+_MEANING = "meaning"
+SCHEMA = pa.schema([
+    (name, pa.large_string()) for name in (columns.SAMPLE, columns.REASON, _MEANING, columns.STAGE, columns.MESSAGE)
+])  # fmt: skip
+"""Columns of a list of rejects."""
+_BATCH_ROWS, _NAMES_AT_ONCE = 1 << 16, 4096
 _MOST_CHARACTERS = 300
 _FORMATS = (columns.SCORE_SET_FORMAT, columns.EMBEDDINGS_FORMAT)
 
@@ -81,13 +92,10 @@ def reject_batches(paths: Sequence[str]) -> Iterator[pa.Table]:
             if columns.SAMPLE not in present:
                 continue
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=present):
-                yield pa.table({name: _texts(batch, name) for name in NAMES})
-
-
-def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
-    if name not in batch.schema.names:
-        return pa.nulls(batch.num_rows, pa.large_string())
-    return batch.column(name).cast(pa.large_string())
+                kind = pa.large_string()
+                lacking = {name: pa.nulls(batch.num_rows, kind) for name in NAMES if name not in present}
+                texts = lacking | {name: batch.column(name).cast(kind) for name in present}
+                yield pa.table({name: texts[name] for name in NAMES})
 
 
 @dataclass
@@ -107,51 +115,140 @@ class RejectReason:
     examples: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def words_of(lines: pa.Table) -> pa.ChunkedArray:
-    """The reason of each row, as it is counted: `UNKNOWN` where there is none."""
-    return pc.fill_null(lines.column(columns.REASON), UNKNOWN)
+def _words_of(lines: pa.Table) -> pa.ChunkedArray:
+    """The reason of each row, as it is counted: "unknown" where there is none."""
+    return pc.fill_null(lines.column(columns.REASON), _UNKNOWN)
 
 
 def count_reasons(paths: Sequence[str], num_examples: int = 0) -> list[RejectReason]:
     """Reasons of all rows, commonest first, each with its first examples; [] for no rows. Raises InputError."""
     found: dict[str, RejectReason] = {}
     for lines in reject_batches(paths):
-        words = words_of(lines)
+        words = _words_of(lines)
         for item in pc.value_counts(words).to_pylist():
             word = item["values"]
             reason = found.setdefault(word, RejectReason(word, columns.reason_text(word)))
             reason.count += item["counts"]
-            _add_examples(reason, lines, words, num_examples)
+            wanted = num_examples - len(reason.examples)
+            some = lines.filter(pc.equal(words, word)).slice(0, wanted) if wanted > 0 else lines.slice(0, 0)
+            for line in some.select([columns.SAMPLE, columns.STAGE, columns.MESSAGE]).to_pylist():
+                sample, stage, message = (str(value or "")[:_MOST_CHARACTERS] for value in line.values())
+                reason.examples.append((sample, stage, message))
     return sorted(found.values(), key=lambda reason: (-reason.count, reason.word))
 
 
-def examples_of(paths: Sequence[str], counts: Mapping[str, int], most: int) -> dict[str, list[dict[str, str]]]:
-    """Reason -> `sample` and `message` of its first rows; reads no further than it needs.
+class Rejected:
+    """The rejected rows of a set that were asked for; each pass over them reads the tables again.
 
     Args:
-        paths: of rejects tables.
-        counts: rows of each reason.
-        most: examples of each.
+        options: say which.
+
+    Attributes:
+        tables: where they are.
+        reasons: those that were asked for, commonest first, with their counts.
+
+    Raises:
+        InputError: SCORES is no set, its tables are damaged, or there is no such reason at all.
+        OutputError: the list cannot be written there.
     """
-    found = {word: RejectReason(word, "") for word in sorted(counts, key=lambda word: (-counts[word], word))}
-    for lines in reject_batches(paths):
-        words = words_of(lines)
-        for reason in found.values():
-            _add_examples(reason, lines, words, most)
-        if all(len(reason.examples) >= min(most, counts[word]) for word, reason in found.items()):
-            break
-    return {
-        word: [{columns.SAMPLE: sample, columns.MESSAGE: message} for sample, _, message in reason.examples]
-        for word, reason in found.items()
-    }
 
+    def __init__(self, options: RejectsOptions) -> None:
+        self._options = options
+        if options.out is not None and storage.is_folder(options.out):
+            raise OutputError(f"--out {options.out} is a folder; name a file")
+        if options.out is not None and storage.exists(options.out) and not options.overwrite:
+            raise OutputError(f"--out {options.out} exists; choose another name, or replace it with --overwrite")
+        self.tables: RejectTables = find_rejects(options.scores)
+        found = count_reasons(self.tables.paths)
+        words = {reason.word for reason in found}
+        unknown = next((word for word in options.reason if word not in words and not columns.reason_text(word)), None)
+        if unknown is not None:
+            there = f"; {options.scores} has {', '.join(reason.word for reason in found)}" if found else ""
+            raise InputError(f"--reason {unknown}: there is no such reason{there}")
+        self.reasons: list[RejectReason] = [reason for reason in found if not options.reason or reason.word in options.reason]
+        self.num_all = sum(reason.count for reason in found)
 
-def _add_examples(reason: RejectReason, lines: pa.Table, words: pa.ChunkedArray, most: int) -> None:
-    wanted = most - len(reason.examples)
-    if wanted <= 0:
-        return
-    for line in lines.filter(pc.equal(words, reason.word)).slice(0, wanted).to_pylist():
-        sample, stage, message = (
-            str(line[name] or "")[:_MOST_CHARACTERS] for name in (columns.SAMPLE, columns.STAGE, columns.MESSAGE)
+    @property
+    def num_rows(self) -> int:
+        """Rows that were asked for."""
+        return sum(reason.count for reason in self.reasons)
+
+    def rows(self, word: str | None = None) -> Iterator[pa.Table]:
+        """Rows as `SCHEMA` has them, in the order of the set; `word`: of one reason."""
+        wanted = pa.array([reason.word for reason in self.reasons] if word is None else [word], pa.large_string())
+        for lines in reject_batches(self.tables.paths):
+            some = lines.filter(pc.is_in(_words_of(lines), wanted))
+            if not some.num_rows:
+                continue
+            words = _words_of(some)
+            texts = {item: columns.reason_text(item) for item in words.unique().to_pylist()}
+            meanings = pa.array([texts[item] for item in words.to_pylist()], pa.large_string())
+            made = {**dict(zip(NAMES, some.columns, strict=True)), columns.REASON: words, _MEANING: meanings}
+            yield pa.table({name: made[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+    def write(self) -> tuple[int, str]:
+        """Write the list; returns how many rows it has, and a line on those that it could not have, or "".
+
+        Raises InputError where a .txt was asked for, and none of the rows is a picture with a name of its own.
+        """
+        from beholder.locate.locate import PictureFinder
+        from beholder.locate.named_sources import named_in
+
+        out = self._options.out
+        assert out is not None
+        if not out.lower().endswith(".txt"):
+            write_table(out, self.rows(), SCHEMA, {"format": "beholder-rejects", "of": self.tables.source})
+            return self.num_rows, ""
+        if named_in(self.tables.record).get("sources") is None and self.num_rows:
+            raise InputError(
+                f"--out {out}: nothing says where the pictures of {self.tables.source} were found (it was made of embeddings, "
+                "or of a great many sources); write .csv, .parquet or .jsonl"
+            )
+        counts = [0, 0, 0]
+        schema = pa.schema([SCHEMA.field(columns.SAMPLE)])
+        with PictureFinder(self.tables.record, pictures=self._options.pictures, root=self._options.root) as finder:
+            write_table(out, self._names(finder, counts), schema, {})
+        num_written, num_nameless, num_odd = counts
+        said = []
+        if num_nameless:
+            said.append(f"{num_nameless:,} without a path or address of their own (inside an archive or table, or gone)")
+        if num_odd:
+            said.append(f"{num_odd:,} whose names no list can hold (a line break, or bytes that are no UTF-8)")
+        if not said:
+            return num_written, ""
+        return num_written, (
+            f"not in the list: {' and '.join(said)}; the command that scored them tries again what may have been a passing "
+            "matter with --retry-rejects"
         )
-        reason.examples.append((sample, stage, message))
+
+    def _names(self, finder: PictureFinder, counts: list[int]) -> Iterator[pa.Table]:
+        """Paths and URLs of the pictures; counts: how many are written, have no name, have one that a list cannot hold."""
+        for table in self.rows():
+            for start in range(0, table.num_rows, _NAMES_AT_ONCE):
+                samples = [name or "" for name in table.column(columns.SAMPLE).slice(start, _NAMES_AT_ONCE).to_pylist()]
+                named = finder.sources(samples)
+                found = [_claimed(named, sample) for sample in samples]
+                open_ones = [at for at, name in enumerate(found) if name is None]
+                for at, place in zip(open_ones, finder.locate([samples[at] for at in open_ones]), strict=True):
+                    ref = place.files[0].ref
+                    if place.kind in ("file", "url") and ref is not None and ref.is_file:
+                        found[at] = ref.path
+                known = [name for name in found if name is not None]
+                names = [name for name in known if _fits_a_line(name)]
+                counts[0] += len(names)
+                counts[1] += len(found) - len(known)
+                counts[2] += len(known) - len(names)
+                yield pa.table({columns.SAMPLE: pa.array(names, pa.large_string())})
+
+
+def _claimed(named: NamedSources, sample: str) -> str | None:
+    """The path or URL of a picture that is a file of its own, by its name alone; it may be gone."""
+    claim = named.claim(sample)
+    return None if claim is None or claim.source is None or claim.archive is not None else claim.path
+
+
+def _fits_a_line(name: str) -> bool:
+    """Whether a list of lines can hold a name as it is: no line break, and no bytes that stand in it as escapes."""
+    if name.splitlines() != [name]:
+        return False
+    return "\\x" not in name or not storage.is_local(name) or storage.exists(name)
