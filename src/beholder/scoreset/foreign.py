@@ -1,4 +1,4 @@
-"""The place of scores in, the files that hold them, as Parquet, and what belongs to them (record, rejects, embeddings) out."""
+"""What lies where a user says that scores are: their files, record, rejects and kept embeddings; tables as Parquet."""
 
 from __future__ import annotations
 
@@ -170,15 +170,16 @@ def _folder(base: str) -> ScorePlace:
     return ScorePlace(
         files,
         record,
-        tuple(path for run in ([base] if is_run else sorted(runs, key=storage.natural_key)) for path in _rejects_of(run)),
+        tuple(path for run in ([base] if is_run else sorted(runs, key=storage.natural_key)) for path in rejects_of(run)),
         kept if is_run and storage.is_folder(kept) else None,
     )
 
 
-def _rejects_of(run: str) -> list[str]:
-    """The tables of rejects in the folder of a run."""
+def rejects_of(run: str) -> list[str]:
+    """The tables of rejects in the folder of a run, in natural order."""
     folder = f"{run}/{columns.REJECTS_FOLDER}"
-    return storage.list_files(folder) if storage.is_folder(folder) else []
+    found = storage.list_files(folder) if storage.is_folder(folder) else []
+    return sorted((path for path in found if path.endswith(".parquet")), key=storage.natural_key)
 
 
 def _below(folder: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -266,10 +267,9 @@ def as_parquet(path: str, target: Path, types: Mapping[str, pa.DataType] | None 
 def refitted(path: Path, target: Path, schema: pa.Schema, names: Collection[str]) -> Path:
     """Write `target`: the rows of a Parquet file, with the columns `names` of the types that they have in `schema`."""
     with storage.open_parquet(str(path)) as file:
-        kinds = [schema.field(item.name).type if item.name in names else item.type for item in file.schema_arrow]
-        fitted = pa.schema([item.with_type(kind) for item, kind in zip(file.schema_arrow, kinds, strict=True)])
+        fitted = pa.schema([schema.field(item.name) if item.name in names else item for item in file.schema_arrow])
         with pq.ParquetWriter(target, fitted, compression="zstd") as writer:
             for batch in file.iter_batches():
-                columns_of_batch = zip(pa.table(batch).columns, kinds, strict=True)
+                columns_of_batch = zip(pa.table(batch).columns, fitted.types, strict=True)
                 writer.write_table(pa.table([fit_column(column, kind) for column, kind in columns_of_batch], schema=fitted))
     return target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from beholder import columns
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
 from beholder.io.table_writing import write_table
-from beholder.scoreset.foreign import read_record, run_of
+from beholder.scoreset.foreign import read_record, rejects_of, run_of
 
 if TYPE_CHECKING:
     from beholder.locate.locate import PictureFinder
@@ -62,16 +61,15 @@ def find_rejects(source: str) -> RejectTables:
     what = "name what beholder score, embed or predict wrote: a folder, .parquet or .csv"
     if storage.is_folder(base):
         base = run_of(base)
-        record, rejects = read_record(f"{base}/{columns.STAMP_FILE}"), f"{base}/{columns.REJECTS_FOLDER}"
+        record = read_record(f"{base}/{columns.STAMP_FILE}")
         if record.get("format") == columns.EMBEDDINGS_FORMAT and columns.KEPT_BESIDE in record:
             raise InputError(
                 f"{source} holds embeddings that were kept beside scores ({record[columns.KEPT_BESIDE]}); name those"
             )
-        paths = storage.list_files(rejects) if storage.is_folder(rejects) else []
-        paths = [path for path in paths if PurePosixPath(path).suffix == ".parquet"]
+        paths = rejects_of(base)
         if record.get("format") not in _FORMATS and not paths:
             raise InputError(f"{source} is no set of scores or embeddings; {what}")
-        return RejectTables(source, tuple(sorted(paths, key=storage.natural_key)), record)
+        return RejectTables(source, tuple(paths), record)
     if not storage.exists(base):
         raise InputError(f"{source} does not exist; {what}")
     record, rejects = read_record(base + columns.SIDECAR_SUFFIX), base + columns.REJECTS_SUFFIX

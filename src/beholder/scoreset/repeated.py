@@ -1,4 +1,4 @@
-"""A place of scores in; its score set out, each sample in it once: rows that name one again are left out, refused or kept.
+"""A score set with each sample once: rows that name one again are left out, refused or kept.
 
 Names are never all in memory: one pass hashes them, and only rows whose hashes are alike are looked at again.
 """
@@ -87,7 +87,7 @@ def repeated_rows(scores: ScoreSet, num_threads: int = 1, *, sorted_at_once: int
         alike = alike[alike != name_hashes(np.zeros(2, np.int64), np.zeros(0, np.uint8), 0)]
         if not len(alike):
             return np.empty(0, np.uint32)
-        rows = np.concatenate([start + np.flatnonzero(_in(part, alike)) for start, part in _blocks(hashes)])
+        rows = np.concatenate([start + np.flatnonzero(np.isin(part, alike)) for start, part in _blocks(hashes)])
         first = hashes[rows]
     second = np.empty(len(rows), np.uint64)
 
@@ -119,18 +119,8 @@ def _alike(hashes: Hashes, at_once: int) -> Hashes:
     bits = max(0, (len(hashes) // at_once).bit_length())
     found = []
     for number in range(1 << bits):
-        if bits:
-            share = [part[(part >> np.uint64(64 - bits)) == number] for _, part in _blocks(hashes)]
-            these = np.concatenate(share)
-        else:
-            these = hashes.copy()
+        shares = [part[(part >> np.uint64(64 - bits)) == number] for _, part in _blocks(hashes)] if bits else [hashes]
+        these = np.concatenate(shares)
         these.sort()
         found.append(np.unique(these[1:][these[1:] == these[:-1]]))
     return np.concatenate(found)
-
-
-def _in(part: Hashes, among: Hashes) -> npt.NDArray[np.bool_]:
-    """Whether each is one of the ascending `among`, which are some."""
-    at = np.searchsorted(among, part)
-    at[at == len(among)] = 0
-    return np.asarray(among[at] == part)

@@ -1,7 +1,9 @@
-"""Lists of samples and files of marks in, which rows they name out."""
+"""Lists of samples and files of marks, and which rows of a score set they name."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -75,24 +77,17 @@ def sample_column_of(file: Path, named: str) -> str:
 
 def _lines(path: str) -> Iterator[list[str]]:
     """The lines of a text file that are not empty, block by block."""
-    rest = b""
-    first = True
-    with open_text(path) as file, storage.remote_errors(path):
-        while True:
-            block = file.read(_BLOCK_BYTES)
-            data = rest + block
-            if first:
-                data, first = data.removeprefix(b"\xef\xbb\xbf"), False
-            pieces = data.split(b"\n")
-            rest = pieces.pop() if block else b""
+    with open_text(path) as opened, storage.remote_errors(path):
+        file = io.BufferedReader(opened, _BLOCK_BYTES)  # type: ignore[type-var]
+        if file.peek(3).startswith(codecs.BOM_UTF8):
+            file.read(3)
+        while lines := file.readlines(_BLOCK_BYTES):
             try:
-                yield [line for piece in pieces if (line := piece.removesuffix(b"\r").decode())]
+                yield [text for line in lines if (text := line.removesuffix(b"\n").removesuffix(b"\r").decode())]
             except UnicodeDecodeError:
                 raise InputError(
                     f"{path} is no UTF-8 text (Latin-1 or Windows-1252, perhaps); save the file as UTF-8"
                 ) from None
-            if not block:
-                return
 
 
 def rows_in(table: str, source: str) -> str:
@@ -114,13 +109,14 @@ def read_marks(path: str) -> dict[str, str]:
         try:
             event = json.loads(line)
             sample, mark = event["sample"], event["mark"]
-            is_right = isinstance(sample, str) and mark in _MARKS
+            if not isinstance(sample, str) or mark not in _MARKS:
+                raise ValueError
         except (ValueError, TypeError, KeyError):
-            is_right = False
-        if not is_right:
             if number == len(lines):
                 break
-            raise InputError(f'{path}, line {number}: not a mark; expected {{"sample": ..., "mark": "keep"|"drop"|null}}')
+            raise InputError(
+                f'{path}, line {number}: not a mark; expected {{"sample": ..., "mark": "keep"|"drop"|null}}'
+            ) from None
         if mark is None:
             found.pop(sample, None)
         else:

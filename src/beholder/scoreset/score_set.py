@@ -1,4 +1,4 @@
-"""Where scores are in (a folder, Parquet or CSV, a glob, a table), one row-ordered view of them out, read piece by piece."""
+"""A score set: scored rows of a folder, file, glob or table in a fixed order, read piece by piece or by DuckDB."""
 
 from __future__ import annotations
 
@@ -143,11 +143,8 @@ class ScoreSet:
         for path in self.files:
             with storage.open_parquet(str(path)) as file:
                 present = [name for name in names if name in file.schema_arrow.names]
-                if not present:
-                    yield from _nulls(file.metadata.num_rows, wanted, num_rows)
-                    continue
                 for batch in file.iter_batches(batch_size=num_rows, columns=present):
-                    yield _as_schema(pa.table(batch), wanted)
+                    yield _as_schema(batch, wanted)
 
     def scores(self, name: str) -> npt.NDArray[np.float32]:
         """A score column as (N,) float32, NaN where there is no score. 4 bytes a row."""
@@ -385,18 +382,16 @@ def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Col
             raise InputError(
                 f"{source}: files do not fit together: column {name!r} is {number} in one and {others[0]} in another"
             )
-    plain = []
+    usual = []
     for schema in schemas:
         kinds = [arrow_types.usual_type(item.type) for item in schema]
-        as_text = [item.name in untyped and not pa.types.is_nested(kind) for item, kind in zip(schema, kinds, strict=True)]
-        kinds = [pa.large_string() if is_text else kind for kind, is_text in zip(kinds, as_text, strict=True)]
-        if len(schemas) > 1:
-            kinds = [
-                pa.float64() if item.name in scores and (pa.types.is_integer(kind) or pa.types.is_decimal(kind)) else kind
-                for item, kind in zip(schema, kinds, strict=True)
-            ]
-        plain.append(pa.schema([item.with_type(kind) for item, kind in zip(schema, kinds, strict=True)], schema.metadata))
-    return plain[0] if len(plain) == 1 else common_schema(plain).with_metadata(plain[0].metadata)
+        for at, (name, kind) in enumerate(zip(schema.names, kinds, strict=True)):
+            if name in untyped and not pa.types.is_nested(kind):
+                kinds[at] = pa.large_string()
+            elif len(schemas) > 1 and name in scores and (pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+                kinds[at] = pa.float64()
+        usual.append(pa.schema([item.with_type(kind) for item, kind in zip(schema, kinds, strict=True)], schema.metadata))
+    return usual[0] if len(usual) == 1 else common_schema(usual).with_metadata(usual[0].metadata)
 
 
 def _fitted(
@@ -529,17 +524,11 @@ def _columns_of(
     }
 
 
-def _nulls(num_rows: int, schema: pa.Schema, at_once: int) -> Iterator[pa.Table]:
-    for start in range(0, num_rows, at_once):
-        count = min(at_once, num_rows - start)
-        yield pa.table([pa.nulls(count, item.type) for item in schema], schema=schema)
-
-
-def _as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly these columns and types; those it lacks are null."""
-    present = set(table.column_names)
+def _as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """The rows with exactly these columns and types; those they lack are null."""
+    given = dict(zip(batch.schema.names, pa.table(batch).columns, strict=True))
     ready = [
-        arrow_types.in_type(table.column(item.name), item.type) if item.name in present else pa.nulls(table.num_rows, item.type)
+        arrow_types.in_type(given[item.name], item.type) if item.name in given else pa.nulls(batch.num_rows, item.type)
         for item in schema
     ]
     return pa.table(ready, schema=schema)

@@ -1,4 +1,4 @@
-"""Columns of text that may be meant as numbers (those of a CSV) in; a condition in which they are what it needs, out.
+"""Columns of text that may be meant as numbers (those of a CSV), made what a condition needs.
 
 A table without types holds text. A condition takes such a column as text where it stands beside text, and as numbers,
 truth values, dates or times where all its values are and the condition needs them. What is written out stays text.
@@ -40,6 +40,7 @@ _ORDERS = frozenset(
 _EQUALITIES = frozenset(
     f"COMPARE_{word}" for word in ("EQUAL", "NOTEQUAL", "IN", "NOT_IN", "DISTINCT_FROM", "NOT_DISTINCT_FROM")
 )
+_TEXT_TYPES = ("VARCHAR", "TEXT", "STRING", "CHAR", "BPCHAR")
 _JOINING = ("||", "concat", "concat_ws")
 _CODE = "^[+-]?0[0-9]"
 NUMBERS = ("BIGINT", "UBIGINT", "HUGEINT", "DOUBLE")
@@ -247,7 +248,7 @@ def _columns_in(
     elif kind in ("COMPARISON", "BETWEEN", "FUNCTION", "OPERATOR"):
         beside = [item for value in node.values() for item in (value if isinstance(value, list) else [value])]
         if node.get("type") in _ORDERS:  # a quoted number is compared as a number where the column is one
-            beside = [item for item in beside if not _is_constant(item)]
+            beside = [item for item in beside if not isinstance(item, dict) or item.get("class") != "CONSTANT"]
         by_text = node.get("function_name") in _JOINING or any(_is_text(item, texts, untyped) for item in beside)
         if node.get("type") in _EQUALITIES and not by_text:
             columns = {name for item in beside if (name := _column_of(item)) is not None and name in texts}
@@ -265,13 +266,7 @@ def _is_text(node: Any, texts: Collection[str], untyped: Collection[str]) -> boo
     if (name := _column_of(node)) is not None:
         return name in texts and name not in untyped
     if node.get("class") == "CAST":
-        return str((node.get("type_expr") or {}).get("type_name", "")).upper() in (
-            "VARCHAR",
-            "TEXT",
-            "STRING",
-            "CHAR",
-            "BPCHAR",
-        )
+        return str((node.get("type_expr") or {}).get("type_name", "")).upper() in _TEXT_TYPES
     return False
 
 
@@ -280,10 +275,6 @@ def _column_of(node: Any) -> str | None:
     if not isinstance(node, dict) or node.get("class") != "COLUMN_REF":
         return None
     return str((node.get("column_names") or [""])[-1]).lower()
-
-
-def _is_constant(node: Any) -> bool:
-    return isinstance(node, dict) and node.get("class") == "CONSTANT"
 
 
 def _ways(uses: Sequence[_Use], likely: Sequence[_Use]) -> Iterator[tuple[_Use, ...]]:

@@ -1,4 +1,4 @@
-"""Embeddings and a score set in, one memory-mapped matrix of the embeddings of its rows, matched by sample, out."""
+"""The embeddings of a score set's rows, matched by sample, as one memory-mapped matrix."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from beholder.kernels import similarity
 from beholder.kernels.scoring import ColumnBlock, Embeddings
 from beholder.kernels.vectors import LANES
 from beholder.models.backbones import same_backbone
+from beholder.scoreset.row_names import Names
+from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
 from beholder.sources.embeddings.labels import ConsecutiveLabels
 from beholder.sources.embeddings.parts import find_parts, reader_of
-from beholder.sources.embeddings.reader import Block, Part, ReadOptions
+from beholder.sources.embeddings.reader import Part, ReadOptions
 from beholder.sources.embeddings.stamp import find_stamps
 
 Rows = npt.NDArray[np.int64]
@@ -119,18 +121,17 @@ def load_vectors(
     reference_parts = [part for path in references for part in _reference_parts(path, reference_options, parts[0], backbone)]
     is_half = all(part.dtype == "float16" for part in (*parts, *reference_parts))
     dtype = np.dtype(np.float16 if is_half else np.float32)
-    wanted = np.ones(scores.num_rows, np.bool_)
+    wanted = np.full(scores.num_rows, rows is None)
     if rows is not None:
-        wanted[:] = False
         wanted[rows] = True
     total = _total_rows(parts) or scores.num_rows
     for matcher in (_ByPosition, _ByName) if total == scores.num_rows else (_ByName,):
-        with contextlib.suppress(_DisagreeError), _Scratch(scratch, dim, dtype) as out:
+        with contextlib.suppress(_DisagreeError), _MatrixFile(scratch, dim, dtype) as out:
             names = NamesFile(scratch) if reference_parts else None
             left_out = _add_references(out, names, reference_parts, reference_options, on_reference)
             num_references = out.num_rows
-            matrix, place = _read(parts, options, matcher(scores, wanted), out, total, on_progress)
-            return Vectors(matrix, place, dim, backbone, num_references, left_out, names)
+            place = _place_all(parts, options, matcher(scores, wanted), out, total, on_progress)
+            return Vectors(out.matrix(), place, dim, backbone, num_references, left_out, names)
     raise AssertionError("looking up does not disagree")
 
 
@@ -159,50 +160,66 @@ def _reference_parts(path: str, options: ReadOptions, like_part: Part, backbone:
 
 
 def _add_references(
-    out: _Scratch, names_file: NamesFile | None, parts: Sequence[Part], options: ReadOptions, on_progress: Progress | None
+    out: _MatrixFile,
+    names_file: NamesFile | None,
+    parts: Sequence[Part],
+    options: ReadOptions,
+    on_progress: Progress | None,
 ) -> int:
     """Put whole sets into the matrix, and their names into a file; returns how many of their rows have no direction."""
-    done = left_out = 0
-    total = _total_rows(parts)
-    for part in parts:
-        step = max(1, _WRITE_BYTES // (part.dim * 4))
-        with contextlib.closing(_blocks(part, options)) as blocks:
-            for block, names in blocks:
-                for start in range(0, block.embeddings.shape[0], step):
-                    stop = min(block.embeddings.shape[0], start + step)
-                    matrix = _stored(_rows_of(block.embeddings, start, stop), out.dtype)
-                    usable = _usable(matrix)
-                    if block.statuses is not None:
-                        usable &= block.statuses[start:stop] == 0
-                    out.add(matrix[usable])
-                    if names_file is not None:
-                        names_file.add(names.slice(start, stop - start).filter(pa.array(usable)))
-                    left_out += int((~usable).sum())
-                    done += stop - start
-                    if on_progress is not None:
-                        on_progress(done, max(done, total or 0))
+    left_out = 0
+    with contextlib.closing(_pieces(parts, options, _total_rows(parts) or 0, on_progress)) as pieces:
+        for _, names, rows, is_whole in pieces:
+            matrix = _stored(rows, out.dtype)
+            usable = _usable(matrix) & is_whole
+            out.add(matrix[usable])
+            if names_file is not None:
+                names_file.add(names.filter(pa.array(usable)))
+            left_out += int((~usable).sum())
     return left_out
 
 
-def _read(
+def _place_all(
     parts: Sequence[Part],
     options: ReadOptions,
     matcher: _ByPosition | _ByName,
-    out: _Scratch,
+    out: _MatrixFile,
     total: int,
     on_progress: Progress | None,
-) -> tuple[npt.NDArray[Any], Rows]:
-    """The matrix, and the place of each row of the score set in it. Raises _DisagreeError."""
-    done = 0
-    for part in parts:
-        with contextlib.closing(_blocks(part, options)) as blocks:
-            for block, names in blocks:
-                _take(block, names, matcher, out, part)
-                done += len(names)
-                if on_progress is not None:
-                    on_progress(done, max(done, total))
-    place = matcher.places()
-    return out.matrix(), place
+) -> Rows:
+    """Put those rows that are wanted into the matrix; (N,) the place of each row of the set in it. Raises _DisagreeError."""
+    with contextlib.closing(_pieces(parts, options, total, on_progress)) as pieces:
+        for part, names, rows, is_whole in pieces:
+            found = matcher.find(names)
+            at = np.flatnonzero((found >= 0) & is_whole)
+            if not len(at):
+                continue
+            matrix = _stored(rows[at], out.dtype)
+            usable = _usable(matrix)
+            at, matrix = at[usable], matrix[usable]
+            keys = found[at]
+            is_new, known = _new_keys(keys, matcher.places)
+            for row in np.flatnonzero(~is_new):  # of a sample that came before
+                if not np.array_equal(out.row(int(known[row])) if known[row] >= 0 else matrix[~known[row]], matrix[row]):
+                    name = names[int(at[row])].as_py()
+                    raise InputError(f"{part.path}: sample {name!r} is there twice with different embeddings; leave one out")
+            matcher.places[keys[is_new]] = np.arange(out.num_rows, out.num_rows + int(is_new.sum()))
+            out.add(matrix[is_new])
+    return matcher.rows()
+
+
+def _new_keys(keys: Rows, places: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
+    """Which keys have no embedding yet, and where those of the others are: a row, or ~i for number i of these keys."""
+    known = places[keys]
+    order = np.argsort(keys, kind="stable")
+    same = np.zeros(len(keys), np.bool_)
+    same[1:] = keys[order][1:] == keys[order][:-1]
+    starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(keys))))
+    earlier = np.empty(len(keys), np.int64)
+    earlier[order] = np.where(same, order[starts], -1)
+    repeated = (known < 0) & (earlier >= 0)
+    known = np.where(repeated, ~earlier, known)
+    return (known < 0) & ~repeated, known
 
 
 def _find(scores: ScoreSet, embeddings: str, embedding_column: str | None) -> tuple[list[Part], ReadOptions]:
@@ -220,42 +237,32 @@ def _find(scores: ScoreSet, embeddings: str, embedding_column: str | None) -> tu
     raise AssertionError("the last of the candidates is None")
 
 
-def _blocks(part: Part, options: ReadOptions) -> Generator[tuple[Block, pa.Array]]:
-    """Blocks of a part and the names of their rows."""
-    with contextlib.closing(ConsecutiveLabels(part, 0, part.num_rows or 0, options)) as metadata:
-        for block in reader_of(part.kind).blocks(part, 0, part.num_rows, options):
-            labels = block.labels if block.labels is not None else metadata.table(block.embeddings.shape[0])
-            names = labels.column(SAMPLE).cast(pa.large_string())
-            yield block, names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+def _pieces(
+    parts: Sequence[Part], options: ReadOptions, total: int, on_progress: Progress | None
+) -> Generator[tuple[Part, pa.Array, npt.NDArray[Any], npt.NDArray[np.bool_]]]:
+    """A few rows at a time: their part, names, embeddings, and which of these are not null or damaged."""
+    done = 0
+    for part in parts:
+        step = max(1, _WRITE_BYTES // (part.dim * 4))
+        with contextlib.closing(ConsecutiveLabels(part, 0, part.num_rows or 0, options)) as metadata:
+            for block in reader_of(part.kind).blocks(part, 0, part.num_rows, options):
+                num_rows = block.embeddings.shape[0]
+                labels = block.labels if block.labels is not None else metadata.table(num_rows)
+                names = labels.column(SAMPLE).cast(pa.large_string())
+                names = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+                is_whole = np.ones(num_rows, np.bool_) if block.statuses is None else block.statuses == 0
+                for start in range(0, num_rows, step):
+                    piece = slice(start, min(num_rows, start + step))
+                    yield part, names[piece], _rows_of(block.embeddings, piece), is_whole[piece]
+                    done += piece.stop - piece.start
+                    if on_progress is not None:
+                        on_progress(done, max(done, total))
 
 
-def _take(block: Block, names: pa.Array, matcher: _ByPosition | _ByName, out: _Scratch, part: Part) -> None:
-    """Put those rows of a block that are wanted into the matrix, a piece at a time."""
-    step = max(1, _WRITE_BYTES // (part.dim * 4))
-    for start in range(0, len(names), step):
-        stop = min(len(names), start + step)
-        found = matcher.find(names.slice(start, stop - start))
-        at = np.flatnonzero(found >= 0)
-        if block.statuses is not None:
-            at = at[block.statuses[start + at] == 0]
-        if not len(at):
-            continue
-        matrix = _stored(_rows_of(block.embeddings, start, stop)[at], out.dtype)
-        usable = _usable(matrix)
-        matrix, keys = matrix[usable], found[at[usable]]
-        is_new, known = matcher.is_new(keys)
-        for row in np.flatnonzero(~is_new):  # of a sample that came before
-            if not np.array_equal(out.row(int(known[row])) if known[row] >= 0 else matrix[~known[row]], matrix[row]):
-                name = names[start + int(at[usable][row])].as_py()
-                raise InputError(f"{part.path}: sample {name!r} is there twice with different embeddings; leave one out")
-        matcher.add(keys[is_new], out.num_rows)
-        out.add(matrix[is_new])
-
-
-def _rows_of(embeddings: Embeddings, start: int, stop: int) -> npt.NDArray[Any]:
+def _rows_of(embeddings: Embeddings, piece: slice) -> npt.NDArray[Any]:
     if isinstance(embeddings, ColumnBlock):
-        return np.stack([column[start:stop] for column in embeddings.columns], axis=1)
-    return embeddings[start:stop]
+        return np.stack([column[piece] for column in embeddings.columns], axis=1)
+    return embeddings[piece]
 
 
 def _stored(rows: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -283,19 +290,38 @@ def like(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.empty(0, np.uint16 if dtype.itemsize == 2 else dtype)
 
 
-class _Scratch:
-    """A growing matrix in a file. Written with `write`, which reports a full disk; a mapping would end the process."""
+class _ScratchFile:
+    """A growing file without a name in a folder. It is written, not mapped: a full disk is an error and not the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with self._errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder, prefix="vectors-")  # noqa: SIM115 (closed with this)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise writing_failed(str(self._folder), error) from error
+
+    def append(self, data: Any) -> int:
+        """Write bytes at the end; returns where they begin. Raises OutputError."""
+        with self._errors():
+            start = self._file.seek(0, os.SEEK_END)
+            self._file.write(data)
+        return start
+
+
+class _MatrixFile(_ScratchFile):
+    """A growing matrix in a file."""
 
     def __init__(self, folder: Path, dim: int, dtype: np.dtype[Any]) -> None:
+        super().__init__(folder)
         self.width, self.dtype, self.num_rows = -(-dim // LANES) * LANES, dtype, 0
-        self._folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder, prefix="vectors-")  # noqa: SIM115 (closed by __exit__)
-        except OSError as error:
-            raise writing_failed(str(folder), error) from error
 
-    def __enter__(self) -> _Scratch:
+    def __enter__(self) -> _MatrixFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -303,60 +329,42 @@ class _Scratch:
 
     def add(self, rows: npt.NDArray[Any]) -> None:
         """Append rows of the right width and type. Raises OutputError."""
-        try:
-            self._file.write(np.ascontiguousarray(rows).data)
-        except OSError as error:
-            raise writing_failed(str(self._folder), error) from error
+        self.append(np.ascontiguousarray(rows).data)
         self.num_rows += len(rows)
 
     def row(self, number: int) -> npt.NDArray[Any]:
         """A row that was added."""
-        self._flush()
         num_bytes = self.width * self.dtype.itemsize
-        self._file.seek(number * num_bytes)
-        data = self._file.read(num_bytes)
-        self._file.seek(0, 2)
-        return np.frombuffer(data, self.dtype)
+        with self._errors():
+            self._file.seek(number * num_bytes)
+        return np.frombuffer(self._file.read(num_bytes), self.dtype)
 
     def matrix(self) -> npt.NDArray[Any]:
         """All rows, mapped for reading; the disk's space is given back with the array."""
-        self._flush()
+        with self._errors():
+            self._file.flush()
         if not self.num_rows:
             return np.empty((0, self.width), self.dtype)
         return np.memmap(self._file, self.dtype, "r", shape=(self.num_rows, self.width))
 
-    def _flush(self) -> None:
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise writing_failed(str(self._folder), error) from error
 
-
-class NamesFile:
+class NamesFile(_ScratchFile):
     """A growing list of names in a file, of which a few are read again."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._edges = [0]
-        self._places: list[int] = []
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder, prefix="names-")  # noqa: SIM115 (closed with this)
-        except OSError as error:
-            raise writing_failed(str(folder), error) from error
+        self._starts: list[int] = []
 
     def add(self, names: pa.Array) -> None:
         """Append large strings. Raises OutputError."""
         if not len(names):
             return
-        table = pa.table({SAMPLE: names})
         sink = pa.BufferOutputStream()
+        table = pa.table({SAMPLE: names})
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-        try:
-            self._places.append(self._file.seek(0, os.SEEK_END))
-            self._file.write(sink.getvalue())
-        except OSError as error:
-            raise writing_failed(str(self._folder), error) from error
+        self._starts.append(self.append(sink.getvalue()))
         self._edges.append(self._edges[-1] + len(names))
 
     def take(self, numbers: Rows) -> pa.Array:
@@ -365,7 +373,7 @@ class NamesFile:
         found = [pa.array([], pa.large_string())]
         pieces = np.searchsorted(self._edges, wanted, side="right") - 1
         for piece in np.unique(pieces).tolist():
-            self._file.seek(self._places[piece])
+            self._file.seek(self._starts[piece])
             names = pa.ipc.open_stream(self._file).read_all().column(0).combine_chunks()
             found.append(names.take(pa.array(wanted[pieces == piece] - self._edges[piece])))
         return pa.concat_arrays(found).take(pa.array(back.reshape(-1)))
@@ -376,112 +384,73 @@ class _DisagreeError(Exception):
 
 
 class _ByPosition:
-    """From names of embeddings to rows of a score set, as long as they are the same, one by one. Keys are the set's rows."""
+    """From names of embeddings to rows of a score set, as long as they are the same, one by one. Keys are the set's rows.
+
+    Attributes:
+        places: (K,) key -> row of its embedding in the matrix, or -1.
+    """
 
     def __init__(self, scores: ScoreSet, wanted: npt.NDArray[np.bool_]) -> None:
-        self._wanted, self._expected, self._at = wanted, _Stream(scores.samples()), 0
-        self._places = np.full(scores.num_rows, -1, np.int64)
+        self._wanted, self._names, self._at = wanted, scores.samples(), 0
+        self._left = pa.chunked_array([], pa.large_string())
+        self.places = np.full(scores.num_rows, -1, np.int64)
 
     def find(self, names: pa.Array) -> Rows:
         """(n,) keys of those names that are wanted, -1 for others. Raises _DisagreeError."""
-        if not self._expected.take(len(names)).equals(names):
+        while len(self._left) < len(names) and (more := next(self._names, None)) is not None:
+            self._left = pa.chunked_array([*self._left.chunks, *more.chunks], pa.large_string())
+        if not self._left.slice(0, len(names)).equals(pa.chunked_array([names])):
             raise _DisagreeError
+        self._left = self._left.slice(len(names))
         rows = np.arange(self._at, self._at + len(names))
         self._at += len(names)
         return np.where(self._wanted[rows], rows, -1)
 
-    def is_new(self, keys: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
-        """Which keys have no embedding yet (all), and where those of the others are."""
-        return np.ones(len(keys), np.bool_), np.full(len(keys), -1, np.int64)
-
-    def add(self, keys: Rows, first_row: int) -> None:
-        """Keys, each once, have the embeddings from `first_row` on."""
-        self._places[keys] = np.arange(first_row, first_row + len(keys))
-
-    def places(self) -> Rows:
-        """(N,) the row of each row of the set, or -1. Raises _DisagreeError when the set goes on."""
-        if self._at != len(self._places):
+    def rows(self) -> Rows:
+        """(N,) the place of each row of the set. Raises _DisagreeError when the set goes on."""
+        if self._at != len(self.places):
             raise _DisagreeError
-        return self._places
+        return self.places
 
 
 class _ByName:
-    """From names of embeddings to rows of a score set, looked up. Keys are the numbers of the set's different samples."""
+    """From names of embeddings to rows of a score set, looked up. Keys are the numbers of the set's different samples.
+
+    Attributes:
+        places: (K,) key -> row of its embedding in the matrix, or -1.
+    """
 
     def __init__(self, scores: ScoreSet, wanted: npt.NDArray[np.bool_]) -> None:
         names = pa.chunked_array([chunk for batch in scores.samples() for chunk in batch.chunks], pa.large_string())
         encoded = names.dictionary_encode().combine_chunks()
         self._samples = encoded.dictionary
-        self._codes: Rows = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        self._places = np.full(len(self._samples), -1, np.int64)
+        self._keys: Rows = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        self.places = np.full(len(self._samples), -1, np.int64)
         self._wanted = np.zeros(len(self._samples), np.bool_)
-        self._wanted[self._codes[wanted]] = True
-        self._num_known, self._example = 0, ""
-        self._where = scores.source
+        self._wanted[self._keys[wanted]] = True
+        self._has_any, self._example = False, ""
+        self._source = scores.source
 
     def find(self, names: pa.Array) -> Rows:
         """(n,) keys of those names that are wanted, -1 for others."""
         found: Rows = pc.index_in(names, value_set=self._samples).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        self._num_known += int((found >= 0).sum())
+        self._has_any |= bool((found >= 0).any())
         self._example = self._example or (names[0].as_py() if len(names) else "")
         found[found >= 0] = np.where(self._wanted[found[found >= 0]], found[found >= 0], -1)
         return found
 
-    def is_new(self, keys: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
-        """Which keys have no embedding yet, and where those of the others are: a row, or ~i for number i of these keys."""
-        known = self._places[keys]
-        order = np.argsort(keys, kind="stable")
-        same = np.zeros(len(keys), np.bool_)
-        same[1:] = keys[order][1:] == keys[order][:-1]
-        starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(keys))))
-        earlier = np.empty(len(keys), np.int64)
-        earlier[order] = np.where(same, order[starts], -1)
-        repeated = (known < 0) & (earlier >= 0)
-        known = np.where(repeated, ~earlier, known)
-        return (known < 0) & ~repeated, known
-
-    def add(self, keys: Rows, first_row: int) -> None:
-        """Keys, each once, have the embeddings from `first_row` on."""
-        self._places[keys] = np.arange(first_row, first_row + len(keys))
-
-    def places(self) -> Rows:
-        """(N,) the row of each row of the set, or -1. Raises InputError when no name was in the set."""
-        if self._num_known == 0 and self._example and len(self._samples):
+    def rows(self) -> Rows:
+        """(N,) the place of each row of the set. Raises InputError when no name was in the set."""
+        if not self._has_any and self._example and len(self._samples):
             raise InputError(
-                f"the embeddings hold none of the pictures of {self._where}: their samples are as {self._example!r}, those of"
+                f"the embeddings hold none of the pictures of {self._source}: their samples are as {self._example!r}, those of"
                 f" the scores as {self._samples[0].as_py()!r}; name the embeddings of these pictures, in the same way"
             )
-        places: Rows = self._places[self._codes]
+        places: Rows = self.places[self._keys]
         return places
-
-
-class _Stream:
-    """A stream of arrays of names, cut anew."""
-
-    def __init__(self, batches: Iterator[pa.ChunkedArray]) -> None:
-        self._batches = batches
-        self._left = pa.chunked_array([], pa.large_string())
-
-    def take(self, count: int) -> pa.Array:
-        """The next `count` names, fewer at the end."""
-        chunks: list[pa.Array] = list(self._left.chunks)
-        held = len(self._left)
-        while held < count and (batch := next(self._batches, None)) is not None:
-            chunks += batch.chunks
-            held += len(batch)
-        joined = pa.chunked_array(chunks, pa.large_string())
-        self._left = joined.slice(count)
-        return pa.concat_arrays(joined.slice(0, count).chunks or [pa.array([], pa.large_string())])
 
 
 def samples_of(scores: ScoreSet, rows: Rows | Sequence[int]) -> pa.Array:
     """Names of rows of a score set, as large strings, in the order of `rows`; reads the set once."""
     wanted, back = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-    found: list[pa.Array] = []
-    at = low = 0
-    for names in scores.samples():
-        high = int(np.searchsorted(wanted, at + len(names)))
-        found += names.take(pa.array(wanted[low:high] - at)).chunks
-        at, low = at + len(names), high
-    joined = pa.concat_arrays(found) if found else pa.array([], pa.large_string())
-    return joined.take(pa.array(back.reshape(-1)))
+    return Names(RowReader(scores)).of(wanted.astype(np.uint32)).take(pa.array(back.reshape(-1)))
