@@ -46,6 +46,7 @@ def test_what_the_machine_has_free_is_no_more_than_it_has() -> None:
     assert 0 < free_bytes() <= total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["select", "advise"])
 def test_a_condition_that_wants_too_much_memory_is_one_line(tmp_path: Path, command: str) -> None:
     """The process may have 4 GiB here, whatever the machine has."""

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import beholder
 from beholder.cli.app import app
 from beholder.errors import InputError
+from beholder.io.records import sealed
 from beholder.models.head_catalog import DEFAULT_HEAD
 from beholder.scoreset.score_set import ROW, ScoreSet, open_scores, quoted, text_literal
 from beholder.scoring.embed import EmbedOptions, embed
@@ -254,6 +255,52 @@ def test_kept_embeddings_are_found(tmp_path: Path) -> None:
         assert scores.embeddings == str(tmp_path / "s.parquet.embeddings")
 
 
+def an_embedding_set(folder: Path) -> None:
+    """As far as it matters here: its record, and a table about its rows that could be one of scores."""
+    (folder / "metadata").mkdir(parents=True)
+    pq.write_table(table(50, 2), folder / "metadata" / "metadata_0.parquet")
+    (folder / "beholder.json").write_bytes(sealed({"format": "beholder-embeddings", "format_version": 1}))
+
+
+def a_quick_run(place: str, names: list[str], small_head: Path) -> None:
+    """Score embeddings of these names, and one that is no embedding; beside the scores stands a set of embeddings."""
+    rows = np.random.default_rng(len(names)).standard_normal((len(names) + 1, 24)).astype(np.float32)
+    rows[-1] = 0
+    pq.write_table(pa.table({"sample": [*names, "none.jpg"], "embedding": list(rows)}), f"{names[0]}.parquet")
+    beholder.score(f"{names[0]}.parquet", place, heads=str(small_head), shard_rows=2)
+    an_embedding_set(Path(place) / "embeddings")
+
+
+@pytest.mark.filterwarnings("ignore:no stamp")
+def test_of_quick_runs_in_a_folder_only_the_scores_count(here: Path, small_head: Path) -> None:
+    a_quick_run("sets/a.scores", ["a1.jpg", "a2.jpg", "a3.jpg"], small_head)
+    with open_scores("sets") as scores:  # one run is that run
+        assert (scores.num_rows, len(scores.rejects), scores.embeddings) == (3, 1, "sets/a.scores/embeddings")
+    a_quick_run("sets/b.scores", ["b1.jpg", "b2.jpg"], small_head)
+    an_embedding_set(Path("sets/c.embeddings"))
+    for source in ("sets", "sets/*.scores", "sets/*", "sets/**", "sets/**/*.parquet", "sets/*/scores/*.parquet"):
+        with open_scores(source) as scores:
+            assert (scores.num_rows, scores.record["score_columns"]) == (5, ["aesthetic_score"]), source
+            assert len(scores.rejects) == (0 if source.endswith(".parquet") else 2)
+        assert names_in(source) == ["a1.jpg", "a2.jpg", "a3.jpg", "b1.jpg", "b2.jpg"], source
+
+
+@pytest.mark.filterwarnings("ignore:no stamp")
+def test_a_quick_run_among_other_files_is_the_run(here: Path, small_head: Path) -> None:
+    a_quick_run("photos/scores", ["a1.jpg", "a2.jpg"], small_head)
+    Path("photos/a1.jpg").write_bytes(b"a picture")
+    for source in ("photos", "./photos/", "photos/*", "photos/scores"):
+        with open_scores(source) as scores:
+            assert (scores.num_rows, len(scores.rejects), scores.embeddings) == (2, 1, "photos/scores/embeddings"), source
+    os.chdir("photos")
+    assert names_in(".") == names_in("*") == ["a1.jpg", "a2.jpg"]
+    pq.write_table(pa.table({"sample": ["x"], "width": [7]}), "captions.parquet")
+    os.chdir("..")
+    told = refused("photos")
+    assert "(photos/scores)" in told
+    assert "(photos/captions.parquet)" in told
+
+
 def a_run(place: str, names: list[str], small_tower: Path, plain_head: Path) -> None:
     """Score pictures of these names, and one that is none; the folder of scores is `place`, with all it can have."""
     photos = Path(f"{Path(place).name}-photos")
@@ -273,6 +320,7 @@ def names_in(source: str) -> list[str]:
         return sorted(name.rsplit("/", 1)[-1] for name, value in zip(names, values, strict=True) if np.isfinite(value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_of_runs_in_a_folder_only_the_scores_count(
     here: Path, s3: Any, small_tower: Path, plain_head: Path, is_remote: bool
@@ -296,21 +344,6 @@ def test_of_runs_in_a_folder_only_the_scores_count(
     if not is_remote:
         assert CliRunner().invoke(app, ["select", sets, "--min-score", "-1000", "-o", "kept.txt"]).exit_code == 0
         assert len(Path("kept.txt").read_text().splitlines()) == 5
-
-
-def test_a_run_among_pictures_is_the_run(here: Path, small_tower: Path, plain_head: Path) -> None:
-    Path("photos").mkdir()
-    a_run("photos/scores", ["a1.jpg", "a2.jpg"], small_tower, plain_head)
-    for source in ("photos", "./photos/", "photos/*", "photos/scores"):
-        with open_scores(source) as scores:
-            assert (scores.num_rows, len(scores.rejects), scores.embeddings) == (2, 1, "photos/scores/embeddings"), source
-    os.chdir("photos")
-    assert names_in(".") == names_in("*") == ["a1.jpg", "a2.jpg"]
-    pq.write_table(pa.table({"sample": ["x"], "width": [7]}), "captions.parquet")
-    os.chdir("..")
-    told = refused("photos")
-    assert "(photos/scores)" in told
-    assert "(photos/captions.parquet)" in told
 
 
 def test_names_with_an_underscore_and_rejects_are_no_scores(folder: Path) -> None:

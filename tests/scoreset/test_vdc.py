@@ -18,7 +18,7 @@ from beholder.kernels.scoring import Affine
 from beholder.scoring.score import ScoreOptions, score
 from oracles.peers import PEERS, needs_peers
 
-pytestmark = needs_peers("VDC is")
+pytestmark = [needs_peers("VDC is"), pytest.mark.slow]
 
 FILTER = [str(PEERS), "-m", "vdc.scripts.apply_score_filter", "--report-csv", "scores.csv"]
 FILTER += ["--score-column", "aesthetic_score", "--threshold", "5.0"]
