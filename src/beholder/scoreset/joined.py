@@ -205,7 +205,6 @@ def narrow(
     join: Sequence[str],
     scratch: Path,
     num_threads: int = 1,
-    remedy: Remedy = NO_FLAG,
 ) -> Narrowed:
     """Join tables and apply conditions, which mean what they do in `beholder select`; at least one of the two is given.
 
@@ -214,15 +213,15 @@ def narrow(
     Raises:
         InputError: a condition that DuckDB does not take, or that fails on a value; a table that cannot be joined.
     """
-    of_where = replace(remedy, is_condition=True)
+    of_where = Remedy(is_condition=True)
     with contextlib.closing(connect(scratch, num_threads=num_threads)) as connection:
-        with clear_errors(f"{scores.source} cannot be read", remedy):
-            scores.register(connection, "scores")
+        with clear_errors(f"{scores.source} cannot be read"):
+            scores.register(connection)
             tried = " OR ".join(f"NOT isnan(CAST({quoted(name)} AS DOUBLE))" for name in scores.score_columns)
             (num_tried,) = connection.execute(f"SELECT count(*) FILTER (WHERE {tried}) FROM scores").fetchall()[0]
         view, untyped, more, notes = "scores", scores.untyped, list[str](), tuple[str, ...]()
         if join:
-            with clear_errors(f"--join {', '.join(join)}", remedy):
+            with clear_errors(f"--join {', '.join(join)}"):
                 found = join_metadata(connection, scores, join, scratch)
                 view = register_joined(connection, found.file)
             untyped, more, notes = untyped | found.untyped, pq.read_schema(found.file).names, found.notes
@@ -237,7 +236,7 @@ def narrow(
         wanted = [f"{NAME} AS {quoted(scores.sample_column)}"]
         wanted += [quoted(name) for name in (*own, *more) if name != scores.sample_column]
         target = scratch / "narrowed.parquet"
-        with clear_errors(f"{scores.source} cannot be read", of_where if where else remedy):
+        with clear_errors(f"{scores.source} cannot be read", of_where if where else NO_FLAG):
             _write(connection, f"SELECT {', '.join(wanted)} {chosen} ORDER BY {ROW}", target)
     with pq.ParquetFile(target) as file:
         schema, num_rows = file.schema_arrow, file.metadata.num_rows

@@ -264,15 +264,11 @@ class HeadNumbers:
         self.ordered = ordered[first:last]
         self.num_scored = len(self.ordered)
         self.mean = float(self.ordered.mean(dtype=np.float64)) if self.num_scored else math.nan
-        self.standard_deviation = math.sqrt(self._squares() / self.num_scored) if self.num_scored else math.nan
-
-    def _squares(self) -> float:
-        """Sum of squared deviations from the mean, piece by piece so that no float64 copy of all is made."""
-        total = 0.0
-        for start in range(0, self.num_scored, _CHUNK):
+        squares = 0.0
+        for start in range(0, self.num_scored, _CHUNK):  # so that no float64 copy of all is made
             deviation = self.ordered[start : start + _CHUNK].astype(np.float64) - self.mean
-            total += float(np.dot(deviation, deviation))
-        return total
+            squares += float(np.dot(deviation, deviation))
+        self.standard_deviation = math.sqrt(squares / self.num_scored) if self.num_scored else math.nan
 
     @property
     def minimum(self) -> float:
