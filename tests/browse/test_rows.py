@@ -1,4 +1,4 @@
-"""Rows out of the mapped file against pyarrow's own reading of the source."""
+"""Rows out of the mapped file against pyarrow's own reading of the source, and their order against plain Python."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from beholder.browse import rows as rows_module
-from beholder.browse.rows import RowStore, as_json
+from beholder.browse.rows import RowStore, as_json, best_first
 from beholder.scoreset.score_set import open_scores
 
 
@@ -106,3 +108,23 @@ def test_json_values() -> None:
     assert as_json(3) == 3
     assert as_json(-0.5) == -0.5
     assert as_json(b"x") == "b'x'"
+
+
+SCORES = st.one_of(st.sampled_from([4.5, 5.0, 5.1, math.nan, -0.0, 0.0, math.inf, -math.inf]), st.floats(3, 7, width=32))
+NAMES = st.text(alphabet="abÅ猫😀/.", max_size=4)
+
+
+def store_of(names: list[str | None], scores: list[float], folder: Path) -> RowStore:
+    table = pa.table({"sample": pa.array(names, pa.string()), "aesthetic_score": pa.array(scores, pa.float32())})
+    with open_scores(table) as found:
+        return RowStore(found, folder)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(NAMES, SCORES), min_size=1, max_size=40))
+def test_rows_come_best_first_with_ties_by_name_in_bytes_then_by_row(tmp_path_factory, pairs) -> None:
+    names, scores = [name for name, _ in pairs], np.array([score for _, score in pairs], np.float32)
+    rows = best_first(scores, store_of(names, scores.tolist(), tmp_path_factory.mktemp("s")))
+    wanted = [row for row in range(len(scores)) if math.isfinite(scores[row])]
+    wanted.sort(key=lambda row: (-scores[row], names[row].encode(), row))
+    assert rows.tolist() == wanted

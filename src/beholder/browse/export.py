@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from beholder.browse.marks import Mark
-from beholder.browse.ranking import Rows, View
+from beholder.browse.rows import Rows, View
 from beholder.browse.session import Session
 from beholder.columns import FORMAT_VERSION, PICTURES, SAMPLE, source_names
 from beholder.options import KEEP_FIRST

@@ -1,10 +1,11 @@
-"""A score set in; its rows in one mapped file out, any few of them read in an instant whatever the size of the set."""
+"""Rows of a browsed set in one mapped file, any few of them read in an instant; views of them, best first by one score."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
 from beholder.io.arrow_types import empty_table
+from beholder.scoreset.numbers import count_at_least
 from beholder.scoreset.score_set import ROW, ScoreSet
 
 BATCH_ROWS = 65_536
 _LONG_TEXT = 4_000
 """Values are shown cut to so many characters."""
 _FLOAT32_DIGITS = 8
+Rows = npt.NDArray[np.uint32 | np.int64]
 _SAFE_INTEGER = 2**53
 """Larger integers would lose digits in a web page; they are sent as text."""
 
@@ -146,9 +149,7 @@ def _pieces(scores: ScoreSet, target: pa.Schema) -> Iterator[pa.Table]:
     at = 0
     for batch in scores.batches(wanted, num_rows=BATCH_ROWS):
         numbers = np.arange(at, at + batch.num_rows, dtype=np.int64)
-        names = batch.column(scores.sample_column).cast(pa.large_string())
-        if names.null_count:  # the names that ScoreSet.samples gives
-            names = pc.coalesce(names, pa.array([f"#{row}" for row in numbers], pa.large_string()))
+        names = scores.names_in(batch.column(scores.sample_column), at)
         made: dict[str, Any] = {SAMPLE: names, ROW: pa.array(numbers)}
         for item in target:
             if item.name not in made:
@@ -167,3 +168,59 @@ def as_json(value: Any) -> Any:
         return value if np.isfinite(value) else (None if np.isnan(value) else str(value))
     text = value if isinstance(value, str) else str(value)
     return text if len(text) <= _LONG_TEXT else f"{text[:_LONG_TEXT]} ... ({len(text):,} characters)"
+
+
+@dataclass(frozen=True)
+class View:
+    """The rows that satisfy some conditions, by one score.
+
+    Attributes:
+        key: names the view.
+        score: the score's column.
+        conditions: SQL expressions that all rows satisfy.
+        rows: (M,) rows that have a finite score, best first; ties by sample, then by row.
+        ascending: (M,) float32, their scores, from the smallest.
+        inside: (N,) bool, which rows of the set satisfy the conditions; None: all.
+        num_matching: rows that satisfy them, with a score or not.
+    """
+
+    key: str
+    score: str
+    conditions: tuple[str, ...]
+    rows: Rows
+    ascending: npt.NDArray[np.float32]
+    inside: npt.NDArray[np.bool_] | None
+    num_matching: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory it holds."""
+        return self.rows.nbytes + self.ascending.nbytes + (self.inside.nbytes if self.inside is not None else 0)
+
+    def count_at_least(self, threshold: float) -> int:
+        """Rows with this score or more."""
+        return count_at_least(self.ascending, threshold)
+
+    def between(self, low: float, high: float) -> Rows:
+        """Rows with a score in [low, high), best first."""
+        return self.rows[self.count_at_least(high) : self.count_at_least(low)]
+
+
+def best_first(scores: npt.NDArray[np.float32], store: RowStore) -> Rows:
+    """Rows that have a finite score, best first; ties by sample (UTF-8 bytes), then by row."""
+    number = np.uint32 if len(scores) <= np.iinfo(np.uint32).max else np.int64
+    rows = np.flatnonzero(np.isfinite(scores))
+    rows = rows[np.argsort(-scores[rows], kind="stable")].astype(number)
+    values = scores[rows]
+    same = values[1:] == values[:-1]
+    if not same.any():
+        return rows
+    tied = np.zeros(len(rows), bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    run = np.concatenate([[0], np.cumsum(~same)])[tied]
+    among = rows[tied]
+    names = store.fetch(among, [SAMPLE]).column(0)
+    keys = pa.table({"run": run, "sample": names, "row": among})
+    rows[tied] = among[pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]).to_numpy()]
+    return rows

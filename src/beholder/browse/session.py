@@ -20,8 +20,7 @@ import pyarrow as pa
 from beholder.browse.conditions import Conditions
 from beholder.browse.marks import Mark, MarkBook
 from beholder.browse.options import BrowseOptions
-from beholder.browse.ranking import Rows, View, best_first
-from beholder.browse.rows import RowStore, as_json
+from beholder.browse.rows import Rows, RowStore, View, as_json, best_first
 from beholder.browse.stacks import Stacks, read_stacks
 from beholder.columns import HEIGHT, SAMPLE, TRAITS, WIDTH
 from beholder.errors import InputError

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.browse.ranking import View
-from beholder.browse.rows import RowStore
+from beholder.browse.rows import RowStore, View
 from beholder.curate.duplicates.group_files import open_groups
 from beholder.scoreset.database import clear_errors, connect, interruptible
 
