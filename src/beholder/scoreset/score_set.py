@@ -188,16 +188,16 @@ class ScoreSet:
             self._register_all(connection, view)
             return
         self._register_all(connection, f"{view}_all")
-        connection.register(f"{view}_given", _stretches(self.left_out, sum(self.row_counts)))
+        connection.register(f"{view}_given", _kept_ranges(self.left_out, sum(self.row_counts)))
         connection.execute(
-            f"CREATE TABLE {view}_stretches AS FROM {view}_given"
+            f"CREATE TABLE {view}_ranges AS FROM {view}_given"
         )  # of known size: the join reads it, not the set, first
         connection.unregister(f"{view}_given")
         changed = [f"a.{ROW} - s.num_before AS {ROW}"]
         if self._has_texts_for_names:
             changed.append(f"coalesce(a.{columns.SAMPLE}, '#' || a.{ROW}) AS {columns.SAMPLE}")
         connection.execute(
-            f"CREATE VIEW {view} AS SELECT a.* REPLACE ({', '.join(changed)}) FROM {view}_all AS a JOIN {view}_stretches AS s "
+            f"CREATE VIEW {view} AS SELECT a.* REPLACE ({', '.join(changed)}) FROM {view}_all AS a JOIN {view}_ranges AS s "
             f"ON a.{ROW} // {_SPAN} = s.span AND a.{ROW} >= s.start AND a.{ROW} < s.stop"
         )
 
@@ -219,10 +219,10 @@ class ScoreSet:
         connection.execute(f"CREATE VIEW {view} AS SELECT {names} FROM {parquet_of(self.files, 'union_by_name')}")
 
 
-def _stretches(left_out: npt.NDArray[np.uint32], num_rows: int) -> pa.Table:
+def _kept_ranges(left_out: npt.NDArray[np.uint32], num_rows: int) -> pa.Table:
     """Rows [start, stop) that are not left out, with how many are left out before them, for each span that they reach into.
 
-    The span is what DuckDB joins rows and stretches by.
+    The span is what DuckDB joins rows and ranges by.
     """
     starts = np.concatenate([[0], left_out.astype(np.int64) + 1])
     stops = np.concatenate([left_out.astype(np.int64), [num_rows]])
@@ -290,7 +290,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         source = _usual_table(source)
         schema, record = source.schema, _record_in(source.schema)
         found = _columns_of(schema, record, "the table", score_column, sample_column)
-        seen = _seen(schema, found)
+        seen = _without_hidden(schema, found)
         return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=seen, record=record, **found)
     place = foreign.find_scores(source)
     types = dict.fromkeys(_scores_in_csv(place, score_column), pa.float64())
@@ -302,7 +302,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
             counts.append(file.metadata.num_rows)
         if not schemas[-1].names:
             raise InputError(f"{name} has no columns; leave it out")
-    record = _sound(place.record) or next((found for schema in schemas if (found := _record_in(schema))), {})
+    record = _valid_record(place.record) or next((found for schema in schemas if (found := _record_in(schema))), {})
     untyped = {
         item.name
         for path, schema in zip(place.files, schemas, strict=True)
@@ -312,7 +312,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     }
     named = {score_column} if score_column is not None else _score_names([n for s in schemas for n in s.names], record)
     schema = _unified(schemas, untyped, named, source)
-    files, fitted = _fitted(files, schemas, schema, untyped, scratch)
+    files, fitted = _refit(files, schemas, schema, untyped, scratch)
     untyped |= fitted
     chosen = _columns_of(schema, record, source, score_column, sample_column)
     for path, name in zip(files, place.files, strict=True):
@@ -322,7 +322,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         source=source,
         files=files,
         row_counts=tuple(counts),
-        schema=_seen(schema, chosen),
+        schema=_without_hidden(schema, chosen),
         record=record,
         rejects=place.rejects,
         embeddings=place.embeddings,
@@ -331,7 +331,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     )
 
 
-def _seen(schema: pa.Schema, chosen: dict[str, Any]) -> pa.Schema:
+def _without_hidden(schema: pa.Schema, chosen: dict[str, Any]) -> pa.Schema:
     """The columns that are of the set."""
     return schema if chosen["hidden"] is None else schema.remove(schema.get_field_index(chosen["hidden"]))
 
@@ -342,7 +342,7 @@ def _scores_in_csv(place: foreign.ScorePlace, score_column: str | None) -> list[
     if not texts:
         return []
     names = list(dict.fromkeys(name for path in texts for name in header_of(path)))
-    return [score_column] if score_column is not None else _score_names(names, _sound(place.record))
+    return [score_column] if score_column is not None else _score_names(names, _valid_record(place.record))
 
 
 def _score_names(names: Sequence[str], record: dict[str, Any]) -> list[str]:
@@ -394,7 +394,7 @@ def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Col
     return usual[0] if len(usual) == 1 else common_schema(usual).with_metadata(usual[0].metadata)
 
 
-def _fitted(
+def _refit(
     files: Sequence[Path], schemas: Sequence[pa.Schema], wanted: pa.Schema, untyped: Collection[str], scratch: Path
 ) -> tuple[tuple[Path, ...], set[str]]:
     """The files, those anew in `scratch` of which DuckDB would change values when it reads all of them as one table.
@@ -447,10 +447,10 @@ def _record_in(schema: pa.Schema) -> dict[str, Any]:
         found = json.loads((schema.metadata or {}).get(b"beholder", b"{}"))
     except (ValueError, RecursionError):
         return {}
-    return _sound(found)
+    return _valid_record(found)
 
 
-def _sound(found: Any) -> dict[str, Any]:
+def _valid_record(found: Any) -> dict[str, Any]:
     """A record without the parts about scores that are not as we write them; {} for what is none."""
     if not isinstance(found, dict):
         return {}
