@@ -34,6 +34,7 @@ scores_arrays = hnp.arrays(
 )
 
 
+@settings(max_examples=50)
 @given(scores_arrays, st.integers(0, 200))
 def test_merged_halves_equal_the_whole(scores: np.ndarray, cut: int) -> None:
     whole = ScoreStats.of(scores)
@@ -47,6 +48,7 @@ def test_merged_halves_equal_the_whole(scores: np.ndarray, cut: int) -> None:
     assert merged.standard_deviation == pytest.approx(scores.astype(np.float64).std(), rel=1e-6, abs=1e-4)
 
 
+@settings(max_examples=50)
 @given(scores_arrays, st.sampled_from([-2.5, 0.0, 3.4, 4.5, 4.75, 5.0, 5.5, 6.0, 6.25, 6.5, 7.0, 8.0]))
 def test_counts_at_thresholds_are_exact(scores: np.ndarray, threshold: float) -> None:
     if threshold == 3.4:  # not a bin edge: within one bin
@@ -57,6 +59,7 @@ def test_counts_at_thresholds_are_exact(scores: np.ndarray, threshold: float) ->
         assert ScoreStats.of(scores).count_at_least(threshold) == int((scores >= np.float32(threshold)).sum())
 
 
+@settings(max_examples=50)
 @given(scores_arrays)
 def test_quantiles_stand_between_their_neighbours(scores: np.ndarray) -> None:
     ordered = np.sort(scores.astype(np.float64))
@@ -83,6 +86,7 @@ def test_histogram_counts_equal_numpys_on_round_edges() -> None:
     assert ScoreStats.of(scores).histogram(edges) == expected.tolist()
 
 
+@settings(max_examples=50)
 @given(scores_arrays)
 def test_json_restores_to_the_bit(scores: np.ndarray) -> None:
     stats = ScoreStats.of(scores)
@@ -119,7 +123,7 @@ def numbers_of(values: object, head: str | None = None) -> HeadNumbers:
     return HeadNumbers("aesthetic_score", head, np.asarray(values, np.float32))
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(NEAR | st.just(math.nan), max_size=60))
 def test_moments_and_quantiles_are_those_of_pandas(values: list[float]) -> None:
     numbers, series = numbers_of(values), pd.Series(np.asarray(values, np.float32)).dropna().astype("float64")
@@ -136,7 +140,7 @@ def test_moments_and_quantiles_are_those_of_pandas(values: list[float]) -> None:
         assert numbers.quantile(q) == pytest.approx(series.quantile(q), rel=1e-12)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(FLOATS, max_size=60), st.floats(-10, 10) | st.sampled_from([0.1, 4.1, 5.0, 5.05, 1e300, -1e300]))
 def test_thresholds_are_rounded_to_float32_as_scores_are(values: list[float], threshold: float) -> None:
     numbers = numbers_of(values)
@@ -217,6 +221,7 @@ def test_steps_are_round(width: float, step: float) -> None:
 SCORES = st.one_of(st.sampled_from([4.5, 5.0, 5.1, math.nan, -0.0, 0.0, math.inf, -math.inf]), st.floats(3, 7, width=32))
 
 
+@settings(max_examples=60)
 @given(st.lists(SCORES, min_size=1, max_size=60), st.one_of(SCORES.filter(lambda x: not math.isnan(x)), st.floats(3, 7)))
 def test_counts_and_buckets_and_bins_are_those_of_a_plain_count(values: list[float], threshold: float) -> None:
     scores = np.array(values, np.float32)

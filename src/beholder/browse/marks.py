@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import SAMPLE
 from beholder.errors import OutputError, reading_failed, writing_failed
+from beholder.scoreset.sample_lists import mark_of
 
 RowsNamed = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
 _MOST_CHANGES = 20_000
@@ -37,7 +37,7 @@ class Mark(enum.IntEnum):
         return None if self is Mark.NONE else self.name.lower()
 
 
-_MARK_OF: dict[Any, Mark] = {mark.word: mark for mark in Mark}
+_MARK_OF: dict[str | None, Mark] = {mark.word: mark for mark in Mark}
 
 
 @dataclass(frozen=True)
@@ -179,15 +179,10 @@ class MarkBook:
 def _event(line: bytes) -> tuple[str, Mark] | None:
     """Sample and mark of a line; None for one that is damaged."""
     try:
-        event = json.loads(line)
-        json.dumps(event, ensure_ascii=False).encode()  # half a pair of surrogates can name no row
-    except (ValueError, RecursionError):
+        name, word = mark_of(line)
+    except ValueError:
         return None
-    if not isinstance(event, dict) or not isinstance(event.get(SAMPLE), str):
-        return None
-    word = event.get("mark")
-    mark = _MARK_OF.get(word) if word is None or isinstance(word, str) else None
-    return None if mark is None or "mark" not in event else (event[SAMPLE], mark)
+    return name, _MARK_OF[word]
 
 
 def _append(path: Path, data: bytes) -> None:

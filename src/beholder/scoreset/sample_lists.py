@@ -95,6 +95,19 @@ def rows_in(table: str, source: str) -> str:
     return f"SELECT {ROW} FROM {source} WHERE {NAME} IN (SELECT {columns.SAMPLE} FROM {table})"
 
 
+def mark_of(line: bytes) -> tuple[str, str | None]:
+    """Sample and mark (keep, drop or None) of a line as `beholder browse` writes it. Raises ValueError for any other."""
+    try:
+        event = json.loads(line)
+        sample, mark = event[columns.SAMPLE], event["mark"]
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError("no object with a sample and a mark") from error
+    if not isinstance(sample, str) or mark not in _MARKS:
+        raise ValueError("no sample, or another mark")
+    sample.encode()  # half a pair of surrogates can name no row
+    return sample, mark
+
+
 def read_marks(path: str) -> dict[str, str]:
     """Sample -> "keep" or "drop", by the last event of each sample; JSON lines as `beholder browse` writes them.
 
@@ -107,11 +120,8 @@ def read_marks(path: str) -> dict[str, str]:
         if not line.strip():
             continue
         try:
-            event = json.loads(line)
-            sample, mark = event["sample"], event["mark"]
-            if not isinstance(sample, str) or mark not in _MARKS:
-                raise ValueError
-        except (ValueError, TypeError, KeyError):
+            sample, mark = mark_of(line)
+        except ValueError:
             if number == len(lines):
                 break
             raise InputError(
