@@ -185,6 +185,11 @@ def count_at_least(ascending: Ascending, threshold: float) -> int:
     return len(ascending) - int(np.searchsorted(ascending, as_score(threshold)))
 
 
+def count_above(ascending: Ascending, threshold: float) -> int:
+    """How many of the sorted scores are > `threshold`, which is rounded as by `count_at_least`."""
+    return len(ascending) - int(np.searchsorted(ascending, as_score(threshold), side="right"))
+
+
 def counts_between(ascending: Ascending, edges: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """(B,) how many of the sorted scores lie in each of the B bins between (B + 1,) ascending edges.
 
@@ -331,7 +336,7 @@ class HeadNumbers:
         """Bins of a round width over the shown range; `kept`: the scores that a selection kept, in any order."""
         edges = _edges(*self.shown_range())
         num_below = self.num_scored - self.count_at_least(edges[0])
-        num_above = self.num_scored - int(np.searchsorted(self.ordered, as_score(edges[-1]), side="right"))
+        num_above = count_above(self.ordered, edges[-1])
         kept_counts = counts_between(np.sort(kept), edges) if kept is not None else None
         return Histogram(edges, counts_between(self.ordered, edges), kept_counts, num_below, num_above)
 

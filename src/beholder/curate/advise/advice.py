@@ -14,7 +14,7 @@ from beholder.curate.advise.group_counts import Grouper, LeftOut, chosen_columns
 from beholder.curate.advise.inputs import choose_score, finite, head_of
 from beholder.curate.advise.options import AdviseOptions
 from beholder.curate.advise.representation import METHOD, ColumnTable, Group, GroupCounts, represent
-from beholder.curate.advise.rows import SCORE, Rows, open_rows, threshold_number
+from beholder.curate.advise.rows import SCORE, Rows, open_rows
 from beholder.curate.advise.warnings import warnings_about
 from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence
 from beholder.io.frames import as_source, texts_of
@@ -22,7 +22,7 @@ from beholder.models.landmarks import Landmark, landmarks_of, read_threshold
 from beholder.models.published import LAION_EN, PublishedShares, published_of
 from beholder.options import KEEP_FIRST, take_old_names
 from beholder.scoreset.database import NO_FLAG, WITH_FLAG, Remedy
-from beholder.scoreset.numbers import QUANTILES, ScoreStats, grid_around
+from beholder.scoreset.numbers import QUANTILES, Ascending, ScoreStats, count_above, count_at_least, grid_around
 from beholder.scoreset.repeated import open_each_once
 from beholder.scoreset.score_set import ScoreSet
 
@@ -281,15 +281,14 @@ class _Answer:
 def _answer(rows: Rows, question: _Question) -> _Answer:
     """Count all that is asked for."""
     picked = chosen_columns(rows, question.columns) if question.with_price else []
-    num_rows, stats = _stats(rows)
+    num_rows, stats, ascending = _scores(rows)
     grid = sorted({*(question.thresholds or _grid(stats, question.head)), *([] if question.at is None else [question.at])})
     marks = landmarks_of(question.head)
-    kept = _counts(rows, stats.count, grid)
-    cut = _counts(rows, stats.count, [item.threshold for item in marks], strict=[item.is_strict for item in marks])
+    kept = [count_at_least(ascending, threshold) for threshold in grid]
+    cut = [(count_above if item.is_strict else count_at_least)(ascending, item.threshold) for item in marks]
     num_equal = 0
     if question.mark is not None and question.mark.is_strict:
-        (above,) = _counts(rows, stats.count, [question.mark.threshold], strict=[True])
-        num_equal = kept[grid.index(question.mark.threshold)] - above
+        num_equal = kept[grid.index(question.mark.threshold)] - count_above(ascending, question.mark.threshold)
     at, reason = _at(question, grid, kept, stats.count)
     counted: list[GroupCounts | LeftOut] = []
     if at is not None and question.with_price:
@@ -371,29 +370,19 @@ def _published_row(item: PublishedShares) -> PublishedRow:
     )
 
 
-def _stats(rows: Rows) -> tuple[int, ScoreStats]:
-    """Rows of the view, and the statistics of their scores; piece by piece."""
-    num_rows, stats = 0, ScoreStats()
+def _scores(rows: Rows) -> tuple[int, ScoreStats, Ascending]:
+    """Rows of the view, and their scores: statistics, and all of them in order (4 bytes each)."""
+    num_rows, stats, pieces = 0, ScoreStats(), [np.empty(0, np.float32)]
     for batch in rows.batches(f"SELECT {SCORE} FROM rows", _BATCH_ROWS):
         num_rows += batch.num_rows
-        column = batch.column(0)
-        stats.merge(ScoreStats.of(column.drop_null().to_numpy(zero_copy_only=False).astype(np.float32)))
-    return num_rows, stats
+        pieces.append(batch.column(0).drop_null().to_numpy(zero_copy_only=False).astype(np.float32))
+        stats.merge(ScoreStats.of(pieces[-1]))
+    return num_rows, stats, np.sort(np.concatenate(pieces))
 
 
 def _grid(stats: ScoreStats, head: str | None) -> list[float]:
     """Half and quarter points (or other round ones) around the scores, and what is published; ascending, each once."""
     return sorted(grid_around(stats) | {threshold for item in published_of(head) for threshold in item.shares})
-
-
-def _counts(rows: Rows, num_scored: int, thresholds: Sequence[float], *, strict: Sequence[bool] = ()) -> list[int]:
-    """Rows at or above each threshold (above it where `strict`), compared as float32."""
-    if not thresholds or not num_scored:
-        return [0] * len(thresholds)
-    signs = [">" if is_strict else ">=" for is_strict in strict] or [">="] * len(thresholds)
-    pairs = zip(signs, map(threshold_number, thresholds), strict=True)
-    counts = ", ".join(f"count(*) FILTER ({SCORE} {sign} {threshold})" for sign, threshold in pairs)
-    return [int(count) for count in rows.one(f"SELECT {counts} FROM rows")]
 
 
 def _at(question: _Question, grid: Sequence[float], kept: Sequence[int], num_scored: int) -> tuple[float | None, str]:
