@@ -93,12 +93,10 @@ def buckets(numbers: HeadNumbers, scores: npt.NDArray[np.float32], per_bucket: i
         (np.empty(0, np.uint64), np.empty(0, np.int64)) for _ in range(num_buckets)
     ]
     limits = np.full(num_buckets, np.iinfo(np.uint64).max, np.uint64)
-    counts = np.zeros(num_buckets, np.int64)
     for start in range(0, len(scores), _CHUNK):
         piece = scores[start : start + _CHUNK]
         finite = np.flatnonzero(np.isfinite(piece))
         places = np.searchsorted(bounds, piece[finite], side="right")
-        counts += np.bincount(places, minlength=num_buckets)
         rows = finite + start
         keys = hashed(rows, seed)
         near = keys <= limits[places]
@@ -114,7 +112,7 @@ def buckets(numbers: HeadNumbers, scores: npt.NDArray[np.float32], per_bucket: i
     tops = [*edges[1:-1], math.inf if numbers.maximum >= edges[-1] else edges[-1]]
     found = [
         Bucket(low, high, int(count), rows)
-        for low, high, count, (_, rows) in zip(ends, tops, counts, taken, strict=True)
+        for low, high, count, (_, rows) in zip(ends, tops, counts_between(numbers.ordered, edges), taken, strict=True)
         if count
     ]
     return found[::-1]
