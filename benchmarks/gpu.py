@@ -36,8 +36,8 @@ import gpu_report
 import machine
 from beholder.engine.devices import float32_products
 from beholder.errors import BeholderError
+from beholder.models.backbones import SHAPES, TowerShape
 from beholder.models.clip import random_tensors
-from beholder.models.tower_shape import SHAPES, TowerShape
 from gpu_sides import DTYPES, build, synchronize, timed
 
 PARTS = ("correct", "products", "rates", "path", "head")

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from beholder.models.backbones import PIXEL_MEAN, PIXEL_STD, TowerShape
 from beholder.models.clip import ClipVisionTower, build_tower
-from beholder.models.tower_shape import PIXEL_MEAN, PIXEL_STD, TowerShape
 from tower_checkpoints import hugging_face_config, state_in
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}

@@ -27,8 +27,8 @@ from PIL import Image
 
 from beholder import Head, save_head
 from beholder.kernels.scoring import Affine
+from beholder.models.backbones import TowerShape
 from beholder.models.clip import random_tensors
-from beholder.models.tower_shape import TowerShape
 from process_memory import watched
 from tower_checkpoints import save_hugging_face
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from beholder.models.tower_shape import PIXEL_MEAN, PIXEL_STD, TowerShape
+from beholder.models.backbones import PIXEL_MEAN, PIXEL_STD, TowerShape
 
 BLOCKS = {
     "openai": ("transformer.resblocks.", "ln_1", "ln_2", "attn.in_proj_", "attn.out_proj.", "mlp.c_fc.", "mlp.c_proj."),

@@ -73,8 +73,8 @@ def make_towers() -> None:
     """The B/32 tower in the layouts of all sides, kept in benchmarks/data/towers."""
     from safetensors.torch import save_file
 
+    from beholder.models.backbones import SHAPES
     from beholder.models.clip import random_tensors
-    from beholder.models.tower_shape import SHAPES
 
     shape = SHAPES["openai/clip-vit-base-patch32"]
     last = TOWERS / "b32_visual.safetensors"

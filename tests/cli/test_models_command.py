@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 import beholder
 from beholder.cli.models import models_app
 from beholder.errors import BeholderError, HeadError
-from beholder.models import head_catalog
+from beholder.models import catalog
 from beholder.models.heads import load_head
 
 run_cli = CliRunner()
@@ -54,9 +54,7 @@ def test_help_has_examples(command: str) -> None:
 def test_list_names_everything() -> None:
     result = run("list")
     assert result.exit_code == 0
-    names = [entry.name for entry in (*head_catalog.HEADS, *head_catalog.BUNDLES)] + [
-        head.name for head in head_catalog.REFUSED
-    ]
+    names = [entry.name for entry in (*catalog.HEADS, *catalog.BUNDLES)] + [head.name for head in catalog.REFUSED]
     for name in names:
         assert name in result.output
     assert " here " not in result.output
@@ -124,7 +122,7 @@ def test_export_then_use_it_on_a_machine_without_a_network(
     assert len(list(folder.iterdir())) == 10
     monkeypatch.setenv("BEHOLDER_MODELS", str(folder))
     monkeypatch.setenv("BEHOLDER_CACHE", str(tmp_path / "fresh"))
-    assert load_head("laion-v2").sha256 == head_catalog.HEADS[0].sha256
+    assert load_head("laion-v2").sha256 == catalog.HEADS[0].sha256
     states = json.loads(run("verify", "--json").output)
     assert [state["state"] for state in states] == ["ok"] * 9
     again = run("export", str(folder), "laion-v1", "--json")
@@ -203,7 +201,7 @@ def test_the_commands_import_lightly() -> None:
 def test_export_replaces_nothing_of_somebody_elses(models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "x"
     folder.mkdir()
-    name = head_catalog.HEADS[0].files[0]
+    name = catalog.HEADS[0].files[0]
     for file, text in (("manifest.json", '{"name": "my web app"}'), ("manifest.json", "[" * 100_000), (name, "mine")):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)

@@ -14,8 +14,8 @@ import torch
 
 from beholder.errors import HeadError
 from beholder.io import storage
-from beholder.models import head_catalog, head_download, hub
-from beholder.models.head_catalog import HeadEntry, Source
+from beholder.models import catalog, head_download, hub
+from beholder.models.catalog import HeadEntry, Source
 from beholder.models.heads import load_head
 from oracles.hub import Hub
 
@@ -76,7 +76,7 @@ def test_from_the_hub_once_and_then_from_its_cache(web: Hub, body: bytes) -> Non
 def test_the_default_head_by_name_from_the_hub(web: Hub, shared_models: Path) -> None:
     data = (shared_models / "sac+logos+ava1-l14-linearMSE.pth").read_bytes()
     web.add_hub_file("birder-project/aesthetic-predictor", "openai-clip_aesthetic-predictor.pt", data)
-    assert load_head().name == head_catalog.DEFAULT_HEAD
+    assert load_head().name == catalog.DEFAULT_HEAD
     web.log.clear()
     assert load_head("laion-v2").bias == pytest.approx(5.2366, abs=1e-4)
     assert web.log == []
@@ -280,15 +280,15 @@ def test_nothing_is_downloaded_for_a_refused_head(web: Hub) -> None:
 
 def test_a_bundle_cannot_be_verified(tmp_path: Path) -> None:
     with pytest.raises(HeadError, match="never published"):
-        head_download.verify(tmp_path, head_catalog.BUNDLES[0])
+        head_download.verify(tmp_path, catalog.BUNDLES[0])
 
 
 def test_entries_and_their_files_fit(shared_models: Path, tmp_path: Path) -> None:
-    for entry in head_catalog.HEADS:
+    for entry in catalog.HEADS:
         head_download.verify(shared_models / entry.files[0], entry)
         wrong = dataclasses.replace(entry, sha256="0" * 64)
         with pytest.raises(HeadError, match=f"expected sha256 {'0' * 64}, found {entry.sha256}"):
             head_download.verify(shared_models / entry.files[0], wrong)
-    shutil.copy(shared_models / head_catalog.HEADS[3].files[0], tmp_path / "x")
+    shutil.copy(shared_models / catalog.HEADS[3].files[0], tmp_path / "x")
     with pytest.raises(HeadError, match="cannot read"):
-        head_download.verify(tmp_path / "none", head_catalog.HEADS[3])
+        head_download.verify(tmp_path / "none", catalog.HEADS[3])

@@ -16,7 +16,7 @@ from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressRep
 from beholder import load_head
 from beholder.errors import HeadError
 from beholder.models import byte_ranges, head_download
-from beholder.models.head_catalog import HeadEntry, Source
+from beholder.models.catalog import HeadEntry, Source
 from beholder.models.hub import download, watched_bar
 from beholder.models.tower_download import from_url
 from beholder.models.towers import load_tower

@@ -20,7 +20,7 @@ import torch
 import beholder
 from beholder.errors import HeadError
 from beholder.kernels.scoring import Affine, Perceptron
-from beholder.models import head_catalog
+from beholder.models import catalog
 from beholder.models.head import score_on_device
 from beholder.models.heads import Head, load_head, save_head
 
@@ -63,7 +63,7 @@ def reference(shared_reference: Path) -> npt.NDArray[np.float32]:
     return np.concatenate([np.load(file).reshape(1, 768) for file in files])
 
 
-def slow_scores(entry: head_catalog.HeadEntry, path: Path, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def slow_scores(entry: catalog.HeadEntry, path: Path, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Layer after layer as the published code does it, in float64; nothing folded, nothing of beholder's."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     x = torch.from_numpy(rows.astype(np.float64))
@@ -99,8 +99,8 @@ def test_published_scores(name: str, models: Path, reference: npt.NDArray[np.flo
     assert [round(float(score), 4) for score in scores] == list(GOLDEN[name])
 
 
-@pytest.mark.parametrize("entry", head_catalog.HEADS, ids=lambda entry: entry.name)
-def test_every_head_scores_as_the_slow_reference_does(entry: head_catalog.HeadEntry, models: Path) -> None:
+@pytest.mark.parametrize("entry", catalog.HEADS, ids=lambda entry: entry.name)
+def test_every_head_scores_as_the_slow_reference_does(entry: catalog.HeadEntry, models: Path) -> None:
     head = load_head(entry.name)
     rows = rows_of(entry.dim, 200)
     expected = slow_scores(entry, models / entry.files[0], rows)
@@ -114,14 +114,14 @@ def test_every_head_scores_as_the_slow_reference_does(entry: head_catalog.HeadEn
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_reference_rows_to_1e_5_of_the_slow_reference(name: str, models: Path, reference: npt.NDArray[np.float32]) -> None:
-    entry = head_catalog.find(name)
+    entry = catalog.find(name)
     assert entry is not None
     expected = slow_scores(entry, models / entry.files[0], reference)
     assert np.abs(load_head(name).score(reference) - expected).max() <= 1e-5
 
 
-@pytest.mark.parametrize("entry", head_catalog.HEADS, ids=lambda entry: entry.name)
-def test_every_head_is_described_rightly(entry: head_catalog.HeadEntry, models: Path) -> None:
+@pytest.mark.parametrize("entry", catalog.HEADS, ids=lambda entry: entry.name)
+def test_every_head_is_described_rightly(entry: catalog.HeadEntry, models: Path) -> None:
     head = load_head(entry.name)
     assert (head.name, head.dim, head.is_affine, head.sha256) == (entry.name, entry.dim, entry.is_affine, entry.sha256)
     assert (head.backbone, head.licence, head.source) == (entry.backbone, entry.licence, entry.sources[0].url)

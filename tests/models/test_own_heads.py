@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 import beholder
 from beholder import Head, HeadError, load_head, save_head
 from beholder.cli.models import models_app
-from beholder.models import head_catalog
+from beholder.models import catalog
 from beholder.scoring.score import ScoreOptions, score
 
 Rows = npt.NDArray[np.float64]
@@ -605,4 +605,4 @@ def test_the_files_that_people_have(shared_cases: Path, shared_models: Path) -> 
         assert np.abs(load_head(folder / "myseq.pt", activation=activation).score(rows) - expected).max() < 1e-5
     assert "numpy.savez('ridge.npz', coef_=m.coef_, intercept_=m.intercept_)" in refusal(folder / "ridge.joblib")
     # A published head that was renamed is still itself.
-    assert head_catalog.by_sha256(load_head(shared_models / "sac_public_2022_06_29_vit_l_14_linear.pth").sha256) is not None
+    assert catalog.by_sha256(load_head(shared_models / "sac_public_2022_06_29_vit_l_14_linear.pth").sha256) is not None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from beholder.models import head_catalog, landmarks, published
+from beholder.models import catalog, published
+from beholder.models import published as landmarks
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_nothing_is_published_of_other_heads(head: str | None) -> None:
 
 def test_repackaged_heads_are_their_originals() -> None:
     assert published.canonical_head("shunk031/aesthetics-predictor-v1-vit-large-patch14") == "sa_0_4_vit_l_14_linear"
-    assert published.canonical_head("openai-clip_aesthetic-predictor.pt") == head_catalog.DEFAULT_HEAD
+    assert published.canonical_head("openai-clip_aesthetic-predictor.pt") == catalog.DEFAULT_HEAD
     assert published.canonical_head("nobody's") is None
 
 
@@ -50,7 +51,7 @@ def test_landmarks_are_well_formed() -> None:
     assert len(set(keys)) == len(keys)
     for mark in landmarks.LANDMARKS:
         assert mark.source.startswith("https://")
-        assert mark.head is None or mark.head == landmarks.V2_5 or head_catalog.find(mark.head) is not None
+        assert mark.head is None or mark.head == landmarks.V2_5 or catalog.find(mark.head) is not None
         assert landmarks.find_landmark(mark.key.upper() + " ") is mark
         with pytest.raises(ValueError, match="could not convert"):
             float(mark.key)  # a name must not read as a threshold

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from beholder.models import head_catalog, published
+from beholder.models import backbones, catalog, published
 
 L14 = "openai/clip-vit-large-patch14"
 
 
 def test_sha256_and_size_are_those_of_the_files(shared_models: Path) -> None:
-    for entry in head_catalog.HEADS:
+    for entry in catalog.HEADS:
         data = (shared_models / entry.files[0]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == entry.sha256, entry.name
         assert len(data) == entry.num_bytes, entry.name
 
 
 def test_the_nine_heads_and_the_seven_repackaged_ones_are_all_there() -> None:
-    assert len(head_catalog.HEADS) == 9
-    assert len(head_catalog.BUNDLES) == 7
-    assert len({entry.sha256 for entry in head_catalog.HEADS}) == 9
-    assert all(entry.sha256 is None and entry.num_bytes is None for entry in head_catalog.BUNDLES)
-    assert head_catalog.find(head_catalog.DEFAULT_HEAD) is head_catalog.HEADS[0]
+    assert len(catalog.HEADS) == 9
+    assert len(catalog.BUNDLES) == 7
+    assert len({entry.sha256 for entry in catalog.HEADS}) == 9
+    assert all(entry.sha256 is None and entry.num_bytes is None for entry in catalog.BUNDLES)
+    assert catalog.find(catalog.DEFAULT_HEAD) is catalog.HEADS[0]
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,14 @@ def test_the_nine_heads_and_the_seven_repackaged_ones_are_all_there() -> None:
     ],
 )
 def test_find(name: str, expected: str) -> None:
-    entry = head_catalog.find(name)
+    entry = catalog.find(name)
     assert entry is not None
     assert entry.name == expected
 
 
 def test_no_name_stands_for_two_heads() -> None:
     names = {
-        entry.name: {name.casefold() for name in (entry.name, *entry.aliases)}
-        for entry in (*head_catalog.HEADS, *head_catalog.BUNDLES)
+        entry.name: {name.casefold() for name in (entry.name, *entry.aliases)} for entry in (*catalog.HEADS, *catalog.BUNDLES)
     }
     for (one, its), (other, others) in combinations(names.items(), 2):
         assert not its & others, (one, other)
@@ -59,30 +58,30 @@ def test_no_name_stands_for_two_heads() -> None:
 
 @pytest.mark.parametrize("name", ["", "laion-v3", "model.safetensors", "model", "sac"])
 def test_unknown_names_are_not_guessed(name: str) -> None:
-    assert head_catalog.find(name) is None
+    assert catalog.find(name) is None
 
 
 def test_near_misses_are_suggested() -> None:
-    assert head_catalog.suggestions("sac+logos+ava-l14-linearMSE")[0] == "sac+logos+ava1-l14-linearMSE"
-    assert head_catalog.suggestions("sa_0_4_vit_l14_linear")[0] == "sa_0_4_vit_l_14_linear"
-    assert head_catalog.suggestions("zzzzqqqq") == []
+    assert catalog.suggestions("sac+logos+ava-l14-linearMSE")[0] == "sac+logos+ava1-l14-linearMSE"
+    assert catalog.suggestions("sa_0_4_vit_l14_linear")[0] == "sa_0_4_vit_l_14_linear"
+    assert catalog.suggestions("zzzzqqqq") == []
 
 
 def test_refused_heads_have_a_reason() -> None:
-    refused = head_catalog.find_refused("discus0434/aesthetic-predictor-v2-5")
+    refused = catalog.find_refused("discus0434/aesthetic-predictor-v2-5")
     assert refused is not None
     assert "1152" in refused.reason
     assert "AGPL" in refused.reason
-    assert head_catalog.find("aesthetic_predictor_v2_5.pth") is None
-    found = head_catalog.refused_by_sha256("a6caf256b3dc434273c98dcb12f6bf17c5d4fc647d8df11f038386923dd06220")
+    assert catalog.find("aesthetic_predictor_v2_5.pth") is None
+    found = catalog.refused_by_sha256("a6caf256b3dc434273c98dcb12f6bf17c5d4fc647d8df11f038386923dd06220")
     assert found is refused
-    assert head_catalog.refused_by_sha256("0" * 64) is None
-    assert head_catalog.find_refused("rockerBOO/candle-aesthetic-predictor") is not None
+    assert catalog.refused_by_sha256("0" * 64) is None
+    assert catalog.find_refused("rockerBOO/candle-aesthetic-predictor") is not None
 
 
 def test_every_backbone_has_the_dimension_its_heads_need() -> None:
-    for entry in (*head_catalog.HEADS, *head_catalog.BUNDLES):
-        backbone = head_catalog.find_backbone(entry.backbone)
+    for entry in (*catalog.HEADS, *catalog.BUNDLES):
+        backbone = backbones.find_backbone(entry.backbone)
         assert backbone is not None
         assert backbone.id == entry.backbone
         assert backbone.dim == entry.dim
@@ -93,8 +92,8 @@ def test_every_backbone_has_the_dimension_its_heads_need() -> None:
     [L14, "ViT-L/14", "vit-l/14", "clip:ViT-L/14", "vit_l14_pn_quick_gelu_openai-clip", "ViT-L-14-quickgelu/openai"],
 )
 def test_aliases_of_the_large_tower(name: str) -> None:
-    assert head_catalog.canonical_backbone(name) == L14
-    assert head_catalog.same_backbone(name, L14)
+    assert backbones.canonical_backbone(name) == L14
+    assert backbones.same_backbone(name, L14)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +109,14 @@ def test_aliases_of_the_large_tower(name: str) -> None:
     ],
 )
 def test_other_towers_and_wrong_activations_are_not_the_large_tower(name: str) -> None:
-    assert head_catalog.canonical_backbone(name) != L14
-    assert not head_catalog.same_backbone(name, L14)
+    assert backbones.canonical_backbone(name) != L14
+    assert not backbones.same_backbone(name, L14)
 
 
 def test_unknown_backbones_are_the_same_only_when_spelt_alike() -> None:
-    assert head_catalog.canonical_backbone("my/tower") is None
-    assert head_catalog.same_backbone("my/tower", "My/Tower ")
-    assert not head_catalog.same_backbone("my/tower", "my/other")
+    assert backbones.canonical_backbone("my/tower") is None
+    assert backbones.same_backbone("my/tower", "My/Tower ")
+    assert not backbones.same_backbone("my/tower", "my/other")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_unknown_backbones_are_the_same_only_when_spelt_alike() -> None:
 )
 def test_towers_by_size(sizes: tuple[int, int, int, int], expected: str | None) -> None:
     patch, tokens, width, dim = sizes
-    assert head_catalog.backbone_of_tower(patch, tokens, width, dim) == expected
+    assert backbones.backbone_of_tower(patch, tokens, width, dim) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from beholder.errors import HeadError
-from beholder.models import head_catalog
+from beholder.models import catalog
 from beholder.models.heads import load_head
 from oracles.hub import Hub
 
@@ -166,7 +166,7 @@ def test_a_hub_revision(web: Hub, tmp_path: Path) -> None:
 def test_a_small_hub_file_is_fetched_whole_and_kept_by_the_hub(web: Hub, shared_models: Path) -> None:
     state = torch.load(shared_models / "sac+logos+ava1-l14-linearMSE.pth", map_location="cpu", weights_only=True)
     data = safetensors.torch.save(dict(state))
-    entry = head_catalog.find("ttj/sac-logos-ava1-l14-linearMSE")
+    entry = catalog.find("ttj/sac-logos-ava1-l14-linearMSE")
     assert entry is not None
     web.add_hub_file(entry.name, "model.safetensors", data, revision=entry.sources[0].revision)
     head = load_head(entry.name)

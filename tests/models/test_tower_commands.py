@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 from beholder import load_head
 from beholder.cli.models import models_app
 from beholder.errors import BeholderError, HeadError
-from beholder.models import tower_catalog, tower_download
+from beholder.models import catalog, tower_download
+from beholder.models.catalog import Source
 from beholder.models.clip import SHAPES, TowerShape, canonical_shapes
-from beholder.models.head_catalog import Source
 from beholder.models.towers import load_tower
 from oracles import checkpoints as made
 from oracles.hub import Hub
@@ -88,7 +88,7 @@ def failure(*args: str) -> str:
 
 def test_list_names_every_tower() -> None:
     output = run("list").output
-    for entry in tower_catalog.TOWERS:
+    for entry in catalog.TOWERS:
         assert entry.name in output
     found = json.loads(run("list", "--json").output)["towers"]
     assert [record["here"] for record in found] == [False] * 9

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from beholder.errors import HeadError
 from beholder.models import tower_download
+from beholder.models.catalog import Source
 from beholder.models.clip import random_tensors
-from beholder.models.head_catalog import Source
 from beholder.models.towers import load_tower
 from oracles import checkpoints as made
 from oracles.hub import COMMIT, Hub

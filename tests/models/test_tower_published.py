@@ -14,8 +14,7 @@ from torch import Tensor
 
 from beholder.errors import HeadError
 from beholder.models.byte_ranges import PIECE_BYTES, cut, fetch_pieces, need_space
-from beholder.models.head_catalog import Source
-from beholder.models.tower_catalog import TowerEntry
+from beholder.models.catalog import Source, TowerEntry
 from beholder.models.tower_store import check_tower, remove_tower
 from beholder.models.towers import fetch_tower, local_file
 from oracles import checkpoints as made

@@ -15,9 +15,9 @@ from torch import Tensor
 from beholder import Head
 from beholder.errors import HeadError
 from beholder.kernels.scoring import Affine
-from beholder.models import backbones, tower_catalog
+from beholder.models import backbones, catalog
+from beholder.models.catalog import find_towers
 from beholder.models.clip import SHAPES
-from beholder.models.tower_catalog import find_towers
 from beholder.models.towers import check_head_fits, inspect_tower, load_tower
 from oracles import checkpoints as made
 from oracles.hub import Hub
@@ -81,29 +81,27 @@ def test_every_name_of_a_backbone_finds_its_files() -> None:
             found = find_towers(name)
             assert {entry.backbone for entry in found} == {backbone.id}, name
             assert all(entry.dim == backbone.dim for entry in found)
-        shape = SHAPES[backbone.id]
-        assert backbone.tower == (shape.patch_px, shape.num_tokens, shape.width)
     assert [entry.name for entry in find_towers("ViT-L/14")] == [
         "vit_l14_pn_quick_gelu_openai-clip", "hf-hub:openai/clip-vit-large-patch14", "ViT-L-14",
     ]  # fmt: skip
     assert find_towers("vit-l-14.pt")[0].name == "ViT-L-14"
     assert find_towers("laion-v2") == ()
-    assert len({entry.name for entry in tower_catalog.TOWERS}) == 9
-    for entry in tower_catalog.TOWERS:
+    assert len({entry.name for entry in catalog.TOWERS}) == 9
+    for entry in catalog.TOWERS:
         assert entry.sha256 is None or len(entry.sha256) == 64
         assert all(source.url.startswith("https://") for source in entry.sources)
 
 
 def test_openais_weights_under_names_that_mean_plain_gelu_elsewhere() -> None:
     for name in ("ViT-L-14/openai", "open_clip:ViT-L-14/openai", "vit_large_patch14_clip_224.openai"):
-        assert tower_catalog.is_plain_gelu_name(name)
+        assert catalog.is_plain_gelu_name(name)
         assert find_towers(name)[0].backbone == "openai/clip-vit-large-patch14"
         assert backbones.find_backbone(name) is None, "as a name of embeddings it stays unknown"
-    assert not tower_catalog.is_plain_gelu_name("ViT-L-14-quickgelu/openai")
-    assert tower_catalog.openai_repository("timm/vit_large_patch14_clip_224.openai") == "openai/clip-vit-large-patch14"
-    assert tower_catalog.openai_repository("timm/vit_base_patch16_clip_quickgelu_224.openai") == "openai/clip-vit-base-patch16"
-    assert tower_catalog.openai_repository(B32) == B32
-    assert tower_catalog.openai_repository("laion/CLIP-ViT-L-14-laion2B-s32B-b82K") is None
+    assert not catalog.is_plain_gelu_name("ViT-L-14-quickgelu/openai")
+    assert catalog.openai_repository("timm/vit_large_patch14_clip_224.openai") == "openai/clip-vit-large-patch14"
+    assert catalog.openai_repository("timm/vit_base_patch16_clip_quickgelu_224.openai") == "openai/clip-vit-base-patch16"
+    assert catalog.openai_repository(B32) == B32
+    assert catalog.openai_repository("laion/CLIP-ViT-L-14-laion2B-s32B-b82K") is None
 
 
 def test_offline_nothing_is_said_of_sources_that_were_not_asked(web: Hub, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from beholder.models.tower_shape import TowerShape
+from beholder.models.backbones import TowerShape
 
 Tensors = Mapping[str, Tensor]
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD
 from oracles.report_page import MakeSet
 from oracles.score_records import record_of
 

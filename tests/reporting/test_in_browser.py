@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD
 from beholder.reporting.api import report
 from oracles.report_page import MakeSet
 from oracles.score_records import HOSTILE, V1_HEAD

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import beholder
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD
 from beholder.reporting.charts import digits_apart, numbers_apart
 from beholder.reporting.choose import bucket_edges, buckets
 from beholder.scoreset.numbers import HeadNumbers

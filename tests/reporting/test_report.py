@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from beholder.errors import OutputError
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD
 from beholder.reporting.api import report
 from oracles.report_page import MakeSet, heading_of, page_of, shown, some_scores, table_rows
 from oracles.score_records import HOSTILE

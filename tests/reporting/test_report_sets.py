@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from beholder.errors import InputError
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD
 from beholder.reporting.api import report
 from oracles.html_page import Page
 from oracles.report_page import MakeSet, check, page_of, some_scores, table_rows

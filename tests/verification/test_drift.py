@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from beholder.errors import InputError
-from beholder.models.landmarks import Threshold, read_threshold
+from beholder.models.published import Threshold, read_threshold
 from beholder.sources.pictures.parquet import PackedReader
 from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures
 

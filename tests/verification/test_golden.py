@@ -68,7 +68,7 @@ def test_the_table_holds_what_was_published() -> None:
 
 
 def load_head_entry(name: str) -> str:
-    from beholder.models.head_catalog import find
+    from beholder.models.catalog import find
 
     entry = find(name)
     assert entry is not None

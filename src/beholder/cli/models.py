@@ -11,8 +11,7 @@ import typer
 from beholder.cli.help import HelpCommand, HelpGroup
 
 if TYPE_CHECKING:
-    from beholder.models.head_catalog import HeadEntry
-    from beholder.models.tower_catalog import TowerEntry
+    from beholder.models.catalog import HeadEntry, TowerEntry
 
 models_app = typer.Typer(
     cls=HelpGroup,
@@ -33,9 +32,8 @@ _Offline = Annotated[bool, typer.Option("--offline", help="Never use the network
 @models_app.command("list", cls=HelpCommand, epilog="Examples:\n\n  beholder models list\n\n  beholder models list --json")
 def list_heads(as_json: _AsJson = False) -> None:
     """List every head and tower beholder knows, with what it needs and whether it is on this machine."""
-    from beholder.models.head_catalog import BUNDLES, HEADS, REFUSED
+    from beholder.models.catalog import BUNDLES, HEADS, REFUSED, TOWERS
     from beholder.models.head_store import entry_record
-    from beholder.models.tower_catalog import TOWERS
     from beholder.models.tower_store import tower_record
 
     if as_json:
@@ -118,7 +116,7 @@ def download(
     everything: Annotated[bool, typer.Option("--all", help="All heads with a published file (11 MB).")] = False,
 ) -> None:
     """Fetch heads or towers (1.2 GB), check their sha256 and load them once; without NAME the default head."""
-    from beholder.models.head_catalog import DEFAULT_HEAD
+    from beholder.models.catalog import DEFAULT_HEAD
     from beholder.models.head_store import download as fetch_head
     from beholder.models.tower_store import download_tower
 
@@ -218,7 +216,7 @@ def _scale(text: str | None) -> Any:
 
 def _is_own_file(name: str) -> bool:
     """Whether a local file is meant, and no model with a name: a head of one's own."""
-    from beholder.models.head_catalog import find
+    from beholder.models.catalog import find
     from beholder.models.tower_store import tower_named
 
     return Path(name).expanduser().is_file() and find(name) is None and tower_named(name) is None
@@ -227,8 +225,8 @@ def _is_own_file(name: str) -> bool:
 def _entries(names: list[str]) -> tuple[list[HeadEntry], list[TowerEntry]]:
     """Heads and towers of these names; for none, all heads. Raises HeadError, with near misses."""
     from beholder.errors import HeadError
+    from beholder.models.catalog import tower_suggestions
     from beholder.models.head_store import entries_named
-    from beholder.models.tower_catalog import tower_suggestions
     from beholder.models.tower_store import tower_named
 
     found = {name: tower_named(name) for name in names}
@@ -261,7 +259,7 @@ def _tower_info(name: str) -> dict[str, Any]:
 def _head_info(name: str) -> dict[str, Any]:
     """The record of a head; of a local checkpoint that is no head, of the tower in it."""
     from beholder.errors import HeadError
-    from beholder.models.head_catalog import find
+    from beholder.models.catalog import find
     from beholder.models.head_store import entry_record
     from beholder.models.heads import load_head
     from beholder.models.towers import inspect_tower
@@ -292,7 +290,7 @@ def _count(num: int, word: str) -> str:
 
 
 def _tower_table(entries: tuple[TowerEntry, ...]) -> None:
-    from beholder.models.tower_catalog import DEFAULT_TOWER
+    from beholder.models.catalog import DEFAULT_TOWER
     from beholder.models.towers import local_file
 
     typer.echo("\nTowers")
@@ -305,7 +303,7 @@ def _tower_table(entries: tuple[TowerEntry, ...]) -> None:
 
 
 def _table(entries: tuple[HeadEntry, ...], title: str) -> None:
-    from beholder.models.head_catalog import DEFAULT_HEAD
+    from beholder.models.catalog import DEFAULT_HEAD
     from beholder.models.head_store import is_here
 
     typer.echo(title)

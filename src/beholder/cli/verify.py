@@ -87,8 +87,7 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     import numpy as np
 
     from beholder.curate.advise.warnings import about_other_scales
-    from beholder.models.landmarks import Threshold
-    from beholder.models.published import canonical_head
+    from beholder.models.published import Threshold, canonical_head
     from beholder.scoring.scorer import load_scorer
     from beholder.scoring.summary import THRESHOLDS
     from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures

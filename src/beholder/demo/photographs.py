@@ -18,11 +18,10 @@ from beholder.columns import AESTHETIC_SCORE, MESSAGE, REASON, SAMPLE
 from beholder.demo.pictures import draw_contact_sheet
 from beholder.errors import HeadError, OutputError
 from beholder.io import storage
+from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.head import math_of
-from beholder.models.head_catalog import DEFAULT_HEAD
 from beholder.models.head_checkpoint import HeadFile, Layer
 from beholder.models.heads import Head, load_head, save_head
-from beholder.models.tower_catalog import DEFAULT_TOWER
 from beholder.scoring.score import ScoreOptions, score
 from beholder.scoring.summary import RunSummary
 
@@ -75,7 +74,7 @@ def find_photographs(packages: Sequence[tuple[str, str, str]] = PACKAGES) -> Pho
 def real_models() -> Models:
     """The default tower (1.2 GB) and head, fetched unless they are here. Raises HeadError, one line."""
     from beholder.models import head_download, hub
-    from beholder.models.tower_catalog import tower_file_named
+    from beholder.models.catalog import tower_file_named
     from beholder.models.towers import find_tower_file, local_file
 
     try:
@@ -97,8 +96,8 @@ def untrained_models(folder: Path, seed: int) -> Models:
     """
     import safetensors.torch
 
+    from beholder.models.backbones import TowerShape
     from beholder.models.clip import random_tensors
-    from beholder.models.tower_shape import TowerShape
 
     shape = TowerShape.small(image_px=224, patch_px=32, width=128, dim=768)
     tower, head = folder / "untrained_quick_gelu.safetensors", folder / "untrained-head.safetensors"

@@ -12,8 +12,8 @@ from beholder.engine.eager import plain_tower
 from beholder.engine.onednn import PackedTower, find_fault, int8_support
 from beholder.engine.precisions import Precision
 from beholder.errors import BeholderError
+from beholder.models.backbones import TowerShape
 from beholder.models.clip import ClipVisionTower
-from beholder.models.tower_shape import TowerShape
 
 _CPU_BATCH_TOKENS = 514
 """Tokens to a lane: two pictures of ViT-L/14. With one the weights are read too often; with four the C library gives memory

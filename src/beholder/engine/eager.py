@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from beholder.models.backbones import LAYER_NORM_EPS
 from beholder.models.clip import ClipVisionTower
-from beholder.models.tower_shape import LAYER_NORM_EPS
 
 _PRODUCTS = (".patch.", ".attn.qkv.", ".attn.out.", ".mlp_in.", ".mlp_out.")
 """Parameters of the matrix products that cost time; all others stay float32."""

@@ -28,8 +28,8 @@ from beholder.engine.backends import on_one_core
 from beholder.engine.drift import check_pictures
 from beholder.engine.smoothquant import BlockBalance, balance
 from beholder.kernels import tokens as kernels
+from beholder.models.backbones import LAYER_NORM_EPS, TowerShape
 from beholder.models.clip import PIXEL_CENTRE, Block, ClipVisionTower
-from beholder.models.tower_shape import LAYER_NORM_EPS, TowerShape
 
 _EPS = np.float32(LAYER_NORM_EPS)
 _QUICK_GELU_FACTOR = 1.702

@@ -39,8 +39,8 @@ from beholder.engine.onednn import FloatProduct, Int8Product, find_fault, int8_s
 from beholder.engine.precisions import MAX_DRIFT, Precision
 from beholder.errors import BeholderError
 from beholder.kernels import tokens
+from beholder.models.backbones import TowerShape
 from beholder.models.clip import ClipVisionTower
-from beholder.models.tower_shape import TowerShape
 from beholder.notices import doing, say
 
 FIRST_CUDA_BATCH, LAST_CUDA_BATCH = 64, 1024

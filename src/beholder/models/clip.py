@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from beholder.models.backbones import LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, SHAPES, TowerActivation, TowerShape
 from beholder.models.tower_layouts import canonical_shapes
-from beholder.models.tower_shape import LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, SHAPES, TowerActivation, TowerShape
 
 __all__ = [
     "SHAPES", "ClipVisionTower", "TowerActivation", "TowerShape", "build_tower", "canonical_shapes", "random_tensors",

@@ -24,7 +24,7 @@ from beholder.errors import HeadError
 from beholder.io import storage
 from beholder.models import numpy_files
 from beholder.models.backbones import backbone_of_tower
-from beholder.models.head_catalog import REFUSED, by_sha256
+from beholder.models.catalog import REFUSED, by_sha256
 from beholder.models.tensors import TensorFile, open_tensors, pack_tensors
 from beholder.models.torch_archives import check_tensor, is_script_archive, load_weights, name_of, refuse_text
 

@@ -16,8 +16,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
 from beholder.models import byte_ranges, hub
+from beholder.models.catalog import PublishedFile, Source
 from beholder.models.digests import file_sha256, remember
-from beholder.models.head_catalog import PublishedFile, Source
 
 _CONNECT_TIMEOUT_S = 15.0
 _READ_TIMEOUT_S = 60.0

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from beholder.errors import HeadError, OutputError
 from beholder.io import records as json_records
 from beholder.io import storage
-from beholder.models import head_catalog, head_download, hub
-from beholder.models.head_catalog import HeadEntry
+from beholder.models import catalog, head_download, hub
+from beholder.models.catalog import HeadEntry
 
 if TYPE_CHECKING:
+    from beholder.models.catalog import TowerEntry
     from beholder.models.head import Head
-    from beholder.models.tower_catalog import TowerEntry
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = "beholder-models"
@@ -47,15 +47,15 @@ def entries_named(names: Iterable[str]) -> list[HeadEntry]:
     """The entries of these names or aliases; for no names, all heads with a known file. Raises HeadError, with near misses."""
     found: list[HeadEntry] = []
     for name in names:
-        entry, refused = head_catalog.find(name), head_catalog.find_refused(name)
+        entry, refused = catalog.find(name), catalog.find_refused(name)
         if refused is not None:
             raise HeadError(f"{refused.name} is refused: {refused.reason}")
         if entry is None:
-            near = head_catalog.suggestions(name)
+            near = catalog.suggestions(name)
             hint = f"did you mean {' or '.join(near)}?" if near else "see: beholder models list"
             raise HeadError(f"there is no head named {name}; {hint}")
         found.append(entry)
-    return found or list(head_catalog.HEADS)
+    return found or list(catalog.HEADS)
 
 
 def is_here(entry: HeadEntry) -> bool:

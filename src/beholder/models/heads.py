@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
-from beholder.models import head_catalog, head_download, hub
+from beholder.models import catalog, head_download, hub
 from beholder.models.backbones import canonical_backbone, find_backbone
+from beholder.models.catalog import DEFAULT_HEAD, HeadEntry, Source
 from beholder.models.head import Head, checked_backbone, math_of
-from beholder.models.head_catalog import DEFAULT_HEAD, HeadEntry, Source
 from beholder.models.head_checkpoint import (
     HEAD_FORMAT,
     LINEAR,
@@ -121,7 +121,7 @@ def _found(spec: str | os.PathLike[str], offline: bool | None, told: Told) -> He
     is_path = storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
     if is_path and path.exists():
         return _from_file(path, told)
-    entry, refused = head_catalog.find(spec), head_catalog.find_refused(spec)
+    entry, refused = catalog.find(spec), catalog.find_refused(spec)
     if entry is not None:
         return _from_registry(entry, offline, told)
     if refused is not None:
@@ -134,7 +134,7 @@ def _found(spec: str | os.PathLike[str], offline: bool | None, told: Told) -> He
     hub_id = _HUB_ID.fullmatch(spec)
     if hub_id is not None and not is_path:
         return _from_hub(hub_id["repo"], hub_id["revision"], offline, told)
-    near = head_catalog.suggestions(spec)
+    near = catalog.suggestions(spec)
     hint = f"did you mean {' or '.join(near)}?" if near else "see: beholder models list"
     raise HeadError(f"there is no head {spec}: it is no known name, and no file is there; {hint}")
 
@@ -157,7 +157,7 @@ def _from_file(path: Path, told: Told, *, known_as: str | None = None, source: s
     if tensors is not None and is_bundle(tensors.shapes):
         return _from_bundle(tensors, path.stem, source, told)
     digest = known_as or _sha256_of(path)
-    refused = head_catalog.refused_by_sha256(digest)
+    refused = catalog.refused_by_sha256(digest)
     if refused is not None:
         raise HeadError(f"{path} is refused: {refused.reason}")
     is_pickled = tensors is None and not (is_npy(_start_of(path)) or is_npz(path))
@@ -199,7 +199,7 @@ def _name_in_url(url: str) -> str:
 
 def _from_hub(repo: str, revision: str | None, offline: bool | None, told: Told) -> Head:
     """Load `model.safetensors` of a hub repository: a small file whole, of a large one only the head, which is kept."""
-    entry = head_catalog.find(repo)
+    entry = catalog.find(repo)
     entry = entry if entry is not None and entry.sha256 is None else None
     source = Source(repo=repo, file="model.safetensors", revision=revision or (entry.sources[0].revision if entry else "main"))
     kept_path = _kept_path(source)
@@ -245,7 +245,7 @@ def _from_bundle(opened: TensorFile, name: str, source: str, told: Told) -> Head
 
 def _built(file: HeadFile, name: str, digest: str, *, source: str, is_scale_known: bool = True) -> Head:
     """Join what a file holds with what the registry knows about its sha256, or what its own metadata says."""
-    entry = head_catalog.by_sha256(digest)
+    entry = catalog.by_sha256(digest)
     texts = file.metadata
     converted_from = texts.get("source_sha256") or None
     backbone = entry.backbone if entry else file.backbone
@@ -307,7 +307,7 @@ def _converted(digest: str) -> HeadFile | None:
     kept = _kept(_converted_path(digest))
     if kept is None or kept.metadata.get("source_sha256") != digest:
         return None
-    if kept.metadata.get("rules") != _RULES and head_catalog.by_sha256(digest) is None:
+    if kept.metadata.get("rules") != _RULES and catalog.by_sha256(digest) is None:
         return None
     return dataclasses.replace(kept, metadata={"layout": kept.metadata["layout"]})
 

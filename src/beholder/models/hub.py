@@ -19,7 +19,7 @@ from urllib.parse import quote
 from beholder import notices
 from beholder.errors import HeadError, os_error_text
 from beholder.models.byte_ranges import MOST_TOWER_BYTES, Watch, need_space
-from beholder.models.head_catalog import Source
+from beholder.models.catalog import Source
 
 _TIMEOUT_S = 15.0
 _CHUNK_BYTES = 1 << 14

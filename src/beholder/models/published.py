@@ -1,20 +1,22 @@
-"""A head and a threshold in; the share of a public set at or above it out, where its makers published one.
+"""What others published of heads' scores: the shares of public sets above a score, and where known sets and tools cut.
 
 The counts were made with LAION's own embeddings of other pixels, so they show the shape of a head's scale; a single
 picture's published score can differ by about 0.7 (https://github.com/christophschuhmann/improved-aesthetic-predictor/issues/12).
+Landmarks were read from the sources named, 2026-11; a head is named only where the source names it or links to it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from beholder.models import head_catalog
+from beholder.errors import InputError
+from beholder.models import catalog
 
 V2_SOURCE = "https://laion.ai/blog/laion-aesthetics/"
 V1_SOURCE = "https://github.com/LAION-AI/laion-datasets/blob/main/laion-aesthetic.md"
-COYO_SOURCE = "https://github.com/kakaobrain/coyo-dataset"
 
 LAION_EN = "LAION-2B-en"
 """The set with most published points."""
@@ -33,7 +35,7 @@ V1_MULTI_MILLIONS_PER_UNIT = (1.77, 21.74, 135.56, 390.73, 640.26, 621.25, 282.8
 V1_NOLANG_MILLIONS_PER_UNIT = (1.38, 15.25, 96.31, 237.04, 364.68, 338.19, 149.85, 26.99, 1.69, 0.02)
 """The same for LAION-1B-nolang, captions of no certain language."""
 
-V2_HEAD, V1_HEAD = head_catalog.DEFAULT_HEAD, "sa_0_4_vit_l_14_linear"
+V2_HEAD, V1_HEAD = catalog.DEFAULT_HEAD, "sa_0_4_vit_l_14_linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class PublishedShares:
 
     Attributes:
         dataset: name of the set.
-        head: registry name of the head.
+        head: catalogue name of the head.
         num_pictures: how many were counted.
         shares: threshold -> share of them, in (0, 1], with that score or more; () where only the range is known.
         mean, minimum, maximum: of the scores, where they are published.
@@ -69,32 +71,23 @@ def _unit_buckets(dataset: str, millions: tuple[float, ...]) -> PublishedShares:
 
 PUBLISHED: tuple[PublishedShares, ...] = (
     PublishedShares(
-        dataset=LAION_EN,
-        head=V2_HEAD,
-        num_pictures=V2_TOTAL,
+        dataset=LAION_EN, head=V2_HEAD, num_pictures=V2_TOTAL, source=V2_SOURCE,
         shares={threshold: count / V2_TOTAL for threshold, count in V2_COUNT_AT_LEAST.items()},
-        source=V2_SOURCE,
     ),
     PublishedShares(
-        dataset="COYO-700M",
-        head=V2_HEAD,
-        num_pictures=746_972_269,
-        shares={},
-        mean=4.769132,
-        minimum=1.171712,
-        maximum=8.082607,
-        source=COYO_SOURCE,
+        dataset="COYO-700M", head=V2_HEAD, num_pictures=746_972_269, source="https://github.com/kakaobrain/coyo-dataset",
+        shares={}, mean=4.769132, minimum=1.171712, maximum=8.082607,
     ),
     _unit_buckets(LAION_EN, V1_MILLIONS_PER_UNIT),
     _unit_buckets("LAION-2B-multi", V1_MULTI_MILLIONS_PER_UNIT),
     _unit_buckets("LAION-1B-nolang", V1_NOLANG_MILLIONS_PER_UNIT),
-)
+)  # fmt: skip
 """All that is published, per head; LAION-2B-en first."""
 
 
 def canonical_head(head_name: str | None) -> str | None:
-    """The registry name of a head by any of its names; that of the original for a repackaged one; None for unknown ones."""
-    entry = head_catalog.find(head_name) if head_name else None
+    """The catalogue name of a head by any of its names; that of the original for a repackaged one; None for unknown ones."""
+    entry = catalog.find(head_name) if head_name else None
     return (entry.twin or entry.name) if entry is not None else None
 
 
@@ -107,7 +100,7 @@ def published_of(head_name: str | None) -> tuple[PublishedShares, ...]:
 def published_shares(head_name: str, dataset: str = LAION_EN) -> dict[float, float]:
     """All published points of a head: threshold -> share of `dataset`, in (0, 1], with that score or more; {} if none.
 
-    `head_name` is a registry name or alias; a repackaged head has the points of the head it repackages.
+    `head_name` is a name or alias of the catalogue; a repackaged head has the points of the head it repackages.
     """
     return next((dict(item.shares) for item in published_of(head_name) if item.dataset == dataset), {})
 
@@ -115,3 +108,191 @@ def published_shares(head_name: str, dataset: str = LAION_EN) -> dict[float, flo
 def published_share_at_least(head_name: str, threshold: float, dataset: str = LAION_EN) -> float | None:
     """The published share of `dataset`, in (0, 1], that scores `threshold` or more; None where none was published."""
     return published_shares(head_name, dataset).get(float(threshold))
+
+
+V2_5 = "aesthetic-predictor-v2-5"
+"""A head that beholder does not run (`catalog.REFUSED`); its thresholds are listed because they are mistaken for others'."""
+
+_SUBSETS = "https://huggingface.co/datasets/ChristophSchuhmann/improved_aesthetics_"
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """Where somebody cut.
+
+    Attributes:
+        key: its short name on the command line (`--min-score sd-v1`).
+        threshold: on the scale of the head.
+        head: catalogue name of the head, `V2_5`, or None where the source does not say which.
+        name: who cut.
+        text: what was cut, and what else was asked for.
+        source: where this is written.
+        is_strict: whether equal scores were dropped (score > threshold), not kept (>=).
+    """
+
+    key: str
+    threshold: float
+    head: str | None
+    name: str
+    text: str
+    source: str
+    is_strict: bool = False
+
+
+def _subset(threshold: float, kept: str) -> Landmark:
+    source = f"{_SUBSETS}{threshold:g}plus" if threshold in (4.5, 4.75, 6.5) else V2_SOURCE
+    text = f"{kept} of 2.37 billion English pairs of LAION-5B"
+    return Landmark(f"laion-{threshold:g}plus", threshold, V2_HEAD, f"LAION-Aesthetics v2 {threshold:g}+", text, source)
+
+
+LANDMARKS: tuple[Landmark, ...] = (
+    Landmark(
+        "vdc-tree-of-life", 3.4, V2_HEAD, "VDC, Tree of Life 10M",
+        "takes blurred pictures out of nature photographs; embedded without --simple-crop, so from squashed pictures",
+        "https://github.com/birder-project/vision-data-curation/blob/main/docs/example/tree_of_life_10m.md",
+    ),
+    Landmark(
+        "sd-v2", 4.5, V2_HEAD, "Stable Diffusion v2-base",
+        "a subset of LAION-5B with punsafe = 0.1, from 512 x 512 in the second stage",
+        "https://huggingface.co/stabilityai/stable-diffusion-2-base",
+    ),
+    Landmark(
+        "open-sora", 4.5, V2_HEAD, "Open-Sora 1.2, second stage",
+        "30 million video clips of Panda-70M become 20 million",
+        "https://github.com/hpcaitech/Open-Sora/blob/main/docs/report_03.md",
+    ),
+    _subset(4.5, "1.2 billion"),
+    Landmark(
+        "laion-coco", 4.75, V2_HEAD, "LAION-COCO-aesthetic",
+        "larger than 384 x 384, watermark probability < 0.5: 8.56 million of a tenth of LAION-COCO",
+        "https://huggingface.co/datasets/guangyil/laion-coco-aesthetic", is_strict=True,
+    ),
+    _subset(4.75, "939 million"),
+    Landmark(
+        "sd-v1", 5.0, V2_HEAD, "Stable Diffusion v1-2 to v1-5",
+        "LAION-2B-en from 512 x 512, watermark probability < 0.5",
+        "https://huggingface.co/CompVis/stable-diffusion-v1-2", is_strict=True,
+    ),
+    Landmark(
+        "data-juicer", 5.0, V2_HEAD, "Data-Juicer's default",
+        "written there as 0.5, since it divides scores by 10",
+        "https://modelscope.github.io/data-juicer/en/main/api/data_juicer.ops.filter.image_aesthetics_filter.html",
+    ),
+    _subset(5.0, "600 million"),
+    Landmark(
+        "open-sora-fair", 5.5, V2_HEAD, "Open-Sora's guide: fair",
+        "advice for frames of videos",
+        "https://github.com/hpcaitech/Open-Sora/blob/5d66ca8f50b12c7db1f9e05b098eabd4cb29713a/tools/scoring/README.md",
+    ),
+    _subset(6.0, "12 million"),
+    _subset(6.25, "3 million"),
+    _subset(6.5, "625 thousand"),
+    Landmark(
+        "open-sora-high", 6.5, V2_HEAD, "Open-Sora's guide: high",
+        "advice for frames of videos; 7 and more for the pictures of good text-to-image models",
+        "https://github.com/hpcaitech/Open-Sora/blob/5d66ca8f50b12c7db1f9e05b098eabd4cb29713a/tools/scoring/README.md",
+    ),
+    Landmark(
+        "internvid", 4.0, V1_HEAD, "InternVid-Aesthetics-18M",
+        "18 million video clips; its README links to LAION's first predictor",
+        "https://arxiv.org/abs/2307.06942",
+    ),
+    Landmark(
+        "laion-v1-good", 5.0, V1_HEAD, "LAION's advice for the v1 head",
+        "above 5 of use for training generators; below for CLIP",
+        V1_SOURCE, is_strict=True,
+    ),
+    Landmark(
+        "laion-aesthetic-v1", 7.0, V1_HEAD, "laion-aesthetic (v1)",
+        "pwatermark < 0.8, punsafe < 0.5: 120 million of LAION-5B",
+        V1_SOURCE, is_strict=True,
+    ),
+    Landmark(
+        "laion-art", 8.0, V1_HEAD, "laion-art (v1)",
+        "pwatermark < 0.8, punsafe < 0.5: 8 million of LAION-5B",
+        V1_SOURCE, is_strict=True,
+    ),
+    Landmark(
+        "v2-5-great", 5.5, V2_5, "Aesthetic Predictor V2.5: great",
+        "its author's advice; SigLIP embeddings, another scale",
+        "https://github.com/discus0434/aesthetic-predictor-v2-5",
+    ),
+    Landmark(
+        "trellis-objaverse", 5.5, None, "TRELLIS-500K, Objaverse-XL",
+        "of rendered views of 3D assets",
+        "https://github.com/microsoft/TRELLIS/blob/main/DATASET.md",
+    ),
+    Landmark(
+        "trellis", 4.5, None, "TRELLIS-500K, other sources",
+        "ABO, 3D-FUTURE, HSSD: of rendered views of 3D assets",
+        "https://github.com/microsoft/TRELLIS/blob/main/DATASET.md",
+    ),
+)  # fmt: skip
+"""By head, then ascending; heads that are not named come last."""
+
+
+def landmarks_of(head_name: str | None) -> tuple[Landmark, ...]:
+    """Where others cut the scores of this head (any of its names), ascending; () for heads nobody knows."""
+    refused = catalog.find_refused(head_name) if head_name else None
+    name = refused.name if refused is not None else canonical_head(head_name)
+    return tuple(mark for mark in LANDMARKS if name is not None and mark.head == name)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where scores are cut.
+
+    Attributes:
+        value: the score.
+        landmark: who cut there, where it was named by that.
+    """
+
+    value: float
+    landmark: Landmark | None = None
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether pictures with this very score go, too."""
+        return self.landmark is not None and self.landmark.is_strict
+
+    @property
+    def short(self) -> str:
+        """The threshold as a key or in a line: "5", "> 5 (sd-v1)"; two different ones never read alike."""
+        if self.landmark is None:
+            return self._number
+        return f"{self._sign} {self._number} ({self.landmark.key})"
+
+    def __str__(self) -> str:
+        """What stays: "score >= 5", "score > 5 (sd-v1)"."""
+        name = f" ({self.landmark.key})" if self.landmark is not None else ""
+        return f"score {self._sign} {self._number}{name}"
+
+    @property
+    def _sign(self) -> str:
+        return ">" if self.is_strict else ">="
+
+    @property
+    def _number(self) -> str:
+        """The value in as many digits as it needs."""
+        short = f"{self.value:g}"
+        return short if float(short) == self.value else repr(self.value)
+
+
+def read_threshold(given: float | str, flag: str = "--min-score") -> Threshold:
+    """A number (as text, too; infinite ones are numbers) or the short name of a landmark -> where to cut. Raises InputError."""
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        found = find_landmark(given) if isinstance(given, str) else None
+        if found is None:
+            names = ", ".join(item.key for item in LANDMARKS)
+            raise InputError(f"{flag} {given!r} is no number and no landmark; the landmarks are {names}") from None
+        return Threshold(found.threshold, found)
+    if math.isnan(value):
+        raise InputError(f"{flag} {given!r} is no number; give one such as 5.0")
+    return Threshold(value)
+
+
+def find_landmark(key: str) -> Landmark | None:
+    """The landmark with this short name, or None. Case does not matter."""
+    return next((mark for mark in LANDMARKS if mark.key == key.strip().casefold()), None)

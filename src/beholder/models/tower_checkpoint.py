@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.errors import HeadError
+from beholder.models.backbones import TowerShape
 from beholder.models.head_checkpoint import is_safetensors
 from beholder.models.tensors import TensorFile, open_tensors
 from beholder.models.torch_archives import check_tensor, is_script_archive, load_weights
 from beholder.models.torchscript import open_script
 from beholder.models.tower_hints import CONFIG_FILES, TowerHints, read_hints
 from beholder.models.tower_layouts import Shapes, TowerLayout, canonical_shapes, recognise
-from beholder.models.tower_shape import TowerShape
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
 from beholder.models import head_download, hub
 from beholder.models.byte_ranges import MOST_TOWER_BYTES, Watch, fetch_pieces, need_space
+from beholder.models.catalog import Source
 from beholder.models.digests import file_sha256
-from beholder.models.head_catalog import Source
 from beholder.models.tensors import TensorFile, open_tensors
 from beholder.models.tower_checkpoint import TOWER_FORMAT, WEIGHT_FILES, shard_files, tower_of_tensors
 from beholder.models.tower_hints import CONFIG_FILES

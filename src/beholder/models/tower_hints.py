@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beholder.errors import HeadError
-from beholder.models.tower_shape import LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation
+from beholder.models.backbones import LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation
 
 CONFIG_FILES = ("config.json", "open_clip_config.json", "preprocessor_config.json")
 """Files beside a checkpoint that are read, where they are there."""

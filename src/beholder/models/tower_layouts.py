@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from beholder.errors import HeadError
-from beholder.models.tower_shape import HEAD_DIM, TowerShape
+from beholder.models.backbones import HEAD_DIM, TowerShape
 
 Shapes = Mapping[str, tuple[int, ...]]
 

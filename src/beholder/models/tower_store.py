@@ -10,17 +10,17 @@ from typing import Any
 
 from beholder.errors import HeadError
 from beholder.io import storage
-from beholder.models import head_catalog, head_download, hub, tower_download
+from beholder.models import catalog, head_download, hub, tower_download
+from beholder.models.backbones import SHAPES
+from beholder.models.catalog import TOWERS, TowerEntry, find_towers, tower_file_named
 from beholder.models.head_store import HeadState
-from beholder.models.tower_catalog import TOWERS, TowerEntry, find_towers, tower_file_named
 from beholder.models.tower_checkpoint import open_tower_file
-from beholder.models.tower_shape import SHAPES
 from beholder.models.towers import check_file, fetch_tower, inspect_tower, local_file
 
 
 def tower_named(name: str) -> TowerEntry | None:
     """The registry tower of this name, None for what is no tower's; of several files, one that is here, else the first."""
-    if head_catalog.find(name) is not None or head_catalog.find_refused(name) is not None:
+    if catalog.find(name) is not None or catalog.find_refused(name) is not None:
         return None
     found = find_towers(name)
     return next((entry for entry in found if local_file(entry) is not None), found[0] if found else None)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from beholder.errors import HeadError
 from beholder.io import storage
 from beholder.models import head_download, hub, tower_download
-from beholder.models.backbones import canonical_backbone, same_backbone
-from beholder.models.tower_catalog import (
+from beholder.models.backbones import ACTIVATIONS, SHAPES, TowerActivation, TowerShape, canonical_backbone, same_backbone
+from beholder.models.catalog import (
     DEFAULT_TOWER,
     TowerEntry,
     backbone_by_sha256,
@@ -31,7 +31,6 @@ from beholder.models.tower_catalog import (
 )
 from beholder.models.tower_checkpoint import TowerFile, open_tower_file
 from beholder.models.tower_hints import OPENAI_REASON
-from beholder.models.tower_shape import ACTIVATIONS, SHAPES, TowerActivation, TowerShape
 
 if TYPE_CHECKING:
     from beholder.models.clip import ClipVisionTower

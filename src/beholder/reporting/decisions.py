@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.models.landmarks import read_threshold
+from beholder.models.published import read_threshold
 from beholder.reporting.choose import Rows
 from beholder.scoreset import foreign
 from beholder.scoreset.database import all_rows

@@ -23,7 +23,7 @@ from beholder.errors import InputError
 from beholder.io import arrow_types, storage
 from beholder.io.csv_tables import header_of
 from beholder.io.schemas import common_schema
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset import foreign
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import ClassVar, Literal
 from beholder.columns import EMBEDDING_DTYPES, EMBEDDING_FORMATS, EmbeddingDtype, EmbeddingFormat
 from beholder.engine.precisions import PRECISIONS, Precision
 from beholder.errors import InputError
-from beholder.models.head_catalog import DEFAULT_HEAD
-from beholder.models.tower_catalog import DEFAULT_TOWER
-from beholder.models.tower_shape import ACTIVATIONS, TowerActivation
+from beholder.models.backbones import ACTIVATIONS, TowerActivation
+from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.options import check_timeout, option
 from beholder.pixels.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset, SourceOptions
 from beholder.scoring.folder_labels import FolderLabels

@@ -13,8 +13,8 @@ from beholder import columns
 from beholder.columns import EmbeddingFormat
 from beholder.engine.precisions import MAX_DRIFT, PRECISIONS
 from beholder.errors import InputError
+from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
-from beholder.models.tower_catalog import DEFAULT_TOWER
 from beholder.notices import doing
 from beholder.pixels.picture import PicturePart, PixelOptions, Trait
 from beholder.scoring.embedding_writers import WriteOptions

@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
-from beholder.models.tower_catalog import DEFAULT_TOWER
 from beholder.pixels.picture import Decoder, PictureError, PixelOptions, Preset
 from beholder.scoring.preprocess import preprocess
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from beholder.engine.engine import Engine
     from beholder.engine.precisions import Precision
-    from beholder.models.tower_shape import TowerActivation
+    from beholder.models.backbones import TowerActivation
     from beholder.models.towers import Tower
     from beholder.scoring.preprocess import Picture
 

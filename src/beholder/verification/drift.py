@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.models.landmarks import Threshold
+from beholder.models.published import Threshold
 from beholder.pixels.picture import PictureError, PictureRef, SourceOptions
 from beholder.scoreset.score_set import as_score
 from beholder.sources.fetch import ReadLimits, read_bytes

@@ -239,7 +239,7 @@ class GoldenScorer:
 
     def __call__(self, head_name: str, picture: Path) -> float:
         """The score of one picture. Raises BeholderError."""
-        from beholder.models.head_catalog import DEFAULT_HEAD, find
+        from beholder.models.catalog import DEFAULT_HEAD, find
         from beholder.models.heads import load_head
 
         head = load_head(head_name, offline=self._setting["offline"])

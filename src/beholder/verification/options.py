@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from beholder.errors import InputError
-from beholder.models.head_catalog import DEFAULT_HEAD
-from beholder.models.landmarks import Threshold, read_threshold
-from beholder.models.tower_catalog import DEFAULT_TOWER
+from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
+from beholder.models.published import Threshold, read_threshold
 from beholder.options import option
 from beholder.pixels.picture import DECODERS, PRESETS, Decoder, PixelOptions, Preset
 from beholder.scoring.options import PRECISION_CHOICES, PrecisionChoice

@@ -18,8 +18,7 @@ from beholder.curate.advise.rows import SCORE, Rows, open_rows
 from beholder.curate.advise.warnings import warnings_about
 from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence
 from beholder.io.frames import as_source, texts_of
-from beholder.models.landmarks import Landmark, landmarks_of, read_threshold
-from beholder.models.published import LAION_EN, PublishedShares, published_of
+from beholder.models.published import LAION_EN, Landmark, PublishedShares, landmarks_of, published_of, read_threshold
 from beholder.options import KEEP_FIRST, take_old_names
 from beholder.scoreset.database import NO_FLAG, WITH_FLAG, Remedy
 from beholder.scoreset.numbers import QUANTILES, Ascending, ScoreStats, count_above, count_at_least, grid_around

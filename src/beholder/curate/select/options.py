@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from beholder.curate.act.options import ActionOptions, pictures_option, root_option
 from beholder.errors import InputError
-from beholder.models.landmarks import Threshold, read_threshold
+from beholder.models.published import Threshold, read_threshold
 from beholder.options import join_option, option, repeated_option, where_option
 
 DedupMethod = Literal["auto", "exact", "approximate"]

@@ -15,7 +15,7 @@ from beholder.curate.select.expression import Expression, known_names, parse_exp
 from beholder.curate.select.options import SelectRules
 from beholder.errors import InputError
 from beholder.kernels import ordering
-from beholder.models import head_catalog
+from beholder.models import catalog
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
 
@@ -55,7 +55,7 @@ def aliases_of(scores: ScoreSet) -> dict[str, str]:
     doubtful: set[str] = set()
     for column in scores.score_columns:
         head = scores.head_names.get(column) or column
-        entry = head_catalog.find(head)
+        entry = catalog.find(head)
         for name in {head, *((entry.name, *entry.aliases) if entry is not None else ())}:
             if name in found:
                 doubtful.add(name)
@@ -70,7 +70,7 @@ def find_score(scores: ScoreSet, name: str) -> str:
     aliases = aliases_of(scores)
     if name in aliases:
         return aliases[name]
-    entry = head_catalog.find(name)
+    entry = catalog.find(name)
     if entry is not None and entry.name in aliases:
         return aliases[entry.name]
     if name in scores.schema.names and (name in scores.untyped or _is_number(scores.schema.field(name).type)):
