@@ -17,8 +17,8 @@ import torch
 
 from beholder import BeholderError
 from beholder.models.clip import random_tensors
-from beholder.models.head_checkpoint import read_head_file
-from beholder.models.tower_checkpoint import open_tower_file
+from beholder.models.head_layouts import read_head_file
+from beholder.models.tower_layouts import open_tower_file
 from beholder.pixels.picture import SourceOptions
 from beholder.sources.embeddings.parts import find_parts, reader_of
 from beholder.sources.embeddings.reader import ReadOptions

@@ -83,7 +83,6 @@ CIRCLES = [
     {"curate.act.tallies", "curate.act.summary"},
     {"curate.select.keeping", "curate.select.rules"},
     {"curate.select.records", "curate.select.gather", "curate.select.selection"},
-    {"models.tower_store", "models.head_store"},
     {"curate.act.shared_files", "curate.act.entries"},
     {"curate.act.in_flight", "curate.act.single", "curate.act.packing", "curate.act.run"},
 ]

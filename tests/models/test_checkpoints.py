@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from beholder.errors import HeadError
-from beholder.models.head_checkpoint import HeadFile, Layer, Told, layers_sha256, pack_head, read_head_file
+from beholder.models.head_layouts import HeadFile, HeadUsage, Layer, layers_sha256, pack_head, read_head_file
 
 WIDTHS = (768, 1024, 128, 64, 16, 1)
 LINEAR, RELU = (0, 2, 4, 6, 7), (0, 3, 6, 9, 11)
@@ -84,7 +84,7 @@ def test_every_layout_in_every_container(
     word: str, tensors: Tensors, activation: str, scale: float, dtype: torch.dtype, ending: str, tmp_path: Path
 ) -> None:
     tensors = OrderedDict((name, tensor.to(dtype)) for name, tensor in tensors.items())
-    told = Told(input_scale="sqrt-dim" if word == "simulacra" else None)  # of a file that is none of the published ones
+    told = HeadUsage(input_scale="sqrt-dim" if word == "simulacra" else None)  # of a file that is none of the published ones
     found = read_head_file(save(tensors, tmp_path / f"anything{ending}"), told)
     assert (found.layout, found.activation, found.input_scale, found.backbone) == (word, activation, scale, None)
     same_layers(found, tensors)

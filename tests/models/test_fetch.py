@@ -14,7 +14,7 @@ import torch
 
 from beholder.errors import HeadError
 from beholder.io import storage
-from beholder.models import catalog, head_download, hub
+from beholder.models import catalog, download
 from beholder.models.catalog import HeadEntry, Source
 from beholder.models.heads import load_head
 from oracles.hub import Hub
@@ -50,7 +50,7 @@ def plain(web: Hub) -> Source:
 
 
 def hub_files() -> list[Path]:
-    return [path for path in Path(str(hub._cache_folder())).rglob("*") if path.is_file() and "blobs" in path.parts]
+    return [path for path in Path(str(download.hub_cache_folder())).rglob("*") if path.is_file() and "blobs" in path.parts]
 
 
 def one_line(error: BaseException) -> str:
@@ -62,14 +62,14 @@ def one_line(error: BaseException) -> str:
 def test_from_the_hub_once_and_then_from_its_cache(web: Hub, body: bytes) -> None:
     web.add_hub_file(REPO, FILE, body)
     entry = entry_of(body, ON_HUB)
-    path = head_download.fetch_entry(entry)
+    path = download.fetch_entry(entry)
     assert path.read_bytes() == body
     asked = [(method, path) for method, path in web.log if not path.startswith("/api/agent")]
     assert ("GET", f"/{REPO}/resolve/main/{FILE}") in asked
     assert {path.split("/resolve/")[0] for _, path in asked} == {f"/{REPO}"}
     web.log.clear()
-    assert head_download.fetch_entry(entry) == path
-    assert head_download.fetch_entry(entry, offline=True) == path
+    assert download.fetch_entry(entry) == path
+    assert download.fetch_entry(entry, offline=True) == path
     assert web.log == []
 
 
@@ -85,17 +85,17 @@ def test_the_default_head_by_name_from_the_hub(web: Hub, shared_models: Path) ->
 def test_the_next_source_is_asked_when_the_hub_has_not_the_file(web: Hub, body: bytes) -> None:
     page = web.add("/plain/tiny.pth", body)
     entry = entry_of(body, ON_HUB, plain(web))
-    path = head_download.fetch_entry(entry)
+    path = download.fetch_entry(entry)
     assert path == storage.cache_folder() / "models" / "tiny.pth"
     assert path.read_bytes() == page.body
     web.log.clear()
-    assert head_download.fetch_entry(entry) == path
+    assert download.fetch_entry(entry) == path
     assert web.log == []
 
 
 def test_a_cut_connection_to_the_hub_is_taken_up_again(web: Hub, body: bytes) -> None:
     web.add_hub_file(REPO, FILE, body, cut_after=500, cuts_left=1)
-    assert head_download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
+    assert download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_hub_failures(web: Hub, body: bytes, page: dict[str, Any], words: str) -
     for name, value in page.items():
         setattr(served, name, value)
     with pytest.raises(HeadError, match=words) as caught:
-        head_download.fetch_entry(entry_of(body, ON_HUB))
+        download.fetch_entry(entry_of(body, ON_HUB))
     one_line(caught.value)
     assert hub_files() == []
     assert not (storage.cache_folder() / "models").exists()
@@ -126,7 +126,7 @@ def test_the_hub_out_of_reach(dead_url: str, body: bytes, monkeypatch: pytest.Mo
     entry = entry_of(body, ON_HUB, Source(plain_url=f"{dead_url}/tiny.pth"))
     started = time.monotonic()
     with pytest.raises(HeadError) as caught:
-        head_download.fetch_entry(entry)
+        download.fetch_entry(entry)
     assert time.monotonic() - started < 10, "the client's own retries take half a minute"
     text = one_line(caught.value)
     assert text.startswith("cannot get tiny: ")
@@ -141,17 +141,17 @@ def test_offline_asks_nobody(web: Hub, body: bytes, variable: str, monkeypatch: 
     web.add_hub_file(REPO, FILE, body)
     monkeypatch.setenv(variable, "1")
     with pytest.raises(HeadError, match=r"offline mode is on.*BEHOLDER_MODELS=DIR"):
-        head_download.fetch_entry(entry_of(body, ON_HUB, plain(web)))
+        download.fetch_entry(entry_of(body, ON_HUB, plain(web)))
     monkeypatch.delenv(variable)
     with pytest.raises(HeadError, match="offline mode is on"):
-        head_download.fetch_entry(entry_of(body, ON_HUB), offline=True)
+        download.fetch_entry(entry_of(body, ON_HUB), offline=True)
     assert web.log == []
 
 
 def test_offline_false_overrides_the_environment(web: Hub, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     web.add_hub_file(REPO, FILE, body)
     monkeypatch.setenv("BEHOLDER_OFFLINE", "true")
-    assert head_download.fetch_entry(entry_of(body, ON_HUB), offline=False).read_bytes() == body
+    assert download.fetch_entry(entry_of(body, ON_HUB), offline=False).read_bytes() == body
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_offline_false_overrides_the_environment(web: Hub, body: bytes, monkeypa
 def test_plain_url_failures_leave_nothing_behind(web: Hub, body: bytes, page: dict[str, Any], words: str) -> None:
     web.add("/plain/tiny.pth", **{"body": body, **page})
     with pytest.raises(HeadError, match=words) as caught:
-        head_download.fetch_entry(entry_of(body, plain(web)))
+        download.fetch_entry(entry_of(body, plain(web)))
     one_line(caught.value)
     assert list((storage.cache_folder() / "models").iterdir()) == []
 
@@ -175,25 +175,25 @@ def test_plain_url_failures_leave_nothing_behind(web: Hub, body: bytes, page: di
 def test_a_file_that_is_too_short_says_so(web: Hub, body: bytes) -> None:
     web.add("/plain/tiny.pth", body[:-10])
     with pytest.raises(HeadError, match=f"it has {len(body) - 10} bytes instead of {len(body)}; it was not kept"):
-        head_download.fetch_entry(entry_of(body, plain(web)))
+        download.fetch_entry(entry_of(body, plain(web)))
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_anew(web: Hub, body: bytes) -> None:
     web.add("/plain/tiny.pth", body)
     entry = entry_of(body, plain(web))
-    path = head_download.fetch_entry(entry)
+    path = download.fetch_entry(entry)
     path.write_bytes(HTML)
-    assert head_download.fetch_entry(entry).read_bytes() == body
+    assert download.fetch_entry(entry).read_bytes() == body
     path.write_bytes(HTML)
     with pytest.raises(HeadError, match="offline"):
-        head_download.fetch_entry(entry, offline=True)
+        download.fetch_entry(entry, offline=True)
 
 
 def test_a_damaged_file_in_the_hubs_cache_is_fetched_anew(web: Hub, body: bytes) -> None:
     web.add_hub_file(REPO, FILE, body)
     entry = entry_of(body, ON_HUB)
-    head_download.fetch_entry(entry).resolve().write_bytes(HTML)
-    assert head_download.fetch_entry(entry).read_bytes() == body
+    download.fetch_entry(entry).resolve().write_bytes(HTML)
+    assert download.fetch_entry(entry).read_bytes() == body
 
 
 @pytest.mark.parametrize("name", ["tiny.pth", "tiny-other.pt", "tiny-alias.pth", "tiny.pt"])
@@ -201,7 +201,7 @@ def test_a_models_folder_comes_first(web: Hub, body: bytes, name: str, tmp_path:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / name).write_bytes(body)
     monkeypatch.setenv("BEHOLDER_MODELS", str(tmp_path / "m"))
-    assert head_download.fetch_entry(entry_of(body, ON_HUB)) == tmp_path / "m" / name
+    assert download.fetch_entry(entry_of(body, ON_HUB)) == tmp_path / "m" / name
     assert web.log == []
 
 
@@ -212,7 +212,7 @@ def test_a_wrong_file_in_the_models_folder_is_refused_and_left_alone(
     (tmp_path / "tiny.pth").write_bytes(HTML)
     monkeypatch.setenv("BEHOLDER_MODELS", str(tmp_path))
     with pytest.raises(HeadError, match=r"is not tiny: expected sha256 .* replace it, or unset BEHOLDER_MODELS"):
-        head_download.fetch_entry(entry_of(body, ON_HUB))
+        download.fetch_entry(entry_of(body, ON_HUB))
     assert (tmp_path / "tiny.pth").read_bytes() == HTML
     assert web.log == []
 
@@ -222,7 +222,7 @@ def test_a_models_folder_without_the_file_is_passed_over(
 ) -> None:
     web.add_hub_file(REPO, FILE, body)
     monkeypatch.setenv("BEHOLDER_MODELS", str(tmp_path))
-    assert head_download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
+    assert download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
 
 def test_a_models_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_a_mirror_by_url(web: Hub, body: bytes, name: str, monkeypatch: pytest.M
     web.add(f"/mirror/{name}", body)
     monkeypatch.setenv("BEHOLDER_MODELS", f"{web.url}/mirror/")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert head_download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
+    assert download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
 
 def test_a_mirror_with_a_plus_in_the_name(web: Hub, shared_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_a_mirror_in_an_object_store(body: bytes, monkeypatch: pytest.MonkeyPatc
     storage.write_bytes("memory://mirror/tiny.pth", body)
     monkeypatch.setenv("BEHOLDER_MODELS", "memory://mirror")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert head_download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
+    assert download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
 
 def test_a_mirror_with_wrong_content_is_refused(web: Hub, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_a_mirror_with_wrong_content_is_refused(web: Hub, body: bytes, monkeypat
     web.add("/mirror/tiny.pth", HTML)
     monkeypatch.setenv("BEHOLDER_MODELS", f"{web.url}/mirror")
     with pytest.raises(HeadError, match=r"/mirror/tiny.pth is not tiny: expected sha256"):
-        head_download.fetch_entry(entry_of(body, ON_HUB))
+        download.fetch_entry(entry_of(body, ON_HUB))
 
 
 def test_a_mirror_without_the_file_falls_back_and_is_named_on_failure(
@@ -266,9 +266,9 @@ def test_a_mirror_without_the_file_falls_back_and_is_named_on_failure(
 ) -> None:
     monkeypatch.setenv("BEHOLDER_MODELS", f"{web.url}/mirror")
     with pytest.raises(HeadError, match=r"/mirror/tiny.pth: it does not exist there.*no such file"):
-        head_download.fetch_entry(entry_of(body, ON_HUB))
+        download.fetch_entry(entry_of(body, ON_HUB))
     web.add_hub_file(REPO, FILE, body)
-    assert head_download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
+    assert download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body
 
 
 def test_nothing_is_downloaded_for_a_refused_head(web: Hub) -> None:
@@ -280,15 +280,15 @@ def test_nothing_is_downloaded_for_a_refused_head(web: Hub) -> None:
 
 def test_a_bundle_cannot_be_verified(tmp_path: Path) -> None:
     with pytest.raises(HeadError, match="never published"):
-        head_download.verify(tmp_path, catalog.BUNDLES[0])
+        download.verify(tmp_path, catalog.BUNDLES[0])
 
 
 def test_entries_and_their_files_fit(shared_models: Path, tmp_path: Path) -> None:
     for entry in catalog.HEADS:
-        head_download.verify(shared_models / entry.files[0], entry)
+        download.verify(shared_models / entry.files[0], entry)
         wrong = dataclasses.replace(entry, sha256="0" * 64)
         with pytest.raises(HeadError, match=f"expected sha256 {'0' * 64}, found {entry.sha256}"):
-            head_download.verify(shared_models / entry.files[0], wrong)
+            download.verify(shared_models / entry.files[0], wrong)
     shutil.copy(shared_models / catalog.HEADS[3].files[0], tmp_path / "x")
     with pytest.raises(HeadError, match="cannot read"):
-        head_download.verify(tmp_path / "none", catalog.HEADS[3])
+        download.verify(tmp_path / "none", catalog.HEADS[3])

@@ -15,9 +15,9 @@ from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressRep
 
 from beholder import load_head
 from beholder.errors import HeadError
-from beholder.models import byte_ranges, head_download
+from beholder.models import download
 from beholder.models.catalog import HeadEntry, Source
-from beholder.models.hub import download, watched_bar
+from beholder.models.download import from_hub, watched_bar
 from beholder.models.tower_download import from_url
 from beholder.models.towers import load_tower
 from oracles.hub import Hub, Pages
@@ -67,8 +67,8 @@ def test_a_published_head_is_as_large_as_it_was_published(server: Server, way: s
         backbone="openai/clip-vit-base-patch32", dim=8, scale_note="",
     )  # fmt: skip
     with pytest.raises(HeadError, match=r"head\.pth: [\d,]+ bytes come where at most 1,048,576 are expected"):
-        head_download.fetch_entry(entry)
-    assert not head_download.cached_path(entry).exists()
+        download.fetch_entry(entry)
+    assert not download.cached_path(entry).exists()
 
 
 @pytest.mark.parametrize("file", ["head.pth", "tower.pt"])
@@ -100,16 +100,16 @@ class Clock:
 
 def test_a_transfer_of_100_bytes_a_second_is_given_up_and_a_slow_one_is_not() -> None:
     clock = Clock()
-    watch = byte_ranges.Watch("x.pth", 10**9, clock=clock)
+    watch = download.Watch("x.pth", 10**9, clock=clock)
     with pytest.raises(HeadError, match=r"x\.pth: only 6,000 bytes came in 60 s; try again later"):
         any(watch(100) for _ in range(1000))
     assert clock.seconds == 61
-    watch = byte_ranges.Watch("x.pth", 10**9, clock=Clock())
+    watch = download.Watch("x.pth", 10**9, clock=Clock())
     assert not any(watch(2000) for _ in range(1000))
 
 
 def test_what_came_whole_is_taken_however_long_it_took() -> None:
-    watch = byte_ranges.Watch("x.pth", 7000, clock=Clock())
+    watch = download.Watch("x.pth", 7000, clock=Clock())
     assert not any(watch(50) for _ in range(60))
     watch(4000)
 
@@ -126,12 +126,12 @@ class SlowPages(Pages):
 def test_a_slow_hub_is_noticed_while_the_file_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(SlowPages)
     hub.add_hub_file("me/head", "head.safetensors", bytes(1 << 20))
-    monkeypatch.setattr(byte_ranges, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(byte_ranges, "SLOWEST_BYTES_A_S", 10**9)
+    monkeypatch.setattr(download, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(download, "SLOWEST_BYTES_A_S", 10**9)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with running(hub), pytest.raises(HeadError, match=r"cannot get head\.safetensors of me/head: only [\d,]+ bytes came in"):
-        download(Source(repo="me/head", file="head.safetensors", revision="main"))
+        from_hub(Source(repo="me/head", file="head.safetensors", revision="main"))
 
 
 @dataclass
@@ -148,13 +148,13 @@ class XetReport:
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_xet_counts_bytes_when_they_come_and_when_they_are_written(in_thread: bool) -> None:
     """The client's own reporter, told of a whole file in one step, as at the end of a quick download."""
-    watch = byte_ranges.Watch("x.safetensors", 3000)
+    watch = download.Watch("x.safetensors", 3000)
     words = {"reconstruction_desc": "x", "total": 3000, "log_level": 0, "tqdm_class": watched_bar(watch)}
     with XetDownloadProgressReporter(**words) as progress, ThreadPoolExecutor(1) as pool:
         for done in (1000, 3000):
             report = XetReport(3000, done, done + 7)
             pool.submit(progress.update_progress, report).result() if in_thread else progress.update_progress(report)
-    too_much = byte_ranges.Watch("x.safetensors", 2999)
+    too_much = download.Watch("x.safetensors", 2999)
     words["tqdm_class"] = watched_bar(too_much)
     with (
         XetDownloadProgressReporter(**words) as progress,

@@ -15,9 +15,9 @@ import torch
 
 from beholder import load_head
 from beholder.errors import HeadError
-from beholder.models.head_checkpoint import read_head_file
+from beholder.models.head_layouts import read_head_file
 from beholder.models.tensors import pack_tensors
-from beholder.models.tower_checkpoint import open_tower_file
+from beholder.models.tower_layouts import open_tower_file
 
 DIM = 8
 WEIGHTS = {"weight": torch.ones(1, DIM), "bias": torch.zeros(1)}

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from beholder.errors import HeadError
 from beholder.models.clip import TowerShape, build_tower, random_tensors
-from beholder.models.torchscript import open_script
-from beholder.models.tower_checkpoint import open_tower_file
-from beholder.models.tower_layouts import recognise
+from beholder.models.torch_files import open_script
+from beholder.models.tower_layouts import open_tower_file, recognise
 from oracles import checkpoints as made
 
 SHAPE = TowerShape.small()

@@ -97,6 +97,7 @@ def write(peer: str, folder: Path, tensors: dict[str, torch.Tensor], shape: Towe
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["timm", "open_clip", "birder"])
 def test_the_peer_gives_the_same_embeddings(peer: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)

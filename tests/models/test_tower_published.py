@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from beholder.errors import HeadError
-from beholder.models.byte_ranges import PIECE_BYTES, cut, fetch_pieces, need_space
 from beholder.models.catalog import Source, TowerEntry
-from beholder.models.tower_store import check_tower, remove_tower
+from beholder.models.download import RANGE_BYTES, cut, fetch_ranges, need_space
+from beholder.models.store import check, remove
 from beholder.models.towers import fetch_tower, local_file
 from oracles import checkpoints as made
 from oracles.hub import Hub
@@ -43,10 +43,10 @@ def test_a_published_file_is_checked_before_it_is_used(
     web.log.clear()
     assert fetch_tower(entry) == found == local_file(entry)
     assert web.log == []
-    assert check_tower(entry).message.endswith(f"its sizes are {SHAPE}"), "a small tower is no B/32"
+    assert check(entry).message.endswith(f"its sizes are {SHAPE}"), "a small tower is no B/32"
     found.write_bytes(b"\0" + found.read_bytes()[1:])
     assert fetch_tower(entry).read_bytes() == path.read_bytes(), "a damaged copy in the cache is fetched anew"
-    assert remove_tower(entry) == [found]
+    assert remove(entry) == [found]
     assert local_file(entry) is None
     web.add("/tiny.pt", b"<html>")
     with pytest.raises(HeadError, match=f"expected sha256 {entry.sha256}, found .*web page"):
@@ -56,11 +56,11 @@ def test_a_published_file_is_checked_before_it_is_used(
     shutil.copy(path, folder / "tiny.pt")
     monkeypatch.setenv("BEHOLDER_MODELS", str(folder))
     assert fetch_tower(entry, offline=True) == folder / "tiny.pt"
-    assert remove_tower(entry) == [], "files in the user's own folder stay"
+    assert remove(entry) == [], "files in the user's own folder stay"
     monkeypatch.setenv("BEHOLDER_MODELS", f"{web.url}/mirror")
     web.add("/mirror/tiny.pt", path.read_bytes())
     assert fetch_tower(entry).read_bytes() == path.read_bytes()
-    remove_tower(entry)
+    remove(entry)
     monkeypatch.delenv("BEHOLDER_MODELS")
     with pytest.raises(HeadError, match="offline mode is on"):
         fetch_tower(entry, offline=True)
@@ -79,7 +79,7 @@ def test_a_published_file_on_the_hub(web: Hub, tensors: dict[str, Tensor], tmp_p
     web.log.clear()
     assert fetch_tower(entry) == found
     assert web.log == []
-    assert remove_tower(entry) == [found]
+    assert remove(entry) == [found]
     assert not found.exists()
     web.add_hub_file("birder-project/tiny", "tiny.pt", path.read_bytes()[:-1] + b"x")
     with pytest.raises(HeadError, match=f"expected sha256 {entry.sha256}.*was not kept"):
@@ -88,7 +88,7 @@ def test_a_published_file_on_the_hub(web: Hub, tensors: dict[str, Tensor], tmp_p
 
 
 def test_a_large_file_comes_in_pieces_and_is_hashed_once(web: Hub, tmp_path: Path) -> None:
-    body = np.random.default_rng(0).bytes(2 * PIECE_BYTES + 1001)
+    body = np.random.default_rng(0).bytes(2 * RANGE_BYTES + 1001)
     path = tmp_path / "large.pt"
     path.write_bytes(body)
     entry = entry_of(path, web)
@@ -102,17 +102,17 @@ def test_a_large_file_comes_in_pieces_and_is_hashed_once(web: Hub, tmp_path: Pat
         file.write(b"\0\0\0")
     os.utime(found, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert fetch_tower(entry) == found, "same size, time and inode: not hashed again"
-    state = check_tower(entry)
+    state = check(entry)
     assert state.state == "wrong"
     assert "expected sha256" in state.message, f"verify hashes it all the same: {state.message}"
     page.ranges = False
-    remove_tower(entry)
+    remove(entry)
     page.cut_after = None
     assert fetch_tower(entry).read_bytes() == body, "servers that give no parts are read in one go"
 
 
 def test_cutting_spans() -> None:
-    piece = PIECE_BYTES
+    piece = RANGE_BYTES
     assert cut([]) == []
     assert cut([(5, 5, 0)]) == []
     assert cut([(10, 20, 0), (20, 25, 10), (40, 50, 15)]) == [(10, 25, 0), (40, 50, 15)]
@@ -128,7 +128,7 @@ def test_pieces_land_where_they_should(web: Hub, tmp_path: Path) -> None:
     body = np.random.default_rng(1).bytes(1000)
     web.add("/x", body)
     (tmp_path / "out").write_bytes(bytes(100))
-    fetch_pieces(f"{web.url}/x", [(900, 950, 50), (0, 50, 0)], tmp_path / "out", "x")
+    fetch_ranges(f"{web.url}/x", [(900, 950, 50), (0, 50, 0)], tmp_path / "out", "x")
     assert (tmp_path / "out").read_bytes() == body[:50] + body[900:950]
 
 

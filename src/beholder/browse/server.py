@@ -29,7 +29,7 @@ from beholder.browse.stacks import stacks_warning
 from beholder.errors import InputError, OutputError, os_error_text
 from beholder.locate.locate import PictureFinder
 from beholder.locate.named_sources import named_in
-from beholder.models.head_download import is_offline
+from beholder.models.download import is_offline
 from beholder.pixels.picture import PixelOptions
 from beholder.scoreset.joined import with_joined
 from beholder.scoreset.repeated import open_each_once

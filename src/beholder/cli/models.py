@@ -33,24 +33,23 @@ _Offline = Annotated[bool, typer.Option("--offline", help="Never use the network
 def list_heads(as_json: _AsJson = False) -> None:
     """List every head and tower beholder knows, with what it needs and whether it is on this machine."""
     from beholder.models.catalog import BUNDLES, HEADS, REFUSED, TOWERS
-    from beholder.models.head_store import entry_record
-    from beholder.models.tower_store import tower_record
+    from beholder.models.store import entry_record
 
     if as_json:
         _print_json(
             {
                 "heads": [entry_record(entry) for entry in (*HEADS, *BUNDLES)],
                 "refused": [{"name": head.name, "sha256": head.sha256, "reason": head.reason} for head in REFUSED],
-                "towers": [tower_record(tower) for tower in TOWERS],
+                "towers": [entry_record(tower) for tower in TOWERS],
             }
         )
         return
-    _table(HEADS, "Heads")
-    _table(BUNDLES, "The same heads, repackaged on the hub (no published sha256)")
+    _print_heads(HEADS, "Heads")
+    _print_heads(BUNDLES, "The same heads, repackaged on the hub (no published sha256)")
     typer.echo("Refused")
     for head in REFUSED:
         typer.echo(f"  {head.name}: {head.reason}")
-    _tower_table(TOWERS)
+    _print_towers(TOWERS)
 
 
 @models_app.command(
@@ -63,7 +62,7 @@ def info(
     as_json: _AsJson = False,
 ) -> None:
     """Show what is known about a head or tower: what it needs, its source, its licence. Downloads nothing that has a name."""
-    record = _tower_info(name) or _head_info(name)
+    record = _info(name)
     if as_json:
         _print_json(record)
         return
@@ -97,8 +96,8 @@ def save(
     """Write a head of your own in beholder's format, with all that its file does not say."""
     from dataclasses import replace
 
-    from beholder.models.head_store import save_anew
     from beholder.models.heads import load_head
+    from beholder.models.store import save_anew
 
     given: Any = activation  # `load_head` refuses other words
     head = load_head(file, backbone=backbone, activation=given, input_scale=_scale(input_scale))
@@ -117,35 +116,32 @@ def download(
 ) -> None:
     """Fetch heads or towers (1.2 GB), check their sha256 and load them once; without NAME the default head."""
     from beholder.models.catalog import DEFAULT_HEAD
-    from beholder.models.head_store import download as fetch_head
-    from beholder.models.tower_store import download_tower
+    from beholder.models.store import entries_named, fetch
 
-    heads, towers = _entries([] if everything else names or [DEFAULT_HEAD])
-    for entry in heads:
-        typer.echo(f"{entry.name}: {fetch_head(entry)}")
-    for tower in towers:
-        typer.echo(f"{tower.name}: {download_tower(tower)}")
+    for entry in entries_named([] if everything else names or [DEFAULT_HEAD]):
+        typer.echo(f"{entry.name}: {fetch(entry)}")
 
 
 @models_app.command(cls=HelpCommand, epilog="Examples:\n\n  beholder models verify\n\n  beholder models verify laion-v2 --json")
 def verify(names: _Names = None, as_json: _AsJson = False) -> None:
     """Hash the files of this machine again and load each. Exit status 1 if one is wrong, or a named one is missing."""
     from beholder.errors import HeadError
-    from beholder.models.head_store import check
-    from beholder.models.tower_store import check_tower, towers_here
+    from beholder.models.catalog import TowerEntry
+    from beholder.models.store import check, entries_named, towers_here
 
-    heads, towers = _entries(names or [])
-    states = [check(entry) for entry in heads] + [check_tower(tower) for tower in (towers if names else towers_here())]
+    entries = [*entries_named(names or []), *([] if names else towers_here())]
+    num_towers = sum(isinstance(entry, TowerEntry) for entry in entries)
+    states = [check(entry) for entry in entries]
     if as_json:
         _print_json([{"name": s.name, "state": s.state, "path": s.path, "message": s.message} for s in states])
     else:
         for state in states:
             typer.echo(f"{state.state:9}  {state.name}  {state.message or state.path or 'not on this machine'}")
         num_whole = sum(state.state not in ("wrong", "missing") for state in states)
-        typer.echo(f"{num_whole} of {_counted(len(heads), len(states) - len(heads))} here and whole")
+        typer.echo(f"{num_whole} of {_counted(len(states) - num_towers, num_towers)} here and whole")
     bad = [state.name for state in states if state.state == "wrong" or (names and state.state == "missing")]
     if bad:
-        what = "models" if any(state.name in bad for state in states[len(heads) :]) else "heads"
+        what = "models" if any(state.name in bad for state in states[len(states) - num_towers :]) else "heads"
         raise HeadError(f"{len(bad)} of {len(states)} {what} cannot be used as they are: {', '.join(bad)}")
 
 
@@ -165,23 +161,25 @@ def export(
 
     A file of your own counts as a NAME; it is written in beholder's format, and its name without ending is known there.
     """
-    from beholder.models.head_store import export as export_models
+    from beholder.models.catalog import TowerEntry, find
     from beholder.models.heads import load_head
+    from beholder.models.store import entries_named, tower_named
+    from beholder.models.store import export as export_models
 
     given = names or []
-    files = [name for name in given if _is_own_file(name)]
-    heads, towers = (
-        _entries([name for name in given if name not in files]) if len(files) < len(given) or not given else ([], [])
-    )
+    files = [name for name in given if Path(name).expanduser().is_file() and find(name) is None and tower_named(name) is None]
+    named = [name for name in given if name not in files]
+    entries = entries_named(named) if named or not given else []
     own = [load_head(file, offline=offline or None) for file in files]
-    manifest = export_models(folder, heads, towers=towers, own=own, offline=offline or None)
+    manifest = export_models(folder, entries, own=own, offline=offline or None)
     if as_json:
         _print_json(manifest)
         return
     for record in manifest["files"]:
         typer.echo(f"{record['file']}  {record['sha256']}")
     place = folder if "://" in folder else str(Path(folder).expanduser().resolve())
-    counted = _counted(len(heads) + len(own), len(towers))
+    num_towers = sum(isinstance(entry, TowerEntry) for entry in entries)
+    counted = _counted(len(manifest["files"]) - num_towers, num_towers)
     typer.echo(f"{counted} in {folder}; use them with: export BEHOLDER_MODELS={shlex.quote(place)}")
 
 
@@ -192,14 +190,15 @@ def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names or aliases of heads or towers.")],
 ) -> None:
     """Delete cached copies of heads or towers, to make room. Files in your own BEHOLDER_MODELS folder are left alone."""
-    from beholder.models.head_store import remove as remove_head
-    from beholder.models.tower_store import remove_tower, towers_meant
+    from beholder.models.catalog import TowerEntry
+    from beholder.models.store import entries_named, towers_meant
+    from beholder.models.store import remove as remove_entry
 
-    heads, towers = _entries(names)
-    meant = [tower for name in names if towers for tower in towers_meant(name)]
-    removed = [path for entry in heads for path in remove_head(entry)] + [
-        path for tower in meant for path in remove_tower(tower)
-    ]
+    entries = entries_named(names)
+    meant = [entry for entry in entries if not isinstance(entry, TowerEntry)] + (
+        [tower for name in names for tower in towers_meant(name)] if isinstance(entries[-1], TowerEntry) else []
+    )
+    removed = [path for entry in meant for path in remove_entry(entry)]
     for path in removed:
         typer.echo(f"removed {path}")
     if not removed:
@@ -214,97 +213,42 @@ def _scale(text: str | None) -> Any:
         return text
 
 
-def _is_own_file(name: str) -> bool:
-    """Whether a local file is meant, and no model with a name: a head of one's own."""
-    from beholder.models.catalog import find
-    from beholder.models.tower_store import tower_named
-
-    return Path(name).expanduser().is_file() and find(name) is None and tower_named(name) is None
-
-
-def _entries(names: list[str]) -> tuple[list[HeadEntry], list[TowerEntry]]:
-    """Heads and towers of these names; for none, all heads. Raises HeadError, with near misses."""
-    from beholder.errors import HeadError
-    from beholder.models.catalog import tower_suggestions
-    from beholder.models.head_store import entries_named
-    from beholder.models.tower_store import tower_named
-
-    found = {name: tower_named(name) for name in names}
-    towers = [tower for tower in found.values() if tower is not None]
-    rest = [name for name in names if found[name] is None]
-    try:
-        heads = entries_named(rest) if rest or not names else []
-    except HeadError as error:
-        near = [near for name in rest for near in tower_suggestions(name)]
-        if near and "did you mean" not in str(error) and "refused" not in str(error):
-            raise HeadError(
-                f"{str(error).rsplit(';', 1)[0]}, and no such tower; did you mean {' or '.join(near[:3])}?"
-            ) from None
-        raise
-    return heads, towers
-
-
-def _tower_info(name: str) -> dict[str, Any]:
-    """The record of a registry tower, with what its file says where that is here; empty for what is no tower's name."""
-    from beholder.models.tower_store import tower_named, tower_record
-    from beholder.models.towers import inspect_tower
-
-    entry = tower_named(name)
-    if entry is None:
-        return {}
-    record = tower_record(entry)
-    return {**inspect_tower(entry.name, offline=True).describe(), **record} if record["here"] else record
-
-
-def _head_info(name: str) -> dict[str, Any]:
-    """The record of a head; of a local checkpoint that is no head, of the tower in it."""
+def _info(name: str) -> dict[str, Any]:
+    """The record of a head or tower, with what its file says where that is here; of a local checkpoint without a name, too."""
     from beholder.errors import HeadError
     from beholder.models.catalog import find
-    from beholder.models.head_store import entry_record
     from beholder.models.heads import load_head
+    from beholder.models.store import entry_record, tower_named
     from beholder.models.towers import inspect_tower
 
-    entry = find(name)
-    record = entry_record(entry) if entry is not None else {}
-    if entry is not None and not record["here"]:
+    tower, head_entry = tower_named(name), find(name)
+    if tower is not None:
+        record = entry_record(tower)
+        return {**inspect_tower(tower.name, offline=True).describe(), **record} if record["here"] else record
+    record = entry_record(head_entry) if head_entry is not None else {}
+    if head_entry is not None and not record["here"]:
         return record
+    path = Path(name).expanduser()
     try:
-        head = load_head(name, offline=True if entry is not None else None)
+        head = load_head(name, offline=True if head_entry is not None else None)
         return {**head.describe(), **({"not_known": head.doubt} if head.doubt else {}), **record}
     except HeadError as no_head:
-        if entry is not None or not Path(name).expanduser().exists():
+        if head_entry is not None or not path.exists():
             raise
         try:
-            return inspect_tower(Path(name).expanduser()).describe()
+            return inspect_tower(path).describe()
         except HeadError as no_tower:
-            raise (no_head if Path(name).expanduser().is_file() else no_tower) from None
+            raise (no_head if path.is_file() else no_tower) from None
 
 
 def _counted(num_heads: int, num_towers: int) -> str:
-    words = [_count(num, word) for num, word in ((num_heads, "head"), (num_towers, "tower")) if num]
-    return " and ".join(words)
+    counts = ((num_heads, "head"), (num_towers, "tower"))
+    return " and ".join(f"{num} {word}{'' if num == 1 else 's'}" for num, word in counts if num)
 
 
-def _count(num: int, word: str) -> str:
-    return f"1 {word}" if num == 1 else f"{num} {word}s"
-
-
-def _tower_table(entries: tuple[TowerEntry, ...]) -> None:
-    from beholder.models.catalog import DEFAULT_TOWER
-    from beholder.models.towers import local_file
-
-    typer.echo("\nTowers")
-    width = max(len(entry.name) for entry in entries)
-    for entry in entries:
-        here = "here" if local_file(entry) is not None else "-"
-        default = "  (default)" if entry.name == DEFAULT_TOWER else ""
-        row = f"  {entry.name:{width}}  {entry.dim}  {entry.backbone:33}  {here:4}  {entry.licence:4}  {entry.note}{default}"
-        typer.echo(row.rstrip())
-
-
-def _table(entries: tuple[HeadEntry, ...], title: str) -> None:
+def _print_heads(entries: tuple[HeadEntry, ...], title: str) -> None:
     from beholder.models.catalog import DEFAULT_HEAD
-    from beholder.models.head_store import is_here
+    from beholder.models.store import is_here
 
     typer.echo(title)
     width = max(len(entry.name) for entry in entries)
@@ -319,14 +263,24 @@ def _table(entries: tuple[HeadEntry, ...], title: str) -> None:
     typer.echo("")
 
 
+def _print_towers(entries: tuple[TowerEntry, ...]) -> None:
+    from beholder.models.catalog import DEFAULT_TOWER
+    from beholder.models.store import is_here
+
+    typer.echo("\nTowers")
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        here = "here" if is_here(entry) else "-"
+        default = "  (default)" if entry.name == DEFAULT_TOWER else ""
+        row = f"  {entry.name:{width}}  {entry.dim}  {entry.backbone:33}  {here:4}  {entry.licence:4}  {entry.note}{default}"
+        typer.echo(row.rstrip())
+
+
 def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value) or "-"
     if isinstance(value, dict):
-        return (
-            ", ".join(f"{key}: {item:.3g}" if isinstance(item, float) else f"{key}: {item}" for key, item in value.items())
-            or "-"
-        )
+        value = [f"{key}: {item:.3g}" if isinstance(item, float) else f"{key}: {item}" for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
     return "-" if value in (None, "") else str(value)
 
 

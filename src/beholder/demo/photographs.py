@@ -20,7 +20,7 @@ from beholder.errors import HeadError, OutputError
 from beholder.io import storage
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.head import math_of
-from beholder.models.head_checkpoint import HeadFile, Layer
+from beholder.models.head_layouts import HeadFile, Layer
 from beholder.models.heads import Head, load_head, save_head
 from beholder.scoring.score import ScoreOptions, score
 from beholder.scoring.summary import RunSummary
@@ -73,16 +73,16 @@ def find_photographs(packages: Sequence[tuple[str, str, str]] = PACKAGES) -> Pho
 
 def real_models() -> Models:
     """The default tower (1.2 GB) and head, fetched unless they are here. Raises HeadError, one line."""
-    from beholder.models import head_download, hub
+    from beholder.models import download
     from beholder.models.catalog import tower_file_named
     from beholder.models.towers import find_tower_file, local_file
 
     try:
         load_head(DEFAULT_HEAD)
         entry = tower_file_named(DEFAULT_TOWER)
-        is_direct = head_download.models_place() is None and not head_download.is_hub_offline(None)
+        is_direct = download.models_place() is None and not download.is_hub_offline(None)
         if entry is not None and is_direct and local_file(entry) is None:
-            hub.look_up(entry.sources[0])  # quick to fail where nothing can be reached, before other places are tried
+            download.look_up(entry.sources[0])  # quick to fail where nothing can be reached, before other places are tried
         find_tower_file(DEFAULT_TOWER)
     except HeadError as error:
         raise HeadError(f"--real: {error}; the demo without --real needs no network") from None

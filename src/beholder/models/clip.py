@@ -1,4 +1,4 @@
-"""Pictures as uint8 in, CLIP embeddings out: the one definition of CLIP's image tower, for every published shape.
+"""CLIP's image tower and heads as torch modules: uint8 pictures to embeddings to scores, one definition for every shape.
 
 OpenAI's `VisionTransformer` (https://github.com/openai/CLIP/blob/dcba3cb2e2827b402d2701e7e1c7d9fed8a20ef1/clip/model.py#L206),
 with three changes that leave its numbers alone: pixels come as uint8 and their normalisation is inside the patch embedding; the
@@ -9,9 +9,11 @@ Letters in shape comments: B pictures, S image_px, P patch_px, G patches a side,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -170,6 +172,49 @@ def folded_patch(weight: Tensor) -> tuple[Tensor, Tensor]:
     bias = (exact * ((PIXEL_CENTRE / 255 - mean) / std)).sum(dim=(1, 2, 3))  # [W]
     scaled = (exact / (255 * std)).permute(0, 2, 3, 1).flatten(1)  # [W, P*P*3]
     return scaled.float(), bias.float()
+
+
+class HeadModule(nn.Module):
+    """score = layers(x / |x|): (B, D) -> (B,). Weights are buffers, so nothing trains them and `.to()` moves them.
+
+    A row of zeros gives NaN, as everywhere in beholder. Input of another dtype is converted to the weights' dtype first.
+    """
+
+    def __init__(self, layers: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]) -> None:
+        """Take (weight (out, in), bias (out,)) pairs; ReLU stands after all but the last. Kept as float32."""
+        super().__init__()
+        self.num_layers = len(layers)
+        for number, (weight, bias) in enumerate(layers):
+            self.register_buffer(f"weight_{number}", torch.tensor(weight, dtype=torch.float32))
+            self.register_buffer(f"bias_{number}", torch.tensor(bias, dtype=torch.float32))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, D) embeddings, not necessarily normalised -> (B,) scores."""
+        first = self.get_buffer("weight_0")
+        with torch.autocast(device_type=embeddings.device.type, enabled=False):
+            x = embeddings.to(first.dtype)  # [B, D]
+            x = x / x.detach().abs().amax(dim=-1, keepdim=True)  # the length is then in float32's range; 0/0 is NaN
+            x = x / x.norm(dim=-1, keepdim=True)
+            for number in range(self.num_layers):
+                x = F.linear(x, self.get_buffer(f"weight_{number}"), self.get_buffer(f"bias_{number}"))
+                if number < self.num_layers - 1:
+                    x = F.relu(x)
+            return x.squeeze(-1)  # [B]
+
+
+class PictureScoreModule(nn.Module):
+    """Pictures to scores, differentiable: (B, 3, S, S) float in [0, 1] -> (B,). The tower's weights are shared, not copied."""
+
+    def __init__(self, tower: ClipVisionTower, head: nn.Module) -> None:
+        super().__init__()
+        self.tower, self.head = tower, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) RGB, height x width, float in [0, 1], already S x S -> (B,) scores."""
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floats in [0, 1], not {images.dtype}; divide uint8 pixels by 255")
+        scores: Tensor = self.head(self.tower.embed_images(images))
+        return scores
 
 
 def build_tower(shape: TowerShape, activation: TowerActivation, tensors: Mapping[str, Tensor]) -> ClipVisionTower:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from beholder.errors import HeadError, InputError
 from beholder.kernels.scoring import Affine, Perceptron, RowScorer
 from beholder.models.backbones import canonical_backbone, find_backbone, same_backbone
-from beholder.models.head_checkpoint import HEAD_FORMAT, HeadFile, Layer
+from beholder.models.head_layouts import HEAD_FORMAT, HeadFile, Layer
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +178,7 @@ class Head:
 
         It moves with `.to()`, keeps full precision under autocast, and agrees with `score` to 1e-5.
         """
-        from beholder.models.module import HeadModule
+        from beholder.models.clip import HeadModule
 
         return HeadModule([(layer.weight, layer.bias) for layer in self.layers])
 

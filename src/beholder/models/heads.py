@@ -1,4 +1,8 @@
-"""A name, path, URL or hub id of a head in, the loaded `Head` out; and a `Head` in, a file of beholder's own format out."""
+"""Heads by name, path, URL or hub id, and files of heads in beholder's own format.
+
+A name goes from the catalogue to a checked local file, to its layers, to a `Head`. Of a CLIP model with a head in it only the
+head is read. What takes torch, or a large file, to read is kept converted, so that the next load takes neither.
+"""
 
 from __future__ import annotations
 
@@ -13,48 +17,35 @@ from urllib.parse import urlsplit
 
 from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
-from beholder.models import catalog, head_download, hub
-from beholder.models.backbones import canonical_backbone, find_backbone
+from beholder.models import catalog, download
+from beholder.models.backbones import find_backbone, known_backbone
 from beholder.models.catalog import DEFAULT_HEAD, HeadEntry, Source
 from beholder.models.head import Head, checked_backbone, math_of
-from beholder.models.head_checkpoint import (
+from beholder.models.head_layouts import (
     HEAD_FORMAT,
     LINEAR,
     MAX_PICKLE_BYTES,
+    NOT_SAID,
     PLAIN,
     Activation,
     HeadFile,
+    HeadUsage,
     InputScale,
-    Told,
     is_bundle,
-    is_safetensors,
     pack_head,
+    read_array_head,
     read_head_file,
     read_tensor_head,
 )
-from beholder.models.numpy_files import is_npy, is_npz
-from beholder.models.tensors import TensorFile, open_tensors, read_exactly
+from beholder.models.tensors import TensorFile, look_at, open_tensors
 
 __all__ = ["Head", "kept_conversion", "load_head", "save_head"]
 
 _logger = logging.getLogger(__name__)
 _FILE_ENDINGS = (
-    ".pth",
-    ".pt",
-    ".bin",
-    ".ckpt",
-    ".safetensors",
-    ".npy",
-    ".npz",
-    ".joblib",
-    ".pkl",
-    ".pickle",
-    ".csv",
-    ".json",
-    ".h5",
-)
+    ".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npy", ".npz", ".joblib", ".pkl", ".pickle", ".csv", ".json", ".h5",
+)  # fmt: skip
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _RULES = "2"
 """Of telling a head's layout. A conversion kept under other ones is made anew: they may have told another."""
 _MAX_WHOLE_BYTES = 64 << 20
@@ -72,7 +63,7 @@ def load_head(
     """Load a head.
 
     Args:
-        spec: a registry name, alias or file name (`beholder models list`); a local path; a URL (https, s3, ...); or a hub
+        spec: a catalogue name, alias or file name (`beholder models list`); a local path; a URL (https, s3, ...); or a hub
             id "org/repo[@revision]" with a `model.safetensors`. A file is in a published layout, or one's own: linear layers
             as torch, scikit-learn or numpy save them (docs/heads.md).
         backbone: the tower that made your embeddings, by any tool's name; a head for another one is refused.
@@ -83,12 +74,12 @@ def load_head(
             number, or "sqrt-dim".
 
     Returns:
-        The head. Its file is known by its sha256, whatever its name; a file of a registry head is checked before use.
+        The head. Its file is known by its sha256, whatever its name; a file of a public head is checked before use.
 
     Raises:
         HeadError: unknown, unreachable, damaged, unsafe, not the published file, or for another tower; one line.
     """
-    head = _found(spec, offline, Told(activation=activation, input_scale=input_scale))
+    head = _found(spec, offline, HeadUsage(activation=activation, input_scale=input_scale))
     wanted = find_backbone(backbone) if backbone else None
     if wanted is not None and wanted.dim != head.dim:
         raise HeadError(f"{head.name} scores embeddings of length {head.dim}, and {wanted.id} gives {wanted.dim}")
@@ -107,123 +98,99 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> str:
 
 
 def kept_conversion(entry: HeadEntry) -> Path | None:
-    """Where beholder keeps its conversion of a registry head, with which no network is needed; None if it has none."""
+    """Where beholder keeps its conversion of a public head, with which no network is needed; None if it has none."""
     path = _converted_path(entry.sha256) if entry.sha256 is not None else _kept_path(entry.sources[0])
     return path if path.is_file() else None
 
 
-def _found(spec: str | os.PathLike[str], offline: bool | None, told: Told) -> Head:
+def _found(spec: str | os.PathLike[str], offline: bool | None, said: HeadUsage) -> Head:
     if not isinstance(spec, str):
-        return _from_file(Path(spec), told)
+        return _from_file(Path(spec), said)
     if not storage.is_local(spec):
-        return _from_url(spec, offline, told)
+        return _from_url(spec, offline, said)
     path = storage.local_path(spec)
     is_path = storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
     if is_path and path.exists():
-        return _from_file(path, told)
+        return _from_file(path, said)
     entry, refused = catalog.find(spec), catalog.find_refused(spec)
     if entry is not None:
-        return _from_registry(entry, offline, told)
+        return _from_catalog(entry, offline, said)
     if refused is not None:
         raise HeadError(f"{refused.name} is refused: {refused.reason}")
-    if path.is_file():
-        return _from_file(path, told)
-    exported = head_download.locate_own(spec)
-    if exported is not None:
-        return _from_file(exported, told)
+    own = path if path.is_file() else download.locate_own(spec)
+    if own is not None:
+        return _from_file(own, said)
     hub_id = _HUB_ID.fullmatch(spec)
     if hub_id is not None and not is_path:
-        return _from_hub(hub_id["repo"], hub_id["revision"], offline, told)
-    near = catalog.suggestions(spec)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see: beholder models list"
+        source = Source(repo=hub_id["repo"], file="model.safetensors", revision=hub_id["revision"] or "main")
+        named = catalog.find(source.repo)
+        return _from_hub(source, offline, said, named if named is not None and named.twin else None)
+    hint = catalog.did_you_mean(catalog.suggestions(spec))
     raise HeadError(f"there is no head {spec}: it is no known name, and no file is there; {hint}")
 
 
-def _from_registry(entry: HeadEntry, offline: bool | None, told: Told) -> Head:
+def _from_catalog(entry: HeadEntry, offline: bool | None, said: HeadUsage) -> Head:
     if entry.sha256 is None:
-        return _from_hub(entry.name, None, offline, told)
-    kept = _converted(entry.sha256) if told.is_empty else None
-    if kept is None:
-        return _from_file(head_download.fetch_entry(entry, offline=offline), told, known_as=entry.sha256)
-    return _built(kept, entry.name, entry.sha256, source=entry.sources[0].url)
+        return _from_hub(entry.sources[0], offline, said, entry)
+    kept = _converted(entry.sha256) if said == NOT_SAID else None
+    if kept is not None:
+        return _built(kept, entry.name, entry.sha256, entry.sources[0].url)
+    return _from_file(download.fetch_entry(entry, offline=offline), said, known_as=entry.sha256)
 
 
-def _from_file(path: Path, told: Told, *, known_as: str | None = None, source: str | None = None) -> Head:
+def _from_file(path: Path, said: HeadUsage, *, known_as: str | None = None, source: str | None = None) -> Head:
     """Load a local file. `known_as` is its sha256 where that was just checked; `source` where it was fetched from."""
     source = source or str(path)
     if not path.is_file():
         raise HeadError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give the file of a head")
-    tensors = open_tensors(str(path)) if is_safetensors(_start_of(path)) else None
+    kind, start = look_at(path)
+    tensors = open_tensors(str(path)) if kind == "safetensors" else None
     if tensors is not None and is_bundle(tensors.shapes):
-        return _from_bundle(tensors, path.stem, source, told)
-    digest = known_as or _sha256_of(path)
+        return _from_bundle(tensors, path.stem, source, said)
+    digest = known_as or download.file_sha256(path)
     refused = catalog.refused_by_sha256(digest)
     if refused is not None:
         raise HeadError(f"{path} is refused: {refused.reason}")
-    is_pickled = tensors is None and not (is_npy(_start_of(path)) or is_npz(path))
-    kept = _converted(digest) if is_pickled and told.is_empty else None
-    file = kept or (read_head_file(path, told) if tensors is None else read_tensor_head(tensors, told))
-    layout = file.metadata["layout"] if kept is not None else file.layout
-    is_open = layout in (LINEAR, PLAIN) and told.input_scale is None
-    head = _built(file, path.stem, digest, source=source, is_scale_known=not is_open)
-    if kept is None and is_pickled and told.is_empty:
+    is_kept_converted = kind not in ("safetensors", "npy", "npz") and said == NOT_SAID
+    kept = _converted(digest) if is_kept_converted else None
+    if kept is not None:
+        file = kept
+    else:
+        file = read_tensor_head(tensors, said) if tensors is not None else read_array_head(path, kind, start, said)
+    is_scale_known = file.layout not in (LINEAR, PLAIN) or said.input_scale is not None
+    head = _built(file, path.stem, digest, source, is_scale_known=is_scale_known)
+    if is_kept_converted and kept is None:
         _keep(_converted_path(digest), head, rules=_RULES)
     return head
 
 
-def _start_of(path: Path) -> bytes:
-    return read_exactly(str(path), 0, min(64, path.stat().st_size))
-
-
-def _sha256_of(path: Path) -> str:
-    try:
-        return storage.sha256_of(path)
-    except OSError as error:
-        raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _from_url(url: str, offline: bool | None, told: Told) -> Head:
+def _from_url(url: str, offline: bool | None, said: HeadUsage) -> Head:
     """Load by URL; of a safetensors file with a whole tower only the head is fetched."""
-    if urlsplit(url).path.endswith(".safetensors") and not head_download.is_offline(offline):
+    source = download.public_part(url)
+    file_name = urlsplit(url).path.rsplit("/", 1)[-1]
+    if file_name.endswith(".safetensors") and not download.is_offline(offline):
         opened = open_tensors(url)
         if is_bundle(opened.shapes):
-            return _from_bundle(opened, _name_in_url(url), head_download.public_part(url), told)
-    return _from_file(
-        head_download.download_url(url, MAX_PICKLE_BYTES, offline=offline), told, source=head_download.public_part(url)
-    )
+            return _from_bundle(opened, file_name.removesuffix(".safetensors"), source, said)
+    return _from_file(download.download_url(url, MAX_PICKLE_BYTES, offline=offline), said, source=source)
 
 
-def _name_in_url(url: str) -> str:
-    return urlsplit(url).path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-
-
-def _from_hub(repo: str, revision: str | None, offline: bool | None, told: Told) -> Head:
-    """Load `model.safetensors` of a hub repository: a small file whole, of a large one only the head, which is kept."""
-    entry = catalog.find(repo)
-    entry = entry if entry is not None and entry.sha256 is None else None
-    source = Source(repo=repo, file="model.safetensors", revision=revision or (entry.sources[0].revision if entry else "main"))
+def _from_hub(source: Source, offline: bool | None, said: HeadUsage, entry: HeadEntry | None = None) -> Head:
+    """Load a file of a hub repository: a small one whole, of a large one only the head, which is kept."""
     kept_path = _kept_path(source)
     kept = _kept(kept_path)
-    if kept is not None and (_COMMIT.fullmatch(source.revision) or head_download.is_hub_offline(offline)):
+    found = download.newest_copy(source, kept.metadata.get("etag", "") if kept is not None else None, offline)
+    if found is None and kept is not None:
         return _restored(kept)
-    try:
-        if head_download.is_hub_offline(offline):
-            raise HeadError(f"{repo} is not on this machine, and offline mode is on; load it once with a network")
-        published = hub.look_up(source)
-    except HeadError as error:
-        local = hub.cached(source)
-        if kept is None and local is None:
-            raise
-        if not head_download.is_hub_offline(offline):
-            _logger.warning("%s; using the copy kept earlier", error)
-        return _restored(kept) if kept is not None else _of_hub_file(local, source, entry, told)
-    if kept is not None and kept.metadata.get("etag") == published.etag:
-        return _restored(kept)
-    if published.num_bytes is not None and published.num_bytes <= _MAX_WHOLE_BYTES:
-        return _of_hub_file(hub.download(source), source, entry, told)
-    head = _named(_from_bundle(open_tensors(hub.file_url(source, published.commit)), repo, source.url, told), repo, entry)
-    _keep(kept_path, head, etag=published.etag)
-    return head
+    if isinstance(found, download.PublishedVersion):
+        if found.num_bytes is None or found.num_bytes > _MAX_WHOLE_BYTES:
+            opened = open_tensors(download.file_url(source, found.commit))
+            head = _named(_from_bundle(opened, source.repo, source.url, said), source.repo, entry)
+            _keep(kept_path, head, etag=found.etag)
+            return head
+        found = download.from_hub(source)
+    assert found is not None
+    return _named(_from_file(found, said, source=source.url), source.repo, entry)
 
 
 def _kept_path(source: Source) -> Path:
@@ -231,29 +198,22 @@ def _kept_path(source: Source) -> Path:
     return storage.cache_folder() / "heads" / f"{name}.safetensors"
 
 
-def _of_hub_file(path: Path | None, source: Source, entry: HeadEntry | None, told: Told) -> Head:
-    if path is None:
-        raise HeadError(f"{source.repo} is not on this machine")
-    return _named(_from_file(path, told, source=source.url), source.repo, entry)
-
-
-def _from_bundle(opened: TensorFile, name: str, source: str, told: Told) -> Head:
+def _from_bundle(opened: TensorFile, name: str, source: str, said: HeadUsage) -> Head:
     """The head inside a CLIP model. The file is never read whole, so it is known by the sha256 of the head's weights."""
-    file = read_tensor_head(opened, told)
-    return dataclasses.replace(_built(file, name, file.tensors_sha256, source=source), sha256_of="weights")
+    file = read_tensor_head(opened, said)
+    return dataclasses.replace(_built(file, name, file.tensors_sha256, source), sha256_of="weights")
 
 
-def _built(file: HeadFile, name: str, digest: str, *, source: str, is_scale_known: bool = True) -> Head:
-    """Join what a file holds with what the registry knows about its sha256, or what its own metadata says."""
+def _built(file: HeadFile, name: str, digest: str, source: str, *, is_scale_known: bool = True) -> Head:
+    """Join what a file holds with what the catalogue knows about its sha256, or what its own metadata says."""
     entry = catalog.by_sha256(digest)
     texts = file.metadata
     converted_from = texts.get("source_sha256") or None
-    backbone = entry.backbone if entry else file.backbone
     return Head(
         name=entry.name if entry else texts.get("name") or name,
         math=math_of(file),
         sha256=digest,
-        backbone=(canonical_backbone(backbone) or backbone) if backbone else None,
+        backbone=known_backbone(entry.backbone if entry else file.backbone),
         licence=entry.licence if entry else texts.get("licence") or None,
         source=entry.sources[0].url if entry else texts.get("source") or source,
         source_sha256=converted_from if converted_from != digest else None,
@@ -265,7 +225,7 @@ def _built(file: HeadFile, name: str, digest: str, *, source: str, is_scale_know
 
 
 def _named(head: Head, name: str, entry: HeadEntry | None) -> Head:
-    """What the registry knows about a repackaged head, where its own file does not say."""
+    """What the catalogue knows about a repackaged head, where its own file does not say."""
     if entry is None:
         return dataclasses.replace(head, name=name)
     return dataclasses.replace(
@@ -309,7 +269,7 @@ def _converted(digest: str) -> HeadFile | None:
         return None
     if kept.metadata.get("rules") != _RULES and catalog.by_sha256(digest) is None:
         return None
-    return dataclasses.replace(kept, metadata={"layout": kept.metadata["layout"]})
+    return dataclasses.replace(kept, layout=kept.metadata["layout"], metadata={})
 
 
 def _keep(path: Path, head: Head, **extra: str) -> None:
@@ -334,5 +294,5 @@ def _kept(path: Path) -> HeadFile | None:
 
 def _restored(kept: HeadFile) -> Head:
     """A head kept from a hub bundle, as it was when it was first read."""
-    head = _built(kept, kept.metadata.get("name", ""), kept.metadata.get("source_sha256", ""), source="")
+    head = _built(kept, kept.metadata.get("name", ""), kept.metadata.get("source_sha256", ""), "")
     return dataclasses.replace(head, sha256_of=kept.metadata.get("sha256_of", "file"), source_sha256=None)

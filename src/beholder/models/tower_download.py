@@ -1,4 +1,4 @@
-"""Where a tower is published in, a local file with it out; of a whole CLIP model on a server only the image tower travels.
+"""Fetches towers from the hub and by URL; of a whole CLIP model on a server only the image tower travels.
 
 The tensors fetched by range are kept as one safetensors file of beholder's own, under their own names and in their own dtypes,
 with the source, its commit or ETag, and the sha256 of the data in the header; later loads map that file into memory.
@@ -11,22 +11,20 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
-from beholder.models import head_download, hub
-from beholder.models.byte_ranges import MOST_TOWER_BYTES, Watch, fetch_pieces, need_space
+from beholder.models import download
 from beholder.models.catalog import Source
-from beholder.models.digests import file_sha256
-from beholder.models.tensors import TensorFile, open_tensors
-from beholder.models.tower_checkpoint import TOWER_FORMAT, WEIGHT_FILES, shard_files, tower_of_tensors
-from beholder.models.tower_hints import CONFIG_FILES
+from beholder.models.download import MOST_TOWER_BYTES, MissingError, Watch, fetch_ranges, file_sha256, need_space
+from beholder.models.tensors import TensorFile, open_tensors, pack_header
+from beholder.models.tower_layouts import CONFIG_FILES, TOWER_FORMAT, WEIGHT_FILES, shard_files, tower_of_tensors
 
 _logger = logging.getLogger(__name__)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _WORTH_CUTTING = 0.95
 """A file of which the tower is a larger share is fetched whole, through the hub's own cache."""
 _DIGEST = "data_sha256"
@@ -71,41 +69,23 @@ def check_kept(path: Path) -> None:
 def from_hub(source: Source, *, offline: bool | None = None, activation: str = "") -> Path:
     """A local file with the tower of one file on the hub: kept tensors, a file of the hub's cache, or freshly fetched ones.
 
-    Raises hub.MissingError when the repository has no such file, HeadError for all else.
+    Raises MissingError when the repository has no such file, HeadError for all else.
     """
     kept = kept_path(source)
     known = kept_tower(kept)
-    is_offline = head_download.is_hub_offline(offline)
-    if known is not None and (_COMMIT.fullmatch(source.revision) or is_offline):
-        return kept
-    local = hub.cached(source)
-    if local is not None and (_COMMIT.fullmatch(source.revision) or is_offline):
-        return local
-    if is_offline:
-        raise hub.MissingError(f"{source.file} of {source.repo} is not on this machine, and offline mode is on")
-    try:
-        published = hub.look_up(source)
-    except hub.MissingError:
-        raise
-    except HeadError as error:
-        if known is None and local is None:
-            raise
-        _logger.warning("%s; using the copy kept earlier", error)
-        return kept if known is not None else Path(str(local))
-    if known is not None and known.metadata.get("etag") == published.etag:
-        return kept
-    if local is None and source.file.endswith(".safetensors"):
-        pinned = Source(repo=source.repo, file=source.file, revision=published.commit)
-        url = hub.file_url(source, published.commit)
-        opened = open_tensors(url)
-        configs = _configs(pinned)
+    found = download.newest_copy(source, known.metadata.get("etag", "") if known is not None else None, offline)
+    if not isinstance(found, download.PublishedVersion):
+        return found or kept
+    if download.cached(source) is None and source.file.endswith(".safetensors"):
+        opened = open_tensors(download.file_url(source, found.commit))
+        configs = _configs(replace(source, revision=found.commit))
         names = tower_of_tensors(opened, configs, source.repo, f"{source.repo} ({source.file})").names
-        if _bytes_of(opened, names) < _WORTH_CUTTING * opened.num_bytes:
-            about = {"etag": published.etag, "commit": published.commit, "source": source.url, "name": source.repo}
+        if sum(opened.tensors[name].stop - opened.tensors[name].start for name in names) < _WORTH_CUTTING * opened.num_bytes:
+            about = {"etag": found.etag, "commit": found.commit, "source": source.url, "name": source.repo}
             return keep(opened, names, kept, {**about, "configs": json.dumps(configs), "activation": activation})
     for name in CONFIG_FILES:
-        _downloaded(Source(repo=source.repo, file=name, revision=source.revision))
-    return hub.download(source)
+        _downloaded(replace(source, file=name))
+    return download.from_hub(source)
 
 
 def find_on_hub(repo: str, revision: str, *, offline: bool | None = None) -> Path:
@@ -117,28 +97,28 @@ def find_on_hub(repo: str, revision: str, *, offline: bool | None = None) -> Pat
             if name.endswith(".index.json"):
                 return _sharded(source, offline)
             return from_hub(source, offline=offline)
-        except hub.MissingError:
+        except MissingError:
             continue
-    if head_download.is_hub_offline(offline):
+    if download.is_hub_offline(offline):
         raise HeadError(f"{repo} is not on this machine, and offline mode is on; load it once with a network")
     raise HeadError(f"{repo} has none of the files of a tower: {', '.join(WEIGHT_FILES)}, {stem}.pt")
 
 
 def _sharded(source: Source, offline: bool | None) -> Path:
     """All shards of a repository, fetched whole; the path of their index."""
-    cached = hub.cached(source)
-    if head_download.is_hub_offline(offline):
+    cached = download.cached(source)
+    if download.is_hub_offline(offline):
         if cached is None:
-            raise hub.MissingError(source.file)
+            raise MissingError(source.file)
         return cached
-    index = hub.download(source)
+    index = download.from_hub(source)
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise HeadError(f"{source.file} of {source.repo} is not a sound index of a sharded checkpoint") from None
     for name in (*shards, *CONFIG_FILES):
-        part = Source(repo=source.repo, file=str(name), revision=source.revision)
-        hub.download(part) if name in shards else _downloaded(part)
+        part = replace(source, file=str(name))
+        download.from_hub(part) if name in shards else _downloaded(part)
     return index
 
 
@@ -147,7 +127,7 @@ def from_url(url: str, *, offline: bool | None = None) -> Path:
     folder = storage.cache_folder() / "towers" / f"url--{hashlib.sha256(url.encode()).hexdigest()[:16]}"
     name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "tower"
     target, note = folder / name, folder / "identity.json"
-    if head_download.is_offline(offline):
+    if download.is_offline(offline):
         if target.is_file():
             return target
         raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
@@ -156,14 +136,11 @@ def from_url(url: str, *, offline: bool | None = None) -> Path:
         return target
     if name.endswith(".safetensors"):
         opened = open_tensors(url)
-        names = tower_of_tensors(opened, {}, name, head_download.public_part(url)).names
-        keep(opened, names, target, {"source": head_download.public_part(url), "name": name})
+        names = tower_of_tensors(opened, {}, name, download.public_part(url)).names
+        keep(opened, names, target, {"source": download.public_part(url), "name": name})
     else:
-        try:
-            with storage.write_whole(str(target)) as temporary:
-                head_download.get_large(url, temporary, name, most_bytes=MOST_TOWER_BYTES)
-        except head_download.UnavailableError as error:
-            raise HeadError(str(error)) from None
+        with storage.write_whole(str(target)) as temporary:
+            download.get_large(url, temporary, name, most_bytes=MOST_TOWER_BYTES)
     storage.write_bytes(str(note), identity.encode())
     return target
 
@@ -176,56 +153,40 @@ def _identity(url: str) -> str:
     except BeholderError as error:
         raise HeadError(str(error)) from error
     except FileNotFoundError as error:
-        reason = head_download.why(error.__cause__) if isinstance(error.__cause__, Exception) else "it does not exist there"
+        reason = download.why(error.__cause__) if isinstance(error.__cause__, Exception) else "it does not exist there"
         raise HeadError(f"cannot get {url}: {reason}") from None
     except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent
-        raise HeadError(f"cannot get {url}: {head_download.why(error)}") from None
+        raise HeadError(f"cannot get {url}: {download.why(error)}") from None
     found = {key: str(info[key]) for key in ("ETag", "etag", "Last-Modified", "LastModified", "mtime") if info.get(key)}
     return json.dumps({**found, "size": info.get("size")}, sort_keys=True) if found else ""
 
 
 def keep(opened: TensorFile, names: list[str], target: Path, about: Mapping[str, str]) -> Path:
     """Fetch the named tensors of a remote safetensors file into one of our own, whole or not at all. Raises HeadError."""
-    ordered = sorted(names, key=lambda name: opened.tensors[name].start)
-    header: dict[str, Any] = {}
-    at = 0
-    for name in ordered:
-        info = opened.tensors[name]
-        num_bytes = info.stop - info.start
-        header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [at, at + num_bytes]}
-        at += num_bytes
-    Watch(about.get("source", opened.path), MOST_TOWER_BYTES).expect(at)
+    wanted = {name: opened.tensors[name] for name in sorted(names, key=lambda name: opened.tensors[name].start)}
     texts = {**about, "format": TOWER_FORMAT, "version": "1", _DIGEST: "0" * 64}
-    start = len(_header(header, texts))
-    need_space(target.parent, start + at, about.get("name", "the tower"))
-    spans = [
-        (opened.tensors[name].start, opened.tensors[name].stop, start + header[name]["data_offsets"][0]) for name in ordered
-    ]
+    at = start = len(pack_header(wanted, texts))
+    spans = []
+    for info in wanted.values():
+        spans.append((info.start, info.stop, at))
+        at += info.stop - info.start
+    Watch(about.get("source", opened.path), MOST_TOWER_BYTES).expect(at - start)
+    need_space(target.parent, at, about.get("name", "the tower"))
     with storage.write_whole(str(target)) as temporary:
         with temporary.open("r+b") as file:
-            file.write(_header(header, texts))
-            file.truncate(start + at)
-        fetch_pieces(opened.path, spans, temporary, about.get("name", "tower"))
+            file.write(pack_header(wanted, texts))
+            file.truncate(at)
+        fetch_ranges(opened.path, spans, temporary, about.get("name", "tower"))
         texts[_DIGEST] = data_sha256(temporary)
         with temporary.open("r+b") as file:
-            file.write(_header(header, texts))
+            file.write(pack_header(wanted, texts))
     return target
-
-
-def _header(tensors: Mapping[str, Any], texts: Mapping[str, str]) -> bytes:
-    text = json.dumps({"__metadata__": dict(texts), **tensors}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _bytes_of(opened: TensorFile, names: list[str]) -> int:
-    return sum(opened.tensors[name].stop - opened.tensors[name].start for name in names)
 
 
 def _configs(source: Source) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in CONFIG_FILES:
-        path = _downloaded(Source(repo=source.repo, file=name, revision=source.revision))
+        path = _downloaded(replace(source, file=name))
         try:
             if path is not None:
                 found[name] = json.loads(path.read_text(encoding="utf-8"))
@@ -237,8 +198,8 @@ def _configs(source: Source) -> dict[str, Any]:
 def _downloaded(source: Source) -> Path | None:
     """A small file of a repository, or None where it has none."""
     try:
-        return hub.download(source)
-    except hub.MissingError:
+        return download.from_hub(source)
+    except MissingError:
         return None
 
 

@@ -1,4 +1,9 @@
-"""Names and shapes of a checkpoint's tensors in; how they make CLIP's image tower out, or why they do not. Loads nothing.
+"""CLIP image towers in checkpoints: every published layout, its sizes and activation, and its tensors under one set of names.
+
+Opening reads headers only, wherever the format has one; safetensors files are mapped into memory, and of a whole CLIP model the
+text tower is never read. The layout is told from the tensors' names, never from the file's name. The activation is not in the
+tensors, and the wrong one gives other embeddings without any error: it is taken from what the publisher wrote down beside them
+or in them; where nothing is written, `TowerHints.activation` is None and the caller has to say it.
 
 Key maps: OpenAI's clip/model.py, open_clip's transformer.py, transformers' modeling_clip.py, timm's vision_transformer.py and
 birder's net/vit.py (versions in docs/models.md); checked against the libraries themselves in tests/models.
@@ -6,16 +11,39 @@ birder's net/vit.py (versions in docs/models.md); checked against the libraries 
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from beholder.errors import HeadError
-from beholder.models.backbones import HEAD_DIM, TowerShape
+from beholder.models.backbones import HEAD_DIM, LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation, TowerShape
+from beholder.models.tensors import Shapes, TensorFile, listed, look_at, open_tensors, refuse_no_weights
+from beholder.models.torch_files import check_floats, check_tensor, load_weights, open_script
 
-Shapes = Mapping[str, tuple[int, ...]]
+if TYPE_CHECKING:
+    import torch
 
+CONFIG_FILES = ("config.json", "open_clip_config.json", "preprocessor_config.json")
+"""Files beside a checkpoint that are read, where they are there."""
+OPENAI_REASON = "the weights are OpenAI's, which were trained with QuickGELU"
+
+TOWER_FORMAT = "beholder-tower-tensors"
+"""`format` in the header of a file that beholder wrote with the vision tensors of a remote model (`towers.keep`)."""
+
+WEIGHT_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors", "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)  # fmt: skip
+"""What is looked for in a folder or a hub repository, in this order; then birder's `<name>.pt` and `.safetensors`."""
+
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_DEPTH = 8
+"""Of state dicts inside of checkpoints; a pickle can hold itself."""
+_Read = Callable[[list[str]], "dict[str, torch.Tensor]"]
 _HEAD_DIMS = {1280: 80, 1408: 88, 1664: 104}
 """Width -> width of an attention head where that is not 64: ViT-H, -g and -bigG of open_clip's model_configs."""
 _CLASSIFIER_SIZES = {1000, 11821, 21841, 21843}
@@ -125,12 +153,12 @@ def recognise(shapes: Shapes, where: str, *, num_heads: int | None = None) -> To
             "save the whole CLIP model, or CLIPVisionModelWithProjection (timm: num_classes=embedding length)"
         )
     if missing:
-        raise HeadError(f"{where} is damaged or no CLIP tower: it lacks {_listed(missing)}")
+        raise HeadError(f"{where} is damaged or no CLIP tower: it lacks {listed(missing)}")
     used = {name for part in parts.values() for name in part.names}
     inside = (f"{prefix}embeddings.", f"{prefix}encoder.") if names is HUGGING_FACE else prefix
     extra = sorted(name for name in set(shapes) - used if name.startswith(inside) and not _IGNORED.fullmatch(name))
     if extra:
-        raise HeadError(f"{where} is another architecture: beside CLIP's tower it has {_listed(extra)}")
+        raise HeadError(f"{where} is another architecture: beside CLIP's tower it has {listed(extra)}")
     shape = _sizes(parts, shapes, where, num_heads)
     _check_shapes(parts, shapes, shape, where)
     if names is TIMM and shape.dim in _CLASSIFIER_SIZES:
@@ -156,7 +184,7 @@ def _layout_of(shapes: Shapes, where: str) -> tuple[Names, str]:
         raise HeadError(f"{where} {wrong}")
     found = _found(shapes)
     if found is None:
-        raise HeadError(f"{where} holds no CLIP image tower that beholder knows: its tensors are {_listed(sorted(shapes))}")
+        raise HeadError(f"{where} holds no CLIP image tower that beholder knows: its tensors are {listed(sorted(shapes))}")
     return found
 
 
@@ -278,5 +306,369 @@ def canonical_shapes(shape: TowerShape) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "nothing"
+@dataclass(frozen=True)
+class TowerHints:
+    """What is known about a tower beside its tensors.
+
+    Attributes:
+        activation: None where nothing tells.
+        reason: what told.
+        num_heads: attention heads of a block; None where it goes without saying.
+        is_openai: whether the weights are said to be OpenAI's, untouched.
+    """
+
+    activation: TowerActivation | None = None
+    reason: str = ""
+    num_heads: int | None = None
+    is_openai: bool = False
+
+
+def read_hints(layout_word: str, configs: Mapping[str, Any], metadata: Mapping[str, Any], name: str, where: str) -> TowerHints:
+    """Join what is known.
+
+    Args:
+        layout_word: of the tensors ("openai", "hugging face", "timm", "birder"); only that library's configuration counts.
+        configs: parsed JSON of `CONFIG_FILES`, by file name.
+        metadata: what the checkpoint itself carries (birder's `config`, `rgb_stats`; TorchScript's `code`).
+        name: file name or repository, which for birder is the network's name.
+        where: for messages.
+
+    Raises:
+        HeadError: pixel statistics, a layer-norm epsilon or an activation that are not CLIP's.
+    """
+    config = configs.get("config.json", {})
+    config = config if isinstance(config, dict) else {}
+    _check_preprocessor(configs.get("preprocessor_config.json"), where)
+    if layout_word.startswith("hugging face"):
+        return _of_hugging_face(config, where)
+    if layout_word == "birder":
+        return _of_birder(metadata, name, where)
+    timm = _of_timm(config, where)
+    if layout_word == "timm":
+        return timm
+    if "code" in metadata:
+        return _of_script(str(metadata["code"]))
+    open_clip = configs.get("open_clip_config.json")
+    if isinstance(open_clip, dict) and isinstance(open_clip.get("model_cfg"), dict):
+        return _of_open_clip(open_clip, is_openai=timm.is_openai, where=where)
+    return TowerHints("quick_gelu", OPENAI_REASON, is_openai=True) if timm.is_openai else TowerHints()
+
+
+def _activation(word: object, where: str) -> TowerActivation:
+    if word in ("quick_gelu", "quickgelu", "QuickGELU"):
+        return "quick_gelu"
+    if word in ("gelu", "GELU"):
+        return "gelu"
+    raise HeadError(f"{where} says its activation is {word}; CLIP's towers have quick_gelu or gelu")
+
+
+def _of_hugging_face(config: Mapping[str, Any], where: str) -> TowerHints:
+    """Read config.json; transformers may leave out what has its default: quick_gelu, 12 heads, 1e-5 (CLIPVisionConfig)."""
+    kind = config.get("model_type")
+    vision = config.get("vision_config", config)
+    if kind not in ("clip", "clip_vision_model") or not isinstance(vision, dict):
+        return TowerHints()
+    _check_eps(vision.get("layer_norm_eps", LAYER_NORM_EPS), where)
+    heads = vision.get("num_attention_heads", 12)
+    activation = _activation(vision.get("hidden_act", "quick_gelu"), where)
+    return TowerHints(activation, "config.json says so", heads if isinstance(heads, int) and heads > 0 else None)
+
+
+def _of_birder(metadata: Mapping[str, Any], name: str, where: str) -> TowerHints:
+    stats, config = metadata.get("rgb_stats"), metadata.get("config")
+    if isinstance(stats, dict):
+        _check_statistics(stats.get("mean"), stats.get("std"), where)
+    config = config if isinstance(config, dict) else {}
+    _check_eps(config.get("norm_layer_eps", LAYER_NORM_EPS), where)
+    heads = config.get("num_heads")
+    heads = heads if isinstance(heads, int) and heads > 0 else None
+    if config.get("act_layer_type"):
+        return TowerHints(_activation(config["act_layer_type"], where), "birder's config in the file says so", heads)
+    if "quick_gelu" in name:
+        return TowerHints("quick_gelu", "birder's network is named so", heads)
+    return TowerHints(None, "", heads)
+
+
+def _of_timm(config: Mapping[str, Any], where: str) -> TowerHints:
+    architecture, published = str(config.get("architecture", "")), config.get("pretrained_cfg", {})
+    if not architecture:
+        return TowerHints()
+    published = published if isinstance(published, dict) else {}
+    _check_statistics(published.get("mean"), published.get("std"), where)
+    if published.get("tag") == "openai":
+        return TowerHints("quick_gelu", OPENAI_REASON, is_openai=True)
+    arguments = config.get("model_args")
+    named = arguments.get("act_layer") if isinstance(arguments, dict) else None
+    activation = _activation(named, where) if named else "quick_gelu" if "quickgelu" in architecture else "gelu"
+    return TowerHints(activation, f"timm's architecture {architecture} says so")
+
+
+def _of_open_clip(config: Mapping[str, Any], *, is_openai: bool, where: str) -> TowerHints:
+    model, pixels = config["model_cfg"], config.get("preprocess_cfg")
+    if isinstance(pixels, dict):
+        _check_statistics(pixels.get("mean"), pixels.get("std"), where)
+    vision = model.get("vision_cfg", {})
+    width, head_width = (vision.get(key) for key in ("width", "head_width")) if isinstance(vision, dict) else (None, None)
+    heads = width // head_width if isinstance(width, int) and isinstance(head_width, int) and head_width > 0 else None
+    if is_openai:
+        return TowerHints("quick_gelu", OPENAI_REASON, heads, is_openai=True)
+    activation: TowerActivation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    return TowerHints(activation, "open_clip_config.json says so", heads)
+
+
+def _of_script(code: str) -> TowerHints:
+    """The program of a TorchScript archive: QuickGELU is the only thing in CLIP with a sigmoid, plain GELU has a name."""
+    if re.search(r"torch\.gelu\(|\bgelu\(", code):
+        return TowerHints("gelu", "the archive's program says so")
+    if "torch.sigmoid(" in code:
+        return TowerHints("quick_gelu", "the archive's program says so")
+    return TowerHints()
+
+
+def _check_eps(eps: object, where: str) -> None:
+    if eps != LAYER_NORM_EPS:
+        raise HeadError(f"{where} says its layer norms use {eps}; CLIP's towers use {LAYER_NORM_EPS}")
+
+
+def _check_preprocessor(config: object, where: str) -> None:
+    if isinstance(config, dict):
+        _check_statistics(config.get("image_mean"), config.get("image_std"), where)
+
+
+def _check_statistics(mean: object, std: object, where: str) -> None:
+    """Whether the pixels are normalised as CLIP's are; None: not said."""
+    for found, wanted in ((mean, PIXEL_MEAN), (std, PIXEL_STD)):
+        if found is None:
+            continue
+        if not isinstance(found, list | tuple) or len(found) != 3:
+            raise HeadError(f"{where} says its pixels are normalised with {found}; CLIP's with {wanted}")
+        if any(not isinstance(a, int | float) or abs(a - b) > 1e-6 for a, b in zip(found, wanted, strict=True)):
+            raise HeadError(f"{where} wants pixels normalised with {tuple(found)}; beholder's towers have CLIP's, {wanted}")
+
+
+@dataclass(frozen=True)
+class TowerFile:
+    """An opened checkpoint: all checks of names, shapes and configuration are done, the tensors are not read yet.
+
+    Attributes:
+        path: the file, the folder's index file, or a URL.
+        layout: a word for the layout it was found in.
+        shape: the tower's sizes.
+        hints: what is known about its activation.
+        metadata: the texts of a file that beholder wrote itself; empty otherwise.
+    """
+
+    path: str
+    layout: str
+    shape: TowerShape
+    hints: TowerHints
+    metadata: Mapping[str, str]
+    _parts: TowerLayout
+    _read: _Read | None
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors of the file that make the tower."""
+        return self._parts.names
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The canonical tensors as float32 on the CPU (`tower_layouts.canonical_shapes`). Raises HeadError for NaN.
+
+        Tensors that are float32 in a safetensors file are not copied: they stay in the file until they are used.
+        """
+        import torch
+
+        sizes = {**canonical_shapes(self.shape), "projection.bias": (self.shape.dim,)}
+        assert self._read is not None, "of a remote file only the header is known"
+        sources = self._read(self.names)
+        found: dict[str, torch.Tensor] = {}
+        for name, part in self._parts.parts.items():
+            pieces = [sources[source] for source in part.names]
+            for source, piece in zip(part.names, pieces, strict=True):
+                check_floats(piece, source, self.path)
+                if not torch.isfinite(piece.sum(dtype=torch.float32)) and not torch.isfinite(piece).all():
+                    raise HeadError(f"{self.path} is damaged: {source} holds NaN or infinite values")
+            tensor = torch.cat([piece.float() for piece in pieces]) if len(pieces) > 1 else pieces[0].float()
+            tensor = tensor.t().contiguous() if part.is_transposed else tensor
+            found[name] = tensor.reshape(sizes[name])
+        return found
+
+
+def open_tower_file(path: Path, *, known_as: str = "") -> TowerFile:
+    """Open a local checkpoint: a file, or a folder as Hugging Face, open_clip, timm or birder lay it out.
+
+    `known_as` is the name it was published under, where that is not the name of the file. Raises HeadError, in one line.
+    """
+    file = _in_folder(path) if path.is_dir() else path
+    configs = read_configs(file.parent)
+    name = known_as or file.name
+    if file.name.endswith(".index.json"):
+        return tower_of_tensors(_shards(file), configs, name, str(file), _mapped(shard_files(file)))
+    kind, start = look_at(file)
+    if kind == "safetensors":
+        opened = open_tensors(str(file))
+        return tower_of_tensors(opened, configs, name, str(file), _mapped(dict.fromkeys(opened.tensors, file)))
+    refuse_no_weights(file, start, "a checkpoint")
+    if kind == "torchscript":
+        archive = open_script(file)
+        shapes = {name: stored.shape for name, stored in archive.tensors.items()}
+        return _tower(shapes, configs, {"code": archive.code}, name, str(file), archive.read, {}, "torchscript")
+    tensors, metadata = _load_pickled(file)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def checked(names: list[str]) -> dict[str, torch.Tensor]:
+        for name in names:
+            check_tensor(tensors[name], name, file)
+        return tensors
+
+    return _tower(shapes, configs, metadata, name, str(file), checked, {})
+
+
+def tower_of_tensors(
+    opened: TensorFile, configs: Mapping[str, Any], name: str, where: str, read: _Read | None = None
+) -> TowerFile:
+    """The tower among the tensors of a safetensors file, of which only the header is known; without `read` it stays so."""
+    own = dict(opened.metadata) if opened.metadata.get("format") == TOWER_FORMAT else {}
+    if own:
+        configs, name = json.loads(own.get("configs", "{}")), own.get("name", name)
+    metadata = {key: _parsed(text) for key, text in opened.metadata.items()}
+    return _tower(opened.shapes, configs, metadata, name, where, read, own)
+
+
+def read_configs(folder: Path) -> dict[str, Any]:
+    """The parsed `CONFIG_FILES` of a folder; what is missing or no JSON is left out."""
+    found: dict[str, Any] = {}
+    for name in CONFIG_FILES:
+        try:
+            if (folder / name).stat().st_size <= _MAX_CONFIG_BYTES:
+                found[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+    return found
+
+
+def _tower(
+    shapes: Shapes, configs: Mapping[str, Any], metadata: Mapping[str, Any], name: str, where: str, read: _Read | None,
+    own: Mapping[str, str], word: str = "",
+) -> TowerFile:  # fmt: skip
+    first = recognise(shapes, where)
+    configs = {key: config for key, config in configs.items() if _is_about(config, first)}
+    hints = read_hints(first.word, configs, metadata, name, where)
+    layout = recognise(shapes, where, num_heads=hints.num_heads) if hints.num_heads else first
+    _check_signature(metadata.get("signature"), layout.shape, where)
+    return TowerFile(where, f"{layout.word} {word}".strip(), layout.shape, hints, own, layout, read)
+
+
+def _is_about(config: Any, layout: TowerLayout) -> bool:
+    """Whether a Hugging Face configuration is about a tower of these sizes, and not about another file of the folder."""
+    vision = config.get("vision_config", config) if isinstance(config, dict) else None
+    if not isinstance(vision, dict):
+        return False
+    shape = layout.shape
+    stated = {"hidden_size": shape.width, "patch_size": shape.patch_px, "image_size": shape.image_px}
+    is_clip = "model_type" in config
+    return not is_clip or all(vision.get(key, size) == size for key, size in stated.items())
+
+
+def _check_signature(signature: Any, shape: TowerShape, where: str) -> None:
+    """Compare birder's `signature` with the tensors."""
+    if not isinstance(signature, dict):
+        return
+    try:
+        pixels = list(signature["inputs"][0]["data_shape"])[1:]
+        dim = list(signature["outputs"][0]["data_shape"])[-1]
+    except (KeyError, IndexError, TypeError):
+        return
+    if pixels != [3, shape.image_px, shape.image_px] or dim != shape.dim:
+        raise HeadError(
+            f"{where} is damaged: its signature says {pixels} pixels and {dim} numbers out, its tensors "
+            f"{[3, shape.image_px, shape.image_px]} and {shape.dim}"
+        )
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(path for path in folder.iterdir() if path.suffix in (".pt", ".safetensors", ".bin") and path.is_file())
+    if len(others) == 1:
+        return others[0]
+    what = "several files of weights; give the one you mean" if others else f"no weights ({', '.join(WEIGHT_FILES)}, ...)"
+    raise HeadError(f"{folder} holds {what}")
+
+
+def shard_files(index: Path) -> dict[str, Path]:
+    """Tensor name -> file, of a sharded Hugging Face checkpoint."""
+    try:
+        weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        found = {str(name): index.parent / Path(str(file)).name for name, file in weights.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HeadError(
+            f"{index} is not a sound index of a sharded checkpoint ({' '.join(str(error).split())[:100]})"
+        ) from None
+    missing = sorted({path.name for path in found.values() if not path.is_file()})
+    if missing:
+        raise HeadError(f"{index.parent} is not complete: {', '.join(missing)} of {index.name} are missing")
+    return found
+
+
+def _shards(index: Path) -> TensorFile:
+    """The headers of all shards as one."""
+    files = shard_files(index)
+    opened = {path: open_tensors(str(path)) for path in set(files.values())}
+    lost = sorted(name for name, path in files.items() if name not in opened[path].tensors)
+    if lost:
+        raise HeadError(f"{index} is not sound: {lost[0]} is not in {files[lost[0]].name}")
+    return TensorFile(str(index), {name: opened[path].tensors[name] for name, path in files.items()}, {}, 0)
+
+
+def _mapped(files: Mapping[str, Path]) -> _Read:
+    """Reads tensors of local safetensors files as maps of the files."""
+
+    def read(wanted: list[str]) -> dict[str, torch.Tensor]:
+        from safetensors import SafetensorError, safe_open
+
+        found: dict[str, torch.Tensor] = {}
+        for path in sorted({files[name] for name in wanted}):
+            try:
+                with safe_open(str(path), framework="pt", device="cpu") as opened:
+                    found |= {name: opened.get_tensor(name) for name in wanted if files[name] == path}
+            except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+                raise HeadError(f"{path} is damaged: {' '.join(str(error).split())[:150]}; get the file again") from None
+        return found
+
+    return read
+
+
+def _parsed(text: str) -> Any:
+    """A text of a safetensors header: birder keeps JSON there."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _load_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors of a pickled checkpoint by name, and what else it carries, without running anything in it."""
+    import torch
+
+    found = load_weights(path, mapped=True)
+    metadata: dict[str, Any] = {}
+    for _ in range(_MAX_DEPTH):
+        inner = (
+            next((key for key in ("state", "state_dict", "model") if isinstance(found.get(key), Mapping)), None)
+            if isinstance(found, Mapping)
+            else None
+        )
+        if inner is None:
+            break
+        metadata |= {key: value for key, value in found.items() if key != inner and isinstance(key, str)}
+        found = found[inner]
+    if not isinstance(found, Mapping):
+        raise HeadError(f"{path} holds a {type(found).__name__}, not a state dict of named tensors")
+    tensors = {
+        name: value.detach() for name, value in found.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+    if not tensors:
+        raise HeadError(f"{path} holds no tensors by name, so it is no checkpoint of a tower")
+    return tensors, metadata

@@ -1,7 +1,7 @@
-"""A name, path, URL or hub id of a CLIP image tower in; the loaded `Tower`, or a summary of its header, out.
+"""CLIP image towers by name, path, URL or hub id: loaded, or a summary of their file's header.
 
-Which file is taken for a registry name: the first that is on this machine, else the first that can be fetched, in the
-registry's order (`beholder models list`); files with a known sha256 are checked before they are opened.
+Which file is taken for a name of the catalogue: the first that is on this machine, else the first that can be fetched, in the
+order of `beholder models list`; files with a known sha256 are checked before they are opened.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.errors import HeadError
 from beholder.io import storage
-from beholder.models import head_download, hub, tower_download
+from beholder.models import download, tower_download
 from beholder.models.backbones import ACTIVATIONS, SHAPES, TowerActivation, TowerShape, canonical_backbone, same_backbone
 from beholder.models.catalog import (
     DEFAULT_TOWER,
     TowerEntry,
     backbone_by_sha256,
+    did_you_mean,
     find_towers,
     is_plain_gelu_name,
     openai_repository,
@@ -29,8 +30,7 @@ from beholder.models.catalog import (
     tower_file_named,
     tower_suggestions,
 )
-from beholder.models.tower_checkpoint import TowerFile, open_tower_file
-from beholder.models.tower_hints import OPENAI_REASON
+from beholder.models.tower_layouts import OPENAI_REASON, TowerFile, open_tower_file
 
 if TYPE_CHECKING:
     from beholder.models.clip import ClipVisionTower
@@ -43,12 +43,12 @@ _FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".index.json")
 _HUB_ID = re.compile(r"(?:hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TowerSummary:
     """What the header of a tower's file tells.
 
     Attributes:
-        name: registry name, hub id, or the file's name.
+        name: catalogue name, hub id, or the file's name.
         shape: the sizes.
         activation: None where nothing tells it.
         activation_from: what told the activation.
@@ -81,34 +81,20 @@ class TowerSummary:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Tower:
+class Tower(TowerSummary):
     """A loaded image tower: pictures to CLIP embeddings.
 
     Attributes:
         module: the network, float32 on the CPU, frozen, in eval mode.
-        shape: its sizes.
         activation: what stands in its MLPs.
-        activation_from: what told the activation.
-        backbone: id of the published tower whose weights these are, run as they were trained; None when that is not known.
-        name: registry name, hub id, or the file's name.
         sha256: of the file, or of the tensors that were fetched out of a larger one.
         sha256_of: "file" or "tensors".
-        layout: a word for the layout it was found in.
-        source: where it was published or read from.
-        licence: of the weights; None when unknown.
     """
 
     module: ClipVisionTower = field(repr=False)
-    shape: TowerShape
     activation: TowerActivation
-    activation_from: str
-    backbone: str | None
-    name: str
     sha256: str
     sha256_of: str
-    layout: str
-    source: str
-    licence: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """A JSON-ready record that tells this tower from all others; for stamps."""
@@ -138,7 +124,7 @@ def load_tower(
     """Load a tower's image side, ready for use as float32 on the CPU.
 
     Args:
-        name: a registry name or any tool's name for one of OpenAI's towers (`beholder models list`); a local file or folder; a
+        name: a catalogue name or any tool's name for one of OpenAI's towers (`beholder models list`); a local file or folder; a
             URL (https, s3, ...); or a hub id "org/repo[@revision]".
         offline: True asks no network; None asks the environment (BEHOLDER_OFFLINE, HF_HUB_OFFLINE).
         activation: for checkpoints that do not say theirs; where they do, it overrules them (the tower is then no known one).
@@ -165,11 +151,8 @@ def load_tower(
 
     with torch.inference_mode(False):  # a tower must serve outside of the caller's inference mode too
         module = build_tower(file.shape, summary.activation, file.tensors())
-    return Tower(
-        module=module, shape=file.shape, activation=summary.activation,
-        activation_from=summary.activation_from, backbone=summary.backbone, name=summary.name, sha256=digest,
-        sha256_of=digest_of, layout=summary.layout, source=summary.source, licence=summary.licence,
-    )  # fmt: skip
+    known = {item.name: getattr(summary, item.name) for item in fields(summary)}
+    return Tower(**known, module=module, sha256=digest, sha256_of=digest_of)
 
 
 def inspect_tower(name: str | os.PathLike[str] = DEFAULT_TOWER, *, offline: bool | None = True) -> TowerSummary:
@@ -235,7 +218,7 @@ def _place(spec: str | os.PathLike[str], offline: bool | None) -> _Place:
         return _local(Path(spec))
     if not storage.is_local(spec):
         path = tower_download.from_url(spec, offline=offline)
-        return _Place(path, path.name, head_download.public_part(spec), known_as=path.name)
+        return _Place(path, path.name, download.public_part(spec), known_as=path.name)
     path = storage.local_path(spec)
     is_path = storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
     if is_path and path.exists():
@@ -246,14 +229,13 @@ def _place(spec: str | os.PathLike[str], offline: bool | None) -> _Place:
             _logger.warning(
                 "%s: other tools run these weights with plain GELU today; beholder with QuickGELU, as OpenAI did", spec
             )
-        return _of_registry(entries, offline, is_exact=tower_file_named(spec) is not None)
+        return _of_catalog(entries, offline, is_exact=tower_file_named(spec) is not None)
     if path.exists():
         return _local(path)
     hub_id = _HUB_ID.fullmatch(spec)
     if hub_id is not None and not is_path:
         return _of_hub(hub_id["repo"], hub_id["revision"] or "main", offline)
-    near = tower_suggestions(spec)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see: beholder models list"
+    hint = did_you_mean(tower_suggestions(spec))
     raise HeadError(f"there is no tower {spec}: it is no known name, and no file is there; {hint}")
 
 
@@ -271,8 +253,8 @@ def _of_hub(repo: str, revision: str, offline: bool | None) -> _Place:
 
 
 def local_file(entry: TowerEntry) -> Path | None:
-    """The file of a registry tower on this machine, not yet checked, or None. Asks no network."""
-    found = head_download.locate(entry)
+    """The file of a tower of the catalogue on this machine, not yet checked, or None. Asks no network."""
+    found = download.locate(entry)
     if found is None and entry.is_partial:
         kept = tower_download.kept_path(entry.sources[0])
         found = kept if kept.is_file() else None
@@ -280,9 +262,9 @@ def local_file(entry: TowerEntry) -> Path | None:
 
 
 def fetch_tower(entry: TowerEntry, *, offline: bool | None = None) -> Path:
-    """The checked local file of one registry tower, fetched if it must be. Raises HeadError."""
+    """The checked local file of one tower of the catalogue, fetched if it must be. Raises HeadError."""
     if not entry.is_partial:
-        return head_download.fetch_entry(entry, offline=offline)
+        return download.fetch_entry(entry, offline=offline)
     local = local_file(entry)
     if local is not None:
         check_file(local, entry)
@@ -290,7 +272,7 @@ def fetch_tower(entry: TowerEntry, *, offline: bool | None = None) -> Path:
     source = entry.sources[0]
     try:
         return tower_download.from_hub(source, offline=offline, activation=entry.activation)
-    except hub.MissingError:
+    except download.MissingError:
         if source.revision != "main":
             raise
     return tower_download.find_on_hub(source.repo, source.revision, offline=offline)
@@ -305,10 +287,10 @@ def check_file(path: Path, entry: TowerEntry, *, again: bool = False) -> None:
         if again:
             tower_download.check_kept(path)
     elif entry.sha256 is not None:
-        head_download.verify(path, entry, again=again)
+        download.verify(path, entry, again=again)
 
 
-def _of_registry(entries: Sequence[TowerEntry], offline: bool | None, *, is_exact: bool) -> _Place:
+def _of_catalog(entries: Sequence[TowerEntry], offline: bool | None, *, is_exact: bool) -> _Place:
     """The first entry that is here, else the first that can be fetched; a file that was named (`is_exact`) goes before all."""
     num_first = 1 if is_exact else 0
     ordered = [*entries[:num_first], *sorted(entries[num_first:], key=lambda entry: local_file(entry) is None)]
@@ -318,15 +300,14 @@ def _of_registry(entries: Sequence[TowerEntry], offline: bool | None, *, is_exac
             path = fetch_tower(entry, offline=offline)
         except HeadError as error:
             failures.append(str(error))
-            if not head_download.is_hub_offline(offline):
+            if not download.is_hub_offline(offline):
                 _logger.info("%s", error)
             continue
         return _Place(path, entry.name, entry.sources[0].url, entry, known_as=entry.name)
-    others = {0: "", 1: " (and the other source of these weights failed too)"}
-    if head_download.is_hub_offline(offline):
+    if download.is_hub_offline(offline) or len(failures) == 1:
         raise HeadError(failures[0])
-    several = f" (and the {len(failures) - 1} other sources of these weights failed too)"
-    raise HeadError(failures[0] + others.get(len(failures) - 1, several))
+    others = "other source" if len(failures) == 2 else f"{len(failures) - 1} other sources"
+    raise HeadError(f"{failures[0]} (and the {others} of these weights failed too)")
 
 
 def _weights(path: Path) -> Path:

@@ -14,7 +14,7 @@ from beholder import __version__
 from beholder.errors import BeholderError, InputError, OutputError
 from beholder.io import storage
 from beholder.locate.locate import PictureFinder
-from beholder.models.head_download import is_offline
+from beholder.models.download import is_offline
 from beholder.pixels.picture import PictureError
 from beholder.reporting.cards import CardMaker
 from beholder.reporting.charts import NO_BREAK, digits_apart, number, percent

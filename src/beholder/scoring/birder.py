@@ -344,7 +344,7 @@ def read_classes(path: Path) -> dict[str, int]:
 
             found = json.loads(open_tensors(str(path)).metadata.get("class_to_idx", "{}"))
         else:
-            from beholder.models.torch_archives import load_weights
+            from beholder.models.torch_files import load_weights
 
             held = load_weights(path, mapped=True)
             found = held.get("class_to_idx", {}) if isinstance(held, dict) else {}

@@ -150,7 +150,7 @@ class Scorer:
 
         from torch import nn
 
-        from beholder.models.module import PictureScoreModule
+        from beholder.models.clip import PictureScoreModule
 
         weights = list(self.tower.module.parameters())
         shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in weights}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from beholder.errors import BeholderError, InputError
 from beholder.io import storage
-from beholder.models.head_download import UnavailableError, get_large, is_offline
+from beholder.models.download import UnavailableError, get_large, is_offline
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,8 +1,7 @@
-"""A head file in, of any published layout or one's own linear layers, its layers as float64 arrays out; else a refusal by name.
+"""Heads in files of weights: every published layout and one's own linear layers, as float64; all else is refused by name.
 
-The layout is told from the names and shapes of the tensors, never from the file's name. Pickled files are opened with
-torch's `weights_only=True` alone, which builds tensors and plain containers and runs nothing the file asks for. What no file
-tells (what stands between two linear layers) is asked for, never guessed.
+The layout is told from the names and shapes of the tensors, never from the file's name. What no file tells (what stands between
+two linear layers) is asked for, never guessed.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +21,21 @@ import numpy.typing as npt
 
 from beholder.errors import HeadError
 from beholder.io import storage
-from beholder.models import numpy_files
 from beholder.models.backbones import backbone_of_tower
 from beholder.models.catalog import REFUSED, by_sha256
-from beholder.models.tensors import TensorFile, open_tensors, pack_tensors
-from beholder.models.torch_archives import check_tensor, is_script_archive, load_weights, name_of, refuse_text
+from beholder.models.tensors import (
+    Kind,
+    Shapes,
+    TensorFile,
+    listed,
+    look_at,
+    open_tensors,
+    pack_tensors,
+    read_npy,
+    read_npz,
+    refuse_no_weights,
+)
+from beholder.models.torch_files import check_floats, check_tensor, load_weights, name_of, refuse_text
 
 Activation = Literal["none", "relu"]
 ACTIVATIONS: tuple[Activation, ...] = ("none", "relu")
@@ -68,7 +77,6 @@ _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 _V2_5_REASON, _CANDLE_REASON = (head.reason for head in REFUSED)
 _V2_5_DIM = 1152
-Shapes = Mapping[str, tuple[int, ...]]
 Arrays = dict[str, npt.NDArray[np.float64]]
 
 
@@ -104,8 +112,8 @@ class HeadFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the caller says of a head whose file does not tell it; what the file tells may not be contradicted.
+class HeadUsage:
+    """How a head is used, as the caller says it where its file does not; what the file tells may not be contradicted.
 
     Attributes:
         activation: what stands between its linear layers: "relu", or "none" (nothing, or Dropout or Identity).
@@ -123,13 +131,8 @@ class Told:
         if scale is not None and scale != "sqrt-dim" and not (isinstance(scale, int | float) and 0 < scale < float("inf")):
             raise HeadError(f"input scale {scale!r}: choose a positive number, or sqrt-dim")
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was said."""
-        return self == NOTHING_TOLD
 
-
-NOTHING_TOLD = Told()
+NOT_SAID = HeadUsage()
 
 
 @dataclass(frozen=True)
@@ -148,10 +151,9 @@ class _Layout:
     backbone: str | None = None
     joined: frozenset[int] = frozenset()
 
-
-def is_safetensors(start: bytes) -> bool:
-    """Whether a file that starts with these (at least 9) bytes is meant as safetensors."""
-    return len(start) >= 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
+    def names(self, there: Container[str]) -> list[str]:
+        """The tensors of the layers, of those that are `there`: a layer may have no bias."""
+        return [prefix + part for prefix in self.prefixes for part in ("weight", "bias") if prefix + part in there]
 
 
 def is_bundle(shapes: Shapes) -> bool:
@@ -168,45 +170,41 @@ def layers_sha256(layers: tuple[Layer, ...]) -> str:
     return digest.hexdigest()
 
 
-def read_head_file(path: Path, told: Told = NOTHING_TOLD) -> HeadFile:
+def read_head_file(path: Path, said: HeadUsage = NOT_SAID) -> HeadFile:
     """Read a local head file of any layout. Raises HeadError, in one line, for anything that is not a usable head."""
+    kind, start = look_at(path)
+    if kind == "safetensors":
+        return read_tensor_head(open_tensors(str(path)), said)
+    return read_array_head(path, kind, start, said)
+
+
+def read_array_head(path: Path, kind: Kind, start: bytes, said: HeadUsage = NOT_SAID) -> HeadFile:
+    """Read a local head file that is not safetensors; `kind` and `start` as `look_at` gives them."""
     try:
-        with path.open("rb") as file:
-            start = file.read(4096)
+        if kind == "npy":
+            return _of_arrays({"": read_npy(path)}, {}, said, str(path))
+        if kind == "npz":
+            return _of_archive(read_npz(path), said, str(path))
     except OSError as error:
         raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
-    if is_safetensors(start):
-        return read_tensor_head(open_tensors(str(path)), told)
-    try:
-        if numpy_files.is_npy(start):
-            return _of_arrays({"": numpy_files.read_npy(path)}, {}, told, str(path))
-        if numpy_files.is_npz(path):
-            return _of_archive(numpy_files.read_npz(path), told, str(path))
-    except OSError as error:
-        raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
-    _refuse_what_is_no_pickle(path, start)
+    _refuse_what_is_no_pickle(path, kind, start)
     tensors = _load_pickled(path)
     if "" in tensors:
-        return _of_arrays({"": _as_float64(tensors[""], "", path)}, {}, told, str(path))
+        return _of_arrays({"": _as_float64(tensors[""], "", path)}, {}, said, str(path))
     tensors = {usual: tensors[name] for usual, name in _usual_names(tensors, str(path)).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    layout = _recognised(shapes, {}, told, str(path))
-    return _assembled(
-        layout, lambda names: {name: _as_float64(tensors[name], name, path) for name in names}, {}, str(path), shapes
-    )
+    layout = _recognised(shapes, {}, said, str(path))
+    arrays = {name: _as_float64(tensors[name], name, path) for name in layout.names(shapes)}
+    return _assembled(layout, arrays, {}, str(path))
 
 
-def read_tensor_head(file: TensorFile, told: Told = NOTHING_TOLD) -> HeadFile:
+def read_tensor_head(file: TensorFile, said: HeadUsage = NOT_SAID) -> HeadFile:
     """Read the head out of an opened safetensors file, local or remote; only the head's own tensors are fetched."""
     names = _usual_names(file.shapes, file.path)
-    layout = _recognised({usual: file.shapes[name] for usual, name in names.items()}, file.metadata, told, file.path)
-    metadata = file.metadata if layout.word == HEAD_FORMAT else {}
-
-    def read(wanted: list[str]) -> Arrays:
-        found = file.read([names[usual] for usual in wanted])
-        return {usual: found[names[usual]] for usual in wanted}
-
-    return _assembled(layout, read, metadata, file.path, names)
+    layout = _recognised({usual: file.shapes[name] for usual, name in names.items()}, file.metadata, said, file.path)
+    found = file.read([names[usual] for usual in layout.names(names)])
+    arrays = {usual: found[names[usual]] for usual in layout.names(names)}
+    return _assembled(layout, arrays, file.metadata if layout.word == HEAD_FORMAT else {}, file.path)
 
 
 def pack_head(head: HeadFile) -> bytes:
@@ -226,14 +224,9 @@ def pack_head(head: HeadFile) -> bytes:
     return pack_tensors(tensors, metadata)
 
 
-def _refuse_what_is_no_pickle(path: Path, start: bytes) -> None:
+def _refuse_what_is_no_pickle(path: Path, kind: Kind, start: bytes) -> None:
     """Name the usual wrong files before torch is loaded."""
-    if not start:
-        raise HeadError(f"{path} is empty; get the file again")
-    if start.lstrip().startswith(b"<"):
-        raise HeadError(f"{path} is a web page, not a head; the download went wrong, get the file again")
-    if start.startswith(b"version https://git-lfs"):
-        raise HeadError(f"{path} is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
+    refuse_no_weights(path, start, "a head")
     suffix = path.suffix.lower()
     if start.startswith(b"\x89HDF") or (suffix in _OTHER_SUFFIXES and not start.startswith((b"PK", b"\x80"))):
         raise HeadError(f"{path} is no kind of head file that beholder knows, .pt, .safetensors, .npz or .npy; {_AS_NPZ}")
@@ -252,7 +245,7 @@ def _refuse_what_is_no_pickle(path: Path, start: bytes) -> None:
         raise HeadError(
             f"{path} has {num_bytes} bytes; a head has a few million at most, so this is something else, or more; {_OWN_LAYERS}"
         )
-    if is_script_archive(path):
+    if kind == "torchscript":
         raise HeadError(
             f"{path} is refused: it is a TorchScript program, not plain weights, and can run code; "
             "save its state dict alone, where it was made or is trusted: torch.save(model.state_dict(), 'weights.pt')"
@@ -281,8 +274,8 @@ def _load_pickled(path: Path) -> dict[str, Any]:
     if not inside:
         strange = [name_of(name) for name, value in found.items() if not isinstance(value, torch.Tensor)]
         raise HeadError(
-            f"{path} is no head that beholder knows: it holds {_listed([name_of(name) for name in found])}"
-            + (f", and {_listed(strange)} {_is(strange)} no tensor" if strange else "")
+            f"{path} is no head that beholder knows: it holds {listed(sorted(map(name_of, found)))}"
+            + (f", and {listed(sorted(strange))} {_is(strange)} no tensor" if strange else "")
             + f"; save a state dict alone: {_AS_STATE_DICT}"
         )
     return dict(inside[0][1])
@@ -314,13 +307,13 @@ def _state_dicts_in(found: Mapping[Any, Any]) -> list[tuple[str, Mapping[str, An
     return []
 
 
-def _of_archive(arrays: Mapping[str, npt.NDArray[Any]], told: Told, where: str) -> HeadFile:
+def _of_archive(arrays: Mapping[str, npt.NDArray[Any]], said: HeadUsage, where: str) -> HeadFile:
     """The head in the arrays of an `.npz`: `weight` and `bias`, as anybody calls them, under any prefix, and texts."""
     texts = {name: str(arrays[name].reshape(-1)[0]) for name in _TEXTS if name in arrays and _is_text(arrays[name])}
     numbers = {name: array for name, array in arrays.items() if name not in texts}
     if list(numbers) == ["arr_0"]:
-        return _of_arrays({"": numbers["arr_0"]}, texts, told, where)
-    return _of_arrays({usual: numbers[name] for usual, name in _usual_names(numbers, where).items()}, texts, told, where)
+        return _of_arrays({"": numbers["arr_0"]}, texts, said, where)
+    return _of_arrays({usual: numbers[name] for usual, name in _usual_names(numbers, where).items()}, texts, said, where)
 
 
 def _usual_names(names: Iterable[str], where: str) -> dict[str, str]:
@@ -339,7 +332,7 @@ def _is_text(array: npt.NDArray[Any]) -> bool:
     return array.dtype.kind == "U" and array.size == 1
 
 
-def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], texts: Mapping[str, str], told: Told, where: str) -> HeadFile:
+def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], texts: Mapping[str, str], said: HeadUsage, where: str) -> HeadFile:
     """The head in arrays of numpy's, whose names are those of torch's layers; one without a name is D or D + 1 numbers."""
     values: Arrays = {}
     for name, array in arrays.items():
@@ -360,13 +353,13 @@ def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], texts: Mapping[str, str],
     activation = texts.get("activation")
     if activation is not None and activation not in ACTIVATIONS:
         raise HeadError(f"{where}: its activation is {activation!r}; a head with another one than none or relu cannot be used")
-    if activation is not None and told.activation not in (None, activation):
+    if activation is not None and said.activation not in (None, activation):
         raise HeadError(
-            f"{where} says activation {activation}, and you say {told.activation}; leave that out, or mend the file"
+            f"{where} says activation {activation}, and you say {said.activation}; leave that out, or mend the file"
         )
-    told = Told(activation=activation or told.activation, input_scale=told.input_scale)
-    layout = _recognised({name: array.shape for name, array in values.items()}, {}, told, where)
-    head = _assembled(layout, lambda names: {name: values[name] for name in names}, {}, where, values)
+    said = HeadUsage(activation=activation or said.activation, input_scale=said.input_scale)
+    layout = _recognised({name: array.shape for name, array in values.items()}, {}, said, where)
+    head = _assembled(layout, {name: values[name] for name in layout.names(values)}, {}, where)
     return replace(head, backbone=texts.get("backbone") or None, metadata={"name": texts["name"]} if texts.get("name") else {})
 
 
@@ -386,10 +379,6 @@ def _weight_and_bias(numbers: npt.NDArray[np.float64], where: str) -> Arrays:
     )
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "nothing"
-
-
 def _is(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
@@ -397,30 +386,29 @@ def _is(names: list[str]) -> str:
 def _as_float64(tensor: Any, name: str, path: Path) -> npt.NDArray[np.float64]:
     import torch
 
-    if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16) or tensor.layout != torch.strided:
-        raise HeadError(f"{path}: tensor {name} holds {tensor.dtype}, not floating-point weights")
+    check_floats(tensor, name, path)
     check_tensor(tensor, name, path)
     array: npt.NDArray[np.float64] = tensor.detach().to(torch.float64).numpy()
     return array
 
 
-def _recognised(shapes: Shapes, metadata: Mapping[str, str], told: Told, where: str) -> _Layout:
+def _recognised(shapes: Shapes, metadata: Mapping[str, str], said: HeadUsage, where: str) -> _Layout:
     """Tell the layout from the tensors' names. Raises HeadError for layouts that do not fit, and for what nothing tells."""
-    layout = _own_layout(shapes, metadata, where) if metadata.get("format") == HEAD_FORMAT else _published(shapes, told, where)
+    layout = _own_layout(shapes, metadata, where) if metadata.get("format") == HEAD_FORMAT else _published(shapes, said, where)
     if layout is None:
-        return _linear_layers(shapes, told, where)
-    if told.activation not in (None, layout.activation) and len(layout.prefixes) > 1:
+        return _linear_layers(shapes, said, where)
+    if said.activation not in (None, layout.activation) and len(layout.prefixes) > 1:
         raise HeadError(
-            f"{where} tells that its activation is {layout.activation}, and you say {told.activation}; leave that out"
+            f"{where} tells that its activation is {layout.activation}, and you say {said.activation}; leave that out"
         )
-    if told.input_scale in (None, layout.input_scale) and (told.input_scale is None or layout.word != HEAD_FORMAT):
+    if said.input_scale in (None, layout.input_scale) and (said.input_scale is None or layout.word != HEAD_FORMAT):
         return layout
     if layout.word != PLAIN:
         raise HeadError(f"{where} tells what it multiplies embeddings with; leave the input scale out")
-    return replace(layout, input_scale=told.input_scale or 1.0)
+    return replace(layout, input_scale=said.input_scale or 1.0)
 
 
-def _published(shapes: Shapes, told: Told, where: str) -> _Layout | None:
+def _published(shapes: Shapes, said: HeadUsage, where: str) -> _Layout | None:
     """The layout of a published head, None for any other. Raises HeadError for those that are refused."""
     if shapes.get("scoring_head.0.weight", (0,))[-1] == _V2_5_DIM:
         raise HeadError(f"{where} is refused: {_V2_5_REASON}")
@@ -433,7 +421,7 @@ def _published(shapes: Shapes, told: Told, where: str) -> _Layout | None:
         return _Layout("bundle laion-v1", ("predictor.",), backbone=backbone)
     if head == {"weight", "bias"} and len(shapes["weight"]) == 2:
         return _Layout(PLAIN, ("",))
-    if head == {"linear.weight", "linear.bias"} and _is_simulacra(shapes, told, where):
+    if head == {"linear.weight", "linear.bias"} and _is_simulacra(shapes, said, where):
         return _Layout("simulacra", ("linear.",), input_scale="sqrt-dim")
     kinds: tuple[tuple[str, Activation, tuple[int, ...]], ...] = (
         ("mlp-linear", "none", _LINEAR_POSITIONS), ("mlp-relu", "relu", _RELU_POSITIONS),
@@ -448,12 +436,12 @@ def _published(shapes: Shapes, told: Told, where: str) -> _Layout | None:
         raise HeadError(f"{where} is a CLIP model without an aesthetic head")
     if bundle:
         raise HeadError(
-            f"{where} is no head that beholder knows: beside a CLIP model it holds {_listed(list(head))}; {_OWN_LAYERS}"
+            f"{where} is no head that beholder knows: beside a CLIP model it holds {listed(sorted(head))}; {_OWN_LAYERS}"
         )
     return None
 
 
-def _is_simulacra(shapes: Shapes, told: Told, where: str) -> bool:
+def _is_simulacra(shapes: Shapes, said: HeadUsage, where: str) -> bool:
     """Whether a layer called "linear" is a head of simulacra's, which multiplies embeddings with sqrt(dim) first.
 
     Raises HeadError where neither the file's sha256 nor the caller tells: any layer may be called so.
@@ -462,8 +450,8 @@ def _is_simulacra(shapes: Shapes, told: Told, where: str) -> bool:
     entry = by_sha256(storage.sha256_of(path)) if path is not None and path.is_file() else None
     if entry is not None:
         return entry.normalisation == "l2, times sqrt(dim)"
-    if told.input_scale is not None:
-        return told.input_scale == "sqrt-dim"
+    if said.input_scale is not None:
+        return said.input_scale == "sqrt-dim"
     raise HeadError(
         f"{where}: its tensors are called linear.weight and linear.bias, as those of the simulacra heads, which take "
         f"embeddings of length sqrt({shapes['linear.weight'][-1]}), and as those of any layer called linear; "
@@ -477,7 +465,7 @@ def _save_line(where: str, flags: str) -> str:
     return f"beholder models save {shlex.quote(where)} {shlex.quote(name.rsplit('.', 1)[0] + '-head.safetensors')} {flags}"
 
 
-def _linear_layers(shapes: Shapes, told: Told, where: str) -> _Layout:
+def _linear_layers(shapes: Shapes, said: HeadUsage, where: str) -> _Layout:
     """The layout of one's own linear layers, in their order. Raises HeadError for anything else, and for what nothing tells."""
     layers: dict[str, set[str]] = {}
     strange = []
@@ -495,18 +483,18 @@ def _linear_layers(shapes: Shapes, told: Told, where: str) -> _Layout:
             strange += [prefix + part for part in sorted(parts)]
     if strange or not layers:
         raise HeadError(
-            f"{where} is no head that beholder knows: its tensors are {_listed(list(shapes))}, "
-            f"and {_listed(strange)} {_is(strange)} no linear layer's; {_OWN_LAYERS}"
+            f"{where} is no head that beholder knows: its tensors are {listed(sorted(shapes))}, "
+            f"and {listed(sorted(strange))} {_is(strange)} no linear layer's; {_OWN_LAYERS}"
         )
     sizes = {prefix: _sizes(shapes[f"{prefix}weight"]) for prefix in layers}
     prefixes = _in_order(list(layers), sizes, where)
     for before, after in itertools.pairwise(prefixes):
         if sizes[before][0] != sizes[after][1]:
             raise HeadError(f"{where}: {before}weight {sizes[before]} and {after}weight {sizes[after]} do not fit each other")
-    scale = told.input_scale or 1.0
+    scale = said.input_scale or 1.0
     if len(prefixes) == 1:
         return _Layout(LINEAR, prefixes, input_scale=scale)
-    activation, joined = _between(prefixes, shapes, told, where)
+    activation, joined = _between(prefixes, shapes, said, where)
     return _Layout(LINEAR, prefixes, activation, input_scale=scale, joined=joined)
 
 
@@ -547,7 +535,7 @@ def _numbered(prefix: str) -> tuple[str, int] | None:
     return (match["before"], int(match["number"])) if match else None
 
 
-def _between(prefixes: tuple[str, ...], shapes: Shapes, told: Told, where: str) -> tuple[Activation, frozenset[int]]:
+def _between(prefixes: tuple[str, ...], shapes: Shapes, said: HeadUsage, where: str) -> tuple[Activation, frozenset[int]]:
     """What stands between the layers, and which stand directly behind the one before. Raises HeadError where nothing tells.
 
     Modules of a Sequential are numbered, so a gap holds a module without weights: an activation, or Dropout. Numbers without
@@ -561,9 +549,9 @@ def _between(prefixes: tuple[str, ...], shapes: Shapes, told: Told, where: str) 
     joined: frozenset[int] = frozenset()
     if any(step > 1 for step in steps):
         joined = frozenset(number for number, step in enumerate(steps, 1) if step == 1)
-    elif steps and told.activation is None and _without_wrappers(places[0][0]) == "":
+    elif steps and said.activation is None and _without_wrappers(places[0][0]) == "":
         return "none", joined
-    if told.activation is None:
+    if said.activation is None:
         dims = [_sizes(shapes[f"{prefix}weight"]) for prefix in prefixes]
         sizes = "-".join(str(size) for size in (*(num_in for _, num_in in dims), dims[-1][0]))
         first = next(number for number in range(1, len(prefixes)) if number not in joined)
@@ -573,7 +561,7 @@ def _between(prefixes: tuple[str, ...], shapes: Shapes, told: Told, where: str) 
             f"Identity: {_save_line(where, '--activation relu')} (in Python load_head(..., activation='relu')); "
             "other activations cannot be used"
         )
-    return told.activation, joined
+    return said.activation, joined
 
 
 def _tower_backbone(shapes: Shapes) -> str | None:
@@ -594,7 +582,7 @@ def _own_layout(shapes: Shapes, metadata: Mapping[str, str], where: str) -> _Lay
         )
     prefixes = tuple(f"layers.{number}." for number in range(len(shapes) // 2))
     if not prefixes or set(shapes) != {prefix + part for prefix in prefixes for part in ("weight", "bias")}:
-        raise HeadError(f"{where} is a damaged beholder head: its tensors are {_listed(list(shapes))}")
+        raise HeadError(f"{where} is a damaged beholder head: its tensors are {listed(sorted(shapes))}")
     backbone = metadata.get("backbone") or None
     match metadata.get("activation"):
         case "none":
@@ -627,11 +615,8 @@ def _joined(layers: tuple[Layer, ...], joined: frozenset[int]) -> tuple[Layer, .
     return tuple(found)
 
 
-def _assembled(
-    layout: _Layout, read: Callable[[list[str]], Arrays], metadata: Mapping[str, str], where: str, names: Container[str]
-) -> HeadFile:
-    """Read the layers, and check that they fit each other and hold numbers."""
-    arrays = read([prefix + part for prefix in layout.prefixes for part in ("weight", "bias") if prefix + part in names])
+def _assembled(layout: _Layout, arrays: Arrays, metadata: Mapping[str, str], where: str) -> HeadFile:
+    """Check that the layers fit each other and hold numbers."""
     layers = tuple(_layer(arrays, prefix) for prefix in layout.prefixes)
     num_in: int | None = None
     for prefix, layer in zip(layout.prefixes, layers, strict=True):

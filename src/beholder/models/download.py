@@ -1,0 +1,665 @@
+"""Fetches published files, and files by URL, into local caches; published ones are checked by their sha256 before any use.
+
+A published file is looked for, in this order: in the folder `$BEHOLDER_MODELS`, in beholder's and the hub's local caches,
+at the mirror `$BEHOLDER_MODELS` when that is a URL, and at the places where it is published. Large files come in byte ranges,
+several at a time, each tried again when it breaks. Every failure is one line.
+
+The settings of the Hugging Face hub hold: HF_ENDPOINT (a mirror), HF_HOME and HF_HUB_CACHE (where copies are kept),
+HF_HUB_OFFLINE. They are read when a function is called, not when huggingface_hub was imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from beholder import notices
+from beholder.errors import BeholderError, HeadError, os_error_text
+from beholder.io import storage
+from beholder.models.catalog import PublishedFile, Source
+from beholder.models.tensors import read_exactly
+
+_logger = logging.getLogger(__name__)
+
+LARGE_BYTES = 32 << 20
+"""Larger transfers come in byte ranges, show a bar and are held back by a nearly full disk; larger files are hashed once."""
+RANGE_BYTES = 16 << 20
+_NUM_AT_ONCE = 4
+_PAUSES_S = (0.2, 1.0)
+"""Before the second and the third try of a byte range."""
+_SPARE_BYTES = 64 << 20
+_LEAST_BOUND_BYTES = 1 << 20
+"""What comes instead of a file may be a web page; it is fetched, so that the message can say so."""
+
+PATIENCE_S, SLOWEST_BYTES_A_S = 60.0, 1024
+"""A transfer that brings less in such a time is given up."""
+MOST_TOWER_BYTES = 32 << 30
+"""Largest checkpoint that is fetched where its size is not known beforehand; CLIP's largest have about 10 GB."""
+_TIMEOUT_S = 15.0
+"""Of connecting, and of the hub's answers to questions."""
+_READ_TIMEOUT_S = 60.0
+_CHUNK_BYTES = 1 << 14
+"""What the hub's client hands on at a time, in place of its own 10 MiB: so a slow server is noticed after a minute."""
+
+_NO_NETWORK_HINT = (
+    "without a network: run `beholder models export DIR` on a machine that has one, copy DIR, and set BEHOLDER_MODELS=DIR"
+)
+
+Span = tuple[int, int, int]
+"""Bytes [start, stop) of the remote file, and where they go in the local one."""
+
+
+class UnavailableError(HeadError):
+    """A place does not give the file; the next one is asked."""
+
+
+class MissingError(HeadError):
+    """The repository is there, and has no file of that name."""
+
+
+# Settings of the environment
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().casefold() in ("1", "on", "true", "yes")
+
+
+def is_offline(offline: bool | None) -> bool:
+    """Whether nothing may be asked for over a network: `offline`, or where that is None, $BEHOLDER_OFFLINE."""
+    return _is_set("BEHOLDER_OFFLINE") if offline is None else offline
+
+
+def is_hub_offline(offline: bool | None) -> bool:
+    """Whether published files may not be asked for: as `is_offline`, and $HF_HUB_OFFLINE counts too."""
+    return is_offline(offline) or (offline is None and _is_set("HF_HUB_OFFLINE"))
+
+
+def models_place() -> str | None:
+    """$BEHOLDER_MODELS: a local folder with head files, or the base URL of a mirror; None when it is not set."""
+    return os.environ.get("BEHOLDER_MODELS") or None
+
+
+# Published files: found, fetched and checked
+
+
+def cached_path(entry: PublishedFile) -> Path:
+    """Where beholder keeps its own download of a published file."""
+    return storage.cache_folder() / "models" / entry.files[0]
+
+
+def locate(entry: PublishedFile) -> Path | None:
+    """The file of a published file on this machine, not yet checked, or None. Asks no network."""
+    place = models_place()
+    if place is not None and storage.is_local(place):
+        found = _in_folder(storage.local_path(place), entry)
+        if found is not None:
+            return found
+    if cached_path(entry).is_file():
+        return cached_path(entry)
+    return next((path for source in entry.sources if source.repo and (path := cached(source)) is not None), None)
+
+
+def locate_own(name: str) -> Path | None:
+    """The file of a head of one's own in the folder $BEHOLDER_MODELS, by the name that `beholder models export` gave it."""
+    place = models_place()
+    if place is None or not storage.is_local(place) or "/" in name or not name:
+        return None
+    paths = [storage.local_path(place) / file for file in (name, f"{name}.safetensors")]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def verify(path: Path, entry: PublishedFile, *, again: bool = False) -> None:
+    """Raise HeadError, naming both sha256, unless the file is the published one.
+
+    A large file that was hashed before and looks untouched is not hashed again, unless `again`.
+    """
+    if entry.sha256 is None:
+        raise HeadError(f"{entry.name}: its sha256 was never published, so a file of it cannot be verified")
+    try:
+        found, num_bytes = file_sha256(path, again=again), path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
+    if found == entry.sha256:
+        return
+    hint = ""
+    if start.lstrip().startswith(b"<"):
+        hint = "; it is a web page (an error page or a login page, perhaps of a proxy)"
+    elif entry.num_bytes is not None and num_bytes != entry.num_bytes:
+        hint = f"; it has {num_bytes} bytes instead of {entry.num_bytes}"
+    raise HeadError(f"{path} is not {entry.name}: expected sha256 {entry.sha256}, found {found}{hint}")
+
+
+def fetch_entry(entry: PublishedFile, *, offline: bool | None = None) -> Path:
+    """The verified local file of a published file that has a sha256, downloaded if it must be.
+
+    Raises HeadError: a wrong file (which is not kept if a cache held it), or none to be had, with what to do.
+    """
+    local = locate(entry)
+    if local is not None and _checked(local, entry):
+        return local
+    failures: list[str] = []
+    place = models_place()
+    places: list[Source] = []
+    if place is not None and not storage.is_local(place) and not is_offline(offline):
+        places = [Source(plain_url=f"{place.rstrip('/')}/{quote(file)}") for file in entry.files]
+    if not is_hub_offline(offline):
+        places += entry.sources
+    for source in places:
+        try:
+            return _from_source(source, entry)
+        except UnavailableError as error:
+            failures.append(str(error))
+    failed = "; ".join([*failures, _no_network_hint(entry)])
+    if is_hub_offline(offline):
+        why_not = "and offline mode is on (BEHOLDER_OFFLINE, HF_HUB_OFFLINE or offline=True)"
+        raise HeadError(f"{entry.name} is not on this machine {why_not}; {failed}")
+    raise HeadError(f"cannot get {entry.name}: {failed}")
+
+
+def _in_folder(folder: Path, entry: PublishedFile) -> Path | None:
+    if not folder.is_dir():
+        raise HeadError(f"BEHOLDER_MODELS is {folder}, which is not a folder; set it to a folder with head files, or unset it")
+    plain = [name for name in (entry.name, *entry.aliases) if "/" not in name]
+    names = [*entry.files, *(name + ending for name in plain for ending in (".pth", ".pt"))]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _checked(path: Path, entry: PublishedFile) -> bool:
+    """Verify a file found on this machine. A wrong one in a cache is removed, to be fetched anew; one of the user's raises."""
+    try:
+        verify(path, entry)
+    except HeadError as error:
+        place = models_place()
+        if place is not None and storage.is_local(place) and path.parent == storage.local_path(place):
+            raise HeadError(f"{error}; replace it, or unset BEHOLDER_MODELS") from None
+        if isinstance(error.__cause__, OSError):
+            raise
+        forget(path)
+        return False
+    return True
+
+
+def _from_source(source: Source, entry: PublishedFile) -> Path:
+    if not source.repo:
+        return _download_verified(source.url, entry)
+    try:
+        path = from_hub(source)
+    except HeadError as error:
+        raise UnavailableError(str(error)) from error
+    try:
+        verify(path, entry)
+    except HeadError as error:
+        forget(path)
+        raise HeadError(f"{error}; it came from {file_url(source, source.revision)} and was not kept") from None
+    return path
+
+
+def _download_verified(url: str, entry: PublishedFile) -> Path:
+    target = cached_path(entry)
+    with storage.write_whole(str(target)) as temporary:
+        most_bytes = max(entry.num_bytes, _LEAST_BOUND_BYTES) if entry.num_bytes else MOST_TOWER_BYTES
+        get_large(url, temporary, entry.name, entry.num_bytes, most_bytes=most_bytes)
+        try:
+            verify(temporary, entry)
+        except HeadError as error:
+            raise HeadError(f"{str(error).replace(str(temporary), url, 1)}; it was not kept") from None
+    if entry.sha256 is not None:
+        remember(target, entry.sha256)
+    return target
+
+
+def _no_network_hint(entry: PublishedFile) -> str:
+    """What to do where there is no network; a tower has to be named when it is exported, it is large."""
+    is_large = (entry.num_bytes or LARGE_BYTES) >= LARGE_BYTES
+    return _NO_NETWORK_HINT.replace("export DIR`", f"export DIR {entry.name}`") if is_large else _NO_NETWORK_HINT
+
+
+# Hashes of large files, remembered as long as size, time and inode stay the same
+
+
+def file_sha256(path: Path, *, again: bool = False) -> str:
+    """Lower-case hex sha256 of a local file; `again` hashes it whatever is remembered. Raises HeadError."""
+    try:
+        if not again and path.stat().st_size >= LARGE_BYTES:
+            with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):  # no note, or a damaged one
+                note = json.loads(_note_path(path).read_text(encoding="utf-8"))
+                if note["file"] == _identity(path):
+                    return str(note["sha256"])
+        found = storage.sha256_of(path)
+        remember(path, found)
+        return found
+    except OSError as error:
+        raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def remember(path: Path, digest: str) -> None:
+    """Note the sha256 of a file that was just hashed (or just written); small ones are not worth a note."""
+    if path.stat().st_size >= LARGE_BYTES:
+        with contextlib.suppress(BeholderError):  # a cache that cannot be written only costs time
+            storage.write_bytes(str(_note_path(path)), json.dumps({"file": _identity(path), "sha256": digest}).encode())
+
+
+def _identity(path: Path) -> list[object]:
+    seen = path.stat()
+    return [str(path.resolve()), seen.st_size, seen.st_mtime_ns, seen.st_ino]
+
+
+def _note_path(path: Path) -> Path:
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    return storage.cache_folder() / "digests" / f"{name}.json"
+
+
+# Any URL
+
+
+def download_url(url: str, most_bytes: int, *, offline: bool | None = None) -> Path:
+    """Fetch a head file of at most `most_bytes` by URL (https, s3, ...). Raises HeadError.
+
+    It is fetched each time, so that a changed file is seen; the copy of the last time serves when offline.
+    """
+    name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "head"
+    target = storage.cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    if is_offline(offline):
+        if target.is_file():
+            return target
+        raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
+    with storage.write_whole(str(target)) as temporary:
+        _get(url, temporary, most_bytes)
+    return target
+
+
+def get_large(url: str, target: Path, label: str, num_bytes: int | None = None, *, most_bytes: int) -> None:
+    """Fetch a URL into an existing local file: in byte ranges where it is large and the server gives parts.
+
+    Raises UnavailableError. `num_bytes` is its size where that is known; otherwise the server is asked. More than `most_bytes`
+    are not taken.
+    """
+    if storage.is_web(url) and (num_bytes is None or num_bytes >= LARGE_BYTES):
+        try:
+            total = storage.size(url)
+            if total >= LARGE_BYTES:
+                Watch(url, most_bytes).expect(total)
+                need_space(target.parent, total, label)
+                fetch_ranges(url, [(0, total, 0)], target, label)
+                return
+        except BeholderError as error:
+            if "gives no parts" not in str(error) and "does not tell its size" not in str(error):
+                text = str(error).removeprefix(f"cannot read {url}: ").removeprefix(f"{url}: ")
+                raise UnavailableError(f"cannot get {url}: {text}") from None
+    _get(url, target, most_bytes)
+
+
+def _get(url: str, target: Path, most_bytes: int) -> None:
+    """Stream a URL into a local file. Raises UnavailableError when that fails for whatever reason."""
+    from fsspec.callbacks import Callback
+
+    watch = Watch(url, most_bytes)
+
+    class Watched(Callback):  # type: ignore[misc]
+        def set_size(self, size: int | None) -> None:
+            watch.expect(size or 0)
+
+        def relative_update(self, inc: int = 1) -> None:
+            watch(inc)
+
+    try:
+        file_system, inner = storage.filesystem(url)
+        if storage.is_web(url):
+            import aiohttp
+            import fsspec
+
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
+            file_system = fsspec.filesystem("http", client_kwargs={"timeout": timeout})
+        file_system.get_file(inner, str(target), callback=Watched())
+    except FileNotFoundError as error:
+        is_gone = not isinstance(error.__cause__, Exception) or getattr(error.__cause__, "status", None) in (404, 410)
+        reason = "it does not exist there" if is_gone else why(error.__cause__)  # type: ignore[arg-type]
+        raise UnavailableError(f"cannot get {url}: {reason}") from None
+    except BeholderError as error:
+        raise UnavailableError(f"cannot get {error}") from None
+    except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent
+        raise UnavailableError(f"cannot get {url}: {why(error)}") from None
+
+
+def why(error: Exception) -> str:
+    """A remote back end's error in a few words."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and status >= 400:
+        return f"the server answered with HTTP status {status}"
+    text = " ".join(str(error).split())[:200]
+    if "Timeout" in type(error).__name__ or isinstance(error, TimeoutError):
+        return "the server did not answer in time"
+    if "Payload" in type(error).__name__:
+        return f"the connection broke off before the end ({text})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def public_part(url: str) -> str:
+    """The URL without what may be a secret in a stamp: signatures in the query, a password before the host."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, "", ""))
+
+
+# Byte ranges and bounds
+
+
+def cut(spans: Iterable[Span]) -> list[Span]:
+    """Neighbouring spans joined, then cut to at most `RANGE_BYTES` each."""
+    joined: list[list[int]] = []
+    for start, stop, place in sorted(span for span in spans if span[1] > span[0]):
+        if joined and joined[-1][1] == start and joined[-1][2] + joined[-1][1] - joined[-1][0] == place:
+            joined[-1][1] = stop
+        else:
+            joined.append([start, stop, place])
+    return [
+        (at, min(at + RANGE_BYTES, stop), place + at - start)
+        for start, stop, place in joined
+        for at in range(start, stop, RANGE_BYTES)
+    ]
+
+
+class Watch:
+    """Is told of bytes as they come; raises HeadError when there are too many, or hardly any come.
+
+    Time counts from the first bytes on: connecting and asking again have limits of their own.
+
+    Args:
+        what: what is fetched, for the message.
+        most_bytes: that may come, unpacked; once all of them are there, it does not matter how long they took.
+        clock: gives seconds.
+    """
+
+    def __init__(self, what: str, most_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what, self._most, self._clock = what, most_bytes, clock
+        self._total, self._lately = 0, 0
+        self._since: float | None = None
+
+    def expect(self, num_bytes: int) -> None:
+        """Be told beforehand how many bytes will come."""
+        if num_bytes > self._most:
+            raise HeadError(f"{self._what}: {num_bytes:,} bytes come where at most {self._most:,} are expected")
+
+    def __call__(self, num_bytes: int) -> None:
+        """Be told of bytes that came."""
+        self._total += num_bytes
+        self.expect(self._total)
+        if self._since is None:
+            self._since = self._clock()
+            return
+        self._lately += num_bytes
+        passed = self._clock() - self._since
+        if passed >= PATIENCE_S and self._total < self._most:
+            if self._lately < SLOWEST_BYTES_A_S * passed:
+                raise HeadError(f"{self._what}: only {self._lately:,} bytes came in {passed:.0f} s; try again later")
+            self._since, self._lately = self._clock(), 0
+
+
+def fetch_ranges(url: str, spans: Sequence[Span], target: Path, label: str) -> None:
+    """Write the spans of `url` into the existing local file `target`. Raises HeadError, and OSError for the disk."""
+    ranges = cut(spans)
+    with transfer_bar(label, sum(stop - start for start, stop, _ in ranges)) as advance, target.open("r+b") as file:
+
+        def fetch(span: Span) -> None:
+            start, stop, place = span
+            os.pwrite(file.fileno(), _tried(url, start, stop), place)
+            advance(stop - start)
+
+        with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
+            waiting = [pool.submit(fetch, span) for span in ranges]
+            try:
+                for future in waiting:
+                    future.result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+def _tried(url: str, start: int, stop: int) -> bytes:
+    for pause in _PAUSES_S:
+        try:
+            return read_exactly(url, start, stop)
+        except HeadError:
+            time.sleep(pause)
+    return read_exactly(url, start, stop)
+
+
+def need_space(folder: Path, num_bytes: int, what: str) -> None:
+    """Raise HeadError where the disk of `folder` has less than `num_bytes` (and a little more) to spare; small files pass."""
+    if num_bytes < LARGE_BYTES:
+        return
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    free = shutil.disk_usage(there).free if there is not None else None
+    if free is not None and free < num_bytes + _SPARE_BYTES:
+        raise HeadError(
+            f"{what} needs {num_bytes / 1e9:.2f} GB, and the disk of {folder} has {free / 1e9:.2f} GB free; make room, or set "
+            "BEHOLDER_CACHE (HF_HOME for files of the hub) to a folder on another disk"
+        )
+
+
+@contextlib.contextmanager
+def transfer_bar(label: str, num_bytes: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal's standard error for large transfers; gives the function that is told of bytes.
+
+    Where a command shows what is going on itself, it shows this as well.
+    """
+    if notices.is_heard():
+        told: list[int] = []
+
+        def far() -> str:
+            of = "" if num_bytes is None else f" of {num_bytes / 1e6:,.0f}"
+            return f"network: fetching {label}, {sum(told) / 1e6:,.0f}{of} MB"
+
+        with notices.doing(far):
+            yield told.append
+        return
+    if not sys.stderr.isatty() or (num_bytes is not None and num_bytes < LARGE_BYTES):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=num_bytes)
+        yield lambda count: progress.advance(task, count)
+
+
+# The Hugging Face hub
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """What the hub says about a file: the commit it is of, its ETag, and its size (None: not told)."""
+
+    commit: str
+    etag: str
+    num_bytes: int | None
+
+
+def endpoint() -> str:
+    """The hub that is asked: $HF_ENDPOINT, else https://huggingface.co."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def file_url(source: Source, revision: str) -> str:
+    """The URL at which the hub serves the file's bytes, by range if asked so."""
+    return f"{endpoint()}/{source.repo}/resolve/{quote(revision, safe='')}/{quote(source.file)}"
+
+
+def cached(source: Source) -> Path | None:
+    """The copy in the hub's local cache, or None. Asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source.repo, source.file, cache_dir=hub_cache_folder(), revision=source.revision)
+    return Path(found) if isinstance(found, str) and Path(found).exists() else None
+
+
+def look_up(source: Source) -> PublishedVersion:
+    """Ask the hub about a file without fetching it, once and with a short patience. Raises HeadError."""
+    with _one_line(source):
+        from huggingface_hub import get_hf_file_metadata
+
+        found = get_hf_file_metadata(file_url(source, source.revision), timeout=_TIMEOUT_S, endpoint=endpoint())
+        if found.commit_hash is None or found.etag is None:
+            raise HeadError(f"{endpoint()} does not answer as a Hugging Face hub does; check HF_ENDPOINT and proxies")
+        return PublishedVersion(found.commit_hash, found.etag, found.size)
+
+
+def from_hub(source: Source) -> Path:
+    """Fetch a file into the hub's local cache (or find it there unchanged). Raises HeadError.
+
+    `look_up` comes first because the client itself retries a dead connection for half a minute. A download that broke off
+    is taken up where it stopped, and large ones show a bar on a terminal: the client sees to both
+    (where a command shows what is going on itself, it shows this as well).
+    """
+    num_bytes = look_up(source).num_bytes
+    what = f"cannot get {source.file} of {source.repo}"
+    Watch(what, MOST_TOWER_BYTES).expect(num_bytes or 0)
+    watch = Watch(what, MOST_TOWER_BYTES if num_bytes is None else num_bytes)
+    need_space(hub_cache_folder(), num_bytes or 0, source.file)
+    with _one_line(source):
+        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+        constants.DOWNLOAD_CHUNK_SIZE = min(constants.DOWNLOAD_CHUNK_SIZE, _CHUNK_BYTES)
+        hides_bar = notices.is_heard() and not are_progress_bars_disabled()
+        if hides_bar:
+            disable_progress_bars()
+        try:
+            with notices.doing(f"network: fetching {source.file}"):
+                path = hf_hub_download(
+                    source.repo, source.file, revision=source.revision, cache_dir=hub_cache_folder(), endpoint=endpoint(),
+                    library_name="beholder", etag_timeout=_TIMEOUT_S, tqdm_class=watched_bar(watch),
+                )  # fmt: skip
+        finally:
+            if hides_bar:
+                enable_progress_bars()
+        return Path(path)
+
+
+def newest_copy(source: Source, kept_etag: str | None, offline: bool | None) -> Path | PublishedVersion | None:
+    """Which copy of a file on the hub serves, where a part of it may be kept here already (of the version `kept_etag`).
+
+    None: the kept part; a path: the whole file in the hub's cache; else the version that has to be fetched. A commit never
+    changes; where the hub cannot be asked, what is here serves, with a warning. Raises HeadError where nothing does.
+    """
+    is_settled = is_hub_offline(offline) or re.fullmatch("[0-9a-f]{40}", source.revision) is not None
+    if kept_etag is not None and is_settled:
+        return None
+    local = cached(source)
+    if local is not None and is_settled:
+        return local
+    if is_hub_offline(offline):
+        raise MissingError(f"{source.repo} is not on this machine, and offline mode is on; load it once with a network")
+    try:
+        published = look_up(source)
+    except HeadError as error:
+        if kept_etag is None and local is None:
+            raise
+        _logger.warning("%s; using the copy kept earlier", error)
+        return None if kept_etag is not None else local
+    return None if kept_etag == published.etag else published
+
+
+def watched_bar(watch: Watch) -> Any:
+    """The client's progress bar, which tells `watch` of every byte once; a fault that `watch` finds ends the download.
+
+    Of what the client tells in another thread nothing is passed on: Xet does so, prints what is raised there and goes on.
+    Its own limits hold there.
+    """
+    from huggingface_hub.utils.tqdm import tqdm
+
+    waiting = threading.get_ident()
+
+    class Watched(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            if threading.get_ident() == waiting:
+                watch(int(n or 0))
+            shown: bool | None = super().update(n)
+            return shown
+
+        def update_transfer(self, n: float) -> None:
+            """Bytes that came and are not written yet. Of a class that has this, Xet makes one bar and not two."""
+
+        def set_transfer_postfix_str(self, text: str, refresh: bool = True) -> None:
+            """The speed at which they come."""
+
+    return Watched
+
+
+def forget(path: Path) -> None:
+    """Remove a file from a cache: the link or file itself and, in the hub's own layout, the bytes it points to.
+
+    A link that leads out of the cache is only unlinked. What may not be removed stays; it is fetched anew all the same.
+    """
+    blob = path.resolve()
+    is_hubs_own = blob.parent.name == "blobs" and blob.parent.parent in path.absolute().parents
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        if is_hubs_own:
+            blob.unlink(missing_ok=True)
+
+
+def hub_cache_folder() -> Path:
+    """Where the hub's client keeps its copies, as the environment says now (the client asks only when it is imported)."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(chosen or Path(home) / "hub").expanduser()
+
+
+@contextlib.contextmanager
+def _one_line(source: Source) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    where = f"{source.file} of {source.repo}" + (f"@{source.revision}" if source.revision != "main" else "")
+    try:
+        yield
+    except HeadError:
+        raise
+    except errors.EntryNotFoundError as error:
+        if not isinstance(error, errors.LocalEntryNotFoundError):
+            raise MissingError(f"cannot get {where}: the repository has no such file") from None
+        raise HeadError(f"cannot get {where}: {_unreachable(error.__cause__ or error)}") from None
+    except Exception as error:  # the client's HTTP library (it has changed twice) raises errors of its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            folder, why_not = hub_cache_folder(), os_error_text(error)
+            raise HeadError(f"cannot keep {where} in {folder}: {why_not}; HF_HOME names another place") from None
+        match error:
+            case errors.GatedRepoError():
+                reason = "its owner lets in only those who asked; accept its terms, then: hf auth login"
+            case errors.RepositoryNotFoundError():
+                reason = f"{endpoint()} has no such repository, or it is private"
+            case errors.RevisionNotFoundError():
+                reason = "the repository has no such revision"
+            case errors.HFValidationError():
+                reason = _text(error)
+            case errors.HfHubHTTPError():
+                reason = f"{endpoint()} answered with HTTP status {getattr(error.response, 'status_code', None)}"
+            case _:
+                reason = _unreachable(error)
+        raise HeadError(f"cannot get {where}: {reason}") from None
+
+
+def _unreachable(error: BaseException) -> str:
+    return f"{endpoint()} cannot be reached ({_text(error)})"
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
