@@ -20,7 +20,7 @@ from beholder.engine.backends import CpuBackend, padded
 from beholder.engine.devices import find_device, float32_products
 from beholder.engine.drift import check_pictures, score_drift, typical_drift, weights_sha256, worst_case_drift
 from beholder.engine.engine import Engine
-from beholder.engine.onednn import find_fault
+from beholder.engine.onednn import _bf16_fault, find_fault, int8_support
 from beholder.errors import BeholderError, InputError
 from beholder.kernels.scoring import Affine
 from beholder.models.clip import TowerShape, random_tower
@@ -71,6 +71,7 @@ def test_a_picture_has_the_same_bits_in_any_company(precision: str, batch_size: 
     assert np.array_equal(one_lane.embed(PIXELS), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [name for name in ON_CPU if name != "fp16"])
 def test_the_same_holds_at_the_real_width_and_number_of_tokens(precision: str) -> None:
     tower = random_tower(TowerShape(224, 14, 1024, 2, 16, 4096, 768))
@@ -320,15 +321,26 @@ def test_settings_that_cannot_be() -> None:
 
 
 def test_without_packed_products_bf16_is_computed_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beholder.engine.backend_choice.find_fault", lambda *_, **__: "not here")
-    engine = Engine(TOWER, device="cpu", precision="bf16")
-    assert engine.describe()["form"] == "plain"
-    assert np.abs(engine.embed(PIXELS) - exact()).max() < 0.05
-    with pytest.raises(BeholderError, match="int8: not here"):
-        Engine(TOWER, device="cpu", precision="int8")
-    assert "int8" in Engine(TOWER, device="cpu").describe()["self_check"]["failed"]
+    def missing(*_: object) -> None:
+        raise AttributeError("'_OpNamespace' object has no attribute")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", missing)
+    monkeypatch.setattr(torch.ops.onednn, "qlinear_pointwise", missing)
+    _bf16_fault.cache_clear()
+    int8_support.cache_clear()
+    try:
+        engine = Engine(TOWER, device="cpu", precision="bf16")
+        assert engine.describe()["form"] == "plain"
+        assert np.abs(engine.embed(PIXELS) - exact()).max() < 0.05
+        with pytest.raises(BeholderError, match="int8: torch .* has no such products here"):
+            Engine(TOWER, device="cpu", precision="int8")
+        assert "int8" in Engine(TOWER, device="cpu").describe()["self_check"]["failed"]
+    finally:
+        _bf16_fault.cache_clear()
+        int8_support.cache_clear()
 
 
+@pytest.mark.slow
 def test_compile_without_a_compiler_is_one_clear_line(tmp_path: Path) -> None:
     program = (
         "from beholder.models.clip import *; from beholder.engine.engine import Engine; import numpy as np\n"

@@ -1,4 +1,4 @@
-"""A tower in its final form and uint8 pictures in, embeddings out: on all cores, or on a GPU with overlapping copies.
+"""Computes batches of pictures with a tower: on all cores, or on a GPU with overlapping copies; and which way suits a device.
 
 A backend is given at most `size` pictures at a time and always computes `size`: the missing ones are black. So every picture
 meets the same arithmetic whatever comes with it.
@@ -7,30 +7,44 @@ meets the same arithmetic whatever comes with it.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from beholder.engine.devices import float32_products
+from beholder.engine import Precision
+from beholder.engine.devices import enter_lane, float32_products
+from beholder.engine.onednn import OnednnTower, find_fault, int8_support
+from beholder.errors import BeholderError
+from beholder.models.backbones import LAYER_NORM_EPS, TowerShape
+from beholder.models.clip import ClipVisionTower
 
-T = TypeVar("T")
 Rows = npt.NDArray[np.float32]
 Fetch = Callable[[], Rows]
 """Waits for a batch and gives its embeddings, (n, D) float32; raises what the computation raised."""
-Form = Callable[[Tensor], Tensor]
+Compute = Callable[[Tensor], Tensor]
 """(size, S, S, 3) uint8 on the device -> (size, D) float32 on the device."""
 
+_CPU_BATCH_TOKENS = 514
+"""Tokens to a lane: two pictures of ViT-L/14. With one the weights are read too often; with four the C library gives memory
+back and asks for it again."""
+_MPS_BATCH = 32
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HAS = {
+    "cpu": ("fp32", "bf16", "fp16", "int8"),
+    "cuda": ("fp32", "tf32", "bf16", "fp16"),
+    "mps": ("fp32", "fp16"),
+}
 _CUDA_DEPTH = 3
 """Batches on a GPU at a time: one is copied in, one computed, one copied out."""
-_THREADS_LOCKS: dict[int, threading.Lock] = {}
-"""By process: a lock that another thread held at a fork stays locked in the child for ever."""
+
+_PRODUCT_NAMES = (".patch.", ".attn.qkv.", ".attn.out.", ".mlp_in.", ".mlp_out.")
+"""Parameters of the matrix products that cost time; all others stay float32."""
 
 
 class Backend(Protocol):
@@ -56,45 +70,28 @@ class CpuBackend:
     that another program has interrupted. Lanes do not wait (measured: benchmarks/results/tower_cpu_*.md).
     """
 
-    def __init__(self, form: Form, form_name: str, *, num_lanes: int, threads_per_lane: int = 1) -> None:
-        self.form, self.form_name, self.num_lanes, self.threads_per_lane = form, form_name, num_lanes, threads_per_lane
+    def __init__(self, compute: Compute, form_name: str, *, num_lanes: int, threads_per_lane: int = 1) -> None:
+        self.compute, self.form_name, self.num_lanes, self.threads_per_lane = compute, form_name, num_lanes, threads_per_lane
         self._pool: ThreadPoolExecutor | None = None
         self._pid = 0
 
     def submit(self, pixels: Tensor, size: int) -> Fetch:
         """See `Backend`. The pixels are read later: leave them alone until the result is there."""
         if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork
-            enter = partial(_enter_lane, self.threads_per_lane)
+            enter = partial(enter_lane, self.threads_per_lane)
             self._pool, self._pid = ThreadPoolExecutor(self.num_lanes, "tower", enter), os.getpid()
         future: Future[Rows] = self._pool.submit(self._compute, pixels, size)
         return future.result
 
     def _compute(self, pixels: Tensor, size: int) -> Rows:
         with torch.inference_mode(), float32_products(tf32=False):
-            return self.form(padded(pixels, size))[: len(pixels)].numpy().copy()
+            return self.compute(padded(pixels, size))[: len(pixels)].numpy().copy()
 
     def close(self) -> None:
         """See `Backend`."""
         if self._pool is not None and self._pid == os.getpid():
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
-
-
-def _enter_lane(num_threads: int) -> None:
-    """Give this thread its own number of torch threads, and leave the number that new threads start with as it was."""
-    with _THREADS_LOCKS.setdefault(os.getpid(), threading.Lock()):
-        before = torch.get_num_threads()
-        torch.set_num_threads(num_threads)
-        if before != num_threads:
-            keeper = threading.Thread(target=torch.set_num_threads, args=(before,))
-            keeper.start()
-            keeper.join()
-
-
-def on_one_core(work: Callable[[], T]) -> T:
-    """What `work` gives, computed as in a lane of its own: products that share cores wait for each other, and time badly."""
-    with ThreadPoolExecutor(1, "lane", partial(_enter_lane, 1)) as pool:
-        return pool.submit(work).result()
 
 
 def padded(pixels: Tensor, size: int) -> Tensor:
@@ -111,13 +108,13 @@ class DirectBackend:
 
     num_lanes = 1
 
-    def __init__(self, form: Form, form_name: str, device: torch.device) -> None:
-        self.form, self.form_name, self.device = form, form_name, device
+    def __init__(self, compute: Compute, form_name: str, device: torch.device) -> None:
+        self.compute, self.form_name, self.device = compute, form_name, device
 
     def submit(self, pixels: Tensor, size: int) -> Fetch:
         """See `Backend`."""
         with torch.inference_mode(), float32_products(tf32=False):
-            found = self.form(padded(pixels, size).to(self.device))[: len(pixels)].float().cpu().numpy().copy()
+            found = self.compute(padded(pixels, size).to(self.device))[: len(pixels)].float().cpu().numpy().copy()
         return lambda: found
 
     def close(self) -> None:
@@ -151,8 +148,8 @@ class CudaBackend:
 
     num_lanes = 1
 
-    def __init__(self, form: Form, form_name: str, device: torch.device, *, tf32: bool = False) -> None:
-        self.form, self.form_name, self.device, self.tf32 = form, form_name, device, tf32
+    def __init__(self, compute: Compute, form_name: str, device: torch.device, *, tf32: bool = False) -> None:
+        self.compute, self.form_name, self.device, self.tf32 = compute, form_name, device, tf32
         with torch.cuda.device(device):
             self._in, self._work, self._out = (torch.cuda.Stream() for _ in range(3))  # type: ignore[no-untyped-call]
         self._slots = [_Slot() for _ in range(_CUDA_DEPTH)]
@@ -165,7 +162,7 @@ class CudaBackend:
             self._turn = (self._turn + 1) % _CUDA_DEPTH
             on_device = self._copied_in(pixels, size, slot)
             with torch.cuda.stream(self._work):
-                found = self.form(on_device)
+                found = self.compute(on_device)
                 slot.free = self._work.record_event()
             self._out.wait_event(slot.free)
             with torch.cuda.stream(self._out):
@@ -202,3 +199,99 @@ class CudaBackend:
         torch.cuda.synchronize(self.device)
         self._slots = [_Slot() for _ in range(_CUDA_DEPTH)]
         torch.cuda.empty_cache()
+
+
+class NarrowedNorm(nn.LayerNorm):
+    """A LayerNorm of float32 tokens whose result goes into products of another dtype."""
+
+    def __init__(self, width: int, dtype: torch.dtype) -> None:
+        super().__init__(width, LAYER_NORM_EPS)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., W) float32 -> (..., W) of `dtype`."""
+        return super().forward(x).to(self.dtype)
+
+
+def eager_tower(tower: ClipVisionTower, device: torch.device, dtype: torch.dtype) -> ClipVisionTower:
+    """The tower on `device`; for a 16-bit `dtype`, with the products in it and all else in float32.
+
+    The sums that the blocks add to (the residual stream) stay float32. Rounding them to bfloat16 after every block costs six
+    times the drift of all other roundings together (random L/14, `worst_case_drift`: 0.21 against 0.035).
+    Tensors that already are as wanted are shared, not copied.
+    """
+    with torch.device("meta"):
+        copy = ClipVisionTower(tower.shape, tower.activation)
+        if dtype != torch.float32:
+            for block in copy.blocks:
+                block.norm_1 = NarrowedNorm(tower.shape.width, dtype)
+                block.norm_2 = NarrowedNorm(tower.shape.width, dtype)
+    state = {
+        name: tensor.detach().to(device, dtype if any(part in f".{name}" for part in _PRODUCT_NAMES) else torch.float32)
+        for name, tensor in tower.state_dict().items()
+    }
+    copy.load_state_dict(state, strict=True, assign=True)
+    return copy.requires_grad_(False).eval()
+
+
+class Compiled:
+    """A tower that torch compiles at its first batch of a size."""
+
+    def __init__(self, compute: Any, mode: str) -> None:
+        self.compute: Compute = torch.compile(compute, dynamic=False, mode=mode)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """See `Compute`. Raises BeholderError where torch cannot compile (no C++ compiler, no Triton)."""
+        try:
+            found: Tensor = self.compute(pixels)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the compiler's errors have no common parent
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            text = " ".join(str(error).split()).split(" Set TORCHDYNAMO_")[0][:200]
+            raise BeholderError(f"--compile: torch could not compile the tower ({text}); leave --compile out") from error
+        return found
+
+
+def candidates(device: torch.device) -> list[Precision]:
+    """What "auto" tries beside fp32, the likely fastest first."""
+    found: dict[str, list[Precision]] = {"cpu": ["int8", "bf16"], "cuda": ["fp16", "bf16", "tf32"]}
+    return found.get(device.type, [])
+
+
+def default_batch_size(device: torch.device, shape: TowerShape) -> int | None:
+    """Pictures computed together; None where it is found by trying."""
+    return {"cpu": max(1, _CPU_BATCH_TOKENS // shape.num_tokens), "cuda": None}.get(device.type, _MPS_BATCH)
+
+
+def build_backend(
+    tower: ClipVisionTower, device: torch.device, precision: Precision, *, compile: bool = False, num_threads: int | None = None
+) -> Backend:
+    """Raises BeholderError for a precision that the device does not have."""
+    if precision not in _HAS[device.type]:
+        choices = ", ".join(_HAS[device.type])
+        raise BeholderError(f"--precision {precision}: not on {device.type}; choose one of {choices} or auto")
+    dtype = _DTYPES.get(precision, torch.float32)
+    if device.type == "cpu":
+        num_lanes = num_threads or torch.get_num_threads()
+        if compile and precision != "int8":
+            compiled = Compiled(eager_tower(tower, device, dtype), "default")
+            return CpuBackend(compiled, "compiled", num_lanes=1, threads_per_lane=num_lanes)
+        if precision in ("bf16", "int8"):
+            fault = find_fault(tower.activation, int8=precision == "int8")
+            if fault is None:
+                support = int8_support() if precision == "int8" else None
+                assert not isinstance(support, str)  # that would be a fault
+                packed = OnednnTower(tower, default_batch_size(device, tower.shape) or 1, int8=support)
+                return CpuBackend(packed, packed.form_name, num_lanes=num_lanes)
+            if precision == "int8":
+                raise BeholderError(f"--precision int8: {fault}; choose bf16, fp32 or auto")
+        return CpuBackend(eager_tower(tower, device, dtype), "plain", num_lanes=num_lanes)
+    compute: Compute = eager_tower(tower, device, dtype)
+    name = "plain"
+    if compile:
+        compute, name = Compiled(compute, "max-autotune-no-cudagraphs"), "compiled"
+    if device.type == "cuda":
+        return CudaBackend(compute, name, device, tf32=precision == "tf32")
+    return DirectBackend(compute, name, device)

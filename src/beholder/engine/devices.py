@@ -1,19 +1,23 @@
-"""A device's name as a user writes it in, a torch device that is really there and its plain name out."""
+"""Devices by the names that users write, and torch's settings of the process and of its threads while something is computed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from beholder.errors import BeholderError
 
-_FORMS = "auto, cpu, cuda, cuda:1, mps"
+T = TypeVar("T")
+
+_NAMES = "auto, cpu, cuda, cuda:1, mps"
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -26,13 +30,13 @@ def find_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BeholderError(f"--device {name}: there is no such device; choose one of {_FORMS}") from None
+        raise BeholderError(f"--device {name}: there is no such device; choose one of {_NAMES}") from None
     if device.type == "cuda":
         return _cuda_device(name, device)
     if device.type == "mps" and not _has_mps():
         raise BeholderError("--device mps: no Apple GPU that torch can use on this machine; leave --device out")
     if device.type not in ("cpu", "mps"):
-        raise BeholderError(f"--device {name}: beholder runs on {_FORMS}")
+        raise BeholderError(f"--device {name}: beholder runs on {_NAMES}")
     return device
 
 
@@ -113,3 +117,24 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
         yield
     finally:
         products.leave()
+
+
+_THREADS_LOCKS: dict[int, threading.Lock] = {}
+"""By process: a lock that another thread held at a fork stays locked in the child for ever."""
+
+
+def enter_lane(num_threads: int) -> None:
+    """Give this thread its own number of torch threads, and leave the number that new threads start with as it was."""
+    with _THREADS_LOCKS.setdefault(os.getpid(), threading.Lock()):
+        before = torch.get_num_threads()
+        torch.set_num_threads(num_threads)
+        if before != num_threads:
+            keeper = threading.Thread(target=torch.set_num_threads, args=(before,))
+            keeper.start()
+            keeper.join()
+
+
+def on_one_core(work: Callable[[], T]) -> T:
+    """What `work` gives, computed as in a lane of its own: products that share cores wait for each other, and time badly."""
+    with ThreadPoolExecutor(1, "lane", partial(enter_lane, 1)) as pool:
+        return pool.submit(work).result()

@@ -1,4 +1,4 @@
-"""Two sets of embeddings in, how far their scores are apart out; and the pictures on which a fast setting is judged."""
+"""How far two sets of embeddings of the same pictures are apart in score, and the pictures on which a setting is judged."""
 
 from __future__ import annotations
 
@@ -6,36 +6,22 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from beholder.errors import OutputError
 from beholder.io.storage import cache_folder, write_bytes
+
+if TYPE_CHECKING:
+    from beholder.models.head import Head
 
 NUM_CHECK_PICTURES = 8
 _REFERENCE_NORM = 17.9956
 """|w| of the default head, sac+logos+ava1-l14-linearMSE."""
 _NUM_DIRECTIONS = 256
-
-
-class ScoringHead(Protocol):
-    """What the self-check needs of a head: `beholder.models.head.Head` is one."""
-
-    @property
-    def sha256(self) -> str:
-        """Names it."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Length of the embeddings it scores."""
-        ...
-
-    def score(self, embeddings: Any) -> Any:
-        """(N, D) float32 -> (N,) float32."""
-        ...
 
 
 def check_pictures(side_px: int) -> npt.NDArray[np.uint8]:
@@ -73,7 +59,7 @@ def check_pictures(side_px: int) -> npt.NDArray[np.uint8]:
     return found
 
 
-def score_drift(exact: npt.NDArray[np.float32], found: npt.NDArray[np.float32], heads: Sequence[ScoringHead] = ()) -> float:
+def score_drift(exact: npt.NDArray[np.float32], found: npt.NDArray[np.float32], heads: Sequence[Head] = ()) -> float:
     """The largest difference in score between two sets of embeddings of the same pictures, (N, D) each; inf for NaN.
 
     Over all heads given. Without one: over 256 fixed random directions of the default head's length, as if each were a head.
@@ -144,8 +130,6 @@ class Remembered:
 
     def save(self, result: Mapping[str, Any]) -> None:
         """Keep `result`; where nothing can be kept (a read-only home) it is measured again next time."""
-        from beholder.errors import OutputError
-
         record = {"circumstances": self.circumstances, "result": dict(result)}
         try:
             write_bytes(str(self.path), json.dumps(record, indent=1, sort_keys=True).encode())

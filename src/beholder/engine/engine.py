@@ -1,4 +1,4 @@
-"""A CLIP tower and uint8 pictures in, embeddings out: device, precision and batch size chosen, the hardware kept busy.
+"""The engine: uint8 pictures to embeddings, with device, precision and batch size chosen and the hardware kept busy.
 
     engine = Engine(tower, device="auto", precision="auto")
     embeddings = engine.embed(pixels)                 # (N, S, S, 3) uint8 -> (N, D) float32, not normalised
@@ -19,21 +19,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from beholder.engine.backend_choice import build_backend, default_batch_size
-from beholder.engine.backends import Backend, Fetch
+from beholder.engine import Precision
+from beholder.engine.backends import Backend, Fetch, build_backend, default_batch_size
 from beholder.engine.devices import device_name, find_device
-from beholder.engine.drift import ScoringHead, weights_sha256
-from beholder.engine.precisions import Precision
+from beholder.engine.drift import weights_sha256
 from beholder.engine.self_check import FIRST_CUDA_BATCH, Situation, find_batch_size, self_check
 from beholder.errors import BeholderError, InputError
 from beholder.models.clip import ClipVisionTower
 
 if TYPE_CHECKING:
+    from beholder.models.head import Head
     from beholder.models.towers import Tower
 
 
 @dataclass
-class _Piece:
+class _Batch:
     """At most `size` pictures, handed over as one batch, and what waits for their embeddings."""
 
     pixels: Tensor
@@ -45,7 +45,7 @@ class _Piece:
 class Pending:
     """Pictures handed to `Engine.submit`, for `Engine.result`."""
 
-    pieces: list[_Piece]
+    batches: list[_Batch]
 
 
 class Engine:
@@ -70,14 +70,14 @@ class Engine:
         compile: bool = False,
         batch_size: int | None = None,
         num_threads: int | None = None,
-        heads: Sequence[ScoringHead] = (),
+        heads: Sequence[Head] = (),
     ) -> None:
         """Bring the tower to its device and form.
 
         Args:
             tower: what `load_tower` gives, or a module with float32 weights in the main memory; it is not changed.
             device: auto, cpu, cuda, cuda:1 or mps.
-            precision: "auto" is measured (`trials.self_check`): the most exact one, or a faster one whose drift on eight made
+            precision: "auto" is measured (`self_check`): the most exact one, or a faster one whose drift on eight made
                 pictures, against float32 on the same device, stays inside 0.02 and that is worth it. Measured once for these
                 weights, device and version of torch, then remembered; a head for which the drift is larger gets a more exact
                 one.
@@ -119,17 +119,17 @@ class Engine:
         Calls overlap: submit the next pictures before asking for the last ones' result. One thread at a time may use an engine.
         """
         whole = self._checked(pixels)
-        pieces: list[_Piece] = []
+        batches: list[_Batch] = []
         if len(whole) and self.batch_size is None:
             self.batch_size = self._found_batch_size()
         size = self.batch_size or 1  # may be halved on the way; then each of these is cut further
         for start in range(0, len(whole), size):
-            pieces += self._begun(whole[start : start + size])
-        return Pending(pieces)
+            batches += self._begun(whole[start : start + size])
+        return Pending(batches)
 
     def result(self, pending: Pending) -> npt.NDArray[np.float32]:
         """(N, D) float32 of the pictures of one `submit`, in their order."""
-        rows = [self._finished(piece) for piece in pending.pieces]
+        rows = [self._finished(batch) for batch in pending.batches]
         return np.concatenate(rows) if rows else np.empty((0, self.dim), np.float32)
 
     @property
@@ -156,25 +156,25 @@ class Engine:
             raise InputError(f"pictures must be (N, {side}, {side}, 3), not {tuple(whole.shape)}")
         return whole if whole.device.type in ("cpu", self.device.type) else whole.cpu()
 
-    def _begun(self, pixels: Tensor) -> list[_Piece]:
-        """Submit at most a batch; in smaller pieces where memory does not hold it."""
+    def _begun(self, pixels: Tensor) -> list[_Batch]:
+        """Submit at most a batch; in smaller ones where memory does not hold it."""
         size = self.batch_size or 1
         if len(pixels) > size:
-            return [piece for start in range(0, len(pixels), size) for piece in self._begun(pixels[start : start + size])]
+            return [batch for start in range(0, len(pixels), size) for batch in self._begun(pixels[start : start + size])]
         try:
-            return [_Piece(pixels, size, self._backend.submit(pixels, size))]
+            return [_Batch(pixels, size, self._backend.submit(pixels, size))]
         except torch.OutOfMemoryError:
             pass  # outside of the handler the failed batch is no longer referred to, and its memory is free
         self._halve(size)
         return self._begun(pixels)
 
-    def _finished(self, piece: _Piece) -> npt.NDArray[np.float32]:
+    def _finished(self, batch: _Batch) -> npt.NDArray[np.float32]:
         try:
-            return piece.fetch()
+            return batch.fetch()
         except torch.OutOfMemoryError:
             pass
-        self._halve(piece.size)
-        return self.result(Pending(self._begun(piece.pixels)))
+        self._halve(batch.size)
+        return self.result(Pending(self._begun(batch.pixels)))
 
     def _halve(self, size: int) -> None:
         """Go on with half of `size`, or less if that was decided meanwhile. Raises BeholderError where one is too much."""

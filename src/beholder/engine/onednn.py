@@ -1,9 +1,9 @@
-"""The CLIP tower for a processor's cores: packed bfloat16 or int8 products, with what stands between them in compiled passes.
+"""The CLIP tower for a processor's cores: oneDNN's bfloat16 or int8 products, with compiled passes between them.
 
 Products are oneDNN's, with weights laid out once for its kernels. They are operations that torch keeps for its own compiler
 (`mkldnn._linear_pointwise`, `onednn.qlinear_pointwise`; used as in torch/_inductor/mkldnn_ir.py); `find_fault` says whether
-this build and processor have them, and have them fast. Between products, tokens stay float32 (see `plain.plain_tower`) and one
-compiled pass adds, normalises and rounds (`kernels.tokens`). The class token of the last block is computed in float32.
+this build and processor have them, and have them fast. Between products, tokens stay float32 (see `backends.eager_tower`) and
+one compiled pass adds, normalises and rounds (`kernels.tokens`). The last block's class token is computed in float32.
 
 int8: weights have a scale for each output, tokens one for each row, found on the way. Tokens are unsigned bytes: products of
 signed bytes have no fast kernel on processors without AMX. Attention and the product after it are bfloat16 where the processor
@@ -24,9 +24,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from beholder.engine.backends import on_one_core
+from beholder.engine.devices import on_one_core
 from beholder.engine.drift import check_pictures
-from beholder.engine.smoothquant import BlockBalance, balance
 from beholder.kernels import tokens as kernels
 from beholder.models.backbones import LAYER_NORM_EPS, TowerShape
 from beholder.models.clip import PIXEL_CENTRE, Block, ClipVisionTower
@@ -174,13 +173,13 @@ class _Bf16Steps:
 class _Int8Steps:
     """The products of one block in int8, but for the one after attention. Same calls as `_Bf16Steps`."""
 
-    def __init__(self, block: Block, num_rows: int, balanced: BlockBalance, support: Int8Support) -> None:
+    def __init__(self, block: Block, num_rows: int, factors: BlockFactors, support: Int8Support) -> None:
         self.between, steps = support.between, support.weight_steps
-        self.norm_1, self.norm_2 = _Norm(block.norm_1, balanced.qkv), _Norm(block.norm_2, balanced.mlp_in)
+        self.norm_1, self.norm_2 = _Norm(block.norm_1, factors.qkv), _Norm(block.norm_2, factors.mlp_in)
         qkv, mlp_in, mlp_out = block.attn.qkv, block.mlp_in, block.mlp_out
-        self.qkv = Int8Product(qkv.weight * balanced.qkv, qkv.bias, weight_steps=steps, zero=kernels.ZERO)
+        self.qkv = Int8Product(qkv.weight * factors.qkv, qkv.bias, weight_steps=steps, zero=kernels.ZERO)
         self.out = FloatProduct(block.attn.out.weight, block.attn.out.bias, num_rows, dtype=self.between)
-        self.mlp_in = Int8Product(mlp_in.weight * balanced.mlp_in, mlp_in.bias, weight_steps=steps, zero=kernels.ZERO)
+        self.mlp_in = Int8Product(mlp_in.weight * factors.mlp_in, mlp_in.bias, weight_steps=steps, zero=kernels.ZERO)
         self.mlp_out = Int8Product(mlp_out.weight, mlp_out.bias, weight_steps=steps, offset=kernels.OFFSET)
 
     def queries_keys_values(self, x: Tensor, branch: Tensor | None, scratch: _Scratch) -> Tensor:
@@ -209,7 +208,46 @@ class _Int8Steps:
             kernels.add_norm_to_bytes(x.numpy(), _memory(branch), *into)
 
 
-class PackedTower:
+@dataclass(frozen=True)
+class BlockFactors:
+    """Factors (W,) of the channels that go into query, key and value, and into the MLP."""
+
+    qkv: Tensor
+    mlp_in: Tensor
+
+
+def smoothquant_factors(tower: ClipVisionTower, pixels: Tensor) -> list[BlockFactors]:
+    """Factors for every block but the last that make its normalised tokens easy to store in bytes.
+
+    A few channels of CLIP's tokens are many times larger than the rest, on every token. In a row with one scale they leave the
+    others few steps. So each channel is divided by a factor, in the LayerNorm's gain and shift, and its column of weights is
+    multiplied by it (SmoothQuant, https://arxiv.org/abs/2211.10438, equation 4 with alpha = 1/2). The factors are powers of
+    two: dividing by them is exact, and a last bit more or less in the measurement does not change them.
+
+    `pixels`: (n, S, S, 3) uint8 pictures, which are computed in float32.
+    """
+    found: list[BlockFactors] = []
+    with torch.inference_mode():
+        x = tower.tokens(tower.centred(pixels))
+        for block in tower.blocks[:-1]:
+            assert isinstance(block, Block)
+            normed = block.norm_1(x)
+            x = x + block.attn(normed)
+            qkv = _factors(normed, block.attn.qkv.weight)
+            normed = block.norm_2(x)
+            x = x + block._mlp(normed)
+            found.append(BlockFactors(qkv, _factors(normed, block.mlp_in.weight)))
+    return found
+
+
+def _factors(tokens: Tensor, weight: Tensor) -> Tensor:
+    """sqrt(largest token / largest weight) of each channel, to the next power of two; the middle one is 1."""
+    largest = tokens.abs().flatten(0, -2).amax(dim=0).clamp_min(1e-6)  # [W]
+    wanted = torch.log2(largest / weight.abs().amax(dim=0).clamp_min(1e-6)) / 2
+    return torch.exp2((wanted - wanted.median()).round())
+
+
+class OnednnTower:
     """(B, S, S, 3) uint8 -> (B, D) float32, for batches of about `batch_size`. Several threads may call it at once."""
 
     def __init__(self, tower: ClipVisionTower, batch_size: int, *, int8: Int8Support | None = None) -> None:
@@ -233,8 +271,8 @@ class PackedTower:
         *before, last = (block for block in tower.blocks if isinstance(block, Block))
         self.steps: list[_Bf16Steps] | list[_Int8Steps]
         if int8 is not None:
-            balances = balance(tower, torch.from_numpy(check_pictures(self.shape.image_px)[:2]))
-            self.steps = [_Int8Steps(block, num_rows, found, int8) for block, found in zip(before, balances, strict=True)]
+            factors = smoothquant_factors(tower, torch.from_numpy(check_pictures(self.shape.image_px)[:2]))
+            self.steps = [_Int8Steps(block, num_rows, found, int8) for block, found in zip(before, factors, strict=True)]
         else:
             self.steps = [_Bf16Steps(block, tower.activation, num_rows) for block in before]
         self.last = last
@@ -300,7 +338,7 @@ class PackedTower:
 
 
 def find_fault(activation: str, *, int8: bool) -> str | None:
-    """Why this build of torch or this processor cannot run a `PackedTower`, or cannot run it fast; None where it can.
+    """Why this build of torch or this processor cannot run a `OnednnTower`, or cannot run it fast; None where it can.
 
     The products are tried on small matrices, and compared with exact ones and with the time that float32 takes.
     """

@@ -11,11 +11,11 @@ from __future__ import annotations
 import base64
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,25 +23,26 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from beholder.engine.backend_choice import build_backend, candidates, default_batch_size
-from beholder.engine.backends import Backend, on_one_core
-from beholder.engine.devices import device_name
+from beholder.engine import MAX_DRIFT, Precision
+from beholder.engine.backends import Backend, build_backend, candidates, default_batch_size
+from beholder.engine.devices import device_name, on_one_core
 from beholder.engine.drift import (
     NUM_CHECK_PICTURES,
     Remembered,
-    ScoringHead,
     check_pictures,
     score_drift,
     typical_drift,
     worst_case_drift,
 )
 from beholder.engine.onednn import FloatProduct, Int8Product, find_fault, int8_support
-from beholder.engine.precisions import MAX_DRIFT, Precision
 from beholder.errors import BeholderError
 from beholder.kernels import tokens
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import ClipVisionTower
 from beholder.notices import doing, say
+
+if TYPE_CHECKING:
+    from beholder.models.head import Head
 
 FIRST_CUDA_BATCH, LAST_CUDA_BATCH = 64, 1024
 _WORTH_DOUBLING = 1.02
@@ -71,7 +72,7 @@ class Situation:
     device: torch.device
     compile: bool
     num_threads: int | None
-    heads: Sequence[ScoringHead] = ()
+    heads: Sequence[Head] = ()
 
     def remembered(self, precisions: Sequence[str]) -> Remembered:
         """Where its result is kept."""
@@ -148,14 +149,19 @@ def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool)
     pictures = torch.from_numpy(check_pictures(situation.tower.shape.image_px))
     batch = default_batch_size(situation.device, situation.tower.shape) or NUM_CHECK_PICTURES
     rows: dict[Precision, Rows] = {}
-    with _backends() as backends:
+    backends: dict[Precision, Backend] = {}
+    with ExitStack() as opened:
         for precision in trying:
             if timed and (slow := _slow_product(situation, precision)) is not None:
                 found["failed"][precision] = slow
                 continue
             try:
                 with doing(f"trying precision {precision}"):
-                    backends[precision] = _opened(situation, precision)
+                    backends[precision] = build_backend(
+                        situation.tower, situation.device, precision, compile=situation.compile,
+                        num_threads=situation.num_threads,
+                    )  # fmt: skip
+                    opened.callback(backends[precision].close)
                     rows[precision] = _embedded(backends[precision], pictures, batch)()
             except (BeholderError, torch.OutOfMemoryError) as error:
                 if precision == "fp32":
@@ -171,11 +177,11 @@ def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool)
                 found["pictures_per_second"] = _rates(allowed, situation, pictures)
     found["seconds"] = round(time.perf_counter() - started, 1)
     if timed:
-        say(_told(found))
+        say(_summary(found))
     return found
 
 
-def _told(found: Mapping[str, Any]) -> str:
+def _summary(found: Mapping[str, Any]) -> str:
     """What was measured, in a line."""
     parts = [f"{name} {rate:.3g} pictures/s" for name, rate in found["pictures_per_second"].items()]
     drifts, rates = found["typical_drift"], found["pictures_per_second"]
@@ -238,23 +244,6 @@ def _ratio(run: Callable[[], object], against: Callable[[], object], times: int 
                 what()
                 side.append(time.perf_counter() - started)
     return min(seconds[0][1:]) / min(seconds[1][1:])
-
-
-@contextmanager
-def _backends() -> Iterator[dict[Precision, Backend]]:
-    """A place for backends, which are closed at the end."""
-    found: dict[Precision, Backend] = {}
-    try:
-        yield found
-    finally:
-        for backend in found.values():
-            backend.close()
-
-
-def _opened(situation: Situation, precision: Precision) -> Backend:
-    return build_backend(
-        situation.tower, situation.device, precision, compile=situation.compile, num_threads=situation.num_threads
-    )
 
 
 def _embedded(backend: Backend, pixels: Tensor, batch: int) -> Callable[[], Rows]:

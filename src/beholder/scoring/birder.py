@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.engine.precisions import Precision
+from beholder.engine import Precision
 from beholder.errors import BeholderError, HeadError, InputError
 from beholder.io import storage
 from beholder.notices import doing

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from beholder.columns import EMBEDDING_DTYPES, EMBEDDING_FORMATS, EmbeddingDtype, EmbeddingFormat
-from beholder.engine.precisions import PRECISIONS, Precision
+from beholder.engine import PRECISIONS, Precision
 from beholder.errors import InputError
 from beholder.models.backbones import ACTIVATIONS, TowerActivation
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER

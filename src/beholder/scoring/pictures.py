@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from beholder import columns
 from beholder.columns import EmbeddingFormat
-from beholder.engine.precisions import MAX_DRIFT, PRECISIONS
+from beholder.engine import MAX_DRIFT, PRECISIONS
 from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head, load_head

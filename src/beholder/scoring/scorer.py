@@ -28,8 +28,8 @@ from beholder.scoring.preprocess import preprocess
 if TYPE_CHECKING:
     from torch import nn
 
+    from beholder.engine import Precision
     from beholder.engine.engine import Engine
-    from beholder.engine.precisions import Precision
     from beholder.models.backbones import TowerActivation
     from beholder.models.towers import Tower
     from beholder.scoring.preprocess import Picture

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from beholder.engine.backends import eager_tower
 from beholder.engine.drift import check_pictures, score_drift
-from beholder.engine.eager import plain_tower
-from beholder.engine.onednn import FloatProduct, Int8Product, Int8Support, PackedTower, _bf16_fault, find_fault, int8_support
-from beholder.engine.smoothquant import balance
+from beholder.engine.onednn import (
+    FloatProduct,
+    Int8Product,
+    Int8Support,
+    OnednnTower,
+    _bf16_fault,
+    find_fault,
+    int8_support,
+    smoothquant_factors,
+)
 from beholder.models.clip import ClipVisionTower, TowerShape, build_tower, random_tensors, random_tower
 
 SHAPE = TowerShape.small(image_px=56, width=128, num_layers=4, dim=64)
@@ -29,14 +37,14 @@ def with_large_channels(factor: float) -> ClipVisionTower:
     return build_tower(SHAPE, "quick_gelu", tensors)
 
 
-def embedded(tower: PackedTower | ClipVisionTower, pixels: torch.Tensor = PIXELS) -> np.ndarray:
+def embedded(tower: OnednnTower | ClipVisionTower, pixels: torch.Tensor = PIXELS) -> np.ndarray:
     with torch.inference_mode():
         return tower(pixels).numpy()
 
 
-def int8_tower(tower: ClipVisionTower) -> PackedTower:
+def int8_tower(tower: ClipVisionTower) -> OnednnTower:
     assert isinstance(INT8, Int8Support)
-    return PackedTower(tower, 8, int8=INT8)
+    return OnednnTower(tower, 8, int8=INT8)
 
 
 @needs_bf16
@@ -44,8 +52,8 @@ def int8_tower(tower: ClipVisionTower) -> PackedTower:
 def test_packed_bf16_is_as_near_to_float32_as_the_plain_bf16_tower(activation: str) -> None:
     tower = random_tower(SHAPE, activation=activation)  # type: ignore[arg-type]
     exact = embedded(tower)
-    packed = score_drift(exact, embedded(PackedTower(tower, 8)))
-    plain = score_drift(exact, embedded(plain_tower(tower, torch.device("cpu"), torch.bfloat16)))
+    packed = score_drift(exact, embedded(OnednnTower(tower, 8)))
+    plain = score_drift(exact, embedded(eager_tower(tower, torch.device("cpu"), torch.bfloat16)))
     assert 0 < packed < 1.5 * plain
     assert plain < 0.05
 
@@ -57,27 +65,18 @@ def test_int8_stays_near_float32_also_with_large_channels() -> None:
         assert 0 < score_drift(embedded(tower), embedded(int8_tower(tower))) < 0.1
 
 
-@needs_int8
-def test_without_balance_large_channels_spoil_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = with_large_channels(40)
-    exact, balanced = embedded(tower), embedded(int8_tower(tower))
-    ones = [type(pair)(torch.ones(128), torch.ones(128)) for pair in balance(tower, PIXELS[:1])]
-    monkeypatch.setattr("beholder.engine.onednn.balance", lambda *_: ones)
-    assert score_drift(exact, embedded(int8_tower(tower))) > 2 * score_drift(exact, balanced)
-
-
-def test_balance_gives_powers_of_two_that_are_larger_for_large_channels() -> None:
-    for factors in balance(with_large_channels(40), PIXELS[:2]):
+def test_the_factors_are_powers_of_two_that_are_larger_for_large_channels() -> None:
+    for factors in smoothquant_factors(with_large_channels(40), PIXELS[:2]):
         for values in (factors.qkv, factors.mlp_in):
             assert torch.equal(torch.exp2(torch.log2(values).round()), values)
             assert values.median() == 1
-    assert balance(with_large_channels(40), PIXELS[:2])[0].qkv[[5, 50, 100]].min() >= 4
+    assert smoothquant_factors(with_large_channels(40), PIXELS[:2])[0].qkv[[5, 50, 100]].min() >= 4
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batches_of_another_size_than_it_was_packed_for(batch: int) -> None:
     tower = random_tower(SHAPE)
-    packed = [*([PackedTower(tower, 8)] if BF16 else []), *([int8_tower(tower)] if isinstance(INT8, Int8Support) else [])]
+    packed = [*([OnednnTower(tower, 8)] if BF16 else []), *([int8_tower(tower)] if isinstance(INT8, Int8Support) else [])]
     for either in packed:
         found = embedded(either, PIXELS[:batch])
         assert found.shape == (batch, 64)
