@@ -128,6 +128,16 @@ def test_a_pickle_that_holds_itself(tmp_path: Path) -> None:
         open_tower_file(path)
 
 
+def test_a_pickle_that_holds_itself_a_thousand_times(tmp_path: Path) -> None:
+    """Each way through it would be looked at: 10^12 of them four levels down."""
+    loop: dict[str, Any] = {}
+    loop.update({f"part{number}": loop for number in range(1000)})
+    path = tmp_path / "x.pt"
+    path.write_bytes(saved(loop))
+    with pytest.raises(HeadError, match="no head that beholder knows"):
+        read_head_file(path)
+
+
 def test_names_with_line_breaks_stay_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(saved({"weight\n\x1b[31m": torch.ones(1, 2)}))

@@ -262,9 +262,19 @@ def _load_pickled(path: Path) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         what = type(found).__name__
         raise HeadError(f"{path} holds a {what}, not a state dict of named tensors; save that: {_AS_STATE_DICT}")
-    if _is_state_dict(found):
-        return dict(found)
-    inside = _state_dicts_in(found)
+    level: list[tuple[str, Any]] = [("", found)]
+    inside: list[tuple[str, Any]] = []
+    seen: set[int] = set()  # a pickle can hold itself, many times
+    for _ in range(4):  # a checkpoint of a training run keeps its weights under "state_dict", "model", ...
+        inside = [(name, value) for name, value in level if _is_state_dict(value)]
+        if inside:
+            break
+        below: list[tuple[str, Any]] = []
+        for name, value in level:
+            if isinstance(value, Mapping) and id(value) not in seen:
+                seen.add(id(value))
+                below += [(f"{name}.{name_of(key)}" if name else name_of(key), item) for key, item in value.items()]
+        level = below
     if len(inside) > 1:
         first = inside[0][0]
         raise HeadError(
@@ -289,22 +299,6 @@ def _is_state_dict(found: Any) -> bool:
         and bool(found)
         and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items())
     )
-
-
-def _state_dicts_in(found: Mapping[Any, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """What a checkpoint of a training run keeps its weights under ("state_dict", "model", ...), nearest to the top."""
-    level: list[tuple[str, Any]] = [(name_of(name), value) for name, value in found.items()]
-    for _ in range(3):
-        inside = [(name, value) for name, value in level if _is_state_dict(value)]
-        if inside:
-            return inside
-        level = [
-            (f"{name}.{name_of(key)}", item)
-            for name, value in level
-            if isinstance(value, Mapping)
-            for key, item in value.items()
-        ]
-    return []
 
 
 def _of_archive(arrays: Mapping[str, npt.NDArray[Any]], said: HeadUsage, where: str) -> HeadFile:
@@ -583,14 +577,10 @@ def _own_layout(shapes: Shapes, metadata: Mapping[str, str], where: str) -> _Lay
     prefixes = tuple(f"layers.{number}." for number in range(len(shapes) // 2))
     if not prefixes or set(shapes) != {prefix + part for prefix in prefixes for part in ("weight", "bias")}:
         raise HeadError(f"{where} is a damaged beholder head: its tensors are {listed(sorted(shapes))}")
-    backbone = metadata.get("backbone") or None
-    match metadata.get("activation"):
-        case "none":
-            return _Layout(HEAD_FORMAT, prefixes, "none", backbone=backbone)
-        case "relu":
-            return _Layout(HEAD_FORMAT, prefixes, "relu", backbone=backbone)
-        case other:
-            raise HeadError(f"{where} is a damaged beholder head: its activation is {other!r}, not 'none' or 'relu'")
+    activation = metadata.get("activation")
+    if activation not in ("none", "relu"):
+        raise HeadError(f"{where} is a damaged beholder head: its activation is {activation!r}, not 'none' or 'relu'")
+    return _Layout(HEAD_FORMAT, prefixes, "relu" if activation == "relu" else "none", backbone=metadata.get("backbone") or None)
 
 
 def _layer(arrays: Arrays, prefix: str) -> Layer:
