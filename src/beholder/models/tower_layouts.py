@@ -503,7 +503,8 @@ def open_tower_file(path: Path, *, known_as: str = "") -> TowerFile:
     configs = read_configs(file.parent)
     name = known_as or file.name
     if file.name.endswith(".index.json"):
-        return tower_of_tensors(_shards(file), configs, name, str(file), _mapped(shard_files(file)))
+        files = shard_files(file)
+        return tower_of_tensors(_shards(file, files), configs, name, str(file), _mapped(files))
     kind, start = look_at(file)
     if kind == "safetensors":
         opened = open_tensors(str(file))
@@ -612,9 +613,8 @@ def shard_files(index: Path) -> dict[str, Path]:
     return found
 
 
-def _shards(index: Path) -> TensorFile:
+def _shards(index: Path, files: Mapping[str, Path]) -> TensorFile:
     """The headers of all shards as one."""
-    files = shard_files(index)
     opened = {path: open_tensors(str(path)) for path in set(files.values())}
     lost = sorted(name for name, path in files.items() if name not in opened[path].tensors)
     if lost:
