@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from beholder.models.catalog import HeadEntry, Source
 from beholder.models.download import from_hub, watched_bar
 from beholder.models.tower_download import from_url
 from beholder.models.towers import load_tower
-from oracles.hub import Hub, Pages
+from oracles.hub import Hub
 from oracles.web import Answer, Server, running
 
 TERABYTES = 10 * 10**12
@@ -88,13 +87,13 @@ def test_a_header_is_read_no_further_than_it_was_asked_for(server: Server, way: 
 
 
 class Clock:
-    """A clock that goes on a second at every look."""
+    """A clock that goes on at every look."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, step: float = 1) -> None:
+        self.seconds, self.step = 0.0, step
 
     def __call__(self) -> float:
-        self.seconds += 1
+        self.seconds += self.step
         return self.seconds
 
 
@@ -114,24 +113,14 @@ def test_what_came_whole_is_taken_however_long_it_took() -> None:
     watch(4000)
 
 
-class SlowPages(Pages):
-    """Sends 100 kB a second."""
-
-    def send_body(self, body: bytes) -> None:
-        for at in range(0, len(body), 1000):
-            self.wfile.write(body[at : at + 1000])
-            time.sleep(0.01)
-
-
 def test_a_slow_hub_is_noticed_while_the_file_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub(SlowPages)
+    """An hour passes from one look at the clock to the next."""
+    hub = Hub()
     hub.add_hub_file("me/head", "head.safetensors", bytes(1 << 20))
-    monkeypatch.setattr(download, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(download, "SLOWEST_BYTES_A_S", 10**9)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with running(hub), pytest.raises(HeadError, match=r"cannot get head\.safetensors of me/head: only [\d,]+ bytes came in"):
-        from_hub(Source(repo="me/head", file="head.safetensors", revision="main"))
+        from_hub(Source(repo="me/head", file="head.safetensors"), clock=Clock(3600))
 
 
 @dataclass

@@ -46,8 +46,9 @@ _SPARE_BYTES = 64 << 20
 _LEAST_BOUND_BYTES = 1 << 20
 """What comes instead of a file may be a web page; it is fetched, so that the message can say so."""
 
-PATIENCE_S, SLOWEST_BYTES_A_S = 60.0, 1024
-"""A transfer that brings less in such a time is given up."""
+_PATIENCE_S = 60.0
+_SLOWEST_BYTES_A_S = 1024
+"""A transfer that brings less, for as long, is given up."""
 MOST_TOWER_BYTES = 32 << 30
 """Largest checkpoint that is fetched where its size is not known beforehand; CLIP's largest have about 10 GB."""
 _TIMEOUT_S = 15.0
@@ -405,8 +406,8 @@ class Watch:
             return
         self._lately += num_bytes
         passed = self._clock() - self._since
-        if passed >= PATIENCE_S and self._total < self._most:
-            if self._lately < SLOWEST_BYTES_A_S * passed:
+        if passed >= _PATIENCE_S and self._total < self._most:
+            if self._lately < _SLOWEST_BYTES_A_S * passed:
                 raise HeadError(f"{self._what}: only {self._lately:,} bytes came in {passed:.0f} s; try again later")
             self._since, self._lately = self._clock(), 0
 
@@ -522,17 +523,17 @@ def look_up(source: Source) -> PublishedVersion:
         return PublishedVersion(found.commit_hash, found.etag, found.size)
 
 
-def from_hub(source: Source) -> Path:
+def from_hub(source: Source, *, clock: Callable[[], float] = time.monotonic) -> Path:
     """Fetch a file into the hub's local cache (or find it there unchanged). Raises HeadError.
 
     `look_up` comes first because the client itself retries a dead connection for half a minute. A download that broke off
     is taken up where it stopped, and large ones show a bar on a terminal: the client sees to both
-    (where a command shows what is going on itself, it shows this as well).
+    (where a command shows what is going on itself, it shows this as well). `clock` gives seconds, for `Watch`.
     """
     num_bytes = look_up(source).num_bytes
     what = f"cannot get {source.file} of {source.repo}"
     Watch(what, MOST_TOWER_BYTES).expect(num_bytes or 0)
-    watch = Watch(what, MOST_TOWER_BYTES if num_bytes is None else num_bytes)
+    watch = Watch(what, MOST_TOWER_BYTES if num_bytes is None else num_bytes, clock=clock)
     need_space(hub_cache_folder(), num_bytes or 0, source.file)
     with _one_line(source):
         from huggingface_hub import constants, hf_hub_download
