@@ -28,7 +28,7 @@ class Head:
     """The small model that turns an embedding x into a score: math(x / |x|). Scores are never clipped.
 
     Attributes:
-        name: registry name, or what its file says or is called.
+        name: catalogue name, or what its file says or is called.
         math: the arithmetic in float64: `Affine` (weight . x/|x| + bias) or `Perceptron` (layers with ReLU between them).
         sha256: of the file it came from (of its weights where `sha256_of` says so); empty for a head not saved yet.
         sha256_of: "file" or "weights". A head read out of a bundle with a whole CLIP tower has the hash of its weights.
