@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset.numbers import (
     QUANTILES,
     HeadNumbers,

@@ -22,7 +22,7 @@ import beholder
 from beholder.cli.app import app
 from beholder.errors import InputError
 from beholder.io.records import sealed
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset.score_set import ROW, ScoreSet, open_scores, quoted, text_literal
 from beholder.scoring.embed import EmbedOptions, embed
 from beholder.scoring.score import ScoreOptions, score

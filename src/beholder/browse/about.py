@@ -8,8 +8,7 @@ import pyarrow as pa
 
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import Session
-from beholder.models.landmarks import landmarks_of
-from beholder.models.published import published_shares
+from beholder.models.published import landmarks_of, published_shares
 from beholder.scoreset.numbers import bucket_step
 from beholder.scoreset.untyped import NUMBERS
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from beholder.models.head_catalog import same_backbone
-from beholder.models.landmarks import LANDMARKS, Landmark
-from beholder.models.published import LAION_EN, canonical_head, published_shares
+from beholder.models.backbones import same_backbone
+from beholder.models.published import LAION_EN, LANDMARKS, Landmark, canonical_head, published_shares
 from beholder.scoreset.numbers import ScoreStats
 from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet
 
