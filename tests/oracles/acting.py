@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from beholder.curate.act.messages import ActionSummary
 from beholder.curate.act.options import ActionOptions
 from beholder.curate.act.run import perform
-from beholder.curate.act.summary import ActionSummary
 from beholder.curate.act.undo import undo
 from beholder.scoreset.score_set import open_scores
 

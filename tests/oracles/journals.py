@@ -8,18 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-BEFORE = 1
-"""The version of journals without checksums."""
-
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """What the lines say, without checksums."""
-    return lines_of_text(path.read_bytes())
-
-
-def lines_of_text(text: bytes) -> list[dict[str, Any]]:
-    """The same of the bytes of a journal."""
-    return [{name: value for name, value in json.loads(line).items() if name != "check"} for line in text.splitlines()]
+    lines = path.read_bytes().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "check"} for line in lines]
 
 
 def write_journal(path: Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -36,10 +29,3 @@ def write_journal(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     number = f"{len(''.join(texts)) + 25:016d}"
     filled = f'"written":"{number} {hashlib.sha256(number.encode()).hexdigest()[:8]}"'
     path.write_text("".join(texts).replace('"written":""', filled, 1))
-
-
-def write_old_journal(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """The same as versions before wrote it: no checksums, no length."""
-    (header, *others) = lines
-    first = {name: value for name, value in header.items() if name != "written"} | {"version": BEFORE}
-    path.write_text("".join(json.dumps(said, separators=(",", ":")) + "\n" for said in (first, *others)))

@@ -55,7 +55,7 @@ def _why_none_is_there(finder: PictureFinder, samples: Sequence[str]) -> str | N
             return None
     except (BeholderError, PictureError) as error:  # a source cannot be read at all
         texts = [str(error)]
-    from beholder.curate.act.telling import shown_text
+    from beholder.curate.act.messages import shown_text
 
     first = shortened(shown_text(texts[0].removesuffix(f"; {WHERE_NOW}")))
     whose = "the first picture" if len(local) == 1 else f"any of the first {len(local)} pictures"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
 
 from beholder import InputError
-from beholder.curate.act.summary import ActionSummary
+from beholder.cli.select import select
+from beholder.curate.act.messages import ActionSummary
 from beholder.pixels.picture import SourceOptions
 from beholder.sources.pictures.parts import find_pictures, reader_of
 from oracles.acting import act, contents, score_table, take_back
@@ -216,17 +218,19 @@ def test_the_command(table: pa.Table) -> None:
     Path("more.csv").write_text(
         "sample,words\n" + "".join(f'{name},"{i:02d}, ""quoted"""\n' for i, name in enumerate(samples[:5]))
     )
-    line = [sys.executable, "-m", "beholder", "select", "scores.parquet", "--top", "6", "--join", "more.csv", "-o", "kept.csv"]
+    app = typer.Typer()
+    app.command("select")(select)
+    line = ["scores.parquet", "--top", "6", "--join", "more.csv", "-o", "kept.csv"]
 
-    def run(*flags: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*line, *flags], capture_output=True, text=True, check=False)
+    def run(*flags: str) -> Result:
+        return CliRunner().invoke(app, [*line, *flags])
 
     wrong = run("--tars", "out", "--caption-column", "word", "--apply")
-    assert wrong.returncode == 1, wrong.stderr
-    assert "columns of text: 'prompt', 'words'" in wrong.stderr
+    assert "columns of text: 'prompt', 'words'" in str(wrong.exception)
     assert not Path("kept.csv").exists()
-    assert "--caption-column is for --tars and --hf-parquet" in run("--copy", "out", "--caption-column", "words").stderr
+    other = run("--copy", "out", "--caption-column", "words")
+    assert "--caption-column is for --tars and --hf-parquet" in str(other.exception)
     done = run("--tars", "out", "--caption-column", "words", "--apply")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert "5 captions of column 'words'" in done.stdout
     assert [one.get("txt") for one in read(Path("out/00000.tar")).values()][:2] == [b'00, "quoted"', b'01, "quoted"']

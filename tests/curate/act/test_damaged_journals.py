@@ -13,7 +13,7 @@ import pytest
 from beholder import InputError
 from beholder.errors import BeholderError
 from oracles.acting import act, contents, photos, take_back
-from oracles.journals import lines_of, write_journal, write_old_journal
+from oracles.journals import lines_of, write_journal
 from oracles.tar_making import png
 
 NAMES = ["a.jpg", "b/c.png", "b/d/ö.webp", "b/a.jpg", "e.f.jpg"]
@@ -23,10 +23,10 @@ JOURNAL = Path("kept.journal.jsonl")
 def test_no_damage_has_a_wrong_end(tmp_path: Path) -> None:
     """The short form; the long one: the same program with more damages."""
     script = Path(__file__).with_name("damage_journals.py")
-    line = [sys.executable, str(script), str(tmp_path / "work"), "42", "11"]
+    line = [sys.executable, str(script), str(tmp_path / "work"), "28", "11"]
     ran = subprocess.run(line, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert [*ran.stdout.split()[-8:-6], *ran.stdout.split()[-2:]] == ["42", "injected", "0", "wrong"]
+    assert [*ran.stdout.split()[-8:-6], *ran.stdout.split()[-2:]] == ["28", "injected", "0", "wrong"]
 
 
 def test_a_damaged_line_is_named_with_what_to_do(here: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_journal_that_has_lost_its_end_says_which_files_it_does_not_name(here:
         assert summary.exit_status == 3
         assert (summary.reasons["unnamed"], summary.num_skipped) == (3, 3)
         assert any(line.startswith("kept.journal.jsonl has lost its end (") for line in said), said
-        assert any(line.startswith("  3 that the journal does not name, as it has lost its end: see whose") for line in said)
+        assert "  3 unnamed" in said
         assert {name for name in unnamed if any(name in line for line in said)} == set(unnamed)
     assert {name for name in contents(here) if name.startswith("kept/")} == set(unnamed)
     for i, name in enumerate(NAMES):
@@ -129,37 +129,16 @@ def test_an_act_that_was_stopped_midway_is_another_thing(here: Path) -> None:
     assert not Path("kept").exists()
 
 
-def test_journals_of_earlier_versions_are_undone_and_gone_on_with(here: Path) -> None:
-    for stopped in (False, True):
-        act(photos(*NAMES), copy="kept", apply=True)
-        lines = lines_of(JOURNAL)
-        end = next(i for i, line in enumerate(lines) if "results" in line) if stopped else len(lines)
-        write_old_journal(JOURNAL, lines[:end])
-        if stopped:
-            assert act(photos(*NAMES), copy="kept", apply=True)[0].num_done == len(NAMES)
-            assert act(photos(*NAMES), copy="kept")[0].earlier == "finished"
-        summary, said = take_back(str(JOURNAL))
-        assert (summary.num_done, summary.exit_status) == (len(NAMES), 0)
-        assert sum("has no checksums" in line for line in said) == 1
-        assert not Path("kept").exists()
-        JOURNAL.unlink()
-    act(photos(*NAMES), copy="kept", apply=True)
-    lines = lines_of(JOURNAL)
-    write_old_journal(JOURNAL, lines[: next(i for i, line in enumerate(lines) if "results" in line)])
-    (here / "kept" / "other.txt").write_text("mine")
-    summary, said = take_back(str(JOURNAL))
-    assert (summary.exit_status, contents(here / "kept")) == (0, {"other.txt": b"mine"})
-    assert any(line.startswith("kept holds 1 file that it does not name (kept/other.txt)") for line in said), said
-
-
 ODD: list[Any] = [None, True, -1, 1e308, 10**30, "", "\ud800", "../x\0", [], {"a": [1]}, [[0, 1, 2]], [["a", None]]]
 
 
 def odd_lines(lines: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """Each line with each of its fields of each odd value."""
+    """The first line of each kind with each of its fields of each odd value."""
+    kinds = [frozenset(line) for line in lines]
     return [
         (number, line | {field: value})
         for number, line in enumerate(lines)
+        if kinds.index(kinds[number]) == number
         for field in line
         for value in ODD
         if not (number == 0 and field in ("version", "written"))

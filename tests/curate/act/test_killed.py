@@ -72,8 +72,7 @@ def test_what_an_undo_cannot_know_is_for_its_owner_to_take_away(here: Path, zipp
     journal = killed_copies(here, zipped, 2, without=("sums",))
     undone, said = take_back(journal)
     assert undone.reasons == {"unfinished": 2}
-    assert "  2 at which a run was killed, or that were there before: put elsewhere or delete, as you see fit" in said
-    assert not any("run the act again" in line for line in said)
+    assert "  2 unfinished" in said
     with pytest.raises(InputError, match="left 2 files as they were"):
         act(zipped, copy="kept")
     for i in range(2):
@@ -158,6 +157,7 @@ def test_pictures_that_were_tried_once_more_when_the_run_was_killed(here: Path) 
         assert (summary.num_before, summary.num_done, summary.num_skipped) == (2, 3, 0)
 
 
+@pytest.mark.slow
 def test_the_bytes_of_pictures_in_a_zip_are_read_few_at_a_time(here: Path) -> None:
     """128 pictures of 1 MB each that a killed run had not come to."""
     with zipfile.ZipFile(here / "z.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

@@ -9,9 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from beholder import InputError
 from beholder.cli.select import select
-from beholder.curate.act import journal
 from oracles.acting import act, contents, photos, take_back
 
 NAMES = ["a.jpg", "b/c.png", "e.f.jpg"]
@@ -22,13 +20,6 @@ APPLY = "nothing has been touched; add --apply to do it"
 
 app = typer.Typer()
 app.command("select")(select)
-
-
-def journal_of_no_pictures(path: str, target: Path) -> None:
-    """What earlier versions wrote for an act of no pictures."""
-    header = {"action": "copy", "target": str(target), "num_pictures": 0, "fingerprint": "0" * 32, "folder": str(target.parent)}
-    with journal.new_journal(path, **header) as (log, _):
-        log.write(journal.end())
 
 
 @pytest.mark.parametrize("apply", [False, True])
@@ -67,23 +58,6 @@ def test_the_command_warns_once(here: Path, flag: str, flags: list[str]) -> None
     if "--json" in flags:
         assert json.loads(result.stdout)["action"]["warnings"] == [f"no picture is selected, so there is nothing to {verb}"]
     assert ("0 of 2 rows stay" in result.stdout) == (not {"--json", "--quiet"} & set(flags))
-
-
-def test_a_journal_of_no_pictures_is_in_nobodys_way(here: Path) -> None:
-    journal_of_no_pictures("best.journal.jsonl", here / "best")
-    old = (here / "best.journal.jsonl").read_bytes()
-    assert act(photos(*NAMES), copy="best")[1][-1] == APPLY
-    assert (here / "best.journal.jsonl").read_bytes() == old
-    done, _ = act(photos(*NAMES), copy="best", apply=True)
-    assert (done.num_done, done.earlier) == (3, None)
-    aside = [path.read_bytes() for path in here.glob("best.journal.jsonl.*.undone")]
-    assert aside == [old]
-    assert act(photos(*NAMES), copy="best")[0].earlier == "finished"
-    assert take_back(done.journal)[0].num_done == 3
-    journal_of_no_pictures("other.jsonl", here / "other")
-    for apply in (False, True):
-        with pytest.raises(InputError, match="is the journal of another act"):
-            act(photos(*NAMES), copy="best", journal="other.jsonl", apply=apply)
 
 
 @pytest.mark.parametrize(("action", "verb"), ACTIONS)

@@ -243,6 +243,7 @@ act(score_table(samples, ["t.tar"]), **{options!r}, shard_count=50, apply=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["tars", "hf_parquet"])
 def test_killed_while_packing_it_goes_on_and_comes_to_the_same(here: Path, action: str) -> None:
     (here / "t.tar").write_bytes(

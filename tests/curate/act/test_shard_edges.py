@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.curate.act.layout import Layout
-from beholder.curate.act.packed_names import KeyGiver
+from beholder.curate.act.layout import KeyGiver, Layout
 from beholder.curate.act.shards import TarShard
 from beholder.locate.named_sources import NamedSources
 from beholder.locate.place import FilePlace, Place
@@ -135,7 +134,7 @@ def test_shards_in_which_a_key_was_given_twice_stay(here: Path) -> None:
     done, _ = act(table, tars="out", apply=True, shard_count=1)
     cut_short("out", str(done.journal), 2)
     files = [here / "out" / "00001.tar", here / "out" / "00001.parquet"]
-    old = TarShard(files, table.replace_schema_metadata(None))
+    old = TarShard(*files, table.replace_schema_metadata(None))
     old.add("a", [("a.png", png(1), 0)], 1)
     old.close()
     lines = lines_of(Path(str(done.journal)))

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from beholder.curate.act.summary import ActionSummary
+from beholder.curate.act.messages import ActionSummary
 from oracles.acting import act, contents, photos, score_table, take_back
-from oracles.journals import lines_of, write_journal, write_old_journal
+from oracles.journals import lines_of, write_journal
 from oracles.tar_making import png
 
 PAIR = ("cat.jpg", "cat.png")
@@ -248,17 +248,3 @@ def test_words_in_a_zip_that_come_with_a_later_picture(here: Path) -> None:
     assert contents(here / "kept" / "z") == {name: name.encode() for name in [*names[1:], "cat.txt"]}, said
     assert (planned.num_done, planned.num_files) == (done.num_done, done.num_files) == (41, 42)
     assert take_back(done.journal)[0].num_files == 42
-
-
-def test_a_journal_of_before_is_gone_on_with_and_undone(pair: Path) -> None:
-    """It does not say what is shared: words go with the picture that they were planned with."""
-    act(photos(*PAIR), copy="kept", apply=True)
-    lines = lines_of(pair / JOURNAL)
-    end = next(i for i, line in enumerate(lines) if "results" in line)
-    old = [{name: value for name, value in line.items() if name not in ("shared", "with")} for line in lines[:end]]
-    assert old != lines[:end]
-    write_old_journal(pair / JOURNAL, old)
-    (pair / "kept" / "cat.png").unlink()
-    done, _ = act(photos(*PAIR), copy="kept", apply=True)
-    assert (done.num_before, done.num_done, done.num_files) == (1, 2, 4)
-    assert take_back(JOURNAL)[0].num_files == 4

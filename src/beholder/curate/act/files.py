@@ -1,18 +1,21 @@
-"""One file to copy, link or move in; it is done without overwriting anything, or a reason why not, out."""
+"""One file copied, linked, moved or renamed without anything being overwritten, or a reason why not."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import cache
 
-from beholder.curate.act.entries import Intent
-from beholder.curate.act.renaming import rename_new, sync_folder
+from beholder.curate.act.state import Intent
 from beholder.errors import os_error_text, writing_failed
+from beholder.io import crash
 
+_AT_FDCWD, _NOREPLACE = -100, 1
 _PIECE_BYTES = 1 << 20
 NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _REASONS = {
@@ -21,16 +24,14 @@ _REASONS = {
     errno.EILSEQ: "name", errno.EINVAL: "name",
 }  # fmt: skip
 
-
+Made = tuple[str, int] | None
+"""sha256 of a copy's bytes and the time (ns) that it bears; None for links and what was renamed."""
 Report = Callable[[str], None]
-
-
-def ignore(word: str) -> None:
-    """A `Report` for whom it does not matter."""
+"""Told, in words of `messages.KEPT`, what another disk does not keep of a file."""
 
 
 class Refused(Exception):  # noqa: N818 (an answer, told by an exception)
-    """Why a file is left as it is. `reason`: a word of `summary.REASONS`."""
+    """Why a file is left as it is. `reason`: a word of `messages.REASONS`."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -51,13 +52,53 @@ def refusals(path: str) -> Iterator[None]:
         raise Refused("name", f"{path!r}: {error}") from None
 
 
-def check_source(intent: Intent, *, follow: bool) -> os.stat_result:
-    """The file an intent speaks of, as it was when planned. Raises Refused."""
-    with refusals(intent.source):
-        status = os.stat(intent.source, follow_symlinks=follow)  # noqa: PTH116
-    if intent.size >= 0 and (status.st_size != intent.size or status.st_mtime_ns != intent.mtime_ns):
-        raise Refused("changed", f"{intent.source} has changed since it was looked at")
-    return status
+def rename_new(source: str, target: str) -> None:
+    """Rename, and never replace: FileExistsError where there is something of that name already.
+
+    One step where the system has it (Linux: renameat2); else a hard link and an unlink, so that the file is never away.
+    """
+    rename = _renameat2()
+    if rename is not None:
+        if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise OSError(code, os.strerror(code), target)
+    rename_by_link(source, target)
+
+
+def rename_by_link(source: str, target: str) -> None:
+    """The same on systems that cannot do it in one step. Killed in between, the file has both names."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+        os.rename(source, target)  # noqa: PTH104 (a disk without hard links: checked just before)
+        return
+    os.unlink(source)  # noqa: PTH108
+
+
+@cache
+def _renameat2() -> ctypes._NamedFuncPointer | None:
+    try:
+        found = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return None
+    found.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    return found
+
+
+def sync_folder(path: str) -> None:
+    """Have a folder's entries on the disk; systems that cannot do that are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def is_there(path: str) -> bool:
@@ -67,24 +108,61 @@ def is_there(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+        if isinstance(error, OSError) and _REASONS.get(error.errno or 0) != "name":
             raise Refused(_REASONS.get(error.errno or 0, "unreadable"), f"{path}: {os_error_text(error)}") from None
         raise Refused("name", f"{path}: the name is too long or cannot be written on this disk") from None
     return True
 
 
-def are_same(one: str, other: str) -> bool:
-    """Whether two paths lead to one file, links at their ends not followed. Raises OSError."""
-    return os.path.samestat(os.lstat(one), os.lstat(other))
+def existing_part(path: str) -> str:
+    """The path itself, or the nearest folder above it that exists."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)  # noqa: PTH120
+    return path
 
 
-def is_spare(name: str, other: str) -> bool:
-    """Whether a file has both names, so that one can go: not one name, reached by two ways (a folder that is a link).
+def lies_in(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or below it; both absolute, links resolved."""
+    return f"{path}/".startswith(folder.rstrip("/") + "/")
 
-    Raises OSError.
-    """
-    ways = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in (name, other)]  # noqa: PTH118, PTH119, PTH120
-    return are_same(name, other) and os.lstat(name).st_nlink > 1 and ways[0] != ways[1]
+
+def check_source(intent: Intent, *, follow: bool) -> os.stat_result:
+    """The file an intent speaks of, as it was when planned. Raises Refused."""
+    with refusals(intent.source):
+        status = os.stat(intent.source, follow_symlinks=follow)  # noqa: PTH116
+    if intent.size >= 0 and (status.st_size != intent.size or status.st_mtime_ns != intent.mtime_ns):
+        raise Refused("changed", f"{intent.source} has changed since it was looked at")
+    return status
+
+
+def pieces_of(intent: Intent) -> Iterator[bytes]:
+    """The bytes of what an intent speaks of, as they were when planned. Raises Refused."""
+    status = check_source(intent, follow=True)
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused("unreadable", f"{intent.source} is no file")
+    left = intent.size if intent.length is None else intent.length
+    with refusals(intent.source), open(intent.source, "rb") as file:  # noqa: PTH123
+        file.seek(intent.offset or 0)
+        while left > 0:
+            piece = file.read(min(_PIECE_BYTES, left))
+            if not piece:
+                raise Refused("changed", f"{intent.source} has become shorter")
+            left -= len(piece)
+            yield piece
+
+
+def sha256_of_source(intent: Intent) -> str:
+    """sha256 of what an intent speaks of, as it was when planned. Raises Refused."""
+    digest = hashlib.sha256()
+    for piece in pieces_of(intent):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def sha256_of(path: str) -> str:
+    """sha256 of a local file. Raises OSError."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def temporary(intent: Intent, run: str) -> str:
@@ -92,17 +170,31 @@ def temporary(intent: Intent, run: str) -> str:
     return os.path.join(os.path.dirname(intent.target), f".beholder-{run}-{intent.number}.tmp")  # noqa: PTH118, PTH120
 
 
-def move(intent: Intent, run: str, report: Report = ignore, *, as_it_was: bool = False) -> tuple[str, int] | None:
+def act(action: str, intent: Intent, run: str, data: bytes | None, report: Report) -> Made:
+    """Copy, link, symlink or move; `data`: the bytes, of what has no place of its own. Raises Refused, OutputError."""
+    if action == "copy":
+        return _copy(intent, run, data, report)
+    if action == "move":
+        return move(intent, run, report)
+    check_source(intent, follow=True)
+    with refusals(intent.target):
+        if action == "symlink":
+            os.symlink(intent.source, intent.target)  # noqa: PTH211
+            return None
+        try:
+            os.link(os.path.realpath(intent.source), intent.target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            text = f"{intent.target} is on another disk than {intent.source}, where hard links cannot lead; use --copy"
+            raise Refused("other_disk", text) from None
+    return None
+
+
+def move(intent: Intent, run: str, report: Report, *, as_it_was: bool = False) -> Made:
     """Rename without replacing; to another disk: copy, flush, compare, remove the original. Raises Refused, OutputError.
 
-    Args:
-        intent: what to move, and where to.
-        run: id of the journal.
-        report: told of what another disk does not keep of the file: words of `summary.KEPT`.
-        as_it_was: give a file from another disk the owner, group and mode that the journal says (an undo).
-
-    Returns:
-        as `copy`, of a file that went to another disk: that may keep its time less exactly.
+    `as_it_was`: a file from another disk is given the owner, group and mode that the journal says (an undo).
     """
     status = check_source(intent, follow=False)
     with refusals(intent.target):
@@ -113,35 +205,24 @@ def move(intent: Intent, run: str, report: Report = ignore, *, as_it_was: bool =
             if error.errno != errno.EXDEV:
                 raise
     owner = intent.owner if as_it_was else None
-    made = copy(intent, run, None, moved=owner or (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)), report=report)
+    made = _copy(intent, run, None, report, owner or (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)))
     if status.st_nlink > 1:
         report("links")
     sync_folder(os.path.dirname(intent.target))  # noqa: PTH120
+    crash.reach("move copied")
     check_source(intent, follow=False)
     with refusals(intent.source):
         os.unlink(intent.source)  # noqa: PTH108
     return made
 
 
-def copy(
-    intent: Intent, run: str, data: bytes | None, *, moved: tuple[int, int, int] | None = None, report: Report = ignore
+def _copy(
+    intent: Intent, run: str, data: bytes | None, report: Report, moved: tuple[int, int, int] | None = None
 ) -> tuple[str, int]:
     """Make a copy, whole or not at all; times, mode and extended attributes of whole files go along.
 
-    Args:
-        intent: what to copy, and where to.
-        run: id of the journal.
-        data: the bytes, of what has no place of its own.
-        moved: owner, group and mode that the copy gets, which is to take the original's place: it is read again before it
-            gets its name.
-        report: told of what could not be kept, of one that takes the original's place.
-
-    Returns:
-        sha256 of the bytes, and the time (ns) that the copy bears.
-
-    Raises:
-        Refused: not this file.
-        OutputError: the disk is full.
+    `moved`: owner, group and mode of one that is to take the original's place, which is read again before it gets its name;
+    `report` is told what of these it could not keep. Raises Refused, OutputError.
     """
     half = temporary(intent, run)
     try:
@@ -155,14 +236,18 @@ def copy(
                 file.write(piece)
                 digest.update(piece)
             file.flush()
+            crash.reach("copy written")
             if intent.offset is None and data is None:
-                for word in _keep(intent.source, half, moved):
+                lost = _keep(intent.source, half, moved)
+                for word in lost if moved is not None else ():
                     report(word)
             os.fsync(file.fileno())
             if moved is not None and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if moved is not None:
-            verify(half, digest.hexdigest())
+        with refusals(half):
+            if moved is not None and sha256_of(half) != digest.hexdigest():
+                raise Refused("unreadable", f"{half} does not read back as it was written; the original stays where it was")
+        crash.reach("copy flushed")
         with refusals(intent.target):
             rename_new(half, intent.target)
             return digest.hexdigest(), os.lstat(intent.target).st_mtime_ns
@@ -214,67 +299,21 @@ def _attributes(path: str) -> dict[str, bytes]:
     return found
 
 
-def pieces_of(intent: Intent) -> Iterator[bytes]:
-    """The bytes of what an intent speaks of, as they were when planned. Raises Refused."""
-    status = check_source(intent, follow=True)
-    if not stat.S_ISREG(status.st_mode):
-        raise Refused("unreadable", f"{intent.source} is no file")
-    left = intent.size if intent.length is None else intent.length
-    with refusals(intent.source), open(intent.source, "rb") as file:  # noqa: PTH123
-        file.seek(intent.offset or 0)
-        while left > 0:
-            piece = file.read(min(_PIECE_BYTES, left))
-            if not piece:
-                raise Refused("changed", f"{intent.source} has become shorter")
-            left -= len(piece)
-            yield piece
+def are_same(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, links at their ends not followed. Raises OSError."""
+    return os.path.samestat(os.lstat(one), os.lstat(other))
 
 
-def sha256_of_source(intent: Intent) -> str:
-    """sha256 of what an intent speaks of, as it was when planned. Raises Refused."""
-    digest = hashlib.sha256()
-    for piece in pieces_of(intent):
-        digest.update(piece)
-    return digest.hexdigest()
+def is_spare(name: str, other: str) -> bool:
+    """Whether a file has both names, so that one can go: not one name, reached by two ways (a folder that is a link).
+
+    Raises OSError.
+    """
+    ways = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in (name, other)]  # noqa: PTH118, PTH119, PTH120
+    return are_same(name, other) and os.lstat(name).st_nlink > 1 and ways[0] != ways[1]
 
 
-def link(intent: Intent) -> None:
-    """Make a hard link to the file itself. Raises Refused."""
-    check_source(intent, follow=True)
-    with refusals(intent.target):
-        try:
-            os.link(os.path.realpath(intent.source), intent.target)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                text = f"{intent.target} is on another disk than {intent.source}, where hard links cannot lead; use --copy"
-                raise Refused("other_disk", text) from None
-            raise
-
-
-def symlink(intent: Intent) -> None:
-    """Make a symbolic link. Raises Refused."""
-    check_source(intent, follow=True)
-    with refusals(intent.target):
-        os.symlink(intent.source, intent.target)  # noqa: PTH211
-
-
-def sha256_of(path: str) -> str:
-    """sha256 of a local file. Raises OSError."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:  # noqa: PTH123
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def verify(path: str, sha256: str) -> None:
-    """Read a copy again. Raises Refused when it is not what was written."""
-    with refusals(path):
-        if sha256_of(path) != sha256:
-            raise Refused("unreadable", f"{path} does not read back as it was written; the original stays where it was")
-
-
-def finish(action: str, intent: Intent, run: str, sha256: str | None) -> tuple[str, int] | None:
+def finish(action: str, intent: Intent, run: str, sha256: str | None) -> Made:
     """Bring to an end what a killed run had done but for the last steps: the target is there. As `made_before` otherwise."""
     with contextlib.suppress(OSError):
         os.unlink(temporary(intent, run))  # noqa: PTH108
@@ -285,19 +324,10 @@ def finish(action: str, intent: Intent, run: str, sha256: str | None) -> tuple[s
     return made
 
 
-def made_before(action: str, intent: Intent, sha256: str | None) -> tuple[str, int] | None:
-    """Look at a target that is there: what a killed run made, or someone else's. Touches nothing.
+def made_before(action: str, intent: Intent, sha256: str | None) -> Made:
+    """Look at a target that is there: what a killed run made, or someone else's (Refused). Touches nothing.
 
-    Args:
-        action: "copy", "link", "symlink" or "move".
-        intent: what was about to be done.
-        sha256: of the bytes that were to be copied; None: they are read.
-
-    Returns:
-        as `act`.
-
-    Raises:
-        Refused: it is someone else's.
+    `sha256`: of the bytes that were to be copied; None: they are read.
     """
     source, target = intent.source, intent.target
     with refusals(target):
@@ -314,24 +344,8 @@ def made_before(action: str, intent: Intent, sha256: str | None) -> tuple[str, i
             is_link = stat.S_ISLNK(status.st_mode)
             if is_same and (os.readlink(target) == source if is_link else action == "link"):  # noqa: PTH115
                 return None
-        elif action == "copy" and stat.S_ISREG(status.st_mode) and not is_same:
+        elif stat.S_ISREG(status.st_mode) and not is_same and (intent.part is None or sha256 is not None):
             sha256 = sha256_of_source(intent) if sha256 is None else sha256
             if sha256 == sha256_of(target):
                 return sha256, status.st_mtime_ns
     raise Refused("clash", f"{target} is there already")
-
-
-def act(action: str, intent: Intent, run: str, data: bytes | None, report: Report = ignore) -> tuple[str, int] | None:
-    """Do what an intent says. Returns sha256 and time of what was copied, if it was. Raises Refused, OutputError.
-
-    `report`: as of `move`.
-    """
-    if action == "copy":
-        return copy(intent, run, data)
-    if action == "move":
-        return move(intent, run, report)
-    if action == "link":
-        link(intent)
-    else:
-        symlink(intent)
-    return None

@@ -1,44 +1,73 @@
-"""Acts in, lines on disk out, each before the act it describes; read again, what was planned, done and undone."""
+"""The journal of an act: JSON lines, each on the disk before what it describes is done; written, and read again.
+
+Each line ends with `check`: 16 hex digits of the sha256 of the line before's check and the line's own text up to there. The
+first line also has `written`: the bytes of the file that were flushed to the disk, and 8 hex digits of the sha256 of that
+number. It is overwritten in place after each flush, and counts as empty for the line's own check. So a line that was changed,
+doubled, swapped or taken out is known, and a file that is shorter has lost its end, while that of a killed run is at least so
+long.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from beholder import __version__
-from beholder.curate.act.checks import checked, place_of_written, with_check, written_in, written_text
-from beholder.curate.act.entries import PackedShard, Settled, Told
-from beholder.curate.act.lines import check_header
-from beholder.curate.act.renaming import rename_new, sync_folder
+from beholder.curate.act.files import rename_new, sync_folder
+from beholder.curate.act.state import JournalState, PackedShard, Settled, check_header
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
+from beholder.io import crash
 
 FORMAT, VERSION = "beholder-journal", 2
-_UNCHECKED = 1
-"""The version without checksums."""
-_VERSIONS = (_UNCHECKED, VERSION)
+_MARKERS = frozenset(("planned", "sums", "results", "end", "undo", "undone", "undone shard", "shard"))
+"""Lines with these end a batch that was written at once."""
+_FIELD, _DIGITS = b',"check":"', 16
+_END = b'"}\n'
+_CHECK_BYTES = len(_FIELD) + _DIGITS + len(_END)
+_WRITTEN = re.compile(rb'"written":"(\d{16}) ([0-9a-f]{8})"')
 
 
-def read_journal(path: str) -> Told:
-    """Go through a journal. Raises InputError where there is none, or it is none."""
-    told: Told | None = None
-    for told, _ in settled(path):  # noqa: B007 (the last one holds everything)
-        pass
-    assert told is not None
-    return told
+def _sum(before: str, text: bytes) -> str:
+    """The checksum of a line. `before`: that of the line before, "" for the first one, whose one value changes later."""
+    if not before:
+        text = _WRITTEN.sub(b'"written":""', text, count=1)
+    return hashlib.sha256(before.encode() + text).hexdigest()[:_DIGITS]
 
 
-def header_of(path: str) -> dict[str, Any]:
-    """The first line of a journal of ours; {} of any other file. Raises OSError."""
-    with Path(path).open("rb") as file:
-        said = _parsed(file.readline(1 << 20))
-    return said if said is not None and said.get("format") == FORMAT and said.get("version") in _VERSIONS else {}
+def _checked(line: bytes, before: str) -> str | None:
+    """The checksum of a line that follows the one of checksum `before`; None where it is not as it was written there."""
+    found = _sum(before, line[:-_CHECK_BYTES])
+    return found if line[-_CHECK_BYTES:] == _FIELD + found.encode() + _END else None
+
+
+def _written_text(num_bytes: int) -> str:
+    """The value of `written`: always of the same length, so that it can be overwritten."""
+    number = f"{num_bytes:016d}"
+    return f"{number} {hashlib.sha256(number.encode()).hexdigest()[:8]}"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) and line.endswith(b"\n") else None
+
+
+def read_journal(path: str) -> JournalState:
+    """Go through a journal. Raises InputError where there is none, or it is none, or it is damaged."""
+    [(state, _)] = deque(settled(path), maxlen=1)
+    return state
 
 
 def origins_of(path: str, shard: PackedShard) -> dict[str, tuple[int, int]]:
@@ -55,7 +84,7 @@ def origins_of(path: str, shard: PackedShard) -> dict[str, tuple[int, int]]:
         raise InputError(f"{path} is damaged at byte {shard.at:,}: it does not say what {shard.name} was made of") from None
 
 
-def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
+def settled(path: str) -> Iterator[tuple[JournalState, Settled | None]]:
     """Everything that a journal settles, in order, and what it has said so far; at the end None.
 
     A line that a crash left torn ends it, and so do lines that no marker follows: a killed run wrote them and did nothing.
@@ -65,74 +94,86 @@ def settled(path: str) -> Iterator[tuple[Told, Settled | None]]:
     Raises:
         InputError: there is no journal, or it is none, or it is damaged: lines were changed, or some are missing.
     """
-    told: Told | None = None
+    state: JournalState | None = None
     waiting: list[_Line] = []
     at, check = 0, ""
-    is_last_damaged, size = False, 0
+    size_of_damaged = 0
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
-                if told is None:
-                    told = _header(path, line)
-                    at, check = len(line), told.check
-                    told.num_bytes = at
+                if state is None:
+                    state = _header(path, line)
+                    at, check = len(line), state.check
+                    state.num_bytes = at
                     continue
-                said = _parsed(line)
-                if told.is_checked:
-                    if _is_torn(line, check, at, told):
-                        break
-                    before, check = check, checked(line, check) or ""
-                    if said is None or not check:
-                        if not file.readline():  # the last line: what it said is lost, as where the end is cut off
-                            is_last_damaged, size, check = True, at + len(line), before
-                            break
+                if _is_torn(line, check, at, state):
+                    break
+                said, found = _parsed(line), _checked(line, check)
+                if said is None or found is None:
+                    if file.readline():
                         raise _damaged(path, number, "its checksum is wrong: it was changed, or a line before it is missing")
-                elif said is None:
-                    if any(_parsed(rest) is not None for rest in file):
-                        raise _damaged(path, number, "it is no line of JSON")
+                    size_of_damaged = at + len(line)  # the last line: what it said is lost, as where the end is cut off
                     break
                 waiting.append((number, at, said))
-                at += len(line)
+                at, check = at + len(line), found
                 if not _MARKERS.isdisjoint(said):
-                    told.num_bytes, told.check = at, check
-                    for outcome in _taken(told, waiting, path):
-                        yield told, outcome
+                    state.num_bytes, state.check = at, check
+                    for outcome in _taken(state, waiting, path):
+                        yield state, outcome
                     waiting = []
     except OSError as error:
         raise reading_failed(path, error) from error
-    if told is None:
+    if state is None:
         raise InputError(f"{path} is empty; nothing was done by it")
-    if is_last_damaged or at < told.num_written:  # of what was written something is gone
-        told.num_lost += max(told.num_written, size) - at
-        told.is_last_damaged = is_last_damaged
-        told.num_bytes, told.check = at, check
-        for outcome in _taken(told, waiting, path):
-            yield told, outcome
-    yield told, None
+    if size_of_damaged or at < state.num_written:  # of what was written something is gone
+        state.num_lost += max(state.num_written, size_of_damaged) - at
+        state.is_last_damaged = bool(size_of_damaged)
+        state.num_bytes, state.check = at, check
+        for outcome in _taken(state, waiting, path):
+            yield state, outcome
+    yield state, None
 
 
 _Line = tuple[int, int, dict[str, Any]]
 """Its number, where it begins, and what it says."""
 
 
-def _is_torn(line: bytes, before: str, at: int, told: Told) -> bool:
+def _header(path: str, line: bytes) -> JournalState:
+    said = _parsed(line)
+    if said is None or said.get("format") != FORMAT:
+        raise InputError(f"{path} is no journal of beholder")
+    if said.get("version") != VERSION:
+        raise InputError(
+            f"{path} was written by another version of beholder ({str(said.get('beholder'))[:40]!r}); use that one"
+        )
+    check, written = _checked(line, ""), _WRITTEN.search(line)
+    if check is None or written is None or written[0] != f'"written":"{_written_text(int(written[1]))}"'.encode():
+        raise _damaged(path, 1, "its checksum is wrong: it was changed")
+    try:
+        check_header(said)
+    except TypeError as error:
+        raise _damaged(path, 1, str(error)) from None
+    return JournalState(said, check=check, num_written=int(written[1]))
+
+
+def _is_torn(line: bytes, before: str, at: int, state: JournalState) -> bool:
     """Whether a line was never written whole: the last one, behind what was flushed, or cut off together with all behind it."""
-    if line.endswith(b"\n") or checked(line[:-1] + b"\n", before):
+    if line.endswith(b"\n") or _checked(line[:-1] + b"\n", before):
         return False
-    return at >= told.num_written or at + len(line) < told.num_written
+    return at >= state.num_written or at + len(line) < state.num_written
 
 
-def _taken(told: Told, lines: list[_Line], path: str) -> Iterator[Settled]:
+def _taken(state: JournalState, lines: list[_Line], path: str) -> Iterable[Settled]:
     """What a batch of lines settles. Raises InputError for lines that are none of ours, as someone has changed the file."""
     found: list[Settled] = []
     for number, start, line in lines:
         try:
-            found += told.take(line, start)
+            found += state.take(line, start)
         except KeyError as error:
             raise _damaged(path, number, f"{error} lacks, or stands in no line before") from None
-        except (OverflowError, TypeError) as error:
+        except TypeError as error:
             raise _damaged(path, number, str(error)) from None
-    yield from found
+    return found
 
 
 def _damaged(path: str, number: int, why: str) -> InputError:
@@ -142,48 +183,16 @@ def _damaged(path: str, number: int, why: str) -> InputError:
     )
 
 
-_MARKERS = frozenset(("planned", "sums", "results", "end", "undo", "undone", "undone shard", "shard"))
-"""Lines with these end a batch that was written at once."""
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) and line.endswith(b"\n") else None
-
-
-def _header(path: str, line: bytes) -> Told:
-    said = _parsed(line)
-    if said is None or said.get("format") != FORMAT:
-        raise InputError(f"{path} is no journal of beholder")
-    version = said.get("version")
-    if version not in _VERSIONS:
-        raise InputError(
-            f"{path} was written by another version of beholder ({str(said.get('beholder'))[:40]!r}); use that one"
-        )
-    is_checked = version == VERSION or "check" in said or "written" in said
-    check, num_written = (checked(line, ""), written_in(line)) if is_checked else ("", 0)
-    if check is None or num_written is None:
-        raise _damaged(path, 1, "its checksum is wrong: it was changed")
-    try:
-        check_header(said)
-    except TypeError as error:
-        raise _damaged(path, 1, str(error)) from None
-    return Told(said, check=check, num_written=num_written)
-
-
 class Journal:
     """A journal that is open for writing, locked against other runs.
 
     Args:
         path: of the file.
         descriptor: of the same.
-        check: of its last line; None for one without checksums, which goes on without.
+        check: of its last line.
     """
 
-    def __init__(self, path: str, descriptor: int, check: str | None = "") -> None:
+    def __init__(self, path: str, descriptor: int, check: str = "") -> None:
         self.path, self._descriptor = path, descriptor
         self._end = (os.fstat(descriptor).st_size, check)
         self._place = -1
@@ -193,14 +202,13 @@ class Journal:
 
         Raises OutputError; then, and when it is interrupted, none of the lines is in the file, so that others may follow.
         """
+        crash.reach("journal before lines")
         start, check = self._end
         texts: list[bytes] = []
         for line in lines:
-            if check is None:
-                texts.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            else:
-                text, check = with_check(line, check)
-                texts.append(text)
+            text = json.dumps(line, separators=(",", ":")).encode()[:-1]
+            check = _sum(check, text)
+            texts.append(text + _FIELD + check.encode() + _END)
         try:
             if os.fstat(self._descriptor).st_size != start:  # lines of a write that was interrupted
                 os.ftruncate(self._descriptor, start)
@@ -217,20 +225,24 @@ class Journal:
             if isinstance(error, OSError):
                 raise writing_failed(self.path, error) from error
             raise
-        if sync and check is not None:
+        crash.reach("journal lines written")
+        if sync:
             self._note_written(at)
+        crash.reach("journal after lines")
 
     def _note_written(self, num_bytes: int) -> None:
         """Say in the first line how much is on the disk. Where that fails it says less, which is as true."""
         with contextlib.suppress(OSError):
             if self._place < 0:
-                self._place = place_of_written(os.pread(self._descriptor, 1 << 16, 0))
-            os.pwrite(self._descriptor, written_text(num_bytes).encode(), self._place)
+                found = _WRITTEN.search(os.pread(self._descriptor, 1 << 16, 0))
+                assert found is not None
+                self._place = found.start(1)
+            os.pwrite(self._descriptor, _written_text(num_bytes).encode(), self._place)
 
 
 @contextlib.contextmanager
-def new_journal(path: str, **header: Any) -> Iterator[tuple[Journal, str]]:
-    """Begin a journal, which appears with its first line in it; also gives its id. Raises OutputError where `path` is taken."""
+def new_journal(path: str, **header: Any) -> Iterator[tuple[Journal, JournalState]]:
+    """Begin a journal, which appears with its first line in it. Raises OutputError where `path` is taken."""
     run = secrets.token_hex(6)
     half = Path(path).with_name(f".beholder-{run}-journal.tmp")
     try:
@@ -241,8 +253,9 @@ def new_journal(path: str, **header: Any) -> Iterator[tuple[Journal, str]]:
     try:
         _lock(path, descriptor)
         journal = Journal(path, descriptor)
-        said = {"format": FORMAT, "version": VERSION, "written": written_text(0), "beholder": __version__, "id": run}
-        journal.write(said | {"time": _now()} | header)
+        said = {"format": FORMAT, "version": VERSION, "written": _written_text(0), "beholder": __version__, "id": run}
+        said |= {"time": _now()} | header
+        journal.write(said)
         try:
             rename_new(str(half), path)
         except FileExistsError:
@@ -253,7 +266,7 @@ def new_journal(path: str, **header: Any) -> Iterator[tuple[Journal, str]]:
         except OSError as error:
             raise writing_failed(path, error) from error
         sync_folder(str(Path(path).absolute().parent))
-        yield journal, run
+        yield journal, JournalState(said)
     finally:
         os.close(descriptor)
         with contextlib.suppress(OSError):
@@ -261,7 +274,7 @@ def new_journal(path: str, **header: Any) -> Iterator[tuple[Journal, str]]:
 
 
 @contextlib.contextmanager
-def reopened(path: str, *, for_undo: bool = False) -> Iterator[tuple[Journal, Told]]:
+def reopened(path: str, *, for_undo: bool = False) -> Iterator[tuple[Journal, JournalState]]:
     """Open a journal to go on with it, or to undo it; a half-written end is cut off. Raises InputError, OutputError."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -269,16 +282,16 @@ def reopened(path: str, *, for_undo: bool = False) -> Iterator[tuple[Journal, To
         raise reading_failed(path, error) from error
     try:
         _lock(path, descriptor)
-        told = read_journal(path)
-        if told.is_undone and not for_undo:
+        state = read_journal(path)
+        if state.is_undone and not for_undo:
             raise InputError(f"{path}: this act has just been taken back, or is being so; run the same command again")
         try:
-            if os.fstat(descriptor).st_size != told.num_bytes:
-                os.ftruncate(descriptor, told.num_bytes)
+            if os.fstat(descriptor).st_size != state.num_bytes:
+                os.ftruncate(descriptor, state.num_bytes)
                 os.fsync(descriptor)
         except OSError as error:
             raise writing_failed(path, error) from error
-        yield Journal(path, descriptor, told.check if told.is_checked else None), told
+        yield Journal(path, descriptor, state.check), state
     finally:
         os.close(descriptor)
 
@@ -292,7 +305,7 @@ def _lock(path: str, descriptor: int) -> None:
         return
 
 
-def end() -> dict[str, Any]:
+def end_line() -> dict[str, Any]:
     """The line of an act that has come to its end."""
     return {"end": "done", "time": _now()}
 
@@ -301,10 +314,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def ranges(numbers: list[int]) -> list[list[int]]:
-    """Ascending numbers as [first, last] stretches."""
+def ranges(numbers: Iterable[int]) -> list[list[int]]:
+    """Whole numbers as ascending [first, last] stretches."""
     found: list[list[int]] = []
-    for number in numbers:
+    for number in sorted(numbers):
         if found and found[-1][1] == number - 1:
             found[-1][1] = number
         else:

@@ -1,12 +1,11 @@
-"""Places of pictures in; where each file goes below the target, keeping the folders below its source, out."""
+"""Names of new files: paths below the target that keep the folders below a picture's source, and keys of members of tars."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,16 +16,19 @@ from beholder.locate.named_sources import NamedSources
 from beholder.locate.place import FilePlace, Place
 from beholder.pixels.sniff import sniff
 from beholder.sources.pictures.magic import HEAD_BYTES, PICTURE_SUFFIXES, TAR_SUFFIX, suffix_of
+from beholder.sources.pictures.tar_members import split_key
 
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "PPM": "ppm"}
 _NAMELESS = "picture"
 """The name of a URL whose path has none."""
 _MOST_NAME_BYTES = 240
 """Of a piece of a URL's path: disks take 255, and a suffix may come behind."""
+CAPTION_ENDS = (".txt", ".caption")
+"""What stands behind the key of a member that is a caption, in small letters."""
 
 
 class Layout:
-    """Decides names.
+    """Decides where files go.
 
     What lies below one folder that was named keeps its path below that. With several folders, each gets one of its own, named
     after it. Single files (and URLs) keep what their paths do not have in common. A tar or zip becomes a folder of its name.
@@ -78,7 +80,7 @@ class Layout:
 
     def _url_path(self, below: str, sample: str) -> str:
         """A path that no other URL has, and that a disk takes: where several differ in their queries, or pieces are long."""
-        if sample != (base := _without_query(sample)) and bool(np.isin(hash(base), self._repeated)):
+        if sample != (base := _without_query(sample)) and base in self._repeated:
             below = marked(below, sample)
         *folders, last = below.split("/")
         folders = [piece if len(os.fsencode(piece)) <= _MOST_NAME_BYTES else marked(piece, piece) for piece in folders]
@@ -102,13 +104,10 @@ def with_suffix(path: str, file: FilePlace, data: bytes | None = None) -> str:
     if suffix_of(path) in PICTURE_SUFFIXES or ref is None:
         return path
     try:
-        if data is not None:
-            kind = sniff(data)
-        elif ref.data is None and ref.path is not None and storage.is_local(ref.path):
+        if data is None and ref.data is None and ref.path is not None and storage.is_local(ref.path):
             low = ref.offset or 0
-            kind = sniff(storage.read_range(ref.path, low, low + min(HEAD_BYTES, ref.length or HEAD_BYTES)))
-        else:
-            kind = sniff(ref.data or b"")
+            data = storage.read_range(ref.path, low, low + min(HEAD_BYTES, ref.length or HEAD_BYTES))
+        kind = sniff(data or ref.data or b"")
     except InputError:  # no picture, or it cannot be read: who opens it will see
         return path
     return f"{path}.{_SUFFIXES.get(kind, kind.lower())}"
@@ -118,18 +117,13 @@ def _without_query(url: str) -> str:
     return url.split("?", 1)[0].split("#", 1)[0]
 
 
-def _repeated(samples: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """Hashes of the URLs that several samples have but for what stands behind "?" or "#"; 8 bytes a URL are held meanwhile."""
-    found = [np.empty(0, np.int64)]
-    for chunk in samples.chunks:
-        if not pc.any(pc.match_substring_regex(chunk, "^(?i:https?)://[^?#]*[?#]")).as_py():
-            continue
-        for some in samples.chunks:
-            urls = some.filter(pc.match_substring_regex(some, "^(?i:https?)://")).to_pylist()
-            found.append(np.fromiter((hash(_without_query(url)) for url in urls), np.int64, len(urls)))
-        break
-    hashes, counts = np.unique(np.concatenate(found), return_counts=True)
-    return hashes[counts > 1]
+def _repeated(samples: pa.ChunkedArray) -> set[str]:
+    """The URLs that several samples have but for what stands behind "?" or "#"."""
+    urls = samples.filter(pc.match_substring_regex(samples, "^(?i:https?)://"))
+    if not pc.any(pc.match_substring_regex(urls, "[?#]")).as_py():
+        return set()
+    counts = pc.replace_substring_regex(urls, "(?s)[?#].*", "").value_counts()
+    return set(counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist())
 
 
 def _checked(path: str, sample: str) -> str:
@@ -145,20 +139,154 @@ def _checked(path: str, sample: str) -> str:
 
 def _common_folder(first: str, last: str) -> str:
     """The folder that all texts between two (in order of their bytes) begin with, with its "/"; "" without one."""
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[: first.rfind("/", 0, length) + 1]
+    common = os.path.commonprefix([first, last])  # noqa: RUF071 (texts, not paths)
+    return common[: common.rfind("/") + 1]
 
 
 def _labels(folders: dict[int, str]) -> dict[int, str]:
     """Number of a source -> a folder name of its own."""
     labels: dict[int, str] = {}
-    used: set[str] = set()
     for number, path in sorted(folders.items()):
         name = os.path.basename(os.path.abspath(path)) if "://" not in path else path.rstrip("/").rsplit("/", 1)[-1]  # noqa: PTH100, PTH119
         name, count = name or "pictures", 2
         free = name
-        while free in used:
+        while free in labels.values():
             free, count = f"{name}-{count}", count + 1
-        used.add(free)
         labels[number] = free
     return labels
+
+
+@dataclass(frozen=True)
+class PackedNames:
+    """The names of one picture in a tar.
+
+    Attributes:
+        key: webdataset's: what all its members begin with.
+        names: (number of the file in its place, member's name), the picture first.
+        is_renamed: whether the key is another than the names would give.
+        group: the tar that the picture is from, and its key there; None for names that are not for a tar.
+        own_name: its name there, in small letters.
+        is_continued: whether it comes under the key of the picture before it, whose belongings are there already.
+        caption: name of the member for a caption that is of a column; "" where there is none.
+        is_replaced: whether that stands for one beside the picture, which is not among `names`.
+        has_own_caption: whether one beside the picture is among `names`.
+    """
+
+    key: str
+    names: tuple[tuple[int, str], ...]
+    is_renamed: bool
+    group: tuple[str, str] | None = None
+    own_name: str = ""
+    is_continued: bool = False
+    caption: str = ""
+    is_replaced: bool = False
+    has_own_caption: bool = False
+
+
+class KeyGiver:
+    """Gives names in tars. Members of tars and zips keep theirs; files get their path below the source that was named.
+
+    The key of a member ends before the first dot of its name, so that of IMG_1.2.jpg would be IMG_1: in names of files other
+    dots become `_`. A key that another picture has gets `_2`, `_3`, ... Pictures of one key of one tar stay together within a
+    shard; in the next one they get a key of their own, with their belongings. Names depend on what was packed and on nothing
+    else, so that an act that was interrupted gives the same.
+
+    webdataset compares what stands behind the key in small letters, and stops where that is there twice: beside `a.txt`,
+    `a.TXT` becomes `a._2.TXT`, and of pictures the second gets a key of its own.
+
+    Args:
+        layout: gives paths below sources.
+        taken: keys that are in use.
+        has_captions: captions are of a column, one a picture: then no two pictures have a key in common.
+    """
+
+    def __init__(self, layout: Layout, taken: set[str], *, has_captions: bool = False) -> None:
+        self._layout, self._taken, self._has_captions = layout, taken, has_captions
+        self.begin_shard()
+
+    def begin_shard(self) -> None:
+        """Nothing is in the shard yet."""
+        self._last: tuple[str, str] | None = None
+        self._last_key = ""
+        self._last_names: set[str] = set()
+
+    def give(self, names: PackedNames) -> None:
+        """The picture is in the shard under these names."""
+        if names.group is None:
+            return
+        if not names.is_continued:
+            self._taken.add(names.key)
+            self._last, self._last_key, self._last_names = names.group, names.key, set()
+        self._last_names.add(names.own_name)
+
+    def names(self, place: Place, data: bytes | None = None, *, has_caption: bool = False) -> PackedNames:
+        """The names for one picture, if it is the next in the shard.
+
+        Args:
+            place: where it is.
+            data: its bytes, where they have been read.
+            has_caption: it gets a caption of its own in place of those beside it.
+
+        Raises:
+            Refused: it cannot have one.
+        """
+        is_member = place.kind == "tar"
+        first = self._first_name(place, data)
+        split = split_key(first)
+        if split is None:
+            raise Refused("name", f"{place.sample}: {first!r} would not be read again from a tar")
+        if ".." in first.split("/"):
+            raise Refused("outside", f"{place.sample}: its path leads out of the folder that a tar is unpacked in")
+        folder, slash, last = first.rpartition("/")
+        stem, dot, suffix = last.rpartition(".")
+        if is_member:  # the key ends before the first dot, and all from there on stays
+            own, end, start = split[0], first[len(split[0]) :], split[0]
+        else:
+            start, end = folder + slash + (stem or last), dot + suffix if dot else ""
+            own = folder + slash + (stem or last).replace(".", "_")
+        group = (place.archive or "", split[0])
+        if is_member and group == self._last and first.lower() not in self._last_names and not self._has_captions:
+            names = ((0, self._last_key + end),)  # of the key just before
+            return PackedNames(self._last_key, names, self._last_key != own, group, first.lower(), is_continued=True)
+        key, count = own, 2
+        while key in self._taken:
+            key, count = f"{own}_{count}", count + 1
+        ends = {0: end}
+        is_replaced = has_own_caption = False
+        for i, file in enumerate(place.files[1:], 1):
+            name = file.name if is_member else folder + slash + file.name.rsplit("/", 1)[-1]
+            if not name.startswith(start if is_member else f"{start}."):
+                continue
+            rest = name[len(start) :]
+            if rest.lower() in CAPTION_ENDS:
+                is_replaced, has_own_caption = has_caption, not has_caption
+                if has_caption:
+                    continue
+            if rest not in ends.values():
+                ends[i] = _unlike(rest, {other.lower() for other in ends.values()})
+        return PackedNames(
+            key,
+            tuple((i, key + rest) for i, rest in ends.items()),
+            key != split[0],
+            group,
+            first.lower(),
+            caption=f"{key}.txt" if has_caption else "",
+            is_replaced=is_replaced,
+            has_own_caption=has_own_caption,
+        )
+
+    def _first_name(self, place: Place, data: bytes | None) -> str:
+        """The picture's name in the tar, before its key is looked at; with a suffix, where its bytes tell one."""
+        picture = place.files[0]
+        name = picture.name.strip("/") if place.kind in ("tar", "zip") else self._layout.below(place)
+        if suffix_of(name) in PICTURE_SUFFIXES or (place.kind == "tar" and "." in name.rsplit("/", 1)[-1]):
+            return name
+        return with_suffix(name, picture, data)
+
+
+def _unlike(rest: str, taken: set[str]) -> str:
+    """What stands behind a key, with a number before it where `taken` (in small letters) has it."""
+    found, count = rest, 2
+    while found.lower() in taken:
+        found, count = f"._{count}{rest}", count + 1
+    return found

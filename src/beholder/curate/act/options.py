@@ -1,4 +1,4 @@
-"""What is to be done with the files of the kept pictures: options in, checked, out."""
+"""The options of everything that touches files, and their checks."""
 
 from __future__ import annotations
 

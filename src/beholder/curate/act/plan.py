@@ -1,87 +1,163 @@
-"""Pictures in; for each the files to make or move, checked, or the reason why it is left out, out. Touches nothing."""
+"""What is to be done with each picture: the files to make or move, checked, or the reason why it is left out.
+
+Nothing here touches a file.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from beholder.columns import PictureReason
-from beholder.curate.act.entries import Intent
-from beholder.curate.act.files import Refused, is_there, refusals, sha256_of, sha256_of_source
-from beholder.curate.act.layout import Layout, marked
-from beholder.curate.act.shared_files import SharedFiles
-from beholder.io import storage
-from beholder.locate.place import FilePlace, Place
+import pyarrow as pa
 
-_WHOLE_FILES = ("move", "link", "symlink")
+from beholder import columns
+from beholder.columns import PictureReason
+from beholder.curate.act import files
+from beholder.curate.act.files import Refused, is_there, refusals
+from beholder.curate.act.journal import Journal, new_journal, reopened
+from beholder.curate.act.layout import Layout, marked
+from beholder.curate.act.messages import ActionSummary
+from beholder.curate.act.options import ActionOptions
+from beholder.curate.act.state import Intent, JournalState, SharedFiles
+from beholder.io import storage
+from beholder.locate.locate import PictureFinder
+from beholder.locate.named_sources import NamedSources
+from beholder.locate.place import FilePlace, Place
+from beholder.pixels.picture import PictureError, PictureRef
+from beholder.sources.fetch import ReadLimits, read_bytes
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+_READ_AT_ONCE = 32
+"""Pictures whose bytes are held in memory together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An act, ready to begin.
+
+    Attributes:
+        action: what to do.
+        target: the folder, absolute.
+        kept: the pictures in the order of the set, `sample` (large_string) first: their names, or what the column with their
+            paths or URLs has; of single files each once.
+        known: the same rows, with the names of the set: what is written beside packed pictures.
+        finder: finds them.
+        sources: where they were named.
+        layout: gives names below the target.
+        options: as the user gave them.
+        journal: where its journal is, or will be.
+        earlier: what that says of an earlier run of the same act; None without one.
+        header: what the journal begins with.
+        summary: counts, filled while the act goes on.
+        progress: told (pictures, bytes) as they are done.
+    """
+
+    action: str
+    target: str
+    kept: pa.Table
+    known: pa.Table
+    finder: PictureFinder
+    sources: NamedSources
+    layout: Layout
+    options: ActionOptions
+    journal: str
+    earlier: JournalState | None
+    header: dict[str, Any]
+    summary: ActionSummary
+    progress: Progress
+
+    def open_journal(self) -> AbstractContextManager[tuple[Journal, JournalState]]:
+        """Its journal, to be written into; begun where this is the first run. Raises InputError, OutputError."""
+        return reopened(self.journal) if self.earlier is not None else new_journal(self.journal, **self.header)
+
+    def located(self, rows: pa.Table, *, with_belongings: bool) -> Iterator[tuple[Place, Any]]:
+        """Where pictures are, and their bytes when they were scored (None where nobody knows)."""
+        samples = rows.column(columns.SAMPLE).to_pylist()
+        sizes = [None] * len(samples)
+        if columns.NUM_BYTES in rows.column_names:
+            sizes = rows.column(columns.NUM_BYTES).to_pylist()
+        for place, size in zip(self.finder.locate(samples, with_belongings=with_belongings), sizes, strict=True):
+            if place.kind == "url" and isinstance(size, int) and place.files[0].size is None:  # servers are not asked again
+                place = replace(place, files=(replace(place.files[0], size=size), *place.files[1:]))
+            yield place, size
+
+    def note_room(self, needed: int) -> None:
+        """Say so where the target's disk has not so many bytes free."""
+        free = shutil.disk_usage(files.existing_part(self.target)).free
+        self.summary.note_room(self.target, free, needed)
 
 
 @dataclass
 class Planned:
-    """One picture.
-
-    Attributes:
-        sample: its name.
-        place: where it is.
-        intents: what to do, the picture first; empty where it is left out.
-        reason, text: why it is.
-    """
+    """One picture: what to do, the picture first; nothing where it is left out, and then `refused` says why."""
 
     sample: str
     place: Place
     intents: list[Intent] = field(default_factory=list)
-    reason: str | None = None
-    text: str = ""
+    refused: Refused | None = None
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether bytes of it have to be read along."""
+        return any(intent.part is not None for intent in self.intents)
 
 
 class Planner:
     """Plans acts that make or move single files.
 
     Args:
-        action: "copy", "link", "symlink" or "move".
-        target: the folder, absolute.
-        layout: gives names below it.
-        roots: real paths of the folders that were named, by number of the source.
-        shared: files that several pictures share, of which it is open what becomes of them; those that are planned are added.
-        number: of the first intent.
+        job: the act.
+        state: what was planned and done so far; shared files that are planned are added to it.
     """
 
-    def __init__(
-        self, action: str, target: str, layout: Layout, roots: dict[int, str], shared: SharedFiles, number: int = 0
-    ) -> None:
-        self.action, self.target, self.layout, self.roots, self.shared = action, target, layout, roots, shared
-        self.number, self._is_continued = number, number > 0
+    def __init__(self, job: Job, state: JournalState) -> None:
+        self.action, self.target, self.layout = job.action, job.target, job.layout
+        self.shared: SharedFiles = state.shared
+        self.number, self._is_continued = state.num_intents, state.num_intents > 0
+        self._roots = {
+            number: os.path.realpath(storage.local_path(path))
+            for number, path in job.sources.folders()
+            if storage.is_local(path)
+        }
         self._seen: set[int] = set()
+        """Hashes of targets."""
         self._taken: set[int] = set()
+        """Hashes of shared files that were copied or linked with one of their pictures."""
         self._waiting: dict[str, int] = {}
+        """Shared files that are moved -> pictures of them that are not planned yet."""
         self._expected: Counter[str] = Counter()
         self._expected_files: set[str] = set()
-        self._folders: dict[str, str | None] = {}
+        self._folders: dict[str, Refused | None] = {}
         self._leavable: dict[str, Refused | None] = {}
         self.new_folders: list[str] = []
 
-    def plan(self, places: Sequence[Place], sizes: Sequence[Any]) -> list[Planned]:
-        """Look at some pictures. `sizes`: bytes when they were scored, None where nobody knows."""
+    def plan(self, located: Iterable[tuple[Place, Any]]) -> list[Planned]:
+        """Look at some pictures, given with their bytes when they were scored."""
         found = []
-        for place, size in zip(map(with_recorded_size, places, sizes), sizes, strict=True):
-            planned = Planned(place.sample, place)
-            first = self.number
+        for place, size in located:
+            planned, first = Planned(place.sample, place), self.number
             try:
                 planned.intents = self._intents(place, size)
             except Refused as refused:
                 self.number = first
-                planned.reason, planned.text = refused.reason, refused.text
+                planned.refused = refused
             found.append(planned)
         return found
 
     def _intents(self, place: Place, size: Any) -> list[Intent]:
         check_place(place, size)
-        if self.action in _WHOLE_FILES and place.kind != "file":
-            raise _not_a_file(self.action, place)
+        if self.action != "copy" and place.kind == "url":
+            raise Refused("remote", f"{place.sample} is on a server; --copy fetches it")
+        if self.action != "copy" and place.kind != "file":
+            text = f"{place.sample} lies inside {place.archive}; --copy takes it out, --tars packs it anew"
+            raise Refused("in_archive", text)
         intents: list[Intent] = []
         shares = []
         for i, file in enumerate(place.files):
@@ -110,10 +186,7 @@ class Planner:
         return intents
 
     def free_target(self, target: str, sample: str) -> str:
-        """The path itself, or a like one where another picture's goes or anything stands.
-
-        Raises Refused for impossible names.
-        """
+        """The path itself, or a like one where another picture's goes or anything stands. Raises Refused."""
         if hash(target) in self._seen or is_there(target):
             target = marked(target, sample)
         self._seen.add(hash(target))
@@ -162,7 +235,8 @@ class Planner:
                 return self._is_continued and there.st_size == intent.length
             if intent.offset is None:
                 return (there.st_size, there.st_mtime_ns) == (intent.size, intent.mtime_ns)
-            return there.st_size == intent.length and sha256_of(intent.target) == sha256_of_source(intent)
+            is_as_long = there.st_size == intent.length
+            return is_as_long and files.sha256_of(intent.target) == files.sha256_of_source(intent)
         except (OSError, ValueError, Refused):
             return False
 
@@ -171,25 +245,23 @@ class Planner:
 
     def _intent(self, place: Place, file: FilePlace, part: int) -> Intent:
         """What is to be done with one file. Raises Refused."""
-        target = self._target_of(place, file)
-        ref = file.ref
+        target, ref = self._target_of(place, file), file.ref
         if ref is not None and ref.error is not None:
             raise Refused("unreadable", ref.error[1])
-        has_place = ref is not None and ref.path is not None and storage.is_local(ref.path)
-        source = ref.path if has_place and ref is not None else place.archive or (ref.path if ref is not None else None)
+        path = ref.path if ref is not None else None
+        has_place = path is not None and storage.is_local(path)
+        source = path if has_place else place.archive or path
         assert source is not None
-        size, time = -1, -1
+        intent = Intent(self.number, place.sample, source, target, -1, -1, is_picture=part == 0)
+        self.number += 1
         if storage.is_local(source):
-            source = os.path.abspath(storage.local_path(source))  # noqa: PTH100 (links stay as they are)
+            intent.source = source = os.path.abspath(storage.local_path(source))  # noqa: PTH100 (links stay as they are)
             with refusals(source):
                 status = os.lstat(source) if self.action == "move" else os.stat(source)  # noqa: PTH116
-            size, time = status.st_size, status.st_mtime_ns
+            intent.size, intent.mtime_ns = status.st_size, status.st_mtime_ns
             if self.action == "move":
                 self._check_leaving(source, place, status)
-        intent = Intent(self.number, place.sample, source, target, size, time, is_picture=part == 0)
-        self.number += 1
-        if self.action == "move":
-            intent.owner = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+                intent.owner = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
         if not has_place:
             intent.part, intent.length = part, file.size
         elif ref is not None and ref.offset is not None:
@@ -197,52 +269,52 @@ class Planner:
         return intent
 
     def _check_leaving(self, source: str, place: Place, status: os.stat_result) -> None:
-        """Whether a file may be moved away. Raises Refused."""
+        """Raise Refused where a file may not be moved away."""
         if stat.S_ISLNK(status.st_mode):
             raise Refused("link", f"{source} is a symbolic link; --copy and --link take the file it leads to")
         folder = os.path.dirname(source)  # noqa: PTH120
         if folder not in self._leavable:
-            root = self.roots.get(place.source) if place.source is not None else None
-            real = os.path.realpath(folder)
-            if root is not None and not f"{real}/".startswith(root.rstrip("/") + "/"):
+            root = self._roots.get(place.source) if place.source is not None else None
+            self._leavable[folder] = None
+            if root is not None and not files.lies_in(os.path.realpath(folder), root):
                 self._leavable[folder] = Refused("outside", f"{folder} leads out of {root}; what lies there can only be copied")
             elif not os.access(folder, os.W_OK | os.X_OK):
                 self._leavable[folder] = Refused("not_permitted", f"nothing can be moved out of {folder}: it is not writable")
-            else:
-                self._leavable[folder] = None
-        refused = self._leavable[folder]
-        if refused is not None:
+        if (refused := self._leavable[folder]) is not None:
             raise Refused(refused.reason, refused.text)
 
     def _check_target(self, intent: Intent) -> None:
-        """Whether a file can be made. Raises Refused."""
+        """Raise Refused where a file cannot be made."""
         folder = os.path.dirname(intent.target)  # noqa: PTH120
         if folder not in self._folders:
             self._folders[folder] = self._problem_of(folder)
-        problem = self._folders[folder]
-        if problem is not None:
-            raise Refused(*problem.split(":", 1))
+        if (refused := self._folders[folder]) is not None:
+            raise Refused(refused.reason, refused.text)
         if is_there(intent.target):
             raise Refused("clash", f"{intent.target} is there already")
 
-    def _problem_of(self, folder: str) -> str | None:
-        """Why nothing can be made in a folder, as "reason:text"; new folders are noted."""
-        missing: list[str] = []
-        at = folder
-        while not is_there(at):
-            missing.append(at)
-            at = os.path.dirname(at)  # noqa: PTH120
+    def _problem_of(self, folder: str) -> Refused | None:
+        """Why nothing can be made in a folder; new folders are noted. Raises Refused for impossible names."""
+        at = folder if is_there(folder) else files.existing_part(folder)
         if not os.path.isdir(at):  # noqa: PTH112
-            return f"clash:{at} is there already and is no folder"
-        real, root = os.path.realpath(at), os.path.realpath(self.target)
-        if len(at) >= len(self.target) and not f"{real}/".startswith(root.rstrip("/") + "/"):
-            return f"outside:{at} is a link that leads out of {self.target}"
+            return Refused("clash", f"{at} is there already and is no folder")
+        if len(at) >= len(self.target) and not files.lies_in(os.path.realpath(at), os.path.realpath(self.target)):
+            return Refused("outside", f"{at} is a link that leads out of {self.target}")
         if not os.access(at, os.W_OK | os.X_OK):
-            return f"not_permitted:{at} is not writable"
-        self.new_folders += [path for path in reversed(missing) if path not in self._folders]
-        for path in missing:
-            self._folders.setdefault(path, None)
+            return Refused("not_permitted", f"{at} is not writable")
+        missing = [path for path in folders_between(at, folder) if path not in self._folders]
+        self.new_folders += missing
+        self._folders |= dict.fromkeys(missing)
         return None
+
+
+def folders_between(above: str, folder: str) -> list[str]:
+    """The folders below `above` down to `folder`, which come into being when that is made; outermost first."""
+    found = []
+    while folder != above:
+        found.append(folder)
+        folder = os.path.dirname(folder)  # noqa: PTH120
+    return found[::-1]
 
 
 def _may_be_shared(place: Place, file: FilePlace) -> bool:
@@ -256,13 +328,6 @@ def _path(file: FilePlace) -> str:
     return ref.path if ref is not None and ref.path is not None and ref.offset is None else file.name
 
 
-def with_recorded_size(place: Place, size: Any) -> Place:
-    """The place of a picture on a server with the bytes that it had when it was scored, which are not asked for again."""
-    if place.kind != "url" or not isinstance(size, int) or place.files[0].size is not None:
-        return place
-    return replace(place, files=(replace(place.files[0], size=size), *place.files[1:]))
-
-
 def check_place(place: Place, size: Any) -> None:
     """Raise Refused for a picture that is not there, or has another size than when it was scored."""
     error = place.error
@@ -273,7 +338,40 @@ def check_place(place: Place, size: Any) -> None:
         raise Refused("changed", f"{place.sample} has {now:,} bytes; it had {size:,} when it was scored")
 
 
-def _not_a_file(action: str, place: Place) -> Refused:
-    if place.kind == "url":
-        return Refused("remote", f"{place.sample} is on a server; --copy fetches it")
-    return Refused("in_archive", f"{place.sample} lies inside {place.archive}; --copy takes it out, --tars packs it anew")
+def few(planned: Sequence[Planned]) -> Iterator[Sequence[Planned]]:
+    """Few pictures at a time where their bytes have to be read along."""
+    step = _READ_AT_ONCE if any(picture.is_fetched for picture in planned) else len(planned) or 1
+    for at in range(0, len(planned), step):
+        yield planned[at : at + step]
+
+
+def relocated(job: Job, planned: Sequence[Planned]) -> Iterator[Sequence[Planned]]:
+    """Pictures that an earlier run planned, few at a time, with the places of those whose bytes are to be read."""
+    for some in few(planned):
+        wanted = [picture.sample for picture in some if picture.is_fetched]
+        places = iter(job.finder.locate(wanted, with_belongings=job.options.sidecars) if wanted else ())
+        yield [replace(picture, place=next(places)) if picture.is_fetched else picture for picture in some]
+
+
+def fetch(finder: PictureFinder, pictures: Sequence[Planned]) -> dict[int, bytes | Refused]:
+    """Bytes of the files that have no place of their own, by number of the intent."""
+    wanted = [picture for picture in pictures if picture.is_fetched]
+    found: dict[int, bytes | Refused] = {}
+    for picture, refs in zip(wanted, finder.contents([picture.place for picture in wanted]), strict=True):
+        for intent in picture.intents:
+            if intent.part is not None and intent.part < len(refs):
+                try:
+                    found[intent.number] = bytes_of(refs[intent.part][1])
+                except Refused as refused:
+                    found[intent.number] = refused
+            elif intent.part is not None:
+                found[intent.number] = Refused("missing", f"{intent.sample} is not there any more")
+    return found
+
+
+def bytes_of(ref: PictureRef) -> bytes:
+    """The bytes of a file. Raises Refused."""
+    try:
+        return read_bytes(ref, ReadLimits())
+    except PictureError as error:
+        raise Refused("missing" if str(error.reason) == "missing" else "unreadable", str(error)) from None

@@ -1,4 +1,4 @@
-"""Bytes of pictures in; a webdataset tar with a table beside, or a Parquet file with an image column, out."""
+"""The two kinds of shards: a webdataset tar with a table beside, and a Parquet file with an image column."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beholder.columns import source_names
-from beholder.curate.act.captions import CAPTION, TEXT
 
 KEY, IMAGE = "key", "image"
+CAPTION, TEXT = "caption", "text"
+"""Columns that hold captions: in the table beside a tar, and in Parquet as Hugging Face's trainers have it."""
 _GROUP_BYTES, _GROUP_ROWS = 32 << 20, 1000
 """Most bytes and rows of a row group of pictures."""
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -23,31 +24,19 @@ Member = tuple[str, bytes, int]
 """Name, bytes, and time in seconds."""
 
 
-class ShardWriter(Protocol):
-    """A shard that is being written."""
-
-    def add(self, key: str, members: list[Member], row: int, caption: str | None = None) -> None:
-        """One picture, its bytes first, and what belongs to it; `row`: of the table of what is known."""
-        ...
-
-    def close(self) -> None:
-        """Finish the files."""
-        ...
-
-
 class TarShard:
     """A tar of pictures, and a Parquet file of the same rows: `key`, `sample`, and all that is known of them.
 
     Args:
-        paths: of the tar and the table.
+        tar, table: where they are written.
         known: what is known of all pictures, `sample` first.
         captions: the column that captions are of. Then the column `caption` of the table has those that are in the tar; another
             one of that name becomes `source_caption`.
     """
 
-    def __init__(self, paths: list[Path], known: pa.Table, captions: str | None = None) -> None:
-        self._tar = tarfile.open(paths[0], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
-        self._table, self._known = paths[1], known
+    def __init__(self, tar: Path, table: Path, known: pa.Table, captions: str | None = None) -> None:
+        self._tar = tarfile.open(tar, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._table, self._known = table, known
         self._rows: list[int] = []
         self._keys: list[str] = []
         self._names = {name: name for name in known.column_names if name not in (KEY, CAPTION if captions == CAPTION else KEY)}
@@ -56,7 +45,7 @@ class TarShard:
         self._captions: list[str | None] | None = [] if captions is not None else None
 
     def add(self, key: str, members: list[Member], row: int, caption: str | None = None) -> None:
-        """See `ShardWriter`."""
+        """One picture, its bytes first, and what belongs to it; `row`: of the table of what is known."""
         for name, data, time in members:
             info = tarfile.TarInfo(name)
             info.size, info.mtime, info.mode = len(data), time, 0o644
@@ -67,7 +56,7 @@ class TarShard:
             self._captions.append(caption)
 
     def close(self) -> None:
-        """See `ShardWriter`."""
+        """Finish the files."""
         self._tar.close()
         table = self._known.take(pa.array(self._rows, pa.int64()))
         columns = {new: table.column(name) for name, new in self._names.items()}
@@ -98,7 +87,7 @@ class ParquetShard:
         self._num_bytes = 0
 
     def add(self, key: str, members: list[Member], row: int, caption: str | None = None) -> None:
-        """See `ShardWriter`; of the members only the picture is kept, `key` is its path."""
+        """One picture, the first of the members, which alone is kept; `key`: its path, `row`: of the table of what is known."""
         data = members[0][1]
         if self._rows and (self._num_bytes + len(data) > _GROUP_BYTES or len(self._rows) >= _GROUP_ROWS):
             self._flush()
@@ -121,7 +110,7 @@ class ParquetShard:
         self._images, self._rows, self._num_bytes = [], [], 0
 
     def close(self) -> None:
-        """See `ShardWriter`."""
+        """Finish the files."""
         self._flush()
         self._writer.close()
 
@@ -153,13 +142,12 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.list_(pa.struct([("key", _plain(kind.key_type)), ("value", _plain(kind.item_type))]))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_plain(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return kind
+    inside = kind.value_field.with_type(_plain(kind.value_type))
     if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_plain(kind.value_type)))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)), kind.list_size)
-    return kind
+        return pa.large_list(inside)
+    return pa.list_(inside, kind.list_size if pa.types.is_fixed_size_list(kind) else -1)
 
 
 _WORDS = {"halffloat": "float16", "float": "float32", "double": "float64", "date32[day]": "date32", "date64[ms]": "date64"}
@@ -184,9 +172,3 @@ def _feature(kind: pa.DataType) -> Any:
     if pa.types.is_nested(kind):
         return None
     return {"dtype": _WORDS.get(str(kind), str(kind)), "_type": "Value"}
-
-
-def keys_of(table: Path) -> list[str]:
-    """Keys in the table beside a tar."""
-    keys: list[str] = pq.read_table(table, columns=[KEY]).column(0).to_pylist()
-    return keys

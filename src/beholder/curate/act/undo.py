@@ -1,4 +1,4 @@
-"""A journal in; moves brought back, copies, links and packed files that nobody has changed taken away, and the counts, out."""
+"""Acts taken back by their journals: moves brought back, copies, links and packed files that nobody has changed taken away."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from beholder.curate.act import files, journal
-from beholder.curate.act.entries import Intent, PackedShard, Settled, Told
 from beholder.curate.act.files import Refused, refusals
 from beholder.curate.act.journal import Journal
-from beholder.curate.act.moved import find_journals
-from beholder.curate.act.summary import ActionSummary
-from beholder.curate.act.telling import bytes_text, counted, shown_path, undo_command, undo_lines
-from beholder.curate.act.unnamed import unnamed_files
+from beholder.curate.act.messages import ActionSummary, bytes_text, shown_path, undo_command, undo_lines
+from beholder.curate.act.plan import Say
+from beholder.curate.act.state import Intent, JournalState, PackedShard, Settled
 from beholder.errors import InputError, OutputError
+from beholder.io import crash
 
 _BATCH = 512
 _STAYS = frozenset(
     (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOTDIR, errno.EROFS)
 )
 """Errors of folders that are not empty, or that are no longer ours to remove."""
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
-def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None) -> ActionSummary:
+def undo(path: str, *, dry_run: bool, say: Say) -> ActionSummary:
     """Take back what a journal says was done.
 
     A file is moved back if it is still what was moved and nothing stands where it was; a copy, link or packed file is taken
@@ -40,131 +37,104 @@ def undo(path: str, *, dry_run: bool, say: Say, progress: Progress | None = None
         path: the journal.
         dry_run: only say what would be done.
         say: called with lines for people.
-        progress: called with (files, bytes) since the last time.
 
     Raises:
         InputError: it is no journal (of the folder of an act the message names that), or damaged.
         OutputError: another run is using it; the disk is full.
     """
     _check_no_target(path)
-    told = journal.read_journal(path)
-    summary = ActionSummary("undo", str(told.header.get("target")), not dry_run, journal=path)
-    if told.is_wholly_undone:
+    state = journal.read_journal(path)
+    summary = ActionSummary("undo", str(state.header["target"]), not dry_run, journal=path)
+    if state.is_wholly_undone:
         say(f"{path} was taken back before; nothing is left to do")
         return summary
     with contextlib.ExitStack() as stack:
         log: Journal | None = None
         if not dry_run:
-            log, told = stack.enter_context(journal.reopened(path, for_undo=True))
-            log.write({"undo": "begin"} | ({"lost": told.num_lost} if told.num_lost else {}))
-        summary.notes += _notes(path, told)
-        _undo_files(path, told, log, summary, progress or (lambda count, size: None))
-        _undo_shards(path, told, log, summary)
-        if told.num_lost or (not told.is_checked and not told.is_finished):
-            _note_unnamed(path, told, summary)
+            log, state = stack.enter_context(journal.reopened(path, for_undo=True))
+            log.write({"undo": "begin"} | ({"lost": state.num_lost} if state.num_lost else {}))
+        if state.num_lost:
+            why = "; its last line is damaged and counts as lost" if state.is_last_damaged else ""
+            summary.notes.append(
+                f"{shown_path(path)} has lost its end ({bytes_text(state.num_lost)}{why}), so it does not tell all that was "
+                "done: what it tells is taken back, and the folder is searched for more"
+            )
+        elif not state.is_finished:
+            summary.notes.append("this act was stopped before its end; what it had done is taken back")
+        _undo_files(path, state, log, summary)
+        _undo_shards(path, state, log, summary)
+        for file in _unnamed_files(path, state) if state.num_lost else ():
+            summary.leave_out("unnamed", file, f"{file} stands in no line of the journal")
         if log is not None:
-            _remove_folders(told)
+            _remove_folders(state.folders)
             log.write({"end": "undone", "left": summary.num_skipped})
-    had_any = bool(told.num_files or told.unsettled or told.shards)
-    for line in undo_lines(summary, str(told.header.get("action")), path, had_any=had_any):
+    for line in undo_lines(summary, state.action):
         say(line)
     return summary
 
 
 def _check_no_target(path: str) -> None:
     """Raise InputError, which names the journal, where the folder of an act was given in its place; it may be gone."""
-    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112
-        return
-    target = os.path.abspath(path)  # noqa: PTH100
-    found = find_journals(target, [str(Path(target).parent), str(Path.cwd())]) if path else []
-    if not found and not os.path.isdir(path):  # noqa: PTH112
-        return
-    if not found:
+    is_folder = os.path.isdir(path)  # noqa: PTH112
+    beside = f"{os.path.abspath(path)}.journal.jsonl"  # noqa: PTH100
+    if path and (is_folder or not os.path.lexists(path)) and os.path.isfile(beside):  # noqa: PTH113
+        told = f"the journal is {shown_path(beside)}: {undo_command(beside, apply=False)}"
+        raise InputError(f"{path} is the folder of an act; {told}")
+    if is_folder:
         raise InputError(
             f"{path} is a folder; name the journal of the act, which stands beside it unless --journal-out named another"
         )
-    what = "journal is" if len(found) == 1 else "journals are"
-    raise InputError(
-        f"{path} is the folder of an act; the {what} {', '.join(map(shown_path, found))}: {undo_command(found[0], apply=False)}"
-    )
 
 
-def _notes(path: str, told: Told) -> list[str]:
-    """How far the journal goes, where that is not to the end of a finished act, and whether it can be trusted."""
-    notes = []
-    if not told.is_checked:
-        notes.append(f"{shown_path(path)} has no checksums yet, as an earlier version wrote it: it is taken as it stands")
-    if told.num_lost:
-        why = "; its last line is damaged and counts as lost" if told.is_last_damaged else ""
-        notes.append(
-            f"{shown_path(path)} has lost its end ({bytes_text(told.num_lost)}{why}), so it does not tell all that was done: "
-            "what it tells is taken back, and the folder is searched for more"
-        )
-    elif not told.is_finished:
-        notes.append("this act was stopped before its end; what it had done is taken back")
-    return notes
-
-
-def _note_unnamed(path: str, told: Told, summary: ActionSummary) -> None:
-    """Say which files in the target the journal does not name. Of one that has surely lost its end they count as left."""
-    count, first = 0, ""
-    for file in unnamed_files(path, told):
-        if told.num_lost:
-            summary.leave_out("unnamed", file, f"{file} stands in no line of the journal")
-        count, first = count + 1, first or file
-    if count and not told.num_lost:
-        files_text = f"{counted(count, 'file')} that it does not name ({shown_path(first)}{', ...' if count > 1 else ''})"
-        folder = shown_path(str(told.header["target"]))
-        summary.notes.append(f"{folder} holds {files_text}; if the journal has lost its end, they may be of this act")
-
-
-def _undo_files(path: str, told: Told, log: Journal | None, summary: ActionSummary, progress: Progress) -> None:
-    action, run = str(told.header.get("action")), str(told.header.get("id"))
+def _undo_files(path: str, state: JournalState, log: Journal | None, summary: ActionSummary) -> None:
     undone: list[int] = []
 
     def note() -> None:
         if log is not None and undone:
-            log.write({"undone": journal.ranges(sorted(undone))}, sync=False)
+            log.write({"undone": journal.ranges(undone)}, sync=False)
         undone.clear()
 
-    def one(outcome: Settled) -> None:
-        intent = outcome.intent
-        if not outcome.is_done or intent.number in told.undone:
-            return
-        summary.num_pictures += intent.is_picture
-        try:
-            is_there = _take_back(action, outcome, run, summary.note_not_kept, act=log is not None)
-        except Refused as refused:
-            summary.leave_out(refused.reason, intent.sample, refused.text)
-            return
-        undone.append(intent.number)
-        if is_there:
-            summary.num_done += intent.is_picture
-            summary.num_files += 1
-            summary.num_bytes += intent.num_bytes
-            progress(1, intent.num_bytes)
-        if len(undone) >= _BATCH:
-            note()
-
     try:
-        for _, outcome in journal.settled(path):
-            if outcome is not None:
-                one(outcome)
-        for intent in told.unsettled.values():
-            one(Settled(intent, True, told.sums.get(intent.number)))
+        for outcome in _made(path, state):
+            intent = outcome.intent
+            if state.was_undone(intent):
+                continue
+            summary.num_pictures += intent.is_picture
+            try:
+                is_there = _take_back(state, outcome, summary, act=log is not None)
+            except Refused as refused:
+                summary.leave_out(refused.reason, intent.sample, refused.text)
+                continue
+            crash.reach("undo file")
+            undone.append(intent.number)
+            if is_there:
+                summary.num_done += intent.is_picture
+                summary.num_files += 1
+                summary.num_bytes += intent.num_bytes
+            if len(undone) >= _BATCH:
+                note()
     finally:
         with contextlib.suppress(OutputError):
             note()
 
 
-def _take_back(action: str, outcome: Settled, run: str, report: files.Report, *, act: bool) -> bool:
-    """Undo one file; whether there was anything to do. `report`: as of `files.move`. Raises Refused."""
-    intent = outcome.intent
+def _made(path: str, state: JournalState) -> Iterator[Settled]:
+    """What was made or moved by an act, or may have been when its run was killed."""
+    for _, outcome in journal.settled(path):
+        if outcome is not None and outcome.is_done:
+            yield outcome
+    for intent in state.unsettled.values():
+        yield Settled(intent, True, state.sums.get(intent.number))
+
+
+def _take_back(state: JournalState, outcome: Settled, summary: ActionSummary, *, act: bool) -> bool:
+    """Undo one file; whether there was anything to do. Raises Refused."""
+    intent, action = outcome.intent, state.action
     if act:
         with contextlib.suppress(OSError):
-            os.unlink(files.temporary(intent, run))  # noqa: PTH108 (of a run that was killed)
+            os.unlink(files.temporary(intent, state.run))  # noqa: PTH108 (of a run that was killed)
     if action == "move":
-        return _move_back(outcome, run, report, act=act)
+        return _move_back(outcome, f"{state.run}-undo", summary, act=act)
     with refusals(intent.target):
         try:
             status = os.lstat(intent.target)
@@ -203,23 +173,22 @@ def _check_copy(outcome: Settled, status: os.stat_result) -> None:
             raise Refused("missing", f"{intent.target} stays: {intent.source} {what}") from None
         if not _stands_alone(intent) or os.path.samefile(intent.source, intent.target):  # noqa: PTH121
             raise Refused("missing", f"{intent.target} stays: {intent.source} only leads to it")
-    if outcome.sha256 is None:  # killed between making it and noting it
+    sha256 = outcome.sha256
+    if sha256 is None:  # killed between making it and noting it
         if intent.part is not None:
             raise Refused("unfinished", f"{intent.target}: the journal does not say whether it was made by this act")
         sha256 = files.sha256_of_source(intent)
-    else:
-        sha256 = outcome.sha256
     if outcome.mtime_ns not in (None, status.st_mtime_ns) or files.sha256_of(intent.target) != sha256:
         raise Refused("changed", f"{intent.target} has changed since it was made")
 
 
-def _move_back(outcome: Settled, run: str, report: files.Report, *, act: bool) -> bool:
+def _move_back(outcome: Settled, run: str, summary: ActionSummary, *, act: bool) -> bool:
     intent = outcome.intent
     time = intent.mtime_ns if outcome.mtime_ns is None else outcome.mtime_ns
     back = replace(intent, source=intent.target, target=intent.source, mtime_ns=time)
     if act:
         with contextlib.suppress(OSError):
-            os.unlink(files.temporary(back, f"{run}-undo"))  # noqa: PTH108 (of an undo that was killed)
+            os.unlink(files.temporary(back, run))  # noqa: PTH108 (of an undo that was killed)
     if not os.path.lexists(intent.target):
         if os.path.lexists(intent.source):
             return False  # back already, or never moved
@@ -235,7 +204,7 @@ def _move_back(outcome: Settled, run: str, report: files.Report, *, act: bool) -
     if act:
         with refusals(intent.source):
             os.makedirs(os.path.dirname(intent.source), exist_ok=True)  # noqa: PTH103, PTH120
-        files.move(back, f"{run}-undo", report, as_it_was=True)
+        files.move(back, run, summary.note_not_kept, as_it_was=True)
     return True
 
 
@@ -250,21 +219,21 @@ def _is_half_done(intent: Intent) -> bool:
     return False
 
 
-def _undo_shards(path: str, told: Told, log: Journal | None, summary: ActionSummary) -> None:
+def _undo_shards(path: str, state: JournalState, log: Journal | None, summary: ActionSummary) -> None:
     """Take away tars and Parquet files that are as they were written, while all that is in them is still where it was."""
-    for shard in told.shards:
-        if shard.name in told.undone_shards:
+    for shard in state.shards:
+        if shard.name in state.undone_shards:
             continue
         summary.num_pictures += shard.pictures
         try:
             present = _present(shard)
             if shard.files[0][0] in present:  # else no picture is left in it: a table alone holds none
-                for origin, (size, time) in journal.origins_of(path, shard).items():
-                    _check_origin(origin, size, time, shard.name)
+                _check_origins(shard, journal.origins_of(path, shard))
             if log is not None:
                 for made in present:
                     with refusals(made):
                         os.unlink(made)  # noqa: PTH108
+                    crash.reach("undo shard file")
                 log.write({"undone shard": shard.name})
         except Refused as refused:
             summary.leave_out(refused.reason, shard.name, refused.text)
@@ -274,7 +243,9 @@ def _undo_shards(path: str, told: Told, log: Journal | None, summary: ActionSumm
             summary.num_shards += 1
             summary.num_bytes += sum(present.values())
     if log is not None:
-        _remove_half_shards(told)
+        for half in Path(str(state.header["target"])).glob(f".beholder-{state.run}-*.tmp"):
+            with contextlib.suppress(OSError):  # a folder that cannot be written any more: it stays, and harms nobody
+                half.unlink()
 
 
 def _present(shard: PackedShard) -> dict[str, int]:
@@ -291,25 +262,37 @@ def _present(shard: PackedShard) -> dict[str, int]:
     return found
 
 
-def _remove_half_shards(told: Told) -> None:
-    run = str(told.header.get("id"))
-    for half in Path(str(told.header.get("target"))).glob(f".beholder-{run}-*.tmp"):
-        with contextlib.suppress(OSError):  # a folder that cannot be written any more: it stays, and harms nobody
-            half.unlink()
+def _check_origins(shard: PackedShard, origins: Mapping[str, tuple[int, int]]) -> None:
+    """Raise Refused where a file that a shard was made of is not as it was. `origins`: path -> (size, time in ns)."""
+    for origin, was in origins.items():
+        try:
+            status = os.stat(origin)  # noqa: PTH116
+        except OSError:
+            raise Refused("missing", f"{shard.name} stays: {origin}, from which it was made, is not there any more") from None
+        if (status.st_size, status.st_mtime_ns) != was:
+            raise Refused("missing", f"{shard.name} stays: {origin}, from which it was made, has changed")
 
 
-def _check_origin(origin: str, size: int, time: int, shard: str) -> None:
-    try:
-        status = os.stat(origin)  # noqa: PTH116
-    except OSError:
-        raise Refused("missing", f"{shard} stays: {origin}, from which it was made, is not there any more") from None
-    if (status.st_size, status.st_mtime_ns) != (size, time):
-        raise Refused("missing", f"{shard} stays: {origin}, from which it was made, has changed")
+def _unnamed_files(path: str, state: JournalState) -> Iterator[str]:
+    """Files below the target that stand in no line of a journal that has lost its end; half-written ones are not among them.
+
+    Raises InputError where the journal cannot be read.
+    """
+    named = {outcome.intent.target for _, outcome in journal.settled(path) if outcome is not None}
+    named.update(intent.target for intent in state.unsettled.values())
+    named.update(made for shard in state.shards for made, *_ in shard.files)
+    named.add(os.path.abspath(path))  # noqa: PTH100
+    for folder, folders, names in os.walk(str(state.header["target"])):
+        folders.sort()
+        for name in sorted(names):
+            file = os.path.join(folder, name)  # noqa: PTH118
+            if file not in named and not (name.startswith(f".beholder-{state.run}-") and name.endswith(".tmp")):
+                yield file
 
 
-def _remove_folders(told: Told) -> None:
+def _remove_folders(folders: Sequence[str]) -> None:
     """Remove the folders that were made, if they are empty."""
-    for folder in reversed(told.folders):
+    for folder in reversed(folders):
         try:
             os.rmdir(folder)  # noqa: PTH106
         except OSError as error:

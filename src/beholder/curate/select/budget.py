@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curate.act.telling import bytes_text
+from beholder.curate.act.messages import bytes_text
 from beholder.curate.select.sieve import NUMBER, Sieve
 from beholder.errors import InputError
 from beholder.kernels import choosing
