@@ -1,4 +1,4 @@
-"""Killed, continued, undone: no file is ever lost or doubled, and all come back, byte for byte."""
+"""Killed at random moments, continued, undone: no file is ever lost or doubled, and all come back, byte for byte."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def move_and_kill(folder: Path, target: str, num_moving: int, num_undoing: int) 
     return [int(count) for count in result.stdout.split()]
 
 
+@pytest.mark.slow
 def test_ten_thousand_files_moved_through_thirty_kills_come_back(tmp_path: Path) -> None:
     make_files(tmp_path, NUM_FILES)
     before = contents(tmp_path / "photos")
@@ -46,6 +47,7 @@ def test_ten_thousand_files_moved_through_thirty_kills_come_back(tmp_path: Path)
     assert not (tmp_path / "best").exists()
 
 
+@pytest.mark.slow
 def test_killed_between_two_disks_every_file_stays_whole(tmp_path: Path) -> None:
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
