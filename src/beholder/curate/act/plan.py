@@ -43,19 +43,13 @@ class Job:
     """An act, ready to begin.
 
     Attributes:
-        action: what to do.
         target: the folder, absolute.
         kept: the pictures in the order of the set, `sample` (large_string) first: their names, or what the column with their
             paths or URLs has; of single files each once.
         known: the same rows, with the names of the set: what is written beside packed pictures.
-        finder: finds them.
-        sources: where they were named.
-        layout: gives names below the target.
-        options: as the user gave them.
         journal: where its journal is, or will be.
         earlier: what that says of an earlier run of the same act; None without one.
         header: what the journal begins with.
-        summary: counts, filled while the act goes on.
         progress: told (pictures, bytes) as they are done.
     """
 

@@ -14,6 +14,11 @@ from typing import Any
 MOST_EXAMPLES = 5
 """Texts that are kept of each reason for which pictures are left out."""
 _FEW = 8
+_INTENT_KEYS = {
+    "number": "do", "source": "from", "target": "to", "size": "size", "mtime_ns": "mtime", "length": "length",
+    "offset": "offset", "part": "part", "owner": "owner",
+}  # fmt: skip
+"""Field of an intent -> field of its line."""
 
 
 @dataclass(slots=True)
@@ -48,30 +53,21 @@ class Intent:
 
     def to_json(self) -> dict[str, Any]:
         """What its line holds."""
-        said = {"do": self.number, "from": self.source, "to": self.target, "size": self.size, "mtime": self.mtime_ns}
+        said = {key: value for name, key in _INTENT_KEYS.items() if (value := getattr(self, name)) is not None}
         said["sample" if self.is_picture else "of"] = self.sample
-        more = {"length": self.length, "offset": self.offset, "part": self.part, "owner": self.owner}
-        said |= {name: value for name, value in more.items() if value is not None}
         return said | ({"shared": True} if self.is_shared else {}) | ({"with": list(self.shares)} if self.shares else {})
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Intent:
         """The intent of a line. Raises KeyError where a field lacks."""
-        return cls(
-            number=said["do"],
-            sample=said.get("sample") or said.get("of", ""),
-            source=said["from"],
-            target=said["to"],
-            size=said["size"],
-            mtime_ns=said["mtime"],
-            length=said.get("length"),
-            offset=said.get("offset"),
-            part=said.get("part"),
-            is_picture="sample" in said,
-            owner=tuple(said["owner"]) if "owner" in said else None,
-            is_shared=said.get("shared", False),
-            shares=tuple(said.get("with", ())),
+        intent = cls(
+            said["do"], said.get("sample") or said.get("of", ""), said["from"], said["to"], said["size"], said["mtime"]
         )
+        intent.length, intent.offset, intent.part = said.get("length"), said.get("offset"), said.get("part")
+        intent.owner = tuple(said["owner"]) if "owner" in said else None
+        intent.is_picture, intent.is_shared = "sample" in said, "shared" in said
+        intent.shares = tuple(said.get("with", ()))
+        return intent
 
     @property
     def num_bytes(self) -> int:
@@ -406,7 +402,7 @@ _HEADER: dict[str, _Check] = {
 }
 _FIELDS: dict[str, _Check] = {
     "do": _count, "from": _path, "to": _path, "size": _size, "mtime": _time, "sample": _text, "of": _text,
-    "owner": lambda value: _lists_of(_id_number, _id_number, _id_number)([value]),
+    "owner": lambda value: type(value) is list and len(value) == 3 and all(map(_id_number, value)),
     "length": _count, "offset": _count, "part": _count, "shared": lambda value: value is True,
     "with": lambda value: type(value) is list and all(map(_path, value)),
     "skip": _text, "reason": _text, "text": _text, "folder": _path, "planned": _count,
