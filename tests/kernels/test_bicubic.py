@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import mmap
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from beholder.kernels import bicubic, quads
+from beholder.kernels import bicubic
 from oracles import slow_bicubic
 
 PIECES = {"uint8": {"avx512vnni", "avxvnni"}, "int16": {"avx2"}, "int32": set()}
-FEATURES = quads.target_features()
+FEATURES = bicubic.target_features()
 AVAILABLE = [name for name, needed in PIECES.items() if not needed or needed & FEATURES]
 
 
@@ -61,7 +59,7 @@ def resized(
     last = bicubic.window(height, size[1], box[3] - 1)[1]
     rows = memory.address + np.arange(first, last, dtype=np.int64) * (width * stored.shape[2])
     function = bicubic.resize_columns_first if by_columns else bicubic.resize_rows_first
-    result: npt.NDArray[np.uint8] = function(like, rows, first, stored.shape[2], (width, height), size, box, bands)
+    result: npt.NDArray[np.uint8] = function(like, rows, first, stored.shape[2], (width, height), size, box)
     return result
 
 
@@ -79,7 +77,7 @@ def expected(pixels: npt.NDArray[np.uint8], size: tuple[int, int], box: Box, by_
 def random_case(rng: np.random.Generator, number: int) -> tuple[npt.NDArray[np.uint8], tuple[int, int], Box]:
     """Sizes from 1 to 90 before and after, any window, black-and-white noise every other time (it overshoots most)."""
     before, after = rng.integers(1, (5, 20, 90)[number % 3], 2), rng.integers(1, (90, 20, 5)[number // 3 % 3], 2)
-    bands = (3, 1, 4)[number % 3]
+    bands = (3, 1)[number // 2 % 2]
     pixels = rng.integers(0, 256, (before[1], before[0], bands), dtype=np.uint8)
     if number % 2:
         pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)
@@ -111,7 +109,7 @@ def test_thin_pictures(like: npt.NDArray[Any], width: int, height: int, by_colum
 @pytest.mark.parametrize("by_columns", [False, True])
 def test_many_taps_and_a_buffer_that_is_moved(like: npt.NDArray[Any], by_columns: bool) -> None:
     """3000 rows to 300 columns: filtered rows need more than the buffer holds; and 3000 rows to 2: windows of all rows."""
-    pixels = np.random.default_rng(2).integers(0, 256, (3000, 310, 4), dtype=np.uint8)
+    pixels = np.random.default_rng(2).integers(0, 256, (3000, 310, 3), dtype=np.uint8)
     for size in ((300, 40), (5, 2)):
         box = (0, 0, *size)
         assert np.array_equal(resized(like, pixels, size, box, by_columns), expected(pixels, size, box, by_columns))
@@ -180,13 +178,8 @@ def test_pieces_put_together_are_the_weights(name: str) -> None:
 
 
 def test_the_arithmetic_is_chosen_by_what_the_processor_has() -> None:
-    assert quads.best_pieces({"avx512vnni", "avx512vl", "avx2"}).dtype == np.uint8
-    assert quads.best_pieces({"avxvnni", "avx2"}).dtype == np.uint8
-    assert quads.best_pieces({"avx2", "avx"}).dtype == np.int16
-    assert quads.best_pieces({"neon"}).dtype == np.int32
-    assert quads.best_pieces().dtype == np.dtype(AVAILABLE[0])
-
-
-def test_kernels_are_compiled_anew_when_the_vector_code_changes() -> None:
-    digest = hashlib.sha256(Path(quads.__file__).read_bytes()).hexdigest()[:16]
-    assert digest == bicubic.QUADS_SHA256, "quads.py changed: write its new hash into bicubic.py"
+    assert bicubic.best_pieces({"avx512vnni", "avx512vl", "avx2"}).dtype == np.uint8
+    assert bicubic.best_pieces({"avxvnni", "avx2"}).dtype == np.uint8
+    assert bicubic.best_pieces({"avx2", "avx"}).dtype == np.int16
+    assert bicubic.best_pieces({"neon"}).dtype == np.int32
+    assert bicubic.best_pieces().dtype == np.dtype(AVAILABLE[0])

@@ -20,9 +20,8 @@ from PIL import Image
 
 from beholder.columns import PictureReason
 from beholder.pixels.decode import prepare
-from beholder.pixels.headers import stored_size
 from beholder.pixels.picture import PictureError, PixelOptions, Trait
-from beholder.pixels.sniff import sniff
+from beholder.pixels.sniff import sniff, stored_size
 from oracles import hostile
 
 SMALL = PixelOptions(size_px=16)

@@ -10,9 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from beholder.pixels.decode import prepare
+from beholder.pixels.decode import prepare, resized_size, traits_of
 from beholder.pixels.picture import PixelOptions, Trait
-from beholder.pixels.presets import resized_size, traits_of
 from beholder.scoring.preprocess import preprocess
 from oracles import slow_pixels
 from oracles.made_pictures import encoded, noise, smooth

@@ -1,19 +1,20 @@
-"""The bytes of a picture in; a decoded Pillow image with its stored size out, or a PictureError whatever the bytes are."""
+"""Decoding the bytes of a picture with Pillow; whatever the bytes are, nothing but a PictureError comes of it."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from beholder.columns import PictureReason
-from beholder.pixels.deep import Levels, levels_of, with_black_first
-from beholder.pixels.headers import breaks_off, stored_size
 from beholder.pixels.picture import PictureError, PixelOptions
-from beholder.pixels.sniff import sniff
+from beholder.pixels.sniff import breaks_off, sniff, stored_size
+from beholder.pixels.upright import Levels, levels_of, with_black_first
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,6 +100,20 @@ def open_picture(data: bytes, options: PixelOptions) -> Opened:
         raise
     except Exception as error:  # decoders raise whatever their libraries do: there is no common parent
         raise _failed(error, data, kind) from None
+
+
+@contextlib.contextmanager
+def whatever_happens(what: str) -> Iterator[None]:
+    """Inside, every error becomes a PictureError: a bad picture never stops a run. `what` cannot be done with the picture."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except MemoryError:
+        raise PictureError(PictureReason.TOO_LARGE, "the picture needs more memory than there is") from None
+    except Exception as error:  # decoders and Pillow raise whatever they do
+        text = " ".join(str(error).split())[:200]
+        raise PictureError(PictureReason.DAMAGED, f"the picture cannot be {what}: {type(error).__name__}: {text}") from None
 
 
 def check_size(size: tuple[int, int], max_pixels: int) -> None:

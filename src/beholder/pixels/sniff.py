@@ -1,6 +1,9 @@
-"""The first bytes of a file in; the picture format they are of out, or a PictureError that says what they are instead."""
+"""What the bytes of a file tell without decoding: format, what it is instead, stored size, whether it breaks off early."""
 
 from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
 
 from beholder.columns import PictureReason
 from beholder.pixels.picture import PictureError
@@ -56,6 +59,14 @@ _OTHER_FILES = (
     (b"OggS", "a sound or video file"),
 )
 
+_START_OF_FRAME = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+_BARE_MARKERS = {0x01, *range(0xD0, 0xD9)}
+TIFF_SHORT, _TIFF_LONG = 3, 4
+"""Types of values of 16 and 32 bits."""
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_TIFF_STARTS, _TIFF_LENGTHS = (273, 324), (279, 325)
+"""Tags of where strips, or tiles, begin, and of how many bytes they have."""
+
 
 def sniff(data: bytes) -> str:
     """The format of a picture by its first bytes, never by its name.
@@ -77,7 +88,7 @@ def sniff(data: bytes) -> str:
     for magic, what in _OTHER_PICTURES:
         if data.startswith(magic):
             raise PictureError(PictureReason.UNSUPPORTED, f"{what}; there is no decoder for it here, convert it to PNG or JPEG")
-    raise _foreign(data)
+    raise PictureError(PictureReason.NOT_AN_IMAGE, f"{_describe(data)} ({len(data)} bytes)")
 
 
 def _known(head: bytes, data: bytes) -> str | None:
@@ -117,11 +128,6 @@ def _begins_a_picture(data: bytes) -> bool:
     return any(magic.startswith(data) for magic in magics) or (data.startswith(b"RIFF") and len(data) > 3)
 
 
-def _foreign(data: bytes) -> PictureError:
-    """NOT_AN_IMAGE with what the bytes look like."""
-    return PictureError(PictureReason.NOT_AN_IMAGE, f"{_describe(data)} ({len(data)} bytes)")
-
-
 def _describe(data: bytes) -> str:
     """What these bytes are, as well as a short look can tell."""
     for magic, what in _OTHER_FILES:
@@ -152,3 +158,170 @@ def _as_text(head: bytes) -> str:
         return ""
     words = " ".join(text.split())
     return words[:40] if words.isprintable() else ""
+
+
+def stored_size(data: bytes, kind: str) -> tuple[int, int] | None:
+    """Width and height as the header of a `kind` (see `sniff`) states them; None when it does not get that far.
+
+    Cheap, and allocates nothing. Not for AVIF and HEIC, whose decoders read sizes without allocating.
+    """
+    try:
+        if kind == "PNG" and data[12:16] == b"IHDR":
+            width, height = struct.unpack_from(">II", data, 16)
+        elif kind == "GIF":
+            width, height = struct.unpack_from("<HH", data, 6)
+        elif kind == "BMP":
+            short = int.from_bytes(data[14:18], "little") == 12
+            width, height = struct.unpack_from("<HH" if short else "<ii", data, 18)
+        elif kind == "WEBP":
+            return _webp_size(data)
+        elif kind == "JPEG":
+            return _jpeg_size(data)
+        elif kind == "TIFF":
+            sides = {entry.tag: entry.number for entry in tiff_entries(data) if entry.kind in (TIFF_SHORT, _TIFF_LONG)}
+            return (sides[_TIFF_WIDTH], sides[_TIFF_HEIGHT]) if {_TIFF_WIDTH, _TIFF_HEIGHT} <= set(sides) else None
+        elif kind == "PPM":
+            return _ppm_size(data)
+        else:
+            return None
+    except struct.error:
+        return None
+    return abs(width), abs(height)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Canvas size from the first chunk of a WebP: lossy, lossless or extended."""
+    chunk = data[12:16]
+    if chunk == b"VP8X" and len(data) >= 30:
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if chunk == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if chunk == b"VP8L" and data[20:21] == b"\x2f" and len(data) >= 25:  # all of such a file can be 28 bytes
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Size from the first start-of-frame segment of a JPEG."""
+    at = 2
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 9:
+        marker = data[at + 1]
+        if marker in _START_OF_FRAME:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        if marker in (0xD9, 0xDA):
+            return None
+        bare = marker in _BARE_MARKERS or marker in (0x00, 0xFF)
+        at += 1 + (marker != 0xFF) if bare else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+@dataclass(frozen=True)
+class TiffEntry:
+    """One entry of a TIFF's directory.
+
+    Attributes:
+        tag, kind: what it says, and the type of its values (3: 16 bits, 4: 32 bits).
+        count: how many values it has.
+        number: the first of them where they lie in the entry itself, else where in the file they lie.
+        at: where in the file the number stands.
+    """
+
+    tag: int
+    kind: int
+    count: int
+    number: int
+    at: int
+
+
+def tiff_entries(data: bytes) -> list[TiffEntry]:
+    """The first directory of a classic TIFF; [] of other files. Raises struct.error where the file ends inside it."""
+    if data[2:4] not in (b"*\0", b"\0*"):
+        return []
+    order = "<" if data[:2] == b"II" else ">"
+    found = []
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (length,) = struct.unpack_from(f"{order}H", data, start)
+    for at in range(start + 2, start + 2 + 12 * length, 12):
+        tag, kind, count = struct.unpack_from(f"{order}HHI", data, at)
+        is_short = kind == TIFF_SHORT and count <= 2
+        (number,) = struct.unpack_from(f"{order}{'H' if is_short else 'I'}", data, at + 8)
+        found.append(TiffEntry(tag, kind, count, number, at + 8))
+    return found
+
+
+def _ppm_size(data: bytes) -> tuple[int, int] | None:
+    """The two numbers after the two letters of a PPM, comments skipped."""
+    words: list[bytes] = []
+    for line in data[2:4096].splitlines():
+        words += line.split(b"#", 1)[0].split()
+    if len(words) < 2 or not (words[0].isdigit() and words[1].isdigit()) or max(len(words[0]), len(words[1])) > 9:
+        return None
+    return int(words[0]), int(words[1])
+
+
+def breaks_off(data: bytes, kind: str) -> bool:
+    """Whether a file of `kind` that failed to decode ends before its format says it does."""
+    try:
+        if kind == "PNG":
+            return _png_breaks_off(data)
+        if kind == "JPEG":
+            return b"\xff\xd9" not in data[-4096:]
+        if kind == "GIF":
+            return b"\x3b" not in data[-2:]
+        if kind == "WEBP":
+            return len(data) < 8 + int.from_bytes(data[4:8], "little")
+        if kind in ("AVIF", "HEIC"):
+            return _boxes_break_off(data)
+        if kind == "TIFF":
+            return _tiff_breaks_off(data)
+        if kind == "BMP":
+            return len(data) < 26 or len(data) < int.from_bytes(data[10:14], "little")
+    except struct.error:
+        return True
+    return kind == "PPM" and len(data.split(None, 4)) < 4
+
+
+def _png_breaks_off(data: bytes) -> bool:
+    """Whether the chunks of a PNG run past its end, or stop before IEND."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        if data[at + 4 : at + 8] == b"IEND":
+            return False
+        at += 12 + length
+    return True
+
+
+def _boxes_break_off(data: bytes) -> bool:
+    """Whether the boxes of an AVIF or HEIC run past its end."""
+    at = 0
+    while at < len(data):
+        if at + 8 > len(data):
+            return True
+        (length,) = struct.unpack_from(">I", data, at)
+        if length == 0:
+            return False
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, at + 8)
+        if length < 8:
+            return False
+        at += length
+    return at > len(data)
+
+
+def _tiff_breaks_off(data: bytes) -> bool:
+    """Whether the first directory of a classic TIFF, or the last of its strips or tiles, ends past the end of the file."""
+    order = "<" if data[:2] == b"II" else ">"
+    arrays: dict[int, tuple[int, ...]] = {}
+    for entry in tiff_entries(data):
+        if entry.tag in (*_TIFF_STARTS, *_TIFF_LENGTHS) and entry.kind in (TIFF_SHORT, _TIFF_LONG):
+            size, code = (2, "H") if entry.kind == TIFF_SHORT else (4, "I")
+            place = entry.at if entry.count * size <= 4 else entry.number
+            if place + entry.count * size > len(data):
+                return True
+            arrays[entry.tag] = struct.unpack_from(f"{order}{entry.count}{code}", data, place)
+    starts, lengths = (next((arrays[tag] for tag in tags if tag in arrays), ()) for tags in (_TIFF_STARTS, _TIFF_LENGTHS))
+    return any(first + length > len(data) for first, length in zip(starts, lengths, strict=False))

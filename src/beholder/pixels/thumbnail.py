@@ -1,4 +1,4 @@
-"""The bytes of a picture in; a small WebP or JPEG of it as a person sees it out, or a PictureError, and nothing else."""
+"""A small WebP or JPEG of a picture as a person sees it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from beholder.columns import PictureReason
 from beholder.errors import InputError
-from beholder.pixels.opening import Opened, open_picture
-from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions
-from beholder.pixels.upright import flat, orientation
+from beholder.pixels.opening import Opened, open_picture, whatever_happens
+from beholder.pixels.picture import MAX_PIXELS, PixelOptions
+from beholder.pixels.upright import TURNS, flat, orientation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,21 +70,14 @@ def make_thumbnail(
         PictureError: and nothing else, whatever `data` holds.
         InputError: there is no such kind, size or quality.
     """
-    check_wish(longest_px, quality, kind)
+    check_request(longest_px, quality, kind)
     if pixels is not None:
         return _square(data, pixels)
     options = PixelOptions(preset="upright", size_px=longest_px, decoder="scaled", max_pixels=max_pixels)
-    try:
+    with whatever_happens("shown"):
         opened = open_picture(data, options)
         is_turned = orientation(opened.image) != 1
-        return replace(encoded(shrunk(opened, longest_px), quality=quality, kind=kind), is_turned=is_turned)
-    except PictureError:
-        raise
-    except MemoryError:
-        raise PictureError(PictureReason.TOO_LARGE, "the picture needs more memory than there is") from None
-    except Exception as error:  # the promise of this function: a bad picture is a PictureError
-        text = " ".join(str(error).split())[:200]
-        raise PictureError(PictureReason.DAMAGED, f"the picture cannot be shown: {type(error).__name__}: {text}") from None
+        return replace(encoded(_shrunk(opened, longest_px), quality=quality, kind=kind), is_turned=is_turned)
 
 
 def _square(data: bytes, pixels: PixelOptions) -> Thumbnail:
@@ -101,42 +93,25 @@ def _square(data: bytes, pixels: PixelOptions) -> Thumbnail:
     return Thumbnail(buffer.getvalue(), SQUARE_TYPE, square.width, square.height)
 
 
-def check_wish(longest_px: int, quality: int, kind: str) -> None:
+def check_request(longest_px: int, quality: int, kind: str) -> None:
     """Refuse what no thumbnail can be. Raises InputError."""
     if not 1 <= longest_px <= _MAX_SIDE or not 1 <= quality <= 100 or kind not in MEDIA_TYPES:
         raise InputError(f"a thumbnail of {longest_px} pixels, quality {quality}, as {kind} cannot be made")
 
 
-def shrunk(opened: Opened, longest_px: int) -> Image:
+def _shrunk(opened: Opened, longest_px: int) -> Image:
     """An upright, opaque picture of mode L or RGB, at most `longest_px` long, that carries no metadata."""
-    from PIL.Image import Resampling
+    from PIL.Image import Resampling, Transpose
 
-    turn = orientation(opened.image)
+    turn = TURNS.get(orientation(opened.image))
     flattened = flat(opened.image, opened.levels)
     width, height = opened.size
     scale = min(1.0, longest_px / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = flattened.resize(size, Resampling.BICUBIC, box=(0.0, 0.0, *opened.area), reducing_gap=_REDUCING_GAP)
-    small = turned(small, turn)
+    small = small if turn is None else small.transpose(Transpose(turn))
     small.info = {}
     return small
-
-
-def turned(image: Image, exif_orientation: int) -> Image:
-    """The image as EXIF says it is to be seen (orientation 1 to 8; the table of Pillow's `ImageOps.exif_transpose`)."""
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    turn = turns.get(exif_orientation)
-    return image if turn is None else image.transpose(turn)
 
 
 def encoded(image: Image, *, quality: int, kind: ThumbnailKind = "webp") -> Thumbnail:

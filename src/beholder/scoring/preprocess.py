@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import PictureReason
-from beholder.pixels.decode import prepare
-from beholder.pixels.deep import levels_of
+from beholder.pixels.decode import pixels_of, prepare
 from beholder.pixels.opening import Opened, check_mode, check_size
 from beholder.pixels.picture import MAX_PIXELS, Decoder, PictureError, PictureRef, PixelOptions, Preset
-from beholder.pixels.presets import pixels_of
+from beholder.pixels.upright import levels_of
 from beholder.sources.fetch import ReadLimits, read_bytes
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ from types import TracebackType
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError, InputError
-from beholder.pixels.headers import stored_size
 from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions
-from beholder.pixels.sniff import sniff
-from beholder.pixels.thumbnail import Thumbnail, ThumbnailKind, check_wish
+from beholder.pixels.sniff import sniff, stored_size
+from beholder.pixels.thumbnail import Thumbnail, ThumbnailKind, check_request
 from beholder.workers.child_process import MOST_STARTS, START_PAUSE_S, START_S, ChildProcess, Deaths, check_package, status_text
 from beholder.workers.thumbnail_messages import Gone, Nonsense, Wish, receive_outcome, receive_reply, send_wish
 from beholder.workers.worker_setup import memory_for
@@ -125,7 +124,7 @@ class ThumbnailPool:
             BeholderError: workers cannot be started.
             RuntimeError: the pool is closed.
         """
-        check_wish(longest_px, quality, kind)
+        check_request(longest_px, quality, kind)
         left_s = self._timeout_s - spent_s
         if left_s <= 0:
             raise self._over_time(spent_s)

@@ -11,9 +11,8 @@ import sys
 from typing import Any
 
 from beholder.columns import PictureReason
-from beholder.pixels.headers import stored_size
 from beholder.pixels.picture import PictureError
-from beholder.pixels.sniff import sniff
+from beholder.pixels.sniff import sniff, stored_size
 
 GRACE_S = 5.0
 """Past the time limit; then the system itself ends the worker, should its parent be gone or stopped."""

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from beholder.errors import BeholderError
 from beholder.io import storage
+from beholder.pixels.decode import header_traits
 from beholder.pixels.opening import reader_for
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions, Trait
-from beholder.pixels.presets import header_traits
 from beholder.pixels.sniff import sniff
 from beholder.pixels.upright import ORIENTATION
 from beholder.sources.fetch import ReadLimits, read_bytes
