@@ -109,11 +109,11 @@ class _Orders:
         import socket
         import struct
 
-        from beholder.workers.messages import Reply, pack_reply
+        from beholder.workers.protocol import Reply, pack_reply
 
         body = {
-            "html": pack_reply(Reply(0, None, "text/html", 5, 5, 0, 9)),
-            "huge": pack_reply(Reply(0, None, "image/webp", 5, 5, 0, 1 << 60)),
+            "html": pack_reply(Reply(message="text/html", width=5, height=5, data=b"<script>")),
+            "huge": pack_reply(Reply(message="image/webp", width=5, height=5, data=bytes(1000)))[:-500],
             "garbage": b"\xff" * 31,
             "nothing": b"",
         }[kind]

@@ -137,6 +137,7 @@ def test_inside_a_daemonic_process() -> None:
     assert_right({tag: np.array(pixels, np.uint8) for tag, pixels in found.items()}, [b"%d" % number for number in range(40)])
 
 
+@pytest.mark.slow
 def test_inside_a_data_loader_worker() -> None:
     from torch.utils.data import DataLoader, IterableDataset
 

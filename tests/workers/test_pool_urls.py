@@ -15,7 +15,9 @@ from oracles.url_runs import Waiting, url_run
 from oracles.web import running
 
 
-@pytest.mark.parametrize("order", ["at once", "slow first", "mixed"])
+@pytest.mark.parametrize(
+    "order", ["mixed", *(pytest.param(order, marks=pytest.mark.slow) for order in ("at once", "slow first"))]
+)
 def test_no_picture_of_a_healthy_server_is_lost(order: str) -> None:
     """More orders, and many more runs: `oracles/url_runs.py`."""
     found = url_run(order, 1, num_urls=100, timeout_s=8.0)
@@ -23,6 +25,7 @@ def test_no_picture_of_a_healthy_server_is_lost(order: str) -> None:
     assert found.num_right == 100
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_stopped_blames_no_server() -> None:
     """It is stopped, for longer than a picture may take, while it waits for answers that a server is about to give."""
     datas = [b"%d" % number for number in range(8)]

@@ -380,7 +380,7 @@ class _Worker(threading.Thread):
             child, self._child = self._child, None
         if child is None:
             return "", ""
-        how, words = status_text(child.stop()), child.last_words()
+        how, words = status_text(child.stop()), child.stderr_tail()
         child.close()
         return how, words
 

@@ -1,4 +1,4 @@
-"""Jobs in, results out: the thread that starts decode workers, feeds and times them, and replaces those that die."""
+"""The thread that starts workers, feeds and times them, replaces those that die, and finds out which picture was to blame."""
 
 from __future__ import annotations
 
@@ -6,25 +6,47 @@ import collections
 import contextlib
 import os
 import selectors
+import struct
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
-from beholder.pixels.picture import PictureError
-from beholder.workers.child_process import END_S, MOST_STARTS, START_PAUSE_S, START_S, check_package, is_crash, status_text
-from beholder.workers.messages import HELLO, Reply, Request
-from beholder.workers.pulling import Finished, Job
-from beholder.workers.pulse import BEAT_S, Pulse
-from beholder.workers.shared_slots import SharedSlots, Spool, anonymous_file
-from beholder.workers.worker_process import WorkerProcess, WorkerSettings
+from beholder.pixels.picture import PictureRef
+from beholder.workers.child_process import (
+    BEAT_S,
+    END_S,
+    MOST_STARTS,
+    START_PAUSE_S,
+    START_S,
+    ChildProcess,
+    Deaths,
+    Pulse,
+    anonymous_file,
+    check_package,
+    is_crash,
+    status_text,
+)  # fmt: skip
+from beholder.workers.protocol import (
+    HELLO,
+    RECEIVE_BYTES,
+    Reply,
+    Request,
+    SharedSlots,
+    Spool,
+    WorkerOptions,
+    pack_requests,
+    take_frames,
+    unpack_replies,
+)  # fmt: skip
 
 _TICK_S = BEAT_S
 _QUEUED_S = 0.04
 """About so much work is queued at each worker, so that it never waits for the pool."""
-_LEAST_QUEUED, _MOST_QUEUED = 2, 64
+_LEAST_QUEUED, MOST_QUEUED = 2, 64
 _INLINE_BYTES = 64 << 10
 """Up to here a picture's bytes go through the socket, which is the faster way while they fit into its buffer; larger ones go
 through the spool (measured, 100 KB: 14 and 26 microseconds), so that a worker never waits for the pool to refill the buffer."""
@@ -35,19 +57,114 @@ _MOST_SEEN_DEATHS = 3
 """A picture that was queued at so many workers when they died is made alone: it may be what does harm after it was made."""
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job:
+    """One picture that is under way.
+
+    Attributes:
+        ref: where its bytes are.
+        slot: where its pixels go; -1: nowhere.
+        how, spent_s: see `protocol.Request`.
+    """
+
+    ref: PictureRef
+    slot: int = -1
+    how: dict[str, Any] | None = None
+    spent_s: float = 0.0
+    remote: bool = False
+    deaths: Deaths = field(default_factory=Deaths)
+    num_seen_deaths: int = 0
+    """Workers that died while it was queued there."""
+    place: int | None = None
+    """In the spool."""
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return False
+
+
+class WorkerProcess(ChildProcess):
+    """A running worker and what is on its way to and from it. Only the dispatcher's thread uses it."""
+
+    def __init__(self, config: Mapping[str, Any], handles: tuple[int, int]) -> None:
+        super().__init__("beholder.workers.worker", config, handles)
+        self.socket.setblocking(False)
+        self.said_hello = False
+        self.heard = monotonic()
+        """When it last sent something, or was given something while it had nothing to do."""
+        self.talks_nonsense = False
+        """Whether it has sent what no worker sends."""
+        self._outgoing = bytearray()
+        self._incoming = bytearray()
+
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether requests wait for room in the socket."""
+        return bool(self._outgoing)
+
+    def send(self, requests: list[Request]) -> None:
+        """Queue requests and send what the socket takes."""
+        self._outgoing += pack_requests(requests)
+        self.push()
+
+    def push(self) -> None:
+        """Send what the socket takes of what is queued. A dead worker is noticed by `receive`, not here."""
+        try:
+            while self._outgoing:
+                del self._outgoing[: self.socket.send(self._outgoing)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._outgoing.clear()
+
+    def receive(self) -> list[Reply] | None:
+        """Replies that have come; None when the worker is gone and nothing is left, or says what no worker says."""
+        data = self._read()
+        return self._replies(data) if data is not None else []
+
+    def _read(self) -> bytes | None:
+        """What is in the socket; b"": it is at its end; None: nothing."""
+        try:
+            return self.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def _replies(self, data: bytes) -> list[Reply] | None:
+        if not data or self.talks_nonsense:
+            return None
+        self.heard = monotonic()
+        self._incoming += data
+        try:
+            return [reply for body in take_frames(self._incoming) for reply in unpack_replies(body)]
+        except (ValueError, LookupError, struct.error):  # its memory was overwritten
+            self.talks_nonsense = True
+            return None
+
+    def end(self, patience_s: float = END_S) -> tuple[list[Reply], int | None]:
+        """Kill it, wait for its end, and give its last whole replies and its exit status (negative: the signal)."""
+        status = self.stop(patience_s)
+        replies: list[Reply] = []
+        while data := self._read():
+            replies += self._replies(data) or []
+        return replies, status
+
+
 @dataclass(eq=False)
-class _Seat:
-    """The place of one worker: the process that sits there now, and what it was given."""
+class WorkerSlot:
+    """The place of one worker: the process that is there now, and what it was given."""
 
     number: int
+    depth: int
+    """How many jobs it should have; more are given when half are done."""
     process: WorkerProcess | None = None
     jobs: dict[int, Job] = field(default_factory=dict)
     start_at: float = 0.0
     started: float = 0.0
     busy_s: float = 0.0
     mean_s: float = _QUEUED_S / _LEAST_QUEUED
-    depth: int = _LEAST_QUEUED
-    """How many jobs it should have; more are given when half are done."""
     seen: int = 0
     """Ticket that was at hand at the last look."""
     seen_since: float = 0.0
@@ -64,31 +181,54 @@ class _Seat:
 
     @property
     def is_up(self) -> bool:
+        """Whether its worker can be given pictures."""
         return self.process is not None and self.process.said_hello and not self.ending
 
 
 class Dispatcher:
-    """Owns workers, slots and spool. `lock` guards slots and results; jobs and workers belong to its thread alone."""
+    """Owns workers and spool, and has jobs done. Jobs and workers belong to its thread alone.
 
-    def __init__(self, settings: WorkerSettings, *, num_workers: int, num_slots: int, most_deaths: int) -> None:
-        self.lock = threading.Lock()
-        self.room = threading.Condition(self.lock)
-        self.done = threading.Condition(self.lock)
-        self._settings, self._most_deaths = settings, most_deaths
+    Args:
+        options: of the workers.
+        num_workers: processes, at most.
+        num_slots: places for pixels.
+        on_done: told by the thread what became of jobs. Those that were dropped are told as well.
+        on_end: told by the thread that it has ended, and why: None: it was closed.
+        most_deaths: so many deaths of workers with no picture in between end it.
+        most_queued: jobs that a worker is given ahead, at most.
+        is_lazy: workers are started when there are jobs for them.
+        advice: what to do when no worker can be started.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        *,
+        num_workers: int,
+        num_slots: int,
+        on_done: Callable[[list[tuple[Any, Reply]]], None],
+        on_end: Callable[[BaseException | None], None],
+        most_deaths: int,
+        most_queued: int = MOST_QUEUED,
+        is_lazy: bool = False,
+        advice: str,
+    ) -> None:
+        self._options, self._most_deaths, self._advice = options, most_deaths, advice
+        self._on_done, self._on_end = on_done, on_end
+        self._most_queued, self._is_lazy = most_queued, is_lazy
         self._shared = anonymous_file("beholder-slots")
-        self.slots = SharedSlots(self._shared, num_workers=num_workers, num_slots=num_slots, size_px=settings.options.size_px)
+        size_px = options.pixels.size_px if options.pixels is not None else 0
+        self.slots = SharedSlots(self._shared, num_workers=num_workers, num_slots=num_slots, size_px=size_px)
         self._spool = Spool(anonymous_file("beholder-spool"))
-        self._places = {
-            "slots": self._shared, "spool": self._spool.handle, "num_slots": num_slots, "num_workers": num_workers,
+        self._config = {
+            "options": asdict(options), "slots": self._shared, "spool": self._spool.handle, "num_slots": num_slots,
+            "num_workers": num_workers,
         }  # fmt: skip
-        self._free = list(range(num_slots))
-        self._low_water = max(1, num_slots // 8)
-        self.few = 4 * num_workers
         self._queue: collections.deque[Job] = collections.deque()
         self._suspects: collections.deque[Job] = collections.deque()
         """To be made alone, each in a worker that has nothing else to do; they come first."""
         self._pulse = Pulse()
-        self._seats = [_Seat(number) for number in range(num_workers)]
+        self._workers = [WorkerSlot(number, min(_LEAST_QUEUED, most_queued)) for number in range(num_workers)]
         self._last_ticket = 0
         self._num_restarts = self._num_deaths = self._num_start_failures = 0
         self._spent = (0.0, 0.0, 0.0)
@@ -107,23 +247,8 @@ class Dispatcher:
 
     # Called by other threads.
 
-    def take_slot(self) -> int | None:
-        """A free slot (the one used last, which is still in the cache), or None; called with the lock held."""
-        return self._free.pop() if self._free else None
-
-    def put_slot(self, slot: int) -> None:
-        """Give a slot back; called with the lock held."""
-        self._free.append(slot)
-        if len(self._free) >= self._low_water:
-            self.room.notify_all()
-
-    def free_slot(self, slot: int) -> None:
-        """Give a slot back."""
-        with self.lock:
-            self.put_slot(slot)
-
     def submit(self, job: Job) -> None:
-        """Have a job done; its pull is told."""
+        """Have a job done."""
         self._queue.append(job)
         if self._hungry:
             self._wake()
@@ -139,14 +264,14 @@ class Dispatcher:
 
     def spent(self) -> tuple[float, float, float, int]:
         """Seconds of all workers on reading, decoding and idling; number of workers that were replaced."""
-        states = [self.slots.state(seat.number) for seat in self._seats]
+        states = [self.slots.state(slot.number) for slot in self._workers]
         read_s = self._spent[0] + sum(state.read_s for state in states)
         decode_s = self._spent[1] + sum(state.decode_s for state in states)
         return read_s, decode_s, self._spent[2] + sum(state.idle_s for state in states), self._num_restarts
 
     def process_ids(self) -> list[int]:
         """Of the workers that run now."""
-        return [process.process_id for seat in self._seats if (process := seat.process) is not None]
+        return [process.process_id for slot in self._workers if (process := slot.process) is not None]
 
     def close(self) -> None:
         """End the workers and the thread."""
@@ -171,18 +296,16 @@ class Dispatcher:
             self._failure = error
         finally:
             self._end_all()
-            with self.lock:
-                self.done.notify_all()
+            self._on_end(self._failure)
 
     def _turn(self) -> None:
         """Start who is missing, hand out jobs, wait for something to happen, and deal with it."""
-        if any(seat.process is None for seat in self._seats):
-            self._start_missing()
+        self._start_missing()
         self._assign()
-        self._hungry = bool(self._hungry_seats(2 * self._settings.num_readers))
-        if self._hungry and self._queue and self._assign():
+        self._hungry = self._is_lazy or bool(self._hungry_slots(2 * self._options.num_readers))
+        if self._hungry and self._queue and (self._start_missing() or self._assign()):
             return
-        waiting = self._queue or self._suspects or any(seat.jobs or not seat.is_up for seat in self._seats)
+        waiting = self._queue or self._suspects or any(self._is_busy(slot) for slot in self._workers)
         for key, events in self._selector.select(_TICK_S if waiting else None):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
@@ -194,39 +317,56 @@ class Dispatcher:
         self._pulse.beat()
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
-            for seat in self._seats:
-                self._look_at(seat, now)
+            for slot in self._workers:
+                self._look_at(slot, now)
 
-    def _start_missing(self) -> None:
-        for seat in self._seats:
+    def _is_busy(self, slot: WorkerSlot) -> bool:
+        """Whether something may happen there of which no socket tells."""
+        return bool(slot.jobs) or (not slot.is_up if slot.process is not None else not self._is_lazy)
+
+    def _start_missing(self) -> int:
+        """Start workers where there are none, lazy ones as far as there are jobs; how many were started."""
+        missing = [slot for slot in self._workers if slot.process is None]
+        if self._is_lazy and missing:
+            num_jobs = len(self._queue) + len(self._suspects) + sum(len(slot.jobs) for slot in self._workers)
+            missing = missing[: max(0, num_jobs - (len(self._workers) - len(missing)))]
+        num_started = 0
+        for slot in missing:
             now = monotonic()
-            if seat.process is None and now >= seat.start_at:
-                self.slots.clear(seat.number)
-                seat.busy_s, seat.seen, seat.is_suspect, seat.is_alone = 0.0, 0, False, False
-                seat.started, seat.ending = now, ""
-                seat.process = WorkerProcess(seat.number, self._settings, self._places)
-                self._selector.register(seat.process.socket, selectors.EVENT_READ, seat)
+            if now >= slot.start_at:
+                self.slots.clear(slot.number)
+                slot.busy_s, slot.seen, slot.is_suspect, slot.is_alone = 0.0, 0, False, False
+                slot.started, slot.ending = now, ""
+                try:
+                    slot.process = WorkerProcess({**self._config, "number": slot.number}, (self._shared, self._spool.handle))
+                except (OSError, ValueError) as error:
+                    self._count_start_failure(slot, " ".join(str(error).split()), is_final=not self._is_lazy)
+                    continue
+                self._selector.register(slot.process.socket, selectors.EVENT_READ, slot)
+                num_started += 1
+        return num_started
 
     def _assign(self) -> int:
         """Hand queued jobs to the workers that have least to do; how many were handed out."""
         num_given = self._assign_suspects()
         if not self._queue:
             return num_given
-        least = 2 * self._settings.num_readers if self._queue[0].remote else 0
-        seats = self._hungry_seats(least)
-        batches: dict[int, list[Request]] = {seat.number: [] for seat in seats}
-        while seats and self._queue:
+        least = 2 * self._options.num_readers if self._queue[0].remote else 0
+        slots = self._hungry_slots(least)
+        batches: dict[int, list[Request]] = {slot.number: [] for slot in slots}
+        while slots and self._queue:
             job = self._queue.popleft()
-            if self._is_dropped(job):
+            if job.is_dropped:
+                self._on_done([(job, Reply())])
                 continue
-            seat = min(seats, key=lambda seat: len(seat.jobs))
-            batches[seat.number].append(self._request(job, seat))
+            slot = min(slots, key=lambda slot: len(slot.jobs))
+            batches[slot.number].append(self._request(job, slot))
             num_given += 1
-            if len(seat.jobs) >= max(seat.depth, least):
-                seats.remove(seat)
+            if len(slot.jobs) >= max(slot.depth, least):
+                slots.remove(slot)
         for number, requests in batches.items():
             if requests:
-                self._send(self._seats[number], requests)
+                self._send(self._workers[number], requests)
         return num_given
 
     def _assign_suspects(self) -> int:
@@ -235,114 +375,109 @@ class Dispatcher:
         One that a worker crashed over gets a new worker: what an earlier picture did to an old one would be laid at its door.
         """
         num_given = 0
-        for seat in self._seats:
-            while self._suspects and seat.is_up and not seat.jobs:
+        for slot in self._workers:
+            while self._suspects and slot.is_up and not slot.jobs:
                 job = self._suspects[0]
-                if not self._is_dropped(job):
-                    if job.deaths.num_crashes and not seat.is_fresh:
-                        if not any(other.is_fresh for other in self._seats):
-                            self._kill(seat, "used", monotonic())
+                if job.is_dropped:
+                    self._on_done([(job, Reply())])
+                else:
+                    if job.deaths.num_crashes and not slot.is_fresh:
+                        if not any(other.is_fresh for other in self._workers):
+                            self._kill(slot, "used", monotonic())
                         break
-                    seat.is_alone = True
-                    self._send(seat, [self._request(job, seat)])
+                    slot.is_alone = True
+                    self._send(slot, [self._request(job, slot)])
                     num_given += 1
                 self._suspects.popleft()
         return num_given
 
-    def _is_dropped(self, job: Job) -> bool:
-        """Whether nobody waits for it any more."""
-        if not job.pull.closed:
-            return False
-        with self.lock:
-            job.pull.finish(job, Finished(job.tag, job.slot, None))
-        return True
+    def _send(self, slot: WorkerSlot, requests: list[Request]) -> None:
+        assert slot.process is not None
+        slot.is_fresh = False
+        slot.is_alone = slot.is_alone or self._most_queued == 1
+        if len(slot.jobs) == len(requests):
+            slot.process.heard = monotonic()
+        slot.process.send(requests)
+        self._watch(slot)
 
-    def _send(self, seat: _Seat, requests: list[Request]) -> None:
-        assert seat.process is not None
-        seat.is_fresh = False
-        if len(seat.jobs) == len(requests):
-            seat.process.heard = monotonic()
-        seat.process.send(requests)
-        self._watch(seat)
-
-    def _hungry_seats(self, least: int) -> list[_Seat]:
+    def _hungry_slots(self, least: int) -> list[WorkerSlot]:
         """Workers that have done half of what they were given, of `least` jobs or as many as keep them busy."""
         return [
-            seat
-            for seat in self._seats
-            if len(seat.jobs) <= (seat.depth if seat.depth > least else least) // 2 and seat.is_up and not seat.is_alone
+            slot
+            for slot in self._workers
+            if len(slot.jobs) <= (slot.depth if slot.depth > least else least) // 2 and slot.is_up and not slot.is_alone
         ]
 
-    def _request(self, job: Job, seat: _Seat) -> Request:
+    def _request(self, job: Job, slot: WorkerSlot) -> Request:
         self._last_ticket += 1
-        seat.jobs[self._last_ticket] = job
-        ref = job.ref
+        slot.jobs[self._last_ticket] = job
+        ref, request = job.ref, Request(self._last_ticket, job.slot, how=job.how, spent_s=job.spent_s)
         if ref.data is None:
-            where = (ref.path, ref.offset, ref.length)
-            return Request(self._last_ticket, job.slot, None, None, *where, ref.known)
-        if len(ref.data) <= _INLINE_BYTES:
-            return Request(self._last_ticket, job.slot, data=ref.data)
-        job.place = self._spool.put(ref.data)
-        return Request(self._last_ticket, job.slot, spooled=(job.place, len(ref.data)))
+            request.path, request.offset, request.length, request.known = ref.path, ref.offset, ref.length, ref.known
+        elif len(ref.data) <= _INLINE_BYTES:
+            request.data = ref.data
+        else:
+            job.place = self._spool.put(ref.data)
+            request.spooled = (job.place, len(ref.data))
+        return request
 
-    def _watch(self, seat: _Seat) -> None:
+    def _watch(self, slot: WorkerSlot) -> None:
         """Ask to be told of room in the socket just while something waits for it."""
-        process = seat.process
+        process = slot.process
         if process is None:
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.has_outgoing else 0)
         if self._selector.get_key(process.socket).events != events:
-            self._selector.modify(process.socket, events, seat)
+            self._selector.modify(process.socket, events, slot)
 
-    def _serve(self, seat: _Seat, events: int) -> None:
-        process = seat.process
+    def _serve(self, slot: WorkerSlot, events: int) -> None:
+        process = slot.process
         assert process is not None
         if events & selectors.EVENT_WRITE:
             process.push()
-            self._watch(seat)
+            self._watch(slot)
         if events & selectors.EVENT_READ:
             replies = process.receive()
-            if replies is None:
-                self._bury(seat)
-            else:
-                self._complete(seat, replies)
+            if replies is not None:
+                self._complete(slot, replies)
+            if replies is None or process.talks_nonsense:
+                self._reap(slot)
 
-    def _complete(self, seat: _Seat, replies: list[Reply]) -> None:
+    def _complete(self, slot: WorkerSlot, replies: list[Reply]) -> None:
         """Hand on what a worker has done."""
-        results: list[tuple[Job, Finished]] = []
+        assert slot.process is not None
+        results: list[tuple[Job, Reply]] = []
         for reply in replies:
             if reply.ticket == HELLO:
-                self._greet(seat, reply.message)
-            elif (job := seat.jobs.pop(reply.ticket, None)) is not None:
-                error = PictureError(reply.reason, reply.message) if reply.reason is not None else None
-                where = (reply.width, reply.height, reply.traits, reply.num_bytes)
-                results.append((job, Finished(job.tag, job.slot, error, *where, reply.digest, reply.are_known)))
-        seat.is_alone = seat.is_alone and bool(seat.jobs)
+                self._greet(slot, reply.message)
+            elif (job := slot.jobs.pop(reply.ticket, None)) is not None:
+                results.append((job, reply))
+            else:  # nobody asked for that
+                slot.process.talks_nonsense = True
+                break
+        slot.is_alone = slot.is_alone and bool(slot.jobs)
         if results:
             self._num_deaths = 0
-            state = self.slots.state(seat.number)
-            spent = (state.read_s + state.decode_s - seat.busy_s) / len(results)
-            seat.busy_s = state.read_s + state.decode_s
-            seat.mean_s += 0.3 * (max(spent, 0.0) - seat.mean_s)
-            seat.depth = max(_LEAST_QUEUED, min(_MOST_QUEUED, round(_QUEUED_S / max(seat.mean_s, 1e-9))))
+            state = self.slots.state(slot.number)
+            spent = (state.read_s + state.decode_s - slot.busy_s) / len(results)
+            slot.busy_s = state.read_s + state.decode_s
+            slot.mean_s += 0.3 * (max(spent, 0.0) - slot.mean_s)
+            slot.depth = max(_LEAST_QUEUED, round(_QUEUED_S / max(slot.mean_s, 1e-9)))
+            slot.depth = min(self._most_queued, slot.depth)
             self._deliver(results)
 
-    def _greet(self, seat: _Seat, package: str) -> None:
-        assert seat.process is not None
-        if seat.process.said_hello:
+    def _greet(self, slot: WorkerSlot, package: str) -> None:
+        assert slot.process is not None
+        if slot.process.said_hello:
             return
         check_package(package)
-        seat.process.said_hello = self._was_up = True
+        slot.process.said_hello = self._was_up = True
         self._num_start_failures = 0
 
-    def _deliver(self, results: list[tuple[Job, Finished]]) -> None:
+    def _deliver(self, results: list[tuple[Job, Reply]]) -> None:
         for job, _ in results:
             self._unspool(job)
-        with self.lock:
-            for job, finished in results:
-                job.pull.finish(job, finished)
-            if any(pull.has_next for pull in {job.pull for job, _ in results}):
-                self.done.notify_all()
+        self._on_done(results)
 
     def _unspool(self, job: Job) -> None:
         if job.place is not None:
@@ -350,104 +485,107 @@ class Dispatcher:
             self._spool.release(job.place, len(job.ref.data))
             job.place = None
 
-    def _look_at(self, seat: _Seat, now: float) -> None:
+    def _look_at(self, slot: WorkerSlot, now: float) -> None:
         """Kill a worker whose picture is over time (seen at two looks), that does nothing, or that never starts.
 
         Time in which this process stood still is not counted: its workers are likely to have stood still, too.
         """
-        process, limit = seat.process, self._settings.timeout_s
+        process = slot.process
         if process is None:
             return
-        if process.has_ended or (seat.ending and now - seat.ending_since > END_S):
-            self._bury(seat)
+        if process.has_ended or (slot.ending and now - slot.ending_since > END_S):
+            self._reap(slot)
             return
-        if seat.ending:
+        if slot.ending:
             return
         process.trim()
-        state = self.slots.state(seat.number)
-        is_at_hand = state.ticket in seat.jobs
-        if seat.seen != state.ticket:
-            seat.seen, seat.is_suspect = state.ticket, False
-            seat.seen_since = self._pulse.now() - (now - state.started)
-        is_over = is_at_hand and self._pulse.now() - seat.seen_since > limit
-        if is_over and seat.is_suspect:
-            self._kill(seat, "over time", now)
-        elif (seat.jobs and now - process.heard > 2 * limit + 60.0) or (not seat.is_up and now - seat.started > START_S):
-            self._kill(seat, "silent", now)
-        seat.is_suspect = is_over
+        state = self.slots.state(slot.number)
+        job, limit = slot.jobs.get(state.ticket), self._options.timeout_s
+        if slot.seen != state.ticket:
+            slot.seen, slot.is_suspect = state.ticket, False
+            slot.seen_since = self._pulse.now() - (now - state.started)
+        is_over = job is not None and self._pulse.now() - slot.seen_since > limit - job.spent_s
+        if is_over and slot.is_suspect:
+            self._kill(slot, "over time", now)
+        elif (slot.jobs and now - process.heard > 2 * limit + 60.0) or (not slot.is_up and now - slot.started > START_S):
+            self._kill(slot, "silent", now)
+        slot.is_suspect = is_over
 
     @staticmethod
-    def _kill(seat: _Seat, why: Literal["over time", "silent", "used"], now: float) -> None:
-        """Kill a worker; it is buried when its socket ends, so that nobody waits for that."""
-        assert seat.process is not None
-        seat.ending, seat.ending_since = why, now
-        seat.process.kill()
+    def _kill(slot: WorkerSlot, why: Literal["over time", "silent", "used"], now: float) -> None:
+        """Kill a worker; it is reaped when its socket ends, so that nobody waits for that."""
+        assert slot.process is not None
+        slot.ending, slot.ending_since = why, now
+        slot.process.kill()
 
-    def _bury(self, seat: _Seat) -> None:
+    def _reap(self, slot: WorkerSlot) -> None:
         """A worker is gone: see to the picture it had at hand, give back the others; a new one is started at the next turn."""
-        process = seat.process
+        process = slot.process
         assert process is not None
         self._selector.unregister(process.socket)
-        replies, status = process.end(0.0 if seat.ending else END_S)
-        self._complete(seat, replies)
-        words, was_up = process.last_words(), process.said_hello
+        replies, status = process.end(0.0 if slot.ending else END_S)
+        self._complete(slot, replies)
+        stderr_tail, was_up = process.stderr_tail(), process.said_hello
         process.close()
-        seat.process, seat.is_fresh = None, True
-        state = self.slots.state(seat.number)
+        slot.process, slot.is_fresh = None, True
+        state = self.slots.state(slot.number)
         self._spent = (self._spent[0] + state.read_s, self._spent[1] + state.decode_s, self._spent[2] + state.idle_s)
-        self.slots.clear(seat.number)
+        self.slots.clear(slot.number)
         self._num_restarts += 1
-        at_hand = seat.jobs.pop(state.ticket, None)
-        if at_hand is None and seat.is_alone and seat.jobs:  # it may have done its harm by then: there was no other
-            _, at_hand = seat.jobs.popitem()
-        for job in reversed(seat.jobs.values()):
+        at_hand = slot.jobs.pop(state.ticket, None)
+        if at_hand is None and slot.is_alone and slot.jobs:  # it may have done its harm by then: there was no other
+            _, at_hand = slot.jobs.popitem()
+        for job in reversed(slot.jobs.values()):
             self._unspool(job)
             job.num_seen_deaths += 1
             (self._queue if job.num_seen_deaths < _MOST_SEEN_DEATHS else self._suspects).appendleft(job)
-        seat.jobs.clear()
-        if at_hand is not None and seat.ending == "over time" and state.ticket == seat.seen:
+        slot.jobs.clear()
+        if at_hand is not None and slot.ending == "over time" and state.ticket == slot.seen:
             self._unspool(at_hand)
-            text = f"it took longer than {self._settings.timeout_s:g} s to read and decode"
-            error = PictureError(PictureReason.TIMED_OUT, text)
-            self._deliver([(at_hand, Finished(at_hand.tag, at_hand.slot, error))])
+            text = f"reading and decoding took longer than {self._options.timeout_s:g} s"
+            self._deliver([(at_hand, Reply(reason=PictureReason.TIMED_OUT, message=text))])
         elif at_hand is not None:
-            self._judge(at_hand, status, words, crashed=process.talks_nonsense)
-        if seat.ending == "used":
+            self._attribute_crash(at_hand, status, stderr_tail, crashed=process.talks_nonsense)
+        if slot.ending == "used":
             return
-        how = status_text(status)
-        self._count_death(seat, f"{how}; {words}" if words else how, was_up=was_up, killed=not is_crash(status))
+        self._count_death(slot, status, stderr_tail, was_up=was_up)
 
-    def _judge(self, job: Job, status: int | None, words: str, *, crashed: bool) -> None:
+    def _attribute_crash(self, job: Job, status: int | None, stderr_tail: str, *, crashed: bool) -> None:
         """The picture that a worker had at hand when it died: to blame, or tried again alone, in case it was not."""
         self._unspool(job)
-        text = job.deaths.add(status, words, crashed=crashed)
+        text = job.deaths.add(status, stderr_tail, crashed=crashed)
         if text is None:
             self._suspects.appendleft(job)
         else:
-            self._deliver([(job, Finished(job.tag, job.slot, PictureError(PictureReason.CRASHED, text)))])
+            self._deliver([(job, Reply(reason=PictureReason.CRASHED, message=text))])
 
-    def _count_death(self, seat: _Seat, how: str, *, was_up: bool, killed: bool) -> None:
+    def _count_death(self, slot: WorkerSlot, status: int | None, stderr_tail: str, *, was_up: bool) -> None:
+        how = "; ".join(filter(None, (status_text(status), stderr_tail)))
         self._num_deaths += 1
         if not was_up:
-            self._num_start_failures += 1
-            seat.start_at = monotonic() + min(START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
-        if self._num_start_failures >= (_MOST_LATE_START_FAILURES if self._was_up or killed else MOST_STARTS):
-            raise BeholderError(f"decode workers cannot be started ({how}); mend that, or use none (0 workers)")
+            self._count_start_failure(slot, how, is_killed=not is_crash(status))
         if self._num_deaths > self._most_deaths:
             text = f"decode workers died {self._num_deaths} times without finishing a picture (the last: {how})"
             raise BeholderError(f"{text}; check memory, and that the picture libraries work")
 
+    def _count_start_failure(self, slot: WorkerSlot, how: str, *, is_killed: bool = False, is_final: bool = False) -> None:
+        self._num_start_failures += 1
+        slot.start_at = monotonic() + min(START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
+        most = _MOST_LATE_START_FAILURES if self._was_up or is_killed else MOST_STARTS
+        if is_final or self._num_start_failures >= most:
+            raise BeholderError(f"decode workers cannot be started ({how}); {self._advice}")
+
     def _end_all(self) -> None:
         """Leave no process and no descriptor behind."""
-        processes = [seat.process for seat in self._seats if seat.process is not None]
+        processes = [slot.process for slot in self._workers if slot.process is not None]
         for process in processes:
             process.kill()
         patient_until = monotonic() + END_S
         for process in processes:
             process.end(max(patient_until - monotonic(), 0.0))
             process.close()
-        for seat in self._seats:
-            seat.process = None
+        for slot in self._workers:
+            slot.process = None
         self._selector.close()
         with self._ringing:
             ring, self._ring = self._ring, -1

@@ -1,27 +1,39 @@
-"""Runs in a process of its own: requests for pictures in over a socket, pixels out into shared slots, replies back."""
+"""A worker process: it makes pixels, or thumbnails, of the pictures that a pool asks for over a socket."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import importlib
 import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import beholder
 from beholder.columns import PictureReason
 from beholder.io import storage
-from beholder.pixels.picture import PictureError, PictureRef, PixelOptions, Prepare, contents_digest
+from beholder.pixels.picture import PictureError, PictureRef, PixelOptions, contents_digest
 from beholder.sources.fetch import OpenArchives, ReadLimits, load_client, read_bytes
-from beholder.workers.messages import HELLO, LENGTH, RECEIVE_BYTES, Reply, Request, pack_reply, take_frames, unpack_requests
-from beholder.workers.pulse import Pulse
-from beholder.workers.shared_slots import SharedSlots, Spool
-from beholder.workers.worker_setup import GRACE_S, MemoryLimit, failure_of, function_of, set_up_process
+from beholder.workers.child_process import GRACE_S, MemoryLimit, Pulse, set_up_process
+from beholder.workers.protocol import (
+    HELLO,
+    RECEIVE_BYTES,
+    Reply,
+    Request,
+    SharedSlots,
+    Spool,
+    WorkerOptions,
+    frame,
+    pack_reply,
+    take_frames,
+    unpack_requests,
+)  # fmt: skip
 
 _LOOK_S = 0.01
 """How long a worker that has work looks away from its socket, and keeps replies to itself."""
@@ -30,6 +42,34 @@ _ORPHAN_CHECK_MS = 2000
 _STALL_S = 0.5
 """A read that timed out is done again when the process stood still for longer than that meanwhile, up to so many times:"""
 _MOST_STALLED_READS = 3
+
+
+Made = TypeVar("Made")
+
+
+def function_of(name: str) -> Any:
+    """The function behind "package.module:function"."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def attempt(reply: Reply, ref: PictureRef, read: Callable[[], bytes], decode: Callable[[bytes], Made]) -> Made | None:
+    """Read a picture and decode it, unless its contents are known; what comes of it is noted in `reply`."""
+    try:
+        data = read()
+        reply.num_bytes = len(data)
+        if ref.is_file:
+            reply.digest = contents_digest(data)
+            reply.are_known = reply.digest == ref.known
+        return None if reply.are_known else decode(data)
+    except PictureError as error:
+        reply.reason, reply.message = error.reason, str(error)
+    except MemoryError:
+        reply.reason, reply.message = PictureReason.TOO_LARGE, "decoding needs more memory than it may use"
+    except Exception as error:  # a fault of the decoder costs the picture, not the run
+        text = " ".join(str(error).split())[:300]
+        reply.reason, reply.message = PictureReason.CRASHED, f"the decoder failed: {type(error).__name__}: {text}"
+    return None
 
 
 @dataclass
@@ -42,12 +82,18 @@ class _Job:
     reading_since: float | None = None
     read_s: float = 0.0
 
+    @property
+    def ref(self) -> PictureRef:
+        """Where its bytes are, if they are not sent along."""
+        return PictureRef(
+            path=self.request.path, offset=self.request.offset, length=self.request.length, known=self.request.known
+        )
+
 
 def main(config: dict[str, Any]) -> None:
     """Serve until the pool closes its end of the socket; never returns."""
-    set_up_process(config["parent"], config["nice"])
-    worker = _Worker(config)
-    worker.serve()
+    set_up_process(config["parent"])
+    _Worker(config).serve()
 
 
 class _RemoteReads:
@@ -75,9 +121,8 @@ class _RemoteReads:
         self._threads.submit(self._read, job)
 
     def _read(self, job: _Job) -> None:
-        request = job.request
-        ref = PictureRef(path=request.path, offset=request.offset, length=request.length)
-        load_client(request.path)
+        ref = job.ref
+        load_client(ref.path)
         for tries_left in reversed(range(_MOST_STALLED_READS)):
             job.reading_since = since = self._pulse.now()
             job.error, lost_before = None, self._pulse.lost_s
@@ -127,18 +172,19 @@ class _Worker:
     """State of the worker process."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        options = dict(config["options"])
+        pixels = options.pop("pixels")
+        self._options = WorkerOptions(**options, pixels=None if pixels is None else PixelOptions(**pixels))
         self._number: int = config["number"]
         self._parent: int = config["parent"]
-        self._timeout_s: float = config["timeout_s"]
-        self._options = PixelOptions(**config["options"])
-        self._prepare: Prepare = function_of(config["decoder"])
-        self._limits = ReadLimits(max_bytes=config["max_bytes"], timeout_s=config["timeout_s"])
-        self._num_readers: int = config["num_readers"]
+        self._function = function_of(self._options.decoder)
+        self._limits = ReadLimits(max_bytes=self._options.max_bytes, timeout_s=self._options.timeout_s)
         self._socket = socket.socket(fileno=config["socket"])
         self._socket.setblocking(True)
-        self._spool: int = config["spool"]
+        self._spool = Spool(config["spool"])
+        size_px = 0 if self._options.pixels is None else self._options.pixels.size_px
         self._slots = SharedSlots(
-            config["slots"], num_workers=config["num_workers"], num_slots=config["num_slots"], size_px=self._options.size_px
+            config["slots"], num_workers=config["num_workers"], num_slots=config["num_slots"], size_px=size_px
         )
         self._archives = OpenArchives()
         self._incoming = bytearray()
@@ -147,11 +193,11 @@ class _Worker:
         self._replies: list[bytes] = []
         self._flushed = self._looked = monotonic()
         self._read_s = self._decode_s = self._idle_s = 0.0
-        self._memory = MemoryLimit(config["memory_bytes"])
+        self._memory = MemoryLimit(self._options.memory_bytes)
 
     def serve(self) -> None:
         """Make pictures until the pool is gone."""
-        self._reply(HELLO, message=str(beholder.__file__))
+        self._replies.append(pack_reply(Reply(HELLO, message=str(beholder.__file__))))
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         while True:
@@ -223,7 +269,7 @@ class _Worker:
             return
         self._memory.lift()  # several are read at once, beside the one that is decoded
         if self._remote is None:
-            self._remote = _RemoteReads(self._limits, self._num_readers)
+            self._remote = _RemoteReads(self._limits, self._options.num_readers)
             self._poll.register(self._remote.bell, select.POLLIN)
         self._remote.start(job)
 
@@ -233,61 +279,49 @@ class _Worker:
             raise job.error
         if job.data is not None:
             return job.data
-        request = job.request
-        if request.spooled is not None:
-            place, length = request.spooled
-            return _read_spooled(self._spool, Spool.offset(place), length)
-        ref = PictureRef(path=request.path, offset=request.offset, length=request.length)
-        return read_bytes(ref, self._limits, self._archives)
+        began = monotonic()
+        try:
+            if job.request.spooled is not None:
+                return self._spool.get(*job.request.spooled)
+            return read_bytes(job.ref, self._limits, self._archives)
+        except EOFError:
+            text = "the bytes of this picture did not reach the decode worker"
+            raise PictureError(PictureReason.UNREADABLE, text) from None
+        finally:
+            self._read_s += monotonic() - began
 
     def _make(self, job: _Job) -> None:
         """Read, decode, put the pixels into the slot, and note the reply."""
-        request = job.request
-        began = read = monotonic()
+        request, reply = job.request, Reply(job.request.ticket)
+        began, read_s = monotonic(), self._read_s
         self._slots.begin(self._number, began - job.read_s, request.ticket)
-        signal.setitimer(signal.ITIMER_REAL, max(self._timeout_s - job.read_s, 0.0) + GRACE_S)
-        num_bytes, digest = 0, None
-        try:
-            data = self._read(job)
-            read = monotonic()
-            num_bytes = len(data)
-            is_file = request.path is not None and request.offset is None and request.length is None
-            digest = contents_digest(data) if is_file else None
-            if digest is not None and digest == request.known:
-                self._reply(request.ticket, num_bytes=num_bytes, digest=digest, are_known=True)
-                return
-            if self._remote is None or not self._remote.pending:
-                self._memory.begin(data)
-            found = self._prepare(data, self._options)
-            self._slots.pixels[request.slot] = found.pixels
-            where = (found.width, found.height, int(found.traits))
-            self._reply(request.ticket, None, "", *where, num_bytes=num_bytes, digest=digest)
-        except Exception as error:  # the picture is lost, the run is not
-            self._reply(request.ticket, *failure_of(error), num_bytes=num_bytes, digest=digest)
-        finally:
-            self._slots.begin(
-                self._number, monotonic(), 0
-            )  # what happens to the worker from here on is not this picture's doing
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            self._read_s += read - began
-            self._decode_s += monotonic() - read
-            self._slots.spend(self._number, self._read_s, self._decode_s, self._idle_s)
-
-    def _reply(
-        self,
-        ticket: int,
-        reason: PictureReason | None = None,
-        message: str = "",
-        width: int = 0,
-        height: int = 0,
-        traits: int = 0,
-        *,
-        num_bytes: int = 0,
-        digest: bytes | None = None,
-        are_known: bool = False,
-    ) -> None:
-        reply = Reply(ticket, reason, message, width, height, traits, num_bytes, digest, are_known)
+        left_s = self._options.timeout_s - request.spent_s - job.read_s
+        signal.setitimer(signal.ITIMER_REAL, max(left_s, 0.0) + GRACE_S)
+        attempt(reply, job.ref, lambda: self._read(job), lambda data: self._decode(data, request, reply))
+        # What happens to the worker from here on is not this picture's doing.
+        self._slots.begin(self._number, monotonic(), 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self._replies.append(pack_reply(reply))
+        self._decode_s += monotonic() - began - (self._read_s - read_s)
+        self._slots.spend(self._number, self._read_s, self._decode_s, self._idle_s)
+        if reply.reason == PictureReason.TOO_LARGE and self._memory.is_worn:
+            self._flush()
+            os._exit(0)  # what a failure left in use would make later pictures too large
+
+    def _decode(self, data: bytes, request: Request, reply: Reply) -> None:
+        if self._remote is None or not self._remote.pending:
+            self._memory.begin(data)
+        if self._options.pixels is not None:
+            found = self._function(data, self._options.pixels)
+            self._slots.pixels[request.slot] = found.pixels
+            reply.width, reply.height, reply.traits = found.width, found.height, int(found.traits)
+            return
+        how = dict(request.how or {})
+        if how.get("pixels") is not None:
+            how["pixels"] = PixelOptions(**how["pixels"])
+        small = self._function(data, **how)
+        reply.width, reply.height, reply.traits = small.width, small.height, int(small.is_turned)
+        reply.message, reply.data = small.media_type, small.data
 
     def _flush(self) -> None:
         """Send the replies that are waiting."""
@@ -297,17 +331,6 @@ class _Worker:
         body = b"".join(self._replies)
         self._replies.clear()
         try:
-            self._socket.sendall(LENGTH.pack(len(body)) + body)
+            self._socket.sendall(frame(body))
         except OSError:
             os._exit(0)
-
-
-def _read_spooled(handle: int, start: int, length: int) -> bytes:
-    """Exactly `length` bytes of the spool."""
-    data = os.pread(handle, length, start)
-    while len(data) < length:
-        more = os.pread(handle, length - len(data), start + len(data))
-        if not more:
-            raise PictureError(PictureReason.UNREADABLE, "the bytes of this picture did not reach the decode worker")
-        data += more
-    return data
