@@ -47,9 +47,9 @@ def main(config: dict[str, Any]) -> None:
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one sets memory aside before the limit is there
     import beholder
     from beholder.scoreset.database import limit_for_good
-    from beholder.workers.worker_setup import set_up_process
+    from beholder.workers.child_process import set_up_process
 
-    set_up_process(config["parent"], 0)
+    set_up_process(config["parent"])
     connection = Connection(config["socket"])
     database = _Database(config)
     limit_for_good(config["memory_bytes"])
