@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from beholder.pixels.picture import PictureError
     from beholder.reporting.api import report
     from beholder.scoring.api import ScoreRun, score
-    from beholder.scoring.preprocess import preprocess
-    from beholder.scoring.scorer import Scorer, load_scorer
+    from beholder.scoring.scorer import Scorer, load_scorer, preprocess
 
 __version__ = "0.1.0"
 
@@ -45,7 +44,7 @@ _HOMES = {
     "InputError": "beholder.errors",
     "OutputError": "beholder.errors",
     "PictureError": "beholder.pixels.picture",
-    "preprocess": "beholder.scoring.preprocess",
+    "preprocess": "beholder.scoring.scorer",
     "Scorer": "beholder.scoring.scorer",
     "load_scorer": "beholder.scoring.scorer",
     "Head": "beholder.models.heads",

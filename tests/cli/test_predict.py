@@ -179,7 +179,7 @@ def test_what_is_not_done_is_said_in_one_line(place: Path, arguments: list[str],
 
 
 def test_help_lists_every_flag_and_the_three_steps(place: Path) -> None:
-    from beholder.scoring.birder_flags import FLAGS
+    from beholder.scoring.birder import FLAGS
 
     result = predict(place, "--help")
     assert result.returncode == 0

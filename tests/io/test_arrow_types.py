@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from beholder.errors import InputError
-from beholder.io.arrow_types import as_texts, as_values, empty_table, in_type, usual_type
+from beholder.io.schemas import as_texts, as_values, empty_table, in_type, usual_type
 from beholder.scoreset.score_set import open_scores
 
 VIEW, TEXT = pa.string_view(), pa.large_string()

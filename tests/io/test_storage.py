@@ -89,7 +89,7 @@ def test_scratch_holds_the_temporary_file(tmp_path: Path) -> None:
 def test_a_killed_writer_leaves_one_stray_file_that_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"old")
     code = (
-        "import os, signal, sys; from beholder import storage\n"
+        "import os, signal, sys; from beholder.io import storage\n"
         "with storage.write_whole(sys.argv[1]) as temporary:\n"
         "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from beholder import InputError
 from beholder.io import storage
-from beholder.io.csv_tables import header_of, open_table
+from beholder.io.tables import header_of, open_table
 from beholder.pixels.picture import PictureRef, SourceOptions
 from beholder.scoreset.database import connect
 from beholder.scoreset.sample_lists import read_list

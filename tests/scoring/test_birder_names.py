@@ -19,6 +19,7 @@ from beholder.errors import BeholderError, HeadError, InputError
 from beholder.pixels.picture import PicturePart, SourceOptions
 from beholder.scoring import birder
 from beholder.scoring.birder import (
+    FLAGS,
     BirderFlags,
     checkpoint,
     embed_options,
@@ -28,9 +29,7 @@ from beholder.scoring.birder import (
     output_path,
     read_classes,
 )
-from beholder.scoring.birder_flags import FLAGS
-from beholder.scoring.folder_labels import FolderLabels
-from beholder.scoring.options import EmbedOptions
+from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.pictures.parts import find_pictures
 from oracles.peers import PEERS, needs_peers
 

@@ -15,8 +15,8 @@ import pytest
 
 from beholder.errors import InputError, OutputError
 from beholder.kernels.scoring import ColumnBlock
-from beholder.scoring.embedding_writers import WriteOptions, join_shards, write_shard
-from beholder.scoring.folder_labels import FolderLabels
+from beholder.scoring.embedding_files import WriteOptions, join_shards, write_shard
+from beholder.scoring.options import FolderLabels
 from beholder.sources.embeddings.labels import read_metadata
 from beholder.sources.embeddings.parts import find_parts, reader_of
 from beholder.sources.embeddings.reader import ReadOptions
@@ -232,7 +232,7 @@ def test_joining_takes_memory_of_a_few_groups_and_not_of_all_rows(tmp_path: Path
         parts.append(tmp_path / name)
     whole = sum(part.stat().st_size for part in parts)
     script = (
-        "import sys, pathlib, pyarrow as pa\nfrom beholder.scoring.embedding_writers import WriteOptions, join_shards\n"
+        "import sys, pathlib, pyarrow as pa\nfrom beholder.scoring.embedding_files import WriteOptions, join_shards\n"
         "options = WriteOptions(format='parquet', dtype='float32', normalise=False)\n"
         "join_shards([pathlib.Path(p) for p in sys.argv[2:]], sys.argv[1], {})\n"
         "print(pa.default_memory_pool().max_memory())"

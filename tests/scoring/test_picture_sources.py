@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError, preprocess
-from beholder.io import remote_stream
+from beholder.io import storage
 from beholder.models.heads import load_head
 from beholder.models.towers import load_tower
 from beholder.scoring.score import ScoreOptions, score
@@ -208,9 +208,9 @@ def test_a_server_that_fails_in_the_middle_of_a_tar_is_asked_again_later(
     web: FileServer, run: Callable[..., RunSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tar before it is kept and not fetched again; nothing is rejected for the server's sake."""
-    monkeypatch.setattr(remote_stream, "PIECE_BYTES", 4096)
-    monkeypatch.setattr(remote_stream.RemoteStream.__init__, "__defaults__", (4096,))
-    monkeypatch.setattr(remote_stream, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(storage, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(storage.RemoteStream.__init__, "__defaults__", (4096,))
+    monkeypatch.setattr(storage, "_FIRST_PAUSE_S", 0.01)
     many = [(f"{number:03d}.jpg", DATA[number % BAD]) for number in range(60)]
     web.files |= {"0.tar": tar(many[:6]), "1.tar": tar(many)}
     source = f"{web.url}/{{0..1}}.tar"

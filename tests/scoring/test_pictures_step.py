@@ -19,7 +19,7 @@ from beholder import BeholderError, preprocess
 from beholder.engine.engine import Engine
 from beholder.models.clip import ClipVisionTower, TowerShape, random_tower
 from beholder.pixels.picture import PicturePart, PixelOptions, SourceOptions
-from beholder.scoring.embedding_writers import WriteOptions
+from beholder.scoring.embedding_files import WriteOptions
 from beholder.scoring.pictures_step import DecodeOptions, EmbeddedShard, PictureStep
 from beholder.scoring.pictures_writing import PictureProduct
 from beholder.sources.pictures.parts import find_pictures

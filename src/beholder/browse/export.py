@@ -35,7 +35,7 @@ def write_selection(session: Session, view: View, threshold: float, target: Path
     Returns:
         How many rows were written.
     """
-    from beholder.io.table_writing import write_table  # brings numba, which the page does not need before
+    from beholder.io.tables import write_table  # brings numba, which the page does not need before
 
     rows = session.selected(view, threshold)
     passed = _passed(session)

@@ -33,7 +33,7 @@ _TYPES = {"int": int, "float": float, "text": str, "texts": str, "sizes": int}
 
 def make_parser() -> argparse.ArgumentParser:
     """Build birder's parser: every flag of its `predict` (0.8.4), and four of ours."""
-    from beholder.scoring.birder_flags import FLAGS
+    from beholder.scoring.birder import FLAGS
 
     parser = argparse.ArgumentParser(
         prog="beholder predict",
@@ -73,8 +73,7 @@ def parse(arguments: Sequence[str]) -> tuple[Any, bool, bool]:
     """(`BirderFlags`, --json, --quiet). Exits with 2 for what birder's parser would refuse; raises InputError."""
     from dataclasses import fields
 
-    from beholder.scoring.birder import BirderFlags
-    from beholder.scoring.birder_flags import FLAGS
+    from beholder.scoring.birder import FLAGS, BirderFlags
 
     values = vars(make_parser().parse_args(arguments))
     as_json, quiet = values.pop("as_json"), values.pop("quiet")

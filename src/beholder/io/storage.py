@@ -1,19 +1,22 @@
-"""Paths of any kind in (local, s3://, https://, ...), files and listings out; results are written whole or not at all."""
+"""Files on this machine and on servers: what a path is, listings, reading; results are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import hashlib
+import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, reason_of, writing_failed
-from beholder.io.remote import NO_RANGES, RemoteFile, web_range
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -458,3 +461,165 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "beholder"
+
+
+NO_RANGES = "support range requests"
+"""What fsspec says, and is said here, about servers that give whole files only."""
+_PIECE_BYTES = 1 << 18
+
+
+def web_range(fs: Any, url: str, start: int, stop: int, most_whole: int) -> bytes:
+    """Bytes [start, stop) of a URL, fewer at its end; never more are read, whatever the server sends.
+
+    A server that gives whole files only is read from the beginning, up to `most_whole` bytes. Raises ValueError for a larger
+    file, and what the server's library raises.
+    """
+    from fsspec.asyn import sync
+
+    async def get() -> bytes:
+        options = dict(fs.kwargs)
+        headers = dict(options.pop("headers", None) or {})
+        headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        session = await fs.set_session()
+        async with session.get(fs.encode_url(url), headers=headers, **options) as response:
+            if response.status == 416:  # it ends before
+                return b""
+            response.raise_for_status()
+            skip = 0 if response.status == 206 else start
+            wanted = skip + stop - start
+            if response.status != 206 and wanted > most_whole and (response.content_length or wanted) > most_whole:
+                raise ValueError(f"The HTTP server does not {NO_RANGES}")
+            found = bytearray()
+            async for piece in response.content.iter_chunked(_PIECE_BYTES):
+                found += piece
+                if len(found) >= wanted:
+                    break
+            return bytes(found[skip:wanted])
+
+    data: bytes = sync(fs.loop, get)
+    return data
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file for libraries that take it apart, which cannot mistake a failing server for a damaged file.
+
+    Args:
+        opened: a file of fsspec's.
+        errors: gives the context in which it is read: it turns what the server's library raises into a BeholderError.
+    """
+
+    def __init__(self, opened: Any, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        self._opened, self._errors = opened, errors
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes."""
+        with self._errors():
+            data: bytes = self._opened.read(size)
+            return data
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer; returns how many bytes came."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place. Raises ValueError for one before the start."""
+        return int(self._opened.seek(offset, whence))
+
+    def tell(self) -> int:
+        """The place."""
+        return int(self._opened.tell())
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def close(self) -> None:
+        """Let go of it."""
+        if not self.closed:
+            self._opened.close()
+        super().close()
+
+
+PIECE_BYTES = 8 << 20
+_ATTEMPTS = 4
+_FIRST_PAUSE_S = 0.25
+
+
+class RemoteStream(io.RawIOBase):
+    """The bytes of a remote file. Seeking is possible, forward within the piece at hand or to another one.
+
+    Every piece is a request of its own, so that a consumer may take its time without a server hanging up.
+
+    Args:
+        path: URL.
+        num_bytes: its size.
+        piece_bytes: bytes of one request.
+    """
+
+    def __init__(self, path: str, num_bytes: int, piece_bytes: int = PIECE_BYTES) -> None:
+        self.path, self.num_bytes, self._piece_bytes = path, num_bytes, piece_bytes
+        self._at, self._low, self._piece = 0, 0, b""
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-fetch")
+        self._ahead: tuple[int, Future[bytes]] | None = None
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position, in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position; nothing is fetched yet."""
+        self._at = max(0, offset + (0, self._at, self.num_bytes)[whence])
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill `buffer` from the piece at hand; fewer bytes at its end. Raises InputError when the server fails for good."""
+        if self._at >= self.num_bytes:
+            return 0
+        if not self._low <= self._at < self._low + len(self._piece):
+            self._load(self._at - self._at % self._piece_bytes)
+        inside = self._at - self._low
+        count = min(len(buffer), len(self._piece) - inside)
+        if count <= 0:
+            raise InputError(f"cannot read {self.path}: the server sends fewer bytes than it promised; did the file change?")
+        buffer[:count] = self._piece[inside : inside + count]
+        self._at += count
+        return count
+
+    def _load(self, low: int) -> None:
+        if self._ahead is not None and self._ahead[0] == low:
+            self._piece = self._ahead[1].result()
+        else:
+            self._piece = self._fetch(low)
+        self._low, self._ahead = low, None
+        following = low + self._piece_bytes
+        if following < self.num_bytes:
+            self._ahead = (following, self._pool.submit(self._fetch, following))
+
+    def _fetch(self, low: int) -> bytes:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return read_range(self.path, low, min(low + self._piece_bytes, self.num_bytes))
+            except InputError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_FIRST_PAUSE_S * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Drop what is under way."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError
 from beholder.io import records, storage
-from beholder.io.csv_tables import MisfitError, check_names, open_table
 from beholder.io.schemas import fit_column
+from beholder.io.tables import MisfitError, check_names, open_table
 
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv")
 _NO_SCORES = (columns.REJECTS_FOLDER, columns.EMBEDDINGS_FOLDER, columns.IMAGES_FOLDER, columns.METADATA_FOLDER)

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.arrow_types import as_numbers, in_type
 from beholder.io.parquet import ParquetFile
+from beholder.io.schemas import as_numbers, in_type
 from beholder.scoreset.score_set import ScoreSet
 
 PIECE_ROWS = 1 << 20

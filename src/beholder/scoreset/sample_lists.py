@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.text import open_text
+from beholder.io.tables import open_text
 from beholder.scoreset.database import count_of, do, interruptible
 from beholder.scoreset.foreign import as_parquet
 from beholder.scoreset.score_set import ROW, parquet_of, quoted

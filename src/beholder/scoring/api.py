@@ -77,7 +77,7 @@ class ScoreRun:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        from beholder.io.arrow_types import empty_table
+        from beholder.io.schemas import empty_table
         from beholder.scoreset.score_set import open_scores
 
         with open_scores(self.place) as found:

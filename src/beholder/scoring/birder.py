@@ -1,20 +1,34 @@
-"""birder predict's flags in; its job done by ours, under birder's file names and columns."""
+"""birder predict (0.8.4) done by beholder: its flags, the pictures that it takes, its file names and columns.
+
+birder's `collect_samples_from_paths` (`birder/common/fs_ops.py`) takes everything below a folder, hidden files and those behind
+links too, whose name ends like one of `SUFFIXES`; all paths of all arguments together, sorted as text.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from beholder.engine import Precision
-from beholder.errors import BeholderError, HeadError, InputError
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beholder.engine.precisions import Precision
+from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import storage
 from beholder.notices import doing
-from beholder.scoring.birder_flags import named
-from beholder.scoring.folder_labels import FolderLabels
-from beholder.scoring.options import EmbedOptions
+from beholder.pixels.picture import PicturePart
+from beholder.scoring.options import EmbedOptions, FolderLabels
+from beholder.sources.pictures.folder import part_of_listing
+from beholder.sources.pictures.labels import valid_text
+from beholder.sources.pictures.listing import Listing
+from beholder.sources.pictures.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES, is_picture
 
 if TYPE_CHECKING:
     from beholder.pixels.picture import PicturePart
@@ -299,7 +313,8 @@ def predict(
     Raises BeholderError: no such network, device or folder, an output in the way, ... Bad pictures are rejected, not raised.
     """
     from beholder.models.towers import find_tower_file
-    from beholder.scoring.birder_pictures import list_pictures
+
+    pass
     from beholder.scoring.execute import execute
     from beholder.scoring.pictures import plan_embeddings
     from beholder.scoring.pictures_step import PictureStep
@@ -344,7 +359,7 @@ def read_classes(path: Path) -> dict[str, int]:
 
             found = json.loads(open_tensors(str(path)).metadata.get("class_to_idx", "{}"))
         else:
-            from beholder.models.torch_files import load_weights
+            from beholder.models.torch_archives import load_weights
 
             held = load_weights(path, mapped=True)
             found = held.get("class_to_idx", {}) if isinstance(held, dict) else {}
@@ -371,3 +386,266 @@ def _check_device(flags: BirderFlags) -> int:
         flag = "--mps" if flags.mps else "--gpu" if flags.gpu_id is None else f"--gpu-id {flags.gpu_id}"
         raise BeholderError(str(error).replace(f"--device {flags.device}", flag, 1)) from None
     return torch.cuda.device_count()
+
+
+Kind = Literal["switch", "int", "float", "text", "sizes", "texts"]
+Treatment = Literal["used", "idle", "refused"]
+"""idle: taken, and nothing follows from it."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One of birder's flags.
+
+    Attributes:
+        names: as typed, birder's own name first after the short one.
+        kind: what follows it: nothing, a value, one or two whole numbers, or a value each time it is given.
+        treatment: what becomes of it.
+        text: help; for idle and refused ones the reason, as it is told to the user.
+        default: birder's; where ours is another one (found by looking), None.
+        choices: words that are allowed.
+    """
+
+    names: tuple[str, ...]
+    kind: Kind
+    treatment: Treatment
+    text: str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The long name."""
+        return max(self.names, key=len)
+
+    @property
+    def field(self) -> str:
+        """The name of its value, as birder has it."""
+        return "st" if "--st" in self.names else self.name.removeprefix("--").replace("-", "_")
+
+
+_CLASSES = "the columns of this network are an embedding's dimensions, not classes"
+_ONE_FORM = "the tower is loaded from its weights only"
+_BEHIND = "only the embedding (--save-logits) and the vector before it (--save-embeddings) are written here"
+_SCORES_LESS = "softmax over an embedding's dimensions means nothing; use --save-logits and score that file"
+
+FLAGS: tuple[Flag, ...] = (
+    Flag(("-n", "--network"), "text", "used", "the network; vit_l14_pn_quick_gelu is CLIP's ViT-L/14"),
+    Flag(("--model-config",), "text", "refused", "the tower's shape is that of its weights"),
+    Flag(("--forward-kwargs",), "text", "refused", "the tower has no such options"),
+    Flag(("-e", "--epoch"), "int", "used", "models/NETWORK_TAG_EPOCH.pt is loaded; adds _eN to the file name"),
+    Flag(("--quantized",), "switch", "refused", _ONE_FORM),
+    Flag(("-t", "--tag"), "text", "used", "the network's tag, such as openai-clip"),
+    Flag(("-r", "--reparameterized"), "switch", "refused", _ONE_FORM),
+    Flag(("--pts",), "switch", "refused", _ONE_FORM),
+    Flag(("--pt2",), "switch", "refused", _ONE_FORM),
+    Flag(("--st", "--safetensors"), "switch", "used", "load models/NETWORK_TAG.safetensors in place of .pt"),
+    Flag(("--compile",), "switch", "used", "run the tower through torch.compile"),
+    Flag(("--compile-fullgraph",), "switch", "idle", "torch.compile takes the whole tower as it is"),
+    Flag(("--compile-mode",), "text", "idle", "torch.compile's default mode is used"),
+    Flag(("--channels-last",), "switch", "idle", "the patches are a matrix product, which has no memory format"),
+    Flag(("--model-dtype",), "text", "used", "weights and products of this type; adds it to the file name",
+         "float32", ("float32", "float16", "bfloat16")),
+    Flag(("--amp",), "switch", "used", "products in --amp-dtype, the rest in float32"),
+    Flag(("--amp-dtype",), "text", "used", "default: float16 on a GPU, bfloat16 on a processor", None, ("float16", "bfloat16")),
+    Flag(("--fast-matmul",), "switch", "used", "float32 products in TF32 (GPU only)"),
+    Flag(("--tta",), "switch", "refused", "the mean of five crops is not made here"),
+    Flag(("--size",), "sizes", "used", "side of the pixels; must be the tower's own"),
+    Flag(("--naflex",), "switch", "refused", "CLIP's towers take squares of one size"),
+    Flag(("--batch-size",), "int", "used", "pictures the device takes at once; default: found"),
+    Flag(("--img-loader",), "text", "used", "tv or pil; both give Pillow's pixels here", "tv", ("tv", "pil")),
+    Flag(("-j", "--num-workers"), "int", "used", "processes that decode; default: by cores and device"),
+    Flag(("--prefetch-factor",), "int", "idle", "the queues between the stages find their length themselves"),
+    Flag(("--chunk-size",), "int", "idle", "memory does not grow with the pictures, and results are kept shard by shard"),
+    Flag(("--center-crop",), "float", "used", "resize to int(size / C) first, then crop; in (0, 1]", 1.0),
+    Flag(("--simple-crop",), "switch", "used", "short side to size, then centre crop (else squashed); adds _sc"),
+    Flag(("--show",), "switch", "refused", _CLASSES),
+    Flag(("--show-top-below",), "float", "refused", _CLASSES),
+    Flag(("--show-target-below",), "float", "refused", _CLASSES),
+    Flag(("--show-mistakes",), "switch", "refused", _CLASSES),
+    Flag(("--show-out-of-k",), "switch", "refused", _CLASSES),
+    Flag(("--show-class",), "text", "refused", _CLASSES),
+    Flag(("--shuffle",), "switch", "refused", "rows are written in the order of the pictures, so that a run can be continued"),
+    Flag(("--summary",), "switch", "refused", _CLASSES),
+    Flag(("--save-results",), "switch", "refused", _CLASSES),
+    Flag(("--save-sparse-results",), "switch", "refused", _CLASSES),
+    Flag(("--skip-results-analysis",), "switch", "idle", "there is no such analysis"),
+    Flag(("--save-output",), "switch", "refused", _SCORES_LESS),
+    Flag(("--save-logits",), "switch", "used", "write CLIP's embeddings, which `beholder score` reads: ..._logits.csv"),
+    Flag(("--save-embeddings",), "switch", "used", "write the vectors before the projection, which no head scores"),
+    Flag(("--save-features",), "switch", "refused", _BEHIND),
+    Flag(("--save-detection-features",), "switch", "refused", _BEHIND),
+    Flag(("--save-labels",), "switch", "used", "add the column `label`, the folder's class (VDC takes it for a dimension)"),
+    Flag(("--output-format",), "text", "used", "csv or parquet", "csv", ("csv", "parquet")),
+    Flag(("--prefix",), "text", "used", "goes before the file name"),
+    Flag(("--suffix",), "text", "used", "goes after the file name"),
+    Flag(("--gpu",), "switch", "used", "run on a CUDA device; without it on the processor"),
+    Flag(("--gpu-id",), "int", "used", "which one"),
+    Flag(("--mps",), "switch", "used", "run on an Apple GPU"),
+    Flag(("--parallel",), "switch", "used", "all GPUs; this version uses one, and says so where there are more"),
+    Flag(("--wds",), "switch", "used", "DATA_PATH is a folder of tars or a brace path such as 'data/{000..099}.tar'"),
+    Flag(("--wds-size",), "int", "used", "pictures in the tars, for the file name; default: counted"),
+    Flag(("--wds-info",), "texts", "used", "a webdataset _info.json that lists the tars; may be repeated"),
+    Flag(("--wds-split",), "text", "used", "which of its splits", "validation"),
+    Flag(("--ignore-dir-names",), "switch", "refused", _CLASSES),
+    Flag(("--class-mapping",), "text", "refused", _CLASSES),
+    Flag(("--hierarchical",), "switch", "used", "labels are all folders below DATA_PATH joined by _, not the last one"),
+)  # fmt: skip
+
+
+def named(flags: tuple[str, ...], treatment: Treatment) -> list[Flag]:
+    """Those of the flags given (by field name) that are treated so, in birder's order."""
+    return [flag for flag in FLAGS if flag.treatment == treatment and flag.field in flags]
+
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""`IMG_EXTENSIONS` of torchvision, which birder goes by; in any case."""
+_TAKEN = frozenset(suffix.encode() for suffix in SUFFIXES)
+_UNNAMED, _DANGLING = "without such an ending", "links that lead nowhere"
+_PIECE = 1 << 15
+
+_Identity = tuple[int, int]
+
+
+def list_pictures(paths: Sequence[str]) -> tuple[PicturePart, list[str]] | None:
+    """List what birder would read.
+
+    Args:
+        paths: local folders and files, as they were typed.
+
+    Returns:
+        The pictures as one part, and a line for each thing that is left out; None where some of `paths` are no local folders
+        and files, which birder could not read: URLs, patterns, what does not exist.
+
+    Raises:
+        InputError: nothing is left, a picture is named twice, or a folder cannot be read.
+    """
+    if not all(os.path.isdir(path) or os.path.isfile(path) for path in paths):  # noqa: PTH112, PTH113 (birder's own words)
+        return None
+    found = _Found()
+    for path in paths:
+        if os.path.isdir(path):  # noqa: PTH112
+            found.add_folder(os.fsencode(path))
+        else:
+            found.add_file(os.fsencode(path), os.stat(path))  # noqa: PTH116
+    notes = found.notes()
+    if not found.sizes:
+        why = "".join(f"; {note}" for note in notes)
+        raise InputError(
+            f"{', '.join(paths)}: no picture that birder predict takes ({' '.join(SUFFIXES)}); of tars, give --wds{why}"
+        )
+    return _part_of(found, paths), notes
+
+
+class _Found:
+    """What the walk has met; names are packed, so that millions fit."""
+
+    def __init__(self) -> None:
+        self.sizes, self.stamps = array("q"), array("q")
+        self.num_ignored = self.num_circles = 0
+        self.left_out: Counter[str] = Counter()
+        self._new: list[bytes] = []
+        self._packed: list[pa.Array] = []
+
+    def paths(self) -> pa.Array:
+        """All so far, large_binary, as they were met."""
+        return pa.concat_arrays([*self._packed, pa.array(self._new, pa.large_binary())])
+
+    def add_folder(self, top: bytes) -> None:
+        """Everything below `top`, through links as well; a folder inside itself is left out. Raises InputError."""
+        stack: list[tuple[bytes, tuple[_Identity, ...]]] = [(top, ())]
+        while stack:
+            folder, above = stack.pop()
+            try:
+                status = os.stat(folder)  # noqa: PTH116 (names that are not UTF-8)
+                here = (status.st_ino, status.st_dev)
+                if here in above:
+                    self.num_circles += 1
+                    continue
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        path = os.path.join(folder, entry.name)  # noqa: PTH118 (a/ and a// stay as typed, as in birder)
+                        if entry.is_dir():
+                            stack.append((path, (*above, here)))
+                        else:
+                            self._add_entry(entry, path)
+            except OSError as error:
+                raise reading_failed(valid_text(folder), error) from error
+
+    def _add_entry(self, entry: os.DirEntry[bytes], path: bytes) -> None:
+        try:
+            status = entry.stat()
+        except OSError:  # a link that leads nowhere, or a file that has just vanished
+            self._leave_out(path, is_there=False)
+            return
+        if entry.is_file():
+            self.add_file(path, status)
+        else:
+            self.num_ignored += 1
+
+    def add_file(self, path: bytes, status: os.stat_result) -> None:
+        """One file, taken or left out by its name."""
+        if _suffix(path) not in _TAKEN:
+            self._leave_out(path, is_there=True)
+            return
+        self._new.append(path)
+        if len(self._new) == _PIECE:
+            self._packed.append(pa.array(self._new, pa.large_binary()))
+            self._new = []
+        self.sizes.append(status.st_size)
+        self.stamps.append(status.st_mtime_ns)
+
+    def _leave_out(self, path: bytes, *, is_there: bool) -> None:
+        """Count a file that birder does not take: as a picture, or as something else."""
+        suffix = _suffix(path).decode("ascii", "replace")
+        if storage.is_ignored_name(os.path.basename(path)) or suffix[1:] in SIDECAR_SUFFIXES:  # noqa: PTH119
+            return
+        if suffix[1:] in PICTURE_SUFFIXES:
+            self.left_out[suffix if is_there else _DANGLING] += 1
+        elif is_there and suffix[1:] not in OTHER_SUFFIXES and _begins_as_picture(path):
+            self.left_out[_UNNAMED] += 1
+        else:
+            self.num_ignored += 1
+
+    def notes(self) -> list[str]:
+        """What a user should know of what is left out."""
+        lines = []
+        if self.left_out:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.left_out.most_common())
+            several = "1 picture is" if self.left_out.total() == 1 else f"{self.left_out.total():,} pictures are"
+            lines.append(f"{several} left out, as birder leaves them out: {kinds} (`beholder embed` takes every kind)")
+        if self.num_circles:
+            lines.append(
+                f"{self.num_circles:,} links to a folder above are not followed; birder lists what is behind such a link "
+                "again and again"
+            )
+        return lines
+
+
+def _part_of(found: _Found, paths: Sequence[str]) -> PicturePart:
+    """Pictures sorted by their whole path, as birder sorts them. Raises InputError when one is there twice."""
+    whole = found.paths()
+    order = pc.array_sort_indices(whole)
+    whole, places = whole.take(order), order.to_numpy()
+    same = pc.index(pc.equal(whole[1:], whole[:-1]), True).as_py() if len(whole) > 1 else -1
+    if same >= 0:
+        raise InputError(f"{valid_text(whole[same].as_py())} is named twice; name it once")
+    first = min(paths)
+    name = Path(os.path.abspath(first)).name or "pictures"  # noqa: PTH100
+    listing = Listing(
+        whole, np.array(found.sizes, np.int64)[places], np.array(found.stamps, np.int64)[places], num_ignored=found.num_ignored
+    )
+    return part_of_listing(listing, first, valid_text(name), "")
+
+
+def _suffix(path: bytes) -> bytes:
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122 (birder's rule: ".jpg" alone has none)
+
+
+def _begins_as_picture(path: bytes) -> bool:
+    """Whether a file is a picture by its first bytes; one that cannot be read is none."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return is_picture(file.read(HEAD_BYTES))
+    except OSError:
+        return False

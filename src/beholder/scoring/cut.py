@@ -18,7 +18,7 @@ from beholder import columns
 from beholder.errors import InputError, OutputError
 from beholder.io import records, storage
 from beholder.scoring import score_files
-from beholder.scoring.embedding_joining import cut_shard
+from beholder.scoring.embedding_files import cut_shard
 from beholder.scoring.shards import EarlierShard, RunFolder, Shard, is_shard_file
 
 _COPY_BYTES = 1 << 20

@@ -26,7 +26,7 @@ from beholder.models.heads import Head
 from beholder.notices import doing
 from beholder.scoreset.numbers import ScoreStats
 from beholder.scoring import score_files
-from beholder.scoring.clock import StageClock
+from beholder.scoring.progress import PartSize, StageClock, Tally
 from beholder.scoring.shards import (
     KEPT_FROM,
     Changes,
@@ -39,7 +39,6 @@ from beholder.scoring.shards import (
     shard_names,
 )
 from beholder.scoring.stream import Stream
-from beholder.scoring.tally import PartSize, Tally
 from beholder.sources.embeddings.labels import ConsecutiveLabels, labels_schema
 from beholder.sources.embeddings.parts import reader_of
 from beholder.sources.embeddings.reader import Part, ReadOptions

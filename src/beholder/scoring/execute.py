@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from beholder.columns import MESSAGE, PASSING_REASONS, SAMPLE
+from beholder.columns import PASSING_REASONS
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
 from beholder.notices import doing
-from beholder.scoreset.rejects import count_reasons, find_rejects
-from beholder.scoring import runner
+from beholder.scoreset.rejects import examples_of, find_rejects
+from beholder.scoring import run
 from beholder.scoring.options import JobOptions
 from beholder.scoring.output import SCORES, Product, RunOutput
+from beholder.scoring.progress import Tally
+from beholder.scoring.run import Step
 from beholder.scoring.shards import RunFolder, ShardResult, fingerprint
-from beholder.scoring.step import Step
 from beholder.scoring.summary import RunSummary
-from beholder.scoring.tally import Tally
 
 NUM_EXAMPLES = 3
 """Rejects of each reason that a summary names."""
@@ -120,7 +120,7 @@ def execute(
 
     folder = RunFolder(out.work)
     if not options.overwrite:
-        runner.check_folder(step, folder)
+        run.check_folder(step, folder)
     with folder.locked():
         is_open = earlier is None and not options.overwrite
         if is_open and out.matching_result(step, identity) is not None:  # by a run that finished while this one got ready
@@ -133,7 +133,7 @@ def execute(
                 out.open_again()
         redo = _may_change if options.retry_rejects else None
         try:
-            report = runner.run(
+            report = run.run(
                 step,
                 folder,
                 progress,
@@ -142,7 +142,7 @@ def execute(
                 anew=options.overwrite,
                 keep_vanished=options.vanished == "keep",
             )
-        except runner.OtherInputsError:
+        except run.OtherInputsError:
             if is_opened:
                 out.remove_work()
             raise
@@ -168,10 +168,8 @@ def _with_examples(summary: RunSummary) -> RunSummary:
     """The summary with some rejects of each reason, as the finished result has them."""
     if summary.num_rejected:
         with doing("reading some of the rejects"):
-            summary.reject_examples = {
-                reason.word: [{SAMPLE: sample, MESSAGE: message} for sample, _, message in reason.examples]
-                for reason in count_reasons(find_rejects(summary.output).paths, NUM_EXAMPLES)
-            }
+            paths = find_rejects(summary.output).paths
+            summary.reject_examples = examples_of(paths, summary.reasons, NUM_EXAMPLES)
     return summary
 
 

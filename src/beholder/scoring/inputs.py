@@ -22,7 +22,7 @@ from beholder.columns import PASSING_REASONS
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.pixels.picture import DIGEST_BYTES, Trait
-from beholder.scoring.embedding_writers import WriteOptions, read_shard
+from beholder.scoring.embedding_files import WriteOptions, read_shard
 from beholder.scoring.shards import EarlierShard, fingerprint
 
 PATH, SIZE, STAMP, DIGEST, SCORES = "path", "size", "stamp", "digest", "scores"

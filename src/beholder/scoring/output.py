@@ -17,7 +17,7 @@ from beholder.errors import OutputError, writing_failed
 from beholder.io import records, storage
 from beholder.io.records import DamagedRecordError
 from beholder.scoring import cut, score_files
-from beholder.scoring.runner import is_set_aside, new_set_aside, remove_set_aside
+from beholder.scoring.run import Step, is_set_aside, new_set_aside, remove_set_aside
 from beholder.scoring.shards import (
     LOCK_FILE,
     DamagedShardError,
@@ -29,7 +29,6 @@ from beholder.scoring.shards import (
     is_shard_file,
     link_or_copy,
 )
-from beholder.scoring.step import Step
 from beholder.scoring.summary import RunSummary
 
 _UNKNOWN_SUFFIXES = {
@@ -88,7 +87,7 @@ def _join_scores(target: str, parts: Sequence[Path], is_csv: bool, provenance: M
 
 
 def _join_embeddings(target: str, parts: Sequence[Path], is_csv: bool, provenance: Mapping[str, Any], scratch: Path) -> None:
-    from beholder.scoring.embedding_writers import join_shards
+    from beholder.scoring.embedding_files import join_shards
 
     join_shards(parts, target, provenance, scratch=scratch)
 

@@ -17,7 +17,7 @@ from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
 from beholder.notices import doing
 from beholder.pixels.picture import PicturePart, PixelOptions, Trait
-from beholder.scoring.embedding_writers import WriteOptions
+from beholder.scoring.embedding_files import WriteOptions
 from beholder.scoring.execute import Plan
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.output import EMBEDDINGS, RunOutput

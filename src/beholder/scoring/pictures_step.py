@@ -31,9 +31,9 @@ from beholder.pixels.picture import (
     Trait,
     contents_digest,
 )
-from beholder.scoring.clock import StageClock
 from beholder.scoring.inputs import EarlierRows, FoundRow, Known, has_inputs, packed_path, packed_state, states_of
 from beholder.scoring.pictures_writing import PictureProduct, ScoredRows
+from beholder.scoring.progress import PartSize, StageClock, Tally
 from beholder.scoring.shards import (
     KEPT_FROM,
     Changes,
@@ -45,7 +45,6 @@ from beholder.scoring.shards import (
     shard_name,
     shard_names,
 )
-from beholder.scoring.tally import PartSize, Tally
 from beholder.sources.pictures.folder import sizes_and_times
 from beholder.sources.pictures.labels import labels_schema
 from beholder.sources.pictures.parts import reader_of

@@ -22,8 +22,7 @@ from beholder.models.heads import Head
 from beholder.pixels.picture import LateLabels, Trait
 from beholder.scoreset.numbers import ScoreStats
 from beholder.scoring import score_files
-from beholder.scoring.embedding_layouts import EMBEDDING
-from beholder.scoring.embedding_writers import WriteOptions, read_labels, ready_rows, shard_files, write_shard
+from beholder.scoring.embedding_files import EMBEDDING, WriteOptions, read_labels, ready_rows, shard_files, write_shard
 from beholder.scoring.inputs import METADATA as INPUTS_METADATA
 from beholder.scoring.inputs import EarlierRows, FoundRow, inputs_file, inputs_table, reasons_of
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult

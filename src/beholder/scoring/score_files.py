@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError, OutputError
 from beholder.io import records, storage
-from beholder.io.arrow_types import empty_table
-from beholder.io.csv_tables import open_table
-from beholder.io.schemas import as_text, common_schema, fit_table, num_bytes_of, num_rows_of, pieces_of
+from beholder.io.schemas import as_text, common_schema, empty_table, fit_table, num_bytes_of, num_rows_of, pieces_of
+from beholder.io.tables import open_table
 
 REJECTS_SCHEMA = pa.schema([
     (columns.SAMPLE, pa.string()), (columns.STAGE, pa.string()), (columns.REASON, pa.string()), (columns.MESSAGE, pa.string())

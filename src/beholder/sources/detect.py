@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
-from beholder.io.json_tables import JSON_SUFFIXES
-from beholder.io.text import read_head
+from beholder.io.tables import JSON_SUFFIXES, read_head
 from beholder.notices import say
 from beholder.pixels.picture import SourceOptions
 from beholder.sources.embeddings.json_lines import first_rows, vector_fields

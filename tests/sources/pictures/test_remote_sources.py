@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError
-from beholder.io import remote_stream, storage
-from beholder.io.remote_stream import RemoteStream
+from beholder.io import storage
+from beholder.io import storage as remote_stream
+from beholder.io.storage import RemoteStream
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.detect import detect
 from beholder.sources.pictures.labels import join_labels

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.curate.select.records import SELECTION_FORMAT
 from beholder.curate.select.sieve import RULES
-from beholder.io.arrow_types import in_type
+from beholder.io.schemas import in_type
 from beholder.kernels import choosing, ordering
 from beholder.scoreset.row_reader import Chosen
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.errors import InputError
-from beholder.io.arrow_types import as_values, in_type, value_type
+from beholder.io.schemas import as_values, in_type, value_type
 from beholder.kernels import ordering, texts
 from beholder.scoreset.database import WITH_FLAG, clear_errors, count_of, do, rows_of
 from beholder.scoreset.row_names import Names

@@ -17,7 +17,7 @@ from beholder.curate.select.gather import Gatherer
 from beholder.curate.select.options import SelectRules
 from beholder.curate.select.rules import Judge, OnRows, Rows
 from beholder.curate.select.sieve import RULES, Step
-from beholder.io.arrow_types import empty_table
+from beholder.io.schemas import empty_table
 from beholder.kernels import choosing
 from beholder.scoreset.row_reader import PIECE_ROWS
 from beholder.scoreset.score_set import ScoreSet

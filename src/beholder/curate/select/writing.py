@@ -13,7 +13,7 @@ from beholder.curate.select.records import selection_record
 from beholder.curate.select.selection import Selection
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
-from beholder.io.table_writing import write_table
+from beholder.io.tables import write_table
 
 _KINDS = {
     "--out": (".txt", ".csv", ".parquet", ".jsonl"),

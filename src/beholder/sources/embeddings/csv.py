@@ -17,7 +17,7 @@ from beholder import columns
 from beholder.columns import RowStatus
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.text import is_utf16, open_text, read_head
+from beholder.io.tables import is_utf16, open_text, read_head
 from beholder.sources.embeddings.csv_pieces import MOST_ROW_BYTES, Piece, PieceReader, check_is_text, first_row_end, rows_end
 from beholder.sources.embeddings.csv_rows import Layout, Parsed, Workspace, parse
 from beholder.sources.embeddings.labels import choose_label_columns, row_names, select_labels

@@ -14,7 +14,7 @@ from beholder import columns
 from beholder.columns import RowStatus
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
-from beholder.io.json_tables import read_objects
+from beholder.io.tables import read_objects
 from beholder.sources.embeddings.labels import choose_label_columns, row_names, select_labels
 from beholder.sources.embeddings.reader import Block, Part, ReadOptions
 from beholder.sources.embeddings.wide import choose_embedding_columns

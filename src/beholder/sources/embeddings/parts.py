@@ -23,8 +23,7 @@ from beholder.columns import (
 )
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.json_tables import JSON_SUFFIXES
-from beholder.io.text import decoded
+from beholder.io.tables import JSON_SUFFIXES, decoded
 from beholder.sources.embeddings.labels import choose_label_columns, refuse_columns
 from beholder.sources.embeddings.reader import Part, Reader, ReadOptions
 from beholder.sources.embeddings.stamp import read_stamp

@@ -6,7 +6,7 @@ import re
 
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.text import read_head
+from beholder.io.tables import read_head
 from beholder.sources.pictures.magic import (
     HEAD_BYTES,
     PARQUET_SUFFIXES,

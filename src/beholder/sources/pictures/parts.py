@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
-from beholder.io.json_tables import JSON_SUFFIXES
-from beholder.io.text import is_utf16
+from beholder.io.tables import JSON_SUFFIXES, is_utf16
 from beholder.pixels.picture import PicturePart, PictureReader, SourceOptions
 from beholder.sources.pictures import folder as files
 from beholder.sources.pictures.labels import check_columns, valid_text

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from beholder.columns import SAMPLE_COLUMN_NAMES
 from beholder.errors import ChoiceNeededError, InputError
-from beholder.io.csv_tables import check_names
+from beholder.io.tables import check_names
 from beholder.sources.pictures.labels import is_heavy, listing
 from beholder.sources.pictures.magic import PICTURE_SUFFIXES, suffix_of
 from beholder.sources.pictures.text_pictures import is_picture_text

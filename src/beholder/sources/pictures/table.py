@@ -14,10 +14,8 @@ import pyarrow.compute as pc
 from beholder.columns import PictureReason
 from beholder.errors import DamagedError, InputError
 from beholder.io import storage
-from beholder.io.csv_tables import open_table
-from beholder.io.json_tables import JSON_SUFFIXES, read_objects
 from beholder.io.schemas import common_schema, fit_table, schema_of
-from beholder.io.text import decoded
+from beholder.io.tables import JSON_SUFFIXES, decoded, open_table, read_objects
 from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.pictures.labels import block_labels, column_of, is_heavy, passed_columns, renames
 from beholder.sources.pictures.magic import is_picture, suffix_of

@@ -15,8 +15,8 @@ import pyarrow as pa
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.csv_tables import check_names
 from beholder.io.schemas import schema_of
+from beholder.io.tables import check_names
 from beholder.pixels.picture import LateLabels, PictureBlock, PicturePart, SourceOptions
 from beholder.sources.pictures.labels import block_labels, column_of, is_heavy, passed_columns, valid_text
 from beholder.sources.pictures.magic import TAR_SUFFIX, is_tar_header

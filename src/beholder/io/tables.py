@@ -1,0 +1,512 @@
+"""Tables and texts in files: CSV, TSV, JSON lines and plain text are read piece by piece; tables are written as one file."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import io
+import json
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beholder import columns
+from beholder.errors import InputError, OutputError, reason_of
+from beholder.io import schemas, storage
+from beholder.io.schemas import as_values
+
+_UTF8_MARK = codecs.BOM_UTF8
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_PIECE_BYTES = 1 << 20
+
+
+def is_utf16(head: bytes) -> bool:
+    """Whether text begins with the byte order mark of UTF-16 (Excel's "Unicode text", PowerShell's `>`)."""
+    return head.startswith(_UTF16_MARKS) and not head.startswith(_UTF32_MARKS)
+
+
+def decoded(data: bytes, path: str, hint: str = "save the file as UTF-8") -> str:
+    """The text of a whole file, without its byte order mark. Raises InputError for what is neither UTF-8 nor UTF-16."""
+    if data.startswith(_UTF32_MARKS):
+        raise InputError(f"{path} is UTF-32 text, which is not read; save the file as UTF-8")
+    try:
+        if is_utf16(data):
+            return data.decode("utf-16")
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if is_utf16(data):
+            raise _damaged(path) from None
+        line = 1 + data.count(b"\n", 0, error.start)
+        likely = f"line {line}: byte 0x{data[error.start]:02x}, of Latin-1 or Windows-1252, perhaps"
+        raise InputError(f"{path} is not UTF-8 text ({likely}); {hint}") from None
+    if "\0" in text[:_PIECE_BYTES]:
+        raise InputError(f"{path} is no text, it holds zero bytes (UTF-16 without its mark, perhaps); {hint}")
+    return text
+
+
+def read_head(path: str, num_bytes: int) -> tuple[bytes, bool]:
+    """The text in the first `num_bytes` bytes of a file, in UTF-8 where it is UTF-16, and whether that is all of it."""
+    head = storage.read_range(path, 0, num_bytes)
+    is_whole = len(head) < num_bytes
+    if is_utf16(head):
+        try:
+            head = codecs.getincrementaldecoder("utf-16")().decode(head, final=is_whole).encode()
+        except UnicodeError:
+            raise _damaged(path) from None
+    return head, is_whole
+
+
+def _damaged(path: str) -> InputError:
+    return InputError(f"{path} is UTF-16 text that breaks off or is damaged; save the file as UTF-8")
+
+
+def open_text(path: str) -> IO[bytes]:
+    """A text file opened for reading bytes from front to back, in UTF-8 where it is UTF-16. Wrap reads in `remote_errors`."""
+    opened = storage.open_binary(path)
+    try:
+        with storage.remote_errors(path):
+            head = opened.read(4)
+            opened.seek(0)
+    except BaseException:
+        opened.close()
+        raise
+    return cast("IO[bytes]", _Recoded(path, opened)) if is_utf16(head) else opened
+
+
+class _Recoded(io.RawIOBase):
+    """UTF-16 read as UTF-8. Raises InputError for what is no such text."""
+
+    def __init__(self, path: str, opened: IO[bytes]) -> None:
+        self._path, self._opened = path, opened
+        self._decoder = codecs.getincrementaldecoder("utf-16")()
+        self._waiting = b""
+        self._is_finished = False
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        """Fill `buffer` with what is at hand; 0 at the end."""
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        while not self._waiting and not self._is_finished:
+            piece = self._opened.read(_PIECE_BYTES)
+            self._is_finished = not piece
+            try:
+                self._waiting = self._decoder.decode(piece, final=not piece).encode()
+            except UnicodeError:
+                raise _damaged(self._path) from None
+        count = min(len(view), len(self._waiting))
+        view[:count], self._waiting = self._waiting[:count], self._waiting[count:]
+        return count
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if not self.closed:
+            self._opened.close()
+        super().close()
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.csv
+
+_BLOCK_BYTES = 8 << 20
+_MOST_HEADER_BYTES = 1 << 20
+_OTHER_DELIMITERS = (";", "\t", "|", ",")
+_COPY_BYTES = 1 << 22
+_NOT_OF_TYPE = re.compile(r"In CSV column #(\d+)\D.*CSV conversion error to (\w+)", re.DOTALL)
+"""How Arrow says that a value is not of the type that was asked for."""
+
+
+class MisfitError(Exception):
+    """A value that is not of the type that was asked for.
+
+    Attributes:
+        column: the column's name.
+    """
+
+    def __init__(self, column: str) -> None:
+        super().__init__(column)
+        self.column = column
+
+
+def delimiter_of(path: str) -> str:
+    """What separates the fields, by the file's suffix."""
+    return "\t" if storage.without_query(path).lower().endswith(".tsv") else ","
+
+
+def check_names(names: Sequence[str], path: str) -> None:
+    """Raise InputError for a table with two columns of one name: reading by name would take either."""
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        raise InputError(f"{path} has two columns named {twice!r}; rename one")
+
+
+@contextlib.contextmanager
+def open_table(
+    path: str, types: Mapping[str, pa.DataType], *, empty_is_null: bool = False
+) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """The table's schema and its rows, in pieces of a few MiB of text; memory does not grow with the file.
+
+    Columns are large strings, exactly as they stand in the file (quotes undone), but for those in `types`: there, empty
+    fields and `nan` are null.
+
+    Args:
+        path: a .csv (commas) or .tsv (tabs) file with a row of column names, UTF-8 or marked UTF-16, local or remote.
+        types: column -> the type it is read as; names that the table lacks count for nothing.
+        empty_is_null: whether an empty field of a text column is null (one in quotes never is); else it is an empty text.
+
+    Raises:
+        InputError: what cannot be read as such a table, two columns of one name.
+        MisfitError: while the rows are read, for a value that is not of its column's type.
+    """
+    import pyarrow as pa
+
+    with contextlib.ExitStack() as opened:
+        local = _local_file(path, opened)
+        names, num_lines = _header(path)
+        kinds = _types_of(names, types)
+        if not num_lines:
+            yield pa.schema(list(kinds.items())), iter(())
+            return
+        with _clear_errors(path, names):
+            reader = _reader(local, path, names, num_lines, kinds, empty_is_null)
+        opened.callback(reader.close)
+        yield reader.schema, _batches(reader, path, names)
+
+
+def _types_of(names: Sequence[str], types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+    import pyarrow as pa
+
+    return {name: types.get(name, pa.large_string()) for name in names}
+
+
+def _local_file(path: str, opened: contextlib.ExitStack) -> str:
+    """A file of this machine with the same text, in UTF-8.
+
+    Arrow reads ahead in threads that may outlive a failure, to the end of the process. They must hold nothing of Python's
+    (a buffer or file object): letting go of it when the interpreter has ended already aborts the process.
+    """
+    if storage.is_local(path) and not is_utf16(storage.read_range(path, 0, 4)):
+        with storage.remote_errors(path), storage.open_binary(path):
+            return str(storage.local_path(path))
+    local = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="beholder-table-"))) / "table.csv"
+    with storage.remote_errors(path), open_text(path) as source, local.open("wb") as file:
+        shutil.copyfileobj(source, file, _COPY_BYTES)
+    return str(local)
+
+
+def header_of(path: str) -> list[str]:
+    """The column names. Raises InputError for what is no such table, and for two columns of one name.
+
+    A column without a name is called by its place: `column_1`.
+    """
+    return _header(path)[0]
+
+
+def _header(path: str) -> tuple[list[str], int]:
+    """The column names, and how many lines they take: 0 where nothing comes after them, no line end either."""
+    head, is_whole = read_head(path, _MOST_HEADER_BYTES)
+    if not head:
+        raise InputError(f"{path} is empty (0 bytes)")
+    if b"\0" in head:
+        raise InputError(f"{path} cannot be read as CSV: it is no text, it holds zero bytes")
+    ends = [at for mark in (b"\n", b"\r") if (at := head.find(mark)) >= 0]
+    if not ends and not is_whole:
+        raise InputError(f"{path} cannot be read as CSV: its first line is longer than {_MOST_HEADER_BYTES >> 20} MiB")
+    delimiter = delimiter_of(path)
+    rows = csv.reader(io.TextIOWrapper(io.BytesIO(head), "utf-8-sig", "replace", newline=""), delimiter=delimiter)
+    try:
+        names = next((row for row in rows if row), None)
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as CSV: its row of column names: {reason_of(error)}") from None
+    num_lines = rows.line_num
+    if names is None:
+        raise InputError(f"{path} cannot be read as CSV: it has no row of column names")
+    if any("\ufffd" in name for name in names):
+        raise InputError(f"{path} cannot be read as CSV: its column names are no UTF-8 text; save the file as UTF-8")
+    line = head[: min(ends, default=len(head))].decode("utf-8-sig", "replace")
+    _check_delimiter(line, names, path, delimiter)
+    names = [name or _free_name(at, names) for at, name in enumerate(names, 1)]
+    check_names(names, path)
+    is_all = is_whole and not head.endswith((b"\n", b"\r")) and not any(True for _ in rows)
+    return names, 0 if is_all else num_lines
+
+
+def _free_name(number: int, names: Sequence[str]) -> str:
+    """What a column without a name is called, as pandas writes its index: `column_1` for the first one."""
+    name = f"column_{number}"
+    while name in names:
+        name += "_"
+    return name
+
+
+def _check_delimiter(line: str, names: Sequence[str], path: str, delimiter: str) -> None:
+    """Refuse a table whose first line is a single field that another delimiter would tell apart. Raises InputError.
+
+    The rows are not asked: with commas in numbers or captions they have more fields than that line.
+    """
+    if len(names) != 1:
+        return
+    found = next((mark for mark in _OTHER_DELIMITERS if mark != delimiter and mark in names[0]), None)
+    if found is not None:
+        raise InputError(
+            f"{path} cannot be read as CSV: its fields look separated by {found!r} where {delimiter!r} is expected "
+            f"(.csv: commas, .tsv: tabs); its first line is {line[:80]!r}{'...' if len(line) > 80 else ''}"
+        )
+
+
+def _reader(
+    local: str, path: str, names: list[str], num_lines: int, kinds: dict[str, pa.DataType], empty_is_null: bool
+) -> pyarrow.csv.CSVStreamingReader:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    no_values = [""] if empty_is_null else ["", "nan", "NaN"]
+    return pa.csv.open_csv(
+        pa.OSFile(local, "rb"),
+        read_options=pa.csv.ReadOptions(block_size=_BLOCK_BYTES, column_names=names, skip_rows=num_lines),
+        parse_options=pa.csv.ParseOptions(delimiter=delimiter_of(path), newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=kinds,
+            strings_can_be_null=empty_is_null,
+            quoted_strings_can_be_null=not empty_is_null,
+            null_values=no_values,
+        ),
+    )
+
+
+def _batches(reader: pyarrow.csv.CSVStreamingReader, path: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    while True:
+        with _clear_errors(path, names):
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+        yield batch
+
+
+@contextlib.contextmanager
+def _clear_errors(path: str, names: Sequence[str]) -> Iterator[None]:
+    """Turn what Arrow raises into one line, or a MisfitError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, UnicodeError) as error:
+        said = _NOT_OF_TYPE.search(str(error))
+        name = names[int(said[1])] if said is not None and int(said[1]) < len(names) else None
+        if said is not None and name is not None and "string" not in said[2]:
+            raise MisfitError(name) from None
+        if "UTF8" in str(error):
+            where = f"column {name!r} holds bytes that are" if name is not None else "it holds bytes that are"
+            raise InputError(f"{path} cannot be read as CSV: {where} no UTF-8 text; save the file as UTF-8") from None
+        raise InputError(f"{path} cannot be read as CSV: {reason_of(error)}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise InputError(f"{path} cannot be read as CSV: {reason_of(error)}") from None
+
+
+JSON_SUFFIXES = frozenset(("jsonl", "ndjson", "json"))
+_JSON_PIECE_BYTES = 8 << 20
+_MOST_LINE_BYTES = 256 << 20
+_MOST_LIST_BYTES = 1 << 30
+_HINT = "expected JSON lines: one object a line"
+
+
+def read_objects(path: str, most_bytes: int | None = None) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a file, in lists of about 8 MiB of text.
+
+    Args:
+        path: UTF-8 or marked UTF-16, local or remote. Blank lines are passed over.
+        most_bytes: only whole rows among the first bytes; None: all.
+
+    Raises:
+        InputError: a line that is no JSON object, named by its number.
+    """
+    head, _ = read_head(path, 1 << 10)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        yield _list_of_objects(path)
+        return
+    number = 0
+    for lines in _lines(path, most_bytes):
+        rows = []
+        for line in lines:
+            number += 1
+            if line.strip():
+                rows.append(_object(line, path, number))
+        if rows:
+            yield rows
+
+
+def _lines(path: str, most_bytes: int | None) -> Iterator[list[bytes]]:
+    """The lines of a file, in pieces."""
+    rest, taken = b"", 0
+    with storage.remote_errors(path), open_text(path) as file:
+        while True:
+            wanted = _JSON_PIECE_BYTES if most_bytes is None else min(_JSON_PIECE_BYTES, most_bytes - taken)
+            piece = file.read(wanted) if wanted > 0 else b""
+            if not taken:
+                piece = piece.removeprefix(b"\xef\xbb\xbf")
+            taken += len(piece)
+            if not piece:
+                is_cut = wanted <= 0 and bool(file.read(1))
+                if rest and not is_cut:
+                    yield [rest]
+                return
+            lines = (rest + piece).split(b"\n")
+            rest = lines.pop()
+            if len(rest) > _MOST_LINE_BYTES:
+                raise InputError(f"{path}: a line is longer than {_MOST_LINE_BYTES >> 20} MiB; {_HINT}")
+            if lines:
+                yield lines
+
+
+def _object(line: bytes, path: str, number: int) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: line {number} is not UTF-8 text; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else " ".join(str(error).split())[:100]
+        raise InputError(f"{path}: line {number} is not JSON ({why}); {_HINT}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: line {number} is a JSON {_word(found)}; {_HINT}")
+    return found
+
+
+def _list_of_objects(path: str) -> list[dict[str, Any]]:
+    if storage.size(path) > _MOST_LIST_BYTES:
+        raise InputError(f"{path} is one JSON list of more than {_MOST_LIST_BYTES >> 30} GiB; write it as JSON lines (.jsonl)")
+    with storage.remote_errors(path), open_text(path) as file:
+        data = file.read()
+    try:
+        found = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())[:100]
+        raise InputError(f"{path} is not JSON ({why}); {_HINT}, or a list of objects") from None
+    for number, row in enumerate(found):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: entry {number} of the list is a JSON {_word(row)}; expected objects")
+    return list(found)
+
+
+def _word(value: object) -> str:
+    words = {list: "list", str: "text", bool: "truth value", int: "number", float: "number", type(None): "null"}
+    return words.get(type(value), type(value).__name__)
+
+
+_ROW_GROUP_ROWS = 1 << 20
+
+
+def write_table(path: str, tables: Iterable[pa.Table], schema: pa.Schema, record: dict[str, Any]) -> None:
+    """Write tables of one schema as one file, by the end of its name; `record` goes into Parquet files."""
+    kind = PurePosixPath(path).suffix.lower()
+    with storage.write_whole(path) as temporary:
+        if kind == ".parquet":
+            _write_parquet(temporary, tables, schema, record)
+            return
+        write = {".csv": _csv_lines, ".jsonl": _json_lines, ".txt": _text_lines}[kind]
+        with temporary.open("wb") as file:
+            if kind == ".csv":
+                file.write((",".join(_quoted(pa.array(schema.names, pa.large_string())).to_pylist()) + "\n").encode())
+            for table in tables:
+                for start in range(0, table.num_rows, _ROW_GROUP_ROWS):
+                    write(table.slice(start, _ROW_GROUP_ROWS), file)
+
+
+def _write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, record: dict[str, Any]) -> None:
+    schema = schema.with_metadata({b"beholder": json.dumps(record, default=str).encode()})
+    plain = [item.name for item in schema if item.name != columns.SAMPLE and not pa.types.is_floating(item.type)]
+    dictionary = [name for name in plain if name != "rank"]
+    with pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=dictionary, write_page_checksum=True) as writer:
+        for table in _gathered(tables):
+            writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP_ROWS)
+
+
+def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Small tables put together, so that row groups are not small."""
+    waiting: list[pa.Table] = []
+    num_rows = 0
+    for table in tables:
+        waiting.append(table)
+        num_rows += table.num_rows
+        if num_rows >= _ROW_GROUP_ROWS // 2:
+            yield pa.concat_tables(waiting)
+            waiting, num_rows = [], 0
+    if num_rows:
+        yield pa.concat_tables(waiting)
+
+
+def _text(value: str | None) -> pa.Scalar:
+    return pa.scalar(value, pa.large_string())
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values as CSV has them: numbers with fractions always with a dot, truth as true and false, NaN and null as null."""
+    column = as_values(column)
+    kind = column.type
+    if pa.types.is_floating(kind):
+        text = pc.cast(column, pa.large_string())
+        text = pc.if_else(
+            pc.match_substring_regex(text, "[.enf]"), text, pc.binary_join_element_wise(text, _text("0"), _text("."))
+        )
+        return pc.if_else(pc.is_nan(column), _text(None), text)
+    return schemas.as_text(column)
+
+
+def _quoted(text: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """RFC 4180: quotes around values that hold a comma, quote or line break, quotes doubled; null is empty."""
+    text = pc.fill_null(text, "")
+    needed = pc.match_substring_regex(text, '[",\r\n]')
+    if not pc.any(needed).as_py():
+        return text
+    wrapped = pc.binary_join_element_wise(_text(""), pc.replace_substring(text, '"', '""'), _text(""), _text('"'))
+    return pc.if_else(needed, wrapped, text)
+
+
+def _csv_lines(table: pa.Table, file: IO[bytes]) -> None:
+    cells = [_quoted(as_text(column)) for column in table.columns]
+    _put_lines(pc.binary_join_element_wise(*cells, _text(",")) if len(cells) > 1 else cells[0], file)
+
+
+def _text_lines(table: pa.Table, file: IO[bytes]) -> None:
+    names = table.column(columns.SAMPLE)
+    if pc.any(pc.match_substring_regex(names, "[\r\n]")).as_py():
+        raise OutputError("a sample has a line break in its name, which a list of lines cannot hold; write .csv or .parquet")
+    _put_lines(names, file)
+
+
+def _put_lines(lines: pa.ChunkedArray | pa.Array, file: IO[bytes]) -> None:
+    found = pc.binary_join_element_wise(lines, _text(""), _text("\n"))
+    for chunk in found.chunks if isinstance(found, pa.ChunkedArray) else [found]:
+        if len(chunk):
+            _, offsets, data = chunk.buffers()
+            ends = np.frombuffer(offsets, np.int64)[[chunk.offset, chunk.offset + len(chunk)]]
+            file.write(memoryview(data)[int(ends[0]) : int(ends[1])])
+
+
+def _json_lines(table: pa.Table, file: IO[bytes]) -> None:
+    names = table.column_names
+    lists = [column.to_pylist() for column in table.columns]
+    for values in zip(*lists, strict=True):
+        line = {name: _plain(value) for name, value in zip(names, values, strict=True)}
+        file.write((json.dumps(line, ensure_ascii=False, default=str) + "\n").encode(errors="surrogatepass"))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
