@@ -13,7 +13,7 @@ from beholder.cli.flags import command
 from beholder.errors import InputError
 from beholder.options import parse_bytes, take_old_names
 from beholder.scoring.options import EmbedOptions, ScoreOptions, option
-from beholder.verification.options import VerifyOptions
+from beholder.verification import VerifyOptions
 
 
 @dataclass(frozen=True, kw_only=True)

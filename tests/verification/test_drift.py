@@ -17,7 +17,7 @@ from PIL import Image
 from beholder.errors import InputError
 from beholder.models.published import Threshold, read_threshold
 from beholder.sources.pictures.parquet import PackedReader
-from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures
+from beholder.verification import measure_drift, picture_bytes, sample_pictures
 
 
 def test_the_numbers_are_those_of_the_differences() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from beholder import load_head, load_scorer
 from beholder.errors import InputError
-from beholder.verification.golden import GOLDEN, GoldenPictures, GoldenRow, GoldenScorer, check_golden, golden_failure
+from beholder.verification import GOLDEN, GoldenPictures, GoldenRow, GoldenScorer, check_golden, golden_failure
 from oracles.slow_scores import affine_scores
 from oracles.web import FileServer, serving
 

@@ -11,11 +11,10 @@ import typer
 from beholder import notices
 from beholder.cli.flags import command
 from beholder.errors import BeholderError
-from beholder.verification.options import SAMPLE_PICTURES, VerifyOptions
+from beholder.verification import SAMPLE_PICTURES, VerifyOptions
 
 if TYPE_CHECKING:
-    from beholder.verification.drift import Drift
-    from beholder.verification.golden import GoldenResult
+    from beholder.verification import Drift, GoldenResult
 
 EXAMPLES = """Examples:\n
   beholder verify --golden\n
@@ -51,7 +50,7 @@ _GOLDEN_LINE = "{:44} {:29} {:>9} {:>9} {:>10}  {}"
 
 
 def _golden(options: VerifyOptions, *, as_json: bool) -> None:
-    from beholder.verification.golden import GoldenPictures, GoldenScorer, check_golden, golden_failure
+    from beholder.verification import GoldenPictures, GoldenScorer, check_golden, golden_failure
 
     if not as_json:
         typer.echo(_GOLDEN_LINE.format("picture", "head", "published", "ours", "difference", "verdict"))
@@ -90,7 +89,7 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     from beholder.models.published import Threshold, canonical_head
     from beholder.scoring.scorer import load_scorer
     from beholder.scoring.summary import THRESHOLDS
-    from beholder.verification.drift import measure_drift, picture_bytes, sample_pictures
+    from beholder.verification import measure_drift, picture_bytes, sample_pictures
 
     setting = options.setting
     refs = sample_pictures(options.sources, options.sample or SAMPLE_PICTURES, options.picture_column)

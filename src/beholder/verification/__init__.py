@@ -1,1 +1,0 @@
-"""How right scores are: against published ones, and of fast settings against the exact one."""
