@@ -368,19 +368,22 @@ def schema_of_json(record: Any) -> pa.Schema | None:
         return None
 
 
-_UUID, _BOOL8 = "arrow.uuid", "arrow.bool8"
+_UUID = "arrow.uuid"
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _DIGITS = [at for at in range(36) if at not in (8, 13, 18, 23)]
 
 
 def usual_type(kind: pa.DataType) -> pa.DataType:
-    """The type without views of strings, bytes and lists, and run ends, for which Arrow and others lack most functions."""
+    """The type without views of strings and bytes, for which Arrow and others lack most functions.
+
+    Raises InputError for views of lists and for run ends, with which they can do less still.
+    """
     if pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
-    if pa.types.is_run_end_encoded(kind):
-        return usual_type(kind.value_type)
+    if pa.types.is_run_end_encoded(kind) or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        raise InputError(f"a column is of type {kind}, which is not read; write it as plain values or lists, or leave it out")
     if isinstance(kind, pa.BaseExtensionType):
         stored = usual_type(kind.storage_type)
         return kind if stored == kind.storage_type else stored
@@ -396,45 +399,12 @@ def usual_type(kind: pa.DataType) -> pa.DataType:
     inside = kind.value_field.with_type(usual_type(kind.value_type))
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(inside, kind.list_size)
-    return pa.large_list(inside) if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind) else pa.list_(inside)
+    return pa.large_list(inside) if pa.types.is_large_list(kind) else pa.list_(inside)
 
 
 def in_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """The column in another type that holds its values; whole numbers become the nearest floats."""
-    if pa.types.is_run_end_encoded(column.type):
-        column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], column.type.value_type)
-    if _has_list_view(column.type):
-        column = pa.chunked_array([_listed(chunk) for chunk in column.chunks], usual_type(column.type))
     return column if column.type == kind else column.cast(kind, safe=not pa.types.is_floating(kind))
-
-
-def _is_list_view(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
-
-
-def _has_list_view(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.BaseExtensionType):
-        return _has_list_view(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return _has_list_view(kind.value_type)
-    return _is_list_view(kind) or any(_has_list_view(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def _listed(array: pa.Array) -> pa.Array:
-    """An array with list views as lists, which Arrow's own cast leaves half done (its offsets are too few)."""
-    kind, wanted = array.type, usual_type(array.type)
-    if not _has_list_view(kind):
-        return array.cast(wanted)
-    if _is_list_view(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        is_large = pa.types.is_large_list(wanted)
-        offsets = np.zeros(len(array) + 1, np.int64 if is_large else np.int32)
-        np.cumsum(pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False), out=offsets[1:])
-        made = pa.LargeListArray if is_large else pa.ListArray
-        return made.from_arrays(pa.array(offsets), _listed(array.flatten()), type=wanted, mask=array.is_null())
-    if pa.types.is_struct(kind):
-        inside = [_listed(array.field(i)) for i in range(kind.num_fields)]
-        return pa.StructArray.from_arrays(inside, fields=list(wanted), mask=array.is_null())
-    return pa.array(array.to_pylist(), wanted)  # maps, dictionaries and the like of list views, which are rare
 
 
 def empty_table(schema: pa.Schema) -> pa.Table:
@@ -443,7 +413,7 @@ def empty_table(schema: pa.Schema) -> pa.Table:
 
 
 def as_values(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values that can be compared and shown: a dictionary's own, uuid as its text, bool8 as bool, else what is stored."""
+    """Values that can be compared and shown: a dictionary's own, uuid as its text, else what is stored."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return as_values(column.cast(kind.value_type))
@@ -451,7 +421,7 @@ def as_values(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column
     if kind.extension_name == _UUID:
         return pa.chunked_array([_uuid_texts(chunk.storage) for chunk in column.chunks], pa.large_string())
-    return as_values(column.cast(pa.bool_() if kind.extension_name == _BOOL8 else kind.storage_type))
+    return as_values(column.cast(kind.storage_type))
 
 
 def value_type(kind: pa.DataType) -> pa.DataType:
