@@ -84,7 +84,7 @@ def _embeddings() -> None:
 
 def _embedded() -> None:
     """A set that this tower really made, and a head for another."""
-    from beholder.scoring.embed import EmbedOptions, embed
+    from beholder.scoring.score import EmbedOptions, embed
 
     embed(EmbedOptions(sources=("photos",), out="set", backbone="tower", device="cpu", precision="fp32", workers=0))
     _head("openai-head", backbone=OPENAI)

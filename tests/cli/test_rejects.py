@@ -19,8 +19,7 @@ from beholder.cli.app import app
 from beholder.columns import reason_text
 from beholder.errors import BeholderError
 from beholder.scoreset.score_set import open_scores
-from beholder.scoring.embed import embed
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.score import ScoreOptions, embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.s3 import BUCKET

@@ -25,8 +25,7 @@ import polars as pl
 from beholder import BeholderError, Head, save_head
 from beholder.kernels.scoring import Affine
 from beholder.models.clip import TowerShape, random_tensors
-from beholder.scoring.embed import embed
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.score import ScoreOptions, embed, score
 from beholder.scoring.summary import RunSummary
 from beholder.sources.embeddings.stamp import read_stamp
 from oracles.checkpoints import hf_config, hf_state, write_json, write_safetensors

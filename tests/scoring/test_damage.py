@@ -20,8 +20,7 @@ from typer.testing import CliRunner
 
 from beholder import OutputError
 from beholder.cli.app import app
-from beholder.scoring.embed import embed
-from beholder.scoring.score import score
+from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.score_jobs import ROWS, N, read_scores, run
@@ -37,6 +36,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_changed_bytes_are_noticed_or_harmless(tmp_path: Path) -> None:
     """The long form, over all layouts: `damage_runs.py`."""
     cases, rng = make_cases(tmp_path, with_pictures=False), random.Random(7)

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from beholder import notices
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
-from beholder.scoring.embed import embed
-from beholder.scoring.score import score
+from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.result_bytes import check_same, contents, result_of
@@ -32,6 +31,8 @@ from oracles.tar_making import tar
 
 Job = Callable[..., RunSummary]
 SUFFIXES = ("", ".parquet", ".csv")
+MOST = ("", ".parquet", pytest.param(".csv", marks=pytest.mark.slow))
+"""CSV is rebuilt as Parquet is; the first test has it as well."""
 
 
 def make(folder: Path, numbers: range) -> Path:
@@ -97,7 +98,7 @@ def check(job: Job, sources: Any, out: Path, expected: tuple[int, int, int, int]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_folder_that_has_changed_in_every_way(tmp_path: Path, scoring: Job, suffix: str, workers: int) -> None:
     photos, out = make(tmp_path / "photos", range(10, 24)), tmp_path / f"out{suffix}"
     more = {"keep_embeddings": True, "workers": workers}
@@ -115,7 +116,7 @@ def test_a_folder_that_has_changed_in_every_way(tmp_path: Path, scoring: Job, su
     check(scoring, photos, out, (14 + 11 - 2, 11 + 1 + 2, 2, 3), **more)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", MOST)
 def test_one_small_change_after_the_other(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(6)), tmp_path / f"out{suffix}"
     scoring(photos, out)
@@ -131,12 +132,12 @@ def test_one_small_change_after_the_other(tmp_path: Path, scoring: Job, suffix: 
     check(scoring, photos, out, (7, 1, 0, 0))
 
 
-FORMATS: list[tuple[str, dict[str, Any]]] = [
+FORMATS: list[Any] = [
     ("", {}),
-    ("", {"dtype": "float32", "normalise": False}),
+    pytest.param("", {"dtype": "float32", "normalise": False}, marks=pytest.mark.slow),
     ("", {"format": "parquet"}),
-    ("", {"format": "birder-csv"}),
-    (".parquet", {"dtype": "float32"}),
+    pytest.param("", {"format": "birder-csv"}, marks=pytest.mark.slow),
+    pytest.param(".parquet", {"dtype": "float32"}, marks=pytest.mark.slow),
     (".parquet", {"format": "birder-parquet"}),
     (".csv", {}),
 ]
@@ -153,7 +154,7 @@ def test_embeddings_in_every_layout(tmp_path: Path, embedding: Job, suffix: str,
     check(embedding, photos, out, (12, 4, 1, 1), **more)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", MOST)
 def test_a_list_is_put_in_another_order_and_its_files_change(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(10)), tmp_path / f"out{suffix}"
     names = [str(path) for path in sorted(photos.iterdir())]
@@ -184,7 +185,7 @@ def test_a_missing_file_of_a_list_comes(tmp_path: Path, scoring: Job) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", MOST)
 def test_a_table_gets_other_captions_and_columns(tmp_path: Path, scoring: Job, kind: str, suffix: str) -> None:
     photos, out, table = make(tmp_path / "photos", range(9)), tmp_path / f"out{suffix}", tmp_path / f"table.{kind}"
 
@@ -205,7 +206,7 @@ def test_a_table_gets_other_captions_and_columns(tmp_path: Path, scoring: Job, k
     check(scoring, table, out, (7, 3, 0, 2))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", MOST)
 def test_a_glob_and_pictures_named_one_by_one(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(10, 16)), tmp_path / f"out{suffix}"
     glob = f"{photos}/*.png"
@@ -232,11 +233,11 @@ def write_tar(path: Path, chosen: range, **fields: Any) -> None:
     [
         ("score", "", {"keep_embeddings": True}),
         ("score", ".parquet", {"keep_embeddings": True}),
-        ("score", ".csv", {}),
+        pytest.param("score", ".csv", {}, marks=pytest.mark.slow),
         ("embed", "", {}),
         ("embed", "", {"format": "birder-parquet"}),
-        ("embed", ".parquet", {}),
-        ("embed", ".csv", {}),
+        pytest.param("embed", ".parquet", {}, marks=pytest.mark.slow),
+        pytest.param("embed", ".csv", {}, marks=pytest.mark.slow),
     ],
 )
 def test_tars_that_come_and_go(
@@ -291,7 +292,7 @@ def test_zips_that_grow_shrink_and_are_touched(tmp_path: Path, scoring: Job, suf
     check(scoring, folder / "b.zip", out, (4, 0, 0, 2))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", MOST)
 def test_parquet_files_with_pictures(tmp_path: Path, scoring: Job, suffix: str) -> None:
     folder, out = tmp_path / "packed", tmp_path / f"out{suffix}"
     folder.mkdir()
@@ -311,7 +312,7 @@ def test_parquet_files_with_pictures(tmp_path: Path, scoring: Job, suffix: str) 
     check(scoring, folder, out, (5, 0, 0, 9))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", MOST)
 def test_rejects_of_a_passing_matter_are_tried_again_one_by_one(tmp_path: Path, scoring: Job, suffix: str) -> None:
     """A web address that nobody answers at, later that somebody does."""
     import http.server
@@ -348,7 +349,7 @@ def test_rejects_of_a_passing_matter_are_tried_again_one_by_one(tmp_path: Path, 
         server.shutdown()
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", MOST)
 def test_results_of_other_pictures_are_not_replaced(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, others = make(tmp_path / "a" / "photos", range(5)), make(tmp_path / "b" / "photos", range(5))
     out = tmp_path / f"out{suffix}"
@@ -478,7 +479,7 @@ def kept_rows(folder: Path) -> dict[str, bytes]:
     return rows
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", MOST)
 def test_vanished_pictures_can_be_kept(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(4, 12)), tmp_path / f"out{suffix}"
     embeddings = tmp_path / f"out{suffix}.embeddings" if suffix else out / "embeddings"
@@ -529,7 +530,8 @@ score(score_options(source, out, tower, head, workers=0, shard_rows=2, keep_embe
 """
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", MOST)
 def test_a_second_run_is_killed_and_the_folder_changes_again(
     tmp_path: Path, scoring: Job, small_tower: Path, plain_head: Path, suffix: str
 ) -> None:
@@ -562,6 +564,7 @@ EDITS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS, suffix=st.sampled_from(SUFFIXES))
 def test_random_edits(

@@ -17,8 +17,7 @@ import pytest
 from beholder import InputError, select
 from beholder.curate.select.options import OutputOptions
 from beholder.curate.select.writing import write_lists
-from beholder.scoring.embed import embed
-from beholder.scoring.score import score
+from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.score_jobs import D, run

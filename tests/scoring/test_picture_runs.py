@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from beholder.errors import BeholderError, HeadError, InputError, OutputError
-from beholder.scoring.embed import embed
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.score import ScoreOptions, embed, score
 from oracles.picture_jobs import embed_options, score_options
 
 

@@ -17,8 +17,7 @@ from PIL import Image
 
 from beholder import preprocess
 from beholder.models.towers import load_tower
-from beholder.scoring.embed import embed
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.score import ScoreOptions, embed, score
 from oracles.picture_jobs import SIDE, check_counts, embed_options, picture_bytes, plain_scores, score_options
 
 

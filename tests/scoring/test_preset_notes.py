@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from beholder.scoring.embed import plan as plan_embed
+from beholder.scoring.score import plan as plan_embed
 from beholder.scoring.score import plan as plan_score
 from oracles.made_pictures import encoded, noise, smooth
 from oracles.picture_jobs import embed_options, score_options

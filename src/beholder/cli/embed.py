@@ -1,4 +1,4 @@
-"""`beholder embed`: flags in, the embedding job run with a progress bar, its summary shown."""
+"""`beholder embed`: the embedding job with a progress bar and its summary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES = """Examples:\n
 def run(options: EmbedOptions, *, as_json: bool, quiet: bool) -> None:
     """Do the job and show it."""
     from beholder.cli.show import run_and_show
-    from beholder.scoring.embed import embed as job
+    from beholder.scoring.score import embed as job
 
     run_and_show(job, options, as_json=as_json, quiet=quiet)
 

@@ -1,4 +1,4 @@
-"""`beholder predict`: birder predict's flags in, the same file out, done by `beholder.scoring.birder`."""
+"""`beholder predict`: birder predict's flags, done by `beholder.scoring.birder`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`beholder score`: flags in, the scoring job run with a progress bar, its summary shown."""
+"""`beholder score`: the scoring job with a progress bar and its summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data frame of polars, pandas or Arrow in, the Arrow table of the same rows, and the way back to such a frame, out."""
+"""Data frames of polars, pandas and Arrow as Arrow tables, and the way back."""
 
 from __future__ import annotations
 

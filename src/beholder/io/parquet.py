@@ -1,4 +1,4 @@
-"""A Parquet file in, its rows out a batch at a time: none that unpacks without end fills the memory, and damage is one line."""
+"""Parquet files, read so that none unpacks without end into memory, and damage is one line."""
 
 from __future__ import annotations
 

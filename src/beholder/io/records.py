@@ -1,4 +1,4 @@
-"""JSON records in and out: written with a checksum of their own contents, read back whole or refused for one stated reason.
+"""JSON records with a checksum of their own contents: read back whole, or refused for one stated reason.
 
 A record's checksum stands in its last field, `sha256`: that of the record as JSON without that field, its keys sorted, without
 blanks, ASCII only. So it survives being formatted anew, and no other change.

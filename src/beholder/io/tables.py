@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError, OutputError, reason_of
 from beholder.io import schemas, storage
-from beholder.io.schemas import as_values
 
 _UTF8_MARK = codecs.BOM_UTF8
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -410,45 +409,121 @@ def _word(value: object) -> str:
 
 
 _ROW_GROUP_ROWS = 1 << 20
+_ROW_GROUP_BYTES = 64 << 20
+"""A row group ends when it has so many rows or bytes; it is held in memory until then."""
+
+
+class ParquetRows:
+    """A Parquet file with row groups of bounded rows and bytes, written as its rows come. `close` ends the file.
+
+    Args:
+        path: where.
+        schema: of the file, with its metadata.
+        most_rows, most_bytes: of a row group.
+        options: of `pyarrow.parquet.ParquetWriter`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        *,
+        most_rows: int = _ROW_GROUP_ROWS,
+        most_bytes: int = _ROW_GROUP_BYTES,
+        **options: Any,
+    ) -> None:
+        self._schema, self._most_rows, self._most_bytes = schema, most_rows, most_bytes
+        self._writer = pq.ParquetWriter(path, schema, write_page_checksum=True, **options)
+        self._waiting: list[pa.Table] = []
+        self._num_rows = self._num_bytes = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Take rows of the file's columns."""
+        for piece in schemas.pieces_of(table, self._most_bytes // 4):
+            self._waiting.append(piece)
+            self._num_rows += piece.num_rows
+            self._num_bytes += schemas.num_bytes_of(piece)
+            while self._num_rows >= self._most_rows or self._num_bytes >= self._most_bytes:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits, but no more than the rows of one row group."""
+        table = pa.concat_tables(self._waiting).replace_schema_metadata(self._schema.metadata)
+        self._writer.write_table(table.slice(0, self._most_rows), row_group_size=self._most_rows)
+        rest = table.slice(self._most_rows)
+        self._waiting = [rest] if rest.num_rows else []
+        self._num_rows, self._num_bytes = rest.num_rows, schemas.num_bytes_of(rest) if rest.num_rows else 0
+        del table, rest
+        pa.default_memory_pool().release_unused()
+
+    def close(self, *, is_whole: bool = True) -> None:
+        """Write the rest and the footer; of a file that is given up only let go of it."""
+        if is_whole and self._num_rows:
+            self._flush()
+        self._writer.close()
+
+
+@contextlib.contextmanager
+def parquet_rows(path: str, schema: pa.Schema, *, scratch: Path | None = None, **options: Any) -> Iterator[ParquetRows]:
+    """Write a Parquet file as its rows come, whole or not at all. See `ParquetRows` and `storage.write_whole`."""
+    with storage.write_whole(path, scratch=scratch) as temporary:
+        rows, is_whole = ParquetRows(temporary, schema, **options), False
+        try:
+            yield rows
+            is_whole = True
+        finally:
+            rows.close(is_whole=is_whole)
+
+
+def stamped(schema: pa.Schema, record: Mapping[str, Any]) -> pa.Schema:
+    """The schema with a JSON record in its metadata, under `beholder`, and nothing else there."""
+    return schema.with_metadata({b"beholder": json.dumps(record, default=str).encode()})
+
+
+def join_parquet(path: str, parts: Sequence[Path], schema: pa.Schema, *, scratch: Path | None, **options: Any) -> None:
+    """Join Parquet files, in order, to one of this schema, whole or not at all. Small parts share row groups."""
+    with parquet_rows(path, schema, scratch=scratch, **options) as rows:
+        for part in parts:
+            with storage.open_parquet(str(part)) as source:
+                for group in range(source.num_row_groups):
+                    size = schemas.num_rows_of(source.metadata.row_group(group), _ROW_GROUP_BYTES // 4)
+                    for batch in source.iter_batches(batch_size=size, row_groups=[group]):
+                        rows.write(schemas.fit_table(pa.Table.from_batches([batch]), schema)[0])
+
+
+def join_csv(path: str, parts: Sequence[Path], scratch: Path | None) -> None:
+    """Join CSV files of one header, in order, to one, whole or not at all. Raises OutputError when headers differ."""
+    header: bytes | None = None
+    with storage.write_whole(path, scratch=scratch) as temporary, temporary.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as source:
+                line = source.readline()
+                if header is None:
+                    header = line
+                    out.write(header)
+                elif line != header:
+                    raise OutputError(f"{path}: parts have different columns, which one CSV cannot hold; use --overwrite")
+                shutil.copyfileobj(source, out, _COPY_BYTES)
 
 
 def write_table(path: str, tables: Iterable[pa.Table], schema: pa.Schema, record: dict[str, Any]) -> None:
     """Write tables of one schema as one file, by the end of its name; `record` goes into Parquet files."""
     kind = PurePosixPath(path).suffix.lower()
-    with storage.write_whole(path) as temporary:
-        if kind == ".parquet":
-            _write_parquet(temporary, tables, schema, record)
-            return
-        write = {".csv": _csv_lines, ".jsonl": _json_lines, ".txt": _text_lines}[kind]
-        with temporary.open("wb") as file:
-            if kind == ".csv":
-                file.write((",".join(_quoted(pa.array(schema.names, pa.large_string())).to_pylist()) + "\n").encode())
+    if kind == ".parquet":
+        schema = stamped(schema, record)
+        plain = [item.name for item in schema if item.name not in (columns.SAMPLE, "rank")]
+        dictionary = [name for name in plain if not pa.types.is_floating(schema.field(name).type)]
+        with parquet_rows(path, schema, compression="snappy", use_dictionary=dictionary) as rows:
             for table in tables:
-                for start in range(0, table.num_rows, _ROW_GROUP_ROWS):
-                    write(table.slice(start, _ROW_GROUP_ROWS), file)
-
-
-def _write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, record: dict[str, Any]) -> None:
-    schema = schema.with_metadata({b"beholder": json.dumps(record, default=str).encode()})
-    plain = [item.name for item in schema if item.name != columns.SAMPLE and not pa.types.is_floating(item.type)]
-    dictionary = [name for name in plain if name != "rank"]
-    with pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=dictionary, write_page_checksum=True) as writer:
-        for table in _gathered(tables):
-            writer.write_table(table.cast(schema), row_group_size=_ROW_GROUP_ROWS)
-
-
-def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Small tables put together, so that row groups are not small."""
-    waiting: list[pa.Table] = []
-    num_rows = 0
-    for table in tables:
-        waiting.append(table)
-        num_rows += table.num_rows
-        if num_rows >= _ROW_GROUP_ROWS // 2:
-            yield pa.concat_tables(waiting)
-            waiting, num_rows = [], 0
-    if num_rows:
-        yield pa.concat_tables(waiting)
+                rows.write(table.cast(schema))
+        return
+    write = {".csv": _csv_lines, ".jsonl": _json_lines, ".txt": _text_lines}[kind]
+    with storage.write_whole(path) as temporary, temporary.open("wb") as file:
+        if kind == ".csv":
+            write_csv(file, [pa.array([name], pa.large_string()) for name in schema.names])
+        for table in tables:
+            for start in range(0, table.num_rows, _ROW_GROUP_ROWS):
+                write(table.slice(start, _ROW_GROUP_ROWS), file)
 
 
 def _text(value: str | None) -> pa.Scalar:
@@ -456,31 +531,38 @@ def _text(value: str | None) -> pa.Scalar:
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values as CSV has them: numbers with fractions always with a dot, truth as true and false, NaN and null as null."""
-    column = as_values(column)
-    kind = column.type
-    if pa.types.is_floating(kind):
-        text = pc.cast(column, pa.large_string())
-        text = pc.if_else(
-            pc.match_substring_regex(text, "[.enf]"), text, pc.binary_join_element_wise(text, _text("0"), _text("."))
-        )
-        return pc.if_else(pc.is_nan(column), _text(None), text)
-    return schemas.as_text(column)
+    """Values as CSV has them: numbers with fractions always with a dot, truth as true and false, NaN and null as null.
+
+    A number is the shortest text that reads back as the same one, always with a dot (5.0, never 5): tools that guess a column's
+    type from its first rows would take it for integers and fail at the first fraction.
+    """
+    column = schemas.as_values(column)
+    if not pa.types.is_floating(column.type):
+        return schemas.as_text(column)
+    text = pc.cast(column, pa.large_string())
+    text = pc.if_else(pc.match_substring_regex(text, "[.enf]"), text, pc.binary_join_element_wise(text, _text("0"), _text(".")))
+    return pc.if_else(pc.is_nan(column), _text(None), text)
 
 
-def _quoted(text: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """RFC 4180: quotes around values that hold a comma, quote or line break, quotes doubled; null is empty."""
-    text = pc.fill_null(text, "")
-    needed = pc.match_substring_regex(text, '[",\r\n]')
-    if not pc.any(needed).as_py():
-        return text
-    wrapped = pc.binary_join_element_wise(_text(""), pc.replace_substring(text, '"', '""'), _text(""), _text('"'))
-    return pc.if_else(needed, wrapped, text)
+def write_csv(file: IO[bytes], texts: Sequence[pa.ChunkedArray | pa.Array]) -> None:
+    """Write columns of text (large strings) as lines of CSV.
+
+    RFC 4180: quotes around values that hold a comma, quote or line break, quotes doubled; null is empty. The writer of
+    pyarrow puts all texts in quotes.
+    """
+    cells = []
+    for text in texts:
+        text = pc.fill_null(text, "")
+        needed = pc.match_substring_regex(text, '[",\r\n]')
+        if pc.any(needed).as_py():
+            wrapped = pc.binary_join_element_wise(_text(""), pc.replace_substring(text, '"', '""'), _text(""), _text('"'))
+            text = pc.if_else(needed, wrapped, text)
+        cells.append(text)
+    _put_lines(pc.binary_join_element_wise(*cells, _text(",")) if len(cells) > 1 else cells[0], file)
 
 
 def _csv_lines(table: pa.Table, file: IO[bytes]) -> None:
-    cells = [_quoted(as_text(column)) for column in table.columns]
-    _put_lines(pc.binary_join_element_wise(*cells, _text(",")) if len(cells) > 1 else cells[0], file)
+    write_csv(file, [as_text(column) for column in table.columns])
 
 
 def _text_lines(table: pa.Table, file: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""A planned job in, its result in place and its summary out; an interrupted one is continued, a finished one left alone."""
+"""A planned job is done: continued after an interruption, left alone where it is finished, brought up to date else."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from beholder.scoring import run
 from beholder.scoring.options import JobOptions
 from beholder.scoring.output import SCORES, Product, RunOutput
 from beholder.scoring.progress import Tally
+from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import Step
 from beholder.scoring.shards import RunFolder, ShardResult, fingerprint
 from beholder.scoring.summary import RunSummary
@@ -99,15 +100,19 @@ def execute(
     if options.overwrite:
         out.clear()
     on_plan(plan)
-    earlier = None if options.overwrite else out.finished(step, identity)
-    wants_retry = earlier is not None and options.retry_rejects and _may_change(earlier)
-    drops_kept = options.vanished == "drop" and out.num_kept() > 0 and out.can_be_opened()
-    if earlier is not None and not wants_retry and not drops_kept and out.is_current(step):
+    earlier, wants_retry = None, False
+    if not options.overwrite:
+        out.check_place()
+        found = FinishedResult(out)
+        earlier = found.earlier(step, identity)
+        wants_retry = earlier is not None and options.retry_rejects and _may_change(earlier)
+        drops_kept = options.vanished == "drop" and found.num_kept > 0 and found.can_be_opened
+    if earlier is not None and not wants_retry and not drops_kept and found.is_current(step):
         _check_kept(plan, out, earlier)
-        summary.num_kept = out.num_kept()
+        summary.num_kept = found.num_kept
         on_resume(len(step.shards), earlier.num_read)
         return _with_examples(_filled(summary, out, [earlier]))
-    if wants_retry and not out.can_be_opened():
+    if wants_retry and not found.can_be_opened:
         raise OutputError(
             f"{plan.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
             f"{plan.verb} everything again; use --overwrite for that, or a folder as output from the start"
@@ -122,15 +127,16 @@ def execute(
     if not options.overwrite:
         run.check_folder(step, folder)
     with folder.locked():
-        is_open = earlier is None and not options.overwrite
-        if is_open and out.matching_result(step, identity) is not None:  # by a run that finished while this one got ready
-            out.remove_work()
-            raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
-        started = time.perf_counter()
-        is_opened = not options.overwrite and out.needs_opening(step)
+        started, is_opened = time.perf_counter(), False
+        if not options.overwrite:
+            found = FinishedResult(out)
+            if earlier is None and found.result_of(step, identity) is not None:  # by a run that finished while this got ready
+                out.remove_work()
+                raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
+            is_opened = found.needs_opening(step)
         if is_opened:
             with doing(f"opening {plan.out} again"):
-                out.open_again()
+                found.open_again()
         redo = _may_change if options.retry_rejects else None
         try:
             report = run.run(

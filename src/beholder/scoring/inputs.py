@@ -1,4 +1,4 @@
-"""What was found of each picture of a shard in, a table of one row a picture out; and again, what earlier runs found, by path.
+"""What became of each picture of a shard, and the table that keeps it for later runs, a row a picture.
 
 The table says which file a picture is and how it looked (bytes, time, digest), and all that came of it but its embedding. So a
 later run can take over what it finds of files that have not changed.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,9 @@ from beholder import columns
 from beholder.columns import PASSING_REASONS
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.pixels.picture import DIGEST_BYTES, Trait
+from beholder.pixels.picture import DIGEST_BYTES, LateLabels, Trait
 from beholder.scoring.embedding_files import WriteOptions, read_shard
-from beholder.scoring.shards import EarlierShard, fingerprint
+from beholder.scoring.shards import EarlierShard, Shard, fingerprint
 
 PATH, SIZE, STAMP, DIGEST, SCORES = "path", "size", "stamp", "digest", "scores"
 METADATA = {"format": columns.INPUTS_FORMAT, "version": columns.FORMAT_VERSION}
@@ -44,6 +44,76 @@ def packed_path(part: str, row: int) -> bytes:
 def packed_state(identity: Mapping[str, Any]) -> tuple[int, int]:
     """What stands for size and time of such a picture: a number made of how its file looked."""
     return 0, int(fingerprint(identity), 16) >> 1
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """What is kept of some embedded pictures until their shard is written.
+
+    Attributes:
+        rows: (B,) int64, their numbers in the shard.
+        scores: (B, H) float32, one column a head.
+        statuses: (B,) uint8, `RowStatus`.
+        embeddings: (B, D) as they are written; None where they are not wanted: 100,000 pictures of L/14 are 150 MB.
+    """
+
+    rows: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    statuses: npt.NDArray[np.uint8]
+    embeddings: npt.NDArray[Any] | None
+
+
+@dataclass
+class EmbeddedShard:
+    """What became of a shard's pictures; lists and arrays have one entry per picture, in order.
+
+    Attributes:
+        labels: tables of N rows together, `sample` first.
+        scored: the pictures that have an embedding, batch by batch.
+        widths, heights, traits, num_bytes: as stored; 0 where unknown.
+        paths, states, digests: what the pictures are, and how their files looked; see `scoring.inputs.inputs_table`. `states`
+            is in pieces.
+        late, remarks: as of `pixels.picture.PictureBlock`.
+        rejects: picture number -> (stage, reason, message).
+        num_rows: N, once the source has been read to the shard's end.
+        num_done: pictures whose end is known.
+    """
+
+    shard: Shard
+    labels: list[pa.Table] = field(default_factory=list)
+    scored: list[ScoredRows] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    traits: list[Trait] = field(default_factory=list)
+    num_bytes: list[int] = field(default_factory=list)
+    paths: list[bytes | None] = field(default_factory=list)
+    states: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    digests: list[bytes | None] = field(default_factory=list)
+    late: list[LateLabels] = field(default_factory=list)
+    remarks: dict[str, int] = field(default_factory=dict)
+    rejects: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    num_rows: int | None = None
+    num_done: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every picture has its embedding or its reason."""
+        return self.num_rows is not None and self.num_done == self.num_rows
+
+    def begin(self, paths: Sequence[bytes | None], states: npt.NDArray[np.int64]) -> None:
+        """Make room for pictures whose end is not known yet."""
+        num_rows = len(paths)
+        self.widths += [0] * num_rows
+        self.heights += [0] * num_rows
+        self.traits += [Trait.NONE] * num_rows
+        self.num_bytes += [0] * num_rows
+        self.digests += [None] * num_rows
+        self.states.append(states)
+        self.paths += paths
+
+    def describe(self, row: int, width: int, height: int, traits: Trait, num_bytes: int) -> None:
+        """Note what is known of a picture."""
+        self.widths[row], self.heights[row], self.traits[row], self.num_bytes[row] = width, height, traits, num_bytes
 
 
 class FoundRow(NamedTuple):
@@ -81,32 +151,26 @@ class Known:
 
 
 def inputs_table(
-    paths: Sequence[bytes | None],
-    states: npt.NDArray[np.int64],
-    digests: Sequence[bytes | None],
-    rejects: Mapping[int, tuple[str, str, str]],
-    measured: Mapping[str, Sequence[int]],
-    scores: npt.NDArray[np.float32],
+    found: EmbeddedShard, rejects: Mapping[int, tuple[str, str, str]], scores: npt.NDArray[np.float32]
 ) -> pa.Table:
-    """The table of N pictures.
+    """The table of a shard's N pictures.
 
     Args:
-        paths: of each; None: nothing names it.
-        states: (N, 2) int64, size and stamp (see `pixels.picture.PictureBlock`).
-        digests: of each.
+        found: the shard.
         rejects: picture number -> (stage, reason, message).
-        measured: `width`, `height`, `traits`, `num_bytes`: N numbers each.
         scores: (N, H) float32, NaN where rejected.
     """
     num_rows, num_heads = scores.shape
-    words = [[None if (found := rejects.get(row)) is None else str(found[i]) for row in range(num_rows)] for i in range(3)]
+    states = np.concatenate([np.zeros((0, 2), np.int64), *found.states])
+    words = [[rejects[row][i] if row in rejects else None for row in range(num_rows)] for i in range(3)]
+    measured: Sequence[Sequence[int]] = (found.widths, found.heights, found.traits, found.num_bytes)
     named = {
-        PATH: pa.array(paths, pa.large_binary()),
+        PATH: pa.array(found.paths, pa.large_binary()),
         SIZE: pa.array(states[:, 0]),
         STAMP: pa.array(states[:, 1]),
-        DIGEST: pa.array(digests, pa.binary(DIGEST_BYTES)),
+        DIGEST: pa.array(found.digests, pa.binary(DIGEST_BYTES)),
         **{name: pa.array(said, pa.string()) for name, said in zip(_REJECT, words, strict=True)},
-        **{name: pa.array([int(value) for value in measured[name]], pa.int64()) for name in _MEASURED},
+        **{name: pa.array(list(map(int, said)), pa.int64()) for name, said in zip(_MEASURED, measured, strict=True)},
     }
     if num_heads:
         named[SCORES] = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(scores).reshape(-1)), num_heads)

@@ -29,20 +29,12 @@ PRECISION_CHOICES: tuple[PrecisionChoice, ...] = ("auto", *PRECISIONS)
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """What every job has.
+    """What every job has; the help of each option says what it does. None: the default that the help shows.
 
     Attributes:
         sources: files, folders, globs, URLs or lists.
-        out: where the result goes; None: named after the source, in the current folder.
-        columns: columns of the source to pass through; ("*",) for all; None: none of embeddings', all of pictures'.
-        sample_column: the column that names rows; None: found by its usual names.
-        num_threads: threads; None for all cores.
-        shard_rows: most rows of a shard, the unit that is kept when a run is interrupted; None: 1,000,000 rows of
-            embeddings; 512 pictures on a CPU, 8,192 elsewhere. A tar under 1 GiB is always one shard.
-        overwrite: start anew where a result exists.
         retry_rejects: do rows again that were rejected for one of `columns.PASSING_REASONS`.
-        vanished: what becomes of results whose inputs are not among the sources any more: "drop", or "keep", behind the others.
-        offline: never use the network for models; None: as the environment says.
+        offline: None: as the environment says.
     """
 
     sources: tuple[str, ...]
@@ -101,20 +93,11 @@ class JobOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions:
-    """How pictures become embeddings.
+    """How pictures become embeddings; the help of each option says what it does. None: the default that the help shows.
 
     Attributes:
-        backbone: the image tower: a registry name, hub id, path or URL. For embeddings without a stamp: what made them.
-        activation: "quick_gelu" or "gelu", for checkpoints that do not tell; None: as the checkpoint says.
         preset, decoder, max_pixels: see `pixels.picture.PixelOptions`.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto": faster than float32 where that is worth it and scores stay within 0.02 of it on a self-check, which
-            is made once for a tower and machine.
-        batch_size: pictures the device takes at once; None: found.
-        compile: run the tower through torch.compile.
-        workers: processes that read and decode; None: as many as fit the cores and the device; 0: none.
-        timeout_s: seconds that reading and decoding one picture may take.
-        picture_column: the column with paths, URLs or bytes, in tables and Parquet files; None: found by looking.
+        precision: "auto" is made out by a self-check, once for a tower and machine.
     """
 
     PANEL: ClassVar[str] = "Pictures"
@@ -178,15 +161,10 @@ class PictureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions(PictureOptions, JobOptions):
-    """Options of `beholder score`.
+    """Options of `beholder score`; the help of each says what it does.
 
     Attributes:
         heads: registry names, paths, URLs or hub ids.
-        embedding_column: the column, array or prefix of columns with the embedding; None: found by looking.
-        memory_bytes: about how much memory reading embeddings may take.
-        keep_embeddings: of pictures: write the embeddings too, beside the scores.
-        space_check: "on": embeddings whose first rows lie elsewhere than those of the heads' tower are refused where no stamp
-            says what made them, else warned of; "off": not looked at.
     """
 
     heads: tuple[str, ...] = option(
@@ -223,15 +201,12 @@ class ScoreOptions(PictureOptions, JobOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedOptions(PictureOptions, JobOptions):
-    """Options of `beholder embed`.
+    """Options of `beholder embed`; the help of each says what it does.
 
     Attributes:
-        format: "npy": clip-retrieval's folders; "parquet": one list column; "birder-csv", "birder-parquet": a column per
-            dimension. A file name that ends in .parquet or .csv asks for "parquet" and "birder-csv".
-        dtype: "float16" or "float32"; None: float16, float32 in birder's layouts, which have no other.
-        normalise: divide each embedding by its length, as clip-retrieval does; None: so, but not in birder's layouts.
+        format: a file name that ends in .parquet or .csv asks for "parquet" and "birder-csv".
         crop, hidden, is_bare, folders: for `beholder predict`: see `PixelOptions.crop`; the vector before the projection in
-            place of the embedding; see `WriteOptions`.
+            place of the embedding; see `embedding_files.WriteOptions`.
     """
 
     format: EmbeddingFormat | None = option(

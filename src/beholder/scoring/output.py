@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import re
 import shutil
-import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,20 +14,17 @@ from typing import Any
 
 from beholder import columns
 from beholder.errors import OutputError, writing_failed
-from beholder.io import records, storage
+from beholder.io import crash, records, storage
 from beholder.io.records import DamagedRecordError
-from beholder.scoring import cut, score_files
-from beholder.scoring.run import Step, is_set_aside, new_set_aside, remove_set_aside
+from beholder.scoring import score_files
+from beholder.scoring.run import Step, remove_set_aside
 from beholder.scoring.shards import (
     LOCK_FILE,
     DamagedShardError,
-    EarlierShard,
     RunFolder,
     Shard,
     ShardResult,
-    difference,
     is_shard_file,
-    link_or_copy,
 )
 from beholder.scoring.summary import RunSummary
 
@@ -48,15 +45,15 @@ _UNKNOWN_SUFFIXES = {
 }
 
 
-_NOT_BY_US = "already exists and was not written by this command; use --overwrite, or another output"
+NOT_BY_US = "already exists and was not written by this command; use --overwrite, or another output"
 _MARKER = re.compile(rf"{columns.DONE_FOLDER}/[^/]+\.json")
 _TEMPORARY = re.compile(r"(?:.+/)?\.beholder-[^/]*\.tmp")
 _TABLES = {".parquet", ".pq", ".csv", ".tsv", ".npy"}
 """What readers of a run's folders take for results."""
-_INPUTS_FILE = "inputs_file"
-_KEPT = "num_kept"
+INPUTS_FILE = "inputs_file"
+NUM_KEPT = "num_kept"
 """In the record of a finished result: rows that were kept though their inputs have vanished."""
-_OF_RESULT = ("result", "files", "inputs", _INPUTS_FILE, _KEPT)
+OF_RESULT = ("result", "files", "inputs", INPUTS_FILE, NUM_KEPT)
 """In the record of a finished result: what the record of a run under way has not."""
 _PLACING, _REPLACED = "placing", "replaced"
 """In the folder of shards: kept embeddings on their way to their place, and those that were there before."""
@@ -80,10 +77,7 @@ class Product:
 
 
 def _join_scores(target: str, parts: Sequence[Path], is_csv: bool, provenance: Mapping[str, Any], scratch: Path) -> None:
-    if is_csv:
-        score_files.join_csv(target, parts, scratch)
-    else:
-        score_files.join_parquet(target, parts, provenance, scratch)
+    score_files.join_shards(target, parts, provenance, scratch)
 
 
 def _join_embeddings(target: str, parts: Sequence[Path], is_csv: bool, provenance: Mapping[str, Any], scratch: Path) -> None:
@@ -111,6 +105,10 @@ class RunOutput:
     Attributes:
         kind: "folder", "parquet" or "csv".
         work: the local folder with the run's record, shards and done-markers; the output itself for a local folder.
+        is_separate: whether shards are written elsewhere first; then the result is joined or uploaded.
+        rejects, kept_embeddings: where rejects are found, and embeddings that are kept beside scores.
+        sidecar: where the record of a result stands that is joined or uploaded; of a folder, its own.
+        inputs: what the shards of such a result were made of: their markers, and their tables of inputs.
 
     Raises:
         OutputError: the name asks for a kind of file that is not written.
@@ -128,6 +126,14 @@ class RunOutput:
                 f"{out}: {product.noun} are written as .parquet, .csv, or into a folder (a name without such a suffix)"
             )
         self.is_local = storage.is_local(out)
+        self.is_separate = self.kind != "folder" or not self.is_local
+        if self.kind == "folder":
+            base = out.rstrip("/")
+            self.rejects, self.kept_embeddings = f"{base}/{columns.REJECTS_FOLDER}", f"{base}/{columns.EMBEDDINGS_FOLDER}"
+            self.sidecar, self.inputs = f"{base}/{columns.STAMP_FILE}", f"{base}/{columns.INPUTS_FOLDER}.zip"
+        else:
+            self.rejects, self.kept_embeddings = out + columns.REJECTS_SUFFIX, f"{out}.{columns.EMBEDDINGS_FOLDER}"
+            self.sidecar, self.inputs = out + columns.SIDECAR_SUFFIX, out + columns.INPUTS_SUFFIX
         if not self.is_local:
             self.work = storage.cache_folder() / "runs" / hashlib.sha256(out.encode()).hexdigest()[:16]
         elif self.kind == "folder":
@@ -135,36 +141,6 @@ class RunOutput:
         else:
             path = storage.local_path(out)
             self.work = path.with_name(path.name + columns.PARTIAL_SUFFIX)
-
-    @property
-    def is_separate(self) -> bool:
-        """Whether shards are written elsewhere first."""
-        return self.kind != "folder" or not self.is_local
-
-    @property
-    def rejects(self) -> str:
-        """Where rejects are found."""
-        if self.kind == "folder":
-            return f"{self.out.rstrip('/')}/{columns.REJECTS_FOLDER}"
-        return self.out + columns.REJECTS_SUFFIX
-
-    @property
-    def kept_embeddings(self) -> str:
-        """Where embeddings that are kept beside scores are found."""
-        if self.kind == "folder":
-            return f"{self.out.rstrip('/')}/{columns.EMBEDDINGS_FOLDER}"
-        return f"{self.out}.{columns.EMBEDDINGS_FOLDER}"
-
-    @property
-    def _sidecar(self) -> str:
-        return f"{self.out.rstrip('/')}/{columns.STAMP_FILE}" if self.kind == "folder" else self.out + columns.SIDECAR_SUFFIX
-
-    @property
-    def _inputs(self) -> str:
-        """What the shards of a result that is joined or uploaded were made of: their markers, and their tables of inputs."""
-        return (
-            f"{self.out.rstrip('/')}/{columns.INPUTS_FOLDER}.zip" if self.kind == "folder" else self.out + columns.INPUTS_SUFFIX
-        )
 
     def clear(self) -> None:
         """Forget earlier runs. A result that is made elsewhere stays until the new one replaces it, as does a folder's record.
@@ -186,7 +162,7 @@ class RunOutput:
                 remove_set_aside(folder)
                 self._remove(own)
         if self.kind != "folder":
-            storage.remove(self._sidecar)
+            storage.remove(self.sidecar)
 
     def _sorted_files(self, *, by_name: bool = False) -> tuple[list[str], list[str]]:
         """Files in the folders of shards, relative: those that a run wrote, and tables that readers would take for such.
@@ -228,124 +204,6 @@ class RunOutput:
                 with contextlib.suppress(OSError):  # something else is in it, or it is not there
                     path.rmdir()
 
-    def finished(self, step: Step, identity: str) -> ShardResult | None:
-        """The whole result of an earlier, finished run of the same job; None when there is work to do.
-
-        Raises OutputError when something else is in the way.
-        """
-        self.check_place()
-        if not self.is_separate or not storage.exists(self._sidecar if self.kind == "folder" else self.out):
-            return None
-        result = self.matching_result(step, identity)
-        if result is not None:
-            self._clear_up()
-            return result
-        record = self._read_sidecar()
-        if self.work.is_dir() and (self.is_local or record is None):
-            return None
-        if record is None:
-            raise OutputError(f"{self.out} {_NOT_BY_US}")
-        changed = difference(record.get("options") or {}, step.options)
-        if changed is not None:
-            raise OutputError(f"{self.out} already exists with other options: {changed}; use --overwrite, or another output")
-        self._check_inputs(record)
-        return None
-
-    def num_kept(self) -> int:
-        """How many rows of a finished result were kept though their inputs have vanished."""
-        found = (self._read_sidecar() or {}).get(_KEPT) if self.is_separate else None
-        return found if isinstance(found, int) else 0
-
-    def can_be_opened(self) -> bool:
-        """Whether a finished result, joined or uploaded, can be taken apart into its shards again."""
-        record = self._read_sidecar() if self.is_separate else None
-        return record is not None and self._has_inputs(record)
-
-    def _has_inputs(self, record: Mapping[str, Any]) -> bool:
-        """Whether what its shards were made of is there, and as it was written."""
-        try:
-            written = _Published.from_json(record.get(_INPUTS_FILE))
-        except DamagedRecordError:
-            return False
-        if not storage.exists(self._inputs) or storage.size(self._inputs) != written.num_bytes:
-            return False
-        return not self.is_local or storage.sha256_of(storage.local_path(self._inputs)) == written.sha256
-
-    def _check_inputs(self, record: Mapping[str, Any]) -> None:
-        """Raise OutputError when a result of other inputs cannot be taken apart."""
-        if not self._has_inputs(record):
-            raise OutputError(
-                f"{self.out} already exists and was made from other inputs, and {self._inputs}, which would say what it was "
-                "made of, is not there or not what was written; use --overwrite, or another output"
-            )
-
-    def is_current(self, step: Step) -> bool:
-        """Whether files that the inputs of a finished result only name (in a list) are as they were, if that is known."""
-        if not step.names_files or not self.can_be_opened():
-            return True
-        with tempfile.TemporaryDirectory(prefix="beholder-inputs-") as scratch:
-            return all(map(step.is_current, self._unpacked(Path(scratch))))
-
-    def needs_opening(self, step: Step) -> bool:
-        """Whether a finished result has to be taken apart before its run can be continued."""
-        if not self.is_separate or not storage.exists(self._sidecar):
-            return False
-        record = self._read_sidecar()
-        if record is None or difference(record.get("options") or {}, step.options) is not None:
-            return False
-        return not RunFolder(self.work).finished_names() and not is_set_aside(RunFolder(self.work))
-
-    def open_again(self) -> None:
-        """Take a finished result apart into its shards, which are set aside in `work`; the result stays until it is replaced.
-
-        The caller holds the lock. Raises OutputError when something of it is not what was written.
-        """
-        record = self._read_sidecar()
-        assert record is not None, "there is no finished result"
-        self._check_inputs(record)
-        for name, one in _object(record.get("files", {})).items():
-            self._check_published(name, _Published.from_json(one))
-        folder = RunFolder(self.work)
-        folder.write_record({key: value for key, value in record.items() if key not in _OF_RESULT})
-        with new_set_aside(folder) as place:
-            shards = self._unpacked(place)
-            if self.kind == "folder":
-                for shard in shards:
-                    for name in shard.result.files:
-                        if not name.startswith(f"{columns.INPUTS_FOLDER}/"):
-                            _fetch(f"{self.out.rstrip('/')}/{name}", place / name)
-                self._fetch_stamp(f"{self.out.rstrip('/')}/{columns.EMBEDDINGS_FOLDER}")
-                return
-            cut.cut_result(shards, self._at_hand(self.out, place), self.product.folders, place)
-            if any(shard.result.num_rejected for shard in shards):
-                cut.cut_result(shards, self._at_hand(self.rejects, place), (columns.REJECTS_FOLDER,), place)
-            inside = f"{columns.EMBEDDINGS_FOLDER}/"
-            for shard in shards if columns.EMBEDDINGS_FOLDER not in self.product.folders else ():
-                for name in shard.result.files:
-                    if name.startswith(inside):
-                        _fetch(f"{self.kept_embeddings}/{name.removeprefix(inside)}", place / name)
-            self._fetch_stamp(self.kept_embeddings)
-            for shard in shards:
-                cut.mark_again(shard)
-
-    def _fetch_stamp(self, kept: str) -> None:
-        """Have the stamp of kept embeddings in the folder of the shards, where there is one."""
-        if columns.EMBEDDINGS_FOLDER not in self.product.folders and storage.exists(f"{kept}/{columns.STAMP_FILE}"):
-            _fetch(f"{kept}/{columns.STAMP_FILE}", self.work / columns.EMBEDDINGS_FOLDER / columns.STAMP_FILE)
-
-    def _at_hand(self, path: str, scratch: Path) -> Path:
-        """A local file with what stands at `path`."""
-        if self.is_local:
-            return storage.local_path(path)
-        copy = scratch / f".{PurePosixPath(path).name}"
-        _fetch(path, copy)
-        return copy
-
-    def _unpacked(self, place: Path) -> list[EarlierShard]:
-        """Unpack markers and tables of inputs into `place`: the shards in order. Their other files are not there yet."""
-        packed = self._at_hand(self._inputs, place)
-        return cut.unpack_inputs(packed, place, f"{self._inputs} is damaged; use --overwrite to make {self.out} again")
-
     def check_place(self) -> None:
         """Raise OutputError, before anything is loaded, when something that is no run of ours stands where the result goes."""
         folder = RunFolder(self.work)
@@ -353,14 +211,14 @@ class RunOutput:
         if is_strange or self._is_foreign():
             raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
         self._check_targets()
-        if self.kind != "folder" and storage.exists(self.out) and self._read_sidecar() is None and not self.work.is_dir():
-            raise OutputError(f"{self.out} {_NOT_BY_US}")
+        if self.kind != "folder" and storage.exists(self.out) and self.read_sidecar() is None and not self.work.is_dir():
+            raise OutputError(f"{self.out} {NOT_BY_US}")
 
     def _check_targets(self) -> None:
         """Raise OutputError when a folder stands where the file goes, or somebody else's file where its record goes."""
         if self.kind != "folder" and storage.is_folder(self.out):
             raise OutputError(f"{self.out} is a folder; choose another output, or a name without such an ending")
-        if not self.is_separate or not storage.exists(self._sidecar):
+        if not self.is_separate or not storage.exists(self.sidecar):
             return
         data = self._sidecar_bytes()
         try:
@@ -368,52 +226,14 @@ class RunOutput:
         except DamagedRecordError:
             is_ours = records.looks_ours(data)
         if not is_ours:
-            raise OutputError(f"{self._sidecar} is in the way of the record and is not ours; move it, or choose another output")
+            raise OutputError(f"{self.sidecar} is in the way of the record and is not ours; move it, or choose another output")
 
     def _sidecar_bytes(self) -> bytes:
-        return storage.read_range(self._sidecar, 0, storage.size(self._sidecar))
+        return storage.read_range(self.sidecar, 0, storage.size(self.sidecar))
 
-    def matching_result(self, step: Step, identity: str) -> ShardResult | None:
-        """The result that stands in the record beside the output, when it is of these options and inputs.
-
-        Raises OutputError when the record is damaged, or the output is not what was written.
-        """
-        record = self._read_sidecar() if self.is_separate else None
-        if record is None or difference(record["options"], step.options) or record.get("inputs") != identity:
-            return None
-        if self.kind != "folder" and not storage.exists(self.out):
-            return None
-        try:
-            result = ShardResult.from_json(record["result"])
-            published = {name: _Published.from_json(one) for name, one in _object(record.get("files", {})).items()}
-        except DamagedRecordError as error:
-            raise self._damaged(error) from None
-        for name, one in published.items():
-            self._check_published(name, one)
-        return result
-
-    def _place_of(self, name: str) -> str:
-        """Where a file of the record's `files` stands."""
-        if self.kind == "folder":
-            return f"{self.out.rstrip('/')}/{name}"
-        inside = name.removeprefix(f"{columns.EMBEDDINGS_FOLDER}/")
-        return {"output": self.out, "rejects": self.rejects}.get(name, f"{self.kept_embeddings}/{inside}")
-
-    def _check_published(self, name: str, published: _Published) -> None:
-        """Raise OutputError when a file of the finished result is not what was written; of remote ones the size is compared."""
-        place = self._place_of(name)
-        is_there = storage.exists(place) and not (self.is_local and storage.is_folder(place))
-        if is_there and storage.size(place) == published.num_bytes:
-            if published.sha256 is None or not self.is_local:
-                return
-            with storage.remote_errors(place):
-                if storage.sha256_of(storage.local_path(place)) == published.sha256:
-                    return
-        what = "is not what was written (damaged, or edited)" if is_there else "is gone, which the finished run had written"
-        raise OutputError(f"{place} {what}; restore it, or use --overwrite to make it again")
-
-    def _damaged(self, error: DamagedRecordError) -> OutputError:
-        return OutputError(f"{self._sidecar} is damaged: {error}; restore it, or use --overwrite to make {self.out} again")
+    def damaged(self, error: DamagedRecordError) -> OutputError:
+        """What to say of a damaged record beside the output."""
+        return OutputError(f"{self.sidecar} is damaged: {error}; restore it, or use --overwrite to make {self.out} again")
 
     def refuse_inputs(self, inputs: Sequence[str]) -> None:
         """Raise OutputError when something that would be written is one of the inputs, or a rejects table somebody else's."""
@@ -424,12 +244,12 @@ class RunOutput:
                     what = "is" if _place(path).rstrip("/") == own else f"holds {path}, which is"
                     raise OutputError(f"{self.out} {what} an input of this command; choose another output")
             return
-        written = {_place(path): path for path in (self.out, self.rejects, self._sidecar, self._inputs)}
+        written = {_place(path): path for path in (self.out, self.rejects, self.sidecar, self.inputs)}
         for path in inputs:
             if _place(path) in written:
                 raise OutputError(f"{written[_place(path)]} is an input of this command; choose another output")
-        if storage.exists(self._inputs) and not cut.is_packed(storage.read_range(self._inputs, 0, cut.HEAD_BYTES)):
-            raise OutputError(f"{self._inputs} is in the way of what a run writes and is not ours; move it")
+        if storage.exists(self.inputs) and not is_packed(storage.read_range(self.inputs, 0, 64)):
+            raise OutputError(f"{self.inputs} is in the way of what a run writes and is not ours; move it")
         if storage.exists(self.rejects) and not score_files.is_ours(self.rejects):
             raise OutputError(
                 f"{self.rejects} is in the way of the rejects table and is not ours; move it, or choose another output"
@@ -443,33 +263,30 @@ class RunOutput:
     def earlier_options(self) -> Mapping[str, Any]:
         """The options of the run that this output holds, finished or not; none where there is none."""
         record = RunFolder(self.work).read_record() if self.work.is_dir() else None
-        record = record or (self._read_sidecar() if self.is_separate else None) or {}
+        record = record or self.read_sidecar() or {}
         options = record.get("options")
         return options if isinstance(options, dict) else {}
 
-    def _clear_up(self) -> None:
-        """Remove shards that a finished run left when it was killed; another run that is at it is left alone."""
-        if self.work.is_dir() and RunFolder(self.work).is_run_of(self.product.format):
-            with contextlib.suppress(OutputError), RunFolder(self.work).locked():
-                self.remove_work()
-
     def _is_foreign(self) -> bool:
         """Whether a remote folder holds files that neither a finished run nor one to be continued put there."""
-        if self.is_local or self.kind != "folder" or self.work.is_dir() or storage.exists(self._sidecar):
+        if self.is_local or self.kind != "folder" or self.work.is_dir() or storage.exists(self.sidecar):
             return False
         return storage.is_folder(self.out) and bool(storage.list_files(self.out))
 
-    def _upload(self, paths: Sequence[Path]) -> None:
-        """Put the shards' files into the remote folder, and take away those of the result that they replace."""
-        base = self.out.rstrip("/")
-        targets = {path.relative_to(self.work).as_posix(): path for path in paths}
-        old = self._replaced(base, [f"{base}/{folder}" for folder in self._folders], targets)
-        storage.remove(self._sidecar)
+    def _upload(self, base: str, folders: Sequence[str], record: str, targets: Mapping[str, Path]) -> None:
+        """Put files into a remote folder (`targets`: by name below `base`), and take away those of `folders` that they replace.
+
+        The record there goes first: what is without one is not finished.
+        """
+        old = self._replaced(base, folders, targets)
+        storage.remove(record)
+        crash.reach("upload begun")
         for place in old:
             storage.remove(place)
         for name, path in targets.items():
             with storage.write_whole(f"{base}/{name}", scratch=self.work) as temporary:
                 shutil.copyfile(path, temporary)
+            crash.reach("file uploaded")
 
     def _replaced(self, base: str, folders: Sequence[str], targets: Mapping[str, Path]) -> list[str]:
         """Files of an earlier run in remote folders below `base`, without `targets` (relative to it).
@@ -489,16 +306,16 @@ class RunOutput:
                 raise _in_the_way(place)
         return old
 
-    def _read_sidecar(self) -> dict[str, Any] | None:
+    def read_sidecar(self) -> dict[str, Any] | None:
         """The record beside the output; None where there is none, or somebody else's. Raises OutputError when it is damaged."""
-        if not storage.exists(self._sidecar):
+        if not self.is_separate or not storage.exists(self.sidecar):
             return None
         data = self._sidecar_bytes()
         try:
             record = records.parse(data)
         except DamagedRecordError as error:
             if records.looks_ours(data):
-                raise self._damaged(error) from None
+                raise self.damaged(error) from None
             return None
         return record if _is_record(record) and "result" in record else None
 
@@ -510,7 +327,7 @@ class RunOutput:
             return
         self._check_shards(shards, results)
         written = {
-            name: _Published(size, result.sha256.get(name))
+            name: Published(size, result.sha256.get(name))
             for result in results
             for name, size in result.files.items()
             if not name.startswith(f"{columns.INPUTS_FOLDER}/")
@@ -519,15 +336,20 @@ class RunOutput:
         rejects = [self.work / name for name in written if name.startswith(f"{columns.REJECTS_FOLDER}/")]
         kept = [] if columns.EMBEDDINGS_FOLDER in self.product.folders else self._kept(list(written))
         if self.kind == "folder":
-            self._upload([*own, *kept, *rejects])
+            base = self.out.rstrip("/")
+            targets = {path.relative_to(self.work).as_posix(): path for path in (*own, *kept, *rejects)}
+            self._upload(base, [f"{base}/{folder}" for folder in self._folders], self.sidecar, targets)
         else:
             if rejects:
-                score_files.join_parquet(self.rejects, rejects, step.provenance, self.work)
+                score_files.join_shards(self.rejects, rejects, step.provenance, self.work)
             else:
                 storage.remove(self.rejects)
+            crash.reach("rejects published")
             if summary.embeddings is not None:
                 self._place_kept(kept)
+            crash.reach("embeddings published")
             self.product.join(self.out, own, self.kind == "csv", step.provenance, self.work)
+            crash.reach("result published")
             inside = f"{columns.EMBEDDINGS_FOLDER}/"
             written = {name: one for name, one in written.items() if kept and name.startswith(inside)}
             written["output"] = self._published(self.out)
@@ -541,21 +363,23 @@ class RunOutput:
             "inputs": identity,
             "result": summary.merged_result().to_json(),
             "files": {name: one.to_json() for name, one in written.items()},
-            _INPUTS_FILE: self._pack_inputs(shards).to_json(),
-            _KEPT: summary.num_kept,
+            INPUTS_FILE: self._pack_inputs(shards).to_json(),
+            NUM_KEPT: summary.num_kept,
         }
-        storage.write_bytes(self._sidecar, score_files.record_bytes(record), scratch=self.work)
+        crash.reach("inputs packed")
+        storage.write_bytes(self.sidecar, records.sealed(record, indent=2), scratch=self.work)
+        crash.reach("result recorded")
 
-    def _pack_inputs(self, shards: Sequence[Shard]) -> _Published:
+    def _pack_inputs(self, shards: Sequence[Shard]) -> Published:
         """Put the markers of all shards, in order, and what they were made of into one file beside the result."""
-        with storage.write_whole(self._inputs, scratch=self.work) as temporary:
-            cut.pack_inputs(self.work, [shard.name for shard in shards], temporary)
-        return self._published(self._inputs)
+        with storage.write_whole(self.inputs, scratch=self.work) as temporary:
+            pack_inputs(self.work, [shard.name for shard in shards], temporary)
+        return self._published(self.inputs)
 
-    def _published(self, place: str) -> _Published:
+    def _published(self, place: str) -> Published:
         """Size and checksum of a file just written; of a remote one the size alone."""
         sha256 = storage.sha256_of(storage.local_path(place)) if self.is_local else None
-        return _Published(storage.size(place), sha256)
+        return Published(storage.size(place), sha256)
 
     def _check_shards(self, shards: Sequence[Shard], results: Sequence[ShardResult]) -> None:
         """Compare all shards with their checksums before they are joined or uploaded.
@@ -589,13 +413,7 @@ class RunOutput:
         base, target = self.work / columns.EMBEDDINGS_FOLDER, self.kept_embeddings
         if not self.is_local:
             targets = {path.relative_to(base).as_posix(): path for path in kept}
-            replaced = self._replaced(target, [target], targets)
-            storage.remove(f"{target}/{columns.STAMP_FILE}")
-            for old in replaced:
-                storage.remove(old)
-            for name, path in targets.items():
-                with storage.write_whole(f"{target}/{name}", scratch=self.work) as temporary:
-                    shutil.copyfile(path, temporary)
+            self._upload(target, [target], f"{target}/{columns.STAMP_FILE}", targets)
             return
         folder, made, old_folder = storage.local_path(target), self.work / _PLACING, self.work / _REPLACED
         for rest in (made, old_folder):  # of a run that was killed here
@@ -610,6 +428,7 @@ class RunOutput:
         try:
             if folder.exists():
                 folder.rename(old_folder)
+                crash.reach("embeddings moved away")
             if kept:
                 made.rename(folder)
         except OSError as error:
@@ -659,6 +478,7 @@ class RunOutput:
             shutil.rmtree(self.work / name, ignore_errors=True)
         remove_set_aside(RunFolder(self.work))
         self._remove(self._sorted_files(by_name=self.is_separate)[0])
+        crash.reach("shards removed")
         for stray in self.work.glob(".beholder-*.tmp"):
             stray.unlink(missing_ok=True)
         for name in (LOCK_FILE, columns.STAMP_FILE):
@@ -667,8 +487,23 @@ class RunOutput:
             self.work.rmdir()
 
 
+def pack_inputs(folder: Path, names: Sequence[str], target: Path) -> None:
+    """Put the markers and the tables of inputs of these shards of a run's folder, in this order, into a zip."""
+    with zipfile.ZipFile(target, "w", allowZip64=True) as out:
+        for name in names:
+            for inside in (f"{columns.DONE_FOLDER}/{name}.json", f"{columns.INPUTS_FOLDER}/{name}.parquet"):
+                if (folder / inside).is_file():
+                    with (folder / inside).open("rb") as file, out.open(zipfile.ZipInfo(inside), "w") as member:
+                        shutil.copyfileobj(file, member)  # without times: the same shards give the same bytes
+
+
+def is_packed(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of what `pack_inputs` makes."""
+    return head.startswith(b"PK") and head[30:].startswith(f"{columns.DONE_FOLDER}/".encode())
+
+
 @dataclass(frozen=True)
-class _Published:
+class Published:
     """A file of a finished result: its bytes, and their sha256 where that is known."""
 
     num_bytes: int
@@ -679,7 +514,7 @@ class _Published:
         return {"bytes": self.num_bytes, "sha256": self.sha256}
 
     @classmethod
-    def from_json(cls, record: Any) -> _Published:
+    def from_json(cls, record: Any) -> Published:
         """Restore what `to_json` wrote. Raises DamagedRecordError."""
         fields = _object(record)
         num_bytes, sha256 = records.whole_number(fields.get("bytes"), "the size of a file"), fields.get("sha256")
@@ -719,19 +554,6 @@ def _is_by_us(place: str, inside: str) -> bool:
 
 def _in_the_way(place: Path | str) -> OutputError:
     return OutputError(f"{place} is not of this program and would be taken for a result; move it, or choose another output")
-
-
-def _fetch(source: str, target: Path) -> None:
-    """Have a file at a local place: linked where that can be, else copied. Raises OutputError and InputError."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if storage.is_local(source):
-            link_or_copy(storage.local_path(source), target)
-            return
-        with storage.remote_errors(source), storage.open_binary(source) as file, target.open("wb") as out:
-            shutil.copyfileobj(file, out, 1 << 20)
-    except OSError as error:
-        raise writing_failed(str(target), error) from error
 
 
 def _place(path: str) -> str:

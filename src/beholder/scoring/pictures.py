@@ -1,4 +1,4 @@
-"""Pictures, a tower and heads named by the user in; the plan of a job that embeds and scores them out."""
+"""The plan of a job on pictures: the tower, the heads and the pixels are loaded, checked and written down."""
 
 from __future__ import annotations
 

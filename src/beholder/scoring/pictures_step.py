@@ -1,6 +1,6 @@
-"""The picture step: shards of pictures in; their scores, embeddings and reject reasons out, decoded and computed at once.
+"""The step that embeds pictures: decode workers, the device and the writer of the last shard work side by side.
 
-Decode workers, the device and the writer of the last shard work side by side; batches are filled across files and shards.
+Batches are filled across files and shards.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,29 @@ import pyarrow as pa
 
 from beholder.engine.engine import Engine
 from beholder.errors import BeholderError
-from beholder.io.schemas import merge_remarks, schema_of_json, schema_to_json
+from beholder.io.schemas import merge_remarks
 from beholder.io.storage import is_local, local_path
 from beholder.pixels.picture import (
-    LateLabels,
     PictureBlock,
     PicturePart,
     PictureRef,
     PixelOptions,
     SourceOptions,
-    Trait,
     contents_digest,
 )
-from beholder.scoring.inputs import EarlierRows, FoundRow, Known, has_inputs, packed_path, packed_state, states_of
-from beholder.scoring.pictures_writing import PictureProduct, ScoredRows
+from beholder.scoring.inputs import (
+    EarlierRows,
+    EmbeddedShard,
+    FoundRow,
+    Known,
+    has_inputs,
+    packed_path,
+    packed_state,
+    states_of,
+)
+from beholder.scoring.pictures_writing import PictureProduct
 from beholder.scoring.progress import PartSize, StageClock, Tally
+from beholder.scoring.run import Step
 from beholder.scoring.shards import (
     KEPT_FROM,
     Changes,
@@ -41,9 +49,7 @@ from beholder.scoring.shards import (
     Shard,
     ShardResult,
     kept_shard,
-    plan_rows,
-    shard_name,
-    shard_names,
+    plan_shards,
 )
 from beholder.sources.pictures.folder import sizes_and_times
 from beholder.sources.pictures.labels import labels_schema
@@ -52,59 +58,6 @@ from beholder.workers.pool import DecodePool, Outcome
 
 DECODE_STAGE = "decode"
 _LEAST_SLOTS = 64
-
-
-@dataclass
-class EmbeddedShard:
-    """What became of a shard's pictures; lists and arrays have one entry per picture, in order.
-
-    Attributes:
-        labels: tables of N rows together, `sample` first.
-        scored: the pictures that have an embedding, batch by batch.
-        widths, heights, traits, num_bytes: as stored; 0 where unknown.
-        paths, states, digests: what the pictures are, and how their files looked; see `scoring.inputs.inputs_table`. `states`
-            is in pieces.
-        late, remarks: as of `pixels.picture.PictureBlock`.
-        rejects: picture number -> (stage, reason, message).
-        num_rows: N, once the source has been read to the shard's end.
-        num_done: pictures whose end is known.
-    """
-
-    shard: Shard
-    labels: list[pa.Table] = field(default_factory=list)
-    scored: list[ScoredRows] = field(default_factory=list)
-    widths: list[int] = field(default_factory=list)
-    heights: list[int] = field(default_factory=list)
-    traits: list[Trait] = field(default_factory=list)
-    num_bytes: list[int] = field(default_factory=list)
-    paths: list[bytes | None] = field(default_factory=list)
-    states: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    digests: list[bytes | None] = field(default_factory=list)
-    late: list[LateLabels] = field(default_factory=list)
-    remarks: dict[str, int] = field(default_factory=dict)
-    rejects: dict[int, tuple[str, str, str]] = field(default_factory=dict)
-    num_rows: int | None = None
-    num_done: int = 0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every picture has its embedding or its reason."""
-        return self.num_rows is not None and self.num_done == self.num_rows
-
-    def begin(self, paths: Sequence[bytes | None], states: npt.NDArray[np.int64]) -> None:
-        """Make room for pictures whose end is not known yet."""
-        num_rows = len(paths)
-        self.widths += [0] * num_rows
-        self.heights += [0] * num_rows
-        self.traits += [Trait.NONE] * num_rows
-        self.num_bytes += [0] * num_rows
-        self.digests += [None] * num_rows
-        self.states.append(states)
-        self.paths += paths
-
-    def describe(self, row: int, width: int, height: int, traits: Trait, num_bytes: int) -> None:
-        """Note what is known of a picture."""
-        self.widths[row], self.heights[row], self.traits[row], self.num_bytes[row] = width, height, traits, num_bytes
 
 
 @dataclass(frozen=True)
@@ -142,7 +95,7 @@ class DecodeOptions:
     timeout_s: float
 
 
-class PictureStep:
+class PictureStep(Step):
     """Embeds pictures and writes what `product` wants of them.
 
     Args:
@@ -165,9 +118,19 @@ class PictureStep:
         record: Mapping[str, Any],
     ) -> None:
         self.parts, self.engine, self.product, self.decode = list(parts), engine, product, decode
-        self.shard_rows, self._record = shard_rows, dict(record)
-        self.shards = _plan(self.parts, shard_rows)
+        self.shards = plan_shards(self.parts, _identity, shard_rows)
         self.product.use_columns(labels_schema(self.parts, decode.source))
+        self.schema, self.provenance = product.schema, product.provenance
+        self.models = [record["tower sha256"], *product.models]
+        self.options = {
+            **record,
+            **product.options,
+            "--column": list(decode.source.columns),
+            "--sample-column": decode.source.sample_column,
+            "--picture-column": decode.source.picture_column,
+            "--shard-rows": shard_rows,
+        }
+        self.names_files = any(part.kind == "table" for part in self.parts)
         self._by_name = {part.name: part for part in self.parts}
         self._index = {shard.name: number for number, shard in enumerate(self.shards)}
         self.tally = Tally(self.shards, [_size(part) for part in self.parts])
@@ -179,38 +142,10 @@ class PictureStep:
         self._num_changed = 0
         self._keeps = False
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """What decides the result, in the words of the command line."""
-        return {
-            **self._record,
-            **self.product.options,
-            "--column": list(self.decode.source.columns),
-            "--sample-column": self.decode.source.sample_column,
-            "--picture-column": self.decode.source.picture_column,
-            "--shard-rows": self.shard_rows,
-        }
-
-    @property
-    def models(self) -> Sequence[str]:
-        """sha256 of the tower and the heads."""
-        return [self._record["tower sha256"], *self.product.models]
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Record of the models and the software."""
-        return self.product.provenance
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """The columns that every shard gets, whatever its own part says of pictures."""
-        return schema_to_json(self.product.schema)
-
     def use_columns(self, recorded: Mapping[str, Any] | None) -> None:
         """Take over the columns of a run that is continued."""
-        schema = schema_of_json(recorded)
-        if schema is not None:
-            self.product.schema = schema
+        super().use_columns(recorded)
+        self.product.schema = self.schema
 
     def waiting_for(self) -> str:
         """The stage that the device has lately waited for, or "tower" when it is busy; "" at first.
@@ -295,11 +230,6 @@ class PictureStep:
         if scored:
             target.scored.append(self.product.taken_over(*zip(*scored, strict=True)))
         target.num_done += len(rows)
-
-    @property
-    def names_files(self) -> bool:
-        """Whether there are lists or tables of pictures."""
-        return any(part.kind == "table" for part in self.parts)
 
     def is_current(self, shard: EarlierShard) -> bool:
         """Whether the local files that a list or table names are as they were; of other parts the identity says so."""
@@ -515,12 +445,6 @@ def _size(part: PicturePart) -> PartSize:
     return PartSize(num_rows=part.num_rows, num_bytes=part.num_bytes, is_plain=part.detail.get("is_plain", False))
 
 
-def _plan(parts: Sequence[PicturePart], shard_rows: int) -> list[Shard]:
-    shards = []
-    for index, (part, stem) in enumerate(zip(parts, shard_names([part.name for part in parts]), strict=True)):
-        identity = {"name": part.name, "rows": part.num_rows, "bytes": part.num_bytes, **part.identity}
-        ranges = plan_rows(part.num_rows, part.cuts, shard_rows)
-        for start, stop in ranges:
-            shards.append(Shard(shard_name(stem, start, len(ranges) == 1), index, start, stop, identity))
-    assert len({shard.name for shard in shards}) == len(shards), "two shards of one name"
-    return shards
+def _identity(part: PicturePart) -> dict[str, Any]:
+    """How a part is now; other contents give another one."""
+    return {"name": part.name, "rows": part.num_rows, "bytes": part.num_bytes, **part.identity}

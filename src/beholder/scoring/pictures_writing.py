@@ -1,11 +1,12 @@
-"""An embedded shard of pictures in; its score, embedding and reject files out, and the counts of what became of it."""
+"""What is written of an embedded shard of pictures: scores, embeddings, or both, and the rejects."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,10 @@ from beholder.io.storage import write_bytes
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
 from beholder.pixels.picture import LateLabels, Trait
-from beholder.scoreset.numbers import ScoreStats
 from beholder.scoring import score_files
 from beholder.scoring.embedding_files import EMBEDDING, WriteOptions, read_labels, ready_rows, shard_files, write_shard
 from beholder.scoring.inputs import METADATA as INPUTS_METADATA
-from beholder.scoring.inputs import EarlierRows, FoundRow, inputs_file, inputs_table, reasons_of
+from beholder.scoring.inputs import EarlierRows, EmbeddedShard, FoundRow, ScoredRows, inputs_file, inputs_table, reasons_of
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult
 from beholder.sources.pictures.labels import join_labels
 
@@ -32,40 +32,6 @@ EMBED_STAGE = "embed"
 _MEASURED = pa.schema([
     (columns.WIDTH, pa.int32()), (columns.HEIGHT, pa.int32()), (columns.TRAITS, pa.string()), (columns.NUM_BYTES, pa.int64())
 ])  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ScoredRows:
-    """What is kept of some embedded pictures until their shard is written.
-
-    Attributes:
-        rows: (B,) int64, their numbers in the shard.
-        scores: (B, H) float32, one column a head.
-        statuses: (B,) uint8, `RowStatus`.
-        embeddings: (B, D) as they are written; None where they are not wanted: 100,000 pictures of L/14 are 150 MB.
-    """
-
-    rows: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float32]
-    statuses: npt.NDArray[np.uint8]
-    embeddings: npt.NDArray[Any] | None
-
-
-class Embedded(Protocol):
-    """What the step gives for a shard: see `scoring.pictures_step.EmbeddedShard`."""
-
-    labels: list[pa.Table]
-    scored: list[ScoredRows]
-    widths: list[int]
-    heights: list[int]
-    traits: list[Trait]
-    num_bytes: list[int]
-    paths: list[bytes | None]
-    states: list[npt.NDArray[np.int64]]
-    digests: list[bytes | None]
-    late: list[LateLabels]
-    remarks: dict[str, int]
-    rejects: dict[int, tuple[str, str, str]]
 
 
 class PictureProduct:
@@ -98,13 +64,8 @@ class PictureProduct:
         dim: int,
         num_threads: int | None = None,
     ) -> None:
-        self.heads, self.as_csv, self._keep, self._keep_folder, self._stamp = (
-            list(heads),
-            as_csv,
-            keep,
-            keep_folder,
-            dict(stamp),
-        )
+        self.heads, self.as_csv, self._stamp = list(heads), as_csv, dict(stamp)
+        self._keep, self._keep_folder = keep, keep_folder
         self.score_names = score_column_names([head.name for head in heads]) if heads else []
         if len(set(self.score_names)) < len(self.score_names):
             raise InputError("the same head was named twice; name each head once")
@@ -184,7 +145,7 @@ class PictureProduct:
         if self._keep is not None:
             kept = np.zeros(embeddings.shape, self._keep.dtype)
             are_fine = statuses == 0
-            kept[are_fine] = np.concatenate(list(ready_rows(embeddings[are_fine], self._keep)))
+            kept[are_fine] = ready_rows(embeddings[are_fine], self._keep)
         return ScoredRows(np.array(rows, np.int64), scores, statuses, kept)
 
     def taken_over(self, rows: Sequence[int], found: Sequence[FoundRow]) -> ScoredRows:
@@ -200,23 +161,13 @@ class PictureProduct:
 
         Columns have the names that they have in results.
         """
-        if self.heads and self.as_csv:
-            scores_name = score_files.shard_files(earlier.name, as_csv=True)[0]
-            return pa.concat_tables(
-                labels for labels, _, _ in score_files.read_csv_shard(earlier.folder / scores_name, self.score_names)
-            )
-        if self.heads:
-            scores_name = score_files.shard_files(earlier.name, as_csv=False)[0]
-            tables = [labels for labels, _ in score_files.read_shard(earlier.folder / scores_name, self.score_names)]
-        else:
-            assert self._keep is not None
-            tables = [read_labels(earlier.folder, list(earlier.result.files), self._keep)]
+        rows = score_files.read_rows(earlier, self.score_names, as_csv=self.as_csv)
+        tables = [labels for labels, _, _ in rows]
+        if self.as_csv:
+            return pa.concat_tables(tables)
+        if self._keep is not None and not self.heads:
+            tables.insert(0, read_labels(earlier.folder, list(earlier.result.files), self._keep))
         fitted = [fit_table(table, self.schema)[0] for table in tables]
-        rejects = f"{columns.REJECTS_FOLDER}/{earlier.name}.parquet"
-        if rejects in earlier.result.files:
-            fitted.append(
-                fit_table(score_files.read_rejects(earlier.folder / rejects).select([columns.SAMPLE]), self.schema)[0]
-            )
         is_rejected = np.array([reason is not None for reason in reasons_of(earlier)], bool)
         places = np.empty(len(is_rejected), np.int64)
         places[np.argsort(is_rejected, kind="stable")] = np.arange(len(is_rejected))
@@ -226,7 +177,7 @@ class PictureProduct:
         """What earlier runs found of the pictures of these shards."""
         return EarlierRows(shards, self._keep, self._keep_folder, retry=retry)
 
-    def write(self, shard: Shard, index: int, found: Embedded, folder: Path) -> ShardResult:
+    def write(self, shard: Shard, index: int, found: EmbeddedShard, folder: Path) -> ShardResult:
         """Write the files of one shard below `folder`, each whole or not at all. Empties `found.scored`.
 
         Args:
@@ -238,41 +189,33 @@ class PictureProduct:
         num_rows = len(found.widths)
         unordered, scores, statuses = self._joined(found.scored)
         order = np.argsort(unordered, kind="stable")  # in order already unless a batch was retried
-        rejects = dict(found.rejects)
+        rejects = {row: (stage, str(reason), text) for row, (stage, reason, text) in found.rejects.items()}
         for at in np.flatnonzero(statuses):
             status = RowStatus(int(statuses[at]))
             rejects[int(unordered[at])] = (EMBED_STAGE, status.word, REASON_TEXT[status])
         order = order[statuses[order] == 0]
-        kept_rows, scores = unordered[order], scores[order]
+        kept_rows = unordered[order]
+        everywhere = np.full((num_rows, len(self.heads)), np.nan, np.float32)
+        everywhere[kept_rows] = scores[order]
         remarks = dict(found.remarks)
         labels = self._labels(found, remarks)
         assert labels.num_rows == num_rows == len(kept_rows) + len(rejects), "pictures were lost"
 
-        written: dict[str, int] = {}
-        if self.heads:
-            written |= self._write_scores(shard, labels, kept_rows, scores, rejects, folder)
+        with score_files.shard_rows(
+            folder, shard.name, self.schema, self.score_names, as_csv=self.as_csv, metadata=self.provenance
+        ) as out:
+            out.write(labels, everywhere, rejects)
+        result = out.result()
+        written = dict(result.files)
         if self._keep is not None:
             embeddings = self._embeddings(found.scored, order)
             written |= self._write_embeddings(shard, index, labels.take(pa.array(kept_rows)), embeddings, folder)
-        written |= self._write_inputs(shard, found, kept_rows, scores, rejects, folder)
-        if rejects:
-            rejected = sorted(rejects)
-            stages, reasons, messages = zip(*(rejects[row] for row in rejected), strict=True)
-            table = score_files.rejects_table(labels.column(columns.SAMPLE).take(pa.array(rejected)), stages, reasons, messages)
-            name = f"{columns.REJECTS_FOLDER}/{shard.name}.parquet"
-            written[name] = score_files.write_parquet(folder / name, table, self.provenance)
-        return ShardResult(
-            num_read=num_rows,
-            num_scored=len(kept_rows),
-            num_rejected=len(rejects),
-            reasons=_counted(str(reason) for _, reason, _ in rejects.values()),
-            files=written,
-            stats={
-                name: ScoreStats.of(np.ascontiguousarray(scores[:, i])).to_json() for i, name in enumerate(self.score_names)
-            },
-            traits=_counted(word for traits in found.traits for word in trait_words(traits)),
-            remarks=remarks,
-        )
+        table = inputs_table(found, rejects, everywhere)
+        name = inputs_file(shard.name)
+        score_files.write_parquet(folder / name, [table], table.schema, INPUTS_METADATA)
+        written[name] = (folder / name).stat().st_size
+        traits = Counter(word for traits in found.traits for word in trait_words(traits))
+        return replace(result, files=written, traits=dict(traits), remarks=remarks)
 
     def _joined(
         self, scored: Sequence[ScoredRows]
@@ -302,7 +245,7 @@ class PictureProduct:
             first += len(some.rows)
         return found
 
-    def _labels(self, found: Embedded, remarks: dict[str, int]) -> pa.Table:
+    def _labels(self, found: EmbeddedShard, remarks: dict[str, int]) -> pa.Table:
         """What is known of each picture in the columns that were decided: what the source said, and what was measured."""
         tables = found.labels or [pa.table({columns.SAMPLE: pa.array([], pa.string())})]
         said = [self._renamed(table) for table in tables]
@@ -332,60 +275,14 @@ class PictureProduct:
         statuses[np.isnan(embeddings).any(axis=1)] = RowStatus.NAN
         return np.empty((len(embeddings), len(self.heads)), np.float32), statuses
 
-    def _write_scores(
-        self,
-        shard: Shard,
-        labels: pa.Table,
-        kept_rows: npt.NDArray[np.int64],
-        scores: npt.NDArray[np.float32],
-        rejects: Mapping[int, tuple[str, str, str]],
-        folder: Path,
-    ) -> dict[str, int]:
-        if not self.as_csv:
-            name = f"{columns.SCORES_FOLDER}/{shard.name}.parquet"
-            table = score_files.scores_table(labels.take(pa.array(kept_rows)), scores, self.score_names)
-            return {name: score_files.write_parquet(folder / name, table, self.provenance)}
-        name = f"{columns.SCORES_FOLDER}/{shard.name}.csv"
-        everywhere = np.full((labels.num_rows, len(self.heads)), np.nan, np.float32)
-        everywhere[kept_rows] = scores
-        words = np.full(labels.num_rows, columns.STATUS_OK, dtype=object)
-        for row, (_, reason, _) in rejects.items():
-            words[row] = str(reason)
-        table = score_files.scores_table(labels, everywhere, self.score_names)
-        with score_files.csv_rows(folder / name, table.schema, self.score_names) as out:
-            out.write(table, words)
-        return {name: (folder / name).stat().st_size}
-
-    def _write_inputs(
-        self,
-        shard: Shard,
-        found: Embedded,
-        kept_rows: npt.NDArray[np.int64],
-        scores: npt.NDArray[np.float32],
-        rejects: Mapping[int, tuple[str, str, str]],
-        folder: Path,
-    ) -> dict[str, int]:
-        everywhere = np.full((len(found.widths), len(self.heads)), np.nan, np.float32)
-        everywhere[kept_rows] = scores
-        states = np.concatenate([np.zeros((0, 2), np.int64), *found.states])
-        measured: dict[str, Sequence[int]] = {
-            columns.WIDTH: found.widths,
-            columns.HEIGHT: found.heights,
-            columns.TRAITS: found.traits,
-            columns.NUM_BYTES: found.num_bytes,
-        }
-        table = inputs_table(found.paths, states, found.digests, rejects, measured, everywhere)
-        name = inputs_file(shard.name)
-        return {name: score_files.write_parquet(folder / name, table, INPUTS_METADATA)}
-
     def _write_embeddings(
         self, shard: Shard, index: int, labels: pa.Table, embeddings: npt.NDArray[Any], folder: Path
     ) -> dict[str, int]:
         assert self._keep is not None
         place = folder / self._keep_folder
-        written = write_shard(place, index, shard.name, embeddings, labels, self._keep, self._stamp, are_ready=True)
+        written = write_shard(place, index, shard.name, embeddings, labels, self._keep, self._stamp)
         if self._keep_folder and written and not self._is_stamped(place / columns.STAMP_FILE):
-            write_bytes(str(place / columns.STAMP_FILE), score_files.record_bytes(self._stamp))
+            write_bytes(str(place / columns.STAMP_FILE), records.sealed(self._stamp, indent=2))
         return {str(Path(self._keep_folder) / name): size for name, size in written.items()}
 
     def _is_stamped(self, stamp: Path) -> bool:
@@ -400,10 +297,3 @@ class PictureProduct:
 def trait_words(traits: Trait) -> list[str]:
     """The words of the traits that are set, in a fixed order: "rotated", "palette", ..."""
     return [trait.name.lower() for trait in Trait if trait and trait in traits and trait.name]
-
-
-def _counted(words: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for word in words:
-        counts[word] = counts.get(word, 0) + 1
-    return counts

@@ -11,15 +11,19 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import pyarrow as pa
 
 from beholder.columns import EARLIER_FOLDER, HOW_TO_READ, PICTURES, SCORE_SET_FORMAT, STAMP_FILE
 from beholder.errors import OutputError, writing_failed
-from beholder.io import storage
+from beholder.io import crash, storage
+from beholder.io.schemas import schema_of_json, schema_to_json
 from beholder.notices import doing, say
 from beholder.scoring.shards import (
     KEPT_FROM,
@@ -38,55 +42,47 @@ Progress = Callable[[int, int], None]
 """Called with (rows, bytes) just done; may be called from any thread that runs the step."""
 
 
-class Step(Protocol):
-    """Work cut into shards, each computed and then written."""
+class Step(ABC):
+    """Work cut into shards, each computed and then written.
 
-    @property
-    def shards(self) -> Sequence[Shard]:
-        """All shards, in order; fixed once the step is made."""
-        ...
+    Attributes:
+        shards: all, in order; fixed once the step is made.
+        options: JSON-ready: what decides the result, in the words of the command line; another run must have the same.
+        models: sha256 of the models in use.
+        provenance: what the record should say besides the options.
+        schema: the columns that every shard gets; a run that is continued keeps those that it was begun with.
+        names_files: whether some inputs only name files, so that `is_current` says more than a shard's identity.
+    """
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """JSON-ready options that decide the result; another run must have the same."""
-        ...
-
-    @property
-    def models(self) -> Sequence[str]:
-        """sha256 of the models in use."""
-        ...
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """What the record should say besides the options."""
-        ...
+    shards: Sequence[Shard]
+    options: Mapping[str, Any]
+    models: Sequence[str]
+    provenance: Mapping[str, Any]
+    schema: pa.Schema
+    names_files: bool = False
 
     @property
     def columns(self) -> Mapping[str, Any]:
-        """JSON-ready: the columns that every shard gets; a run that is continued keeps those that it was begun with."""
-        ...
+        """`schema`, JSON-ready."""
+        return schema_to_json(self.schema)
 
     def use_columns(self, recorded: Mapping[str, Any] | None) -> None:
         """Take over the `columns` that stand in the record of the run that is continued; None: an older one, without."""
-        ...
-
-    @property
-    def names_files(self) -> bool:
-        """Whether some inputs only name files, so that `is_current` says more than a shard's identity."""
-        ...
+        self.schema = schema_of_json(recorded) or self.schema
 
     def is_current(self, shard: EarlierShard) -> bool:
         """Whether a shard of the same identity was made of what is there now; files that its input only names may differ."""
-        ...
-
-    def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
-        """Whether anything that earlier runs found is of the inputs of this one."""
-        ...
+        return True
 
     def can_redo(self, earlier: EarlierShard) -> bool:
         """Whether a shard that was set aside can be made again without doing again what it cost."""
-        ...
+        return True
 
+    @abstractmethod
+    def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
+        """Whether anything that earlier runs found is of the inputs of this one."""
+
+    @abstractmethod
     def take_earlier(self, earlier: Sequence[EarlierShard], done: Sequence[EarlierShard], *, retry: bool) -> None:
         """Be told what earlier runs of the same options found, so that what has not changed is not done again.
 
@@ -95,27 +91,26 @@ class Step(Protocol):
             done: the finished shards of this run.
             retry: whether rows that were rejected for a passing reason are to be done again.
         """
-        ...
 
+    @abstractmethod
     def kept(self) -> Iterator[tuple[Shard, Any]]:
         """Rows that earlier runs found of inputs that have vanished, as shards of their own, each ready for `write`."""
-        ...
 
+    @abstractmethod
     def changes(self) -> Changes:
         """How the inputs differ from what `take_earlier` told of, once all shards have been computed."""
-        ...
 
+    @abstractmethod
     def compute_each(self, shards: Sequence[Shard], progress: Progress) -> Generator[tuple[Shard, Any], None, None]:
         """Do the work of these shards, in order; nothing is written. A step may begin the next shard before one is taken."""
-        ...
 
+    @abstractmethod
     def file_names(self, shard: Shard) -> Sequence[str]:
         """Every file that `write` may make for the shard, relative to the run's folder; each passes `shards.is_shard_file`."""
-        ...
 
+    @abstractmethod
     def write(self, shard: Shard, computed: Any, folder: str) -> ShardResult:
         """Write the shard's files below `folder`, each whole or not at all."""
-        ...
 
 
 _CHECKERS = 8
@@ -230,6 +225,7 @@ def run(
     if not is_known:
         remove_set_aside(folder)
         folder.write_record(record)
+        crash.reach("run recorded")
     with doing("checking what an earlier run has done"):
         before = _recognised(step, folder, run_fingerprint, redo)
         aside = _set_aside_before(folder, run_fingerprint)
@@ -249,7 +245,10 @@ def run(
 
     def write(shard: Shard, computed: Any) -> ShardResult:
         result = step.write(shard, computed, str(folder.path))
-        return folder.mark_finished(shard, result, run_fingerprint, step.models)
+        crash.reach("shard written")
+        result = folder.mark_finished(shard, result, run_fingerprint, step.models)
+        crash.reach("shard done")
+        return result
 
     pending = [shard for shard in step.shards if shard.name not in results]
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
@@ -270,7 +269,9 @@ def run(
                 results[shard.name] = write(shard, computed)
             shards.append(shard)
     changes = step.changes()
+    crash.reach("shards all done")
     remove_set_aside(folder)
+    crash.reach("set aside removed")
     in_order = [results[shard.name] for shard in shards]
     return RunReport(shards, in_order, num_resumed, before.damaged, num_unchecked, changes)
 
@@ -353,6 +354,7 @@ def _make_room(
         place = _next_place(folder)
         with doing("setting aside what an earlier run has done"):
             moved = [folder.set_aside(shard, place) for shard in moved]
+    crash.reach("room made")
     if any(old.get(key) != record.get(key) for key in _OF_INPUTS):
         folder.write_record(record)
     return moved
@@ -388,7 +390,9 @@ def new_set_aside(folder: RunFolder) -> Iterator[Path]:
         place.mkdir(parents=True)
         link_or_copy(folder.record_path, place / STAMP_FILE)
         yield place
+        crash.reach("result opened")
         place.rename(place.with_name("00000"))
+        crash.reach("opened result set aside")
     except OSError as error:
         raise writing_failed(str(place), error) from error
     finally:
@@ -446,3 +450,4 @@ def _adopt(
             continue
         if fitting[found.folder] and step.is_current(found):
             results[shard.name] = folder.adopt(found, shard, step.file_names(shard), run_fingerprint, step.models)
+            crash.reach("shard adopted")

@@ -1,10 +1,10 @@
-"""Scores of one shard in, Parquet or CSV text and a rejects table out; shards joined to one file at the end."""
+"""Files of one shard's scores and rejects, Parquet or CSV text: written as its rows come, read again, joined at the end."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,17 +16,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder import columns
-from beholder.errors import InputError, OutputError
-from beholder.io import records, storage
-from beholder.io.schemas import as_text, common_schema, empty_table, fit_table, num_bytes_of, num_rows_of, pieces_of
-from beholder.io.tables import open_table
+from beholder.errors import InputError
+from beholder.io import storage, tables
+from beholder.io.schemas import as_text, common_schema, pieces_of
+from beholder.io.tables import ParquetRows, open_table, parquet_rows, stamped
+from beholder.scoreset.stats import ScoreStats
+from beholder.scoring.shards import EarlierShard, ShardResult
 
+Reject = tuple[str, str, str]
+"""Of a rejected row: the stage it failed in, the fixed word for the reason, and the text."""
 REJECTS_SCHEMA = pa.schema([
     (columns.SAMPLE, pa.string()), (columns.STAGE, pa.string()), (columns.REASON, pa.string()), (columns.MESSAGE, pa.string())
 ])  # fmt: skip
-_ROW_GROUP_ROWS = 1 << 20
-_ROW_GROUP_BYTES = 64 << 20
-"""A row group ends when it has so many rows or bytes; it is held in memory until then."""
 _CSV_BYTES = 8 << 20
 """Bytes of columns that are made to text at a time, of which there are several copies then."""
 
@@ -39,6 +40,105 @@ def shard_files(stem: str, *, as_csv: bool) -> list[str]:
     ]
 
 
+class ShardRows:
+    """The scores and rejects of one shard as they are written, and the counts of what went into them. See `shard_rows`."""
+
+    def __init__(
+        self, opened: contextlib.ExitStack, folder: Path, stem: str, schema: pa.Schema, names: Sequence[str], *, as_csv: bool,
+        metadata: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self._opened, self._folder, self._names, self._metadata = opened, folder, names, metadata
+        scores_name, self._rejects_name = shard_files(stem, as_csv=as_csv)
+        self._written: list[str] = [scores_name] if names else []
+        self._scores: list[npt.NDArray[np.float32]] = []
+        self._reasons: Counter[str] = Counter()
+        self._csv: IO[bytes] | None = None
+        self._parquet: ParquetRows | None = None
+        self._rejects: ParquetRows | None = None
+        self.num_read = 0
+        if names and as_csv:
+            temporary = opened.enter_context(storage.write_whole(str(folder / scores_name)))
+            self._csv = opened.enter_context(temporary.open("wb"))
+            header = [columns.SAMPLE, *names, columns.STATUS, *schema.names[1:]]
+            tables.write_csv(self._csv, [pa.array([name], pa.large_string()) for name in header])
+        elif names:
+            self._parquet = opened.enter_context(_rows_of(folder / scores_name, scores_schema(schema, names), metadata))
+
+    def write(self, labels: pa.Table, scores: npt.NDArray[np.float32], rejects: Mapping[int, Reject]) -> None:
+        """Take the next rows.
+
+        Args:
+            labels: N rows of the shard's columns, `sample` first.
+            scores: (N, H) float32; those of rejected rows count for nothing.
+            rejects: of these rows, by their number from 0.
+        """
+        is_kept = np.ones(labels.num_rows, bool)
+        is_kept[list(rejects)] = False
+        self.num_read += labels.num_rows
+        self._scores.append(scores[is_kept] if rejects else scores)
+        if self._csv is not None:
+            words = np.full(labels.num_rows, columns.STATUS_OK, dtype=object)
+            scores = np.where(is_kept[:, None], scores, np.float32(np.nan))
+            for row, (_, reason, _) in rejects.items():
+                words[row] = reason
+            self._write_csv(labels.append_column(columns.STATUS, pa.array(words, pa.large_string())), scores)
+        elif self._parquet is not None:
+            table = scores_table(labels, scores, self._names)
+            self._parquet.write(table.filter(pa.array(is_kept)) if rejects else table)
+        if not rejects:
+            return
+        if self._rejects is None:
+            self._written.append(self._rejects_name)
+            self._rejects = self._opened.enter_context(
+                _rows_of(self._folder / self._rejects_name, REJECTS_SCHEMA, self._metadata)
+            )
+        rows = sorted(rejects)
+        samples = labels.column(columns.SAMPLE).take(pa.array(rows)).cast(pa.string())
+        said = zip(*(rejects[row] for row in rows), strict=True)
+        self._rejects.write(pa.table([samples, *(pa.array(texts, pa.string()) for texts in said)], schema=REJECTS_SCHEMA))
+        self._reasons.update(reason for _, reason, _ in rejects.values())
+
+    def _write_csv(self, labels: pa.Table, scores: npt.NDArray[np.float32]) -> None:
+        """Lines of `sample`, the scores (empty where NaN), `status`, then the other columns."""
+        assert self._csv is not None
+        for piece in pieces_of(scores_table(labels, scores, self._names), _CSV_BYTES):
+            own = {columns.SAMPLE, columns.STATUS, *self._names}
+            others = [as_text(piece.column(name)) for name in piece.column_names if name not in own]
+            samples = as_text(piece.column(columns.SAMPLE))
+            texts = [tables.as_text(piece.column(name)) for name in self._names]
+            tables.write_csv(self._csv, [samples, *texts, piece.column(columns.STATUS), *others])
+
+    def result(self) -> ShardResult:
+        """The counts, and the sizes of the files; once they are closed."""
+        scores = np.concatenate([np.empty((0, len(self._names)), np.float32), *self._scores])
+        return ShardResult(
+            num_read=self.num_read,
+            num_scored=len(scores),
+            num_rejected=self.num_read - len(scores),
+            reasons=dict(self._reasons),
+            files={name: (self._folder / name).stat().st_size for name in self._written},
+            stats={name: ScoreStats.of(np.ascontiguousarray(scores[:, i])).to_json() for i, name in enumerate(self._names)},
+        )
+
+
+@contextlib.contextmanager
+def shard_rows(
+    folder: Path, stem: str, schema: pa.Schema, names: Sequence[str], *, as_csv: bool, metadata: Mapping[str, Any]
+) -> Iterator[ShardRows]:
+    """Write the scores and rejects of a shard as its rows come, each file whole or not at all.
+
+    Args:
+        folder: the run's folder.
+        stem: the shard's name.
+        schema: its columns without scores, `sample` first.
+        names: the score columns; without any only rejects are written.
+        as_csv: CSV text with rejected rows in their place (empty score, `status`) instead of Parquet without them.
+        metadata: JSON-ready; goes into Parquet's schema.
+    """
+    with contextlib.ExitStack() as opened:
+        yield ShardRows(opened, folder, stem, schema, names, as_csv=as_csv, metadata=metadata)
+
+
 def scores_table(labels: pa.Table, scores: npt.NDArray[np.float32], names: Sequence[str]) -> pa.Table:
     """`sample`, then one float32 column per head, then the other columns of `labels`. scores: (N, H) float32."""
     table = {columns.SAMPLE: labels.column(columns.SAMPLE)}
@@ -49,122 +149,12 @@ def scores_table(labels: pa.Table, scores: npt.NDArray[np.float32], names: Seque
     return pa.table(table)
 
 
-def rejects_table(samples: pa.ChunkedArray, stages: Sequence[str], reasons: Sequence[str], messages: Sequence[str]) -> pa.Table:
-    """The rejects table: N samples, and for each where it failed, the fixed word, and the text."""
-    texts = [pa.array(list(column), pa.string()) for column in (stages, reasons, messages)]
-    return pa.table([samples.cast(pa.string()), *texts], schema=REJECTS_SCHEMA)
-
-
-def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """Samples differ in every row, so a dictionary only costs; statistics of scores let readers skip row groups."""
-    dictionary = [f.name for f in schema if f.name != columns.SAMPLE and not pa.types.is_floating(f.type)]
-    return {"compression": "zstd", "compression_level": 1, "use_dictionary": dictionary, "write_page_checksum": True}
-
-
-class ParquetRows:
-    """Rows in, as they come, a Parquet file with row groups of bounded rows and bytes out. `close` ends the file."""
-
-    def __init__(self, path: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -> None:
-        self._schema = schema.with_metadata({b"beholder": json.dumps(metadata).encode()})
-        self._writer = pq.ParquetWriter(path, self._schema, **_parquet_options(self._schema))
-        self._waiting: list[pa.Table] = []
-        self._num_rows = self._num_bytes = 0
-
-    def write(self, table: pa.Table) -> None:
-        """Take rows of the file's columns."""
-        for piece in pieces_of(table, _ROW_GROUP_BYTES // 4):
-            self._waiting.append(piece)
-            self._num_rows += piece.num_rows
-            self._num_bytes += num_bytes_of(piece)
-            while self._num_rows >= _ROW_GROUP_ROWS or self._num_bytes >= _ROW_GROUP_BYTES:
-                self._flush()
-
-    def _flush(self) -> None:
-        """Write what waits, but no more than the rows of one row group."""
-        table = pa.concat_tables(self._waiting).replace_schema_metadata(self._schema.metadata)
-        self._writer.write_table(table.slice(0, _ROW_GROUP_ROWS), row_group_size=_ROW_GROUP_ROWS)
-        rest = table.slice(_ROW_GROUP_ROWS)
-        self._waiting = [rest] if rest.num_rows else []
-        self._num_rows, self._num_bytes = rest.num_rows, num_bytes_of(rest) if rest.num_rows else 0
-        del table, rest
-        pa.default_memory_pool().release_unused()
-
-    def close(self, *, is_whole: bool = True) -> None:
-        """Write the rest and the footer; of a file that is given up only let go of it."""
-        if is_whole and self._num_rows:
-            self._flush()
-        self._writer.close()
-
-
-@contextlib.contextmanager
-def parquet_rows(path: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -> Iterator[ParquetRows]:
-    """Write a Parquet file row by row, whole or not at all; `metadata` goes into its schema as `beholder`."""
-    with storage.write_whole(str(path)) as temporary:
-        rows, is_whole = ParquetRows(temporary, schema, metadata), False
-        try:
-            yield rows
-            is_whole = True
-        finally:
-            rows.close(is_whole=is_whole)
-
-
-def write_parquet(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> int:
-    """Write a table with `parquet_rows`. Returns the file's bytes."""
-    with parquet_rows(path, table.schema, metadata) as out:
-        out.write(table)
-    return path.stat().st_size
-
-
-def read_shard(path: Path, score_names: Sequence[str]) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32]]]:
-    """Rows of a Parquet file of scores, in pieces: labels (`sample` first) and scores, (N, H) float32."""
-    with storage.open_parquet(str(path)) as file:
-        for batch in file.iter_batches():
-            table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
-            yield table.drop_columns(list(score_names)), _columns(table, score_names)
-
-
-def read_csv_shard(path: Path, score_names: Sequence[str]) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32], list[str]]]:
-    """Rows of a CSV file of scores, in pieces: labels (text), scores (N, H) float32 with NaN where rejected, and statuses."""
-    with open_table(str(path), dict.fromkeys(score_names, pa.float32()), empty_is_null=True) as (_, batches):
-        for batch in batches:
-            table = pa.Table.from_batches([batch])
-            words: list[str] = table.column(columns.STATUS).to_pylist()
-            yield table.drop_columns([*score_names, columns.STATUS]), _columns(table, score_names), words
-
-
-def read_rejects(path: Path) -> pa.Table:
-    """A table of rejects."""
-    with storage.open_parquet(str(path)) as file:
-        return file.read().replace_schema_metadata(None)
-
-
-def _columns(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
-    if not names:
-        return np.empty((table.num_rows, 0), np.float32)
-    found = [pc.fill_null(table.column(name), float("nan")).to_numpy() for name in names]
-    return np.stack(found, axis=1).astype(np.float32, copy=False)
-
-
 def scores_schema(labels: pa.Schema, names: Sequence[str]) -> pa.Schema:
     """The columns of `scores_table`. Raises InputError when a passed-through column has a score column's name."""
     twice = [name for name in labels.names if name in names]
     if twice:
         raise InputError(f"column {twice[0]!r} is in the metadata and the name of a score; name the columns to pass one by one")
     return pa.schema([labels.field(columns.SAMPLE), *((name, pa.float32()) for name in names), *list(labels)[1:]])
-
-
-def record_bytes(record: Mapping[str, Any]) -> bytes:
-    """A record as the text of a `beholder.json`, with its checksum."""
-    return records.sealed(record, indent=2)
-
-
-def is_ours(path: str) -> bool:
-    """Whether a Parquet file, local or remote, was written by this program."""
-    try:
-        with storage.open_parquet(path) as file:
-            return b"beholder" in (file.schema_arrow.metadata or {})
-    except (InputError, pa.ArrowException, OSError):
-        return False
 
 
 def check_csv_names(names: Iterable[str]) -> None:
@@ -176,118 +166,74 @@ def check_csv_names(names: Iterable[str]) -> None:
             raise InputError(f"column {name!r} has a line break in its name, which a CSV header cannot hold; leave it out")
 
 
-def csv_columns(table: pa.Table, words: npt.NDArray[np.object_], score_names: Sequence[str]) -> pa.Table:
-    """The table as text columns for a CSV: `sample`, scores (empty where rejected), `status`, then the others.
-
-    words: (N,) the status of each row: "ok", or the reason why it was rejected.
-
-    Scores are the shortest text that reads back as the same float32, always with a dot (5.0, never 5): tools that guess
-    a column's type from its first rows would take it for integers and fail at the first fraction.
-    """
-    ready: dict[str, Any] = {columns.SAMPLE: table.column(columns.SAMPLE)}
-    for name in score_names:
-        text = pc.cast(table.column(name), pa.large_string())
-        text = pc.if_else(
-            pc.match_substring_regex(text, "[.e]"), text, pc.binary_join_element_wise(text, _text("0"), _text("."))
-        )
-        ready[name] = pc.if_else(pa.array(words == columns.STATUS_OK), text, _text(None))
-    ready[columns.STATUS] = pa.array(words, pa.large_string())
-    for name in table.column_names:
-        if name not in ready:
-            ready[name] = as_text(table.column(name))
-    return pa.table(ready)
+def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """Samples differ in every row, so a dictionary only costs; statistics of scores let readers skip row groups."""
+    dictionary = [f.name for f in schema if f.name != columns.SAMPLE and not pa.types.is_floating(f.type)]
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": dictionary}
 
 
-def _text(value: str | None) -> pa.Scalar:
-    return pa.scalar(value, pa.large_string())
+def _rows_of(path: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -> contextlib.AbstractContextManager[ParquetRows]:
+    return parquet_rows(str(path), stamped(schema, metadata), **_parquet_options(schema))
 
 
-def _quoted(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """RFC 4180: quotes around values that hold a comma, quote or line break, quotes doubled; null is empty."""
-    text = pc.fill_null(pc.cast(text, pa.large_string()), "")
-    needed = pc.match_substring_regex(text, '[",\r\n]')
-    if not pc.any(needed).as_py():
-        return text
-    wrapped = pc.binary_join_element_wise(_text(""), pc.replace_substring(text, '"', '""'), _text(""), _text('"'))
-    return pc.if_else(needed, wrapped, text)
-
-
-class CsvRows:
-    """Rows in, as they come, CSV text with a header out. Quotes stand only where they are needed.
-
-    Args:
-        out: a binary file.
-        schema: of the rows, as `scores_table` makes them.
-        score_names: which of its columns are scores.
-    """
-
-    def __init__(self, out: IO[bytes], schema: pa.Schema, score_names: Sequence[str]) -> None:
-        self._out, self._names = out, score_names
-        header = csv_columns(empty_table(schema), np.empty(0, object), score_names).column_names
-        names = _quoted(pa.chunked_array([pa.array(header, pa.large_string())]))
-        out.write((",".join(names.to_pylist()) + "\n").encode())
-
-    def write(self, table: pa.Table, words: npt.NDArray[np.object_]) -> None:
-        """Write rows; words: see `csv_columns`."""
-        at = 0
-        for piece in pieces_of(table, _CSV_BYTES):
-            self._write_piece(csv_columns(piece, words[at : at + piece.num_rows], self._names))
-            at += piece.num_rows
-
-    def _write_piece(self, table: pa.Table) -> None:
-        cells = [_quoted(column) for column in table.columns]
-        lines = pc.binary_join_element_wise(*cells, _text(","))
-        for chunk in pc.binary_join_element_wise(lines, _text(""), _text("\n")).chunks:
-            if len(chunk):
-                self._out.write(_text_bytes(chunk))
-
-
-@contextlib.contextmanager
-def csv_rows(path: Path, schema: pa.Schema, score_names: Sequence[str]) -> Iterator[CsvRows]:
-    """Write a CSV file row by row, whole or not at all."""
-    with storage.write_whole(str(path)) as temporary, temporary.open("wb") as out:
-        yield CsvRows(out, schema, score_names)
-
-
-def _text_bytes(array: pa.Array) -> memoryview:
-    """The bytes of all values of a large_string array without nulls, one after the other."""
-    _, offsets, data = array.buffers()
-    edges = np.frombuffer(offsets, np.int64)[[array.offset, array.offset + len(array)]]
-    return memoryview(data)[edges[0] : edges[1]]
-
-
-def join_csv(target: str, parts: Sequence[Path], scratch: Path) -> None:
-    """Join CSV parts of one header, in order, to one file; whole or not at all. Raises OutputError when headers differ."""
-    header: bytes | None = None
-    with storage.write_whole(target, scratch=scratch) as temporary, temporary.open("wb") as out:
+def write_parquet(path: Path, parts: Iterable[pa.Table], schema: pa.Schema, metadata: Mapping[str, Any]) -> None:
+    """Write tables of one schema as a shard's file; `metadata` goes into it as `beholder`."""
+    with _rows_of(path, schema, metadata) as out:
         for part in parts:
-            with part.open("rb") as source:
-                line = source.readline()
-                if header is None:
-                    header = line
-                    out.write(header)
-                elif line != header:
-                    raise OutputError(
-                        f"{target}: parts have different columns, which one CSV cannot hold; choose .parquet, or other columns"
-                    )
-                shutil.copyfileobj(source, out, 1 << 20)
+            out.write(part)
 
 
-def join_parquet(target: str, parts: Sequence[Path], metadata: Mapping[str, Any], scratch: Path) -> None:
-    """Join Parquet parts of one schema, in order, to one file; whole or not at all. Small parts share row groups.
+def read_rows(
+    shard: EarlierShard, names: Sequence[str], *, as_csv: bool
+) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32], list[str]]]:
+    """Rows of an earlier shard, in pieces; where rejected ones are not in their place (Parquet), they come last.
 
-    The parts already carry `metadata`, so a single one is taken as it is.
+    Labels (`sample` first; text in CSV, of rejected rows of Parquet the sample alone), scores (N, H) float32 with NaN where
+    rejected, and statuses.
     """
-    with storage.write_whole(target, scratch=scratch) as temporary:
-        if len(parts) == 1:
+    scores_name, rejects_name = shard_files(shard.name, as_csv=as_csv)
+    if as_csv:
+        types = dict.fromkeys(names, pa.float32())
+        with open_table(str(shard.folder / scores_name), types, empty_is_null=True) as (_, batches):
+            for batch in batches:
+                table = pa.Table.from_batches([batch])
+                words: list[str] = table.column(columns.STATUS).to_pylist()
+                yield table.drop_columns([*names, columns.STATUS]), _columns(table, names), words
+        return
+    if names:
+        with storage.open_parquet(str(shard.folder / scores_name)) as file:
+            for batch in file.iter_batches():
+                table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
+                yield table.drop_columns(list(names)), _columns(table, names), [columns.STATUS_OK] * table.num_rows
+    if rejects_name in shard.result.files:
+        with storage.open_parquet(str(shard.folder / rejects_name)) as file:
+            table = file.read().replace_schema_metadata(None)
+        scores = np.full((table.num_rows, len(names)), np.nan, np.float32)
+        yield table.select([columns.SAMPLE]), scores, table.column(columns.REASON).to_pylist()
+
+
+def _columns(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    found = [pc.fill_null(table.column(name), float("nan")).to_numpy() for name in names]
+    return np.stack(found, axis=1).astype(np.float32, copy=False)
+
+
+def is_ours(path: str) -> bool:
+    """Whether a Parquet file, local or remote, was written by this program."""
+    try:
+        with storage.open_parquet(path) as file:
+            return b"beholder" in (file.schema_arrow.metadata or {})
+    except (InputError, pa.ArrowException, OSError):
+        return False
+
+
+def join_shards(target: str, parts: Sequence[Path], metadata: Mapping[str, Any], scratch: Path) -> None:
+    """Join files of scores or rejects, in order, to one file; whole or not at all."""
+    if target.lower().endswith(".csv"):
+        tables.join_csv(target, parts, scratch)
+        return
+    if len(parts) == 1:  # it has the metadata already
+        with storage.write_whole(target, scratch=scratch) as temporary:
             shutil.copyfile(parts[0], temporary)
-            return
-        schema = common_schema(pq.read_schema(part) for part in parts)
-        rows = ParquetRows(temporary, schema, metadata)
-        for part in parts:
-            with storage.open_parquet(str(part)) as source:
-                for group in range(source.num_row_groups):
-                    size = num_rows_of(source.metadata.row_group(group), _ROW_GROUP_BYTES // 4)
-                    for batch in source.iter_batches(batch_size=size, row_groups=[group]):
-                        rows.write(fit_table(pa.Table.from_batches([batch]), schema)[0])
-        rows.close()
+        return
+    schema = stamped(common_schema(pq.read_schema(part) for part in parts), metadata)
+    tables.join_parquet(target, parts, schema, scratch=scratch, **_parquet_options(schema))

@@ -1,4 +1,4 @@
-"""Pictures in, scores or embeddings out, in Python: the tower, the head and the pixels of one setting, loaded once.
+"""Scores and embeddings of pictures in Python: the tower, the head and the pixels of one setting, loaded once.
 
 scorer = beholder.load_scorer()
 scorer.score("cat.jpg")                    # 4.38

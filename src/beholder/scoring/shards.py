@@ -1,4 +1,4 @@
-"""Shards of work and their done-markers: what to do in, what is still to be done out; no work is done twice or half.
+"""Shards of work, their done-markers, and the folder of a run that holds them; no work is done twice or half.
 
 A shard is a range of rows of one part, named after the part, not after a worker. Its done-marker is written last, by
 write-then-rename, and holds the counts, the options' fingerprint, the models' sha256, and the sha256 of the shard's files and
@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from beholder import columns
 from beholder.columns import DONE_FOLDER, STAMP_FILE
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
-from beholder.io import records, storage
+from beholder.io import crash, records, storage
 from beholder.io.records import DamagedRecordError, whole_number
 from beholder.scoreset.numbers import ScoreStats
 
@@ -220,6 +220,17 @@ def plan_rows(num_rows: int | None, cuts: Sequence[int] | None, shard_rows: int)
     return ranges
 
 
+def plan_shards(parts: Sequence[Any], identity: Callable[[Any], dict[str, Any]], shard_rows: int) -> list[Shard]:
+    """Cut parts (pictures or embeddings) into shards of at most `shard_rows` rows; `identity`: how a part is now."""
+    shards = []
+    for index, (part, stem) in enumerate(zip(parts, shard_names([part.name for part in parts]), strict=True)):
+        ranges, found = plan_rows(part.num_rows, part.cuts, shard_rows), identity(part)
+        for start, stop in ranges:
+            shards.append(Shard(shard_name(stem, start, len(ranges) == 1), index, start, stop, found))
+    assert len({shard.name for shard in shards}) == len(shards), "two shards of one name"
+    return shards
+
+
 def fingerprint(options: Mapping[str, Any]) -> str:
     """Short hex digest of JSON-ready options; equal options give equal fingerprints in every run."""
     text = json.dumps(options, sort_keys=True, ensure_ascii=True)
@@ -402,7 +413,9 @@ class RunFolder:
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
             for name in earlier.result.files:
                 link_or_copy(self.path / name, place / name)
+            crash.reach("shard linked aside")
             (self.path / marker).rename(place / marker)
+            crash.reach("shard set aside")
             for name in earlier.result.files:
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What became of all shards in, the numbers a user is told out."""
+"""The numbers that a user is told of a run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Embeddings and people's ratings in, a head and honest measures of how well it agrees with them out."""
+"""Training of a head on people's ratings, and honest measures of how well it agrees with them."""

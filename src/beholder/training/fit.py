@@ -1,4 +1,4 @@
-"""Embeddings and their ratings in, a linear head by closed-form ridge regression and its held-out measures out.
+"""A linear head fitted to ratings by closed-form ridge regression, and its held-out measures.
 
 The head is `rating = weight . x/|x| + bias`. For a strength s the fit minimises
 

@@ -1,4 +1,4 @@
-"""Two equally long series of numbers in, one measure of their agreement out."""
+"""Measures of the agreement of two equally long series of numbers."""
 
 from __future__ import annotations
 

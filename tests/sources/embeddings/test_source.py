@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError
-from beholder.io.readahead import read_ahead
+from beholder.io.stream import read_ahead
 from beholder.sources.embeddings.labels import read_metadata
 from beholder.sources.embeddings.parts import find_parts
 from beholder.sources.embeddings.reader import Part, ReadOptions

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from beholder.errors import InputError, damaged, reading_failed
 from beholder.io import storage
-from beholder.io.readahead import read_ahead
+from beholder.io.stream import read_ahead
 from beholder.kernels.faults import GuardedRange
 from beholder.sources.embeddings.reader import Block, Part, ReadOptions
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.errors import InputError, damaged
 from beholder.io import storage
-from beholder.io.readahead import read_ahead
+from beholder.io.stream import read_ahead
 from beholder.sources.embeddings.labels import (
     choose_label_columns,
     choose_sample_column,

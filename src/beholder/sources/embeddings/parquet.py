@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from beholder.columns import RowStatus
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.readahead import read_ahead
 from beholder.io.schemas import group_bytes, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
+from beholder.io.stream import read_ahead
 from beholder.kernels.scoring import ColumnBlock, Embeddings
 from beholder.sources.embeddings.labels import choose_label_columns, plain_labels, select_labels
 from beholder.sources.embeddings.reader import Block, Part, ReadOptions

@@ -1,4 +1,4 @@
-"""Items of a shard in, as one thread makes them, and out to the thread that writes them; no more than so many bytes between."""
+"""Items that one thread makes and another one takes, with no more than so many bytes (or items) between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class GivenUp(Exception):  # noqa: N818 (an end, told by an exception)
-    """The thread that makes the items has failed, and says why itself; what was written so far is of no use."""
+    """The thread that makes the items has failed, and says why itself; what was taken so far is of no use."""
 
 
 class Stream(Generic[Item]):
@@ -26,7 +26,8 @@ class Stream(Generic[Item]):
         self._items: deque[tuple[Item, int]] = deque()
         self._num_bytes = 0
         self._changed = threading.Condition()
-        self._is_ended = self._is_failed = self._is_left = False
+        self._is_ended = self._is_left = False
+        self._error: BaseException | None = None
 
     @property
     def is_full(self) -> bool:
@@ -45,16 +46,11 @@ class Stream(Generic[Item]):
             self._changed.notify_all()
             return True
 
-    def end(self) -> None:
-        """No more items come."""
+    def end(self, error: BaseException | None = None) -> None:
+        """No more items come: those that were put are all, or `error` is raised where the next one would come."""
         with self._changed:
-            self._is_ended = True
-            self._changed.notify_all()
-
-    def fail(self) -> None:
-        """No more items come, though not all were put; without effect after `end`."""
-        with self._changed:
-            self._is_failed = not self._is_ended
+            if not self._is_ended:
+                self._is_ended, self._error = True, error
             self._changed.notify_all()
 
     def leave(self) -> None:
@@ -66,14 +62,14 @@ class Stream(Generic[Item]):
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Item]:
-        """The items in order. Leaving early, by an error too, ends the stream. Raises GivenUp."""
+        """The items in order. Leaving early, by an error too, ends the stream. Raises what `end` was given."""
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._items or self._is_ended or self._is_failed)
-                    if self._is_failed:
-                        raise GivenUp
+                    self._changed.wait_for(lambda: self._items or self._is_ended)
                     if not self._items:
+                        if self._error is not None:
+                            raise self._error
                         return
                     item, num_bytes = self._items.popleft()
                     self._num_bytes -= num_bytes
@@ -82,3 +78,32 @@ class Stream(Generic[Item]):
                 del item
         finally:
             self.leave()
+
+
+def read_ahead(items: Iterator[Item], *, depth: int = 2) -> Iterator[Item]:
+    """Yield `items` in order while a thread prepares up to `depth` more. Errors are raised where the item would come.
+
+    Closing the returned generator early stops the thread and closes `items`.
+    """
+    ready: Stream[Item] = Stream(depth)
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not ready.put(item, 1):
+                    break
+            ready.end()
+        except BaseException as error:  # handed to the consumer, which raises it
+            ready.end(error)
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    thread = threading.Thread(target=work, name="beholder-read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield from ready
+    finally:
+        ready.leave()
+        thread.join()
