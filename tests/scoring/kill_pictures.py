@@ -25,7 +25,7 @@ def main(source: str, folder: str, tower: str, head: str, num_kills: int, seed: 
     while killed or kills < num_kills or finished < len(SUFFIXES):
         out = Path(folder) / f"out{finished}{SUFFIXES[finished % 3]}"
         options = ScoreOptions(
-            sources=(source,), out=str(out), backbone=tower, heads=(head,), shard_rows=100, keep_embeddings=True, device="cpu",
+            sources=(source,), out=str(out), backbone=tower, heads=(head,), shard_rows=50, keep_embeddings=True, device="cpu",
             precision="fp32", workers=1, num_threads=1, max_pixels=1_000_000,
         )  # fmt: skip
         killed = run_and_perhaps_kill(options, moment(chance, 1.6, kills, num_kills, finished))

@@ -20,7 +20,7 @@ from oracles.result_bytes import check_same
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.score_jobs import ROWS
 
-SUFFIXES = ("", ".parquet", ".csv")
+SUFFIXES = ("", pytest.param(".parquet", marks=pytest.mark.slow), pytest.param(".csv", marks=pytest.mark.slow))
 
 
 def fetched(client: Any, prefix: str, folder: Path) -> Path:
@@ -53,7 +53,8 @@ def put(client: Any, *numbers: int, changed: int = 0) -> None:
 def test_pictures_in_a_bucket(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, suffix: str) -> None:
     put(s3, 1, 2, 3, 4, 10)
     fill_bucket(s3, {"photos/p5.png": b"no picture"})
-    options = score_options(f"s3://{BUCKET}/photos", tmp_path, small_tower, plain_head, shard_rows=3, keep_embeddings=True)
+    more = {"shard_rows": 3, "keep_embeddings": True, "workers": 0}
+    options = score_options(f"s3://{BUCKET}/photos", tmp_path, small_tower, plain_head, **more)
     first: RunSummary = score(replace(options, out=f"s3://{BUCKET}/out{suffix}"))
     assert (first.num_new, first.num_rejected) == (6, 1)
     put(s3, 2)  # written again, the same
@@ -76,7 +77,11 @@ def put_list(client: Any, kind: str, numbers: list[int], place: str) -> None:
     fill_bucket(client, {f"list.{kind}": file.getvalue()})
 
 
-LISTS = [("txt", ""), ("csv", ".parquet"), ("parquet", ".csv")]
+LISTS = [
+    pytest.param("txt", "", marks=pytest.mark.slow),
+    ("csv", ".parquet"),
+    pytest.param("parquet", ".csv", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("kind", "suffix"), LISTS)
@@ -98,7 +103,7 @@ def test_a_list_in_a_bucket_of_pictures_there(
     check(s3, options, f"out{suffix}", tmp_path, (4, 1, 0, 0))
 
 
-@pytest.mark.parametrize("kind", ["txt", "parquet"])
+@pytest.mark.parametrize("kind", ["txt", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_list_in_a_bucket_of_pictures_here(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, kind: str) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -133,7 +138,7 @@ def test_a_list_here_of_pictures_in_a_bucket(
     check(s3, options, f"out{suffix}", tmp_path, (4, 0, 0, 0))
 
 
-@pytest.mark.parametrize("suffix", ["", ".parquet"])
+@pytest.mark.parametrize("suffix", [pytest.param("", marks=pytest.mark.slow), ".parquet"])
 def test_zips_in_a_bucket(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, suffix: str) -> None:
     def save(name: str, numbers: range) -> None:
         file = io.BytesIO()

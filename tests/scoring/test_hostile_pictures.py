@@ -1,4 +1,4 @@
-"""200 hostile files among 2,000 good ones: all good ones scored, each bad one explained; killed 50 times: the same bits."""
+"""100 hostile files among 300 good ones: all good ones scored, each bad one explained; killed 50 times: the same bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from beholder.models.towers import load_tower
 from oracles.hostile import hostile_files, picture
 from oracles.slow_scores import affine_scores
 
-NUM_GOOD, NUM_BAD, NUM_KILLS = 2000, 200, 50
+NUM_GOOD, NUM_BAD, NUM_KILLS = 300, 100, 50
 KINDS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "GIF", "TIFF", "progressive")
 MAX_PIXELS = 1_000_000
 
@@ -51,7 +51,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 def line(source: Path, out: Path, tower: Path, head: Path) -> list[str]:
     return [
         sys.executable, "-m", "beholder", "score", str(source), "-o", str(out), "--backbone", str(tower), "--head", str(head),
-        "--shard-rows", "100", "--keep-embeddings", "--device", "cpu", "--precision", "fp32", "--workers", "1",
+        "--shard-rows", "50", "--keep-embeddings", "--device", "cpu", "--precision", "fp32", "--workers", "1",
         "--threads", "1",
         "--max-pixels", str(MAX_PIXELS), "--json",
     ]  # fmt: skip
@@ -98,13 +98,13 @@ def test_all_good_pictures_are_scored_and_each_bad_one_is_explained(
     scores, rejects, _ = contents(out)
     assert dict(rejects) == expected
     assert len(scores) == summary["num_scored"] == NUM_GOOD
-    assert summary["num_rejected"] == len(expected) >= 185
+    assert summary["num_rejected"] == len(expected) >= 85
     assert summary["num_ignored"] == NUM_BAD + 1 - len(expected)
     messages = pl.read_parquet(out / "rejects" / "*.parquet")
     assert messages["message"].str.len_chars().min() > 10
     assert not messages["message"].str.contains("\n").any()
 
-    chosen = random.Random(1).sample([sample for sample, _ in scores], 60)
+    chosen = random.Random(1).sample([sample for sample, _ in scores], 30)
     module, head = load_tower(str(small_tower)).module, load_head(str(plain_head))
     import torch
 
@@ -117,6 +117,7 @@ def test_all_good_pictures_are_scored_and_each_bad_one_is_explained(
     assert {Image.open(path).mode for path in chosen} >= {"RGB", "P"}
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_result_is_the_same_to_the_bit(
     tmp_path: Path,
     album: tuple[Path, dict[str, str]],

@@ -43,6 +43,7 @@ def _contents(out: Path) -> tuple[list[tuple[str, float]], list[str]]:
     return sorted(zip(scored["sample"], scored["aesthetic_score"].cast(pl.Float32), strict=True)), sorted(rejects)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_every_row_is_there_exactly_once(tmp_path: Path, small_head: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
@@ -91,7 +92,7 @@ def test_ctrl_c_says_how_to_continue(tmp_path: Path, small_head: Path) -> None:
     assert len(pl.read_parquet(tmp_path / "out" / "scores" / "*.parquet")) == 11_997
 
 
-@pytest.mark.parametrize("suffix", ["", ".parquet", ".csv"])
+@pytest.mark.parametrize("suffix", [pytest.param("", marks=pytest.mark.slow), ".parquet", ".csv"])
 def test_a_file_that_may_not_grow_leaves_nothing_half_written(tmp_path: Path, small_head: Path, suffix: str) -> None:
     """A limit on file size stands for a full disk: the write fails in the middle, as it does there."""
     rows = np.random.default_rng(1).standard_normal((50_000, 24)).astype(np.float32)

@@ -25,6 +25,8 @@ import sys, threading, time
 from pathlib import Path
 from beholder.scoring.score import ScoreOptions, score
 
+pytestmark = pytest.mark.slow
+
 peak, done = 0, threading.Event()
 
 def anonymous():

@@ -143,7 +143,7 @@ SOURCES: dict[str, Callable[[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("place", ["local", "s3"])
+@pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.slow)])
 def test_every_source_gives_the_scores_of_the_pictures_alone(
     request: pytest.FixtureRequest,
     run: Callable[..., RunSummary],
@@ -160,7 +160,10 @@ def test_every_source_gives_the_scores_of_the_pictures_alone(
         assert found["label"].to_list() == [int(name) for name in GOOD]
 
 
-@pytest.mark.parametrize("source", ["x.tar", "x.zip", "hf.parquet", "i2d.parquet"])
+@pytest.mark.parametrize(
+    "source",
+    ["x.tar", "x.zip", pytest.param("hf.parquet", marks=pytest.mark.slow), pytest.param("i2d.parquet", marks=pytest.mark.slow)],
+)
 def test_a_web_server_gives_them_too(
     web: FileServer, run: Callable[..., RunSummary], tmp_path: Path, expected: np.ndarray, source: str
 ) -> None:

@@ -27,6 +27,8 @@ import sys
 from pathlib import Path
 from beholder.scoring.score import ScoreOptions, score
 
+pytestmark = pytest.mark.slow
+
 few = int(sys.argv[5])
 seen, at_few, peak = 0, 0, 0
 
