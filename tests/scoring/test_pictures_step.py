@@ -143,7 +143,7 @@ one_picture = st.integers(-len(BAD), DISTINCT - 1)
 some_parts = st.lists(st.lists(one_picture, max_size=11), min_size=1, max_size=5)
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=some_parts, batch_size=st.sampled_from([1, 2, 3, 5, 64]), shard_rows=st.integers(1, 12))
 @example(parts=[[-1, -2, -3], [0], [-4]], batch_size=3, shard_rows=12)
 @example(parts=[[0, 1], [], [2, 3]], batch_size=5, shard_rows=1)
