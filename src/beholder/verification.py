@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from beholder.errors import BeholderError, InputError
 from beholder.io import storage
-from beholder.models.head_catalog import DEFAULT_HEAD
-from beholder.models.landmarks import Threshold, read_threshold
-from beholder.models.tower_catalog import DEFAULT_TOWER
+from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
+from beholder.models.published import Threshold, read_threshold
 from beholder.options import option
 from beholder.pixels.picture import DECODERS, PRESETS, Decoder, PictureError, PictureRef, PixelOptions, Preset, SourceOptions
 from beholder.scoring.options import PRECISION_CHOICES, PrecisionChoice
@@ -289,7 +288,7 @@ class GoldenPictures:
     """
 
     def __init__(self, folder: str | None = None, *, offline: bool | None = None) -> None:
-        from beholder.models.head_download import is_offline
+        from beholder.models.download import is_offline
 
         self._offline = is_offline(offline)
         self._known = None if folder is None else _hashes(folder)
@@ -297,7 +296,7 @@ class GoldenPictures:
 
     def find(self, row: GoldenRow) -> Path:
         """A local file with the row's picture. Raises BeholderError that says why there is none."""
-        from beholder.models.head_download import UnavailableError, get_large
+        from beholder.models.download import UnavailableError, get_large
 
         if self._known is not None:
             if not row.sha256:
@@ -388,7 +387,7 @@ class GoldenScorer:
 
     def __call__(self, head_name: str, picture: Path) -> float:
         """The score of one picture. Raises BeholderError."""
-        from beholder.models.head_catalog import DEFAULT_HEAD, find
+        from beholder.models.catalog import DEFAULT_HEAD, find
         from beholder.models.heads import load_head
 
         head = load_head(head_name, offline=self._setting["offline"])

@@ -19,7 +19,7 @@ from beholder.columns import PictureReason
 from beholder.pixels.decode import LONGEST_PX, crop_box, pixels_of, resized_size
 from beholder.pixels.opening import Opened
 from beholder.pixels.picture import PictureError, PixelOptions
-from beholder.scoring.preprocess import preprocess
+from beholder.scoring.scorer import preprocess
 from oracles import slow_pixels
 from oracles.made_pictures import encoded, noise
 from oracles.peers import PEERS

@@ -12,7 +12,7 @@ from PIL import Image
 
 from beholder.pixels.decode import prepare, resized_size, traits_of
 from beholder.pixels.picture import PixelOptions, Trait
-from beholder.scoring.preprocess import preprocess
+from beholder.scoring.scorer import preprocess
 from oracles import slow_pixels
 from oracles.made_pictures import encoded, noise, smooth
 

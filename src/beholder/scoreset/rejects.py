@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
-from beholder.io.table_writing import write_table
+from beholder.io.tables import write_table
 from beholder.scoreset.foreign import read_record, rejects_of, run_of
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.errors import InputError
-from beholder.io import arrow_types, storage
-from beholder.io.csv_tables import header_of
+from beholder.io import schemas as arrow_types
+from beholder.io import storage
 from beholder.io.schemas import common_schema
+from beholder.io.tables import header_of
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset import foreign
 

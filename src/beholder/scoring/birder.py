@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.engine.precisions import Precision
+from beholder.engine import Precision
 from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import storage
 from beholder.notices import doing
@@ -359,7 +359,7 @@ def read_classes(path: Path) -> dict[str, int]:
 
             found = json.loads(open_tensors(str(path)).metadata.get("class_to_idx", "{}"))
         else:
-            from beholder.models.torch_archives import load_weights
+            from beholder.models.torch_files import load_weights
 
             held = load_weights(path, mapped=True)
             found = held.get("class_to_idx", {}) if isinstance(held, dict) else {}

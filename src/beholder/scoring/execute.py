@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from beholder.columns import PASSING_REASONS
+from beholder.columns import MESSAGE, PASSING_REASONS, SAMPLE
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
 from beholder.notices import doing
-from beholder.scoreset.rejects import examples_of, find_rejects
+from beholder.scoreset.rejects import count_reasons, find_rejects
 from beholder.scoring import run
 from beholder.scoring.options import JobOptions
 from beholder.scoring.output import SCORES, Product, RunOutput
@@ -174,8 +174,10 @@ def _with_examples(summary: RunSummary) -> RunSummary:
     """The summary with some rejects of each reason, as the finished result has them."""
     if summary.num_rejected:
         with doing("reading some of the rejects"):
-            paths = find_rejects(summary.output).paths
-            summary.reject_examples = examples_of(paths, summary.reasons, NUM_EXAMPLES)
+            summary.reject_examples = {
+                reason.word: [{SAMPLE: sample, MESSAGE: message} for sample, _, message in reason.examples]
+                for reason in count_reasons(find_rejects(summary.output).paths, NUM_EXAMPLES)
+            }
     return summary
 
 

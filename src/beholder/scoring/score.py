@@ -8,10 +8,9 @@ from typing import Any
 
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.models.backbones import canonical_backbone, same_backbone
+from beholder.models.backbones import SHAPES, canonical_backbone, same_backbone
 from beholder.models.heads import Head, load_head
 from beholder.models.spaces import CLEAR_COSINE, LEAST_COSINE, Space, space_of
-from beholder.models.tower_shape import SHAPES
 from beholder.notices import doing
 from beholder.scoring.embeddings_step import ScoreStep
 from beholder.scoring.execute import Plan, execute

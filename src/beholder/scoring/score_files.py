@@ -20,7 +20,7 @@ from beholder.errors import InputError
 from beholder.io import storage, tables
 from beholder.io.schemas import as_text, common_schema, pieces_of
 from beholder.io.tables import ParquetRows, open_table, parquet_rows, stamped
-from beholder.scoreset.stats import ScoreStats
+from beholder.scoreset.numbers import ScoreStats
 from beholder.scoring.shards import EarlierShard, ShardResult
 
 Reject = tuple[str, str, str]

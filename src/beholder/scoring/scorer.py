@@ -21,22 +21,20 @@ import numpy.typing as npt
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
-from beholder.models.head_catalog import DEFAULT_HEAD
+from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
-from beholder.models.tower_catalog import DEFAULT_TOWER
-from beholder.pixels.decode import prepare
-from beholder.pixels.deep import levels_of
+from beholder.pixels.decode import pixels_of, prepare
 from beholder.pixels.opening import Opened, check_mode, check_size
 from beholder.pixels.picture import MAX_PIXELS, Decoder, PictureError, PictureRef, PixelOptions, Preset
-from beholder.pixels.presets import pixels_of
+from beholder.pixels.upright import levels_of
 from beholder.sources.fetch import ReadLimits, read_bytes
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from beholder.engine import Precision
     from beholder.engine.engine import Engine
-    from beholder.engine.precisions import Precision
-    from beholder.models.tower_shape import TowerActivation
+    from beholder.models.backbones import TowerActivation
     from beholder.models.towers import Tower
 
     pass
@@ -157,7 +155,7 @@ class Scorer:
 
         from torch import nn
 
-        from beholder.models.module import PictureScoreModule
+        from beholder.models.clip import PictureScoreModule
 
         weights = list(self.tower.module.parameters())
         shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in weights}
