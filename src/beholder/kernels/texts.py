@@ -1,4 +1,4 @@
-"""Names of rows as Arrow buffers in, what ordering and drawing need of them out: windows of bytes, hashes, leading parts."""
+"""Names of rows as Arrow buffers: their order, windows of their bytes, hashes and leading parts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from beholder.kernels.bits import GOLDEN, splitmix64
 from beholder.kernels.compiled import compiled
 
 WINDOW_BYTES = 7
-_STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-"""Constants of splitmix64 (https://prng.di.unimi.it/splitmix64.c)."""
+_mixed = compiled(splitmix64)
 
 Offsets = npt.NDArray[np.int64]
 Data = npt.NDArray[np.uint8]
@@ -103,15 +103,8 @@ def fill_windows(offsets: Offsets, data: Data, skip: int, out: npt.NDArray[np.ui
 
 
 @compiled
-def _mixed(value):  # type: ignore[no-untyped-def]
-    value = (value ^ (value >> np.uint64(30))) * _FIRST
-    value = (value ^ (value >> np.uint64(27))) * _SECOND
-    return value ^ (value >> np.uint64(31))
-
-
-@compiled
 def _hashes(offsets, data, seed, out):  # type: ignore[no-untyped-def]
-    base = _mixed(seed + _STEP)
+    base = _mixed(seed + GOLDEN)
     for row in range(len(offsets) - 1):
         start, stop = offsets[row], offsets[row + 1]
         found = _mixed(base ^ np.uint64(stop - start))
@@ -120,7 +113,7 @@ def _hashes(offsets, data, seed, out):  # type: ignore[no-untyped-def]
             word = np.uint64(0)
             for i in range(min(stop - at, 8)):
                 word |= np.uint64(data[at + i]) << np.uint64(8 * i)
-            found = _mixed((found ^ word) + _STEP)
+            found = _mixed((found ^ word) + GOLDEN)
             at += 8
         out[row] = found
 
