@@ -71,6 +71,15 @@ TASKS = {
         ),
         lambda rows, source: f"SELECT {FIRST}, {PASSED} FROM {source} ORDER BY {ORDER} LIMIT {rows // 100}",
     ),
+    "threshold": Task(
+        "score >= 6",
+        lambda rows: {"min_score": 6.0},
+        lambda rows, source: (
+            f"SELECT {_columns(f'row_number() OVER (ORDER BY {ORDER})')} FROM "
+            f"(SELECT * FROM {source} WHERE aesthetic_score >= 6) ORDER BY rank"
+        ),
+        lambda rows, source: f"SELECT {FIRST}, {PASSED} FROM {source} WHERE aesthetic_score >= 6 ORDER BY {ORDER}",
+    ),
     "per": Task(
         f"best {PER_GROUP:,} of each of {CATEGORIES:,} categories",
         lambda rows: {"top": PER_GROUP, "per": "category"},
@@ -142,8 +151,7 @@ def names_of(numbers: np.ndarray, shuffled: bool) -> pa.Array:
 def beholder_side(task: Task, rows: int, source: Path, out: Path) -> None:
     """Our own."""
     from beholder.curate.select.options import OutputOptions, SelectRules
-    from beholder.curate.select.selection import select_rows
-    from beholder.curate.select.writing import write_lists
+    from beholder.curate.select.selection import select_rows, write_lists
     from beholder.scoreset.score_set import open_scores
 
     rules = SelectRules(**task.rules(rows), memory=MEMORY)  # type: ignore[arg-type]
@@ -170,6 +178,8 @@ def polars_side(name: str, rows: int, source: Path, out: Path) -> None:
     order = {"by": ["aesthetic_score", "sample"], "descending": [True, False]}
     if name == "top":
         frame = frame.sort(**order).head(rows // 100).with_row_index("rank", 1)
+    elif name == "threshold":
+        frame = frame.filter(pl.col("aesthetic_score") >= 6).sort(**order).with_row_index("rank", 1)
     else:
         frame = frame.sort(**order).with_row_index("rank", 1)
         if name == "per":
@@ -188,6 +198,8 @@ def pandas_side(name: str, rows: int, source: Path, out: Path) -> None:
     frame["rank"] = np.arange(1, len(frame) + 1)
     if name == "top":
         frame = frame.head(rows // 100)
+    elif name == "threshold":
+        frame = frame[frame["aesthetic_score"] >= 6]
     elif name == "per":
         frame = frame.groupby("category", sort=False).head(PER_GROUP)
     else:
@@ -208,7 +220,7 @@ IN_MEMORY = ("polars", "pandas")
 
 def fits(side: str, name: str, rows: int, fit_rows: int) -> bool:
     """Whether a side does a task on so many rows in the memory of this machine: sorting all of them in polars does not."""
-    return rows <= fit_rows or side not in IN_MEMORY or (side, name) == ("polars", "top")
+    return rows <= fit_rows or side not in IN_MEMORY or (side == "polars" and name in ("top", "threshold"))
 
 
 def child(side: str, name: str, rows: int, source: Path, out: Path) -> None:

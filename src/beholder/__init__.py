@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from beholder.curate.advise.advice import Advice, advise
-    from beholder.curate.select.frames import FrameSelection, select
+    from beholder.curate.select.selection import FrameSelection, select
     from beholder.errors import BeholderError, HeadError, InputError, OutputError
     from beholder.models.heads import Head, load_head, save_head
     from beholder.pixels.picture import PictureError
@@ -54,8 +54,8 @@ _HOMES = {
     "score": "beholder.scoring.api",
     "Advice": "beholder.curate.advise.advice",
     "advise": "beholder.curate.advise.advice",
-    "FrameSelection": "beholder.curate.select.frames",
-    "select": "beholder.curate.select.frames",
+    "FrameSelection": "beholder.curate.select.selection",
+    "select": "beholder.curate.select.selection",
     "report": "beholder.reporting.api",
 }
 

@@ -24,8 +24,7 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.rejects import Rejects
 from beholder.browse.session import Gone, Session, opened
 from beholder.curate.select.options import OutputOptions, SelectRules
-from beholder.curate.select.selection import select_rows
-from beholder.curate.select.writing import write_lists
+from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import InputError
 from beholder.scoreset.repeated import open_each_once
 from beholder.scoreset.score_set import open_scores

@@ -14,8 +14,7 @@ import pytest
 
 import beholder
 from beholder.curate.select.options import OutputOptions, SelectRules
-from beholder.curate.select.selection import select_rows
-from beholder.curate.select.writing import write_lists
+from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import DamagedError, InputError
 from beholder.io import storage
 from beholder.pixels.picture import SourceOptions

@@ -46,8 +46,8 @@ def write_selection(session: Session, view: View, threshold: float, target: Path
 
 def _passed(session: Session) -> dict[str, str]:
     """Columns that are passed through -> their names in the file, as `select` calls them."""
-    from beholder.curate.select.gather import RESERVED
-    from beholder.curate.select.records import SELECTION_FORMAT
+    from beholder.curate.select.tables import RESERVED
+    from beholder.curate.select.tables import SELECTION_FORMAT
 
     scores = session.scores
     is_selection = scores.record.get("format") == SELECTION_FORMAT
@@ -60,7 +60,7 @@ def _schema(session: Session, passed: dict[str, str], *, only_samples: bool) -> 
     sample = pa.field(SAMPLE, pa.large_string())
     if only_samples:
         return pa.schema([sample])
-    from beholder.curate.select.gather import DROPPED_BY, KEPT, RANK
+    from beholder.curate.select.tables import DROPPED_BY, KEPT, RANK
 
     kinds = {name: session.scores.schema.field(name).type for name in session.scores.score_columns}
     scores = [pa.field(name, kind if pa.types.is_floating(kind) else pa.float64()) for name, kind in kinds.items()]
@@ -92,7 +92,7 @@ def _tables(session: Session, view: View, rows: Rows, passed: dict[str, str], sc
 
 def _record(session: Session, view: View, threshold: float, num_kept: int) -> dict[str, Any]:
     """What the file says about itself, as `select`'s files do."""
-    from beholder.curate.select.records import SELECTION_FORMAT
+    from beholder.curate.select.tables import SELECTION_FORMAT
 
     scores = session.scores
     known = dict(zip(scores.record.get("score_columns") or [], scores.record.get("heads") or [], strict=False))

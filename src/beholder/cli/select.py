@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from beholder.cli.flags import SUMMARY_FLAGS, command
+from beholder.cli.flags import command
 from beholder.curate.select.options import SelectOptions
 
 if TYPE_CHECKING:
     from beholder.cli.show import JobProgress
-    from beholder.curate.act.messages import ActionSummary
+    from beholder.curate.act.summary import ActionSummary
     from beholder.curate.select.selection import Selection
 
 EXAMPLES = """Examples:\n
@@ -27,6 +27,11 @@ EXAMPLES = """Examples:\n
   beholder select scores.parquet --min-score 5 --copy best/  # shows what would happen; add --apply
 """
 
+OUTPUT_FLAGS = {
+    "as_json": (bool, False, typer.Option("--json", help="Print the summary as JSON.")),
+    "quiet": (bool, False, typer.Option("--quiet", "-q", help="No progress and no summary.")),
+}
+
 _WIDTH_OF_FILES = 120
 """Columns of the funnel in a file or a pipe where COLUMNS is not set: a rule's 60 and four counts."""
 
@@ -36,9 +41,8 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
 
     from beholder.cli.show import JobProgress
-    from beholder.curate.act.pack import check_caption_column
-    from beholder.curate.select.selection import select_rows
-    from beholder.curate.select.writing import check_outputs, write_lists
+    from beholder.curate.act.captions import check_caption_column
+    from beholder.curate.select.selection import check_outputs, select_rows, write_lists
     from beholder.scoreset.repeated import open_each_once
 
     named = {"score_column": options.score_column, "sample_column": options.sample_column}
@@ -132,5 +136,5 @@ select = command(
     sample, so the same call gives the same rows.
     """,
     examples=EXAMPLES,
-    extra=SUMMARY_FLAGS,
+    extra=OUTPUT_FLAGS,
 )

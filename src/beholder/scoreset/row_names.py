@@ -1,4 +1,4 @@
-"""A score set's samples in; names of chosen rows, whether all ascend, windows of their bytes and their hashes out.
+"""The samples of a score set: names of chosen rows, whether all ascend, windows of their bytes, their hashes.
 
 Names are never all in memory: they are streamed, and kept only for rows that are few.
 """
@@ -34,10 +34,10 @@ class Names:
         self._kept_rows: Rows | None = None
         self._kept = pa.array([], pa.large_string())
 
-    def _map(
+    def map(
         self, what: str, work: Callable[[int, pa.LargeStringArray], T], wanted: Callable[[int, int], bool] | None = None
     ) -> Iterator[T]:
-        """`work(first row, names)` on pieces, in order."""
+        """`work(first row, names)` on pieces, by several threads at once; results in order."""
 
         def do(first: int, table: pa.Table) -> T:
             return work(first, whole(self._reader.scores.names_in(table.column(0), first)))
@@ -58,7 +58,7 @@ class Names:
         def take(first: int, names: pa.LargeStringArray) -> pa.LargeStringArray:
             return names.take(pa.array(rows[chosen.within(first, first + len(names))] - np.uint32(first)))
 
-        pieces = list(self._map("names", take, chosen.any))
+        pieces = list(self.map("names", take, chosen.any))
         self._kept = pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())
         self._kept_rows = rows
         assert len(self._kept) == len(rows)
@@ -76,7 +76,7 @@ class Names:
     def scan(self) -> texts.NameScan:
         """Whether all names ascend in row order, and what they all begin with. One pass, done once."""
         if self._scan is None:
-            self._scan = _joined(self._map("order of names", _looked))
+            self._scan = _joined(self.map("order of names", _looked))
         return self._scan
 
     def windows(self, skip: int, out: npt.NDArray[np.uint64]) -> None:
@@ -85,7 +85,7 @@ class Names:
         def fill(first: int, names: pa.LargeStringArray) -> None:
             texts.fill_windows(*text_buffers(names), skip, out[first : first + len(names)])
 
-        for _ in self._map("names that tie", fill):
+        for _ in self.map("names that tie", fill):
             pass
 
     def first_windows(self, out: npt.NDArray[np.uint64]) -> int | None:
@@ -109,7 +109,7 @@ class Names:
             texts.fill_windows(offsets, data, skip, out[first : first + len(names)])
             return texts.scan_names(offsets, data) if len(names) else None
 
-        self._scan = _joined(self._map("names that tie", look))
+        self._scan = _joined(self.map("names that tie", look))
         if len(self._scan.common) < skip:  # what the first names share, others do not
             skip = len(self._scan.common)
             self.windows(skip, out)
@@ -117,7 +117,7 @@ class Names:
 
     def _first_scan(self) -> texts.NameScan:
         """Of the names that are read first."""
-        return _joined(self._map("order of names", _looked, lambda start, _: start == 0))
+        return _joined(self.map("order of names", _looked, lambda start, _: start == 0))
 
     def hashed(self, seed: int, use: Callable[[int, npt.NDArray[np.uint64]], None]) -> None:
         """`use(first row, hashes)` on pieces of `texts.name_hashes`, by several threads at once."""
@@ -125,12 +125,8 @@ class Names:
         def do(first: int, names: pa.LargeStringArray) -> None:
             use(first, texts.name_hashes(*text_buffers(names), seed))
 
-        for _ in self._map("drawing", do):
+        for _ in self.map("drawing", do):
             pass
-
-    def stream(self, what: str, work: Callable[[int, pa.LargeStringArray], T]) -> Iterator[T]:
-        """`work(first row, names)` on all pieces, by several threads at once; results in order."""
-        return self._map(what, work)
 
 
 def _looked(_: int, names: pa.LargeStringArray) -> texts.NameScan | None:

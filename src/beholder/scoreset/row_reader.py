@@ -1,4 +1,4 @@
-"""A score set (and metadata joined to it) in, its rows out in order: read by several threads, a bounded piece at a time."""
+"""Reads rows of a score set, and of metadata joined to it, in order: by several threads, a bounded piece at a time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,33 @@ from beholder.io.schemas import as_numbers, in_type
 from beholder.scoreset.score_set import ScoreSet
 
 PIECE_ROWS = 1 << 20
-_LARGE_GROUP_BYTES = 192 << 20
-"""Row groups with more bytes in the columns asked for are read by one thread, batch after batch."""
-_SMALL_FILE_BYTES = 32 << 20
-_GAP_ROWS = 1 << 17
-"""Smaller row groups are read together."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """Row groups of a file (none named: the whole file) that are read at once; rows [first, first + num_rows) of the set."""
+class PieceLimits:
+    """How large the pieces are that files are read in.
 
-    path: Path
+    Attributes:
+        group_rows: smaller row groups are read together.
+        large_group_bytes: row groups with more bytes in the columns asked for are read by one thread, batch after batch.
+        small_file_bytes: smaller files with at most `group_rows` rows are read at once.
+    """
+
+    group_rows: int = 1 << 17
+    large_group_bytes: int = 192 << 20
+    small_file_bytes: int = 32 << 20
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Row groups of a file (none named: the whole file) that are read at once; rows [first, first + num_rows) of the set.
+
+    Without a path: rows of the table in memory.
+    """
+
+    path: Path | None
     groups: tuple[int, ...]
     first: int
     num_rows: int
@@ -54,7 +67,13 @@ class RowReader:
     """
 
     def __init__(
-        self, scores: ScoreSet, joined: Path | None = None, *, untyped: Collection[str] = (), num_threads: int = 1
+        self,
+        scores: ScoreSet,
+        joined: Path | None = None,
+        *,
+        untyped: Collection[str] = (),
+        num_threads: int = 1,
+        limits: PieceLimits = PieceLimits(),
     ) -> None:
         if len(scores.left_out):
             raise ValueError("rows are read of a whole set")
@@ -63,9 +82,9 @@ class RowReader:
         self.num_threads = num_threads
         self._untyped = frozenset(untyped)
         self._joined = joined
+        self._limits = limits
         self._joined_schema = pq.read_schema(joined).remove_metadata() if joined is not None else pa.schema([])
-        fields = [*scores.schema.remove_metadata(), *self._joined_schema]
-        self.schema: pa.Schema = pa.schema(fields)
+        self.schema: pa.Schema = pa.schema([*scores.schema.remove_metadata(), *self._joined_schema])
 
     def holds_numbers(self, name: str) -> bool:
         """Whether a column is of numbers, or may be meant so: `numbers_in` tells."""
@@ -81,6 +100,12 @@ class RowReader:
         """
         column = table.column(name)
         return as_numbers(column, name, self.scores.source) if name in self._untyped else column
+
+    def floats_in(self, table: pa.Table, name: str) -> npt.NDArray[np.float32]:
+        """A column of a piece that was read, as float32; NaN for null and infinity, neither of which is a score."""
+        column = pc.fill_null(self.numbers_in(table, name).cast(pa.float32(), safe=False), float("nan"))
+        found: npt.NDArray[np.float32] = column.combine_chunks().to_numpy(zero_copy_only=False)
+        return np.where(np.isinf(found), np.float32(np.nan), found)
 
     @property
     def metadata_columns(self) -> list[str]:
@@ -102,91 +127,56 @@ class RowReader:
         """
         own = [name for name in names if name in self.scores.schema.names]
         joined = [name for name in names if name not in own]
-
         opened = _OpenFiles()
 
-        def do(stretch: _Stretch) -> list[T]:
-            first, results = stretch.first, []
-            for table in self._read(opened, stretch, own):
+        def results(stretch: _Stretch) -> Iterator[T]:
+            first = stretch.first
+            for table in self._tables(opened, stretch, own):
                 num_rows = table.num_rows if own else stretch.num_rows
                 if joined:
                     table = _with_columns(table, self._read_joined(opened, first, num_rows, joined))
-                results.append(work(first, table.select(list(names))))
+                yield work(first, table.select(list(names)))
                 first += num_rows
-            return results
 
-        if self.scores.table is not None:
-            with opened:
-                yield from self._map_table(opened, names, own, joined, work, wanted, on_rows)
-            return
+        def tell(num_rows: int) -> None:
+            if on_rows is not None:
+                on_rows(num_rows)
+
         waiting: deque[tuple[Future[list[T]], int]] = deque()
+
+        def drained(leave: int = 0) -> Iterator[T]:
+            while len(waiting) > leave:
+                future, num_rows = waiting.popleft()
+                yield from future.result()
+                tell(num_rows)
+
         with opened, ThreadPoolExecutor(self.num_threads) as pool:
             try:
                 for stretch in self._stretches(own):
                     if wanted is not None and not wanted(stretch.first, stretch.first + stretch.num_rows):
-                        _tell(on_rows, stretch.num_rows)
-                        continue
-                    if stretch.num_bytes > _LARGE_GROUP_BYTES:
-                        yield from _drained(waiting, on_rows)
-                        yield from self._map_large(opened, stretch, names, own, joined, work, on_rows)
-                        continue
-                    waiting.append((pool.submit(do, stretch), stretch.num_rows))
-                    if len(waiting) > self.num_threads:
-                        yield from _drained(waiting, on_rows, leave=self.num_threads)
-                yield from _drained(waiting, on_rows)
+                        tell(stretch.num_rows)
+                    elif stretch.path is None or stretch.num_bytes > self._limits.large_group_bytes:
+                        yield from drained()
+                        yield from results(stretch)
+                        tell(stretch.num_rows)
+                    else:
+                        waiting.append((pool.submit(lambda part: list(results(part)), stretch), stretch.num_rows))
+                        yield from drained(leave=self.num_threads)
+                yield from drained()
             finally:
                 for future, _ in waiting:
                     future.cancel()
 
-    def _map_table(
-        self,
-        opened: _OpenFiles,
-        names: Sequence[str],
-        own: Sequence[str],
-        joined: Sequence[str],
-        work: Callable[[int, pa.Table], T],
-        wanted: Callable[[int, int], bool] | None,
-        on_rows: Callable[[int], None] | None,
-    ) -> Iterator[T]:
-        assert self.scores.table is not None
-        for first in range(0, self.num_rows, PIECE_ROWS):
-            table = self.scores.table.select(list(own)).slice(first, PIECE_ROWS)
-            num_rows = min(PIECE_ROWS, self.num_rows - first)
-            if wanted is None or wanted(first, first + num_rows):
-                if joined:
-                    table = _with_columns(table, self._read_joined(opened, first, num_rows, joined))
-                yield work(first, table.select(list(names)))
-            _tell(on_rows, num_rows)
-
-    def _map_large(
-        self,
-        opened: _OpenFiles,
-        stretch: _Stretch,
-        names: Sequence[str],
-        own: Sequence[str],
-        joined: Sequence[str],
-        work: Callable[[int, pa.Table], T],
-        on_rows: Callable[[int], None] | None,
-    ) -> Iterator[T]:
-        first = stretch.first
-        rows_at_once = max(1024, stretch.num_rows * (64 << 20) // max(1, stretch.num_bytes))
-        with _open(stretch.path) as file:
-            present = [name for name in own if name in file.schema_arrow.names]
-            batches = file.iter_batches(min(rows_at_once, PIECE_ROWS), row_groups=list(stretch.groups), columns=present)
-            for batch in batches:
-                table = self._fitted(pa.table(batch), own, batch.num_rows)
-                if joined:
-                    table = _with_columns(table, self._read_joined(opened, first, batch.num_rows, joined))
-                yield work(first, table.select(list(names)))
-                first += batch.num_rows
-                _tell(on_rows, batch.num_rows)
-
     def _stretches(self, names: Sequence[str]) -> Iterator[_Stretch]:
         """The set cut into what is read at once."""
-        first = 0
+        if self.scores.table is not None:
+            for first in range(0, self.num_rows, PIECE_ROWS):
+                yield _Stretch(None, (), first, min(PIECE_ROWS, self.num_rows - first), 0)
+            return
+        limits, first = self._limits, 0
         for path, expected in zip(self.scores.files, self.scores.row_counts, strict=True):
-            if expected <= _GAP_ROWS and path.stat().st_size < _SMALL_FILE_BYTES:  # its footer is read where it is read
-                if expected:
+            if expected <= limits.group_rows and path.stat().st_size < limits.small_file_bytes:
+                if expected:  # its footer is read where it is read
                     yield _Stretch(path, (), first, expected, 0)
                 first += expected
                 continue
@@ -199,7 +189,7 @@ class RowReader:
             for group in range(metadata.num_row_groups):
                 found = metadata.row_group(group)
                 size = _bytes_of(found, names)
-                if groups and (rows + found.num_rows > _GAP_ROWS or num_bytes + size > _LARGE_GROUP_BYTES):
+                if groups and (rows + found.num_rows > limits.group_rows or num_bytes + size > limits.large_group_bytes):
                     yield _Stretch(path, tuple(groups), start, rows, num_bytes)
                     groups, start, rows, num_bytes = [], start + rows, 0, 0
                 groups.append(group)
@@ -209,8 +199,12 @@ class RowReader:
                 yield _Stretch(path, tuple(groups), start, rows, num_bytes)
             first += expected
 
-    def _read(self, opened: _OpenFiles, stretch: _Stretch, names: Sequence[str]) -> Iterator[pa.Table]:
-        """The stretch at once; piece by piece where a column unpacks to far more than the file holds."""
+    def _tables(self, opened: _OpenFiles, stretch: _Stretch, names: Sequence[str]) -> Iterator[pa.Table]:
+        """The stretch at once; piece by piece where it is large, or a column unpacks to far more than the file holds."""
+        if stretch.path is None:
+            assert self.scores.table is not None
+            yield self.scores.table.select(list(names)).slice(stretch.first, stretch.num_rows)
+            return
         file = opened.scores(stretch.path)
         present = [name for name in names if name in file.schema_arrow.names]
         if not stretch.groups and file.metadata.num_rows != stretch.num_rows:
@@ -220,12 +214,17 @@ class RowReader:
             return
         groups = list(stretch.groups) or list(range(file.num_row_groups))
         use_threads = self.num_threads == 1
+        is_large = stretch.num_bytes > self._limits.large_group_bytes
         with storage.remote_errors(str(stretch.path)):
-            if file.fits(groups, present):
+            if not is_large and file.fits(groups, present):
                 table = file.read_row_groups(groups, columns=present, use_threads=use_threads)
                 yield self._fitted(table, names, stretch.num_rows)
                 return
-            for batch in file.iter_batches(_GAP_ROWS, groups, present, use_threads=use_threads):
+            at_once = self._limits.group_rows
+            if is_large:
+                use_threads = True
+                at_once = min(PIECE_ROWS, max(1024, stretch.num_rows * (64 << 20) // stretch.num_bytes))
+            for batch in file.iter_batches(at_once, groups, present, use_threads=use_threads):
                 yield self._fitted(pa.table(batch), names, batch.num_rows)
 
     def _fitted(self, table: pa.Table, names: Sequence[str], num_rows: int) -> pa.Table:
@@ -245,29 +244,6 @@ class RowReader:
         file = opened.joined(self._joined)
         groups, start = storage.covering_row_groups(file.metadata, first, first + num_rows)
         return file.read_row_groups(groups, columns=list(names)).slice(first - start, num_rows)
-
-    def floats(self, name: str) -> npt.NDArray[np.float32]:
-        """A column of numbers as (N,) float32; NaN for null and infinity, neither of which is a score."""
-        found = np.empty(self.num_rows, np.float32)
-
-        def put(first: int, table: pa.Table) -> int:
-            column = pc.fill_null(self.numbers_in(table, name).cast(pa.float32(), safe=False), float("nan"))
-            at = first
-            for chunk in column.chunks:
-                part = found[at : at + len(chunk)]
-                part[:] = chunk.to_numpy(zero_copy_only=False)
-                part[np.isinf(part)] = np.nan
-                at += len(chunk)
-            return len(column)
-
-        self._check(sum(self.map([name], put)))
-        return found
-
-    def _check(self, num_rows: int) -> None:
-        if num_rows != self.num_rows:
-            raise InputError(
-                f"{self.scores.source}: {num_rows:,} rows were read where {self.num_rows:,} were counted; did a file change?"
-            )
 
 
 class _OpenFiles:
@@ -333,28 +309,10 @@ def _changed(path: Path, found: int, expected: int) -> InputError:
     return InputError(f"{path} has {found:,} rows where {expected:,} were counted; did it change?")
 
 
-def _tell(on_rows: Callable[[int], None] | None, num_rows: int) -> None:
-    if on_rows is not None:
-        on_rows(num_rows)
-
-
-def _drained(waiting: deque[tuple[Future[list[T]], int]], on_rows: Callable[[int], None] | None, leave: int = 0) -> Iterator[T]:
-    """Results of the oldest jobs, until `leave` are left."""
-    while len(waiting) > leave:
-        future, num_rows = waiting.popleft()
-        yield from future.result()
-        _tell(on_rows, num_rows)
-
-
 def _bytes_of(group: Any, names: Sequence[str]) -> int:
     """Bytes of a row group's columns once decompressed, as its writer says."""
-    wanted = set(names)
-    found = 0
-    for number in range(group.num_columns):
-        column = group.column(number)
-        if column.path_in_schema.split(".", 1)[0] in wanted:
-            found += column.total_uncompressed_size
-    return found
+    columns = (group.column(number) for number in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".", 1)[0] in names)
 
 
 def _with_columns(table: pa.Table, more: pa.Table) -> pa.Table:

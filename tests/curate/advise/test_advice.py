@@ -266,8 +266,9 @@ def test_unknown_columns_are_named() -> None:
 
 
 def test_the_aspect_is_that_of_select() -> None:
-    from beholder.curate.select.grouping import ASPECTS, Groups, _by_aspect
-    from beholder.scoreset.row_reader import RowReader
+    from beholder.curate.select.grouping import ASPECTS, group_rows
+    from beholder.curate.select.options import SelectRules
+    from beholder.curate.select.rules import SelectionInput
 
     rng = np.random.default_rng(4)
     sizes = {
@@ -276,15 +277,15 @@ def test_the_aspect_is_that_of_select() -> None:
     }
     table = table_of(normal(3000), **sizes)
     with open_scores(table) as scores:
-        expected: Groups = _by_aspect(RowReader(scores), "--per")
+        rows = SelectionInput(scores, SelectRules(top=1, per="aspect"))
+        codes = group_rows("aspect", rows.reader, rows.names, None, rows.database, "--per").codes
+        rows.close()
     found = next(found for found in advise(table, at=5, columns=["aspect"]).tables if found.column == "aspect")
-    assert expected.values == [*ASPECTS, None]
+    values = [*ASPECTS, None]
     assert {group.value: group.num_rows for group in found.groups} == {
-        value: int((expected.codes == code).sum())
-        for code, value in enumerate(expected.values or [])
-        if (expected.codes == code).any()
+        value: int((codes == code).sum()) for code, value in enumerate(values) if (codes == code).any()
     }
-    assert [group.value for group in sorted(found.groups, key=lambda group: group.order)] == expected.values
+    assert [group.value for group in sorted(found.groups, key=lambda group: group.order)] == values
 
 
 def test_only_the_columns_asked_for(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.curate.select.ranking import Ranking
-from beholder.kernels import ordering
-from beholder.scoreset import row_reader
+from beholder.curate.select.values import read_keys
 from beholder.scoreset.row_names import Names
-from beholder.scoreset.row_reader import Chosen, RowReader
+from beholder.scoreset.row_reader import Chosen, PieceLimits, RowReader
 from beholder.scoreset.score_set import open_scores
 
 FIRST = {
@@ -30,11 +29,8 @@ LATER = {
 }
 
 
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row group is a piece."""
-    monkeypatch.setattr(row_reader, "_SMALL_FILE_BYTES", 0)
-    monkeypatch.setattr(row_reader, "_GAP_ROWS", 1)
+SMALL = PieceLimits(group_rows=1, small_file_bytes=0)
+"""Every row group is a piece."""
 
 
 def write_set(folder: Path, *pieces: list[str]) -> str:
@@ -56,8 +52,8 @@ def test_later_names_may_begin_otherwise(tmp_path: Path, first: str, later: str)
     dropped = (np.arange(len(names)) % 3 == 0).astype(np.uint8)
     left = [row for row in expected if not dropped[row]]
     with open_scores(write_set(tmp_path, *pieces)) as scores:
-        reader = RowReader(scores, num_threads=2)
-        keys = ordering.ordered_keys(reader.floats("aesthetic_score"))
+        reader = RowReader(scores, num_threads=2, limits=SMALL)
+        keys = read_keys(reader, "aesthetic_score")
         for asked_before in (False, True):
             known = Names(reader)
             if asked_before:
@@ -73,8 +69,8 @@ def test_names_that_are_wanted_again_are_read_once(tmp_path: Path) -> None:
     """Few rows: the names that decide ties serve for the result as well."""
     told: list[str] = []
     with open_scores(write_set(tmp_path, FIRST["mixed"], LATER["goes on"])) as scores:
-        reader = RowReader(scores)
-        keys = ordering.ordered_keys(reader.floats("aesthetic_score"))
+        reader = RowReader(scores, limits=SMALL)
+        keys = read_keys(reader, "aesthetic_score")
         names = Names(reader, lambda what, _: told.append(what))
         dropped = (np.arange(80) % 2).astype(np.uint8)
         Ranking(keys, names).kept_in_order(dropped)

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from beholder.cli.select import select as command
-from beholder.curate.select.frames import select
+from beholder.curate.select.selection import select
 from beholder.errors import BeholderError
 
 app = typer.Typer()

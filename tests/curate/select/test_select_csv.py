@@ -12,7 +12,7 @@ import pytest
 
 import beholder
 from beholder.curate.select.options import OutputOptions
-from beholder.curate.select.writing import write_lists
+from beholder.curate.select.selection import write_lists
 
 NAMES = ["sample", "aesthetic_score", "phash", "code", "ver", "hexid", "flag", "t", "day", "width", "h", "caption", "clip"]
 ROWS = [

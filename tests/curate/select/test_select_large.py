@@ -11,13 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.curate.select.frames import select
+from beholder.curate.select.grouping import group_rows
+from beholder.curate.select.options import SelectRules
 from beholder.curate.select.ranking import Ranking, by_name
+from beholder.curate.select.rules import SelectionInput
+from beholder.curate.select.selection import select, select_rows
+from beholder.curate.select.tables import RowTables
+from beholder.curate.select.values import read_keys
 from beholder.errors import InputError
-from beholder.kernels import choosing, choosing_groups, ordering, texts
-from beholder.scoreset import row_reader
+from beholder.kernels import ordering, texts
 from beholder.scoreset.row_names import Names
-from beholder.scoreset.row_reader import RowReader, text_buffers
+from beholder.scoreset.row_reader import PieceLimits, RowReader, text_buffers
 from beholder.scoreset.score_set import open_scores
 
 
@@ -66,7 +70,7 @@ def test_ties_are_told_apart_by_windows_of_names(few_rows: int, decimals: int) -
     table = made(20_000, decimals=decimals)
     with open_scores(table) as scores:
         reader = RowReader(scores, num_threads=2)
-        keys = ordering.ordered_keys(reader.floats("aesthetic_score"), 2)
+        keys = read_keys(reader, "aesthetic_score")
         ranking = Ranking(keys, Names(reader), 2, few_rows)
         expected = in_order(table)
         ranks = ranking.ranks()
@@ -90,7 +94,7 @@ def test_names_that_ascend_are_not_sorted_again() -> None:
         names = Names(reader)
         assert names.scan().ascending
         assert names.scan().common == b"set/"
-        ranking = Ranking(ordering.ordered_keys(reader.floats("aesthetic_score")), names, 2, 0)
+        ranking = Ranking(read_keys(reader, "aesthetic_score"), names, 2, 0)
         expected = in_order(table)
         assert (
             np.argsort(np.where(ranking.ranks() == 0, 1 << 31, ranking.ranks()), kind="stable")[: len(expected)].tolist()
@@ -126,17 +130,17 @@ def test_files_give_what_a_table_gives(table: pa.Table, tmp_path: Path, rules: d
         assert whole.num_kept == one.num_rows == two.num_rows
 
 
-def test_large_row_groups_are_read_in_batches(table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = write_files(table, tmp_path)
-    rules: dict[str, Any] = {"top": 300, "per": "kind", "where": "width > 500"}
-    with select(source, **rules) as one:
-        expected = one.kept_rows()
-    monkeypatch.setattr(row_reader, "_SMALL_FILE_BYTES", 0)
-    for gap, large in ((1 << 17, 192 << 20), (2000, 192 << 20), (2000, 3000), (1, 30_000)):
-        monkeypatch.setattr(row_reader, "_GAP_ROWS", gap)
-        monkeypatch.setattr(row_reader, "_LARGE_GROUP_BYTES", large)
-        with select(source, **rules) as other:
-            assert other.kept_rows().equals(expected)
+@pytest.mark.parametrize(("group_rows", "large_bytes"), [(1 << 17, 192 << 20), (2000, 192 << 20), (2000, 3000), (1, 30_000)])
+def test_large_row_groups_are_read_in_batches(table: pa.Table, tmp_path: Path, group_rows: int, large_bytes: int) -> None:
+    limits = PieceLimits(group_rows=group_rows, large_group_bytes=large_bytes, small_file_bytes=0)
+    with open_scores(write_files(table, tmp_path)) as scores:
+        pieces = list(
+            RowReader(scores, num_threads=2, limits=limits).map(["kind", "sample"], lambda first, part: (first, part))
+        )
+    assert np.array_equal([first for first, _ in pieces], np.cumsum([0, *(part.num_rows for _, part in pieces)])[:-1])
+    read = pa.concat_tables([part for _, part in pieces])
+    for name in ("kind", "sample"):
+        assert read.column(name).to_pylist() == table.column(name).to_pylist()
 
 
 def test_a_file_that_changed_is_told(table: pa.Table, tmp_path: Path) -> None:
@@ -144,38 +148,38 @@ def test_a_file_that_changed_is_told(table: pa.Table, tmp_path: Path) -> None:
     with open_scores(source) as scores:
         pq.write_table(table.slice(0, 5), tmp_path / "p_2.parquet")
         with pytest.raises(InputError, match=r"p_2.parquet has 5 rows where"):
-            RowReader(scores).floats("aesthetic_score")
+            read_keys(RowReader(scores), "aesthetic_score")
 
 
-def test_results_go_through_scratch_files(table: pa.Table, tmp_path: Path) -> None:
-    source = write_files(table.drop_columns("width").append_column("width", table.column("width")), tmp_path)
-    with select(source, min_score=4.0) as selection:
-        one = selection.kept_rows()
-        selection.selection._gatherer._budget = 1000
-        two = selection.kept_rows()
-        assert one.equals(two)
-        tables = list(selection.selection.kept_tables(num_rows=1000))
-        assert {part.num_rows for part in tables[:-1]} == {1000}
-        assert pa.concat_tables(tables).equals(two)
+@pytest.mark.parametrize("rules", [{"min_score": 4.0}, {"top": 7000}, {"where": "width > 900"}, {"budget": 4_000_000}])
+def test_results_go_through_scratch_files(table: pa.Table, tmp_path: Path, rules: dict[str, Any]) -> None:
+    source = write_files(table, tmp_path)
+    with select(source, **rules) as selection:
+        one, inner = selection.kept_rows(), selection.selection
+        tables = list(inner.kept_tables(num_rows=1000))
+        assert len(tables) >= one.num_rows // 1000
+        assert {part.num_rows for part in tables} <= set(range(1001))
+        assert pa.concat_tables(tables).equals(one)
+        given = inner._kept_in_order if "where" in rules else None
+        tables = list(RowTables(inner._runner, budget=1000).in_order(given, only_samples=False, num_rows=1000))
+        assert {part.num_rows for part in tables} <= set(range(1001))
+        assert pa.concat_tables(tables).equals(one)
 
 
-def test_radix_sort_is_a_stable_sort() -> None:
+def test_equal_keys_stay_in_row_order() -> None:
     rng = np.random.default_rng(0)
     for keys in (
         rng.integers(0, 1 << 32, 200_000, dtype=np.uint32),
         rng.integers(5, 9, 200_000, dtype=np.uint32),
-        np.full(1000, 7, np.uint32),
         np.zeros(0, np.uint32),
         np.array([3], np.uint32),
-        (rng.integers(0, 3, 70_000, dtype=np.uint32) << np.uint32(30)),
     ):
-        for threads in (1, 3):
-            inverted, order = ordering.sort_best_first(keys, num_threads=threads)
-            expected = np.argsort(~keys, kind="stable")
-            assert np.array_equal(order, expected)
-            assert np.array_equal(~inverted, keys[expected])
+        inverted, order = ordering.sort_best_first(keys)
+        expected = np.argsort(~keys, kind="stable")
+        assert np.array_equal(order, expected)
+        assert np.array_equal(~inverted, keys[expected])
         some = np.flatnonzero(keys % 3 == 1).astype(np.uint32)
-        order = ordering.sort_best_first(keys[some], some, num_threads=2)[1]
+        order = ordering.sort_best_first(keys[some], some)[1]
         assert np.array_equal(order, some[np.argsort(~keys[some], kind="stable")])
 
 
@@ -190,15 +194,22 @@ def test_keys_are_in_the_order_of_floats() -> None:
     assert ordering.key_of(5.0) == keys[9]
 
 
-def test_nth_best_is_that_of_a_sort() -> None:
-    rng = np.random.default_rng(5)
-    keys = rng.integers(1, 1 << 20, 100_000, dtype=np.uint32) << np.uint32(3)
-    dropped = (rng.random(len(keys)) < 0.3).astype(np.uint8)
-    pinned = (rng.random(len(keys)) < 0.1).astype(np.uint8)
-    left = np.sort(keys[(dropped == 0) & (pinned == 0)])[::-1]
-    for place in (1, 2, 777, len(left) // 2, len(left)):
-        key, above, count = choosing.nth_best(keys, dropped, place, pinned=pinned, num_threads=2)
-        assert (key, above, count) == (left[place - 1], (left > left[place - 1]).sum(), (left == left[place - 1]).sum())
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_the_lowest_that_stays_is_that_of_a_sort(is_whole: bool) -> None:
+    scores = np.random.default_rng(5).normal(5, 1, 50_000).astype(np.float32)
+    table = pa.table({"sample": [f"{number:05d}" for number in range(len(scores))], "aesthetic_score": scores})
+    best = np.sort(scores)[::-1]
+    with open_scores(table) as opened:
+        for number in (1, 2, 777, 25_000, 49_999):
+            with select_rows(opened, SelectRules(top=number, min_score=-100), is_whole=is_whole) as selection:
+                assert selection.thresholds["top"] == best[number - 1]
+                assert [step.lowest for step in selection.done_steps] == [best[-1], best[number - 1]]
+        for quantile in (0.0, 0.25, 0.999):
+            with select_rows(opened, SelectRules(quantile=quantile, min_score=4.5), is_whole=is_whole) as selection:
+                left = best[best >= 4.5].astype(np.float64)
+                assert selection.thresholds["quantile"] == pytest.approx(np.quantile(left, quantile), rel=1e-15)
+                assert selection.num_kept == (left >= selection.thresholds["quantile"]).sum()
+                assert selection.done_steps[-1].lowest == left[left >= selection.thresholds["quantile"]].min()
 
 
 def test_windows_compare_as_bytes_do() -> None:
@@ -222,31 +233,16 @@ def test_rows_of_one_name_stay_in_row_order() -> None:
         assert text_buffers(names.of(np.array([2], np.uint32)))[1].tobytes() == b"b"
 
 
-def test_groups_with_very_many_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from beholder.curate.select import grouping
-
+def test_groups_with_very_many_values() -> None:
     table = pa.table({
         "sample": [f"{i:05d}" for i in range(6000)],
         "aesthetic_score": pa.array(np.random.default_rng(0).random(6000), pa.float32()),
         "pair": pa.array([None if i % 5000 == 0 else float(i // 2) for i in range(6000)]),
     })  # fmt: skip
-    with select(table, top=1, per="pair") as few:
-        monkeypatch.setattr(grouping, "_MANY_VALUES", 1500)
-        with select(table, top=1, per="pair") as many:
-            assert np.array_equal(few.dropped_by, many.dropped_by)
-            assert many.num_kept == len({row.as_py() for row in table.column("pair")})
-
-
-def test_coarse_bins_decide_as_a_sort_does(table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    rules: list[dict[str, Any]] = [
-        {"top": 500, "per": "kind"}, {"top": 1, "per": "width"}, {"top_share": "7%", "per": "kind"},
-        {"sample": 50, "per": "kind"}, {"balance": "kind", "top": 1000}, {"top": 10**6, "per": "kind"},
-    ]  # fmt: skip
-    with_bins = []
-    for rule in rules:
-        with select(table, **rule) as found:
-            with_bins.append(found.dropped_by.copy())
-    monkeypatch.setattr(choosing_groups, "MOST_GROUPS", 0)
-    for rule, expected in zip(rules, with_bins, strict=True):
-        with select(table, **rule) as found:
-            assert np.array_equal(found.dropped_by, expected)
+    values = table.column("pair").to_pylist()
+    with open_scores(table) as scores:
+        rows = SelectionInput(scores, SelectRules(top=1, per="pair"))
+        for most_listed in (1_000_000, 1500):
+            found = group_rows("pair", rows.reader, rows.names, None, rows.database, "--per", most_listed=most_listed)
+            assert found.num_groups == len(set(values)) == len(set(zip(values, found.codes.tolist(), strict=True)))
+        rows.close()

@@ -15,10 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.curate.select.frames import select
 from beholder.curate.select.options import OutputOptions, SelectRules
-from beholder.curate.select.selection import select_rows
-from beholder.curate.select.writing import check_outputs, write_lists
+from beholder.curate.select.selection import check_outputs, select, select_rows, write_lists
 from beholder.errors import InputError, OutputError
 from beholder.scoreset.score_set import open_scores
 

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beholder.curate.select.frames import select
-from beholder.curate.select.selection import RULES
+from beholder.curate.select.selection import RULES, select
 from beholder.errors import InputError
 from oracles.selection import Found, Oracle, percentiles
 

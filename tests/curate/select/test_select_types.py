@@ -13,7 +13,7 @@ import pytest
 
 import beholder
 from beholder.curate.select.options import OutputOptions
-from beholder.curate.select.writing import write_lists
+from beholder.curate.select.selection import write_lists
 
 SCORES = [1.0, 4.0, 2.0, 3.0]
 IDS = ["00000000-0000-0000-0000-000000000041", "ffffffff-0123-4567-89ab-cdef00112233"]

@@ -106,7 +106,7 @@ class Grouper:
         return replace(counted, column=name)
 
     def _aspects(self) -> GroupCounts | LeftOut:
-        """The groups of width / height: the nearest of `curation.grouping.ASPECTS`, as `--per aspect` has them."""
+        """The groups of width / height: the nearest of `curate.select.grouping.ASPECTS`, as `--per aspect` has them."""
         from beholder.curate.select.grouping import ASPECTS
 
         width, height = (f"{quoted(name)}::DOUBLE" for name in (columns.WIDTH, columns.HEIGHT))

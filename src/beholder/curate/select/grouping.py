@@ -1,9 +1,11 @@
-"""The name of a column in, the group of each row out: a column of the set or of metadata, or one made of what is known."""
+"""The group of each row, by a column of the set or of metadata, or by one made of what is known; and how many each may have."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import duckdb
 
 Codes = npt.NDArray[np.int32]
+Counts = npt.NDArray[np.int64]
 
 FOLDER, SOURCE, ASPECT, SCORE_BUCKET, CLUSTER = "folder", "source", "aspect", "score_bucket", "cluster"
 DERIVED = (FOLDER, SOURCE, ASPECT, SCORE_BUCKET, CLUSTER)
@@ -32,36 +35,16 @@ DERIVED = (FOLDER, SOURCE, ASPECT, SCORE_BUCKET, CLUSTER)
 ASPECTS = ("9:21", "1:2", "9:16", "2:3", "3:4", "4:5", "1:1", "5:4", "4:3", "3:2", "16:9", "2:1", "21:9")
 """Width to height, from the tallest to the widest."""
 
-_MANY_VALUES = 1_000_000
+MOST_LISTED = 1_000_000
 """Columns with more values are numbered by DuckDB, out of core."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The group of each row.
+    """The group of each row: (N,) int32 codes from 0, and how many groups there are."""
 
-    Attributes:
-        column: its name.
-        codes: (N,) int32 group of each row, from 0.
-        values: the value of each group, None for NULL; None where there are too many to list.
-        num_groups: how many there are.
-    """
-
-    column: str
     codes: Codes
-    values: list[Any] | None
     num_groups: int
-
-
-@dataclass
-class _Numbering:
-    """Values numbered in the order in which they come."""
-
-    numbers: dict[Any, int] = field(default_factory=dict)
-
-    def codes_of(self, values: Sequence[Any]) -> Codes:
-        numbers = self.numbers
-        return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int32)
 
 
 def group_rows(
@@ -71,6 +54,8 @@ def group_rows(
     score_keys: npt.NDArray[np.uint32] | None,
     database: Callable[[], tuple[duckdb.DuckDBPyConnection, str]],
     flag: str,
+    *,
+    most_listed: int = MOST_LISTED,
 ) -> Groups:
     """Groups by a real column, or by `folder`, `source`, `aspect` or `score_bucket`.
 
@@ -81,6 +66,7 @@ def group_rows(
         score_keys: keys of the scores, for score_bucket.
         database: gives a connection and the view of the rows in it; asked for columns with very many values.
         flag: what asked for it, for messages.
+        most_listed: columns with more values are numbered by the database.
 
     Raises:
         InputError: no such column, or one whose values cannot be compared.
@@ -88,9 +74,9 @@ def group_rows(
     if column == columns.SAMPLE and column not in reader.schema.names:
         column = reader.scores.sample_column
     if column in reader.schema.names:
-        return _by_column(column, reader, database, flag)
+        return _by_column(column, reader, database, flag, most_listed)
     if column in (FOLDER, SOURCE):
-        return _by_part(column, names, reader.num_rows)
+        return _by_part(column, names, reader.num_rows, most_listed)
     if column == ASPECT:
         return _by_aspect(reader, flag)
     if column == SCORE_BUCKET:
@@ -101,82 +87,72 @@ def group_rows(
     raise InputError(f"{flag} {column}: there is no such column; there are {known}")
 
 
-def _collect(
-    column: str, num_rows: int, pieces: Iterable[tuple[int, npt.NDArray[Any] | None, Sequence[Any], int]]
-) -> Groups | None:
-    """Put pieces together: (first row, code of each row in the piece or None for 0, the piece's values, rows)."""
-    codes, numbering = np.empty(num_rows, np.int32), _Numbering()
-    for first, inside, values, count in pieces:
-        if len(numbering.numbers) + len(values) > _MANY_VALUES and len(values) > 1000:
-            numbering.codes_of(values)
-            if len(numbering.numbers) > _MANY_VALUES:
-                return None
-        found = numbering.codes_of(values)
-        codes[first : first + count] = found[inside] if inside is not None else found[0] if count else 0
-    return Groups(column, codes, list(numbering.numbers), len(numbering.numbers))
+def _collect(num_rows: int, pieces: Iterable[tuple[int, npt.NDArray[Any], Sequence[Any]]], most_listed: int) -> Groups | None:
+    """Put pieces together: (first row, code of each row in the piece, the piece's values); None: there are too many values."""
+    codes, numbers = np.empty(num_rows, np.int32), dict[Any, int]()
+    for first, inside, values in pieces:
+        found = np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int32)
+        if len(numbers) > most_listed:
+            return None
+        codes[first : first + len(inside)] = found[inside]
+    return Groups(codes, len(numbers))
 
 
 def _by_column(
-    column: str, reader: RowReader, database: Callable[[], tuple[duckdb.DuckDBPyConnection, str]], flag: str
+    column: str,
+    reader: RowReader,
+    database: Callable[[], tuple[duckdb.DuckDBPyConnection, str]],
+    flag: str,
+    most_listed: int,
 ) -> Groups:
     kind = reader.schema.field(column).type
     inside = value_type(kind)
     if pa.types.is_nested(inside) or pa.types.is_binary(inside) or pa.types.is_large_binary(inside):
         raise InputError(f"{flag} {column}: rows cannot be put into groups by a column of {kind}")
 
-    def encode(first: int, table: pa.Table) -> tuple[int, npt.NDArray[Any], list[Any], int]:
+    def encode(first: int, table: pa.Table) -> tuple[int, npt.NDArray[Any], list[Any]]:
         found = as_values(table.column(0))
         if pa.types.is_floating(found.type):
             found = pc.if_else(pc.is_nan(found), None, found)
         encoded = found.combine_chunks().dictionary_encode(null_encoding="encode")
         encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
-        values = encoded.dictionary
-        return first, encoded.indices.to_numpy(zero_copy_only=False), values.to_pylist(), len(found)
+        return first, encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
 
-    groups = _collect(column, reader.num_rows, reader.map([column], encode))
+    groups = _collect(reader.num_rows, reader.map([column], encode), most_listed)
     return groups if groups is not None else _by_database(column, reader, *database())
 
 
 def _by_database(column: str, reader: RowReader, connection: duckdb.DuckDBPyConnection, source: str) -> Groups:
     """The same for a column with very many values, out of core."""
-    name = quoted(column)
-    plain = (
-        f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END" if pa.types.is_floating(reader.schema.field(column).type) else name
-    )
+    value = quoted(column)
+    if pa.types.is_floating(reader.schema.field(column).type):
+        value = f"CASE WHEN isnan({value}) THEN NULL ELSE {value} END"
+    codes = np.empty(reader.num_rows, np.int32)
     with clear_errors(f"groups by {column}", WITH_FLAG):
-        return _numbered_by_database(column, plain, reader.num_rows, connection, source)
+        distinct = f"SELECT DISTINCT {value} AS value FROM {source}"
+        numbers = f"SELECT value, row_number() OVER () - 1 AS number FROM ({distinct})"
+        do(connection, f"CREATE OR REPLACE TABLE group_numbers AS {numbers}")
+        count = count_of(connection, "group_numbers")
+        query = (
+            f"SELECT r.{ROW} * {1 << 31} + g.number FROM (SELECT {ROW}, {value} AS value FROM {source}) AS r "
+            "JOIN group_numbers AS g ON r.value IS NOT DISTINCT FROM g.value"
+        )
+        for found in rows_of(connection, query):
+            codes[found >> 31] = found & ((1 << 31) - 1)
+        connection.execute("DROP TABLE group_numbers")
+    return Groups(codes, count)
 
 
-def _numbered_by_database(column: str, plain: str, num_rows: int, connection: duckdb.DuckDBPyConnection, source: str) -> Groups:
-    do(connection, f"CREATE OR REPLACE TABLE group_values AS SELECT DISTINCT {plain} AS value FROM {source}")
-    do(
-        connection,
-        "CREATE OR REPLACE TABLE group_numbers AS SELECT value, row_number() OVER () - 1 AS number FROM group_values",
-    )
-    count = count_of(connection, "group_numbers")
-    codes = np.empty(num_rows, np.int32)
-    query = (
-        f"SELECT r.{ROW} * {1 << 31} + g.number FROM (SELECT {ROW}, {plain} AS value FROM {source}) AS r "
-        "JOIN group_numbers AS g ON r.value IS NOT DISTINCT FROM g.value"
-    )
-    for found in rows_of(connection, query):
-        codes[found >> 31] = found & ((1 << 31) - 1)
-    connection.execute("DROP TABLE group_values; DROP TABLE group_numbers")
-    return Groups(column, codes, None, count)
-
-
-def _by_part(column: str, names: Names, num_rows: int) -> Groups:
-    def encode(first: int, found: pa.LargeStringArray) -> tuple[int, npt.NDArray[Any] | None, list[Any], int]:
-        if not len(found):
-            return first, None, [], 0
+def _by_part(column: str, names: Names, num_rows: int, most_listed: int) -> Groups:
+    def encode(first: int, found: pa.LargeStringArray) -> tuple[int, npt.NDArray[Any], list[Any]]:
         numbers, offsets, data = texts.leading_parts(*text_buffers(found), by_source=column == SOURCE)
         parts = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
         encoded = parts.dictionary_encode()
-        return first, encoded.indices.to_numpy()[numbers], encoded.dictionary.to_pylist(), len(found)
+        return first, encoded.indices.to_numpy()[numbers], encoded.dictionary.to_pylist()
 
-    groups = _collect(column, num_rows, names.stream(column, encode))
+    groups = _collect(num_rows, names.map(column, encode), most_listed)
     if groups is None:
-        raise InputError(f"the samples have more than {_MANY_VALUES:,} values of {column}; that is too many for groups")
+        raise InputError(f"the samples have more than {most_listed:,} values of {column}; that is too many for groups")
     return groups
 
 
@@ -202,16 +178,61 @@ def _by_aspect(reader: RowReader, flag: str) -> Groups:
 
     for _ in reader.map([columns.WIDTH, columns.HEIGHT], put):
         pass
-    return Groups(ASPECT, codes, [*ASPECTS, None], len(ASPECTS) + 1)
+    return Groups(codes, len(ASPECTS) + 1)
 
 
 def _by_bucket(score_keys: npt.NDArray[np.uint32]) -> Groups:
-    def pieces() -> Iterable[tuple[int, npt.NDArray[Any], list[Any], int]]:
+    """Half points, as far as there are any; what has no score is a group of its own."""
+
+    def pieces() -> Iterable[tuple[int, npt.NDArray[Any], list[Any]]]:
         for first in range(0, len(score_keys), 1 << 20):
             scores = ordering.scores_of(score_keys[first : first + (1 << 20)]).astype(np.float64)
-            values, inside = np.unique(np.floor(scores * 2) / 2, return_inverse=True)
-            yield first, inside, [None if np.isnan(v) else float(v) for v in values], len(scores)
+            values, inside = np.unique(np.floor(scores * 2), return_inverse=True)
+            yield first, inside, [None if math.isnan(value) else value for value in values.tolist()]
 
-    groups = _collect(SCORE_BUCKET, len(score_keys), pieces())
+    groups = _collect(len(score_keys), pieces(), len(score_keys))
     assert groups is not None
     return groups
+
+
+def share_of(sizes: Counts, share: Fraction) -> Counts:
+    """ceil(share * size) of each group, exactly."""
+    found, inverse = np.unique(sizes, return_inverse=True)
+    return np.array([math.ceil(share * size) for size in found.tolist()], np.int64)[inverse]
+
+
+def equal_quotas(sizes: Counts, held: Counts, number: int | None, best_first: Callable[[Counts], Counts]) -> tuple[Counts, int]:
+    """How many rows each group may have: as many as the others, as long as it has them.
+
+    Args:
+        sizes: (G,) rows of each group.
+        held: (G,) rows that stay in any case (marked keep); they count.
+        number: rows in all; None: every group is cut to the size of the smallest that has any.
+        best_first: puts the numbers of groups in the order of their best rows; asked only for the last few rows, which
+            cannot be shared out evenly.
+
+    Returns:
+        (G,) rows, and the common number.
+    """
+
+    def filled(level: int) -> Counts:
+        return np.maximum(np.minimum(sizes, level), held)
+
+    if number is None:
+        level = int(sizes[sizes > 0].min()) if sizes.any() else 0
+        return filled(level), level
+    low, high = 0, int(sizes.max(initial=0))  # the largest level that does not take more than `number`
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(filled(middle).sum()) <= number:
+            low = middle
+        else:
+            high = middle - 1
+    found = filled(low)
+    rest = number - int(found.sum())
+    if rest > 0:
+        more = np.flatnonzero((sizes > low) & (held <= low))
+        if rest < len(more):
+            more = best_first(more)[:rest]
+        found[more] += 1
+    return found, low

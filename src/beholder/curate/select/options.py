@@ -33,7 +33,7 @@ def _threads() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """Which rows stay. The rules work in the order in which they stand in `curation.rules.RULES`."""
+    """Which rows stay. The rules work in the order in which they stand in `row_mask.RULES`."""
 
     PANEL: ClassVar[str] = "Which pictures stay"
 

@@ -1,4 +1,4 @@
-"""Keys of all rows and their names in; rows best first out: by key, then by name, then by row. Names are read where keys tie.
+"""The order of rows: by key, then by name, then by row; names are read only where keys tie. And the keys of a weighted draw.
 
 Ties are told apart without holding the names: 7 bytes of each tied name are read at a time and compared as numbers
 (`texts.fill_windows`), until no two rows are undecided. Where names ascend in row order, the stable sort has done it already.
@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.kernels import choosing, ordering, texts
+from beholder.curate.select.values import Values
+from beholder.kernels import ordering, texts
+from beholder.kernels.bits import ordered_bits
+from beholder.kernels.ordering import Bytes, Keys, Rows
 from beholder.scoreset.row_names import FEW_ROWS, Names
 from beholder.scoreset.row_reader import text_buffers
-
-Rows = npt.NDArray[np.uint32]
-Keys = npt.NDArray[np.uint32]
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass
@@ -38,66 +37,56 @@ class Ranking:
     few_rows: int = FEW_ROWS
     _everything: tuple[Keys, Rows] | None = field(default=None, repr=False)
 
-    @property
-    def num_ranked(self) -> int:
-        """Rows with a value."""
-        return int(np.count_nonzero(self.keys))
-
-    def by_key(self, rows: Rows | None = None) -> tuple[Keys, Rows]:
-        """Rows (all, or the given ascending ones) by key alone, equal ones in row order: (sorted inverted keys, rows)."""
-        if rows is not None:
-            return ordering.sort_best_first(self.keys[rows], rows, num_threads=self.num_threads)
+    def _by_key(self) -> tuple[Keys, Rows]:
+        """All rows by key alone, equal ones in row order: (sorted inverted keys, rows)."""
         if self._everything is None:
-            self._everything = ordering.sort_best_first(self.keys, num_threads=self.num_threads)
+            self._everything = ordering.sort_best_first(self.keys)
         return self._everything
-
-    def forget(self) -> None:
-        """Free what `by_key` keeps for all rows."""
-        self._everything = None
 
     def best_first(self, rows: Rows) -> Rows:
         """The given ascending rows, best first, ties by name, then row."""
-        keys, order = self.by_key(rows)
+        keys, order = ordering.sort_best_first(self.keys[rows], rows)
         self._settle(order, *ordering.mark_ties(keys, order))
         return order
 
     def kept_best_first(self, dropped: Bytes) -> Rows:
         """Rows with dropped == 0, best first, those without a value last: `kept_in_order` without ranks, which is less work."""
-        ordered = self.best_first(choosing.left_rows(self.keys, dropped, with_key=True))
-        return np.concatenate([ordered, self._valueless(dropped)])
-
-    def _valueless(self, dropped: Bytes) -> Rows:
-        """Rows with dropped == 0 that have no value, by name."""
-        return by_name(self.names, choosing.left_rows(self.keys, dropped, with_key=False))
+        left = np.flatnonzero(dropped == 0).astype(np.uint32)
+        has_value = self.keys[left] > 0
+        return np.concatenate([self.best_first(left[has_value]), by_name(self.names, left[~has_value])])
 
     def kept_in_order(self, dropped: Bytes) -> tuple[Rows, Rows]:
         """Rows with dropped == 0, best first, and the rank of each among all rows: 1 for the best, 0 for none (those last)."""
-        num_valued, num_without, least = choosing.survey(self.keys, dropped, self.num_threads)
-        without = self._valueless(dropped) if num_without else np.empty(0, np.uint32)
-        if not num_valued:
-            return without, np.zeros(len(without), np.uint32)
-        at_least = choosing.count_at_least(self.keys, least, self.num_threads)
-        if self._everything is None and at_least < len(self.keys) // 2:
-            keys, order = self.by_key(choosing.rows_at_least(self.keys, least, self.num_threads))
+        left = np.flatnonzero(dropped == 0).astype(np.uint32)
+        keys_left = self.keys[left]
+        without = by_name(self.names, left[keys_left == 0])
+        no_ranks = np.zeros(len(without), np.uint32)
+        if len(without) == len(left):
+            return without, no_ranks
+        least = keys_left[keys_left > 0].min()
+        del left, keys_left
+        at_least = np.flatnonzero(self.keys >= least).astype(np.uint32) if self._everything is None else None
+        if at_least is not None and len(at_least) < len(self.keys) // 2:
+            keys, order = ordering.sort_best_first(self.keys[at_least], at_least)
         else:
-            keys, order = self.by_key()
-            keys, order = keys[:at_least], order[:at_least]
-            self.forget()
+            keys, order = self._by_key()
+            count = int(np.searchsorted(keys, ~least, side="right"))
+            keys, order = keys[:count], order[:count]
+            self._everything = None
         flags, count = ordering.mark_ties(keys, order, dropped)
-        del keys
-        if count > 0 and at_least <= self.few_rows:  # all names at one reading: those that stay are wanted for the result, too
+        del keys, at_least
+        if count and len(order) <= self.few_rows:  # all names at one reading: those that stay are wanted again for the result
             self.names.of(np.sort(order))
         self._settle(order, flags, count)
-        rows, ranks = choosing.left_in_order(order, dropped, num_valued)
-        if not len(without):
-            return rows, ranks
-        return np.concatenate([rows, without]), np.concatenate([ranks, np.zeros(len(without), np.uint32)])
+        places = np.flatnonzero(dropped[order] == 0)
+        ranks = (places + 1).astype(np.uint32)
+        return np.concatenate([order[places], without]), np.concatenate([ranks, no_ranks])
 
     def ranks(self) -> npt.NDArray[np.uint32]:
         """(N,) the rank of every row, 0 for those without a value."""
-        keys, order = self.by_key()
-        num = self.num_ranked
-        self.forget()
+        keys, order = self._by_key()
+        self._everything = None
+        num = int(np.count_nonzero(self.keys))
         order = order[:num]
         flags, count = ordering.mark_ties(keys[:num], order)
         del keys
@@ -109,52 +98,78 @@ class Ranking:
         if not count:
             return
         if count <= self.few_rows:
-            places = ordering.places_in_runs(flags, count)
-            order[places] = self._settled_few(order[places], flags[places])
+            self._settle_few(order, flags)
             return
         windows = np.empty(len(self.keys), np.uint64)
         skip = self.names.first_windows(windows)
         if skip is None:
             return
-        while True:
-            still = ordering.sort_runs(order, flags, windows, self.num_threads)
-            if not still:
-                return
+        while still := ordering.sort_runs(order, flags, windows, self.num_threads):
             if 2 * still <= self.few_rows:
                 del windows
-                count = int(np.count_nonzero(flags | np.append(flags[1:], np.uint8(0))))
-                places = ordering.places_in_runs(flags, count)
-                order[places] = self._settled_few(order[places], flags[places])
+                self._settle_few(order, flags)
                 return
             skip += texts.WINDOW_BYTES
             self.names.windows(skip, windows)
 
-    def _settled_few(self, order: Rows, flags: Bytes) -> Rows:
-        """Rows in runs that tie, put in the order of their names; their names are read at once."""
-        rows, ids = ordering.rows_and_ids(order, len(self.keys))
-        names = self.names.of(rows)
-        _sort_by_names(ids, flags, names, self.num_threads)
-        return rows[ids]
-
-
-def _sort_by_names(ids: Rows, flags: Bytes, names: pa.LargeStringArray, num_threads: int) -> None:
-    """Sort the runs of `flags` by the names of the ids, then by id, in place."""
-    offsets, data = text_buffers(names)
-    windows = np.empty(len(names), np.uint64)
-    skip = len(texts.scan_names(offsets, data).common)
-    while True:
-        texts.fill_windows(offsets, data, skip, windows)
-        if not ordering.sort_runs(ids, flags, windows, num_threads):
-            return
-        skip += texts.WINDOW_BYTES
+    def _settle_few(self, order: Rows, flags: Bytes) -> None:
+        """The same for rows whose names are read at once."""
+        places = ordering.in_runs(flags)
+        rows, at = ordering.places_of(order[places])
+        ids = np.empty(len(rows), np.uint32)
+        ids[at] = np.arange(len(rows), dtype=np.uint32)
+        ordering.sort_by_names(ids, flags[places], *text_buffers(self.names.of(rows)), self.num_threads)
+        order[places] = rows[ids]
 
 
 def by_name(names: Names, rows: Rows) -> Rows:
     """The given ascending rows in the order of their names, equal names in row order."""
-    if len(rows) < 2:
-        return rows
-    ids = np.arange(len(rows), dtype=np.uint32)
-    flags = np.ones(len(rows), np.uint8)
-    flags[0] = 0
-    _sort_by_names(ids, flags, names.of(rows), 1)
-    return rows[ids]
+    return rows[order_of(np.zeros(len(rows), np.uint32), names.of(rows))] if len(rows) > 1 else rows
+
+
+def order_of(inverted: Keys, names: pa.LargeStringArray, num_threads: int = 1) -> Rows:
+    """The order of rows in memory: by ascending inverted key, ties by name, then as they stand."""
+    keys, order = ordering.sort_best_first(~inverted)
+    flags, count = ordering.mark_ties(keys, order)
+    if count:
+        ordering.sort_by_names(order, flags, *text_buffers(names), num_threads)
+    return order
+
+
+class GumbelSampler:
+    """A weighted draw without replacement, by numbers that every row gets: the largest ones win.
+
+    A row's number is value / temperature + g, with g a Gumbel number made of the seed and the row's name alone. The N largest
+    are a sample without replacement with weights exp(value / temperature): Vieira 2014, "Gumbel-max trick and weighted
+    reservoir sampling", and Kool, van Hoof and Welling 2019, "Stochastic beams and where to find them",
+    https://arxiv.org/abs/1903.06059. So the same rows win in whatever order they come.
+    """
+
+    def __init__(self, values: Values, ranking: Ranking, seed: int, temperature: float) -> None:
+        self._values, self._ranking, self._seed, self._temperature = values, ranking, seed, temperature
+
+    def _bits(self, rows: slice | Rows, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """The numbers of rows as uint64 in the same order; 0 for rows without a value."""
+        values = self._values.rank_values(rows)
+        uniform = ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        gumbel = -np.log(-np.log(uniform))
+        numbers = gumbel + (values / self._temperature if np.isfinite(self._temperature) else 0.0)
+        return np.where(np.isnan(values), np.uint64(0), ordered_bits(numbers))
+
+    def keys(self) -> Keys:
+        """(N,) keys of all rows: the upper 32 bits of their numbers."""
+        found = np.zeros(len(self._ranking.keys), np.uint32)
+
+        def put(first: int, hashes: npt.NDArray[np.uint64]) -> None:
+            part = slice(first, first + len(hashes))
+            found[part] = self._bits(part, hashes) >> np.uint64(32)
+
+        self._ranking.names.hashed(self._seed, put)
+        return found
+
+    def in_order(self, rows: Rows) -> Rows:
+        """Ascending rows, the largest number first; equal ones in the order of the ranking."""
+        hashes = texts.name_hashes(*text_buffers(self._ranking.names.of(rows)), self._seed)
+        ranked = self._ranking.best_first(rows)
+        numbers = self._bits(rows, hashes)[np.searchsorted(rows, ranked)]
+        return ranked[np.argsort(~numbers, kind="stable")]

@@ -1,37 +1,37 @@
-"""A score set's rows and the options in; the rules applied one after another, with what each one did and found, out."""
+"""Applies the rules of a selection to the rows of a score set, one after another, and notes what each one did and found."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beholder import columns
 from beholder.curate.advise.inputs import head_of
 from beholder.curate.advise.warnings import about_other_scales
-from beholder.curate.select import draw, grouping, quotas
-from beholder.curate.select.budget import keep_within
-from beholder.curate.select.keeping import has_pixels, in_order_of_claim, named_pieces, pixels_of, recorded_bytes
-from beholder.curate.select.options import BYTES, EXACT_BYTES, OLDEST, PIXELS, SCORE, SelectRules
-from beholder.curate.select.ranking import Ranking
-from beholder.curate.select.sieve import NUMBER, Sieve
-from beholder.curate.select.values import Values, read_values
+from beholder.curate.select import grouping
+from beholder.curate.select.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXELS, SCORE, SelectRules
+from beholder.curate.select.ranking import GumbelSampler, Ranking
+from beholder.curate.select.row_mask import NUMBER, ArrayMask, RangeMask, RowMask, sizes_of
+from beholder.curate.select.values import Values, choose_columns, read_values, score_of
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.kernels import choosing, ordering
+from beholder.kernels import ordering
 from beholder.locate.locate import PictureFinder
 from beholder.scoreset import database, joined, sample_lists
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
-from beholder.scoreset.score_set import ScoreSet
+from beholder.scoreset.score_set import ROW, ScoreSet
 from beholder.scoreset.untyped import Untyped
 
 if TYPE_CHECKING:
@@ -39,9 +39,18 @@ if TYPE_CHECKING:
 
 OnRows = Callable[[str, int, int], None]
 """Told what is read, how many rows of it are done, and how many there are."""
+Order = npt.NDArray[np.uint32]
+Places = npt.NDArray[np.int64]
+
+_UNKNOWN = np.iinfo(np.int64).max
+_FLAG = "--dedup-keep"
+_NAMED_AT_ONCE = 65_536
+_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "BOOLEAN")
+_BYTES_OF_A_TIE = 400
+"""About what a row takes while rows of nearly the same score are put in order."""
 
 
-class Rows:
+class SelectionInput:
     """A score set while a selection is made of it: its reader, names, database, groups.
 
     Closing it frees the scratch folder; the score set is its opener's.
@@ -60,6 +69,7 @@ class Rows:
         self.scratch = Path(tempfile.mkdtemp(prefix="beholder-select-"))
         self._stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
         self.joined_notes: tuple[str, ...] = ()
+        self._view = "scores"
         untyped = set(scores.untyped)
         joined_file: Path | None = None
         try:
@@ -68,7 +78,7 @@ class Rows:
                     found = joined.join_metadata(self.connection, scores, rules.join, self.scratch)
                 joined_file, self.joined_notes = found.file, found.notes
                 untyped |= found.untyped
-                self.view = joined.register_joined(self.connection, joined_file)
+                self._view = joined.register_joined(self.connection, joined_file)
             self.untyped = Untyped(untyped)
             self.reader = RowReader(scores, joined_file, untyped=untyped, num_threads=rules.threads)
             self.names = Names(self.reader, self.tell)
@@ -85,15 +95,10 @@ class Rows:
             self.scores.register(connection)
         return connection
 
-    @cached_property
-    def view(self) -> str:
-        """The view with every column there is."""
-        _ = self.connection
-        return "scores"
-
     def database(self) -> tuple[duckdb.DuckDBPyConnection, str]:
         """The connection, and the view with every column there is."""
-        return self.connection, self.view
+        connection = self.connection
+        return connection, self._view
 
     def finder(self) -> PictureFinder:
         """Finds the pictures of the rows."""
@@ -120,8 +125,11 @@ class Rows:
         self._stack.close()
 
 
-class Judge:
+class RuleRunner:
     """Applies the rules to the rows of a set.
+
+    Where the scores (and sizes) alone decide, and what became of every row is not asked for, nothing is held of a row (`mask`
+    is a RangeMask); else a key and a byte of each (an ArrayMask).
 
     Args:
         rows: the set, and what was asked for.
@@ -129,37 +137,70 @@ class Judge:
             as `top` reaches, where only the rows that stay depend on it; `num_looked_at` then says how far that was.
     """
 
-    def __init__(self, rows: Rows, *, is_whole: bool = True) -> None:
+    def __init__(self, rows: SelectionInput, *, is_whole: bool = True) -> None:
         self.rows, self.rules, self.scores = rows, rows.rules, rows.scores
         self._is_whole = is_whole
         self.num_looked_at: int | None = None
         self.num_rows_that_meet = self.scores.num_rows - len(rows.repeated)
         if self.scores.num_rows > ordering.MOST_ROWS:
             raise InputError(f"{self.scores.source} has more than {ordering.MOST_ROWS:,} rows; select from parts of it")
-        self._check_files()
+        for flag, path in (*(("--exclude", path) for path in self.rules.exclude), ("--marks", self.rules.marks)):
+            if path is not None and not storage.exists(path):
+                raise InputError(f"{flag} {path} does not exist")
         rows.stage("scores")
-        self.values: Values = read_values(self.scores, rows.reader, self.rules, rows.repeated)
-        self.sieve = Sieve(Ranking(self.values.rank_keys, rows.names, self.rules.threads), self.rules.threads, self._value_of)
+        self.score, self.expression = choose_columns(rows.reader, self.rules)
+        self._score_keys: npt.NDArray[np.uint32] | None = None
+        self.mask: RowMask = self._streamed() or self._by_arrays()
         self.thresholds: dict[str, float | None] = {}
         self.groups: pa.Table | None = None
         self.notes: list[str] = [*self.scores.notes, *rows.joined_notes]
         self._group_cache: dict[str, grouping.Groups] = {}
 
-    def _check_files(self) -> None:
-        """Say early what is missing."""
-        for flag, path in (*(("--exclude", path) for path in self.rules.exclude), ("--marks", self.rules.marks)):
-            if path is not None and not storage.exists(path):
-                raise InputError(f"{flag} {path} does not exist")
+    def _streamed(self) -> RangeMask | None:
+        """The mask that holds nothing of a row; None where the rules or the scores need another."""
+        rules, rows = self.rules, self.rows
+        given = (rules.per, rules.balance, rules.sample, rules.dedup, rules.marks, self.expression)
+        lists = (*rules.where, *rules.exclude, *rules.dedup_against)
+        if self._is_whole or lists or any(value is not None for value in given):
+            return None
+        assert self.score is not None
+        least, most = self._range()
 
-    def judge(self) -> None:
+        def tell(count: int) -> None:
+            rows.tell("scores", count)
+
+        mask = RangeMask(rows.reader, rows.names, self.score, rows.repeated, [least, most + 1], score_of, tell)
+        return mask if mask.most_in_bin * _BYTES_OF_A_TIE <= rules.memory else None
+
+    def _by_arrays(self) -> ArrayMask:
+        rules = self.rules
+        self.values: Values = read_values(self.rows.reader, rules, self.score, self.expression, self.rows.repeated)
+        self._score_keys = self.values.score_keys
+        ranking = Ranking(self.values.rank_keys, self.rows.names, rules.threads)
+        return ArrayMask(ranking, self.rows.reader, self.values.value_of)
+
+    @property
+    def knows_scores(self) -> bool:
+        """Whether the score column was read, and not only an expression's columns."""
+        return self._score_keys is not None or isinstance(self.mask, RangeMask)
+
+    @property
+    def arrays(self) -> ArrayMask:
+        """The mask where it holds a byte of every row."""
+        assert isinstance(self.mask, ArrayMask)
+        return self.mask
+
+    def run(self) -> None:
         """Apply every rule that was asked for, in order."""
-        rules, sieve = self.rules, self.sieve
-        if len(self.rows.repeated):
-            sieve.note("repeated", "each sample once", sieve.drop_rows("repeated", self.rows.repeated))
+        rules, mask, repeated = self.rules, self.mask, self.rows.repeated
+        if len(repeated):
+            if isinstance(mask, ArrayMask):
+                mask.drop_rows("repeated", repeated)
+            mask.note("repeated", "each sample once", len(repeated))
         marked_drop = self._read_marks()
-        missing = sieve.drop_outside("no_score", self.values.rank_keys)
+        missing = mask.keep_between("no_score")
         if missing:
-            sieve.note("no_score", "a score" if self.values.expression is None else "a ranking value", missing)
+            mask.note("no_score", "a score" if self.expression is None else "a ranking value", missing)
         self._lists(marked_drop)
         self._where()
         self._scores()
@@ -174,8 +215,8 @@ class Judge:
             self._draw(rules.sample)
         if rules.budget is not None:
             self.rows.stage("sizes")
-            keep_within(sieve, self.rows.reader, rules.budget, rules.size_column)
-            self._found("budget")
+            mask.keep_within(self.rows.reader, rules.budget, rules.size_column)
+            self.thresholds["budget"] = mask.steps[-1].lowest
 
     def _read_marks(self) -> npt.NDArray[np.int64] | None:
         """Pin the rows marked keep; rows marked drop, or None without marks."""
@@ -184,13 +225,13 @@ class Judge:
             return None
         with database.clear_errors(f"--marks {path}", database.WITH_FLAG):
             marks = sample_lists.read_marks(path)
-            keep, drop, num_known = sample_lists.marked_rows(self.rows.connection, marks, self.rows.view)
+            keep, drop, num_known = sample_lists.marked_rows(self.rows.connection, marks, self.rows.database()[1])
         if marks and not num_known:
             self.notes.append(f"--marks {path}: {_none_of(len(marks))} among the rows")
         elif unknown := len(marks) - num_known:
             were = "was" if unknown == 1 else "were"
             self.notes.append(f"--marks {path}: {unknown:,} of its {len(marks):,} samples {were} not among the rows")
-        self.sieve.pin(keep)
+        self.arrays.protect(keep)
         return drop
 
     def _lists(self, marked_drop: npt.NDArray[np.int64] | None) -> None:
@@ -200,78 +241,79 @@ class Judge:
             dropped = 0
             with database.clear_errors(f"--exclude {path}", database.WITH_FLAG):
                 count = sample_lists.read_list(self.rows.connection, path, table, self.rows.scratch)
-                for found in database.rows_of(self.rows.connection, sample_lists.rows_in(table, self.rows.view)):
-                    dropped += self.sieve.drop_rows("excluded", found, pinned_too=True)
-            self.sieve.note("excluded", f"not in {path}", dropped, note=f"{count:,} sample{_s(count)} in the list")
+                for found in database.rows_of(self.rows.connection, sample_lists.rows_in(table, self.rows.database()[1])):
+                    dropped += self.arrays.drop_rows("excluded", found, protected_too=True)
+            self.arrays.note("excluded", f"not in {path}", dropped, note=f"{count:,} sample{_s(count)} in the list")
             if count and not dropped:
                 self.notes.append(f"--exclude {path}: {_none_of(count)} among the rows that were left")
         if marked_drop is not None:
-            dropped = self.sieve.drop_rows("marked", marked_drop)
-            kept = self.sieve.num_pinned
+            dropped = self.arrays.drop_rows("marked", marked_drop)
+            kept = self.arrays.num_protected
             told = f"{kept:,} marked keep, which no later rule drops" if kept else "none marked keep"
-            self.sieve.note("marked", f"not marked drop in {self.rules.marks}", dropped, note=told)
+            self.arrays.note("marked", f"not marked drop in {self.rules.marks}", dropped, note=told)
 
     def _where(self) -> None:
         meets: npt.NDArray[np.bool_] | None = None
         for expression in self.rules.where:
             self.rows.stage(f"where {expression}")
             mask = database.mask_where(
-                self.rows.connection, expression, self.rows.view, self.scores.num_rows, self.rows.untyped
+                self.rows.connection, expression, self.rows.database()[1], self.scores.num_rows, self.rows.untyped
             )
-            self.sieve.note("where", f"where {' '.join(expression.split())}", self.sieve.drop_unmarked("where", mask))
+            self.arrays.note("where", f"where {' '.join(expression.split())}", self.arrays.drop_unmarked("where", mask))
             meets = mask if meets is None else np.logical_and(meets, mask, out=meets)
         if meets is not None:
             meets[self.rows.repeated] = False
             self.num_rows_that_meet = int(np.count_nonzero(meets))
 
+    def _range(self) -> tuple[int, int]:
+        """The keys of min_score and max_score."""
+        threshold, most = self.rules.least_score, self.rules.max_score
+        least = 1 if threshold is None else max(1, ordering.key_of(threshold.value) + threshold.is_strict)
+        return least, ordering.MOST_KEY if most is None else ordering.key_of(most)
+
     def _scores(self) -> None:
-        rules, sieve, keys = self.rules, self.sieve, self.values.score_keys
-        if keys is None:
-            return
+        rules, mask, keys = self.rules, self.mask, self._score_keys
+        least, most = self._range()
         threshold = rules.least_score
         if threshold is not None:
-            least = max(1, ordering.key_of(threshold.value) + threshold.is_strict)
-            sieve.note("min_score", str(threshold), sieve.drop_outside("min_score", keys, least=least))
-            if threshold.landmark is not None and self.values.score is not None:
-                head = head_of(self.scores, self.values.score, None)
+            mask.note("min_score", str(threshold), mask.keep_between("min_score", keys, least=least))
+            if threshold.landmark is not None and self.score is not None:
+                head = head_of(self.scores, self.score, None)
                 self.notes += about_other_scales(head, threshold.value, threshold.landmark)
         if rules.max_score is not None:
-            most = ordering.key_of(rules.max_score)
-            sieve.note("max_score", f"score <= {rules.max_score:g}", sieve.drop_outside("max_score", keys, most=most))
+            mask.note("max_score", f"score <= {rules.max_score:g}", mask.keep_between("max_score", keys, most=most))
         if rules.quantile is not None:
-            value = self._quantile(rules.quantile, keys)
-            dropped = sieve.drop_outside("quantile", keys, least=1 if value is None else _key_at_least(value))
-            sieve.note("quantile", f"score >= the {rules.quantile:g} quantile", dropped, value)
+            value = self._quantile(rules.quantile)
+            dropped = mask.keep_between("quantile", keys, least=1 if value is None else _key_at_least(value))
+            mask.note("quantile", f"score >= the {rules.quantile:g} quantile", dropped, value)
             self.thresholds["quantile"] = value
 
-    def _quantile(self, quantile: float, keys: npt.NDArray[np.uint32]) -> float | None:
+    def _quantile(self, quantile: float) -> float | None:
         """The quantile of the scores left, interpolated as by numpy, in float64; None without scores."""
-        count, _, _ = choosing.survey(keys, self.sieve.dropped, self.rules.threads)
+        count = self.mask.num_with_key(self._score_keys)
         if not count:
             return None
         place = quantile * (count - 1)
         below = int(place)
-        low, high = (self._nth_score(keys, count, min(at, count - 1)) for at in (below, below + 1))
+        low, high = (
+            score_of(self.mask.nth_best(count - min(at, count - 1), self._score_keys, protected_too=True)[0])
+            for at in (below, below + 1)
+        )
         part = place - below
         if low == high or part == 0:
             return low
         return float(low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part))
 
-    def _nth_score(self, keys: npt.NDArray[np.uint32], count: int, place: int) -> float:
-        """The score at a place from 0, the smallest, among the `count` rows left that have one."""
-        key, _, _ = choosing.nth_best(keys, self.sieve.dropped, count - place, num_threads=self.rules.threads)
-        return float(ordering.scores_of(np.array([key], np.uint32))[0])
-
     def _near(self) -> None:
         """Drop what is near to a reference set, then near-duplicates."""
         from beholder.curate.duplicates.groups import drop_near_duplicates
 
-        rules, sieve = self.rules, self.sieve
-        order, num_always = self._selection_order(), sieve.num_pinned
+        rules, mask = self.rules, self.arrays
+        order, num_always = self._selection_order(), mask.num_protected
         embeddings = self._embeddings("--dedup" if rules.similarity is not None else "--dedup-against")
         groups = None
         if rules.similarity is not None:
-            order, notes = in_order_of_claim(self.rows, order, num_always)
+            order, notes = in_order_of_keeping(self.rows, order, num_always)
             self.notes += notes
             groups = (
                 None if rules.dedup_per is None else self._groups(rules.dedup_per, "--dedup-per").codes[order].astype(np.int64)
@@ -305,15 +347,15 @@ class Judge:
                 told.append(f"{found.num_references_left_out:,} more without an embedding")
             if found.num_near_that_stay:
                 told.append(f"{found.num_near_that_stay:,} marked keep stay all the same")
-            dropped = sieve.drop_rows("near_reference", np.asarray(found.near_reference))
+            dropped = mask.drop_rows("near_reference", np.asarray(found.near_reference))
             told += notes if rules.similarity is None else []
             text = f"not near {', '.join(rules.dedup_against)}, similarity < {rules.reference_similarity:g}"
-            sieve.note("near_reference", text, dropped, note="; ".join(told))
+            mask.note("near_reference", text, dropped, note="; ".join(told))
         self.groups = found.groups
         if rules.similarity is not None:
-            dropped = sieve.drop_rows("duplicate", np.asarray(found.dropped))
+            dropped = mask.drop_rows("duplicate", np.asarray(found.dropped))
             text = f"near-duplicates, similarity >= {rules.similarity:g}"
-            sieve.note("duplicate", text + self._claimed(), dropped, note="; ".join(notes))
+            mask.note("duplicate", text + self._claimed(), dropped, note="; ".join(notes))
             self._tell_of_pixels()
 
     def _claimed(self) -> str:
@@ -336,7 +378,7 @@ class Judge:
             return None
         if rules.dedup_keep != SCORE:  # then rows are not gone through in the order of the ranking
             return None
-        return max(rules.top, self.sieve.num_pinned)
+        return max(rules.top, self.arrays.num_protected)
 
     def _tell_of_pixels(self) -> None:
         """Say how many groups have a larger picture than the one that stays, where what stays goes by the score."""
@@ -361,8 +403,8 @@ class Judge:
         from beholder.curate.duplicates.groups import groups_table, joined_groups
         from beholder.curate.duplicates.identical import find_identical
 
-        rules, sieve = self.rules, self.sieve
-        rows = choosing.left_rows(sieve.ranking.keys, sieve.dropped)
+        rules, mask = self.rules, self.arrays
+        rows = mask.rows()
         self.rows.stage("sizes")
         sizes = recorded_bytes(self.rows.reader)[rows]
         self.rows.stage("pictures read")
@@ -380,8 +422,8 @@ class Judge:
         alike = np.bincount(kinds, minlength=1)[kinds] > 1
         order = self._selection_order()
         order = order[alike[np.searchsorted(rows, order)]]
-        num_always = int((sieve.pinned[order] != 0).sum()) if len(sieve.pinned) else 0
-        order, notes = in_order_of_claim(self.rows, order, num_always)
+        num_always = 0 if mask.protected is None else int(np.count_nonzero(mask.protected[order]))
+        order, notes = in_order_of_keeping(self.rows, order, num_always)
         kind = kinds[np.searchsorted(rows, order)]
         first = np.full(int(kinds.max(initial=-1)) + 1, len(order), np.int64)
         np.minimum.at(first, kind, np.arange(len(order)))
@@ -389,8 +431,8 @@ class Judge:
         keeper[:num_always] = np.arange(num_always)
         alike_groups = groups_table(self.scores, order.astype(np.int64), keeper, np.ones(len(order), np.float32))
         self.groups = alike_groups if self.groups is None else joined_groups(alike_groups, self.groups)
-        dropped = sieve.drop_rows("duplicate", order[keeper != np.arange(len(order))])
-        sieve.note("duplicate", f"the same bytes{self._claimed()}", dropped, note=f"{found.num_read:,} of {len(rows):,} read")
+        dropped = mask.drop_rows("duplicate", order[keeper != np.arange(len(order))])
+        mask.note("duplicate", f"the same bytes{self._claimed()}", dropped, note=f"{found.num_read:,} of {len(rows):,} read")
         self.notes += notes
         if found.num_unread:
             stays = "it stays" if found.num_unread == 1 else "they stay"
@@ -400,13 +442,9 @@ class Judge:
 
     def _selection_order(self) -> npt.NDArray[np.uint32]:
         """The rows left, those that stay in any case first, then best first."""
-        sieve, ranking = self.sieve, self.sieve.ranking
-        rows = choosing.left_rows(ranking.keys, sieve.dropped, pinned=sieve.pinned)
-        order = ranking.best_first(rows)
-        if not len(sieve.pinned):
-            return order
-        pinned = choosing.left_rows(ranking.keys, sieve.dropped | (sieve.pinned == 0))
-        return np.concatenate([ranking.best_first(pinned), order])
+        mask = self.arrays
+        order = mask.best_first(mask.rows(protected=False))
+        return order if mask.protected is None else np.concatenate([mask.best_first(mask.rows(protected=True)), order])
 
     def _embeddings(self, flag: str) -> str:
         found = self.rules.embeddings or self.scores.embeddings
@@ -434,38 +472,39 @@ class Judge:
         from beholder.curate.duplicates.clusters import cluster_rows
         from beholder.scoreset.vectors import load_vectors
 
-        once = np.flatnonzero(self.sieve.dropped != NUMBER["repeated"]) if len(self.rows.repeated) else None
+        once = np.flatnonzero(self.arrays.dropped != NUMBER["repeated"]) if len(self.rows.repeated) else None
         vectors = load_vectors(self.scores, self._embeddings("--clusters"), scratch=self.rows.scratch, rows=once)
         codes = cluster_rows(vectors, self.rules.clusters, num_threads=self.rules.threads)
         codes[codes < 0] = self.rules.clusters
-        values: list[Any] = [*range(self.rules.clusters), None]
-        return grouping.Groups(grouping.CLUSTER, codes, values, len(values))
+        return grouping.Groups(codes, self.rules.clusters + 1)
 
     def _balance(self, column: str) -> None:
-        groups, sieve = self._groups(column, "--balance"), self.sieve
-        sizes = sieve.group_sizes(groups.codes, groups.num_groups)
-        held = sieve.group_sizes(groups.codes, groups.num_groups, "pinned")
-        wanted, level = quotas.balanced(sizes, held, self.rules.top, lambda found: sieve.groups_best_first(groups.codes, found))
-        dropped = sieve.keep_best_of_groups("balance", groups.codes, wanted)
+        groups, mask = self._groups(column, "--balance"), self.arrays
+        sizes = mask.group_sizes(groups.codes, groups.num_groups)
+        held = mask.group_sizes(groups.codes, groups.num_groups, protected=True)
+        wanted, level = grouping.equal_quotas(
+            sizes, held, self.rules.top, lambda found: mask.groups_best_first(groups.codes, found)
+        )
+        dropped = mask.keep_best_of_groups("balance", groups.codes, wanted)
         text = f"equally many of each {column}" + (f", {self.rules.top:,} in all" if self.rules.top is not None else "")
         some = int(np.count_nonzero(sizes))
-        sieve.note("balance", text, dropped, level, note=f"{level:,} of each of {some:,} group{_s(some)}")
-        self._found("balance")
+        note = f"{level:,} of each of {some:,} group{_s(some)}"
+        self.thresholds["balance"] = mask.note("balance", text, dropped, level, note=note)
 
     def _best(self) -> None:
         """Keep the best, so many and a share: both of what was there before either, so the smaller number stays."""
-        rules, sieve, share = self.rules, self.sieve, self.rules.share
+        rules, share = self.rules, self.rules.share
         number = rules.top if rules.balance is None else None
         if number is None and share is None:
             return
         groups = None if rules.per is None else self._groups(rules.per, "--per")
-        sizes = np.array([sieve.left]) if groups is None else sieve.group_sizes(groups.codes, groups.num_groups)
+        sizes = np.array([self.mask.left]) if groups is None else self.arrays.group_sizes(groups.codes, groups.num_groups)
         some = int(np.count_nonzero(sizes))
         of_each, note = ("", "") if groups is None else (f" of each {rules.per}", f"{some:,} group{_s(some)}")
         if number is not None:
             self._cut("top", f"top {number:,}{of_each}", groups, np.full(len(sizes), number, np.int64), note)
         if share is not None:
-            wanted = quotas.share_of(sizes, share)
+            wanted = grouping.share_of(sizes, share)
             text, before = f"top {float(100 * share):.12g} %", f" before top {number:,}" if number is not None else ""
             if groups is None:
                 text += f" of {'the ' if before else ''}{sizes[0]:,} row{_s(int(sizes[0]))}{before}"
@@ -476,40 +515,28 @@ class Judge:
 
     def _cut(self, word: str, text: str, groups: grouping.Groups | None, wanted: npt.NDArray[np.int64], note: str) -> None:
         """Keep the best `wanted[0]` rows, or of each group (G,) so many."""
-        sieve = self.sieve
         if groups is None:
-            dropped = sieve.keep_best(word, int(wanted[0]))
+            dropped = self.mask.keep_best(word, int(wanted[0]))
         else:
-            dropped = sieve.keep_best_of_groups(word, groups.codes, wanted)
-        sieve.note(word, text, dropped, self._found(word), note)
+            dropped = self.arrays.keep_best_of_groups(word, groups.codes, wanted)
+        self.thresholds[word] = self.mask.note(word, text, dropped, note=note, is_cut=True)
 
     def _draw(self, number: int) -> None:
-        sieve, rules = self.sieve, self.rules
+        mask, rules = self.arrays, self.rules
         text = f"a draw of {number:,}, seed {rules.seed}, temperature {rules.temperature:g}"
-        lots = draw.Lots(self.values, sieve.ranking, rules.seed, rules.temperature)
+        sampler = GumbelSampler(self.values, mask.ranking, rules.seed, rules.temperature)
         if rules.per is None:
-            if sieve.left > number:
+            if mask.left > number:
                 self.rows.stage("drawing")
-                sieve.note("sample", text, sieve.keep_best("sample", number, lots.keys(), lots.in_order))
+                mask.note("sample", text, mask.keep_best("sample", number, sampler.keys(), sampler.in_order))
             else:
-                sieve.note("sample", text, 0)
+                mask.note("sample", text, 0)
             return
         groups = self._groups(rules.per, "--per")
         self.rows.stage("drawing")
         wanted = np.full(groups.num_groups, number, np.int64)
-        dropped = sieve.keep_best_of_groups("sample", groups.codes, wanted, lots.keys(), lots.in_order)
-        sieve.note("sample", f"{text}, of each {rules.per}", dropped)
-
-    def _found(self, word: str) -> float | None:
-        """Note the lowest ranking value that is left."""
-        value = self.thresholds[word] = self.sieve.lowest_value()
-        return value
-
-    def _value_of(self, key: int) -> float:
-        """The ranking value that has a key."""
-        if self.values.levels is not None:
-            return float(self.values.levels[key - 1])
-        return float(ordering.scores_of(np.array([key], np.uint32))[0])
+        dropped = mask.keep_best_of_groups("sample", groups.codes, wanted, sampler.keys(), sampler.in_order)
+        mask.note("sample", f"{text}, of each {rules.per}", dropped)
 
 
 def _s(count: int) -> str:
@@ -527,3 +554,157 @@ def _key_at_least(value: float) -> int:
     if float(near) < value:
         near = np.nextafter(near, np.float32(np.inf))
     return max(1, ordering.key_of(float(near)))
+
+
+def in_order_of_keeping(rows: SelectionInput, order: Order, num_always: int) -> tuple[Order, list[str]]:
+    """Put rows into the order in which `--dedup` goes through them: of rows that are alike the first one stays.
+
+    Most pixels, most bytes, the oldest file or the highest value of the expression come first, as `dedup_keep` says. Rows for
+    which that is equal stay as they are ranked (by value, then by sample, then by row), and so do those for which it is not
+    known, which come last. The first `num_always` rows, which stay in any case, stay in front.
+
+    Args:
+        rows: the score set, and what was asked for.
+        order: (M,) rows, best first.
+        num_always: how many at its head always stay.
+
+    Returns:
+        (M,) the same rows; lines worth telling.
+
+    Raises:
+        InputError: a column that is not there, or that holds no numbers; an expression that is none; no file time is known.
+    """
+    keep = rows.rules.dedup_keep
+    if keep == SCORE or not len(order):
+        return order, []
+    if keep == PIXELS:
+        places, what = _largest_first(pixels_of(rows.reader, f"{_FLAG} {PIXELS}")), "size in pixels"
+    elif keep == BYTES:
+        _check_column(rows.reader, columns.NUM_BYTES, f"{_FLAG} {BYTES}")
+        places, what = _largest_first(recorded_bytes(rows.reader)), "number of bytes"
+    elif keep == OLDEST:
+        places, what = _file_times(rows, order), "file time"
+    else:
+        places, what = _places_by_expression(rows, keep), "value"
+    places = places[order]
+    parts = (places[:num_always], places[num_always:])
+    by = np.concatenate([np.argsort(parts[0], kind="stable"), num_always + np.argsort(parts[1], kind="stable")])
+    notes = []
+    unknown = int((places == _UNKNOWN).sum())
+    if unknown:
+        shown = keep if keep in KEEP_WORDS else f"{' '.join(keep.split())!r}"
+        why = " (no local file of its own, or one that has gone)" if keep == OLDEST else ""
+        notes.append(
+            f"{_FLAG} {shown}: the {what} of {unknown:,} of {len(order):,} rows is not known{why}; all others go before them"
+        )
+    return order[by], notes
+
+
+def _largest_first(values: Places) -> Places:
+    """Numbers that are smallest for the largest values; -1 is what is not known."""
+    return np.where(values < 0, _UNKNOWN, -values)
+
+
+def has_pixels(reader: RowReader) -> bool:
+    """Whether the set has columns of width and height."""
+    return all(name in reader.schema.names and reader.holds_numbers(name) for name in (columns.WIDTH, columns.HEIGHT))
+
+
+def pixels_of(reader: RowReader, flag: str) -> Places:
+    """(N,) int64 width times height of each row, -1 where it is not known. Raises InputError."""
+    for name in (columns.WIDTH, columns.HEIGHT):
+        _check_column(reader, name, flag)
+    found = np.full(reader.num_rows, -1, np.int64)
+
+    def put(first: int, table: pa.Table) -> None:
+        sides = []
+        for name in (columns.WIDTH, columns.HEIGHT):
+            column = pc.fill_null(reader.numbers_in(table, name).cast(pa.float64(), safe=False), math.nan)
+            sides.append(column.combine_chunks().to_numpy(zero_copy_only=False))
+        with np.errstate(invalid="ignore", over="ignore"):
+            pixels = sides[0] * sides[1]
+            is_known = (sides[0] > 0) & (sides[1] > 0) & (pixels < 2.0**62)
+            found[first : first + table.num_rows] = np.where(is_known, pixels, -1.0).astype(np.int64)
+
+    for _ in reader.map([columns.WIDTH, columns.HEIGHT], put):
+        pass
+    return found
+
+
+def recorded_bytes(reader: RowReader) -> Places:
+    """(N,) int64 bytes of each picture as they were recorded, -1 where they are not known."""
+    found = np.full(reader.num_rows, -1, np.int64)
+    if columns.NUM_BYTES not in reader.schema.names or not reader.holds_numbers(columns.NUM_BYTES):
+        return found
+
+    def put(first: int, table: pa.Table) -> None:
+        found[first : first + table.num_rows] = sizes_of(reader, table, columns.NUM_BYTES)
+
+    for _ in reader.map([columns.NUM_BYTES], put):
+        pass
+    return found
+
+
+def _check_column(reader: RowReader, name: str, flag: str) -> None:
+    if name not in reader.schema.names:
+        has = ", ".join(reader.metadata_columns[:20]) or "no metadata"
+        raise InputError(f"{flag} needs the column {name}, which is not there ({has}); --join can bring it")
+    if not reader.holds_numbers(name):
+        raise InputError(f"{flag} needs numbers in the column {name}; it holds {reader.schema.field(name).type}")
+
+
+def _places_by_expression(rows: SelectionInput, expression: str) -> Places:
+    """(N,) int64 0 for the highest value, 1 for the next, ...; `_UNKNOWN` for NULL and NaN."""
+    named = f"{_FLAG} {' '.join(expression.split())!r}"
+    connection, view = rows.database()
+    try:
+        fitted = database.check_expression(connection, expression, view, _FLAG, rows.untyped)
+    except InputError as error:
+        if expression.strip().isidentifier():
+            raise InputError(f"{error}; words that are no columns: {', '.join(KEEP_WORDS)}") from None
+        raise
+    with database.clear_errors(named):
+        described = database.first_row(connection, f"DESCRIBE SELECT (\n{fitted}\n) AS value FROM {view}")
+        kind = str(described[1]) if described is not None else ""
+        if kind.removeprefix("U") not in _NUMBERS and not kind.startswith("DECIMAL"):
+            hint = "; TRY_CAST(... AS DOUBLE) makes numbers of text" if kind == "VARCHAR" else ""
+            raise InputError(f"{named} gives values of {kind}, not numbers that could be compared{hint}")
+        value = "CASE WHEN isnan(value) THEN NULL ELSE value END" if kind in ("FLOAT", "DOUBLE") else "value"
+        query = (
+            f"SELECT {ROW}, CASE WHEN value IS NULL THEN NULL ELSE dense_rank() OVER (ORDER BY value DESC NULLS LAST) END "
+            f"FROM (SELECT {ROW}, {value} AS value FROM (SELECT {ROW}, (\n{fitted}\n) AS value FROM {view}))"
+        )
+        found = np.full(rows.scores.num_rows, _UNKNOWN, np.int64)
+        for batch in database.batches_of(connection, query, 1 << 20):
+            number, place = (batch.column(at) for at in (0, 1))
+            found[number.to_numpy(zero_copy_only=False)] = pc.fill_null(place, _UNKNOWN).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _file_times(rows: SelectionInput, order: Order) -> Places:
+    """(N,) int64 when each picture's file was last changed, in ns since 1970; `_UNKNOWN` for what is no local file."""
+    found = np.full(rows.scores.num_rows, _UNKNOWN, np.int64)
+    rows.stage("file times")
+    with rows.finder() as finder:
+        for at, samples in named_pieces(rows, np.sort(order)):
+            for row, place in zip(at.tolist(), finder.locate(samples), strict=True):
+                ref = place.files[0].ref
+                if place.kind == "file" and ref is not None and ref.path is not None and storage.is_local(ref.path):
+                    try:
+                        found[row] = storage.local_path(ref.path).stat().st_mtime_ns
+                    except (OSError, ValueError):
+                        continue  # it has gone; counted with those that are not known
+            rows.tell("file times", len(at))
+    if (found == _UNKNOWN).all():
+        raise InputError(
+            f"{_FLAG} {OLDEST}: no picture is a local file whose time is known (in archives, tables and on servers it is not); "
+            "--pictures or --root say where they are now, or keep by another rule"
+        )
+    return found
+
+
+def named_pieces(rows: SelectionInput, ascending: Order) -> Iterator[tuple[Order, list[str]]]:
+    """Ascending rows and their samples, some tens of thousands at a time."""
+    for start in range(0, len(ascending), _NAMED_AT_ONCE):
+        part = ascending[start : start + _NAMED_AT_ONCE]
+        yield part, rows.names.of(part).to_pylist()
