@@ -440,9 +440,9 @@ class ArrayMask(RowMask):
         ordered = ordered[np.argsort(codes[ordered], kind="stable")]
         groups = codes[ordered]
         places = np.arange(len(groups)) - np.searchsorted(groups, groups)
-        gone = ordered[places >= fitting[groups]]
-        self.dropped[gone] = NUMBER[word]
-        return dropped + len(gone)
+        late = ordered[places >= fitting[groups]]
+        self.dropped[late] = NUMBER[word]
+        return dropped + len(late)
 
     def groups_best_first(self, codes: Codes, groups: Counts) -> Counts:
         """The numbers of groups in the order of their best rows left."""
@@ -672,7 +672,7 @@ class RangeMask(RowMask):
         self.size_column = column
 
 
-def _counted(numbers: npt.NDArray[np.uint32]) -> tuple[int, Counts]:
+def _counted(numbers: npt.NDArray[Any]) -> tuple[int, Counts]:
     """How often each number is there, from the least one on; and that."""
     least = int(numbers.min()) if len(numbers) else 0
     return least, np.bincount(numbers - np.uint32(least))
@@ -763,4 +763,5 @@ def sizes_of(reader: RowReader, table: pa.Table, name: str) -> Counts:
     elif pa.types.is_uint64(column.type):
         column = pc.min_element_wise(column, pa.scalar(_MOST_BYTES, pa.uint64()))
     found = pc.fill_null(column.cast(pa.int64()), -1).combine_chunks().to_numpy(zero_copy_only=False)
-    return np.maximum(found, -1)
+    sizes: Counts = np.maximum(found, -1)
+    return sizes

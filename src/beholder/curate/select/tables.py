@@ -166,7 +166,8 @@ class RowTables:
 
         def buckets_of(at_once: int) -> npt.NDArray[np.uint32]:
             number = ended // max(1, at_once)
-            return inverted[1:][number[1:] != number[:-1]]
+            starts: npt.NDArray[np.uint32] = inverted[1:][number[1:] != number[:-1]]
+            return starts
 
         total = int(counts.sum())
         for table in self._sorted(self._between(names, mask), total, buckets_of, num_rows, has_ties=True):
