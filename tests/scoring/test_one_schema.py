@@ -16,7 +16,7 @@ import pytest
 
 from beholder import InputError, select
 from beholder.curate.select.options import OutputOptions
-from beholder.curate.select.writing import write_lists
+from beholder.curate.select.selection import write_lists
 from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options

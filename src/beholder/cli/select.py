@@ -13,7 +13,7 @@ from beholder.curate.select.options import SelectOptions
 
 if TYPE_CHECKING:
     from beholder.cli.show import JobProgress
-    from beholder.curate.act.summary import ActionSummary
+    from beholder.curate.act.messages import ActionSummary
     from beholder.curate.select.selection import Selection
 
 EXAMPLES = """Examples:\n
@@ -41,7 +41,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     from rich.console import Console
 
     from beholder.cli.show import JobProgress
-    from beholder.curate.act.captions import check_caption_column
+    from beholder.curate.act.pack import check_caption_column
     from beholder.curate.select.selection import check_outputs, select_rows, write_lists
     from beholder.scoreset.repeated import open_each_once
 

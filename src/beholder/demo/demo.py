@@ -409,8 +409,7 @@ def select_best(scores: Path, out: Path, say: Say) -> dict[str, Any]:
     Returns a JSON-ready record: the funnel, the lowest score that is left, seconds, the file.
     """
     from beholder.curate.select.options import OutputOptions
-    from beholder.curate.select.selection import SelectRules, select_rows
-    from beholder.curate.select.writing import write_lists
+    from beholder.curate.select.selection import SelectRules, select_rows, write_lists
     from beholder.scoreset.score_set import open_scores
 
     started = time.perf_counter()

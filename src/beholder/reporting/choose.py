@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from beholder.kernels.bits import GOLDEN, splitmix64
 from beholder.scoreset.numbers import HeadNumbers, counts_between
 
 Rows = npt.NDArray[np.int64]
@@ -122,10 +123,9 @@ def hashed(rows: Rows, seed: int) -> npt.NDArray[np.uint64]:
     """(N,) well mixed numbers of rows and a seed (splitmix64, https://prng.di.unimi.it/splitmix64.c)."""
     with np.errstate(over="ignore"):
         mixed = rows.astype(np.uint64) + np.uint64(1)
-        mixed = (mixed + np.uint64(seed % (1 << 64)) * np.uint64(0xD1342543DE82EF95)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+        mixed = (mixed + np.uint64(seed % (1 << 64)) * np.uint64(0xD1342543DE82EF95)) * GOLDEN
+        found: npt.NDArray[np.uint64] = splitmix64(mixed)
+    return found
 
 
 def best(numbers: HeadNumbers, scores: npt.NDArray[np.float32], count: int) -> Rows:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curate.act.telling import bytes_text
+from beholder.curate.act.messages import bytes_text
 from beholder.curate.select.ranking import Ranking, by_name
 from beholder.curate.select.values import keys_in
 from beholder.errors import InputError

@@ -23,7 +23,7 @@ from beholder.curate.select.ranking import order_of
 from beholder.curate.select.row_mask import RULES, RangeMask
 from beholder.curate.select.rules import RuleRunner
 from beholder.curate.select.values import keys_in
-from beholder.io.arrow_types import in_type
+from beholder.io.schemas import in_type
 from beholder.kernels import ordering
 from beholder.kernels.ordering import Rows
 from beholder.scoreset.row_names import whole

@@ -19,7 +19,7 @@ from beholder.curate.select.options import SelectRules
 from beholder.errors import InputError
 from beholder.kernels import ordering
 from beholder.kernels.bits import floats_of, ordered_bits
-from beholder.models import head_catalog
+from beholder.models import catalog
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
 
@@ -219,7 +219,7 @@ def aliases_of(scores: ScoreSet) -> dict[str, str]:
     doubtful: set[str] = set()
     for column in scores.score_columns:
         head = scores.head_names.get(column) or column
-        entry = head_catalog.find(head)
+        entry = catalog.find(head)
         for name in {head, *((entry.name, *entry.aliases) if entry is not None else ())}:
             if name in found:
                 doubtful.add(name)
@@ -231,7 +231,7 @@ def find_score(reader: RowReader, name: str) -> str:
     """The score column that a name or a head's alias means. Raises InputError."""
     scores = reader.scores
     aliases = aliases_of(scores)
-    entry = head_catalog.find(name)
+    entry = catalog.find(name)
     if name in scores.score_columns:
         return name
     for alias in (name, entry.name if entry is not None else name):
