@@ -42,8 +42,8 @@ from beholder import load_head
 from beholder.kernels.scoring import RowScorer
 from beholder.models.spaces import Space, space_of
 from beholder.scoring.score import ScoreOptions, score
-from beholder.sources.embeddings.npy import NpyReader
-from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.npy import NpyReader
+from beholder.sources.reader import ReadOptions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PEERS = REPOSITORY / ".venv-peers" / "bin" / "python"

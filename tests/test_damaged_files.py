@@ -20,10 +20,8 @@ from beholder.models.clip import random_tensors
 from beholder.models.head_layouts import read_head_file
 from beholder.models.tower_layouts import open_tower_file
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.embeddings.parts import find_parts, reader_of
-from beholder.sources.embeddings.reader import ReadOptions
-from beholder.sources.pictures.parts import find_pictures
-from beholder.sources.pictures.parts import reader_of as picture_reader_of
+from beholder.sources.find import embedding_reader, find_parts, find_pictures, picture_reader
+from beholder.sources.reader import ReadOptions
 from oracles import checkpoints as made
 from oracles.damage import damaged
 from oracles.small_towers import SHAPE
@@ -38,7 +36,7 @@ NAMES = [f"a/{i}é.jpg" for i in range(40)]
 def embeddings(path: Path) -> None:
     options = ReadOptions(columns=("*",))
     for part in find_parts([str(path)], options):
-        for block in reader_of(part.kind).blocks(part, 0, None, options):
+        for block in embedding_reader(part.kind).blocks(part, 0, None, options):
             assert block.embeddings.nbytes <= 64 << 20
             if block.labels is not None:
                 block.labels.to_pylist()
@@ -47,7 +45,7 @@ def embeddings(path: Path) -> None:
 def pictures(path: Path) -> None:
     options = SourceOptions(columns=("*",))
     for part in find_pictures([str(path)], options):
-        for block in picture_reader_of(part.kind).blocks(part, 0, None, options):
+        for block in picture_reader(part.kind).blocks(part, 0, None, options):
             block.labels.to_pylist()
 
 

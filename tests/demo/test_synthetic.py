@@ -15,9 +15,9 @@ import pytest
 
 from beholder.demo.synthetic import SyntheticOptions, hidden_preference, read_rated, write_synthetic
 from beholder.errors import InputError
-from beholder.sources.embeddings.parts import find_parts
-from beholder.sources.embeddings.reader import ReadOptions
-from beholder.sources.embeddings.stamp import find_stamps
+from beholder.sources.find import find_parts
+from beholder.sources.reader import ReadOptions
+from beholder.sources.stamp import find_stamps
 
 OPTIONS = SyntheticOptions(num_rows=30_000, dim=64, num_rated=7_001, seed=5, part_rows=12_000)
 

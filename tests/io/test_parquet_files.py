@@ -19,9 +19,8 @@ from beholder.errors import DamagedError, InputError
 from beholder.io import storage
 from beholder.pixels.picture import SourceOptions
 from beholder.scoreset.score_set import open_scores
-from beholder.sources.embeddings.parquet import ParquetReader
-from beholder.sources.embeddings.reader import ReadOptions
-from beholder.sources.pictures.parquet import PackedReader
+from beholder.sources.parquet import PackedReader, ParquetReader
+from beholder.sources.reader import ReadOptions
 from oracles.hub import Hub
 from oracles.web import running
 
@@ -185,8 +184,8 @@ def test_columns_of_a_file_cut_short_while_it_is_read_are_damage(tmp_path: Path)
     pq.write_table(pa.table(columns), path, row_group_size=10_000)
     code = (
         "import os, sys\n"
-        "from beholder.sources.embeddings.reader import ReadOptions\n"
-        "from beholder.sources.embeddings.parquet import ParquetReader\n"
+        "from beholder.sources.reader import ReadOptions\n"
+        "from beholder.sources.parquet import ParquetReader\n"
         "part = ParquetReader().inspect(sys.argv[1], 'x', ReadOptions())\n"
         "for block in ParquetReader().blocks(part, 0, None, ReadOptions()):\n"
         "    os.truncate(sys.argv[1], 4096)\n"

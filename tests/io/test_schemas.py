@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beholder.io.schemas import as_text, common_schema, fit_table, num_bytes_of, pieces_of, schema_of, without_unused
-from beholder.sources.embeddings.parquet import ParquetReader
-from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.parquet import ParquetReader
+from beholder.sources.reader import ReadOptions
 from oracles.score_jobs import D, read_scores, run
 
 INTEGERS = [pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]

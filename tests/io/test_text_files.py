@@ -15,10 +15,9 @@ from beholder.io.tables import header_of, open_table
 from beholder.pixels.picture import PictureRef, SourceOptions
 from beholder.scoreset.database import connect
 from beholder.scoreset.sample_lists import read_list
-from beholder.sources.embeddings.parts import find_parts, reader_of
-from beholder.sources.embeddings.reader import ReadOptions
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.sources.find import find
+from beholder.sources.find import embedding_reader, find, find_parts
+from beholder.sources.reader import ReadOptions
 from oracles.picture_sources import put, read, refused
 from oracles.tar_making import png
 from oracles.web import serving
@@ -65,7 +64,7 @@ def test_embeddings_and_lists_of_them(here: Path, encoding: str) -> None:
     Path("l.txt").write_bytes(encoded("e.csv\r\n", encoding))
     for name in ("e.csv", "l.txt", "e.jsonl"):
         (part,) = find([name], SourceOptions(), ReadOptions()).embeddings
-        blocks = list(reader_of(part.kind).blocks(part, 0, None, ReadOptions(block_bytes=1000)))
+        blocks = list(embedding_reader(part.kind).blocks(part, 0, None, ReadOptions(block_bytes=1000)))
         assert np.array_equal(np.concatenate([block.embeddings.copy() for block in blocks]), wanted)
         names = [name for block in blocks if block.labels is not None for name in block.labels["sample"].to_pylist()]
         assert names == [f"é{i}" for i in range(300)]

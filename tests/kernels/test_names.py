@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from beholder.sources.embeddings.labels import row_names
+from beholder.sources.labels import row_names
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 0), (0, 1), (0, 1001), (98, 102), (999_999_999, 1_000_000_003)])

@@ -18,7 +18,8 @@ from beholder import InputError
 from beholder.columns import PictureReason
 from beholder.locate.locate import PictureFinder
 from beholder.pixels.picture import PictureError
-from beholder.sources.pictures import tar_index, tar_members
+from beholder.sources import tar as tar_index
+from beholder.sources import tar_file
 from oracles.locating import MEMBERS, fill, outcome, record
 from oracles.tar_making import png, tar
 
@@ -35,7 +36,7 @@ def test_what_lies_beside_pictures_in_a_zip(here: Path, monkeypatch: pytest.Monk
         for i in range(40):
             archive.writestr(f"{i}.jpg", png(i))
         archive.writestr("0.txt", "zero")
-        archive.writestr("1.json", bytes(tar_members.MOST_MEMBER_BYTES + 1))
+        archive.writestr("1.json", bytes(tar_file.MOST_MEMBER_BYTES + 1))
     read: list[zipfile.ZipFile] = []
     whole = zipfile.ZipFile._RealGetContents
     monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", lambda self: read.append(self) or whole(self))

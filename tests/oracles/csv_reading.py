@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from beholder.errors import InputError
-from beholder.sources.embeddings.csv import CsvReader
-from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.csv import CsvReader
+from beholder.sources.reader import ReadOptions
 
 
 def numbers(num_rows: int, dim: int, seed: int = 0) -> npt.NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import Any
 from beholder.locate.locate import PictureFinder
 from beholder.pixels.picture import PictureError, PictureRef, SourceOptions
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.sources.pictures.parts import find_pictures, reader_of
+from beholder.sources.find import find_pictures, picture_reader
 from oracles.tar_making import png
 
 
@@ -31,7 +31,7 @@ def truth(*sources: str, **options: Any) -> list[tuple[str, Any]]:
     found = []
     settings = SourceOptions(**options)
     for part in find_pictures(sources, settings):
-        for block in reader_of(part.kind).blocks(part, 0, None, settings):
+        for block in picture_reader(part.kind).blocks(part, 0, None, settings):
             found += [(name, outcome(ref)) for name, ref in zip(block.labels["sample"].to_pylist(), block.refs, strict=True)]
     return found
 

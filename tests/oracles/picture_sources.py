@@ -9,8 +9,8 @@ import pytest
 
 from beholder import InputError
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
-from beholder.sources.pictures.labels import join_labels
-from beholder.sources.pictures.parts import find_pictures, reader_of
+from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.labels import join_labels
 from oracles.tar_making import png
 
 
@@ -29,7 +29,7 @@ def refused(*sources: Any, **options: Any) -> str:
 
 def read(part: PicturePart, start: int = 0, stop: int | None = None, **options: Any) -> tuple[list[str], list[PictureRef]]:
     """Samples, checked to be unique text, and places of rows `start` to `stop` of a part."""
-    blocks = list(reader_of(part.kind).blocks(part, start, stop, SourceOptions(**options)))
+    blocks = list(picture_reader(part.kind).blocks(part, start, stop, SourceOptions(**options)))
     refs = [ref for block in blocks for ref in block.refs]
     names = join_labels([block.labels for block in blocks]).column("sample").to_pylist() if blocks else []
     assert len(set(names)) == len(names) == len(refs)

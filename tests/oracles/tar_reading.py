@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
-from beholder.sources.pictures.labels import join_labels
-from beholder.sources.pictures.tar import TarReader
+from beholder.sources.labels import join_labels
+from beholder.sources.tar import TarReader
 from oracles.tar_making import png, tar
 
 

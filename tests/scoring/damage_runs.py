@@ -27,7 +27,7 @@ from beholder.kernels.scoring import Affine
 from beholder.models.clip import TowerShape, random_tensors
 from beholder.scoring.score import ScoreOptions, embed, score
 from beholder.scoring.summary import RunSummary
-from beholder.sources.embeddings.stamp import read_stamp
+from beholder.sources.stamp import read_stamp
 from oracles.checkpoints import hf_config, hf_state, write_json, write_safetensors
 from oracles.picture_jobs import SIDE, embed_options, picture_bytes, score_options
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beholder.sources.embeddings.labels import ConsecutiveLabels
-from beholder.sources.embeddings.reader import Part, ReadOptions
+from beholder.sources.labels import ConsecutiveLabels
+from beholder.sources.reader import Part, ReadOptions
 from oracles.score_jobs import D, read_scores, run
 
 LONG = 8000

@@ -22,7 +22,7 @@ from beholder.pixels.picture import PicturePart, PixelOptions, SourceOptions
 from beholder.scoring.embedding_files import WriteOptions
 from beholder.scoring.pictures_step import DecodeOptions, EmbeddedShard, PictureStep
 from beholder.scoring.pictures_writing import PictureProduct
-from beholder.sources.pictures.parts import find_pictures
+from beholder.sources.find import find_pictures
 from oracles.made_pictures import encoded, noise
 
 SHAPE = TowerShape.small(image_px=28, patch_px=14, width=64, dim=24)

@@ -1,4 +1,4 @@
-"""Names inside tars and zips in; where those members are, what belongs to them, and the bytes of packed ones out."""
+"""What is known of where a picture is, and the files that belong to it: the words `locate` answers in."""
 
 from __future__ import annotations
 
@@ -6,21 +6,167 @@ import contextlib
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.locate.named_rows import NamedRows
-from beholder.locate.place import FilePlace, Place, PlaceKind
-from beholder.pixels.picture import PictureRef, SourceOptions
-from beholder.sources.pictures.looks import head_of
-from beholder.sources.pictures.magic import SIDECAR_SUFFIXES, is_tar_name, kind_of_bytes, suffix_of
-from beholder.sources.pictures.tar_index import TarMember, TarMembers, read_packed, tar_members
-from beholder.sources.pictures.tar_members import MOST_MEMBER_BYTES
-from beholder.sources.pictures.zip import ZipReader, open_zip
+from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
+from beholder.sources import parquet
+from beholder.sources.file_kinds import SIDECAR_SUFFIXES, head_of, is_tar_name, kind_of_bytes, suffix_of
+from beholder.sources.find import picture_reader
+from beholder.sources.tar import TarMember, TarMembers, read_packed, tar_members
+from beholder.sources.tar_file import MOST_MEMBER_BYTES
+from beholder.sources.zip import ZipReader, open_zip
+
+_KEPT_NAMES_BYTES = 64 << 20
+"""Names of a part that take more bytes are read again for every question."""
+_NEAR_ROWS = 64
+"""Wanted rows with fewer rows between them are read together."""
+
+
+@dataclass
+class NamedRows:
+    """The pictures of one part of kind "files", "parquet", "table" or "zip", by their samples.
+
+    Attributes:
+        part: as `find_pictures` gives it.
+    """
+
+    part: PicturePart
+    _names: pa.Array | None = field(default=None, repr=False)
+
+    def find(self, samples: pa.Array) -> list[int | None]:
+        """Row of each of `samples` (large_string); None where this part has none of that name. Raises InputError."""
+        names = self._names
+        if names is None:
+            names = self._read_names()
+            if names.nbytes <= _KEPT_NAMES_BYTES:
+                self._names = names
+        if len(samples) * 4 < len(names):  # a hash table of the wanted ones, and one pass over the names
+            hits = np.flatnonzero(pc.is_in(names, value_set=samples).to_numpy(zero_copy_only=False))
+            inside: list[int | None] = pc.index_in(samples, value_set=names.take(pa.array(hits))).to_pylist()
+            return [None if at is None else int(hits[at]) for at in inside]
+        found: list[int | None] = pc.index_in(samples, value_set=names).to_pylist()
+        return found
+
+    def refs(self, rows: Iterable[int]) -> dict[int, PictureRef]:
+        """Where the pictures of these rows are; bytes that have no place of their own are read. Raises InputError."""
+        found: dict[int, PictureRef] = {}
+        for stretch in _stretches(sorted(set(rows)), self.part.cuts or ()):
+            wanted, at = set(stretch), stretch[0]
+            for block in picture_reader(self.part.kind).blocks(self.part, at, stretch[-1] + 1, SourceOptions(columns=())):
+                found |= {at + i: ref for i, ref in enumerate(block.refs) if at + i in wanted}
+                at += len(block.refs)
+        return found
+
+    def _read_names(self) -> pa.Array:
+        if self.part.kind == "zip":
+            names: pa.Array = self.part.detail["members"].samples
+            return names
+        if self.part.kind == "parquet":
+            return self._parquet_names()
+        options = SourceOptions(columns=(), block_rows=1 << 16)
+        blocks = picture_reader(self.part.kind).blocks(self.part, 0, None, options)
+        return _joined(chunk for block in blocks for chunk in block.labels.column(0).chunks)
+
+    def _parquet_names(self) -> pa.Array:
+        """The samples without reading any picture."""
+        part = self.part
+        with storage.remote_errors(part.path), storage.open_parquet(part.path) as file:
+            renamed = parquet.sample_names(part, file)
+            given = parquet.own_names(part, file)
+        if given is None:
+            return pa.array([parquet.row_name(part, row) for row in range(part.num_rows or 0)], pa.large_string())
+        names = _joined(given.chunks)
+        if not renamed:
+            return names
+        rows = sorted(renamed)
+        mask = np.zeros(len(names), bool)
+        mask[rows] = True
+        return pc.replace_with_mask(names, pa.array(mask), pa.array([renamed[row] for row in rows], pa.large_string()))
+
+
+def _joined(chunks: Iterable[pa.Array]) -> pa.Array:
+    pieces = list(chunks)
+    return pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())
+
+
+def _stretches(rows: Sequence[int], cuts: Sequence[int]) -> Iterator[list[int]]:
+    """Rows that are read together: of one row group, or near to each other."""
+    groups = np.searchsorted(np.array(cuts, np.int64), np.array(rows, np.int64), side="right") if cuts else None
+    stretch: list[int] = []
+    for i, row in enumerate(rows):
+        near = stretch and (groups[i] == groups[i - 1] if groups is not None else row - stretch[-1] <= _NEAR_ROWS)
+        if stretch and not near:
+            yield stretch
+            stretch = []
+        stretch.append(row)
+    if stretch:
+        yield stretch
+
+
+PlaceKind = Literal["file", "url", "tar", "zip", "row", "none"]
+
+
+@dataclass(frozen=True)
+class FilePlace:
+    """One file: a picture, or what belongs to one.
+
+    Attributes:
+        name: its path in its archive; of other files the name alone.
+        ref: where its bytes are, or why there are none; None: in a packed tar, `packed` says where.
+        size: its bytes as stored, where known without reading it.
+        packed: the member of a tar.
+        owners: pictures that it belongs to; 1 for a picture itself.
+    """
+
+    name: str
+    ref: PictureRef | None
+    size: int | None = None
+    packed: TarMember | None = None
+    owners: int = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a picture of a score set is.
+
+    Attributes:
+        sample: its name in the score set.
+        kind: "file" (a local one), "url", "tar", "zip", "row" (of a Parquet file or table), "none" (there is no picture).
+        files: the picture first, then what belongs to it.
+        source: number of the source that it is of; None where none is known.
+        inside: path of the file, or of the archive that holds it, below that source; the name of a source that is one file.
+        archive: the tar, zip or Parquet file that holds it (or its path), as it is opened.
+        is_listed: whether a list or table names this very file, or it was listed at an address.
+    """
+
+    sample: str
+    kind: PlaceKind
+    files: tuple[FilePlace, ...]
+    source: int | None = None
+    inside: str = ""
+    archive: str | None = None
+    is_listed: bool = False
+
+    @property
+    def error(self) -> tuple[PictureReason, str] | None:
+        """Why there is no picture, where that is known already."""
+        ref = self.files[0].ref
+        return ref.error if ref is not None else None
+
+
+def nowhere(sample: str, text: str, reason: PictureReason = PictureReason.MISSING, inside: str = "") -> Place:
+    """The place of a picture that is not there."""
+    return Place(sample, "none", (FilePlace(sample, PictureRef(error=(reason, text))),), inside=inside)
+
 
 _MOST_OPEN = 64
 Files = tuple[FilePlace, ...]

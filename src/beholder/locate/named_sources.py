@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,19 @@ import pyarrow as pa
 from beholder.columns import PICTURES
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.sources.pictures.folder import prefix_of
-from beholder.sources.pictures.looks import RANGE, expand_ranges, names_pictures
-from beholder.sources.pictures.magic import PARQUET_SUFFIXES, PICTURE_SUFFIXES, TABLE_SUFFIXES, is_tar_name, suffix_of
-from beholder.sources.pictures.table import read_list
+from beholder.locate.archives import Place
+from beholder.sources.file_kinds import (
+    PARQUET_SUFFIXES,
+    PICTURE_SUFFIXES,
+    RANGE,
+    TABLE_SUFFIXES,
+    expand_ranges,
+    is_tar_name,
+    names_pictures,
+    suffix_of,
+)
+from beholder.sources.folder import prefix_of
+from beholder.sources.table import read_list
 
 _WILD = re.compile(r"[*?\[{]")
 BROKEN = "#broken"
@@ -226,3 +237,54 @@ def named_in(record: Mapping[str, Any] | None) -> dict[str, Any]:
     are_sources = isinstance(sources, list | tuple) and all(isinstance(source, str) for source in sources)
     texts = {key: found[key] for key in ("folder", "sample_column", "picture_column") if isinstance(found.get(key), str)}
     return texts | ({"sources": sources} if are_sources else {})
+
+
+_OUTSIDE = "leads to a place outside of the sources that were named; name its folder with --pictures to allow it"
+
+
+class Fence:
+    """What files may be read: on servers, all; of this machine, those whose real path is that of a source, or below it.
+
+    Args:
+        sources: what was named. Files that a list or table names one by one may be read as well, and of a Parquet file those
+            below its folder. Where no sources are known: what is below `root`, or else the current folder.
+        root: the folder that relative names count from, if it was said.
+    """
+
+    def __init__(self, sources: NamedSources, root: str | None) -> None:
+        self._sources, self._root = sources, root
+
+    @cached_property
+    def _real(self) -> frozenset[str]:
+        """Real paths of files and folders that were named."""
+        if self._sources.takes_any and not self._sources.opened:
+            return frozenset({os.path.realpath(storage.local_path(self._root or self._sources.base or "."))})
+        return frozenset(os.path.realpath(storage.local_path(path)) for path in self._sources.local_files())
+
+    def refuses(self, place: Place, path: str) -> str | None:
+        """Why the local file `path`, at which `place` is, may not be read; None: it may."""
+        real = os.path.realpath(storage.local_path(path))
+        if place.is_listed:
+            return None
+        if place.kind == "file" and place.archive is not None:
+            folder = os.path.realpath(storage.local_path(place.archive).parent)
+            return None if real.startswith(folder.rstrip("/") + "/") else f"{path} leads out of the folder of {place.archive}"
+        at = len(real)
+        while at > 0:
+            if real[:at] in self._real:
+                return None
+            at = real.rfind("/", 0, at)
+        if "/" in self._real:
+            return None
+        return f"{path} {_OUTSIDE}"
+
+
+def refuses_address(path: str, *, is_below_source: bool = False) -> str | None:
+    """Why what is at an address may not be read; None: it may.
+
+    fsspec knows schemes, and chains of them, that lead back to files of this machine (`simplecache::file://`, `zip://`): what
+    is not surely on a server is read only below a source that was named so.
+    """
+    if storage.is_on_a_server(path) or (is_below_source and ".." not in path.split("/")):
+        return None
+    return f"{path} {_OUTSIDE}"

@@ -162,7 +162,7 @@ class PicturePart:
         num_bytes: bytes of the archive or of all its pictures; 0 when unknown (URLs).
         identity: JSON-ready: what it looked like when it was planned (sizes, a digest of names and times); another one is
             another input.
-        cuts: rows at which it may be cut into shards (as in `sources.embeddings.reader.Part`); None: anywhere.
+        cuts: rows at which it may be cut into shards (as in `sources.reader.Part`); None: anywhere.
         num_ignored: files in it that are no pictures by name or content and no sidecars of one.
         detail: what its reader needs again (a table of paths, column names, ...).
     """

@@ -11,9 +11,14 @@ from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.pixels.picture import PictureRef
-from beholder.sources.pictures.looks import MOST_LOOKED_AT, names_pictures
-from beholder.sources.pictures.magic import OTHER_SUFFIXES, PICTURE_SUFFIXES, suffix_of
-from beholder.sources.pictures.text_pictures import is_written_out
+from beholder.sources.file_kinds import (
+    MOST_LOOKED_AT,
+    OTHER_SUFFIXES,
+    PICTURE_SUFFIXES,
+    is_written_out,
+    names_pictures,
+    suffix_of,
+)
 
 PICTURE_COLUMN_NAMES = (
     "image_url", "url", "image_path", "img_path", "path", "file_path", "filepath", "file_name", "filename", "file",

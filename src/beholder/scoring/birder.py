@@ -274,9 +274,8 @@ def count_samples(parts: Sequence[PicturePart], flags: BirderFlags) -> tuple[int
     if flags.wds_info:
         return sum(int(_read_info(info, flags.wds_split)["num_samples"]) for info in flags.wds_info), []
     from beholder.pixels.picture import SourceOptions
-    from beholder.sources.pictures.looks import head_of
-    from beholder.sources.pictures.magic import compression_of
-    from beholder.sources.pictures.parts import reader_of
+    from beholder.sources.file_kinds import compression_of, head_of
+    from beholder.sources.find import picture_reader
 
     unknown = [part for part in parts if part.num_rows is None]
     remote = next((part.path for part in unknown if not storage.is_local(part.path)), None)
@@ -290,7 +289,7 @@ def count_samples(parts: Sequence[PicturePart], flags: BirderFlags) -> tuple[int
     for part in unknown:
         if compression_of(head_of(part.path)):
             lines.append(f"{part.path} is compressed, so it was read whole to count its pictures; --wds-size N spares that")
-        blocks = reader_of(part.kind).blocks(part, 0, None, SourceOptions(columns=()))
+        blocks = picture_reader(part.kind).blocks(part, 0, None, SourceOptions(columns=()))
         total += sum(block.labels.num_rows for block in blocks)
     return total, lines
 

@@ -25,7 +25,7 @@ from beholder.scoring.pictures_step import DecodeOptions, PictureStep
 from beholder.scoring.pictures_writing import PictureProduct
 from beholder.scoring.summary import SETTLED_BY
 from beholder.sources.find import find_only_pictures
-from beholder.sources.pictures.sampling import count_traits
+from beholder.sources.sampling import count_traits
 
 if TYPE_CHECKING:
     from beholder.engine.engine import Engine

@@ -26,7 +26,7 @@ from beholder.scoring.embedding_files import EMBEDDING, WriteOptions, read_label
 from beholder.scoring.inputs import METADATA as INPUTS_METADATA
 from beholder.scoring.inputs import EarlierRows, EmbeddedShard, FoundRow, ScoredRows, inputs_file, inputs_table, reasons_of
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult
-from beholder.sources.pictures.labels import join_labels
+from beholder.sources.labels import join_labels
 
 EMBED_STAGE = "embed"
 _MEASURED = pa.schema([

@@ -15,23 +15,27 @@ from beholder.io import storage
 from beholder.io.tables import JSON_SUFFIXES, read_head
 from beholder.notices import say
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.embeddings.json_lines import first_rows, vector_fields
-from beholder.sources.pictures.folder import is_result_file, is_result_folder, scan_remote
-from beholder.sources.pictures.listing import suffix_of_bytes
-from beholder.sources.pictures.looks import MOST_LOOKED_AT, RANGE, first_line, head_of, kind_of_head, names_pictures
-from beholder.sources.pictures.magic import (
+from beholder.sources.column_choice import PATH_NAMES, Columns, are_dimensions, is_list, looks_like_place
+from beholder.sources.file_kinds import (
+    MOST_LOOKED_AT,
     OTHER_SUFFIXES,
     PARQUET_SUFFIXES,
     PICTURE_SUFFIXES,
+    RANGE,
     TABLE_SUFFIXES,
     compression_of,
+    first_line,
+    head_of,
+    is_picture_text,
     is_tar_name,
     kind_of_bytes,
+    kind_of_head,
+    names_pictures,
     suffix_of,
 )
-from beholder.sources.pictures.parquet import columns_of_parquet
-from beholder.sources.pictures.picture_columns import PATH_NAMES, Columns, are_dimensions, is_list, looks_like_place
-from beholder.sources.pictures.text_pictures import is_picture_text
+from beholder.sources.folder import is_result_file, is_result_folder, scan_remote, suffix_of_bytes
+from beholder.sources.json_lines import first_rows, vector_fields
+from beholder.sources.parquet import columns_of_parquet
 
 Kind = Literal["pictures", "embeddings"]
 _MOST_ENTRIES = 200_000
@@ -58,7 +62,7 @@ def detect(
     embeddings, which knows more about files of numbers, says what is wrong.
 
     Args:
-        sources: as `sources.pictures.parts.find_pictures` and `sources.embeddings.parts.find_parts` take them.
+        sources: as `sources.find.find_pictures` and `sources.find.find_parts` take them.
         options: the picture column that the user named decides for pictures.
         embedding_column: the one that the user named decides, in tables, for embeddings.
         wants_pictures: a table that holds pictures and vectors is one of pictures.
@@ -251,7 +255,7 @@ def _vectors(file: Any, schema: pa.Schema) -> dict[str, int]:
 
 
 def _zip_has_pictures(path: str) -> bool:
-    from beholder.sources.pictures.zip import is_numpy, open_zip
+    from beholder.sources.zip import is_numpy, open_zip
 
     with storage.remote_errors(path), storage.open_binary(path) as file:
         archive = open_zip(path, file)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.pictures.parts import find_pictures, reader_of
+from beholder.sources.find import find_pictures, picture_reader
 from oracles.acting import act, contents, photos, score_table, take_back
 from oracles.journals import lines_of, write_journal
 from oracles.tar_making import png, tar
@@ -35,7 +35,7 @@ def samples_of(source: str) -> list[str]:
     return [
         row["sample"]
         for part in find_pictures([source], SourceOptions())
-        for block in reader_of(part.kind).blocks(part, 0, None, SourceOptions())
+        for block in picture_reader(part.kind).blocks(part, 0, None, SourceOptions())
         for row in block.labels.to_pylist()
     ]
 

@@ -18,7 +18,7 @@ from beholder import InputError
 from beholder.cli.select import select
 from beholder.curate.act.messages import ActionSummary
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.pictures.parts import find_pictures, reader_of
+from beholder.sources.find import find_pictures, picture_reader
 from oracles.acting import act, contents, score_table, take_back
 from oracles.journals import lines_of, write_journal
 from oracles.tar_making import base_plus_ext, png, tar
@@ -82,7 +82,7 @@ def captions_scored(source: str) -> list[str | None]:
     options = SourceOptions(columns=("caption",))
     found = []
     for part in find_pictures([source], options):
-        for block in reader_of(part.kind).blocks(part, 0, None, options):
+        for block in picture_reader(part.kind).blocks(part, 0, None, options):
             found += block.labels.column("caption").to_pylist()
     return found
 

@@ -21,7 +21,7 @@ import pytest
 from beholder import InputError, OutputError
 from beholder.pixels.picture import SourceOptions
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.sources.pictures.parts import find_pictures, reader_of
+from beholder.sources.find import find_pictures, picture_reader
 from oracles.acting import act, contents, score_table, take_back
 from oracles.tar_making import base_plus_ext, png, tar
 
@@ -60,7 +60,7 @@ def pictures(source: str) -> list[tuple[dict[str, Any], bytes]]:
     """By our own readers: what is said of each picture, and its bytes."""
     found = []
     for part in find_pictures([source], SourceOptions()):
-        for block in reader_of(part.kind).blocks(part, 0, None, SourceOptions()):
+        for block in picture_reader(part.kind).blocks(part, 0, None, SourceOptions()):
             found += [
                 (row, read_bytes(ref, ReadLimits())) for row, ref in zip(block.labels.to_pylist(), block.refs, strict=True)
             ]

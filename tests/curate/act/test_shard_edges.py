@@ -13,8 +13,8 @@ import pytest
 
 from beholder.curate.act.layout import KeyGiver, Layout
 from beholder.curate.act.shards import TarShard
+from beholder.locate.archives import FilePlace, Place
 from beholder.locate.named_sources import NamedSources
-from beholder.locate.place import FilePlace, Place
 from oracles.acting import act, contents, score_table, take_back
 from oracles.journals import lines_of, write_journal
 from oracles.tar_making import png, tar

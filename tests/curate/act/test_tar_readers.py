@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.pictures.parts import find_pictures, reader_of
+from beholder.sources.find import find_pictures, picture_reader
 from oracles.acting import act, score_table
 from oracles.peers import ask, needs_peers
 from oracles.tar_making import png, tar
@@ -150,7 +150,7 @@ def test_names_that_differ_in_case_alone(here: Path) -> None:
     part = find_pictures(["t.tar"], SourceOptions())[0]
     samples = [
         name
-        for block in reader_of(part.kind).blocks(part, 0, None, SourceOptions())
+        for block in picture_reader(part.kind).blocks(part, 0, None, SourceOptions())
         for name in block.labels.column("sample").to_pylist()
     ]
     assert len(samples) == 4

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from beholder.errors import InputError
-from beholder.sources.embeddings.npy import NpyReader
-from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.npy import NpyReader
+from beholder.sources.reader import ReadOptions
 
 OPTIONS = ReadOptions()
 
@@ -171,8 +171,8 @@ def test_damaged_headers_are_one_clear_line(tmp_path: Path, header: str) -> None
 CUT_SHORT = """
 import os, random, sys, threading, time
 import numpy as np
-from beholder.sources.embeddings.reader import ReadOptions
-from beholder.sources.embeddings.npy import NpyReader
+from beholder.sources.reader import ReadOptions
+from beholder.sources.npy import NpyReader
 from beholder.errors import InputError
 from beholder.kernels.scoring import Affine, RowScorer
 
@@ -222,8 +222,8 @@ def test_other_faults_of_the_bus_still_end_the_process(tmp_path: Path) -> None:
     code = (
         "import mmap, os, sys\n"
         "import numpy as np\n"
-        "from beholder.sources.embeddings.reader import ReadOptions\n"
-        "from beholder.sources.embeddings.npy import NpyReader\n"
+        "from beholder.sources.reader import ReadOptions\n"
+        "from beholder.sources.npy import NpyReader\n"
         "np.save(sys.argv[1], np.ones((10, 4), np.float32))\n"
         "reader, options = NpyReader(), ReadOptions()\n"
         "blocks = list(reader.blocks(reader.inspect(sys.argv[1], 'x.npy', options), 0, None, options))\n"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from beholder.errors import InputError
-from beholder.sources.embeddings.npz import NpzReader
-from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.npy import NpzReader
+from beholder.sources.reader import ReadOptions
 
 ROWS = np.random.default_rng(0).standard_normal((1000, 32)).astype(np.float16)
 

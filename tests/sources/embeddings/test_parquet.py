@@ -14,8 +14,8 @@ import pytest
 from beholder.columns import RowStatus
 from beholder.errors import InputError
 from beholder.kernels.scoring import ColumnBlock
-from beholder.sources.embeddings.parquet import ParquetReader
-from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.parquet import ParquetReader
+from beholder.sources.reader import ReadOptions
 
 N, D = 10_000, 24
 

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError
-from beholder.io.stream import read_ahead
-from beholder.sources.embeddings.labels import read_metadata
-from beholder.sources.embeddings.parts import find_parts
-from beholder.sources.embeddings.reader import Part, ReadOptions
+from beholder.io.readahead import read_ahead
+from beholder.sources.find import find_parts
+from beholder.sources.labels import read_metadata
+from beholder.sources.reader import Part, ReadOptions
 
 D = 4
 

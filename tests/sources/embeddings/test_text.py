@@ -18,8 +18,8 @@ import pyarrow.csv
 import pytest
 
 from beholder.columns import RowStatus
-from beholder.sources.embeddings.csv import CsvReader
-from beholder.sources.embeddings.reader import Block, Part, ReadOptions
+from beholder.sources.csv import CsvReader
+from beholder.sources.reader import Block, Part, ReadOptions
 from oracles.csv_reading import birder_frame, error_of, numbers, read, same_bits, write
 
 

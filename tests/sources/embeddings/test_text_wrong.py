@@ -9,8 +9,8 @@ import fsspec
 import pytest
 
 from beholder.errors import InputError
-from beholder.sources.embeddings.csv import CsvReader
-from beholder.sources.embeddings.reader import Block, ReadOptions
+from beholder.sources.csv import CsvReader
+from beholder.sources.reader import Block, ReadOptions
 from oracles.csv_reading import birder_frame, error_of, numbers, read, write
 
 

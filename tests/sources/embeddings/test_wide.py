@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beholder.errors import InputError
-from beholder.sources.embeddings.wide import choose_embedding_columns
+from beholder.sources.column_choice import choose_embedding_columns
 
 
 def _all(_name: str) -> bool:

@@ -13,8 +13,8 @@ import pytest
 
 from beholder.io import storage
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.pictures.listing import natural_order
-from beholder.sources.pictures.parts import reader_of
+from beholder.sources.find import picture_reader
+from beholder.sources.folder import natural_order
 from oracles.picture_sources import find, put, read, refused, samples
 from oracles.tar_making import png
 
@@ -194,7 +194,7 @@ def test_any_cut_of_a_folder_gives_the_same(tmp_path: Path) -> None:
         ]
         assert ([n for names, _ in pieces for n in names], [r for _, refs in pieces for r in refs]) == whole
     assert read(part, 50, None) == ([], [])
-    sizes = [len(b.refs) for b in reader_of("files").blocks(part, 0, None, SourceOptions(block_rows=20))]
+    sizes = [len(b.refs) for b in picture_reader("files").blocks(part, 0, None, SourceOptions(block_rows=20))]
     assert sizes == [20, 20, 10]
 
 
@@ -228,7 +228,9 @@ def test_columns_of_a_folder_are_null(tmp_path: Path) -> None:
     put(tmp_path / "in" / "x.jpg")
     (tmp_path / "t.csv").write_text(f"path,caption\n{tmp_path}/in/x.jpg,hello\n")
     parts = find(tmp_path / "in", tmp_path / "t.csv", columns=("caption",))
-    tables = [next(reader_of(part.kind).blocks(part, 0, None, SourceOptions(columns=("caption",)))).labels for part in parts]
+    tables = [
+        next(picture_reader(part.kind).blocks(part, 0, None, SourceOptions(columns=("caption",)))).labels for part in parts
+    ]
     assert [table.column("caption").to_pylist() for table in tables] == [[None], ["hello"]]
     assert "no source has a column 'width'; they have: path, caption" in refused(
         tmp_path / "in", tmp_path / "t.csv", columns=("width",)
@@ -240,7 +242,7 @@ def test_a_large_folder_takes_little_memory_and_time(tmp_path: Path) -> None:
     """60,000 files in a process of its own: under 60 MB more than ten files take (names of 30 bytes)."""
     script = f"""
 import os, resource, sys
-from beholder.sources.pictures.folder import FilesReader
+from beholder.sources.folder import FilesReader
 from beholder.pixels.picture import SourceOptions
 for name, count in (("few", 10), ("many", 60_000)):
     folder = os.path.join({str(tmp_path)!r}, name)

@@ -14,9 +14,8 @@ import pytest
 from beholder import InputError
 from beholder.pixels.picture import SourceOptions
 from beholder.sources.detect import detect
-from beholder.sources.embeddings.parts import find_parts
-from beholder.sources.embeddings.reader import ReadOptions
-from beholder.sources.pictures.parts import find_pictures
+from beholder.sources.find import find_parts, find_pictures
+from beholder.sources.reader import ReadOptions
 from oracles.tar_making import png, tar
 
 

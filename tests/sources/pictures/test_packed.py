@@ -12,9 +12,9 @@ import pytest
 
 from beholder import InputError
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
-from beholder.sources.pictures.labels import join_labels
-from beholder.sources.pictures.parquet import PackedReader
-from beholder.sources.pictures.parts import find_pictures
+from beholder.sources.find import find_pictures
+from beholder.sources.labels import join_labels
+from beholder.sources.parquet import PackedReader
 from oracles.tar_making import png
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -22,8 +22,8 @@ from beholder.io import storage as remote_stream
 from beholder.io.storage import RemoteStream
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.detect import detect
-from beholder.sources.pictures.labels import join_labels
-from beholder.sources.pictures.parts import find_pictures, reader_of
+from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.labels import join_labels
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar
 from oracles.web import FileServer, serving
@@ -67,7 +67,7 @@ def find(*sources: str, **options: Any) -> list[PicturePart]:
 
 
 def read(part: PicturePart, start: int = 0, stop: int | None = None, **options: Any) -> tuple[list[PictureRef], pa.Table]:
-    blocks = list(reader_of(part.kind).blocks(part, start, stop, SourceOptions(**options)))
+    blocks = list(picture_reader(part.kind).blocks(part, start, stop, SourceOptions(**options)))
     return [ref for block in blocks for ref in block.refs], join_labels([block.labels for block in blocks])
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from beholder.pixels.decode import prepare
 from beholder.pixels.picture import PixelOptions, Trait
-from beholder.sources.pictures.sampling import count_traits
+from beholder.sources.sampling import count_traits
 from oracles.made_pictures import encoded, noise, smooth
 from oracles.picture_sources import find, put
 from oracles.tar_making import tar

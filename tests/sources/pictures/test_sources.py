@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.pictures.parts import reader_of
+from beholder.sources.find import picture_reader
 from oracles.picture_sources import find, put, read, refused, samples
 from oracles.tar_making import png, tar
 
@@ -82,7 +82,7 @@ def test_a_folder_of_shards_is_these(tmp_path: Path) -> None:
     parts = find(tmp_path)
     assert [part.name for part in parts] == ["d/9.tar", "d/10.tar"]
     assert [part.num_ignored for part in parts] == [0, 0] or parts[0].num_ignored == 2
-    blocks = [next(reader_of("tar").blocks(part, 0, None, SourceOptions())) for part in parts]
+    blocks = [next(picture_reader("tar").blocks(part, 0, None, SourceOptions())) for part in parts]
     assert [block.labels.to_pylist() for block in blocks] == [
         [{"sample": f"{tmp_path}/d/{i}.tar/{i}", "key": str(i), "url": f"u{i}"}] for i in (9, 10)
     ]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beholder.sources.embeddings.parts import find_parts
-from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.find import find_parts
+from beholder.sources.reader import ReadOptions
 from oracles.picture_sources import put, refused, samples
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar

@@ -11,9 +11,9 @@ import pytest
 
 from beholder import InputError
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
-from beholder.sources.pictures.labels import join_labels
-from beholder.sources.pictures.parts import find_pictures
-from beholder.sources.pictures.table import TableReader
+from beholder.sources.find import find_pictures
+from beholder.sources.labels import join_labels
+from beholder.sources.table import TableReader
 from oracles.tar_making import png
 
 

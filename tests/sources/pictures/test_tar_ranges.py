@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
-from beholder.sources.pictures import tar as tars
-from beholder.sources.pictures import tar_walk
-from beholder.sources.pictures.labels import join_labels
-from beholder.sources.pictures.tar import TarReader
+from beholder.sources import tar as tar_walk
+from beholder.sources import tar as tars
+from beholder.sources.labels import join_labels
+from beholder.sources.tar import TarReader
 from oracles.tar_making import png, tar
 
 OPTIONS = SourceOptions(block_rows=5)

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.pictures import tar as tars
-from beholder.sources.pictures import tar_strays, tar_walk
-from beholder.sources.pictures.labels import join_labels
-from beholder.sources.pictures.parts import find_pictures
-from beholder.sources.pictures.tar import TarReader
+from beholder.sources import tar as tar_strays
+from beholder.sources import tar as tar_walk
+from beholder.sources import tar as tars
+from beholder.sources.find import find_pictures
+from beholder.sources.labels import join_labels
+from beholder.sources.tar import TarReader
 from oracles.tar_making import png, tar
 from oracles.web import serving
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beholder.pixels.picture import SourceOptions
-from beholder.sources.pictures.parts import reader_of
-from beholder.sources.pictures.tar import TarReader
-from beholder.sources.pictures.tar_members import split_key
+from beholder.sources.find import picture_reader
+from beholder.sources.tar import TarReader
+from beholder.sources.tar_file import split_key
 from oracles.tar_making import base_plus_ext, png, tar
 from oracles.tar_reading import data_of, img2dataset_tar, part_of, read, samples, write
 
@@ -44,7 +44,7 @@ def test_the_part(tmp_path: Path) -> None:
     assert json.dumps(before)
     write(path, tar([("1.png", png(2))]))
     assert part_of(path).identity != before
-    assert reader_of("tar").inspect(str(path), "n", SourceOptions()).name == "n"
+    assert picture_reader("tar").inspect(str(path), "n", SourceOptions()).name == "n"
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -135,15 +135,15 @@ def test_what_lies_before_start_is_not_read(tmp_path: Path) -> None:
     packed = write(tmp_path / "p.tar.gz", gzip.compress(path.read_bytes()))
     part = part_of(packed)
     reader = TarReader()
-    from beholder.sources.pictures import tar_members
+    from beholder.sources import tar_file
 
     asked: list[str] = []
-    original = tar_members.TarFile.read
-    tar_members.TarFile.read = lambda self, member, most=None: (asked.append(member.name), original(self, member, most))[1]  # type: ignore[assignment, method-assign, func-returns-value]
+    original = tar_file.TarFile.read
+    tar_file.TarFile.read = lambda self, member, most=None: (asked.append(member.name), original(self, member, most))[1]  # type: ignore[assignment, method-assign, func-returns-value]
     try:
         (block,) = reader.blocks(part, 30, 35, SourceOptions())
     finally:
-        tar_members.TarFile.read = original  # type: ignore[method-assign]
+        tar_file.TarFile.read = original  # type: ignore[method-assign]
     assert len(block.refs) == 5
     assert {int(name.split(".")[0]) for name in asked} <= set(range(29, 35))
 

@@ -14,7 +14,7 @@ import pytest
 
 from beholder import InputError
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
-from beholder.sources.pictures.zip import ZipReader
+from beholder.sources.zip import ZipReader
 from oracles.tar_making import png
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from beholder.locate.archives import Place
 from beholder.locate.locate import PictureFinder
-from beholder.locate.place import Place
 from beholder.pixels.picture import PictureError, PictureRef
 from beholder.sources.fetch import ReadLimits, read_bytes
 

@@ -20,7 +20,7 @@ from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions, Trai
 from beholder.pixels.sniff import sniff
 from beholder.pixels.upright import ORIENTATION
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.sources.pictures.parts import reader_of
+from beholder.sources.find import picture_reader
 
 LOOKED_AT = 400
 """So many pictures are looked at before a run."""
@@ -63,7 +63,7 @@ def spread(count: int, most: int) -> list[int]:
 
 def _refs(part: PicturePart, quota: int, options: SourceOptions) -> Iterator[PictureRef]:
     """Up to `quota` pictures of a part: evenly spread where its length is known, else the first ones."""
-    reader = reader_of(part.kind)
+    reader = picture_reader(part.kind)
     if part.num_rows is None:
         for block in reader.blocks(part, 0, quota, options):
             yield from block.refs
@@ -120,7 +120,7 @@ def _firsts(parts: Sequence[PicturePart], most: int) -> Iterator[PictureRef]:
             yield from _refs(part, quota, options)
         elif not storage.is_web(part.path):
             stop = quota if part.num_rows is None else min(quota, part.num_rows)
-            blocks = reader_of(part.kind).blocks(part, 0, stop, options)
+            blocks = picture_reader(part.kind).blocks(part, 0, stop, options)
             yield from itertools.islice((ref for block in blocks for ref in block.refs), quota)
 
 

@@ -17,9 +17,9 @@ from typing import IO, Any, cast
 from beholder.columns import PictureReason
 from beholder.errors import InputError, os_error_text
 from beholder.io import storage
-from beholder.io.storage import RemoteStream
-from beholder.sources.pictures.labels import valid_text
-from beholder.sources.pictures.magic import HEAD_BYTES, compression_of, is_tar_header
+from beholder.io.remote_stream import RemoteStream
+from beholder.sources.file_kinds import HEAD_BYTES, compression_of, is_tar_header
+from beholder.sources.labels import valid_text
 
 MOST_MEMBER_BYTES = 1 << 30
 """Larger members are not read into memory."""

@@ -17,11 +17,10 @@ from beholder.io import storage
 from beholder.io.schemas import common_schema, fit_table, schema_of
 from beholder.io.tables import JSON_SUFFIXES, decoded, open_table, read_objects
 from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
-from beholder.sources.pictures.labels import block_labels, column_of, is_heavy, passed_columns, renames
-from beholder.sources.pictures.magic import is_picture, suffix_of
-from beholder.sources.pictures.parquet import as_text, columns_of_parquet, sample_names
-from beholder.sources.pictures.picture_columns import Columns, choose
-from beholder.sources.pictures.text_pictures import is_written_out, picture_of_text, without_written_out
+from beholder.sources.column_choice import Columns, choose
+from beholder.sources.file_kinds import is_picture, is_written_out, picture_of_text, suffix_of, without_written_out
+from beholder.sources.labels import block_labels, column_of, is_heavy, passed_columns, renames
+from beholder.sources.parquet import as_text, columns_of_parquet, sample_names
 
 PLACE = "path"
 """The only column of a .txt list."""

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.kernels.scoring import ColumnBlock, Embeddings
-from beholder.sources.embeddings.parts import reader_of
-from beholder.sources.embeddings.reader import Part, ReadOptions
+from beholder.sources.find import embedding_reader
+from beholder.sources.reader import Part, ReadOptions
 
 MOST_ROWS = 10_000
 _BLOCK_BYTES = 64 << 20
@@ -60,7 +60,7 @@ def mean_direction(parts: Sequence[Part], dim: int, options: ReadOptions) -> Mea
             break
         stop = wanted if part.num_rows is None else min(wanted, part.num_rows)
         read = 0
-        for block in reader_of(part.kind).blocks(part, 0, stop, few):
+        for block in embedding_reader(part.kind).blocks(part, 0, stop, few):
             num_rows = block.embeddings.shape[0]
             if block.before_chunk is not None:
                 block.before_chunk(0, num_rows)

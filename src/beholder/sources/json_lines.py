@@ -14,10 +14,10 @@ from beholder import columns
 from beholder.columns import RowStatus
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
-from beholder.io.tables import read_objects
-from beholder.sources.embeddings.labels import choose_label_columns, row_names, select_labels
-from beholder.sources.embeddings.reader import Block, Part, ReadOptions
-from beholder.sources.embeddings.wide import choose_embedding_columns
+from beholder.io.json_tables import read_objects
+from beholder.sources.column_choice import choose_embedding_columns
+from beholder.sources.labels import choose_label_columns, row_names, select_labels
+from beholder.sources.reader import Block, Part, ReadOptions
 
 _HEAD_BYTES, _MOST_HEAD_BYTES = 1 << 20, 256 << 20
 _PREFERRED = ("embedding", "embeddings", "img_emb", "image_embedding", "image_embeddings", "clip_embedding")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import io
+import math
 import mmap
 import os
 import threading
 import warnings
-from collections.abc import Iterator
-from typing import Any
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from beholder import columns
 from beholder.errors import InputError, damaged, reading_failed
 from beholder.io import storage
 from beholder.io.stream import read_ahead
 from beholder.kernels.faults import GuardedRange
-from beholder.sources.embeddings.reader import Block, Part, ReadOptions
+from beholder.sources.labels import choose_label_columns, choose_sample_column, plain_labels, refuse_columns, select_labels
+from beholder.sources.reader import Block, Part, ReadOptions
 
 _MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 1 << 16
@@ -274,3 +281,243 @@ def _remote_fortran_blocks(part: Part, start: int, stop: int, options: ReadOptio
                 raise InputError(f"{part.path} ended early; try again")
             block[column] = np.frombuffer(data, dtype)
         yield Block(block.T)
+
+
+_PREFERRED = ("embeddings", "embedding", "img_emb", "image_embeddings", "features", "arr_0")
+_USUAL = {"samples": columns.SAMPLE, "names": columns.SAMPLE, "paths": "path", "ids": "id", "keys": "key"}
+"""What arrays of labels are called in archives -> the columns that they are."""
+_MOST_LABEL_BYTES = 1 << 20
+"""Of one value; fixed-width text has as many bytes in every row as in the longest."""
+_LABEL_BLOCK_BYTES = 32 << 20
+_MOST_TEXT_BYTES = 64 << 20
+_MOST_RATIO = 16
+_ROW_TEXT_BYTES = 256
+"""Text of an archive's labels that is read may take `_MOST_TEXT_BYTES`, or so many times what it takes in the file, or so many
+bytes in a row: numbers and short words that are the same in all rows pack to next to nothing."""
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An array of an archive, as its header says. `offset`: where its numbers begin in the member."""
+
+    key: str
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    offset: int
+
+    def unfit(self, num_rows: int) -> str | None:
+        """Why it cannot be a column of `num_rows` labels; None: it can."""
+        if self.dtype.hasobject:
+            return f"it holds Python objects, which are never unpickled; save it as text: {self.key}.astype(str)"
+        if self.shape != (num_rows,):
+            return f"its shape is {self.shape}, and there are {num_rows} rows"
+        if self.dtype.kind not in "USiufb":
+            return f"it is of type {self.dtype}; save it as text: {self.key}.astype(str)"
+        if self.dtype.itemsize > _MOST_LABEL_BYTES:
+            return f"each of its values takes {self.dtype.itemsize:,} bytes; save shorter texts"
+        return None
+
+
+class NpzReader:
+    """Reads `.npz` files: one 2-D float array, and 1-D arrays of text or numbers of the same length as labels."""
+
+    def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
+        """Read the headers of the archive's arrays and choose the embeddings. Raises InputError, also for labels unfit."""
+        num_bytes = storage.size(path)
+        if num_bytes == 0:
+            raise InputError(f"{path} is empty (0 bytes)")
+        with storage.remote_errors(path), _open_archive(path) as archive:
+            _check_only(archive, path)
+            infos = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}
+            arrays = {key: _header(archive, info, key, path) for key, info in infos.items()}
+            found = arrays[_choose(arrays, options.embedding_column, path)]
+            where = f"{path}[{found.key}]"
+            check_array(found.shape, found.dtype, where)
+            if found.fortran:
+                raise InputError(f"{where} is in Fortran order, which cannot be streamed from an archive; save it as .npy")
+            labels = _label_columns(arrays, found, options, path)
+            for key in (found.key, *labels.values()):
+                promised = arrays[key].offset + math.prod(arrays[key].shape) * arrays[key].dtype.itemsize
+                check_end(f"{path}[{key}]", arrays[key].shape[0], promised, infos[key].file_size)
+        kinds = pa.schema([(column, _column_type(arrays[key].dtype)) for column, key in labels.items()])
+        detail = {"key": found.key, "arrays": labels, "labels": kinds}
+        return Part(path, name, "npz", found.shape[0], found.shape[1], found.dtype.name, num_bytes, cuts=(), detail=detail)
+
+    def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
+        """Rows [start, stop), inflated a block at a time."""
+        return read_ahead(_stream(part, start, stop, options))
+
+
+def _choose(arrays: Mapping[str, _Array], wanted: str | None, path: str) -> str:
+    if wanted is not None:
+        if wanted not in arrays:
+            raise InputError(f"{path} has no array {wanted!r}; it has: {', '.join(sorted(arrays)) or 'none'}")
+        return wanted
+    for key in _PREFERRED:
+        if key in arrays:
+            return key
+    found = [key for key, array in arrays.items() if len(array.shape) == 2 and array.dtype.kind == "f"]
+    if len(found) == 1:
+        return found[0]
+    listing = ", ".join(f"{key} {array.shape} {array.dtype}" for key, array in sorted(arrays.items())) or "none"
+    raise InputError(f"{path}: which array holds the embeddings? Name it with --embedding-column; it has: {listing}")
+
+
+def _label_columns(arrays: Mapping[str, _Array], embeddings: _Array, options: ReadOptions, path: str) -> dict[str, str]:
+    """Column -> array of what the labels are made of. Raises InputError when one that is wanted cannot be a column."""
+    asked = {*options.columns, options.sample_column}
+    others = {key: array for key, array in arrays.items() if key != embeddings.key}
+    named: dict[str, str] = {}
+    order = [*(key for key in _USUAL if key in others), *(key for key in others if key not in _USUAL)]
+    for key in sorted(order, key=lambda key: others[key].unfit(embeddings.shape[0]) is not None):  # those that fit go first
+        usual = _USUAL.get(key, key)
+        named[key if key in asked or usual in arrays or usual in named else usual] = key
+    unfit = {name: why for name, key in named.items() if (why := others[key].unfit(embeddings.shape[0])) is not None}
+    sample = choose_sample_column(named, options.sample_column, path) if named else options.sample_column
+    wanted = [name for name in (sample, *options.columns) if name in unfit]
+    if "*" in options.columns:  # what has a value a row is a column
+        wanted += [name for name in unfit if others[named[name]].shape == embeddings.shape[:1]]
+    if wanted:
+        key = named[wanted[0]]
+        hint = "; or leave it out of the file" if wanted[0] == sample and options.sample_column is None else ""
+        raise InputError(f"{path}[{key}] cannot be a column of labels: {unfit[wanted[0]]}{hint}")
+    return {name: key for name, key in named.items() if name not in unfit}
+
+
+def _damage(where: str) -> contextlib.AbstractContextManager[None]:
+    return damaged(lambda why: InputError(f"{where} is damaged: {why}; write it again"))
+
+
+def _open_archive(path: str) -> zipfile.ZipFile:
+    opened = storage.open_binary(path)
+    try:
+        with damaged(lambda why: InputError(f"{path} is not a whole .npz archive: {why}; write it again")):
+            return zipfile.ZipFile(opened)
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _check_only(archive: zipfile.ZipFile, path: str) -> None:
+    """Refuse what numpy.savez writes when it is called twice on one open file, where the first archive would be lost."""
+    first = min((info.header_offset for info in archive.infolist()), default=0)
+    if first:
+        raise InputError(
+            f"{path} has {first} bytes before its arrays: another archive, perhaps (numpy.savez twice on one open file); "
+            "save each into a file of its own"
+        )
+    names = archive.namelist()
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise InputError(f"{path} has two arrays called {twice.removesuffix('.npy')!r}; save it again under two names")
+
+
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: str) -> _Array:
+    where = f"{path}[{key}]"
+    with _member(archive, info.filename, path) as stream:
+        shape, fortran, dtype, offset = read_header(_read(stream, _HEADER_BYTES, where), where)
+    return _Array(key, shape, fortran, dtype, offset)
+
+
+def _member(archive: zipfile.ZipFile, name: str, path: str) -> IO[bytes]:
+    with _damage(path):
+        try:
+            return archive.open(name)
+        except (NotImplementedError, RuntimeError) as error:  # an unknown compression, a password
+            raise InputError(f"{path}: {name} cannot be unpacked ({error}); write it with numpy.savez") from None
+
+
+def _read(stream: IO[bytes], num_bytes: int, where: str) -> bytes:
+    with _damage(where):
+        return stream.read(num_bytes)
+
+
+def _read_exactly(stream: IO[bytes], num_bytes: int, where: str) -> bytes:
+    pieces, missing = [], num_bytes
+    while missing:
+        piece = _read(stream, missing, where)
+        if not piece:
+            raise InputError(f"{where} ends early: {missing} bytes are missing; write it again")
+        pieces.append(piece)
+        missing -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Rows:
+    """The rows of one array of an opened archive, from front to back."""
+
+    def __init__(self, archive: zipfile.ZipFile, key: str, path: str, start: int) -> None:
+        self.where = f"{path}[{key}]"
+        self._stream = _member(archive, f"{key}.npy", path)
+        shape, _, self.dtype, offset = read_header(_read(self._stream, _HEADER_BYTES, self.where), self.where)
+        self._dim = shape[1:]
+        self.row_bytes = math.prod(self._dim) * self.dtype.itemsize
+        with _damage(self.where):
+            self._stream.seek(offset + start * self.row_bytes)
+
+    def read(self, num_rows: int) -> np.ndarray[Any, Any]:
+        """The next (num_rows, ...)."""
+        data = _read_exactly(self._stream, num_rows * self.row_bytes, self.where)
+        return np.frombuffer(data, self.dtype).reshape(num_rows, *self._dim)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
+    assert part.num_rows is not None
+    stop = part.num_rows if stop is None else stop
+    label_keys: dict[str, str] = part.detail["arrays"]
+    if not label_keys:
+        refuse_columns(part, options)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(storage.remote_errors(part.path))
+        archive = stack.enter_context(_open_archive(part.path))
+
+        def opened(key: str) -> _Rows:
+            return stack.enter_context(contextlib.closing(_Rows(archive, key, part.path, start)))
+
+        embeddings = opened(part.detail["key"])
+        chosen = choose_label_columns(label_keys, options, part.path) if label_keys else []
+        labels = {name: opened(label_keys[name]) for name in chosen}
+        texts = [label_keys[name] for name, rows in labels.items() if rows.dtype.kind in "US"]
+        left = _text_allowed(archive, texts, part.num_rows)
+        label_bytes = sum(rows.row_bytes for rows in labels.values())
+        num_rows = max(1, min(options.block_bytes // 4 // embeddings.row_bytes, _LABEL_BLOCK_BYTES // max(1, label_bytes)))
+        for low in range(start, stop, num_rows):
+            high = min(stop, low + num_rows)
+            block = embeddings.read(high - low)
+            table = pa.table({name: _column(rows.read(high - low), rows.where) for name, rows in labels.items()})
+            left -= sum(column.nbytes for column in table.columns if pa.types.is_large_string(column.type))
+            if left < 0:
+                raise InputError(
+                    f"{part.path}: its labels unpack to far more than they take in the file; "
+                    "save them as Parquet beside the embeddings, or leave them out"
+                )
+            named = select_labels(table, part, low, options) if labels else plain_labels(part, low, high)
+            yield Block(block, named)
+
+
+def _text_allowed(archive: zipfile.ZipFile, keys: Any, num_rows: int) -> int:
+    packed = sum(archive.getinfo(f"{key}.npy").compress_size for key in keys)
+    return max(_MOST_TEXT_BYTES, _MOST_RATIO * packed, _ROW_TEXT_BYTES * num_rows)
+
+
+def _column_type(dtype: np.dtype[Any]) -> pa.DataType:
+    """Of the labels that `_column` makes of such values."""
+    return pa.large_string() if dtype.kind in "US" else pa.from_numpy_dtype(dtype.newbyteorder("="))
+
+
+def _column(values: np.ndarray[Any, Any], where: str) -> pa.Array:
+    """Labels as Arrow has them; bytes that are no text become escapes, always the same way."""
+    with _damage(where):
+        if values.dtype.kind == "S":
+            return pa.array([value.decode("utf-8", "backslashreplace") for value in values.tolist()], pa.large_string())
+        if values.dtype.kind == "U":
+            texts = values.tolist()
+            try:
+                return pa.array(texts, pa.large_string())
+            except UnicodeEncodeError:  # lone surrogates
+                return pa.array([text.encode("utf-8", "backslashreplace").decode() for text in texts], pa.large_string())
+        return pa.array(values.astype(values.dtype.newbyteorder("=")))

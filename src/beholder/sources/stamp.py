@@ -10,7 +10,7 @@ from typing import Any
 from beholder.columns import EMBEDDINGS_FOLDER, SIDECAR_SUFFIX, STAMP_FILE
 from beholder.errors import InputError
 from beholder.io import records, storage
-from beholder.sources.embeddings.reader import Part
+from beholder.sources.reader import Part
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import pyarrow as pa
 from beholder import columns
 from beholder.errors import HeadError, InputError
 from beholder.io import storage
-from beholder.sources.embeddings.labels import plain_labels, refuse_columns, select_labels
-from beholder.sources.embeddings.npy import check_array
-from beholder.sources.embeddings.reader import Block, Part, ReadOptions
+from beholder.sources.labels import plain_labels, refuse_columns, select_labels
+from beholder.sources.npy import check_array
+from beholder.sources.reader import Block, Part, ReadOptions
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,526 @@
+"""A text file in, pieces of it out that end where a row of CSV ends, each in a buffer of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder import columns
+from beholder.columns import RowStatus
+from beholder.errors import InputError
+from beholder.io import storage
+from beholder.io.text import is_utf16, open_text, read_head
+from beholder.kernels import decimals
+from beholder.kernels.decimals import PAD
+from beholder.kernels.fields import contents
+from beholder.sources.column_choice import choose_embedding_columns
+from beholder.sources.labels import choose_label_columns, row_names, select_labels
+from beholder.sources.reader import Block, Part, ReadOptions
+
+MOST_ROW_BYTES = 64 << 20
+"""Longest row that is read. A quote that is never closed would otherwise swallow the file."""
+_NEWLINE, _QUOTE = b"\n", b'"'
+_MARKS = {
+    b"\x1f\x8b": "gzip data, which is not read; decompress it first (gunzip)",
+    b"\x28\xb5\x2f\xfd": "zstandard data, which is not read; decompress it first (unzstd)",
+    b"\xff\xfe": "UTF-32 text, which is not read; save it as UTF-8",
+    b"\0\0\xfe\xff": "UTF-32 text, which is not read; save it as UTF-8",
+}
+
+
+def check_is_text(head: bytes, path: str) -> None:
+    """Refuse what starts like another kind of file. Raises InputError."""
+    if not head:
+        raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
+    for mark, what in _MARKS.items():
+        if head.startswith(mark):
+            raise InputError(f"{path} is {what}")
+    if b"\0" in head:
+        raise InputError(f"{path} is not text: it holds zero bytes; expected CSV")
+
+
+def rows_end(text: bytes | bytearray, start: int, stop: int) -> int:
+    """Where the last whole row of text[start:stop] ends: after a newline that an even number of quotes precede; -1: nowhere."""
+    if text.find(_QUOTE, start, stop) < 0:
+        return text.rfind(_NEWLINE, start, stop) + 1 or -1
+    quotes, end = _count_quotes(text, start, stop), stop
+    while True:
+        quote = text.rfind(_QUOTE, start, end)
+        newline = text.rfind(_NEWLINE, max(start, quote + 1), end) if quotes % 2 == 0 else -1
+        if newline >= 0 or quote < 0:
+            return newline + 1 or -1
+        quotes, end = quotes - 1, quote
+
+
+def first_row_end(text: bytes | bytearray, start: int, stop: int) -> int:
+    """Where the first row of text[start:stop] ends; -1: not there."""
+    quotes, end = 0, start
+    while (newline := text.find(_NEWLINE, end, stop)) >= 0:
+        quotes += text.count(_QUOTE, end, newline)
+        end = newline + 1
+        if quotes % 2 == 0:
+            return end
+    return -1
+
+
+def _count_quotes(text: bytes | bytearray, start: int, stop: int) -> int:
+    if stop - start < 4096:
+        return text.count(_QUOTE, start, stop)
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8, stop - start, start) == ord(_QUOTE)))
+
+
+class Piece:
+    """Whole rows: text[start:stop], with `PAD` bytes of the buffer before them and `PAD` newlines after.
+
+    Attributes:
+        text: the buffer.
+        start, stop: where the rows stand in it.
+        is_cut: the rows do not end at `stop`, because one is longer than `MOST_ROW_BYTES`.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.text = bytearray(PAD + room + 1 + PAD)
+        self.start = self.stop = PAD
+        self.is_cut = False
+
+    @property
+    def room(self) -> int:
+        """Bytes of rows it can hold."""
+        return len(self.text) - (PAD + 1 + PAD)
+
+    def grow(self) -> None:
+        """Double the room, up to `MOST_ROW_BYTES`, keeping the text."""
+        self.text = self.text + bytes(min(self.room, MOST_ROW_BYTES - self.room))
+
+    def end_at(self, stop: int) -> None:
+        """Let the rows end at `stop`, or after a newline that is added there."""
+        if self.text[stop - 1] != ord(_NEWLINE):
+            self.text[stop] = ord(_NEWLINE)
+            stop += 1
+        self.text[stop : stop + PAD] = _NEWLINE * PAD
+        self.stop = stop
+
+
+class PieceReader:
+    """Cuts a file into pieces, in order.
+
+    Args:
+        path: for error texts.
+        file: opened for reading bytes, at its start.
+        num_bytes: how long the text was when the run was planned; None: not known (it is recoded).
+    """
+
+    def __init__(self, path: str, file: IO[bytes], num_bytes: int | None) -> None:
+        self._path, self._file, self._planned = path, file, num_bytes
+        self._read = 0
+        self._rest = bytearray()
+        self._is_finished = False
+
+    def fill(self, piece: Piece) -> bool:
+        """Read the next whole rows into `piece`; False when there are no more.
+
+        Raises InputError when the file cannot be read, or is not as long as it was.
+        """
+        while piece.room <= len(self._rest):
+            piece.grow()
+        piece.start, piece.is_cut = PAD, False
+        piece.text[PAD : PAD + len(self._rest)] = self._rest
+        filled = self._read_into(piece, PAD + len(self._rest))
+        while (end := filled if self._is_finished else rows_end(piece.text, PAD, filled)) < 0:
+            if piece.room >= MOST_ROW_BYTES:
+                piece.is_cut, end = True, filled
+                break
+            piece.grow()
+            filled = self._read_into(piece, filled)
+        self._rest = piece.text[end:filled]
+        piece.end_at(end)
+        return end > PAD
+
+    def _read_into(self, piece: Piece, filled: int) -> int:
+        """Fill the room of `piece` from `filled` on, as far as the file goes; returns where the text ends."""
+        stop = PAD + piece.room
+        with storage.remote_errors(self._path), memoryview(piece.text) as view:
+            while filled < stop and not self._is_finished:
+                count = self._file.readinto(view[filled:stop])  # type: ignore[attr-defined]
+                self._is_finished = not count
+                filled += count
+                self._read += count
+        if self._planned is None:
+            return filled
+        if self._read > self._planned or (self._is_finished and self._read < self._planned):
+            raise InputError(
+                f"{self._path} had {self._planned} bytes when the run was planned and now has {self._read} or more: it was"
+                " changed meanwhile; run the same command again when it is whole"
+            )
+        return filled
+
+
+_UNSURE_ROOM = 4096
+_COMPLAINTS = {
+    decimals.NOT_A_NUMBER: "column {column!r}: {text!r} is not a number",
+    decimals.STRAY_QUOTE: "column {column!r}: {text!r} is followed by a quote, but does not start with one;"
+    " put the whole field in quotes and double those inside",
+    decimals.TEXT_AFTER_QUOTE: "column {column!r}: {text!r} goes on after its closing quote; double the quotes inside a field",
+    decimals.OPEN_QUOTE: "column {column!r}: the quote that opens {text!r} is never closed",
+    decimals.TOO_FEW: "only {found} of {expected} fields; is the file whole?",
+    decimals.TOO_MANY: "more than {expected} fields; put those that hold commas in quotes",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the columns are.
+
+    Attributes:
+        path: of the file, for error texts.
+        names: of all columns.
+        embedding: positions of the columns of dimension 0, 1, ...
+        labels: positions of the columns to pass on.
+    """
+
+    path: str
+    names: list[str]
+    embedding: list[int]
+    labels: list[int] = field(default_factory=list)
+
+    def roles(self) -> npt.NDArray[np.int64]:
+        """(C,) int64 for `decimals.parse_rows`."""
+        roles = np.full(len(self.names), -1, np.int64)
+        roles[self.embedding] = np.arange(len(self.embedding))
+        roles[self.labels] = -2 - np.arange(len(self.labels))
+        return roles
+
+
+class Workspace:
+    """A piece and the arrays that its rows are written to; used again for piece after piece.
+
+    The arrays have room for the shortest rows there can be; memory that is never written is never taken.
+    """
+
+    def __init__(self, room: int, layout: Layout) -> None:
+        self.piece = Piece(room)
+        self.roles = layout.roles()
+        self.report = np.zeros(decimals.REPORT_SIZE, np.int64)
+        self.unsure = np.empty((len(layout.embedding) + _UNSURE_ROOM, 4), np.int64)
+        self._shape = (len(layout.embedding), len(layout.labels))
+        self._allocate(0)
+
+    def _allocate(self, num_rows: int) -> None:
+        dim, num_labels = self._shape
+        self.embeddings = np.empty((num_rows, dim), np.float32)
+        self.missing = np.empty(num_rows, np.bool_)
+        self.lines = np.empty(num_rows, np.int64)
+        self.spans = np.empty((num_rows, num_labels, 2), np.int64)
+
+    def make_room(self) -> None:
+        """Let the arrays hold the rows of the piece: a row has at least one byte per column."""
+        num_rows = (self.piece.room + 1) // len(self.roles) + 1
+        if len(self.lines) < num_rows:
+            self._allocate(num_rows)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """The right rows of a piece before its first wrong one.
+
+    Attributes:
+        embeddings: (N, D) float32, in the workspace.
+        missing: (N,) bool: rows with an empty number, all zeros.
+        labels: N rows of the columns to pass on.
+        num_lines: lines of the piece (and those before it that the caller counted in).
+        error: lines before the wrong place, and what is wrong; None when all rows are right.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    missing: npt.NDArray[np.bool_]
+    labels: pa.Table
+    num_lines: int
+    error: tuple[int, str] | None
+
+
+class _BadLabelError(Exception):
+    def __init__(self, row: int, text: str) -> None:
+        super().__init__(text)
+        self.row, self.text = row, text
+
+
+def parse(space: Workspace, layout: Layout, num_lines: int = 0) -> Parsed:
+    """Parse the piece in `space`; line counts start at `num_lines`."""
+    piece, report = space.piece, space.report
+    space.make_room()
+    text = np.frombuffer(piece.text, np.uint8)
+    at, num_rows, status = piece.start, 0, decimals.FULL
+    while status == decimals.FULL:
+        embeddings, missing, lines = space.embeddings[num_rows:], space.missing[num_rows:], space.lines[num_rows:]
+        spans = space.spans[num_rows:]
+        status = decimals.parse_rows(text, at, piece.stop, space.roles, embeddings, missing, lines, spans, space.unsure, report)
+        lines[: report[decimals.ROWS]] += num_lines
+        _settle(space, embeddings, missing)
+        at = int(report[decimals.NEXT])
+        num_rows += int(report[decimals.ROWS])
+        num_lines += int(report[decimals.LINES])
+    error = None
+    if piece.is_cut or status != decimals.FINISHED:
+        error = num_lines, _complaint(status, space, layout)
+    while True:
+        try:
+            labels = _labels(text, space.spans[:num_rows], layout)
+            break
+        except _BadLabelError as bad:
+            error = int(space.lines[bad.row]), bad.text
+            num_rows = bad.row
+    return Parsed(space.embeddings[:num_rows], space.missing[:num_rows], labels, num_lines, error)
+
+
+def _settle(space: Workspace, embeddings: npt.NDArray[np.float32], missing: npt.NDArray[np.bool_]) -> None:
+    """Put in the numbers that need exact arithmetic."""
+    num_rows = space.report[decimals.ROWS]
+    for row, dimension, start, stop in space.unsure[: space.report[decimals.UNSURE]].tolist():
+        if row < num_rows and not missing[row]:
+            embeddings[row, dimension] = decimals.nearest_float32(space.piece.text[start:stop].decode("ascii"))
+
+
+def _complaint(status: int, space: Workspace, layout: Layout) -> str:
+    """What is wrong with the row at which parsing stopped."""
+    if space.piece.is_cut and status not in (decimals.STRAY_QUOTE, decimals.TEXT_AFTER_QUOTE, decimals.NOT_A_NUMBER):
+        return f"the row is longer than {MOST_ROW_BYTES >> 20} MiB; is a quote not closed?"
+    column = int(space.report[decimals.COLUMN])
+    start, stop = (int(space.report[which]) for which in (decimals.FIELD_START, decimals.FIELD_STOP))
+    text = _shortened(space.piece.text[start : min(stop, start + 200)].decode("utf-8", errors="replace"))
+    expected = len(layout.names)
+    return _COMPLAINTS[status].format(column=layout.names[column], text=text, found=column + 1, expected=expected)
+
+
+def _shortened(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _labels(text: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64], layout: Layout) -> pa.Table:
+    """The columns to pass on. Raises _BadLabelError for the first row, of the first column, that is no UTF-8 text."""
+    arrays = []
+    for k, position in enumerate(layout.labels):
+        offsets, data, valid = contents(text, np.ascontiguousarray(spans[:, k]))
+        validity = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+        buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(data)]
+        array = pa.Array.from_buffers(pa.large_string(), len(valid), buffers)
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid:
+            row, value = _first_misfit(array)
+            raise _BadLabelError(row, f"column {layout.names[position]!r}: {value!r} is not UTF-8 text") from None
+        arrays.append(array)
+    return pa.Table.from_arrays(arrays, names=[layout.names[position] for position in layout.labels])
+
+
+def _first_misfit(array: pa.Array) -> tuple[int, str]:
+    """The first row whose value is no text, and that value in short."""
+    right, wrong = 0, len(array)
+    while wrong - right > 1:
+        middle = (right + wrong) // 2
+        try:
+            array.slice(0, middle).validate(full=True)
+            right = middle
+        except pa.ArrowInvalid:
+            wrong = middle
+    return right, _shortened(array[right].as_buffer().to_pybytes().decode("utf-8", errors="replace"))
+
+
+_PIECE_BYTES = 4 << 20
+_LEAST_PIECE_BYTES = 64 << 10
+_HEAD_BYTES = 1 << 20
+_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"|([^,"]*)')
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvReader:
+    """Reads CSV (RFC 4180, UTF-8 or marked UTF-16, a row of column names first) on all cores this process may use.
+
+    A number becomes the float32 nearest to its decimal text. A number field that is empty or `null` makes its row MISSING; NaN
+    and infinities are passed on. Pass-through columns are the text that stands there.
+
+    Attributes:
+        piece_bytes: bytes of text that a thread takes at a time; None: 4 MiB, or less for small blocks.
+    """
+
+    piece_bytes: int | None = None
+
+    def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
+        """Read the column names and the first rows (1 MiB). Raises InputError, also for a wrong row among them."""
+        num_bytes = storage.size(path)
+        head, rows_at, is_whole = _read_head(path)
+        names = _split(head[:rows_at], path, 1)
+        if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+            raise InputError(f"{path}: the column names are not separated by commas; write it as CSV with commas")
+        first_end = first_row_end(head, rows_at, len(head))
+        first_line = 1 + head.count(b"\n", 0, rows_at)
+        first_row = _split(head[rows_at : first_end if first_end > 0 else len(head)], path, first_line)
+        looks_numeric = [position >= len(first_row) or _looks_numeric(first_row[position]) for position in range(len(names))]
+        chosen = choose_embedding_columns(names, looks_numeric, options.embedding_column, path)
+        embedding = [names.index(column) for column in chosen]
+        _check_rows(head, rows_at, is_whole, Layout(path, names, embedding))
+        is_recoded = is_utf16(storage.read_range(path, 0, 4))
+        seen = max(1, len(head) - rows_at)
+        text_bytes = num_bytes // 2 if is_recoded else num_bytes  # two bytes a letter in UTF-16
+        about_rows = round((text_bytes - rows_at) * head.count(b"\n", rows_at) / seen)
+        detail = {"names": names, "embedding": embedding, "about_rows": about_rows, "is_recoded": is_recoded}
+        _label_columns(names, embedding, options, path)
+        return Part(path, name, "csv", None, len(embedding), "float32", num_bytes, cuts=(), detail=detail)
+
+    def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
+        """Rows [start, stop) in blocks of at most `options.block_bytes`; rows before `start` are read and dropped."""
+        names, embedding = part.detail["names"], part.detail["embedding"]
+        labels = _label_columns(names, embedding, options, part.path)
+        layout = Layout(part.path, names, embedding, [names.index(name) for name in labels])
+        piece_bytes = self.piece_bytes or min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, options.block_bytes // 4))
+        block_rows = max(1, options.block_bytes // (4 * part.dim))
+        first_row = first_line = 0
+        with contextlib.closing(_parsed_pieces(part, layout, min(piece_bytes, part.num_bytes + 1))) as pieces:
+            for parsed in pieces:
+                num_rows = len(parsed.embeddings)
+                high = num_rows if stop is None else min(num_rows, stop - first_row)
+                for at in range(max(0, start - first_row), high, block_rows):
+                    yield _block(parsed, at, min(high, at + block_rows), first_row, part, options)
+                first_row += num_rows
+                if stop is not None and first_row >= stop:
+                    return
+                if parsed.error is not None:
+                    line, text = parsed.error
+                    raise InputError(f"{part.path}: line {first_line + line + 1}: {text}")
+                first_line += parsed.num_lines
+
+
+def _parsed_pieces(part: Part, layout: Layout, room: int) -> Generator[Parsed]:
+    """The pieces of a file, parsed by as many threads as there are cores and read ahead of them, in order.
+
+    A piece is valid until the next is asked for.
+    """
+    num_threads = len(os.sched_getaffinity(0))
+    free = [Workspace(room, layout) for _ in range(num_threads + 2)]
+    pending: deque[tuple[Workspace, Future[Parsed]]] = deque()
+    with open_text(part.path) as file:
+        reader = PieceReader(part.path, file, None if part.detail["is_recoded"] else part.num_bytes)
+        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="beholder-csv")
+        try:
+            is_first = True
+            while True:
+                while free and reader.fill(free[-1].piece):
+                    space = free.pop()
+                    num_lines = _skip_names(space.piece, layout) if is_first else 0
+                    is_first = False
+                    pending.append((space, pool.submit(parse, space, layout, num_lines)))
+                if not pending:
+                    return
+                space, parsed = pending.popleft()
+                yield parsed.result()
+                free.append(space)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _skip_names(piece: Piece, layout: Layout) -> int:
+    """Let the rows of the first piece start after the column names; returns how many lines those take. Raises InputError."""
+    end = first_row_end(piece.text, piece.start, piece.stop)
+    if end < 0 or _split(bytes(piece.text[piece.start : end]), layout.path, 1) != layout.names:
+        raise InputError(f"{layout.path} has other column names than when the run was planned; run the same command again")
+    num_lines = piece.text.count(b"\n", piece.start, end)
+    piece.start = end
+    return num_lines
+
+
+def _block(parsed: Parsed, low: int, high: int, first_row: int, part: Part, options: ReadOptions) -> Block:
+    """Rows [low, high) of a piece whose row 0 is row `first_row` of the part."""
+    if parsed.labels.num_columns:
+        labels = select_labels(parsed.labels.slice(low, high - low), part, first_row + low, options)
+    else:
+        labels = pa.table({columns.SAMPLE: row_names(part.name, first_row + low, first_row + high)})
+    missing = parsed.missing[low:high]
+    statuses = missing.astype(np.uint8) * np.uint8(RowStatus.MISSING) if missing.any() else None
+    return Block(parsed.embeddings[low:high], labels, statuses)
+
+
+def _read_head(path: str) -> tuple[bytes, int, bool]:
+    """The beginning of the file, in UTF-8, with at least one row if there is one; where the rows start; whether it is all.
+
+    Raises InputError.
+    """
+    num_bytes = _HEAD_BYTES
+    while True:
+        head, is_whole = read_head(path, num_bytes)
+        check_is_text(head, path)
+        rows_at = first_row_end(head, 0, len(head))
+        is_enough = is_whole or (rows_at > 0 and first_row_end(head, rows_at, len(head)) > 0)
+        if is_enough or (rows_at > 0 and num_bytes >= MOST_ROW_BYTES):
+            return head, rows_at if rows_at > 0 else len(head), is_whole
+        if num_bytes >= MOST_ROW_BYTES:
+            raise InputError(
+                f"{path}: line 1: the row is longer than {MOST_ROW_BYTES >> 20} MiB; is it CSV, are all quotes closed?"
+            )
+        num_bytes *= 8
+
+
+def _split(row: bytes, path: str, line: int) -> list[str]:
+    """The fields of a row. Raises InputError for wrong quotes and for what is not UTF-8."""
+    try:
+        text = row.decode("utf-8").removesuffix("\n").removesuffix("\r").removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
+    fields, at = [], 0
+    while match := _FIELD.match(text, at):
+        fields.append(match[2] if match[1] is None else match[1].replace('""', '"'))
+        at = match.end()
+        if at == len(text):
+            break
+        if text[at] != ",":
+            raise InputError(f"{path}: line {line}: a quote in the wrong place near {text[max(0, at - 20) : at + 20]!r}")
+        at += 1
+    return fields
+
+
+def _looks_numeric(text: str) -> bool:
+    """Whether a field of the first row is a number, or empty."""
+    text = text.strip()
+    if text == "" or text.lower() == "null":
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _label_columns(names: list[str], embedding: list[int], options: ReadOptions, path: str) -> list[str]:
+    """The columns to pass on, the sample column first if there is one. Raises InputError."""
+    taken = set(embedding)
+    others = [name for position, name in enumerate(names) if position not in taken]
+    chosen = list(dict.fromkeys(choose_label_columns(others, options, path)))
+    for name in chosen:
+        if others.count(name) > 1:
+            raise InputError(f"{path} has {others.count(name)} columns named {name!r}; rename them")
+    return chosen
+
+
+def _check_rows(head: bytes, rows_at: int, is_whole: bool, layout: Layout) -> None:
+    """Raise InputError for a wrong row among those in `head`."""
+    taken = set(layout.embedding)
+    others = [position for position in range(len(layout.names)) if position not in taken]
+    layout = replace(layout, labels=others)
+    space = Workspace(len(head), layout)
+    end = len(head) if is_whole else rows_end(head, rows_at, len(head))
+    space.piece.is_cut = end < 0
+    rows = head[rows_at : end if end >= 0 else len(head)]
+    space.piece.text[space.piece.start : space.piece.start + len(rows)] = rows
+    space.piece.end_at(space.piece.start + len(rows))
+    parsed = parse(space, layout, head.count(b"\n", 0, rows_at))
+    if parsed.error is not None:
+        line, text = parsed.error
+        raise InputError(f"{layout.path}: line {line + 1}: {text}")
