@@ -16,9 +16,9 @@ import pytest
 
 from beholder import InputError
 from beholder.columns import PictureReason
+from beholder.io.storage import cache_folder
 from beholder.locate.locate import PictureFinder
 from beholder.pixels.picture import PictureError
-from beholder.sources import tar as tar_index
 from beholder.sources import tar_file
 from oracles.locating import MEMBERS, fill, outcome, record
 from oracles.tar_making import png, tar
@@ -199,32 +199,33 @@ def test_confined_knows_addresses_that_lead_back_to_files_of_this_machine(here: 
         assert finder.read(f"simplecache::file://{out}/private.png") == png(1)
 
 
-def test_a_tar_is_gone_through_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def kept_tables() -> list[Path]:
+    """Of the members of each tar that was gone through, as the cache folder has them."""
+    return list((cache_folder() / "tar-members").glob("*.arrow"))
+
+
+def test_a_tar_is_gone_through_once(here: Path) -> None:
     (here / "x.tar").write_bytes(tar(MEMBERS))
-    walks = []
-    real = tar_index._gone_through
-    monkeypatch.setattr(tar_index, "_gone_through", lambda path, size: walks.append(path) or real(path, size))
+    written: dict[Path, int] = {}
     for _ in range(2):
         with PictureFinder(record("x.tar")) as finder:
             assert finder.read("x.tar/1") == png(1)
             assert finder.read("x.tar/2") == png(3)
-    assert len(walks) == 1
+        (kept,) = kept_tables()
+        assert written.setdefault(kept, kept.stat().st_mtime_ns) == kept.stat().st_mtime_ns
     (here / "x.tar").write_bytes(tar([("1.jpg", png(50)), ("2.jpg", png(51))]))
     with PictureFinder(record("x.tar")) as finder:
         assert finder.read("x.tar/2") == png(51)
-    assert len(walks) == 2
+    assert len(kept_tables()) == 2
 
 
-def test_few_pictures_of_many_tars_leave_the_others_alone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_pictures_of_many_tars_leave_the_others_alone(here: Path) -> None:
     (here / "tars").mkdir()
     for i in range(300):
         (here / "tars" / f"{i:05d}.tar").write_bytes(tar([(f"{i:05d}{k:04d}.jpg", png(k)) for k in range(3)]))
-    walks: list[str] = []
-    real = tar_index._gone_through
-    monkeypatch.setattr(tar_index, "_gone_through", lambda path, size: walks.append(path) or real(path, size))
     with PictureFinder(record("tars/{00000..00299}.tar")) as finder:
         assert finder.read("tars/00123.tar/001230002") == png(2)
-    assert walks == ["tars/00123.tar"]
+    assert len(kept_tables()) == 1
 
 
 def test_many_threads_may_ask(here: Path) -> None:

@@ -1,4 +1,4 @@
-"""A table's schema in; which column holds the pictures and which names them out, or that it holds embeddings."""
+"""Choice of the columns of a table that hold pictures, names or an embedding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from beholder.columns import SAMPLE_COLUMN_NAMES
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io.csv_tables import check_names
-from beholder.sources.file_kinds import PICTURE_SUFFIXES, is_picture_text, suffix_of
+from beholder.sources.file_kinds import PICTURE_SUFFIXES, is_picture, is_picture_text, suffix_of
 from beholder.sources.labels import is_heavy, listing
 
 PATH_NAMES = (
@@ -103,10 +103,17 @@ def _is_pictures(kind: pa.DataType) -> bool:
 
 def holds_embeddings(schema: pa.Schema) -> bool:
     """Whether a table looks like one of embeddings: a column of float lists, or many columns of floats, fewer if numbered."""
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if any(check(field.type) and bool(pa.types.is_floating(field.type.value_type)) for field in schema for check in lists):
-        return True
-    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
+    return is_wide(schema) or any(is_list(field.type) and pa.types.is_floating(field.type.value_type) for field in schema)
+
+
+def float_columns(schema: pa.Schema) -> list[str]:
+    """Names of the columns of floats."""
+    return [field.name for field in schema if pa.types.is_floating(field.type)]
+
+
+def is_wide(schema: pa.Schema) -> bool:
+    """Whether a table has a column per dimension: many of floats, fewer if they are numbered."""
+    floats = float_columns(schema)
     return len(floats) >= _MANY_COLUMNS or are_dimensions(floats)
 
 
@@ -121,10 +128,7 @@ def looks_like_place(value: object) -> bool:
     return isinstance(value, str) and ("://" in value or suffix_of(value) in PICTURE_SUFFIXES or is_picture_text(value))
 
 
-def choose(
-    schema: pa.Schema, picture: str | None, sample: str | None, first_value: FirstValue, is_picture: Callable[[bytes], bool],
-    where: str,
-) -> Columns:  # fmt: skip
+def choose(schema: pa.Schema, picture: str | None, sample: str | None, first_value: FirstValue, where: str) -> Columns:
     """Which columns hold and name the pictures.
 
     Args:
@@ -132,7 +136,6 @@ def choose(
         picture: the column that the user named, or None.
         sample: the one for the names that the user named, or None.
         first_value: looks into a column.
-        is_picture: whether bytes begin a picture.
         where: for messages.
 
     Raises:
@@ -149,14 +152,19 @@ def choose(
             raise InputError(f"{where}: column {found!r} is {types[found]}; {_HINT}")
     else:
         marked = [name for name in marked_pictures(schema) if _is_pictures(types[name])]
-        found = _find_bytes(types, marked, first_value, is_picture, where) or _find_places(types, marked, first_value, where)
+        found = _find_bytes(types, marked, first_value, where) or _find_places(types, marked, first_value, where)
     kind = types[found]
     holds_lists = is_list(kind) and not is_numbers(kind)
     is_struct = is_picture_struct(kind.value_type if holds_lists else kind)
     has_bytes = not is_text(kind) or _is_picture_text(first_value(found))
     if sample is None:
-        named = [name for name in SAMPLE_COLUMN_NAMES if name in types and name != found and _is_name(types[name])]
-        sample = _choose_sample(named, is_struct) if has_bytes else _table_sample(named, found)
+        can_name = [name for name in types if name != found and (is_text(types[name]) or pa.types.is_integer(types[name]))]
+        named = [name for name in SAMPLE_COLUMN_NAMES if name in can_name]
+        if not has_bytes:  # a column called sample or key, else the place itself
+            sample = next((name for name in named if name in ("sample", "key", "SAMPLE_ID")), found)
+        else:  # the table's own names, before the struct's path, before URLs
+            own = [name for name in named if name.lower() != "url"] or ([] if is_struct else named)
+            sample = own[0] if own else None
     return Columns("parquet" if has_bytes else "table", found, is_struct, sample, holds_lists)
 
 
@@ -181,51 +189,30 @@ def _is_picture_text(value: object) -> bool:
     return isinstance(value, str) and is_picture_text(value)
 
 
-def _is_name(kind: pa.DataType) -> bool:
-    return is_text(kind) or bool(pa.types.is_integer(kind))
+def _ask(names: Sequence[str], where: str) -> ChoiceNeededError:
+    return ChoiceNeededError(f"{where}: which column holds the pictures? Name it with --picture-column: {', '.join(names)}")
 
 
-def _choose_sample(named: Sequence[str], is_struct: bool) -> str | None:
-    """Of a table of bytes: its own names, before the struct's path, before URLs."""
-    own = [name for name in named if name.lower() != "url"]
-    if own:
-        return own[0]
-    return named[0] if named and not is_struct else None
-
-
-def _table_sample(named: Sequence[str], picture: str) -> str:
-    """Of a table of places: a column called sample or key, else the place itself."""
-    return next((name for name in named if name in ("sample", "key", "SAMPLE_ID")), picture)
-
-
-def _find_bytes(
-    types: dict[str, pa.DataType],
-    marked: Sequence[str],
-    first_value: FirstValue,
-    is_picture: Callable[[bytes], bool],
-    where: str,
-) -> str | None:
+def _find_bytes(types: dict[str, pa.DataType], marked: Sequence[str], first_value: FirstValue, where: str) -> str | None:
     """The column with pictures in it: as metadata, types, names or, last, first values have it. Raises InputError."""
     structs = [name for name, kind in types.items() if is_picture_struct(kind.value_type if is_list(kind) else kind)]
     named = [name for name, kind in types.items() if is_bytes(kind) and name.lower() in _BYTES_NAMES]
     found = [name for name in marked if not is_text(types[name])] or structs or named
     for fits in (is_bytes, is_list):
         if not found:
-            found = [name for name, kind in types.items() if fits(kind) and _has_picture(first_value(name), is_picture)]
+            found = [name for name, kind in types.items() if fits(kind) and _has_picture(first_value(name))]
     if len(found) > 1:
         preferred = [name for wanted in _BYTES_NAMES for name in found if name.lower() == wanted]
         if not preferred:
-            raise ChoiceNeededError(
-                f"{where}: which column holds the pictures? Name it with --picture-column: {', '.join(found)}"
-            )
+            raise _ask(found, where)
         return preferred[0]
     return found[0] if found else None
 
 
-def _has_picture(value: object, is_picture: Callable[[bytes], bool]) -> bool:
+def _has_picture(value: object) -> bool:
     """Whether a first value is a picture: bytes, whole numbers that are bytes, or a list or struct of these."""
     if isinstance(value, dict):
-        return "bytes" in value and _has_picture(value["bytes"], is_picture)
+        return "bytes" in value and _has_picture(value["bytes"])
     if isinstance(value, list) and value and isinstance(value[0], int):
         try:
             head = bytes(number % 256 if -128 <= number < 0 else number for number in value[:64])
@@ -234,7 +221,7 @@ def _has_picture(value: object, is_picture: Callable[[bytes], bool]) -> bool:
         return len(value) >= _LEAST_NUMBERS and is_picture(head)
     if isinstance(value, list):
         first = next((item for item in value if item is not None), None)
-        return isinstance(first, bytes | dict) and _has_picture(first, is_picture)
+        return isinstance(first, bytes | dict) and _has_picture(first)
     return is_picture_text(value) if isinstance(value, str) else isinstance(value, bytes) and is_picture(value)
 
 
@@ -249,9 +236,7 @@ def _find_places(types: dict[str, pa.DataType], marked: Sequence[str], first_val
     if found is None:
         written = [name for name, kind in types.items() if is_text(kind) and _is_picture_text(first_value(name))]
         if len(written) > 1:
-            raise ChoiceNeededError(
-                f"{where}: which column holds the pictures? Name it with --picture-column: {', '.join(written)}"
-            )
+            raise _ask(written, where)
         found = written[0] if written else texts[0] if texts else None
     if found is None:
         usual = [name for name in types if name.lower().removesuffix("s") in (*_BYTES_NAMES, *PATH_NAMES)]
@@ -265,6 +250,8 @@ def _find_places(types: dict[str, pa.DataType], marked: Sequence[str], first_val
     return found
 
 
+VECTOR_NAMES = ("embedding", "embeddings", "img_emb", "image_embedding", "image_embeddings", "clip_embedding")
+"""What columns and fields with embeddings are called, best first."""
 LABEL = "label"
 PREDICTION = "prediction"
 _PANDAS_INDEX = ("", "Unnamed: 0")
@@ -274,7 +261,7 @@ _MOST_NAMES = 8
 
 
 def choose_embedding_columns(
-    names: Sequence[str], is_numeric: Callable[[str], bool] | Sequence[bool], embedding_column: str | None, where: str
+    names: Sequence[str], is_numeric: Sequence[bool], embedding_column: str | None, where: str
 ) -> list[str]:
     """Choose the columns that hold the embedding, one dimension each, in the order of the dimensions.
 
@@ -291,7 +278,7 @@ def choose_embedding_columns(
 
     Args:
         names: all column names, in the order of the table.
-        is_numeric: which columns hold numbers: asked by name, or one truth value per name.
+        is_numeric: which of them hold numbers.
         embedding_column: the user's choice of prefix, or None.
         where: file name, for the error text.
 
@@ -300,7 +287,7 @@ def choose_embedding_columns(
             column beside the numbers: then they are softmax outputs, which no head can score. (A prefix chosen by the
             user is trusted in that matter.)
     """
-    numeric = _asked_by_name(names, is_numeric)
+    numeric = dict(zip(names, is_numeric, strict=True)).__getitem__
     if embedding_column:
         return _chosen_family(names, embedding_column, where)
     chosen = _numbered(names, where) or (None if embedding_column == "" else _only_family(names, numeric, where))
@@ -314,13 +301,6 @@ def choose_embedding_columns(
             " run birder predict again with --save-logits and score that file"
         )
     return chosen
-
-
-def _asked_by_name(names: Sequence[str], is_numeric: Callable[[str], bool] | Sequence[bool]) -> Callable[[str], bool]:
-    if callable(is_numeric):
-        return is_numeric
-    by_name = dict(zip(names, is_numeric, strict=True))
-    return by_name.__getitem__
 
 
 def _families(names: Sequence[str]) -> dict[str, list[tuple[int, str]]]:

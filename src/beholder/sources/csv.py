@@ -1,4 +1,4 @@
-"""A text file in, pieces of it out that end where a row of CSV ends, each in a buffer of its own."""
+"""Reader of CSV files with one column per dimension: float32 embeddings and labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder import columns
 from beholder.columns import RowStatus
 from beholder.errors import InputError
 from beholder.io import storage
@@ -24,7 +23,7 @@ from beholder.kernels import decimals
 from beholder.kernels.decimals import PAD
 from beholder.kernels.fields import contents
 from beholder.sources.column_choice import choose_embedding_columns
-from beholder.sources.labels import choose_label_columns, row_names, select_labels
+from beholder.sources.labels import choose_label_columns, select_labels
 from beholder.sources.reader import Block, Part, ReadOptions
 
 MOST_ROW_BYTES = 64 << 20
@@ -193,13 +192,6 @@ class Layout:
     embedding: list[int]
     labels: list[int] = field(default_factory=list)
 
-    def roles(self) -> npt.NDArray[np.int64]:
-        """(C,) int64 for `decimals.parse_rows`."""
-        roles = np.full(len(self.names), -1, np.int64)
-        roles[self.embedding] = np.arange(len(self.embedding))
-        roles[self.labels] = -2 - np.arange(len(self.labels))
-        return roles
-
 
 class Workspace:
     """A piece and the arrays that its rows are written to; used again for piece after piece.
@@ -209,7 +201,9 @@ class Workspace:
 
     def __init__(self, room: int, layout: Layout) -> None:
         self.piece = Piece(room)
-        self.roles = layout.roles()
+        self.roles = np.full(len(layout.names), -1, np.int64)
+        self.roles[layout.embedding] = np.arange(len(layout.embedding))
+        self.roles[layout.labels] = -2 - np.arange(len(layout.labels))
         self.report = np.zeros(decimals.REPORT_SIZE, np.int64)
         self.unsure = np.empty((len(layout.embedding) + _UNSURE_ROOM, 4), np.int64)
         self._shape = (len(layout.embedding), len(layout.labels))
@@ -439,10 +433,7 @@ def _skip_names(piece: Piece, layout: Layout) -> int:
 
 def _block(parsed: Parsed, low: int, high: int, first_row: int, part: Part, options: ReadOptions) -> Block:
     """Rows [low, high) of a piece whose row 0 is row `first_row` of the part."""
-    if parsed.labels.num_columns:
-        labels = select_labels(parsed.labels.slice(low, high - low), part, first_row + low, options)
-    else:
-        labels = pa.table({columns.SAMPLE: row_names(part.name, first_row + low, first_row + high)})
+    labels = select_labels(parsed.labels.slice(low, high - low), part, first_row + low, first_row + high, options)
     missing = parsed.missing[low:high]
     statuses = missing.astype(np.uint8) * np.uint8(RowStatus.MISSING) if missing.any() else None
     return Block(parsed.embeddings[low:high], labels, statuses)
@@ -502,11 +493,7 @@ def _label_columns(names: list[str], embedding: list[int], options: ReadOptions,
     """The columns to pass on, the sample column first if there is one. Raises InputError."""
     taken = set(embedding)
     others = [name for position, name in enumerate(names) if position not in taken]
-    chosen = list(dict.fromkeys(choose_label_columns(others, options, path)))
-    for name in chosen:
-        if others.count(name) > 1:
-            raise InputError(f"{path} has {others.count(name)} columns named {name!r}; rename them")
-    return chosen
+    return list(dict.fromkeys(choose_label_columns(others, options, path)))
 
 
 def _check_rows(head: bytes, rows_at: int, is_whole: bool, layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""Parts in; the mean direction of their first rows out, with as little read of them as can be."""
+"""The mean direction of the first rows of embeddings, with as little read of them as can be."""
 
 from __future__ import annotations
 

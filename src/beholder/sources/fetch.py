@@ -1,4 +1,4 @@
-"""Where a picture's bytes are in (a local path, a range of a file, a URL), its bytes out, or the reason there are none."""
+"""Reading the bytes of one picture (a local file, a range of one, a URL), or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -150,14 +150,14 @@ def _read_local(ref: PictureRef, limits: ReadLimits, archives: OpenArchives | No
         start = ref.offset or 0
         wanted = max(size - start, 0) if ref.length is None else ref.length
         _check_size(wanted, limits)
-        return _read_exactly(handle, start, wanted, ref)
+        return _whole_range(_read_from(handle, start, wanted), ref)
     finally:
         if not keep:
             os.close(handle)
 
 
-def _read_exactly(handle: int, start: int, wanted: int, ref: PictureRef) -> bytes:
-    """`wanted` bytes from `start`; fewer only for whole files that shrank meanwhile."""
+def _read_from(handle: int, start: int, wanted: int) -> bytes:
+    """`wanted` bytes from `start`, fewer where the file ends."""
     data = os.pread(handle, wanted, start)
     if len(data) < wanted:  # signals, 2 GiB limits, network file systems
         pieces = [data]
@@ -165,9 +165,6 @@ def _read_exactly(handle: int, start: int, wanted: int, ref: PictureRef) -> byte
             data = os.pread(handle, left, start + wanted - left)
             pieces.append(data)
         data = b"".join(pieces)
-    if ref.length is not None and len(data) < wanted:
-        text = f"{ref.path} ends inside this picture ({len(data):,} of {wanted:,} bytes at {start:,})"
-        raise PictureError(PictureReason.TRUNCATED, text)
     return data
 
 

@@ -1,4 +1,4 @@
-"""File names and first bytes in; whether they are of a picture, an archive of pictures, or something else out."""
+"""What file names, first bytes and short texts tell: a picture, an archive, a table, a list, a picture written as text."""
 
 from __future__ import annotations
 
@@ -52,6 +52,12 @@ def suffix_of(name: str) -> str:
     """The part behind the last dot of a path's or URL's last piece, in lower case; a URL's query is left out. May be ""."""
     stem, dot, suffix = storage.without_query(name).rsplit("/", 1)[-1].rpartition(".")
     return suffix.lower() if dot and stem else ""
+
+
+def base_name(path: str) -> str:
+    """The last piece of a path or URL, without a URL's query."""
+    path = path.split("?", 1)[0] if storage.is_web(path) else path
+    return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def is_tar_name(name: str) -> bool:

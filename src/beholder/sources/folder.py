@@ -1,4 +1,4 @@
-"""Files that were found in, a listing out: pictures in natural order, their names packed so that millions fit."""
+"""Folders of pictures: their listing in natural order, packed so that millions fit, and the files beside each picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import REJECTS_SUFFIX, SIDECAR_SUFFIX, STAMP_FILE
-from beholder.errors import InputError, reading_failed
+from beholder.errors import reading_failed
 from beholder.io import storage
 from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.file_kinds import (
@@ -297,7 +297,7 @@ def _collect(entry: os.DirEntry[bytes], path: bytes, found: Collector) -> None:
         else:
             found.num_ignored += 1
         return
-    if not stat.S_ISREG(status.st_mode) or (suffix not in PICTURES and not _begins_as_picture(entry.path)):
+    if not stat.S_ISREG(status.st_mode) or (suffix not in PICTURES and not begins_as_picture(entry.path)):
         found.num_ignored += 1
     elif entry.is_symlink():
         found.add_link(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
@@ -305,7 +305,7 @@ def _collect(entry: os.DirEntry[bytes], path: bytes, found: Collector) -> None:
         found.add_picture(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
 
 
-def _begins_as_picture(path: bytes) -> bool:
+def begins_as_picture(path: bytes) -> bool:
     """Whether a file without a telling suffix is a picture by its first bytes; one that cannot be read is none."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
@@ -397,23 +397,10 @@ def prefix_of(folder: str) -> str:
 
 
 class FilesReader:
-    """Reads folders of pictures. `sample` is the folder as the user gave it, joined with the path below it."""
+    """Reads folders of pictures, and single ones, whose parts `part_of_listing` makes.
 
-    def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
-        """List a folder, or look at a single file. Raises InputError when there is no picture."""
-        if storage.is_local(path) and not storage.is_folder(path):
-            if not storage.exists(path):
-                raise InputError(f"{path} does not exist; check the path")
-            return part_of_files([path], path, name)
-        if storage.is_local(path):
-            listing, base = scan_local(str(storage.local_path(path))), prefix_of(path)
-        elif storage.is_folder(path):
-            listing, base = scan_remote(path)
-        else:
-            return part_of_files([path], path, name)
-        if not len(listing.names):
-            raise InputError(f"{path} holds no pictures")
-        return part_of_listing(listing, path, name, base)
+    `sample` is the folder as the user gave it, joined with the path below it.
+    """
 
     def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
         """Pictures [start, stop), by path; no file is opened."""

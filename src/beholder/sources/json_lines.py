@@ -1,4 +1,4 @@
-"""JSON lines in (one object a line, with a list of numbers), blocks of float32 embeddings and labels out."""
+"""Reader of JSON lines with an embedding a row: float32 embeddings and labels."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder import columns
 from beholder.columns import RowStatus
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
 from beholder.io.json_tables import read_objects
-from beholder.sources.column_choice import choose_embedding_columns
-from beholder.sources.labels import choose_label_columns, row_names, select_labels
+from beholder.sources.column_choice import VECTOR_NAMES, choose_embedding_columns
+from beholder.sources.labels import choose_label_columns, select_labels
 from beholder.sources.reader import Block, Part, ReadOptions
 
 _HEAD_BYTES, _MOST_HEAD_BYTES = 1 << 20, 256 << 20
-_PREFERRED = ("embedding", "embeddings", "img_emb", "image_embedding", "image_embeddings", "clip_embedding")
 
 
 class JsonReader:
@@ -92,8 +90,8 @@ def _choose(rows: Sequence[Mapping[str, Any]], wanted: str | None, path: str) ->
     if wanted in vectors:
         return [wanted], vectors[wanted]
     if wanted is None and vectors:
-        preferred = [key for key in _PREFERRED if key in vectors] or list(vectors)
-        if len(preferred) > 1 and preferred[0] not in _PREFERRED:
+        preferred = [key for key in VECTOR_NAMES if key in vectors] or list(vectors)
+        if len(preferred) > 1 and preferred[0] not in VECTOR_NAMES:
             listed = ", ".join(vectors)
             raise ChoiceNeededError(f"{path}: which field holds the embeddings? Name it with --embedding-column: {listed}")
         return preferred[:1], vectors[preferred[0]]
@@ -112,11 +110,12 @@ def _block(rows: Sequence[Mapping[str, Any]], first: int, wanted: list[str], par
         else:
             values = [row.get(key) for key in part.detail["fields"]]
         statuses[i] = _fill(embeddings[i], values)
-    if not wanted:
-        names = row_names(part.name, first, first + len(rows))
-        return Block(embeddings, pa.table({columns.SAMPLE: names}), statuses if statuses.any() else None)
     texts = {key: pa.array([_as_text(row.get(key)) for row in rows], pa.large_string()) for key in wanted}
-    return Block(embeddings, select_labels(pa.table(texts), part, first, options), statuses if statuses.any() else None)
+    return Block(
+        embeddings,
+        select_labels(pa.table(texts), part, first, first + len(rows), options),
+        statuses if statuses.any() else None,
+    )
 
 
 def _fill(target: npt.NDArray[np.float32], values: object) -> int:

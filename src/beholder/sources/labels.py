@@ -1,8 +1,7 @@
-"""What sources say of pictures in; tables with unique, valid `sample` names first out, and several of them joined to one."""
+"""Names and other columns of the rows of sources: tables with `sample` first, of pictures and of embeddings."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
@@ -258,11 +257,6 @@ def row_names(part_name: str, start: int, stop: int) -> pa.Array:
     return pa.Array.from_buffers(pa.large_string(), stop - start, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def plain_labels(part: Part, start: int, stop: int) -> pa.Table:
-    """Labels of rows [start, stop) where nothing else names them: their row numbers."""
-    return pa.table({columns.SAMPLE: row_names(part.name, start, stop)})
-
-
 def refuse_columns(part: Part, options: ReadOptions) -> None:
     """Raise InputError when columns were asked for of a part without any metadata."""
     wanted = [name for name in (*options.columns, options.sample_column) if name not in ("*", None)]
@@ -297,7 +291,7 @@ def choose_sample_column(names: Iterable[str], wanted: str | None, where: str) -
     names = list(names)
     if wanted is not None:
         if wanted not in names:
-            raise InputError(f"{where} has no column {wanted!r}; it has: {_listing(names)}")
+            raise InputError(f"{where} has no column {wanted!r}; it has: {listing(names)}")
         return wanted
     return next((name for name in columns.SAMPLE_COLUMN_NAMES if name in names), None)
 
@@ -319,41 +313,42 @@ def choose_label_columns(names: Iterable[str], options: ReadOptions, where: str)
     else:
         missing = [name for name in options.columns if name not in names]
         if missing:
-            raise InputError(f"{where} has no column {missing[0]!r}; it has: {_listing(names)}")
+            raise InputError(f"{where} has no column {missing[0]!r}; it has: {listing(names)}")
         passed = [name for name in options.columns if name != sample]
     return ([sample] if sample else []) + passed
 
 
-def select_labels(table: pa.Table, part: Part, first_row: int, options: ReadOptions) -> pa.Table:
-    """`sample` (large_string, never null) first, then the asked-for columns of `table`, whose row 0 is row `first_row`."""
+def select_labels(table: pa.Table | None, part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:
+    """`sample` (large_string, never null) first, then the asked-for columns of `table`, which has the rows [start, stop).
+
+    Where there is no table, or one without columns, rows are named by their numbers.
+    """
+    numbers = row_names(part.name, start, stop)
+    if table is None or not table.num_columns:
+        return pa.table({columns.SAMPLE: numbers})
     chosen = choose_label_columns(table.column_names, options, part.path)
     sample = choose_sample_column(table.column_names, options.sample_column, part.path)
-    numbered_names = row_names(part.name, first_row, first_row + table.num_rows)
-    if sample is None:
-        names = pa.chunked_array([numbered_names])
-    else:
-        try:
-            names = table.column(sample).cast(pa.large_string())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            kind = table.schema.field(sample).type
-            raise InputError(
-                f"{part.path}: column {sample!r} ({kind}) does not hold names as text; choose another --sample-column"
-            ) from None
+    names = pa.chunked_array([numbers])
+    if sample is not None:
+        names = names_as_text(table.column(sample), part.path, sample)
         if names.null_count:
-            names = pc.if_else(pc.is_valid(names), names, numbered_names)
-        chosen = chosen[1:]
-    passed = {name: table.column(name) for name in chosen if name != columns.SAMPLE}
+            names = pc.if_else(pc.is_valid(names), names, numbers)
+    passed = {name: table.column(name) for name in chosen if name not in (sample, columns.SAMPLE)}
     return without_unused(pa.table({columns.SAMPLE: names, **passed}))
 
 
-def read_metadata(part: Part, start: int, stop: int, options: ReadOptions) -> pa.Table:
-    """Labels of rows [start, stop) from the part's own metadata file, or plain row numbers when it has none."""
-    with contextlib.closing(ConsecutiveLabels(part, start, stop, options)) as metadata:
-        return metadata.table(stop - start)
+def names_as_text(values: pa.ChunkedArray, path: str, column: str) -> pa.ChunkedArray:
+    """A column of names as large_string. Raises InputError when it holds none."""
+    try:
+        return values.cast(pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(
+            f"{path}: column {column!r} ({values.type}) does not hold names as text; choose another --sample-column"
+        ) from None
 
 
-def metadata_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> Generator[pa.Table, None, None]:
-    """The same as tables of consecutive rows, each of about `_PIECE_BYTES` at most."""
+def _label_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> Generator[pa.Table, None, None]:
+    """Labels of rows [start, stop) from the part's metadata file, in tables of about `_PIECE_BYTES` at most."""
     chosen: list[str] = []
     if part.metadata_path is not None:
         with storage.remote_errors(part.metadata_path), open_parquet(part.metadata_path, streamed=True) as file:
@@ -365,11 +360,11 @@ def metadata_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> 
                     low, high = max(start, at), min(stop, at + batch.num_rows)
                     if high > low:
                         table = pa.Table.from_batches([batch.slice(low - at, high - low)])
-                        yield select_labels(table.select(chosen), part, low, options)
+                        yield select_labels(table.select(chosen), part, low, high, options)
                     at += batch.num_rows
     if not chosen:
         for low in range(start, stop, _PLAIN_ROWS):
-            yield plain_labels(part, low, min(stop, low + _PLAIN_ROWS))
+            yield select_labels(None, part, low, min(stop, low + _PLAIN_ROWS), options)
 
 
 class ConsecutiveLabels:
@@ -383,8 +378,8 @@ class ConsecutiveLabels:
     """
 
     def __init__(self, part: Part, start: int, stop: int, options: ReadOptions) -> None:
-        self._part = part
-        self._pieces = metadata_pieces(part, start, stop, options)
+        self._none = select_labels(None, part, 0, 0, options)
+        self._pieces = _label_pieces(part, start, stop, options)
         self._rest: pa.Table | None = None
 
     def take(self, num_rows: int) -> Iterator[pa.Table]:
@@ -401,13 +396,8 @@ class ConsecutiveLabels:
     def table(self, num_rows: int) -> pa.Table:
         """The labels of the next rows as one table."""
         pieces = list(self.take(num_rows))
-        return pa.concat_tables(pieces) if pieces else plain_labels(self._part, 0, 0)
+        return pa.concat_tables(pieces) if pieces else self._none
 
     def close(self) -> None:
         """Let go of the file."""
         self._pieces.close()
-
-
-def _listing(names: list[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""One `.npy` file in, blocks of its rows out: memory-mapped when local, read ahead in ranges when remote."""
+"""Readers of `.npy` files (memory-mapped when local, read ahead in ranges when remote) and of `.npz` archives (streamed)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from beholder.errors import InputError, damaged, reading_failed
 from beholder.io import storage
 from beholder.io.stream import read_ahead
 from beholder.kernels.faults import GuardedRange
-from beholder.sources.labels import choose_label_columns, choose_sample_column, plain_labels, refuse_columns, select_labels
+from beholder.sources.labels import choose_label_columns, choose_sample_column, refuse_columns, select_labels
 from beholder.sources.reader import Block, Part, ReadOptions
 
 _MAGIC = b"\x93NUMPY"
@@ -123,6 +123,11 @@ class NpyReader:
                 f"{path} is truncated: its header promises {shape[0]} rows ({expected} bytes), the file has {num_bytes}{rows}; "
                 "write it again"
             )
+        if fortran and not storage.is_local(path):
+            raise InputError(
+                f"{path} is in Fortran order, which is read from this machine only; copy it here, or save it in C order: "
+                "numpy.ascontiguousarray(X)"
+            )
         detail = {"fortran": fortran, "offset": offset}
         return Part(path, name, "npy", shape[0], shape[1], dtype.name, num_bytes, detail=detail)
 
@@ -133,12 +138,6 @@ class NpyReader:
         if storage.is_local(part.path):
             return _mapped_blocks(part, start, stop, options)
         return read_ahead(_remote_blocks(part, start, stop, options))
-
-
-def _block_starts(part: Part, start: int, stop: int, block_bytes: int) -> Iterator[tuple[int, int]]:
-    rows = max(1, block_bytes // (part.dim * np.dtype(part.dtype).itemsize))
-    for low in range(start, stop, rows):
-        yield low, min(stop, low + rows)
 
 
 class _Mapping:
@@ -230,7 +229,9 @@ def _mapped_blocks(part: Part, start: int, stop: int, options: ReadOptions) -> I
     del values
     row_bytes = part.dim * dtype.itemsize
     try:
-        for low, high in _block_starts(part, start, stop, options.block_bytes):
+        num_rows = max(1, options.block_bytes // row_bytes)
+        for low in range(start, stop, num_rows):
+            high = min(stop, low + num_rows)
             mapping.check()
             if fortran:
                 yield Block(rows[low:high])
@@ -255,32 +256,16 @@ def _mapped_blocks(part: Part, start: int, stop: int, options: ReadOptions) -> I
 def _remote_blocks(part: Part, start: int, stop: int, options: ReadOptions) -> Iterator[Block]:
     offset, dtype = int(part.detail["offset"]), np.dtype(part.dtype)
     assert part.num_rows is not None
-    if part.detail["fortran"]:
-        yield from _remote_fortran_blocks(part, start, stop, options)
-        return
     row_bytes = part.dim * dtype.itemsize
-    for low, high in _block_starts(part, start, stop, options.block_bytes // 4):
+    num_rows = max(1, options.block_bytes // 4 // row_bytes)
+    for low in range(start, stop, num_rows):
+        high = min(stop, low + num_rows)
         data = storage.read_range(part.path, offset + low * row_bytes, offset + high * row_bytes)
         if len(data) < (high - low) * row_bytes:
             raise InputError(
                 f"{part.path} ended early: {len(data)} bytes came instead of {(high - low) * row_bytes}; try again"
             )
         yield Block(np.frombuffer(data, dtype).reshape(high - low, part.dim))
-
-
-def _remote_fortran_blocks(part: Part, start: int, stop: int, options: ReadOptions) -> Iterator[Block]:
-    """Column-major remote files: one range per column and block."""
-    offset, dtype = int(part.detail["offset"]), np.dtype(part.dtype)
-    assert part.num_rows is not None
-    for low, high in _block_starts(part, start, stop, options.block_bytes // 4):
-        block = np.empty((part.dim, high - low), dtype)
-        for column in range(part.dim):
-            at = offset + (column * part.num_rows + low) * dtype.itemsize
-            data = storage.read_range(part.path, at, at + (high - low) * dtype.itemsize)
-            if len(data) < (high - low) * dtype.itemsize:
-                raise InputError(f"{part.path} ended early; try again")
-            block[column] = np.frombuffer(data, dtype)
-        yield Block(block.T)
 
 
 _PREFERRED = ("embeddings", "embedding", "img_emb", "image_embeddings", "features", "arr_0")
@@ -495,8 +480,7 @@ def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> I
                     f"{part.path}: its labels unpack to far more than they take in the file; "
                     "save them as Parquet beside the embeddings, or leave them out"
                 )
-            named = select_labels(table, part, low, options) if labels else plain_labels(part, low, high)
-            yield Block(block, named)
+            yield Block(block, select_labels(table, part, low, high, options))
 
 
 def _text_allowed(archive: zipfile.ZipFile, keys: Any, num_rows: int) -> int:

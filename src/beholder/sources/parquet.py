@@ -1,4 +1,4 @@
-"""A Parquet file with the pictures in it (Hugging Face, img2dataset, any) in, blocks of them out, a few MB at a time."""
+"""Readers of Parquet files with pictures in them, and of Parquet files with embeddings."""
 
 from __future__ import annotations
 
@@ -23,15 +23,24 @@ from beholder.io.schemas import group_bytes, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.kernels.scoring import ColumnBlock, Embeddings
 from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
-from beholder.sources.column_choice import Columns, choose, choose_embedding_columns, is_bytes, is_list, is_numbers, is_text
+from beholder.sources.column_choice import (
+    VECTOR_NAMES,
+    Columns,
+    choose,
+    choose_embedding_columns,
+    is_bytes,
+    is_list,
+    is_numbers,
+    is_text,
+)
 from beholder.sources.fetch import too_many_bytes
-from beholder.sources.file_kinds import is_picture, is_written_out, picture_of_text, without_written_out
+from beholder.sources.file_kinds import is_written_out, picture_of_text, without_written_out
 from beholder.sources.labels import (
     block_labels,
     choose_label_columns,
     is_heavy,
+    names_as_text,
     passed_columns,
-    plain_labels,
     renames,
     select_labels,
     valid_text,
@@ -47,17 +56,21 @@ _INSIDE = "\0place in the list"
 def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.Schema]:
     """Which columns of a Parquet file are what. Raises InputError when none holds pictures or places of pictures."""
     with storage.remote_errors(path), storage.open_parquet(path, streamed=True) as file:
-        schema = file.schema_with_ranges
+        return columns_in(file, path, options), file.schema_with_ranges
 
-        def first_value(name: str) -> object:
-            """Of the first rows; None where they are all null, or the file is damaged (which reading it will tell)."""
-            try:
-                batch = next(file.iter_batches(batch_size=16, columns=[name]), None)
-            except DamagedError:
-                return None
-            return next((value.as_py() for value in batch.column(0) if value.is_valid), None) if batch else None
 
-        return choose(schema, options.picture_column, options.sample_column, first_value, is_picture, path), schema
+def columns_in(file: pq.ParquetFile, path: str, options: SourceOptions) -> Columns:
+    """The same of an opened file."""
+
+    def first_value(name: str) -> object:
+        """Of the first rows; None where they are all null, or the file is damaged (which reading it will tell)."""
+        try:
+            batch = next(file.iter_batches(batch_size=16, columns=[name]), None)
+        except DamagedError:
+            return None
+        return next((value.as_py() for value in batch.column(0) if value.is_valid), None) if batch else None
+
+    return choose(file.schema_arrow, options.picture_column, options.sample_column, first_value, path)
 
 
 class PackedReader:
@@ -205,8 +218,8 @@ def own_names(part: PicturePart, file: pq.ParquetFile) -> pa.ChunkedArray | None
         raise InputError(f"{part.path} is damaged: the names of its pictures cannot be read ({error.why})") from None
     if name is None:
         chunks = values.chunks if firsts is None else [_flattened(chunk) for chunk in values.chunks]
-        return as_text(pa.chunked_array([_path_field(chunk) for chunk in chunks], pa.large_string()), part, column)
-    texts = without_written_out(as_text(values, part, column))
+        return pa.chunked_array([_path_field(chunk) for chunk in chunks], pa.large_string())
+    texts = without_written_out(names_as_text(values, part.path, column))
     if firsts is None:
         return texts
     counts = np.diff(firsts)
@@ -231,16 +244,6 @@ def row_name(part: PicturePart, number: int) -> str:
 def _path_field(column: pa.StructArray) -> pa.Array:
     path = without_written_out(pc.struct_field(column, "path").cast(pa.large_string()))
     return pc.if_else(pc.is_valid(column), path, pa.scalar(None, pa.large_string()))
-
-
-def as_text(values: pa.ChunkedArray, part: PicturePart, column: str) -> pa.ChunkedArray:
-    """A column of names as large_string. Raises InputError when it holds none."""
-    try:
-        return values.cast(pa.large_string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise InputError(
-            f"{part.path}: column {column!r} ({values.type}) does not hold names as text; choose another --sample-column"
-        ) from None
 
 
 def _has_path(part: PicturePart, file: pq.ParquetFile) -> bool:
@@ -297,7 +300,7 @@ def _block(
     given = columns[detail["sample"]] if detail["sample"] else None
     texts = None
     if given is not None:
-        own = without_written_out(as_text(pa.chunked_array([given]), part, detail["sample"])).combine_chunks()
+        own = without_written_out(names_as_text(pa.chunked_array([given]), part.path, detail["sample"])).combine_chunks()
         texts = (_with_number(own, columns[_INSIDE].to_numpy()) if _INSIDE in columns else own).to_pylist()
     for i, picture in enumerate(pictures):
         if damage is not None:
@@ -399,7 +402,6 @@ def _ref(picture: Any, file_path: str, note: Any) -> PictureRef:
 
 _MOST_FETCHED_BYTES = 64 << 20
 _MOST_TOLD = 3
-_PREFERRED = ("embedding", "embeddings", "img_emb", "image_embedding", "image_embeddings", "clip_embedding")
 
 
 class ParquetReader:
@@ -465,11 +467,11 @@ def _choose_layout(schema: pa.Schema, wanted: str | None, path: str) -> tuple[st
             raise InputError(f"{path}: column {wanted!r} is {schema.field(wanted).type}, expected a list of floats")
         return _as_list(schema, wanted, path)
     if wanted is None and floats:
-        preferred = [name for name in _PREFERRED if name in floats] or floats
+        preferred = [name for name in VECTOR_NAMES if name in floats] or floats
         if len(floats) > 1 and preferred is floats:
             raise InputError(f"{path}: which column holds the embeddings? Name it with --embedding-column: {', '.join(floats)}")
         return _as_list(schema, preferred[0], path)
-    for name in [wanted] if wanted is not None else _PREFERRED:
+    for name in [wanted] if wanted is not None else VECTOR_NAMES:
         if name in schema.names and name not in floats:
             hint = _whole_numbers(name) if name in whole else ""
             raise InputError(f"{path}: column {name!r} is {schema.field(name).type}, expected a list of floats{hint}")
@@ -535,11 +537,8 @@ def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> 
             if high > low:
                 rows = batch.slice(low - at, high - low)
                 embeddings, statuses = _wide(rows, names) if part.detail["layout"] == "wide" else _lists(rows, names[0], part)
-                if labels:
-                    table = select_labels(pa.Table.from_batches([rows.select(labels)]), part, low, options)
-                else:
-                    table = plain_labels(part, low, high)
-                yield Block(embeddings, table, statuses)
+                table = pa.Table.from_batches([rows.select(labels)])
+                yield Block(embeddings, select_labels(table, part, low, high, options), statuses)
             at += batch.num_rows
             if stop is not None and at >= stop:
                 return

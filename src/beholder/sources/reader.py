@@ -1,4 +1,4 @@
-"""What every reader gives: a block of rows in memory, and what is known about them."""
+"""What every reader of embeddings gives: parts, and blocks of their rows in memory."""
 
 from __future__ import annotations
 

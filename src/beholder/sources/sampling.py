@@ -1,8 +1,7 @@
-"""A sample of the pictures behind sources, spread over their parts, and what their headers tell: which presets would differ."""
+"""A sample of the pictures behind sources, and what their headers tell: which presets would differ."""
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import io
 import itertools
@@ -20,7 +19,7 @@ from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions, Trai
 from beholder.pixels.sniff import sniff
 from beholder.pixels.upright import ORIENTATION
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.sources.find import picture_reader
+from beholder.sources.find import picture_reader, refs_of
 
 LOOKED_AT = 400
 """So many pictures are looked at before a run."""
@@ -68,23 +67,7 @@ def _refs(part: PicturePart, quota: int, options: SourceOptions) -> Iterator[Pic
         for block in reader.blocks(part, 0, quota, options):
             yield from block.refs
         return
-    for rows in _stretches(part, spread(part.num_rows, quota)):
-        wanted, at = set(rows), rows[0]
-        for block in reader.blocks(part, rows[0], rows[-1] + 1, options):
-            yield from (ref for row, ref in enumerate(block.refs, at) if row in wanted)
-            at += len(block.refs)
-
-
-def _stretches(part: PicturePart, rows: list[int]) -> list[list[int]]:
-    """Rows that are read together, so that nothing is read twice.
-
-    Places (folders, tables, tars) come in one go; of Parquet files with bytes, the rows of a row group; members of zips,
-    which can be packed, are reached one by one.
-    """
-    if part.kind == "zip":
-        return [[row] for row in rows]
-    edges = part.cuts if part.cuts is not None else ()
-    return [list(together) for _, together in itertools.groupby(rows, lambda row: bisect.bisect_right(edges, row))]
+    yield from (ref for _, ref in refs_of(part, spread(part.num_rows, quota), options))
 
 
 def count_traits(parts: Sequence[PicturePart], *, most: int = LOOKED_AT, seconds: float = LOOK_S) -> tuple[int, Counter[Trait]]:

@@ -1,4 +1,4 @@
-"""Parts in, their stamps out: what is written beside embeddings about how they were made."""
+"""Stamps: what is written beside embeddings about how they were made."""
 
 from __future__ import annotations
 

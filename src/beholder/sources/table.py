@@ -1,4 +1,4 @@
-"""A list (.txt), CSV, JSON or Parquet table of paths or URLs in; blocks of places, with the table's other columns, out."""
+"""Reader of lists (.txt), CSV, JSON and Parquet tables of paths or URLs, with their other columns."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from beholder.io.schemas import common_schema, fit_table, schema_of
 from beholder.io.tables import JSON_SUFFIXES, decoded, open_table, read_objects
 from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.column_choice import Columns, choose
-from beholder.sources.file_kinds import is_picture, is_written_out, picture_of_text, suffix_of, without_written_out
-from beholder.sources.labels import block_labels, column_of, is_heavy, passed_columns, renames
-from beholder.sources.parquet import as_text, columns_of_parquet, sample_names
+from beholder.sources.file_kinds import PARQUET_SUFFIXES, is_written_out, picture_of_text, suffix_of, without_written_out
+from beholder.sources.labels import block_labels, column_of, is_heavy, names_as_text, passed_columns, renames
+from beholder.sources.parquet import columns_of_parquet, sample_names
 
 PLACE = "path"
 """The only column of a .txt list."""
@@ -41,7 +41,8 @@ class TableReader:
         """Choose the columns. Raises InputError when no column holds places of pictures, or there is no row."""
         num_bytes = storage.size(path)
         contents = storage.content_sample(path, num_bytes)
-        if suffix_of(path) in ("parquet", "pq") or storage.read_range(path, 0, 4) == b"PAR1":
+        is_parquet = suffix_of(path) in PARQUET_SUFFIXES or storage.read_range(path, 0, 4) == b"PAR1"
+        if is_parquet:
             columns, schema = columns_of_parquet(path, options)
             if columns.kind != "table":
                 raise InputError(f"{path}: column {columns.picture!r} holds no paths or URLs")
@@ -60,7 +61,13 @@ class TableReader:
         is_written = any(isinstance(place, str) and is_written_out(place) for place in first)
         left_out = {columns.picture} if is_written else set()
         light = pa.schema([field for field in schema if not is_heavy(field.type) and field.name not in left_out])
-        detail = {**asdict(columns), "columns": light.names, "schema": light, "base": _base(path, first)}
+        detail = {
+            **asdict(columns),
+            "columns": light.names,
+            "schema": light,
+            "base": _base(path, first),
+            "is_parquet": is_parquet,
+        }
         identity = {"bytes": num_bytes, "contents": contents}
         return PicturePart(path, name, "table", num_rows, 0, identity, detail=detail)
 
@@ -80,13 +87,15 @@ def _batches(
 ) -> Iterator[tuple[int, pa.Table, dict[int, str]]]:
     """(first row, rows, new names) of stretches that cover [start, stop)."""
     detail = part.detail
-    if suffix_of(part.path) not in ("parquet", "pq") and storage.read_range(part.path, 0, 4) != b"PAR1":
+    if not detail["is_parquet"]:
         table = _load(part.path, part.identity["bytes"], part.identity["contents"])
         if detail.get("renames") is None:
             detail["renames"] = renames(_names(table, part), lambda row: f"{part.name}:{row}")
         yield 0, table, detail["renames"]
         return
-    wanted = list(dict.fromkeys([detail["picture"], detail["sample"], *_passed(part, options)]))
+    wanted = list(
+        dict.fromkeys([detail["picture"], detail["sample"], *passed_columns(detail["columns"], detail["sample"], options)])
+    )
     with storage.remote_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
         names = sample_names(part, file, lambda values: _finished(values, part))
         groups, at = storage.covering_row_groups(file.metadata, start, stop)
@@ -96,19 +105,15 @@ def _batches(
                 at += batch.num_rows
 
 
-def _passed(part: PicturePart, options: SourceOptions) -> list[str]:
-    return passed_columns(part.detail["columns"], part.detail["sample"], options)
-
-
 def _block(part: PicturePart, rows: pa.Table, first: int, names: dict[int, str], options: SourceOptions) -> PictureBlock:
     detail = part.detail
-    written = as_text(rows.column(detail["picture"]), part, detail["picture"])
+    written = names_as_text(rows.column(detail["picture"]), part.path, detail["picture"])
     places = _joined(written, detail["base"])
     empty = PictureRef(error=(PictureReason.MISSING, f"column {detail['picture']!r} is empty in this row"))
     refs = [_ref(text, place, empty) for text, place in zip(written.to_pylist(), places.to_pylist(), strict=True)]
     texts = _names(rows, part).to_pylist()
     samples = [names.get(first + i, text) for i, text in enumerate(texts)]
-    labels = {name: rows.column(name) for name in _passed(part, options)}
+    labels = {name: rows.column(name) for name in passed_columns(detail["columns"], detail["sample"], options)}
     if detail["picture"] in labels:
         labels[detail["picture"]] = without_written_out(labels[detail["picture"]])
     return PictureBlock(refs, block_labels(samples, labels, options))
@@ -126,7 +131,7 @@ def _names(rows: pa.Table, part: PicturePart) -> pa.ChunkedArray:
     sample = part.detail["sample"]
     if sample is None:
         return pa.chunked_array([pa.nulls(rows.num_rows, pa.large_string())])
-    return _finished(as_text(rows.column(sample), part, sample), part)
+    return _finished(names_as_text(rows.column(sample), part.path, sample), part)
 
 
 def _finished(values: pa.ChunkedArray, part: PicturePart) -> pa.ChunkedArray:
@@ -175,16 +180,12 @@ def _choose(table: pa.Table, path: str, options: SourceOptions) -> Columns:
     def first_value(name: str) -> object:
         return next((value for value in table.column(name).slice(0, 64).to_pylist() if value is not None), None)
 
-    return choose(table.schema, options.picture_column, options.sample_column, first_value, is_picture, path)
-
-
-def _load(path: str, num_bytes: int, contents: str) -> pa.Table:
-    """A list or CSV as a table. The last one is kept, as every shard of it asks again."""
-    return _load_again(path, num_bytes, contents)
+    return choose(table.schema, options.picture_column, options.sample_column, first_value, path)
 
 
 @lru_cache(maxsize=1)
-def _load_again(path: str, num_bytes: int, contents: str) -> pa.Table:
+def _load(path: str, num_bytes: int, contents: str) -> pa.Table:
+    """A list, CSV or JSON file as a table. The last one is kept, as every shard of it asks again."""
     if suffix_of(path) == "txt":
         return pa.table({PLACE: _parse_list(storage.read_range(path, 0, num_bytes), path)})
     if suffix_of(path) in JSON_SUFFIXES:

@@ -1,4 +1,4 @@
-"""Sidecars of a tar that do not stand beside a picture of their key in; what they say of which pictures out."""
+"""Reader of tars of pictures (webdataset, img2dataset, any), with what the members and the table beside them say."""
 
 from __future__ import annotations
 
@@ -29,79 +29,24 @@ from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFF
 from beholder.sources.labels import UniqueNames, as_text, block_labels, column_of, is_heavy, passed_columns, valid_text
 from beholder.sources.tar_file import BLOCK_BYTES, DAMAGE, MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
 
-_MOST_WAITING_BYTES = 64 << 20
-"""Bytes of sidecars that are kept of a tar because their pictures stand elsewhere in it, before or behind them."""
-Unread = list[tuple[Member, str]]
-"""Sidecars and their kinds."""
-
-
-class Strays:
-    """Sidecars that do not stand beside a picture of their key; they belong to all pictures of it. What comes first counts.
-
-    Attributes:
-        late: row -> what was said of it after it was given out.
-        num_left: sidecars that were passed over, as `_MOST_WAITING_BYTES` were kept already.
-    """
-
-    def __init__(self) -> None:
-        self.late: dict[int, dict[str, Any]] = {}
-        self.num_left = 0
-        self._rows: dict[str, list[int]] = {}
-        self._said: dict[str, tuple[dict[str, Any], int]] = {}
-        self._unread: dict[str, list[Unread]] = {}
-        self._num_bytes = 0
-
-    def meet_picture(self, key: str, row: int) -> None:
-        """Note that there is a picture of this key."""
-        self._rows.setdefault(key, []).append(row)
-
-    def meet_sidecars(self, key: str, fields: dict[str, Any], num_sidecars: int, num_bytes: int) -> None:
-        """Keep what sidecars say that have no picture beside them."""
-        self._num_bytes += num_bytes
-        if self._num_bytes > _MOST_WAITING_BYTES:
-            self.num_left += num_sidecars
-            return
-        for row in self._rows.get(key, ()):
-            self.late[row] = fields | self.late.get(row, {})
-        known, count = self._said.get(key, ({}, 0))
-        self._said[key] = fields | known, count + num_sidecars
-
-    def meet_unread(self, key: str, members: Unread) -> None:
-        """Note where sidecars are that have no picture beside them."""
-        self._unread.setdefault(key, []).append(members)
-
-    def said_of(self, key: str) -> dict[str, Any]:
-        """What was read so far."""
-        return self._said.get(key, ({}, 0))[0]
-
-    def unread_of(self, key: str) -> list[Unread]:
-        """What was noted so far."""
-        return self._unread.get(key, [])
-
-    def said_of_none(self) -> list[dict[str, Any]]:
-        """What was read of keys without a picture so far."""
-        return [fields for key, (fields, _) in self._said.items() if key not in self._rows]
-
-    def unread_by_row(self) -> dict[int, list[Unread]]:
-        """What was noted, by the pictures of the keys."""
-        return {row: units for key, units in self._unread.items() for row in self._rows.get(key, ())}
-
-    @property
-    def num_ownerless(self) -> int:
-        """Sidecars, read or noted, of keys without a picture."""
-        unread = sum(len(unit) for key, units in self._unread.items() if key not in self._rows for unit in units)
-        return unread + sum(count for key, (_, count) in self._said.items() if key not in self._rows)
-
-
+RANGED_BYTES = 1 << 30
+"""Local tars without compression that are larger are gone through when they are inspected, so that they can be cut."""
 KEY, CAPTION, CLS = "key", "caption", "cls"
 SIDECARS = {"json": "json", "txt": CAPTION, "caption": CAPTION, "cls": CLS}
 MOST_SIDECAR_BYTES = 1 << 20
 _MOST_FIELDS = 1000
 """Of a JSON sidecar; each becomes a column."""
-_MARK_ROWS = 256
+MARK_ROWS = 256
 """A walk can begin at about every so many-th picture."""
 _MOST_OF_A_KEY = 64
 """Pictures of one key that are kept together; of more, the later ones do not get what is said of the first."""
+MOST_WAITING_BYTES = 64 << 20
+"""Bytes of sidecars that are kept of a tar because their pictures stand elsewhere in it, before or behind them."""
+_PEEKED_SAMPLES = 32
+_PEEKED_BYTES, _PEEKED_REMOTE_BYTES, _PEEKED_END_BYTES = 64 << 20, 2 << 20, 256 << 10
+"""Columns are decided by the first so many pictures, as far as they lie in the first bytes, and by the last bytes of a tar."""
+Sidecars = list[tuple[Member, str]]
+"""Sidecars that were not read, and their kinds."""
 
 
 def sidecar_fields(kind: str, data: bytes) -> dict[str, Any] | None:
@@ -125,43 +70,133 @@ def sidecar_fields(kind: str, data: bytes) -> dict[str, Any] | None:
 
 @dataclass
 class Row:
-    """One picture: its name, its key, where it is, what its sidecars say."""
+    """One picture: its name, its key, where it is, what its sidecars say.
+
+    `num_said_bytes` are those of the sidecars as stored; 0 for the later pictures of a key.
+    """
 
     sample: str
     key: str | None
     ref: PictureRef
     fields: dict[str, Any] = field(default_factory=dict)
     num_said_bytes: int = 0
-    """Of the sidecars, as stored; 0 for the later pictures of a key."""
 
 
 @dataclass
 class _Group:
-    """Consecutive members of one key."""
+    """Consecutive members of one key.
+
+    Attributes:
+        rows: pictures that were not given out.
+        fields, sidecars: what JSON says, and what other members say.
+        num_pictures: met so far.
+        unread: sidecars met before the first picture that is wanted; read if there is one in this group.
+        elsewhere: what members of this key say that stand in another place of the tar; None: not looked for.
+        num_sidecars, num_bytes: of those that were read.
+    """
 
     key: str
     rows: list[Row] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
     sidecars: dict[str, Any] = field(default_factory=dict)
     num_pictures: int = 0
-    unread: Unread = field(default_factory=list)
-    """Sidecars met before the first picture that is wanted, and their kinds; read if there is one in this group."""
-    elsewhere: dict[str, Any] = field(default_factory=dict)
-    """What members of this key say that stand in another place of the tar."""
-    has_looked: bool = False
+    unread: Sidecars = field(default_factory=list)
+    elsewhere: dict[str, Any] | None = None
     num_sidecars: int = 0
     num_bytes: int = 0
-    """Of sidecars that were read."""
 
     def take_rows(self) -> list[Row]:
         """The rows so far, with what is said of them: JSON fields first, then `caption` and `cls` where JSON has none."""
-        fields = self.elsewhere | self.sidecars | self.fields
+        fields = (self.elsewhere or {}) | self.sidecars | self.fields
         for row in self.rows:
             row.fields = fields
         if self.rows:
             self.rows[0].num_said_bytes, self.num_bytes = self.num_bytes, 0
         rows, self.rows = self.rows, []
         return rows
+
+
+class _Strays:
+    """Sidecars that do not stand beside a picture of their key; they belong to all pictures of it. What comes first counts.
+
+    Attributes:
+        late: row -> what was said of it after it was given out.
+        num_left: sidecars that were passed over, as so many bytes were kept already.
+        rows: key -> its pictures.
+        said: key -> what was read of it, and how many sidecars that were.
+        unread: key -> sidecars that were only noted.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.late: dict[int, dict[str, Any]] = {}
+        self.num_left = 0
+        self.rows: dict[str, list[int]] = {}
+        self.said: dict[str, tuple[dict[str, Any], int]] = {}
+        self.unread: dict[str, list[Sidecars]] = {}
+        self._room = most_bytes
+
+    def add(self, key: str, fields: dict[str, Any], num_sidecars: int, num_bytes: int) -> None:
+        """Keep what sidecars say that have no picture beside them."""
+        self._room -= num_bytes
+        if self._room < 0:
+            self.num_left += num_sidecars
+            return
+        for row in self.rows.get(key, ()):
+            self.late[row] = fields | self.late.get(row, {})
+        known, count = self.said.get(key, ({}, 0))
+        self.said[key] = fields | known, count + num_sidecars
+
+    def all_said(self) -> list[dict[str, Any]]:
+        """What was read too late, or of keys without a picture so far."""
+        return [*self.late.values(), *(fields for key, (fields, _) in self.said.items() if key not in self.rows)]
+
+    @property
+    def num_ownerless(self) -> int:
+        """Sidecars, read or noted, of keys without a picture."""
+        unread = sum(len(unit) for key, units in self.unread.items() if key not in self.rows for unit in units)
+        return unread + sum(count for key, (_, count) in self.said.items() if key not in self.rows)
+
+
+class _ShardTable:
+    """The Parquet file beside a tar, ready to be joined by key.
+
+    Attributes:
+        table: its columns that are passed through; `key` is not among them.
+        rows: key -> row.
+        names: all columns it has that could be passed.
+    """
+
+    def __init__(self, table: pa.Table, rows: dict[str, int], names: list[str]) -> None:
+        self.table, self.rows, self.names = table, rows, names
+
+    @classmethod
+    def read(cls, path: str, options: SourceOptions) -> _ShardTable:
+        """Read it whole: a shard has thousands of rows. Raises InputError when it is damaged."""
+        with storage.remote_errors(path), storage.open_parquet(path) as file:
+            names = [column.name for column in file.schema_arrow if column.name != KEY and not is_heavy(column.type)]
+            wanted = passed_columns(names, None, options)
+            table = file.read(columns=[KEY, *wanted])
+        keys = table.column(KEY).cast(pa.large_string()).to_pylist()
+        rows = {key: row for row, key in reversed(list(enumerate(keys))) if key is not None}
+        return cls(table.select(wanted), rows, names)
+
+    def join(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Its columns for these pictures, null (or what their JSON says) where it does not list them."""
+        places = [self.rows.get(row.key) if row.key is not None else None for row in rows]
+        taken = self.table.take(pa.array(places, pa.int64()))
+        columns = dict(zip(taken.column_names, taken.columns, strict=True))
+        if None in places:
+            absent = pa.array([place is None for place in places])
+            for name, column in columns.items():
+                said = column_of([row.fields.get(name) for row in rows], column.type)
+                columns[name] = pc.if_else(absent, said, column)
+        return columns
+
+
+@lru_cache(maxsize=1)
+def _read_again(path: str, written_ns: int, options: SourceOptions) -> _ShardTable:
+    """The table beside a tar that is cut into ranges, every one of which asks for it."""
+    return _ShardTable.read(path, options)
 
 
 @dataclass(frozen=True)
@@ -182,24 +217,24 @@ class TarIndex:
     offsets: npt.NDArray[np.int64]
     renames: dict[int, str]
     skips_known_json: bool | None
-    strays: dict[int, list[Unread]]
+    strays: dict[int, list[Sidecars]]
     num_ownerless: int
+
+    @classmethod
+    def of(cls, tar: TarFile, path: str, columns: Sequence[str] | None, mark_rows: int) -> TarIndex:
+        """Go through the headers of a tar. `path`: see `Walk`; `columns`: those of the table beside, if there is one."""
+        table = _ShardTable(pa.table({}), {}, list(columns)) if columns is not None else None
+        walk = Walk(tar, path, sys.maxsize, None, SourceOptions(), table, with_data=False, mark_rows=mark_rows)
+        num_rows = sum(1 for _ in walk.rows())
+        rows, offsets = np.array(walk.marks, np.int64).T.copy()
+        found = walk.strays
+        strays = {row: units for key, units in found.unread.items() for row in found.rows.get(key, ())}
+        return cls(num_rows, rows, offsets, walk.renames, walk.skips_known_json, strays, found.num_ownerless)
 
     def place(self, row: int) -> tuple[int, int]:
         """(row, header) of the last known group that begins at or before `row`."""
         at = int(np.searchsorted(self.rows, row, side="right")) - 1
         return int(self.rows[at]), int(self.offsets[at])
-
-
-def index_of(tar: TarFile, path: str, columns: Sequence[str] | None) -> TarIndex:
-    """Go through the headers of a tar. `path`: see `Walk`; `columns`: those of the table beside, None where there is none."""
-    table = ShardTable(pa.table({}), {}, list(columns)) if columns is not None else None
-    walk = Walk(tar, path, sys.maxsize, None, SourceOptions(), table, with_data=False)
-    num_rows = sum(1 for _ in walk.rows())
-    rows, offsets = np.array(walk.marks, np.int64).T.copy()
-    skips = walk.skips_known_json if walk.has_seen_json else None
-    found = walk.strays
-    return TarIndex(num_rows, rows, offsets, walk.renames, skips, found.unread_by_row(), found.num_ownerless)
 
 
 class Walk:
@@ -213,25 +248,25 @@ class Walk:
         table: the shard's Parquet file.
         with_data: read pictures' bytes where places cannot be given.
         index: what an earlier walk has told; the groups long before `start` are left out then.
+        mark_rows, most_waiting_bytes: see `MARK_ROWS`, `MOST_WAITING_BYTES`.
     """
 
     def __init__(
-        self, tar: TarFile, path: str, start: int, stop: int | None, options: SourceOptions, table: ShardTable | None,
-        *, with_data: bool = True, index: TarIndex | None = None,
+        self, tar: TarFile, path: str, start: int, stop: int | None, options: SourceOptions, table: _ShardTable | None,
+        *, with_data: bool = True, index: TarIndex | None = None, mark_rows: int = MARK_ROWS,
+        most_waiting_bytes: int = MOST_WAITING_BYTES,
     ) -> None:  # fmt: skip
         self.tar, self.path, self.start, self.stop, self.table, self.with_data = tar, path, start, stop, table, with_data
-        self.options = options
+        self.options, self.index, self.mark_rows = options, index, mark_rows
         self.names = UniqueNames() if index is None else None
         self.renames: dict[int, str] = {} if index is None else index.renames
         self.gives_places = tar.is_plain and storage.is_local(tar.path)
         self.count, self.first_byte = (0, 0) if index is None else index.place(start)
         self.marks = [(self.count, self.first_byte)]
-        given = set(table.names) | {KEY} if table is not None else {KEY}
-        self.wants_fields = "*" in options.columns or any(name not in given for name in options.columns)
-        self.has_seen_json = index is not None and index.skips_known_json is not None
-        self.skips_known_json = index is not None and bool(index.skips_known_json)
-        self.index = index
-        self.strays = Strays()
+        given = {KEY, *(table.names if table is not None else ())}
+        self.wants_fields = any(name == "*" or name not in given for name in options.columns)
+        self.skips_known_json: bool | None = None if index is None else index.skips_known_json
+        self.strays = _Strays(most_waiting_bytes)
         self.num_unusable = 0
         self.last_byte = 0
 
@@ -250,7 +285,7 @@ class Walk:
                     if self.stop is not None and self.count >= self.stop:
                         return
                     group = _Group(split[0])
-                    if self.count - self.marks[-1][0] >= _MARK_ROWS and not self.tar.has_globals:
+                    if self.count - self.marks[-1][0] >= self.mark_rows and not self.tar.has_globals:
                         self.marks.append((self.count, member.header))
                 if len(group.rows) >= _MOST_OF_A_KEY:
                     yield from group.take_rows()
@@ -279,9 +314,9 @@ class Walk:
         """The last rows of a group. What stands without a picture is kept for pictures of its key elsewhere in the tar."""
         if self.index is None and not group.num_pictures:
             if group.unread:
-                self.strays.meet_unread(group.key, group.unread)
+                self.strays.unread.setdefault(group.key, []).append(group.unread)
             elif group.num_sidecars:
-                self.strays.meet_sidecars(group.key, self._told(group), group.num_sidecars, group.num_bytes)
+                self.strays.add(group.key, self._told(group), group.num_sidecars, group.num_bytes)
         return group.take_rows()
 
     def _told(self, group: _Group) -> dict[str, Any]:
@@ -293,24 +328,26 @@ class Walk:
 
     def _add(self, group: _Group, member: Member, extension: str) -> None:
         last = extension.rsplit(".", 1)[-1]
+        is_wanted = self.count >= self.start
         if last in SIDECARS:
             if self.wants_fields and member.link is None:
-                self._meet_sidecar(group, member, SIDECARS[last])
+                group.unread.append((member, SIDECARS[last]))
+                if is_wanted:
+                    self._read_sidecars(group)
+                elif last == "json" and self.table is not None and self.skips_known_json is None:
+                    self._read_sidecars(_Group(group.key, unread=[(member, "json")]))  # it decides for the whole tar
             return
-        if last not in PICTURE_SUFFIXES:
-            if last in OTHER_SUFFIXES or member.link is not None:
-                return
-            if not is_picture(self.tar.read(member, HEAD_BYTES)):
-                return
-        wanted = self.count >= self.start
-        if wanted:
-            self._read_unread(group)
-        if wanted and self.wants_fields and not group.has_looked:
-            group.has_looked = True
-            self._look_elsewhere(group)
+        if last in OTHER_SUFFIXES:
+            return
+        if last not in PICTURE_SUFFIXES and (member.link is not None or not is_picture(self.tar.read(member, HEAD_BYTES))):
+            return
+        if is_wanted:
+            self._read_sidecars(group)
+            if self.wants_fields and group.elsewhere is None:
+                self._look_elsewhere(group)
         if self.wants_fields and self.index is None:
-            self.strays.meet_picture(group.key, self.count)
-        ref = self._ref(member) if wanted and self.with_data else PictureRef()
+            self.strays.rows.setdefault(group.key, []).append(self.count)
+        ref = self._ref(member) if is_wanted and self.with_data else PictureRef()
         group.rows.append(Row(self._sample(group, group.key, extension), group.key, ref))
         group.num_pictures += 1
         self.count += 1
@@ -328,51 +365,33 @@ class Walk:
             self.renames[self.count] = given
         return given
 
-    def _meet_sidecar(self, group: _Group, member: Member, kind: str) -> None:
-        """Read it now, or keep it until a picture of its group is wanted. The first JSON decides for the whole tar."""
-        if self.count >= self.start:
-            self._read_unread(group)
-            self._add_sidecar(group, member, kind)
-            return
-        if kind == "json" and self.table is not None and not self.has_seen_json:
-            self._add_sidecar(_Group(group.key), member, kind)
-        group.unread.append((member, kind))
-
-    def _read_unread(self, group: _Group) -> None:
-        for member, kind in group.unread:
-            self._add_sidecar(group, member, kind)
-        group.unread = []
-
     def _look_elsewhere(self, group: _Group) -> None:
         """What is said in other places of the tar of the picture of row `count`, the first of its group that is wanted."""
-        units = self.index.strays.get(self.count, ()) if self.index is not None else self.strays.unread_of(group.key)
-        group.elsewhere = self.strays.said_of(group.key)
+        units = self.index.strays.get(self.count, ()) if self.index is not None else self.strays.unread.get(group.key, ())
+        group.elsewhere = self.strays.said.get(group.key, ({}, 0))[0]
         for unit in units:
-            apart = _Group(group.key)
-            for member, kind in unit:
-                self._add_sidecar(apart, member, kind)
+            apart = _Group(group.key, unread=list(unit))
+            self._read_sidecars(apart)
             group.elsewhere = self._told(apart) | group.elsewhere
 
-    def _add_sidecar(self, group: _Group, member: Member, kind: str) -> None:
-        """What a small member says; one that is not as it should be says nothing, its picture is as good as before."""
-        is_known = self.table is not None and group.key in self.table.rows
-        if kind == "json" and is_known and self.skips_known_json:
-            return
-        said = None
-        if member.num_stored <= MOST_SIDECAR_BYTES:
-            said = sidecar_fields(kind, self.tar.read(member))
-        if said is None:
-            self.num_unusable += 1
-            return
-        group.num_sidecars += 1
-        group.num_bytes += member.num_stored
-        if kind != "json":
-            group.sidecars |= said
-            return
-        group.fields |= said
-        if self.table is not None and not self.has_seen_json:
-            self.skips_known_json = set(group.fields) <= set(self.table.names)
-        self.has_seen_json = True
+    def _read_sidecars(self, group: _Group) -> None:
+        """What its small members say; one that is not as it should be says nothing, its picture is as good as before."""
+        for member, kind in group.unread:
+            if kind == "json" and self.skips_known_json and self.table is not None and group.key in self.table.rows:
+                continue
+            said = sidecar_fields(kind, self.tar.read(member)) if member.num_stored <= MOST_SIDECAR_BYTES else None
+            if said is None:
+                self.num_unusable += 1
+                continue
+            group.num_sidecars += 1
+            group.num_bytes += member.num_stored
+            if kind != "json":
+                group.sidecars |= said
+                continue
+            group.fields |= said
+            if self.skips_known_json is None:
+                self.skips_known_json = self.table is not None and set(group.fields) <= set(self.table.names)
+        group.unread = []
 
     def _broken(self, broken: TarBroken, group: _Group | None) -> Row:
         """The row that stands for the rest of a broken tar."""
@@ -383,70 +402,39 @@ class Walk:
         return Row(self._unique(f"{self.path}#broken"), None, error)
 
     def _ref(self, member: Member) -> PictureRef:
-        if member.link is not None:
-            text = f"a link inside the archive to {member.link}, which is not followed"
-            return PictureRef(error=(PictureReason.UNREADABLE, text))
-        if member.size > MOST_MEMBER_BYTES:
-            return PictureRef(error=(PictureReason.UNREADABLE, f"the member has {member.size:,} bytes, too many for a picture"))
-        if member.size == 0:
-            return PictureRef(data=b"")
-        if self.gives_places and member.holes is None:
-            return PictureRef(path=self.tar.path, offset=member.offset, length=member.size)
-        return PictureRef(data=self.tar.read(member))
+        has_place = self.gives_places and member.holes is None
+        return _ref_of(self.tar.path, member, has_place=has_place) or PictureRef(data=self.tar.read(member))
 
 
-class ShardTable:
-    """The Parquet file beside a tar, ready to be joined by key.
-
-    Attributes:
-        table: its columns that are passed through; `key` is not among them.
-        rows: key -> row.
-        names: all columns it has that could be passed.
-    """
-
-    def __init__(self, table: pa.Table, rows: dict[str, int], names: list[str]) -> None:
-        self.table, self.rows, self.names = table, rows, names
-
-    @classmethod
-    def read(cls, path: str, options: SourceOptions) -> ShardTable:
-        """Read it whole: a shard has thousands of rows. Raises InputError when it is damaged."""
-        with storage.remote_errors(path), storage.open_parquet(path) as file:
-            names = [column.name for column in file.schema_arrow if column.name != KEY and not is_heavy(column.type)]
-            wanted = passed_columns(names, None, options)
-            table = file.read(columns=[KEY, *wanted])
-        keys = table.column(KEY).cast(pa.large_string()).to_pylist()
-        rows = {key: row for row, key in reversed(list(enumerate(keys))) if key is not None}
-        return cls(table.select(wanted), rows, names)
-
-    def join(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Its columns for these pictures, null (or what their JSON says) where it does not list them."""
-        places = [self.rows.get(row.key) if row.key is not None else None for row in rows]
-        taken = self.table.take(pa.array(places, pa.int64()))
-        columns = dict(zip(taken.column_names, taken.columns, strict=True))
-        if None in places:
-            absent = pa.array([place is None for place in places])
-            for name, column in columns.items():
-                said = column_of([row.fields.get(name) for row in rows], column.type)
-                columns[name] = pc.if_else(absent, said, column)
-        return columns
+def _ref_of(path: str, member: Member, *, has_place: bool) -> PictureRef | None:
+    """Where a member's bytes are, or why there are none; None for those that have no place in the file."""
+    if member.link is not None:
+        text = f"a link inside the archive to {member.link}, which is not followed"
+        return PictureRef(error=(PictureReason.UNREADABLE, text))
+    if member.size > MOST_MEMBER_BYTES:
+        return PictureRef(error=(PictureReason.UNREADABLE, f"the member has {member.size:,} bytes, too many for a picture"))
+    if member.size == 0:
+        return PictureRef(data=b"")
+    return PictureRef(path=path, offset=member.offset, length=member.size) if has_place else None
 
 
-RANGED_BYTES = 1 << 30
-"""Local tars without compression that are larger are gone through when they are inspected, so that they can be cut."""
-_PEEKED_SAMPLES = 32
-_PEEKED_BYTES, _PEEKED_REMOTE_BYTES, _PEEKED_END_BYTES = 64 << 20, 2 << 20, 256 << 10
-"""Columns are decided by the first so many pictures, as far as they lie in the first bytes, and by the last bytes of a tar."""
-
-
+@dataclass(frozen=True, kw_only=True)
 class TarReader:
     """Reads tars; `sample` is the tar's path as given, "/", and the key (webdataset's: the path up to the first dot).
 
     The second and later pictures of a key are named key.extension. Local plain tars give places, all others bytes.
     Columns, with "*": `key`; the columns of the shard's Parquet file (`00000.parquet` beside `00000.tar`), joined by `key`;
     fields of the `.json` members that it lacks; `caption` from `.txt` and `cls` from `.cls` members where neither has them.
-    A broken tar ends with one picture that has an error. Local plain tars of more than RANGED_BYTES know how many pictures
+    A broken tar ends with one picture that has an error. Local plain tars of more than `ranged_bytes` know how many pictures
     they have and can be cut anywhere; others are one shard each.
+
+    Attributes:
+        ranged_bytes, mark_rows, most_waiting_bytes: see `RANGED_BYTES`, `MARK_ROWS`, `MOST_WAITING_BYTES`.
     """
+
+    ranged_bytes: int = RANGED_BYTES
+    mark_rows: int = MARK_ROWS
+    most_waiting_bytes: int = MOST_WAITING_BYTES
 
     def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
         """Look at the first header (of large local tars at all), and for named columns at the first samples.
@@ -458,7 +446,6 @@ class TarReader:
             raise InputError(f"{path} is empty (0 bytes)")
         identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
         table = _table_beside(path)
-        detail: dict[str, Any] = {"table": table}
         kinds: dict[str, pa.Field] = {KEY: pa.field(KEY, pa.string())}
         table_columns: list[str] | None = None
         if table is not None:
@@ -471,29 +458,37 @@ class TarReader:
                 table_columns = list(table_kinds)
                 kinds |= table_kinds
             else:
-                detail["table"] = None
+                table = None
         with TarFile(path, num_bytes) as tar:
             if any(column not in (SAMPLE, *kinds) for column in options.columns):
                 kinds |= {name: kind for name, kind in _peek(tar).items() if name not in kinds}
-            detail["is_plain"] = tar.is_plain
-            if num_bytes > RANGED_BYTES and tar.is_plain and storage.is_local(path):
-                detail["index"] = index_of(tar, path, table_columns)
-        detail["schema"] = pa.schema(list(kinds.values()))
-        detail["columns"] = list(kinds)
-        num_rows = detail["index"].num_rows or None if "index" in detail else None
+            schema = pa.schema(list(kinds.values()))
+            detail = {"table": table, "schema": schema, "columns": list(kinds), "is_plain": tar.is_plain}
+            num_rows = None
+            if num_bytes > self.ranged_bytes and tar.is_plain and storage.is_local(path):
+                detail["index"] = TarIndex.of(tar, path, table_columns, self.mark_rows)
+                num_rows = detail["index"].num_rows or None
         return PicturePart(path, name, "tar", num_rows, num_bytes, identity, detail=detail)
 
     def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
         """Pictures [start, stop). Raises InputError before the first one only, or when a server fails for good."""
-        table = _table_of(part, options)
+        path, index = part.detail["table"], part.detail.get("index")
+        if path is None:
+            table = None
+        elif index is None:
+            table = _ShardTable.read(path, options)
+        else:
+            table = _read_again(path, storage.local_path(path).stat().st_mtime_ns, options)
         with TarFile(part.path, part.num_bytes) as tar:
             rows: list[Row] = []
             num_bytes = 0
-            walk = Walk(tar, part.path, start, stop, options, table, index=part.detail.get("index"))
-            for index, row in enumerate(walk.rows(), walk.count):
-                if index < start:
+            walk = Walk(
+                tar, part.path, start, stop, options, table, index=index, most_waiting_bytes=self.most_waiting_bytes
+            )  # fmt: skip
+            for number, row in enumerate(walk.rows(), walk.count):
+                if number < start:
                     continue
-                if stop is not None and index >= stop:
+                if stop is not None and number >= stop:
                     break
                 rows.append(row)
                 num_bytes += len(row.ref.data or b"") + row.num_said_bytes
@@ -518,21 +513,6 @@ def _table_beside(path: str) -> str | None:
         return None
 
 
-def _table_of(part: PicturePart, options: SourceOptions) -> ShardTable | None:
-    """The table beside; of a tar that is cut into ranges it is kept, as every one of them asks again."""
-    path = part.detail["table"]
-    if path is None:
-        return None
-    if "index" not in part.detail:
-        return ShardTable.read(path, options)
-    return _read_again(path, storage.local_path(path).stat().st_mtime_ns, options)
-
-
-@lru_cache(maxsize=1)
-def _read_again(path: str, written_ns: int, options: SourceOptions) -> ShardTable:
-    return ShardTable.read(path, options)
-
-
 def _peek(tar: TarFile) -> dict[str, pa.Field]:
     """The fields that the first pictures have, and those that members near the tar's end tell of; and their types.
 
@@ -544,25 +524,20 @@ def _peek(tar: TarFile) -> dict[str, pa.Field]:
             said += _said_within(tar, 0, min(tar.num_bytes, _PEEKED_REMOTE_BYTES))
             is_whole = tar.num_bytes <= _PEEKED_REMOTE_BYTES
         else:
-            is_whole = _said_first(tar, said)
+            is_whole = True
+            walk = Walk(tar, "", 0, None, SourceOptions(), None, with_data=False)
+            for row in walk.rows():
+                said.append(row.fields)
+                if len(said) >= _PEEKED_SAMPLES or walk.last_byte > _PEEKED_BYTES:
+                    is_whole = False
+                    break
+            said += walk.strays.all_said()
         if tar.is_plain and not is_whole:
             low = max(0, tar.num_bytes - _PEEKED_END_BYTES) // BLOCK_BYTES * BLOCK_BYTES
             said += _said_within(tar, low, tar.num_bytes)
     names = dict.fromkeys(name for fields in said for name in fields)
     found = schema_of(pa.table({name: column_of([fields.get(name) for fields in said]) for name in names}))
     return {field.name: field for field in found}
-
-
-def _said_first(tar: TarFile, said: list[dict[str, Any]]) -> bool:
-    """Add what is said of the first pictures; whether there are no others."""
-    walk = Walk(tar, "", 0, None, SourceOptions(), None, with_data=False)
-    for row in walk.rows():
-        said.append(row.fields)
-        if len(said) >= _PEEKED_SAMPLES or walk.last_byte > _PEEKED_BYTES:
-            said += [*walk.strays.late.values(), *walk.strays.said_of_none()]
-            return False
-    said += [*walk.strays.late.values(), *walk.strays.said_of_none()]
-    return True
 
 
 def _said_within(tar: TarFile, low: int, high: int) -> list[dict[str, Any]]:
@@ -580,22 +555,9 @@ def _said_within(tar: TarFile, low: int, high: int) -> list[dict[str, Any]]:
     return said
 
 
-def _last_block(walk: Walk, options: SourceOptions, *, is_end: bool) -> PictureBlock:
-    """No picture, but what the tar has said of earlier ones after they were given out, and what it said of none."""
-    late = None
-    if walk.strays.late:
-        said = list(walk.strays.late.values())
-        names = passed_columns(dict.fromkeys(name for fields in said for name in fields), None, options)
-        passed = {name: column_of([fields.get(name) for fields in said]) for name in names}
-        if passed:
-            late = LateLabels(np.fromiter(walk.strays.late, np.int64), pa.table(passed))
-    return PictureBlock([], block_labels([], {}, SourceOptions()), late, walk.remarks(is_end=is_end))
-
-
-def _block(rows: list[Row], table: ShardTable | None, options: SourceOptions) -> PictureBlock:
+def _block(rows: list[Row], table: _ShardTable | None, options: SourceOptions) -> PictureBlock:
     joined = table.join(rows) if table is not None else {}
-    available = [KEY, *joined]
-    available += [name for name in dict.fromkeys(name for row in rows for name in row.fields) if name not in available]
+    available = list(dict.fromkeys([KEY, *joined, *(name for row in rows for name in row.fields)]))
     passed: dict[str, Any] = {}
     for name in passed_columns(available, None, options):
         if name == KEY:
@@ -605,6 +567,17 @@ def _block(rows: list[Row], table: ShardTable | None, options: SourceOptions) ->
     if "*" not in options.columns:
         passed |= {name: pa.nulls(len(rows)) for name in options.columns if name not in passed and name != SAMPLE}
     return PictureBlock([row.ref for row in rows], block_labels([row.sample for row in rows], passed, options))
+
+
+def _last_block(walk: Walk, options: SourceOptions, *, is_end: bool) -> PictureBlock:
+    """No picture, but what the tar has said of earlier ones after they were given out, and what it said of none."""
+    late = None
+    said = list(walk.strays.late.values())
+    names = passed_columns(dict.fromkeys(name for fields in said for name in fields), None, options)
+    if names:
+        passed = {name: column_of([fields.get(name) for fields in said]) for name in names}
+        late = LateLabels(np.fromiter(walk.strays.late, np.int64), pa.table(passed))
+    return PictureBlock([], block_labels([], {}, SourceOptions()), late, walk.remarks(is_end=is_end))
 
 
 _VERSION = 2
@@ -624,24 +597,16 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class TarMember:
-    """A file in a tar.
+class TarMember(Member):
+    """A file in a tar, and what it is for its picture.
 
     Attributes:
-        name: its path in the tar.
         sample: what stands behind the tar's path in the name of the picture that it is; None: it is no picture.
         ref: where its bytes are; None for those of packed tars and sparse files, which `read_packed` reads.
-        size: its bytes.
-        header, offset, num_stored: as in `tar_members.Member`.
     """
 
-    name: str
-    sample: str | None
-    ref: PictureRef | None
-    size: int
-    header: int
-    offset: int
-    num_stored: int
+    sample: str | None = None
+    ref: PictureRef | None = None
 
 
 @dataclass(frozen=True)
@@ -671,10 +636,11 @@ class TarMembers:
 
     def member(self, row: int) -> TarMember:
         """One member."""
-        item = {name: self.rows.column(name)[row].as_py() for name in _SCHEMA.names}
-        return TarMember(
-            item["name"], item["sample"], self._ref(item), item["size"], item["header"], item["offset"], item["num_stored"]
-        )
+        said = {name: self.rows.column(name)[row].as_py() for name in _SCHEMA.names if name != "group"}
+        sample = said.pop("sample")
+        bare = Member(**said)
+        ref = _ref_of(self.path, bare, has_place=self.is_plain and bare.num_stored == bare.size)
+        return TarMember(**said, sample=sample, ref=ref)
 
     def group(self, row: int) -> list[int]:
         """Rows of all members of the key of `row`, in the order of the tar."""
@@ -691,19 +657,6 @@ class TarMembers:
         order = np.argsort(groups, kind="stable")
         return order, groups[order]
 
-    def _ref(self, item: dict[str, Any]) -> PictureRef | None:
-        if item["link"] is not None:
-            text = f"a link inside the archive to {item['link']}, which is not followed"
-            return PictureRef(error=(PictureReason.UNREADABLE, text))
-        if item["size"] > MOST_MEMBER_BYTES:
-            text = f"the member has {item['size']:,} bytes, too many for a picture"
-            return PictureRef(error=(PictureReason.UNREADABLE, text))
-        if item["size"] == 0:
-            return PictureRef(data=b"")
-        if not self.is_plain or item["num_stored"] != item["size"]:
-            return None
-        return PictureRef(path=self.path, offset=item["offset"], length=item["size"])
-
 
 class _Noting(Walk):
     """A walk that writes down every member it groups."""
@@ -711,10 +664,10 @@ class _Noting(Walk):
     def __init__(self, tar: TarFile) -> None:
         super().__init__(tar, "", 0, None, SourceOptions(columns=()), None, with_data=False)
         self.columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
-        self._group: Any = None
+        self._group: _Group | None = None
         self._number = -1
 
-    def _add(self, group: Any, member: Member, extension: str) -> None:
+    def _add(self, group: _Group, member: Member, extension: str) -> None:
         if group is not self._group:
             self._group, self._number = group, self._number + 1
         before = self.count
@@ -733,25 +686,19 @@ def tar_members(path: str) -> TarMembers:
     kept = _place_in_cache(path, num_bytes)
     found = _read_kept(kept, path, num_bytes) if kept is not None else None
     if found is None:
-        found = _gone_through(path, num_bytes)
+        with TarFile(path, num_bytes) as tar:
+            walk = _Noting(tar)
+            last: Row | None = None
+            for last in walk.rows():  # noqa: B007 (the last one tells how the tar ends)
+                pass
+            is_plain = tar.is_plain
+        _join_groups(walk.columns)
+        broken = (last.sample, *last.ref.error) if last is not None and last.ref.error is not None else None
+        found = TarMembers(path, num_bytes, is_plain, pa.table(walk.columns, _SCHEMA), broken)
         if kept is not None:
             with contextlib.suppress(BeholderError):  # a cache that cannot be written is none
                 _keep(found, kept)
     return found
-
-
-def _gone_through(path: str, num_bytes: int) -> TarMembers:
-    with TarFile(path, num_bytes) as tar:
-        walk = _Noting(tar)
-        last: Row | None = None
-        for last in walk.rows():  # noqa: B007 (the last one tells how the tar ends)
-            pass
-        is_plain = tar.is_plain
-    _join_groups(walk.columns)
-    broken = None
-    if last is not None and last.ref.error is not None:
-        broken = (last.sample, *last.ref.error)
-    return TarMembers(path, num_bytes, is_plain, pa.table(walk.columns, _SCHEMA), broken)
 
 
 def _join_groups(columns: dict[str, list[Any]]) -> None:
@@ -829,10 +776,8 @@ def read_packed(tar: TarMembers, wanted: Iterable[TarMember]) -> Iterator[tuple[
     with TarFile(tar.path, tar.num_bytes) as file:
         for member in ordered:
             try:
-                if member.num_stored == member.size:
-                    data = file.read(Member(member.name, member.offset, member.num_stored, member.size, header=member.header))
-                else:
-                    data = file.read(next(file.members(member.header)))
+                is_sparse = member.num_stored != member.size
+                data = file.read(next(file.members(member.header)) if is_sparse else member)
                 yield member, PictureRef(data=data)
             except TarBroken as broken:
                 yield member, PictureRef(error=(broken.reason, broken.message))

@@ -1,4 +1,4 @@
-"""An open tar in, its members in order out: names and where their bytes are, and what is wrong where it breaks off."""
+"""The format of tars: members in order, where their bytes are, and what is wrong where a tar breaks off."""
 
 from __future__ import annotations
 

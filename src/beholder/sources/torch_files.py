@@ -1,4 +1,4 @@
-"""A file that torch.save wrote (a tensor of embeddings, or a dict with one and names), read in blocks; nothing in it is run."""
+"""Reader of files that torch.save wrote (a tensor, or a dict with one and names); nothing in them is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.errors import HeadError, InputError
 from beholder.io import storage
-from beholder.sources.labels import plain_labels, refuse_columns, select_labels
+from beholder.sources.labels import refuse_columns, select_labels
 from beholder.sources.npy import check_array
 from beholder.sources.reader import Block, Part, ReadOptions
 
@@ -60,12 +60,7 @@ class TorchReader:
                 raise InputError(f"{part.path} was changed since the run was planned; run the same command again")
             for low in range(start, stop, step):
                 high = min(stop, low + step)
-                block = _as_array(rows[low:high])
-                if labels.num_columns:
-                    table = select_labels(labels.slice(low, high - low), part, low, options)
-                else:
-                    table = plain_labels(part, low, high)
-                yield Block(block, table)
+                yield Block(_as_array(rows[low:high]), select_labels(labels.slice(low, high - low), part, low, high, options))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A zip in, the pictures in it out: stored ones as places in the file, packed ones as bytes."""
+"""Reader of zips of pictures: stored ones are places in the file, packed ones bytes."""
 
 from __future__ import annotations
 

@@ -122,6 +122,7 @@ def test_row_numbers_name_the_rows_of_a_range(tmp_path: Path) -> None:
     assert labels["sample"].to_pylist() == ["a.csv#11", "a.csv#12", "a.csv#13"]
 
 
+@pytest.mark.slow
 def test_many_numbers_that_need_exact_arithmetic(tmp_path: Path) -> None:
     rows = ["a,16777217.0,16777219.0,1.00000017881393432617187499"] * 30_000
     rows[1500] = "b,16777217.0,,16777219.0"
@@ -204,6 +205,7 @@ def test_a_row_longer_than_a_piece(tmp_path: Path) -> None:
     assert labels["sample"][1].as_py() == long_name
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path: Path) -> None:
     frame = birder_frame(numbers(500, 256))
     path = tmp_path / "a.csv"

@@ -113,6 +113,7 @@ def test_of_two_arrays_of_names_the_one_that_fits_counts(tmp_path: Path) -> None
         read(path)
 
 
+@pytest.mark.slow
 def test_labels_that_pack_well_are_labels_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     rows = np.zeros((600_000, 1), np.float32)
@@ -158,11 +159,16 @@ def test_what_lies_before_or_behind_the_arrays_is_told(tmp_path: Path) -> None:
             read(path)
 
 
-def test_small_archives_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> None:
+def test_labels_of_megabytes_each_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     _huge(path, ROWS[:4], f"<U{1 << 20}", bytes(4 << 20), 4)
     with pytest.raises(InputError, match=r"\[samples\].*each of its values takes 4,194,304 bytes"):
         read(path)
+
+
+@pytest.mark.slow
+def test_small_archives_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
     _huge(path, ROWS, "<U70000", b"x\0\0\0" * 70_000, 1000)  # 280 MB out of 1 MB
     with pytest.raises(InputError, match="its labels unpack to far more than they take in the file"):
         read(path)

@@ -15,8 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
-from beholder.sources import tar as tar_walk
-from beholder.sources import tar as tars
 from beholder.sources.labels import join_labels
 from beholder.sources.tar import TarReader
 from oracles.tar_making import png, tar
@@ -24,19 +22,17 @@ from oracles.tar_making import png, tar
 OPTIONS = SourceOptions(block_rows=5)
 
 
-def part_of(path: Path) -> PicturePart:
-    return TarReader().inspect(str(path), path.name, OPTIONS)
+SMALL_IS_LARGE = TarReader(ranged_bytes=1000, mark_rows=3)
+
+
+def part_of(path: Path, reader: TarReader = TarReader()) -> PicturePart:  # noqa: B008 (it is frozen)
+    return reader.inspect(str(path), path.name, OPTIONS)
 
 
 def read(part: PicturePart, start: int = 0, stop: int | None = None) -> tuple[list[PictureRef], list[dict[str, Any]]]:
     blocks = list(TarReader().blocks(part, start, stop, OPTIONS))
     rows = join_labels([block.labels for block in blocks]).to_pylist() if blocks else []
     return [ref for block in blocks for ref in block.refs], [{k: v for k, v in r.items() if v is not None} for r in rows]
-
-
-def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tars, "RANGED_BYTES", 1000)
-    monkeypatch.setattr(tar_walk, "_MARK_ROWS", 3)
 
 
 def odd_members() -> list[tuple[str, bytes]]:
@@ -53,9 +49,7 @@ def odd_members() -> list[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("table", [None, "all", "some"])
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_any_range_is_what_the_whole_has_there(
-    tmp_path: Path, table: str | None, form: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_range_is_what_the_whole_has_there(tmp_path: Path, table: str | None, form: int) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(tar([("d" * 150 + "/1.png", png(5)), *odd_members()], format=form))
     if table is not None:
@@ -64,8 +58,7 @@ def test_any_range_is_what_the_whole_has_there(
     one_shard = part_of(path)
     assert one_shard.num_rows is None
     refs, rows = read(one_shard)
-    small_is_large(monkeypatch)
-    part = part_of(path)
+    part = part_of(path, SMALL_IS_LARGE)
     assert part.num_rows == len(refs) == 1 + 12 * 5 + 71 + 2
     assert len(part.detail["index"].rows) > 10
     assert {row["sample"] for row in rows} >= {f"{path}/0#2", f"{path}/0#3", f"{path}/0#2#2"}
@@ -77,15 +70,13 @@ def test_any_range_is_what_the_whole_has_there(
         assert read(one_shard, low, low + 3) == (refs[low : low + 3], rows[low : low + 3])
 
 
-def test_the_broken_end_of_a_tar_is_in_its_last_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_broken_end_of_a_tar_is_in_its_last_range(tmp_path: Path) -> None:
     whole = tar(odd_members())
     for cut in (*np.random.default_rng(0).integers(3000, len(whole) - 20_000, 6).tolist(), -10_240 - 20):
         path = tmp_path / "x.tar"
         path.write_bytes(whole[:cut])
-        monkeypatch.undo()
         refs, rows = read(part_of(path))
-        small_is_large(monkeypatch)
-        part = part_of(path)
+        part = part_of(path, SMALL_IS_LARGE)
         assert part.num_rows == len(refs)
         found = [read(part, low, min(low + 4, len(refs))) for low in range(0, len(refs), 4)]
         assert [ref for some, _ in found for ref in some] == refs
@@ -93,11 +84,10 @@ def test_the_broken_end_of_a_tar_is_in_its_last_range(tmp_path: Path, monkeypatc
         assert [ref.error is None for ref in refs] == [True] * (len(refs) - 1) + [False]
 
 
-def test_what_lies_long_before_a_range_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_is_large(monkeypatch)
+def test_what_lies_long_before_a_range_is_not_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(tar([(f"{i}.png", png(i)) for i in range(50)]))
-    part = part_of(path)
+    part = part_of(path, SMALL_IS_LARGE)
     before = read(part, 40, 50)
     data = bytearray(path.read_bytes())
     data[3 * 1024 : 4 * 1024] = b"?" * 1024  # the fourth member
@@ -106,8 +96,7 @@ def test_what_lies_long_before_a_range_is_not_looked_at(tmp_path: Path, monkeypa
     assert len(read(part, 0, 50)[0]) == 4
 
 
-def test_a_header_for_all_that_follows_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_is_large(monkeypatch)
+def test_a_header_for_all_that_follows_is_not_skipped(tmp_path: Path) -> None:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"path": "one.png"}) as archive:
         for i in range(20):
@@ -116,16 +105,16 @@ def test_a_header_for_all_that_follows_is_not_skipped(tmp_path: Path, monkeypatc
             archive.addfile(info, io.BytesIO(png(i)))
     path = tmp_path / "x.tar"
     path.write_bytes(stream.getvalue())
-    part = part_of(path)
+    part = part_of(path, SMALL_IS_LARGE)
     assert [row["sample"] for row in read(part)[1]][:3] == [f"{path}/one", f"{path}/é1", f"{path}/one#2"]
     assert read(part, 15, 20)[1] == read(part)[1][15:]
 
 
-def test_only_large_plain_local_tars_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_large_plain_local_tars_are_counted(tmp_path: Path) -> None:
     data = tar([(f"{i}.png", png(i)) for i in range(5)])
     (tmp_path / "x.tar").write_bytes(data)
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(data))
     (tmp_path / "none.tar").write_bytes(tar([("a.txt", b"x" * 2000)]))
     assert part_of(tmp_path / "x.tar").num_rows is None
-    monkeypatch.setattr(tars, "RANGED_BYTES", 100)
-    assert [part_of(tmp_path / name).num_rows for name in ("x.tar", "x.tar.gz", "none.tar")] == [5, None, None]
+    small = TarReader(ranged_bytes=100)
+    assert [part_of(tmp_path / name, small).num_rows for name in ("x.tar", "x.tar.gz", "none.tar")] == [5, None, None]

@@ -238,20 +238,21 @@ def test_columns_of_a_folder_are_null(tmp_path: Path) -> None:
     assert "no source has a column 'x'; they have none" in refused(tmp_path / "in", columns=("x",))
 
 
+@pytest.mark.slow
 def test_a_large_folder_takes_little_memory_and_time(tmp_path: Path) -> None:
     """60,000 files in a process of its own: under 60 MB more than ten files take (names of 30 bytes)."""
     script = f"""
 import os, resource, sys
-from beholder.sources.folder import FilesReader
+from beholder.sources.find import find_pictures, picture_reader
 from beholder.pixels.picture import SourceOptions
 for name, count in (("few", 10), ("many", 60_000)):
     folder = os.path.join({str(tmp_path)!r}, name)
     os.mkdir(folder)
     for i in range(count):
         os.close(os.open(f"{{folder}}/some picture number {{i}}.jpg", os.O_CREAT | os.O_WRONLY))
-    part = FilesReader().inspect(folder, "x", SourceOptions())
+    (part,) = find_pictures([folder], SourceOptions())
     assert part.num_rows == count
-    assert sum(len(block.refs) for block in FilesReader().blocks(part, 0, None, SourceOptions())) == count
+    assert sum(len(block.refs) for block in picture_reader("files").blocks(part, 0, None, SourceOptions())) == count
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)

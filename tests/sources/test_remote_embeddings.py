@@ -49,7 +49,7 @@ def logits(rows: Any) -> bytes:
 
 
 FORMATS = {
-    "c.npy": npy(ROWS), "fortran.npy": npy(np.asfortranarray(ROWS)), "x.npz": npz(ROWS), "x.parquet": parquet(ROWS),
+    "c.npy": npy(ROWS), "x.npz": npz(ROWS), "x.parquet": parquet(ROWS),
     "logits.csv": logits(ROWS),
 }  # fmt: skip
 
@@ -105,6 +105,13 @@ def test_s3_gives_the_bits_of_local_files(s3: Any, tmp_path: Path, small_head: P
     assert found.equals(pl.read_parquet(tmp_path / "local.parquet"))
     assert found["aesthetic_score"].to_list() == expected_scores(small_head).tolist()
     assert found["sample"][7] == (f"{name}#7" if name.endswith(".npy") else NAMES[7])
+
+
+def test_fortran_order_on_s3_is_refused_in_one_line(s3: Any, tmp_path: Path, small_head: Path) -> None:
+    s3.put_object(Bucket=BUCKET, Key="f.npy", Body=npy(np.asfortranarray(ROWS)))
+    assert "is in Fortran order, which is read from this machine only" in one_line(
+        f"s3://{BUCKET}/f.npy", tmp_path / "out", small_head
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 0])
@@ -263,7 +270,7 @@ def test_missing_things_on_s3_are_one_clear_line(s3: Any, tmp_path: Path, small_
 
 
 def test_damaged_files_on_s3_are_named(s3: Any, tmp_path: Path, small_head: Path) -> None:
-    whole = {name: FORMATS[name] for name in ("c.npy", "fortran.npy", "x.npz", "x.parquet")}
+    whole = {name: FORMATS[name] for name in ("c.npy", "x.npz", "x.parquet")}
     for name, data in whole.items():
         s3.put_object(Bucket=BUCKET, Key=name, Body=data[: len(data) // 2])
         line = one_line(f"s3://{BUCKET}/{name}", tmp_path / "out", small_head)

@@ -18,7 +18,7 @@ import pytest
 from beholder import InputError
 from beholder.io.readahead import read_ahead
 from beholder.sources.find import find_parts
-from beholder.sources.labels import read_metadata
+from beholder.sources.labels import ConsecutiveLabels
 from beholder.sources.reader import Part, ReadOptions
 
 D = 4
@@ -110,7 +110,7 @@ def test_the_layout_of_clip_retrieval(tmp_path: Path, npy_name: str, table_name:
         assert Path(part.path).name == npy_name.format(i)
         assert part.metadata_path is not None
         assert Path(part.metadata_path) == root / table_folder / table_name.format(i)
-        table = read_metadata(part, 0, i + 1, ReadOptions(columns=("caption",)))
+        table = ConsecutiveLabels(part, 0, i + 1, ReadOptions(columns=("caption",))).table(i + 1)
         assert table.column("sample").to_pylist() == [f"{i}-{row}.jpg" for row in range(i + 1)]
         assert table.column("caption").to_pylist() == [f"of {i}-{row}.jpg" for row in range(i + 1)]
 

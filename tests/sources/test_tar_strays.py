@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 
 from beholder.pixels.picture import SourceOptions
-from beholder.sources import tar as tar_strays
-from beholder.sources import tar as tar_walk
-from beholder.sources import tar as tars
 from beholder.sources.find import find_pictures
 from beholder.sources.labels import join_labels
 from beholder.sources.tar import TarReader
@@ -34,14 +31,18 @@ ORDERS = {
 }
 
 
-def read(path: str, step: int | None = None) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def read(
+    path: str,
+    step: int | None = None,
+    reader: TarReader = TarReader(),  # noqa: B008 (it is frozen)
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """What all blocks say of the pictures of a tar (in ranges of `step`), and remarks."""
-    part = TarReader().inspect(path, "x.tar", OPTIONS)
+    part = reader.inspect(path, "x.tar", OPTIONS)
     stop = part.num_rows if step is not None else None
     ranges = [(0, None)] if step is None else [(low, min(low + step, stop or 0)) for low in range(0, stop or 0, step)]
     rows, remarks = [], {}
     for low, high in ranges:
-        blocks = list(TarReader().blocks(part, low, high, OPTIONS))
+        blocks = list(reader.blocks(part, low, high, OPTIONS))
         late = [block.late for block in blocks if block.late is not None]
         rows += join_labels([block.labels for block in blocks], late=late).to_pylist()
         for block in blocks:
@@ -62,13 +63,9 @@ def test_sidecars_anywhere_in_a_tar(tmp_path: Path, order: str, packed: bool) ->
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("step", [1, 7])
-def test_sidecars_anywhere_in_a_tar_that_is_read_in_ranges(
-    tmp_path: Path, order: str, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tars, "RANGED_BYTES", 1000)
-    monkeypatch.setattr(tar_walk, "_MARK_ROWS", 3)
+def test_sidecars_anywhere_in_a_tar_that_is_read_in_ranges(tmp_path: Path, order: str, step: int) -> None:
     (tmp_path / "x.tar").write_bytes(tar(ORDERS[order]))
-    rows, remarks = read(str(tmp_path / "x.tar"), step)
+    rows, remarks = read(str(tmp_path / "x.tar"), step, TarReader(ranged_bytes=1000, mark_rows=3))
     assert [{name: row[name] for name in ("caption", "n")} for row in rows] == SAID
     assert remarks == {}
 
@@ -100,10 +97,9 @@ def test_sidecars_that_say_nothing_of_any_picture_are_counted(tmp_path: Path) ->
     }
 
 
-def test_too_much_that_stands_elsewhere_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tar_strays, "_MOST_WAITING_BYTES", 35)  # five captions of 6 or 7 bytes
+def test_too_much_that_stands_elsewhere_is_counted(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(tar([*PICTURES, *CAPTIONS]))
-    rows, remarks = read(str(tmp_path / "x.tar"))
+    rows, remarks = read(str(tmp_path / "x.tar"), reader=TarReader(most_waiting_bytes=35))  # five captions of 6 or 7 bytes
     assert [row["caption"] for row in rows] == [f"cap {i}" for i in range(5)] + [None] * 15
     assert remarks == {"sidecars in tars stand too far from their pictures, so what they say is left out": 15}
 
