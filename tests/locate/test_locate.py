@@ -144,6 +144,7 @@ def test_one_name_for_two_pictures_is_not_guessed(here: Path) -> None:
     assert "several pictures" in same.error[1]
 
 
+@pytest.mark.slow
 def test_what_score_wrote_is_found_again(here: Path, small_tower: Path, plain_head: Path) -> None:
     from beholder.scoreset.score_set import open_scores
     from beholder.scoring.options import ScoreOptions

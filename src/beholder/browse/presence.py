@@ -45,7 +45,7 @@ def _why_none_is_there(finder: PictureFinder, samples: Sequence[str]) -> str | N
     named = finder.sources(samples)
     if not all(storage.is_local(source) for source in named.opened):
         return None
-    claims = {sample: named.claim(sample) for sample in samples}
+    claims = {sample: named.match(sample) for sample in samples}
     local = [sample for sample, claim in claims.items() if claim is None or storage.is_local(claim.path)]
     if not local:
         return None

@@ -1,4 +1,4 @@
-"""What is known of where a picture is, and the files that belong to it: the words `locate` answers in."""
+"""Finds pictures in tars, zips, Parquet files, tables and listings by their samples."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +20,13 @@ from beholder.io import storage
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources import parquet
 from beholder.sources.file_kinds import SIDECAR_SUFFIXES, head_of, is_tar_name, kind_of_bytes, suffix_of
-from beholder.sources.find import picture_reader
+from beholder.sources.find import picture_reader, refs_of
 from beholder.sources.tar import TarMember, TarMembers, read_packed, tar_members
 from beholder.sources.tar_file import MOST_MEMBER_BYTES
 from beholder.sources.zip import ZipReader, open_zip
 
 _KEPT_NAMES_BYTES = 64 << 20
 """Names of a part that take more bytes are read again for every question."""
-_NEAR_ROWS = 64
-"""Wanted rows with fewer rows between them are read together."""
 
 
 @dataclass
@@ -58,13 +56,7 @@ class NamedRows:
 
     def refs(self, rows: Iterable[int]) -> dict[int, PictureRef]:
         """Where the pictures of these rows are; bytes that have no place of their own are read. Raises InputError."""
-        found: dict[int, PictureRef] = {}
-        for stretch in _stretches(sorted(set(rows)), self.part.cuts or ()):
-            wanted, at = set(stretch), stretch[0]
-            for block in picture_reader(self.part.kind).blocks(self.part, at, stretch[-1] + 1, SourceOptions(columns=())):
-                found |= {at + i: ref for i, ref in enumerate(block.refs) if at + i in wanted}
-                at += len(block.refs)
-        return found
+        return dict(refs_of(self.part, sorted(set(rows)), SourceOptions(columns=())))
 
     def _read_names(self) -> pa.Array:
         if self.part.kind == "zip":
@@ -96,20 +88,6 @@ class NamedRows:
 def _joined(chunks: Iterable[pa.Array]) -> pa.Array:
     pieces = list(chunks)
     return pa.concat_arrays(pieces) if pieces else pa.array([], pa.large_string())
-
-
-def _stretches(rows: Sequence[int], cuts: Sequence[int]) -> Iterator[list[int]]:
-    """Rows that are read together: of one row group, or near to each other."""
-    groups = np.searchsorted(np.array(cuts, np.int64), np.array(rows, np.int64), side="right") if cuts else None
-    stretch: list[int] = []
-    for i, row in enumerate(rows):
-        near = stretch and (groups[i] == groups[i - 1] if groups is not None else row - stretch[-1] <= _NEAR_ROWS)
-        if stretch and not near:
-            yield stretch
-            stretch = []
-        stretch.append(row)
-    if stretch:
-        yield stretch
 
 
 PlaceKind = Literal["file", "url", "tar", "zip", "row", "none"]
@@ -163,7 +141,7 @@ class Place:
         return ref.error if ref is not None else None
 
 
-def nowhere(sample: str, text: str, reason: PictureReason = PictureReason.MISSING, inside: str = "") -> Place:
+def missing_place(sample: str, text: str, reason: PictureReason = PictureReason.MISSING, inside: str = "") -> Place:
     """The place of a picture that is not there."""
     return Place(sample, "none", (FilePlace(sample, PictureRef(error=(reason, text))),), inside=inside)
 
@@ -177,13 +155,12 @@ class Archives:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tars: OrderedDict[str, TarMembers] = OrderedDict()
-        self._zips: OrderedDict[str, _Zip] = OrderedDict()
+        self._known: OrderedDict[str, TarMembers | _Zip] = OrderedDict()
         self._busy: dict[str, threading.Lock] = {}
 
     def knows(self, path: str) -> bool:
         """Whether `path` has been opened as an archive lately."""
-        return path in self._tars or path in self._zips
+        return path in self._known
 
     def find(self, path: str, names: Sequence[str], *, with_belongings: bool) -> tuple[PlaceKind, list[Files]]:
         """The archive's kind; of each name (a sample without the archive's path) the picture and what belongs to it.
@@ -191,41 +168,27 @@ class Archives:
         What is not there, or in a broken archive, is a file with an error.
         """
         try:
-            if is_zip(path):
-                return "zip", self._zip(path).find(names, with_belongings=with_belongings)
-            return "tar", _in_tar(self._tar(path), names, with_belongings=with_belongings)
+            archive = self._opened(path)
+            if isinstance(archive, _Zip):
+                return "zip", archive.find(names, with_belongings=with_belongings)
+            return "tar", _in_tar(archive, names, with_belongings=with_belongings)
         except InputError as error:
             failed = PictureRef(error=(PictureReason.UNREADABLE, str(error)))
             return "none", [(FilePlace(name.lstrip("/"), failed),) for name in names]
 
-    def _tar(self, path: str) -> TarMembers:
-        with self._alone(path):
-            found = self._tars.get(path)
-            if found is None or _has_changed(found):
-                found = tar_members(path)
-            with self._lock:
-                self._tars[path] = found
-                self._tars.move_to_end(path)
-                if len(self._tars) > _MOST_OPEN:
-                    self._tars.popitem(last=False)
-            return found
-
-    def _zip(self, path: str) -> _Zip:
-        with self._alone(path):
-            found = self._zips.get(path)
-            if found is None:
-                found = _Zip(path)
-            with self._lock:
-                self._zips[path] = found
-                self._zips.move_to_end(path)
-                if len(self._zips) > _MOST_OPEN:
-                    self._zips.popitem(last=False)
-            return found
-
-    def _alone(self, path: str) -> threading.Lock:
-        """Held while an archive is gone through, so that others need not do it again."""
+    def _opened(self, path: str) -> TarMembers | _Zip:
         with self._lock:
-            return self._busy.setdefault(path, threading.Lock())
+            alone = self._busy.setdefault(path, threading.Lock())
+        with alone:  # while an archive is gone through, so that others need not do it again
+            found = self._known.get(path)
+            if found is None or (isinstance(found, TarMembers) and _has_changed(found)):
+                found = _Zip(path) if _is_zip(path) else tar_members(path)
+            with self._lock:
+                self._known[path] = found
+                self._known.move_to_end(path)
+                if len(self._known) > _MOST_OPEN:
+                    self._known.popitem(last=False)
+            return found
 
     def contents(self, places: Sequence[Place]) -> list[list[tuple[str, PictureRef]]]:
         """(name, place of the bytes) of every file of each place; members of packed tars are read, each tar once."""
@@ -237,7 +200,7 @@ class Archives:
         read: dict[tuple[str, int], PictureRef] = {}
         for path, members in wanted.items():
             try:
-                for member, ref in read_packed(self._tar(path), members.values()):
+                for member, ref in read_packed(cast(TarMembers, self._opened(path)), members.values()):
                     read[path, member.offset] = ref
             except InputError as error:
                 failed = PictureRef(error=(PictureReason.UNREADABLE, str(error)))
@@ -247,8 +210,7 @@ class Archives:
     def close(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._tars.clear()
-            self._zips.clear()
+            self._known.clear()
 
 
 def _offset(file: FilePlace) -> int:
@@ -256,7 +218,7 @@ def _offset(file: FilePlace) -> int:
     return file.packed.offset
 
 
-def is_zip(path: str) -> bool:
+def _is_zip(path: str) -> bool:
     """Whether an archive is a zip: by its name, else by its first bytes. Raises InputError."""
     if is_tar_name(path):
         return False

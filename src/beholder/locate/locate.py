@@ -1,7 +1,8 @@
-"""Samples of a score set in, where the bytes of their pictures are (and of what belongs to them) out."""
+"""Finds the pictures of a score set again: where the bytes of each are, and of what belongs to it."""
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import stat
@@ -16,12 +17,12 @@ import pyarrow as pa
 from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.locate.archives import Archives, FilePlace, NamedRows, Place, nowhere
+from beholder.locate.archives import Archives, FilePlace, NamedRows, Place, missing_place
 from beholder.locate.named_sources import (
     BROKEN,
-    Claim,
-    Fence,
+    AllowedPaths,
     NamedSources,
+    SourceMatch,
     choose_base,
     is_relative,
     named_in,
@@ -29,6 +30,7 @@ from beholder.locate.named_sources import (
 )
 from beholder.pixels.picture import PictureError, PicturePart, PictureRef, SourceOptions
 from beholder.sources.fetch import ReadLimits, read_bytes
+from beholder.sources.file_kinds import base_name
 from beholder.sources.find import Source, expand_source, gather_singles, give_names, picture_reader
 from beholder.sources.folder import Sidecars
 
@@ -75,13 +77,13 @@ class NamedParts:
             place, before = self._place(samples[i], rows.part, refs[number]), found[i]
             if before is not None and before != place:
                 text = f"several pictures of the sources are called {samples[i]!r}, so it is not clear which is meant"
-                place = nowhere(samples[i], text, PictureReason.UNREADABLE)
+                place = missing_place(samples[i], text, PictureReason.UNREADABLE)
             found[i] = place
 
     def _place(self, sample: str, part: PicturePart, ref: PictureRef) -> Place:
         """Where a row's picture is."""
         if ref.error is not None:
-            return nowhere(sample, ref.error[1], ref.error[0])
+            return missing_place(sample, ref.error[1], ref.error[0])
         if ref.path is None or ref.offset is not None:
             size = len(ref.data) if ref.data is not None else ref.length
             return Place(sample, "row", (FilePlace(sample, ref, size),), archive=part.path)
@@ -91,7 +93,7 @@ class NamedParts:
         if not storage.is_local(path):
             return Place(sample, "url", (file,), is_listed=part.kind != "parquet")
         if size is None:
-            return nowhere(sample, f"{path} does not exist (any more)")
+            return missing_place(sample, f"{path} does not exist (any more)")
         if part.kind == "files":
             return Place(sample, "file", (file,), *self._below_its_folder(path))
         archive = part.path if part.kind == "parquet" else None
@@ -133,7 +135,7 @@ class NamedParts:
                     continue
                 if found[i] is not None:
                     text = f"several tars have a picture of the key {samples[i]!r}, so it is not clear which is meant"
-                    place = nowhere(samples[i], text, PictureReason.UNREADABLE)
+                    place = missing_place(samples[i], text, PictureReason.UNREADABLE)
                 found[i] = place
 
     @cached_property
@@ -155,14 +157,19 @@ class NamedParts:
         return [NamedRows(item.part) for item in self._found if item.kind == "files" and item.part is not None]
 
 
-def _size(path: str) -> int | None:
-    """Bytes of a local file; None where it is not there, or on a server."""
+def _status(path: str) -> os.stat_result | None:
+    """What the system says of a local file; None where it is not there, or on a server."""
     if not storage.is_local(path):
         return None
     try:
-        return storage.local_path(path).stat().st_size
+        return storage.local_path(path).stat()
     except (OSError, ValueError):
         return None
+
+
+def _size(path: str) -> int | None:
+    status = _status(path)
+    return None if status is None else status.st_size
 
 
 _ODD_NAME = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|#[0-9]+$")
@@ -213,7 +220,7 @@ class PictureFinder:
         self._lock = threading.RLock()
         self._named: NamedSources | None = None
         self._parts: NamedParts | None = None
-        self._fence: Fence | None = None
+        self._paths: AllowedPaths | None = None
         self._proven: set[int] = set()
         self._archives, self._sidecars = Archives(), Sidecars()
 
@@ -277,59 +284,66 @@ class PictureFinder:
         """
         named = self.sources(samples)
         found: dict[int, Place] = {}
-        inside: dict[str, list[tuple[int, Claim, str]]] = {}
-        claims = [named.claim(sample) for sample in samples]
-        for i, (sample, claim) in enumerate(zip(samples, claims, strict=True)):
-            if claim is not None:
-                self._by_path(i, sample, claim, found, inside)
+        inside: dict[str, list[tuple[int, SourceMatch, str]]] = {}
+        matches = [named.match(sample) for sample in samples]
+        for i, (sample, match) in enumerate(zip(samples, matches, strict=True)):
+            if match is not None:
+                self._by_path(i, sample, match, found, inside)
         for path, wanted in inside.items():
             self._in_archive(path, wanted, samples, found, with_belongings)
-        left = [i for i in range(len(samples)) if i not in found and not self._is_surely_gone(samples[i], claims[i])]
+        left = [i for i in range(len(samples)) if i not in found and not self._is_surely_gone(samples[i], matches[i])]
         by_name = self._by_name([samples[i] for i in left], with_belongings)
         found |= {i: place for i, place in zip(left, by_name, strict=True) if place is not None}
         places = []
         for i, sample in enumerate(samples):
-            claim, place = claims[i], found.get(i)
-            if claim is not None and (place is None or (place.kind == "none" and _is_file(claim.path))):
-                place = _file_or_nothing(sample, claim)
-            places.append(self._allowed(place or nowhere(sample, f"no source has a picture of this name; {WHERE_NOW}")))
+            match, place = matches[i], found.get(i)
+            if match is not None and (place is None or (place.kind == "none" and _is_file(match.path))):
+                place = _file_or_nothing(sample, match)
+            places.append(self._allowed(place or missing_place(sample, f"no source has a picture of this name; {WHERE_NOW}")))
         return [self._with_sidecars(place) for place in places] if with_belongings else places
 
     def _by_path(
-        self, i: int, sample: str, claim: Claim, found: dict[int, Place], inside: dict[str, list[tuple[int, Claim, str]]]
+        self,
+        i: int,
+        sample: str,
+        match: SourceMatch,
+        found: dict[int, Place],
+        inside: dict[str, list[tuple[int, SourceMatch, str]]],
     ) -> None:
         """Note where a sample's path leads: to a file, or into an archive."""
-        path = claim.path
-        if claim.archive is not None:
-            inside.setdefault(path[: claim.archive], []).append((i, claim, path[claim.archive :]))
+        path = match.path
+        if match.archive is not None:
+            inside.setdefault(path[: match.archive], []).append((i, match, path[match.archive :]))
         elif not storage.is_local(path):
-            if self._confined and (text := refuses_address(path, is_below_source=claim.source is not None)):
-                found[i] = nowhere(sample, text, inside=claim.inside)
+            if self._confined and (text := refuses_address(path, is_below_source=match.source is not None)):
+                found[i] = missing_place(sample, text, inside=match.inside)
                 return
             archives = list(_REMOTE_ARCHIVE.finditer(path))
             if archives:
-                inside.setdefault(path[: archives[-1].end()], []).append((i, claim, path[archives[-1].end() :]))
+                inside.setdefault(path[: archives[-1].end()], []).append((i, match, path[archives[-1].end() :]))
             else:
-                found[i] = Place(sample, "url", (FilePlace(_name(path), PictureRef(path=path)),), claim.source, claim.inside)
+                found[i] = Place(
+                    sample, "url", (FilePlace(base_name(path), PictureRef(path=path)),), match.source, match.inside
+                )
         elif _is_file(path):
             if self._given is None or not _ODD_NAME.search(sample):  # else the listing tells whose name it is
-                found[i] = _file_or_nothing(sample, claim)
-                self._prove(claim)
+                found[i] = _file_or_nothing(sample, match)
+                self._prove(match)
         else:
             split = self._archive_above(path)
             if split is not None:
-                self._prove(claim)
-                inside.setdefault(path[:split], []).append((i, claim, path[split:]))
+                self._prove(match)
+                inside.setdefault(path[:split], []).append((i, match, path[split:]))
 
-    def _prove(self, claim: Claim) -> None:
+    def _prove(self, match: SourceMatch) -> None:
         """A source in which one path was found holds no Parquet files: it would have been refused."""
-        if claim.source is not None:
-            self._proven.add(claim.source)
+        if match.source is not None:
+            self._proven.add(match.source)
 
-    def _is_surely_gone(self, sample: str, claim: Claim | None) -> bool:
-        if claim is None or _ODD_NAME.search(sample):
+    def _is_surely_gone(self, sample: str, match: SourceMatch | None) -> bool:
+        if match is None or _ODD_NAME.search(sample):
             return False
-        return claim.source in self._proven or self._given is None
+        return match.source in self._proven or self._given is None
 
     def _archive_above(self, path: str) -> int | None:
         """How many characters of a local path name a file that is above it; None where there is none."""
@@ -341,25 +355,22 @@ class PictureFinder:
                 return at
         at = len(path)
         while (at := path.rfind("/", 0, at)) > 0:
-            try:
-                mode = storage.local_path(path[:at]).stat().st_mode
-            except (OSError, ValueError):
-                continue
-            return at if stat.S_ISREG(mode) else None
+            if (status := _status(path[:at])) is not None:
+                return at if stat.S_ISREG(status.st_mode) else None
         return None
 
     def _in_archive(
-        self, path: str, wanted: Sequence[tuple[int, Claim, str]], samples: Sequence[str], found: dict[int, Place],
+        self, path: str, wanted: Sequence[tuple[int, SourceMatch, str]], samples: Sequence[str], found: dict[int, Place],
         with_belongings: bool,
     ) -> None:  # fmt: skip
         if self._offline and not storage.is_local(path):
             for i, _, _ in wanted:
-                found[i] = nowhere(samples[i], f"{path} is on a server, and --offline forbids to ask it")
+                found[i] = missing_place(samples[i], f"{path} is on a server, and --offline forbids to ask it")
             return
         kind, files = self._archives.find(path, [inner for _, _, inner in wanted], with_belongings=with_belongings)
-        for (i, claim, inner), members in zip(wanted, files, strict=True):
-            where = claim.inside if claim.archive is not None else claim.inside[: len(claim.inside) - len(inner)]
-            place = Place(samples[i], kind, members, claim.source, where, path)
+        for (i, match, inner), members in zip(wanted, files, strict=True):
+            where = match.inside if match.archive is not None else match.inside[: len(match.inside) - len(inner)]
+            place = Place(samples[i], kind, members, match.source, where, path)
             found[i] = place if place.error is None else replace(place, kind="none")
 
     def _by_name(self, samples: Sequence[str], with_belongings: bool) -> Sequence[Place | None]:
@@ -373,7 +384,7 @@ class PictureFinder:
         try:
             return parts.find(samples, odd=[bool(_ODD_NAME.search(sample)) for sample in samples], full=with_belongings)
         except InputError as error:
-            return [nowhere(sample, f"{error}; {WHERE_NOW}") for sample in samples]
+            return [missing_place(sample, f"{error}; {WHERE_NOW}") for sample in samples]
 
     def _allowed(self, place: Place) -> Place:
         """The place itself, or none where it may not be read."""
@@ -383,20 +394,20 @@ class PictureFinder:
             return place
         is_local = storage.is_local(path)
         if self._offline and not is_local:
-            return nowhere(place.sample, f"{path} is on a server, and --offline forbids to ask it")
+            return missing_place(place.sample, f"{path} is on a server, and --offline forbids to ask it")
         if not self._confined:
             return place
         if is_local:
-            text = self._fenced().refuses(place, path)
+            text = self._allowed_paths().refuses(place, path)
         else:  # by its name it was looked at before; a cell of a Parquet file may hold any
             text = refuses_address(path, is_below_source=place.kind != "url" or place.is_listed or place.source is not None)
-        return nowhere(place.sample, text, inside=place.inside) if text else place
+        return missing_place(place.sample, text, inside=place.inside) if text else place
 
-    def _fenced(self) -> Fence:
+    def _allowed_paths(self) -> AllowedPaths:
         with self._lock:
-            if self._fence is None:
-                self._fence = Fence(self.sources(), self._root)
-            return self._fence
+            if self._paths is None:
+                self._paths = AllowedPaths(self.sources(), self._root)
+            return self._paths
 
     def _with_sidecars(self, place: Place) -> Place:
         ref = place.files[0].ref
@@ -405,29 +416,21 @@ class PictureFinder:
         with self._lock:
             beside = self._sidecars.of(str(storage.local_path(ref.path)))
         return replace(place, files=place.files + tuple(
-            FilePlace(_name(path), PictureRef(path=path), owners=owners) for path, owners in beside
+            FilePlace(base_name(path), PictureRef(path=path), owners=owners) for path, owners in beside
         ))  # fmt: skip
 
 
-def _name(path: str) -> str:
-    path = path.split("?", 1)[0] if storage.is_web(path) else path
-    return path.rsplit("/", 1)[-1]
-
-
 def _is_file(path: str) -> bool:
-    try:
-        return storage.is_local(path) and storage.local_path(path).is_file()
-    except (OSError, ValueError):
-        return False
+    status = _status(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
-def _file_or_nothing(sample: str, claim: Claim) -> Place:
+def _file_or_nothing(sample: str, match: SourceMatch) -> Place:
     """The place of a local file, or of one that has gone."""
-    try:
-        status = storage.local_path(claim.path).stat()
-    except (OSError, ValueError):
-        return nowhere(sample, f"{claim.path} does not exist (any more)", inside=claim.inside)
+    status = _status(match.path)
+    if status is None:
+        return missing_place(sample, f"{match.path} does not exist (any more)", inside=match.inside)
     if not stat.S_ISREG(status.st_mode):
-        return nowhere(sample, f"{claim.path} is no file", PictureReason.UNREADABLE, claim.inside)
-    file = FilePlace(_name(claim.path), PictureRef(path=claim.path), status.st_size)
-    return Place(sample, "file", (file,), claim.source, claim.inside)
+        return missing_place(sample, f"{match.path} is no file", PictureReason.UNREADABLE, match.inside)
+    file = FilePlace(base_name(match.path), PictureRef(path=match.path), status.st_size)
+    return Place(sample, "file", (file,), match.source, match.inside)

@@ -1,4 +1,4 @@
-"""Sources as they were named when scored, and where they are now, in; for a sample the source it is of and its path out."""
+"""The sources of a score set as they were named and as they are opened now: whose a sample is, and which files may be read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from beholder.sources.file_kinds import (
     PICTURE_SUFFIXES,
     RANGE,
     TABLE_SUFFIXES,
+    base_name,
     expand_ranges,
     is_tar_name,
     names_pictures,
@@ -36,7 +37,7 @@ _NO_FOLDERS = PICTURE_SUFFIXES | PARQUET_SUFFIXES | TABLE_SUFFIXES | {"zip", "tx
 
 
 @dataclass(frozen=True)
-class Claim:
+class SourceMatch:
     """Whose a sample is, by its text.
 
     Attributes:
@@ -111,26 +112,26 @@ class NamedSources:
         """A path as it is opened: relative local ones below `base`."""
         return self.base + path if self.base and is_relative(path) else path
 
-    def claim(self, sample: str) -> Claim | None:
+    def match(self, sample: str) -> SourceMatch | None:
         """Whose `sample` is; None where no source has such names."""
         if sample in self._exact:
             number, place = self._exact[sample]
-            return Claim(number, place, _base_name(place))
+            return SourceMatch(number, place, base_name(place))
         at = len(sample)
         if (tar := sample.removesuffix(BROKEN)) != sample and tar in self._exact:
             number, place = self._exact[tar]
-            return Claim(number, place + BROKEN, _base_name(place), len(place))
+            return SourceMatch(number, place + BROKEN, base_name(place), len(place))
         while (at := sample.rfind("/", 0, at)) >= 0:
             if sample[:at] in self._exact:
                 number, place = self._exact[sample[:at]]
-                return Claim(number, place + sample[at:], _base_name(place), len(place))
+                return SourceMatch(number, place + sample[at:], base_name(place), len(place))
             if sample[: at + 1] in self._prefixes:
                 number, place = self._prefixes[sample[: at + 1]]
-                return Claim(number, place + sample[at + 1 :], sample[at + 1 :])
+                return SourceMatch(number, place + sample[at + 1 :], sample[at + 1 :])
         if "" in self._prefixes and is_relative(sample):
             number, place = self._prefixes[""]
-            return Claim(number, place + sample, sample)
-        return Claim(None, self.rebased(sample), sample) if self.takes_any else None
+            return SourceMatch(number, place + sample, sample)
+        return SourceMatch(None, self.rebased(sample), sample) if self.takes_any else None
 
     def files(self) -> list[str]:
         """Names of the sources that are single files, URLs or archives, as samples begin."""
@@ -162,10 +163,6 @@ class NamedSources:
     def folders(self) -> list[tuple[int, str]]:
         """(number, path with a "/" at its end) of the sources that are folders or patterns, as they are opened."""
         return list(self._prefixes.values())
-
-
-def _base_name(place: str) -> str:
-    return (place.split("?", 1)[0] if storage.is_web(place) else place).rsplit("/", 1)[-1]
 
 
 def _trimmed(source: str) -> str:
@@ -242,7 +239,7 @@ def named_in(record: Mapping[str, Any] | None) -> dict[str, Any]:
 _OUTSIDE = "leads to a place outside of the sources that were named; name its folder with --pictures to allow it"
 
 
-class Fence:
+class AllowedPaths:
     """What files may be read: on servers, all; of this machine, those whose real path is that of a source, or below it.
 
     Args:
