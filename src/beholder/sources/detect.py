@@ -93,11 +93,15 @@ class Look:
 
 
 class Looks(dict[str, Look]):
-    """The looks at paths so far, in one search for the parts behind sources."""
+    """The looks by which sources were told, for the search for the parts behind them."""
 
     def __missing__(self, path: str) -> Look:
         self[path] = Look(path)
         return self[path]
+
+    def known(self, path: str) -> Look:
+        """The look at a path. One that was not needed before is not kept: a glob can name millions."""
+        return self.get(path) or Look(path)
 
 
 def detect(

@@ -312,7 +312,7 @@ def expand_source(
     storage.forget_listings(source)
     if len(source) > 1:
         source = source.rstrip("/") or "/"
-    look = looks[source]
+    look = looks.known(source)
     if RANGE.search(source) and not (look.is_local and storage.exists(source)):
         for path in expand_ranges(source):
             yield from expand_source(path, options, looks, inside)
@@ -371,7 +371,7 @@ def _picture_matches(pattern: str, options: SourceOptions, looks: Looks) -> Iter
     items: list[Source] = []
     num_ignored = 0
     for name in (f"./{name}" if name.startswith("~") else name for name in names):
-        look = looks[name]
+        look = looks.known(name)
         if (look.is_local or not look.suffix) and look.is_folder:
             items += _picture_folder(look, options)
         elif look.suffix in PICTURE_SUFFIXES:
@@ -625,7 +625,7 @@ def _inspected(item: Source, options: ReadOptions, looks: Looks) -> Part:
     path, metadata = item.path, item.metadata
     if PurePosixPath(path).name == STAMP_FILE:
         raise InputError(f"{path} is a stamp, not embeddings")
-    part = embedding_reader(_embedding_kind(looks[path])).inspect(path, item.name, options)
+    part = embedding_reader(_embedding_kind(looks.known(path))).inspect(path, item.name, options)
     if metadata is None:
         if part.kind == "npy":
             refuse_columns(part, options)
