@@ -153,7 +153,7 @@ def sample_pictures(sources: Sequence[str], most: int, picture_column: str | Non
         InputError: there are none, or the sources are no pictures.
     """
     from beholder.sources.find import find_only_pictures
-    from beholder.sources.pictures.sampling import sample_refs
+    from beholder.sources.sampling import sample_refs
 
     if most < 1:
         raise InputError("--sample must be at least 1")

@@ -30,7 +30,7 @@ from beholder.scoring.birder import (
     read_classes,
 )
 from beholder.scoring.options import EmbedOptions, FolderLabels
-from beholder.sources.pictures.parts import find_pictures
+from beholder.sources.find import find_pictures
 from oracles.peers import PEERS, needs_peers
 
 CARD = {

@@ -11,7 +11,7 @@ import pytest
 from beholder.errors import InputError
 from beholder.pixels.picture import PicturePart, SourceOptions
 from beholder.scoring.birder import list_pictures
-from beholder.sources.pictures.folder import FilesReader
+from beholder.sources.folder import FilesReader
 from oracles.peers import PEERS, needs_peers
 
 LISTING = """

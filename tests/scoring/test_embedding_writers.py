@@ -18,9 +18,9 @@ from beholder.kernels.scoring import ColumnBlock
 from beholder.scoring.embedding_files import WriteOptions, join_shards, ready_rows
 from beholder.scoring.embedding_files import write_shard as write_ready
 from beholder.scoring.options import EmbedOptions, FolderLabels
-from beholder.sources.embeddings.labels import read_metadata
-from beholder.sources.embeddings.parts import find_parts, reader_of
-from beholder.sources.embeddings.reader import ReadOptions
+from beholder.sources.find import find_parts, reader_of
+from beholder.sources.labels import read_metadata
+from beholder.sources.reader import ReadOptions
 from oracles.peers import PEERS, needs_peers
 
 STAMP = {"format": "beholder-embeddings", "backbone": "test/tower", "pixels": {"preset": "rgb"}}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError
-from beholder.io.readahead import read_ahead
+from beholder.io.stream import read_ahead
 from beholder.sources.find import find_parts
 from beholder.sources.labels import ConsecutiveLabels
 from beholder.sources.reader import Part, ReadOptions

@@ -16,7 +16,7 @@ from PIL import Image
 
 from beholder.errors import InputError
 from beholder.models.published import Threshold, read_threshold
-from beholder.sources.pictures.parquet import PackedReader
+from beholder.sources.parquet import PackedReader
 from beholder.verification import measure_drift, picture_bytes, sample_pictures
 
 

@@ -241,7 +241,7 @@ class Rejected:
 
 def _claimed(named: NamedSources, sample: str) -> str | None:
     """The path or URL of a picture that is a file of its own, by its name alone; it may be gone."""
-    claim = named.claim(sample)
+    claim = named.match(sample)
     return None if claim is None or claim.source is None or claim.archive is not None else claim.path
 
 

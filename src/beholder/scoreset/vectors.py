@@ -24,10 +24,10 @@ from beholder.models.backbones import same_backbone
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
-from beholder.sources.embeddings.labels import ConsecutiveLabels
-from beholder.sources.embeddings.parts import find_parts, reader_of
-from beholder.sources.embeddings.reader import Part, ReadOptions
-from beholder.sources.embeddings.stamp import find_stamps
+from beholder.sources.find import embedding_reader, find_parts
+from beholder.sources.labels import ConsecutiveLabels
+from beholder.sources.reader import Part, ReadOptions
+from beholder.sources.stamp import find_stamps
 
 Rows = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
@@ -245,7 +245,7 @@ def _pieces(
     for part in parts:
         step = max(1, _WRITE_BYTES // (part.dim * 4))
         with contextlib.closing(ConsecutiveLabels(part, 0, part.num_rows or 0, options)) as metadata:
-            for block in reader_of(part.kind).blocks(part, 0, part.num_rows, options):
+            for block in embedding_reader(part.kind).blocks(part, 0, part.num_rows, options):
                 num_rows = block.embeddings.shape[0]
                 labels = block.labels if block.labels is not None else metadata.table(num_rows)
                 names = labels.column(SAMPLE).cast(pa.large_string())

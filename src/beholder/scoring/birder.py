@@ -25,10 +25,9 @@ from beholder.io import storage
 from beholder.notices import doing
 from beholder.pixels.picture import PicturePart
 from beholder.scoring.options import EmbedOptions, FolderLabels
-from beholder.sources.pictures.folder import part_of_listing
-from beholder.sources.pictures.labels import valid_text
-from beholder.sources.pictures.listing import Listing
-from beholder.sources.pictures.magic import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES, is_picture
+from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES, is_picture
+from beholder.sources.folder import Listing, part_of_listing
+from beholder.sources.labels import valid_text
 
 if TYPE_CHECKING:
     from beholder.pixels.picture import PicturePart

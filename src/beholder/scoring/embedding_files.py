@@ -25,7 +25,7 @@ from beholder.io import storage, tables
 from beholder.io.schemas import common_schema
 from beholder.io.tables import stamped
 from beholder.scoring.options import LABEL, FolderLabels
-from beholder.sources.embeddings.npy import check_array, read_header
+from beholder.sources.npy import check_array, read_header
 
 EMBEDDING = "embedding"
 IMAGE_PATH = "image_path"

@@ -36,9 +36,9 @@ from beholder.scoring.shards import (
     kept_shard,
     plan_shards,
 )
-from beholder.sources.embeddings.labels import ConsecutiveLabels, labels_schema
-from beholder.sources.embeddings.parts import reader_of
-from beholder.sources.embeddings.reader import Part, ReadOptions
+from beholder.sources.find import embedding_reader
+from beholder.sources.labels import ConsecutiveLabels, embedding_labels_schema
+from beholder.sources.reader import Part, ReadOptions
 
 STAGE = "score"
 _PIECE_BYTES = 16 << 20
@@ -96,7 +96,7 @@ class ScoreStep(Step):
         for dtype in {part.dtype for part in parts}:
             self._scorer.warm_up(dtype)
         self.shards = plan_shards(self.parts, _identity, shard_rows)
-        self.schema = labels_schema(self.parts, read_options)
+        self.schema = embedding_labels_schema(self.parts, read_options)
         score_files.scores_schema(self.schema, self.score_names)
         if self.as_csv:
             score_files.check_csv_names(self.schema.names)
@@ -194,7 +194,7 @@ class ScoreStep(Step):
     def _scored(self, shard: Shard, progress: Any) -> Iterator[ScoredRows]:
         """Read and score the shard's rows."""
         part = self.parts[shard.part]
-        blocks = reader_of(part.kind).blocks(part, shard.start, shard.stop, self.read_options)
+        blocks = embedding_reader(part.kind).blocks(part, shard.start, shard.stop, self.read_options)
         while True:
             with self._clock.measure("read"):
                 block = next(blocks, None)

@@ -260,7 +260,7 @@ if TYPE_CHECKING:
 LABEL = "label"
 NO_LABEL = -1
 _CLS = "cls"
-"""webdataset's member with the class number; `sources.pictures.tar` passes it on under this name."""
+"""webdataset's member with the class number; `sources.tar` passes it on under this name."""
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ from beholder.scoring.shards import (
     kept_shard,
     plan_shards,
 )
-from beholder.sources.pictures.folder import sizes_and_times
-from beholder.sources.pictures.labels import labels_schema
-from beholder.sources.pictures.parts import reader_of
+from beholder.sources.find import picture_reader
+from beholder.sources.folder import sizes_and_times
+from beholder.sources.labels import picture_labels_schema
 from beholder.workers.pool import DecodePool, Outcome
 
 DECODE_STAGE = "decode"
@@ -119,7 +119,7 @@ class PictureStep(Step):
     ) -> None:
         self.parts, self.engine, self.product, self.decode = list(parts), engine, product, decode
         self.shards = plan_shards(self.parts, _identity, shard_rows)
-        self.product.use_columns(labels_schema(self.parts, decode.source))
+        self.product.use_columns(picture_labels_schema(self.parts, decode.source))
         self.schema, self.provenance = product.schema, product.provenance
         self.models = [record["tower sha256"], *product.models]
         self.options = {
@@ -306,7 +306,7 @@ class PictureStep(Step):
         for shard in shards:
             part = self.parts[shard.part]
             self._is_remote = not is_local(part.path)
-            for block in reader_of(part.kind).blocks(part, shard.start, shard.stop, self.decode.source):
+            for block in picture_reader(part.kind).blocks(part, shard.start, shard.stop, self.decode.source):
                 self._is_remote |= any(ref.path is not None and not is_local(ref.path) for ref in block.refs[:1])
                 yield shard, block
             yield shard, None

@@ -17,10 +17,10 @@ from beholder.scoring.execute import Plan, execute
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.output import RunOutput
 from beholder.scoring.summary import RunSummary
-from beholder.sources.embeddings.directions import MeanDirection, mean_direction
-from beholder.sources.embeddings.reader import Part, ReadOptions
-from beholder.sources.embeddings.stamp import Stamp, stamps_of
+from beholder.sources.directions import MeanDirection, mean_direction
 from beholder.sources.find import find
+from beholder.sources.reader import Part, ReadOptions
+from beholder.sources.stamp import Stamp, stamps_of
 
 __all__ = ["EmbedOptions", "ScoreOptions", "embed", "plan", "score"]
 

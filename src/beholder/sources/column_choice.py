@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from beholder.columns import SAMPLE_COLUMN_NAMES
 from beholder.errors import ChoiceNeededError, InputError
-from beholder.io.csv_tables import check_names
+from beholder.io.tables import check_names
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, is_picture, is_picture_text, suffix_of
 from beholder.sources.labels import is_heavy, listing
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from beholder.columns import RowStatus
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.text import is_utf16, open_text, read_head
+from beholder.io.tables import is_utf16, open_text, read_head
 from beholder.kernels import decimals
 from beholder.kernels.decimals import PAD
 from beholder.kernels.fields import contents

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.text import read_head
+from beholder.io.tables import read_head
 from beholder.pixels.picture import PictureError, PictureRef
 from beholder.pixels.sniff import sniff
 

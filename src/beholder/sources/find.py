@@ -27,8 +27,7 @@ from beholder.columns import (
 )
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
-from beholder.io.json_tables import JSON_SUFFIXES
-from beholder.io.text import is_utf16
+from beholder.io.tables import JSON_SUFFIXES, is_utf16
 from beholder.pixels.picture import PicturePart, PictureReader, PictureRef, SourceOptions
 from beholder.sources.column_choice import holds_embeddings
 from beholder.sources.detect import Look, Looks, detect

@@ -13,7 +13,7 @@ import pyarrow as pa
 from beholder.columns import RowStatus
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
-from beholder.io.json_tables import read_objects
+from beholder.io.tables import read_objects
 from beholder.sources.column_choice import VECTOR_NAMES, choose_embedding_columns
 from beholder.sources.labels import choose_label_columns, select_labels
 from beholder.sources.reader import Block, Part, ReadOptions

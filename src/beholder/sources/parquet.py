@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from beholder.columns import PictureReason, RowStatus
 from beholder.errors import DamagedError, InputError, OversizedError
 from beholder.io import storage
-from beholder.io.readahead import read_ahead
 from beholder.io.schemas import group_bytes, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
+from beholder.io.stream import read_ahead
 from beholder.kernels.scoring import ColumnBlock, Embeddings
 from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.column_choice import (

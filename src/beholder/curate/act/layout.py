@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from beholder.curate.act.files import Refused
 from beholder.errors import InputError
 from beholder.io import storage
+from beholder.locate.archives import FilePlace, Place
 from beholder.locate.named_sources import NamedSources
-from beholder.locate.place import FilePlace, Place
 from beholder.pixels.sniff import sniff
-from beholder.sources.pictures.magic import HEAD_BYTES, PICTURE_SUFFIXES, TAR_SUFFIX, suffix_of
-from beholder.sources.pictures.tar_members import split_key
+from beholder.sources.file_kinds import HEAD_BYTES, PICTURE_SUFFIXES, TAR_SUFFIX, suffix_of
+from beholder.sources.tar_file import split_key
 
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "PPM": "ppm"}
 _NAMELESS = "picture"

@@ -25,7 +25,7 @@ from beholder.curate.act.shards import KEY, Member, ParquetShard, TarShard
 from beholder.curate.act.state import JournalState, PackedShard
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import crash, storage
-from beholder.locate.place import FilePlace, Place
+from beholder.locate.archives import FilePlace, Place
 from beholder.pixels.picture import PictureRef
 
 _BATCH_LOOK, _BATCH_READ = 128, 32

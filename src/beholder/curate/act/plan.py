@@ -26,9 +26,9 @@ from beholder.curate.act.messages import ActionSummary
 from beholder.curate.act.options import ActionOptions
 from beholder.curate.act.state import Intent, JournalState, SharedFiles
 from beholder.io import storage
+from beholder.locate.archives import FilePlace, Place
 from beholder.locate.locate import PictureFinder
 from beholder.locate.named_sources import NamedSources
-from beholder.locate.place import FilePlace, Place
 from beholder.pixels.picture import PictureError, PictureRef
 from beholder.sources.fetch import ReadLimits, read_bytes
 

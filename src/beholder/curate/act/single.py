@@ -20,7 +20,7 @@ from beholder.curate.act.plan import Job, Planned, Planner, Say, fetch, few, rel
 from beholder.curate.act.state import Intent, JournalState
 from beholder.errors import OutputError, os_error_text
 from beholder.io import crash
-from beholder.locate.place import nowhere
+from beholder.locate.archives import missing_place
 
 _BATCH = 256
 """Pictures that are planned together."""
@@ -289,7 +289,7 @@ def _pictures(intents: Iterable[Intent]) -> list[Planned]:
     found: list[Planned] = []
     for intent in intents:
         if intent.is_picture or not found or found[-1].sample != intent.sample:
-            found.append(Planned(intent.sample, nowhere(intent.sample, "")))
+            found.append(Planned(intent.sample, missing_place(intent.sample, "")))
         found[-1].intents.append(intent)
     return found
 
