@@ -373,7 +373,7 @@ _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _DIGITS = [at for at in range(36) if at not in (8, 13, 18, 23)]
 
 
-def usual_type(kind: pa.DataType) -> pa.DataType:
+def usual_type(kind: pa.DataType, name: str = "") -> pa.DataType:
     """The type without views of strings and bytes, for which Arrow and others lack most functions.
 
     Raises InputError for views of lists and for run ends, with which they can do less still.
@@ -383,20 +383,21 @@ def usual_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
     if pa.types.is_run_end_encoded(kind) or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        raise InputError(f"a column is of type {kind}, which is not read; write it as plain values or lists, or leave it out")
+        column = f"column {name!r}" if name else "a column"
+        raise InputError(f"{column} is of type {kind}, which is not read; write it as plain values or lists, or leave it out")
     if isinstance(kind, pa.BaseExtensionType):
-        stored = usual_type(kind.storage_type)
+        stored = usual_type(kind.storage_type, name)
         return kind if stored == kind.storage_type else stored
     if pa.types.is_dictionary(kind):
-        return pa.dictionary(kind.index_type, usual_type(kind.value_type), kind.ordered)
+        return pa.dictionary(kind.index_type, usual_type(kind.value_type, name), kind.ordered)
     if pa.types.is_map(kind):
-        key, item = usual_type(kind.key_type), usual_type(kind.item_type)
+        key, item = usual_type(kind.key_type, name), usual_type(kind.item_type, name)
         return kind if (key, item) == (kind.key_type, kind.item_type) else pa.map_(key, item, kind.keys_sorted)
     if pa.types.is_struct(kind):
-        return pa.struct([item.with_type(usual_type(item.type)) for item in kind])
+        return pa.struct([item.with_type(usual_type(item.type, name)) for item in kind])
     if not (pa.types.is_nested(kind) and kind.num_fields == 1 and hasattr(kind, "value_field")):
         return kind
-    inside = kind.value_field.with_type(usual_type(kind.value_type))
+    inside = kind.value_field.with_type(usual_type(kind.value_type, name))
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(inside, kind.list_size)
     return pa.large_list(inside) if pa.types.is_large_list(kind) else pa.list_(inside)

@@ -385,7 +385,7 @@ def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Col
             )
     usual = []
     for schema in schemas:
-        kinds = [arrow_types.usual_type(item.type) for item in schema]
+        kinds = [arrow_types.usual_type(item.type, item.name) for item in schema]
         for at, (name, kind) in enumerate(zip(schema.names, kinds, strict=True)):
             if name in untyped and not pa.types.is_nested(kind):
                 kinds[at] = pa.large_string()
@@ -436,7 +436,7 @@ def _would_round(kinds: Sequence[pa.DataType]) -> bool:
 def _usual_table(table: pa.Table) -> pa.Table:
     """The table in types that Arrow computes with and DuckDB takes from memory."""
     for i, item in enumerate(table.schema):
-        kind = pa.float32() if pa.types.is_float16(item.type) else arrow_types.usual_type(item.type)
+        kind = pa.float32() if pa.types.is_float16(item.type) else arrow_types.usual_type(item.type, item.name)
         if kind != item.type:
             table = table.set_column(i, item.with_type(kind), arrow_types.in_type(table.column(i), kind))
     return table
