@@ -50,7 +50,7 @@ class HeadSection:
         buckets, best, worst, above, below: rows.
         lost: the best-ranked rows that rules of a selection dropped whatever their score.
         lead: sentences that the page opens with.
-        advice, prices: what `curation.advice` says, and its tables as they are shown.
+        advice, prices: what `curate.advise` says, and its tables as they are shown.
         has_selection: whether the border is that of a selection.
     """
 

@@ -76,7 +76,7 @@ def find_places(
     Names are asked for in stretches that share a folder or archive, so that each archive is gone through once.
 
     Args:
-        find: names -> where they are, in the same order (`images.locate.PictureFinder.find`).
+        find: names -> where they are, in the same order (`locate.PictureFinder.find`).
         names: of the pictures.
         max_time_s: after so many seconds what is not found yet is given up.
         on_progress: told how many more were looked for.

@@ -1,4 +1,4 @@
-"""What `curation.advice` found in; the rows and small drawings of the page's representation tables out."""
+"""What `curate.advise` found in; the rows and small drawings of the page's representation tables out."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def open_rows(
 ) -> Iterator[Rows]:
     """Open DuckDB over a score set; it works in `memory` bytes and puts the rest into a temporary folder.
 
-    Conditions and joins mean what they do in `curation.selection`.
+    Conditions and joins mean what they do in `curate.select`.
 
     Raises:
         InputError: a condition that DuckDB does not take, a table that cannot be joined, too little memory.
