@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from beholder.errors import BeholderError, HeadError, InputError, OutputError
     from beholder.models.heads import Head, load_head, save_head
     from beholder.pixels.picture import PictureError
-    from beholder.reporting.api import report
+    from beholder.reporting.report import report
     from beholder.scoring.api import ScoreRun, score
     from beholder.scoring.scorer import Scorer, load_scorer, preprocess
 
@@ -56,7 +56,7 @@ _HOMES = {
     "advise": "beholder.curate.advise.advice",
     "FrameSelection": "beholder.curate.select.selection",
     "select": "beholder.curate.select.selection",
-    "report": "beholder.reporting.api",
+    "report": "beholder.reporting.report",
 }
 
 

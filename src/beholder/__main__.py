@@ -1,4 +1,4 @@
-"""The program: command line in, exit status out. Every failure a user can mend ends in one line, never in a traceback."""
+"""The program: runs the command line. A failure that a user can mend ends in one line, never in a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said to whoever waits for a command in, to the screen (or nowhere) out; in Python nothing is said unless asked for.
+"""Messages to whoever waits for a command: a line at once, or what goes on just now. In Python nobody listens.
 
 `say("measuring which precision is fastest")` is a line, at once; what `with doing("looking at the sources"):` names is shown
 while it lasts, by a command's progress bar or the lines of its log.

@@ -1,4 +1,4 @@
-"""A default and its meaning in, a field of a class of options out that the command line makes a flag of."""
+"""Fields of options classes, of which the command line makes flags."""
 
 from __future__ import annotations
 

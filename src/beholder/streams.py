@@ -1,4 +1,4 @@
-"""The standard streams as the program was started with in, streams that nothing can fail on out.
+"""Standard streams on which nothing can fail, however the program was started.
 
 A batch system may start a program with some of its standard streams closed, on a full disk, into a pipe that nobody reads, or
 for an encoding that lacks most characters. None of that may end hours of work, so it is dealt with once, before anything else.

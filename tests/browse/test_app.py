@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from beholder.browse.about import Rejects
 from beholder.browse.app import make_app
 from beholder.browse.options import BrowseOptions
 from beholder.browse.pictures import Pictures, Sent, as_stored
-from beholder.browse.rejects import Rejects
 from beholder.browse.session import opened
 from beholder.pixels.picture import PictureError
 from beholder.scoreset.score_set import open_scores

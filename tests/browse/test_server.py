@@ -21,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 from beholder.browse.options import BrowseOptions
-from beholder.browse.presence import gone_warning
+from beholder.browse.pictures import gone_warning
 from beholder.browse.server import listening, serving
 from beholder.errors import BeholderError, InputError
 from beholder.locate.locate import PictureFinder

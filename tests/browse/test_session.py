@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.browse.about import about
+from beholder.browse.about import Rejects, about
 from beholder.browse.export import EXPORT_FORMATS, ExportFormat, select_command, write_selection
 from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
-from beholder.browse.rejects import Rejects
 from beholder.browse.session import Gone, Session, opened
 from beholder.curate.select.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists

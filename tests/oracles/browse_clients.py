@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 
+from beholder.browse.about import Rejects
 from beholder.browse.app import make_app
 from beholder.browse.options import BrowseOptions
 from beholder.browse.pictures import Pictures
-from beholder.browse.rejects import Rejects
 from beholder.browse.session import opened
 from beholder.locate.locate import PictureFinder
 from beholder.scoreset.score_set import open_scores

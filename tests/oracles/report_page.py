@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from beholder.reporting.api import report
+from beholder.reporting.report import report
 from oracles.html_page import Page
 
 MakeSet = Callable[..., Path]

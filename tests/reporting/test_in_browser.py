@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from beholder.models.catalog import DEFAULT_HEAD
-from beholder.reporting.api import report
+from beholder.reporting.report import report
 from oracles.report_page import MakeSet
 from oracles.score_records import HOSTILE, V1_HEAD
 from oracles.tar_making import png

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from beholder.errors import InputError
-from beholder.reporting.api import report
+from beholder.reporting.report import report
 from oracles.html_page import Page
 from oracles.report_page import MakeSet, check
 from oracles.tar_making import png

@@ -15,7 +15,7 @@ from PIL import Image
 
 from beholder.errors import OutputError
 from beholder.models.catalog import DEFAULT_HEAD
-from beholder.reporting.api import report
+from beholder.reporting.report import report
 from oracles.report_page import MakeSet, heading_of, page_of, shown, some_scores, table_rows
 from oracles.score_records import HOSTILE
 

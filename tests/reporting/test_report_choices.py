@@ -13,7 +13,7 @@ import pytest
 
 from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_HEAD
-from beholder.reporting.api import report
+from beholder.reporting.report import report
 from oracles.report_page import MakeSet, page_of, shown, some_scores, table_rows
 from oracles.score_records import V1_HEAD
 

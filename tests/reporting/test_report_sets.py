@@ -16,7 +16,7 @@ from PIL import Image
 
 from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_HEAD
-from beholder.reporting.api import report
+from beholder.reporting.report import report
 from oracles.html_page import Page
 from oracles.report_page import MakeSet, check, page_of, some_scores, table_rows
 from oracles.score_records import V1_HEAD

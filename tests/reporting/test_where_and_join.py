@@ -13,7 +13,7 @@ import pytest
 
 import beholder
 from beholder.errors import InputError
-from beholder.reporting.api import report
+from beholder.reporting.report import report
 from oracles.report_page import MakeSet, page_of, shown, table_rows
 
 NUM = 400

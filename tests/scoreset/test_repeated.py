@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import beholder
 from beholder.cli.app import app
-from beholder.reporting.api import report
+from beholder.reporting.report import report
 from beholder.scoreset.repeated import open_each_once, repeated_rows
 from beholder.scoreset.score_set import open_scores
 

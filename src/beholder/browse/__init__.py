@@ -1,1 +1,1 @@
-"""A score set in, a live page on this machine out: threshold slider, gallery, filters, marks, export."""
+"""The live page: one score set shown on this machine, with threshold slider, gallery, filters, marks and export."""

@@ -1,32 +1,33 @@
-"""A session and its pictures in; the web application that answers the page out."""
+"""The web application behind the live page: its addresses, what they take and what they answer."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.resources
+import math
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
-from beholder.browse.about import about
-from beholder.browse.bodies import BodyLimit
+from beholder.browse.about import Rejects, about
+from beholder.browse.conditions import condition_of
 from beholder.browse.connections import warn_once
 from beholder.browse.export import MEDIA_TYPES, ExportFormat, select_command, write_selection
-from beholder.browse.messages import MOST_MARKED, ListingRequest, MarksRequest, ViewRequest
+from beholder.browse.marks import Mark
 from beholder.browse.newest_first import Busy
-from beholder.browse.pictures import THUMBNAIL_SIDES, Pictures, Sent
-from beholder.browse.presence import shortened
-from beholder.browse.rejects import Rejects
-from beholder.browse.session import PAGE_ROWS, Gone, Session
+from beholder.browse.pictures import THUMBNAIL_SIDES, Pictures, Sent, shortened
+from beholder.browse.safety import BodyLimit
+from beholder.browse.session import PAGE_ROWS, Gone, Session, Sort, Tab
 from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import BeholderError, InputError, os_error_text
 from beholder.pixels.picture import PictureError, PixelOptions
@@ -305,3 +306,85 @@ def _add_export(app: FastAPI, session: Session, scratch: Path) -> None:
             background=BackgroundTask(path.unlink, missing_ok=True),
             headers={"cache-control": "no-store", "x-beholder-rows": str(num_rows)},
         )
+
+
+def _as_text(value: str) -> str:
+    """The same; JSON can write half a pair of surrogates, which no text holds, and NUL, at which texts end for databases."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it is no text in UTF-8") from None
+    if "\0" in value:
+        raise ValueError("it holds a NUL")
+    return value
+
+
+_Text = Annotated[str, Field(max_length=20_000), AfterValidator(_as_text)]
+_Scalar = _Text | int | float | bool | None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ColumnFilter(_Strict):
+    """A clicked filter on one column; see `condition_of`."""
+
+    column: _Text
+    kind: Literal["range", "contains", "in", "null", "not_null"]
+    low: float | int | _Text | None = None
+    high: float | int | _Text | None = None
+    text: _Text = ""
+    values: Annotated[list[_Scalar], Field(max_length=1000)] = []
+
+    def sql(self) -> str:
+        """As a condition."""
+        more: dict[str, Any] = {"low": self.low, "high": self.high, "text": self.text, "values": self.values}
+        return condition_of(self.column, self.kind, **more)
+
+
+class ViewRequest(_Strict):
+    """A score and conditions: the written ones, then the clicked ones."""
+
+    score: _Text
+    where: _Text = ""
+    filters: Annotated[list[ColumnFilter], Field(max_length=100)] = []
+
+    def conditions(self) -> list[str]:
+        """All of them as SQL."""
+        written = [self.where.strip()] if self.where.strip() else []
+        return [*written, *(item.sql() for item in self.filters)]
+
+
+class ListingRequest(_Strict):
+    """A tab of a view, in an order."""
+
+    view: _Text
+    tab: Tab
+    sort: Sort = "best"
+    threshold: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    stack: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def bucket(self) -> tuple[float, float]:
+        """Its ends, open where none is given."""
+        return (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
+
+
+MOST_MARKED = 10_000
+"""Rows that are marked at once."""
+
+
+class MarksRequest(_Strict):
+    """Rows and what they are marked as."""
+
+    rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MOST_MARKED)]
+    mark: Literal["keep", "drop"] | None
+
+    @property
+    def wanted(self) -> Mark:
+        """The mark."""
+        return {"keep": Mark.KEEP, "drop": Mark.DROP, None: Mark.NONE}[self.mark]

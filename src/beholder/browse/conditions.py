@@ -1,4 +1,4 @@
-"""Conditions that people write or click in; the rows that satisfy them out, worked out in processes that are bounded."""
+"""Conditions that people write or click, worked out in processes with a limit of time and memory."""
 
 from __future__ import annotations
 

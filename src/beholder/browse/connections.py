@@ -1,4 +1,4 @@
-"""Limits in, a web server out that holds to them: connections that send no request, or read no answer, are dropped."""
+"""A web server that drops connections which send no request or read no answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Marks that people set in, one flushed JSON line each in a file that only grows out; the file alone says what is marked."""
+"""The marks that people set, and their file: one flushed JSON line each, and the file alone says what is marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of work in, each done once for all who ask for it, by a few threads, the newest first, out."""
+"""A queue of work for a few threads: the newest first, and each piece done once for all who ask for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options in; a web server that shows a score set until it is stopped."""
+"""The server of the live page: runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beholder.browse.about import Rejects
 from beholder.browse.marks import check_writable, summary
 from beholder.browse.options import LOOPBACK_HOSTS, BrowseOptions
-from beholder.browse.pictures import Pictures
-from beholder.browse.presence import NUM_LOOKED_UP, gone_warning
-from beholder.browse.rejects import Rejects
+from beholder.browse.pictures import NUM_LOOKED_UP, Pictures, gone_warning
 from beholder.browse.safety import Guard, new_token
 from beholder.browse.session import opened
 from beholder.browse.stacks import stacks_warning

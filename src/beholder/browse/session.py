@@ -1,4 +1,4 @@
-"""A score set opened for browsing in; views, counts, listings and rows as the page asks for them out."""
+"""A score set opened for browsing: the views, counts, listings and rows that the page asks for."""
 
 from __future__ import annotations
 

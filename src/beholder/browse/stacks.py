@@ -1,4 +1,4 @@
-"""A file of groups of near-duplicates and the rows of a set in; the groups as stacks of rows out, the one that stays on top."""
+"""Groups of near-duplicates as stacks of rows, the one that stays on top."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands: flags in, one call of the library, its result shown. No logic here."""
+"""The commands: each reads its flags, calls the library once and shows the result. No logic here."""

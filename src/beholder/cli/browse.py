@@ -1,4 +1,4 @@
-"""`beholder browse`: flags in, a live page on this machine until Ctrl-C."""
+"""`beholder browse`: serves a live page on this machine until Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line that a command does not take in; the same error, with the flag that was probably meant, out."""
+"""Errors of usage that name the flag which was probably meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`beholder report`: flags in, one HTML page written with its progress shown, its summary printed."""
+"""`beholder report`: writes one HTML page, shows its progress and prints its summary."""
 
 from __future__ import annotations
 

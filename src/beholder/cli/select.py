@@ -1,4 +1,4 @@
-"""`beholder select`: flags in, rows chosen, lists written and files handled, with what each rule did shown."""
+"""`beholder select`: chooses rows, writes lists, handles files, and shows what each rule did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results in, text for a terminal out: progress with rate and time left, summaries, small histograms."""
+"""Text for a terminal: progress with rate and time left, summaries, small histograms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`beholder undo`: a journal in, the act that it tells of taken back."""
+"""`beholder undo`: takes back the act that a journal tells of."""
 
 from __future__ import annotations
 

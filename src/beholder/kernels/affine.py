@@ -1,4 +1,4 @@
-"""Embedding rows in memory and affine heads in, scores and row statuses out: one pass, no copy, any number of heads.
+"""Scores of affine heads over embedding rows in memory: one pass, no copy, any number of heads.
 
 score = bias + (weight . x) / |x|, with the dot products and |x| taken together while the row is in registers.
 

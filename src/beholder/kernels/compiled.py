@@ -1,4 +1,4 @@
-"""A Python loop in, machine code out: numba with the settings all kernels share, and a cache that never stops a run."""
+"""numba with the settings that all kernels share, and a cache that never stops a run."""
 
 from __future__ import annotations
 

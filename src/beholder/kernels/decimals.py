@@ -1,4 +1,4 @@
-"""CSV bytes in, a matrix of the float32 nearest to each decimal, row statuses and the places of the other fields out.
+"""The parser of CSV numbers: each decimal to the nearest float32, and where the other fields are.
 
 A number of up to 15 digits with a point, the usual case, costs no loop and no table of cases: one 32-byte comparison finds
 the point and the end of the field, three 8-byte windows become digits by multiplication, and one division gives the float64.

@@ -1,4 +1,4 @@
-"""Ranges of mapped files in; a read of what a file does not hold any more gives zeros and a mark, not the end of the process.
+"""Reads of mapped files that have been cut short: they give zeros and a mark instead of ending the process.
 
 Linux sends SIGBUS to whoever touches a mapped page that its file does not hold any more, or that the device cannot read. The
 handler here, a dozen instructions made by LLVM, puts pages of zeros in the place of what is gone and marks the range, as

@@ -1,4 +1,4 @@
-"""Unit-length embedding rows and packed layers in, scores of a multilayer head out, in float32.
+"""Scores of multilayer heads over embedding rows of unit length, in float32.
 
 A plain matrix library would be as fast, but its sums depend on how many rows it is given. Here each row's sums run over
 the inputs in order, in fused multiply-adds, whatever rows stand beside it, so results do not depend on batch size,

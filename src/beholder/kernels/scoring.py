@@ -1,4 +1,4 @@
-"""Blocks of embeddings and the arithmetic of heads in, scores and statuses out, on all cores."""
+"""Scores and statuses of blocks of embeddings, on all cores."""
 
 from __future__ import annotations
 

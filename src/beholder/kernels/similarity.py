@@ -1,4 +1,4 @@
-"""Embedding rows in memory in, the nearest of other rows by cosine similarity out: a cheap upper bound first, then float64.
+"""The nearest rows by cosine similarity: a cheap upper bound first, then float64.
 
 **Similarity.** `dot(x, y) / sqrt(dot(x, x) * dot(y, y))`, cut to [-1, 1], where each `dot` sums the products of elements in
 float64, in 16 lanes (element i into lane i mod 16, in order), and then the lanes in halves, pairwise. Products of float16 and

@@ -1,1 +1,1 @@
-"""Heads: names, paths and URLs in, verified weights that score embeddings out."""
+"""Heads and towers: catalogue, download, checkpoints, and the models in memory."""

@@ -1,4 +1,4 @@
-"""One head in memory: embeddings in, aesthetic scores out, as numbers, as a torch module, or as a record for a stamp."""
+"""A head in memory: scores of embeddings, a torch module, and its record for a stamp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tower's name in, the middle of its image embeddings out: embeddings of other towers, or of texts, lie elsewhere.
+"""The mean image embedding of each tower: embeddings of other towers, or of texts, lie elsewhere.
 
 The numbers, their source and what was measured: `models/data/README.md`.
 """

@@ -1,1 +1,1 @@
-"""Scores in, one self-contained HTML page about them out."""
+"""The report: one self-contained HTML page about scores."""

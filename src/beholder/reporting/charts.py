@@ -1,4 +1,4 @@
-"""Numbers of a head in; charts as coordinates out, which the page's template draws as inline SVG."""
+"""Charts as coordinates, which the page's template draws as inline SVG."""
 
 from __future__ import annotations
 

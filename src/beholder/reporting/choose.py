@@ -1,4 +1,4 @@
-"""Scores in; the few rows that a page shows out: some of every bucket, the best, the worst, those around a threshold."""
+"""The few rows that a page shows: some of every bucket, the best, the worst, those around a threshold."""
 
 from __future__ import annotations
 

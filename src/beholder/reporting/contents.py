@@ -1,30 +1,35 @@
-"""A score set and the options in; everything that the page says, but for its pictures, out."""
+"""Everything that the page says, but for its pictures."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from beholder import columns
 from beholder.columns import SAMPLE
-from beholder.curate.advise.advice import advise, choose_score
+from beholder.curate.advise.advice import Advice, advise, choose_score
+from beholder.curate.advise.representation import ColumnTable, Group
 from beholder.errors import InputError
 from beholder.locate.named_sources import named_in
-from beholder.reporting import decisions as choices
-from beholder.reporting.decisions import Decisions
-from beholder.reporting.groups import Groups, Member, read_groups
+from beholder.reporting import selections
+from beholder.reporting.charts import NOTHING, percent
 from beholder.reporting.heads import NUM_BORDER, HeadSection, head_section, set_border
 from beholder.reporting.options import ReportOptions
-from beholder.reporting.rejects import RejectReason, num_read, read_rejects
 from beholder.reporting.rows import VIEW, RowFacts, fetch_rows
+from beholder.reporting.selections import Decisions, Groups, Member, read_groups
 from beholder.scoreset.database import clear_errors, connect
 from beholder.scoreset.joined import narrow
 from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
+from beholder.scoreset.rejects import RejectReason, count_reasons
 from beholder.scoreset.score_set import ScoreSet
 
 if TYPE_CHECKING:
@@ -104,7 +109,7 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
         raise InputError(f"--head names one head, {scores.source} has scores of several: {', '.join(scores.score_columns)}")
     if options.decisions is not None:
         say("reading the selection")
-        decisions = choices.read_decisions(options.decisions, whole, scratch, holds=holds)
+        decisions = selections.read_decisions(options.decisions, whole, scratch, holds=holds)
     rejects = read_rejects(scores, _NUM_EXAMPLES)
     counted = sum(reason.count for reason in rejects)
     with (
@@ -123,7 +128,7 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
                 only_known=holds is not None,
             )
         heads = [_head(index, scores, options, decisions, say) for index in range(len(scores.score_columns))]
-        border = choices.border_rows(connection, decisions, NUM_BORDER) if decisions is not None else None
+        border = selections.border_rows(connection, decisions, NUM_BORDER) if decisions is not None else None
         if border is not None and any(len(rows) for rows in border):
             for head in heads:
                 set_border(head, *border)
@@ -140,7 +145,7 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
         )
         for head in heads:
             head.put_in_order(facts, border_is_ordered=border is not None)
-        dropped = choices.reasons_of(connection, decisions, sorted(wanted)) if decisions is not None else {}
+        dropped = selections.reasons_of(connection, decisions, sorted(wanted)) if decisions is not None else {}
     read = num_read(whole, counted)
     most_scored = narrowed.num_tried if narrowed is not None else _most_scored(heads)
     return Contents(
@@ -183,7 +188,7 @@ def _most_scored(heads: list[HeadSection]) -> int:
 
 def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decisions | None, say: Say) -> HeadSection:
     """One head's section, with advice on its threshold."""
-    from beholder.reporting.price import price_tables
+    pass
 
     column = scores.score_columns[index]
     say(f"counting {column}")
@@ -225,3 +230,171 @@ def _is_by(decisions: Decisions, scores: ScoreSet, column: str) -> bool:
 def command_line(arguments: list[str] | None) -> str:
     """How the page was made, as it can be typed again."""
     return shlex.join(["beholder", *arguments]) if arguments else "beholder.report(...)"
+
+
+FOREST_WIDTH = 120.0
+_MOST_RATIO = 8.0
+_SHOWN = 14
+_VALUE_CHARACTERS = 60
+_OPEN_TABLES, _MOST_TABLES = 2, 24
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A ratio and its interval on a logarithmic scale from 1/8 to 8, in a box of FOREST_WIDTH: left, right, middle."""
+
+    low: float
+    high: float
+    at: float
+
+
+@dataclass(frozen=True)
+class GroupLine:
+    """A group, in words. `forest` is None where nothing is kept."""
+
+    value: str
+    num_rows: int
+    num_kept: int
+    share_kept: str
+    interval: str
+    ratio: str
+    verdict: str
+    forest: Forest | None
+
+
+@dataclass(frozen=True)
+class PriceTable:
+    """A column's groups that are shown; `is_open` for the columns that a threshold changes most."""
+
+    column: str
+    kind: str
+    text: str
+    note: str
+    is_open: bool
+    lines: list[GroupLine]
+
+
+def price_tables(advice: Advice) -> list[PriceTable]:
+    """The first few tables, in the order of how much the threshold changes them."""
+    tables = advice.tables[:_MOST_TABLES]
+    return [_table(table, place < _OPEN_TABLES and table.strength > 0) for place, table in enumerate(tables)]
+
+
+def _table(table: ColumnTable, is_open: bool) -> PriceTable:
+    """The outer groups: those that shrink most, and those that grow most."""
+    groups = table.groups
+    if len(groups) > _SHOWN:
+        groups = (*groups[: _SHOWN // 2], *groups[-(_SHOWN // 2) :])
+    text = f"{table.num_groups:,} groups: {table.num_shrinking:,} shrink, {table.num_growing:,} grow"
+    if len(groups) < table.num_groups:
+        text += f"; the outer {len(groups)} are shown"
+    if table.one_row_in > 1:
+        text += f"; of every {table.one_row_in:,} rows one was looked at"
+    return PriceTable(table.column, table.kind, text, table.note, is_open, [_line(group) for group in groups])
+
+
+def _line(group: Group) -> GroupLine:
+    value = "none" if group.value is None else group.value or "(empty)"
+    known = group.ratio is not None
+    return GroupLine(
+        value if len(value) <= _VALUE_CHARACTERS else value[: _VALUE_CHARACTERS - 1] + "…",
+        group.num_rows,
+        group.num_kept,
+        percent(group.share_kept),
+        f"{percent(group.share_kept_low)} to {percent(group.share_kept_high)}",
+        f"{group.ratio:.2f}" if group.ratio is not None else NOTHING,
+        group.verdict,
+        _forest(group) if known else None,
+    )
+
+
+def _forest(group: Group) -> Forest:
+    """Places of the ratio and its interval; what lies beyond the scale stands at its end."""
+
+    def place(ratio: float | None) -> float:
+        ratio = min(_MOST_RATIO, max(1 / _MOST_RATIO, ratio if ratio is not None else 1.0))
+        return round(FOREST_WIDTH / 2 * (1 + math.log(ratio) / math.log(_MOST_RATIO)), 2)
+
+    return Forest(place(group.ratio_low), place(group.ratio_high), place(group.ratio))
+
+
+__all__ = ["RejectReason", "num_read", "read_rejects"]
+
+_MOST_REASONS = 50
+"""Beholder's own tables have far fewer."""
+
+
+def read_rejects(scores: ScoreSet, num_examples: int) -> list[RejectReason]:
+    """Reasons, most frequent first; [] for none. Raises InputError."""
+    return count_reasons(scores.rejects, num_examples)[:_MOST_REASONS]
+
+
+def num_read(scores: ScoreSet, num_rejected: int) -> int:
+    """Rows that were read when the set was scored: scored and rejected ones."""
+    result = scores.record.get("result")
+    if isinstance(result, dict) and isinstance(result.get("num_read"), int):
+        return int(result["num_read"])
+    if columns.STATUS in scores.schema.names:  # a CSV keeps rejected rows in their place
+        return scores.num_rows
+    return scores.num_rows + num_rejected
+
+
+_MOST_CHARACTERS, _MOST_LINES = 600, 60
+_HEAD_KEYS = (
+    "name", "sha256", "backbone", "dim", "is_affine", "layout", "licence", "source", "weight_norm", "bias",
+)  # fmt: skip
+_LEFT_OUT = frozenset({"heads", "options", "result", "score_columns", "inputs", "pictures", "format", "version", "beholder"})
+_SECRETS = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<login>[^/\s@\"']*@)?(?P<rest>[^\s?\"']*)(?P<query>\?[^\s\"']*)?", re.I
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A heading and its lines of (label, text)."""
+
+    title: str
+    lines: list[tuple[str, str]]
+
+
+def without_secrets(text: str) -> str:
+    """Addresses without logins and without what follows a `?`, which can be a signature or a token."""
+
+    def plain(match: re.Match[str]) -> str:
+        query = "?…" if match["query"] else ""
+        return f"{match['scheme']}{match['rest']}{query}"
+
+    return _SECRETS.sub(plain, text)
+
+
+def provenance(scores: ScoreSet, extra: Sequence[tuple[str, str]]) -> list[Facts]:
+    """All that is known of how the scores came to be; `extra` is said of the report itself."""
+    record = scores.record
+    found = []
+    for name, head in zip(record.get("score_columns") or [], record.get("heads") or [], strict=False):
+        if isinstance(head, Mapping):
+            keys = [key for key in _HEAD_KEYS if head.get(key) not in (None, "")]
+            keys += [key for key in head if key not in _HEAD_KEYS and head[key] not in (None, "", {}, [])]
+            found.append(Facts(f"Head of column {name}", _lines({key: head[key] for key in keys})))
+    found += [
+        Facts(title.capitalize(), _lines(value))
+        for title, value in record.items()
+        if isinstance(value, Mapping) and value and title not in _LEFT_OUT
+    ]
+    single = {key: value for key, value in record.items() if key not in _LEFT_OUT and not isinstance(value, Mapping)}
+    first = {"scores": scores.source, "program": record.get("beholder"), "format": record.get("format"), **single}
+    found.insert(0, Facts("Score set", _lines({key: value for key, value in first.items() if value not in (None, "", [])})))
+    for title, key in (("Pictures", "pictures"), ("Options", "options")):
+        value = record.get(key)
+        if isinstance(value, Mapping) and value:
+            found.append(Facts(title, _lines(value)))
+    return [*found, Facts("This page", [(label, without_secrets(text)) for label, text in extra])]
+
+
+def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    for key, value in list(values.items())[:_MOST_LINES]:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        text = text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+        lines.append((str(key).replace("_", " "), without_secrets(text)))
+    return lines

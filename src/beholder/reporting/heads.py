@@ -1,4 +1,4 @@
-"""One column of scores in; the numbers, charts and chosen rows of its section of the page out."""
+"""The section of one head: its numbers, charts and chosen rows."""
 
 from __future__ import annotations
 

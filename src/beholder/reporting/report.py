@@ -1,29 +1,32 @@
-"""Scores in; one self-contained HTML page about them, with thumbnails, out."""
+"""The HTML page about scores: collected, drawn and written as one file."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from beholder import __version__
 from beholder.errors import BeholderError, InputError, OutputError
 from beholder.io import storage
+from beholder.io.frames import as_source, texts_of
 from beholder.locate.locate import PictureFinder
 from beholder.models.download import is_offline
+from beholder.options import take_old_names
 from beholder.pixels.picture import PictureError
-from beholder.reporting.cards import CardMaker
+from beholder.reporting import charts
 from beholder.reporting.charts import NO_BREAK, digits_apart, number, percent
-from beholder.reporting.contents import Contents, command_line, gather
+from beholder.reporting.contents import Contents, command_line, gather, provenance
 from beholder.reporting.heads import thin_out
 from beholder.reporting.options import ReportOptions
-from beholder.reporting.page import render
-from beholder.reporting.pictures import NoPicture, Thumbnails, find_places, load_thumbnails
-from beholder.reporting.provenance import provenance
+from beholder.reporting.pictures import CardMaker, NoPicture, Thumbnails, find_places, load_thumbnails
 from beholder.scoreset.repeated import open_each_once
 from beholder.scoreset.score_set import ScoreSet
 from beholder.sources.fetch import ReadLimits, read_bytes
@@ -427,3 +430,102 @@ def _thumbnail_notes(thumbnails: Thumbnails | None) -> Sequence[str]:
 
 
 __all__ = ["BeholderError", "ReportOptions", "ReportSummary", "write_report"]
+
+
+_STATIC = "static"
+
+
+def _static(name: str) -> str:
+    """A file of the package, with plain line ends: the hash of a script is of the text as browsers see it."""
+    text = resources.files("beholder.reporting").joinpath(_STATIC, name).read_text(encoding="utf-8")
+    return text.replace("\r\n", "\n")
+
+
+def _hash(text: str) -> str:
+    """How a content security policy names an inline style or script."""
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
+
+
+def policy(style: str, script: str) -> str:
+    """Nothing may be loaded but pictures in the page itself, and no other style or script may run."""
+    parts = {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": _hash(style),
+        "script-src": _hash(script),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in parts.items())
+
+
+def render(content: Mapping[str, Any]) -> bytes:
+    """The page as UTF-8. All text of `content` is escaped; what no text may hold (lone surrogates) is replaced."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_static),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": charts.percent, "number": charts.number, "count": lambda value: f"{value:,}"}
+    style, script = _static("report.css"), _static("report.js")
+    environment.globals |= {
+        "box": {
+            "width": charts.WIDTH,
+            "height": charts.HEIGHT,
+            "left": charts.LEFT,
+            "right": charts.WIDTH - charts.RIGHT,
+            "top": charts.TOP,
+            "bottom": charts.HEIGHT - charts.BOTTOM,
+        },
+        "policy": policy(style, script),
+        "style": Markup(style),  # ours, and named by its hash in the policy
+        "script": Markup(script),
+    }
+    return environment.get_template("report.html.j2").render(content).encode("utf-8", "replace")
+
+
+if TYPE_CHECKING:
+    pass
+
+
+def report(
+    scores: Any, out: str | os.PathLike[str] = "report.html", *, on_progress: Progress | None = None, **options: Any
+) -> ReportSummary:
+    """Write one self-contained HTML page about scores.
+
+    Args:
+        scores: what `beholder score` wrote, or any Parquet or CSV file with a column of scores, a folder or glob of them; or a
+            polars, pandas or Arrow table.
+        out: the HTML file.
+        on_progress: called with (what is being done, how much is done, how much there is; 0: unknown).
+        options: those of `beholder report`, by the names of `ReportOptions`: min_score, decisions, groups, per_bucket,
+            pictures, root, no_thumbnails, group_by, where, join, title, max_size, overwrite, ... Their former names (at,
+            selection, columns) are taken, too.
+
+    Raises:
+        TypeError: no such option, or scores of another kind.
+        InputError: scores, decisions or groups that cannot be read.
+        OutputError: the file is there already, or cannot be written.
+    """
+    options = take_old_names(options, ReportOptions, "report")
+    known = {item.name for item in fields(ReportOptions)} - {"scores", "out"}
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise TypeError(f"report() has no option {unknown!r}; there are {', '.join(sorted(known))}")
+    for name in ("pictures", "group_by", "where", "join"):
+        if name in options:
+            options[name] = texts_of(options[name], name, "report")
+    for name in ("decisions", "groups", "root"):
+        if options.get(name) is not None:
+            options[name] = os.fspath(options[name])
+    if options.get("min_score") is not None:
+        options["min_score"] = str(options["min_score"])
+    given, _ = as_source(scores, "report")
+    is_place = isinstance(given, str)
+    made = ReportOptions(scores=given if is_place else "scores", out=os.fspath(out), **options)
+    return write_report(made, table=None if is_place else given, on_progress=on_progress)

@@ -1,4 +1,4 @@
-"""Numbers of rows in; their names, scores and metadata out, read by DuckDB without holding the set in memory."""
+"""Names, scores and metadata of a few rows, read by DuckDB without holding the set in memory."""
 
 from __future__ import annotations
 

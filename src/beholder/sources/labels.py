@@ -16,7 +16,7 @@ from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.schemas import common_schema, fit_table, merge_remarks, num_rows_of, schema_of, without_unused
 from beholder.io.storage import covering_row_groups, open_parquet
-from beholder.kernels.names import numbered
+from beholder.kernels.buffers import numbered
 from beholder.pixels.picture import LateLabels, PicturePart, SourceOptions
 from beholder.sources.reader import Part, ReadOptions
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beholder.curate.duplicates import bound, exact
+from beholder.curate.duplicates import exact
+from beholder.curate.duplicates import exact as bound
 from beholder.curate.duplicates.groups import Duplicates, find_near_duplicates
 from beholder.errors import InputError
 from beholder.kernels import similarity, vectors

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 
 from beholder.curate.duplicates import ann
-from beholder.curate.duplicates.bound import choose_basis
-from beholder.curate.duplicates.clusters import cluster_rows
-from beholder.curate.duplicates.exact import Search, keep_best
-from beholder.curate.duplicates.groups import find_near_duplicates
-from beholder.curate.duplicates.reference import near_references
+from beholder.curate.duplicates.ann import cluster_rows
+from beholder.curate.duplicates.exact import Search, choose_basis, keep_best
+from beholder.curate.duplicates.groups import find_near_duplicates, near_references
 from beholder.errors import InputError
 from beholder.scoreset.vectors import Vectors
 from oracles.duplicates import similarities
@@ -211,7 +209,7 @@ def test_without_faiss_the_error_says_what_to_do() -> None:
     code = (
         "import sys\nsys.modules['faiss'] = None\nimport numpy as np\n"
         "from beholder.curate.duplicates.groups import find_near_duplicates\n"
-        "from beholder.curate.duplicates.clusters import cluster_rows\n"
+        "from beholder.curate.duplicates.ann import cluster_rows\n"
         "from beholder.scoreset.vectors import Vectors\n"
         "v = Vectors.of(np.eye(8, dtype=np.float32))\n"
         "print(find_near_duplicates(v, np.arange(8), 0.9).method)\n"

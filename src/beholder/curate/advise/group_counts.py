@@ -1,4 +1,4 @@
-"""A view of scored rows and a threshold in; per metadata column the groups, with their rows and kept rows, out."""
+"""Counts of rows and kept rows for the groups of each metadata column."""
 
 from __future__ import annotations
 

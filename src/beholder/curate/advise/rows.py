@@ -1,8 +1,9 @@
-"""A score set, conditions and tables to join in; a DuckDB view of the rows that advice is about out."""
+"""The rows that advice is about, as a DuckDB view of a score set with its conditions and joined tables."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.curate.select.options import SMALLEST_MEMORY
 from beholder.errors import InputError
+from beholder.models.published import canonical_head
 from beholder.scoreset.database import NO_FLAG, Remedy, all_rows, batches_of, check_expression, clear_errors, connect
 from beholder.scoreset.joined import join_metadata, register_joined
 from beholder.scoreset.score_set import ROW, ScoreSet, as_score, quoted, text_literal
@@ -143,3 +145,38 @@ def _values(forms: Mapping[str, Form]) -> str:
 
 def _all_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_score(scores: ScoreSet, name: str | None) -> str:
+    """The score column with this name, or by the head of this name. Raises InputError."""
+    listed = ", ".join(scores.score_columns)
+    if name is None:
+        if len(scores.score_columns) > 1:
+            raise InputError(f"{scores.source} has scores of several heads: {listed}; name one with --score")
+        return scores.score_columns[0]
+    if name in scores.score_columns:
+        return name
+    wanted = canonical_head(name)
+    found = [column for column in scores.score_columns if wanted and canonical_head(scores.head_names.get(column)) == wanted]
+    if len(found) != 1:
+        raise InputError(f"{scores.source} has no scores named {name!r}; it has {listed}")
+    return found[0]
+
+
+def head_of(scores: ScoreSet, column: str, told: str | None) -> str | None:
+    """The head behind a column: its registry name where it is known. Raises InputError where the user says otherwise."""
+    recorded = scores.head_names.get(column)
+    recorded = canonical_head(recorded) or recorded
+    if told is None:
+        return recorded
+    named = canonical_head(told) or told
+    if recorded is not None and recorded != named:
+        raise InputError(f"{scores.source}: the scores {column} are by {recorded}, as the set itself says; leave --head out")
+    return named
+
+
+def finite(value: float, flag: str) -> float:
+    """A threshold that is a number. Raises InputError for NaN and infinity."""
+    if not math.isfinite(value):
+        raise InputError(f"{flag} {value} is no threshold; give a number such as 5.0")
+    return value

@@ -1,4 +1,4 @@
-"""Scores, their head and a threshold in; lines about what makes the threshold mean something else than it seems to out."""
+"""Warnings about what makes a threshold mean something else than it seems to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file of groups of near-duplicates in (what `beholder select --groups-out` writes); what its columns are in SQL out."""
+"""Files of groups of near-duplicates (`beholder select --groups-out`), read back as SQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a score set in; which of them hold the same bytes out. Only those whose number of bytes another has are read."""
+"""Pictures that hold the same bytes. Only those whose number of bytes another one has are read."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curate.advise.inputs import head_of
+from beholder.curate.advise.rows import head_of
 from beholder.curate.advise.warnings import about_other_scales
 from beholder.curate.select import grouping
 from beholder.curate.select.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXELS, SCORE, SelectRules
@@ -469,7 +469,7 @@ class RuleRunner:
     def _clusters(self, flag: str) -> grouping.Groups:
         if self.rules.clusters is None:
             raise InputError(f"{flag} cluster: there is no such column; --clusters K makes one of the embeddings")
-        from beholder.curate.duplicates.clusters import cluster_rows
+        from beholder.curate.duplicates.ann import cluster_rows
         from beholder.scoreset.vectors import load_vectors
 
         once = np.flatnonzero(self.arrays.dropped != NUMBER["repeated"]) if len(self.rows.repeated) else None
