@@ -39,6 +39,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 0.002
 MOST_LINES = 40
