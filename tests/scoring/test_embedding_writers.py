@@ -18,7 +18,7 @@ from beholder.kernels.scoring import ColumnBlock
 from beholder.scoring.embedding_files import WriteOptions, join_shards, ready_rows
 from beholder.scoring.embedding_files import write_shard as write_ready
 from beholder.scoring.options import EmbedOptions, FolderLabels
-from beholder.sources.find import find_parts, reader_of
+from beholder.sources.find import embedding_reader, find_parts
 from beholder.sources.labels import read_metadata
 from beholder.sources.reader import ReadOptions
 from oracles.peers import PEERS, needs_peers
@@ -50,7 +50,7 @@ def read(source: Path) -> tuple[np.ndarray, pa.Table]:
     values, labels = [], []
     for part in find_parts([str(source)], options):
         at = 0
-        for block in reader_of(part.kind).blocks(part, 0, part.num_rows, options):
+        for block in embedding_reader(part.kind).blocks(part, 0, part.num_rows, options):
             assert block.statuses is None or not block.statuses.any()
             rows = (
                 np.stack(block.embeddings.columns, 1) if isinstance(block.embeddings, ColumnBlock) else block.embeddings.copy()

@@ -20,12 +20,12 @@ MOST_GROWTH = 30 << 20
 ROW_GROUP_BYTES = 80 << 20
 """Joining parts to one Parquet file holds one row group of about a million rows and its compressed pages."""
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import sys, threading, time
 from pathlib import Path
 from beholder.scoring.score import ScoreOptions, score
-
-pytestmark = pytest.mark.slow
 
 peak, done = 0, threading.Event()
 

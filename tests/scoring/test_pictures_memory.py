@@ -22,12 +22,12 @@ MOST_GROWTH = 40 << 20
 DIM = 1024
 """Long embeddings: 30,000 of them take 123 MB, and only their scores are wanted."""
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import sys
 from pathlib import Path
 from beholder.scoring.score import ScoreOptions, score
-
-pytestmark = pytest.mark.slow
 
 few = int(sys.argv[5])
 seen, at_few, peak = 0, 0, 0
