@@ -19,7 +19,7 @@ from beholder.scoring.embedding_files import WriteOptions, join_shards, ready_ro
 from beholder.scoring.embedding_files import write_shard as write_ready
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.find import embedding_reader, find_parts
-from beholder.sources.labels import read_metadata
+from beholder.sources.labels import ConsecutiveLabels
 from beholder.sources.reader import ReadOptions
 from oracles.peers import PEERS, needs_peers
 
@@ -56,7 +56,8 @@ def read(source: Path) -> tuple[np.ndarray, pa.Table]:
                 np.stack(block.embeddings.columns, 1) if isinstance(block.embeddings, ColumnBlock) else block.embeddings.copy()
             )
             values.append(rows)
-            labels.append(block.labels if block.labels is not None else read_metadata(part, at, at + len(rows), options))
+            read = ConsecutiveLabels(part, at, at + len(rows), options).table if block.labels is None else None
+            labels.append(block.labels if read is None else read(len(rows)))
             at += len(rows)
     return np.concatenate(values), pa.concat_tables(labels)
 
