@@ -31,6 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         parser.addoption(flag, action="store_true", help=f"fail when a test skips for want of {what}")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start other people's tools are slow ones."""
+    for item in items:
+        if any(str(mark.kwargs.get("reason")).startswith("needs-peers") for mark in item.iter_markers("skipif")):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for flag, what, missed in _missed(terminalreporter):
         terminalreporter.write_line(f"{missed} tests skipped for want of {what}, which {flag} forbids", red=True)

@@ -1,7 +1,4 @@
-"""Small inputs that failed once, each with what must come: they lie beside the repository (tests/README.md), one folder each.
-
-Every command is a run of the program's entry point; those of one test share a process where nothing depends on its end.
-"""
+"""Small inputs that failed once, each with what must come; they lie beside the repository (tests/README.md), a folder each."""
 
 from __future__ import annotations
 
@@ -23,30 +20,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-_DRIVER = """
-import contextlib, io, json, resource, sys
-from beholder.__main__ import main
-for line in sys.stdin:
-    sys.argv = ["beholder", *json.loads(line)]
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps([status, out.getvalue(), err.getvalue(), most]), file=sys.__stdout__, flush=True)
-"""
+from oracles.program import beholder
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did: exit status, both streams, and the process's largest memory so far, bytes."""
+    """What a command did: exit status, both streams, and the process's largest memory, bytes."""
 
     status: int
     out: str
     err: str
-    most_memory: int = 0
+    most_memory: int
 
     def ends_in_one_line(self) -> bool:
         """Exit status 1 with a single line of the program's own."""
@@ -54,26 +38,21 @@ class Outcome:
         return self.status == 1 and len(lines) == 1 and lines[0].startswith("beholder: ") and "internal error" not in self.err
 
 
-def run_all(commands: list[list[str]]) -> list[Outcome]:
-    """The commands one after another in one process."""
-    asked = "".join(json.dumps(command) + "\n" for command in commands)
-    done = subprocess.run([sys.executable, "-c", _DRIVER], input=asked, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    found = [Outcome(*json.loads(line)) for line in done.stdout.splitlines()]
-    assert len(found) == len(commands)
-    return found
-
-
 def run(*command: str) -> Outcome:
-    """One command as a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "beholder", *command], capture_output=True, text=True, timeout=120)
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    """One command."""
+    done = beholder(*command)
+    return Outcome(done.returncode, done.stdout, done.stderr, done.most_memory)
+
+
+def run_all(commands: list[list[str]]) -> list[Outcome]:
+    """The commands one after another."""
+    return [run(*command) for command in commands]
 
 
 @pytest.fixture
 def models(small_tower: Path, plain_head: Path) -> list[str]:
     """Options that name a small tower and a head for it."""
-    return ["--backbone", str(small_tower), "--head", str(plain_head), "--precision", "fp32"]
+    return ["--backbone", str(small_tower), "--head", str(plain_head), "--precision", "fp32", "-j", "0"]
 
 
 @pytest.fixture
@@ -217,7 +196,7 @@ def three_ways(source: str, models: list[str], *flags: str, out: str = "x") -> l
     return [
         ["score", source, "-o", f"{out}.parquet", *models, *flags],
         ["embed", source, "-o", f"{out}.e.parquet", *tower, *flags],
-        ["verify", source, "--json", *models, *flags],
+        ["verify", source, "--json", *models[:-2], *flags],
     ]
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+
+from oracles.program import python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_every_part_runs_and_the_result_says_that_it_is_dry(tmp_path: Path) -> None:
-    line = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--out", str(tmp_path), "--dry", "--fp8"]
-    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = python(str(REPOSITORY / "benchmarks" / "gpu.py"), "--out", str(tmp_path), "--dry", "--fp8")
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     parts = record["parts"]
@@ -32,8 +34,8 @@ def test_every_part_runs_and_the_result_says_that_it_is_dry(tmp_path: Path) -> N
 
 
 def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
-    line = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--out", str(tmp_path / "none")]
-    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = python(str(REPOSITORY / "benchmarks" / "gpu.py"), "--out", str(tmp_path / "none"), env=environment)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("gpu.py: no CUDA device here")
     assert not (tmp_path / "none").exists()

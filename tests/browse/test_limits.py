@@ -10,7 +10,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from beholder.browse.safety import BodyLimit
 from oracles.browse_clients import Ask, client_of
 from oracles.browse_page import until
 from oracles.browse_sets import Served, running, write_set
+from oracles.program import start
 
 
 @pytest.fixture
@@ -286,8 +286,8 @@ def test_damaged_marks_of_others_are_counted_not_fatal(photo_set: Path, tmp_path
 
 def test_without_descriptors_it_says_so_in_a_line_and_goes_on(photo_set: Path, tmp_path: Path) -> None:
     marks = str(tmp_path / "m.jsonl")
-    words = [sys.executable, "-m", "beholder", "browse", str(photo_set), "--no-open", "--json", "--marks", marks]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    words = ["browse", str(photo_set), "--no-open", "--json", "--marks", marks]
+    with start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             assert process.stderr is not None

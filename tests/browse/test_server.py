@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from beholder.errors import BeholderError, InputError
 from beholder.locate.locate import PictureFinder
 from oracles.browse_page import until
 from oracles.browse_sets import running, write_set
+from oracles.program import beholder, start
 
 START_S = 60
 
@@ -38,16 +38,14 @@ def _own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def line_of(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "beholder", "browse", *arguments, "--no-open"]
+    return ["browse", *arguments, "--no-open"]
 
 
 @contextlib.contextmanager
 def process_of(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running `beholder browse` and its address."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        line_of("--json", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with start(*line_of("--json", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         try:
             assert process.stdout is not None
             first = process.stdout.readline()
@@ -61,7 +59,7 @@ def process_of(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def failure_of(*arguments: str) -> str:
     """What a command that fails says: one line."""
-    result = subprocess.run(line_of(*arguments), capture_output=True, text=True, timeout=START_S)
+    result = beholder(*line_of(*arguments), timeout=START_S)
     assert result.returncode == 1, result
     assert result.stdout == ""
     lines = result.stderr.strip().splitlines()
@@ -113,9 +111,9 @@ def test_where_nobody_reads_the_address_the_page_is_opened_still(photo_set: Path
     opener.chmod(0o755)
     reading, writing = os.pipe()
     os.close(reading)
-    line = [sys.executable, "-m", "beholder", "browse", str(photo_set), "--marks", str(tmp_path / "m.jsonl"), *how]
+    line = ["browse", str(photo_set), "--marks", str(tmp_path / "m.jsonl"), *how]
     environment = {**os.environ, "DISPLAY": ":77", "BROWSER": f"{opener} %s"}
-    with subprocess.Popen(line, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with start(*line, stdout=writing, stderr=subprocess.PIPE, env=environment) as process:
         os.close(writing)
         try:
             until(lambda: opened.exists() or process.poll() is not None, START_S)

@@ -335,7 +335,12 @@ def test_bad_input_is_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    "case", ["an .npy of Python objects", "a row with NaN", "an unknown option", "the output exists"], indirect=True
+    "case",
+    [
+        "an .npy of Python objects",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("a row with NaN", "an unknown option", "the output exists")),
+    ],
+    indirect=True,
 )
 def test_the_installed_program_says_the_same(case: Case, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     before = files_below(tmp_path)

@@ -259,7 +259,15 @@ def test_bad_pictures_are_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    "case", ["a list with a lost file", "offline, and the tower was never fetched", "a tar without pictures"], indirect=True
+    "case",
+    [
+        "a list with a lost file",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("offline, and the tower was never fetched", "a tar without pictures")
+        ),
+    ],
+    indirect=True,
 )
 def test_the_installed_program_says_the_same(case: Case, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     before = files_below(tmp_path)

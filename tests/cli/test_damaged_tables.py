@@ -137,6 +137,7 @@ def test_two_columns_of_one_name(tmp_path: Path, plain_head: Path) -> None:
         assert "has two columns called 'tag'" in command(*score, "-o", str(tmp_path / "o.parquet"))
 
 
+@pytest.mark.slow
 def test_a_refused_table_ends_with_one_line_each_time(tmp_path: Path, plain_head: Path) -> None:
     """Ten times, since what aborted at the end did so in a third of the runs."""
     (tmp_path / "ragged.csv").write_text("image_path,c\nimgs/0.jpg,x\nimgs/1.jpg\n")

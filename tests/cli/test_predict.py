@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from PIL import Image
 from beholder.models.clip import TowerShape, random_tensors
 from oracles.checkpoints import birder_extras, birder_state
 from oracles.peers import PEERS, needs_peers
+from oracles.program import beholder
 
 NET = ["-n", "vit_l14_pn_quick_gelu", "-t", "tiny"]
 LOADER = ["--img-loader", "pil"]
@@ -67,9 +67,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predict(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "beholder", "predict", *arguments]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return beholder("predict", *arguments, cwd=place, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +89,7 @@ def frame_of(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
 
 
+@pytest.mark.slow
 @needs_peers("birder is")
 def test_files_names_columns_and_numbers_are_birders(place: Path, birders: Path) -> None:
     for run in RUNS:

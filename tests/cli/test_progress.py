@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from beholder import Head, save_head
 from beholder.kernels.scoring import Affine
 from beholder.scoring.score import ScoreOptions, score
+from oracles import program
 from oracles.made_pictures import encoded, noise
 from oracles.web import Answer, Server, running
 
@@ -49,9 +49,8 @@ def server() -> Iterator[HoldingServer]:
 
 
 def start(folder: Path, *arguments: str, **settings: object) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "beholder", *arguments]
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": os.environ | OFTEN} | settings
-    return subprocess.Popen(line, cwd=folder, **given)  # type: ignore[call-overload, no-any-return]
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | OFTEN} | settings
+    return program.start(*arguments, cwd=folder, **given)
 
 
 def _read_terminal(handle: int, until: str | None = None) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from oracles import program
 from oracles.processes import children_of, wait_until_gone
 from oracles.tar_making import png
 
@@ -27,6 +27,9 @@ NUM_ROWS = 200_000
 """So many that selecting takes a second or more, in which it can be ended."""
 ENDLESS = "len(list_filter(range(100000), lambda x: hash(sample || x) % 7 = 0)) > 40"
 """A condition that takes hours on so many rows."""
+
+
+NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
 
 
 STARTED: list[subprocess.Popen[str]] = []
@@ -49,23 +52,16 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(folder: Path, *arguments: str, ignored: signal.Signals | None = None) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, before: str = "") -> subprocess.Popen[str]:
     """A command with a folder of its own for temporary files."""
     (folder / "tmp").mkdir(exist_ok=True)
-
-    def prepare() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the tests themselves may run under nohup
-            signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
-
-    running = subprocess.Popen(
-        [sys.executable, "-m", "beholder", *arguments],
-        cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder / "tmp")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=prepare,
-    )
+    how = {
+        "cwd": folder,
+        "env": {**os.environ, "TMPDIR": str(folder / "tmp")},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+    running = program.start(*arguments, before=before, **how)
     STARTED.append(running)
     return running
 
@@ -147,9 +143,7 @@ def test_the_live_page_ends_while_a_filter_runs(tmp_path: Path, scores: Path, se
 
 
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path, scores: Path) -> None:
-    running = start(
-        tmp_path, "select", str(scores), "--min-score", "5", "-o", "kept.txt", ignored=signal.SIGHUP
-    )  # as nohup starts it
+    running = start(tmp_path, "select", str(scores), "--min-score", "5", "-o", "kept.txt", before=NOHUP)
     wait_for(running, tmp_path / "tmp", "beholder-*")
     running.send_signal(signal.SIGHUP)
     _, errors = running.communicate(timeout=60)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,12 @@ import pytest
 from PIL import Image
 
 from beholder import load_scorer
+from oracles.program import beholder
 
 
 def verify(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "BEHOLDER_OFFLINE": "1", "COLUMNS": "200"}
-    line = [sys.executable, "-m", "beholder", "verify", *arguments]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return beholder("verify", *arguments, env=environment)
 
 
 @pytest.fixture

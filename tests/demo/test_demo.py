@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import scipy.stats
 
 from beholder.demo.demo import run_demo
 from beholder.errors import InputError, OutputError
+from oracles.program import beholder
 
 SMALL: dict[str, Any] = {"num_rows": 3000, "dim": 40, "seed": 3}
 RESULTS = ("scores.parquet", "head.safetensors", "embeddings/beholder.json", "embeddings/img_emb/img_emb_0.npy")
@@ -196,9 +196,7 @@ def test_too_few_rows_and_too_little_disk(tmp_path: Path) -> None:
 
 
 def run_command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "beholder", "demo", *arguments], capture_output=True, text=True, cwd=folder, check=False
-    )
+    return beholder("demo", *arguments, cwd=folder)
 
 
 def test_the_command_tells_and_fills_the_default_folder(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from beholder import load_head, preprocess
 from beholder.demo.photographs import UNTRAINED_NOTE, Models, Photographs, find_photographs, score_photographs, untrained_models
 from beholder.demo.pictures import draw_contact_sheet
 from beholder.models.towers import load_tower
+from oracles.program import beholder
 from oracles.slow_scores import affine_scores
 
 
@@ -158,10 +157,7 @@ def test_the_sheet_has_room_for_every_picture(tmp_path: Path, count: int, size: 
 def test_the_real_tower_out_of_reach_is_one_line_and_leaves_nothing(tmp_path: Path, shared_models: Path) -> None:
     load_head(shared_models / "sac+logos+ava1-l14-linearMSE.pth")  # keeps the conversion, so that only the tower lacks
     for environment in ({"BEHOLDER_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
-        done = subprocess.run(
-            [sys.executable, "-m", "beholder", "demo", "here", "--rows", "100", "--real"],
-            capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, **environment}, timeout=60,
-        )  # fmt: skip
+        done = beholder("demo", "here", "--rows", "100", "--real", cwd=tmp_path, env={**os.environ, **environment})
         assert done.returncode == 1
         assert done.stdout == ""
         (line,) = done.stderr.splitlines()

@@ -116,6 +116,7 @@ def test_sources_that_are_gone_are_told(make_set: MakeSet, tmp_path: Path) -> No
     assert any("--pictures" in item.text for item in page.root.all("p", class_="warn"))
 
 
+@pytest.mark.slow
 def test_a_million_rows_stay_below_ten_megabytes(photographs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     for number in range(120):  # noise: what takes most bytes

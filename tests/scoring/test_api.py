@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import beholder
+from oracles import program
 from oracles.picture_jobs import picture_bytes, plain_scores
 from oracles.result_bytes import check_same
 from oracles.slow_scores import affine_scores
@@ -49,7 +48,7 @@ def test_pictures_are_scored_as_by_the_command(
     assert beholder.score("photos", f"mine/s{suffix}", head=str(plain_head), **options).num_new == 1
     line = ["score", "photos", "-o", f"its/s{suffix}", "--backbone", small_tower, "--head", plain_head, "--precision", "fp32"]
     line += ["--threads", "1", "-j", "0", "--device", "cpu", "-q"]
-    assert subprocess.run([sys.executable, "-m", "beholder", *line], capture_output=True).returncode == 3
+    assert program.beholder(*line).returncode == 3
     check_same(Path(f"mine/s{suffix}"), Path(f"its/s{suffix}"))
 
 

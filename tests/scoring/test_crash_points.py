@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from oracles.program import python
 
 ONLY_UPLOADED = {"upload begun", "file uploaded"}
 """Points that only remote outputs meet."""
@@ -24,9 +23,7 @@ ONLY_FOLDERS = {"shard linked aside", "shard set aside"}
 def drive(tmp_path: Path, head: Path, tower: str, *suffixes: str) -> tuple[set[str], set[str]]:
     """The points that were reached, and all there are."""
     tests = Path(__file__).resolve().parents[1]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
-    line = [sys.executable, str(tests / "scoring" / "crash_driver.py"), str(tmp_path), str(head), tower, *suffixes]
-    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=280, check=False)
+    done = python(str(tests / "scoring" / "crash_driver.py"), str(tmp_path), str(head), tower, *suffixes)
     assert done.returncode == 0, done.stderr[-3000:]
     reached, points = json.loads(done.stdout)
     return set(reached), set(points)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pyarrow.parquet as pq
 
 from beholder.sources.labels import ConsecutiveLabels
 from beholder.sources.reader import Part, ReadOptions
+from oracles.program import beholder
 from oracles.score_jobs import D, read_scores, run
 
 LONG = 8000
@@ -39,9 +38,9 @@ def test_an_output_that_cannot_be_opened_ends_the_run(tmp_path: Path, small_head
     (out / "scores").rmdir()
     (out / "scores").symlink_to(tmp_path / "gone")
     captioned(tmp_path / "b.parquet", LARGE)
-    line = [sys.executable, "-m", "beholder", "score", str(tmp_path / "b.parquet"), str(tmp_path / "a.parquet")]
+    line = ["score", str(tmp_path / "b.parquet"), str(tmp_path / "a.parquet")]
     line += ["--head", str(small_head), "-o", str(out), "--column", "caption", "--memory", "64MB"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    done = beholder(*line)
     assert done.returncode == 1, done.stderr
     assert f"cannot write {out}/scores/b.parquet" in done.stderr
     assert "Traceback" not in done.stderr

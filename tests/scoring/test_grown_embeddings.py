@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from oracles import score_jobs
+from oracles.program import python
 from oracles.result_bytes import check_same
 from oracles.score_jobs import D, run
 
@@ -103,8 +101,6 @@ def test_rows_of_vanished_files_can_be_kept(tmp_path: Path, small_head: Path, su
 def test_runs_over_changing_files_are_killed(tmp_path: Path, small_head: Path) -> None:
     """At random moments: while a result is taken apart, set aside, taken over, made and joined again."""
     driver = Path(__file__).with_name("kill_grown.py")
-    line = [sys.executable, str(driver), str(tmp_path), str(small_head), "10", "7"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(driver.parents[1]), *sys.path])}
-    found = subprocess.run(line, env=env, capture_output=True, text=True, timeout=200, check=False)
+    found = python(str(driver), str(tmp_path), str(small_head), "10", "7")
     assert found.returncode == 0, found.stderr
     assert int(found.stdout) >= 5

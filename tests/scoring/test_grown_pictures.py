@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +24,7 @@ from beholder.io import storage
 from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
+from oracles.program import beholder, python
 from oracles.result_bytes import check_same, contents, result_of
 from oracles.tar_making import tar
 
@@ -427,11 +426,11 @@ def test_results_of_an_older_version_go_on(tmp_path: Path, scoring: Job) -> None
 
 def test_the_command_says_what_was_new(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
     photos = make(tmp_path / "photos", range(4))
-    line = [sys.executable, "-m", "beholder", "score", str(photos), "-o", str(tmp_path / "out.csv"), "--backbone",
+    line = ["score", str(photos), "-o", str(tmp_path / "out.csv"), "--backbone",
             str(small_tower), "--head", str(plain_head), "--precision", "fp32", "--device", "cpu", "-j", "0"]  # fmt: skip
 
     def said(*more: str) -> str:
-        return subprocess.run([*line, *more], capture_output=True, text=True, timeout=100, check=True).stdout
+        return beholder(*line, *more, check=True).stdout
 
     assert "before" not in said()
     make(photos, range(6, 8))
@@ -540,10 +539,7 @@ def test_a_second_run_is_killed_and_the_folder_changes_again(
     scoring(photos, out, **more)
     make(photos, range(6))
     (photos / "p010.png").unlink()
-    line = [sys.executable, "-c", KILLED, str(photos), str(out), str(small_tower), str(plain_head), "5"]
-    tests = str(Path(__file__).resolve().parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
-    killed = subprocess.run(line, env=env, capture_output=True, text=True, timeout=100, check=False)
+    killed = python("-c", KILLED, str(photos), str(out), str(small_tower), str(plain_head), "5")
     assert killed.returncode == -9, killed.stderr
     if suffix:
         assert out.is_file(), "the result stays until the new one is there"

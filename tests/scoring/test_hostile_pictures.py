@@ -6,7 +6,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image
 from beholder import load_head, preprocess
 from beholder.models.towers import load_tower
 from oracles.hostile import hostile_files, picture
+from oracles.program import beholder, python
 from oracles.slow_scores import affine_scores
 
 NUM_GOOD, NUM_BAD, NUM_KILLS = 300, 100, 50
@@ -50,7 +50,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 def line(source: Path, out: Path, tower: Path, head: Path) -> list[str]:
     return [
-        sys.executable, "-m", "beholder", "score", str(source), "-o", str(out), "--backbone", str(tower), "--head", str(head),
+        "score", str(source), "-o", str(out), "--backbone", str(tower), "--head", str(head),
         "--shard-rows", "50", "--keep-embeddings", "--device", "cpu", "--precision", "fp32", "--workers", "1",
         "--threads", "1",
         "--max-pixels", str(MAX_PIXELS), "--json",
@@ -79,7 +79,7 @@ def undisturbed(
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     command = line(album[0], out, small_tower, plain_head)
-    return out, subprocess.run(command, capture_output=True, text=True, check=False)
+    return out, beholder(*command)
 
 
 def test_all_good_pictures_are_scored_and_each_bad_one_is_explained(
@@ -127,7 +127,7 @@ def test_killed_at_random_moments_the_result_is_the_same_to_the_bit(
 ) -> None:
     driver = Path(__file__).with_name("kill_pictures.py")
     arguments = [str(album[0]), str(tmp_path), str(small_tower), str(plain_head), str(NUM_KILLS), "3"]
-    result = subprocess.run([sys.executable, str(driver), *arguments], capture_output=True, text=True, timeout=280, check=False)
+    result = python(str(driver), *arguments)
     assert result.returncode == 0, result.stderr[-2000:]
     kills, finished = map(int, result.stdout.split())
     assert kills >= NUM_KILLS

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 
 from beholder import InputError, OutputError
 from beholder.scoring.score import ScoreOptions, score
+from oracles.program import beholder, python, start
 
 NUM_KILLS = 60
 ROWS = np.random.default_rng(0).standard_normal((12_000, 24)).astype(np.float32)
@@ -55,8 +54,7 @@ def test_killed_at_random_moments_every_row_is_there_exactly_once(tmp_path: Path
     assert len(expected[1]) == 3
 
     driver = Path(__file__).with_name("kill_driver.py")
-    line = [sys.executable, str(driver), str(source), str(tmp_path), str(small_head), str(NUM_KILLS), "0"]
-    result = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    result = python(str(driver), str(source), str(tmp_path), str(small_head), str(NUM_KILLS), "0")
     assert result.returncode == 0, result.stderr
     kills, finished = map(int, result.stdout.split())
     assert kills >= NUM_KILLS
@@ -67,15 +65,14 @@ def test_killed_at_random_moments_every_row_is_there_exactly_once(tmp_path: Path
 
 
 def command(*arguments: str, env: dict[str, str] | None = None, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "beholder", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, env={**os.environ, **(env or {})}, **kwargs)
+    return beholder(*arguments, env={**os.environ, **(env or {})}, **kwargs)
 
 
 def test_ctrl_c_says_how_to_continue(tmp_path: Path, small_head: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
-    line = [sys.executable, "-m", "beholder", "score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out"),
+    line = ["score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out"),
             "--head", str(small_head), "--shard-rows", "20"]  # fmt: skip
-    running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = start(*line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not list((tmp_path / "out" / "done").glob("*.json")):
         assert running.poll() is None
         time.sleep(0.005)
@@ -100,13 +97,13 @@ def test_a_file_that_may_not_grow_leaves_nothing_half_written(tmp_path: Path, sm
     out = tmp_path / f"out{suffix}"
     arguments = ["score", str(tmp_path / "x.npy"), "-o", str(out), "--head", str(small_head)]
 
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))"
+    )
     # Once with nothing compiled before, which cannot be kept either; that takes its time.
     env = {} if suffix else {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    failed = command(*arguments, preexec_fn=limit, env=env)
+    failed = command(*arguments, before=limit, env=env)
     assert failed.returncode == 1, failed.stderr
     assert "cannot write" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -116,6 +113,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_half_written(tmp_path: Path, sm
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_is_one_clear_line_and_the_run_continues(tmp_path: Path, small_head: Path) -> None:
     disk = tmp_path / "disk"

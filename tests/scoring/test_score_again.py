@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 
 from beholder import OutputError
 from beholder.scoring.score import ScoreOptions, score
+from oracles.program import start
 from oracles.score_jobs import ROWS, D, N, clip_retrieval_set, read_scores, run
 
 
@@ -133,13 +135,10 @@ def test_results_inside_the_source_are_not_read_as_embeddings(
 
 
 def test_two_runs_of_one_command_at_once_give_one_whole_result(tmp_path: Path, small_head: Path) -> None:
-    import subprocess
-    import sys
-
     np.save(tmp_path / "x.npy", ROWS)
-    line = [sys.executable, "-m", "beholder", "score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.parquet")]
+    line = ["score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.parquet")]
     line += ["--head", str(small_head), "--shard-rows", "50", "-q"]
-    running = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [start(*line, stderr=PIPE) for _ in range(3)]
     errors = [process.communicate(timeout=100)[1] for process in running]
     statuses = [process.returncode for process in running]
     assert 0 in statuses

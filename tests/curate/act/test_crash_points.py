@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from oracles.program import python
 
 
 def test_a_run_may_die_anywhere(tmp_path: Path) -> None:
@@ -16,6 +16,6 @@ def test_a_run_may_die_anywhere(tmp_path: Path) -> None:
         if shared.is_dir() and shared.stat().st_dev != tmp_path.stat().st_dev:
             far = stack.enter_context(tempfile.TemporaryDirectory(dir=shared))
         script = Path(__file__).with_name("crash_acts.py")
-        ran = subprocess.run([sys.executable, str(script), str(tmp_path), far], capture_output=True, text=True, check=False)
+        ran = python(str(script), str(tmp_path), far)
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) > 100

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from beholder import InputError
 from beholder.errors import BeholderError
 from oracles.acting import act, contents, photos, take_back
 from oracles.journals import lines_of, write_journal
+from oracles.program import python
 from oracles.tar_making import png
 
 NAMES = ["a.jpg", "b/c.png", "b/d/ö.webp", "b/a.jpg", "e.f.jpg"]
@@ -23,8 +22,7 @@ JOURNAL = Path("kept.journal.jsonl")
 def test_no_damage_has_a_wrong_end(tmp_path: Path) -> None:
     """The short form; the long one: the same program with more damages."""
     script = Path(__file__).with_name("damage_journals.py")
-    line = [sys.executable, str(script), str(tmp_path / "work"), "28", "11"]
-    ran = subprocess.run(line, capture_output=True, text=True, check=False)
+    ran = python(str(script), str(tmp_path / "work"), "28", "11")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert [*ran.stdout.split()[-8:-6], *ran.stdout.split()[-2:]] == ["28", "injected", "0", "wrong"]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from oracles.acting import contents
+from oracles.program import python
 
 NUM_FILES, NUM_KILLS, NUM_KILLS_UNDOING = 10_000, 30, 8
 
@@ -28,9 +27,9 @@ def make_files(folder: Path, count: int) -> None:
 
 
 def move_and_kill(folder: Path, target: str, num_moving: int, num_undoing: int) -> list[int]:
-    line = [sys.executable, str(Path(__file__).with_name("kill_moves.py")), str(folder), target]
+    line = [str(Path(__file__).with_name("kill_moves.py")), str(folder), target]
     line += [str(number) for number in (num_moving, num_undoing, 0)]
-    result = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
+    result = python(*line)
     assert result.returncode == 0, result.stderr
     return [int(count) for count in result.stdout.split()]
 

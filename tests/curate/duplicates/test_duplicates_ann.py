@@ -165,6 +165,7 @@ print((peak() - before) // 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", ["0.0", "0.5"])
 def test_memory_where_all_rows_are_near_and_many_stay(threshold: str) -> None:
     """11,000 equal rows that stay are candidates for each of the rest: 90 million for 8,192 rows, more than 1 GB."""

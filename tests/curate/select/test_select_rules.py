@@ -19,8 +19,8 @@ from beholder.curate.select.selection import RULES, select
 from beholder.errors import InputError
 from oracles.selection import Found, Oracle, percentiles
 
-MANY = settings(max_examples=60)
-SOME = settings(max_examples=30)
+MANY = settings(max_examples=20)
+SOME = settings(max_examples=12)
 
 NAMES = st.one_of(
     st.sampled_from(
@@ -216,7 +216,7 @@ RANDOM_RULES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=40)
 @given(tables(), RANDOM_RULES, st.data())
 def test_random_combinations_with_lists_and_marks(table: pa.Table, rules: dict[str, Any], data: st.DataObject) -> None:
     grouping = rules.pop("grouping", None)
