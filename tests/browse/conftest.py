@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,6 @@ import pytest
 
 from beholder.browse.options import BrowseOptions
 from oracles.browse_sets import Served, running, write_set
-
-NEEDED = "needs-browser"
-"""In the reason of a skip for want of Chromium or Playwright."""
 
 
 def jpeg(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
@@ -91,21 +87,6 @@ def photo_server(photo_set: Path, tmp_path: Path) -> Iterator[Served]:
     options = BrowseOptions(scores=str(photo_set), no_open=True, marks=str(tmp_path / "m.jsonl"))
     with running(options, photo_set.parent) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium that asks nobody for anything. Of one module: while it runs, none may start an event loop."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip(f"{NEEDED}: install Chromium (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason=f"{NEEDED}: pip install playwright")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -175,6 +175,7 @@ HUNGRY = [
 ]
 
 
+@pytest.mark.slow
 def test_conditions_that_would_need_much_memory_are_stopped_and_the_next_one_works(tmp_path: Path) -> None:
     """Lists and texts, too, of which DuckDB's own limit knows nothing."""
     with open_scores(TABLE) as scores:

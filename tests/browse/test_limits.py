@@ -284,6 +284,7 @@ def test_damaged_marks_of_others_are_counted_not_fatal(photo_set: Path, tmp_path
         assert ask("/api/count", view=view, threshold=99).json()["marked_keep"] == 1
 
 
+@pytest.mark.slow
 def test_without_descriptors_it_says_so_in_a_line_and_goes_on(photo_set: Path, tmp_path: Path) -> None:
     marks = str(tmp_path / "m.jsonl")
     words = ["browse", str(photo_set), "--no-open", "--json", "--marks", marks]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from beholder.browse.options import BrowseOptions
 from oracles.browse_page import Open, best_first, kept, scores_of, tiles, wait_for_threshold, wait_for_tiles
@@ -79,6 +80,7 @@ def test_a_hundred_thousand_rows_scroll_and_only_what_is_seen_is_in_the_page(lar
     assert len([url for url in asked if "/api/rows" in url]) < 40
 
 
+@pytest.mark.slow
 def test_lists_longer_than_a_browser_can_lay_out_scroll_row_by_row_and_to_the_end(large_server: Any, open_page: Open) -> None:
     names = best_first(large_server)
     page = open_page(large_server.url, width=800)
@@ -147,6 +149,7 @@ def test_tabs_orders_and_the_way_to_the_cut(large_server: Any, open_page: Open) 
     page.wait_for_function("text => document.getElementById('shown').textContent === text", arg=f"{fewer:,} pictures")
 
 
+@pytest.mark.slow
 def test_another_head_has_its_own_axis_counts_and_landmarks(tmp_path: Path, open_page: Open) -> None:
     rng = np.random.default_rng(2)
     one, two = rng.normal(5, 0.5, 500).astype(np.float32), rng.normal(50, 9, 500).astype(np.float32)

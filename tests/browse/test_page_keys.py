@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from oracles.browse_page import Open, best_first, events, until, wait_for_tiles
+from oracles.tiers import mostly_slow
 
 
 def test_everything_can_be_reached_with_the_keyboard(photo_server: Any, open_page: Open) -> None:
@@ -45,7 +46,7 @@ def focus_of(page: Any) -> str:
     return str(page.evaluate("document.activeElement.id || document.activeElement.className || document.activeElement.tagName"))
 
 
-@pytest.mark.parametrize("how", ["tab", "export", "help", "filters", "theme", "whole", "to-cut", "large"])
+@pytest.mark.parametrize("how", mostly_slow(["tab", "export", "help", "filters", "theme", "whole", "to-cut", "large"]))
 def test_keys_go_to_the_gallery_wherever_one_clicked_before(
     photo_server: Any, open_page: Open, tmp_path: Path, how: str
 ) -> None:
@@ -78,6 +79,7 @@ def test_keys_go_to_the_gallery_wherever_one_clicked_before(
     assert page.locator("#view-place").inner_text().startswith(f"{columns + 2} of ")
 
 
+@pytest.mark.slow
 def test_what_has_the_focus_keeps_its_own_keys(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     page = open_page(photo_server.url)
     wait_for_tiles(page)

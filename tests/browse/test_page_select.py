@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from oracles.browse_page import Open, best_first, events, until, wait_for_tiles
+from oracles.tiers import mostly_slow
 
 PLACE = {"x": 30, "y": 30}
 
@@ -96,6 +97,7 @@ def test_keys_alone_select_and_undo_works_in_the_large_view(photo_server: Any, o
     page.wait_for_selector("#toast.shown:popover-open")
 
 
+@pytest.mark.slow
 def test_undo_leaves_what_somebody_else_marked_since(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     marks, names = tmp_path / "m.jsonl", best_first(photo_server)
     page = open_page(photo_server.url)
@@ -112,6 +114,7 @@ def test_undo_leaves_what_somebody_else_marked_since(photo_server: Any, open_pag
     assert page.locator("#toast").inner_text() == "Undone: 1 mark; 1 changed elsewhere since, and stay"
 
 
+@pytest.mark.slow
 def test_a_range_far_beyond_what_is_loaded(large_server: Any, open_page: Open) -> None:
     """Rows between the two ends were never in the page. The mark is caught: other tests use the set."""
     page = open_page(large_server.url)
@@ -151,6 +154,7 @@ def test_a_range_far_beyond_what_is_loaded(large_server: Any, open_page: Open) -
     assert refused.status_code == 400
 
 
+@pytest.mark.slow
 def test_nothing_is_marked_where_other_pictures_are_shown_before_the_selected_ones_are_known(
     large_server: Any, open_page: Open
 ) -> None:
@@ -175,6 +179,7 @@ def test_nothing_is_marked_where_other_pictures_are_shown_before_the_selected_on
     assert marked == []
 
 
+@pytest.mark.slow
 def test_touch_selects_on_a_phone(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     names = best_first(photo_server)
     page = open_page(photo_server.url, width=390, height=844, is_mobile=True, has_touch=True)
@@ -195,6 +200,7 @@ def test_touch_selects_on_a_phone(photo_server: Any, open_page: Open, tmp_path: 
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.slow
 def test_tabs_that_have_no_room_show_that_there_are_more(photo_server: Any, open_page: Open) -> None:
     page = open_page(photo_server.url, width=390, height=844)
     assert page.locator("#tabs-on").is_visible()
@@ -216,7 +222,7 @@ def test_counts_of_tabs_are_exact(large_server: Any, open_page: Open) -> None:
     assert page.locator(".tab[data-tab=all] small").inner_text() == "120,000"
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", mostly_slow([1280, 390]))
 def test_sliders_and_chips_write_the_condition(photo_server: Any, open_page: Open, width: int) -> None:
     rows = pq.read_table(photo_server.options.scores).to_pylist()
     page = open_page(photo_server.url, width=width, height=800)

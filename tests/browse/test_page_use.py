@@ -16,6 +16,7 @@ from beholder.browse.options import BrowseOptions
 from oracles.browse_page import Open, best_first, events, kept, scores_of, until, wait_for_threshold, wait_for_tiles
 from oracles.browse_sets import running, write_set
 from oracles.made_pictures import encoded, smooth
+from oracles.tiers import mostly_slow
 from oracles.web import serving
 
 
@@ -56,6 +57,7 @@ def test_marks_by_keyboard_are_on_the_disk_and_stay(photo_server: Any, open_page
     until(lambda: events(marks)[-1] == (names[0], "keep"))
 
 
+@pytest.mark.slow
 def test_tabs_of_one_browser_and_of_others_see_each_others_marks(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     one = open_page(photo_server.url)
     two, other = open_page(photo_server.url, context=one.context), open_page(photo_server.url)
@@ -72,6 +74,7 @@ def test_tabs_of_one_browser_and_of_others_see_each_others_marks(photo_server: A
     other.wait_for_selector("#tile-0[data-mark=drop]")
 
 
+@pytest.mark.slow
 def test_a_mark_that_cannot_be_written_is_taken_back_and_said(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     page = open_page(photo_server.url)
     wait_for_tiles(page)
@@ -160,6 +163,7 @@ def test_the_full_view_shows_the_picture_and_all_values_as_text(photo_server: An
     page.wait_for_function("() => document.activeElement.id === 'gallery'")
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_gone_says_why(large_server: Any, open_page: Open) -> None:
     page = open_page(large_server.url)
     page.wait_for_selector(".tile.failed:not([hidden])")
@@ -176,6 +180,7 @@ def test_a_picture_that_is_gone_says_why(large_server: Any, open_page: Open) -> 
     assert len(said) < 700
 
 
+@pytest.mark.slow
 def test_a_picture_that_the_browser_cannot_show_says_so_in_words(tmp_path: Path, open_page: Open) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -203,6 +208,7 @@ def test_a_picture_that_the_browser_cannot_show_says_so_in_words(tmp_path: Path,
         page.context.close()
 
 
+@pytest.mark.slow
 def test_marks_outside_a_filter_are_in_all_numbers(photo_server: Any, open_page: Open) -> None:
     """Rows 0 to 59 have widths 64 to 123: 20 satisfy the filter; of the others 3 are marked keep and one drop."""
     scores = scores_of(photo_server)
@@ -268,7 +274,7 @@ def test_rejects_with_their_reasons_as_text(photo_server: Any, open_page: Open) 
     wait_for_tiles(page)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", mostly_slow(["light", "dark"]))
 def test_a_phone(photo_server: Any, open_page: Open, scheme: str) -> None:
     page = open_page(photo_server.url, width=390, height=844, is_mobile=True, has_touch=True, color_scheme=scheme)
     wait_for_tiles(page)
@@ -291,6 +297,7 @@ def test_a_phone(photo_server: Any, open_page: Open, scheme: str) -> None:
     page.wait_for_selector("#view-drop[aria-pressed=true]")
 
 
+@pytest.mark.slow
 def test_nothing_jumps_while_the_page_loads_and_the_slider_moves(photo_server: Any, open_page: Open) -> None:
     page = open_page(photo_server.url)
     script = """() => new Promise((done) => {
@@ -305,6 +312,7 @@ def test_nothing_jumps_while_the_page_loads_and_the_slider_moves(photo_server: A
     assert page.evaluate(script) < 0.02
 
 
+@pytest.mark.slow
 def test_with_a_token_the_address_forgets_it_and_the_cookie_lasts(photo_set: Path, tmp_path: Path, open_page: Open) -> None:
     options = BrowseOptions(scores=str(photo_set), token=True, no_open=True, marks=str(tmp_path / "m.jsonl"))
     with running(options, tmp_path) as served:

@@ -186,6 +186,7 @@ def test_a_condition_that_no_row_satisfies_shows_none(url_set: Path) -> None:
         assert ask(server, "/api/set").json()["num_rows"] == 0
 
 
+@pytest.mark.slow
 def test_filters_and_tabs_know_only_the_rows_that_the_condition_at_the_start_left(tmp_path: Path) -> None:
     """Values, ranges and rows without a score, of columns with a type and of those of a CSV; no column is mistaken for ours."""
     lines = [
@@ -255,6 +256,7 @@ def test_tiles_tell_names_and_captions_and_which_pictures_are_turned(url_set: Pa
         page.context.close()
 
 
+@pytest.mark.slow
 def test_pictures_are_fetched_only_where_tiles_are_in_sight(web: FileServer, tmp_path: Path, open_page: Open) -> None:
     rows = {
         "sample": [f"{row:06d}" for row in range(600)],

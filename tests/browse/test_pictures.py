@@ -126,6 +126,7 @@ def test_what_was_not_read_in_time_is_not_read_again() -> None:
         assert finder.asked == ["late", "gone", "gone", "gone"], "a file may come back; a slow server is given up"
 
 
+@pytest.mark.slow
 def test_a_picture_that_hung_is_given_up_in_all_sizes() -> None:
     with looking(lambda sample: ordered(PNG if sample == "png" else TIFF, "hang"), timeout_s=1.0) as (pictures, finder):
         for sample in ("tiff", "png"):

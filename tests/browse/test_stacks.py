@@ -20,6 +20,7 @@ from beholder.scoreset.score_set import open_scores
 from oracles.browse_clients import client_of
 from oracles.browse_page import Open, wait_for_tiles
 from oracles.browse_sets import Served, running
+from oracles.tiers import mostly_slow
 
 GROUPS = [  # group, number of the picture, similarity, whether it is the one that stays
     (0, 7, 1.0, True), (0, 3, 0.97, False), (0, 40, 0.955, False),
@@ -168,7 +169,7 @@ def counts_of(page: Any) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", mostly_slow([1280, 390]))
 def test_stacks_open_to_their_pictures_and_close_again(stack_server: Served, open_page: Open, width: int) -> None:
     page = open_page(stack_server.url, width=width, height=800)
     tab = page.locator('.tab[data-tab="stacks"]')

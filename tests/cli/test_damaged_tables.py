@@ -19,6 +19,7 @@ import typer
 from beholder import InputError
 from beholder.cli.app import app
 from beholder.errors import BeholderError
+from oracles.tiers import mostly_slow
 
 ROWS = 40
 MUTATIONS = 12
@@ -81,7 +82,7 @@ def damaged(data: bytes, seed: int) -> Iterator[bytes]:
         yield bytes(found)
 
 
-@pytest.mark.parametrize("name", ["set.parquet", "groups.parquet", "set.csv", "vectors.parquet"])
+@pytest.mark.parametrize("name", mostly_slow(["set.parquet", "groups.parquet", "set.csv", "vectors.parquet"]))
 def test_random_damage(tmp_path: Path, whole: dict[str, bytes], name: str, plain_head: Path) -> None:
     path = tmp_path / name
     for data in damaged(whole[name], 3):

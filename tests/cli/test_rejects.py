@@ -157,6 +157,7 @@ def test_rejects_of_embeddings_are_listed(photos: Path, small_tower: Path, name:
     check_list(name)
 
 
+@pytest.mark.slow
 def test_rejects_in_a_bucket(photos: Path, s3: Any, small_tower: Path, plain_head: Path) -> None:
     for name in ("out", "out.parquet"):
         out = f"s3://{BUCKET}/{name}"
@@ -224,6 +225,7 @@ def test_rows_of_embeddings_are_listed_but_have_no_names(here: Path, small_head:
         rejects("out", "-o", "x.csv")
 
 
+@pytest.mark.slow
 def test_many_rejects_of_many_files_and_hostile_names(here: Path) -> None:
     """Made by hand: 300,000 rows in three files, in natural order; names cannot drive a terminal."""
     (here / "out" / "rejects").mkdir(parents=True)

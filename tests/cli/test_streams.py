@@ -78,6 +78,7 @@ def test_errors_are_one_line_whatever_is_closed(folder: Path) -> None:
         assert err.count(b"\n") == (2 not in numbers)
 
 
+@pytest.mark.slow
 def test_pictures_are_scored_with_all_streams_closed(folder: Path, small_tower: Path) -> None:
     (folder / "photos").mkdir()
     for seed in range(5):

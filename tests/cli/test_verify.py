@@ -13,6 +13,7 @@ from PIL import Image
 
 from beholder import load_scorer
 from oracles.program import beholder
+from oracles.tiers import mostly_slow
 
 
 def verify(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -73,21 +74,24 @@ def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [
-        ([], "name pictures, or use --golden"),
-        (["--golden", "in"], "not both"),
-        (["in", "--pictures", "x"], "--pictures goes with --golden"),
-        (["--golden", "--pictures", "nowhere"], "--pictures nowhere"),
-        (["--golden", "--head", "laion-v2"], "--head has no effect with --golden"),
-        (["--golden", "--decoder", "pillow"], "--decoder has no effect with --golden"),
-        (["--golden", "--preset", "squash"], "--preset has no effect with --golden"),
-        (["--golden", "--sample", "200"], "--sample has no effect with --golden"),
-        (["--golden", "--min-score", "5", "--min-score", "6"], "--min-score has no effect with --golden"),
-        (["--golden", "--sample", "3", "--head", "x"], "--head, --sample have no effect with --golden"),
-        (["in", "--preset", "square"], "--preset square: choose one of reference, upright"),
-        (["in", "--min-score", "sd-v9"], "--min-score 'sd-v9' is no number and no landmark; the landmarks are"),
-        (["in", "--precision", "fp8"], "--precision fp8: choose one of auto"),
-    ],
+    mostly_slow(
+        [
+            ([], "name pictures, or use --golden"),
+            (["--golden", "in"], "not both"),
+            (["in", "--pictures", "x"], "--pictures goes with --golden"),
+            (["--golden", "--pictures", "nowhere"], "--pictures nowhere"),
+            (["--golden", "--head", "laion-v2"], "--head has no effect with --golden"),
+            (["--golden", "--decoder", "pillow"], "--decoder has no effect with --golden"),
+            (["--golden", "--preset", "squash"], "--preset has no effect with --golden"),
+            (["--golden", "--sample", "200"], "--sample has no effect with --golden"),
+            (["--golden", "--min-score", "5", "--min-score", "6"], "--min-score has no effect with --golden"),
+            (["--golden", "--sample", "3", "--head", "x"], "--head, --sample have no effect with --golden"),
+            (["in", "--preset", "square"], "--preset square: choose one of reference, upright"),
+            (["in", "--min-score", "sd-v9"], "--min-score 'sd-v9' is no number and no landmark; the landmarks are"),
+            (["in", "--precision", "fp8"], "--precision fp8: choose one of auto"),
+        ],
+        quick=4,
+    ),
 )
 def test_wrong_usage_is_one_line(arguments: list[str], text: str) -> None:
     result = verify(*arguments)

@@ -16,6 +16,7 @@ import scipy.stats
 from beholder.demo.demo import run_demo
 from beholder.errors import InputError, OutputError
 from oracles.program import beholder
+from oracles.tiers import mostly_slow
 
 SMALL: dict[str, Any] = {"num_rows": 3000, "dim": 40, "seed": 3}
 RESULTS = ("scores.parquet", "head.safetensors", "embeddings/beholder.json", "embeddings/img_emb/img_emb_0.npy")
@@ -140,7 +141,7 @@ def test_run_again_it_keeps_what_is_complete(done: tuple[Path, dict[str, Any], T
     assert again["fit"] == first["fit"]
 
 
-@pytest.mark.parametrize("stop_at", range(1, 11))
+@pytest.mark.parametrize("stop_at", mostly_slow(range(1, 11), quick=3))
 def test_interrupted_anywhere_it_continues_to_the_same_result(
     done: tuple[Path, dict[str, Any], Told], tmp_path: Path, stop_at: int
 ) -> None:
@@ -214,6 +215,7 @@ def test_the_command_tells_and_fills_the_default_folder(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_alone(tmp_path: Path) -> None:
     result = run_command("here", "--rows", "200", "--seed", "9", "--json", folder=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -97,6 +97,7 @@ def test_scores_are_those_of_one_picture_at_a_time(tmp_path: Path, photographs: 
     json.dumps(record, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_run_again_it_scores_new_photographs_alone_and_all_by_other_models(tmp_path: Path, photographs: Photographs) -> None:
     models = untrained_models(tmp_path / "out", 0)
     run(tmp_path / "out", photographs, models)

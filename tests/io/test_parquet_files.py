@@ -119,6 +119,7 @@ def test_however_values_are_stored_once_and_named_often_batches_are_small(tmp_pa
         assert found == rows
 
 
+@pytest.mark.slow
 def test_values_told_by_their_difference_are_refused_where_that_would_never_end(tmp_path: Path) -> None:
     table = pa.table({"caption": pa.array(["x" * LONG] * 1080, pa.large_string())})
     path = tmp_path / "x.parquet"
@@ -135,6 +136,7 @@ def test_values_told_by_their_difference_are_refused_where_that_would_never_end(
                 pass
 
 
+@pytest.mark.slow
 def test_a_workflow_beside_each_of_many_pictures_is_no_hindrance(tmp_path: Path) -> None:
     rows = 60_000
     workflow = "w" * 20_000
@@ -178,6 +180,7 @@ def test_of_a_remote_file_hardly_more_is_fetched_than_it_holds(tmp_path: Path) -
         assert hub.num_bytes_sent < 1.3 * num_bytes
 
 
+@pytest.mark.slow
 def test_columns_of_a_file_cut_short_while_it_is_read_are_damage(tmp_path: Path) -> None:
     path, rows = tmp_path / "wide.parquet", 100_000
     columns = {f"d{i}": np.random.default_rng(i).standard_normal(rows).astype(np.float32) for i in range(16)}

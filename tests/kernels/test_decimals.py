@@ -29,6 +29,7 @@ from beholder.kernels.decimals import (
     nearest_float32,
     parse_rows,
 )
+from oracles.tiers import mostly_slow
 
 
 class Result(NamedTuple):
@@ -177,7 +178,7 @@ def test_rounding_twice_would_be_wrong_here() -> None:
     assert bits(values_of([text]))[0] == exact_bits(text) == 0x3F800001
 
 
-@pytest.mark.parametrize("num_digits", [16, 17, 18, 19, 20, 24])
+@pytest.mark.parametrize("num_digits", mostly_slow([16, 17, 18, 19, 20, 24], quick=2))
 def test_texts_a_hair_off_a_midpoint(num_digits: int) -> None:
     patterns = np.random.default_rng(7).integers(0x3E000000, 0x41800000, 2000)
     middles = [exact_decimal((Fraction(float_of(int(p))) + Fraction(float_of(int(p) + 1))) / 2) for p in patterns]

@@ -220,6 +220,7 @@ def test_the_second_load_needs_no_torch_and_gives_the_same_bits(models: Path) ->
     assert first.split(" ", 1)[1] == second.split(" ", 1)[1]
 
 
+@pytest.mark.slow
 def test_an_unknown_head_is_kept_converted_too(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(1, 8), "bias": torch.zeros(1)}, tmp_path / "own.pth")
     code = (

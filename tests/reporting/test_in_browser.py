@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,9 @@ from beholder.reporting.report import report
 from oracles.report_page import MakeSet
 from oracles.score_records import HOSTILE, V1_HEAD
 from oracles.tar_making import png
+from oracles.tiers import mostly_slow
 from oracles.web import serving
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs-browser: playwright is not installed")
-
-_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 _CONTRAST = """() => {
   const luminance = (text) => {
     const [r, g, b] = text.match(/[\\d.]+/g).map(Number).slice(0, 3).map((v) => v / 255)
@@ -48,19 +41,6 @@ _CONTRAST = """() => {
   }
   return [...new Set(faults)];
 }"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser; tests skip, with the reason, where there is none."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as started:
-        try:
-            browser = started.chromium.launch(executable_path=path, args=_FLAGS)
-        except playwright.Error as error:
-            pytest.skip(f"needs-browser: no Chromium starts here: {str(error).splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 class Watched:
@@ -109,7 +89,7 @@ def report_page(make_set: MakeSet, photographs: Path, tmp_path: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", mostly_slow(["light", "dark"], quick=2))
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_shows_without_complaints_in_every_size_and_colour(
     chromium: Any, report_page: Path, width: int, scheme: str
@@ -222,6 +202,7 @@ def test_heads_are_tabs_and_all_are_printed(chromium: Any, make_set: MakeSet, tm
     watched.context.close()
 
 
+@pytest.mark.slow
 def test_it_can_be_read_without_scripts(chromium: Any, report_page: Path) -> None:
     watched = Watched(chromium, report_page, java_script_enabled=False)
     assert watched.page.locator("#theme").is_hidden()
@@ -230,6 +211,7 @@ def test_it_can_be_read_without_scripts(chromium: Any, report_page: Path) -> Non
     watched.context.close()
 
 
+@pytest.mark.slow
 def test_the_section_that_is_read_is_marked_and_the_slider_stays(chromium: Any, report_page: Path) -> None:
     for width in (1280, 390):
         watched = Watched(chromium, report_page, viewport={"width": width, "height": 800}, reduced_motion="reduce")
@@ -256,7 +238,7 @@ def test_the_section_that_is_read_is_marked_and_the_slider_stays(chromium: Any, 
         watched.context.close()
 
 
-@pytest.mark.parametrize("at", [3.25, 5, 6.75])
+@pytest.mark.parametrize("at", mostly_slow([3.25, 5, 6.75]))
 def test_the_label_of_the_threshold_is_whole_and_on_no_curve(
     chromium: Any, make_set: MakeSet, tmp_path: Path, at: float
 ) -> None:
@@ -280,6 +262,7 @@ def test_the_label_of_the_threshold_is_whole_and_on_no_curve(
     watched.context.close()
 
 
+@pytest.mark.slow
 def test_table_cards_are_of_one_colour_in_light_and_dark(chromium: Any, report_page: Path) -> None:
     for scheme in ("light", "dark"):
         watched = Watched(chromium, report_page, color_scheme=scheme)
@@ -290,6 +273,7 @@ def test_table_cards_are_of_one_colour_in_light_and_dark(chromium: Any, report_p
         watched.context.close()
 
 
+@pytest.mark.slow
 def test_ratio_bars_on_a_phone(chromium: Any, make_set: MakeSet, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     languages = rng.choice(["de", "en", "a language with a long name that takes more than one line"], 900)

@@ -163,6 +163,7 @@ def test_a_csv_with_rejected_rows_in_place_counts_them_once(tmp_path: Path) -> N
     assert tiles[:3] == [("3", "read"), ("2", "scored"), ("1", "rejected")]
 
 
+@pytest.mark.slow
 def test_long_names_many_columns_and_many_pictures_do_not_swell_the_page(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     table: dict[str, Any] = {

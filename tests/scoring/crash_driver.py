@@ -1,8 +1,9 @@
 """Ends scoring runs at every named crash point, in forked children, and lets another run finish.
 
-Run as a program, so that forking finds no threads. Arguments: a folder, head, and a tower for pictures ("": embeddings are
-scored), then suffixes of outputs. Prints the points that were reached and all there are, as JSON; a result that is not, to the
-bit, the one of a run from scratch ends it.
+Run as a program, so that forking finds no threads. Arguments: once or each, a folder, head, a tower for pictures ("": of
+embeddings), then suffixes of outputs. By "once" every point ends one run, by "each" a first run and one over changed inputs,
+for every suffix. Prints the points that were reached and all there are, as JSON; a result that is not, to the bit, the one of a run
+from scratch ends it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def restore(saved: Path, now: Path) -> None:
     shutil.copytree(saved, now)
 
 
-def main(folder: str, head: str, tower: str, *suffixes: str) -> None:
+def main(how: str, folder: str, head: str, tower: str, *suffixes: str) -> None:
     """End a first run and a run over changed inputs at each point, then finish it."""
     now, fresh, grown, scratch = (Path(folder) / name for name in ("now", "fresh", "grown", "scratch"))
     reached = set()
@@ -101,7 +102,7 @@ def main(folder: str, head: str, tower: str, *suffixes: str) -> None:
             expected = scratch / saved.name / f"out{suffix}"
             status_of(ScoreOptions(**{**job.__dict__, "out": str(expected)}))
             for point in OF_PICTURES if tower else [*POINTS, "shard done:2"]:
-                if saved == fresh and point in OVER_EARLIER:
+                if (saved == fresh and point in OVER_EARLIER) or (how == "once" and point.split(":")[0] in reached):
                     continue
                 restore(saved, now)
                 if status_of(job, point) == 137:

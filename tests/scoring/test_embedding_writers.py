@@ -236,6 +236,7 @@ def test_npy_shards_and_their_metadata_join(tmp_path: Path) -> None:
     assert joined.column("caption").to_pylist() == [None] * 7 + ["1", "2", "3", "x"]
 
 
+@pytest.mark.slow
 def test_joining_takes_memory_of_a_few_groups_and_not_of_all_rows(tmp_path: Path) -> None:
     parts = []
     for index in range(16):

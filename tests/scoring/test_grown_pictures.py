@@ -27,6 +27,7 @@ from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.program import beholder, python
 from oracles.result_bytes import check_same, contents, result_of
 from oracles.tar_making import tar
+from oracles.tiers import mostly_slow
 
 Job = Callable[..., RunSummary]
 SUFFIXES = ("", ".parquet", ".csv")
@@ -229,15 +230,18 @@ def write_tar(path: Path, chosen: range, **fields: Any) -> None:
 
 @pytest.mark.parametrize(
     ("command", "suffix", "more"),
-    [
-        ("score", "", {"keep_embeddings": True}),
-        ("score", ".parquet", {"keep_embeddings": True}),
-        pytest.param("score", ".csv", {}, marks=pytest.mark.slow),
-        ("embed", "", {}),
-        ("embed", "", {"format": "birder-parquet"}),
-        pytest.param("embed", ".parquet", {}, marks=pytest.mark.slow),
-        pytest.param("embed", ".csv", {}, marks=pytest.mark.slow),
-    ],
+    mostly_slow(
+        [
+            ("score", "", {"keep_embeddings": True}),
+            ("score", ".parquet", {"keep_embeddings": True}),
+            pytest.param("score", ".csv", {}, marks=pytest.mark.slow),
+            ("embed", "", {}),
+            ("embed", "", {"format": "birder-parquet"}),
+            pytest.param("embed", ".parquet", {}, marks=pytest.mark.slow),
+            pytest.param("embed", ".csv", {}, marks=pytest.mark.slow),
+        ],
+        quick=2,
+    ),
 )
 def test_tars_that_come_and_go(
     tmp_path: Path, scoring: Job, embedding: Job, command: str, suffix: str, more: dict[str, Any]
@@ -268,7 +272,8 @@ def write_zip(path: Path, chosen: range, packing: int = zipfile.ZIP_STORED, chan
 
 
 @pytest.mark.parametrize(
-    ("suffix", "packing"), [("", zipfile.ZIP_STORED), (".parquet", zipfile.ZIP_DEFLATED), (".csv", zipfile.ZIP_STORED)]
+    ("suffix", "packing"),
+    mostly_slow([("", zipfile.ZIP_STORED), (".parquet", zipfile.ZIP_DEFLATED), (".csv", zipfile.ZIP_STORED)]),
 )
 def test_zips_that_grow_shrink_and_are_touched(tmp_path: Path, scoring: Job, suffix: str, packing: int) -> None:
     """A zip that was written anew is done anew; one that is as it was is not."""

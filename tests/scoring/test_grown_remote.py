@@ -49,6 +49,7 @@ def put(client: Any, *numbers: int, changed: int = 0) -> None:
     fill_bucket(client, {f"photos/p{number}.png": picture_bytes(number + changed, "PNG") for number in numbers})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_pictures_in_a_bucket(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, suffix: str) -> None:
     put(s3, 1, 2, 3, 4, 10)
@@ -84,6 +85,7 @@ LISTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "suffix"), LISTS)
 def test_a_list_in_a_bucket_of_pictures_there(
     tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, kind: str, suffix: str
@@ -117,6 +119,7 @@ def test_a_list_in_a_bucket_of_pictures_here(tmp_path: Path, s3: Any, small_towe
     check(s3, options, "out", tmp_path, (5, 3, 1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "suffix"), LISTS)
 def test_a_list_here_of_pictures_in_a_bucket(
     tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, kind: str, suffix: str
@@ -138,6 +141,7 @@ def test_a_list_here_of_pictures_in_a_bucket(
     check(s3, options, f"out{suffix}", tmp_path, (4, 0, 0, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [pytest.param("", marks=pytest.mark.slow), ".parquet"])
 def test_zips_in_a_bucket(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, suffix: str) -> None:
     def save(name: str, numbers: range) -> None:

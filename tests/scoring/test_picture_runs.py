@@ -92,6 +92,7 @@ def test_kept_embeddings_are_replaced_by_those_of_a_new_run(
         score(score_options(str(photos / "b"), out, small_tower, plain_head, keep_embeddings=True))
 
 
+@pytest.mark.slow
 def test_remote_kept_embeddings_are_replaced_too(photos: Path, small_tower: Path, plain_head: Path) -> None:
     import fsspec
 

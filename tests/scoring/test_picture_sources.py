@@ -25,6 +25,7 @@ from oracles.made_pictures import encoded, noise
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.slow_scores import affine_scores
 from oracles.tar_making import tar
+from oracles.tiers import mostly_slow
 from oracles.web import FileServer, serving
 
 NUM, SIDE, BAD = 14, 56, 4
@@ -195,7 +196,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("source", "out"),
-    [("folder", "out"), ("x.tar", "out.parquet"), ("x.zip", "out.csv"), ("hf.parquet", "out.csv"), ("x.tar", "out")],
+    mostly_slow(
+        [("folder", "out"), ("x.tar", "out.parquet"), ("x.zip", "out.csv"), ("hf.parquet", "out.csv"), ("x.tar", "out")],
+        quick=2,
+    ),
 )
 def test_two_runs_give_the_same_files(
     local: Path, run: Callable[..., RunSummary], tmp_path: Path, source: str, out: str

@@ -19,6 +19,7 @@ from beholder import preprocess
 from beholder.models.towers import load_tower
 from beholder.scoring.score import ScoreOptions, embed, score
 from oracles.picture_jobs import SIDE, check_counts, embed_options, picture_bytes, plain_scores, score_options
+from oracles.tiers import mostly_slow
 
 
 def test_a_folder_of_pictures_is_scored_like_one_picture_at_a_time(
@@ -86,7 +87,16 @@ def test_embeddings_as_float32_give_the_same_bits(tmp_path: Path, photos: Path, 
 
 @pytest.mark.parametrize(
     ("out", "more"),
-    [("e", {}), ("e", {"format": "parquet"}), ("e.parquet", {}), ("e.parquet", {"format": "birder-parquet"}), ("e.csv", {})],
+    mostly_slow(
+        [
+            ("e", {}),
+            ("e", {"format": "parquet"}),
+            ("e.parquet", {}),
+            ("e.parquet", {"format": "birder-parquet"}),
+            ("e.csv", {}),
+        ],
+        quick=2,
+    ),
 )
 def test_every_layout_is_read_again(
     tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path, out: str, more: dict[str, Any]

@@ -24,6 +24,7 @@ from beholder.scoring.pictures_step import DecodeOptions, EmbeddedShard, Picture
 from beholder.scoring.pictures_writing import PictureProduct
 from beholder.sources.find import find_pictures
 from oracles.made_pictures import encoded, noise
+from oracles.tiers import mostly_slow
 
 SHAPE = TowerShape.small(image_px=28, patch_px=14, width=64, dim=24)
 DISTINCT = 12
@@ -154,7 +155,7 @@ def test_every_embedding_is_in_its_own_row(
     check_run(tmp_path_factory.mktemp("run"), parts, batch_size, shard_rows)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("batch_size", mostly_slow([1, 3, 64]))
 def test_with_workers_too(tmp_path: Path, batch_size: int) -> None:
     make = np.random.default_rng(batch_size)
     parts = [make.integers(-len(BAD), DISTINCT, size).tolist() for size in (0, 1, 30, 7, 0, 64)]

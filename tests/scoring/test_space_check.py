@@ -21,6 +21,7 @@ from beholder.models.spaces import space_of
 from beholder.scoring.score import ScoreOptions, score
 from beholder.scoring.summary import RunSummary
 from oracles.spaces import rows_at
+from oracles.tiers import mostly_slow
 
 L14, B32, B16 = "openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16"
 NO_STAMP = "no stamp (beholder.json) says what made these embeddings"
@@ -86,7 +87,7 @@ def write(kind: str, rows: npt.NDArray[Any], name: str) -> str:
 KINDS = ("npy", "Fortran", "npz", "wide", "lists", "csv", "folder", "glob", "remote", "remote Parquet")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, quick=4))
 def test_every_kind_of_source_is_looked_at(kind: str) -> None:
     text = refusal(write(kind, rows_at(0.02, 300), "other"))
     assert text.startswith("these are not CLIP ViT-L/14 image embeddings (")

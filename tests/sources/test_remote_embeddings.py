@@ -19,6 +19,7 @@ from beholder.io import storage
 from beholder.scoring.score import ScoreOptions, score
 from beholder.scoring.summary import RunSummary
 from oracles.s3 import BUCKET, ask_moto
+from oracles.tiers import mostly_slow
 
 N, D = 600, 24
 ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
@@ -95,7 +96,7 @@ def one_line(source: str | list[str], out: str | Path, head: Path, **options: An
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", mostly_slow(FORMATS, quick=2))
 def test_s3_gives_the_bits_of_local_files(s3: Any, tmp_path: Path, small_head: Path, name: str) -> None:
     s3.put_object(Bucket=BUCKET, Key=f"deep/er/{name}", Body=FORMATS[name])
     (tmp_path / name).write_bytes(FORMATS[name])
@@ -123,7 +124,7 @@ def test_one_row_and_no_row_on_s3(s3: Any, tmp_path: Path, small_head: Path, row
         assert "zero rows" in one_line(f"s3://{BUCKET}/x.npy", tmp_path / "out", small_head)
 
 
-@pytest.mark.parametrize("source", ["set", "set/", "set/img_emb", "set/img_emb/"])
+@pytest.mark.parametrize("source", mostly_slow(["set", "set/", "set/img_emb", "set/img_emb/"]))
 def test_a_clip_retrieval_set_on_s3_keeps_names_columns_and_stamp(
     s3: Any, tmp_path: Path, small_head: Path, source: str
 ) -> None:
@@ -159,7 +160,7 @@ def test_a_list_on_s3_names_parts_of_both_kinds(s3: Any, tmp_path: Path, small_h
     assert found.to_list() == expected_scores(small_head).tolist()
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("suffix", mostly_slow(["csv", "parquet"]))
 def test_one_file_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path, suffix: str) -> None:
     rows = ROWS.copy()
     rows[3] = 0
@@ -201,7 +202,7 @@ def test_a_folder_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path) ->
     assert run(f"s3://{BUCKET}/set", out, small_head).num_new == 0
 
 
-@pytest.mark.parametrize("suffix", ["", ".parquet", ".csv"])
+@pytest.mark.parametrize("suffix", mostly_slow(["", ".parquet", ".csv"]))
 def test_other_inputs_need_overwrite_which_leaves_nothing_of_the_old_result(
     s3: Any, tmp_path: Path, small_head: Path, suffix: str
 ) -> None:
@@ -234,7 +235,7 @@ def test_foreign_results_on_s3_stay(s3: Any, tmp_path: Path, small_head: Path, s
     assert body(s3, key) == b"mine"
 
 
-@pytest.mark.parametrize("suffix", ["", ".parquet"])
+@pytest.mark.parametrize("suffix", mostly_slow(["", ".parquet"]))
 def test_an_upload_that_broke_off_is_continued_without_scoring_again(
     s3: Any, tmp_path: Path, small_head: Path, suffix: str
 ) -> None:

@@ -26,6 +26,7 @@ from beholder.sources.find import find_pictures, picture_reader
 from beholder.sources.labels import join_labels
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar
+from oracles.tiers import mostly_slow
 from oracles.web import FileServer, serving
 
 MEMBERS = [
@@ -119,7 +120,7 @@ def web() -> Iterator[FileServer]:
 ARCHIVES = ["a/x.tar", "a/y.tar.gz", "b/p.parquet", "c/z.zip", "c/w.zip"]
 
 
-@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("name", mostly_slow(ARCHIVES, quick=2))
 def test_s3_gives_what_local_files_give(bucket: Any, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put_local(tmp_path)
     monkeypatch.setattr(remote_stream, "PIECE_BYTES", 7000)

@@ -18,6 +18,7 @@ from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.labels import join_labels
 from beholder.sources.tar import TarReader
 from oracles.tar_making import png, tar
+from oracles.tiers import mostly_slow
 
 OPTIONS = SourceOptions(block_rows=5)
 
@@ -47,7 +48,7 @@ def odd_members() -> list[tuple[str, bytes]]:
     return [("many.json", b'{"first": 1}'), *members, ("0#2.png", png(9)), ("0.png", png(9))]
 
 
-@pytest.mark.parametrize("table", [None, "all", "some"])
+@pytest.mark.parametrize("table", mostly_slow([None, "all", "some"]))
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_any_range_is_what_the_whole_has_there(tmp_path: Path, table: str | None, form: int) -> None:
     path = tmp_path / "x.tar"

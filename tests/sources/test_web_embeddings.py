@@ -89,6 +89,7 @@ def test_of_small_files_a_server_need_not_give_parts(web: str, tmp_path: Path, s
     assert pl.read_parquet(tmp_path / "remote.parquet").equals(pl.read_parquet(tmp_path / "parts.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["big.npy", "x.npz"])
 def test_a_server_without_byte_ranges_is_one_clear_line(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
     assert len(FORMATS["big.npy"]) > 8 << 20

@@ -37,7 +37,7 @@ def test_nothing_is_left_after_closing() -> None:
 
     def fail() -> None:
         with pool_of(3) as pool:
-            outcomes = pool.map(refs_of([b"good", *[b"sleep:30"] * 9]))
+            outcomes = pool.map(refs_of([b"good", *[b"sleep:4"] * 9]))
             next(outcomes).release()
             while len(process_ids) < 3:
                 process_ids[:] = pool.process_ids

@@ -28,6 +28,7 @@ from oracles.made_pictures import encoded, noise, smooth
 from oracles.odd_thumbnails import NAME as ODD
 from oracles.odd_thumbnails import ordered
 from oracles.processes import is_running, wait_until_gone
+from oracles.tiers import mostly_slow
 
 TESTS = Path(__file__).resolve().parents[1]
 GOOD = encoded(smooth(90, 60), "PNG")
@@ -107,20 +108,23 @@ def test_many_threads_ask(num_workers: int) -> None:
 
 @pytest.mark.parametrize(
     ("order", "argument", "reason", "words"),
-    [
-        ("segfault", "", "crashed", "the decoder crashed on it, 2 times (SIGSEGV"),
-        ("abort", "", "crashed", "2 times (SIGABRT"),
-        ("leave", "3", "crashed", "2 times (exit status 3; last words)"),
-        ("hang", "", "timed_out", "reading and decoding took longer than 0.7 s"),
-        ("spin", "", "timed_out", "reading and decoding took longer than 0.7 s"),
-        ("stop", "", "timed_out", "reading and decoding took longer than 0.7 s"),
-        ("fail", "", "crashed", "the decoder failed: ZeroDivisionError: told to fail"),
-        ("refuse", "", "damaged", "told to be damaged"),
-        ("lie", "html", "crashed", "the decoder crashed on it, 2 times"),
-        ("lie", "huge", "crashed", "the decoder crashed on it, 2 times"),
-        ("lie", "garbage", "crashed", "the decoder crashed on it, 2 times"),
-        ("lie", "nothing", "crashed", "the decoder crashed on it, 2 times"),
-    ],
+    mostly_slow(
+        [
+            ("segfault", "", "crashed", "the decoder crashed on it, 2 times (SIGSEGV"),
+            ("abort", "", "crashed", "2 times (SIGABRT"),
+            ("leave", "3", "crashed", "2 times (exit status 3; last words)"),
+            ("hang", "", "timed_out", "reading and decoding took longer than 0.7 s"),
+            ("spin", "", "timed_out", "reading and decoding took longer than 0.7 s"),
+            ("stop", "", "timed_out", "reading and decoding took longer than 0.7 s"),
+            ("fail", "", "crashed", "the decoder failed: ZeroDivisionError: told to fail"),
+            ("refuse", "", "damaged", "told to be damaged"),
+            ("lie", "html", "crashed", "the decoder crashed on it, 2 times"),
+            ("lie", "huge", "crashed", "the decoder crashed on it, 2 times"),
+            ("lie", "garbage", "crashed", "the decoder crashed on it, 2 times"),
+            ("lie", "nothing", "crashed", "the decoder crashed on it, 2 times"),
+        ],
+        quick=5,
+    ),
 )
 def test_a_hostile_picture_costs_itself_alone(
     order: str, argument: str, reason: str, words: str, odd_thumbnails: ThumbnailPool

@@ -16,6 +16,7 @@ import pytest
 
 from oracles.acting import act, contents, photos, score_table, take_back
 from oracles.tar_making import png
+from oracles.tiers import mostly_slow
 
 
 def test_to_another_disk_originals_go_after_their_copies(here: Path) -> None:
@@ -164,7 +165,7 @@ def drive(here: Path, limit: int | None = None, **options: object) -> subprocess
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-@pytest.mark.parametrize(("action", "journal"), [("copy", "disk/j.jsonl"), ("move", "j.jsonl")])
+@pytest.mark.parametrize(("action", "journal"), mostly_slow([("copy", "disk/j.jsonl"), ("move", "j.jsonl")]))
 def test_a_full_disk_is_one_clear_line_and_the_act_continues(here: Path, action: str, journal: str) -> None:
     disk = here / "disk"
     disk.mkdir()

@@ -319,6 +319,7 @@ def test_small_groups_do_not_top_the_list() -> None:
     assert by_value["none of three"].verdict == "unclear"
 
 
+@pytest.mark.slow
 def test_few_false_alarms_where_nothing_differs() -> None:
     """80 columns of noise, 10 groups each: Benjamini-Hochberg over all of them leaves (almost) none."""
     rng = np.random.default_rng(11)

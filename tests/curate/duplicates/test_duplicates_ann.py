@@ -17,6 +17,7 @@ from beholder.curate.duplicates.groups import find_near_duplicates, near_referen
 from beholder.errors import InputError
 from beholder.scoreset.vectors import Vectors
 from oracles.duplicates import similarities
+from oracles.tiers import mostly_slow
 
 pytest.importorskip("faiss")
 
@@ -36,7 +37,7 @@ def directions(num_rows: int, dim: int, dtype: Any = np.float16) -> np.ndarray:
     return rows.astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", mostly_slow([np.float16, np.float32], quick=2))
 @pytest.mark.parametrize("threshold", [0.9, 0.95])
 def test_few_are_missed_and_none_is_wrong(dtype: Any, threshold: float) -> None:
     rows = directions(12_000, 64, dtype)
@@ -112,6 +113,7 @@ def test_few_that_are_near_a_reference_are_missed_and_none_is_wrong() -> None:
     assert (found & exact).sum() >= 0.98 * exact.sum()
 
 
+@pytest.mark.slow
 def test_candidates_are_bounded_where_nearly_all_rows_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few axes tell little apart: without a bound, a block of 4,096 rows has half a million candidates."""
     rng = np.random.default_rng(2)

@@ -13,6 +13,7 @@ import pytest
 import beholder
 from beholder.curate.select.options import OutputOptions
 from beholder.curate.select.selection import write_lists
+from oracles.tiers import mostly_slow
 
 NAMES = ["sample", "aesthetic_score", "phash", "code", "ver", "hexid", "flag", "t", "day", "width", "h", "caption", "clip"]
 ROWS = [
@@ -22,7 +23,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(params=["csv", "tsv", "join"])
+@pytest.fixture(params=mostly_slow(["csv", "tsv", "join"]))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
     """The rows as a table of scores, or as one that is joined to scores; and the rules that join it."""
     end = "tsv" if request.param == "tsv" else "csv"

@@ -504,6 +504,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(folder / "s.parquet"), str(folder / "set")
 
 
+@pytest.mark.slow
 def test_top_ends_the_comparison_early_with_the_result_of_the_whole_one(many: tuple[str, str], tmp_path: Path) -> None:
     scores, embeddings = many
     with select(scores, dedup=0.99, embeddings=embeddings) as whole:
