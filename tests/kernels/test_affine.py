@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from beholder.columns import RowStatus
 from beholder.kernels import affine, mlp, vectors
-from beholder.kernels.scoring import Affine, ColumnBlock, RowScorer
+from beholder.kernels.blocks import ColumnBlock
+from beholder.kernels.scoring import Affine, RowScorer
 from beholder.kernels.vectors import widen_16, widen_16_by_integers
 from oracles.slow_scores import affine_scores
 

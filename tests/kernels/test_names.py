@@ -1,10 +1,14 @@
-"""Numbered names against Python's own formatting."""
+"""Numbered names against Python's own formatting; ties told apart by names against Python's own sorting."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from beholder.kernels import ordering, texts
 from beholder.sources.labels import row_names
 
 
@@ -15,3 +19,24 @@ def test_names_are_prefix_and_row_number(name: str, start: int, stop: int) -> No
     names.validate(full=True)
     assert names.type == pa.large_string()
     assert names.to_pylist() == [f"{name}#{row}" for row in range(start, stop)]
+
+
+ROWS = st.lists(st.tuples(st.integers(0, 3), st.text("ab\x00\xe9", max_size=20), st.booleans()), max_size=40)
+
+
+@given(ROWS)
+def test_rows_that_tie_come_by_name_then_row_by_arrow_and_by_compiled_code(rows: list[tuple[int, str, bool]]) -> None:
+    keys = np.array([key for key, _, _ in rows], np.uint32)
+    names = pa.array([name for _, name, _ in rows], pa.large_string())
+    dropped = np.array([is_dropped for _, _, is_dropped in rows], np.uint8)
+    sorted_keys, order = ordering.sort_best_first(keys)
+    flags, num_tied = ordering.mark_ties(sorted_keys, order)
+    assert num_tied == sum(sum(other == key for other, _, _ in rows) > 1 for key, _, _ in rows)
+    expected = sorted(range(len(rows)), key=lambda row: (-rows[row][0], rows[row][1].encode(), row))
+    by_arrow, compiled = order.copy(), order.copy()
+    ordering.sort_by_names(by_arrow, flags, names)
+    texts.sort_by_names(compiled, flags.copy(), names)
+    assert by_arrow.tolist() == compiled.tolist() == expected
+    stays = {key for key, _, is_dropped in rows if not is_dropped}
+    _, num_wanted = ordering.mark_ties(sorted_keys, order, dropped)
+    assert num_wanted == sum(sum(other == key for other, _, _ in rows) > 1 for key, _, _ in rows if key in stays)

@@ -86,7 +86,8 @@ def test_against_python_with_hashes_sorted_in_parts(tmp_path: Path) -> None:
     expected = [row for row, name in enumerate(names) if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
     with open_scores(str(tmp_path / "*.parquet")) as scores:
         for at_once in (700, 1 << 20):
-            assert repeated_rows(scores, 2, sorted_at_once=at_once).tolist() == expected
+            assert repeated_rows(scores, 2, sorted_at_once=at_once, few_rows=0).tolist() == expected
+        assert repeated_rows(scores).tolist() == expected
     assert 1000 < len(expected) < 1500
 
 

@@ -2,8 +2,8 @@
 
 Run as a program, so that forking finds no threads. Arguments: once or each, a folder, head, a tower for pictures ("": of
 embeddings), then suffixes of outputs. By "once" every point ends one run, by "each" a first run and one over changed inputs,
-for every suffix. Prints the points that were reached and all there are, as JSON; a result that is not, to the bit, the one of a run
-from scratch ends it.
+for every suffix. Prints the points that were reached and all there are, as JSON; a result that is not, to the bit, the one of a
+run from scratch ends it.
 """
 
 from __future__ import annotations

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.kernels import affine, mlp
+from beholder.kernels.blocks import ColumnBlock, Embeddings
 from beholder.kernels.vectors import BLOCK
 
 _CHUNK_BYTES = 48 << 20
 _CHUNK_BYTES_COLUMNS = 8 << 20
-
-FloatArray = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -36,32 +35,6 @@ class Perceptron:
 
     weights: tuple[npt.NDArray[np.float64], ...]
     biases: tuple[npt.NDArray[np.float64], ...]
-
-
-@dataclass(frozen=True)
-class ColumnBlock:
-    """Embeddings as one contiguous (N,) array per dimension, all of one dtype: how Parquet and Fortran order hold them."""
-
-    columns: tuple[FloatArray, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N, D)."""
-        return (len(self.columns[0]) if self.columns else 0, len(self.columns))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float16, float32 or float64."""
-        return self.columns[0].dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all values."""
-        return sum(column.nbytes for column in self.columns)
-
-
-Embeddings = npt.NDArray[np.floating[Any]] | ColumnBlock
-"""(N, D) float16, float32 or float64, in any memory layout."""
 
 
 class RowScorer:

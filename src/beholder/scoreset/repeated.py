@@ -1,6 +1,6 @@
 """A score set with each sample once: rows that name one again are left out, refused or kept.
 
-Names are never all in memory: one pass hashes them, and only rows whose hashes are alike are looked at again.
+Names of large sets are never all in memory: one pass hashes them, and rows whose hashes are alike are looked at again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beholder.errors import InputError
-from beholder.kernels.texts import name_hashes
 from beholder.options import ALL, KEEP_FIRST, REFUSE, REPEATED
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
@@ -28,6 +28,8 @@ Hashes = npt.NDArray[np.uint64]
 _SORTED_AT_ONCE = 1 << 24
 """Hashes that are sorted at a time: 128 MiB."""
 _BLOCK = 1 << 20
+_FEW_ROWS = 1 << 19
+"""So many names are held in memory and compared as they are, sooner than numba is loaded."""
 
 
 @contextlib.contextmanager
@@ -69,14 +71,27 @@ def open_each_once(
         yield replace(scores, left_out=again, notes=(*scores.notes, note))
 
 
-def repeated_rows(scores: ScoreSet, num_threads: int = 1, *, sorted_at_once: int = _SORTED_AT_ONCE) -> Rows:
+def repeated_rows(
+    scores: ScoreSet, num_threads: int = 1, *, sorted_at_once: int = _SORTED_AT_ONCE, few_rows: int = _FEW_ROWS
+) -> Rows:
     """Rows, ascending, whose sample an earlier row has; rows without a name have none.
 
-    Two hashes of 64 bits tell samples apart, which no two names share but by a miracle. Memory: 8 bytes for each of
-    `sorted_at_once` rows, and 40 for each row whose hash is there again; what is more lies in a temporary file.
+    Of more than `few_rows`, two hashes of 64 bits tell samples apart, which no two names share but by a miracle. Memory:
+    8 bytes for each of `sorted_at_once` rows, and 40 for each row whose hash is there again; what is more lies in a temporary
+    file.
     """
+    names = Names(RowReader(scores, num_threads=num_threads))
+    if scores.num_rows <= few_rows:
+        rows = np.arange(scores.num_rows, dtype=np.uint32)
+        samples = names.of(rows)
+        _, first_rows = np.unique(samples.dictionary_encode().indices.to_numpy(), return_index=True)
+        again = np.setdiff1d(rows, first_rows, assume_unique=True)
+        again = again[pc.not_equal(samples.take(pa.array(again)), "").to_numpy(zero_copy_only=False)]
+        found: Rows = again.astype(np.uint32)
+        return found
+    from beholder.kernels.texts import name_hashes
+
     with tempfile.TemporaryFile(prefix="beholder-hashes-") as scratch:
-        names = Names(RowReader(scores, num_threads=num_threads))
         hashes = _room(scores.num_rows, sorted_at_once, scratch)
 
         def put(first: int, found: Hashes) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import reduce
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.kernels import texts
-from beholder.scoreset.row_reader import Chosen, RowReader, text_buffers
+from beholder.scoreset.row_reader import Chosen, RowReader
+
+if TYPE_CHECKING:
+    from beholder.kernels.texts import NameScan
 
 Rows = npt.NDArray[np.uint32]
 T = TypeVar("T")
@@ -30,7 +32,7 @@ class Names:
         self._reader = reader
         self._column = reader.scores.sample_column
         self._on_rows = on_rows
-        self._scan: texts.NameScan | None = None
+        self._scan: NameScan | None = None
         self._kept_rows: Rows | None = None
         self._kept = pa.array([], pa.large_string())
 
@@ -73,7 +75,7 @@ class Names:
             return None
         return self._kept if len(rows) == len(self._kept_rows) else self._kept.take(pa.array(places))
 
-    def scan(self) -> texts.NameScan:
+    def scan(self) -> NameScan:
         """Whether all names ascend in row order, and what they all begin with. One pass, done once."""
         if self._scan is None:
             self._scan = _joined(self.map("order of names", _looked))
@@ -81,9 +83,10 @@ class Names:
 
     def windows(self, skip: int, out: npt.NDArray[np.uint64]) -> None:
         """`texts.fill_windows` for every row of the set; out: (N,)."""
+        from beholder.kernels import texts
 
         def fill(first: int, names: pa.LargeStringArray) -> None:
-            texts.fill_windows(*text_buffers(names), skip, out[first : first + len(names)])
+            texts.fill_windows(*texts.text_buffers(names), skip, out[first : first + len(names)])
 
         for _ in self.map("names that tie", fill):
             pass
@@ -104,8 +107,10 @@ class Names:
             self.windows(skip, out)
             return skip
 
-        def look(first: int, names: pa.LargeStringArray) -> texts.NameScan | None:
-            offsets, data = text_buffers(names)
+        from beholder.kernels import texts
+
+        def look(first: int, names: pa.LargeStringArray) -> NameScan | None:
+            offsets, data = texts.text_buffers(names)
             texts.fill_windows(offsets, data, skip, out[first : first + len(names)])
             return texts.scan_names(offsets, data) if len(names) else None
 
@@ -115,25 +120,30 @@ class Names:
             self.windows(skip, out)
         return skip
 
-    def _first_scan(self) -> texts.NameScan:
+    def _first_scan(self) -> NameScan:
         """Of the names that are read first."""
         return _joined(self.map("order of names", _looked, lambda start, _: start == 0))
 
     def hashed(self, seed: int, use: Callable[[int, npt.NDArray[np.uint64]], None]) -> None:
         """`use(first row, hashes)` on pieces of `texts.name_hashes`, by several threads at once."""
+        from beholder.kernels import texts
 
         def do(first: int, names: pa.LargeStringArray) -> None:
-            use(first, texts.name_hashes(*text_buffers(names), seed))
+            use(first, texts.name_hashes(*texts.text_buffers(names), seed))
 
         for _ in self.map("drawing", do):
             pass
 
 
-def _looked(_: int, names: pa.LargeStringArray) -> texts.NameScan | None:
-    return texts.scan_names(*text_buffers(names)) if len(names) else None
+def _looked(_: int, names: pa.LargeStringArray) -> NameScan | None:
+    from beholder.kernels import texts
+
+    return texts.scan_names(*texts.text_buffers(names)) if len(names) else None
 
 
-def _joined(scans: Iterator[texts.NameScan | None]) -> texts.NameScan:
+def _joined(scans: Iterator[NameScan | None]) -> NameScan:
+    from beholder.kernels import texts
+
     found = [scan for scan in scans if scan is not None]
     return reduce(texts.join_scans, found) if found else texts.NameScan(True, b"", b"", b"")
 

@@ -322,12 +322,3 @@ def _with_columns(table: pa.Table, more: pa.Table) -> pa.Table:
     for name in more.column_names:
         table = table.append_column(name, more.column(name))
     return table
-
-
-def text_buffers(names: pa.LargeStringArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Offsets (N + 1,) int64 and UTF-8 data of an Arrow array of large strings without nulls; no copy."""
-    if not len(names):
-        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
-    _, offsets, data = names.buffers()
-    all_offsets = np.frombuffer(offsets, np.int64)[names.offset : names.offset + len(names) + 1]
-    return all_offsets, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)

@@ -16,7 +16,6 @@ from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.schemas import common_schema, fit_table, merge_remarks, num_rows_of, schema_of, without_unused
 from beholder.io.storage import covering_row_groups, open_parquet
-from beholder.kernels.buffers import numbered
 from beholder.pixels.picture import LateLabels, PicturePart, SourceOptions
 from beholder.sources.reader import Part, ReadOptions
 
@@ -253,6 +252,8 @@ _PLAIN_ROWS = 1 << 18
 
 def row_names(part_name: str, start: int, stop: int) -> pa.Array:
     """Names of rows that have none of their own: "<part name>#<row>", as large_string."""
+    from beholder.kernels.buffers import numbered
+
     offsets, data = numbered(f"{part_name}#".encode(), start, stop)
     return pa.Array.from_buffers(pa.large_string(), stop - start, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 

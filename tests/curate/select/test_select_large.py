@@ -20,8 +20,9 @@ from beholder.curate.select.tables import RowTables
 from beholder.curate.select.values import read_keys
 from beholder.errors import InputError
 from beholder.kernels import ordering, texts
+from beholder.kernels.texts import text_buffers
 from beholder.scoreset.row_names import Names
-from beholder.scoreset.row_reader import PieceLimits, RowReader, text_buffers
+from beholder.scoreset.row_reader import PieceLimits, RowReader
 from beholder.scoreset.score_set import open_scores
 
 

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.errors import InputError
 from beholder.io.schemas import as_values, in_type, value_type
-from beholder.kernels import ordering, texts
+from beholder.kernels import ordering
 from beholder.scoreset.database import WITH_FLAG, clear_errors, count_of, do, rows_of
 from beholder.scoreset.row_names import Names
-from beholder.scoreset.row_reader import RowReader, text_buffers
+from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ROW, quoted
 
 if TYPE_CHECKING:
@@ -144,8 +144,10 @@ def _by_database(column: str, reader: RowReader, connection: duckdb.DuckDBPyConn
 
 
 def _by_part(column: str, names: Names, num_rows: int, most_listed: int) -> Groups:
+    from beholder.kernels import texts
+
     def encode(first: int, found: pa.LargeStringArray) -> tuple[int, npt.NDArray[Any], list[Any]]:
-        numbers, offsets, data = texts.leading_parts(*text_buffers(found), by_source=column == SOURCE)
+        numbers, offsets, data = texts.leading_parts(*texts.text_buffers(found), by_source=column == SOURCE)
         parts = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
         encoded = parts.dictionary_encode()
         return first, encoded.indices.to_numpy()[numbers], encoded.dictionary.to_pylist()

@@ -13,11 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.curate.select.values import Values
-from beholder.kernels import ordering, texts
+from beholder.kernels import ordering
 from beholder.kernels.bits import ordered_bits
 from beholder.kernels.ordering import Bytes, Keys, Rows
 from beholder.scoreset.row_names import FEW_ROWS, Names
-from beholder.scoreset.row_reader import text_buffers
 
 
 @dataclass
@@ -100,11 +99,13 @@ class Ranking:
         if count <= self.few_rows:
             self._settle_few(order, flags)
             return
+        from beholder.kernels import texts
+
         windows = np.empty(len(self.keys), np.uint64)
         skip = self.names.first_windows(windows)
         if skip is None:
             return
-        while still := ordering.sort_runs(order, flags, windows, self.num_threads):
+        while still := texts.sort_runs(order, flags, windows, self.num_threads):
             if 2 * still <= self.few_rows:
                 del windows
                 self._settle_few(order, flags)
@@ -118,7 +119,7 @@ class Ranking:
         rows, at = ordering.places_of(order[places])
         ids = np.empty(len(rows), np.uint32)
         ids[at] = np.arange(len(rows), dtype=np.uint32)
-        ordering.sort_by_names(ids, flags[places], *text_buffers(self.names.of(rows)), self.num_threads)
+        ordering.sort_by_names(ids, flags[places], self.names.of(rows), self.num_threads)
         order[places] = rows[ids]
 
 
@@ -132,7 +133,7 @@ def order_of(inverted: Keys, names: pa.LargeStringArray, num_threads: int = 1) -
     keys, order = ordering.sort_best_first(~inverted)
     flags, count = ordering.mark_ties(keys, order)
     if count:
-        ordering.sort_by_names(order, flags, *text_buffers(names), num_threads)
+        ordering.sort_by_names(order, flags, names, num_threads)
     return order
 
 
@@ -169,7 +170,9 @@ class GumbelSampler:
 
     def in_order(self, rows: Rows) -> Rows:
         """Ascending rows, the largest number first; equal ones in the order of the ranking."""
-        hashes = texts.name_hashes(*text_buffers(self._ranking.names.of(rows)), self._seed)
+        from beholder.kernels import texts
+
+        hashes = texts.name_hashes(*texts.text_buffers(self._ranking.names.of(rows)), self._seed)
         ranked = self._ranking.best_first(rows)
         numbers = self._bits(rows, hashes)[np.searchsorted(rows, ranked)]
         return ranked[np.argsort(~numbers, kind="stable")]

@@ -379,8 +379,10 @@ def _sorted_wide(keys: Keys, wide: Bits | None, num_threads: int) -> tuple[Keys,
     flags, count = ordering.mark_ties(inverted, order)
     del inverted
     if count:
+        from beholder.kernels import texts
+
         np.invert(wide, out=wide)
-        ordering.sort_runs(order, flags, wide, num_threads)
+        texts.sort_runs(order, flags, wide, num_threads)
         np.invert(wide, out=wide)
     for start in range(1, num_ranked, _BLOCK):
         stop = min(start + _BLOCK, num_ranked)
