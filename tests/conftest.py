@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -45,6 +46,11 @@ def pytest_collection_finish() -> None:
     """What was imported stays: the collector need not look at it again and again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Packages complain of what the collector has not seen at the end."""
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -102,10 +108,17 @@ def shared_cases() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that nobody has used, one after another."""
+    root = tmp_path_factory.mktemp("caches")
+    return (root / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's caches, asks a hub, or sees the user's model folder."""
-    cache = tmp_path_factory.mktemp("cache")
+    cache = next(_caches)
     monkeypatch.setenv("BEHOLDER_CACHE", str(cache / "beholder"))
     monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
     monkeypatch.delenv("BEHOLDER_MODELS", raising=False)

@@ -27,6 +27,7 @@ from beholder.scoreset.score_set import open_scores
 from beholder.sources.fetch import ReadLimits
 from oracles.browse_clients import Ask, client_of
 from oracles.browse_sets import write_set
+from oracles.tiers import mostly_slow
 
 
 @pytest.fixture
@@ -316,7 +317,7 @@ def test_marks_that_cannot_be_written_are_an_error_not_a_mark(photo_set: Path, t
         assert ask("/api/count", view=view_of(ask), threshold=5).json()["marked_keep"] == 0
 
 
-@pytest.mark.parametrize("kind", ["txt", "csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("kind", mostly_slow(["txt", "csv", "parquet", "jsonl"]))
 def test_exports_are_downloads(ask: Ask, kind: str, tmp_path: Path) -> None:
     view = view_of(ask, where="label = 'dog'")
     found = ask("/api/export", view=view, threshold=5, format=kind)

@@ -23,6 +23,7 @@ from oracles import odd_thumbnails
 from oracles.browse_clients import Ask, client_of
 from oracles.hostile_set import HOSTILE, order_of, picture, write_hostile_set
 from oracles.processes import children_of, is_running, wait_until_gone
+from oracles.tiers import mostly_slow
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_none_is_started_before_a_picture_is_asked_for_and_all_end_with_it(odd_s
     wait_until_gone(workers, 10)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", mostly_slow([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
 def test_no_worker_outlives_the_server(odd_set: Path, tmp_path: Path, sent: signal.Signals) -> None:
     line = [
         sys.executable,

@@ -40,6 +40,7 @@ def test_the_count_follows_the_slider_while_it_is_dragged(large_server: Any, ope
     assert page.locator("#share").inner_text() == f"{100 * (scores >= 5).mean():.1f} %"
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_scroll_and_only_what_is_seen_is_in_the_page(large_server: Any, open_page: Open) -> None:
     names = best_first(large_server)
     asked: list[str] = []

@@ -23,6 +23,7 @@ from beholder.errors import InputError
 from oracles.browse_page import Open, wait_for_tiles
 from oracles.browse_sets import Served, running, write_set
 from oracles.made_pictures import encoded, smooth
+from oracles.tiers import mostly_slow
 from oracles.web import FileServer, serving
 
 NUM_ROWS = 12
@@ -147,7 +148,7 @@ def test_the_command_says_which_column_was_taken(url_set: Path) -> None:
         assert "--picture-column names a column with the pictures' paths or URLs" in str(address.warning)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv"])
+@pytest.mark.parametrize("kind", mostly_slow(["parquet", "csv"]))
 def test_joined_columns_are_shown_filtered_and_exported_as_select_writes_them(url_set: Path, kind: str) -> None:
     """The table lacks two rows, is in another order, and has a column that the set has, too."""
     rows = list(range(NUM_ROWS - 2))[::-1]

@@ -27,6 +27,7 @@ from beholder.locate.locate import PictureFinder
 from oracles.browse_page import until
 from oracles.browse_sets import running, write_set
 from oracles.program import beholder, start
+from oracles.tiers import mostly_slow
 
 START_S = 60
 
@@ -104,7 +105,7 @@ def test_sigterm_ends_as_ctrl_c_does_and_leaves_nothing(photo_set: Path, tmp_pat
     assert not list(tmp_path.glob("beholder-*"))
 
 
-@pytest.mark.parametrize("how", [[], ["--quiet"], ["--json"]])
+@pytest.mark.parametrize("how", mostly_slow([[], ["--quiet"], ["--json"]]))
 def test_where_nobody_reads_the_address_the_page_is_opened_still(photo_set: Path, tmp_path: Path, how: list[str]) -> None:
     opener, opened = tmp_path / "opener", tmp_path / "opened"
     opener.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}.new && mv {opened}.new {opened}\n', encoding="utf-8")

@@ -152,6 +152,7 @@ def _near_set(folder: Path, num_rows: int) -> tuple[str, ...]:
     return ("select", "s.parquet", "--dedup", "0.5", "--embeddings", "e.npz", "--threads", "1", "-o", "kept.txt")
 
 
+@pytest.mark.slow
 def test_a_log_tells_how_far_the_comparison_of_rows_is(tmp_path: Path) -> None:
     line = _near_set(tmp_path, 24_000)
     found = start(tmp_path, *line, env=os.environ | {"BEHOLDER_PROGRESS_S": "0.01"})

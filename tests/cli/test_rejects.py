@@ -24,6 +24,7 @@ from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.s3 import BUCKET
 from oracles.tar_making import tar
+from oracles.tiers import mostly_slow
 
 EMPTY, NONE = ["photos/b.png", "photos/ü d.png"], [f"photos/n{number}.jpg" for number in range(5)]
 
@@ -81,7 +82,7 @@ def check_list(out: object) -> None:
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-@pytest.mark.parametrize("name", ["out", "out.parquet", "out.csv"])
+@pytest.mark.parametrize("name", mostly_slow(["out", "out.parquet", "out.csv"], quick=2))
 def test_rejects_of_scores_are_listed_and_can_be_scored_again(
     photos: Path, small_tower: Path, plain_head: Path, name: str, keeps: bool
 ) -> None:

@@ -142,6 +142,7 @@ def test_the_live_page_ends_while_a_filter_runs(tmp_path: Path, scores: Path, se
     assert not list((tmp_path / "tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path, scores: Path) -> None:
     running = start(tmp_path, "select", str(scores), "--min-score", "5", "-o", "kept.txt", before=NOHUP)
     wait_for(running, tmp_path / "tmp", "beholder-*")
@@ -218,6 +219,7 @@ def test_acts_and_undo_that_were_terminated_go_on(tmp_path: Path) -> None:
     assert not (tmp_path / "best").exists()
 
 
+@pytest.mark.slow
 def test_a_report_that_was_terminated_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(150):

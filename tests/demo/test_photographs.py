@@ -155,6 +155,7 @@ def test_the_sheet_has_room_for_every_picture(tmp_path: Path, count: int, size: 
             assert sheet.getpixel((left + 90, top + 90)) == (0, 200, 0)
 
 
+@pytest.mark.slow
 def test_the_real_tower_out_of_reach_is_one_line_and_leaves_nothing(tmp_path: Path, shared_models: Path) -> None:
     load_head(shared_models / "sac+logos+ava1-l14-linearMSE.pth")  # keeps the conversion, so that only the tower lacks
     for environment in ({"BEHOLDER_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):

@@ -22,6 +22,7 @@ from beholder.scoreset.score_set import open_scores
 from beholder.sources.parquet import PackedReader, ParquetReader
 from beholder.sources.reader import ReadOptions
 from oracles.hub import Hub
+from oracles.tiers import mostly_slow
 from oracles.web import running
 
 LONG = 1 << 20
@@ -95,7 +96,7 @@ def test_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
                 read()
 
 
-@pytest.mark.parametrize("kind", ["delta", "fixed", "dotted"])
+@pytest.mark.parametrize("kind", mostly_slow(["delta", "fixed", "dotted"]))
 def test_however_values_are_stored_once_and_named_often_batches_are_small(tmp_path: Path, kind: str) -> None:
     rows = 300
     value = b"".join(b"%07x " % i for i in range(LONG // 8))

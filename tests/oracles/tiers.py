@@ -9,7 +9,10 @@ import pytest
 
 
 def mostly_slow(values: Iterable[Any], quick: int = 1) -> list[Any]:
-    """Cases for `parametrize`: the first `quick` run with the quick tests, the others only with the slow ones."""
+    """Cases for `parametrize`: the first `quick` run with the quick tests, the others only with the slow ones.
+
+    A tuple is the values of several parameters; one that is a single value is given as `pytest.param(value)`.
+    """
     found = []
     for number, value in enumerate(values):
         if number < quick:

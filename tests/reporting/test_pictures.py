@@ -22,6 +22,7 @@ from beholder.reporting.pictures import LADDER, find_places, load_thumbnails
 from beholder.reporting.report import report
 from oracles.made_pictures import encoded, noise, smooth
 from oracles.tar_making import tar
+from oracles.tiers import mostly_slow
 from oracles.web import serving
 
 
@@ -70,7 +71,7 @@ def test_a_failure_that_nobody_thought_of_ends_the_report_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name_length", "per_bucket", "max_size"), [(3000, 12, 400_000), (200, 1000, 2_000_000)])
+@pytest.mark.parametrize(("name_length", "per_bucket", "max_size"), mostly_slow([(3000, 12, 400_000), (200, 1000, 2_000_000)]))
 def test_the_page_keeps_its_size_where_pictures_are_missing_and_names_are_long(
     tmp_path: Path, name_length: int, per_bucket: int, max_size: int
 ) -> None:
@@ -192,6 +193,7 @@ def test_pictures_on_a_server_and_without_one(tmp_path: Path, monkeypatch: pytes
         assert len(server.asked) == asked
 
 
+@pytest.mark.slow
 def test_pictures_that_were_moved(tmp_path: Path) -> None:
     new = tmp_path / "new"
     new.mkdir()

@@ -24,6 +24,7 @@ from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.score_jobs import ROWS, N, read_scores, run
+from oracles.tiers import mostly_slow
 from scoring.damage_runs import change_and_run, make_cases
 
 
@@ -328,7 +329,7 @@ def test_strangers_beside_kept_embeddings_are_not_thrown_away(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("stamped", [False, True])
+@pytest.mark.parametrize("stamped", mostly_slow([False, True]))
 def test_embeddings_of_other_tools_are_never_removed(tmp_path: Path, photos: Path, small_tower: Path, stamped: bool) -> None:
     """An .npy says nothing of its maker; one without metadata of ours beside it is not ours."""
     out = tmp_path / "set"

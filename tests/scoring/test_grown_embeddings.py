@@ -15,6 +15,7 @@ from oracles import score_jobs
 from oracles.program import python
 from oracles.result_bytes import check_same
 from oracles.score_jobs import D, run
+from oracles.tiers import mostly_slow
 
 SUFFIXES = ("", ".parquet", ".csv")
 ROWS = score_jobs.ROWS.copy()
@@ -32,7 +33,7 @@ def check(sources: Any, out: Path, head: Path, expected: tuple[int, int, int, in
     assert run(sources, out, head, **more).num_new == 0
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", mostly_slow(SUFFIXES))
 def test_a_glob_of_arrays(tmp_path: Path, small_head: Path, suffix: str) -> None:
     glob, out = f"{tmp_path}/e*.npy", tmp_path / f"out{suffix}"
     np.save(tmp_path / "e2.npy", ROWS[:250])

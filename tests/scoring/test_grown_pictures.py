@@ -116,7 +116,7 @@ def test_a_folder_that_has_changed_in_every_way(tmp_path: Path, scoring: Job, su
     check(scoring, photos, out, (14 + 11 - 2, 11 + 1 + 2, 2, 3), **more)
 
 
-@pytest.mark.parametrize("suffix", MOST)
+@pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_one_small_change_after_the_other(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(6)), tmp_path / f"out{suffix}"
     scoring(photos, out)
@@ -143,7 +143,7 @@ FORMATS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("suffix", "more"), FORMATS, ids=str)
+@pytest.mark.parametrize(("suffix", "more"), mostly_slow(FORMATS, quick=2), ids=str)
 def test_embeddings_in_every_layout(tmp_path: Path, embedding: Job, suffix: str, more: dict[str, Any]) -> None:
     photos, out = make(tmp_path / "photos", range(10, 20)), tmp_path / f"out{suffix}"
     embedding(photos, out, **more)
@@ -154,7 +154,7 @@ def test_embeddings_in_every_layout(tmp_path: Path, embedding: Job, suffix: str,
     check(embedding, photos, out, (12, 4, 1, 1), **more)
 
 
-@pytest.mark.parametrize("suffix", MOST)
+@pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_a_list_is_put_in_another_order_and_its_files_change(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(10)), tmp_path / f"out{suffix}"
     names = [str(path) for path in sorted(photos.iterdir())]
@@ -185,7 +185,7 @@ def test_a_missing_file_of_a_list_comes(tmp_path: Path, scoring: Job) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-@pytest.mark.parametrize("suffix", MOST)
+@pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_a_table_gets_other_captions_and_columns(tmp_path: Path, scoring: Job, kind: str, suffix: str) -> None:
     photos, out, table = make(tmp_path / "photos", range(9)), tmp_path / f"out{suffix}", tmp_path / f"table.{kind}"
 
@@ -206,7 +206,7 @@ def test_a_table_gets_other_captions_and_columns(tmp_path: Path, scoring: Job, k
     check(scoring, table, out, (7, 3, 0, 2))
 
 
-@pytest.mark.parametrize("suffix", MOST)
+@pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_a_glob_and_pictures_named_one_by_one(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(10, 16)), tmp_path / f"out{suffix}"
     glob = f"{photos}/*.png"
@@ -296,7 +296,7 @@ def test_zips_that_grow_shrink_and_are_touched(tmp_path: Path, scoring: Job, suf
     check(scoring, folder / "b.zip", out, (4, 0, 0, 2))
 
 
-@pytest.mark.parametrize("suffix", MOST)
+@pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_parquet_files_with_pictures(tmp_path: Path, scoring: Job, suffix: str) -> None:
     folder, out = tmp_path / "packed", tmp_path / f"out{suffix}"
     folder.mkdir()
@@ -316,7 +316,7 @@ def test_parquet_files_with_pictures(tmp_path: Path, scoring: Job, suffix: str) 
     check(scoring, folder, out, (5, 0, 0, 9))
 
 
-@pytest.mark.parametrize("suffix", MOST)
+@pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_rejects_of_a_passing_matter_are_tried_again_one_by_one(tmp_path: Path, scoring: Job, suffix: str) -> None:
     """A web address that nobody answers at, later that somebody does."""
     import http.server
@@ -373,7 +373,7 @@ def test_results_of_other_pictures_are_not_replaced(tmp_path: Path, scoring: Job
     assert left == {path: data for path, data in before.items() if "photos" not in path.parts}
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("suffix", mostly_slow([".parquet", ".csv"]))
 def test_a_finished_file_without_what_it_was_made_of_says_so(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(5)), tmp_path / f"out{suffix}"
     scoring(photos, out)
@@ -483,7 +483,7 @@ def kept_rows(folder: Path) -> dict[str, bytes]:
     return rows
 
 
-@pytest.mark.parametrize("suffix", MOST)
+@pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_vanished_pictures_can_be_kept(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(4, 12)), tmp_path / f"out{suffix}"
     embeddings = tmp_path / f"out{suffix}.embeddings" if suffix else out / "embeddings"

@@ -52,7 +52,7 @@ def test_csv_has_every_picture_in_place(tmp_path: Path, photos: Path, small_towe
     assert bad["aesthetic_score"].null_count() == 1
 
 
-@pytest.mark.parametrize("out", ["s.parquet", "folder"])
+@pytest.mark.parametrize("out", mostly_slow(["s.parquet", "folder"]))
 def test_kept_embeddings_are_scored_again_without_pictures(
     tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path, out: str
 ) -> None:

@@ -222,7 +222,7 @@ def test_other_inputs_need_overwrite_which_leaves_nothing_of_the_old_result(
     assert run(str(tmp_path / "new.npy"), out, small_head).num_new == 0
 
 
-@pytest.mark.parametrize("suffix", ["", ".parquet", ".csv"])
+@pytest.mark.parametrize("suffix", mostly_slow(["", ".parquet", ".csv"]))
 def test_foreign_results_on_s3_stay(s3: Any, tmp_path: Path, small_head: Path, suffix: str) -> None:
     np.save(tmp_path / "x.npy", ROWS)
     key = f"out{suffix}" if suffix else "out/scores/mine.parquet"

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ class _Job:
 def main(config: dict[str, Any]) -> None:
     """Serve until the pool closes its end of the socket; never returns."""
     set_up_process(config["parent"])
+    if config["options"]["decoder"].startswith("beholder."):
+        # numba looks for SciPy's BLAS, which no kernel of ours uses: half of the time that a worker takes to start.
+        sys.modules["scipy"] = None  # type: ignore[assignment]
     _Worker(config).serve()
 
 
