@@ -18,7 +18,6 @@ from PIL import Image
 from beholder.browse.pictures import Pictures
 from beholder.pixels.thumbnail import make_thumbnail
 from beholder.sources.fetch import ReadLimits
-from beholder.workers import thumbnail_pool
 from oracles import odd_thumbnails
 from oracles.browse_clients import Ask, client_of
 from oracles.hostile_set import HOSTILE, order_of, picture, write_hostile_set
@@ -32,9 +31,9 @@ def odd_set(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ask(odd_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
-    monkeypatch.setattr(thumbnail_pool, "memory_for", lambda _: 512 << 20)
-    yield from client_of(odd_set, tmp_path, tmp_path / "m.jsonl", decoder=odd_thumbnails.NAME, timeout_s=1.5)
+def ask(odd_set: Path, tmp_path: Path) -> Iterator[Ask]:
+    how = {"decoder": odd_thumbnails.NAME, "timeout_s": 1.5, "memory_bytes": 512 << 20}
+    yield from client_of(odd_set, tmp_path, tmp_path / "m.jsonl", **how)
 
 
 def test_each_costs_one_tile(ask: Ask) -> None:

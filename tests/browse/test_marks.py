@@ -24,8 +24,8 @@ def rows_named(names: Sequence[str]) -> dict[str, list[int]]:
     return {name: [row for row, other in enumerate(NAMES) if other == name] for name in names if name in NAMES}
 
 
-def book_of(path: Path, *, unique: bool = False) -> MarkBook:
-    return MarkBook(path, len(NAMES), rows_named, has_unique_names=unique)
+def book_of(path: Path, *, unique: bool = False, **more: int) -> MarkBook:
+    return MarkBook(path, len(NAMES), rows_named, has_unique_names=unique, **more)
 
 
 def states(book: MarkBook) -> list[int]:
@@ -126,9 +126,8 @@ def test_a_replaced_or_removed_file_is_read_anew(tmp_path: Path) -> None:
     assert states(book) == [0] * 5
 
 
-def test_many_changes_are_forgotten_one_by_one_but_never_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beholder.browse.marks._MOST_CHANGES", 10)
-    book = book_of(tmp_path / "m.jsonl")
+def test_many_changes_are_forgotten_one_by_one_but_never_wrong(tmp_path: Path) -> None:
+    book = book_of(tmp_path / "m.jsonl", most_changes=10)
     told = {0: 0}
     version = 0
     for turn in range(40):

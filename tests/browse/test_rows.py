@@ -10,23 +10,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beholder.browse import rows as rows_module
 from beholder.browse.rows import RowStore, as_json, best_first
 from beholder.scoreset.score_set import open_scores
 
 
-def test_any_rows_in_any_order_across_files_and_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "BATCH_ROWS", 7)
+def test_any_rows_in_any_order_across_files_and_batches(tmp_path: Path) -> None:
     whole = pa.table({"sample": [f"s{i}" for i in range(50)], "score": np.arange(50) / 7, "n": list(range(50))})
     (tmp_path / "set").mkdir()
     pq.write_table(whole.slice(0, 23), tmp_path / "set/part_2.parquet", row_group_size=10)
     pq.write_table(whole.slice(23).drop_columns(["n"]), tmp_path / "set/part_10.parquet")
     with open_scores(str(tmp_path / "set")) as scores:
-        store = RowStore(scores, tmp_path)
+        store = RowStore(scores, tmp_path, batch_rows=7)
     assert not list(tmp_path.glob("*.arrow")), "the file is gone while it is mapped"
     wanted = np.random.default_rng(1).integers(0, 50, 200)
     found = store.fetch(wanted, ["n", "sample"])

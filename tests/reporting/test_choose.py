@@ -59,11 +59,10 @@ def test_buckets_hold_every_row_and_show_some(values: list[float], per_bucket: i
         assert set(bucket.rows.tolist()) <= set(inside.tolist())
 
 
-def test_samples_are_the_rows_with_the_smallest_hashes_over_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_the_rows_with_the_smallest_hashes_over_many_pieces() -> None:
     numbers, scores = of(np.random.default_rng(3).normal(5, 0.6, 20_000))
     whole = choose.buckets(numbers, scores, 12, 7)
-    monkeypatch.setattr(choose, "_CHUNK", 137)
-    pieces = choose.buckets(numbers, scores, 12, 7)
+    pieces = choose.buckets(numbers, scores, 12, 7, at_once=137)
     keys = choose.hashed(np.arange(len(scores)), 7)
     for one, other in zip(whole, pieces, strict=True):
         inside = np.flatnonzero((scores >= one.low) & (scores < one.high))

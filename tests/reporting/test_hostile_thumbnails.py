@@ -12,7 +12,6 @@ from beholder.errors import BeholderError
 from beholder.pixels.thumbnail import make_thumbnail
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.report import ReportSummary, write_report
-from beholder.workers import thumbnail_pool
 from oracles import odd_thumbnails
 from oracles.hostile_set import HOSTILE, order_of, picture, write_hostile_set
 from oracles.html_page import Page
@@ -22,7 +21,7 @@ from oracles.report_page import check
 
 def written(folder: Path, scores: Path, timeout_s: float = 1.5) -> ReportSummary:
     options = ReportOptions(scores=str(scores), out=str(folder / "report.html"), timeout=timeout_s, overwrite=True)
-    return write_report(options, decoder=odd_thumbnails.NAME)
+    return write_report(options, decoder=odd_thumbnails.NAME, memory_bytes=512 << 20)
 
 
 def titles(page: Page, what: str) -> set[str]:
@@ -32,8 +31,7 @@ def titles(page: Page, what: str) -> set[str]:
     return {name for name, found in inside.items() if found}
 
 
-def test_each_costs_its_own_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thumbnail_pool, "memory_for", lambda _: 512 << 20)
+def test_each_costs_its_own_tile(tmp_path: Path) -> None:
     scores = write_hostile_set(tmp_path)
     before = set(children_of(os.getpid()))
     summary = written(tmp_path, scores)

@@ -18,7 +18,6 @@ import pytest
 
 from beholder import InputError
 from beholder.io import storage
-from beholder.io import storage as remote_stream
 from beholder.io.storage import RemoteStream
 from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.detect import detect
@@ -121,9 +120,8 @@ ARCHIVES = ["a/x.tar", "a/y.tar.gz", "b/p.parquet", "c/z.zip", "c/w.zip"]
 
 
 @pytest.mark.parametrize("name", mostly_slow(ARCHIVES, quick=2))
-def test_s3_gives_what_local_files_give(bucket: Any, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s3_gives_what_local_files_give(bucket: Any, tmp_path: Path, name: str) -> None:
     put_local(tmp_path)
-    monkeypatch.setattr(remote_stream, "PIECE_BYTES", 7000)
     assert looks_like_pictures([f"s3://{BUCKET}/{name}"])
     check_like_local(f"s3://{BUCKET}/{name}", tmp_path / name)
 
@@ -201,11 +199,10 @@ def test_single_pictures_are_not_asked_for(web: FileServer) -> None:
     assert find(f"{web.url}/noname?id=3")[0].kind == "files"
 
 
-def test_a_server_that_fails_now_and_then_is_asked_again(web: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_stream, "_FIRST_PAUSE_S", 0.01)
+def test_a_server_that_fails_now_and_then_is_asked_again(web: FileServer) -> None:
     (part,) = find(f"{web.url}/a/y.tar.gz")
     data, got = FILES["a/x.tar"], b""
-    with RemoteStream(f"{web.url}/flaky/a/x.tar", len(data), 9000) as stream:
+    with RemoteStream(f"{web.url}/flaky/a/x.tar", len(data), 9000, first_pause_s=0.01) as stream:
         while piece := stream.read(5000):
             got += piece
         assert got == data

@@ -65,10 +65,13 @@ class MarkBook:
         num_damaged: lines that could not be read.
     """
 
-    def __init__(self, path: Path, num_rows: int, rows_named: RowsNamed, *, has_unique_names: bool) -> None:
+    def __init__(
+        self, path: Path, num_rows: int, rows_named: RowsNamed, *, has_unique_names: bool, most_changes: int = _MOST_CHANGES
+    ) -> None:
         self.path = path
         self.state = np.zeros(num_rows, np.uint8)
         self.num_strangers = self.num_damaged = 0
+        self._most_changes = most_changes
         self._rows_named, self._has_unique_names = rows_named, has_unique_names
         self._lock = threading.RLock()
         self._offset, self._identity = 0, (0, 0)
@@ -171,8 +174,8 @@ class MarkBook:
                     self.state[row] = mark
                     self._version += 1
                     self._changes.append((int(row), mark))
-        if len(self._changes) > _MOST_CHANGES:
-            surplus = len(self._changes) - _MOST_CHANGES // 2
+        if len(self._changes) > self._most_changes:
+            surplus = len(self._changes) - self._most_changes // 2
             self._changes, self._oldest = self._changes[surplus:], self._oldest + surplus
 
 

@@ -106,6 +106,7 @@ class Pictures:
         cache_bytes: of thumbnails that are kept, at most.
         timeout_s: seconds for reading and decoding one picture; waiting for others does not count.
         decoder: see `ThumbnailPool`.
+        memory_bytes: the same.
         pixels: which pixels of the pictures were scored; None: not known.
     """
 
@@ -118,6 +119,7 @@ class Pictures:
         cache_bytes: int = CACHE_BYTES,
         timeout_s: float = TIMEOUT_S,
         decoder: str = DEFAULT_THUMBNAILER,
+        memory_bytes: int | None = None,
         pixels: PixelOptions | None = None,
     ) -> None:
         self.pixels = pixels
@@ -126,7 +128,7 @@ class Pictures:
         self._unread: dict[str, PictureError] = {}
         self._undecoded: dict[str, PictureError] = {}
         self._turned: dict[str, None] = {}
-        self._workers = ThumbnailPool(num_workers=num_workers, timeout_s=timeout_s, decoder=decoder)
+        self._workers = ThumbnailPool(num_workers=num_workers, timeout_s=timeout_s, decoder=decoder, memory_bytes=memory_bytes)
         self._thumbnails: NewestFirst[Sent] = NewestFirst(num_readers)
         self._wholes: NewestFirst[Sent] = NewestFirst((num_readers + 1) // 2)
         self._large: NewestFirst[Sent] = NewestFirst(1)

@@ -42,12 +42,12 @@ class RowStore:
         sample_column: name of the sample's own column.
     """
 
-    def __init__(self, scores: ScoreSet, folder: Path) -> None:
+    def __init__(self, scores: ScoreSet, folder: Path, *, batch_rows: int = BATCH_ROWS) -> None:
         target, self.left_out = _target_schema(scores)
         path = folder / "rows.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, target) as writer:
-            for table in _pieces(scores, target):
-                writer.write_table(table, max_chunksize=BATCH_ROWS)
+            for table in _pieces(scores, target, batch_rows):
+                writer.write_table(table, max_chunksize=batch_rows)
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self.handle, self.sample_column = os.open(path, os.O_RDONLY | os.O_CLOEXEC), scores.sample_column
         weakref.finalize(self, os.close, self.handle)
@@ -143,11 +143,11 @@ def _kind_here(kind: pa.DataType) -> pa.DataType | None:
     return kind
 
 
-def _pieces(scores: ScoreSet, target: pa.Schema) -> Iterator[pa.Table]:
+def _pieces(scores: ScoreSet, target: pa.Schema, batch_rows: int) -> Iterator[pa.Table]:
     """Rows of the set in order, as the mapped file has them."""
     wanted = [scores.sample_column, *(name for name in target.names if name not in (SAMPLE, ROW, scores.sample_column))]
     at = 0
-    for batch in scores.batches(wanted, num_rows=BATCH_ROWS):
+    for batch in scores.batches(wanted, num_rows=batch_rows):
         numbers = np.arange(at, at + batch.num_rows, dtype=np.int64)
         names = scores.names_in(batch.column(scores.sample_column), at)
         made: dict[str, Any] = {SAMPLE: names, ROW: pa.array(numbers)}

@@ -560,9 +560,13 @@ class RemoteStream(io.RawIOBase):
         path: URL.
         num_bytes: its size.
         piece_bytes: bytes of one request.
+        first_pause_s: before a request that failed is made again; twice as long each time.
     """
 
-    def __init__(self, path: str, num_bytes: int, piece_bytes: int = PIECE_BYTES) -> None:
+    def __init__(
+        self, path: str, num_bytes: int, piece_bytes: int = PIECE_BYTES, *, first_pause_s: float = _FIRST_PAUSE_S
+    ) -> None:
+        self._first_pause_s = first_pause_s
         self.path, self.num_bytes, self._piece_bytes = path, num_bytes, piece_bytes
         self._at, self._low, self._piece = 0, 0, b""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-fetch")
@@ -616,7 +620,7 @@ class RemoteStream(io.RawIOBase):
             except InputError:
                 if attempt == _ATTEMPTS - 1:
                     raise
-                time.sleep(_FIRST_PAUSE_S * 2**attempt)
+                time.sleep(self._first_pause_s * 2**attempt)
         raise AssertionError("unreachable")
 
     def close(self) -> None:

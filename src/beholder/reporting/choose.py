@@ -79,7 +79,9 @@ def _is_crowded(numbers: HeadNumbers, edges: list[float]) -> bool:
     return bool(shares.max() > _MOST_IN_ONE or (len(shares) > 3 and (shares[1:] + shares[:-1]).max() > _MOST_IN_TWO))
 
 
-def buckets(numbers: HeadNumbers, scores: npt.NDArray[np.float32], per_bucket: int, seed: int) -> list[Bucket]:
+def buckets(
+    numbers: HeadNumbers, scores: npt.NDArray[np.float32], per_bucket: int, seed: int, *, at_once: int = _CHUNK
+) -> list[Bucket]:
     """A sample of at most `per_bucket` rows of each bucket that has any; the same rows for the same seed. Highest first.
 
     Rows are ordered by a hash of their number and the seed, and those with the smallest are taken: one pass, and memory
@@ -94,8 +96,8 @@ def buckets(numbers: HeadNumbers, scores: npt.NDArray[np.float32], per_bucket: i
         (np.empty(0, np.uint64), np.empty(0, np.int64)) for _ in range(num_buckets)
     ]
     limits = np.full(num_buckets, np.iinfo(np.uint64).max, np.uint64)
-    for start in range(0, len(scores), _CHUNK):
-        piece = scores[start : start + _CHUNK]
+    for start in range(0, len(scores), at_once):
+        piece = scores[start : start + at_once]
         finite = np.flatnonzero(np.isfinite(piece))
         places = np.searchsorted(bounds, piece[finite], side="right")
         rows = finite + start

@@ -157,6 +157,7 @@ def load_thumbnails(
     threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
     decoder: str = DEFAULT_THUMBNAILER,
+    memory_bytes: int | None = None,
 ) -> Thumbnails:
     """Read pictures in parallel, and make thumbnails of them that fit, in processes of their own that end with this call.
 
@@ -168,6 +169,7 @@ def load_thumbnails(
         threads: that read; None: as many as are useful here. So many pictures are decoded at once at most, and one a core.
         on_progress: told how many more are done.
         decoder: see `ThumbnailPool`.
+        memory_bytes: the same.
 
     Raises:
         BeholderError: no process can be started to decode pictures in.
@@ -179,7 +181,7 @@ def load_thumbnails(
     px, quality = LADDER[rung]
 
     num_threads = min(threads or min(_MOST_THREADS, 4 * (os.cpu_count() or 1)), max(1, len(uses)))
-    with ThumbnailPool(timeout_s=timeout_s, decoder=decoder) as pool:
+    with ThumbnailPool(timeout_s=timeout_s, decoder=decoder, memory_bytes=memory_bytes) as pool:
 
         def make(data: bytes, spent_s: float) -> Thumbnail:
             return pool.make(data, longest_px=px, quality=quality, spent_s=spent_s)

@@ -94,6 +94,7 @@ def write_report(
     arguments: list[str] | None = None,
     on_progress: Progress | None = None,
     decoder: str = DEFAULT_THUMBNAILER,
+    memory_bytes: int | None = None,
 ) -> ReportSummary:
     """Write the page.
 
@@ -103,6 +104,7 @@ def write_report(
         arguments: the command line, for the page's provenance.
         on_progress: told what is being done.
         decoder: what makes thumbnails; see `workers.thumbnail_pool.ThumbnailPool`.
+        memory_bytes: what a process that makes them may use; see there.
 
     Raises:
         InputError: scores, selection or groups that cannot be read.
@@ -128,7 +130,7 @@ def write_report(
         most = options.max_size if options.no_thumbnails else options.max_size // 2
         page, thumbnails = _thinned_out(scores, contents, None, options, arguments, most), None
         if not options.no_thumbnails:
-            thumbnails = _thumbnails(scores, contents, options, len(page), on_progress, decoder)
+            thumbnails = _thumbnails(scores, contents, options, len(page), on_progress, decoder, memory_bytes)
             say("writing the page")
             page = _thinned_out(scores, contents, thumbnails, options, arguments, options.max_size)
         storage.write_bytes(out, page)
@@ -217,7 +219,13 @@ def _thinned_out(
 
 
 def _thumbnails(
-    scores: ScoreSet, contents: Contents, options: ReportOptions, bare: int, on_progress: Progress | None, decoder: str
+    scores: ScoreSet,
+    contents: Contents,
+    options: ReportOptions,
+    bare: int,
+    on_progress: Progress | None,
+    decoder: str,
+    memory_bytes: int | None,
 ) -> Thumbnails | None:
     """Thumbnails that fit the page; None where pictures cannot be looked up at all, which the page then says."""
     uses: dict[str, int] = {}
@@ -257,6 +265,7 @@ def _thumbnails(
                 threads=options.threads,
                 on_progress=counting("reading pictures"),
                 decoder=decoder,
+                memory_bytes=memory_bytes,
             )
     except PictureError:
         raise

@@ -114,7 +114,7 @@ def test_few_that_are_near_a_reference_are_missed_and_none_is_wrong() -> None:
 
 
 @pytest.mark.slow
-def test_candidates_are_bounded_where_nearly_all_rows_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_are_bounded_where_nearly_all_rows_are_some() -> None:
     """Few axes tell little apart: without a bound, a block of 4,096 rows has half a million candidates."""
     rng = np.random.default_rng(2)
     rows = (0.65 * rng.standard_normal((9000, 128)) + rng.standard_normal(128)).astype(np.float16)
@@ -123,11 +123,10 @@ def test_candidates_are_bounded_where_nearly_all_rows_are_some(monkeypatch: pyte
     basis = choose_basis(vectors.matrix, order, 0.85, pair_cost=0.0)
 
     def found(most: int) -> tuple[np.ndarray, np.ndarray, int]:
-        monkeypatch.setattr(ann, "MOST_CANDIDATES", most)
         made: list[ann.IndexedKept] = []
 
         def make(search: Search, capacity: int, pool: ThreadPoolExecutor) -> ann.IndexedKept:
-            made.append(ann.IndexedKept(search, pool, order))
+            made.append(ann.IndexedKept(search, pool, order, bound=most))
             return made[0]
 
         asked = {"num_always": 0, "num_threads": 2, "basis": basis, "make_kept": make, "block_rows": 4096}

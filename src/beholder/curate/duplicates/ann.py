@@ -65,15 +65,23 @@ class IndexedKept:
     similarity: within the cells looked at, nothing near is missed; what the products let pass is checked in float64.
 
     Where the threshold is low, the products let nearly everything pass. So as few rows are looked up at once as hold
-    MOST_CANDIDATES or so, judged by those before them.
+    `bound` or so candidates, judged by those before them.
 
     Attributes:
         num_rows: rows that stay.
         most_candidates: the largest number that was held at once.
     """
 
-    def __init__(self, search: Search, pool: ThreadPoolExecutor, rows: Rows, *, num_probes: int = DEFAULT_PROBES) -> None:
-        """`rows`: all rows in question; a sample of them decides where the cells are."""
+    def __init__(
+        self,
+        search: Search,
+        pool: ThreadPoolExecutor,
+        rows: Rows,
+        *,
+        num_probes: int = DEFAULT_PROBES,
+        bound: int = MOST_CANDIDATES,
+    ) -> None:
+        """`rows`: all rows in question; a sample of them decides where the cells are. bound: of candidates held at once."""
         faiss = load_faiss("finding near-duplicates among so many rows")
         self._search, self._pool = search, pool
         dim = search.basis.dim
@@ -96,7 +104,7 @@ class IndexedKept:
         self._index.nprobe = min(num_probes, num_cells)
         self._rows, self._squares = np.empty(len(rows), np.int64), np.empty(len(rows), np.float64)
         self.num_rows = self.most_candidates = 0
-        self._at_once = _FIRST_QUERIES
+        self._at_once, self._bound = _FIRST_QUERIES, bound
 
     def find(self, coordinates: Floats, rows: Rows, squares: Doubles, best: Doubles, best_at: Rows) -> None:
         """See `duplicates_exact.Kept`."""
@@ -106,7 +114,7 @@ class IndexedKept:
             found = self._find_some(coordinates[part], rows[part], squares[part], best[part], best_at[part])
             at = part.stop
             self.most_candidates = max(self.most_candidates, found)
-            fitting = int(MOST_CANDIDATES * (part.stop - part.start) / max(found, 1))
+            fitting = int(self._bound * (part.stop - part.start) / max(found, 1))
             self._at_once = max(1, min(fitting, _GROWTH * self._at_once, len(coordinates)))
 
     def _find_some(self, coordinates: Floats, rows: Rows, squares: Doubles, best: Doubles, best_at: Rows) -> int:
