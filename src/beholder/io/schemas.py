@@ -51,7 +51,7 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """What holds the values of two unequal types, none of them null; None: only text does."""
     kinds = (one, other)
-    if all(map(_is_number, kinds)):
+    if all(map(is_number, kinds)):
         return _common_number(one, other)
     if all(map(_is_list, kinds)):
         inside = _inside(one.value_type, other.value_type)
@@ -87,7 +87,15 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text, dictionary-encoded or not."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds integers, floats or decimals."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
+from beholder.io.schemas import is_text
 from beholder.pixels.picture import PictureRef
 from beholder.sources.file_kinds import (
     MOST_LOOKED_AT,
@@ -90,14 +91,14 @@ def picture_column_of(
             known = ", ".join(first.column_names[:20])
             raise InputError(f"--picture-column {wanted}: {source} has no such column; it has {known}")
         kind = first.schema.field(wanted).type
-        if not _is_text(kind):
+        if not is_text(kind):
             raise InputError(
                 f"--picture-column {wanted}: {source} has {kind} there, not paths or URLs of pictures; name another column"
             )
         return PictureColumn(wanted, False, sample_column) if wanted != sample_column else None
     if has_sources or any(names_pictures(name) or _is_address(name) for name in _texts(first, sample_column)):
         return None
-    others = [name for name in first.column_names if name != sample_column and _is_text(first.schema.field(name).type)]
+    others = [name for name in first.column_names if name != sample_column and is_text(first.schema.field(name).type)]
     for name in _by_usual_names(others, PICTURE_COLUMN_NAMES):
         values = _texts(first, name)
         if values and 2 * sum(map(_is_address, values)) > len(values):
@@ -111,7 +112,7 @@ def picture_column_of(
 
 def caption_column_of(schema: pa.Schema, taken: Sequence[str] = ()) -> str | None:
     """The column of text that holds captions, by its name; None: there is none. `taken`: columns that are something else."""
-    texts = [item.name for item in schema if item.name not in taken and _is_text(item.type)]
+    texts = [item.name for item in schema if item.name not in taken and is_text(item.type)]
     return next(iter(_by_usual_names(texts, CAPTION_COLUMN_NAMES)), None)
 
 
@@ -119,12 +120,6 @@ def _by_usual_names(names: Sequence[str], usual: Sequence[str]) -> list[str]:
     """Those of the names that are usual, best first, whatever their case."""
     by_name = {name.lower(): name for name in reversed(names)}
     return [by_name[name] for name in usual if name in by_name]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _texts(table: pa.Table, name: str) -> list[str]:

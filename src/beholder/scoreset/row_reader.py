@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.parquet import ParquetFile
-from beholder.io.schemas import as_numbers, in_type
+from beholder.io.schemas import as_numbers, in_type, is_number
 from beholder.scoreset.score_set import ScoreSet
 
 PIECE_ROWS = 1 << 20
@@ -88,10 +88,7 @@ class RowReader:
 
     def holds_numbers(self, name: str) -> bool:
         """Whether a column is of numbers, or may be meant so: `numbers_in` tells."""
-        kind = self.schema.field(name).type
-        return name in self._untyped or bool(
-            pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
-        )
+        return name in self._untyped or is_number(self.schema.field(name).type)
 
     def numbers_in(self, table: pa.Table, name: str) -> pa.ChunkedArray:
         """A column of a piece that was read, as numbers: as they are, or, of a CSV's text, float64.

@@ -22,7 +22,7 @@ from beholder import columns
 from beholder.errors import InputError
 from beholder.io import schemas as arrow_types
 from beholder.io import storage
-from beholder.io.schemas import common_schema
+from beholder.io.schemas import common_schema, is_number
 from beholder.io.tables import header_of
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset import foreign
@@ -377,9 +377,9 @@ def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Col
     """
     for name in scores:
         held = {item.type for schema in schemas for item in schema if item.name == name and not pa.types.is_null(item.type)}
-        others = [kind for kind in held if not _is_number(kind)]
+        others = [kind for kind in held if not is_number(kind)]
         if others and len(held) > len(others):
-            number = next(kind for kind in held if _is_number(kind))
+            number = next(kind for kind in held if is_number(kind))
             raise InputError(
                 f"{source}: files do not fit together: column {name!r} is {number} in one and {others[0]} in another"
             )
@@ -415,10 +415,6 @@ def _refit(
         changed |= {item.name for item in schema if item.name in floats and pa.types.is_integer(item.type)}
         made.append(foreign.refitted(path, scratch / f"{number:06d}-fitted.parquet", wanted, changed) if changed else path)
     return tuple(made), fitted
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -513,7 +509,7 @@ def _columns_of(
         )
     for name in found:
         kind = schema.field(name).type
-        if not _is_number(kind):
+        if not is_number(kind):
             raise InputError(f"{source}: column {name!r} is no column of numbers but {kind}; name another with --score-column")
     note = f"{source}: column {hidden!r} is left out, since --sample-column says that {sample_column!r} names the rows"
     return {

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from beholder.columns import SAMPLE_COLUMN_NAMES
 from beholder.errors import ChoiceNeededError, InputError
+from beholder.io.schemas import is_text
 from beholder.io.tables import check_names
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, is_picture, is_picture_text, suffix_of
 from beholder.sources.labels import is_heavy, listing
@@ -52,13 +53,6 @@ class Columns:
     is_struct: bool
     sample: str | None
     is_list: bool = False
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds text (dictionary-encoded or not)."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_bytes(kind: pa.DataType) -> bool:

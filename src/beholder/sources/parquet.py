@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from beholder.columns import PictureReason, RowStatus
 from beholder.errors import DamagedError, InputError, OversizedError
 from beholder.io import storage
-from beholder.io.schemas import group_bytes, num_rows_of
+from beholder.io.schemas import group_bytes, is_text, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.io.stream import read_ahead
 from beholder.kernels.blocks import ColumnBlock, Embeddings
@@ -31,7 +31,6 @@ from beholder.sources.column_choice import (
     is_bytes,
     is_list,
     is_numbers,
-    is_text,
 )
 from beholder.sources.fetch import too_many_bytes
 from beholder.sources.file_kinds import is_written_out, picture_of_text, without_written_out

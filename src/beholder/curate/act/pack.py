@@ -25,6 +25,7 @@ from beholder.curate.act.shards import KEY, Member, ParquetShard, TarShard
 from beholder.curate.act.state import JournalState, PackedShard
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import crash, storage
+from beholder.io.schemas import is_text
 from beholder.locate.archives import FilePlace, Place
 from beholder.pixels.picture import PictureRef
 
@@ -65,18 +66,12 @@ def check_caption_column(schema: pa.Schema, options: ActionOptions) -> None:
         return
     if name not in schema.names or name in OF_THE_SELECTION:
         hidden = (*OF_THE_SELECTION, columns.SAMPLE)
-        there = [repr(field.name) for field in schema if _is_text(field.type) and field.name not in hidden]
+        there = [repr(field.name) for field in schema if is_text(field.type) and field.name not in hidden]
         known = f"columns of text: {', '.join(there)}" if there else "there is no column of text but the sample"
         raise InputError(f"--caption-column {name!r}: the scores have no such column; {known} (--join brings more)")
     kind = schema.field(name).type
-    if not _is_text(kind):
+    if not is_text(kind):
         raise InputError(f"--caption-column {name!r} holds {kind}, not text; name a column of text")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def shard_limits(action: str, options: ActionOptions) -> tuple[int, int]:

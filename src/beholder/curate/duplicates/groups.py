@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -183,9 +183,8 @@ def find_near_duplicates(
         )
         keeper[has], similarity[has] = has[own], own_similarity
     elif len(rows):
-        found = _keep_best if is_exact else _keep_best_by_index
-        always_of_these = int(np.searchsorted(has, num_always))
-        own, own_similarity, num_axes = found(vectors, rows, threshold, always_of_these, num_threads, most_stays, on_progress)
+        how = {"num_always": int(np.searchsorted(has, num_always)), "most_stays": most_stays, "on_progress": on_progress}
+        own, own_similarity, num_axes = _keep_best(vectors, rows, threshold, is_exact=is_exact, num_threads=num_threads, **how)
         keeper[has], similarity[has] = np.where(own >= 0, has[own], -1), own_similarity
     return Duplicates(
         keeper=keeper,
@@ -211,38 +210,16 @@ def _is_exact(method: DuplicateMethod, num_rows: int, most_stays: int | None = N
 
 
 def _keep_best(
-    vectors: Vectors,
-    rows: Rows,
-    threshold: float,
-    num_always: int,
-    num_threads: int,
-    most_stays: int | None,
-    on_progress: Progress | None,
+    vectors: Vectors, rows: Rows, threshold: float, *, is_exact: bool, num_threads: int, **how: Any
 ) -> tuple[Rows, npt.NDArray[np.float64], int]:
-    basis = choose_basis(vectors.matrix, rows, threshold)
-    keeper, similarity = keep_best(
-        vectors,
-        rows,
-        threshold,
-        num_always=num_always,
-        num_threads=num_threads,
-        basis=basis,
-        make_kept=AllKept,
-        most_stays=most_stays,
-        on_progress=on_progress,
-    )
-    return keeper, similarity, basis.num_axes
+    """`keep_best` with every row compared, or those of near cells only; and the axes that were compared first.
 
-
-def _keep_best_by_index(
-    vectors: Vectors,
-    rows: Rows,
-    threshold: float,
-    num_always: int,
-    num_threads: int,
-    most_stays: int | None,
-    on_progress: Progress | None,
-) -> tuple[Rows, npt.NDArray[np.float64], int]:
+    how: further arguments of `keep_best`.
+    """
+    if is_exact:
+        basis = choose_basis(vectors.matrix, rows, threshold)
+        found = keep_best(vectors, rows, threshold, num_threads=num_threads, basis=basis, make_kept=AllKept, **how)
+        return *found, basis.num_axes
     from beholder.curate.duplicates.ann import IndexedKept, load_faiss_for, threads
 
     faiss = load_faiss_for(len(rows))
@@ -251,20 +228,10 @@ def _keep_best_by_index(
     def make_kept(search: Search, capacity: int, pool: ThreadPoolExecutor) -> Kept:
         return IndexedKept(search, pool, rows)
 
+    how |= {"basis": basis, "make_kept": make_kept, "block_rows": _INDEX_BLOCK_ROWS}
     with threads(faiss, num_threads):
-        keeper, similarity = keep_best(
-            vectors,
-            rows,
-            threshold,
-            num_always=num_always,
-            num_threads=num_threads,
-            basis=basis,
-            make_kept=make_kept,
-            block_rows=_INDEX_BLOCK_ROWS,
-            most_stays=most_stays,
-            on_progress=on_progress,
-        )
-    return keeper, similarity, basis.num_axes
+        found = keep_best(vectors, rows, threshold, num_threads=num_threads, **how)
+    return *found, basis.num_axes
 
 
 def _keep_best_of_groups(
@@ -299,10 +266,8 @@ def _keep_best_of_groups(
     for start, end in zip(starts[~is_small], ends[~is_small], strict=True):
         places = by_group[start:end]
         exact = _is_exact(method, len(places))
-        found = _keep_best if exact else _keep_best_by_index
-        own, own_similarity, _ = found(
-            vectors, rows[places], threshold, int(always[places].sum()), num_threads, None, lambda count, _: tell(count)
-        )
+        how = {"num_always": int(always[places].sum()), "on_progress": lambda count, _: tell(count)}
+        own, own_similarity, _ = _keep_best(vectors, rows[places], threshold, is_exact=exact, num_threads=num_threads, **how)
         keeper[places], similarity[places] = places[own], own_similarity
         done += len(places)
         is_exact = is_exact and exact
