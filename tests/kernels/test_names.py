@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beholder.kernels import ordering, texts
+from beholder.kernels import ordering, ties
 from beholder.sources.labels import row_names
 
 
@@ -35,8 +35,13 @@ def test_rows_that_tie_come_by_name_then_row_by_arrow_and_by_compiled_code(rows:
     expected = sorted(range(len(rows)), key=lambda row: (-rows[row][0], rows[row][1].encode(), row))
     by_arrow, compiled = order.copy(), order.copy()
     ordering.sort_by_names(by_arrow, flags, names)
-    texts.sort_by_names(compiled, flags.copy(), names)
+    ties.sort_by_names(compiled, flags.copy(), names)
     assert by_arrow.tolist() == compiled.tolist() == expected
     stays = {key for key, _, is_dropped in rows if not is_dropped}
-    _, num_wanted = ordering.mark_ties(sorted_keys, order, dropped)
-    assert num_wanted == sum(sum(other == key for other, _, _ in rows) > 1 for key, _, _ in rows if key in stays)
+    for mark_ties in (ordering.mark_ties, ties.mark_ties):
+        wanted, num_wanted = mark_ties(sorted_keys, order, dropped)
+        assert num_wanted == sum(sum(other == key for other, _, _ in rows) > 1 for key, _, _ in rows if key in stays)
+        keys_in_order = [rows[row][0] for row in order]
+        assert wanted.tolist() == [
+            int(place > 0 and key == keys_in_order[place - 1] and key in stays) for place, key in enumerate(keys_in_order)
+        ]

@@ -19,6 +19,8 @@ Bytes = npt.NDArray[np.uint8]
 
 MOST_ROWS = (1 << 32) - 2
 MOST_KEY = (1 << 32) - 1
+MANY_ROWS = 1 << 22
+"""Of more rows, ties are found by compiled code, which needs no memory but the flags."""
 MANY_TIES = 500_000
 """Of more rows that tie, names are compared by compiled code: four times as fast as Arrow, after a second to load numba."""
 
@@ -62,6 +64,10 @@ def mark_ties(keys: Keys, order: Rows, dropped: Bytes | None = None) -> tuple[By
 
     keys: (N,) sorted; order: (N,) their rows. With `dropped`, by row, only runs in which a row was not dropped count.
     """
+    if len(keys) > MANY_ROWS:
+        from beholder.kernels import ties
+
+        return ties.mark_ties(keys, order, dropped)
     flags = np.zeros(len(keys), np.uint8)
     np.equal(keys[1:], keys[:-1], out=flags[1:].view(np.bool_))
     places = in_runs(flags)
@@ -83,9 +89,9 @@ def sort_by_names(ids: Rows, flags: Bytes, names: pa.LargeStringArray, num_threa
     """Sort the runs of `flags` by the names of the ids, then by id, in place; ids of a run ascend. names: by id."""
     places = in_runs(flags)
     if len(places) > MANY_TIES:
-        from beholder.kernels import texts
+        from beholder.kernels import ties
 
-        texts.sort_by_names(ids, flags, names, num_threads)
+        ties.sort_by_names(ids, flags, names, num_threads)
         return
     tied = ids[places]
     runs = np.cumsum(flags[places] == 0)

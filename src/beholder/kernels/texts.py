@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,6 @@ _mixed = compiled(splitmix64)
 
 Offsets = npt.NDArray[np.int64]
 Data = npt.NDArray[np.uint8]
-Rows = npt.NDArray[np.uint32]
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -113,75 +110,6 @@ def fill_windows(offsets: Offsets, data: Data, skip: int, out: npt.NDArray[np.ui
     byte is not 8 are of equal names (if the bytes before `skip` were equal).
     """
     _windows(offsets, data, skip, out)
-
-
-@compiled
-def _sort_runs(ids, flags, windows, start, end):  # type: ignore[no-untyped-def]
-    still = 0
-    while start < end:
-        stop = start + 1
-        while stop < end and flags[stop] == 1:
-            stop += 1
-        num = stop - start
-        if num > 20:
-            run = ids[start:stop].copy()
-            by = np.argsort(windows[run], kind="mergesort")
-            for i in range(num):
-                ids[start + i] = run[by[i]]
-        else:
-            for i in range(start + 1, stop):
-                number = ids[i]
-                window = windows[number]
-                j = i - 1
-                while j >= start and windows[ids[j]] > window:
-                    ids[j + 1] = ids[j]
-                    j -= 1
-                ids[j + 1] = number
-        for i in range(start + 1, stop):
-            window = windows[ids[i]]
-            more = window == windows[ids[i - 1]] and (window & np.uint64(255)) == np.uint64(8)
-            flags[i] = 1 if more else 0
-            still += 1 if more else 0
-        start = stop
-    return still
-
-
-def sort_runs(ids: Rows, flags: Bytes, windows: npt.NDArray[np.uint64], num_threads: int = 1) -> int:
-    """Sort each run of `flags`, whose ids ascend, by the window of the id, in place; then only undecided runs stay marked.
-
-    windows: by id; see `fill_windows`. Equal windows stay in the order of ids; of names that go on they are undecided.
-    Returns how many rows tie with the one before them.
-    """
-    count = max(1, min(num_threads, len(ids) >> 16))
-    edges = [0]
-    for i in range(1, count):
-        edge = max(edges[-1], len(ids) * i // count)
-        while edge < len(ids) and flags[edge]:
-            edge += 1
-        edges.append(edge)
-    edges.append(len(ids))
-    with ThreadPoolExecutor(count) as pool:
-        return sum(pool.map(lambda start, stop: int(_sort_runs(ids, flags, windows, start, stop)), edges[:-1], edges[1:]))
-
-
-def sort_by_names(ids: Rows, flags: Bytes, names: pa.LargeStringArray, num_threads: int = 1) -> None:
-    """Sort the runs of `flags` by the names of the ids, then by id, in place; ids of a run ascend. names: by id.
-
-    7 bytes of each name are compared at a time, as numbers.
-    """
-    offsets, data = text_buffers(names)
-    if not len(names):
-        return
-    scan = scan_names(offsets, data)
-    if scan.ascending:
-        return
-    windows = np.empty(len(names), np.uint64)
-    skip = len(scan.common)
-    while True:
-        fill_windows(offsets, data, skip, windows)
-        if not sort_runs(ids, flags, windows, num_threads):
-            return
-        skip += WINDOW_BYTES
 
 
 @compiled

@@ -99,13 +99,13 @@ class Ranking:
         if count <= self.few_rows:
             self._settle_few(order, flags)
             return
-        from beholder.kernels import texts
+        from beholder.kernels import texts, ties
 
         windows = np.empty(len(self.keys), np.uint64)
         skip = self.names.first_windows(windows)
         if skip is None:
             return
-        while still := texts.sort_runs(order, flags, windows, self.num_threads):
+        while still := ties.sort_runs(order, flags, windows, self.num_threads):
             if 2 * still <= self.few_rows:
                 del windows
                 self._settle_few(order, flags)

@@ -379,10 +379,10 @@ def _sorted_wide(keys: Keys, wide: Bits | None, num_threads: int) -> tuple[Keys,
     flags, count = ordering.mark_ties(inverted, order)
     del inverted
     if count:
-        from beholder.kernels import texts
+        from beholder.kernels import ties
 
         np.invert(wide, out=wide)
-        texts.sort_runs(order, flags, wide, num_threads)
+        ties.sort_runs(order, flags, wide, num_threads)
         np.invert(wide, out=wide)
     for start in range(1, num_ranked, _BLOCK):
         stop = min(start + _BLOCK, num_ranked)
