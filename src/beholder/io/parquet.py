@@ -473,10 +473,10 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
         """The file once more; its columns of bytes come as dictionaries."""
         if self._dictionaries is None:
             buffer = _BUFFER_BYTES if isinstance(self._from, str) else _PIECE_BYTES
-            options = {**self._options, "pre_buffer": False, "buffer_size": buffer, "metadata": self.metadata}
             paths = [leaf.path for leaf in self._leaves if leaf.width is None]
+            more = {"pre_buffer": False, "buffer_size": buffer, "metadata": self.metadata, "read_dictionary": paths}
             source = self._from if isinstance(self._from, str) else _Ranges(self._bytes_at, self._num_bytes)
-            self._dictionaries = pq.ParquetFile(source, read_dictionary=paths, **options)
+            self._dictionaries = pq.ParquetFile(source, **(self._options | more))
         return self._dictionaries
 
 

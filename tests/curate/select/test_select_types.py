@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -164,3 +166,39 @@ def test_whole_numbers_of_more_than_64_bits_are_refused_in_one_line(tmp_path: Pa
     pq.write_table(pa.table({"sample": ["a"], "aesthetic_score": [1.0]}), tmp_path / "plain.parquet")
     with pytest.raises(beholder.InputError, match=r"s.parquet .*: Integers with more than 64 bits"):
         beholder.select(str(tmp_path / "plain.parquet"), top=1, join=path)
+
+
+def test_text_of_few_values_stays_text(tmp_path: Path) -> None:
+    """Files that store a column of text as dictionaries, and one that does not; row groups without and with nulls."""
+    rng = np.random.default_rng(3)
+    words = np.array(["red", "green", "", "blue", None], object)
+    frames = [
+        pd.DataFrame(
+            {
+                "sample": [f"{number}/{row:06d}" for row in range(40_000)],
+                "aesthetic_score": rng.normal(5, 1, 40_000).astype(np.float32),
+                "colour": words[rng.integers(0, 4 if number == 1 else 5, 40_000)],
+            }
+        )
+        for number in range(3)
+    ]
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    schema = pa.schema([("sample", pa.string()), ("aesthetic_score", pa.float32()), ("colour", pa.string())])
+    for number, frame in enumerate(frames):
+        pq.write_table(
+            pa.Table.from_pandas(frame, schema, preserve_index=False),
+            folder / f"{number}.parquet",
+            row_group_size=15_000,
+            use_dictionary=["colour"] if number != 2 else False,
+        )
+    whole = pd.concat(frames, ignore_index=True).sort_values(["aesthetic_score", "sample"], ascending=[False, True])
+    for rules, wanted in (
+        ({"min_score": 6.0}, whole[whole.aesthetic_score >= 6]),
+        ({"top": 50, "per": "colour"}, whole[whole.groupby("colour", dropna=False).cumcount() < 50]),
+    ):
+        with beholder.select(str(folder), **rules) as selection:
+            kept = selection.kept_rows()
+        assert kept.schema.field("colour").type == pa.string()
+        assert kept.column("sample").to_pylist() == wanted["sample"].tolist()
+        assert kept.column("colour").to_pylist() == [None if pd.isna(word) else word for word in wanted["colour"]]

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.errors import InputError
-from beholder.io.schemas import as_values, in_type, value_type
+from beholder.io.schemas import as_values, in_type, is_text, value_type
 from beholder.kernels import ordering
 from beholder.scoreset.database import WITH_FLAG, clear_errors, count_of, do, rows_of
 from beholder.scoreset.row_names import Names
@@ -111,14 +111,16 @@ def _by_column(
         raise InputError(f"{flag} {column}: rows cannot be put into groups by a column of {kind}")
 
     def encode(first: int, table: pa.Table) -> tuple[int, npt.NDArray[Any], list[Any]]:
-        found = as_values(table.column(0))
-        if pa.types.is_floating(found.type):
-            found = pc.if_else(pc.is_nan(found), None, found)
-        encoded = found.combine_chunks().dictionary_encode(null_encoding="encode")
+        found = table.column(0)
+        if not (pa.types.is_dictionary(found.type) and is_text(found.type)):
+            found = as_values(found).dictionary_encode()
+        encoded = found.unify_dictionaries().combine_chunks()
         encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
-        return first, encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+        values = [None if value != value else value for value in encoded.dictionary.to_pylist()]  # NaN is in no group
+        inside = pc.fill_null(encoded.indices, len(values)).to_numpy(zero_copy_only=False)
+        return first, inside, [*values, None]
 
-    groups = _collect(reader.num_rows, reader.map([column], encode), most_listed)
+    groups = _collect(reader.num_rows, reader.map([column], encode, encoded=[column]), most_listed)
     return groups if groups is not None else _by_database(column, reader, *database())
 
 

@@ -122,6 +122,8 @@ class RowTables:
         kinds = {name: self._reader.schema.field(name).type for name in self._reader.metadata_columns}
         self.passed = passed_columns(self._scores, [name for name, kind in kinds.items() if not _is_bytes(kind)])
         self.schema = list_schema(self._scores, (pa.field(new, kinds[name]) for name, new in self.passed.items()))
+        decides = {self._sample, *self._scores.score_columns}
+        self._encoded = [name for name in self.passed if name not in decides]
         self._is_compared = runner.rules.dedup is not None or bool(runner.rules.dedup_against)
         near = [pa.field(NEAR_TO, pa.large_string()), pa.field(SIMILARITY, pa.float32())] if self._is_compared else []
         self.decision_schema = list_schema(self._scores, near)
@@ -192,7 +194,7 @@ class RowTables:
             flags[by_row[inside] - np.uint32(first)] = True
             return self._taken(first, table, names, flags, places[inside])
 
-        return self._reader.map(names, take, wanted=chosen.any, on_rows=self._tell)
+        return self._reader.map(names, take, wanted=chosen.any, on_rows=self._tell, encoded=self._encoded)
 
     def _between(self, names: list[str], mask: RangeMask) -> Iterator[pa.Table]:
         """The same of the rows in the range of a mask; the place is the inverted key."""
@@ -208,7 +210,7 @@ class RowTables:
                 found = found.append_column(_IS_LEFT, pa.array(mask.left_in(first, table)[flags]))
             return found
 
-        return self._reader.map(read, take, on_rows=self._tell)
+        return self._reader.map(read, take, on_rows=self._tell, encoded=self._encoded)
 
     def _tell(self, count: int) -> None:
         self._runner.rows.tell("rows for the result", count)
@@ -228,8 +230,10 @@ class RowTables:
                 found[name] = self._scores.names_in(table.column(name), first)
             elif name in self._scores.score_columns:
                 found[name] = self._score_in(table, name)
-            else:
+            elif name == _ROW:
                 found[name] = table.column(name)
+            else:
+                found[name] = in_type(table.column(name), self._reader.schema.field(name).type)
         return pa.table(found).combine_chunks().append_column(_PLACE, pa.array(places))
 
     def _score_in(self, table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
