@@ -6,12 +6,13 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-slow lint bench bench-pictures bench-curation clean help
+.PHONY: demo test test-slow soak lint bench bench-pictures bench-curation clean help
 
 help:
 	@echo "make demo   the whole way on data it makes, under two minutes"
 	@echo "make test   the tests"
-	@echo "make test-slow  the rest of them: random kills, memory, other tools, large data"
+	@echo "make test-slow  the rest of them: crashes, memory, other tools, large data"
+	@echo "make soak   more kills at random, more data, further cases: before a release"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  speed beside the memory limit and the tools people use today"
 	@echo "make bench-pictures  the same for pictures: decoding, and tars to scores (an hour)"
@@ -29,10 +30,13 @@ demo: $(INSTALLED)
 	$(BIN)/beholder demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not soak" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not soak" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+soak: $(INSTALLED)
+	$(BIN)/python -m pytest -m soak -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

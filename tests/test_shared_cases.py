@@ -81,6 +81,7 @@ def tar_names(path: Path) -> list[str]:
         return tar.getnames()
 
 
+@pytest.mark.slow
 @case_of("01_csv_refused_aborts")
 def test_a_refused_csv_never_aborts(case: Path, models: list[str]) -> None:
     (case / "dup.csv").write_text("image_path,c,c\nimgs/0.jpg,x,y\n")
@@ -146,6 +147,7 @@ def test_parts_of_different_columns_go_into_one_csv(case: Path, models: list[str
     assert [bool(row["caption"]) for row in rows_of(Path("y.csv"))] == [True, True, False, False]
 
 
+@pytest.mark.slow
 @case_of("05_folder_mixed_types")
 def test_a_folder_of_parts_with_other_types_can_be_selected_from(case: Path, models: list[str]) -> None:
     for number, uid in enumerate(("12", "1a")):
@@ -215,6 +217,7 @@ def test_pictures_beside_lists_of_floats_are_pictures(case: Path, models: list[s
     check_counts(run_all(three_ways("hf_bbox.parquet", models)), 4)
 
 
+@pytest.mark.slow
 @case_of("08_parquet_picture_columns")
 def test_several_picture_columns_are_asked_about(case: Path, models: list[str]) -> None:
     asked = run_all(three_ways("ip2p.parquet", models) + three_ways("pickapic.parquet", models))
@@ -229,6 +232,7 @@ def test_several_picture_columns_are_asked_about(case: Path, models: list[str]) 
     check_counts(found[3:], 3, 2, out="d")  # two lists are empty
 
 
+@pytest.mark.slow
 @case_of("13_base64_pictures")
 def test_base64_is_scored_and_never_printed(case: Path, models: list[str]) -> None:
     table = pl.read_parquet("b64.parquet")
@@ -247,6 +251,7 @@ def test_base64_is_scored_and_never_printed(case: Path, models: list[str]) -> No
         assert text[300:360] not in told + tables
 
 
+@pytest.mark.slow
 @case_of("13_base64_pictures")
 def test_base64_is_embedded_and_verified(case: Path, models: list[str]) -> None:
     found = run_all(three_ways("b64.parquet", models) + three_ways("dataurl.parquet", models, out="d"))
@@ -298,6 +303,7 @@ def test_json_lines_are_a_table_of_pictures(case: Path, models: list[str]) -> No
     assert table["text"].to_list() == ["c"] * 4
 
 
+@pytest.mark.slow
 @case_of("09_packed_urls_without_suffix")
 @pytest.mark.usefixtures("odd_server")
 def test_packed_pictures_of_urls_have_a_picture_suffix(case: Path, models: list[str]) -> None:
@@ -340,6 +346,7 @@ def test_bytes_after_the_rows_of_an_npy_are_told(case: Path, shared_cases: Path)
 _MOST_BYTES = 1 << 30
 
 
+@pytest.mark.slow
 @case_of("30_damaged_files")
 def test_damaged_files_end_in_one_line_and_take_little(case: Path, models: list[str], shared_cases: Path) -> None:
     np.save("embeddings.npy", np.random.default_rng(0).standard_normal((4, 768)).astype(np.float32))

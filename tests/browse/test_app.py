@@ -199,6 +199,7 @@ def test_of_pictures_that_are_gone_it_is_said_what_helps(tmp_path: Path, is_fold
             assert said.count("--pictures or --root say where the pictures are now") == 1, said
 
 
+@pytest.mark.slow
 def test_names_of_any_length_are_said_shortly(tmp_path: Path) -> None:
     names = ["pictures/" + "x" * 10_000 + ".jpg", "pictures/" + "y/" * 5_000 + "end.jpg"]
     rows = {"sample": names, "aesthetic_score": np.full(len(names), 5, np.float32)}

@@ -157,6 +157,7 @@ def test_wrong_conditions_are_one_clear_line(conditions: Conditions, text: str, 
 ENDLESS = "(SELECT count(*) FROM range(10000000000) a, range(100000) b) > width"
 
 
+@pytest.mark.slow
 def test_a_condition_that_would_run_for_hours_is_stopped_and_the_next_one_works(tmp_path: Path) -> None:
     with open_scores(TABLE) as scores:
         found = Conditions(RowStore(scores, tmp_path), tmp_path, threads=2, time_limit_s=4)
@@ -188,6 +189,7 @@ def test_conditions_that_would_need_much_memory_are_stopped_and_the_next_one_wor
     found.close()
 
 
+@pytest.mark.slow
 def test_what_ends_a_process_ends_nothing_else(tmp_path: Path) -> None:
     with open_scores(TABLE) as scores:
         found = Conditions(RowStore(scores, tmp_path), tmp_path, threads=2, time_limit_s=100)
@@ -266,6 +268,7 @@ def test_a_filter_that_says_nothing_is_refused() -> None:
             condition_of("width", **clicked)
 
 
+@pytest.mark.slow
 def test_what_a_csv_holds_is_known_however_short_the_time_for_a_condition(tmp_path: Path) -> None:
     """The page asks for it when it opens: it is looked for once, and no time limit of a condition ends that."""
     lines = [f"{i}.jpg,{i / 10},{i},{i:04d},{i % 2 == 0},x{i}" for i in range(3000)]

@@ -36,6 +36,7 @@ def ask(odd_set: Path, tmp_path: Path) -> Iterator[Ask]:
     yield from client_of(odd_set, tmp_path, tmp_path / "m.jsonl", **how)
 
 
+@pytest.mark.slow
 def test_each_costs_one_tile(ask: Ask) -> None:
     for _ in range(2):  # a second try answers the same
         for number in range(10):
@@ -49,6 +50,7 @@ def test_each_costs_one_tile(ask: Ask) -> None:
     assert ask("/picture/x/1").content.startswith(b"\x89PNG")  # shown as it is stored: nothing decodes it here
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_are_one_line_and_the_page_lives(
     odd_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +78,7 @@ def test_none_is_started_before_a_picture_is_asked_for_and_all_end_with_it(odd_s
     wait_until_gone(workers, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", mostly_slow([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
 def test_no_worker_outlives_the_server(odd_set: Path, tmp_path: Path, sent: signal.Signals) -> None:
     line = [

@@ -64,6 +64,7 @@ def send_for_ever(connection: socket.socket) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_requests_that_never_end_are_dropped(photo_set: Path, tmp_path: Path) -> None:
     with served_by(photo_set, tmp_path, head_s=0.5, idle_s=0.5) as served:
         connections = [connected(served) for _ in HALVES]

@@ -111,6 +111,7 @@ def test_lists_longer_than_a_browser_can_lay_out_scroll_row_by_row_and_to_the_en
     assert min(tiles(page)) == 0
 
 
+@pytest.mark.slow
 def test_tabs_orders_and_the_way_to_the_cut(large_server: Any, open_page: Open) -> None:
     scores = scores_of(large_server)
     names = best_first(large_server)

@@ -11,6 +11,7 @@ from oracles.browse_page import Open, best_first, events, until, wait_for_tiles
 from oracles.tiers import mostly_slow
 
 
+@pytest.mark.slow
 def test_everything_can_be_reached_with_the_keyboard(photo_server: Any, open_page: Open) -> None:
     page = open_page(photo_server.url)
     page.evaluate("document.activeElement.blur()")
@@ -46,6 +47,7 @@ def focus_of(page: Any) -> str:
     return str(page.evaluate("document.activeElement.id || document.activeElement.className || document.activeElement.tagName"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", mostly_slow(["tab", "export", "help", "filters", "theme", "whole", "to-cut", "large"]))
 def test_keys_go_to_the_gallery_wherever_one_clicked_before(
     photo_server: Any, open_page: Open, tmp_path: Path, how: str

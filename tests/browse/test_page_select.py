@@ -32,6 +32,7 @@ def state(path: Path) -> dict[str, str]:
     return {name: mark for name, mark in found.items() if mark is not None}
 
 
+@pytest.mark.slow
 def test_shift_and_ctrl_select_and_a_key_marks_all(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     marks, names = tmp_path / "m.jsonl", best_first(photo_server)
     page = open_page(photo_server.url)
@@ -71,6 +72,7 @@ def test_shift_and_ctrl_select_and_a_key_marks_all(photo_server: Any, open_page:
     assert page.get_attribute("#tile-6", "data-mark") == "keep"
 
 
+@pytest.mark.slow
 def test_keys_alone_select_and_undo_works_in_the_large_view(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     marks, names = tmp_path / "m.jsonl", best_first(photo_server)
     page = open_page(photo_server.url)
@@ -222,6 +224,7 @@ def test_counts_of_tabs_are_exact(large_server: Any, open_page: Open) -> None:
     assert page.locator(".tab[data-tab=all] small").inner_text() == "120,000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", mostly_slow([1280, 390]))
 def test_sliders_and_chips_write_the_condition(photo_server: Any, open_page: Open, width: int) -> None:
     rows = pq.read_table(photo_server.options.scores).to_pylist()

@@ -62,7 +62,7 @@ def loading(page: Any) -> int:
     return int(page.evaluate(script))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_counts_rows_and_marks_are_answered_while_pictures_wait(slow_web: SlowServer, tmp_path: Path, open_page: Open) -> None:
     path, scores = table(tmp_path, slow_web, slow_every=1)
     options = BrowseOptions(scores=str(path), no_open=True, marks=str(tmp_path / "m.jsonl"))
@@ -95,6 +95,7 @@ def test_counts_rows_and_marks_are_answered_while_pictures_wait(slow_web: SlowSe
         page.context.close()
 
 
+@pytest.mark.slow
 def test_quick_pictures_come_while_slow_ones_wait(slow_web: SlowServer, tmp_path: Path, open_page: Open) -> None:
     path, _ = table(tmp_path, slow_web, slow_every=17)
     options = BrowseOptions(scores=str(path), no_open=True, marks=str(tmp_path / "m.jsonl"))

@@ -132,6 +132,7 @@ def test_filters_written_and_clicked(photo_server: Any, open_page: Open) -> None
     page.wait_for_function("() => document.getElementById('shown').textContent === '60 pictures'")
 
 
+@pytest.mark.slow
 def test_the_full_view_shows_the_picture_and_all_values_as_text(photo_server: Any, open_page: Open) -> None:
     names = best_first(photo_server)
     odd = next(index for index, name in enumerate(names) if "onerror" in name)
@@ -242,6 +243,7 @@ def test_marks_outside_a_filter_are_in_all_numbers(photo_server: Any, open_page:
     assert page.locator(".tab[data-tab=marked_drop] small").inner_text() == "2"
 
 
+@pytest.mark.slow
 def test_export_downloads_what_is_kept_and_names_the_command(photo_server: Any, open_page: Open, tmp_path: Path) -> None:
     names, scores = best_first(photo_server), sorted(scores_of(photo_server).tolist(), reverse=True)
     page = open_page(photo_server.url)
@@ -263,6 +265,7 @@ def test_export_downloads_what_is_kept_and_names_the_command(photo_server: Any, 
     assert words[words.index("--marks") + 1] == str(tmp_path / "m.jsonl")
 
 
+@pytest.mark.slow
 def test_rejects_with_their_reasons_as_text(photo_server: Any, open_page: Open) -> None:
     page = open_page(photo_server.url)
     page.click('.tab[data-tab="rejects"]')
@@ -274,6 +277,7 @@ def test_rejects_with_their_reasons_as_text(photo_server: Any, open_page: Open) 
     wait_for_tiles(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", mostly_slow(["light", "dark"]))
 def test_a_phone(photo_server: Any, open_page: Open, scheme: str) -> None:
     page = open_page(photo_server.url, width=390, height=844, is_mobile=True, has_touch=True, color_scheme=scheme)

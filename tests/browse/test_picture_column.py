@@ -148,6 +148,7 @@ def test_the_command_says_which_column_was_taken(url_set: Path) -> None:
         assert "--picture-column names a column with the pictures' paths or URLs" in str(address.warning)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mostly_slow(["parquet", "csv"]))
 def test_joined_columns_are_shown_filtered_and_exported_as_select_writes_them(url_set: Path, kind: str) -> None:
     """The table lacks two rows, is in another order, and has a column that the set has, too."""
@@ -229,6 +230,7 @@ def test_rows_marked_keep_have_their_place_among_those_without_a_score(tmp_path:
         assert ask(server, "/api/set").json()["scores"][0]["num_without"] == 1
 
 
+@pytest.mark.slow
 def test_tiles_tell_names_and_captions_and_which_pictures_are_turned(url_set: Path, open_page: Open) -> None:
     with served(url_set, where=("aesthetic_score < 99",)) as server:
         page = open_page(server.url)

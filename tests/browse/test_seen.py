@@ -51,6 +51,7 @@ def served(phone: Path) -> Iterator[Served]:
         yield found
 
 
+@pytest.mark.slow
 def test_the_square_is_the_one_that_was_scored(served: Served) -> None:
     told = httpx.get(f"{served.url}api/set").json()
     assert told["preset"] == "rgb"
@@ -83,6 +84,7 @@ def test_a_picture_that_is_none_is_told(served: Served) -> None:
     assert "not_an_image" in sent.json()["error"]
 
 
+@pytest.mark.slow
 def test_the_large_view_switches(served: Served, open_page: Callable[..., Any]) -> None:
     page = open_page(served.url)
     page.wait_for_selector("#tile-0 img")

@@ -73,6 +73,7 @@ def mark(url: str, row: int, word: str | None) -> None:
     assert found.status_code == 200, found.text
 
 
+@pytest.mark.slow
 def test_it_serves_marks_survive_kill_9_and_ctrl_c_ends_cleanly(photo_set: Path, tmp_path: Path) -> None:
     marks = str(tmp_path / "m.jsonl")
     with process_of(str(photo_set), "--marks", marks) as (process, url):

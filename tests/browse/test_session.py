@@ -211,6 +211,7 @@ def test_an_export_is_what_select_writes(session: Session, tmp_path: Path, kind:
         assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_keeps_repeated_rows_where_the_page_does(tmp_path: Path) -> None:
     rows = {"sample": ["a", "a", "b"], "aesthetic_score": pa.array([6, 7, 8], pa.float32()), "rank": [1, 2, 3]}
     path = write_set(tmp_path / "s.parquet", rows | {"source_rank": [4, 5, 6]})

@@ -334,6 +334,7 @@ def test_bad_input_is_one_clear_line(
     compare_with_the_documentation(request.node.callspec.params["case"], told, case.status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

@@ -258,6 +258,7 @@ def test_bad_pictures_are_one_clear_line(
     compare_with_the_documentation(name, told, case.status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

@@ -82,6 +82,7 @@ def damaged(data: bytes, seed: int) -> Iterator[bytes]:
         yield bytes(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly_slow(["set.parquet", "groups.parquet", "set.csv", "vectors.parquet"]))
 def test_random_damage(tmp_path: Path, whole: dict[str, bytes], name: str, plain_head: Path) -> None:
     path = tmp_path / name
@@ -138,7 +139,7 @@ def test_two_columns_of_one_name(tmp_path: Path, plain_head: Path) -> None:
         assert "has two columns called 'tag'" in command(*score, "-o", str(tmp_path / "o.parquet"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_refused_table_ends_with_one_line_each_time(tmp_path: Path, plain_head: Path) -> None:
     """Ten times, since what aborted at the end did so in a third of the runs."""
     (tmp_path / "ragged.csv").write_text("image_path,c\nimgs/0.jpg,x\nimgs/1.jpg\n")

@@ -45,6 +45,7 @@ def _run(folder: Path, arguments: list[str]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_one_key_has_one_type(printed: dict[str, dict[str, Any]]) -> None:
     for command, record in printed.items():
         for key, kind in KINDS.items():
@@ -64,6 +65,7 @@ def test_one_key_means_one_thing(printed: dict[str, dict[str, Any]]) -> None:
     assert list(printed["report"]["num_scored_by_column"].values()) == [199]
 
 
+@pytest.mark.slow
 def test_rows_of_the_set_and_rows_that_meet_conditions_are_told_apart(tmp_path: Path) -> None:
     """300 pictures, 10 of them named twice; of the first 100, widths 0 to 99, the first 40 are of kind a."""
     names = [*(f"{row:03d}" for row in range(300)), *(f"{row:03d}" for row in range(10))]

@@ -127,6 +127,7 @@ def test_the_folder_with_the_rows_of_a_run_means_the_run(
         assert scores.num_rows == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_scores_given_as_embeddings_are_told_where_these_are(
     photos: Path, s3: Any, small_tower: Path, plain_head: Path, is_remote: bool

@@ -78,6 +78,7 @@ def wait_for(running: subprocess.Popen[str], folder: Path, pattern: str) -> None
 SELECT, ADVISE = ("select", "--where", ENDLESS, "-o", "kept.parquet"), ("advise", "--where", ENDLESS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sent", "status"),
     [
@@ -117,6 +118,7 @@ def test_a_closed_terminal_that_sends_sighup_twice_leaves_nothing(tmp_path: Path
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, *(pytest.param(sent, marks=SLOW) for sent in (signal.SIGHUP, signal.SIGINT))])
 def test_the_live_page_ends_while_a_filter_runs(tmp_path: Path, scores: Path, sent: signal.Signals) -> None:
     running = start(tmp_path, "browse", str(scores), "--no-open", "--json")
@@ -170,6 +172,7 @@ def test_scoring_that_was_terminated_goes_on(tmp_path: Path, small_head: Path) -
     assert len(pl.read_parquet(tmp_path / "out" / "scores" / "*.parquet")) == 4_000
 
 
+@pytest.mark.slow
 def test_scoring_pictures_that_was_terminated_leaves_no_worker(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(320):
@@ -195,6 +198,7 @@ def test_scoring_pictures_that_was_terminated_leaves_no_worker(tmp_path: Path, s
     assert sorted(names) == [f"photos/{number:04d}.png" for number in range(320)]
 
 
+@pytest.mark.slow
 def test_acts_and_undo_that_were_terminated_go_on(tmp_path: Path) -> None:
     names = [f"photos/{number:05d}.png" for number in range(4_000)]
     (tmp_path / "photos").mkdir()

@@ -57,6 +57,7 @@ def check_scores(path: Path) -> None:
     np.testing.assert_allclose(pl.read_parquet(path)["aesthetic_score"].to_numpy(), EXACT, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_embeddings_are_scored_with_closed_streams(folder: Path) -> None:
     outputs = {(1,): "output.parquet", (0, 2): "others.parquet"}
     running = {numbers: start(folder, *SCORE, "-o", name, closed=numbers) for numbers, name in outputs.items()}
@@ -89,6 +90,7 @@ def test_pictures_are_scored_with_all_streams_closed(folder: Path, small_tower: 
     assert pl.read_parquet(folder / "scores.parquet")["sample"].to_list() == [f"photos/{seed}.png" for seed in range(5)]
 
 
+@pytest.mark.slow
 def test_a_pool_works_in_a_program_without_standard_streams(tmp_path: Path) -> None:
     # In Python the streams are the caller's: sockets and shared files get the numbers 0 to 2, and workers must not lose them.
     (tmp_path / "a.png").write_bytes(encoded(noise("RGB", 60, 60, 1), "PNG"))
@@ -146,6 +148,7 @@ def test_a_pipe_that_is_full_and_does_not_block_is_waited_for(folder: Path) -> N
     assert text[filled:] == program.beholder("models", "list", cwd=folder).stdout.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

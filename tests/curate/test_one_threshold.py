@@ -91,6 +91,7 @@ def test_former_names_of_options_are_taken_in_python(tmp_path: Path) -> None:
         beholder.report(table, tmp_path / "x.html", at=3, min_score=3)
 
 
+@pytest.mark.slow
 def test_former_flags_do_what_the_present_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     scores = [row / 25 for row in range(200)]

@@ -128,6 +128,7 @@ def test_the_page_shows_the_photographs_and_says_what_they_are(done: tuple[Path,
     assert "data:image/" in page
 
 
+@pytest.mark.slow
 def test_run_again_it_keeps_what_is_complete(done: tuple[Path, dict[str, Any], Told]) -> None:
     folder, first, _ = done
     before = {name: (folder / name).stat().st_mtime_ns for name in RESULTS if not name.endswith("beholder.json")}
@@ -141,7 +142,7 @@ def test_run_again_it_keeps_what_is_complete(done: tuple[Path, dict[str, Any], T
     assert again["fit"] == first["fit"]
 
 
-@pytest.mark.parametrize("stop_at", mostly_slow(range(1, 11), quick=3))
+@pytest.mark.parametrize("stop_at", mostly_slow(range(1, 11), quick=2, slow=2))
 def test_interrupted_anywhere_it_continues_to_the_same_result(
     done: tuple[Path, dict[str, Any], Told], tmp_path: Path, stop_at: int
 ) -> None:
@@ -200,6 +201,7 @@ def run_command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[st
     return beholder("demo", *arguments, cwd=folder)
 
 
+@pytest.mark.slow
 def test_the_command_tells_and_fills_the_default_folder(tmp_path: Path) -> None:
     result = run_command("--rows", "100", folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -215,7 +217,7 @@ def test_the_command_tells_and_fills_the_default_folder(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_command_prints_json_alone(tmp_path: Path) -> None:
     result = run_command("here", "--rows", "200", "--seed", "9", "--json", folder=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -97,7 +97,7 @@ def test_scores_are_those_of_one_picture_at_a_time(tmp_path: Path, photographs: 
     json.dumps(record, allow_nan=False)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_run_again_it_scores_new_photographs_alone_and_all_by_other_models(tmp_path: Path, photographs: Photographs) -> None:
     models = untrained_models(tmp_path / "out", 0)
     run(tmp_path / "out", photographs, models)
@@ -113,6 +113,7 @@ def test_run_again_it_scores_new_photographs_alone_and_all_by_other_models(tmp_p
     assert "anew: an earlier result there was by other models" in text
 
 
+@pytest.mark.slow
 def test_a_trained_tower_gets_its_scores_told_and_no_warning(tmp_path: Path, photographs: Photographs) -> None:
     made = untrained_models(tmp_path / "models", 1)
     record, text = run(tmp_path / "out", photographs, Models(made.tower, made.head, is_trained=True))

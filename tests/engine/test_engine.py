@@ -26,6 +26,7 @@ from beholder.kernels.scoring import Affine
 from beholder.models.clip import TowerShape, random_tower
 from beholder.models.head import Head
 from beholder.notices import told_to
+from oracles.tiers import mostly_slow
 
 SHAPE = TowerShape.small(image_px=42, width=64, num_layers=3, dim=32)
 TOWER = random_tower(SHAPE)
@@ -72,7 +73,7 @@ def test_a_picture_has_the_same_bits_in_any_company(precision: str, batch_size: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [name for name in ON_CPU if name != "fp16"])
+@pytest.mark.parametrize("precision", mostly_slow([name for name in reversed(ON_CPU) if name != "fp16"], quick=0, slow=1))
 def test_the_same_holds_at_the_real_width_and_number_of_tokens(precision: str) -> None:
     tower = random_tower(TowerShape(224, 14, 1024, 2, 16, 4096, 768))
     pixels = check_pictures(224)[:5]
@@ -340,7 +341,7 @@ def test_without_packed_products_bf16_is_computed_plainly(monkeypatch: pytest.Mo
         int8_support.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_compile_without_a_compiler_is_one_clear_line(tmp_path: Path) -> None:
     program = (
         "from beholder.models.clip import *; from beholder.engine.engine import Engine; import numpy as np\n"

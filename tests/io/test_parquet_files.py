@@ -96,6 +96,7 @@ def test_text_that_is_not_utf8_is_damage(tmp_path: Path) -> None:
                 read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mostly_slow(["delta", "fixed", "dotted"]))
 def test_however_values_are_stored_once_and_named_often_batches_are_small(tmp_path: Path, kind: str) -> None:
     rows = 300

@@ -31,7 +31,7 @@ def test_what_a_record_may_not_hold_is_left_out(here: Path) -> None:
             assert finder.read("a.jpg") == png(1)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_lies_beside_pictures_in_a_zip(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(here / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for i in range(40):

@@ -83,7 +83,7 @@ def test_the_activation_matters() -> None:
     assert (quick(pixels(shape, 2)) - plain(pixels(shape, 2))).abs().max() > 100 * TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_the_published_shapes_against_transformers() -> None:
     """All four in full size. L/14@336 and B/16 take over the blocks of L/14 and B/32, which saves making them again."""

@@ -206,6 +206,7 @@ def in_another_process(code: str) -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_second_load_needs_no_torch_and_gives_the_same_bits(models: Path) -> None:
     name = "ava+logos-l14-reluMSE"
     code = (
@@ -220,7 +221,7 @@ def test_the_second_load_needs_no_torch_and_gives_the_same_bits(models: Path) ->
     assert first.split(" ", 1)[1] == second.split(" ", 1)[1]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_unknown_head_is_kept_converted_too(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(1, 8), "bias": torch.zeros(1)}, tmp_path / "own.pth")
     code = (

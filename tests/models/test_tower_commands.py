@@ -39,7 +39,7 @@ def sparse_model(path: Path, shape: TowerShape) -> int:
     return at - 4 * 63_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_second_source_by_its_registry_name(
     web: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

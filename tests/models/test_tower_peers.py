@@ -19,6 +19,7 @@ from beholder.models.clip import SHAPES, TowerShape, random_tensors
 from beholder.models.towers import load_tower
 from oracles import checkpoints as made
 from oracles.peers import PEERS, needs_peers
+from oracles.tiers import mostly_slow
 
 TOLERANCE = 2e-5
 
@@ -98,7 +99,7 @@ def write(peer: str, folder: Path, tensors: dict[str, torch.Tensor], shape: Towe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("peer", ["timm", "open_clip", "birder"])
+@pytest.mark.parametrize("peer", mostly_slow(["birder", "timm", "open_clip"], quick=0, slow=1))
 def test_the_peer_gives_the_same_embeddings(peer: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     jobs = []

@@ -87,6 +87,7 @@ def test_a_published_file_on_the_hub(web: Hub, tensors: dict[str, Tensor], tmp_p
     assert local_file(entry) is None
 
 
+@pytest.mark.slow
 def test_a_large_file_comes_in_pieces_and_is_hashed_once(web: Hub, tmp_path: Path) -> None:
     body = np.random.default_rng(0).bytes(2 * RANGE_BYTES + 1001)
     path = tmp_path / "large.pt"

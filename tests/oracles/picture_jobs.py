@@ -28,14 +28,14 @@ def picture_bytes(seed: int, kind: str = "JPEG", size: tuple[int, int] = (70, 60
 
 
 def score_options(sources: Any, out: Path, tower: Path, head: Path, **more: Any) -> ScoreOptions:
-    """Float32 on one thread of the CPU, one decode worker, unless told otherwise."""
-    defaults: dict[str, Any] = {"precision": "fp32", "workers": 1, "device": "cpu", "num_threads": 1}
+    """Float32 on one thread of the CPU, decoded there too, unless told otherwise."""
+    defaults: dict[str, Any] = {"precision": "fp32", "workers": 0, "device": "cpu", "num_threads": 1}
     return ScoreOptions(sources=sources, out=str(out), backbone=str(tower), heads=(str(head),), **{**defaults, **more})
 
 
 def embed_options(sources: Any, out: Path, tower: Path, **more: Any) -> EmbedOptions:
     """As `score_options`."""
-    defaults: dict[str, Any] = {"precision": "fp32", "workers": 1, "device": "cpu", "num_threads": 1}
+    defaults: dict[str, Any] = {"precision": "fp32", "workers": 0, "device": "cpu", "num_threads": 1}
     return EmbedOptions(sources=sources, out=str(out), backbone=str(tower), **{**defaults, **more})
 
 

@@ -1,4 +1,4 @@
-"""Which cases of a test belong to the quick tests."""
+"""Which cases of a test belong to the quick tests, which to the slow ones, and which are for `make soak` alone."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any
 import pytest
 
 
-def mostly_slow(values: Iterable[Any], quick: int = 1) -> list[Any]:
-    """Cases for `parametrize`: the first `quick` run with the quick tests, the others only with the slow ones.
+def mostly_slow(values: Iterable[Any], quick: int = 1, slow: int | None = None) -> list[Any]:
+    """Cases for `parametrize`: the first `quick` run with the quick tests, the next `slow` (None: all) with the slow ones.
 
-    A tuple is the values of several parameters; one that is a single value is given as `pytest.param(value)`.
+    The others run in `make soak`. A tuple is the values of several parameters; one that is a single value is given as
+    `pytest.param(value)`.
     """
     found = []
     for number, value in enumerate(values):
+        mark = pytest.mark.slow if slow is None or number < quick + slow else pytest.mark.soak
         if number < quick:
             found.append(value)
         elif isinstance(value, type(pytest.param())):
-            found.append(pytest.param(*value.values, marks=[*value.marks, pytest.mark.slow], id=value.id))
+            found.append(pytest.param(*value.values, marks=[*value.marks, mark], id=value.id))
         elif isinstance(value, tuple):
-            found.append(pytest.param(*value, marks=pytest.mark.slow))
+            found.append(pytest.param(*value, marks=mark))
         else:
-            found.append(pytest.param(value, marks=pytest.mark.slow))
+            found.append(pytest.param(value, marks=mark))
     return found

@@ -22,6 +22,7 @@ def of(values: object) -> tuple[HeadNumbers, npt.NDArray[np.float32]]:
     return HeadNumbers("aesthetic_score", None, scores), scores
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(SCORES, st.integers(0, 9), st.sampled_from([0.0, 4.5, 5.0, 5.25, 9.0]))
 def test_best_worst_and_border_hold_what_sorting_finds(values: list[float], count: int, threshold: float) -> None:

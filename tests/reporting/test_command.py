@@ -45,6 +45,7 @@ def test_a_page_is_written_and_told(make_set: MakeSet, tmp_path: Path, monkeypat
     assert "beholder report scores.parquet --min-score sd-v1" in page.root.one("section", id="provenance").text
 
 
+@pytest.mark.slow
 def test_the_summary_as_json(make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = make_set({"aesthetic_score": [4.0, 5.0, 6.0]})

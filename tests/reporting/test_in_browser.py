@@ -115,6 +115,7 @@ def test_the_policy_stops_what_is_not_the_pages_own(chromium: Any, report_page: 
         watched.context.close()
 
 
+@pytest.mark.slow
 def test_galleries_and_the_large_view_by_keyboard(chromium: Any, report_page: Path) -> None:
     watched = Watched(chromium, report_page, viewport={"width": 1280, "height": 800})
     page, focused = watched.page, "document.activeElement.closest('.gallery') && document.activeElement.dataset.picture"
@@ -148,6 +149,7 @@ def test_galleries_and_the_large_view_by_keyboard(chromium: Any, report_page: Pa
     watched.context.close()
 
 
+@pytest.mark.slow
 def test_a_threshold_can_be_tried(chromium: Any, report_page: Path) -> None:
     watched = Watched(chromium, report_page, viewport={"width": 1280, "height": 800})
     page, slider = watched.page, watched.page.locator(".try-out input")
@@ -173,6 +175,7 @@ def test_a_threshold_can_be_tried(chromium: Any, report_page: Path) -> None:
     watched.context.close()
 
 
+@pytest.mark.slow
 def test_colours_can_be_changed(chromium: Any, report_page: Path) -> None:
     watched = Watched(chromium, report_page, color_scheme="light")
     before = watched.run("getComputedStyle(document.body).backgroundColor")

@@ -55,6 +55,7 @@ def test_without_a_threshold_it_opens_with_the_spread(make_set: MakeSet, tmp_pat
     assert shown(page, "lowest, the first few") == [f"photos/{row:05d}.jpg" for row in range(6)]
 
 
+@pytest.mark.slow
 def test_small_sets_and_several_heads(make_set: MakeSet, tmp_path: Path) -> None:
     one = page_of(str(make_set({"aesthetic_score": [5.25]})), folder=tmp_path, no_thumbnails=True)
     assert sentences(one) == ["One picture is scored: 5.250."]
@@ -83,6 +84,7 @@ def test_a_selection_opens_with_what_it_keeps(make_set: MakeSet, tmp_path: Path)
     assert "second colour" in page.root.one("p", id="histogram-0-summary").text
 
 
+@pytest.mark.slow
 def test_a_selection_does_not_open_with_the_price_of_its_bare_threshold(make_set: MakeSet, tmp_path: Path) -> None:
     """200 of 300 reach 5, all of one kind; the selection keeps 30 of those, so "66.7 % of all" stay by the threshold only."""
     scores = np.concatenate([np.full(200, 6.0), np.full(100, 4.0)]).astype(np.float32)

@@ -32,6 +32,7 @@ def load(pictures: dict[str, bytes], *, max_bytes: int = 1 << 30, uses: dict[str
     )
 
 
+@pytest.mark.slow
 def test_thumbnails_fit_the_bytes_they_may_take() -> None:
     pictures = {f"{i}.jpg": encoded(noise("RGB", 500, 400, i), "JPEG", quality=95) for i in range(12)}
     whole = load(pictures)
@@ -58,6 +59,7 @@ def test_what_does_not_fit_at_all_is_left_out_from_the_end() -> None:
     assert some.num_bytes <= 6000
 
 
+@pytest.mark.slow
 def test_pictures_that_are_shown_twice_count_twice() -> None:
     pictures = {f"{i}.jpg": encoded(noise("RGB", 400, 400, i), "JPEG") for i in range(4)}
     budget = load(pictures).num_bytes
@@ -95,6 +97,7 @@ def test_a_time_limit_that_no_system_can_wait_for_is_refused(tmp_path: Path, tim
         report(pa.table({"sample": ["a"], "aesthetic_score": [5.0]}), tmp_path / "r.html", timeout=timeout)
 
 
+@pytest.mark.slow
 def test_advice_for_moved_pictures_is_given_where_some_are_missing_only(tmp_path: Path) -> None:
     (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more than that")
     for names, is_told in ((["damaged.jpg"], False), (["damaged.jpg", "gone.jpg"], True)):
@@ -177,6 +180,7 @@ def test_pictures_in_parquet(tmp_path: Path) -> None:
     assert (summary.num_thumbnails, summary.missing) == (6, {})
 
 
+@pytest.mark.slow
 def test_pictures_on_a_server_and_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"{key}.jpg": data for key, data in PICTURES.items()}
     del files["003.jpg"]

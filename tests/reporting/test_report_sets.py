@@ -75,6 +75,7 @@ def test_other_peoples_tables(tmp_path: Path) -> None:
     assert table_rows(page, "Moments")[1][0] == "points"
 
 
+@pytest.mark.slow
 def test_data_frames_give_the_same_page(make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     frame = pd.DataFrame(
@@ -116,7 +117,7 @@ def test_sources_that_are_gone_are_told(make_set: MakeSet, tmp_path: Path) -> No
     assert any("--pictures" in item.text for item in page.root.all("p", class_="warn"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_million_rows_stay_below_ten_megabytes(photographs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     for number in range(120):  # noise: what takes most bytes

@@ -56,6 +56,7 @@ def scored(tmp_path: Path) -> tuple[Path, np.ndarray]:
     return tmp_path, load_head(heads[0]).score(rows)
 
 
+@pytest.mark.soak
 def test_apply_score_filter_plans_exactly_the_low_scores(scored: tuple[Path, np.ndarray]) -> None:
     folder, scores = scored
     line = [*FILTER, "--output-csv", "plan.csv"]

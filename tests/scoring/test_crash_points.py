@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from oracles.program import python
+from oracles.tiers import mostly_slow
 
 ONLY_UPLOADED = {"upload begun", "file uploaded"}
 """Points that only remote outputs meet."""
@@ -23,13 +24,14 @@ def drive(how: str, tmp_path: Path, head: Path, tower: str, *suffixes: str) -> t
     return set(reached), set(points)
 
 
+@pytest.mark.slow
 def test_embeddings_are_scored_once_wherever_a_run_dies(tmp_path: Path, small_head: Path) -> None:
     reached, points = drive("once", tmp_path, small_head, "", "", ".parquet")
     assert points - reached == ONLY_UPLOADED | {"embeddings moved away"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("suffix", mostly_slow([".parquet", ".csv"], quick=0, slow=1))
 def test_one_file_is_whole_wherever_a_run_dies(tmp_path: Path, small_head: Path, suffix: str) -> None:
     reached, points = drive("each", tmp_path, small_head, "", suffix)
     assert points - reached == ONLY_UPLOADED | ONLY_FOLDERS | {"embeddings moved away"}

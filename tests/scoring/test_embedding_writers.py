@@ -22,6 +22,7 @@ from beholder.sources.find import embedding_reader, find_parts
 from beholder.sources.labels import ConsecutiveLabels
 from beholder.sources.reader import ReadOptions
 from oracles.peers import PEERS, needs_peers
+from oracles.tiers import mostly_slow
 
 STAMP = {"format": "beholder-embeddings", "backbone": "test/tower", "pixels": {"preset": "rgb"}}
 LIST = WriteOptions(format="parquet", dtype="float32", normalise=False)
@@ -236,7 +237,7 @@ def test_npy_shards_and_their_metadata_join(tmp_path: Path) -> None:
     assert joined.column("caption").to_pylist() == [None] * 7 + ["1", "2", "3", "x"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_joining_takes_memory_of_a_few_groups_and_not_of_all_rows(tmp_path: Path) -> None:
     parts = []
     for index in range(16):
@@ -325,7 +326,7 @@ print(*samples, sep="\\n")
 
 
 @needs_peers("embedding-reader and VDC are")
-@pytest.mark.parametrize("options", [LIST, CSV, WIDE], ids=lambda options: options.format)
+@pytest.mark.parametrize("options", mostly_slow([LIST, CSV, WIDE], slow=0), ids=lambda options: options.format)
 def test_vdc_reads_every_row_as_it_is(tmp_path: Path, options: WriteOptions) -> None:
     rows = rows_of(10_000)
     (name,) = write_shard(tmp_path, 0, "a", rows, pa.table({"sample": labels_of(10_000).column("sample")}), options, STAMP)

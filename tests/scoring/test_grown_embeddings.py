@@ -98,7 +98,7 @@ def test_rows_of_vanished_files_can_be_kept(tmp_path: Path, small_head: Path, su
     check([a], out, small_head, (40, 0, 0, 80))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_runs_over_changing_files_are_killed(tmp_path: Path, small_head: Path) -> None:
     """At random moments: while a result is taken apart, set aside, taken over, made and joined again."""
     driver = Path(__file__).with_name("kill_grown.py")

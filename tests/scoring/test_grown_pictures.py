@@ -31,7 +31,7 @@ from oracles.tiers import mostly_slow
 
 Job = Callable[..., RunSummary]
 SUFFIXES = ("", ".parquet", ".csv")
-MOST = ("", ".parquet", pytest.param(".csv", marks=pytest.mark.slow))
+MOST = ("", ".parquet", pytest.param(".csv", marks=pytest.mark.soak))
 """CSV is rebuilt as Parquet is; the first test has it as well."""
 
 
@@ -98,7 +98,7 @@ def check(job: Job, sources: Any, out: Path, expected: tuple[int, int, int, int]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_folder_that_has_changed_in_every_way(tmp_path: Path, scoring: Job, suffix: str, workers: int) -> None:
     photos, out = make(tmp_path / "photos", range(10, 24)), tmp_path / f"out{suffix}"
     more = {"keep_embeddings": True, "workers": workers}
@@ -134,10 +134,10 @@ def test_one_small_change_after_the_other(tmp_path: Path, scoring: Job, suffix: 
 
 FORMATS: list[Any] = [
     ("", {}),
-    pytest.param("", {"dtype": "float32", "normalise": False}, marks=pytest.mark.slow),
+    pytest.param("", {"dtype": "float32", "normalise": False}, marks=pytest.mark.soak),
     ("", {"format": "parquet"}),
-    pytest.param("", {"format": "birder-csv"}, marks=pytest.mark.slow),
-    pytest.param(".parquet", {"dtype": "float32"}, marks=pytest.mark.slow),
+    pytest.param("", {"format": "birder-csv"}, marks=pytest.mark.soak),
+    pytest.param(".parquet", {"dtype": "float32"}, marks=pytest.mark.soak),
     (".parquet", {"format": "birder-parquet"}),
     (".csv", {}),
 ]
@@ -154,6 +154,7 @@ def test_embeddings_in_every_layout(tmp_path: Path, embedding: Job, suffix: str,
     check(embedding, photos, out, (12, 4, 1, 1), **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_a_list_is_put_in_another_order_and_its_files_change(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(10)), tmp_path / f"out{suffix}"
@@ -234,11 +235,11 @@ def write_tar(path: Path, chosen: range, **fields: Any) -> None:
         [
             ("score", "", {"keep_embeddings": True}),
             ("score", ".parquet", {"keep_embeddings": True}),
-            pytest.param("score", ".csv", {}, marks=pytest.mark.slow),
+            pytest.param("score", ".csv", {}, marks=pytest.mark.soak),
             ("embed", "", {}),
             ("embed", "", {"format": "birder-parquet"}),
-            pytest.param("embed", ".parquet", {}, marks=pytest.mark.slow),
-            pytest.param("embed", ".csv", {}, marks=pytest.mark.slow),
+            pytest.param("embed", ".parquet", {}, marks=pytest.mark.soak),
+            pytest.param("embed", ".csv", {}, marks=pytest.mark.soak),
         ],
         quick=2,
     ),
@@ -271,6 +272,7 @@ def write_zip(path: Path, chosen: range, packing: int = zipfile.ZIP_STORED, chan
             archive.writestr(f"{number:03}.png", data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "packing"),
     mostly_slow([("", zipfile.ZIP_STORED), (".parquet", zipfile.ZIP_DEFLATED), (".csv", zipfile.ZIP_STORED)]),
@@ -296,6 +298,7 @@ def test_zips_that_grow_shrink_and_are_touched(tmp_path: Path, scoring: Job, suf
     check(scoring, folder / "b.zip", out, (4, 0, 0, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_parquet_files_with_pictures(tmp_path: Path, scoring: Job, suffix: str) -> None:
     folder, out = tmp_path / "packed", tmp_path / f"out{suffix}"
@@ -373,6 +376,7 @@ def test_results_of_other_pictures_are_not_replaced(tmp_path: Path, scoring: Job
     assert left == {path: data for path, data in before.items() if "photos" not in path.parts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", mostly_slow([".parquet", ".csv"]))
 def test_a_finished_file_without_what_it_was_made_of_says_so(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(5)), tmp_path / f"out{suffix}"
@@ -429,6 +433,7 @@ def test_results_of_an_older_version_go_on(tmp_path: Path, scoring: Job) -> None
     assert scoring(sources, out).num_new == 1
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_new(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
     photos = make(tmp_path / "photos", range(4))
     line = ["score", str(photos), "-o", str(tmp_path / "out.csv"), "--backbone",
@@ -483,6 +488,7 @@ def kept_rows(folder: Path) -> dict[str, bytes]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", mostly_slow(MOST))
 def test_vanished_pictures_can_be_kept(tmp_path: Path, scoring: Job, suffix: str) -> None:
     photos, out = make(tmp_path / "photos", range(4, 12)), tmp_path / f"out{suffix}"
@@ -534,7 +540,7 @@ score(score_options(source, out, tower, head, workers=0, shard_rows=2, keep_embe
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("suffix", MOST)
 def test_a_second_run_is_killed_and_the_folder_changes_again(
     tmp_path: Path, scoring: Job, small_tower: Path, plain_head: Path, suffix: str
@@ -565,7 +571,7 @@ EDITS = st.lists(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS, suffix=st.sampled_from(SUFFIXES))
 def test_random_edits(

@@ -19,8 +19,9 @@ from oracles.picture_jobs import picture_bytes, score_options
 from oracles.result_bytes import check_same
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.score_jobs import ROWS
+from oracles.tiers import mostly_slow
 
-SUFFIXES = ("", pytest.param(".parquet", marks=pytest.mark.slow), pytest.param(".csv", marks=pytest.mark.slow))
+SUFFIXES = mostly_slow(["", ".parquet", ".csv"], slow=0)
 
 
 def fetched(client: Any, prefix: str, folder: Path) -> Path:
@@ -79,9 +80,9 @@ def put_list(client: Any, kind: str, numbers: list[int], place: str) -> None:
 
 
 LISTS = [
-    pytest.param("txt", "", marks=pytest.mark.slow),
+    pytest.param("txt", "", marks=pytest.mark.soak),
     ("csv", ".parquet"),
-    pytest.param("parquet", ".csv", marks=pytest.mark.slow),
+    pytest.param("parquet", ".csv", marks=pytest.mark.soak),
 ]
 
 
@@ -105,6 +106,7 @@ def test_a_list_in_a_bucket_of_pictures_there(
     check(s3, options, f"out{suffix}", tmp_path, (4, 1, 0, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["txt", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_list_in_a_bucket_of_pictures_here(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, kind: str) -> None:
     photos = tmp_path / "photos"
@@ -142,7 +144,7 @@ def test_a_list_here_of_pictures_in_a_bucket(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [pytest.param("", marks=pytest.mark.slow), ".parquet"])
+@pytest.mark.parametrize("suffix", [pytest.param("", marks=pytest.mark.soak), ".parquet"])
 def test_zips_in_a_bucket(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, suffix: str) -> None:
     def save(name: str, numbers: range) -> None:
         file = io.BytesIO()

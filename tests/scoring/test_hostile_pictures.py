@@ -117,7 +117,7 @@ def test_all_good_pictures_are_scored_and_each_bad_one_is_explained(
     assert {Image.open(path).mode for path in chosen} >= {"RGB", "P"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_at_random_moments_the_result_is_the_same_to_the_bit(
     tmp_path: Path,
     album: tuple[Path, dict[str, str]],

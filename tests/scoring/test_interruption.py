@@ -42,7 +42,7 @@ def _contents(out: Path) -> tuple[list[tuple[str, float]], list[str]]:
     return sorted(zip(scored["sample"], scored["aesthetic_score"].cast(pl.Float32), strict=True)), sorted(rejects)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_at_random_moments_every_row_is_there_exactly_once(tmp_path: Path, small_head: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
@@ -68,6 +68,7 @@ def command(*arguments: str, env: dict[str, str] | None = None, **kwargs: Any) -
     return beholder(*arguments, env={**os.environ, **(env or {})}, **kwargs)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_continue(tmp_path: Path, small_head: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
     line = ["score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out"),

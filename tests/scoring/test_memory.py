@@ -12,6 +12,7 @@ import pytest
 
 from beholder import Head, save_head
 from beholder.kernels.scoring import Affine
+from oracles.tiers import mostly_slow
 
 D = 768
 NUM_FILES = 12
@@ -59,7 +60,7 @@ def _peak(sources: Path, out: Path, head: Path) -> tuple[int, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see memory")
-@pytest.mark.parametrize("fortran", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize("fortran", mostly_slow([False, True], quick=0, slow=1), ids=["rows", "columns"])
 def test_twelve_files_take_hardly_more_memory_than_one(tmp_path: Path, fortran: bool) -> None:
     """The same file under many names, as hard links: as much to read, and no more on the disk."""
     num_rows = FILE_BYTES // (2 * D)

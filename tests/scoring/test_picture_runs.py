@@ -77,6 +77,7 @@ def test_kept_embeddings_never_replace_somebody_elses(
     assert not (tmp_path / "s.parquet").exists()
 
 
+@pytest.mark.slow
 def test_kept_embeddings_are_replaced_by_those_of_a_new_run(
     tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path
 ) -> None:

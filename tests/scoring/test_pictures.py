@@ -76,6 +76,7 @@ def test_kept_embeddings_are_scored_again_without_pictures(
     assert not again.warnings
 
 
+@pytest.mark.slow
 def test_embeddings_as_float32_give_the_same_bits(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:
     embed(embed_options(str(photos), tmp_path / "e", small_tower, dtype="float32", normalise=False, shard_rows=4))
     direct = score(score_options(str(photos), tmp_path / "direct.parquet", small_tower, plain_head, shard_rows=9))
@@ -85,6 +86,7 @@ def test_embeddings_as_float32_give_the_same_bits(tmp_path: Path, photos: Path, 
     assert one["aesthetic_score"].to_numpy().tobytes() == other["aesthetic_score"].to_numpy().tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("out", "more"),
     mostly_slow(

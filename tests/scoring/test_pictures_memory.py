@@ -16,6 +16,7 @@ from beholder.kernels.scoring import Affine
 from oracles.checkpoints import hf_config, hf_state, write_json, write_safetensors
 from oracles.made_pictures import encoded, noise
 from oracles.tar_making import tar
+from oracles.tiers import mostly_slow
 
 FEW, MANY = 5_000, 30_000
 MOST_GROWTH = 40 << 20
@@ -88,7 +89,7 @@ def make_parquet(folder: Path, data: list[bytes]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see memory")
-@pytest.mark.parametrize("make", [make_tars, make_one_tar, make_parquet])
+@pytest.mark.parametrize("make", mostly_slow([make_one_tar, make_tars, make_parquet], quick=0, slow=1))
 def test_memory_is_flat_in_the_number_of_pictures(tmp_path: Path, tiny_tower: Path, long_head: Path, make: object) -> None:
     data = [encoded(noise("RGB", 16, 15, seed), "JPEG") for seed in range(10)]
     source = tmp_path / "source"

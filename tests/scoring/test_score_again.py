@@ -134,6 +134,7 @@ def test_results_inside_the_source_are_not_read_as_embeddings(
         assert score(options).num_new == 0
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_command_at_once_give_one_whole_result(tmp_path: Path, small_head: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS)
     line = ["score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.parquet")]

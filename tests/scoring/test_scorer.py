@@ -243,6 +243,7 @@ class Scored(torch.utils.data.Dataset[Any]):
         return self.scorer.score(self.pictures[index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_a_dataloader_worker_scores(scorer: Scorer, paths: list[str], scores: np.ndarray, web: FileServer, start: str) -> None:
     urls = [*paths[:4], f"{web.url}/{Path(paths[4]).name}"]

@@ -146,6 +146,7 @@ def test_float16_rows_that_overflow_when_they_are_squared() -> None:
     assert run("x.npy").notes[0].endswith("is 0.66")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npy", "lists", "folder"])
 def test_no_more_than_the_first_ten_thousand_rows_count(kind: str) -> None:
     rows = np.concatenate([rows_at(0.66, 10_000), rows_at(-0.9, 200, seed=1)]).astype(np.float16).astype(np.float32)

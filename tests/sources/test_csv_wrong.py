@@ -121,6 +121,7 @@ def test_a_file_cut_while_it_is_read(tmp_path: Path) -> None:
         list(blocks)
 
 
+@pytest.mark.slow
 def test_a_quote_that_is_never_closed_does_not_read_on_for_ever(memory_folder: str) -> None:
     def error_in(text: str, piece_bytes: int | None = None) -> str:
         with fsspec.open(f"{memory_folder}/a.csv", "wb") as file:

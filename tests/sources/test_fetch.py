@@ -183,6 +183,7 @@ def test_a_few_archives_stay_open_and_a_whole_file_is_read_anew(tmp_path: Path) 
     assert num_open_files() == before
 
 
+@pytest.mark.slow
 def test_a_worker_reads_several_urls_at_a_time_and_one_slow_server_holds_up_no_other() -> None:
     with running(Counting()) as server:
         _read_many(server)

@@ -238,7 +238,7 @@ def test_columns_of_a_folder_are_null(tmp_path: Path) -> None:
     assert "no source has a column 'x'; they have none" in refused(tmp_path / "in", columns=("x",))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_large_folder_takes_little_memory_and_time(tmp_path: Path) -> None:
     """60,000 files in a process of its own: under 60 MB more than ten files take (names of 30 bytes)."""
     script = f"""

@@ -207,6 +207,7 @@ for number in range(60):
 """
 
 
+@pytest.mark.slow
 def test_files_cut_short_at_any_moment_never_end_the_process(tmp_path: Path) -> None:
     """Touching a mapped page that the file does not hold any more is SIGBUS, unless it is seen to."""
     line = [sys.executable, "-c", CUT_SHORT, str(tmp_path / "x.npy")]

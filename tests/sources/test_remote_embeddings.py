@@ -96,6 +96,7 @@ def one_line(source: str | list[str], out: str | Path, head: Path, **options: An
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly_slow(FORMATS, quick=2))
 def test_s3_gives_the_bits_of_local_files(s3: Any, tmp_path: Path, small_head: Path, name: str) -> None:
     s3.put_object(Bucket=BUCKET, Key=f"deep/er/{name}", Body=FORMATS[name])
@@ -124,6 +125,7 @@ def test_one_row_and_no_row_on_s3(s3: Any, tmp_path: Path, small_head: Path, row
         assert "zero rows" in one_line(f"s3://{BUCKET}/x.npy", tmp_path / "out", small_head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", mostly_slow(["set", "set/", "set/img_emb", "set/img_emb/"]))
 def test_a_clip_retrieval_set_on_s3_keeps_names_columns_and_stamp(
     s3: Any, tmp_path: Path, small_head: Path, source: str
@@ -141,6 +143,7 @@ def test_a_clip_retrieval_set_on_s3_keeps_names_columns_and_stamp(
     assert "made with openai/clip-vit-base-patch32" in line
 
 
+@pytest.mark.slow
 def test_globs_on_s3_come_in_natural_order(s3: Any, tmp_path: Path, small_head: Path) -> None:
     put_set(s3, "set", stamp=None)
     summary = run(f"s3://{BUCKET}/set/img_emb/img_emb_*.npy", tmp_path / "out.parquet", small_head)
@@ -160,6 +163,7 @@ def test_a_list_on_s3_names_parts_of_both_kinds(s3: Any, tmp_path: Path, small_h
     assert found.to_list() == expected_scores(small_head).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", mostly_slow(["csv", "parquet"]))
 def test_one_file_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path, suffix: str) -> None:
     rows = ROWS.copy()
@@ -202,6 +206,7 @@ def test_a_folder_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path) ->
     assert run(f"s3://{BUCKET}/set", out, small_head).num_new == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", mostly_slow(["", ".parquet", ".csv"]))
 def test_other_inputs_need_overwrite_which_leaves_nothing_of_the_old_result(
     s3: Any, tmp_path: Path, small_head: Path, suffix: str
@@ -235,6 +240,7 @@ def test_foreign_results_on_s3_stay(s3: Any, tmp_path: Path, small_head: Path, s
     assert body(s3, key) == b"mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", mostly_slow(["", ".parquet"]))
 def test_an_upload_that_broke_off_is_continued_without_scoring_again(
     s3: Any, tmp_path: Path, small_head: Path, suffix: str
@@ -270,6 +276,7 @@ def test_missing_things_on_s3_are_one_clear_line(s3: Any, tmp_path: Path, small_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_damaged_files_on_s3_are_named(s3: Any, tmp_path: Path, small_head: Path) -> None:
     whole = {name: FORMATS[name] for name in ("c.npy", "x.npz", "x.parquet")}
     for name, data in whole.items():

@@ -156,6 +156,7 @@ def test_a_picture_on_s3_that_was_written_again_is_another_input(bucket: Any) ->
     assert after["bytes"] == before["bytes"]
 
 
+@pytest.mark.slow
 def test_globs_ranges_and_tables_on_s3(bucket: Any, tmp_path: Path) -> None:
     (part,) = find(f"s3://{BUCKET}/d/*.*")
     assert read(part)[1].column("sample").to_pylist() == [f"s3://{BUCKET}/d/{name}" for name in ("9.png", "10.jpg", "é.webp")]

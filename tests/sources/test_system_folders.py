@@ -44,6 +44,7 @@ def test_words_are_no_systems_folders(tmp_path: Path) -> None:
     assert len(samples(tmp_path)) == 5
 
 
+@pytest.mark.slow
 def test_on_a_server(s3: Any) -> None:
     fill_bucket(s3, {f"photos/{name}": png(1) for name in NAMES} | {"e/#recycle/x.npy": b"no array"})
     root = f"s3://{BUCKET}/photos"

@@ -93,6 +93,7 @@ def test_no_picture_one_picture_and_errors_that_the_source_knew(num_workers: int
         np.testing.assert_array_equal(found[1], pixels_of(b"x", SIZE_PX))
 
 
+@pytest.mark.slow
 def test_an_endless_iterator_is_read_no_further_than_there_are_slots() -> None:
     pulled = 0
 
@@ -191,6 +192,7 @@ def test_a_map_that_is_left_early_leaves_the_pool_as_new() -> None:
         next(pool_of(1).map(refs_of([b"early"])))
 
 
+@pytest.mark.slow
 def test_stats_tell_where_the_time_goes() -> None:
     with pool_of(2) as pool:
         run(pool, refs_of([b"sleep:0.1:%d" % number for number in range(16)]))

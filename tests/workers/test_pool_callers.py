@@ -28,6 +28,7 @@ def left_over() -> tuple[int, int, set[Path]]:
     return sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count(), shared
 
 
+@pytest.mark.slow
 def test_nothing_is_left_after_closing() -> None:
     with pool_of(1) as pool:
         run(pool, refs_of([b"first"]))
@@ -91,6 +92,7 @@ def test_workers_end_with_a_caller_that_is_killed_or_interrupted(sent: signal.Si
     wait_until_gone(process_ids, 3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere it ends 5 s after its time limit")
 def test_a_hanging_worker_ends_even_when_its_caller_is_killed() -> None:
     body = f"""
@@ -108,6 +110,7 @@ def test_a_hanging_worker_ends_even_when_its_caller_is_killed() -> None:
     wait_until_gone(process_ids, 3.0)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_once() -> None:
     body = """
         print("started")
@@ -124,6 +127,7 @@ def in_process(queue: Any) -> None:
         queue.put({tag: pixels.tolist() for tag, pixels in run(pool, refs_of(datas)).items()})
 
 
+@pytest.mark.slow
 def test_inside_a_daemonic_process() -> None:
     import multiprocessing
 
@@ -153,6 +157,7 @@ def test_inside_a_data_loader_worker() -> None:
     assert_right(dict(enumerate(found)), [b"%d" % number for number in range(20)])
 
 
+@pytest.mark.slow
 def test_in_several_threads_at_once() -> None:
     datas = [b"%d" % number for number in range(100)]
     found: list[dict[int, Any]] = []

@@ -103,7 +103,7 @@ def test_what_a_picture_may_take_follows_its_own_pixels() -> None:
     assert found == [pytest.approx(mib, abs=150) for mib in (*wanted, wanted[1], wanted[0])]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_picture_is_made_though_workers_are_killed_at_random() -> None:
     rng, kills = random.Random(7), random.Random(8)
     datas = [rng.choice([b"", b"sleep:0.01:"]) + rng.randbytes(rng.choice([10, 1000, 100_000])) for _ in range(600)]
@@ -144,6 +144,7 @@ def test_workers_that_cannot_start_end_the_job_with_one_line(monkeypatch: pytest
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_workers_that_die_without_end_end_the_job_with_one_line() -> None:
     with pool_of(2, most_deaths=4) as pool, pytest.raises(BeholderError, match="died 5 times") as caught:
         run(pool, refs_of([b"exit:5"] * 100))

@@ -15,6 +15,7 @@ from oracles.url_runs import Waiting, url_run
 from oracles.web import running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order", ["mixed", *(pytest.param(order, marks=pytest.mark.slow) for order in ("at once", "slow first"))]
 )

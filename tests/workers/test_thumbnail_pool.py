@@ -57,6 +57,7 @@ def failure(pool: ThumbnailPool, data: bytes) -> tuple[str, str]:
     return caught.value.reason, str(caught.value)
 
 
+@pytest.mark.slow
 def test_photographs_give_the_same_bytes_as_in_this_process(thumbnails: ThumbnailPool) -> None:
     num_made = 0
     for path in photographs():
@@ -163,6 +164,7 @@ def test_workers_that_are_killed_while_they_wait_cost_no_picture(tmp_path: Path)
         assert pool.make(GOOD) == make_thumbnail(GOOD)
 
 
+@pytest.mark.slow
 def test_waiting_for_a_worker_does_not_count() -> None:
     with ThumbnailPool(num_workers=1, timeout_s=0.6, decoder=ODD) as pool, ThreadPoolExecutor(8) as threads:
         hanging = [threads.submit(failure, pool, ordered(GOOD, "hang")) for _ in range(3)]
@@ -300,7 +302,7 @@ def test_no_worker_outlives_its_caller(sent: signal.Signals) -> None:
     wait_until_gone(process_ids, 10)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_worker_that_hangs_ends_by_itself_when_its_caller_is_stopped() -> None:
     with calling(4) as (caller, process_ids):
         caller.send_signal(signal.SIGSTOP)

@@ -6,9 +6,12 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from oracles.program import python
 
 
+@pytest.mark.slow
 def test_a_run_may_die_anywhere(tmp_path: Path) -> None:
     shared = Path("/dev/shm")
     with contextlib.ExitStack() as stack:

@@ -152,6 +152,7 @@ def what_is_refused(attempt: Callable[[], object]) -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["move", "tars"])
 def test_odd_values_are_one_line(here: Path, action: str) -> None:
     for i, name in enumerate(NAMES):

@@ -196,6 +196,7 @@ def test_a_full_disk_is_one_clear_line_and_the_act_continues(here: Path, action:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_leaves_nothing_half_written(here: Path) -> None:
     (here / "photos" / "big.jpg").write_bytes(bytes(200_000))
     (here / "samples.txt").write_text("photos/a.jpg\nphotos/big.jpg\nphotos/b/c.png")

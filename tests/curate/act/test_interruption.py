@@ -34,7 +34,7 @@ def move_and_kill(folder: Path, target: str, num_moving: int, num_undoing: int) 
     return [int(count) for count in result.stdout.split()]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_ten_thousand_files_moved_through_thirty_kills_come_back(tmp_path: Path) -> None:
     make_files(tmp_path, NUM_FILES)
     before = contents(tmp_path / "photos")

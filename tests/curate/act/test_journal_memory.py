@@ -95,7 +95,7 @@ print(tracemalloc.get_traced_memory()[1])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("kind", "most"), [("tars", 4_000_000), ("done", 1_000_000)])
 def test_a_journal_of_many_pictures_takes_little_memory(tmp_path: Path, kind: str, most: int) -> None:
     """100,000 pictures: names held would be 10 MB and more; of what was done nothing is held."""

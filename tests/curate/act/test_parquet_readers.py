@@ -26,6 +26,7 @@ from beholder.errors import InputError
 from beholder.scoreset.score_set import open_scores
 from oracles.acting import act, score_table
 from oracles.peers import ask, needs_peers
+from oracles.tiers import mostly_slow
 
 needs_datasets = needs_peers("datasets is")
 
@@ -74,7 +75,9 @@ def read(where: str, how: str = "folder") -> tuple[dict[str, str], list[dict[str
 
 
 @needs_datasets
-@pytest.mark.parametrize(("how", "where"), [("folder", "out"), ("files", "out/*.parquet"), ("stream", "out/*.parquet")])
+@pytest.mark.parametrize(
+    ("how", "where"), mostly_slow([("folder", "out"), ("files", "out/*.parquet"), ("stream", "out/*.parquet")], slow=0)
+)
 def test_pictures_are_pictures(here: Path, how: str, where: str) -> None:
     samples = [f"photos/{name}" for name in PICTURES]
     done, _ = act(score_table(samples, ["photos"], text=["é"] * 7 + [None]), hf_parquet="out", shard_count=3, apply=True)
@@ -163,6 +166,7 @@ def test_no_type_takes_the_pictures_away(here: Path, name: str) -> None:
     assert len(set(schema.names)) == 4
 
 
+@pytest.mark.soak
 @needs_datasets
 def test_tables_of_polars_and_duckdb(here: Path) -> None:
     frame = pl.DataFrame({"tags": [["a"], []], "kind": ["x", "y"], "for": [datetime.timedelta(seconds=1)] * 2},
@@ -198,7 +202,7 @@ def test_types_that_are_not_read_are_refused_by_the_column(here: Path, kind: pa.
 
 
 @needs_datasets
-@pytest.mark.parametrize("kind", ["table", "file"])
+@pytest.mark.parametrize("kind", mostly_slow(["file", "table"], slow=0))
 def test_nested_types_of_a_selection(here: Path, kind: str) -> None:
     """Views of texts, and extension types inside others, which datasets cannot read, come as what it can."""
     ids = pa.array([b"0123456789abcdef"], pa.uuid())

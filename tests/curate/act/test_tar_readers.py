@@ -103,6 +103,7 @@ def test_webdataset_has_files_and_what_belongs_to_them(here: Path) -> None:
     assert found == [(key, {name: FILES[file] for name, file in members.items()}) for key, members in PACKED]
 
 
+@pytest.mark.soak
 def test_webdataset_decodes_them_in_workers(here: Path) -> None:
     pack_files(here)
     found = json.loads(ask(WEBDATASET, "out/{00000..00002}.tar", "2", cache=here / "cache"))
@@ -133,6 +134,7 @@ def test_webdataset_has_members_of_img2dataset_as_they_were(here: Path) -> None:
     assert as_bytes(ask(WEBDATASET, "one/00000.tar", "raw", cache=here / "cache")) == found[-1:]
 
 
+@pytest.mark.soak
 def test_names_that_differ_in_case_alone(here: Path) -> None:
     """The webdataset package makes small letters of what stands behind a key, and stops at the first that is there twice."""
     (here / "photos").mkdir()

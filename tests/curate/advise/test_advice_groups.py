@@ -55,6 +55,7 @@ def assert_like_pandas(table: ColumnTable, groups: pd.Series, scores: pd.Series,
             assert (group.share_of_kept, group.ratio, group.verdict) == (None, None, "unclear")
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(
         st.tuples(

@@ -113,7 +113,7 @@ def test_few_that_are_near_a_reference_are_missed_and_none_is_wrong() -> None:
     assert (found & exact).sum() >= 0.98 * exact.sum()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_candidates_are_bounded_where_nearly_all_rows_are_some() -> None:
     """Few axes tell little apart: without a bound, a block of 4,096 rows has half a million candidates."""
     rng = np.random.default_rng(2)
@@ -167,7 +167,7 @@ print((peak() - before) // 1024)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threshold", ["0.0", "0.5"])
+@pytest.mark.parametrize("threshold", mostly_slow(["0.5", "0.0"], quick=0, slow=1))
 def test_memory_where_all_rows_are_near_and_many_stay(threshold: str) -> None:
     """11,000 equal rows that stay are candidates for each of the rest: 90 million for 8,192 rows, more than 1 GB."""
     ran = subprocess.run([sys.executable, "-c", EQUAL, threshold], capture_output=True, text=True, check=True)
@@ -207,6 +207,7 @@ def test_clusters_of_few_rows() -> None:
         cluster_rows(Vectors.of(rows), 0)
 
 
+@pytest.mark.slow
 def test_without_faiss_the_error_says_what_to_do() -> None:
     code = (
         "import sys\nsys.modules['faiss'] = None\nimport numpy as np\n"

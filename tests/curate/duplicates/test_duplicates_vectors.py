@@ -302,6 +302,7 @@ def test_no_rows_and_no_duplicates_give_an_empty_table(tmp_path: Path, rows: np.
         assert len(rule.dropped) == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_what_is_read_step_by_step_gives_what_reading_all_gives(data: st.DataObject) -> None:

@@ -23,7 +23,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(params=mostly_slow(["csv", "tsv", "join"]))
+@pytest.fixture(params=mostly_slow(["csv", "join", "tsv"], slow=1))
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
     """The rows as a table of scores, or as one that is joined to scores; and the rules that join it."""
     end = "tsv" if request.param == "tsv" else "csv"

@@ -196,6 +196,7 @@ def test_joined_metadata(table: pa.Table, tmp_path: Path) -> None:
         select(table, join=meta, top=1)
 
 
+@pytest.mark.slow
 def test_joined_metadata_of_many_rows_stays_in_order(tmp_path: Path) -> None:
     num = 300_000
     order = np.random.default_rng(0).permutation(num)
