@@ -5,9 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
+from collections.abc import Sequence
+from types import FrameType, ModuleType
 
 _INTERRUPTED = "interrupted; run the same command again to continue"
+
+
+class _NoPandas:
+    """Among the finders of modules, says that there is no pandas.
+
+    pyarrow imports it (0.3 s, 40 MB) when it makes its first array, to see whether it was given a pandas object. No command
+    has any; in Python, where a caller may, nothing is hidden.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        """As of `importlib.abc.MetaPathFinder`."""
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is not used by the command line", name=name)
 
 
 def main() -> None:
@@ -20,6 +35,7 @@ def main() -> None:
 
     streams.set_up()
     received = _end_orderly()
+    sys.meta_path.insert(0, _NoPandas)
     try:
         from beholder.cli.app import app
 
