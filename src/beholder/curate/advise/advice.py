@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from typing import Any
@@ -227,131 +227,57 @@ def _advise(
     started = time.perf_counter()
     cut = None if min_score is None else read_threshold(min_score)
     column = choose_score(scores, score)
-    question = _Question(
-        column=column,
-        head=head_of(scores, column, head),
-        thresholds=tuple(finite(float(threshold), "--grid") for threshold in grid or ()),
-        mark=None if cut is None else cut.landmark,
-        at=None if cut is None else finite(cut.value, "--min-score"),
-        columns=(group_by,) if isinstance(group_by, str) else group_by,
-        where=(where,) if isinstance(where, str) else tuple(where or ()),
-        with_price=with_price,
-    )
+    head = head_of(scores, column, head)
+    asked = tuple(finite(float(threshold), "--grid") for threshold in grid or ())
+    at = None if cut is None else finite(cut.value, "--min-score")
+    mark = None if cut is None else cut.landmark
+    wanted = (group_by,) if isinstance(group_by, str) else group_by
+    conditions = (where,) if isinstance(where, str) else tuple(where or ())
     tables = texts_of(join, "join", "advise")
     how: dict[str, Any] = {"memory": memory, "num_threads": num_threads, "remedy": remedy}
-    with open_rows(scores, column, where=question.where, join=tables, **how) as rows:
-        answer, notes = _answer(rows, question), rows.notes
-    return _advice(scores, question, answer, notes, started)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Question:
-    """What is asked; see `advise`. `at` is a number, `mark` the landmark it was named by."""
-
-    column: str
-    head: str | None
-    thresholds: tuple[float, ...]
-    at: float | None
-    mark: Landmark | None
-    columns: Sequence[str] | None
-    where: tuple[str, ...]
-    with_price: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What was counted: `kept` belongs to `grid`, `cut` to the landmarks of the head.
-
-    `num_equal`: rows that the landmark asked for dropped and that are counted as kept here, as their score is its threshold.
-    """
-
-    num_rows: int
-    stats: ScoreStats
-    grid: list[float]
-    kept: list[int]
-    cut: list[int]
-    num_equal: int
-    at: float | None
-    at_reason: str
-    counted: list[GroupCounts | LeftOut]
-
-
-def _answer(rows: Rows, question: _Question) -> _Answer:
-    """Count all that is asked for."""
-    picked = chosen_columns(rows, question.columns) if question.with_price else []
-    num_rows, stats, ascending = _scores(rows)
-    grid = sorted({*(question.thresholds or _grid(stats, question.head)), *([] if question.at is None else [question.at])})
-    marks = landmarks_of(question.head)
-    kept = [count_at_least(ascending, threshold) for threshold in grid]
-    cut = [(count_above if item.is_strict else count_at_least)(ascending, item.threshold) for item in marks]
-    num_equal = 0
-    if question.mark is not None and question.mark.is_strict:
-        num_equal = kept[grid.index(question.mark.threshold)] - count_above(ascending, question.mark.threshold)
-    at, reason = _at(question, grid, kept, stats.count)
     counted: list[GroupCounts | LeftOut] = []
-    if at is not None and question.with_price:
-        grouper = Grouper(rows, at, stats.count, kept[grid.index(at)], is_forced=question.columns is not None)
-        counted = [grouper.count(name) for name in picked]
-    return _Answer(
-        num_rows=num_rows,
-        stats=stats,
-        grid=grid,
-        kept=kept,
-        cut=cut,
-        num_equal=num_equal,
-        at=at,
-        at_reason=reason,
-        counted=counted,
-    )
-
-
-def _advice(scores: ScoreSet, question: _Question, answer: _Answer, notes: Sequence[str], started: float) -> Advice:
-    """Put the advice together. `notes`: lines about joined tables."""
-    stats, head, some = answer.stats, question.head, answer.stats.count > 0
-    tables = represent([item for item in answer.counted if isinstance(item, GroupCounts)])
-    num_kept = dict(zip(answer.grid, answer.kept, strict=True)).get(answer.at, 0) if answer.at is not None else 0
+    with open_rows(scores, column, where=conditions, join=tables, **how) as rows:
+        picked = chosen_columns(rows, wanted) if with_price else []
+        num_rows, stats, ascending = _scores(rows)
+        thresholds = sorted({*(asked or _grid(stats, head)), *([] if at is None else [at])})
+        kept = {threshold: count_at_least(ascending, threshold) for threshold in thresholds}
+        price_of, reason = (at, _asked_for(mark)) if at is not None else _example(kept, stats.count)
+        if price_of is not None and with_price:
+            grouper = Grouper(rows, price_of, stats.count, kept[price_of], is_forced=wanted is not None)
+            counted = [grouper.count(name) for name in picked]
+    prices = represent([item for item in counted if isinstance(item, GroupCounts)])
+    num_kept = 0 if price_of is None else kept[price_of]
+    num_equal = 0  # rows that the landmark dropped, and that are counted as kept here
+    if mark is not None and mark.is_strict:
+        num_equal = kept[mark.threshold] - count_above(ascending, mark.threshold)
     sentences = (
-        kept_sentence(answer.at, num_kept, stats.count, head, is_asked=question.at is not None),
-        price_sentence(tables, num_kept, stats.count, is_priced=question.with_price),
+        kept_sentence(price_of, num_kept, stats.count, head, is_asked=at is not None),
+        price_sentence(prices, num_kept, stats.count, is_priced=with_price),
     )
+    warnings = warnings_about(scores, column, head, stats, num_rows, at=at, mark=mark, num_equal=num_equal)
+    some = stats.count > 0
     return Advice(
         source=scores.source,
-        score_column=question.column,
+        score_column=column,
         head=head,
-        where=question.where,
+        where=conditions,
         num_rows=scores.whole().num_rows,
-        num_rows_that_meet=answer.num_rows,
+        num_rows_that_meet=num_rows,
         num_scored=stats.count,
         mean=stats.mean if some else None,
         standard_deviation=stats.standard_deviation if some else None,
         minimum=stats.minimum if some else None,
         maximum=stats.maximum if some else None,
         quantiles={f"{q:g}": stats.quantile(q) for q in QUANTILES} if some else {},
-        at=answer.at,
-        at_reason=answer.at_reason,
-        grid=tuple(_grid_rows(question, answer)),
-        landmarks=tuple(
-            LandmarkRow(landmark=item, num_kept=count, share_kept=_share(count, stats.count))
-            for item, count in zip(landmarks_of(head), answer.cut, strict=True)
-        ),
+        at=price_of,
+        at_reason=reason,
+        grid=tuple(_grid_rows(kept, stats.count, head, (*asked, at))),
+        landmarks=tuple(_landmark_rows(ascending, head)),
         published=tuple(map(_published_row, published_of(head))),
-        tables=tables,
-        left_out=tuple(item for item in answer.counted if isinstance(item, LeftOut)),
+        tables=prices,
+        left_out=tuple(item for item in counted if isinstance(item, LeftOut)),
         sentences=tuple(filter(None, sentences)),
-        warnings=(
-            *scores.notes,
-            *notes,
-            *warnings_about(
-                scores,
-                question.column,
-                head,
-                stats,
-                answer.num_rows,
-                at=question.at,
-                mark=question.mark,
-                num_equal=answer.num_equal,
-            ),
-        ),
+        warnings=(*scores.notes, *rows.notes, *warnings),
         seconds=time.perf_counter() - started,
     )
 
@@ -383,28 +309,33 @@ def _grid(stats: ScoreStats, head: str | None) -> list[float]:
     return sorted(grid_around(stats) | {threshold for item in published_of(head) for threshold in item.shares})
 
 
-def _at(question: _Question, grid: Sequence[float], kept: Sequence[int], num_scored: int) -> tuple[float | None, str]:
-    """The threshold whose price is told, and why this one."""
-    if question.at is not None:
-        return question.at, f"asked for: {question.mark.name}" if question.mark is not None else "asked for"
-    if not grid or not num_scored:
+def _asked_for(mark: Landmark | None) -> str:
+    return "asked for" if mark is None else f"asked for: {mark.name}"
+
+
+def _example(kept: Mapping[float, int], num_scored: int) -> tuple[float | None, str]:
+    """The threshold whose price is told where none was asked for, and why this one. `kept`: threshold -> rows kept."""
+    if not kept or not num_scored:
         return None, "there are no scores"
-    best = min(range(len(grid)), key=lambda place: (abs(kept[place] / num_scored - WANTED_SHARE), grid[place]))
-    return grid[best], f"none was asked for; this one keeps most nearly {WANTED_SHARE:.0%}, as LAION's 5+ did of LAION-2B-en"
+    best = min(kept, key=lambda threshold: (abs(kept[threshold] / num_scored - WANTED_SHARE), threshold))
+    return best, f"none was asked for; this one keeps most nearly {WANTED_SHARE:.0%}, as LAION's 5+ did of LAION-2B-en"
 
 
-def _grid_rows(question: _Question, answer: _Answer) -> list[GridRow]:
-    sets = [item for item in published_of(question.head) if item.shares]
-    return [
-        GridRow(
-            threshold=threshold,
-            num_kept=count,
-            share_kept=_share(count, answer.stats.count),
-            published={item.dataset: item.shares.get(threshold) for item in sets},
-            is_wanted=threshold in (*question.thresholds, question.at),
-        )
-        for threshold, count in zip(answer.grid, answer.kept, strict=True)
-    ]
+def _grid_rows(
+    kept: Mapping[float, int], num_scored: int, head: str | None, wanted: Sequence[float | None]
+) -> Iterator[GridRow]:
+    sets = [item for item in published_of(head) if item.shares]
+    for threshold, count in kept.items():
+        published = {item.dataset: item.shares.get(threshold) for item in sets}
+        share = _share(count, num_scored)
+        is_wanted = threshold in wanted
+        yield GridRow(threshold=threshold, num_kept=count, share_kept=share, published=published, is_wanted=is_wanted)
+
+
+def _landmark_rows(ascending: Ascending, head: str | None) -> Iterator[LandmarkRow]:
+    for mark in landmarks_of(head):
+        count = (count_above if mark.is_strict else count_at_least)(ascending, mark.threshold)
+        yield LandmarkRow(landmark=mark, num_kept=count, share_kept=_share(count, len(ascending)))
 
 
 def _share(count: int, total: int) -> float:
