@@ -85,7 +85,7 @@ def _show_result(result: GoldenResult) -> None:
 def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     import numpy as np
 
-    from beholder.curate.advise.warnings import about_other_scales
+    from beholder.curate.advise.wording import about_other_scales
     from beholder.models.published import Threshold, canonical_head
     from beholder.scoring.scorer import load_scorer
     from beholder.scoring.summary import THRESHOLDS

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.curate.advise.rows import head_of
-from beholder.curate.advise.warnings import about_other_scales
+from beholder.curate.advise.wording import about_other_scales
 from beholder.curate.select import grouping
 from beholder.curate.select.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXELS, SCORE, SelectRules
 from beholder.curate.select.ranking import GumbelSampler, Ranking
