@@ -150,7 +150,7 @@ def names_of(numbers: np.ndarray, shuffled: bool) -> pa.Array:
 
 def beholder_side(task: Task, rows: int, source: Path, out: Path) -> None:
     """Our own."""
-    from beholder.curate.select.options import OutputOptions, SelectRules
+    from beholder.curate.options import OutputOptions, SelectRules
     from beholder.curate.select.selection import select_rows, write_lists
     from beholder.scoreset.score_set import open_scores
 

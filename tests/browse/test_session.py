@@ -22,7 +22,7 @@ from beholder.browse.export import EXPORT_FORMATS, ExportFormat, select_command,
 from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
 from beholder.browse.session import Gone, Session, opened
-from beholder.curate.select.options import OutputOptions, SelectRules
+from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import InputError
 from beholder.scoreset.repeated import open_each_once

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import beholder
-from beholder.curate.select.options import OutputOptions, SelectRules
+from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import DamagedError, InputError
 from beholder.io import storage

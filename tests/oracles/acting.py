@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from beholder.curate.act.messages import ActionSummary
-from beholder.curate.act.options import ActionOptions
 from beholder.curate.act.run import perform
 from beholder.curate.act.undo import undo
+from beholder.curate.options import ActionOptions
 from beholder.scoreset.score_set import open_scores
 
 NAMES = ["a.jpg", "b/c.png", "b/d/ö.webp", "-x.jpg", "n\nl.jpg", "b/a.jpg", "e.f.jpg", "z" * 251 + ".jpg"]

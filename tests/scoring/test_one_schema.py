@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError, select
-from beholder.curate.select.options import OutputOptions
+from beholder.curate.options import OutputOptions
 from beholder.curate.select.selection import write_lists
 from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from beholder.cli.flags import command, output_flags
-from beholder.curate.advise.options import AdviseOptions
 from beholder.curate.advise.wording import cut, digits, percent, published_percent, value_text
+from beholder.curate.options import AdviseOptions
 
 if TYPE_CHECKING:
     from beholder.curate.advise.advice import Advice

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from beholder.cli.flags import command
-from beholder.curate.select.options import SelectOptions
+from beholder.curate.options import SelectOptions
 
 if TYPE_CHECKING:
     from beholder.cli.show import JobProgress

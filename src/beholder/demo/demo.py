@@ -408,7 +408,7 @@ def select_best(scores: Path, out: Path, say: Say) -> dict[str, Any]:
 
     Returns a JSON-ready record: the funnel, the lowest score that is left, seconds, the file.
     """
-    from beholder.curate.select.options import OutputOptions
+    from beholder.curate.options import OutputOptions
     from beholder.curate.select.selection import SelectRules, select_rows, write_lists
     from beholder.scoreset.score_set import open_scores
 

@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beholder.curate.act.options import ActionOptions
 from beholder.curate.act.run import perform
-from beholder.curate.select.options import SelectRules
+from beholder.curate.options import ActionOptions, SelectRules
 from beholder.curate.select.selection import select_rows
 from beholder.errors import InputError
 from beholder.scoreset.score_set import open_scores

@@ -266,8 +266,8 @@ def test_unknown_columns_are_named() -> None:
 
 
 def test_the_aspect_is_that_of_select() -> None:
+    from beholder.curate.options import SelectRules
     from beholder.curate.select.grouping import ASPECTS, group_rows
-    from beholder.curate.select.options import SelectRules
     from beholder.curate.select.rules import SelectionInput
 
     rng = np.random.default_rng(4)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import beholder
-from beholder.curate.select.options import OutputOptions
+from beholder.curate.options import OutputOptions
 from beholder.curate.select.selection import write_lists
 from oracles.tiers import mostly_slow
 

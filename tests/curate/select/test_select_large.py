@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beholder.curate.options import SelectRules
 from beholder.curate.select.grouping import group_rows
-from beholder.curate.select.options import SelectRules
 from beholder.curate.select.ranking import Ranking, by_name
 from beholder.curate.select.rules import SelectionInput
 from beholder.curate.select.selection import select, select_rows

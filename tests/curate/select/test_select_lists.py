@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.curate.select.options import OutputOptions, SelectRules
+from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import check_outputs, select, select_rows, write_lists
 from beholder.errors import InputError, OutputError
 from beholder.scoreset.score_set import open_scores

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from beholder.curate.select.options import SelectRules
+from beholder.curate.options import SelectRules
 from beholder.curate.select.selection import select_rows
 from beholder.scoreset.score_set import open_scores
 

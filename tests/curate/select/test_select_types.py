@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import beholder
-from beholder.curate.select.options import OutputOptions
+from beholder.curate.options import OutputOptions
 from beholder.curate.select.selection import write_lists
 
 SCORES = [1.0, 4.0, 2.0, 3.0]

@@ -23,8 +23,8 @@ from beholder.curate.act.files import Refused, is_there, refusals
 from beholder.curate.act.journal import Journal, new_journal, reopened
 from beholder.curate.act.layout import Layout, marked
 from beholder.curate.act.messages import ActionSummary
-from beholder.curate.act.options import ActionOptions
 from beholder.curate.act.state import Intent, JournalState, SharedFiles
+from beholder.curate.options import ActionOptions
 from beholder.io import storage
 from beholder.locate.archives import FilePlace, Place
 from beholder.locate.locate import PictureFinder

@@ -25,9 +25,9 @@ from beholder.curate.act.messages import (
     shown_path,
     undo_command,
 )
-from beholder.curate.act.options import SHARDED, ActionOptions
 from beholder.curate.act.plan import Job, Progress, Say
 from beholder.curate.act.state import JournalState
+from beholder.curate.options import SHARDED, ActionOptions
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import storage
 from beholder.locate.locate import PictureFinder

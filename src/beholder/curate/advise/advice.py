@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from beholder.curate.advise.group_counts import Grouper, LeftOut, chosen_columns
-from beholder.curate.advise.options import AdviseOptions
 from beholder.curate.advise.representation import METHOD, ColumnTable, Group, GroupCounts, represent
 from beholder.curate.advise.rows import SCORE, Rows, choose_score, finite, head_of, open_rows
 from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence, warnings_about
+from beholder.curate.options import AdviseOptions
 from beholder.io.frames import as_source, texts_of
 from beholder.models.published import LAION_EN, Landmark, PublishedShares, landmarks_of, published_of, read_threshold
 from beholder.options import KEEP_FIRST, take_old_names

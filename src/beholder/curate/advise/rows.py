@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curate.select.options import SMALLEST_MEMORY
+from beholder.curate.options import SMALLEST_MEMORY, all_cores
 from beholder.errors import InputError
 from beholder.models.published import canonical_head
 from beholder.scoreset.database import NO_FLAG, Remedy, all_rows, batches_of, check_expression, clear_errors, connect
@@ -104,7 +103,7 @@ def open_rows(
         raise InputError(f"--memory {memory:,} is too little; at least 256MB")
     with tempfile.TemporaryDirectory(prefix="beholder-advise-") as folder:
         scratch = Path(folder)
-        with contextlib.closing(connect(scratch, memory=memory, num_threads=num_threads or _all_cores())) as connection:
+        with contextlib.closing(connect(scratch, memory=memory, num_threads=num_threads or all_cores())) as connection:
             connection.execute("SET preserve_insertion_order = true")  # the same result every time
             with clear_errors(f"{scores.source} cannot be read", remedy):
                 scores.register(connection, "scores")
@@ -141,10 +140,6 @@ def _values(forms: Mapping[str, Form]) -> str:
     kinds = (*NUMBERS, "DATE", "TIMESTAMP")
     parts = [f"{form.sql(quoted(name))} AS {quoted(name)}" for name, form in wanted.items() if form.kind in kinds]
     return f" REPLACE ({', '.join(parts)})" if parts else ""
-
-
-def _all_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_score(scores: ScoreSet, name: str | None) -> str:

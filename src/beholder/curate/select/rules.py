@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.curate.advise.rows import head_of
 from beholder.curate.advise.wording import about_other_scales
+from beholder.curate.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXELS, SCORE, SelectRules
 from beholder.curate.select import grouping
-from beholder.curate.select.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXELS, SCORE, SelectRules
 from beholder.curate.select.ranking import GumbelSampler, Ranking
 from beholder.curate.select.row_mask import NUMBER, ArrayMask, RangeMask, RowMask, sizes_of
 from beholder.curate.select.values import Values, choose_columns, read_values, score_of

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder import columns
-from beholder.curate.select.options import OutputOptions, SelectRules
+from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.row_mask import RULES, ArrayMask, RangeMask, Step
 from beholder.curate.select.rules import OnRows, RuleRunner, SelectionInput
 from beholder.curate.select.tables import RowTables, list_record, rules_record
@@ -322,7 +322,7 @@ def select(source: Any, **rules: Any) -> FrameSelection:
     Args:
         source: what `beholder score` wrote (a folder, .parquet or .csv), another table of scores, or a polars, pandas or
             Arrow frame with a column of samples and one of scores.
-        rules: the options of `beholder select` as keywords (`curate.select.options.SelectRules`): min_score (a number or
+        rules: the options of `beholder select` as keywords (`curate.options.SelectRules`): min_score (a number or
             a landmark such as "sd-v1"), max_score, quantile, top, top_share ("10%" or 0.1), per, balance, where, sample, seed,
             temperature, budget (bytes), size_column, exclude, marks, dedup (a similarity or "exact-bytes"), dedup_keep,
             dedup_per, dedup_against, dedup_against_similarity, embeddings, clusters, score, rank_by, join, repeated,

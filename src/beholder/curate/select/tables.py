@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curate.select.options import RuleOptions, SelectRules
+from beholder.curate.options import RuleOptions, SelectRules
 from beholder.curate.select.ranking import order_of
 from beholder.curate.select.row_mask import RULES, RangeMask
 from beholder.curate.select.rules import RuleRunner

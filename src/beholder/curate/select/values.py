@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.curate.select.options import SelectRules
+from beholder.curate.options import SelectRules
 from beholder.errors import InputError
 from beholder.kernels import ordering
 from beholder.kernels.bits import floats_of, ordered_bits

@@ -1,4 +1,4 @@
-"""Every option of selecting, with its default: the dataclasses that the command line makes its flags of, and their checks."""
+"""Every option of `select`, of `advise` and of acts on files, with its default, and the checks of what goes together."""
 
 from __future__ import annotations
 
@@ -9,12 +9,136 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from numbers import Real
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from beholder.curate.act.options import ActionOptions, pictures_option, root_option
 from beholder.errors import InputError
 from beholder.models.published import Threshold, read_threshold
-from beholder.options import join_option, option, repeated_option, where_option
+from beholder.options import join_option, option, picture_column_option, repeated_option, where_option
+
+Action = Literal["copy", "link", "symlink", "move", "tars", "hf-parquet"]
+_FIELDS: tuple[tuple[Action, str], ...] = (
+    ("copy", "copy"), ("link", "link"), ("symlink", "symlink"), ("move", "move"), ("tars", "tars"),
+    ("hf-parquet", "hf_parquet"),
+)  # fmt: skip
+SHARDED = ("tars", "hf-parquet")
+TAR_COUNT, TAR_BYTES = 10_000, 1_000_000_000
+"""Pictures and bytes of a tar, as img2dataset and webdataset have it."""
+PARQUET_BYTES = 500_000_000
+"""Of a Parquet file, as Hugging Face's `push_to_hub` has it."""
+
+
+def pictures_option() -> Any:
+    """The field for where pictures are now."""
+    text = "Where the pictures are, if not where they were scored; as many as were scored take their places (repeatable)."
+    return option((), text, flag=("--pictures",))
+
+
+def root_option() -> Any:
+    """The field for the folder of relative names."""
+    return option(None, "The folder that relative names of pictures count from.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionOptions:
+    """Flags of everything that touches files. Without `apply` nothing is touched."""
+
+    PANEL: ClassVar[str] = "Files of the kept pictures (a dry run until --apply)"
+
+    copy: str | None = option(None, "Copy them into this folder; folders below the source stay as they are.")
+    link: str | None = option(None, "The same with hard links, which take no space (same disk only).")
+    symlink: str | None = option(None, "The same with symbolic links.")
+    move: str | None = option(None, "Move them into this folder; `beholder undo` brings them back.")
+    tars: str | None = option(
+        None,
+        "Pack them into webdataset tars: original bytes and names, .json and .txt members, a table of scores beside.",
+    )
+    hf_parquet: str | None = option(None, "Pack them into Parquet files with an image column, as Hugging Face has it.")
+    shard_count: int | None = option(None, "Most pictures in a tar or Parquet file.", shown="10000 in tars", least=1)
+    shard_bytes: int | None = option(
+        None, "Most bytes of pictures in a tar or Parquet file.", read="bytes", shown="1GB in tars, 500MB in Parquet"
+    )
+    caption_column: str | None = option(
+        None,
+        "--tars, --hf-parquet: the column of the scores (or of --join) whose text is the caption of each picture: its .txt "
+        "member in tars, the column text in Parquet.",
+    )
+    sidecars: bool = option(
+        True, "Whether files of the same name (cat.txt, cat.json beside cat.jpg) go with the picture.",
+        flag=("--sidecars/--no-sidecars",),
+    )  # fmt: skip
+    apply: bool = option(False, "Do it. Without this, what would happen is shown.")
+    journal: str | None = option(
+        None,
+        "Where the journal of an act is written.",
+        flag=("--journal-out",),
+        shown="DIR.journal.jsonl beside the folder",
+        old=("--journal",),
+    )
+    pictures: tuple[str, ...] = pictures_option()
+    root: str | None = root_option()
+    picture_column: str | None = picture_column_option()
+
+    @property
+    def action(self) -> tuple[Action, str] | None:
+        """What to do, and the folder to do it in; None: nothing. Raises InputError when flags do not fit together."""
+        chosen = [(action, value) for action, name in _FIELDS if (value := getattr(self, name)) is not None]
+        if len(chosen) > 1:
+            raise InputError(f"--{chosen[0][0]} and --{chosen[1][0]}: choose one at a time")
+        if not chosen:
+            idle = next((flag for flag, value in (("--apply", self.apply), ("--journal-out", self.journal)) if value), None)
+            if idle is not None:
+                raise InputError(f"{idle} needs one of --copy, --link, --symlink, --move, --tars or --hf-parquet")
+        elif not chosen[0][1]:
+            raise InputError(f"--{chosen[0][0]} needs the name of a folder (an unset variable?)")
+        if (self.shard_count or self.shard_bytes) and not (chosen and chosen[0][0] in SHARDED):
+            raise InputError("--shard-count and --shard-bytes are for --tars and --hf-parquet")
+        if self.caption_column is not None and not (chosen and chosen[0][0] in SHARDED):
+            raise InputError("--caption-column is for --tars and --hf-parquet")
+        if self.picture_column is not None and not chosen:
+            raise InputError("--picture-column is for --copy, --link, --symlink, --move, --tars and --hf-parquet")
+        return chosen[0] if chosen else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseOptions:
+    """What to advise on, and how scores are read."""
+
+    PANEL: ClassVar[str] = "Advice"
+
+    scores: str
+    min_score: str | None = option(
+        None,
+        "The score at which you think of cutting: a number, or a landmark (sd-v1, laion-5plus, ...). Its price is told.",
+        shown="the one that keeps most nearly 25 %",
+        old=("--at",),
+        old_names=("at",),
+    )
+    grid: tuple[float, ...] = option(
+        (),
+        "A threshold of the table (repeatable).",
+        shown="half and quarter points around the scores",
+        old=("--threshold",),
+        old_names=("thresholds",),
+    )
+    group_by: tuple[str, ...] = option(
+        (),
+        "A metadata column whose groups are compared (repeatable).",
+        shown="all that can be grouped",
+        old=("--column",),
+        old_names=("columns",),
+    )
+    price: bool = option(True, "Compare groups, or only read the scores.", flag=("--price/--no-price",))
+    groups_shown: int = option(4, "Groups of a column to show from each end.", least=1, old=("--groups",))
+    where: tuple[str, ...] = where_option()
+    join: tuple[str, ...] = join_option()
+    score: str | None = option(None, "The score to go by, where there are several: a column or its head's name.")
+    head: str | None = option(None, "The head that made the scores, where the set does not say, e.g. laion-v2.")
+    repeated: str = repeated_option()
+    score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
+    sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
+    memory: int = option(2_000_000_000, "Memory to stay below, about.", read="bytes", shown="2GB")
+    num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
+
 
 DedupMethod = Literal["auto", "exact", "approximate"]
 DEDUP_METHODS: tuple[DedupMethod, ...] = ("auto", "exact", "approximate")
@@ -27,7 +151,8 @@ SMALLEST_MEMORY = 256_000_000
 _ONE_OF = "--top, --top-share, --sample"
 
 
-def _threads() -> int:
+def all_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -145,7 +270,7 @@ class SelectRules(ReadOptions, RuleOptions):
     @property
     def threads(self) -> int:
         """Threads to use."""
-        return self.num_threads or _threads()
+        return self.num_threads or all_cores()
 
     @property
     def share(self) -> Fraction | None:
