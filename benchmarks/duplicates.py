@@ -96,7 +96,7 @@ def ours(path: Path, threshold: float, threads: int, method: str) -> dict[str, A
     find_near_duplicates(warm, np.arange(256), threshold, method=method, num_threads=threads)  # type: ignore[arg-type]
     clock = Clock()
     found = find_near_duplicates(vectors, np.arange(len(matrix)), threshold, method=method, num_threads=threads)  # type: ignore[arg-type]
-    return {**clock.told(), "stays": found.stays, "axes": found.num_axes}
+    return {**clock.told(), "stays": found.stays}
 
 
 def brute_force(path: Path, threshold: float, threads: int) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def main() -> None:
             f"| {way} | {seconds:,.1f} | {found['cpu']:,.1f} | {options.rows / seconds:,.0f} | {found['peak']:,} |"
             f" {dropped.sum():,} | {recall:.4f} | {(dropped & ~reference).sum():,} |"
         )
-        print(text[-1], found.get("axes", ""), file=sys.stderr)
+        print(text[-1], file=sys.stderr)
     text += ["", *machine.lines("numpy", "numba", "faiss-cpu")]
     print("\n".join(text))
     if options.save:

@@ -303,6 +303,8 @@ class SelectRules(ReadOptions, RuleOptions):
     def _check_dedup(self) -> None:
         if isinstance(self.dedup, str) and self.dedup != EXACT_BYTES:
             raise InputError(f"--dedup {self.dedup}: a cosine similarity, for example 0.95, or {EXACT_BYTES}")
+        if self.dedup_method not in DEDUP_METHODS:
+            raise InputError(f"unknown method {self.dedup_method!r} for near-duplicates; choose {', '.join(DEDUP_METHODS)}")
         given = (("--dedup", self.similarity), ("--dedup-against-similarity", self.dedup_against_similarity))
         for flag, similarity in given:
             if similarity is not None and not 0 < similarity <= 1:

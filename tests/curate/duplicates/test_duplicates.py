@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from beholder.curate.duplicates import exact
 from beholder.curate.duplicates import exact as bound
 from beholder.curate.duplicates.groups import Duplicates, find_near_duplicates
-from beholder.errors import InputError
 from beholder.kernels import similarity, vectors
 from beholder.scoreset.vectors import Vectors
 from oracles.duplicates import exact_similarity, keep_best, similarities
@@ -212,7 +211,7 @@ def test_the_bound_is_never_below_the_similarity(num_axes: int) -> None:
     for panel in range(len(panels)):
         part = axes[:, panel * 32 : (panel + 1) * 32]
         panels[panel, :, : part.shape[1]] = part
-    basis = bound.Basis(panels, num_axes, bound.error_of(64, num_axes), 0.0)
+    basis = bound.Basis(panels, num_axes, bound.error_of(64, num_axes))
     coordinates = basis.coordinates(rows)[:200]
     products = coordinates @ coordinates.T
     found = similarities(rows)
@@ -221,17 +220,6 @@ def test_the_bound_is_never_below_the_similarity(num_axes: int) -> None:
     given_vectors, order = Vectors.of(rows), np.arange(200)
     keeper, _ = exact.keep_best(given_vectors, order, 0.9, num_always=0, num_threads=2, basis=basis)
     assert np.array_equal(keeper, keep_best(rows, 0.9)[0])
-
-
-@pytest.mark.parametrize("threshold", [1.5, -1.01, float("nan"), float("inf")])
-def test_a_threshold_that_is_no_cosine(threshold: float) -> None:
-    with pytest.raises(InputError, match="between -1 and 1"):
-        find(np.eye(3, dtype=np.float32), threshold)
-
-
-def test_unknown_method() -> None:
-    with pytest.raises(InputError, match="auto, exact, approximate"):
-        find(np.eye(3, dtype=np.float32), 0.9, method="quick")
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,7 +14,6 @@ from beholder.curate.duplicates import ann
 from beholder.curate.duplicates.ann import cluster_rows
 from beholder.curate.duplicates.exact import Search, choose_basis, keep_best
 from beholder.curate.duplicates.groups import find_near_duplicates, near_references
-from beholder.errors import InputError
 from beholder.scoreset.vectors import Vectors
 from oracles.duplicates import similarities
 from oracles.tiers import mostly_slow
@@ -203,8 +202,6 @@ def test_clusters_of_few_rows() -> None:
     assert cluster_rows(Vectors.of(rows), 1).tolist() == [0] * 4
     assert cluster_rows(Vectors.of(rows[:0]), 3).tolist() == []
     assert cluster_rows(Vectors.of(rows * 0), 3).tolist() == [-1] * 4
-    with pytest.raises(InputError, match="at least 1"):
-        cluster_rows(Vectors.of(rows), 0)
 
 
 @pytest.mark.slow

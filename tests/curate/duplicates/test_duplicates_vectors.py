@@ -274,10 +274,12 @@ def test_dropped_rows_and_groups(tmp_path: Path, rows: np.ndarray) -> None:
     source = write_npy(tmp_path, names, wide)
     order = np.array([6, 1, 0, 3, 5, 4, 2, 7])
     with open_scores(table_of(names)) as scores:
-        rule = drop_near_duplicates(scores, source, order, 0.95, "exact", 2, tmp_path)
         told: list[tuple[str, int, int]] = []
-        again = drop_near_duplicates(
-            scores, source, order, 0.95, "auto", None, None, lambda stage, done, total: told.append((stage, done, total))
+        rule, again = (
+            drop_near_duplicates(
+                scores, source, order, 0.95, method, 2, tmp_path, lambda stage, done, total: told.append((stage, done, total))
+            )
+            for method in ("exact", "auto")
         )
     assert rule.dropped.tolist() == [5, 4, 2]
     assert rule.num_without_embedding == 1
@@ -296,7 +298,7 @@ def test_dropped_rows_and_groups(tmp_path: Path, rows: np.ndarray) -> None:
 def test_no_rows_and_no_duplicates_give_an_empty_table(tmp_path: Path, rows: np.ndarray, scores: ScoreSet) -> None:
     source = write_npy(tmp_path, NAMES, rows)
     for order in (np.empty(0, np.int64), np.arange(7)):
-        rule = drop_near_duplicates(scores, source, order, 0.999, "exact", 1, tmp_path)
+        rule = drop_near_duplicates(scores, source, order, 0.999, "exact", 1, tmp_path, lambda *_: None)
         assert rule.groups.num_rows == 0
         assert rule.groups.schema == GROUPS_SCHEMA
         assert len(rule.dropped) == 0
@@ -320,7 +322,7 @@ def test_what_is_read_step_by_step_gives_what_reading_all_gives(data: st.DataObj
         if threshold is None or data.draw(st.booleans()):
             np.save(Path(folder) / "r.npy", rng.integers(-1, 2, (2, 3)).astype(np.float16))
             more |= {"references": [f"{folder}/r.npy"], "reference_threshold": 0.99}
-        given_all = (scores, source, order, threshold, "exact", 1, Path(folder))
+        given_all = (scores, source, order, threshold, "exact", 1, Path(folder), lambda *_: None)
         whole = drop_near_duplicates(*given_all, num_always=num_always, **more)
         found = drop_near_duplicates(*given_all, num_always=num_always, most_stays=most, first_rows=2, **more)
     seen = order[: found.num_looked_at]

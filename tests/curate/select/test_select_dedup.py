@@ -219,6 +219,10 @@ def test_columns_of_a_csv_are_numbers_where_they_are_meant_so(tmp_path: Path, em
         ({"dedup": 0.9, "dedup_per": "nothing"}, "--dedup-per nothing: there is no such column"),
         ({"dedup": "exact_bytes"}, "--dedup exact_bytes: a cosine similarity, for example 0.95, or exact-bytes"),
         ({"dedup": "nan"}, "--dedup nan: a cosine similarity above 0"),
+        (
+            {"dedup": 0.9, "dedup_method": "quick"},
+            "'quick' for near-duplicates; choose auto, exact, approximate",
+        ),
         ({"dedup": "exact-bytes", "dedup_method": "exact"}, "--dedup-method is for --dedup with a similarity"),
         ({"top": 1, "dedup_keep": "pixels"}, "--dedup-keep is for --dedup"),
         ({"top": 1, "dedup_per": "label"}, "--dedup-per is for --dedup"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -61,7 +60,7 @@ def threads(faiss: Any, num_threads: int) -> Iterator[None]:
 class IndexedKept:
     """The rows that stay, in cells around centres: a row is compared with those of the cells next to it only.
 
-    A `Kept` for `duplicates_exact.keep_best`. Coordinates are those of the exact way, whose products are never less than the
+    A `Kept` for `exact.keep_best`. Coordinates are those of the exact way, whose products are never less than the
     similarity: within the cells looked at, nothing near is missed; what the products let pass is checked in float64.
 
     Where the threshold is low, the products let nearly everything pass. So as few rows are looked up at once as hold
@@ -107,7 +106,7 @@ class IndexedKept:
         self._at_once, self._bound = _FIRST_QUERIES, bound
 
     def find(self, coordinates: Floats, rows: Rows, squares: Doubles, best: Doubles, best_at: Rows) -> None:
-        """See `duplicates_exact.Kept`."""
+        """See `Kept`."""
         at = 0
         while self.num_rows and at < len(rows):
             part = slice(at, min(len(rows), at + self._at_once))
@@ -142,7 +141,7 @@ class IndexedKept:
         return len(places)
 
     def add(self, coordinates: Floats, chosen: Rows, rows: Rows, squares: Doubles) -> None:
-        """See `duplicates_exact.Kept`."""
+        """See `Kept`."""
         self._index.add(np.ascontiguousarray(coordinates[chosen]))
         self._rows[self.num_rows : self.num_rows + len(rows)] = rows
         self._squares[self.num_rows : self.num_rows + len(rows)] = squares
@@ -156,23 +155,21 @@ _TRIES, _FEW_CLUSTERS = 4, 100
 _BLOCK_ROWS = 16_384
 
 
-def cluster_rows(vectors: Vectors, num_clusters: int, seed: int = 0, num_threads: int | None = None) -> npt.NDArray[np.int32]:
+def cluster_rows(vectors: Vectors, num_clusters: int, seed: int = 0, num_threads: int = 1) -> npt.NDArray[np.int32]:
     """Put rows into clusters by direction.
 
     Args:
         vectors: embeddings of a score set's N rows.
         num_clusters: at least 1; with fewer rows that have an embedding there are as many clusters as those.
         seed: the same one gives the same clusters on the same machine.
-        num_threads: threads that faiss may use; None: all cores of this process.
+        num_threads: threads that faiss may use.
 
     Returns:
         (N,) int32 cluster of each row, from 0; -1 for rows without an embedding. A cluster may be empty.
 
     Raises:
-        InputError: faiss is not installed, or `num_clusters` is below 1.
+        InputError: faiss is not installed.
     """
-    if num_clusters < 1:
-        raise InputError(f"{num_clusters} clusters were asked for; it takes at least 1")
     faiss = load_faiss("making clusters")
     labels = np.full(len(vectors.place), -1, np.int32)
     has = np.flatnonzero(vectors.place >= 0)
@@ -183,7 +180,7 @@ def cluster_rows(vectors: Vectors, num_clusters: int, seed: int = 0, num_threads
     chosen = rows
     if len(rows) > num_clusters * _MOST_ROWS_PER_CLUSTER:
         chosen = np.sort(np.random.default_rng(seed).choice(rows, num_clusters * _MOST_ROWS_PER_CLUSTER, replace=False))
-    with threads(faiss, num_threads or len(os.sched_getaffinity(0))):
+    with threads(faiss, num_threads):
         means = faiss.Kmeans(
             vectors.matrix.shape[1],
             num_clusters,

@@ -16,6 +16,9 @@ from beholder.kernels.similarity import NONE, PANEL, ROWS
 from beholder.kernels.vectors import LANES
 from beholder.scoreset.vectors import Progress, Rows, Vectors, like
 
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
 _BLOCK_ROWS, _BLOCK_ROWS_PER_THREAD, _MOST_BLOCK_ROWS = 1024, 256, 16_384
 """Rows looked up at once. Each pass reads all rows that stay, so it has to be shared by many; their coordinates fit a cache."""
 _PIECE_ROWS = 512
@@ -33,13 +36,12 @@ class Search:
 
     def __post_init__(self) -> None:
         self.limit = self.basis.limit(self.threshold)
-        self.where = (
-            like(self.vectors.dtype),
-            self.vectors.__array_interface__["data"][0],
-            self.vectors.strides[0],
-            self.vectors.shape[1] // LANES,
-        )
-        """The first arguments of every kernel."""
+        self.where = place_of(self.vectors)
+
+
+def place_of(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int, int, int]:
+    """The first arguments of every kernel: how a matrix is stored, where, the bytes of a row, and its blocks of lanes."""
+    return like(matrix.dtype), matrix.__array_interface__["data"][0], matrix.strides[0], matrix.shape[1] // LANES
 
 
 class Kept(Protocol):
@@ -186,8 +188,7 @@ def keep_best_of_small_groups(
     Returns:
         As `keep_best`; keepers are places in `rows`.
     """
-    matrix = vectors.matrix
-    where = (like(matrix.dtype), matrix.__array_interface__["data"][0], matrix.strides[0], matrix.shape[1] // LANES)
+    where = place_of(vectors.matrix)
     keeper, found, squares = np.empty(len(rows), np.int64), np.empty(len(rows)), np.empty(len(rows))
     similarity.square_sums(*where, rows, squares)
     pairs = np.cumsum(np.diff(edges) ** 2)
@@ -212,15 +213,9 @@ class _Greedy:
         self._squares = square_sums(search, pool, rows)
         self._first_same = first_of_the_same(search.vectors, rows, num_always)
         self._stays = np.zeros(len(rows), np.bool_)
-        self._kept_positions, self._num_kept = np.empty(len(rows), np.int64), 0
-
-    @property
-    def num_stays(self) -> int:
+        self._kept_positions = np.empty(len(rows), np.int64)
+        self.num_stays = 0
         """Rows that stay among those that were decided."""
-        return self._num_kept
-
-    def _share(self, num_rows: int, work: Callable[[int, int], None]) -> None:
-        share_out(self._pool, self._search.num_threads, num_rows, work)
 
     def settle(self, at: int, end: int) -> None:
         """Decide about rows [at, end), all before them being decided."""
@@ -248,8 +243,8 @@ class _Greedy:
             inside.add(padded, new, rows[piece][new], squares[piece][new])
             staying = np.concatenate([staying, low + new])
         self._kept.add(coordinates, staying, rows[staying], squares[staying])
-        self._kept_positions[self._num_kept : self._num_kept + len(staying)] = block[staying]
-        self._num_kept += len(staying)
+        self._kept_positions[self.num_stays : self.num_stays + len(staying)] = block[staying]
+        self.num_stays += len(staying)
         self._stays[block[staying]] = True
 
     def _found_near(self, positions: Rows, best: Doubles, keepers: Rows) -> None:
@@ -281,7 +276,7 @@ class _Greedy:
                 near,
             )
 
-        self._share(len(piece), look_up)
+        share_out(self._pool, search.num_threads, len(piece), look_up)
         stays = np.zeros(len(piece), np.bool_)
         stays[members] = True
         for row in np.flatnonzero((near > NONE).any(axis=1) & ~always):
@@ -315,9 +310,6 @@ def first_of_the_same(matrix: npt.NDArray[Any], rows: Rows, num_always: int) -> 
     return first
 
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-
 _UNIT = 2.0**-24
 """Half a unit in the last place of float32 numbers near 1."""
 _SAMPLE_ROWS = 4096
@@ -337,13 +329,11 @@ class Basis:
         panels: (panels, P, 32) float32: the first `num_axes` axes, 32 side by side, zeros beyond.
         num_axes: coordinates kept; one more holds the length of what is left.
         error: how far a row's computed coordinates are at most from the true ones (Euclidean length).
-        near_share: share of pairs of the sample whose bound was at least the limit.
     """
 
     panels: Floats
     num_axes: int
     error: float
-    near_share: float
 
     @property
     def dim(self) -> int:
@@ -398,19 +388,16 @@ def choose_basis(matrix: npt.NDArray[Any], rows: Rows, threshold: float, *, pair
     turned = sample @ axes
     some = np.random.default_rng(0).permutation(len(turned))  # neighbours in rank or file would tell of themselves only
     one, other = turned[some[:_PAIR_ROWS]], turned[some[-_PAIR_ROWS:]]
-    best: tuple[float, int, float] | None = None
+    costs: dict[int, float] = {}
     for num_axes in sorted({min(width, count) for count in (15, 23, 31, 47, 63, 79, 95, 127, 159, 191, 255, 383, 511, width)}):
         share = _near_share(one, other, num_axes, threshold - 3 * error_of(width, num_axes))
-        cost = num_axes + 1 + _TILE_COST + share * pair_cost
-        if best is None or cost < best[0]:
-            best = (cost, num_axes, share)
-    assert best is not None
-    num_axes = best[1]
+        costs[num_axes] = num_axes + 1 + _TILE_COST + share * pair_cost
+    num_axes = min(costs, key=costs.__getitem__)
     panels = np.zeros((-(-num_axes // PANEL), width, PANEL), np.float32)
     for panel in range(len(panels)):
         some_axes = axes[:, panel * PANEL : min(num_axes, (panel + 1) * PANEL)]
         panels[panel, :, : some_axes.shape[1]] = some_axes
-    return Basis(panels, num_axes, error_of(width, num_axes), best[2])
+    return Basis(panels, num_axes, error_of(width, num_axes))
 
 
 def _near_share(one: Doubles, other: Doubles, num_axes: int, limit: float) -> float:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +25,10 @@ from beholder.curate.duplicates.exact import (
     square_sums,
     turned,
 )
-from beholder.errors import InputError
+from beholder.curate.options import DedupMethod
 from beholder.kernels.similarity import NONE
 from beholder.scoreset.score_set import ScoreSet
-from beholder.scoreset.vectors import NamesFile, Progress, Rows, Vectors, load_vectors, samples_of
-
-DuplicateMethod = Literal["auto", "exact", "approximate"]
-DUPLICATE_METHODS: tuple[DuplicateMethod, ...] = get_args(DuplicateMethod)
+from beholder.scoreset.vectors import Progress, Rows, Vectors, load_vectors, samples_of
 
 MOST_EXACT_ROWS = 1_000_000
 """`auto` compares every pair up to so many rows. A million made rows like CLIP's took 300 seconds of one core, by the index 120
@@ -80,16 +74,12 @@ class Duplicates:
         similarity: (M,) float32 to that row; 1 for a row that stays, NaN for one without an embedding (it stays).
         method: "exact" or "approximate".
         num_without_embedding: rows that could not be compared.
-        num_axes: coordinates that the bound was made of.
-        seconds: what it took.
     """
 
     keeper: Rows
     similarity: npt.NDArray[np.float32]
     method: str
     num_without_embedding: int
-    num_axes: int
-    seconds: float
 
     @property
     def stays(self) -> npt.NDArray[np.bool_]:
@@ -117,7 +107,6 @@ class DuplicateRule:
         num_references: rows of the reference sets that could be compared; num_references_left_out: those that have no
             embedding.
         method: "exact" or "approximate".
-        seconds: what it took, reading included.
     """
 
     dropped: Rows
@@ -129,7 +118,6 @@ class DuplicateRule:
     num_references: int
     num_references_left_out: int
     method: str
-    seconds: float
 
 
 def find_near_duplicates(
@@ -137,8 +125,8 @@ def find_near_duplicates(
     order: Rows,
     threshold: float,
     *,
-    method: DuplicateMethod = "auto",
-    num_threads: int | None = None,
+    method: DedupMethod = "auto",
+    num_threads: int = 1,
     num_always: int = 0,
     groups: Rows | None = None,
     most_stays: int | None = None,
@@ -156,7 +144,7 @@ def find_near_duplicates(
         order: (M,) rows of the score set, best first, each at most once.
         threshold: least cosine similarity of near-duplicates, -1 to 1.
         method: "auto" is exact for up to `MOST_EXACT_ROWS` rows.
-        num_threads: threads to use; None: all cores of this process.
+        num_threads: threads to use.
         num_always: so many rows at the head of `order` stay whatever they are near to; they take others out.
         groups: (M,) the group of each row of `order`, any whole numbers: only rows of one group are compared. None: all are.
         most_stays: the first so many rows that stay are wanted, and rows after these may be left undecided: a row is decided by
@@ -164,18 +152,13 @@ def find_near_duplicates(
         on_progress: told the number of rows that are decided, and of all.
 
     Raises:
-        InputError: the threshold is no cosine, or faiss is needed and not installed.
+        InputError: faiss is needed and not installed.
     """
-    started = time.perf_counter()
-    _check(threshold, method)
-    num_threads = num_threads or len(os.sched_getaffinity(0))
-    order = np.asarray(order, np.int64)
     has = np.flatnonzero(vectors.place[order] >= 0)
     rows = vectors.place[order[has]]
     is_exact = _is_exact(method, len(rows), most_stays)
     keeper = np.arange(len(order))
     similarity = np.full(len(order), np.nan, np.float32)
-    num_axes = 0
     if len(rows) and groups is not None:
         always = has < num_always
         own, own_similarity, is_exact = _keep_best_of_groups(
@@ -184,26 +167,17 @@ def find_near_duplicates(
         keeper[has], similarity[has] = has[own], own_similarity
     elif len(rows):
         how = {"num_always": int(np.searchsorted(has, num_always)), "most_stays": most_stays, "on_progress": on_progress}
-        own, own_similarity, num_axes = _keep_best(vectors, rows, threshold, is_exact=is_exact, num_threads=num_threads, **how)
+        own, own_similarity = _keep_best(vectors, rows, threshold, is_exact=is_exact, num_threads=num_threads, **how)
         keeper[has], similarity[has] = np.where(own >= 0, has[own], -1), own_similarity
     return Duplicates(
         keeper=keeper,
         similarity=similarity,
         method="exact" if is_exact else "approximate",
         num_without_embedding=len(order) - len(has),
-        num_axes=num_axes,
-        seconds=time.perf_counter() - started,
     )
 
 
-def _check(threshold: float, method: str) -> None:
-    if not -1.0 <= threshold <= 1.0:  # NaN, too
-        raise InputError(f"the similarity of near-duplicates is between -1 and 1, usually 0.9 to 0.99; not {threshold:g}")
-    if method not in DUPLICATE_METHODS:
-        raise InputError(f"unknown method {method!r} for near-duplicates; choose {', '.join(DUPLICATE_METHODS)}")
-
-
-def _is_exact(method: DuplicateMethod, num_rows: int, most_stays: int | None = None) -> bool:
+def _is_exact(method: DedupMethod, num_rows: int, most_stays: int | None = None) -> bool:
     """Whether so many rows are all compared; of rows of which few are to stay, each is compared with those few only."""
     is_little = num_rows <= MOST_EXACT_ROWS or (most_stays is not None and num_rows * most_stays <= MOST_EXACT_ROWS**2)
     return method == "exact" or (method == "auto" and is_little)
@@ -211,15 +185,11 @@ def _is_exact(method: DuplicateMethod, num_rows: int, most_stays: int | None = N
 
 def _keep_best(
     vectors: Vectors, rows: Rows, threshold: float, *, is_exact: bool, num_threads: int, **how: Any
-) -> tuple[Rows, npt.NDArray[np.float64], int]:
-    """`keep_best` with every row compared, or those of near cells only; and the axes that were compared first.
-
-    how: further arguments of `keep_best`.
-    """
+) -> tuple[Rows, npt.NDArray[np.float64]]:
+    """`keep_best` with every row compared, or those of near cells only. `how`: further arguments of `keep_best`."""
     if is_exact:
         basis = choose_basis(vectors.matrix, rows, threshold)
-        found = keep_best(vectors, rows, threshold, num_threads=num_threads, basis=basis, make_kept=AllKept, **how)
-        return *found, basis.num_axes
+        return keep_best(vectors, rows, threshold, num_threads=num_threads, basis=basis, **how)
     from beholder.curate.duplicates.ann import IndexedKept, load_faiss_for, threads
 
     faiss = load_faiss_for(len(rows))
@@ -230,8 +200,7 @@ def _keep_best(
 
     how |= {"basis": basis, "make_kept": make_kept, "block_rows": _INDEX_BLOCK_ROWS}
     with threads(faiss, num_threads):
-        found = keep_best(vectors, rows, threshold, num_threads=num_threads, **how)
-    return *found, basis.num_axes
+        return keep_best(vectors, rows, threshold, num_threads=num_threads, **how)
 
 
 def _keep_best_of_groups(
@@ -240,7 +209,7 @@ def _keep_best_of_groups(
     groups: Rows,
     threshold: float,
     always: npt.NDArray[np.bool_],
-    method: DuplicateMethod,
+    method: DedupMethod,
     num_threads: int,
     on_progress: Progress | None,
 ) -> tuple[Rows, npt.NDArray[np.float64], bool]:
@@ -267,7 +236,7 @@ def _keep_best_of_groups(
         places = by_group[start:end]
         exact = _is_exact(method, len(places))
         how = {"num_always": int(always[places].sum()), "on_progress": lambda count, _: tell(count)}
-        own, own_similarity, _ = _keep_best(vectors, rows[places], threshold, is_exact=exact, num_threads=num_threads, **how)
+        own, own_similarity = _keep_best(vectors, rows[places], threshold, is_exact=exact, num_threads=num_threads, **how)
         keeper[places], similarity[places] = places[own], own_similarity
         done += len(places)
         is_exact = is_exact and exact
@@ -293,190 +262,116 @@ def drop_near_duplicates(
     embeddings: str,
     rows_best_first: Rows,
     threshold: float | None,
-    method: DuplicateMethod = "auto",
-    num_threads: int | None = None,
-    scratch: Path | None = None,
-    on_progress: StageProgress | None = None,
+    method: DedupMethod,
+    num_threads: int,
+    scratch: Path,
+    on_progress: StageProgress,
     *,
     num_always: int = 0,
     groups: Rows | None = None,
     references: Sequence[str] = (),
     reference_threshold: float | None = None,
     most_stays: int | None = None,
-    first_rows: int | None = None,
+    first_rows: int = FIRST_WALK_ROWS,
 ) -> DuplicateRule:
     """Near-duplicates among some rows of a score set: of each group the first stays.
 
     Args:
         scores: the score set.
         embeddings: where the embeddings of its pictures are: `scores.embeddings`, or any set that `beholder score` reads.
-        rows_best_first: (M,) rows of the score set.
+        rows_best_first: (M,) int64 rows of the score set.
         threshold: as in `find_near_duplicates`; None: rows are not compared with each other.
         method: as there.
         num_threads: as there.
-        scratch: a folder for the matrix of embeddings (`load_vectors`); None: the system's for temporary files.
+        scratch: a folder for the matrix of embeddings (`load_vectors`).
         on_progress: told "embeddings read" and "rows compared" with numbers, and the same of reference sets.
         num_always: as there.
         groups: as there, for each of `rows_best_first`.
         references: sets of embeddings. First of all, rows that are near to any of theirs go.
-        reference_threshold: least similarity of those; None: `threshold`.
+        reference_threshold: least similarity of those; given with `references`.
         most_stays: the first so many rows that stay are wanted. Embeddings are then read and rows decided only as far as that
             takes, and all that is told is about those rows. None: all rows are decided.
-        first_rows: with `most_stays`, rows whose embeddings are read first; None: some tens of thousands.
+        first_rows: with `most_stays`, about so many rows' embeddings are read first.
 
     Raises:
         InputError: the embeddings cannot be read or matched, those of a reference set are of another model, or as in
             `find_near_duplicates`.
         OutputError: no room in `scratch`.
     """
-    started = time.perf_counter()
-    rows_best_first = np.asarray(rows_best_first, np.int64)
-    near_from = threshold if reference_threshold is None else reference_threshold
-    for given in (threshold, near_from if references else None):
-        if given is not None:
-            _check(given, method)
 
-    def decide(rows: Rows) -> _Decided:
-        return _decided(
-            scores, embeddings, rows, threshold, method, num_threads or len(os.sched_getaffinity(0)),
-            scratch or Path(tempfile.gettempdir()), on_progress or (lambda stage, done, total: None), num_always,
-            None if groups is None else np.asarray(groups)[: len(rows)], references, near_from, most_stays,
-        )  # fmt: skip
+    def telling(stage: str) -> Progress:
+        return lambda done, total: on_progress(stage, done, total)
 
     count = len(rows_best_first)
     if most_stays is not None:
-        count = min(count, max(first_rows or FIRST_WALK_ROWS, num_always, _WALK_ROWS_PER_STAY * most_stays))
+        count = max(first_rows, num_always, _WALK_ROWS_PER_STAY * most_stays)
     while True:
         if 2 * count >= len(rows_best_first):
             count = len(rows_best_first)
-        found = decide(rows_best_first[:count])
-        if count == len(rows_best_first) or found.is_enough:
+        rows = rows_best_first[:count]
+        vectors = load_vectors(
+            scores,
+            embeddings,
+            scratch=scratch,
+            rows=rows,
+            references=references,
+            on_progress=telling("embeddings read"),
+            on_reference=telling("reference embeddings read"),
+        )
+        is_exact = True
+        reference, similarity = np.full(len(rows), -1, np.int64), np.ones(len(rows), np.float32)
+        if references:
+            assert reference_threshold is not None
+            is_exact = _is_exact(method, len(rows), vectors.num_references)
+            reference, reference_similarity = near_references(
+                vectors,
+                rows,
+                reference_threshold,
+                is_exact=is_exact,
+                num_threads=num_threads,
+                on_progress=telling("rows compared with the reference"),
+            )
+            similarity = np.where(reference >= 0, reference_similarity, similarity)
+        num_near_that_stay = int((reference[:num_always] >= 0).sum())
+        reference[:num_always], similarity[:num_always] = -1, 1
+        left = np.flatnonzero(reference < 0)
+        keeper = np.arange(len(rows))
+        staying = left
+        if threshold is not None:
+            found = find_near_duplicates(
+                vectors,
+                rows[left],
+                threshold,
+                method=method,
+                num_threads=num_threads,
+                num_always=min(num_always, len(left)),
+                groups=None if groups is None else groups[left],
+                most_stays=most_stays,
+                on_progress=telling("rows compared"),
+            )
+            keeper[left] = np.where(found.keeper >= 0, left[found.keeper], -1)
+            similarity[left] = found.similarity
+            is_exact = is_exact and found.method == "exact"
+            staying = left[found.stays]
+        if most_stays is not None and len(staying) >= most_stays:
+            count = int(staying[most_stays - 1]) + 1
+            break
+        if count == len(rows_best_first):
             break
         count *= _WALK_GROWTH
-    stays = found.stays[: found.num_decided]
-    is_near = found.is_near[: found.num_decided]
-    decided = rows_best_first[: found.num_decided]
-    own = groups_table(scores, decided, found.keeper[: found.num_decided], found.similarity[: found.num_decided])
-    first = int(own.column("group")[-1].as_py()) + 1 if own.num_rows else 0
+    rows, keeper, reference, similarity = rows[:count], keeper[:count], reference[:count], similarity[:count]
+    near = np.flatnonzero(reference >= 0)
+    own = groups_table(scores, rows, keeper, similarity)
+    if len(near):
+        assert vectors.reference_names is not None
+        names = vectors.reference_names.take(reference[near])
+        own = joined_groups(own, _reference_groups(scores, rows[near], reference[near], similarity[near], names))
     return DuplicateRule(
-        dropped=decided[~stays & ~is_near],
-        near_reference=decided[is_near],
-        groups=pa.concat_tables([own, reference_groups(scores, decided, found, first=first)]),
-        num_without_embedding=int((found.place[: found.num_decided] < 0).sum()),
-        num_looked_at=found.num_decided,
-        num_near_that_stay=found.num_near_that_stay,
-        num_references=found.num_references,
-        num_references_left_out=found.num_references_left_out,
-        method=found.method,
-        seconds=time.perf_counter() - started,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Decided:
-    """What became of M rows, given best first; counts as in `DuplicateRule`.
-
-    Attributes:
-        keeper, similarity: as in `Duplicates`; a row that is near to a picture of a reference set is its own keeper.
-        reference: the row of the reference sets that it is near to, else -1; reference_similarity: how similar it is to that.
-        reference_names: names of these.
-        place: row of each in the matrix of embeddings, -1 for none.
-        num_decided: rows up to the last one that is wanted.
-        is_enough: whether as many stay as are wanted.
-    """
-
-    keeper: Rows
-    similarity: npt.NDArray[np.float32]
-    reference: Rows
-    reference_similarity: npt.NDArray[np.float32]
-    reference_names: NamesFile | None
-    place: Rows
-    num_decided: int
-    is_enough: bool
-    num_near_that_stay: int
-    num_references: int
-    num_references_left_out: int
-    method: str
-
-    @property
-    def is_near(self) -> npt.NDArray[np.bool_]:
-        return self.reference >= 0
-
-    @property
-    def stays(self) -> npt.NDArray[np.bool_]:
-        return np.equal(self.keeper, np.arange(len(self.keeper))) & ~self.is_near
-
-
-def _decided(
-    scores: ScoreSet,
-    embeddings: str,
-    rows: Rows,
-    threshold: float | None,
-    method: DuplicateMethod,
-    num_threads: int,
-    scratch: Path,
-    told: StageProgress,
-    num_always: int,
-    groups: Rows | None,
-    references: Sequence[str],
-    near_from: float | None,
-    most_stays: int | None,
-) -> _Decided:
-    vectors = load_vectors(
-        scores,
-        embeddings,
-        scratch=scratch,
-        rows=rows,
-        references=references,
-        on_progress=lambda done, total: told("embeddings read", done, total),
-        on_reference=lambda done, total: told("reference embeddings read", done, total),
-    )
-    reference, num_near_that_stay, is_exact = np.full(len(rows), -1, np.int64), 0, True
-    reference_similarity = np.full(len(rows), np.nan, np.float32)
-    if references:
-        pass
-
-        assert near_from is not None
-        is_exact = _is_exact(method, len(rows), vectors.num_references)
-        reference, reference_similarity = near_references(
-            vectors, rows, near_from, is_exact=is_exact, num_threads=num_threads,
-            on_progress=lambda done, total: told("rows compared with the reference", done, total),
-        )  # fmt: skip
-        num_near_that_stay = int((reference[:num_always] >= 0).sum())
-        reference[:num_always] = -1
-    left = np.flatnonzero(reference < 0)
-    keeper, similarity = np.arange(len(rows)), np.ones(len(rows), np.float32)
-    num_decided = len(left)
-    if threshold is not None:
-        found = find_near_duplicates(
-            vectors,
-            rows[left],
-            threshold,
-            method=method,
-            num_threads=num_threads,
-            num_always=min(num_always, len(left)),
-            groups=None if groups is None else groups[left],
-            most_stays=most_stays,
-            on_progress=lambda done, total: told("rows compared", done, total),
-        )
-        num_decided = found.num_decided
-        keeper[left] = np.where(found.keeper >= 0, left[found.keeper], -1)
-        similarity[left] = found.similarity
-        is_exact = is_exact and found.method == "exact"
-    staying = left[:num_decided][keeper[left[:num_decided]] == left[:num_decided]]
-    is_enough = most_stays is not None and len(staying) >= most_stays
-    end = len(rows)
-    if most_stays is not None and is_enough:
-        end = int(staying[most_stays - 1]) + 1
-    return _Decided(
-        keeper=keeper,
-        similarity=similarity,
-        reference=reference,
-        reference_similarity=reference_similarity,
-        reference_names=vectors.reference_names,
-        place=vectors.place[rows],
-        num_decided=end,
-        is_enough=is_enough,
+        dropped=rows[(keeper != np.arange(count)) & (reference < 0)],
+        near_reference=rows[near],
+        groups=own,
+        num_without_embedding=int((vectors.place[rows] < 0).sum()),
+        num_looked_at=count,
         num_near_that_stay=num_near_that_stay,
         num_references=vectors.num_references,
         num_references_left_out=vectors.num_references_left_out,
@@ -505,23 +400,25 @@ def joined_groups(first: pa.Table, then: pa.Table) -> pa.Table:
     return pa.concat_tables([first, then.set_column(0, GROUPS_SCHEMA.field("group"), moved)])
 
 
-def reference_groups(scores: ScoreSet, rows: Rows, found: _Decided, *, first: int) -> pa.Table:
-    """GROUPS_SCHEMA of those of some rows, decided as `found` tells, that are near to a reference, numbered from `first` on."""
-    near = np.flatnonzero(found.is_near[: len(rows)])
-    if not len(near) or found.reference_names is None:
-        return GROUPS_SCHEMA.empty_table()
-    references, first_at, group = np.unique(found.reference[near], return_index=True, return_inverse=True)
-    place = np.empty(len(references), np.int64)  # groups in the order of their first rows
-    place[np.argsort(first_at, kind="stable")] = np.arange(len(references))
-    number = place[group.reshape(-1)]
-    near = near[order := np.argsort(number, kind="stable")]
+def _reference_groups(
+    scores: ScoreSet, rows: Rows, reference: Rows, similarity: npt.NDArray[np.float32], names: pa.LargeStringArray
+) -> pa.Table:
+    """GROUPS_SCHEMA of rows that are near to a reference, numbered from 0 in the order of their first rows.
+
+    reference, similarity, names: (K,) which picture of the reference sets each is near to, how near, and that one's name.
+    """
+    _, first_at, group = np.unique(reference, return_index=True, return_inverse=True)
+    number = np.empty(len(first_at), np.int64)
+    number[np.argsort(first_at, kind="stable")] = np.arange(len(first_at))
+    number = number[group.reshape(-1)]
+    order = np.argsort(number, kind="stable")
     columns = [
-        number[order] + first,
-        samples_of(scores, rows[near]),
-        found.reference_similarity[near],
-        np.zeros(len(near), np.bool_),
-        rows[near],
-        found.reference_names.take(found.reference[near]),
+        number[order],
+        samples_of(scores, rows[order]),
+        similarity[order],
+        np.zeros(len(rows), np.bool_),
+        rows[order],
+        names.take(pa.array(order)),
     ]
     return pa.table([pa.array(column) for column in columns], schema=GROUPS_SCHEMA)
 
