@@ -41,7 +41,6 @@ ASPECT = "aspect"
 
 _NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
 _DATES = ("DATE", "TIMESTAMP")
-_URL = r"^[A-Za-z][A-Za-z0-9+.-]*://"
 _DOMAIN = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/:?#]*)"
 _TOKEN = r"[\p{L}\p{M}\p{N}]+(?:['\x{2019}]\p{L}+)?"
 
@@ -71,41 +70,41 @@ class Grouper:
     def count(self, column: str) -> GroupCounts | LeftOut:
         """The groups of one column, or why there are none."""
         if column not in self._rows.kinds:
-            return self._aspects() if column == ASPECT else self._places(column)
-        kind = self._rows.kinds[column].upper()
-        by: Callable[[str], GroupCounts | LeftOut]
-        if kind.endswith("]"):
-            is_text = kind.endswith("[]") and not kind.endswith("][]") and kind.startswith(("VARCHAR", "ENUM"))
-            by = self._elements if is_text else self._unknown
-        elif kind == "BOOLEAN" or kind.startswith("ENUM"):
-            by = self._values
-        elif kind.lstrip("U").startswith(_NUMERIC):
-            by = self._numbers
-        elif kind.startswith(_DATES):
-            by = self._years
-        elif kind in ("VARCHAR", "UUID"):
-            by = self._text
+            counted: GroupCounts | LeftOut = self._aspects() if column == ASPECT else self._places(column)
         else:
-            by = self._unknown
-        try:
-            counted = by(column)
-        except InputError as error:  # a kind of value that DuckDB does not handle; the others are of use without it
-            if self._is_forced:
-                raise
-            return LeftOut(column, str(error))
+            try:
+                counted = self._by_type(column)
+            except InputError as error:  # a kind of value that DuckDB does not handle; the others are of use without it
+                if self._is_forced:
+                    raise
+                return LeftOut(column, str(error))
         if isinstance(counted, GroupCounts) and len(counted.values) < 2:
             return LeftOut(column, "the same in all rows" if counted.kind == "value" else f"all in one {counted.kind}")
         return counted
 
-    def _places(self, name: str) -> GroupCounts | LeftOut:
+    def _by_type(self, column: str) -> GroupCounts | LeftOut:
+        """The groups of a column, as its type has them."""
+        kind = self._rows.kinds[column].upper()
+        if kind.endswith("[]") and not kind.endswith("][]") and kind.startswith(("VARCHAR", "ENUM")):
+            return self._elements(column)
+        if not kind.endswith("]"):
+            if kind == "BOOLEAN" or kind.startswith("ENUM"):
+                return self._values(column)
+            if kind.lstrip("U").startswith(_NUMERIC):
+                return self._numbers(column)
+            if kind.startswith(_DATES):
+                return self._exclusive(column, "year", f"strftime({quoted(column)}, '%Y')", MOST_GROUPS)
+            if kind in ("VARCHAR", "UUID"):
+                return self._text(column)
+        return LeftOut(column, f"columns of type {self._rows.kinds[column][:40]} are not grouped")
+
+    def _places(self, name: str) -> GroupCounts:
         """The groups of the sample names: by folder (tar, part), or by domain where they are URLs."""
         look = self._look(columns.SAMPLE)
         counted = (self._domains if _share(look, _is_url) > 0.5 else self._folders)(columns.SAMPLE)
-        if len(counted.values) < 2:
-            return LeftOut(name, f"all in one {counted.kind}")
         return replace(counted, column=name)
 
-    def _aspects(self) -> GroupCounts | LeftOut:
+    def _aspects(self) -> GroupCounts:
         """The groups of width / height: the nearest of `curate.select.grouping.ASPECTS`, as `--per aspect` has them."""
         from beholder.curate.select.grouping import ASPECTS
 
@@ -118,12 +117,7 @@ class Grouper:
         expression = f"CASE WHEN {width} > 0 AND {height} > 0 THEN CASE {cases} ELSE '{ASPECTS[-1]}' END END"
         counted = self._exclusive(ASPECT, "value", expression, MOST_VALUES)
         order = sorted(range(len(counted.values)), key=lambda at: [*ASPECTS, None].index(counted.values[at]))
-        if len(order) < 2:
-            return LeftOut(ASPECT, "the same in all rows")
         return replace(counted, values=[counted.values[at] for at in order], rows=counted.rows[order], kept=counted.kept[order])
-
-    def _unknown(self, column: str) -> LeftOut:
-        return LeftOut(column, f"columns of type {self._rows.kinds[column][:40]} are not grouped")
 
     def _text(self, column: str) -> GroupCounts | LeftOut:
         """Text by value where there are few, else by domain, folder or word, whichever it looks like."""
@@ -152,35 +146,28 @@ class Grouper:
         """About how many different values there are (HyperLogLog)."""
         return int(self._rows.one(f"SELECT approx_count_distinct({quoted(column)}) FROM rows WHERE {SCORE} IS NOT NULL")[0])
 
-    def _grouped(self, expression: str, most: int) -> list[tuple[Any, int, int]]:
-        """(value, rows, kept rows) of the `most` largest groups of an expression, the largest first, ties by value."""
+    def _exclusive(self, column: str, kind: Kind, expression: str, most: int) -> GroupCounts:
+        """The `most` largest groups of an expression, which have no row in common; what is beyond them is put together."""
         query = (
             f"SELECT {expression} AS value, count(*) AS num_rows, count(*) FILTER ({self._kept}) AS num_kept "
-            f"FROM rows WHERE {SCORE} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 NULLS LAST LIMIT {most}"
+            f"FROM rows WHERE {SCORE} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 NULLS LAST LIMIT {most + 1}"
         )
-        return self._rows.all(query)
+        groups = self._rows.all(query)
+        if len(groups) <= most:
+            return self._counts(column, kind, groups)
+        del groups[most:]
+        rest = self._num_rows - sum(n for _, n, _ in groups), self._num_kept - sum(k for _, _, k in groups)
+        return self._counts(column, kind, [*groups, (OTHERS, *rest)], note=f"the {most:,} largest; all others are put together")
 
-    def _exclusive(self, column: str, kind: Kind, expression: str, most: int, note: str = "") -> GroupCounts:
-        """Groups that have no row in common; what is beyond the largest is put together."""
-        found = self._grouped(expression, most + 1)
-        groups: list[tuple[str | None, int, int]] = [(None if v is None else str(v), n, k) for v, n, k in found]
-        if len(groups) > most:
-            groups = groups[:most]
-            rest = self._num_rows - sum(n for _, n, _ in groups), self._num_kept - sum(k for _, _, k in groups)
-            groups.append((OTHERS, *rest))
-            note = f"the {most:,} largest; all others are put together"
-        return self._counts(column, kind, groups, note)
-
-    def _counts(self, column: str, kind: Kind, groups: Sequence[tuple[str | None, int, int]], note: str) -> GroupCounts:
+    def _counts(self, column: str, kind: Kind, groups: Sequence[tuple[Any, ...]], **more: Any) -> GroupCounts:
+        """Counts of (value, rows, kept rows). `more`: further fields of them."""
         return GroupCounts(
             column=column,
             kind=kind,
-            values=[value for value, _, _ in groups],
+            values=[None if value is None else str(value) for value, _, _ in groups],
             rows=np.array([n for _, n, _ in groups], np.int64),
             kept=np.array([k for _, _, k in groups], np.int64),
-            num_rows=self._num_rows,
-            num_kept=self._num_kept,
-            note=note,
+            **{"num_rows": self._num_rows, "num_kept": self._num_kept} | more,
         )
 
     def _values(self, column: str) -> GroupCounts:
@@ -196,9 +183,6 @@ class Grouper:
         parent = f"regexp_replace({text}, '/[^/]*$', '')"
         expression = f"CASE WHEN contains({text}, '/') THEN {parent} WHEN {text} IS NOT NULL THEN '' END"
         return self._exclusive(column, "folder", expression, MOST_GROUPS)
-
-    def _years(self, column: str) -> GroupCounts:
-        return self._exclusive(column, "year", f"strftime({quoted(column)}, '%Y')", MOST_GROUPS)
 
     def _numbers(self, column: str) -> GroupCounts | LeftOut:
         """Numbers by value where there are few, else in bins of about equal counts.
@@ -220,8 +204,8 @@ class Grouper:
         fine_bins = [row for row in found if row[0] is not None and not math.isnan(row[0])]
         if len(fine_bins) <= FEW_NUMBERS and all(low == high for *_, low, high in fine_bins):
             plain = [(_text(low), n, k) for _, n, k, low, _ in fine_bins]
-            return self._counts(column, "value", [*plain, *odd], "")
-        return self._counts(column, "bin", [*_bins(fine_bins, self._num_rows), *odd], "")
+            return self._counts(column, "value", [*plain, *odd])
+        return self._counts(column, "bin", [*_bins(fine_bins, self._num_rows), *odd])
 
     def _words(self, column: str) -> GroupCounts:
         """Words of text, in lower case, each counted once a row."""
@@ -255,17 +239,7 @@ class Grouper:
             note += f", the {MOST_WORDS:,} commonest"
         if one_in > 1:
             note += f"; counted in one row of {one_in}, chosen by a hash of its number"
-        return GroupCounts(
-            column=column,
-            kind=kind,
-            values=[None if item is None else str(item) for item, _, _ in found],
-            rows=np.array([n for _, n, _ in found], np.int64),
-            kept=np.array([k for _, _, k in found], np.int64),
-            num_rows=num_rows,
-            num_kept=num_kept,
-            one_row_in=one_in,
-            note=note,
-        )
+        return self._counts(column, kind, found, num_rows=num_rows, num_kept=num_kept, one_row_in=one_in, note=note)
 
 
 def _is_url(text: str) -> bool:

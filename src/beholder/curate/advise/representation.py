@@ -209,7 +209,6 @@ def _listed(groups: list[Group], most: int) -> tuple[Group, ...]:
 Numbers = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-CONFIDENCE = 0.95
 Z = 1.959963984540054
 """The standard normal quantile of 0.975: two-sided intervals of 95 %."""
 
