@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,9 +214,10 @@ def _keep_best_of_groups(
     on_progress: Progress | None,
 ) -> tuple[Rows, npt.NDArray[np.float64], bool]:
     """`keep_best` inside each group; and whether all of it was exact."""
-    by_group = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.append(True, groups[by_group][1:] != groups[by_group][:-1]))
-    ends = np.append(starts[1:], len(rows))
+    _, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    codes = codes.reshape(-1)
+    small = np.flatnonzero(counts <= _SMALL_GROUP_ROWS)
+    by_group = np.lexsort((codes, counts[codes] > _SMALL_GROUP_ROWS))  # group after group, the small ones first
     keeper, similarity = np.arange(len(rows)), np.ones(len(rows))
     is_exact, done = True, 0
 
@@ -224,37 +225,23 @@ def _keep_best_of_groups(
         if on_progress is not None:
             on_progress(done + num_rows, len(rows))
 
-    is_small = ends - starts <= _SMALL_GROUP_ROWS
-    for pieces in _pieces_of_groups(starts[is_small], ends[is_small]):
-        places = np.concatenate([by_group[start:end] for start, end in pieces])
-        edges = np.concatenate([[0], np.cumsum([end - start for start, end in pieces])]).astype(np.int64)
+    ends = np.cumsum(counts[small])
+    for some in np.split(small, np.flatnonzero(np.diff(ends // _GROUPED_ROWS)) + 1) if len(small) else ():
+        edges = np.concatenate([[0], np.cumsum(counts[some])])
+        places = by_group[done : done + edges[-1]]
         own, own_similarity = keep_best_of_small_groups(vectors, rows[places], edges, always[places], threshold, num_threads)
         keeper[places], similarity[places] = places[own], own_similarity
         tell(len(places))
         done += len(places)
-    for start, end in zip(starts[~is_small], ends[~is_small], strict=True):
-        places = by_group[start:end]
-        exact = _is_exact(method, len(places))
-        how = {"num_always": int(always[places].sum()), "on_progress": lambda count, _: tell(count)}
+    for count in counts[counts > _SMALL_GROUP_ROWS].tolist():
+        places = by_group[done : done + count]
+        exact = _is_exact(method, count)
+        how = {"num_always": int(always[places].sum()), "on_progress": lambda number, _: tell(number)}
         own, own_similarity = _keep_best(vectors, rows[places], threshold, is_exact=exact, num_threads=num_threads, **how)
         keeper[places], similarity[places] = places[own], own_similarity
-        done += len(places)
+        done += count
         is_exact = is_exact and exact
     return keeper, similarity, is_exact
-
-
-def _pieces_of_groups(starts: Rows, ends: Rows) -> Iterator[list[tuple[int, int]]]:
-    """Groups, [start, end) each, several at a time: about so many rows that progress can be told between."""
-    waiting: list[tuple[int, int]] = []
-    num_rows = 0
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        waiting.append((start, end))
-        num_rows += end - start
-        if num_rows >= _GROUPED_ROWS:
-            yield waiting
-            waiting, num_rows = [], 0
-    if waiting:
-        yield waiting
 
 
 def drop_near_duplicates(
