@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.curate.act.layout import KeyGiver, Layout
-from beholder.curate.act.shards import TarShard
+from beholder.curate.act.pack import TarShard
 from beholder.locate.archives import FilePlace, Place
 from beholder.locate.named_sources import NamedSources
 from oracles.acting import act, contents, score_table, take_back
