@@ -160,7 +160,7 @@ class RowMask(ABC):
             unknown = free & (sizes < 0)
             self._drop_unsized(first, unknown)
             known = free & ~unknown
-            held = _total(_sums(np.zeros(int(always.sum()), np.int64), np.maximum(sizes[always], 0)), 0)
+            held = sum(np.maximum(sizes[always], 0).tolist())
             bins = keys[known] >> _LOW_BITS
             least = int(bins.min(initial=_NUM_BINS - 1))
             return int(unknown.sum()), held, least, _sums(bins - np.uint32(least), sizes[known])
@@ -336,9 +336,10 @@ class ArrayMask(RowMask):
 
     def nth_best(self, place: int, keys: Keys | None = None, *, protected_too: bool = False) -> tuple[int, int, int]:
         """As of RowMask."""
-        upper = _Bins()
+        upper = np.zeros(_NUM_BINS, np.int64)
         for left in self._keys_left(keys, protected_too=protected_too):
-            upper.add(*_counted(left >> _LOW_BITS))
+            least, counts = _counted(left >> _LOW_BITS)
+            upper[least : least + len(counts)] += counts
 
         def lower(number: int) -> Counts:
             counts = np.zeros(1 << _LOW_BITS, np.int64)
@@ -499,10 +500,10 @@ class RangeMask(RowMask):
         self._num_tied: int | None = None
         self._tied: Rows | None = None
         self._smallest = MOST_KEY
-        self._bins = _Bins()
+        self._bins = np.zeros(_NUM_BINS, np.int64)
         self._lower: dict[int, Counts] = {}
         self._count(sorted({key >> _LOW_BITS for key in cuts if key <= MOST_KEY}), is_first=True)
-        self.most_in_bin = int(self._bins.used.max(initial=0))
+        self.most_in_bin = int(self._bins.max())
 
     def keys_of(self, first: int, table: pa.Table) -> Keys:
         """The keys of a piece that was read."""
@@ -525,7 +526,7 @@ class RangeMask(RowMask):
         num_rows = 0
         for piece_rows, least, bins, lower, smallest in self.reader.map([self.score], count, on_rows=self._on_rows):
             num_rows += piece_rows
-            self._bins.add(least, bins)
+            self._bins[least : least + len(bins)] += bins
             self._smallest = min(self._smallest, smallest)
             for number, counts in zip(numbers, lower, strict=True):
                 found[number] += counts
@@ -537,7 +538,7 @@ class RangeMask(RowMask):
         self._lower |= found
 
     def _lower_of(self, number: int) -> Counts:
-        if self._bins.counts[number] and number not in self._lower:
+        if self._bins[number] and number not in self._lower:
             self._count([number])
         return self._lower.get(number, np.zeros(1 << _LOW_BITS, np.int64))
 
@@ -546,8 +547,7 @@ class RangeMask(RowMask):
         if key > MOST_KEY:
             return 0
         number = key >> _LOW_BITS
-        above = self._bins.counts[number + 1 : max(number + 1, self._bins.stop)]
-        return int(above.sum() + self._lower_of(number)[key & ((1 << _LOW_BITS) - 1) :].sum())
+        return int(self._bins[number + 1 :].sum() + self._lower_of(number)[key & ((1 << _LOW_BITS) - 1) :].sum())
 
     @property
     def num_above(self) -> int:
@@ -556,10 +556,10 @@ class RangeMask(RowMask):
 
     def bins(self) -> tuple[Keys, Counts]:
         """(B,) the smallest inverted key of each bin, ascending, and (B,) about how many rows of the range are in it."""
-        numbers = self._bins.numbers
+        numbers = np.flatnonzero(self._bins)
         numbers = numbers[(numbers >= self.least >> _LOW_BITS) & (numbers <= self.most >> _LOW_BITS)][::-1]
         highest = (numbers.astype(np.uint64) << np.uint64(_LOW_BITS)) | np.uint64((1 << _LOW_BITS) - 1)
-        return ~highest.astype(np.uint32), self._bins.counts[numbers]
+        return ~highest.astype(np.uint32), self._bins[numbers]
 
     def keep_between(self, word: str, keys: Keys | None = None, *, least: int = 1, most: int = MOST_KEY) -> int:
         """As of RowMask."""
@@ -588,14 +588,8 @@ class RangeMask(RowMask):
         elif self._smallest >= self.least:
             found = self._smallest
         else:
-            numbers = self._bins.numbers
-            found = MOST_KEY
-            for number in numbers[numbers >= self.least >> _LOW_BITS][:2].tolist():
-                keys = np.flatnonzero(self._lower_of(number)) + (number << _LOW_BITS)
-                keys = keys[keys >= self.least]
-                if len(keys):
-                    found = int(keys[0])
-                    break
+            count = self.num_with_key()
+            found = self.nth_best(count)[0] if count else MOST_KEY
         return found if found <= self.most and found != MOST_KEY else 0
 
     def _keys_left(self, first: int, table: pa.Table) -> Keys:
@@ -678,42 +672,18 @@ def _counted(numbers: npt.NDArray[Any]) -> tuple[int, Counts]:
     return least, np.bincount(numbers - np.uint32(least))
 
 
-class _Bins:
-    """How many keys are in each bin; only bins [start, stop) hold any."""
-
-    def __init__(self) -> None:
-        self.counts: Counts = np.zeros(_NUM_BINS, np.int64)
-        self.start, self.stop = _NUM_BINS, 0
-
-    def add(self, least: int, more: Counts) -> None:
-        """Add counts of the bins from `least` on."""
-        if len(more):
-            self.counts[least : least + len(more)] += more
-            self.start, self.stop = min(self.start, least), max(self.stop, least + len(more))
-
-    @property
-    def used(self) -> Counts:
-        """The counts of [start, stop)."""
-        return self.counts[self.start : self.stop]
-
-    @property
-    def numbers(self) -> Counts:
-        """The bins that hold keys, ascending."""
-        return np.flatnonzero(self.used) + self.start
-
-
 def _lower_counts(keys: Keys, number: int) -> Counts:
     """How often each key of a bin is there."""
     inside = keys[keys >> _LOW_BITS == number] & np.uint32((1 << _LOW_BITS) - 1)
     return np.bincount(inside, minlength=1 << _LOW_BITS)
 
 
-def _nth(place: int, bins: _Bins, lower_of: Callable[[int], Counts]) -> tuple[int, int, int]:
+def _nth(place: int, bins: Counts, lower_of: Callable[[int], Counts]) -> tuple[int, int, int]:
     """The key at a place, counted from the largest: (key, how many are above, how many are equal)."""
-    number, above = _bin_of_place(bins.used, place, 0)
-    lower = lower_of(number + bins.start)
+    number, above = _bin_of_place(bins, place, 0)
+    lower = lower_of(number)
     low, above = _bin_of_place(lower, place, above)
-    return ((number + bins.start) << _LOW_BITS) | low, above, int(lower[low])
+    return (number << _LOW_BITS) | low, above, int(lower[low])
 
 
 def _bin_of_place(counts: Counts, place: int, above: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
 from fractions import Fraction
@@ -287,12 +287,10 @@ def _asked(options: OutputOptions) -> dict[str, str]:
     return {flag: path for flag, path in given.items() if path is not None}
 
 
-def write_lists(selection: Selection, options: OutputOptions, on_file: Callable[[str], None] | None = None) -> list[str]:
+def write_lists(selection: Selection, options: OutputOptions) -> list[str]:
     """Write every list that was asked for; returns their paths."""
     asked = _asked(options)
     for flag, path in asked.items():
-        if on_file is not None:
-            on_file(path)
         only_samples = path.lower().endswith(".txt")
         if flag == "--out":
             tables: Iterable[pa.Table] = selection.kept_tables(only_samples=only_samples)
