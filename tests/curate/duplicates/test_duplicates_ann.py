@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -124,8 +123,8 @@ def test_candidates_are_bounded_where_nearly_all_rows_are_some() -> None:
     def found(most: int) -> tuple[np.ndarray, np.ndarray, int]:
         made: list[ann.IndexedKept] = []
 
-        def make(search: Search, capacity: int, pool: ThreadPoolExecutor) -> ann.IndexedKept:
-            made.append(ann.IndexedKept(search, pool, order, bound=most))
+        def make(search: Search, capacity: int) -> ann.IndexedKept:
+            made.append(ann.IndexedKept(search, order, bound=most))
             return made[0]
 
         asked = {"num_always": 0, "num_threads": 2, "basis": basis, "make_kept": make, "block_rows": 4096}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from beholder.curate.duplicates.exact import Doubles, Floats, Search, share_out
+from beholder.curate.duplicates.exact import Doubles, Floats, Search
 from beholder.errors import InputError
 from beholder.kernels import mlp, similarity
 from beholder.scoreset.vectors import Rows, Vectors, like
@@ -74,7 +73,6 @@ class IndexedKept:
     def __init__(
         self,
         search: Search,
-        pool: ThreadPoolExecutor,
         rows: Rows,
         *,
         num_probes: int = DEFAULT_PROBES,
@@ -82,7 +80,7 @@ class IndexedKept:
     ) -> None:
         """`rows`: all rows in question; a sample of them decides where the cells are. bound: of candidates held at once."""
         faiss = load_faiss("finding near-duplicates among so many rows")
-        self._search, self._pool = search, pool
+        self._search = search
         dim = search.basis.dim
         num_cells = max(1, min(MOST_CELLS, int(4 * np.sqrt(len(rows))), len(rows) // _ROWS_PER_SAMPLED_CELL))
         chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), num_cells * _ROWS_PER_SAMPLED_CELL)).astype(np.int64))
@@ -137,7 +135,7 @@ class IndexedKept:
                 best_at[low:high],
             )
 
-        share_out(self._pool, search.num_threads, len(rows), check)
+        search.share_out(len(rows), check)
         return len(places)
 
     def add(self, coordinates: Floats, chosen: Rows, rows: Rows, squares: Doubles) -> None:

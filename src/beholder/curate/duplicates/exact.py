@@ -27,16 +27,40 @@ _PIECE_ROWS = 512
 
 @dataclass
 class Search:
-    """What a block of rows is looked up with, and where what is found goes."""
+    """What rows of a matrix are looked up with: the threshold, the axes they are compared along first, and threads."""
 
     vectors: npt.NDArray[Any]
     threshold: float
     basis: Basis
+    pool: ThreadPoolExecutor
     num_threads: int
 
     def __post_init__(self) -> None:
         self.limit = self.basis.limit(self.threshold)
         self.where = place_of(self.vectors)
+
+    def share_out(self, num_rows: int, work: Callable[[int, int], None]) -> None:
+        """Do `work(low, high)` for all of [0, num_rows) in parts, one or more a thread; parts begin at multiples of 4."""
+        step = max(64, -(-num_rows // (self.num_threads * ROWS)) * ROWS) if num_rows else 1
+        for task in [self.pool.submit(work, low, min(num_rows, low + step)) for low in range(0, num_rows, step)]:
+            task.result()
+
+    def turned(self, rows: Rows) -> Floats:
+        """Coordinates of rows of the matrix, (n, d) float32; n is their number rounded up to a multiple of 4."""
+        coordinates = np.zeros((-(-len(rows) // ROWS) * ROWS, self.basis.dim), np.float32)
+
+        def turn(low: int, high: int) -> None:
+            found = self.basis.coordinates(self.vectors[rows[low:high]])
+            coordinates[low : low + len(found)] = found
+
+        self.share_out(len(rows), turn)
+        return coordinates
+
+    def square_sums(self, rows: Rows) -> Doubles:
+        """The product of each of these rows of the matrix with itself, (n,) float64."""
+        found = np.empty(len(rows))
+        self.share_out(len(rows), lambda low, high: similarity.square_sums(*self.where, rows[low:high], found[low:high]))
+        return found
 
 
 def place_of(matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int, int, int]:
@@ -59,8 +83,8 @@ class Kept(Protocol):
 class AllKept:
     """The rows that stay, looked at one and all: panels of their coordinates."""
 
-    def __init__(self, search: Search, capacity: int, pool: ThreadPoolExecutor) -> None:
-        self._search, self._pool = search, pool
+    def __init__(self, search: Search, capacity: int) -> None:
+        self._search = search
         self._panels = np.zeros((-(-capacity // PANEL), search.basis.dim, PANEL), np.float32)
         self._rows, self._squares = np.empty(capacity, np.int64), np.empty(capacity, np.float64)
         self.num_rows = 0
@@ -85,7 +109,7 @@ class AllKept:
                 best_at[low:high],
             )
 
-        share_out(self._pool, search.num_threads, len(rows), look_up)
+        search.share_out(len(rows), look_up)
 
     def add(self, coordinates: Floats, chosen: Rows, rows: Rows, squares: Doubles) -> None:
         """See `Kept`."""
@@ -93,32 +117,6 @@ class AllKept:
         self._rows[self.num_rows : self.num_rows + len(rows)] = rows
         self._squares[self.num_rows : self.num_rows + len(rows)] = squares
         self.num_rows += len(rows)
-
-
-def share_out(pool: ThreadPoolExecutor, num_threads: int, num_rows: int, work: Callable[[int, int], None]) -> None:
-    """Do `work(low, high)` for all of [0, num_rows) in parts, one or more a thread; parts begin at multiples of 4."""
-    step = max(64, -(-num_rows // (num_threads * ROWS)) * ROWS) if num_rows else 1
-    for task in [pool.submit(work, low, min(num_rows, low + step)) for low in range(0, num_rows, step)]:
-        task.result()
-
-
-def turned(search: Search, pool: ThreadPoolExecutor, rows: Rows) -> Floats:
-    """Coordinates of rows of the matrix, (n, d) float32; n is their number rounded up to a multiple of 4."""
-    coordinates = np.zeros((-(-len(rows) // ROWS) * ROWS, search.basis.dim), np.float32)
-
-    def turn(low: int, high: int) -> None:
-        found = search.basis.coordinates(search.vectors[rows[low:high]])
-        coordinates[low : low + len(found)] = found
-
-    share_out(pool, search.num_threads, len(rows), turn)
-    return coordinates
-
-
-def square_sums(search: Search, pool: ThreadPoolExecutor, rows: Rows) -> Doubles:
-    """The product of each of these rows of the matrix with itself, (n,) float64."""
-    found = np.empty(len(rows))
-    share_out(pool, search.num_threads, len(rows), lambda a, b: similarity.square_sums(*search.where, rows[a:b], found[a:b]))
-    return found
 
 
 def rows_at_once(num_threads: int) -> int:
@@ -134,7 +132,7 @@ def keep_best(
     num_always: int,
     num_threads: int,
     basis: Basis,
-    make_kept: Callable[[Search, int, ThreadPoolExecutor], Kept] = AllKept,
+    make_kept: Callable[[Search, int], Kept] = AllKept,
     block_rows: int | None = None,
     most_stays: int | None = None,
     on_progress: Progress | None = None,
@@ -158,10 +156,10 @@ def keep_best(
             first); its own position for a row that stays; -1 for one left undecided. similarity: (M,) float64 to it; 1 for a
             row that stays.
     """
-    search = Search(vectors.matrix, threshold, basis, num_threads)
     block_rows = block_rows or rows_at_once(num_threads)
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
-        greedy = _Greedy(search, pool, rows, num_always, make_kept(search, len(rows), pool))
+        search = Search(vectors.matrix, threshold, basis, pool, num_threads)
+        greedy = _Greedy(search, rows, num_always, make_kept(search, len(rows)))
         end = 0
         while end < len(rows) and (most_stays is None or greedy.num_stays < most_stays):
             at, end = end, min(len(rows), end + block_rows)
@@ -207,10 +205,10 @@ def keep_best_of_small_groups(
 class _Greedy:
     """Rows that are settled block by block: `keeper` and `found` are filled as far as that has come."""
 
-    def __init__(self, search: Search, pool: ThreadPoolExecutor, rows: Rows, num_always: int, kept: Kept) -> None:
-        self._search, self._pool, self._rows, self._num_always, self._kept = search, pool, rows, num_always, kept
+    def __init__(self, search: Search, rows: Rows, num_always: int, kept: Kept) -> None:
+        self._search, self._rows, self._num_always, self._kept = search, rows, num_always, kept
         self.keeper, self.found = np.arange(len(rows)), np.ones(len(rows))
-        self._squares = square_sums(search, pool, rows)
+        self._squares = search.square_sums(rows)
         self._first_same = first_of_the_same(search.vectors, rows, num_always)
         self._stays = np.zeros(len(rows), np.bool_)
         self._kept_positions = np.empty(len(rows), np.int64)
@@ -225,11 +223,11 @@ class _Greedy:
         self.keeper[block[known]] = first[known]
         block = block[~known]
         rows, squares = self._rows[block], self._squares[block]
-        coordinates = turned(self._search, self._pool, rows)
+        coordinates = self._search.turned(rows)
         best, best_at = np.full(len(block), NONE), np.full(len(block), -1, np.int64)
         self._kept.find(coordinates, rows, squares, best, best_at)
         self._found_near(block, best, self._kept_positions[best_at])
-        inside = AllKept(self._search, len(block), self._pool)  # those of this block that stay
+        inside = AllKept(self._search, len(block))  # those of this block that stay
         staying = np.empty(0, np.int64)
         for low in range(0, len(block), _PIECE_ROWS):
             piece = slice(low, low + _PIECE_ROWS)
@@ -276,7 +274,7 @@ class _Greedy:
                 near,
             )
 
-        share_out(self._pool, search.num_threads, len(piece), look_up)
+        search.share_out(len(piece), look_up)
         stays = np.zeros(len(piece), np.bool_)
         stays[members] = True
         for row in np.flatnonzero((near > NONE).any(axis=1) & ~always):

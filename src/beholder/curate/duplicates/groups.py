@@ -22,8 +22,6 @@ from beholder.curate.duplicates.exact import (
     keep_best,
     keep_best_of_small_groups,
     rows_at_once,
-    square_sums,
-    turned,
 )
 from beholder.curate.options import DedupMethod
 from beholder.kernels.similarity import NONE
@@ -195,8 +193,8 @@ def _keep_best(
     faiss = load_faiss_for(len(rows))
     basis = choose_basis(vectors.matrix, rows, threshold, pair_cost=INDEX_PAIR_COST)
 
-    def make_kept(search: Search, capacity: int, pool: ThreadPoolExecutor) -> Kept:
-        return IndexedKept(search, pool, rows)
+    def make_kept(search: Search, capacity: int) -> Kept:
+        return IndexedKept(search, rows)
 
     how |= {"basis": basis, "make_kept": make_kept, "block_rows": _INDEX_BLOCK_ROWS}
     with threads(faiss, num_threads):
@@ -443,23 +441,23 @@ def near_references(
         return near, near_from
     with contextlib.ExitStack() as opened:
         pool = opened.enter_context(ThreadPoolExecutor(max_workers=num_threads))
-        search = Search(vectors.matrix, threshold, choose_basis(vectors.matrix, given, threshold), num_threads)
+        search = Search(vectors.matrix, threshold, choose_basis(vectors.matrix, given, threshold), pool, num_threads)
         kept: Kept
         if is_exact:
-            kept = AllKept(search, len(reference), pool)
+            kept = AllKept(search, len(reference))
         else:
             from beholder.curate.duplicates.ann import IndexedKept, load_faiss_for, threads
 
             opened.enter_context(threads(load_faiss_for(len(given)), num_threads))
-            kept = IndexedKept(search, pool, reference)
+            kept = IndexedKept(search, reference)
         step = rows_at_once(num_threads)
         for at in range(0, len(reference), step):
             part = reference[at : at + step]
-            kept.add(turned(search, pool, part), np.arange(len(part)), part, square_sums(search, pool, part))
+            kept.add(search.turned(part), np.arange(len(part)), part, search.square_sums(part))
         for at in range(0, len(given), step):
             part = given[at : at + step]
             best, best_at = np.full(len(part), NONE), np.full(len(part), -1, np.int64)
-            kept.find(turned(search, pool, part), part, square_sums(search, pool, part), best, best_at)
+            kept.find(search.turned(part), part, search.square_sums(part), best, best_at)
             near[has[at : at + step]] = best_at
             near_from[has[at : at + step]] = np.where(best_at >= 0, best, np.nan)
             if on_progress is not None:
