@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from numbers import Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from beholder.errors import InputError
 from beholder.models.published import Threshold, read_threshold
 from beholder.options import join_option, option, picture_column_option, repeated_option, where_option
 
 Action = Literal["copy", "link", "symlink", "move", "tars", "hf-parquet"]
-_FIELDS: tuple[tuple[Action, str], ...] = (
-    ("copy", "copy"), ("link", "link"), ("symlink", "symlink"), ("move", "move"), ("tars", "tars"),
-    ("hf-parquet", "hf_parquet"),
-)  # fmt: skip
+ACTIONS: tuple[Action, ...] = get_args(Action)
 SHARDED = ("tars", "hf-parquet")
 TAR_COUNT, TAR_BYTES = 10_000, 1_000_000_000
 """Pictures and bytes of a tar, as img2dataset and webdataset have it."""
@@ -81,7 +78,8 @@ class ActionOptions:
     @property
     def action(self) -> tuple[Action, str] | None:
         """What to do, and the folder to do it in; None: nothing. Raises InputError when flags do not fit together."""
-        chosen = [(action, value) for action, name in _FIELDS if (value := getattr(self, name)) is not None]
+        given = ((action, getattr(self, action.replace("-", "_"))) for action in ACTIONS)
+        chosen = [(action, folder) for action, folder in given if folder is not None]
         if len(chosen) > 1:
             raise InputError(f"--{chosen[0][0]} and --{chosen[1][0]}: choose one at a time")
         if not chosen:
@@ -90,9 +88,10 @@ class ActionOptions:
                 raise InputError(f"{idle} needs one of --copy, --link, --symlink, --move, --tars or --hf-parquet")
         elif not chosen[0][1]:
             raise InputError(f"--{chosen[0][0]} needs the name of a folder (an unset variable?)")
-        if (self.shard_count or self.shard_bytes) and not (chosen and chosen[0][0] in SHARDED):
+        is_sharded = bool(chosen) and chosen[0][0] in SHARDED
+        if (self.shard_count or self.shard_bytes) and not is_sharded:
             raise InputError("--shard-count and --shard-bytes are for --tars and --hf-parquet")
-        if self.caption_column is not None and not (chosen and chosen[0][0] in SHARDED):
+        if self.caption_column is not None and not is_sharded:
             raise InputError("--caption-column is for --tars and --hf-parquet")
         if self.picture_column is not None and not chosen:
             raise InputError("--picture-column is for --copy, --link, --symlink, --move, --tars and --hf-parquet")
@@ -141,7 +140,7 @@ class AdviseOptions:
 
 
 DedupMethod = Literal["auto", "exact", "approximate"]
-DEDUP_METHODS: tuple[DedupMethod, ...] = ("auto", "exact", "approximate")
+DEDUP_METHODS: tuple[DedupMethod, ...] = get_args(DedupMethod)
 EXACT_BYTES = "exact-bytes"
 """What `dedup` is, in place of a similarity, where pictures are told to be the same by the bytes of their files."""
 SCORE, PIXELS, BYTES, OLDEST = "score", "pixels", "bytes", "oldest"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from beholder import InputError
+from beholder.curate.act.files import Intent
 from beholder.curate.act.journal import origins_of, read_journal
-from beholder.curate.act.state import Intent
 from oracles.journals import write_journal
 
 HEADER = {

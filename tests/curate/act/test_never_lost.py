@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from beholder.curate.act import files
-from beholder.curate.act.files import Refused
+from beholder.curate.act.files import Intent, Refused
 from beholder.curate.act.journal import read_journal
-from beholder.curate.act.state import Intent
 from oracles.acting import act, contents, score_table, take_back
 
 

@@ -9,9 +9,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from beholder.curate.act.state import Intent
 from beholder.errors import os_error_text, writing_failed
 from beholder.io import crash
 
@@ -28,6 +29,67 @@ Made = tuple[str, int] | None
 """sha256 of a copy's bytes and the time (ns) that it bears; None for links and what was renamed."""
 Report = Callable[[str], None]
 """Told, in words of `messages.KEPT`, what another disk does not keep of a file."""
+
+
+_INTENT_KEYS = {
+    "number": "do", "source": "from", "target": "to", "size": "size", "mtime_ns": "mtime", "length": "length",
+    "offset": "offset", "part": "part", "owner": "owner",
+}  # fmt: skip
+"""Field of an intent -> field of its line."""
+
+
+@dataclass(slots=True)
+class Intent:
+    """One file that is to be made or moved.
+
+    Attributes:
+        source, target: absolute; of what is in an archive that, or a URL.
+        size, mtime_ns: of `source` when it was planned; -1 where that is not known (URLs).
+        length: bytes of the new file, where it is a part of `source`.
+        offset: where that part begins, if it has a place.
+        part: number of the file among those of its picture, where its bytes have no place.
+        is_picture: false for what belongs to one.
+        owner: user, group and mode of a file that is to be moved.
+        is_shared: whether it belongs to other pictures as well.
+        shares: of a picture: targets of files that it shares with others, planned with it or with another of them.
+    """
+
+    number: int
+    sample: str
+    source: str
+    target: str
+    size: int
+    mtime_ns: int
+    length: int | None = None
+    offset: int | None = None
+    part: int | None = None
+    is_picture: bool = True
+    owner: tuple[int, int, int] | None = None
+    is_shared: bool = False
+    shares: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What its line holds."""
+        said = {key: value for name, key in _INTENT_KEYS.items() if (value := getattr(self, name)) is not None}
+        said["sample" if self.is_picture else "of"] = self.sample
+        return said | ({"shared": True} if self.is_shared else {}) | ({"with": list(self.shares)} if self.shares else {})
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> Intent:
+        """The intent of a line. Raises KeyError where a field lacks."""
+        intent = cls(
+            said["do"], said.get("sample") or said.get("of", ""), said["from"], said["to"], said["size"], said["mtime"]
+        )
+        intent.length, intent.offset, intent.part = said.get("length"), said.get("offset"), said.get("part")
+        intent.owner = tuple(said["owner"]) if "owner" in said else None
+        intent.is_picture, intent.is_shared = "sample" in said, "shared" in said
+        intent.shares = tuple(said.get("with", ()))
+        return intent
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the new file, as far as they are known."""
+        return max(self.size if self.length is None else self.length, 0)
 
 
 class Refused(Exception):  # noqa: N818 (an answer, told by an exception)

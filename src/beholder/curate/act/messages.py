@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from beholder.columns import WHERE_NOW
-from beholder.curate.act.state import MOST_EXAMPLES, JournalState
+from beholder.curate.act.journal import MOST_EXAMPLES, JournalState
 
 REASONS = {
     "missing": "not there (any more)",

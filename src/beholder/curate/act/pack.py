@@ -19,11 +19,10 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.curate.act import files, journal
 from beholder.curate.act.files import Refused, rename_new
-from beholder.curate.act.journal import Journal
+from beholder.curate.act.journal import Journal, JournalState, PackedShard
 from beholder.curate.act.layout import CAPTION_ENDS, KeyGiver, PackedNames, with_suffix
 from beholder.curate.act.messages import and_more
 from beholder.curate.act.plan import Job, Say, bytes_of, check_place, folders_between
-from beholder.curate.act.state import JournalState, PackedShard
 from beholder.curate.options import PARQUET_BYTES, SHARDED, TAR_BYTES, TAR_COUNT, ActionOptions
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import crash, storage

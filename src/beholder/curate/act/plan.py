@@ -19,11 +19,10 @@ import pyarrow as pa
 from beholder import columns
 from beholder.columns import PictureReason
 from beholder.curate.act import files
-from beholder.curate.act.files import Refused, is_there, refusals
-from beholder.curate.act.journal import Journal, new_journal, reopened
+from beholder.curate.act.files import Intent, Refused, is_there, refusals
+from beholder.curate.act.journal import Journal, JournalState, SharedFiles, new_journal, reopened
 from beholder.curate.act.layout import Layout, marked
 from beholder.curate.act.messages import ActionSummary
-from beholder.curate.act.state import Intent, JournalState, SharedFiles
 from beholder.curate.options import ActionOptions
 from beholder.io import storage
 from beholder.locate.archives import FilePlace, Place

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.curate.act import files, pack, single
 from beholder.curate.act.files import rename_new
-from beholder.curate.act.journal import read_journal
+from beholder.curate.act.journal import JournalState, read_journal
 from beholder.curate.act.layout import Layout
 from beholder.curate.act.messages import (
     ActionSummary,
@@ -26,7 +26,6 @@ from beholder.curate.act.messages import (
     undo_command,
 )
 from beholder.curate.act.plan import Job, Progress, Say
-from beholder.curate.act.state import JournalState
 from beholder.curate.options import SHARDED, ActionOptions
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import storage

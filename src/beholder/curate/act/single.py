@@ -12,12 +12,11 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.curate.act import files, journal
-from beholder.curate.act.files import Made, Refused
-from beholder.curate.act.journal import Journal
+from beholder.curate.act.files import Intent, Made, Refused
+from beholder.curate.act.journal import Journal, JournalState
 from beholder.curate.act.layout import with_suffix
 from beholder.curate.act.messages import and_more, shown_path
 from beholder.curate.act.plan import Job, Planned, Planner, Say, fetch, few, relocated
-from beholder.curate.act.state import Intent, JournalState
 from beholder.errors import OutputError, os_error_text
 from beholder.io import crash
 from beholder.locate.archives import missing_place

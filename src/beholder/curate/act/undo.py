@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from beholder.curate.act import files, journal
-from beholder.curate.act.files import Refused, refusals
-from beholder.curate.act.journal import Journal
+from beholder.curate.act.files import Intent, Refused, refusals
+from beholder.curate.act.journal import Journal, JournalState, PackedShard, Settled
 from beholder.curate.act.messages import ActionSummary, bytes_text, shown_path, undo_command, undo_lines
 from beholder.curate.act.plan import Say
-from beholder.curate.act.state import Intent, JournalState, PackedShard, Settled
 from beholder.errors import InputError, OutputError
 from beholder.io import crash
 
