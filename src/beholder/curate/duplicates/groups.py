@@ -84,12 +84,6 @@ class Duplicates:
         """(M,) whether each row stays."""
         return np.equal(self.keeper, np.arange(len(self.keeper)))
 
-    @property
-    def num_decided(self) -> int:
-        """How many rows were decided, from the first on."""
-        undecided = np.flatnonzero(self.keeper < 0)
-        return int(undecided[0]) if len(undecided) else len(self.keeper)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateRule:

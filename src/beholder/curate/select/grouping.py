@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Codes = npt.NDArray[np.int32]
 Counts = npt.NDArray[np.int64]
+Sides = npt.NDArray[np.float64]
+Number = TypeVar("Number", np.int32, np.int64)
 
 FOLDER, SOURCE, ASPECT, SCORE_BUCKET, CLUSTER = "folder", "source", "aspect", "score_bucket", "cluster"
 DERIVED = (FOLDER, SOURCE, ASPECT, SCORE_BUCKET, CLUSTER)
@@ -166,23 +168,37 @@ def _by_aspect(reader: RowReader, flag: str) -> Groups:
             raise InputError(f"{flag} aspect needs the columns width and height; there is no {name} (--join can bring it)")
     ratios = np.array([int(w) / int(h) for w, h in (text.split(":") for text in ASPECTS)])
     edges = np.sqrt(ratios[1:] * ratios[:-1])
-    codes = np.empty(reader.num_rows, np.int32)
+
+    def aspects(width: Sides, height: Sides) -> npt.NDArray[Any]:
+        return np.where((width > 0) & (height > 0), np.searchsorted(edges, width / height), len(ASPECTS))
+
+    return Groups(by_sides(reader, aspects, np.int32), len(ASPECTS) + 1)
+
+
+def by_sides(reader: RowReader, work: Callable[[Sides, Sides], npt.NDArray[Any]], kind: type[Number]) -> npt.NDArray[Number]:
+    """(N,) what `work` makes of the width and height of rows, some at a time; NaN where one is not known."""
+
+    def made(table: pa.Table) -> npt.NDArray[Any]:
+        columns_of = (in_type(reader.numbers_in(table, name), pa.float64()) for name in (columns.WIDTH, columns.HEIGHT))
+        sides = [pc.fill_null(column, math.nan).combine_chunks().to_numpy(zero_copy_only=False) for column in columns_of]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return work(*sides)
+
+    return of_rows(reader, [columns.WIDTH, columns.HEIGHT], made, kind)
+
+
+def of_rows(
+    reader: RowReader, names: list[str], work: Callable[[pa.Table], npt.NDArray[Any]], kind: type[Number]
+) -> npt.NDArray[Number]:
+    """(N,) what `work` makes of the named columns of all rows, piece by piece."""
+    found = np.empty(reader.num_rows, kind)
 
     def put(first: int, table: pa.Table) -> None:
-        width, height = (
-            pc.fill_null(in_type(reader.numbers_in(table, name), pa.float64()), 0)
-            .combine_chunks()
-            .to_numpy(zero_copy_only=False)
-            for name in (columns.WIDTH, columns.HEIGHT)
-        )
-        known = (width > 0) & (height > 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.searchsorted(edges, width / height)
-        codes[first : first + table.num_rows] = np.where(known, found, len(ASPECTS))
+        found[first : first + table.num_rows] = work(table)
 
-    for _ in reader.map([columns.WIDTH, columns.HEIGHT], put):
+    for _ in reader.map(names, put):
         pass
-    return Groups(codes, len(ASPECTS) + 1)
+    return found
 
 
 def _by_bucket(score_keys: npt.NDArray[np.uint32]) -> Groups:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
+from beholder.curate.act.messages import counted
 from beholder.curate.advise.rows import head_of
 from beholder.curate.advise.wording import about_other_scales
 from beholder.curate.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXELS, SCORE, SelectRules
@@ -243,7 +243,7 @@ class RuleRunner:
                 count = sample_lists.read_list(self.rows.connection, path, table, self.rows.scratch)
                 for found in database.rows_of(self.rows.connection, sample_lists.rows_in(table, self.rows.database()[1])):
                     dropped += self.arrays.drop_rows("excluded", found, protected_too=True)
-            self.arrays.note("excluded", f"not in {path}", dropped, note=f"{count:,} sample{_s(count)} in the list")
+            self.arrays.note("excluded", f"not in {path}", dropped, note=f"{counted(count, 'sample')} in the list")
             if count and not dropped:
                 self.notes.append(f"--exclude {path}: {_none_of(count)} among the rows that were left")
         if marked_drop is not None:
@@ -394,7 +394,7 @@ class RuleRunner:
         larger = int(((most > kept) & (kept >= 0)).sum())
         if count:
             self.notes.append(
-                f"{larger:,} of {count:,} group{_s(count)} of near-duplicates would keep another picture by its pixels"
+                f"{larger:,} of {counted(count, 'group')} of near-duplicates would keep another picture by its pixels"
                 + (" (--dedup-keep pixels)" if larger else "")
             )
 
@@ -437,7 +437,7 @@ class RuleRunner:
         if found.num_unread:
             stays = "it stays" if found.num_unread == 1 else "they stay"
             self.notes.append(
-                f"{found.num_unread:,} picture{_s(found.num_unread)} could not be read, so {stays} (the first: {found.example})"
+                f"{counted(found.num_unread, 'picture')} could not be read, so {stays} (the first: {found.example})"
             )
 
     def _selection_order(self) -> npt.NDArray[np.uint32]:
@@ -488,7 +488,7 @@ class RuleRunner:
         dropped = mask.keep_best_of_groups("balance", groups.codes, wanted)
         text = f"equally many of each {column}" + (f", {self.rules.top:,} in all" if self.rules.top is not None else "")
         some = int(np.count_nonzero(sizes))
-        note = f"{level:,} of each of {some:,} group{_s(some)}"
+        note = f"{level:,} of each of {counted(some, 'group')}"
         self.thresholds["balance"] = mask.note("balance", text, dropped, level, note=note)
 
     def _best(self) -> None:
@@ -500,15 +500,15 @@ class RuleRunner:
         groups = None if rules.per is None else self._groups(rules.per, "--per")
         sizes = np.array([self.mask.left]) if groups is None else self.arrays.group_sizes(groups.codes, groups.num_groups)
         some = int(np.count_nonzero(sizes))
-        of_each, note = ("", "") if groups is None else (f" of each {rules.per}", f"{some:,} group{_s(some)}")
+        of_each, note = ("", "") if groups is None else (f" of each {rules.per}", counted(some, "group"))
         if number is not None:
             self._cut("top", f"top {number:,}{of_each}", groups, np.full(len(sizes), number, np.int64), note)
         if share is not None:
             wanted = grouping.share_of(sizes, share)
             text, before = f"top {float(100 * share):.12g} %", f" before top {number:,}" if number is not None else ""
             if groups is None:
-                text += f" of {'the ' if before else ''}{sizes[0]:,} row{_s(int(sizes[0]))}{before}"
-                note = f"{wanted[0]:,} row{_s(int(wanted[0]))}"
+                text += f" of {'the ' if before else ''}{counted(int(sizes[0]), 'row')}{before}"
+                note = counted(int(wanted[0]), "row")
             else:
                 text += of_each + (f" as it was{before}" if before else "")
             self._cut("top_share", text, groups, wanted, note)
@@ -537,10 +537,6 @@ class RuleRunner:
         wanted = np.full(groups.num_groups, number, np.int64)
         dropped = mask.keep_best_of_groups("sample", groups.codes, wanted, sampler.keys(), sampler.in_order)
         mask.note("sample", f"{text}, of each {rules.per}", dropped)
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
 
 
 def _none_of(count: int) -> str:
@@ -614,35 +610,19 @@ def pixels_of(reader: RowReader, flag: str) -> Places:
     """(N,) int64 width times height of each row, -1 where it is not known. Raises InputError."""
     for name in (columns.WIDTH, columns.HEIGHT):
         _check_column(reader, name, flag)
-    found = np.full(reader.num_rows, -1, np.int64)
 
-    def put(first: int, table: pa.Table) -> None:
-        sides = []
-        for name in (columns.WIDTH, columns.HEIGHT):
-            column = pc.fill_null(reader.numbers_in(table, name).cast(pa.float64(), safe=False), math.nan)
-            sides.append(column.combine_chunks().to_numpy(zero_copy_only=False))
-        with np.errstate(invalid="ignore", over="ignore"):
-            pixels = sides[0] * sides[1]
-            is_known = (sides[0] > 0) & (sides[1] > 0) & (pixels < 2.0**62)
-            found[first : first + table.num_rows] = np.where(is_known, pixels, -1.0).astype(np.int64)
+    def pixels(width: grouping.Sides, height: grouping.Sides) -> npt.NDArray[np.int64]:
+        is_known = (width > 0) & (height > 0) & (width * height < 2.0**62)
+        return np.where(is_known, width * height, -1.0).astype(np.int64)
 
-    for _ in reader.map([columns.WIDTH, columns.HEIGHT], put):
-        pass
-    return found
+    return grouping.by_sides(reader, pixels, np.int64)
 
 
 def recorded_bytes(reader: RowReader) -> Places:
     """(N,) int64 bytes of each picture as they were recorded, -1 where they are not known."""
-    found = np.full(reader.num_rows, -1, np.int64)
     if columns.NUM_BYTES not in reader.schema.names or not reader.holds_numbers(columns.NUM_BYTES):
-        return found
-
-    def put(first: int, table: pa.Table) -> None:
-        found[first : first + table.num_rows] = sizes_of(reader, table, columns.NUM_BYTES)
-
-    for _ in reader.map([columns.NUM_BYTES], put):
-        pass
-    return found
+        return np.full(reader.num_rows, -1, np.int64)
+    return grouping.of_rows(reader, [columns.NUM_BYTES], lambda table: sizes_of(reader, table, columns.NUM_BYTES), np.int64)
 
 
 def _check_column(reader: RowReader, name: str, flag: str) -> None:
