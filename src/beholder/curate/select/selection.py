@@ -292,22 +292,18 @@ def write_lists(selection: Selection, options: OutputOptions) -> list[str]:
     asked = _asked(options)
     for flag, path in asked.items():
         only_samples = path.lower().endswith(".txt")
-        if flag == "--out":
-            tables: Iterable[pa.Table] = selection.kept_tables(only_samples=only_samples)
-        elif flag == "--groups-out":
-            tables = [selection.groups] if selection.groups is not None else []
+        tables: Iterable[pa.Table]
+        if flag == "--groups-out":
+            assert selection.groups is not None
+            tables, schema = [selection.groups], selection.groups.schema
+        elif flag == "--out":
+            tables, schema = selection.kept_tables(only_samples=only_samples), selection.schema
         else:
-            tables = selection.decision_tables(only_dropped=flag == "--dropped-out")
-        write_table(path, tables, _schema(selection, flag, only_samples), selection.record())
+            tables, schema = selection.decision_tables(only_dropped=flag == "--dropped-out"), selection.decision_schema
+        if only_samples:
+            schema = pa.schema([schema.field(columns.SAMPLE)])
+        write_table(path, tables, schema, selection.record())
     return list(asked.values())
-
-
-def _schema(selection: Selection, flag: str, only_samples: bool) -> pa.Schema:
-    if flag == "--groups-out":
-        assert selection.groups is not None
-        return selection.groups.schema
-    schema = selection.schema if flag == "--out" else selection.decision_schema
-    return pa.schema([schema.field(columns.SAMPLE)]) if only_samples else schema
 
 
 def select(source: Any, **rules: Any) -> FrameSelection:
