@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beholder.curate.advise import group_counts
+from beholder.curate.advise import rows as advice_rows
 from beholder.curate.advise.advice import Advice, advise
 from beholder.curate.advise.representation import ColumnTable
 
@@ -181,7 +181,7 @@ def test_words_of_captions_are_counted_once_a_row_in_lower_case() -> None:
         for word in words_of(text):
             rows[word] = rows.get(word, 0) + 1
             stay[word] = stay.get(word, 0) + int(is_kept)
-    common = {word for word, count in rows.items() if count >= group_counts.LEAST_WORD_ROWS}
+    common = {word for word, count in rows.items() if count >= advice_rows.LEAST_WORD_ROWS}
     assert {group.value for group in table.groups} == common
     assert "naïve" in common
     assert "nai\u0308ve" not in common
@@ -195,7 +195,7 @@ def test_captions_may_be_missing_or_without_words() -> None:
     table = table_of(advise(frame, at=OUTER, columns=["caption"]), "caption")
     sizes = {group.value: group.num_rows for group in table.groups}
     assert sizes == {"picture": 1500, "number": 1500, None: 40, "": 20}
-    assert f"at least {group_counts.LEAST_WORD_ROWS} rows" in table.note
+    assert f"at least {advice_rows.LEAST_WORD_ROWS} rows" in table.note
 
 
 def test_captions_that_come_again_and_again_are_grouped_by_word_too() -> None:
@@ -300,7 +300,7 @@ def test_columns_of_odd_types_and_names_stop_nothing() -> None:
 def test_a_named_column_of_many_values_is_counted_and_its_small_groups_put_together() -> None:
     frame = frame_of(3000, code=[f"c{i % 1500 if i < 2900 else 0}" for i in range(3000)])
     table = table_of(advise(frame, at=OUTER, columns=["code"]), "code")
-    assert table.num_groups == group_counts.MOST_VALUES + 1
+    assert table.num_groups == advice_rows.MOST_VALUES + 1
     largest = next(group for group in table.groups if group.value == "c0")
     assert largest.num_rows == 102
     assert "put together" in table.note
@@ -334,7 +334,7 @@ def test_few_false_alarms_where_nothing_differs() -> None:
 
 
 def test_long_sets_have_words_counted_in_a_part_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_counts, "MOST_TEXT_ROWS", 1000)
+    monkeypatch.setattr(advice_rows, "MOST_TEXT_ROWS", 1000)
     frame = frame_of(4000, caption=[f"one word of many {i}" for i in range(4000)])
     table = table_of(advise(frame, at=OUTER), "caption")
     assert table.one_row_in == 4

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from beholder.curate.advise.group_counts import Grouper, LeftOut, chosen_columns
 from beholder.curate.advise.representation import METHOD, ColumnTable, Group, GroupCounts, represent
-from beholder.curate.advise.rows import SCORE, Rows, choose_score, finite, head_of, open_rows
+from beholder.curate.advise.rows import SCORE, Grouper, LeftOut, Rows, choose_score, chosen_columns, finite, head_of, open_rows
 from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence, warnings_about
 from beholder.curate.options import AdviseOptions
 from beholder.io.frames import as_source, texts_of
