@@ -28,7 +28,6 @@ WANTED_SHARE = 0.25
 """Without a threshold of the user, the price is told of the one in the grid that keeps most nearly this share, which is
 what LAION's 5+ kept (`models.published`)."""
 
-DEFAULT_MEMORY = AdviseOptions.memory
 _BATCH_ROWS = 1 << 20
 
 
@@ -160,7 +159,7 @@ def advise(
     where: str | Sequence[str] | None = None,
     join: str | Sequence[str] = (),
     with_price: bool = True,
-    memory: int = DEFAULT_MEMORY,
+    memory: int = AdviseOptions.memory,
     num_threads: int | None = None,
     repeated: str = KEEP_FIRST,
     score_column: str | None = None,
@@ -239,7 +238,9 @@ def _advise(
         num_rows, stats, ascending = _scores(rows)
         thresholds = sorted({*(asked or _grid(stats, head)), *([] if at is None else [at])})
         kept = {threshold: count_at_least(ascending, threshold) for threshold in thresholds}
-        price_of, reason = (at, _asked_for(mark)) if at is not None else _example(kept, stats.count)
+        price_of, reason = at, "asked for" if mark is None else f"asked for: {mark.name}"
+        if at is None:
+            price_of, reason = _example(kept, stats.count)
         if price_of is not None and with_price:
             grouper = Grouper(rows, price_of, stats.count, kept[price_of], is_forced=wanted is not None)
             counted = [grouper.count(name) for name in picked]
@@ -305,10 +306,6 @@ def _scores(rows: Rows) -> tuple[int, ScoreStats, Ascending]:
 def _grid(stats: ScoreStats, head: str | None) -> list[float]:
     """Half and quarter points (or other round ones) around the scores, and what is published; ascending, each once."""
     return sorted(grid_around(stats) | {threshold for item in published_of(head) for threshold in item.shares})
-
-
-def _asked_for(mark: Landmark | None) -> str:
-    return "asked for" if mark is None else f"asked for: {mark.name}"
 
 
 def _example(kept: Mapping[float, int], num_scored: int) -> tuple[float | None, str]:
