@@ -41,7 +41,7 @@ def take_old_names(given: dict[str, Any], options: type, function: str) -> dict[
 
 KEEP_FIRST, REFUSE, ALL = "keep-first", "refuse", "all"
 REPEATED = (KEEP_FIRST, REFUSE, ALL)
-"""What may become of rows of scores that name a sample again (`scoreset.repeated`)."""
+"""What may become of rows of scores that name a sample again (`scoreset.row_names`)."""
 
 
 def repeated_option() -> Any:

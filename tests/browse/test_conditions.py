@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from beholder.browse.conditions import Conditions, condition_of
-from beholder.browse.newest_first import Busy
+from beholder.browse.pictures import Busy
 from beholder.browse.rows import RowStore
 from beholder.errors import InputError
 from beholder.scoreset.database import mask_where

@@ -15,7 +15,7 @@ import pytest
 
 from beholder.browse.marks import Mark, MarkBook, check_writable, summary
 from beholder.errors import OutputError
-from beholder.scoreset.sample_lists import read_marks
+from beholder.scoreset.joined import read_marks
 
 NAMES = ["a", "b/ü", "c\n{", "d", "d"]  # the last two rows share a name
 

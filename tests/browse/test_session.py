@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.browse.about import Rejects, about
-from beholder.browse.export import EXPORT_FORMATS, ExportFormat, select_command, write_selection
+from beholder.browse.app import EXPORT_FORMATS, ExportFormat, select_command, write_selection
 from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
 from beholder.browse.session import Gone, Session, opened
 from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import InputError
-from beholder.scoreset.repeated import open_each_once
+from beholder.scoreset.row_names import open_each_once
 from beholder.scoreset.score_set import open_scores
 from oracles.browse_sets import write_set
 from oracles.tiers import mostly_slow

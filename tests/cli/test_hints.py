@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from beholder.cli.app import app
-from beholder.cli.hints import MEANT
+from beholder.cli.help import MEANT
 
 
 def refusal(*line: str) -> str:

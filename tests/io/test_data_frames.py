@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from beholder.errors import InputError
-from beholder.io.frames import as_source
+from beholder.scoreset.foreign import as_source
 
 ROWS = {"sample": ["a", "b"], "aesthetic_score": [1.5, None]}
 TABLE = pa.table(ROWS)

@@ -14,7 +14,7 @@ from beholder.io import storage
 from beholder.io.tables import header_of, open_table
 from beholder.pixels.picture import PictureRef, SourceOptions
 from beholder.scoreset.database import connect
-from beholder.scoreset.sample_lists import read_list
+from beholder.scoreset.joined import read_list
 from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.sources.find import embedding_reader, find, find_parts
 from beholder.sources.reader import ReadOptions

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beholder.reporting import choose
+from beholder.reporting import heads
 from beholder.scoreset.numbers import HeadNumbers
 
 SCORES = st.lists(st.sampled_from([1.0, 2.5, 4.0, 4.5, 5.0, 5.5, math.nan]) | st.floats(1, 8, width=32), max_size=80)
@@ -35,10 +35,10 @@ def test_best_worst_and_border_hold_what_sorting_finds(values: list[float], coun
     best, worst = series.nlargest(count), series.nsmallest(count)
     above, below = series[series >= threshold].nsmallest(count), series[series < threshold].nlargest(count)
     for found, wanted in (
-        (choose.best(numbers, scores, count), best),
-        (choose.worst(numbers, scores, count), worst),
-        (choose.just_above(numbers, scores, threshold, count), above),
-        (choose.just_below(numbers, scores, threshold, count), below),
+        (heads.best(numbers, scores, count), best),
+        (heads.worst(numbers, scores, count), worst),
+        (heads.just_above(numbers, scores, threshold, count), above),
+        (heads.just_below(numbers, scores, threshold, count), below),
     ):
         # all that tie with the last one are candidates, so that names can decide
         low, high = (wanted.min(), wanted.max()) if len(wanted) else (1.0, 0.0)
@@ -49,7 +49,7 @@ def test_best_worst_and_border_hold_what_sorting_finds(values: list[float], coun
 @given(SCORES, st.integers(0, 6), st.integers(0, 3))
 def test_buckets_hold_every_row_and_show_some(values: list[float], per_bucket: int, seed: int) -> None:
     numbers, scores = of(values)
-    found = choose.buckets(numbers, scores, per_bucket, seed)
+    found = heads.buckets(numbers, scores, per_bucket, seed)
     assert sum(bucket.count for bucket in found) == numbers.num_scored
     assert [bucket.low for bucket in found] == sorted((bucket.low for bucket in found), reverse=True)
     for bucket in found:
@@ -62,20 +62,20 @@ def test_buckets_hold_every_row_and_show_some(values: list[float], per_bucket: i
 
 def test_samples_are_the_rows_with_the_smallest_hashes_over_many_pieces() -> None:
     numbers, scores = of(np.random.default_rng(3).normal(5, 0.6, 20_000))
-    whole = choose.buckets(numbers, scores, 12, 7)
-    pieces = choose.buckets(numbers, scores, 12, 7, at_once=137)
-    keys = choose.hashed(np.arange(len(scores)), 7)
+    whole = heads.buckets(numbers, scores, 12, 7)
+    pieces = heads.buckets(numbers, scores, 12, 7, at_once=137)
+    keys = heads.hashed(np.arange(len(scores)), 7)
     for one, other in zip(whole, pieces, strict=True):
         inside = np.flatnonzero((scores >= one.low) & (scores < one.high))
         wanted = set(inside[np.argsort(keys[inside])][:12].tolist())
         assert set(one.rows.tolist()) == set(other.rows.tolist()) == wanted
-    other_seed = choose.buckets(numbers, scores, 12, 8)
+    other_seed = heads.buckets(numbers, scores, 12, 8)
     assert any(set(a.rows.tolist()) != set(b.rows.tolist()) for a, b in zip(whole, other_seed, strict=True))
 
 
 def test_samples_are_even() -> None:
     numbers, scores = of(np.full(50_000, 5.1))
-    (bucket,) = choose.buckets(numbers, scores, 5000, 1)
+    (bucket,) = heads.buckets(numbers, scores, 5000, 1)
     tenths = np.bincount(bucket.rows // 5000, minlength=10)
     assert tenths.min() > 400
     assert tenths.max() < 600
@@ -86,14 +86,14 @@ def test_samples_are_even() -> None:
 )
 def test_buckets_are_half_points_unless_scores_are_spread_otherwise(low: float, high: float, width: float) -> None:
     numbers, _ = of(np.linspace(low, high, 101))
-    edges = choose.bucket_edges(numbers)
+    edges = heads.bucket_edges(numbers)
     assert set(np.diff(edges)) == {width}
 
 
 def test_outer_buckets_are_open_where_scores_lie_far_off() -> None:
     values = np.concatenate([np.random.default_rng(4).normal(5, 0.4, 5000), [1e6, -1e6]])
     numbers, scores = of(values)
-    found = choose.buckets(numbers, scores, 3, 0)
+    found = heads.buckets(numbers, scores, 3, 0)
     assert found[0].high == math.inf
     assert found[-1].low == -math.inf
     assert len(found) <= 32
@@ -102,6 +102,6 @@ def test_outer_buckets_are_open_where_scores_lie_far_off() -> None:
 
 def test_many_equal_scores_stay_few() -> None:
     numbers, scores = of(np.full(100_000, 5.0))
-    assert len(choose.best(numbers, scores, 3)) <= 4096
-    assert len(choose.just_above(numbers, scores, 5.0, 3)) <= 4096
-    assert len(choose.just_below(numbers, scores, 5.0, 3)) == 0
+    assert len(heads.best(numbers, scores, 3)) <= 4096
+    assert len(heads.just_above(numbers, scores, 5.0, 3)) <= 4096
+    assert len(heads.just_below(numbers, scores, 5.0, 3)) == 0

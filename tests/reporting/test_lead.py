@@ -12,7 +12,7 @@ import pytest
 import beholder
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.reporting.charts import digits_apart, numbers_apart
-from beholder.reporting.choose import bucket_edges, buckets
+from beholder.reporting.heads import bucket_edges, buckets
 from beholder.scoreset.numbers import HeadNumbers
 from oracles.html_page import Element, Page
 from oracles.report_page import MakeSet, page_of, shown

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import beholder
 from beholder.cli.app import app
 from beholder.reporting.report import report
-from beholder.scoreset.repeated import open_each_once, repeated_rows
+from beholder.scoreset.row_names import open_each_once, repeated_rows
 from beholder.scoreset.score_set import open_scores
 
 

@@ -12,7 +12,7 @@ import scipy.stats
 
 from beholder.errors import InputError
 from beholder.models.heads import load_head, save_head
-from beholder.training.fit import STRENGTHS, fit_ridge
+from beholder.training import STRENGTHS, fit_ridge
 
 Matrix = npt.NDArray[np.float64]
 

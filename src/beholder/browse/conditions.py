@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.browse.condition_process import MEMORY_FAULT, VIEW
-from beholder.browse.newest_first import Busy
+from beholder.browse.pictures import Busy
 from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
 from beholder.errors import BeholderError, InputError

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from beholder.columns import SAMPLE
 from beholder.errors import OutputError, reading_failed, writing_failed
-from beholder.scoreset.sample_lists import mark_of
+from beholder.scoreset.joined import mark_of
 
 RowsNamed = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
 _MOST_CHANGES = 20_000

@@ -31,7 +31,7 @@ from beholder.locate.named_sources import named_in
 from beholder.models.download import is_offline
 from beholder.pixels.picture import PixelOptions
 from beholder.scoreset.joined import with_joined
-from beholder.scoreset.repeated import open_each_once
+from beholder.scoreset.row_names import open_each_once
 
 if TYPE_CHECKING:
     import uvicorn

@@ -43,7 +43,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     from beholder.cli.show import JobProgress
     from beholder.curate.act.pack import check_caption_column
     from beholder.curate.select.selection import check_outputs, select_rows, write_lists
-    from beholder.scoreset.repeated import open_each_once
+    from beholder.scoreset.row_names import open_each_once
 
     named = {"score_column": options.score_column, "sample_column": options.sample_column}
     options.check()

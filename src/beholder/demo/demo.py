@@ -31,8 +31,7 @@ from beholder.io import records, storage
 from beholder.models.heads import load_head, save_head
 from beholder.scoring.score import ScoreOptions, score
 from beholder.scoring.summary import THRESHOLDS, RunSummary
-from beholder.training.fit import fit_ridge
-from beholder.training.metrics import agreement, spearman
+from beholder.training import agreement, fit_ridge, spearman
 
 SYNTHETIC_NOTE = "The embeddings are synthetic: no picture is behind them, and their scores mean nothing."
 

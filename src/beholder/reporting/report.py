@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from beholder import __version__
 from beholder.errors import BeholderError, InputError, OutputError
 from beholder.io import storage
-from beholder.io.frames import as_source, texts_of
 from beholder.locate.locate import PictureFinder
 from beholder.models.download import is_offline
 from beholder.options import take_old_names
@@ -27,7 +26,8 @@ from beholder.reporting.contents import Contents, command_line, gather, provenan
 from beholder.reporting.heads import thin_out
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.pictures import CardMaker, NoPicture, Thumbnails, find_places, load_thumbnails
-from beholder.scoreset.repeated import open_each_once
+from beholder.scoreset.foreign import as_source, texts_of
+from beholder.scoreset.row_names import open_each_once
 from beholder.scoreset.score_set import ScoreSet
 from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER

@@ -19,11 +19,11 @@ from beholder.curate.duplicates.group_files import open_groups
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.models.published import read_threshold
-from beholder.reporting.choose import Rows
+from beholder.reporting.heads import Rows
 from beholder.reporting.rows import VIEW, rows_named
 from beholder.scoreset import foreign
 from beholder.scoreset.database import all_rows, first_row, refused
-from beholder.scoreset.sample_lists import NAME
+from beholder.scoreset.joined import NAME
 from beholder.scoreset.score_set import ScoreSet, parquet_of, text_literal
 
 if TYPE_CHECKING:

@@ -15,11 +15,15 @@ from beholder.curate.advise.rows import SCORE, Grouper, LeftOut, Rows, choose_sc
 from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence, warnings_about
 from beholder.curate.options import AdviseOptions
 from beholder.io.frames import as_source, texts_of
+from beholder.curate.advise.rows import SCORE, Rows, choose_score, finite, head_of, open_rows
+from beholder.curate.advise.warnings import warnings_about
+from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence
 from beholder.models.published import LAION_EN, Landmark, PublishedShares, landmarks_of, published_of, read_threshold
 from beholder.options import KEEP_FIRST, take_old_names
 from beholder.scoreset.database import NO_FLAG, WITH_FLAG, Remedy
+from beholder.scoreset.foreign import as_source, texts_of
 from beholder.scoreset.numbers import QUANTILES, Ascending, ScoreStats, count_above, count_at_least, grid_around
-from beholder.scoreset.repeated import open_each_once
+from beholder.scoreset.row_names import open_each_once
 from beholder.scoreset.score_set import ScoreSet
 
 __all__ = ["Advice", "GridRow", "LandmarkRow", "PublishedRow", "advise", "choose_score"]

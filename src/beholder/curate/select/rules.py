@@ -28,7 +28,8 @@ from beholder.errors import InputError
 from beholder.io import storage
 from beholder.kernels import ordering
 from beholder.locate.locate import PictureFinder
-from beholder.scoreset import database, joined, sample_lists
+from beholder.scoreset import database, joined
+from beholder.scoreset import joined as sample_lists
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ROW, ScoreSet

@@ -24,10 +24,10 @@ from beholder.curate.select.rules import OnRows, RuleRunner, SelectionInput
 from beholder.curate.select.tables import RowTables, list_record, rules_record
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
-from beholder.io.frames import Back, as_source, texts_of
 from beholder.io.schemas import empty_table
 from beholder.io.tables import write_table
-from beholder.scoreset.repeated import open_each_once
+from beholder.scoreset.foreign import Back, as_source, texts_of
+from beholder.scoreset.row_names import open_each_once
 from beholder.scoreset.row_reader import PIECE_ROWS
 from beholder.scoreset.score_set import ScoreSet
 

@@ -1,4 +1,4 @@
-"""A linear head fitted to ratings by closed-form ridge regression, and its held-out measures.
+"""A linear head fitted to people's ratings by closed-form ridge regression, and how well it agrees with held-out ones.
 
 The head is `rating = weight . x/|x| + bias`. For a strength s the fit minimises
 
@@ -11,6 +11,7 @@ https://doi.org/10.1080/00401706.1970.10488634). The mean makes a strength mean 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ import numpy.typing as npt
 
 from beholder.columns import RowStatus
 from beholder.errors import InputError
-from beholder.training.metrics import Agreement, agreement
 
 if TYPE_CHECKING:
     from beholder.models.heads import Head
@@ -38,6 +38,73 @@ _BLOCK_BYTES = 32 << 20
 
 FloatMatrix = npt.NDArray[np.floating[Any]]
 Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well predictions agree with the truth on one set of rows.
+
+    Attributes:
+        num_rows: rows compared.
+        srcc: Spearman's rank correlation, -1 to 1; NaN where it is not defined.
+        plcc: Pearson's linear correlation, -1 to 1; NaN where it is not defined.
+        mse: mean squared error, in squared units of the ratings; NaN without rows.
+        r2: share of the truth's variance that is explained, at most 1; NaN where it is not defined.
+    """
+
+    num_rows: int
+    srcc: float
+    plcc: float
+    mse: float
+    r2: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """A JSON-ready record; what is not defined is None."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+
+
+def average_ranks(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """(N,) finite values -> (N,) float64 ranks from 1 to N; equal values share the mean of the ranks they take up."""
+    series = np.asarray(values)
+    order = np.argsort(series, kind="stable")
+    in_order = series[order]
+    starts = np.flatnonzero(np.concatenate(([True], in_order[1:] != in_order[:-1]))) if series.size else np.empty(0, np.intp)
+    lengths = np.diff(np.append(starts, series.size))
+    ranks = np.empty(series.size, np.float64)
+    ranks[order] = np.repeat(starts + (lengths + 1) / 2, lengths)
+    return ranks
+
+
+def _pearson(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    """Pearson's linear correlation of (N,) and (N,), in [-1, 1]; NaN when N < 2 or a series is constant."""
+    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    a, b = a - a.mean(), b - b.mean()
+    a, b = a / np.abs(a).max(), b / np.abs(b).max()
+    return float(np.clip(np.dot(a, b) / math.sqrt(float(np.dot(a, a)) * float(np.dot(b, b))), -1.0, 1.0))
+
+
+def spearman(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> float:
+    """Spearman's rank correlation of (N,) and (N,) finite values, ties by average ranks; NaN when N < 2 or one is constant."""
+    return _pearson(average_ranks(predictions), average_ranks(truth))
+
+
+def agreement(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> Agreement:
+    """All measures of (N,) predictions against (N,) truth. Raises InputError for other shapes, NaN or Inf."""
+    a, b = np.asarray(predictions, np.float64), np.asarray(truth, np.float64)
+    if a.ndim != 1 or b.ndim != 1 or a.shape != b.shape:
+        raise InputError(f"cannot compare series of shapes {a.shape} and {b.shape}: both must be flat and equally long")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise InputError("cannot compare series that hold NaN or infinite values; drop those rows first")
+    squares = (a - b) ** 2
+    is_varied = b.size > 1 and np.ptp(b) > 0
+    return Agreement(
+        num_rows=b.size,
+        srcc=spearman(a, b),
+        plcc=_pearson(a, b),
+        mse=float(np.mean(squares)) if b.size else math.nan,
+        r2=float(1.0 - np.sum(squares) / np.sum((b - b.mean()) ** 2)) if is_varied else math.nan,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
