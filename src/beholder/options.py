@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
 from typing import Any
 
 from beholder.errors import InputError
@@ -90,3 +91,28 @@ def parse_bytes(text: str) -> int:
     except (ValueError, KeyError, OverflowError):  # the last: 1e400
         pass
     raise InputError(f"{text!r} is no number of bytes; write for example 512MB or 2GB")
+
+
+_LIST_KINDS = (".txt", ".csv", ".parquet", ".jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectsOptions:
+    """Options of `beholder rejects`; `scores` is what `beholder score`, `embed` or `predict` wrote, local or remote."""
+
+    scores: str
+    out: str | None = option(
+        None,
+        "Write a list: .csv, .parquet or .jsonl with all that is known, .txt with names that beholder score takes.",
+        flag=("--out", "-o"),
+        shown="a table on the terminal",
+    )
+    reason: tuple[str, ...] = option((), "Only this reason; may be repeated.", shown="all")
+    pictures: tuple[str, ...] = option((), "For a .txt: where the pictures are now, in place of the sources; may be repeated.")
+    root: str | None = option(None, "For a .txt: the folder that relative names count from.", shown="the current one")
+    overwrite: bool = option(False, "Replace the list where it exists.")
+
+    def __post_init__(self) -> None:
+        """Refuse a list of a kind that is not written. Raises InputError."""
+        if self.out is not None and PurePosixPath(self.out).suffix.lower() not in _LIST_KINDS:
+            raise InputError(f"--out {self.out}: a list is written as {', '.join(_LIST_KINDS)}; the name's end says which")

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from beholder.cli.report import report
+from beholder.cli.views import report
 from beholder.errors import BeholderError, InputError
 from beholder.reporting.options import ReportOptions
 from oracles.html_page import Page

@@ -34,10 +34,11 @@ _MARKS = {"shrinks": "↓", "grows": "↑", "unclear": " "}
 
 def run(options: AdviseOptions, *, as_json: bool, quiet: bool) -> None:
     """Find the advice and show it."""
+    from beholder.cli.show import warn
     from beholder.curate.advise.advice import advise as find
 
     errors = Console(stderr=True)
-    with errors.status("reading scores") if errors.is_terminal and not quiet else _nothing():
+    with errors.status("reading scores") if errors.is_terminal and not quiet else contextlib.nullcontext():
         advice = find(
             options.scores,
             grid=options.grid or None,
@@ -55,15 +56,11 @@ def run(options: AdviseOptions, *, as_json: bool, quiet: bool) -> None:
             sample_column=options.sample_column,
         )
     for warning in advice.warnings:
-        errors.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(warning, errors)
     if as_json:
         print(json.dumps(advice.to_json(), indent=2, allow_nan=False))
     elif not quiet:
         show(advice, Console(highlight=False), groups=options.groups_shown, is_priced=options.price)
-
-
-def _nothing() -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext()
 
 
 def show(advice: Advice, console: Console, *, groups: int, is_priced: bool = True) -> None:

@@ -5,18 +5,13 @@ from __future__ import annotations
 import typer
 
 from beholder.cli.advise import advise
-from beholder.cli.browse import browse
-from beholder.cli.demo import demo
-from beholder.cli.embed import embed
 from beholder.cli.help import HelpCommand, HelpGroup
+from beholder.cli.jobs import demo, embed, score
 from beholder.cli.models import models_app
 from beholder.cli.predict import RawCommand, predict
-from beholder.cli.rejects import rejects
-from beholder.cli.report import report
-from beholder.cli.score import score
-from beholder.cli.select import select
-from beholder.cli.undo import undo
+from beholder.cli.select import select, undo
 from beholder.cli.verify import verify
+from beholder.cli.views import browse, rejects, report
 
 app = typer.Typer(
     cls=HelpGroup,
@@ -46,15 +41,9 @@ def _root(
     """Aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads."""
 
 
-app.command(cls=HelpCommand)(score)
-app.command(cls=HelpCommand)(embed)
-app.command(cls=HelpCommand)(rejects)
+for made in (score, embed, rejects):
+    app.command(cls=HelpCommand)(made)
 app.command(cls=RawCommand, add_help_option=False)(predict)
-app.command(cls=HelpCommand)(select)
-app.command(cls=HelpCommand)(undo)
-app.command(cls=HelpCommand)(advise)
-app.command(cls=HelpCommand)(report)
-app.command(cls=HelpCommand)(browse)
-app.command(cls=HelpCommand)(verify)
-app.command(cls=HelpCommand)(demo)
+for made in (select, undo, advise, report, browse, verify, demo):
+    app.command(cls=HelpCommand)(made)
 app.add_typer(models_app, name="models")

@@ -14,12 +14,12 @@ import typer
 from beholder.options import parse_bytes
 
 
-def output_flags(*, as_json: str, quiet: str) -> dict[str, Any]:
-    """The flags `--json` and `--quiet` of a command, as `command` takes them, with what each does there."""
-    return {
-        "as_json": (bool, False, typer.Option("--json", help=as_json)),
-        "quiet": (bool, False, typer.Option("--quiet", "-q", help=quiet)),
-    }
+def output_flags(*, as_json: str, quiet: str | None = None) -> dict[str, Any]:
+    """The flags `--json` and `--quiet` of a command, as `command` takes them, with what each does there; None: no `--quiet`."""
+    found: dict[str, Any] = {"as_json": (bool, False, typer.Option("--json", help=as_json))}
+    if quiet is not None:
+        found["quiet"] = (bool, False, typer.Option("--quiet", "-q", help=quiet))
+    return found
 
 
 SUMMARY_FLAGS = output_flags(as_json="Print the summary as JSON.", quiet="No progress and no summary.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -285,6 +286,4 @@ def _text(value: Any) -> str:
 
 
 def _print_json(value: object) -> None:
-    import json
-
     typer.echo(json.dumps(value, indent=2))

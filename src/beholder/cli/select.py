@@ -1,14 +1,15 @@
-"""`beholder select`: chooses rows, writes lists, handles files, and shows what each rule did."""
+"""The commands that act: `beholder select` chooses rows and handles their files, `undo` takes that back."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from beholder.cli.flags import command
+from beholder.cli.flags import SUMMARY_FLAGS, command
 from beholder.curate.options import SelectOptions
 
 if TYPE_CHECKING:
@@ -16,31 +17,13 @@ if TYPE_CHECKING:
     from beholder.curate.act.messages import ActionSummary
     from beholder.curate.select.selection import Selection
 
-EXAMPLES = """Examples:\n
-  beholder select scores.parquet --min-score 5 -o kept.txt\n
-  beholder select scores/ --where 'width >= 512 and height >= 512' --top-share 10% -o kept.parquet\n
-  beholder select scores.parquet --top 100 --per folder -o kept.csv --decisions-out decisions.parquet\n
-  beholder select scores/ --dedup 0.95 --dedup-keep pixels --groups-out groups.parquet -o kept.parquet\n
-  beholder select scores/ --dedup 0.95 --dedup-against test-embeddings/ --budget 500GB -o kept.parquet\n
-  beholder select scores.parquet --join meta.parquet --balance class --top 10000 -o kept.parquet\n
-  beholder select scores.parquet --rank-by "0.7*laion-v2 + 0.3*laion-v1" --top 1000 -o kept.txt\n
-  beholder select scores.parquet --min-score 5 --copy best/  # shows what would happen; add --apply
-"""
-
-OUTPUT_FLAGS = {
-    "as_json": (bool, False, typer.Option("--json", help="Print the summary as JSON.")),
-    "quiet": (bool, False, typer.Option("--quiet", "-q", help="No progress and no summary.")),
-}
-
 _WIDTH_OF_FILES = 120
 """Columns of the funnel in a file or a pipe where COLUMNS is not set: a rule's 60 and four counts."""
 
 
 def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     """Select, write, act, and show it. Exits with 3 when files were left out."""
-    from rich.console import Console
-
-    from beholder.cli.show import JobProgress
+    from beholder.cli.show import JobProgress, warn
     from beholder.curate.act.pack import check_caption_column
     from beholder.curate.select.selection import check_outputs, select_rows, write_lists
     from beholder.scoreset.row_names import open_each_once
@@ -48,7 +31,6 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     named = {"score_column": options.score_column, "sample_column": options.sample_column}
     options.check()
     check_outputs(options, options.scores)
-    console = Console(stderr=True)
     summary: ActionSummary | None = None
     said: list[str] = []
     is_whole = any((options.decisions_out, options.dropped_out, options.groups_out))
@@ -63,7 +45,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
             if options.action is not None:
                 summary = _act(selection, options, said.append, progress)
     for warning in summary.warnings if summary is not None else ():
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(warning)
     if as_json:
         print(
             json.dumps(selection.to_json() | {"written": written, "action": summary.to_json() if summary else None}, indent=2)
@@ -135,6 +117,47 @@ select = command(
     --max-score, --quantile, --dedup-against, --dedup, --balance, --top, --top-share, --sample, --budget. Ties are broken by
     sample, so the same call gives the same rows.
     """,
-    examples=EXAMPLES,
-    extra=OUTPUT_FLAGS,
+    examples="""Examples:\n
+  beholder select scores.parquet --min-score 5 -o kept.txt\n
+  beholder select scores/ --where 'width >= 512 and height >= 512' --top-share 10% -o kept.parquet\n
+  beholder select scores.parquet --top 100 --per folder -o kept.csv --decisions-out decisions.parquet\n
+  beholder select scores/ --dedup 0.95 --dedup-keep pixels --groups-out groups.parquet -o kept.parquet\n
+  beholder select scores/ --dedup 0.95 --dedup-against test-embeddings/ --budget 500GB -o kept.parquet\n
+  beholder select scores.parquet --join meta.parquet --balance class --top 10000 -o kept.parquet\n
+  beholder select scores.parquet --rank-by "0.7*laion-v2 + 0.3*laion-v1" --top 1000 -o kept.txt\n
+  beholder select scores.parquet --min-score 5 --copy best/  # shows what would happen; add --apply
+""",
+    extra=SUMMARY_FLAGS,
 )
+
+
+def undo(
+    journal: Annotated[str, typer.Argument(help="The journal that --apply wrote, for example best.journal.jsonl.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Do it. Without this, what would happen is shown.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", hidden=True)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+) -> None:
+    """Take back what `beholder select ... --apply` did to files.
+
+    Moved files go back to where they were; copies, links and packed files that are as they were made are taken away, as long
+    as the pictures they were made of are still there. What has changed since is left as it is, and said. Interrupted, run it
+    again.
+
+    Examples:\n
+      beholder undo best.journal.jsonl  # shows what would happen\n
+      beholder undo best.journal.jsonl --apply
+    """  # noqa: D301 (Typer wants the line breaks)
+    from beholder.curate.act.undo import undo as take_back
+
+    def say(line: str) -> None:
+        if not quiet and not as_json:
+            typer.echo(line)
+
+    if apply and dry_run:
+        raise typer.BadParameter("--dry-run and --apply: without --apply nothing is touched; give one of them")
+    summary = take_back(journal, dry_run=not apply, say=say)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+    if summary.exit_status:
+        sys.exit(summary.exit_status)

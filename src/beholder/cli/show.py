@@ -59,9 +59,7 @@ class JobProgress:
         self._bar: Progress | None = None
         self._plan: Plan | None = None
         self._stage: tuple[str, int, int] | None = None
-        self._stage_shown = ""
-        self._stage_rates: deque[tuple[float, int]] = deque()
-        self._rates: deque[tuple[float, int, int]] = deque()
+        self._rates: dict[str, _Rates] = {}
         self._started = time.monotonic()
         self._over = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="beholder-progress", daemon=True)
@@ -114,50 +112,48 @@ class JobProgress:
 
     def _tick(self) -> None:
         while not self._over.wait(self._pause_s):
-            plan, bar = self._plan, self._bar
-            if plan is None and self._stage is not None:
-                self._show_stage(*self._stage)
+            line, title, done, total, text = self._state()
+            if self._bar is None:
+                self._say(line)
                 continue
-            text = notices.current() or "starting" if plan is None else self._progress_text(plan)
-            if bar is None:
-                self._say(text if plan is not None else f"{text}, {_duration(time.monotonic() - self._started)} so far")
-                continue
-            task = bar.tasks[0]
-            title = "" if plan is None else {"score": "scoring", "embed": "embedding"}[plan.verb]
-            total, done = (None, 0) if plan is None else (plan.tally.total()[0], plan.tally.num_done)
+            task = self._bar.tasks[0]
             if total is None:
                 task.total = None  # `update` takes None for: as it was
-            bar.update(task.id, description=title, total=total, completed=done, text=text)
+            self._bar.update(task.id, description=title, total=total, completed=done, text=text)
 
-    def _show_stage(self, what: str, done: int, total: int) -> None:
+    def _state(self) -> tuple[str, str, int, int | None, str]:
+        """Without a bar the line to print; with one its title, what is done, of how much (None: not known), the text beside."""
+        so_far = f"{_duration(time.monotonic() - self._started)} so far"
+        if self._plan is not None:
+            tally = self._plan.tally
+            rates = self._rates.setdefault("", _Rates()).of(tally.num_new, tally.num_bytes)
+            text = progress_text(self._plan, *rates, notices.current() or self._plan.waiting_for())
+            return text, {"score": "scoring", "embed": "embedding"}[self._plan.verb], tally.num_done, tally.total()[0], text
+        if self._stage is None:
+            text = notices.current() or "starting"
+            return f"{text}, {so_far}", "", 0, None, text
+        what, done, total = self._stage
+        if what not in self._rates:
+            self._rates = {what: _Rates()}
+        (rate,) = self._rates[what].of(done)
+        text = stage_text(done, total, rate) if total else so_far
+        return f"{what}: {text}", what, done, total or None, text
+
+
+class _Rates:
+    """How much is done a second, by what was done in the last two minutes."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, tuple[int, ...]]] = deque()
+
+    def of(self, *counts: int) -> list[float]:
+        """The rates of these counts, which are what is done by now; 0 at first."""
         now = time.monotonic()
-        if what != self._stage_shown:
-            self._stage_shown = what
-            self._stage_rates.clear()
-        self._stage_rates.append((now, done))
-        while now - self._stage_rates[0][0] > _RATE_OF_LAST_S and len(self._stage_rates) > 2:
-            self._stage_rates.popleft()
-        then, before = self._stage_rates[0]
-        rate = (done - before) / (now - then) if now > then else 0.0
-        text = stage_text(done, total, rate) if total else f"{_duration(now - self._started)} so far"
-        if self._bar is None:
-            self._say(f"{what}: {text}")
-            return
-        task = self._bar.tasks[0]
-        if not total:
-            task.total = None  # `update` takes None for: as it was
-        self._bar.update(task.id, description=what, total=total or None, completed=done, text=text)
-
-    def _progress_text(self, plan: Plan) -> str:
-        tally, now = plan.tally, time.monotonic()
-        self._rates.append((now, tally.num_new, tally.num_bytes))
-        while now - self._rates[0][0] > _RATE_OF_LAST_S and len(self._rates) > 2:
-            self._rates.popleft()
-        then, rows, num_bytes = self._rates[0]
-        seconds = now - then
-        rate = (tally.num_new - rows) / seconds if seconds else 0.0
-        bytes_rate = (tally.num_bytes - num_bytes) / seconds if seconds else 0.0
-        return progress_text(plan, rate, bytes_rate, notices.current() or plan.waiting_for())
+        self._seen.append((now, counts))
+        while now - self._seen[0][0] > _RATE_OF_LAST_S and len(self._seen) > 2:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        return [(count - old) / (now - then) if now > then else 0.0 for count, old in zip(counts, before, strict=True)]
 
 
 def stage_text(done: int, total: int, rate: float) -> str:

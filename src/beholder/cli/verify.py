@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from beholder import notices
-from beholder.cli.flags import command
+from beholder.cli.flags import command, output_flags
 from beholder.errors import BeholderError
 from beholder.verification import SAMPLE_PICTURES, VerifyOptions
 
@@ -43,7 +44,7 @@ verify = command(
     pictures are scored in float32 with the reference pixels and in the given setting, and the differences are shown.
     """,
     examples=EXAMPLES,
-    extra={"as_json": (bool, False, typer.Option("--json", help="Print the result as JSON."))},
+    extra=output_flags(as_json="Print the result as JSON."),
 )
 
 _GOLDEN_LINE = "{:44} {:29} {:>9} {:>9} {:>10}  {}"
@@ -58,19 +59,15 @@ def _golden(options: VerifyOptions, *, as_json: bool) -> None:
         options.backbone, precision=options.precision or "fp32", device=options.device, offline=options.offline
     )
     found = GoldenPictures(options.pictures, offline=options.offline)
-    results = check_golden(scorer, found, on_result=_no_line if as_json else _show_result)
+    results = check_golden(scorer, found, on_result=(lambda result: None) if as_json else _show_result)
     if as_json:
-        _print_json([result.to_json() for result in results])
+        typer.echo(json.dumps([result.to_json() for result in results], indent=2))
     failure = golden_failure(results)
     if failure is not None:
         raise BeholderError(failure)
     if not as_json:
         num_agreeing = sum(result.verdict == "agrees" for result in results)
         typer.echo(f"{num_agreeing} of {len(results)} published scores agree, none that was checked differs")
-
-
-def _no_line(result: GoldenResult) -> None:
-    """Nothing is shown while JSON is to be printed."""
 
 
 def _show_result(result: GoldenResult) -> None:
@@ -114,7 +111,7 @@ def _drift(options: VerifyOptions, *, as_json: bool) -> None:
     setting["precision"] = other.engine.precision
     num_rejected = len(refs) - found.num_pictures
     if as_json:
-        _print_json({"head": head, **setting, **found.to_json(), "num_rejected": num_rejected})
+        typer.echo(json.dumps({"head": head, **setting, **found.to_json(), "num_rejected": num_rejected}, indent=2))
     else:
         _show_drift(found, head, setting)
         if num_rejected:
@@ -131,9 +128,3 @@ def _show_drift(found: Drift, head: str, setting: dict[str, str]) -> None:
     for threshold, count in found.moved.items():
         share = 100 * count / found.num_pictures
         typer.echo(f"  at {threshold}: {count:,} pictures ({share:.2g} %) change sides")
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2))

@@ -18,7 +18,7 @@ from beholder.scoreset.foreign import read_record, rejects_of, run_of
 if TYPE_CHECKING:
     from beholder.locate.locate import PictureFinder
     from beholder.locate.named_sources import NamedSources
-    from beholder.scoreset.rejects_options import RejectsOptions
+    from beholder.options import RejectsOptions
 
 NAMES = (columns.SAMPLE, columns.STAGE, columns.REASON, columns.MESSAGE)
 _UNKNOWN = "unknown"

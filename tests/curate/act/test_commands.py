@@ -10,8 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from beholder.cli.select import select
-from beholder.cli.undo import undo
+from beholder.cli.select import select, undo
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import score
 from oracles.acting import contents
