@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Collection, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ _MOST_TRIES = 2
 """A condition that so many processes ended over is to blame; once, one may also have been ended from outside."""
 _ALARM = "SIGALRM"
 """How a process ends that ended itself, its time being up."""
-_CLOSE_S = 5.0
 _ENDED = "beholder browse was stopped"
 
 
@@ -56,6 +55,7 @@ class Conditions:
     Attributes:
         shown: (N,) bool, the rows that satisfy those conditions; None: there are none, so all rows are shown.
         forms: what the columns without a type hold, of those whose values are all numbers, truth values, dates or times.
+        num_busy: questions that have no answer yet.
     """
 
     def __init__(
@@ -87,13 +87,22 @@ class Conditions:
             "untyped": list(store.untyped),
             "forms": {name: asdict(form) for name, form in self.forms.items()},
         }
-        self._few: dict[str, list[dict[str, Any]] | None] = {}
-        self._ranges: dict[str, tuple[Any, Any]] = {}
-        self._changed = threading.Condition()
-        self._waiting: deque[_Job] = deque()
-        self._num_busy = 0
-        self._is_closed = False
-        self._workers = [_Worker(self, {**config, "scratch": str(scratch / f"duckdb-{at}")}) for at in range(_AT_ONCE)]
+        self._kept: dict[tuple[str, str], dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._own = threading.local()
+        self._workers: list[_Worker] = []
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "beholder-conditions", self._add_worker, (config, scratch))
+        self.num_busy, self.is_closed = 0, False
+
+    def _add_worker(self, config: dict[str, Any], scratch: Path) -> None:
+        """Have a process for this thread of the pool; a process ends with the thread that started it."""
+        with self._lock:
+            worker = _Worker({**config, "scratch": str(scratch / f"duckdb-{len(self._workers)}")})
+            self._workers.append(worker)
+            if self.is_closed:
+                worker.close()
+        self._own.worker = worker
+        worker.begin()
 
     def _forms_of(self, names: Collection[str]) -> dict[str, Form]:
         """What the columns without a type hold. It takes as long as it takes: all their values are looked at, once."""
@@ -113,25 +122,19 @@ class Conditions:
 
     def warm_up(self) -> None:
         """Have a process ready for the first condition; does not wait for it."""
-        with self._changed:
-            if self._workers[0].ident is None and not self._is_closed:
-                self._workers[0].start()
+        with self._lock:
+            if not self._workers and not self.is_closed:
+                self._pool.submit(lambda: None)
 
     def close(self) -> None:
         """End what runs, and the processes."""
-        with self._changed:
-            self._is_closed = True
-            waiting = list(self._waiting)
-            self._waiting.clear()
-            self._changed.notify_all()
-        for job in waiting:
-            job.result.set_exception(InputError(_ENDED))
-        deadline = time.monotonic() + _CLOSE_S
+        with self._lock:
+            self.is_closed = True
         for worker in self._workers:
-            worker.kill()
+            worker.close()
+        self._pool.shutdown(cancel_futures=True)
         for worker in self._workers:
-            if worker.ident is not None:
-                worker.join(max(0.0, deadline - time.monotonic()))
+            worker.end()
         self._names.interrupt()
         with self._names_lock:
             self._names.close()
@@ -158,18 +161,19 @@ class Conditions:
 
         Of the rows `shown`. Raises InputError, Busy.
         """
-        if name not in self._few:
-            named = f"condition {_short(quoted(name))}"
-            self._few[name] = self._ask("few_values", named, column=quoted(name), most=MOST_VALUES)[0]["values"]
-        return self._few[name]
+        found: list[dict[str, Any]] | None = self._ask_once("few_values", name, column=quoted(name), most=MOST_VALUES)["values"]
+        return found
 
     def range_of(self, name: str) -> tuple[Any, Any]:
         """The least and the largest value of a column of numbers in the rows `shown`, no NaN; kept. Raises InputError, Busy."""
-        if name not in self._ranges:
-            named = f"condition {_short(quoted(name))}"
-            least, largest = self._ask("range", named, name=name)[0]["range"]
-            self._ranges[name] = (least, largest)
-        return self._ranges[name]
+        least, largest = self._ask_once("range", name, name=name)["range"]
+        return least, largest
+
+    def _ask_once(self, wanted: str, name: str, /, **arguments: Any) -> dict[str, Any]:
+        """What a process says of a column; kept."""
+        if (wanted, name) not in self._kept:
+            self._kept[wanted, name] = self._ask(wanted, f"condition {_short(quoted(name))}", **arguments)[0]
+        return self._kept[wanted, name]
 
     def has_unique_names(self) -> bool:
         """Whether no two rows surely share a name (by 64-bit hashes: chance may say no where it is yes, never the reverse)."""
@@ -198,186 +202,145 @@ class Conditions:
         """
         request = {"wanted": wanted, "arguments": {**arguments, "named": named}, "limit_s": self._time_limit_s}
         job = _Job(json.dumps(request).encode(), named, self._time_limit_s, wanted == "matching")
-        with self._changed:
-            if self._is_closed:
+        with self._lock:
+            if self.is_closed:
                 raise InputError(_ENDED)
-            if len(self._waiting) >= _MOST_WAITING:
+            if self.num_busy >= _AT_ONCE + _MOST_WAITING:
                 raise Busy
-            self._waiting.append(job)
-            unstarted = [worker for worker in self._workers if worker.ident is None]
-            if unstarted and len(self._waiting) > len(self._workers) - len(unstarted) - self._num_busy:
-                unstarted[0].start()
-            self._changed.notify()
-        return job.result.result()
-
-    def _next_job(self) -> _Job | None:
-        """What is to be done next; None: nothing any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            if self._is_closed:
-                return None
-            self._num_busy += 1
-            return self._waiting.popleft()
-
-    def _is_done(self) -> None:
-        """A job is over."""
-        with self._changed:
-            self._num_busy -= 1
-
-    @property
-    def num_busy(self) -> int:
-        """Conditions that are being worked out."""
-        return self._num_busy
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether everything is to end."""
-        return self._is_closed
+            self.num_busy += 1
+            answer = self._pool.submit(lambda: self._own.worker.answer(job))
+        try:
+            return answer.result()
+        except CancelledError:
+            raise InputError(_ENDED) from None
+        finally:
+            with self._lock:
+                self.num_busy -= 1
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A request and who waits for its answer; `is_condition`: whether someone wrote what is worked out."""
+    """A request for a process; `is_condition`: whether someone wrote what is worked out."""
 
     request: bytes
     named: str
     limit_s: float
     is_condition: bool
-    result: Future[tuple[dict[str, Any], bytes]] = field(default_factory=Future)
 
     @property
     def advice(self) -> str:
         """The end of a message."""
         return "; write a simpler one" if self.is_condition else ""
 
+    @property
+    def over_time(self) -> InputError:
+        """What is said where it takes too long."""
+        return InputError(f"{self.named}: longer than {self.limit_s:g} s{self.advice}")
 
-class _Worker(threading.Thread):
-    """Has a process work for `Conditions`; a process ends with the thread that started it, so it has one of its own."""
 
-    def __init__(self, conditions: Conditions, config: dict[str, Any]) -> None:
-        super().__init__(name="beholder-conditions", daemon=True)
-        self._conditions, self._config = conditions, config
+class _Worker:
+    """A process that works out what is asked for, and another one in its place when it ends. Of one thread, but for `close`."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._socket: Connection | None = None
+        self._is_up = self._is_closed = False
 
     @property
     def process_id(self) -> int | None:
         """Of its process; None: there is none."""
-        with self._lock:
-            return None if self._child is None else self._child.process_id
+        child = self._child
+        return None if child is None else child.process_id
 
-    def kill(self) -> None:
-        """End its process; any thread may do that."""
+    def close(self) -> None:
+        """Kill the process, and start no other; any thread may do that."""
         with self._lock:
+            self._is_closed = True
             if self._child is not None:
                 self._child.kill()
 
-    def run(self) -> None:
-        """Work until all is closed."""
-        self._start_early()
-        while (job := self._conditions._next_job()) is not None:
-            try:
-                answer = self._answer(job)
-            except BaseException as error:  # it belongs to whoever waits for the answer
-                job.result.set_exception(error)
-            else:
-                job.result.set_result(answer)
-            self._conditions._is_done()
-            del job
-            self._start_early()
-        self._end()
-
-    def _start_early(self) -> None:
-        """Have a process ready for the next request; why there is none is said to whoever asks for something."""
-        if not self._conditions.is_closed and not self._is_alive():
-            try:
-                self._start()
-            except BeholderError:
-                self._end()
-
-    def _answer(self, job: _Job) -> tuple[dict[str, Any], bytes]:
+    def answer(self, job: _Job) -> tuple[dict[str, Any], bytes]:
         """The answer of a process; of one that ended over it another is asked, since it may have been ended from outside."""
-        told = ""
-        for _ in range(_MOST_TRIES):
-            if not self._is_alive():
-                self._start()
-            try:
-                return self._asked(job)
-            except (EOFError, OSError):
-                how, words = self._end()
-                if self._conditions.is_closed:
-                    raise InputError(_ENDED) from None
-                if how == _ALARM:
-                    raise self._over_time(job) from None
-                told = "; ".join(filter(None, (how, words)))
-        raise InputError(f"{job.named}: the database ended over it, {_MOST_TRIES} times ({told}){job.advice}")
+        how = ""
+        try:
+            for _ in range(_MOST_TRIES):
+                self._wait_until_up()
+                try:
+                    return self._asked(job)
+                except (EOFError, OSError):
+                    status, words = self.end()
+                if self._is_closed:
+                    raise InputError(_ENDED)
+                if status == _ALARM:
+                    raise job.over_time
+                how = "; ".join(filter(None, (status, words)))
+            raise InputError(f"{job.named}: the database ended over it, {_MOST_TRIES} times ({how}){job.advice}")
+        finally:
+            if self._child is None:
+                self.begin()  # the next one need not wait for it
 
     def _asked(self, job: _Job) -> tuple[dict[str, Any], bytes]:
         """The answer of the process that is there. Raises EOFError, OSError: it is gone."""
         assert self._socket is not None
         self._socket.send_bytes(job.request)
         if not self._socket.poll(job.limit_s):
-            self._end()
-            raise self._over_time(job)
+            self.end()
+            raise job.over_time
         answer = json.loads(self._socket.recv_bytes())
         data = self._socket.recv_bytes() if answer["has_data"] else b""
         if "error" in answer:
             if answer["is_worn"]:
-                self._end()
+                self.end()
             if answer["kind"] == MEMORY_FAULT:
                 raise InputError(f"{job.named}: it needs more memory than it may use{job.advice}")
             raise InputError(answer["error"])
         return answer, data
 
-    @staticmethod
-    def _over_time(job: _Job) -> InputError:
-        return InputError(f"{job.named}: longer than {job.limit_s:g} s{job.advice}")
-
-    def _is_alive(self) -> bool:
-        """Whether there is a process; an idle one has nothing to say but that it is gone."""
-        if self._socket is None:
-            return False
-        if self._socket.poll(0):
-            self._end()
-            return False
-        return True
-
-    def _start(self) -> None:
-        """Have a new process that is up. Raises BeholderError."""
-        how = ""
+    def begin(self) -> str:
+        """Start a process, which need not be up yet; returns why there is none, or ""."""
         handles = [handle for handle in (self._config["rows"], self._config["shown"]) if handle is not None]
-        for num_failures in range(1, MOST_STARTS + 1):
-            if self._conditions.is_closed:
-                raise InputError(_ENDED)
+        with self._lock:
+            if self._is_closed:
+                return _ENDED
             try:
-                child = ChildProcess("beholder.browse.condition_process", self._config, handles)
+                self._child = ChildProcess("beholder.browse.condition_process", self._config, handles)
             except (OSError, ValueError) as error:
-                how = " ".join(str(error).split())
-            else:
-                with self._lock:
-                    self._child = child
-                self._socket = Connection(os.dup(child.socket.fileno()))
-                if self._conditions.is_closed:
-                    child.kill()
-                try:
+                return " ".join(str(error).split())
+        self._socket, self._is_up = Connection(os.dup(self._child.socket.fileno())), False
+        return ""
+
+    def _wait_until_up(self) -> None:
+        """Have a process that is up. Raises BeholderError."""
+        if self._is_up and self._socket is not None and self._socket.poll(0):  # an idle one says nothing but that it is gone
+            self.end()
+        how = ""
+        for num_failures in range(1, MOST_STARTS + 1):
+            if self._is_up:
+                return
+            if self._child is None:
+                how = self.begin()
+            if self._is_closed:
+                raise InputError(_ENDED)
+            if self._socket is not None:
+                with contextlib.suppress(EOFError, OSError):
                     if self._socket.poll(START_S):
                         check_package(json.loads(self._socket.recv_bytes())["package"])
+                        self._is_up = True
                         return
-                except (EOFError, OSError):
-                    pass
-                how = ": ".join(filter(None, self._end()))
+                how = ": ".join(filter(None, self.end()))
             time.sleep(START_PAUSE_S * num_failures)
         text = f"no process can be started to work out conditions in ({how})"
         raise BeholderError(f"{text}; mend that (memory, ulimit -u, ulimit -n), then try again")
 
-    def _end(self) -> tuple[str, str]:
+    def end(self) -> tuple[str, str]:
         """End the process: how it ended, and the last line it wrote."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         with self._lock:
-            child, self._child = self._child, None
+            child, self._child, self._is_up = self._child, None, False
         if child is None:
             return "", ""
         how, words = status_text(child.stop()), child.stderr_tail()
