@@ -21,7 +21,7 @@ from beholder.browse.about import Rejects
 from beholder.browse.app import make_app
 from beholder.browse.options import BrowseOptions
 from beholder.browse.pictures import Pictures, Sent, as_stored
-from beholder.browse.session import opened
+from beholder.browse.session import Session
 from beholder.pixels.picture import PictureError
 from beholder.scoreset.score_set import open_scores
 from beholder.sources.fetch import ReadLimits
@@ -255,7 +255,7 @@ def test_a_thumbnail_that_nobody_waits_for_any_more_is_not_made(photo_set: Path,
 
     pictures = Pictures(Finder(), num_workers=1, num_readers=1)
     options = BrowseOptions(scores=str(photo_set), marks=str(tmp_path / "m.jsonl"))
-    with open_scores(str(photo_set)) as scores, opened(scores, tmp_path, options) as session:
+    with open_scores(str(photo_set)) as scores, Session(scores, tmp_path, options) as session:
         app = make_app(session, pictures, Rejects(()), tmp_path)
 
         async def request(row: int, leaves_after_s: float) -> int:

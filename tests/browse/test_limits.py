@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beholder.browse.connections import ServerLimits
 from beholder.browse.options import BrowseOptions
 from beholder.browse.safety import BodyLimit
+from beholder.browse.server import ServerLimits
 from oracles.browse_clients import Ask, client_of
 from oracles.browse_page import until
 from oracles.browse_sets import Served, running, write_set

@@ -102,13 +102,13 @@ def test_two_books_of_one_file_see_each_other(tmp_path: Path) -> None:
     one, two = book_of(tmp_path / "m.jsonl"), book_of(tmp_path / "m.jsonl")
     one.set([0], ["a"], Mark.KEEP)
     before = two.version
-    assert two.changes(before).rows == [(0, Mark.KEEP)]
+    assert two.changes(before)[1] == [(0, Mark.KEEP)]
     two.set([0], ["a"], Mark.DROP)
     two.set([4], ["d"], Mark.KEEP)
-    assert one.changes(1).rows == [(0, Mark.DROP), (3, Mark.KEEP), (4, Mark.KEEP)]
+    assert one.changes(1)[1] == [(0, Mark.DROP), (3, Mark.KEEP), (4, Mark.KEEP)]
     assert states(one) == states(two) == [2, 0, 0, 1, 1]
-    assert one.changes(one.version).rows == []
-    assert one.changes(one.version + 5).rows is None
+    assert one.changes(one.version)[1] == []
+    assert one.changes(one.version + 5)[1] is None
 
 
 def test_a_replaced_or_removed_file_is_read_anew(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_replaced_or_removed_file_is_read_anew(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text('{"sample": "c\\n{", "mark": "drop"}\n')
     other.replace(path)
-    assert book.changes(version).rows is None, "whoever watches has to look at everything anew"
+    assert book.changes(version)[1] is None, "whoever watches has to look at everything anew"
     assert states(book) == [0, 0, 2, 0, 0]
     path.unlink()
     book.catch_up()
@@ -132,12 +132,11 @@ def test_many_changes_are_forgotten_one_by_one_but_never_wrong(tmp_path: Path) -
     version = 0
     for turn in range(40):
         book.set([0], ["a"], Mark.KEEP if turn % 2 else Mark.DROP)
-        found = book.changes(version)
-        assert found.rows is not None
-        told.update(dict(found.rows))
-        version = found.version
+        version, found = book.changes(version)
+        assert found is not None
+        told.update(dict(found))
         assert told[0] == book.state[0]
-    assert book.changes(0).rows is None
+    assert book.changes(0)[1] is None
 
 
 def test_a_full_disk_marks_nothing_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def sent(number: int, size: int = 10) -> Sent:
 
 
 def test_the_cache_keeps_to_its_bytes_and_lets_go_of_the_oldest() -> None:
-    recent = Recent(most_bytes=3_000)
+    recent = Recent(3_000, lambda sent: len(sent.data) + 200)
     for number in range(20):
         recent.put(("s", number), sent(number, 300))
         assert recent.get(("s", 0)) is not None or number >= 6
@@ -64,8 +64,11 @@ def test_the_cache_keeps_to_its_bytes_and_lets_go_of_the_oldest() -> None:
     assert recent.get(("s", 3)) is None
     recent.put(("s", 19), sent(1, 50))
     recent.put(("t", 1), sent(2, 5_000))
-    assert recent.get(("t", 1)) is None, "larger than all"
-    assert recent.num_bytes >= 0
+    assert recent.get(("t", 1)) is not None, "larger than all, but the newest"
+    assert recent.get(("s", 19)) is None
+    recent.put(("t", 2), sent(3, 50))
+    assert recent.get(("t", 1)) is None
+    assert recent.num_bytes == 250
 
 
 def test_a_thumbnail_is_made_once() -> None:

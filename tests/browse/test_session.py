@@ -53,7 +53,7 @@ def made() -> dict[str, Any]:
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
     path = write_set(tmp_path / "s.parquet", made(), heads=HEADS, row_group_rows=90)
-    with open_scores(str(path)) as scores, opened(scores, tmp_path, BrowseOptions(scores=str(path))) as found:
+    with open_scores(str(path)) as scores, Session(scores, tmp_path, BrowseOptions(scores=str(path))) as found:
         yield found
 
 
@@ -146,7 +146,7 @@ def test_three_marks_outside_a_filter_are_in_all_numbers(tmp_path: Path) -> None
         "label": ["cat"] * 18 + ["dog"] * 22,
     }
     path = write_set(tmp_path / "s.parquet", rows)
-    with open_scores(str(path)) as found, opened(found, tmp_path, BrowseOptions(scores=str(path))) as session:
+    with open_scores(str(path)) as found, Session(found, tmp_path, BrowseOptions(scores=str(path))) as session:
         view = session.view("aesthetic_score", ("label = 'cat'",))
         names = ("all", "kept", "dropped", "marked_keep", "marked_drop", "no_score", "outside", "above")
         assert [session.counts(view, 5)[name] for name in names] == [18, 8, 10, 0, 0, 0, 0, 8]
@@ -216,7 +216,7 @@ def test_the_command_keeps_repeated_rows_where_the_page_does(tmp_path: Path) -> 
     rows = {"sample": ["a", "a", "b"], "aesthetic_score": pa.array([6, 7, 8], pa.float32()), "rank": [1, 2, 3]}
     path = write_set(tmp_path / "s.parquet", rows | {"source_rank": [4, 5, 6]})
     options = BrowseOptions(scores=str(path), repeated="all")
-    with open_each_once(str(path), "all") as found, opened(found, tmp_path, options) as session:
+    with open_each_once(str(path), "all") as found, Session(found, tmp_path, options) as session:
         view = session.view("aesthetic_score", ())
         assert write_selection(session, view, 5.0, tmp_path / "ours.csv") == 3
         words = shlex.split(select_command(session, view, 5.0, "csv"))
@@ -233,7 +233,7 @@ def test_infinite_scores_are_none(tmp_path: Path) -> None:
     values = [math.inf, 5.5, -math.inf, math.nan, None, 4.0, 6.25]
     rows = {"sample": list("abcdefg"), "aesthetic_score": pa.array(values, pa.float32())}
     path = write_set(tmp_path / "s.parquet", rows)
-    with open_scores(str(path)) as found, opened(found, tmp_path, BrowseOptions(scores=str(path))) as session:
+    with open_scores(str(path)) as found, Session(found, tmp_path, BrowseOptions(scores=str(path))) as session:
         view = session.view("aesthetic_score", ())
         assert about(session, Rejects([]))["scores"][0]["num_without"] == 4
         for threshold, kept in ((5.0, [6, 1]), (-math.inf, [6, 1, 5]), (math.inf, [])):
@@ -260,7 +260,7 @@ def test_one_row_and_none(tmp_path: Path) -> None:
     for number, scores in enumerate(([5.25], [math.nan], [])):
         rows = {"sample": [f"s{i}" for i in range(len(scores))], "aesthetic_score": pa.array(scores, pa.float32())}
         path = write_set(tmp_path / f"{number}.parquet", rows)
-        with open_scores(str(path)) as found, opened(found, tmp_path, BrowseOptions(scores=str(path))) as session:
+        with open_scores(str(path)) as found, Session(found, tmp_path, BrowseOptions(scores=str(path))) as session:
             view = session.view("aesthetic_score", ())
             described = session.describe(view)
             json.dumps(described, allow_nan=False)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.browse.options import BrowseOptions
-from beholder.browse.session import Session, opened
+from beholder.browse.session import Session
 from beholder.browse.stacks import stacks_warning
 from beholder.errors import InputError
 from beholder.scoreset.score_set import open_scores
@@ -60,7 +60,7 @@ def of_session(photo_set: Path, folder: Path, groups: Path) -> Any:
 @pytest.fixture
 def session(photo_set: Path, tmp_path: Path) -> Iterator[Session]:
     options = of_session(photo_set, tmp_path, write_groups(photo_set, tmp_path / "g.parquet"))
-    with open_scores(str(photo_set)) as scores, opened(scores, tmp_path, options) as found:
+    with open_scores(str(photo_set)) as scores, Session(scores, tmp_path, options) as found:
         yield found
 
 
@@ -80,7 +80,7 @@ def test_pictures_near_to_a_reference_are_stacks_that_name_it(photo_set: Path, t
     table = table.append_column("reference", pa.array(references, pa.large_string()))
     path = tmp_path / f"r.{suffix}"
     (pa_csv.write_csv if suffix == "csv" else pq.write_table)(table, path)
-    with open_scores(str(photo_set)) as scores, opened(scores, tmp_path, of_session(photo_set, tmp_path, path)) as session:
+    with open_scores(str(photo_set)) as scores, Session(scores, tmp_path, of_session(photo_set, tmp_path, path)) as session:
         tops = {item["row"]: (item["stack"], item.get("reference")) for item in listed(session, "stacks")}
         assert tops == {7: (3, None), 2: (2, None), 9: (2, None), 20: (1, "test/a, b.jpg"), 21: (2, names[30])}
         inside = [(item["row"], item["stays"], item["reference"]) for item in listed(session, "stack", stack=21)]
@@ -115,7 +115,7 @@ def test_odd_files(photo_set: Path, tmp_path: Path, name: str) -> None:
              (8, 22, 0.95, False)]  # fmt: skip
     path = write_groups(photo_set, tmp_path / name, lines, with_rows=name == "g.parquet")
     options = of_session(photo_set, tmp_path, path)
-    with open_scores(str(photo_set)) as scores, opened(scores, tmp_path, options) as session:
+    with open_scores(str(photo_set)) as scores, Session(scores, tmp_path, options) as session:
         assert {item["row"]: item["stack"] for item in listed(session, "stacks")} == {7: 3, 2: 2, 9: 2, 21: 2}
         assert stacks_warning(session.stacks) == (
             f"3 pictures are left out of --groups {path}: not among these rows, or in a group of no other"
@@ -128,7 +128,7 @@ def test_rows_of_another_set_are_found_by_their_names(photo_set: Path, tmp_path:
     pq.write_table(table.set_column(4, "row", pa.array(np.arange(table.num_rows) + 50)), path)
     with (
         open_scores(str(photo_set)) as scores,
-        opened(scores, tmp_path, of_session(photo_set, tmp_path, path)) as session,
+        Session(scores, tmp_path, of_session(photo_set, tmp_path, path)) as session,
     ):
         assert {item["row"] for item in listed(session, "stacks")} == {7, 2, 9}
 
@@ -139,7 +139,7 @@ def test_files_that_hold_no_groups_are_refused_in_one_line(photo_set: Path, tmp_
         with open_scores(str(photo_set)) as scores, pytest.raises(InputError, match=text):
             Session(scores, tmp_path, of_session(photo_set, tmp_path, path))
     path = write_groups(photo_set, tmp_path / "none.parquet", [(0, "x", 1.0, True), (0, "y", 0.9, False)])
-    with open_scores(str(photo_set)) as scores, opened(scores, tmp_path, of_session(photo_set, tmp_path, path)) as session:
+    with open_scores(str(photo_set)) as scores, Session(scores, tmp_path, of_session(photo_set, tmp_path, path)) as session:
         assert listed(session, "stacks") == []
         assert stacks_warning(session.stacks) is not None
 

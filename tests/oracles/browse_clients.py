@@ -13,7 +13,7 @@ from beholder.browse.about import Rejects
 from beholder.browse.app import make_app
 from beholder.browse.options import BrowseOptions
 from beholder.browse.pictures import Pictures
-from beholder.browse.session import opened
+from beholder.browse.session import Session
 from beholder.locate.locate import PictureFinder
 from beholder.scoreset.score_set import open_scores
 
@@ -27,7 +27,7 @@ def client_of(
     options = BrowseOptions(scores=str(path), marks=str(marks) if marks else None, groups=str(groups) if groups else None)
     with (
         open_scores(str(path)) as scores,
-        opened(scores, scratch, options) as session,
+        Session(scores, scratch, options) as session,
         PictureFinder(scores.record, confined=True) as finder,
     ):
         pictures = Pictures(finder, num_workers=2, **looking)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from beholder.browse.session import Session
 from beholder.columns import REASON, SAMPLE, reason_text
+from beholder.io.schemas import is_number, is_text
 from beholder.models.published import landmarks_of, published_shares
 from beholder.scoreset.numbers import bucket_step
 from beholder.scoreset.rejects import NAMES, reject_batches
@@ -71,23 +72,12 @@ def _landmarks(head: str | None) -> list[dict[str, Any]]:
 
 
 def _column(session: Session, name: str) -> dict[str, str]:
-    """What a filter can ask of a column; of one from a CSV, what all its values are."""
+    """What a filter can ask of a column, of one from a CSV by what all its values are; and its type in words."""
     form = session.conditions.forms.get(name)
     if form is not None and form.is_plain and form.kind in (*NUMBERS, "BOOLEAN"):
         return {"kind": "number" if form.kind in NUMBERS else "truth", "type": "text"}
-    return _kind(session.store.table.schema.field(name).type)
-
-
-def _kind(kind: pa.DataType) -> dict[str, str]:
-    """What a filter can ask of a column, and its type in words."""
-    types = pa.types
-    word = "other"
-    if types.is_boolean(kind):
-        word = "truth"
-    elif types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        word = "number"
-    elif types.is_string(kind) or types.is_large_string(kind):
-        word = "text"
+    kind = session.store.table.schema.field(name).type
+    word = "truth" if pa.types.is_boolean(kind) else "number" if is_number(kind) else "text" if is_text(kind) else "other"
     return {"kind": word, "type": str(kind).replace("large_", "")}
 
 
@@ -116,13 +106,8 @@ class Rejects:
             {"reason": item[REASON] or "", "count": item[f"{SAMPLE}_count"], "text": reason_text(item[REASON] or "")}
             for item in sorted(counts, key=lambda item: (-item[f"{SAMPLE}_count"], item[REASON] or ""))
         ]
-        self._by_reason = {str(item["reason"]): self._of(str(item["reason"])) for item in self.reasons}
-
-    def _of(self, reason: str) -> pa.Table:
-        column = pc.fill_null(self._table.column(REASON), "")
-        return self._table.filter(pc.equal(column, reason))
 
     def page(self, reason: str, start: int, count: int) -> tuple[int, list[dict[str, Any]]]:
         """How many have this reason ("": all), and rows [start, start + count) of them."""
-        table = self._table if not reason else self._by_reason.get(reason, self._table.slice(0, 0))
+        table = self._table.filter(pc.equal(self._table.column(REASON), reason)) if reason else self._table
         return table.num_rows, table.slice(start, count).to_pylist()

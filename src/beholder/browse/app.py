@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.resources
 import math
 import secrets
 import shlex
+import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,9 +25,7 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from beholder.browse.about import Rejects, about
-from beholder.browse.conditions import condition_of
-from beholder.browse.connections import warn_once
-from beholder.browse.marks import Mark
+from beholder.browse.marks import MARK_OF, Mark
 from beholder.browse.pictures import THUMBNAIL_SIDES, Busy, Pictures, Sent, shortened
 from beholder.browse.rows import View
 from beholder.browse.safety import BodyLimit
@@ -33,6 +34,7 @@ from beholder.columns import SAMPLE, WHERE_NOW, PictureReason
 from beholder.errors import BeholderError, InputError, os_error_text
 from beholder.options import KEEP_FIRST
 from beholder.pixels.picture import PictureError, PixelOptions
+from beholder.scoreset.score_set import quoted, text_literal
 
 _KINDS = {
     "html": "text/html; charset=utf-8",
@@ -42,6 +44,8 @@ _KINDS = {
 }
 _PICTURE_CACHE = "private, max-age=86400"
 """Addresses of pictures hold the run's id, so another set on the same port never meets them."""
+_QUIET_S = 60.0
+"""The same trouble is told once in this time."""
 _MOST_LETTERS = 1000
 """Of an error."""
 _MOST_ROWS_TEXT = 8_000
@@ -70,6 +74,15 @@ def _error(status: int, text: str) -> Response:
     """One line; what a visitor sent stands in it, and may be of any length and no text at all."""
     line = " ".join(text[:_MOST_LETTERS].encode("utf-8", "backslashreplace").decode().split())
     return JSONResponse({"error": line + ("..." if len(text) > _MOST_LETTERS else "")}, status, {"cache-control": "no-store"})
+
+
+def warn_once(told: dict[str, float], text: str) -> None:
+    """One warning line on stderr, unless `told` (text -> when, by `time.monotonic`) has it already."""
+    now = time.monotonic()
+    if now - told.get(text, -_QUIET_S) >= _QUIET_S:
+        told[text] = now
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody is there to read it
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _why(error: PictureError) -> str:
@@ -175,13 +188,8 @@ def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str, pixels
         view = session.known_view(wanted.view)
         if wanted.tab == "stack" and (wanted.stack is None or wanted.stack >= session.store.num_rows):
             return _error(404, f"there is no row {wanted.stack}")
-        how: dict[str, Any] = {
-            "threshold": wanted.threshold,
-            "bucket": wanted.bucket,
-            "seed": wanted.seed,
-            "stack": wanted.stack,
-        }
-        found = session.listing(view, wanted.tab, wanted.sort, **how)
+        how: dict[str, Any] = {"threshold": wanted.threshold, "seed": wanted.seed, "stack": wanted.stack}
+        found = session.listing(view, wanted.tab, wanted.sort, bucket=wanted.bucket, **how)
         return _json({"listing": found.key, "count": len(found.rows), "version": session.marks.version})
 
     @app.get("/api/rows")
@@ -279,15 +287,14 @@ def _add_pictures(app: FastAPI, session: Session, pictures: Pictures) -> None:
 def _add_marks(app: FastAPI, session: Session) -> None:
     @app.get("/api/marks")
     def changes(since: int) -> Response:
-        found = session.marks.changes(since)
-        rows = None if found.rows is None else [[row, mark.word or ""] for row, mark in found.rows]
-        return _json({"version": found.version, "changes": rows})
+        version, found = session.marks.changes(since)
+        return _json({"version": version, "changes": found and [[row, mark.word or ""] for row, mark in found]})
 
     @app.post("/api/marks")
     def mark(wanted: MarksRequest) -> Response:
         if max(wanted.rows) >= session.store.num_rows:
             return _error(404, f"there is no row {max(wanted.rows)}")
-        session.mark(wanted.rows, wanted.wanted)
+        session.mark(wanted.rows, MARK_OF[wanted.mark])
         return _json({"version": session.marks.version})
 
 
@@ -330,7 +337,7 @@ class _Strict(BaseModel):
 
 
 class ColumnFilter(_Strict):
-    """A clicked filter on one column; see `condition_of`."""
+    """A clicked filter on one column: least and largest value, text that it holds, values (None is NULL), NULL or not."""
 
     column: _Text
     kind: Literal["range", "contains", "in", "null", "not_null"]
@@ -340,9 +347,30 @@ class ColumnFilter(_Strict):
     values: Annotated[list[_Scalar], Field(max_length=1000)] = []
 
     def sql(self) -> str:
-        """As a condition."""
-        more: dict[str, Any] = {"low": self.low, "high": self.high, "text": self.text, "values": self.values}
-        return condition_of(self.column, self.kind, **more)
+        """As a condition that `select --where` takes as well. Raises InputError where it says nothing."""
+        name = quoted(self.column)
+        if self.kind == "range":
+            ends = ((">=", self.low), ("<=", self.high))
+            found = " AND ".join(f"{name} {sign} {_literal(end)}" for sign, end in ends if end is not None)
+        elif self.kind == "contains":
+            found = f"contains(lower({name}::VARCHAR), lower({text_literal(self.text)}))" if self.text else ""
+        elif self.kind == "in":
+            listed = ", ".join(_literal(value) for value in self.values if value is not None)
+            parts = [f"{name} IN ({listed})"] if listed else []
+            parts += [f"{name} IS NULL"] if None in self.values else []
+            found = f"({' OR '.join(parts)})" if len(parts) > 1 else "".join(parts)
+        else:
+            found = f"{name} IS {'NOT ' if self.kind == 'not_null' else ''}NULL"
+        if not found:
+            raise InputError(f"the filter on {self.column} says nothing")
+        return found
+
+
+def _literal(value: Any) -> str:
+    """A value as SQL takes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, int | float) else text_literal(str(value))
 
 
 class ViewRequest(_Strict):
@@ -385,11 +413,6 @@ class MarksRequest(_Strict):
 
     rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MOST_MARKED)]
     mark: Literal["keep", "drop"] | None
-
-    @property
-    def wanted(self) -> Mark:
-        """The mark."""
-        return {"keep": Mark.KEEP, "drop": Mark.DROP, None: Mark.NONE}[self.mark]
 
 
 ExportFormat = Literal["txt", "csv", "parquet", "jsonl"]

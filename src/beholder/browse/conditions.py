@@ -26,7 +26,7 @@ from beholder.browse.rows import RowStore
 from beholder.columns import SAMPLE
 from beholder.errors import BeholderError, InputError
 from beholder.scoreset.database import Remedy, all_rows, clear_errors, connect, count_of, interruptible, mask_where
-from beholder.scoreset.score_set import ROW, quoted, text_literal
+from beholder.scoreset.score_set import ROW, quoted
 from beholder.scoreset.untyped import Form, Untyped
 from beholder.workers.child_process import MOST_STARTS, START_PAUSE_S, START_S, ChildProcess, check_package, status_text
 
@@ -359,45 +359,3 @@ def _written(mask: npt.NDArray[np.bool_], path: Path) -> int:
 def _short(text: str) -> str:
     shown = " ".join(text.split())
     return f"'{shown}'" if len(shown) <= 120 else f"'{shown[:117]}...'"
-
-
-def condition_of(
-    column: str, kind: str, *, low: Any = None, high: Any = None, text: str = "", values: Sequence[Any] = ()
-) -> str:
-    """The SQL of a clicked filter: what `select --where` takes as well.
-
-    Args:
-        column: its name.
-        kind: "range" (low and high, either may be None), "contains" (text, whatever its case), "in" (values; None is NULL),
-            "null" or "not_null".
-        low: the least value, or None.
-        high: the largest value, or None.
-        text: what the value has to hold.
-        values: which values.
-
-    Raises:
-        InputError: a filter that says nothing.
-    """
-    name = quoted(column)
-    if kind == "range" and (low is not None or high is not None):
-        parts = [f"{name} {sign} {_literal(end)}" for sign, end in ((">=", low), ("<=", high)) if end is not None]
-        return " AND ".join(parts)
-    if kind == "contains" and text:
-        return f"contains(lower({name}::VARCHAR), lower({text_literal(text)}))"
-    if kind == "in" and values:
-        listed = [_literal(value) for value in values if value is not None]
-        parts = [f"{name} IN ({', '.join(listed)})"] if listed else []
-        parts += [f"{name} IS NULL"] if None in values else []
-        return f"({' OR '.join(parts)})" if len(parts) > 1 else parts[0]
-    if kind in ("null", "not_null"):
-        return f"{name} IS {'NOT ' if kind == 'not_null' else ''}NULL"
-    raise InputError(f"the filter on {column} says nothing")
-
-
-def _literal(value: Any) -> str:
-    """A value as SQL takes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    return text_literal(str(value))

@@ -9,7 +9,6 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,20 +36,7 @@ class Mark(enum.IntEnum):
         return None if self is Mark.NONE else self.name.lower()
 
 
-_MARK_OF: dict[str | None, Mark] = {mark.word: mark for mark in Mark}
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What became of the marks since a version.
-
-    Attributes:
-        version: the newest.
-        rows: (row, mark) in order; None: more than is remembered, everything may have changed.
-    """
-
-    version: int
-    rows: list[tuple[int, Mark]] | None
+MARK_OF: dict[str | None, Mark] = {mark.word: mark for mark in Mark}
 
 
 class MarkBook:
@@ -109,13 +95,13 @@ class MarkBook:
             known = dict(zip(names, ([row] for row in rows), strict=True)) if self._has_unique_names else {}
             self.catch_up(known)
 
-    def changes(self, since: int) -> Changes:
-        """What changed after version `since`."""
+    def changes(self, since: int) -> tuple[int, list[tuple[int, Mark]] | None]:
+        """The newest version, and (row, mark) of what changed after `since`, in order; None: everything may have changed."""
         with self._lock:
             self.catch_up()
             if since < self._oldest or since > self._version:
-                return Changes(self._version, None)
-            return Changes(self._version, self._changes[since - self._oldest :])
+                return self._version, None
+            return self._version, self._changes[since - self._oldest :]
 
     def catch_up(self, known: Mapping[str, Sequence[int]] | None = None) -> None:
         """Read what was appended since; all anew where the file was replaced. `known`: rows of names, to save a search."""
@@ -185,7 +171,7 @@ def _event(line: bytes) -> tuple[str, Mark] | None:
         name, word = mark_of(line)
     except ValueError:
         return None
-    return name, _MARK_OF[word]
+    return name, MARK_OF[word]
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Thumbnails and pictures of rows for the live page, the newest request first."""
+"""Thumbnails and pictures of rows for the live page, the newest request first, each made once for all who ask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import BeholderError
@@ -39,281 +39,6 @@ _CLOSE_S = 2.0
 _MOST_TURNED = 1_000_000
 """Names of turned pictures that are remembered."""
 _WORTH_NO_OTHER_TRY = (PictureReason.CRASHED, PictureReason.TIMED_OUT)
-
-
-class Finder(Protocol):
-    """What `locate.locate.PictureFinder` is here."""
-
-    def read(self, sample: str, limits: ReadLimits) -> bytes:
-        """The picture's bytes, within `limits`. Raises PictureError."""
-
-
-@dataclass(frozen=True)
-class Sent:
-    """Bytes for a browser and what they are; `is_turned`: whether EXIF turned the picture."""
-
-    data: bytes
-    media_type: str
-    is_turned: bool = False
-
-
-@dataclass(frozen=True)
-class _Read:
-    """The bytes of a picture, and how many seconds it took to read them."""
-
-    data: bytes
-    spent_s: float
-
-
-class Recent:
-    """The last results, up to a number of bytes. Thread-safe."""
-
-    def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
-        self._found: OrderedDict[tuple[str, int], Sent] = OrderedDict()
-        self._lock = threading.Lock()
-        self._most, self.num_bytes = most_bytes, 0
-
-    def get(self, key: tuple[str, int]) -> Sent | None:
-        """What was kept under `key`."""
-        with self._lock:
-            found = self._found.get(key)
-            if found is not None:
-                self._found.move_to_end(key)
-            return found
-
-    def put(self, key: tuple[str, int], value: Sent) -> None:
-        """Keep it, and let go of the oldest."""
-        with self._lock:
-            old = self._found.pop(key, None)
-            self.num_bytes += len(value.data) - (len(old.data) if old is not None else -_ENTRY_BYTES)
-            self._found[key] = value
-            while self.num_bytes > self._most and self._found:
-                self.num_bytes -= len(self._found.popitem(last=False)[1].data) + _ENTRY_BYTES
-
-
-class Pictures:
-    """Thumbnails and pictures of samples: read in threads, decoded in processes of their own.
-
-    Those who ask for the same at once wait for one piece of work. Slow servers hold up reading threads only; large pictures
-    wait for their turn beside the others. A picture that crashed or hung there, or that was not read in time, is given up, in
-    all its sizes, until this ends: each further try would take as long, and hold up others.
-
-    Args:
-        finder: where pictures are.
-        num_workers: processes that decode, at most.
-        num_readers: threads that read pictures for thumbnails; half as many do so for the large view.
-        cache_bytes: of thumbnails that are kept, at most.
-        timeout_s: seconds for reading and decoding one picture; waiting for others does not count.
-        decoder: see `ThumbnailPool`.
-        memory_bytes: the same.
-        pixels: which pixels of the pictures were scored; None: not known.
-    """
-
-    def __init__(
-        self,
-        finder: Finder,
-        *,
-        num_workers: int,
-        num_readers: int = 8,
-        cache_bytes: int = CACHE_BYTES,
-        timeout_s: float = TIMEOUT_S,
-        decoder: str = DEFAULT_THUMBNAILER,
-        memory_bytes: int | None = None,
-        pixels: PixelOptions | None = None,
-    ) -> None:
-        self.pixels = pixels
-        self._finder, self._limits = finder, ReadLimits(timeout_s=timeout_s)
-        self._recent = Recent(cache_bytes)
-        self._unread: dict[str, PictureError] = {}
-        self._undecoded: dict[str, PictureError] = {}
-        self._turned: dict[str, None] = {}
-        self._workers = ThumbnailPool(num_workers=num_workers, timeout_s=timeout_s, decoder=decoder, memory_bytes=memory_bytes)
-        self._thumbnails: NewestFirst[Sent] = NewestFirst(num_readers)
-        self._wholes: NewestFirst[Sent] = NewestFirst((num_readers + 1) // 2)
-        self._large: NewestFirst[Sent] = NewestFirst(1)
-
-    def close(self) -> None:
-        """End the processes and the threads."""
-        self._workers.close()
-        deadline = time.monotonic() + _CLOSE_S
-        for queue in (self._thumbnails, self._wholes, self._large):
-            queue.close(deadline)
-
-    @property
-    def process_ids(self) -> list[int]:
-        """Of the processes that run now."""
-        return self._workers.process_ids
-
-    def kept_thumbnail(self, sample: str, side: int) -> Sent | None:
-        """A thumbnail that was made lately."""
-        return self._recent.get((sample, side))
-
-    def is_turned(self, sample: str | None) -> bool:
-        """Whether EXIF turns the picture, of which a thumbnail was made; False where that is not known."""
-        return sample in self._turned
-
-    def thumbnail(self, sample: str, side: int) -> Future[Sent]:
-        """A thumbnail at most `side` pixels long; the result may raise PictureError or Busy."""
-
-        def work() -> Sent | Future[Sent]:
-            self._check(sample, self._unread, self._undecoded)
-            read = self._read(sample)
-
-            def make(read: _Read) -> Sent:
-                made = self._decoded(sample, read, longest_px=side)
-                if made.is_turned:
-                    self._turned[sample] = None
-                    if len(self._turned) > _MOST_TURNED:
-                        self._turned.pop(next(iter(self._turned)), None)
-                self._recent.put((sample, side), made)
-                return made
-
-            return self._in_turn(sample, side, read, make)
-
-        known = self._unread.get(sample) or self._undecoded.get(sample)
-        return self._thumbnails.submit((sample, side), work) if known is None else _failed(known)
-
-    def picture(self, sample: str) -> Future[Sent]:
-        """The picture as it is stored where browsers show its format, else as JPEG; may raise PictureError or Busy."""
-
-        def work() -> Sent | Future[Sent]:
-            self._check(sample, self._unread)
-            read = self._read(sample)
-            stored = as_stored(read.data)
-            if stored is not None:
-                return stored
-            return self._in_turn(sample, _WHOLE, read, lambda read: self._decoded(sample, read, **_AS_JPEG))
-
-        known = self._unread.get(sample)
-        return self._wholes.submit((sample, _WHOLE), work) if known is None else _failed(known)
-
-    def seen(self, sample: str) -> Future[Sent]:
-        """The square of the picture that was scored, as PNG; may raise PictureError or Busy. `pixels` has to be known."""
-
-        def work() -> Sent | Future[Sent]:
-            self._check(sample, self._unread, self._undecoded)
-            read = self._read(sample)
-
-            def make(read: _Read) -> Sent:
-                made = self._decoded(sample, read, pixels=self.pixels)
-                self._recent.put((sample, _SEEN), made)
-                return made
-
-            return self._in_turn(sample, _SEEN, read, make)
-
-        known = self._unread.get(sample) or self._undecoded.get(sample)
-        return self._wholes.submit((sample, _SEEN), work) if known is None else _failed(known)
-
-    def kept_seen(self, sample: str) -> Sent | None:
-        """A square that was made lately."""
-        return self._recent.get((sample, _SEEN))
-
-    def _check(self, sample: str, *given_up: dict[str, PictureError]) -> None:
-        """Raises PictureError: the sample was given up."""
-        for found in given_up:
-            if (known := found.get(sample)) is not None:
-                raise PictureError(known.reason, str(known))
-
-    def _read(self, sample: str) -> _Read:
-        """The picture's bytes. Raises PictureError."""
-        start = time.monotonic()
-        try:
-            data = self._finder.read(sample, self._limits)
-        except PictureError as error:
-            if error.reason in _WORTH_NO_OTHER_TRY:
-                self._unread[sample] = error
-            raise
-        return _Read(data, time.monotonic() - start)
-
-    def _in_turn(self, sample: str, side: int, read: _Read, make: Callable[[_Read], Sent]) -> Sent | Future[Sent]:
-        """What `make` makes of it: now, or of a large picture in the thread for those, so that small ones need not wait."""
-        self._check(sample, self._undecoded)
-        if not is_large(read.data):
-            return make(read)
-        kept = read if self._large.num_waiting < _MOST_LARGE_IN_MEMORY else None
-        return self._large.submit((sample, side), lambda: self._large_made(sample, kept, make))
-
-    def _large_made(self, sample: str, kept: _Read | None, make: Callable[[_Read], Sent]) -> Sent:
-        self._check(sample, self._unread, self._undecoded)
-        return make(self._read(sample) if kept is None else kept)
-
-    def _decoded(self, sample: str, read: _Read, **how: Any) -> Sent:
-        """What the processes make of the picture. Raises PictureError."""
-        try:
-            made = self._workers.make(read.data, spent_s=read.spent_s, **how)
-        except PictureError as error:
-            if error.reason in _WORTH_NO_OTHER_TRY:
-                self._undecoded[sample] = error
-            raise
-        return Sent(made.data, made.media_type, made.is_turned)
-
-
-def as_stored(data: bytes) -> Sent | None:
-    """The bytes with the media type that they really have, where browsers show such; None: they are something else."""
-    media_type = _SHOWN_AS_THEY_ARE.get(sniff(data))
-    return Sent(data, media_type) if media_type is not None else None
-
-
-def _failed(known: PictureError) -> Future[Sent]:
-    """A result that is there already: the picture was given up."""
-    result: Future[Sent] = Future()
-    result.set_exception(PictureError(known.reason, str(known)))
-    return result
-
-
-NUM_LOOKED_UP = 8
-"""So many first pictures are looked up at the start."""
-_TIMEOUT_S = 3.0
-_MOST_LETTERS = 400
-
-
-def gone_warning(finder: PictureFinder, samples: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> str | None:
-    """One line where none of these pictures can be found, with the reason of the first and the flags that help; else None.
-
-    Nothing is asked of servers: pictures there, and sets with a source there, are not looked up.
-
-    Args:
-        finder: where pictures are.
-        samples: names; none of them gives None.
-        timeout_s: seconds that the search may hold up the start; what takes longer gives None.
-    """
-    found: list[str | None] = []
-
-    def look() -> None:
-        with contextlib.suppress(OSError, ValueError):  # the finder may be closed by now: nobody waits any more
-            found.append(_why_none_is_there(finder, samples))
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return found[0] if found else None
-
-
-def _why_none_is_there(finder: PictureFinder, samples: Sequence[str]) -> str | None:
-    """The warning itself, however long it takes."""
-    named = finder.sources(samples)
-    if not all(storage.is_local(source) for source in named.opened):
-        return None
-    claims = {sample: named.match(sample) for sample in samples}
-    local = [sample for sample, claim in claims.items() if claim is None or storage.is_local(claim.path)]
-    if not local:
-        return None
-    try:
-        texts = [place.error[1] for place in finder.locate(local) if place.error is not None]
-        if len(texts) < len(local):
-            return None
-    except (BeholderError, PictureError) as error:  # a source cannot be read at all
-        texts = [str(error)]
-    from beholder.curate.act.messages import shown_text
-
-    first = shortened(shown_text(texts[0].removesuffix(f"; {WHERE_NOW}")))
-    whose = "the first picture" if len(local) == 1 else f"any of the first {len(local)} pictures"
-    return f"cannot find {whose} ({first}); {WHERE_NOW}"
-
-
-def shortened(text: str) -> str:
-    """The text, or its beginning and end: names have any length."""
-    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS // 2]} … {text[-_MOST_LETTERS // 2 :]}"
 
 
 _MOST_WAITING = 512
@@ -470,3 +195,261 @@ class NewestFirst(Generic[Result]):
                 asker.set_exception(error)
             else:
                 asker.set_result(result)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Bytes for a browser and what they are; `is_turned`: whether EXIF turned the picture."""
+
+    data: bytes
+    media_type: str
+    is_turned: bool = False
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The bytes of a picture, and how many seconds it took to read them."""
+
+    data: bytes
+    spent_s: float
+
+
+class Recent(Generic[Result]):
+    """The last results up to a number of bytes, the newest always. Thread-safe.
+
+    Args:
+        most_bytes: of all together.
+        size_of: gives the bytes of one.
+    """
+
+    def __init__(self, most_bytes: int, size_of: Callable[[Result], int]) -> None:
+        self._found: OrderedDict[Hashable, Result] = OrderedDict()
+        self._lock = threading.Lock()
+        self._most, self._size_of, self.num_bytes = most_bytes, size_of, 0
+
+    def get(self, key: Hashable) -> Result | None:
+        """What was kept under `key`."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: Hashable, value: Result) -> None:
+        """Keep it, and let go of the oldest."""
+        with self._lock:
+            if key in self._found:
+                self.num_bytes -= self._size_of(self._found.pop(key))
+            self._found[key] = value
+            self.num_bytes += self._size_of(value)
+            while self.num_bytes > self._most and len(self._found) > 1:
+                self.num_bytes -= self._size_of(self._found.popitem(last=False)[1])
+
+
+class Pictures:
+    """Thumbnails and pictures of samples: read in threads, decoded in processes of their own.
+
+    Those who ask for the same at once wait for one piece of work. Slow servers hold up reading threads only; large pictures
+    wait for their turn beside the others. A picture that crashed or hung there, or that was not read in time, is given up, in
+    all its sizes, until this ends: each further try would take as long, and hold up others.
+
+    Args:
+        finder: where pictures are.
+        num_workers: processes that decode, at most.
+        num_readers: threads that read pictures for thumbnails; half as many do so for the large view.
+        cache_bytes: of thumbnails that are kept, at most.
+        timeout_s: seconds for reading and decoding one picture; waiting for others does not count.
+        decoder: see `ThumbnailPool`.
+        memory_bytes: the same.
+        pixels: which pixels of the pictures were scored; None: not known.
+    """
+
+    def __init__(
+        self,
+        finder: PictureFinder,
+        *,
+        num_workers: int,
+        num_readers: int = 8,
+        cache_bytes: int = CACHE_BYTES,
+        timeout_s: float = TIMEOUT_S,
+        decoder: str = DEFAULT_THUMBNAILER,
+        memory_bytes: int | None = None,
+        pixels: PixelOptions | None = None,
+    ) -> None:
+        self.pixels = pixels
+        self._finder, self._limits = finder, ReadLimits(timeout_s=timeout_s)
+        self._recent: Recent[Sent] = Recent(cache_bytes, lambda sent: len(sent.data) + _ENTRY_BYTES)
+        self._unread: dict[str, PictureError] = {}
+        self._undecoded: dict[str, PictureError] = {}
+        self._turned: dict[str, None] = {}
+        self._workers = ThumbnailPool(num_workers=num_workers, timeout_s=timeout_s, decoder=decoder, memory_bytes=memory_bytes)
+        self._thumbnails: NewestFirst[Sent] = NewestFirst(num_readers)
+        self._wholes: NewestFirst[Sent] = NewestFirst((num_readers + 1) // 2)
+        self._large: NewestFirst[Sent] = NewestFirst(1)
+
+    def close(self) -> None:
+        """End the processes and the threads."""
+        self._workers.close()
+        deadline = time.monotonic() + _CLOSE_S
+        for queue in (self._thumbnails, self._wholes, self._large):
+            queue.close(deadline)
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the processes that run now."""
+        return self._workers.process_ids
+
+    def kept_thumbnail(self, sample: str, side: int) -> Sent | None:
+        """A thumbnail that was made lately."""
+        return self._recent.get((sample, side))
+
+    def is_turned(self, sample: str | None) -> bool:
+        """Whether EXIF turns the picture, of which a thumbnail was made; False where that is not known."""
+        return sample in self._turned
+
+    def thumbnail(self, sample: str, side: int) -> Future[Sent]:
+        """A thumbnail at most `side` pixels long; the result may raise PictureError or Busy."""
+
+        def make(read: _Read) -> Sent:
+            made = self._decoded(sample, read, longest_px=side)
+            if made.is_turned:
+                self._turned[sample] = None
+                if len(self._turned) > _MOST_TURNED:
+                    self._turned.pop(next(iter(self._turned)), None)
+            self._recent.put((sample, side), made)
+            return made
+
+        return self._made_by(self._thumbnails, sample, side, make)
+
+    def picture(self, sample: str) -> Future[Sent]:
+        """The picture as it is stored where browsers show its format, else as JPEG; may raise PictureError or Busy."""
+        return self._made_by(self._wholes, sample, _WHOLE, lambda read: self._decoded(sample, read, **_AS_JPEG))
+
+    def seen(self, sample: str) -> Future[Sent]:
+        """The square of the picture that was scored, as PNG; may raise PictureError or Busy. `pixels` has to be known."""
+
+        def make(read: _Read) -> Sent:
+            made = self._decoded(sample, read, pixels=self.pixels)
+            self._recent.put((sample, _SEEN), made)
+            return made
+
+        return self._made_by(self._wholes, sample, _SEEN, make)
+
+    def _made_by(self, queue: NewestFirst[Sent], sample: str, side: int, make: Callable[[_Read], Sent]) -> Future[Sent]:
+        """What `make` makes of the picture's bytes, read by a thread of `queue`; large ones are decoded one by one."""
+
+        def work() -> Sent | Future[Sent]:
+            self._check(sample, is_decoded=side != _WHOLE)
+            read = self._read(sample)
+            stored = as_stored(read.data) if side == _WHOLE else None
+            if stored is not None:
+                return stored
+            self._check(sample)
+            if not is_large(read.data):
+                return make(read)
+            kept = read if self._large.num_waiting < _MOST_LARGE_IN_MEMORY else None
+
+            def large() -> Sent:
+                self._check(sample)
+                return make(self._read(sample) if kept is None else kept)
+
+            return self._large.submit((sample, side), large)
+
+        try:
+            self._check(sample, is_decoded=side != _WHOLE)
+        except PictureError as known:
+            failed: Future[Sent] = Future()
+            failed.set_exception(known)
+            return failed
+        return queue.submit((sample, side), work)
+
+    def kept_seen(self, sample: str) -> Sent | None:
+        """A square that was made lately."""
+        return self._recent.get((sample, _SEEN))
+
+    def _check(self, sample: str, *, is_decoded: bool = True) -> None:
+        """Raises PictureError: the sample was given up, as it cannot be read or (where it is to be decoded) decoded."""
+        known = self._unread.get(sample) or (self._undecoded.get(sample) if is_decoded else None)
+        if known is not None:
+            raise PictureError(known.reason, str(known))
+
+    def _read(self, sample: str) -> _Read:
+        """The picture's bytes. Raises PictureError."""
+        start = time.monotonic()
+        try:
+            data = self._finder.read(sample, self._limits)
+        except PictureError as error:
+            if error.reason in _WORTH_NO_OTHER_TRY:
+                self._unread[sample] = error
+            raise
+        return _Read(data, time.monotonic() - start)
+
+    def _decoded(self, sample: str, read: _Read, **how: Any) -> Sent:
+        """What the processes make of the picture. Raises PictureError."""
+        try:
+            made = self._workers.make(read.data, spent_s=read.spent_s, **how)
+        except PictureError as error:
+            if error.reason in _WORTH_NO_OTHER_TRY:
+                self._undecoded[sample] = error
+            raise
+        return Sent(made.data, made.media_type, made.is_turned)
+
+
+def as_stored(data: bytes) -> Sent | None:
+    """The bytes with the media type that they really have, where browsers show such; None: they are something else."""
+    media_type = _SHOWN_AS_THEY_ARE.get(sniff(data))
+    return Sent(data, media_type) if media_type is not None else None
+
+
+NUM_LOOKED_UP = 8
+"""So many first pictures are looked up at the start."""
+_TIMEOUT_S = 3.0
+_MOST_LETTERS = 400
+
+
+def gone_warning(finder: PictureFinder, samples: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> str | None:
+    """One line where none of these pictures can be found, with the reason of the first and the flags that help; else None.
+
+    Nothing is asked of servers: pictures there, and sets with a source there, are not looked up.
+
+    Args:
+        finder: where pictures are.
+        samples: names; none of them gives None.
+        timeout_s: seconds that the search may hold up the start; what takes longer gives None.
+    """
+    found: list[str | None] = []
+
+    def look() -> None:
+        with contextlib.suppress(OSError, ValueError):  # the finder may be closed by now: nobody waits any more
+            found.append(_why_none_is_there(finder, samples))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return found[0] if found else None
+
+
+def _why_none_is_there(finder: PictureFinder, samples: Sequence[str]) -> str | None:
+    """The warning itself, however long it takes."""
+    named = finder.sources(samples)
+    if not all(storage.is_local(source) for source in named.opened):
+        return None
+    claims = {sample: named.match(sample) for sample in samples}
+    local = [sample for sample, claim in claims.items() if claim is None or storage.is_local(claim.path)]
+    if not local:
+        return None
+    try:
+        texts = [place.error[1] for place in finder.locate(local) if place.error is not None]
+        if len(texts) < len(local):
+            return None
+    except (BeholderError, PictureError) as error:  # a source cannot be read at all
+        texts = [str(error)]
+    from beholder.curate.act.messages import shown_text
+
+    first = shortened(shown_text(texts[0].removesuffix(f"; {WHERE_NOW}")))
+    whose = "the first picture" if len(local) == 1 else f"any of the first {len(local)} pictures"
+    return f"cannot find {whose} ({first}); {WHERE_NOW}"
+
+
+def shortened(text: str) -> str:
+    """The text, or its beginning and end: names have any length."""
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS // 2]} … {text[-_MOST_LETTERS // 2 :]}"

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
-from beholder.io.schemas import empty_table
+from beholder.io.schemas import empty_table, is_text
 from beholder.scoreset.numbers import count_at_least
 from beholder.scoreset.score_set import ROW, ScoreSet
 
@@ -114,13 +114,9 @@ def _target_schema(scores: ScoreSet) -> tuple[pa.Schema, list[str]]:
         else:
             found.append(pa.field(name, kind))
     own = scores.schema.field(scores.sample_column)
-    if own.name != SAMPLE and not _is_text(own.type):  # conditions see the numbers that the set has
+    if own.name != SAMPLE and not is_text(own.type):  # conditions see the numbers that the set has
         found.append(pa.field(own.name, _kind_here(own.type) or pa.large_string()))
     return pa.schema([*found, pa.field(ROW, pa.int64())]), left_out
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _kind_here(kind: pa.DataType) -> pa.DataType | None:
@@ -128,7 +124,7 @@ def _kind_here(kind: pa.DataType) -> pa.DataType | None:
     types = pa.types
     if types.is_dictionary(kind):
         return _kind_here(kind.value_type)
-    if _is_text(kind) or types.is_null(kind):
+    if is_text(kind) or types.is_null(kind):
         return pa.large_string()
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
         return None

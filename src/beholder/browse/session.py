@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ import pyarrow as pa
 from beholder.browse.conditions import Conditions
 from beholder.browse.marks import Mark, MarkBook
 from beholder.browse.options import BrowseOptions
+from beholder.browse.pictures import Recent
 from beholder.browse.rows import Rows, RowStore, View, as_json, best_first
 from beholder.browse.stacks import Stacks, read_stacks
 from beholder.columns import HEIGHT, SAMPLE, TRAITS, WIDTH
@@ -32,48 +31,16 @@ from beholder.scoreset.score_set import ScoreSet, as_score
 
 Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score", "stacks", "stack"]
 Sort = Literal["best", "worst", "random"]
-TABS: tuple[Tab, ...] = get_args(Tab)
-SORTS: tuple[Sort, ...] = get_args(Sort)
 PAGE_ROWS = 500
 """Most rows of a listing in one answer."""
 _CACHE_BYTES = 1 << 29
 _CAPTION_LETTERS = 300
 """Of a caption so many are sent with a tile."""
 _TURNED = str(Trait.ROTATED.name).lower()
-_WORDS = {Mark.NONE: "", Mark.KEEP: "keep", Mark.DROP: "drop"}
 
 
 class Gone(Exception):  # noqa: N818
     """A view or listing that is no longer kept; the page asks for it anew."""
-
-
-class _Sized(Protocol):
-    @property
-    def num_bytes(self) -> int: ...
-
-
-_Kept = TypeVar("_Kept", bound=_Sized)
-
-
-class _Recent(Generic[_Kept]):
-    """The last results up to a number of bytes, the newest always. Thread-safe."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._found: OrderedDict[str, _Kept] = OrderedDict()
-        self._lock, self._most = threading.Lock(), most_bytes
-
-    def get(self, key: str) -> _Kept | None:
-        with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-            return self._found.get(key)
-
-    def put(self, key: str, value: _Kept) -> None:
-        with self._lock:
-            self._found[key] = value
-            self._found.move_to_end(key)
-            while len(self._found) > 1 and sum(kept.num_bytes for kept in self._found.values()) > self._most:
-                self._found.popitem(last=False)
 
 
 @dataclass(frozen=True)
@@ -82,12 +49,7 @@ class Listing:
 
     key: str
     rows: Rows
-    tab: Tab = "all"
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory it may hold."""
-        return int(self.rows.nbytes)
+    tab: Tab
 
 
 class Session:
@@ -109,6 +71,8 @@ class Session:
         self.store = RowStore(scores, scratch)
         self.picture_column = self._picture_column()
         self.caption_column = caption_column_of(self.store.table.schema, [SAMPLE, scores.sample_column, *scores.score_columns])
+        has_traits = TRAITS in self.store.names and pa.types.is_large_string(self.store.table.schema.field(TRAITS).type)
+        self._traits_column = TRAITS if has_traits else None  # in which a run of ours says what is special about each picture
         cores = len(os.sched_getaffinity(0))
         self.conditions = Conditions(self.store, scratch, threads=cores, where=options.where)
         is_unique = self.conditions.has_unique_names()
@@ -121,11 +85,15 @@ class Session:
         self._whole: dict[str, tuple[View, tuple[float, float]]] = {}
         self._ranks: dict[str, npt.NDArray[np.uint32]] = {}
         self._lock = threading.Lock()
-        self._views: _Recent[View] = _Recent(_CACHE_BYTES)
-        self._listings: _Recent[Listing] = _Recent(_CACHE_BYTES)
+        self._views: Recent[View] = Recent(_CACHE_BYTES, lambda view: view.num_bytes)
+        self._listings: Recent[Listing] = Recent(_CACHE_BYTES, lambda listing: int(listing.rows.nbytes))
         self._whole_of(scores.score_columns[0])
 
-    def close(self) -> None:
+    def __enter__(self) -> Session:
+        """It is open already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Let go of everything."""
         self.conditions.close()
 
@@ -293,11 +261,10 @@ class Session:
         key = _key("listing", *parts)
         found = self._listings.get(key)
         if found is None:
-            rows = (
-                self._rows_of_stacks(view, stack if tab == "stack" else None)
-                if tab in ("stacks", "stack")
-                else (self._rows_of(view, tab, threshold, bucket))
-            )
+            if tab in ("stacks", "stack"):
+                rows = self._rows_of_stacks(view, stack if tab == "stack" else None)
+            else:
+                rows = self._rows_of(view, tab, threshold, bucket)
             if sort == "random":
                 rows = rows[np.random.default_rng(seed).permutation(len(rows))]
             elif sort == "worst":
@@ -402,15 +369,6 @@ class Session:
             for row, value, *names in zip(rows.tolist(), values, *columns, strict=True)
         ]
 
-    @property
-    def _traits_column(self) -> str | None:
-        """The column in which a run of ours says what is special about each picture."""
-        return (
-            TRAITS
-            if TRAITS in self.store.names and pa.types.is_large_string(self.store.table.schema.field(TRAITS).type)
-            else None
-        )
-
     def _said_of(self, values: Mapping[str, str | None]) -> dict[str, Any]:
         """A caption, and whether the picture is turned, of the values of one row."""
         found: dict[str, Any] = {}
@@ -460,7 +418,7 @@ class Session:
 
     def mark_word(self, row: int) -> str:
         """A row's mark: "keep", "drop" or "" for none."""
-        return _WORDS[Mark(int(self.marks.state[row]))]
+        return Mark(int(self.marks.state[row])).word or ""
 
     def mark(self, rows: Sequence[int], mark: Mark) -> None:
         """Mark rows, on the disk before it returns. Raises OutputError."""
@@ -484,13 +442,3 @@ class Session:
 def _key(*parts: Any) -> str:
     """A short name for these values."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:20]
-
-
-@contextlib.contextmanager
-def opened(scores: ScoreSet, scratch: Path, options: BrowseOptions) -> Iterator[Session]:
-    """A session that is closed at the end."""
-    session = Session(scores, scratch, options)
-    try:
-        yield session
-    finally:
-        session.close()
