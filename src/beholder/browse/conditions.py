@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Collection, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -208,7 +208,7 @@ class Conditions:
             if self.num_busy >= _AT_ONCE + _MOST_WAITING:
                 raise Busy
             self.num_busy += 1
-            answer = self._pool.submit(lambda: self._own.worker.answer(job))
+            answer: Future[tuple[dict[str, Any], bytes]] = self._pool.submit(lambda: self._own.worker.answer(job))
         try:
             return answer.result()
         except CancelledError:

@@ -126,8 +126,8 @@ class JobProgress:
         so_far = f"{_duration(time.monotonic() - self._started)} so far"
         if self._plan is not None:
             tally = self._plan.tally
-            rates = self._rates.setdefault("", _Rates()).of(tally.num_new, tally.num_bytes)
-            text = progress_text(self._plan, *rates, notices.current() or self._plan.waiting_for())
+            rate, bytes_rate = self._rates.setdefault("", _Rates()).of(tally.num_new, tally.num_bytes)
+            text = progress_text(self._plan, rate, bytes_rate, notices.current() or self._plan.waiting_for())
             return text, {"score": "scoring", "embed": "embedding"}[self._plan.verb], tally.num_done, tally.total()[0], text
         if self._stage is None:
             text = notices.current() or "starting"

@@ -157,15 +157,15 @@ def numbers_apart(values: Sequence[float]) -> list[str]:
     return texts
 
 
-def digits_apart(scores: Sequence[float], *, least: int = 3, most: int = 9) -> int:
+def digits_apart(scores: Sequence[float], *, least: int = 3) -> int:
     """How many digits after the point tell scores apart, which are float32; those that are equal stay equal."""
     different = {float(as_score(score)) for score in scores if math.isfinite(score)}
-    enough = (digits for digits in range(least, most) if len({f"{score:.{digits}f}" for score in different}) == len(different))
-    return next(enough, most)
+    enough = (digits for digits in range(least, 9) if len({f"{score:.{digits}f}" for score in different}) == len(different))
+    return next(enough, 9)
 
 
-def _x_ticks(axes: _Axes, count: int = _X_TICKS) -> list[Tick]:
-    step = nice_step((axes.high - axes.low) / count)
+def _x_ticks(axes: _Axes) -> list[Tick]:
+    step = nice_step((axes.high - axes.low) / _X_TICKS)
     first, last = math.ceil(axes.low / step - 1e-9), math.floor(axes.high / step + 1e-9)
     return [Tick(axes.x(index * step), f"{float(f'{index * step:.10g}'):.10g}") for index in range(first, last + 1)]
 

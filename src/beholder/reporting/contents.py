@@ -6,18 +6,17 @@ import json
 import math
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from beholder import columns
 from beholder.columns import SAMPLE
 from beholder.curate.advise.advice import Advice, advise, choose_score
-from beholder.curate.advise.representation import ColumnTable, Group
+from beholder.curate.advise.representation import Group
 from beholder.errors import InputError
 from beholder.locate.named_sources import named_in
 from beholder.reporting import selections
@@ -32,10 +31,9 @@ from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, capti
 from beholder.scoreset.rejects import RejectReason, count_reasons
 from beholder.scoreset.score_set import ScoreSet
 
-if TYPE_CHECKING:
-    from beholder.curate.advise.advice import Advice
-
 _NUM_EXAMPLES, _NUM_GROUPS = 6, 16
+_MOST_REASONS = 50
+"""Beholder's own tables of rejects have far fewer."""
 
 Say = Callable[[str], None]
 
@@ -110,7 +108,7 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
     if options.decisions is not None:
         say("reading the selection")
         decisions = selections.read_decisions(options.decisions, whole, scratch, holds=holds)
-    rejects = read_rejects(scores, _NUM_EXAMPLES)
+    rejects = count_reasons(scores.rejects, _NUM_EXAMPLES)[:_MOST_REASONS]
     counted = sum(reason.count for reason in rejects)
     with (
         connect(scratch, num_threads=options.threads or os.cpu_count() or 1) as connection,
@@ -147,7 +145,7 @@ def gather(whole: ScoreSet, options: ReportOptions, scratch: Path, say: Say) -> 
             head.put_in_order(facts, border_is_ordered=border is not None)
         dropped = selections.reasons_of(connection, decisions, sorted(wanted)) if decisions is not None else {}
     read = num_read(whole, counted)
-    most_scored = narrowed.num_tried if narrowed is not None else _most_scored(heads)
+    most_scored = narrowed.num_tried if narrowed is not None else max(head.num_scored + head.num_not_finite for head in heads)
     return Contents(
         scores,
         heads,
@@ -182,20 +180,14 @@ def _may_hold_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
 
 
-def _most_scored(heads: list[HeadSection]) -> int:
-    return max((head.num_scored + head.num_not_finite for head in heads), default=0)
-
-
 def _head(index: int, scores: ScoreSet, options: ReportOptions, decisions: Decisions | None, say: Say) -> HeadSection:
     """One head's section, with advice on its threshold."""
-    pass
-
     column = scores.score_columns[index]
     say(f"counting {column}")
     at: Any = options.min_score
     if at is None and decisions is not None and decisions.threshold is not None and _is_by(decisions, scores, column):
         at = decisions.threshold
-    advice: Advice = advise(
+    advice = advise(
         scores, min_score=at, group_by=options.group_by or None, score=column, head=options.head, num_threads=options.threads
     )
     say(f"choosing pictures by {column}")
@@ -227,106 +219,59 @@ def _is_by(decisions: Decisions, scores: ScoreSet, column: str) -> bool:
         return False
 
 
-def command_line(arguments: list[str] | None) -> str:
-    """How the page was made, as it can be typed again."""
-    return shlex.join(["beholder", *arguments]) if arguments else "beholder.report(...)"
-
-
-FOREST_WIDTH = 120.0
-_MOST_RATIO = 8.0
+_FOREST_WIDTH, _MOST_RATIO = 120.0, 8.0
+"""Ratios are drawn on a logarithmic scale from 1/8 to 8, in a box of this width."""
 _SHOWN = 14
 _VALUE_CHARACTERS = 60
 _OPEN_TABLES, _MOST_TABLES = 2, 24
 
 
-@dataclass(frozen=True)
-class Forest:
-    """A ratio and its interval on a logarithmic scale from 1/8 to 8, in a box of FOREST_WIDTH: left, right, middle."""
-
-    low: float
-    high: float
-    at: float
-
-
-@dataclass(frozen=True)
-class GroupLine:
-    """A group, in words. `forest` is None where nothing is kept."""
-
-    value: str
-    num_rows: int
-    num_kept: int
-    share_kept: str
-    interval: str
-    ratio: str
-    verdict: str
-    forest: Forest | None
-
-
-@dataclass(frozen=True)
-class PriceTable:
-    """A column's groups that are shown; `is_open` for the columns that a threshold changes most."""
-
-    column: str
-    kind: str
-    text: str
-    note: str
-    is_open: bool
-    lines: list[GroupLine]
+def price_tables(advice: Advice) -> list[dict[str, Any]]:
+    """The first few tables as they are shown, in the order of how much the threshold changes them: the first ones open."""
+    found = []
+    for place, table in enumerate(advice.tables[:_MOST_TABLES]):
+        groups = table.groups
+        if len(groups) > _SHOWN:  # those that shrink most, and those that grow most
+            groups = (*groups[: _SHOWN // 2], *groups[-(_SHOWN // 2) :])
+        text = f"{table.num_groups:,} groups: {table.num_shrinking:,} shrink, {table.num_growing:,} grow"
+        if len(groups) < table.num_groups:
+            text += f"; the outer {len(groups)} are shown"
+        if table.one_row_in > 1:
+            text += f"; of every {table.one_row_in:,} rows one was looked at"
+        found.append(
+            {
+                "column": table.column,
+                "kind": table.kind,
+                "text": text,
+                "note": table.note,
+                "is_open": place < _OPEN_TABLES and table.strength > 0,
+                "lines": [_line(group) for group in groups],
+            }
+        )
+    return found
 
 
-def price_tables(advice: Advice) -> list[PriceTable]:
-    """The first few tables, in the order of how much the threshold changes them."""
-    tables = advice.tables[:_MOST_TABLES]
-    return [_table(table, place < _OPEN_TABLES and table.strength > 0) for place, table in enumerate(tables)]
-
-
-def _table(table: ColumnTable, is_open: bool) -> PriceTable:
-    """The outer groups: those that shrink most, and those that grow most."""
-    groups = table.groups
-    if len(groups) > _SHOWN:
-        groups = (*groups[: _SHOWN // 2], *groups[-(_SHOWN // 2) :])
-    text = f"{table.num_groups:,} groups: {table.num_shrinking:,} shrink, {table.num_growing:,} grow"
-    if len(groups) < table.num_groups:
-        text += f"; the outer {len(groups)} are shown"
-    if table.one_row_in > 1:
-        text += f"; of every {table.one_row_in:,} rows one was looked at"
-    return PriceTable(table.column, table.kind, text, table.note, is_open, [_line(group) for group in groups])
-
-
-def _line(group: Group) -> GroupLine:
+def _line(group: Group) -> dict[str, Any]:
+    """A group in words; with the places of its ratio and the ratio's interval, unless nothing is kept."""
     value = "none" if group.value is None else group.value or "(empty)"
-    known = group.ratio is not None
-    return GroupLine(
-        value if len(value) <= _VALUE_CHARACTERS else value[: _VALUE_CHARACTERS - 1] + "…",
-        group.num_rows,
-        group.num_kept,
-        percent(group.share_kept),
-        f"{percent(group.share_kept_low)} to {percent(group.share_kept_high)}",
-        f"{group.ratio:.2f}" if group.ratio is not None else NOTHING,
-        group.verdict,
-        _forest(group) if known else None,
-    )
-
-
-def _forest(group: Group) -> Forest:
-    """Places of the ratio and its interval; what lies beyond the scale stands at its end."""
 
     def place(ratio: float | None) -> float:
+        """On the scale; what lies beyond stands at its end."""
         ratio = min(_MOST_RATIO, max(1 / _MOST_RATIO, ratio if ratio is not None else 1.0))
-        return round(FOREST_WIDTH / 2 * (1 + math.log(ratio) / math.log(_MOST_RATIO)), 2)
+        return round(_FOREST_WIDTH / 2 * (1 + math.log(ratio) / math.log(_MOST_RATIO)), 2)
 
-    return Forest(place(group.ratio_low), place(group.ratio_high), place(group.ratio))
-
-
-__all__ = ["RejectReason", "num_read", "read_rejects"]
-
-_MOST_REASONS = 50
-"""Beholder's own tables have far fewer."""
-
-
-def read_rejects(scores: ScoreSet, num_examples: int) -> list[RejectReason]:
-    """Reasons, most frequent first; [] for none. Raises InputError."""
-    return count_reasons(scores.rejects, num_examples)[:_MOST_REASONS]
+    return {
+        "value": value if len(value) <= _VALUE_CHARACTERS else value[: _VALUE_CHARACTERS - 1] + "…",
+        "num_rows": group.num_rows,
+        "num_kept": group.num_kept,
+        "share_kept": percent(group.share_kept),
+        "interval": f"{percent(group.share_kept_low)} to {percent(group.share_kept_high)}",
+        "ratio": NOTHING if group.ratio is None else f"{group.ratio:.2f}",
+        "verdict": group.verdict,
+        "forest": None
+        if group.ratio is None
+        else {"low": place(group.ratio_low), "high": place(group.ratio_high), "at": place(group.ratio)},
+    }
 
 
 def num_read(scores: ScoreSet, num_rejected: int) -> int:

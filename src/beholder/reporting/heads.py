@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,10 +105,7 @@ class HeadSection:
         self.best, self.worst = ordered(self.best, -1, NUM_BEST), ordered(self.worst, 1, NUM_BEST)
         if not border_is_ordered:
             self.above, self.below = ordered(self.above, 1, NUM_BORDER), ordered(self.below, -1, NUM_BORDER)
-        self.buckets = [
-            BucketRows(bucket.anchor, bucket.label, bucket.count, bucket.share, ordered(bucket.rows, -1))
-            for bucket in self.buckets
-        ]
+        self.buckets = [replace(bucket, rows=ordered(bucket.rows, -1)) for bucket in self.buckets]
 
 
 def thin_out(section: HeadSection) -> bool:
@@ -116,13 +113,7 @@ def thin_out(section: HeadSection) -> bool:
     if max((len(bucket.rows) for bucket in section.buckets), default=0) <= _FEWEST_SHOWN:
         return False
     section.buckets = [
-        BucketRows(
-            bucket.anchor,
-            bucket.label,
-            bucket.count,
-            bucket.share,
-            bucket.rows[::2] if len(bucket.rows) > _FEWEST_SHOWN else bucket.rows,
-        )
+        replace(bucket, rows=bucket.rows[::2] if len(bucket.rows) > _FEWEST_SHOWN else bucket.rows)
         for bucket in section.buckets
     ]
     return True

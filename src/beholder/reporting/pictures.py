@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import threading
@@ -10,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
@@ -87,22 +89,33 @@ def find_places(
     Raises:
         InputError: what `find` raises.
     """
-    work = _Search(_stretches(names))
-    threading.Thread(target=work.run, args=(find,), daemon=True, name="beholder-find").start()
-    stop, told = time.monotonic() + max_time_s, 0
-    with work.lock:
-        while not work.is_over and time.monotonic() < stop:
-            work.lock.wait(_POLL_S)
-            if on_progress is not None and told < len(work.found) < len(names):
-                on_progress(len(work.found) - told)
-                told = len(work.found)
-        work.is_over = True
-        if on_progress is not None:
-            on_progress(len(names) - told)
-        if work.failure is not None:
-            raise work.failure
-        late = (PictureReason.TIMED_OUT, f"looking for pictures took longer than {max_time_s:g} s in all")
-        return {name: work.found.get(name) or PictureRef(error=late) for name in names}
+    answers: SimpleQueue[dict[str, PictureRef] | Exception] = SimpleQueue()
+    is_over = threading.Event()
+
+    def search() -> None:
+        try:
+            for stretch in _stretches(names):
+                answers.put(dict(zip(stretch, find(stretch), strict=True)))
+                if is_over.is_set():
+                    return
+        except Exception as error:  # raised again by the thread that waits
+            answers.put(error)
+
+    threading.Thread(target=search, daemon=True, name="beholder-find").start()
+    stop, found = time.monotonic() + max_time_s, dict[str, PictureRef]()
+    with contextlib.suppress(Empty):
+        while len(found) < len(names):
+            answer = answers.get(timeout=max(0.0, stop - time.monotonic()))
+            if isinstance(answer, Exception):
+                raise answer
+            found |= answer
+            if on_progress is not None:
+                on_progress(len(answer))
+    is_over.set()
+    if on_progress is not None and len(found) < len(names):
+        on_progress(len(names) - len(found))
+    late = (PictureReason.TIMED_OUT, f"looking for pictures took longer than {max_time_s:g} s in all")
+    return {name: found.get(name) or PictureRef(error=late) for name in names}
 
 
 def _stretches(names: Sequence[str]) -> list[list[str]]:
@@ -116,36 +129,6 @@ def _stretches(names: Sequence[str]) -> list[list[str]]:
             stretches.append([])
         stretches[-1] += inside
     return stretches
-
-
-class _Search:
-    """Stretches of names, and what was found of them so far."""
-
-    def __init__(self, stretches: list[list[str]]) -> None:
-        self.lock = threading.Condition()
-        self.stretches = stretches
-        self.found: dict[str, PictureRef] = {}
-        self.failure: Exception | None = None
-        self.is_over = False
-
-    def run(self, find: Find) -> None:
-        """Look for one stretch after the other, until all are found or nobody waits any more."""
-        failure: Exception | None = None
-        for names in self.stretches:
-            try:
-                places = dict(zip(names, find(names), strict=True))
-            except Exception as error:  # raised again by the thread that waits
-                failure, places = error, {}
-            with self.lock:
-                if self.is_over:
-                    return
-                self.found |= places
-                self.lock.notify()
-            if failure is not None:
-                break
-        with self.lock:
-            self.failure, self.is_over = failure, True
-            self.lock.notify()
 
 
 def load_thumbnails(
@@ -186,8 +169,7 @@ def load_thumbnails(
         def make(data: bytes, spent_s: float) -> Thumbnail:
             return pool.make(data, longest_px=px, quality=quality, spent_s=spent_s)
 
-        work = _Work(list(uses), read, make)
-        done = _each(work, timeout_s=timeout_s, num_threads=num_threads, on_progress=on_progress)
+        done = _each(list(uses), read, make, timeout_s=timeout_s, num_threads=num_threads, on_progress=on_progress)
     result = Thumbnails(longest_px=px, quality=quality)
     for name in uses:
         outcome = done[name]
@@ -232,99 +214,84 @@ def _smaller(thumbnail: Thumbnail, longest_px: int, quality: int) -> Thumbnail:
         return encoded(flat, quality=quality, kind="webp" if kind == "webp" else "jpeg")
 
 
-class _Work:
-    """Names that wait, those being read since when, and outcomes; shared by threads under one lock."""
-
-    def __init__(self, names: Sequence[str], read: Read, make: Make) -> None:
-        self.lock = threading.Condition()
-        self.waiting = deque(names)
-        self.num_names = len(names)
-        self.since: dict[str, float] = {}
-        self.outcomes: dict[str, Thumbnail | NoPicture] = {}
-        self.failure: BeholderError | None = None
-        self.is_over = False
-        self._read, self._make = read, make
-
-    def give_up(self, timeout_s: float) -> list[str]:
-        """Names that are being read for longer than that; their outcomes will not be waited for. Call with the lock held."""
-        now = time.monotonic()
-        late = [name for name, since in self.since.items() if now - since > timeout_s]
-        for name in late:
-            del self.since[name]
-        return late
-
-    def run(self) -> None:
-        """Do one after the other, until none waits or this thread's picture was given up."""
-        while True:
-            with self.lock:
-                if self.is_over or not self.waiting:
-                    return
-                name = self.waiting.popleft()
-                self.since[name] = time.monotonic()
-            data = self._bytes_of(name)
-            with self.lock:
-                since = self.since.pop(name, None)
-                if since is None:  # given up meanwhile: another thread took this one's place
-                    return
-            outcome = data if isinstance(data, NoPicture) else self._thumbnail_of(data, time.monotonic() - since)
-            with self.lock:
-                if isinstance(outcome, BeholderError):
-                    self.failure = outcome
-                else:
-                    self.outcomes[name] = outcome
-                self.lock.notify()
-
-    def _bytes_of(self, name: str) -> bytes | NoPicture:
-        try:
-            return self._read(name)
-        except PictureError as error:
-            return NoPicture(str(error.reason), str(error))
-        except Exception as error:  # a source that breaks must not end the report; the page says what happened
-            text = " ".join(str(error).split())[:200]
-            return NoPicture(str(PictureReason.UNREADABLE), f"{type(error).__name__}: {text}")
-
-    def _thumbnail_of(self, data: bytes, spent_s: float) -> Thumbnail | NoPicture | BeholderError:
-        """The pool sees to it that this comes to an end."""
-        try:
-            return self._make(data, spent_s)
-        except PictureError as error:
-            return NoPicture(str(error.reason), str(error))
-        except BeholderError as error:
-            return error
-        except Exception as error:  # that nobody thought of; told once, not waited for by the report for ever
-            text = " ".join(str(error).split())[:200]
-            return BeholderError(f"internal error in making a thumbnail ({type(error).__name__}: {text}); please report it")
-
-
 def _each(
-    work: _Work, *, timeout_s: float, num_threads: int, on_progress: Callable[[int], None] | None
+    names: Sequence[str],
+    read: Read,
+    make: Make,
+    *,
+    timeout_s: float,
+    num_threads: int,
+    on_progress: Callable[[int], None] | None,
 ) -> dict[str, Thumbnail | NoPicture]:
     """Every name's outcome. A thread that reads for too long is left behind, and another one takes its place."""
+    lock, waiting = threading.Lock(), deque(names)
+    reading: dict[str, float] = {}
+    """Names that are being read, and since when; those that are given up are taken out."""
+    outcomes: SimpleQueue[tuple[str, Thumbnail | NoPicture | BeholderError]] = SimpleQueue()
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                name = waiting.popleft()
+                since = reading[name] = time.monotonic()
+            data = _bytes_of(read, name)
+            with lock:
+                if reading.pop(name, None) is None:  # given up meanwhile: another thread took this one's place
+                    return
+            outcomes.put((name, data if isinstance(data, NoPicture) else _thumbnail_of(make, data, time.monotonic() - since)))
 
     def start() -> None:
-        threading.Thread(target=work.run, daemon=True, name="beholder-thumbnail").start()
+        threading.Thread(target=work, daemon=True, name="beholder-thumbnail").start()
 
     for _ in range(num_threads):
         start()
-    told = 0
-    with work.lock:
-        try:
-            while told < work.num_names:
-                if told == len(work.outcomes) and work.failure is None:
-                    work.lock.wait(_POLL_S)
-                if work.failure is not None:
-                    raise work.failure
-                for name in work.give_up(timeout_s):
-                    text = f"reading and decoding took longer than {timeout_s:g} s"
-                    work.outcomes[name] = NoPicture(str(PictureReason.TIMED_OUT), text)
-                    start()
-                done = len(work.outcomes)
-                if on_progress is not None and done > told:
-                    on_progress(done - told)
-                told = done
-        finally:
-            work.is_over = True
-    return work.outcomes
+    found: dict[str, Thumbnail | NoPicture] = {}
+    try:
+        while (num_done := len(found)) < len(names):
+            with contextlib.suppress(Empty):
+                name, outcome = outcomes.get(timeout=_POLL_S)
+                if isinstance(outcome, BeholderError):
+                    raise outcome
+                found[name] = outcome
+            with lock:
+                late = [name for name, since in reading.items() if time.monotonic() - since > timeout_s]
+                for name in late:
+                    del reading[name]
+            for name in late:
+                text = f"reading and decoding took longer than {timeout_s:g} s"
+                found[name] = NoPicture(str(PictureReason.TIMED_OUT), text)
+                start()
+            if on_progress is not None and len(found) > num_done:
+                on_progress(len(found) - num_done)
+    finally:
+        with lock:
+            waiting.clear()
+    return found
+
+
+def _bytes_of(read: Read, name: str) -> bytes | NoPicture:
+    try:
+        return read(name)
+    except PictureError as error:
+        return NoPicture(str(error.reason), str(error))
+    except Exception as error:  # a source that breaks must not end the report; the page says what happened
+        text = " ".join(str(error).split())[:200]
+        return NoPicture(str(PictureReason.UNREADABLE), f"{type(error).__name__}: {text}")
+
+
+def _thumbnail_of(make: Make, data: bytes, spent_s: float) -> Thumbnail | NoPicture | BeholderError:
+    """The pool sees to it that this comes to an end."""
+    try:
+        return make(data, spent_s)
+    except PictureError as error:
+        return NoPicture(str(error.reason), str(error))
+    except BeholderError as error:
+        return error
+    except Exception as error:  # that nobody thought of; told once, not waited for by the report for ever
+        text = " ".join(str(error).split())[:200]
+        return BeholderError(f"internal error in making a thumbnail ({type(error).__name__}: {text}); please report it")
 
 
 _NAME_CHARACTERS, _WHOLE_NAME_CHARACTERS, _LABEL_CHARACTERS, _REASON_CHARACTERS = 80, 500, 80, 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from beholder import __version__
-from beholder.errors import BeholderError, InputError, OutputError
+from beholder.errors import InputError, OutputError
 from beholder.io import storage
 from beholder.locate.locate import PictureFinder
 from beholder.models.download import is_offline
@@ -22,13 +23,12 @@ from beholder.options import take_old_names
 from beholder.pixels.picture import PictureError
 from beholder.reporting import charts
 from beholder.reporting.charts import NO_BREAK, digits_apart, number, percent
-from beholder.reporting.contents import Contents, command_line, gather, provenance
+from beholder.reporting.contents import Contents, gather, provenance
 from beholder.reporting.heads import thin_out
 from beholder.reporting.options import ReportOptions
 from beholder.reporting.pictures import CardMaker, NoPicture, Thumbnails, find_places, load_thumbnails
 from beholder.scoreset.foreign import as_source, texts_of
 from beholder.scoreset.row_names import open_each_once
-from beholder.scoreset.score_set import ScoreSet
 from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER
 
@@ -128,11 +128,11 @@ def write_report(
         contents = gather(whole, options, Path(scratch), say)
         scores = contents.scores
         most = options.max_size if options.no_thumbnails else options.max_size // 2
-        page, thumbnails = _thinned_out(scores, contents, None, options, arguments, most), None
+        page, thumbnails = _thinned_out(contents, None, options, arguments, most), None
         if not options.no_thumbnails:
-            thumbnails = _thumbnails(scores, contents, options, len(page), on_progress, decoder, memory_bytes)
+            thumbnails = _thumbnails(contents, options, len(page), on_progress, decoder, memory_bytes)
             say("writing the page")
-            page = _thinned_out(scores, contents, thumbnails, options, arguments, options.max_size)
+            page = _thinned_out(contents, thumbnails, options, arguments, options.max_size)
         storage.write_bytes(out, page)
         shown = set(contents.addresses())
         failed = thumbnails.failed if thumbnails is not None else {}
@@ -202,7 +202,6 @@ def _last_part(source: str) -> str:
 
 
 def _thinned_out(
-    scores: ScoreSet,
     contents: Contents,
     thumbnails: Thumbnails | None,
     options: ReportOptions,
@@ -210,7 +209,7 @@ def _thinned_out(
     most_bytes: int,
 ) -> bytes:
     """The page, after leaving pictures out until it has so many bytes at most, or until there is nothing to leave out."""
-    while len(page := _page(scores, contents, thumbnails, options, arguments)) > most_bytes:
+    while len(page := _page(contents, thumbnails, options, arguments)) > most_bytes:
         if not sum(thin_out(head) for head in contents.heads):
             break
         if _THINNER not in contents.notes:
@@ -219,7 +218,6 @@ def _thinned_out(
 
 
 def _thumbnails(
-    scores: ScoreSet,
     contents: Contents,
     options: ReportOptions,
     bare: int,
@@ -249,7 +247,7 @@ def _thumbnails(
 
     try:
         with PictureFinder(
-            scores.record,
+            contents.scores.record,
             pictures=options.pictures,
             root=options.root,
             offline=is_offline(options.offline),
@@ -277,13 +275,13 @@ def _thumbnails(
 
 
 def _page(
-    scores: ScoreSet,
     contents: Contents,
     thumbnails: Thumbnails | None,
     options: ReportOptions,
     arguments: list[str] | None,
 ) -> bytes:
     """The page, rendered."""
+    scores = contents.scores
     maker = CardMaker(
         [head.name for head in contents.heads],
         contents.facts,
@@ -296,7 +294,12 @@ def _page(
     groups = _group_view(contents, maker)
     notes = [*contents.notes, *_thumbnail_notes(thumbnails)]
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
-    extra = [("made", made), ("beholder", __version__), ("command", command_line(arguments)), ("seed", str(options.seed))]
+    extra = [
+        ("made", made),
+        ("beholder", __version__),
+        ("command", shlex.join(["beholder", *arguments]) if arguments else "beholder.report(...)"),
+        ("seed", str(options.seed)),
+    ]
     if thumbnails is not None and thumbnails.found:
         extra.append(
             ("thumbnails", f"{len(thumbnails.found):,}, at most {thumbnails.longest_px} pixels, quality {thumbnails.quality}")
@@ -308,7 +311,7 @@ def _page(
             "version": __version__,
             "title": options.title or f"Aesthetic scores of {_last_part(scores.source)}",
             "made": made,
-            "tiles": _tiles(scores, contents),
+            "tiles": _tiles(contents),
             "notes": notes,
             "num_rows": scores.num_rows,
             "num_rows_of_set": contents.num_rows_of_set,
@@ -317,7 +320,7 @@ def _page(
             "num_rejected": contents.num_rejected,
             "scores_known": bool(scores.record),
             "heads": heads,
-            "lead": _lead(scores, contents),
+            "lead": _lead(contents),
             "decisions": contents.decisions,
             "border_words": _border_words(contents),
             "groups": groups,
@@ -368,7 +371,7 @@ def _group_view(contents: Contents, maker: CardMaker) -> dict[str, Any] | None:
     }
 
 
-def _lead(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
+def _lead(contents: Contents) -> list[tuple[str, str]]:
     """(head, sentence) that the page opens with; of the selection, or where there is one head, without the head's name."""
     heads = contents.heads
     lines = [(head.name, [sentence.replace(" %", f"{NO_BREAK}%") for sentence in head.lead]) for head in heads]
@@ -377,17 +380,18 @@ def _lead(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
     )
     if contents.decisions is None:
         return found
-    kept, total = contents.decisions.num_kept, scores.num_rows
+    kept, total = contents.decisions.num_kept, contents.scores.num_rows
     sentence = f"The selection keeps {kept:,} of {total:,} pictures{f': {percent(kept / total)}' if total else ''}."
     return [("", sentence), *found]
 
 
-def _tiles(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
+def _tiles(contents: Contents) -> list[tuple[str, str]]:
     """(number, what it is) at the head of the page."""
+    num_rows = contents.scores.num_rows
     scored = (f"{max((h.num_scored for h in contents.heads), default=0):,}", "scored")
     tiles = [(f"{contents.num_read:,}", "read"), scored, (f"{contents.num_rejected:,}", "rejected")]
     if contents.where:
-        tiles = [(f"{scores.num_rows:,}", f"of {contents.num_rows_of_set:,} rows meet the conditions"), scored]
+        tiles = [(f"{num_rows:,}", f"of {contents.num_rows_of_set:,} rows meet the conditions"), scored]
     first = contents.heads[0]
     texts = dict(first.summary)
     if len(contents.heads) == 1:
@@ -403,7 +407,7 @@ def _tiles(scores: ScoreSet, contents: Contents) -> list[tuple[str, str]]:
         tiles.append((str(len(contents.heads)), "heads"))
     if contents.decisions is not None:
         kept = contents.decisions.num_kept
-        tiles.append((f"{kept:,}", f"kept by the selection ({percent(kept / scores.num_rows if scores.num_rows else 0)})"))
+        tiles.append((f"{kept:,}", f"kept by the selection ({percent(kept / num_rows if num_rows else 0)})"))
     return tiles
 
 
@@ -438,15 +442,9 @@ def _thumbnail_notes(thumbnails: Thumbnails | None) -> Sequence[str]:
     return notes
 
 
-__all__ = ["BeholderError", "ReportOptions", "ReportSummary", "write_report"]
-
-
-_STATIC = "static"
-
-
 def _static(name: str) -> str:
     """A file of the package, with plain line ends: the hash of a script is of the text as browsers see it."""
-    text = resources.files("beholder.reporting").joinpath(_STATIC, name).read_text(encoding="utf-8")
+    text = resources.files("beholder.reporting").joinpath("static", name).read_text(encoding="utf-8")
     return text.replace("\r\n", "\n")
 
 
@@ -496,10 +494,6 @@ def render(content: Mapping[str, Any]) -> bytes:
         "script": Markup(script),
     }
     return environment.get_template("report.html.j2").render(content).encode("utf-8", "replace")
-
-
-if TYPE_CHECKING:
-    pass
 
 
 def report(

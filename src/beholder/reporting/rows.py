@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.scoreset.database import all_rows, refused
-from beholder.scoreset.joined import holds_bytes
+from beholder.scoreset.joined import NAME, holds_bytes
 from beholder.scoreset.score_set import ROW, ScoreSet, quoted
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def fetch_rows(
     if not len(wanted):
         return {}
     shown = shown_columns(scores)
-    name = f"coalesce(CAST({columns.SAMPLE} AS VARCHAR), '#' || {ROW})"
-    address = name if picture_column is None else f"nullif(CAST({quoted(picture_column)} AS VARCHAR), '')"
+    address = NAME if picture_column is None else f"nullif(CAST({quoted(picture_column)} AS VARCHAR), '')"
     caption = f"left(CAST({quoted(caption_column)} AS VARCHAR), {_MOST_CHARACTERS})" if caption_column is not None else "''"
-    chosen = [ROW, name, address, f"coalesce({caption}, '')"]
+    chosen = [ROW, NAME, address, f"coalesce({caption}, '')"]
     chosen += [f"CAST({quoted(name)} AS DOUBLE)" for name in scores.score_columns]
     chosen += [f"left(CAST({quoted(name)} AS VARCHAR), {_MOST_CHARACTERS})" for name in shown]
     connection.register("wanted_rows", pa.table({"number": wanted}))

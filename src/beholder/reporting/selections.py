@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +17,14 @@ from beholder import columns
 from beholder.curate.duplicates.group_files import open_groups
 from beholder.errors import InputError
 from beholder.io import storage
+from beholder.io.schemas import is_number, is_text
 from beholder.models.published import read_threshold
 from beholder.reporting.heads import Rows
 from beholder.reporting.rows import VIEW, rows_named
 from beholder.scoreset import foreign
 from beholder.scoreset.database import all_rows, first_row, refused
 from beholder.scoreset.joined import NAME
-from beholder.scoreset.score_set import ScoreSet, parquet_of, text_literal
+from beholder.scoreset.score_set import ScoreSet, parquet_of, record_in, text_literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -65,7 +65,6 @@ class Decisions:
         funnel: the steps, or [] where the file does not tell.
         threshold: the score below which nothing was kept, where the file tells one.
         score: the score it goes by, as its user named it, or None.
-        record: what the file says about itself.
     """
 
     source: str
@@ -126,12 +125,14 @@ def read_decisions(source: str, scores: ScoreSet, scratch: Path, *, holds: npt.N
                 for item in pc.value_counts(batch.column(DROPPED_BY).cast(pa.string())).to_pylist():
                     if item["values"]:
                         dropped[item["values"]] = dropped.get(item["values"], 0) + item["counts"]
-    record = _record(schema)
+    record = record_in(schema)
     funnel = _funnel(record)
     order = {step.word: place for place, step in enumerate(funnel)}
     ordered = dict(sorted(dropped.items(), key=lambda item: (order.get(item[0], len(order)), -item[1])))
     shown = funnel if holds is None else []
-    return Decisions(source, path, kept, ordered, shown, _threshold(record, funnel), _score(record))
+    rules = record.get("rules")
+    score = rules.get("score") if isinstance(rules, dict) else None
+    return Decisions(source, path, kept, ordered, shown, _threshold(record, funnel), score if isinstance(score, str) else None)
 
 
 def _without(path: Path, rows: npt.NDArray[np.uint32], target: Path) -> Path:
@@ -163,10 +164,10 @@ def _check_types(schema: pa.Schema, source: str) -> None:
         if name not in schema.names:
             continue
         kind = schema.field(name).type if schema.names.count(name) == 1 else pa.list_(pa.null())
-        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-        is_text = pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_null(inner)
-        is_number = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if not (is_text if name == DROPPED_BY else is_number):
+        is_right = (
+            (is_text(kind) or pa.types.is_null(kind)) if name == DROPPED_BY else (is_number(kind) or pa.types.is_boolean(kind))
+        )
+        if not is_right:
             what = f"{kind}" if schema.names.count(name) == 1 else "there twice"
             raise InputError(
                 f"{source}: column {name!r} is {what}; --decisions takes what `beholder select --decisions-out` wrote"
@@ -184,14 +185,6 @@ def _check_names(path: Path, source: str, scores: ScoreSet) -> None:
     for row, (mine, other) in enumerate(zip(ours.to_pylist(), theirs.to_pylist(), strict=False)):
         if other is not None and mine != other:
             raise InputError(f"{source} is of another score set: row {row} is {other!r} there and {mine!r} in the scores")
-
-
-def _record(schema: pa.Schema) -> dict[str, Any]:
-    try:
-        found = json.loads((schema.metadata or {}).get(b"beholder", b"{}"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _funnel(record: dict[str, Any]) -> list[Step]:
@@ -225,12 +218,6 @@ def _threshold(record: dict[str, Any], funnel: list[Step]) -> float | None:
             found = [read_threshold(value).value]
     found += [step.threshold for step in funnel if step.word in _CUTS and step.dropped and step.threshold is not None]
     return max(found, default=None)
-
-
-def _score(record: dict[str, Any]) -> str | None:
-    rules = record.get("rules")
-    value = rules.get("score") if isinstance(rules, dict) else None
-    return value if isinstance(value, str) else None
 
 
 def border_rows(connection: duckdb.DuckDBPyConnection, decisions: Decisions, count: int) -> tuple[Rows, Rows, Rows]:
@@ -283,9 +270,6 @@ def reasons_of(connection: duckdb.DuckDBPyConnection, decisions: Decisions, rows
         connection.unregister("wanted_rows")
     return {row: text for row, text in found if text}
 
-
-if TYPE_CHECKING:
-    import duckdb
 
 _MOST_MEMBERS = 8
 

@@ -289,7 +289,7 @@ def open_scores(
 def _opened(source: str | pa.Table, score_column: str | None, sample_column: str | None, scratch: Path) -> ScoreSet:
     if isinstance(source, pa.Table):
         source = _usual_table(source)
-        schema, record = source.schema, _record_in(source.schema)
+        schema, record = source.schema, record_in(source.schema)
         found = _columns_of(schema, record, "the table", score_column, sample_column)
         seen = _without_hidden(schema, found)
         return ScoreSet(source="the table", table=source, row_counts=(source.num_rows,), schema=seen, record=record, **found)
@@ -303,7 +303,7 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
             counts.append(file.metadata.num_rows)
         if not schemas[-1].names:
             raise InputError(f"{name} has no columns; leave it out")
-    record = _valid_record(place.record) or next((found for schema in schemas if (found := _record_in(schema))), {})
+    record = _valid_record(place.record) or next((found for schema in schemas if (found := record_in(schema))), {})
     untyped = {
         item.name
         for path, schema in zip(place.files, schemas, strict=True)
@@ -438,7 +438,7 @@ def _usual_table(table: pa.Table) -> pa.Table:
     return table
 
 
-def _record_in(schema: pa.Schema) -> dict[str, Any]:
+def record_in(schema: pa.Schema) -> dict[str, Any]:
     """What a file of ours says about itself; {} for others."""
     try:
         found = json.loads((schema.metadata or {}).get(b"beholder", b"{}"))
