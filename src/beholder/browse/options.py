@@ -16,23 +16,13 @@ MARKS_SUFFIX = ".marks.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class BrowseOptions:
-    """What is shown, and where.
+    """What is shown, and where; the meaning of each option stands in its help.
 
     Attributes:
         scores: what `open_scores` takes.
-        port: TCP port; 0: a free one.
-        host: address to listen on.
         token: ask for a token on this machine, too; elsewhere one is always asked for.
-        no_open: leave the web browser alone.
-        pictures: sources of the pictures in place of those in the record.
-        root: what relative paths of samples count from.
-        marks: file of the marks; None: beside the scores.
-        groups: near-duplicate groups that `beholder select` wrote.
-        picture_column: column with paths or URLs of the pictures; None: found by itself where rows are named otherwise.
-        join: tables whose columns are joined to the rows.
-        where: conditions that all rows that are shown satisfy, but for those marked keep.
-        offline: show no pictures that are on servers; None: as $BEHOLDER_OFFLINE says.
-        score_column, sample_column: as `open_scores` takes them.
+        where: all rows that are shown satisfy these conditions, but for those marked keep.
+        offline: None: as $BEHOLDER_OFFLINE says.
     """
 
     scores: str

@@ -44,43 +44,14 @@ _RELATIVE_ERROR = 1e-6
 """Of the compiled scorer, as a share of the weight's length and the score: 10 * 2**-24 and half a unit in the last place."""
 
 
-@dataclass(frozen=True)
 class _Folder:
     """The folder of a demo and what lies in it."""
 
-    root: Path
-
-    @property
-    def embeddings(self) -> Path:
-        return self.root / "embeddings"
-
-    @property
-    def head(self) -> Path:
-        return self.root / "head.safetensors"
-
-    @property
-    def fit(self) -> Path:
-        return self.root / "fit.json"
-
-    @property
-    def scores(self) -> Path:
-        return self.root / "scores.parquet"
-
-    @property
-    def picture(self) -> Path:
-        return self.root / "histogram.png"
-
-    @property
-    def selected(self) -> Path:
-        return self.root / "best.parquet"
-
-    @property
-    def page(self) -> Path:
-        return self.root / "photographs.html"
-
-    @property
-    def photographs(self) -> Path:
-        return self.root / "photographs"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.embeddings, self.head, self.fit = root / "embeddings", root / "head.safetensors", root / "fit.json"
+        self.scores, self.picture, self.selected = root / "scores.parquet", root / "histogram.png", root / "best.parquet"
+        self.page, self.photographs = root / "photographs.html", root / "photographs"
 
     def forget_scores(self) -> None:
         """Remove what was scored with an earlier head."""

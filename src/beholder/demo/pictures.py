@@ -28,13 +28,13 @@ def draw_histogram(
     truth: npt.NDArray[np.float32],
     thresholds: Sequence[float],
     *,
-    title: str = "Scores of synthetic embeddings",
     subtitle: str = "",
 ) -> None:
     """Draw `histogram_figure` to a PNG of 1440 x 810 pixels, written whole or not at all.
 
     Raises BeholderError when there is nothing to draw, or the file cannot be written.
     """
+    title = "Scores of synthetic embeddings"
     figure = histogram_figure(scores, truth, thresholds, title=title, subtitle=subtitle)
     with storage.write_whole(str(path)) as temporary:
         figure.savefig(temporary, format="png", metadata={"Title": title, "Description": subtitle})

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -160,7 +159,6 @@ def write_synthetic(
     options: SyntheticOptions,
     *,
     num_threads: int | None = None,
-    on_progress: Callable[[int], None] = lambda rows: None,
 ) -> int:
     """Write `img_emb/`, `metadata/` and, last, the stamp; parts that are already complete are kept.
 
@@ -168,7 +166,6 @@ def write_synthetic(
         folder: the set's root. What it holds must come from the same options; the caller sees to that.
         options: what to make.
         num_threads: threads that draw; None for all cores. The result does not depend on it.
-        on_progress: told how many rows more are written, from several threads.
 
     Returns:
         How many parts were written now.
@@ -182,10 +179,7 @@ def write_synthetic(
         world = _World.draw(options.dim, world_seed)
         threads = num_threads or len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(max_workers=threads) as blocks, ThreadPoolExecutor(max_workers=_PARTS_AT_ONCE) as parts:
-            writing = [
-                parts.submit(_write_part, folder, options, part, world, part_seeds[part], blocks, on_progress)
-                for part in pending
-            ]
+            writing = [parts.submit(_write_part, folder, options, part, world, part_seeds[part], blocks) for part in pending]
             try:
                 for part_done in writing:
                     part_done.result()
@@ -226,7 +220,6 @@ def _write_part(
     world: _World,
     seed: np.random.SeedSequence,
     pool: ThreadPoolExecutor,
-    on_progress: Callable[[int], None],
 ) -> None:
     """Draw a part in blocks of their own seeds, write its rows, then its metadata."""
     rows_path, metadata_path = options.part_paths(folder, part)
@@ -244,7 +237,6 @@ def _write_part(
             rows = world.rows(min(_BLOCK_ROWS, num_rows - start), block_seed)
             truth[start : start + len(rows)] = world.truth(rows)
             _write_at(file.fileno(), rows, body + start * options.dim * 2)
-            on_progress(len(rows))
 
         for _ in pool.map(write_block, starts, block_seeds):
             pass

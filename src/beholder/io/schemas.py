@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 _MOST_BATCH_ROWS = 65536
 
-RECORD_KEY = "columns"
-"""In a run's record: the columns that all of its shards have."""
-
-
 _INT_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
 """Decimal digits of integers by their bits, without a sign or with it."""
 _FLOATS = [(11, pa.float16()), (24, pa.float32()), (53, pa.float64())]
@@ -72,15 +68,9 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 def _inside(one: pa.DataType | None, other: pa.DataType) -> pa.DataType | None:
     """The type of values inside lists and structs; None where they would have to become text: then the whole does."""
-    return (
-        None
-        if one is None
-        else one
-        if one == other
-        else other
-        if pa.types.is_null(one)
-        else (one if pa.types.is_null(other) else _common(one, other))
-    )
+    if one is None or one == other or pa.types.is_null(other):
+        return one
+    return other if pa.types.is_null(one) else _common(one, other)
 
 
 def _is_list(kind: pa.DataType) -> bool:

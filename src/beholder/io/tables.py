@@ -13,18 +13,18 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from beholder import columns
 from beholder.errors import InputError, OutputError, reason_of
 from beholder.io import schemas, storage
 
-_UTF8_MARK = codecs.BOM_UTF8
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _PIECE_BYTES = 1 << 20
@@ -117,10 +117,6 @@ class _Recoded(io.RawIOBase):
         super().close()
 
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.csv
-
 _BLOCK_BYTES = 8 << 20
 _MOST_HEADER_BYTES = 1 << 20
 _OTHER_DELIMITERS = (";", "\t", "|", ",")
@@ -130,15 +126,7 @@ _NOT_OF_TYPE = re.compile(r"In CSV column #(\d+)\D.*CSV conversion error to (\w+
 
 
 class MisfitError(Exception):
-    """A value that is not of the type that was asked for.
-
-    Attributes:
-        column: the column's name.
-    """
-
-    def __init__(self, column: str) -> None:
-        super().__init__(column)
-        self.column = column
+    """A value that is not of the type that was asked for; its text is the column's name."""
 
 
 def delimiter_of(path: str) -> str:
@@ -171,12 +159,10 @@ def open_table(
         InputError: what cannot be read as such a table, two columns of one name.
         MisfitError: while the rows are read, for a value that is not of its column's type.
     """
-    import pyarrow as pa
-
     with contextlib.ExitStack() as opened:
         local = _local_file(path, opened)
         names, num_lines = _header(path)
-        kinds = _types_of(names, types)
+        kinds = {name: types.get(name, pa.large_string()) for name in names}
         if not num_lines:
             yield pa.schema(list(kinds.items())), iter(())
             return
@@ -184,12 +170,6 @@ def open_table(
             reader = _reader(local, path, names, num_lines, kinds, empty_is_null)
         opened.callback(reader.close)
         yield reader.schema, _batches(reader, path, names)
-
-
-def _types_of(names: Sequence[str], types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-    import pyarrow as pa
-
-    return {name: types.get(name, pa.large_string()) for name in names}
 
 
 def _local_file(path: str, opened: contextlib.ExitStack) -> str:
@@ -270,9 +250,6 @@ def _check_delimiter(line: str, names: Sequence[str], path: str, delimiter: str)
 def _reader(
     local: str, path: str, names: list[str], num_lines: int, kinds: dict[str, pa.DataType], empty_is_null: bool
 ) -> pyarrow.csv.CSVStreamingReader:
-    import pyarrow as pa
-    import pyarrow.csv
-
     no_values = [""] if empty_is_null else ["", "nan", "NaN"]
     return pa.csv.open_csv(
         pa.OSFile(local, "rb"),
@@ -300,11 +277,11 @@ def _batches(reader: pyarrow.csv.CSVStreamingReader, path: str, names: Sequence[
 @contextlib.contextmanager
 def _clear_errors(path: str, names: Sequence[str]) -> Iterator[None]:
     """Turn what Arrow raises into one line, or a MisfitError."""
-    import pyarrow as pa
-
     try:
         yield
-    except (pa.ArrowException, UnicodeError) as error:
+    except (pa.ArrowException, UnicodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         said = _NOT_OF_TYPE.search(str(error))
         name = names[int(said[1])] if said is not None and int(said[1]) < len(names) else None
         if said is not None and name is not None and "string" not in said[2]:
@@ -312,10 +289,6 @@ def _clear_errors(path: str, names: Sequence[str]) -> Iterator[None]:
         if "UTF8" in str(error):
             where = f"column {name!r} holds bytes that are" if name is not None else "it holds bytes that are"
             raise InputError(f"{path} cannot be read as CSV: {where} no UTF-8 text; save the file as UTF-8") from None
-        raise InputError(f"{path} cannot be read as CSV: {reason_of(error)}") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
         raise InputError(f"{path} cannot be read as CSV: {reason_of(error)}") from None
 
 

@@ -14,32 +14,14 @@ _MOST_PER_BUCKET = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """What the page shows; None: not given.
+    """What the page shows, and how it is made; the meaning of each option stands in its help. None: not given.
 
     Attributes:
         scores: a score set (see `scoreset.score_set.open_scores`).
-        out: the HTML file.
-        min_score: the threshold that the page is about: a number, or the short name of a landmark ("sd-v1").
-        decisions: what `beholder select --decisions-out` wrote.
-        groups: near-duplicate groups that `beholder select` wrote.
-        per_bucket: pictures shown of each bucket of scores.
-        pictures: where the pictures are, in place of what the score set says.
-        root: the folder that relative names count from.
-        picture_column: column with paths or URLs of the pictures; None: found by looking where rows are named otherwise.
-        no_thumbnails: show no pictures, and look for none.
-        group_by: metadata columns of the representation table; (): chosen by looking.
-        where: SQL conditions; rows that do not meet all of them are left out of everything but the rejects.
-        join: tables (Parquet, CSV) with more columns, joined by sample.
-        head: the head behind the scores, where the set does not say.
-        score_column, sample_column: columns of other people's tables.
-        title: of the page.
-        seed: of the samples shown.
+        where: rows that do not meet all conditions are left out of everything but the rejects.
         max_size: bytes of the page; thumbnails are made smaller until it fits.
-        timeout: seconds for reading and decoding one picture.
-        max_time: seconds for finding all pictures: archives on servers have to be gone through.
-        threads: for reading; so many pictures are decoded at once at most, and one a core.
-        offline: show no pictures that are on servers; None: as $BEHOLDER_OFFLINE says.
-        overwrite: replace an existing file.
+        threads: so many pictures are decoded at once at most, and one a core.
+        offline: None: as $BEHOLDER_OFFLINE says.
     """
 
     scores: str

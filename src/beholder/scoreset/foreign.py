@@ -262,7 +262,7 @@ def as_parquet(path: str, target: Path, types: Mapping[str, pa.DataType] | None 
                     writer.write_batch(batch)
             return target
         except MisfitError as misfit:
-            del asked[misfit.column]
+            del asked[str(misfit)]
 
 
 def refitted(path: Path, target: Path, schema: pa.Schema, names: Collection[str]) -> Path:

@@ -1,4 +1,4 @@
-"""Lists of samples and files of marks, and which rows of a score set they name."""
+"""What is matched to a score set by sample: lists, marks, joined tables; and the set with these, or what conditions leave."""
 
 from __future__ import annotations
 
