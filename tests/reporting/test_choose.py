@@ -34,12 +34,14 @@ def test_best_worst_and_border_hold_what_sorting_finds(values: list[float], coun
 
     best, worst = series.nlargest(count), series.nsmallest(count)
     above, below = series[series >= threshold].nsmallest(count), series[series < threshold].nlargest(count)
-    for found, wanted in (
-        (heads.best(numbers, scores, count), best),
-        (heads.worst(numbers, scores, count), worst),
-        (heads.just_above(numbers, scores, threshold, count), above),
-        (heads.just_below(numbers, scores, threshold, count), below),
+    last, cut = len(series), int((series < threshold).sum())
+    for first, stop, wanted in (
+        (last - count, last, best),
+        (0, count, worst),
+        (cut, cut + count, above),
+        (cut - count, cut, below),
     ):
+        found = heads.at_places(numbers, scores, first, stop)
         # all that tie with the last one are candidates, so that names can decide
         low, high = (wanted.min(), wanted.max()) if len(wanted) else (1.0, 0.0)
         assert scored(found) == sorted(series[(series >= low) & (series <= high)].tolist())
@@ -102,6 +104,6 @@ def test_outer_buckets_are_open_where_scores_lie_far_off() -> None:
 
 def test_many_equal_scores_stay_few() -> None:
     numbers, scores = of(np.full(100_000, 5.0))
-    assert len(heads.best(numbers, scores, 3)) <= 4096
-    assert len(heads.just_above(numbers, scores, 5.0, 3)) <= 4096
-    assert len(heads.just_below(numbers, scores, 5.0, 3)) == 0
+    assert len(heads.at_places(numbers, scores, 99_997, 100_000)) <= 4096
+    assert len(heads.at_places(numbers, scores, 0, 3)) <= 4096
+    assert len(heads.at_places(numbers, scores, -3, 0)) == 0

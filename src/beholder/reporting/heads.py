@@ -148,8 +148,9 @@ def head_section(
     section.steps = _steps(numbers, section.charts)
     middle = numbers.quantile(0.5) if threshold is None else threshold
     section.first_step = min(range(len(section.steps)), key=lambda place: abs(section.steps[place][0] - middle))
-    section.best = best(numbers, scores, NUM_BEST).tolist()
-    section.worst = worst(numbers, scores, NUM_BEST).tolist()
+    num_scored = numbers.num_scored
+    section.best = at_places(numbers, scores, num_scored - NUM_BEST, num_scored).tolist()
+    section.worst = at_places(numbers, scores, 0, NUM_BEST).tolist()
     found = buckets(numbers, scores, per_bucket, seed)
     section.buckets = [
         BucketRows(
@@ -166,8 +167,9 @@ def head_section(
         section.share_kept = percent(numbers.share_at_least(threshold))
         laion = published_share_at_least(head, threshold) if head else None
         section.share_laion = percent(laion) if laion is not None else None
-        section.above = just_above(numbers, scores, threshold, NUM_BORDER).tolist()
-        section.below = just_below(numbers, scores, threshold, NUM_BORDER).tolist()
+        cut = num_scored - section.num_kept
+        section.above = at_places(numbers, scores, cut, cut + NUM_BORDER).tolist()
+        section.below = at_places(numbers, scores, cut - NUM_BORDER, cut).tolist()
     return section
 
 
@@ -350,32 +352,10 @@ def hashed(rows: Rows, seed: int) -> npt.NDArray[np.uint64]:
     return found
 
 
-def best(numbers: HeadNumbers, scores: npt.NDArray[np.float32], count: int) -> Rows:
-    """Rows among which the `count` best are: these and all that tie with the last of them."""
-    count = min(count, numbers.num_scored)
-    return _between(scores, float(numbers.ordered[-count]), math.inf) if count else np.empty(0, np.int64)
-
-
-def worst(numbers: HeadNumbers, scores: npt.NDArray[np.float32], count: int) -> Rows:
-    """Rows among which the `count` lowest are."""
-    count = min(count, numbers.num_scored)
-    return _between(scores, -math.inf, float(numbers.ordered[count - 1])) if count else np.empty(0, np.int64)
-
-
-def just_above(numbers: HeadNumbers, scores: npt.NDArray[np.float32], threshold: float, count: int) -> Rows:
-    """Rows among which the `count` lowest with a score >= `threshold` are."""
-    first = numbers.num_scored - numbers.count_at_least(threshold)
-    last = min(first + count, numbers.num_scored) - 1
-    if last < first:
-        return np.empty(0, np.int64)
-    return _between(scores, float(numbers.ordered[first]), float(numbers.ordered[last]))
-
-
-def just_below(numbers: HeadNumbers, scores: npt.NDArray[np.float32], threshold: float, count: int) -> Rows:
-    """Rows among which the `count` highest with a score < `threshold` are."""
-    stop = numbers.num_scored - numbers.count_at_least(threshold)
-    first = max(0, stop - count)
-    if stop <= first:
+def at_places(numbers: HeadNumbers, scores: npt.NDArray[np.float32], first: int, stop: int) -> Rows:
+    """Rows among which those at places [first, stop) of the ascending scores are: these and what ties with the outermost."""
+    first, stop = max(0, first), min(stop, numbers.num_scored)
+    if first >= stop:
         return np.empty(0, np.int64)
     return _between(scores, float(numbers.ordered[first]), float(numbers.ordered[stop - 1]))
 
