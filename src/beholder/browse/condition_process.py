@@ -1,30 +1,45 @@
 """Runs in a process of its own: conditions in over a socket, the rows that satisfy them back; the database reaches no file.
 
-Both sides of the socket are here: a request is one JSON message, an answer one JSON message and the bytes it announces.
+A request is one JSON message, an answer one JSON message and the bytes it announces.
 """
 
 from __future__ import annotations
 
-import json
 import os
+
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one sets memory aside before the limit is there
+
+import json
 import shutil
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+import beholder
+from beholder.browse.rows import VIEW, as_json
 from beholder.columns import SAMPLE
+from beholder.errors import BeholderError, InputError
+from beholder.scoreset.database import (
+    Remedy,
+    check_expression,
+    clear_errors,
+    connect,
+    is_out_of_memory,
+    limit_for_good,
+    rows_of,
+)
+from beholder.scoreset.score_set import ROW, quoted
+from beholder.scoreset.untyped import Form, Untyped
+from beholder.workers.child_process import set_up_process
 
-if TYPE_CHECKING:
-    import duckdb
-    import pyarrow as pa
-
-VIEW = "scores"
 SHOWN = "shown"
 """The rows of VIEW that satisfy the conditions the program was started with."""
 MOST_LETTERS = 20_000
-MEMORY_FAULT, FAULT = "memory", "condition"
-"""What an answer's `kind` says went wrong: it needs more memory than this process may use; anything else."""
 _GRACE_S = 5.0
 """Past its time the system itself ends this process, should its parent be stopped."""
 _DATABASE_SHARE = 0.75
@@ -44,11 +59,6 @@ def main(config: dict[str, Any]) -> None:
             meant as numbers; `scratch`, a folder for this process alone; `threads`; `memory_bytes`, which the system lets
             this process have beyond what it starts with; `parent` and `socket`.
     """
-    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # another one sets memory aside before the limit is there
-    import beholder
-    from beholder.scoreset.database import limit_for_good
-    from beholder.workers.child_process import set_up_process
-
     set_up_process(config["parent"])
     connection = Connection(config["socket"])
     database = _Database(config)
@@ -74,16 +84,13 @@ class _Database:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from beholder.scoreset.database import check_expression, connect
-        from beholder.scoreset.untyped import Form, Untyped
-
         forms = {name: Form(**form) for name, form in config["forms"].items()}
         self._untyped = Untyped(config["untyped"], forms)
         self._table = _mapped(config["rows"], config["sample_column"])
         scratch = Path(config["scratch"])
         shutil.rmtree(scratch, ignore_errors=True)  # of a process before this one, which was killed
         memory = int(config["memory_bytes"] * _DATABASE_SHARE)
-        self._connection: duckdb.DuckDBPyConnection = connect(scratch, memory=memory, num_threads=max(1, config["threads"]))
+        self._connection = connect(scratch, memory=memory, num_threads=max(1, config["threads"]))
         for line in (
             f"SET max_temp_directory_size = '{_MOST_TEMPORARY}'",
             "SET python_enable_replacements = false",
@@ -101,11 +108,6 @@ class _Database:
         if handle is None:
             self._connection.register(SHOWN, self._table)
             return
-        import numpy as np
-        import pyarrow as pa
-
-        from beholder.scoreset.score_set import quoted
-
         name = "beholder_shown"
         while name in self._table.column_names:
             name += "_"
@@ -115,29 +117,18 @@ class _Database:
         self._connection.execute(f"CREATE TEMP VIEW {SHOWN} AS {query}")
 
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes | None]:
-        """What to send: the answer, or `error`, `kind` and `is_worn`, whether a process anew is better than this one."""
-        import duckdb
-
-        from beholder.errors import BeholderError, InputError
-        from beholder.scoreset.database import is_out_of_memory
-
+        """What to send: the answer, or `error`, and whether it is short of memory, or worn: then another process is better."""
         try:
             found: tuple[dict[str, Any], bytes | None] = getattr(self, f"_{request['wanted']}")(**request["arguments"])
         except (BeholderError, MemoryError, duckdb.Error) as error:
             is_short = is_out_of_memory(error) or not isinstance(error, InputError | duckdb.Error)
             is_short = is_short or isinstance(error, duckdb.OutOfMemoryException)
             is_worn = is_short or isinstance(error, duckdb.InternalException | duckdb.FatalException)
-            return {"error": str(error), "kind": MEMORY_FAULT if is_short else FAULT, "is_worn": is_worn}, None
+            return {"error": str(error), "is_short": is_short, "is_worn": is_worn}, None
         return found
 
     def _matching(self, conditions: list[str], named: str) -> tuple[dict[str, Any], bytes]:
         """A bit for each row, 1 where all conditions are true."""
-        import numpy as np
-
-        from beholder.errors import InputError
-        from beholder.scoreset.database import Remedy, check_expression, clear_errors, rows_of
-        from beholder.scoreset.score_set import ROW
-
         fitted = []
         for text in conditions:
             if len(text) > MOST_LETTERS:
@@ -152,8 +143,6 @@ class _Database:
 
     def _few_values(self, column: str, most: int, named: str) -> tuple[dict[str, Any], None]:
         """All values of a column in the rows shown, commonest first; None where there are more than `most`, or long texts."""
-        from beholder.browse.rows import as_json
-
         first = f"SELECT count(DISTINCT v) AS found FROM (SELECT {column} AS v FROM {SHOWN} LIMIT {_FIRST_ROWS})"
         if self._columns(first, named)["found"][0] > most:
             return {"values": None}, None
@@ -166,21 +155,14 @@ class _Database:
 
     def _range(self, name: str, named: str) -> tuple[dict[str, Any], None]:
         """The least and the largest value of a column of numbers in the rows shown."""
-        from beholder.browse.rows import as_json
-        from beholder.scoreset.database import clear_errors
-        from beholder.scoreset.score_set import quoted
-
         with clear_errors(named):
             form = self._untyped.forms(self._connection, VIEW).get(name)
         column = quoted(name) if form is None else form.sql(quoted(name))
-
         query = f"SELECT min({column}) AS least, max({column}) AS largest FROM {SHOWN} WHERE NOT isnan({column}::DOUBLE)"
         found = self._columns(query, named)
         return {"range": [as_json(_plain(found[name][0])) for name in ("least", "largest")]}, None
 
     def _columns(self, query: str, named: str) -> dict[str, Any]:
-        from beholder.scoreset.database import clear_errors
-
         with clear_errors(named):
             found: dict[str, Any] = self._connection.execute(query).fetchnumpy()
             return found
@@ -188,16 +170,12 @@ class _Database:
 
 def _mapped(handle: int, sample_column: str) -> pa.Table:
     """The rows in the Arrow file behind a descriptor; its name is gone already."""
-    import pyarrow as pa
-
     table = pa.ipc.open_file(pa.memory_map(f"/proc/self/fd/{handle}")).read_all()
     return table if sample_column in table.column_names else table.append_column(sample_column, table.column(SAMPLE))
 
 
 def _plain(value: Any) -> Any:
     """A numpy scalar as Python has it; masked values are None."""
-    import numpy as np
-
     if value is np.ma.masked or value is None:
         return None
     return value.item() if isinstance(value, np.generic) and not isinstance(value, np.datetime64) else value

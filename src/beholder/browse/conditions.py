@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.browse.condition_process import MEMORY_FAULT, VIEW
 from beholder.browse.pictures import Busy
-from beholder.browse.rows import RowStore
+from beholder.browse.rows import VIEW, RowStore
 from beholder.columns import SAMPLE
 from beholder.errors import BeholderError, InputError
 from beholder.scoreset.database import Remedy, all_rows, clear_errors, connect, count_of, interruptible, mask_where
@@ -293,7 +292,7 @@ class _Worker:
         if "error" in answer:
             if answer["is_worn"]:
                 self.end()
-            if answer["kind"] == MEMORY_FAULT:
+            if answer["is_short"]:
                 raise InputError(f"{job.named}: it needs more memory than it may use{job.advice}")
             raise InputError(answer["error"])
         return answer, data

@@ -19,6 +19,8 @@ from beholder.io.schemas import empty_table, is_text
 from beholder.scoreset.numbers import count_at_least
 from beholder.scoreset.score_set import ROW, ScoreSet
 
+VIEW = "scores"
+"""What the rows are called in conditions."""
 BATCH_ROWS = 65_536
 _LONG_TEXT = 4_000
 """Values are shown cut to so many characters."""

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from starlette.responses import JSONResponse
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -189,10 +191,11 @@ class BodyLimit:
             async with asyncio.timeout(self._body_s):
                 body = await _read(scope, receive, most)
         except TimeoutError:
-            await _refuse(send, 408, f"the request did not come to its end in {self._body_s:g} s")
+            await _refusal(408, f"the request did not come to its end in {self._body_s:g} s")(scope, receive, send)
             return
         if body is None:
-            await _refuse(send, 413, f"the request is larger than {most:,} bytes, which is more than the page sends")
+            text = f"the request is larger than {most:,} bytes, which is more than the page sends"
+            await _refusal(413, text)(scope, receive, send)
             return
         is_read = False
 
@@ -223,8 +226,5 @@ async def _read(scope: Scope, receive: Receive, most: int) -> Message | None:
             return {"type": "http.request", "body": bytes(found), "more_body": False}
 
 
-async def _refuse(send: Send, status: int, text: str) -> None:
-    body = json.dumps({"error": text}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"cache-control", b"no-store")]})
-    await send({"type": "http.response.body", "body": body})
+def _refusal(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"error": text}, status, {"cache-control": "no-store"})

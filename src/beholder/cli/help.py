@@ -41,8 +41,8 @@ MEANT: dict[str, tuple[str, ...]] = {
 """What other tools, other commands or earlier versions call something -> what it may mean; the first that is there is named."""
 
 
-class Hints:
-    """A command that says which flag was probably meant where it does not take what was given, and names what is missing."""
+class _Helpful:
+    """A command whose help is laid out by this module, and that names the flag which was probably meant, or what is missing."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as the command's class does; errors of usage say more."""
@@ -57,10 +57,6 @@ class Hints:
                 _explain_value(error, param, ctx, given)
             raise
 
-
-class _Layout:
-    """What is laid out by this module."""
-
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         """Write the line that errors show, too."""
         formatter.write("\n".join(_lines_of_usage(self, ctx)) + "\n")
@@ -70,12 +66,12 @@ class _Layout:
         formatter.write("\n".join(_lines_of_help(self, ctx)) + "\n")
 
 
-class HelpCommand(_Layout, Hints, TyperCommand):
-    """A command whose help is laid out by this module, and that says which flag was meant."""
+class HelpCommand(_Helpful, TyperCommand):
+    """A command with such help."""
 
 
-class HelpGroup(_Layout, Hints, TyperGroup):
-    """A group of commands whose help is laid out by this module, and shown where no command is named."""
+class HelpGroup(_Helpful, TyperGroup):
+    """A group of commands with such help, which is shown where no command is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Show the help, which is wrong usage, where nothing is given."""
