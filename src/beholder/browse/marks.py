@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -235,9 +235,9 @@ def check_writable(path: Path) -> None:
 def summary(book: MarkBook) -> str:
     """What the file holds, for people."""
     kept, dropped = len(book.marked(Mark.KEEP)), len(book.marked(Mark.DROP))
-    parts: Iterable[str] = [f"{kept:,} keep, {dropped:,} drop"]
+    parts = [f"{kept:,} keep, {dropped:,} drop"]
     if book.num_strangers:
-        parts = [*parts, f"{book.num_strangers:,} of other sets"]
+        parts.append(f"{book.num_strangers:,} of other sets")
     if book.num_damaged:
-        parts = [*parts, f"{book.num_damaged:,} damaged lines skipped"]
+        parts.append(f"{book.num_damaged:,} damaged lines skipped")
     return "; ".join(parts)

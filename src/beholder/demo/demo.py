@@ -151,7 +151,12 @@ def _open_folder(place: _Folder, options: SyntheticOptions) -> None:
         before = _read_json(marker)
         if before is None or before.get("format") != _MARKER_FORMAT or not isinstance(before.get("options", {}), dict):
             raise OutputError(f"{marker} is damaged or not of a demo; remove {root}, or choose another folder")
-        _check_same(root, before.get("options") or {}, asdict(options))
+        for name, value in asdict(options).items():
+            if (was := (before.get("options") or {}).get(name)) != value:
+                raise OutputError(
+                    f"{root} holds a demo with other options: {name} was {was}, now it is {value}; "
+                    "use the same options to continue, remove it, or choose another folder"
+                )
     elif root.is_dir() and any(not entry.name.startswith(".beholder-") for entry in root.iterdir()):
         raise OutputError(f"{root} is not empty and holds no demo; choose another folder")
     for part_of in (root, place.embeddings, place.embeddings / "img_emb", place.embeddings / "metadata", place.photographs):
@@ -161,21 +166,11 @@ def _open_folder(place: _Folder, options: SyntheticOptions) -> None:
     storage.write_bytes(str(marker), records.sealed(record, indent=2))
 
 
-def _check_same(root: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to mix two demos, and say what differs."""
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise OutputError(
-                f"{root} holds a demo with other options: {name} was {before.get(name)}, now it is {value}; "
-                "use the same options to continue, remove it, or choose another folder"
-            )
-
-
 def _check_disk(place: _Folder, options: SyntheticOptions) -> None:
     """Raise OutputError when what is still to be written will not fit."""
     there = next(parent for parent in (place.root, *place.root.absolute().parents) if parent.exists())
     done = place.num_bytes() if place.root.is_dir() else 0
-    needed = _embedding_bytes(options) + 40 * options.num_rows + _SPARE_BYTES - done
+    needed = options.num_bytes + 40 * options.num_rows + _SPARE_BYTES - done
     try:
         free = shutil.disk_usage(there).free
     except OSError as error:
@@ -187,13 +182,9 @@ def _check_disk(place: _Folder, options: SyntheticOptions) -> None:
         )
 
 
-def _embedding_bytes(options: SyntheticOptions) -> int:
-    return 2 * options.num_rows * options.dim
-
-
 def _make(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> None:
     """Step 1: the embeddings."""
-    say(f"1  make     {options.num_rows:,} embeddings of {options.dim} float16 ({_embedding_bytes(options) / 1e9:.2f} GB)")
+    say(f"1  make     {options.num_rows:,} embeddings of {options.dim} float16 ({options.num_bytes / 1e9:.2f} GB)")
     with clock.step("make"):
         written = write_synthetic(place.embeddings, options)
     kept = options.num_parts - written

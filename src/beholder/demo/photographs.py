@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,16 +43,14 @@ _SCORE_SD = 0.5
 _MOST_REJECTS = 5
 
 
-@dataclass(frozen=True)
-class Photographs:
+class Photographs(NamedTuple):
     """A folder of photographs and the package it belongs to."""
 
     package: str
     folder: Path
 
 
-@dataclass(frozen=True)
-class Models:
+class Models(NamedTuple):
     """What scores: a tower and a head, and whether somebody trained them."""
 
     tower: str
@@ -144,7 +142,7 @@ def score_photographs(folder: Path, photographs: Photographs | None, models: Mod
     started = time.perf_counter()
     stem = "scores" if models.is_trained else "meaningless-scores"
     summary, is_anew = _scored(_options(folder / f"{stem}.parquet", photographs, models))
-    rows = _read_rows(Path(summary.output))
+    rows = _read_rows(summary.output, SAMPLE, AESTHETIC_SCORE)
     sheet = folder / f"{stem}.png"
     title = f"{len(rows)} pictures of {photographs.package}, scored by {Path(models.tower).stem} and {Path(models.head).stem}"
     draw_contact_sheet(sheet, rows, title=title, warning="" if models.is_trained else UNTRAINED_NOTE)
@@ -183,24 +181,11 @@ def _scored(options: ScoreOptions) -> tuple[RunSummary, bool]:
         return score(replace(options, overwrite=True)), True
 
 
-def _read_rows(scores: Path) -> list[tuple[str, float]]:
-    """(path, score) of every photograph, in the order of the score set."""
-    import pyarrow.parquet as pq
-
-    with storage.remote_errors(str(scores)):
-        table = pq.read_table(scores, columns=[SAMPLE, AESTHETIC_SCORE])
-    return list(zip(table.column(SAMPLE).to_pylist(), table.column(AESTHETIC_SCORE).to_pylist(), strict=True))
-
-
-def _read_rejects(summary: RunSummary) -> list[tuple[str, str, str]]:
-    """(path, reason, message) of every picture that was rejected."""
-    import pyarrow.parquet as pq
-
-    if summary.rejects is None:
-        return []
-    with storage.remote_errors(summary.rejects):
-        table = pq.read_table(summary.rejects, columns=[SAMPLE, REASON, MESSAGE])
-    return list(zip(*(table.column(name).to_pylist() for name in (SAMPLE, REASON, MESSAGE)), strict=True))
+def _read_rows(path: str, *names: str) -> list[Any]:
+    """Tuples of these columns, in the order of the table."""
+    with storage.open_parquet(path) as file:
+        table = file.read(list(names))
+    return list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
 
 
 def _tell(
@@ -219,7 +204,8 @@ def _tell(
     rejected = f"{summary.num_rejected} rejected" + (f" ({_counted(summary.reasons)})" if summary.reasons else "")
     what = f"{summary.num_scored} pictures that come with {photographs.package} scored, {rejected}"
     say(f"6  pictures {what}{rate}  [{seconds:.1f} s]")
-    for path, reason, message in _read_rejects(summary)[:_MOST_REJECTS]:
+    rejects = _read_rows(summary.rejects, SAMPLE, REASON, MESSAGE) if summary.rejects is not None else []
+    for path, reason, message in rejects[:_MOST_REJECTS]:
         say(f"{INDENT}{Path(path).name} is {reason}: {message}")
     if is_anew:
         say(f"{INDENT}anew: an earlier result there was by other models, versions or options")

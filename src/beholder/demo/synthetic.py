@@ -74,6 +74,11 @@ class SyntheticOptions:
         return f"{BACKBONE_PREFIX}{self.dim}"
 
     @property
+    def num_bytes(self) -> int:
+        """Of all embeddings."""
+        return 2 * self.num_rows * self.dim
+
+    @property
     def num_parts(self) -> int:
         """Files of embeddings."""
         return -(-self.num_rows // self.part_rows)

@@ -242,14 +242,44 @@ def read_range(path: str, start: int, stop: int) -> bytes:
         return data
 
 
+NO_RANGES = "support range requests"
+"""What fsspec says, and is said here, about servers that give whole files only."""
+_PIECE_BYTES = 1 << 18
+
+
 def _web_range(fs: Any, url: str, start: int, stop: int) -> bytes:
-    """Bytes [start, stop) of a URL. From a server that sends nothing but whole files, only of small ones: ValueError."""
-    try:
-        return web_range(fs, url, start, stop, _MOST_WHOLE_BYTES)
-    except Exception as error:
-        if getattr(error, "status", None) in (404, 410):
-            raise FileNotFoundError(url) from None
-        raise
+    """Bytes [start, stop) of a URL, fewer at its end; never more are read, whatever the server sends.
+
+    A server that gives whole files only is read from the beginning, where the file is small. Raises ValueError for a larger
+    one, FileNotFoundError, and what the server's library raises.
+    """
+    from fsspec.asyn import sync
+
+    async def get() -> bytes:
+        options = dict(fs.kwargs)
+        headers = dict(options.pop("headers", None) or {})
+        headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        session = await fs.set_session()
+        async with session.get(fs.encode_url(url), headers=headers, **options) as response:
+            if response.status == 416:  # it ends before
+                return b""
+            if response.status in (404, 410):
+                raise FileNotFoundError(url)
+            response.raise_for_status()
+            skip = 0 if response.status == 206 else start
+            wanted = skip + stop - start
+            is_large = wanted > _MOST_WHOLE_BYTES and (response.content_length or wanted) > _MOST_WHOLE_BYTES
+            if response.status != 206 and is_large:
+                raise ValueError(f"The HTTP server does not {NO_RANGES}")
+            found = bytearray()
+            async for piece in response.content.iter_chunked(_PIECE_BYTES):
+                found += piece
+                if len(found) >= wanted:
+                    break
+            return bytes(found[skip:wanted])
+
+    data: bytes = sync(fs.loop, get)
+    return data
 
 
 def list_files(folder: str) -> list[str]:
@@ -461,43 +491,6 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "beholder"
-
-
-NO_RANGES = "support range requests"
-"""What fsspec says, and is said here, about servers that give whole files only."""
-_PIECE_BYTES = 1 << 18
-
-
-def web_range(fs: Any, url: str, start: int, stop: int, most_whole: int) -> bytes:
-    """Bytes [start, stop) of a URL, fewer at its end; never more are read, whatever the server sends.
-
-    A server that gives whole files only is read from the beginning, up to `most_whole` bytes. Raises ValueError for a larger
-    file, and what the server's library raises.
-    """
-    from fsspec.asyn import sync
-
-    async def get() -> bytes:
-        options = dict(fs.kwargs)
-        headers = dict(options.pop("headers", None) or {})
-        headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        session = await fs.set_session()
-        async with session.get(fs.encode_url(url), headers=headers, **options) as response:
-            if response.status == 416:  # it ends before
-                return b""
-            response.raise_for_status()
-            skip = 0 if response.status == 206 else start
-            wanted = skip + stop - start
-            if response.status != 206 and wanted > most_whole and (response.content_length or wanted) > most_whole:
-                raise ValueError(f"The HTTP server does not {NO_RANGES}")
-            found = bytearray()
-            async for piece in response.content.iter_chunked(_PIECE_BYTES):
-                found += piece
-                if len(found) >= wanted:
-                    break
-            return bytes(found[skip:wanted])
-
-    data: bytes = sync(fs.loop, get)
-    return data
 
 
 class RemoteFile(io.RawIOBase):

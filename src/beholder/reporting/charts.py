@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from beholder.scoreset.numbers import HeadNumbers, Histogram, nice_step, published_densities
 from beholder.scoreset.score_set import as_score
@@ -20,16 +21,14 @@ NOTHING = "\N{EN DASH}"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """A mark on an axis: where, and what it says."""
 
     at: float
     text: str
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """Where a threshold stands, what it says, and where the middle of these words is, above the chart and inside its ends."""
 
     at: float
@@ -37,19 +36,16 @@ class Cut:
     text_at: float
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle; `words` say what it is."""
+class Box(NamedTuple):
+    """A rectangle."""
 
     x: float
     y: float
     width: float
     height: float
-    words: str = ""
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A published point: where, and what it says."""
 
     x: float
@@ -114,14 +110,15 @@ class _Axes:
         return self.low <= value <= self.high
 
 
+_INNER_HEIGHT = HEIGHT - TOP - BOTTOM
+
+
 def _linear(top: float) -> Callable[[float], float]:
-    inner = HEIGHT - TOP - BOTTOM
-    return lambda value: round(TOP + inner * (1 - min(1.0, value / top)), 2)
+    return lambda value: round(TOP + _INNER_HEIGHT * (1 - min(1.0, value / top)), 2)
 
 
 def _logarithmic(least: float) -> Callable[[float], float]:
-    inner = HEIGHT - TOP - BOTTOM
-    return lambda value: round(TOP + inner * math.log10(max(value, least)) / math.log10(least), 2)
+    return lambda value: round(TOP + _INNER_HEIGHT * math.log10(max(value, least)) / math.log10(least), 2)
 
 
 def percent(share: float | None) -> str:

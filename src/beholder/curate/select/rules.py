@@ -29,7 +29,6 @@ from beholder.io import storage
 from beholder.kernels import ordering
 from beholder.locate.locate import PictureFinder
 from beholder.scoreset import database, joined
-from beholder.scoreset import joined as sample_lists
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ROW, ScoreSet
@@ -225,8 +224,8 @@ class RuleRunner:
         if path is None:
             return None
         with database.clear_errors(f"--marks {path}", database.WITH_FLAG):
-            marks = sample_lists.read_marks(path)
-            keep, drop, num_known = sample_lists.marked_rows(self.rows.connection, marks, self.rows.database()[1])
+            marks = joined.read_marks(path)
+            keep, drop, num_known = joined.marked_rows(self.rows.connection, marks, self.rows.database()[1])
         if marks and not num_known:
             self.notes.append(f"--marks {path}: {_none_of(len(marks))} among the rows")
         elif unknown := len(marks) - num_known:
@@ -241,8 +240,8 @@ class RuleRunner:
             self.rows.stage(f"--exclude {path}")
             dropped = 0
             with database.clear_errors(f"--exclude {path}", database.WITH_FLAG):
-                count = sample_lists.read_list(self.rows.connection, path, table, self.rows.scratch)
-                for found in database.rows_of(self.rows.connection, sample_lists.rows_in(table, self.rows.database()[1])):
+                count = joined.read_list(self.rows.connection, path, table, self.rows.scratch)
+                for found in database.rows_of(self.rows.connection, joined.rows_in(table, self.rows.database()[1])):
                     dropped += self.arrays.drop_rows("excluded", found, protected_too=True)
             self.arrays.note("excluded", f"not in {path}", dropped, note=f"{counted(count, 'sample')} in the list")
             if count and not dropped:
