@@ -17,7 +17,7 @@ import pytest
 
 from beholder.browse.app import ColumnFilter
 from beholder.browse.conditions import Conditions
-from beholder.browse.pictures import Busy
+from beholder.browse.newest_first import Busy
 from beholder.browse.rows import RowStore
 from beholder.errors import InputError
 from beholder.scoreset.database import mask_where

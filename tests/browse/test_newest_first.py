@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from beholder.browse.pictures import Busy, NewestFirst
+from beholder.browse.newest_first import Busy, NewestFirst
 
 WAIT_S = 20
 

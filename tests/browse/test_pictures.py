@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from beholder.browse.pictures import Pictures, Recent, Sent
+from beholder.browse.newest_first import Recent
+from beholder.browse.pictures import Pictures, Sent
 from beholder.columns import PictureReason
 from beholder.pixels.picture import PictureError
 from beholder.sources.fetch import ReadLimits

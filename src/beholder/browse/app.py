@@ -26,7 +26,8 @@ from starlette.exceptions import HTTPException
 
 from beholder.browse.about import Rejects, about
 from beholder.browse.marks import MARK_OF, Mark
-from beholder.browse.pictures import THUMBNAIL_SIDES, Busy, Pictures, Sent, shortened
+from beholder.browse.newest_first import Busy
+from beholder.browse.pictures import THUMBNAIL_SIDES, Pictures, Sent, shortened
 from beholder.browse.rows import View
 from beholder.browse.safety import BodyLimit
 from beholder.browse.session import PAGE_ROWS, Gone, Session, Sort, Tab

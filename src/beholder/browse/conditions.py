@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.browse.pictures import Busy
+from beholder.browse.newest_first import Busy
 from beholder.browse.rows import VIEW, RowStore
 from beholder.columns import SAMPLE
 from beholder.errors import BeholderError, InputError

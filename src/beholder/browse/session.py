@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from beholder.browse.conditions import Conditions
 from beholder.browse.marks import Mark, MarkBook
+from beholder.browse.newest_first import Recent
 from beholder.browse.options import BrowseOptions
-from beholder.browse.pictures import Recent
 from beholder.browse.rows import Rows, RowStore, View, as_json, best_first
 from beholder.browse.stacks import Stacks, read_stacks
 from beholder.columns import HEIGHT, SAMPLE, TRAITS, WIDTH

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.parquet import ParquetFile
-from beholder.io.schemas import as_numbers, in_type, is_number, is_text
+from beholder.io.schemas import as_numbers, group_bytes, in_type, is_number, is_text
 from beholder.scoreset.score_set import ScoreSet
 
 PIECE_ROWS = 1 << 20
@@ -189,7 +189,7 @@ class RowReader:
             start, rows, num_bytes = first, 0, 0
             for group in range(metadata.num_row_groups):
                 found = metadata.row_group(group)
-                size = _bytes_of(found, names)
+                size = group_bytes(found, names)
                 if groups and (rows + found.num_rows > limits.group_rows or num_bytes + size > limits.large_group_bytes):
                     yield _Stretch(path, tuple(groups), start, rows, num_bytes)
                     groups, start, rows, num_bytes = [], start + rows, 0, 0
@@ -337,12 +337,6 @@ def _of_few_values(file: ParquetFile, names: Collection[str]) -> list[str]:
 
 def _changed(path: Path, found: int, expected: int) -> InputError:
     return InputError(f"{path} has {found:,} rows where {expected:,} were counted; did it change?")
-
-
-def _bytes_of(group: Any, names: Sequence[str]) -> int:
-    """Bytes of a row group's columns once decompressed, as its writer says."""
-    columns = (group.column(number) for number in range(group.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.split(".", 1)[0] in names)
 
 
 def _with_columns(table: pa.Table, more: pa.Table) -> pa.Table:
