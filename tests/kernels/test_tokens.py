@@ -39,22 +39,22 @@ def test_norms_agree_with_float64(shape: tuple[int, int]) -> None:
     def told_by_bytes() -> np.ndarray:
         return (stored.astype(np.float64) - 128) * scale[:, None]
 
-    tokens.norm(x, gain, shift, EPS, out)
+    tokens.norm(x, None, gain, shift, EPS, out)
     assert np.all(np.abs(wide(out) - exact) <= np.abs(exact) * 2.0**-8 + 1e-5)
     floats = np.empty(shape, np.float32)
-    tokens.norm(x, gain, shift, EPS, floats)
+    tokens.norm(x, None, gain, shift, EPS, floats)
     assert np.all(np.abs(floats - exact) <= 1e-5)
-    tokens.norm_to_bytes(x, gain, shift, EPS, stored, scale)
+    tokens.norm_to_bytes(x, None, gain, shift, EPS, stored, scale)
     assert np.all(np.abs(told_by_bytes() - exact) <= 0.501 * scale[:, None] + 1e-5)
     assert np.all(np.abs(stored.astype(int) - 128).max(axis=1, initial=0) == (127 if rows else 0))
 
     after = x.copy()
-    tokens.add_norm(after, branch, gain, shift, EPS, out)
+    tokens.norm(after, branch, gain, shift, EPS, out)
     exact = layer_norm(summed, gain, shift)
     assert np.array_equal(after, summed)
     assert np.all(np.abs(wide(out) - exact) <= np.abs(exact) * 2.0**-8 + 1e-5)
     after = x.copy()
-    tokens.add_norm_to_bytes(after, branch, gain, shift, EPS, stored, scale)
+    tokens.norm_to_bytes(after, branch, gain, shift, EPS, stored, scale)
     assert np.array_equal(after, summed)
     assert np.all(np.abs(told_by_bytes() - exact) <= 0.501 * scale[:, None] + 1e-5)
     for either in (branch, wide(branch)):
@@ -97,7 +97,8 @@ def test_quick_gelu_in_bytes_is_within_half_a_step_of_float64() -> None:
 
 def test_rows_that_are_all_zero_give_zero_and_not_nan() -> None:
     stored, scale = np.empty((1, 8), np.uint8), np.empty(1, np.float32)
-    tokens.norm_to_bytes(np.zeros((1, 8), np.float32), np.ones(8, np.float32), np.zeros(8, np.float32), EPS, stored, scale)
+    zeros = np.zeros((1, 8), np.float32)
+    tokens.norm_to_bytes(zeros, None, np.ones(8, np.float32), zeros[0], EPS, stored, scale)
     assert (stored == tokens.ZERO).all()
     assert scale[0] == 0
 

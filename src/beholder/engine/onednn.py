@@ -163,11 +163,8 @@ class _Bf16Steps:
         return self.mlp_out(self.mlp_in(scratch.normed))
 
     def _norm(self, norm: _Norm, x: Tensor, branch: Tensor | None, scratch: _Scratch) -> None:
-        into = (norm.gain, norm.shift, _EPS, _memory(scratch.normed))
-        if branch is None:
-            kernels.norm(x.numpy(), *into)
-        else:
-            kernels.add_norm(x.numpy(), _memory(branch), *into)
+        added = None if branch is None else _memory(branch)
+        kernels.norm(x.numpy(), added, norm.gain, norm.shift, _EPS, _memory(scratch.normed))
 
 
 class _Int8Steps:
@@ -201,11 +198,8 @@ class _Int8Steps:
         return None
 
     def _norm(self, norm: _Norm, x: Tensor, branch: Tensor | None, scratch: _Scratch) -> None:
-        into = (norm.gain, norm.shift, _EPS, scratch.tokens.numpy(), scratch.tokens_scale)
-        if branch is None:
-            kernels.norm_to_bytes(x.numpy(), *into)
-        else:
-            kernels.add_norm_to_bytes(x.numpy(), _memory(branch), *into)
+        added = None if branch is None else _memory(branch)
+        kernels.norm_to_bytes(x.numpy(), added, norm.gain, norm.shift, _EPS, scratch.tokens.numpy(), scratch.tokens_scale)
 
 
 @dataclass(frozen=True)
@@ -313,7 +307,7 @@ class OnednnTower:
         """The last block, for the class token alone: all in float32 but keys and values."""
         last, width = self.last, self.shape.width
         norm = _Norm(last.norm_1)
-        kernels.norm(x.numpy(), norm.gain, norm.shift, _EPS, _memory(scratch.normed))
+        kernels.norm(x.numpy(), None, norm.gain, norm.shift, _EPS, _memory(scratch.normed))
         first = x.view(batch, -1, width)[:, 0]  # [B, W]
         q = F.linear(last.norm_1(first), last.attn.qkv.weight[:width], last.attn.qkv.bias[:width])
         kv = self.last_keys_values(scratch.normed).view(batch, -1, 2, self.shape.num_heads, width // self.shape.num_heads)

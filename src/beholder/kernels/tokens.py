@@ -138,43 +138,33 @@ def _to_bytes(row, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def norm(x, gain, shift, eps, out):  # type: ignore[no-untyped-def]
-    """LayerNorm: x (R, W) float32, gain and shift (W,) float32 -> out (R, W), wide or narrow."""
+def _add_row(row, branch):  # type: ignore[no-untyped-def]
+    for i in range(row.size):
+        row[i] += _widen(branch[i])
+
+
+@compiled
+def norm(x, branch, gain, shift, eps, out):  # type: ignore[no-untyped-def]
+    """Add branch (R, W), wide or narrow, to x (R, W) float32 (None: nothing); its LayerNorm to out (R, W), wide or narrow.
+
+    gain and shift: (W,) float32.
+    """
     row = np.empty(x.shape[1], np.float32)
     for r in range(x.shape[0]):
+        if branch is not None:
+            _add_row(x[r], branch[r])
         _norm_row(x[r], gain, shift, eps, row)
         for i in range(row.size):
             out[r, i] = _rounded_like(out[r, i], row[i])
 
 
 @compiled
-def add_norm(x, branch, gain, shift, eps, out):  # type: ignore[no-untyped-def]
-    """Add branch (R, W), wide or narrow, to x, then as `norm`."""
+def norm_to_bytes(x, branch, gain, shift, eps, out, scale):  # type: ignore[no-untyped-def]
+    """As `norm`, to out (R, W) uint8 around ZERO, and scale (R,) float32."""
     row = np.empty(x.shape[1], np.float32)
     for r in range(x.shape[0]):
-        for i in range(row.size):
-            x[r, i] += _widen(branch[r, i])
-        _norm_row(x[r], gain, shift, eps, row)
-        for i in range(row.size):
-            out[r, i] = _rounded_like(out[r, i], row[i])
-
-
-@compiled
-def norm_to_bytes(x, gain, shift, eps, out, scale):  # type: ignore[no-untyped-def]
-    """LayerNorm: x (R, W) float32 -> out (R, W) uint8 around ZERO, and scale (R,) float32."""
-    row = np.empty(x.shape[1], np.float32)
-    for r in range(x.shape[0]):
-        _norm_row(x[r], gain, shift, eps, row)
-        scale[r] = _to_bytes(row, out[r])
-
-
-@compiled
-def add_norm_to_bytes(x, branch, gain, shift, eps, out, scale):  # type: ignore[no-untyped-def]
-    """Add branch (R, W), wide or narrow, to x, then as `norm_to_bytes`."""
-    row = np.empty(x.shape[1], np.float32)
-    for r in range(x.shape[0]):
-        for i in range(row.size):
-            x[r, i] += _widen(branch[r, i])
+        if branch is not None:
+            _add_row(x[r], branch[r])
         _norm_row(x[r], gain, shift, eps, row)
         scale[r] = _to_bytes(row, out[r])
 
@@ -192,8 +182,7 @@ def add_scaled(x, product, scale, bias):  # type: ignore[no-untyped-def]
 def add_branch(x, branch):  # type: ignore[no-untyped-def]
     """Add branch (R, W), wide or narrow, to x (R, W) float32."""
     for r in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            x[r, i] += _widen(branch[r, i])
+        _add_row(x[r], branch[r])
 
 
 @compiled
