@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from beholder.curate.duplicates.exact import Doubles, Floats, Search
 from beholder.errors import InputError
-from beholder.kernels import mlp, similarity
+from beholder.kernels import scoring, similarity
 from beholder.scoreset.vectors import Rows, Vectors, like
 
 MOST_CELLS = 65_536
@@ -202,5 +202,5 @@ def _unit(vectors: Vectors, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float
     for low in range(0, len(rows), _BLOCK_ROWS):
         some = np.ascontiguousarray(vectors.matrix[rows[low : low + _BLOCK_ROWS]])
         address, row_bytes = some.__array_interface__["data"][0], some.strides[0]
-        mlp.normalise_row_major(like(some.dtype), address, row_bytes, out[low : low + _BLOCK_ROWS])
+        scoring.normalise_rows(like(some.dtype), address, row_bytes, out[low : low + _BLOCK_ROWS])
     return out

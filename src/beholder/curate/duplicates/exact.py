@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from beholder.kernels import mlp, similarity
+from beholder.kernels import scoring, similarity
 from beholder.kernels.similarity import NONE, PANEL, ROWS
 from beholder.kernels.vectors import LANES
 from beholder.scoreset.vectors import Progress, Rows, Vectors, like
@@ -354,7 +354,7 @@ class Basis:
         unit = np.zeros((padded, rows.shape[1]), np.float32)
         rows = np.ascontiguousarray(rows)
         address, row_bytes = rows.__array_interface__["data"][0], rows.strides[0]
-        mlp.normalise_row_major(like(rows.dtype), address, row_bytes, unit[: len(rows)])
+        scoring.normalise_rows(like(rows.dtype), address, row_bytes, unit[: len(rows)])
         turned = np.empty((padded, len(self.panels) * PANEL), np.float32)
         similarity.turn(unit, self.panels, turned)
         out = np.zeros((padded, self.dim), np.float32)
