@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beholder.columns import RowStatus
-from beholder.kernels import scoring, vectors
-from beholder.kernels.blocks import ColumnBlock
+from beholder.kernels import ColumnBlock, scoring, vectors
 from beholder.kernels.scoring import Affine, RowScorer
 from beholder.kernels.vectors import widen_16, widen_16_by_integers
 from oracles.slow_scores import affine_scores

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder.errors import InputError, OutputError
-from beholder.kernels.blocks import ColumnBlock
+from beholder.kernels import ColumnBlock
 from beholder.scoring.embedding_files import WriteOptions, join_shards, ready_rows
 from beholder.scoring.embedding_files import write_shard as write_ready
 from beholder.scoring.options import EmbedOptions, FolderLabels

@@ -13,7 +13,7 @@ import pytest
 
 from beholder.columns import RowStatus
 from beholder.errors import InputError
-from beholder.kernels.blocks import ColumnBlock
+from beholder.kernels import ColumnBlock
 from beholder.sources.parquet import ParquetReader
 from beholder.sources.reader import ReadOptions
 

@@ -1,1 +1,37 @@
-"""The arithmetic: compiled loops from embedding rows in memory to scores. Knows no file, no head, no option."""
+"""Compiled loops over arrays, and what they are handed: blocks of embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ColumnBlock:
+    """Embeddings as one contiguous (N,) array per dimension, all of one dtype: how Parquet and Fortran order hold them."""
+
+    columns: tuple[FloatArray, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        return (len(self.columns[0]) if self.columns else 0, len(self.columns))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16, float32 or float64."""
+        return self.columns[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return sum(column.nbytes for column in self.columns)
+
+
+Embeddings = npt.NDArray[np.floating[Any]] | ColumnBlock
+"""(N, D) float16, float32 or float64, in any memory layout."""

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import RowStatus
-from beholder.kernels.blocks import ColumnBlock, Embeddings
+from beholder.kernels import ColumnBlock, Embeddings
 from beholder.kernels.compiled import compiled
 from beholder.kernels.vectors import BLOCK, LANES, copy_element, dot_and_square_sum, dot_sum, multiply_4_rows, widen_16
 

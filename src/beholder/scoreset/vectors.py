@@ -17,8 +17,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
 from beholder.errors import InputError, writing_failed
-from beholder.kernels import similarity
-from beholder.kernels.blocks import ColumnBlock, Embeddings
+from beholder.kernels import ColumnBlock, Embeddings, similarity
 from beholder.kernels.vectors import LANES
 from beholder.models.backbones import same_backbone
 from beholder.scoreset.row_names import Names

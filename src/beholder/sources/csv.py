@@ -20,8 +20,7 @@ from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.tables import is_utf16, open_text, read_head
 from beholder.kernels import decimals
-from beholder.kernels.buffers import contents
-from beholder.kernels.decimals import PAD
+from beholder.kernels.decimals import PAD, contents
 from beholder.sources.column_choice import choose_embedding_columns
 from beholder.sources.labels import choose_label_columns, select_labels
 from beholder.sources.reader import Block, Part, ReadOptions

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from beholder.kernels.blocks import ColumnBlock, Embeddings
+from beholder.kernels import ColumnBlock, Embeddings
 from beholder.sources.find import embedding_reader
 from beholder.sources.reader import Part, ReadOptions
 

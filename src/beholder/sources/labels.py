@@ -252,7 +252,7 @@ _PLAIN_ROWS = 1 << 18
 
 def row_names(part_name: str, start: int, stop: int) -> pa.Array:
     """Names of rows that have none of their own: "<part name>#<row>", as large_string."""
-    from beholder.kernels.buffers import numbered
+    from beholder.kernels.decimals import numbered
 
     offsets, data = numbered(f"{part_name}#".encode(), start, stop)
     return pa.Array.from_buffers(pa.large_string(), stop - start, [None, pa.py_buffer(offsets), pa.py_buffer(data)])

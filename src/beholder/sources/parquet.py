@@ -21,7 +21,7 @@ from beholder.io import storage
 from beholder.io.schemas import group_bytes, is_text, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.io.stream import read_ahead
-from beholder.kernels.blocks import ColumnBlock, Embeddings
+from beholder.kernels import ColumnBlock, Embeddings
 from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.column_choice import (
     VECTOR_NAMES,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.kernels.blocks import Embeddings
+from beholder.kernels import Embeddings
 
 
 @dataclass(frozen=True)
