@@ -15,8 +15,8 @@ import torch
 
 from beholder import load_head
 from beholder.errors import HeadError
+from beholder.models.checkpoints import pack_tensors
 from beholder.models.head_layouts import read_head_file
-from beholder.models.tensors import pack_tensors
 from beholder.models.tower_layouts import open_tower_file
 
 DIM = 8

@@ -32,7 +32,7 @@ from beholder import notices
 from beholder.errors import BeholderError, HeadError, os_error_text
 from beholder.io import storage
 from beholder.models.catalog import PublishedFile, Source
-from beholder.models.tensors import read_exactly
+from beholder.models.checkpoints import read_exactly
 
 _logger = logging.getLogger(__name__)
 

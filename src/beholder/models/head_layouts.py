@@ -23,19 +23,23 @@ from beholder.errors import HeadError
 from beholder.io import storage
 from beholder.models.backbones import backbone_of_tower
 from beholder.models.catalog import REFUSED, by_sha256
-from beholder.models.tensors import (
+from beholder.models.checkpoints import (
     Kind,
     Shapes,
     TensorFile,
+    check_floats,
+    check_tensor,
     listed,
+    load_weights,
     look_at,
+    name_of,
     open_tensors,
     pack_tensors,
     read_npy,
     read_npz,
     refuse_no_weights,
+    refuse_text,
 )
-from beholder.models.torch_files import check_floats, check_tensor, load_weights, name_of, refuse_text
 
 Activation = Literal["none", "relu"]
 ACTIVATIONS: tuple[Activation, ...] = ("none", "relu")

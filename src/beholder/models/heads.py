@@ -20,6 +20,7 @@ from beholder.io import storage
 from beholder.models import catalog, download
 from beholder.models.backbones import find_backbone, known_backbone
 from beholder.models.catalog import DEFAULT_HEAD, HeadEntry, Source
+from beholder.models.checkpoints import TensorFile, look_at, open_tensors
 from beholder.models.head import Head, checked_backbone, math_of
 from beholder.models.head_layouts import (
     HEAD_FORMAT,
@@ -37,7 +38,6 @@ from beholder.models.head_layouts import (
     read_head_file,
     read_tensor_head,
 )
-from beholder.models.tensors import TensorFile, look_at, open_tensors
 
 __all__ = ["Head", "kept_conversion", "load_head", "save_head"]
 

@@ -20,11 +20,10 @@ from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
 from beholder.models import download
 from beholder.models.catalog import Source
+from beholder.models.checkpoints import TensorFile, open_tensors, pack_header
 from beholder.models.download import MOST_TOWER_BYTES, MissingError, Watch, fetch_ranges, file_sha256, need_space
-from beholder.models.tensors import TensorFile, open_tensors, pack_header
 from beholder.models.tower_layouts import CONFIG_FILES, TOWER_FORMAT, WEIGHT_FILES, shard_files, tower_of_tensors
 
-_logger = logging.getLogger(__name__)
 _WORTH_CUTTING = 0.95
 """A file of which the tower is a larger share is fetched whole, through the hub's own cache."""
 _DIGEST = "data_sha256"

@@ -21,8 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from beholder.errors import HeadError
 from beholder.models.backbones import HEAD_DIM, LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation, TowerShape
-from beholder.models.tensors import Shapes, TensorFile, listed, look_at, open_tensors, refuse_no_weights
-from beholder.models.torch_files import check_floats, check_tensor, load_weights, open_script
+from beholder.models.checkpoints import (
+    Shapes,
+    TensorFile,
+    check_floats,
+    check_tensor,
+    listed,
+    load_weights,
+    look_at,
+    open_script,
+    open_tensors,
+    refuse_no_weights,
+)
 
 if TYPE_CHECKING:
     import torch
