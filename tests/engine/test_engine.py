@@ -24,7 +24,7 @@ from beholder.engine.onednn import _bf16_fault, find_fault, int8_support
 from beholder.errors import BeholderError, InputError
 from beholder.kernels.scoring import Affine
 from beholder.models.clip import TowerShape, random_tower
-from beholder.models.head import Head
+from beholder.models.heads import Head
 from beholder.notices import told_to
 from oracles.tiers import mostly_slow
 

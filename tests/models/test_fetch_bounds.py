@@ -17,8 +17,7 @@ from beholder.errors import HeadError
 from beholder.models import download
 from beholder.models.catalog import HeadEntry, Source
 from beholder.models.download import from_hub, watched_bar
-from beholder.models.tower_download import from_url
-from beholder.models.towers import load_tower
+from beholder.models.towers import from_url, load_tower
 from oracles.hub import Hub
 from oracles.web import Answer, Server, running
 

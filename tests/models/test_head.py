@@ -18,8 +18,7 @@ import torch
 
 from beholder.errors import InputError
 from beholder.kernels.scoring import Affine, Perceptron
-from beholder.models.head import score_on_device
-from beholder.models.heads import Head
+from beholder.models.heads import Head, score_on_device
 
 
 def rows_of(dim: int, num_rows: int = 7, seed: int = 0, dtype: str = "f4") -> npt.NDArray[Any]:

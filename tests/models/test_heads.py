@@ -21,8 +21,7 @@ import beholder
 from beholder.errors import HeadError
 from beholder.kernels.scoring import Affine, Perceptron
 from beholder.models import catalog
-from beholder.models.head import score_on_device
-from beholder.models.heads import Head, load_head, save_head
+from beholder.models.heads import Head, load_head, save_head, score_on_device
 
 L14 = "openai/clip-vit-large-patch14"
 RATINGS = (0, 5, 9)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from beholder import load_head
 from beholder.cli.models import models_app
 from beholder.errors import BeholderError, HeadError
-from beholder.models import catalog, tower_download
+from beholder.models import catalog, download
 from beholder.models.catalog import Source
 from beholder.models.clip import SHAPES, TowerShape, canonical_shapes
 from beholder.models.towers import load_tower
@@ -64,7 +64,10 @@ def test_the_second_source_by_its_registry_name(
     run("export", str(tmp_path / "out"), "ViT-B/32")
     states = json.loads(run("verify", "ViT-B/32", "--json").output)
     assert [state["state"] for state in states] == ["converted"]
-    assert f"removed {tower_download.kept_path(Source(repo=B32, file='model.safetensors'))}" in run("remove", "ViT-B/32").output
+    assert (
+        f"removed {download.kept_path('towers', Source(repo=B32, file='model.safetensors'))}"
+        in run("remove", "ViT-B/32").output
+    )
     assert json.loads(run("info", "ViT-B/32", "--json").output)["here"] is False
     monkeypatch.setenv("BEHOLDER_MODELS", str(tmp_path / "out"))
     assert load_tower("ViT-B/32", offline=True).sha256 == tower.sha256

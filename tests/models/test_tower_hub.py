@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from beholder.errors import HeadError
-from beholder.models import tower_download
+from beholder.models import download, towers
 from beholder.models.catalog import Source
 from beholder.models.clip import random_tensors
 from beholder.models.towers import load_tower
@@ -44,9 +44,9 @@ def test_of_a_whole_model_on_the_hub_only_the_image_tower_travels(
         assert again.describe() == tower.describe()
         assert torch.equal(again.module(PICTURES), tower.module(PICTURES))
     assert web.num_bytes_sent == sent
-    kept = tower_download.kept_path(Source(repo="some/clip", file="model.safetensors"))
+    kept = download.kept_path("towers", Source(repo="some/clip", file="model.safetensors"))
     assert kept.stat().st_size < num_bytes(tensors) + header
-    assert tower.sha256 == tower_download.data_sha256(kept)
+    assert tower.sha256 == towers.data_sha256(kept)
     assert load_tower(kept).describe() == {**tower.describe(), "name": kept.stem, "source": str(kept)}
 
 
@@ -140,11 +140,11 @@ def test_a_connection_that_breaks_is_taken_up_again(web: Hub, hf_folder: Path) -
     remove_kept()
     with pytest.raises(HeadError):
         load_tower("some/clip")
-    assert not tower_download.kept_path(Source(repo="some/clip", file="model.safetensors")).exists()
+    assert not download.kept_path("towers", Source(repo="some/clip", file="model.safetensors")).exists()
 
 
 def remove_kept() -> None:
-    tower_download.kept_path(Source(repo="some/clip", file="model.safetensors")).unlink()
+    download.kept_path("towers", Source(repo="some/clip", file="model.safetensors")).unlink()
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])

@@ -19,9 +19,8 @@ from beholder.demo.pictures import draw_contact_sheet
 from beholder.errors import HeadError, OutputError
 from beholder.io import storage
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
-from beholder.models.head import math_of
 from beholder.models.head_layouts import HeadFile, Layer
-from beholder.models.heads import Head, load_head, save_head
+from beholder.models.heads import Head, load_head, math_of, save_head
 from beholder.scoring.score import ScoreOptions, score
 from beholder.scoring.summary import RunSummary
 

@@ -16,7 +16,7 @@ from beholder.errors import OutputError
 from beholder.io.storage import cache_folder, write_bytes
 
 if TYPE_CHECKING:
-    from beholder.models.head import Head
+    from beholder.models.heads import Head
 
 NUM_CHECK_PICTURES = 8
 _REFERENCE_NORM = 17.9956

@@ -28,7 +28,7 @@ from beholder.errors import BeholderError, InputError
 from beholder.models.clip import ClipVisionTower
 
 if TYPE_CHECKING:
-    from beholder.models.head import Head
+    from beholder.models.heads import Head
     from beholder.models.towers import Tower
 
 

@@ -42,7 +42,7 @@ from beholder.models.clip import ClipVisionTower
 from beholder.notices import doing, say
 
 if TYPE_CHECKING:
-    from beholder.models.head import Head
+    from beholder.models.heads import Head
 
 FIRST_CUDA_BATCH, LAST_CUDA_BATCH = 64, 1024
 _WORTH_DOUBLING = 1.02

@@ -61,6 +61,11 @@ _NO_NETWORK_HINT = (
     "without a network: run `beholder models export DIR` on a machine that has one, copy DIR, and set BEHOLDER_MODELS=DIR"
 )
 
+_FILE_ENDINGS = (
+    ".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npy", ".npz", ".joblib", ".pkl", ".pickle", ".csv", ".json", ".h5",
+)  # fmt: skip
+_HUB_ID = re.compile(r"(?:hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
 Span = tuple[int, int, int]
 """Bytes [start, stop) of the remote file, and where they go in the local one."""
 
@@ -93,6 +98,27 @@ def is_hub_offline(offline: bool | None) -> bool:
 def models_place() -> str | None:
     """$BEHOLDER_MODELS: a local folder with head files, or the base URL of a mirror; None when it is not set."""
     return os.environ.get("BEHOLDER_MODELS") or None
+
+
+# What a name may stand for, beside an entry of the catalogue
+
+
+def is_path(spec: str) -> bool:
+    """Whether a name is meant as a local path, by how it is written."""
+    return storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
+
+
+def hub_source(spec: str, file: str = "") -> Source | None:
+    """`file` of the repository that "org/repo[@revision]" names, with or without "hf-hub:"; None for other names."""
+    found = None if is_path(spec) else _HUB_ID.fullmatch(spec)
+    return Source(repo=found["repo"], file=file, revision=found["revision"] or "main") if found is not None else None
+
+
+def kept_path(kind: str, source: Source) -> Path:
+    """Where beholder keeps the part of a hub repository's file that it needs; `kind` is "heads" or "towers"."""
+    file = "" if source.file == "model.safetensors" else f"--{source.file.removesuffix('.safetensors')}"
+    name = f"hub--{source.repo}{file}@{source.revision}".replace("/", "--")
+    return storage.cache_folder() / kind / f"{name}.safetensors"
 
 
 # Published files: found, fetched and checked

@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -195,20 +195,28 @@ def read_array_head(path: Path, kind: Kind, start: bytes, said: HeadUsage = NOT_
     tensors = _load_pickled(path)
     if "" in tensors:
         return _of_arrays({"": _as_float64(tensors[""], "", path)}, {}, said, str(path))
-    tensors = {usual: tensors[name] for usual, name in _usual_names(tensors, str(path)).items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    layout = _recognised(shapes, {}, said, str(path))
-    arrays = {name: _as_float64(tensors[name], name, path) for name in layout.names(shapes)}
-    return _assembled(layout, arrays, {}, str(path))
+
+    def read(names: Iterable[str]) -> Arrays:
+        return {name: _as_float64(tensors[name], name, path) for name in names}
+
+    return _head_of({name: tuple(tensor.shape) for name, tensor in tensors.items()}, read, {}, said, str(path))
 
 
 def read_tensor_head(file: TensorFile, said: HeadUsage = NOT_SAID) -> HeadFile:
     """Read the head out of an opened safetensors file, local or remote; only the head's own tensors are fetched."""
-    names = _usual_names(file.shapes, file.path)
-    layout = _recognised({usual: file.shapes[name] for usual, name in names.items()}, file.metadata, said, file.path)
-    found = file.read([names[usual] for usual in layout.names(names)])
-    arrays = {usual: found[names[usual]] for usual in layout.names(names)}
-    return _assembled(layout, arrays, file.metadata if layout.word == HEAD_FORMAT else {}, file.path)
+    return _head_of(file.shapes, file.read, file.metadata, said, file.path)
+
+
+def _head_of(
+    shapes: Shapes, read: Callable[[Iterable[str]], Arrays], metadata: Mapping[str, str], said: HeadUsage, where: str
+) -> HeadFile:
+    """The head among tensors of these names and shapes; only its own are read."""
+    names = _usual_names(shapes, where)
+    layout = _recognised({usual: shapes[name] for usual, name in names.items()}, metadata, said, where)
+    own = {usual: names[usual] for usual in layout.names(names)}
+    found = read(own.values())
+    arrays = {usual: found[name] for usual, name in own.items()}
+    return _assembled(layout, arrays, metadata if layout.word == HEAD_FORMAT else {}, where)
 
 
 def pack_head(head: HeadFile) -> bytes:
@@ -356,8 +364,7 @@ def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], texts: Mapping[str, str],
             f"{where} says activation {activation}, and you say {said.activation}; leave that out, or mend the file"
         )
     said = HeadUsage(activation=activation or said.activation, input_scale=said.input_scale)
-    layout = _recognised({name: array.shape for name, array in values.items()}, {}, said, where)
-    head = _assembled(layout, {name: values[name] for name in layout.names(values)}, {}, where)
+    head = _head_of({name: array.shape for name, array in values.items()}, lambda _: values, {}, said, where)
     return replace(head, backbone=texts.get("backbone") or None, metadata={"name": texts["name"]} if texts.get("name") else {})
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from beholder.errors import HeadError, OutputError
 from beholder.io import records as json_records
 from beholder.io import storage
-from beholder.models import catalog, download, tower_download
+from beholder.models import catalog, download, towers
 from beholder.models.backbones import SHAPES
 from beholder.models.catalog import HEADS, TOWERS, HeadEntry, TowerEntry
 from beholder.models.head_layouts import read_head_file
@@ -94,7 +94,7 @@ def _local_copy(entry: Entry) -> tuple[Path | None, bool]:
     """The file of a head or tower on this machine, not yet checked, and whether it is one of beholder's own making."""
     if isinstance(entry, TowerEntry):
         path = local_file(entry)
-        return path, path is not None and tower_download.kept_tower(path) is not None
+        return path, path is not None and towers.kept_tower(path) is not None
     path = download.locate(entry) if entry.sha256 is not None else None
     return (path, False) if path is not None else (kept_conversion(entry), True)
 
@@ -134,7 +134,7 @@ def check(entry: Entry) -> ModelState:
 
 def remove(entry: Entry) -> list[Path]:
     """Delete beholder's and the hub's cached copies; files in $BEHOLDER_MODELS are yours and stay. Returns what is gone."""
-    converted = tower_download.kept_path(entry.sources[0]) if isinstance(entry, TowerEntry) else kept_conversion(entry)
+    converted = download.kept_path("towers", entry.sources[0]) if isinstance(entry, TowerEntry) else kept_conversion(entry)
     places = [download.cached_path(entry), converted]
     places += [download.cached(source) for source in entry.sources if source.repo]
     removed = [path for path in dict.fromkeys(places) if path is not None and path.is_file()]
@@ -201,7 +201,7 @@ def _exported(folder: str, entry: Entry, offline: bool | None) -> dict[str, Any]
     is_kept = False
     if isinstance(entry, TowerEntry):
         source = fetch_tower(entry, offline=offline)
-        is_kept = tower_download.kept_tower(source) is not None
+        is_kept = towers.kept_tower(source) is not None
         if entry.is_partial and not is_kept and source.suffix != ".safetensors":
             raise HeadError(
                 f"{entry.name} cannot be exported from {source}: its sha256 is not known; export another tower file"

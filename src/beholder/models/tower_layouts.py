@@ -513,7 +513,7 @@ def open_tower_file(path: Path, *, known_as: str = "") -> TowerFile:
     configs = read_configs(file.parent)
     name = known_as or file.name
     if file.name.endswith(".index.json"):
-        files = shard_files(file)
+        files = shard_files(file, are_here=True)
         return tower_of_tensors(_shards(file, files), configs, name, str(file), _mapped(files))
     kind, start = look_at(file)
     if kind == "safetensors":
@@ -608,8 +608,8 @@ def _in_folder(folder: Path) -> Path:
     raise HeadError(f"{folder} holds {what}")
 
 
-def shard_files(index: Path) -> dict[str, Path]:
-    """Tensor name -> file, of a sharded Hugging Face checkpoint."""
+def shard_files(index: Path, *, are_here: bool = False) -> dict[str, Path]:
+    """Tensor name -> file, of a sharded Hugging Face checkpoint. Raises HeadError; where `are_here`, for missing files, too."""
     try:
         weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         found = {str(name): index.parent / Path(str(file)).name for name, file in weights.items()}
@@ -618,7 +618,7 @@ def shard_files(index: Path) -> dict[str, Path]:
             f"{index} is not a sound index of a sharded checkpoint ({' '.join(str(error).split())[:100]})"
         ) from None
     missing = sorted({path.name for path in found.values() if not path.is_file()})
-    if missing:
+    if missing and are_here:
         raise HeadError(f"{index.parent} is not complete: {', '.join(missing)} of {index.name} are missing")
     return found
 

@@ -6,20 +6,24 @@ order of `beholder models list`; files with a known sha256 are checked before th
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from beholder.errors import HeadError
+from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
-from beholder.models import download, tower_download
+from beholder.models import download
 from beholder.models.backbones import ACTIVATIONS, SHAPES, TowerActivation, TowerShape, canonical_backbone, same_backbone
 from beholder.models.catalog import (
     DEFAULT_TOWER,
+    Source,
     TowerEntry,
     backbone_by_sha256,
     did_you_mean,
@@ -30,17 +34,27 @@ from beholder.models.catalog import (
     tower_file_named,
     tower_suggestions,
 )
-from beholder.models.tower_layouts import OPENAI_REASON, TowerFile, open_tower_file
+from beholder.models.checkpoints import TensorFile, open_tensors, pack_header
+from beholder.models.download import MOST_TOWER_BYTES, MissingError, Watch, fetch_ranges, file_sha256, need_space
+from beholder.models.tower_layouts import (
+    CONFIG_FILES,
+    OPENAI_REASON,
+    TOWER_FORMAT,
+    WEIGHT_FILES,
+    TowerFile,
+    open_tower_file,
+    read_configs,
+    shard_files,
+    tower_of_tensors,
+)
 
 if TYPE_CHECKING:
     from beholder.models.clip import ClipVisionTower
-    from beholder.models.head import Head
+    from beholder.models.heads import Head
 
 __all__ = ["DEFAULT_TOWER", "Tower", "TowerSummary", "check_head_fits", "find_tower_file", "inspect_tower", "load_tower"]
 
 _logger = logging.getLogger(__name__)
-_FILE_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".index.json")
-_HUB_ID = re.compile(r"(?:hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,11 +86,9 @@ class TowerSummary:
     def describe(self) -> dict[str, Any]:
         """A JSON-ready record; for `beholder models info`."""
         return {
-            "name": self.name, "backbone": self.backbone, "dim": self.shape.dim, "image_px": self.shape.image_px,
-            "patch_px": self.shape.patch_px, "width": self.shape.width, "num_layers": self.shape.num_layers,
-            "num_heads": self.shape.num_heads, "mlp_width": self.shape.mlp_width, "activation": self.activation,
-            "activation_from": self.activation_from, "layout": self.layout, "licence": self.licence, "path": str(self.path),
-            "source": self.source,
+            "name": self.name, "backbone": self.backbone, "dim": self.shape.dim, **asdict(self.shape),
+            "activation": self.activation, "activation_from": self.activation_from, "layout": self.layout,
+            "licence": self.licence, "path": str(self.path), "source": self.source,
         }  # fmt: skip
 
 
@@ -138,7 +150,7 @@ def load_tower(
     if activation is not None and activation not in ACTIVATIONS:
         raise HeadError(f"the activation is quick_gelu or gelu, not {activation}")
     place = _place(name, offline)
-    digest, digest_of = tower_download.file_identity(_weights(place.path))
+    digest, digest_of = file_identity(_weights(place.path))
     summary, file = _summary(place, activation, digest if digest_of == "file" else None)
     if summary.activation is None:
         raise HeadError(
@@ -217,11 +229,10 @@ def _place(spec: str | os.PathLike[str], offline: bool | None) -> _Place:
     if not isinstance(spec, str):
         return _local(Path(spec))
     if not storage.is_local(spec):
-        path = tower_download.from_url(spec, offline=offline)
+        path = from_url(spec, offline=offline)
         return _Place(path, path.name, download.public_part(spec), known_as=path.name)
     path = storage.local_path(spec)
-    is_path = storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
-    if is_path and path.exists():
+    if download.is_path(spec) and path.exists():
         return _local(path)
     entries = find_towers(spec)
     if entries:
@@ -232,9 +243,9 @@ def _place(spec: str | os.PathLike[str], offline: bool | None) -> _Place:
         return _of_catalog(entries, offline, is_exact=tower_file_named(spec) is not None)
     if path.exists():
         return _local(path)
-    hub_id = _HUB_ID.fullmatch(spec)
-    if hub_id is not None and not is_path:
-        return _of_hub(hub_id["repo"], hub_id["revision"] or "main", offline)
+    source = download.hub_source(spec)
+    if source is not None:
+        return _of_hub(source.repo, source.revision, offline)
     hint = did_you_mean(tower_suggestions(spec))
     raise HeadError(f"there is no tower {spec}: it is no known name, and no file is there; {hint}")
 
@@ -246,7 +257,7 @@ def _local(path: Path) -> _Place:
 
 
 def _of_hub(repo: str, revision: str, offline: bool | None) -> _Place:
-    path = tower_download.find_on_hub(repo, revision, offline=offline)
+    path = find_on_hub(repo, revision, offline=offline)
     backbone = openai_repository(repo)
     source = f"https://huggingface.co/{repo}/tree/{revision}"
     return _Place(path, repo, source, backbone=backbone, known_as=f"{repo}/{path.name}")
@@ -256,7 +267,7 @@ def local_file(entry: TowerEntry) -> Path | None:
     """The file of a tower of the catalogue on this machine, not yet checked, or None. Asks no network."""
     found = download.locate(entry)
     if found is None and entry.is_partial:
-        kept = tower_download.kept_path(entry.sources[0])
+        kept = download.kept_path("towers", entry.sources[0])
         found = kept if kept.is_file() else None
     return found
 
@@ -271,11 +282,11 @@ def fetch_tower(entry: TowerEntry, *, offline: bool | None = None) -> Path:
         return local
     source = entry.sources[0]
     try:
-        return tower_download.from_hub(source, offline=offline, activation=entry.activation)
+        return from_hub(source, offline=offline, activation=entry.activation)
     except download.MissingError:
         if source.revision != "main":
             raise
-    return tower_download.find_on_hub(source.repo, source.revision, offline=offline)
+    return find_on_hub(source.repo, source.revision, offline=offline)
 
 
 def check_file(path: Path, entry: TowerEntry, *, again: bool = False) -> None:
@@ -283,9 +294,9 @@ def check_file(path: Path, entry: TowerEntry, *, again: bool = False) -> None:
 
     Of tensors that were fetched out of a larger file, the data must be what was written; without `again` that is trusted.
     """
-    if tower_download.kept_tower(path) is not None:
+    if kept_tower(path) is not None:
         if again:
-            tower_download.check_kept(path)
+            check_kept(path)
     elif entry.sha256 is not None:
         download.verify(path, entry, again=again)
 
@@ -313,3 +324,174 @@ def _of_catalog(entries: Sequence[TowerEntry], offline: bool | None, *, is_exact
 def _weights(path: Path) -> Path:
     """The file whose sha256 stands for a folder."""
     return Path(open_tower_file(path).path) if path.is_dir() else path
+
+
+_WORTH_CUTTING = 0.95
+"""A file of which the tower is a larger share is fetched whole, through the hub's own cache."""
+_DIGEST = "data_sha256"
+
+
+def kept_tower(path: Path) -> TensorFile | None:
+    """The header of a file that `keep` wrote, or None when there is none or it is damaged (it is then made anew)."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        opened = open_tensors(str(path))
+    except HeadError as error:
+        _logger.warning("%s; it is made anew", error)
+        return None
+    return opened if opened.metadata.get("format") == TOWER_FORMAT else None
+
+
+def data_sha256(path: Path) -> str:
+    """The sha256 of a safetensors file's data, without its header."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_kept(path: Path) -> None:
+    """Raise HeadError unless a kept file's data have the sha256 it was written with."""
+    opened = open_tensors(str(path))
+    if data_sha256(path) != opened.metadata.get(_DIGEST):
+        raise HeadError(f"{path} is damaged: its data do not have the sha256 it was written with; remove it and load again")
+
+
+def from_hub(source: Source, *, offline: bool | None = None, activation: str = "") -> Path:
+    """A local file with the tower of one file on the hub: kept tensors, a file of the hub's cache, or freshly fetched ones.
+
+    Raises MissingError when the repository has no such file, HeadError for all else.
+    """
+    kept = download.kept_path("towers", source)
+    known = kept_tower(kept)
+    found = download.newest_copy(source, known.metadata.get("etag", "") if known is not None else None, offline)
+    if not isinstance(found, download.PublishedVersion):
+        return found or kept
+    if download.cached(source) is None and source.file.endswith(".safetensors"):
+        opened = open_tensors(download.file_url(source, found.commit))
+        configs = _configs(replace(source, revision=found.commit))
+        names = tower_of_tensors(opened, configs, source.repo, f"{source.repo} ({source.file})").names
+        if sum(opened.tensors[name].stop - opened.tensors[name].start for name in names) < _WORTH_CUTTING * opened.num_bytes:
+            about = {"etag": found.etag, "commit": found.commit, "source": source.url, "name": source.repo}
+            return keep(opened, names, kept, {**about, "configs": json.dumps(configs), "activation": activation})
+    _configs(source)
+    return download.from_hub(source)
+
+
+def find_on_hub(repo: str, revision: str, *, offline: bool | None = None) -> Path:
+    """The tower of a hub repository, whichever of the usual files it has. Raises HeadError."""
+    stem = repo.rsplit("/", 1)[-1]
+    for name in (*WEIGHT_FILES, f"{stem}.pt", f"{stem}.safetensors"):
+        source = Source(repo=repo, file=name, revision=revision)
+        try:
+            if name.endswith(".index.json"):
+                return _sharded(source, offline)
+            return from_hub(source, offline=offline)
+        except MissingError:
+            continue
+    if download.is_hub_offline(offline):
+        raise HeadError(f"{repo} is not on this machine, and offline mode is on; load it once with a network")
+    raise HeadError(f"{repo} has none of the files of a tower: {', '.join(WEIGHT_FILES)}, {stem}.pt")
+
+
+def _sharded(source: Source, offline: bool | None) -> Path:
+    """All shards of a repository, fetched whole; the path of their index."""
+    cached = download.cached(source)
+    if download.is_hub_offline(offline):
+        if cached is None:
+            raise MissingError(source.file)
+        return cached
+    index = download.from_hub(source)
+    for file in sorted({path.name for path in shard_files(index).values()}):
+        download.from_hub(replace(source, file=file))
+    _configs(source)
+    return index
+
+
+def from_url(url: str, *, offline: bool | None = None) -> Path:
+    """A local file with the tower behind a URL (https, s3, ...), fetched again only when the server shows another one."""
+    folder = storage.cache_folder() / "towers" / f"url--{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "tower"
+    target, note = folder / name, folder / "identity.json"
+    if download.is_offline(offline):
+        if target.is_file():
+            return target
+        raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
+    identity = _identity(url)
+    if identity and target.is_file() and note.is_file() and note.read_text(encoding="utf-8") == identity:
+        return target
+    if name.endswith(".safetensors"):
+        opened = open_tensors(url)
+        names = tower_of_tensors(opened, {}, name, download.public_part(url)).names
+        keep(opened, names, target, {"source": download.public_part(url), "name": name})
+    else:
+        with storage.write_whole(str(target)) as temporary:
+            download.get_large(url, temporary, name, most_bytes=MOST_TOWER_BYTES)
+    storage.write_bytes(str(note), identity.encode())
+    return target
+
+
+def _identity(url: str) -> str:
+    """What a server says of a file that changes with it (ETag, time, size); empty where it says nothing."""
+    try:
+        file_system, inner = storage.filesystem(url)
+        info = file_system.info(inner)
+    except BeholderError as error:
+        raise HeadError(str(error)) from error
+    except FileNotFoundError as error:
+        reason = download.why(error.__cause__) if isinstance(error.__cause__, Exception) else "it does not exist there"
+        raise HeadError(f"cannot get {url}: {reason}") from None
+    except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent
+        raise HeadError(f"cannot get {url}: {download.why(error)}") from None
+    found = {key: str(info[key]) for key in ("ETag", "etag", "Last-Modified", "LastModified", "mtime") if info.get(key)}
+    return json.dumps({**found, "size": info.get("size")}, sort_keys=True) if found else ""
+
+
+def keep(opened: TensorFile, names: list[str], target: Path, about: Mapping[str, str]) -> Path:
+    """Fetch the named tensors of a remote safetensors file into one of our own, whole or not at all. Raises HeadError."""
+    wanted = {name: opened.tensors[name] for name in sorted(names, key=lambda name: opened.tensors[name].start)}
+    texts = {**about, "format": TOWER_FORMAT, "version": "1", _DIGEST: "0" * 64}
+    at = start = len(pack_header(wanted, texts))
+    spans = []
+    for info in wanted.values():
+        spans.append((info.start, info.stop, at))
+        at += info.stop - info.start
+    Watch(about.get("source", opened.path), MOST_TOWER_BYTES).expect(at - start)
+    need_space(target.parent, at, about.get("name", "the tower"))
+    with storage.write_whole(str(target)) as temporary:
+        with temporary.open("r+b") as file:
+            file.write(pack_header(wanted, texts))
+            file.truncate(at)
+        fetch_ranges(opened.path, spans, temporary, about.get("name", "tower"))
+        texts[_DIGEST] = data_sha256(temporary)
+        with temporary.open("r+b") as file:
+            file.write(pack_header(wanted, texts))
+    return target
+
+
+def _configs(source: Source) -> dict[str, Any]:
+    """The configuration files of a repository, fetched into the hub's cache, and what is in them."""
+    found = [path for name in CONFIG_FILES if (path := _downloaded(replace(source, file=name))) is not None]
+    return read_configs(found[0].parent) if found else {}
+
+
+def _downloaded(source: Source) -> Path | None:
+    """A small file of a repository, or None where it has none."""
+    try:
+        return download.from_hub(source)
+    except MissingError:
+        return None
+
+
+def file_identity(path: Path) -> tuple[str, str]:
+    """(sha256, "file" or "tensors"): what a tower's file is known by; of a sharded one, the sha256 of its shards' sha256."""
+    if path.name.endswith(".index.json"):
+        shards = sorted(set(shard_files(path, are_here=True).values()))
+        return hashlib.sha256("".join(file_sha256(shard) for shard in shards).encode()).hexdigest(), "tensors"
+    own = kept_tower(path)
+    if own is not None and own.metadata.get(_DIGEST):
+        return own.metadata[_DIGEST], "tensors"
+    return file_sha256(path), "file"
