@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beholder.columns import RowStatus
-from beholder.kernels import ColumnBlock, scoring, vectors
+from beholder.kernels import ColumnBlock, compiled
 from beholder.kernels.scoring import Affine, RowScorer
 from beholder.kernels.vectors import widen_16, widen_16_by_integers
 from oracles.slow_scores import affine_scores
@@ -139,9 +142,19 @@ def test_all_65536_half_floats_are_widened_exactly(by_integers: bool) -> None:
     assert np.array_equal(np.signbit(out), np.signbit(expected))
 
 
-def test_kernels_are_compiled_anew_when_the_vector_code_changes() -> None:
-    digest = hashlib.sha256(Path(vectors.__file__).read_bytes()).hexdigest()[:16]
-    assert digest == scoring.VECTORS_SHA256, "vectors.py changed: write its new hash into scoring.py"
+def test_kernels_are_compiled_anew_when_another_file_of_theirs_changes(tmp_path: Path) -> None:
+    shutil.copy(compiled.__file__, tmp_path / "compiled.py")
+    (tmp_path / "other.py").write_text("")
+    (tmp_path / "kernel.py").write_text("from compiled import compiled\n@compiled\ndef double(x):\n    return 2 * x\n")
+    line = "from kernel import double; double(1.5); print(sum(double.stats.cache_hits.values()))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def hits() -> str:
+        return subprocess.run([sys.executable, "-c", line], env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert (hits(), hits()) == ("0\n", "1\n")
+    (tmp_path / "other.py").write_text("changed = True\n")
+    assert hits() == "0\n"
 
 
 @pytest.mark.parametrize("threads", [2, 4])

@@ -31,6 +31,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from beholder.kernels.compiled import compiled
+from beholder.kernels.vectors import load, loop, pointer, splat
 
 PRECISION_BITS = 22
 """Bits after the point of a weight: 32 less 8 for the byte and 2 for overshoot and sign, as Pillow has it."""
@@ -55,18 +56,6 @@ def best_pieces(features: set[str] | None = None) -> Any:
     if ("avx512vnni" in found and "avx512vl" in found) or "avxvnni" in found:
         return np.empty(0, np.uint8)
     return np.empty(0, np.int16 if "avx2" in found else np.int32)
-
-
-def _at(builder: Any, address: Any, kind: Any) -> Any:
-    return builder.inttoptr(address, ir.PointerType(kind))
-
-
-def _load(builder: Any, address: Any, kind: Any) -> Any:
-    return builder.load(_at(builder, address, kind), align=1, typ=kind)
-
-
-def _splat(kind: Any, value: int) -> Any:
-    return ir.Constant(kind, [value] * kind.count)
 
 
 def _pick(builder: Any, first: Any, second: Any, lanes: list[int]) -> Any:
@@ -120,7 +109,7 @@ class _Pieces:
         if self.name == "int16":
             names = ("llvm.x86.avx512.pmaddw.d.512", "llvm.x86.avx2.pmadd.wd")
             shorts = builder.bitcast(data, _SHORTS)
-            parts = (builder.and_(shorts, _splat(_SHORTS, 255)), builder.lshr(shorts, _splat(_SHORTS, 8)))
+            parts = (builder.and_(shorts, splat(_SHORTS, 255)), builder.lshr(shorts, splat(_SHORTS, 8)))
             result = list(sums)
             for place, plane in enumerate(planes):
                 args = [parts[place % 2], builder.bitcast(plane, _SHORTS)]
@@ -130,7 +119,7 @@ class _Pieces:
         total = sums[0]
         words = builder.bitcast(data, _WORDS)
         for tap, plane in enumerate(planes):
-            value = builder.and_(builder.lshr(words, _splat(_WORDS, 8 * tap)), _splat(_WORDS, 255))
+            value = builder.and_(builder.lshr(words, splat(_WORDS, 8 * tap)), splat(_WORDS, 255))
             total = builder.add(total, builder.mul(value, plane))
         return [total]
 
@@ -139,46 +128,34 @@ class _Pieces:
         shift = {"uint8": 8, "int16": 16, "int32": 0}[self.name]
         result = sums[0]
         for place, value in enumerate(sums[1:], 1):
-            result = builder.add(result, builder.shl(value, _splat(_WORDS, shift * place)))
+            result = builder.add(result, builder.shl(value, splat(_WORDS, shift * place)))
         return result
 
 
 def _to_bytes(builder: Any, total: Any) -> Any:
     """<n x i32> fixed-point sums -> <n x i8>, rounded half up and clipped to [0, 255]."""
     kind = total.type
-    value = builder.ashr(builder.add(total, _splat(kind, 1 << (PRECISION_BITS - 1))), _splat(kind, PRECISION_BITS))
+    value = builder.ashr(builder.add(total, splat(kind, 1 << (PRECISION_BITS - 1))), splat(kind, PRECISION_BITS))
     for limit, sign in ((0, "<"), (255, ">")):
-        value = builder.select(builder.icmp_signed(sign, value, _splat(kind, limit)), _splat(kind, limit), value)
+        value = builder.select(builder.icmp_signed(sign, value, splat(kind, limit)), splat(kind, limit), value)
     return builder.trunc(value, ir.VectorType(_I8, kind.count))
 
 
-def _sum_loop(builder: Any, pieces: _Pieces, count: Any, load: Callable[[Any], tuple[Any, list[Any]]]) -> Any:
-    """Add up `count` >= 1 steps of (data, planes) = load(step); returns the 16 whole sums."""
-    index_type = count.type
-    entry = builder.block
-    loop, end = builder.append_basic_block("steps"), builder.append_basic_block("end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(index_type)
-    index.add_incoming(ir.Constant(index_type, 0), entry)
-    sums = [builder.phi(_WORDS) for _ in range(pieces.num_sums)]
-    data, planes = load(index)
-    new_sums = pieces.add(builder, sums, data, planes)
-    following = builder.add(index, ir.Constant(index_type, 1))
-    index.add_incoming(following, loop)
-    for old, new in zip(sums, new_sums, strict=True):
-        old.add_incoming(_splat(_WORDS, 0), entry)
-        old.add_incoming(new, loop)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, end)
-    builder.position_at_end(end)
-    return pieces.total(builder, new_sums)
+def _sum_loop(builder: Any, pieces: _Pieces, count: Any, load_step: Callable[[Any], tuple[Any, list[Any]]]) -> Any:
+    """Add up `count` >= 1 steps of (data, planes) = load_step(step); returns the 16 whole sums."""
+
+    def add(index: Any, sums: list[Any]) -> list[Any]:
+        data, planes = load_step(index)
+        return pieces.add(builder, sums, data, planes)
+
+    return pieces.total(builder, loop(builder, count, [splat(_WORDS, 0)] * pieces.num_sums, add))
 
 
 def _load_planes(builder: Any, pieces: _Pieces, first: Any, plane_bytes: Any, offset: Any, kind: Any) -> list[Any]:
     planes = []
     address = builder.add(first, offset)
     for _ in range(pieces.num_planes):
-        planes.append(_repeat(builder, _load(builder, address, kind)))
+        planes.append(_repeat(builder, load(builder, address, kind)))
         address = builder.add(address, plane_bytes)
     return planes
 
@@ -188,9 +165,9 @@ def _along_rows_code(builder: Any, args: Any, pieces: _Pieces, pixel_bytes: int)
     row_type = ir.VectorType(_I8, QUADS)
     weight_bytes = 4 if pixel_bytes == 4 else 16
 
-    def load(step: Any) -> tuple[Any, list[Any]]:
+    def load_step(step: Any) -> tuple[Any, list[Any]]:
         offset = builder.mul(step, ir.Constant(step.type, 16))
-        four = [_load(builder, builder.add(row, offset), row_type) for row in rows]
+        four = [load(builder, builder.add(row, offset), row_type) for row in rows]
         low, high = (_pick(builder, four[i], four[i + 1], list(range(32))) for i in (0, 2))
         data = _pick(builder, low, high, list(range(64)))
         if pixel_bytes == 4:  # 4 pixels of 4 channels -> 4 channels of 4 pixels, in each row
@@ -199,7 +176,7 @@ def _along_rows_code(builder: Any, args: Any, pieces: _Pieces, pixel_bytes: int)
         kind = _I32 if pixel_bytes == 4 else ir.VectorType(_I32, 4)
         return data, _load_planes(builder, pieces, weights, plane_bytes, at, kind)
 
-    total = _sum_loop(builder, pieces, steps, load)
+    total = _sum_loop(builder, pieces, steps, load_step)
     if pixel_bytes == 4:
         values = _to_bytes(builder, total)
         values = _pick(builder, values, values, [4 * row + c for c in range(4) for row in range(4)])
@@ -207,7 +184,7 @@ def _along_rows_code(builder: Any, args: Any, pieces: _Pieces, pixel_bytes: int)
         for swap in (1, 2):
             total = builder.add(total, _pick(builder, total, total, [lane ^ swap for lane in range(QUADS)]))
         values = _to_bytes(builder, _pick(builder, total, total, [0, 4, 8, 12]))
-    builder.store(values, _at(builder, out, values.type), align=1)
+    builder.store(values, pointer(builder, out, values.type), align=1)
 
 
 def _along_rows(like: Any, pixel_bytes: int) -> Any:
@@ -238,15 +215,15 @@ def filter_groups(typing_context, like, data, group_bytes, weights, plane_bytes,
         pieces = _Pieces(like)
         _, first, stride, planes, plane_stride, count, target, is_packed = args
 
-        def load(step: Any) -> tuple[Any, list[Any]]:
-            values = _load(builder, builder.add(first, builder.mul(step, stride)), _BYTES)
+        def load_step(step: Any) -> tuple[Any, list[Any]]:
+            values = load(builder, builder.add(first, builder.mul(step, stride)), _BYTES)
             at = builder.mul(step, ir.Constant(step.type, 4))
             return values, _load_planes(builder, pieces, planes, plane_stride, at, _I32)
 
-        values = _to_bytes(builder, _sum_loop(builder, pieces, count, load))
+        values = _to_bytes(builder, _sum_loop(builder, pieces, count, load_step))
         without = _pick(builder, values, values, [i for i in range(QUADS) if i % 4 != 3] + [12, 13, 14, 15])
         values = builder.select(is_packed, without, values)
-        builder.store(values, _at(builder, target, values.type), align=1)
+        builder.store(values, pointer(builder, target, values.type), align=1)
         return context.get_dummy_value()
 
     return types.void(like, *[types.intp] * 6, types.boolean), codegen
@@ -261,17 +238,17 @@ def filter_lines(typing_context, like, lines, offset, weights, plane_bytes, step
         _, table, offset, planes, plane_stride, count, target = args
         line_type = ir.VectorType(_I8, QUADS)
 
-        def load(step: Any) -> tuple[Any, list[Any]]:
+        def load_step(step: Any) -> tuple[Any, list[Any]]:
             first = builder.add(table, builder.mul(step, ir.Constant(step.type, 32)))
             entries = [builder.add(first, ir.Constant(step.type, 8 * i)) for i in range(4)]
-            four = [_load(builder, builder.add(_load(builder, entry, _I64), offset), line_type) for entry in entries]
+            four = [load(builder, builder.add(load(builder, entry, _I64), offset), line_type) for entry in entries]
             low, high = (_pick(builder, four[i], four[i + 1], list(range(32))) for i in (0, 2))
             data = _pick(builder, low, high, [16 * line + byte for byte in range(16) for line in range(4)])
             at = builder.mul(step, ir.Constant(step.type, 4))
             return data, _load_planes(builder, pieces, planes, plane_stride, at, _I32)
 
-        values = _to_bytes(builder, _sum_loop(builder, pieces, count, load))
-        builder.store(values, _at(builder, target, values.type), align=1)
+        values = _to_bytes(builder, _sum_loop(builder, pieces, count, load_step))
+        builder.store(values, pointer(builder, target, values.type), align=1)
         return context.get_dummy_value()
 
     return types.void(like, *[types.intp] * 6), codegen
@@ -282,7 +259,7 @@ def copy_bytes(typing_context, target, source, count):  # type: ignore[no-untype
     """Copy `count` bytes from address to address; they must not overlap."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        target, source = (_at(builder, address, _I8) for address in args[:2])
+        target, source = (pointer(builder, address, _I8) for address in args[:2])
         cgutils.raw_memcpy(builder, target, source, args[2], 1)
         return context.get_dummy_value()
 

@@ -26,6 +26,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from beholder.kernels.compiled import compiled
+from beholder.kernels.vectors import load
 
 PAD = 64
 """Bytes around the text that the windows may touch. Those after it must be line ends."""
@@ -53,16 +54,12 @@ _KEEP_LAST = np.array([(2**64 - 1) ^ (2 ** (8 * (8 - min(8, max(0, n)))) - 1) fo
 """At n + 16: a mask that keeps the last n of 8 bytes in memory order; none below 0, all above 8."""
 
 
-def _at(builder: Any, address: Any, kind: Any) -> Any:
-    return builder.load(builder.inttoptr(address, ir.PointerType(kind)), align=1, typ=kind)
-
-
 @intrinsic
 def _byte(typing_context, address):  # type: ignore[no-untyped-def]
     """The byte at an address, as int64."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.zext(_at(builder, args[0], ir.IntType(8)), ir.IntType(64))
+        return builder.zext(load(builder, args[0], ir.IntType(8)), ir.IntType(64))
 
     return types.int64(types.int64), codegen
 
@@ -72,7 +69,7 @@ def _word(typing_context, address):  # type: ignore[no-untyped-def]
     """The eight bytes at an address, first one lowest, as uint64."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return _at(builder, args[0], ir.IntType(64))
+        return load(builder, args[0], ir.IntType(64))
 
     return types.uint64(types.int64), codegen
 
@@ -83,7 +80,7 @@ def _non_digits(typing_context, address):  # type: ignore[no-untyped-def]
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         kind = ir.VectorType(ir.IntType(8), 32)
-        shifted = builder.sub(_at(builder, args[0], kind), ir.Constant(kind, [_ZERO] * 32))
+        shifted = builder.sub(load(builder, args[0], kind), ir.Constant(kind, [_ZERO] * 32))
         other = builder.icmp_unsigned(">", shifted, ir.Constant(kind, [9] * 32))
         return builder.zext(builder.bitcast(other, ir.IntType(32)), ir.IntType(64))
 

@@ -31,9 +31,6 @@ from beholder.kernels import ColumnBlock, Embeddings
 from beholder.kernels.compiled import compiled
 from beholder.kernels.vectors import BLOCK, LANES, copy_element, dot_and_square_sum, dot_sum, multiply_4_rows, widen_16
 
-VECTORS_SHA256 = "89a9d66179a9520f"
-"""Hash of vectors.py. numba's cache watches this file only; a test keeps the two together."""
-
 _NAN, _INF, _ZERO = int(RowStatus.NAN), int(RowStatus.INF), int(RowStatus.ZERO_NORM)
 _SMALLEST_SQUARE_SUM, _LARGEST_SQUARE_SUM = 1e-30, 1e37
 _TILE_ROWS = 32

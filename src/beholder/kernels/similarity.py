@@ -19,15 +19,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from beholder.kernels import vectors
 from beholder.kernels.compiled import compiled
 from beholder.kernels.vectors import LANES, multiply_4_rows
-
-VECTORS_SHA256 = "89a9d66179a9520f"
-"""Hash of vectors.py. numba's cache watches this file only; a test keeps the two together."""
 
 PANEL = 32
 """Rows that stand side by side in a panel of coordinates."""
@@ -41,28 +37,15 @@ def _dot_code(builder: Any, args: Any, item_bytes: int, half_instructions: bool)
     """Loop over 16 elements at a time; returns the sum of all products."""
     x, y, steps = args
     wide = ir.VectorType(ir.DoubleType(), LANES)
-    fma_type = ir.FunctionType(wide, [wide] * 3)
-    fma = cgutils.get_or_insert_function(builder.module, fma_type, f"llvm.fma.v{LANES}f64")
-    entry = builder.block
-    loop, end = builder.append_basic_block("elements"), builder.append_basic_block("end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(x.type)
-    total = builder.phi(wide)
-    index.add_incoming(ir.Constant(x.type, 0), entry)
-    total.add_incoming(ir.Constant(wide, [0.0] * LANES), entry)
-    offset = builder.mul(index, ir.Constant(x.type, LANES * item_bytes))
-    pair = []
-    for row in (x, y):
-        values = vectors._load_lanes(builder, builder.add(row, offset), 0, item_bytes, half_instructions)
-        pair.append(values if item_bytes == 8 else builder.fpext(values, wide))
-    added = builder.call(fma, [*pair, total])
-    following = builder.add(index, ir.Constant(x.type, 1))
-    index.add_incoming(following, loop)
-    total.add_incoming(added, loop)
-    builder.cbranch(builder.icmp_signed("<", following, steps), loop, end)
-    builder.position_at_end(end)
-    return vectors._sum_lanes(builder, added)
+
+    def add(index: Any, total: list[Any]) -> list[Any]:
+        offset = builder.mul(index, ir.Constant(index.type, LANES * item_bytes))
+        pair = [vectors.load_lanes(builder, builder.add(row, offset), item_bytes, half_instructions) for row in (x, y)]
+        if item_bytes != 8:
+            pair = [builder.fpext(values, wide) for values in pair]
+        return [vectors.fma(builder, *pair, *total)]
+
+    return vectors.sum_lanes(builder, *vectors.loop(builder, steps, [vectors.splat(wide, 0.0)], add))
 
 
 @intrinsic

@@ -1,6 +1,6 @@
-"""LLVM building blocks for the kernels: address of embedding elements in, sums over them in wide registers out.
+"""LLVM code for the kernels: loads and loops that others build on, and sums over embedding elements in wide registers.
 
-numba has no half floats and no vector registers, so these few operations are written as LLVM code ("intrinsics" of
+numba has no half floats and no vector registers, so a few operations are written as LLVM code ("intrinsics" of
 numba's extension interface). They fix the order of every addition, which makes results independent of the compiler's
 choices, of batch and shard size, and of the number of threads. All take addresses as integers and check nothing.
 
@@ -10,6 +10,7 @@ An element type is named by the dtype of the array that is passed as `like`: uin
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import binding, ir
@@ -24,8 +25,10 @@ BLOCK = 128
 _PREFETCH_BYTES = 2048
 """How far ahead rows are asked for. The hardware's own prefetch stops at each 4 KiB page; measured best of 0-6144."""
 
-_F32, _F64, _F16 = ir.FloatType(), ir.DoubleType(), ir.HalfType()
-_I16, _I32 = ir.IntType(16), ir.IntType(32)
+_F32, _F64, _I32 = ir.FloatType(), ir.DoubleType(), ir.IntType(32)
+_FLOATS, _DOUBLES, _HALVES, _SHORTS, _WORDS = (
+    ir.VectorType(element, LANES) for element in (_F32, _F64, ir.HalfType(), ir.IntType(16), _I32)
+)
 
 
 def has_half_instructions() -> bool:
@@ -35,21 +38,45 @@ def has_half_instructions() -> bool:
     return bool(binding.get_host_cpu_features().get("f16c", False))
 
 
-def _vec(element: Any, lanes: int = LANES) -> Any:
-    return ir.VectorType(element, lanes)
-
-
-def _at(builder: Any, address: Any, offset: int, kind: Any) -> Any:
-    moved = builder.add(address, ir.Constant(address.type, offset))
+def pointer(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
+    """A pointer to a `kind`, `offset` bytes after an address."""
+    moved = builder.add(address, ir.Constant(address.type, offset)) if offset else address
     return builder.inttoptr(moved, ir.PointerType(kind))
 
 
-def _load(builder: Any, address: Any, offset: int, kind: Any, align: int) -> Any:
-    return builder.load(_at(builder, address, offset, kind), align=align, typ=kind)
+def load(builder: Any, address: Any, kind: Any, offset: int = 0, align: int = 1) -> Any:
+    """The `kind` that lies `offset` bytes after an address."""
+    return builder.load(pointer(builder, address, kind, offset), align=align, typ=kind)
 
 
-def _splat(element: Any, value: float) -> Any:
-    return ir.Constant(_vec(element), [value] * LANES)
+def splat(kind: Any, value: float) -> Any:
+    """A vector of type `kind` with the same constant in every lane."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def loop(builder: Any, count: Any, first: Sequence[Any], step: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """What is left of the values `first` after values = step(index, values) for each index of [0, count), count >= 1."""
+    entry = builder.block
+    body, end = builder.append_basic_block("body"), builder.append_basic_block("end")
+    builder.branch(body)
+    builder.position_at_end(body)
+    index = builder.phi(count.type)
+    values = [builder.phi(value.type) for value in first]
+    found = step(index, values)
+    following = builder.add(index, ir.Constant(count.type, 1))
+    for phi, before, after in zip([index, *values], [ir.Constant(count.type, 0), *first], [following, *found], strict=True):
+        phi.add_incoming(before, entry)
+        phi.add_incoming(after, body)
+    builder.cbranch(builder.icmp_signed("<", following, count), body, end)
+    builder.position_at_end(end)
+    return found
+
+
+def fma(builder: Any, *values: Any) -> Any:
+    """values[0] * values[1] + values[2] of vectors, rounded once."""
+    kind = values[0].type
+    name = f"llvm.fma.v{kind.count}f{64 if kind.element == _F64 else 32}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name), values)
 
 
 def _widen_half_by_integers(builder: Any, halves: Any) -> Any:
@@ -58,25 +85,25 @@ def _widen_half_by_integers(builder: Any, halves: Any) -> Any:
     Exponent and mantissa are moved into float32's place and the exponent bias is mended by one multiplication
     with 2**112, which also normalises subnormals. An exponent of all ones (Inf, NaN) is set to float32's.
     """
-    bits = builder.zext(halves, _vec(_I32))
-    sign = builder.shl(builder.and_(bits, _splat(_I32, 0x8000)), _splat(_I32, 16))
-    magnitude = builder.shl(builder.and_(bits, _splat(_I32, 0x7FFF)), _splat(_I32, 13))
+    bits = builder.zext(halves, _WORDS)
+    sign = builder.shl(builder.and_(bits, splat(_WORDS, 0x8000)), splat(_WORDS, 16))
+    magnitude = builder.shl(builder.and_(bits, splat(_WORDS, 0x7FFF)), splat(_WORDS, 13))
     moved = builder.or_(sign, magnitude)
-    finite = builder.fmul(builder.bitcast(moved, _vec(_F32)), _splat(_F32, 2.0**112))
-    special = builder.bitcast(builder.or_(moved, _splat(_I32, 0x7F800000)), _vec(_F32))
-    exponent = builder.and_(bits, _splat(_I32, 0x7C00))
-    return builder.select(builder.icmp_unsigned("==", exponent, _splat(_I32, 0x7C00)), special, finite)
+    finite = builder.fmul(builder.bitcast(moved, _FLOATS), splat(_FLOATS, 2.0**112))
+    special = builder.bitcast(builder.or_(moved, splat(_WORDS, 0x7F800000)), _FLOATS)
+    exponent = builder.and_(bits, splat(_WORDS, 0x7C00))
+    return builder.select(builder.icmp_unsigned("==", exponent, splat(_WORDS, 0x7C00)), special, finite)
 
 
-def _load_lanes(builder: Any, address: Any, offset: int, item_bytes: int, half_instructions: bool) -> Any:
+def load_lanes(builder: Any, address: Any, item_bytes: int, half_instructions: bool, offset: int = 0) -> Any:
     """16 elements of 2, 4 or 8 bytes -> <16 x float> for halves and floats, <16 x double> for doubles."""
     if item_bytes == 8:
-        return _load(builder, address, offset, _vec(_F64), 8)
+        return load(builder, address, _DOUBLES, offset, 8)
     if item_bytes == 4:
-        return _load(builder, address, offset, _vec(_F32), 4)
+        return load(builder, address, _FLOATS, offset, 4)
     if half_instructions:
-        return builder.fpext(_load(builder, address, offset, _vec(_F16), 2), _vec(_F32))
-    return _widen_half_by_integers(builder, _load(builder, address, offset, _vec(_I16), 2))
+        return builder.fpext(load(builder, address, _HALVES, offset, 2), _FLOATS)
+    return _widen_half_by_integers(builder, load(builder, address, _SHORTS, offset, 2))
 
 
 def _prefetch(builder: Any, address: Any, num_bytes: int) -> None:
@@ -85,16 +112,16 @@ def _prefetch(builder: Any, address: Any, num_bytes: int) -> None:
     function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
     read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
     for offset in range(0, num_bytes, 64):
-        pointer = _at(builder, address, _PREFETCH_BYTES + offset, ir.IntType(8))
-        builder.call(function, [pointer, read, keep, data])
+        ahead = pointer(builder, address, ir.IntType(8), _PREFETCH_BYTES + offset)
+        builder.call(function, [ahead, read, keep, data])
 
 
-def _sum_lanes(builder: Any, lanes: Any) -> Any:
+def sum_lanes(builder: Any, lanes: Any) -> Any:
     """<16 x double> -> double, halves added pairwise."""
     width = LANES
     while width > 1:
         width //= 2
-        halves = [ir.Constant(_vec(_I32, width), list(range(start, start + width))) for start in (0, width)]
+        halves = [ir.Constant(ir.VectorType(_I32, width), list(range(start, start + width))) for start in (0, width)]
         low, high = (builder.shuffle_vector(lanes, lanes, mask) for mask in halves)
         lanes = builder.fadd(low, high)
     return builder.extract_element(lanes, ir.Constant(_I32, 0))
@@ -103,44 +130,24 @@ def _sum_lanes(builder: Any, lanes: Any) -> Any:
 def _row_sums_code(builder: Any, args: Any, item_bytes: int, squares: bool, half_instructions: bool) -> None:
     """Loop over the blocks of a row; per block float32 fused multiply-adds, then one addition to float64 lanes."""
     x, w, num_blocks, out = args
-    index_type = x.type
-    fma_type = ir.FunctionType(_vec(_F32), [_vec(_F32)] * 3)
-    fma = cgutils.get_or_insert_function(builder.module, fma_type, "llvm.fma.v16f32")
     num_sums = 2 if squares else 1
 
-    entry = builder.block
-    loop, end = builder.append_basic_block("blocks"), builder.append_basic_block("end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(index_type)
-    index.add_incoming(ir.Constant(index_type, 0), entry)
-    totals = [builder.phi(_vec(_F64)) for _ in range(num_sums)]
-    for total in totals:
-        total.add_incoming(_splat(_F64, 0.0), entry)
-
-    x_block = builder.add(x, builder.mul(index, ir.Constant(index_type, BLOCK * item_bytes)))
-    w_block = builder.add(w, builder.mul(index, ir.Constant(index_type, BLOCK * 4)))
-    if squares:
-        _prefetch(builder, x_block, BLOCK * item_bytes)
-    partial = [_splat(_F32, 0.0)] * num_sums
-    for step in range(BLOCK // LANES):
-        values = _load_lanes(builder, x_block, step * LANES * item_bytes, item_bytes, half_instructions)
-        if item_bytes == 8:
-            values = builder.fptrunc(values, _vec(_F32))
-        weights = _load(builder, w_block, step * LANES * 4, _vec(_F32), 4)
-        partial[0] = builder.call(fma, [values, weights, partial[0]])
+    def add_block(index: Any, totals: list[Any]) -> list[Any]:
+        x_block = builder.add(x, builder.mul(index, ir.Constant(index.type, BLOCK * item_bytes)))
+        w_block = builder.add(w, builder.mul(index, ir.Constant(index.type, BLOCK * 4)))
         if squares:
-            partial[1] = builder.call(fma, [values, values, partial[1]])
-    sums = [builder.fadd(total, builder.fpext(part, _vec(_F64))) for total, part in zip(totals, partial, strict=True)]
+            _prefetch(builder, x_block, BLOCK * item_bytes)
+        partial = [splat(_FLOATS, 0.0)] * num_sums
+        for place in range(0, BLOCK, LANES):
+            values = load_lanes(builder, x_block, item_bytes, half_instructions, place * item_bytes)
+            if item_bytes == 8:
+                values = builder.fptrunc(values, _FLOATS)
+            weights = load(builder, w_block, _FLOATS, place * 4, 4)
+            partial = [fma(builder, values, *pair) for pair in zip((weights, values), partial, strict=False)]
+        return [builder.fadd(total, builder.fpext(part, _DOUBLES)) for total, part in zip(totals, partial, strict=True)]
 
-    following = builder.add(index, ir.Constant(index_type, 1))
-    index.add_incoming(following, loop)
-    for total, value in zip(totals, sums, strict=True):
-        total.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", following, num_blocks), loop, end)
-    builder.position_at_end(end)
-    for position, value in enumerate(sums):
-        builder.store(_sum_lanes(builder, value), _at(builder, out, 8 * position, _F64))
+    for position, value in enumerate(loop(builder, num_blocks, [splat(_DOUBLES, 0.0)] * num_sums, add_block)):
+        builder.store(sum_lanes(builder, value), pointer(builder, out, _F64, 8 * position))
 
 
 def _row_sums(like: Any, squares: bool) -> Any:
@@ -172,10 +179,10 @@ def _widen_16(like: Any, half_instructions: bool) -> Any:
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         _, x, out = args
         item_bytes = like.dtype.bitwidth // 8
-        values = _load_lanes(builder, x, 0, item_bytes, half_instructions)
+        values = load_lanes(builder, x, item_bytes, half_instructions)
         if item_bytes != 8:
-            values = builder.fpext(values, _vec(_F64))
-        builder.store(values, _at(builder, out, 0, _vec(_F64)), align=8)
+            values = builder.fpext(values, _DOUBLES)
+        builder.store(values, pointer(builder, out, _DOUBLES), align=8)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -201,8 +208,8 @@ def copy_element(typing_context, like, source, target):  # type: ignore[no-untyp
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         item_bytes = like.dtype.bitwidth // 8
         kind = ir.IntType(8 * item_bytes)
-        value = _load(builder, args[1], 0, kind, item_bytes)
-        builder.store(value, _at(builder, args[2], 0, kind), align=item_bytes)
+        value = load(builder, args[1], kind, align=item_bytes)
+        builder.store(value, pointer(builder, args[2], kind), align=item_bytes)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -212,37 +219,24 @@ def _multiply_4_rows_code(builder: Any, args: Any) -> None:
     """Loop over the inputs; 4 rows by 32 outputs are kept in 8 registers and stored once at the end."""
     rows, row_bytes, panel, num_in, out, out_bytes = args
     index_type = rows.type
-    fma_type = ir.FunctionType(_vec(_F32), [_vec(_F32)] * 3)
-    fma = cgutils.get_or_insert_function(builder.module, fma_type, "llvm.fma.v16f32")
-    entry = builder.block
-    loop, end = builder.append_basic_block("inputs"), builder.append_basic_block("end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(index_type)
-    index.add_incoming(ir.Constant(index_type, 0), entry)
-    sums = [[builder.phi(_vec(_F32)) for _ in range(2)] for _ in range(4)]
-    panel_row = builder.add(panel, builder.mul(index, ir.Constant(index_type, 2 * LANES * 4)))
-    weights = [_load(builder, panel_row, half * LANES * 4, _vec(_F32), 4) for half in range(2)]
-    column = builder.mul(index, ir.Constant(index_type, 4))
-    new_sums = []
-    for row in range(4):
-        at = builder.add(builder.add(rows, column), builder.mul(row_bytes, ir.Constant(index_type, row)))
-        value = _load(builder, at, 0, _F32, 4)
-        first = builder.insert_element(ir.Constant(_vec(_F32), ir.Undefined), value, ir.Constant(_I32, 0))
-        everywhere = builder.shuffle_vector(first, first, ir.Constant(_vec(_I32), [0] * LANES))
-        new_sums.append([builder.call(fma, [everywhere, weights[half], sums[row][half]]) for half in range(2)])
-    following = builder.add(index, ir.Constant(index_type, 1))
-    index.add_incoming(following, loop)
-    for row in range(4):
-        for half in range(2):
-            sums[row][half].add_incoming(_splat(_F32, 0.0), entry)
-            sums[row][half].add_incoming(new_sums[row][half], loop)
-    builder.cbranch(builder.icmp_signed("<", following, num_in), loop, end)
-    builder.position_at_end(end)
-    for row in range(4):
+    places = [(row, half) for row in range(4) for half in range(2)]
+
+    def add_input(index: Any, sums: list[Any]) -> list[Any]:
+        panel_row = builder.add(panel, builder.mul(index, ir.Constant(index_type, 2 * LANES * 4)))
+        weights = [load(builder, panel_row, _FLOATS, half * LANES * 4, 4) for half in range(2)]
+        column = builder.mul(index, ir.Constant(index_type, 4))
+        values = []
+        for row in range(4):
+            address = builder.add(builder.add(rows, column), builder.mul(row_bytes, ir.Constant(index_type, row)))
+            value = load(builder, address, _F32, align=4)
+            first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(_I32, 0))
+            values.append(builder.shuffle_vector(first, first, splat(_WORDS, 0)))
+        return [fma(builder, values[row], weights[half], total) for (row, half), total in zip(places, sums, strict=True)]
+
+    sums = loop(builder, num_in, [splat(_FLOATS, 0.0)] * len(places), add_input)
+    for (row, half), total in zip(places, sums, strict=True):
         row_at = builder.add(out, builder.mul(out_bytes, ir.Constant(index_type, row)))
-        for half in range(2):
-            builder.store(new_sums[row][half], _at(builder, row_at, half * LANES * 4, _vec(_F32)), align=4)
+        builder.store(total, pointer(builder, row_at, _FLOATS, half * LANES * 4), align=4)
 
 
 @intrinsic
