@@ -21,7 +21,8 @@ from beholder import Head, save_head
 from beholder.kernels.scoring import Affine
 from beholder.models.clip import random_tensors
 from beholder.pixels.decode import prepare
-from beholder.pixels.picture import PictureRef, PixelOptions
+from beholder.pixels.picture import PixelOptions
+from beholder.sources.reader import PictureRef
 from beholder.workers.pool import DecodePool
 from pictures import SIZES, make_jpeg, make_set, mix_line
 from tower_checkpoints import save_hugging_face

@@ -19,9 +19,8 @@ from beholder import BeholderError
 from beholder.models.clip import random_tensors
 from beholder.models.head_layouts import read_head_file
 from beholder.models.tower_layouts import open_tower_file
-from beholder.pixels.picture import SourceOptions
-from beholder.sources.find import embedding_reader, find_parts, find_pictures, picture_reader
-from beholder.sources.reader import ReadOptions
+from beholder.sources.find import find_parts, find_pictures
+from beholder.sources.reader import ReadOptions, SourceOptions, embedding_reader, picture_reader
 from oracles import checkpoints as made
 from oracles.damage import damaged
 from oracles.small_towers import SHAPE

@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"columns", "errors", "kernels", "models"},
     "locate": {"columns", "errors", "io", "pixels", "sources"},
     "workers": {"columns", "errors", "io", "pixels", "sources", "streams"},
-    "scoreset": {"columns", "errors", "io", "kernels", "locate", "models", "options", "pixels", "sources"},
+    "scoreset": {"columns", "errors", "io", "kernels", "locate", "models", "options", "sources"},
     "curate": {"columns", "errors", "io", "kernels", "locate", "models", "options", "pixels", "scoreset", "sources"},
     "scoring": {
         "columns",

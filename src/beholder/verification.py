@@ -13,8 +13,9 @@ from beholder.io import storage
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.published import Threshold, read_threshold
 from beholder.options import option
-from beholder.pixels.picture import DECODERS, PRESETS, Decoder, PictureError, PictureRef, PixelOptions, Preset, SourceOptions
+from beholder.pixels.picture import DECODERS, PRESETS, Decoder, PictureError, PixelOptions, Preset
 from beholder.scoring.options import PRECISION_CHOICES, PrecisionChoice
+from beholder.sources.reader import PictureRef, SourceOptions
 
 SAMPLE_PICTURES = 200
 _DRIFT_ONLY = {

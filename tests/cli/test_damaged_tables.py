@@ -122,8 +122,8 @@ def test_two_columns_of_one_name(tmp_path: Path, plain_head: Path) -> None:
     twice = pa.Table.from_arrays([pa.array(["a.jpg"]), pa.array(["x"]), pa.array(["y"])], ["path", "tag", "tag"])
     pq.write_table(twice, tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text("path,tag,tag\na.jpg,x,y\n")
-    from beholder.pixels.picture import SourceOptions
     from beholder.sources.find import find_pictures
+    from beholder.sources.reader import SourceOptions
 
     for name in ("t.parquet", "t.csv"):
         with pytest.raises(InputError, match="has two columns named 'tag'; rename one"):

@@ -17,10 +17,9 @@ from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import DamagedError, InputError
 from beholder.io import storage
-from beholder.pixels.picture import SourceOptions
 from beholder.scoreset.score_set import open_scores
 from beholder.sources.parquet import PackedReader, ParquetReader
-from beholder.sources.reader import ReadOptions
+from beholder.sources.reader import ReadOptions, SourceOptions
 from oracles.hub import Hub
 from oracles.tiers import mostly_slow
 from oracles.web import running

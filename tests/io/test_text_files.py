@@ -12,12 +12,11 @@ import pytest
 from beholder import InputError
 from beholder.io import storage
 from beholder.io.tables import header_of, open_table
-from beholder.pixels.picture import PictureRef, SourceOptions
 from beholder.scoreset.database import connect
 from beholder.scoreset.joined import read_list
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.sources.find import embedding_reader, find, find_parts
-from beholder.sources.reader import ReadOptions
+from beholder.sources.find import find, find_parts
+from beholder.sources.reader import PictureRef, ReadOptions, SourceOptions, embedding_reader
 from oracles.picture_sources import put, read, refused
 from oracles.tar_making import png
 from oracles.web import serving

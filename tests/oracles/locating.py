@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from beholder.locate.locate import PictureFinder
-from beholder.pixels.picture import PictureError, PictureRef, SourceOptions
+from beholder.pixels.picture import PictureError
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.find import find_pictures
+from beholder.sources.reader import PictureRef, SourceOptions, picture_reader
 from oracles.tar_making import png
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from beholder.pixels.picture import PictureRef, PixelOptions
+from beholder.pixels.picture import PixelOptions
+from beholder.sources.reader import PictureRef
 from beholder.workers.pool import DecodePool
 from oracles.odd_decoders import pixels_of
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from beholder import InputError
-from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
-from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.find import find_pictures
 from beholder.sources.labels import join_labels
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions, picture_reader
 from oracles.tar_making import png
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.labels import join_labels
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions
 from beholder.sources.tar import TarReader
 from oracles.tar_making import png, tar
 

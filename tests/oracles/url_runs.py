@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from beholder.pixels.picture import PictureRef
+from beholder.sources.reader import PictureRef
 from oracles.odd_decoders import pixels_of
 from oracles.odd_pools import SIZE_PX, pool_of, run
 from oracles.web import Answer, Server, running

@@ -17,9 +17,10 @@ from PIL import Image
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError, InputError
-from beholder.pixels.picture import PictureError, PictureRef
+from beholder.pixels.picture import PictureError
 from beholder.reporting.pictures import LADDER, find_places, load_thumbnails
 from beholder.reporting.report import report
+from beholder.sources.reader import PictureRef
 from oracles.made_pictures import encoded, noise, smooth
 from oracles.tar_making import tar
 from oracles.tiers import mostly_slow

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 
 from beholder.errors import BeholderError, HeadError, InputError
-from beholder.pixels.picture import PicturePart, SourceOptions
 from beholder.scoring import birder
 from beholder.scoring.birder import (
     FLAGS,
@@ -31,6 +30,7 @@ from beholder.scoring.birder import (
 )
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.find import find_pictures
+from beholder.sources.reader import PicturePart, SourceOptions
 from oracles.peers import PEERS, needs_peers
 
 CARD = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from beholder.errors import InputError
-from beholder.pixels.picture import PicturePart, SourceOptions
 from beholder.scoring.birder import list_pictures
 from beholder.sources.folder import FilesReader
+from beholder.sources.reader import PicturePart, SourceOptions
 from oracles.peers import PEERS, needs_peers
 
 LISTING = """

@@ -18,9 +18,9 @@ from beholder.kernels import ColumnBlock
 from beholder.scoring.embedding_files import WriteOptions, join_shards, ready_rows
 from beholder.scoring.embedding_files import write_shard as write_ready
 from beholder.scoring.options import EmbedOptions, FolderLabels
-from beholder.sources.find import embedding_reader, find_parts
+from beholder.sources.find import find_parts
 from beholder.sources.labels import ConsecutiveLabels
-from beholder.sources.reader import ReadOptions
+from beholder.sources.reader import ReadOptions, embedding_reader
 from oracles.peers import PEERS, needs_peers
 from oracles.tiers import mostly_slow
 

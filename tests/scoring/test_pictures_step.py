@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from beholder import BeholderError, preprocess
 from beholder.engine.engine import Engine
 from beholder.models.clip import ClipVisionTower, TowerShape, random_tower
-from beholder.pixels.picture import PicturePart, PixelOptions, SourceOptions
+from beholder.pixels.picture import PixelOptions
 from beholder.scoring.embedding_files import WriteOptions
 from beholder.scoring.pictures_step import DecodeOptions, EmbeddedShard, PictureStep
 from beholder.scoring.pictures_writing import PictureProduct
 from beholder.sources.find import find_pictures
+from beholder.sources.reader import PicturePart, SourceOptions
 from oracles.made_pictures import encoded, noise
 from oracles.tiers import mostly_slow
 

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError
-from beholder.pixels.picture import SourceOptions
 from beholder.sources.detect import detect
 from beholder.sources.find import find_parts, find_pictures
-from beholder.sources.reader import ReadOptions
+from beholder.sources.reader import ReadOptions, SourceOptions
 from oracles.tar_making import png, tar
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beholder.pixels.picture import PictureError, PictureRef, PixelOptions
+from beholder.pixels.picture import PictureError, PixelOptions
 from beholder.sources.fetch import OpenArchives, ReadLimits, read_bytes
+from beholder.sources.reader import PictureRef
 from beholder.workers.pool import DecodePool
 from oracles.odd_decoders import pixels_of
 from oracles.web import Answer, Server, running

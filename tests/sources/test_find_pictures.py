@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.pixels.picture import SourceOptions
-from beholder.sources.find import picture_reader
+from beholder.sources.reader import SourceOptions, picture_reader
 from oracles.picture_sources import find, put, read, refused, samples
 from oracles.tar_making import png, tar
 

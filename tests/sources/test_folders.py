@@ -12,9 +12,8 @@ import pyarrow as pa
 import pytest
 
 from beholder.io import storage
-from beholder.pixels.picture import SourceOptions
-from beholder.sources.find import picture_reader
 from beholder.sources.folder import natural_order
+from beholder.sources.reader import SourceOptions, picture_reader
 from oracles.picture_sources import find, put, read, refused, samples
 from oracles.tar_making import png
 
@@ -243,8 +242,9 @@ def test_a_large_folder_takes_little_memory_and_time(tmp_path: Path) -> None:
     """60,000 files in a process of its own: under 60 MB more than ten files take (names of 30 bytes)."""
     script = f"""
 import os, resource, sys
-from beholder.sources.find import find_pictures, picture_reader
-from beholder.pixels.picture import SourceOptions
+from beholder.sources.find import find_pictures
+from beholder.sources.reader import picture_reader
+from beholder.sources.reader import SourceOptions
 for name, count in (("few", 10), ("many", 60_000)):
     folder = os.path.join({str(tmp_path)!r}, name)
     os.mkdir(folder)

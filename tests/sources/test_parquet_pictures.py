@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError
-from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.find import find_pictures
 from beholder.sources.labels import join_labels
 from beholder.sources.parquet import PackedReader
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions
 from oracles.tar_making import png
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

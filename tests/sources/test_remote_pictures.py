@@ -19,10 +19,10 @@ import pytest
 from beholder import InputError
 from beholder.io import storage
 from beholder.io.storage import RemoteStream
-from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.detect import detect
-from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.find import find_pictures
 from beholder.sources.labels import join_labels
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions, picture_reader
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar
 from oracles.tiers import mostly_slow

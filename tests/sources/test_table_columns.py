@@ -17,10 +17,9 @@ from beholder import InputError
 from beholder.columns import RowStatus
 from beholder.errors import ChoiceNeededError
 from beholder.locate.locate import PictureFinder
-from beholder.pixels.picture import SourceOptions
 from beholder.sources.fetch import ReadLimits
-from beholder.sources.find import embedding_reader, find, find_only_pictures
-from beholder.sources.reader import ReadOptions
+from beholder.sources.find import find, find_only_pictures
+from beholder.sources.reader import ReadOptions, SourceOptions, embedding_reader
 from oracles.picture_sources import read
 from oracles.tar_making import png
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError
-from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.find import find_pictures
 from beholder.sources.labels import join_labels
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions
 from beholder.sources.table import TableReader
 from oracles.tar_making import png
 

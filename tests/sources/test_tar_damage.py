@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from beholder import InputError
-from beholder.pixels.picture import PictureRef
+from beholder.sources.reader import PictureRef
 from oracles.tar_making import png, tar
 from oracles.tar_reading import data_of, part_of, read, samples, write
 

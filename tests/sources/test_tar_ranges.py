@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources.labels import join_labels
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions
 from beholder.sources.tar import TarReader
 from oracles.tar_making import png, tar
 from oracles.tiers import mostly_slow

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from beholder.pixels.picture import SourceOptions
 from beholder.sources.find import find_pictures
 from beholder.sources.labels import join_labels
+from beholder.sources.reader import SourceOptions
 from beholder.sources.tar import TarReader
 from oracles.tar_making import png, tar
 from oracles.web import serving

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beholder.pixels.picture import SourceOptions
-from beholder.sources.find import picture_reader
+from beholder.sources.reader import SourceOptions, picture_reader
 from beholder.sources.tar import TarReader
 from beholder.sources.tar_file import split_key
 from oracles.tar_making import base_plus_ext, png, tar

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from beholder import InputError
-from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions
 from beholder.sources.zip import ZipReader
 from oracles.tar_making import png
 

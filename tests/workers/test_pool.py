@@ -15,7 +15,8 @@ import pytest
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
-from beholder.pixels.picture import PictureRef, PixelOptions
+from beholder.pixels.picture import PixelOptions
+from beholder.sources.reader import PictureRef
 from beholder.workers.pool import DecodePool
 from oracles.odd_decoders import pixels_of
 from oracles.odd_pools import SIZE_PX, assert_right, pool_of, refs_of, run

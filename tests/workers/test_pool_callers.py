@@ -59,7 +59,8 @@ def script(body: str) -> list[str]:
     head = f"""
         import sys, time
         sys.path.insert(0, {str(TESTS)!r})
-        from beholder.pixels.picture import PictureRef, PixelOptions
+        from beholder.pixels.picture import PixelOptions
+        from beholder.sources.reader import PictureRef
         from beholder.workers.pool import DecodePool
         options = PixelOptions(size_px={SIZE_PX})
     """

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from beholder.errors import BeholderError
-from beholder.pixels.picture import MAX_PIXELS, PictureRef
+from beholder.pixels.picture import MAX_PIXELS
+from beholder.sources.reader import PictureRef
 from beholder.workers.pool import DecodePool
 from oracles.odd_decoders import pixels_of
 from oracles.odd_pools import SIZE_PX, assert_right, pool_of, refs_of, run

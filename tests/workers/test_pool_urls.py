@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from beholder.pixels.picture import PictureRef
+from beholder.sources.reader import PictureRef
 from oracles.odd_pools import assert_right, pool_of, run
 from oracles.url_runs import Waiting, url_run
 from oracles.web import running

@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.pixels.picture import PicturePart, PictureRef, SourceOptions
 from beholder.sources import parquet
 from beholder.sources.file_kinds import SIDECAR_SUFFIXES, head_of, is_tar_name, kind_of_bytes, suffix_of
-from beholder.sources.find import picture_reader, refs_of
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions, picture_reader, refs_of
 from beholder.sources.tar import TarMember, TarMembers, read_packed, tar_members
 from beholder.sources.tar_file import MOST_MEMBER_BYTES
 from beholder.sources.zip import ZipReader, open_zip

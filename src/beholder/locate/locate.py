@@ -28,11 +28,12 @@ from beholder.locate.named_sources import (
     named_in,
     refuses_address,
 )
-from beholder.pixels.picture import PictureError, PicturePart, PictureRef, SourceOptions
+from beholder.pixels.picture import PictureError
 from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.sources.file_kinds import base_name
-from beholder.sources.find import Source, expand_source, gather_singles, give_names, picture_reader
+from beholder.sources.find import Source, expand_source, gather_singles, give_names
 from beholder.sources.folder import Sidecars
+from beholder.sources.reader import PicturePart, PictureRef, SourceOptions, picture_reader
 
 
 class NamedParts:

@@ -1,12 +1,11 @@
-"""What a picture is on its way to the tower: where its bytes are, which pixels are wanted, what was found, why it failed."""
+"""What a picture is on its way to the tower: which pixels are wanted, what was found, why it failed."""
 
 from __future__ import annotations
 
 import enum
-import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
@@ -14,14 +13,12 @@ from beholder.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import pyarrow as pa
 
 Preset = Literal["reference", "upright", "rgb", "squash"]
 Decoder = Literal["pillow", "scaled"]
 
 PRESETS: tuple[Preset, ...] = ("reference", "upright", "rgb", "squash")
 DECODERS: tuple[Decoder, ...] = ("pillow", "scaled")
-DIGEST_BYTES = 16
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are rejected by default: where Pillow itself speaks of a decompression bomb (2 x 1 GiB / 4 / 3)."""
 
@@ -115,131 +112,6 @@ class Pixels:
     width: int
     height: int
     traits: Trait
-
-
-@dataclass(frozen=True)
-class PictureRef:
-    """One picture that has not been decoded: exactly one of `data`, `error`, `path` and `is_done` says where it is.
-
-    Attributes:
-        data: its bytes, already read (a Parquet cell, a member of a remote tar, a compressed zip member).
-        path: a local path or URL, when `data` and `error` are None.
-        offset, length: the bytes [offset, offset + length) of `path`; None: all of it.
-        error: (reason, message) when the source already knows that there is none (a null, a broken archive).
-        known: the digest of its contents when they were last seen (`contents_digest`): where they are the same still, it is
-            read and not decoded.
-        is_done: nothing is to be read; it holds a place in the order.
-    """
-
-    data: bytes | None = None
-    path: str | None = None
-    offset: int | None = None
-    length: int | None = None
-    error: tuple[PictureReason, str] | None = None
-    known: bytes | None = None
-    is_done: bool = False
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it is a file of its own, not a piece of one."""
-        return self.path is not None and self.offset is None and self.length is None
-
-
-def contents_digest(data: bytes) -> bytes:
-    """16 bytes that tell whether a file's contents are those that were seen before."""
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
-
-
-@dataclass(frozen=True)
-class PicturePart:
-    """A stretch of pictures that is listed or stored together: a folder, a tar, a Parquet file, a list, a zip.
-
-    Attributes:
-        path: where it is opened; the folder, file or URL as the user named it.
-        name: names its shards; unique among the parts of a run.
-        kind: "files", "tar", "parquet", "table" or "zip".
-        num_rows: pictures in it; None when only reading it through can tell (most tars).
-        num_bytes: bytes of the archive or of all its pictures; 0 when unknown (URLs).
-        identity: JSON-ready: what it looked like when it was planned (sizes, a digest of names and times); another one is
-            another input.
-        cuts: rows at which it may be cut into shards (as in `sources.reader.Part`); None: anywhere.
-        num_ignored: files in it that are no pictures by name or content and no sidecars of one.
-        detail: what its reader needs again (a table of paths, column names, ...).
-    """
-
-    path: str
-    name: str
-    kind: str
-    num_rows: int | None
-    num_bytes: int
-    identity: dict[str, Any]
-    cuts: tuple[int, ...] | None = None
-    num_ignored: int = 0
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class LateLabels:
-    """What a source says of pictures after they were given out.
-
-    Attributes:
-        rows: (M,) int64, their numbers among those that were asked for.
-        said: M rows of columns; they may have any name.
-    """
-
-    rows: npt.NDArray[np.int64]
-    said: pa.Table
-
-
-@dataclass(frozen=True)
-class PictureBlock:
-    """Consecutive pictures of a part.
-
-    Attributes:
-        refs: N pictures.
-        labels: N rows: `sample` (string, unique in the part) first, then what the source says of each picture.
-        late: what the source says, only now, of pictures of this and of earlier blocks; it counts where the labels say nothing.
-        remarks: what cannot be said of any picture: a line -> how many times.
-        states: (N, 2) int64, of listed files: bytes, and what changes when the file is written again (its time in nanoseconds,
-            or a number made of the server's tag); zeros where nothing tells. None: of other pictures.
-    """
-
-    refs: list[PictureRef]
-    labels: pa.Table
-    late: LateLabels | None = None
-    remarks: dict[str, int] = field(default_factory=dict)
-    states: npt.NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How sources are read.
-
-    Attributes:
-        columns: columns of the source to pass through, in this order; ("*",) for all it has (the default).
-        sample_column: the column that names pictures in tables and Parquet files; None: found by its usual names.
-        picture_column: the column with paths, URLs or bytes; None: found by looking.
-        block_rows: at most so many pictures in a block (fewer where bytes are read along).
-        block_bytes: about so many bytes of pictures in a block at most.
-    """
-
-    columns: tuple[str, ...] = ("*",)
-    sample_column: str | None = None
-    picture_column: str | None = None
-    block_rows: int = 256
-    block_bytes: int = 64 << 20
-
-
-class PictureReader(Protocol):
-    """Reads parts of one kind."""
-
-    def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
-        """Look at listing or header. Raises InputError, naming the file, for anything that holds no pictures."""
-        ...
-
-    def blocks(self, part: PicturePart, start: int, stop: int | None, options: SourceOptions) -> Iterator[PictureBlock]:
-        """Pictures [start, stop) of `part`, in order; stop None: to its end. A broken picture is a ref with an `error`."""
-        ...
 
 
 Prepare = Callable[[bytes, PixelOptions], Pixels]

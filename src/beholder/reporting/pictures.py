@@ -15,10 +15,11 @@ from queue import Empty, SimpleQueue
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
-from beholder.pixels.picture import PictureError, PictureRef
+from beholder.pixels.picture import PictureError
 from beholder.pixels.thumbnail import Thumbnail, encoded
 from beholder.reporting.rows import RowFacts
 from beholder.scoreset.score_set import as_score
+from beholder.sources.reader import PictureRef
 from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER, ThumbnailPool
 
 LADDER: tuple[tuple[int, int], ...] = (

@@ -11,7 +11,6 @@ from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.schemas import is_text
-from beholder.pixels.picture import PictureRef
 from beholder.sources.file_kinds import (
     MOST_LOOKED_AT,
     OTHER_SUFFIXES,
@@ -20,6 +19,7 @@ from beholder.sources.file_kinds import (
     names_pictures,
     suffix_of,
 )
+from beholder.sources.reader import PictureRef
 
 PICTURE_COLUMN_NAMES = (
     "image_url", "url", "image_path", "img_path", "path", "file_path", "filepath", "file_name", "filename", "file",

@@ -23,9 +23,9 @@ from beholder.models.backbones import same_backbone
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
-from beholder.sources.find import embedding_reader, find_parts
+from beholder.sources.find import find_parts
 from beholder.sources.labels import ConsecutiveLabels
-from beholder.sources.reader import Part, ReadOptions
+from beholder.sources.reader import Part, ReadOptions, embedding_reader
 from beholder.sources.stamp import find_stamps
 
 Rows = npt.NDArray[np.int64]

@@ -23,16 +23,16 @@ from beholder.engine import Precision
 from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import storage
 from beholder.notices import doing
-from beholder.pixels.picture import PicturePart
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES, is_picture
 from beholder.sources.folder import Listing, part_of_listing
 from beholder.sources.labels import valid_text
+from beholder.sources.reader import PicturePart
 
 if TYPE_CHECKING:
-    from beholder.pixels.picture import PicturePart
     from beholder.scoring.execute import Plan
     from beholder.scoring.summary import RunSummary
+    from beholder.sources.reader import PicturePart
 
 RESULTS_FOLDER, MODELS_FOLDER = "results", "models"
 """Below the current folder, as birder has them."""
@@ -272,9 +272,8 @@ def count_samples(parts: Sequence[PicturePart], flags: BirderFlags) -> tuple[int
         return flags.wds_size, []
     if flags.wds_info:
         return sum(int(_read_info(info, flags.wds_split)["num_samples"]) for info in flags.wds_info), []
-    from beholder.pixels.picture import SourceOptions
     from beholder.sources.file_kinds import compression_of, head_of
-    from beholder.sources.find import picture_reader
+    from beholder.sources.reader import SourceOptions, picture_reader
 
     unknown = [part for part in parts if part.num_rows is None]
     remote = next((part.path for part in unknown if not storage.is_local(part.path)), None)

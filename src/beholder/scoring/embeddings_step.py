@@ -36,9 +36,8 @@ from beholder.scoring.shards import (
     kept_shard,
     plan_shards,
 )
-from beholder.sources.find import embedding_reader
 from beholder.sources.labels import ConsecutiveLabels, embedding_labels_schema
-from beholder.sources.reader import Part, ReadOptions
+from beholder.sources.reader import Part, ReadOptions, embedding_reader
 
 STAGE = "score"
 _PIECE_BYTES = 16 << 20

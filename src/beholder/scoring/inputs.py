@@ -21,9 +21,10 @@ from beholder import columns
 from beholder.columns import PASSING_REASONS
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.pixels.picture import DIGEST_BYTES, LateLabels, Trait
+from beholder.pixels.picture import Trait
 from beholder.scoring.embedding_files import WriteOptions, read_shard
 from beholder.scoring.shards import EarlierShard, Shard, fingerprint
+from beholder.sources.reader import DIGEST_BYTES, LateLabels
 
 PATH, SIZE, STAMP, DIGEST, SCORES = "path", "size", "stamp", "digest", "scores"
 METADATA = {"format": columns.INPUTS_FORMAT, "version": columns.FORMAT_VERSION}

@@ -15,7 +15,8 @@ from beholder.errors import InputError
 from beholder.models.backbones import ACTIVATIONS, TowerActivation
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.options import check_timeout, option
-from beholder.pixels.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset, SourceOptions
+from beholder.pixels.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset
+from beholder.sources.reader import SourceOptions
 
 SMALLEST_MEMORY = 64_000_000
 

@@ -16,7 +16,7 @@ from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
 from beholder.notices import doing
-from beholder.pixels.picture import PicturePart, PixelOptions, Trait
+from beholder.pixels.picture import PixelOptions, Trait
 from beholder.scoring.embedding_files import WriteOptions
 from beholder.scoring.execute import Plan
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
@@ -25,6 +25,7 @@ from beholder.scoring.pictures_step import DecodeOptions, PictureStep
 from beholder.scoring.pictures_writing import PictureProduct
 from beholder.scoring.summary import SETTLED_BY
 from beholder.sources.find import find_only_pictures
+from beholder.sources.reader import PicturePart
 from beholder.sources.sampling import count_traits
 
 if TYPE_CHECKING:

@@ -21,14 +21,7 @@ from beholder.engine.engine import Engine
 from beholder.errors import BeholderError
 from beholder.io.schemas import merge_remarks
 from beholder.io.storage import is_local, local_path
-from beholder.pixels.picture import (
-    PictureBlock,
-    PicturePart,
-    PictureRef,
-    PixelOptions,
-    SourceOptions,
-    contents_digest,
-)
+from beholder.pixels.picture import PixelOptions
 from beholder.scoring.inputs import (
     EarlierRows,
     EmbeddedShard,
@@ -51,9 +44,9 @@ from beholder.scoring.shards import (
     kept_shard,
     plan_shards,
 )
-from beholder.sources.find import picture_reader
 from beholder.sources.folder import sizes_and_times
 from beholder.sources.labels import picture_labels_schema
+from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions, contents_digest, picture_reader
 from beholder.workers.pool import DecodePool, Outcome
 
 DECODE_STAGE = "decode"

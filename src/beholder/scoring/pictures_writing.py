@@ -20,13 +20,14 @@ from beholder.io.schemas import fit_column, fit_table
 from beholder.io.storage import write_bytes
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
-from beholder.pixels.picture import LateLabels, Trait
+from beholder.pixels.picture import Trait
 from beholder.scoring import score_files
 from beholder.scoring.embedding_files import EMBEDDING, WriteOptions, read_labels, ready_rows, shard_files, write_shard
 from beholder.scoring.inputs import METADATA as INPUTS_METADATA
 from beholder.scoring.inputs import EarlierRows, EmbeddedShard, FoundRow, ScoredRows, inputs_file, inputs_table, reasons_of
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult
 from beholder.sources.labels import join_labels
+from beholder.sources.reader import LateLabels
 
 EMBED_STAGE = "embed"
 _MEASURED = pa.schema([

@@ -17,9 +17,9 @@ from beholder.scoring.execute import Plan, execute
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.output import RunOutput
 from beholder.scoring.summary import RunSummary
-from beholder.sources.directions import MeanDirection, mean_direction
 from beholder.sources.find import find
 from beholder.sources.reader import Part, ReadOptions
+from beholder.sources.sampling import MeanDirection, mean_direction
 from beholder.sources.stamp import Stamp, stamps_of
 
 __all__ = ["EmbedOptions", "ScoreOptions", "embed", "plan", "score"]

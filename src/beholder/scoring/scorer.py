@@ -25,9 +25,10 @@ from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
 from beholder.pixels.decode import pixels_of, prepare
 from beholder.pixels.opening import Opened, check_mode, check_size
-from beholder.pixels.picture import MAX_PIXELS, Decoder, PictureError, PictureRef, PixelOptions, Preset
+from beholder.pixels.picture import MAX_PIXELS, Decoder, PictureError, PixelOptions, Preset
 from beholder.pixels.upright import levels_of
 from beholder.sources.fetch import ReadLimits, read_bytes
+from beholder.sources.reader import PictureRef
 
 if TYPE_CHECKING:
     from torch import nn

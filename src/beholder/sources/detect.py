@@ -13,7 +13,6 @@ from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
 from beholder.io.tables import JSON_SUFFIXES, read_head
 from beholder.notices import say
-from beholder.pixels.picture import SourceOptions
 from beholder.sources.column_choice import (
     PATH_NAMES,
     Columns,
@@ -40,6 +39,7 @@ from beholder.sources.file_kinds import (
 from beholder.sources.folder import Listing, is_result_file, is_result_folder, prefix_of, scan_local, scan_remote
 from beholder.sources.json_lines import first_rows, vector_fields
 from beholder.sources.parquet import columns_in
+from beholder.sources.reader import SourceOptions
 
 Kind = Literal["pictures", "embeddings"]
 _CSV_LOOK_BYTES = 1 << 16

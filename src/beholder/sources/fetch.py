@@ -15,7 +15,8 @@ from typing import Any
 from beholder.columns import PictureReason
 from beholder.errors import InputError, os_error_text
 from beholder.io import storage
-from beholder.pixels.picture import PictureError, PictureRef
+from beholder.pixels.picture import PictureError
+from beholder.sources.reader import PictureRef
 
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP answers after which the same request may succeed a moment later."""

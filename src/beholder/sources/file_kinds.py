@@ -14,8 +14,9 @@ from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.tables import read_head
-from beholder.pixels.picture import PictureError, PictureRef
+from beholder.pixels.picture import PictureError
 from beholder.pixels.sniff import sniff
+from beholder.sources.reader import PictureRef
 
 
 def _words(text: str) -> frozenset[str]:

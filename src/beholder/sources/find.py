@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import importlib
 import os
 import re
 from collections import Counter
@@ -28,7 +26,6 @@ from beholder.columns import (
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
 from beholder.io.tables import JSON_SUFFIXES, is_utf16
-from beholder.pixels.picture import PicturePart, PictureReader, PictureRef, SourceOptions
 from beholder.sources.column_choice import holds_embeddings
 from beholder.sources.detect import Look, Looks, detect
 from beholder.sources.file_kinds import (
@@ -49,25 +46,10 @@ from beholder.sources.file_kinds import (
 from beholder.sources.folder import Listing, is_result_file, is_result_folder, part_of_files, part_of_listing
 from beholder.sources.labels import check_columns, choose_label_columns, refuse_columns, valid_text
 from beholder.sources.parquet import columns_of_parquet
-from beholder.sources.reader import Part, Reader, ReadOptions
+from beholder.sources.reader import Part, PicturePart, ReadOptions, SourceOptions, embedding_reader, picture_reader
 from beholder.sources.stamp import read_stamp
 from beholder.sources.table import read_list
 
-_PICTURE_READERS = {
-    "files": "folder.FilesReader",
-    "tar": "tar.TarReader",
-    "parquet": "parquet.PackedReader",
-    "table": "table.TableReader",
-    "zip": "zip.ZipReader",
-}
-_EMBEDDING_READERS = {
-    "npy": "npy.NpyReader",
-    "npz": "npy.NpzReader",
-    "parquet": "parquet.ParquetReader",
-    "csv": "csv.CsvReader",
-    "json": "json_lines.JsonReader",
-    "torch": "torch_files.TorchReader",
-}
 _FOLDER_KINDS = (
     {"npy": "npy", "npz": "npz", "parquet": "parquet", "pq": "parquet", "csv": "csv"},
     {"pt": "torch", "pth": "torch", "jsonl": "json", "ndjson": "json"},
@@ -75,8 +57,6 @@ _FOLDER_KINDS = (
 """Files of embeddings in a folder; the second ones, which may be models or notes, only where there are none of the first."""
 _TEXT_IN_DISGUISE = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")
 """gzip, zstd, UTF-16: left to the CSV reader, which says what to do with them."""
-_NEAR_ROWS = {"table": 1 << 16, "zip": 1}
-"""Wanted rows so near to each other are read together: what lies between in a table is passed anyway, in a zip unpacked."""
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -111,40 +91,6 @@ class Source:
     part: PicturePart | None = None
     num_ignored: int = 0
     metadata: str | None = None
-
-
-def _reader(place: str) -> object:
-    module, _, name = place.partition(".")
-    return getattr(importlib.import_module(f"beholder.sources.{module}"), name)()
-
-
-def picture_reader(kind: str) -> PictureReader:
-    """The reader for a kind of part of pictures."""
-    return cast(PictureReader, _reader(_PICTURE_READERS[kind]))
-
-
-def embedding_reader(kind: str) -> Reader:
-    """The reader for a kind of part of embeddings."""
-    return cast(Reader, _reader(_EMBEDDING_READERS[kind]))
-
-
-def refs_of(part: PicturePart, rows: Sequence[int], options: SourceOptions) -> Iterator[tuple[int, PictureRef]]:
-    """(row, picture) of some rows of a part, ascending; rows of one row group, or near to each other, are read together."""
-    near = _NEAR_ROWS.get(part.kind, 64)
-    stretch: list[int] = []
-    for row in [*rows, -1]:
-        if stretch and row >= 0 and part.cuts is not None:
-            together = bisect.bisect_right(part.cuts, row) == bisect.bisect_right(part.cuts, stretch[-1])
-        else:
-            together = bool(stretch) and 0 <= row - stretch[-1] <= near
-        if stretch and not together:
-            wanted = set(stretch)
-            at = stretch[0]
-            for block in picture_reader(part.kind).blocks(part, at, stretch[-1] + 1, options):
-                yield from ((number, ref) for number, ref in enumerate(block.refs, at) if number in wanted)
-                at += len(block.refs)
-            stretch = []
-        stretch.append(row)
 
 
 def find(sources: Sequence[str], pictures: SourceOptions, embeddings: ReadOptions) -> Found:

@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 from beholder.columns import REJECTS_SUFFIX, SIDECAR_SUFFIX, STAMP_FILE
 from beholder.errors import reading_failed
 from beholder.io import storage
-from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.file_kinds import (
     HEAD_BYTES,
     OTHER_SUFFIXES,
@@ -33,6 +32,7 @@ from beholder.sources.file_kinds import (
     is_picture,
 )
 from beholder.sources.labels import UniqueNames, block_labels, valid_text
+from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
 
 PICTURES = {suffix.encode() for suffix in PICTURE_SUFFIXES}
 OTHERS = {suffix.encode() for suffix in OTHER_SUFFIXES}

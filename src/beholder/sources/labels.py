@@ -16,8 +16,7 @@ from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.schemas import common_schema, fit_table, merge_remarks, num_rows_of, schema_of, without_unused
 from beholder.io.storage import covering_row_groups, open_parquet
-from beholder.pixels.picture import LateLabels, PicturePart, SourceOptions
-from beholder.sources.reader import Part, ReadOptions
+from beholder.sources.reader import LateLabels, Part, PicturePart, ReadOptions, SourceOptions
 
 
 def valid_text(name: str | bytes) -> str:

@@ -22,7 +22,7 @@ from beholder.io.schemas import group_bytes, is_text, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.io.stream import read_ahead
 from beholder.kernels import ColumnBlock, Embeddings
-from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
+from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.column_choice import (
     VECTOR_NAMES,
     Columns,
@@ -44,7 +44,7 @@ from beholder.sources.labels import (
     select_labels,
     valid_text,
 )
-from beholder.sources.reader import Block, Part, ReadOptions
+from beholder.sources.reader import Block, Part, PictureBlock, PicturePart, PictureRef, ReadOptions, SourceOptions
 from beholder.sources.tar_file import MOST_MEMBER_BYTES
 
 _MOST_ROWS = 256

@@ -16,11 +16,11 @@ from beholder.errors import DamagedError, InputError
 from beholder.io import storage
 from beholder.io.schemas import common_schema, fit_table, schema_of
 from beholder.io.tables import JSON_SUFFIXES, decoded, open_table, read_objects
-from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.column_choice import Columns, choose
 from beholder.sources.file_kinds import PARQUET_SUFFIXES, is_written_out, picture_of_text, suffix_of, without_written_out
 from beholder.sources.labels import block_labels, column_of, is_heavy, names_as_text, passed_columns, renames
 from beholder.sources.parquet import columns_of_parquet, sample_names
+from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
 
 PLACE = "path"
 """The only column of a .txt list."""

@@ -24,9 +24,9 @@ from beholder.errors import BeholderError, InputError
 from beholder.io import storage
 from beholder.io.schemas import schema_of
 from beholder.io.tables import check_names
-from beholder.pixels.picture import LateLabels, PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, TAR_SUFFIX, is_picture, is_tar_header
 from beholder.sources.labels import UniqueNames, as_text, block_labels, column_of, is_heavy, passed_columns, valid_text
+from beholder.sources.reader import LateLabels, PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.tar_file import BLOCK_BYTES, DAMAGE, MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
 
 RANGED_BYTES = 1 << 30

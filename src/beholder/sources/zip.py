@@ -15,9 +15,9 @@ import pyarrow as pa
 from beholder.columns import PictureReason
 from beholder.errors import InputError, damaged
 from beholder.io import storage
-from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture, suffix_of
 from beholder.sources.labels import UniqueNames, block_labels, valid_text
+from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.tar_file import MOST_MEMBER_BYTES
 
 _LOCAL_HEADER = struct.Struct("<4s22sHH")

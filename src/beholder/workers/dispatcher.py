@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError
-from beholder.pixels.picture import PictureRef
+from beholder.sources.reader import PictureRef
 from beholder.workers.child_process import (
     BEAT_S,
     END_S,

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.pixels.picture import PictureError, PictureRef, PixelOptions, Prepare, Trait
+from beholder.pixels.picture import PictureError, PixelOptions, Prepare, Trait
 from beholder.sources.fetch import OpenArchives, ReadLimits, read_bytes, too_many_bytes
+from beholder.sources.reader import PictureRef
 from beholder.workers.child_process import memory_for
 from beholder.workers.dispatcher import Dispatcher, Job
 from beholder.workers.protocol import Reply, WorkerOptions

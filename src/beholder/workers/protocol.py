@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from beholder.columns import PictureReason
-from beholder.pixels.picture import DIGEST_BYTES, PixelOptions
+from beholder.pixels.picture import PixelOptions
+from beholder.sources.reader import DIGEST_BYTES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,9 +12,10 @@ from typing import Any
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
-from beholder.pixels.picture import MAX_PIXELS, PictureError, PictureRef, PixelOptions
+from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions
 from beholder.pixels.sniff import sniff, stored_size
 from beholder.pixels.thumbnail import MEDIA_TYPES, SQUARE_TYPE, Thumbnail, ThumbnailKind, check_request
+from beholder.sources.reader import PictureRef
 from beholder.workers.child_process import memory_for
 from beholder.workers.dispatcher import Dispatcher, Job
 from beholder.workers.protocol import Reply, WorkerOptions

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 import beholder
 from beholder.columns import PictureReason
 from beholder.io import storage
-from beholder.pixels.picture import PictureError, PictureRef, PixelOptions, contents_digest
+from beholder.pixels.picture import PictureError, PixelOptions
 from beholder.sources.fetch import OpenArchives, ReadLimits, load_client, read_bytes
+from beholder.sources.reader import PictureRef, contents_digest
 from beholder.workers.child_process import GRACE_S, MemoryLimit, Pulse, set_up_process
 from beholder.workers.protocol import (
     HELLO,

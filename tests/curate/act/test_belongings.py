@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from beholder.pixels.picture import SourceOptions
-from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.find import find_pictures
+from beholder.sources.reader import SourceOptions, picture_reader
 from oracles.acting import act, contents, photos, score_table, take_back
 from oracles.journals import lines_of, write_journal
 from oracles.tar_making import png, tar

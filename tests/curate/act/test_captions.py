@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from beholder import InputError
 from beholder.cli.select import select
 from beholder.curate.act.messages import ActionSummary
-from beholder.pixels.picture import SourceOptions
-from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.find import find_pictures
+from beholder.sources.reader import SourceOptions, picture_reader
 from oracles.acting import act, contents, score_table, take_back
 from oracles.journals import lines_of, write_journal
 from oracles.tar_making import base_plus_ext, png, tar

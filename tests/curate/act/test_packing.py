@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError, OutputError
-from beholder.pixels.picture import SourceOptions
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.find import find_pictures
+from beholder.sources.reader import SourceOptions, picture_reader
 from oracles.acting import act, contents, score_table, take_back
 from oracles.tar_making import base_plus_ext, png, tar
 

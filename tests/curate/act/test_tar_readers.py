@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beholder.pixels.picture import SourceOptions
-from beholder.sources.find import find_pictures, picture_reader
+from beholder.sources.find import find_pictures
+from beholder.sources.reader import SourceOptions, picture_reader
 from oracles.acting import act, score_table
 from oracles.peers import ask, needs_peers
 from oracles.tar_making import png, tar

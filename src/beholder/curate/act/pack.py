@@ -28,7 +28,7 @@ from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import crash, storage
 from beholder.io.schemas import is_text
 from beholder.locate.archives import FilePlace, Place
-from beholder.pixels.picture import PictureRef
+from beholder.sources.reader import PictureRef
 
 _BATCH_LOOK, _BATCH_READ = 128, 32
 _EXAMPLES = 3

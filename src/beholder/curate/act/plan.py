@@ -28,8 +28,9 @@ from beholder.io import storage
 from beholder.locate.archives import FilePlace, Place
 from beholder.locate.locate import PictureFinder
 from beholder.locate.named_sources import NamedSources
-from beholder.pixels.picture import PictureError, PictureRef
+from beholder.pixels.picture import PictureError
 from beholder.sources.fetch import ReadLimits, read_bytes
+from beholder.sources.reader import PictureRef
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]

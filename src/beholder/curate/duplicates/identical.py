@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from beholder.locate.archives import Place
 from beholder.locate.locate import PictureFinder
-from beholder.pixels.picture import PictureError, PictureRef
+from beholder.pixels.picture import PictureError
 from beholder.sources.fetch import ReadLimits, read_bytes
+from beholder.sources.reader import PictureRef
 
 Numbers = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]
