@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import re
@@ -28,11 +29,25 @@ from beholder.sources.reader import Block, Part, ReadOptions
 MOST_ROW_BYTES = 64 << 20
 """Longest row that is read. A quote that is never closed would otherwise swallow the file."""
 _NEWLINE, _QUOTE = b"\n", b'"'
+_PIECE_BYTES = 4 << 20
+_LEAST_PIECE_BYTES = 64 << 10
+_HEAD_BYTES = 1 << 20
+_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"|([^,"]*)')
 _MARKS = {
     b"\x1f\x8b": "gzip data, which is not read; decompress it first (gunzip)",
     b"\x28\xb5\x2f\xfd": "zstandard data, which is not read; decompress it first (unzstd)",
     b"\xff\xfe": "UTF-32 text, which is not read; save it as UTF-8",
     b"\0\0\xfe\xff": "UTF-32 text, which is not read; save it as UTF-8",
+}
+_UNSURE_ROOM = 4096
+_COMPLAINTS = {
+    decimals.NOT_A_NUMBER: "column {column!r}: {text!r} is not a number",
+    decimals.STRAY_QUOTE: "column {column!r}: {text!r} is followed by a quote, but does not start with one;"
+    " put the whole field in quotes and double those inside",
+    decimals.TEXT_AFTER_QUOTE: "column {column!r}: {text!r} goes on after its closing quote; double the quotes inside a field",
+    decimals.OPEN_QUOTE: "column {column!r}: the quote that opens {text!r} is never closed",
+    decimals.TOO_FEW: "only {found} of {expected} fields; is the file whole?",
+    decimals.TOO_MANY: "more than {expected} fields; put those that hold commas in quotes",
 }
 
 
@@ -77,19 +92,51 @@ def _count_quotes(text: bytes | bytearray, start: int, stop: int) -> int:
     return int(np.count_nonzero(np.frombuffer(text, np.uint8, stop - start, start) == ord(_QUOTE)))
 
 
-class Piece:
-    """Whole rows: text[start:stop], with `PAD` bytes of the buffer before them and `PAD` newlines after.
+@dataclass(frozen=True)
+class _Layout:
+    """What the columns are.
 
     Attributes:
-        text: the buffer.
-        start, stop: where the rows stand in it.
+        path: of the file, for error texts.
+        names: of all columns.
+        embedding: positions of the columns of dimension 0, 1, ...
+        labels: positions of the columns to pass on.
+    """
+
+    path: str
+    names: list[str]
+    embedding: list[int]
+    labels: list[int] = field(default_factory=list)
+
+
+class _Workspace:
+    """Whole rows, text[start:stop], and the arrays that they are parsed into; used again for piece after piece.
+
+    `PAD` bytes of the buffer precede the rows, and `PAD` newlines follow them. The arrays have room for the shortest rows
+    there can be; memory that is never written is never taken.
+
+    Attributes:
         is_cut: the rows do not end at `stop`, because one is longer than `MOST_ROW_BYTES`.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, layout: _Layout) -> None:
         self.text = bytearray(PAD + room + 1 + PAD)
         self.start = self.stop = PAD
         self.is_cut = False
+        self.roles = np.full(len(layout.names), -1, np.int64)
+        self.roles[layout.embedding] = np.arange(len(layout.embedding))
+        self.roles[layout.labels] = -2 - np.arange(len(layout.labels))
+        self.report = np.zeros(decimals.REPORT_SIZE, np.int64)
+        self.unsure = np.empty((len(layout.embedding) + _UNSURE_ROOM, 4), np.int64)
+        self._shape = (len(layout.embedding), len(layout.labels))
+        self._allocate(0)
+
+    def _allocate(self, num_rows: int) -> None:
+        dim, num_labels = self._shape
+        self.embeddings = np.empty((num_rows, dim), np.float32)
+        self.missing = np.empty(num_rows, np.bool_)
+        self.lines = np.empty(num_rows, np.int64)
+        self.spans = np.empty((num_rows, num_labels, 2), np.int64)
 
     @property
     def room(self) -> int:
@@ -108,9 +155,96 @@ class Piece:
         self.text[stop : stop + PAD] = _NEWLINE * PAD
         self.stop = stop
 
+    def parse(self, layout: _Layout, num_lines: int = 0) -> _Parsed:
+        """The rows; line counts start at `num_lines`."""
+        most_rows = (self.room + 1) // len(self.roles) + 1  # a row has at least one byte per column
+        if len(self.lines) < most_rows:
+            self._allocate(most_rows)
+        report, text = self.report, np.frombuffer(self.text, np.uint8)
+        at, num_rows, status = self.start, 0, decimals.FULL
+        while status == decimals.FULL:
+            embeddings, missing = self.embeddings[num_rows:], self.missing[num_rows:]
+            lines, spans = self.lines[num_rows:], self.spans[num_rows:]
+            status = decimals.parse_rows(
+                text, at, self.stop, self.roles, embeddings, missing, lines, spans, self.unsure, report
+            )
+            lines[: report[decimals.ROWS]] += num_lines
+            for row, dimension, start, stop in self.unsure[: report[decimals.UNSURE]].tolist():
+                if row < report[decimals.ROWS] and not missing[row]:  # numbers that need exact arithmetic
+                    embeddings[row, dimension] = decimals.nearest_float32(self.text[start:stop].decode("ascii"))
+            at = int(report[decimals.NEXT])
+            num_rows += int(report[decimals.ROWS])
+            num_lines += int(report[decimals.LINES])
+        error = None
+        if self.is_cut or status != decimals.FINISHED:
+            error = num_lines, self._complaint(status, layout)
+        labels, complaint = _labels(text, self.spans[:num_rows], layout)
+        if complaint is not None:
+            num_rows = labels.num_rows
+            error = int(self.lines[num_rows]), complaint
+        return _Parsed(self.embeddings[:num_rows], self.missing[:num_rows], labels, num_lines, error)
 
-class PieceReader:
-    """Cuts a file into pieces, in order.
+    def _complaint(self, status: int, layout: _Layout) -> str:
+        """What is wrong with the row at which parsing stopped."""
+        if self.is_cut and status not in (decimals.STRAY_QUOTE, decimals.TEXT_AFTER_QUOTE, decimals.NOT_A_NUMBER):
+            return f"the row is longer than {MOST_ROW_BYTES >> 20} MiB; is a quote not closed?"
+        column = int(self.report[decimals.COLUMN])
+        start, stop = (int(self.report[which]) for which in (decimals.FIELD_START, decimals.FIELD_STOP))
+        text = _shortened(self.text[start : min(stop, start + 200)].decode("utf-8", errors="replace"))
+        expected = len(layout.names)
+        return _COMPLAINTS[status].format(column=layout.names[column], text=text, found=column + 1, expected=expected)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """The right rows of a piece before its first wrong one.
+
+    Attributes:
+        embeddings: (N, D) float32, in the workspace.
+        missing: (N,) bool: rows with an empty number, all zeros.
+        labels: N rows of the columns to pass on.
+        num_lines: lines of the piece (and those before it that the caller counted in).
+        error: lines before the wrong place, and what is wrong; None when all rows are right.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    missing: npt.NDArray[np.bool_]
+    labels: pa.Table
+    num_lines: int
+    error: tuple[int, str] | None
+
+
+def _shortened(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _labels(text: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64], layout: _Layout) -> tuple[pa.Table, str | None]:
+    """The columns to pass on, up to the first row that is no UTF-8 text, and what is wrong with that."""
+    arrays, num_rows, complaint = [], len(spans), None
+    for k, position in enumerate(layout.labels):
+        offsets, data, valid = contents(text, np.ascontiguousarray(spans[:num_rows, k]))
+        validity = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+        array = pa.Array.from_buffers(pa.large_string(), len(valid), [validity, pa.py_buffer(offsets), pa.py_buffer(data)])
+        if not _is_text(array):
+            # the first row that is none: as many as there are lengths at which the rows before are all text
+            num_rows = bisect.bisect_left(range(1, len(array)), True, key=lambda length: not _is_text(array.slice(0, length)))
+            value = _shortened(array[num_rows].as_buffer().to_pybytes().decode("utf-8", errors="replace"))
+            complaint = f"column {layout.names[position]!r}: {value!r} is not UTF-8 text"
+        arrays.append(array)
+    names = [layout.names[position] for position in layout.labels]
+    return pa.Table.from_arrays([array.slice(0, num_rows) for array in arrays], names=names), complaint
+
+
+def _is_text(array: pa.Array) -> bool:
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+class _Pieces:
+    """Cuts a file into pieces of whole rows, in order.
 
     Args:
         path: for error texts.
@@ -124,7 +258,7 @@ class PieceReader:
         self._rest = bytearray()
         self._is_finished = False
 
-    def fill(self, piece: Piece) -> bool:
+    def fill(self, piece: _Workspace) -> bool:
         """Read the next whole rows into `piece`; False when there are no more.
 
         Raises InputError when the file cannot be read, or is not as long as it was.
@@ -144,7 +278,7 @@ class PieceReader:
         piece.end_at(end)
         return end > PAD
 
-    def _read_into(self, piece: Piece, filled: int) -> int:
+    def _read_into(self, piece: _Workspace, filled: int) -> int:
         """Fill the room of `piece` from `filled` on, as far as the file goes; returns where the text ends."""
         stop = PAD + piece.room
         with storage.remote_errors(self._path), memoryview(piece.text) as view:
@@ -161,177 +295,6 @@ class PieceReader:
                 " changed meanwhile; run the same command again when it is whole"
             )
         return filled
-
-
-_UNSURE_ROOM = 4096
-_COMPLAINTS = {
-    decimals.NOT_A_NUMBER: "column {column!r}: {text!r} is not a number",
-    decimals.STRAY_QUOTE: "column {column!r}: {text!r} is followed by a quote, but does not start with one;"
-    " put the whole field in quotes and double those inside",
-    decimals.TEXT_AFTER_QUOTE: "column {column!r}: {text!r} goes on after its closing quote; double the quotes inside a field",
-    decimals.OPEN_QUOTE: "column {column!r}: the quote that opens {text!r} is never closed",
-    decimals.TOO_FEW: "only {found} of {expected} fields; is the file whole?",
-    decimals.TOO_MANY: "more than {expected} fields; put those that hold commas in quotes",
-}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the columns are.
-
-    Attributes:
-        path: of the file, for error texts.
-        names: of all columns.
-        embedding: positions of the columns of dimension 0, 1, ...
-        labels: positions of the columns to pass on.
-    """
-
-    path: str
-    names: list[str]
-    embedding: list[int]
-    labels: list[int] = field(default_factory=list)
-
-
-class Workspace:
-    """A piece and the arrays that its rows are written to; used again for piece after piece.
-
-    The arrays have room for the shortest rows there can be; memory that is never written is never taken.
-    """
-
-    def __init__(self, room: int, layout: Layout) -> None:
-        self.piece = Piece(room)
-        self.roles = np.full(len(layout.names), -1, np.int64)
-        self.roles[layout.embedding] = np.arange(len(layout.embedding))
-        self.roles[layout.labels] = -2 - np.arange(len(layout.labels))
-        self.report = np.zeros(decimals.REPORT_SIZE, np.int64)
-        self.unsure = np.empty((len(layout.embedding) + _UNSURE_ROOM, 4), np.int64)
-        self._shape = (len(layout.embedding), len(layout.labels))
-        self._allocate(0)
-
-    def _allocate(self, num_rows: int) -> None:
-        dim, num_labels = self._shape
-        self.embeddings = np.empty((num_rows, dim), np.float32)
-        self.missing = np.empty(num_rows, np.bool_)
-        self.lines = np.empty(num_rows, np.int64)
-        self.spans = np.empty((num_rows, num_labels, 2), np.int64)
-
-    def make_room(self) -> None:
-        """Let the arrays hold the rows of the piece: a row has at least one byte per column."""
-        num_rows = (self.piece.room + 1) // len(self.roles) + 1
-        if len(self.lines) < num_rows:
-            self._allocate(num_rows)
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """The right rows of a piece before its first wrong one.
-
-    Attributes:
-        embeddings: (N, D) float32, in the workspace.
-        missing: (N,) bool: rows with an empty number, all zeros.
-        labels: N rows of the columns to pass on.
-        num_lines: lines of the piece (and those before it that the caller counted in).
-        error: lines before the wrong place, and what is wrong; None when all rows are right.
-    """
-
-    embeddings: npt.NDArray[np.float32]
-    missing: npt.NDArray[np.bool_]
-    labels: pa.Table
-    num_lines: int
-    error: tuple[int, str] | None
-
-
-class _BadLabelError(Exception):
-    def __init__(self, row: int, text: str) -> None:
-        super().__init__(text)
-        self.row, self.text = row, text
-
-
-def parse(space: Workspace, layout: Layout, num_lines: int = 0) -> Parsed:
-    """Parse the piece in `space`; line counts start at `num_lines`."""
-    piece, report = space.piece, space.report
-    space.make_room()
-    text = np.frombuffer(piece.text, np.uint8)
-    at, num_rows, status = piece.start, 0, decimals.FULL
-    while status == decimals.FULL:
-        embeddings, missing, lines = space.embeddings[num_rows:], space.missing[num_rows:], space.lines[num_rows:]
-        spans = space.spans[num_rows:]
-        status = decimals.parse_rows(text, at, piece.stop, space.roles, embeddings, missing, lines, spans, space.unsure, report)
-        lines[: report[decimals.ROWS]] += num_lines
-        _settle(space, embeddings, missing)
-        at = int(report[decimals.NEXT])
-        num_rows += int(report[decimals.ROWS])
-        num_lines += int(report[decimals.LINES])
-    error = None
-    if piece.is_cut or status != decimals.FINISHED:
-        error = num_lines, _complaint(status, space, layout)
-    while True:
-        try:
-            labels = _labels(text, space.spans[:num_rows], layout)
-            break
-        except _BadLabelError as bad:
-            error = int(space.lines[bad.row]), bad.text
-            num_rows = bad.row
-    return Parsed(space.embeddings[:num_rows], space.missing[:num_rows], labels, num_lines, error)
-
-
-def _settle(space: Workspace, embeddings: npt.NDArray[np.float32], missing: npt.NDArray[np.bool_]) -> None:
-    """Put in the numbers that need exact arithmetic."""
-    num_rows = space.report[decimals.ROWS]
-    for row, dimension, start, stop in space.unsure[: space.report[decimals.UNSURE]].tolist():
-        if row < num_rows and not missing[row]:
-            embeddings[row, dimension] = decimals.nearest_float32(space.piece.text[start:stop].decode("ascii"))
-
-
-def _complaint(status: int, space: Workspace, layout: Layout) -> str:
-    """What is wrong with the row at which parsing stopped."""
-    if space.piece.is_cut and status not in (decimals.STRAY_QUOTE, decimals.TEXT_AFTER_QUOTE, decimals.NOT_A_NUMBER):
-        return f"the row is longer than {MOST_ROW_BYTES >> 20} MiB; is a quote not closed?"
-    column = int(space.report[decimals.COLUMN])
-    start, stop = (int(space.report[which]) for which in (decimals.FIELD_START, decimals.FIELD_STOP))
-    text = _shortened(space.piece.text[start : min(stop, start + 200)].decode("utf-8", errors="replace"))
-    expected = len(layout.names)
-    return _COMPLAINTS[status].format(column=layout.names[column], text=text, found=column + 1, expected=expected)
-
-
-def _shortened(text: str, most: int = 40) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def _labels(text: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64], layout: Layout) -> pa.Table:
-    """The columns to pass on. Raises _BadLabelError for the first row, of the first column, that is no UTF-8 text."""
-    arrays = []
-    for k, position in enumerate(layout.labels):
-        offsets, data, valid = contents(text, np.ascontiguousarray(spans[:, k]))
-        validity = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
-        buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(data)]
-        array = pa.Array.from_buffers(pa.large_string(), len(valid), buffers)
-        try:
-            array.validate(full=True)
-        except pa.ArrowInvalid:
-            row, value = _first_misfit(array)
-            raise _BadLabelError(row, f"column {layout.names[position]!r}: {value!r} is not UTF-8 text") from None
-        arrays.append(array)
-    return pa.Table.from_arrays(arrays, names=[layout.names[position] for position in layout.labels])
-
-
-def _first_misfit(array: pa.Array) -> tuple[int, str]:
-    """The first row whose value is no text, and that value in short."""
-    right, wrong = 0, len(array)
-    while wrong - right > 1:
-        middle = (right + wrong) // 2
-        try:
-            array.slice(0, middle).validate(full=True)
-            right = middle
-        except pa.ArrowInvalid:
-            wrong = middle
-    return right, _shortened(array[right].as_buffer().to_pybytes().decode("utf-8", errors="replace"))
-
-
-_PIECE_BYTES = 4 << 20
-_LEAST_PIECE_BYTES = 64 << 10
-_HEAD_BYTES = 1 << 20
-_FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"|([^,"]*)')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,7 +323,7 @@ class CsvReader:
         looks_numeric = [position >= len(first_row) or _looks_numeric(first_row[position]) for position in range(len(names))]
         chosen = choose_embedding_columns(names, looks_numeric, options.embedding_column, path)
         embedding = [names.index(column) for column in chosen]
-        _check_rows(head, rows_at, is_whole, Layout(path, names, embedding))
+        _check_rows(head, rows_at, is_whole, _Layout(path, names, embedding))
         is_recoded = is_utf16(storage.read_range(path, 0, 4))
         seen = max(1, len(head) - rows_at)
         text_bytes = num_bytes // 2 if is_recoded else num_bytes  # two bytes a letter in UTF-16
@@ -373,7 +336,7 @@ class CsvReader:
         """Rows [start, stop) in blocks of at most `options.block_bytes`; rows before `start` are read and dropped."""
         names, embedding = part.detail["names"], part.detail["embedding"]
         labels = _label_columns(names, embedding, options, part.path)
-        layout = Layout(part.path, names, embedding, [names.index(name) for name in labels])
+        layout = _Layout(part.path, names, embedding, [names.index(name) for name in labels])
         piece_bytes = self.piece_bytes or min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, options.block_bytes // 4))
         block_rows = max(1, options.block_bytes // (4 * part.dim))
         first_row = first_line = 0
@@ -392,25 +355,25 @@ class CsvReader:
                 first_line += parsed.num_lines
 
 
-def _parsed_pieces(part: Part, layout: Layout, room: int) -> Generator[Parsed]:
+def _parsed_pieces(part: Part, layout: _Layout, room: int) -> Generator[_Parsed]:
     """The pieces of a file, parsed by as many threads as there are cores and read ahead of them, in order.
 
     A piece is valid until the next is asked for.
     """
     num_threads = len(os.sched_getaffinity(0))
-    free = [Workspace(room, layout) for _ in range(num_threads + 2)]
-    pending: deque[tuple[Workspace, Future[Parsed]]] = deque()
+    free = [_Workspace(room, layout) for _ in range(num_threads + 2)]
+    pending: deque[tuple[_Workspace, Future[_Parsed]]] = deque()
     with open_text(part.path) as file:
-        reader = PieceReader(part.path, file, None if part.detail["is_recoded"] else part.num_bytes)
+        reader = _Pieces(part.path, file, None if part.detail["is_recoded"] else part.num_bytes)
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="beholder-csv")
         try:
             is_first = True
             while True:
-                while free and reader.fill(free[-1].piece):
+                while free and reader.fill(free[-1]):
                     space = free.pop()
-                    num_lines = _skip_names(space.piece, layout) if is_first else 0
+                    num_lines = _skip_names(space, layout) if is_first else 0
                     is_first = False
-                    pending.append((space, pool.submit(parse, space, layout, num_lines)))
+                    pending.append((space, pool.submit(space.parse, layout, num_lines)))
                 if not pending:
                     return
                 space, parsed = pending.popleft()
@@ -420,7 +383,7 @@ def _parsed_pieces(part: Part, layout: Layout, room: int) -> Generator[Parsed]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _skip_names(piece: Piece, layout: Layout) -> int:
+def _skip_names(piece: _Workspace, layout: _Layout) -> int:
     """Let the rows of the first piece start after the column names; returns how many lines those take. Raises InputError."""
     end = first_row_end(piece.text, piece.start, piece.stop)
     if end < 0 or _split(bytes(piece.text[piece.start : end]), layout.path, 1) != layout.names:
@@ -430,7 +393,7 @@ def _skip_names(piece: Piece, layout: Layout) -> int:
     return num_lines
 
 
-def _block(parsed: Parsed, low: int, high: int, first_row: int, part: Part, options: ReadOptions) -> Block:
+def _block(parsed: _Parsed, low: int, high: int, first_row: int, part: Part, options: ReadOptions) -> Block:
     """Rows [low, high) of a piece whose row 0 is row `first_row` of the part."""
     labels = select_labels(parsed.labels.slice(low, high - low), part, first_row + low, first_row + high, options)
     missing = parsed.missing[low:high]
@@ -495,18 +458,18 @@ def _label_columns(names: list[str], embedding: list[int], options: ReadOptions,
     return list(dict.fromkeys(choose_label_columns(others, options, path)))
 
 
-def _check_rows(head: bytes, rows_at: int, is_whole: bool, layout: Layout) -> None:
+def _check_rows(head: bytes, rows_at: int, is_whole: bool, layout: _Layout) -> None:
     """Raise InputError for a wrong row among those in `head`."""
     taken = set(layout.embedding)
     others = [position for position in range(len(layout.names)) if position not in taken]
     layout = replace(layout, labels=others)
-    space = Workspace(len(head), layout)
+    space = _Workspace(len(head), layout)
     end = len(head) if is_whole else rows_end(head, rows_at, len(head))
-    space.piece.is_cut = end < 0
+    space.is_cut = end < 0
     rows = head[rows_at : end if end >= 0 else len(head)]
-    space.piece.text[space.piece.start : space.piece.start + len(rows)] = rows
-    space.piece.end_at(space.piece.start + len(rows))
-    parsed = parse(space, layout, head.count(b"\n", 0, rows_at))
+    space.text[space.start : space.start + len(rows)] = rows
+    space.end_at(space.start + len(rows))
+    parsed = space.parse(layout, head.count(b"\n", 0, rows_at))
     if parsed.error is not None:
         line, text = parsed.error
         raise InputError(f"{layout.path}: line {line + 1}: {text}")
