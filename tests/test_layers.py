@@ -173,6 +173,10 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded & {"torch", "numba", "numpy", "pyarrow", "polars", "matplotlib", "huggingface_hub", "fsspec", "duckdb"}
 
 
+def test_finding_pictures_again_compiles_nothing() -> None:
+    assert "numba" not in loaded_after("import beholder.locate.locate")
+
+
 def test_every_module_opens_with_its_purpose() -> None:
     for file in SOURCE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), f"{file} has no docstring"

@@ -298,10 +298,10 @@ def test_mutations_give_pixels_or_a_picture_error(kind: str) -> None:
     assert reason_of(good) is None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcomes: Counter[PictureReason | None] = Counter()
-    start = time.monotonic()
+    start = time.process_time()
     for number, data in zip(range(250), hostile.mutations(rng, good), strict=False):
         outcomes[reason_of(data, upright if number % 3 == 0 else limit)] += 1
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     assert sum(outcomes.values()) == 250
     assert len(outcomes) > 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10

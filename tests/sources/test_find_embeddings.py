@@ -166,6 +166,18 @@ def test_globs(tmp_path: Path) -> None:
     assert refused(f"{tmp_path}/*.csv") == f"nothing matches {tmp_path}/*.csv"
 
 
+def test_brace_ranges(tmp_path: Path) -> None:
+    for number in (8, 9, 10):
+        npy(tmp_path / f"{number:02}.npy")
+    assert names(find(tmp_path / "{08..10}.npy")) == ["08.npy", "09.npy", "10.npy"]
+    assert "11.npy does not exist" in refused(tmp_path / "{10..11}.npy")
+
+
+def test_a_list_of_pictures_beside_embeddings_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n")
+    assert "list.txt lists pictures, and embeddings were asked for" in refused(npy(tmp_path / "x.npy"), tmp_path / "list.txt")
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
     npy(tmp_path / "a[1].npy")
     npy(tmp_path / "a1.npy")

@@ -49,7 +49,7 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     kinds = (one, other)
     if all(map(is_number, kinds)):
         return _common_number(one, other)
-    if all(map(_is_list, kinds)):
+    if all(map(is_list, kinds)):
         inside = _inside(one.value_type, other.value_type)
         is_large = any(map(pa.types.is_large_list, kinds))
         return None if inside is None else pa.large_list(inside) if is_large else pa.list_(inside)
@@ -73,7 +73,8 @@ def _inside(one: pa.DataType | None, other: pa.DataType) -> pa.DataType | None:
     return other if pa.types.is_null(one) else _common(one, other)
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 

@@ -8,9 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import PictureReason
-from beholder.pixels.opening import Opened, open_picture, whatever_happens
+from beholder.pixels.opening import (
+    ALPHA_MODES,
+    DEEP_MODES,
+    SWAPPING,
+    TURNS,
+    Opened,
+    flat,
+    is_opaque,
+    open_picture,
+    orientation,
+    whatever_happens,
+)
 from beholder.pixels.picture import PictureError, PixelOptions, Pixels, Trait
-from beholder.pixels.upright import ALPHA_MODES, DEEP_MODES, SWAPPING, TURNS, flat, is_opaque, orientation
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from beholder.errors import InputError
-from beholder.pixels.opening import Opened, open_picture, whatever_happens
+from beholder.pixels.opening import TURNS, Opened, flat, open_picture, orientation, whatever_happens
 from beholder.pixels.picture import MAX_PIXELS, PixelOptions
-from beholder.pixels.upright import TURNS, flat, orientation
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -24,8 +24,8 @@ from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import storage
 from beholder.notices import doing
 from beholder.scoring.options import EmbedOptions, FolderLabels
-from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES, is_picture
-from beholder.sources.folder import Listing, part_of_listing
+from beholder.sources.file_kinds import OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES
+from beholder.sources.folder import Listing, begins_as_picture, part_of_listing
 from beholder.sources.labels import valid_text
 from beholder.sources.reader import PicturePart
 
@@ -599,7 +599,7 @@ class _Found:
             return
         if suffix[1:] in PICTURE_SUFFIXES:
             self.left_out[suffix if is_there else _DANGLING] += 1
-        elif is_there and suffix[1:] not in OTHER_SUFFIXES and _begins_as_picture(path):
+        elif is_there and suffix[1:] not in OTHER_SUFFIXES and begins_as_picture(path):
             self.left_out[_UNNAMED] += 1
         else:
             self.num_ignored += 1
@@ -637,12 +637,3 @@ def _part_of(found: _Found, paths: Sequence[str]) -> PicturePart:
 
 def _suffix(path: bytes) -> bytes:
     return os.path.splitext(path)[1].lower()  # noqa: PTH122 (birder's rule: ".jpg" alone has none)
-
-
-def _begins_as_picture(path: bytes) -> bool:
-    """Whether a file is a picture by its first bytes; one that cannot be read is none."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            return is_picture(file.read(HEAD_BYTES))
-    except OSError:
-        return False

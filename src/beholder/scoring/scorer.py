@@ -24,9 +24,8 @@ from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
 from beholder.pixels.decode import pixels_of, prepare
-from beholder.pixels.opening import Opened, check_mode, check_size
+from beholder.pixels.opening import Opened, check_mode, check_size, levels_of
 from beholder.pixels.picture import MAX_PIXELS, Decoder, PictureError, PixelOptions, Preset
-from beholder.pixels.upright import levels_of
 from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.sources.reader import PictureRef
 

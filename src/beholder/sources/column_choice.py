@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from beholder.columns import SAMPLE_COLUMN_NAMES
 from beholder.errors import ChoiceNeededError, InputError
-from beholder.io.schemas import is_text
+from beholder.io.schemas import is_list, is_text
 from beholder.io.tables import check_names
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, is_picture, is_picture_text, suffix_of
 from beholder.sources.labels import is_heavy, listing
@@ -62,9 +62,16 @@ def is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a column holds lists."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+def list_values(kind: pa.DataType) -> pa.DataType | None:
+    """The type of the values in a column of lists or tensors; None of other columns."""
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return kind.value_type if is_list(kind) else None
+
+
+def fixed_size(kind: pa.DataType) -> int | None:
+    """How many values each list (or tensor) of a column has, where its type says so."""
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
 
 
 def is_numbers(kind: pa.DataType) -> bool:
@@ -281,14 +288,34 @@ def choose_embedding_columns(
             column beside the numbers: then they are softmax outputs, which no head can score. (A prefix chosen by the
             user is trusted in that matter.)
     """
-    numeric = dict(zip(names, is_numeric, strict=True)).__getitem__
     if embedding_column:
         return _chosen_family(names, embedding_column, where)
-    chosen = _numbered(names, where) or (None if embedding_column == "" else _only_family(names, numeric, where))
-    if not chosen and embedding_column != "":
-        chosen = _all_numeric(names, numeric, where)
+    numeric = dict(zip(names, is_numeric, strict=True)).__getitem__
+    families = _families(names)
+    plain = families.get("", [])
+    if len(plain) > 1 and min(plain)[0] == 0:
+        chosen = _in_order(plain, "", where)
+    elif embedding_column == "":
+        chosen = []
+    else:
+        fitting = [
+            prefix
+            for prefix, members in families.items()
+            if len(members) > 1 and min(members)[0] <= 1 and all(numeric(name) for _, name in members)
+        ]
+        if len(fitting) > 1:
+            raise InputError(
+                f"{where}: the embedding may be the columns that start with {_quoted(fitting, ' or ')};"
+                " name the right prefix with --embedding-column"
+            )
+        chosen = _in_order(families[fitting[0]], fitting[0], where) if fitting else _all_numeric(names, numeric, where)
     if not chosen:
-        raise _no_embedding(names, numeric, where)
+        texts = [name for name in names if name not in _NEVER_EMBEDDING and not numeric(name)]
+        why = f"; {_quoted(texts)} hold no numbers" if texts and len(texts) < len(names) else ""
+        raise InputError(
+            f"{where}: found no embedding among the columns {_quoted(names)}{why};"
+            " expected columns 0, 1, 2, ..., or name their prefix with --embedding-column"
+        )
     if PREDICTION in names:
         raise InputError(
             f"{where}: the column '{PREDICTION}' shows that the other {len(chosen)} are softmax outputs, not embeddings;"
@@ -340,29 +367,6 @@ def _chosen_family(names: Sequence[str], prefix: str, where: str) -> list[str]:
     raise InputError(f"{where}: there is no column '{prefix}' and none named '{prefix}' and a number; {hint}")
 
 
-def _numbered(names: Sequence[str], where: str) -> list[str]:
-    """Rule 2; empty when there is no column `0`."""
-    members = _families(names).get("", [])
-    if len(members) < 2 or min(members)[0] != 0:
-        return []
-    return _in_order(members, "", where)
-
-
-def _only_family(names: Sequence[str], numeric: Callable[[str], bool], where: str) -> list[str]:
-    """Rule 3; empty when there is no such family."""
-    found = {
-        prefix: members
-        for prefix, members in _families(names).items()
-        if len(members) > 1 and min(members)[0] <= 1 and all(numeric(name) for _, name in members)
-    }
-    if len(found) > 1:
-        raise InputError(
-            f"{where}: the embedding may be the columns that start with {_quoted(list(found), ' or ')};"
-            " name the right prefix with --embedding-column"
-        )
-    return next((_in_order(members, prefix, where) for prefix, members in found.items()), [])
-
-
 def _all_numeric(names: Sequence[str], numeric: Callable[[str], bool], where: str) -> list[str]:
     """Rule 4; empty when a column is not numeric."""
     candidates = [name for name in names if name not in _NEVER_EMBEDDING and name != PREDICTION]
@@ -376,15 +380,6 @@ def _all_numeric(names: Sequence[str], numeric: Callable[[str], bool], where: st
         if times > 1:
             raise InputError(f"{where}: the embedding's column '{name}' is there twice; rename or drop one of them")
     return candidates
-
-
-def _no_embedding(names: Sequence[str], numeric: Callable[[str], bool], where: str) -> InputError:
-    texts = [name for name in names if name not in _NEVER_EMBEDDING and not numeric(name)]
-    why = f"; {_quoted(texts)} hold no numbers" if texts and len(texts) < len(names) else ""
-    return InputError(
-        f"{where}: found no embedding among the columns {_quoted(names)}{why};"
-        " expected columns 0, 1, 2, ..., or name their prefix with --embedding-column"
-    )
 
 
 def _is_number(text: str) -> bool:

@@ -328,14 +328,18 @@ class CsvReader:
         seen = max(1, len(head) - rows_at)
         text_bytes = num_bytes // 2 if is_recoded else num_bytes  # two bytes a letter in UTF-16
         about_rows = round((text_bytes - rows_at) * head.count(b"\n", rows_at) / seen)
-        detail = {"names": names, "embedding": embedding, "about_rows": about_rows, "is_recoded": is_recoded}
-        _label_columns(names, embedding, options, path)
+        taken = set(embedding)
+        labels = pa.schema([(name, pa.large_string()) for at, name in enumerate(names) if at not in taken])
+        detail = {
+            "names": names, "embedding": embedding, "labels": labels, "about_rows": about_rows, "is_recoded": is_recoded
+        }  # fmt: skip
+        choose_label_columns(labels.names, options, path)
         return Part(path, name, "csv", None, len(embedding), "float32", num_bytes, cuts=(), detail=detail)
 
     def blocks(self, part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
         """Rows [start, stop) in blocks of at most `options.block_bytes`; rows before `start` are read and dropped."""
         names, embedding = part.detail["names"], part.detail["embedding"]
-        labels = _label_columns(names, embedding, options, part.path)
+        labels = list(dict.fromkeys(choose_label_columns(part.detail["labels"].names, options, part.path)))
         layout = _Layout(part.path, names, embedding, [names.index(name) for name in labels])
         piece_bytes = self.piece_bytes or min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, options.block_bytes // 4))
         block_rows = max(1, options.block_bytes // (4 * part.dim))
@@ -449,13 +453,6 @@ def _looks_numeric(text: str) -> bool:
     except ValueError:
         return False
     return "_" not in text
-
-
-def _label_columns(names: list[str], embedding: list[int], options: ReadOptions, path: str) -> list[str]:
-    """The columns to pass on, the sample column first if there is one. Raises InputError."""
-    taken = set(embedding)
-    others = [name for position, name in enumerate(names) if position not in taken]
-    return list(dict.fromkeys(choose_label_columns(others, options, path)))
 
 
 def _check_rows(head: bytes, rows_at: int, is_whole: bool, layout: _Layout) -> None:

@@ -1,9 +1,12 @@
-"""Tells whether sources are pictures or embeddings, by listings, first bytes, and columns of tables."""
+"""What a source is: its form, the kind of a file, and whether it is pictures or embeddings, each looked at once."""
 
 from __future__ import annotations
 
 import csv
+import errno
+import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,19 +14,21 @@ import pyarrow as pa
 
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
-from beholder.io.tables import JSON_SUFFIXES, read_head
+from beholder.io.tables import JSON_SUFFIXES, is_utf16, read_head
 from beholder.notices import say
 from beholder.sources.column_choice import (
     PATH_NAMES,
     Columns,
     are_dimensions,
+    fixed_size,
     float_columns,
-    is_list,
     is_wide,
+    list_values,
     looks_like_place,
 )
 from beholder.sources.file_kinds import (
     MOST_LOOKED_AT,
+    PARQUET_SUFFIXES,
     PICTURE_SUFFIXES,
     RANGE,
     TABLE_SUFFIXES,
@@ -36,10 +41,11 @@ from beholder.sources.file_kinds import (
     names_pictures,
     suffix_of,
 )
-from beholder.sources.folder import Listing, is_result_file, is_result_folder, prefix_of, scan_local, scan_remote
+from beholder.sources.folder import Listing, prefix_of, scan_local, scan_remote
 from beholder.sources.json_lines import first_rows, vector_fields
-from beholder.sources.parquet import columns_in
+from beholder.sources.parquet import columns_in, columns_of_parquet
 from beholder.sources.reader import SourceOptions
+from beholder.sources.stamp import is_result_file, is_result_folder
 
 Kind = Literal["pictures", "embeddings"]
 _CSV_LOOK_BYTES = 1 << 16
@@ -48,31 +54,80 @@ _LEAST_DIM = 64
 _VECTOR_NAMES = ("emb", "feature", "vector", "clip", "latent", "repr")
 _TEXT_NAMES = ("text", "caption", "prompt", "txt", "tag")
 """Columns with vectors of these names are about the pictures' words."""
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
 _MOST_LISTS = 3
 """Lists may name lists so deep."""
+_NPY = b"\x93NUMPY"
+_TEXT_IN_DISGUISE = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")
+"""gzip, zstd, UTF-16: left to the CSV reader, which says what to do with them."""
+
+
+Form = Literal["range", "glob", "list", "folder", "file"]
 
 
 class Look:
     """What is at a path; each question is asked of the disk or the server once.
 
     Attributes:
-        path: as it is opened.
+        path: as it is opened, without a "/" at its end.
         suffix: as `suffix_of` has it.
-        is_local: whether it is on this machine.
+        local: the path on this machine; None of what is on a server.
     """
 
     def __init__(self, path: str) -> None:
-        self.path, self.suffix, self.is_local = path, suffix_of(path), storage.is_local(path)
+        self.path = path.rstrip("/") or "/" if len(path) > 1 else path
+        self.suffix = suffix_of(self.path)
+        self.local = storage.local_path(self.path) if storage.is_local(self.path) else None
+
+    @cached_property
+    def form(self) -> Form:
+        """A brace range, a glob, a list of sources, a folder, or a file or what is not there. Raises InputError."""
+        if RANGE.search(self.path) and not (self.local and self.exists):
+            return "range"
+        if storage.is_glob(self.path):
+            return "glob"
+        if self.suffix == "txt":
+            entry = first_line(self.path)
+            return "file" if entry is not None and names_pictures(entry) else "list"
+        return "folder" if not self.is_remote_file and self.is_folder else "file"
+
+    @property
+    def is_remote_file(self) -> bool:
+        """Whether it is on a server and called like a picture or tar, so that nobody needs to be asked."""
+        return self.local is None and (self.suffix in PICTURE_SUFFIXES or is_tar_name(self.path))
+
+    @cached_property
+    def _mode(self) -> int:
+        """What the system says of a local path; 0 where nothing is."""
+        assert self.local is not None
+        try:
+            return self.local.stat().st_mode
+        except ValueError:  # a zero byte
+            return 0
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return 0
+            raise
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything is there."""
+        return bool(self._mode) if self.local else storage.exists(self.path)
 
     @cached_property
     def is_folder(self) -> bool:
         """Whether it is a folder, or on a server something below which there are files."""
-        return storage.is_folder(self.path)
+        return stat.S_ISDIR(self._mode) if self.local else storage.is_folder(self.path)
 
-    @cached_property
+    @property
     def is_file(self) -> bool:
         """Whether it is a regular file of this machine."""
-        return self.is_local and storage.local_path(self.path).is_file()
+        return self.local is not None and stat.S_ISREG(self._mode)
+
+    @cached_property
+    def is_result(self) -> bool:
+        """Whether it is a folder with results of an earlier run."""
+        return is_result_folder(str(self.local or self.path))
 
     @cached_property
     def head(self) -> bytes:
@@ -87,9 +142,23 @@ class Look:
     @cached_property
     def listing(self) -> tuple[Listing, str]:
         """What a folder holds, and what stands before the names in it. Raises InputError."""
-        if self.is_local:
-            return scan_local(str(storage.local_path(self.path))), prefix_of(self.path)
+        if self.local:
+            return scan_local(str(self.local)), prefix_of(self.path)
         return scan_remote(self.path)
+
+    @cached_property
+    def matches(self) -> list[str]:
+        """What a glob matches, in natural order. Raises InputError."""
+        return sorted(storage.expand_glob(self.path), key=storage.natural_key)
+
+    def check_file(self) -> None:
+        """Raise InputError for what is not there, or a local path that is no file."""
+        if not self.exists:
+            raise InputError(f"{self.path} does not exist; check the path")
+        if self.local and not self.is_file:
+            raise InputError(
+                f"{self.path} is no file but a pipe or device, which cannot be read twice; save it to a file first"
+            )
 
 
 class Looks(dict[str, Look]):
@@ -102,6 +171,59 @@ class Looks(dict[str, Look]):
     def known(self, path: str) -> Look:
         """The look at a path. One that was not needed before is not kept: a glob can name millions."""
         return self.get(path) or Look(path)
+
+
+def picture_kind(look: Look, options: SourceOptions) -> str:
+    """Kind of a file of pictures: by its first bytes, then by its suffix. Raises InputError for what is of no known kind."""
+    path, suffix = look.path, look.suffix
+    if suffix in PICTURE_SUFFIXES:
+        return "files"
+    if suffix == "txt":
+        return "table"
+    if look.kind == "parquet":
+        return columns_of_parquet(path, options)[0].kind
+    if look.kind is not None:
+        return look.kind
+    if is_tar_name(path) or (compression_of(look.head) and suffix not in TABLE_SUFFIXES and not path.endswith(".csv.gz")):
+        return "tar"
+    _refuse_empty(look)
+    if suffix in TABLE_SUFFIXES and (b"\0" not in look.head or is_utf16(look.head)):
+        return "table"
+    if suffix in (*PARQUET_SUFFIXES, "zip"):
+        raise _not_inside(look)
+    raise InputError(f"{path} is of no kind that is known: expected pictures, a tar, a zip, Parquet, CSV or a .txt list")
+
+
+def embedding_kind(look: Look) -> str:
+    """Kind of a file of embeddings: by its first bytes; text counts as CSV. Raises InputError for what is of no known kind."""
+    path, suffix, head = look.path, look.suffix, look.head
+    if head.startswith(_NPY):
+        return "npy"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if suffix in ("pt", "pth") and head:
+        return "torch"
+    if head.startswith(b"PK\x03\x04"):
+        return "npz"
+    _refuse_empty(look)
+    if suffix in (*PICTURE_SUFFIXES, "txt"):
+        what = "lists pictures" if suffix == "txt" else "is a picture"
+        raise InputError(f"{path} {what}, and embeddings were asked for; name the file with the embeddings")
+    if suffix in ("npy", "npz", *PARQUET_SUFFIXES):
+        raise _not_inside(look)
+    if b"\0" in head[:8] and not head.startswith(_TEXT_IN_DISGUISE):
+        raise InputError(f"{path} is of no kind that is known: expected .npy, .npz, .parquet or .csv")
+    return "json" if suffix in JSON_SUFFIXES else "csv"
+
+
+def _refuse_empty(look: Look) -> None:
+    if not look.head:
+        raise InputError(f"{look.path} is empty (0 bytes); write it again, or leave it out")
+
+
+def _not_inside(look: Look) -> InputError:
+    text = f"{look.path} is not .{look.suffix} inside: it starts with {look.head[:8]!r}; is it whole, or of another kind?"
+    return InputError(text)
 
 
 def detect(
@@ -143,42 +265,41 @@ def detect(
     return None
 
 
+@dataclass
 class _Detector:
-    def __init__(self, options: SourceOptions, embedding_column: str | None, wants_pictures: bool, looks: Looks) -> None:
-        self.options, self.embedding_column, self.wants_pictures, self.looks = options, embedding_column, wants_pictures, looks
+    options: SourceOptions
+    embedding_column: str | None
+    wants_pictures: bool
+    looks: Looks
 
     def at(self, source: str, depth: int = 0) -> Kind | None:
         """What one source is; None when it does not tell."""
-        source = source.rstrip("/") or "/" if len(source) > 1 else source
-        if RANGE.search(source) and not (storage.is_local(source) and storage.exists(source)):
-            source = RANGE.sub(lambda found: found[1], source)
-        if storage.is_glob(source):
-            notes = {"txt", *JSON_SUFFIXES} - {suffix_of(source)}  # beside what else matches, unless the pattern asks for them
-            matches = [path for path in storage.expand_glob(source) if suffix_of(path) not in notes]
-            matches = sorted(matches, key=storage.natural_key)[:MOST_LOOKED_AT]
-            return next((told for path in matches if (told := self.at(path, depth)) is not None), None)
         look = self.looks[source]
-        if look.suffix == "txt":
-            entry = first_line(source) if depth <= _MOST_LISTS else None
-            return None if entry is None else "pictures" if names_pictures(entry) else self.at(entry, depth + 1)
-        if look.is_local:
-            if look.is_folder:
-                return self.into_folder(look)
-            return self.into_file(look) if look.is_file else "embeddings"
-        if look.suffix in PICTURE_SUFFIXES or is_tar_name(source):
+        if look.form == "range":
+            return self.at(RANGE.sub(lambda found: found[1], look.path), depth)
+        if look.form == "glob":
+            notes = {"txt", *JSON_SUFFIXES} - {look.suffix}  # beside what else matches, unless the pattern asks for them
+            matches = [path for path in look.matches if suffix_of(path) not in notes][:MOST_LOOKED_AT]
+            return next((told for path in matches if (told := self.at(path, depth)) is not None), None)
+        if look.form == "list":
+            entry = first_line(look.path) if depth <= _MOST_LISTS else None
+            return None if entry is None else self.at(entry, depth + 1)
+        if look.form == "folder":
+            return self.into_folder(look)
+        if look.suffix == "txt" or look.is_remote_file:
             return "pictures"
-        return self.into_folder(look) if not look.suffix and look.is_folder else self.into_file(look)
+        return self.into_file(look) if look.is_file or not look.local else "embeddings"
 
     def into_folder(self, look: Look) -> Kind:
         """Pictures or tars anywhere below say yes; else a few Parquet files or zips are looked into, if there are no arrays."""
-        if is_result_folder(str(storage.local_path(look.path)) if look.is_local else look.path):
+        if look.is_result:
             return "embeddings"
         listing, base = look.listing
         if len(listing.names) or listing.tars:
             return "pictures"
         if listing.has_arrays:
             return "embeddings"
-        if not look.is_local:
+        if not look.local:
             archives = (listing.parquets or listing.zips)[:1]
         else:
             archives = sorted([*listing.parquets, *listing.zips], key=storage.natural_key)
@@ -193,7 +314,7 @@ class _Detector:
             return self.into_parquet(look.path)
         if look.kind == "zip":
             return "pictures" if look.suffix not in ("npz", "pt", "pth") and _zip_has_pictures(look.path) else "embeddings"
-        if look.head.startswith(b"\x93NUMPY"):
+        if look.head.startswith(_NPY):
             return "embeddings"
         if look.suffix in PICTURE_SUFFIXES or is_tar_name(look.path):
             return "pictures"
@@ -260,15 +381,15 @@ def _vectors(file: Any, schema: pa.Schema) -> dict[str, int]:
     """Columns of lists of floats (or tensors), and how long the first one is; 0 where none is there."""
     found = {}
     for field in schema:
-        kind = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
-        if not is_list(kind) or not pa.types.is_floating(kind.value_type):
+        values = list_values(field.type)
+        if values is None or not pa.types.is_floating(values):
             continue
-        if pa.types.is_fixed_size_list(kind):
-            found[field.name] = kind.list_size
+        if (size := fixed_size(field.type)) is not None:
+            found[field.name] = size
             continue
         batch = next(file.iter_batches(batch_size=16, columns=[field.name]), None)
-        values = [] if batch is None else batch.column(0).to_pylist()
-        found[field.name] = next((len(value) for value in values if value), 0)
+        rows = [] if batch is None else batch.column(0).to_pylist()
+        found[field.name] = next((len(row) for row in rows if row), 0)
     return found
 
 

@@ -9,45 +9,33 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from beholder.columns import (
-    DONE_FOLDER,
-    EARLIER_FOLDER,
-    EMBEDDINGS_FOLDER,
-    EMBEDDINGS_FORMAT,
-    INPUTS_FOLDER,
-    REJECTS_FOLDER,
-    REJECTS_SUFFIX,
-    SCORE_SET_FORMAT,
-    SIDECAR_SUFFIX,
     STAMP_FILE,
 )
 from beholder.errors import ChoiceNeededError, InputError
 from beholder.io import storage
-from beholder.io.tables import JSON_SUFFIXES, is_utf16
+from beholder.io.tables import JSON_SUFFIXES
 from beholder.sources.column_choice import holds_embeddings
-from beholder.sources.detect import Look, Looks, detect
+from beholder.sources.detect import Look, Looks, detect, embedding_kind, picture_kind
 from beholder.sources.file_kinds import (
     OTHER_SUFFIXES,
     PARQUET_SUFFIXES,
     PICTURE_SUFFIXES,
-    RANGE,
     TABLE_SUFFIXES,
     TAR_SUFFIX,
     base_name,
-    compression_of,
     expand_ranges,
     is_tar_name,
     kind_of_head,
-    names_pictures,
     suffix_of,
 )
-from beholder.sources.folder import Listing, is_result_file, is_result_folder, part_of_files, part_of_listing
+from beholder.sources.folder import Listing, part_of_files, part_of_listing
 from beholder.sources.labels import check_columns, choose_label_columns, refuse_columns, valid_text
 from beholder.sources.parquet import columns_of_parquet
 from beholder.sources.reader import Part, PicturePart, ReadOptions, SourceOptions, embedding_reader, picture_reader
-from beholder.sources.stamp import read_stamp
+from beholder.sources.stamp import is_result_file, refuse_scores, without_results
 from beholder.sources.table import read_list
 
 _FOLDER_KINDS = (
@@ -55,8 +43,6 @@ _FOLDER_KINDS = (
     {"pt": "torch", "pth": "torch", "jsonl": "json", "ndjson": "json"},
 )
 """Files of embeddings in a folder; the second ones, which may be models or notes, only where there are none of the first."""
-_TEXT_IN_DISGUISE = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xff\xfe", b"\xfe\xff")
-"""gzip, zstd, UTF-16: left to the CSV reader, which says what to do with them."""
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -125,14 +111,14 @@ def find_only_pictures(sources: Sequence[str], options: SourceOptions) -> list[P
     """
     looks = Looks()
     if detect(sources, options, wants_pictures=True, looks=looks) == "embeddings":
-        _refuse_embeddings(sources)
+        _refuse_embeddings(sources, looks)
     return find_pictures(sources, options, looks)
 
 
-def _refuse_embeddings(sources: Sequence[str]) -> None:
+def _refuse_embeddings(sources: Sequence[str], looks: Looks) -> None:
     """Raise InputError if these are embeddings; what is neither is left to the reader of pictures, which says what is wrong."""
     try:
-        parts = find_parts(sources, ReadOptions())
+        parts = find_parts(sources, ReadOptions(), looks)
     except InputError:
         return
     has_columns = parts[0].kind in ("parquet", "csv", "json")
@@ -183,7 +169,7 @@ def find_parts(sources: Sequence[str], options: ReadOptions, looks: Looks | None
         InputError: for the first thing that cannot be scored; nothing has been written by then.
     """
     looks = Looks() if looks is None else looks
-    found = [item for source in sources for item in _expand_embeddings(source)]
+    found = [item for source in sources for item in _expand_embeddings(source, looks)]
     if not found:
         raise InputError(f"no embeddings found in {', '.join(sources)}: expected .npy, .npz, .parquet or .csv files")
     _check_once(found)
@@ -193,28 +179,6 @@ def find_parts(sources: Sequence[str], options: ReadOptions, looks: Looks | None
 def _each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     with ThreadPoolExecutor(max_workers=1 if len(items) < 4 else 8) as pool:
         return list(pool.map(function, items))
-
-
-def _list_entries(source: str, inside: tuple[str, ...]) -> list[str]:
-    """What a `.txt` list names; `inside`: the lists that led here."""
-    if source in inside:
-        raise InputError(f"{source} lists itself; remove the line")
-    return cast("list[str]", read_list(source).to_pylist())
-
-
-def _glob_matches(pattern: str) -> list[str]:
-    names = storage.expand_glob(pattern)
-    if not names:
-        raise InputError(f"nothing matches {pattern}")
-    return sorted(names, key=storage.natural_key)
-
-
-def _check_file(source: str) -> None:
-    """Raise InputError for what is not there, or a local path that is no file."""
-    if not storage.exists(source):
-        raise InputError(f"{source} does not exist; check the path")
-    if storage.is_local(source) and not storage.local_path(source).is_file():
-        raise InputError(f"{source} is no file but a pipe or device, which cannot be read twice; save it to a file first")
 
 
 def _check_once(found: Sequence[Source]) -> None:
@@ -249,64 +213,37 @@ def give_names(found: list[Source]) -> list[Source]:
     return named
 
 
-def expand_source(
-    source: str, options: SourceOptions, looks: Looks | None = None, inside: tuple[str, ...] = ()
-) -> Iterator[Source]:
-    """Everything behind one source of pictures; `inside`: the lists that led here."""
+def expand_source(source: str, options: SourceOptions, looks: Looks | None = None) -> Iterator[Source]:
+    """Everything behind one source of pictures."""
     looks = Looks() if looks is None else looks
-    storage.forget_listings(source)
-    if len(source) > 1:
-        source = source.rstrip("/") or "/"
-    look = looks.known(source)
-    if RANGE.search(source) and not (look.is_local and storage.exists(source)):
-        for path in expand_ranges(source):
-            yield from expand_source(path, options, looks, inside)
-    elif storage.is_glob(source):
-        yield from _picture_matches(source, options, looks)
-    elif look.suffix == "txt":
-        entries = _list_entries(source, inside)
-        if names_pictures(entries[0]):
-            yield Source("table", source, base_name(source))
+    for look in _named(source, looks):
+        if look.form == "glob":
+            yield from _picture_matches(look, options, looks)
+        elif look.form == "folder":
+            yield from _picture_folder(look, options)
         else:
-            for entry in entries:
-                yield from expand_source(entry, options, looks, (*inside, source))
-    elif not look.is_local and look.suffix in PICTURE_SUFFIXES:
-        yield Source("files", source, base_name(source))
-    elif (look.is_local or not is_tar_name(source)) and look.is_folder:
-        yield from _picture_folder(look, options)
-    else:
-        if look.is_local:
-            _check_file(source)
-        yield Source(_picture_kind(look, options), source, base_name(source))
+            if look.local:
+                look.check_file()
+            yield Source(picture_kind(look, options), look.path, base_name(look.path))
 
 
-def _picture_kind(look: Look, options: SourceOptions) -> str:
-    """Kind of one file: by its first bytes, then by its suffix. Raises InputError for what is of no known kind."""
-    path, suffix, head = look.path, look.suffix, look.head
-    if suffix in PICTURE_SUFFIXES:
-        return "files"
-    if look.kind == "parquet":
-        return columns_of_parquet(path, options)[0].kind
-    if look.kind is not None:
-        return look.kind
-    if is_tar_name(path) or (compression_of(head) and suffix not in TABLE_SUFFIXES and not path.endswith(".csv.gz")):
-        return "tar"
-    if not head:
-        raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
-    if suffix in TABLE_SUFFIXES and (b"\0" not in head or is_utf16(head)):
-        return "table"
-    if suffix in (*PARQUET_SUFFIXES, "zip"):
-        raise _not_inside(path, suffix, head)
-    raise InputError(f"{path} is of no kind that is known: expected pictures, a tar, a zip, Parquet, CSV or a .txt list")
+def _named(source: str, looks: Looks, inside: tuple[str, ...] = ()) -> Iterator[Look]:
+    """What a source names: brace ranges and lists of sources are taken apart; `inside`: the lists that led here."""
+    if source not in looks:
+        storage.forget_listings(source)
+    look = looks[source]
+    if look.form not in ("range", "list"):
+        yield look
+        return
+    if look.path in inside:
+        raise InputError(f"{look.path} lists itself; remove the line")
+    for entry in expand_ranges(look.path) if look.form == "range" else read_list(look.path).to_pylist():
+        yield from _named(entry, looks, (*inside, look.path))
 
 
-def _not_inside(path: str, suffix: str, head: bytes) -> InputError:
-    return InputError(f"{path} is not .{suffix} inside: it starts with {head[:8]!r}; is it whole, or of another kind?")
-
-
-def _picture_matches(pattern: str, options: SourceOptions, looks: Looks) -> Iterator[Source]:
-    """What a glob names, in natural order; files that are no pictures by suffix or content are passed over and counted."""
-    names = _glob_matches(pattern)
+def _picture_matches(look: Look, options: SourceOptions, looks: Looks) -> Iterator[Source]:
+    """What a glob names; files that are no pictures by suffix or content are passed over and counted."""
+    pattern, names = look.path, look.matches
     if not pattern.rsplit("/", 1)[-1].startswith("."):  # remote back ends match hidden names as well
         names = [name for name in names if not name.rstrip("/").rsplit("/", 1)[-1].startswith(".")]
     if not names:
@@ -317,12 +254,12 @@ def _picture_matches(pattern: str, options: SourceOptions, looks: Looks) -> Iter
     num_ignored = 0
     for name in (f"./{name}" if name.startswith("~") else name for name in names):
         look = looks.known(name)
-        if (look.is_local or not look.suffix) and look.is_folder:
+        if (look.local or not look.suffix) and look.is_folder:
             items += _picture_folder(look, options)
         elif look.suffix in PICTURE_SUFFIXES:
             items.append(Source("files", name, base_name(name), group=pattern))
         elif look.suffix in archives or is_tar_name(name):
-            items.append(Source(_picture_kind(look, options), name, base_name(name)))
+            items.append(Source(picture_kind(look, options), name, base_name(name)))
         elif look.suffix not in OTHER_SUFFIXES and look.is_file and kind_of_head(name) == "files":
             items.append(Source("files", name, base_name(name), group=pattern))
         else:
@@ -336,7 +273,7 @@ def _picture_matches(pattern: str, options: SourceOptions, looks: Looks) -> Iter
 def _picture_folder(look: Look, options: SourceOptions) -> Iterator[Source]:
     """What a folder holds: its pictures, or its tars, or its Parquet files with pictures, or its zips."""
     source = look.path
-    if look.is_local and is_result_folder(str(storage.local_path(source))):
+    if look.is_result:
         raise InputError(f"{source} holds results of beholder, not pictures; name it alone to score embeddings")
     listing, base = look.listing
     stems = {TAR_SUFFIX.sub("", tar) for tar in listing.tars}
@@ -350,7 +287,7 @@ def _picture_folder(look: Look, options: SourceOptions) -> Iterator[Source]:
                     f"say which with a glob, for example '{base}**/*{PurePosixPath(paths[0]).suffix}' or '{base}**/*.jpg'"
                 )
         num_ignored = listing.num_ignored + len(listing.parquets) + len(listing.zips)
-        where = str(Path(os.path.abspath(storage.local_path(source)))) if look.is_local else source  # noqa: PTH100
+        where = str(Path(os.path.abspath(look.local))) if look.local else source  # noqa: PTH100
         name = base_name(where) or "pictures"
         part = part_of_listing(replace(listing, num_ignored=num_ignored), source, name, base)
         yield Source("files", source, name, part=part)
@@ -422,31 +359,28 @@ def _common_name(paths: Sequence[str]) -> str:
     return next((piece for piece in reversed(common) if piece not in ("", ".", "..", "~")), "pictures")
 
 
-def _expand_embeddings(source: str, inside: tuple[str, ...] = ()) -> Iterator[Source]:
-    """Every embedding file behind one source; `inside`: the lists that led here."""
-    storage.forget_listings(source)
-    if suffix_of(source) == "txt":
-        for entry in _list_entries(source, inside):
-            yield from _expand_embeddings(entry, (*inside, source))
-    elif storage.is_glob(source):
-        for match in _glob_matches(source):
-            yield from _embedding_files(match)
-    else:
-        yield from _embedding_files(source.rstrip("/") if len(source) > 1 else source)
+def _expand_embeddings(source: str, looks: Looks) -> Iterator[Source]:
+    """Every embedding file behind one source."""
+    for look in _named(source, looks):
+        if look.form == "glob" and not look.matches:
+            raise InputError(f"nothing matches {look.path}")
+        for one in map(looks.known, look.matches) if look.form == "glob" else [look]:
+            yield from _embedding_files(one)
 
 
-def _embedding_files(source: str) -> list[Source]:
+def _embedding_files(look: Look) -> list[Source]:
     """A file, or those in a folder that hold embeddings. Raises InputError."""
-    if not storage.is_folder(source):
-        _check_file(source)
+    source = look.path
+    if not look.is_folder:
+        look.check_file()
         return [Source("", source, PurePosixPath(source.replace("\\", "/")).name)]
-    if storage.is_local(source):
-        root = str(storage.local_path(source))
+    if look.local:
+        root = str(look.local)
     else:
         fs, inner = storage.filesystem(source)
         root = fs.unstrip_protocol(inner)
     listed = storage.list_files(source)
-    files = _without_results(listed)
+    files = without_results(listed)
     names = {path: path.removeprefix(root).lstrip("/") for path in files}
     layout = [path for path in files if _is_image_part(names[path], source)]
     if layout:
@@ -464,49 +398,10 @@ def _embedding_files(source: str) -> list[Source]:
     if not by_kind:
         if any(suffix_of(path) in PICTURE_SUFFIXES for path in files):
             raise InputError(f"{source} holds pictures, and embeddings were asked for; name the folder with the embeddings")
-        _refuse_scores(source, listed)
+        refuse_scores(source, listed)
         raise InputError(f"{source} holds no pictures, and no .npy, .npz, .parquet or .csv file with embeddings")
     (paths,) = by_kind.values()
     return [Source("", path, names[path]) for path in sorted(paths, key=storage.natural_key)]
-
-
-def _refuse_scores(source: str, files: list[str]) -> None:
-    """Raise InputError for a folder in which scores of runs are all there is; it says where the kept embeddings are."""
-    runs = [
-        path.rpartition("/")[0] for path in files if path.endswith(f"/{STAMP_FILE}") and _format_of(path) == SCORE_SET_FORMAT
-    ]
-    kept = [f"{run}/{EMBEDDINGS_FOLDER}" for run in runs if f"{run}/{EMBEDDINGS_FOLDER}/{STAMP_FILE}" in files]
-    if kept:
-        others = f" (and {len(kept) - 1:,} more)" if len(kept) > 1 else ""
-        raise InputError(f"{source} holds scores; the embeddings that were kept are in {kept[0]}{others}: score those")
-    if runs:
-        raise InputError(f"{source} holds scores and no embeddings; score its pictures with --keep-embeddings to have them")
-
-
-def _format_of(path: str) -> object:
-    """The format in a record; None where it is damaged."""
-    try:
-        return read_stamp(path).record.get("format")
-    except InputError:
-        return None
-
-
-def _without_results(files: list[str]) -> list[str]:
-    """Leave out score sets (of earlier runs, say), folders and single files with their rejects; and rejects of embeddings."""
-    folders, singles = [], set()
-    for path in files:
-        kind = _format_of(path) if path.endswith(STAMP_FILE) else None
-        if kind not in (SCORE_SET_FORMAT, EMBEDDINGS_FORMAT):
-            continue
-        is_scores = kind == SCORE_SET_FORMAT
-        if path.rsplit("/", 1)[-1] == STAMP_FILE:
-            root = path.removesuffix(STAMP_FILE)
-            own = (REJECTS_FOLDER, DONE_FOLDER, INPUTS_FOLDER, EARLIER_FOLDER)
-            folders += [root] if is_scores else [f"{root}{folder}/" for folder in own]
-        else:
-            out = path.removesuffix(SIDECAR_SUFFIX)
-            singles |= {out, out + REJECTS_SUFFIX} if is_scores else {out + REJECTS_SUFFIX}
-    return [path for path in files if path not in singles and not path.startswith(tuple(folders))]
 
 
 def _is_image_part(name: str, root: str) -> bool:
@@ -544,33 +439,11 @@ def _with_metadata(layout: list[str], files: list[str], names: dict[str, str], s
     return paired
 
 
-def _embedding_kind(look: Look) -> str:
-    """Kind by content: the first bytes; text counts as CSV."""
-    path, suffix, head = look.path, look.suffix, look.head
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if suffix in ("pt", "pth") and head:
-        return "torch"
-    if head.startswith(b"PK\x03\x04"):
-        return "npz"
-    if not head:
-        raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
-    if suffix in PICTURE_SUFFIXES:
-        raise InputError(f"{path} is a picture, and embeddings were asked for; name the file with the embeddings")
-    if suffix in ("npy", "npz", *PARQUET_SUFFIXES):
-        raise _not_inside(path, suffix, head)
-    if b"\0" in head[:8] and not head.startswith(_TEXT_IN_DISGUISE):
-        raise InputError(f"{path} is of no kind that is known: expected .npy, .npz, .parquet or .csv")
-    return "json" if suffix in JSON_SUFFIXES else "csv"
-
-
 def _inspected(item: Source, options: ReadOptions, looks: Looks) -> Part:
     path, metadata = item.path, item.metadata
     if PurePosixPath(path).name == STAMP_FILE:
         raise InputError(f"{path} is a stamp, not embeddings")
-    part = embedding_reader(_embedding_kind(looks.known(path))).inspect(path, item.name, options)
+    part = embedding_reader(embedding_kind(looks.known(path))).inspect(path, item.name, options)
     if metadata is None:
         if part.kind == "npy":
             refuse_columns(part, options)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 from array import array
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.columns import REJECTS_SUFFIX, SIDECAR_SUFFIX, STAMP_FILE
+from beholder.columns import STAMP_FILE
 from beholder.errors import reading_failed
 from beholder.io import storage
 from beholder.sources.file_kinds import (
@@ -33,6 +32,7 @@ from beholder.sources.file_kinds import (
 )
 from beholder.sources.labels import UniqueNames, block_labels, valid_text
 from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
+from beholder.sources.stamp import is_result_folder, is_result_record
 
 PICTURES = {suffix.encode() for suffix in PICTURE_SUFFIXES}
 OTHERS = {suffix.encode() for suffix in OTHER_SUFFIXES}
@@ -107,7 +107,7 @@ class Collector:
     def __init__(self) -> None:
         self.pictures, self.sidecars = _Names(), _Names()
         self.sizes, self.stamps, self.inodes, self.devices = array("q"), array("q"), array("Q"), array("Q")
-        self._links: list[_Link] = []
+        self.links: list[_Link] = []
         self.archives: dict[str, list[str]] = {"tars": [], "parquets": [], "zips": []}
         self.num_ignored, self.has_arrays = 0, False
 
@@ -134,10 +134,6 @@ class Collector:
         self.inodes.append(inode)
         self.devices.append(device)
 
-    def add_link(self, path: bytes, size: int, stamp: int, inode: int, device: int) -> None:
-        """A link to a picture; `inode` 0: one that leads nowhere."""
-        self._links.append(_Link(path, size, stamp, inode, device))
-
     def listing(self) -> Listing:
         """Everything in natural order; a file that is reached by several links is there once, by its own name if that is."""
         kept = self._kept_links()
@@ -149,18 +145,18 @@ class Collector:
         names = names.take(order)
         orphans = _num_orphans(self.sidecars.packed(), names)
         archives = {kind: sorted(paths, key=storage.natural_key) for kind, paths in self.archives.items()}
-        num_ignored = self.num_ignored + orphans + len(self._links) - len(kept)
+        num_ignored = self.num_ignored + orphans + len(self.links) - len(kept)
         return Listing(names, sizes[places], stamps[places], num_ignored, has_arrays=self.has_arrays, **archives)
 
     def _kept_links(self) -> list[_Link]:
         """Links whose file is not there by its own name, nor by a link before."""
-        if not self._links:
+        if not self.links:
             return []
         inodes, devices = np.array(self.inodes, np.uint64), np.array(self.devices, np.uint64)
-        maybe = np.flatnonzero(np.isin(inodes, np.array([link.inode for link in self._links], np.uint64)))
+        maybe = np.flatnonzero(np.isin(inodes, np.array([link.inode for link in self.links], np.uint64)))
         seen = {(int(inodes[i]), int(devices[i])) for i in maybe}
         kept = []
-        for link in sorted(self._links, key=lambda link: storage.natural_key(os.fsdecode(link.path))):
+        for link in sorted(self.links, key=lambda link: storage.natural_key(os.fsdecode(link.path))):
             if link.inode == 0 or (link.inode, link.device) not in seen:
                 seen.add((link.inode, link.device))
                 kept.append(link)
@@ -168,7 +164,7 @@ class Collector:
 
 
 class _Link(NamedTuple):
-    """A link to a picture, and what it leads to."""
+    """A link to a picture, and what it leads to; `inode` 0: nowhere."""
 
     path: bytes
     size: int
@@ -192,32 +188,6 @@ _TAGS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modifie
 
 _FIRST_LOOKS, _SLOW_LOOK_S, _LOOKING_THREADS = 8, 2e-4, 16
 """Files that are looked at one by one; a look that takes longer is slow, and the others are shared among so many threads."""
-
-
-def is_result_folder(folder: str) -> bool:
-    """Whether a folder holds results of an earlier run: a `beholder.json` that says so."""
-    if not storage.is_local(folder):
-        stamp = f"{folder}/{STAMP_FILE}"
-        return storage.exists(stamp) and _is_result_record(storage.read_range(stamp, 0, storage.size(stamp)))
-    try:
-        with open(os.path.join(folder, STAMP_FILE), "rb") as file:  # noqa: PTH118, PTH123 (names that are not UTF-8)
-            return _is_result_record(file.read(1 << 24))
-    except OSError:
-        return False
-
-
-def is_result_file(path: str) -> bool:
-    """Whether a file is a result of an earlier run, or the rejects beside one: a record stands beside it."""
-    result = path.removesuffix(REJECTS_SUFFIX)
-    return storage.exists(result + SIDECAR_SUFFIX)
-
-
-def _is_result_record(data: bytes) -> bool:
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError):
-        return b'"format": "beholder-' in data  # damaged, and still no folder of pictures
-    return isinstance(record, dict) and str(record.get("format", "")).startswith("beholder")
 
 
 def scan_local(folder: str) -> Listing:
@@ -293,14 +263,14 @@ def _collect(entry: os.DirEntry[bytes], path: bytes, found: Collector) -> None:
         status = entry.stat()
     except OSError:  # a link that leads nowhere, a file that has just vanished: decoding says so
         if suffix in PICTURES:
-            found.add_link(path, 0, 0, 0, 0)
+            found.links.append(_Link(path, 0, 0, 0, 0))
         else:
             found.num_ignored += 1
         return
     if not stat.S_ISREG(status.st_mode) or (suffix not in PICTURES and not begins_as_picture(entry.path)):
         found.num_ignored += 1
     elif entry.is_symlink():
-        found.add_link(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+        found.links.append(_Link(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev))
     else:
         found.add_picture(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
 
@@ -324,7 +294,7 @@ def scan_remote(folder: str) -> tuple[Listing, str]:
     files = {str(fs.unstrip_protocol(name)).removeprefix(root): entry for name, entry in entries.items()}
     records = [name for name in files if name.endswith(f"/{STAMP_FILE}")]
     results = tuple(
-        name.removesuffix(STAMP_FILE) for name in records if _is_result_record(storage.read_range(root + name, 0, 1 << 24))
+        name.removesuffix(STAMP_FILE) for name in records if is_result_record(storage.read_range(root + name, 0, 1 << 24))
     )
     for name, entry in files.items():
         if name.startswith(results) or any(storage.is_ignored_name(piece.encode()) for piece in name.split("/")):
@@ -445,65 +415,43 @@ def _may_clash(names: pa.Array) -> bool:
     return bool(pc.count_distinct(names).as_py() != len(names))
 
 
-_PICTURES = {suffix.encode() for suffix in PICTURE_SUFFIXES}
 _MOST_NAMES = 1_000_000
-"""Listings are kept until so many sidecars are known; a folder without any counts as one."""
-
-
-@dataclass
-class _Folder:
-    sidecars: dict[bytes, list[bytes]] = field(default_factory=dict)
-    """What they are named after (a picture's name, or its stem) -> their names, sorted."""
-    stems: Counter[bytes] = field(default_factory=Counter)
-    """Pictures of each stem."""
-
-    @property
-    def num_names(self) -> int:
-        """What is kept of it."""
-        return 1 + len(self.sidecars) + len(self.stems)
+"""Listings are kept until so many names of sidecars and pictures are known; a folder without any counts as one."""
 
 
 class Sidecars:
     """Looks up sidecars; listings of the last folders are kept."""
 
     def __init__(self) -> None:
-        self._folders: OrderedDict[bytes, _Folder] = OrderedDict()
+        self._known: dict[bytes, tuple[dict[bytes, list[bytes]], Counter[bytes]]] = {}
         self._num_names = 0
 
     def of(self, path: str) -> list[tuple[str, int]]:
         """Paths of a picture's sidecars, and how many pictures each belongs to (cat.txt: to cat.jpg and cat.png)."""
         folder, name = os.path.split(os.fsencode(path))
-        known = self._folder(folder)
+        if folder not in self._known:
+            if self._num_names > _MOST_NAMES:
+                self._known, self._num_names = {}, 0
+            self._known[folder] = _beside(folder or b".")
+            self._num_names += 1 + sum(len(names) for names in self._known[folder])
+        sidecars, stems = self._known[folder]
         stem = name.rpartition(b".")[0] or name
-        own = [(found, 1) for found in known.sidecars.get(name, ())]
-        by_stem = known.sidecars.get(stem, ()) if stem != name else ()
-        own += [(found, max(known.stems[stem], 1)) for found in by_stem]
+        own = [(found, 1) for found in sidecars.get(name, ())]
+        by_stem = sidecars.get(stem, ()) if stem != name else ()
+        own += [(found, max(stems[stem], 1)) for found in by_stem]
         return [(os.fsdecode(folder + b"/" * (folder not in (b"", b"/")) + found), owners) for found, owners in own]
 
-    def _folder(self, path: bytes) -> _Folder:
-        known = self._folders.get(path)
-        if known is None:
-            known = self._folders[path] = _listed(path or b".")
-            self._num_names += known.num_names
-            while self._num_names > _MOST_NAMES and len(self._folders) > 1:
-                self._num_names -= self._folders.popitem(last=False)[1].num_names
-        return known
 
-
-def _listed(path: bytes) -> _Folder:
-    found, pictures = _Folder(), []
+def _beside(folder: bytes) -> tuple[dict[bytes, list[bytes]], Counter[bytes]]:
+    """What sidecars are named after (a picture's name, or its stem) -> their names, sorted; pictures of each stem."""
+    sidecars: dict[bytes, list[bytes]] = {}
     try:
-        names = sorted(os.listdir(path))  # noqa: PTH208 (names that are not UTF-8)
+        names = sorted(os.listdir(folder))  # noqa: PTH208 (names that are not UTF-8)
     except OSError:  # who asks will see it when the picture is opened
-        return found
+        return {}, Counter()
+    names = [name for name in names if not name.startswith(b".")]
     for name in names:
-        suffix = suffix_of_bytes(name)
-        if name.startswith(b"."):
-            continue
-        if suffix in _SIDECARS:
-            found.sidecars.setdefault(name.rpartition(b".")[0], []).append(name)
-        elif suffix in _PICTURES:
-            pictures.append(name.rpartition(b".")[0])
-    if found.sidecars:
-        found.stems.update(pictures)
-    return found
+        if suffix_of_bytes(name) in _SIDECARS:
+            sidecars.setdefault(name.rpartition(b".")[0], []).append(name)
+    stems = Counter(name.rpartition(b".")[0] for name in names if sidecars and suffix_of_bytes(name) in PICTURES)
+    return sidecars, stems

@@ -14,7 +14,7 @@ from beholder import columns
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.io.schemas import common_schema, fit_table, merge_remarks, num_rows_of, schema_of, without_unused
+from beholder.io.schemas import common_schema, fit_table, is_list, merge_remarks, num_rows_of, schema_of, without_unused
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.sources.reader import LateLabels, Part, PicturePart, ReadOptions, SourceOptions
 
@@ -37,10 +37,15 @@ def is_heavy(kind: pa.DataType) -> bool:
     """Whether a column of this type holds bytes (pictures, masks): such columns are never passed through."""
     if pa.types.is_struct(kind):
         return any(is_heavy(kind.field(i).type) for i in range(kind.num_fields))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         return is_heavy(kind.value_type)
     checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
     return any(check(kind) for check in checks)
+
+
+def passable(schema: pa.Schema, *left_out: str) -> pa.Schema:
+    """The columns that can be passed through: all but those that hold bytes, and `left_out`."""
+    return pa.schema([item for item in schema if item.name not in left_out and not is_heavy(item.type)])
 
 
 def passed_columns(available: Iterable[str], sample: str | None, options: SourceOptions) -> list[str]:
@@ -91,9 +96,8 @@ def renames(names: pa.ChunkedArray, fallback: Callable[[int], str]) -> dict[int,
     counts = np.bincount(valid) if len(valid) else np.zeros(0, int)
     if not changed and (not len(counts) or counts.max() <= 1):
         return changed
-    taken = set(encoded.dictionary.to_pylist()) if changed else set()
-    if not changed:
-        taken = set(encoded.dictionary.filter(pc.match_substring(encoded.dictionary, "#")).to_pylist())
+    texts = encoded.dictionary if changed else encoded.dictionary.filter(pc.match_substring(encoded.dictionary, "#"))
+    taken = set(texts.to_pylist())
     for row, name in list(changed.items()):
         changed[row] = _free(name, taken, 2) if name in taken else name
         taken.add(changed[row])
@@ -268,7 +272,7 @@ def embedding_labels_schema(parts: Iterable[Part], options: ReadOptions) -> pa.S
     """The columns that all shards of these parts get, from what their headers say: `sample` first."""
     schemas = []
     for part in parts:
-        kinds = _label_types(part)
+        kinds = {item.name: item for item in part.detail.get("labels", ())}
         sample = choose_sample_column(kinds, options.sample_column, part.path) if kinds else None
         chosen = choose_label_columns(kinds, options, part.path) if kinds else []
         schemas.append(pa.schema([kinds[name] for name in chosen if name not in (sample, columns.SAMPLE)]))
@@ -276,14 +280,6 @@ def embedding_labels_schema(parts: Iterable[Part], options: ReadOptions) -> pa.S
     if "*" not in options.columns:
         found = pa.schema([found.field(name) for name in dict.fromkeys(options.columns) if name in found.names])
     return pa.schema([(columns.SAMPLE, pa.large_string()), *found])
-
-
-def _label_types(part: Part) -> dict[str, pa.Field]:
-    """The columns that are not part of the embedding; those of CSV are text."""
-    if part.kind == "csv":
-        taken = set(part.detail["embedding"])
-        return {name: pa.field(name, pa.large_string()) for at, name in enumerate(part.detail["names"]) if at not in taken}
-    return {field.name: field for field in part.detail.get("labels", ())}
 
 
 def choose_sample_column(names: Iterable[str], wanted: str | None, where: str) -> str | None:

@@ -418,17 +418,6 @@ def _read(stream: IO[bytes], num_bytes: int, where: str) -> bytes:
         return stream.read(num_bytes)
 
 
-def _read_exactly(stream: IO[bytes], num_bytes: int, where: str) -> bytes:
-    pieces, missing = [], num_bytes
-    while missing:
-        piece = _read(stream, missing, where)
-        if not piece:
-            raise InputError(f"{where} ends early: {missing} bytes are missing; write it again")
-        pieces.append(piece)
-        missing -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
 class _Rows:
     """The rows of one array of an opened archive, from front to back."""
 
@@ -443,7 +432,10 @@ class _Rows:
 
     def read(self, num_rows: int) -> np.ndarray[Any, Any]:
         """The next (num_rows, ...)."""
-        data = _read_exactly(self._stream, num_rows * self.row_bytes, self.where)
+        wanted = num_rows * self.row_bytes
+        data = _read(self._stream, wanted, self.where)
+        if len(data) < wanted:
+            raise InputError(f"{self.where} ends early: {wanted - len(data)} bytes are missing; write it again")
         return np.frombuffer(data, self.dtype).reshape(num_rows, *self._dim)
 
     def close(self) -> None:
@@ -467,7 +459,8 @@ def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> I
         chosen = choose_label_columns(label_keys, options, part.path) if label_keys else []
         labels = {name: opened(label_keys[name]) for name in chosen}
         texts = [label_keys[name] for name, rows in labels.items() if rows.dtype.kind in "US"]
-        left = _text_allowed(archive, texts, part.num_rows)
+        packed = sum(archive.getinfo(f"{key}.npy").compress_size for key in texts)
+        left = max(_MOST_TEXT_BYTES, _MOST_RATIO * packed, _ROW_TEXT_BYTES * part.num_rows)
         label_bytes = sum(rows.row_bytes for rows in labels.values())
         num_rows = max(1, min(options.block_bytes // 4 // embeddings.row_bytes, _LABEL_BLOCK_BYTES // max(1, label_bytes)))
         for low in range(start, stop, num_rows):
@@ -481,11 +474,6 @@ def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> I
                     "save them as Parquet beside the embeddings, or leave them out"
                 )
             yield Block(block, select_labels(table, part, low, high, options))
-
-
-def _text_allowed(archive: zipfile.ZipFile, keys: Any, num_rows: int) -> int:
-    packed = sum(archive.getinfo(f"{key}.npy").compress_size for key in keys)
-    return max(_MOST_TEXT_BYTES, _MOST_RATIO * packed, _ROW_TEXT_BYTES * num_rows)
 
 
 def _column_type(dtype: np.dtype[Any]) -> pa.DataType:

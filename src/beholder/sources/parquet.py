@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from beholder.columns import PictureReason, RowStatus
 from beholder.errors import DamagedError, InputError, OversizedError
 from beholder.io import storage
-from beholder.io.schemas import group_bytes, is_text, num_rows_of
+from beholder.io.schemas import group_bytes, is_list, is_text, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.io.stream import read_ahead
 from beholder.kernels import ColumnBlock, Embeddings
@@ -28,17 +28,18 @@ from beholder.sources.column_choice import (
     Columns,
     choose,
     choose_embedding_columns,
+    fixed_size,
     is_bytes,
-    is_list,
     is_numbers,
+    list_values,
 )
 from beholder.sources.fetch import too_many_bytes
 from beholder.sources.file_kinds import is_written_out, picture_of_text, without_written_out
 from beholder.sources.labels import (
     block_labels,
     choose_label_columns,
-    is_heavy,
     names_as_text,
+    passable,
     passed_columns,
     renames,
     select_labels,
@@ -94,7 +95,7 @@ class PackedReader:
             starts = [int(firsts[row]) for row in starts]
         cuts = tuple(dict.fromkeys(start for start in starts[1:-1] if 0 < start < starts[-1])) if firsts is not None else None
         identity = {"bytes": num_bytes, "contents": storage.content_sample(path, num_bytes)}
-        light = pa.schema([f for f in schema if f.name != columns.picture and not is_heavy(f.type)])
+        light = passable(schema, columns.picture)
         detail = {**asdict(columns), "columns": light.names, "schema": light, "firsts": firsts}
         cuts = tuple(starts[1:-1]) if cuts is None else cuts
         return PicturePart(path, name, "parquet", starts[-1], num_bytes, identity, cuts, detail=detail)
@@ -314,7 +315,7 @@ def _block(
 
 
 def _cells(column: pa.Array) -> list[Any]:
-    """The cells of the picture column as Python has them; bytes that are too many for a picture only as their number."""
+    """The cells of the picture column as Python has them; in place of bytes that are too many for a picture, what is wrong."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if is_numbers(column.type):
@@ -330,14 +331,16 @@ def _cells(column: pa.Array) -> list[Any]:
         if length <= MOST_MEMBER_BYTES:
             cells.append(column[row].as_py())
         elif data is column:
-            cells.append(int(length))
+            cells.append(PictureRef(error=too_many_bytes(int(length), MOST_MEMBER_BYTES)))
         else:
-            cells.append({"bytes": int(length), "path": column[row]["path"].as_py() if _has_field(column, "path") else None})
+            cells.append(
+                {"bytes": PictureRef(error=too_many_bytes(int(length), MOST_MEMBER_BYTES)), "path": _path_in(column[row])}
+            )
     return cells
 
 
-def _bytes_of_numbers(column: pa.Array) -> Iterator[bytes | _NoBytes | None]:
-    """The bytes that each cell's whole numbers are; signed ones count from -128."""
+def _bytes_of_numbers(column: pa.Array) -> Iterator[bytes | PictureRef | None]:
+    """The bytes that each cell's whole numbers are, or what is wrong with them; signed ones count from -128."""
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
     values = column.flatten()
     numbers = values.fill_null(-129 if values.type.bit_width > 8 else 0).to_numpy(zero_copy_only=False)
@@ -353,11 +356,7 @@ def _bytes_of_numbers(column: pa.Array) -> Iterator[bytes | _NoBytes | None]:
             yield found.astype(np.uint8).tobytes() if found.dtype.itemsize > 1 else found.view(np.uint8).tobytes()
 
 
-class _NoBytes:
-    """In place of whole numbers that are no bytes."""
-
-
-_NO_BYTES = _NoBytes()
+_NO_BYTES = PictureRef(error=(PictureReason.NOT_AN_IMAGE, "the cell's whole numbers are no bytes (0 to 255)"))
 
 
 def _lengths(data: pa.Array) -> npt.NDArray[np.int64]:
@@ -369,8 +368,9 @@ def _lengths(data: pa.Array) -> npt.NDArray[np.int64]:
     return np.where(data.is_valid().to_numpy(zero_copy_only=False), found, 0).astype(np.int64)
 
 
-def _has_field(column: pa.Array, name: str) -> bool:
-    return bool(column.type.get_field_index(name) >= 0)
+def _path_in(cell: Any) -> str | None:
+    """The path in a cell that is a struct, if it has one."""
+    return cell["path"].as_py() if cell.type.get_field_index("path") >= 0 else None
 
 
 def _ref(picture: Any, file_path: str, note: Any) -> PictureRef:
@@ -378,8 +378,8 @@ def _ref(picture: Any, file_path: str, note: Any) -> PictureRef:
     data, path = (picture.get("bytes"), picture.get("path")) if isinstance(picture, dict) else (picture, None)
     if isinstance(data, list):
         (data,) = _bytes_of_numbers(pa.array([data], pa.list_(pa.int64())))
-    if isinstance(data, _NoBytes):
-        return PictureRef(error=(PictureReason.NOT_AN_IMAGE, "the cell's whole numbers are no bytes (0 to 255)"))
+    if isinstance(data, PictureRef):
+        return data
     if isinstance(data, str):
         is_place = data is picture and not is_written_out(data)
         data, path = (None, data) if is_place else (data, path)
@@ -387,8 +387,6 @@ def _ref(picture: Any, file_path: str, note: Any) -> PictureRef:
         data = path
     if isinstance(data, str):
         return picture_of_text(data)
-    if isinstance(data, int):
-        return PictureRef(error=too_many_bytes(data, MOST_MEMBER_BYTES))
     if data is not None:
         return PictureRef(data=data)
     if path:
@@ -414,10 +412,9 @@ class ParquetReader:
             layout, names, value_type = _choose_layout(schema, options.embedding_column, path)
             if layout == "wide":
                 dim = len(names)
-            elif pa.types.is_fixed_size_list(_stored(schema.field(names[0]).type)):
-                dim = _stored(schema.field(names[0]).type).list_size
             else:
-                dim = _first_length(file, names[0], path)
+                size = fixed_size(schema.field(names[0]).type)
+                dim = _first_length(file, names[0], path) if size is None else size
             cuts, at = [], 0
             for group in range(metadata.num_row_groups - 1):
                 at += metadata.row_group(group).num_rows
@@ -437,11 +434,6 @@ class ParquetReader:
         return read_ahead(_batches(part, start, part.num_rows if stop is None else stop, options), depth=1)
 
 
-def _stored(kind: pa.DataType) -> pa.DataType:
-    """What a column of an extension type (fixed-shape tensors) is stored as; others as they are."""
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
 def _dtype_of(value_type: pa.DataType) -> str:
     """The dtype in which such numbers are scored; whole ones exactly."""
     if pa.types.is_float16(value_type):
@@ -450,15 +442,9 @@ def _dtype_of(value_type: pa.DataType) -> str:
     return "float64" if is_wide else "float32"
 
 
-def _list_value_type(kind: pa.DataType) -> pa.DataType | None:
-    kind = _stored(kind)
-    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return kind.value_type if is_list else None
-
-
 def _choose_layout(schema: pa.Schema, wanted: str | None, path: str) -> tuple[str, list[str], pa.DataType]:
     """("list" or "wide", embedding column names, element type). Raises InputError when it is not clear."""
-    lists = {field.name: _list_value_type(field.type) for field in schema if _list_value_type(field.type) is not None}
+    lists = {field.name: values for field in schema if (values := list_values(field.type)) is not None}
     floats = [name for name, value_type in lists.items() if pa.types.is_floating(value_type)]
     whole = [name for name, value_type in lists.items() if pa.types.is_integer(value_type)]
     if wanted is not None and wanted in lists:
@@ -481,7 +467,11 @@ def _choose_layout(schema: pa.Schema, wanted: str | None, path: str) -> tuple[st
         if whole:
             kind = schema.field(whole[0]).type
             raise InputError(f"{path}: column {whole[0]!r} is {kind}, no list of floats{_whole_numbers(whole[0])}") from None
-        odd = [f"{field.name!r} is {field.type}" for field in schema if pa.types.is_nested(_stored(field.type))]
+        odd = [
+            f"{field.name!r} is {field.type}"
+            for field in schema
+            if (pa.types.is_nested(field.type) or list_values(field.type) is not None)
+        ]
         raise InputError(f"{error}; column {', '.join(odd[:_MOST_TOLD])}" if odd else str(error)) from None
     types = {schema.field(name).type for name in names}
     odd = [name for name in names if not pa.types.is_floating(schema.field(name).type)]
@@ -498,7 +488,7 @@ def _as_list(schema: pa.Schema, name: str, path: str) -> tuple[str, list[str], p
     shape = getattr(kind, "shape", None)
     if shape is not None and sum(length > 1 for length in shape) > 1:
         raise InputError(f"{path}: column {name!r} holds a tensor of shape {list(shape)} a row, expected a vector")
-    value_type = _list_value_type(kind)
+    value_type = list_values(kind)
     assert value_type is not None
     return "list", [name], value_type
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import bisect
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from beholder.kernels import Embeddings
 
 DIGEST_BYTES = 16
+_Item = TypeVar("_Item")
 _PICTURE_READERS = {
     "files": "folder.FilesReader",
     "tar": "tar.TarReader",
@@ -272,3 +273,17 @@ def refs_of(part: PicturePart, rows: Sequence[int], options: SourceOptions) -> I
                 at += len(block.refs)
             stretch = []
         stretch.append(row)
+
+
+def in_blocks(items: Iterable[_Item], bytes_of: Callable[[_Item], int], options: SourceOptions) -> Iterator[list[_Item]]:
+    """Items together, as many as a block may have."""
+    some: list[_Item] = []
+    num_bytes = 0
+    for item in items:
+        some.append(item)
+        num_bytes += bytes_of(item)
+        if len(some) >= options.block_rows or num_bytes >= options.block_bytes:
+            yield some
+            some, num_bytes = [], 0
+    if some:
+        yield some

@@ -19,10 +19,9 @@ from beholder.errors import BeholderError
 from beholder.io import storage
 from beholder.kernels.blocks import ColumnBlock, Embeddings
 from beholder.pixels.decode import header_traits
-from beholder.pixels.opening import reader_for
+from beholder.pixels.opening import ORIENTATION, reader_for
 from beholder.pixels.picture import Trait
 from beholder.pixels.sniff import sniff
-from beholder.pixels.upright import ORIENTATION
 from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.sources.reader import (
     Part,
@@ -74,14 +73,14 @@ def spread(count: int, most: int) -> list[int]:
     return [place * count // wanted for place in range(wanted)]
 
 
-def _refs(part: PicturePart, quota: int, options: SourceOptions) -> Iterator[PictureRef]:
+def _refs(part: PicturePart, quota: int, options: SourceOptions, *, are_spread: bool = True) -> Iterator[PictureRef]:
     """Up to `quota` pictures of a part: evenly spread where its length is known, else the first ones."""
-    reader = picture_reader(part.kind)
-    if part.num_rows is None:
-        for block in reader.blocks(part, 0, quota, options):
-            yield from block.refs
+    if part.num_rows is not None and are_spread:
+        yield from (ref for _, ref in refs_of(part, spread(part.num_rows, quota), options))
         return
-    yield from (ref for _, ref in refs_of(part, spread(part.num_rows, quota), options))
+    stop = quota if part.num_rows is None else min(quota, part.num_rows)
+    blocks = picture_reader(part.kind).blocks(part, 0, stop, options)
+    yield from itertools.islice((ref for block in blocks for ref in block.refs), quota)
 
 
 def count_traits(parts: Sequence[PicturePart], *, most: int = LOOKED_AT, seconds: float = LOOK_S) -> tuple[int, Counter[Trait]]:
@@ -113,12 +112,9 @@ def _firsts(parts: Sequence[PicturePart], most: int) -> Iterator[PictureRef]:
     quota = -(-most // max(1, len(chosen)))
     options = SourceOptions(columns=(), block_rows=min(256, quota), block_bytes=8 << 20)
     for part in chosen:
-        if part.kind in ("files", "table"):
-            yield from _refs(part, quota, options)
-        elif not storage.is_web(part.path):
-            stop = quota if part.num_rows is None else min(quota, part.num_rows)
-            blocks = picture_reader(part.kind).blocks(part, 0, stop, options)
-            yield from itertools.islice((ref for block in blocks for ref in block.refs), quota)
+        is_listed = part.kind in ("files", "table")
+        if is_listed or not storage.is_web(part.path):
+            yield from _refs(part, quota, options, are_spread=is_listed)
 
 
 def _traits(ref: PictureRef, deadline: float) -> Trait | None:

@@ -18,7 +18,7 @@ from beholder.io.schemas import common_schema, fit_table, schema_of
 from beholder.io.tables import JSON_SUFFIXES, decoded, open_table, read_objects
 from beholder.sources.column_choice import Columns, choose
 from beholder.sources.file_kinds import PARQUET_SUFFIXES, is_written_out, picture_of_text, suffix_of, without_written_out
-from beholder.sources.labels import block_labels, column_of, is_heavy, names_as_text, passed_columns, renames
+from beholder.sources.labels import block_labels, column_of, names_as_text, passable, passed_columns, renames
 from beholder.sources.parquet import columns_of_parquet, sample_names
 from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
 
@@ -59,8 +59,7 @@ class TableReader:
         if num_rows == 0:
             raise InputError(f"{path} lists nothing: expected one picture a row")
         is_written = any(isinstance(place, str) and is_written_out(place) for place in first)
-        left_out = {columns.picture} if is_written else set()
-        light = pa.schema([field for field in schema if not is_heavy(field.type) and field.name not in left_out])
+        light = passable(schema, columns.picture) if is_written else passable(schema)
         detail = {
             **asdict(columns),
             "columns": light.names,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -10,14 +11,14 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError, os_error_text
 from beholder.io import storage
-from beholder.io.storage import RemoteStream
+from beholder.io.storage import RemoteFile, RemoteStream
 from beholder.sources.file_kinds import HEAD_BYTES, compression_of, is_tar_header
 from beholder.sources.labels import valid_text
 
@@ -28,6 +29,11 @@ BLOCK_BYTES = 512
 _ZEROS = bytes(BLOCK_BYTES)
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
+_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
+    "gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    "bz2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
 DAMAGE = (
     tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, ValueError, ArithmeticError, LookupError, RecursionError,
     MemoryError, EOFError, OSError,
@@ -105,8 +111,9 @@ class TarFile:
                 self._raw.seek(0)
             compression = compression_of(head)
             self.is_plain = compression is None
-            self._file = self._raw if compression is None else _decompressed(self._raw, compression)
+            self._file = self._raw
             if compression is not None:
+                self._file = cast(IO[bytes], io.BufferedReader(_Unpacked(_DECOMPRESSORS[compression](self._raw)), 1 << 16))
                 head = self._first_block()
             if not is_tar_header(head) and head != _ZEROS:
                 raise InputError(f"{path} is not a tar: it starts with {head[:8]!r}; is it whole, or of another kind?")
@@ -216,39 +223,16 @@ class _HeaderBytes:
         return self._file.read(num_bytes)
 
 
-def _decompressed(raw: IO[bytes], compression: str) -> IO[bytes]:
-    kinds: dict[str, Any] = {"gz": gzip.GzipFile, "bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
-    opened = gzip.GzipFile(fileobj=raw) if compression == "gz" else kinds[compression](raw)
-    return cast(IO[bytes], io.BufferedReader(_Unpacked(opened), 1 << 16))
-
-
-class _Unpacked(io.RawIOBase):
+class _Unpacked(RemoteFile):
     """What a decompressor gives, piece by piece, so that all that comes before a cut is had."""
 
     def __init__(self, opened: Any) -> None:
-        self._opened = opened
+        super().__init__(opened, contextlib.nullcontext)
 
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True; backwards means to unpack all again."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` with what is at hand."""
-        data = self._opened.read1(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position."""
-        return int(self._opened.seek(offset, whence))
-
-    def tell(self) -> int:
-        """The position."""
-        return int(self._opened.tell())
+    def read(self, size: int = -1) -> bytes:
+        """What is at hand, at most `size` bytes."""
+        data: bytes = self._opened.read1(size)
+        return data
 
 
 def _member(info: tarfile.TarInfo, header: int) -> Member | None:

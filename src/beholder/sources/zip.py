@@ -17,7 +17,7 @@ from beholder.errors import InputError, damaged
 from beholder.io import storage
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture, suffix_of
 from beholder.sources.labels import UniqueNames, block_labels, valid_text
-from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
+from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions, in_blocks
 from beholder.sources.tar_file import MOST_MEMBER_BYTES
 
 _LOCAL_HEADER = struct.Struct("<4s22sHH")
@@ -55,16 +55,11 @@ class ZipReader:
         stop = len(members.samples) if stop is None else min(stop, len(members.samples))
         with storage.remote_errors(part.path), storage.open_binary(part.path) as file:
             archive = _KnownZip(file)
-            refs: list[PictureRef] = []
-            held, low = 0, start
-            for row in range(start, stop):
-                refs.append(_ref(archive, file, members.info(row), part))
-                held += len(refs[-1].data or b"")
-                if len(refs) >= options.block_rows or held >= options.block_bytes:
-                    yield PictureBlock(refs, block_labels(members.samples.slice(low, row + 1 - low), {}, options))
-                    refs, held, low = [], 0, row + 1
-            if refs:
-                yield PictureBlock(refs, block_labels(members.samples.slice(low, stop - low), {}, options))
+            refs = (_ref(archive, file, members.info(row), part) for row in range(start, stop))
+            low = start
+            for some in in_blocks(refs, lambda ref: len(ref.data or b""), options):
+                yield PictureBlock(some, block_labels(members.samples.slice(low, len(some)), {}, options))
+                low += len(some)
 
 
 @dataclass(frozen=True)
