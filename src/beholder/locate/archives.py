@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import os
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from functools import cached_property
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import PictureReason
-from beholder.errors import InputError
+from beholder.errors import BeholderError, InputError
 from beholder.io import storage
 from beholder.sources import parquet
 from beholder.sources.file_kinds import SIDECAR_SUFFIXES, head_of, is_tar_name, kind_of_bytes, suffix_of
 from beholder.sources.reader import PicturePart, PictureRef, SourceOptions, picture_reader, refs_of
-from beholder.sources.tar import TarMember, TarMembers, read_packed, tar_members
-from beholder.sources.tar_file import MOST_MEMBER_BYTES
+from beholder.sources.tar import Group, Row, Walk, ref_of
+from beholder.sources.tar_file import MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
 from beholder.sources.zip import ZipReader, open_zip
 
 _KEPT_NAMES_BYTES = 64 << 20
@@ -145,8 +150,229 @@ def missing_place(sample: str, text: str, reason: PictureReason = PictureReason.
     return Place(sample, "none", (FilePlace(sample, PictureRef(error=(reason, text))),), inside=inside)
 
 
-_MOST_OPEN = 64
 Files = tuple[FilePlace, ...]
+_VERSION = 3
+_FOLDER = "tar-members"
+_SCHEMA = pa.schema(
+    {
+        "name": pa.large_string(),
+        "group": pa.int64(),
+        "offset": pa.int64(),
+        "num_stored": pa.int64(),
+        "size": pa.int64(),
+        "header": pa.int64(),
+        "link": pa.large_string(),
+        "sample": pa.large_string(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class TarMember(Member):
+    """A file in a tar, and what it is for its picture.
+
+    Attributes:
+        sample: what stands behind the tar's path in the name of the picture that it is; None: it is no picture.
+        ref: where its bytes are; None for those of packed tars and sparse files, which `read_packed` reads.
+    """
+
+    sample: str | None = None
+    ref: PictureRef | None = None
+
+
+@dataclass(frozen=True)
+class TarMembers:
+    """All members of a tar that belong to pictures by webdataset's rule, and those of their keys.
+
+    Attributes:
+        path: the tar.
+        num_bytes: its size when it was gone through.
+        is_plain: whether places in it can be given, as it is not compressed.
+        rows: `_SCHEMA`, in the order of the tar; those of equal `group`s have one key and belong together.
+        broken: (sample, reason, message) of the error at the end of a broken tar.
+    """
+
+    kind: ClassVar[PlaceKind] = "tar"
+    path: str
+    num_bytes: int
+    is_plain: bool
+    rows: pa.Table
+    broken: tuple[str, PictureReason, str] | None
+
+    def find(self, names: Sequence[str], *, with_belongings: bool) -> list[Files]:
+        """Pictures by what stands behind the tar's path in their samples ("/key", "/key.ext", "/key#2"), and what is theirs."""
+        known = self.rows.column("sample").combine_chunks()
+        rows = pc.index_in(pa.array(names, pa.large_string()), value_set=known, skip_nulls=True).to_pylist()
+        return [self._files(name, row, with_belongings) for name, row in zip(names, rows, strict=True)]
+
+    def _files(self, name: str, row: int | None, with_belongings: bool) -> Files:
+        if row is None:
+            error = (PictureReason.MISSING, f"{self.path} holds no picture called {name.lstrip('/')!r} (any more)")
+            if self.broken is not None and name == self.broken[0]:
+                error = self.broken[1:]
+            elif self.broken is not None:
+                error = (self.broken[1], f"{self.path} holds no picture called {name.lstrip('/')!r}, and {self.broken[2]}")
+            return (FilePlace(name.lstrip("/"), PictureRef(error=error)),)
+        others = [other for other in self._group(row) if other != row] if with_belongings else []
+        members = [self._member(other) for other in (row, *others)]
+        pictures = sum(member.sample is not None for member in members)
+        kept = members[:1] + [member for member in members[1:] if member.sample is None]
+        return tuple(
+            FilePlace(m.name, m.ref, m.size, None if m.ref else m, owners=1 if m.sample is not None else pictures) for m in kept
+        )
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether a local tar has another size than when it was gone through."""
+        return storage.is_local(self.path) and storage.size(self.path) != self.num_bytes
+
+    def _member(self, row: int) -> TarMember:
+        said = {name: self.rows.column(name)[row].as_py() for name in _SCHEMA.names if name != "group"}
+        sample = said.pop("sample")
+        bare = Member(**said)
+        ref = ref_of(self.path, bare, has_place=self.is_plain and bare.num_stored == bare.size)
+        return TarMember(**said, sample=sample, ref=ref)
+
+    def _group(self, row: int) -> list[int]:
+        """Rows of all members of the key of `row`, in the order of the tar."""
+        order, groups = self._by_group
+        group = self.rows.column("group")[row].as_py()
+        low, high = groups.searchsorted(group, "left"), groups.searchsorted(group, "right")
+        found: list[int] = order[low:high].tolist()
+        return found
+
+    @cached_property
+    def _by_group(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows in the order of their groups, and these groups."""
+        groups = self.rows.column("group").to_numpy()
+        order = np.argsort(groups, kind="stable")
+        return order, groups[order]
+
+
+class _Noting(Walk):
+    """A walk that writes down every member it groups."""
+
+    def __init__(self, tar: TarFile) -> None:
+        super().__init__(tar, "", 0, None, SourceOptions(columns=()), None, with_data=False)
+        self.columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+        self._group: Group | None = None
+        self._number = -1
+
+    def add(self, group: Group, member: Member, extension: str) -> None:
+        """Note it as well."""
+        if group is not self._group:
+            self._group, self._number = group, self._number + 1
+        before = self.count
+        super().add(group, member, extension)
+        values = (
+            member.name, self._number, member.offset, member.num_stored, member.size, member.header, member.link,
+            group.rows[-1].sample if self.count > before else None,
+        )  # fmt: skip
+        for name, value in zip(_SCHEMA.names, values, strict=True):
+            self.columns[name].append(value)
+
+
+def tar_members(path: str) -> TarMembers:
+    """Go through a tar, or read what an earlier time has kept of it in the cache folder. Raises InputError."""
+    num_bytes = storage.size(path)
+    kept = _place_in_cache(path, num_bytes)
+    found = _read_kept(kept, path, num_bytes) if kept is not None else None
+    if found is None:
+        with TarFile(path, num_bytes) as tar:
+            walk = _Noting(tar)
+            last: Row | None = None
+            for last in walk.rows():  # noqa: B007 (the last one tells how the tar ends)
+                pass
+            is_plain = tar.is_plain
+        _join_groups(walk.columns)
+        broken = (last.sample, *last.ref.error) if last is not None and last.ref.error is not None else None
+        found = TarMembers(path, num_bytes, is_plain, pa.table(walk.columns, _SCHEMA), broken)
+        if kept is not None:
+            with contextlib.suppress(BeholderError):  # a cache that cannot be written is none
+                _keep(found, kept)
+    return found
+
+
+def _join_groups(columns: dict[str, list[Any]]) -> None:
+    """Give members of one key one group where they do not stand together in the tar.
+
+    Where a key was used again for another picture, in tars that were joined (an extension is there twice), stretches with
+    pictures stay groups of their own, and one without goes with the one before it, or else the first.
+    """
+    stretches: dict[str, list[list[int]]] = {}
+    last = -1
+    for row, (name, group) in enumerate(zip(columns["name"], columns["group"], strict=True)):
+        split = split_key(name)
+        found = stretches.setdefault(split[0] if split is not None else name, [])
+        if group != last:
+            found.append([])
+        found[-1].append(row)
+        last = group
+    for some in stretches.values():
+        if len(some) < 2:
+            continue
+        names = [columns["name"][row].lower() for rows in some for row in rows]
+        owner = some[0]
+        if len(set(names)) < len(names):
+            with_pictures = [rows for rows in some if any(columns["sample"][row] is not None for row in rows)]
+            owner = with_pictures[0] if with_pictures else owner
+        for rows in some:
+            if len(set(names)) < len(names) and any(columns["sample"][row] is not None for row in rows):
+                owner = rows
+            for row in rows:
+                columns["group"][row] = columns["group"][owner[0]]
+
+
+def _place_in_cache(path: str, num_bytes: int) -> str | None:
+    """Where the table of this very file is kept; None where a changed file could not be told from it."""
+    if storage.is_local(path):
+        local = storage.local_path(path)
+        state = f"{os.path.realpath(local)}\0{num_bytes}\0{local.stat().st_mtime_ns}"
+    else:
+        tag = storage.content_sample(path, num_bytes)
+        if not tag:
+            return None
+        state = f"{path}\0{num_bytes}\0{tag}"
+    name = hashlib.sha256(f"{_VERSION}\0{state}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return str(storage.cache_folder() / _FOLDER / f"{name}.arrow")
+
+
+def _keep(found: TarMembers, place: str) -> None:
+    said = json.dumps({"num_bytes": found.num_bytes, "is_plain": found.is_plain, "broken": found.broken})
+    table = found.rows.replace_schema_metadata({"tar": said})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with storage.write_whole(place) as temporary, pa.ipc.new_file(str(temporary), table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
+def _read_kept(place: str, path: str, num_bytes: int) -> TarMembers | None:
+    try:
+        with pa.OSFile(place) as file:
+            table = pa.ipc.open_file(file).read_all()
+        told = json.loads(table.schema.metadata[b"tar"])
+        broken = told["broken"] and (told["broken"][0], PictureReason(told["broken"][1]), told["broken"][2])
+        is_right = table.schema.equals(_SCHEMA, check_metadata=False) and told["num_bytes"] == num_bytes
+        return TarMembers(path, num_bytes, told["is_plain"], table, broken) if is_right else None
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError):
+        return None
+
+
+def read_packed(tar: TarMembers, wanted: Iterable[TarMember]) -> Iterator[tuple[TarMember, PictureRef]]:
+    """Bytes of members that have no place, in the order of the tar, which is gone through once; a broken one is an error."""
+    ordered = sorted(wanted, key=lambda member: member.offset)
+    if not ordered:
+        return
+    with TarFile(tar.path, tar.num_bytes) as file:
+        for member in ordered:
+            try:
+                is_sparse = member.num_stored != member.size
+                data = file.read(next(file.members(member.header)) if is_sparse else member)
+                yield member, PictureRef(data=data)
+            except TarBroken as broken:
+                yield member, PictureRef(error=(broken.reason, broken.message))
+
+
+_MOST_OPEN = 64
 
 
 class Archives:
@@ -168,9 +394,7 @@ class Archives:
         """
         try:
             archive = self._opened(path)
-            if isinstance(archive, _Zip):
-                return "zip", archive.find(names, with_belongings=with_belongings)
-            return "tar", _in_tar(archive, names, with_belongings=with_belongings)
+            return archive.kind, archive.find(names, with_belongings=with_belongings)
         except InputError as error:
             failed = PictureRef(error=(PictureReason.UNREADABLE, str(error)))
             return "none", [(FilePlace(name.lstrip("/"), failed),) for name in names]
@@ -180,7 +404,7 @@ class Archives:
             alone = self._busy.setdefault(path, threading.Lock())
         with alone:  # while an archive is gone through, so that others need not do it again
             found = self._known.get(path)
-            if found is None or (isinstance(found, TarMembers) and _has_changed(found)):
+            if found is None or (isinstance(found, TarMembers) and found.has_changed):
                 found = _Zip(path) if _is_zip(path) else tar_members(path)
             with self._lock:
                 self._known[path] = found
@@ -224,40 +448,10 @@ def _is_zip(path: str) -> bool:
     return suffix_of(path) == "zip" or kind_of_bytes(head_of(path)) == "zip"
 
 
-def _has_changed(tar: TarMembers) -> bool:
-    """Whether a local tar has another size than when it was gone through."""
-    return storage.is_local(tar.path) and storage.size(tar.path) != tar.num_bytes
-
-
-def _in_tar(tar: TarMembers, names: Sequence[str], *, with_belongings: bool) -> list[Files]:
-    found: list[Files] = []
-    for name, row in zip(names, tar.find(names), strict=True):
-        if row is None:
-            if tar.broken is not None and name == tar.broken[0]:
-                error = tar.broken[1:]
-            elif tar.broken is not None:
-                error = (tar.broken[1], f"{tar.path} holds no picture called {name.lstrip('/')!r}, and {tar.broken[2]}")
-            else:
-                error = (PictureReason.MISSING, f"{tar.path} holds no picture called {name.lstrip('/')!r} (any more)")
-            found.append((FilePlace(name.lstrip("/"), PictureRef(error=error)),))
-            continue
-        rows = [row]
-        if with_belongings:
-            rows += [other for other in tar.group(row) if other != row]
-        members = [tar.member(other) for other in rows]
-        pictures = sum(member.sample is not None for member in members)
-        kept = members[:1] + [member for member in members[1:] if member.sample is None]
-        found.append(
-            tuple(
-                FilePlace(m.name, m.ref, m.size, None if m.ref else m, owners=1 if m.sample is not None else pictures)
-                for m in kept
-            )
-        )
-    return found
-
-
 class _Zip:
     """The directory of a zip."""
+
+    kind: ClassVar[PlaceKind] = "zip"
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -266,18 +460,15 @@ class _Zip:
         self._sidecars: dict[str, list[str]] | None = None
 
     def find(self, names: Sequence[str], *, with_belongings: bool) -> list[Files]:
+        """Pictures by what stands behind the zip's path in their samples, and what is theirs."""
         rows = self._rows.find(pa.array([self.path + name for name in names], pa.large_string()))
         refs = self._rows.refs(row for row in rows if row is not None)
-        found: list[Files] = []
         with contextlib.ExitStack() as stack:
-            archive = self._opened(stack) if with_belongings else None  # its directory is read once for all names
-            for name, row in zip(names, rows, strict=True):
-                found.append(self._files(name, row, refs, archive))
-        return found
-
-    def _opened(self, stack: contextlib.ExitStack) -> zipfile.ZipFile:
-        stack.enter_context(storage.remote_errors(self.path))
-        return open_zip(self.path, stack.enter_context(storage.open_binary(self.path)))
+            archive = None
+            if with_belongings:  # its directory is read once for all names
+                stack.enter_context(storage.remote_errors(self.path))
+                archive = open_zip(self.path, stack.enter_context(storage.open_binary(self.path)))
+            return [self._files(name, row, refs, archive) for name, row in zip(names, rows, strict=True)]
 
     def _files(self, name: str, row: int | None, refs: dict[int, PictureRef], archive: zipfile.ZipFile | None) -> Files:
         if row is None:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from types import TracebackType
 
 import pyarrow as pa
 
@@ -20,7 +19,6 @@ from beholder.io import storage
 from beholder.locate.archives import Archives, FilePlace, NamedRows, Place, missing_place
 from beholder.locate.named_sources import (
     BROKEN,
-    AllowedPaths,
     NamedSources,
     SourceMatch,
     choose_base,
@@ -221,14 +219,13 @@ class PictureFinder:
         self._lock = threading.RLock()
         self._named: NamedSources | None = None
         self._parts: NamedParts | None = None
-        self._paths: AllowedPaths | None = None
         self._proven: set[int] = set()
         self._archives, self._sidecars = Archives(), Sidecars()
 
     def __enter__(self) -> PictureFinder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -288,8 +285,12 @@ class PictureFinder:
         inside: dict[str, list[tuple[int, SourceMatch, str]]] = {}
         matches = [named.match(sample) for sample in samples]
         for i, (sample, match) in enumerate(zip(samples, matches, strict=True)):
-            if match is not None:
-                self._by_path(i, sample, match, found, inside)
+            if match is None:
+                continue
+            if (end := self._archive_of(match)) is not None:
+                inside.setdefault(match.path[:end], []).append((i, match, match.path[end:]))
+            elif (place := self._by_path(sample, match)) is not None:
+                found[i] = place
         for path, wanted in inside.items():
             self._in_archive(path, wanted, samples, found, with_belongings)
         left = [i for i in range(len(samples)) if i not in found and not self._is_surely_gone(samples[i], matches[i])]
@@ -303,38 +304,33 @@ class PictureFinder:
             places.append(self._allowed(place or missing_place(sample, f"no source has a picture of this name; {WHERE_NOW}")))
         return [self._with_sidecars(place) for place in places] if with_belongings else places
 
-    def _by_path(
-        self,
-        i: int,
-        sample: str,
-        match: SourceMatch,
-        found: dict[int, Place],
-        inside: dict[str, list[tuple[int, SourceMatch, str]]],
-    ) -> None:
-        """Note where a sample's path leads: to a file, or into an archive."""
-        path = match.path
+    def _archive_of(self, match: SourceMatch) -> int | None:
+        """How many characters of a path name the archive that it leads into; None: into none, as far as can be told."""
         if match.archive is not None:
-            inside.setdefault(path[: match.archive], []).append((i, match, path[match.archive :]))
-        elif not storage.is_local(path):
-            if self._confined and (text := refuses_address(path, is_below_source=match.source is not None)):
-                found[i] = missing_place(sample, text, inside=match.inside)
-                return
-            archives = list(_REMOTE_ARCHIVE.finditer(path))
-            if archives:
-                inside.setdefault(path[: archives[-1].end()], []).append((i, match, path[archives[-1].end() :]))
-            else:
-                found[i] = Place(
-                    sample, "url", (FilePlace(base_name(path), PictureRef(path=path)),), match.source, match.inside
-                )
-        elif _is_file(path):
-            if self._given is None or not _ODD_NAME.search(sample):  # else the listing tells whose name it is
-                found[i] = _file_or_nothing(sample, match)
-                self._prove(match)
-        else:
-            split = self._archive_above(path)
-            if split is not None:
-                self._prove(match)
-                inside.setdefault(path[:split], []).append((i, match, path[split:]))
+            return match.archive
+        if not storage.is_local(match.path):
+            archives = [] if self._refusal(match) else list(_REMOTE_ARCHIVE.finditer(match.path))
+            return archives[-1].end() if archives else None
+        end = None if _is_file(match.path) else self._archive_above(match.path)
+        if end is not None:
+            self._prove(match)
+        return end
+
+    def _refusal(self, match: SourceMatch) -> str | None:
+        """Why an address may not be read."""
+        return refuses_address(match.path, is_below_source=match.source is not None) if self._confined else None
+
+    def _by_path(self, sample: str, match: SourceMatch) -> Place | None:
+        """The file or address that a path is; None where there is no such file, or another name may be meant."""
+        path = match.path
+        if not storage.is_local(path):
+            if text := self._refusal(match):
+                return missing_place(sample, text, inside=match.inside)
+            return Place(sample, "url", (FilePlace(base_name(path), PictureRef(path=path)),), match.source, match.inside)
+        if not _is_file(path) or (self._given is not None and _ODD_NAME.search(sample)):  # the listing tells whose name it is
+            return None
+        self._prove(match)
+        return _file_or_nothing(sample, match)
 
     def _prove(self, match: SourceMatch) -> None:
         """A source in which one path was found holds no Parquet files: it would have been refused."""
@@ -379,9 +375,8 @@ class PictureFinder:
         if not samples:
             return []
         with self._lock:
-            if self._parts is None:
-                self._parts = NamedParts(self.sources(), self._options, self._archives, guess=self._is_replaced)
-            parts = self._parts
+            parts = self._parts or NamedParts(self.sources(), self._options, self._archives, guess=self._is_replaced)
+            self._parts = parts
         try:
             return parts.find(samples, odd=[bool(_ODD_NAME.search(sample)) for sample in samples], full=with_belongings)
         except InputError as error:
@@ -399,16 +394,10 @@ class PictureFinder:
         if not self._confined:
             return place
         if is_local:
-            text = self._allowed_paths().refuses(place, path)
+            text = self.sources().refuses(place, path)
         else:  # by its name it was looked at before; a cell of a Parquet file may hold any
             text = refuses_address(path, is_below_source=place.kind != "url" or place.is_listed or place.source is not None)
         return missing_place(place.sample, text, inside=place.inside) if text else place
-
-    def _allowed_paths(self) -> AllowedPaths:
-        with self._lock:
-            if self._paths is None:
-                self._paths = AllowedPaths(self.sources(), self._root)
-            return self._paths
 
     def _with_sidecars(self, place: Place) -> Place:
         ref = place.files[0].ref

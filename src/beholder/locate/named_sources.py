@@ -164,6 +164,31 @@ class NamedSources:
         """(number, path with a "/" at its end) of the sources that are folders or patterns, as they are opened."""
         return list(self._prefixes.values())
 
+    @cached_property
+    def _allowed(self) -> frozenset[str]:
+        """Real paths of local files and folders that may be read: what was named, or else the folder that names count from."""
+        if self.takes_any and not self.opened:
+            return frozenset({os.path.realpath(storage.local_path(self.base or "."))})
+        return frozenset(os.path.realpath(storage.local_path(path)) for path in self.local_files())
+
+    def refuses(self, place: Place, path: str) -> str | None:
+        """Why the local file `path`, at which `place` is, may not be read; None: its real path is a source's, or below one.
+
+        Files that a list or table names one by one may be read as well, and of a Parquet file those below its folder.
+        """
+        real = os.path.realpath(storage.local_path(path))
+        if place.is_listed:
+            return None
+        if place.kind == "file" and place.archive is not None:
+            folder = os.path.realpath(storage.local_path(place.archive).parent)
+            return None if real.startswith(folder.rstrip("/") + "/") else f"{path} leads out of the folder of {place.archive}"
+        at = len(real)
+        while at > 0:
+            if real[:at] in self._allowed:
+                return None
+            at = real.rfind("/", 0, at)
+        return None if "/" in self._allowed else f"{path} {_OUTSIDE}"
+
 
 def _trimmed(source: str) -> str:
     return source.rstrip("/") or "/" if len(source) > 1 else source
@@ -237,43 +262,6 @@ def named_in(record: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 _OUTSIDE = "leads to a place outside of the sources that were named; name its folder with --pictures to allow it"
-
-
-class AllowedPaths:
-    """What files may be read: on servers, all; of this machine, those whose real path is that of a source, or below it.
-
-    Args:
-        sources: what was named. Files that a list or table names one by one may be read as well, and of a Parquet file those
-            below its folder. Where no sources are known: what is below `root`, or else the current folder.
-        root: the folder that relative names count from, if it was said.
-    """
-
-    def __init__(self, sources: NamedSources, root: str | None) -> None:
-        self._sources, self._root = sources, root
-
-    @cached_property
-    def _real(self) -> frozenset[str]:
-        """Real paths of files and folders that were named."""
-        if self._sources.takes_any and not self._sources.opened:
-            return frozenset({os.path.realpath(storage.local_path(self._root or self._sources.base or "."))})
-        return frozenset(os.path.realpath(storage.local_path(path)) for path in self._sources.local_files())
-
-    def refuses(self, place: Place, path: str) -> str | None:
-        """Why the local file `path`, at which `place` is, may not be read; None: it may."""
-        real = os.path.realpath(storage.local_path(path))
-        if place.is_listed:
-            return None
-        if place.kind == "file" and place.archive is not None:
-            folder = os.path.realpath(storage.local_path(place.archive).parent)
-            return None if real.startswith(folder.rstrip("/") + "/") else f"{path} leads out of the folder of {place.archive}"
-        at = len(real)
-        while at > 0:
-            if real[:at] in self._real:
-                return None
-            at = real.rfind("/", 0, at)
-        if "/" in self._real:
-            return None
-        return f"{path} {_OUTSIDE}"
 
 
 def refuses_address(path: str, *, is_below_source: bool = False) -> str | None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
+import itertools
 import json
-import os
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE, PictureReason
-from beholder.errors import BeholderError, InputError
+from beholder.errors import InputError
 from beholder.io import storage
 from beholder.io.schemas import schema_of
 from beholder.io.tables import check_names
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, TAR_SUFFIX, is_picture, is_tar_header
-from beholder.sources.labels import UniqueNames, as_text, block_labels, column_of, is_heavy, passed_columns, valid_text
-from beholder.sources.reader import LateLabels, PictureBlock, PicturePart, PictureRef, SourceOptions
+from beholder.sources.labels import UniqueNames, as_text, block_labels, column_of, passable, passed_columns, valid_text
+from beholder.sources.reader import LateLabels, PictureBlock, PicturePart, PictureRef, SourceOptions, in_blocks
 from beholder.sources.tar_file import BLOCK_BYTES, DAMAGE, MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
 
 RANGED_BYTES = 1 << 30
@@ -83,7 +82,7 @@ class Row:
 
 
 @dataclass
-class _Group:
+class Group:
     """Consecutive members of one key.
 
     Attributes:
@@ -157,6 +156,7 @@ class _Strays:
         return unread + sum(count for key, (_, count) in self.said.items() if key not in self.rows)
 
 
+@dataclass(frozen=True)
 class _ShardTable:
     """The Parquet file beside a tar, ready to be joined by key.
 
@@ -166,14 +166,15 @@ class _ShardTable:
         names: all columns it has that could be passed.
     """
 
-    def __init__(self, table: pa.Table, rows: dict[str, int], names: list[str]) -> None:
-        self.table, self.rows, self.names = table, rows, names
+    table: pa.Table
+    rows: dict[str, int]
+    names: list[str]
 
     @classmethod
     def read(cls, path: str, options: SourceOptions) -> _ShardTable:
         """Read it whole: a shard has thousands of rows. Raises InputError when it is damaged."""
         with storage.remote_errors(path), storage.open_parquet(path) as file:
-            names = [column.name for column in file.schema_arrow if column.name != KEY and not is_heavy(column.type)]
+            names = passable(file.schema_arrow, KEY).names
             wanted = passed_columns(names, None, options)
             table = file.read(columns=[KEY, *wanted])
         keys = table.column(KEY).cast(pa.large_string()).to_pylist()
@@ -272,7 +273,7 @@ class Walk:
 
     def rows(self) -> Iterator[Row]:
         """All pictures up to `stop`, then an error where the tar is broken."""
-        group: _Group | None = None
+        group: Group | None = None
         try:
             for member in self.tar.members(self.first_byte):
                 self.last_byte = member.offset + member.num_stored
@@ -284,12 +285,12 @@ class Walk:
                         yield from self._ended(group)
                     if self.stop is not None and self.count >= self.stop:
                         return
-                    group = _Group(split[0])
+                    group = Group(split[0])
                     if self.count - self.marks[-1][0] >= self.mark_rows and not self.tar.has_globals:
                         self.marks.append((self.count, member.header))
                 if len(group.rows) >= _MOST_OF_A_KEY:
                     yield from group.take_rows()
-                self._add(group, member, split[1])
+                self.add(group, member, split[1])
         except TarBroken as broken:
             if group is not None:
                 yield from self._ended(group)
@@ -310,7 +311,7 @@ class Walk:
         }
         return {text: count for text, count in counts.items() if count}
 
-    def _ended(self, group: _Group) -> list[Row]:
+    def _ended(self, group: Group) -> list[Row]:
         """The last rows of a group. What stands without a picture is kept for pictures of its key elsewhere in the tar."""
         if self.index is None and not group.num_pictures:
             if group.unread:
@@ -319,14 +320,15 @@ class Walk:
                 self.strays.add(group.key, self._told(group), group.num_sidecars, group.num_bytes)
         return group.take_rows()
 
-    def _told(self, group: _Group) -> dict[str, Any]:
+    def _told(self, group: Group) -> dict[str, Any]:
         """What a group without pictures says of others of its key that the table beside does not say."""
         fields = group.sidecars | group.fields
         if self.table is None or group.key not in self.table.rows:
             return fields
         return {name: value for name, value in fields.items() if name not in self.table.names}
 
-    def _add(self, group: _Group, member: Member, extension: str) -> None:
+    def add(self, group: Group, member: Member, extension: str) -> None:
+        """Take one member, which is of the key of `group`."""
         last = extension.rsplit(".", 1)[-1]
         is_wanted = self.count >= self.start
         if last in SIDECARS:
@@ -335,7 +337,7 @@ class Walk:
                 if is_wanted:
                     self._read_sidecars(group)
                 elif last == "json" and self.table is not None and self.skips_known_json is None:
-                    self._read_sidecars(_Group(group.key, unread=[(member, "json")]))  # it decides for the whole tar
+                    self._read_sidecars(Group(group.key, unread=[(member, "json")]))  # it decides for the whole tar
             return
         if last in OTHER_SUFFIXES:
             return
@@ -352,7 +354,7 @@ class Walk:
         group.num_pictures += 1
         self.count += 1
 
-    def _sample(self, group: _Group | None, key: str, extension: str) -> str:
+    def _sample(self, group: Group | None, key: str, extension: str) -> str:
         is_first = group is None or group.key != key or group.num_pictures == 0
         return self._unique(f"{self.path}/{key}" if is_first else f"{self.path}/{key}.{extension}")
 
@@ -365,16 +367,16 @@ class Walk:
             self.renames[self.count] = given
         return given
 
-    def _look_elsewhere(self, group: _Group) -> None:
+    def _look_elsewhere(self, group: Group) -> None:
         """What is said in other places of the tar of the picture of row `count`, the first of its group that is wanted."""
         units = self.index.strays.get(self.count, ()) if self.index is not None else self.strays.unread.get(group.key, ())
         group.elsewhere = self.strays.said.get(group.key, ({}, 0))[0]
         for unit in units:
-            apart = _Group(group.key, unread=list(unit))
+            apart = Group(group.key, unread=list(unit))
             self._read_sidecars(apart)
             group.elsewhere = self._told(apart) | group.elsewhere
 
-    def _read_sidecars(self, group: _Group) -> None:
+    def _read_sidecars(self, group: Group) -> None:
         """What its small members say; one that is not as it should be says nothing, its picture is as good as before."""
         for member, kind in group.unread:
             if kind == "json" and self.skips_known_json and self.table is not None and group.key in self.table.rows:
@@ -393,7 +395,7 @@ class Walk:
                 self.skips_known_json = self.table is not None and set(group.fields) <= set(self.table.names)
         group.unread = []
 
-    def _broken(self, broken: TarBroken, group: _Group | None) -> Row:
+    def _broken(self, broken: TarBroken, group: Group | None) -> Row:
         """The row that stands for the rest of a broken tar."""
         split = split_key(broken.name) if broken.name else None
         error = PictureRef(error=(broken.reason, broken.message))
@@ -403,10 +405,10 @@ class Walk:
 
     def _ref(self, member: Member) -> PictureRef:
         has_place = self.gives_places and member.holes is None
-        return _ref_of(self.tar.path, member, has_place=has_place) or PictureRef(data=self.tar.read(member))
+        return ref_of(self.tar.path, member, has_place=has_place) or PictureRef(data=self.tar.read(member))
 
 
-def _ref_of(path: str, member: Member, *, has_place: bool) -> PictureRef | None:
+def ref_of(path: str, member: Member, *, has_place: bool) -> PictureRef | None:
     """Where a member's bytes are, or why there are none; None for those that have no place in the file."""
     if member.link is not None:
         text = f"a link inside the archive to {member.link}, which is not followed"
@@ -454,7 +456,7 @@ class TarReader:
             check_names(schema.names, table)
             if KEY in schema.names:
                 identity["table bytes"] = storage.size(table)
-                table_kinds = {field.name: field for field in schema if field.name != KEY and not is_heavy(field.type)}
+                table_kinds = {field.name: field for field in passable(schema, KEY)}
                 table_columns = list(table_kinds)
                 kinds |= table_kinds
             else:
@@ -480,22 +482,11 @@ class TarReader:
         else:
             table = _read_again(path, storage.local_path(path).stat().st_mtime_ns, options)
         with TarFile(part.path, part.num_bytes) as tar:
-            rows: list[Row] = []
-            num_bytes = 0
             walk = Walk(
                 tar, part.path, start, stop, options, table, index=index, most_waiting_bytes=self.most_waiting_bytes
             )  # fmt: skip
-            for number, row in enumerate(walk.rows(), walk.count):
-                if number < start:
-                    continue
-                if stop is not None and number >= stop:
-                    break
-                rows.append(row)
-                num_bytes += len(row.ref.data or b"") + row.num_said_bytes
-                if len(rows) >= options.block_rows or num_bytes >= options.block_bytes:
-                    yield _block(rows, table, options)
-                    rows, num_bytes = [], 0
-            if rows:
+            wanted = itertools.islice(walk.rows(), start - walk.count, None if stop is None else stop - walk.count)
+            for rows in in_blocks(wanted, lambda row: len(row.ref.data or b"") + row.num_said_bytes, options):
                 yield _block(rows, table, options)
             last = _last_block(walk, options, is_end=stop is None or (part.num_rows is not None and stop >= part.num_rows))
             if last.late is not None or last.remarks:
@@ -578,206 +569,3 @@ def _last_block(walk: Walk, options: SourceOptions, *, is_end: bool) -> PictureB
         passed = {name: column_of([fields.get(name) for fields in said]) for name in names}
         late = LateLabels(np.fromiter(walk.strays.late, np.int64), pa.table(passed))
     return PictureBlock([], block_labels([], {}, SourceOptions()), late, walk.remarks(is_end=is_end))
-
-
-_VERSION = 2
-_FOLDER = "tar-members"
-_SCHEMA = pa.schema(
-    {
-        "name": pa.large_string(),
-        "group": pa.int64(),
-        "offset": pa.int64(),
-        "num_stored": pa.int64(),
-        "size": pa.int64(),
-        "header": pa.int64(),
-        "link": pa.large_string(),
-        "sample": pa.large_string(),
-    }
-)
-
-
-@dataclass(frozen=True)
-class TarMember(Member):
-    """A file in a tar, and what it is for its picture.
-
-    Attributes:
-        sample: what stands behind the tar's path in the name of the picture that it is; None: it is no picture.
-        ref: where its bytes are; None for those of packed tars and sparse files, which `read_packed` reads.
-    """
-
-    sample: str | None = None
-    ref: PictureRef | None = None
-
-
-@dataclass(frozen=True)
-class TarMembers:
-    """All members of a tar that belong to pictures by webdataset's rule, and those of their keys.
-
-    Attributes:
-        path: the tar.
-        num_bytes: its size when it was gone through.
-        is_plain: whether places in it can be given, as it is not compressed.
-        rows: `_SCHEMA`, in the order of the tar; those of equal `group`s have one key and belong together.
-        broken: (sample, reason, message) of the error at the end of a broken tar.
-    """
-
-    path: str
-    num_bytes: int
-    is_plain: bool
-    rows: pa.Table
-    broken: tuple[str, PictureReason, str] | None
-
-    def find(self, names: Sequence[str]) -> list[int | None]:
-        """Rows of pictures by what stands behind the tar's path in their samples: "/key", "/key.ext", "/key#2"."""
-        found: list[int | None] = pc.index_in(
-            pa.array(names, pa.large_string()), value_set=self.rows.column("sample").combine_chunks(), skip_nulls=True
-        ).to_pylist()
-        return found
-
-    def member(self, row: int) -> TarMember:
-        """One member."""
-        said = {name: self.rows.column(name)[row].as_py() for name in _SCHEMA.names if name != "group"}
-        sample = said.pop("sample")
-        bare = Member(**said)
-        ref = _ref_of(self.path, bare, has_place=self.is_plain and bare.num_stored == bare.size)
-        return TarMember(**said, sample=sample, ref=ref)
-
-    def group(self, row: int) -> list[int]:
-        """Rows of all members of the key of `row`, in the order of the tar."""
-        order, groups = self._by_group
-        group = self.rows.column("group")[row].as_py()
-        low, high = groups.searchsorted(group, "left"), groups.searchsorted(group, "right")
-        found: list[int] = order[low:high].tolist()
-        return found
-
-    @cached_property
-    def _by_group(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows in the order of their groups, and these groups."""
-        groups = self.rows.column("group").to_numpy()
-        order = np.argsort(groups, kind="stable")
-        return order, groups[order]
-
-
-class _Noting(Walk):
-    """A walk that writes down every member it groups."""
-
-    def __init__(self, tar: TarFile) -> None:
-        super().__init__(tar, "", 0, None, SourceOptions(columns=()), None, with_data=False)
-        self.columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
-        self._group: _Group | None = None
-        self._number = -1
-
-    def _add(self, group: _Group, member: Member, extension: str) -> None:
-        if group is not self._group:
-            self._group, self._number = group, self._number + 1
-        before = self.count
-        super()._add(group, member, extension)
-        values = (
-            member.name, self._number, member.offset, member.num_stored, member.size, member.header, member.link,
-            group.rows[-1].sample if self.count > before else None,
-        )  # fmt: skip
-        for name, value in zip(_SCHEMA.names, values, strict=True):
-            self.columns[name].append(value)
-
-
-def tar_members(path: str) -> TarMembers:
-    """Go through a tar, or read what an earlier time has kept of it in the cache folder. Raises InputError."""
-    num_bytes = storage.size(path)
-    kept = _place_in_cache(path, num_bytes)
-    found = _read_kept(kept, path, num_bytes) if kept is not None else None
-    if found is None:
-        with TarFile(path, num_bytes) as tar:
-            walk = _Noting(tar)
-            last: Row | None = None
-            for last in walk.rows():  # noqa: B007 (the last one tells how the tar ends)
-                pass
-            is_plain = tar.is_plain
-        _join_groups(walk.columns)
-        broken = (last.sample, *last.ref.error) if last is not None and last.ref.error is not None else None
-        found = TarMembers(path, num_bytes, is_plain, pa.table(walk.columns, _SCHEMA), broken)
-        if kept is not None:
-            with contextlib.suppress(BeholderError):  # a cache that cannot be written is none
-                _keep(found, kept)
-    return found
-
-
-def _join_groups(columns: dict[str, list[Any]]) -> None:
-    """Give members of one key one group where they do not stand together in the tar.
-
-    Where a key was used again for another picture, in tars that were joined (an extension is there twice), stretches with
-    pictures stay groups of their own, and one without goes with the one before it, or else the first.
-    """
-    stretches: dict[str, list[list[int]]] = {}
-    last = -1
-    for row, (name, group) in enumerate(zip(columns["name"], columns["group"], strict=True)):
-        split = split_key(name)
-        found = stretches.setdefault(split[0] if split is not None else name, [])
-        if group != last:
-            found.append([])
-        found[-1].append(row)
-        last = group
-    for some in stretches.values():
-        if len(some) < 2:
-            continue
-        names = [columns["name"][row].lower() for rows in some for row in rows]
-        owner = some[0]
-        if len(set(names)) < len(names):
-            with_pictures = [rows for rows in some if any(columns["sample"][row] is not None for row in rows)]
-            owner = with_pictures[0] if with_pictures else owner
-        for rows in some:
-            if len(set(names)) < len(names) and any(columns["sample"][row] is not None for row in rows):
-                owner = rows
-            for row in rows:
-                columns["group"][row] = columns["group"][owner[0]]
-
-
-def _place_in_cache(path: str, num_bytes: int) -> str | None:
-    """Where the table of this very file is kept; None where a changed file could not be told from it."""
-    if storage.is_local(path):
-        local = storage.local_path(path)
-        state = f"{os.path.realpath(local)}\0{num_bytes}\0{local.stat().st_mtime_ns}"
-    else:
-        tag = storage.content_sample(path, num_bytes)
-        if not tag:
-            return None
-        state = f"{path}\0{num_bytes}\0{tag}"
-    name = hashlib.sha256(f"{_VERSION}\0{state}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    return str(storage.cache_folder() / _FOLDER / f"{name}.arrow")
-
-
-def _keep(found: TarMembers, place: str) -> None:
-    said = [str(found.num_bytes), str(int(found.is_plain)), *(found.broken or ())]
-    table = found.rows.replace_schema_metadata({"tar": "\0".join(map(str, said))})
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with storage.write_whole(place) as temporary, pa.ipc.new_file(str(temporary), table.schema, options=options) as writer:
-        writer.write_table(table)
-
-
-def _read_kept(place: str, path: str, num_bytes: int) -> TarMembers | None:
-    try:
-        with pa.OSFile(place) as file:
-            table = pa.ipc.open_file(file).read_all()
-        told = table.schema.metadata[b"tar"].decode().split("\0")
-    except (OSError, pa.ArrowException, KeyError, TypeError, UnicodeDecodeError):
-        return None
-    if not table.schema.equals(_SCHEMA, check_metadata=False) or len(told) not in (2, 5) or told[0] != str(num_bytes):
-        return None
-    if len(told) == 5 and told[3] not in list(PictureReason):
-        return None
-    broken = (told[2], PictureReason(told[3]), told[4]) if len(told) == 5 else None
-    return TarMembers(path, num_bytes, told[1] == "1", table, broken)
-
-
-def read_packed(tar: TarMembers, wanted: Iterable[TarMember]) -> Iterator[tuple[TarMember, PictureRef]]:
-    """Bytes of members that have no place, in the order of the tar, which is gone through once; a broken one is an error."""
-    ordered = sorted(wanted, key=lambda member: member.offset)
-    if not ordered:
-        return
-    with TarFile(tar.path, tar.num_bytes) as file:
-        for member in ordered:
-            try:
-                is_sparse = member.num_stored != member.size
-                data = file.read(next(file.members(member.header)) if is_sparse else member)
-                yield member, PictureRef(data=data)
-            except TarBroken as broken:
-                yield member, PictureRef(error=(broken.reason, broken.message))
