@@ -15,8 +15,7 @@ import pytest
 
 from beholder.errors import InputError, OutputError
 from beholder.kernels import ColumnBlock
-from beholder.scoring.embedding_files import WriteOptions, join_shards, ready_rows
-from beholder.scoring.embedding_files import write_shard as write_ready
+from beholder.scoring.files import WriteOptions, join_shards, ready_rows, write_embeddings, write_shard as write_ready
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.find import find_parts
 from beholder.sources.labels import ConsecutiveLabels
@@ -42,7 +41,7 @@ def labels_of(num_rows: int, start: int = 0, **more: object) -> pa.Table:
 def write_shard(
     folder: Path, index: int, stem: str, rows: np.ndarray, labels: pa.Table, options: WriteOptions, stamp: dict[str, object]
 ) -> dict[str, int]:
-    return write_ready(folder, index, stem, ready_rows(rows, options), labels, options, stamp)
+    return write_embeddings(folder, index, stem, ready_rows(rows, options), labels, options, stamp)
 
 
 def read(source: Path) -> tuple[np.ndarray, pa.Table]:
@@ -206,7 +205,7 @@ def test_shards_of_any_size_join_to_what_one_would_have_been(tmp_path: Path, opt
         parts.append(tmp_path / name)
         at += num_rows
     target = tmp_path / f"whole{parts[0].suffix}"
-    join_shards(parts, str(target), STAMP, scratch=tmp_path)
+    join_shards(str(target), parts, STAMP, tmp_path)
     found, labels = read(target)
     assert np.array_equal(found, rows)
     assert labels.column("sample").to_pylist() == labels_of(sum(sizes)).column("sample").to_pylist()
@@ -221,20 +220,26 @@ def test_shards_of_any_size_join_to_what_one_would_have_been(tmp_path: Path, opt
         assert target.read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_npy_shards_and_their_metadata_join(tmp_path: Path) -> None:
-    rows, parts, tables = rows_of(11), [], []
+def test_metadata_of_other_columns_joins(tmp_path: Path) -> None:
+    rows, parts = rows_of(11), []
     more = [{}, {"caption": [1, 2, 3]}, {"caption": ["x"]}]
     for index, (low, high) in enumerate([(0, 7), (7, 10), (10, 11)]):
         some = labels_of(high - low, low, **more[index])
         names = sorted(write_shard(tmp_path, index, "", rows[low:high], some, WriteOptions(normalise=False), STAMP))
-        parts.append(tmp_path / names[0])
-        tables.append(tmp_path / names[1])
-    join_shards(parts, str(tmp_path / "all.npy"), STAMP)
-    join_shards(tables, str(tmp_path / "all.parquet"), STAMP)
-    assert np.array_equal(np.load(tmp_path / "all.npy"), rows.astype(np.float16))
+        parts.append(tmp_path / names[1])
+    join_shards(str(tmp_path / "all.parquet"), parts, STAMP, tmp_path)
     joined = pq.read_table(tmp_path / "all.parquet")
     assert joined.column("sample").to_pylist() == labels_of(11).column("sample").to_pylist()
     assert joined.column("caption").to_pylist() == [None] * 7 + ["1", "2", "3", "x"]
+
+
+def test_one_shard_is_copied_unless_it_has_another_stamp(tmp_path: Path) -> None:
+    for options in (LIST, WIDE):
+        (name,) = write_shard(tmp_path, 0, "a", rows_of(5), labels_of(5), options, STAMP)
+        for stamp in (STAMP, {**STAMP, "backbone": "another"}):
+            join_shards(str(tmp_path / "one.parquet"), [tmp_path / name], stamp, tmp_path)
+            assert json.loads(pq.read_schema(tmp_path / "one.parquet").metadata[b"beholder"]) == stamp
+            assert pq.read_table(tmp_path / "one.parquet").equals(pq.read_table(tmp_path / name))
 
 
 @pytest.mark.soak
@@ -245,9 +250,9 @@ def test_joining_takes_memory_of_a_few_groups_and_not_of_all_rows(tmp_path: Path
         parts.append(tmp_path / name)
     whole = sum(part.stat().st_size for part in parts)
     script = (
-        "import sys, pathlib, pyarrow as pa\nfrom beholder.scoring.embedding_files import WriteOptions, join_shards\n"
+        "import sys, pathlib, pyarrow as pa\nfrom beholder.scoring.files import WriteOptions, join_shards\n"
         "options = WriteOptions(format='parquet', dtype='float32', normalise=False)\n"
-        "join_shards([pathlib.Path(p) for p in sys.argv[2:]], sys.argv[1], {})\n"
+        "join_shards(sys.argv[1], [pathlib.Path(p) for p in sys.argv[2:]], {}, pathlib.Path('.'))\n"
         "print(pa.default_memory_pool().max_memory())"
     )
     line = [sys.executable, "-c", script, str(tmp_path / "whole.parquet"), *map(str, parts)]
@@ -268,12 +273,10 @@ def test_what_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.npy"))
     with pytest.raises(InputError, match="'embedding'"):
         write_shard(tmp_path, 0, "a", rows_of(1), labels_of(1, embedding=["x"]), LIST, STAMP)
-    with pytest.raises(OutputError, match="nothing was embedded"):
-        join_shards([], str(tmp_path / "x.csv"), STAMP)
     (tmp_path / "a.csv").write_text("sample,0\n")
     (tmp_path / "b.csv").write_text("sample,0,1\n")
     with pytest.raises(OutputError, match="different columns"):
-        join_shards([tmp_path / "a.csv", tmp_path / "b.csv"], str(tmp_path / "x.csv"), STAMP)
+        join_shards(str(tmp_path / "x.csv"), [tmp_path / "a.csv", tmp_path / "b.csv"], STAMP, tmp_path)
     assert not (tmp_path / "x.csv").exists()
 
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from beholder import BeholderError, preprocess
 from beholder.engine.engine import Engine
 from beholder.models.clip import ClipVisionTower, TowerShape, random_tower
-from beholder.pixels.picture import PixelOptions
-from beholder.scoring.embedding_files import WriteOptions
-from beholder.scoring.pictures_step import DecodeOptions, EmbeddedShard, PictureStep
-from beholder.scoring.pictures_writing import PictureProduct
+from beholder.scoring.files import WriteOptions
+from beholder.scoring.pictures import DecodeOptions, EmbeddedShard, PictureStep
+from beholder.scoring.pictures_shard import EmbeddedShard, PictureProduct
+from beholder.sources.reader import PicturePart, PixelOptions, SourceOptions
 from beholder.sources.find import find_pictures
 from beholder.sources.reader import PicturePart, SourceOptions
 from oracles.made_pictures import encoded, noise
@@ -83,30 +83,29 @@ def make_step(parts: list[PicturePart], batch_size: int, shard_rows: int, worker
 
 
 def embedded(found: EmbeddedShard) -> tuple[list[int], np.ndarray]:
-    """Numbers and embeddings of a shard's pictures, in the order they came."""
-    numbers = [int(row) for some in found.scored for row in some.rows]
-    pieces = [some.embeddings for some in found.scored if some.embeddings is not None]
-    return numbers, np.concatenate([*pieces, np.empty((0, SHAPE.dim), np.float32)])
+    """Numbers and embeddings of the pictures of a shard that have one."""
+    numbers = [at for at, row in enumerate(found.rows) if row.embedding is not None]
+    return numbers, np.array([found.rows[at].embedding for at in numbers], np.float32).reshape(-1, SHAPE.dim)
 
 
 def check_shard(found: EmbeddedShard, part: Part, start: int, stop: int) -> None:
     """Every row of the shard has its own embedding, name, size or reason."""
     wanted = list(part[start:stop])
     assert found.is_complete
-    assert found.num_rows == len(wanted) == len(found.widths) == len(found.heights) == len(found.traits)
+    assert found.num_rows == len(wanted) == len(found.rows)
     keys = [name for table in found.labels for name in table.column("sample").to_pylist()]
     assert [key.split("-")[1] for key in keys] == [str(row) for row in range(start, stop)]
     numbers, rows = embedded(found)
     good = [row for row, one in enumerate(wanted) if one >= 0]
-    assert sorted(numbers) == good
+    assert numbers == good
     expected = pictures()[1][[wanted[row] for row in numbers]] if good else rows
     assert len(rows) == len(good)
     assert np.abs(rows - expected).max(initial=0) < 2e-5
-    assert {row: reason for row, (_, reason, _) in found.rejects.items()} == {
-        row: REASONS[-1 - one] for row, one in enumerate(wanted) if one < 0
-    }
-    assert found.widths == [30 + one if one >= 0 else 0 for one in wanted]
-    assert found.heights == [50 - one if one >= 0 else 0 for one in wanted]
+    assert [None if row.reject is None else row.reject[1] for row in found.rows] == [
+        REASONS[-1 - one] if one < 0 else None for one in wanted
+    ]
+    assert [row.width for row in found.rows] == [30 + one if one >= 0 else 0 for one in wanted]
+    assert [row.height for row in found.rows] == [50 - one if one >= 0 else 0 for one in wanted]
 
 
 def check_run(folder: Path, parts: Sequence[Part], batch_size: int, shard_rows: int, workers: int = 0) -> None:
@@ -119,8 +118,8 @@ def check_run(folder: Path, parts: Sequence[Part], batch_size: int, shard_rows: 
         check_shard(computed, part, shard.start, len(part) if shard.stop is None else shard.stop)
         numbers, rows = embedded(computed)
         result = step.write(shard, computed, str(folder / "out"))
-        assert not computed.scored, "an embedding is held once"
-        assert (result.num_read, result.num_rejected) == (computed.num_rows, len(computed.rejects))
+        assert all(row.embedding is None for row in computed.rows), "an embedding is held once"
+        assert (result.num_read, result.num_rejected) == (computed.num_rows, len(computed.rows) - len(numbers))
         check_files(folder / "out", result.files, computed, numbers, rows)
         done.append(shard.name)
     assert done == [shard.name for shard in step.shards]
@@ -135,10 +134,10 @@ def check_files(
     written = [pq.read_table(folder / name) for name in kept]
     samples = [sample for table in written for sample in table.column("sample").to_pylist()]
     keys = [name for table in found.labels for name in table.column("sample").to_pylist()]
-    assert samples == [keys[row] for row in sorted(numbers)]
+    assert samples == [keys[row] for row in numbers]
     if samples:
         rows = np.array([row for table in written for row in table.column("embedding").to_pylist()], np.float32)
-        assert np.array_equal(rows, embeddings[np.argsort(numbers)])
+        assert np.array_equal(rows, embeddings)
 
 
 one_picture = st.integers(-len(BAD), DISTINCT - 1)

@@ -24,7 +24,7 @@ from beholder.io.stream import GivenUp, Stream
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
 from beholder.notices import doing
-from beholder.scoring import score_files
+from beholder.scoring import files
 from beholder.scoring.progress import PartSize, StageClock, Tally
 from beholder.scoring.run import Step
 from beholder.scoring.shards import (
@@ -96,9 +96,9 @@ class ScoreStep(Step):
             self._scorer.warm_up(dtype)
         self.shards = plan_shards(self.parts, _identity, shard_rows)
         self.schema = embedding_labels_schema(self.parts, read_options)
-        score_files.scores_schema(self.schema, self.score_names)
+        files.scores_schema(self.schema, self.score_names)
         if self.as_csv:
-            score_files.check_csv_names(self.schema.names)
+            files.check_csv_names(self.schema.names)
         self.models = [head.sha256 for head in self.heads]
         self.options = {
             "--head": [head.name for head in self.heads],
@@ -141,7 +141,7 @@ class ScoreStep(Step):
     def _rows_of(self, shard: EarlierShard) -> Iterator[ScoredRows]:
         """Rows of an earlier shard; where rejected ones are not in their place, they come last."""
         known = {status.word: status for status in RowStatus}
-        for labels, scores, words in score_files.read_rows(shard, self.score_names, as_csv=self.as_csv):
+        for labels, scores, words in files.read_rows(shard, self.score_names, as_csv=self.as_csv):
             yield ScoredRows(scores, np.array([known[word] for word in words], np.uint8), labels)
 
     def take_earlier(self, earlier: Sequence[EarlierShard], done: Sequence[EarlierShard], *, retry: bool) -> None:
@@ -212,13 +212,13 @@ class ScoreStep(Step):
 
     def file_names(self, shard: Shard) -> Sequence[str]:
         """The scores and the rejects."""
-        return score_files.shard_files(shard.name, as_csv=self.as_csv)
+        return files.score_files(shard.name, as_csv=self.as_csv)
 
     def write(self, shard: Shard, computed: Iterable[ScoredRows], folder: str) -> ShardResult:
         """Write scores and rejects of the shard below `folder`, as its rows come: from `compute_each`, or kept ones."""
         remarks: dict[str, int] = {}
         try:
-            with score_files.shard_rows(
+            with files.shard_rows(
                 Path(folder), shard.name, self.schema, self.score_names, as_csv=self.as_csv, metadata=self.provenance
             ) as out:
                 for rows in self._labelled(shard, computed):

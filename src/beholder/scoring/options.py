@@ -207,7 +207,7 @@ class EmbedOptions(PictureOptions, JobOptions):
     Attributes:
         format: a file name that ends in .parquet or .csv asks for "parquet" and "birder-csv".
         crop, hidden, is_bare, folders: for `beholder predict`: see `PixelOptions.crop`; the vector before the projection in
-            place of the embedding; see `embedding_files.WriteOptions`.
+            place of the embedding; see `files.WriteOptions`.
     """
 
     format: EmbeddingFormat | None = option(

@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ from beholder import columns
 from beholder.errors import OutputError, writing_failed
 from beholder.io import crash, records, storage
 from beholder.io.records import DamagedRecordError
-from beholder.scoring import score_files
+from beholder.scoring import files
 from beholder.scoring.run import Step, remove_set_aside
 from beholder.scoring.shards import (
     LOCK_FILE,
@@ -67,32 +67,19 @@ class Product:
         noun: "scores" or "embeddings", for messages.
         format: the `format` of its record.
         folders: below the run's folder: where its shards' own files lie.
-        join: (target, parts, is CSV, provenance, scratch folder): joins shards to one file.
     """
 
     noun: str
     format: str
     folders: tuple[str, ...]
-    join: Callable[[str, Sequence[Path], bool, Mapping[str, Any], Path], None]
-
-
-def _join_scores(target: str, parts: Sequence[Path], is_csv: bool, provenance: Mapping[str, Any], scratch: Path) -> None:
-    score_files.join_shards(target, parts, provenance, scratch)
-
-
-def _join_embeddings(target: str, parts: Sequence[Path], is_csv: bool, provenance: Mapping[str, Any], scratch: Path) -> None:
-    from beholder.scoring.embedding_files import join_shards
-
-    join_shards(parts, target, provenance, scratch=scratch)
 
 
 EMBEDDINGS = Product(
     "embeddings",
     columns.EMBEDDINGS_FORMAT,
     (columns.IMAGES_FOLDER, columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER),
-    _join_embeddings,
 )
-SCORES = Product("scores", columns.SCORE_SET_FORMAT, (columns.SCORES_FOLDER,), _join_scores)
+SCORES = Product("scores", columns.SCORE_SET_FORMAT, (columns.SCORES_FOLDER,))
 
 
 class RunOutput:
@@ -250,7 +237,7 @@ class RunOutput:
                 raise OutputError(f"{written[_place(path)]} is an input of this command; choose another output")
         if storage.exists(self.inputs) and not is_packed(storage.read_range(self.inputs, 0, 64)):
             raise OutputError(f"{self.inputs} is in the way of what a run writes and is not ours; move it")
-        if storage.exists(self.rejects) and not score_files.is_ours(self.rejects):
+        if storage.exists(self.rejects) and not files.is_ours(self.rejects):
             raise OutputError(
                 f"{self.rejects} is in the way of the rejects table and is not ours; move it, or choose another output"
             )
@@ -341,14 +328,14 @@ class RunOutput:
             self._upload(base, [f"{base}/{folder}" for folder in self._folders], self.sidecar, targets)
         else:
             if rejects:
-                score_files.join_shards(self.rejects, rejects, step.provenance, self.work)
+                files.join_shards(self.rejects, rejects, step.provenance, self.work)
             else:
                 storage.remove(self.rejects)
             crash.reach("rejects published")
             if summary.embeddings is not None:
                 self._place_kept(kept)
             crash.reach("embeddings published")
-            self.product.join(self.out, own, self.kind == "csv", step.provenance, self.work)
+            files.join_shards(self.out, own, step.provenance, self.work)
             crash.reach("result published")
             inside = f"{columns.EMBEDDINGS_FOLDER}/"
             written = {name: one for name, one in written.items() if kept and name.startswith(inside)}
@@ -546,9 +533,9 @@ def _is_by_us(place: str, inside: str) -> bool:
     if name.suffix == ".npy":  # it says nothing of its maker; the metadata of its number, which is written before it, does
         number = name.stem.removeprefix("img_emb_")
         place = f"{place.removesuffix(str(PurePosixPath(*name.parts[-2:])))}{columns.METADATA_FOLDER}/metadata_{number}.parquet"
-        return storage.exists(place) and score_files.is_ours(place)
+        return storage.exists(place) and files.is_ours(place)
     if name.suffix == ".parquet":
-        return score_files.is_ours(place)
+        return files.is_ours(place)
     return storage.read_range(place, 0, 7) in (b"sample,", b"sample\n")
 
 

@@ -16,13 +16,14 @@ from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
 from beholder.notices import doing
-from beholder.pixels.picture import PixelOptions, Trait
-from beholder.scoring.embedding_files import WriteOptions
+from beholder.scoring.files import WriteOptions
+from beholder.sources.reader import PicturePart, PixelOptions, Trait
 from beholder.scoring.execute import Plan
+from beholder.scoring.files import WriteOptions
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.output import EMBEDDINGS, RunOutput
+from beholder.scoring.pictures_shard import PictureProduct
 from beholder.scoring.pictures_step import DecodeOptions, PictureStep
-from beholder.scoring.pictures_writing import PictureProduct
 from beholder.scoring.summary import SETTLED_BY
 from beholder.sources.find import find_only_pictures
 from beholder.sources.reader import PicturePart

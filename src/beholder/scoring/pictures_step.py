@@ -22,17 +22,17 @@ from beholder.errors import BeholderError
 from beholder.io.schemas import merge_remarks
 from beholder.io.storage import is_local, local_path
 from beholder.pixels.picture import PixelOptions
-from beholder.scoring.inputs import (
+from beholder.scoring.pictures_shard import (
     EarlierRows,
     EmbeddedShard,
-    FoundRow,
     Known,
+    PictureProduct,
+    PictureRow,
     has_inputs,
     packed_path,
     packed_state,
     states_of,
 )
-from beholder.scoring.pictures_writing import PictureProduct
 from beholder.scoring.progress import PartSize, StageClock, Tally
 from beholder.scoring.run import Step
 from beholder.scoring.shards import (
@@ -58,8 +58,8 @@ class _Work:
     """A picture on its way: its shard and number; what earlier runs found of it, should its contents be as they were."""
 
     target: EmbeddedShard
-    row: int
-    earlier: FoundRow | None = None
+    at: int
+    earlier: PictureRow | None = None
     is_new: bool = True
 
 
@@ -68,7 +68,7 @@ class _Taken:
     """Pictures of a shard that are taken over from earlier runs."""
 
     target: EmbeddedShard
-    rows: list[tuple[int, FoundRow]]
+    rows: list[tuple[int, PictureRow]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ class PictureStep(Step):
                     if isinstance(outcome.tag, _Taken):
                         self._take_over(outcome.tag.target, outcome.tag.rows)
                     elif outcome.are_known:
-                        self._take_over(outcome.tag.target, [(outcome.tag.row, outcome.tag.earlier)])
+                        self._take_over(outcome.tag.target, [(outcome.tag.at, outcome.tag.earlier)])
                     else:
                         self._take_new(outcome, batches, progress)
                     yield from _completed(opened)
@@ -193,36 +193,26 @@ class PictureStep(Step):
     def _take_new(self, outcome: Outcome, batches: _Batches, progress: Any) -> None:
         """A picture that was decoded, or could not be."""
         work: _Work = outcome.tag
-        target, row = work.target, work.row
+        target, row = work.target, work.target.rows[work.at]
         self.tally.add(target.shard, 1, outcome.num_bytes, int(outcome.error is not None), are_new=work.is_new)
         if work.is_new:
             progress(1, outcome.num_bytes)
         self._num_changed += work.earlier is not None
-        target.digests[row] = outcome.digest
+        row.digest = outcome.digest
         if outcome.error is not None:
-            target.rejects[row] = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
+            row.reject = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
             target.num_done += 1
         else:
-            target.describe(row, outcome.width, outcome.height, outcome.traits, outcome.num_bytes)
+            row.width, row.height, row.traits = outcome.width, outcome.height, outcome.traits
+            row.num_bytes = outcome.num_bytes
             outcome.take(batches.place_for(target, row))
             batches.send_if_full()
 
-    def _take_over(self, target: EmbeddedShard, rows: Sequence[tuple[int, FoundRow]]) -> None:
+    def _take_over(self, target: EmbeddedShard, rows: Sequence[tuple[int, PictureRow]]) -> None:
         """Pictures of a shard of which earlier runs found all there is to know."""
         self.tally.add(target.shard, len(rows), 0, sum(found.reject is not None for _, found in rows), are_new=False)
-        self._fill(target, rows)
-
-    def _fill(self, target: EmbeddedShard, rows: Sequence[tuple[int, FoundRow]]) -> None:
-        """Let what was found of these pictures be the shard's."""
-        for row, found in rows:
-            target.describe(row, found.width, found.height, found.traits, found.num_bytes)
-            target.digests[row] = found.digest
-            if found.reject is not None:
-                target.rejects[row] = found.reject
-        scored = [(row, found) for row, found in rows if found.reject is None]
-        if scored:
-            target.scored.append(self.product.taken_over(*zip(*scored, strict=True)))
-        target.num_done += len(rows)
+        for at, found in rows:
+            target.take_over(at, found)
 
     def is_current(self, shard: EarlierShard) -> bool:
         """Whether the local files that a list or table names are as they were; of other parts the identity says so."""
@@ -249,7 +239,7 @@ class PictureStep(Step):
         usable = [shard for shard in earlier if has_inputs(shard)]
         if len(usable) < len(earlier) and {part.name for part in self.parts} & by_name:
             return True
-        known = self.product.earlier_rows(usable, retry=False)
+        known = EarlierRows(usable, self.product.read, retry=False)
         shards = [shard for shard in self.shards if self.parts[shard.part].kind in ("files", "table")]
         for shard, block in self._blocks(shards):
             if block is not None and known.holds_any(self._inputs(shard, block, 0)[0]):
@@ -262,7 +252,8 @@ class PictureStep(Step):
 
     def take_earlier(self, earlier: Sequence[EarlierShard], done: Sequence[EarlierShard], *, retry: bool) -> None:
         """Take over what earlier runs found of the pictures that have not changed."""
-        self._earlier = self.product.earlier_rows([shard for shard in earlier if has_inputs(shard)], retry=retry)
+        usable = [shard for shard in earlier if has_inputs(shard)]
+        self._earlier = EarlierRows(usable, self.product.read, retry=retry)
         for shard in done:
             if has_inputs(shard):
                 self._earlier.note_present(states_of(shard)[0])
@@ -279,12 +270,9 @@ class PictureStep(Step):
             shard = kept_shard(number, earlier)
             self._index[shard.name] = len(self.shards) + number
             number += 1
-            rows = np.flatnonzero(gone)
-            paths, states, _ = states_of(earlier)
-            target = EmbeddedShard(shard, labels=[self.product.labels_of(earlier).take(pa.array(rows))], num_rows=len(rows))
-            target.begin([paths[row] for row in rows], states[rows])
-            self._fill(target, list(enumerate(self._earlier.rows(at, rows.tolist()))))
-            yield shard, target
+            labels = self.product.labels_of(earlier).filter(pa.array(gone))
+            rows = [row for row, is_gone in zip(self._earlier.rows(at), gone, strict=True) if is_gone]
+            yield shard, EmbeddedShard(shard, [labels], rows, num_rows=len(rows), num_done=len(rows))
 
     def changes(self) -> Changes:
         """How the pictures differ from those of earlier runs."""
@@ -320,7 +308,7 @@ class PictureStep(Step):
             current.late += [block.late] if block.late is not None else []
             merge_remarks(current.remarks, block.remarks)
             paths, states = self._inputs(shard, block, row)
-            current.begin(paths, states)
+            current.rows += [PictureRow(path, *state) for path, state in zip(paths, states.tolist(), strict=True)]
             known = [Known(None)] * len(paths) if self._earlier is None else self._earlier.find(paths, states)
             taken = [(at, one.found) for at, one in enumerate(known, row) if one.is_same and one.found is not None]
             if taken:
@@ -372,7 +360,7 @@ def _completed(opened: deque[EmbeddedShard]) -> Iterator[tuple[Shard, EmbeddedSh
 
 
 class _Batches:
-    """Fills calls of the engine with pixels, and gives what the product takes of the embeddings to their shards.
+    """Fills calls of the engine with pixels, and has the product finish the pictures with their embeddings.
 
     One call is under way while the next one fills, so there are two arrays of pixels, used in turn.
     """
@@ -381,8 +369,8 @@ class _Batches:
         self._engine, self._product, self._clock = engine, product, clock
         self._spare: list[npt.NDArray[np.uint8]] = []
         self._filling = self._fresh()
-        self._owners: list[tuple[EmbeddedShard, int]] = []
-        self._running: deque[tuple[list[tuple[EmbeddedShard, int]], npt.NDArray[np.uint8], Any]] = deque()
+        self._owners: list[tuple[EmbeddedShard, PictureRow]] = []
+        self._running: deque[tuple[list[tuple[EmbeddedShard, PictureRow]], npt.NDArray[np.uint8], Any]] = deque()
 
     def _fresh(self) -> npt.NDArray[np.uint8]:
         """An array of the size the engine wants now (it learns a better one, or runs out of memory)."""
@@ -390,7 +378,7 @@ class _Batches:
         found = self._spare.pop() if self._spare else None
         return found if found is not None and len(found) == size else np.empty((size, side, side, 3), np.uint8)
 
-    def place_for(self, target: EmbeddedShard, row: int) -> npt.NDArray[np.uint8]:
+    def place_for(self, target: EmbeddedShard, row: PictureRow) -> npt.NDArray[np.uint8]:
         """Where the pixels of a picture go."""
         self._owners.append((target, row))
         place: npt.NDArray[np.uint8] = self._filling[len(self._owners) - 1]
@@ -422,15 +410,9 @@ class _Batches:
         with self._clock.measure("tower"):
             embeddings = self._engine.result(handle)
         self._spare = [pixels]
-        first = 0
-        while first < len(owners):  # a batch can belong to several shards
-            target = owners[first][0]
-            stop = first
-            while stop < len(owners) and owners[stop][0] is target:
-                stop += 1
-            target.scored.append(self._product.take([row for _, row in owners[first:stop]], embeddings[first:stop]))
-            target.num_done += stop - first
-            first = stop
+        self._product.finish([row for _, row in owners], embeddings)
+        for target, _ in owners:  # a batch can belong to several shards
+            target.num_done += 1
 
 
 def _size(part: PicturePart) -> PartSize:

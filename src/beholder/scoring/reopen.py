@@ -6,22 +6,19 @@ What the shards were is kept in a zip beside the result: their markers, in order
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 
 from beholder import columns
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import records, storage
-from beholder.scoring import score_files
-from beholder.scoring.embedding_files import cut_shard
+from beholder.scoring import files
 from beholder.scoring.output import INPUTS_FILE, NOT_BY_US, NUM_KEPT, OF_RESULT, Published, RunOutput
 from beholder.scoring.run import Step, is_set_aside, new_set_aside
 from beholder.scoring.shards import EarlierShard, RunFolder, Shard, ShardResult, difference, is_shard_file, link_or_copy
@@ -228,14 +225,9 @@ def _cut_result(shards: Sequence[EarlierShard], result: Path, folders: Sequence[
     is_rejects = columns.REJECTS_FOLDER in folders
     with storage.open_parquet(str(result)) as file:
         rows = _Rows(file.iter_batches(), file.schema_arrow)
-        said: dict[str, Any] = json.loads((file.schema_arrow.metadata or {}).get(b"beholder", b"{}"))
         for shard, name in parts:
             num_rows = shard.result.num_rejected if is_rejects else shard.result.num_scored
-            pieces = rows.take(num_rows)
-            if own[0].startswith((columns.SCORES_FOLDER, columns.REJECTS_FOLDER)):
-                score_files.write_parquet(place / name, pieces, file.schema_arrow.remove_metadata(), said)
-            else:
-                cut_shard(place / name, pieces, file.schema_arrow)
+            files.write_parquet(place / name, rows.take(num_rows), file.schema_arrow)
         if rows.is_short or not rows.is_at_end:
             raise OutputError(f"{result} has another number of rows than were written; use --overwrite to make it again")
 
