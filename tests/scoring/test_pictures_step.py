@@ -112,7 +112,8 @@ def check_run(folder: Path, parts: Sequence[Part], batch_size: int, shard_rows: 
     step = make_step(write_parts(folder, parts), batch_size, shard_rows, workers)
     told: list[int] = []
     done = []
-    for shard, computed in step.compute_each(step.shards, lambda rows, num_bytes: told.append(rows)):
+    step.tally.on_progress = lambda rows, num_bytes: told.append(rows)
+    for shard, computed in step.compute_each(step.shards):
         part = parts[shard.part]
         assert shard is computed.shard
         check_shard(computed, part, shard.start, len(part) if shard.stop is None else shard.stop)
@@ -166,7 +167,7 @@ def test_nothing_to_do_is_done_at_once(tmp_path: Path) -> None:
     check_run(tmp_path, [[]], 2, 5)
     step = make_step(find_pictures([str(tmp_path / "000.parquet")], SourceOptions()), 2, 5)
     assert step.waiting_for() == ""
-    assert list(step.compute_each([], lambda rows, num_bytes: None)) == []
+    assert list(step.compute_each([])) == []
 
 
 def test_only_the_shards_that_are_asked_for(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_only_the_shards_that_are_asked_for(tmp_path: Path) -> None:
     step = make_step(write_parts(tmp_path, parts), 2, 3)
     chosen = [shard for shard in step.shards if (shard.part, shard.start) in {(0, 3), (0, 9), (2, 0)}]
     assert len(chosen) == 3
-    found = list(step.compute_each(chosen, lambda rows, num_bytes: None))
+    found = list(step.compute_each(chosen))
     assert [shard for shard, _ in found] == chosen
     for shard, computed in found:
         check_shard(computed, parts[shard.part], shard.start, shard.stop or len(parts[shard.part]))
@@ -187,7 +188,7 @@ def test_shards_before_a_source_that_fails_are_given_first(tmp_path: Path, worke
     parts = [[0, 1, 2], [-1, 3], [4, 5]]
     step = make_step(write_parts(tmp_path, parts), 64, 5, workers)
     (tmp_path / "002.parquet").unlink()
-    computing = step.compute_each(step.shards, lambda rows, num_bytes: None)
+    computing = step.compute_each(step.shards)
     for number, (shard, computed) in enumerate(itertools.islice(computing, 2)):
         assert shard.part == number
         check_shard(computed, parts[number], 0, len(parts[number]))
@@ -197,7 +198,7 @@ def test_shards_before_a_source_that_fails_are_given_first(tmp_path: Path, worke
 
 def test_stopping_early_leaves_nothing_running(tmp_path: Path) -> None:
     step = make_step(write_parts(tmp_path, [[0, 1, 2], [3, 4, 5], [6, 7, 8]]), 1, 3, workers=1)
-    computing = step.compute_each(step.shards, lambda rows, num_bytes: None)
+    computing = step.compute_each(step.shards)
     assert isinstance(computing, Iterator)
     next(computing)
     pool = step._pool

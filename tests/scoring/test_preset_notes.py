@@ -51,11 +51,11 @@ def said(notes: list[str]) -> list[str]:
 )
 def test_what_is_said(phone: Path, small_tower: Path, plain_head: Path, preset: Any, line: str | None) -> None:
     options = score_options(str(phone), phone.parent / "s.parquet", small_tower, plain_head, preset=preset)
-    assert said(plan_score(options).notes) == ([] if line is None else [line])
-    assert plan_score(options).preset == preset
+    assert said(plan_score(options).summary.notes) == ([] if line is None else [line])
+    assert plan_score(options).summary.preset == preset
 
 
 def test_embed_says_it_too_and_plain_pictures_nothing(phone: Path, small_tower: Path) -> None:
-    (line,) = said(plan_embed(embed_options(str(phone), phone.parent / "e", small_tower)).notes)
+    (line,) = said(plan_embed(embed_options(str(phone), phone.parent / "e", small_tower)).summary.notes)
     assert "--preset upright embeds them as people see them; reference, the default, embeds them as stored" in line
-    assert said(plan_embed(embed_options(str(phone.parent / "plain"), phone.parent / "e", small_tower)).notes) == []
+    assert said(plan_embed(embed_options(str(phone.parent / "plain"), phone.parent / "e", small_tower)).summary.notes) == []

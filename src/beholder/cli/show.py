@@ -89,9 +89,9 @@ class JobProgress:
 
     def plan(self, plan: Plan) -> None:
         """Say what will be done, with warnings; from now on its progress is shown."""
-        for warning in plan.warnings:
+        for warning in plan.summary.warnings:
             warn(warning, self._console)
-        for note in plan.notes:
+        for note in plan.summary.notes:
             self._say(note)
         self._plan = plan
 
@@ -103,8 +103,8 @@ class JobProgress:
         """Say what an earlier run had done."""
         assert self._plan is not None
         what = "1 shard was" if shards == 1 else f"{shards:,} shards were"
-        done = {"score": "scored", "embed": "embedded"}[self._plan.verb]
-        self._say(f"continuing: {what} already {done} ({rows:,} {self._plan.unit})")
+        summary = self._plan.summary
+        self._say(f"continuing: {what} already {summary.done} ({rows:,} {summary.unit})")
 
     def _say(self, text: str) -> None:
         if self._enabled:
@@ -125,10 +125,10 @@ class JobProgress:
         """Without a bar the line to print; with one its title, what is done, of how much (None: not known), the text beside."""
         so_far = f"{_duration(time.monotonic() - self._started)} so far"
         if self._plan is not None:
-            tally = self._plan.tally
+            tally = self._plan.step.tally
             rate, bytes_rate = self._rates.setdefault("", _Rates()).of(tally.num_new, tally.num_bytes)
-            text = progress_text(self._plan, rate, bytes_rate, notices.current() or self._plan.waiting_for())
-            return text, {"score": "scoring", "embed": "embedding"}[self._plan.verb], tally.num_done, tally.total()[0], text
+            text = progress_text(self._plan, rate, bytes_rate, notices.current() or self._plan.step.waiting_for())
+            return text, {"score": "scoring", "embed": "embedding"}[self._plan.summary.verb], tally.num_done, tally.total()[0], text
         if self._stage is None:
             text = notices.current() or "starting"
             return f"{text}, {so_far}", "", 0, None, text
@@ -171,7 +171,7 @@ def progress_text(plan: Plan, rate: float, bytes_rate: float, waiting_for: str) 
         bytes_rate: bytes read a second.
         waiting_for: what holds it up, or "".
     """
-    tally, unit = plan.tally, plan.unit
+    tally, unit = plan.step.tally, plan.summary.unit
     done, (total, is_exact) = tally.num_done, tally.total()
     if total is None:
         pieces = [f"{done:,} {unit}, of how many is not known yet"]

@@ -138,7 +138,7 @@ def score(
     from beholder.scoring.score import score as job
 
     def warn(plan: Plan) -> None:
-        for text in plan.warnings:
+        for text in plan.summary.warnings:
             warnings.warn(text, UserWarning, stacklevel=5)
 
     named = sources if isinstance(sources, str | os.PathLike) else tuple(sources)

@@ -11,7 +11,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -310,8 +310,6 @@ def predict(
     Raises BeholderError: no such network, device or folder, an output in the way, ... Bad pictures are rejected, not raised.
     """
     from beholder.models.towers import find_tower_file
-
-    pass
     from beholder.scoring.execute import execute
     from beholder.scoring.pictures import plan_embeddings
     from beholder.scoring.pictures_step import PictureStep
@@ -330,15 +328,15 @@ def predict(
         raise InputError(f"--size {flags.size[0]}: this tower takes {size_px} pixels; other sizes give other embeddings")
     with doing("counting the pictures"):
         num_samples, counting = count_samples(planned.step.parts, flags)
-    planned.tally.tell_total(num_samples)
-    out = output_path(
+    planned.step.tally.tell_total(num_samples)
+    planned.summary.output = output_path(
         flags,
         num_classes=len(classes) or planned.step.engine.dim,
         size_px=size_px,
         num_samples=num_samples,
         kind=kind,
     )
-    planned = replace(planned, out=out, notes=[*lines, *counting, *planned.notes])
+    planned.summary.notes[:0] = [*lines, *counting]
     return execute(planned, options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 

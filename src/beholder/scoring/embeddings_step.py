@@ -134,7 +134,7 @@ class ScoreStep(Step):
     def kept(self) -> Iterator[tuple[Shard, Iterable[ScoredRows]]]:
         """Shards of parts that have vanished, each as a shard of its own."""
         again = sum(shard.result.num_read for shard in self._vanished if KEPT_FROM in shard.identity)
-        self._changes = replace(self._changes, num_vanished=self._changes.num_vanished - again)
+        self._changes = self._changes._replace(num_vanished=self._changes.num_vanished - again)
         for number, shard in enumerate(self._vanished):
             yield kept_shard(number, shard), self._rows_of(shard)
 
@@ -165,7 +165,7 @@ class ScoreStep(Step):
         """How the rows differ from those of earlier runs."""
         return self._changes
 
-    def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, Stream[ScoredRows]], None, None]:
+    def compute_each(self, shards: Sequence[Shard]) -> Generator[tuple[Shard, Stream[ScoredRows]], None, None]:
         """Read and score shards, one after the other. A shard too large to be held is yielded when it is begun.
 
         Then the rest is scored while its first rows are written: whoever takes a shard has to let another thread write it
@@ -175,7 +175,7 @@ class ScoreStep(Step):
             rows: Stream[ScoredRows] = Stream(max(_LEAST_WAITING_BYTES, self.read_options.block_bytes // 4))
             is_yielded = False
             try:
-                for block in self._scored(shard, progress):
+                for block in self._scored(shard):
                     if rows.is_full and not is_yielded:
                         is_yielded = True
                         yield shard, rows
@@ -190,7 +190,7 @@ class ScoreStep(Step):
                 yield shard, rows
         self.tally.end()
 
-    def _scored(self, shard: Shard, progress: Any) -> Iterator[ScoredRows]:
+    def _scored(self, shard: Shard) -> Iterator[ScoredRows]:
         """Read and score the shard's rows."""
         part = self.parts[shard.part]
         blocks = embedding_reader(part.kind).blocks(part, shard.start, shard.stop, self.read_options)
@@ -205,9 +205,7 @@ class ScoreStep(Step):
                 bad = block.statuses != 0
                 states[bad] = block.statuses[bad]
                 found[bad] = np.nan
-            num_bytes = block.embeddings.nbytes
-            self.tally.add(shard, len(states), num_bytes, int(np.count_nonzero(states)))
-            progress(len(states), num_bytes)
+            self.tally.add(shard, len(states), block.embeddings.nbytes, int(np.count_nonzero(states)))
             yield ScoredRows(found, states, block.labels)
 
     def file_names(self, shard: Shard) -> Sequence[str]:

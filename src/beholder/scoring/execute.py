@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from beholder.columns import MESSAGE, PASSING_REASONS, SAMPLE
 from beholder.errors import InputError, OutputError
@@ -14,7 +14,6 @@ from beholder.scoreset.rejects import count_reasons, find_rejects
 from beholder.scoring import run
 from beholder.scoring.options import JobOptions
 from beholder.scoring.output import SCORES, Product, RunOutput
-from beholder.scoring.progress import Tally
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import Step
 from beholder.scoring.shards import RunFolder, ShardResult, fingerprint
@@ -30,45 +29,17 @@ class Plan:
 
     Attributes:
         step: the work.
-        out: the output as it will be named.
+        product: what is written.
         sources: as the user named them, for messages.
         inputs: files that are read, which an output may not replace.
-        unit: what is counted: "rows" (of embeddings) or "pictures".
-        verb: what is done with them: "score" or "embed".
-        num_rows: how many there are; None when some part does not tell (CSV, tar).
-        num_bytes: bytes of all parts; 0 where unknown.
-        product: what is written.
-        head_names: the head behind each score column.
-        head_notes: what is worth telling of each head, or "".
-        warnings: lines worth telling.
-        notes: lines that say what is done with what (device, precision, ...).
-        keeps_embeddings: whether embeddings are written beside scores.
-        num_ignored: files among the sources that are no pictures.
-        tally: how far it is, while it runs.
-        waiting_for: asked while it runs: the stage that the others wait for, or "".
-        check_seconds: what measuring took, to choose the precision; 0 where it was remembered.
-        preset: which pixels of pictures are scored; "": there are none.
+        summary: what is told of it: the output, what is counted, the heads, warnings; the rest is filled in as it is done.
     """
 
     step: Step
-    out: str
+    product: Product = SCORES
     sources: tuple[str, ...]
     inputs: list[str]
-    unit: str = "rows"
-    verb: str = "score"
-    num_rows: int | None
-    num_bytes: int
-    product: Product = SCORES
-    head_names: list[str] = field(default_factory=list)
-    head_notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    keeps_embeddings: bool = False
-    num_ignored: int = 0
-    tally: Tally
-    waiting_for: Callable[[], str]
-    check_seconds: float = 0.0
-    preset: str = ""
+    summary: RunSummary
 
 
 def execute(
@@ -91,40 +62,34 @@ def execute(
     Raises:
         BeholderError: an output in the way, a full disk, inputs that changed, ...
     """
-    out, step = RunOutput(plan.out, plan.product), plan.step
+    step, summary = plan.step, plan.summary
+    out = RunOutput(summary.output, plan.product)
     out.refuse_inputs(plan.inputs)
-    if plan.keeps_embeddings:
+    if summary.embeddings is not None:
         out.check_place_for_embeddings()
     identity = fingerprint({"inputs": [shard.identity | {"start": shard.start} for shard in step.shards]})
-    summary = _empty_summary(plan, out)
     if options.overwrite:
         out.clear()
     on_plan(plan)
-    earlier, wants_retry = None, False
+    folder, earlier = RunFolder(out.work), None
     if not options.overwrite:
         out.check_place()
         found = FinishedResult(out)
         earlier = found.earlier(step, identity)
-        wants_retry = earlier is not None and options.retry_rejects and _may_change(earlier)
-        drops_kept = options.vanished == "drop" and found.num_kept > 0 and found.can_be_opened
-    if earlier is not None and not wants_retry and not drops_kept and found.is_current(step):
-        _check_kept(plan, out, earlier)
-        summary.num_kept = found.num_kept
-        on_resume(len(step.shards), earlier.num_read)
-        return _with_examples(_filled(summary, out, [earlier]))
-    if wants_retry and not found.can_be_opened:
-        raise OutputError(
-            f"{plan.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
-            f"{plan.verb} everything again; use --overwrite for that, or a folder as output from the start"
-        )
-
-    def progress(rows: int, num_bytes: int) -> None:
-        summary.num_new += rows
-        summary.num_bytes += num_bytes
-        on_progress(rows, num_bytes)
-
-    folder = RunFolder(out.work)
-    if not options.overwrite:
+        if earlier is not None:
+            wants_retry = options.retry_rejects and _may_change(earlier)
+            drops_kept = options.vanished == "drop" and found.num_kept > 0 and found.can_be_opened
+            if not wants_retry and not drops_kept and found.is_current(step):
+                _check_kept(out, summary, earlier)
+                summary.num_kept = found.num_kept
+                on_resume(len(step.shards), earlier.num_read)
+                _add(summary, out, [earlier])
+                return _with_examples(summary)
+            if wants_retry and not found.can_be_opened:
+                raise OutputError(
+                    f"{out.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
+                    f"{summary.verb} everything again; use --overwrite for that, or a folder as output from the start"
+                )
         run.check_folder(step, folder)
     with folder.locked():
         started, is_opened = time.perf_counter(), False
@@ -132,19 +97,19 @@ def execute(
             found = FinishedResult(out)
             if earlier is None and found.result_of(step, identity) is not None:  # by a run that finished while this got ready
                 out.remove_work()
-                raise OutputError(f"{plan.out} was just finished by another run of the same command; nothing is left to do")
+                raise OutputError(f"{out.out} was just finished by another run of the same command; nothing is left to do")
             is_opened = found.needs_opening(step)
         if is_opened:
-            with doing(f"opening {plan.out} again"):
+            with doing(f"opening {out.out} again"):
                 found.open_again()
-        redo = _may_change if options.retry_rejects else None
+        step.tally.on_progress = on_progress
         try:
-            report = run.run(
+            results = run.run(
                 step,
                 folder,
-                progress,
-                _resuming(plan, on_resume),
-                redo=redo,
+                summary,
+                on_resume,
+                redo=_may_change if options.retry_rejects else None,
                 anew=options.overwrite,
                 keep_vanished=options.vanished == "keep",
             )
@@ -152,22 +117,24 @@ def execute(
             if is_opened:
                 out.remove_work()
             raise
-        summary.damaged, summary.num_unchecked = report.damaged, report.num_unchecked
-        changes = report.changes
-        summary.num_changed, summary.num_vanished = changes.num_changed, changes.num_vanished
-        summary.num_retried = changes.num_retried
-        summary.num_kept = report.num_kept
-        summary.bottleneck = plan.waiting_for() if plan.unit == "pictures" else ""
-        _filled(summary, out, report.results)
+        summary.num_new, summary.num_bytes = step.tally.num_new, step.tally.num_bytes
+        summary.bottleneck = step.waiting_for() if summary.unit == "pictures" else ""
+        _add(summary, out, results.values())
         if summary.num_read == 0:
             out.discard()
-            raise InputError(f"{', '.join(plan.sources)}: zero {plan.unit}, nothing to {plan.verb}")
-        out.remove_leftovers(report.results)
-        with doing(f"writing {plan.out}"):
-            out.publish(step, report.shards, report.results, summary, identity)
+            raise InputError(f"{', '.join(plan.sources)}: zero {summary.unit}, nothing to {summary.verb}")
+        out.remove_leftovers(results.values())
+        with doing(f"writing {out.out}"):
+            out.publish(step, results, summary, identity)
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     return _with_examples(summary)
+
+
+def _add(summary: RunSummary, out: RunOutput, results: Iterable[ShardResult]) -> None:
+    """Let the summary tell what became of the shards."""
+    summary.add(results)
+    summary.rejects = out.rejects if summary.num_rejected else None
 
 
 def _with_examples(summary: RunSummary) -> RunSummary:
@@ -181,45 +148,12 @@ def _with_examples(summary: RunSummary) -> RunSummary:
     return summary
 
 
-def _resuming(plan: Plan, on_resume: Callable[[int, int], None]) -> Callable[[Mapping[str, ShardResult]], None]:
-    """What is told the results of earlier runs: it counts them, and tells `on_resume`."""
-
-    def resume(results: Mapping[str, ShardResult]) -> None:
-        plan.tally.resume(results)
-        on_resume(len(results), sum(result.num_read for result in results.values()))
-
-    return resume
-
-
-def _filled(summary: RunSummary, out: RunOutput, results: Sequence[ShardResult]) -> RunSummary:
-    """The summary with what became of the shards."""
-    summary.add(results)
-    summary.rejects = out.rejects if summary.num_rejected else None
-    return summary
-
-
-def _empty_summary(plan: Plan, out: RunOutput) -> RunSummary:
-    return RunSummary(
-        output=plan.out,
-        unit=plan.unit,
-        verb=plan.verb,
-        head_names=plan.head_names,
-        head_notes=plan.head_notes,
-        warnings=list(plan.warnings),
-        notes=list(plan.notes),
-        num_ignored=plan.num_ignored,
-        check_seconds=plan.check_seconds,
-        preset=plan.preset,
-        embeddings=out.kept_embeddings if plan.keeps_embeddings else None,
-    )
-
-
 def _may_change(result: ShardResult) -> bool:
     """Whether a shard has rejects whose reason may be gone by now: a server or disk that did not answer, a slow machine."""
     return any(word in result.reasons for word in PASSING_REASONS)
 
 
-def _check_kept(plan: Plan, out: RunOutput, earlier: ShardResult) -> None:
+def _check_kept(out: RunOutput, summary: RunSummary, earlier: ShardResult) -> None:
     """Raise OutputError when embeddings that a finished run kept are gone."""
-    if plan.keeps_embeddings and earlier.num_scored and not storage.is_folder(out.kept_embeddings):
-        raise OutputError(f"{out.kept_embeddings}, kept by the finished run, is gone; use --overwrite to make it again")
+    if summary.embeddings is not None and earlier.num_scored and not storage.is_folder(summary.embeddings):
+        raise OutputError(f"{summary.embeddings}, kept by the finished run, is gone; use --overwrite to make it again")

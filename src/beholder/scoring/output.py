@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +22,6 @@ from beholder.scoring.shards import (
     LOCK_FILE,
     DamagedShardError,
     RunFolder,
-    Shard,
     ShardResult,
     is_shard_file,
 )
@@ -306,16 +305,14 @@ class RunOutput:
             return None
         return record if _is_record(record) and "result" in record else None
 
-    def publish(
-        self, step: Step, shards: Sequence[Shard], results: Sequence[ShardResult], summary: RunSummary, identity: str
-    ) -> None:
+    def publish(self, step: Step, results: Mapping[str, ShardResult], summary: RunSummary, identity: str) -> None:
         """Join the shards (or upload them) once all are done; the record that says so is written last."""
         if not self.is_separate:
             return
-        self._check_shards(shards, results)
+        self._check_shards(results)
         written = {
             name: Published(size, result.sha256.get(name))
-            for result in results
+            for result in results.values()
             for name, size in result.files.items()
             if not name.startswith(f"{columns.INPUTS_FOLDER}/")
         }
@@ -350,17 +347,17 @@ class RunOutput:
             "inputs": identity,
             "result": summary.merged_result().to_json(),
             "files": {name: one.to_json() for name, one in written.items()},
-            INPUTS_FILE: self._pack_inputs(shards).to_json(),
+            INPUTS_FILE: self._pack_inputs(list(results)).to_json(),
             NUM_KEPT: summary.num_kept,
         }
         crash.reach("inputs packed")
         storage.write_bytes(self.sidecar, records.sealed(record, indent=2), scratch=self.work)
         crash.reach("result recorded")
 
-    def _pack_inputs(self, shards: Sequence[Shard]) -> Published:
-        """Put the markers of all shards, in order, and what they were made of into one file beside the result."""
+    def _pack_inputs(self, shards: Sequence[str]) -> Published:
+        """Put the markers of shards, in order, and what they were made of into one file beside the result."""
         with storage.write_whole(self.inputs, scratch=self.work) as temporary:
-            pack_inputs(self.work, [shard.name for shard in shards], temporary)
+            pack_inputs(self.work, shards, temporary)
         return self._published(self.inputs)
 
     def _published(self, place: str) -> Published:
@@ -368,17 +365,17 @@ class RunOutput:
         sha256 = storage.sha256_of(storage.local_path(place)) if self.is_local else None
         return Published(storage.size(place), sha256)
 
-    def _check_shards(self, shards: Sequence[Shard], results: Sequence[ShardResult]) -> None:
+    def _check_shards(self, results: Mapping[str, ShardResult]) -> None:
         """Compare all shards with their checksums before they are joined or uploaded.
 
         Raises DamagedShardError for one that was damaged since it was written; it is taken back, so that it is redone.
         """
         folder = RunFolder(self.work)
-        for shard, result in zip(shards, results, strict=True):
+        for name, result in results.items():
             try:
                 folder.check_files(result)
             except DamagedShardError:
-                folder.forget(shard.name, list(result.files))
+                folder.forget(name, list(result.files))
                 raise
 
     def _kept(self, names: Sequence[str]) -> list[Path]:
@@ -440,7 +437,7 @@ class RunOutput:
                     raise _in_the_way(place)
         return True
 
-    def remove_leftovers(self, results: Sequence[ShardResult]) -> None:
+    def remove_leftovers(self, results: Iterable[ShardResult]) -> None:
         """Remove files of shards that a run which was killed had not finished and that are not planned any more.
 
         Readers of a local folder would take them for results.

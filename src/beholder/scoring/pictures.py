@@ -24,7 +24,7 @@ from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.output import EMBEDDINGS, RunOutput
 from beholder.scoring.pictures_shard import PictureProduct
 from beholder.scoring.pictures_step import DecodeOptions, PictureStep
-from beholder.scoring.summary import SETTLED_BY
+from beholder.scoring.summary import SETTLED_BY, RunSummary
 from beholder.sources.find import find_only_pictures
 from beholder.sources.reader import PicturePart
 from beholder.sources.sampling import count_traits
@@ -109,28 +109,20 @@ def _plan(
         shard_rows=options.shard_rows or (_CPU_SHARD_PICTURES if engine.device.type == "cpu" else _DEVICE_SHARD_PICTURES),
         record=_deciding(tower, engine, pixels, options.compile),
     )
-    counts = [part.num_rows for part in parts]
-    return Plan(
-        step=step,
-        out=out,
-        sources=options.sources,
-        inputs=inputs,
+    summary = RunSummary(
+        output=out,
         unit="pictures",
         verb="score" if heads else "embed",
-        num_rows=None if None in counts else sum(count or 0 for count in counts),
-        num_bytes=sum(part.num_bytes for part in parts),
-        product=product.product,
         head_names=[head.name for head in heads],
         head_notes=[head.doubt for head in heads],
         warnings=warnings,
         notes=_notes(tower, engine, pixels, parts) + _preset_notes(options, pixels, parts),
         preset=pixels.preset,
-        keeps_embeddings=keep is not None and bool(heads),
+        embeddings=product.kept_embeddings if keep is not None and heads else None,
         num_ignored=sum(part.num_ignored for part in parts),
-        tally=step.tally,
-        waiting_for=step.waiting_for,
         check_seconds=engine.check_seconds,
     )
+    return Plan(step=step, product=product.product, sources=options.sources, inputs=inputs, summary=summary)
 
 
 def _as_before(options: Options, output: RunOutput) -> Options:

@@ -152,7 +152,7 @@ class PictureStep(Step):
             return "network"
         return stage
 
-    def compute_each(self, shards: Sequence[Shard], progress: Any) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
+    def compute_each(self, shards: Sequence[Shard]) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
         """Read, decode and embed the pictures of `shards`; the device goes on to the next shard without a pause.
 
         When a source fails, the shards before it are finished first.
@@ -180,7 +180,7 @@ class PictureStep(Step):
                     elif outcome.are_known:
                         self._take_over(outcome.tag.target, [(outcome.tag.at, outcome.tag.earlier)])
                     else:
-                        self._take_new(outcome, batches, progress)
+                        self._take_new(outcome, batches)
                     yield from _completed(opened)
             self.tally.end()
             batches.finish()
@@ -190,13 +190,11 @@ class PictureStep(Step):
             raise failed
         assert not opened, "a shard was not completed"
 
-    def _take_new(self, outcome: Outcome, batches: _Batches, progress: Any) -> None:
+    def _take_new(self, outcome: Outcome, batches: _Batches) -> None:
         """A picture that was decoded, or could not be."""
         work: _Work = outcome.tag
         target, row = work.target, work.target.rows[work.at]
         self.tally.add(target.shard, 1, outcome.num_bytes, int(outcome.error is not None), are_new=work.is_new)
-        if work.is_new:
-            progress(1, outcome.num_bytes)
         self._num_changed += work.earlier is not None
         row.digest = outcome.digest
         if outcome.error is not None:

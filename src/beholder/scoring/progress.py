@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from beholder.scoring.shards import Shard, ShardResult
@@ -40,7 +40,10 @@ class Tally:
         num_rejected: of `num_done`.
         num_parts: parts of the job.
         part: number of the part at hand, from 1.
+        on_progress: told (rows, bytes read) of this run as they are done.
     """
+
+    on_progress: Callable[[int, int], None] | None = None
 
     def __init__(self, shards: Sequence[Shard], sizes: Sequence[PartSize]) -> None:
         """Shards of the job, in the order in which they are done, and the size of each part that they are of."""
@@ -82,9 +85,12 @@ class Tally:
         self._at_rows += rows
         self._at_bytes += rows * _TAR_BLOCK_BYTES + -(-num_bytes // _TAR_BLOCK_BYTES) * _TAR_BLOCK_BYTES
         self.num_done += rows
-        self.num_new += rows if are_new else 0
         self.num_bytes += num_bytes
         self.num_rejected += num_rejected
+        if are_new:
+            self.num_new += rows
+            if self.on_progress is not None:
+                self.on_progress(rows, num_bytes)
 
     def end(self) -> None:
         """Say that there are no more rows."""

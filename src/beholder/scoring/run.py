@@ -25,8 +25,8 @@ from beholder.errors import OutputError, writing_failed
 from beholder.io import crash, storage
 from beholder.io.schemas import schema_of_json, schema_to_json
 from beholder.notices import doing, say
+from beholder.scoring.progress import Tally
 from beholder.scoring.shards import (
-    KEPT_FROM,
     Changes,
     DamagedShardError,
     EarlierShard,
@@ -37,9 +37,7 @@ from beholder.scoring.shards import (
     fingerprint,
     link_or_copy,
 )
-
-Progress = Callable[[int, int], None]
-"""Called with (rows, bytes) just done; may be called from any thread that runs the step."""
+from beholder.scoring.summary import RunSummary
 
 
 class Step(ABC):
@@ -52,6 +50,7 @@ class Step(ABC):
         provenance: what the record should say besides the options.
         schema: the columns that every shard gets; a run that is continued keeps those that it was begun with.
         names_files: whether some inputs only name files, so that `is_current` says more than a shard's identity.
+        tally: how far it is, while it runs.
     """
 
     shards: Sequence[Shard]
@@ -60,6 +59,7 @@ class Step(ABC):
     provenance: Mapping[str, Any]
     schema: pa.Schema
     names_files: bool = False
+    tally: Tally
 
     @property
     def columns(self) -> Mapping[str, Any]:
@@ -101,7 +101,11 @@ class Step(ABC):
         """How the inputs differ from what `take_earlier` told of, once all shards have been computed."""
 
     @abstractmethod
-    def compute_each(self, shards: Sequence[Shard], progress: Progress) -> Generator[tuple[Shard, Any], None, None]:
+    def waiting_for(self) -> str:
+        """Asked while it runs, by any thread: the stage that the others wait for, or "" where that is not known yet."""
+
+    @abstractmethod
+    def compute_each(self, shards: Sequence[Shard]) -> Generator[tuple[Shard, Any], None, None]:
         """Do the work of these shards, in order; nothing is written. A step may begin the next shard before one is taken."""
 
     @abstractmethod
@@ -124,33 +128,6 @@ _OF_INPUTS = ("columns", PICTURES)
 
 class OtherInputsError(OutputError):
     """A folder holds results, and none of them is of the inputs."""
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What a run did.
-
-    Attributes:
-        shards: in order; behind those of the step the ones with rows that were kept though their inputs have vanished.
-        results: of each of the shards, those of earlier runs included.
-        num_resumed: how many shards were already done.
-        damaged: names of the shards that were done again because their marker or files were damaged or gone.
-        num_unchecked: shards of an older version without checksums.
-        changes: how the inputs differ from those of earlier runs.
-    """
-
-    shards: list[Shard]
-    results: list[ShardResult]
-    num_resumed: int
-    damaged: list[str]
-    num_unchecked: int
-    changes: Changes = field(default_factory=Changes)
-
-    @property
-    def num_kept(self) -> int:
-        """Rows that were kept though their inputs have vanished."""
-        pairs = zip(self.shards, self.results, strict=True)
-        return sum(result.num_read for shard, result in pairs if KEPT_FROM in shard.identity)
 
 
 @dataclass
@@ -194,23 +171,27 @@ def check_folder(step: Step, folder: RunFolder) -> bool:
 def run(
     step: Step,
     folder: RunFolder,
-    progress: Progress,
-    on_resume: Callable[[Mapping[str, ShardResult]], None] | None = None,
+    summary: RunSummary,
+    on_resume: Callable[[int, int], None],
     *,
-    redo: Callable[[ShardResult], bool] | None = None,
-    anew: bool = False,
-    keep_vanished: bool = False,
-) -> RunReport:
+    redo: Callable[[ShardResult], bool] | None,
+    anew: bool,
+    keep_vanished: bool,
+) -> dict[str, ShardResult]:
     """Do every pending shard of `step` in `folder`. While one shard is written, the next one is computed.
 
     Args:
         step: the work.
         folder: locked by the caller.
-        progress: told rows and bytes as they are done.
-        on_resume: told the results that were there already, by shard name, once.
+        summary: told what was damaged, has changed, vanished, or was kept.
+        on_resume: told (shards, rows) that were done already, once, if there are any.
         redo: asked whether a finished shard is to be done again.
         anew: replace the record of an earlier run, whose shards have been removed.
         keep_vanished: keep rows of earlier runs whose inputs have vanished, behind the others.
+
+    Returns:
+        The results of all shards in order, those of earlier runs included, by name; behind those of the step the ones with rows
+        that were kept though their inputs have vanished.
 
     Raises:
         OutputError: other options, damage, what an earlier version did not write down, ...
@@ -238,10 +219,11 @@ def run(
             done = [EarlierShard(folder.path, shard.name, shard.identity, results[shard.name])
                     for shard in step.shards if shard.name in results]  # fmt: skip
             step.take_earlier(aside, done, retry=redo is not None)
-    num_resumed = len(results)
-    num_unchecked = sum(result.is_unchecked for result in results.values())
-    if num_resumed and on_resume is not None:
-        on_resume(results)
+    summary.damaged = before.damaged
+    summary.num_unchecked = sum(result.is_unchecked for result in results.values())
+    if results:
+        step.tally.resume(results)
+        on_resume(len(results), sum(result.num_read for result in results.values()))
 
     def write(shard: Shard, computed: Any) -> ShardResult:
         result = step.write(shard, computed, str(folder.path))
@@ -253,7 +235,7 @@ def run(
     pending = [shard for shard in step.shards if shard.name not in results]
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
         writing: tuple[str, Future[ShardResult]] | None = None
-        with contextlib.closing(step.compute_each(pending, progress)) as computing:
+        with contextlib.closing(step.compute_each(pending)) as computing:
             for shard, computed in computing:
                 if writing is not None:
                     with doing("write"):
@@ -263,17 +245,16 @@ def run(
         if writing is not None:
             with doing("write"):
                 results[writing[0]] = writing[1].result()
-        shards = list(step.shards)
+        in_order = {shard.name: results[shard.name] for shard in step.shards}
         for shard, computed in step.kept() if keep_vanished else ():
             with doing("keeping rows whose inputs have vanished"):
-                results[shard.name] = write(shard, computed)
-            shards.append(shard)
-    changes = step.changes()
+                in_order[shard.name] = write(shard, computed)
+            summary.num_kept += in_order[shard.name].num_read
+    summary.num_changed, summary.num_vanished, summary.num_retried = step.changes()
     crash.reach("shards all done")
     remove_set_aside(folder)
     crash.reach("set aside removed")
-    in_order = [results[shard.name] for shard in shards]
-    return RunReport(shards, in_order, num_resumed, before.damaged, num_unchecked, changes)
+    return in_order
 
 
 def _recognised(step: Step, folder: RunFolder, run_fingerprint: str, redo: Callable[[ShardResult], bool] | None) -> _Before:

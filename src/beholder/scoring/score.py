@@ -85,9 +85,7 @@ def _plan_embeddings(options: ScoreOptions, parts: Sequence[Part], read_options:
     with doing("looking at the first embeddings"):
         told, notes = _check_space(parts, stamps, heads, options, read_options)
     warnings += told
-    counts = [part.num_rows for part in parts]
-    num_rows = None if None in counts else sum(count or 0 for count in counts)
-    if num_rows == 0:
+    if all(part.num_rows == 0 for part in parts):
         raise InputError(f"{', '.join(options.sources)}: zero rows, nothing to score")
     out = options.out or _default_output(options.sources, "embeddings")
     inputs = [path for part in parts for path in (part.path, part.metadata_path) if path]
@@ -100,20 +98,14 @@ def _plan_embeddings(options: ScoreOptions, parts: Sequence[Part], read_options:
         shard_rows=options.shard_rows or _SHARD_ROWS,
         num_threads=options.num_threads,
     )
-    return Plan(
-        step=step,
-        out=out,
-        sources=options.sources,
-        inputs=inputs,
-        num_rows=num_rows,
-        num_bytes=sum(part.num_bytes for part in parts),
+    summary = RunSummary(
+        output=out,
         head_names=[head.name for head in heads],
         head_notes=[head.doubt for head in heads],
         warnings=warnings,
         notes=notes,
-        tally=step.tally,
-        waiting_for=step.waiting_for,
     )
+    return Plan(step=step, sources=options.sources, inputs=inputs, summary=summary)
 
 
 def _default_output(sources: Sequence[str], noun: str, kind: str = "scores") -> str:

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from beholder import columns
 from beholder.columns import DONE_FOLDER, STAMP_FILE
@@ -263,8 +263,7 @@ class EarlierShard:
     result: ShardResult
 
 
-@dataclass(frozen=True)
-class Changes:
+class Changes(NamedTuple):
     """How the inputs of a run differ from those of the runs before it, in rows.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class RunSummary:
     """The result of a job.
 
     Attributes:
-        output: where the result is.
+        output: where the result is, as it is named.
         unit, verb: what was counted ("rows", "pictures") and what was done with it ("score", "embed").
         rejects: where the rejects table is, or None when nothing was rejected.
         num_read, num_scored, num_rejected: rows over all runs of this job.
@@ -117,7 +117,7 @@ class RunSummary:
             return None
         return f"{self.output.rstrip('/')}/{SCORES_FOLDER}"
 
-    def add(self, results: Sequence[ShardResult]) -> None:
+    def add(self, results: Iterable[ShardResult]) -> None:
         """Add shards' counts and statistics."""
         for result in results:
             self.num_read += result.num_read
