@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from beholder.workers.pool import DecodePool
-from beholder.workers.thumbnail_pool import ThumbnailPool
+from beholder.workers.pool import DecodePool, ThumbnailPool
 from oracles.odd_pools import pool_of
 from oracles.odd_thumbnails import NAME
 

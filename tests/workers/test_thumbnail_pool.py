@@ -23,7 +23,7 @@ from PIL import Image
 from beholder.errors import BeholderError, InputError
 from beholder.pixels.picture import PictureError
 from beholder.pixels.thumbnail import Thumbnail, make_thumbnail
-from beholder.workers.thumbnail_pool import ThumbnailPool
+from beholder.workers.pool import ThumbnailPool
 from oracles.made_pictures import encoded, noise, smooth
 from oracles.odd_thumbnails import NAME as ODD
 from oracles.odd_thumbnails import ordered
@@ -257,7 +257,7 @@ def test_options_and_requests_that_make_no_sense() -> None:
 CALLER = f"""
 import sys, threading, time
 sys.path.insert(0, {str(TESTS)!r})
-from beholder.workers.thumbnail_pool import ThumbnailPool
+from beholder.workers.pool import ThumbnailPool
 from oracles.odd_thumbnails import NAME, ordered
 from oracles.made_pictures import encoded, smooth
 

@@ -18,7 +18,7 @@ from beholder.locate.locate import PictureFinder
 from beholder.pixels.picture import PictureError, PixelOptions
 from beholder.pixels.sniff import sniff
 from beholder.sources.fetch import ReadLimits
-from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool, is_large
+from beholder.workers.pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool, is_large
 
 THUMBNAIL_SIDES = (160, 240, 320, 480, 640)
 """Sides of thumbnails, in pixels, that are made; others are refused."""

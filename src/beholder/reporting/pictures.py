@@ -20,7 +20,7 @@ from beholder.pixels.thumbnail import Thumbnail, encoded
 from beholder.reporting.rows import RowFacts
 from beholder.scoreset.score_set import as_score
 from beholder.sources.reader import PictureRef
-from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER, ThumbnailPool
+from beholder.workers.pool import DEFAULT_THUMBNAILER, ThumbnailPool
 
 LADDER: tuple[tuple[int, int], ...] = (
     (480, 78), (400, 76), (320, 74), (256, 72), (224, 68), (192, 64), (160, 58), (128, 52), (96, 45),

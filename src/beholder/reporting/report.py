@@ -30,7 +30,7 @@ from beholder.reporting.pictures import CardMaker, NoPicture, Thumbnails, find_p
 from beholder.scoreset.foreign import as_source, texts_of
 from beholder.scoreset.row_names import open_each_once
 from beholder.sources.fetch import ReadLimits, read_bytes
-from beholder.workers.thumbnail_pool import DEFAULT_THUMBNAILER
+from beholder.workers.pool import DEFAULT_THUMBNAILER
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,7 +103,7 @@ def write_report(
         table: the scores, in place of `options.scores`.
         arguments: the command line, for the page's provenance.
         on_progress: told what is being done.
-        decoder: what makes thumbnails; see `workers.thumbnail_pool.ThumbnailPool`.
+        decoder: what makes thumbnails; see `workers.pool.ThumbnailPool`.
         memory_bytes: what a process that makes them may use; see there.
 
     Raises:

@@ -8,7 +8,8 @@ import os
 import selectors
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any, Literal
@@ -43,6 +44,7 @@ from beholder.workers.protocol import (
     unpack_replies,
 )  # fmt: skip
 
+_CLOSED = "the pool is closed"
 _TICK_S = BEAT_S
 _QUEUED_S = 0.04
 """About so much work is queued at each worker, so that it never waits for the pool."""
@@ -65,6 +67,9 @@ class Job:
         ref: where its bytes are.
         slot: where its pixels go; -1: nowhere.
         how, spent_s: see `protocol.Request`.
+        remote: whether its bytes come from a server.
+        is_dropped: whether nobody waits for it any more, so that it need not be begun.
+        reply: what becomes of it, or what ended the dispatcher before that.
     """
 
     ref: PictureRef
@@ -72,16 +77,13 @@ class Job:
     how: dict[str, Any] | None = None
     spent_s: float = 0.0
     remote: bool = False
+    is_dropped: bool = False
+    reply: Future[Reply] = field(default_factory=Future)
     deaths: Deaths = field(default_factory=Deaths)
     num_seen_deaths: int = 0
     """Workers that died while it was queued there."""
     place: int | None = None
     """In the spool."""
-
-    @property
-    def is_dropped(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return False
 
 
 class WorkerProcess(ChildProcess):
@@ -192,8 +194,6 @@ class Dispatcher:
         options: of the workers.
         num_workers: processes, at most.
         num_slots: places for pixels.
-        on_done: told by the thread what became of jobs. Those that were dropped are told as well.
-        on_end: told by the thread that it has ended, and why: None: it was closed.
         most_deaths: so many deaths of workers with no picture in between end it.
         most_queued: jobs that a worker is given ahead, at most.
         is_lazy: workers are started when there are jobs for them.
@@ -206,15 +206,12 @@ class Dispatcher:
         *,
         num_workers: int,
         num_slots: int,
-        on_done: Callable[[list[tuple[Any, Reply]]], None],
-        on_end: Callable[[BaseException | None], None],
         most_deaths: int,
         most_queued: int = MOST_QUEUED,
         is_lazy: bool = False,
         advice: str,
     ) -> None:
         self._options, self._most_deaths, self._advice = options, most_deaths, advice
-        self._on_done, self._on_end = on_done, on_end
         self._most_queued, self._is_lazy = most_queued, is_lazy
         self._shared = anonymous_file("beholder-slots")
         size_px = options.pixels.size_px if options.pixels is not None else 0
@@ -233,7 +230,7 @@ class Dispatcher:
         self._num_restarts = self._num_deaths = self._num_start_failures = 0
         self._spent = (0.0, 0.0, 0.0)
         self._failure: BaseException | None = None
-        self._hungry = self._stopping = self._was_up = False
+        self._hungry = self._stopping = self._was_up = self.has_ended = False
         self._next_tick = 0.0
         self._process_id = os.getpid()
         self._ringing = threading.Lock()
@@ -248,19 +245,19 @@ class Dispatcher:
     # Called by other threads.
 
     def submit(self, job: Job) -> None:
-        """Have a job done."""
+        """Have a job done; its `reply` tells what became of it."""
         self._queue.append(job)
-        if self._hungry:
+        if self.has_ended:
+            self._give_up()
+        elif self._hungry:
             self._wake()
 
     def check(self) -> None:
         """Raise what ended the dispatcher, if it has ended."""
-        if self._failure is not None:
-            raise self._failure
         if os.getpid() != self._process_id:
             raise RuntimeError("a decode pool cannot be used in a forked process; make one there")
-        if self._stopping:
-            raise RuntimeError("the decode pool is closed")
+        if self._stopping or self._failure is not None:
+            raise self._failure or RuntimeError(_CLOSED)
 
     def spent(self) -> tuple[float, float, float, int]:
         """Seconds of all workers on reading, decoding and idling; number of workers that were replaced."""
@@ -274,9 +271,9 @@ class Dispatcher:
         return [process.process_id for slot in self._workers if (process := slot.process) is not None]
 
     def close(self) -> None:
-        """End the workers and the thread."""
+        """End the workers and the thread, unless they are those of a process that was forked to this one."""
         self._stopping = True
-        if self._thread.is_alive():
+        if self._thread.is_alive() and os.getpid() == self._process_id:
             self._wake()
             self._thread.join()
 
@@ -292,11 +289,20 @@ class Dispatcher:
         try:
             while not self._stopping:
                 self._turn()
-        except BaseException as error:  # raised in the consumer
+        except BaseException as error:  # raised in whoever waits
             self._failure = error
         finally:
             self._end_all()
-            self._on_end(self._failure)
+            self.has_ended = True
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Tell whoever waits for a job why it is not done."""
+        while jobs := self._queue or self._suspects:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                job = jobs.popleft()
+                if not job.reply.done():
+                    job.reply.set_exception(self._failure or RuntimeError(_CLOSED))
 
     def _turn(self) -> None:
         """Start who is missing, hand out jobs, wait for something to happen, and deal with it."""
@@ -357,7 +363,7 @@ class Dispatcher:
         while slots and self._queue:
             job = self._queue.popleft()
             if job.is_dropped:
-                self._on_done([(job, Reply())])
+                job.reply.set_result(Reply())
                 continue
             slot = min(slots, key=lambda slot: len(slot.jobs))
             batches[slot.number].append(self._request(job, slot))
@@ -379,7 +385,7 @@ class Dispatcher:
             while self._suspects and slot.is_up and not slot.jobs:
                 job = self._suspects[0]
                 if job.is_dropped:
-                    self._on_done([(job, Reply())])
+                    job.reply.set_result(Reply())
                 else:
                     if job.deaths.num_crashes and not slot.is_fresh:
                         if not any(other.is_fresh for other in self._workers):
@@ -446,25 +452,25 @@ class Dispatcher:
     def _complete(self, slot: WorkerSlot, replies: list[Reply]) -> None:
         """Hand on what a worker has done."""
         assert slot.process is not None
-        results: list[tuple[Job, Reply]] = []
+        num_done = 0
         for reply in replies:
             if reply.ticket == HELLO:
                 self._greet(slot, reply.message)
             elif (job := slot.jobs.pop(reply.ticket, None)) is not None:
-                results.append((job, reply))
+                num_done += 1
+                self._deliver(job, reply)
             else:  # nobody asked for that
                 slot.process.talks_nonsense = True
                 break
         slot.is_alone = slot.is_alone and bool(slot.jobs)
-        if results:
+        if num_done:
             self._num_deaths = 0
             state = self.slots.state(slot.number)
-            spent = (state.read_s + state.decode_s - slot.busy_s) / len(results)
+            spent = (state.read_s + state.decode_s - slot.busy_s) / num_done
             slot.busy_s = state.read_s + state.decode_s
             slot.mean_s += 0.3 * (max(spent, 0.0) - slot.mean_s)
             slot.depth = max(_LEAST_QUEUED, round(_QUEUED_S / max(slot.mean_s, 1e-9)))
             slot.depth = min(self._most_queued, slot.depth)
-            self._deliver(results)
 
     def _greet(self, slot: WorkerSlot, package: str) -> None:
         assert slot.process is not None
@@ -474,10 +480,9 @@ class Dispatcher:
         slot.process.said_hello = self._was_up = True
         self._num_start_failures = 0
 
-    def _deliver(self, results: list[tuple[Job, Reply]]) -> None:
-        for job, _ in results:
-            self._unspool(job)
-        self._on_done(results)
+    def _deliver(self, job: Job, reply: Reply) -> None:
+        self._unspool(job)
+        job.reply.set_result(reply)
 
     def _unspool(self, job: Job) -> None:
         if job.place is not None:
@@ -541,9 +546,8 @@ class Dispatcher:
             (self._queue if job.num_seen_deaths < _MOST_SEEN_DEATHS else self._suspects).appendleft(job)
         slot.jobs.clear()
         if at_hand is not None and slot.ending == "over time" and state.ticket == slot.seen:
-            self._unspool(at_hand)
             text = f"reading and decoding took longer than {self._options.timeout_s:g} s"
-            self._deliver([(at_hand, Reply(reason=PictureReason.TIMED_OUT, message=text))])
+            self._deliver(at_hand, Reply(reason=PictureReason.TIMED_OUT, message=text))
         elif at_hand is not None:
             self._attribute_crash(at_hand, status, stderr_tail, crashed=process.talks_nonsense)
         if slot.ending == "used":
@@ -557,7 +561,7 @@ class Dispatcher:
         if text is None:
             self._suspects.appendleft(job)
         else:
-            self._deliver([(job, Reply(reason=PictureReason.CRASHED, message=text))])
+            self._deliver(job, Reply(reason=PictureReason.CRASHED, message=text))
 
     def _count_death(self, slot: WorkerSlot, status: int | None, stderr_tail: str, *, was_up: bool) -> None:
         how = "; ".join(filter(None, (status_text(status), stderr_tail)))
@@ -586,6 +590,7 @@ class Dispatcher:
             process.close()
         for slot in self._workers:
             slot.process = None
+            self._queue.extend(slot.jobs.values())
         self._selector.close()
         with self._ringing:
             ring, self._ring = self._ring, -1

@@ -1,7 +1,8 @@
-"""The pixels of pictures, in order, a bounded number ahead of their use, made by worker processes that may crash or hang."""
+"""Pools of workers that may crash, hang or run out of memory: pixels of pictures in order, and thumbnails on demand."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import threading
@@ -10,20 +11,24 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.pixels.picture import PictureError, PixelOptions, Prepare, Trait
+from beholder.pixels.picture import MAX_PIXELS, PictureError, PictureRef, PixelOptions, Prepare, Trait
+from beholder.pixels.sniff import sniff, stored_size
+from beholder.pixels.thumbnail import MEDIA_TYPES, SQUARE_TYPE, Thumbnail, ThumbnailKind, check_request
 from beholder.sources.fetch import OpenArchives, ReadLimits, read_bytes, too_many_bytes
 from beholder.sources.reader import PictureRef
 from beholder.workers.child_process import memory_for
 from beholder.workers.dispatcher import Dispatcher, Job
 from beholder.workers.protocol import Reply, WorkerOptions
 from beholder.workers.worker import attempt, function_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 DEFAULT_DECODER = "beholder.pixels.decode:prepare"
 _JOIN_S = 5.0
@@ -155,26 +160,23 @@ class DecodePool:
         self._num_workers, self._num_slots = num_workers, num_slots
         self._ahead_bytes, self._most_deaths = ahead_bytes, most_deaths
         self._few = 4 * num_workers
-        """With fewer pictures under way, more are pulled whenever there is a slot."""
+        """With fewer pictures under way, more are read whenever there is a slot."""
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
-        self._done = threading.Condition(self._lock)
         self._free = list(range(num_slots))
         self._low_water = max(1, num_slots // 8)
         self._dispatcher: Dispatcher | None = None
-        self._process_id = -1
         self._mapping = threading.Lock()
         self._wait_s = self._source_s = self._read_s = self._decode_s = 0.0
-        self._pull: _Pull | None = None
+        self._ahead: _ReadAhead | None = None
         self._reading_since: float | None = None
 
     def __enter__(self) -> DecodePool:
         """Start the workers, without waiting until they are up."""
         if self._num_workers and self._dispatcher is None:
-            self._process_id = os.getpid()
             self._dispatcher = Dispatcher(
-                self._options, num_workers=self._num_workers, num_slots=self._num_slots, on_done=self._take_done,
-                on_end=self._wake, most_deaths=self._most_deaths, advice="mend that, or use none (0 workers)",
+                self._options, num_workers=self._num_workers, num_slots=self._num_slots, most_deaths=self._most_deaths,
+                advice="mend that, or use none (0 workers)",
             )  # fmt: skip
         return self
 
@@ -184,9 +186,8 @@ class DecodePool:
 
     def close(self) -> None:
         """End the workers; pixels that were not released stay valid as long as they are referred to."""
-        dispatcher = self._dispatcher
-        if dispatcher is not None and os.getpid() == self._process_id:
-            dispatcher.close()
+        if self._dispatcher is not None:
+            self._dispatcher.close()
 
     @property
     def stats(self) -> PoolStats:
@@ -196,7 +197,7 @@ class DecodePool:
         read_s += monotonic() - since if since is not None else 0.0
         if self._dispatcher is not None:
             read_s, decode_s, idle_s, num_restarts = self._dispatcher.spent()
-        source_s = self._source_s + (self._pull.source_s if self._pull is not None else 0.0)
+        source_s = self._source_s + (self._ahead.source_s if self._ahead is not None else 0.0)
         return PoolStats(num_restarts, self._wait_s, source_s, read_s, decode_s, idle_s)
 
     @property
@@ -224,64 +225,34 @@ class DecodePool:
             self._mapping.release()
 
     def _map_there(self, refs: Iterator[tuple[Any, PictureRef]], dispatcher: Dispatcher) -> Iterator[Outcome]:
-        pull = self._pull = _Pull(self, dispatcher, refs)
-        waiting: list[tuple[_PulledJob, Reply]] = []
+        dispatcher.check()
+        ahead = self._ahead = _ReadAhead(self, dispatcher, refs)
         try:
-            while waiting := self._next_done(pull, dispatcher):
-                waiting.reverse()
-                while waiting:
-                    job, reply = waiting.pop()
-                    if reply.reason is not None or reply.are_known:
-                        self._free_slot(job.slot)
-                        yield _outcome(job.tag, reply, None, None)
-                    else:
-                        yield _outcome(job.tag, reply, dispatcher.slots.pixels[job.slot], partial(self._free_slot, job.slot))
+            while True:
+                began = monotonic()
+                try:
+                    job = ahead.first()
+                    if job is None:
+                        return
+                    reply = job.reply.result()
+                finally:
+                    self._wait_s += monotonic() - began
+                ahead.remove_first()
+                if reply.reason is not None or reply.are_known:
+                    self._free_slot(job)
+                    yield _outcome(job.tag, reply, None, None)
+                else:
+                    yield _outcome(job.tag, reply, dispatcher.slots.pixels[job.slot], partial(self._free_slot, job))
         finally:
-            for job, _ in waiting:
-                self._free_slot(job.slot)
-            pull.close(_JOIN_S)
-            self._source_s += pull.source_s
-            self._pull = None
+            ahead.close()
+            self._source_s += ahead.source_s
+            self._ahead = None
 
-    def _next_done(self, pull: _Pull, dispatcher: Dispatcher) -> list[tuple[_PulledJob, Reply]]:
-        """The next pictures in order that are done, at least one; empty at the end."""
-        began = monotonic()
-        try:
-            with self._lock:
-                while not (found := pull.take()):
-                    dispatcher.check()
-                    if pull.is_over:
-                        if pull.error is not None:
-                            raise pull.error
-                        return []
-                    if pull.num_under_way < self._few:  # the next free slot is worth a wake-up
-                        self._room.notify_all()
-                    self._done.wait(_WAIT_S)
-                return found
-        finally:
-            self._wait_s += monotonic() - began
-
-    def _take_done(self, results: list[tuple[_PulledJob, Reply]]) -> None:
-        """What the dispatcher tells of jobs."""
+    def _free_slot(self, job: Job, _: Any = None) -> None:
         with self._lock:
-            for job, reply in results:
-                job.pull.finish(job, reply)
-            if any(pull.has_next for pull in {job.pull for job, _ in results}):
-                self._done.notify_all()
-
-    def _wake(self, _: BaseException | None) -> None:
-        with self._lock:
-            self._done.notify_all()
-
-    def _put_slot(self, slot: int) -> None:
-        """Give a slot back; called with the lock held."""
-        self._free.append(slot)
-        if len(self._free) >= self._low_water:
-            self._room.notify_all()
-
-    def _free_slot(self, slot: int) -> None:
-        with self._lock:
-            self._put_slot(slot)
+            self._free.append(job.slot)
+            if len(self._free) >= self._low_water or self._ahead is None or len(self._ahead.jobs) < self._few:
+                self._room.notify_all()
 
     def _map_here(self, refs: Iterator[tuple[Any, PictureRef]]) -> Iterator[Outcome]:
         """Everything in this thread."""
@@ -324,75 +295,97 @@ class DecodePool:
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class _PulledJob(Job):
-    """A picture and its place in the order of its pull."""
+class _TaggedJob(Job):
+    """A picture, and what stood beside its ref."""
 
-    pull: _Pull
-    number: int
     tag: Any
 
-    @property
-    def is_dropped(self) -> bool:
-        """Whether its pull was closed."""
-        return self.pull.closed
 
-
-class _Pull:
-    """Reads one iterator in a thread, as far ahead as there are slots and `ahead_bytes` allow."""
+class _ReadAhead:
+    """Reads one iterator in a thread, as far ahead as there are slots and `ahead_bytes` allow, and has its pictures made."""
 
     def __init__(self, pool: DecodePool, dispatcher: Dispatcher, refs: Iterator[tuple[Any, PictureRef]]) -> None:
         self._pool, self._dispatcher, self._refs = pool, dispatcher, iter(refs)
+        self.jobs: collections.deque[_TaggedJob] = collections.deque()
+        """Those that were not taken yet, in order."""
+        self._more = threading.Condition(pool._lock)
         self._bytes_ahead = 0
-        self._finished: dict[int, tuple[_PulledJob, Reply]] = {}
-        self._next = 0
-        self._num_pulled = 0
-        self._at_end = False
-        self.closed = False
-        self.error: BaseException | None = None
+        self._at_end = self._is_closed = False
+        self._error: BaseException | None = None
         """What the iterator raised; due when all before it is taken."""
         self.source_s = 0.0
         """Seconds spent in the iterator."""
-        self._thread = threading.Thread(target=self._work, name="beholder-pull", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="beholder-read-ahead", daemon=True)
         self._thread.start()
+
+    def first(self) -> _TaggedJob | None:
+        """The next job in order; None at the end. Raises what the iterator raised, or what ended the dispatcher."""
+        with self._pool._lock:
+            while not self.jobs:
+                if self._at_end:
+                    if self._error is not None:
+                        raise self._error
+                    return None
+                self._dispatcher.check()
+                self._pool._room.notify_all()  # any free slot is worth a wake-up
+                self._more.wait(_WAIT_S)
+            return self.jobs[0]
+
+    def remove_first(self) -> None:
+        """The next job was taken."""
+        with self._pool._lock:
+            job = self.jobs.popleft()
+            was_full = self._bytes_ahead > self._pool._ahead_bytes
+            self._bytes_ahead -= len(job.ref.data or b"")
+            if was_full or len(self.jobs) < self._pool._few:
+                self._pool._room.notify_all()
+
+    def close(self) -> None:
+        """Stop the thread and drop what is under way. A thread that hangs in the iterator is left after `_JOIN_S`."""
+        with self._pool._lock:
+            self._is_closed = True
+            self._pool._room.notify_all()
+        for job in self.jobs:
+            job.is_dropped = True
+            job.reply.add_done_callback(partial(self._pool._free_slot, job))
+        self._thread.join(_JOIN_S)
 
     def _work(self) -> None:
         try:
-            while (slot := self._wait_for_slot()) is not None:
-                if not self._pull_one(slot):
-                    break
+            while (slot := self._wait_for_slot()) is not None and self._read_one(slot):
+                pass
         except BaseException as error:  # handed to the consumer, which raises it
-            self.error = error
+            self._error = error
         finally:
             try:
                 close = getattr(self._refs, "close", None)
                 if close is not None:
                     close()
             except BaseException as error:
-                self.error = self.error or error
+                self._error = self._error or error
             with self._pool._lock:
                 self._at_end = True
-                self._pool._done.notify_all()
+                self._more.notify_all()
 
     def _wait_for_slot(self) -> int | None:
         """A slot, once there is one and not too many bytes wait; None when closed."""
         with self._pool._lock:
-            while not self.closed:
+            while not self._is_closed:
                 if self._bytes_ahead <= self._pool._ahead_bytes and self._pool._free:
                     return self._pool._free.pop()  # the one used last, which is still in the cache
                 self._pool._room.wait()
         return None
 
-    def _pull_one(self, slot: int) -> bool:
-        """Take one ref from the iterator and hand it on; False at its end."""
-        pair = None
-        began = monotonic()
+    def _read_one(self, slot: int) -> bool:
+        """Take one ref from the iterator and hand it on; False at its end, and when closed meanwhile."""
+        pair, began = None, monotonic()
         try:
             pair = next(self._refs, None)
         finally:
             self.source_s += monotonic() - began
             if pair is None:
                 with self._pool._lock:
-                    self._pool._put_slot(slot)
+                    self._pool._free.append(slot)
         if pair is None:
             return False
         tag, ref = pair
@@ -400,61 +393,147 @@ class _Pull:
         if ref.data is not None and len(ref.data) > max_bytes:
             ref = PictureRef(error=too_many_bytes(len(ref.data), max_bytes))
         remote = ref.data is None and ref.path is not None and not storage.is_local(ref.path)
-        job = _PulledJob(ref=ref, slot=slot, remote=remote, pull=self, number=self._num_pulled, tag=tag)
-        self._num_pulled += 1
-        if ref.error is not None or ref.is_done:  # (no bytes then)
-            reply = Reply(are_known=ref.is_done)
-            if ref.error is not None:
-                reply.reason, reply.message = ref.error
-            self._pool._take_done([(job, reply)])
-            return True
-        if ref.data is not None:
-            with self._pool._lock:
-                self._bytes_ahead += len(ref.data)
-        self._dispatcher.submit(job)
+        job = _TaggedJob(ref=ref, slot=slot, remote=remote, tag=tag)
+        with self._pool._lock:
+            if self._is_closed:
+                self._pool._free.append(slot)
+                return False
+            self._bytes_ahead += len(ref.data or b"")
+            self.jobs.append(job)
+            self._more.notify_all()
+        if ref.is_done:
+            job.reply.set_result(Reply(are_known=True))
+        elif ref.error is not None:
+            job.reply.set_result(Reply(reason=ref.error[0], message=ref.error[1]))
+        else:
+            self._dispatcher.submit(job)
         return True
 
-    def finish(self, job: _PulledJob, reply: Reply) -> None:
-        """Note a result; called with the lock held. Results of a closed pull are dropped."""
-        if job.ref.data is not None:
-            was_full = self._bytes_ahead > self._pool._ahead_bytes
-            self._bytes_ahead -= len(job.ref.data)
-            if was_full:
-                self._pool._room.notify_all()
-        if self.closed:
-            self._pool._put_slot(job.slot)
-        else:
-            self._finished[job.number] = (job, reply)
+
+DEFAULT_THUMBNAILER = "beholder.pixels.thumbnail:make_thumbnail"
+TIMEOUT_S = 20.0
+_MOST_DEATHS = 1 << 30
+"""A page lives as long as it is looked at, whatever its pictures do."""
+_LARGE_PIXELS = 32_000_000
+"""Pictures with more pixels are decoded one at a time, so that workers together need little more memory than one."""
+_LARGE = threading.Lock()
+
+
+class ThumbnailPool:
+    """Makes thumbnails in other processes, whatever the pictures do to the decoder. Any number of threads may ask.
+
+        with ThumbnailPool() as pool:
+            small = pool.make(data, longest_px=240)
+
+    The bytes that come out are those of `make_thumbnail` in this process. A picture that takes longer than `timeout_s` is
+    TIMED_OUT; one over which two workers crash, or five are killed, is CRASHED; one that needs more memory than a worker may
+    use is TOO_LARGE (Linux).
+
+    Workers are fresh interpreters that load neither numpy (but for a tower's square) nor torch; each is started when a picture
+    first needs it, and ends with the pool or, however that may come, with this process.
+
+    Args:
+        num_workers: processes, at most (and never more than threads that ask at once); None: one a core.
+        timeout_s: seconds for one picture, from when a worker has it.
+        memory_bytes: what a worker may use beyond what it starts with; None: as for scores (`memory_for`); 0: no limit.
+        decoder: "package.module:function" that workers call as `make_thumbnail`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int | None = None,
+        timeout_s: float = TIMEOUT_S,
+        memory_bytes: int | None = None,
+        decoder: str = DEFAULT_THUMBNAILER,
+    ) -> None:
+        num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+        if num_workers < 1 or not timeout_s > 0:
+            raise InputError("a thumbnail pool needs 1 or more workers, and a time limit above 0")
+        self._num_workers, self._timeout_s = num_workers, timeout_s
+        memory_bytes = memory_for(MAX_PIXELS) if memory_bytes is None else memory_bytes
+        self._options = WorkerOptions(decoder=decoder, timeout_s=timeout_s, memory_bytes=memory_bytes)
+        self._lock = threading.Lock()
+        self._dispatcher: Dispatcher | None = None
+        self._is_closed = False
+
+    def __enter__(self) -> ThumbnailPool:
+        """Nothing is started yet."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """End the workers."""
+        self.close()
 
     @property
-    def has_next(self) -> bool:
-        """Whether the next result in order is there; called with the lock held."""
-        return self._next in self._finished
+    def process_ids(self) -> list[int]:
+        """Of the workers that run now."""
+        dispatcher = self._dispatcher
+        return dispatcher.process_ids() if dispatcher is not None else []
 
-    @property
-    def num_under_way(self) -> int:
-        """Pictures that were pulled and not taken; called with the lock held."""
-        return self._num_pulled - self._next
+    def close(self) -> None:
+        """End the workers; whoever waits for one gets a RuntimeError."""
+        with self._lock:
+            self._is_closed = True
+            dispatcher = self._dispatcher
+        if dispatcher is not None:
+            dispatcher.close()
 
-    @property
-    def is_over(self) -> bool:
-        """Whether every result was taken and the iterator is at its end; called with the lock held."""
-        return self._at_end and self._next == self._num_pulled
+    def make(
+        self,
+        data: bytes,
+        *,
+        longest_px: int = 320,
+        quality: int = 78,
+        kind: ThumbnailKind = "webp",
+        spent_s: float = 0.0,
+        pixels: PixelOptions | None = None,
+    ) -> Thumbnail:
+        """A small picture, as `make_thumbnail` makes it. Waits for a free worker; that time does not count.
 
-    def take(self) -> list[tuple[_PulledJob, Reply]]:
-        """All results that are next in order; called with the lock held."""
-        found = []
-        while (done := self._finished.pop(self._next, None)) is not None:
-            found.append(done)
-            self._next += 1
-        return found
+        Args:
+            data: the bytes of a file.
+            longest_px: of the longer side, at most.
+            quality: 1 to 100.
+            kind: "webp" or "jpeg".
+            spent_s: seconds of the picture's time that went by with reading it.
+            pixels: see `make_thumbnail`.
 
-    def close(self, patience_s: float) -> None:
-        """Stop the thread and drop what is under way. A thread that hangs in the iterator is left after `patience_s`."""
-        with self._pool._lock:
-            self.closed = True
-            for job, _ in self._finished.values():
-                self._pool._put_slot(job.slot)
-            self._finished.clear()
-            self._pool._room.notify_all()
-        self._thread.join(patience_s)
+        Raises:
+            PictureError: and nothing else on account of `data`, whatever it holds.
+            InputError: there is no such kind, size or quality.
+            BeholderError: workers cannot be started.
+            RuntimeError: the pool is closed.
+        """
+        check_request(longest_px, quality, kind)
+        if spent_s >= self._timeout_s:
+            text = f"reading and decoding took longer than {self._timeout_s:g} s"
+            raise PictureError(PictureReason.TIMED_OUT, text)
+        how: dict[str, Any] = {"longest_px": longest_px, "quality": quality, "kind": kind}
+        if pixels is not None:
+            how["pixels"] = pixels.to_json()
+        with _LARGE if is_large(data) else contextlib.nullcontext():
+            reply = self._ask(Job(ref=PictureRef(data=data), how=how, spent_s=spent_s))
+        if reply.reason is not None:
+            raise PictureError(reply.reason, reply.message)
+        if reply.message not in (*MEDIA_TYPES.values(), SQUARE_TYPE):  # else a hostile picture could have a page sent
+            raise PictureError(PictureReason.CRASHED, "the decoder crashed on it: what it sent is no thumbnail")
+        return Thumbnail(reply.data, reply.message, reply.width, reply.height, bool(reply.traits))
+
+    def _ask(self, job: Job) -> Reply:
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the thumbnail pool is closed")
+            if self._dispatcher is None or self._dispatcher.has_ended:  # what the last one failed over may be mended
+                self._dispatcher = Dispatcher(
+                    self._options, num_workers=self._num_workers, num_slots=0, most_deaths=_MOST_DEATHS, most_queued=1,
+                    is_lazy=True, advice="mend that (memory, ulimit -u, ulimit -v), then try again",
+                )  # fmt: skip
+            self._dispatcher.submit(job)
+        return job.reply.result()
+
+
+def is_large(data: bytes) -> bool:
+    """Whether a picture, by its header, is one of those that are decoded one at a time. Raises PictureError: it is none."""
+    width, height = stored_size(data, sniff(data)) or (0, 0)
+    return width * height > _LARGE_PIXELS
