@@ -189,7 +189,7 @@ DEEP = b'{"options": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe{}", DEEP, b'{"result": ' + b"9" * 5000 + b"}"])
 def test_damaged_records_and_markers_are_one_clear_line(tmp_path: Path, text: bytes) -> None:
     folder = finished_folder(tmp_path)
-    folder.marker_path(SHARD).write_bytes(text)
+    folder.marker_path(SHARD.name).write_bytes(text)
     with pytest.raises(DamagedShardError, match=r"x\.json is damaged: .*; run the same command again") as caught:
         finished(folder, SHARD, "print")
     assert "\n" not in str(caught.value)
@@ -200,7 +200,7 @@ def test_damaged_records_and_markers_are_one_clear_line(tmp_path: Path, text: by
 
 def unsealed(folder: RunFolder) -> dict[str, Any]:
     """The marker as the version before wrote it: without checksums."""
-    found: dict[str, Any] = json.loads(folder.marker_path(SHARD).read_text())
+    found: dict[str, Any] = json.loads(folder.marker_path(SHARD.name).read_text())
     return {key: value for key, value in found.items() if key not in ("sha256", "file_sha256")}
 
 
@@ -216,7 +216,7 @@ def test_fields_of_odd_types_and_ranges_are_damage(tmp_path: Path, field: str) -
             field in ("traits", "remarks") and odd == {"a": 1}
         ):
             continue  # as it could be
-        folder.marker_path(SHARD).write_text(json.dumps({**whole, "result": {**whole["result"], field: odd}}))
+        folder.marker_path(SHARD.name).write_text(json.dumps({**whole, "result": {**whole["result"], field: odd}}))
         with pytest.raises(DamagedShardError, match=r"x\.json is damaged") as caught:
             finished(folder, SHARD, "print")
         assert "\n" not in str(caught.value)
@@ -240,7 +240,7 @@ def test_fields_of_odd_types_and_ranges_are_damage(tmp_path: Path, field: str) -
 def test_results_that_cannot_be_are_damage(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = finished_folder(tmp_path)
     whole = unsealed(folder)
-    folder.marker_path(SHARD).write_text(json.dumps({**whole, "result": {**whole["result"], **change}}))
+    folder.marker_path(SHARD.name).write_text(json.dumps({**whole, "result": {**whole["result"], **change}}))
     with pytest.raises(DamagedShardError, match=r"x\.json is damaged"):
         finished(folder, SHARD, "print")
 
@@ -249,28 +249,28 @@ def test_results_that_cannot_be_are_damage(tmp_path: Path, change: dict[str, Any
 def test_markers_that_lack_their_fields_are_damage(tmp_path: Path, lacking: str) -> None:
     folder = finished_folder(tmp_path)
     whole = unsealed(folder)
-    folder.marker_path(SHARD).write_text(json.dumps({key: whole[key] for key in whole if key != lacking}))
+    folder.marker_path(SHARD.name).write_text(json.dumps({key: whole[key] for key in whole if key != lacking}))
     with pytest.raises(DamagedShardError, match=r"x\.json is damaged"):
         finished(folder, SHARD, "print")
 
 
 def test_every_changed_byte_of_a_marker_is_noticed(tmp_path: Path) -> None:
     folder = finished_folder(tmp_path)
-    whole = folder.marker_path(SHARD).read_bytes()
+    whole = folder.marker_path(SHARD.name).read_bytes()
     for at in range(len(whole) - 1):  # after it comes the line's end
-        folder.marker_path(SHARD).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        folder.marker_path(SHARD.name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(DamagedShardError):
             finished(folder, SHARD, "print")
 
 
 def test_a_marker_of_the_version_before_is_believed_by_its_sizes(tmp_path: Path) -> None:
     folder = finished_folder(tmp_path)
-    folder.marker_path(SHARD).write_text(json.dumps(unsealed(folder)))
+    folder.marker_path(SHARD.name).write_text(json.dumps(unsealed(folder)))
     with pytest.raises(DamagedShardError, match="x.parquet is damaged: it cannot be read"):
         finished(folder, SHARD, "print")
-    found = json.loads(folder.marker_path(SHARD).read_text())
+    found = json.loads(folder.marker_path(SHARD.name).read_text())
     found["result"]["files"] = {"scores/x.csv": 4}
-    folder.marker_path(SHARD).write_text(json.dumps(found))
+    folder.marker_path(SHARD.name).write_text(json.dumps(found))
     (folder.path / "scores" / "x.csv").write_bytes(b"data")
     known = finished(folder, SHARD, "print")
     assert known is not None
@@ -293,7 +293,7 @@ def test_names_that_are_not_of_the_shard_are_neither_believed_nor_removed(tmp_pa
     folder = finished_folder(tmp_path)
     assert not is_shard_file(name, "x")
     whole = unsealed(folder)
-    folder.marker_path(SHARD).write_text(json.dumps({**whole, "result": {**whole["result"], "files": {name: 4}}}))
+    folder.marker_path(SHARD.name).write_text(json.dumps({**whole, "result": {**whole["result"], "files": {name: 4}}}))
     with pytest.raises(DamagedShardError, match=r"x\.json is damaged: .*(name of a shard's file|files of another shard)"):
         finished(folder, SHARD, "print")
     precious = tmp_path / "home" / "thesis.txt"
@@ -304,7 +304,7 @@ def test_names_that_are_not_of_the_shard_are_neither_believed_nor_removed(tmp_pa
     assert precious.read_text() == "years"
     assert (folder.path / "scores" / "y.parquet").exists()
     assert not (folder.path / "scores" / "x.parquet").exists()
-    assert not folder.marker_path(SHARD).exists()
+    assert not folder.marker_path(SHARD.name).exists()
 
 
 def test_records_come_back(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def _unpack_inputs(packed: Path, place: Path, complaint: str) -> list[EarlierSha
                 (place / inside).parent.mkdir(parents=True, exist_ok=True)
                 with source.open(inside) as file, (place / inside).open("wb") as out:
                     shutil.copyfileobj(file, out, _COPY_BYTES)
-        return [RunFolder(place).unchecked_shard(name) for name in names]
+        return [RunFolder(place).marked_shard(name) for name in names]
     except (zipfile.BadZipFile, records.DamagedRecordError, InputError):
         raise OutputError(complaint) from None
 
@@ -283,8 +283,7 @@ def _cut_csv(parts: Sequence[tuple[EarlierShard, str]], result: Path, place: Pat
 
 def _mark_again(shard: EarlierShard) -> None:
     """Write the marker of a shard whose files have been cut, with their sizes and checksums as they are now."""
-    folder = RunFolder(shard.folder)
-    fingerprint, models = folder.run_of(shard.name)
     sizes = {name: (shard.folder / name).stat().st_size for name in shard.result.files}
     result = shard.result.with_files(sizes)
-    folder.mark_finished(Shard(shard.name, 0, 0, None, shard.identity), result, fingerprint, models)
+    marked = Shard(shard.name, 0, 0, None, shard.identity)
+    RunFolder(shard.folder).mark_finished(marked, result, shard.fingerprint, shard.models)

@@ -135,13 +135,13 @@ class _Before:
     """What is there of the runs before this one.
 
     Attributes:
-        results: of shards that stay as they are, by name.
+        done: shards that stay as they are, by name.
         stale: finished shards of other inputs, or of none of the present ones.
         again: finished shards that are to be done again because somebody asked for it.
         damaged: names of the shards that are damaged.
     """
 
-    results: dict[str, ShardResult] = field(default_factory=dict)
+    done: dict[str, EarlierShard] = field(default_factory=dict)
     stale: list[EarlierShard] = field(default_factory=list)
     again: list[EarlierShard] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -212,13 +212,11 @@ def run(
         aside = _set_aside_before(folder, run_fingerprint)
     if is_known:
         aside = [*_make_room(step, folder, before, aside, record, keep_vanished=keep_vanished), *aside]
-    results = before.results
     if aside:
         with doing("taking over what an earlier run has done"):
-            _adopt(step, folder, aside, results, run_fingerprint, redo)
-            done = [EarlierShard(folder.path, shard.name, shard.identity, results[shard.name])
-                    for shard in step.shards if shard.name in results]  # fmt: skip
-            step.take_earlier(aside, done, retry=redo is not None)
+            before.done |= _adopt(step, folder, aside, before.done, run_fingerprint, redo)
+            step.take_earlier(aside, list(before.done.values()), retry=redo is not None)
+    results = {name: shard.result for name, shard in before.done.items()}
     summary.damaged = before.damaged
     summary.num_unchecked = sum(result.is_unchecked for result in results.values())
     if results:
@@ -228,7 +226,7 @@ def run(
     def write(shard: Shard, computed: Any) -> ShardResult:
         result = step.write(shard, computed, str(folder.path))
         crash.reach("shard written")
-        result = folder.mark_finished(shard, result, run_fingerprint, step.models)
+        result = folder.mark_finished(shard, result, run_fingerprint, step.models).result
         crash.reach("shard done")
         return result
 
@@ -283,7 +281,7 @@ def _recognised(step: Step, folder: RunFolder, run_fingerprint: str, redo: Calla
             elif not set(found.result.files) <= set(step.file_names(shard)):  # numbered, and others come before it now
                 before.stale.append(found)
             else:
-                before.results[name] = found.result
+                before.done[name] = found
     return before
 
 
@@ -305,18 +303,18 @@ def _make_room(
     """
     old = folder.read_record() or {}
     recorded = old.get("columns")
-    done = [EarlierShard(folder.path, name, {}, result) for name, result in before.results.items()]
-    if recorded is not None and recorded != step.columns and all(map(step.can_redo, [*done, *before.stale, *aside])):
-        before.stale += [
-            EarlierShard(folder.path, shard.name, shard.identity, before.results.pop(shard.name))
-            for shard in step.shards
-            if shard.name in before.results
-        ]
+    if (
+        recorded is not None
+        and recorded != step.columns
+        and all(map(step.can_redo, [*before.done.values(), *before.stale, *aside]))
+    ):
+        before.stale += before.done.values()
+        before.done.clear()
     else:
         step.use_columns(recorded)
         record = {**record, "columns": recorded if recorded is not None else step.columns}
     others = [*before.stale, *aside]
-    if others and not before.results and not before.again and not step.knows_any(others):
+    if others and not before.done and not before.again and not step.knows_any(others):
         raise OtherInputsError(
             f"{folder.path} holds results of {others[0].name}, and none of them is of the inputs now; "
             "use --overwrite to start anew, or another output"
@@ -413,22 +411,24 @@ def _adopt(
     step: Step,
     folder: RunFolder,
     aside: Sequence[EarlierShard],
-    results: dict[str, ShardResult],
+    done: Mapping[str, EarlierShard],
     run_fingerprint: str,
     redo: Callable[[ShardResult], bool] | None,
-) -> None:
-    """Take over whole shards of the present inputs that were set aside, into `results`."""
+) -> dict[str, EarlierShard]:
+    """Take over whole shards of the present inputs that were set aside and are not `done`."""
     known = {earlier.name: earlier for earlier in reversed(aside)}
     fitting = {
         place: (RunFolder(place).read_record() or {}).get("columns") == step.columns
         for place in {earlier.folder for earlier in aside}
     }
+    adopted = {}
     for shard in step.shards:
         found = known.get(shard.name)
-        if found is None or shard.name in results or difference(found.identity, shard.identity):
+        if found is None or shard.name in done or difference(found.identity, shard.identity):
             continue
         if redo is not None and redo(found.result):
             continue
         if fitting[found.folder] and step.is_current(found):
-            results[shard.name] = folder.adopt(found, shard, step.file_names(shard), run_fingerprint, step.models)
+            adopted[shard.name] = folder.adopt(found, shard, step.file_names(shard), run_fingerprint, step.models)
             crash.reach("shard adopted")
+    return adopted

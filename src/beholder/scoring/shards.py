@@ -255,12 +255,44 @@ class EarlierShard:
         name: its name.
         identity: what its input looked like.
         result: what became of it.
+        fingerprint: of the options it was done with.
+        models: sha256 of the models.
     """
 
     folder: Path
     name: str
     identity: dict[str, Any]
     result: ShardResult
+    fingerprint: str
+    models: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Its done-marker, JSON-ready."""
+        return {"shard": self.name, "fingerprint": self.fingerprint, "models": list(self.models), "input": self.identity,
+                "result": self.result.to_json(), "file_sha256": self.result.sha256}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, marker: dict[str, Any], folder: Path, name: str) -> EarlierShard:
+        """Restore what `to_json` wrote of the shard of this name. Raises DamagedRecordError."""
+        if marker.get("shard") != name:
+            raise DamagedRecordError("it is of another shard")
+        if not isinstance(marker.get("fingerprint"), str):
+            raise DamagedRecordError("it has no fingerprint")
+        identity = _object(marker.get("input"), "input")
+        result = ShardResult.from_json(marker.get("result"))
+        if not all(is_shard_file(file, name) for file in result.files):
+            raise DamagedRecordError("it names files of another shard")
+        strange = set(marker) - {"shard", "fingerprint", "models", "input", "result", "file_sha256"}
+        if strange:
+            raise DamagedRecordError(f"it has a field {ascii(min(strange))[:50]}")
+        if "file_sha256" in marker:  # an older version had none
+            sums = _object(marker["file_sha256"], "file_sha256")
+            if set(sums) != set(result.files) or not all(
+                isinstance(one, str) and _SHA256.fullmatch(one) for one in sums.values()
+            ):
+                raise DamagedRecordError("it has no checksums of its files")
+            result = replace(result, sha256=sums)
+        return cls(folder, name, identity, result, marker["fingerprint"], tuple(marker.get("models", ())))
 
 
 class Changes(NamedTuple):
@@ -319,9 +351,9 @@ class RunFolder:
         """Write the record, whole or not at all."""
         storage.write_bytes(str(self.record_path), records.sealed(record, indent=2))
 
-    def marker_path(self, shard: Shard) -> Path:
-        """Where the shard's done-marker stands."""
-        return self.path / DONE_FOLDER / f"{shard.name}.json"
+    def marker_path(self, shard: str) -> Path:
+        """Where the done-marker of the shard of this name stands."""
+        return self.path / DONE_FOLDER / f"{shard}.json"
 
     def finished_names(self) -> set[str]:
         """Names of the shards that have a done-marker."""
@@ -340,36 +372,26 @@ class RunFolder:
 
         Raises DamagedShardError: marker or files are not what was written, or a file is gone.
         """
-        if not (self.path / DONE_FOLDER / f"{name}.json").exists():
+        path = self.marker_path(name)
+        if not path.exists():
             return None
         try:
-            marker, result = self._marker(name)
+            found = self.marked_shard(name)
         except DamagedRecordError as error:
-            path = self.path / DONE_FOLDER / f"{name}.json"
             raise DamagedShardError(
                 f"{path} is damaged: {error}; run the same command again, and the shard is redone"
             ) from None
-        if marker["fingerprint"] != wanted_fingerprint:
+        if found.fingerprint != wanted_fingerprint:
             return None
-        self.check_files(result)
-        return EarlierShard(self.path, name, marker["input"], result)
+        self.check_files(found.result)
+        return found
 
-    def _marker(self, name: str) -> tuple[dict[str, Any], ShardResult]:
-        """The marker of a shard and the result in it. Raises DamagedRecordError."""
-        data = _read(self.path / DONE_FOLDER / f"{name}.json")
+    def marked_shard(self, name: str) -> EarlierShard:
+        """A finished shard by its marker alone; its files are not looked at. Raises DamagedRecordError."""
+        data = _read(self.marker_path(name))
         if data is None:
             raise DamagedRecordError("it is gone")
-        return _parsed_marker(data, name)
-
-    def unchecked_shard(self, name: str) -> EarlierShard:
-        """A finished shard by its marker alone; its files are not looked at. Raises DamagedRecordError."""
-        marker, result = self._marker(name)
-        return EarlierShard(self.path, name, marker["input"], result)
-
-    def run_of(self, name: str) -> tuple[str, list[str]]:
-        """The fingerprint of the options and the models that a finished shard was made with. Raises DamagedRecordError."""
-        marker, _ = self._marker(name)
-        return marker["fingerprint"], list(marker.get("models", ()))
+        return EarlierShard.from_json(records.parse(data), self.path, name)
 
     def check_files(self, result: ShardResult) -> None:
         """Compare a shard's files with what was written. Raises DamagedShardError."""
@@ -385,18 +407,17 @@ class RunFolder:
             except OSError as error:
                 raise reading_failed(str(file), error) from error
 
-    def mark_finished(self, shard: Shard, result: ShardResult, run_fingerprint: str, models: Sequence[str]) -> ShardResult:
-        """Write the done-marker, the last thing that happens to a shard; the result with the checksums of its files."""
+    def mark_finished(self, shard: Shard, result: ShardResult, run_fingerprint: str, models: Sequence[str]) -> EarlierShard:
+        """Write the done-marker, the last thing that happens to a shard; its result with the checksums of its files."""
         assert all(is_shard_file(name, shard.name) for name in result.files), f"files of a strange name: {result.files}"
         result = replace(result, sha256={name: storage.sha256_of(self.path / name) for name in result.files})
-        marker = {"shard": shard.name, "fingerprint": run_fingerprint, "models": list(models), "input": shard.identity,
-                  "result": result.to_json(), "file_sha256": result.sha256}  # fmt: skip
-        storage.write_bytes(str(self.marker_path(shard)), records.sealed(marker))
-        return result
+        done = EarlierShard(self.path, shard.name, shard.identity, result, run_fingerprint, tuple(models))
+        storage.write_bytes(str(self.marker_path(shard.name)), records.sealed(done.to_json()))
+        return done
 
     def forget(self, shard: str, names: Iterable[str]) -> None:
         """Take back the shard of this name: its marker first, then its files; names that no shard's file has are left alone."""
-        (self.path / DONE_FOLDER / f"{shard}.json").unlink(missing_ok=True)
+        self.marker_path(shard).unlink(missing_ok=True)
         for name in names:
             if is_shard_file(name, shard):
                 (self.path / name).unlink(missing_ok=True)
@@ -423,7 +444,7 @@ class RunFolder:
 
     def adopt(
         self, earlier: EarlierShard, shard: Shard, names: Sequence[str], run_fingerprint: str, models: Sequence[str]
-    ) -> ShardResult:
+    ) -> EarlierShard:
         """Take over a shard that was set aside, whole; `names`: its files' names here, of which numbers may differ.
 
         Raises OutputError.
@@ -471,28 +492,6 @@ def _in_the_same_folder(name: str, names: Sequence[str]) -> str:
     """The one of `names` that lies in the folder of `name`."""
     (found,) = (one for one in names if os.path.dirname(one) == os.path.dirname(name))  # noqa: PTH120 (no paths of a system)
     return found
-
-
-def _parsed_marker(data: bytes, shard: str) -> tuple[dict[str, Any], ShardResult]:
-    """A done-marker and the result in it. Raises DamagedRecordError."""
-    marker = records.parse(data)
-    if marker.get("shard") != shard:
-        raise DamagedRecordError("it is of another shard")
-    if not isinstance(marker.get("fingerprint"), str):
-        raise DamagedRecordError("it has no fingerprint")
-    _object(marker.get("input"), "input")
-    result = ShardResult.from_json(marker.get("result"))
-    if not all(is_shard_file(name, shard) for name in result.files):
-        raise DamagedRecordError("it names files of another shard")
-    strange = set(marker) - {"shard", "fingerprint", "models", "input", "result", "file_sha256"}
-    if strange:
-        raise DamagedRecordError(f"it has a field {ascii(min(strange))[:50]}")
-    if "file_sha256" not in marker:  # of an older version
-        return marker, result
-    sums = _object(marker["file_sha256"], "file_sha256")
-    if set(sums) != set(result.files) or not all(isinstance(one, str) and _SHA256.fullmatch(one) for one in sums.values()):
-        raise DamagedRecordError("it has no checksums of its files")
-    return marker, replace(result, sha256=sums)
 
 
 def _can_be_read(path: Path) -> bool:
