@@ -11,7 +11,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,8 @@ from beholder.engine import Precision
 from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import storage
 from beholder.notices import doing
+from beholder.options import option
+from beholder.pixels.picture import PicturePart
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.file_kinds import OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES
 from beholder.sources.folder import Listing, begins_as_picture, part_of_listing
@@ -46,41 +48,43 @@ class BirderFlags:
     """birder predict's flags that mean something here, under birder's names, and with its defaults.
 
     Attributes:
-        network ... data_path: see `birder_flags.FLAGS`.
+        data_path: what stands behind the flags.
         given: field names of all flags that were given, those without effect too.
         overwrite, offline: of ours: start anew where a result exists; never use the network for weights.
     """
 
-    network: str | None = None
-    tag: str | None = None
-    epoch: int | None = None
-    st: bool = False
-    compile: bool = False
-    model_dtype: str = "float32"
-    amp: bool = False
-    amp_dtype: str | None = None
-    fast_matmul: bool = False
-    size: tuple[int, ...] | None = None
-    batch_size: int | None = None
-    img_loader: str = "tv"
-    num_workers: int | None = None
-    center_crop: float = 1.0
-    simple_crop: bool = False
-    save_logits: bool = False
-    save_embeddings: bool = False
-    save_labels: bool = False
-    output_format: str = "csv"
-    prefix: str | None = None
-    suffix: str | None = None
-    gpu: bool = False
-    gpu_id: int | None = None
-    mps: bool = False
-    parallel: bool = False
-    wds: bool = False
-    wds_size: int | None = None
-    wds_info: tuple[str, ...] = ()
-    wds_split: str = "validation"
-    hierarchical: bool = False
+    network: str | None = option(None, "the network; vit_l14_pn_quick_gelu is CLIP's ViT-L/14", flag=("-n", "--network"))
+    epoch: int | None = option(None, "models/NETWORK_TAG_EPOCH.pt is loaded; adds _eN to the file name", flag=("-e", "--epoch"))
+    tag: str | None = option(None, "the network's tag, such as openai-clip", flag=("-t", "--tag"))
+    st: bool = option(False, "load models/NETWORK_TAG.safetensors in place of .pt", flag=("--st", "--safetensors"))
+    compile: bool = option(False, "run the tower through torch.compile")
+    model_dtype: str = option(
+        "float32", "weights and products of this type; adds it to the file name", choices=("float32", "float16", "bfloat16")
+    )
+    amp: bool = option(False, "products in --amp-dtype, the rest in float32")
+    amp_dtype: str | None = option(None, "default: float16 on a GPU, bfloat16 on a processor", choices=("float16", "bfloat16"))
+    fast_matmul: bool = option(False, "float32 products in TF32 (GPU only)")
+    size: tuple[int, ...] | None = option(None, "side of the pixels; must be the tower's own")
+    batch_size: int | None = option(None, "pictures the device takes at once; default: found")
+    img_loader: str = option("tv", "tv or pil; both give Pillow's pixels here", choices=("tv", "pil"))
+    num_workers: int | None = option(None, "processes that decode; default: by cores and device", flag=("-j", "--num-workers"))
+    center_crop: float = option(1.0, "resize to int(size / C) first, then crop; in (0, 1]")
+    simple_crop: bool = option(False, "short side to size, then centre crop (else squashed); adds _sc")
+    save_logits: bool = option(False, "write CLIP's embeddings, which `beholder score` reads: ..._logits.csv")
+    save_embeddings: bool = option(False, "write the vectors before the projection, which no head scores")
+    save_labels: bool = option(False, "add the column `label`, the folder's class (VDC takes it for a dimension)")
+    output_format: str = option("csv", "csv or parquet", choices=("csv", "parquet"))
+    prefix: str | None = option(None, "goes before the file name")
+    suffix: str | None = option(None, "goes after the file name")
+    gpu: bool = option(False, "run on a CUDA device; without it on the processor")
+    gpu_id: int | None = option(None, "which one")
+    mps: bool = option(False, "run on an Apple GPU")
+    parallel: bool = option(False, "all GPUs; this version uses one, and says so where there are more")
+    wds: bool = option(False, "DATA_PATH is a folder of tars or a brace path such as 'data/{000..099}.tar'")
+    wds_size: int | None = option(None, "pictures in the tars, for the file name; default: counted")
+    wds_info: tuple[str, ...] = option((), "a webdataset _info.json that lists the tars; may be repeated")
+    wds_split: str = option("validation", "which of its splits")
+    hierarchical: bool = option(False, "labels are all folders below DATA_PATH joined by _, not the last one")
     data_path: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     overwrite: bool = False
@@ -424,36 +428,31 @@ _ONE_FORM = "the tower is loaded from its weights only"
 _BEHIND = "only the embedding (--save-logits) and the vector before it (--save-embeddings) are written here"
 _SCORES_LESS = "softmax over an embedding's dimensions means nothing; use --save-logits and score that file"
 
+_KINDS: dict[str, Kind] = {
+    "bool": "switch", "int | None": "int", "float": "float", "str": "text", "str | None": "text", "tuple[str, ...]": "texts",
+    "tuple[int, ...] | None": "sizes",
+}  # fmt: skip
 FLAGS: tuple[Flag, ...] = (
-    Flag(("-n", "--network"), "text", "used", "the network; vit_l14_pn_quick_gelu is CLIP's ViT-L/14"),
+    *(
+        Flag(
+            item.metadata.get("flag", ("--" + item.name.replace("_", "-"),)), _KINDS[str(item.type)], "used",
+            item.metadata["help"], item.default or None, item.metadata.get("choices", ()),
+        )
+        for item in fields(BirderFlags) if "help" in item.metadata
+    ),
     Flag(("--model-config",), "text", "refused", "the tower's shape is that of its weights"),
     Flag(("--forward-kwargs",), "text", "refused", "the tower has no such options"),
-    Flag(("-e", "--epoch"), "int", "used", "models/NETWORK_TAG_EPOCH.pt is loaded; adds _eN to the file name"),
     Flag(("--quantized",), "switch", "refused", _ONE_FORM),
-    Flag(("-t", "--tag"), "text", "used", "the network's tag, such as openai-clip"),
     Flag(("-r", "--reparameterized"), "switch", "refused", _ONE_FORM),
     Flag(("--pts",), "switch", "refused", _ONE_FORM),
     Flag(("--pt2",), "switch", "refused", _ONE_FORM),
-    Flag(("--st", "--safetensors"), "switch", "used", "load models/NETWORK_TAG.safetensors in place of .pt"),
-    Flag(("--compile",), "switch", "used", "run the tower through torch.compile"),
     Flag(("--compile-fullgraph",), "switch", "idle", "torch.compile takes the whole tower as it is"),
     Flag(("--compile-mode",), "text", "idle", "torch.compile's default mode is used"),
     Flag(("--channels-last",), "switch", "idle", "the patches are a matrix product, which has no memory format"),
-    Flag(("--model-dtype",), "text", "used", "weights and products of this type; adds it to the file name",
-         "float32", ("float32", "float16", "bfloat16")),
-    Flag(("--amp",), "switch", "used", "products in --amp-dtype, the rest in float32"),
-    Flag(("--amp-dtype",), "text", "used", "default: float16 on a GPU, bfloat16 on a processor", None, ("float16", "bfloat16")),
-    Flag(("--fast-matmul",), "switch", "used", "float32 products in TF32 (GPU only)"),
     Flag(("--tta",), "switch", "refused", "the mean of five crops is not made here"),
-    Flag(("--size",), "sizes", "used", "side of the pixels; must be the tower's own"),
     Flag(("--naflex",), "switch", "refused", "CLIP's towers take squares of one size"),
-    Flag(("--batch-size",), "int", "used", "pictures the device takes at once; default: found"),
-    Flag(("--img-loader",), "text", "used", "tv or pil; both give Pillow's pixels here", "tv", ("tv", "pil")),
-    Flag(("-j", "--num-workers"), "int", "used", "processes that decode; default: by cores and device"),
     Flag(("--prefetch-factor",), "int", "idle", "the queues between the stages find their length themselves"),
     Flag(("--chunk-size",), "int", "idle", "memory does not grow with the pictures, and results are kept shard by shard"),
-    Flag(("--center-crop",), "float", "used", "resize to int(size / C) first, then crop; in (0, 1]", 1.0),
-    Flag(("--simple-crop",), "switch", "used", "short side to size, then centre crop (else squashed); adds _sc"),
     Flag(("--show",), "switch", "refused", _CLASSES),
     Flag(("--show-top-below",), "float", "refused", _CLASSES),
     Flag(("--show-target-below",), "float", "refused", _CLASSES),
@@ -466,25 +465,10 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--save-sparse-results",), "switch", "refused", _CLASSES),
     Flag(("--skip-results-analysis",), "switch", "idle", "there is no such analysis"),
     Flag(("--save-output",), "switch", "refused", _SCORES_LESS),
-    Flag(("--save-logits",), "switch", "used", "write CLIP's embeddings, which `beholder score` reads: ..._logits.csv"),
-    Flag(("--save-embeddings",), "switch", "used", "write the vectors before the projection, which no head scores"),
     Flag(("--save-features",), "switch", "refused", _BEHIND),
     Flag(("--save-detection-features",), "switch", "refused", _BEHIND),
-    Flag(("--save-labels",), "switch", "used", "add the column `label`, the folder's class (VDC takes it for a dimension)"),
-    Flag(("--output-format",), "text", "used", "csv or parquet", "csv", ("csv", "parquet")),
-    Flag(("--prefix",), "text", "used", "goes before the file name"),
-    Flag(("--suffix",), "text", "used", "goes after the file name"),
-    Flag(("--gpu",), "switch", "used", "run on a CUDA device; without it on the processor"),
-    Flag(("--gpu-id",), "int", "used", "which one"),
-    Flag(("--mps",), "switch", "used", "run on an Apple GPU"),
-    Flag(("--parallel",), "switch", "used", "all GPUs; this version uses one, and says so where there are more"),
-    Flag(("--wds",), "switch", "used", "DATA_PATH is a folder of tars or a brace path such as 'data/{000..099}.tar'"),
-    Flag(("--wds-size",), "int", "used", "pictures in the tars, for the file name; default: counted"),
-    Flag(("--wds-info",), "texts", "used", "a webdataset _info.json that lists the tars; may be repeated"),
-    Flag(("--wds-split",), "text", "used", "which of its splits", "validation"),
     Flag(("--ignore-dir-names",), "switch", "refused", _CLASSES),
     Flag(("--class-mapping",), "text", "refused", _CLASSES),
-    Flag(("--hierarchical",), "switch", "used", "labels are all folders below DATA_PATH joined by _, not the last one"),
 )  # fmt: skip
 
 
