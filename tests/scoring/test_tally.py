@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from beholder.scoring.progress import PartSize, Tally
 from beholder.scoring.shards import Shard, ShardResult
+from beholder.scoring.summary import PartSize, Tally
 from oracles.tar_making import tar as tar_of
 
 

@@ -1,36 +1,53 @@
-"""The plan of a job on pictures: the tower, the heads and the pixels are loaded, checked and written down."""
+"""Jobs on pictures: their plan, and the step that embeds them.
+
+Decode workers, the device and the writer of the last shard work side by side; batches are filled across files and shards.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from beholder import columns
 from beholder.columns import EmbeddingFormat
 from beholder.engine import MAX_DRIFT, PRECISIONS
-from beholder.errors import InputError
+from beholder.engine.engine import Engine
+from beholder.errors import BeholderError, InputError
+from beholder.io.schemas import merge_remarks
+from beholder.io.storage import is_local, local_path
 from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
 from beholder.notices import doing
+from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, PixelOptions, SourceOptions, Trait, contents_digest
 from beholder.scoring.files import WriteOptions
 from beholder.sources.reader import PicturePart, PixelOptions, Trait
 from beholder.scoring.execute import Plan
 from beholder.scoring.files import WriteOptions
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.output import EMBEDDINGS, RunOutput
-from beholder.scoring.pictures_shard import PictureProduct
-from beholder.scoring.pictures_step import DecodeOptions, PictureStep
-from beholder.scoring.summary import SETTLED_BY, RunSummary
-from beholder.sources.find import find_only_pictures
+from beholder.scoring.pictures import DecodeOptions, PictureStep
+from beholder.scoring.pictures_shard import EarlierRows, EmbeddedShard, Known, PictureProduct, PictureRow, has_inputs, packed_path, packed_state, states_of
+from beholder.scoring.run import Step
+from beholder.scoring.shards import Changes, EarlierShard, KEPT_FROM, Shard, ShardResult, kept_shard, plan_shards
+from beholder.scoring.summary import PartSize, RunSummary, SETTLED_BY, StageClock, Tally
+from beholder.sources.find import find_only_pictures, picture_reader
+from beholder.sources.folder import sizes_and_times
+from beholder.sources.labels import picture_labels_schema
 from beholder.sources.reader import PicturePart
 from beholder.sources.sampling import count_traits
+from beholder.workers.pool import DecodePool, Outcome
 
 if TYPE_CHECKING:
-    from beholder.engine.engine import Engine
     from beholder.models.towers import Tower
 
 Options = ScoreOptions | EmbedOptions
@@ -136,7 +153,6 @@ def _as_before(options: Options, output: RunOutput) -> Options:
 
 def open_engine(options: Options, heads: Sequence[Head]) -> tuple[Tower, Engine, list[str]]:
     """Load the tower, check that the heads are made for it, and put it on its device; with warnings worth telling."""
-    from beholder.engine.engine import Engine
     from beholder.models.clip import without_projection
     from beholder.models.towers import check_head_fits, load_tower
 
@@ -263,3 +279,377 @@ def _notes(tower: Tower, engine: Engine, pixels: PixelOptions, parts: Sequence[P
         drift = check["drift"][usual]
         notes.append(f"{usual} would move the scores of these heads by {drift:.3f}, over {MAX_DRIFT}, so not used")
     return notes
+
+
+DECODE_STAGE = "decode"
+_LEAST_SLOTS = 64
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A picture on its way: its shard and number; what earlier runs found of it, should its contents be as they were."""
+
+    target: EmbeddedShard
+    at: int
+    earlier: PictureRow | None = None
+    is_new: bool = True
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Pictures of a shard that are taken over from earlier runs."""
+
+    target: EmbeddedShard
+    rows: list[tuple[int, PictureRow]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How pictures are read and decoded.
+
+    Attributes:
+        pixels: which pixels are wanted.
+        source: how sources are read.
+        num_workers: decode processes; 0 decodes in this one.
+        timeout_s: seconds for one picture.
+    """
+
+    pixels: PixelOptions
+    source: SourceOptions
+    num_workers: int
+    timeout_s: float
+
+
+class PictureStep(Step):
+    """Embeds pictures and writes what `product` wants of them.
+
+    Args:
+        parts: where the pictures are.
+        engine: the tower on its device.
+        product: what is written: scores, embeddings, or both.
+        decode: how pictures are read.
+        shard_rows: most pictures of a shard (a tar is always one).
+        record: JSON-ready: tower, pixels, precision: what decides embeddings.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[PicturePart],
+        engine: Engine,
+        product: PictureProduct,
+        decode: DecodeOptions,
+        *,
+        shard_rows: int,
+        record: Mapping[str, Any],
+    ) -> None:
+        self.parts, self.engine, self.product, self.decode = list(parts), engine, product, decode
+        self.shards = plan_shards(self.parts, _identity, shard_rows)
+        self.product.use_columns(picture_labels_schema(self.parts, decode.source))
+        self.schema, self.provenance = product.schema, product.provenance
+        self.models = [record["tower sha256"], *product.models]
+        self.options = {
+            **record,
+            **product.options,
+            "--column": list(decode.source.columns),
+            "--sample-column": decode.source.sample_column,
+            "--picture-column": decode.source.picture_column,
+            "--shard-rows": shard_rows,
+        }
+        self.names_files = any(part.kind == "table" for part in self.parts)
+        self._by_name = {part.name: part for part in self.parts}
+        self._index = {shard.name: number for number, shard in enumerate(self.shards)}
+        self.tally = Tally(self.shards, [_size(part) for part in self.parts])
+        self._clock = StageClock("decode", "tower")
+        self._pool: DecodePool | None = None
+        self._slower_half = "decode"
+        self._is_remote = False
+        self._earlier: EarlierRows | None = None
+        self._num_changed = 0
+        self._keeps = False
+
+    def use_columns(self, recorded: Mapping[str, Any] | None) -> None:
+        """Take over the columns of a run that is continued."""
+        super().use_columns(recorded)
+        self.product.schema = self.schema
+
+    def waiting_for(self) -> str:
+        """The stage that the device has lately waited for, or "tower" when it is busy; "" at first.
+
+        "read" (sources and pictures), "network" (the same, where they are on servers), or "decode".
+        """
+        stage, pool = self._clock.slowest(), self._pool
+        if stage == "decode":
+            stage = self._slower_half if pool is None else pool.stats.slowest
+        if stage == "read" and self._is_remote:
+            return "network"
+        return stage
+
+    def compute_each(self, shards: Sequence[Shard]) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
+        """Read, decode and embed the pictures of `shards`; the device goes on to the next shard without a pause.
+
+        When a source fails, the shards before it are finished first.
+        """
+        failed: BeholderError | None = None
+        opened: deque[EmbeddedShard] = deque()
+        decode = self.decode
+        slots = max(_LEAST_SLOTS, 2 * self.engine.call_size) + 4 * decode.num_workers
+        with DecodePool(decode.pixels, num_workers=decode.num_workers, timeout_s=decode.timeout_s, num_slots=slots) as pool:
+            self._pool = pool
+            batches = _Batches(self.engine, self.product, self._clock)
+            outcomes = pool.map(self._work(shards, opened))
+            with contextlib.closing(outcomes):  # type: ignore[type-var]
+                while True:
+                    outcome = None
+                    try:
+                        with self._clock.measure("decode"):
+                            outcome = next(outcomes, None)
+                    except BeholderError as error:
+                        failed = error
+                    if outcome is None:
+                        break
+                    if isinstance(outcome.tag, _Taken):
+                        self._take_over(outcome.tag.target, outcome.tag.rows)
+                    elif outcome.are_known:
+                        self._take_over(outcome.tag.target, [(outcome.tag.at, outcome.tag.earlier)])
+                    else:
+                        self._take_new(outcome, batches)
+                    yield from _completed(opened)
+            self.tally.end()
+            batches.finish()
+            yield from _completed(opened)
+            self._slower_half, self._pool = pool.stats.slowest, None
+        if failed is not None:
+            raise failed
+        assert not opened, "a shard was not completed"
+
+    def _take_new(self, outcome: Outcome, batches: _Batches) -> None:
+        """A picture that was decoded, or could not be."""
+        work: _Work = outcome.tag
+        target, row = work.target, work.target.rows[work.at]
+        self.tally.add(target.shard, 1, outcome.num_bytes, int(outcome.error is not None), are_new=work.is_new)
+        self._num_changed += work.earlier is not None
+        row.digest = outcome.digest
+        if outcome.error is not None:
+            row.reject = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
+            target.num_done += 1
+        else:
+            row.width, row.height, row.traits = outcome.width, outcome.height, outcome.traits
+            row.num_bytes = outcome.num_bytes
+            outcome.take(batches.place_for(target, row))
+            batches.send_if_full()
+
+    def _take_over(self, target: EmbeddedShard, rows: Sequence[tuple[int, PictureRow]]) -> None:
+        """Pictures of a shard of which earlier runs found all there is to know."""
+        self.tally.add(target.shard, len(rows), 0, sum(found.reject is not None for _, found in rows), are_new=False)
+        for at, found in rows:
+            target.take_over(at, found)
+
+    def is_current(self, shard: EarlierShard) -> bool:
+        """Whether the local files that a list or table names are as they were; of other parts the identity says so."""
+        part = self._by_name.get(shard.identity.get("name", ""))
+        if part is None or part.kind != "table" or not has_inputs(shard):
+            return True
+        paths, states, digests = states_of(shard)
+        names = [(at, os.fsdecode(path)) for at, path in enumerate(paths) if path is not None]
+        local = [(at, name) for at, name in names if is_local(name)]
+        now = sizes_and_times([name for _, name in local])
+        for (at, name), (size, stamp) in zip(local, now.tolist(), strict=True):
+            if size != states[at, 0]:
+                return False
+            if stamp != states[at, 1] and (digests[at] is None or _digest_of(name) != digests[at]):
+                return False
+        return True
+
+    def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
+        """Whether a picture, or a part that is one file, of earlier runs is among the sources."""
+        names = {part.name for part in self.parts if part.kind not in ("files", "table")}
+        by_name = {shard.identity.get("name") for shard in earlier}
+        if names & by_name:
+            return True
+        usable = [shard for shard in earlier if has_inputs(shard)]
+        if len(usable) < len(earlier) and {part.name for part in self.parts} & by_name:
+            return True
+        known = EarlierRows(usable, self.product.read, retry=False)
+        shards = [shard for shard in self.shards if self.parts[shard.part].kind in ("files", "table")]
+        for shard, block in self._blocks(shards):
+            if block is not None and known.holds_any(self._inputs(shard, block, 0)[0]):
+                return True
+        return False
+
+    def can_redo(self, earlier: EarlierShard) -> bool:
+        """Whether what was found of each of its pictures is known."""
+        return has_inputs(earlier)
+
+    def take_earlier(self, earlier: Sequence[EarlierShard], done: Sequence[EarlierShard], *, retry: bool) -> None:
+        """Take over what earlier runs found of the pictures that have not changed."""
+        usable = [shard for shard in earlier if has_inputs(shard)]
+        self._earlier = EarlierRows(usable, self.product.read, retry=retry)
+        for shard in done:
+            if has_inputs(shard):
+                self._earlier.note_present(states_of(shard)[0])
+
+    def kept(self) -> Iterator[tuple[Shard, EmbeddedShard]]:
+        """What earlier runs found of pictures that have vanished, as shards of their own."""
+        self._keeps = True
+        if self._earlier is None:
+            return
+        number = 0
+        for at, (earlier, gone) in enumerate(self._earlier.vanished()):
+            if not gone.any():
+                continue
+            shard = kept_shard(number, earlier)
+            self._index[shard.name] = len(self.shards) + number
+            number += 1
+            labels = self.product.labels_of(earlier).filter(pa.array(gone))
+            rows = [row for row, is_gone in zip(self._earlier.rows(at), gone, strict=True) if is_gone]
+            yield shard, EmbeddedShard(shard, [labels], rows, num_rows=len(rows), num_done=len(rows))
+
+    def changes(self) -> Changes:
+        """How the pictures differ from those of earlier runs."""
+        if self._earlier is None:
+            return Changes()
+        gone = [(shard, int(rows.sum())) for shard, rows in self._earlier.vanished()]
+        num_vanished = sum(count for shard, count in gone if not (self._keeps and KEPT_FROM in shard.identity))
+        return Changes(self._num_changed + self._earlier.num_changed, num_vanished, self._earlier.num_retried)
+
+    def _blocks(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
+        """(shard, block) of all shards in order, and (shard, None) at the end of each; the pool reads it in a thread."""
+        for shard in shards:
+            part = self.parts[shard.part]
+            self._is_remote = not is_local(part.path)
+            for block in picture_reader(part.kind).blocks(part, shard.start, shard.stop, self.decode.source):
+                self._is_remote |= any(ref.path is not None and not is_local(ref.path) for ref in block.refs[:1])
+                yield shard, block
+            yield shard, None
+
+    def _work(self, shards: Sequence[Shard], opened: deque[EmbeddedShard]) -> Iterator[tuple[_Work | _Taken, PictureRef]]:
+        """What is to be done for the shards, in order; each shard is added to `opened` when it begins."""
+        current: EmbeddedShard | None = None
+        row = 0
+        for shard, block in self._blocks(shards):
+            if current is None:
+                current, row = EmbeddedShard(shard), 0
+                opened.append(current)
+            if block is None:
+                current.num_rows, current = row, None
+                continue
+            assert len(block.refs) == block.labels.num_rows, "a source gave labels for other pictures"
+            current.labels.append(block.labels)
+            current.late += [block.late] if block.late is not None else []
+            merge_remarks(current.remarks, block.remarks)
+            paths, states = self._inputs(shard, block, row)
+            current.rows += [PictureRow(path, *state) for path, state in zip(paths, states.tolist(), strict=True)]
+            known = [Known(None)] * len(paths) if self._earlier is None else self._earlier.find(paths, states)
+            taken = [(at, one.found) for at, one in enumerate(known, row) if one.is_same and one.found is not None]
+            if taken:
+                yield _Taken(current, taken), PictureRef(is_done=True)
+            for at, (ref, path, one) in enumerate(zip(block.refs, paths, known, strict=True), row):
+                if one.is_same:
+                    continue
+                if one.found is not None:
+                    ref = replace(ref, known=one.found.digest)
+                yield _Work(current, at, one.found, is_new=path is not None or self._earlier is None), ref
+            row += len(paths)
+
+    def _inputs(self, shard: Shard, block: PictureBlock, first: int) -> tuple[Sequence[bytes | None], npt.NDArray[np.int64]]:
+        """What names each picture of a block in later runs, and how its file looked: (N, 2) int64."""
+        part = self.parts[shard.part]
+        if part.kind in ("files", "table"):
+            states = block.states
+            if states is None:  # (a list has been read, not the files in it)
+                states = np.zeros((len(block.refs), 2), np.int64)
+                named = [at for at, ref in enumerate(block.refs) if ref.path is not None]
+                states[named] = sizes_and_times([block.refs[at].path or "" for at in named])
+            return [None if ref.path is None else os.fsencode(ref.path) for ref in block.refs], states
+        name = part.name
+        paths = [packed_path(name, shard.start + first + at) for at in range(len(block.refs))]
+        return paths, np.full((len(paths), 2), packed_state(shard.identity), np.int64)
+
+    def file_names(self, shard: Shard) -> Sequence[str]:
+        """What the product may write of the shard."""
+        return self.product.file_names(shard, self._index[shard.name])
+
+    def write(self, shard: Shard, computed: EmbeddedShard, folder: str) -> ShardResult:
+        """Write what the product wants of the shard below `folder`."""
+        return self.product.write(shard, self._index[shard.name], computed, Path(folder))
+
+
+def _digest_of(path: str) -> bytes | None:
+    """The digest of a local file's contents; None where it cannot be read."""
+    try:
+        return contents_digest(local_path(path).read_bytes())
+    except OSError:
+        return None
+
+
+def _completed(opened: deque[EmbeddedShard]) -> Iterator[tuple[Shard, EmbeddedShard]]:
+    """Shards that are complete, in order."""
+    while opened and opened[0].is_complete:
+        done = opened.popleft()
+        yield done.shard, done
+
+
+class _Batches:
+    """Fills calls of the engine with pixels, and has the product finish the pictures with their embeddings.
+
+    One call is under way while the next one fills, so there are two arrays of pixels, used in turn.
+    """
+
+    def __init__(self, engine: Engine, product: PictureProduct, clock: StageClock) -> None:
+        self._engine, self._product, self._clock = engine, product, clock
+        self._spare: list[npt.NDArray[np.uint8]] = []
+        self._filling = self._fresh()
+        self._owners: list[tuple[EmbeddedShard, PictureRow]] = []
+        self._running: deque[tuple[list[tuple[EmbeddedShard, PictureRow]], npt.NDArray[np.uint8], Any]] = deque()
+
+    def _fresh(self) -> npt.NDArray[np.uint8]:
+        """An array of the size the engine wants now (it learns a better one, or runs out of memory)."""
+        size, side = self._engine.call_size, self._engine.image_px
+        found = self._spare.pop() if self._spare else None
+        return found if found is not None and len(found) == size else np.empty((size, side, side, 3), np.uint8)
+
+    def place_for(self, target: EmbeddedShard, row: PictureRow) -> npt.NDArray[np.uint8]:
+        """Where the pixels of a picture go."""
+        self._owners.append((target, row))
+        place: npt.NDArray[np.uint8] = self._filling[len(self._owners) - 1]
+        return place
+
+    def send_if_full(self) -> None:
+        """Hand the pictures over once they are a whole call."""
+        if len(self._owners) == len(self._filling):
+            self._send()
+
+    def finish(self) -> None:
+        """Send what is left and wait for everything."""
+        if self._owners:
+            self._send()
+        while self._running:
+            self._receive()
+
+    def _send(self) -> None:
+        """Hand a call to the engine, and take the result of the one before, which ran meanwhile."""
+        with self._clock.measure("tower"):
+            handle = self._engine.submit(self._filling[: len(self._owners)])
+        self._running.append((self._owners, self._filling, handle))
+        while len(self._running) > 1:
+            self._receive()
+        self._owners, self._filling = [], self._fresh()
+
+    def _receive(self) -> None:
+        owners, pixels, handle = self._running.popleft()
+        with self._clock.measure("tower"):
+            embeddings = self._engine.result(handle)
+        self._spare = [pixels]
+        self._product.finish([row for _, row in owners], embeddings)
+        for target, _ in owners:  # a batch can belong to several shards
+            target.num_done += 1
+
+
+def _size(part: PicturePart) -> PartSize:
+    """How many pictures a part has, or what tells of it later."""
+    return PartSize(num_rows=part.num_rows, num_bytes=part.num_bytes, is_plain=part.detail.get("is_plain", False))
+
+
+def _identity(part: PicturePart) -> dict[str, Any]:
+    """How a part is now; other contents give another one."""
+    return {"name": part.name, "rows": part.num_rows, "bytes": part.num_bytes, **part.identity}

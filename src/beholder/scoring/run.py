@@ -25,7 +25,6 @@ from beholder.errors import OutputError, writing_failed
 from beholder.io import crash, storage
 from beholder.io.schemas import schema_of_json, schema_to_json
 from beholder.notices import doing, say
-from beholder.scoring.progress import Tally
 from beholder.scoring.shards import (
     Changes,
     DamagedShardError,
@@ -37,7 +36,7 @@ from beholder.scoring.shards import (
     fingerprint,
     link_or_copy,
 )
-from beholder.scoring.summary import RunSummary
+from beholder.scoring.summary import RunSummary, Tally
 
 
 class Step(ABC):
