@@ -76,10 +76,10 @@ def make_step(parts: list[PicturePart], batch_size: int, shard_rows: int, worker
     product = PictureProduct(
         {"format": "beholder-embeddings"}, heads=[], as_csv=False, keep=keep, keep_folder="", dim=SHAPE.dim
     )
-    decode = DecodeOptions(
-        pixels=PixelOptions(size_px=SHAPE.image_px), source=SourceOptions(), num_workers=workers, timeout_s=30
-    )
-    return PictureStep(parts, engine(batch_size), product, decode, shard_rows=shard_rows, record={"tower sha256": "x"})
+    return PictureStep(
+        parts, engine(batch_size), product, pixels=PixelOptions(size_px=SHAPE.image_px), source=SourceOptions(),
+        num_workers=workers, timeout_s=30, shard_rows=shard_rows, record={"tower sha256": "x"},
+    )  # fmt: skip
 
 
 def embedded(found: EmbeddedShard) -> tuple[list[int], np.ndarray]:

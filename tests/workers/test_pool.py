@@ -40,8 +40,8 @@ def test_pixels_and_facts_in_order_from_bytes_files_and_ranges(num_workers: int,
             assert outcome.tag == number
             np.testing.assert_array_equal(outcome.pixels, pixels_of(datas[number], SIZE_PX))
             length = len(datas[number])
-            assert (outcome.width, outcome.height, outcome.num_bytes) == (length, length % 7 + 1, length)
-            assert outcome.traits == length % 32
+            assert (outcome.reply.width, outcome.reply.height, outcome.reply.num_bytes) == (length, length % 7 + 1, length)
+            assert outcome.reply.traits == length % 32
             batch = np.zeros((2, SIZE_PX, SIZE_PX, 3), np.uint8)
             outcome.take(batch[1])
             np.testing.assert_array_equal(batch[1], pixels_of(datas[number], SIZE_PX))
@@ -77,7 +77,11 @@ def test_the_real_decoder_gives_what_it_gives_without_a_pool(num_workers: int) -
                 continue
             wanted = prepare(datas[number], options)
             np.testing.assert_array_equal(outcome.pixels, wanted.pixels)
-            assert (outcome.width, outcome.height, outcome.traits) == (wanted.width, wanted.height, wanted.traits)
+            assert (outcome.reply.width, outcome.reply.height, outcome.reply.traits) == (
+                wanted.width,
+                wanted.height,
+                wanted.traits,
+            )
             outcome.release()
     assert number == 26
 

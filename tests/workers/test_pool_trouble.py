@@ -99,7 +99,7 @@ def test_what_a_picture_may_take_follows_its_own_pixels() -> None:
     png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 8192, 8192)
     datas = [b"no size", webp, png, webp, b"no size"]
     with pool_of(1, decoder="oracles.odd_decoders:room") as pool:
-        found = [outcome.width for outcome in pool.map(refs_of(datas))]
+        found = [outcome.reply.width for outcome in pool.map(refs_of(datas))]
     wanted = [32 * MAX_PIXELS >> 20, 1024 + (32 * 1000**2 >> 20), 1024 + (32 * 8192**2 >> 20)]
     assert found == [pytest.approx(mib, abs=150) for mib in (*wanted, wanted[1], wanted[0])]
 

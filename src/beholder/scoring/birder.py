@@ -326,7 +326,7 @@ def predict(
         lines += listed[1]
     planned = plan_embeddings(options, str(options.out), parts=None if listed is None else [listed[0]])
     assert isinstance(planned.step, PictureStep)
-    size_px = planned.step.decode.pixels.size_px
+    size_px = planned.step.pixels.size_px
     if flags.size is not None and flags.size[0] != size_px:
         raise InputError(f"--size {flags.size[0]}: this tower takes {size_px} pixels; other sizes give other embeddings")
     with doing("counting the pictures"):

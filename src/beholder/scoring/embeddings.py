@@ -136,22 +136,41 @@ def _check_space(
         what += " says what made these embeddings"
         where = without[0].path + (f" and {len(without) - 1:,} more" if len(without) > 1 else "")
         mean = mean_direction(without, dim, read_options) if spaces else None
+        seen = {space.backbone for space in spaces if mean is not None}
         for space in spaces if mean is not None else ():
             assert mean is not None
-            _refuse_another_space(mean, space, users[space.backbone], where)
-            doubt = _warning_of(mean, space)
+            cosine = _cosine_to(mean, space)
+            if mean.num_rows >= _FEW_ROWS and mean.cosine(space.centroid) < LEAST_COSINE:
+                raise InputError(
+                    f"these are not {space.name} image embeddings ({where}), which {users[space.backbone]} is made for: "
+                    f"{cosine}, where {_REAL_SETS}; use a head for what made them, or score them all the same with "
+                    "--space-check off"
+                )
+            doubt = _doubt_of(mean, space)
             if doubt is None:
-                notes.append(f"{what}; {_note_of(mean, space)}")
+                notes.append(f"{what}; they look like {space.name} image embeddings: {cosine}")
             else:
                 warnings.append(f"{what}, and {doubt}")
-        seen = {space.backbone for space in spaces if mean is not None}
         unseen = [head.backbone for head in heads if head.backbone not in seen]
         if unseen:
             warnings.append(f"{what}; the scores are right only if it was {unseen[0] or 'the backbone of your head'}")
     mean = mean_direction(others, dim, read_options) if spaces and others else None
     if mean is not None:
-        warnings += [doubt for space in spaces if (doubt := _warning_of(mean, space)) is not None]
+        warnings += [doubt for space in spaces if (doubt := _doubt_of(mean, space)) is not None]
     return warnings, notes
+
+
+def _doubt_of(mean: MeanDirection, space: Space) -> str | None:
+    """A line where the rows are hardly image embeddings of the space; None where they look like such."""
+    if mean.cosine(space.centroid) >= (CLEAR_COSINE if mean.num_rows >= _FEW_ROWS else LEAST_COSINE):
+        return None
+    return f"these may not be {space.name} image embeddings: {_cosine_to(mean, space)}, where {_REAL_SETS}"
+
+
+def _cosine_to(mean: MeanDirection, space: Space) -> str:
+    """The cosine in words, with two digits, and no "-0.00"."""
+    cosine = round(mean.cosine(space.centroid), 2) + 0.0
+    return f"the mean cosine of {mean.rows} to their centroid is {cosine:.2f}"
 
 
 def _other_backbone(backbone: str, where: str, head: Head) -> InputError:
@@ -171,42 +190,6 @@ def _may_be(record: Mapping[str, Any], needed: str) -> bool:
         return True
     sizes = ("image_px", "patch_px", "width", "num_layers", "dim")
     return tower.get("activation") != "gelu" and all(tower.get(name) == getattr(shape, name) for name in sizes)
-
-
-def _refuse_another_space(mean: MeanDirection, space: Space, head_name: str, where: str) -> None:
-    """Raise InputError where the rows are no image embeddings of the space; a handful of rows is never refused.
-
-    `where`: what the rows were read from, for the message.
-    """
-    if mean.num_rows >= _FEW_ROWS and mean.cosine(space.centroid) < LEAST_COSINE:
-        raise InputError(
-            f"these are not {space.name} image embeddings ({where}), which {head_name} is made for: the mean cosine of "
-            f"{mean.rows} to their centroid is {_shown(mean, space)}, where {_REAL_SETS}; use a head for what made them, or "
-            "score them all the same with --space-check off"
-        )
-
-
-def _warning_of(mean: MeanDirection, space: Space) -> str | None:
-    """A line where the rows are hardly image embeddings of the space; None where they look like such."""
-    if mean.cosine(space.centroid) >= (CLEAR_COSINE if mean.num_rows >= _FEW_ROWS else LEAST_COSINE):
-        return None
-    return (
-        f"these may not be {space.name} image embeddings: the mean cosine of {mean.rows} to their centroid is "
-        f"{_shown(mean, space)}, where {_REAL_SETS}"
-    )
-
-
-def _note_of(mean: MeanDirection, space: Space) -> str:
-    """The line that says that the rows look like image embeddings of the space."""
-    return (
-        f"they look like {space.name} image embeddings: the mean cosine of {mean.rows} to their centroid is "
-        f"{_shown(mean, space)}"
-    )
-
-
-def _shown(mean: MeanDirection, space: Space) -> str:
-    """The cosine with two digits, and no "-0.00"."""
-    return f"{round(mean.cosine(space.centroid), 2) + 0.0:.2f}"
 
 
 @dataclass(frozen=True)

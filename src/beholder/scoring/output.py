@@ -24,6 +24,7 @@ from beholder.scoring.shards import (
     RunFolder,
     ShardResult,
     is_shard_file,
+    link_or_copy,
 )
 from beholder.scoring.summary import RunSummary
 
@@ -347,17 +348,21 @@ class RunOutput:
             "inputs": identity,
             "result": summary.merged_result().to_json(),
             "files": {name: one.to_json() for name, one in written.items()},
-            INPUTS_FILE: self._pack_inputs(list(results)).to_json(),
+            INPUTS_FILE: self._pack_inputs(results).to_json(),
             NUM_KEPT: summary.num_kept,
         }
         crash.reach("inputs packed")
         storage.write_bytes(self.sidecar, records.sealed(record, indent=2), scratch=self.work)
         crash.reach("result recorded")
 
-    def _pack_inputs(self, shards: Sequence[str]) -> Published:
-        """Put the markers of shards, in order, and what they were made of into one file beside the result."""
-        with storage.write_whole(self.inputs, scratch=self.work) as temporary:
-            pack_inputs(self.work, shards, temporary)
+    def _pack_inputs(self, shards: Iterable[str]) -> Published:
+        """Put the markers and the tables of inputs of these shards, in this order, into a zip beside the result."""
+        with storage.write_whole(self.inputs, scratch=self.work) as temporary, zipfile.ZipFile(temporary, "w") as out:
+            for name in shards:
+                for inside in (f"{columns.DONE_FOLDER}/{name}.json", f"{columns.INPUTS_FOLDER}/{name}.parquet"):
+                    if (self.work / inside).is_file():
+                        with (self.work / inside).open("rb") as file, out.open(zipfile.ZipInfo(inside), "w") as member:
+                            shutil.copyfileobj(file, member)  # without times: the same shards give the same bytes
         return self._published(self.inputs)
 
     def _published(self, place: str) -> Published:
@@ -405,10 +410,7 @@ class RunOutput:
         for path in kept:
             copy = made / path.relative_to(base)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                copy.hardlink_to(path)
-            except OSError:  # a file system without links
-                shutil.copyfile(path, copy)
+            link_or_copy(path, copy)
         try:
             if folder.exists():
                 folder.rename(old_folder)
@@ -447,16 +449,12 @@ class RunOutput:
             if is_shard_file(name) and name not in known:
                 (self.work / name).unlink(missing_ok=True)
 
-    def discard(self) -> None:
-        """Remove what a run without a single row has written; the caller holds the lock."""
-        self._remove_run()
-
     def remove_work(self) -> None:
         """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""
         if self.is_separate and self.work.is_dir():
-            self._remove_run()
+            self.discard()
 
-    def _remove_run(self) -> None:
+    def discard(self) -> None:
         """Remove a run's files from the folder of its shards, and the folder unless something else is in it."""
         for name in (_PLACING, _REPLACED):
             shutil.rmtree(self.work / name, ignore_errors=True)
@@ -471,18 +469,8 @@ class RunOutput:
             self.work.rmdir()
 
 
-def pack_inputs(folder: Path, names: Sequence[str], target: Path) -> None:
-    """Put the markers and the tables of inputs of these shards of a run's folder, in this order, into a zip."""
-    with zipfile.ZipFile(target, "w", allowZip64=True) as out:
-        for name in names:
-            for inside in (f"{columns.DONE_FOLDER}/{name}.json", f"{columns.INPUTS_FOLDER}/{name}.parquet"):
-                if (folder / inside).is_file():
-                    with (folder / inside).open("rb") as file, out.open(zipfile.ZipInfo(inside), "w") as member:
-                        shutil.copyfileobj(file, member)  # without times: the same shards give the same bytes
-
-
 def is_packed(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of what `pack_inputs` makes."""
+    """Whether the first bytes of a file are those of what `RunOutput.inputs` is."""
     return head.startswith(b"PK") and head[30:].startswith(f"{columns.DONE_FOLDER}/".encode())
 
 

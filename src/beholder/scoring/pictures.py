@@ -122,7 +122,10 @@ def _plan(
             dim=engine.dim,
             num_threads=options.num_threads,
         ),
-        DecodeOptions(pixels=pixels, source=source, num_workers=_num_workers(options, engine), timeout_s=options.timeout_s),
+        pixels=pixels,
+        source=source,
+        num_workers=_num_workers(options, engine),
+        timeout_s=options.timeout_s,
         shard_rows=options.shard_rows or (_CPU_SHARD_PICTURES if engine.device.type == "cpu" else _DEVICE_SHARD_PICTURES),
         record=_deciding(tower, engine, pixels, options.compile),
     )
@@ -303,23 +306,6 @@ class _Taken:
     rows: list[tuple[int, PictureRow]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecodeOptions:
-    """How pictures are read and decoded.
-
-    Attributes:
-        pixels: which pixels are wanted.
-        source: how sources are read.
-        num_workers: decode processes; 0 decodes in this one.
-        timeout_s: seconds for one picture.
-    """
-
-    pixels: PixelOptions
-    source: SourceOptions
-    num_workers: int
-    timeout_s: float
-
-
 class PictureStep(Step):
     """Embeds pictures and writes what `product` wants of them.
 
@@ -327,7 +313,10 @@ class PictureStep(Step):
         parts: where the pictures are.
         engine: the tower on its device.
         product: what is written: scores, embeddings, or both.
-        decode: how pictures are read.
+        pixels: which pixels are wanted.
+        source: how sources are read.
+        num_workers: decode processes; 0 decodes in this one.
+        timeout_s: seconds for one picture.
         shard_rows: most pictures of a shard (a tar is always one).
         record: JSON-ready: tower, pixels, precision: what decides embeddings.
     """
@@ -337,22 +326,26 @@ class PictureStep(Step):
         parts: Sequence[PicturePart],
         engine: Engine,
         product: PictureProduct,
-        decode: DecodeOptions,
         *,
+        pixels: PixelOptions,
+        source: SourceOptions,
+        num_workers: int,
+        timeout_s: float,
         shard_rows: int,
         record: Mapping[str, Any],
     ) -> None:
-        self.parts, self.engine, self.product, self.decode = list(parts), engine, product, decode
+        self.parts, self.engine, self.product, self.pixels = list(parts), engine, product, pixels
+        self._source, self._num_workers, self._timeout_s = source, num_workers, timeout_s
         self.shards = plan_shards(self.parts, _identity, shard_rows)
-        self.product.use_columns(picture_labels_schema(self.parts, decode.source))
+        self.product.use_columns(picture_labels_schema(self.parts, source))
         self.schema, self.provenance = product.schema, product.provenance
         self.models = [record["tower sha256"], *product.models]
         self.options = {
             **record,
             **product.options,
-            "--column": list(decode.source.columns),
-            "--sample-column": decode.source.sample_column,
-            "--picture-column": decode.source.picture_column,
+            "--column": list(source.columns),
+            "--sample-column": source.sample_column,
+            "--picture-column": source.picture_column,
             "--shard-rows": shard_rows,
         }
         self.names_files = any(part.kind == "table" for part in self.parts)
@@ -391,9 +384,8 @@ class PictureStep(Step):
         """
         failed: BeholderError | None = None
         opened: deque[EmbeddedShard] = deque()
-        decode = self.decode
-        slots = max(_LEAST_SLOTS, 2 * self.engine.call_size) + 4 * decode.num_workers
-        with DecodePool(decode.pixels, num_workers=decode.num_workers, timeout_s=decode.timeout_s, num_slots=slots) as pool:
+        slots = max(_LEAST_SLOTS, 2 * self.engine.call_size) + 4 * self._num_workers
+        with DecodePool(self.pixels, num_workers=self._num_workers, timeout_s=self._timeout_s, num_slots=slots) as pool:
             self._pool = pool
             batches = _Batches(self.engine, self.product, self._clock)
             outcomes = pool.map(self._work(shards, opened))
@@ -409,7 +401,7 @@ class PictureStep(Step):
                         break
                     if isinstance(outcome.tag, _Taken):
                         self._take_over(outcome.tag.target, outcome.tag.rows)
-                    elif outcome.are_known:
+                    elif outcome.reply.are_known:
                         self._take_over(outcome.tag.target, [(outcome.tag.at, outcome.tag.earlier)])
                     else:
                         self._take_new(outcome, batches)
@@ -425,16 +417,15 @@ class PictureStep(Step):
     def _take_new(self, outcome: Outcome, batches: _Batches) -> None:
         """A picture that was decoded, or could not be."""
         work: _Work = outcome.tag
-        target, row = work.target, work.target.rows[work.at]
-        self.tally.add(target.shard, 1, outcome.num_bytes, int(outcome.error is not None), are_new=work.is_new)
+        target, row, reply = work.target, work.target.rows[work.at], outcome.reply
+        self.tally.add(target.shard, 1, reply.num_bytes, int(reply.reason is not None), are_new=work.is_new)
         self._num_changed += work.earlier is not None
-        row.digest = outcome.digest
-        if outcome.error is not None:
-            row.reject = (DECODE_STAGE, str(outcome.error.reason), str(outcome.error))
+        row.digest = reply.digest
+        if reply.reason is not None:
+            row.reject = (DECODE_STAGE, str(reply.reason), reply.message)
             target.num_done += 1
         else:
-            row.width, row.height, row.traits = outcome.width, outcome.height, outcome.traits
-            row.num_bytes = outcome.num_bytes
+            row.width, row.height, row.traits, row.num_bytes = reply.width, reply.height, Trait(reply.traits), reply.num_bytes
             outcome.take(batches.place_for(target, row))
             batches.send_if_full()
 
@@ -517,7 +508,7 @@ class PictureStep(Step):
         for shard in shards:
             part = self.parts[shard.part]
             self._is_remote = not is_local(part.path)
-            for block in picture_reader(part.kind).blocks(part, shard.start, shard.stop, self.decode.source):
+            for block in picture_reader(part.kind).blocks(part, shard.start, shard.stop, self._source):
                 self._is_remote |= any(ref.path is not None and not is_local(ref.path) for ref in block.refs[:1])
                 yield shard, block
             yield shard, None
@@ -539,16 +530,17 @@ class PictureStep(Step):
             merge_remarks(current.remarks, block.remarks)
             paths, states = self._inputs(shard, block, row)
             current.rows += [PictureRow(path, *state) for path, state in zip(paths, states.tolist(), strict=True)]
-            known = [Known(None)] * len(paths) if self._earlier is None else self._earlier.find(paths, states)
-            taken = [(at, one.found) for at, one in enumerate(known, row) if one.is_same and one.found is not None]
+            known = [None] * len(paths) if self._earlier is None else self._earlier.find(paths, states)
+            taken = [(at, one[0]) for at, one in enumerate(known, row) if one is not None and one[1]]
             if taken:
                 yield _Taken(current, taken), PictureRef(is_done=True)
             for at, (ref, path, one) in enumerate(zip(block.refs, paths, known, strict=True), row):
-                if one.is_same:
+                found, is_same = one or (None, False)
+                if is_same:
                     continue
-                if one.found is not None:
-                    ref = replace(ref, known=one.found.digest)
-                yield _Work(current, at, one.found, is_new=path is not None or self._earlier is None), ref
+                if found is not None:
+                    ref = replace(ref, known=found.digest)
+                yield _Work(current, at, found, is_new=path is not None or self._earlier is None), ref
             row += len(paths)
 
     def _inputs(self, shard: Shard, block: PictureBlock, first: int) -> tuple[Sequence[bytes | None], npt.NDArray[np.int64]]:

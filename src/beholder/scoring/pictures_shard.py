@@ -398,17 +398,8 @@ def has_inputs(shard: EarlierShard) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Known:
-    """What earlier runs know of a picture.
-
-    Attributes:
-        found: what they found of it; None where it has to be done anew.
-        is_same: whether the file is surely as it was; else its contents decide.
-    """
-
-    found: PictureRow | None
-    is_same: bool = False
+Known = tuple[PictureRow, bool]
+"""What earlier runs found of a picture, and whether its file is surely as it was; else its contents decide."""
 
 
 class EarlierRows:
@@ -435,18 +426,19 @@ class EarlierRows:
         self._open: OrderedDict[int, list[PictureRow]] = OrderedDict()
         self.num_changed = self.num_retried = 0
 
-    def find(self, paths: Sequence[bytes | None], states: npt.NDArray[np.int64]) -> list[Known]:
-        """What is known of these N pictures; states: (N, 2) int64, size and stamp. Notes that they are among the sources."""
+    def find(self, paths: Sequence[bytes | None], states: npt.NDArray[np.int64]) -> list[Known | None]:
+        """What is known of these N pictures; None of those that have to be done anew. Notes that they are among the sources.
+
+        states: (N, 2) int64, size and stamp.
+        """
         wanted = _hashes(paths)
         first, last = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
-        found = []
-        for row, path in enumerate(paths):
-            known = None if path is None else self._find(path, first[row], last[row], *states[row])
-            found.append(known or Known(None))
-        return found
+        return [
+            None if path is None else self._find(path, first[row], last[row], *states[row]) for row, path in enumerate(paths)
+        ]
 
     def _find(self, path: bytes, first: int, last: int, size: int, stamp: int) -> Known | None:
-        """The best of the rows of one path; None where none is known."""
+        """The best of the rows of one path."""
         best: Known | None = None
         was_known = is_retried = False
         for number in self._order[first:last].tolist():
@@ -460,11 +452,11 @@ class EarlierRows:
             if self._retry and row.reject is not None and row.reject[1] in PASSING_REASONS:
                 is_retried = True
             elif row.size == size and (row.stamp == stamp or row.digest is not None):
-                best = Known(row, is_same=row.stamp == stamp)
+                best = row, bool(row.stamp == stamp)
         if was_known and best is None:
             self.num_retried += is_retried
             self.num_changed += not is_retried
-        return best or (Known(None) if was_known else None)
+        return best
 
     def rows(self, at: int) -> list[PictureRow]:
         """What was found of the pictures of the shard of this number."""

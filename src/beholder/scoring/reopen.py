@@ -192,7 +192,7 @@ def _fetch(source: str, target: Path) -> None:
 
 
 def _unpack_inputs(packed: Path, place: Path, complaint: str) -> list[EarlierShard]:
-    """Unpack what `output.pack_inputs` packed into `place`: the shards in order. Raises OutputError(complaint)."""
+    """Unpack what `RunOutput` packed into `place`: the shards in order. Raises OutputError(complaint)."""
     names = []
     try:
         with zipfile.ZipFile(packed) as source:

@@ -259,29 +259,36 @@ def _recognised(step: Step, folder: RunFolder, run_fingerprint: str, redo: Calla
     planned = {shard.name: shard for shard in step.shards}
     marked = folder.finished_names()
     names = [*(name for name in planned if name in marked), *sorted(marked - planned.keys())]
+    before = _Before()
+    for name, found in zip(names, _whole_shards([(folder, name) for name in names], run_fingerprint), strict=True):
+        shard = planned.get(name)
+        if found is None or isinstance(found, DamagedShardError):
+            before.damaged += [] if found is None else [name]
+            folder.forget(name, step.file_names(shard) if shard is not None else folder.named_files(name))
+        elif shard is None or difference(found.identity, shard.identity) or not step.is_current(found):
+            before.stale.append(found)
+        elif redo is not None and redo(found.result):
+            before.again.append(found)
+        elif not set(found.result.files) <= set(step.file_names(shard)):  # numbered, and others come before it now
+            before.stale.append(found)
+        else:
+            before.done[name] = found
+    return before
 
-    def look(name: str) -> EarlierShard | DamagedShardError | None:
+
+def _whole_shards(
+    wanted: Sequence[tuple[RunFolder, str]], run_fingerprint: str
+) -> Iterator[EarlierShard | DamagedShardError | None]:
+    """Finished shards by folder and name, several read again at once; None: done with other options."""
+
+    def look(item: tuple[RunFolder, str]) -> EarlierShard | DamagedShardError | None:
         try:
-            return folder.finished_shard(name, run_fingerprint)
+            return item[0].finished_shard(item[1], run_fingerprint)
         except DamagedShardError as error:
             return error
 
-    before = _Before()
     with ThreadPoolExecutor(max_workers=_CHECKERS, thread_name_prefix="beholder-check") as checkers:
-        for name, found in zip(names, checkers.map(look, names), strict=True):
-            shard = planned.get(name)
-            if found is None or isinstance(found, DamagedShardError):
-                before.damaged += [] if found is None else [name]
-                folder.forget(name, step.file_names(shard) if shard is not None else folder.named_files(name))
-            elif shard is None or difference(found.identity, shard.identity) or not step.is_current(found):
-                before.stale.append(found)
-            elif redo is not None and redo(found.result):
-                before.again.append(found)
-            elif not set(found.result.files) <= set(step.file_names(shard)):  # numbered, and others come before it now
-                before.stale.append(found)
-            else:
-                before.done[name] = found
-    return before
+        yield from checkers.map(look, wanted)
 
 
 def _make_room(
@@ -380,20 +387,12 @@ def new_set_aside(folder: RunFolder) -> Iterator[Path]:
 def _set_aside_before(folder: RunFolder, run_fingerprint: str) -> list[EarlierShard]:
     """Whole shards that were set aside, those of the last time first."""
     places = [place for place in (folder.path / EARLIER_FOLDER).glob("*/") if _SET_ASIDE.fullmatch(place.name)]
-    wanted = [(RunFolder(place), name) for place in sorted(places, reverse=True) for name in _names_in(RunFolder(place))]
-
-    def look(item: tuple[RunFolder, str]) -> EarlierShard | None:
-        try:
-            return item[0].finished_shard(item[1], run_fingerprint)
-        except DamagedShardError:
-            return None
-
-    with ThreadPoolExecutor(max_workers=_CHECKERS, thread_name_prefix="beholder-check") as checkers:
-        return [found for found in checkers.map(look, wanted) if found is not None]
-
-
-def _names_in(folder: RunFolder) -> list[str]:
-    return sorted(folder.finished_names(), key=storage.natural_key)
+    wanted = [
+        (folder, name)
+        for folder in map(RunFolder, sorted(places, reverse=True))
+        for name in sorted(folder.finished_names(), key=storage.natural_key)
+    ]
+    return [found for found in _whole_shards(wanted, run_fingerprint) if isinstance(found, EarlierShard)]
 
 
 def remove_set_aside(folder: RunFolder) -> None:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from beholder.models.backbones import TowerActivation
     from beholder.models.towers import Tower
 
-    pass
-
 _CALL_PICTURES = 32
 
 
@@ -199,12 +197,8 @@ class Scorer:
         return found
 
     def _pixels(self, picture: Any, number: int, on_error: str) -> npt.NDArray[np.uint8] | None:
-        pixels = self.pixels
         try:
-            return preprocess(
-                picture, preset=pixels.preset, size_px=pixels.size_px, crop=pixels.crop, decoder=pixels.decoder,
-                max_pixels=pixels.max_pixels,
-            )  # fmt: skip
+            return _pixels_of(picture, self.pixels)
         except PictureError as error:
             if on_error == "nan":
                 return None
@@ -285,7 +279,10 @@ def preprocess(
         PictureError: the picture cannot be used; `reason` says why in one word.
         InputError: an option cannot be met.
     """
-    options = PixelOptions(preset=preset, size_px=size_px, crop=crop, decoder=decoder, max_pixels=max_pixels)
+    return _pixels_of(picture, PixelOptions(preset=preset, size_px=size_px, crop=crop, decoder=decoder, max_pixels=max_pixels))
+
+
+def _pixels_of(picture: Any, options: PixelOptions) -> npt.NDArray[np.uint8]:
     if hasattr(picture, "read") and not hasattr(picture, "convert"):  # an open file, not a Pillow image
         picture = picture.read()
     if isinstance(picture, bytes | bytearray | memoryview):

@@ -240,14 +240,10 @@ class Tally:
         """Shards of the job, in the order in which they are done, and the size of each part that they are of."""
         self._shards, self._sizes, self.num_parts = list(shards), list(sizes), len(sizes)
         self.num_done = self.num_new = self.num_bytes = self.num_rejected = self.part = 0
-        self._known = sum(size.num_rows or 0 for size in sizes)
-        open_parts = [size for size in sizes if size.num_rows is None]
-        self._left_about = sum(size.about_rows or 0 for size in open_parts)
-        self._left_bytes = sum(size.num_bytes for size in open_parts if size.about_rows is None)
-        self._num_unsized = sum(size.about_rows is None and not size.num_bytes for size in open_parts)
-        self._num_open = len(open_parts)
-        self._measured_rows = self._measured_bytes = self._at_rows = self._at_bytes = 0
+        self._found: dict[int, int] = {}
+        """Rows of parts that did not tell how many they have, and that were read to their end."""
         self._at: int | None = None
+        self._at_rows = self._at_bytes = 0
         self._told: int | None = None
 
     def tell_total(self, num_rows: int) -> None:
@@ -263,7 +259,7 @@ class Tally:
             self.num_done += result.num_read
             self.num_rejected += result.num_rejected
             if self._sizes[shard.part].num_rows is None:  # (such a part is one shard)
-                self._close(shard.part, result.num_read)
+                self._found[shard.part] = result.num_read
 
     def add(self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True) -> None:
         """Count rows of `shard` and their bytes, those of a tar one by one; rows of shards before it have all been counted.
@@ -292,38 +288,37 @@ class Tally:
         """How many rows there are, and whether that is certain; None where there is nothing to tell it by yet."""
         if self._told is not None:
             return max(self._told, self.num_done), True
-        if not self._num_open:
-            return max(self._known, self.num_done), True
-        rows, num_bytes = self._measured_rows, self._measured_bytes
-        number = self._at
-        at = None if number is None else self._sizes[number]
-        is_open = at is not None and at.num_rows is None
-        if at is not None and is_open and at.is_plain and at.about_rows is None:
-            rows, num_bytes = rows + self._at_rows, num_bytes + self._at_bytes
-        if self._num_unsized or (self._left_bytes and not (rows and num_bytes)):
+        known = about = left_bytes = rows = num_bytes = 0  # `rows` in `num_bytes` were read; so many more are in `left_bytes`
+        is_certain = True
+        for part, size in enumerate(self._sizes):
+            found = self._found.get(part) if size.num_rows is None else size.num_rows
+            known += found or 0
+            if found is not None:
+                if size.num_rows is None and size.about_rows is None and size.num_bytes:
+                    rows, num_bytes = rows + found, num_bytes + size.num_bytes
+                continue
+            is_certain = False
+            if size.about_rows is not None:
+                about += size.about_rows
+            elif size.num_bytes:
+                left_bytes += size.num_bytes
+            else:
+                return None, False
+            if part == self._at and size.is_plain and size.about_rows is None:
+                rows, num_bytes = rows + self._at_rows, num_bytes + self._at_bytes
+        if is_certain:
+            return max(known, self.num_done), True
+        if left_bytes and not (rows and num_bytes):
             return None, False
-        left = self._left_about + (self._left_bytes * rows / num_bytes if self._left_bytes else 0)
-        return max(round(self._known + max(left, self._at_rows if is_open else 0)), self.num_done), False
+        left = about + (left_bytes * rows / num_bytes if left_bytes else 0)
+        is_open = self._at is not None and self._sizes[self._at].num_rows is None
+        return max(round(known + max(left, self._at_rows if is_open else 0)), self.num_done), False
 
     def _leave(self) -> None:
         """The part at hand is done."""
         if self._at is not None and self._sizes[self._at].num_rows is None:
-            self._close(self._at, self._at_rows)
+            self._found[self._at] = self._at_rows
         self._at_rows = self._at_bytes = 0
-
-    def _close(self, part: int, rows: int) -> None:
-        """A part whose size was not known has so many rows."""
-        size = self._sizes[part]
-        self._known += rows
-        self._num_open -= 1
-        if size.about_rows is not None:
-            self._left_about -= size.about_rows
-        elif size.num_bytes:
-            self._left_bytes -= size.num_bytes
-            self._measured_rows += rows
-            self._measured_bytes += size.num_bytes
-        else:
-            self._num_unsized -= 1
 
 
 _WAITING_SHARE = 0.5

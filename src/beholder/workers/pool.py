@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.pixels.picture import MAX_PIXELS, PictureError, PictureRef, PixelOptions, Prepare, Trait
+from beholder.pixels.picture import MAX_PIXELS, PictureError, PictureRef, PixelOptions, Prepare
 from beholder.pixels.sniff import sniff, stored_size
 from beholder.pixels.thumbnail import MEDIA_TYPES, SQUARE_TYPE, Thumbnail, ThumbnailKind, check_request
 from beholder.sources.fetch import OpenArchives, ReadLimits, read_bytes, too_many_bytes
@@ -41,26 +41,21 @@ class Outcome:
 
     Attributes:
         tag: what stood beside its ref.
+        reply: what is known of it; `reply.are_known`: it was not decoded, as its contents are those that were `known`, or
+            nothing was to be done.
         pixels: (size_px, size_px, 3) uint8 in shared memory, valid until `release`; None when there is an error, or the
             contents are known.
-        error: why there are none.
-        width, height: of the picture as stored; 0 with an error.
-        traits: what makes presets differ for it.
-        num_bytes: bytes of the file that were read.
-        digest: of a file of its own that could be read: `picture.contents_digest`.
-        are_known: whether it was not decoded, as its contents are those that were `known`, or nothing was to be done.
     """
 
     tag: Any
-    pixels: npt.NDArray[np.uint8] | None
-    error: PictureError | None
-    width: int
-    height: int
-    traits: Trait
-    num_bytes: int
-    digest: bytes | None
-    are_known: bool
+    reply: Reply
+    pixels: npt.NDArray[np.uint8] | None = None
     _give_back: Callable[[], None] | None = None
+
+    @property
+    def error(self) -> PictureError | None:
+        """Why there are no pixels."""
+        return PictureError(self.reply.reason, self.reply.message) if self.reply.reason is not None else None
 
     def release(self) -> None:
         """Give the pixels' place back: `pixels` is None from now on. Once is enough; more does nothing."""
@@ -74,12 +69,6 @@ class Outcome:
         assert self.pixels is not None
         out[...] = self.pixels
         self.release()
-
-
-def _outcome(tag: Any, reply: Reply, pixels: npt.NDArray[np.uint8] | None, give_back: Callable[[], None] | None) -> Outcome:
-    error = PictureError(reply.reason, reply.message) if reply.reason is not None else None
-    facts = (reply.width, reply.height, Trait(reply.traits), reply.num_bytes, reply.digest, reply.are_known)
-    return Outcome(tag, pixels, error, *facts, give_back)
 
 
 @dataclass(frozen=True)
@@ -240,9 +229,9 @@ class DecodePool:
                 ahead.remove_first()
                 if reply.reason is not None or reply.are_known:
                     self._free_slot(job)
-                    yield _outcome(job.tag, reply, None, None)
+                    yield Outcome(job.tag, reply)
                 else:
-                    yield _outcome(job.tag, reply, dispatcher.slots.pixels[job.slot], partial(self._free_slot, job))
+                    yield Outcome(job.tag, reply, dispatcher.slots.pixels[job.slot], partial(self._free_slot, job))
         finally:
             ahead.close()
             self._source_s += ahead.source_s
@@ -265,9 +254,7 @@ class DecodePool:
                 if pair is None:
                     return
                 tag, ref = pair
-                outcome = (
-                    _outcome(tag, Reply(are_known=True), None, None) if ref.is_done else self._make(tag, ref, prepare, archives)
-                )
+                outcome = Outcome(tag, Reply(are_known=True)) if ref.is_done else self._make(tag, ref, prepare, archives)
                 self._wait_s += monotonic() - began
                 yield outcome
 
@@ -289,9 +276,9 @@ class DecodePool:
         found = attempt(reply, ref, read, lambda data: prepare(data, pixel_options))
         self._decode_s += monotonic() - began - (self._read_s - read_s)
         if found is None:
-            return _outcome(tag, reply, None, None)
+            return Outcome(tag, reply)
         reply.width, reply.height, reply.traits = found.width, found.height, int(found.traits)
-        return _outcome(tag, reply, found.pixels, None)
+        return Outcome(tag, reply, found.pixels)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
