@@ -69,6 +69,16 @@ def picture_column_option() -> Any:
     return option(None, text, shown="found by itself")
 
 
+def check_choices(options: Any) -> None:
+    """Raise InputError where a field of an options class has a value that is none of its `choices`."""
+    for item in fields(options):
+        allowed, value = item.metadata.get("choices", ()), getattr(options, item.name)
+        if allowed and value not in allowed and value != item.default:
+            flag = item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))[0]
+            which = " or ".join(allowed) if len(allowed) == 2 else f"one of {', '.join(allowed)}"
+            raise InputError(f"{flag} {value}: choose {which}")
+
+
 def check_timeout(seconds: float) -> None:
     """Raise InputError for a `--timeout` that is no time to wait, or longer than `LONGEST_WAIT_S`."""
     if not 0 < seconds <= LONGEST_WAIT_S:

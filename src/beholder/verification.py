@@ -12,8 +12,8 @@ from beholder.errors import BeholderError, InputError
 from beholder.io import storage
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.published import Threshold, read_threshold
-from beholder.options import option
-from beholder.pixels.picture import DECODERS, PRESETS, Decoder, PictureError, PixelOptions, Preset
+from beholder.options import check_choices, option
+from beholder.pixels.picture import DECODERS, Decoder, PRESETS, PictureError, PictureRef, PixelOptions, Preset, SourceOptions
 from beholder.scoring.options import PRECISION_CHOICES, PrecisionChoice
 from beholder.sources.reader import PictureRef, SourceOptions
 
@@ -66,9 +66,7 @@ class VerifyOptions:
         _ = self.thresholds
         if self.sample is not None and self.sample < 1:
             raise InputError("--sample must be at least 1")
-        if self.precision not in (None, *PRECISION_CHOICES):
-            raise InputError(f"--precision {self.precision}: choose one of {', '.join(PRECISION_CHOICES)}")
-        PixelOptions(preset=self.preset or "reference", decoder=self.decoder or "pillow")
+        check_choices(self)
 
     @property
     def thresholds(self) -> tuple[Threshold, ...]:
@@ -156,8 +154,6 @@ def sample_pictures(sources: Sequence[str], most: int, picture_column: str | Non
     from beholder.sources.find import find_only_pictures
     from beholder.sources.sampling import sample_refs
 
-    if most < 1:
-        raise InputError("--sample must be at least 1")
     options = SourceOptions(columns=(), picture_column=picture_column, block_rows=min(256, most))
     return list(sample_refs(find_only_pictures(sources, options), most, options))
 

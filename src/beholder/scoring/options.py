@@ -14,8 +14,8 @@ from beholder.engine import PRECISIONS, Precision
 from beholder.errors import InputError
 from beholder.models.backbones import ACTIVATIONS, TowerActivation
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
-from beholder.options import check_timeout, option
-from beholder.pixels.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset
+from beholder.options import check_choices, check_timeout, option
+from beholder.pixels.picture import DECODERS, Decoder, MAX_PIXELS, PRESETS, PixelOptions, Preset, SourceOptions
 from beholder.sources.reader import SourceOptions
 
 SMALLEST_MEMORY = 64_000_000
@@ -81,8 +81,7 @@ class JobOptions:
             object.__setattr__(self, "out", os.fspath(self.out))
         if "" in (*self.sources, *getattr(self, "heads", ()), *(self.columns or ())) or self.out == "":
             raise InputError("one of the names given is empty (an unset variable?)")
-        if self.vanished not in VANISHED:
-            raise InputError(f"--vanished {self.vanished}: choose drop or keep")
+        check_choices(self)
         if self.columns and len(set(self.columns)) < len(self.columns):
             raise InputError("the same --column was named twice; name each column once")
         if not self.sources:
@@ -151,10 +150,6 @@ class PictureOptions:
     def check(self) -> None:
         """Raise InputError for what cannot work, before anything is loaded."""
         self.pixels(224)
-        if self.precision not in PRECISION_CHOICES:
-            raise InputError(f"--precision {self.precision}: choose one of {', '.join(PRECISION_CHOICES)}")
-        if self.activation not in (None, *ACTIVATIONS):
-            raise InputError(f"--tower-activation {self.activation}: choose quick_gelu or gelu")
         check_timeout(self.timeout_s)
         if (self.workers is not None and self.workers < 0) or (self.batch_size is not None and self.batch_size < 1):
             raise InputError("--workers must be at least 0 and --batch-size at least 1")
@@ -192,8 +187,6 @@ class ScoreOptions(PictureOptions, JobOptions):
         """Check everything that can be checked without looking at a file."""
         super().__post_init__()
         self.check()
-        if self.space_check not in SPACE_CHECKS:
-            raise InputError(f"--space-check {self.space_check}: choose on or off")
         if not self.heads:
             raise InputError("no head: name at least one (beholder models list)")
         if self.memory_bytes < SMALLEST_MEMORY:
@@ -234,10 +227,6 @@ class EmbedOptions(PictureOptions, JobOptions):
         """Check everything that can be checked without looking at a file."""
         super().__post_init__()
         self.check()
-        if self.format not in (None, *EMBEDDING_FORMATS):
-            raise InputError(f"--format {self.format}: choose one of {', '.join(EMBEDDING_FORMATS)}")
-        if self.dtype not in (None, *EMBEDDING_DTYPES):
-            raise InputError(f"--dtype {self.dtype}: choose float16 or float32")
 
     def pixels(self, size_px: int) -> PixelOptions:
         """Which pixels these options ask for, for a tower of `size_px`. Raises InputError."""

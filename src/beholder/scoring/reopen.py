@@ -9,7 +9,7 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -224,46 +224,18 @@ def _cut_result(shards: Sequence[EarlierShard], result: Path, folders: Sequence[
         return
     is_rejects = columns.REJECTS_FOLDER in folders
     with storage.open_parquet(str(result)) as file:
-        rows = _Rows(file.iter_batches(), file.schema_arrow)
+        pieces = (pa.Table.from_batches([batch]).replace_schema_metadata(None) for batch in file.iter_batches())
+        rest, left = next(pieces, None), 0
         for shard, name in parts:
-            num_rows = shard.result.num_rejected if is_rejects else shard.result.num_scored
-            files.write_parquet(place / name, rows.take(num_rows), file.schema_arrow)
-        if rows.is_short or not rows.is_at_end:
+            left += shard.result.num_rejected if is_rejects else shard.result.num_scored
+            with files.parquet_rows(place / name, file.schema_arrow) as out:
+                while left and rest is not None:
+                    piece = rest.slice(0, left)
+                    out.write(piece)
+                    left -= piece.num_rows
+                    rest = rest.slice(piece.num_rows) if piece.num_rows < rest.num_rows else next(pieces, None)
+        if left or rest is not None:
             raise OutputError(f"{result} has another number of rows than were written; use --overwrite to make it again")
-
-
-class _Rows:
-    """Batches in, tables of as many rows as are asked for out."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:
-        self._batches, self._schema = batches, schema.remove_metadata()
-        self._rest = self._schema.empty_table()
-        self.is_short = False
-
-    def take(self, num_rows: int) -> Iterator[pa.Table]:
-        """The next `num_rows` rows, in pieces."""
-        while num_rows:
-            if not self._rest.num_rows and not self._more():
-                self.is_short = True
-                return
-            piece = self._rest.slice(0, num_rows)
-            self._rest = self._rest.slice(piece.num_rows)
-            num_rows -= piece.num_rows
-            yield piece
-
-    def _more(self) -> bool:
-        batch = next(self._batches, None)
-        if batch is not None:
-            self._rest = pa.Table.from_batches([batch]).replace_schema_metadata(None)
-        return batch is not None
-
-    @property
-    def is_at_end(self) -> bool:
-        """Whether there are no more rows."""
-        while not self._rest.num_rows:
-            if not self._more():
-                return True
-        return False
 
 
 def _cut_csv(parts: Sequence[tuple[EarlierShard, str]], result: Path, place: Path) -> None:
