@@ -228,18 +228,18 @@ class DecodePool:
                     self._wait_s += monotonic() - began
                 ahead.remove_first()
                 if reply.reason is not None or reply.are_known:
-                    self._free_slot(job)
+                    self._free_slot(job.slot)
                     yield Outcome(job.tag, reply)
                 else:
-                    yield Outcome(job.tag, reply, dispatcher.slots.pixels[job.slot], partial(self._free_slot, job))
+                    yield Outcome(job.tag, reply, dispatcher.slots.pixels[job.slot], partial(self._free_slot, job.slot))
         finally:
             ahead.close()
             self._source_s += ahead.source_s
             self._ahead = None
 
-    def _free_slot(self, job: Job, _: Any = None) -> None:
+    def _free_slot(self, slot: int, _: Any = None) -> None:
         with self._lock:
-            self._free.append(job.slot)
+            self._free.append(slot)
             if len(self._free) >= self._low_water or self._ahead is None or len(self._ahead.jobs) < self._few:
                 self._room.notify_all()
 
@@ -307,6 +307,8 @@ class _ReadAhead:
 
     def first(self) -> _TaggedJob | None:
         """The next job in order; None at the end. Raises what the iterator raised, or what ended the dispatcher."""
+        if self.jobs:  # (only this thread takes them away)
+            return self.jobs[0]
         with self._pool._lock:
             while not self.jobs:
                 if self._at_end:
@@ -334,7 +336,7 @@ class _ReadAhead:
             self._pool._room.notify_all()
         for job in self.jobs:
             job.is_dropped = True
-            job.reply.add_done_callback(partial(self._pool._free_slot, job))
+            job.reply.add_done_callback(partial(self._pool._free_slot, job.slot))
         self._thread.join(_JOIN_S)
 
     def _work(self) -> None:
