@@ -11,7 +11,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -315,6 +315,7 @@ def predict(
     """
     from beholder.models.towers import find_tower_file
     from beholder.scoring.execute import execute
+    from beholder.scoring.output import EMBEDDINGS, RunOutput
     from beholder.scoring.pictures import PictureStep, plan_embeddings
 
     lines = notes(flags, num_gpus=_check_device(flags))
@@ -332,14 +333,15 @@ def predict(
     with doing("counting the pictures"):
         num_samples, counting = count_samples(planned.step.parts, flags)
     planned.step.tally.tell_total(num_samples)
-    planned.summary.output = output_path(
+    out = output_path(
         flags,
         num_classes=len(classes) or planned.step.engine.dim,
         size_px=size_px,
         num_samples=num_samples,
         kind=kind,
     )
-    planned.summary.notes[:0] = [*lines, *counting]
+    planned.summary.output, planned.summary.notes = out, [*lines, *counting, *planned.summary.notes]
+    planned = replace(planned, out=RunOutput(out, EMBEDDINGS))
     return execute(planned, options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
 
 

@@ -70,10 +70,11 @@ def plan_scores(options: ScoreOptions, out: str, *, parts: Sequence[Part], read_
     if all(part.num_rows == 0 for part in parts):
         raise InputError(f"{', '.join(options.sources)}: zero rows, nothing to score")
     inputs = [path for part in parts for path in (part.path, part.metadata_path) if path]
+    output = RunOutput(out)
     step = ScoreStep(
         parts,
         heads,
-        as_csv=RunOutput(out).kind == "csv",
+        as_csv=output.kind == "csv",
         read_options=read_options,
         shard_rows=options.shard_rows or _SHARD_ROWS,
         num_threads=options.num_threads,
@@ -85,7 +86,7 @@ def plan_scores(options: ScoreOptions, out: str, *, parts: Sequence[Part], read_
         warnings=warnings,
         notes=notes,
     )
-    return Plan(step=step, sources=options.sources, inputs=inputs, summary=summary)
+    return Plan(step=step, out=output, sources=options.sources, inputs=inputs, summary=summary)
 
 
 def _check_backbone(stamps: Sequence[Stamp], heads: Sequence[Head], told: str | None) -> list[str]:
@@ -281,7 +282,7 @@ class ScoreStep(Step):
         again = sum(shard.result.num_read for shard in self._vanished if KEPT_FROM in shard.identity)
         self._changes = self._changes._replace(num_vanished=self._changes.num_vanished - again)
         for number, shard in enumerate(self._vanished):
-            yield kept_shard(number, shard), self._rows_of(shard)
+            yield kept_shard(number, shard, len(self.shards)), self._rows_of(shard)
 
     def _rows_of(self, shard: EarlierShard) -> Iterator[ScoredRows]:
         """Rows of an earlier shard; where rejected ones are not in their place, they come last."""

@@ -13,7 +13,7 @@ from beholder.notices import doing
 from beholder.scoreset.rejects import count_reasons, find_rejects
 from beholder.scoring import run
 from beholder.scoring.options import JobOptions
-from beholder.scoring.output import SCORES, Product, RunOutput
+from beholder.scoring.output import RunOutput
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import Step
 from beholder.scoring.shards import RunFolder, ShardResult, fingerprint
@@ -29,14 +29,14 @@ class Plan:
 
     Attributes:
         step: the work.
-        product: what is written.
+        out: where its result goes.
         sources: as the user named them, for messages.
         inputs: files that are read, which an output may not replace.
-        summary: what is told of it: the output, what is counted, the heads, warnings; the rest is filled in as it is done.
+        summary: what is told of it: what is counted, the heads, warnings; the rest is filled in as it is done.
     """
 
     step: Step
-    product: Product = SCORES
+    out: RunOutput
     sources: tuple[str, ...]
     inputs: list[str]
     summary: RunSummary
@@ -62,8 +62,7 @@ def execute(
     Raises:
         BeholderError: an output in the way, a full disk, inputs that changed, ...
     """
-    step, summary = plan.step, plan.summary
-    out = RunOutput(summary.output, plan.product)
+    step, out, summary = plan.step, plan.out, plan.summary
     out.refuse_inputs(plan.inputs)
     if summary.embeddings is not None:
         out.check_place_for_embeddings()

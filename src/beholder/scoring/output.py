@@ -28,23 +28,9 @@ from beholder.scoring.shards import (
 )
 from beholder.scoring.summary import RunSummary
 
-_UNKNOWN_SUFFIXES = {
-    ".gz",
-    ".zst",
-    ".zip",
-    ".txt",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".feather",
-    ".arrow",
-    ".npy",
-    ".npz",
-    ".db",
-    ".xlsx",
-}
-
-
+_UNKNOWN_SUFFIXES = frozenset(
+    (".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db", ".xlsx")
+)
 NOT_BY_US = "already exists and was not written by this command; use --overwrite, or another output"
 _MARKER = re.compile(rf"{columns.DONE_FOLDER}/[^/]+\.json")
 _TEMPORARY = re.compile(r"(?:.+/)?\.beholder-[^/]*\.tmp")

@@ -99,13 +99,13 @@ def _plan(
     source = source_options(options)
     with doing("looking at the sources"):
         parts = find_only_pictures(options.sources, source) if known is None else list(known)
-    product = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
+    output = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
     inputs = [part.path for part in parts]
-    product.refuse_inputs(inputs)
+    output.refuse_inputs(inputs)
     if not options.overwrite:
-        product.check_place()
+        output.check_place()
     with doing("loading the tower"):
-        tower, engine, warnings = open_engine(_as_before(options, product), heads)
+        tower, engine, warnings = open_engine(_as_before(options, output), heads)
     pixels = options.pixels(tower.shape.image_px)
     beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
     stamp = beside | stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
@@ -116,7 +116,7 @@ def _plan(
         PictureProduct(
             stamp,
             heads=heads,
-            as_csv=product.kind == "csv" and bool(heads),
+            as_csv=output.kind == "csv" and bool(heads),
             keep=keep,
             keep_folder=columns.EMBEDDINGS_FOLDER if heads else "",
             dim=engine.dim,
@@ -138,11 +138,11 @@ def _plan(
         warnings=warnings,
         notes=_notes(tower, engine, pixels, parts) + _preset_notes(options, pixels, parts),
         preset=pixels.preset,
-        embeddings=product.kept_embeddings if keep is not None and heads else None,
+        embeddings=output.kept_embeddings if keep is not None and heads else None,
         num_ignored=sum(part.num_ignored for part in parts),
         check_seconds=engine.check_seconds,
     )
-    return Plan(step=step, product=product.product, sources=options.sources, inputs=inputs, summary=summary)
+    return Plan(step=step, out=output, sources=options.sources, inputs=inputs, summary=summary)
 
 
 def _as_before(options: Options, output: RunOutput) -> Options:
@@ -350,7 +350,6 @@ class PictureStep(Step):
         }
         self.names_files = any(part.kind == "table" for part in self.parts)
         self._by_name = {part.name: part for part in self.parts}
-        self._index = {shard.name: number for number, shard in enumerate(self.shards)}
         self.tally = Tally(self.shards, [_size(part) for part in self.parts])
         self._clock = StageClock("decode", "tower")
         self._pool: DecodePool | None = None
@@ -488,8 +487,7 @@ class PictureStep(Step):
         for at, (earlier, gone) in enumerate(self._earlier.vanished()):
             if not gone.any():
                 continue
-            shard = kept_shard(number, earlier)
-            self._index[shard.name] = len(self.shards) + number
+            shard = kept_shard(number, earlier, len(self.shards))
             number += 1
             labels = self.product.labels_of(earlier).filter(pa.array(gone))
             rows = [row for row, is_gone in zip(self._earlier.rows(at), gone, strict=True) if is_gone]
@@ -559,11 +557,11 @@ class PictureStep(Step):
 
     def file_names(self, shard: Shard) -> Sequence[str]:
         """What the product may write of the shard."""
-        return self.product.file_names(shard, self._index[shard.name])
+        return self.product.file_names(shard)
 
     def write(self, shard: Shard, computed: EmbeddedShard, folder: str) -> ShardResult:
         """Write what the product wants of the shard below `folder`."""
-        return self.product.write(shard, self._index[shard.name], computed, Path(folder))
+        return self.product.write(shard, computed, Path(folder))
 
 
 def _digest_of(path: str) -> bytes | None:

@@ -197,13 +197,15 @@ class PictureProduct:
             "heads": [head.describe() for head in self.heads],
         }
 
-    def file_names(self, shard: Shard, index: int) -> list[str]:
+    def file_names(self, shard: Shard) -> list[str]:
         """Every file that `write` may make for the shard, relative to the run's folder."""
         names = [*files.score_files(shard.name, as_csv=self.as_csv), inputs_file(shard.name)]
         if not self.heads:
             names = names[1:]
         if self._keep is not None:
-            names += [str(Path(self._keep_folder) / name) for name in files.embedding_files(index, shard.name, self._keep)]
+            names += [
+                str(Path(self._keep_folder) / name) for name in files.embedding_files(shard.number, shard.name, self._keep)
+            ]
         return names
 
     def finish(self, rows: Sequence[PictureRow], embeddings: npt.NDArray[np.float32]) -> None:
@@ -222,12 +224,11 @@ class PictureProduct:
             for row, embedding in zip((row for row in rows if row.reject is None), kept, strict=True):
                 row.embedding = embedding
 
-    def write(self, shard: Shard, index: int, found: EmbeddedShard, folder: Path) -> ShardResult:
+    def write(self, shard: Shard, found: EmbeddedShard, folder: Path) -> ShardResult:
         """Write the files of one shard below `folder`, each whole or not at all; embeddings are let go of on the way.
 
         Args:
-            shard: names the files.
-            index: its number in the run; numbers the files of clip-retrieval's layout.
+            shard: names the files; its number is that of the files of clip-retrieval's layout.
             found: the embedded pictures.
             folder: the run's folder.
         """
@@ -250,7 +251,7 @@ class PictureProduct:
             for place, at in enumerate(good):  # one copy is held
                 embeddings[place] = rows[at].embedding
                 rows[at].embedding = None
-            written |= self._write_embeddings(shard, index, labels.take(pa.array(good, pa.int64())), embeddings, folder)
+            written |= self._write_embeddings(shard, labels.take(pa.array(good, pa.int64())), embeddings, folder)
         table, name = _inputs_table(rows, scores), inputs_file(shard.name)
         files.write_parquet(folder / name, [table], stamped(table.schema, _METADATA))
         written[name] = (folder / name).stat().st_size
@@ -285,12 +286,10 @@ class PictureProduct:
         statuses[np.isnan(embeddings).any(axis=1)] = RowStatus.NAN
         return np.empty((len(embeddings), len(self.heads)), np.float32), statuses
 
-    def _write_embeddings(
-        self, shard: Shard, index: int, labels: pa.Table, embeddings: npt.NDArray[Any], folder: Path
-    ) -> dict[str, int]:
+    def _write_embeddings(self, shard: Shard, labels: pa.Table, embeddings: npt.NDArray[Any], folder: Path) -> dict[str, int]:
         assert self._keep is not None
         place = folder / self._keep_folder
-        written = files.write_embeddings(place, index, shard.name, embeddings, labels, self._keep, self._stamp)
+        written = files.write_embeddings(place, shard.number, shard.name, embeddings, labels, self._keep, self._stamp)
         if self._keep_folder and written and not self._is_stamped(place / columns.STAMP_FILE):
             storage.write_bytes(str(place / columns.STAMP_FILE), records.sealed(self._stamp, indent=2))
         return {str(Path(self._keep_folder) / name): size for name, size in written.items()}

@@ -73,6 +73,7 @@ class Shard:
         part: index of its part.
         start, stop: rows.
         identity: what its input looked like when it was planned; a done-marker with another identity is stale.
+        number: its place in the run.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Shard:
     start: int
     stop: int | None
     identity: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,10 +192,10 @@ def shard_names(part_names: Sequence[str]) -> list[str]:
     return stems
 
 
-def kept_shard(number: int, earlier: EarlierShard) -> Shard:
-    """The shard for rows of an earlier one whose inputs have vanished."""
+def kept_shard(number: int, earlier: EarlierShard, num_others: int) -> Shard:
+    """The shard number `number`, behind `num_others` others, for rows of an earlier one whose inputs have vanished."""
     identity = {**earlier.identity, KEPT_FROM: earlier.identity.get(KEPT_FROM, earlier.name)}
-    return Shard(f"{KEPT_NAME}-{number:05d}", 0, 0, None, identity)
+    return Shard(f"{KEPT_NAME}-{number:05d}", 0, 0, None, identity, num_others + number)
 
 
 def shard_name(stem: str, start: int, is_whole: bool) -> str:
@@ -222,11 +224,11 @@ def plan_rows(num_rows: int | None, cuts: Sequence[int] | None, shard_rows: int)
 
 def plan_shards(parts: Sequence[Any], identity: Callable[[Any], dict[str, Any]], shard_rows: int) -> list[Shard]:
     """Cut parts (pictures or embeddings) into shards of at most `shard_rows` rows; `identity`: how a part is now."""
-    shards = []
+    shards: list[Shard] = []
     for index, (part, stem) in enumerate(zip(parts, shard_names([part.name for part in parts]), strict=True)):
         ranges, found = plan_rows(part.num_rows, part.cuts, shard_rows), identity(part)
         for start, stop in ranges:
-            shards.append(Shard(shard_name(stem, start, len(ranges) == 1), index, start, stop, found))
+            shards.append(Shard(shard_name(stem, start, len(ranges) == 1), index, start, stop, found, len(shards)))
     assert len({shard.name for shard in shards}) == len(shards), "two shards of one name"
     return shards
 
