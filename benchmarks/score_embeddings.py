@@ -41,7 +41,8 @@ import machine
 from beholder import load_head
 from beholder.kernels.scoring import RowScorer
 from beholder.models.spaces import Space, space_of
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from beholder.sources.npy import NpyReader
 from beholder.sources.reader import ReadOptions
 

@@ -32,8 +32,8 @@ from beholder import load_head
 from beholder.engine import Precision
 from beholder.engine.drift import check_pictures, score_drift, worst_case_drift
 from beholder.engine.engine import Engine
-from beholder.models.backbones import PIXEL_MEAN, PIXEL_STD, SHAPES
-from beholder.models.clip import ClipVisionTower, TowerShape, build_tower, random_tensors
+from beholder.models.backbones import PIXEL_MEAN, PIXEL_STD, SHAPES, TowerShape
+from beholder.models.clip import ClipVisionTower, build_tower, random_tensors
 from gpu_sides import transformers_module
 
 HEAD = "sac+logos+ava1-l14-linearMSE"

@@ -184,7 +184,8 @@ def small_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random CLIP tower for 56 x 56 pixels that gives 24 dimensions, in Hugging Face's layout with its config."""
-    from beholder.models.clip import TowerShape, random_tensors
+    from beholder.models.backbones import TowerShape
+    from beholder.models.clip import random_tensors
     from oracles.checkpoints import hf_config, hf_state, write_json, write_safetensors
 
     shape = TowerShape.small(image_px=56, patch_px=14, width=64, dim=24)

@@ -13,7 +13,7 @@ from beholder.io import storage
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.published import Threshold, read_threshold
 from beholder.options import check_choices, option
-from beholder.pixels.picture import DECODERS, Decoder, PRESETS, PictureError, PictureRef, PixelOptions, Preset, SourceOptions
+from beholder.pixels.picture import DECODERS, PRESETS, Decoder, PictureError, Preset
 from beholder.scoring.options import PRECISION_CHOICES, PrecisionChoice
 from beholder.sources.reader import PictureRef, SourceOptions
 

@@ -21,7 +21,7 @@ from beholder.browse.about import Rejects, about
 from beholder.browse.app import EXPORT_FORMATS, ExportFormat, select_command, write_selection
 from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
-from beholder.browse.session import Gone, Session, opened
+from beholder.browse.session import Gone, Session
 from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import InputError

@@ -84,7 +84,8 @@ def _embeddings() -> None:
 
 def _embedded() -> None:
     """A set that this tower really made, and a head for another."""
-    from beholder.scoring.score import EmbedOptions, embed
+    from beholder.scoring.options import EmbedOptions
+    from beholder.scoring.score import embed
 
     embed(EmbedOptions(sources=("photos",), out="set", backbone="tower", device="cpu", precision="fp32", workers=0))
     _head("openai-head", backbone=OPENAI)
@@ -166,7 +167,8 @@ def web() -> Iterator[FileServer]:
 @pytest.fixture
 def case(request: pytest.FixtureRequest, web: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     """The case named by the test's parameter, with its files made in a current folder of their own."""
-    from beholder.models.clip import TowerShape, random_tensors
+    from beholder.models.backbones import TowerShape
+    from beholder.models.clip import random_tensors
 
     found = CASES[request.param]
     monkeypatch.chdir(tmp_path)

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from beholder.cli.flags import command
 from beholder.errors import InputError
-from beholder.options import parse_bytes, take_old_names
-from beholder.scoring.options import EmbedOptions, ScoreOptions, option
+from beholder.options import option, parse_bytes, take_old_names
+from beholder.scoring.options import EmbedOptions, ScoreOptions
 from beholder.verification import VerifyOptions
 
 

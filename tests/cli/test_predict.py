@@ -16,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from beholder.models.clip import TowerShape, random_tensors
+from beholder.models.backbones import TowerShape
+from beholder.models.clip import random_tensors
 from oracles.checkpoints import birder_extras, birder_state
 from oracles.peers import PEERS, needs_peers
 from oracles.program import beholder

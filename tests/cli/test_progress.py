@@ -16,7 +16,8 @@ import pytest
 
 from beholder import Head, save_head
 from beholder.kernels.scoring import Affine
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from oracles import program
 from oracles.made_pictures import encoded, noise
 from oracles.web import Answer, Server, running

@@ -19,7 +19,8 @@ from beholder.cli.app import app
 from beholder.columns import reason_text
 from beholder.errors import BeholderError
 from beholder.scoreset.score_set import open_scores
-from beholder.scoring.score import ScoreOptions, embed, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.s3 import BUCKET

@@ -23,7 +23,8 @@ from beholder.engine.engine import Engine
 from beholder.engine.onednn import _bf16_fault, find_fault, int8_support
 from beholder.errors import BeholderError, InputError
 from beholder.kernels.scoring import Affine
-from beholder.models.clip import TowerShape, random_tower
+from beholder.models.backbones import TowerShape
+from beholder.models.clip import random_tower
 from beholder.models.heads import Head
 from beholder.notices import told_to
 from oracles.tiers import mostly_slow

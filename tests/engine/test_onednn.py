@@ -18,7 +18,8 @@ from beholder.engine.onednn import (
     int8_support,
     smoothquant_factors,
 )
-from beholder.models.clip import ClipVisionTower, TowerShape, build_tower, random_tensors, random_tower
+from beholder.models.backbones import TowerShape
+from beholder.models.clip import ClipVisionTower, build_tower, random_tensors, random_tower
 
 SHAPE = TowerShape.small(image_px=56, width=128, num_layers=4, dim=64)
 PIXELS = torch.from_numpy(check_pictures(56))

@@ -10,16 +10,9 @@ import transformers
 from torch import Tensor
 
 from beholder.errors import BeholderError
-from beholder.models.clip import (
-    SHAPES,
-    ClipVisionTower,
-    TowerShape,
-    build_tower,
-    canonical_shapes,
-    folded_patch,
-    random_tensors,
-    random_tower,
-)
+from beholder.models.backbones import SHAPES, TowerShape
+from beholder.models.clip import ClipVisionTower, build_tower, folded_patch, random_tensors, random_tower
+from beholder.models.tower_layouts import canonical_shapes
 from oracles.checkpoints import CLIP_MEAN, CLIP_STD, hf_state
 
 TOLERANCE = 2e-5

@@ -30,7 +30,8 @@ import beholder
 from beholder import Head, HeadError, load_head, save_head
 from beholder.cli.models import models_app
 from beholder.models import catalog
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 
 Rows = npt.NDArray[np.float64]
 D = 128

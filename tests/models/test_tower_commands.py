@@ -14,8 +14,9 @@ from beholder import load_head
 from beholder.cli.models import models_app
 from beholder.errors import BeholderError, HeadError
 from beholder.models import catalog, download
+from beholder.models.backbones import SHAPES, TowerShape
 from beholder.models.catalog import Source
-from beholder.models.clip import SHAPES, TowerShape, canonical_shapes
+from beholder.models.tower_layouts import canonical_shapes
 from beholder.models.towers import load_tower
 from oracles import checkpoints as made
 from oracles.hub import Hub

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from beholder.models.clip import SHAPES, TowerShape, random_tensors
+from beholder.models.backbones import SHAPES, TowerShape
+from beholder.models.clip import random_tensors
 from beholder.models.towers import load_tower
 from oracles import checkpoints as made
 from oracles.peers import PEERS, needs_peers

@@ -16,8 +16,8 @@ from beholder import Head
 from beholder.errors import HeadError
 from beholder.kernels.scoring import Affine
 from beholder.models import backbones, catalog
+from beholder.models.backbones import SHAPES
 from beholder.models.catalog import find_towers
-from beholder.models.clip import SHAPES
 from beholder.models.towers import check_head_fits, inspect_tower, load_tower
 from oracles import checkpoints as made
 from oracles.hub import Hub

@@ -11,7 +11,7 @@ from PIL import Image
 
 from beholder import load_head, preprocess
 from beholder.models.towers import load_tower
-from beholder.scoring.score import EmbedOptions, ScoreOptions
+from beholder.scoring.options import EmbedOptions, ScoreOptions
 from beholder.scoring.summary import RunSummary
 from oracles.slow_scores import affine_scores
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from beholder.models.clip import TowerShape
+from beholder.models.backbones import TowerShape
 
 SHAPE = TowerShape.small()
 PICTURES = torch.randint(0, 256, (2, 28, 28, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

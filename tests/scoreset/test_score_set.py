@@ -24,7 +24,8 @@ from beholder.errors import InputError
 from beholder.io.records import sealed
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset.score_set import ROW, ScoreSet, open_scores, quoted, text_literal
-from beholder.scoring.score import EmbedOptions, ScoreOptions, embed, score
+from beholder.scoring.options import EmbedOptions, ScoreOptions
+from beholder.scoring.score import embed, score
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.s3 import BUCKET
 

@@ -15,7 +15,8 @@ import pytest
 
 from beholder import Head, load_head, save_head
 from beholder.kernels.scoring import Affine
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from oracles.peers import PEERS, needs_peers
 
 pytestmark = [needs_peers("VDC is"), pytest.mark.slow]

@@ -21,7 +21,8 @@ import numpy as np
 import beholder.engine.engine
 import beholder.models.towers
 import beholder.scoring.pictures  # (so that children find it imported)
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from oracles.picture_jobs import picture_bytes
 from oracles.result_bytes import check_same
 

@@ -24,8 +24,10 @@ import polars as pl
 
 from beholder import BeholderError, Head, save_head
 from beholder.kernels.scoring import Affine
-from beholder.models.clip import TowerShape, random_tensors
-from beholder.scoring.score import ScoreOptions, embed, score
+from beholder.models.backbones import TowerShape
+from beholder.models.clip import random_tensors
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from beholder.sources.stamp import read_stamp
 from oracles.checkpoints import hf_config, hf_state, write_json, write_safetensors

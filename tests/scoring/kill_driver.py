@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 
 SUFFIXES = ("", ".parquet", ".csv")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from kill_driver import SUFFIXES, run_and_perhaps_kill
 
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from oracles.result_bytes import check_same
 
 

@@ -14,7 +14,7 @@ from kill_driver import SUFFIXES, moment, run_and_perhaps_kill
 import beholder.engine.engine
 import beholder.models.towers
 import beholder.scoring.pictures  # noqa: F401  (so that children find it imported)
-from beholder.scoring.score import ScoreOptions
+from beholder.scoring.options import ScoreOptions
 
 
 def main(source: str, folder: str, tower: str, head: str, num_kills: int, seed: int) -> None:

@@ -251,7 +251,7 @@ def test_what_others_put_into_the_folder_of_shards_stays(tmp_path: Path, small_h
 
 
 def run_with(source: Path, out: Path, head: Path, on_progress: Any) -> RunSummary:
-    from beholder.scoring.score import ScoreOptions
+    from beholder.scoring.options import ScoreOptions
 
     return score(ScoreOptions(sources=(str(source),), out=str(out), heads=(str(head),)), on_progress=on_progress)
 
@@ -261,7 +261,7 @@ def test_a_shard_damaged_before_it_is_joined_is_not_joined(tmp_path: Path, small
     np.save(tmp_path / "x.npy", ROWS)
     out = tmp_path / "out.parquet"
     options: dict[str, Any] = {"shard_rows": 1000}
-    from beholder.scoring.score import ScoreOptions
+    from beholder.scoring.options import ScoreOptions
 
     job = ScoreOptions(sources=(str(tmp_path / "x.npy"),), out=str(out), heads=(str(small_head),), **options)
     shards = tmp_path / "out.parquet.partial" / "scores"

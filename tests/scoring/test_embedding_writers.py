@@ -15,7 +15,7 @@ import pytest
 
 from beholder.errors import InputError, OutputError
 from beholder.kernels import ColumnBlock
-from beholder.scoring.files import WriteOptions, join_shards, ready_rows, write_embeddings, write_shard as write_ready
+from beholder.scoring.files import WriteOptions, join_shards, ready_rows, write_embeddings
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.find import find_parts
 from beholder.sources.labels import ConsecutiveLabels

@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 
 from beholder import InputError, OutputError
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from oracles.program import beholder, python, start
 
 NUM_KILLS = 60

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from beholder.errors import BeholderError, HeadError, InputError, OutputError
-from beholder.scoring.score import ScoreOptions, embed, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import embed, score
 from oracles.picture_jobs import embed_options, score_options
 
 

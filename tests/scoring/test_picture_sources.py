@@ -19,7 +19,8 @@ from beholder import InputError, preprocess
 from beholder.io.storage import PIECE_BYTES
 from beholder.models.heads import load_head
 from beholder.models.towers import load_tower
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from beholder.scoring.summary import RunSummary
 from oracles.made_pictures import encoded, noise
 from oracles.s3 import BUCKET, fill_bucket

@@ -17,7 +17,8 @@ from PIL import Image
 
 from beholder import preprocess
 from beholder.models.towers import load_tower
-from beholder.scoring.score import ScoreOptions, embed, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import embed, score
 from oracles.picture_jobs import SIDE, check_counts, embed_options, picture_bytes, plain_scores, score_options
 from oracles.tiers import mostly_slow
 

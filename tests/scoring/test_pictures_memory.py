@@ -54,7 +54,8 @@ print(seen, at_few, peak)
 @pytest.fixture(scope="module")
 def tiny_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One patch, one block: so little to compute that the pipeline is what is measured."""
-    from beholder.models.clip import TowerShape, random_tensors
+    from beholder.models.backbones import TowerShape
+    from beholder.models.clip import random_tensors
 
     folder = tmp_path_factory.mktemp("tower")
     shape = TowerShape(image_px=14, patch_px=14, width=64, num_layers=1, num_heads=1, mlp_width=64, dim=DIM)

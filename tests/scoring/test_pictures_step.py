@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from beholder import BeholderError, preprocess
 from beholder.engine.engine import Engine
-from beholder.models.clip import ClipVisionTower, TowerShape, random_tower
+from beholder.models.backbones import TowerShape
+from beholder.models.clip import ClipVisionTower, random_tower
+from beholder.pixels.picture import PixelOptions
 from beholder.scoring.files import WriteOptions
-from beholder.scoring.pictures import DecodeOptions, EmbeddedShard, PictureStep
+from beholder.scoring.pictures import PictureStep
 from beholder.scoring.pictures_shard import EmbeddedShard, PictureProduct
-from beholder.sources.reader import PicturePart, PixelOptions, SourceOptions
 from beholder.sources.find import find_pictures
 from beholder.sources.reader import PicturePart, SourceOptions
 from oracles.made_pictures import encoded, noise

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import BeholderError, InputError, OutputError, load_head
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from oracles.score_jobs import NAMES, ROWS, D, N, clip_retrieval_set, read_scores, run
 from oracles.slow_scores import affine_scores, mlp_scores
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import OutputError
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from oracles.program import start
 from oracles.score_jobs import ROWS, D, N, clip_retrieval_set, read_scores, run
 

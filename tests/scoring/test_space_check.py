@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from beholder import Head, InputError, load_head, save_head
 from beholder.cli.app import app
 from beholder.models.spaces import space_of
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from beholder.scoring.summary import RunSummary
 from oracles.spaces import rows_at
 from oracles.tiers import mostly_slow

@@ -16,7 +16,8 @@ import pytest
 
 from beholder import BeholderError, InputError, load_head
 from beholder.io import storage
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from beholder.scoring.summary import RunSummary
 from oracles.s3 import BUCKET, ask_moto
 from oracles.tiers import mostly_slow

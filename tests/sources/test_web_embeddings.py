@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from beholder import BeholderError, OutputError
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from beholder.scoring.summary import RunSummary
 from oracles.web import serving
 

@@ -128,7 +128,13 @@ class JobProgress:
             tally = self._plan.step.tally
             rate, bytes_rate = self._rates.setdefault("", _Rates()).of(tally.num_new, tally.num_bytes)
             text = progress_text(self._plan, rate, bytes_rate, notices.current() or self._plan.step.waiting_for())
-            return text, {"score": "scoring", "embed": "embedding"}[self._plan.summary.verb], tally.num_done, tally.total()[0], text
+            return (
+                text,
+                {"score": "scoring", "embed": "embedding"}[self._plan.summary.verb],
+                tally.num_done,
+                tally.total()[0],
+                text,
+            )
         if self._stage is None:
             text = notices.current() or "starting"
             return f"{text}, {so_far}", "", 0, None, text

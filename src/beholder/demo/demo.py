@@ -29,7 +29,8 @@ from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, S
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import records, storage
 from beholder.models.heads import load_head, save_head
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from beholder.scoring.summary import THRESHOLDS, RunSummary
 from beholder.training import agreement, fit_ridge, spearman
 
@@ -369,8 +370,8 @@ def select_best(scores: Path, out: Path, say: Say) -> dict[str, Any]:
 
     Returns a JSON-ready record: the funnel, the lowest score that is left, seconds, the file.
     """
-    from beholder.curate.options import OutputOptions
-    from beholder.curate.select.selection import SelectRules, select_rows, write_lists
+    from beholder.curate.options import OutputOptions, SelectRules
+    from beholder.curate.select.selection import select_rows, write_lists
     from beholder.scoreset.score_set import open_scores
 
     started = time.perf_counter()

@@ -21,7 +21,8 @@ from beholder.io import storage
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.head_layouts import HeadFile, Layer
 from beholder.models.heads import Head, load_head, math_of, save_head
-from beholder.scoring.score import ScoreOptions, score
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.score import score
 from beholder.scoring.summary import RunSummary
 
 UNTRAINED_NOTE = "These scores mean nothing: nobody trained this tower and this head, their weights are random."

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.columns import SAMPLE
-from beholder.curate.advise.advice import Advice, advise, choose_score
+from beholder.curate.advise.advice import Advice, advise
 from beholder.curate.advise.representation import Group
+from beholder.curate.advise.rows import choose_score
 from beholder.errors import InputError
 from beholder.locate.named_sources import named_in
 from beholder.reporting import selections

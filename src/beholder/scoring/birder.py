@@ -24,7 +24,6 @@ from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import storage
 from beholder.notices import doing
 from beholder.options import option
-from beholder.pixels.picture import PicturePart
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.file_kinds import OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES
 from beholder.sources.folder import Listing, begins_as_picture, part_of_listing

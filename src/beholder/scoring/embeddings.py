@@ -38,7 +38,6 @@ from beholder.scoring.shards import (
     plan_shards,
 )
 from beholder.scoring.summary import PartSize, RunSummary, StageClock, Tally
-from beholder.sources.find import embedding_reader
 from beholder.sources.labels import ConsecutiveLabels, embedding_labels_schema
 from beholder.sources.reader import Part, ReadOptions, embedding_reader
 from beholder.sources.sampling import MeanDirection, mean_direction

@@ -15,7 +15,7 @@ from beholder.errors import InputError
 from beholder.models.backbones import ACTIVATIONS, TowerActivation
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.options import check_choices, check_timeout, option
-from beholder.pixels.picture import DECODERS, Decoder, MAX_PIXELS, PRESETS, PixelOptions, Preset, SourceOptions
+from beholder.pixels.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset
 from beholder.sources.reader import SourceOptions
 
 SMALLEST_MEMORY = 64_000_000

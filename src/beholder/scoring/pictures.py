@@ -28,22 +28,28 @@ from beholder.io.storage import is_local, local_path
 from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
 from beholder.notices import doing
-from beholder.pixels.picture import PictureBlock, PicturePart, PictureRef, PixelOptions, SourceOptions, Trait, contents_digest
-from beholder.scoring.files import WriteOptions
-from beholder.sources.reader import PicturePart, PixelOptions, Trait
+from beholder.pixels.picture import PixelOptions, Trait
 from beholder.scoring.execute import Plan
 from beholder.scoring.files import WriteOptions
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.output import EMBEDDINGS, RunOutput
-from beholder.scoring.pictures import DecodeOptions, PictureStep
-from beholder.scoring.pictures_shard import EarlierRows, EmbeddedShard, Known, PictureProduct, PictureRow, has_inputs, packed_path, packed_state, states_of
+from beholder.scoring.pictures_shard import (
+    EarlierRows,
+    EmbeddedShard,
+    PictureProduct,
+    PictureRow,
+    has_inputs,
+    packed_path,
+    packed_state,
+    states_of,
+)
 from beholder.scoring.run import Step
-from beholder.scoring.shards import Changes, EarlierShard, KEPT_FROM, Shard, ShardResult, kept_shard, plan_shards
-from beholder.scoring.summary import PartSize, RunSummary, SETTLED_BY, StageClock, Tally
-from beholder.sources.find import find_only_pictures, picture_reader
+from beholder.scoring.shards import KEPT_FROM, Changes, EarlierShard, Shard, ShardResult, kept_shard, plan_shards
+from beholder.scoring.summary import SETTLED_BY, PartSize, RunSummary, StageClock, Tally
+from beholder.sources.find import find_only_pictures
 from beholder.sources.folder import sizes_and_times
 from beholder.sources.labels import picture_labels_schema
-from beholder.sources.reader import PicturePart
+from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions, contents_digest, picture_reader
 from beholder.sources.sampling import count_traits
 from beholder.workers.pool import DecodePool, Outcome
 

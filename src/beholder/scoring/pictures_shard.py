@@ -25,11 +25,12 @@ from beholder.io.schemas import fit_column, fit_table
 from beholder.io.tables import stamped
 from beholder.kernels.scoring import RowScorer
 from beholder.models.heads import Head
-from beholder.pixels.picture import DIGEST_BYTES, LateLabels, Trait
+from beholder.pixels.picture import Trait
 from beholder.scoring import files
 from beholder.scoring.files import EMBEDDING, Reject, WriteOptions
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult, fingerprint
 from beholder.sources.labels import join_labels
+from beholder.sources.reader import DIGEST_BYTES, LateLabels
 
 EMBED_STAGE = "embed"
 _MEASURED = pa.schema([

@@ -12,9 +12,7 @@ from beholder.scoring.execute import Plan, execute
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.summary import RunSummary
 from beholder.sources.find import find
-from beholder.sources.reader import Part, ReadOptions
-from beholder.sources.sampling import MeanDirection, mean_direction
-from beholder.sources.stamp import Stamp, stamps_of
+from beholder.sources.reader import ReadOptions
 
 __all__ = ["EmbedOptions", "ScoreOptions", "embed", "plan", "score"]
 

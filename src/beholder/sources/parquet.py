@@ -22,7 +22,6 @@ from beholder.io.schemas import group_bytes, is_list, is_text, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.io.stream import read_ahead
 from beholder.kernels import ColumnBlock, Embeddings
-from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions
 from beholder.sources.column_choice import (
     VECTOR_NAMES,
     Columns,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from beholder.errors import BeholderError
 from beholder.io import storage
-from beholder.kernels.blocks import ColumnBlock, Embeddings
+from beholder.kernels import ColumnBlock, Embeddings
 from beholder.pixels.decode import header_traits
 from beholder.pixels.opening import ORIENTATION, reader_for
 from beholder.pixels.picture import Trait

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
-from beholder.pixels.picture import MAX_PIXELS, PictureError, PictureRef, PixelOptions, Prepare
+from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions, Prepare
 from beholder.pixels.sniff import sniff, stored_size
 from beholder.pixels.thumbnail import MEDIA_TYPES, SQUARE_TYPE, Thumbnail, ThumbnailKind, check_request
 from beholder.sources.fetch import OpenArchives, ReadLimits, read_bytes, too_many_bytes

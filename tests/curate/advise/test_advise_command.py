@@ -13,8 +13,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from beholder.cli.advise import advise, percent
+from beholder.cli.advise import advise
 from beholder.curate.advise.advice import advise as find
+from beholder.curate.advise.wording import percent
 from beholder.errors import InputError
 
 app = typer.Typer()

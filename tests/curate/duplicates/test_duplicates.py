@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from beholder.curate.duplicates import exact
 from beholder.curate.duplicates import exact as bound
 from beholder.curate.duplicates.groups import Duplicates, find_near_duplicates
-from beholder.errors import InputError
-from beholder.kernels import similarity, vectors
 from beholder.scoreset.vectors import Vectors
 from oracles.duplicates import exact_similarity, keep_best, similarities
 

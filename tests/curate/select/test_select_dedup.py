@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from beholder.cli.app import app
 from beholder.curate.duplicates.group_files import open_groups
-from beholder.curate.select.selection import RULES, select
+from beholder.curate.select.row_mask import RULES
+from beholder.curate.select.selection import select
 from beholder.errors import InputError
 from oracles.duplicates import similarities, survivors
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beholder.curate.select.selection import RULES, select
+from beholder.curate.select.row_mask import RULES
+from beholder.curate.select.selection import select
 from beholder.errors import InputError
 from oracles.selection import Found, Oracle, percentiles
 

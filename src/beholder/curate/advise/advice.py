@@ -14,10 +14,6 @@ from beholder.curate.advise.representation import METHOD, ColumnTable, Group, Gr
 from beholder.curate.advise.rows import SCORE, Grouper, LeftOut, Rows, choose_score, chosen_columns, finite, head_of, open_rows
 from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence, warnings_about
 from beholder.curate.options import AdviseOptions
-from beholder.io.frames import as_source, texts_of
-from beholder.curate.advise.rows import SCORE, Rows, choose_score, finite, head_of, open_rows
-from beholder.curate.advise.warnings import warnings_about
-from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence
 from beholder.models.published import LAION_EN, Landmark, PublishedShares, landmarks_of, published_of, read_threshold
 from beholder.options import KEEP_FIRST, take_old_names
 from beholder.scoreset.database import NO_FLAG, WITH_FLAG, Remedy
