@@ -51,7 +51,7 @@ def table(heading: str) -> list[list[str]]:
 def words() -> dict[str, tuple[str, set[str]]]:
     """Flag -> how help shows it, and the commands that have it, as the page says."""
     found = {}
-    for shown, meaning, commands in table("# Words of the command line"):
+    for shown, meaning, commands in table("## Flags"):
         assert meaning
         name = re.search(r"--[\w-]+", shown)
         assert name is not None
