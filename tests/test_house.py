@@ -57,3 +57,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=named)
+def test_source_files_named_in_pages_exist(page: Path) -> None:
+    """`scoring/run.py` and the like: below the repository, `src/beholder`, `tests` or `benchmarks`; a bare name anywhere."""
+    folders = [REPOSITORY, *(REPOSITORY / name for name in ("src/beholder", "tests", "benchmarks"))]
+    names = {file.name for folder in folders[1:] for file in folder.rglob("*.py")}
+    for path in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
+        assert path in names if "/" not in path else any((folder / path).exists() for folder in folders), path
