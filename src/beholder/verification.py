@@ -19,7 +19,7 @@ from beholder.sources.reader import PictureRef, SourceOptions
 
 SAMPLE_PICTURES = 200
 _DRIFT_ONLY = {
-    "head": "--head", "decoder": "--decoder", "preset": "--preset", "sample": "--sample", "min_score": "--min-score",
+    "head": "--head", "decoder": "--decoder", "preset": "--preset", "sample": "--draw", "min_score": "--min-score",
     "picture_column": "--picture-column",
 }  # fmt: skip
 """Fields that mean nothing for published scores, which have their own pictures, heads and pixels."""
@@ -34,7 +34,10 @@ class VerifyOptions:
     pictures: str | None = option(
         None, "With --golden: a folder with those pictures, under any names; then none is downloaded."
     )
-    sample: int | None = option(None, "How many of your pictures, evenly spread.", shown=str(SAMPLE_PICTURES), least=1)
+    sample: int | None = option(
+        None, "How many of your pictures to take, evenly spread.", shown=str(SAMPLE_PICTURES), least=1, flag=("--draw",),
+        old=("--sample",),
+    )  # fmt: skip
     picture_column: str | None = option(None, "Column with paths, URLs or bytes of pictures.", shown="found by looking")
     head: str | None = option(None, "The head.", shown=DEFAULT_HEAD)
     backbone: str | None = option(None, "The image tower.", shown=DEFAULT_TOWER)
@@ -65,7 +68,7 @@ class VerifyOptions:
             raise InputError(f"{what}: published scores have their own pictures, heads and pixels; leave out, or name pictures")
         _ = self.thresholds
         if self.sample is not None and self.sample < 1:
-            raise InputError("--sample must be at least 1")
+            raise InputError("--draw must be at least 1")
         check_choices(self)
 
     @property

@@ -28,7 +28,7 @@ def refusal(*line: str) -> str:
         ("select x --limit 5", "--limit; did you mean --top?"),
         ("select x --n 5", "--n; did you mean --top?"),
         ("select x -n 5", "-n; did you mean --top?"),
-        ("verify x --limit 5", "--limit; did you mean --sample?"),
+        ("verify x --limit 5", "--limit; did you mean --draw?"),
         ("score x --model m", "--model; did you mean --head?"),
         ("embed x --model m", "--model; did you mean --backbone?"),
         ("report x --top 5", "No such option: --top; it is one of select"),

@@ -114,7 +114,7 @@ select = command(
     description="""Choose which pictures stay: by score, rank, share, group, any SQL condition, near-duplicates, bytes.
 
     Each rule works on what the ones before it left: --repeated, no score, --exclude, --marks, --where, --min-score,
-    --max-score, --quantile, --dedup-against, --dedup, --balance, --top, --top-share, --sample, --budget. Ties are broken by
+    --max-score, --quantile, --dedup-against, --dedup, --balance, --top, --top-share, --draw, --budget. Ties are broken by
     sample, so the same call gives the same rows.
     """,
     examples="""Examples:\n

@@ -21,7 +21,7 @@ EXAMPLES = """Examples:\n
   beholder verify --golden\n
   beholder verify --golden --pictures golden-pictures/\n
   beholder verify photos/\n
-  beholder verify photos/ --precision bf16 --decoder scaled --sample 1000 --min-score 5.25
+  beholder verify photos/ --precision bf16 --decoder scaled --draw 1000 --min-score 5.25
 """
 
 

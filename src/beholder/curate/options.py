@@ -147,7 +147,7 @@ SCORE, PIXELS, BYTES, OLDEST = "score", "pixels", "bytes", "oldest"
 KEEP_WORDS = (SCORE, PIXELS, BYTES, OLDEST)
 """What `dedup_keep` may be but for an expression."""
 SMALLEST_MEMORY = 256_000_000
-_ONE_OF = "--top, --top-share, --sample"
+_ONE_OF = "--top, --top-share, --draw"
 
 
 def all_cores() -> int:
@@ -181,9 +181,15 @@ class RuleOptions:
         None, "Keep equally many of each group of this column, the best ones; with --top N about N in all."
     )
     where: tuple[str, ...] = where_option()
-    sample: int | None = option(None, "Draw so many rows, weighted by score (see --temperature).", least=1)
-    seed: int = option(0, "What --sample draws with; the same seed draws the same rows.")
-    temperature: float = option(1.0, "--sample: weight is exp(score / temperature); inf draws evenly.")
+    sample: int | None = option(
+        None,
+        "Draw so many rows at random, weighted by score (see --temperature).",
+        least=1,
+        flag=("--draw",),
+        old=("--sample",),
+    )
+    seed: int = option(0, "The seed of --draw; the same seed draws the same rows.")
+    temperature: float = option(1.0, "--draw: a row's weight is exp(score / temperature); inf draws all rows alike.")
     budget: int | None = option(None, "Keep the best rows whose bytes on disk fit, e.g. 500GB.", read="bytes")
     size_column: str | None = option(None, "Column with each picture's bytes for --budget.", shown="num_bytes")
     exclude: tuple[str, ...] = option((), "Drop the samples of this list: .txt, .csv or .parquet (repeatable).")
@@ -286,13 +292,13 @@ class SelectRules(ReadOptions, RuleOptions):
             raise InputError(f"--min-score {self.min_score} {above}; nothing could stay")
         if self.quantile is not None and not 0 <= self.quantile <= 1:
             raise InputError(f"--quantile {self.quantile:g}: a quantile is between 0 and 1; 0.9 keeps the best tenth")
-        for name, number in (("--top", self.top), ("--sample", self.sample), ("--clusters", self.clusters)):
+        for name, number in (("--top", self.top), ("--draw", self.sample), ("--clusters", self.clusters)):
             if number is not None and number < 1:
                 raise InputError(f"{name} {number}: at least 1")
         if self.budget is not None and self.budget < 0:
             raise InputError(f"--budget {self.budget}: at least 0 bytes")
         if not self.temperature > 0:
-            raise InputError(f"--temperature {self.temperature:g}: above 0 (inf draws evenly)")
+            raise InputError(f"--temperature {self.temperature:g}: above 0 (inf draws all rows alike)")
         self._check_dedup()
         if self.memory < SMALLEST_MEMORY:
             raise InputError(f"--memory {self.memory:,} is too little; at least 256MB")
@@ -327,8 +333,8 @@ class SelectRules(ReadOptions, RuleOptions):
             raise InputError("--clusters makes the column cluster, which nothing uses; add --per cluster or --balance cluster")
         compared = self.similarity if self.similarity is not None else self.reference_similarity
         idle = (
-            ("--seed", self.seed != 0, self.sample, "--sample"),
-            ("--temperature", self.temperature != 1, self.sample, "--sample"),
+            ("--seed", self.seed != 0, self.sample, "--draw"),
+            ("--temperature", self.temperature != 1, self.sample, "--draw"),
             ("--dedup-method", self.dedup_method != "auto", compared, "--dedup with a similarity"),
             ("--dedup-keep", self.dedup_keep != SCORE, self.dedup, "--dedup"),
             ("--dedup-per", self.dedup_per is not None, self.dedup, "--dedup"),

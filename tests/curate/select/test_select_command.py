@@ -180,7 +180,7 @@ def test_a_budget_says_what_was_used(
 
 
 def test_every_rule_tells_the_lowest_score_it_left(tmp_path: Path) -> None:
-    rules = "--where sample>='10' --min-score 0.2 --max-score 0.9 --quantile 0.5 --balance kind --top 20 --sample 20"
+    rules = "--where sample>='10' --min-score 0.2 --max-score 0.9 --quantile 0.5 --balance kind --top 20 --draw 20"
     steps = json.loads(call(hundred(tmp_path), *rules.split(), "--json").stdout)["funnel"]
     found = {step["rule"]: round(step["lowest_left"], 6) for step in steps}
     assert found == {"where": 0.1, "min_score": 0.2, "max_score": 0.2, "quantile": 0.55, "balance": 0.71, "sample": 0.71}

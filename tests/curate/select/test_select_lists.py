@@ -311,7 +311,7 @@ def test_rows_without_a_name_and_numbers_as_names() -> None:
         ({"per": "cluster", "top": 1}, "--clusters K"),
         ({"top": 1, "clusters": 3}, "which nothing uses"),
         ({"memory": 10, "top": 1}, "256MB"),
-        ({"top": 1, "seed": 3}, "--sample"),
+        ({"top": 1, "seed": 3}, "--draw"),
         ({"min_score": float("nan")}, "no number"),
         ({"budget": 1, "size_column": "caption"}, "not numbers"),
         ({"top": 1, "join": "nowhere.parquet"}, "does not exist"),
