@@ -47,7 +47,7 @@ REPEATED = (KEEP_FIRST, REFUSE, ALL)
 
 def repeated_option() -> Any:
     """The field for what becomes of them."""
-    text = "Rows that name a sample again (two files of the same pictures): keep-first, refuse, or all, which count twice."
+    text = "Rows whose sample came before (two files of the same pictures): keep-first, refuse, or all, which counts both."
     return option(KEEP_FIRST, text, choices=REPEATED)
 
 
@@ -65,7 +65,7 @@ def join_option() -> Any:
 
 def picture_column_option() -> Any:
     """The field for the column that says where the pictures are (`scoreset.picture_column`)."""
-    text = "Column with paths or URLs of the pictures, where that which names the rows has none."
+    text = "Column with paths or URLs of the pictures, where the rows' names are neither."
     return option(None, text, shown="found by itself")
 
 
