@@ -223,7 +223,7 @@ def test_names_that_sql_cannot_tell_apart(tmp_path: Path) -> None:
     two = pa.table({"URL": ["a"], "url": ["b"], "score": [1.0]})
     assert "'URL' and 'url', which differ in case only" in refused(two)
     both = pa.table({"Sample": ["a"], "id": ["b"], "score": [1.0]})
-    assert "beside 'id', which shall name the rows" in refused(both)
+    assert "beside 'id', which is to name the rows" in refused(both)
     with open_scores(both, sample_column="Sample") as scores:
         assert by_duckdb(scores, "sample, id") == [("a", "b")]
     with open_scores(pa.table({"Sample": ["a"], "score": [1.0]}), sample_column="Sample") as scores:

@@ -115,7 +115,7 @@ def check_expression(
     if not expression.strip():
         raise InputError(f"{flag} is empty; give a condition such as 'width >= 512'")
     if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in expression):  # surrogates: a broken argument
-        raise InputError(f"{named}: it holds a NUL or something that is no text in UTF-8")
+        raise InputError(f"{named}: it holds a NUL or bytes that are not UTF-8 text")
     depth = 0
     for match in _TOKEN.finditer(expression):
         if match["comment"] or match["end"] or match["dollar"]:

@@ -240,7 +240,7 @@ def _num_fitting(connection: duckdb.DuckDBPyConnection, file: Path, sample: str,
         connection, f"SELECT {name} FROM {rows} WHERE {name} IS NOT NULL GROUP BY {name} HAVING count(*) > 1 LIMIT 1"
     )
     if twice is not None:
-        raise InputError(f"--join {path} has the sample {twice[0]!r} twice; which of its rows is meant cannot be told")
+        raise InputError(f"--join {path} has the sample {twice[0]!r} twice; keep one of its rows")
     samples = f"SELECT CAST({name} AS VARCHAR) FROM {rows} WHERE {name} IS NOT NULL"
     counted = f"SELECT count(*) FILTER (WHERE {NAME} IN ({samples})), count(*) FROM scores"
     num_fitting, num_rows = first_row(connection, counted) or (0, 0)

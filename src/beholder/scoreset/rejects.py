@@ -211,12 +211,12 @@ class Rejected:
         if num_nameless:
             said.append(f"{num_nameless:,} without a path or address of their own (inside an archive or table, or gone)")
         if num_odd:
-            said.append(f"{num_odd:,} whose names no list can hold (a line break, or bytes that are no UTF-8)")
+            said.append(f"{num_odd:,} whose names a list cannot hold (a line break, or bytes that are not UTF-8)")
         if not said:
             return num_written, ""
         return num_written, (
-            f"not in the list: {' and '.join(said)}; the command that scored them tries again what may have been a passing "
-            "matter with --retry-rejects"
+            f"not in the list: {' and '.join(said)}; to try those again whose reason may have passed, run the command that "
+            "scored them with --retry-rejects"
         )
 
     def _names(self, finder: PictureFinder, counts: list[int]) -> Iterator[pa.Table]:

@@ -467,7 +467,7 @@ def _columns_of(
     names = schema.names
     taken = next((name for name in names if name.lower() in _DUCKDB_NAMES), None)
     if taken is not None:
-        raise InputError(f"{source} has a column {taken!r}, a name that reading it needs itself; rename it")
+        raise InputError(f"{source} has a column {taken!r}, a name that is needed for reading; rename it")
     first: dict[str, str] = {}
     for name in names:  # SQL looks at no case
         before = first.setdefault(name.lower(), name)
@@ -484,7 +484,7 @@ def _columns_of(
     hidden = first.get(columns.SAMPLE) if sample_column.lower() != columns.SAMPLE else None
     if hidden is not None and not is_said:
         raise InputError(
-            f"{source} has a column {hidden!r} beside {sample_column!r}, which shall name the rows; rename one, "
+            f"{source} has a column {hidden!r} beside {sample_column!r}, which is to name the rows; rename one, "
             "or choose with --sample-column"
         )
     if hidden is not None:
