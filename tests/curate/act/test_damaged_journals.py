@@ -33,7 +33,7 @@ def test_a_damaged_line_is_named_with_what_to_do(here: Path) -> None:
     text = JOURNAL.read_text()
     number = next(i for i, line in enumerate(text.splitlines(), 1) if "kept/a.jpg" in line)
     JOURNAL.write_text(text.replace("kept/a.jpg", "kept/b.jpg"))
-    why = rf"damaged in line {number} \(its checksum is wrong.*nothing was touched: put a copy of it back"
+    why = rf"damaged in line {number} \(its checksum is wrong.*nothing was touched: restore a whole copy of it"
     with pytest.raises(InputError, match=why):
         take_back(str(JOURNAL))
     with pytest.raises(InputError, match=why):

@@ -175,7 +175,7 @@ def test_a_journal_that_someone_edited_is_refused_in_words(tmp_path: Path, line:
     lines = [FIRST, {"folder": "/t"}, line, {"planned": 1}]
     write_journal(path, lines)
     with pytest.raises(
-        InputError, match=r"j\.jsonl is damaged in line 3 \(.*\); nothing was touched: put a copy of it back that is whole"
+        InputError, match=r"j\.jsonl is damaged in line 3 \(.*\); nothing was touched: restore a whole copy of it"
     ):
         read_journal(str(path))
 

@@ -126,7 +126,7 @@ def test_an_undo_that_was_killed_is_not_taken_for_one_that_left_something(here: 
     done, _ = act(photos(*NAMES), copy="best", apply=True)
     journal = here / "best.journal.jsonl"
     write_journal(journal, [*lines_of(journal), {"undo": "begin"}])
-    with pytest.raises(InputError, match="was begun and has not come to its end; run it again"):
+    with pytest.raises(InputError, match="was begun and is not finished; run it again"):
         act(photos(*NAMES), copy="best")
     assert take_back(done.journal)[0].exit_status == 0
     assert not (here / "best").exists()

@@ -518,7 +518,7 @@ def _taken(state: JournalState, lines: list[_Line], path: str) -> Iterable[Settl
         try:
             found += state.take(line, start)
         except KeyError as error:
-            raise _damaged(path, number, f"{error} lacks, or stands in no line before") from None
+            raise _damaged(path, number, f"{error} is missing here, and in all lines before") from None
         except TypeError as error:
             raise _damaged(path, number, str(error)) from None
     return found
@@ -526,7 +526,7 @@ def _taken(state: JournalState, lines: list[_Line], path: str) -> Iterable[Settl
 
 def _damaged(path: str, number: int, why: str) -> InputError:
     return InputError(
-        f"{path} is damaged in line {number:,} ({why}); nothing was touched: put a copy of it back that is whole, or go by "
+        f"{path} is damaged in line {number:,} ({why}); nothing was touched: restore a whole copy of it, or follow "
         'its other lines by hand ("from": where a file was, "to": where it was made or moved to)'
     )
 
@@ -632,7 +632,7 @@ def reopened(path: str, *, for_undo: bool = False) -> Iterator[tuple[Journal, Jo
         _lock(path, descriptor)
         state = read_journal(path)
         if state.is_undone and not for_undo:
-            raise InputError(f"{path}: this act has just been taken back, or is being so; run the same command again")
+            raise InputError(f"{path}: this act has just been undone, or is being undone; run the same command again")
         try:
             if os.fstat(descriptor).st_size != state.num_bytes:
                 os.ftruncate(descriptor, state.num_bytes)

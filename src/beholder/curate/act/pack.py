@@ -387,7 +387,7 @@ class _Packing(_Packer):
         for path, _ in self._paths():
             if os.path.lexists(path):
                 raise OutputError(
-                    f"{path} is there already and is not of this act; take it away, then run the same command again"
+                    f"{path} is there already and was not made by this act; remove it, then run the same command again"
                 )
         self.log.write({"packing": self.file_names()[0], "planned": self.state.num_planned})
         (_, half), *others = self._paths()

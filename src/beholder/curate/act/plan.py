@@ -169,7 +169,7 @@ class Planner:
         intents[0].shares = tuple(shares)
         targets = {hash(intent.target) for intent in intents}
         if len(targets) < len(intents) or targets & self._seen:
-            raise Refused("clash", f"{intents[0].target}: another of the pictures goes there, too")
+            raise Refused("clash", f"{intents[0].target}: another picture goes there, too")
         for intent in intents:
             self._check_target(intent)
         self._seen |= targets

@@ -244,11 +244,11 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> JournalState 
 def _undone_text(state: JournalState, path: str) -> str:
     """Why an act that was taken back in part cannot go on, and what to do."""
     count, kind = state.num_kept_by_undo, "file"
-    other = "or begin another act with another --journal-out; what is in its way it leaves as it is"
+    other = "or begin another act with another --journal-out; it leaves alone what is in its way"
     if state.action in SHARDED:
         kind, other = "shard", f"or name another folder with --{state.action}"
     if count is None:
-        return f"an undo of this act was begun and has not come to its end; run it again ({undo_command(path)}), {other}"
+        return f"an undo of this act was begun and is not finished; run it again ({undo_command(path)}), {other}"
     left = f"{counted(count, kind)} as {'it was' if count == 1 else 'they were'}"
     look = undo_command(path, apply=False)
     return f"an undo of this act was begun and left {left}; see why ({look}) and end it with --apply, {other}"

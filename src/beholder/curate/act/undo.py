@@ -55,15 +55,15 @@ def undo(path: str, *, dry_run: bool, say: Say) -> ActionSummary:
         if state.num_lost:
             why = "; its last line is damaged and counts as lost" if state.is_last_damaged else ""
             summary.notes.append(
-                f"{shown_path(path)} has lost its end ({bytes_text(state.num_lost)}{why}), so it does not tell all that was "
-                "done: what it tells is taken back, and the folder is searched for more"
+                f"{shown_path(path)} has lost its end ({bytes_text(state.num_lost)}{why}), so it does not say all that was "
+                "done: what it says is taken back, and the folder is searched for more"
             )
         elif not state.is_finished:
             summary.notes.append("this act was stopped before its end; what it had done is taken back")
         _undo_files(path, state, log, summary)
         _undo_shards(path, state, log, summary)
         for file in _unnamed_files(path, state) if state.num_lost else ():
-            summary.leave_out("unnamed", file, f"{file} stands in no line of the journal")
+            summary.leave_out("unnamed", file, f"{file} is named by no line of the journal")
         if log is not None:
             _remove_folders(state.folders)
             log.write({"end": "undone", "left": summary.num_skipped})
