@@ -69,7 +69,7 @@ def test_a_landmark_of_another_head_is_told(tmp_path: Path, name: str, is_told: 
 
 def test_a_strict_landmark_at_the_highest_score_leaves_nothing() -> None:
     table = pa.table({"sample": ["a"], "aesthetic_score": [5.0]})
-    with pytest.raises(InputError, match="--min-score sd-v1 goes with no --max-score 5; nothing could stay"):
+    with pytest.raises(InputError, match="--min-score sd-v1 keeps only what is above --max-score 5; nothing could stay"):
         beholder.select(table, min_score="sd-v1", max_score=5)
 
 

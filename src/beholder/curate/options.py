@@ -166,7 +166,7 @@ class RuleOptions:
     )
     max_score: float | None = option(None, "Keep scores of at most this.")
     quantile: float | None = option(None, "Keep scores of at least this quantile (0 to 1) of the rows that other rules left.")
-    top: int | None = option(None, "Keep the best so many.", least=1)
+    top: int | None = option(None, "Keep the best N.", least=1)
     top_share: str | None = option(
         None,
         "Keep the best share: 10% or 0.1, rounded up to whole rows. With --top as well, both count from the rows that were "
@@ -183,7 +183,7 @@ class RuleOptions:
     where: tuple[str, ...] = where_option()
     sample: int | None = option(
         None,
-        "Draw so many rows at random, weighted by score (see --temperature).",
+        "Draw N rows at random, weighted by score (see --temperature).",
         least=1,
         flag=("--draw",),
         old=("--sample",),
@@ -201,7 +201,7 @@ class RuleOptions:
     )
     dedup_keep: str = option(
         SCORE,
-        "--dedup: which of the pictures that are alike stays: that with the best score, the most pixels, the most bytes, the "
+        "--dedup: which of the similar pictures stays: that with the best score, the most pixels, the most bytes, the "
         "oldest file (score, pixels, bytes, oldest), or the highest value of an SQL expression, e.g. 'width * height'; where "
         "that is equal, the better ranked.",
     )
@@ -218,7 +218,7 @@ class RuleOptions:
         None, "--dedup-against: the least cosine similarity of what is dropped.", shown="that of --dedup"
     )
     embeddings: str | None = option(None, "Embeddings for --dedup and --clusters.", shown="those kept beside the scores")
-    clusters: int | None = option(None, "Make the column cluster: k-means with so many on the embeddings.", least=1)
+    clusters: int | None = option(None, "Make the column cluster: k-means of the embeddings, with N clusters.", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +236,7 @@ class ReadOptions:
     repeated: str = repeated_option()
     score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
     sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
-    memory: int = option(3_000_000_000, "Memory to stay below, about.", read="bytes", shown="3GB")
+    memory: int = option(3_000_000_000, "About how much memory may be taken.", read="bytes", shown="3GB")
     num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
 
 
@@ -286,34 +286,34 @@ class SelectRules(ReadOptions, RuleOptions):
         """Raise InputError for values that mean nothing, and for rules that do not go together."""
         most, least = self.max_score, self.least_score
         if most is not None and (not isinstance(most, Real) or math.isnan(most)):
-            raise InputError(f"--max-score {most!r} is no number")
+            raise InputError(f"--max-score {most!r} is not a number")
         if least is not None and most is not None and (least.value > most or (least.is_strict and least.value == most)):
-            above = f"is above --max-score {most:g}" if least.value > most else f"goes with no --max-score {most:g}"
+            above = f"is above --max-score {most:g}" if least.value > most else f"keeps only what is above --max-score {most:g}"
             raise InputError(f"--min-score {self.min_score} {above}; nothing could stay")
         if self.quantile is not None and not 0 <= self.quantile <= 1:
             raise InputError(f"--quantile {self.quantile:g}: a quantile is between 0 and 1; 0.9 keeps the best tenth")
         for name, number in (("--top", self.top), ("--draw", self.sample), ("--clusters", self.clusters)):
             if number is not None and number < 1:
-                raise InputError(f"{name} {number}: at least 1")
+                raise InputError(f"{name} {number}: give at least 1")
         if self.budget is not None and self.budget < 0:
-            raise InputError(f"--budget {self.budget}: at least 0 bytes")
+            raise InputError(f"--budget {self.budget}: give at least 0 bytes")
         if not self.temperature > 0:
-            raise InputError(f"--temperature {self.temperature:g}: above 0 (inf draws all rows alike)")
+            raise InputError(f"--temperature {self.temperature:g}: give a number above 0 (inf draws all rows alike)")
         self._check_dedup()
         if self.memory < SMALLEST_MEMORY:
-            raise InputError(f"--memory {self.memory:,} is too little; at least 256MB")
+            raise InputError(f"--memory {self.memory:,} is too little; give at least 256MB")
         _ = self.share
         self._check_together()
 
     def _check_dedup(self) -> None:
         if isinstance(self.dedup, str) and self.dedup != EXACT_BYTES:
-            raise InputError(f"--dedup {self.dedup}: a cosine similarity, for example 0.95, or {EXACT_BYTES}")
+            raise InputError(f"--dedup {self.dedup}: give a cosine similarity, for example 0.95, or {EXACT_BYTES}")
         if self.dedup_method not in DEDUP_METHODS:
             raise InputError(f"unknown method {self.dedup_method!r} for near-duplicates; choose {', '.join(DEDUP_METHODS)}")
         given = (("--dedup", self.similarity), ("--dedup-against-similarity", self.dedup_against_similarity))
         for flag, similarity in given:
             if similarity is not None and not 0 < similarity <= 1:
-                raise InputError(f"{flag} {similarity:g}: a cosine similarity above 0 and at most 1, for example 0.95")
+                raise InputError(f"{flag} {similarity:g}: give a cosine similarity above 0 and at most 1, for example 0.95")
         if not self.dedup_keep.strip():
             raise InputError(f"--dedup-keep is empty; give {', '.join(KEEP_WORDS)}, or an SQL expression")
         if self.dedup_against and self.reference_similarity is None:

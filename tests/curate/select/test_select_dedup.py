@@ -175,7 +175,7 @@ def test_the_summary_says_how_many_groups_would_keep_another_picture_by_pixels(e
     table = pictures_table(width=sides, height=[10] * 6)
     with select(table, dedup=0.95, embeddings=embeddings) as selection:
         assert selection.selection.notes == [
-            "1 of 2 groups of near-duplicates would keep another picture by its pixels (--dedup-keep pixels)"
+            "1 of 2 groups of near-duplicates hold a picture with more pixels than the one kept; --dedup-keep pixels keeps the largest"
         ]
         assert selection.kept_rows().column("sample").to_pylist() == ["0.jpg", "3.jpg", "5.jpg"]
     with select(table, dedup=0.95, dedup_keep="pixels", embeddings=embeddings) as selection:
@@ -218,7 +218,7 @@ def test_columns_of_a_csv_are_numbers_where_they_are_meant_so(tmp_path: Path, em
         ({"dedup": 0.9, "dedup_keep": "1; 2"}, "one condition without ';'"),
         ({"dedup": 0.9, "dedup_keep": " "}, "--dedup-keep is empty"),
         ({"dedup": 0.9, "dedup_per": "nothing"}, "--dedup-per nothing: there is no such column"),
-        ({"dedup": "exact_bytes"}, "--dedup exact_bytes: a cosine similarity, for example 0.95, or exact-bytes"),
+        ({"dedup": "exact_bytes"}, "--dedup exact_bytes: give a cosine similarity, for example 0.95, or exact-bytes"),
         ({"dedup": "nan"}, "--dedup nan: a cosine similarity above 0"),
         (
             {"dedup": 0.9, "dedup_method": "quick"},
@@ -555,4 +555,4 @@ def test_the_command_takes_the_flags(tmp_path: Path, embeddings: str) -> None:
     ]
     assert summary["rules"]["dedup"] == 0.95
     result = CliRunner().invoke(app, ["select", str(tmp_path / "s.parquet"), "--dedup", "much"])
-    assert "--dedup much: a cosine similarity, for example 0.95, or exact-bytes" in str(result.exception)
+    assert "--dedup much: give a cosine similarity, for example 0.95, or exact-bytes" in str(result.exception)

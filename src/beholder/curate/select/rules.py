@@ -394,8 +394,8 @@ class RuleRunner:
         larger = int(((most > kept) & (kept >= 0)).sum())
         if count:
             self.notes.append(
-                f"{larger:,} of {counted(count, 'group')} of near-duplicates would keep another picture by its pixels"
-                + (" (--dedup-keep pixels)" if larger else "")
+                f"{larger:,} of {counted(count, 'group')} of near-duplicates hold a picture with more pixels than the one kept"
+                + ("; --dedup-keep pixels keeps the largest" if larger else "")
             )
 
     def _identical(self) -> None:
