@@ -97,12 +97,12 @@ def price_sentence(tables: Sequence[ColumnTable], num_kept: int, num_scored: int
         value = cut(value_text(group, table.kind), _VALUE_CHARACTERS, table.kind)
         rows = f"{group.num_rows:,} stay" if group.num_rows > 1 else "1 stays"
         return (
-            f"Pictures {_which(table, value)} pay for it most: {percent(group.share_kept)} of these {rows}, "
+            f"Pictures {_which(table, value)} are dropped most: {percent(group.share_kept)} of these {rows}, "
             f"against {all_share} of all."
         )
     if any(table.num_growing for table in tables):
         return "No group clearly shrinks; the table shows which ones grow."
-    return "No group of pictures clearly gains or loses by it."
+    return "No group of pictures is clearly dropped more, or less, than the others."
 
 
 def _which(table: ColumnTable, value: str) -> str:
