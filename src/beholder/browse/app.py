@@ -115,7 +115,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Exception) -> Response:
-        return _error(503, "too many questions are waiting for their answers; try again")
+        return _error(503, "too many requests are waiting for an answer; try again")
 
     @app.exception_handler(BeholderError)
     async def mendable(_: Request, error: Exception) -> Response:
@@ -363,7 +363,7 @@ class ColumnFilter(_Strict):
         else:
             found = f"{name} IS {'NOT ' if self.kind == 'not_null' else ''}NULL"
         if not found:
-            raise InputError(f"the filter on {self.column} says nothing")
+            raise InputError(f"the filter on {self.column} is empty")
         return found
 
 

@@ -275,7 +275,7 @@ class _Worker:
                 if status == _ALARM:
                     raise job.over_time
                 how = "; ".join(filter(None, (status, words)))
-            raise InputError(f"{job.named}: the database ended over it, {_MOST_TRIES} times ({how}){job.advice}")
+            raise InputError(f"{job.named}: the database ended while it worked on it, {_MOST_TRIES} times ({how}){job.advice}")
         finally:
             if self._child is None:
                 self.begin()  # the next one need not wait for it
