@@ -188,7 +188,7 @@ def test_overwrite_is_refused_before_anything_is_removed(tmp_path: Path, small_h
     else:
         (out / name).write_text("a,b\n1,2\n")
     before = snapshot(out)
-    with pytest.raises(OutputError, match=rf"{name} is not of this program and would be taken for a result; move it"):
+    with pytest.raises(OutputError, match=rf"{name} was not written by beholder and would be taken for a result; move it"):
         run(tmp_path / "x.npy", out, small_head, overwrite=True)
     assert snapshot(out) == before
 
@@ -341,7 +341,7 @@ def test_embeddings_of_other_tools_are_never_removed(tmp_path: Path, photos: Pat
         (out / "beholder.json").write_text('{"format": "beholder-embeddings", "backbone": "mine"}')
     np.save(out / "img_emb" / "img_emb_00007.npy", ROWS)
     before = snapshot(out)
-    with pytest.raises(OutputError, match=r"img_emb_00007\.npy is not of this program and would be taken for a result"):
+    with pytest.raises(OutputError, match=r"img_emb_00007\.npy was not written by beholder and would be taken for a result"):
         embed(replace(options, overwrite=True))
     assert snapshot(out) == before
     (out / "img_emb" / "img_emb_00007.npy").unlink()

@@ -99,7 +99,7 @@ def _check_backbone(stamps: Sequence[Stamp], heads: Sequence[Head], told: str | 
                 if told is not None:
                     continue
                 warnings.append(
-                    f"nothing tells whether {stamp.backbone}, which made these embeddings, holds the weights of "
+                    f"it is not known whether {stamp.backbone}, which made these embeddings, holds the weights of "
                     f"{head.backbone}, which {head.name} was trained on"
                 )
     for head in heads:
@@ -372,7 +372,7 @@ class ScoreStep(Step):
                     out.write(labels, rows.scores, bad)
                 if shard.stop is not None and out.num_read != shard.stop - shard.start:
                     path, promised = self.parts[shard.part].path, shard.stop - shard.start
-                    raise InputError(f"{path} gave {out.num_read} rows where {promised} were promised; did it change?")
+                    raise InputError(f"{path} gave {out.num_read} rows where {promised} were expected; did it change?")
         finally:
             if isinstance(computed, Stream):
                 computed.leave()  # though the files could not be opened: else `compute_each` would wait for room without end

@@ -49,20 +49,18 @@ class JobOptions:
         None,
         "Column of the source to pass through; may be repeated; '*' for all.",
         flag=("--column",),
-        shown="none of embeddings', all of pictures'",
+        shown="none of embeddings, all of pictures",
     )
     sample_column: str | None = option(None, "Column that names the rows.", shown="sample, image_path, key, ... or FILE#ROW")
     num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
     shard_rows: int | None = option(
         None,
-        "Most rows of a shard: what an interruption can cost. A tar under 1 GiB is always one shard.",
+        "Most rows of a shard, which is what an interruption can cost. A tar under 1 GiB is always one shard.",
         shown="1,000,000 rows of embeddings; 512 pictures on a CPU, 8,192 elsewhere",
         least=1,
     )
     overwrite: bool = option(False, "Start anew where a result exists.")
-    retry_rejects: bool = option(
-        False, "Try again what was rejected for what may have been a passing matter (network, disk, time)."
-    )
+    retry_rejects: bool = option(False, "Try again what was rejected for a reason that may have passed (network, disk, time).")
     vanished: Vanished = option(
         "drop",
         "Results of an earlier run whose pictures or files are not among the sources any more: drop, or keep (at the end).",
@@ -109,7 +107,7 @@ class PictureOptions:
     )
     activation: TowerActivation | None = option(
         None,
-        "The tower's activation, where its file does not tell it.",
+        "The tower's activation, where its file does not say it.",
         choices=ACTIVATIONS,
         flag=("--tower-activation",),
         shown="as the file says",
@@ -122,7 +120,7 @@ class PictureOptions:
         choices=PRESETS,
     )
     decoder: Decoder = option(
-        "pillow", "pillow (exact) or scaled (large JPEGs at 1/2, 1/4, 1/8: faster, pixels drift).", choices=DECODERS
+        "pillow", "pillow (exact) or scaled (large JPEGs at 1/2, 1/4, 1/8: faster, pixels differ a little).", choices=DECODERS
     )
     max_pixels: int = option(MAX_PIXELS, "Reject pictures with more pixels than this.", least=1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.")
@@ -175,11 +173,11 @@ class ScoreOptions(PictureOptions, JobOptions):
     memory_bytes: int = option(
         1 << 30, "About how much memory reading embeddings may take.", flag=("--memory",), read="bytes", shown="1GB"
     )
-    keep_embeddings: bool = option(False, "Of pictures: write the embeddings too, beside the scores.")
+    keep_embeddings: bool = option(False, "For pictures: write the embeddings too, beside the scores.")
     space_check: SpaceCheck = option(
         "on",
-        "Refuse embeddings without a stamp that are none of the head's tower, by their mean cosine to its centroid; off: score "
-        "them all the same.",
+        "Refuse embeddings without a stamp that do not look like those of the head's tower (by their mean cosine to its "
+        "centroid); off: score them all the same.",
         choices=SPACE_CHECKS,
     )
 

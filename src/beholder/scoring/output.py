@@ -511,7 +511,9 @@ def _is_by_us(place: str, inside: str) -> bool:
 
 
 def _in_the_way(place: Path | str) -> OutputError:
-    return OutputError(f"{place} is not of this program and would be taken for a result; move it, or choose another output")
+    return OutputError(
+        f"{place} was not written by beholder and would be taken for a result; move it, or choose another output"
+    )
 
 
 def _place(path: str) -> str:

@@ -268,7 +268,7 @@ def _preset_notes(options: Options, pixels: PixelOptions, parts: Sequence[Pictur
     verb = "scores" if isinstance(options, ScoreOptions) else "embeds"
     preset = "reference, the default," if pixels.preset == "reference" else pixels.preset
     return [
-        f"of {num_seen:,} pictures looked at {', '.join(found)}: --preset upright {verb} them as people see them; "
+        f"of {num_seen:,} pictures looked at, {', '.join(found)}: --preset upright {verb} them as people see them; "
         f"{preset} {verb} them as stored"
     ]
 
@@ -280,7 +280,7 @@ def _notes(tower: Tower, engine: Engine, pixels: PixelOptions, parts: Sequence[P
     how = f"{engine.device}, {engine.precision}"
     if drift is not None and engine.precision != "fp32":
         how += f" (scores within {drift:.4f} of fp32 on the self-check)"
-    batch = f"batches of {engine.batch_size}" if engine.batch_size else "batches as large as pay"
+    batch = f"batches of {engine.batch_size}" if engine.batch_size else "batches as large as is fastest"
     where = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
     notes = [f"{tower.name} on {how}, {batch}; pixels: {pixels.preset}, {pixels.decoder}; {where}"]
     if check is not None and check.get("chosen") != check.get("chosen_for_tower"):

@@ -212,7 +212,7 @@ def run(
     if is_known:
         aside = [*_make_room(step, folder, before, aside, record, keep_vanished=keep_vanished), *aside]
     if aside:
-        with doing("taking over what an earlier run has done"):
+        with doing("reusing what an earlier run has done"):
             before.done |= _adopt(step, folder, aside, before.done, run_fingerprint, redo)
             step.take_earlier(aside, list(before.done.values()), retry=redo is not None)
     results = {name: shard.result for name, shard in before.done.items()}
@@ -329,7 +329,7 @@ def _make_room(
     unknown = [shard for shard in moved if not step.can_redo(shard)]
     if unknown and keep_vanished:
         raise OutputError(
-            f"{folder.path}: an older version did not write down what it found of each picture, so it cannot be told what of "
+            f"{folder.path}: an older version did not write down what it found of each picture, so it is not known what of "
             "it has vanished; leave --vanished keep out, or use another output"
         )
     if unknown:
