@@ -84,7 +84,7 @@ def show(advice: Advice, console: Console, *, groups: int, is_priced: bool = Tru
 
 def _show_scores(advice: Advice, console: Console) -> None:
     """Which scores, how many, how they are spread."""
-    head = f"by {advice.head}" if advice.head else "by a head that nobody names"
+    head = f"by {advice.head}" if advice.head else "by a head that is not named"
     console.print(f"{advice.source}: {advice.score_column} {head}", markup=False, soft_wrap=True)
     for condition in advice.where:
         console.print(f"  where {condition}", markup=False, soft_wrap=True)

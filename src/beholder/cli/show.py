@@ -330,7 +330,7 @@ def _count_lines(summary: RunSummary) -> list[str]:
         lines.append(f"before that, choosing the precision took {summary.check_seconds:.1f} s; later runs remember it")
     if summary.num_ignored:
         what = "1 file was" if summary.num_ignored == 1 else f"{summary.num_ignored:,} files were"
-        lines.append(f"{what} left alone: no picture, or a link to one that is listed already")
+        lines.append(f"{what} ignored: not a picture, or a link to one that is listed already")
     return lines
 
 
@@ -361,7 +361,7 @@ _PRESET_HINTS = {
 def remark_lines(summary: RunSummary) -> list[str]:
     """What was found in the data: sidecars without a picture, values that fit into no column."""
     lines = [f"  {count:,} {text}" for text, count in summary.remarks.items()]
-    return ["", "not all that the sources say could be taken along:", *lines] if lines else []
+    return ["", "some of what the sources say could not be put into the result:", *lines] if lines else []
 
 
 def preset_lines(summary: RunSummary) -> list[str]:
