@@ -101,7 +101,7 @@ def test_a_server_without_byte_ranges_is_one_clear_line(web: str, tmp_path: Path
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_server_that_tells_no_size_is_one_clear_line(web: str, tmp_path: Path, small_head: Path, name: str) -> None:
     line = one_line(f"{web}/endless/{name}", tmp_path / "out", small_head)
-    assert line == f"cannot read {web}/endless/{name}: the server does not tell its size; download it first"
+    assert line == f"cannot read {web}/endless/{name}: the server does not state its size; download it first"
 
 
 def test_missing_pages_broken_and_dead_servers_are_told_apart(web: str, tmp_path: Path, small_head: Path) -> None:

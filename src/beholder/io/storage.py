@@ -213,7 +213,7 @@ def size(path: str) -> int:
         fs, inner = filesystem(path)
         num_bytes = fs.size(inner)
     if num_bytes is None:
-        raise InputError(f"cannot read {path}: the server does not tell its size; download it first")
+        raise InputError(f"cannot read {path}: the server does not state its size; download it first")
     return int(num_bytes)
 
 

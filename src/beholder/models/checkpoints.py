@@ -323,7 +323,7 @@ def _check_archive(path: Path) -> None:
     for info in members:
         is_packed = info.compress_type != zipfile.ZIP_STORED
         if is_packed and info.file_size > _MAX_CODE_BYTES:
-            raise HeadError(f"{path} is refused: its {info.filename!r} is packed, and torch stores numbers as they are")
+            raise HeadError(f"{path} is refused: its {info.filename!r} is compressed, and torch stores numbers uncompressed")
         if not is_packed and info.file_size != info.compress_size:
             raise HeadError(f"{path} is damaged: {info.filename!r} has two different sizes; get the file again")
         held += info.compress_size

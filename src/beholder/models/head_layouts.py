@@ -71,7 +71,7 @@ _SIZES_OF = 64
 """Published embeddings have a multiple of 64 numbers (512, 640, 768, 1024, 1152, ...): so D and D + 1 numbers differ."""
 _OWN_LAYERS = "keep the head's own: torch.save({k: v for k, v in state.items() if k.startswith('head.')}, 'head.pt')"
 _AS_STATE_DICT = "torch.save(model.state_dict(), 'head.pt')"
-_AS_NPZ = "numpy.savez('head.npz', weight=w, bias=b) makes a file that tells"
+_AS_NPZ = "numpy.savez('head.npz', weight=w, bias=b) makes a file that says so"
 _FROM_SKLEARN = (
     'python -c "import joblib, numpy; m = joblib.load({old!r}); numpy.savez({new!r}, coef_=m.coef_, intercept_=m.intercept_)"'
 )
@@ -404,12 +404,12 @@ def _recognised(shapes: Shapes, metadata: Mapping[str, str], said: HeadUsage, wh
         return _linear_layers(shapes, said, where)
     if said.activation not in (None, layout.activation) and len(layout.prefixes) > 1:
         raise HeadError(
-            f"{where} tells that its activation is {layout.activation}, and you say {said.activation}; leave that out"
+            f"{where} says that its activation is {layout.activation}, and you say {said.activation}; leave that out"
         )
     if said.input_scale in (None, layout.input_scale) and (said.input_scale is None or layout.word != HEAD_FORMAT):
         return layout
     if layout.word != PLAIN:
-        raise HeadError(f"{where} tells what it multiplies embeddings with; leave the input scale out")
+        raise HeadError(f"{where} says what it multiplies embeddings with; leave the input scale out")
     return replace(layout, input_scale=said.input_scale or 1.0)
 
 
@@ -520,7 +520,7 @@ def _in_order(prefixes: list[str], sizes: Mapping[str, tuple[int, int]], where: 
             why = "several could come next to each other" if fitting else "they do not fit each other"
             listed = ", ".join(f"{prefix}weight ({sizes[prefix][0]}, {sizes[prefix][1]})" for prefix in prefixes)
             raise HeadError(
-                f"{where}: nothing tells the order of its layers, {why}: {listed}; save them as one torch.nn.Sequential"
+                f"{where}: nothing says the order of its layers, {why}: {listed}; save them as one torch.nn.Sequential"
             )
         ordered.insert(0, fitting[0])
         rest.remove(fitting[0])
@@ -561,7 +561,7 @@ def _between(prefixes: tuple[str, ...], shapes: Shapes, said: HeadUsage, where: 
         sizes = "-".join(str(size) for size in (*(num_in for _, num_in in dims), dims[-1][0]))
         first = next(number for number in range(1, len(prefixes)) if number not in joined)
         raise HeadError(
-            f"{where} has {len(prefixes)} linear layers ({sizes}), and nothing in it tells what stands between "
+            f"{where} has {len(prefixes)} linear layers ({sizes}), and nothing in it says what stands between "
             f"{prefixes[first - 1]}weight and {prefixes[first]}weight; say it once, relu, or none for nothing but Dropout or "
             f"Identity: {_save_line(where, '--activation relu')} (in Python load_head(..., activation='relu')); "
             "other activations cannot be used"
