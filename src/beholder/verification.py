@@ -422,8 +422,8 @@ def golden_failure(results: Sequence[GoldenResult]) -> str | None:
     wrong = [result for result in known if result.verdict == "differs"]
     if wrong:
         names = ", ".join(f"{result.row.picture} ({result.row.head})" for result in wrong)
-        return f"{len(wrong)} of {len(known)} published scores are not met: {names}"
+        return f"{len(wrong)} of {len(known)} published scores are not reproduced: {names}"
     if not any(result.verdict == "agrees" for result in known):
         why = next((result.message for result in known if result.message), "there are no rows")
-        return f"nothing was checked, which is no success; the first reason: {why}"
+        return f"no published score could be checked; the first reason: {why}"
     return None

@@ -64,7 +64,7 @@ def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:
     for arguments in (["--golden", "--pictures", str(photos)], ["--golden"]):
         result = verify(*arguments)
         assert result.returncode == 1
-        assert result.stderr.startswith("beholder: nothing was checked, which is no success; the first reason: ")
+        assert result.stderr.startswith("beholder: no published score could be checked; the first reason: ")
         assert len(result.stdout.splitlines()) == 17
         assert "Traceback" not in result.stderr
     as_json = verify("--golden", "--json")

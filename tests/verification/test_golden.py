@@ -82,7 +82,7 @@ def test_pictures_are_found_in_a_folder_by_their_hash(pictures: list[Path]) -> N
     assert results[0].difference == pytest.approx(-0.005)
     assert "sha256 that begins with 0000" in results[2].message
     assert results[2].difference is None
-    assert golden_failure(results) == "1 of 3 published scores are not met: 1.png (small)"
+    assert golden_failure(results) == "1 of 3 published scores are not reproduced: 1.png (small)"
     assert golden_failure(results[:1]) is None
     assert golden_failure([results[0], results[2]]) is None
 
