@@ -317,11 +317,14 @@ def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
     say("\nNext, with real data:")
     for command, meaning in (
         ("beholder score YOUR_PHOTOS", "a folder, tars, Parquet or a list of pictures; the tower is 1.2 GB to fetch"),
-        ("beholder score YOUR_PHOTOS --keep-embeddings", "the same, so that another head needs no pictures again"),
+        (
+            "beholder score YOUR_PHOTOS --keep-embeddings",
+            "the same, with the embeddings kept for other heads",
+        ),
         ("beholder models list", "the public heads and towers"),
         ("beholder score YOUR_EMBEDDINGS", "CLIP ViT-L/14 embeddings: .npy, Parquet, CSV or a clip-retrieval folder"),
         ("beholder score YOUR_EMBEDDINGS -o scores.csv", "the same, as sample,aesthetic_score"),
-        ("beholder advise SCORES", "which threshold, and which pictures pay for it"),
+        ("beholder advise SCORES", "what a threshold keeps, and which pictures it drops most"),
         ("beholder browse SCORES", "look at the pictures, move the threshold, mark what stays"),
         (
             "beholder select SCORES --min-score 5 --copy DIR",
