@@ -362,7 +362,7 @@ class PictureFinder:
     ) -> None:  # fmt: skip
         if self._offline and not storage.is_local(path):
             for i, _, _ in wanted:
-                found[i] = missing_place(samples[i], f"{path} is on a server, and --offline forbids to ask it")
+                found[i] = missing_place(samples[i], f"{path} is on a server, and --offline was given")
             return
         kind, files = self._archives.find(path, [inner for _, _, inner in wanted], with_belongings=with_belongings)
         for (i, match, inner), members in zip(wanted, files, strict=True):
@@ -390,7 +390,7 @@ class PictureFinder:
             return place
         is_local = storage.is_local(path)
         if self._offline and not is_local:
-            return missing_place(place.sample, f"{path} is on a server, and --offline forbids to ask it")
+            return missing_place(place.sample, f"{path} is on a server, and --offline was given")
         if not self._confined:
             return place
         if is_local:

@@ -122,7 +122,7 @@ def _refuse_embeddings(sources: Sequence[str], looks: Looks) -> None:
     except InputError:
         return
     has_columns = parts[0].kind in ("parquet", "csv", "json")
-    hint = "; --picture-column names a column of pictures or of their places" if has_columns else ""
+    hint = "; --picture-column names a column of pictures, or of their paths or URLs" if has_columns else ""
     raise InputError(
         f"{parts[0].path} holds embeddings, and pictures are needed here; embeddings are scored with: "
         f"beholder score {sources[0]}{' ...' if len(sources) > 1 else ''}{hint}"

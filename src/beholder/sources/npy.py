@@ -389,7 +389,7 @@ def _check_only(archive: zipfile.ZipFile, path: str) -> None:
     first = min((info.header_offset for info in archive.infolist()), default=0)
     if first:
         raise InputError(
-            f"{path} has {first} bytes before its arrays: another archive, perhaps (numpy.savez twice on one open file); "
+            f"{path} has {first} bytes before its arrays: perhaps another archive (numpy.savez twice on one open file); "
             "save each into a file of its own"
         )
     names = archive.namelist()
