@@ -1,4 +1,4 @@
-"""Messages to whoever waits for a command: a line at once, or what goes on just now. In Python nobody listens.
+"""Lines and progress that code reports without knowing who shows them; in Python nobody does.
 
 `say("measuring which precision is fastest")` is a line, at once; what `with doing("looking at the sources"):` names is shown
 while it lasts, by a command's progress bar or the lines of its log.

@@ -18,7 +18,7 @@ def option(default: Any, text: str, **more: Any) -> Any:
     Args:
         default: its default.
         text: what it means; the flag's help.
-        more: `flag`: the flag's names where they are not the field's; `shown`: how the default is told;
+        more: `flag`: the flag's names where they are not the field's; `shown`: how help states the default;
             `read`: how text becomes the value ("bytes"); `choices`: the values that are allowed; `least`: the smallest number;
             `old`: former names of the flag, which are taken as before and not shown; `old_names`: former names of the
             field, which Python functions still take (`take_old_names`).

@@ -416,7 +416,7 @@ class GoldenScorer:
 def golden_failure(results: Sequence[GoldenResult]) -> str | None:
     """Why the check as a whole failed, in one line; None: something was checked, and all of it agrees.
 
-    A difference on a picture whose hash is not known is told, but fails nothing; nor does such a picture make a success.
+    A difference on a picture whose hash is not known is reported, but fails nothing; nor does such a picture make a success.
     """
     known = [result for result in results if result.row.sha256]
     wrong = [result for result in known if result.verdict == "differs"]

@@ -1,4 +1,4 @@
-"""Runs in a process of its own: conditions in over a socket, the rows that satisfy them back; the database reaches no file.
+"""A process that gets conditions over a socket and answers with the rows that meet them; its database reaches no file.
 
 A request is one JSON message, an answer one JSON message and the bytes it announces.
 """

@@ -20,7 +20,7 @@ from beholder.scoreset.joined import mark_of
 
 RowsNamed = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
 _MOST_CHANGES = 20_000
-"""So many last changes are remembered one by one; who is further behind is told to look at everything anew."""
+"""So many last changes are remembered one by one; who is further behind has to read everything again."""
 
 
 class Mark(enum.IntEnum):
@@ -122,7 +122,7 @@ class MarkBook:
                 self._read(known or {})
 
     def _forget(self) -> None:
-        """Begin again with an empty book; watchers are told to look at everything anew."""
+        """Begin again with an empty book; watchers have to read everything again."""
         self.state[:] = 0
         self.num_strangers = self.num_damaged = self._offset = 0
         self._version += 1

@@ -1,1 +1,1 @@
-"""The whole way, on embeddings made for it: make, fit, score, look."""
+"""The demo: embeddings are made up, a head is fitted to them, they are scored and shown."""

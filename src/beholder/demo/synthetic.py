@@ -1,4 +1,4 @@
-"""A made set of CLIP-like embeddings in clip-retrieval's layout, with a known hidden preference.
+"""A made-up set of CLIP-like embeddings in clip-retrieval's layout, with a known hidden preference.
 
 Nothing here comes from a picture. A row is a common direction, plus a "subject" and a "style" drawn from two tables,
 plus noise in every dimension, then normalised and rounded to float16. The variance falls as a power law from direction to

@@ -1,4 +1,4 @@
-"""The sources of a score set as they were named and as they are opened now: whose a sample is, and which files may be read."""
+"""The sources of a score set, as named and as opened now: which of them a sample belongs to, and which files may be read."""
 
 from __future__ import annotations
 

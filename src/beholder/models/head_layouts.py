@@ -1,6 +1,6 @@
 """Heads in files of weights: every published layout and one's own linear layers, as float64; all else is refused by name.
 
-The layout is told from the names and shapes of the tensors, never from the file's name. What no file tells (what stands between
+The layout is recognised by the tensors' names and shapes, never by the file's name. What no file says (what stands between
 two linear layers) is asked for, never guessed.
 """
 

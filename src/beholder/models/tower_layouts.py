@@ -1,7 +1,7 @@
 """CLIP image towers in checkpoints: every published layout, its sizes and activation, and its tensors under one set of names.
 
 Opening reads headers only, wherever the format has one; safetensors files are mapped into memory, and of a whole CLIP model the
-text tower is never read. The layout is told from the tensors' names, never from the file's name. The activation is not in the
+text tower is never read. The layout is recognised by the tensors' names, never by the file's. The activation is not in the
 tensors, and the wrong one gives other embeddings without any error: it is taken from what the publisher wrote down beside them
 or in them; where nothing is written, `TowerHints.activation` is None and the caller has to say it.
 

@@ -1,4 +1,4 @@
-"""What the bytes of a file tell without decoding: format, what it is instead, stored size, whether it breaks off early."""
+"""What the bytes of a file show without decoding: format, what it is instead, stored size, whether it breaks off early."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Decisions:
 def read_decisions(source: str, scores: ScoreSet, scratch: Path, *, holds: npt.NDArray[np.bool_] | None = None) -> Decisions:
     """Read the file and check that it is about these rows. Raises InputError.
 
-    holds: (N,) which of the rows are asked about; None: all. Of some rows, no funnel is told, as it counts all.
+    holds: (N,) which of the rows are wanted; None: all. For some rows there is no funnel, as it counts all.
     """
     if not storage.exists(source):
         raise InputError(f"{source} does not exist; write it with: beholder select ... --decisions-out {source}")

@@ -1,4 +1,4 @@
-"""A planned job is done: continued after an interruption, left alone where it is finished, brought up to date else."""
+"""Does a planned job: from scratch, continued, brought up to date, or not at all where it is finished."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ _TRAIT_WORDS = {
 
 
 def _preset_notes(options: Options, pixels: PixelOptions, parts: Sequence[PicturePart]) -> list[str]:
-    """A line on the pictures for which the preset matters, by a look at some; none where the preset settles it."""
+    """A line on the pictures for which the preset matters, from the headers of some; none where the preset settles it."""
     if getattr(options, "is_bare", False):  # birder's own command, which has no presets
         return []
     matter = [trait for trait in _TRAIT_WORDS if str(trait.name).lower() not in SETTLED_BY[pixels.preset]]

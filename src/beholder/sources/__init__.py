@@ -1,1 +1,1 @@
-"""What the user named, looked at: pictures or embeddings, and the parts of either."""
+"""The sources that the user named: whether they are pictures or embeddings, and their parts."""

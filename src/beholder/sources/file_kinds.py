@@ -1,4 +1,4 @@
-"""What file names, first bytes and short texts tell: a picture, an archive, a table, a list, a picture written as text."""
+"""What file names, first bytes and short texts show: a picture, an archive, a table, a list, a picture written as text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz)$", re.I
 PARQUET_SUFFIXES = frozenset(("parquet", "pq"))
 TABLE_SUFFIXES = frozenset(("csv", "tsv", "jsonl", "ndjson", "json"))
 HEAD_BYTES = 512
-"""So many first bytes tell every kind of file."""
+"""So many first bytes are enough to recognise every kind of file."""
 
 _COMPRESSED = ((b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"))
 

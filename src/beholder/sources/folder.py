@@ -285,7 +285,7 @@ def begins_as_picture(path: bytes) -> bool:
 
 
 def scan_remote(folder: str) -> tuple[Listing, str]:
-    """Everything below a remote folder, and its URL. Files are told by their suffixes; their bytes are not looked at."""
+    """Everything below a remote folder, and its URL. Files are recognised by their suffixes; their bytes are not read."""
     fs, inner = storage.filesystem(folder)
     root = str(fs.unstrip_protocol(inner)).rstrip("/") + "/"
     found = Collector()

@@ -24,7 +24,7 @@ _HEAD_BYTES, _MOST_HEAD_BYTES = 1 << 20, 256 << 20
 class JsonReader:
     """Reads JSON lines with an embedding a row: a list of numbers, or a number field a dimension.
 
-    Labels are text: what is none in the file is its JSON text. Which fields there are is told by the first rows (1 MiB).
+    Labels are text: what is none in the file is its JSON text. Which fields there are is taken from the first rows (1 MiB).
     """
 
     def inspect(self, path: str, name: str, options: ReadOptions) -> Part:

@@ -184,7 +184,7 @@ class _Mapping:
     def fetch_soon(self, low: int, high: int) -> None:
         """Have bytes [low, high) read in the background, unless a sample says that they are in memory already.
 
-        Asking for what is there costs a walk over every page; that is a tenth of the time of scoring it.
+        Asking for pages that are in memory goes over every page; that is a tenth of the time of scoring it.
         """
         low, high = low // _PAGE * _PAGE, min(self.num_bytes, high)
         if high <= low:

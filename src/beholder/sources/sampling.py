@@ -37,7 +37,7 @@ from beholder.sources.reader import (
 LOOKED_AT = 400
 """So many pictures are looked at before a run."""
 LOOK_S = 2.0
-"""Seconds that the look may take; what it has seen by then is told."""
+"""Seconds that reading headers may take; what was found by then is reported."""
 _HEAD_BYTES = 1 << 18
 """EXIF, palettes and modes stand in the first bytes, but of WebP files, which are read whole."""
 _MOST_WHOLE_BYTES = 32 << 20

@@ -202,7 +202,7 @@ def _read_again(path: str, written_ns: int, options: SourceOptions) -> _ShardTab
 
 @dataclass(frozen=True)
 class TarIndex:
-    """What going through a whole tar has told, so that a walk can begin in its middle and give the same.
+    """What reading a whole tar has shown, so that reading can begin in its middle and give the same.
 
     Attributes:
         num_rows: pictures, and the error at the end of a broken tar.

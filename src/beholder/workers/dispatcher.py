@@ -1,4 +1,4 @@
-"""The thread that starts workers, feeds and times them, replaces those that die, and finds out which picture was to blame."""
+"""The thread that starts workers, feeds and times them, replaces those that die, and finds out which picture caused it."""
 
 from __future__ import annotations
 

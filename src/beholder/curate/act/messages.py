@@ -1,4 +1,4 @@
-"""What an act or an undo did, or would do: the counts, and the lines that tell people of it."""
+"""What an act or an undo did, or would do: the counts, and the lines that say so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advice on a threshold: what it keeps, where others cut, and which groups of pictures pay for it."""
+"""Advice on a threshold: what it keeps, where others cut, and which groups of pictures it drops most."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from beholder.scoreset.score_set import ScoreSet
 __all__ = ["Advice", "GridRow", "LandmarkRow", "PublishedRow", "advise", "choose_score"]
 
 WANTED_SHARE = 0.25
-"""Without a threshold of the user, the price is told of the one in the grid that keeps most nearly this share, which is
+"""Without a threshold of the user, the price is shown for the one in the grid that keeps most nearly this share, which is
 what LAION's 5+ kept (`models.published`)."""
 
 _BATCH_ROWS = 1 << 20
@@ -91,7 +91,7 @@ class Advice:
         num_scored: of these, those with a finite score; all shares are of these.
         mean, standard_deviation, minimum, maximum: of the scores; None without any.
         quantiles: q -> score, to within 0.2 %; {} without any.
-        at: the threshold whose price is told; None without scores.
+        at: the threshold whose price is shown; None without scores.
         at_reason: why this one.
         grid: thresholds, ascending.
         landmarks: where others cut scores of this head, ascending.

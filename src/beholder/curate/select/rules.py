@@ -219,7 +219,7 @@ class RuleRunner:
             self.thresholds["budget"] = mask.steps[-1].lowest
 
     def _read_marks(self) -> npt.NDArray[np.int64] | None:
-        """Pin the rows marked keep; rows marked drop, or None without marks."""
+        """Protect the rows marked keep; returns the rows marked drop, or None without marks."""
         path = self.rules.marks
         if path is None:
             return None
