@@ -293,7 +293,7 @@ def test_what_stands_between_layers_is_asked_for(prefix: str, tmp_path: Path) ->
 
 def test_layers_without_gaps_under_a_prefix_may_be_a_list_with_activations_in_the_code(tmp_path: Path) -> None:
     for prefix in ("layers.", "mlp.fc"):
-        assert "nothing in it tells what stands between" in refusal(through_torch(state(FOLDED, prefix))(tmp_path))
+        assert "nothing in it says what stands between" in refusal(through_torch(state(FOLDED, prefix))(tmp_path))
 
 
 def test_a_layer_called_linear_may_be_one_of_simulacras(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_what_cannot_be_told(told: dict[str, Any], tmp_path: Path) -> None:
 def test_what_a_file_tells_is_not_contradicted(tmp_path: Path) -> None:
     deep = load_head(through_torch(state(DEEP))(tmp_path), activation="relu")
     save_head(deep, tmp_path / "deep.safetensors")
-    assert "tells that its activation is relu, and you say none" in refusal(tmp_path / "deep.safetensors", activation="none")
+    assert "says that its activation is relu, and you say none" in refusal(tmp_path / "deep.safetensors", activation="none")
     assert "leave the input scale out" in refusal(tmp_path / "deep.safetensors", input_scale=2)
     np.savez(tmp_path / "m.npz", **named_layers(perceptron()))
     assert "says activation relu, and you say none" in refusal(tmp_path / "m.npz", activation="none")

@@ -106,7 +106,7 @@ def test_a_selection_does_not_open_with_the_price_of_its_bare_threshold(make_set
     assert sentences(page) == [opening, kept]
     alone = sentences(page_of(str(path), folder=tmp_path, at=5, **more))
     assert alone[0] == kept
-    assert "whose kind is cell pay for it most: 0 % of these 100 stay" in alone[1]
+    assert "whose kind is cell are dropped most: 0 % of these 100 stay" in alone[1]
 
 
 def links_and_headings(page: Page) -> tuple[list[str], list[str]]:

@@ -295,7 +295,7 @@ def test_remote_results_are_compared_by_size_and_strangers_stay(tmp_path: Path, 
     files.pipe_file(shard, whole)
     files.pipe_file(f"{base}/scores/notes.txt", b"mine")
     files.pipe_file(f"{base}/scores/mine.parquet", b"mine")
-    with pytest.raises(OutputError, match="mine.parquet is not of this program"):
+    with pytest.raises(OutputError, match="mine.parquet was not written by beholder"):
         run(tmp_path / "x.npy", out, small_head, shard_rows=1500, overwrite=True)
     assert files.cat_file(shard) == whole
     assert files.exists(f"{base}/beholder.json")
@@ -324,7 +324,7 @@ def test_strangers_beside_kept_embeddings_are_not_thrown_away(
     stray = tmp_path / "out.parquet.embeddings" / "notes.txt"
     stray.write_text("mine")
     before = snapshot(tmp_path)
-    with pytest.raises(OutputError, match="notes.txt is not of this program"):
+    with pytest.raises(OutputError, match="notes.txt was not written by beholder"):
         score(options)
     assert snapshot(tmp_path) == before
 

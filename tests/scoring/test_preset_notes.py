@@ -38,12 +38,12 @@ def said(notes: list[str]) -> list[str]:
     [
         (
             "reference",
-            "of 6 pictures looked at 3 are turned by EXIF, 1 has a palette: --preset upright scores them as people see them; "
+            "of 6 pictures looked at, 3 are turned by EXIF, 1 has a palette: --preset upright scores them as people see them; "
             "reference, the default, scores them as stored",
         ),
         (
             "rgb",
-            "of 6 pictures looked at 3 are turned by EXIF: --preset upright scores them as people see them; "
+            "of 6 pictures looked at, 3 are turned by EXIF: --preset upright scores them as people see them; "
             "rgb scores them as stored",
         ),
         ("upright", None),

@@ -124,7 +124,7 @@ def test_pipes_are_not_opened(tmp_path: Path) -> None:
     put(tmp_path / "x.jpg")
     (part,) = find(tmp_path)
     assert (part.num_rows, part.num_ignored) == (1, 2)
-    assert "no file but a pipe" in refused(tmp_path / "pipe.jpg")
+    assert "not a file but a pipe" in refused(tmp_path / "pipe.jpg")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs not to be root")

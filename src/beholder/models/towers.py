@@ -194,7 +194,7 @@ def check_head_fits(tower: Tower | TowerSummary, head: Head) -> str | None:
         return None
     needed = SHAPES.get(canonical_backbone(head.backbone) or "")
     if tower.backbone is None and (needed is None or (needed == tower.shape and tower.activation != "gelu")):
-        return f"nothing tells whether {tower.name} holds the weights of {head.backbone}, which {head.name} was trained on"
+        return f"it is not known whether {tower.name} holds the weights of {head.backbone}, which {head.name} was trained on"
     if tower.backbone is None and needed == tower.shape:
         raise HeadError(f"{head.name} scores embeddings of {head.backbone}, run with quick_gelu; {tower.name} runs plain gelu")
     raise HeadError(

@@ -208,7 +208,7 @@ def test_an_act_that_is_being_undone_is_not_gone_on_with(tmp_path: Path) -> None
     path = tmp_path / "j.jsonl"
     with new_journal(str(path), action="move", target="/t") as (log, _):
         log.write({"undo": "begin"})
-    with pytest.raises(InputError, match="taken back"), reopened(str(path)):
+    with pytest.raises(InputError, match="being undone"), reopened(str(path)):
         pass
     with reopened(str(path), for_undo=True) as (_, told):
         assert told.is_undone

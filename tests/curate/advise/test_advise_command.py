@@ -85,7 +85,7 @@ def test_it_opens_with_two_plain_sentences(scores: Path, tmp_path: Path) -> None
         f"At 5.0, {kept.sum():,} of 5,000 pictures stay: the best {100 * kept.mean():.1f} %; of LAION-2B-en, 25 % score as high"
     )
     assert second == (
-        "Pictures in the folder …ry long name, as they are found [on] disks/and one below it pay for it most: "
+        "Pictures in the folder …ry long name, as they are found [on] disks/and one below it are dropped most: "
         f"{100 * kept[disks].mean():.1f} % of these {disks.sum():,} stay, against {100 * kept.mean():.1f} % of all."
     )
     example = run(scores, "--no-price").stdout

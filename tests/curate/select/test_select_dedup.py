@@ -175,7 +175,7 @@ def test_the_summary_says_how_many_groups_would_keep_another_picture_by_pixels(e
     table = pictures_table(width=sides, height=[10] * 6)
     with select(table, dedup=0.95, embeddings=embeddings) as selection:
         assert selection.selection.notes == [
-            "1 of 2 groups of near-duplicates hold a picture with more pixels than the one kept; "
+            "a picture with more pixels than the one kept is in 1 of 2 groups of near-duplicates; "
             "--dedup-keep pixels keeps the largest"
         ]
         assert selection.kept_rows().column("sample").to_pylist() == ["0.jpg", "3.jpg", "5.jpg"]

@@ -35,7 +35,7 @@ def root_option() -> Any:
 class ActionOptions:
     """Flags of everything that touches files. Without `apply` nothing is touched."""
 
-    PANEL: ClassVar[str] = "Files of the kept pictures (nothing is done without --apply)"
+    PANEL: ClassVar[str] = "Files of the kept pictures (only with --apply)"
 
     copy: str | None = option(None, "Copy them into this folder; folders below the source stay as they are.")
     link: str | None = option(None, "The same with hard links, which take no space (same disk only).")
