@@ -220,7 +220,7 @@ def test_columns_of_a_csv_are_numbers_where_they_are_meant_so(tmp_path: Path, em
         ({"dedup": 0.9, "dedup_keep": " "}, "--dedup-keep is empty"),
         ({"dedup": 0.9, "dedup_per": "nothing"}, "--dedup-per nothing: there is no such column"),
         ({"dedup": "exact_bytes"}, "--dedup exact_bytes: give a cosine similarity, for example 0.95, or exact-bytes"),
-        ({"dedup": "nan"}, "--dedup nan: a cosine similarity above 0"),
+        ({"dedup": "nan"}, "--dedup nan: give a cosine similarity above 0"),
         (
             {"dedup": 0.9, "dedup_method": "quick"},
             "'quick' for near-duplicates; choose auto, exact, approximate",
@@ -230,7 +230,7 @@ def test_columns_of_a_csv_are_numbers_where_they_are_meant_so(tmp_path: Path, em
         ({"top": 1, "dedup_per": "label"}, "--dedup-per is for --dedup"),
         ({"top": 1, "dedup_against_similarity": 0.9}, "--dedup-against-similarity is for --dedup-against"),
         ({"dedup_against": "EMBEDDINGS"}, "--dedup-against needs a similarity"),
-        ({"dedup_against": "EMBEDDINGS", "dedup_against_similarity": 7}, "--dedup-against-similarity 7: a cosine similarity"),
+        ({"dedup_against": "EMBEDDINGS", "dedup_against_similarity": 7}, "--dedup-against-similarity 7: give a cosine similarity"),
         ({"dedup": 0.9, "dedup_against": "/nothing/here"}, "/nothing/here"),
     ],
 )
