@@ -194,7 +194,7 @@ def test_names_that_no_list_can_hold_are_left_out_of_it_and_counted(here: Path, 
     assert found.exit_code == 0, found.output
     assert Path("list.txt").read_text() == "photos/ # [x] plain.jpg\n"
     assert "1 of 3 rejects" in found.stdout
-    assert "2 whose names no list can hold" in " ".join(found.stderr.split())
+    assert "2 whose names a list cannot hold" in " ".join(found.stderr.split())
     again = score(score_options("list.txt", Path("again"), small_tower, plain_head, workers=0))
     assert again.reasons == {"not_an_image": 1}
 

@@ -230,7 +230,10 @@ def test_columns_of_a_csv_are_numbers_where_they_are_meant_so(tmp_path: Path, em
         ({"top": 1, "dedup_per": "label"}, "--dedup-per is for --dedup"),
         ({"top": 1, "dedup_against_similarity": 0.9}, "--dedup-against-similarity is for --dedup-against"),
         ({"dedup_against": "EMBEDDINGS"}, "--dedup-against needs a similarity"),
-        ({"dedup_against": "EMBEDDINGS", "dedup_against_similarity": 7}, "--dedup-against-similarity 7: give a cosine similarity"),
+        (
+            {"dedup_against": "EMBEDDINGS", "dedup_against_similarity": 7},
+            "--dedup-against-similarity 7: give a cosine similarity",
+        ),
         ({"dedup": 0.9, "dedup_against": "/nothing/here"}, "/nothing/here"),
     ],
 )
