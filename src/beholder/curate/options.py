@@ -107,7 +107,7 @@ class AdviseOptions:
     scores: str
     min_score: str | None = option(
         None,
-        "The score at which you think of cutting: a number, or a landmark (sd-v1, laion-5plus, ...). Its price is told.",
+        "The score at which you think of cutting: a number, or a landmark (sd-v1, laion-5plus, ...). Its price is shown.",
         shown="the one that keeps most nearly 25 %",
         old=("--at",),
         old_names=("at",),

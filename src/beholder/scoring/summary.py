@@ -1,4 +1,4 @@
-"""The numbers that a user is told of a run: how far it is, and what came of it."""
+"""The numbers of a run that a user is shown: how far it is, and what came of it."""
 
 from __future__ import annotations
 

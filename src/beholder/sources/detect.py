@@ -157,7 +157,7 @@ class Look:
             raise InputError(f"{self.path} does not exist; check the path")
         if self.local and not self.is_file:
             raise InputError(
-                f"{self.path} is no file but a pipe or device, which cannot be read twice; save it to a file first"
+                f"{self.path} is not a file but a pipe or device, which cannot be read twice; save it to a file first"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a small sample tells before a run: in which presets pictures would differ, and where embeddings point on average."""
+"""A small sample looked at before a run: in which presets pictures would differ, and where embeddings point on average."""
 
 from __future__ import annotations
 

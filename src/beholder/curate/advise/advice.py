@@ -309,7 +309,7 @@ def _grid(stats: ScoreStats, head: str | None) -> list[float]:
 
 
 def _example(kept: Mapping[float, int], num_scored: int) -> tuple[float | None, str]:
-    """The threshold whose price is told where none was asked for, and why this one. `kept`: threshold -> rows kept."""
+    """The threshold whose price is shown where none was asked for, and why this one. `kept`: threshold -> rows kept."""
     if not kept or not num_scored:
         return None, "there are no scores"
     best = min(kept, key=lambda threshold: (abs(kept[threshold] / num_scored - WANTED_SHARE), threshold))

@@ -394,7 +394,7 @@ class RuleRunner:
         larger = int(((most > kept) & (kept >= 0)).sum())
         if count:
             self.notes.append(
-                f"{larger:,} of {counted(count, 'group')} of near-duplicates hold a picture with more pixels than the one kept"
+                f"a picture with more pixels than the one kept is in {larger:,} of {counted(count, 'group')} of near-duplicates"
                 + ("; --dedup-keep pixels keeps the largest" if larger else "")
             )
 
