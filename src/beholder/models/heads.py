@@ -110,11 +110,11 @@ class Head:
             raise HeadError(f"{name}: weight has shape {row.shape}; give (D,) or (1, D) numbers, one for each of the embedding")
         if offset.size != 1:
             raise HeadError(f"{name}: bias has shape {offset.shape}; give one number")
-        canonical = (canonical_backbone(backbone) or backbone) if backbone else None
         known = find_backbone(backbone) if backbone else None
         if known is not None and known.dim != row.size:
             raise HeadError(f"{name}: weight has {row.size} numbers, and {known.id} gives {known.dim}")
-        return cls(name=name, math=Affine(row.reshape(-1).copy(), float(offset.reshape(-1)[0])), backbone=canonical)
+        math = Affine(row.reshape(-1).copy(), float(offset.reshape(-1)[0]))
+        return cls(name=name, math=math, backbone=known_backbone(backbone))
 
     @property
     def doubt(self) -> str:
@@ -272,7 +272,7 @@ def checked_backbone(head_name: str, known: str | None, wanted: str | None) -> s
     if wanted is None:
         return known
     if known is None or same_backbone(known, wanted):
-        return known or canonical_backbone(wanted) or wanted
+        return known or known_backbone(wanted)
     if canonical_backbone(wanted) is None:
         raise HeadError(f"{head_name} scores embeddings of {known}; {wanted} is not known to be the same tower (docs/heads.md)")
     raise HeadError(f"{head_name} scores embeddings of {known}, and these are of {wanted}; its scores would mean nothing")

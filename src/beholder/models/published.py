@@ -278,7 +278,7 @@ class Threshold:
         return short if float(short) == self.value else repr(self.value)
 
 
-def read_threshold(given: float | str, flag: str = "--min-score") -> Threshold:
+def read_threshold(given: float | str) -> Threshold:
     """A number (as text, too; infinite ones are numbers) or the short name of a landmark -> where to cut. Raises InputError."""
     try:
         value = float(given)
@@ -286,10 +286,10 @@ def read_threshold(given: float | str, flag: str = "--min-score") -> Threshold:
         found = find_landmark(given) if isinstance(given, str) else None
         if found is None:
             names = ", ".join(item.key for item in LANDMARKS)
-            raise InputError(f"{flag} {given!r} is no number and no landmark; the landmarks are {names}") from None
+            raise InputError(f"--min-score {given!r} is no number and no landmark; the landmarks are {names}") from None
         return Threshold(found.threshold, found)
     if math.isnan(value):
-        raise InputError(f"{flag} {given!r} is no number; give one such as 5.0")
+        raise InputError(f"--min-score {given!r} is no number; give one such as 5.0")
     return Threshold(value)
 
 
