@@ -331,7 +331,7 @@ def drop_near_duplicates(
             keeper[left] = np.where(found.keeper >= 0, left[found.keeper], -1)
             similarity[left] = found.similarity
             is_exact = is_exact and found.method == "exact"
-            staying = left[found.stays]
+            staying = left[found.stays]  # the first ones that are wanted: what is undecided comes behind them
         if most_stays is not None and len(staying) >= most_stays:
             count = int(staying[most_stays - 1]) + 1
             break
