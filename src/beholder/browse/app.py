@@ -46,7 +46,7 @@ _KINDS = {
 _PICTURE_CACHE = "private, max-age=86400"
 """Addresses of pictures hold the run's id, so another set on the same port never meets them."""
 _QUIET_S = 60.0
-"""The same trouble is told once in this time."""
+"""The same warning is shown once in this time."""
 _MOST_LETTERS = 1000
 """Of an error."""
 _MOST_ROWS_TEXT = 8_000

@@ -331,7 +331,7 @@ def _trouble_text(error: object, message: str) -> str:
 
 
 def make_server(app: Any, limits: ServerLimits | None = None) -> uvicorn.Server:
-    """A web server that is not running yet; quiet, and it tells nobody what it is."""
+    """A web server that is not running yet; quiet, and its answers do not name it."""
     limits = limits or ServerLimits()
     protocol = functools.partial(_Connection, limits=limits)
     return _Server(

@@ -24,7 +24,7 @@ _BLANK = "\u00a0"
 """Stands for a blank at which no line may end."""
 
 
-_SCORE, _MOST, _FEW = ("--min-score",), ("--max-score",), ("--top", "--sample", "--rows", "--per-bucket", "--groups-shown")
+_SCORE, _MOST, _FEW = ("--min-score",), ("--max-score",), ("--top", "--draw", "--rows", "--per-bucket", "--groups-shown")
 MEANT: dict[str, tuple[str, ...]] = {
     "--threshold": _SCORE, "--thresholds": ("--grid", *_SCORE), "--at": _SCORE, "--min": _SCORE, "--score-min": _SCORE,
     "--minimum": _SCORE, "--cutoff": _SCORE, "--score-threshold": _SCORE, "--above": _SCORE,

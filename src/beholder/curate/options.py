@@ -39,7 +39,7 @@ def root_option() -> Any:
 class ActionOptions:
     """Flags of everything that touches files. Without `apply` nothing is touched."""
 
-    PANEL: ClassVar[str] = "Files of the kept pictures (a dry run until --apply)"
+    PANEL: ClassVar[str] = "Files of the kept pictures (only with --apply)"
 
     copy: str | None = option(None, "Copy them into this folder; folders below the source stay as they are.")
     link: str | None = option(None, "The same with hard links, which take no space (same disk only).")
@@ -63,7 +63,7 @@ class ActionOptions:
         True, "Whether files of the same name (cat.txt, cat.json beside cat.jpg) go with the picture.",
         flag=("--sidecars/--no-sidecars",),
     )  # fmt: skip
-    apply: bool = option(False, "Do it. Without this, what would happen is shown.")
+    apply: bool = option(False, "Do it. Without this flag only show what would happen.")
     journal: str | None = option(
         None,
         "Where the journal of an act is written.",
@@ -107,7 +107,7 @@ class AdviseOptions:
     scores: str
     min_score: str | None = option(
         None,
-        "The score at which you think of cutting: a number, or a landmark (sd-v1, laion-5plus, ...). Its price is shown.",
+        "The threshold in question: a number, or a landmark (sd-v1, laion-5plus, ...); which groups it drops most is shown.",
         shown="the one that keeps most nearly 25 %",
         old=("--at",),
         old_names=("at",),
@@ -135,7 +135,7 @@ class AdviseOptions:
     repeated: str = repeated_option()
     score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
     sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
-    memory: int = option(2_000_000_000, "Memory to stay below, about.", read="bytes", shown="2GB")
+    memory: int = option(2_000_000_000, "About how much memory may be taken.", read="bytes", shown="2GB")
     num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
 
 
