@@ -223,7 +223,7 @@ def test_what_ends_a_process_ends_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["sample = '\ud800'", "sample = 'a\0b'", "\udcff", "\0"])
 def test_what_is_no_text_is_refused_with_one_line(conditions: Conditions, text: str) -> None:
-    with pytest.raises(InputError, match="no text in UTF-8") as refusal:
+    with pytest.raises(InputError, match="not UTF-8 text") as refusal:
         conditions.matching([text])
     str(refusal.value).encode()
 

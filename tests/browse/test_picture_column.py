@@ -97,7 +97,7 @@ def test_a_picture_that_exif_turns_is_told_when_its_thumbnail_was_made(url_set: 
 def test_nothing_is_fetched_offline(url_set: Path, web: FileServer) -> None:
     with served(url_set, offline=True) as server:
         before = len(web.asked)
-        assert "--offline forbids" in thumbnail(server, 0).json()["error"]
+        assert "--offline was given" in thumbnail(server, 0).json()["error"]
         assert len(web.asked) == before
 
 

@@ -88,8 +88,8 @@ def test_what_is_neither_is_refused_in_words(here: Path) -> None:
     assert "line 1 is not UTF-8 text; save the file as UTF-8" in refused("j.jsonl")
     Path("cut.csv").write_bytes("file_name\nü.jpg\n".encode("utf-16")[:-1])
     assert "is UTF-16 text that breaks off or is damaged" in refused("cut.csv")
-    for name in ("l.txt", "w.txt", "n.txt"):
-        with pytest.raises(InputError, match="UTF"):
+    for name, words in (("l.txt", "lists pictures, and embeddings were asked for"), ("w.txt", "UTF-32"), ("n.txt", "UTF-16")):
+        with pytest.raises(InputError, match=words):
             find_parts([name], ReadOptions())
 
 

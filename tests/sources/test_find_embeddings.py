@@ -293,7 +293,7 @@ def test_what_is_no_embedding_is_refused(tmp_path: Path) -> None:
     (tmp_path / "beholder.json").write_text("{}")
     assert "is a stamp, not embeddings" in refused(tmp_path / "beholder.json")
     os.mkfifo(tmp_path / "pipe.npy")
-    assert "pipe.npy is no file" in refused(tmp_path / "pipe.npy")
+    assert "pipe.npy is not a file" in refused(tmp_path / "pipe.npy")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

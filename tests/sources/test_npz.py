@@ -148,7 +148,7 @@ def test_what_lies_before_or_behind_the_arrays_is_told(tmp_path: Path) -> None:
     with path.open("wb") as file:
         np.savez(file, embeddings=ROWS)
         np.savez(file, embeddings=ROWS)
-    with pytest.raises(InputError, match="bytes before its arrays: another archive"):
+    with pytest.raises(InputError, match="bytes before its arrays: perhaps another archive"):
         read(path)
     array = io.BytesIO()
     np.save(array, ROWS)

@@ -63,7 +63,7 @@ class PixelOptions:
         size_px: side of the square that comes out.
         crop: share of the short side that is kept, in (0, 1]: resized to int(size_px / crop), then cropped
             (birder --center-crop).
-        decoder: "pillow": exact; "scaled": large JPEGs are decoded at 1/2, 1/4 or 1/8 (faster, pixels drift).
+        decoder: "pillow": exact; "scaled": large JPEGs are decoded at 1/2, 1/4 or 1/8 (faster, pixels differ a little).
         max_pixels: pictures with more (width x height) are rejected before they are decoded.
     """
 

@@ -132,7 +132,7 @@ def open_rows(
         InputError: a condition that DuckDB does not take, a table that cannot be joined, too little memory.
     """
     if memory < SMALLEST_MEMORY:
-        raise InputError(f"--memory {memory:,} is too little; at least 256MB")
+        raise InputError(f"--memory {memory:,} is too little; give at least 256MB")
     with tempfile.TemporaryDirectory(prefix="beholder-advise-") as folder:
         scratch = Path(folder)
         with contextlib.closing(connect(scratch, memory=memory, num_threads=num_threads or all_cores())) as connection:

@@ -27,7 +27,6 @@ from beholder.curate.select.values import Values, choose_columns, read_values, s
 from beholder.errors import InputError
 from beholder.io import storage
 from beholder.kernels import ordering
-from beholder.locate.locate import PictureFinder
 from beholder.scoreset import database, joined
 from beholder.scoreset.row_names import Names
 from beholder.scoreset.row_reader import RowReader
@@ -36,6 +35,8 @@ from beholder.scoreset.untyped import Untyped
 
 if TYPE_CHECKING:
     import duckdb
+
+    from beholder.locate.locate import PictureFinder
 
 OnRows = Callable[[str, int, int], None]
 """Told what is read, how many rows of it are done, and how many there are."""
@@ -102,6 +103,8 @@ class SelectionInput:
 
     def finder(self) -> PictureFinder:
         """Finds the pictures of the rows."""
+        from beholder.locate.locate import PictureFinder
+
         return PictureFinder(self.scores.record, pictures=self.rules.pictures, root=self.rules.root)
 
     def tell_all(self, what: str, done: int, total: int) -> None:
