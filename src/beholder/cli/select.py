@@ -24,7 +24,6 @@ _WIDTH_OF_FILES = 120
 def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     """Select, write, act, and show it. Exits with 3 when files were left out."""
     from beholder.cli.show import JobProgress, warn
-    from beholder.curate.act.pack import check_caption_column
     from beholder.curate.select.selection import check_outputs, select_rows, write_lists
     from beholder.scoreset.row_names import open_each_once
 
@@ -40,7 +39,10 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
             open_each_once(options.scores, options.repeated, num_threads=options.threads, **named) as scores,
             select_rows(scores, options, on_rows=progress.stage, is_whole=is_whole) as selection,
         ):
-            check_caption_column(selection.schema, options)
+            if options.caption_column is not None:
+                from beholder.curate.act.pack import check_caption_column
+
+                check_caption_column(selection.schema, options)
             written = write_lists(selection, options)
             if options.action is not None:
                 summary = _act(selection, options, said.append, progress)
