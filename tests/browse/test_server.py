@@ -98,6 +98,7 @@ def test_it_serves_marks_survive_kill_9_and_ctrl_c_ends_cleanly(photo_set: Path,
         assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_sigterm_ends_as_ctrl_c_does_and_leaves_nothing(photo_set: Path, tmp_path: Path) -> None:
     with process_of(str(photo_set), "--marks", str(tmp_path / "m.jsonl")) as (process, _):
         assert list(tmp_path.glob("beholder-*"))

@@ -142,6 +142,7 @@ def test_all_65536_half_floats_are_widened_exactly(by_integers: bool) -> None:
     assert np.array_equal(np.signbit(out), np.signbit(expected))
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_anew_when_another_file_of_theirs_changes(tmp_path: Path) -> None:
     shutil.copy(compiled.__file__, tmp_path / "compiled.py")
     (tmp_path / "other.py").write_text("")

@@ -79,6 +79,7 @@ with DecodePool(options, num_workers=2, timeout_s=1, decoder={ODD!r}) as pool:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_a_caller_that_is_killed_or_interrupted(sent: signal.Signals) -> None:
     caller = subprocess.Popen(script(BUSY), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True)

@@ -119,6 +119,7 @@ def test_conditions_that_no_reading_of_the_text_allows_say_what_to_write(source:
             kept(source, where=condition)
 
 
+@pytest.mark.slow
 def test_rules_that_go_by_columns(source: tuple[str, dict[str, Any]]) -> None:
     for column in ("phash", "code", "ver", "hexid", "flag"):  # FALSE, TRUE and True are three texts
         assert kept(source, top=1, per=column) == "abc"
