@@ -97,10 +97,11 @@ def test_a_pool_works_in_a_program_without_standard_streams(tmp_path: Path) -> N
     (tmp_path / "program.py").write_text(
         "import os\n"
         "for number in range(3): os.close(number)\n"
-        "from beholder.pixels.picture import PictureRef, PixelOptions\n"
+        "from beholder.pixels.picture import PixelOptions\n"
+        "from beholder.sources.reader import PictureRef\n"
         "from beholder.workers.pool import DecodePool\n"
         "with DecodePool(PixelOptions(size_px=32), num_workers=1, timeout_s=20, num_slots=4) as pool:\n"
-        "    found = [(o.tag, o.error, o.width, o.release()) for o in pool.map(enumerate([PictureRef(path='a.png')] * 3))]\n"
+        "    found = [(o.tag, o.error, o.reply.width, o.release()) for o in pool.map(enumerate([PictureRef(path='a.png')] * 3))]\n"
         "with open('found', 'w') as file: file.write(repr(found))\n"
     )
     subprocess.run([sys.executable, "program.py"], cwd=tmp_path, timeout=100, check=True)

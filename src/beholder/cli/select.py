@@ -135,7 +135,7 @@ select = command(
 
 def undo(
     journal: Annotated[str, typer.Argument(help="The journal that --apply wrote, for example best.journal.jsonl.")],
-    apply: Annotated[bool, typer.Option("--apply", help="Do it. Without this flag only show what would happen.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it. Without this, what would happen is shown.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", hidden=True)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,

@@ -189,7 +189,7 @@ class RuleOptions:
         old=("--sample",),
     )
     seed: int = option(0, "The seed of --draw; the same seed draws the same rows.")
-    temperature: float = option(1.0, "--draw: weight is exp(score / temperature); inf draws all rows alike.")
+    temperature: float = option(1.0, "--draw: a row's weight is exp(score / temperature); inf draws all rows alike.")
     budget: int | None = option(None, "Keep the best rows whose bytes on disk fit, e.g. 500GB.", read="bytes")
     size_column: str | None = option(None, "Column with each picture's bytes for --budget.", shown="num_bytes")
     exclude: tuple[str, ...] = option((), "Drop the samples of this list: .txt, .csv or .parquet (repeatable).")
