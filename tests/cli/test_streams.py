@@ -101,7 +101,8 @@ def test_a_pool_works_in_a_program_without_standard_streams(tmp_path: Path) -> N
         "from beholder.sources.reader import PictureRef\n"
         "from beholder.workers.pool import DecodePool\n"
         "with DecodePool(PixelOptions(size_px=32), num_workers=1, timeout_s=20, num_slots=4) as pool:\n"
-        "    found = [(o.tag, o.error, o.reply.width, o.release()) for o in pool.map(enumerate([PictureRef(path='a.png')] * 3))]\n"
+        "    outcomes = pool.map(enumerate([PictureRef(path='a.png')] * 3))\n"
+        "    found = [(o.tag, o.error, o.reply.width, o.release()) for o in outcomes]\n"
         "with open('found', 'w') as file: file.write(repr(found))\n"
     )
     subprocess.run([sys.executable, "program.py"], cwd=tmp_path, timeout=100, check=True)
