@@ -205,11 +205,12 @@ def until_served(line: list[str], env: dict[str, str], work: Path) -> float:
 
 
 def written(path: Path) -> dict[str, pa.Table | bytes]:
-    """What a command wrote, by name: tables of Parquet files, bytes of CSVs; nothing where it is not to be compared."""
+    """What a command wrote, by name: tables of Parquet files with their columns in order of names, bytes of CSVs."""
     if path.suffix == ".csv":
         return {"": path.read_bytes()}
     files = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
-    return {str(file.relative_to(path)): pq.read_table(file) for file in files}
+    tables = {str(file.relative_to(path)): pq.read_table(file) for file in files}
+    return {name: table.select(sorted(table.column_names)) for name, table in tables.items()}
 
 
 def measure(names: list[str], checkouts: list[Path], rounds: int, work: Path) -> list[str]:
