@@ -4,8 +4,8 @@
 
 OTHER is a folder with another checkout (`git worktree add ../before v0.1.0`). Each task is one command of the program, run as a
 process of its own by this Python with the source of either checkout, the sides in turn after a first run of each that does not
-count (compiled code, remembered settings, page cache). `+` is what the user waits for, start and imports included; seconds of
-all cores stand beside it, which other programs on the machine change less.
+count (compiled code, remembered settings, page cache). Seconds are what the user waits for, start and imports included; those
+of all cores stand beside them, which other programs on the machine change less.
 """
 
 from __future__ import annotations

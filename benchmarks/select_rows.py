@@ -7,7 +7,8 @@ Whole processes, imports and start included, from Parquet files to one Parquet f
 by sample, with each row's rank among all rows and the columns passed through. Peak memory is the largest resident set of the
 process. Results are compared row by row before a time counts.
 
-- beholder: `select` and its writer, as `beholder select SCORES ... -o FILE` calls them.
+- beholder: `select` and its writer. The command looks besides, before any rule, whether a sample comes twice, which none of
+  the others does and which is not in these seconds (`compare.py` runs the whole command).
 - DuckDB: the SQL that gives the same file, at the same memory limit; and the same without ranks, which is less work.
 - polars, lazily with its streaming engine: at --fit-rows, and the best 1 % at --rows too, which it holds in little memory.
 - pandas: at --fit-rows, which fit in memory.

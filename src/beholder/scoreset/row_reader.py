@@ -289,7 +289,7 @@ class _OpenFiles:
         if few:
             self._all.remove(file)
             file.close()
-            file = _open(path, read_dictionary=few)
+            file = _open(path, read_dictionary=few, metadata=file.metadata)
             self._all.append(file)
         setattr(self._local, what, (path, file, few))
         return file, few

@@ -168,6 +168,27 @@ def test_whole_numbers_of_more_than_64_bits_are_refused_in_one_line(tmp_path: Pa
         beholder.select(str(tmp_path / "plain.parquet"), top=1, join=path)
 
 
+def test_groups_by_dictionaries_with_narrow_indices() -> None:
+    """As many values as int8 has numbers for, and null beside them; parts whose dictionaries together have more."""
+    numbers = np.arange(1000)
+    codes = numbers % 129
+    one = pa.DictionaryArray.from_arrays(
+        pa.array(np.where(codes < 128, codes, 0).astype(np.int8), mask=codes == 128), [f"w{i:03d}" for i in range(128)]
+    )
+    other = pa.DictionaryArray.from_arrays(pa.array((numbers % 100).astype(np.int8)), [f"x{i:03d}" for i in range(100)])
+    for parts, num_groups in (([one], 129), ([one, other], 229), ([other], 100)):
+        rows = np.arange(1000 * len(parts))
+        table = pa.table(
+            {
+                "sample": [f"{row:05d}" for row in rows],
+                "aesthetic_score": rows.astype(np.float32),
+                "colour": pa.chunked_array(parts),
+            }
+        )
+        with beholder.select(table, top=1, per="colour") as selection:
+            assert selection.num_kept == num_groups
+
+
 def test_text_of_few_values_stays_text(tmp_path: Path) -> None:
     """Files that store a column of text as dictionaries, and one that does not; row groups without and with nulls."""
     rng = np.random.default_rng(3)

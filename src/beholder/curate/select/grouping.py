@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.errors import InputError
-from beholder.io.schemas import as_values, in_type, is_text, value_type
+from beholder.io.schemas import as_values, in_type, value_type
 from beholder.kernels import ordering
 from beholder.scoreset.database import WITH_FLAG, clear_errors, count_of, do, rows_of
 from beholder.scoreset.row_names import Names
@@ -100,6 +100,10 @@ def _collect(num_rows: int, pieces: Iterable[tuple[int, npt.NDArray[Any], Sequen
     return Groups(codes, len(numbers))
 
 
+_FEW_TEXTS = (pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int32(), pa.large_string()))
+"""How files give texts of which there are few. Dictionaries of others may have indices too narrow to be put together."""
+
+
 def _by_column(
     column: str,
     reader: RowReader,
@@ -114,13 +118,15 @@ def _by_column(
 
     def encode(first: int, table: pa.Table) -> tuple[int, npt.NDArray[Any], list[Any]]:
         found = table.column(0)
-        if not (pa.types.is_dictionary(found.type) and is_text(found.type)):
+        if found.type not in _FEW_TEXTS:
             found = as_values(found).dictionary_encode()
         encoded = found.unify_dictionaries().combine_chunks()
         encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
-        values = [None if value != value else value for value in encoded.dictionary.to_pylist()]  # NaN is in no group
-        inside = pc.fill_null(encoded.indices, len(values)).to_numpy(zero_copy_only=False)
-        return first, inside, [*values, None]
+        indices = encoded.indices
+        values = [None if value != value else value for value in encoded.dictionary.to_pylist()]  # NaN counts as null
+        if indices.null_count:
+            indices, values = pc.fill_null(indices, len(values)), [*values, None]
+        return first, indices.to_numpy(zero_copy_only=False), values
 
     groups = _collect(reader.num_rows, reader.map([column], encode, encoded=[column]), most_listed)
     return groups if groups is not None else _by_database(column, reader, *database())
