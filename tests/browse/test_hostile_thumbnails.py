@@ -32,7 +32,7 @@ def odd_set(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ask(odd_set: Path, tmp_path: Path) -> Iterator[Ask]:
-    how = {"decoder": odd_thumbnails.NAME, "timeout_s": 1.5, "memory_bytes": 512 << 20}
+    how = {"decoder": odd_thumbnails.NAME, "timeout_s": 3.0, "memory_bytes": 128 << 20}
     yield from client_of(odd_set, tmp_path, tmp_path / "m.jsonl", **how)
 
 
@@ -79,7 +79,7 @@ def test_none_is_started_before_a_picture_is_asked_for_and_all_end_with_it(odd_s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", mostly_slow([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+@pytest.mark.parametrize("sent", mostly_slow([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], slow=0))
 def test_no_worker_outlives_the_server(odd_set: Path, tmp_path: Path, sent: signal.Signals) -> None:
     line = [
         sys.executable,

@@ -48,7 +48,9 @@ def focus_of(page: Any) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", mostly_slow(["tab", "export", "help", "filters", "theme", "whole", "to-cut", "large"]))
+@pytest.mark.parametrize(
+    "how", mostly_slow(["tab", "export", "large", "filters", "theme", "whole", "to-cut", "help"], 3, slow=0)
+)
 def test_keys_go_to_the_gallery_wherever_one_clicked_before(
     photo_server: Any, open_page: Open, tmp_path: Path, how: str
 ) -> None:

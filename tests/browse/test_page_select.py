@@ -225,7 +225,7 @@ def test_counts_of_tabs_are_exact(large_server: Any, open_page: Open) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", mostly_slow([1280, 390]))
+@pytest.mark.parametrize("width", mostly_slow([1280, 390], slow=0))
 def test_sliders_and_chips_write_the_condition(photo_server: Any, open_page: Open, width: int) -> None:
     rows = pq.read_table(photo_server.options.scores).to_pylist()
     page = open_page(photo_server.url, width=width, height=800)

@@ -89,7 +89,7 @@ def mark_some(session: Session) -> None:
         session.mark(rng.integers(0, N, 40).tolist(), mark)
 
 
-@pytest.mark.parametrize("where", mostly_slow(map(pytest.param, WHERES)))
+@pytest.mark.parametrize("where", mostly_slow(map(pytest.param, WHERES), slow=1))
 @pytest.mark.parametrize("is_marked", [False, True])
 @pytest.mark.parametrize("score", ["one", "two"])
 def test_counts_and_listings_are_those_of_a_plain_pass(session: Session, where, is_marked: bool, score: str) -> None:
@@ -184,7 +184,7 @@ def test_what_is_no_longer_kept_is_gone_not_wrong(session: Session) -> None:
         session.view("three", ())
 
 
-@pytest.mark.parametrize("kind", mostly_slow(EXPORT_FORMATS))
+@pytest.mark.parametrize("kind", mostly_slow(EXPORT_FORMATS, slow=1))
 @pytest.mark.parametrize("where", WHERES)
 def test_an_export_is_what_select_writes(session: Session, tmp_path: Path, kind: ExportFormat, where) -> None:
     mark_some(session)

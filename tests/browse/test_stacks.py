@@ -170,7 +170,7 @@ def counts_of(page: Any) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", mostly_slow([1280, 390]))
+@pytest.mark.parametrize("width", mostly_slow([1280, 390], slow=0))
 def test_stacks_open_to_their_pictures_and_close_again(stack_server: Served, open_page: Open, width: int) -> None:
     page = open_page(stack_server.url, width=width, height=800)
     tab = page.locator('.tab[data-tab="stacks"]')

@@ -339,7 +339,8 @@ def test_bad_input_is_one_clear_line(
     "case",
     [
         "an .npy of Python objects",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("a row with NaN", "an unknown option", "the output exists")),
+        pytest.param("an unknown option", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("a row with NaN", "the output exists")),
     ],
     indirect=True,
 )

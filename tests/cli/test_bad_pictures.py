@@ -266,7 +266,7 @@ def test_bad_pictures_are_one_clear_line(
     [
         "a list with a lost file",
         *(
-            pytest.param(name, marks=pytest.mark.slow)
+            pytest.param(name, marks=pytest.mark.soak)
             for name in ("offline, and the tower was never fetched", "a tar without pictures")
         ),
     ],

@@ -83,7 +83,7 @@ def damaged(data: bytes, seed: int) -> Iterator[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", mostly_slow(["set.parquet", "groups.parquet", "set.csv", "vectors.parquet"]))
+@pytest.mark.parametrize("name", mostly_slow(["set.parquet", "set.csv", "groups.parquet", "vectors.parquet"], quick=2, slow=0))
 def test_random_damage(tmp_path: Path, whole: dict[str, bytes], name: str, plain_head: Path) -> None:
     path = tmp_path / name
     for data in damaged(whole[name], 3):

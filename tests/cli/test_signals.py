@@ -22,6 +22,7 @@ import pytest
 from oracles import program
 from oracles.processes import children_of, wait_until_gone
 from oracles.tar_making import png
+from oracles.tiers import mostly_slow
 
 NUM_ROWS = 200_000
 """So many that selecting takes a second or more, in which it can be ended."""
@@ -115,11 +116,8 @@ def test_a_closed_terminal_that_sends_sighup_twice_leaves_nothing(tmp_path: Path
     assert not list((tmp_path / "tmp").iterdir())
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGTERM, *(pytest.param(sent, marks=SLOW) for sent in (signal.SIGHUP, signal.SIGINT))])
+@pytest.mark.parametrize("sent", mostly_slow([signal.SIGTERM, signal.SIGHUP, signal.SIGINT], slow=0))
 def test_the_live_page_ends_while_a_filter_runs(tmp_path: Path, scores: Path, sent: signal.Signals) -> None:
     running = start(tmp_path, "browse", str(scores), "--no-open", "--json")
     assert running.stdout is not None

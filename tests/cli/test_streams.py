@@ -156,7 +156,7 @@ def test_a_pipe_that_is_full_and_does_not_block_is_waited_for(folder: Path) -> N
     [
         {"PYTHONIOENCODING": "ascii:strict"},
         pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),
-        pytest.param({"PYTHONIOENCODING": "idna"}, marks=pytest.mark.slow),
+        pytest.param({"PYTHONIOENCODING": "idna"}, marks=pytest.mark.soak),
     ],
     ids=["ascii", "C", "idna"],
 )

@@ -58,7 +58,7 @@ def test_float32_agrees_with_float64() -> None:
 
 
 @pytest.mark.parametrize("precision", ON_CPU)
-@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("batch_size", mostly_slow([3, None]))
 def test_a_picture_has_the_same_bits_in_any_company(precision: str, batch_size: int | None) -> None:
     engine = Engine(TOWER, device="cpu", precision=precision, batch_size=batch_size)  # type: ignore[arg-type]
     whole = engine.embed(PIXELS)

@@ -13,13 +13,14 @@ import pytest
 
 from beholder.kernels import bicubic
 from oracles import slow_bicubic
+from oracles.tiers import mostly_slow
 
 PIECES = {"uint8": {"avx512vnni", "avxvnni"}, "int16": {"avx2"}, "int32": set()}
 FEATURES = bicubic.target_features()
 AVAILABLE = [name for name, needed in PIECES.items() if not needed or needed & FEATURES]
 
 
-@pytest.fixture(params=AVAILABLE)
+@pytest.fixture(params=mostly_slow(AVAILABLE))
 def like(request: pytest.FixtureRequest) -> npt.NDArray[Any]:
     return np.empty(0, request.param)
 

@@ -23,6 +23,7 @@ from beholder.scoring.scorer import preprocess
 from oracles import slow_pixels
 from oracles.made_pictures import encoded, noise
 from oracles.peers import PEERS
+from oracles.tiers import mostly_slow
 
 MODES = ["1", "L", "P", "PA", "RGB", "RGBA", "LA", "I;16", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"]
 Array = npt.NDArray[Any]
@@ -42,7 +43,9 @@ def test_reference_is_the_slow_transcription_in_every_mode(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "I;16"])
-@pytest.mark.parametrize("size", [(300, 451), (224, 225), (640, 227), (100, 77), (224, 224), (150, 700)])
+@pytest.mark.parametrize(
+    "size", mostly_slow(map(pytest.param, [(300, 451), (100, 77), (224, 225), (640, 227), (224, 224), (150, 700)]), quick=2)
+)
 def test_reference_is_the_slow_transcription_at_the_usual_side(mode: str, size: tuple[int, int]) -> None:
     image = noise(mode, *size, 7)
     np.testing.assert_array_equal(preprocess(image), slow_pixels.reference(image))

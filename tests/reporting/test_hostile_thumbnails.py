@@ -19,9 +19,9 @@ from oracles.processes import children_of, wait_until_gone
 from oracles.report_page import check
 
 
-def written(folder: Path, scores: Path, timeout_s: float = 1.5) -> ReportSummary:
+def written(folder: Path, scores: Path, timeout_s: float = 3.0) -> ReportSummary:
     options = ReportOptions(scores=str(scores), out=str(folder / "report.html"), timeout=timeout_s, overwrite=True)
-    return write_report(options, decoder=odd_thumbnails.NAME, memory_bytes=512 << 20)
+    return write_report(options, decoder=odd_thumbnails.NAME, memory_bytes=128 << 20)
 
 
 def titles(page: Page, what: str) -> set[str]:

@@ -89,7 +89,7 @@ def report_page(make_set: MakeSet, photographs: Path, tmp_path: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("scheme", mostly_slow(["light", "dark"], quick=2))
+@pytest.mark.parametrize("scheme", mostly_slow(["light", "dark"]))
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_shows_without_complaints_in_every_size_and_colour(
     chromium: Any, report_page: Path, width: int, scheme: str

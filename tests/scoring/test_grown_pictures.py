@@ -275,7 +275,7 @@ def write_zip(path: Path, chosen: range, packing: int = zipfile.ZIP_STORED, chan
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "packing"),
-    mostly_slow([("", zipfile.ZIP_STORED), (".parquet", zipfile.ZIP_DEFLATED), (".csv", zipfile.ZIP_STORED)]),
+    mostly_slow([("", zipfile.ZIP_STORED), (".parquet", zipfile.ZIP_DEFLATED), (".csv", zipfile.ZIP_STORED)], 2, slow=0),
 )
 def test_zips_that_grow_shrink_and_are_touched(tmp_path: Path, scoring: Job, suffix: str, packing: int) -> None:
     """A zip that was written anew is done anew; one that is as it was is not."""

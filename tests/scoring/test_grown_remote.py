@@ -108,7 +108,7 @@ def test_a_list_in_a_bucket_of_pictures_there(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["txt", pytest.param("parquet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["txt", pytest.param("parquet", marks=pytest.mark.soak)])
 def test_a_list_in_a_bucket_of_pictures_here(tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, kind: str) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -165,6 +165,7 @@ def test_zips_in_a_bucket(tmp_path: Path, s3: Any, small_tower: Path, plain_head
     check(s3, options, f"out{suffix}", tmp_path, (3, 0, 0, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_embeddings_in_a_bucket(tmp_path: Path, s3: Any, small_head: Path, suffix: str) -> None:
     def save(name: str, rows: np.ndarray) -> None:

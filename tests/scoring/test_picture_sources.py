@@ -200,7 +200,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     ("source", "out"),
     mostly_slow(
         [("folder", "out"), ("x.tar", "out.parquet"), ("x.zip", "out.csv"), ("hf.parquet", "out.csv"), ("x.tar", "out")],
-        quick=2,
+        quick=3,
+        slow=0,
     ),
 )
 def test_two_runs_give_the_same_files(

@@ -16,6 +16,7 @@ from beholder.errors import InputError
 from beholder.kernels import ColumnBlock
 from beholder.sources.parquet import ParquetReader
 from beholder.sources.reader import ReadOptions
+from oracles.tiers import mostly_slow
 
 N, D = 10_000, 24
 
@@ -47,7 +48,7 @@ def lists(rows: np.ndarray, kind: Any = pa.list_) -> pa.Array:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("layout", ["fixed", "list", "large_list", "wide"])
-@pytest.mark.parametrize("group_rows", [N, 4096, 700])
+@pytest.mark.parametrize("group_rows", mostly_slow([700, N, 4096]))
 def test_every_layout_gives_the_same_rows(tmp_path: Path, rows: np.ndarray, layout: str, dtype: str, group_rows: int) -> None:
     rows = rows.astype(dtype)
     names = [f"a/{i}.jpg" for i in range(N)]

@@ -11,14 +11,13 @@ import pytest
 
 from beholder.sources.reader import PictureRef
 from oracles.odd_pools import assert_right, pool_of, run
+from oracles.tiers import mostly_slow
 from oracles.url_runs import Waiting, url_run
 from oracles.web import running
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "order", ["mixed", *(pytest.param(order, marks=pytest.mark.slow) for order in ("at once", "slow first"))]
-)
+@pytest.mark.parametrize("order", mostly_slow(["mixed", "at once", "slow first"], slow=0))
 def test_no_picture_of_a_healthy_server_is_lost(order: str) -> None:
     """More orders, and many more runs: `oracles/url_runs.py`."""
     found = url_run(order, 1, num_urls=100, timeout_s=8.0)

@@ -15,6 +15,7 @@ from beholder.curate.duplicates import exact as bound
 from beholder.curate.duplicates.groups import Duplicates, find_near_duplicates
 from beholder.scoreset.vectors import Vectors
 from oracles.duplicates import exact_similarity, keep_best, similarities
+from oracles.tiers import mostly_slow
 
 
 def directions(rng: np.random.Generator, num_rows: int, dim: int, dtype: Any = np.float16) -> np.ndarray:
@@ -39,7 +40,7 @@ def check(rows: np.ndarray, threshold: float, num_always: int = 0, num_threads: 
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize("dim", [1, 2, 3, 15, 16, 17, 100, 256])
+@pytest.mark.parametrize("dim", mostly_slow([1, 17, 100, 2, 3, 15, 16, 256], quick=3))
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.97])
 def test_the_exact_way_is_brute_force(dim: int, dtype: Any, threshold: float) -> None:
     rng = np.random.default_rng(dim)
@@ -51,7 +52,7 @@ def test_any_number_of_rows(num_rows: int) -> None:
     check(directions(np.random.default_rng(num_rows), num_rows, 40), 0.9)
 
 
-@pytest.mark.parametrize("block_rows", [1, 2, 5, 64, 1000])
+@pytest.mark.parametrize("block_rows", mostly_slow([5, 64, 1, 2, 1000], quick=2))
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_blocks_and_threads_change_nothing(block_rows: int, num_threads: int) -> None:
     rows = directions(np.random.default_rng(1), 400, 64)
@@ -83,7 +84,7 @@ def test_any_small_set(data: st.DataObject) -> None:
     check(rows, threshold, num_always=data.draw(st.integers(0, num_rows)), num_threads=data.draw(st.integers(1, 3)))
 
 
-@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.95, 0.99, 0.9999])
+@pytest.mark.parametrize("threshold", mostly_slow([0.6, 0.95, 0.8, 0.99, 0.9999], quick=2))
 def test_pairs_right_at_the_threshold(threshold: float) -> None:
     """Pairs whose similarity is a few units in the last place of float16, float32 and float64 off the threshold."""
     rng = np.random.default_rng(7)

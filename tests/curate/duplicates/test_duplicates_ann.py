@@ -35,7 +35,7 @@ def directions(num_rows: int, dim: int, dtype: Any = np.float16) -> np.ndarray:
     return rows.astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", mostly_slow([np.float16, np.float32], quick=2))
+@pytest.mark.parametrize("dtype", mostly_slow([np.float16, np.float32]))
 @pytest.mark.parametrize("threshold", [0.9, 0.95])
 def test_few_are_missed_and_none_is_wrong(dtype: Any, threshold: float) -> None:
     rows = directions(12_000, 64, dtype)
