@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beholder.kernels import ordering, ties
+from beholder.kernels import ordering, texts, ties
 from beholder.sources.labels import row_names
+from oracles.selection import name_hash
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 0), (0, 1), (0, 1001), (98, 102), (999_999_999, 1_000_000_003)])
@@ -45,3 +46,9 @@ def test_rows_that_tie_come_by_name_then_row_by_arrow_and_by_compiled_code(rows:
         assert wanted.tolist() == [
             int(place > 0 and key == keys_in_order[place - 1] and key in stays) for place, key in enumerate(keys_in_order)
         ]
+
+
+def test_hashes_of_names_of_every_length_are_those_of_the_slow_transcription() -> None:
+    names = [f"{'pictures/é' * 5}"[:length] for length in range(45)] + ["", "\0", "\0" * 8, "ü" * 4, "x" * 1000]
+    found = texts.name_hashes(*texts.text_buffers(pa.array(names, pa.large_string())[3:]), 7)
+    assert found.tolist() == [name_hash(name, 7) for name in names[3:]]

@@ -113,18 +113,36 @@ def fill_windows(offsets: Offsets, data: Data, skip: int, out: npt.NDArray[np.ui
 
 
 @compiled
+def _eight(data, at):  # type: ignore[no-untyped-def]
+    """Bytes [at, at + 8) as a number, the first one lowest; compiled code reads them at once."""
+    word = np.uint64(data[at])
+    for i in range(1, 8):
+        word |= np.uint64(data[at + np.uint64(i)]) << np.uint64(8 * i)
+    return word
+
+
+@compiled
 def _hashes(offsets, data, seed, out):  # type: ignore[no-untyped-def]
     base = _mixed(seed + GOLDEN)
+    eight = np.uint64(8)
     for row in range(len(offsets) - 1):
-        start, stop = offsets[row], offsets[row + 1]
-        found = _mixed(base ^ np.uint64(stop - start))
+        start, stop = np.uint64(offsets[row]), np.uint64(offsets[row + 1])
+        found = _mixed(base ^ (stop - start))
         at = start
-        while at < stop:
-            word = np.uint64(0)
-            for i in range(min(stop - at, 8)):
-                word |= np.uint64(data[at + i]) << np.uint64(8 * i)
+        while at + eight <= stop:
+            found = _mixed((found ^ _eight(data, at)) + GOLDEN)
+            at += eight
+        if at < stop:
+            if at > start:  # the last eight bytes, less those that were mixed in already
+                word = _eight(data, stop - eight) >> (eight * (at + eight - stop))
+            else:
+                word = np.uint64(0)
+                shift = np.uint64(0)
+                while at < stop:
+                    word |= np.uint64(data[at]) << shift
+                    at += np.uint64(1)
+                    shift += eight
             found = _mixed((found ^ word) + GOLDEN)
-            at += 8
         out[row] = found
 
 
