@@ -22,10 +22,10 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "io", "kernels", "notices"},
     "pixels": {"columns", "errors", "kernels"},
     "engine": {"errors", "io", "kernels", "models", "notices"},
-    "sources": {"columns", "errors", "io", "kernels", "models", "notices", "pixels"},
+    "sources": {"columns", "errors", "io", "kernels", "models", "notices", "options", "pixels"},
     "training": {"columns", "errors", "kernels", "models"},
     "locate": {"columns", "errors", "io", "pixels", "sources"},
-    "workers": {"columns", "errors", "io", "pixels", "sources", "streams"},
+    "workers": {"columns", "errors", "io", "options", "pixels", "sources", "streams"},
     "scoreset": {"columns", "errors", "io", "kernels", "locate", "models", "options", "sources"},
     "curate": {"columns", "errors", "io", "kernels", "locate", "models", "options", "pixels", "scoreset", "sources"},
     "scoring": {

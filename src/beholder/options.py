@@ -10,6 +10,10 @@ from beholder.errors import InputError
 
 LONGEST_WAIT_S = 86_400.0
 """Longest time limit that may be asked for: a day; systems cannot wait for any number of seconds."""
+PICTURE_TIMEOUT_S = 60.0
+"""Seconds that one picture may take to be read and decoded for its score, where nothing else is asked for."""
+THUMBNAIL_TIMEOUT_S = 20.0
+"""The same where somebody waits to see it."""
 
 
 def option(default: Any, text: str, **more: Any) -> Any:

@@ -15,10 +15,11 @@ from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import BeholderError
 from beholder.io import storage
 from beholder.locate.locate import PictureFinder
+from beholder.options import THUMBNAIL_TIMEOUT_S
 from beholder.pixels.picture import PictureError, PixelOptions
 from beholder.pixels.sniff import sniff
 from beholder.sources.fetch import ReadLimits
-from beholder.workers.pool import DEFAULT_THUMBNAILER, TIMEOUT_S, ThumbnailPool, is_large
+from beholder.workers.pool import DEFAULT_THUMBNAILER, ThumbnailPool, is_large
 
 THUMBNAIL_SIDES = (160, 240, 320, 480, 640)
 """Sides of thumbnails, in pixels, that are made; others are refused."""
@@ -83,7 +84,7 @@ class Pictures:
         num_workers: int,
         num_readers: int = 8,
         cache_bytes: int = CACHE_BYTES,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = THUMBNAIL_TIMEOUT_S,
         decoder: str = DEFAULT_THUMBNAILER,
         memory_bytes: int | None = None,
         pixels: PixelOptions | None = None,

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from beholder.errors import InputError
-from beholder.options import check_timeout, join_option, option, picture_column_option, repeated_option, where_option
+from beholder.options import (
+    THUMBNAIL_TIMEOUT_S,
+    check_timeout,
+    join_option,
+    option,
+    picture_column_option,
+    repeated_option,
+    where_option,
+)
 
 MAX_SIZE = 9_000_000
 _LEAST_SIZE = 400_000
@@ -61,7 +69,7 @@ class ReportOptions:
     title: str | None = option(None, "The page's title.", shown="the name of the scores")
     seed: int = option(0, "Seed of the random choice of pictures that are shown.", least=0)
     max_size: int = option(MAX_SIZE, "Largest size of the page, for example 5MB.", read="bytes", shown="9MB")
-    timeout: float = option(20.0, "Seconds for reading and decoding one picture.")
+    timeout: float = option(THUMBNAIL_TIMEOUT_S, "Seconds for reading and decoding one picture.")
     max_time: float = option(300.0, "Seconds for finding all pictures, together; archives have to be read through.")
     threads: int | None = option(None, "Threads; so many pictures are read at once.", shown="4 per core, at most 16", least=1)
     offline: bool | None = option(None, "Never use the network: show no pictures that are on servers.")

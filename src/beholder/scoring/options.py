@@ -14,7 +14,7 @@ from beholder.engine import PRECISIONS, Precision
 from beholder.errors import InputError
 from beholder.models.backbones import ACTIVATIONS, TowerActivation
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
-from beholder.options import check_choices, check_timeout, option
+from beholder.options import PICTURE_TIMEOUT_S, check_choices, check_timeout, option
 from beholder.pixels.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset
 from beholder.sources.reader import SourceOptions
 
@@ -132,7 +132,9 @@ class PictureOptions:
     workers: int | None = option(
         None, "Processes that read and decode; 0: none.", flag=("--workers", "-j"), shown="by cores and device", least=0
     )
-    timeout_s: float = option(60.0, "Seconds that one picture may take to be read and decoded.", flag=("--timeout",))
+    timeout_s: float = option(
+        PICTURE_TIMEOUT_S, "Seconds that one picture may take to be read and decoded.", flag=("--timeout",)
+    )
     picture_column: str | None = option(None, "Column with paths, URLs or bytes of pictures.", shown="found by looking")
 
     def pixels(self, size_px: int) -> PixelOptions:

@@ -15,6 +15,7 @@ from typing import Any
 from beholder.columns import PictureReason
 from beholder.errors import InputError, os_error_text
 from beholder.io import storage
+from beholder.options import PICTURE_TIMEOUT_S
 from beholder.pixels.picture import PictureError
 from beholder.sources.reader import PictureRef
 
@@ -38,7 +39,7 @@ class ReadLimits:
     """
 
     max_bytes: int = 1 << 30
-    timeout_s: float = 60.0
+    timeout_s: float = PICTURE_TIMEOUT_S
     num_tries: int = 3
     first_pause_s: float = 0.25
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.io import storage
+from beholder.options import PICTURE_TIMEOUT_S, THUMBNAIL_TIMEOUT_S
 from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions, Prepare
 from beholder.pixels.sniff import sniff, stored_size
 from beholder.pixels.thumbnail import MEDIA_TYPES, SQUARE_TYPE, Thumbnail, ThumbnailKind, check_request
@@ -131,7 +132,7 @@ class DecodePool:
         options: PixelOptions,
         *,
         num_workers: int,
-        timeout_s: float = 60.0,
+        timeout_s: float = PICTURE_TIMEOUT_S,
         num_slots: int = 256,
         max_bytes: int = 1 << 30,
         memory_bytes: int | None = None,
@@ -400,7 +401,6 @@ class _ReadAhead:
 
 
 DEFAULT_THUMBNAILER = "beholder.pixels.thumbnail:make_thumbnail"
-TIMEOUT_S = 20.0
 _MOST_DEATHS = 1 << 30
 """A page lives as long as it is looked at, whatever its pictures do."""
 _LARGE_PIXELS = 32_000_000
@@ -432,7 +432,7 @@ class ThumbnailPool:
         self,
         *,
         num_workers: int | None = None,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = THUMBNAIL_TIMEOUT_S,
         memory_bytes: int | None = None,
         decoder: str = DEFAULT_THUMBNAILER,
     ) -> None:
