@@ -83,10 +83,10 @@ def check_choices(options: Any) -> None:
             raise InputError(f"{flag} {value}: choose {which}")
 
 
-def check_timeout(seconds: float) -> None:
-    """Raise InputError for a `--timeout` that is no time to wait, or longer than `LONGEST_WAIT_S`."""
+def check_timeout(seconds: float, flag: str = "--timeout") -> None:
+    """Raise InputError for a time limit that is no time to wait, or longer than `LONGEST_WAIT_S`."""
     if not 0 < seconds <= LONGEST_WAIT_S:
-        raise InputError(f"--timeout {seconds:g}: give seconds, more than 0 and at most {LONGEST_WAIT_S:,.0f}")
+        raise InputError(f"{flag} {seconds:g}: give seconds, more than 0 and at most {LONGEST_WAIT_S:,.0f}")
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}

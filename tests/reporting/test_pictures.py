@@ -92,10 +92,18 @@ def test_the_page_keeps_its_size_where_pictures_are_missing_and_names_are_long(
     assert any("Fewer pictures of each bucket" in warning for warning in summary.warnings)
 
 
-@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), 1e10, 86_401.0])
-def test_a_time_limit_that_no_system_can_wait_for_is_refused(tmp_path: Path, timeout: float) -> None:
-    with pytest.raises(InputError, match="--timeout .*: give seconds, more than 0 and at most 86,400"):
-        report(pa.table({"sample": ["a"], "aesthetic_score": [5.0]}), tmp_path / "r.html", timeout=timeout)
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e10, 86_401.0])
+@pytest.mark.parametrize("limit", ["timeout", "max_time"])
+def test_a_time_limit_that_no_system_can_wait_for_is_refused(tmp_path: Path, limit: str, seconds: float) -> None:
+    table, flag = pa.table({"sample": ["a"], "aesthetic_score": [5.0]}), "--" + limit.replace("_", "-")
+    with pytest.raises(InputError, match=f"^{flag} .*: give seconds, more than 0 and at most 86,400$"):
+        report(table, tmp_path / "r.html", **{limit: seconds})
+
+
+def test_the_longest_time_limit_is_taken(tmp_path: Path) -> None:
+    table = pa.table({"sample": ["a"], "aesthetic_score": [5.0]})
+    summary = report(table, tmp_path / "r.html", root=str(tmp_path), timeout=86_400.0, max_time=86_400.0)
+    assert summary.missing == {"missing": 1}
 
 
 @pytest.mark.slow

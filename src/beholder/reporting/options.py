@@ -84,8 +84,7 @@ class ReportOptions:
         if self.threads is not None and self.threads < 1:
             raise InputError("--threads must be at least 1")
         check_timeout(self.timeout)
-        if not self.max_time > 0:
-            raise InputError(f"--max-time {self.max_time:g}: must be more than 0 seconds")
+        check_timeout(self.max_time, "--max-time")
         if self.max_size < _LEAST_SIZE:
             raise InputError(f"--max-size {self.max_size:,} bytes is too small for a page; allow at least {_LEAST_SIZE:,}")
         if self.no_thumbnails and (self.pictures or self.root is not None or self.picture_column is not None):
