@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,20 @@ def test_near_duplicate_groups_are_shown(make_set: MakeSet, tmp_path: Path) -> N
 
 def test_files_that_are_no_decisions_or_groups_are_refused_in_words(tmp_path: Path) -> None:
     scores, path = pa.table({"sample": ["a", "b"], "aesthetic_score": [1.0, 2.0]}), tmp_path / "d.parquet"
-    for column, values in (("kept", ["yes", "no"]), ("kept", [[1], [2]]), ("rank", ["a", "b"]), ("dropped_by", [["a"], ["b"]])):
+    for column, values in (
+        ("kept", ["yes", "no"]),
+        ("kept", [[1], [2]]),
+        ("kept", pa.array([Decimal(1), Decimal(0)], pa.decimal128(3, 0))),
+        ("kept", pa.array([Decimal(1), Decimal(0)], pa.decimal256(50, 0))),
+        ("kept", np.array([1, 0], np.float16)),
+        ("rank", ["a", "b"]),
+        ("rank", pa.array([Decimal(1), Decimal(2)], pa.decimal128(3, 0))),
+        ("dropped_by", [["a"], ["b"]]),
+    ):
         pq.write_table(pa.table({"sample": ["a", "b"]} | {"kept": [True, False]} | {column: values}), path)
-        with pytest.raises(InputError, match=f"column '{column}' is "):
+        with pytest.raises(
+            InputError, match=f"column '{column}' is .*; --decisions takes what `beholder select --decisions-out`"
+        ):
             report(scores, tmp_path / "r.html", decisions=path, no_thumbnails=True)
     pq.write_table(pa.table({"group": [[1], [1]], "sample": ["a", "b"], "kept": [True, False]}), path)
     assert page_of(scores, folder=tmp_path, groups=path, no_thumbnails=True).root.one("section", id="duplicates")

@@ -164,9 +164,11 @@ def _check_types(schema: pa.Schema, source: str) -> None:
         if name not in schema.names:
             continue
         kind = schema.field(name).type if schema.names.count(name) == 1 else pa.list_(pa.null())
-        is_right = (
-            (is_text(kind) or pa.types.is_null(kind)) if name == DROPPED_BY else (is_number(kind) or pa.types.is_boolean(kind))
-        )
+        if name == DROPPED_BY:
+            is_right = is_text(kind) or pa.types.is_null(kind)
+        else:
+            has_no_cast = pa.types.is_decimal(kind) or pa.types.is_float16(kind)  # to truth, in Arrow
+            is_right = pa.types.is_boolean(kind) or (is_number(kind) and not has_no_cast)
         if not is_right:
             what = f"{kind}" if schema.names.count(name) == 1 else "there twice"
             raise InputError(
