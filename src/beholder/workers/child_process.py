@@ -94,22 +94,20 @@ class ChildProcess:
         Raises:
             OSError, ValueError: it cannot be started.
         """
-        self._stderr = anonymous_file("beholder-stderr")
-        fcntl.fcntl(self._stderr, fcntl.F_SETFL, fcntl.fcntl(self._stderr, fcntl.F_GETFL) | os.O_APPEND)
-        self.socket, theirs = socket.socketpair()
-        theirs = socket.socket(fileno=above_standard(theirs.detach()))
-        whole = {**config, "module": module, "path": _module_path(), "parent": os.getpid(), "socket": theirs.fileno()}
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, json.dumps(whole)],
-                stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr, start_new_session=True,
-                env={**_MALLOC, **os.environ, **_ONE_THREAD}, pass_fds=(theirs.fileno(), *handles),
-            )  # fmt: skip
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            theirs.close()
+        with contextlib.ExitStack() as opened:  # closed again where it cannot be started
+            self._stderr = anonymous_file("beholder-stderr")
+            opened.callback(os.close, self._stderr)
+            fcntl.fcntl(self._stderr, fcntl.F_SETFL, fcntl.fcntl(self._stderr, fcntl.F_GETFL) | os.O_APPEND)
+            self.socket, theirs = socket.socketpair()
+            opened.callback(self.socket.close)
+            with socket.socket(fileno=above_standard(theirs.detach())) as theirs:
+                whole = {**config, "module": module, "path": _module_path(), "parent": os.getpid(), "socket": theirs.fileno()}
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _START, json.dumps(whole)],
+                    stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr, start_new_session=True,
+                    env={**_MALLOC, **os.environ, **_ONE_THREAD}, pass_fds=(theirs.fileno(), *handles),
+                )  # fmt: skip
+            opened.pop_all()
 
     @property
     def process_id(self) -> int:

@@ -198,6 +198,9 @@ class Dispatcher:
         most_queued: jobs that a worker is given ahead, at most.
         is_lazy: workers are started when there are jobs for them.
         advice: what to do when no worker can be started.
+
+    Raises:
+        BeholderError: there are too few descriptors, too little memory or no thread for it.
     """
 
     def __init__(
@@ -213,14 +216,6 @@ class Dispatcher:
     ) -> None:
         self._options, self._most_deaths, self._advice = options, most_deaths, advice
         self._most_queued, self._is_lazy = most_queued, is_lazy
-        self._shared = anonymous_file("beholder-slots")
-        size_px = options.pixels.size_px if options.pixels is not None else 0
-        self.slots = SharedSlots(self._shared, num_workers=num_workers, num_slots=num_slots, size_px=size_px)
-        self._spool = Spool(anonymous_file("beholder-spool"))
-        self._config = {
-            "options": asdict(options), "slots": self._shared, "spool": self._spool.handle, "num_slots": num_slots,
-            "num_workers": num_workers,
-        }  # fmt: skip
         self._queue: collections.deque[Job] = collections.deque()
         self._suspects: collections.deque[Job] = collections.deque()
         """To be made alone, each in a worker that has nothing else to do; they come first."""
@@ -234,13 +229,38 @@ class Dispatcher:
         self._next_tick = 0.0
         self._process_id = os.getpid()
         self._ringing = threading.Lock()
-        self._bell, self._ring = os.pipe()
-        os.set_blocking(self._bell, False)
-        os.set_blocking(self._ring, False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._bell, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="beholder-decode", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as opened:  # closed again where one of the next cannot be had
+            try:
+                self._open(opened, num_slots)
+                self._thread.start()
+            except (OSError, RuntimeError) as error:  # the latter: there is no thread
+                raise self._no_start(" ".join(str(error).split())) from None
+            opened.pop_all()
+
+    def _open(self, opened: contextlib.ExitStack, num_slots: int) -> None:
+        """Open what is shared with workers, and what wakes the thread, each to be closed with `opened`. Raises OSError."""
+        options, num_workers = self._options, len(self._workers)
+        self._shared = anonymous_file("beholder-slots")
+        opened.callback(os.close, self._shared)
+        size_px = options.pixels.size_px if options.pixels is not None else 0
+        self.slots = SharedSlots(self._shared, num_workers=num_workers, num_slots=num_slots, size_px=size_px)
+        opened.callback(delattr, self, "slots")  # its mapping has a descriptor of its own
+        self._spool = Spool(anonymous_file("beholder-spool"))
+        opened.callback(os.close, self._spool.handle)
+        self._config = {
+            "options": asdict(options), "slots": self._shared, "spool": self._spool.handle, "num_slots": num_slots,
+            "num_workers": num_workers,
+        }  # fmt: skip
+        self._bell, self._ring = os.pipe()
+        for handle in (self._bell, self._ring):
+            opened.callback(os.close, handle)
+            os.set_blocking(handle, False)
+        self._selector = opened.enter_context(selectors.DefaultSelector())
+        self._selector.register(self._bell, selectors.EVENT_READ)
+
+    def _no_start(self, how: str) -> BeholderError:
+        return BeholderError(f"decode workers cannot be started ({how}); {self._advice}")
 
     # Called by other threads.
 
@@ -577,7 +597,7 @@ class Dispatcher:
         slot.start_at = monotonic() + min(START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
         most = _MOST_LATE_START_FAILURES if self._was_up or is_killed else MOST_STARTS
         if is_final or self._num_start_failures >= most:
-            raise BeholderError(f"decode workers cannot be started ({how}); {self._advice}")
+            raise self._no_start(how)
 
     def _end_all(self) -> None:
         """Leave no process and no descriptor behind."""

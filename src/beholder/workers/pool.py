@@ -162,7 +162,7 @@ class DecodePool:
         self._reading_since: float | None = None
 
     def __enter__(self) -> DecodePool:
-        """Start the workers, without waiting until they are up."""
+        """Start the workers, without waiting until they are up. Raises BeholderError: they cannot be started."""
         if self._num_workers and self._dispatcher is None:
             self._dispatcher = Dispatcher(
                 self._options, num_workers=self._num_workers, num_slots=self._num_slots, most_deaths=self._most_deaths,
@@ -516,7 +516,7 @@ class ThumbnailPool:
             if self._dispatcher is None or self._dispatcher.has_ended:  # what the last one failed over may be mended
                 self._dispatcher = Dispatcher(
                     self._options, num_workers=self._num_workers, num_slots=0, most_deaths=_MOST_DEATHS, most_queued=1,
-                    is_lazy=True, advice="mend that (memory, ulimit -u, ulimit -v), then try again",
+                    is_lazy=True, advice="mend that (memory, ulimit -n, ulimit -u, ulimit -v), then try again",
                 )  # fmt: skip
             self._dispatcher.submit(job)
         return job.reply.result()
