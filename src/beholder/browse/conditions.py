@@ -307,7 +307,7 @@ class _Worker:
                 self._child = ChildProcess("beholder.browse.condition_process", self._config, handles)
             except (OSError, ValueError) as error:
                 return " ".join(str(error).split())
-        self._socket, self._is_up = Connection(os.dup(self._child.socket.fileno())), False
+        self._socket, self._is_up = Connection(self._child.socket.detach()), False  # takes no further descriptor
         return ""
 
     def _wait_until_up(self) -> None:
