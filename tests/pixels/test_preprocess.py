@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import subprocess
 from fractions import Fraction
@@ -242,6 +243,29 @@ def test_a_strip_of_20000_pixels(mode: str) -> None:
         with pytest.raises(PictureError, match="20000 x 1 pixels are too thin: resized, they would be 4480000 x 224"):
             preprocess(image)
     assert preprocess(image, preset="rgb").shape == (224, 224, 3)
+
+
+class OtherMemory(Image.Image):
+    """An image whose structure in memory is not the one that is known, as a later Pillow's may be."""
+
+    def __init__(self, image: Image.Image) -> None:
+        super().__init__()
+        self.im, self._mode, self._size = image.im, image.mode, image.size
+        self._structure = (ctypes.c_uint64 * 32)()
+
+    def getim(self) -> Any:
+        make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        return make(("PyCapsule_New", ctypes.pythonapi))(ctypes.addressof(self._structure), b"Pillow Imaging", None)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_where_pillow_has_to_resize_the_whole_strip_it_is_too_thin(mode: str) -> None:
+    image = noise(mode, 20_000, 1, 3)
+    np.testing.assert_array_equal(preprocess(OtherMemory(image), size_px=32), preprocess(image, size_px=32))
+    assert preprocess(image).shape == (224, 224, 3)
+    with pytest.raises(PictureError, match="20000 x 1 pixels are too thin: resized, they would be 4480000 x 224") as caught:
+        preprocess(OtherMemory(image))
+    assert caught.value.reason is PictureReason.TOO_LARGE
 
 
 def test_what_pillow_itself_cannot_resize_is_too_large() -> None:

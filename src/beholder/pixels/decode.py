@@ -137,14 +137,15 @@ def _cut(
     """Resize and crop in the image's own mode, then make it RGB."""
     from PIL.Image import Resampling
 
-    from beholder.pixels.resize import PIXEL_BYTES, resize_crop
+    from beholder.pixels.resize import PIXEL_BYTES, is_in_place, resize_crop
 
     side = options.size_px
     inner = int(side / options.crop)
     width, height = (inner, inner) if options.preset == "squash" else resized_size(*size, inner)
     is_whole = area == (0, 0, *image.size)  # else it was decoded smaller, and is not exact anyway
     is_ours = is_whole and image.mode in PIXEL_BYTES
-    if max(width, height) > LONGEST_PX or not (is_ours or width * height <= _MOST_PIXELS):
+    is_large = width * height > _MOST_PIXELS
+    if max(width, height) > LONGEST_PX or (is_large and not (is_ours and is_in_place(image))):
         message = f"{size[0]} x {size[1]} pixels are too thin: resized, they would be {width} x {height}"
         raise PictureError(PictureReason.TOO_LARGE, message)
     box = crop_box(width, height, side)

@@ -86,16 +86,26 @@ def _pieces() -> npt.NDArray[Any]:
     return pieces
 
 
+def is_in_place(image: Image.Image) -> bool:
+    """Whether `resize_crop` reads this loaded image where Pillow has it; else Pillow makes the whole output."""
+    return _table_of(image) is not None
+
+
 def row_addresses(image: Image.Image, first: int, last: int) -> npt.NDArray[np.int64] | None:
     """(last - first,) where rows [first, last) of a loaded image begin; None where Pillow's table of them is not found.
 
     In a row, pixels follow one another. The image must live, unchanged, as long as the addresses are used.
     """
-    word = _table_word()
-    table = None if word is None else _table_at(_head(image), word, image.width, PIXEL_BYTES[image.mode])
+    table = _table_of(image)
     if table is None:
         return None
     return np.frombuffer(ctypes.string_at(table + 8 * first, 8 * (last - first)), np.int64)
+
+
+def _table_of(image: Image.Image) -> int | None:
+    """Where Pillow has the addresses of the rows; None where that is not found."""
+    word = _table_word()
+    return None if word is None else _table_at(_head(image), word, image.width, PIXEL_BYTES[image.mode])
 
 
 @cache
