@@ -20,9 +20,8 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.errors import InputError
-from beholder.io import schemas as arrow_types
 from beholder.io import storage
-from beholder.io.schemas import common_schema, is_number
+from beholder.io.schemas import as_texts, common_schema, in_type, is_number, usual_type
 from beholder.io.tables import header_of
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset import foreign
@@ -169,7 +168,7 @@ class ScoreSet:
     def names_in(self, column: pa.ChunkedArray, first: int) -> pa.ChunkedArray:
         """The sample column of rows from `first` on, as `samples` gives it. Raises InputError for bytes that are no text."""
         try:
-            names = arrow_types.as_texts(column)
+            names = as_texts(column)
         except pa.ArrowInvalid:
             raise InputError(
                 f"{self.source}: column {self.sample_column!r} ({column.type}) has bytes that are no UTF-8 text, so it cannot "
@@ -385,7 +384,7 @@ def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Col
             )
     usual = []
     for schema in schemas:
-        kinds = [arrow_types.usual_type(item.type, item.name) for item in schema]
+        kinds = [usual_type(item.type, item.name) for item in schema]
         for at, (name, kind) in enumerate(zip(schema.names, kinds, strict=True)):
             if name in untyped and not pa.types.is_nested(kind):
                 kinds[at] = pa.large_string()
@@ -418,7 +417,7 @@ def _refit(
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    kind = arrow_types.usual_type(kind)
+    kind = usual_type(kind)
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
@@ -432,9 +431,9 @@ def _would_round(kinds: Sequence[pa.DataType]) -> bool:
 def _usual_table(table: pa.Table) -> pa.Table:
     """The table in types that Arrow computes with and DuckDB takes from memory."""
     for i, item in enumerate(table.schema):
-        kind = pa.float32() if pa.types.is_float16(item.type) else arrow_types.usual_type(item.type, item.name)
+        kind = pa.float32() if pa.types.is_float16(item.type) else usual_type(item.type, item.name)
         if kind != item.type:
-            table = table.set_column(i, item.with_type(kind), arrow_types.in_type(table.column(i), kind))
+            table = table.set_column(i, item.with_type(kind), in_type(table.column(i), kind))
     return table
 
 
@@ -490,7 +489,7 @@ def _columns_of(
     if hidden is not None:
         names = [name for name in names if name != hidden]
     try:
-        arrow_types.as_texts(pa.chunked_array([pa.nulls(1, schema.field(sample_column).type)]))
+        as_texts(pa.chunked_array([pa.nulls(1, schema.field(sample_column).type)]))
     except pa.ArrowNotImplementedError:
         kind = schema.field(sample_column).type
         raise InputError(
@@ -525,7 +524,6 @@ def _as_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     """The rows with exactly these columns and types; those they lack are null."""
     given = dict(zip(batch.schema.names, pa.table(batch).columns, strict=True))
     ready = [
-        arrow_types.in_type(given[item.name], item.type) if item.name in given else pa.nulls(batch.num_rows, item.type)
-        for item in schema
+        in_type(given[item.name], item.type) if item.name in given else pa.nulls(batch.num_rows, item.type) for item in schema
     ]
     return pa.table(ready, schema=schema)

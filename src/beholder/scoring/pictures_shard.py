@@ -82,7 +82,7 @@ class EmbeddedShard:
     Attributes:
         labels: tables of N rows together, `sample` first.
         rows: N, in order.
-        late, remarks: as of `pixels.picture.PictureBlock`.
+        late, remarks: as of `reader.PictureBlock`.
         num_rows: N, once the source has been read to the shard's end.
         num_done: pictures whose end is known.
     """

@@ -96,7 +96,7 @@ def natural_order(names: pa.Array) -> pa.Array:
 
 
 def suffix_of_bytes(name: bytes) -> bytes:
-    """`magic.suffix_of` of a plain file name."""
+    """`file_kinds.suffix_of` of a plain file name."""
     stem, dot, suffix = name.rpartition(b".")
     return suffix.lower() if dot and stem else b""
 

@@ -224,7 +224,7 @@ def join_labels(
     Args:
         tables: one or more, each with `sample` first.
         schema: the columns of the result; None: all that are there, of `schemas.common_type`.
-        late: see `picture.PictureBlock`.
+        late: see `reader.PictureBlock`.
         remarks: takes up what was lost, as `schemas.fit_table` tells it.
     """
     if schema is None:

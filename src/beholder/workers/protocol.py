@@ -91,7 +91,7 @@ class Reply:
         message: why there is nothing; of a thumbnail, its media type.
         traits: what makes presets differ; of a thumbnail, whether it was turned.
         num_bytes: of the picture, that were read.
-        digest: of a file of its own that could be read, `picture.contents_digest`.
+        digest: of a file of its own that could be read, `reader.contents_digest`.
         are_known: whether its contents are those that were known, so that nothing was made.
     """
 

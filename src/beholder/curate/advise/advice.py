@@ -180,7 +180,7 @@ def advise(
         with_price: whether groups are looked at; without, only the scores are read.
         memory: bytes that DuckDB may use; the rest goes to a temporary folder.
         num_threads: of DuckDB; None: all cores.
-        repeated: what becomes of rows that name a sample again (`repeated.open_each_once`); for a set that is not open yet.
+        repeated: what becomes of rows that name a sample again (`row_names.open_each_once`); for a set that is not open yet.
         score_column: see `open_scores`; the same.
         sample_column: the same.
         old_names: `thresholds`, `at` and `columns` are what grid, min_score and group_by were called.

@@ -106,7 +106,7 @@ class Selection:
 
     @property
     def groups(self) -> pa.Table | None:
-        """Table of near-duplicates (`duplicates.GROUPS_SCHEMA`), or None when they were not looked for."""
+        """Table of near-duplicates (`groups.GROUPS_SCHEMA`), or None when they were not looked for."""
         return None if isinstance(self._runner.mask, RangeMask) else self._whole.groups
 
     def close(self) -> None:

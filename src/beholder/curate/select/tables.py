@@ -298,7 +298,7 @@ class RowTables:
     ) -> Iterator[pa.Table]:
         """Tables of `decision_schema` in the order of the set.
 
-        groups: of near-duplicates (`duplicates.GROUPS_SCHEMA`), from which it is told what a dropped row is near to.
+        groups: of near-duplicates (`groups.GROUPS_SCHEMA`), from which it is told what a dropped row is near to.
         """
         near = _NearTo(groups) if self._is_compared and groups is not None else None
 
