@@ -181,5 +181,5 @@ def _thumbnail(path: str) -> Image:
     return found
 
 
-def _shortened(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[: most - 3] + "..."
+def _shortened(name: str) -> str:
+    return name if len(name) <= 24 else name[:21] + "..."

@@ -153,12 +153,6 @@ class _World:
         return truth
 
 
-def hidden_preference(options: SyntheticOptions) -> tuple[npt.NDArray[np.float64], float]:
-    """Weight (D,) and bias of the preference hidden in the set; for tests and curious readers."""
-    world = _World.draw(options.dim, np.random.SeedSequence(options.seed).spawn(1)[0])
-    return world.weight, world.bias
-
-
 def write_synthetic(
     folder: Path,
     options: SyntheticOptions,

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 FIRST_CUDA_BATCH, LAST_CUDA_BATCH = 64, 1024
 _WORTH_DOUBLING = 1.02
 """A doubled batch is kept when it gives this many times the pictures a second."""
-_TIMED_BATCHES = 5
+_TIMED_BATCHES = _TIMED_PRODUCTS = 5
 _WORTH_DRIFT = 1.25
 """A less exact precision is taken when it is at least this many times as fast. Measured towers are well to one side of it: int8
 against bf16 1.14 with AMX; int8 against fp32 2.1 with AVX2 alone. So noise does not change the choice."""
@@ -234,11 +234,11 @@ def _product_in(
     return lambda x: F.linear(x, narrow), dtype
 
 
-def _ratio(run: Callable[[], object], against: Callable[[], object], times: int = 5) -> float:
+def _ratio(run: Callable[[], object], against: Callable[[], object]) -> float:
     """Time of `run` in times of `against`, in turns; the shortest of each, the first (which prepares a kernel) left out."""
     seconds: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
-        for _ in range(times + 1):
+        for _ in range(_TIMED_PRODUCTS + 1):
             for side, what in zip(seconds, (run, against), strict=True):
                 started = time.perf_counter()
                 what()

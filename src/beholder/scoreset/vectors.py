@@ -80,7 +80,6 @@ def load_vectors(
     *,
     scratch: Path,
     rows: Rows | None = None,
-    embedding_column: str | None = None,
     references: Sequence[str] = (),
     on_progress: Progress | None = None,
     on_reference: Progress | None = None,
@@ -98,7 +97,6 @@ def load_vectors(
         scratch: a folder on a disk with room for 2 (float16) or 4 bytes a number; the file in it is unlinked, so that it goes
             with the returned value.
         rows: rows of the score set whose embeddings are wanted; None: all.
-        embedding_column: where the embeddings are in tables; None: found by looking.
         references: further sets of embeddings, read whole; names may be those of the set's rows, or there twice.
         on_progress: told the number of embeddings read, and of all.
         on_reference: told the same of the reference sets.
@@ -109,7 +107,7 @@ def load_vectors(
             dimension, or of another model by its stamp.
         OutputError: `scratch` is full or cannot be written.
     """
-    parts, options = _find(scores, embeddings, embedding_column)
+    parts, options = _find(scores, embeddings)
     dim = parts[0].dim
     odd = next((part for part in parts if part.dim != dim), None)
     if odd is not None:
@@ -221,13 +219,13 @@ def _new_keys(keys: Rows, places: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
     return (known < 0) & ~repeated, known
 
 
-def _find(scores: ScoreSet, embeddings: str, embedding_column: str | None) -> tuple[list[Part], ReadOptions]:
+def _find(scores: ScoreSet, embeddings: str) -> tuple[list[Part], ReadOptions]:
     """The parts of the set, named by the column that the scores are named by where they have it."""
     recorded = scores.record.get("options")
     chosen = recorded if isinstance(recorded, dict) else {}
     named = [chosen.get("sample_column"), scores.sample_column if scores.sample_column != SAMPLE else None]
     for name in [*(name for name in named if name), None]:
-        options = ReadOptions(sample_column=name, embedding_column=embedding_column)
+        options = ReadOptions(sample_column=name)
         try:
             return find_parts([embeddings], options), options
         except InputError:

@@ -214,8 +214,8 @@ class _Parsed:
     error: tuple[int, str] | None
 
 
-def _shortened(text: str, most: int = 40) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _labels(text: npt.NDArray[np.uint8], spans: npt.NDArray[np.int64], layout: _Layout) -> tuple[pa.Table, str | None]:

@@ -126,19 +126,19 @@ class GroupCounts:
     note: str = ""
 
 
-def represent(counted: Sequence[GroupCounts], *, most_listed: int = MOST_LISTED) -> tuple[ColumnTable, ...]:
+def represent(counted: Sequence[GroupCounts]) -> tuple[ColumnTable, ...]:
     """Test every group of every column; tables in the order of how much a threshold changes them."""
     tests = [p_values(item.kept, item.rows, item.num_kept, item.num_rows) for item in counted]
     adjusted = false_discovery(np.concatenate([np.empty(0), *tests]))
     places = np.cumsum([0, *(len(test) for test in tests)])
     tables = [
-        _table(item, test, adjusted[start : start + len(test)], most_listed)
+        _table(item, test, adjusted[start : start + len(test)])
         for item, test, start in zip(counted, tests, places, strict=False)
     ]
     return tuple(sorted(tables, key=lambda table: (-table.strength, table.column)))
 
 
-def _table(counts: GroupCounts, p: Numbers, q: Numbers, most_listed: int) -> ColumnTable:
+def _table(counts: GroupCounts, p: Numbers, q: Numbers) -> ColumnTable:
     """One column's table."""
     low, high = wilson(counts.kept, counts.rows)
     ratio, ratio_low, ratio_high = representation_ratio(counts.kept, counts.rows, counts.num_kept, counts.num_rows)
@@ -180,7 +180,7 @@ def _table(counts: GroupCounts, p: Numbers, q: Numbers, most_listed: int) -> Col
         num_shrinking=sum(group.verdict == "shrinks" for group in groups),
         num_growing=sum(group.verdict == "grows" for group in groups),
         note=counts.note,
-        groups=_listed(groups, most_listed),
+        groups=_listed(groups),
     )
 
 
@@ -193,16 +193,16 @@ def _evidence(group: Group) -> float:
     return min(float(np.log(group.ratio_high)), 0.0) if group.ratio_high > 0 else 0.0
 
 
-def _listed(groups: list[Group], most: int) -> tuple[Group, ...]:
+def _listed(groups: list[Group]) -> tuple[Group, ...]:
     """The outer groups of a sorted list: half of those listed from each end, more from one where the other has fewer."""
-    if len(groups) <= most:
+    if len(groups) <= MOST_LISTED:
         return tuple(groups)
     shrinking = [group for group in groups if group.verdict == "shrinks"]
     growing = [group for group in groups if group.verdict == "grows"]
     unclear = [group for group in groups if group.verdict == "unclear"]
-    num_growing = min(len(growing), max(most // 2, most - len(shrinking)))
-    num_shrinking = min(len(shrinking), most - num_growing)
-    rest = unclear[: most - num_growing - num_shrinking]
+    num_growing = min(len(growing), max(MOST_LISTED // 2, MOST_LISTED - len(shrinking)))
+    num_shrinking = min(len(shrinking), MOST_LISTED - num_growing)
+    rest = unclear[: MOST_LISTED - num_growing - num_shrinking]
     return (*shrinking[:num_shrinking], *rest, *growing[len(growing) - num_growing :])
 
 

@@ -17,7 +17,7 @@ from beholder.scoreset.vectors import Rows, Vectors, like
 MOST_CELLS = 65_536
 _ROWS_PER_SAMPLED_CELL = 40
 _ROUNDS = 8
-DEFAULT_PROBES = 32
+_PROBES = 32
 """Cells looked at for each row; benchmarks/duplicates.py measures what is missed."""
 MOST_CANDIDATES = 1 << 23
 """So many candidates are aimed at in one look-up; each takes some 20 bytes in faiss and here."""
@@ -75,7 +75,6 @@ class IndexedKept:
         search: Search,
         rows: Rows,
         *,
-        num_probes: int = DEFAULT_PROBES,
         bound: int = MOST_CANDIDATES,
     ) -> None:
         """`rows`: all rows in question; a sample of them decides where the cells are. bound: of candidates held at once."""
@@ -98,7 +97,7 @@ class IndexedKept:
         self._centres.add(means.centroids)
         self._index = faiss.IndexIVFFlat(self._centres, dim, num_cells, faiss.METRIC_INNER_PRODUCT)
         self._index.train(sample[:1])
-        self._index.nprobe = min(num_probes, num_cells)
+        self._index.nprobe = min(_PROBES, num_cells)
         self._rows, self._squares = np.empty(len(rows), np.int64), np.empty(len(rows), np.float64)
         self.num_rows = self.most_candidates = 0
         self._at_once, self._bound = _FIRST_QUERIES, bound

@@ -65,13 +65,13 @@ def _value(node: tuple[Any, ...], of: Callable[[str], Floats]) -> Any:
 
 
 class _Parser:
-    def __init__(self, text: str, known: Mapping[str, str], flag: str) -> None:
-        self.text, self.at, self.known, self.flag = text, 0, known, flag
+    def __init__(self, text: str, known: Mapping[str, str]) -> None:
+        self.text, self.at, self.known = text, 0, known
         self.names: list[str] = []
         self.depth = 0
 
     def failed(self, why: str) -> InputError:
-        return InputError(f'{self.flag} "{self.text}": {why}')
+        return InputError(f'--rank-by "{self.text}": {why}')
 
     def skip(self) -> str:
         """The next character that is no space, "" at the end."""
@@ -145,19 +145,18 @@ class _Parser:
         return ("name", column)
 
 
-def parse_expression(text: str, known: Mapping[str, str], flag: str = "--rank-by") -> Expression:
-    """Parse an expression.
+def parse_expression(text: str, known: Mapping[str, str]) -> Expression:
+    """Parse the expression of `--rank-by`.
 
     Args:
         text: names stand bare, in double quotes or in backticks; a bare name is the longest known one that stands there,
             so `a-b` is a column of that name where there is one, and `a - b` a difference.
         known: name -> column; columns under their own names, and further names for them.
-        flag: for messages.
 
     Raises:
         InputError: no such name, or no expression.
     """
-    parser = _Parser(text, known, flag)
+    parser = _Parser(text, known)
     root = parser.sum()
     if rest := parser.skip():
         raise parser.failed(f"{rest!r} is not expected at character {parser.at + 1}")
