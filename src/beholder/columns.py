@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, get_args
 
 FORMAT_VERSION = 1
@@ -127,6 +127,10 @@ PICTURE_REASON_TEXT = {
 }
 
 
+REASONS = tuple(dict.fromkeys([*(status.word for status in REASON_TEXT), *map(str, PictureReason)]))
+"""All words of the rejects table's `reason` column, in the order in which counts of them are told."""
+
+
 WHERE_NOW = "--pictures or --root say where the pictures are now"
 """What to do about pictures that are not where they were scored."""
 
@@ -135,6 +139,11 @@ def reason_text(word: str) -> str:
     """What a word of the rejects table's `reason` column means."""
     texts = {str(reason): text for reason, text in PICTURE_REASON_TEXT.items()}
     return texts.get(word) or next((text for status, text in REASON_TEXT.items() if status.word == word), "")
+
+
+def in_order(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts by reason, in the order of `REASONS`; words that are none come last."""
+    return {word: counts[word] for word in (*REASONS, *counts) if word in counts}
 
 
 def score_column_names(head_names: list[str]) -> list[str]:

@@ -187,6 +187,11 @@ def test_only_bad_pictures_is_a_result_too(tmp_path: Path, small_tower: Path, pl
         "not_an_image",
     ]
     check_counts(embed(embed_options(str(folder), tmp_path / "e", small_tower)), 0, 3)
+    (folder / "0.jpg").write_bytes(b"\0")
+    (folder / "9.jpg").write_bytes(b"")
+    for _ in range(2):  # the second reads the record of the first
+        summary = score(score_options(str(folder), tmp_path / "again.parquet", small_tower, plain_head))
+        assert list(summary.reasons.items()) == [("empty", 1), ("not_an_image", 3)]
 
 
 def test_one_picture(tmp_path: Path, photos: Path, small_tower: Path, plain_head: Path) -> None:

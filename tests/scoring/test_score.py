@@ -104,6 +104,18 @@ def test_rejected_rows_are_listed_and_never_scored(tmp_path: Path, small_head: P
     assert len(pl.read_parquet(one.rejects)) == 4
 
 
+def test_reasons_stand_in_one_order(tmp_path: Path, small_head: Path) -> None:
+    rows = ROWS.astype(np.float32)
+    rows[3], rows[7, 0], rows[1500, 5], rows[2000] = 0, np.inf, np.nan, 0
+    np.save(tmp_path / "x.npy", rows)
+    for shard_rows in (N, 1000):
+        out = tmp_path / f"{shard_rows}.parquet"
+        runs = [run(tmp_path / "x.npy", out, small_head, shard_rows=shard_rows) for _ in range(2)]
+        record = json.loads(Path(f"{out}.beholder.json").read_text())["result"]["reasons"]
+        for found in (*(one.reasons for one in runs), *(one.to_json()["reasons"] for one in runs), record):
+            assert list(found.items()) == [("nan", 1), ("inf", 1), ("zero_norm", 2)]
+
+
 def test_csv_has_empty_scores_for_rejects_and_numbers_with_a_dot(tmp_path: Path, small_head: Path) -> None:
     head = load_head(str(small_head))
     rows = np.random.default_rng(1).standard_normal((300, D)).astype(np.float32)

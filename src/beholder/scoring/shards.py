@@ -90,7 +90,7 @@ class ShardResult:
 
     Attributes:
         num_read, num_scored, num_rejected: rows.
-        reasons: rejected rows by reason word.
+        reasons: rejected rows by reason word, in the order of `columns.REASONS`, however they were given.
         files: files written for it, relative to the run's folder, with their sizes in bytes.
         stats: per score column, `ScoreStats.to_json`.
         traits: pictures by what makes presets differ for them.
@@ -109,7 +109,8 @@ class ShardResult:
     sha256: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse counts that lose a row."""
+        """Refuse counts that lose a row; put the reasons into their order."""
+        object.__setattr__(self, "reasons", columns.in_order(self.reasons))
         if self.num_read != self.num_scored + self.num_rejected or sum(self.reasons.values()) != self.num_rejected:
             raise AssertionError(f"rows were lost: {self}")
 

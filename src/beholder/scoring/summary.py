@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from beholder.columns import SCORES_FOLDER
+from beholder.columns import SCORES_FOLDER, in_order
 from beholder.io.schemas import merge_remarks
 from beholder.scoreset.numbers import QUANTILES, ScoreStats
 from beholder.scoring.shards import Shard, ShardResult
@@ -38,7 +38,7 @@ class RunSummary:
         unit, verb: what was counted ("rows", "pictures") and what was done with it ("score", "embed").
         rejects: where the rejects table is, or None when nothing was rejected.
         num_read, num_scored, num_rejected: rows over all runs of this job.
-        reasons: rejected rows by reason.
+        reasons: rejected rows by reason, in the order of `columns.REASONS`.
         reject_examples: reason -> `sample` and `message` of three rows, or fewer where there are fewer.
         stats: per score column.
         head_names: the head behind each score column, in the same order.
@@ -132,6 +132,7 @@ class RunSummary:
             merge_remarks(self.remarks, result.remarks)
             for name, record in result.stats.items():
                 self.stats.setdefault(name, ScoreStats()).merge(ScoreStats.from_json(record))
+        self.reasons = in_order(self.reasons)
 
     def merged_result(self) -> ShardResult:
         """All shards as one result, for the record beside a single output file."""
