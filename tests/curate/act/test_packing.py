@@ -117,6 +117,33 @@ def test_tars_from_folders_take_captions_along(here: Path) -> None:
     assert members(here / "bare" / "00000.tar") == [("a.jpg", png(0))]
 
 
+@pytest.mark.parametrize("action", ["tars", "hf_parquet"])
+def test_names_that_are_not_utf_8_are_escaped_as_in_the_scores(here: Path, action: str) -> None:
+    (here / "photos" / "d\udce9").mkdir(parents=True)
+    names = {"a.jpg": png(0), "caf\udce9.png": png(1), "d\udce9/b.jpg": png(2), "d\udce9/\udcff": png(3), "z.jpg": png(4)}
+    for name, data in {**names, "caf\udce9.txt": b"words"}.items():
+        (here / "photos" / name).write_bytes(data)
+    escaped = ["a.jpg", r"caf\xe9.png", r"d\xe9/b.jpg", r"d\xe9/\xff", "z.jpg"]
+    table = score_table([f"photos/{name}" for name in escaped], ["photos"])
+    planned, _ = act(table, **{action: "out"})
+    done, _ = act(table, **{action: "out"}, apply=True)
+    assert (planned.num_done, done.num_done, done.reasons) == (5, 5, {})
+    packed = [*escaped[:3], escaped[3] + ".png", escaped[4]]
+    if action == "tars":
+        assert members(here / "out" / "00000.tar") == [
+            (packed[0], png(0)), (packed[1], png(1)), (r"caf\xe9.txt", b"words"),
+            *zip(packed[2:], [png(2), png(3), png(4)], strict=True),
+        ]  # fmt: skip
+        beside = pq.read_table(here / "out" / "00000.parquet")
+        assert beside["key"].to_pylist() == ["a", r"caf\xe9", r"d\xe9/b", r"d\xe9/\xff", "z"]
+    else:
+        made = pq.read_table(here / "out" / "train-00000.parquet")["image"].to_pylist()
+        assert [row["path"] for row in made] == packed
+    assert [data for _, data in pictures("out")] == list(names.values())
+    take_back(done.journal)
+    assert not (here / "out").exists()
+
+
 def test_equal_keys_of_different_sources_do_not_become_one(here: Path) -> None:
     for i, name in enumerate(("a.tar", "b.tar")):
         (here / name).write_bytes(tar([("k.jpg", png(i)), ("k.txt", str(i).encode())]))

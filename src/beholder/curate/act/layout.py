@@ -16,6 +16,7 @@ from beholder.locate.archives import FilePlace, Place
 from beholder.locate.named_sources import NamedSources
 from beholder.pixels.sniff import sniff
 from beholder.sources.file_kinds import HEAD_BYTES, PICTURE_SUFFIXES, TAR_SUFFIX, suffix_of
+from beholder.sources.labels import valid_text
 from beholder.sources.tar_file import split_key
 
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "PPM": "ppm"}
@@ -184,12 +185,12 @@ class PackedNames:
 
 
 class KeyGiver:
-    """Gives names in tars. Members of tars and zips keep theirs; files get their path below the source that was named.
+    r"""Gives names in tars. Members of tars and zips keep theirs; files get their path below the source that was named.
 
     The key of a member ends before the first dot of its name, so that of IMG_1.2.jpg would be IMG_1: in names of files other
-    dots become `_`. A key that another picture has gets `_2`, `_3`, ... Pictures of one key of one tar stay together within a
-    shard; in the next one they get a key of their own, with their belongings. Names depend on what was packed and on nothing
-    else, so that an act that was interrupted gives the same.
+    dots become `_`, and bytes that are no UTF-8 become `\xNN`, as in samples. A key that another picture has gets `_2`, `_3`,
+    ... Pictures of one key of one tar stay together within a shard; in the next one they get a key of their own, with their
+    belongings. Names depend on what was packed and on nothing else, so that an act that was interrupted gives the same.
 
     webdataset compares what stands behind the key in small letters, and stops where that is there twice: beside `a.txt`,
     `a.TXT` becomes `a._2.TXT`, and of pictures the second gets a key of its own.
@@ -254,7 +255,7 @@ class KeyGiver:
         ends = {0: end}
         is_replaced = has_own_caption = False
         for i, file in enumerate(place.files[1:], 1):
-            name = file.name if is_member else folder + slash + file.name.rsplit("/", 1)[-1]
+            name = valid_text(file.name if is_member else folder + slash + file.name.rsplit("/", 1)[-1])
             if not name.startswith(start if is_member else f"{start}."):
                 continue
             rest = name[len(start) :]
@@ -278,7 +279,7 @@ class KeyGiver:
     def _first_name(self, place: Place, data: bytes | None) -> str:
         """The picture's name in the tar, before its key is looked at; with a suffix, where its bytes tell one."""
         picture = place.files[0]
-        name = picture.name.strip("/") if place.kind in ("tar", "zip") else self._layout.below(place)
+        name = valid_text(picture.name.strip("/") if place.kind in ("tar", "zip") else self._layout.below(place))
         if suffix_of(name) in PICTURE_SUFFIXES or (place.kind == "tar" and "." in name.rsplit("/", 1)[-1]):
             return name
         return with_suffix(name, picture, data)

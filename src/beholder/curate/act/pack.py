@@ -28,6 +28,7 @@ from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import crash, storage
 from beholder.io.schemas import is_text
 from beholder.locate.archives import FilePlace, Place
+from beholder.sources.labels import valid_text
 from beholder.sources.reader import PictureRef
 
 _BATCH_LOOK, _BATCH_READ = 128, 32
@@ -146,7 +147,7 @@ class _Packer:
         if self.is_tar:
             return self.keys.names(item.place, data, has_caption=item.caption is not None)
         picture = item.place.files[0]
-        path = with_suffix(self.job.layout.path(item.place, picture), picture, data)
+        path = with_suffix(valid_text(self.job.layout.path(item.place, picture)), picture, data)
         return PackedNames(path, ((0, path),), False)
 
     def has_room(self, size: int) -> bool:
