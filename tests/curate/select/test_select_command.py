@@ -91,6 +91,26 @@ def test_clusters(pictures: Path) -> None:
         assert 0 in kept
         assert not {3, 5} & set(kept)
         assert 1 <= selection.num_kept <= 4
+    kept = []
+    for number in (6, 1 << 31, 10**20):  # more than there are rows are as many as those
+        with select(pictures / "scores.parquet", **rules | {"clusters": number}) as selection:
+            kept.append(selection.kept_rows().column("sample").to_pylist())
+    assert kept[0] == kept[1] == kept[2]
+
+
+@pytest.mark.parametrize(
+    ("rules", "count"),
+    [
+        ("--top", 6), ("--per folder --top", 6), ("--balance folder --top", 6), ("--top-share 50% --top", 3), ("--draw", 6),
+        ("--per folder --draw", 6), ("--dedup 0.95 --embeddings E --top", 4),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("number", [1 << 31, (1 << 63) - 1, 10**20])
+def test_more_than_there_are_means_all(pictures: Path, rules: str, number: int, count: int) -> None:
+    given = rules.replace("E ", f"{pictures}/embeddings.parquet ").split()
+    result = call(pictures / "scores.parquet", *given, number, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["num_kept"] == count
 
 
 def test_json_and_quiet(pictures: Path) -> None:

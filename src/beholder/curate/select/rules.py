@@ -478,8 +478,9 @@ class RuleRunner:
         once = np.flatnonzero(self.arrays.dropped != NUMBER["repeated"]) if len(self.rows.repeated) else None
         vectors = load_vectors(self.scores, self._embeddings("--clusters"), scratch=self.rows.scratch, rows=once)
         codes = cluster_rows(vectors, self.rules.clusters, num_threads=self.rules.threads)
-        codes[codes < 0] = self.rules.clusters
-        return grouping.Groups(codes, self.rules.clusters + 1)
+        number = min(self.rules.clusters, len(codes))
+        codes[codes < 0] = number
+        return grouping.Groups(codes, number + 1)
 
     def _balance(self, column: str) -> None:
         groups, mask = self._groups(column, "--balance"), self.arrays
@@ -505,7 +506,8 @@ class RuleRunner:
         some = int(np.count_nonzero(sizes))
         of_each, note = ("", "") if groups is None else (f" of each {rules.per}", counted(some, "group"))
         if number is not None:
-            self._cut("top", f"top {number:,}{of_each}", groups, np.full(len(sizes), number, np.int64), note)
+            wanted = np.full(len(sizes), min(number, self.mask.left), np.int64)
+            self._cut("top", f"top {number:,}{of_each}", groups, wanted, note)
         if share is not None:
             wanted = grouping.share_of(sizes, share)
             text, before = f"top {float(100 * share):.12g} %", f" before top {number:,}" if number is not None else ""
@@ -537,7 +539,7 @@ class RuleRunner:
             return
         groups = self._groups(rules.per, "--per")
         self.rows.stage("drawing")
-        wanted = np.full(groups.num_groups, number, np.int64)
+        wanted = np.full(groups.num_groups, min(number, mask.left), np.int64)
         dropped = mask.keep_best_of_groups("sample", groups.codes, wanted, sampler.keys(), sampler.in_order)
         mask.note("sample", f"{text}, of each {rules.per}", dropped)
 
