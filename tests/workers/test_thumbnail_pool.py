@@ -137,6 +137,16 @@ def test_a_hostile_picture_costs_itself_alone(
     assert odd_thumbnails.make(GOOD) == make_thumbnail(GOOD)
 
 
+def test_a_picture_that_crashes_one_of_several_workers_gets_a_fresh_one(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    with ThumbnailPool(num_workers=2, decoder=ODD) as pool, ThreadPoolExecutor(2) as threads:
+        while len(pool.process_ids) < 2:
+            list(threads.map(pool.make, [ordered(GOOD, "note", str(notes))] * 2))
+        list(threads.map(pool.make, [GOOD] * 4))  # neither is fresh
+        assert failure(pool, ordered(GOOD, "segfault"))[0] == "crashed"
+        assert pool.make(GOOD) == make_thumbnail(GOOD)
+
+
 def test_a_picture_whose_workers_were_killed_is_made_by_another(tmp_path: Path) -> None:
     with ThumbnailPool(num_workers=1, decoder=ODD) as pool:
         assert pool.make(ordered(GOOD, "die_at_first", str(tmp_path / "marks"))) == make_thumbnail(GOOD)

@@ -355,7 +355,8 @@ class Dispatcher:
         missing = [slot for slot in self._workers if slot.process is None]
         if self._is_lazy and missing:
             num_jobs = len(self._queue) + len(self._suspects) + sum(len(slot.jobs) for slot in self._workers)
-            missing = missing[: max(0, num_jobs - (len(self._workers) - len(missing)))]
+            needs_fresh = bool(self._suspects) and not any(slot.is_fresh for slot in self._workers if slot.process is not None)
+            missing = missing[: max(num_jobs - (len(self._workers) - len(missing)), int(needs_fresh))]
         num_started = 0
         for slot in missing:
             now = monotonic()
