@@ -98,6 +98,16 @@ def test_no_picture_one_picture_and_errors_that_the_source_knew(num_workers: int
         np.testing.assert_array_equal(found[1], pixels_of(b"x", SIZE_PX))
 
 
+def test_no_more_workers_are_started_than_there_are_pictures() -> None:
+    datas = [b"picture %d" % number for number in range(3)]
+    with pool_of(40) as pool:
+        assert pool.process_ids == []
+        assert_right(run(pool, refs_of(datas[:1])), datas[:1])
+        assert len(pool.process_ids) == 1
+        assert_right(run(pool, refs_of(datas)), datas)
+        assert 1 <= len(pool.process_ids) <= 3
+
+
 @pytest.mark.slow
 def test_an_endless_iterator_is_read_no_further_than_there_are_slots() -> None:
     pulled = 0

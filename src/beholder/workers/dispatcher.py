@@ -192,11 +192,10 @@ class Dispatcher:
 
     Args:
         options: of the workers.
-        num_workers: processes, at most.
+        num_workers: processes, at most; each is started when there is a job for it.
         num_slots: places for pixels.
         most_deaths: so many deaths of workers with no picture in between end it.
         most_queued: jobs that a worker is given ahead, at most.
-        is_lazy: workers are started when there are jobs for them.
         advice: what to do when no worker can be started.
 
     Raises:
@@ -211,11 +210,10 @@ class Dispatcher:
         num_slots: int,
         most_deaths: int,
         most_queued: int = MOST_QUEUED,
-        is_lazy: bool = False,
         advice: str,
     ) -> None:
         self._options, self._most_deaths, self._advice = options, most_deaths, advice
-        self._most_queued, self._is_lazy = most_queued, is_lazy
+        self._most_queued = most_queued
         self._queue: collections.deque[Job] = collections.deque()
         self._suspects: collections.deque[Job] = collections.deque()
         """To be made alone, each in a worker that has nothing else to do; they come first."""
@@ -328,7 +326,8 @@ class Dispatcher:
         """Start who is missing, hand out jobs, wait for something to happen, and deal with it."""
         self._start_missing()
         self._assign()
-        self._hungry = self._is_lazy or bool(self._hungry_slots(2 * self._options.num_readers))
+        is_growing = any(slot.process is None for slot in self._workers)
+        self._hungry = is_growing or bool(self._hungry_slots(2 * self._options.num_readers))
         if self._hungry and self._queue and (self._start_missing() or self._assign()):
             return
         waiting = self._queue or self._suspects or any(self._is_busy(slot) for slot in self._workers)
@@ -348,12 +347,12 @@ class Dispatcher:
 
     def _is_busy(self, slot: WorkerSlot) -> bool:
         """Whether something may happen there of which no socket tells."""
-        return bool(slot.jobs) or (not slot.is_up if slot.process is not None else not self._is_lazy)
+        return bool(slot.jobs) or (slot.process is not None and not slot.is_up)
 
     def _start_missing(self) -> int:
-        """Start workers where there are none, lazy ones as far as there are jobs; how many were started."""
+        """Start workers where there are none, as far as there are jobs; how many were started."""
         missing = [slot for slot in self._workers if slot.process is None]
-        if self._is_lazy and missing:
+        if missing:
             num_jobs = len(self._queue) + len(self._suspects) + sum(len(slot.jobs) for slot in self._workers)
             needs_fresh = bool(self._suspects) and not any(slot.is_fresh for slot in self._workers if slot.process is not None)
             missing = missing[: max(num_jobs - (len(self._workers) - len(missing)), int(needs_fresh))]
@@ -367,7 +366,7 @@ class Dispatcher:
                 try:
                     slot.process = WorkerProcess({**self._config, "number": slot.number}, (self._shared, self._spool.handle))
                 except (OSError, ValueError) as error:
-                    self._count_start_failure(slot, " ".join(str(error).split()), is_final=not self._is_lazy)
+                    self._count_start_failure(slot, " ".join(str(error).split()))
                     continue
                 self._selector.register(slot.process.socket, selectors.EVENT_READ, slot)
                 num_started += 1
@@ -593,11 +592,11 @@ class Dispatcher:
             text = f"decode workers died {self._num_deaths} times without finishing a picture (the last: {how})"
             raise BeholderError(f"{text}; check memory, and that the picture libraries work")
 
-    def _count_start_failure(self, slot: WorkerSlot, how: str, *, is_killed: bool = False, is_final: bool = False) -> None:
+    def _count_start_failure(self, slot: WorkerSlot, how: str, *, is_killed: bool = False) -> None:
         self._num_start_failures += 1
         slot.start_at = monotonic() + min(START_PAUSE_S * self._num_start_failures, _LONGEST_START_PAUSE_S)
         most = _MOST_LATE_START_FAILURES if self._was_up or is_killed else MOST_STARTS
-        if is_final or self._num_start_failures >= most:
+        if self._num_start_failures >= most:
             raise self._no_start(how)
 
     def _end_all(self) -> None:

@@ -114,8 +114,8 @@ class DecodePool:
 
     Args:
         options: which pixels.
-        num_workers: processes. 0: everything is done in the calling thread; then nothing guards against crashes and hangs
-            (only reads from servers are timed), and `pixels` is an array of its own.
+        num_workers: processes, at most (and never more than pictures). 0: everything is done in the calling thread; then
+            nothing guards against crashes and hangs (only reads from servers are timed), and `pixels` is an array of its own.
         timeout_s: seconds for one picture, reading and decoding.
         num_slots: pictures taken from the iterator and not released yet, at most. A consumer must not hold that many.
         max_bytes: pictures with more bytes are TOO_LARGE.
@@ -162,7 +162,7 @@ class DecodePool:
         self._reading_since: float | None = None
 
     def __enter__(self) -> DecodePool:
-        """Start the workers, without waiting until they are up. Raises BeholderError: they cannot be started."""
+        """Make ready; each worker is started when there is a picture for it. Raises BeholderError: none could be."""
         if self._num_workers and self._dispatcher is None:
             self._dispatcher = Dispatcher(
                 self._options, num_workers=self._num_workers, num_slots=self._num_slots, most_deaths=self._most_deaths,
@@ -516,7 +516,7 @@ class ThumbnailPool:
             if self._dispatcher is None or self._dispatcher.has_ended:  # what the last one failed over may be mended
                 self._dispatcher = Dispatcher(
                     self._options, num_workers=self._num_workers, num_slots=0, most_deaths=_MOST_DEATHS, most_queued=1,
-                    is_lazy=True, advice="mend that (memory, ulimit -n, ulimit -u, ulimit -v), then try again",
+                    advice="mend that (memory, ulimit -n, ulimit -u, ulimit -v), then try again",
                 )  # fmt: skip
             self._dispatcher.submit(job)
         return job.reply.result()
