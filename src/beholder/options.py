@@ -14,6 +14,8 @@ PICTURE_TIMEOUT_S = 60.0
 """Seconds that one picture may take to be read and decoded for its score, where nothing else is asked for."""
 THUMBNAIL_TIMEOUT_S = 20.0
 """The same where somebody waits to see it."""
+MOST_THREADS, MOST_WORKERS = 1024, 256
+"""Most threads, and processes that decode, that may be asked for: more than machines have use for, or let start."""
 
 
 def option(default: Any, text: str, **more: Any) -> Any:
@@ -23,9 +25,9 @@ def option(default: Any, text: str, **more: Any) -> Any:
         default: its default.
         text: what it means; the flag's help.
         more: `flag`: the flag's names where they are not the field's; `shown`: how help states the default;
-            `read`: how text becomes the value ("bytes"); `choices`: the values that are allowed; `least`: the smallest number;
-            `old`: former names of the flag, which are taken as before and not shown; `old_names`: former names of the
-            field, which Python functions still take (`take_old_names`).
+            `read`: how text becomes the value ("bytes"); `choices`: the values that are allowed; `least`, `most`: the
+            smallest and the largest number; `old`: former names of the flag, which are taken as before and not shown;
+            `old_names`: former names of the field, which Python functions still take (`take_old_names`).
     """
     return field(default=default, metadata={"help": text, **more})
 
@@ -81,6 +83,23 @@ def check_choices(options: Any) -> None:
             flag = item.metadata.get("flag", ("--" + item.name.replace("_", "-"),))[0]
             which = " or ".join(allowed) if len(allowed) == 2 else f"one of {', '.join(allowed)}"
             raise InputError(f"{flag} {value}: choose {which}")
+
+
+def threads_option(text: str = "Threads.", shown: str = "all cores") -> Any:
+    """The field for how many threads work; `check_threads` checks it."""
+    return option(None, text, flag=("--threads",), shown=shown, least=1, most=MOST_THREADS)
+
+
+def check_threads(number: int | None) -> None:
+    """Raise InputError for a `--threads` that is no number of threads; None: the default."""
+    if number is not None and not 1 <= number <= MOST_THREADS:
+        raise InputError(f"--threads {number:,}: give at least 1 and at most {MOST_THREADS:,}")
+
+
+def check_workers(number: int | None) -> None:
+    """Raise InputError for a `--workers` that is no number of processes; None: the default."""
+    if number is not None and not 0 <= number <= MOST_WORKERS:
+        raise InputError(f"--workers {number:,}: give at least 0 and at most {MOST_WORKERS:,}")
 
 
 def check_timeout(seconds: float, flag: str = "--timeout") -> None:

@@ -9,6 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import beholder
+from beholder.cli.app import app
 from beholder.cli.flags import command
 from beholder.errors import InputError
 from beholder.options import option, parse_bytes, take_old_names
@@ -103,6 +105,26 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     app = typer.Typer()
     app.command()(command(Options, lambda options: None, name="c", sources="S", description="D", examples="E"))
     assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("number", [1025, 10**5, 10**20])
+def test_more_threads_and_processes_than_machines_have_are_refused(number: int) -> None:
+    for arguments in (
+        ["score", "x.npy", "--threads"], ["embed", "x", "--threads"], ["score", "x", "-j"], ["embed", "x", "--workers"],
+        ["select", "x", "--threads"], ["advise", "x", "--threads"], ["report", "x", "--threads"],
+    ):  # fmt: skip
+        result = CliRunner().invoke(app, [*arguments, str(number)])
+        assert result.exit_code == 2
+        assert arguments[-1] in result.output
+    for call in (
+        lambda: ScoreOptions(sources=("x",), num_threads=number), lambda: EmbedOptions(sources=("x",), workers=number).check(),
+        lambda: beholder.score("x", num_threads=number), lambda: beholder.select("x", top=1, num_threads=number),
+        lambda: beholder.advise("x", num_threads=number), lambda: beholder.load_scorer(num_threads=number),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"^--(threads|workers) [\d,]+: give at least [01] and at most (1,024|256)$"):
+            call()
+    given = ["predict", "-n", "x", "-t", "y", "--save-logits", "--num-workers", str(number), "folder"]
+    assert str(CliRunner().invoke(app, given).exception) == "--num-workers: at most 256"
 
 
 @pytest.mark.parametrize("options", [ScoreOptions, EmbedOptions, VerifyOptions])

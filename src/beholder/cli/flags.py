@@ -106,9 +106,7 @@ def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parame
     if "shown" in metadata:
         text += f"  (default: {metadata['shown']})"
     plain, default = _plain(kind), item.default
-    settings: dict[str, Any] = {"help": text, "rich_help_panel": panel}
-    if "least" in metadata:
-        settings["min"] = metadata["least"]
+    settings: dict[str, Any] = {"help": text, "rich_help_panel": panel, **_range(item)}
     if metadata.get("read") == "bytes":
         plain = str
     settings["metavar"] = takes(item, kind)
@@ -127,6 +125,11 @@ def _parameter(item: Field[Any], kind: Any, panel: str | None) -> inspect.Parame
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, flag])
 
 
+def _range(item: Field[Any]) -> dict[str, Any]:
+    """The smallest and the largest number that a field may be, as Typer calls them."""
+    return {name: item.metadata[ours] for name, ours in (("min", "least"), ("max", "most")) if ours in item.metadata}
+
+
 class _OldFlag:
     """A former name of a flag: taken as before, and not shown in help."""
 
@@ -134,8 +137,7 @@ class _OldFlag:
         self.item, self.flag = item, flag
         self.name = f"old_{flag.strip('-').replace('-', '_')}_of_{item.name}"
         plain: Any = str if item.metadata.get("read") == "bytes" else _plain(kind)
-        settings = {"min": item.metadata["least"]} if "least" in item.metadata else {}
-        annotation: Any = Annotated[plain | None, typer.Option(flag, hidden=True, **settings)]
+        annotation: Any = Annotated[plain | None, typer.Option(flag, hidden=True, **_range(item))]
         self.parameter = inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
     def put_in(self, given: dict[str, Any]) -> None:

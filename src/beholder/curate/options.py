@@ -13,7 +13,15 @@ from typing import Any, ClassVar, Literal, get_args
 
 from beholder.errors import InputError
 from beholder.models.published import Threshold, read_threshold
-from beholder.options import join_option, option, picture_column_option, repeated_option, where_option
+from beholder.options import (
+    check_threads,
+    join_option,
+    option,
+    picture_column_option,
+    repeated_option,
+    threads_option,
+    where_option,
+)
 
 Action = Literal["copy", "link", "symlink", "move", "tars", "hf-parquet"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -136,7 +144,7 @@ class AdviseOptions:
     score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
     sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
     memory: int = option(2_000_000_000, "About how much memory may be taken.", read="bytes", shown="2GB")
-    num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
+    num_threads: int | None = threads_option()
 
 
 DedupMethod = Literal["auto", "exact", "approximate"]
@@ -237,7 +245,7 @@ class ReadOptions:
     score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
     sample_column: str | None = option(None, "Which column names the rows.", shown="found by its name")
     memory: int = option(3_000_000_000, "About how much memory may be taken.", read="bytes", shown="3GB")
-    num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
+    num_threads: int | None = threads_option()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +308,7 @@ class SelectRules(ReadOptions, RuleOptions):
         if not self.temperature > 0:
             raise InputError(f"--temperature {self.temperature:g}: give a number above 0 (inf draws all rows alike)")
         self._check_dedup()
+        check_threads(self.num_threads)
         if self.memory < SMALLEST_MEMORY:
             raise InputError(f"--memory {self.memory:,} is too little; give at least 256MB")
         _ = self.share

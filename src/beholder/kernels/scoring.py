@@ -358,7 +358,8 @@ class RowScorer:
         if self._pool is None or num_rows <= chunk_rows:
             work()
         else:
-            helpers = [self._pool.submit(work) for _ in range(self.num_threads - 1)]
+            num_chunks = -(-num_rows // chunk_rows)
+            helpers = [self._pool.submit(work) for _ in range(min(self.num_threads, num_chunks) - 1)]
             try:
                 work()
             finally:  # they know `rows` by its address only, so it must outlive them even when this thread is interrupted

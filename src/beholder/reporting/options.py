@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from beholder.errors import InputError
 from beholder.options import (
     THUMBNAIL_TIMEOUT_S,
+    check_threads,
     check_timeout,
     join_option,
     option,
     picture_column_option,
     repeated_option,
+    threads_option,
     where_option,
 )
 
@@ -71,7 +73,7 @@ class ReportOptions:
     max_size: int = option(MAX_SIZE, "Largest size of the page, for example 5MB.", read="bytes", shown="9MB")
     timeout: float = option(THUMBNAIL_TIMEOUT_S, "Seconds for reading and decoding one picture.")
     max_time: float = option(300.0, "Seconds for finding all pictures, together; archives have to be read through.")
-    threads: int | None = option(None, "Threads; so many pictures are read at once.", shown="4 per core, at most 16", least=1)
+    threads: int | None = threads_option("Threads; so many pictures are read at once.", "4 per core, at most 16")
     offline: bool | None = option(None, "Never use the network: show no pictures that are on servers.")
     overwrite: bool = option(False, "Replace an existing file.")
 
@@ -81,8 +83,7 @@ class ReportOptions:
             raise InputError(f"--per-bucket {self.per_bucket:,}: at most {_MOST_PER_BUCKET:,}; beholder browse shows all")
         if self.per_bucket < 0 or self.seed < 0:
             raise InputError("--per-bucket and --seed must not be negative")
-        if self.threads is not None and self.threads < 1:
-            raise InputError("--threads must be at least 1")
+        check_threads(self.threads)
         check_timeout(self.timeout)
         check_timeout(self.max_time, "--max-time")
         if self.max_size < _LEAST_SIZE:

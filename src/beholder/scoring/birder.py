@@ -23,7 +23,7 @@ from beholder.engine import Precision
 from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import storage
 from beholder.notices import doing
-from beholder.options import option
+from beholder.options import MOST_WORKERS, option
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.file_kinds import OTHER_SUFFIXES, PICTURE_SUFFIXES, SIDECAR_SUFFIXES
 from beholder.sources.folder import Listing, begins_as_picture, part_of_listing
@@ -113,6 +113,7 @@ class BirderFlags:
             (min(sizes) < 1, "--size must be at least 1"),
             (self.batch_size is not None and self.batch_size < 1, "--batch-size must be at least 1"),
             (self.num_workers is not None and self.num_workers < 0, "--num-workers must be at least 0"),
+            (self.num_workers is not None and self.num_workers > MOST_WORKERS, f"--num-workers: at most {MOST_WORKERS}"),
             (not (self.save_logits or self.save_embeddings), "nothing to save: add --save-logits, which heads can score"),
             (not self.wds and not self.data_path, "name at least one folder or file of pictures, or use --wds"),
             (not self.wds and bool(self.wds_info), "--wds-info goes with --wds"),

@@ -14,7 +14,16 @@ from beholder.engine import PRECISIONS, Precision
 from beholder.errors import InputError
 from beholder.models.backbones import ACTIVATIONS, TowerActivation
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
-from beholder.options import PICTURE_TIMEOUT_S, check_choices, check_timeout, option
+from beholder.options import (
+    MOST_WORKERS,
+    PICTURE_TIMEOUT_S,
+    check_choices,
+    check_threads,
+    check_timeout,
+    check_workers,
+    option,
+    threads_option,
+)
 from beholder.pixels.picture import DECODERS, MAX_PIXELS, PRESETS, Decoder, PixelOptions, Preset
 from beholder.sources.reader import SourceOptions
 
@@ -52,7 +61,7 @@ class JobOptions:
         shown="none of embeddings, all of pictures",
     )
     sample_column: str | None = option(None, "Column that names the rows.", shown="sample, image_path, key, ... or FILE#ROW")
-    num_threads: int | None = option(None, "Threads.", flag=("--threads",), shown="all cores", least=1)
+    num_threads: int | None = threads_option()
     shard_rows: int | None = option(
         None,
         "Most rows of a shard, which is what an interruption can cost. A tar under 1 GiB is always one shard.",
@@ -84,9 +93,9 @@ class JobOptions:
             raise InputError("the same --column was named twice; name each column once")
         if not self.sources:
             raise InputError("nothing to score: name files, folders, globs or URLs of pictures or embeddings")
-        few = [self.shard_rows, self.num_threads]
-        if any(number is not None and number < 1 for number in few):
-            raise InputError("--shard-rows and --threads must be at least 1")
+        if self.shard_rows is not None and self.shard_rows < 1:
+            raise InputError("--shard-rows must be at least 1")
+        check_threads(self.num_threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +139,9 @@ class PictureOptions:
     batch_size: int | None = option(None, "Pictures the device takes at once.", shown="found", least=1)
     compile: bool = option(False, "Run the tower through torch.compile.")
     workers: int | None = option(
-        None, "Processes that read and decode; 0: none.", flag=("--workers", "-j"), shown="by cores and device", least=0
-    )
+        None, "Processes that read and decode; 0: none.", flag=("--workers", "-j"), shown="by cores and device", least=0,
+        most=MOST_WORKERS,
+    )  # fmt: skip
     timeout_s: float = option(
         PICTURE_TIMEOUT_S, "Seconds that one picture may take to be read and decoded.", flag=("--timeout",)
     )
@@ -151,8 +161,9 @@ class PictureOptions:
         """Raise InputError for what cannot work, before anything is loaded."""
         self.pixels(224)
         check_timeout(self.timeout_s)
-        if (self.workers is not None and self.workers < 0) or (self.batch_size is not None and self.batch_size < 1):
-            raise InputError("--workers must be at least 0 and --batch-size at least 1")
+        check_workers(self.workers)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError("--batch-size must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from beholder.columns import PictureReason
 from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
+from beholder.options import check_threads
 from beholder.pixels.decode import pixels_of, prepare
 from beholder.pixels.opening import Opened, check_mode, check_size, levels_of
 from beholder.pixels.picture import MAX_PIXELS, Decoder, PictureError, PixelOptions, Preset
@@ -75,6 +76,7 @@ def load_scorer(
     from beholder.models.towers import check_head_fits, load_tower
 
     pixels = PixelOptions(preset=preset, decoder=decoder)  # refused before anything is loaded
+    check_threads(num_threads)
     chosen = head if isinstance(head, Head) else load_head(head, offline=offline)
     tower = load_tower(os.fspath(backbone), offline=offline, activation=activation)
     if doubt := check_head_fits(tower, chosen):

@@ -15,7 +15,7 @@ from beholder.curate.advise.rows import SCORE, Grouper, LeftOut, Rows, choose_sc
 from beholder.curate.advise.wording import hardest_hit, kept_sentence, price_sentence, warnings_about
 from beholder.curate.options import AdviseOptions
 from beholder.models.published import LAION_EN, Landmark, PublishedShares, landmarks_of, published_of, read_threshold
-from beholder.options import KEEP_FIRST, take_old_names
+from beholder.options import KEEP_FIRST, check_threads, take_old_names
 from beholder.scoreset.database import NO_FLAG, WITH_FLAG, Remedy
 from beholder.scoreset.foreign import as_source, texts_of
 from beholder.scoreset.numbers import QUANTILES, Ascending, ScoreStats, count_above, count_at_least, grid_around
@@ -198,6 +198,7 @@ def advise(
         if given[name] is not None:
             raise TypeError(f"advise() got {name!r} twice, once by its former name")
         given[name] = value
+    check_threads(num_threads)
     if isinstance(scores, ScoreSet):  # of a command without --memory
         return _advise(scores, **given, remedy=NO_FLAG)
     named = {"score_column": score_column, "sample_column": sample_column}
