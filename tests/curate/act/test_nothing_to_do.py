@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from beholder.cli.select import select
+from beholder.errors import InputError
 from oracles.acting import act, contents, photos, take_back
 
 NAMES = ["a.jpg", "b/c.png", "e.f.jpg"]
@@ -68,6 +69,33 @@ def test_a_dry_run_that_leaves_everything_out_does_not_ask_for_more(here: Path, 
     assert not any("--apply" in line for line in said)
     _, said = act(photos("none.jpg", "a.jpg"), **{action: "best"})
     assert said[-1] == APPLY
+
+
+@pytest.mark.parametrize(("action", "verb"), ACTIONS)
+def test_an_act_that_did_nothing_is_in_no_others_way(here: Path, action: str, verb: str) -> None:
+    (here / "photos").rename(here / "away")
+    lost, _ = act(photos(*NAMES), **{action: "best"}, apply=True)
+    assert (lost.num_done, lost.num_skipped) == (0, 3)
+    (here / "root").mkdir()
+    (here / "away").rename(here / "root" / "photos")
+    for apply in (False, True):
+        done, said = act(photos(*NAMES), **{action: "best"}, root="root", apply=apply)
+        assert (done.num_done, done.reasons) == (3, {}), said
+    aside = list(here.glob("best.journal.jsonl.*.undone"))
+    assert len(aside) == 1
+    assert take_back(str(aside[0]))[0].num_done == 0
+    with pytest.raises(InputError, match="is the journal of another act"):  # it did something
+        act(photos("a.jpg"), **{action: "best"}, root="root", apply=True)
+    assert take_back(done.journal)[0].num_done == 3
+    assert len(contents(here / "root" / "photos")) >= 3
+
+
+@pytest.mark.parametrize("action", ["tars", "hf_parquet"])
+def test_packing_that_did_nothing_is_tried_again(here: Path, action: str) -> None:
+    (here / "photos").rename(here / "away")
+    assert act(photos(*NAMES), **{action: "best"}, apply=True)[0].num_done == 0
+    (here / "away").rename(here / "photos")
+    assert act(photos(*NAMES), **{action: "best"}, apply=True)[0].num_done == 3
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 65])

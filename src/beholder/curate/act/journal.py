@@ -229,6 +229,12 @@ class JournalState:
         """Whether an undo came to its end and left nothing."""
         return self.num_kept_by_undo == 0
 
+    @property
+    def did_nothing(self) -> bool:
+        """Whether the act came to its end with every picture left out, so that there is nothing to take back or go on with."""
+        is_whole = self.is_finished and not (self.is_undone or self.num_lost or self.unsettled)
+        return is_whole and not (self.num_files or self.shards)
+
     def was_undone(self, intent: Intent) -> bool:
         """Whether it was taken back."""
         at = bisect.bisect(self.undone, [intent.number, 1 << 62]) - 1

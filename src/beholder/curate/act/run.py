@@ -218,7 +218,8 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> JournalState 
     if not os.path.lexists(path):
         return None
     state = read_journal(path)
-    if state.is_wholly_undone:
+    is_other = state.header.get("fingerprint") != header["fingerprint"]
+    if state.is_wholly_undone or (state.did_nothing and (is_other or state.action in SHARDED)):
         if apply:  # it is kept under another name, out of the way
             aside = f"{path}.{state.run}.undone"
             try:
@@ -226,7 +227,7 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> JournalState 
             except OSError as error:
                 raise writing_failed(aside, error) from error
         return None
-    if state.header.get("fingerprint") != header["fingerprint"]:
+    if is_other:
         raise InputError(
             f"{path} is the journal of another act ({state.action} of {state.header.get('num_pictures')} pictures "
             f"into {state.header.get('target')}, begun {state.header.get('time')}); name another with --journal-out"
