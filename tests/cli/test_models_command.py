@@ -71,6 +71,9 @@ def test_list_as_json(models: Path) -> None:
         "https://huggingface.co/birder-project/aesthetic-predictor/resolve/main/openai-clip_aesthetic-predictor.pt"
     )
     assert [record["here"] for record in found["heads"]] == [True] * 9 + [False] * 7
+    entry = next(record for record in found["heads"] if record["name"] == "sa_0_4_vit_l_14_linear")
+    assert entry["aliases"] == ["laion-v1", "laion-aesthetics-v1", "laion-v1-l_14", "sa_0_4"]
+    assert all(list(record)[-3:] == ["shape", "dim", "here"] for record in found["towers"])
 
 
 def test_info_of_a_head_that_is_not_here() -> None:

@@ -152,7 +152,7 @@ def _improved(name: str, sha256: str, num_bytes: int, *, is_affine: bool) -> Hea
 
 def _laion_v1(kind: str, sha256: str, num_bytes: int, backbone: str, *aliases: str) -> HeadEntry:
     name = f"sa_0_4_vit_{kind}_linear"
-    return _head(name, _LAION, sha256, num_bytes, *aliases, f"laion-v1-{kind}", note=_V1_NOTE, backbone=backbone)
+    return _head(name, _LAION, sha256, num_bytes, *aliases, note=_V1_NOTE, backbone=backbone)
 
 
 def _simulacra(kind: str, sha256: str, num_bytes: int, backbone: str) -> HeadEntry:
@@ -179,10 +179,10 @@ HEADS: tuple[HeadEntry, ...] = (
     ),
     _laion_v1(
         "l_14", "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba", 4071, _L14,
-        "laion-v1", "laion-aesthetics-v1", "sa_0_4",
+        "laion-v1", "laion-aesthetics-v1", "laion-v1-l_14", "sa_0_4",
     ),
-    _laion_v1("b_32", "c7b14cead230694acc7b9447974d3cad78003c72da032e402a303b6c2429e85f", 3047, _B32),
-    _laion_v1("b_16", "8ad3923d7ecf019df20ecd2ab5542a3075fbba0278d239c0371345f3d7fcbde0", 3047, _B16),
+    _laion_v1("b_32", "c7b14cead230694acc7b9447974d3cad78003c72da032e402a303b6c2429e85f", 3047, _B32, "laion-v1-b_32"),
+    _laion_v1("b_16", "8ad3923d7ecf019df20ecd2ab5542a3075fbba0278d239c0371345f3d7fcbde0", 3047, _B16, "laion-v1-b_16"),
     _simulacra("l_14", "f77d1d0f4bb04b0ff8e60c5747fd0bfff0cc4a85263a6106627522c06eae85c6", 4135, _L14),
     _simulacra("b_32", "64315370e2293a08cc2f4816ae9db715f935791569c1a57d84b943e482ea5e12", 3111, _B32),
     _simulacra("b_16", "cdc27b2196565bcb69f2692731084b0189612b98aae74adec033782469ab583c", 3111, _B16),

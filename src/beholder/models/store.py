@@ -145,11 +145,11 @@ def remove(entry: Entry) -> list[Path]:
 
 def entry_record(entry: Entry) -> dict[str, Any]:
     """An entry as a JSON-ready record, with whether it is here; of a head LAION's published shares, of a tower its sizes."""
-    record = asdict(entry) | {"sources": [source.url for source in entry.sources], "here": is_here(entry)}
+    record, here = asdict(entry) | {"sources": [source.url for source in entry.sources]}, is_here(entry)
     if isinstance(entry, TowerEntry):
-        return record | {"shape": asdict(SHAPES[entry.backbone]), "dim": entry.dim}
+        return record | {"shape": asdict(SHAPES[entry.backbone]), "dim": entry.dim, "here": here}
     shares = {str(threshold): share for threshold, share in published_shares(entry.name).items()}
-    return record | {"published_share_at_least": shares}
+    return record | {"here": here, "published_share_at_least": shares}
 
 
 def save_anew(head: Head, path: str) -> str:
