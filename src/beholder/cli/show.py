@@ -243,6 +243,10 @@ def show_summary(summary: RunSummary) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for line in _count_lines(summary):
         console.print(line, markup=False)
+    if summary.part is not None:
+        how = f"the same command without --part puts {summary.output} together"
+        console.print(f"{summary.part} done; once all parts are, {how}", markup=False)
+        return
     notes = dict(zip(summary.head_names, summary.head_notes, strict=False))
     for (name, stats), head in zip(summary.stats.items(), summary.head_names, strict=True):
         console.print(f"\n[bold]{name}[/bold]" + (f"  ({head})" if head != name else ""))
@@ -405,7 +409,10 @@ def _percent(share: float) -> str:
 
 
 def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool, quiet: bool) -> None:
-    """Run a job with a progress bar and print its summary. Exits with 3 when something was rejected."""
+    """Run a job with a progress bar and print its summary. Exits with 3 when something was rejected, but for a part of one.
+
+    Schedulers take a task that ends so for one that has failed; the run that puts the whole together says it.
+    """
     with JobProgress(enabled=not quiet) as progress:
         summary = job(options, on_plan=progress.plan, on_resume=progress.resumed)
     if as_json:
@@ -415,5 +422,5 @@ def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool,
         failure = streams.take_output_failure()
         if failure is not None:  # the work is done all the same
             warn(f"the summary could not be printed ({failure.strerror}); {summary.output} is complete")
-    if summary.num_rejected:
+    if summary.num_rejected and summary.part is None:
         raise SystemExit(3)

@@ -335,7 +335,7 @@ def predict(
     planned.step.tally.tell_total(num_samples)
     out = output_path(
         flags,
-        num_classes=len(classes) or planned.step.engine.dim,
+        num_classes=len(classes) or planned.step.product.dim,
         size_px=size_px,
         num_samples=num_samples,
         kind=kind,

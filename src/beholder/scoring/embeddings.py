@@ -25,6 +25,7 @@ from beholder.models.spaces import CLEAR_COSINE, LEAST_COSINE, Space, space_of
 from beholder.notices import doing
 from beholder.scoring import files
 from beholder.scoring.execute import Plan
+from beholder.scoring.messages import Recipe
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.output import RunOutput
 from beholder.scoring.run import Step
@@ -69,15 +70,6 @@ def plan_scores(options: ScoreOptions, out: str, *, parts: Sequence[Part], read_
     if all(part.num_rows == 0 for part in parts):
         raise InputError(f"{', '.join(options.sources)}: zero rows, nothing to score")
     inputs = [path for part in parts for path in (part.path, part.metadata_path) if path]
-    output = RunOutput(out)
-    step = ScoreStep(
-        parts,
-        heads,
-        as_csv=output.kind == "csv",
-        read_options=read_options,
-        shard_rows=options.shard_rows or _SHARD_ROWS,
-        num_threads=options.num_threads,
-    )
     summary = RunSummary(
         output=out,
         head_names=[head.name for head in heads],
@@ -85,7 +77,21 @@ def plan_scores(options: ScoreOptions, out: str, *, parts: Sequence[Part], read_
         warnings=warnings,
         notes=notes,
     )
-    return Plan(step=step, out=output, sources=options.sources, inputs=inputs, summary=summary)
+    step = score_step(options, out, parts, read_options)
+    recipe = Recipe(options=options, out=out, parts=list(parts), read_options=read_options)
+    return Plan(step=step, out=RunOutput(out), sources=options.sources, inputs=inputs, summary=summary, recipe=recipe)
+
+
+def score_step(options: ScoreOptions, out: str, parts: Sequence[Part], read_options: ReadOptions) -> ScoreStep:
+    """The step of a job on embeddings. Raises BeholderError."""
+    return ScoreStep(
+        parts,
+        [load_head(name, offline=options.offline) for name in options.heads],
+        as_csv=RunOutput(out).kind == "csv",
+        read_options=read_options,
+        shard_rows=options.shard_rows or _SHARD_ROWS,
+        num_threads=options.num_threads,
+    )
 
 
 def _check_backbone(stamps: Sequence[Stamp], heads: Sequence[Head], told: str | None) -> list[str]:
@@ -261,6 +267,7 @@ class ScoreStep(Step):
             "score_columns": self.score_names,
             "heads": [head.describe() for head in self.heads],
         }
+        self.file_metadata = self.provenance
         self.tally = Tally(
             self.shards, [PartSize(num_rows=part.num_rows, about_rows=part.detail.get("about_rows")) for part in self.parts]
         )
@@ -270,7 +277,7 @@ class ScoreStep(Step):
 
     def waiting_for(self) -> str:
         """What takes most of the time lately: "read" or "score"; "" at first."""
-        return self._clock.slowest()
+        return self._clock.slowest() if self.asked_elsewhere is None else self.asked_elsewhere()
 
     def knows_any(self, earlier: Sequence[EarlierShard]) -> bool:
         """Whether a part of an earlier run is among the inputs."""
@@ -310,7 +317,7 @@ class ScoreStep(Step):
         """How the rows differ from those of earlier runs."""
         return self._changes
 
-    def compute_each(self, shards: Sequence[Shard]) -> Generator[tuple[Shard, Stream[ScoredRows]], None, None]:
+    def compute_each(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Stream[ScoredRows]], None, None]:
         """Read and score shards, one after the other. A shard too large to be held is yielded when it is begun.
 
         Then the rest is scored while its first rows are written: whoever takes a shard has to let another thread write it

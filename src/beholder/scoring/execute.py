@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from beholder.columns import MESSAGE, PASSING_REASONS, SAMPLE
 from beholder.errors import InputError, OutputError
@@ -12,11 +13,12 @@ from beholder.io import storage
 from beholder.notices import doing
 from beholder.scoreset.rejects import count_reasons, find_rejects
 from beholder.scoring import run
+from beholder.scoring.messages import Job, Recipe
 from beholder.scoring.options import JobOptions
 from beholder.scoring.output import RunOutput
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import Step
-from beholder.scoring.shards import RunFolder, ShardResult, fingerprint
+from beholder.scoring.shards import EarlierShard, RunFolder, Shard, ShardResult, fingerprint
 from beholder.scoring.summary import RunSummary
 
 NUM_EXAMPLES = 3
@@ -33,6 +35,7 @@ class Plan:
         sources: as the user named them, for messages.
         inputs: files that are read, which an output may not replace.
         summary: what is told of it: what is counted, the heads, warnings; the rest is filled in as it is done.
+        recipe: for other processes that do its shards.
     """
 
     step: Step
@@ -40,6 +43,11 @@ class Plan:
     sources: tuple[str, ...]
     inputs: list[str]
     summary: RunSummary
+    recipe: Recipe
+
+
+HandOut = Callable[[Step, Job, Sequence[Shard], run.OnDone], None]
+"""Has shards of a job done by other processes (`scoring.hand_out.HandOut.do`)."""
 
 
 def execute(
@@ -49,6 +57,7 @@ def execute(
     on_plan: Callable[[Plan], None],
     on_progress: Callable[[int, int], None],
     on_resume: Callable[[int, int], None],
+    hand_out: HandOut | None = None,
 ) -> RunSummary:
     """Do the job; continue where an interrupted run of the same options stopped.
 
@@ -58,6 +67,7 @@ def execute(
         on_plan: told what will be done, once, before it begins.
         on_progress: told (rows, bytes read) as they are done, from one thread.
         on_resume: told (shards, rows) that an earlier run had done.
+        hand_out: has the shards done elsewhere; None: they are done here.
 
     Raises:
         BeholderError: an output in the way, a full disk, inputs that changed, ...
@@ -84,12 +94,27 @@ def execute(
                 on_resume(len(step.shards), earlier.num_read)
                 _add(summary, out, [earlier])
                 return _with_examples(summary)
+            if options.part is not None:
+                raise _needs_whole(out)
             if wants_retry and not found.can_be_opened:
                 raise OutputError(
                     f"{out.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
                     f"{summary.verb} everything again; use --overwrite for that, or a folder as output from the start"
                 )
         run.check_folder(step, folder)
+        if options.part is not None and FinishedResult(out).needs_opening(step):
+            raise _needs_whole(out)
+    do_pending = None if hand_out is None else partial(_do_elsewhere, plan, folder, options, hand_out)
+    share = options.share()
+    if share is not None:
+        with folder.locked(shared=True):
+            started, step.tally.on_progress = time.perf_counter(), on_progress
+            shares = run.run_share(step, folder, summary, on_resume, share, do_pending=do_pending)
+            summary.num_new, summary.num_bytes = step.tally.num_new, step.tally.num_bytes
+            summary.part = f"{share} ({len(shares):,} of {len(step.shards):,} shards)"
+            _add(summary, out, shares.values())
+            summary.rejects, summary.seconds = None, time.perf_counter() - started
+        return summary
     with folder.locked():
         started, is_opened = time.perf_counter(), False
         if not options.overwrite:
@@ -108,6 +133,7 @@ def execute(
                 folder,
                 summary,
                 on_resume,
+                do_pending=do_pending,
                 redo=_may_change if options.retry_rejects else None,
                 anew=options.overwrite,
                 keep_vanished=options.vanished == "keep",
@@ -128,6 +154,38 @@ def execute(
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     return _with_examples(summary)
+
+
+def _needs_whole(out: RunOutput) -> OutputError:
+    return OutputError(
+        f"{out.out} is finished, and the inputs are not those it was made of; run the same command once without --part"
+    )
+
+
+def _do_elsewhere(
+    plan: Plan,
+    folder: RunFolder,
+    options: JobOptions,
+    hand_out: HandOut,
+    pending: Sequence[Shard],
+    aside: list[EarlierShard],
+    done: list[EarlierShard],
+    on_done: run.OnDone,
+) -> None:
+    """Have pending shards done by other processes (`run.DoPending`)."""
+    step = plan.step
+    job = Job(
+        recipe=plan.recipe,
+        folder=str(folder.path),
+        fingerprint=fingerprint(step.options),
+        options=dict(step.options),
+        file_metadata=dict(step.file_metadata),
+        columns=step.columns,
+        earlier=aside or None,
+        done=done if aside else [],
+        retry=options.retry_rejects,
+    )
+    hand_out(step, job, pending, on_done)
 
 
 def _add(summary: RunSummary, out: RunOutput, results: Iterable[ShardResult]) -> None:

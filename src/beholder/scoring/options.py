@@ -37,6 +37,41 @@ PrecisionChoice = Precision | Literal["auto"]
 PRECISION_CHOICES: tuple[PrecisionChoice, ...] = ("auto", *PRECISIONS)
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of `count` shares of the shards, by its number from 0."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"part {self.number} of {self.count}"
+
+
+_SLURM = "SLURM_ARRAY_TASK"
+
+
+def share_of(text: str, environment: Mapping[str, str]) -> Share:
+    """The share that `--part` names: "3/64", or "slurm": that of the task of a job array that this is. Raises InputError."""
+    if text == "slurm":
+        names = [f"{_SLURM}_{word}" for word in ("ID", "COUNT", "MIN", "STEP")]
+        values = [environment.get(name, default) for name, default in zip(names, ("", "", "0", "1"), strict=True)]
+        if not all(value.isdecimal() for value in values) or not int(values[3]):
+            raise InputError(f"--part slurm: this is no task of a SLURM job array ({names[0]} and {names[1]} are not set)")
+        task, count, first, step = map(int, values)
+        number = (task - first) // step
+        hint = f"{names[0]} is {task}, {names[1]} {count}, {names[2]} {first}"
+    else:
+        before, slash, after = text.partition("/")
+        if not (slash and before.isdecimal() and after.isdecimal()):
+            raise InputError(f"--part {text}: say K/N, such as 3/64, or slurm")
+        number, count = int(before), int(after)
+        hint = f"parts of {count:,} are 0/{count} to {count - 1}/{count}" if count else "there is at least one part"
+    if not 0 <= number < count:
+        raise InputError(f"--part {text}: there is no such part; {hint}")
+    return Share(number, count)
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
     """What every job has; the help of each option says what it does. None: the default that the help shows.
@@ -68,6 +103,16 @@ class JobOptions:
         shown="1,000,000 rows of embeddings; 512 pictures on a CPU, 8,192 elsewhere",
         least=1,
     )
+    devices: str | None = option(
+        None,
+        "Several devices of this machine, a process for each: all (GPUs), their numbers (0,1,3), or cpu:N for N processes. "
+        "Results are the same, and a run may be continued on other devices of the kind.",
+    )
+    part: str | None = option(
+        None,
+        "Do one share of the shards, K/N with K from 0 to N-1, beside others that do the other shares; slurm: as the task of a "
+        "job array says. The same command without it puts the whole together.",
+    )
     overwrite: bool = option(False, "Start anew where a result exists.")
     retry_rejects: bool = option(False, "Try again what was rejected for a reason that may have passed (network, disk, time).")
     vanished: Vanished = option(
@@ -96,6 +141,15 @@ class JobOptions:
         if self.shard_rows is not None and self.shard_rows < 1:
             raise InputError("--shard-rows must be at least 1")
         check_threads(self.num_threads)
+        if self.part is not None and (self.overwrite or self.retry_rejects or self.vanished == "keep"):
+            raise InputError(
+                "--overwrite, --retry-rejects and --vanished keep are for the whole: run the command once without --part"
+            )
+        self.share()
+
+    def share(self) -> Share | None:
+        """What `--part` asks for. Raises InputError."""
+        return None if self.part is None else share_of(self.part, os.environ)
 
 
 @dataclass(frozen=True, kw_only=True)

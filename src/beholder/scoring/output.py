@@ -312,14 +312,14 @@ class RunOutput:
             self._upload(base, [f"{base}/{folder}" for folder in self._folders], self.sidecar, targets)
         else:
             if rejects:
-                files.join_shards(self.rejects, rejects, step.provenance, self.work)
+                files.join_shards(self.rejects, rejects, step.file_metadata, self.work)
             else:
                 storage.remove(self.rejects)
             crash.reach("rejects published")
             if summary.embeddings is not None:
                 self._place_kept(kept)
             crash.reach("embeddings published")
-            files.join_shards(self.out, own, step.provenance, self.work)
+            files.join_shards(self.out, own, step.file_metadata, self.work)
             crash.reach("result published")
             inside = f"{columns.EMBEDDINGS_FOLDER}/"
             written = {name: one for name, one in written.items() if kept and name.startswith(inside)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -21,21 +21,21 @@ import pyarrow as pa
 from beholder import columns
 from beholder.columns import EmbeddingFormat
 from beholder.engine import MAX_DRIFT, PRECISIONS
-from beholder.engine.engine import Engine
 from beholder.errors import BeholderError, InputError
 from beholder.io.schemas import merge_remarks
 from beholder.io.storage import is_local, local_path
-from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head, load_head
 from beholder.notices import doing
 from beholder.pixels.picture import PixelOptions, Trait
 from beholder.scoring.execute import Plan
 from beholder.scoring.files import WriteOptions
+from beholder.scoring.messages import Recipe
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.output import EMBEDDINGS, RunOutput
 from beholder.scoring.pictures_shard import (
     EarlierRows,
     EmbeddedShard,
+    Noted,
     PictureProduct,
     PictureRow,
     has_inputs,
@@ -46,6 +46,7 @@ from beholder.scoring.pictures_shard import (
 from beholder.scoring.run import Step
 from beholder.scoring.shards import KEPT_FROM, Changes, EarlierShard, Shard, ShardResult, kept_shard, plan_shards
 from beholder.scoring.summary import SETTLED_BY, PartSize, RunSummary, StageClock, Tally
+from beholder.scoring.tower import OpenTower, Options, TowerFacts, num_cores, open_engine
 from beholder.sources.find import find_only_pictures
 from beholder.sources.folder import sizes_and_times
 from beholder.sources.labels import picture_labels_schema
@@ -54,28 +55,108 @@ from beholder.sources.sampling import count_traits
 from beholder.workers.pool import DecodePool, Outcome
 
 if TYPE_CHECKING:
-    from beholder.models.towers import Tower
+    from beholder.engine.engine import Engine
 
-Options = ScoreOptions | EmbedOptions
 _CPU_SHARD_PICTURES, _DEVICE_SHARD_PICTURES = 512, 8192
 _MOST_SOURCES = 1000
 """Of more sources (every file of a folder by the shell) no list is kept in the record; their samples are their paths."""
 
 
-def plan_scores(options: ScoreOptions, out: str, *, parts: Sequence[PicturePart] | None = None) -> Plan:
+def plan_scores(
+    options: ScoreOptions, out: str, *, parts: Sequence[PicturePart] | None = None, open_tower: OpenTower | None = None
+) -> Plan:
     """The plan of `beholder score PICTURES`, of `parts` where the sources have been looked into already.
 
     Raises BeholderError; nothing has been written by then.
     """
-    heads = [load_head(name, offline=options.offline) for name in options.heads]
-    return _plan(options, out, heads, WriteOptions() if options.keep_embeddings else None, parts)
+    return _plan(options, out, parts, open_tower)
 
 
-def plan_embeddings(options: EmbedOptions, out: str, *, parts: Sequence[PicturePart] | None = None) -> Plan:
+def plan_embeddings(
+    options: EmbedOptions, out: str, *, parts: Sequence[PicturePart] | None = None, open_tower: OpenTower | None = None
+) -> Plan:
     """The plan of `beholder embed`, of `parts` where the sources have been looked into already.
 
     Raises BeholderError; nothing has been written by then.
     """
+    return _plan(options, out, parts, open_tower)
+
+
+def _plan(options: Options, out: str, known: Sequence[PicturePart] | None, open_tower: OpenTower | None) -> Plan:
+    heads, keep = heads_of(options), _what_is_kept(options, out)
+    source = source_options(options)
+    with doing("looking at the sources"):
+        parts = find_only_pictures(options.sources, source) if known is None else list(known)
+    output = _output_of(options, out)
+    inputs = [part.path for part in parts]
+    output.refuse_inputs(inputs)
+    if not options.overwrite:
+        output.check_place()
+    with doing("loading the tower"):
+        tower, engine = (open_tower or open_engine)(_as_before(options, output), heads)
+    pixels = options.pixels(tower.image_px)
+    summary = RunSummary(
+        output=out,
+        unit="pictures",
+        verb="score" if heads else "embed",
+        head_names=[head.name for head in heads],
+        head_notes=[head.doubt for head in heads],
+        warnings=list(tower.warnings),
+        notes=_notes(tower, pixels, parts) + _preset_notes(options, pixels, parts),
+        preset=pixels.preset,
+        embeddings=output.kept_embeddings if keep is not None and heads else None,
+        num_ignored=sum(part.num_ignored for part in parts),
+        check_seconds=tower.check_seconds,
+    )
+    step = picture_step(options, out, parts, tower, engine)
+    recipe = Recipe(options=options, out=out, parts=parts, tower=tower)
+    return Plan(step=step, out=output, sources=options.sources, inputs=inputs, summary=summary, recipe=recipe)
+
+
+def picture_step(
+    options: Options, out: str, parts: Sequence[PicturePart], tower: TowerFacts, engine: Engine | None
+) -> PictureStep:
+    """The step of a job on pictures; without an engine it can be planned, not computed. Raises InputError."""
+    heads, keep = heads_of(options), _what_is_kept(options, out)
+    pixels = options.pixels(tower.image_px)
+    beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
+    stamp = beside | stamp_of(tower, pixels, keep, hidden=getattr(options, "hidden", False))
+    stamp[columns.PICTURES] = _where(options)
+    product = PictureProduct(
+        stamp,
+        heads=heads,
+        as_csv=_output_of(options, out).kind == "csv" and bool(heads),
+        keep=keep,
+        keep_folder=columns.EMBEDDINGS_FOLDER if heads else "",
+        dim=tower.dim,
+        num_threads=options.num_threads,
+    )
+    return PictureStep(
+        parts,
+        engine,
+        product,
+        pixels=pixels,
+        source=source_options(options),
+        num_workers=_num_workers(options, tower.device_type),
+        timeout_s=options.timeout_s,
+        shard_rows=options.shard_rows or (_CPU_SHARD_PICTURES if tower.device_type == "cpu" else _DEVICE_SHARD_PICTURES),
+        record=_deciding(tower, pixels, options.compile),
+    )
+
+
+def _output_of(options: Options, out: str) -> RunOutput:
+    return RunOutput(out) if isinstance(options, ScoreOptions) else RunOutput(out, EMBEDDINGS)
+
+
+def heads_of(options: Options) -> list[Head]:
+    """The heads to score with; none embeds."""
+    return [load_head(name, offline=options.offline) for name in getattr(options, "heads", ())]
+
+
+def _what_is_kept(options: Options, out: str) -> WriteOptions | None:
+    """How embeddings are written, None: not at all. Raises InputError for a format that `out` cannot have."""
+    if isinstance(options, ScoreOptions):
+        return WriteOptions() if options.keep_embeddings else None
     kind = RunOutput(out, EMBEDDINGS).kind
     by_kind: dict[str, EmbeddingFormat] = {"folder": "npy", "parquet": "parquet", "csv": "birder-csv"}
     wanted = options.format or by_kind[kind]
@@ -85,70 +166,13 @@ def plan_embeddings(options: EmbedOptions, out: str, *, parts: Sequence[PictureP
     is_birder = wanted.startswith("birder")
     if is_birder and (options.dtype == "float16" or options.normalise):
         raise InputError(f"{out}: birder's layouts hold float32 as the tower gives it; leave --dtype and --normalise out")
-    keep = WriteOptions(
+    return WriteOptions(
         format=wanted,
         dtype=options.dtype or ("float32" if is_birder else "float16"),
         normalise=not is_birder if options.normalise is None else options.normalise,
         is_bare=options.is_bare,
         folders=options.folders,
     )
-    return _plan(options, out, [], keep, parts)
-
-
-def _plan(
-    options: Options,
-    out: str,
-    heads: Sequence[Head],
-    keep: WriteOptions | None,
-    known: Sequence[PicturePart] | None = None,
-) -> Plan:
-    source = source_options(options)
-    with doing("looking at the sources"):
-        parts = find_only_pictures(options.sources, source) if known is None else list(known)
-    output = RunOutput(out, EMBEDDINGS) if not heads else RunOutput(out)
-    inputs = [part.path for part in parts]
-    output.refuse_inputs(inputs)
-    if not options.overwrite:
-        output.check_place()
-    with doing("loading the tower"):
-        tower, engine, warnings = open_engine(_as_before(options, output), heads)
-    pixels = options.pixels(tower.shape.image_px)
-    beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
-    stamp = beside | stamp_of(tower, engine, pixels, keep, hidden=getattr(options, "hidden", False))
-    stamp[columns.PICTURES] = _where(options)
-    step = PictureStep(
-        parts,
-        engine,
-        PictureProduct(
-            stamp,
-            heads=heads,
-            as_csv=output.kind == "csv" and bool(heads),
-            keep=keep,
-            keep_folder=columns.EMBEDDINGS_FOLDER if heads else "",
-            dim=engine.dim,
-            num_threads=options.num_threads,
-        ),
-        pixels=pixels,
-        source=source,
-        num_workers=_num_workers(options, engine),
-        timeout_s=options.timeout_s,
-        shard_rows=options.shard_rows or (_CPU_SHARD_PICTURES if engine.device.type == "cpu" else _DEVICE_SHARD_PICTURES),
-        record=_deciding(tower, engine, pixels, options.compile),
-    )
-    summary = RunSummary(
-        output=out,
-        unit="pictures",
-        verb="score" if heads else "embed",
-        head_names=[head.name for head in heads],
-        head_notes=[head.doubt for head in heads],
-        warnings=warnings,
-        notes=_notes(tower, engine, pixels, parts) + _preset_notes(options, pixels, parts),
-        preset=pixels.preset,
-        embeddings=output.kept_embeddings if keep is not None and heads else None,
-        num_ignored=sum(part.num_ignored for part in parts),
-        check_seconds=engine.check_seconds,
-    )
-    return Plan(step=step, out=output, sources=options.sources, inputs=inputs, summary=summary)
 
 
 def _as_before(options: Options, output: RunOutput) -> Options:
@@ -160,32 +184,7 @@ def _as_before(options: Options, output: RunOutput) -> Options:
     return replace(options, precision=recorded)
 
 
-def open_engine(options: Options, heads: Sequence[Head]) -> tuple[Tower, Engine, list[str]]:
-    """Load the tower, check that the heads are made for it, and put it on its device; with warnings worth telling."""
-    from beholder.models.clip import without_projection
-    from beholder.models.towers import check_head_fits, load_tower
-
-    tower = load_tower(options.backbone or DEFAULT_TOWER, offline=options.offline, activation=options.activation)
-    warnings = [warning for head in heads if (warning := check_head_fits(tower, head))]
-    wanted = tower
-    if isinstance(options, EmbedOptions) and options.hidden:
-        module = without_projection(tower.module)
-        wanted = replace(tower, module=module, shape=module.shape, sha256=f"{tower.sha256}-hidden")
-    engine = Engine(
-        wanted,
-        device=options.device,
-        precision=options.precision,
-        compile=options.compile,
-        batch_size=options.batch_size,
-        num_threads=options.num_threads,
-        heads=heads,
-    )
-    return tower, engine, warnings
-
-
-def stamp_of(
-    tower: Tower, engine: Engine, pixels: PixelOptions, keep: WriteOptions | None, *, hidden: bool = False
-) -> dict[str, Any]:
+def stamp_of(tower: TowerFacts, pixels: PixelOptions, keep: WriteOptions | None, *, hidden: bool = False) -> dict[str, Any]:
     """JSON-ready: everything about how embeddings are made (`docs/formats.md`)."""
     from beholder import __version__
 
@@ -197,11 +196,11 @@ def stamp_of(
         "backbone": f"{backbone} before its projection" if hidden else backbone,
         "weights_sha256": tower.sha256,
         "activation": tower.activation,
-        "tower": tower.describe(),
-        "dim": engine.dim,
+        "tower": dict(tower.description),
+        "dim": tower.dim,
         "pixels": pixels.to_json(),
         "decoder": pixels.decoder,
-        "precision": engine.describe(),
+        "precision": dict(tower.engine),
         **({} if keep is None else {"normalised": keep.normalise, "dtype": keep.dtype}),
         "software": {name: version(name) for name in ("torch", "pillow", "numpy")},
     }
@@ -218,7 +217,7 @@ def _where(options: Options) -> dict[str, Any]:
     }
 
 
-def _deciding(tower: Tower, engine: Engine, pixels: PixelOptions, compiled: bool) -> Mapping[str, Any]:
+def _deciding(tower: TowerFacts, pixels: PixelOptions, compiled: bool) -> Mapping[str, Any]:
     """What decides embeddings, in the words of the command line; a run with others is another run."""
     return {
         "--backbone": tower.backbone or tower.name,
@@ -228,21 +227,20 @@ def _deciding(tower: Tower, engine: Engine, pixels: PixelOptions, compiled: bool
         "--decoder": pixels.decoder,
         "--max-pixels": pixels.max_pixels,
         "size and crop": [pixels.size_px, pixels.crop],
-        "--precision": engine.precision,
-        "device": engine.device.type,
+        "--precision": tower.precision,
+        "device": tower.device_type,
         "--compile": compiled,
-        **({"--batch-size": engine.batch_size} if engine.device.type == "cpu" else {}),
+        **({"--batch-size": tower.batch_size} if tower.device_type == "cpu" else {}),
         "pillow": version("pillow"),
-        "dim": engine.dim,
+        "dim": tower.dim,
     }
 
 
-def _num_workers(options: Options, engine: Engine) -> int:
+def _num_workers(options: Options, device_type: str) -> int:
     """Decode processes: all cores beside a GPU; beside a CPU tower, which keeps all cores busy itself, half of them."""
     if options.workers is not None:
         return options.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // 2) if engine.device.type == "cpu" else cores
+    return max(1, num_cores() // 2) if device_type == "cpu" else num_cores()
 
 
 _TRAIT_WORDS = {
@@ -273,14 +271,13 @@ def _preset_notes(options: Options, pixels: PixelOptions, parts: Sequence[Pictur
     ]
 
 
-def _notes(tower: Tower, engine: Engine, pixels: PixelOptions, parts: Sequence[PicturePart]) -> list[str]:
+def _notes(tower: TowerFacts, pixels: PixelOptions, parts: Sequence[PicturePart]) -> list[str]:
     """Lines that say what is done with what."""
-    made = engine.describe()
-    drift, check = made["drift"], made["self_check"]
-    how = f"{engine.device}, {engine.precision}"
-    if drift is not None and engine.precision != "fp32":
+    drift, check = tower.engine["drift"], tower.engine["self_check"]
+    how = f"{tower.device}, {tower.precision}"
+    if drift is not None and tower.precision != "fp32":
         how += f" (scores within {drift:.4f} of fp32 on the self-check)"
-    batch = f"batches of {engine.batch_size}" if engine.batch_size else "batches as large as is fastest"
+    batch = f"batches of {tower.batch_size}" if tower.batch_size else "batches as large as is fastest"
     where = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
     notes = [f"{tower.name} on {how}, {batch}; pixels: {pixels.preset}, {pixels.decoder}; {where}"]
     if check is not None and check.get("chosen") != check.get("chosen_for_tower"):
@@ -317,7 +314,7 @@ class PictureStep(Step):
 
     Args:
         parts: where the pictures are.
-        engine: the tower on its device.
+        engine: the tower on its device; None: for planning only.
         product: what is written: scores, embeddings, or both.
         pixels: which pixels are wanted.
         source: how sources are read.
@@ -330,7 +327,7 @@ class PictureStep(Step):
     def __init__(
         self,
         parts: Sequence[PicturePart],
-        engine: Engine,
+        engine: Engine | None,
         product: PictureProduct,
         *,
         pixels: PixelOptions,
@@ -344,7 +341,7 @@ class PictureStep(Step):
         self._source, self._num_workers, self._timeout_s = source, num_workers, timeout_s
         self.shards = plan_shards(self.parts, _identity, shard_rows)
         self.product.use_columns(picture_labels_schema(self.parts, source))
-        self.schema, self.provenance = product.schema, product.provenance
+        self.schema, self.provenance, self.file_metadata = product.schema, product.provenance, product.file_metadata
         self.models = [record["tower sha256"], *product.models]
         self.options = {
             **record,
@@ -359,10 +356,10 @@ class PictureStep(Step):
         self.tally = Tally(self.shards, [_size(part) for part in self.parts])
         self._clock = StageClock("decode", "tower")
         self._pool: DecodePool | None = None
+        self._kept_open: contextlib.ExitStack | None = None
         self._slower_half = "decode"
         self._is_remote = False
         self._earlier: EarlierRows | None = None
-        self._num_changed = 0
         self._keeps = False
 
     def use_columns(self, recorded: Mapping[str, Any] | None) -> None:
@@ -375,6 +372,8 @@ class PictureStep(Step):
 
         "read" (sources and pictures), "network" (the same, where they are on servers), or "decode".
         """
+        if self.asked_elsewhere is not None:
+            return self.asked_elsewhere()
         stage, pool = self._clock.slowest(), self._pool
         if stage == "decode":
             stage = self._slower_half if pool is None else pool.stats.slowest
@@ -382,15 +381,25 @@ class PictureStep(Step):
             return "network"
         return stage
 
-    def compute_each(self, shards: Sequence[Shard]) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
+    @contextlib.contextmanager
+    def staying_open(self) -> Iterator[None]:
+        """Keep the decode workers from one `compute_each` to the next."""
+        with contextlib.ExitStack() as self._kept_open:
+            yield
+        self._kept_open = self._pool = None
+
+    def compute_each(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, EmbeddedShard], None, None]:
         """Read, decode and embed the pictures of `shards`; the device goes on to the next shard without a pause.
 
         When a source fails, the shards before it are finished first.
         """
+        assert self.engine is not None, "a step that was made for planning cannot compute"
         failed: BeholderError | None = None
         opened: deque[EmbeddedShard] = deque()
-        slots = max(_LEAST_SLOTS, 2 * self.engine.call_size) + 4 * self._num_workers
-        with DecodePool(self.pixels, num_workers=self._num_workers, timeout_s=self._timeout_s, num_slots=slots) as pool:
+        with contextlib.ExitStack() as stack:
+            pool = self._pool if self._kept_open is not None else None
+            if pool is None:
+                pool = (self._kept_open or stack).enter_context(self._new_pool(self.engine))
             self._pool = pool
             batches = _Batches(self.engine, self.product, self._clock)
             outcomes = pool.map(self._work(shards, opened))
@@ -414,17 +423,23 @@ class PictureStep(Step):
             self.tally.end()
             batches.finish()
             yield from _completed(opened)
-            self._slower_half, self._pool = pool.stats.slowest, None
+            self._slower_half = pool.stats.slowest
+            if self._kept_open is None:
+                self._pool = None
         if failed is not None:
             raise failed
         assert not opened, "a shard was not completed"
+
+    def _new_pool(self, engine: Engine) -> DecodePool:
+        slots = max(_LEAST_SLOTS, 2 * engine.call_size) + 4 * self._num_workers
+        return DecodePool(self.pixels, num_workers=self._num_workers, timeout_s=self._timeout_s, num_slots=slots)
 
     def _take_new(self, outcome: Outcome, batches: _Batches) -> None:
         """A picture that was decoded, or could not be."""
         work: _Work = outcome.tag
         target, row, reply = work.target, work.target.rows[work.at], outcome.reply
         self.tally.add(target.shard, 1, reply.num_bytes, int(reply.reason is not None), are_new=work.is_new)
-        self._num_changed += work.earlier is not None
+        target.noted.num_changed += work.earlier is not None
         row.digest = reply.digest
         if reply.reason is not None:
             row.reject = (DECODE_STAGE, str(reply.reason), reply.message)
@@ -505,9 +520,18 @@ class PictureStep(Step):
             return Changes()
         gone = [(shard, int(rows.sum())) for shard, rows in self._earlier.vanished()]
         num_vanished = sum(count for shard, count in gone if not (self._keeps and KEPT_FROM in shard.identity))
-        return Changes(self._num_changed + self._earlier.num_changed, num_vanished, self._earlier.num_retried)
+        return Changes(self._earlier.num_changed, num_vanished, self._earlier.num_retried)
 
-    def _blocks(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:
+    def noted(self, computed: EmbeddedShard) -> Noted:
+        """What was seen of earlier runs' pictures on the way."""
+        return computed.noted
+
+    def note(self, noted: Noted) -> None:
+        """Take in what was seen of earlier runs' pictures in a shard that is done."""
+        if self._earlier is not None:
+            self._earlier.note(noted)
+
+    def _blocks(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Any]]:
         """(shard, block) of all shards in order, and (shard, None) at the end of each; the pool reads it in a thread."""
         for shard in shards:
             part = self.parts[shard.part]
@@ -517,7 +541,7 @@ class PictureStep(Step):
                 yield shard, block
             yield shard, None
 
-    def _work(self, shards: Sequence[Shard], opened: deque[EmbeddedShard]) -> Iterator[tuple[_Work | _Taken, PictureRef]]:
+    def _work(self, shards: Iterable[Shard], opened: deque[EmbeddedShard]) -> Iterator[tuple[_Work | _Taken, PictureRef]]:
         """What is to be done for the shards, in order; each shard is added to `opened` when it begins."""
         current: EmbeddedShard | None = None
         row = 0
@@ -534,7 +558,7 @@ class PictureStep(Step):
             merge_remarks(current.remarks, block.remarks)
             paths, states = self._inputs(shard, block, row)
             current.rows += [PictureRow(path, *state) for path, state in zip(paths, states.tolist(), strict=True)]
-            known = [None] * len(paths) if self._earlier is None else self._earlier.find(paths, states)
+            known = [None] * len(paths) if self._earlier is None else self._earlier.find(paths, states, current.noted)
             taken = [(at, one[0]) for at, one in enumerate(known, row) if one is not None and one[1]]
             if taken:
                 yield _Taken(current, taken), PictureRef(is_done=True)

@@ -43,6 +43,8 @@ _FIELDS = {
 }  # fmt: skip
 """Columns of the table of pictures that are fields of `PictureRow`."""
 _REJECT = (columns.STAGE, columns.REASON, columns.MESSAGE)
+_OF_THIS_PROCESS = ("num_lanes", "drift", "self_check")
+"""Of what is known of precision: other processes with the same results know something else, and write the same files."""
 _METADATA = {"format": columns.INPUTS_FORMAT, "version": columns.FORMAT_VERSION}
 _MOST_OPEN = 8
 """Tables of earlier shards that are held at a time; an unchanged order of pictures needs two."""
@@ -76,6 +78,21 @@ class PictureRow:
 
 
 @dataclass
+class Noted:
+    """What was seen of the pictures of earlier runs while a shard was done.
+
+    Attributes:
+        present: numbers (of `EarlierRows`) of those that are among the sources still.
+        num_changed: how many are there and are not what they were.
+        num_retried: how many were rejected for a passing reason and tried again.
+    """
+
+    present: list[int] = field(default_factory=list)
+    num_changed: int = 0
+    num_retried: int = 0
+
+
+@dataclass
 class EmbeddedShard:
     """What became of a shard's pictures.
 
@@ -85,6 +102,7 @@ class EmbeddedShard:
         late, remarks: as of `reader.PictureBlock`.
         num_rows: N, once the source has been read to the shard's end.
         num_done: pictures whose end is known.
+        noted: what was seen of earlier runs' pictures on the way.
     """
 
     shard: Shard
@@ -94,6 +112,7 @@ class EmbeddedShard:
     remarks: dict[str, int] = field(default_factory=dict)
     num_rows: int | None = None
     num_done: int = 0
+    noted: Noted = field(default_factory=Noted)
 
     @property
     def is_complete(self) -> bool:
@@ -137,6 +156,8 @@ class PictureProduct:
         num_threads: int | None = None,
     ) -> None:
         self.heads, self.as_csv, self._stamp = list(heads), as_csv, dict(stamp)
+        made = {key: value for key, value in self._stamp.get("precision", {}).items() if key not in _OF_THIS_PROCESS}
+        self._file_stamp = self._stamp | ({"precision": made} if made else {})
         self._keep, self._keep_folder = keep, keep_folder
         self.score_names = score_column_names([head.name for head in heads]) if heads else []
         if len(set(self.score_names)) < len(self.score_names):
@@ -144,7 +165,7 @@ class PictureProduct:
         for head in heads:
             if head.dim != dim:
                 raise InputError(f"{head.name} needs {head.dim} dimensions, this tower gives {dim}; use a head made for it")
-        self._dim = dim
+        self.dim = dim
         self._reserved = {*self.score_names, EMBEDDING, *([columns.STATUS] if as_csv else [])}
         self._scorer = RowScorer([head.math for head in heads], num_threads=num_threads) if heads else None
         if self._scorer is not None:
@@ -189,10 +210,18 @@ class PictureProduct:
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Record of the models and the software; for an embedding set it is its stamp."""
+        return self._with_heads(self._stamp)
+
+    @property
+    def file_metadata(self) -> Mapping[str, Any]:
+        """The same for the schema of Parquet files, which are the same whichever process writes them."""
+        return self._with_heads(self._file_stamp)
+
+    def _with_heads(self, stamp: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self.heads:
-            return self._stamp
+            return stamp
         return {
-            **self._stamp,
+            **stamp,
             "format": columns.SCORE_SET_FORMAT,
             "score_columns": self.score_names,
             "heads": [head.describe() for head in self.heads],
@@ -242,13 +271,13 @@ class PictureProduct:
         assert labels.num_rows == len(rows), "pictures were lost"
         rejects = {at: row.reject for at, row in enumerate(rows) if row.reject is not None}
         with files.shard_rows(
-            folder, shard.name, self.schema, self.score_names, as_csv=self.as_csv, metadata=self.provenance
+            folder, shard.name, self.schema, self.score_names, as_csv=self.as_csv, metadata=self.file_metadata
         ) as out:
             out.write(labels, scores, rejects)
         result = out.result()
         written = dict(result.files)
         if self._keep is not None:
-            embeddings = np.empty((len(good), self._dim), self._keep.dtype)
+            embeddings = np.empty((len(good), self.dim), self._keep.dtype)
             for place, at in enumerate(good):  # one copy is held
                 embeddings[place] = rows[at].embedding
                 rows[at].embedding = None
@@ -290,9 +319,9 @@ class PictureProduct:
     def _write_embeddings(self, shard: Shard, labels: pa.Table, embeddings: npt.NDArray[Any], folder: Path) -> dict[str, int]:
         assert self._keep is not None
         place = folder / self._keep_folder
-        written = files.write_embeddings(place, shard.number, shard.name, embeddings, labels, self._keep, self._stamp)
+        written = files.write_embeddings(place, shard.number, shard.name, embeddings, labels, self._keep, self._file_stamp)
         if self._keep_folder and written and not self._is_stamped(place / columns.STAMP_FILE):
-            storage.write_bytes(str(place / columns.STAMP_FILE), records.sealed(self._stamp, indent=2))
+            storage.write_bytes(str(place / columns.STAMP_FILE), records.sealed(self._file_stamp, indent=2))
         return {str(Path(self._keep_folder) / name): size for name, size in written.items()}
 
     def _is_stamped(self, stamp: Path) -> bool:
@@ -426,27 +455,33 @@ class EarlierRows:
         self._open: OrderedDict[int, list[PictureRow]] = OrderedDict()
         self.num_changed = self.num_retried = 0
 
-    def find(self, paths: Sequence[bytes | None], states: npt.NDArray[np.int64]) -> list[Known | None]:
-        """What is known of these N pictures; None of those that have to be done anew. Notes that they are among the sources.
+    def find(self, paths: Sequence[bytes | None], states: npt.NDArray[np.int64], noted: Noted) -> list[Known | None]:
+        """What is known of these N pictures; None of those that have to be done anew.
 
-        states: (N, 2) int64, size and stamp.
+        Args:
+            paths: of the pictures.
+            states: (N, 2) int64, size and stamp.
+            noted: gets what was seen; `note` takes it in.
         """
         wanted = _hashes(paths)
         first, last = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
         return [
-            None if path is None else self._find(path, first[row], last[row], *states[row]) for row, path in enumerate(paths)
+            None if path is None else self._find(path, (first[row], last[row]), states[row], noted)
+            for row, path in enumerate(paths)
         ]
 
-    def _find(self, path: bytes, first: int, last: int, size: int, stamp: int) -> Known | None:
-        """The best of the rows of one path."""
+    def _find(self, path: bytes, rows: tuple[int, int], state: npt.NDArray[np.int64], noted: Noted) -> Known | None:
+        """The best of the rows of one path, which are among these in `_order`."""
+        size, stamp = state.tolist()
         best: Known | None = None
         was_known = is_retried = False
-        for number in self._order[first:last].tolist():
+        for number in self._order[slice(*rows)].tolist():
             at = int(np.searchsorted(self._starts, number, "right")) - 1
             row = self.rows(at)[number - int(self._starts[at])]
             if row.path != path:
                 continue
-            was_known = self._is_present[number] = True
+            was_known = True
+            noted.present.append(number)
             if best is not None:
                 continue
             if self._retry and row.reject is not None and row.reject[1] in PASSING_REASONS:
@@ -454,9 +489,15 @@ class EarlierRows:
             elif row.size == size and (row.stamp == stamp or row.digest is not None):
                 best = row, bool(row.stamp == stamp)
         if was_known and best is None:
-            self.num_retried += is_retried
-            self.num_changed += not is_retried
+            noted.num_retried += is_retried
+            noted.num_changed += not is_retried
         return best
+
+    def note(self, noted: Noted) -> None:
+        """Take in what `find` saw."""
+        self._is_present[noted.present] = True
+        self.num_changed += noted.num_changed
+        self.num_retried += noted.num_retried
 
     def rows(self, at: int) -> list[PictureRow]:
         """What was found of the pictures of the shard of this number."""

@@ -12,7 +12,7 @@ import contextlib
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from beholder.errors import OutputError, writing_failed
 from beholder.io import crash, storage
 from beholder.io.schemas import schema_of_json, schema_to_json
 from beholder.notices import doing, say
+from beholder.scoring.options import Share
 from beholder.scoring.shards import (
     Changes,
     DamagedShardError,
@@ -47,18 +48,31 @@ class Step(ABC):
         options: JSON-ready: what decides the result, in the words of the command line; another run must have the same.
         models: sha256 of the models in use.
         provenance: what the record should say besides the options.
+        file_metadata: the same for the files of results: without what differs between processes that make the same ones.
         schema: the columns that every shard gets; a run that is continued keeps those that it was begun with.
         names_files: whether some inputs only name files, so that `is_current` says more than a shard's identity.
         tally: how far it is, while it runs.
+        parts: what the shards are of.
+        asked_elsewhere: what `waiting_for` says where other processes do the shards; None: this one does them.
     """
 
     shards: Sequence[Shard]
     options: Mapping[str, Any]
     models: Sequence[str]
     provenance: Mapping[str, Any]
+    file_metadata: Mapping[str, Any]
     schema: pa.Schema
     names_files: bool = False
     tally: Tally
+    parts: Sequence[Any]
+    asked_elsewhere: Callable[[], str] | None = None
+
+    def num_rows_about(self, shard: Shard) -> int:
+        """How many rows a shard has; of one that only reading can tell, a guess by its bytes."""
+        if shard.stop is not None:
+            return shard.stop - shard.start
+        part = self.parts[shard.part]
+        return int(part.num_rows if part.num_rows is not None else 1 + part.num_bytes // _GUESSED_BYTES)
 
     @property
     def columns(self) -> Mapping[str, Any]:
@@ -104,8 +118,20 @@ class Step(ABC):
         """Asked while it runs, by any thread: the stage that the others wait for, or "" where that is not known yet."""
 
     @abstractmethod
-    def compute_each(self, shards: Sequence[Shard]) -> Generator[tuple[Shard, Any], None, None]:
+    def compute_each(self, shards: Iterable[Shard]) -> Generator[tuple[Shard, Any], None, None]:
         """Do the work of these shards, in order; nothing is written. A step may begin the next shard before one is taken."""
+
+    def staying_open(self) -> contextlib.AbstractContextManager[None]:
+        """Keep what `compute_each` opens from one call of it to the next."""
+        return contextlib.nullcontext()
+
+    def noted(self, computed: Any) -> Any:
+        """What was seen of earlier runs' rows while a shard was computed, for `note`; it can be pickled."""
+        return None
+
+    def note(self, noted: Any) -> None:
+        """Take in what was seen of earlier runs' rows in a shard that is done, here or by another process."""
+        assert noted is None
 
     @abstractmethod
     def file_names(self, shard: Shard) -> Sequence[str]:
@@ -116,6 +142,8 @@ class Step(ABC):
         """Write the shard's files below `folder`, each whole or not at all."""
 
 
+_GUESSED_BYTES = 100_000
+"""Of a picture, in an archive of which no more than its size is known."""
 _CHECKERS = 8
 """Threads that read finished shards again; hashing and reading run side by side."""
 _SET_ASIDE = re.compile(r"\d{5}")
@@ -123,6 +151,24 @@ _SET_ASIDE = re.compile(r"\d{5}")
 _BEING_MADE = "new"
 _OF_INPUTS = ("columns", PICTURES)
 """What a record says that depends on the inputs."""
+
+
+OnDone = Callable[[Shard, EarlierShard, Any], None]
+"""Told of a shard that is done: the shard, what its marker says, `Step.noted`."""
+DoPending = Callable[[Sequence[Shard], list[EarlierShard], list[EarlierShard], OnDone], None]
+"""Does shards, given what was set aside and which shards are done; tells of each."""
+
+
+class OtherOptionsError(OutputError):
+    """A run was begun with other options.
+
+    Attributes:
+        option: the first one that differs.
+    """
+
+    def __init__(self, text: str, option: str) -> None:
+        super().__init__(text)
+        self.option = option
 
 
 class OtherInputsError(OutputError):
@@ -157,9 +203,10 @@ def check_folder(step: Step, folder: RunFolder) -> bool:
     if before is not None and before.get("format") == step.provenance["format"]:
         changed = difference(before.get("options") or {}, step.options)
         if changed is not None:
-            raise OutputError(
+            raise OtherOptionsError(
                 f"{folder.path} was begun with other options: {changed}; "
-                "use the same options to continue, --overwrite to start anew, or another output"
+                "use the same options to continue, --overwrite to start anew, or another output",
+                changed.partition(" was ")[0],
             )
         return True
     if folder.holds_something():
@@ -173,6 +220,7 @@ def run(
     summary: RunSummary,
     on_resume: Callable[[int, int], None],
     *,
+    do_pending: DoPending | None = None,
     redo: Callable[[ShardResult], bool] | None,
     anew: bool,
     keep_vanished: bool,
@@ -184,6 +232,7 @@ def run(
         folder: locked by the caller.
         summary: told what was damaged, has changed, vanished, or was kept.
         on_resume: told (shards, rows) that were done already, once, if there are any.
+        do_pending: has the pending shards done elsewhere; None: they are done here.
         redo: asked whether a finished shard is to be done again.
         anew: replace the record of an earlier run, whose shards have been removed.
         keep_vanished: keep rows of earlier runs whose inputs have vanished, behind the others.
@@ -200,14 +249,13 @@ def run(
     is_known = not anew and check_folder(step, folder)
     for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("*/*/")):
         storage.remove_stray_temporaries(place)
-    hint = HOW_TO_READ if step.provenance["format"] == SCORE_SET_FORMAT else {}
-    record = {**step.provenance, **hint, "options": dict(step.options), "columns": step.columns, "fingerprint": run_fingerprint}
+    record = _record(step, run_fingerprint)
     if not is_known:
         remove_set_aside(folder)
         folder.write_record(record)
         crash.reach("run recorded")
     with doing("checking what an earlier run has done"):
-        before = _recognised(step, folder, run_fingerprint, redo)
+        before = _recognised(step, folder, run_fingerprint, redo, step.shards)
         aside = _set_aside_before(folder, run_fingerprint)
     if is_known:
         aside = [*_make_room(step, folder, before, aside, record, keep_vanished=keep_vanished), *aside]
@@ -222,31 +270,13 @@ def run(
         step.tally.resume(results)
         on_resume(len(results), sum(result.num_read for result in results.values()))
 
-    def write(shard: Shard, computed: Any) -> ShardResult:
-        result = step.write(shard, computed, str(folder.path))
-        crash.reach("shard written")
-        result = folder.mark_finished(shard, result, run_fingerprint, step.models).result
-        crash.reach("shard done")
-        return result
-
     pending = [shard for shard in step.shards if shard.name not in results]
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
-        writing: tuple[str, Future[ShardResult]] | None = None
-        with contextlib.closing(step.compute_each(pending)) as computing:
-            for shard, computed in computing:
-                if writing is not None:
-                    with doing("write"):
-                        results[writing[0]] = writing[1].result()
-                writing = (shard.name, writer.submit(write, shard, computed))
-                del computed
-        if writing is not None:
-            with doing("write"):
-                results[writing[0]] = writing[1].result()
-        in_order = {shard.name: results[shard.name] for shard in step.shards}
-        for shard, computed in step.kept() if keep_vanished else ():
-            with doing("keeping rows whose inputs have vanished"):
-                in_order[shard.name] = write(shard, computed)
-            summary.num_kept += in_order[shard.name].num_read
+    _do(step, folder, pending, run_fingerprint, results, do_pending, aside, list(before.done.values()))
+    in_order = {shard.name: results[shard.name] for shard in step.shards}
+    for shard, computed in step.kept() if keep_vanished else ():
+        with doing("keeping rows whose inputs have vanished"):
+            in_order[shard.name] = write_shard(step, folder, shard, computed, run_fingerprint).result
+        summary.num_kept += in_order[shard.name].num_read
     summary.num_changed, summary.num_vanished, summary.num_retried = step.changes()
     crash.reach("shards all done")
     remove_set_aside(folder)
@@ -254,11 +284,117 @@ def run(
     return in_order
 
 
-def _recognised(step: Step, folder: RunFolder, run_fingerprint: str, redo: Callable[[ShardResult], bool] | None) -> _Before:
-    """What is there of earlier runs."""
-    planned = {shard.name: shard for shard in step.shards}
+def run_share(
+    step: Step,
+    folder: RunFolder,
+    summary: RunSummary,
+    on_resume: Callable[[int, int], None],
+    share: Share,
+    *,
+    do_pending: DoPending | None,
+) -> dict[str, ShardResult]:
+    """Do the pending shards of one share in `folder`, while others do other shares; nothing of theirs is touched.
+
+    A share is every N-th shard by name, so it is the same for the same inputs. Results of the share alone.
+
+    Raises OutputError as `run`, and where inputs have changed since the run began, which needs a run of the whole.
+    """
+    run_fingerprint = fingerprint(step.options)
+    if check_folder(step, folder):
+        step.use_columns((folder.read_record() or {}).get("columns"))
+    else:
+        folder.write_record(_record(step, run_fingerprint))
+    ours = sorted(step.shards, key=lambda shard: shard.name)[share.number :: share.count]
+    with doing("checking what an earlier run has done"):
+        before = _recognised(step, folder, run_fingerprint, None, ours)
+        if before.stale or is_set_aside(folder):
+            raise OutputError(
+                f"{folder.path}: the inputs are not those that the run was begun with; run the same command once without "
+                "--part, which takes over what has not changed"
+            )
+    results = {name: shard.result for name, shard in before.done.items()}
+    summary.damaged = before.damaged
+    if results:
+        step.tally.resume(results)
+        on_resume(len(results), sum(result.num_read for result in results.values()))
+    pending = [shard for shard in sorted(ours, key=lambda shard: shard.number) if shard.name not in results]
+    _do(step, folder, pending, run_fingerprint, results, do_pending, [], [])
+    return results
+
+
+def _do(
+    step: Step,
+    folder: RunFolder,
+    pending: Sequence[Shard],
+    run_fingerprint: str,
+    results: dict[str, ShardResult],
+    do_pending: DoPending | None,
+    aside: list[EarlierShard],
+    done: list[EarlierShard],
+) -> None:
+    """Do shards, here or elsewhere; their results are added."""
+
+    def take(shard: Shard, found: EarlierShard, noted: Any) -> None:
+        results[shard.name] = found.result
+        step.note(noted)
+
+    if do_pending is None:
+        do_each(step, folder, pending, run_fingerprint, take)
+    elif pending:
+        do_pending(pending, aside, done, take)
+
+
+def _record(step: Step, run_fingerprint: str) -> dict[str, Any]:
+    """What the record of a run says."""
+    hint = HOW_TO_READ if step.provenance["format"] == SCORE_SET_FORMAT else {}
+    return {**step.provenance, **hint, "options": dict(step.options), "columns": step.columns, "fingerprint": run_fingerprint}
+
+
+def write_shard(step: Step, folder: RunFolder, shard: Shard, computed: Any, run_fingerprint: str) -> EarlierShard:
+    """Write a shard that was computed, its done-marker last."""
+    result = step.write(shard, computed, str(folder.path))
+    crash.reach("shard written")
+    crash.reach(f"shard {shard.name} written")
+    done = folder.mark_finished(shard, result, run_fingerprint, step.models)
+    crash.reach("shard done")
+    return done
+
+
+def do_each(step: Step, folder: RunFolder, shards: Iterable[Shard], run_fingerprint: str, on_done: OnDone) -> None:
+    """Compute and write shards as they come. While one is written, the next one is computed.
+
+    `on_done` is called by one thread at a time.
+    """
+
+    def write(shard: Shard, computed: Any) -> None:
+        on_done(shard, write_shard(step, folder, shard, computed, run_fingerprint), step.noted(computed))
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
+        writing: Future[None] | None = None
+        with contextlib.closing(step.compute_each(shards)) as computing:
+            for shard, computed in computing:
+                if writing is not None:
+                    with doing("write"):
+                        writing.result()
+                writing = writer.submit(write, shard, computed)
+                del computed
+        if writing is not None:
+            with doing("write"):
+                writing.result()
+
+
+def _recognised(
+    step: Step,
+    folder: RunFolder,
+    run_fingerprint: str,
+    redo: Callable[[ShardResult], bool] | None,
+    shards: Sequence[Shard],
+) -> _Before:
+    """What is there of earlier runs; where `shards` are not all of the step's, of these alone."""
+    planned = {shard.name: shard for shard in shards}
     marked = folder.finished_names()
-    names = [*(name for name in planned if name in marked), *sorted(marked - planned.keys())]
+    others = sorted(marked - planned.keys()) if len(shards) == len(step.shards) else []
+    names = [*(name for name in planned if name in marked), *others]
     before = _Before()
     for name, found in zip(names, _whole_shards([(folder, name) for name in names], run_fingerprint), strict=True):
         shard = planned.get(name)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
+from beholder.errors import InputError
 from beholder.io import storage
 from beholder.notices import doing
 from beholder.scoring import embeddings
 from beholder.scoring.execute import Plan, execute
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
+from beholder.scoring.run import OtherOptionsError
 from beholder.scoring.summary import RunSummary
 from beholder.sources.find import find
 from beholder.sources.reader import ReadOptions
+
+if TYPE_CHECKING:
+    from beholder.scoring.hand_out import HandOut
 
 __all__ = ["EmbedOptions", "ScoreOptions", "embed", "plan", "score"]
 
@@ -35,18 +42,46 @@ def score(
     Raises:
         BeholderError: bad input, a refused head, an output in the way, a full disk, ...
     """
-    return execute(plan(options), options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume)
+
+    def do() -> RunSummary:
+        with _workers(options) as workers:
+            planned, hand_out = plan(options, workers), None if workers is None else workers.do
+            return execute(planned, options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume, hand_out=hand_out)
+
+    try:
+        return do()
+    except OtherOptionsError as error:
+        if options.part is None or options.precision != "auto" or error.option != "--precision":
+            raise
+    return do()  # another part has begun meanwhile, and its precision holds for all
 
 
 embed = score
 
 
-def plan(options: ScoreOptions | EmbedOptions) -> Plan:
+@contextlib.contextmanager
+def _workers(options: ScoreOptions | EmbedOptions) -> Iterator[HandOut | None]:
+    """The processes that do the shards; None: this one does them. Raises InputError for devices that are none."""
+    if options.devices is None:
+        yield None
+        return
+    if options.device != "auto":
+        raise InputError(f"--device {options.device} beside --devices {options.devices}: name devices once")
+    from beholder.scoring.devices import ChildWorkers, devices_of
+    from beholder.scoring.hand_out import HandOut
+
+    with HandOut(ChildWorkers(devices_of(options.devices))) as workers:
+        yield workers
+
+
+def plan(options: ScoreOptions | EmbedOptions, workers: HandOut | None = None) -> Plan:
     """Find and check everything the job needs. Raises BeholderError; nothing has been written by then."""
+    open_tower = None if workers is None else workers.open_tower
     if isinstance(options, EmbedOptions):
         from beholder.scoring.pictures import plan_embeddings
 
-        return plan_embeddings(options, options.out or _default_output(options.sources, "pictures", "embeddings"))
+        out = options.out or _default_output(options.sources, "pictures", "embeddings")
+        return plan_embeddings(options, out, open_tower=open_tower)
     read_options = ReadOptions(
         columns=options.columns or (),
         sample_column=options.sample_column,
@@ -58,7 +93,10 @@ def plan(options: ScoreOptions | EmbedOptions) -> Plan:
     if found.pictures:
         from beholder.scoring.pictures import plan_scores
 
-        return plan_scores(options, options.out or _default_output(options.sources, "pictures"), parts=found.pictures)
+        out = options.out or _default_output(options.sources, "pictures")
+        return plan_scores(options, out, parts=found.pictures, open_tower=open_tower)
+    if options.devices is not None and not options.devices.startswith("cpu"):
+        raise InputError(f"--devices {options.devices}: embeddings are scored on the processor; say cpu:N, or leave it out")
     out = options.out or _default_output(options.sources, "embeddings")
     return embeddings.plan_scores(options, out, parts=found.embeddings, read_options=read_options)
 

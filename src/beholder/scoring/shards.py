@@ -463,8 +463,11 @@ class RunFolder:
         return self.mark_finished(shard, earlier.result.with_files(files), run_fingerprint, models)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second run out of this folder; the system lifts the lock however this run ends. Raises OutputError."""
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
+        """Keep a second run out of this folder; the system lifts the lock however this run ends. Raises OutputError.
+
+        shared: keep only runs out that take it for themselves alone.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / LOCK_FILE).open("w")
@@ -473,7 +476,7 @@ class RunFolder:
         with lock:
             busy = OutputError(f"another run is writing {self.path}; wait for it, or choose another output")
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 is_current = os.fstat(lock.fileno()).st_ino == (self.path / LOCK_FILE).stat().st_ino
             except OSError:
                 raise busy from None

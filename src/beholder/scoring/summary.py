@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from beholder.columns import SCORES_FOLDER, in_order
 from beholder.io.schemas import merge_remarks
@@ -53,6 +53,7 @@ class RunSummary:
         num_ignored: files among the sources that are no pictures.
         embeddings: where embeddings are kept beside the scores, or None.
         bottleneck: the stage that the others waited for, or "".
+        part: where only a part of the job was done (`--part`): which, and how many shards it has; else None.
         check_seconds: what measuring took before that, to choose the precision; 0 where it was remembered.
         damaged: names of shards of earlier runs that were damaged, or lacked a file, and so were done again.
         num_changed, num_vanished, num_retried: since an earlier run: rows whose input was known and is another one now, rows
@@ -84,6 +85,7 @@ class RunSummary:
     num_ignored: int = 0
     embeddings: str | None = None
     bottleneck: str = ""
+    part: str | None = None
     check_seconds: float = 0.0
     damaged: list[str] = field(default_factory=list)
     num_unchecked: int = 0
@@ -196,6 +198,7 @@ class RunSummary:
             "bytes_read": self.num_bytes,
             "scores": scores,
             "waited_for": self.bottleneck,
+            "part": self.part,
             "notes": self.notes,
             "warnings": self.warnings,
         }
@@ -222,6 +225,15 @@ class PartSize:
     is_plain: bool = False
 
 
+class ShardCounts(NamedTuple):
+    """How far a shard is: rows whose end is known, bytes read for them, those rejected, those not done by an earlier run."""
+
+    rows: int = 0
+    num_bytes: int = 0
+    num_rejected: int = 0
+    num_new: int = 0
+
+
 class Tally:
     """Counts what is done. One thread counts, any may ask.
 
@@ -244,7 +256,9 @@ class Tally:
         self._found: dict[int, int] = {}
         """Rows of parts that did not tell how many they have, and that were read to their end."""
         self._at: int | None = None
-        self._at_rows = self._at_bytes = 0
+        self._open: dict[int, list[int]] = {}
+        """Rows and bytes read of each part at hand."""
+        self._put: dict[int, ShardCounts] = {}
         self._told: int | None = None
 
     def tell_total(self, num_rows: int) -> None:
@@ -270,8 +284,9 @@ class Tally:
         if shard.part != self._at:
             self._leave()
             self._at, self.part = shard.part, shard.part + 1
-        self._at_rows += rows
-        self._at_bytes += rows * _TAR_BLOCK_BYTES + -(-num_bytes // _TAR_BLOCK_BYTES) * _TAR_BLOCK_BYTES
+        is_at = self._open.setdefault(shard.part, [0, 0])
+        is_at[0] += rows
+        is_at[1] += rows * _TAR_BLOCK_BYTES + -(-num_bytes // _TAR_BLOCK_BYTES) * _TAR_BLOCK_BYTES
         self.num_done += rows
         self.num_bytes += num_bytes
         self.num_rejected += num_rejected
@@ -284,6 +299,21 @@ class Tally:
         """Say that there are no more rows."""
         self._leave()
         self._at = None
+
+    def put(self, shard: Shard, counts: ShardCounts, *, is_done: bool = False) -> None:
+        """Say how far a shard is that another process does, in place of what was said of it before; several may be at hand."""
+        before = self._put.get(shard.number, ShardCounts())
+        self._put[shard.number] = counts
+        self.num_done += counts.rows - before.rows
+        self.num_bytes += counts.num_bytes - before.num_bytes
+        self.num_rejected += counts.num_rejected - before.num_rejected
+        self.num_new += counts.num_new - before.num_new
+        self.part = max(self.part, shard.part + 1)
+        self._open[shard.part] = [counts.rows, counts.rows * _TAR_BLOCK_BYTES + counts.num_bytes]
+        if is_done:
+            self._close(shard.part)
+        if self.on_progress is not None and counts.num_new > before.num_new:
+            self.on_progress(counts.num_new - before.num_new, counts.num_bytes - before.num_bytes)
 
     def total(self) -> tuple[int | None, bool]:
         """How many rows there are, and whether that is certain; None where there is nothing to tell it by yet."""
@@ -305,21 +335,25 @@ class Tally:
                 left_bytes += size.num_bytes
             else:
                 return None, False
-            if part == self._at and size.is_plain and size.about_rows is None:
-                rows, num_bytes = rows + self._at_rows, num_bytes + self._at_bytes
+            if part in self._open and size.is_plain and size.about_rows is None:
+                rows, num_bytes = rows + self._open[part][0], num_bytes + self._open[part][1]
         if is_certain:
             return max(known, self.num_done), True
         if left_bytes and not (rows and num_bytes):
             return None, False
         left = about + (left_bytes * rows / num_bytes if left_bytes else 0)
-        is_open = self._at is not None and self._sizes[self._at].num_rows is None
-        return max(round(known + max(left, self._at_rows if is_open else 0)), self.num_done), False
+        at_hand = sum(is_at[0] for part, is_at in self._open.items() if self._sizes[part].num_rows is None)
+        return max(round(known + max(left, at_hand)), self.num_done), False
 
     def _leave(self) -> None:
         """The part at hand is done."""
-        if self._at is not None and self._sizes[self._at].num_rows is None:
-            self._found[self._at] = self._at_rows
-        self._at_rows = self._at_bytes = 0
+        if self._at is not None:
+            self._close(self._at)
+
+    def _close(self, part: int) -> None:
+        rows, _ = self._open.pop(part, (0, 0))
+        if self._sizes[part].num_rows is None:  # (such a part is one shard)
+            self._found[part] = rows
 
 
 _WAITING_SHARE = 0.5

@@ -83,13 +83,16 @@ def anonymous_file(name: str) -> int:
 class ChildProcess:
     """An interpreter that runs a module of ours, and the socket to it. One thread at a time may use it."""
 
-    def __init__(self, module: str, config: Mapping[str, Any], handles: Sequence[int] = ()) -> None:
+    def __init__(
+        self, module: str, config: Mapping[str, Any], handles: Sequence[int] = (), *, single_threaded: bool = True
+    ) -> None:
         """Start it; nothing of this program is imported there or forked. The thread that calls this must outlive it.
 
         Args:
             module: its `main` is called with `config` and what `set_up_process` needs.
             config: JSON-ready.
             handles: descriptors that it inherits.
+            single_threaded: whether libraries there use one thread, so that many workers do not get in each other's way.
 
         Raises:
             OSError, ValueError: it cannot be started.
@@ -105,7 +108,8 @@ class ChildProcess:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-c", _START, json.dumps(whole)],
                     stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr, start_new_session=True,
-                    env={**_MALLOC, **os.environ, **_ONE_THREAD}, pass_fds=(theirs.fileno(), *handles),
+                    env={**_MALLOC, **os.environ, **(_ONE_THREAD if single_threaded else {})},
+                    pass_fds=(theirs.fileno(), *handles),
                 )  # fmt: skip
             opened.pop_all()
 

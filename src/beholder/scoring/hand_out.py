@@ -1,0 +1,290 @@
+"""Hands the shards of a job out to workers, one per device, and sees to it that each is done: what dies is replaced."""
+
+from __future__ import annotations
+
+import queue
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from beholder.errors import BeholderError
+from beholder.notices import say
+from beholder.scoring.messages import Done, Failed, Job, Message, Opened, Progress, Ready
+from beholder.scoring.options import EmbedOptions, ScoreOptions
+from beholder.scoring.run import Step
+from beholder.scoring.shards import EarlierShard, Shard
+from beholder.scoring.summary import ShardCounts
+
+MOST_TRIES = 3
+"""A shard over which so many workers died is given up."""
+_MOST_STARTS = 3
+"""So many deaths in one place before anybody was ready there, and no other worker is started in it."""
+_MOST_DEATHS = 5
+"""So many deaths in one place, with no shard done in between, and it is left to the others."""
+_ROWS_AHEAD = 4096
+_LEAST_AHEAD = 2
+"""Shards are handed to a worker until so many rows, and so many shards, wait for it: it need not pause between two."""
+_LOOK_S = 1.0
+
+OnDone = Callable[[Shard, EarlierShard, Any], None]
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker is no more."""
+
+    why: str
+
+
+class Handle(ABC):
+    """A worker as whoever hands out sees it. What it says comes as (handle, message) in the queue it was started with.
+
+    Attributes:
+        name: for messages: "cuda:1", "node 10.0.0.7".
+        options: what it was started with; None for jobs without a tower.
+    """
+
+    name: str
+
+    @abstractmethod
+    def begin(self, job: Job) -> None:
+        """Have it make the step."""
+
+    @abstractmethod
+    def do(self, number: int) -> None:
+        """Have it do a shard."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it, whatever it is at."""
+
+
+Said = tuple[Handle, Message | Died]
+Options = ScoreOptions | EmbedOptions
+
+
+class Workforce(ABC):
+    """Starts workers: child processes of this machine, or actors of a cluster.
+
+    Attributes:
+        num_workers: how many are wanted.
+        said: what workers say.
+    """
+
+    num_workers: int
+
+    def __init__(self) -> None:
+        self.said: queue.SimpleQueue[Said] = queue.SimpleQueue()
+
+    @abstractmethod
+    def start(self, number: int, options: Options | None) -> Handle:
+        """Start a worker, which says `Opened`, `Failed` or `Died`.
+
+        Args:
+            number: 0 ... num_workers - 1.
+            options: those of the job, of which each worker takes its device; None: it needs no tower.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything, workers too."""
+
+
+@dataclass(eq=False)
+class _Place:
+    """A worker's place: who is there now.
+
+    Attributes:
+        number: of the place.
+        handle: None where nobody is.
+        is_ready: whether shards may be handed to it.
+        at_hand: shards that it has, and how many rows each may have.
+        num_failed_starts: deaths in a row before it was ready.
+        num_deaths: deaths in a row without a shard that was done.
+        waiting_for: what it waits for.
+    """
+
+    number: int
+    handle: Handle | None = None
+    is_opened: bool = False
+    is_ready: bool = False
+    at_hand: dict[int, int] = field(default_factory=dict)
+    num_failed_starts: int = 0
+    num_deaths: int = 0
+    is_given_up: bool = False
+    waiting_for: str = ""
+    last_words: str = ""
+
+
+class HandOut:
+    """Shards of one job on several workers. Used as a context manager; one thread uses it.
+
+    Args:
+        workforce: starts the workers.
+    """
+
+    def __init__(self, workforce: Workforce) -> None:
+        self._workforce = workforce
+        self._places = [_Place(number) for number in range(workforce.num_workers)]
+        self._options: Options | None = None
+
+    def __enter__(self) -> HandOut:
+        """Nothing is started yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all workers."""
+        self._workforce.close()
+
+    def open_tower(self, options: Options, _: Sequence[Any]) -> tuple[Any, None]:
+        """What the first worker says of the tower (`pictures.OpenTower`); the others get its precision and batch size."""
+        self._options = options
+        place = self._places[0]
+        self._start(place)
+        while True:
+            who, message = self._workforce.said.get()
+            if who is not place.handle:
+                continue
+            if isinstance(message, Opened):
+                place.is_opened = True
+                assert message.tower is not None
+                size = message.tower.batch_size if message.tower.device_type == "cpu" else options.batch_size
+                self._options = replace(options, precision=message.tower.precision, batch_size=size)
+                return message.tower, None
+            if isinstance(message, Failed):
+                raise message.error
+            if isinstance(message, Died):
+                self._died(place, message.why)
+                if place.is_given_up:
+                    raise BeholderError(f"no worker could be started: {place.last_words}")
+
+    def waiting_for(self) -> str:
+        """What most workers wait for."""
+        found = Counter(place.waiting_for for place in self._places if place.waiting_for)
+        return found.most_common(1)[0][0] if found else ""
+
+    def do(self, step: Step, job: Job, pending: Sequence[Shard], on_done: OnDone) -> None:
+        """Have all `pending` shards of the job done, the biggest first.
+
+        Args:
+            step: made for planning; its tally is told how far they are.
+            job: what workers are given.
+            pending: the shards.
+            on_done: told of each, in the order in which they are done.
+
+        Raises:
+            BeholderError: what a worker met that others would meet too; all workers are gone; or some shards could not be done,
+                over which workers died: then all others are.
+        """
+        step.asked_elsewhere = self.waiting_for
+        self._failed_at: dict[int, set[int]] = {}
+        sizes = {shard.number: step.num_rows_about(shard) for shard in pending}
+        by_number = {shard.number: shard for shard in pending}
+        waiting = sorted(sizes, key=lambda number: (-sizes[number], number))
+        tries: Counter[int] = Counter()
+        why: dict[int, str] = {}
+        lost: list[int] = []
+        left = set(sizes)
+        for place in self._places[: len(pending)]:
+            if place.handle is None:
+                self._start(place)
+            elif place.is_opened:
+                place.handle.begin(job)
+        while left:
+            for place in self._places:
+                self._top_up(place, waiting, sizes, tries)
+            if all(place.is_given_up for place in self._places[: len(pending)]):
+                words = next(place.last_words for place in self._places if place.last_words)
+                raise BeholderError(f"no worker is left: {words}")
+            try:
+                who, message = self._workforce.said.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+            found = next((place for place in self._places if place.handle is who), None)
+            if found is None:  # of one that was replaced meanwhile
+                continue
+            if isinstance(message, Opened):
+                found.is_opened = True
+                who.begin(job)
+            elif isinstance(message, Ready):
+                found.is_ready, found.num_failed_starts = True, 0
+            elif isinstance(message, Progress):
+                found.waiting_for = message.waiting_for
+                for number, counts in message.counts.items():
+                    if number in found.at_hand:
+                        step.tally.put(by_number[number], counts)
+            elif isinstance(message, Done):
+                found.at_hand.pop(message.number, None)
+                found.num_deaths = 0
+                if message.number in left:
+                    step.tally.put(by_number[message.number], message.counts, is_done=True)
+                    left.discard(message.number)
+                    on_done(by_number[message.number], message.shard, message.noted)
+            elif isinstance(message, Failed):
+                raise message.error
+            else:
+                for number in found.at_hand:
+                    step.tally.put(by_number[number], ShardCounts())
+                    tries[number] += 1
+                    self._failed_at.setdefault(number, set()).add(found.number)
+                    why[number] = message.why
+                    if tries[number] >= MOST_TRIES:
+                        lost.append(number)
+                        left.discard(number)
+                    else:
+                        waiting.insert(0, number)
+                self._died(found, message.why)
+        if lost:
+            names = ", ".join(by_number[number].name for number in sorted(lost)[:3])
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            what = "1 shard" if len(lost) == 1 else f"{len(lost):,} shards"
+            raise BeholderError(
+                f"{what} could not be done, over which {MOST_TRIES} workers died ({names}{more}: {why[min(lost)]}); all others "
+                "are done, and the same command tries these again"
+            )
+
+    def _start(self, place: _Place) -> None:
+        place.handle, place.is_opened, place.is_ready, place.waiting_for = None, False, False, ""
+        place.at_hand = {}
+        place.handle = self._workforce.start(place.number, self._options)
+
+    def _died(self, place: _Place, why: str) -> None:
+        """Put another worker in a place, unless several have failed there."""
+        handle = place.handle
+        assert handle is not None
+        handle.stop()
+        place.last_words = f"{handle.name}: {why}"
+        place.num_failed_starts += not place.is_ready
+        place.num_deaths += 1
+        place.handle, place.at_hand, place.is_ready = None, {}, False
+        others = any(not other.is_given_up for other in self._places if other is not place)
+        if place.num_failed_starts >= _MOST_STARTS or (others and place.num_deaths >= _MOST_DEATHS):
+            place.is_given_up = True
+            say(f"{place.last_words}; {place.num_deaths} times without a shard done, so it is left out")
+            return
+        say(f"{place.last_words}; another one is started in its place")
+        self._start(place)
+
+    def _top_up(self, place: _Place, waiting: list[int], sizes: dict[int, int], tries: Counter[int]) -> None:
+        """Hand shards to a worker until enough wait for it. One over which a worker died is handed out alone."""
+        if not place.is_ready or place.handle is None:
+            return
+        if any(tries[number] for number in place.at_hand):
+            return
+        while len(place.at_hand) < _LEAST_AHEAD or sum(place.at_hand.values()) < _ROWS_AHEAD:
+            number = next((number for number in waiting if self._may_have(place, number)), None)
+            if number is None or (tries[number] and place.at_hand):
+                return
+            waiting.remove(number)
+            place.at_hand[number] = sizes[number]
+            place.handle.do(number)
+            if tries[number]:
+                return
+
+    def _may_have(self, place: _Place, number: int) -> bool:
+        """Whether a shard is for a worker of this place: not where one died over it, unless one did everywhere."""
+        failed_at = self._failed_at.get(number, set())
+        others = {other.number for other in self._places if other.handle is not None}
+        return place.number not in failed_at or others <= failed_at

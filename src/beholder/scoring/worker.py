@@ -1,0 +1,233 @@
+"""A process that does shards of a job which another one planned: it makes the step anew, and does what it is told.
+
+Whoever hands out shards (`scoring.hand_out`) talks to a `ShardWorker` over a socket to a child process (`scoring.devices`), or
+by calls of an actor, with `scoring.messages`. Shards and done-markers are written here; only the small record of each comes
+back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import beholder
+from beholder.errors import BeholderError, HeadError, InputError, OutputError
+from beholder.scoring.messages import Command, Done, Failed, Job, Message, Open, Opened, Progress, Ready
+from beholder.scoring.options import EmbedOptions, ScoreOptions
+from beholder.scoring.run import Step, do_each
+from beholder.scoring.shards import EarlierShard, RunFolder, Shard, difference, fingerprint
+from beholder.scoring.summary import ShardCounts, Tally
+
+if TYPE_CHECKING:
+    from beholder.engine.engine import Engine
+
+_IDLE_S = 0.05
+"""After so long without another shard, those at hand are finished: else pictures would wait for others to fill their batch."""
+_TELL_S = 0.25
+
+
+class ShardWorker:
+    """Does shards as they are handed to it. `send` is called by one thread at a time; it must not fail.
+
+    on_broken: called once, by any thread, with what happened, when something went wrong that is nobody's input: the worker is
+    of no more use then, and another one may fare better.
+    """
+
+    def __init__(self, send: Callable[[Message], None], on_broken: Callable[[str], None]) -> None:
+        self._send_it, self._on_broken = send, on_broken
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._shards: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_over = threading.Event()
+
+    def open(self, options: ScoreOptions | EmbedOptions | None) -> None:
+        """Load the tower of a job on pictures (None: it has none) and answer `Opened`."""
+        with self._failures():
+            tower = None
+            if options is not None:
+                from beholder.scoring.pictures import heads_of
+                from beholder.scoring.tower import open_engine
+
+                tower, self._engine = open_engine(options, heads_of(options))
+            self._send(Opened(tower))
+
+    def begin(self, job: Job) -> None:
+        """Make the step and answer `Ready`; then `do` may be called."""
+        with self._failures():
+            step = _step_of(job, self._engine)
+            step.tally = tally = _WorkerTally(step)
+            self._thread = threading.Thread(target=self._work, args=(job, step, tally), name="beholder-shards", daemon=True)
+            self._send(Ready())
+            self._thread.start()
+
+    def do(self, number: int) -> None:
+        """Have the shard of this number done, after those that were handed out before."""
+        self._shards.put(number)
+
+    def close(self) -> None:
+        """No more shards come; waits until those at hand are done."""
+        self._shards.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _send(self, message: Message) -> None:
+        with self._lock:
+            self._send_it(message)
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Report what goes wrong."""
+        try:
+            yield
+        except BeholderError as error:
+            self._send(Failed(_can_be_sent(error)))
+        except BaseException as error:
+            traceback.print_exc()
+            self._on_broken(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+    def _work(self, job: Job, step: Step, tally: _WorkerTally) -> None:
+        folder = RunFolder(Path(job.folder))
+
+        def take(shard: Shard, done: EarlierShard, noted: Any) -> None:
+            self._send(Done(shard.number, done, noted, tally.of(shard)))
+
+        telling = threading.Thread(target=self._tell, args=(step, tally), name="beholder-tell", daemon=True)
+        telling.start()
+        with self._failures(), step.staying_open():
+            while (first := self._shards.get()) is not None:
+                do_each(step, folder, self._until_idle(step, first), job.fingerprint, take)
+        self._is_over.set()
+        telling.join()
+
+    def _until_idle(self, step: Step, number: int) -> Iterator[Shard]:
+        """Shards that were handed out, until none has come for a moment."""
+        while True:
+            yield step.shards[number]
+            try:
+                following = self._shards.get(timeout=_IDLE_S)
+            except queue.Empty:
+                return
+            if following is None:
+                self._shards.put(None)
+                return
+            number = following
+
+    def _tell(self, step: Step, tally: _WorkerTally) -> None:
+        while not self._is_over.wait(_TELL_S):
+            if counts := tally.news():
+                self._send(Progress(counts, step.waiting_for()))
+
+
+class _WorkerTally(Tally):
+    """Counts by shard, for the process that hands out."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__([], [])
+        self._counts: dict[int, ShardCounts] = {}
+        self._news: set[int] = set()
+        self._counting = threading.Lock()
+
+    def add(self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True) -> None:
+        """Count rows of a shard."""
+        with self._counting:
+            was = self._counts.get(shard.number, ShardCounts())
+            more = (rows, num_bytes, num_rejected, rows if are_new else 0)
+            self._counts[shard.number] = ShardCounts(*(old + new for old, new in zip(was, more, strict=True)))
+            self._news.add(shard.number)
+
+    def end(self) -> None:
+        """Others may come."""
+
+    def of(self, shard: Shard) -> ShardCounts:
+        """All counts of a shard that is done; nothing more is told of it."""
+        with self._counting:
+            self._news.discard(shard.number)
+            return self._counts.pop(shard.number, ShardCounts())
+
+    def news(self) -> dict[int, ShardCounts]:
+        """Counts that have changed since they were asked for."""
+        with self._counting:
+            found = {number: self._counts[number] for number in self._news if number in self._counts}
+            self._news.clear()
+            return found
+
+
+def _step_of(job: Job, engine: Engine | None) -> Step:
+    """The step of a job. Raises InputError where this process would make other results than the one that planned."""
+    recipe = job.recipe
+    if recipe.tower is not None:
+        from beholder.scoring.pictures import picture_step
+
+        step: Step = picture_step(recipe.options, recipe.out, recipe.parts, recipe.tower, engine)
+    else:
+        from beholder.scoring.embeddings import score_step
+
+        assert isinstance(recipe.options, ScoreOptions)
+        assert recipe.read_options is not None
+        step = score_step(recipe.options, recipe.out, recipe.parts, recipe.read_options)
+    if fingerprint(step.options) != job.fingerprint:
+        raise InputError(f"{_here()} would make other results: {difference(job.options, step.options)}")
+    if (changed := difference(job.file_metadata, step.file_metadata)) is not None:
+        raise InputError(f"{_here()} has other software than the one that hands out the work: {changed}")
+    step.use_columns(job.columns)
+    if job.earlier is not None:
+        step.take_earlier(job.earlier, job.done, retry=job.retry)
+    return step
+
+
+def _here() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()} (beholder {beholder.__version__})"
+
+
+def _can_be_sent(error: BeholderError) -> BeholderError:
+    """The error without what may not be pickled."""
+    plain = next(kind for kind in (OutputError, HeadError, InputError, BeholderError) if isinstance(error, kind))
+    return plain(str(error))
+
+
+def main(config: Mapping[str, Any]) -> None:
+    """A child process (`workers.child_process.ChildProcess`): obeys commands on its socket until they end."""
+    from beholder.workers.child_process import set_up_process
+
+    set_up_process(config["parent"])
+    os.chdir(config["folder"])
+    with Connection(config["socket"]) as connection:
+
+        def leave(text: str) -> None:
+            with contextlib.suppress(OSError):
+                print(text, file=sys.stderr, flush=True)
+            time.sleep(0.05)
+            os._exit(1)
+
+        def send(message: Message) -> None:
+            try:
+                connection.send(message)
+            except OSError:  # nobody is there any more
+                os._exit(0)
+
+        worker = ShardWorker(send, leave)
+        while True:
+            try:
+                command: Command = connection.recv()
+            except (EOFError, OSError):
+                os._exit(0)
+            if isinstance(command, Open):
+                worker.open(command.options)
+            elif isinstance(command, Job):
+                worker.begin(command)
+            elif command is None:
+                worker.close()
+                return
+            else:
+                worker.do(command)
