@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,32 @@ def test_what_is_no_part_is_refused(text: str, rows: Path, tmp_path: Path, plain
 def test_what_is_for_the_whole_is_refused(more: dict[str, Any], rows: Path, tmp_path: Path, plain_head: Path) -> None:
     with pytest.raises(BeholderError, match="without --part"):
         run(rows, tmp_path / "out", plain_head, part="0/2", **more)
+
+
+@pytest.mark.slow
+def test_the_job_file_of_the_docs_under_a_stand_in_for_the_scheduler(rows: Path, tmp_path: Path, plain_head: Path) -> None:
+    """`srun` runs what follows; each task has the variables that SLURM sets. SLURM itself was not there."""
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "srun" in block]
+    job, afterwards = (block.replace("-o ", f"--head {plain_head} --shard-rows 10 -o ") for block in blocks)
+    assert "#SBATCH --array=0-63\n" in job
+    shims = tmp_path / "shims"
+    shims.mkdir()
+    for name, line in (("srun", '"$@"'), ("beholder", f'{sys.executable} -m beholder "$@"')):
+        (shims / name).write_text(f"#!/bin/sh\nexec {line}\n")
+        (shims / name).chmod(0o755)
+    run(rows, tmp_path / "whole" / "out.parquet", plain_head)
+    settings = {"PATH": f"{shims}:{os.environ['PATH']}", "SOURCES": str(rows), "OUT": str(tmp_path / "out.parquet")}
+    settings |= {"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "0"}
+    for task in (2, 0):  # one was never run
+        done = subprocess.run(
+            ["bash", "-c", job],
+            env={**os.environ, **settings, "SLURM_ARRAY_TASK_ID": str(task)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"part {task} of 3" in done.stdout
+    done = subprocess.run(["bash", "-c", afterwards], env={**os.environ, **settings}, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr  # some are rejected
+    check_same(tmp_path / "whole" / "out.parquet", tmp_path / "out.parquet")

@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from beholder.errors import BeholderError, InputError
-from beholder.scoring.hand_out import Died, Handle, Options, Workforce
+from beholder.scoring.hand_out import Died, Handle, Workforce
 from beholder.scoring.messages import Command, Job, Open
-from beholder.scoring.tower import num_cores
+from beholder.scoring.tower import Options, num_cores
 from beholder.workers.child_process import ChildProcess, status_text
 
 _MODULE = "beholder.scoring.worker"

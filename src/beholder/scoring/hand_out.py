@@ -9,20 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from beholder.errors import BeholderError
+from beholder.errors import BeholderError, InputError
+from beholder.io import storage
 from beholder.notices import say
-from beholder.scoring.messages import Done, Failed, Job, Message, Opened, Progress, Ready
-from beholder.scoring.options import EmbedOptions, ScoreOptions
+from beholder.scoring.messages import Done, Failed, Job, Message, Note, Opened, Progress, Ready
 from beholder.scoring.run import Step
 from beholder.scoring.shards import EarlierShard, Shard
 from beholder.scoring.summary import ShardCounts
+from beholder.scoring.tower import Options
 
 MOST_TRIES = 3
 """A shard over which so many workers died is given up."""
-_MOST_STARTS = 3
-"""So many deaths in one place before anybody was ready there, and no other worker is started in it."""
-_MOST_DEATHS = 5
-"""So many deaths in one place, with no shard done in between, and it is left to the others."""
 _ROWS_AHEAD = 4096
 _LEAST_AHEAD = 2
 """Shards are handed to a worker until so many rows, and so many shards, wait for it: it need not pause between two."""
@@ -33,9 +30,10 @@ OnDone = Callable[[Shard, EarlierShard, Any], None]
 
 @dataclass(frozen=True)
 class Died:
-    """A worker is no more."""
+    """A worker is no more; `is_blameless`: what it was at has nothing to do with that."""
 
     why: str
+    is_blameless: bool = False
 
 
 class Handle(ABC):
@@ -62,7 +60,6 @@ class Handle(ABC):
 
 
 Said = tuple[Handle, Message | Died]
-Options = ScoreOptions | EmbedOptions
 
 
 class Workforce(ABC):
@@ -71,9 +68,15 @@ class Workforce(ABC):
     Attributes:
         num_workers: how many are wanted.
         said: what workers say.
+        most_starts: so many deaths in one place before anybody was ready there, and no other worker is started in it.
+        most_deaths: so many deaths in one place, with no shard done in between, and it is left to the others.
+        checks_visibility: whether workers are to look if they see the same input and output as this process.
     """
 
     num_workers: int
+    most_starts = 3
+    most_deaths = 5
+    checks_visibility = False
 
     def __init__(self) -> None:
         self.said: queue.SimpleQueue[Said] = queue.SimpleQueue()
@@ -101,6 +104,7 @@ class _Place:
         handle: None where nobody is.
         is_ready: whether shards may be handed to it.
         at_hand: shards that it has, and how many rows each may have.
+        begun: those of which it has told something.
         num_failed_starts: deaths in a row before it was ready.
         num_deaths: deaths in a row without a shard that was done.
         waiting_for: what it waits for.
@@ -111,6 +115,7 @@ class _Place:
     is_opened: bool = False
     is_ready: bool = False
     at_hand: dict[int, int] = field(default_factory=dict)
+    begun: set[int] = field(default_factory=set)
     num_failed_starts: int = 0
     num_deaths: int = 0
     is_given_up: bool = False
@@ -147,6 +152,8 @@ class HandOut:
             who, message = self._workforce.said.get()
             if who is not place.handle:
                 continue
+            if isinstance(message, Note):
+                say(message.text)
             if isinstance(message, Opened):
                 place.is_opened = True
                 assert message.tower is not None
@@ -179,6 +186,7 @@ class HandOut:
                 over which workers died: then all others are.
         """
         step.asked_elsewhere = self.waiting_for
+        job = replace(job, checks_visibility=self._workforce.checks_visibility)
         self._failed_at: dict[int, set[int]] = {}
         sizes = {shard.number: step.num_rows_about(shard) for shard in pending}
         by_number = {shard.number: shard for shard in pending}
@@ -209,11 +217,13 @@ class HandOut:
                 found.is_opened = True
                 who.begin(job)
             elif isinstance(message, Ready):
+                _check_probe(job.folder, message.probe, who.name)
                 found.is_ready, found.num_failed_starts = True, 0
             elif isinstance(message, Progress):
                 found.waiting_for = message.waiting_for
                 for number, counts in message.counts.items():
                     if number in found.at_hand:
+                        found.begun.add(number)
                         step.tally.put(by_number[number], counts)
             elif isinstance(message, Done):
                 found.at_hand.pop(message.number, None)
@@ -224,17 +234,19 @@ class HandOut:
                     on_done(by_number[message.number], message.shard, message.noted)
             elif isinstance(message, Failed):
                 raise message.error
-            else:
+            elif isinstance(message, Died):
+                begun = [number for number in found.at_hand if number in found.begun] or list(found.at_hand)[:1]
                 for number in found.at_hand:
                     step.tally.put(by_number[number], ShardCounts())
-                    tries[number] += 1
-                    self._failed_at.setdefault(number, set()).add(found.number)
-                    why[number] = message.why
+                    if number in begun and not message.is_blameless:
+                        tries[number] += 1
+                        self._failed_at.setdefault(number, set()).add(found.number)
+                        why[number] = message.why
                     if tries[number] >= MOST_TRIES:
                         lost.append(number)
                         left.discard(number)
                     else:
-                        waiting.insert(0, number)
+                        waiting.append(number)
                 self._died(found, message.why)
         if lost:
             names = ", ".join(by_number[number].name for number in sorted(lost)[:3])
@@ -247,7 +259,7 @@ class HandOut:
 
     def _start(self, place: _Place) -> None:
         place.handle, place.is_opened, place.is_ready, place.waiting_for = None, False, False, ""
-        place.at_hand = {}
+        place.at_hand, place.begun = {}, set()
         place.handle = self._workforce.start(place.number, self._options)
 
     def _died(self, place: _Place, why: str) -> None:
@@ -260,7 +272,8 @@ class HandOut:
         place.num_deaths += 1
         place.handle, place.at_hand, place.is_ready = None, {}, False
         others = any(not other.is_given_up for other in self._places if other is not place)
-        if place.num_failed_starts >= _MOST_STARTS or (others and place.num_deaths >= _MOST_DEATHS):
+        force = self._workforce
+        if place.num_failed_starts >= force.most_starts or (others and place.num_deaths >= force.most_deaths):
             place.is_given_up = True
             say(f"{place.last_words}; {place.num_deaths} times without a shard done, so it is left out")
             return
@@ -288,3 +301,15 @@ class HandOut:
         failed_at = self._failed_at.get(number, set())
         others = {other.number for other in self._places if other.handle is not None}
         return place.number not in failed_at or others <= failed_at
+
+
+def _check_probe(folder: str, probe: str, name: str) -> None:
+    """Look whether what a worker wrote is here, and take it away. Raises InputError."""
+    if not probe:
+        return
+    place = f"{folder.rstrip('/')}/{probe}"
+    if not storage.exists(place):
+        raise InputError(
+            f"{name} writes to a {folder} of its own, not to that of this machine; name an output that all nodes share"
+        )
+    storage.remove(place)

@@ -46,6 +46,7 @@ class Job:
         file_metadata: of the step, which the one that is made has to have.
         columns: `Step.columns` of the run.
         earlier, done, retry: as `Step.take_earlier` takes them; None: there is nothing to take over.
+        checks_visibility: whether to look that inputs and output are those of the one that hands out.
     """
 
     recipe: Recipe
@@ -57,6 +58,14 @@ class Job:
     earlier: list[EarlierShard] | None = None
     done: list[EarlierShard] = field(default_factory=list)
     retry: bool = False
+    checks_visibility: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line that the worker would say to its user."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ class Opened:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker has made the step; it takes shards."""
+    """The worker has made the step; it takes shards. `probe`: a file that it wrote into the run's folder, if it was to."""
+
+    probe: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ class Failed:
     error: BeholderError
 
 
-Message = Opened | Ready | Progress | Done | Failed
+Message = Note | Opened | Ready | Progress | Done | Failed
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ SMALLEST_MEMORY = 64_000_000
 
 SpaceCheck = Literal["on", "off"]
 SPACE_CHECKS: tuple[SpaceCheck, ...] = ("on", "off")
+JobEngine = Literal["local", "ray"]
+JOB_ENGINES: tuple[JobEngine, ...] = ("local", "ray")
 Vanished = Literal["drop", "keep"]
 VANISHED: tuple[Vanished, ...] = ("drop", "keep")
 PrecisionChoice = Precision | Literal["auto"]
@@ -108,6 +110,16 @@ class JobOptions:
         "Several devices of this machine, a process for each: all (GPUs), their numbers (0,1,3), or cpu:N for N processes. "
         "Results are the same, and a run may be continued on other devices of the kind.",
     )
+    engine: JobEngine = option(
+        "local", "local: this machine; ray: a Ray cluster, an actor for each GPU (see docs/scale.md).", choices=JOB_ENGINES
+    )
+    address: str | None = option(
+        None, "Of the Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local to start one here.", shown="auto"
+    )
+    actors: int | None = option(None, "Actors on the cluster.", shown="one for each GPU, else for each node", least=1)
+    actor_resources: str | None = option(
+        None, "What each actor takes of its node.", shown="num_gpus=1,num_cpus=1 beside GPUs, else num_cpus=2"
+    )
     part: str | None = option(
         None,
         "Do one share of the shards, K/N with K from 0 to N-1, beside others that do the other shares; slurm: as the task of a "
@@ -146,6 +158,14 @@ class JobOptions:
                 "--overwrite, --retry-rejects and --vanished keep are for the whole: run the command once without --part"
             )
         self.share()
+        of_ray = {"--address": self.address, "--actors": self.actors, "--actor-resources": self.actor_resources}
+        given = [flag for flag, value in of_ray.items() if value is not None]
+        if given and self.engine != "ray":
+            raise InputError(f"{given[0]} has no effect without --engine ray; leave one out, or add the other")
+        if self.engine == "ray" and self.devices is not None:
+            raise InputError("--devices is for this machine, --engine ray for a cluster; name one")
+        if self.actors is not None and self.actors < 1:
+            raise InputError("--actors must be at least 1")
 
     def share(self) -> Share | None:
         """What `--part` asks for. Raises InputError."""

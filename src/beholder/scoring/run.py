@@ -247,8 +247,7 @@ def run(
     """
     run_fingerprint = fingerprint(step.options)
     is_known = not anew and check_folder(step, folder)
-    for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("*/*/")):
-        storage.remove_stray_temporaries(place)
+    _remove_strays(folder)
     record = _record(step, run_fingerprint)
     if not is_known:
         remove_set_aside(folder)
@@ -272,6 +271,8 @@ def run(
 
     pending = [shard for shard in step.shards if shard.name not in results]
     _do(step, folder, pending, run_fingerprint, results, do_pending, aside, list(before.done.values()))
+    if do_pending is not None:
+        _remove_strays(folder)  # of workers that died
     in_order = {shard.name: results[shard.name] for shard in step.shards}
     for shard, computed in step.kept() if keep_vanished else ():
         with doing("keeping rows whose inputs have vanished"):
@@ -381,6 +382,12 @@ def do_each(step: Step, folder: RunFolder, shards: Iterable[Shard], run_fingerpr
         if writing is not None:
             with doing("write"):
                 writing.result()
+
+
+def _remove_strays(folder: RunFolder) -> None:
+    """Remove files that were being written when their process was killed."""
+    for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("*/*/")):
+        storage.remove_stray_temporaries(place)
 
 
 def _recognised(

@@ -62,6 +62,13 @@ embed = score
 @contextlib.contextmanager
 def _workers(options: ScoreOptions | EmbedOptions) -> Iterator[HandOut | None]:
     """The processes that do the shards; None: this one does them. Raises InputError for devices that are none."""
+    if options.engine == "ray":
+        from beholder.scoring.hand_out import HandOut
+        from beholder.scoring.ray_engine import RayWorkers, resources_of
+
+        with HandOut(RayWorkers(options.address or "auto", options.actors, resources_of(options.actor_resources))) as workers:
+            yield workers
+        return
     if options.devices is None:
         yield None
         return

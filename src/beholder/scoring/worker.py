@@ -15,14 +15,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import beholder
-from beholder.errors import BeholderError, HeadError, InputError, OutputError
-from beholder.scoring.messages import Command, Done, Failed, Job, Message, Open, Opened, Progress, Ready
+from beholder import notices
+from beholder.errors import BeholderError, HeadError, InputError, OutputError, os_error_text
+from beholder.io import storage
+from beholder.scoring.messages import Command, Done, Failed, Job, Message, Note, Open, Opened, Progress, Ready
 from beholder.scoring.options import EmbedOptions, ScoreOptions
 from beholder.scoring.run import Step, do_each
 from beholder.scoring.shards import EarlierShard, RunFolder, Shard, difference, fingerprint
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 _IDLE_S = 0.05
 """After so long without another shard, those at hand are finished: else pictures would wait for others to fill their batch."""
 _TELL_S = 0.25
+_MOST_CHECKED = 1000
 
 
 class ShardWorker:
@@ -53,7 +57,7 @@ class ShardWorker:
 
     def open(self, options: ScoreOptions | EmbedOptions | None) -> None:
         """Load the tower of a job on pictures (None: it has none) and answer `Opened`."""
-        with self._failures():
+        with self._failures(), notices.told_to(lambda text: self._send(Note(text))):
             tower = None
             if options is not None:
                 from beholder.scoring.pictures import heads_of
@@ -68,7 +72,7 @@ class ShardWorker:
             step = _step_of(job, self._engine)
             step.tally = tally = _WorkerTally(step)
             self._thread = threading.Thread(target=self._work, args=(job, step, tally), name="beholder-shards", daemon=True)
-            self._send(Ready())
+            self._send(Ready(_write_probe(job.folder) if job.checks_visibility else ""))
             self._thread.start()
 
     def do(self, number: int) -> None:
@@ -166,6 +170,8 @@ class _WorkerTally(Tally):
 def _step_of(job: Job, engine: Engine | None) -> Step:
     """The step of a job. Raises InputError where this process would make other results than the one that planned."""
     recipe = job.recipe
+    if job.checks_visibility:
+        _check_inputs(recipe.parts)
     if recipe.tower is not None:
         from beholder.scoring.pictures import picture_step
 
@@ -186,8 +192,37 @@ def _step_of(job: Job, engine: Engine | None) -> Step:
     return step
 
 
+def _check_inputs(parts: Sequence[Any]) -> None:
+    """Raise InputError where parts are not to be seen here, or are others; of many, some are looked at."""
+    for part in parts[:: max(1, len(parts) // _MOST_CHECKED)]:
+        try:
+            if not storage.is_local(part.path) or not storage.is_folder(part.path):
+                found = storage.size(part.path)
+                if part.num_bytes and found != part.num_bytes:
+                    raise InputError(
+                        f"{_here()} sees another {part.path}: {found:,} bytes, not {part.num_bytes:,}; inputs have to be "
+                        "the same on every node"
+                    )
+        except InputError as error:
+            if "sees another" in str(error):
+                raise
+            raise InputError(f"{_here()} cannot see the input: {error}") from None
+        except OSError as error:
+            raise InputError(f"{_here()} cannot see the input {part.path}: {os_error_text(error)}") from None
+
+
+def _write_probe(folder: str) -> str:
+    """Write a small file into the run's folder; its name. Raises OutputError."""
+    name = f".beholder-{uuid.uuid4().hex}.tmp"
+    try:
+        storage.write_bytes(f"{folder.rstrip('/')}/{name}", b"")
+    except OutputError as error:
+        raise OutputError(f"{_here()} cannot write the output: {error}") from None
+    return name
+
+
 def _here() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()} (beholder {beholder.__version__})"
+    return f"node {socket.gethostname()}, process {os.getpid()} (beholder {beholder.__version__})"
 
 
 def _can_be_sent(error: BeholderError) -> BeholderError:
