@@ -42,18 +42,22 @@ def score(
     Raises:
         BeholderError: bad input, a refused head, an output in the way, a full disk, ...
     """
-
-    def do() -> RunSummary:
+    may_try_again = options.part is not None and options.precision == "auto"
+    while True:
         with _workers(options) as workers:
-            planned, hand_out = plan(options, workers), None if workers is None else workers.do
-            return execute(planned, options, on_plan=on_plan, on_progress=on_progress, on_resume=on_resume, hand_out=hand_out)
-
-    try:
-        return do()
-    except OtherOptionsError as error:
-        if options.part is None or options.precision != "auto" or error.option != "--precision":
-            raise
-    return do()  # another part has begun meanwhile, and its precision holds for all
+            try:
+                return execute(
+                    plan(options, workers),
+                    options,
+                    on_plan=on_plan,
+                    on_progress=on_progress,
+                    on_resume=on_resume,
+                    hand_out=None if workers is None else workers.do,
+                )
+            except OtherOptionsError as error:
+                if not may_try_again or error.option != "--precision":
+                    raise
+                may_try_again = False  # another part has begun meanwhile, and its precision holds for all
 
 
 embed = score
