@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import beholder
 from beholder.errors import BeholderError, InputError
@@ -221,6 +223,7 @@ def test_devices_by_name(text: str, found: list[str]) -> None:
         ("cpu:0", "is no device"),
         ("0,0", "a device is named twice"),
         ("0,cpu", "name one kind"),
+        ("cpu:1000000", "at most 256 processes"),
     ],
 )
 def test_what_names_no_devices_is_refused(text: str, words: str) -> None:
@@ -243,6 +246,27 @@ def test_wrong_use_is_one_line(inputs: Path, tmp_path: Path, small_tower: Path, 
     with pytest.raises(InputError, match="embeddings are scored on the processor"):
         score(beholder_options(rows, tmp_path / "out", plain_head, devices="0,1"))
     assert not (tmp_path / "out").exists()
+
+
+def test_another_tower_at_the_second_look_ends_the_run(
+    inputs: Path, tmp_path: Path, small_tower: Path, plain_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tower is loaded once for the plan, and again by every process that comes later, such as in place of a dead one."""
+    monkeypatch.setenv("BEHOLDER_CRASH_AT", "shard done:1")
+    tower = tmp_path / "tower"
+    shutil.copytree(small_tower.parent, tower)
+    other = dict(load_file(small_tower))
+    name = next(name for name in other if name.endswith("mlp.fc1.bias"))
+    other[name] = other[name] + 1
+
+    def change(_: Any) -> None:
+        save_file(other, tower / small_tower.name)
+
+    options = score_options(
+        sources_of(inputs), tmp_path / "out", tower / small_tower.name, plain_head, device="auto", devices="cpu:2", shard_rows=2
+    )
+    with pytest.raises(InputError, match=r"has another tower, or another kind of device, than the first worker: sha256 was"):
+        score(options, on_plan=change)
 
 
 def test_bad_input_that_one_process_meets_ends_the_run_in_one_line(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:

@@ -136,6 +136,19 @@ def test_damage_in_a_share_is_mended(rows: Path, tmp_path: Path, plain_head: Pat
     check_same(tmp_path / "whole", tmp_path / "out")
 
 
+def test_a_finished_file_is_no_failure_of_a_part_that_is_run_again(rows: Path, tmp_path: Path, plain_head: Path) -> None:
+    out = tmp_path / "out.parquet"
+    run(rows, out, plain_head)
+    line = ["score", str(rows), "-o", str(out), "--head", str(plain_head), "--shard-rows", "10"]
+    assert program(*line, "--part", "1/3", env=dict(os.environ)).returncode == 0
+    assert program(*line, env=dict(os.environ)).returncode == 3
+
+
+def test_parts_need_a_folder_that_all_share(rows: Path, plain_head: Path) -> None:
+    with pytest.raises(OutputError, match="shards for a bucket are collected on one machine"):
+        score(ScoreOptions(sources=(str(rows),), out="memory://bucket/out", heads=(str(plain_head),), part="0/2"))
+
+
 @pytest.mark.parametrize(
     ("text", "environment", "found"),
     [

@@ -10,12 +10,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from beholder.errors import BeholderError, InputError
+from beholder.options import MOST_WORKERS
 from beholder.scoring.hand_out import Died, Handle, Workforce
 from beholder.scoring.messages import Command, Job, Open
 from beholder.scoring.tower import Options, num_cores
 from beholder.workers.child_process import ChildProcess, status_text
 
 _MODULE = "beholder.scoring.worker"
+_END_S = 5.0
 _CPU = re.compile(r"cpu(?::(\d+))?")
 
 
@@ -35,6 +37,8 @@ def devices_of(text: str) -> list[str]:
     for word in words:
         cpu = _CPU.fullmatch(word)
         if cpu is not None:
+            if int(cpu[1] or 1) > MOST_WORKERS:
+                raise InputError(f"--devices {text}: at most {MOST_WORKERS} processes")
             devices += ["cpu"] * int(cpu[1] or 1)
         elif re.fullmatch(r"(cuda:)?\d+", word):
             devices.append(f"cuda:{int(word.removeprefix('cuda:'))}")
@@ -125,6 +129,7 @@ class _Child(Handle):
         with contextlib.suppress(EOFError, OSError):
             while True:
                 self._workers.said.put((self, self._connection.recv()))
+                self._process.trim()
         if not self._is_stopped:
             status = self._process.stop()
             words = "; ".join(filter(None, (status_text(status), self._process.stderr_tail())))
@@ -136,6 +141,8 @@ class _Child(Handle):
             return
         self._is_stopped = True
         self._process.stop()
-        self._reading.join()
+        self._reading.join(_END_S)
+        if self._reading.is_alive():  # its process cannot be ended: a dead file system
+            return
         self._connection.close()
         self._process.close()

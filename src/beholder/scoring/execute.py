@@ -91,6 +91,7 @@ def execute(
             if not wants_retry and not drops_kept and found.is_current(step):
                 _check_kept(out, summary, earlier)
                 summary.num_kept = found.num_kept
+                summary.part = None if options.share() is None else f"{options.share()} (of what is finished)"
                 on_resume(len(step.shards), earlier.num_read)
                 _add(summary, out, [earlier])
                 return _with_examples(summary)
@@ -106,8 +107,15 @@ def execute(
             raise _needs_whole(out)
     do_pending = None if hand_out is None else partial(_do_elsewhere, plan, folder, options, hand_out)
     share = options.share()
+    if share is not None and not out.is_local:
+        raise OutputError(
+            f"--part beside {out.out}: shards for a bucket are collected on one machine; name a folder that all parts share"
+        )
     if share is not None:
         with folder.locked(shared=True):
+            if not options.overwrite and FinishedResult(out).result_of(step, identity) is not None:
+                out.remove_work()
+                raise OutputError(f"{out.out} was just finished by another run of the same command; nothing is left to do")
             started, step.tally.on_progress = time.perf_counter(), on_progress
             shares = run.run_share(step, folder, summary, on_resume, share, do_pending=do_pending)
             summary.num_new, summary.num_bytes = step.tally.num_new, step.tally.num_bytes

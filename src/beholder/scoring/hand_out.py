@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,8 +41,7 @@ class Handle(ABC):
     """A worker as whoever hands out sees it. What it says comes as (handle, message) in the queue it was started with.
 
     Attributes:
-        name: for messages: "cuda:1", "node 10.0.0.7".
-        options: what it was started with; None for jobs without a tower.
+        name: for messages: "cuda:1", "node gpu-7, process 4711".
     """
 
     name: str
@@ -107,7 +107,11 @@ class _Place:
         begun: those of which it has told something.
         num_failed_starts: deaths in a row before it was ready.
         num_deaths: deaths in a row without a shard that was done.
+        is_opened: whether it has its tower.
+        is_given_up: whether nobody is started here any more.
         waiting_for: what it waits for.
+        last_words: why the last one died.
+        probe: the file that it is to write into the run's folder.
     """
 
     number: int
@@ -121,6 +125,7 @@ class _Place:
     is_given_up: bool = False
     waiting_for: str = ""
     last_words: str = ""
+    probe: str = ""
 
 
 class HandOut:
@@ -134,6 +139,7 @@ class HandOut:
         self._workforce = workforce
         self._places = [_Place(number) for number in range(workforce.num_workers)]
         self._options: Options | None = None
+        self._failed_at: dict[int, set[int]] = {}
 
     def __enter__(self) -> HandOut:
         """Nothing is started yet."""
@@ -186,8 +192,14 @@ class HandOut:
                 over which workers died: then all others are.
         """
         step.asked_elsewhere = self.waiting_for
-        job = replace(job, checks_visibility=self._workforce.checks_visibility)
-        self._failed_at: dict[int, set[int]] = {}
+        try:
+            self._do(step, job, pending, on_done)
+        finally:  # they keep devices and memory, and nothing of theirs may be written once this is over
+            self._workforce.close()
+            for place in self._places:
+                self._take_probe(job.folder, place)
+
+    def _do(self, step: Step, job: Job, pending: Sequence[Shard], on_done: OnDone) -> None:
         sizes = {shard.number: step.num_rows_about(shard) for shard in pending}
         by_number = {shard.number: shard for shard in pending}
         waiting = sorted(sizes, key=lambda number: (-sizes[number], number))
@@ -199,7 +211,7 @@ class HandOut:
             if place.handle is None:
                 self._start(place)
             elif place.is_opened:
-                place.handle.begin(job)
+                self._begin(place, job)
         while left:
             for place in self._places:
                 self._top_up(place, waiting, sizes, tries)
@@ -215,9 +227,13 @@ class HandOut:
                 continue
             if isinstance(message, Opened):
                 found.is_opened = True
-                who.begin(job)
+                self._begin(found, job)
             elif isinstance(message, Ready):
-                _check_probe(job.folder, message.probe, who.name)
+                if not self._take_probe(job.folder, found):
+                    raise InputError(
+                        f"{who.name} writes to a {job.folder} of its own, not to that of this machine; name an output that all "
+                        "nodes share"
+                    )
                 found.is_ready, found.num_failed_starts = True, 0
             elif isinstance(message, Progress):
                 found.waiting_for = message.waiting_for
@@ -257,6 +273,20 @@ class HandOut:
                 "are done, and the same command tries these again"
             )
 
+    def _begin(self, place: _Place, job: Job) -> None:
+        assert place.handle is not None
+        place.probe = f".beholder-{uuid.uuid4().hex}.tmp" if self._workforce.checks_visibility else ""
+        place.handle.begin(replace(job, probe=place.probe))
+
+    def _take_probe(self, folder: str, place: _Place) -> bool:
+        """Whether the file is here that a worker was to write; it is taken away."""
+        if not place.probe:
+            return True
+        path, place.probe = storage.local_path(folder) / place.probe, ""
+        is_here = path.exists()
+        path.unlink(missing_ok=True)
+        return is_here
+
     def _start(self, place: _Place) -> None:
         place.handle, place.is_opened, place.is_ready, place.waiting_for = None, False, False, ""
         place.at_hand, place.begun = {}, set()
@@ -275,7 +305,8 @@ class HandOut:
         force = self._workforce
         if place.num_failed_starts >= force.most_starts or (others and place.num_deaths >= force.most_deaths):
             place.is_given_up = True
-            say(f"{place.last_words}; {place.num_deaths} times without a shard done, so it is left out")
+            times = "once" if place.num_deaths == 1 else f"{place.num_deaths} times in a row"
+            say(f"{place.last_words}; {times} without a shard done, so it is left out")
             return
         say(f"{place.last_words}; another one is started in its place")
         self._start(place)
@@ -286,7 +317,10 @@ class HandOut:
             return
         if any(tries[number] for number in place.at_hand):
             return
-        while len(place.at_hand) < _LEAST_AHEAD or sum(place.at_hand.values()) < _ROWS_AHEAD:
+        num_places = sum(not other.is_given_up for other in self._places)
+        num_left = sum(sizes[number] for number in waiting) + sum(sum(other.at_hand.values()) for other in self._places)
+        enough = min(_ROWS_AHEAD, num_left // (2 * num_places))
+        while len(place.at_hand) < _LEAST_AHEAD or sum(place.at_hand.values()) < enough:
             number = next((number for number in waiting if self._may_have(place, number)), None)
             if number is None or (tries[number] and place.at_hand):
                 return
@@ -299,17 +333,5 @@ class HandOut:
     def _may_have(self, place: _Place, number: int) -> bool:
         """Whether a shard is for a worker of this place: not where one died over it, unless one did everywhere."""
         failed_at = self._failed_at.get(number, set())
-        others = {other.number for other in self._places if other.handle is not None}
+        others = {other.number for other in self._places if other.is_ready}
         return place.number not in failed_at or others <= failed_at
-
-
-def _check_probe(folder: str, probe: str, name: str) -> None:
-    """Look whether what a worker wrote is here, and take it away. Raises InputError."""
-    if not probe:
-        return
-    place = f"{folder.rstrip('/')}/{probe}"
-    if not storage.exists(place):
-        raise InputError(
-            f"{name} writes to a {folder} of its own, not to that of this machine; name an output that all nodes share"
-        )
-    storage.remove(place)

@@ -46,7 +46,8 @@ class Job:
         file_metadata: of the step, which the one that is made has to have.
         columns: `Step.columns` of the run.
         earlier, done, retry: as `Step.take_earlier` takes them; None: there is nothing to take over.
-        checks_visibility: whether to look that inputs and output are those of the one that hands out.
+        probe: a name for a file that is written into the folder at first, to see whether it is the folder of the one that hands
+            out; inputs are looked at as well. "": neither is.
     """
 
     recipe: Recipe
@@ -58,7 +59,7 @@ class Job:
     earlier: list[EarlierShard] | None = None
     done: list[EarlierShard] = field(default_factory=list)
     retry: bool = False
-    checks_visibility: bool = False
+    probe: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker has made the step; it takes shards. `probe`: a file that it wrote into the run's folder, if it was to."""
-
-    probe: str = ""
+    """The worker has made the step; it takes shards."""
 
 
 @dataclass(frozen=True)
@@ -117,5 +116,5 @@ class Open:
     options: ScoreOptions | EmbedOptions | None
 
 
-Command = Open | Job | int | None
-"""What is sent to a worker over its socket: a number is a shard, None the end."""
+Command = Open | Job | int
+"""What is sent to a worker over its socket: a number is a shard."""

@@ -118,7 +118,7 @@ class JobOptions:
     )
     actors: int | None = option(None, "Actors on the cluster.", shown="one for each GPU, else for each node", least=1)
     actor_resources: str | None = option(
-        None, "What each actor takes of its node.", shown="num_gpus=1,num_cpus=1 beside GPUs, else num_cpus=2"
+        None, "What each actor takes of its node.", shown="a GPU and its share of the processors; without GPUs num_cpus=2"
     )
     part: str | None = option(
         None,
@@ -157,7 +157,8 @@ class JobOptions:
             raise InputError(
                 "--overwrite, --retry-rejects and --vanished keep are for the whole: run the command once without --part"
             )
-        self.share()
+        if (share := self.share()) is not None:  # in other processes "slurm" would be something else
+            object.__setattr__(self, "part", f"{share.number}/{share.count}")
         of_ray = {"--address": self.address, "--actors": self.actors, "--actor-resources": self.actor_resources}
         given = [flag for flag, value in of_ray.items() if value is not None]
         if given and self.engine != "ray":

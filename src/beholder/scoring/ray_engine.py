@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
+import re
+import signal
 import socket
 import threading
 from collections.abc import Mapping
@@ -19,6 +22,7 @@ from typing import Any
 
 import beholder
 from beholder.errors import BeholderError, InputError
+from beholder.notices import say
 from beholder.scoring.hand_out import Died, Handle, Workforce
 from beholder.scoring.messages import Command, Failed, Job, Message, Open
 from beholder.scoring.tower import Options, num_cores
@@ -31,6 +35,7 @@ _CPUS = 2
 """Of an actor without a GPU, where nothing is said."""
 _OWN_VARIABLES = "BEHOLDER_"
 _KNOWN = ("num_cpus", "num_gpus", "memory")
+_NOT_SO = {"CPU": "num_cpus", "GPU": "num_gpus", "object_store_memory": "memory"}
 
 
 def resources_of(text: str | None) -> dict[str, float]:
@@ -42,8 +47,11 @@ def resources_of(text: str | None) -> dict[str, float]:
             found[name] = float(value)
         except ValueError:
             is_ = ""
-        if not is_ or not name or not found[name] >= 0:
+        if not is_ or not name or not 0 <= found[name] < math.inf:
             raise InputError(f"--actor-resources {text}: {word.strip()!r} is not NAME=NUMBER, such as num_gpus=1")
+    wrong = next((name for name in found if name in _NOT_SO), None)
+    if wrong is not None:
+        raise InputError(f"--actor-resources {text}: it is {_NOT_SO[wrong]} that is asked for, not {wrong}")
     return found
 
 
@@ -80,16 +88,35 @@ class RayWorkers(Workforce):
         num_gpus = int(total.get("GPU", 0))
         nodes = sum(node["Alive"] for node in self._ray.nodes())
         self.num_workers = num_actors or num_gpus or nodes
-        self._resources = dict(resources) or ({"num_gpus": 1, "num_cpus": 1} if num_gpus else {"num_cpus": _CPUS})
+        self._resources = dict(resources) or (
+            {"num_gpus": 1, "num_cpus": self._cpus_a_gpu()} if num_gpus else {"num_cpus": _CPUS}
+        )
+        if not any(self._has_room(node["Resources"]) for node in self._ray.nodes() if node["Alive"]):
+            wanted = ", ".join(f"{name}={value:g}" for name, value in self._resources.items())
+            say(f"no node of the cluster has {wanted}; waiting for one to come (see --actor-resources)")
         self._started: list[_ActorHandle] = []
+
+    def _cpus_a_gpu(self) -> int:
+        """How many processors there are for each GPU, where there are fewest."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+        return max(1, min(int(node.get("CPU", 1) / node["GPU"]) for node in nodes))
+
+    def _has_room(self, totals: Mapping[str, float]) -> bool:
+        """Whether a node of these resources can hold an actor."""
+        names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+        return all(totals.get(names.get(name, name), 0) >= value for name, value in self._resources.items())
 
     def _connect(self, address: str) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)  # what concerns the user is said by us
         how: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if address == "local":
             how["include_dashboard"] = False
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        is_main = threading.current_thread() is threading.main_thread()
         try:
             _knock(address)
+            if is_main and address == "local":  # Ctrl-C is for this process: the cluster must not end first
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._ray.init(address=address, **how)
         except Exception as error:  # Ray's own, gRPC's, the system's
             text = " ".join(str(error).split())[:200]
@@ -97,6 +124,9 @@ class RayWorkers(Workforce):
                 f"--engine ray: no cluster at {address} ({text}); start one (ray start --head), give its --address, or say "
                 "--address local to start one on this machine"
             ) from None
+        finally:
+            for number, handler in handlers.items() if is_main else ():  # Ray puts its own in their place
+                signal.signal(number, handler)
 
     def start(self, number: int, options: Options | None) -> Handle:
         """Ask for an actor; it says that it is open once the cluster has room for it."""
@@ -133,8 +163,12 @@ class _ActorHandle(Handle):
         own = {name: value for name, value in resources.items() if name in _KNOWN}
         custom = {name: value for name, value in resources.items() if name not in _KNOWN}
         settings = {name: value for name, value in os.environ.items() if name.startswith(_OWN_VARIABLES)}
-        kind = ray.remote(ShardActor).options(**own, resources=custom or None, max_concurrency=4, max_restarts=0)
-        self._actor = kind.remote(str(Path.cwd()), settings, beholder.__version__, max(1, int(resources.get("num_cpus", 1))))
+        num_cpus = max(1, int(resources.get("num_cpus", 1)))
+        try:
+            kind = ray.remote(ShardActor).options(**own, resources=custom or None, max_concurrency=4, max_restarts=0)
+            self._actor = kind.remote(str(Path.cwd()), settings, beholder.__version__, num_cpus)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"--actor-resources: Ray refuses them: {' '.join(str(error).split())[:200]}") from None
         self._is_stopped = False
         self._listening = threading.Thread(target=self._listen, name="beholder-listen", daemon=True)
         self._listening.start()
@@ -194,9 +228,11 @@ def _why(error: Exception) -> tuple[str, bool]:
         return "beholder is not installed there as it is here; install the same on every node", False
     if "node has died" in text or "node has been" in text:
         return "its node is gone", True
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = next((line for line in lines if "exit" in line.lower() or "error" in line.lower()), lines[0] if lines else "")
-    return f"the actor ended ({type(error).__name__}: {told[:200]})", False
+    if type(error).__name__.startswith("RayTaskError"):  # raised in the actor, by `said`
+        last = [line.strip() for line in text.splitlines() if line.strip()][-1:]
+        return (last[0].removeprefix("RuntimeError: ")[:300] if last else "it failed"), False
+    found = re.search(r"exit type: (\w+)", text, re.IGNORECASE)
+    return f"its process ended ({found[1] if found else type(error).__name__})", False
 
 
 class ShardActor:
@@ -237,6 +273,14 @@ class ShardActor:
 
     def tell(self, command: Command) -> None:
         """Obey a command."""
+        try:
+            self._obey(command)
+        except BeholderError as error:
+            self._said.put(Failed(InputError(f"{self._name}: {error}")))
+        except Exception as error:  # nobody reads what a call raises
+            self._break(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+    def _obey(self, command: Command) -> None:
         if self._refused is not None:
             self._said.put(Failed(self._refused))
         elif isinstance(command, Open):
@@ -244,7 +288,7 @@ class ShardActor:
         elif isinstance(command, Job):
             options = self._share(command.recipe.options)
             self._worker.begin(replace(command, recipe=replace(command.recipe, options=options)))
-        elif command is not None:
+        else:
             self._worker.do(command)
 
     def _share(self, options: Options) -> Options:
@@ -262,6 +306,9 @@ class ShardActor:
             message = self._said.get(timeout=_LISTEN_S)
             while True:
                 if message is None:
+                    if found:
+                        self._said.put(None)
+                        return found
                     raise RuntimeError(self._broken)
                 found.append(message)
                 message = self._said.get_nowait()

@@ -301,10 +301,10 @@ def run_share(
     Raises OutputError as `run`, and where inputs have changed since the run began, which needs a run of the whole.
     """
     run_fingerprint = fingerprint(step.options)
-    if check_folder(step, folder):
-        step.use_columns((folder.read_record() or {}).get("columns"))
-    else:
-        folder.write_record(_record(step, run_fingerprint))
+    if not check_folder(step, folder):
+        folder.begin_record(_record(step, run_fingerprint))
+        check_folder(step, folder)  # another part may have been faster, with other options
+    step.use_columns((folder.read_record() or {}).get("columns"))
     ours = sorted(step.shards, key=lambda shard: shard.name)[share.number :: share.count]
     with doing("checking what an earlier run has done"):
         before = _recognised(step, folder, run_fingerprint, None, ours)
@@ -318,6 +318,8 @@ def run_share(
     if results:
         step.tally.resume(results)
         on_resume(len(results), sum(result.num_read for result in results.values()))
+    if all(shard.stop is not None for shard in ours):
+        step.tally.tell_total(sum(map(step.num_rows_about, ours)))
     pending = [shard for shard in sorted(ours, key=lambda shard: shard.number) if shard.name not in results]
     _do(step, folder, pending, run_fingerprint, results, do_pending, [], [])
     return results

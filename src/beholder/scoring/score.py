@@ -106,7 +106,7 @@ def plan(options: ScoreOptions | EmbedOptions, workers: HandOut | None = None) -
 
         out = options.out or _default_output(options.sources, "pictures")
         return plan_scores(options, out, parts=found.pictures, open_tower=open_tower)
-    if options.devices is not None and not options.devices.startswith("cpu"):
+    if options.devices is not None and "cpu" not in options.devices:
         raise InputError(f"--devices {options.devices}: embeddings are scored on the processor; say cpu:N, or leave it out")
     out = options.out or _default_output(options.sources, "embeddings")
     return embeddings.plan_scores(options, out, parts=found.embeddings, read_options=read_options)

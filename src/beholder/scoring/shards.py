@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -354,6 +355,18 @@ class RunFolder:
         """Write the record, whole or not at all."""
         storage.write_bytes(str(self.record_path), records.sealed(record, indent=2))
 
+    def begin_record(self, record: Mapping[str, Any]) -> None:
+        """Write the record, whole, where there is none: of several that begin at once the first one's stays."""
+        made = self.path / f".beholder-{uuid.uuid4().hex}.tmp"
+        storage.write_bytes(str(made), records.sealed(record, indent=2))
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.record_path.hardlink_to(made)
+        except OSError:  # a file system without links
+            storage.write_bytes(str(self.record_path), records.sealed(record, indent=2))
+        finally:
+            made.unlink(missing_ok=True)
+
     def marker_path(self, shard: str) -> Path:
         """Where the done-marker of the shard of this name stands."""
         return self.path / DONE_FOLDER / f"{shard}.json"
@@ -470,7 +483,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK_FILE).open("w")
+            lock = (self.path / LOCK_FILE).open("a+")  # (NFS wants what is shared to be readable)
         except OSError as error:
             raise writing_failed(str(self.path), error) from error
         with lock:

@@ -259,6 +259,7 @@ class Tally:
         self._open: dict[int, list[int]] = {}
         """Rows and bytes read of each part at hand."""
         self._put: dict[int, ShardCounts] = {}
+        self._told_of: dict[int, ShardCounts] = {}
         self._told: int | None = None
 
     def tell_total(self, num_rows: int) -> None:
@@ -312,8 +313,10 @@ class Tally:
         self._open[shard.part] = [counts.rows, counts.rows * _TAR_BLOCK_BYTES + counts.num_bytes]
         if is_done:
             self._close(shard.part)
-        if self.on_progress is not None and counts.num_new > before.num_new:
-            self.on_progress(counts.num_new - before.num_new, counts.num_bytes - before.num_bytes)
+        told = self._told_of.get(shard.number, ShardCounts())  # (of a shard that is begun again nothing is told twice)
+        if self.on_progress is not None and counts.num_new > told.num_new:
+            self._told_of[shard.number] = counts
+            self.on_progress(counts.num_new - told.num_new, max(0, counts.num_bytes - told.num_bytes))
 
     def total(self) -> tuple[int | None, bool]:
         """How many rows there are, and whether that is certain; None where there is nothing to tell it by yet."""

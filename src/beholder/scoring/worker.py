@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +32,7 @@ from beholder.scoring.summary import ShardCounts, Tally
 
 if TYPE_CHECKING:
     from beholder.engine.engine import Engine
+    from beholder.scoring.tower import TowerFacts
 
 _IDLE_S = 0.05
 """After so long without another shard, those at hand are finished: else pictures would wait for others to fill their batch."""
@@ -51,39 +51,35 @@ class ShardWorker:
         self._send_it, self._on_broken = send, on_broken
         self._lock = threading.Lock()
         self._engine: Engine | None = None
-        self._shards: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._tower: TowerFacts | None = None
+        self._shards: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._is_over = threading.Event()
 
     def open(self, options: ScoreOptions | EmbedOptions | None) -> None:
         """Load the tower of a job on pictures (None: it has none) and answer `Opened`."""
         with self._failures(), notices.told_to(lambda text: self._send(Note(text))):
-            tower = None
             if options is not None:
                 from beholder.scoring.pictures import heads_of
                 from beholder.scoring.tower import open_engine
 
-                tower, self._engine = open_engine(options, heads_of(options))
-            self._send(Opened(tower))
+                self._tower, self._engine = open_engine(options, heads_of(options))
+            self._send(Opened(self._tower))
 
     def begin(self, job: Job) -> None:
         """Make the step and answer `Ready`; then `do` may be called."""
         with self._failures():
+            if job.recipe.tower is not None and self._tower is not None:
+                _check_tower(self._tower, job.recipe.tower)
             step = _step_of(job, self._engine)
             step.tally = tally = _WorkerTally(step)
-            self._thread = threading.Thread(target=self._work, args=(job, step, tally), name="beholder-shards", daemon=True)
-            self._send(Ready(_write_probe(job.folder) if job.checks_visibility else ""))
-            self._thread.start()
+            if job.probe:
+                _write_probe(job.folder, job.probe)
+            self._send(Ready())
+            threading.Thread(target=self._work, args=(job, step, tally), name="beholder-shards", daemon=True).start()
 
     def do(self, number: int) -> None:
         """Have the shard of this number done, after those that were handed out before."""
         self._shards.put(number)
-
-    def close(self) -> None:
-        """No more shards come; waits until those at hand are done."""
-        self._shards.put(None)
-        if self._thread is not None:
-            self._thread.join()
 
     def _send(self, message: Message) -> None:
         with self._lock:
@@ -109,8 +105,8 @@ class ShardWorker:
         telling = threading.Thread(target=self._tell, args=(step, tally), name="beholder-tell", daemon=True)
         telling.start()
         with self._failures(), step.staying_open():
-            while (first := self._shards.get()) is not None:
-                do_each(step, folder, self._until_idle(step, first), job.fingerprint, take)
+            while True:
+                do_each(step, folder, self._until_idle(step, self._shards.get()), job.fingerprint, take)
         self._is_over.set()
         telling.join()
 
@@ -119,13 +115,9 @@ class ShardWorker:
         while True:
             yield step.shards[number]
             try:
-                following = self._shards.get(timeout=_IDLE_S)
+                number = self._shards.get(timeout=_IDLE_S)
             except queue.Empty:
                 return
-            if following is None:
-                self._shards.put(None)
-                return
-            number = following
 
     def _tell(self, step: Step, tally: _WorkerTally) -> None:
         while not self._is_over.wait(_TELL_S):
@@ -170,7 +162,7 @@ class _WorkerTally(Tally):
 def _step_of(job: Job, engine: Engine | None) -> Step:
     """The step of a job. Raises InputError where this process would make other results than the one that planned."""
     recipe = job.recipe
-    if job.checks_visibility:
+    if job.probe:
         _check_inputs(recipe.parts)
     if recipe.tower is not None:
         from beholder.scoring.pictures import picture_step
@@ -185,18 +177,29 @@ def _step_of(job: Job, engine: Engine | None) -> Step:
     if fingerprint(step.options) != job.fingerprint:
         raise InputError(f"{_here()} would make other results: {difference(job.options, step.options)}")
     if (changed := difference(job.file_metadata, step.file_metadata)) is not None:
-        raise InputError(f"{_here()} has other software than the one that hands out the work: {changed}")
+        raise InputError(f"{_here()} would write something else into its files than the one that hands out: {changed}")
     step.use_columns(job.columns)
     if job.earlier is not None:
         step.take_earlier(job.earlier, job.done, retry=job.retry)
     return step
 
 
+def _check_tower(found: TowerFacts, wanted: TowerFacts) -> None:
+    """Raise InputError where this process has another tower than the one that the job was planned with."""
+    names = ["sha256", "activation", "dim", "image_px", "device_type", "precision"]
+    names += ["batch_size"] if wanted.device_type == "cpu" else []
+    then, now = ({name: getattr(facts, name) for name in names} for facts in (wanted, found))
+    if (changed := difference(then, now)) is not None:
+        raise InputError(f"{_here()} has another tower, or another kind of device, than the first worker: {changed}")
+
+
 def _check_inputs(parts: Sequence[Any]) -> None:
     """Raise InputError where parts are not to be seen here, or are others; of many, some are looked at."""
     for part in parts[:: max(1, len(parts) // _MOST_CHECKED)]:
+        if getattr(part, "kind", "") == "files" and not storage.is_folder(part.path):
+            continue  # (files that were named one by one: each is looked at when it is read)
         try:
-            if not storage.is_local(part.path) or not storage.is_folder(part.path):
+            if not storage.is_folder(part.path):
                 found = storage.size(part.path)
                 if part.num_bytes and found != part.num_bytes:
                     raise InputError(
@@ -211,14 +214,12 @@ def _check_inputs(parts: Sequence[Any]) -> None:
             raise InputError(f"{_here()} cannot see the input {part.path}: {os_error_text(error)}") from None
 
 
-def _write_probe(folder: str) -> str:
-    """Write a small file into the run's folder; its name. Raises OutputError."""
-    name = f".beholder-{uuid.uuid4().hex}.tmp"
+def _write_probe(folder: str, name: str) -> None:
+    """Write a small file into the run's folder, which must be there. Raises OutputError."""
     try:
-        storage.write_bytes(f"{folder.rstrip('/')}/{name}", b"")
-    except OutputError as error:
-        raise OutputError(f"{_here()} cannot write the output: {error}") from None
-    return name
+        (storage.local_path(folder) / name).write_bytes(b"")
+    except OSError as error:
+        raise OutputError(f"{_here()} cannot write to {folder}: {os_error_text(error)}") from None
 
 
 def _here() -> str:
@@ -261,8 +262,5 @@ def main(config: Mapping[str, Any]) -> None:
                 worker.open(command.options)
             elif isinstance(command, Job):
                 worker.begin(command)
-            elif command is None:
-                worker.close()
-                return
             else:
                 worker.do(command)
