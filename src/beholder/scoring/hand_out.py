@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import uuid
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -103,7 +103,7 @@ class _Place:
         number: of the place.
         handle: None where nobody is.
         is_ready: whether shards may be handed to it.
-        at_hand: shards that it has, and how many rows each may have.
+        at_hand: shards that it has, and how many rows each may have; `rows_at_hand` together.
         begun: those of which it has told something.
         num_failed_starts: deaths in a row before it was ready.
         num_deaths: deaths in a row without a shard that was done.
@@ -119,6 +119,7 @@ class _Place:
     is_opened: bool = False
     is_ready: bool = False
     at_hand: dict[int, int] = field(default_factory=dict)
+    rows_at_hand: int = 0
     begun: set[int] = field(default_factory=set)
     num_failed_starts: int = 0
     num_deaths: int = 0
@@ -202,7 +203,8 @@ class HandOut:
     def _do(self, step: Step, job: Job, pending: Sequence[Shard], on_done: OnDone) -> None:
         sizes = {shard.number: step.num_rows_about(shard) for shard in pending}
         by_number = {shard.number: shard for shard in pending}
-        waiting = sorted(sizes, key=lambda number: (-sizes[number], number))
+        waiting = deque(sorted(sizes, key=lambda number: (-sizes[number], number)))
+        rows_left = sum(sizes.values())
         tries: Counter[int] = Counter()
         why: dict[int, str] = {}
         lost: list[int] = []
@@ -212,19 +214,22 @@ class HandOut:
                 self._start(place)
             elif place.is_opened:
                 self._begin(place, job)
+        may_take = list(self._places)
         while left:
-            for place in self._places:
-                self._top_up(place, waiting, sizes, tries)
+            for place in may_take:
+                self._top_up(place, waiting, sizes, tries, rows_left)
             if all(place.is_given_up for place in self._places[: len(pending)]):
                 words = next(place.last_words for place in self._places if place.last_words)
                 raise BeholderError(f"no worker is left: {words}")
             try:
                 who, message = self._workforce.said.get(timeout=_LOOK_S)
             except queue.Empty:
+                may_take = list(self._places)
                 continue
             found = next((place for place in self._places if place.handle is who), None)
             if found is None:  # of one that was replaced meanwhile
                 continue
+            may_take = list(self._places) if isinstance(message, Died) else [found]
             if isinstance(message, Opened):
                 found.is_opened = True
                 self._begin(found, job)
@@ -242,9 +247,10 @@ class HandOut:
                         found.begun.add(number)
                         step.tally.put(by_number[number], counts)
             elif isinstance(message, Done):
-                found.at_hand.pop(message.number, None)
+                found.rows_at_hand -= found.at_hand.pop(message.number, 0)
                 found.num_deaths = 0
                 if message.number in left:
+                    rows_left -= sizes[message.number]
                     step.tally.put(by_number[message.number], message.counts, is_done=True)
                     left.discard(message.number)
                     on_done(by_number[message.number], message.shard, message.noted)
@@ -261,6 +267,7 @@ class HandOut:
                     if tries[number] >= MOST_TRIES:
                         lost.append(number)
                         left.discard(number)
+                        rows_left -= sizes[number]
                     else:
                         waiting.append(number)
                 self._died(found, message.why)
@@ -289,7 +296,7 @@ class HandOut:
 
     def _start(self, place: _Place) -> None:
         place.handle, place.is_opened, place.is_ready, place.waiting_for = None, False, False, ""
-        place.at_hand, place.begun = {}, set()
+        place.at_hand, place.rows_at_hand, place.begun = {}, 0, set()
         place.handle = self._workforce.start(place.number, self._options)
 
     def _died(self, place: _Place, why: str) -> None:
@@ -311,21 +318,20 @@ class HandOut:
         say(f"{place.last_words}; another one is started in its place")
         self._start(place)
 
-    def _top_up(self, place: _Place, waiting: list[int], sizes: dict[int, int], tries: Counter[int]) -> None:
+    def _top_up(self, place: _Place, waiting: deque[int], sizes: dict[int, int], tries: Counter[int], rows_left: int) -> None:
         """Hand shards to a worker until enough wait for it. One over which a worker died is handed out alone."""
         if not place.is_ready or place.handle is None:
             return
-        if any(tries[number] for number in place.at_hand):
+        if tries and any(tries[number] for number in place.at_hand):
             return
-        num_places = sum(not other.is_given_up for other in self._places)
-        num_left = sum(sizes[number] for number in waiting) + sum(sum(other.at_hand.values()) for other in self._places)
-        enough = min(_ROWS_AHEAD, num_left // (2 * num_places))
-        while len(place.at_hand) < _LEAST_AHEAD or sum(place.at_hand.values()) < enough:
+        enough = min(_ROWS_AHEAD, rows_left // (2 * sum(not other.is_given_up for other in self._places)))
+        while len(place.at_hand) < _LEAST_AHEAD or place.rows_at_hand < enough:
             number = next((number for number in waiting if self._may_have(place, number)), None)
             if number is None or (tries[number] and place.at_hand):
                 return
             waiting.remove(number)
             place.at_hand[number] = sizes[number]
+            place.rows_at_hand += sizes[number]
             place.handle.do(number)
             if tries[number]:
                 return
