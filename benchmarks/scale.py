@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--count 20000] [--tower small|middle] [--sides ...] [--rounds 3] [--save]
 
-Pictures are small (70 x 60 JPEGs in tars of 1,000), with one decode worker for each process. With the small tower what is not
+Pictures are small (70 x 60 JPEGs in tars of 100), with one decode worker for each process. With the small tower what is not
 computing shows most; with the middle one, which a core computes for some 20 ms a picture, whether processes get in each other's
 way. Sides:
 
@@ -42,7 +42,7 @@ from tower_checkpoints import save_hugging_face
 
 DATA = result_files.REPOSITORY / "benchmarks" / "data"
 HEAD = "small_head.safetensors"
-EACH = 1000
+EACH = 100
 DIM = 24
 TOWERS = {
     "small": TowerShape.small(image_px=56, patch_px=14, width=64, dim=DIM),
