@@ -14,7 +14,7 @@ from beholder.notices import doing
 from beholder.scoreset.rejects import count_reasons, find_rejects
 from beholder.scoring import run
 from beholder.scoring.messages import Job, Recipe
-from beholder.scoring.options import JobOptions
+from beholder.scoring.options import JobOptions, Share
 from beholder.scoring.output import RunOutput
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import Step
@@ -106,35 +106,20 @@ def execute(
         if options.part is not None and FinishedResult(out).needs_opening(step):
             raise _needs_whole(out)
     do_pending = None if hand_out is None else partial(_do_elsewhere, plan, folder, options, hand_out)
+    step.tally.on_progress = on_progress
     share = options.share()
-    if share is not None and not out.is_local:
-        raise OutputError(
-            f"--part beside {out.out}: shards for a bucket are collected on one machine; name a folder that all parts share"
-        )
     if share is not None:
-        with folder.locked(shared=True):
-            if not options.overwrite and FinishedResult(out).result_of(step, identity) is not None:
-                out.remove_work()
-                raise OutputError(f"{out.out} was just finished by another run of the same command; nothing is left to do")
-            started, step.tally.on_progress = time.perf_counter(), on_progress
-            shares = run.run_share(step, folder, summary, on_resume, share, do_pending=do_pending)
-            summary.num_new, summary.num_bytes = step.tally.num_new, step.tally.num_bytes
-            summary.part = f"{share} ({len(shares):,} of {len(step.shards):,} shards)"
-            _add(summary, out, shares.values())
-            summary.rejects, summary.seconds = None, time.perf_counter() - started
-        return summary
+        return _execute_share(plan, folder, share, identity, on_resume, do_pending)
     with folder.locked():
         started, is_opened = time.perf_counter(), False
         if not options.overwrite:
             found = FinishedResult(out)
-            if earlier is None and found.result_of(step, identity) is not None:  # by a run that finished while this got ready
-                out.remove_work()
-                raise OutputError(f"{out.out} was just finished by another run of the same command; nothing is left to do")
+            if earlier is None:
+                _check_unfinished(out, found, step, identity)
             is_opened = found.needs_opening(step)
         if is_opened:
             with doing(f"opening {out.out} again"):
                 found.open_again()
-        step.tally.on_progress = on_progress
         try:
             results = run.run(
                 step,
@@ -162,6 +147,38 @@ def execute(
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     return _with_examples(summary)
+
+
+def _execute_share(
+    plan: Plan,
+    folder: RunFolder,
+    share: Share,
+    identity: str,
+    on_resume: Callable[[int, int], None],
+    do_pending: run.DoPending | None,
+) -> RunSummary:
+    """Do one share of the shards; nothing is joined, and the summary is of the share. Raises OutputError as `run_share`."""
+    step, out, summary = plan.step, plan.out, plan.summary
+    if not out.is_local:
+        raise OutputError(
+            f"--part beside {out.out}: shards for a bucket are collected on one machine; name a folder that all parts share"
+        )
+    with folder.locked(shared=True):
+        _check_unfinished(out, FinishedResult(out), step, identity)
+        started = time.perf_counter()
+        results = run.run_share(step, folder, summary, on_resume, share, do_pending=do_pending)
+        summary.num_new, summary.num_bytes = step.tally.num_new, step.tally.num_bytes
+        summary.part = f"{share} ({len(results):,} of {len(step.shards):,} shards)"
+        _add(summary, out, results.values())
+        summary.rejects, summary.seconds = None, time.perf_counter() - started
+    return summary
+
+
+def _check_unfinished(out: RunOutput, found: FinishedResult, step: Step, identity: str) -> None:
+    """Raise OutputError where another run of the same job has finished it while this one got ready."""
+    if found.result_of(step, identity) is not None:
+        out.remove_work()
+        raise OutputError(f"{out.out} was just finished by another run of the same command; nothing is left to do")
 
 
 def _needs_whole(out: RunOutput) -> OutputError:
