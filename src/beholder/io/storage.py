@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +48,9 @@ _MOST_WHOLE_BYTES = 8 << 20
 _BUFFER_BYTES = 1 << 16
 """Bytes of a column that are read from a local file at a time; there may be a thousand columns."""
 _SAMPLE_PIECES, _SAMPLE_BYTES = 16, 4096
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci"})
+"""Where a file that is being sent is not seen before it is whole."""
+_PIECE_OF_UPLOAD, _MOST_PIECES = 50 << 20, 9000
 _PROTOCOL_PACKAGES = {
     "s3": "beholder[s3]", "gs": "beholder[gs]", "gcs": "beholder[gs]",
 }  # fmt: skip
@@ -334,18 +338,21 @@ def natural_key(path: str) -> list[tuple[int, int, str]]:
     return [(1, int(piece), piece) if i % 2 else (0, 0, piece) for i, piece in enumerate(re.split(r"([0-9]+)", path))]
 
 
-def open_parquet(path: str, *, streamed: bool = False) -> ParquetFile:
+def open_parquet(path: str, *, streamed: bool = False, data: bytes | None = None) -> ParquetFile:
     """Open a Parquet file, local or remote; `streamed`: a remote one is read piece by piece, not a row group at once.
 
     A local one is read, not mapped: where it is cut short meanwhile, reading it fails, and a map would end the process.
+    `data`: what the file holds, where it has been fetched already.
 
     Raises InputError when it is not one, or is cut short. See `ParquetFile` for what reading it raises.
     """
     from beholder.io.parquet import ParquetFile
 
-    num_bytes = size(path)
+    num_bytes = size(path) if data is None else len(data)
     if num_bytes == 0:
         raise InputError(f"{path} is empty (0 bytes)")
+    if data is not None:
+        return ParquetFile(path, io.BytesIO(data), read_range=lambda start, stop: data[start:stop], pre_buffer=False)
     if is_local(path):
         return ParquetFile(path, str(local_path(path)), buffer_size=_BUFFER_BYTES, pre_buffer=False)
     buffer = _MOST_WHOLE_BYTES if streamed else 0
@@ -434,15 +441,31 @@ def check_text(path: str) -> None:
         raise OutputError(f"cannot write {path}: its name is no UTF-8 text; choose another output") from None
 
 
+@contextlib.contextmanager
+def write_errors(path: str) -> Iterator[None]:
+    """Turn whatever a remote file system or the system raises while writing `path` into one `OutputError` line."""
+    try:
+        yield
+    except BeholderError:
+        raise
+    except PermissionError as error:
+        if is_local(path):
+            raise writing_failed(path, error) from error
+        text = " ".join(str(error).split())[:300]
+        raise OutputError(f"cannot write {path}: access denied ({text}); check your credentials and its permissions") from error
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    except Exception as error:  # see `remote_errors`
+        if is_local(path):
+            raise
+        raise OutputError(f"cannot write {path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
 def _upload(temporary: Path, path: str) -> None:
     """Put a local file to a remote path as one object."""
     fs, inner = filesystem(path)
-    try:
+    with write_errors(path):
         fs.put_file(str(temporary), inner)
-    except OSError:
-        raise
-    except Exception as error:  # see `remote_errors`
-        raise OutputError(f"cannot write {path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _publish(temporary: Path, target: Path) -> None:
@@ -457,8 +480,98 @@ def _publish(temporary: Path, target: Path) -> None:
 
 def write_bytes(path: str, data: bytes, *, scratch: Path | None = None) -> None:
     """Write `data` to `path`, whole or not at all."""
+    if not is_local(path):
+        fs, inner = filesystem(path)
+        with write_errors(path):
+            fs.pipe_file(inner, data)
+        return
     with write_whole(path, scratch=scratch) as temporary:
         temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def open_whole(path: str, *, num_bytes: int = 0, scratch: Path | None = None) -> Iterator[IO[bytes]]:
+    """Give a file to write from front to back; on success it becomes `path` at once, on any failure nothing is left.
+
+    A remote one is sent in pieces as it is written (a multipart upload where the server has such), so that no copy of it is
+    made here; where a server shows files before they are whole it gets another name until then.
+
+    Args:
+        path: the result.
+        num_bytes: about how many are written, as far as that is known; servers take 10,000 pieces at most.
+        scratch: as of `write_whole`, for a local result.
+    """
+    if is_local(path):
+        with write_whole(path, scratch=scratch) as temporary, temporary.open("wb") as out:
+            yield out
+        return
+    fs, inner = filesystem(path)
+    is_whole_at_once = path.split("://", 1)[0].lower() in _OBJECT_STORES
+    folder, slash, _ = inner.rpartition("/")
+    place = inner if is_whole_at_once else f"{folder}{slash}.beholder-{secrets.token_hex(8)}.tmp"
+    piece = max(_PIECE_OF_UPLOAD, -(-num_bytes // _MOST_PIECES // (1 << 20)) << 20)
+    with write_errors(path):
+        if not is_whole_at_once and folder:
+            fs.makedirs(folder, exist_ok=True)
+        opened = fs.open(place, "wb", block_size=piece)
+    sink = RemoteSink(opened, path)
+    try:
+        yield cast("IO[bytes]", sink)
+    except BaseException:
+        _give_up(fs, opened, place if place != inner else None)
+        raise
+    with write_errors(path):
+        opened.close()
+        if place != inner:
+            fs.mv(place, inner)
+        fs.invalidate_cache(inner)
+
+
+def _give_up(fs: Any, opened: Any, place: str | None) -> None:
+    """Let go of a file that is being sent, without ending it; remove what stands at `place`."""
+    with contextlib.suppress(Exception):  # what went wrong before is told
+        if hasattr(opened, "discard"):
+            opened.discard()
+        opened.closed = True  # closing it, as the interpreter does, would end it
+    if place is not None:
+        with contextlib.suppress(Exception):
+            opened.close()
+            fs.rm_file(place)
+
+
+class RemoteSink(io.RawIOBase):
+    """A remote file that is written from front to back; a failing server is an OutputError.
+
+    Args:
+        opened: a file of fsspec's; whoever opened it ends it.
+        path: for messages.
+    """
+
+    def __init__(self, opened: Any, path: str) -> None:
+        self._opened, self._path, self._at = opened, path, 0
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """How many bytes have been written."""
+        return self._at
+
+    def write(self, data: Any) -> int:
+        """Take all of it."""
+        with write_errors(self._path):
+            piece = bytes(data)
+            self._opened.write(piece)
+        self._at += len(piece)
+        return len(piece)
+
+
+def open_stream(path: str, num_bytes: int | None = None) -> IO[bytes]:
+    """Open a file to be read from front to back, a remote one in pieces that are fetched ahead. The caller closes it."""
+    if is_local(path):
+        return open_binary(path)
+    return io.BufferedReader(RemoteStream(path, size(path) if num_bytes is None else num_bytes))
 
 
 def remove(path: str) -> None:

@@ -1,0 +1,335 @@
+"""Files below a folder that may be anywhere: listed with sizes and versions, put, copied, made once, fetched, removed."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import secrets
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from beholder.errors import reading_failed, writing_failed
+from beholder.io import storage
+
+_AT_ONCE = 16
+"""Requests to a server that run side by side."""
+_WHOLE_BYTES = 64 << 20
+"""A file of up to so many bytes is sent, or fetched, in one request."""
+_AHEAD = 8
+"""Files that are fetched ahead."""
+_COPY_BYTES = 1 << 20
+_DELETED_AT_ONCE = 1000
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "updated"),
+    *("mtime", "modified", "created"),
+)
+"""Where file systems say what changes when a file is written again, the surest first."""
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+class Entry(NamedTuple):
+    """A file as a listing shows it.
+
+    Attributes:
+        num_bytes: its size.
+        version: what changes when it is written again: the time in nanoseconds of a local file, a server's tag or time; ""
+            where nothing tells.
+    """
+
+    num_bytes: int
+    version: str
+
+    def is_as(self, other: Entry | None) -> bool:
+        """Whether a file that looked so is surely the one that looks like `other`."""
+        return self == other and self.version != ""
+
+
+def listing(folder: str) -> dict[str, Entry]:
+    """Every file below a folder, by its name relative to it; {} where there is none. On a server: one recursive listing."""
+    if storage.is_local(folder):
+        return dict(_walked(str(storage.local_path(folder))))
+    fs, inner = storage.filesystem(folder)
+    start = inner.rstrip("/") + "/"
+    with storage.remote_errors(folder):
+        fs.invalidate_cache()  # others write there, too
+        try:
+            found = fs.find(inner, detail=True)
+        except FileNotFoundError:
+            found = {}
+        fs.invalidate_cache()
+    files = ((name, entry) for name, entry in found.items() if name.startswith(start) and not name.endswith("/"))
+    return {name[len(start) :]: _entry(entry) for name, entry in files}
+
+
+def _walked(root: str) -> Iterator[tuple[str, Entry]]:
+    """Files below a local folder, through links to folders as well; a folder inside itself is left out."""
+    waiting = [(root, "", frozenset[tuple[int, int]]())]
+    while waiting:
+        folder, before, above = waiting.pop()
+        try:
+            status = os.stat(folder)  # noqa: PTH116 (a path for each of a million files takes too long)
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        waiting.append((entry.path, f"{before}{entry.name}/", above | {here}))
+                        continue
+                    try:
+                        status = entry.stat()
+                    except FileNotFoundError:  # a link that leads nowhere, or a file that has just vanished
+                        continue
+                    yield before + entry.name, Entry(status.st_size, str(status.st_mtime_ns))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise reading_failed(folder, error) from error
+
+
+def _entry(information: Mapping[str, Any]) -> Entry:
+    value = next((one for name in _VERSIONS if (one := information.get(name))), "")
+    if isinstance(value, datetime.datetime):
+        value = value.timestamp()
+    return Entry(int(information.get("size") or 0), str(value).strip('"'))
+
+
+def entry_of(path: str) -> Entry | None:
+    """How a file looks now; None where there is none."""
+    with storage.remote_errors(path):
+        try:
+            if storage.is_local(path):
+                status = storage.local_path(path).stat()
+                return Entry(status.st_size, str(status.st_mtime_ns))
+            fs, inner = storage.filesystem(path)
+            fs.invalidate_cache(inner)
+            information = fs.info(inner)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return None if information.get("type") == "directory" else _entry(information)
+
+
+def read_all(path: str) -> bytes | None:
+    """All bytes of a file; None where there is none. Raises InputError."""
+    with storage.remote_errors(path):
+        try:
+            if storage.is_local(path):
+                return storage.local_path(path).read_bytes()
+            fs, inner = storage.filesystem(path)
+            return _fetched(fs, inner)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _fetched(fs: Any, inner: str) -> bytes:
+    """All bytes of a remote file, in one request unless it is large; asked for all, back ends ask for its size first."""
+    data = b""
+    try:
+        data = fs.cat_file(inner, start=0, end=_WHOLE_BYTES)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception:  # an empty file has no such range, and not all servers know ranges
+        data = fs.cat_file(inner)
+    else:
+        if len(data) == _WHOLE_BYTES:
+            data = fs.cat_file(inner)
+    return bytes(data)
+
+
+def put_bytes(path: str, data: bytes) -> Entry:
+    """Write a file, whole or not at all; how it looks then."""
+    if storage.is_local(path):
+        storage.write_bytes(path, data)
+    else:
+        fs, inner = storage.filesystem(path)
+        with storage.write_errors(path):
+            said = fs.pipe_file(inner, data)
+        if isinstance(said, dict) and said.get("ETag"):
+            return _entry({"size": len(data), "ETag": said["ETag"]})
+    return entry_of(path) or Entry(len(data), "")
+
+
+def put_file(path: str, source: Path) -> Entry:
+    """Have the bytes of a local file at `path`, whole or not at all; how it looks then."""
+    num_bytes = source.stat().st_size
+    if num_bytes <= _WHOLE_BYTES and not storage.is_local(path):
+        return put_bytes(path, source.read_bytes())
+    with storage.write_whole(path) if storage.is_local(path) else contextlib.nullcontext(source) as ready:
+        if ready is not source:
+            shutil.copyfile(source, ready)
+        else:
+            fs, inner = storage.filesystem(path)
+            with storage.write_errors(path):
+                fs.put_file(str(source), inner)
+    return entry_of(path) or Entry(num_bytes, "")
+
+
+def create(path: str, data: bytes) -> bool:
+    """Write a file only if there is none: of several that try at once one succeeds, and the others are told False.
+
+    So it is on this machine, on network file systems, and on servers that take conditions (S3). On others two that try in the
+    same moment may both succeed.
+    """
+    if not storage.is_local(path):
+        fs, inner = storage.filesystem(path)
+        with storage.write_errors(path):
+            try:
+                fs.pipe_file(inner, data, mode="create")
+            except FileExistsError:
+                return False
+            except (TypeError, ValueError, NotImplementedError):  # a back end without conditions
+                if fs.exists(inner):
+                    return False
+                fs.pipe_file(inner, data)
+        return True
+    target = storage.local_path(path)
+    temporary = target.with_name(f".beholder-{secrets.token_hex(8)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        try:
+            target.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            try:
+                with target.open("xb") as out:
+                    out.write(data)
+            except FileExistsError:
+                return False
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise writing_failed(path, error) from error
+    return True
+
+
+def modified(path: str) -> float | None:
+    """When a file was written last, in seconds by the clock of whoever keeps it; None where there is no file, or no time."""
+    with storage.remote_errors(path):
+        try:
+            if storage.is_local(path):
+                return storage.local_path(path).stat().st_mtime
+            fs, inner = storage.filesystem(path)
+            fs.invalidate_cache(inner)
+            found: datetime.datetime = fs.modified(inner)
+        except (FileNotFoundError, NotImplementedError, KeyError):
+            return None
+    return found.timestamp()
+
+
+def copy(source: str, target: str) -> None:
+    """Have a file under another name as well, in place of what is there: linked, or copied by the server, where that can be.
+
+    Raises OutputError and InputError.
+    """
+    if storage.is_local(source) and storage.is_local(target):
+        try:
+            storage.local_path(target).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(storage.local_path(source), storage.local_path(target))
+        except OSError as error:
+            raise writing_failed(target, error) from error
+        return
+    fs, inner = storage.filesystem(source)
+    other, place = storage.filesystem(target)
+    if fs is other:
+        with storage.write_errors(target):
+            fs.cp_file(inner, place)
+            fs.invalidate_cache(place)
+        return
+    with storage.remote_errors(source), storage.open_binary(source) as file, storage.open_whole(target) as out:
+        shutil.copyfileobj(file, out, _COPY_BYTES)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Have a local file under another name as well, in place of what is there. Raises OSError."""
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def in_threads(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+    """What `work` gives for each item, in order; several at once, and few are begun before the one that is taken."""
+    with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="beholder-place") as pool:
+        waiting: deque[Future[Found]] = deque()
+        rest = iter(items)
+        try:
+            while True:
+                waiting += [pool.submit(work, item) for item in islice(rest, 2 * _AT_ONCE - len(waiting))]
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def copy_all(pairs: Sequence[tuple[str, str]]) -> None:
+    """`copy` for (source, target)s; several at once where a server does it."""
+    if all(storage.is_local(source) for source, _ in pairs):
+        for source, target in pairs:
+            copy(source, target)
+        return
+    for _ in in_threads(lambda pair: copy(*pair), pairs):
+        pass
+
+
+def remove_all(paths: Sequence[str]) -> None:
+    """Delete these files of one place, as far as they are there. Raises OutputError."""
+    if not paths:
+        return
+    if storage.is_local(paths[0]):
+        for path in paths:
+            storage.remove(path)
+        return
+    fs = storage.filesystem(paths[0])[0]
+    inner = [storage.filesystem(path)[1] for path in paths]
+    if hasattr(fs, "_bulk_delete") and not any(mark in name for name in inner for mark in "*?["):
+        with storage.write_errors(paths[0]):
+            for low in range(0, len(inner), _DELETED_AT_ONCE):
+                fs.rm(inner[low : low + _DELETED_AT_ONCE])
+        return
+
+    def remove(name: str) -> None:
+        with storage.write_errors(paths[0]), contextlib.suppress(FileNotFoundError):
+            fs.rm_file(name)
+
+    for _ in in_threads(remove, inner):
+        pass
+
+
+def fetched_ahead(files: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, bytes | None]]:
+    """(path, size, bytes) of each of these (path, size), a few fetched ahead; no bytes of local files, and of large ones.
+
+    Raises InputError for one that is gone.
+    """
+    waiting: deque[tuple[str, int, Future[bytes] | None]] = deque()
+    with contextlib.ExitStack() as opened:
+        pool: ThreadPoolExecutor | None = None
+        rest = iter(files)
+        try:
+            while True:
+                for path, num_bytes in islice(rest, _AHEAD - len(waiting)):
+                    fetching = None
+                    if not storage.is_local(path) and num_bytes <= _WHOLE_BYTES // 2:
+                        if pool is None:
+                            pool = opened.enter_context(ThreadPoolExecutor(_AHEAD, thread_name_prefix="beholder-fetch"))
+                        fetching = pool.submit(storage.read_range, path, 0, num_bytes)
+                    waiting.append((path, num_bytes, fetching))
+                if not waiting:
+                    return
+                path, num_bytes, fetching = waiting.popleft()
+                yield path, num_bytes, fetching.result() if fetching is not None else None
+        finally:
+            for _, _, fetching in waiting:
+                if fetching is not None:
+                    fetching.cancel()
