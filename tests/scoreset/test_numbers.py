@@ -25,7 +25,9 @@ from beholder.scoreset.numbers import (
     count_at_least,
     grid_around,
     nice_step,
+    packed,
     published_densities,
+    unpacked,
 )
 from beholder.scoreset.score_set import as_score
 
@@ -46,6 +48,43 @@ def test_merged_halves_equal_the_whole(scores: np.ndarray, cut: int) -> None:
     assert merged.maximum == whole.maximum == scores.max()
     assert merged.mean == pytest.approx(scores.astype(np.float64).mean(), rel=1e-9, abs=1e-6)
     assert merged.standard_deviation == pytest.approx(scores.astype(np.float64).std(), rel=1e-6, abs=1e-4)
+
+
+@settings(max_examples=50)
+@given(scores_arrays, st.integers(1, 10**12))
+def test_packed_bins_come_back(scores: np.ndarray, factor: int) -> None:
+    record = ScoreStats.of(scores).to_json()
+    large = record | {
+        "count": len(scores) * factor,
+        "bins": [[index, count * factor] for index, count in record["bins"]],  # type: ignore[attr-defined]
+    }
+    for one in (record, large):
+        short = json.loads(json.dumps(packed(one)))
+        assert isinstance(short["bins"], str)
+        assert unpacked(short) == one
+        assert packed(short) == short
+        assert ScoreStats.from_json(short) == ScoreStats.from_json(one)
+
+
+def test_packed_bins_are_short_and_refused_when_they_are_none() -> None:
+    record = ScoreStats.of(np.random.default_rng(0).normal(5, 1, 10_000).astype(np.float32)).to_json()
+    assert len(json.dumps(packed(record))) < len(json.dumps(record)) / 4
+    empty = ScoreStats().to_json()
+    assert unpacked(packed(empty)) == empty
+    for text in ("x", "1:5", "1:5:!", "3:5:AAAA", "1:x:AAAA", "1:5:AAA=:", "1:-9:AQE="):
+        with pytest.raises((ValueError, TypeError)):
+            ScoreStats.from_json({**record, "bins": text})
+
+
+@settings(max_examples=30)
+@given(st.lists(scores_arrays, max_size=6), st.booleans())
+def test_records_are_merged_as_one_by_one(parts: list[np.ndarray], are_packed: bool) -> None:
+    one_by_one, at_once = ScoreStats.of(np.float32([1.5])), ScoreStats.of(np.float32([1.5]))
+    records = [ScoreStats.of(part).to_json() for part in [np.empty(0, np.float32), *parts]]
+    for record in records:
+        one_by_one.merge(ScoreStats.from_json(record))
+    at_once.merge_records([packed(record) if are_packed else record for record in records])
+    assert at_once == one_by_one
 
 
 @settings(max_examples=50)

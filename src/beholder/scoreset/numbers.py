@@ -10,9 +10,10 @@ above a threshold such as 4.5, 5 or 6.25 is exact.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,17 +83,32 @@ class ScoreStats:
         Moments after Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
         variances", 1979, https://doi.org/10.1007/978-3-642-51461-6_3.
         """
-        if other.count == 0:
-            return
-        total = self.count + other.count
-        delta = other.mean - self.mean
-        self.mean += delta * other.count / total
-        self.sum_squared_deviations += other.sum_squared_deviations + delta * delta * self.count * other.count / total
-        self.count = total
-        self.minimum = min(self.minimum, other.minimum)
-        self.maximum = max(self.maximum, other.maximum)
+        self._merge_moments(other.count, other.mean, other.sum_squared_deviations, other.minimum, other.maximum)
         for index, count in other.bins.items():
             self.bins[index] = self.bins.get(index, 0) + count
+
+    def _merge_moments(self, count: int, mean: float, deviations: float, low: float, high: float) -> None:
+        if count == 0:
+            return
+        total = self.count + count
+        delta = mean - self.mean
+        self.mean += delta * count / total
+        self.sum_squared_deviations += deviations + delta * delta * self.count * count / total
+        self.count = total
+        self.minimum = min(self.minimum, low)
+        self.maximum = max(self.maximum, high)
+
+    def merge_records(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """`merge` what `to_json` wrote, or `packed` made of it, one after the other; for many of them, which are believed."""
+        bins = np.zeros(_NUM_BINS, np.int64)
+        for record in records:
+            index, counts = bin_arrays(record["bins"])
+            bins[index] += counts
+            if record["count"]:
+                moments = record["mean"], record["sum_squared_deviations"], record["minimum"], record["maximum"]
+                self._merge_moments(record["count"], *moments)
+        for at in np.flatnonzero(bins).tolist():
+            self.bins[at] = self.bins.get(at, 0) + int(bins[at])
 
     @property
     def standard_deviation(self) -> float:
@@ -152,8 +168,10 @@ class ScoreStats:
 
     @classmethod
     def from_json(cls, record: dict[str, object]) -> ScoreStats:
-        """Restore what `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        """Restore what `to_json` wrote, or `packed` made of it. Raises KeyError, TypeError or ValueError on anything else."""
         count, bins, low, high = record["count"], record["bins"], record["minimum"], record["maximum"]
+        if isinstance(bins, str):
+            bins = unpack_bins(bins)
         if type(count) is not int or not isinstance(bins, list):
             raise TypeError("count must be a whole number, bins a list")
         pairs = np.array(bins or np.empty((0, 2), np.int64))
@@ -178,6 +196,47 @@ class ScoreStats:
             maximum=float(high) if count else -math.inf,  # type: ignore[arg-type]
             bins=by_index,
         )
+
+
+def packed(record: dict[str, Any]) -> dict[str, Any]:
+    """What `ScoreStats.to_json` wrote, with its bins as one short text, of a quarter of the size."""
+    bins = record["bins"]
+    if isinstance(bins, str):
+        return record
+    if not bins:
+        return {**record, "bins": ""}
+    pairs = np.array(bins, np.int64)
+    numbers = np.concatenate([np.diff(pairs[:, 0]), pairs[:, 1]])
+    size = next(size for size in (1, 2, 4, 8) if int(numbers.max()) < 1 << (8 * size - (size == 8)))
+    text = base64.b64encode(numbers.astype(f"<u{size}").tobytes()).decode()
+    return {**record, "bins": f"{size}:{int(pairs[0, 0])}:{text}"}
+
+
+def unpacked(record: dict[str, Any]) -> dict[str, Any]:
+    """What `packed` made short, as `ScoreStats.to_json` wrote it. Raises ValueError for a text that is none of its."""
+    return {**record, "bins": unpack_bins(record["bins"])} if isinstance(record["bins"], str) else record
+
+
+def unpack_bins(text: str) -> list[list[int]]:
+    """The bins that `packed` has made to a text. Raises ValueError."""
+    found: list[list[int]] = np.stack(bin_arrays(text), axis=1).tolist()
+    return found
+
+
+def bin_arrays(bins: str | Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(B,) int64 indices, ascending, and (B,) int64 counts of the bins in a record, packed or not. Raises ValueError."""
+    if not bins:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    if not isinstance(bins, str):
+        index, counts = np.array(bins, np.int64).T
+        return index, counts
+    size, first, data = bins.split(":")
+    numbers = np.frombuffer(base64.b64decode(data, validate=True), f"<u{int(size)}").astype(np.int64)
+    num_bins = (len(numbers) + 1) // 2
+    index = np.empty(num_bins, np.int64)
+    index[0] = int(first)
+    index[1:] = numbers[: num_bins - 1]
+    return index.cumsum(), numbers[num_bins - 1 :]
 
 
 def count_at_least(ascending: Ascending, threshold: float) -> int:
