@@ -82,8 +82,12 @@ def test_scratch_holds_the_temporary_file(tmp_path: Path) -> None:
         assert temporary.parent == scratch
         temporary.write_bytes(b"data")
     assert below(tmp_path) == ["scratch", "x.bin"]
-    with pytest.raises(OutputError, match=r"cannot write .*y\.bin"):
-        storage.write_bytes(str(tmp_path / "y.bin"), b"data", scratch=tmp_path / "nowhere")
+    nowhere = tmp_path / "nowhere"
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*y\.bin"),
+        storage.write_whole(str(tmp_path / "y.bin"), scratch=nowhere) as temporary,
+    ):
+        temporary.write_bytes(b"data")
 
 
 def test_a_killed_writer_leaves_one_stray_file_that_is_cleared(tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ def make_cases(root: Path, *, with_pictures: bool = True) -> list[Case]:
 
 def kind_of(path: Path) -> str:
     """What sort of file a byte is changed in."""
+    if path.suffix == ".zst":
+        return "index"
     if path.parent.name == "done":
         return "marker"
     if path.name.endswith("beholder.json"):

@@ -15,7 +15,7 @@ import pytest
 
 from beholder.errors import InputError, OutputError
 from beholder.kernels import ColumnBlock
-from beholder.scoring.files import WriteOptions, join_shards, ready_rows, write_embeddings
+from beholder.scoring.files import ShardFile, WriteOptions, join_shards, ready_rows, write_embeddings
 from beholder.scoring.options import EmbedOptions, FolderLabels
 from beholder.sources.find import find_parts
 from beholder.sources.labels import ConsecutiveLabels
@@ -27,6 +27,10 @@ STAMP = {"format": "beholder-embeddings", "backbone": "test/tower", "pixels": {"
 LIST = WriteOptions(format="parquet", dtype="float32", normalise=False)
 CSV = WriteOptions(format="birder-csv", dtype="float32", normalise=False)
 WIDE = WriteOptions(format="birder-parquet", dtype="float32", normalise=False)
+
+
+def as_parts(paths: list[Path]) -> list[ShardFile]:
+    return [ShardFile(str(path), path.stat().st_size) for path in paths]
 
 
 def rows_of(num_rows: int, dim: int = 6, seed: int = 0) -> np.ndarray:
@@ -205,7 +209,7 @@ def test_shards_of_any_size_join_to_what_one_would_have_been(tmp_path: Path, opt
         parts.append(tmp_path / name)
         at += num_rows
     target = tmp_path / f"whole{parts[0].suffix}"
-    join_shards(str(target), parts, STAMP, tmp_path)
+    join_shards(str(target), as_parts(parts), STAMP, tmp_path)
     found, labels = read(target)
     assert np.array_equal(found, rows)
     assert labels.column("sample").to_pylist() == labels_of(sum(sizes)).column("sample").to_pylist()
@@ -227,7 +231,7 @@ def test_metadata_of_other_columns_joins(tmp_path: Path) -> None:
         some = labels_of(high - low, low, **more[index])
         names = sorted(write_shard(tmp_path, index, "", rows[low:high], some, WriteOptions(normalise=False), STAMP))
         parts.append(tmp_path / names[1])
-    join_shards(str(tmp_path / "all.parquet"), parts, STAMP, tmp_path)
+    join_shards(str(tmp_path / "all.parquet"), as_parts(parts), STAMP, tmp_path)
     joined = pq.read_table(tmp_path / "all.parquet")
     assert joined.column("sample").to_pylist() == labels_of(11).column("sample").to_pylist()
     assert joined.column("caption").to_pylist() == [None] * 7 + ["1", "2", "3", "x"]
@@ -237,7 +241,7 @@ def test_one_shard_is_copied_unless_it_has_another_stamp(tmp_path: Path) -> None
     for options in (LIST, WIDE):
         (name,) = write_shard(tmp_path, 0, "a", rows_of(5), labels_of(5), options, STAMP)
         for stamp in (STAMP, {**STAMP, "backbone": "another"}):
-            join_shards(str(tmp_path / "one.parquet"), [tmp_path / name], stamp, tmp_path)
+            join_shards(str(tmp_path / "one.parquet"), as_parts([tmp_path / name]), stamp, tmp_path)
             assert json.loads(pq.read_schema(tmp_path / "one.parquet").metadata[b"beholder"]) == stamp
             assert pq.read_table(tmp_path / "one.parquet").equals(pq.read_table(tmp_path / name))
 
@@ -250,9 +254,10 @@ def test_joining_takes_memory_of_a_few_groups_and_not_of_all_rows(tmp_path: Path
         parts.append(tmp_path / name)
     whole = sum(part.stat().st_size for part in parts)
     script = (
-        "import sys, pathlib, pyarrow as pa\nfrom beholder.scoring.files import WriteOptions, join_shards\n"
+        "import sys, pathlib, pyarrow as pa\nfrom beholder.scoring.files import ShardFile, WriteOptions, join_shards\n"
         "options = WriteOptions(format='parquet', dtype='float32', normalise=False)\n"
-        "join_shards(sys.argv[1], [pathlib.Path(p) for p in sys.argv[2:]], {}, pathlib.Path('.'))\n"
+        "parts = [ShardFile(p, pathlib.Path(p).stat().st_size) for p in sys.argv[2:]]\n"
+        "join_shards(sys.argv[1], parts, {}, pathlib.Path('.'))\n"
         "print(pa.default_memory_pool().max_memory())"
     )
     line = [sys.executable, "-c", script, str(tmp_path / "whole.parquet"), *map(str, parts)]
@@ -276,7 +281,7 @@ def test_what_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("sample,0\n")
     (tmp_path / "b.csv").write_text("sample,0,1\n")
     with pytest.raises(OutputError, match="different columns"):
-        join_shards(str(tmp_path / "x.csv"), [tmp_path / "a.csv", tmp_path / "b.csv"], STAMP, tmp_path)
+        join_shards(str(tmp_path / "x.csv"), as_parts([tmp_path / "a.csv", tmp_path / "b.csv"]), STAMP, tmp_path)
     assert not (tmp_path / "x.csv").exists()
 
 

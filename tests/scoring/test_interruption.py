@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_clear_line_and_the_run_continues(tmp_path: Path, sma
 
 
 def test_two_runs_cannot_write_the_same_output(tmp_path: Path, small_head: Path) -> None:
-    from beholder.scoring.shards import RunFolder
+    from beholder.scoring.folder import RunFolder
 
     np.save(tmp_path / "x.npy", ROWS)
     with RunFolder(tmp_path / "out").locked(), pytest.raises(OutputError, match="another run is writing"):

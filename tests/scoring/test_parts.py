@@ -102,10 +102,10 @@ def test_pictures_in_parts_after_some_were_done_elsewhere(tmp_path: Path, small_
 
 
 def test_a_run_of_the_whole_waits_for_no_part_and_no_part_for_it(rows: Path, tmp_path: Path, plain_head: Path) -> None:
-    from beholder.scoring.shards import RunFolder
+    from beholder.scoring.folder import RunFolder
 
     out = tmp_path / "out"
-    with RunFolder(out).locked(shared=True):
+    with RunFolder(out).locked(is_shared=True):
         assert run(rows, out, plain_head, part="0/2").num_new > 0
         with pytest.raises(OutputError, match="another run is writing"):
             run(rows, out, plain_head)
@@ -142,11 +142,6 @@ def test_a_finished_file_is_no_failure_of_a_part_that_is_run_again(rows: Path, t
     line = ["score", str(rows), "-o", str(out), "--head", str(plain_head), "--shard-rows", "10"]
     assert program(*line, "--part", "1/3", env=dict(os.environ)).returncode == 0
     assert program(*line, env=dict(os.environ)).returncode == 3
-
-
-def test_parts_need_a_folder_that_all_share(rows: Path, plain_head: Path) -> None:
-    with pytest.raises(OutputError, match="shards for a bucket are collected on one machine"):
-        score(ScoreOptions(sources=(str(rows),), out="memory://bucket/out", heads=(str(plain_head),), part="0/2"))
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beholder import OutputError
+from beholder.scoring.folder import RunFolder, marker_of
 from beholder.scoring.shards import (
     DamagedShardError,
-    RunFolder,
     Shard,
     ShardResult,
     difference,
@@ -140,6 +140,14 @@ STATS = {
 RESULT = ShardResult(3, 2, 1, {"nan": 1}, {"scores/x.parquet": 4}, {"aesthetic_score": STATS})
 
 
+def marker_path(folder: RunFolder) -> Path:
+    return folder.path / marker_of(SHARD.name)
+
+
+def record_path(folder: RunFolder) -> Path:
+    return folder.path / "beholder.json"
+
+
 def finished(folder: RunFolder, shard: Shard, wanted: str) -> ShardResult | None:
     """What became of a shard, if it was done with these options."""
     found = folder.finished_shard(shard.name, wanted)
@@ -189,18 +197,18 @@ DEEP = b'{"options": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"7", b"\xff\xfe{}", DEEP, b'{"result": ' + b"9" * 5000 + b"}"])
 def test_damaged_records_and_markers_are_one_clear_line(tmp_path: Path, text: bytes) -> None:
     folder = finished_folder(tmp_path)
-    folder.marker_path(SHARD.name).write_bytes(text)
+    marker_path(folder).write_bytes(text)
     with pytest.raises(DamagedShardError, match=r"x\.json is damaged: .*; run the same command again") as caught:
         finished(folder, SHARD, "print")
     assert "\n" not in str(caught.value)
-    folder.record_path.write_bytes(text)
+    record_path(folder).write_bytes(text)
     with pytest.raises(OutputError, match=r"beholder\.json is damaged: .*; restore it, or use --overwrite"):
         folder.read_record()
 
 
 def unsealed(folder: RunFolder) -> dict[str, Any]:
     """The marker as the version before wrote it: without checksums."""
-    found: dict[str, Any] = json.loads(folder.marker_path(SHARD.name).read_text())
+    found: dict[str, Any] = json.loads(marker_path(folder).read_text())
     return {key: value for key, value in found.items() if key not in ("sha256", "file_sha256")}
 
 
@@ -216,7 +224,7 @@ def test_fields_of_odd_types_and_ranges_are_damage(tmp_path: Path, field: str) -
             field in ("traits", "remarks") and odd == {"a": 1}
         ):
             continue  # as it could be
-        folder.marker_path(SHARD.name).write_text(json.dumps({**whole, "result": {**whole["result"], field: odd}}))
+        marker_path(folder).write_text(json.dumps({**whole, "result": {**whole["result"], field: odd}}))
         with pytest.raises(DamagedShardError, match=r"x\.json is damaged") as caught:
             finished(folder, SHARD, "print")
         assert "\n" not in str(caught.value)
@@ -240,7 +248,7 @@ def test_fields_of_odd_types_and_ranges_are_damage(tmp_path: Path, field: str) -
 def test_results_that_cannot_be_are_damage(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = finished_folder(tmp_path)
     whole = unsealed(folder)
-    folder.marker_path(SHARD.name).write_text(json.dumps({**whole, "result": {**whole["result"], **change}}))
+    marker_path(folder).write_text(json.dumps({**whole, "result": {**whole["result"], **change}}))
     with pytest.raises(DamagedShardError, match=r"x\.json is damaged"):
         finished(folder, SHARD, "print")
 
@@ -249,28 +257,28 @@ def test_results_that_cannot_be_are_damage(tmp_path: Path, change: dict[str, Any
 def test_markers_that_lack_their_fields_are_damage(tmp_path: Path, lacking: str) -> None:
     folder = finished_folder(tmp_path)
     whole = unsealed(folder)
-    folder.marker_path(SHARD.name).write_text(json.dumps({key: whole[key] for key in whole if key != lacking}))
+    marker_path(folder).write_text(json.dumps({key: whole[key] for key in whole if key != lacking}))
     with pytest.raises(DamagedShardError, match=r"x\.json is damaged"):
         finished(folder, SHARD, "print")
 
 
 def test_every_changed_byte_of_a_marker_is_noticed(tmp_path: Path) -> None:
     folder = finished_folder(tmp_path)
-    whole = folder.marker_path(SHARD.name).read_bytes()
+    whole = marker_path(folder).read_bytes()
     for at in range(len(whole) - 1):  # after it comes the line's end
-        folder.marker_path(SHARD.name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        marker_path(folder).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(DamagedShardError):
             finished(folder, SHARD, "print")
 
 
 def test_a_marker_of_the_version_before_is_believed_by_its_sizes(tmp_path: Path) -> None:
     folder = finished_folder(tmp_path)
-    folder.marker_path(SHARD.name).write_text(json.dumps(unsealed(folder)))
+    marker_path(folder).write_text(json.dumps(unsealed(folder)))
     with pytest.raises(DamagedShardError, match="x.parquet is damaged: it cannot be read"):
         finished(folder, SHARD, "print")
-    found = json.loads(folder.marker_path(SHARD.name).read_text())
+    found = json.loads(marker_path(folder).read_text())
     found["result"]["files"] = {"scores/x.csv": 4}
-    folder.marker_path(SHARD.name).write_text(json.dumps(found))
+    marker_path(folder).write_text(json.dumps(found))
     (folder.path / "scores" / "x.csv").write_bytes(b"data")
     known = finished(folder, SHARD, "print")
     assert known is not None
@@ -293,7 +301,7 @@ def test_names_that_are_not_of_the_shard_are_neither_believed_nor_removed(tmp_pa
     folder = finished_folder(tmp_path)
     assert not is_shard_file(name, "x")
     whole = unsealed(folder)
-    folder.marker_path(SHARD.name).write_text(json.dumps({**whole, "result": {**whole["result"], "files": {name: 4}}}))
+    marker_path(folder).write_text(json.dumps({**whole, "result": {**whole["result"], "files": {name: 4}}}))
     with pytest.raises(DamagedShardError, match=r"x\.json is damaged: .*(name of a shard's file|files of another shard)"):
         finished(folder, SHARD, "print")
     precious = tmp_path / "home" / "thesis.txt"
@@ -304,7 +312,7 @@ def test_names_that_are_not_of_the_shard_are_neither_believed_nor_removed(tmp_pa
     assert precious.read_text() == "years"
     assert (folder.path / "scores" / "y.parquet").exists()
     assert not (folder.path / "scores" / "x.parquet").exists()
-    assert not folder.marker_path(SHARD.name).exists()
+    assert not marker_path(folder).exists()
 
 
 def test_records_come_back(tmp_path: Path) -> None:
@@ -312,19 +320,19 @@ def test_records_come_back(tmp_path: Path) -> None:
     assert folder.read_record() is None
     folder.write_record({"options": {"a": "ä"}})
     assert folder.read_record() == {"options": {"a": "ä"}}
-    written = json.loads(folder.record_path.read_text())
+    written = json.loads(record_path(folder).read_text())
     text = '{"options":{"a":"\\u00e4"}}'
     assert written == {"options": {"a": "ä"}, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    folder.record_path.write_text(json.dumps(dict(reversed(written.items())), indent=7))
+    record_path(folder).write_text(json.dumps(dict(reversed(written.items())), indent=7))
     assert folder.read_record() == {"options": {"a": "ä"}}, "formatted anew"
-    folder.record_path.write_text(json.dumps({**written, "options": {"a": "o"}}))
+    record_path(folder).write_text(json.dumps({**written, "options": {"a": "o"}}))
     with pytest.raises(OutputError, match=r"its checksum \(sha256\) does not fit"):
         folder.read_record()
     assert [path.name for path in folder.path.iterdir()] == ["beholder.json"]
 
 
 HOLDER = (
-    "import sys, time; from pathlib import Path; from beholder.scoring.shards import RunFolder\n"
+    "import sys, time; from pathlib import Path; from beholder.scoring.folder import RunFolder\n"
     "with RunFolder(Path(sys.argv[1])).locked():\n    print('held', flush=True); time.sleep(60)"
 )
 

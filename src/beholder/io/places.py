@@ -30,6 +30,7 @@ _VERSIONS = (
     *("mtime", "modified", "created"),
 )
 """Where file systems say what changes when a file is written again, the surest first."""
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -53,8 +54,18 @@ class Entry(NamedTuple):
 
 def listing(folder: str) -> dict[str, Entry]:
     """Every file below a folder, by its name relative to it; {} where there is none. On a server: one recursive listing."""
+    return {name: entry for name, entry, _ in listing_with_times(folder)}
+
+
+def listing_with_times(folder: str) -> Iterator[tuple[str, Entry, float | None]]:
+    """Every file below a folder as (name relative to it, how it looks, when it was written last), as `listing` finds them.
+
+    Times are in seconds since 1970 by the clock of whoever keeps the files; None where that says none.
+    """
     if storage.is_local(folder):
-        return dict(_walked(str(storage.local_path(folder))))
+        for name, entry in _walked(str(storage.local_path(folder))):
+            yield name, entry, int(entry.version) / 1e9
+        return
     fs, inner = storage.filesystem(folder)
     start = inner.rstrip("/") + "/"
     with storage.remote_errors(folder):
@@ -64,8 +75,9 @@ def listing(folder: str) -> dict[str, Entry]:
         except FileNotFoundError:
             found = {}
         fs.invalidate_cache()
-    files = ((name, entry) for name, entry in found.items() if name.startswith(start) and not name.endswith("/"))
-    return {name[len(start) :]: _entry(entry) for name, entry in files}
+    for name, entry in found.items():
+        if name.startswith(start) and not name.endswith("/"):
+            yield name[len(start) :], _entry(entry), _time(entry)
 
 
 def _walked(root: str) -> Iterator[tuple[str, Entry]]:
@@ -99,6 +111,16 @@ def _entry(information: Mapping[str, Any]) -> Entry:
     if isinstance(value, datetime.datetime):
         value = value.timestamp()
     return Entry(int(information.get("size") or 0), str(value).strip('"'))
+
+
+def _time(information: Mapping[str, Any]) -> float | None:
+    """When a remote file was written last, as its file system says it."""
+    value = next((one for name in _TIMES if (one := information.get(name))), None)
+    with contextlib.suppress(ValueError):
+        value = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
+    if isinstance(value, datetime.datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else None
 
 
 def entry_of(path: str) -> Entry | None:

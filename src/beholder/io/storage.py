@@ -478,14 +478,14 @@ def _publish(temporary: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
-def write_bytes(path: str, data: bytes, *, scratch: Path | None = None) -> None:
+def write_bytes(path: str, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     if not is_local(path):
         fs, inner = filesystem(path)
         with write_errors(path):
             fs.pipe_file(inner, data)
         return
-    with write_whole(path, scratch=scratch) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_bytes(data)
 
 

@@ -12,8 +12,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,9 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError, OutputError, reason_of
 from beholder.io import schemas, storage
+
+if TYPE_CHECKING:
+    from beholder.io.parquet import ParquetFile
 
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
@@ -390,7 +394,7 @@ class ParquetRows:
     """A Parquet file with row groups of bounded rows and bytes, written as its rows come. `close` ends the file.
 
     Args:
-        path: where.
+        path: where, or a file that is open for writing.
         schema: of the file, with its metadata.
         most_rows, most_bytes: of a row group.
         options: of `pyarrow.parquet.ParquetWriter`.
@@ -398,7 +402,7 @@ class ParquetRows:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | IO[bytes],
         schema: pa.Schema,
         *,
         most_rows: int = _ROW_GROUP_ROWS,
@@ -437,9 +441,9 @@ class ParquetRows:
 
 
 @contextlib.contextmanager
-def parquet_rows(path: str, schema: pa.Schema, *, scratch: Path | None = None, **options: Any) -> Iterator[ParquetRows]:
+def parquet_rows(path: str, schema: pa.Schema, **options: Any) -> Iterator[ParquetRows]:
     """Write a Parquet file as its rows come, whole or not at all. See `ParquetRows` and `storage.write_whole`."""
-    with storage.write_whole(path, scratch=scratch) as temporary:
+    with storage.write_whole(path) as temporary:
         rows, is_whole = ParquetRows(temporary, schema, **options), False
         try:
             yield rows
@@ -453,23 +457,59 @@ def stamped(schema: pa.Schema, record: Mapping[str, Any]) -> pa.Schema:
     return schema.with_metadata({b"beholder": json.dumps(record, default=str).encode()})
 
 
-def join_parquet(path: str, parts: Sequence[Path], schema: pa.Schema, *, scratch: Path | None, **options: Any) -> None:
-    """Join Parquet files, in order, to one of this schema, whole or not at all. Small parts share row groups."""
-    with parquet_rows(path, schema, scratch=scratch, **options) as rows:
-        for part in parts:
-            with storage.open_parquet(str(part)) as source:
-                for group in range(source.num_row_groups):
-                    size = schemas.num_rows_of(source.metadata.row_group(group), _ROW_GROUP_BYTES // 4)
-                    for batch in source.iter_batches(batch_size=size, row_groups=[group]):
-                        rows.write(schemas.fit_table(pa.Table.from_batches([batch]), schema)[0])
+@dataclass(frozen=True)
+class TablePart:
+    """A file that is joined with others.
+
+    Attributes:
+        path: where it is, local or remote.
+        num_bytes: its size.
+        data: its bytes, where they have been fetched.
+    """
+
+    path: str
+    num_bytes: int
+    data: bytes | None = None
+
+    def open_parquet(self) -> ParquetFile:
+        """The file, for its rows to be read from front to back."""
+        return storage.open_parquet(self.path, streamed=True, data=self.data)
+
+    def open(self) -> IO[bytes]:
+        """The file, for its bytes to be read from front to back."""
+        return io.BytesIO(self.data) if self.data is not None else storage.open_stream(self.path, self.num_bytes)
 
 
-def join_csv(path: str, parts: Sequence[Path], scratch: Path | None) -> None:
-    """Join CSV files of one header, in order, to one, whole or not at all. Raises OutputError when headers differ."""
+def join_parquet(
+    path: str, parts: Iterable[TablePart], schema: pa.Schema, *, num_bytes: int, scratch: Path | None, **options: Any
+) -> None:
+    """Join Parquet files, in order, to one of this schema, whole or not at all. Small parts share row groups.
+
+    `num_bytes`: of all parts, about.
+    """
+    with storage.open_whole(path, num_bytes=num_bytes, scratch=scratch) as sink:
+        rows, is_whole = ParquetRows(sink, schema, **options), False
+        try:
+            for part in parts:
+                with part.open_parquet() as source:
+                    for group in range(source.num_row_groups):
+                        size = schemas.num_rows_of(source.metadata.row_group(group), _ROW_GROUP_BYTES // 4)
+                        for batch in source.iter_batches(batch_size=size, row_groups=[group]):
+                            rows.write(schemas.fit_table(pa.Table.from_batches([batch]), schema)[0])
+            is_whole = True
+        finally:
+            rows.close(is_whole=is_whole)
+
+
+def join_csv(path: str, parts: Iterable[TablePart], *, num_bytes: int, scratch: Path | None) -> None:
+    """Join CSV files of one header, in order, to one, whole or not at all. Raises OutputError when headers differ.
+
+    `num_bytes`: of all parts, about.
+    """
     header: bytes | None = None
-    with storage.write_whole(path, scratch=scratch) as temporary, temporary.open("wb") as out:
+    with storage.open_whole(path, num_bytes=num_bytes, scratch=scratch) as out:
         for part in parts:
-            with part.open("rb") as source:
+            with part.open() as source:
                 line = source.readline()
                 if header is None:
                     header = line

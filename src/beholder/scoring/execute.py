@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from beholder.columns import MESSAGE, PASSING_REASONS, SAMPLE
-from beholder.errors import InputError, OutputError
+from beholder.errors import BeholderError, InputError, OutputError
 from beholder.io import storage
 from beholder.notices import doing
 from beholder.scoreset.rejects import count_reasons, find_rejects
 from beholder.scoring import run
+from beholder.scoring.folder import RunFolder
 from beholder.scoring.messages import Job, Recipe
 from beholder.scoring.options import JobOptions, Share
 from beholder.scoring.output import RunOutput
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import Step
-from beholder.scoring.shards import EarlierShard, RunFolder, Shard, ShardResult, fingerprint
+from beholder.scoring.shards import EarlierShard, Shard, ShardResult, fingerprint
 from beholder.scoring.summary import RunSummary
 
 NUM_EXAMPLES = 3
@@ -80,7 +81,7 @@ def execute(
     if options.overwrite:
         out.clear()
     on_plan(plan)
-    folder, earlier = RunFolder(out.work), None
+    folder, earlier = out.folder, None
     if not options.overwrite:
         out.check_place()
         found = FinishedResult(out)
@@ -143,7 +144,11 @@ def execute(
             raise InputError(f"{', '.join(plan.sources)}: zero {summary.unit}, nothing to {summary.verb}")
         out.remove_leftovers(results.values())
         with doing(f"writing {out.out}"):
-            out.publish(step, results, summary, identity)
+            try:
+                out.publish(step, results, summary, identity)
+            except BeholderError:
+                if FinishedResult(out).result_of(step, identity) is None:
+                    raise  # (else another run, which should not have been there, was faster, and took the shards away)
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     return _with_examples(summary)
@@ -159,11 +164,7 @@ def _execute_share(
 ) -> RunSummary:
     """Do one share of the shards; nothing is joined, and the summary is of the share. Raises OutputError as `run_share`."""
     step, out, summary = plan.step, plan.out, plan.summary
-    if not out.is_local:
-        raise OutputError(
-            f"--part beside {out.out}: shards for a bucket are collected on one machine; name a folder that all parts share"
-        )
-    with folder.locked(shared=True):
+    with folder.locked(is_shared=True):
         _check_unfinished(out, FinishedResult(out), step, identity)
         started = time.perf_counter()
         results = run.run_share(step, folder, summary, on_resume, share, do_pending=do_pending)
@@ -201,7 +202,7 @@ def _do_elsewhere(
     step = plan.step
     job = Job(
         recipe=plan.recipe,
-        folder=str(folder.path),
+        folder=folder.root,
         fingerprint=fingerprint(step.options),
         options=dict(step.options),
         file_metadata=dict(step.file_metadata),

@@ -8,28 +8,32 @@ metadata of every Parquet file, under the key `beholder`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beholder import columns
 from beholder.columns import EmbeddingDtype, EmbeddingFormat
 from beholder.errors import InputError
-from beholder.io import storage, tables
+from beholder.io import places, storage, tables
 from beholder.io.schemas import as_text, common_schema, pieces_of
-from beholder.io.tables import ParquetRows, open_table, stamped
+from beholder.io.tables import ParquetRows, TablePart, open_table, stamped
 from beholder.scoreset.numbers import ScoreStats
 from beholder.scoring.options import LABEL, FolderLabels
-from beholder.scoring.shards import EarlierShard, ShardResult
+from beholder.scoring.shards import DamagedShardError, EarlierShard, ShardResult
+
+if TYPE_CHECKING:
+    from beholder.io.parquet import ParquetFile
 
 Reject = tuple[str, str, str]
 """Of a rejected row: the stage it failed in, the fixed word for the reason, and the text."""
@@ -46,6 +50,7 @@ _CSV_BYTES = 8 << 20
 """Bytes of columns that are made to text at a time, of which there are several copies then."""
 _CSV_ROWS = 1024
 _MOST_STRING_BYTES = 2**31 - 1
+_COPY_BYTES = 1 << 22
 
 
 def _is_embedding(field: pa.Field) -> bool:
@@ -88,22 +93,52 @@ def write_parquet(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> N
             out.write(part)
 
 
-def join_shards(target: str, parts: Sequence[Path], metadata: Mapping[str, Any], scratch: Path) -> None:
+class ShardFile(NamedTuple):
+    """A shard's file: where it is, a path or URL, its bytes, and their sha256 where that is known."""
+
+    place: str
+    num_bytes: int
+    sha256: str | None = None
+
+    def check(self, data: bytes) -> None:
+        """Raise DamagedShardError where it is not what was written."""
+        if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DamagedShardError(f"{self.place} is damaged: it is not what was written (sha256); use --overwrite")
+
+
+def join_shards(target: str, parts: Sequence[ShardFile], metadata: Mapping[str, Any], scratch: Path | None) -> None:
     """Join shards' files of one kind, in order, to one; whole or not at all. `metadata`: for the schema of Parquet.
 
-    Raises OutputError: parts of CSV have different columns, or the target cannot be written.
+    Small remote files are fetched ahead, larger ones read piece by piece.
+
+    Raises OutputError: parts of CSV have different columns, a part is damaged, or the target cannot be written.
     """
+
+    def opened() -> Iterator[TablePart]:
+        ahead = places.fetched_ahead((part.place, part.num_bytes) for part in parts)
+        for part, (place, num_bytes, data) in zip(parts, ahead, strict=True):
+            if data is not None:
+                part.check(data)
+            yield TablePart(place, num_bytes, data)
+
+    num_bytes = sum(part.num_bytes for part in parts)
     if target.lower().endswith(".csv"):
-        tables.join_csv(target, parts, scratch)
+        tables.join_csv(target, opened(), num_bytes=num_bytes, scratch=scratch)
         return
-    schemas = [pq.read_schema(part) for part in parts]
+    names = [part.place for part in parts]
+    schemas = list(map(_schema_of, names) if storage.is_local(names[0]) else places.in_threads(_schema_of, names))
     schema = stamped(common_schema(one.remove_metadata() for one in schemas), metadata)
     if len(parts) == 1 and schemas[0].equals(schema, check_metadata=True):
-        with storage.write_whole(target, scratch=scratch) as temporary:
-            shutil.copyfile(parts[0], temporary)
+        with storage.open_whole(target, num_bytes=num_bytes, scratch=scratch) as out, next(opened()).open() as source:
+            shutil.copyfileobj(source, out, _COPY_BYTES)
         return
     # Row groups are filled across parts: many small shards would give as many small groups.
-    tables.join_parquet(target, parts, schema, scratch=scratch, **_parquet_options(schema))
+    tables.join_parquet(target, opened(), schema, num_bytes=num_bytes, scratch=scratch, **_parquet_options(schema))
+
+
+def _schema_of(place: str) -> pa.Schema:
+    with storage.open_parquet(place, streamed=True) as file:
+        return file.schema_arrow
 
 
 def score_files(stem: str, *, as_csv: bool) -> list[str]:
@@ -242,6 +277,13 @@ def check_csv_names(names: Iterable[str]) -> None:
             raise InputError(f"column {name!r} has a line break in its name, which a CSV header cannot hold; leave it out")
 
 
+def open_earlier(shard: EarlierShard, name: str) -> ParquetFile:
+    """Open a Parquet file of an earlier shard; a remote one is fetched in one request, a large one read in pieces."""
+    place = shard.place_of(name)
+    ((_, _, data),) = places.fetched_ahead([(place, shard.result.files[name])])
+    return storage.open_parquet(place, streamed=True, data=data)
+
+
 def read_rows(
     shard: EarlierShard, names: Sequence[str], *, as_csv: bool
 ) -> Iterator[tuple[pa.Table, npt.NDArray[np.float32], list[str]]]:
@@ -253,19 +295,19 @@ def read_rows(
     scores_name, rejects_name = score_files(shard.name, as_csv=as_csv)
     if as_csv:
         types = dict.fromkeys(names, pa.float32())
-        with open_table(str(shard.folder / scores_name), types, empty_is_null=True) as (_, batches):
+        with open_table(shard.place_of(scores_name), types, empty_is_null=True) as (_, batches):
             for batch in batches:
                 table = pa.Table.from_batches([batch])
                 words: list[str] = table.column(columns.STATUS).to_pylist()
                 yield table.drop_columns([*names, columns.STATUS]), _columns(table, names), words
         return
     if names:
-        with storage.open_parquet(str(shard.folder / scores_name)) as file:
+        with open_earlier(shard, scores_name) as file:
             for batch in file.iter_batches():
                 table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
                 yield table.drop_columns(list(names)), _columns(table, names), [columns.STATUS_OK] * table.num_rows
     if rejects_name in shard.result.files:
-        with storage.open_parquet(str(shard.folder / rejects_name)) as file:
+        with open_earlier(shard, rejects_name) as file:
             table = file.read().replace_schema_metadata(None)
         scores = np.full((table.num_rows, len(names)), np.nan, np.float32)
         yield table.select([columns.SAMPLE]), scores, table.column(columns.REASON).to_pylist()
@@ -388,52 +430,63 @@ def write_embeddings(
     return {name: (folder / name).stat().st_size for name in names}
 
 
-def read_embeddings(folder: Path, names: Sequence[str], options: WriteOptions) -> npt.NDArray[Any]:
-    """Embeddings (N, D) of the shard's files of these names, as they were written. Raises InputError.
+def read_embeddings(shard: EarlierShard, names: Sequence[str], options: WriteOptions) -> npt.NDArray[Any]:
+    """Embeddings (N, D) of the files of these names of an earlier shard, as they were written. Raises InputError.
 
     `options`: as they were written with.
     """
     (name,) = (name for name in names if Path(name).parent.name != columns.METADATA_FOLDER)
-    path = folder / name
+    place = shard.place_of(name)
     if options.format == "npy":
-        found: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+        found: npt.NDArray[Any]
+        if storage.is_local(place):
+            found = np.load(storage.local_path(place), mmap_mode="r")
+        else:
+            found = np.load(io.BytesIO(storage.read_range(place, 0, shard.result.files[name])))
         return found
     if options.format == "parquet":
-        with storage.open_parquet(str(path)) as file:
+        with open_earlier(shard, name) as file:
             lists = file.read([EMBEDDING]).column(EMBEDDING)
         numbers = pa.concat_arrays([chunk.flatten() for chunk in lists.chunks] or [pa.array([], lists.type.value_type)])
         return np.asarray(numbers.to_numpy(zero_copy_only=False).reshape(len(lists), lists.type.list_size))
     if options.format == "birder-csv":
-        with path.open("rb") as opened:
-            wide = [name for name in opened.readline().decode().strip().split(",") if name.isdecimal()]
-        table = _read_csv(path, dict.fromkeys(wide, pa.float32()))
+        data = _bytes_of(shard, name)
+        wide = [name for name in data[: data.find(b"\n")].decode().strip().split(",") if name.isdecimal()]
+        table = _read_csv(data, dict.fromkeys(wide, pa.float32()))
     else:
-        with storage.open_parquet(str(path)) as file:
+        with open_earlier(shard, name) as file:
             wide = [item.name for item in file.schema_arrow if item.name.isdecimal() and pa.types.is_float32(item.type)]
             table = file.read(wide)
     return np.stack([table.column(name).to_numpy() for name in wide], axis=1)
 
 
-def read_labels(folder: Path, names: Sequence[str], options: WriteOptions) -> pa.Table:
-    """What stands beside the embeddings in the shard's files of these names: `sample` first. Raises InputError."""
+def read_labels(shard: EarlierShard, options: WriteOptions) -> pa.Table:
+    """What stands beside the embeddings in an earlier shard's files: `sample` first. Raises InputError."""
+    names = shard.result.files
     own = [name for name in names if name.startswith((columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER))]
     if not own:
         return pa.table({columns.SAMPLE: pa.array([], pa.string())})  # (nobody was embedded)
     (name,) = own
     if options.format == "birder-csv":
-        return _read_csv(folder / name, {columns.SAMPLE: pa.string()})
-    with storage.open_parquet(str(folder / name)) as file:
+        return _read_csv(_bytes_of(shard, name), {columns.SAMPLE: pa.string()})
+    with open_earlier(shard, name) as file:
         wanted = [item.name for item in file.schema_arrow if not _is_embedding(item)]
         table = file.read([columns.SAMPLE] if options.format in BIRDER_FORMATS else wanted)
         return table.replace_schema_metadata(None)
 
 
-def _read_csv(path: Path, types: Mapping[str, pa.DataType]) -> pa.Table:
+def _bytes_of(shard: EarlierShard, name: str) -> bytes:
+    """What an earlier shard's file holds; numbers of the pictures of one shard, which were in memory when it was made."""
+    return storage.read_range(shard.place_of(name), 0, shard.result.files[name])
+
+
+def _read_csv(data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
     """These columns of what `_write_csv` wrote: the text of each number reads back as the same float32."""
     from pyarrow import csv
 
     chosen = csv.ConvertOptions(include_columns=list(types), column_types=types)
-    return csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=chosen)
+    parsed = csv.ParseOptions(newlines_in_values=True)
+    return csv.read_csv(pa.BufferReader(data), parse_options=parsed, convert_options=chosen)
 
 
 def _write_csv(path: Path, embeddings: npt.NDArray[np.float32], labels: pa.Table) -> None:

@@ -6,16 +6,16 @@ import queue
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from beholder.errors import BeholderError, InputError
-from beholder.io import storage
+from beholder.io import places, storage
 from beholder.notices import say
 from beholder.scoring.messages import Done, Failed, Job, Message, Note, Opened, Progress, Ready
-from beholder.scoring.run import Step
-from beholder.scoring.shards import EarlierShard, Shard
+from beholder.scoring.run import OnDone, Step
+from beholder.scoring.shards import Shard
 from beholder.scoring.summary import ShardCounts
 from beholder.scoring.tower import Options
 
@@ -25,8 +25,6 @@ _ROWS_AHEAD = 4096
 _LEAST_AHEAD = 2
 """Shards are handed to a worker until so many rows, and so many shards, wait for it: it need not pause between two."""
 _LOOK_S = 1.0
-
-OnDone = Callable[[Shard, EarlierShard, Any], None]
 
 
 @dataclass(frozen=True)
@@ -289,9 +287,9 @@ class HandOut:
         """Whether the file is here that a worker was to write; it is taken away."""
         if not place.probe:
             return True
-        path, place.probe = storage.local_path(folder) / place.probe, ""
-        is_here = path.exists()
-        path.unlink(missing_ok=True)
+        path, place.probe = f"{folder}/{place.probe}", ""
+        is_here = places.entry_of(path) is not None
+        storage.remove(path)
         return is_here
 
     def _start(self, place: _Place) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from beholder.errors import BeholderError
+from beholder.scoring.index import IndexedShard
 from beholder.scoring.options import EmbedOptions, ScoreOptions
 from beholder.scoring.shards import EarlierShard
 from beholder.scoring.summary import ShardCounts
@@ -94,7 +95,7 @@ class Done:
     """A shard is written, its done-marker too."""
 
     number: int
-    shard: EarlierShard
+    shard: IndexedShard
     noted: Any
     counts: ShardCounts
 

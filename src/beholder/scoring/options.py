@@ -377,3 +377,11 @@ class FolderLabels:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"classes": dict(self.classes), "hierarchical": self.is_hierarchical, "roots": list(self.roots)}
+
+
+@dataclass(frozen=True)
+class StatusOptions:
+    """Options of `beholder status`; `output` is what a run writes or wrote: a folder, .parquet or .csv, local or remote."""
+
+    output: str
+    watch: bool = option(False, "Look again every few seconds, until nobody works on it any more.")

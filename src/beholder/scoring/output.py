@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beholder import columns
 from beholder.errors import OutputError, writing_failed
-from beholder.io import crash, records, storage
+from beholder.io import crash, places, records, storage
 from beholder.io.records import DamagedRecordError
 from beholder.scoring import files
-from beholder.scoring.run import Step, remove_set_aside
-from beholder.scoring.shards import (
-    LOCK_FILE,
-    DamagedShardError,
-    RunFolder,
-    ShardResult,
-    is_shard_file,
-    link_or_copy,
-)
+from beholder.scoring.folder import RunFolder, is_own_file, marker_of, remove_empty
+from beholder.scoring.run import Step
+from beholder.scoring.shards import DamagedShardError, ShardResult, is_shard_file
 from beholder.scoring.summary import RunSummary
 
 _UNKNOWN_SUFFIXES = frozenset(
     (".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db", ".xlsx")
 )
 NOT_BY_US = "already exists and was not written by this command; use --overwrite, or another output"
-_MARKER = re.compile(rf"{columns.DONE_FOLDER}/[^/]+\.json")
-_TEMPORARY = re.compile(r"(?:.+/)?\.beholder-[^/]*\.tmp")
 _TABLES = {".parquet", ".pq", ".csv", ".tsv", ".npy"}
 """What readers of a run's folders take for results."""
 INPUTS_FILE = "inputs_file"
@@ -43,6 +32,10 @@ OF_RESULT = ("result", "files", "inputs", INPUTS_FILE, NUM_KEPT)
 """In the record of a finished result: what the record of a run under way has not."""
 _PLACING, _REPLACED = "placing", "replaced"
 """In the folder of shards: kept embeddings on their way to their place, and those that were there before."""
+_PLACING_STAMP = ".beholder-placing.json"
+"""In a remote folder of kept embeddings, in place of the stamp, while they are on their way."""
+_ZIP_OF_BEFORE = f"{columns.INPUTS_FOLDER}.zip"
+"""What earlier versions uploaded beside the shards of a remote folder, in place of `_inputs` and done-markers."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ SCORES = Product("scores", columns.SCORE_SET_FORMAT, (columns.SCORES_FOLDER,))
 
 
 class RunOutput:
-    """The output as the user named it, and the local folder in which its shards are written first.
+    """The output as the user named it, and the folder in which its shards are written first.
 
     Args:
         out: a folder, or a file ending in .parquet, .pq or .csv; local or a URL.
@@ -77,10 +70,12 @@ class RunOutput:
 
     Attributes:
         kind: "folder", "parquet" or "csv".
-        work: the local folder with the run's record, shards and done-markers; the output itself for a local folder.
-        is_separate: whether shards are written elsewhere first; then the result is joined or uploaded.
+        work: the folder with the run's record, shards and done-markers, a path or URL; of a folder the output itself, of a file
+            one beside it.
+        folder: the same.
+        is_separate: whether shards are written elsewhere first; then the result is joined.
         rejects, kept_embeddings: where rejects are found, and embeddings that are kept beside scores.
-        sidecar: where the record of a result stands that is joined or uploaded; of a folder, its own.
+        sidecar: where the record of a result stands that is joined; of a folder, its own.
         inputs: what the shards of such a result were made of: their markers, and their tables of inputs.
 
     Raises:
@@ -99,21 +94,17 @@ class RunOutput:
                 f"{out}: {product.noun} are written as .parquet, .csv, or into a folder (a name without such a suffix)"
             )
         self.is_local = storage.is_local(out)
-        self.is_separate = self.kind != "folder" or not self.is_local
+        self.is_separate = self.kind != "folder"
         if self.kind == "folder":
             base = out.rstrip("/")
             self.rejects, self.kept_embeddings = f"{base}/{columns.REJECTS_FOLDER}", f"{base}/{columns.EMBEDDINGS_FOLDER}"
-            self.sidecar, self.inputs = f"{base}/{columns.STAMP_FILE}", f"{base}/{columns.INPUTS_FOLDER}.zip"
+            self.sidecar, self.inputs = f"{base}/{columns.STAMP_FILE}", f"{base}/{_ZIP_OF_BEFORE}"
         else:
             self.rejects, self.kept_embeddings = out + columns.REJECTS_SUFFIX, f"{out}.{columns.EMBEDDINGS_FOLDER}"
             self.sidecar, self.inputs = out + columns.SIDECAR_SUFFIX, out + columns.INPUTS_SUFFIX
-        if not self.is_local:
-            self.work = storage.cache_folder() / "runs" / hashlib.sha256(out.encode()).hexdigest()[:16]
-        elif self.kind == "folder":
-            self.work = storage.local_path(out)
-        else:
-            path = storage.local_path(out)
-            self.work = path.with_name(path.name + columns.PARTIAL_SUFFIX)
+        place = str(storage.local_path(out)) if self.is_local else out
+        self.work = place if self.kind == "folder" else place + columns.PARTIAL_SUFFIX
+        self.folder = RunFolder(self.work)
 
     def clear(self) -> None:
         """Forget earlier runs. A result that is made elsewhere stays until the new one replaces it, as does a folder's record.
@@ -121,41 +112,39 @@ class RunOutput:
         Everything is looked at before the first file is removed, and only files of ours are.
         Raises OutputError for a folder or a record that is not ours.
         """
-        if self._is_foreign():
-            raise OutputError(f"{self.out} is not a beholder run, so --overwrite leaves it alone; choose another output")
         self._check_targets()
-        if self.work.is_dir():
-            folder = RunFolder(self.work)
+        folder = self.folder
+        if folder.exists():
             if not folder.is_run_of(self.product.format) and folder.holds_something():
                 raise OutputError(f"{self.work} is not a beholder run, so --overwrite leaves it alone; choose another output")
+            folder.look()
             own, strange = self._sorted_files()
             if strange:
-                raise _in_the_way(self.work / strange[0])
+                raise _in_the_way(folder.place_of(strange[0]))
             with folder.locked():
-                remove_set_aside(folder)
+                folder.remove_set_aside()
                 self._remove(own)
         if self.kind != "folder":
             storage.remove(self.sidecar)
 
-    def _sorted_files(self, *, by_name: bool = False) -> tuple[list[str], list[str]]:
+    def _sorted_files(self, *, by_name: bool = False, known: Container[str] = ()) -> tuple[list[str], list[str]]:
         """Files in the folders of shards, relative: those that a run wrote, and tables that readers would take for such.
 
-        Anything else there (a README, pictures) is in neither list. `by_name`: names alone tell what a run wrote; else a
-        shard's file has a done-marker, or looks like ours inside.
+        Anything else there (a README, pictures) is in neither list, nor is what is `known`. `by_name`: names alone tell what a
+        run wrote; else a shard's file has a done-marker, or looks like ours inside.
         """
-        finished = RunFolder(self.work).finished_names()
+        finished = self.folder.finished_names()
         own: list[str] = []
         strange: list[str] = []
-        for folder in self._folders:
-            for path in sorted((self.work / folder).rglob("*")):
-                name = path.relative_to(self.work).as_posix()
-                if path.is_dir() and not path.is_symlink():
-                    continue
-                is_named = is_shard_file(name) and (by_name or path.stem in finished)
-                if is_named or _MARKER.fullmatch(name) or _TEMPORARY.fullmatch(name) or _is_by_us(str(path), name):
-                    own.append(name)
-                elif path.suffix.lower() in _TABLES:
-                    strange.append(name)
+        folders = tuple(f"{name}/" for name in self._folders)
+        found = (name for name in self.folder.names() if name.startswith(folders) or name == _ZIP_OF_BEFORE)
+        for name in sorted(name for name in found if name not in known):
+            path = PurePosixPath(name)
+            is_named = is_shard_file(name) and (by_name or path.stem in finished)
+            if is_named or is_own_file(name) or _is_by_us(self.folder.place_of(name), name):
+                own.append(name)
+            elif path.suffix.lower() in _TABLES:
+                strange.append(name)
         return own, strange
 
     @property
@@ -165,44 +154,37 @@ class RunOutput:
         return tuple(dict.fromkeys((*own, columns.INPUTS_FOLDER)))
 
     def _remove(self, own: Sequence[str]) -> None:
-        """Remove these files of the folder of shards, and the folders that are empty then."""
-        try:
-            for name in own:
-                (self.work / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise writing_failed(str(self.work / name), error) from error
-        for name in self._folders:
-            inside = (path for path in (self.work / name).rglob("*") if path.is_dir() and not path.is_symlink())
-            for path in [*sorted(inside, reverse=True), self.work / name]:
-                with contextlib.suppress(OSError):  # something else is in it, or it is not there
-                    path.rmdir()
+        """Remove these files of the folder of shards, and the local folders that are empty then."""
+        of_markers = tuple(name for name in own if name.startswith(f"{columns.DONE_FOLDER}/"))
+        self.folder.remove(of_markers)
+        self.folder.remove(name for name in own if not name.startswith(f"{columns.DONE_FOLDER}/"))
+        for name in self._folders if self.is_local else ():
+            remove_empty(self.folder.path / name)
 
     def check_place(self) -> None:
         """Raise OutputError, before anything is loaded, when something that is no run of ours stands where the result goes."""
-        folder = RunFolder(self.work)
-        is_strange = not self.is_separate and folder.read_record() is None and folder.holds_something()
-        if is_strange or self._is_foreign():
-            raise OutputError(f"{self.out} already exists and is not a beholder run; choose another output, or remove it")
+        if self.kind == "folder":
+            self.folder.record_or_nothing()
+            return
         self._check_targets()
-        if self.kind != "folder" and storage.exists(self.out) and self.read_sidecar() is None and not self.work.is_dir():
+        if storage.exists(self.out) and self.read_sidecar() is None and not self.folder.exists():
             raise OutputError(f"{self.out} {NOT_BY_US}")
 
     def _check_targets(self) -> None:
         """Raise OutputError when a folder stands where the file goes, or somebody else's file where its record goes."""
-        if self.kind != "folder" and storage.is_folder(self.out):
-            raise OutputError(f"{self.out} is a folder; choose another output, or a name without such an ending")
-        if not self.is_separate or not storage.exists(self.sidecar):
+        if self.kind == "folder":
             return
-        data = self._sidecar_bytes()
+        if storage.is_folder(self.out):
+            raise OutputError(f"{self.out} is a folder; choose another output, or a name without such an ending")
+        data = places.read_all(self.sidecar)
+        if data is None:
+            return
         try:
             is_ours = _is_record(records.parse(data))
         except DamagedRecordError:
             is_ours = records.looks_ours(data)
         if not is_ours:
             raise OutputError(f"{self.sidecar} is in the way of the record and is not ours; move it, or choose another output")
-
-    def _sidecar_bytes(self) -> bytes:
-        return storage.read_range(self.sidecar, 0, storage.size(self.sidecar))
 
     def damaged(self, error: DamagedRecordError) -> OutputError:
         """What to say of a damaged record beside the output."""
@@ -235,55 +217,15 @@ class RunOutput:
 
     def earlier_options(self) -> Mapping[str, Any]:
         """The options of the run that this output holds, finished or not; none where there is none."""
-        record = RunFolder(self.work).read_record() if self.work.is_dir() else None
-        record = record or self.read_sidecar() or {}
+        record = self.folder.read_record() or self.read_sidecar() or {}
         options = record.get("options")
         return options if isinstance(options, dict) else {}
 
-    def _is_foreign(self) -> bool:
-        """Whether a remote folder holds files that neither a finished run nor one to be continued put there."""
-        if self.is_local or self.kind != "folder" or self.work.is_dir() or storage.exists(self.sidecar):
-            return False
-        return storage.is_folder(self.out) and bool(storage.list_files(self.out))
-
-    def _upload(self, base: str, folders: Sequence[str], record: str, targets: Mapping[str, Path]) -> None:
-        """Put files into a remote folder (`targets`: by name below `base`), and take away those of `folders` that they replace.
-
-        The record there goes first: what is without one is not finished.
-        """
-        old = self._replaced(base, folders, targets)
-        storage.remove(record)
-        crash.reach("upload begun")
-        for place in old:
-            storage.remove(place)
-        for name, path in targets.items():
-            with storage.write_whole(f"{base}/{name}", scratch=self.work) as temporary:
-                shutil.copyfile(path, temporary)
-            crash.reach("file uploaded")
-
-    def _replaced(self, base: str, folders: Sequence[str], targets: Mapping[str, Path]) -> list[str]:
-        """Files of an earlier run in remote folders below `base`, without `targets` (relative to it).
-
-        Raises OutputError for tables that are not ours.
-        """
-        found = [place for folder in folders if storage.is_folder(folder) for place in storage.list_files(folder)]
-        whole = storage.filesystem(base)[1].rstrip("/") + "/"
-        old = []
-        for place in found:
-            name = storage.filesystem(place)[1].removeprefix(whole)
-            if name in targets:
-                continue
-            if _is_by_us(place, name):
-                old.append(place)
-            elif PurePosixPath(place).suffix.lower() in _TABLES:
-                raise _in_the_way(place)
-        return old
-
     def read_sidecar(self) -> dict[str, Any] | None:
         """The record beside the output; None where there is none, or somebody else's. Raises OutputError when it is damaged."""
-        if not self.is_separate or not storage.exists(self.sidecar):
+        data = places.read_all(self.sidecar) if self.is_separate else None
+        if data is None:
             return None
-        data = self._sidecar_bytes()
         try:
             record = records.parse(data)
         except DamagedRecordError as error:
@@ -293,7 +235,7 @@ class RunOutput:
         return record if _is_record(record) and "result" in record else None
 
     def publish(self, step: Step, results: Mapping[str, ShardResult], summary: RunSummary, identity: str) -> None:
-        """Join the shards (or upload them) once all are done; the record that says so is written last."""
+        """Join the shards to one file once all are done; the record that says so is written last."""
         if not self.is_separate:
             return
         self._check_shards(results)
@@ -303,32 +245,26 @@ class RunOutput:
             for name, size in result.files.items()
             if not name.startswith(f"{columns.INPUTS_FOLDER}/")
         }
-        own = [self.work / name for name in written if name.startswith(tuple(f"{folder}/" for folder in self.product.folders))]
-        rejects = [self.work / name for name in written if name.startswith(f"{columns.REJECTS_FOLDER}/")]
+        own = self._parts(results, self.product.folders)
+        rejects = self._parts(results, (columns.REJECTS_FOLDER,))
         kept = [] if columns.EMBEDDINGS_FOLDER in self.product.folders else self._kept(list(written))
-        if self.kind == "folder":
-            base = self.out.rstrip("/")
-            targets = {path.relative_to(self.work).as_posix(): path for path in (*own, *kept, *rejects)}
-            self._upload(base, [f"{base}/{folder}" for folder in self._folders], self.sidecar, targets)
+        if rejects:
+            files.join_shards(self.rejects, rejects, step.file_metadata, self._scratch)
         else:
-            if rejects:
-                files.join_shards(self.rejects, rejects, step.file_metadata, self.work)
-            else:
-                storage.remove(self.rejects)
-            crash.reach("rejects published")
-            if summary.embeddings is not None:
-                self._place_kept(kept)
-            crash.reach("embeddings published")
-            files.join_shards(self.out, own, step.file_metadata, self.work)
-            crash.reach("result published")
-            inside = f"{columns.EMBEDDINGS_FOLDER}/"
-            written = {name: one for name, one in written.items() if kept and name.startswith(inside)}
-            written["output"] = self._published(self.out)
-            if rejects:
-                written["rejects"] = self._published(self.rejects)
+            storage.remove(self.rejects)
+        crash.reach("rejects published")
+        if summary.embeddings is not None:
+            self._place_kept(kept)
+        crash.reach("embeddings published")
+        files.join_shards(self.out, own, step.file_metadata, self._scratch)
+        crash.reach("result published")
+        inside = f"{columns.EMBEDDINGS_FOLDER}/"
+        written = {name: one for name, one in written.items() if kept and name.startswith(inside)}
+        written["output"] = self._published(self.out)
+        if rejects:
+            written["rejects"] = self._published(self.rejects)
         record = {
             **step.provenance,
-            **(columns.HOW_TO_READ if self.kind == "folder" and self.product is SCORES else {}),
             "options": dict(step.options),
             "columns": step.columns,
             "inputs": identity,
@@ -338,17 +274,46 @@ class RunOutput:
             NUM_KEPT: summary.num_kept,
         }
         crash.reach("inputs packed")
-        storage.write_bytes(self.sidecar, records.sealed(record, indent=2), scratch=self.work)
+        storage.write_bytes(self.sidecar, records.sealed(record, indent=2))
         crash.reach("result recorded")
 
-    def _pack_inputs(self, shards: Iterable[str]) -> Published:
+    @property
+    def _scratch(self) -> Path | None:
+        """Where temporary files of a local result stand: in the folder of shards, where the next run finds them."""
+        return self.folder.path if self.is_local else None
+
+    def _parts(self, results: Mapping[str, ShardResult], folders: Sequence[str]) -> list[files.ShardFile]:
+        """The shards' files in these folders, in order."""
+        own = tuple(f"{folder}/" for folder in folders)
+        return [
+            files.ShardFile(self.folder.place_of(name), size, result.sha256.get(name))
+            for result in results.values()
+            for name, size in result.files.items()
+            if name.startswith(own)
+        ]
+
+    def _pack_inputs(self, results: Mapping[str, ShardResult]) -> Published:
         """Put the markers and the tables of inputs of these shards, in this order, into a zip beside the result."""
-        with storage.write_whole(self.inputs, scratch=self.work) as temporary, zipfile.ZipFile(temporary, "w") as out:
-            for name in shards:
-                for inside in (f"{columns.DONE_FOLDER}/{name}.json", f"{columns.INPUTS_FOLDER}/{name}.parquet"):
-                    if (self.work / inside).is_file():
-                        with (self.work / inside).open("rb") as file, out.open(zipfile.ZipInfo(inside), "w") as member:
-                            shutil.copyfileobj(file, member)  # without times: the same shards give the same bytes
+
+        def wanted() -> Iterator[tuple[str, int]]:
+            names = self.folder.names()
+            for name, result in results.items():
+                inputs = f"{columns.INPUTS_FOLDER}/{name}.parquet"
+                marker = names.get(marker_of(name)) or places.entry_of(self.folder.place_of(marker_of(name)))
+                yield marker_of(name), marker.num_bytes if marker is not None else 0
+                if inputs in result.files:
+                    yield inputs, result.files[inputs]
+
+        start = len(self.folder.place_of(""))
+        pairs = ((self.folder.place_of(name), size) for name, size in wanted())
+        with storage.open_whole(self.inputs, scratch=self._scratch) as sink, zipfile.ZipFile(sink, "w") as out:
+            for place, size, data in places.fetched_ahead(pairs):
+                with out.open(zipfile.ZipInfo(place[start:]), "w") as member:  # without times: the same shards, the same bytes
+                    if data is not None:
+                        member.write(data)
+                        continue
+                    with storage.remote_errors(place), storage.open_stream(place, size) as file:
+                        shutil.copyfileobj(file, member)
         return self._published(self.inputs)
 
     def _published(self, place: str) -> Published:
@@ -357,46 +322,47 @@ class RunOutput:
         return Published(storage.size(place), sha256)
 
     def _check_shards(self, results: Mapping[str, ShardResult]) -> None:
-        """Compare all shards with their checksums before they are joined or uploaded.
+        """Compare all shards with what was written before they are joined; of remote ones the sizes, by one listing.
 
         Raises DamagedShardError for one that was damaged since it was written; it is taken back, so that it is redone.
         """
-        folder = RunFolder(self.work)
+        if not self.is_local:
+            self.folder.look()
         for name, result in results.items():
             try:
-                folder.check_files(result)
+                self.folder.check_files(result if self.is_local else result.with_sizes_alone())
             except DamagedShardError:
-                folder.forget(name, list(result.files))
+                self.folder.forget(name, list(result.files))
                 raise
 
-    def _kept(self, names: Sequence[str]) -> list[Path]:
-        """Files of the embeddings that are kept beside the scores, their stamp last."""
-        found = [self.work / name for name in sorted(names) if name.startswith(f"{columns.EMBEDDINGS_FOLDER}/")]
-        stamp = self.work / columns.EMBEDDINGS_FOLDER / columns.STAMP_FILE
-        if not stamp.is_file():
+    def _kept(self, names: Sequence[str]) -> list[str]:
+        """Files of the embeddings that are kept beside the scores, by their names in the folder, their stamp last."""
+        found = [name for name in sorted(names) if name.startswith(f"{columns.EMBEDDINGS_FOLDER}/")]
+        stamp = f"{columns.EMBEDDINGS_FOLDER}/{columns.STAMP_FILE}"
+        data = self.folder.read(stamp)
+        if data is None:
             return found
         try:
-            records.read(str(stamp))
+            records.parse(data)
         except DamagedRecordError as error:
-            raise OutputError(f"{stamp} is damaged: {error}; use --overwrite to start anew") from None
+            place = self.folder.place_of(stamp)
+            raise OutputError(f"{place} is damaged: {error}; use --overwrite to start anew") from None
         return [*found, stamp]
 
-    def _place_kept(self, kept: Sequence[Path]) -> None:
+    def _place_kept(self, kept: Sequence[str]) -> None:
         """Put kept embeddings beside a single-file result, in place of an earlier run's; locally all at once."""
         if not self._check_kept() and not kept:
             return
-        base, target = self.work / columns.EMBEDDINGS_FOLDER, self.kept_embeddings
+        inside = len(f"{columns.EMBEDDINGS_FOLDER}/")
         if not self.is_local:
-            targets = {path.relative_to(base).as_posix(): path for path in kept}
-            self._upload(target, [target], f"{target}/{columns.STAMP_FILE}", targets)
+            self._copy_kept({name[inside:]: self.folder.place_of(name) for name in kept})
             return
-        folder, made, old_folder = storage.local_path(target), self.work / _PLACING, self.work / _REPLACED
+        target, work = self.kept_embeddings, self.folder.path
+        folder, made, old_folder = storage.local_path(target), work / _PLACING, work / _REPLACED
         for rest in (made, old_folder):  # of a run that was killed here
             shutil.rmtree(rest, ignore_errors=True)
-        for path in kept:
-            copy = made / path.relative_to(base)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(path, copy)
+        for name in kept:
+            places.copy(str(work / name), str(made / name[inside:]))
         try:
             if folder.exists():
                 folder.rename(old_folder)
@@ -406,14 +372,40 @@ class RunOutput:
         except OSError as error:
             raise writing_failed(target, error) from error
 
+    def _copy_kept(self, targets: Mapping[str, str]) -> None:
+        """Have the server copy kept embeddings to their place (by name there: from where); those of an earlier run go.
+
+        The stamp there goes first, and comes last: what is without one is not finished. Meanwhile another file says whose they
+        are.
+        """
+        base = self.kept_embeddings
+        meanwhile = f"{base}/{_PLACING_STAMP}"
+        stamp = next((place for name, place in targets.items() if name == columns.STAMP_FILE), f"{base}/{columns.STAMP_FILE}")
+        if (data := places.read_all(stamp)) is not None:
+            places.put_bytes(meanwhile, data)
+        old = [name for name in places.listing(base) if name not in targets]
+        own = [name for name in old if _is_by_us(f"{base}/{name}", name)]
+        strange = [name for name in old if PurePosixPath(name).suffix.lower() in _TABLES and name not in own]
+        if strange:
+            raise _in_the_way(f"{base}/{strange[0]}")
+        storage.remove(f"{base}/{columns.STAMP_FILE}")
+        crash.reach("embeddings taken away")
+        places.remove_all([f"{base}/{name}" for name in own])
+        pairs = [(place, f"{base}/{name}") for name, place in targets.items()]
+        places.copy_all([pair for pair in pairs if not pair[1].endswith(f"/{columns.STAMP_FILE}")])
+        crash.reach("embeddings copied")
+        places.copy_all([pair for pair in pairs if pair[1].endswith(f"/{columns.STAMP_FILE}")])
+        storage.remove(meanwhile)
+
     def _check_kept(self) -> bool:
         """Whether an earlier run of this output has kept embeddings. Raises OutputError when others stand in their place."""
         target = self.kept_embeddings
         if not (storage.local_path(target).exists() if self.is_local else storage.is_folder(target)):
             return False
         stamp = f"{target}/{columns.STAMP_FILE}"
+        data = places.read_all(stamp) or places.read_all(f"{target}/{_PLACING_STAMP}")
         try:
-            record = records.read(stamp) if storage.exists(stamp) else {}
+            record = records.parse(data) if data is not None else {}
         except DamagedRecordError as error:
             raise OutputError(f"{stamp} is damaged: {error}; restore it, or move {target} away") from None
         if record.get(columns.KEPT_BESIDE) != PurePosixPath(self.out).name:
@@ -431,28 +423,27 @@ class RunOutput:
         Readers of a local folder would take them for results.
         """
         known = {name for result in results for name in result.files}
-        for name in self._sorted_files()[0]:
-            if is_shard_file(name) and name not in known:
-                (self.work / name).unlink(missing_ok=True)
+        known |= {name for name in self.folder.names() if is_own_file(name)}
+        self.folder.remove(name for name in self._sorted_files(known=known)[0] if is_shard_file(name))
 
     def remove_work(self) -> None:
-        """Remove the shards of a joined or uploaded result; the record goes last, so that what is left stays known as ours."""
-        if self.is_separate and self.work.is_dir():
+        """Remove the shards of a joined result; the record goes last, so that what is left stays known as ours."""
+        if self.is_separate:
             self.discard()
 
     def discard(self) -> None:
         """Remove a run's files from the folder of its shards, and the folder unless something else is in it."""
-        for name in (_PLACING, _REPLACED):
-            shutil.rmtree(self.work / name, ignore_errors=True)
-        remove_set_aside(RunFolder(self.work))
+        folder = self.folder
+        folder.removed()
+        if self.is_local:
+            for name in (_PLACING, _REPLACED):
+                shutil.rmtree(folder.path / name, ignore_errors=True)
+        folder.look()
+        folder.remove_set_aside()
         self._remove(self._sorted_files(by_name=self.is_separate)[0])
         crash.reach("shards removed")
-        for stray in self.work.glob(".beholder-*.tmp"):
-            stray.unlink(missing_ok=True)
-        for name in (LOCK_FILE, columns.STAMP_FILE):
-            (self.work / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something else is in it
-            self.work.rmdir()
+        folder.remove_strays()
+        folder.remove([columns.STAMP_FILE])
 
 
 def is_packed(head: bytes) -> bool:
@@ -496,6 +487,8 @@ def _is_record(record: Mapping[str, Any]) -> bool:
 def _is_by_us(place: str, inside: str) -> bool:
     """Whether a file in a run's folder, at `inside` relative to it, is one of a run, by its name and its first bytes."""
     name = PurePosixPath(inside)
+    if inside == _ZIP_OF_BEFORE:
+        return is_packed(storage.read_range(place, 0, 64))
     if name.name == columns.STAMP_FILE and str(name.parent) in (columns.EMBEDDINGS_FOLDER, "."):
         data = storage.read_range(place, 0, storage.size(place))
         return records.looks_ours(data)
@@ -510,7 +503,7 @@ def _is_by_us(place: str, inside: str) -> bool:
     return storage.read_range(place, 0, 7) in (b"sample,", b"sample\n")
 
 
-def _in_the_way(place: Path | str) -> OutputError:
+def _in_the_way(place: str) -> OutputError:
     return OutputError(
         f"{place} was not written by beholder and would be taken for a result; move it, or choose another output"
     )

@@ -342,7 +342,7 @@ class PictureProduct:
         if self.as_csv:
             return pa.concat_tables(tables)
         if self._keep is not None and not self.heads:
-            tables.insert(0, files.read_labels(earlier.folder, list(earlier.result.files), self._keep))
+            tables.insert(0, files.read_labels(earlier, self._keep))
         fitted = [fit_table(table, self.schema)[0] for table in tables]
         reasons = _read_inputs(earlier, [columns.REASON]).column(columns.REASON)
         is_rejected = reasons.is_valid().to_numpy()
@@ -369,7 +369,7 @@ class PictureProduct:
             own = (columns.IMAGES_FOLDER, columns.METADATA_FOLDER, columns.EMBEDDINGS_FOLDER)
             prefixes = tuple(str(Path(self._keep_folder) / folder) + "/" for folder in own)
             names = [name for name in earlier.result.files if name.startswith(prefixes)]
-            for row, embedding in zip(good, files.read_embeddings(earlier.folder, names, self._keep), strict=True):
+            for row, embedding in zip(good, files.read_embeddings(earlier, names, self._keep), strict=True):
                 row.embedding = embedding
         return rows
 
@@ -405,7 +405,7 @@ def _inputs_table(rows: Sequence[PictureRow], scores: npt.NDArray[np.float32]) -
 
 
 def _read_inputs(shard: EarlierShard, names: Sequence[str] | None = None) -> pa.Table:
-    with storage.open_parquet(str(shard.folder / inputs_file(shard.name))) as file:
+    with files.open_earlier(shard, inputs_file(shard.name)) as file:
         return file.read(names)
 
 
@@ -421,7 +421,7 @@ def has_inputs(shard: EarlierShard) -> bool:
     if inputs_file(shard.name) not in shard.result.files:
         return False
     try:
-        with storage.open_parquet(str(shard.folder / inputs_file(shard.name))) as file:
+        with files.open_earlier(shard, inputs_file(shard.name)) as file:
             return bool(file.metadata.num_rows == shard.result.num_read)
     except InputError:
         return False

@@ -1,4 +1,4 @@
-"""Finished results that were joined or uploaded: recognised, compared, and taken apart again for a run that goes on.
+"""Finished results that were joined: recognised, compared, and taken apart again for a run that goes on.
 
 What the shards were is kept in a zip beside the result: their markers, in order, and their tables of inputs.
 """
@@ -9,25 +9,27 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 from beholder import columns
-from beholder.errors import InputError, OutputError, writing_failed
-from beholder.io import records, storage
+from beholder.errors import OutputError
+from beholder.io import places, records, storage
 from beholder.scoring import files
+from beholder.scoring.folder import NewFile, RunFolder
 from beholder.scoring.output import INPUTS_FILE, NOT_BY_US, NUM_KEPT, OF_RESULT, Published, RunOutput
-from beholder.scoring.run import Step, is_set_aside, new_set_aside
-from beholder.scoring.shards import EarlierShard, RunFolder, Shard, ShardResult, difference, is_shard_file, link_or_copy
+from beholder.scoring.run import Step
+from beholder.scoring.shards import EarlierShard, ShardResult, difference, is_shard_file
 
 _COPY_BYTES = 1 << 20
 
 
 class FinishedResult:
-    """A finished result that was joined or uploaded, and the record beside it; of other outputs the record is None."""
+    """A finished result that was joined, and the record beside it; of other outputs the record is None."""
 
     def __init__(self, out: RunOutput) -> None:
         self.out, self.record = out, out.read_sidecar()
@@ -40,7 +42,7 @@ class FinishedResult:
         out, record = self.out, self.record
         if record is None or difference(record["options"], step.options) or record.get("inputs") != identity:
             return None
-        if out.kind != "folder" and not storage.exists(out.out):
+        if not storage.exists(out.out):
             return None
         try:
             result = ShardResult.from_json(record["result"])
@@ -55,16 +57,16 @@ class FinishedResult:
         Raises OutputError when something else is in the way.
         """
         out, record = self.out, self.record
-        if not out.is_separate or not storage.exists(out.sidecar if out.kind == "folder" else out.out):
+        if not out.is_separate or not storage.exists(out.out):
             return None
         result = self.result_of(step, identity)
         if result is not None:
-            folder = RunFolder(out.work)
-            if out.work.is_dir() and folder.is_run_of(out.product.format):  # shards that a finished run left when it was killed
+            folder = out.folder
+            if folder.is_run_of(out.product.format):  # shards that a finished run left when it was killed
                 with contextlib.suppress(OutputError), folder.locked():  # (another run that is at it is left alone)
                     out.remove_work()
             return result
-        if out.work.is_dir() and (out.is_local or record is None):
+        if out.folder.exists():
             return None
         if record is None:
             raise OutputError(f"{out.out} {NOT_BY_US}")
@@ -97,14 +99,15 @@ class FinishedResult:
         if not step.names_files or not self.can_be_opened:
             return True
         with tempfile.TemporaryDirectory(prefix="beholder-inputs-") as scratch:
-            return all(map(step.is_current, self._unpacked(Path(scratch))))
+            place = RunFolder(scratch)
+            return all(step.is_current(replace(shard, folder=place.root)) for shard, _ in self._unpacked(place, is_short=True))
 
     def needs_opening(self, step: Step) -> bool:
         """Whether it has to be taken apart before its run can be continued."""
         if self.record is None or difference(self.record.get("options") or {}, step.options) is not None:
             return False
-        folder = RunFolder(self.out.work)
-        return not folder.finished_names() and not is_set_aside(folder)
+        folder = self.out.folder
+        return not folder.finished_names() and not folder.places_aside()
 
     def open_again(self) -> None:
         """Take it apart into its shards, which are set aside in the folder of shards; the result stays until it is replaced.
@@ -115,26 +118,26 @@ class FinishedResult:
         assert self.record is not None, "there is no finished result"
         self._check_inputs()
         self._check_files()
-        folder = RunFolder(out.work)
+        folder = out.folder
         folder.write_record({key: value for key, value in self.record.items() if key not in OF_RESULT})
         keeps = columns.EMBEDDINGS_FOLDER not in out.product.folders
         inside = f"{columns.EMBEDDINGS_FOLDER}/"
-        with new_set_aside(folder) as place:
-            shards = self._unpacked(place)
-            if out.kind != "folder":
-                _cut_result(shards, self._at_hand(out.out, place), out.product.folders, place)
-                if any(shard.result.num_rejected for shard in shards):
-                    _cut_result(shards, self._at_hand(out.rejects, place), (columns.REJECTS_FOLDER,), place)
-            for name in (name for shard in shards for name in shard.result.files):
-                if out.kind == "folder" and not name.startswith(f"{columns.INPUTS_FOLDER}/"):
-                    _fetch(f"{out.out.rstrip('/')}/{name}", place / name)
-                elif out.kind != "folder" and keeps and name.startswith(inside):
-                    _fetch(f"{out.kept_embeddings}/{name.removeprefix(inside)}", place / name)
+        with folder.opening() as place:
+            made: dict[str, NewFile] = {}
+            shards = []
+            for shard, inputs in self._unpacked(place):
+                shards.append(shard)
+                made |= inputs
+            made |= _cut_result(shards, out.out, out.product.folders, place)
+            if any(shard.result.num_rejected for shard in shards):
+                made |= _cut_result(shards, out.rejects, (columns.REJECTS_FOLDER,), place)
+            kept = [name for shard in shards for name in shard.result.files if keeps and name.startswith(inside)]
+            places.copy_all([(f"{out.kept_embeddings}/{name.removeprefix(inside)}", place.place_of(name)) for name in kept])
             stamp = f"{out.kept_embeddings}/{columns.STAMP_FILE}"
             if keeps and storage.exists(stamp):
-                _fetch(stamp, out.work / columns.EMBEDDINGS_FOLDER / columns.STAMP_FILE)
-            for shard in shards if out.kind != "folder" else ():
-                _mark_again(shard)
+                places.copy(stamp, folder.place_of(f"{inside}{columns.STAMP_FILE}"))
+            for shard in shards:
+                place.mark_again(_as_made(shard, made, place))
 
     def _check_inputs(self) -> None:
         """Raise OutputError when a result of other inputs cannot be taken apart."""
@@ -153,7 +156,6 @@ class FinishedResult:
         for name, written in {name: Published.from_json(one) for name, one in files.items()}.items():
             inside = name.removeprefix(f"{columns.EMBEDDINGS_FOLDER}/")
             place = {"output": out.out, "rejects": out.rejects}.get(name, f"{out.kept_embeddings}/{inside}")
-            place = f"{out.out.rstrip('/')}/{name}" if out.kind == "folder" else place
             is_there = storage.exists(place) and not (out.is_local and storage.is_folder(place))
             if is_there and storage.size(place) == written.num_bytes:
                 if written.sha256 is None or not out.is_local:
@@ -164,98 +166,88 @@ class FinishedResult:
             what = "is not what was written (damaged, or edited)" if is_there else "is gone, which the finished run had written"
             raise OutputError(f"{place} {what}; restore it, or use --overwrite to make it again")
 
-    def _at_hand(self, path: str, scratch: Path) -> Path:
-        """A local file with what stands at `path`."""
-        if self.out.is_local:
-            return storage.local_path(path)
-        copy = scratch / f".{PurePosixPath(path).name}"
-        _fetch(path, copy)
-        return copy
+    def _unpacked(self, place: RunFolder, *, is_short: bool = False) -> Iterator[tuple[EarlierShard, Mapping[str, NewFile]]]:
+        """Unpack markers and tables of inputs into `place`: the shards in order, and the tables that were unpacked.
 
-    def _unpacked(self, place: Path) -> list[EarlierShard]:
-        """Unpack markers and tables of inputs into `place`: the shards in order. Their other files are not there yet."""
-        packed = self._at_hand(self.out.inputs, place)
-        return _unpack_inputs(packed, place, f"{self.out.inputs} is damaged; use --overwrite to make {self.out.out} again")
-
-
-def _fetch(source: str, target: Path) -> None:
-    """Have a file at a local place: linked where that can be, else copied. Raises OutputError and InputError."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if storage.is_local(source):
-            link_or_copy(storage.local_path(source), target)
-            return
-        with storage.remote_errors(source), storage.open_binary(source) as file, target.open("wb") as out:
-            shutil.copyfileobj(file, out, _COPY_BYTES)
-    except OSError as error:
-        raise writing_failed(str(target), error) from error
-
-
-def _unpack_inputs(packed: Path, place: Path, complaint: str) -> list[EarlierShard]:
-    """Unpack what `RunOutput` packed into `place`: the shards in order. Raises OutputError(complaint)."""
-    names = []
-    try:
-        with zipfile.ZipFile(packed) as source:
-            for inside in source.namelist():
-                path = PurePosixPath(inside)
-                if str(path.parent) == columns.DONE_FOLDER and path.suffix == ".json" and len(path.parts) == 2:
-                    names.append(path.stem)
-                elif not is_shard_file(inside):
-                    raise OutputError(complaint)
-                (place / inside).parent.mkdir(parents=True, exist_ok=True)
-                with source.open(inside) as file, (place / inside).open("wb") as out:
-                    shutil.copyfileobj(file, out, _COPY_BYTES)
-        return [RunFolder(place).marked_shard(name) for name in names]
-    except (zipfile.BadZipFile, records.DamagedRecordError, InputError):
-        raise OutputError(complaint) from None
+        Their other files are not there yet. `is_short`: the tables of a shard go when the next one is asked for.
+        Raises OutputError for a damaged zip.
+        """
+        complaint = f"{self.out.inputs} is damaged; use --overwrite to make {self.out.out} again"
+        shard: EarlierShard | None = None
+        made: dict[str, NewFile] = {}
+        try:
+            with storage.open_stream(self.out.inputs) as opened, zipfile.ZipFile(opened) as source:
+                for inside in source.namelist():
+                    path = PurePosixPath(inside)
+                    if str(path.parent) == columns.DONE_FOLDER and path.suffix == ".json" and len(path.parts) == 2:
+                        if shard is not None:
+                            yield shard, made
+                        if is_short:
+                            place.remove(made)
+                        shard = EarlierShard.from_json(records.parse(source.read(inside)), place.root, path.stem)
+                        made = {}
+                    elif is_shard_file(inside):
+                        with place.new_file(inside) as new, source.open(inside) as file, new.path.open("wb") as out:
+                            shutil.copyfileobj(file, out, _COPY_BYTES)
+                        made[inside] = new
+                    else:
+                        raise OutputError(complaint)
+            if shard is not None:
+                yield shard, made
+        except (zipfile.BadZipFile, records.DamagedRecordError):
+            raise OutputError(complaint) from None
 
 
-def _cut_result(shards: Sequence[EarlierShard], result: Path, folders: Sequence[str], place: Path) -> None:
-    """Cut a file that was joined from the shards' files in `folders` into these, below `place`.
+def _cut_result(shards: Sequence[EarlierShard], result: str, folders: Sequence[str], place: RunFolder) -> dict[str, NewFile]:
+    """Cut a file that was joined from the shards' files in `folders` into these, in `place`, one after the other.
 
     Raises OutputError when it has another number of rows.
     """
     own = tuple(f"{folder}/" for folder in folders)
     parts = [(shard, name) for shard in shards for name in shard.result.files if name.startswith(own)]
-    for _, name in parts:
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-    if result.suffix.lower() == ".csv":
-        _cut_csv(parts, result, place)
-        return
+    if result.lower().endswith(".csv"):
+        return _cut_csv(parts, result, place)
     is_rejects = columns.REJECTS_FOLDER in folders
-    with storage.open_parquet(str(result)) as file:
+    made: dict[str, NewFile] = {}
+    with storage.open_parquet(result, streamed=True) as file:
         pieces = (pa.Table.from_batches([batch]).replace_schema_metadata(None) for batch in file.iter_batches())
         rest, left = next(pieces, None), 0
         for shard, name in parts:
             left += shard.result.num_rejected if is_rejects else shard.result.num_scored
-            with files.parquet_rows(place / name, file.schema_arrow) as out:
+            with place.new_file(name) as new, files.parquet_rows(new.path, file.schema_arrow) as out:
                 while left and rest is not None:
                     piece = rest.slice(0, left)
                     out.write(piece)
                     left -= piece.num_rows
                     rest = rest.slice(piece.num_rows) if piece.num_rows < rest.num_rows else next(pieces, None)
+            made[name] = new
         if left or rest is not None:
             raise OutputError(f"{result} has another number of rows than were written; use --overwrite to make it again")
+    return made
 
 
-def _cut_csv(parts: Sequence[tuple[EarlierShard, str]], result: Path, place: Path) -> None:
+def _cut_csv(parts: Sequence[tuple[EarlierShard, str]], result: str, place: RunFolder) -> dict[str, NewFile]:
     """Parts are a header and rows; the result is one header and the rows of all, as they were."""
-    with result.open("rb") as source:
+    made: dict[str, NewFile] = {}
+    with storage.open_stream(result) as source:
         header = source.readline()
         for shard, name in parts:
             left = shard.result.files[name] - len(header)
-            with (place / name).open("wb") as out:
+            with place.new_file(name) as new, new.path.open("wb") as out:
                 out.write(header)
                 while left and (data := source.read(min(left, _COPY_BYTES))):
                     out.write(data)
                     left -= len(data)
+            made[name] = new
             if left:
                 raise OutputError(f"{result} is shorter than what was written; use --overwrite to make it again")
+    return made
 
 
-def _mark_again(shard: EarlierShard) -> None:
-    """Write the marker of a shard whose files have been cut, with their sizes and checksums as they are now."""
-    sizes = {name: (shard.folder / name).stat().st_size for name in shard.result.files}
-    result = shard.result.with_files(sizes)
-    marked = Shard(shard.name, 0, 0, None, shard.identity)
-    RunFolder(shard.folder).mark_finished(marked, result, shard.fingerprint, shard.models)
+def _as_made(shard: EarlierShard, made: Mapping[str, NewFile], place: RunFolder) -> EarlierShard:
+    """The shard with sizes and checksums of its files as they are now: of those that were cut others than before."""
+    was = shard.result
+    sizes = {name: made[name].num_bytes if name in made else size for name, size in was.files.items()}
+    known = was.sha256 | {name: made[name].sha256 for name in was.files if name in made}
+    sums = {name: known.get(name) or place.sha256_of(name, size) for name, size in was.files.items()}
+    return replace(shard, result=replace(was, files=sizes, sha256=sums))

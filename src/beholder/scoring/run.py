@@ -9,33 +9,30 @@ the end.
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from beholder.columns import EARLIER_FOLDER, HOW_TO_READ, PICTURES, SCORE_SET_FORMAT, STAMP_FILE
-from beholder.errors import OutputError, writing_failed
+from beholder.columns import HOW_TO_READ, PICTURES, SCORE_SET_FORMAT
+from beholder.errors import OutputError
 from beholder.io import crash, storage
 from beholder.io.schemas import schema_of_json, schema_to_json
 from beholder.notices import doing, say
+from beholder.scoring.folder import RunFolder
+from beholder.scoring.index import IndexedShard
 from beholder.scoring.options import Share
 from beholder.scoring.shards import (
     Changes,
     DamagedShardError,
     EarlierShard,
-    RunFolder,
     Shard,
     ShardResult,
     difference,
     fingerprint,
-    link_or_copy,
 )
 from beholder.scoring.summary import RunSummary, Tally
 
@@ -144,17 +141,14 @@ class Step(ABC):
 
 _GUESSED_BYTES = 100_000
 """Of a picture, in an archive of which no more than its size is known."""
-_CHECKERS = 8
-"""Threads that read finished shards again; hashing and reading run side by side."""
-_SET_ASIDE = re.compile(r"\d{5}")
-"""Folders below `EARLIER_FOLDER`; the last one counts before the others."""
-_BEING_MADE = "new"
-_OF_INPUTS = ("columns", PICTURES)
+PLANNED = "planned"
+"""In a run's record: how many shards and rows it has in all, the rows None where only reading tells."""
+_OF_INPUTS = ("columns", PICTURES, PLANNED)
 """What a record says that depends on the inputs."""
 
 
-OnDone = Callable[[Shard, EarlierShard, Any], None]
-"""Told of a shard that is done: the shard, what its marker says, `Step.noted`."""
+OnDone = Callable[[Shard, IndexedShard, Any], None]
+"""Told of a shard that is done: the shard, what its marker says and how its files look, `Step.noted`."""
 DoPending = Callable[[Sequence[Shard], list[EarlierShard], list[EarlierShard], OnDone], None]
 """Does shards, given what was set aside and which shards are done; tells of each."""
 
@@ -197,20 +191,23 @@ def check_folder(step: Step, folder: RunFolder) -> bool:
 
     Raises OutputError when it holds something else, or a run with other options.
     """
-    if not folder.path.is_dir():
-        return False
-    before = folder.read_record()
+    before = folder.record_or_nothing()
     if before is not None and before.get("format") == step.provenance["format"]:
+        if "result" in before:
+            raise OutputError(
+                f"{folder.root} was finished by an earlier version, which uploaded it and left nothing there to continue from; "
+                "use --overwrite to make it again, or another output"
+            )
         changed = difference(before.get("options") or {}, step.options)
         if changed is not None:
             raise OtherOptionsError(
-                f"{folder.path} was begun with other options: {changed}; "
+                f"{folder.root} was begun with other options: {changed}; "
                 "use the same options to continue, --overwrite to start anew, or another output",
                 changed.partition(" was ")[0],
             )
         return True
-    if folder.holds_something():
-        raise OutputError(f"{folder.path} already exists and is not a beholder run; choose another output, or remove it")
+    if before is not None:
+        raise folder.not_a_run()
     return False
 
 
@@ -247,10 +244,10 @@ def run(
     """
     run_fingerprint = fingerprint(step.options)
     is_known = not anew and check_folder(step, folder)
-    _remove_strays(folder)
+    folder.remove_strays()
     record = _record(step, run_fingerprint)
     if not is_known:
-        remove_set_aside(folder)
+        folder.remove_set_aside()
         folder.write_record(record)
         crash.reach("run recorded")
     with doing("checking what an earlier run has done"):
@@ -272,15 +269,18 @@ def run(
     pending = [shard for shard in step.shards if shard.name not in results]
     _do(step, folder, pending, run_fingerprint, results, do_pending, aside, list(before.done.values()))
     if do_pending is not None:
-        _remove_strays(folder)  # of workers that died
+        folder.look()
+        folder.remove_strays()  # of workers that died
     in_order = {shard.name: results[shard.name] for shard in step.shards}
     for shard, computed in step.kept() if keep_vanished else ():
         with doing("keeping rows whose inputs have vanished"):
-            in_order[shard.name] = write_shard(step, folder, shard, computed, run_fingerprint).result
+            done = folder.write_shard(step, shard, computed, run_fingerprint)
+            folder.note(done)
+            in_order[shard.name] = done.shard.result
         summary.num_kept += in_order[shard.name].num_read
     summary.num_changed, summary.num_vanished, summary.num_retried = step.changes()
     crash.reach("shards all done")
-    remove_set_aside(folder)
+    folder.remove_set_aside()
     crash.reach("set aside removed")
     return in_order
 
@@ -308,9 +308,9 @@ def run_share(
     ours = sorted(step.shards, key=lambda shard: shard.name)[share.number :: share.count]
     with doing("checking what an earlier run has done"):
         before = _recognised(step, folder, run_fingerprint, None, ours)
-        if before.stale or is_set_aside(folder):
+        if before.stale or folder.places_aside():
             raise OutputError(
-                f"{folder.path}: the inputs are not those that the run was begun with; run the same command once without "
+                f"{folder.root}: the inputs are not those that the run was begun with; run the same command once without "
                 "--part, which takes over what has not changed"
             )
     results = {name: shard.result for name, shard in before.done.items()}
@@ -337,8 +337,9 @@ def _do(
 ) -> None:
     """Do shards, here or elsewhere; their results are added."""
 
-    def take(shard: Shard, found: EarlierShard, noted: Any) -> None:
-        results[shard.name] = found.result
+    def take(shard: Shard, found: IndexedShard, noted: Any) -> None:
+        folder.note(found)
+        results[shard.name] = found.shard.result
         step.note(noted)
 
     if do_pending is None:
@@ -350,17 +351,15 @@ def _do(
 def _record(step: Step, run_fingerprint: str) -> dict[str, Any]:
     """What the record of a run says."""
     hint = HOW_TO_READ if step.provenance["format"] == SCORE_SET_FORMAT else {}
-    return {**step.provenance, **hint, "options": dict(step.options), "columns": step.columns, "fingerprint": run_fingerprint}
-
-
-def write_shard(step: Step, folder: RunFolder, shard: Shard, computed: Any, run_fingerprint: str) -> EarlierShard:
-    """Write a shard that was computed, its done-marker last."""
-    result = step.write(shard, computed, str(folder.path))
-    crash.reach("shard written")
-    crash.reach(f"shard {shard.name} written")
-    done = folder.mark_finished(shard, result, run_fingerprint, step.models)
-    crash.reach("shard done")
-    return done
+    rows = None if any(shard.stop is None for shard in step.shards) else sum(map(step.num_rows_about, step.shards))
+    return {
+        **step.provenance,
+        **hint,
+        "options": dict(step.options),
+        "columns": step.columns,
+        "fingerprint": run_fingerprint,
+        PLANNED: {"shards": len(step.shards), "rows": rows},
+    }
 
 
 def do_each(step: Step, folder: RunFolder, shards: Iterable[Shard], run_fingerprint: str, on_done: OnDone) -> None:
@@ -370,7 +369,7 @@ def do_each(step: Step, folder: RunFolder, shards: Iterable[Shard], run_fingerpr
     """
 
     def write(shard: Shard, computed: Any) -> None:
-        on_done(shard, write_shard(step, folder, shard, computed, run_fingerprint), step.noted(computed))
+        on_done(shard, folder.write_shard(step, shard, computed, run_fingerprint), step.noted(computed))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
         writing: Future[None] | None = None
@@ -386,12 +385,6 @@ def do_each(step: Step, folder: RunFolder, shards: Iterable[Shard], run_fingerpr
                 writing.result()
 
 
-def _remove_strays(folder: RunFolder) -> None:
-    """Remove files that were being written when their process was killed."""
-    for place in (folder.path, *folder.path.glob("*/"), *folder.path.glob("*/*/")):
-        storage.remove_stray_temporaries(place)
-
-
 def _recognised(
     step: Step,
     folder: RunFolder,
@@ -405,7 +398,7 @@ def _recognised(
     others = sorted(marked - planned.keys()) if len(shards) == len(step.shards) else []
     names = [*(name for name in planned if name in marked), *others]
     before = _Before()
-    for name, found in zip(names, _whole_shards([(folder, name) for name in names], run_fingerprint), strict=True):
+    for name, found in zip(names, folder.finished_shards(names, run_fingerprint), strict=True):
         shard = planned.get(name)
         if found is None or isinstance(found, DamagedShardError):
             before.damaged += [] if found is None else [name]
@@ -419,21 +412,6 @@ def _recognised(
         else:
             before.done[name] = found
     return before
-
-
-def _whole_shards(
-    wanted: Sequence[tuple[RunFolder, str]], run_fingerprint: str
-) -> Iterator[EarlierShard | DamagedShardError | None]:
-    """Finished shards by folder and name, several read again at once; None: done with other options."""
-
-    def look(item: tuple[RunFolder, str]) -> EarlierShard | DamagedShardError | None:
-        try:
-            return item[0].finished_shard(item[1], run_fingerprint)
-        except DamagedShardError as error:
-            return error
-
-    with ThreadPoolExecutor(max_workers=_CHECKERS, thread_name_prefix="beholder-check") as checkers:
-        yield from checkers.map(look, wanted)
 
 
 def _make_room(
@@ -467,87 +445,37 @@ def _make_room(
     others = [*before.stale, *aside]
     if others and not before.done and not before.again and not step.knows_any(others):
         raise OtherInputsError(
-            f"{folder.path} holds results of {others[0].name}, and none of them is of the inputs now; "
+            f"{folder.root} holds results of {others[0].name}, and none of them is of the inputs now; "
             "use --overwrite to start anew, or another output"
         )
     moved = [*before.stale, *before.again]
     unknown = [shard for shard in moved if not step.can_redo(shard)]
     if unknown and keep_vanished:
         raise OutputError(
-            f"{folder.path}: an older version did not write down what it found of each picture, so it is not known what of "
+            f"{folder.root}: an older version did not write down what it found of each picture, so it is not known what of "
             "it has vanished; leave --vanished keep out, or use another output"
         )
     if unknown:
         what = "1 shard is" if len(unknown) == 1 else f"{len(unknown):,} shards are"
         say(f"{what} done again whole: an older version did not write down what it found of each picture")
     if moved:
-        place = _next_place(folder)
+        place = folder.new_place_aside()
         with doing("setting aside what an earlier run has done"):
-            moved = [folder.set_aside(shard, place) for shard in moved]
+            moved = folder.set_aside(moved, place)
     crash.reach("room made")
     if any(old.get(key) != record.get(key) for key in _OF_INPUTS):
         folder.write_record(record)
     return moved
 
 
-def _next_place(folder: RunFolder) -> Path:
-    """A new folder for shards that are set aside, with the record of the run that made them. Raises OutputError."""
-    root = folder.path / EARLIER_FOLDER
-    numbers = [int(place.name) for place in root.glob("*/") if _SET_ASIDE.fullmatch(place.name)]
-    place = root / f"{max(numbers, default=-1) + 1:05d}"
-    try:
-        place.mkdir(parents=True)
-        link_or_copy(folder.record_path, place / STAMP_FILE)
-    except OSError as error:
-        raise writing_failed(str(place), error) from error
-    return place
-
-
-def is_set_aside(folder: RunFolder) -> bool:
-    """Whether shards of earlier runs are set aside in a run's folder."""
-    return any(_SET_ASIDE.fullmatch(place.name) for place in (folder.path / EARLIER_FOLDER).glob("*/"))
-
-
-@contextlib.contextmanager
-def new_set_aside(folder: RunFolder) -> Iterator[Path]:
-    """Give an empty folder for shards; when all went well they are set aside in the run's folder, of which nothing is yet.
-
-    Raises OutputError.
-    """
-    place = folder.path / EARLIER_FOLDER / _BEING_MADE
-    try:
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        link_or_copy(folder.record_path, place / STAMP_FILE)
-        yield place
-        crash.reach("result opened")
-        place.rename(place.with_name("00000"))
-        crash.reach("opened result set aside")
-    except OSError as error:
-        raise writing_failed(str(place), error) from error
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
 def _set_aside_before(folder: RunFolder, run_fingerprint: str) -> list[EarlierShard]:
     """Whole shards that were set aside, those of the last time first."""
-    places = [place for place in (folder.path / EARLIER_FOLDER).glob("*/") if _SET_ASIDE.fullmatch(place.name)]
-    wanted = [
-        (folder, name)
-        for folder in map(RunFolder, sorted(places, reverse=True))
-        for name in sorted(folder.finished_names(), key=storage.natural_key)
+    return [
+        found
+        for place in folder.places_aside()
+        for found in place.finished_shards(sorted(place.finished_names(), key=storage.natural_key), run_fingerprint)
+        if isinstance(found, EarlierShard)
     ]
-    return [found for found in _whole_shards(wanted, run_fingerprint) if isinstance(found, EarlierShard)]
-
-
-def remove_set_aside(folder: RunFolder) -> None:
-    """Remove what was set aside, and the folder it is in unless something else is there."""
-    root = folder.path / EARLIER_FOLDER
-    for place in root.glob("*/"):
-        if _SET_ASIDE.fullmatch(place.name) or place.name == _BEING_MADE:
-            shutil.rmtree(place, ignore_errors=True)
-    with contextlib.suppress(OSError):  # something else is in it, or it is not there
-        root.rmdir()
 
 
 def _adopt(
@@ -572,6 +500,8 @@ def _adopt(
         if redo is not None and redo(found.result):
             continue
         if fitting[found.folder] and step.is_current(found):
-            adopted[shard.name] = folder.adopt(found, shard, step.file_names(shard), run_fingerprint, step.models)
+            done_again = folder.adopt(found, shard, step.file_names(shard), run_fingerprint, step.models)
+            folder.note(done_again)
+            adopted[shard.name] = done_again.shard
             crash.reach("shard adopted")
     return adopted

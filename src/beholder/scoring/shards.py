@@ -1,33 +1,23 @@
-"""Shards of work, their done-markers, and the folder of a run that holds them; no work is done twice or half.
+"""Shards of work, what became of them, and how their done-markers say it.
 
-A shard is a range of rows of one part, named after the part, not after a worker. Its done-marker is written last, by
-write-then-rename, and holds the counts, the options' fingerprint, the models' sha256, and the sha256 of the shard's files and
-of itself. A run's options stand in its record; a run with other options stops and says which one differs.
+A shard is a range of rows of one part, named after the part, not after a worker. Its done-marker is written last, and holds the
+counts, the options' fingerprint, the models' sha256, and the sha256 of the shard's files and of itself.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from beholder import columns
-from beholder.columns import DONE_FOLDER, STAMP_FILE
-from beholder.errors import InputError, OutputError, reading_failed, writing_failed
-from beholder.io import crash, records, storage
+from beholder.errors import OutputError
 from beholder.io.records import DamagedRecordError, whole_number
-from beholder.scoreset.numbers import ScoreStats
+from beholder.scoreset.numbers import ScoreStats, unpacked
 
-LOCK_FILE = ".lock"
 _RANGE_NAME = re.compile(r"-from-\d+$")
 """How `shard_name` ends names of ranges; a part that is called so itself gets another name."""
 _NAMED_FILES = re.compile(
@@ -40,7 +30,6 @@ _NUMBERED_FILES = re.compile(
     rf"(?:{columns.IMAGES_FOLDER}/img_emb_\d{{5,12}}\.npy|{columns.METADATA_FOLDER}/metadata_\d{{5,12}}\.parquet)"
 )
 """Files of clip-retrieval's layout, which bear numbers."""
-_AGAIN = "run the same command again, and its shard is redone"
 _WORD = re.compile(r"[a-z_]{1,40}")
 _RESULT_FIELDS = ("num_read", "num_scored", "num_rejected", "reasons", "files", "stats", "traits", "remarks")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -93,7 +82,7 @@ class ShardResult:
         num_read, num_scored, num_rejected: rows.
         reasons: rejected rows by reason word, in the order of `columns.REASONS`, however they were given.
         files: files written for it, relative to the run's folder, with their sizes in bytes.
-        stats: per score column, `ScoreStats.to_json`.
+        stats: per score column, `ScoreStats.to_json`, or `numbers.packed` of it.
         traits: pictures by what makes presets differ for them.
         remarks: what else is worth telling: a line -> how many times.
         sha256: of each of `files`, once they are written; none where a marker of an older version has none.
@@ -124,9 +113,14 @@ class ShardResult:
         """The same of other files: their sizes by name; their checksums are not known."""
         return replace(self, files=dict(files), sha256={})
 
+    def with_sizes_alone(self) -> ShardResult:
+        """The same without the checksums of its files."""
+        return replace(self, sha256={})
+
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, without the checksums."""
-        return {name: getattr(self, name) for name in _RESULT_FIELDS}
+        found = {name: getattr(self, name) for name in _RESULT_FIELDS}
+        return found | {"stats": {name: unpacked(one) for name, one in self.stats.items()}}
 
     @classmethod
     def from_json(cls, record: Any) -> ShardResult:
@@ -255,7 +249,7 @@ class EarlierShard:
     """A shard that an earlier run finished, and that is whole.
 
     Attributes:
-        folder: the run's folder that its files lie in.
+        folder: the run's folder that its files lie in, a path or URL.
         name: its name.
         identity: what its input looked like.
         result: what became of it.
@@ -263,12 +257,16 @@ class EarlierShard:
         models: sha256 of the models.
     """
 
-    folder: Path
+    folder: str
     name: str
     identity: dict[str, Any]
     result: ShardResult
     fingerprint: str
     models: tuple[str, ...]
+
+    def place_of(self, name: str) -> str:
+        """Where one of its files is."""
+        return f"{self.folder}/{name}"
 
     def to_json(self) -> dict[str, Any]:
         """Its done-marker, JSON-ready."""
@@ -276,7 +274,7 @@ class EarlierShard:
                 "result": self.result.to_json(), "file_sha256": self.result.sha256}  # fmt: skip
 
     @classmethod
-    def from_json(cls, marker: dict[str, Any], folder: Path, name: str) -> EarlierShard:
+    def from_json(cls, marker: dict[str, Any], folder: str, name: str) -> EarlierShard:
         """Restore what `to_json` wrote of the shard of this name. Raises DamagedRecordError."""
         if marker.get("shard") != name:
             raise DamagedRecordError("it is of another shard")
@@ -311,226 +309,3 @@ class Changes(NamedTuple):
     num_changed: int = 0
     num_vanished: int = 0
     num_retried: int = 0
-
-
-class RunFolder:
-    """A local folder with a run's record, done-markers and whatever its step writes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def record_path(self) -> Path:
-        """The file with the run's options and provenance."""
-        return self.path / STAMP_FILE
-
-    def read_record(self) -> dict[str, Any] | None:
-        """The record of an earlier run, or None. Raises OutputError when it is damaged."""
-        data = _read(self.record_path)
-        if data is None:
-            return None
-        try:
-            record = records.parse(data)
-            _object(record.get("options", {}), "options")
-        except DamagedRecordError as error:
-            raise OutputError(f"{self.record_path} is damaged: {error}; restore it, or use --overwrite to start anew") from None
-        return record
-
-    def is_run_of(self, format_name: str) -> bool:
-        """Whether its record, damaged or not, is one of a run that writes `format_name`."""
-        data = _read(self.record_path)
-        if data is None:
-            return False
-        try:
-            return records.parse(data).get("format") == format_name
-        except DamagedRecordError:
-            return records.looks_ours(data)
-
-    def holds_something(self) -> bool:
-        """Whether anything but a lock and half-written files is in it."""
-        own = (LOCK_FILE, ".beholder-")
-        return self.path.is_dir() and not all(entry.name.startswith(own) for entry in self.path.iterdir())
-
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        """Write the record, whole or not at all."""
-        storage.write_bytes(str(self.record_path), records.sealed(record, indent=2))
-
-    def begin_record(self, record: Mapping[str, Any]) -> None:
-        """Write the record, whole, where there is none: of several that begin at once the first one's stays."""
-        made = self.path / f".beholder-{uuid.uuid4().hex}.tmp"
-        storage.write_bytes(str(made), records.sealed(record, indent=2))
-        try:
-            with contextlib.suppress(FileExistsError):
-                self.record_path.hardlink_to(made)
-        except OSError:  # a file system without links
-            storage.write_bytes(str(self.record_path), records.sealed(record, indent=2))
-        finally:
-            made.unlink(missing_ok=True)
-
-    def marker_path(self, shard: str) -> Path:
-        """Where the done-marker of the shard of this name stands."""
-        return self.path / DONE_FOLDER / f"{shard}.json"
-
-    def finished_names(self) -> set[str]:
-        """Names of the shards that have a done-marker."""
-        return {path.stem for path in (self.path / DONE_FOLDER).glob("*.json")}
-
-    def named_files(self, shard: str) -> list[str]:
-        """Files that bear the name of this shard, relative to the folder."""
-        found = [*self.path.glob(f"*/{shard}.*"), *self.path.glob(f"*/*/{shard}.*")]
-        return [name for path in found if is_shard_file(name := path.relative_to(self.path).as_posix(), shard)]
-
-    def finished_shard(self, name: str, wanted_fingerprint: str) -> EarlierShard | None:
-        """A finished shard by its name, whatever its input was, or None when it has not been done with these options.
-
-        Its files are read and compared with their checksums. Of an older version, which wrote none, sizes are compared, and
-        Parquet files must be readable.
-
-        Raises DamagedShardError: marker or files are not what was written, or a file is gone.
-        """
-        path = self.marker_path(name)
-        if not path.exists():
-            return None
-        try:
-            found = self.marked_shard(name)
-        except DamagedRecordError as error:
-            raise DamagedShardError(
-                f"{path} is damaged: {error}; run the same command again, and the shard is redone"
-            ) from None
-        if found.fingerprint != wanted_fingerprint:
-            return None
-        self.check_files(found.result)
-        return found
-
-    def marked_shard(self, name: str) -> EarlierShard:
-        """A finished shard by its marker alone; its files are not looked at. Raises DamagedRecordError."""
-        data = _read(self.marker_path(name))
-        if data is None:
-            raise DamagedRecordError("it is gone")
-        return EarlierShard.from_json(records.parse(data), self.path, name)
-
-    def check_files(self, result: ShardResult) -> None:
-        """Compare a shard's files with what was written. Raises DamagedShardError."""
-        for name, num_bytes in result.files.items():
-            file = self.path / name
-            try:
-                if not file.is_file() or file.stat().st_size != num_bytes:
-                    raise DamagedShardError(f"{file} is gone or of another size than was written; {_AGAIN}")
-                if name in result.sha256 and storage.sha256_of(file) != result.sha256[name]:
-                    raise DamagedShardError(f"{file} is damaged: it is not what was written (sha256); {_AGAIN}")
-                if name not in result.sha256 and file.suffix == ".parquet" and not _can_be_read(file):
-                    raise DamagedShardError(f"{file} is damaged: it cannot be read; {_AGAIN}")
-            except OSError as error:
-                raise reading_failed(str(file), error) from error
-
-    def mark_finished(self, shard: Shard, result: ShardResult, run_fingerprint: str, models: Sequence[str]) -> EarlierShard:
-        """Write the done-marker, the last thing that happens to a shard; its result with the checksums of its files."""
-        assert all(is_shard_file(name, shard.name) for name in result.files), f"files of a strange name: {result.files}"
-        result = replace(result, sha256={name: storage.sha256_of(self.path / name) for name in result.files})
-        done = EarlierShard(self.path, shard.name, shard.identity, result, run_fingerprint, tuple(models))
-        storage.write_bytes(str(self.marker_path(shard.name)), records.sealed(done.to_json()))
-        return done
-
-    def forget(self, shard: str, names: Iterable[str]) -> None:
-        """Take back the shard of this name: its marker first, then its files; names that no shard's file has are left alone."""
-        self.marker_path(shard).unlink(missing_ok=True)
-        for name in names:
-            if is_shard_file(name, shard):
-                (self.path / name).unlink(missing_ok=True)
-
-    def set_aside(self, earlier: EarlierShard, place: Path) -> EarlierShard:
-        """Move a finished shard of this folder to another one; killed anywhere, it is whole in one of the two.
-
-        Raises OutputError.
-        """
-        marker = f"{DONE_FOLDER}/{earlier.name}.json"
-        try:
-            for name in (*earlier.result.files, marker):
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-            for name in earlier.result.files:
-                link_or_copy(self.path / name, place / name)
-            crash.reach("shard linked aside")
-            (self.path / marker).rename(place / marker)
-            crash.reach("shard set aside")
-            for name in earlier.result.files:
-                (self.path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise writing_failed(str(place), error) from error
-        return replace(earlier, folder=place)
-
-    def adopt(
-        self, earlier: EarlierShard, shard: Shard, names: Sequence[str], run_fingerprint: str, models: Sequence[str]
-    ) -> EarlierShard:
-        """Take over a shard that was set aside, whole; `names`: its files' names here, of which numbers may differ.
-
-        Raises OutputError.
-        """
-        renamed = {name: _in_the_same_folder(name, names) for name in earlier.result.files}
-        try:
-            for name, new in renamed.items():
-                (self.path / new).parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(earlier.folder / name, self.path / new)
-        except OSError as error:
-            raise writing_failed(str(self.path), error) from error
-        files = {renamed[name]: size for name, size in earlier.result.files.items()}
-        return self.mark_finished(shard, earlier.result.with_files(files), run_fingerprint, models)
-
-    @contextlib.contextmanager
-    def locked(self, *, shared: bool = False) -> Iterator[None]:
-        """Keep a second run out of this folder; the system lifts the lock however this run ends. Raises OutputError.
-
-        shared: keep only runs out that take it for themselves alone.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK_FILE).open("a+")  # (NFS wants what is shared to be readable)
-        except OSError as error:
-            raise writing_failed(str(self.path), error) from error
-        with lock:
-            busy = OutputError(f"another run is writing {self.path}; wait for it, or choose another output")
-            try:
-                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-                is_current = os.fstat(lock.fileno()).st_ino == (self.path / LOCK_FILE).stat().st_ino
-            except OSError:
-                raise busy from None
-            if not is_current:  # the run that held it has finished and removed it meanwhile
-                raise busy
-            yield
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Have a file under another name as well, in place of what is there. Raises OSError."""
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, target)
-
-
-def _in_the_same_folder(name: str, names: Sequence[str]) -> str:
-    """The one of `names` that lies in the folder of `name`."""
-    (found,) = (one for one in names if os.path.dirname(one) == os.path.dirname(name))  # noqa: PTH120 (no paths of a system)
-    return found
-
-
-def _can_be_read(path: Path) -> bool:
-    """Whether a Parquet file can be read to its end."""
-    import pyarrow as pa
-
-    try:
-        with storage.open_parquet(str(path)) as file:
-            for _ in file.iter_batches():
-                pass
-    except (InputError, pa.ArrowException, OSError):
-        return False
-    return True
-
-
-def _read(path: Path) -> bytes | None:
-    """A small file's bytes, None where there is none. Raises InputError."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise reading_failed(str(path), error) from error

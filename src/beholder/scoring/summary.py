@@ -123,6 +123,7 @@ class RunSummary:
 
     def add(self, results: Iterable[ShardResult]) -> None:
         """Add shards' counts and statistics."""
+        stats: dict[str, list[dict[str, Any]]] = {}
         for result in results:
             self.num_read += result.num_read
             self.num_scored += result.num_scored
@@ -133,7 +134,9 @@ class RunSummary:
                 self.traits[trait] = self.traits.get(trait, 0) + count
             merge_remarks(self.remarks, result.remarks)
             for name, record in result.stats.items():
-                self.stats.setdefault(name, ScoreStats()).merge(ScoreStats.from_json(record))
+                stats.setdefault(name, []).append(record)
+        for name, records in stats.items():
+            self.stats.setdefault(name, ScoreStats()).merge_records(records)
         self.reasons = in_order(self.reasons)
 
     def merged_result(self) -> ShardResult:

@@ -17,17 +17,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import beholder
 from beholder import notices
 from beholder.errors import BeholderError, HeadError, InputError, OutputError, os_error_text
-from beholder.io import storage
+from beholder.io import places, storage
+from beholder.scoring.folder import RunFolder
+from beholder.scoring.index import IndexedShard
 from beholder.scoring.messages import Command, Done, Failed, Job, Message, Note, Open, Opened, Progress, Ready
 from beholder.scoring.options import EmbedOptions, ScoreOptions
 from beholder.scoring.run import Step, do_each
-from beholder.scoring.shards import EarlierShard, RunFolder, Shard, difference, fingerprint
+from beholder.scoring.shards import Shard, difference, fingerprint
 from beholder.scoring.summary import ShardCounts, Tally
 
 if TYPE_CHECKING:
@@ -97,9 +98,9 @@ class ShardWorker:
             self._on_broken(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
     def _work(self, job: Job, step: Step, tally: _WorkerTally) -> None:
-        folder = RunFolder(Path(job.folder))
+        folder = RunFolder(job.folder)
 
-        def take(shard: Shard, done: EarlierShard, noted: Any) -> None:
+        def take(shard: Shard, done: IndexedShard, noted: Any) -> None:
             self._send(Done(shard.number, done, noted, tally.of(shard)))
 
         telling = threading.Thread(target=self._tell, args=(step, tally), name="beholder-tell", daemon=True)
@@ -217,9 +218,11 @@ def _check_inputs(parts: Sequence[Any]) -> None:
 def _write_probe(folder: str, name: str) -> None:
     """Write a small file into the run's folder, which must be there. Raises OutputError."""
     try:
-        (storage.local_path(folder) / name).write_bytes(b"")
-    except OSError as error:
-        raise OutputError(f"{_here()} cannot write to {folder}: {os_error_text(error)}") from None
+        if storage.is_local(folder) and not storage.is_folder(folder):  # (it would be made)
+            raise OutputError("there is no such folder")
+        places.put_bytes(f"{folder}/{name}", b"")
+    except BeholderError as error:
+        raise OutputError(f"{_here()} cannot write to {folder}: {error}") from None
 
 
 def _here() -> str:

@@ -1,0 +1,167 @@
+"""The index of finished shards: what it has need not be opened, and nothing is lost with it."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beholder.scoring.folder import RunFolder
+from beholder.scoring.shards import EarlierShard, Shard, ShardResult
+from oracles.score_jobs import ROWS, run
+from oracles.tiers import mostly_slow
+
+
+def segments(out: Path) -> list[Path]:
+    return sorted((out / "done").glob("index-*.jsonl.zst"))
+
+
+def change_unseen(path: Path, data: bytes) -> None:
+    """Other bytes, of the same number and time: what no listing shows."""
+    status = path.stat()
+    assert len(data) == status.st_size
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def job(tmp_path: Path, small_head: Path) -> Any:
+    """Scores an array of 300 rows into ten shards, of which three have rejects."""
+    rows = ROWS[:300].copy()
+    rows[[5, 6, 100, 299]] = 0
+    np.save(tmp_path / "x.npy", rows)
+    return lambda out="out", **more: run(tmp_path / "x.npy", tmp_path / out, small_head, shard_rows=30, **more)
+
+
+def test_what_the_index_has_is_not_opened(tmp_path: Path, job: Any) -> None:
+    first, out = job(), tmp_path / "out"
+    assert len(segments(out)) == 1
+    markers = sorted((out / "done").glob("*.json"))
+    for marker in markers:
+        change_unseen(marker, b"x" * marker.stat().st_size)
+    again = job()
+    assert (again.num_new, again.num_read, again.damaged, again.reasons) == (0, 300, [], {"zero_norm": 4})
+    assert again.to_json()["scores"] == first.to_json()["scores"]
+    assert len(segments(out)) == 1, "and nothing was written"
+    segments(out)[0].unlink()
+    assert len(job().damaged) == 10, "(so they were opened now)"
+
+
+def test_what_looks_otherwise_is_read(tmp_path: Path, job: Any) -> None:
+    job()
+    files = sorted((tmp_path / "out" / "scores").iterdir())
+    os.utime(files[0])  # only touched
+    files[1].write_bytes(files[1].read_bytes()[:-1] + b"x")
+    files[2].unlink()
+    files[3].write_bytes(b"")
+    os.utime(tmp_path / "out" / "done" / f"{files[4].stem}.json")
+    (tmp_path / "out" / "done" / f"{files[5].stem}.json").unlink()
+    again = job()
+    assert again.damaged == [files[number].stem for number in (1, 2, 3)]
+    assert again.num_new == 4 * 30
+    assert (job().num_new, job().damaged) == (0, [])
+
+
+DAMAGE = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "changed": lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
+    "another": lambda data: b"PK\x03\x04" + data,
+    "text": lambda data: b'{"format": "beholder-index"}\n',
+}
+
+
+@pytest.mark.parametrize("damage", mostly_slow(DAMAGE, quick=3))
+def test_a_damaged_segment_costs_nothing_but_time(tmp_path: Path, job: Any, damage: str) -> None:
+    first, out = job(), tmp_path / "out"
+    (segment,) = segments(out)
+    segment.write_bytes(DAMAGE[damage](segment.read_bytes()))
+    again = job()
+    assert (again.num_new, again.num_read, again.damaged) == (0, 300, [])
+    assert again.to_json()["scores"] == first.to_json()["scores"]
+    assert len(segments(out)) == 2, "what was read is in the index again"
+    flipped = bytearray((out / "scores" / "x-from-000000000030.parquet").read_bytes())
+    flipped[100] ^= 1
+    (out / "scores" / "x-from-000000000030.parquet").write_bytes(flipped)
+    assert job().damaged == ["x-from-000000000030"]
+
+
+def test_every_changed_byte_of_a_segment_is_noticed(tmp_path: Path, job: Any) -> None:
+    """Whatever it says of a shard then: what is found is what the markers say, or nothing."""
+    job()
+    (segment,) = segments(tmp_path / "out")
+    whole = segment.read_bytes()
+    folder = RunFolder(tmp_path / "out")
+    names = sorted(folder.finished_names())
+    print_of = folder.marked_shard(names[0]).fingerprint
+    expected = [folder.marked_shard(name).to_json() for name in names]
+    for at in range(0, len(whole), 7):
+        segment.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        folder.look()
+        found = list(folder.finished_shards(names, print_of))
+        assert [one.to_json() for one in found if isinstance(one, EarlierShard)] == expected, at
+
+
+def test_many_segments_become_one(tmp_path: Path, job: Any) -> None:
+    job()
+    for number in range(24):
+        (tmp_path / "out" / "done" / f"x-from-{30 * (number % 10):012d}.json").unlink()
+        assert job().num_new == 30
+        assert len(segments(tmp_path / "out")) <= 10
+    assert (job().num_new, job().num_read) == (0, 300)
+
+
+def test_overwrite_removes_the_index(tmp_path: Path, job: Any) -> None:
+    job()
+    (before,) = segments(tmp_path / "out")
+    assert job(overwrite=True).num_new == 300
+    (after,) = segments(tmp_path / "out")
+    assert after != before
+    assert job("out.parquet").num_new == 300
+    assert not list(tmp_path.glob("*.partial"))
+
+
+class Writer:
+    """Writes a text for each shard."""
+
+    models = ("sha",)
+
+    def write(self, shard: Shard, computed: Any, folder: str) -> ShardResult:
+        place = Path(folder) / "scores" / f"{shard.name}.csv"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"sample,{computed}\n")
+        return ShardResult(1, 1, 0, {}, {f"scores/{shard.name}.csv": place.stat().st_size})
+
+
+def test_several_write_shards_and_segments_at_once(tmp_path: Path) -> None:
+    """As worker processes do, without a lock; some shards are done by two of them."""
+
+    def work(numbers: range) -> None:
+        folder = RunFolder(tmp_path / "run")
+        for number in numbers:
+            shard = Shard(f"s{number}", 0, number, number + 1, {"name": "x"}, number)
+            done = folder.write_shard(Writer(), shard, number, "print")
+            assert done.shard.result.sha256.keys() == {f"scores/s{number}.csv"}
+            folder.note(done)
+            if number % 7 == 0:
+                folder.save_index()
+        folder.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, [range(30), range(20, 60), range(60, 80), range(50, 90)]))
+    folder = RunFolder(tmp_path / "run")
+    names = [f"s{number}" for number in range(90)]
+    assert folder.finished_names() == set(names)
+    for path in (tmp_path / "run" / "done").glob("*.json"):
+        change_unseen(path, b" " * path.stat().st_size)
+    found = list(folder.finished_shards(names, "print"))
+    in_index = [one for one in found if isinstance(one, EarlierShard)]
+    assert len(in_index) > 70, "(of those that two have done the index may have the other's looks)"
+    assert all(one.result.num_read == 1 for one in in_index)
+    with folder.locked():
+        list(folder.finished_shards(names, "print"))
+    assert len(segments(tmp_path / "run")) < 12
