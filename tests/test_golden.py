@@ -1089,7 +1089,9 @@ def scrubbed(text: str, folder: Path) -> str:
 
 
 def all_files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    """Names of all files but segments of indices, whose names are other ones in each run."""
+    found = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    return sorted(str(path.relative_to(folder)) for path in found if not path.match("done/index-*.jsonl.zst"))
 
 
 def described_files(folder: Path, given: set[str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from beholder.cli.jobs import demo, embed, score
 from beholder.cli.models import models_app
 from beholder.cli.predict import RawCommand, predict
 from beholder.cli.select import select, undo
+from beholder.cli.status import status
 from beholder.cli.verify import verify
 from beholder.cli.views import browse, rejects, report
 
@@ -41,7 +42,7 @@ def _root(
     """Aesthetic scores for pictures, from CLIP embeddings and the public aesthetic heads."""
 
 
-for made in (score, embed, rejects):
+for made in (score, embed, status, rejects):
     app.command(cls=HelpCommand)(made)
 app.command(cls=RawCommand, add_help_option=False)(predict)
 for made in (select, undo, advise, report, browse, verify, demo):

@@ -123,7 +123,7 @@ class JobProgress:
 
     def _state(self) -> tuple[str, str, int, int | None, str]:
         """Without a bar the line to print; with one its title, what is done, of how much (None: not known), the text beside."""
-        so_far = f"{_duration(time.monotonic() - self._started)} so far"
+        so_far = f"{duration(time.monotonic() - self._started)} so far"
         if self._plan is not None:
             tally = self._plan.step.tally
             rate, bytes_rate = self._rates.setdefault("", _Rates()).of(tally.num_new, tally.num_bytes)
@@ -164,7 +164,7 @@ class _Rates:
 
 def stage_text(done: int, total: int, rate: float) -> str:
     """How far something is: how much of how much, and the time left, by what is done a second lately (0: not known yet)."""
-    left = f", about {_duration((total - done) / rate)} left" if rate > 0 else ""
+    left = f", about {duration((total - done) / rate)} left" if rate > 0 else ""
     return f"{done:,} of {total:,} ({100 * done / total:.0f} %){left}"
 
 
@@ -193,7 +193,7 @@ def progress_text(plan: Plan, rate: float, bytes_rate: float, waiting_for: str) 
         if unit == "rows":
             pieces[-1] += f" ({bytes_rate / 1e9:.2f} GB/s)"
         if total is not None:
-            pieces.append(f"{'' if is_exact else 'about '}{_duration((total - done) / rate)} left")
+            pieces.append(f"{'' if is_exact else 'about '}{duration((total - done) / rate)} left")
     pieces.append(f"{tally.num_rejected:,} rejected")
     if waiting_for:
         pieces.append(f"waiting for: {waiting_for}")
@@ -205,7 +205,7 @@ def _rounded(count: int) -> int:
     return int(float(f"{count:.2e}"))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds in words: "40 s", "12 min", "3 h 20 min", "2 d 5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
