@@ -5,6 +5,7 @@ The table in docs/bad-input.md is checked against what is seen here: every row, 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
@@ -14,7 +15,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import Head, save_head
+from beholder.columns import SCORE_SET_FORMAT
 from beholder.kernels.scoring import Affine
 
 D = 768
@@ -101,6 +105,25 @@ def _with(value: float) -> None:
     rows = ROWS.copy()
     rows[3] = value
     _save(rows)
+
+
+def _held() -> None:
+    """A folder that a run of another machine has locked."""
+    holder = {"host": "node7", "user": "ann", "machine": "other", "pid": 4711, "started": 1, "token": "x", "interval_s": 0.0}
+    Path("scores").mkdir()
+    lock = Path("scores/.lock").open("w")  # noqa: SIM115 (held until the next one, or the end of the tests)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.write(json.dumps(holder | {"since": "2026-11-29T08:00:00+00:00"}))
+    lock.flush()
+    HELD[:] = [lock]
+
+
+HELD: list[Any] = []
+
+
+def _finished_by_an_earlier_version() -> None:
+    record = {"format": SCORE_SET_FORMAT, "options": {}, "result": {}}
+    fsspec.filesystem("memory").pipe_file("/bucket/scores/beholder.json", json.dumps(record).encode())
 
 
 def _set(num_metadata: int = 5, part_numbers: tuple[int, ...] = (0,)) -> None:
@@ -212,6 +235,18 @@ CASES: dict[str, Case] = {
     ),
     "the output exists": Case(
         _both(_good, _file("scores.parquet", b"mine")), "scores.parquet", "already exists .*use --overwrite"
+    ),
+    "another run is writing the output": Case(
+        _both(_good, _held),
+        "scores",
+        "another run is writing .*process 4711 of ann on node7",
+        ("embeddings.npy", "-o", "scores"),
+    ),
+    "a remote folder of an earlier version": Case(
+        _both(_good, _finished_by_an_earlier_version),
+        "memory://bucket/scores",
+        "finished by an earlier version",
+        ("embeddings.npy", "-o", "memory://bucket/scores"),
     ),
     "the output cannot be written": Case(
         _both(_good, _file("file", b"mine")),
