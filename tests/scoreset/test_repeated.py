@@ -91,6 +91,18 @@ def test_against_python_with_hashes_sorted_in_parts(tmp_path: Path) -> None:
     assert 1000 < len(expected) < 1500
 
 
+def test_hashes_of_many_row_groups_lie_in_a_file_in_shares(tmp_path: Path) -> None:
+    """600,000 rows in two stretches of the file and five shares; some samples are there again far away, some next to it."""
+    numbers = np.arange(600_000) * 7919 % 1_000_003
+    numbers[[599_999, 300_001, 17]] = numbers[[0, 300_000, 550_000]]
+    names = pa.array([f"{number:06d}" for number in numbers.tolist()])
+    table = pa.table({"sample": names, "score": np.zeros(600_000, np.float32)})
+    pq.write_table(table, tmp_path / "s.parquet", row_group_size=150_000)
+    with open_scores(str(tmp_path / "s.parquet")) as scores:
+        assert repeated_rows(scores, 2, sorted_at_once=1 << 17, few_rows=0).tolist() == [300_001, 550_000, 599_999]
+        assert repeated_rows(scores, 2, few_rows=0).tolist() == [300_001, 550_000, 599_999]
+
+
 def test_a_selection_tells_of_every_row_and_of_those_that_come_again(source: Any) -> None:
     """Worked out by hand: rows 4, 6 and 7 are b, c and b again; they have no rank and count in no rule."""
     with beholder.select(source, min_score=2, rank_by="0 - aesthetic_score", score="aesthetic_score") as found:

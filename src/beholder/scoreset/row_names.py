@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import reduce
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -166,7 +166,7 @@ Hashes = npt.NDArray[np.uint64]
 
 _SORTED_AT_ONCE = 1 << 24
 """Hashes that are sorted at a time: 128 MiB."""
-_BLOCK = 1 << 20
+_LEAST_STRETCH = 1 << 19
 _FEW_ROWS = 1 << 19
 """So many names are held in memory and compared as they are, sooner than numba is loaded."""
 
@@ -217,64 +217,86 @@ def repeated_rows(
 
     Of more than `few_rows`, two hashes of 64 bits tell samples apart, which no two names share but by a miracle. Memory:
     8 bytes for each of `sorted_at_once` rows, and 40 for each row whose hash is there again; what is more lies in a temporary
-    file.
+    file, 8 bytes a row, that is written once and read once.
     """
     names = Names(RowReader(scores, num_threads=num_threads))
     if scores.num_rows <= few_rows:
-        rows = np.arange(scores.num_rows, dtype=np.uint32)
-        samples = names.of(rows)
+        all_rows = np.arange(scores.num_rows, dtype=np.uint32)
+        samples = names.of(all_rows)
         _, first_rows = np.unique(samples.dictionary_encode().indices.to_numpy(), return_index=True)
-        again = np.setdiff1d(rows, first_rows, assume_unique=True)
+        again = np.setdiff1d(all_rows, first_rows, assume_unique=True)
         again = again[pc.not_equal(samples.take(pa.array(again)), "").to_numpy(zero_copy_only=False)]
         found: Rows = again.astype(np.uint32)
         return found
-    from beholder.kernels.texts import name_hashes
-
-    with tempfile.TemporaryFile(prefix="beholder-hashes-") as scratch:
-        hashes = _room(scores.num_rows, sorted_at_once, scratch)
-
-        def put(first: int, found: Hashes) -> None:
-            hashes[first : first + len(found)] = found
-
-        names.hashed(0, put)
-        alike = _alike(hashes, sorted_at_once)
-        alike = alike[alike != name_hashes(np.zeros(2, np.int64), np.zeros(0, np.uint8), 0)]
-        if not len(alike):
-            return np.empty(0, np.uint32)
-        rows = np.concatenate([start + np.flatnonzero(np.isin(part, alike)) for start, part in _blocks(hashes)])
-        first = hashes[rows]
-    second = np.empty(len(rows), np.uint64)
-
-    def put_second(start: int, found: Hashes) -> None:
-        low, high = np.searchsorted(rows, [start, start + len(found)])
-        second[low:high] = found[rows[low:high] - start]
-
-    names.hashed(1, put_second)
+    alike = _alike(names, scores.num_rows, sorted_at_once)
+    if not len(alike):
+        return np.empty(0, np.uint32)
+    rows, first, second = _rows_with(names, alike)
     order = np.lexsort((rows, second, first))
     same = (first[order][1:] == first[order][:-1]) & (second[order][1:] == second[order][:-1])
     return np.sort(rows[order[1:][same]]).astype(np.uint32)
 
 
-def _room(num_rows: int, most: int, scratch: IO[bytes]) -> Hashes:
-    """Where hashes are kept: in memory where they are few, else in the file."""
-    if num_rows <= most:
-        return np.empty(num_rows, np.uint64)
-    scratch.truncate(8 * num_rows)
-    return np.memmap(scratch, np.uint64, shape=(num_rows,))
+def _alike(names: Names, num_rows: int, at_once: int) -> Hashes:
+    """Hashes that are there more than once, ascending, but for that of the empty name.
+
+    Hashes are put into a file stretch by stretch, each in order, so that a share of all hashes (those with the same upper
+    bits, about `at_once`) is a run in each stretch; then shares are read and sorted one after another.
+    """
+    from beholder.kernels import texts
+
+    bits = max(0, (num_rows // at_once).bit_length())
+    edges = np.arange(1, 1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
+
+    def sorted_hashes(_: int, found: pa.LargeStringArray) -> Hashes:
+        hashes = texts.name_hashes(*texts.text_buffers(found), 0)
+        hashes.sort()
+        return hashes
+
+    alike = []
+    with tempfile.SpooledTemporaryFile(8 * at_once, prefix="beholder-hashes-") as scratch:
+        starts, first = [], 0  # of the runs of each stretch, in hashes from the start of the file
+        for hashes in _stretches(names.map("samples that come twice", sorted_hashes)):
+            starts.append(first + np.concatenate([[0], np.searchsorted(hashes, edges), [len(hashes)]]))
+            first += len(hashes)
+            scratch.write(hashes.data)
+        for number in range(len(edges) + 1):
+            share = np.empty(sum(int(at[number + 1] - at[number]) for at in starts), np.uint64)
+            end = 0
+            for at in starts:
+                start, end = end, end + int(at[number + 1] - at[number])
+                scratch.seek(8 * int(at[number]))
+                share[start:end] = np.frombuffer(scratch.read(8 * (end - start)), np.uint64)
+            share.sort()
+            alike.append(np.unique(share[1:][share[1:] == share[:-1]]))
+    found: Hashes = np.setdiff1d(np.concatenate(alike), texts.name_hashes(np.zeros(2, np.int64), np.zeros(0, np.uint8), 0))
+    return found
 
 
-def _blocks(hashes: Hashes) -> Iterator[tuple[int, Hashes]]:
-    for start in range(0, len(hashes), _BLOCK):
-        yield start, hashes[start : start + _BLOCK]
+def _stretches(pieces: Iterator[Hashes]) -> Iterator[Hashes]:
+    """Ascending hashes of pieces; small pieces are put together, each stretch ascending."""
+    waiting: list[Hashes] = []
+    count = 0
+    for piece in pieces:
+        waiting.append(piece)
+        count += len(piece)
+        if count >= _LEAST_STRETCH:
+            yield np.sort(np.concatenate(waiting)) if len(waiting) > 1 else piece
+            waiting, count = [], 0
+    if waiting:
+        yield np.sort(np.concatenate(waiting))
 
 
-def _alike(hashes: Hashes, at_once: int) -> Hashes:
-    """Hashes that are there more than once, ascending."""
-    bits = max(0, (len(hashes) // at_once).bit_length())
-    found = []
-    for number in range(1 << bits):
-        shares = [part[(part >> np.uint64(64 - bits)) == number] for _, part in _blocks(hashes)] if bits else [hashes]
-        these = np.concatenate(shares)
-        these.sort()
-        found.append(np.unique(these[1:][these[1:] == these[:-1]]))
-    return np.concatenate(found)
+def _rows_with(names: Names, alike: Hashes) -> tuple[npt.NDArray[np.int64], Hashes, Hashes]:
+    """Rows, ascending, whose hash is one of these, which ascend: (rows, their hashes, hashes of another seed)."""
+    from beholder.kernels import texts
+
+    def look(first: int, found: pa.LargeStringArray) -> tuple[npt.NDArray[np.int64], Hashes, Hashes]:
+        hashes = texts.name_hashes(*texts.text_buffers(found), 0)
+        places = np.flatnonzero(alike[np.minimum(np.searchsorted(alike, hashes), len(alike) - 1)] == hashes)
+        others = texts.name_hashes(*texts.text_buffers(found.take(pa.array(places))), 1)
+        return places + first, hashes[places], others
+
+    pieces = list(names.map("samples that come twice", look))
+    rows, hashes, others = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    return rows, hashes, others
