@@ -71,8 +71,12 @@ def _columns(rank: str) -> str:
     return f"{FIRST}, {rank} AS rank, true AS kept, CAST(NULL AS VARCHAR) AS dropped_by, {PASSED}"
 
 
-def _above_quantile(source: str) -> str:
-    return f"aesthetic_score::DOUBLE >= (SELECT quantile_cont(aesthetic_score::DOUBLE, 0.99) FROM {source})"
+def _above_quantile(source: str, quantile: float = 0.99) -> str:
+    return f"aesthetic_score::DOUBLE >= (SELECT quantile_cont(aesthetic_score::DOUBLE, {quantile}) FROM {source})"
+
+
+def _num_cut(rows: int, source: str) -> str:
+    return f"(SELECT least({rows // 50}, ceil(count(*) / 10))::BIGINT FROM {source} WHERE {_above_quantile(source, 0.95)})"
 
 
 ORDER = "aesthetic_score DESC, sample"
@@ -113,6 +117,15 @@ TASKS = {
         ),
         lambda rows, source: f"SELECT {FIRST}, {PASSED} FROM {source} WHERE {_above_quantile(source)} ORDER BY {ORDER}",
     ),
+    "cuts": Task(
+        "score >= the 0.95 quantile, of these 10 % and at most 2 % of all",
+        lambda rows: {"quantile": 0.95, "top_share": "10%", "top": rows // 50},
+        lambda rows, source: (
+            f"SELECT {_columns(f'row_number() OVER (ORDER BY {ORDER})')} FROM "
+            f"(SELECT * FROM {source} ORDER BY {ORDER} LIMIT {_num_cut(rows, source)}) ORDER BY rank"
+        ),
+        lambda rows, source: f"SELECT {FIRST}, {PASSED} FROM {source} ORDER BY {ORDER} LIMIT {_num_cut(rows, source)}",
+    ),
     "budget": Task(
         f"the best of {BYTES_A_ROW:,} bytes a row",
         lambda rows: {"budget": rows * BYTES_A_ROW},
@@ -151,7 +164,7 @@ TASKS = {
 }
 
 
-STREAMED = ["threshold", "top", "share", "quantile", "budget"]
+STREAMED = ["threshold", "top", "share", "quantile", "cuts", "budget"]
 """Rules for which beholder holds nothing of a row."""
 UNORDERED_SQL = f"SELECT {FIRST}, {PASSED} FROM {{source}} WHERE aesthetic_score >= 6"
 
@@ -334,6 +347,8 @@ def fits(side: str, name: str, rows: int, fit_rows: int) -> bool:
     """Whether a side does a task on so many rows in the memory of this machine: sorting all of them in polars does not."""
     if side == "duckdb_unordered":
         return name == "threshold"
+    if side in IN_MEMORY and name == "cuts":
+        return False
     if side.startswith("beholder"):
         return side == "beholder" or name == "threshold"  # looking for what comes twice is the same whatever the rule
     if rows > MOST_COMPARED:
