@@ -244,6 +244,7 @@ def test_flags_that_do_not_go_together(more: dict[str, Any], words: str, tmp_pat
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["pictures", "embeddings"])
 def test_twenty_deaths_of_actors_nodes_and_the_driver_cost_nothing(
     cluster: Any, tmp_path: Path, small_tower: Path, plain_head: Path, kind: str
@@ -285,6 +286,7 @@ def test_twenty_deaths_of_actors_nodes_and_the_driver_cost_nothing(
         driver.send_signal(signal.SIGKILL)
         for node in nodes:
             cluster.remove_node(node)
+    print(f"deaths: {deaths}")
     assert len(set(deaths)) == 3
     check_same(whole, out)
 
