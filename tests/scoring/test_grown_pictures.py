@@ -175,6 +175,30 @@ def test_a_list_is_put_in_another_order_and_its_files_change(tmp_path: Path, sco
     check(scoring, listed, out, (10, 1, 1, 0))
 
 
+def test_a_result_that_cannot_be_replaced_is_told_of_and_nothing_is_lost(
+    tmp_path: Path, scoring: Job, small_tower: Path, plain_head: Path
+) -> None:
+    """The list, which is the input, stays as it was, and so does the finished result, which is not that of this run."""
+    photos, out = make(tmp_path / "photos", range(3)), tmp_path / "out.csv"
+    (tmp_path / "list.txt").write_text("".join(f"{photos}/p00{number}.png\n" for number in range(3)))
+    scoring(tmp_path / "list.txt", out)
+    before = out.read_bytes()
+    (photos / "p001.png").write_bytes(b"no picture")
+    rejects = Path(f"{out}.rejects.parquet")
+
+    def stand_in_the_way(rows: int, num_bytes: int) -> None:
+        rejects.mkdir(exist_ok=True)
+
+    options = score_options(str(tmp_path / "list.txt"), out, small_tower, plain_head, shard_rows=4)
+    with pytest.raises(OutputError, match=r"out\.csv\.rejects\.parquet"):
+        score(options, on_progress=stand_in_the_way)
+    assert out.read_bytes() == before
+    rejects.rmdir()
+    found = scoring(tmp_path / "list.txt", out)
+    again = scoring(tmp_path / "list.txt", out)
+    assert [(one.num_new, one.num_scored, one.num_rejected) for one in (found, again)] == [(0, 2, 1)] * 2
+
+
 def test_a_missing_file_of_a_list_comes(tmp_path: Path, scoring: Job) -> None:
     photos = make(tmp_path / "photos", range(3))
     (tmp_path / "list.txt").write_text(f"{photos}/p000.png\n{photos}/p004.png\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def execute(
             wants_retry = options.retry_rejects and _may_change(earlier)
             drops_kept = options.vanished == "drop" and found.num_kept > 0 and found.can_be_opened
             if not wants_retry and not drops_kept and found.is_current(step):
+                found.remove_shards()
                 _check_kept(out, summary, earlier)
                 summary.num_kept = found.num_kept
                 summary.part = None if options.share() is None else f"{options.share()} (of what is finished)"
@@ -113,8 +115,8 @@ def execute(
         return _execute_share(plan, folder, share, identity, on_resume, do_pending)
     with folder.locked():
         started, is_opened = time.perf_counter(), False
+        found = FinishedResult(out)
         if not options.overwrite:
-            found = FinishedResult(out)
             if earlier is None:
                 _check_unfinished(out, found, step, identity)
             is_opened = found.needs_opening(step)
@@ -147,8 +149,8 @@ def execute(
             try:
                 out.publish(step, results, summary, identity)
             except BeholderError:
-                if FinishedResult(out).result_of(step, identity) is None:
-                    raise  # (else another run, which should not have been there, was faster, and took the shards away)
+                if not _was_finished_meanwhile(out, found, step, identity):
+                    raise
         summary.seconds = time.perf_counter() - started
         out.remove_work()
     return _with_examples(summary)
@@ -180,6 +182,18 @@ def _check_unfinished(out: RunOutput, found: FinishedResult, step: Step, identit
     if found.result_of(step, identity) is not None:
         out.remove_work()
         raise OutputError(f"{out.out} was just finished by another run of the same command; nothing is left to do")
+
+
+def _was_finished_meanwhile(out: RunOutput, before: FinishedResult, step: Step, identity: str) -> bool:
+    """Whether another run, which should not have been there, was faster, and took the shards away.
+
+    `before`: the result that this run found, which may be of the same inputs, too: of pictures in a list, or of a run before
+    --retry-rejects.
+    """
+    with contextlib.suppress(BeholderError):  # what this run met is told
+        found = FinishedResult(out)
+        return found.record != before.record and found.result_of(step, identity) is not None
+    return False
 
 
 def _needs_whole(out: RunOutput) -> OutputError:

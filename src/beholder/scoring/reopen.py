@@ -61,10 +61,6 @@ class FinishedResult:
             return None
         result = self.result_of(step, identity)
         if result is not None:
-            folder = out.folder
-            if folder.is_run_of(out.product.format):  # shards that a finished run left when it was killed
-                with contextlib.suppress(OutputError), folder.locked():  # (another run that is at it is left alone)
-                    out.remove_work()
             return result
         if out.folder.exists():
             return None
@@ -75,6 +71,13 @@ class FinishedResult:
             raise OutputError(f"{out.out} already exists with other options: {changed}; use --overwrite, or another output")
         self._check_inputs()
         return None
+
+    def remove_shards(self) -> None:
+        """Remove shards that the finished run left when it was killed. For when nothing is left to do: they may be another's."""
+        folder = self.out.folder
+        if folder.is_run_of(self.out.product.format):
+            with contextlib.suppress(OutputError), folder.locked():  # (another run that is at it is left alone)
+                self.out.remove_work()
 
     @property
     def num_kept(self) -> int:
