@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -11,9 +12,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from beholder import InputError, OutputError
 from beholder.io import places, storage
@@ -79,6 +82,26 @@ def test_of_several_that_make_a_file_one_succeeds(root: str) -> None:
         assert contents(root) == {"lease": b"%d" % told.index(True)}
     storage.remove(f"{root}/lease")
     assert places.create(f"{root}/lease", b"again")
+
+
+def test_a_server_that_says_in_its_own_words_that_a_file_is_there() -> None:
+    """s3fs knows the answer of Amazon's servers alone; of others it makes an OSError."""
+
+    class Other(MemoryFileSystem):
+        protocol = "other"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **more: Any) -> None:
+            try:
+                super().pipe_file(path, value, mode=mode, **more)
+            except FileExistsError:
+                raise OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold") from None
+
+    fsspec.register_implementation("other", Other, clobber=True)
+    assert places.create("other://folder/lease", b"0")
+    assert not places.create("other://folder/lease", b"1")
+    assert places.read_all("other://folder/lease") == b"0"
 
 
 def test_copies_and_removal(root: str, tmp_path: Path) -> None:

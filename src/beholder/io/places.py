@@ -207,9 +207,13 @@ def create(path: str, data: bytes) -> bool:
             except FileExistsError:
                 return False
             except (TypeError, ValueError, NotImplementedError):  # a back end without conditions
-                if fs.exists(inner):
+                if _is_there(fs, inner):
                     return False
                 fs.pipe_file(inner, data)
+            except Exception:  # not every server says in the words of S3 that a file is there
+                if _is_there(fs, inner):
+                    return False
+                raise
         return True
     target = storage.local_path(path)
     temporary = target.with_name(f".beholder-{secrets.token_hex(8)}.tmp")
@@ -231,6 +235,14 @@ def create(path: str, data: bytes) -> bool:
     except OSError as error:
         raise writing_failed(path, error) from error
     return True
+
+
+def _is_there(fs: Any, inner: str) -> bool:
+    """Whether there is a remote file, others' included that have just been written; False also where that is not told."""
+    with contextlib.suppress(Exception):  # what went wrong before is told
+        fs.invalidate_cache(inner)
+        return bool(fs.exists(inner))
+    return False
 
 
 def modified(path: str) -> float | None:

@@ -73,7 +73,7 @@ class FinishedResult:
         return None
 
     def remove_shards(self) -> None:
-        """Remove shards that the finished run left when it was killed. For when nothing is left to do: they may be another's."""
+        """Remove shards that the finished run left when it was killed. For when nothing is left to do: else they are new."""
         folder = self.out.folder
         if folder.is_run_of(self.out.product.format):
             with contextlib.suppress(OutputError), folder.locked():  # (another run that is at it is left alone)
