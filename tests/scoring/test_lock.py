@@ -99,7 +99,14 @@ def test_another_machines_is_taken_over_when_it_is_not_renewed(root: str) -> Non
     assert names(root) == []
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"host": 5}', b"\xff"])
+STRANGE = {"since": "yesterday"}, {"since": "2026-01-01T00:00:00"}, {"interval_s": float("nan")}, {"interval_s": 10**400}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*(b"", b"{", b"[]", b'{"host": 5}', b"\xff")]
+    + [json.dumps(json.loads(lock.Holder.here(20).data()) | {"machine": "other"} | one).encode() for one in STRANGE],
+)
 def test_a_damaged_lease_counts_by_its_age(tmp_path: Path, text: bytes) -> None:
     (tmp_path / ".lease").write_bytes(text)
     with pytest.raises(OutputError, match="another run is writing"), RunFolder(tmp_path).locked(kind="lease"):

@@ -269,3 +269,13 @@ def test_who_is_at_work_on_another_machine_is_told_by_its_lease(rows: Path, tmp_
     os.utime(out / ".lease", (time.time() - 300,) * 2)
     found = status_of(str(out))
     assert (found.state, [holder.host for holder in found.gone]) == ("stopped", ["gpu-7"])
+
+
+def test_a_lock_that_is_none_of_ours_says_nothing(rows: Path, tmp_path: Path, small_head: Path) -> None:
+    out = tmp_path / "out"
+    score(job(rows, str(out), small_head))
+    lease = json.loads(lock.Holder.here(20.0).data()) | {"machine": "another"}
+    for damage in ({"since": "yesterday"}, {"interval_s": float("inf")}, {"pid": "1"}):
+        (out / ".lease").write_text(json.dumps(lease | damage))
+        found = status_of(str(out))
+        assert (found.state, found.at_work, found.gone) == ("finished", [], [])

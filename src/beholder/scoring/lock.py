@@ -15,6 +15,7 @@ import errno
 import fcntl
 import getpass
 import json
+import math
 import os
 import secrets
 import socket
@@ -78,7 +79,7 @@ class Holder:
             user = str(os.getuid())
         since = datetime.now(UTC).isoformat(timespec="seconds")
         pid = os.getpid()
-        return cls(socket.gethostname(), user, _machine(), pid, _started(pid), since, secrets.token_hex(8), interval_s)
+        return cls(socket.gethostname(), user, _machine(), pid, _started(pid) or 0, since, secrets.token_hex(8), interval_s)
 
     @classmethod
     def parse(cls, data: bytes | None) -> Holder | None:
@@ -88,7 +89,8 @@ class Holder:
             made = cls(**{item.name: found[item.name] for item in fields(cls)})
             kinds = {"str": str, "int": int, "float": (int, float)}
             is_right = all(isinstance(getattr(made, item.name), kinds[str(item.type)]) for item in fields(cls))  # type: ignore[arg-type]
-        except (ValueError, KeyError, TypeError, RecursionError):
+            is_right = is_right and math.isfinite(made.interval_s) and datetime.fromisoformat(made.since).tzinfo is not None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
         return made if is_right else None
 
@@ -97,9 +99,12 @@ class Holder:
         return json.dumps(asdict(self), indent=1).encode() + b"\n"
 
     @property
-    def is_gone(self) -> bool:
-        """Whether it is surely a process of this machine that has ended."""
-        return bool(self.machine and self.started and self.machine == _machine() and _started(self.pid) != self.started)
+    def is_alive(self) -> bool | None:
+        """Whether its process runs; None where that cannot be seen from here: on another machine, or hidden from this user."""
+        if not self.machine or not self.started or self.machine != _machine():
+            return None
+        began = _started(self.pid)
+        return None if began is None else began == self.started
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
@@ -114,12 +119,12 @@ def _machine() -> str:
         return ""
 
 
-def _started(pid: int) -> int:
-    """When a process began, in the system's ticks; 0 where there is none (any more)."""
+def _started(pid: int) -> int | None:
+    """When a process began, in the system's ticks; 0 where there is none (any more), None where there is one that is hidden."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
+    except OSError:  # where processes of others are hidden (hidepid), they can be told from those that are gone by a signal
+        return None if is_running(pid) else 0
     return 0 if words[0] in ("Z", "X") else int(words[19])
 
 
@@ -174,10 +179,8 @@ def _part_files(root: str) -> list[str]:
 
 def _is_at_work(place: str, holder: Holder) -> bool:
     """Whether the one that a file names is still there; of another machine's lease, whether it was renewed lately."""
-    if holder.is_gone:
-        return False
-    if holder.machine == _machine():
-        return True
+    if holder.is_alive is not None:
+        return holder.is_alive
     if holder.interval_s == 0:
         return _is_locked(storage.local_path(place))
     then = places.modified(place)
@@ -311,8 +314,8 @@ class _Lease(ABC):
 
     def _is_abandoned(self, found: Holder | None, place: str) -> bool:
         """Whether whoever has it is gone: a process of this machine that has ended, or one that has not been heard of."""
-        if found is not None and found.machine and found.machine == _machine():
-            return found.is_gone
+        if found is not None and found.is_alive is not None:
+            return not found.is_alive
         probe = f"{self._root}/{PROBE_START}{self._holder.token}"
         places.put_bytes(probe, b"")
         try:
