@@ -281,3 +281,13 @@ def test_single_names_and_paths_are_taken_as_they_are(tmp_path: Path, small_head
     for wrong in ({"sources": ("",)}, {"out": ""}, {"columns": ("a", "a")}, {"heads": ("",)}):
         with pytest.raises(InputError, match="empty|twice"):
             ScoreOptions(**{"sources": ("x.npy",), **wrong})
+
+
+def test_a_folder_called_tilde_is_not_the_home(tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    np.save("x.npy", ROWS[:9])
+    for out in ("./~/out", "./~/out.csv"):
+        found = score(ScoreOptions(sources=("x.npy",), out=out, heads=(str(small_head),)))
+        assert (found.num_scored, Path(out).exists()) == (9, True)
+    assert not (tmp_path / "home").exists()

@@ -91,7 +91,8 @@ def local_path(path: str) -> Path:
     """The local path behind a plain path or a `file://` URL; `~` is expanded."""
     if has_local_scheme(path):
         path = path.split("://", 1)[1]
-    return Path(os.path.expanduser(path))  # not Path.expanduser: it would expand ./~x as well
+    found = Path(os.path.expanduser(path))  # not Path.expanduser: it would expand ./~x as well
+    return Path.cwd() / found if str(found).startswith("~") else found  # ./~ as text is ~, which would be expanded again
 
 
 def filesystem(path: str) -> tuple[Any, str]:
