@@ -291,3 +291,12 @@ def test_a_folder_called_tilde_is_not_the_home(tmp_path: Path, small_head: Path,
         found = score(ScoreOptions(sources=("x.npy",), out=out, heads=(str(small_head),)))
         assert (found.num_scored, Path(out).exists()) == (9, True)
     assert not (tmp_path / "home").exists()
+
+
+def test_an_address_that_names_no_place_is_refused(tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", ROWS[:9])
+    for out in ("s3://", "gs:///"):
+        with pytest.raises(OutputError, match=f"^{out} names no place that could be written to"):
+            score(ScoreOptions(sources=("x.npy",), out=out, heads=(str(small_head),)))
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".safetensors"] == ["x.npy"]

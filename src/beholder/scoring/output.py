@@ -86,6 +86,8 @@ class RunOutput:
         if storage.is_web(out):
             raise OutputError(f"cannot write {out}: a web server takes no files; give a local path, or a bucket (s3://, gs://)")
         storage.check_text(out)
+        if not storage.is_local(out) and not out.partition("://")[2].strip("/"):
+            raise OutputError(f"{out} names no place that could be written to; name a bucket, or a folder in it")
         self.out, self.product = out, product
         suffix = PurePosixPath(out).suffix.lower()
         self.kind = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}.get(suffix, "folder")
