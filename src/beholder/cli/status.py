@@ -63,9 +63,12 @@ def status_lines(found: RunStatus) -> list[str]:
     elif found.seconds_since is not None:
         lines.append(f"  the last shard was finished {duration(found.seconds_since)} ago")
     lines += [f"  at work: {holder}" for holder in found.at_work]
-    lines += [f"  ended without finishing: {holder}" for holder in found.gone]
+    if found.state != "finished":
+        lines += [f"  ended without finishing: {holder}" for holder in found.gone]
     if found.state == "stopped":
-        lines.append("  nobody works on it; run the same command again to continue")
+        is_all = found.num_shards is not None and found.num_shards_done >= found.num_shards
+        again = f"all shards are done; the same command, without --part, puts {found.output} together"
+        lines.append(f"  {again if is_all else 'nobody works on it; run the same command again to continue'}")
     return lines
 
 

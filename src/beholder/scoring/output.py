@@ -25,6 +25,8 @@ _UNKNOWN_SUFFIXES = frozenset(
 NOT_BY_US = "already exists and was not written by this command; use --overwrite, or another output"
 _TABLES = {".parquet", ".pq", ".csv", ".tsv", ".npy"}
 """What readers of a run's folders take for results."""
+_KINDS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+"""Of results that are one file, by suffix."""
 INPUTS_FILE = "inputs_file"
 NUM_KEPT = "num_kept"
 """In the record of a finished result: rows that were kept though their inputs have vanished."""
@@ -90,7 +92,7 @@ class RunOutput:
             raise OutputError(f"{out} names no place that could be written to; name a bucket, or a folder in it")
         self.out, self.product = out, product
         suffix = PurePosixPath(out).suffix.lower()
-        self.kind = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}.get(suffix, "folder")
+        self.kind = _KINDS.get(suffix, "folder")
         if suffix in _UNKNOWN_SUFFIXES:
             raise OutputError(
                 f"{out}: {product.noun} are written as .parquet, .csv, or into a folder (a name without such a suffix)"
@@ -446,6 +448,12 @@ class RunOutput:
         crash.reach("shards removed")
         folder.remove_strays()
         folder.remove([columns.STAMP_FILE])
+
+
+def output_of(place: str) -> str:
+    """The output whose shards lie in this folder: it, or the file beside it that they are joined to."""
+    file = place.rstrip("/").removesuffix(columns.PARTIAL_SUFFIX)
+    return file if file != place.rstrip("/") and PurePosixPath(file).suffix.lower() in _KINDS else place
 
 
 def is_packed(head: bytes) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from beholder.columns import in_order
 from beholder.errors import InputError
 from beholder.scoring.folder import marker_of
 from beholder.scoring.lock import Holder, holders
-from beholder.scoring.output import EMBEDDINGS, SCORES, RunOutput
+from beholder.scoring.output import EMBEDDINGS, SCORES, RunOutput, output_of
 from beholder.scoring.run import PLANNED
 from beholder.scoring.shards import KEPT_NAME, ShardResult
 
@@ -98,14 +98,19 @@ def _who(holder: Holder) -> dict[str, Any]:
 def status_of(output: str) -> RunStatus:
     """How far the run is that writes, or wrote, `output`: a folder, or a .parquet or .csv file; a path or URL.
 
+    The folder of a file's shards may be named as well.
+
     Raises InputError where there is no run, and OutputError where its record is damaged.
     """
-    out = RunOutput(output)
+    out = RunOutput(output_of(output))
     folder = out.folder
     record = folder.read_record()
-    if record is None or record.get("format") not in (SCORES.format, EMBEDDINGS.format):
-        return _finished_file(out)
+    if record is None or "result" in record or record.get("format") not in (SCORES.format, EMBEDDINGS.format):
+        return _joined(out, record or {})
+    who = holders(folder.root)  # before its shards: a run that ends meanwhile is not one that stopped
     times = folder.times()
+    if columns.STAMP_FILE not in times:  # it has been joined meanwhile
+        return _joined(out, {})
     names = sorted(folder.finished_names())
     now = max([time.time(), *(written for written in times.values() if written is not None)])
     done: list[_Done] = []
@@ -120,7 +125,8 @@ def status_of(output: str) -> RunStatus:
         num_scored += result.num_scored
         num_rejected += result.num_rejected
         reasons.update(result.reasons)
-    who = holders(folder.root)
+    if num_damaged and folder.read_record() is None:
+        return _joined(out, {})
     at_work = [holder for holder, is_there in who if is_there]
     planned = record.get(PLANNED)
     num_shards, num_rows = (planned["shards"], planned["rows"]) if isinstance(planned, dict) else (None, None)
@@ -129,7 +135,7 @@ def status_of(output: str) -> RunStatus:
     is_whole = num_shards is not None and num_done >= num_shards and not out.is_separate
     written = [one.written for one in done if one.written is not None]
     return RunStatus(
-        output=output,
+        output=out.out,
         noun=_noun(record),
         state="running" if at_work else "finished" if is_whole else "stopped",
         num_shards=num_shards,
@@ -158,15 +164,20 @@ class _Done:
     is_kept: bool
 
 
-def _finished_file(out: RunOutput) -> RunStatus:
-    """The status of a file that was joined, whose shards are no more. Raises InputError."""
-    record = out.read_sidecar()
-    if record is None:
-        where = columns.STAMP_FILE if not out.is_separate else out.sidecar
-        raise InputError(
-            f"{out.out} is no run of beholder, or one that has not begun to write: there is no {where}"
-            + ("" if out.is_separate else f" in it; name what -o of beholder {SCORES.noun[:-1]} or embed names")
-        )
+def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
+    """The status of a result that was joined, whose shards are no more. Raises InputError where there is none.
+
+    `record`: that of its folder. Earlier versions left one of a finished result in a bucket.
+    """
+    if "result" not in record or record.get("format") not in (SCORES.format, EMBEDDINGS.format):
+        found = out.read_sidecar()
+        if found is None:
+            where = columns.STAMP_FILE if not out.is_separate else out.sidecar
+            raise InputError(
+                f"{out.out} is no run of beholder, or one that has not begun to write: there is no {where}"
+                + ("" if out.is_separate else f" in it; name what -o of beholder {SCORES.noun[:-1]} or embed names")
+            )
+        record = found
     result = ShardResult.from_json(record["result"])
     return RunStatus(
         output=out.out,
@@ -182,7 +193,7 @@ def _finished_file(out: RunOutput) -> RunStatus:
     )
 
 
-def _noun(record: dict[str, Any]) -> str:
+def _noun(record: Mapping[str, Any]) -> str:
     return next(product.noun for product in (SCORES, EMBEDDINGS) if product.format == record.get("format"))
 
 
