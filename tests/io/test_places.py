@@ -164,6 +164,14 @@ def test_a_local_listing_goes_through_links_once(tmp_path: Path) -> None:
     assert places.listing(str(tmp_path / "disk" / "scores" / "x")) == {}
 
 
+def test_a_local_listing_leaves_out_what_is_a_systems_own(tmp_path: Path) -> None:
+    """Snapshots of a file server hold every file again, for each hour."""
+    for name in (".snapshot/hourly.0/done", "scores/.snapshot", "lost+found", "done", ".parts"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x").write_bytes(b"1")
+    assert sorted(places.listing(str(tmp_path))) == [".parts/x", "done/x"]
+
+
 def test_failing_servers_are_one_line(root: str) -> None:
     if not root.startswith("s3"):
         pytest.skip("of servers")

@@ -53,7 +53,10 @@ class Entry(NamedTuple):
 
 
 def listing(folder: str) -> dict[str, Entry]:
-    """Every file below a folder, by its name relative to it; {} where there is none. On a server: one recursive listing."""
+    """Every file below a folder, by its name relative to it; {} where there is none. On a server: one recursive listing.
+
+    Here, what is in folders of a system's own (`storage.is_system_name`) is left out.
+    """
     return {name: entry for name, entry, _ in listing_with_times(folder)}
 
 
@@ -81,7 +84,10 @@ def listing_with_times(folder: str) -> Iterator[tuple[str, Entry, float | None]]
 
 
 def _walked(root: str) -> Iterator[tuple[str, Entry]]:
-    """Files below a local folder, through links to folders as well; a folder inside itself is left out."""
+    """Files below a local folder, through links to folders as well; a folder inside itself is left out.
+
+    So are folders of a system's own: snapshots of a file server hold everything again, and bins may be closed.
+    """
     waiting = [(root, "", frozenset[tuple[int, int]]())]
     while waiting:
         folder, before, above = waiting.pop()
@@ -93,6 +99,8 @@ def _walked(root: str) -> Iterator[tuple[str, Entry]]:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir():
+                        if storage.is_system_name(os.fsencode(entry.name)):
+                            continue
                         waiting.append((entry.path, f"{before}{entry.name}/", above | {here}))
                         continue
                     try:
