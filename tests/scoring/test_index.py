@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from beholder.io import records
+from beholder.scoring import index
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult
 from oracles.score_jobs import ROWS, run
@@ -165,3 +167,19 @@ def test_several_write_shards_and_segments_at_once(tmp_path: Path) -> None:
     with folder.locked():
         list(folder.finished_shards(names, "print"))
     assert len(segments(tmp_path / "run")) < 12
+
+
+def test_of_what_is_set_aside_no_index_is_kept(tmp_path: Path) -> None:
+    """A run that was killed had set many shards aside; the next one reads, and later removes, all that is there."""
+    done = tmp_path / "_earlier" / "00000" / "done"
+    done.mkdir(parents=True)
+    (done.parent / "beholder.json").write_bytes(records.sealed({}))
+    names = [f"s{number:04}" for number in range(index.MOST_WAITING + 1)]
+    for name in names:
+        earlier = EarlierShard("", name, {}, ShardResult(0, 0, 0), "f", ())
+        (done / f"{name}.json").write_bytes(records.sealed(earlier.to_json()))
+    folder = RunFolder(tmp_path)
+    (place,) = folder.places_aside()
+    assert len([found for found in place.finished_shards(names, "f") if isinstance(found, EarlierShard)]) == len(names)
+    folder.remove_set_aside()
+    assert not list(tmp_path.iterdir())

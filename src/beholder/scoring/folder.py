@@ -97,7 +97,7 @@ class RunFolder:
         self._waiting_since = time.monotonic()
         self._segments: list[tuple[str, int]] = []
         self._beside: bytes | None = None
-        self._is_removed = self._is_shared = self._is_alone = False
+        self._is_removed = self._is_shared = self._is_alone = self._is_inner = False
 
     @property
     def path(self) -> Path:
@@ -112,6 +112,7 @@ class RunFolder:
     def below(self, name: str) -> RunFolder:
         """A folder in it, which holds shards as well."""
         found = RunFolder(self.place_of(name))
+        found._is_inner = True
         if self._listed is not None:
             start = f"{name}/"
             found._listed = {inside[len(start) :]: one for inside, one in self._listed.items() if inside.startswith(start)}
@@ -334,7 +335,7 @@ class RunFolder:
                         found[one.shard.name] = one
                     else:
                         num_stale += 1
-        if not self._is_shared and (len(segments) > index.MERGED_AT_ONCE or num_stale > len(found)):
+        if not self._is_shared and not self._is_inner and (len(segments) > index.MERGED_AT_ONCE or num_stale > len(found)):
             with self._turn:  # they are replaced by what is waiting from now on
                 self._waiting += found.values()
                 self._segments += [(name, 0) for name in segments]
@@ -355,6 +356,8 @@ class RunFolder:
         with self._turn:
             if self._listed is not None:
                 self._listed |= {marker_of(shard.name): done.marker, **done.files}
+            if self._is_inner:  # what is set aside goes soon, and who removes it would not know of an index
+                return
             if set(shard.result.sha256) != set(shard.result.files):  # of an older version: to be looked at each time
                 return
             if not self._waiting:
