@@ -95,6 +95,26 @@ def test_scores_of_embeddings_are_those_of_a_local_run(
     check_same(s3, f"out{suffix}", tmp_path / "local")
 
 
+def test_what_other_machines_have_at_hand_is_left_alone(tmp_path: Path, s3: Any, small_head: Path, scratch: Path) -> None:
+    """Where TMPDIR is on a disk that machines share: their processes are not to be seen from here."""
+    source, left, machines = make_arrays(tmp_path / "in"), dict[str, Path](), set[str]()
+
+    def leave(rows: int, num_bytes: int) -> None:
+        for own in scratch.glob(f"beholder-shard-*-{os.getpid()}-*"):
+            start, machine, _, end = own.name.rsplit("-", 3)
+            machines.add(machine)
+            for who, name in ("here", machine), ("elsewhere", machine[::-1]):
+                left[who] = scratch / f"{start}-{name}-99999999-{end}"
+                left[who].mkdir(exist_ok=True)
+
+    score(job(source, url("other"), small_head), on_progress=leave)
+    score(job(source, url("out"), small_head), on_progress=leave)
+    assert len(machines) == 1
+    assert {who: place.exists() for who, place in left.items()} == {"here": False, "elsewhere": True}
+    for place in scratch.iterdir():
+        place.rmdir()
+
+
 @pytest.mark.parametrize("suffix", mostly_slow([".parquet", "", ".csv"]))
 def test_scores_and_kept_embeddings_of_pictures_are_those_of_a_local_run(
     tmp_path: Path, s3: Any, small_tower: Path, plain_head: Path, suffix: str

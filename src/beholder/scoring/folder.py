@@ -13,6 +13,7 @@ import os
 import posixpath
 import re
 import shutil
+import socket
 import stat
 import tempfile
 import threading
@@ -446,9 +447,13 @@ class RunFolder:
 
     @property
     def _scratch_start(self) -> str:
-        """How names of such folders begin, also for what is set aside in a run; the number of their process follows."""
+        """How names of such folders begin, also for what is set aside in a run; the number of their process follows.
+
+        Several machines may share the folder that they are in (TMPDIR on a shared disk), and each knows its own processes.
+        """
         run = self.root.split(f"/{EARLIER_FOLDER}/")[0]
-        return f"beholder-shard-{hashlib.sha256(run.encode()).hexdigest()[:12]}-"
+        digests = [hashlib.sha256(text.encode()).hexdigest() for text in (run, lock.this_machine() or socket.gethostname())]
+        return f"beholder-shard-{digests[0][:12]}-{digests[1][:12]}-"
 
     def mark_finished(
         self, shard: Shard, result: ShardResult, run_fingerprint: str, models: Sequence[str], place: Path | None = None
@@ -713,7 +718,7 @@ def remove_empty(top: Path) -> None:
 
 
 def _remove_abandoned(start: str) -> None:
-    """Remove local folders of this name that processes which are gone left."""
+    """Remove local folders of this name that processes of this machine which are gone left."""
     for path in Path(tempfile.gettempdir()).glob(f"{start}*"):
         pid = path.name.removeprefix(start).split("-")[0]
         with contextlib.suppress(OSError):

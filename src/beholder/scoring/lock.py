@@ -79,7 +79,7 @@ class Holder:
             user = str(os.getuid())
         since = datetime.now(UTC).isoformat(timespec="seconds")
         pid = os.getpid()
-        return cls(socket.gethostname(), user, _machine(), pid, _started(pid) or 0, since, secrets.token_hex(8), interval_s)
+        return cls(socket.gethostname(), user, this_machine(), pid, _started(pid) or 0, since, secrets.token_hex(8), interval_s)
 
     @classmethod
     def parse(cls, data: bytes | None) -> Holder | None:
@@ -101,7 +101,7 @@ class Holder:
     @property
     def is_alive(self) -> bool | None:
         """Whether its process runs; None where that cannot be seen from here: on another machine, or hidden from this user."""
-        if not self.machine or not self.started or self.machine != _machine():
+        if not self.machine or not self.started or self.machine != this_machine():
             return None
         began = _started(self.pid)
         return None if began is None else began == self.started
@@ -110,7 +110,7 @@ class Holder:
         return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
 
 
-def _machine() -> str:
+def this_machine() -> str:
     """Names this machine since it was started, and the processes that can be seen from here; "" where that is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
