@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from beholder import InputError, OutputError
@@ -23,12 +24,28 @@ from beholder.io import places, storage
 from oracles.s3 import BUCKET
 
 
-@pytest.fixture(params=["here", "memory", "s3"])
+class Disk(LocalFileSystem):
+    """A server whose folders have to be made before files are written into them, as those of SFTP."""
+
+    protocol = "disk"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("disk://"))
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"disk://{self._strip_protocol(name)}"
+
+
+@pytest.fixture(params=["here", "memory", "disk", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty folder."""
     if request.param == "s3":
         request.getfixturevalue("s3")
         yield f"s3://{BUCKET}/some/folder"
+    elif request.param == "disk":
+        fsspec.register_implementation("disk", Disk, clobber=True)
+        yield f"disk://{tmp_path}/some/folder"
     elif request.param == "memory":
         yield f"memory://{tmp_path.name}/folder"
         fsspec.filesystem("memory").store.clear()
@@ -73,7 +90,7 @@ def test_of_several_that_make_a_file_one_succeeds(root: str) -> None:
         barrier.wait()
         return places.create(f"{root}/lease", b"%d" % number)
 
-    if root.startswith("memory"):  # which is no place for several
+    if root.startswith(("memory", "disk")):  # which are no places for several
         assert [places.create(f"{root}/lease", b"0"), places.create(f"{root}/lease", b"1")] == [True, False]
     else:
         with ThreadPoolExecutor(6) as pool:

@@ -178,9 +178,8 @@ def put_bytes(path: str, data: bytes) -> Entry:
     if storage.is_local(path):
         storage.write_bytes(path, data)
     else:
-        fs, inner = storage.filesystem(path)
         with storage.write_errors(path):
-            said = fs.pipe_file(inner, data)
+            said = storage.in_its_folder(path, lambda fs, inner: fs.pipe_file(inner, data))
         if isinstance(said, dict) and said.get("ETag"):
             return _entry({"size": len(data), "ETag": said["ETag"]})
     return entry_of(path) or Entry(len(data), "")
@@ -211,7 +210,7 @@ def create(path: str, data: bytes) -> bool:
         fs, inner = storage.filesystem(path)
         with storage.write_errors(path):
             try:
-                fs.pipe_file(inner, data, mode="create")
+                storage.in_its_folder(path, lambda fs, inner: fs.pipe_file(inner, data, mode="create"))
             except FileExistsError:
                 return False
             except (TypeError, ValueError, NotImplementedError):  # a back end without conditions
@@ -283,7 +282,7 @@ def copy(source: str, target: str) -> None:
     other, place = storage.filesystem(target)
     if fs is other:
         with storage.write_errors(target):
-            fs.cp_file(inner, place)
+            storage.in_its_folder(target, lambda fs, place: fs.cp_file(inner, place))
             fs.invalidate_cache(place)
         return
     with storage.remote_errors(source), storage.open_binary(source) as file, storage.open_whole(target) as out:

@@ -479,12 +479,31 @@ def _publish(temporary: Path, target: Path) -> None:
     os.replace(temporary, target)
 
 
+def in_its_folder(path: str, write: Callable[[Any, str], Any]) -> Any:
+    """What `write` gives for the fsspec file system of a remote path and the path inside it.
+
+    On a server with folders like a disk's that of the path is made where it is missing. Raises what `write` raises.
+    """
+    fs, inner = filesystem(path)
+    try:
+        return write(fs, inner)
+    except FileNotFoundError:
+        folder = inner.rpartition("/")[0]
+        if not folder or _is_object_store(path):  # which would make a bucket
+            raise
+        fs.makedirs(folder, exist_ok=True)
+        return write(fs, inner)
+
+
+def _is_object_store(path: str) -> bool:
+    return path.split("://", 1)[0].lower() in _OBJECT_STORES
+
+
 def write_bytes(path: str, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     if not is_local(path):
-        fs, inner = filesystem(path)
         with write_errors(path):
-            fs.pipe_file(inner, data)
+            in_its_folder(path, lambda fs, inner: fs.pipe_file(inner, data))
         return
     with write_whole(path) as temporary:
         temporary.write_bytes(data)
@@ -507,7 +526,7 @@ def open_whole(path: str, *, num_bytes: int = 0, scratch: Path | None = None) ->
             yield out
         return
     fs, inner = filesystem(path)
-    is_whole_at_once = path.split("://", 1)[0].lower() in _OBJECT_STORES
+    is_whole_at_once = _is_object_store(path)
     folder, slash, _ = inner.rpartition("/")
     place = inner if is_whole_at_once else f"{folder}{slash}.beholder-{secrets.token_hex(8)}.tmp"
     piece = max(_PIECE_OF_UPLOAD, -(-num_bytes // _MOST_PIECES // (1 << 20)) << 20)
