@@ -323,7 +323,9 @@ def _tag_at(data: bytes, at: int, named: str) -> re.Match[bytes]:
 
 def _free_prefix(taken: dict[str, str]) -> str:
     """A prefix that stands for nothing else here."""
-    return next(prefix for prefix in ("xmp", "xap", *(f"xmp{number}" for number in range(len(taken) + 1))) if prefix not in taken)
+    return next(
+        prefix for prefix in ("xmp", "xap", *(f"xmp{number}" for number in range(len(taken) + 1))) if prefix not in taken
+    )
 
 
 def _quoted(text: str) -> bytes:

@@ -73,7 +73,7 @@ def open_picture(data: bytes, options: PixelOptions) -> Opened:
         PictureError: whatever is wrong with the bytes.
     """
     kind = sniff(data)
-    _be_quiet()
+    be_quiet()
     try:
         width, height = stored_size(data, kind) or (1, 1)
         if kind in ("WEBP", "GIF"):  # these make room for the canvas when they are opened
@@ -162,7 +162,7 @@ def reader_for(kind: str) -> type[ImageFile]:
     return found
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """Keep Pillow's notes on odd metadata off the terminal: one narrow filter, put in once.
 
     `warnings.catch_warnings` would swap the filters of all threads. Only UserWarnings of Pillow's format readers are hushed.

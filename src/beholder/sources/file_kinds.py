@@ -27,14 +27,15 @@ PICTURE_SUFFIXES = _words(
     "jpg jpeg jpe jfif png webp gif bmp dib tif tiff avif avifs heic heif hif ppm pgm pbm pnm pfm jxl jp2 j2k"
 )
 """Files with these are pictures whatever their bytes are: wrong bytes are rejected by decoding, with a reason."""
-OTHER_SUFFIXES = _words(
+RAW_SUFFIXES = _words("cr2 cr3 crw nef nrw arw srf sr2 dng orf rw2 raf pef srw x3f raw rwl 3fr iiq erf mrw")
+"""Raw files of cameras, which are not decoded here."""
+OTHER_SUFFIXES = RAW_SUFFIXES | _words(
     """txt caption json jsonl ndjson csv tsv parquet pq arrow feather md rst html htm xml xmp yaml yml toml ini cfg conf log
     py pyc ipynb js css ts sh c h cpp cu rs go java r sql lock so dll exe db sqlite lmdb mdb idx index
     npy npz pt pth ckpt safetensors onnx pkl pickle pyd h5 hdf5 tfrecord msgpack mp ten tb cls cls2
     mp4 m4v mov avi mkv webm mpg mpeg wmv flv 3gp mts thm mp3 wav flac ogg m4a aac
     tar tgz zip gz bz2 xz zst 7z rar iso dmg pdf doc docx xls xlsx ppt pptx odt
     svg eps ps ai psd xcf ico icns cur exr hdr dds qoi tga aae lrcat
-    cr2 cr3 crw nef nrw arw srf sr2 dng orf rw2 raf pef srw x3f raw rwl 3fr iiq erf mrw
     ttf otf woff woff2 tmp part crdownload bak swp"""
 )
 """Files with these are no pictures (or none that can be decoded here, such as raw files of cameras) and are not looked into."""

@@ -1,0 +1,126 @@
+"""What read ratings are, whatever file they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beholder.train.ratings.findings import Finding
+from beholder.train.ratings.options import Kind
+from beholder.train.ratings.reliability import Reliability
+
+Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+
+KEEP, DROP = 1.0, 0.0
+"""The values of decisions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """Single votes, where the file has them.
+
+    Attributes:
+        raters: names of those who voted, each once.
+        rater: (V,) int64, place in `raters`.
+        sample: (V,) int64, place in `Ratings.samples`.
+        value: (V,) float64, in units of the ratings; centred or standardised where that was asked for.
+    """
+
+    raters: tuple[str, ...]
+    rater: Numbers
+    sample: Numbers
+    value: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Comparisons. Equal ones are one row with their votes added up; both directions of a contradiction stay.
+
+    Attributes:
+        better: (P,) int64, place in `Ratings.samples` of the better picture; of a tie of either.
+        worse: (P,) int64, the same of the other one; never equal to `better`.
+        is_tie: (P,) bool, whether neither is better.
+        votes: (P,) float64, above 0: how many votes, or how strong the preference.
+    """
+
+    better: Numbers
+    worse: Numbers
+    is_tie: npt.NDArray[np.bool_]
+    votes: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratings:
+    """Ratings of N pictures, each named once.
+
+    Attributes:
+        kind: `mean` one number a picture; `raters` a row per rater; `histogram` votes by stars; `pairs` comparisons;
+            `decisions` keep (1.0) and drop (0.0).
+        source: where they are from, for messages.
+        layout: how they were understood, in words: "a row per rater, column 'worker'".
+        samples: (N,) large strings, names of pictures as the file has them, in the order of their first appearance. Of ratings
+            by place (`is_by_row`) they are the row's number, from 0.
+        values: (N,) float64, finite: the mean rating of each picture, in the file's units; of pairs the share of its
+            comparisons that it won, ties as halves.
+        counts: (N,) float64, above 0: votes behind each value, or None where nothing says so.
+        deviations: (N,) float64: standard deviation of a picture's single votes (divisor n - 1), NaN where it is unknown; None
+            where it is unknown for all.
+        histogram: (N, K) float64, at least 0: votes, or shares of them, for each of `levels`; None for other kinds.
+        levels: (K,) float64, ascending: the rating that each column of the histogram stands for; None for other kinds.
+        votes: single votes, or None.
+        pairs: comparisons, or None.
+        reliability: of the values, where single votes say it, else None.
+        is_by_row: whether ratings belong to rows of a set by their place and not by a name.
+        findings: remarks, in the order in which they were made.
+    """
+
+    kind: Kind
+    source: str
+    layout: str
+    samples: pa.LargeStringArray
+    values: Floats
+    counts: Floats | None = None
+    deviations: Floats | None = None
+    histogram: Floats | None = None
+    levels: Floats | None = None
+    votes: Votes | None = None
+    pairs: Pairs | None = None
+    reliability: Reliability | None = None
+    is_by_row: bool = False
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def num_samples(self) -> int:
+        """Pictures that are named."""
+        return len(self.samples)
+
+    @property
+    def lowest(self) -> float:
+        """The lowest rating there can be in this file: of histograms the lowest level, of single votes the lowest vote."""
+        return self._ends()[0]
+
+    @property
+    def highest(self) -> float:
+        """The highest, likewise."""
+        return self._ends()[1]
+
+    @property
+    def scale(self) -> str:
+        """From where to where the ratings go, in words."""
+        if self.kind == "pairs":
+            return "which of two is better"
+        if self.kind == "decisions":
+            return "keep (1) or drop (0)"
+        whole = self.votes.value if self.votes is not None else self.levels if self.levels is not None else self.values
+        steps = "whole numbers" if np.array_equal(whole, np.round(whole)) else "with fractions"
+        return f"{self.lowest:g} to {self.highest:g}, {steps}"
+
+    def _ends(self) -> tuple[float, float]:
+        if self.levels is not None:
+            return float(self.levels[0]), float(self.levels[-1])
+        known = self.votes.value if self.votes is not None else self.values
+        return (float(known.min()), float(known.max())) if known.size else (np.nan, np.nan)
