@@ -155,7 +155,7 @@ class _Place:
         is_attribute: or an element.
         prefix: of its namespace, as it is written there.
         start: byte of the `<` of its start tag; of an attribute that of the Description.
-        end: of an element: byte of the `<` of its end tag; equal to `start` where the element closes itself.
+        end: of an element: byte of the `<` of its end tag; of one that closes itself (`<xmp:Rating/>`) it means nothing.
         text: its value.
     """
 
@@ -296,7 +296,7 @@ def _changed(data: bytes, place: _Place, text: str, named: str) -> bytes:
         low, high = (tag.start("attributes") + at for at in found.span("value"))
         return data[:low] + _quoted(text) + data[high:]
     whole = escape(text).encode("ascii", "xmlcharrefreplace")
-    if place.end > place.start:
+    if tag["end"].strip() == b">":
         return data[: tag.end()] + whole + data[place.end :]
     start = data[tag.start() : tag.start("end")]
     return data[: tag.start()] + start + b">" + whole + b"</" + tag["name"] + b">" + data[tag.end() :]

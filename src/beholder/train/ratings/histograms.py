@@ -39,9 +39,8 @@ def read_histogram(table: RatingTable, layout: HistogramLayout, options: Ratings
     rows = Rows.of(table.named, names, findings)
     histogram, levels = _votes(rows, data, layout, table.named)
     with np.errstate(invalid="ignore"):
-        rows.drop(
-            (histogram < 0).any(axis=1), "negative-count", "has a negative number of votes", "have negative numbers of votes"
-        )
+        negative: Mask = np.asarray(np.any(histogram < 0, axis=1))
+        rows.drop(negative, "negative-count", "has a negative number of votes", "have negative numbers of votes")
         sums = histogram.sum(axis=1)
         empty: Mask = sums == 0
         rows.drop(empty, "no-votes", "has a histogram that sums to zero", "have histograms that sum to zero")

@@ -141,7 +141,7 @@ def _note_contradictions(pairs: Pairs, samples: pa.LargeStringArray, findings: F
 
 def _tally(pairs: Pairs, size: int) -> tuple[Floats, Floats]:
     """(N,) votes that each picture took part in, and of those won, ties as halves."""
-    mine = sums_by(pairs.better, pairs.votes, minlength=size) + np.bincount(pairs.worse, pairs.votes, size)
+    mine = sums_by(pairs.better, pairs.votes, size) + sums_by(pairs.worse, pairs.votes, size)
     won = sums_by(pairs.better, np.where(pairs.is_tie, 0.5, 1.0) * pairs.votes, size)
     won += sums_by(pairs.worse, np.where(pairs.is_tie, 0.5, 0.0) * pairs.votes, size)
     return mine, won
