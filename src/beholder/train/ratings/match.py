@@ -22,9 +22,6 @@ FEWEST_RATINGS = 5
 NameReader = Callable[[], Iterator[pa.Array | pa.ChunkedArray]]
 """Gives the names of a set in row order, piece by piece, anew at each call; `ScoreSet.samples` is one."""
 
-_FOLDERS = (3, 2, 1, 0)
-"""So many folders before a file's name are compared, most first."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
@@ -57,19 +54,6 @@ class Matched:
     def rows(self) -> Numbers:
         """(M,) rows that have a rating, ascending: `ratings.values[matched.places]` are their ratings."""
         return self.row_of[self.places]
-
-
-@dataclass(frozen=True)
-class _Way:
-    """A way to match.
-
-    Attributes:
-        said: in words.
-        key: names -> what has to be equal; null matches nothing.
-    """
-
-    said: str
-    key: Callable[[pa.LargeStringArray], pa.LargeStringArray]
 
 
 def match_ratings(ratings: Ratings, names: NameReader, *, fewest: int = FEWEST_RATINGS) -> Matched:
@@ -109,70 +93,78 @@ def match_ratings(ratings: Ratings, names: NameReader, *, fewest: int = FEWEST_R
     return Matched(row_of=row_of, ways=ways, num_rows=num_rows, findings=tuple(findings.found))
 
 
-def _text(value: str | None) -> pa.Scalar:
-    return pa.scalar(value, pa.large_string())
+class _Forms:
+    """What is compared of names, (n,) large strings each, made when it is asked for; null where there is none."""
+
+    def __init__(self, names: pa.LargeStringArray) -> None:
+        self.names = names
+        self._tails: dict[int, pa.LargeStringArray] = {}
+
+    @functools.cached_property
+    def tidy(self) -> pa.LargeStringArray:
+        """Without blanks at the ends and `./`, with / between folders, accents in one form (macOS writes them apart)."""
+        tidy = pc.utf8_trim_whitespace(self.names)
+        if not pc.all(pc.string_is_ascii(tidy)).as_py():
+            tidy = pc.utf8_normalize(tidy, form="NFC")
+        tidy = pc.replace_substring(tidy, "\\", "/")
+        odd = pc.or_(pc.starts_with(tidy, "./"), pc.starts_with(tidy, "file://"))
+        return pc.replace_substring_regex(tidy, r"^(\./)+|^file://", "") if pc.any(odd).as_py() else tidy
+
+    @functools.cached_property
+    def _without_query(self) -> pa.LargeStringArray:
+        if not pc.any(pc.match_substring(self.tidy, "://")).as_py():
+            return self.tidy
+        return pc.replace_substring_regex(self.tidy, r"^([A-Za-z][\w+.-]*://[^?#]*)[?#].*$", r"\1")
+
+    def tail(self, folders: int) -> pa.LargeStringArray:
+        """The file's name with so many folders; null where there are not as many."""
+        if folders not in self._tails:
+            found = pc.extract_regex(self._without_query, rf"(?P<tail>[^/]+(?:/[^/]+){{{folders}}})$")
+            self._tails[folders] = pc.struct_field(found, "tail").cast(pa.large_string())
+        return self._tails[folders]
+
+    @functools.cached_property
+    def lower(self) -> pa.LargeStringArray:
+        """The file's name in lower case."""
+        return pc.utf8_lower(self.tail(0))
+
+    @functools.cached_property
+    def stem(self) -> pa.LargeStringArray:
+        """The file's name without its last suffix (up to 5 letters or digits, a letter among them)."""
+        return pc.replace_substring_regex(self.tail(0), r"^(.+)\.[0-9]{0,4}[A-Za-z][A-Za-z0-9]{0,4}$", r"\1")
+
+    @functools.cached_property
+    def lower_stem(self) -> pa.LargeStringArray:
+        """The same in lower case."""
+        return pc.utf8_lower(self.stem)
+
+    @functools.cached_property
+    def number(self) -> pa.LargeStringArray:
+        """The number that the stem is, without zeros before it and `.0` behind; null for others."""
+        found = pc.extract_regex(self.stem, r"^#?0*(?P<number>[0-9]+)(?:\.0)?$")
+        return pc.struct_field(found, "number").cast(pa.large_string())
 
 
-def _own(names: pa.LargeStringArray) -> pa.LargeStringArray:
-    return names
-
-
-def _tidy(names: pa.LargeStringArray) -> pa.LargeStringArray:
-    """Without blanks at the ends and `./`, with / between folders, accents in one form (macOS writes them apart)."""
-    tidy = pc.utf8_normalize(pc.utf8_trim_whitespace(names), form="NFC")
-    return pc.replace_substring_regex(pc.replace_substring(tidy, "\\", "/"), r"^(\./)+|^file://", "")
-
-
-def _tail(names: pa.LargeStringArray, folders: int) -> pa.LargeStringArray:
-    """The file's name with so many folders; null where there are not as many, and of the whole path where it is the whole."""
-    plain = pc.replace_substring_regex(_tidy(names), r"^([A-Za-z][\w+.-]*://[^?#]*)[?#].*$", r"\1")
-    return _nulled(pc.struct_field(pc.extract_regex(plain, rf"(?P<tail>[^/]+(?:/[^/]+){{{folders}}})$"), "tail"))
-
-
-def _stem(names: pa.LargeStringArray) -> pa.LargeStringArray:
-    """The file's name without its last suffix (1 to 5 letters or digits, a letter among them); a name without one as it is."""
-    return pc.replace_substring_regex(_tail(names, 0), r"^(.+)\.[0-9]{0,4}[A-Za-z][A-Za-z0-9]{0,4}$", r"\1")
-
-
-def _lower(names: pa.LargeStringArray) -> pa.LargeStringArray:
-    return pc.utf8_lower(_tail(names, 0))
-
-
-def _lower_stem(names: pa.LargeStringArray) -> pa.LargeStringArray:
-    return pc.utf8_lower(_stem(names))
-
-
-def _number(names: pa.LargeStringArray) -> pa.LargeStringArray:
-    """The number that a file's name without suffix is, without zeros before it and `.0` behind; null for others."""
-    found = pc.extract_regex(_stem(names), r"^#?0*(?P<number>[0-9]+)(?:\.0)?$")
-    return _nulled(pc.struct_field(found, "number"))
-
-
-def _nulled(values: pa.Array) -> pa.LargeStringArray:
-    return values.cast(pa.large_string())
-
-
-_WAYS: tuple[_Way, ...] = (
-    _Way("without blanks at the ends and with / between folders", _tidy),
-    *(
-        _Way(f"by the file's name and {number_of(folders, 'folder')} before it" if folders else "by the file's name",
-             functools.partial(_tail, folders=folders))
-        for folders in _FOLDERS
-    ),
-    _Way("by the file's name in any case", _lower),
-    _Way("by the file's name without the extension", _stem),
-    _Way("by the file's name without the extension, in any case", _lower_stem),
-    _Way("by the number in the file's name", _number),
-)  # fmt: skip
-"""Tried in this order for ratings that match no name exactly."""
+_WAYS: dict[str, Callable[[_Forms], pa.LargeStringArray]] = {
+    "without blanks at the ends and with / between folders": lambda forms: forms.tidy,
+    "by the file's name and 3 folders before it": lambda forms: forms.tail(3),
+    "by the file's name and 2 folders before it": lambda forms: forms.tail(2),
+    "by the file's name and 1 folder before it": lambda forms: forms.tail(1),
+    "by the file's name": lambda forms: forms.tail(0),
+    "by the file's name in any case": lambda forms: forms.lower,
+    "by the file's name without the extension": lambda forms: forms.stem,
+    "by the file's name without the extension, in any case": lambda forms: forms.lower_stem,
+    "by the number in the file's name": lambda forms: forms.number,
+}
+"""How ratings that match no name exactly are tried, in this order: in words, and what has to be equal."""
 
 
 class _Keys:
     """One way's keys of all ratings, and which rows have them."""
 
-    def __init__(self, way: _Way, samples: pa.LargeStringArray) -> None:
-        self.way = way
-        encoded = way.key(samples).dictionary_encode()
+    def __init__(self, said: str, keys: pa.LargeStringArray) -> None:
+        self.said = said
+        encoded = keys.dictionary_encode()
         places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         self.values = encoded.dictionary
         times = np.bincount(places[places >= 0], minlength=len(self.values))
@@ -183,13 +175,13 @@ class _Keys:
         self.hits = np.zeros(len(self.values), np.int64)
         self.row = np.full(len(self.values), -1, np.int64)
 
-    def look(self, names: pa.LargeStringArray, first: int) -> None:
-        """Take in names of rows from `first` on, each counted once."""
-        found = pc.index_in(self.way.key(names), value_set=self.values).fill_null(-1).to_numpy(zero_copy_only=False)
+    def look(self, keys: pa.LargeStringArray, first: int) -> None:
+        """Take in the keys of rows from `first` on, each counted once."""
+        found = pc.index_in(keys, value_set=self.values).fill_null(-1).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(found >= 0)
-        keys = found[rows]
-        self.hits += np.bincount(keys, minlength=len(self.hits))
-        new, at = np.unique(keys, return_index=True)
+        hit = found[rows]
+        self.hits += np.bincount(hit, minlength=len(self.hits))
+        new, at = np.unique(hit, return_index=True)
         fresh = self.row[new] < 0
         self.row[new[fresh]] = first + rows[at[fresh]]
 
@@ -206,7 +198,7 @@ def _pieces(names: NameReader) -> Iterator[tuple[int, pa.LargeStringArray]]:
 
 def _by_name(samples: pa.LargeStringArray, names: NameReader) -> tuple[Numbers, dict[str, int], int, Numbers]:
     """Row of each sample, how many matched in which way, rows of the set, and the samples that fit several."""
-    exact = _Keys(_Way("exactly", _own), samples)
+    exact = _Keys("exactly", samples)
     num_rows = 0
     for first, piece in _pieces(names):
         exact.look(piece, first)
@@ -215,10 +207,12 @@ def _by_name(samples: pa.LargeStringArray, names: NameReader) -> tuple[Numbers, 
     ways = {"exactly": int((row_of >= 0).sum())}
     unsure = np.zeros(len(samples), np.bool_)
     if (row_of < 0).any() and num_rows:
-        tried = [_Keys(way, samples) for way in _WAYS]
+        mine = _Forms(samples)
+        tried = [keys for said, way in _WAYS.items() if len((keys := _Keys(said, way(mine))).values)]
         for first, piece in _pieces(names):
+            forms = _Forms(piece)
             for keys in tried:
-                keys.look(piece, first)
+                keys.look(_WAYS[keys.said](forms), first)
         taken = np.zeros(num_rows, np.bool_)
         taken[row_of[row_of >= 0]] = True
         for keys in tried:
@@ -232,7 +226,7 @@ def _by_name(samples: pa.LargeStringArray, names: NameReader) -> tuple[Numbers, 
             row_of[places[free]] = row[free]
             taken[row[free]] = True
             if free.any():
-                ways[keys.way.said] = int(free.sum())
+                ways[keys.said] = int(free.sum())
     return row_of, ways, num_rows, np.flatnonzero(unsure & (row_of < 0)).astype(np.int64)
 
 

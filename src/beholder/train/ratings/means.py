@@ -165,7 +165,7 @@ def _ratings_of(column: pa.ChunkedArray, options: RatingsOptions) -> tuple[Numbe
     if found.texts is not None:
         words = pc.utf8_lower(found.texts)
         keep, drop = (_is_in(words, among) for among in (_KEEP, _DROP))
-        if (keep | drop).any():
+        if 2 * (keep | drop).sum() > (~found.is_missing).sum():
             values = np.where(keep, KEEP, np.where(drop, DROP, found.values))
             values[~(keep | drop) & ~np.isin(found.values, (KEEP, DROP))] = np.nan
             is_text = ~found.is_missing & np.isnan(values)

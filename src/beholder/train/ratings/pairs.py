@@ -17,7 +17,7 @@ from beholder.train.ratings.tables import RatingTable, names_of, numbers_of
 
 _FIRST = ("left", "a", "first", "1st", "l", "one")
 _SECOND = ("right", "b", "second", "2nd", "r", "two")
-_TIE = ("tie", "equal", "same", "draw", "both", "neither", "none", "=")
+_TIE = ("tie", "equal", "same", "draw", "both", "neither", "=")
 
 
 def read_pairs(table: RatingTable, layout: PairsLayout, options: RatingsOptions) -> Ratings:

@@ -1,0 +1,167 @@
+"""Label Studio's tasks, Simulacra's SQLite and arrays, compared with values typed in by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beholder.errors import InputError
+from beholder.train.ratings.options import RatingsOptions
+from beholder.train.ratings.ratings import Ratings
+from beholder.train.ratings.read import read_ratings
+
+
+def values(ratings: Ratings) -> dict[str, float]:
+    return dict(zip(ratings.samples.to_pylist(), ratings.values.tolist(), strict=True))
+
+
+def rated(image: str, *answers: tuple[Any, Any], **more: Any) -> dict[str, Any]:
+    """A task with a rating of each of these people."""
+    result = [
+        {
+            "completed_by": who,
+            "was_cancelled": False,
+            "result": [{"id": "x", "from_name": "rating", "to_name": "image", "type": "rating", "value": {"rating": stars}}],
+            **more,
+        }
+        for who, stars in answers
+    ]
+    return {"id": 1, "data": {"image": image}, "annotations": result, "predictions": [], "project": 3}
+
+
+def test_label_studio_ratings(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    tasks = [
+        rated("/data/upload/3/1a2b3c4d-cat%20one.jpg", (1, 4), ({"id": 2, "email": "b@c.d"}, 5)),
+        rated("/data/local-files/?d=photos/dog.jpg", (1, 2)),
+        rated("https://example.com/x/bird.jpg", (1, 3)),
+        rated("s3://bucket/none.jpg"),
+        rated("s3://bucket/skipped.jpg", (1, 1), was_cancelled=True),
+        rated("s3://bucket/empty.jpg", (1, None)),
+        {
+            "data": {"image": "y.jpg"},
+            "annotations": [{"completed_by": 1, "result": [{"type": "choices", "value": {"choices": ["a"]}}]}],
+        },
+    ]
+    path.write_text(json.dumps(tasks))
+    found = read_ratings(path)
+    assert found.kind == "raters"
+    assert values(found) == {"cat one.jpg": 4.5, "photos/dog.jpg": 2, "https://example.com/x/bird.jpg": 3}
+    assert found.votes is not None
+    assert found.votes.raters == ("1", "b@c.d")
+    assert [str(each) for each in found.findings] == [
+        "1 task without an annotation is left out.",
+        "1 annotation that was cancelled or skipped is left out.",
+        "1 result of other kinds than rating and pairwise is left out.",
+        "1 result without a picture or a value is left out.",
+    ]
+
+
+def compared(one: str, other: str, selected: str | None) -> dict[str, Any]:
+    value = {} if selected is None else {"selected": selected}
+    result = [{"from_name": "pw", "to_name": "image1", "type": "pairwise", "value": value}]
+    return {"data": {"image1": one, "image2": other}, "annotations": [{"completed_by": 1, "result": result}]}
+
+
+def test_label_studio_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    path.write_text(
+        json.dumps([compared("a.jpg", "b.jpg", "left"), compared("a.jpg", "c.jpg", "right"), compared("b.jpg", "c.jpg", None)])
+    )
+    found = read_ratings(path)
+    assert found.pairs is not None
+    names = found.samples.to_pylist()
+    assert [(names[one], names[other]) for one, other in zip(found.pairs.better, found.pairs.worse, strict=True)] == [
+        ("a.jpg", "b.jpg"), ("c.jpg", "a.jpg"),
+    ]  # fmt: skip
+    both = [compared("a.jpg", "b.jpg", "left"), rated("a.jpg", (1, 4)), rated("b.jpg", (1, 2))]
+    path.write_text(json.dumps(both))
+    with pytest.raises(InputError, match="holds 2 ratings and 1 pairs; say which with --ratings-kind raters or pairs"):
+        read_ratings(path)
+    assert values(read_ratings(path, RatingsOptions(ratings_kind="raters"))) == {"a.jpg": 4, "b.jpg": 2}
+    assert read_ratings(path, RatingsOptions(ratings_kind="pairs")).kind == "pairs"
+
+
+def test_label_studio_without_ratings(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([rated("a.jpg")]))
+    with pytest.raises(
+        InputError, match="holds tasks of Label Studio, but no result of its Rating or Pairwise tag: 1 task without"
+    ):
+        read_ratings(path)
+
+
+def simulacra(path: Path, script: str) -> Path:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+    return path
+
+
+def test_simulacra(tmp_path: Path) -> None:
+    path = simulacra(
+        tmp_path / "sac.sqlite",
+        """CREATE TABLE generations (id INTEGER PRIMARY KEY, prompt TEXT);
+        CREATE TABLE images (id INTEGER PRIMARY KEY, gid INTEGER, idx INTEGER);
+        CREATE TABLE paths (iid INTEGER, path TEXT);
+        CREATE TABLE ratings (sid INTEGER, iid INTEGER, rating INTEGER, verified INTEGER);
+        INSERT INTO images VALUES (10, 1, 0), (11, 1, 1), (12, 1, 2);
+        INSERT INTO paths VALUES (10, 'a/x.png'), (11, 'a/y.png');
+        INSERT INTO ratings VALUES (1, 10, 7, 1), (2, 10, 9, 1), (1, 11, 3, 1), (1, 12, 5, 1), (1, 12, NULL, 1),
+            (1, 99, 5, 1);""",
+    )
+    found = read_ratings(path)
+    assert (found.kind, found.layout) == ("raters", "a row per rater, tables of Simulacra Aesthetic Captions")
+    assert values(found) == {"a/x.png": 8, "a/y.png": 3, "12": 5}
+    assert found.votes is not None
+    assert found.votes.raters == ("1", "2")
+    assert [(each.what, each.count) for each in found.findings] == [("unmatched", 1), ("missing", 1)]
+
+
+def test_another_sqlite_file(tmp_path: Path) -> None:
+    path = simulacra(tmp_path / "other.db", "CREATE TABLE things (id INTEGER); INSERT INTO things VALUES (1);")
+    with pytest.raises(InputError, match="is an SQLite file with the tables things; ratings and images, as Simulacra"):
+        read_ratings(path)
+    path.write_bytes(b"SQLite format 3\0" + bytes(100))
+    with pytest.raises(InputError, match="cannot be read as SQLite"):
+        read_ratings(path)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_an_array(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "y_ratings.npy"
+    np.save(path, np.array([5.5, np.nan, 4, 6.25]).reshape(shape))
+    found = read_ratings(path)
+    assert found.is_by_row
+    assert (found.layout, values(found)) == ("one rating a row, by place, for 4 rows", {"0": 5.5, "2": 4, "3": 6.25})
+    assert [str(each) for each in found.findings] == ["1 row has no finite rating; it is left out (1)."]
+
+
+@pytest.mark.parametrize(
+    ("array", "line"),
+    [
+        (np.zeros((4, 768)), "ratings of shape (N,) or (N, 1) were expected; are these the embeddings?"),
+        (np.array(["a", "b"]), "has shape (2,) and type <U1; ratings of shape (N,) or (N, 1) were expected"),
+        (np.zeros(0), "has no rows"),
+        (np.ones(3), "all 3 ratings are 1, so there is nothing to learn from them"),
+        (np.full(3, np.nan), "has no rating that can be used: 3 rows have no finite rating"),
+    ],
+)
+def test_other_arrays(array: np.ndarray[Any, Any], line: str, tmp_path: Path) -> None:
+    path = tmp_path / "y.npy"
+    np.save(path, array)
+    with pytest.raises(InputError) as refused:
+        read_ratings(path)
+    assert line in str(refused.value)
+
+
+def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "y.npy"
+    np.save(path, np.array([{}, 1], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"cannot be read as .npy: Object arrays cannot be loaded"):
+        read_ratings(path)
