@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers": {"columns", "errors", "io", "options", "pixels", "sources", "streams"},
     "scoreset": {"columns", "errors", "io", "kernels", "locate", "models", "options", "sources"},
     "curate": {"columns", "errors", "io", "kernels", "locate", "models", "options", "pixels", "scoreset", "sources"},
+    "train": {"columns", "errors", "io", "options", "pixels", "scoreset", "sources"},
     "scoring": {
         "columns",
         "engine",
