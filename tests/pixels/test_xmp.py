@@ -44,6 +44,14 @@ def test_finds_the_packet(kind: str) -> None:
     assert embedded_packet(io.BytesIO(written(kind, None))) is None
 
 
+def test_finds_it_in_heic() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif = pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 10, 10)))
+    heif.save(file, xmp=PACKET)
+    assert embedded_packet(io.BytesIO(file.getvalue())) == PACKET
+
+
 def test_finds_it_behind_the_pixels_of_a_png_and_compressed() -> None:
     assert embedded_packet(io.BytesIO(written("PNG", PACKET, after_idat=True))) == PACKET
     data = b"XML:com.adobe.xmp\0\1\0de\0\0" + zlib.compress(PACKET)

@@ -37,6 +37,7 @@ def test_exact_names() -> None:
     assert found.rows.tolist() == [0, 2]
     assert found.places.tolist() == [1, 0]
     assert (found.ways, found.num_matched, found.num_rows) == ({"exactly": 2}, 2, 5)
+    assert found.lines()[0] == "2 of 4 rated pictures are in the set of 5."
     assert [str(each) for each in found.findings] == [
         "2 rated pictures of 4 are not in the set (x, y).",
         "3 pictures of 5 of the set have no rating (b, #3, d).",

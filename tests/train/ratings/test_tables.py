@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beholder.errors import InputError
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Ratings
 from beholder.train.ratings.read import read_ratings
@@ -254,3 +255,54 @@ def test_scales_that_are_mixed_are_told() -> None:
         "1 source never goes above 5 and 1 goes up to 10: scales of 1 to 5 and of 1 to 10 seem to be mixed; bring them to one "
         "scale before they are used together (x)."
     )
+
+
+def test_several_files_are_one_table(tmp_path: Path) -> None:
+    for number, top in enumerate((5, 10)):
+        rows = "".join(f"p{number}-{row}.jpg,{1 + row % top}\n" for row in range(20))
+        file(tmp_path, f"part{number}.csv", "image,rating\n" + rows)
+    for source in (tmp_path, tmp_path / "*.csv"):
+        found = read_ratings(source)
+        assert found.num_samples == 40
+        assert found.values[20:].tolist() == [1 + row % 10 for row in range(20)]
+        assert found.source == f"{tmp_path / 'part0.csv'} and 1 other file"
+        (finding,) = found.findings
+        assert finding.text.startswith("1 file never goes above 5 and 1 goes up to 10: scales of 1 to 5 and of 1 to 10 seem")
+    pq.write_table(pa.table({"rating": [3, 4], "image": ["x", "y"]}), tmp_path / "part2.parquet")
+    assert read_ratings(tmp_path).values[-2:].tolist() == [3, 4]
+    file(tmp_path, "part3.csv", "image,rating,more\na,1,2\n")
+    with pytest.raises(
+        InputError, match=r"part3.csv has other columns than .*part0.csv \(more\); ratings from several files need"
+    ):
+        read_ratings(tmp_path)
+    with pytest.raises(InputError, match="nothing matches"):
+        read_ratings(tmp_path / "*.tsv")
+    (tmp_path / "part.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"part.npy: of several files only .csv, .tsv and .parquet are read together"):
+        read_ratings(tmp_path / "part.*")
+
+
+def test_columns_of_pictures_are_no_names() -> None:
+    pictures = pa.array([{"bytes": b"x", "path": "a"}, {"bytes": b"y", "path": "b"}])
+    table = pa.table({"image": pictures, "picture": [b"1", b"2"], "key": ["a", "b"], "rating": [1, 2]})
+    assert read_ratings(table).samples.to_pylist() == ["a", "b"]
+    with pytest.raises(InputError, match="the frame: which column names the pictures\\? Name it with --ratings-sample-column"):
+        read_ratings(table.drop_columns(["key"]))
+
+
+def test_the_lines_of_a_summary(tmp_path: Path) -> None:
+    path = file(tmp_path, "r.csv", RATERS)
+    assert read_ratings(path).lines() == [
+        f"{path} holds 3 pictures: a row per rater, column 'worker', ratings in 'rating'; 1 to 5, whole numbers.",
+        "The mean is 3, the standard deviation between pictures 0.707.",
+        "With 2 votes a picture the means have a reliability of 0.000 (of a single vote 0.000): the standard deviation of "
+        "votes for one picture is 1.53.",
+    ]
+    assert read_ratings(pd.DataFrame({"image": list("abc"), "label": [1, 0, 1]})).lines() == [
+        "the frame holds 3 pictures: keep or drop, column 'label'; keep (1) or drop (0).",
+        "2 are kept and 1 dropped.",
+    ]
+    pairs = read_ratings(pd.DataFrame({"better": ["a"], "worse": ["b"]}))
+    assert pairs.lines() == [
+        "the frame holds 1 pair of 2 pictures: pairs, columns 'better' and 'worse'; which of two is better."
+    ]

@@ -189,6 +189,11 @@ class _Columns:
     def is_list(self, name: str) -> bool:
         return schemas.is_list(self.type_of(name))
 
+    def is_plain(self, name: str) -> bool:
+        """Whether a column holds single values: no lists, no structs, no bytes of pictures."""
+        kind = self.type_of(name)
+        return schemas.is_number(kind) or schemas.is_text(kind) or pa.types.is_boolean(kind)
+
     def numbers(self, name: str) -> NumberColumn:
         return numbers_of(self.table.read([name]).column(0))
 
@@ -291,14 +296,13 @@ def _histogram(names: _Columns, options: RatingsOptions) -> HistogramLayout | No
 
 def _mean(names: _Columns, options: RatingsOptions) -> MeanLayout:
     """Columns of one rating a row. Raises ChoiceNeededError."""
-    plain = [name for name in names.names if not names.is_list(name)]
+    plain = [name for name in names.names if names.is_plain(name)]
     rater = options.rater_column or (names.first(RATERS) if options.ratings_kind != "mean" else None)
     if options.ratings_kind == "raters" and rater is None:
         raise ChoiceNeededError(
             f"{names.table.named}: which column says who rated? Name it with --rater-column: {_listed(plain)}"
         )
-    lists = [name for name in names.names if name not in plain]
-    taken = (rater, options.rating_column, *lists)
+    taken = (rater, options.rating_column, *(name for name in names.names if name not in plain))
     count = options.count_column or (names.first(COUNTS, but=taken) if rater is None else None)
     deviation = options.deviation_column or names.first(DEVIATIONS, but=taken)
     used = [rater, count, deviation]
@@ -320,7 +324,7 @@ def _sample(names: _Columns, options: RatingsOptions, used: Sequence[str | None]
     """The column that names pictures; None where rows belong to pictures by their place. Raises ChoiceNeededError."""
     if options.ratings_sample_column is not None:
         return options.ratings_sample_column
-    found = next((name for name in names.all(SAMPLES, but=used) if not names.is_list(name)), None)
+    found = next((name for name in names.all(SAMPLES, but=used) if names.is_plain(name)), None)
     if found is not None or not is_needed:
         return found
     texts = [
@@ -332,7 +336,7 @@ def _sample(names: _Columns, options: RatingsOptions, used: Sequence[str | None]
         return texts[0]
     if any(names.is_list(name) and name not in used for name in names.names):
         return None
-    others = [name for name in names.names if name not in used]
+    others = [name for name in names.names if name not in used and names.is_plain(name)]
     raise ChoiceNeededError(
         f"{names.table.named}: which column names the pictures? Name it with {SAMPLE_COLUMN}"
         + (f": {_listed(others)}" if others else "; it has none beside the ratings")

@@ -55,6 +55,14 @@ class Matched:
         """(M,) rows that have a rating, ascending: `ratings.values[matched.places]` are their ratings."""
         return self.row_of[self.places]
 
+    def lines(self) -> list[str]:
+        """What a summary says: how many matched, and each finding; in full sentences."""
+        count = self.num_matched
+        first = (
+            f"{count:,} of {number_of(len(self.row_of), 'rated picture')} {is_or_are(count)} in the set of {self.num_rows:,}."
+        )
+        return [first, *map(str, self.findings)]
+
 
 def match_ratings(ratings: Ratings, names: NameReader, *, fewest: int = FEWEST_RATINGS) -> Matched:
     """Match ratings to the rows of a set.

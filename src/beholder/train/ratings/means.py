@@ -17,11 +17,11 @@ from beholder.train.ratings.ratings import DROP, KEEP, Floats, Numbers, Ratings,
 from beholder.train.ratings.reliability import reliability
 from beholder.train.ratings.rows import Mask, Rows, distinct, note_duplicates, number_names, sums_by
 from beholder.train.ratings.scales import check_varied, note_mixed_scales
-from beholder.train.ratings.tables import NumberColumn, RatingTable, names_of, numbers_of
+from beholder.train.ratings.tables import FILE, NumberColumn, RatingTable, names_of, numbers_of
 
 _KEEP = ("keep", "kept", "like", "liked", "good", "yes", "true", "up", "accept", "accepted")
 _DROP = ("drop", "dropped", "dislike", "disliked", "bad", "no", "false", "down", "reject", "rejected")
-_GROUPS = ("source", "dataset", "origin", "group", "set")
+_GROUPS = ("source", "dataset", "origin", "group", "set", FILE)
 """Columns by which scales may differ."""
 
 
@@ -48,7 +48,7 @@ def read_mean(table: RatingTable, layout: MeanLayout, options: RatingsOptions) -
     if group is not None and not is_decision:
         places, groups = distinct(pc.fill_null(names_of(data[group], table.named, group), "").filter(pa.array(left)))
         hint = "bring them to one scale before they are used together"
-        note_mixed_scales(values, places, groups.to_pylist(), group, findings, hint)
+        note_mixed_scales(values, places, groups.to_pylist(), group.strip("()"), findings, hint)
     if is_decision:
         return decisions(
             table.named, f"keep or drop, column {layout.rating!r}", keys, samples, values, findings, is_by_row=is_by_row

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.train.ratings.findings import Finding
+from beholder.train.ratings.findings import Finding, number_of
 from beholder.train.ratings.options import Kind
 from beholder.train.ratings.reliability import Reliability
 
@@ -118,6 +119,24 @@ class Ratings:
         whole = self.votes.value if self.votes is not None else self.levels if self.levels is not None else self.values
         steps = "whole numbers" if np.array_equal(whole, np.round(whole)) else "with fractions"
         return f"{self.lowest:g} to {self.highest:g}, {steps}"
+
+    def lines(self) -> list[str]:
+        """What a summary says: what the ratings are, how far they can be trusted, and each finding; in full sentences."""
+        things = f"{number_of(len(self.pairs.votes), 'pair')} of " if self.pairs is not None else ""
+        found = [f"{self.source} holds {things}{number_of(self.num_samples, 'picture')}: {self.layout}; {self.scale}."]
+        if self.kind == "decisions":
+            found.append(f"{int(self.values.sum()):,} are kept and {int((self.values == DROP).sum()):,} dropped.")
+        elif self.kind != "pairs":
+            found.append(
+                f"The mean is {self.values.mean():.3g}, the standard deviation between pictures {self.values.std():.3g}."
+            )
+        if self.reliability is not None:
+            known = self.reliability
+            found.append(
+                f"With {known.votes_each:.3g} votes a picture the means have a reliability of {known.of_mean:.3f} (of a single "
+                f"vote {known.of_one:.3f}): the standard deviation of votes for one picture is {math.sqrt(known.within):.3g}."
+            )
+        return [*found, *map(str, self.findings)]
 
     def _ends(self) -> tuple[float, float]:
         if self.levels is not None:

@@ -28,8 +28,9 @@ def read_ratings(source: str | PathLike[str] | Any, options: RatingsOptions | No
     """Ratings of pictures, of the kind that the source holds (docs/train.md lists them).
 
     Args:
-        source: a .csv, .tsv, .parquet, .json, .jsonl, .npy, .sqlite or AVA.txt file, local or remote; a folder with folders
-            `liked` and `disliked`, or of pictures with stars in XMP; or a polars, pandas or Arrow table.
+        source: a .csv, .tsv, .parquet, .json, .jsonl, .npy, .sqlite or AVA.txt file, local or remote; a glob, or a folder, of
+            .csv, .tsv or .parquet files with the same columns; a folder with folders `liked` and `disliked`, or of pictures
+            with stars in XMP; or a polars, pandas or Arrow table.
         options: what is not to be found out.
 
     Returns:
@@ -49,6 +50,8 @@ def read_ratings(source: str | PathLike[str] | Any, options: RatingsOptions | No
         raise InputError("the name of the ratings is empty (an unset variable?)")
     if options.disliked is not None:
         return read_folders(given, options.disliked)
+    if storage.is_glob(given) and not (storage.is_local(given) and storage.exists(given)):
+        return _of_table(tables.files_table(_matches(given)), options)
     if storage.is_folder(given):
         return _of_folder(given, options)
     if not storage.exists(given):
@@ -60,8 +63,22 @@ def _of_folder(folder: str, options: RatingsOptions) -> Ratings:
     files = storage.list_files(folder)
     if not files:
         raise InputError(f"{folder} is an empty folder; name a file with ratings, or a folder of rated pictures")
+    found = [path for path in files if path.lower().endswith((*tables.CSV, *tables.PARQUET))]
+    if len(found) == len(files):
+        return _of_table(tables.files_table(sorted(found, key=storage.natural_key)), options)
     two = liked_and_disliked(folder, files)
     return read_folders(*two) if two is not None else read_stars(folder, files, options)
+
+
+def _matches(pattern: str) -> list[str]:
+    """The files that a glob names, in natural order. Raises InputError."""
+    found = sorted(storage.expand_glob(pattern), key=storage.natural_key)
+    if not found:
+        raise InputError(f"nothing matches {pattern}")
+    other = next((path for path in found if not path.lower().endswith((*tables.CSV, *tables.PARQUET))), None)
+    if other is not None:
+        raise InputError(f"{other}: of several files only .csv, .tsv and .parquet are read together; name those you mean")
+    return found
 
 
 def _of_file(path: str, options: RatingsOptions) -> Ratings:

@@ -17,7 +17,8 @@ class Reliability:
     between and within pictures MSB and MSW, and k votes a picture, the variance of pictures is `(MSB - MSW) / k`. Shrout and
     Fleiss, "Intraclass correlations: uses in assessing rater reliability", Psychological Bulletin 86 (1979),
     https://doi.org/10.1037/0033-2909.86.2.420: ICC(1,1) and ICC(1,k). Where pictures have unlike many votes, k is
-    `(n - sum(k_i^2) / n) / (N - 1)` (Snedecor and Cochran, Statistical Methods, 13.6).
+    `(n - sum(k_i^2) / n) / (N - 1)` (Snedecor and Cochran, Statistical Methods, 13.6). Of votes whose raters were centred it
+    is a little too high, since the raters' means were taken from the same votes.
 
     Attributes:
         of_one: ICC(1,1), the reliability of a single vote, at most 1; 0 where pictures differ no more than votes do.

@@ -15,9 +15,12 @@ import pyarrow.compute as pc
 from beholder.errors import InputError
 from beholder.io import schemas, storage
 from beholder.io.tables import check_names, header_of, open_table, read_objects
+from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.ratings import Floats
 
 PARQUET, CSV, JSON = (".parquet", ".pq"), (".csv", ".tsv"), (".json", ".jsonl", ".ndjson")
+FILE = "(file)"
+"""The column of `files_table` that says which file a row is of."""
 AVA_COLUMNS = ("index", "image_id", *(f"score{stars}" for stars in range(1, 11)), "tag1", "tag2", "challenge")
 """What the fields of AVA.txt are (Murray, Marchesotti and Perronnin, "AVA", CVPR 2012); the file has no header."""
 
@@ -48,6 +51,36 @@ def file_table(path: str) -> RatingTable:
         return _parquet(path)
     names = header_of(path)
     return RatingTable(path, "CSV", pa.schema([(name, pa.large_string()) for name in names]), functools.partial(_csv, path))
+
+
+def files_table(paths: Sequence[str]) -> RatingTable:
+    """Tables of the same columns as one, in this order, with the column `FILE`. Raises InputError where columns differ."""
+    parts = [file_table(path) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    names = parts[0].schema.names
+    for part in parts[1:]:
+        if set(part.schema.names) != set(names):
+            odd = sorted(set(part.schema.names) ^ set(names))
+            raise InputError(
+                f"{part.named} has other columns than {parts[0].named} ({', '.join(odd[:5])}); ratings from several files need "
+                "the same"
+            )
+    is_same = all(part.schema.field(item.name).type == item.type for part in parts for item in parts[0].schema)
+
+    def read(wanted: Sequence[str]) -> pa.Table:
+        pieces = []
+        for part in parts:
+            inside = [name for name in wanted if name != FILE] or names[:1]
+            table = part.read(inside)
+            if not is_same:
+                table = pa.table({name: schemas.as_text(table[name]) for name in inside})
+            pieces.append(table.append_column(FILE, pa.array([part.named] * table.num_rows, pa.large_string())))
+        return pa.concat_tables(pieces).select(list(wanted))
+
+    fields = [(item.name, item.type if is_same else pa.large_string()) for item in parts[0].schema]
+    named = f"{parts[0].named} and {number_of(len(parts) - 1, 'other file')}"
+    return RatingTable(named, parts[0].kind, pa.schema([*fields, (FILE, pa.large_string())]), read)
 
 
 def frame_table(table: pa.Table, named: str, kind: str = "frame") -> RatingTable:
