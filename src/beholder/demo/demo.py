@@ -32,7 +32,8 @@ from beholder.models.heads import load_head, save_head
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import score
 from beholder.scoring.summary import THRESHOLDS, RunSummary
-from beholder.training import agreement, fit_ridge, spearman
+from beholder.train.fitting import fit_ridge
+from beholder.train.measures import agreement, spearman
 
 SYNTHETIC_NOTE = "The embeddings are synthetic: no picture is behind them, and their scores mean nothing."
 

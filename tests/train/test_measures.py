@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beholder.errors import InputError
-from beholder.training import agreement, average_ranks, spearman
+from beholder.train.measures import agreement, average_ranks, spearman
 
 
 def test_average_ranks_by_hand() -> None:

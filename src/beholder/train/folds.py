@@ -1,0 +1,231 @@
+"""Splits that tell the truth: rows of one photographer, folder, or near-duplicate picture are never on both sides.
+
+Which side a group goes to depends on the seed and on what its rows are (their sample names, or their directions), not on the
+rows' order. The list of samples of a test part has a SHA-256, so that two results can be seen to be of the same rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.curate.duplicates.exact import choose_basis
+from beholder.errors import InputError
+from beholder.scoreset.vectors import Vectors
+from beholder.train.rows import Matrix, Rows, unit_rows
+
+NEAR = 0.95
+"""Cosine similarity from which two pictures count as the same one."""
+MANY_ROWS = 10_000
+"""With fewer rows predictions are made out of fold, by repeated folds; with more, a part is held out."""
+
+_PAIR_ROWS, _PAIR_COLUMNS = 1024, 8192
+_KEY_ROWS = 1 << 14
+
+
+def row_keys(seed: int, matrix: Matrix, rows: Rows, samples: Sequence[str] | None = None) -> npt.NDArray[np.uint64]:
+    """(n,) seeded hashes of rows of a matrix: of their sample names (of all rows), or of their directions as float32.
+
+    Rows with the same name, or the same direction, have the same key.
+    """
+    keys = np.empty(len(rows), np.uint64)
+    salt = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
+    if samples is not None:
+        for position, row in enumerate(rows.tolist()):
+            keys[position] = _hashed(samples[row].encode("utf-8", "surrogatepass"), salt)
+        return keys
+    for start in range(0, len(rows), _KEY_ROWS):
+        block = matrix[rows[start : start + _KEY_ROWS]].astype(np.float64)
+        block /= np.abs(block).max(axis=1, keepdims=True)
+        for position, row in enumerate(block.astype(np.float32) + np.float32(0.0), start):
+            keys[position] = _hashed(row.data, salt)
+    return keys
+
+
+def _hashed(data: Any, salt: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8, salt=salt).digest(), "little")
+
+
+def joined_groups(
+    num_rows: int, labels: Iterable[npt.ArrayLike] = (), pairs: npt.NDArray[np.integer[Any]] | None = None
+) -> Rows:
+    """Group of each row, (N,) from 0 in the order of first rows: rows that share a label, or are a pair, and all that follows.
+
+    Args:
+        num_rows: N.
+        labels: (N,) arrays of any values (photographers, folders); a row whose label is None, NaN or "" shares none.
+        pairs: (P, 2) row numbers that belong together.
+    """
+    parent = np.arange(num_rows)
+    edges = [np.empty((0, 2), np.int64) if pairs is None else np.asarray(pairs, np.int64).reshape(-1, 2)]
+    for label in labels:
+        series = np.asarray(label)
+        if series.shape != (num_rows,):
+            raise InputError(f"labels of shape {series.shape} do not fit {num_rows} rows")
+        edges.append(_edges_of(series))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = int(parent[row])
+        return row
+
+    for one, other in np.concatenate(edges).tolist():
+        first, second = root(one), root(other)
+        if first != second:
+            parent[max(first, second)] = min(first, second)
+    roots = np.fromiter((root(row) for row in range(num_rows)), np.int64, num_rows)
+    return np.unique(roots, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _edges_of(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """(P, 2): each row with a label beside the first row that has it."""
+    seen: dict[Any, int] = {}
+    edges = []
+    for row, label in enumerate(labels.tolist()):
+        if label is None or label == "" or label != label:
+            continue
+        first = seen.setdefault(label, row)
+        if first != row:
+            edges.append((first, row))
+    return np.array(edges, np.int64).reshape(-1, 2)
+
+
+def near_pairs(matrix: Matrix, threshold: float = NEAR, *, num_threads: int = 1) -> npt.NDArray[np.int64]:
+    """(P, 2) rows whose cosine similarity is at least `threshold`, in float64; enough of them to join all that are near.
+
+    A few coordinates along the axes where the rows differ most bound the similarity of most pairs (`curate.duplicates.exact`);
+    the others are computed. It takes time with the square of the rows: seconds for 10,000, minutes for some 400,000.
+
+    Args:
+        matrix: (N, D) usable rows.
+        threshold: in (0, 1].
+        num_threads: threads that share the rows out.
+    """
+    if not 0 < threshold <= 1:
+        raise InputError(f"near-duplicates have a cosine from above 0 to 1, not {threshold}")
+    num_rows = len(matrix)
+    if num_rows < 2:
+        return np.empty((0, 2), np.int64)
+    vectors = Vectors.of(matrix).matrix
+    basis = choose_basis(vectors, np.arange(num_rows), threshold)
+    limit = basis.limit(threshold)
+    coordinates = np.vstack(
+        [
+            basis.coordinates(vectors[at : at + _PAIR_COLUMNS])[: len(vectors[at : at + _PAIR_COLUMNS])]
+            for at in range(0, num_rows, _PAIR_COLUMNS)
+        ]
+    )
+
+    def pairs_of(start: int) -> npt.NDArray[np.int64]:
+        stop = min(num_rows, start + _PAIR_ROWS)
+        found = []
+        for low in range(start, num_rows, _PAIR_COLUMNS):
+            bound = coordinates[start:stop] @ coordinates[low : low + _PAIR_COLUMNS].T
+            one, other = np.nonzero(bound >= limit)
+            one, other = one + start, other + low
+            later = other > one
+            one, other = one[later], other[later]
+            for at in range(0, len(one), _PAIR_ROWS * 4):
+                some = slice(at, at + _PAIR_ROWS * 4)
+                near = np.einsum("ij,ij->i", unit_rows(matrix, one[some]), unit_rows(matrix, other[some])) >= threshold - 1e-12
+                found.append(np.stack([one[some][near], other[some][near]], axis=1))
+        return np.concatenate(found) if found else np.empty((0, 2), np.int64)
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        return np.concatenate(list(pool.map(pairs_of, range(0, num_rows, _PAIR_ROWS))))
+
+
+def grouped_folds(groups: Rows, keys: npt.NDArray[np.uint64], num_folds: int) -> npt.NDArray[np.int64]:
+    """Fold of each row, (N,) from 0 to num_folds - 1; rows of a group in one fold, folds as equal in rows as that allows.
+
+    Groups go, largest first and equal ones in the order of their keys, each to the fold with the fewest rows.
+
+    Args:
+        groups: (N,) group numbers from 0.
+        keys: (N,) from `row_keys`; a group's key is its smallest.
+        num_folds: at least 2. With fewer groups, as many folds as groups.
+
+    Raises:
+        InputError: all rows are one group.
+    """
+    num_groups = int(groups.max()) + 1 if len(groups) else 0
+    if num_groups < 2:
+        raise InputError(
+            f"too few different rows to fit and test a head: the {len(groups)} usable rows are {num_groups} group of the same "
+            "or near-duplicate pictures, photographer or folder; add others"
+        )
+    sizes, order = np.bincount(groups, minlength=num_groups), _group_order(groups, keys, num_groups)
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    num_folds = min(num_folds, num_groups)
+    filled = np.zeros(num_folds, np.int64)
+    fold_of = np.empty(num_groups, np.int64)
+    for group in order.tolist():
+        fold = int(np.argmin(filled))
+        fold_of[group] = fold
+        filled[fold] += sizes[group]
+    return fold_of[groups]
+
+
+def _group_order(groups: Rows, keys: npt.NDArray[np.uint64], num_groups: int) -> Rows:
+    smallest = np.full(num_groups, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, groups, keys)
+    return np.argsort(smallest, kind="stable")
+
+
+def held_out(groups: Rows, keys: npt.NDArray[np.uint64], num_test: int) -> npt.NDArray[np.bool_]:
+    """(N,) which rows are held out: whole groups in the order of their keys, as long as no more than `num_test` rows are.
+
+    A group that no longer fits is passed over; one that is larger than all that is wanted is never held out.
+
+    Raises:
+        InputError: no group fits.
+    """
+    num_groups = int(groups.max()) + 1 if len(groups) else 0
+    sizes = np.bincount(groups, minlength=num_groups)
+    is_out, taken = np.zeros(num_groups, bool), 0
+    for group in _group_order(groups, keys, num_groups).tolist():
+        if taken + sizes[group] <= num_test:
+            is_out[group], taken = True, taken + int(sizes[group])
+    if not taken:
+        raise InputError(
+            f"cannot hold {num_test} rows out: every group of the same photographer, folder or near-duplicates is larger "
+            f"(the smallest has {int(sizes.min()) if num_groups else 0}); group by something finer"
+        )
+    return is_out[groups]
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """How many folds, and how often they are drawn anew."""
+
+    num_folds: int
+    repeats: int
+
+
+def fold_plan(num_rows: int) -> FoldPlan:
+    """Folds for small sets: the fewer rows, the more folds and repetitions, since a single small test part says nothing."""
+    if num_rows < 200:
+        return FoldPlan(10, 10)
+    if num_rows < 1000:
+        return FoldPlan(10, 5)
+    return FoldPlan(5, 2) if num_rows < 4000 else FoldPlan(5, 1)
+
+
+def list_sha256(samples: Iterable[str]) -> str:
+    """SHA-256, 64 hex digits, of sample names in sorted order, each followed by a line feed, as UTF-8."""
+    text = hashlib.sha256()
+    for sample in sorted(samples):
+        text.update(sample.encode("utf-8", "surrogatepass") + b"\n")
+    return text.hexdigest()
+
+
+def fold_keys(seed: int, repeat: int, matrix: Matrix, rows: Rows, samples: Sequence[str] | None) -> npt.NDArray[np.uint64]:
+    """Keys of one repetition."""
+    return row_keys(seed * 1_000_003 + repeat, matrix, rows, samples)

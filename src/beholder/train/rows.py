@@ -1,0 +1,166 @@
+"""Rated rows: which embeddings can be fitted to, and their unit-length copies, a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.columns import RowStatus
+from beholder.errors import InputError
+from beholder.kernels.design import design_rows
+
+NO_RATING = "no_rating"
+"""Why a row was left out: its rating is NaN or infinite. The other reasons are the words of `RowStatus`."""
+
+BLOCK_ROWS = 2048
+"""Rows that are read, and multiplied, at once. Results do not depend on how a caller cuts its rows: they are cut anew."""
+
+Doubles = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.floating[Any]]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RatedBlock:
+    """Some rows with what they were rated.
+
+    Attributes:
+        embeddings: (n, D) float16, float32 or float64, normalised or not.
+        targets: (n,) float64, finite.
+        weights: (n,) float64, >= 0; None: 1 each.
+        folds: (n,) whole numbers from 0, the part of the data that a row belongs to; None: 0 each.
+    """
+
+    embeddings: Matrix
+    targets: Doubles
+    weights: Doubles | None = None
+    folds: npt.NDArray[np.integer[Any]] | None = None
+
+
+def checked_matrix(embeddings: Any) -> Matrix:
+    """An (N, D) array of floats, as it is. Raises InputError for anything else."""
+    matrix: Matrix = np.asanyarray(embeddings)
+    if matrix.ndim != 2 or matrix.shape[1] == 0 or matrix.dtype.kind != "f" or matrix.dtype.itemsize > 8:
+        raise InputError(f"cannot fit to embeddings of shape {matrix.shape} and type {matrix.dtype}: (N, D) floats are needed")
+    return matrix
+
+
+def checked_series(values: Any, num_rows: int, what: str) -> Doubles:
+    """(N,) float64 of whole numbers or floats. Raises InputError for other shapes and types."""
+    series = np.asarray(values)
+    if series.dtype.kind not in "fiub" or series.shape != (num_rows,):
+        raise InputError(
+            f"cannot fit to {what} of shape {series.shape} and type {series.dtype}: "
+            f"one number for each of the {num_rows} embeddings is needed"
+        )
+    return series.astype(np.float64)
+
+
+def checked_weights(values: Any, num_rows: int) -> Doubles:
+    """(N,) float64 weights; None gives 1 each. Raises InputError for negative, NaN or infinite ones."""
+    if values is None:
+        return np.ones(num_rows)
+    weights = checked_series(values, num_rows, "weights")
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(f"weight {row} is {weights[row]:g}: weights are numbers >= 0; {int(bad.sum())} of {num_rows} are not")
+    return weights
+
+
+def fill_design(
+    embeddings: Matrix,
+    rows: Rows,
+    targets: Doubles,
+    roots: Doubles,
+    origin: Doubles,
+    out: npt.NDArray[np.floating[Any]],
+) -> npt.NDArray[np.uint8]:
+    """Write `root * (x/|x| - origin, target, 1)` of rows of a matrix to the first rows of `out`; returns their statuses."""
+    block = embeddings
+    if block.strides[1] != block.itemsize or not block.dtype.isnative or not block.flags.aligned:
+        block, rows = np.ascontiguousarray(block[rows], block.dtype.newbyteorder("=")), np.arange(len(rows))
+    like: npt.NDArray[Any] = np.empty(0, np.uint16 if block.itemsize == 2 else block.dtype)
+    statuses = np.empty(len(rows), np.uint8)
+    first, step = block.__array_interface__["data"][0], block.strides[0]
+    design_rows(like, first, step, rows, origin, targets, roots, out, statuses)
+    return statuses
+
+
+def usable_rows(matrix: Matrix, ratings: Doubles) -> tuple[Rows, dict[str, int]]:
+    """Ascending numbers of the rows that can be used, and how many cannot, by reason. Rows without a rating are not read."""
+    rated = np.flatnonzero(np.isfinite(ratings))
+    excluded = {NO_RATING: len(ratings) - len(rated)}
+    statuses = np.zeros(len(rated), np.uint8)
+    dim = matrix.shape[1]
+    out, origin, ones = np.empty((BLOCK_ROWS, dim + 2), np.float32), np.zeros(dim), np.ones(BLOCK_ROWS)
+    for start in range(0, len(rated), BLOCK_ROWS):
+        rows = rated[start : start + BLOCK_ROWS]
+        some = ones[: len(rows)]
+        statuses[start : start + len(rows)] = fill_design(matrix, rows, some, some, origin, out)
+    for status in (RowStatus.NAN, RowStatus.INF, RowStatus.ZERO_NORM):
+        excluded[status.word] = int(np.count_nonzero(statuses == status))
+    return rated[statuses == RowStatus.OK], {reason: count for reason, count in excluded.items() if count}
+
+
+def unit_rows(matrix: Matrix, rows: Rows | None = None) -> Doubles:
+    """Copies of rows, each divided by its length, (n, D) float64; all rows when `rows` is None.
+
+    Raises:
+        InputError: a row is all zeros, or holds NaN or infinite values.
+    """
+    matrix = checked_matrix(matrix)
+    wanted = np.arange(len(matrix)) if rows is None else np.asarray(rows, np.int64)
+    dim = matrix.shape[1]
+    out = np.empty((len(wanted), dim))
+    buffer, origin, ones = np.empty((BLOCK_ROWS, dim + 2)), np.zeros(dim), np.ones(BLOCK_ROWS)
+    for start in range(0, len(wanted), BLOCK_ROWS):
+        some = wanted[start : start + BLOCK_ROWS]
+        statuses = fill_design(matrix, some, ones[: len(some)], ones[: len(some)], origin, buffer)
+        check_statuses(statuses, some)
+        out[start : start + len(some)] = buffer[: len(some), :dim]
+    return out
+
+
+def check_statuses(statuses: npt.NDArray[np.uint8], rows: Rows) -> None:
+    """Raise InputError that names the first row whose status is not 0."""
+    if statuses.any():
+        at = int(np.flatnonzero(statuses)[0])
+        raise InputError(f"embedding {int(rows[at])} cannot be used ({RowStatus(int(statuses[at])).word}); leave it out first")
+
+
+def blocks_of(
+    matrix: Matrix,
+    rows: Rows,
+    targets: Doubles,
+    weights: Doubles | None = None,
+    folds: npt.NDArray[np.integer[Any]] | None = None,
+) -> Iterator[RatedBlock]:
+    """Rows of a matrix, which may be memory-mapped, as blocks. `targets`, `weights` and `folds` are of these rows, in order."""
+    is_whole = len(rows) == len(matrix)  # ascending and different, so these are all rows: no copy is needed
+    step = 4 * BLOCK_ROWS
+    for start in range(0, len(rows), step):
+        part = slice(start, min(len(rows), start + step))
+        yield RatedBlock(
+            matrix[part] if is_whole else matrix[rows[part]],
+            targets[part],
+            None if weights is None else weights[part],
+            None if folds is None else folds[part],
+        )
+
+
+def balancing_weights(labels: npt.ArrayLike, weights: Doubles | None = None) -> Doubles:
+    """Weights that make every label (a class, a source) count the same in all: (N,) labels -> (N,) float64 with mean as given.
+
+    weight = given weight * total / (number of labels * total of the row's label).
+    """
+    _, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    given = np.ones(len(numbers)) if weights is None else weights
+    totals = np.bincount(numbers.reshape(-1), given)
+    if not (totals > 0).all():
+        raise InputError("cannot balance labels of which one has no weight at all; leave its rows out")
+    return np.asarray(given * totals.sum() / (len(totals) * totals[numbers.reshape(-1)]))
