@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.kernels.concordance import concordance
+from beholder.kernels.agreement import NUM_MEASURES, measures_of
 
 Doubles = npt.NDArray[np.float64]
 
@@ -27,7 +27,7 @@ NAMES = (
 SMALLER_IS_BETTER = frozenset({"mae", "rmse"})
 RESAMPLES, RESAMPLES_OF_MANY, MANY_ROWS = 1000, 300, 20_000
 """Resamples of an interval, and of more rows than `MANY_ROWS`, whose intervals are narrow."""
-_SMALLEST_PAIRS = 1e-12
+_MOST_COUNTS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +55,18 @@ class Agreement:
 
 def average_ranks(values: npt.ArrayLike) -> Doubles:
     """(N,) finite values -> (N,) float64 ranks from 1 to N; equal values share the mean of the ranks they take up."""
-    series = np.asarray(values)
-    return _Order.of(series).mid_ranks(np.ones(series.size)) + 0.5
+    ranked = _Ranked.of(np.asarray(values))
+    totals = np.bincount(ranked.dense, minlength=len(ranked.values))
+    return np.asarray((np.cumsum(totals) - totals / 2 + 0.5)[ranked.dense])
 
 
-def pearson(a: Doubles, b: Doubles, weights: Doubles | None = None) -> float:
+def pearson(a: Doubles, b: Doubles) -> float:
     """Pearson's linear correlation of (N,) and (N,), in [-1, 1]; NaN when N < 2 or a series is constant."""
-    if weights is not None and not weights.all():
-        a, b, weights = a[weights > 0], b[weights > 0], weights[weights > 0]
     if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
-    if weights is None:
-        a, b = a - a.mean(), b - b.mean()
-    else:
-        a, b = a - weights @ a / weights.sum(), b - weights @ b / weights.sum()
+    a, b = a - a.mean(), b - b.mean()
     a, b = a / np.abs(a).max(), b / np.abs(b).max()
-    c = a if weights is None else a * weights
-    d = b if weights is None else b * weights
-    return float(np.clip(np.dot(c, b) / math.sqrt(float(np.dot(c, a)) * float(np.dot(d, b))), -1.0, 1.0))
+    return float(np.clip(np.dot(a, b) / math.sqrt(float(np.dot(a, a)) * float(np.dot(b, b))), -1.0, 1.0))
 
 
 def spearman(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> float:
@@ -97,14 +91,14 @@ def agreement(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> Agreement:
 def kendall(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Kendall's tau-b of (N,) and (N,) finite values, -1 to 1; NaN when one is constant."""
     a, b = _checked(predictions, truth)
-    return _Compared.of(a, b).pairs(np.ones(b.size))[0]
+    return Compared.of(a, b).once(np.ones(b.size))["kendall"]
 
 
 def pair_accuracy(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Share of the pairs of different truth that are ordered right, 0 to 1, equal predictions as half; for marks 0 and 1 the
     area under the ROC curve. NaN without such pairs."""  # noqa: D205, D209
     a, b = _checked(predictions, truth)
-    return _Compared.of(a, b).pairs(np.ones(b.size))[1]
+    return Compared.of(a, b).once(np.ones(b.size))["pair_accuracy"]
 
 
 @dataclass(frozen=True)
@@ -179,9 +173,10 @@ def measure(
     Raises:
         InputError: other shapes, NaN or infinite values, a level out of range.
     """
-    checked = _Checked.of([predictions], truth, weights, groups, cut)
-    found, drawn = _bootstrap(checked, names, resamples, seed, level)
-    return checked.summed(names, found[0], drawn[:, 0], level, len(drawn))
+    predictor = Predictor(predictions, names)
+    return Comparison(
+        [predictor], truth, weights=weights, groups=groups, cut=cut, level=level, resamples=resamples, seed=seed
+    ).measures(0)
 
 
 def compare(
@@ -201,9 +196,10 @@ def compare(
 
     Arguments and errors as of `measure`.
     """
-    checked = _Checked.of([first, second], truth, weights, groups, cut)
-    found, drawn = _bootstrap(checked, names, resamples, seed, level)
-    return checked.summed(names, found[0] - found[1], drawn[:, 0] - drawn[:, 1], level, len(drawn))
+    both = [Predictor(first, names), Predictor(second, names)]
+    return Comparison(
+        both, truth, weights=weights, groups=groups, cut=cut, level=level, resamples=resamples, seed=seed
+    ).difference(0, 1)
 
 
 def _checked(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Doubles, Doubles]:
@@ -216,114 +212,103 @@ def _checked(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[Doubles,
 
 
 @dataclass(frozen=True)
-class _Order:
-    """Rows by a series: their order, where equal values begin in it, and the number of its value for each row."""
+class _Ranked:
+    """A series as its different values, ascending, and which of them each row has."""
 
-    order: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.int64]
+    values: Doubles
     dense: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, series: npt.NDArray[Any]) -> _Order:
+    def of(cls, series: npt.NDArray[Any]) -> _Ranked:
         order = np.argsort(series, kind="stable")
         in_order = series[order]
         is_first = np.concatenate(([True], in_order[1:] != in_order[:-1])) if series.size else np.empty(0, bool)
         dense = np.empty(series.size, np.int64)
         dense[order] = np.cumsum(is_first) - 1
-        return cls(order, np.append(np.flatnonzero(is_first), series.size).astype(np.int64), dense)
-
-    def mid_ranks(self, weights: Doubles) -> Doubles:
-        """(N,) weight of the rows below and half of that of the equal ones."""
-        totals = np.bincount(self.dense, weights, minlength=len(self.starts) - 1)
-        return np.asarray((np.cumsum(totals) - totals / 2)[self.dense])
+        return cls(in_order[is_first].astype(np.float64), dense)
 
 
 @dataclass(frozen=True)
-class _Compared:
-    """One series of predictions beside the truth, sorted once; measures of any weights of the rows take O(N log N) at most."""
+class Compared:
+    """One series of predictions beside the truth, sorted once; each resample then takes one compiled pass over the rows."""
 
-    predictions: Doubles
-    truth: Doubles
-    by_prediction: _Order
-    by_truth: _Order
-    pair_order: npt.NDArray[np.int64]
+    predicted: _Ranked
+    rated: _Ranked
+    order: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, predictions: Doubles, truth: Doubles) -> _Compared:
-        by_prediction, by_truth = _Order.of(predictions), _Order.of(truth)
-        return cls(predictions, truth, by_prediction, by_truth, np.lexsort((by_prediction.dense, by_truth.dense)))
+    def of(cls, predictions: Doubles, truth: Doubles) -> Compared:
+        """Sort (N,) finite predictions and truth."""
+        predicted, rated = _Ranked.of(predictions), _Ranked.of(truth)
+        return cls(predicted, rated, np.lexsort((predicted.dense, rated.dense)))
 
-    def pairs(self, weights: Doubles) -> tuple[float, float]:
-        """Kendall's tau-b and pair accuracy."""
-        alike, otherwise, equal_prediction, equal_truth = concordance(
-            self.by_truth.starts,
-            self.by_prediction.dense[self.pair_order],
-            weights[self.pair_order],
-            len(self.by_prediction.starts) - 1,
+    def values(
+        self, weights: Doubles, groups: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], cut: float = 0.0
+    ) -> Doubles:
+        """(B, K) measures, in the order of `NAMES`, of resamples: counts (B, G) of groups (N,) of rows with weights (N,)."""
+        out = np.empty((len(counts), NUM_MEASURES))
+        measures_of(
+            self.predicted.values,
+            self.rated.values,
+            self.predicted.dense[self.order],
+            self.rated.dense[self.order],
+            weights[self.order],
+            groups[self.order],
+            counts,
+            cut,
+            out,
         )
-        apart = alike + otherwise + equal_prediction
-        product = apart * (alike + otherwise + equal_truth)
-        accuracy = (alike + equal_prediction / 2) / apart if apart > _SMALLEST_PAIRS else math.nan
-        return (alike - otherwise) / math.sqrt(product) if product > _SMALLEST_PAIRS else math.nan, accuracy
+        return out
 
-    def top_precision(self, weights: Doubles, share: float) -> float:
-        total = float(weights.sum())
-        if not total > 0:
-            return math.nan
-        wanted = min(total, max(1.0 if total >= 1 else total, math.ceil(share * total - 1e-9)))
-        by_rating = np.cumsum(np.bincount(self.by_truth.dense, weights, minlength=len(self.by_truth.starts) - 1)[::-1])
-        num_values = int(np.searchsorted(by_rating, wanted - 1e-9 * total)) + 1
-        is_top = self.by_truth.dense >= len(by_rating) - num_values
-        num_predictions = len(self.by_prediction.starts) - 1
-        all_of = np.bincount(self.by_prediction.dense, weights, minlength=num_predictions)[::-1]
-        good_of = np.bincount(self.by_prediction.dense, weights * is_top, minlength=num_predictions)[::-1]
-        left = np.clip(wanted - (np.cumsum(all_of) - all_of), 0.0, all_of)
-        taken = np.divide(left, all_of, out=np.zeros_like(left), where=all_of > 0)
-        return float(good_of @ taken / wanted)
-
-    def values(self, weights: Doubles, names: Sequence[str], cut: float) -> Doubles:
-        """(K,) the measures with these names."""
-        total = float(weights.sum())
-        found: dict[str, float] = {}
-        errors = self.predictions - self.truth
-        if "srcc" in names:
-            found["srcc"] = pearson(self.by_prediction.mid_ranks(weights), self.by_truth.mid_ranks(weights), weights)
-        if "plcc" in names:
-            found["plcc"] = pearson(self.predictions, self.truth, weights)
-        if "kendall" in names or "pair_accuracy" in names:
-            found["kendall"], found["pair_accuracy"] = self.pairs(weights)
-        if total > 0:
-            found["mae"] = float(weights @ np.abs(errors)) / total
-            found["rmse"] = math.sqrt(float(weights @ errors**2) / total)
-            found["accuracy"] = float(weights @ ((self.predictions >= cut) == (self.truth >= cut))) / total
-        for name, share in (("top_1_percent_precision", 0.01), ("top_5_percent_precision", 0.05)):
-            if name in names:
-                found[name] = self.top_precision(weights, share)
-        return np.array([found.get(name, math.nan) for name in names])
+    def once(self, weights: Doubles, cut: float = 0.0) -> dict[str, float]:
+        """The measures of the rows themselves."""
+        values = self.values(weights, np.zeros(len(weights), np.int64), np.ones((1, 1), np.int64), cut)[0]
+        return dict(zip(NAMES, values.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """Predictors, each with its repetitions, beside the truth."""
+class Predictor:
+    """Predictions to be measured.
 
-    predictors: list[list[_Compared]]
-    weights: Doubles
-    groups: npt.NDArray[np.int64]
-    num_groups: int
-    cut: float
+    Attributes:
+        predictions: (N,) finite; or (R, N), predictions of R repetitions: each measure is the mean of theirs.
+        names: which of `NAMES`.
+    """
 
-    @classmethod
-    def of(
-        cls,
-        predictors: Sequence[npt.ArrayLike],
+    predictions: npt.ArrayLike
+    names: Sequence[str] = NAMES
+
+
+class Comparison:
+    """Predictors measured on the same rows and the same resamples of them.
+
+    Args:
+        predictors: at least one.
+        truth, weights, groups, cut, level, resamples, seed: as of `measure`.
+
+    Raises:
+        InputError: other shapes, NaN or infinite values, a level out of range.
+    """
+
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
         truth: npt.ArrayLike,
-        weights: npt.ArrayLike | None,
-        groups: npt.ArrayLike | None,
-        cut: float | None,
-    ) -> _Checked:
+        *,
+        weights: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
+        cut: float | None = None,
+        level: float = 0.95,
+        resamples: int | None = None,
+        seed: int = 0,
+    ) -> None:
         wanted = np.asarray(truth, np.float64)
+        self._names = [tuple(predictor.names) for predictor in predictors]
+        unknown = [name for names in self._names for name in names if name not in NAMES]
+        if unknown or not 0 < level < 1:
+            raise InputError(f"no measure is named {unknown[0]!r}" if unknown else f"a level lies between 0 and 1, not {level}")
         compared = [
-            [_Compared.of(*_checked(one, wanted)) for one in np.atleast_2d(np.asarray(predictor, np.float64))]
+            [Compared.of(*_checked(one, wanted)) for one in np.atleast_2d(np.asarray(predictor.predictions, np.float64))]
             for predictor in predictors
         ]
         given = np.ones(wanted.size) if weights is None else np.asarray(weights, np.float64)
@@ -334,57 +319,80 @@ class _Checked:
         )
         if numbers.shape != wanted.shape:
             raise InputError(f"groups of shape {numbers.shape} do not fit {wanted.size} rows")
-        if cut is None:
-            order = np.argsort(wanted, kind="stable")
-            at = int(np.searchsorted(np.cumsum(given[order]), given.sum() / 2)) if wanted.size else 0
-            cut = float(wanted[order[min(at, wanted.size - 1)]]) if wanted.size else math.nan
-        return cls(compared, given, numbers, int(numbers.max()) + 1 if wanted.size else 0, cut)
+        self._num_rows, self._num_groups = wanted.size, int(numbers.max()) + 1 if wanted.size else 0
+        self._cut = _weighted_median(wanted, given) if cut is None else cut
+        self._level = level
+        many = RESAMPLES if wanted.size <= MANY_ROWS else RESAMPLES_OF_MANY
+        num_resamples = (many if resamples is None else resamples) if wanted.size else 0
+        whole = np.ones((1, self._num_groups), np.int64)
+        self._found, self._drawn = [], []
+        for series in compared:  # those of one predictor at a time: the counts are drawn again, and not kept
+            self._found.append(_mean([one.values(given, numbers, whole, self._cut)[0] for one in series]))
+            self._drawn.append(_resampled(series, given, numbers, self._num_groups, num_resamples, seed, self._cut))
 
-    def values(self, weights: Doubles, names: Sequence[str]) -> Doubles:
-        """(predictors, K): the mean over repetitions of each measure."""
-        return np.stack([np.mean([one.values(weights, names, self.cut) for one in many], axis=0) for many in self.predictors])
+    def measures(self, at: int) -> Measures:
+        """Of a predictor."""
+        return self._summed(self._names[at], self._found[at], self._drawn[at])
 
-    def summed(self, names: Sequence[str], found: Doubles, drawn: Doubles, level: float, resamples: int) -> Measures:
-        """Values and resampled values, (K,) and (resamples, K), as intervals; without bounds where over half are undefined."""
+    def difference(self, first: int, second: int) -> Measures:
+        """The first predictor's measures less the second's, those that both have, with paired intervals."""
+        names = [name for name in self._names[first] if name in self._names[second]]
+        return self._summed(names, self._found[first] - self._found[second], self._drawn[first] - self._drawn[second])
+
+    def _summed(self, names: Sequence[str], found: Doubles, drawn: Doubles) -> Measures:
+        """Values (K,) and resampled values (B, K) as intervals; without bounds where over half of these are not defined."""
         values = {}
-        for at, name in enumerate(names):
-            defined = drawn[:, at][np.isfinite(drawn[:, at])] if len(drawn) else np.empty(0)
-            tail = 50 * (1 - level)
+        for name in names:
+            at = NAMES.index(name)
+            defined = drawn[:, at][np.isfinite(drawn[:, at])]
+            tail = 50 * (1 - self._level)
             is_enough = len(defined) * 2 > len(drawn) and math.isfinite(found[at])
             low, high = np.percentile(defined, [tail, 100 - tail]) if is_enough else (math.nan, math.nan)
             values[name] = Interval(float(found[at]), float(low), float(high))
         return Measures(
-            num_rows=len(self.weights),
-            num_groups=self.num_groups,
-            level=level,
-            resamples=resamples,
-            cut=self.cut,
+            num_rows=self._num_rows,
+            num_groups=self._num_groups,
+            level=self._level,
+            resamples=len(drawn),
+            cut=self._cut,
             values=values,
         )
 
 
-def _bootstrap(
-    checked: _Checked, names: Sequence[str], resamples: int | None, seed: int, level: float
-) -> tuple[Doubles, Doubles]:
-    """Measures (P, K) and those of the resamples (B, P, K)."""
-    unknown = [name for name in names if name not in NAMES]
-    if unknown or not 0 < level < 1:
-        raise InputError(f"no measure is named {unknown[0]!r}" if unknown else f"a level lies between 0 and 1, not {level}")
-    num_rows = len(checked.weights)
-    wanted = (RESAMPLES if num_rows <= MANY_ROWS else RESAMPLES_OF_MANY) if resamples is None else resamples
-    found = checked.values(checked.weights, names)
-    drawn = np.full((wanted if num_rows else 0, len(checked.predictors), len(names)), math.nan)
+def _mean(values: Sequence[Doubles]) -> Doubles:
+    return np.asarray(np.mean(values, axis=0))
 
-    def draw(number: int) -> None:
-        rng = np.random.default_rng((seed, number))
-        counts = np.bincount(rng.integers(0, checked.num_groups, checked.num_groups), minlength=checked.num_groups)
-        drawn[number] = checked.values(checked.weights * counts[checked.groups], names)
 
-    num_threads = len(os.sched_getaffinity(0))
-    if num_rows < 2000 or num_threads == 1:
-        for number in range(len(drawn)):
-            draw(number)
-    else:
-        with ThreadPoolExecutor(num_threads) as pool:
-            list(pool.map(draw, range(len(drawn))))
-    return found, drawn
+def _weighted_median(values: Doubles, weights: Doubles) -> float:
+    """The smallest value with at least half of the weight at or below it; NaN without rows."""
+    if not values.size:
+        return math.nan
+    order = np.argsort(values, kind="stable")
+    at = int(np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2))
+    return float(values[order[min(at, values.size - 1)]])
+
+
+def _resampled(
+    series: Sequence[Compared],
+    weights: Doubles,
+    groups: npt.NDArray[np.int64],
+    num_groups: int,
+    num_resamples: int,
+    seed: int,
+    cut: float,
+) -> Doubles:
+    """(B, K) measures, the mean over repetitions, of resamples that depend on the seed and the number of groups alone."""
+    batch = max(1, min(100, _MOST_COUNTS // max(1, num_groups)))
+    starts = range(0, num_resamples, batch)
+
+    def draw(start: int) -> Doubles:
+        counts = np.empty((min(batch, num_resamples - start), num_groups), np.int64)
+        for at in range(len(counts)):
+            rng = np.random.default_rng((seed, start + at))
+            counts[at] = np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)
+        return _mean([one.values(weights, groups, counts, cut) for one in series])
+
+    if not num_resamples:
+        return np.empty((0, NUM_MEASURES))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return np.concatenate(list(pool.map(draw, starts)))

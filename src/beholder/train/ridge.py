@@ -295,7 +295,7 @@ def fold_errors(folds: Sequence[Sums], strengths: Sequence[float] | Doubles, pri
     with_rows = [fold for fold in folds if fold.count]
     if len(with_rows) < 2:
         raise InputError(f"cannot compare strengths on {len(with_rows)} fold with rows; two are needed")
-    whole = _added(with_rows)
+    whole = added(with_rows)
     errors = np.zeros(len(strengths))
     for fold in with_rows:
         rest = whole - fold
@@ -304,7 +304,8 @@ def fold_errors(folds: Sequence[Sums], strengths: Sequence[float] | Doubles, pri
     return np.asarray(errors / whole.total)
 
 
-def _added(folds: Sequence[Sums]) -> Sums:
+def added(folds: Sequence[Sums]) -> Sums:
+    """The sums of all folds together."""
     whole = folds[0]
     for fold in folds[1:]:
         whole = whole + fold
@@ -424,7 +425,7 @@ def fit_ridge_rows(
         small = Prior(inner, start.scale) if inner.any() else None
     parts = [RatedBlock(rows, targets, given, folds)] if num_rows else []
     sums = collect(parts, num_folds=1 if folds is None else int(folds.max()) + 1)
-    whole = _added(sums)
+    whole = added(sums)
     errors: dict[float, float] = {}
     if strength is None:
         if folds is None:
@@ -448,4 +449,40 @@ def fit_ridge_rows(
         errors=errors,
         prior_scale=float(solution.prior_scales[0]),
         num_rows=num_rows,
+    )
+
+
+def fit_sums(
+    folds: Sequence[Sums], *, strength: float | None = None, strengths: Sequence[float] = STRENGTHS, prior: Prior | None = None
+) -> LinearFit:
+    """Fit to the rows behind sums, which need not be there any more.
+
+    Args:
+        folds: at least two with rows where a strength is to be chosen.
+        strength: given, >= 0; None: the best of `strengths` by folds left out, then of those half way to its neighbours.
+        strengths: those tried, strongest first.
+        prior: what is shrunk towards.
+    """
+    whole = added(folds)
+    errors: dict[float, float] = {}
+    chosen = strength
+    if chosen is None:
+        errors = dict(zip(strengths, fold_errors(folds, strengths, prior).tolist(), strict=True))
+        best, tried = min(errors, key=errors.__getitem__), list(errors)
+        at = tried.index(best)
+        between = [
+            float(np.sqrt(best * tried[near])) for near in (at - 1, at + 1) if 0 <= near < len(tried) and tried[near] > 0
+        ]
+        if between and best > 0:
+            errors.update(zip(between, fold_errors(folds, between, prior).tolist(), strict=True))
+        chosen = min(errors, key=errors.__getitem__)
+    solution = solve(whole, [chosen], prior)
+    return LinearFit(
+        weight=np.ascontiguousarray(solution.weights[:, 0]),
+        bias=float(solution.biases[0]),
+        strength=float(chosen),
+        chosen_by="folds" if errors else "given",
+        errors=errors,
+        prior_scale=float(solution.prior_scales[0]),
+        num_rows=whole.count,
     )

@@ -1,0 +1,62 @@
+"""The published heads that score the same embeddings, to stand beside a head of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.errors import HeadError
+from beholder.models import catalog
+from beholder.models.backbones import same_backbone
+from beholder.models.heads import Head, load_head
+from beholder.train.logistic import chances, fit_logistic
+
+Doubles = npt.NDArray[np.float64]
+
+
+def public_heads(backbone: str | None, dim: int, *, offline: bool | None = None) -> tuple[list[Head], list[str]]:
+    """All public heads for embeddings of a tower, and a line for each that could not be loaded.
+
+    Args:
+        backbone: the tower, by any tool's name; None: nobody knows, and there are none.
+        dim: length of the embeddings.
+        offline: as `load_head` has it.
+    """
+    if backbone is None:
+        return [], ["nobody says which tower the embeddings are of, so no public head can be compared"]
+    found, missing = [], []
+    for entry in catalog.HEADS:
+        if entry.dim != dim or not same_backbone(entry.backbone, backbone):
+            continue
+        try:
+            found.append(load_head(entry.name, offline=offline))
+        except HeadError as error:
+            missing.append(str(error))
+    return found, missing
+
+
+def scores_of(head: Head, matrix: npt.NDArray[Any], rows: npt.NDArray[np.int64], step: int = 1 << 16) -> Doubles:
+    """Scores of some rows of a matrix, (n,) float64."""
+    parts = [head.score(np.asarray(matrix[rows[at : at + step]])).astype(np.float64) for at in range(0, len(rows), step)]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def on_the_scale(scores: Doubles, targets: Doubles, weights: Doubles, *, is_marks: bool) -> Callable[[Doubles], Doubles]:
+    """A map from a head's scores to ratings by a straight line, or to chances by a logistic curve, fitted to these rows.
+
+    A head on a scale of 1 to 10 cannot be blamed for missing ratings of 1 to 5; this asks how well it does apart from that.
+    """
+    centre, spread = float(np.average(scores, weights=weights)), float(scores.std())
+    if spread == 0:
+        mean = float(np.average(targets, weights=weights))
+        return lambda given: np.full(len(given), mean)
+    scaled = (scores - centre) / spread
+    if is_marks:
+        fit = fit_logistic(scaled[:, None], targets, weights, strength=1e-4)
+        return lambda given: chances((given - centre) / spread * fit.weight[0] + fit.bias)
+    mean = float(np.average(targets, weights=weights))
+    slope = float(np.average(scaled * (targets - mean), weights=weights) / np.average(scaled**2, weights=weights))
+    return lambda given: np.asarray(mean + (given - centre) / spread * slope)

@@ -1,0 +1,586 @@
+"""From embeddings and ratings to a head, with everything that was measured of it.
+
+Under 10,000 rated rows every row is predicted by fits that have not seen it, in grouped folds that are drawn several times, and
+the head is fitted to all rows; with more, a part is held out, and the head that was measured on it is the one returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.errors import InputError
+from beholder.kernels.scoring import Affine, Perceptron
+from beholder.models.heads import Head
+from beholder.train import folds as splitting
+from beholder.train import logistic, mlp, ridge
+from beholder.train.curve import LearningCurve, learning_curve
+from beholder.train.fitting import check_enough
+from beholder.train.linear import LinearFit, Prior, PriorScale
+from beholder.train.measures import NAMES, Comparison, Measures, Predictor, spearman
+from beholder.train.noise import Ceiling, MeanRatings, Suspicious, noise_ceiling, suspicious_ratings
+from beholder.train.public import on_the_scale, public_heads, scores_of
+from beholder.train.rows import (
+    Doubles,
+    Matrix,
+    RatedBlock,
+    Rows,
+    balancing_weights,
+    blocks_of,
+    checked_matrix,
+    checked_series,
+    checked_weights,
+    unit_rows,
+    usable_rows,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Method = Literal["ridge", "logistic", "mlp-linear", "mlp-relu"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+LEAST_ROWS = 4
+MOST_SINGLE_PASS = 100_000
+"""Rows whose products are made in float64; of more they are float32, refined by a second pass (`ridge.refined`)."""
+_INNER_FOLDS = 5
+_LEAST_TEST, _MOST_TEST, _TEST_SHARE = 1000, 50_000, 0.1
+_MOST_LINE_ROWS = 50_000
+_LARGE_STRENGTHS = ridge.STRENGTHS[4:18:2]
+_PREDICT_ROWS = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratings:
+    """What each embedding was rated. All arrays have its N rows, in its order.
+
+    Attributes:
+        values: (N,) mean ratings, or marks from 0 (drop) to 1 (keep) for method logistic; NaN where there is none.
+        variances: (N,) of each mean about the true one (`noise`); None or NaN: nothing tells.
+        weights: (N,) >= 0, votes; None: 1 each.
+        groups: (N,) labels each (photographer, folder): rows that share one are never on both sides of a split.
+        balance: (N,) labels (a class, a source) that count the same in all; None: as they are.
+        samples: N names; None: rows are known by their directions, and lists of them by their numbers.
+    """
+
+    values: npt.ArrayLike
+    variances: npt.ArrayLike | None = None
+    weights: npt.ArrayLike | None = None
+    groups: Sequence[npt.ArrayLike] = ()
+    balance: npt.ArrayLike | None = None
+    samples: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a head is trained and measured.
+
+    Attributes:
+        method: "ridge" for ratings, "logistic" for marks, "mlp-linear" or "mlp-relu".
+        start_from: an affine head for the same embeddings that is shrunk towards (ridge, logistic).
+        prior_scale: "free": towards any multiple of it; "fixed": towards itself.
+        strength: how much; None: chosen on rows left out.
+        near_duplicates: cosine from which pictures are one group; None: not looked for.
+        num_folds, repeats: of small sets; None: by their size (`folds.fold_plan`).
+        seed: of splits, resamples and training.
+        name: of the head; backbone: the tower of the embeddings, by any tool's name.
+        compare_with: heads to stand beside it; None: the public ones of the backbone.
+        offline: whether these may be fetched, as `load_head` has it.
+        cut: ratings from here count as good; None: their median (0.5 for marks).
+        level: of intervals; resamples: None: by the number of rows.
+        with_curve: whether to measure a learning curve.
+        num_threads: that near-duplicates are looked for with.
+    """
+
+    method: Method = "ridge"
+    start_from: Head | None = None
+    prior_scale: PriorScale = "free"
+    strength: float | None = None
+    near_duplicates: float | None = splitting.NEAR
+    num_folds: int | None = None
+    repeats: int | None = None
+    seed: int = 0
+    name: str = "trained"
+    backbone: str | None = None
+    compare_with: tuple[Head, ...] | None = None
+    offline: bool | None = None
+    cut: float | None = None
+    level: float = 0.95
+    resamples: int | None = None
+    with_curve: bool = True
+    num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a method that is none, or a prior that it cannot take."""
+        if self.method not in METHODS:
+            raise InputError(f"method {self.method!r}: choose {', '.join(METHODS)}")
+        if self.start_from is not None and self.method.startswith("mlp"):
+            raise InputError(f"{self.method} cannot start from a head; use ridge or logistic")
+        if self.start_from is not None and not self.start_from.is_affine:
+            raise InputError(f"cannot start from {self.start_from.name}: it has ReLUs between its layers, and so no one weight")
+        if self.strength is not None and not 0 <= self.strength < np.inf:
+            raise InputError(f"the strength must be a number >= 0, not {self.strength}")
+
+    @property
+    def prior(self) -> Prior | None:
+        """What a fit shrinks towards."""
+        return None if self.start_from is None else Prior(self.start_from.weight, self.prior_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """Another predictor on the same rows.
+
+    Attributes:
+        name: of the head, or "constant".
+        measures: mae, rmse and accuracy after its scores were brought to the ratings' scale on the training rows.
+        difference: the trained head's measures less its, with paired intervals; None for the constant.
+    """
+
+    name: str
+    measures: Measures
+    difference: Measures | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedHead:
+    """A head and how good it is.
+
+    Attributes:
+        head: ready to score, and to be saved.
+        measures: on rows that its fits have not seen.
+        beside: a constant, then the other heads, best first.
+        ceiling: what the raters' noise allows; None where nothing tells it.
+        curve: by the number of ratings; None where it was not wanted.
+        suspicious: ratings that look wrong, as row numbers of the embeddings.
+        predictions: (R, n) of the measured rows, `tested` (n,) their row numbers; R repetitions.
+        record: everything of this, ready for JSON.
+    """
+
+    head: Head
+    measures: Measures
+    beside: tuple[Beside, ...]
+    ceiling: Ceiling | None
+    curve: LearningCurve | None
+    suspicious: Suspicious
+    predictions: Doubles
+    tested: Rows
+    record: dict[str, Any] = field(repr=False)
+
+
+def train_head(embeddings: Matrix, ratings: Ratings, options: TrainOptions | None = None) -> TrainedHead:
+    """Fit a head to ratings and measure it.
+
+    Args:
+        embeddings: (N, D) float16, float32 or float64, normalised or not; may be memory-mapped, and is read in blocks. Rows
+            without a rating are never read. Under 10,000 rated rows, and for logistic and the layers always, those that are
+            rated are held in memory.
+        ratings: of each.
+        options: None: a ridge.
+
+    Raises:
+        InputError: what does not fit together, too few rows, ratings that are all the same, groups that leave nothing to test.
+    """
+    chosen = options or TrainOptions()
+    data = _Data.of(embeddings, ratings, chosen)
+    return _by_folds(data, chosen) if len(data.rows) < splitting.MANY_ROWS else _by_part(data, chosen)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The usable rated rows, and what goes with each: all (n,)."""
+
+    matrix: Matrix
+    rows: Rows
+    targets: Doubles
+    weights: Doubles
+    variances: Doubles
+    groups: Rows
+    samples: Sequence[str] | None
+    excluded: dict[str, int]
+    num_given: int
+
+    @classmethod
+    def of(cls, embeddings: Matrix, ratings: Ratings, options: TrainOptions) -> _Data:
+        matrix = checked_matrix(embeddings)
+        num_rows = len(matrix)
+        values = checked_series(ratings.values, num_rows, "ratings")
+        weights = checked_weights(ratings.weights, num_rows)
+        if ratings.samples is not None and len(ratings.samples) != num_rows:
+            raise InputError(f"{len(ratings.samples)} sample names do not fit {num_rows} embeddings")
+        if options.start_from is not None:
+            Prior(options.start_from.weight).checked(matrix.shape[1])
+        rows, excluded = usable_rows(matrix, np.where(weights > 0, values, np.nan))
+        without = int(np.count_nonzero(np.isfinite(values) & (weights == 0)))
+        if without:
+            excluded = {**excluded, "no_rating": excluded["no_rating"] - without, "no_weight": without}
+            excluded = {reason: count for reason, count in excluded.items() if count}
+        check_enough(values[rows], LEAST_ROWS)
+        if options.method == "logistic" and not ((values[rows] >= 0) & (values[rows] <= 1)).all():
+            raise InputError(
+                f"logistic is for marks from 0 (drop) to 1 (keep), and these ratings go from {values[rows].min():g} to "
+                f"{values[rows].max():g}; use ridge"
+            )
+        chosen = weights[rows]
+        if ratings.balance is not None:
+            chosen = balancing_weights(np.asarray(ratings.balance)[rows], chosen)
+        variances = (
+            np.full(num_rows, np.nan) if ratings.variances is None else checked_series(ratings.variances, num_rows, "variances")
+        )
+        pairs = None
+        if options.near_duplicates is not None:
+            pairs = splitting.near_pairs(matrix[rows], options.near_duplicates, num_threads=options.num_threads)
+        labels = [np.asarray(label) for label in ratings.groups]
+        for label in labels:
+            if label.shape != (num_rows,):
+                raise InputError(f"labels of shape {label.shape} do not fit {num_rows} embeddings")
+        groups = splitting.joined_groups(len(rows), [label[rows] for label in labels], pairs)
+        return cls(matrix, rows, values[rows], chosen, variances[rows], groups, ratings.samples, excluded, num_rows)
+
+    def keys(self, seed: int, repeat: int = 0) -> npt.NDArray[np.uint64]:
+        return splitting.fold_keys(seed, repeat, self.matrix, self.rows, self.samples)
+
+    @property
+    def is_grouped(self) -> bool:
+        return int(self.groups.max()) + 1 < len(self.groups)
+
+    def part(self, chosen: npt.NDArray[np.bool_]) -> _Data:
+        """Some of the rows."""
+        groups = np.unique(self.groups[chosen], return_inverse=True)[1].reshape(-1).astype(np.int64)
+        return replace(
+            self, rows=self.rows[chosen], targets=self.targets[chosen], weights=self.weights[chosen],
+            variances=self.variances[chosen], groups=groups,
+        )  # fmt: skip
+
+    def names(self) -> list[str]:
+        """The samples of the rows, or their numbers."""
+        return [str(row) if self.samples is None else self.samples[row] for row in self.rows.tolist()]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fitted head's arithmetic, and what is told of the fit."""
+
+    math: Affine | Perceptron
+    told: dict[str, Any]
+
+
+def _fit(data: _Data, unit: Doubles | None, options: TrainOptions) -> _Fit:
+    """Fit to all rows of `data`; `unit` are their copies of length 1, or None to read them a block at a time."""
+    if options.method == "ridge" and unit is None:
+        return _streamed_ridge(data, options)
+    if options.method in ("ridge", "logistic"):
+        rows = unit_rows(data.matrix, data.rows) if unit is None else unit
+        inner = None
+        if data.is_grouped and options.strength is None:
+            inner = splitting.grouped_folds(data.groups, data.keys(options.seed, -1), _INNER_FOLDS)
+        found: LinearFit
+        if options.method == "ridge":
+            found = ridge.fit_ridge_rows(
+                rows, data.targets, data.weights, strength=options.strength, prior=options.prior, folds=inner
+            )
+        else:
+            found = logistic.fit_logistic(
+                rows, data.targets, data.weights, strength=options.strength, prior=options.prior, folds=inner
+            )
+        return _Fit(found.math, _told(found))
+    num_validation = max(1, round(_TEST_SHARE * len(data.rows)))
+    is_validation = splitting.held_out(data.groups, data.keys(options.seed, -1), num_validation)
+    kind: mlp.Kind = "mlp-relu" if options.method == "mlp-relu" else "mlp-linear"
+    trained = mlp.fit_mlp(
+        data.matrix, data.rows, data.targets, data.weights, is_validation, kind, mlp.MlpOptions(seed=options.seed)
+    )
+    return _Fit(trained.math, {"best_epoch": trained.best_epoch, "validation_mse": list(trained.validation_mse)})
+
+
+def _told(found: LinearFit) -> dict[str, Any]:
+    return {
+        "strength": found.strength,
+        "chosen_by": found.chosen_by,
+        "errors": {f"{strength:.3g}": error for strength, error in found.errors.items()},
+        "prior_scale": found.prior_scale,
+    }
+
+
+def _streamed_ridge(data: _Data, options: TrainOptions) -> _Fit:
+    """One pass in bounded memory, folds by subtraction, and a second pass where the products were float32."""
+    inner = np.zeros(len(data.rows), np.int64)
+    if options.strength is None:
+        inner = splitting.grouped_folds(data.groups, data.keys(options.seed, -1), _INNER_FOLDS)
+
+    def blocks() -> Iterator[RatedBlock]:
+        return blocks_of(data.matrix, data.rows, data.targets, data.weights, inner)
+
+    precision: ridge.Precision = "float64" if len(data.rows) <= MOST_SINGLE_PASS else "float32"
+    parts = ridge.collect(blocks(), num_folds=int(inner.max()) + 1, precision=precision)
+    found = ridge.fit_sums(parts, strength=options.strength, strengths=_LARGE_STRENGTHS, prior=options.prior)
+    weight, bias = found.weight, found.bias
+    if precision == "float32":
+        whole = ridge.added(parts)
+        solution = ridge.solve(whole, [found.strength], options.prior)
+        weight, bias = ridge.refined(solution, whole, blocks(), 0)
+    return _Fit(Affine(weight, bias), _told(found))
+
+
+def predict(math: Affine | Perceptron, unit: Doubles) -> Doubles:
+    """(n, D) rows of length 1 -> (n,) float64 scores."""
+    if isinstance(math, Affine):
+        return np.asarray(unit @ math.weight + math.bias)
+    values = unit
+    for at, (weight, bias) in enumerate(zip(math.weights, math.biases, strict=True)):
+        values = values @ weight.T + bias
+        if at < len(math.weights) - 1:
+            values = np.maximum(values, 0.0)
+    return np.asarray(values[:, 0])
+
+
+def _given(math: Affine | Perceptron, unit: Doubles, options: TrainOptions) -> Doubles:
+    """What is compared with ratings: scores, or chances for marks."""
+    scores = predict(math, unit)
+    return logistic.chances(scores) if options.method == "logistic" else scores
+
+
+def _others(data: _Data, options: TrainOptions) -> tuple[list[tuple[Head, Doubles]], list[str]]:
+    """The heads to compare with, with their scores of all rows of `data`, and lines about those that are missing."""
+    dim = data.matrix.shape[1]
+    if options.compare_with is None:
+        heads, missing = public_heads(options.backbone, dim, offline=options.offline)
+    else:
+        heads, missing = list(options.compare_with), []
+    for head in heads:
+        if head.dim != dim:
+            raise InputError(f"{head.name} scores embeddings of {head.dim} numbers, and these have {dim}")
+    return [(head, scores_of(head, data.matrix, data.rows)) for head in heads], missing
+
+
+def _by_folds(data: _Data, options: TrainOptions) -> TrainedHead:
+    """Out-of-fold predictions of all rows, and a head fitted to all."""
+    plan = splitting.fold_plan(len(data.rows))
+    num_folds, repeats = options.num_folds or plan.num_folds, options.repeats or plan.repeats
+    if options.method.startswith("mlp") and options.repeats is None:
+        repeats = 1  # each fit takes long
+    unit = unit_rows(data.matrix, data.rows)
+    others, missing = _others(data, options)
+    predictions = np.empty((repeats, len(data.rows)))
+    constants, lined = np.empty_like(predictions), [np.empty_like(predictions) for _ in others]
+    for repeat in range(repeats):
+        folds = splitting.grouped_folds(data.groups, data.keys(options.seed, repeat), num_folds)
+        num_folds = int(folds.max()) + 1
+        for fold in range(num_folds):
+            test = folds == fold
+            train = data.part(~test)
+            check_enough(train.targets, 2)
+            fitted = _fit(train, unit[~test], options)
+            predictions[repeat, test] = _given(fitted.math, unit[test], options)
+            constants[repeat, test] = np.average(train.targets, weights=train.weights)
+            for (_, scores), line in zip(others, lined, strict=True):
+                scaled = on_the_scale(scores[~test], train.targets, train.weights, is_marks=options.method == "logistic")
+                line[repeat, test] = scaled(scores[test])
+    final = _fit(data, unit, options)
+    curve = _curve_by_folds(data, unit, options, num_folds) if options.with_curve else None
+    told = {"by": "out-of-fold predictions", "num_folds": num_folds, "repeats": repeats, "train_rows": len(data.rows)}
+    return _finished(data, data, final, predictions, constants, others, lined, curve, told, missing, options)
+
+
+def _curve_by_folds(data: _Data, unit: Doubles, options: TrainOptions, num_folds: int) -> LearningCurve | None:
+    """Errors of fits to the first rows, in the order of their groups' keys, of what each fold leaves."""
+    keys = data.keys(options.seed, 0)
+    folds = splitting.grouped_folds(data.groups, keys, min(num_folds, _INNER_FOLDS))
+    order = np.argsort(keys, kind="stable")
+    num_train = len(data.rows) - int(np.bincount(folds).max())
+
+    def errors(size: int) -> tuple[float, float]:
+        squares, total, ranks = 0.0, 0.0, []
+        for fold in range(int(folds.max()) + 1):
+            chosen = order[folds[order] != fold][:size]
+            is_chosen = np.zeros(len(data.rows), bool)
+            is_chosen[chosen] = True
+            train, test = data.part(is_chosen), folds == fold
+            if np.ptp(train.targets) == 0 or int(train.groups.max()) < 1:
+                return float("nan"), float("nan")
+            guessed = _given(_fit(train, unit[is_chosen], options).math, unit[test], options)
+            squares += float(data.weights[test] @ (guessed - data.targets[test]) ** 2)
+            total += float(data.weights[test].sum())
+            ranks.append(spearman(guessed, data.targets[test]))
+        return squares / total, float(np.mean(ranks))
+
+    return _curve(num_train, errors)
+
+
+def _curve(num_train: int, errors: Callable[[int], tuple[float, float]]) -> LearningCurve | None:
+    try:
+        return learning_curve(num_train, errors)
+    except InputError:  # too few ratings for one
+        return None
+
+
+def _by_part(data: _Data, options: TrainOptions) -> TrainedHead:
+    """Measures on a part that is held out, and the head that was measured."""
+    wanted = int(np.clip(round(_TEST_SHARE * len(data.rows)), _LEAST_TEST, _MOST_TEST))
+    keys = data.keys(options.seed, 0)
+    is_test = splitting.held_out(data.groups, keys, wanted)
+    train, test = data.part(~is_test), data.part(is_test)
+    check_enough(train.targets, LEAST_ROWS)
+    final = _fit(train, None, options)
+    unit = unit_rows(test.matrix, test.rows)
+    predictions = _given(final.math, unit, options)[None]
+    constants = np.full_like(predictions, np.average(train.targets, weights=train.weights))
+    others, missing = _others(test, options)
+    some = np.linspace(0, len(train.rows) - 1, min(len(train.rows), _MOST_LINE_ROWS)).astype(np.int64)
+    lined = []
+    for head, scores in others:
+        line = on_the_scale(
+            scores_of(head, train.matrix, train.rows[some]), train.targets[some], train.weights[some],
+            is_marks=options.method == "logistic",
+        )  # fmt: skip
+        lined.append(line(scores)[None])
+    curve = _curve_by_part(train, keys[~is_test], test, unit, options) if options.with_curve else None
+    told = {
+        "by": "a part that was held out",
+        "train_rows": len(train.rows),
+        "test_rows": len(test.rows),
+        "test_sha256": splitting.list_sha256(test.names()),
+    }
+    return _finished(test, data, final, predictions, constants, others, lined, curve, told, missing, options)
+
+
+def _curve_by_part(
+    train: _Data, keys: npt.NDArray[np.uint64], test: _Data, unit: Doubles, options: TrainOptions
+) -> LearningCurve | None:
+    """Errors on the test part of fits to the first rows in the order of their keys."""
+    order = np.argsort(keys, kind="stable")
+
+    def errors(size: int) -> tuple[float, float]:
+        chosen = np.zeros(len(train.rows), bool)
+        chosen[order[:size]] = True
+        guessed = _given(_fit(train.part(chosen), None, options).math, unit, options)
+        return float(np.average((guessed - test.targets) ** 2, weights=test.weights)), spearman(guessed, test.targets)
+
+    return _curve(len(train.rows), errors)
+
+
+def _finished(
+    measured: _Data,
+    data: _Data,
+    final: _Fit,
+    predictions: Doubles,
+    constants: Doubles,
+    others: list[tuple[Head, Doubles]],
+    lined: list[Doubles],
+    curve: LearningCurve | None,
+    told: dict[str, Any],
+    missing: list[str],
+    options: TrainOptions,
+) -> TrainedHead:
+    """Measures, what stands beside them, and the record."""
+    is_marks = options.method == "logistic"
+    shared: dict[str, Any] = {
+        "weights": measured.weights,
+        "groups": measured.groups,
+        "cut": 0.5 if is_marks and options.cut is None else options.cut,
+        "level": options.level,
+        "resamples": options.resamples,
+        "seed": options.seed,
+    }
+    truth = measured.targets
+    scaled_names = ("mae", "rmse", "accuracy")
+    rank_names = tuple(name for name in NAMES if name not in scaled_names)
+    predictors = [Predictor(predictions), Predictor(constants, scaled_names)]
+    for (_, scores), line in zip(others, lined, strict=True):
+        predictors += [Predictor(scores, rank_names), Predictor(line, scaled_names)]
+    compared = Comparison(predictors, truth, **shared)
+    measures = compared.measures(0)
+    beside = [Beside(name="constant", measures=compared.measures(1))]
+    rivals = []
+    for at, (head, _) in enumerate(others):
+        ranks, scaled = 2 + 2 * at, 3 + 2 * at
+        rivals.append(
+            Beside(
+                name=head.name,
+                measures=_joined(compared.measures(ranks), compared.measures(scaled)),
+                difference=_joined(compared.difference(0, ranks), compared.difference(0, scaled)),
+            )
+        )
+    rivals.sort(key=lambda one: -np.nan_to_num(one.measures["srcc"].value, nan=-2.0))
+    counts = np.full(len(truth), np.nan)
+    ceiling = noise_ceiling(MeanRatings(truth, measured.variances, counts), weights=measured.weights, seed=options.seed)
+    found = suspicious_ratings(truth, predictions, measured.variances)
+    suspicious = Suspicious(measured.rows[found.rows], found.residuals, found.deviations)
+    method = {"ridge": ridge.METHOD, "logistic": logistic.METHOD}.get(options.method, "the published five layers")
+    record: dict[str, Any] = {
+        "name": options.name,
+        "backbone": options.backbone,
+        "method": options.method,
+        "method_note": method,
+        "seed": options.seed,
+        "start_from": None if options.start_from is None else options.start_from.name,
+        "rows": {
+            "given": data.num_given,
+            "used": len(data.rows),
+            "groups": int(data.groups.max()) + 1,
+            "excluded": data.excluded,
+        },
+        "near_duplicates": options.near_duplicates,
+        "scale": {
+            "lowest": float(data.targets.min()),
+            "highest": float(data.targets.max()),
+            "mean": float(data.targets.mean()),
+        },
+        "fit": final.told,
+        "measured": {**told, "samples_sha256": splitting.list_sha256(measured.names())},
+        "measures": measures.to_json(),
+        "beside": [
+            {
+                "name": one.name,
+                "measures": one.measures.to_json(),
+                "difference": None if one.difference is None else one.difference.to_json(),
+            }
+            for one in (*beside, *rivals)
+        ],
+        "missing_heads": missing,
+        "ceiling": None if ceiling is None else ceiling.to_json(),
+        "learning_curve": None if curve is None else curve.to_json(),
+        "suspicious": _listed(suspicious, data),
+    }
+    head = Head(
+        name=options.name,
+        math=final.math,
+        backbone=options.backbone,
+        scale_note="log odds of a keep; 0 is even" if is_marks else "the scale of the ratings it was fitted to",
+        notes={
+            "method": method,
+            "rows": f"{len(data.rows)} rated, measured by {told['by']}",
+            "measures": ", ".join(f"{name} {one.value:.4g}" for name, one in measures.values.items()),
+            "seed": str(options.seed),
+        },
+    )
+    return TrainedHead(
+        head=head,
+        measures=measures,
+        beside=(*beside, *rivals),
+        ceiling=ceiling,
+        curve=curve,
+        suspicious=suspicious,
+        predictions=predictions,
+        tested=measured.rows,
+        record=record,
+    )
+
+
+def _joined(ranks: Measures, scaled: Measures) -> Measures:
+    """Measures of raw scores, and those that depend on the scale, of scores that were brought to the ratings', as one."""
+    return replace(ranks, values={name: {**ranks.values, **scaled.values}[name] for name in NAMES})
+
+
+def _listed(suspicious: Suspicious, data: _Data) -> list[dict[str, Any]]:
+    names = dict(zip(data.rows.tolist(), data.names(), strict=True)) if len(suspicious.rows) else {}
+    return [
+        {"sample": names[row], "row": row, "residual": residual, "deviations": deviations}
+        for row, residual, deviations in zip(
+            suspicious.rows.tolist(), suspicious.residuals.tolist(), suspicious.deviations.tolist(), strict=True
+        )
+    ]
