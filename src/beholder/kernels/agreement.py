@@ -127,10 +127,12 @@ def measures_of(predicted, rated, ranks, truths, row_weights, row_groups, counts
     """Measures of resamples of rows.
 
     Args:
-        predicted: (P,) float64: the different predictions, ascending; rated: (T,) float64: the different truths.
-        ranks: (N,) int64, which of the predictions each row has; truths: (N,) int64, which truth. Rows ascend in truth, and in
-            prediction where it is equal.
-        row_weights: (N,) float64 >= 0; row_groups: (N,) int64.
+        predicted: (P,) float64: the different predictions, ascending.
+        rated: (T,) float64: the different truths, ascending.
+        ranks: (N,) int64, which of the predictions each row has.
+        truths: (N,) int64, which of the truths. Rows ascend in truth, and in prediction where it is equal.
+        row_weights: (N,) float64 >= 0.
+        row_groups: (N,) int64.
         counts: (B, G) int64, how often each group is in each resample; its rows' weights are multiplied by that.
         cut: rows are good from here.
         out: (B, NUM_MEASURES) float64, written; NaN where a measure is not defined.

@@ -212,9 +212,9 @@ class FoldPlan:
 def fold_plan(num_rows: int) -> FoldPlan:
     """Folds for small sets: the fewer rows, the more folds and repetitions, since a single small test part says nothing."""
     if num_rows < 200:
-        return FoldPlan(10, 10)
-    if num_rows < 1000:
         return FoldPlan(10, 5)
+    if num_rows < 1000:
+        return FoldPlan(10, 3)
     return FoldPlan(5, 2) if num_rows < 4000 else FoldPlan(5, 1)
 
 

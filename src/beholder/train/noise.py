@@ -274,11 +274,11 @@ def _spread_left(squares: Doubles, noise: Doubles) -> float:
 def pair_ceiling(
     left: npt.ArrayLike, right: npt.ArrayLike, targets: npt.ArrayLike, votes: npt.ArrayLike | None = None
 ) -> float:
-    """Most of the untied votes on pairs that any order could have predicted, 0.5 to 1; NaN where nothing tells.
+    """Most of the untied votes on pairs that an order could predict, 0.5 to 1; NaN where nothing tells.
 
     Of a pair with m >= 2 votes, k of them for one side, two votes agree with chance a = (k(k-1) + (m-k)(m-k-1)) / (m(m-1)), an
-    unbiased estimate of p^2 + (1-p)^2; the best guess is right with max(p, 1-p) = (1 + sqrt(2a - 1)) / 2. The mean of a, weighted
-    by votes, is put into that; since it is concave the result is an upper bound.
+    unbiased estimate of p^2 + (1-p)^2; the best guess is right with max(p, 1-p) = (1 + sqrt(2a - 1)) / 2. The mean of a,
+    weighted by votes, is put into that; since it is concave the result is an upper bound.
 
     Args:
         left: (P,) numbers of pictures.

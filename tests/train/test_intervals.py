@@ -1,0 +1,150 @@
+"""Measures with intervals: against scipy and scikit-learn, by hand, and how often the intervals hold the truth."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+from beholder.errors import InputError
+from beholder.train.measures import NAMES, Comparison, Predictor, compare, kendall, measure, pair_accuracy
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+def test_every_measure_against_other_libraries(decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    truth = np.round(rng.normal(5, 1, 400), decimals)
+    guess = np.round(truth + rng.normal(0, 1, 400), decimals)
+    found = measure(guess, truth, cut=5.0, resamples=0)
+    value = {name: found[name].value for name in NAMES}
+    assert value["srcc"] == pytest.approx(scipy.stats.spearmanr(guess, truth).statistic, abs=1e-12)
+    assert value["plcc"] == pytest.approx(scipy.stats.pearsonr(guess, truth).statistic, abs=1e-12)
+    assert value["kendall"] == pytest.approx(scipy.stats.kendalltau(guess, truth).statistic, abs=1e-12)
+    assert value["mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(truth, guess))
+    assert value["rmse"] == pytest.approx(sklearn.metrics.root_mean_squared_error(truth, guess))
+    assert value["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth >= 5, guess >= 5))
+    apart = truth[:, None] > truth[None, :]
+    right = (guess[:, None] > guess[None, :]) + 0.5 * (guess[:, None] == guess[None, :])
+    assert value["pair_accuracy"] == pytest.approx(right[apart].mean())
+    assert math.isnan(found["srcc"].low)
+
+
+def test_pair_accuracy_of_marks_is_the_area_under_the_curve() -> None:
+    rng = np.random.default_rng(3)
+    marks = rng.integers(0, 2, 200)
+    guess = np.round(marks + rng.normal(0, 1, 200), 1)
+    assert pair_accuracy(guess, marks) == pytest.approx(sklearn.metrics.roc_auc_score(marks, guess))
+
+
+def test_weights_are_rows_given_so_often() -> None:
+    rng = np.random.default_rng(4)
+    truth, guess = np.round(rng.normal(size=(2, 90)), 1)
+    votes = rng.integers(0, 4, 90)
+    once = measure(guess, truth, weights=votes, cut=0.0, resamples=0)
+    again = measure(np.repeat(guess, votes), np.repeat(truth, votes), cut=0.0, resamples=0)
+    for name in NAMES:
+        assert once[name].value == pytest.approx(again[name].value, abs=1e-12), name
+
+
+def test_top_precision_by_hand() -> None:
+    # 100 rows rated 1 ... 100: the top 5 % are 96 to 100. Predicted highest: 100, 99, 50, 49, 98, three of which are.
+    truth = np.arange(1.0, 101)
+    guess = truth / 1000
+    guess[[99, 98, 49, 48, 97]] = [5, 4, 3, 2, 1]
+    found = measure(guess, truth, resamples=0)
+    assert found["top_5_percent_precision"].value == pytest.approx(3 / 5)
+    assert found["top_1_percent_precision"].value == 1.0
+    # All predictions equal: any five of the hundred, so 5 % of them.
+    assert measure(np.zeros(100), truth, resamples=0)["top_5_percent_precision"].value == pytest.approx(0.05)
+    # Ten tie at the highest rating: any of them is right.
+    stars = np.where(np.arange(100) < 10, 5.0, 1.0)
+    assert measure(stars + np.arange(100) / 1000, stars, resamples=0)["top_1_percent_precision"].value == 1.0
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(5)
+    inside = 0
+    for seed in range(200):
+        truth = rng.normal(size=120)
+        guess = 0.6 * truth + 0.8 * rng.normal(size=120)
+        found = measure(guess, truth, resamples=200, seed=seed, level=0.9)["plcc"]
+        inside += found.low <= 0.6 <= found.high
+    # 180 of 200 are expected, with a standard deviation of 4.2; percentile intervals of a correlation are a little short.
+    assert 163 <= inside <= 195
+
+
+def test_rows_of_a_group_are_resampled_together() -> None:
+    rng = np.random.default_rng(6)
+    truth, guess = rng.normal(size=(2, 60))
+    guess += truth
+    single = measure(guess, truth, seed=1)
+    tenfold = measure(np.repeat(guess, 10), np.repeat(truth, 10), groups=np.repeat(np.arange(60), 10), seed=1)
+    assert tenfold.num_groups == 60
+    assert tenfold["plcc"].low == pytest.approx(single["plcc"].low, abs=1e-9)
+    alone = measure(np.repeat(guess, 10), np.repeat(truth, 10), seed=1)
+    assert alone["plcc"].high - alone["plcc"].low < 0.5 * (single["plcc"].high - single["plcc"].low)
+
+
+def test_paired_differences_are_narrower_than_their_parts() -> None:
+    rng = np.random.default_rng(7)
+    truth = rng.normal(size=300)
+    better = truth + rng.normal(0, 0.8, 300)
+    worse = better + rng.normal(0, 0.3, 300)
+    found = compare(better, worse, truth)["plcc"]
+    one, other = measure(better, truth)["plcc"], measure(worse, truth)["plcc"]
+    assert found.value == pytest.approx(one.value - other.value)
+    assert found.low > 0
+    assert found.high - found.low < one.high - one.low
+    same = compare(better, better, truth)["srcc"]
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_repetitions_are_averaged() -> None:
+    rng = np.random.default_rng(8)
+    truth = rng.normal(size=80)
+    guesses = truth + rng.normal(size=(3, 80))
+    both = Comparison([Predictor(guesses), Predictor(guesses[0], ("mae",))], truth, resamples=50)
+    expected = np.mean([scipy.stats.kendalltau(guess, truth).statistic for guess in guesses])
+    assert both.measures(0)["kendall"].value == pytest.approx(expected)
+    assert list(both.difference(0, 1).values) == ["mae"]
+
+
+def test_a_seed_repeats_an_interval() -> None:
+    rng = np.random.default_rng(9)
+    truth, guess = rng.normal(size=(2, 3000))
+    assert measure(guess, truth, seed=3, resamples=50) == measure(guess, truth, seed=3, resamples=50)
+    assert measure(guess, truth, seed=3, resamples=50) != measure(guess, truth, seed=4, resamples=50)
+
+
+def test_what_is_not_defined_is_none() -> None:
+    one = measure([3.0], [4.0]).to_json()["values"]
+    assert one["mae"]["value"] == 1.0
+    assert one["srcc"] == {"value": None, "low": None, "high": None}
+    empty = measure([], [])
+    assert math.isnan(empty["mae"].value)
+    assert math.isnan(kendall([1.0, 1.0], [1.0, 2.0]))
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_quickly() -> None:
+    rng = np.random.default_rng(10)
+    truth = rng.normal(size=100_000)
+    guess = truth + rng.normal(size=100_000)
+    started = time.process_time()
+    found = measure(guess, truth)
+    assert found["kendall"].value == pytest.approx(scipy.stats.kendalltau(guess, truth).statistic, abs=1e-12)
+    assert time.process_time() - started < 60
+
+
+def test_refused_in_one_line() -> None:
+    for arguments, words in (
+        ({"level": 1.0}, "level"), ({"names": ["mse"]}, "no measure is named 'mse'"), ({"weights": [1.0]}, "weights"),
+        ({"groups": [1]}, "groups"), ({"weights": [1.0, -1.0]}, "weights"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            measure([1.0, 2.0], [1.0, 2.0], **arguments)  # type: ignore[arg-type]

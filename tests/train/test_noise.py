@@ -1,0 +1,119 @@
+"""What the raters' noise allows, against simulation and published formulas; ratings that were changed are found."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from beholder.errors import InputError
+from beholder.train.measures import agreement, kendall, pair_accuracy
+from beholder.train.noise import (
+    MeanRatings,
+    from_deviations,
+    from_histograms,
+    from_raters,
+    intraclass_correlation,
+    noise_ceiling,
+    pair_ceiling,
+    suspicious_ratings,
+)
+
+
+def test_a_histogram_by_hand() -> None:
+    # Votes 1, 1, 3, 3: mean 2, squares about it 4, variance with n - 1 is 4/3, of the mean 1/3. One vote tells no variance.
+    found = from_histograms([[2, 0, 2], [0, 1, 0], [0, 0, 0]], [1, 2, 3])
+    assert found.means[:2].tolist() == [2.0, 2.0]
+    assert found.variances[0] == pytest.approx(1 / 3)
+    assert np.isnan(found.variances[1:]).all()
+    assert math.isnan(found.means[2])
+    rows = from_deviations([2.0], [math.sqrt(4 / 3)], [4])
+    assert rows.variances[0] == pytest.approx(1 / 3)
+
+
+def test_rows_per_rater_by_hand() -> None:
+    # Two pictures rated 1, 3 and 4, 4, and one rated once: within squares 2, freedom 2, so 1 a rating.
+    found = from_raters([0, 0, 1, 1, 2], [1, 3, 4, 4, 5])
+    assert found.means.tolist() == [2.0, 4.0, 5.0]
+    assert found.variances.tolist() == [0.5, 0.5, 1.0]
+    assert np.isnan(from_raters([0, 1], [1.0, 2.0]).variances).all()
+
+
+def test_intraclass_correlation_of_shrout_and_fleiss() -> None:
+    # Their table 2: six targets, four judges; table 4 prints ICC(1,1) = .17 and ICC(1,4) = .44.
+    table = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
+    one, mean = intraclass_correlation(np.repeat(np.arange(6), 4), table.reshape(-1))
+    assert one == pytest.approx(0.17, abs=0.005)
+    assert mean == pytest.approx(0.44, abs=0.005)
+    assert math.isnan(intraclass_correlation([0, 1], [1.0, 2.0])[0])
+
+
+@pytest.mark.parametrize("num_raters", [3, 30])
+def test_the_ceiling_is_what_the_truth_reaches(num_raters: int) -> None:
+    rng = np.random.default_rng(num_raters)
+    truth = rng.normal(5, 0.8, 6000)
+    votes = truth[:, None] + rng.normal(0, 1.5, (6000, num_raters))
+    rated = from_raters(np.repeat(np.arange(6000), num_raters), votes.reshape(-1))
+    found = noise_ceiling(rated)
+    assert found is not None
+    reached = agreement(truth, rated.means)
+    assert found.reliability == pytest.approx(0.64 / (0.64 + 2.25 / num_raters), abs=0.02)
+    assert found.plcc == pytest.approx(reached.plcc, abs=0.01)
+    assert found.srcc == pytest.approx(reached.srcc, abs=0.02)
+    assert found.rmse == pytest.approx(math.sqrt(reached.mse), rel=0.02)
+    assert found.mae == pytest.approx(np.abs(truth - rated.means).mean(), rel=0.02)
+    assert found.kendall == pytest.approx(kendall(truth, rated.means), abs=0.015)
+    assert found.pair_accuracy == pytest.approx(pair_accuracy(truth, rated.means), abs=0.01)
+    r = found.plcc  # of normal truths with equal noise
+    assert found.srcc == pytest.approx(6 / math.pi * math.asin(r / 2), abs=0.01)
+    assert found.pair_accuracy == pytest.approx(0.5 + math.asin(r) / math.pi, abs=0.01)
+
+
+def test_nothing_tells_the_noise_of_single_ratings() -> None:
+    assert noise_ceiling(from_raters([0, 1, 2], [1.0, 2.0, 3.0])) is None
+    assert noise_ceiling(MeanRatings(np.empty(0), np.empty(0), np.empty(0))) is None
+    all_noise = noise_ceiling(MeanRatings(np.array([1.0, 2.0, 1.5]), np.full(3, 9.0), np.ones(3)))
+    assert all_noise is not None
+    assert all_noise.reliability == 0.0
+
+
+def test_changed_ratings_are_found_first() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.normal(5, 1, 500)
+    variances = np.where(np.arange(500) % 2, 0.01, 1.0)
+    ratings = truth + rng.normal(size=500) * np.sqrt(variances)
+    ratings[[7, 41, 99]] += [4.0, -4.0, 3.0]  # of many votes
+    ratings[60] += 2.5  # of few votes: no wonder
+    guesses = truth + rng.normal(0, 0.3, (4, 500))
+    found = suspicious_ratings(ratings, guesses, variances)
+    assert sorted(found.rows[:3].tolist()) == [7, 41, 99]
+    assert 60 not in found.rows[:4]
+    assert (np.diff(np.abs(found.deviations)) <= 0).all()
+    assert len(suspicious_ratings(ratings, guesses, variances, most=2).rows) == 2
+    assert len(suspicious_ratings([math.nan], [1.0]).rows) == 0
+
+
+def test_the_ceiling_of_pairs() -> None:
+    rng = np.random.default_rng(2)
+    left, right = np.repeat(np.arange(4000), 3), np.repeat(np.arange(4000), 3) + 4000
+    votes = (rng.random(12_000) < 0.8).astype(float)
+    assert pair_ceiling(left, right, votes) == pytest.approx(0.8, abs=0.01)
+    swapped = rng.random(12_000) < 0.5  # the same votes with sides exchanged
+    assert pair_ceiling(
+        np.where(swapped, right, left), np.where(swapped, left, right), np.where(swapped, 1 - votes, votes)
+    ) == pytest.approx(pair_ceiling(left, right, votes))
+    assert math.isnan(pair_ceiling([0, 1], [1, 2], [1, 0]))
+    assert pair_ceiling([0, 0], [1, 1], [1, 0]) == 0.5
+    assert math.isnan(pair_ceiling([], [], []))
+
+
+def test_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match="votes"):
+        from_histograms([[1, -1]], [1, 2])
+    with pytest.raises(InputError, match="deviations"):
+        from_deviations([1.0], [-1.0], [3])
+    with pytest.raises(InputError, match="equally many"):
+        from_deviations([1.0], [1.0, 2.0], [3])
+    with pytest.raises(InputError, match="values"):
+        from_histograms([[1, 1]], [1, 2, 3])
