@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import resource
 import statistics
 import sys
@@ -198,11 +199,18 @@ def main() -> None:
     options = parser.parse_args()
     lines = against_memory(options.rows, options.rounds)
     lines = [*against_the_recipe(options.recipe_rows, options.recipe_epochs), "", *lines]
-    text = "\n".join(["# A head from ratings", "", machine.describe(), "", *lines, ""])
+    head = [
+        f"# A head from ratings, {datetime.date.today():%Y-%m}",
+        "",
+        *machine.lines("beholder", "numba", "numpy", "torch"),
+        "",
+    ]
+    text = "\n".join([*head, *lines, ""])
     print(text)
     if options.save:
-        month = datetime.date.today().strftime("%Y%m")
-        (Path(__file__).parent / "results" / f"train_{machine.slug()}_{month}.md").write_text(text, encoding="utf-8")
+        name = re.sub(r"\W+", "-", machine.processor().split(" (")[0]).strip("-").lower()
+        target = Path(__file__).parent / "results" / f"train_{name}_{datetime.date.today():%Y%m}.md"
+        target.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
