@@ -1,0 +1,155 @@
+"""Maps from one scale of scores to another, with their error, and bounds that hold a rating as often as they say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.errors import InputError
+from beholder.train.rows import checked_series, checked_weights
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StepMap:
+    """A map that never falls: straight lines between knots, level beyond them.
+
+    Attributes:
+        scores: (K,) float64, ascending; ratings: (K,) float64, never falling.
+    """
+
+    scores: Doubles
+    ratings: Doubles
+
+    def __call__(self, given: npt.ArrayLike) -> Doubles:
+        """Scores of any shape -> ratings; NaN stays NaN."""
+        return np.asarray(np.interp(np.asarray(given, np.float64), self.scores, self.ratings))
+
+    def back(self, rating: float) -> float:
+        """The smallest score that gives at least this rating; infinite where none does."""
+        if rating <= self.ratings[0]:
+            return -math.inf
+        if rating > self.ratings[-1]:
+            return math.inf
+        at = int(np.searchsorted(self.ratings, rating))
+        low, high = self.ratings[at - 1], self.ratings[at]
+        return float(self.scores[at - 1] + (self.scores[at] - self.scores[at - 1]) * (rating - low) / (high - low))
+
+
+def isotonic_map(scores: npt.ArrayLike, ratings: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> StepMap:
+    """The never falling map with the least weighted squared error, by pooling adjacent violators.
+
+    Ayer, Brunk, Ewing, Reid and Silverman, "An empirical distribution function for sampling with incomplete information", Annals
+    of Mathematical Statistics 26, 1955. Equal scores have one rating, the weighted mean of theirs.
+
+    Args:
+        scores: (N,) finite, N >= 1.
+        ratings: (N,) finite.
+        weights: (N,) > 0 somewhere; None: 1 each.
+
+    Raises:
+        InputError: other shapes, no rows with weight, values that are not finite.
+    """
+    x = np.asarray(scores, np.float64)
+    y = checked_series(ratings, x.size, "ratings")
+    v = checked_weights(weights, x.size)
+    x, y, v = x[v > 0], y[v > 0], v[v > 0]
+    if not x.size or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise InputError("a scale takes at least one row with a score and a rating that are finite")
+    knots, at = np.unique(x, return_inverse=True)
+    weight = np.bincount(at, v)
+    mean = np.bincount(at, v * y) / weight
+    values: list[float] = []
+    totals: list[float] = []
+    sizes: list[int] = []
+    for value, total in zip(mean.tolist(), weight.tolist(), strict=True):
+        size = 1
+        while values and values[-1] >= value:
+            before, other = values.pop(), totals.pop()
+            value = (before * other + value * total) / (other + total)
+            total += other
+            size += sizes.pop()
+        values.append(value)
+        totals.append(total)
+        sizes.append(size)
+    return StepMap(knots, np.repeat(values, sizes))
+
+
+def quantile_map(scores: npt.ArrayLike, other: npt.ArrayLike, num_knots: int = 1001) -> StepMap:
+    """The map that gives scores the distribution of others: the share below a score is the share below what it becomes.
+
+    Args:
+        scores: (N,) finite of one head, N >= 2.
+        other: (M,) finite of another head or ratings; neither need be of the same pictures.
+        num_knots: quantiles between which the map is straight, from the least to the largest.
+
+    Raises:
+        InputError: too few or not finite scores, or scores that are all the same.
+    """
+    one, two = (np.asarray(values, np.float64).reshape(-1) for values in (scores, other))
+    if one.size < 2 or two.size < 2 or not (np.isfinite(one).all() and np.isfinite(two).all()):
+        raise InputError("two scales are matched by at least two finite scores of each")
+    if np.ptp(one) == 0:
+        raise InputError(f"cannot map scores that are all {one[0]:g}")
+    shares = np.linspace(0, 1, num_knots)
+    knots, at = np.unique(np.quantile(one, shares), return_inverse=True)
+    ratings = np.bincount(at.reshape(-1), np.quantile(two, shares)) / np.bincount(at.reshape(-1))
+    return StepMap(knots, ratings)
+
+
+def conformal_margin(residuals: npt.ArrayLike, level: float) -> float:
+    """Half the width of an interval about a prediction that holds a new rating with chance >= `level`.
+
+    Split conformal prediction (Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, "Distribution-free predictive inference for
+    regression", JASA 113, 2018): of n absolute residuals of rows that the fit has not seen, the ceil(level (n + 1))-th
+    smallest; infinite where there are too few. It holds on average over pictures that are drawn like these, not for each kind.
+
+    Args:
+        residuals: (n,) rating less prediction.
+        level: in (0, 1).
+
+    Raises:
+        InputError: a level out of range, residuals that are not finite.
+    """
+    sizes = np.sort(np.abs(np.asarray(residuals, np.float64).reshape(-1)))
+    if not 0 < level < 1 or not np.isfinite(sizes).all():
+        raise InputError(f"an interval takes a level between 0 and 1, not {level}, and finite residuals")
+    at = math.ceil(level * (sizes.size + 1) - 1e-9)
+    return float(sizes[at - 1]) if at <= sizes.size else math.inf
+
+
+def cross_conformal_bounds(
+    predictions: npt.ArrayLike, fold_predictions: npt.ArrayLike, residuals: npt.ArrayLike, folds: npt.ArrayLike, level: float
+) -> tuple[Doubles, Doubles]:
+    """Bounds by CV+ (Barber, Candes, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 49, 2021).
+
+    They hold a rating with a chance of at least about 2 level - 1, and of about `level` in practice.
+
+    Args:
+        predictions: (M,) of the final head, between which and nothing else bounds are cut where residuals are too few.
+        fold_predictions: (K, M) of new pictures by the fits without each fold.
+        residuals: (n,) out of fold; folds: (n,) from 0 to K - 1.
+        folds: (n,) the fold of each residual.
+        level: in (0, 1).
+
+    Returns:
+        Lower and upper bounds, (M,) each; infinite where residuals are too few.
+    """
+    by_fold, sizes = np.asarray(fold_predictions, np.float64), np.abs(np.asarray(residuals, np.float64))
+    centre, which = np.asarray(predictions, np.float64), np.asarray(folds, np.int64)
+    if not 0 < level < 1 or by_fold.shape[1:] != centre.shape or sizes.shape != which.shape:
+        raise InputError("CV+ takes a level between 0 and 1, predictions by each fold, and a fold for each residual")
+    num = sizes.size
+    high_at = math.ceil(level * (num + 1) - 1e-9)
+    low, high = np.full(centre.shape, -math.inf), np.full(centre.shape, math.inf)
+    if high_at > num:
+        return low, high
+    for at in range(len(centre)):
+        around = by_fold[which, at]
+        high[at] = np.partition(around + sizes, high_at - 1)[high_at - 1]
+        low[at] = -np.partition(sizes - around, high_at - 1)[high_at - 1]
+    return low, high
