@@ -43,8 +43,8 @@ class StepMap:
 def isotonic_map(scores: npt.ArrayLike, ratings: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> StepMap:
     """The never falling map with the least weighted squared error, by pooling adjacent violators.
 
-    Ayer, Brunk, Ewing, Reid and Silverman, "An empirical distribution function for sampling with incomplete information", Annals
-    of Mathematical Statistics 26, 1955. Equal scores have one rating, the weighted mean of theirs.
+    Ayer, Brunk, Ewing, Reid and Silverman, "An empirical distribution function for sampling with incomplete information",
+    Annals of Mathematical Statistics 26, 1955. Equal scores have one rating, the weighted mean of theirs.
 
     Args:
         scores: (N,) finite, N >= 1.
@@ -125,15 +125,16 @@ def conformal_margin(residuals: npt.ArrayLike, level: float) -> float:
 def cross_conformal_bounds(
     predictions: npt.ArrayLike, fold_predictions: npt.ArrayLike, residuals: npt.ArrayLike, folds: npt.ArrayLike, level: float
 ) -> tuple[Doubles, Doubles]:
-    """Bounds by CV+ (Barber, Candes, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 49, 2021).
+    """Bounds by CV+ from the residuals of folds.
 
-    They hold a rating with a chance of at least about 2 level - 1, and of about `level` in practice.
+    Barber, Candes, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 49, 2021. They hold
+    a rating with a chance of at least about 2 level - 1, and of about `level` in practice.
 
     Args:
-        predictions: (M,) of the final head, between which and nothing else bounds are cut where residuals are too few.
+        predictions: (M,) of the final head; it gives their number only.
         fold_predictions: (K, M) of new pictures by the fits without each fold.
-        residuals: (n,) out of fold; folds: (n,) from 0 to K - 1.
-        folds: (n,) the fold of each residual.
+        residuals: (n,) out of fold, rating less prediction.
+        folds: (n,) the fold of each residual, from 0 to K - 1.
         level: in (0, 1).
 
     Returns:

@@ -85,7 +85,7 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
     wanted = np.full(len(matrix), np.nan)
     wanted[rows] = 0.0
     usable, excluded = usable_rows(matrix, wanted)
-    is_usable: npt.NDArray[np.bool_] = np.isin(rows, usable)[inverse.reshape(2, -1)].all(axis=0)
+    is_usable = np.asarray(np.isin(rows, usable)[inverse.reshape(2, -1)].all(axis=0))
     left, right, targets, votes = left[is_usable], right[is_usable], targets[is_usable], votes[is_usable]
     if len(left) < LEAST_PAIRS or not (targets != 0.5).any():
         raise InputError(
