@@ -43,6 +43,7 @@ def test_quantiles_give_the_other_distribution() -> None:
     np.testing.assert_allclose(quantile_map(stars, stars)([1, 2, 3]), [1, 2, 3], atol=0.01)
 
 
+@pytest.mark.slow
 def test_bounds_hold_as_often_as_they_say() -> None:
     held_split, held_folds, level = 0.0, 0.0, 0.9
     for seed in range(200):

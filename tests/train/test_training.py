@@ -59,7 +59,9 @@ def test_the_ceiling_that_is_printed_is_reached() -> None:
     np.testing.assert_allclose(found.head.score(rows), unit(rows) @ found.head.weight + found.head.bias, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_marks", [30, 100, 300])
+@pytest.mark.parametrize(
+    "num_marks", [30, pytest.param(100, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.slow)]
+)
 def test_with_a_public_head_as_prior_few_ratings_beat_it(num_marks: int, shared_models: Path, shared_reference: Path) -> None:
     public = load_head(shared_models / "sac+logos+ava1-l14-linearMSE.pth", backbone="ViT-L/14")
     middle = np.load(shared_reference / "laion_vit_l_14_rating5.npy")[0].astype(float)
@@ -211,7 +213,7 @@ def test_the_published_layers_have_the_published_names(kind: str, shared_models:
     module.load_state_dict({name.removeprefix("layers."): tensor for name, tensor in state.items()})
 
 
-@pytest.mark.parametrize("kind", ["mlp-linear", "mlp-relu"])
+@pytest.mark.parametrize("kind", ["mlp-linear", pytest.param("mlp-relu", marks=pytest.mark.slow)])
 def test_the_layers_learn_keep_their_best_epoch_and_repeat(kind: str) -> None:
     rows, _, ratings = rated(400, 12, 0.3)
     out = np.arange(400) % 4 == 0
