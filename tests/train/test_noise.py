@@ -13,12 +13,11 @@ from beholder.train.noise import (
     MeanRatings,
     from_deviations,
     from_histograms,
-    from_raters,
-    intraclass_correlation,
     noise_ceiling,
     pair_ceiling,
     suspicious_ratings,
 )
+from beholder.train.ratings.reliability import reliability
 
 
 def test_a_histogram_by_hand() -> None:
@@ -32,29 +31,15 @@ def test_a_histogram_by_hand() -> None:
     assert rows.variances[0] == pytest.approx(1 / 3)
 
 
-def test_rows_per_rater_by_hand() -> None:
-    # Two pictures rated 1, 3 and 4, 4, and one rated once: within squares 2, freedom 2, so 1 a rating.
-    found = from_raters([0, 0, 1, 1, 2], [1, 3, 4, 4, 5])
-    assert found.means.tolist() == [2.0, 4.0, 5.0]
-    assert found.variances.tolist() == [0.5, 0.5, 1.0]
-    assert np.isnan(from_raters([0, 1], [1.0, 2.0]).variances).all()
-
-
-def test_intraclass_correlation_of_shrout_and_fleiss() -> None:
-    # Their table 2: six targets, four judges; table 4 prints ICC(1,1) = .17 and ICC(1,4) = .44.
-    table = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
-    one, mean = intraclass_correlation(np.repeat(np.arange(6), 4), table.reshape(-1))
-    assert one == pytest.approx(0.17, abs=0.005)
-    assert mean == pytest.approx(0.44, abs=0.005)
-    assert math.isnan(intraclass_correlation([0, 1], [1.0, 2.0])[0])
-
-
 @pytest.mark.parametrize("num_raters", [3, 30])
 def test_the_ceiling_is_what_the_truth_reaches(num_raters: int) -> None:
     rng = np.random.default_rng(num_raters)
     truth = rng.normal(5, 0.8, 6000)
     votes = truth[:, None] + rng.normal(0, 1.5, (6000, num_raters))
-    rated = from_raters(np.repeat(np.arange(6000), num_raters), votes.reshape(-1))
+    means, counts = votes.mean(axis=1), np.full(6000, float(num_raters))
+    known = reliability(means, counts, ((votes - means[:, None]) ** 2).sum(axis=1))
+    assert known is not None
+    rated = MeanRatings(means, known.within / counts, counts)
     found = noise_ceiling(rated)
     assert found is not None
     reached = agreement(truth, rated.means)
@@ -71,7 +56,7 @@ def test_the_ceiling_is_what_the_truth_reaches(num_raters: int) -> None:
 
 
 def test_nothing_tells_the_noise_of_single_ratings() -> None:
-    assert noise_ceiling(from_raters([0, 1, 2], [1.0, 2.0, 3.0])) is None
+    assert noise_ceiling(MeanRatings(np.arange(3.0), np.full(3, math.nan), np.ones(3))) is None
     assert noise_ceiling(MeanRatings(np.empty(0), np.empty(0), np.empty(0))) is None
     all_noise = noise_ceiling(MeanRatings(np.array([1.0, 2.0, 1.5]), np.full(3, 9.0), np.ones(3)))
     assert all_noise is not None

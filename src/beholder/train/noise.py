@@ -78,48 +78,6 @@ def from_histograms(histograms: npt.ArrayLike, values: npt.ArrayLike) -> MeanRat
     return MeanRatings(np.where(counts > 0, means, math.nan), variances, counts)
 
 
-def from_raters(pictures: npt.ArrayLike, ratings: npt.ArrayLike, num_pictures: int | None = None) -> MeanRatings:
-    """From a row per rater: (M,) picture numbers from 0 and (M,) finite ratings.
-
-    The noise of one rating is taken to be the same for all pictures (the within mean square of a one-way analysis of variance),
-    so that a picture with a single rating has a variance too. Without any picture rated twice nothing tells.
-    """
-    at, given = np.asarray(pictures, np.int64), np.asarray(ratings, np.float64)
-    if at.shape != given.shape or at.ndim != 1 or not np.isfinite(given).all() or (at < 0).any():
-        raise InputError("a row per rater takes equally many picture numbers from 0 and finite ratings")
-    size = int(at.max(initial=-1)) + 1 if num_pictures is None else num_pictures
-    counts = np.bincount(at, minlength=size).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        means = np.bincount(at, given, minlength=size) / counts
-    within = float(((given - means[at]) ** 2).sum())
-    freedom = float(counts.sum() - np.count_nonzero(counts))
-    one = within / freedom if freedom > 0 else math.nan
-    with np.errstate(divide="ignore"):
-        return MeanRatings(means, np.where(counts > 0, one / counts, math.nan), counts)
-
-
-def intraclass_correlation(pictures: npt.ArrayLike, ratings: npt.ArrayLike) -> tuple[float, float]:
-    """ICC(1,1) and ICC(1,k), the reliability of one rating and of a mean, of a row per rater, one-way random effects.
-
-    Shrout and Fleiss, "Intraclass correlations", Psychological Bulletin 86, 1979; with unequal counts k is the k0 of their
-    analysis of variance, (n - sum n_i^2 / n) / (pictures - 1). NaN where no picture has two ratings, or there is one picture.
-    """
-    rated = from_raters(pictures, ratings)
-    given = np.asarray(ratings, np.float64)
-    counts = rated.counts[rated.counts > 0]
-    means = rated.means[rated.counts > 0]
-    total, num = float(counts.sum()), len(counts)
-    if num < 2 or total == num:
-        return math.nan, math.nan
-    between = float(counts @ (means - given.mean()) ** 2) / (num - 1)
-    at = np.asarray(pictures, np.int64)
-    within = float(((given - rated.means[at]) ** 2).sum()) / (total - num)
-    size = (total - float(counts @ counts) / total) / (num - 1)
-    if between == 0:
-        return math.nan, math.nan
-    return (between - within) / (between + (size - 1) * within), (between - within) / between
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
     """What a predictor that knew the true means would reach against these ratings.
