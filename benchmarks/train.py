@@ -33,7 +33,7 @@ from beholder.models.spaces import space_of
 from beholder.train import ridge
 from beholder.train.mlp import layers_of
 from beholder.train.rows import blocks_of, unit_rows
-from beholder.train.training import Ratings, TrainOptions, train_head
+from beholder.train.training import RowRatings, TrainOptions, train_head
 from score_embeddings import DATA, DIM, MemoryRead, timed
 
 RECIPE_EPOCHS, BATCH_ROWS, LEARNING_RATE = 50, 256, 1e-3
@@ -144,7 +144,7 @@ def against_the_recipe(num_rows: int, epochs: int) -> list[str]:
     whole = recipe_seconds * RECIPE_EPOCHS / epochs
     scaled = "" if epochs == RECIPE_EPOCHS else f" ({epochs} epochs were run, {recipe_seconds:.1f} s; seconds scaled to 50)"
     started = time.perf_counter()
-    train_head(rows[:5000], Ratings(values=ratings[:5000]), TrainOptions(with_curve=False, compare_with=(), resamples=200))
+    train_head(rows[:5000], RowRatings(values=ratings[:5000]), TrainOptions(with_curve=False, compare_with=(), resamples=200))
     front = time.perf_counter() - started
     return [
         f"| {num_rows:,} x {DIM} float16 | seconds | validation error (mse) |", "|---|---|---|",

@@ -16,7 +16,7 @@ from beholder.errors import InputError
 from beholder.train.curve import fitted_curve
 from beholder.train.measures import spearman
 from beholder.train.mlp import MlpOptions, fit_mlp, layers_of
-from beholder.train.training import Ratings, TrainOptions, train_head
+from beholder.train.training import RowRatings, TrainOptions, train_head
 
 Matrix = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def rated(num_rows: int, dim: int, noise: float, seed: int = 0) -> tuple[Matrix,
 
 def test_the_ceiling_that_is_printed_is_reached() -> None:
     rows, _, ratings = rated(1500, 24, 0.5)
-    found = train_head(rows, Ratings(values=ratings, variances=np.full(1500, 0.25)), TrainOptions(**QUICK))  # type: ignore[arg-type]
+    found = train_head(rows, RowRatings(values=ratings, variances=np.full(1500, 0.25)), TrainOptions(**QUICK))  # type: ignore[arg-type]
     assert found.ceiling is not None
     assert found.measures["plcc"].value == pytest.approx(found.ceiling.plcc, abs=0.015)
     assert found.measures["srcc"].value == pytest.approx(found.ceiling.srcc, abs=0.015)
@@ -75,7 +75,7 @@ def test_with_a_public_head_as_prior_few_ratings_beat_it(num_marks: int, shared_
 
     ratings = 3 + taste(rows) + np.random.default_rng(9).normal(0, 0.5, num_marks)
     options = TrainOptions(start_from=public, backbone="ViT-L/14", num_folds=5, repeats=1, **QUICK)  # type: ignore[arg-type]
-    found = train_head(rows, Ratings(values=ratings), options)
+    found = train_head(rows, RowRatings(values=ratings), options)
     alone, ours = spearman(public.score(fresh), taste(fresh)), spearman(found.head.score(fresh), taste(fresh))
     assert ours > alone + 0.05
     assert found.record["fit"]["prior_scale"] > 0
@@ -84,7 +84,7 @@ def test_with_a_public_head_as_prior_few_ratings_beat_it(num_marks: int, shared_
 def test_marks_are_learnt_by_logistic() -> None:
     rows, truth, _ = rated(400, 16, 0.0)
     marks = (truth + np.random.default_rng(2).normal(0, 0.3, 400) > 5).astype(float)
-    found = train_head(rows, Ratings(values=marks), TrainOptions(method="logistic", **QUICK))  # type: ignore[arg-type]
+    found = train_head(rows, RowRatings(values=marks), TrainOptions(method="logistic", **QUICK))  # type: ignore[arg-type]
     assert found.measures["accuracy"].value > 0.85
     assert found.measures["pair_accuracy"].value > 0.93
     assert found.measures.cut == 0.5
@@ -97,7 +97,7 @@ def test_public_heads_stand_beside_on_the_ratings_scale() -> None:
     weight = np.random.default_rng(7).normal(size=12)
     rivals = (Head.affine(weight * 40, 7.0, name="good"), Head.affine(np.random.default_rng(1).normal(size=12), name="other"))
     options = TrainOptions(**{**QUICK, "compare_with": rivals})  # type: ignore[arg-type]
-    found = train_head(rows, Ratings(values=ratings), options)
+    found = train_head(rows, RowRatings(values=ratings), options)
     constant, best, other = found.beside
     assert (constant.name, best.name, other.name) == ("constant", "good", "other")
     assert best.measures["srcc"].value == pytest.approx(spearman(unit(rows) @ weight, ratings), abs=1e-6)
@@ -116,13 +116,13 @@ def test_photographers_never_straddle() -> None:
     colours, tastes = rng.normal(size=(40, 60)), rng.normal(size=40)
     rows, ratings = colours[photographers] + rng.normal(0, 0.3, (240, 60)), 5 + tastes[photographers]
     found, leaky = (
-        train_head(rows, Ratings(values=ratings, groups=groups), TrainOptions(**QUICK))  # type: ignore[arg-type]
+        train_head(rows, RowRatings(values=ratings, groups=groups), TrainOptions(**QUICK))  # type: ignore[arg-type]
         for groups in ([photographers], [])
     )
     assert leaky.measures["plcc"].value > 0.7
     assert found.measures["plcc"].value < 0.45
     assert found.measures.num_groups == found.record["rows"]["groups"] == 40
-    by_nearness = train_head(rows, Ratings(values=ratings), TrainOptions(**{**QUICK, "near_duplicates": 0.7}))  # type: ignore[arg-type]
+    by_nearness = train_head(rows, RowRatings(values=ratings), TrainOptions(**{**QUICK, "near_duplicates": 0.7}))  # type: ignore[arg-type]
     assert by_nearness.record["rows"]["groups"] == 40
 
 
@@ -133,7 +133,7 @@ def test_unusable_rows_are_counted_and_wrong_ratings_listed_by_name() -> None:
     weights = np.ones(250)
     weights[6] = 0.0
     names = [f"{number}.jpg" for number in range(250)]
-    found = train_head(rows, Ratings(values=ratings, weights=weights, samples=names), TrainOptions(**QUICK))  # type: ignore[arg-type]
+    found = train_head(rows, RowRatings(values=ratings, weights=weights, samples=names), TrainOptions(**QUICK))  # type: ignore[arg-type]
     assert found.record["rows"]["excluded"] == {"no_rating": 1, "nan": 1, "zero_norm": 1, "no_weight": 1}
     assert found.record["rows"]["used"] == 246
     assert found.record["suspicious"][0]["sample"] == "17.jpg"
@@ -145,10 +145,10 @@ def test_the_same_data_and_seed_give_the_same_bits_in_any_order_of_rows() -> Non
     rows, _, ratings = rated(200, 10, 0.4)
     names = [f"{number}.jpg" for number in range(200)]
     order = np.random.default_rng(4).permutation(200)
-    one, again = (train_head(rows, Ratings(values=ratings, samples=names), TrainOptions(**QUICK)) for _ in range(2))  # type: ignore[arg-type]
+    one, again = (train_head(rows, RowRatings(values=ratings, samples=names), TrainOptions(**QUICK)) for _ in range(2))  # type: ignore[arg-type]
     moved = train_head(
         rows[order],
-        Ratings(values=ratings[order], samples=[names[row] for row in order]),
+        RowRatings(values=ratings[order], samples=[names[row] for row in order]),
         TrainOptions(**QUICK),  # type: ignore[arg-type]
     )
     assert np.array_equal(one.head.weight, again.head.weight)
@@ -162,7 +162,7 @@ def test_classes_can_count_the_same() -> None:
     is_rare = truth > 6.2
     marks = is_rare.astype(float)
     plain, balanced = (
-        train_head(rows, Ratings(values=marks, balance=balance), TrainOptions(method="logistic", strength=1e-4, **QUICK))  # type: ignore[arg-type]
+        train_head(rows, RowRatings(values=marks, balance=balance), TrainOptions(method="logistic", strength=1e-4, **QUICK))  # type: ignore[arg-type]
         for balance in (None, marks)
     )
     found = balanced.head.score(rows) > 0
@@ -171,7 +171,7 @@ def test_classes_can_count_the_same() -> None:
 
 def test_the_learning_curve_falls_and_is_extrapolated() -> None:
     rows, _, ratings = rated(600, 30, 0.5)
-    found = train_head(rows, Ratings(values=ratings), TrainOptions(**{**QUICK, "with_curve": True}))  # type: ignore[arg-type]
+    found = train_head(rows, RowRatings(values=ratings), TrainOptions(**{**QUICK, "with_curve": True}))  # type: ignore[arg-type]
     assert found.curve is not None
     sizes, errors = [p.num_rows for p in found.curve.points], [p.mse for p in found.curve.points]
     assert sizes == [30, 60, 120, 240, 480]
@@ -193,7 +193,7 @@ def test_many_rows_are_measured_on_a_part_that_is_held_out(method: str) -> None:
     rows, truth, ratings = rated(12_000, 16, 0.5)
     values = ratings if method == "ridge" else (ratings > 5).astype(float)
     groups = np.arange(12_000) // 3
-    given = Ratings(values=values, groups=[groups], variances=np.full(12_000, 0.25))
+    given = RowRatings(values=values, groups=[groups], variances=np.full(12_000, 0.25))
     found = train_head(rows.astype(np.float16), given, TrainOptions(method=method, **QUICK))  # type: ignore[arg-type]
     assert len(found.tested) == found.record["measured"]["test_rows"] == 1200
     assert set(np.bincount(groups[found.tested])) <= {0, 3}
@@ -201,7 +201,7 @@ def test_many_rows_are_measured_on_a_part_that_is_held_out(method: str) -> None:
     if method == "ridge":
         changed = values.copy()
         changed[found.tested] += 1
-        again = train_head(rows.astype(np.float16), Ratings(values=changed, groups=[groups]), TrainOptions(**QUICK))  # type: ignore[arg-type]
+        again = train_head(rows.astype(np.float16), RowRatings(values=changed, groups=[groups]), TrainOptions(**QUICK))  # type: ignore[arg-type]
         assert np.array_equal(again.head.weight, found.head.weight)
 
 
@@ -229,7 +229,7 @@ def test_the_layers_learn_keep_their_best_epoch_and_repeat(kind: str) -> None:
 
 def test_a_trained_head_is_used_like_any_other(tmp_path: Path) -> None:
     rows, _, ratings = rated(60, 12, 0.3)
-    found = train_head(rows, Ratings(values=ratings), TrainOptions(name="mine", method="mlp-relu", num_folds=2, **QUICK))  # type: ignore[arg-type]
+    found = train_head(rows, RowRatings(values=ratings), TrainOptions(name="mine", method="mlp-relu", num_folds=2, **QUICK))  # type: ignore[arg-type]
     save_head(found.head, tmp_path / "mine.safetensors")
     loaded = load_head(tmp_path / "mine.safetensors")
     assert loaded.name == "mine"
@@ -251,11 +251,11 @@ def test_a_trained_head_is_used_like_any_other(tmp_path: Path) -> None:
 def test_refused_in_one_line(values: list[float], options: dict[str, object], words: str) -> None:
     rows = np.random.default_rng(0).normal(size=(len(values), 6))
     with pytest.raises(InputError, match=words) as caught:
-        train_head(rows, Ratings(values=values), TrainOptions(**{**QUICK, **options}))  # type: ignore[arg-type]
+        train_head(rows, RowRatings(values=values), TrainOptions(**{**QUICK, **options}))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
 def test_all_of_one_photographer_cannot_be_tested() -> None:
     rows, _, ratings = rated(30, 6, 0.1)
     with pytest.raises(InputError, match="1 group"):
-        train_head(rows, Ratings(values=ratings, groups=[["me"] * 30]), TrainOptions(**QUICK))  # type: ignore[arg-type]
+        train_head(rows, RowRatings(values=ratings, groups=[["me"] * 30]), TrainOptions(**QUICK))  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from beholder.cli.models import models_app
 from beholder.cli.predict import RawCommand, predict
 from beholder.cli.select import select, undo
 from beholder.cli.status import status
+from beholder.cli.train import train
 from beholder.cli.verify import verify
 from beholder.cli.views import browse, rejects, report
 
@@ -45,6 +46,6 @@ def _root(
 for made in (score, embed, status, rejects):
     app.command(cls=HelpCommand)(made)
 app.command(cls=RawCommand, add_help_option=False)(predict)
-for made in (select, undo, advise, report, browse, verify, demo):
+for made in (select, undo, advise, report, browse, train, verify, demo):
     app.command(cls=HelpCommand)(made)
 app.add_typer(models_app, name="models")

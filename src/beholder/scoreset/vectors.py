@@ -68,7 +68,7 @@ class Vectors:
     def of(rows: npt.ArrayLike) -> Vectors:
         """Vectors of an (N, D) array of float16, float32 or float64 in memory; rows without a direction have no embedding."""
         given = np.asarray(rows)
-        matrix = _stored(given, np.dtype(np.float16 if given.dtype == np.float16 else np.float32))
+        matrix = stored(given, np.dtype(np.float16 if given.dtype == np.float16 else np.float32))
         usable = _usable(matrix)
         place = np.where(usable, np.cumsum(usable) - 1, -1)
         return Vectors(matrix if usable.all() else matrix[usable], place, given.shape[1])
@@ -121,9 +121,9 @@ def load_vectors(
     wanted = np.full(scores.num_rows, rows is None)
     if rows is not None:
         wanted[rows] = True
-    total = _total_rows(parts) or scores.num_rows
+    total = total_rows(parts) or scores.num_rows
     for matcher in (_ByPosition, _ByName) if total == scores.num_rows else (_ByName,):
-        with contextlib.suppress(_DisagreeError), _MatrixFile(scratch, dim, dtype) as out:
+        with contextlib.suppress(_DisagreeError), MatrixFile(scratch, dim, dtype) as out:
             names = NamesFile(scratch) if reference_parts else None
             left_out = _add_references(out, names, reference_parts, reference_options, on_reference)
             num_references = out.num_rows
@@ -132,7 +132,7 @@ def load_vectors(
     raise AssertionError("looking up does not disagree")
 
 
-def _total_rows(parts: Sequence[Part]) -> int | None:
+def total_rows(parts: Sequence[Part]) -> int | None:
     """Rows of all parts; None where one does not tell."""
     known = [part.num_rows for part in parts if part.num_rows is not None]
     return sum(known) if len(known) == len(parts) else None
@@ -157,7 +157,7 @@ def _reference_parts(path: str, options: ReadOptions, like_part: Part, backbone:
 
 
 def _add_references(
-    out: _MatrixFile,
+    out: MatrixFile,
     names_file: NamesFile | None,
     parts: Sequence[Part],
     options: ReadOptions,
@@ -165,9 +165,9 @@ def _add_references(
 ) -> int:
     """Put whole sets into the matrix, and their names into a file; returns how many of their rows have no direction."""
     left_out = 0
-    with contextlib.closing(_pieces(parts, options, _total_rows(parts) or 0, on_progress)) as pieces:
+    with contextlib.closing(pieces_of(parts, options, total_rows(parts) or 0, on_progress)) as pieces:
         for _, names, rows, is_whole in pieces:
-            matrix = _stored(rows, out.dtype)
+            matrix = stored(rows, out.dtype)
             usable = _usable(matrix) & is_whole
             out.add(matrix[usable])
             if names_file is not None:
@@ -180,18 +180,18 @@ def _place_all(
     parts: Sequence[Part],
     options: ReadOptions,
     matcher: _ByPosition | _ByName,
-    out: _MatrixFile,
+    out: MatrixFile,
     total: int,
     on_progress: Progress | None,
 ) -> Rows:
     """Put those rows that are wanted into the matrix; (N,) the place of each row of the set in it. Raises _DisagreeError."""
-    with contextlib.closing(_pieces(parts, options, total, on_progress)) as pieces:
+    with contextlib.closing(pieces_of(parts, options, total, on_progress)) as pieces:
         for part, names, rows, is_whole in pieces:
             found = matcher.find(names)
             at = np.flatnonzero((found >= 0) & is_whole)
             if not len(at):
                 continue
-            matrix = _stored(rows[at], out.dtype)
+            matrix = stored(rows[at], out.dtype)
             usable = _usable(matrix)
             at, matrix = at[usable], matrix[usable]
             keys = found[at]
@@ -234,7 +234,7 @@ def _find(scores: ScoreSet, embeddings: str) -> tuple[list[Part], ReadOptions]:
     raise AssertionError("the last of the candidates is None")
 
 
-def _pieces(
+def pieces_of(
     parts: Sequence[Part], options: ReadOptions, total: int, on_progress: Progress | None
 ) -> Generator[tuple[Part, pa.Array, npt.NDArray[Any], npt.NDArray[np.bool_]]]:
     """A few rows at a time: their part, names, embeddings, and which of these are not null or damaged."""
@@ -262,7 +262,7 @@ def _rows_of(embeddings: Embeddings, piece: slice) -> npt.NDArray[Any]:
     return embeddings[piece]
 
 
-def _stored(rows: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def stored(rows: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Rows as the matrix holds them: zeros up to a multiple of 16, and float64 rows scaled by a power of two to fit float32."""
     if rows.dtype.itemsize == 8 and rows.size:
         largest = np.abs(rows).max(axis=1, initial=0.0)
@@ -311,14 +311,14 @@ class _ScratchFile:
         return start
 
 
-class _MatrixFile(_ScratchFile):
+class MatrixFile(_ScratchFile):
     """A growing matrix in a file."""
 
     def __init__(self, folder: Path, dim: int, dtype: np.dtype[Any]) -> None:
         super().__init__(folder)
         self.width, self.dtype, self.num_rows = -(-dim // LANES) * LANES, dtype, 0
 
-    def __enter__(self) -> _MatrixFile:
+    def __enter__(self) -> MatrixFile:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,7 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
     )
     beside = [(rival.name, compared.measures(at), compared.difference(0, at)) for at, rival in enumerate(heads, start=1)]
     beside.sort(key=lambda one_of: -one_of[1]["accuracy"].value)
-    ceiling = pair_ceiling(left, right, targets, votes)
+    ceiling, names = pair_ceiling(left, right, targets, votes), pairs.samples
     record: dict[str, Any] = {
         "name": chosen.name,
         "backbone": chosen.backbone,
@@ -135,6 +135,7 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
         "method_note": PAIRS_METHOD,
         "seed": chosen.seed,
         "start_from": None if chosen.start_from is None else chosen.start_from.name,
+        "rows": {"given": len(matrix), "used": len(usable), "groups": int(groups.max()) + 1},
         "pairs": {
             "given": len(is_usable),
             "used": len(targets),
@@ -145,14 +146,20 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
             "tested": int(np.count_nonzero(tested)),
         },
         "fit": {"strength": fit.strength, "chosen_by": fit.chosen_by, "prior_scale": fit.prior_scale},
-        "measured": {"by": "pairs with a picture that the fit has not seen", "num_folds": num_folds},
-        "measures": compared.measures(0).to_json(),
+        "measured": {
+            "by": "pairs with a picture that the fit has not seen",
+            "num_folds": num_folds,
+            "samples_sha256": splitting.list_sha256(names[row] if names is not None else str(row) for row in usable.tolist()),
+        },
+        "measures": _told(compared.measures(0)),
         "beside": [
-            {"name": name, "measures": measures.to_json(), "difference": difference.to_json()}
+            {"name": name, "measures": _told(measures), "difference": _told(difference)}
             for name, measures, difference in beside
         ],
         "missing_heads": missing,
-        "ceiling": None if math.isnan(ceiling) else ceiling,
+        "ceiling": None if math.isnan(ceiling) else {"pair_accuracy": ceiling},
+        "learning_curve": None,
+        "suspicious": [],
     }
     return TrainedOnPairs(
         head=head,
@@ -162,6 +169,11 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
         predictions=_spread(predictions, is_usable),
         record=record,
     )
+
+
+def _told(measures: Measures) -> dict[str, Any]:
+    """The record of an accuracy on pairs, by the name that it has there."""
+    return replace(measures, values={"pair_accuracy": measures["accuracy"]}).to_json()
 
 
 def _checked(pairs: Pairs, num_rows: int) -> tuple[Rows, Rows, Doubles, Doubles]:

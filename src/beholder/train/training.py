@@ -57,7 +57,7 @@ _PREDICT_ROWS = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ratings:
+class RowRatings:
     """What each embedding was rated. All arrays have its N rows, in its order.
 
     Attributes:
@@ -174,7 +174,7 @@ class TrainedHead:
     record: dict[str, Any] = field(repr=False)
 
 
-def train_head(embeddings: Matrix, ratings: Ratings, options: TrainOptions | None = None) -> TrainedHead:
+def train_head(embeddings: Matrix, ratings: RowRatings, options: TrainOptions | None = None) -> TrainedHead:
     """Fit a head to ratings and measure it.
 
     Args:
@@ -207,7 +207,7 @@ class _Data:
     num_given: int
 
     @classmethod
-    def of(cls, embeddings: Matrix, ratings: Ratings, options: TrainOptions) -> _Data:
+    def of(cls, embeddings: Matrix, ratings: RowRatings, options: TrainOptions) -> _Data:
         matrix = checked_matrix(embeddings)
         num_rows = len(matrix)
         values = checked_series(ratings.values, num_rows, "ratings")

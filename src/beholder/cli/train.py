@@ -1,0 +1,80 @@
+"""`beholder train`: a head of one's own from people's ratings, with what may be believed of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+from beholder.cli.flags import SUMMARY_FLAGS, command
+from beholder.train.options import TrainJobOptions
+
+if TYPE_CHECKING:
+    from beholder.train.job import TrainRun
+
+_MOST_SUSPICIOUS = 5
+
+
+def _run(options: TrainJobOptions, *, as_json: bool, quiet: bool) -> None:
+    """Train, and show what came of it."""
+    from beholder.cli.show import JobProgress
+    from beholder.train.job import train as run
+
+    with JobProgress(enabled=not (quiet or as_json)):
+        found = run(options)
+    if as_json:
+        typer.echo(json.dumps({"output": found.out, "card": found.card, **found.record}, indent=2))
+    elif not quiet:
+        typer.echo("\n".join(summary_lines(found)))
+
+
+def summary_lines(found: TrainRun) -> list[str]:
+    """What is printed of a trained head."""
+    from beholder.train.card import WORDS, best_beside, ceiling_lines, curve_lines, measured_by, shown
+
+    record = found.record
+    lines = [*record["ratings"]["remarks"], ""]
+    best = best_beside(record)
+    constant = next((one for one in record["beside"] if one["name"] == "constant"), None)
+    named = [(record["name"], record["measures"]), *([(best["name"], best["measures"])] if best else [])]
+    named += [("a constant", constant["measures"])] if constant else []
+    lines.append(f"{measured_by(record)}:")
+    width = max(map(len, WORDS.values()))
+    lines.append(f"  {'':{width}}  " + "  ".join(f"{name[:24]:24}" for name, _ in named))
+    for name, words in WORDS.items():
+        cells = [shown(one["values"].get(name)) for _, one in named]
+        if cells[0] != "-":
+            lines.append((f"  {words:{width}}  " + "  ".join(f"{cell:24}" for cell in cells)).rstrip())
+    lines += ["", *(line for line in ceiling_lines(record) if line), *(line for line in curve_lines(record) if line)]
+    lines += record["missing_heads"]
+    if suspicious := record["suspicious"]:
+        what = "1 rating looks wrong, and is" if len(suspicious) == 1 else f"{len(suspicious):,} ratings look wrong, and are"
+        lines.append(f"{what} worth another look:")
+        lines += [f"  {one['sample']}: {one['residual']:+.2f} from what is predicted" for one in suspicious[:_MOST_SUSPICIOUS]]
+        if len(suspicious) > _MOST_SUSPICIOUS:
+            lines.append(f"  ... all of them in {found.record_file}")
+    lines += ["", f"head: {found.out} (card {found.card}, record {found.record_file}; {found.seconds:.1f} s)"]
+    return lines
+
+
+train = command(
+    TrainJobOptions,
+    _run,
+    name="train",
+    sources="Embeddings, what beholder score wrote with --keep-embeddings, or pictures, which are embedded first and kept.",
+    description="""Train a head of your own on people's ratings: a mean a picture, votes, pairs, keep and drop, stars.
+
+    It says how good the head is on pictures that it has not seen, with intervals, beside the public heads and beside what the
+    raters' own noise allows. The head is used like any other: --head ./head.safetensors.
+    """,
+    examples="""Examples:\n
+  beholder train photos.scores/ --ratings photos.scores.marks.jsonl -o mine.safetensors\n
+  beholder train embeddings/ --ratings ratings.csv --start-from laion-v2\n
+  beholder train photos/ --ratings photos/ --split-by folder  # stars in XMP\n
+  beholder train embeddings/ --ratings votes.csv --rater-column worker --per-rater centre\n
+  beholder train embeddings/ --ratings pairs.csv -o taste.safetensors\n
+  beholder score more-photos/ --head ./mine.safetensors
+""",
+    extra=SUMMARY_FLAGS,
+)

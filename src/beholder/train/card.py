@@ -1,0 +1,130 @@
+"""The model card of a trained head: what it was trained on, how good it is and by what, what it is for and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from beholder.models.heads import Head
+
+WORDS = {
+    "srcc": "rank correlation (Spearman)",
+    "plcc": "linear correlation (Pearson)",
+    "kendall": "Kendall's tau-b",
+    "mae": "mean absolute error",
+    "rmse": "root of the mean squared error",
+    "accuracy": "on the right side of the cut",
+    "pair_accuracy": "pairs in the right order",
+    "top_1_percent_precision": "of its best 1 %, among the best 1 % rated",
+    "top_5_percent_precision": "of its best 5 %, among the best 5 % rated",
+}
+"""What the measures are, in words."""
+
+
+def card_of(head: Head, record: Mapping[str, Any]) -> str:
+    """A model card in Markdown, with the metadata that hubs read at its top."""
+    ratings, measured = record["ratings"], record["measured"]
+    tower = head.backbone or "a tower that nobody named"
+    lines = [
+        "---",
+        *([f"license: {head.licence}"] if head.licence else []),
+        *("tags:", "- aesthetics", "- image-scoring", "- beholder", "library_name: beholder", "---", ""),
+        f"# {head.name}",
+        "",
+        f"Scores pictures by their embeddings of {tower} ({head.dim} numbers, divided by their length). "
+        f"Its scores are {head.scale_note}.",
+        "",
+        "```bash",
+        f"beholder score photos/ --head {head.name}.safetensors",
+        "```",
+        "",
+        "## Trained on",
+        "",
+        *(f"- {line}" for line in ratings["remarks"]),
+        f"- Fit: {record['method_note']}, seed {record['seed']}"
+        + (f"; shrunk towards {record['start_from']}" if record["start_from"] else "")
+        + ".",
+        "",
+        "## How good it is",
+        "",
+        f"{measured_by(record)}. No group is on both sides of a split.",
+        "",
+        *measure_table(record),
+        "",
+        *ceiling_lines(record),
+        *curve_lines(record),
+        f"The list of measured pictures has the SHA-256 `{measured['samples_sha256']}`; compare no figures of other lists.",
+        "",
+        "## What it is for, and what not",
+        "",
+        "It predicts how the people who rated would rate, on average, pictures like those that they rated. It says nothing of "
+        "other people's taste, of other kinds of pictures, or of what a picture is worth; where few ratings stand behind it, "
+        "the intervals above say how little is known. It works on embeddings of the tower above alone.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def measured_by(record: Mapping[str, Any]) -> str:
+    """How and on what the head was measured, in words."""
+    measures = record["measures"]
+    what = f"{measures['num_rows']:,} pictures"
+    if "pairs" in record:
+        what = f"{record['pairs']['tested']:,} pairs"
+    return (
+        f"Measured by {record['measured']['by']}, on {what} ({measures['num_groups']:,} groups of pictures), with "
+        f"{100 * measures['level']:g} % intervals"
+    )
+
+
+def measure_table(record: Mapping[str, Any]) -> list[str]:
+    """A Markdown table: a row for each measure, the head beside the best public one and a constant."""
+    others = [one for one in record["beside"] if one["name"] == "constant" or one is best_beside(record)]
+    head = ["measure", record["name"], *(one["name"] for one in others)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for name, words in WORDS.items():
+        cells = [shown(one["measures"]["values"].get(name)) for one in ({"measures": record["measures"]}, *others)]
+        if cells[0] != "-":
+            lines.append(f"| {words} | {' | '.join(cells)} |")
+    return lines
+
+
+def best_beside(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The head that did best of those it was compared with, or None."""
+    return next((one for one in record["beside"] if one["name"] != "constant"), None)
+
+
+def shown(interval: Mapping[str, float | None] | None) -> str:
+    """A value with its interval."""
+    if interval is None or interval["value"] is None:
+        return "-"
+    text = f"{interval['value']:.3f}"
+    if interval["low"] is None or interval["high"] is None:
+        return text
+    return f"{text} ({interval['low']:.3f} to {interval['high']:.3f})"
+
+
+def ceiling_lines(record: Mapping[str, Any]) -> list[str]:
+    """What the raters' noise allows, in words."""
+    ceiling = record["ceiling"]
+    if ceiling is None:
+        return ["Nothing in the ratings tells how much raters differ, so it is not known how good a head could be at all.", ""]
+    if "plcc" not in ceiling:
+        most = f"{100 * ceiling['pair_accuracy']:.1f} %"
+        return [f"Votes on the same pair disagree, so that no order could put more than {most} of the pairs right.", ""]
+    return [
+        "The raters' own noise sets a ceiling: a head that knew the true mean of every picture would reach a linear "
+        f"correlation of {ceiling['plcc']:.3f}, a rank correlation of {ceiling['srcc']:.3f} and a root mean squared error of "
+        f"{ceiling['rmse']:.3f}.",
+        "",
+    ]
+
+
+def curve_lines(record: Mapping[str, Any]) -> list[str]:
+    """What more ratings would bring, in words."""
+    curve = record["learning_curve"]
+    if not curve or not curve["extrapolated_rmse"]:
+        return []
+    points = ", ".join(f"{point['num_rows']:,}: {point['rmse']:.3f}" for point in curve["points"] if point["rmse"] is not None)
+    more = ", ".join(f"{int(size):,}: {rmse:.3f}" for size, rmse in curve["extrapolated_rmse"].items())
+    return [f"Error by the number of ratings: {points}; with more of them, extrapolated: {more}.", ""]

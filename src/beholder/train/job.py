@@ -1,0 +1,270 @@
+"""The job `beholder train`: ratings are matched to embeddings, a head is fitted and measured, and written with its card."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beholder.errors import InputError, OutputError
+from beholder.io import storage
+from beholder.models.backbones import known_backbone, same_backbone
+from beholder.models.heads import Head, load_head, save_head
+from beholder.notices import doing, say
+from beholder.train import noise
+from beholder.train.card import card_of
+from beholder.train.options import FOLDER_GROUPS, TrainJobOptions
+from beholder.train.pairs import Pairs, TrainedOnPairs, train_on_pairs
+from beholder.train.ratings.layout import PairsLayout, layout_of
+from beholder.train.ratings.match import Matched, match_ratings
+from beholder.train.ratings.ratings import Ratings
+from beholder.train.ratings.read import read_ratings
+from beholder.train.ratings.tables import file_table, names_of
+from beholder.train.source import EmbeddingSource, RatedRows, open_source
+from beholder.train.training import Method, RowRatings, TrainedHead, TrainOptions, train_head
+
+Floats = npt.NDArray[np.float64]
+_NOTES = ("method", "scale", "rows", "measured", "measures", "ceiling")
+"""What of the record stands in the head's own file; all of it is in the file beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    """A head that was trained and written.
+
+    Attributes:
+        out, card, record_file: the files that were written.
+        sha256: of the head.
+        head: ready to score.
+        ratings, matched: what was read, and which pictures it is of.
+        source: whose embeddings they are.
+        record: what `record_file` holds.
+        seconds: of all.
+    """
+
+    out: str
+    card: str
+    record_file: str
+    sha256: str
+    head: Head
+    ratings: Ratings
+    matched: Matched
+    source: EmbeddingSource
+    record: dict[str, Any]
+    seconds: float
+
+
+def train(options: TrainJobOptions) -> TrainRun:
+    """Train a head on people's ratings, measure it, and write it with its card and record.
+
+    Raises:
+        BeholderError: ratings that are not understood or match nothing, too few of them, embeddings of another tower, ...
+    """
+    options.check()
+    assert options.ratings is not None
+    started = time.perf_counter()
+    stem = options.out.removesuffix(".safetensors")
+    card, record_file = f"{stem}.md", f"{stem}.json"
+    for path in (options.out, card, record_file):
+        if storage.exists(path) and not options.overwrite:
+            raise OutputError(f"{path} is there already; use --overwrite to replace it, or another --out")
+    with doing("reading the ratings"):
+        ratings = read_ratings(options.ratings, options)
+    start_from = None if options.start_from is None else load_head(options.start_from, offline=options.offline)
+    others = None
+    if options.compare_with is not None:
+        others = tuple(load_head(name, offline=options.offline) for name in options.compare_with)
+    source = open_source(options.sources, lambda: _embedded(options))
+    backbone = _backbone(options, source, start_from)
+    with doing("finding the rated pictures"):
+        matched = match_ratings(ratings, source.names)
+    with tempfile.TemporaryDirectory(prefix="beholder-train-") as scratch:
+        with doing("reading the embeddings of rated pictures"):
+            rated = source.read(matched.rows, Path(scratch))
+        how = TrainOptions(
+            method=_method(options, ratings),
+            start_from=start_from,
+            strength=options.strength,
+            near_duplicates=options.near_duplicates or None,
+            seed=options.seed,
+            name=options.name or PurePosixPath(stem).name,
+            backbone=backbone,
+            compare_with=others,
+            offline=options.offline,
+            cut=options.good_from,
+            num_threads=options.num_threads or 1,
+        )
+        with doing("fitting and measuring"):
+            trained: TrainedHead | TrainedOnPairs
+            if ratings.pairs is not None:
+                trained = train_on_pairs(rated.matrix, _pairs(ratings, matched, rated, options), how)
+                tested = np.arange(len(rated.names))
+            else:
+                trained = train_head(rated.matrix, _rows(ratings, matched, rated, options), how)
+                tested = trained.tested
+    names: list[str] = ratings.samples.take(pa.array(matched.places[tested])).to_pylist()
+    record = {**_record(options, ratings, matched, source, trained.record), "test_samples": names}
+    notes = {**trained.head.notes, **{name: json.dumps(record[name]) for name in _NOTES if record.get(name) is not None}}
+    head = replace(trained.head, licence=options.licence, source=None, notes=notes)
+    digest = save_head(head, options.out)
+    record = {**record, "sha256": digest, "seconds": time.perf_counter() - started}
+    storage.write_bytes(record_file, (json.dumps(record, indent=2) + "\n").encode())
+    storage.write_bytes(card, card_of(head, record).encode())
+    return TrainRun(
+        out=options.out,
+        card=card,
+        record_file=record_file,
+        sha256=digest,
+        head=replace(head, sha256=digest),
+        ratings=ratings,
+        matched=matched,
+        source=source,
+        record=record,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _embedded(options: TrainJobOptions) -> str:
+    """Embed the pictures beside the head, and say where; what is there already is kept."""
+    from beholder.scoring.options import EmbedOptions
+    from beholder.scoring.score import embed
+
+    out = _embeddings_of(options)
+    given = {"backbone": options.backbone, "device": options.device, "offline": options.offline}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    say(f"embedding the pictures into {out}")
+    summary = embed(EmbedOptions(sources=options.sources, out=out, **chosen))
+    for warning in summary.warnings:
+        say(f"warning: {warning}")
+    return out
+
+
+def _embeddings_of(options: TrainJobOptions) -> str:
+    """Where embeddings of pictures are kept."""
+    return f"{options.out.removesuffix('.safetensors')}.embeddings"
+
+
+def _backbone(options: TrainJobOptions, source: EmbeddingSource, start_from: Head | None) -> str | None:
+    """The tower of the embeddings. Raises InputError where the stamp, the flag and the head to start from disagree."""
+    wanted = known_backbone(options.backbone) if options.backbone else None
+    is_made_here = source.place == _embeddings_of(options)  # --backbone may be a file then
+    if source.backbone and wanted and not is_made_here and not same_backbone(source.backbone, wanted):
+        raise InputError(f"{source.place} is of {source.backbone} by its stamp, not of {options.backbone}")
+    found = source.backbone or wanted
+    if start_from is not None and start_from.dim != source.dim:
+        raise InputError(
+            f"--start-from {start_from.name} scores embeddings of {start_from.dim} numbers, these have {source.dim}"
+        )
+    if start_from is not None and start_from.backbone and found and not same_backbone(start_from.backbone, found):
+        raise InputError(f"--start-from {start_from.name} is for {start_from.backbone}, and the embeddings are of {found}")
+    return found
+
+
+def _method(options: TrainJobOptions, ratings: Ratings) -> Method:
+    """The method for this kind of ratings. Raises InputError for one that does not fit."""
+    is_choice = ratings.kind in ("decisions", "pairs")
+    if options.method == "auto":
+        return "logistic" if is_choice else "ridge"
+    if options.method == "logistic" and not is_choice:
+        raise InputError("--method logistic is for keep and drop and for pairs; these are ratings: use ridge, or mlp-relu")
+    if options.method != "logistic" and ratings.kind == "pairs":
+        raise InputError(f"--method {options.method} takes no pairs; use logistic")
+    return options.method
+
+
+def _rows(ratings: Ratings, matched: Matched, rated: RatedRows, options: TrainJobOptions) -> RowRatings:
+    """Ratings of the rated rows, in their order."""
+    at = matched.places
+    variances = _variances(ratings)
+    groups = [] if options.split_by is None else [_labels(options, options.split_by, ratings)[at]]
+    return RowRatings(
+        values=ratings.values[at],
+        variances=None if variances is None else variances[at],
+        weights=None if ratings.counts is None or ratings.kind == "pairs" else ratings.counts[at],
+        groups=groups,
+        balance=None if options.balance is None else _labels(options, options.balance, ratings)[at],
+        samples=rated.names,
+    )
+
+
+def _pairs(ratings: Ratings, matched: Matched, rated: RatedRows, options: TrainJobOptions) -> Pairs:
+    """Pairs of the rated rows, of those that are both in the set."""
+    assert ratings.pairs is not None
+    at = np.full(ratings.num_samples, -1, np.int64)
+    at[matched.places] = np.arange(matched.num_matched)
+    better, worse = at[ratings.pairs.better], at[ratings.pairs.worse]
+    has_both = (better >= 0) & (worse >= 0)
+    return Pairs(
+        left=better[has_both],
+        right=worse[has_both],
+        targets=np.where(ratings.pairs.is_tie[has_both], 0.5, 1.0),
+        votes=ratings.pairs.votes[has_both],
+        groups=() if options.split_by is None else (_labels(options, options.split_by, ratings)[matched.places],),
+        samples=tuple(rated.names),
+    )
+
+
+def _variances(ratings: Ratings) -> Floats | None:
+    """(N,) variance of each mean about the true one, NaN where nothing tells; None where nothing does for any."""
+    if ratings.histogram is not None and ratings.levels is not None:
+        return noise.from_histograms(ratings.histogram, ratings.levels).variances
+    if ratings.kind in ("pairs", "decisions") or ratings.counts is None:
+        return None
+    if ratings.reliability is not None:
+        return np.asarray(ratings.reliability.within / ratings.counts)
+    if ratings.deviations is None:
+        return None
+    return noise.from_deviations(ratings.values, np.nan_to_num(ratings.deviations), ratings.counts).variances
+
+
+def _labels(options: TrainJobOptions, column: str, ratings: Ratings) -> npt.NDArray[Any]:
+    """(N,) the group of each rated picture, by a column of the ratings, or the folder of its name. Raises InputError."""
+    if column == FOLDER_GROUPS:
+        return np.array([posixpath.dirname(name) for name in ratings.samples.to_pylist()], dtype=object)
+    assert options.ratings is not None
+    if ratings.is_by_row or storage.is_folder(options.ratings):
+        raise InputError(f"--split-by and --balance {column}: {options.ratings} is no table with columns")
+    table = file_table(options.ratings)
+    if column not in table.schema.names:
+        raise InputError(f"{options.ratings} has no column {column!r}; it has {', '.join(table.schema.names[:20])}")
+    layout = layout_of(table, options)
+    if isinstance(layout, PairsLayout) or layout.sample is None:
+        raise InputError(f"--split-by and --balance {column}: pairs have no groups of pictures; leave it out")
+    data = table.read([layout.sample, column])
+    names = names_of(data[layout.sample], table.named, layout.sample)
+    labels = names_of(data[column], table.named, column)
+    at = pc.index_in(ratings.samples, value_set=names)
+    return np.array(pc.fill_null(labels.take(at), "").to_pylist(), dtype=object)
+
+
+def _record(
+    options: TrainJobOptions, ratings: Ratings, matched: Matched, source: EmbeddingSource, found: dict[str, Any]
+) -> dict[str, Any]:
+    """What is written beside the head."""
+    from beholder import __version__
+
+    remarks = [*ratings.lines(), *matched.lines()]
+    return {
+        "beholder": __version__,
+        **found,
+        "ratings": {
+            "file": options.ratings,
+            "kind": ratings.kind,
+            "layout": ratings.layout,
+            "scale": ratings.scale,
+            "num_pictures": ratings.num_samples,
+            "num_matched": matched.num_matched,
+            "ways": matched.ways,
+            "remarks": remarks,
+        },
+        "embeddings": {"source": source.place, "dim": source.dim, "backbone": source.backbone},
+    }
