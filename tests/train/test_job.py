@@ -169,6 +169,7 @@ def test_groups_are_kept_together(tmp_path: Path, rows: np.ndarray, truth: np.nd
     assert found.record["measured"]["num_folds"] == 7
 
 
+@pytest.mark.slow
 def test_a_score_set_with_kept_embeddings_and_use_of_the_head(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -74,11 +74,12 @@ def info(
 @models_app.command(
     cls=HelpCommand,
     epilog="Examples:\n\n  beholder models save fc.pt mine.safetensors --backbone ViT-L/14\n\n"
-    "  beholder models save mlp.pt mine.safetensors --activation relu --name mine",
+    "  beholder models save mlp.pt mine.safetensors --activation relu --name mine\n\n"
+    "  beholder models save mine.safetensors openai-clip_aesthetic-predictor.pth",
 )
 def save(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A head: what torch, scikit-learn (.npz) or numpy saved; a URL.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The file to write, ending in .safetensors.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The file to write, ending in .safetensors, or .pth.")],
     name: Annotated[str | None, typer.Option(help="Its name.  (default: that of FILE)")] = None,
     backbone: Annotated[str | None, typer.Option(metavar="NAME", help="The tower whose embeddings it was trained on.")] = None,
     activation: Annotated[
@@ -93,16 +94,31 @@ def save(
         ),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of its weights.")] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="five-layers|laion-v1",
+            help="Of an OUT ending in .pth: the published five layers, which VDC and the original load, or LAION's first.",
+        ),
+    ] = "five-layers",
 ) -> None:
-    """Write a head of your own in beholder's format, with all that its file does not say."""
+    """Write a head in beholder's format, with all that its file does not say; or, to a .pth, as other programs load it."""
     from dataclasses import replace
 
+    from beholder.errors import InputError
     from beholder.models.heads import load_head
+    from beholder.models.published_files import PUBLISHED_LAYOUTS, SUFFIXES, save_published
     from beholder.models.store import save_anew
 
     given: Any = activation  # `load_head` refuses other words
     head = load_head(file, backbone=backbone, activation=given, input_scale=_scale(input_scale))
-    digest = save_anew(replace(head, name=name or head.name, licence=licence or head.licence), out)
+    if out.endswith(SUFFIXES):
+        chosen = next((known for known in PUBLISHED_LAYOUTS if known == layout), None)
+        if chosen is None:
+            raise InputError(f"--layout {layout}: choose {' or '.join(PUBLISHED_LAYOUTS)}")
+        digest = save_published(head, out, chosen)
+    else:
+        digest = save_anew(replace(head, name=name or head.name, licence=licence or head.licence), out)
     typer.echo(f"{out}  {digest}")
 
 

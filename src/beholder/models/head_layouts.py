@@ -52,9 +52,9 @@ MAX_PICKLE_BYTES = 256 << 20
 
 # Positions of the Linear layers in the Sequential of the improved-aesthetic-predictor, with Dropout between them
 # (simple_inference.py) or ReLU and Dropout (train_predictor.py with its ReLU lines), commit 6934dd8.
-_LINEAR_POSITIONS = (0, 2, 4, 6, 7)
-_RELU_POSITIONS = (0, 3, 6, 9, 11)
-_HIDDEN_WIDTHS = (1024, 128, 64, 16)
+LINEAR_POSITIONS = (0, 2, 4, 6, 7)
+RELU_POSITIONS = (0, 3, 6, 9, 11)
+HIDDEN_WIDTHS = (1024, 128, 64, 16)
 
 LINEAR, PLAIN = "linear", "laion-v1"
 """The layouts of layers of whose use nothing tells: one's own, and a single `torch.nn.Linear`, as LAION's first heads."""
@@ -429,13 +429,13 @@ def _published(shapes: Shapes, said: HeadUsage, where: str) -> _Layout | None:
     if head == {"linear.weight", "linear.bias"} and _is_simulacra(shapes, said, where):
         return _Layout("simulacra", ("linear.",), input_scale="sqrt-dim")
     kinds: tuple[tuple[str, Activation, tuple[int, ...]], ...] = (
-        ("mlp-linear", "none", _LINEAR_POSITIONS), ("mlp-relu", "relu", _RELU_POSITIONS),
+        ("mlp-linear", "none", LINEAR_POSITIONS), ("mlp-relu", "relu", RELU_POSITIONS),
     )  # fmt: skip
     before = min(head, default="").partition("layers.")[0]
     for word, activation, positions in kinds:
         prefixes = tuple(f"{before}layers.{position}." for position in positions)
         widths = tuple(shapes.get(f"{prefix}weight", (0,))[0] for prefix in prefixes[:-1])
-        if head == {prefix + part for prefix in prefixes for part in ("weight", "bias")} and widths == _HIDDEN_WIDTHS:
+        if head == {prefix + part for prefix in prefixes for part in ("weight", "bias")} and widths == HIDDEN_WIDTHS:
             return _Layout(bundle + word, prefixes, activation, backbone=backbone)
     if bundle and not head:
         raise HeadError(f"{where} is a CLIP model without an aesthetic head")

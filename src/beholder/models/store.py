@@ -155,7 +155,7 @@ def entry_record(entry: Entry) -> dict[str, Any]:
 def save_anew(head: Head, path: str) -> str:
     """Write a head in beholder's own format where nothing is yet; its sha256. Raises OutputError."""
     if not path.endswith(".safetensors"):
-        raise OutputError(f"{path}: a head is written as .safetensors; name such a file")
+        raise OutputError(f"{path}: a head is written as .safetensors, or as .pth for other programs; name such a file")
     if storage.exists(path):
         raise OutputError(f"{path} is there already; remove it, or choose another name")
     return save_head(head, path)
