@@ -120,6 +120,7 @@ def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None
     """No test reads or fills the user's caches, asks a hub, or sees the user's model folder."""
     cache = next(_caches)
     monkeypatch.setenv("BEHOLDER_CACHE", str(cache / "beholder"))
+    monkeypatch.setenv("BEHOLDER_DATA", str(cache / "data"))
     monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
     monkeypatch.delenv("BEHOLDER_MODELS", raising=False)
     monkeypatch.delenv("BEHOLDER_OFFLINE", raising=False)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 models_app = typer.Typer(
     cls=HelpGroup,
     name="models",
-    help="Aesthetic heads, the public ones and your own, and CLIP towers: list, info, save, download, verify, export, remove.",
+    help="Aesthetic heads, public and your own, and CLIP towers: list, info, save, add, download, verify, export, remove.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,7 +34,9 @@ _Offline = Annotated[bool, typer.Option("--offline", help="Never use the network
 def list_heads(as_json: _AsJson = False) -> None:
     """List every head and tower beholder knows, with what it needs and whether it is on this machine."""
     from beholder.models.catalog import BUNDLES, HEADS, REFUSED, TOWERS
-    from beholder.models.store import entry_record
+    from beholder.models.store import entry_record, own_heads
+
+    own = [{"name": path.stem, "path": str(path)} for path in own_heads()]
 
     if as_json:
         _print_json(
@@ -42,9 +44,15 @@ def list_heads(as_json: _AsJson = False) -> None:
                 "heads": [entry_record(entry) for entry in (*HEADS, *BUNDLES)],
                 "refused": [{"name": head.name, "sha256": head.sha256, "reason": head.reason} for head in REFUSED],
                 "towers": [entry_record(tower) for tower in TOWERS],
+                "own": own,
             }
         )
         return
+    if own:
+        typer.echo("Yours")
+        for added in own:
+            typer.echo(f"  {added['name']}  {added['path']}")
+        typer.echo("")
     _print_heads(HEADS, "Heads")
     _print_heads(BUNDLES, "The same heads, repackaged on the hub (no published sha256)")
     typer.echo("Refused")
@@ -120,6 +128,26 @@ def save(
     else:
         digest = save_anew(replace(head, name=name or head.name, licence=licence or head.licence), out)
     typer.echo(f"{out}  {digest}")
+
+
+@models_app.command(
+    cls=HelpCommand,
+    epilog="Examples:\n\n  beholder models add mine.safetensors\n\n  beholder models add mine.safetensors --name taste\n\n"
+    "  beholder score photos/ --head taste",
+)
+def add(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A head of your own; a path or URL.")],
+    name: Annotated[str | None, typer.Option(help="Its name from now on.  (default: that of FILE)")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the head of this name.")] = False,
+) -> None:
+    """Give a head of your own a name: --head NAME finds it from any folder. It is copied, and stays until it is removed."""
+    from beholder.models.heads import load_head
+    from beholder.models.store import add_own, own_name
+
+    head = load_head(file)
+    chosen = name or own_name(head)
+    path = add_own(head, chosen, overwrite=overwrite)
+    typer.echo(f"{chosen}  {path}")
 
 
 @models_app.command(
@@ -206,11 +234,17 @@ def export(
 def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names or aliases of heads or towers.")],
 ) -> None:
-    """Delete cached copies of heads or towers, to make room. Files in your own BEHOLDER_MODELS folder are left alone."""
+    """Delete cached copies of heads or towers, and heads that you added. Files in your own BEHOLDER_MODELS folder stay."""
     from beholder.models.catalog import TowerEntry
-    from beholder.models.store import entries_named, towers_meant
+    from beholder.models.store import entries_named, remove_own, towers_meant
     from beholder.models.store import remove as remove_entry
 
+    own = {name: path for name in names if (path := remove_own(name)) is not None}
+    for path in own.values():
+        typer.echo(f"removed {path}")
+    names = [name for name in names if name not in own]
+    if not names:
+        return
     entries = entries_named(names)
     meant = [entry for entry in entries if not isinstance(entry, TowerEntry)] + (
         [tower for name in names for tower in towers_meant(name)] if isinstance(entries[-1], TowerEntry) else []

@@ -626,6 +626,15 @@ def cache_folder() -> Path:
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "beholder"
 
 
+def data_folder() -> Path:
+    """Where what is the user's own is kept, heads that were given a name: `$BEHOLDER_DATA`, else `~/.local/share/beholder`."""
+    chosen = os.environ.get("BEHOLDER_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".local" / "share") / "beholder"
+
+
 class RemoteFile(io.RawIOBase):
     """A remote file for libraries that take it apart, which cannot mistake a failing server for a damaged file.
 

@@ -141,12 +141,19 @@ def locate(entry: PublishedFile) -> Path | None:
     return next((path for source in entry.sources if source.repo and (path := cached(source)) is not None), None)
 
 
+def own_heads_folder() -> Path:
+    """Where heads of one's own are kept that `beholder models add` gave a name."""
+    return storage.data_folder() / "heads"
+
+
 def locate_own(name: str) -> Path | None:
-    """The file of a head of one's own in the folder $BEHOLDER_MODELS, by the name that `beholder models export` gave it."""
-    place = models_place()
-    if place is None or not storage.is_local(place) or "/" in name or not name:
+    """The file of a head of one's own, by the name that `beholder models add` gave it, or `export` in $BEHOLDER_MODELS."""
+    if "/" in name or not name:
         return None
-    paths = [storage.local_path(place) / file for file in (name, f"{name}.safetensors")]
+    place = models_place()
+    folders = [own_heads_folder()]
+    folders += [storage.local_path(place)] if place is not None and storage.is_local(place) else []
+    paths = [folder / file for folder in folders for file in (f"{name}.safetensors", name)]
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,6 +159,37 @@ def save_anew(head: Head, path: str) -> str:
     if storage.exists(path):
         raise OutputError(f"{path} is there already; remove it, or choose another name")
     return save_head(head, path)
+
+
+def add_own(head: Head, name: str, *, overwrite: bool = False) -> Path:
+    """Keep a head of one's own under a name, by which it is known from then on; where it is kept.
+
+    Raises HeadError for a name that is another model's or cannot be one, OutputError for one that is given already.
+    """
+    if own_name(replace(head, name=name)) != name:
+        raise HeadError(f"{name!r} cannot be a name: use letters, digits, and . _ + - inside")
+    if catalog.find(name) is not None or catalog.find_refused(name) is not None or tower_named(name) is not None:
+        raise HeadError(f"{name} is the name of a published model; choose another")
+    path = download.own_heads_folder() / f"{name}.safetensors"
+    if path.exists() and not overwrite:
+        raise OutputError(f"there is a head {name} already ({path}); use --overwrite to replace it, or another --name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_head(replace(head, name=name), path)
+    return path
+
+
+def own_heads() -> list[Path]:
+    """The files of all heads that `add_own` keeps."""
+    return sorted(download.own_heads_folder().glob("*.safetensors"))
+
+
+def remove_own(name: str) -> Path | None:
+    """Delete a head that `add_own` keeps; what is gone, None where there is none of this name."""
+    path = download.own_heads_folder() / f"{name}.safetensors"
+    if "/" in name or not path.is_file():
+        return None
+    path.unlink()
+    return path
 
 
 def own_name(head: Head) -> str:
