@@ -32,7 +32,7 @@ def run(options: SelectOptions, *, as_json: bool, quiet: bool) -> None:
     check_outputs(options, options.scores)
     summary: ActionSummary | None = None
     said: list[str] = []
-    is_whole = any((options.decisions_out, options.dropped_out, options.groups_out))
+    is_whole = any((options.decisions_out, options.dropped_out, options.groups_out, options.xmp_rejected))
     with JobProgress(enabled=not quiet) as progress:
         progress.stage("opening the scores", 0, 0)
         with (
@@ -63,18 +63,20 @@ def _act(selection: Selection, options: SelectOptions, say: Any, progress: JobPr
     import pyarrow as pa
 
     from beholder.curate.act.run import perform
+    from beholder.curate.select.row_mask import REJECTING
     from beholder.scoreset.score_set import ROW
 
     kept = selection.kept_rows()
     kept = kept.append_column(ROW, pa.array(selection.order().astype("int64")))
+    rejected = selection.dropped_rows(REJECTING) if options.xmp_rejected else None
     done = 0
 
     def tell(count: int, _: int) -> None:
         nonlocal done
         done += count
-        progress.stage("pictures", done, kept.num_rows)
+        progress.stage("pictures", done, kept.num_rows + (rejected.num_rows if rejected is not None else 0))
 
-    return perform(kept, selection.scores, options, say, progress=tell)
+    return perform(kept, selection.scores, options, say, rejected=rejected, progress=tell)
 
 
 def show(selection: Selection, written: list[str], said: list[str], *, asks_nothing: bool) -> None:
@@ -127,7 +129,8 @@ select = command(
   beholder select scores/ --dedup 0.95 --dedup-against test-embeddings/ --budget 500GB -o kept.parquet\n
   beholder select scores.parquet --join meta.parquet --balance class --top 10000 -o kept.parquet\n
   beholder select scores.parquet --rank-by "0.7*laion-v2 + 0.3*laion-v1" --top 1000 -o kept.txt\n
-  beholder select scores.parquet --min-score 5 --copy best/  # shows what would happen; add --apply
+  beholder select scores.parquet --min-score 5 --copy best/  # shows what would happen; add --apply\n
+  beholder select scores.parquet --xmp  # stars in XMP sidecars, by rank; add --apply
 """,
     extra=SUMMARY_FLAGS,
 )
@@ -143,8 +146,8 @@ def undo(
     """Take back what `beholder select ... --apply` did to files.
 
     Moved files go back to where they were; copies, links and packed files that are as they were made are taken away, as long
-    as the pictures they were made of are still there. What has changed since is left as it is, and said. Interrupted, run it
-    again.
+    as the pictures they were made of are still there; sidecars that stars were written into become what they were before.
+    What has changed since is left as it is, and said. Interrupted, run it again.
 
     Examples:\n
       beholder undo best.journal.jsonl  # shows what would happen\n

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from numbers import Real
 from typing import Any, ClassVar, Literal, get_args
 
+from beholder.curate.shares import parse_labels, parse_share, parse_stars
 from beholder.errors import InputError
 from beholder.models.published import Threshold, read_threshold
 from beholder.options import (
+    check_choices,
     check_threads,
     join_option,
     option,
@@ -23,9 +24,15 @@ from beholder.options import (
     where_option,
 )
 
-Action = Literal["copy", "link", "symlink", "move", "tars", "hf-parquet"]
+Action = Literal["copy", "link", "symlink", "move", "tars", "hf-parquet", "xmp"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 SHARDED = ("tars", "hf-parquet")
+XMP: Action = "xmp"
+INTO_FOLDERS = tuple(action for action in ACTIONS if action != XMP)
+"""Acts that make files in a folder that is named."""
+ACTION_FLAGS = "--copy, --link, --symlink, --move, --tars, --hf-parquet or --xmp"
+DARKTABLE, ADOBE = "darktable", "adobe"
+"""How a new sidecar of a.jpg is named: a.jpg.xmp (darktable, digiKam, Immich), or a.xmp (Adobe's programs, Capture One)."""
 TAR_COUNT, TAR_BYTES = 10_000, 1_000_000_000
 """Pictures and bytes of a tar, as img2dataset and webdataset have it."""
 PARQUET_BYTES = 500_000_000
@@ -44,7 +51,60 @@ def root_option() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionOptions:
+class StarOptions:
+    """Flags of stars and labels in XMP sidecars. Without `apply` none is touched; pictures never are."""
+
+    PANEL: ClassVar[str] = "Stars for photo programs (only with --apply)"
+
+    xmp: bool = option(
+        False,
+        "Write stars by rank into the XMP sidecars of the kept pictures (of all that have scores, where no rule is given); "
+        "all else in a sidecar stays, and pictures are never written to.",
+    )
+    xmp_stars: str = option(
+        "5%,15%,30%,30%,20%",
+        "--xmp: the shares of the kept pictures that get 5, 4, 3, 2 and 1 stars, the best first; what fewer shares leave over "
+        "gets nothing; none writes no stars.",
+    )
+    xmp_labels: str | None = option(
+        None, "--xmp: colour labels and their shares, the best first, e.g. Green=10%,Yellow=20%, in the program's own words."
+    )
+    xmp_rejected: bool = option(
+        False,
+        "--xmp: give -1 (rejected) to what was dropped by score or rank: --marks, --min-score, --quantile, --dedup, --balance, "
+        "--top, --top-share, --budget.",
+    )
+    xmp_replace: bool = option(False, "--xmp: replace stars and labels that pictures have already; else these stay.")
+    xmp_names: Literal["darktable", "adobe"] = option(
+        DARKTABLE,
+        "--xmp: how a new sidecar of a.jpg is named: a.jpg.xmp (darktable, digiKam), or a.xmp (Adobe, Capture One); one that "
+        "is there is used.",
+        choices=(DARKTABLE, ADOBE),
+    )
+
+    @property
+    def star_shares(self) -> list[tuple[int, Fraction]]:
+        """Stars and the share that gets them, the best first. Raises InputError."""
+        return parse_stars(self.xmp_stars)
+
+    @property
+    def label_shares(self) -> list[tuple[str, Fraction]]:
+        """Labels and the share that gets them, the best first. Raises InputError."""
+        return [] if self.xmp_labels is None else parse_labels(self.xmp_labels)
+
+    def check_stars(self) -> None:
+        """Raise InputError for flags that mean nothing."""
+        check_choices(self)
+        if not self.xmp:
+            for item in fields(StarOptions):
+                if getattr(self, item.name) != item.default:
+                    raise InputError(f"--{item.name.replace('_', '-')} is for --xmp, which is not given")
+        elif not (self.star_shares or self.label_shares or self.xmp_rejected):
+            raise InputError("--xmp-stars none leaves nothing to write; add --xmp-labels or --xmp-rejected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionOptions(StarOptions):
     """Flags of everything that touches files. Without `apply` nothing is touched."""
 
     PANEL: ClassVar[str] = "Files of the kept pictures (only with --apply)"
@@ -76,7 +136,7 @@ class ActionOptions:
         None,
         "Where the journal of an act is written.",
         flag=("--journal-out",),
-        shown="DIR.journal.jsonl beside the folder",
+        shown="DIR.journal.jsonl beside the folder; of --xmp SCORES.xmp.journal.jsonl",
         old=("--journal",),
     )
     pictures: tuple[str, ...] = pictures_option()
@@ -85,16 +145,22 @@ class ActionOptions:
 
     @property
     def action(self) -> tuple[Action, str] | None:
-        """What to do, and the folder to do it in; None: nothing. Raises InputError when flags do not fit together."""
-        given = ((action, getattr(self, action.replace("-", "_"))) for action in ACTIONS)
+        """What to do, and the folder to do it in; None: nothing. Raises InputError when flags do not fit together.
+
+        Stars are written beside the pictures, so that their folder is "".
+        """
+        self.check_stars()
+        given = ((action, getattr(self, action.replace("-", "_"))) for action in INTO_FOLDERS)
         chosen = [(action, folder) for action, folder in given if folder is not None]
+        if self.xmp:
+            chosen.append((XMP, ""))
         if len(chosen) > 1:
             raise InputError(f"--{chosen[0][0]} and --{chosen[1][0]}: choose one at a time")
         if not chosen:
             idle = next((flag for flag, value in (("--apply", self.apply), ("--journal-out", self.journal)) if value), None)
             if idle is not None:
-                raise InputError(f"{idle} needs one of --copy, --link, --symlink, --move, --tars or --hf-parquet")
-        elif not chosen[0][1]:
+                raise InputError(f"{idle} needs one of {ACTION_FLAGS}")
+        elif not chosen[0][1] and chosen[0][0] != XMP:
             raise InputError(f"--{chosen[0][0]} needs the name of a folder (an unset variable?)")
         is_sharded = bool(chosen) and chosen[0][0] in SHARDED
         if (self.shard_count or self.shard_bytes) and not is_sharded:
@@ -102,7 +168,7 @@ class ActionOptions:
         if self.caption_column is not None and not is_sharded:
             raise InputError("--caption-column is for --tars and --hf-parquet")
         if self.picture_column is not None and not chosen:
-            raise InputError("--picture-column is for --copy, --link, --symlink, --move, --tars and --hf-parquet")
+            raise InputError(f"--picture-column is for {ACTION_FLAGS.replace(' or ', ' and ')}")
         return chosen[0] if chosen else None
 
 
@@ -403,23 +469,14 @@ class SelectOptions(ActionOptions, OutputOptions, SelectRules):
 
     scores: str
 
+    @property
+    def has_rule(self) -> bool:
+        """Whether anything could drop a row, or none has to: stars are of all pictures where no rule is given."""
+        return self.xmp or super().has_rule
+
     def check(self) -> None:
         """Raise InputError for what means nothing, before any work."""
         super().check()
         _ = self.action
         if self.groups_out is not None and self.dedup is None and not self.dedup_against:
             raise InputError("--groups-out writes the groups that --dedup and --dedup-against find, and neither is given")
-
-
-def parse_share(text: str) -> Fraction:
-    """Text such as 10%, 2.5 % or 0.1 -> an exact share in (0, 1]. Raises InputError."""
-    plain = text.strip()
-    is_percent = plain.endswith("%")
-    try:
-        share = Fraction(Decimal(plain.removesuffix("%").strip())) / (100 if is_percent else 1)
-    except (InvalidOperation, ValueError, OverflowError):
-        raise InputError(f"--top-share {text!r} is no share; write for example 10% or 0.1") from None
-    if not 0 < share <= 1:
-        hint = f"; did you mean {plain}%?" if not is_percent and share > 1 else ""
-        raise InputError(f"--top-share {text!r}: above 0 and at most 100%{hint}")
-    return share

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from beholder.curate.act.change import SidecarChange
 from beholder.errors import os_error_text, writing_failed
 from beholder.io import crash
 
@@ -52,6 +53,7 @@ class Intent:
         owner: user, group and mode of a file that is to be moved.
         is_shared: whether it belongs to other pictures as well.
         shares: of a picture: targets of files that it shares with others, planned with it or with another of them.
+        change: of a sidecar (`target`; `source` is the same, or, of a new one, its picture): what is written into it.
     """
 
     number: int
@@ -67,12 +69,14 @@ class Intent:
     owner: tuple[int, int, int] | None = None
     is_shared: bool = False
     shares: tuple[str, ...] = ()
+    change: SidecarChange | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What its line holds."""
         said = {key: value for name, key in _INTENT_KEYS.items() if (value := getattr(self, name)) is not None}
         said["sample" if self.is_picture else "of"] = self.sample
-        return said | ({"shared": True} if self.is_shared else {}) | ({"with": list(self.shares)} if self.shares else {})
+        said |= ({"shared": True} if self.is_shared else {}) | ({"with": list(self.shares)} if self.shares else {})
+        return said | ({"xmp": self.change.to_json()} if self.change is not None else {})
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Intent:
@@ -84,6 +88,7 @@ class Intent:
         intent.owner = tuple(said["owner"]) if "owner" in said else None
         intent.is_picture, intent.is_shared = "sample" in said, "shared" in said
         intent.shares = tuple(said.get("with", ()))
+        intent.change = SidecarChange.from_json(said["xmp"]) if "xmp" in said else None
         return intent
 
     @property
@@ -300,7 +305,7 @@ def _copy(
             file.flush()
             crash.reach("copy written")
             if intent.offset is None and data is None:
-                lost = _keep(intent.source, half, moved)
+                lost = keep(intent.source, half, moved)
                 for word in lost if moved is not None else ():
                     report(word)
             os.fsync(file.fileno())
@@ -318,7 +323,7 @@ def _copy(
             os.unlink(half)  # noqa: PTH108
 
 
-def _keep(source: str, half: str, moved: tuple[int, int, int] | None) -> list[str]:
+def keep(source: str, half: str, moved: tuple[int, int, int] | None) -> list[str]:
     """Give a copy what its original has beside its bytes, as far as this disk and user can; the words for what is not kept.
 
     `moved`: owner, group and mode of one that takes the original's place. Other copies get the mode alone, and belong to

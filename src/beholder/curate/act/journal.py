@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from beholder import __version__
+from beholder.curate.act.change import SidecarChange
 from beholder.curate.act.files import Intent, rename_new, sync_folder
 from beholder.curate.options import ACTIONS
 from beholder.errors import InputError, OutputError, reading_failed, writing_failed
@@ -177,6 +178,8 @@ class JournalState:
         shared: those of `unsettled` that several pictures share.
         sums: number of one of these -> sha256 of what was about to be written, where that has no place of its own.
         num_pictures, num_files, num_file_bytes: done.
+        ratings: stars (None: a label alone) -> sidecars that they were written into.
+        num_changed: how many of these were there before.
         folders: that did not exist before, in the order in which they were made.
         num_planned: pictures that have been looked at.
         first_made: the first few files that were made or moved.
@@ -199,6 +202,8 @@ class JournalState:
     num_pictures: int = 0
     num_files: int = 0
     num_file_bytes: int = 0
+    ratings: Counter[int | None] = field(default_factory=Counter)
+    num_changed: int = 0
     left_out: LeftOut = field(default_factory=LeftOut)
     folders: list[str] = field(default_factory=list)
     shards: list[PackedShard] = field(default_factory=list)
@@ -216,7 +221,7 @@ class JournalState:
 
     @property
     def action(self) -> str:
-        """What is done: "copy", "link", "symlink", "move", "tars" or "hf-parquet"."""
+        """What is done: "copy", "link", "symlink", "move", "tars", "hf-parquet" or "xmp"."""
         return str(self.header["action"])
 
     @property
@@ -255,6 +260,9 @@ class JournalState:
         self.num_pictures += intent.is_picture
         self.num_files += 1
         self.num_file_bytes += intent.num_bytes
+        if intent.change is not None:
+            self.ratings[intent.change.stars] += 1
+            self.num_changed += intent.change.splice is not None
         if intent.is_picture:
             self.left_out.settle(intent.sample)
             if len(self.first_made) < _FEW:
@@ -379,7 +387,7 @@ _FIELDS: dict[str, _Check] = {
     "do": _count, "from": _path, "to": _path, "size": _size, "mtime": _time, "sample": _text, "of": _text,
     "owner": lambda value: type(value) is list and len(value) == 3 and all(map(_id_number, value)),
     "length": _count, "offset": _count, "part": _count, "shared": lambda value: value is True,
-    "with": lambda value: type(value) is list and all(map(_path, value)),
+    "with": lambda value: type(value) is list and all(map(_path, value)), "xmp": SidecarChange.is_one,
     "skip": _text, "reason": _text, "text": _text, "folder": _path, "planned": _count,
     "sums": _lists_of(_count, _text), "fetched": _lists_of(_count, _count, _path),
     "results": _lists_of(_count, _count), "copies": _lists_of(_count, _text, _time),

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from beholder.columns import WHERE_NOW
 from beholder.curate.act.journal import MOST_EXAMPLES, JournalState
+from beholder.curate.options import XMP
+from beholder.io.xmp import REJECTED
 
 REASONS = {
     "missing": "not there (any more)",
@@ -28,6 +30,20 @@ REASONS = {
 }
 """Why a picture was left out. Of an undo also "unfinished" (a file at which a run was killed) and "unnamed" (one that the
 journal does not name, as it has lost its end)."""
+STAR_REASONS = REASONS | {
+    "changed": "changed since it was scored or looked at",
+    "in_archive": "inside an archive or table, where no sidecar can be",
+    "remote": "on a server, where no sidecar can be written",
+    "link": "whose sidecar is a symbolic link",
+    "damaged": "whose sidecar is no XMP that can be read and changed safely",
+}
+"""The same of stars in sidecars."""
+AS_WANTED = {
+    "rated": "rated or labelled before (--xmp-replace replaces that)",
+    "shared": "whose sidecar a better picture has, too, which decides",
+    "same": "whose sidecar says so already",
+}
+"""Why a picture's sidecar is left as it is though nothing is wrong."""
 KEPT = {
     "owner": "owner",
     "group": "group",
@@ -36,8 +52,10 @@ KEPT = {
     "links": "hard links",
 }
 """What a file has beside its bytes and times, which another disk or user may not be able to give it."""
-_DONE = {"copy": "copied", "link": "linked", "symlink": "linked", "move": "moved", "tars": "packed", "hf-parquet": "packed"}
-_WOULD = {"copy": "copy", "link": "link", "symlink": "link", "move": "move", "tars": "pack", "hf-parquet": "pack"}
+_DONE = {"copy": "copied", "link": "linked", "symlink": "linked", "move": "moved", "tars": "packed", "hf-parquet": "packed",
+         "xmp": "rated"}  # fmt: skip
+_WOULD = {"copy": "copy", "link": "link", "symlink": "link", "move": "move", "tars": "pack", "hf-parquet": "pack",
+          "xmp": "rate"}  # fmt: skip
 _SHARDS = {"tars": "tar", "hf-parquet": "Parquet file"}
 _PATH_BEGINS = r"(?<![^\s'\"(\[{<:=])"
 """Before a path in a text: nothing, or one of these."""
@@ -50,8 +68,8 @@ class ActionSummary:
     """What an act did, or, where `applied` is false, would do.
 
     Attributes:
-        action: "copy", "link", "symlink", "move", "tars", "hf-parquet" or "undo".
-        target: the folder.
+        action: "copy", "link", "symlink", "move", "tars", "hf-parquet", "xmp" or "undo".
+        target: the folder; of stars that of the journal.
         journal: where it is written; None for dry runs, unless there is one of the same act.
         applied: whether files were touched.
         num_pictures: asked for.
@@ -62,7 +80,10 @@ class ActionSummary:
         time: when that was ("finished") or when it was begun ("interrupted"), ISO 8601; "" where there was none.
         num_unsized: of a dry run, files on servers whose bytes are not known before they are fetched: `num_bytes` lacks them.
         num_shards: tars or Parquet files.
-        reasons: reason -> pictures (or, of an undo, files) left out.
+        ratings: of stars, stars ("label" for a label alone) -> pictures.
+        num_changed: of stars, sidecars that were there before; of an undo those that were put back as they were.
+        num_with_raw: of stars, sidecars that are named as those of a raw file, too.
+        reasons: reason -> pictures (or, of an undo, files) left out, or left as they are (`AS_WANTED`).
         examples: (reason, sample, text) of the first few of each reason.
         num_files_left: files beside pictures that stayed behind though their pictures did not.
         files_left: texts about the first few of these.
@@ -98,6 +119,9 @@ class ActionSummary:
     files_left: list[str] = field(default_factory=list)
     not_kept: dict[str, int] = field(default_factory=dict)
     most_links: int = 0
+    ratings: dict[str, int] = field(default_factory=dict)
+    num_changed: int = 0
+    num_with_raw: int = 0
     renamed: int = 0
     caption_column: str | None = None
     captions: dict[str, int] = field(default_factory=dict)
@@ -107,7 +131,12 @@ class ActionSummary:
     @property
     def num_skipped(self) -> int:
         """Pictures left out."""
-        return sum(self.reasons.values())
+        return sum(count for reason, count in self.reasons.items() if reason not in AS_WANTED)
+
+    @property
+    def num_as_wanted(self) -> int:
+        """Pictures whose sidecars are left as they are, though nothing is wrong."""
+        return sum(self.reasons.values()) - self.num_skipped
 
     @property
     def exit_status(self) -> int:
@@ -150,6 +179,9 @@ class ActionSummary:
         self.num_files = state.num_files + sum(shard.num_files for shard in shards)
         self.num_bytes = state.num_file_bytes + sum(shard.num_bytes for shard in shards)
         self.num_shards, self.renamed = len(shards), sum(shard.renamed for shard in shards)
+        told = sorted(state.ratings.items(), key=lambda item: -2 if item[0] is None else item[0], reverse=True)
+        self.ratings = {"label" if stars is None else str(stars): count for stars, count in told}
+        self.num_changed = state.num_changed
         self.captions = dict(sum((shard.captions for shard in shards), Counter[str]()))
 
     def count_before(self, state: JournalState) -> None:
@@ -217,6 +249,11 @@ def counted(count: int, one: str) -> str:
     return f"{count:,} {one if count == 1 else one + 's'}"
 
 
+def stars_text(stars: float) -> str:
+    """A rating for people: 5 stars, 1 star, rejected."""
+    return "-1 (rejected)" if stars == REJECTED else f"{stars:g} star{'' if stars == 1 else 's'}"
+
+
 def nothing_selected(action: str) -> str:
     """The warning of an act of no pictures."""
     return f"no picture is selected, so there is nothing to {_WOULD[action]}"
@@ -229,7 +266,8 @@ def and_more(count: int) -> str:
 
 def act_lines(summary: ActionSummary) -> Iterator[str]:
     """What is said at the end of an act."""
-    action, target = summary.action, shown_path(summary.target)
+    action = summary.action
+    into = " in XMP sidecars" if action == XMP else f" to {shown_path(summary.target)}"
     verb, would = _DONE[action], f"would {_WOULD[action]}"
     done = (summary.num_done, summary.num_files, summary.num_bytes, summary.num_shards)
     before = (summary.num_before, summary.num_files_before, summary.num_bytes_before, summary.num_shards_before)
@@ -237,15 +275,15 @@ def act_lines(summary: ActionSummary) -> Iterator[str]:
     new_text = _what(action, num_new, num_files, num_bytes, num_shards, summary.num_unsized)
     if summary.earlier == "finished":
         journal = f"(journal: {shown_path(str(summary.journal))})"
-        yield f"done already, {_time_text(summary.time)}: {verb} {_what(action, *before)} to {target} {journal}"
+        yield f"done already, {_time_text(summary.time)}: {verb} {_what(action, *before)}{into} {journal}"
         if num_new:
             yield f"{verb if summary.applied else would} {new_text} that had been left out"
     elif summary.applied:
-        yield f"{verb} {_what(action, *done)} to {target}"
+        yield f"{verb} {_what(action, *done)}{into}"
         if summary.earlier:
             yield f"{counted(summary.num_before, 'picture')} of them by earlier runs"
     else:
-        yield f"{would} {new_text} to {target}"
+        yield f"{would} {new_text}{into}"
         if summary.earlier:
             yield (
                 f"{counted(summary.num_before, 'picture')} {'is' if summary.num_before == 1 else 'are'} {verb} already, by a "
@@ -255,6 +293,7 @@ def act_lines(summary: ActionSummary) -> Iterator[str]:
         names = counted(summary.renamed, "picture")
         yield f"{names} got another name: dots in a name are replaced, and two pictures may not share a key"
     yield from _caption_lines(summary)
+    yield from _star_lines(summary)
     yield from _not_kept_lines(summary)
     yield from summary.notes
     yield from map(shown_text, summary.files_left)
@@ -262,23 +301,30 @@ def act_lines(summary: ActionSummary) -> Iterator[str]:
         yield f"... and {summary.num_files_left - len(summary.files_left):,} more files beside pictures stayed behind"
     if summary.num_skipped:
         yield f"left out: {counted(summary.num_skipped, 'picture')}"
-        yield from _reason_lines(summary, REASONS)
+        yield from _reason_lines(summary, STAR_REASONS if action == XMP else REASONS)
+    if summary.num_as_wanted:
+        yield f"left as {'it is' if summary.num_as_wanted == 1 else 'they are'}: {counted(summary.num_as_wanted, 'picture')}"
+        yield from _reason_lines(summary, AS_WANTED, as_wanted=True)
     take_back = f"to take it back: {undo_command(str(summary.journal))}"
     if summary.earlier == "finished" and not num_new:
         is_whole = not (summary.notes or summary.num_skipped)
         yield f"{'nothing is left to do; ' if is_whole else ''}{take_back}"
-        yield "for another act name another folder, or another journal with --journal-out"
+        another = "another journal" if action == XMP else "another folder, or another journal"
+        yield f"for another act name {another} with --journal-out"
     elif summary.applied:
         yield take_back
     elif num_new or summary.earlier:
         yield "nothing has been touched; add --apply to do it"
     else:
-        yield "nothing has been touched, and there is nothing to do: every picture is left out"
+        why = "left out" if summary.num_skipped else "left as it is"
+        yield f"nothing has been touched, and there is nothing to do: every picture is {why}"
 
 
 def _what(action: str, pictures: int, files: int, num_bytes: int, shards: int, num_unsized: int = 0) -> str:
     more = f" with {counted(files - pictures, 'file')} beside" if files > pictures else ""
     packed = f" in {counted(shards, _SHARDS[action])}" if action in _SHARDS else ""
+    if action == XMP:
+        return counted(pictures, "picture")
     size = bytes_text(num_bytes)
     if num_unsized:
         unknown = f"unknown bytes of {counted(num_unsized, 'file')} on servers"
@@ -286,10 +332,25 @@ def _what(action: str, pictures: int, files: int, num_bytes: int, shards: int, n
     return f"{counted(pictures, 'picture')}{more}, {size}{packed}"
 
 
+def _star_lines(summary: ActionSummary) -> Iterator[str]:
+    """How many pictures have how many stars, and how many sidecars are new."""
+    if summary.action != XMP or not summary.num_done:
+        return
+    words = {"label": "a label alone"}
+    given = [f"{count:,} with {words.get(stars) or stars_text(int(stars))}" for stars, count in summary.ratings.items()]
+    new = summary.num_done - summary.num_changed
+    yield f"{', '.join(given)}; {counted(new, 'new sidecar')}, {summary.num_changed:,} changed"
+    if summary.num_with_raw:
+        yield f"{counted(summary.num_with_raw, 'sidecar')} of them also named as that of a raw file beside the picture"
+
+
 def _not_kept_lines(summary: ActionSummary) -> Iterator[str]:
     """What files did not keep, or would not, as they went to another disk."""
     for word, count in summary.not_kept.items():
-        if word == "links":
+        if summary.action == XMP:
+            them = "its other names keep" if count == 1 else "their other names keep"
+            yield f"{counted(count, 'changed sidecar')} with hard links: {them} what was there"
+        elif word == "links":
             most = f" (up to {summary.most_links:,} names each)" if summary.most_links else ""
             yield (
                 f"{counted(count, 'file')} with hard links{most} {'were' if summary.applied else 'would be'} moved to another "
@@ -314,9 +375,10 @@ def _caption_lines(summary: ActionSummary) -> Iterator[str]:
         yield f"{counted(kept + without, 'picture')} without a caption in that column: {', '.join(told)}"
 
 
-def _reason_lines(summary: ActionSummary, words: Mapping[str, str]) -> Iterator[str]:
-    """How many were left out for each reason, with examples."""
-    for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1]):
+def _reason_lines(summary: ActionSummary, words: Mapping[str, str], *, as_wanted: bool = False) -> Iterator[str]:
+    """How many were left out, or `as_wanted` left as they are, for each reason, with examples."""
+    chosen = [item for item in summary.reasons.items() if (item[0] in AS_WANTED) == as_wanted]
+    for reason, count in sorted(chosen, key=lambda item: -item[1]):
         yield f"  {count:,} {words.get(reason, reason)}"
         texts = [text for word, _, text in summary.examples if word == reason][:_SHOWN]
         yield from (f"    {shown_text(text.replace(f'; {WHERE_NOW}', ''))}" for text in texts)  # which is said below, once
@@ -331,7 +393,13 @@ def undo_lines(summary: ActionSummary, action: str) -> Iterator[str]:
     would = "" if summary.applied else "would be "
     done = "moved back" if action == "move" else "taken away"
     has_any = bool(summary.num_files or summary.num_shards)
-    if has_any:
+    if has_any and action == XMP:
+        new = summary.num_files - summary.num_changed
+        yield (
+            f"{counted(summary.num_files, 'sidecar')}: {new:,} {would}taken away, {summary.num_changed:,} {would}put back as "
+            f"{'it was' if summary.num_changed == 1 else 'they were'}"
+        )
+    elif has_any:
         files = f" ({counted(summary.num_files, 'file')})" if summary.num_files > summary.num_done else ""
         yield f"{counted(summary.num_done, 'picture')}{files}, {bytes_text(summary.num_bytes)}: {would}{done}"
     else:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder import columns
-from beholder.curate.act import files, pack, single
+from beholder.curate.act import files, pack, sidecars, single
 from beholder.curate.act.files import rename_new
 from beholder.curate.act.journal import JournalState, read_journal
 from beholder.curate.act.layout import Layout
@@ -26,7 +26,7 @@ from beholder.curate.act.messages import (
     undo_command,
 )
 from beholder.curate.act.plan import Job, Progress, Say
-from beholder.curate.options import SHARDED, ActionOptions
+from beholder.curate.options import ACTION_FLAGS, SHARDED, XMP, Action, ActionOptions
 from beholder.errors import InputError, OutputError, writing_failed
 from beholder.io import storage
 from beholder.locate.locate import PictureFinder
@@ -36,16 +36,24 @@ from beholder.scoreset.score_set import ROW, ScoreSet
 
 
 def perform(
-    kept: pa.Table, scores: ScoreSet, options: ActionOptions, say: Say, *, progress: Progress | None = None
+    kept: pa.Table,
+    scores: ScoreSet,
+    options: ActionOptions,
+    say: Say,
+    *,
+    rejected: pa.Table | None = None,
+    progress: Progress | None = None,
 ) -> ActionSummary:
     """Do, or without `options.apply` only plan, what the options say with the pictures of `kept`.
 
     Args:
         kept: one row a picture: `sample`, and what is to be written beside packed pictures (scores, rank, metadata). A column
-            ROW puts the work into the order of the set; `num_bytes` tells pictures that changed since they were scored.
+            ROW puts the work into the order of the set; `num_bytes` tells pictures that changed since they were scored. For
+            stars they are given the best first, and ROW counts for nothing.
         scores: the set they are from, which knows where its pictures are.
         options: what to do.
         say: called with lines for people.
+        rejected: like `kept`, the pictures that are to be rejected, for stars.
         progress: called with (pictures, bytes) since the last time.
 
     Returns:
@@ -57,20 +65,20 @@ def perform(
     """
     chosen = options.action
     if chosen is None:
-        raise InputError("nothing to do: give --copy, --link, --symlink, --move, --tars or --hf-parquet")
+        raise InputError(f"nothing to do: give {ACTION_FLAGS}")
     action, folder = chosen
-    if not storage.is_local(folder):
-        raise InputError(f"--{action} {folder}: files are written to this machine's disks only")
-    target = os.path.abspath(storage.local_path(folder))  # noqa: PTH100
+    target, path = _places(action, folder, scores, options)
     pack.check_caption_column(kept.schema, options)
+    if action == XMP:
+        kept = sidecars.with_stars(kept, rejected, options)
     if not kept.num_rows:
         return ActionSummary(action, target, options.apply, warnings=[nothing_selected(action)])
-    kept = _ordered(kept)
+    kept = _named(kept) if action == XMP else _ordered(kept)
     column = _picture_column(kept, scores, options)
     has_addresses = column is not None
     with PictureFinder(scores.record, pictures=options.pictures, root=options.root, addresses=has_addresses) as finder:
-        job = _job(action, target, kept, column, finder, options, progress or (lambda count, size: None))
-        doing = pack if action in SHARDED else single
+        job = _job(action, target, path, kept, column, finder, options, progress or (lambda count, size: None))
+        doing = pack if action in SHARDED else sidecars if action == XMP else single
         if options.apply:
             job.summary.journal = job.journal
             doing.apply(job)
@@ -81,9 +89,24 @@ def perform(
     return job.summary
 
 
+def _places(action: Action, folder: str, scores: ScoreSet, options: ActionOptions) -> tuple[str, str]:
+    """The folder of an act (of stars that of its journal), and its journal; both absolute. Raises InputError."""
+    if not storage.is_local(folder):
+        raise InputError(f"--{action} {folder}: files are written to this machine's disks only")
+    target = os.path.abspath(storage.local_path(folder))  # noqa: PTH100
+    beside = target
+    if action == XMP:
+        is_here = storage.is_local(scores.source) and os.path.lexists(storage.local_path(scores.source))
+        beside = os.path.abspath(storage.local_path(scores.source)) if is_here else f"{target}/scores"  # noqa: PTH100
+        beside += f".{XMP}"
+    path = os.path.abspath(options.journal or f"{beside}.journal.jsonl")  # noqa: PTH100
+    return (os.path.dirname(path) if action == XMP else target), path  # noqa: PTH120
+
+
 def _job(
     action: str,
     target: str,
+    path: str,
     kept: pa.Table,
     column: PictureColumn | None,
     finder: PictureFinder,
@@ -103,8 +126,8 @@ def _job(
             summary.leave_out("clash", name, f"{name}: a row before names the same picture")
     names = kept.column(columns.SAMPLE)
     sources = finder.sources(names.slice(0, 512).to_pylist())
-    _check_target(action, target, sources)
-    path = os.path.abspath(options.journal or f"{target}.journal.jsonl")  # noqa: PTH100
+    if action != XMP:
+        _check_target(action, target, sources)
     header = {
         "action": action,
         "target": target,
@@ -133,13 +156,18 @@ def _job(
 
 
 def _ordered(kept: pa.Table) -> pa.Table:
-    """In the order of the set, names as large strings; ROW is left out."""
+    """In the order of the set, as `_named`."""
     if ROW in kept.column_names:
-        kept = kept.take(pc.array_sort_indices(kept.column(ROW).combine_chunks())).drop_columns([ROW])
+        kept = kept.take(pc.array_sort_indices(kept.column(ROW).combine_chunks()))
+    return _named(kept)
+
+
+def _named(kept: pa.Table) -> pa.Table:
+    """The names first, as large strings; ROW is left out. Raises InputError where some have none."""
     names = kept.column(columns.SAMPLE).cast(pa.large_string())
     if names.null_count:
         raise InputError(f"{names.null_count} of the kept rows have no name, so their pictures cannot be found")
-    others = [name for name in kept.column_names if name != columns.SAMPLE]
+    others = [name for name in kept.column_names if name not in (columns.SAMPLE, ROW)]
     return pa.table({columns.SAMPLE: names, **{name: kept.column(name) for name in others}})
 
 
@@ -190,6 +218,11 @@ def _fingerprint(action: str, target: str, kept: pa.Table, num_repeats: int, opt
                 texts = captions.slice(at, 1 << 14).cast(pa.large_string())
                 digest.update(repr(pc.binary_length(texts).to_pylist()).encode())
                 digest.update("".join(text or "" for text in texts.to_pylist()).encode())
+    if action == XMP:
+        digest.update(f"{options.xmp_replace}\0{options.xmp_names}\0".encode())
+        for at in range(0, kept.num_rows, 1 << 14):
+            gets = kept.slice(at, 1 << 14).select([sidecars.STARS, sidecars.LABEL])
+            digest.update(repr(gets.to_pydict()).encode())
     if num_repeats:
         digest.update(f"{num_repeats}\0".encode())
     names = kept.column(columns.SAMPLE)
@@ -228,9 +261,10 @@ def _earlier(path: str, header: dict[str, Any], *, apply: bool) -> JournalState 
                 raise writing_failed(aside, error) from error
         return None
     if is_other:
+        where = "their sidecars" if state.action == XMP else state.header.get("target")
         raise InputError(
             f"{path} is the journal of another act ({state.action} of {state.header.get('num_pictures')} pictures "
-            f"into {state.header.get('target')}, begun {state.header.get('time')}); name another with --journal-out"
+            f"into {where}, begun {state.header.get('time')}); name another with --journal-out"
         )
     if state.num_lost:
         raise InputError(

@@ -26,23 +26,23 @@ _BATCH = 256
 _EXAMPLES = 5
 
 
-class _NotYet(Exception):  # noqa: N818 (an answer, told by an exception)
+class NotYet(Exception):  # noqa: N818 (an answer, told by an exception)
     """A file is still to be done."""
 
 
 def rehearse(job: Job, say: Say) -> None:
     """Plan everything, touch nothing; the first few files are named."""
     state = job.earlier if job.earlier is not None else JournalState(job.header | {"id": ""})
-    _Rehearsal(job, state, say).run()
+    Rehearsal(job, state, say).run()
 
 
 def apply(job: Job) -> None:
     """Do it, or go on with it. Raises OutputError when the disk is full; the same again continues."""
     with job.open_journal() as (log, state):
-        _Act(job, log, state).run()
+        Act(job, log, state).run()
 
 
-class _Act:
+class Act:
     """An act that is done; without a journal to write into it is only looked at.
 
     `state` is kept as a reader of the journal would have it after each line, and the summary is made of it.
@@ -50,9 +50,16 @@ class _Act:
 
     def __init__(self, job: Job, log: Journal | None, state: JournalState) -> None:
         self.job, self.log, self.state = job, log, state
-        self.planner = Planner(job, state)
+        self.planner = self._planner()
         self.is_retry = state.is_finished
         self._data: dict[int, bytes | Refused] = {}
+
+    def _planner(self) -> Planner:
+        return Planner(self.job, self.state)
+
+    def _plan(self, rows: pa.Table) -> list[Planned]:
+        """What is to be done with the pictures of some rows."""
+        return self.planner.plan(self.job.located(rows, with_belongings=self.job.options.sidecars))
 
     def run(self) -> None:
         """All that is left to do."""
@@ -65,7 +72,7 @@ class _Act:
             _make_folders(state.folders)
         self._do_all(_pictures(state.unsettled.values()))
         for rows in self._batches():
-            planned = self.planner.plan(job.located(rows, with_belongings=job.options.sidecars))
+            planned = self._plan(rows)
             self._note_planned(planned, 0 if self.is_retry else rows.num_rows)
             for some in few(planned):
                 self._do(some)
@@ -160,7 +167,7 @@ class _Act:
                 for intent in picture.intents:
                     try:
                         made = step(intent)
-                    except _NotYet:
+                    except NotYet:
                         continue
                     except Refused as refused:
                         failed.append([intent.number, refused.reason, refused.text])
@@ -181,9 +188,9 @@ class _Act:
                     self.log.write({"results": journal.ranges(done), "copies": copies, "failed": failed}, sync=False)
 
     def _begin(self, intent: Intent) -> Made:
-        """Make or move a file, where no other decides that it is not to be done. Raises Refused, _NotYet."""
+        """Make or move a file, where no other decides that it is not to be done. Raises Refused, NotYet."""
         if self.state.shared.must_wait(intent):  # for another of its pictures
-            raise _NotYet
+            raise NotYet
         self._check_stays(intent)
         self._check_company(intent)
         return self._act(intent)
@@ -192,19 +199,23 @@ class _Act:
         data = self._data.get(intent.number)
         if isinstance(data, Refused):
             raise data
-        made = files.act(self.job.action, intent, self.state.run, data, self.job.summary.note_not_kept)
+        made = self._make(intent, data)
         crash.reach("file done")
         return made
 
+    def _make(self, intent: Intent, data: bytes | None) -> Made:
+        """Make or move a file; `data`: its bytes, where it has no place of its own. Raises Refused, OutputError."""
+        return files.act(self.job.action, intent, self.state.run, data, self.job.summary.note_not_kept)
+
     def _finish(self, intent: Intent) -> Made:
-        """Bring to its end what a killed run had begun with a file. Raises Refused, _NotYet."""
+        """Bring to its end what a killed run had begun with a file. Raises Refused, NotYet."""
         action, sha256 = self.job.action, self.state.sums.get(intent.number)
         self._check_company(intent)
         if not files.is_there(intent.target):
             if intent.size >= 0:
                 files.check_source(intent, follow=action != "move")
             self._check_stays(intent)
-            raise _NotYet
+            raise NotYet
         if self.log is None:
             return files.made_before(action, intent, sha256)
         return files.finish(action, intent, self.state.run, sha256)
@@ -232,7 +243,7 @@ class _Act:
             self.log.write({"results": [], "failed": failed})
 
 
-class _Rehearsal(_Act):
+class Rehearsal(Act):
     """A dry run: as if every file could be done."""
 
     def __init__(self, job: Job, state: JournalState, say: Say) -> None:
@@ -264,8 +275,12 @@ class _Rehearsal(_Act):
             self._num_needed += intent.num_bytes
         if intent.is_picture and self._num_shown < _EXAMPLES:
             self._num_shown += 1
-            self._say(f"  {shown_path(intent.source)} -> {shown_path(intent.target)}")
+            self._say(f"  {self._text(intent)}")
         return None
+
+    def _text(self, intent: Intent) -> str:
+        """What would be done with a picture, for people."""
+        return f"{shown_path(intent.source)} -> {shown_path(intent.target)}"
 
     def _goes_far(self, intent: Intent) -> bool:
         """Whether a file is on another disk than the target; what it would not keep is counted."""

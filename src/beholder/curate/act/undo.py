@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from beholder.curate.act import files, journal
+from beholder.curate.act import files, journal, sidecar
 from beholder.curate.act.files import Intent, Refused, refusals
 from beholder.curate.act.journal import Journal, JournalState, PackedShard, Settled
 from beholder.curate.act.messages import ActionSummary, bytes_text, shown_path, undo_command, undo_lines
 from beholder.curate.act.plan import Say
+from beholder.curate.options import XMP
 from beholder.errors import InputError, OutputError
 from beholder.io import crash
 
@@ -29,8 +30,9 @@ def undo(path: str, *, dry_run: bool, say: Say) -> ActionSummary:
     """Take back what a journal says was done.
 
     A file is moved back if it is still what was moved and nothing stands where it was; a copy, link or packed file is taken
-    away if it is as it was made and the pictures it was made of are still as they were (servers are not asked). Everything
-    else is left, with the reason. Folders that were made and are empty go. Interrupted, it goes on when it is run again.
+    away if it is as it was made and the pictures it was made of are still as they were (servers are not asked); a sidecar
+    that is as it was written is taken away, or gets its earlier bytes. Everything else is left, with the reason. Folders that
+    were made and are empty go. Interrupted, it goes on when it is run again.
 
     Args:
         path: the journal.
@@ -56,13 +58,14 @@ def undo(path: str, *, dry_run: bool, say: Say) -> ActionSummary:
             why = "; its last line is damaged and counts as lost" if state.is_last_damaged else ""
             summary.notes.append(
                 f"{shown_path(path)} has lost its end ({bytes_text(state.num_lost)}{why}), so it does not say all that was "
-                "done: what it says is taken back, and the folder is searched for more"
+                "done: what it says is taken back, and "
+                + ("sidecars that it does not name stay" if state.action == XMP else "the folder is searched for more")
             )
         elif not state.is_finished:
             summary.notes.append("this act was stopped before its end; what it had done is taken back")
         _undo_files(path, state, log, summary)
         _undo_shards(path, state, log, summary)
-        for file in _unnamed_files(path, state) if state.num_lost else ():
+        for file in _unnamed_files(path, state) if state.num_lost and state.action != XMP else ():
             summary.leave_out("unnamed", file, f"{file} is named by no line of the journal")
         if log is not None:
             _remove_folders(state.folders)
@@ -109,6 +112,7 @@ def _undo_files(path: str, state: JournalState, log: Journal | None, summary: Ac
             if is_there:
                 summary.num_done += intent.is_picture
                 summary.num_files += 1
+                summary.num_changed += outcome.intent.change is not None and outcome.intent.change.splice is not None
                 summary.num_bytes += intent.num_bytes
             if len(undone) >= _BATCH:
                 note()
@@ -129,6 +133,10 @@ def _made(path: str, state: JournalState) -> Iterator[Settled]:
 def _take_back(state: JournalState, outcome: Settled, summary: ActionSummary, *, act: bool) -> bool:
     """Undo one file; whether there was anything to do. Raises Refused."""
     intent, action = outcome.intent, state.action
+    if action == XMP:
+        if act:
+            sidecar.remove_half(intent, state.run)
+        return sidecar.take_back(intent, f"{state.run}-undo", act=act)
     if act:
         with contextlib.suppress(OSError):
             os.unlink(files.temporary(intent, state.run))  # noqa: PTH108 (of a run that was killed)

@@ -41,6 +41,9 @@ RULES = (
 )  # fmt: skip
 """The words of the column `dropped_by`, in the order in which the rules work; the empty one is for rows that stay."""
 
+REJECTING = ("marked", "min_score", "quantile", "duplicate", "balance", "top", "top_share", "budget")
+"""Rules that drop a picture because others are better, or it was marked so; the others say what is not looked at."""
+
 NUMBER = {word: number for number, word in enumerate(RULES)}
 NO_RULE = 0
 NO_KEY = MOST_KEY + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
 from fractions import Fraction
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.curate.options import OutputOptions, SelectRules
-from beholder.curate.select.row_mask import RULES, ArrayMask, RangeMask, Step
+from beholder.curate.select.row_mask import NUMBER, RULES, ArrayMask, RangeMask, Step
 from beholder.curate.select.rules import OnRows, RuleRunner, SelectionInput
 from beholder.curate.select.tables import RowTables, list_record, rules_record
 from beholder.errors import InputError, OutputError
@@ -197,6 +197,13 @@ class Selection:
     def kept_rows(self) -> pa.Table:
         """The rows that stay, best first, as one table; see `kept_tables`."""
         return pa.concat_tables([empty_table(self.schema), *self.kept_tables()])
+
+    def dropped_rows(self, words: Collection[str]) -> pa.Table:
+        """The rows that rules of these words (`RULES`) dropped, in the order of the set, with the columns of `kept_tables`."""
+        rows = np.flatnonzero(np.isin(self.dropped_by, [NUMBER[word] for word in words])).astype(np.uint32)
+        given = (rows, self.rank[rows])
+        tables = self._tables.in_order(given, only_samples=False, num_rows=PIECE_ROWS) if len(rows) else ()
+        return pa.concat_tables([empty_table(self.schema), *tables])
 
     def decisions(self) -> pa.Table:
         """What became of every row, as one table; see `decision_tables`."""
