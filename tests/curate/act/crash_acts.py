@@ -24,6 +24,7 @@ from oracles.tar_making import png
 
 JOURNAL = ("journal before lines", "journal lines written", "journal after lines")
 COPYING, MOVING_FAR = ("copy written", "copy flushed"), ("copy written", "copy flushed", "move copied")
+WRITING = ("sidecar written", "sidecar flushed")
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "copy": ((*JOURNAL, *COPYING, "file done"), (*JOURNAL, "undo file")),
     "copy of a zip": ((*COPYING, "file done"), ("undo file",)),
@@ -32,6 +33,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "move": ((*JOURNAL, "file done"), (*JOURNAL, "undo file")),
     "move far": ((*MOVING_FAR, "file done"), (*MOVING_FAR, "undo file")),
     "tars": ((*JOURNAL, "pack shard written", "pack file published"), (*JOURNAL, "undo shard file")),
+    "xmp": ((*JOURNAL, *WRITING, "file done"), (*JOURNAL, *WRITING, "undo file")),
     "hf_parquet": (("pack shard written", "pack file published"), ("undo shard file",)),
 }
 """Points that are reached in an act of this kind and in its undo; those of the journal where they are not like another's."""
@@ -39,11 +41,16 @@ MOST = 2
 """So often each point is taken: the first and the second time that it is reached."""
 NAMES = ["a.jpg", "b/c.png", "cat.jpg", "cat.png", "taken.jpg"]
 OTHERS = {"cat.txt": b"words of both", "cat.jpg.json": b"{}"}
+SIDECARS = {"a.xmp": 0, "cat.xmp": 0, "taken.jpg.xmp": 3}
+"""Sidecars of the act on these: the first is of one picture, the second of two, the third has somebody's stars."""
+SIDECAR = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="%d"/></rdf:RDF></x:xmpmeta>"""
 
 
-def make(folder: Path, target: Path) -> None:
+def make(folder: Path, target: Path, *, has_sidecars: bool) -> None:
     """Pictures, with words of one and of two of them, a zip of the same, and files of somebody else in the target."""
     files = {name: png(i) for i, name in enumerate(NAMES)} | OTHERS
+    files |= {name: (SIDECAR % stars).encode() for name, stars in SIDECARS.items()} if has_sidecars else {}
     for i, (name, data) in enumerate(files.items()):
         path = folder / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,11 +91,13 @@ def main(folder: str, far: str) -> None:
         options: dict[str, Any] = {kind.split()[0]: str(target), "journal": "j.jsonl", "apply": True}
         if kind in ("tars", "hf_parquet"):
             options["shard_count"] = 2
+        if kind == "xmp":
+            options |= {"xmp": True, "xmp_stars": "20%,20%,20%,20%,20%"}
 
-        def start_anew(place: Path = place, target: Path = target) -> None:
+        def start_anew(place: Path = place, target: Path = target, has_sidecars: bool = kind == "xmp") -> None:
             for path in (place, target):
                 shutil.rmtree(path, ignore_errors=True)
-            make(place, target)
+            make(place, target, has_sidecars=has_sidecars)
             os.chdir(place)
 
         start_anew()
@@ -101,15 +110,19 @@ def main(folder: str, far: str) -> None:
         before, mine = contents(Path("photos")), contents(target)
         work()
         done, there = contents(Path("photos")), contents(target)
-        assert there.items() > mine.items()
+        assert there.items() >= mine.items()
+        assert (done, there) != (before, mine)
         take_back("j.jsonl")
         assert (contents(Path("photos")), contents(target)) == (before, mine), f"{kind}: an undisturbed undo"
 
-        def check_nothing_is_lost(what: str, target: Path = target, before: Any = before, mine: Any = mine) -> None:
+        def check_nothing_is_lost(
+            what: str, target: Path = target, before: Any = before, mine: Any = mine, done: Any = done
+        ) -> None:
             here, now = contents(Path("photos")), contents(target)
             assert now.items() >= mine.items(), f"{what}: a file of somebody else is not as it was"
             for name, data in before.items():
-                assert data == here.get(name) or data == now.get(name), f"{what}: {name} is lost"
+                stars = done.get(name) if name in SIDECARS else None  # a sidecar is whole at each moment, with them or without
+                assert here.get(name) in (data, stars) or data == now.get(name), f"{what}: {name} is lost"
 
         for number, point in ((number, point) for point in in_act for number in range(1, MOST + 1)):
             what = f"{kind}, {point}"

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -32,7 +33,9 @@ from oracles.tar_making import png
 Tree = dict[str, bytes | str]
 JOURNAL = Path("kept.journal.jsonl")
 PICTURES = ["a.jpg", "b/c.png", "b/d.webp", "e f.jpg", "ö.gif"]
-ACTS = ["move", "copy", "link", "symlink", "tars", "move, stopped", "copy, stopped"]
+ACTS = ["move", "copy", "link", "symlink", "tars", "move, stopped", "copy, stopped", "xmp", "xmp, stopped"]
+SIDECAR = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="0"/></rdf:RDF></x:xmpmeta>"""
 
 
 @dataclass
@@ -71,8 +74,12 @@ def prepare(folder: Path, kind: str) -> Case:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(i))
         path.with_suffix(".txt").write_text(name)
+        if action == "xmp" and i < 2:
+            path.with_suffix(".xmp").write_text(SIDECAR)
+    Path("kept").mkdir(exist_ok=True)
     before = trees()
-    act(photos(*PICTURES), **{action: "kept"}, apply=True)
+    options: dict[str, Any] = {"xmp": True, "journal": str(JOURNAL)} if action == "xmp" else {action: "kept"}
+    act(photos(*PICTURES), **options, apply=True)
     if stopped:  # killed after its first files were made
         lines = lines_of(JOURNAL)
         write_journal(JOURNAL, lines[: next(i for i, line in enumerate(lines) if "results" in line)])
@@ -84,6 +91,8 @@ def prepare(folder: Path, kind: str) -> Case:
     case.after = trees()
     JOURNAL.unlink()
     assert case.after == before, kind
+    for path in Path("photos").rglob("*.xmp"):
+        path.unlink()
     return case
 
 
@@ -137,11 +146,12 @@ def outcome(case: Case, text: bytes) -> str:
         )
     now = trees()
     if any("has lost its end" in line for line in said):
-        known = case.before | there
-        if any(known.get(name) != data for name, data in now.items()):
+        if any(data not in (case.before.get(name), there.get(name)) for name, data in now.items()):
             return "wrong: a file that never was"
         if set(case.before) - {name.replace("kept/", "photos/", 1) for name in now}:
             return "wrong: a file is lost"
+        if case.done.name.startswith("xmp"):
+            return "noticed" if now == case.before or summary.exit_status == 3 else "wrong: not counted"
         left = sum(name.startswith("kept/") for name in now)
         return "noticed" if summary.num_skipped == left and summary.exit_status == (3 if left else 0) else "wrong: not counted"
     return "harmless" if (now, summary.exit_status) == (case.after, case.status) else "wrong: another end, and nothing said"

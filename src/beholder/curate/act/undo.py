@@ -65,6 +65,8 @@ def undo(path: str, *, dry_run: bool, say: Say) -> ActionSummary:
             summary.notes.append("this act was stopped before its end; what it had done is taken back")
         _undo_files(path, state, log, summary)
         _undo_shards(path, state, log, summary)
+        if state.num_lost and state.action == XMP:
+            _count_unknown(state, summary)
         for file in _unnamed_files(path, state) if state.num_lost and state.action != XMP else ():
             summary.leave_out("unnamed", file, f"{file} is named by no line of the journal")
         if log is not None:
@@ -295,6 +297,16 @@ def _unnamed_files(path: str, state: JournalState) -> Iterator[str]:
             file = os.path.join(folder, name)  # noqa: PTH118
             if file not in named and not (name.startswith(f".beholder-{state.run}-") and name.endswith(".tmp")):
                 yield file
+
+
+def _count_unknown(state: JournalState, summary: ActionSummary) -> None:
+    """Count what a journal that has lost its end may have said of more sidecars, unless all were in lines that are left."""
+    num_pictures = state.header.get("num_pictures") or 0
+    if state.is_finished or state.num_planned < num_pictures:
+        text = f"of {num_pictures - state.num_planned:,} pictures it is not known whether their sidecars were written"
+        if state.is_finished:
+            text = "it is not known which sidecars were written after this act had come to its end"
+        summary.leave_out("unnamed", str(summary.journal), text)
 
 
 def _remove_folders(folders: Sequence[str]) -> None:
