@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from beholder.io.xmp import MOST_STARS, REJECTED, with_rating
@@ -61,7 +62,7 @@ class SidecarChange:
     @classmethod
     def of(cls, before: bytes | None, stars: int | None, label: str | None, named: str) -> tuple[SidecarChange, int]:
         """The change of a sidecar (None: a new one), and its bytes then. Raises InputError, OutputError as `with_rating`."""
-        after = with_rating(before, stars, label, named)
+        after = _new_sidecar(stars, label) if before is None else with_rating(before, stars, label, named)
         splice = None if before is None else Splice.between(before, after)
         return cls(stars, label, sha256(after), splice), len(after)
 
@@ -69,7 +70,7 @@ class SidecarChange:
         """The sidecar with it, of the one before."""
         if self.splice is not None and before is not None:
             return self.splice.forward(before)
-        return with_rating(None, self.stars, self.label)
+        return _new_sidecar(self.stars, self.label)
 
     def to_json(self) -> dict[str, Any]:
         """What its line holds."""
@@ -102,6 +103,12 @@ class SidecarChange:
         except (AttributeError, KeyError, TypeError, ValueError, binascii.Error):
             return False
         return True
+
+
+@cache
+def _new_sidecar(stars: int | None, label: str | None) -> bytes:
+    """A sidecar where there was none; there are as many as stars and labels together."""
+    return with_rating(None, stars, label)
 
 
 def _num_common(one: bytes, other: bytes) -> int:
