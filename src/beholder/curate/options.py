@@ -476,6 +476,7 @@ class SelectOptions(ActionOptions, OutputOptions, SelectRules):
 
     def check(self) -> None:
         """Raise InputError for what means nothing, before any work."""
+        self.check_stars()
         super().check()
         _ = self.action
         if self.groups_out is not None and self.dedup is None and not self.dedup_against:

@@ -215,6 +215,7 @@ def test_stars_inside_a_picture_stay_and_the_picture_is_never_touched(here: Path
         (["--xmp", "--xmp-labels", "\a=5%"], "is no label with its share"),
         (["--xmp", "--copy", "there"], "--copy and --xmp: choose one at a time"),
         (["--top", "3", "--xmp-replace"], "--xmp-replace is for --xmp, which is not given"),
+        (["--xmp-labels", "Green=5%"], "--xmp-labels is for --xmp, which is not given"),
         (["--top", "3", "--xmp-names", "adobe"], "--xmp-names is for --xmp, which is not given"),
         (["--xmp", "--tars", "there"], "--tars and --xmp: choose one at a time"),
         (["--xmp", "--shard-count", "3"], "--shard-count and --shard-bytes are for --tars and --hf-parquet"),
