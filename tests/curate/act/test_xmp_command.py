@@ -16,9 +16,11 @@ from beholder.cli.select import select, undo
 from beholder.errors import InputError
 from beholder.train.ratings.read import read_ratings
 from oracles.acting import contents
+from oracles.program import beholder
 from oracles.sidecars import LIGHTROOM, said, stars_below
 from oracles.tar_making import png
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "bad-input.md"
 app = typer.Typer()
 app.command("select")(select)
 app.command("undo")(undo)
@@ -229,6 +231,48 @@ def test_flags_that_mean_nothing_are_one_line(flags: list[str], text: str, here:
     assert text in str(result.exception)
     assert str(result.exception).isprintable()
     assert contents(here) == before
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Situation -> (line, exit status) of every row of the table about stars in docs/bad-input.md."""
+    text = PAGE.read_text(encoding="utf-8").split("\n## Stars\n", 1)[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert all(todo for _, _, todo, _ in rows)
+    return {situation: (line.strip("`"), status) for situation, line, _, status in rows[2:]}
+
+
+SITUATIONS: dict[str, tuple[list[str], bytes | None]] = {
+    "shares of more than all": (["--xmp", "--xmp-stars", "60%,50%"], None),
+    "a share without %": (["--xmp", "--xmp-stars", "5"], None),
+    "more shares than stars": (["--xmp", "--xmp-stars", "1%,1%,1%,1%,1%,1%"], None),
+    "a label without its share": (["--xmp", "--xmp-labels", "Green"], None),
+    "nothing to write": (["--xmp", "--xmp-stars", "none"], None),
+    "a flag of --xmp without it": (["--xmp-replace"], None),
+    "two acts at once": (["--xmp", "--copy", "there"], None),
+    "a sidecar that is no XMP": (["--xmp"], b"no XML"),
+    "a sidecar with a document type declaration": (["--xmp"], b"<!DOCTYPE x>" + LIGHTROOM.encode()),
+    "a sidecar that is a symbolic link": (["--xmp"], b"->"),
+}
+"""Flags, and what is at photos/01.xmp."""
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_what_bad_input_says_is_documented(situation: str, here: Path) -> None:
+    twenty()
+    flags, sidecar = SITUATIONS[situation]
+    if sidecar == b"->":
+        (here / "photos" / "01.xmp").symlink_to("elsewhere.xmp")
+    elif sidecar is not None:
+        (here / "photos" / "01.xmp").write_bytes(sidecar)
+    before = contents(here)
+    done = beholder("select", "scores.csv", *flags, "--apply")
+    line, status = documented()[situation]
+    assert str(done.returncode) == status
+    told = done.stderr.strip() if status == "1" else " ".join(done.stdout.partition("left out")[2].split("\n")[0:3])
+    assert (told if status == "1" else " ".join(f"left out{told}".split())) == line
+    after = contents(here)
+    assert {name: after[name] for name in before} == before
+    assert documented().keys() == SITUATIONS.keys()
 
 
 def test_another_act_needs_another_journal(here: Path) -> None:
