@@ -241,15 +241,18 @@ def test_a_grown_run_that_dies_anywhere_is_finished_by_the_next(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("suffix", "num_kills", "shard_rows"),
+    [*((suffix, 8, 5) for suffix in SUFFIXES), *(pytest.param(suffix, 20, 1, marks=pytest.mark.soak) for suffix in SUFFIXES)],
+)
 def test_a_run_that_is_killed_again_and_again_comes_to_the_same_bytes(
-    tmp_path: Path, s3: Any, small_head: Path, suffix: str
+    tmp_path: Path, s3: Any, small_head: Path, suffix: str, num_kills: int, shard_rows: int
 ) -> None:
     source = make_arrays(tmp_path / "in")
     (tmp_path / "local").mkdir()
-    score(job(source, str(tmp_path / "local" / f"out{suffix}"), small_head, shard_rows=5))
-    options, chance = job(source, url(f"out{suffix}"), small_head, shard_rows=5), random.Random(3)
-    for _ in range(8):
+    score(job(source, str(tmp_path / "local" / f"out{suffix}"), small_head, shard_rows=shard_rows))
+    options, chance = job(source, url(f"out{suffix}"), small_head, shard_rows=shard_rows), random.Random(3)
+    for _ in range(num_kills):
         running = start(*command(options))
         time.sleep(chance.uniform(0.3, 2.5))
         running.kill()
