@@ -571,7 +571,7 @@ def test_models_info_save_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.abs(saved.score(rows) - by_torch(DEEP, rows)).max() < 1e-3
     assert (saved.name, saved.backbone, saved.doubt) == ("deep one", "my/tower", "")
     assert "is there already" in str(run_cli.invoke(models_app, ["save", "ridge.npz", "h-head.safetensors"]).exception)
-    assert "is written as .safetensors" in str(run_cli.invoke(models_app, ["save", "ridge.npz", "h.pth"]).exception)
+    assert "is written as .safetensors" in str(run_cli.invoke(models_app, ["save", "ridge.npz", "h.bin"]).exception)
 
     run("export", "to-go", "ridge.npz", "h-head.safetensors")
     manifest = json.loads(Path("to-go/manifest.json").read_text())
