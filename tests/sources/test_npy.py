@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,18 @@ def test_files_cut_short_at_any_moment_never_end_the_process(tmp_path: Path) -> 
     assert set(said) <= {"whole", "one line"}
     assert said.total() == 60
     assert said["one line"] >= 20
+
+
+def test_a_file_cut_short_before_its_size_was_asked_for_is_one_line(tmp_path: Path) -> None:
+    """Its header promises more rows than there are, and its size is that of the rest."""
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones((100, 8), np.float32))
+    reader, options = NpyReader(), ReadOptions()
+    part = reader.inspect(str(path), "x.npy", options)
+    with path.open("rb+") as file:
+        file.truncate(1000)
+    with pytest.raises(InputError, match=r"x\.npy was cut short since it was looked at"):
+        list(reader.blocks(replace(part, num_bytes=1000), 0, None, options))
 
 
 def test_other_faults_of_the_bus_still_end_the_process(tmp_path: Path) -> None:

@@ -147,8 +147,8 @@ class _Mapping:
         try:
             self._file = storage.local_path(path).open("rb")
             state = os.fstat(self._file.fileno())
-            self.num_bytes, self._written_ns = state.st_size, state.st_mtime_ns
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.num_bytes, self._written_ns = len(self._map), state.st_mtime_ns  # (it may be cut since the time was asked for)
         except (OSError, ValueError) as error:
             raise reading_failed(path, error if isinstance(error, OSError) else OSError(str(error))) from error
         self._path = path
@@ -220,9 +220,10 @@ def _mapped_blocks(part: Part, start: int, stop: int, options: ReadOptions) -> I
     offset, dtype = int(part.detail["offset"]), np.dtype(part.dtype)
     assert part.num_rows is not None
     mapping = _Mapping(part.path)
-    if mapping.num_bytes < part.num_bytes:
+    end = offset + part.num_rows * part.dim * dtype.itemsize
+    if mapping.num_bytes < max(part.num_bytes, end):  # (it may have been cut before its size was asked for)
         raise InputError(f"{part.path} was cut short since it was looked at; restore it and run the same command again")
-    values = mapping.bytes[offset : offset + part.num_rows * part.dim * dtype.itemsize].view(dtype)
+    values = mapping.bytes[offset:end].view(dtype)
     fortran = bool(part.detail["fortran"])
     rows: npt.NDArray[Any]
     rows = values.reshape(part.dim, part.num_rows).T if fortran else values.reshape(part.num_rows, part.dim)
