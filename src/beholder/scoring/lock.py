@@ -4,8 +4,8 @@ Where the file system knows `flock` the system keeps the lock, and lifts it howe
 file that is made only if there is none, and written again every few seconds; one that has not been for several of these times
 is of a run that is gone. Times are compared as the server that keeps the files writes them down, since clocks differ.
 
-Parts of a run (`--part`) share the lock: several work at once, and a run of the whole waits for none and refuses none of them.
-Each has a file of its own as well, a locked one or a lease, that says who it is.
+Parts of a run (`--part`) share the lock: several work at once, a run of the whole is refused meanwhile, and they are while it
+works. Each has a file of its own as well, a locked one or a lease, that says who it is.
 """
 
 from __future__ import annotations
