@@ -99,6 +99,8 @@ def test_what_is_written_beside_it(tmp_path: Path, means: tuple[Path, np.ndarray
     card = (tmp_path / "head.md").read_text()
     assert "license: mit" in card
     assert "# taste" in card
+    assert "beholder score photos/ --head ./head.safetensors" in card
+    assert f"on {len(at)} pictures ({len(at)} groups), with 95 % intervals. No group is on both sides" in card
     assert f"{record['measures']['values']['srcc']['value']:.3f} (" in card
     assert record["measured"]["samples_sha256"] in card
     loaded = load_head(tmp_path / "head.safetensors")
@@ -140,6 +142,8 @@ def test_pairs_are_measured_on_pictures_that_were_not_seen(tmp_path: Path, rows:
     found = job(tmp_path, ratings, compare_with=tuple(str(tmp_path / f"{name}.safetensors") for name in ("right", "wrong")))
     values = {one["name"]: one["measures"]["values"]["pair_accuracy"]["value"] for one in found.record["beside"]}
     assert values == {"right": 1.0, "wrong": 0.0}
+    card = (tmp_path / "head.md").read_text()
+    assert f"on {found.record['pairs']['tested']} pairs, with 95 % intervals." in card
     ours = found.record["measures"]["values"]["pair_accuracy"]
     assert 0.9 < ours["value"] < 1.0
     assert ours["low"] < ours["value"] < ours["high"]
@@ -236,6 +240,16 @@ def test_nothing_is_replaced_unless_that_is_asked_for(tmp_path: Path, means: tup
     (tmp_path / "head.md").write_text("mine")
     line = wrong(tmp_path, "--ratings", str(means[0]))
     assert line == f"{tmp_path}/head.md is there already; use --overwrite to replace it, or another --out"
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "head.md", "head.json"])
+def test_files_of_others_beside_the_head_are_never_replaced(
+    tmp_path: Path, means: tuple[Path, np.ndarray, np.ndarray], name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    line = wrong(tmp_path, "--ratings", str(means[0]), "--overwrite")
+    assert line == f"{tmp_path}/{name} would be replaced, and was not written by this command; move it, or use another --out"
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_scores_without_embeddings_are_no_source(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:

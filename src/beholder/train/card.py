@@ -21,21 +21,25 @@ WORDS = {
 """What the measures are, in words."""
 
 
-def card_of(head: Head, record: Mapping[str, Any]) -> str:
-    """A model card in Markdown, with the metadata that hubs read at its top."""
+LIBRARY = "library_name: beholder"
+"""What says at the top of a card that it is one of ours."""
+
+
+def card_of(head: Head, file_name: str, record: Mapping[str, Any]) -> str:
+    """A model card in Markdown, with the metadata that hubs read at its top; `file_name` is that of the head."""
     ratings, measured = record["ratings"], record["measured"]
     tower = head.backbone or "a tower that nobody named"
     lines = [
         "---",
         *([f"license: {head.licence}"] if head.licence else []),
-        *("tags:", "- aesthetics", "- image-scoring", "- beholder", "library_name: beholder", "---", ""),
+        *("tags:", "- aesthetics", "- image-scoring", "- beholder", LIBRARY, "---", ""),
         f"# {head.name}",
         "",
         f"Scores pictures by their embeddings of {tower} ({head.dim} numbers, divided by their length). "
         f"Its scores are {head.scale_note}.",
         "",
         "```bash",
-        f"beholder score photos/ --head {head.name}.safetensors",
+        f"beholder score photos/ --head ./{file_name}",
         "```",
         "",
         "## Trained on",
@@ -47,7 +51,7 @@ def card_of(head: Head, record: Mapping[str, Any]) -> str:
         "",
         "## How good it is",
         "",
-        f"{measured_by(record)}. No group is on both sides of a split.",
+        f"{measured_by(record)}." + ("" if "pairs" in record else " No group is on both sides of a split."),
         "",
         *measure_table(record),
         "",
@@ -68,13 +72,10 @@ def card_of(head: Head, record: Mapping[str, Any]) -> str:
 def measured_by(record: Mapping[str, Any]) -> str:
     """How and on what the head was measured, in words."""
     measures = record["measures"]
-    what = f"{measures['num_rows']:,} pictures"
+    what = f"{measures['num_rows']:,} pictures ({measures['num_groups']:,} groups)"
     if "pairs" in record:
         what = f"{record['pairs']['tested']:,} pairs"
-    return (
-        f"Measured by {record['measured']['by']}, on {what} ({measures['num_groups']:,} groups of pictures), with "
-        f"{100 * measures['level']:g} % intervals"
-    )
+    return f"Measured by {record['measured']['by']}, on {what}, with {100 * measures['level']:g} % intervals"
 
 
 def measure_table(record: Mapping[str, Any]) -> list[str]:
@@ -109,6 +110,8 @@ def ceiling_lines(record: Mapping[str, Any]) -> list[str]:
     ceiling = record["ceiling"]
     if ceiling is None:
         return ["Nothing in the ratings tells how much raters differ, so it is not known how good a head could be at all.", ""]
+    if ceiling.get("plcc") is None and ceiling["pair_accuracy"] == 1:
+        return ["Votes on the same pair never disagree, so they set no ceiling.", ""]
     if "plcc" not in ceiling:
         most = f"{100 * ceiling['pair_accuracy']:.1f} %"
         return [f"Votes on the same pair disagree, so that no order could put more than {most} of the pairs right.", ""]

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
 from beholder.models.backbones import known_backbone, same_backbone
+from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, load_head, save_head
 from beholder.notices import doing, say
 from beholder.train import noise
-from beholder.train.card import card_of
+from beholder.train.card import LIBRARY, card_of
 from beholder.train.options import FOLDER_GROUPS, TrainJobOptions
 from beholder.train.pairs import Pairs, TrainedOnPairs, train_on_pairs
 from beholder.train.ratings.layout import PairsLayout, layout_of
@@ -35,6 +36,10 @@ from beholder.train.training import Method, RowRatings, TrainedHead, TrainOption
 Floats = npt.NDArray[np.float64]
 _NOTES = ("method", "scale", "rows", "measured", "measures", "ceiling")
 """What of the record stands in the head's own file; all of it is in the file beside it."""
+_MARK = '"beholder": "'
+"""Stands in every record, with the version."""
+_MOST_LOOKED_AT = 1 << 20
+"""Bytes at the start of a file that is to be replaced, among which has to stand whose it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,9 @@ def train(options: TrainJobOptions) -> TrainRun:
     for path in (options.out, card, record_file):
         if storage.exists(path) and not options.overwrite:
             raise OutputError(f"{path} is there already; use --overwrite to replace it, or another --out")
+    for path, mark in ((options.out, HEAD_FORMAT), (card, LIBRARY), (record_file, _MARK)):
+        if storage.exists(path) and mark.encode() not in storage.read_range(path, 0, min(storage.size(path), _MOST_LOOKED_AT)):
+            raise OutputError(f"{path} would be replaced, and was not written by this command; move it, or use another --out")
     with doing("reading the ratings"):
         ratings = read_ratings(options.ratings, options)
     start_from = None if options.start_from is None else load_head(options.start_from, offline=options.offline)
@@ -118,7 +126,7 @@ def train(options: TrainJobOptions) -> TrainRun:
     digest = save_head(head, options.out)
     record = {**record, "sha256": digest, "seconds": time.perf_counter() - started}
     storage.write_bytes(record_file, (json.dumps(record, indent=2) + "\n").encode())
-    storage.write_bytes(card, card_of(head, record).encode())
+    storage.write_bytes(card, card_of(head, PurePosixPath(options.out).name, record).encode())
     return TrainRun(
         out=options.out,
         card=card,
