@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,13 +47,21 @@ class Page:
 
 
 class Hub(Server):
-    """The server: `pages` by path, `log` of (method, path), `num_bytes_sent` of bodies."""
+    """The server: `pages` by path, `log` of (method, path), `num_bytes_sent` of bodies.
+
+    It takes uploads of who shows `token`: `made` are the repositories that were asked for, with whether they are private;
+    files whose names end in one of `large_files` go to `large`, by sha256, as Git LFS has it.
+    """
 
     def __init__(self, answers: type[Answer] | None = None) -> None:
         super().__init__(Pages if answers is None else answers)
         self.pages: dict[str, Page] = {}
         self.log: list[tuple[str, str]] = []
         self.num_bytes_sent = 0
+        self.token = "hf_writer"
+        self.made: dict[str, bool] = {}
+        self.large: dict[str, bytes] = {}
+        self.large_files: tuple[str, ...] = ()
 
     def add(self, path: str, body: bytes | Path = b"", **how: Any) -> Page:
         """Serve something at a plain path."""
@@ -65,6 +75,15 @@ class Hub(Server):
         for name in (revision, COMMIT):
             self.pages[f"/{repo}/resolve/{name}/{file}"] = page
         return page
+
+    def take(self, repo: str, commit: str) -> str:
+        """Take a commit as the hub's own API has it (JSON lines), and serve its files; the commit's address."""
+        for line in map(json.loads, commit.splitlines()):
+            if line["key"] == "file":
+                self.add_hub_file(repo, line["value"]["path"], base64.b64decode(line["value"]["content"]))
+            elif line["key"] == "lfsFile":
+                self.add_hub_file(repo, line["value"]["path"], self.large[line["value"]["oid"]])
+        return f"{self.url}/{repo}/commit/{COMMIT}"
 
     def publish(self, repo: str, folder: Path, revision: str = "main") -> None:
         """Serve all files of a folder as the hub does."""
@@ -91,3 +110,44 @@ class Pages(Answer):
             self.close_connection = True
         self.server.num_bytes_sent += len(body)
         self.send(206 if part else page.status, body, headers=headers, promised=stop - start)
+
+    def do_POST(self) -> None:
+        """The hub's API, as far as an upload goes."""
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.log.append((self.command, f"/{self.name}"))
+        kind = self.name.split("/")
+        if self.name == "api/validate-yaml":
+            return self._say({"errors": [], "warnings": []})
+        if self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            return self._say({"error": "Invalid username or password."}, 401)
+        if self.name == "api/repos/create":
+            wanted = json.loads(body)
+            repo = f"{wanted['organization']}/{wanted['name']}"
+            if repo in self.server.made:
+                return self._say({"url": f"{self.server.url}/{repo}", "error": "You already created this model repo"}, 409)
+            self.server.made[repo] = wanted.get("visibility") == "private"
+            return self._say({"url": f"{self.server.url}/{repo}"})
+        if kind[-2] == "preupload":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            return self._say({"files": [self._mode(name) for name in names]})
+        if kind[-2] == "commit":
+            return self._say({"commitUrl": self.server.take("/".join(kind[2:4]), body), "commitOid": COMMIT})
+        assert self.name.endswith(".git/info/lfs/objects/batch")
+        objects = [one | {"actions": {"upload": {"href": f"{self.server.url}/lfs/{one['oid']}"}}} for one in _objects(body)]
+        return self._say({"transfer": "basic", "objects": objects})
+
+    def do_PUT(self) -> None:
+        """A large file."""
+        self.server.large[self.name.split("/")[-1]] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send(200)
+
+    def _mode(self, name: str) -> dict[str, Any]:
+        mode = "lfs" if name.endswith(self.server.large_files or ("no such",)) else "regular"
+        return {"path": name, "uploadMode": mode, "shouldIgnore": False}
+
+    def _say(self, answer: Any, status: int = 200) -> None:
+        self.send(status, json.dumps(answer).encode(), headers={"Content-Type": "application/json"})
+
+
+def _objects(body: str) -> list[dict[str, Any]]:
+    return list(json.loads(body)["objects"])

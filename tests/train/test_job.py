@@ -5,20 +5,25 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from huggingface_hub import ModelCard
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import beholder
 from beholder import Head, load_head, save_head
+from beholder.errors import HeadError, InputError
 from beholder.train.job import TrainRun, train
 from beholder.train.options import TrainJobOptions
+from oracles.hub import Hub
 from oracles.picture_jobs import picture_bytes, score_options
 from oracles.program import beholder as program
+from oracles.web import running
 
 DIM, NUM_ROWS = 16, 240
 
@@ -261,3 +266,53 @@ def test_scores_without_embeddings_are_no_source(tmp_path: Path, small_tower: Pa
     ratings = write_csv(tmp_path / "r.csv", ["image", "rating"], [["p.jpg", 1], ["q.jpg", 2]])
     with pytest.raises(beholder.InputError, match="holds scores without embeddings; give its pictures .* --keep-embeddings"):
         job(tmp_path, ratings, sources=(str(tmp_path / "set"),))
+
+
+def test_a_head_goes_to_the_hub_with_its_card(
+    tmp_path: Path, means: tuple[Path, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is loaded from there is what is here; measures stand in the card as hubs read them; names of pictures stay."""
+    with running(Hub()) as hub:
+        for name, value in (("HF_ENDPOINT", hub.url), ("HF_TOKEN", hub.token), ("XDG_CACHE_HOME", str(tmp_path / "cache"))):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        dry = job(tmp_path, means[0], push_to_hub="me/taste", dry_run=True, licence="cc0-1.0")
+        assert dry.upload is not None
+        assert dry.upload.url is None
+        assert not hub.log
+        found = job(tmp_path, means[0], push_to_hub="me/taste", private=True, licence="cc0-1.0", overwrite=True)
+        assert found.upload is not None
+        assert hub.made == {"me/taste": True}
+        np.testing.assert_array_equal(load_head("me/taste").weight, found.head.weight)
+        sent = ModelCard(found.upload.files["README.md"].decode())
+        assert (sent.data.license, sent.data.library_name) == ("cc0-1.0", "beholder")
+        results = {one.metric_type: one.metric_value for one in sent.data.eval_results}
+        assert results["spearmanr"] == pytest.approx(found.record["measures"]["values"]["srcc"]["value"], abs=1e-6)
+        assert {one.dataset_name for one in sent.data.eval_results} == {"means.csv"}
+        assert not any(b"e.npy#" in data or str(tmp_path).encode() in data for data in found.upload.files.values())
+
+
+def test_a_head_that_cannot_be_uploaded_is_written_all_the_same(
+    tmp_path: Path, means: tuple[Path, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Hub()) as hub:
+        url = hub.url
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    with pytest.raises(
+        HeadError, match=r"the head is written to .*head\.safetensors, and is uploaded later by: beholder models"
+    ):
+        job(tmp_path, means[0], push_to_hub="me/taste")
+    assert load_head(tmp_path / "head.safetensors").dim == DIM
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"dry_run": True}, "--dry-run says how to upload; add --push-to-hub ORG/NAME"),
+        ({"private": True}, "--private says how to upload; add --push-to-hub ORG/NAME"),
+        ({"push_to_hub": "taste"}, "'taste' is no repository of the hub"),
+    ],
+)
+def test_how_to_upload_needs_a_repository(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        job(tmp_path, tmp_path / "none.csv", **more)

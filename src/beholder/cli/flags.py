@@ -164,7 +164,8 @@ _TAKES = {
     "--dedup": "SIMILARITY|exact-bytes", "--dedup-against-similarity": "SIMILARITY",
     "--min-score": "SCORE", "--max-score": "SCORE", "--grid": "SCORE", "--top-share": "SHARE",
     "--score": "NAME", "--head": "NAME", "--backbone": "NAME", "--device": "DEVICE", "--host": "ADDRESS",
-    "--timeout": "SECONDS", "--max-time": "SECONDS", "--xmp-stars": "SHARE,...", "--xmp-labels": "LABEL=SHARE,...",
+    "--push-to-hub": "ORG/NAME", "--timeout": "SECONDS", "--max-time": "SECONDS",
+    "--xmp-stars": "SHARE,...", "--xmp-labels": "LABEL=SHARE,...",
 }  # fmt: skip
 """What flags take, as help calls it: the same in every command. Others are called by their type (`takes`)."""
 

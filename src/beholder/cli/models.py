@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 models_app = typer.Typer(
     cls=HelpGroup,
     name="models",
-    help="Aesthetic heads, public and your own, and CLIP towers: list, info, save, add, download, verify, export, remove.",
+    help="Aesthetic heads, public and your own, and CLIP towers: list, info, save, add, push, download, verify, export, "
+    "remove.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -148,6 +149,29 @@ def add(
     chosen = name or own_name(head)
     path = add_own(head, chosen, overwrite=overwrite)
     typer.echo(f"{chosen}  {path}")
+
+
+@models_app.command(
+    cls=HelpCommand,
+    epilog="Examples:\n\n  beholder models push mine.safetensors me/taste --dry-run\n\n"
+    "  beholder models push mine.safetensors me/taste --private\n\n  beholder score photos/ --head me/taste",
+)
+def push(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A head in .safetensors, with its card (.md) beside it.")],
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository; made where it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="A repository that is made on the hub is private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be uploaded.")] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Upload a head of your own and its card to the Hugging Face hub, from where --head ORG/NAME loads it."""
+    from beholder.models.upload import push_head
+
+    upload = push_head(file, f"{file.removesuffix('.safetensors')}.md", repo, is_private=private, dry_run=dry_run)
+    if as_json:
+        _print_json(upload.told())
+        return
+    for line in upload.lines():
+        typer.echo(line)
 
 
 @models_app.command(

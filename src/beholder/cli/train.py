@@ -24,7 +24,8 @@ def _run(options: TrainJobOptions, *, as_json: bool, quiet: bool) -> None:
     with JobProgress(enabled=not (quiet or as_json)):
         found = run(options)
     if as_json:
-        typer.echo(json.dumps({"output": found.out, "card": found.card, **found.record}, indent=2))
+        sent = None if found.upload is None else found.upload.told()
+        typer.echo(json.dumps({"output": found.out, "card": found.card, "upload": sent, **found.record}, indent=2))
     elif not quiet:
         typer.echo("\n".join(summary_lines(found)))
 
@@ -55,6 +56,7 @@ def summary_lines(found: TrainRun) -> list[str]:
         if len(suspicious) > _MOST_SUSPICIOUS:
             lines.append(f"  ... all of them in {found.record_file}")
     lines += ["", f"head: {found.out} (card {found.card}, record {found.record_file}; {found.seconds:.1f} s)"]
+    lines += found.upload.lines() if found.upload is not None else []
     return lines
 
 
@@ -74,6 +76,7 @@ train = command(
   beholder train photos/ --ratings photos/ --split-by folder  # stars in XMP\n
   beholder train embeddings/ --ratings votes.csv --rater-column worker --per-rater centre\n
   beholder train embeddings/ --ratings pairs.csv -o taste.safetensors\n
+  beholder train embeddings/ --ratings ratings.csv --push-to-hub me/taste --dry-run\n
   beholder score more-photos/ --head ./mine.safetensors
 """,
     extra=SUMMARY_FLAGS,

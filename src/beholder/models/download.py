@@ -670,7 +670,7 @@ def _one_line(source: Source) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         if not isinstance(error, errors.LocalEntryNotFoundError):
             raise MissingError(f"cannot get {where}: the repository has no such file") from None
-        raise HeadError(f"cannot get {where}: {_unreachable(error.__cause__ or error)}") from None
+        raise HeadError(f"cannot get {where}: {unreachable(error.__cause__ or error)}") from None
     except Exception as error:  # the client's HTTP library (it has changed twice) raises errors of its own
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             folder, why_not = hub_cache_folder(), os_error_text(error)
@@ -687,11 +687,12 @@ def _one_line(source: Source) -> Iterator[None]:
             case errors.HfHubHTTPError():
                 reason = f"{endpoint()} answered with HTTP status {getattr(error.response, 'status_code', None)}"
             case _:
-                reason = _unreachable(error)
+                reason = unreachable(error)
         raise HeadError(f"cannot get {where}: {reason}") from None
 
 
-def _unreachable(error: BaseException) -> str:
+def unreachable(error: BaseException) -> str:
+    """Why the hub gave no answer, in words."""
     return f"{endpoint()} cannot be reached ({_text(error)})"
 
 

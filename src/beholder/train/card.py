@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from beholder.models.heads import Head
@@ -19,20 +20,32 @@ WORDS = {
     "top_5_percent_precision": "of its best 5 %, among the best 5 % rated",
 }
 """What the measures are, in words."""
+METRICS = {
+    "srcc": "spearmanr", "plcc": "pearsonr", "mae": "mae", "rmse": "rmse", "accuracy": "accuracy",
+    "pair_accuracy": "pair_accuracy",
+}  # fmt: skip
+"""What hubs call those of them that they are told."""
 
 
 LIBRARY = "library_name: beholder"
 """What says at the top of a card that it is one of ours."""
 
 
-def card_of(head: Head, file_name: str, record: Mapping[str, Any]) -> str:
-    """A model card in Markdown, with the metadata that hubs read at its top; `file_name` is that of the head."""
-    ratings, measured = record["ratings"], record["measured"]
+def card_of(head: Head, file_name: str, record: Mapping[str, Any], remarks: Sequence[str]) -> str:
+    """A model card in Markdown, with the metadata that hubs read at its top.
+
+    Args:
+        head: whose card it is.
+        file_name: that of the head.
+        record: of `train`.
+        remarks: what was found of the ratings, in full sentences without names of pictures and people: cards are published.
+    """
+    measured = record["measured"]
     tower = head.backbone or "a tower that nobody named"
     lines = [
         "---",
-        *([f"license: {head.licence}"] if head.licence else []),
-        *("tags:", "- aesthetics", "- image-scoring", "- beholder", LIBRARY, "---", ""),
+        *metadata_of(head, record).splitlines(),
+        *("---", ""),
         f"# {head.name}",
         "",
         f"Scores pictures by their embeddings of {tower} ({head.dim} numbers, divided by their length). "
@@ -44,7 +57,7 @@ def card_of(head: Head, file_name: str, record: Mapping[str, Any]) -> str:
         "",
         "## Trained on",
         "",
-        *(f"- {line}" for line in ratings["remarks"]),
+        *(f"- {line}" for line in remarks),
         f"- Fit: {record['method_note']}, seed {record['seed']}"
         + (f"; shrunk towards {record['start_from']}" if record["start_from"] else "")
         + ".",
@@ -67,6 +80,30 @@ def card_of(head: Head, file_name: str, record: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def metadata_of(head: Head, record: Mapping[str, Any]) -> str:
+    """What hubs read at the top of a card, in YAML: licence, tags, and the measures as results on these ratings."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    ratings = PurePosixPath(str(record["ratings"]["file"])).name
+    results = [
+        EvalResult(
+            task_type="image-scoring",
+            dataset_type="ratings",
+            dataset_name=ratings,
+            metric_type=kind,
+            metric_name=WORDS[name],
+            metric_value=round(interval["value"], 6),
+        )
+        for name, kind in METRICS.items()
+        if (interval := record["measures"]["values"].get(name)) is not None and interval["value"] is not None
+    ]
+    tags = ["aesthetics", "image-scoring", "beholder"]
+    data = ModelCardData(
+        license=head.licence, tags=tags, library_name="beholder", model_name=head.name, eval_results=results or None
+    )
+    return str(data.to_yaml())
 
 
 def measured_by(record: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import shlex
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.errors import InputError, OutputError
+from beholder.errors import HeadError, InputError, OutputError
 from beholder.io import storage
 from beholder.models.backbones import known_backbone, same_backbone
 from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, load_head, save_head
+from beholder.models.upload import Upload, push_head
 from beholder.notices import doing, say
 from beholder.train import noise
 from beholder.train.card import LIBRARY, card_of
@@ -53,7 +55,8 @@ class TrainRun:
         ratings, matched: what was read, and which pictures it is of.
         source: whose embeddings they are.
         record: what `record_file` holds.
-        seconds: of all.
+        seconds: of all, but for the upload.
+        upload: what was sent to the hub; None where that was not asked for.
     """
 
     out: str
@@ -66,6 +69,7 @@ class TrainRun:
     source: EmbeddingSource
     record: dict[str, Any]
     seconds: float
+    upload: Upload | None = None
 
 
 def train(options: TrainJobOptions) -> TrainRun:
@@ -126,7 +130,9 @@ def train(options: TrainJobOptions) -> TrainRun:
     digest = save_head(head, options.out)
     record = {**record, "sha256": digest, "seconds": time.perf_counter() - started}
     storage.write_bytes(record_file, (json.dumps(record, indent=2) + "\n").encode())
-    storage.write_bytes(card, card_of(head, PurePosixPath(options.out).name, record).encode())
+    remarks = [*ratings.lines(with_names=False), *matched.lines(with_names=False)]
+    storage.write_bytes(card, card_of(head, PurePosixPath(options.out).name, record, remarks).encode())
+    seconds = time.perf_counter() - started
     return TrainRun(
         out=options.out,
         card=card,
@@ -137,8 +143,20 @@ def train(options: TrainJobOptions) -> TrainRun:
         matched=matched,
         source=source,
         record=record,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
+        upload=_uploaded(options, card),
     )
+
+
+def _uploaded(options: TrainJobOptions, card: str) -> Upload | None:
+    """The head and its card on the hub, where that was asked for. Raises HeadError, saying that the head is written."""
+    if options.push_to_hub is None:
+        return None
+    try:
+        return push_head(options.out, card, options.push_to_hub, is_private=options.private, dry_run=options.dry_run)
+    except HeadError as error:
+        again = f"beholder models push {shlex.quote(options.out)} {options.push_to_hub}"
+        raise HeadError(f"{error}; the head is written to {options.out}, and is uploaded later by: {again}") from None
 
 
 def _embedded(options: TrainJobOptions) -> str:

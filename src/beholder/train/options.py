@@ -62,6 +62,11 @@ class TrainJobOptions(RatingsOptions):
     seed: int = option(0, "Draws splits and resamples; the same data and seed give the same bits.", least=0)
     device: str | None = option(None, "What the tower runs on, of pictures.", shown="auto")
     licence: str | None = option(None, "Licence of the weights, for the card.")
+    push_to_hub: str | None = option(
+        None, "Upload the head and its card to this repository of the Hugging Face hub, ORG/NAME.", shown="not uploaded"
+    )
+    private: bool = option(False, "A repository that is made on the hub is private.")
+    dry_run: bool = option(False, "Only show what would be uploaded.")
     offline: bool | None = option(None, "Never use the network.", shown="as the environment says")
     overwrite: bool = option(False, "Replace the head where it exists.")
     num_threads: int | None = threads_option()
@@ -74,5 +79,11 @@ class TrainJobOptions(RatingsOptions):
             raise InputError("--ratings is needed: a file with ratings, or a folder of rated pictures (docs/train.md)")
         if not self.out.endswith(".safetensors"):
             raise InputError(f"--out {self.out}: a head is written as .safetensors; name such a file")
+        if self.push_to_hub is None and (self.dry_run or self.private):
+            raise InputError(f"--{'dry-run' if self.dry_run else 'private'} says how to upload; add --push-to-hub ORG/NAME")
+        if self.push_to_hub is not None:
+            from beholder.models.upload import check_repo
+
+            check_repo(self.push_to_hub)
         if not 0 <= self.near_duplicates <= 1:
             raise InputError(f"--near-duplicates {self.near_duplicates:g}: give a cosine from 0 to 1")

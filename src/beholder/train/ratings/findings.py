@@ -29,6 +29,10 @@ class Finding:
     examples: tuple[str, ...] = ()
     is_warning: bool = False
 
+    def line(self, *, with_names: bool = True) -> str:
+        """It as a full sentence; `with_names`: with the examples, which may be names of pictures and people."""
+        return str(self) if with_names else f"{self.text}."
+
     def __str__(self) -> str:
         shown = ", ".join(map(_short, self.examples))
         more = ", ..." if self.examples and self.count > len(self.examples) else ""

@@ -55,13 +55,13 @@ class Matched:
         """(M,) rows that have a rating, ascending: `ratings.values[matched.places]` are their ratings."""
         return self.row_of[self.places]
 
-    def lines(self) -> list[str]:
-        """What a summary says: how many matched, and each finding; in full sentences."""
+    def lines(self, *, with_names: bool = True) -> list[str]:
+        """What a summary says: how many matched, and each finding, on request without examples; in full sentences."""
         count = self.num_matched
         first = (
             f"{count:,} of {number_of(len(self.row_of), 'rated picture')} {is_or_are(count)} in the set of {self.num_rows:,}."
         )
-        return [first, *map(str, self.findings)]
+        return [first, *(one.line(with_names=with_names) for one in self.findings)]
 
 
 def match_ratings(ratings: Ratings, names: NameReader, *, fewest: int = FEWEST_RATINGS) -> Matched:

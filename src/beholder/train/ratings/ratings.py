@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -120,10 +121,14 @@ class Ratings:
         steps = "whole numbers" if np.array_equal(whole, np.round(whole)) else "with fractions"
         return f"{self.lowest:g} to {self.highest:g}, {steps}"
 
-    def lines(self) -> list[str]:
-        """What a summary says: what the ratings are, how far they can be trusted, and each finding; in full sentences."""
+    def lines(self, *, with_names: bool = True) -> list[str]:
+        """What a summary says: what the ratings are, how far they can be trusted, and each finding; in full sentences.
+
+        Without names nothing tells of folders, pictures and people: as is right where the world may read it.
+        """
         things = f"{number_of(len(self.pairs.votes), 'pair')} of " if self.pairs is not None else ""
-        found = [f"{self.source} holds {things}{number_of(self.num_samples, 'picture')}: {self.layout}; {self.scale}."]
+        source = self.source if with_names else PurePosixPath(self.source).name
+        found = [f"{source} holds {things}{number_of(self.num_samples, 'picture')}: {self.layout}; {self.scale}."]
         if self.kind == "decisions":
             found.append(f"{int(self.values.sum()):,} are kept and {int((self.values == DROP).sum()):,} dropped.")
         elif self.kind != "pairs":
@@ -136,7 +141,7 @@ class Ratings:
                 f"With {known.votes_each:.3g} votes a picture the means have a reliability of {known.of_mean:.3f} (of a single "
                 f"vote {known.of_one:.3f}): the standard deviation of votes for one picture is {math.sqrt(known.within):.3g}."
             )
-        return [*found, *map(str, self.findings)]
+        return [*found, *(one.line(with_names=with_names) for one in self.findings)]
 
     def _ends(self) -> tuple[float, float]:
         if self.levels is not None:
