@@ -1,12 +1,14 @@
 """What several processes bring, and what a Ray cluster costs: the whole command on the same cores, in turns.
 
-    python benchmarks/scale.py [--count 20000] [--tower small|middle] [--sides ...] [--rounds 3] [--save]
+    python benchmarks/scale.py [--count 20000] [--tower small|middle|large] [--sides ...] [--rounds 3] [--save]
 
 Pictures are small (70 x 60 JPEGs in tars of 100), with one decode worker for each process. With the small tower what is not
-computing shows most; with the middle one, which a core computes for some 20 ms a picture, whether processes get in each other's
-way. Sides:
+computing shows most; with the middle one, which a core computes for some 5 to 20 ms a picture, whether processes get in each
+other's way; with the large one (some 200 ms) what is left where decoding takes next to nothing of the cores, as with a real
+tower. Sides:
 
 - one: `--device cpu`, one thread, one decode worker;
+- cpu1: `--devices cpu:1`, the same in a process that is handed its shards;
 - two: `--devices cpu:2`, for each process the same;
 - ray: `--engine ray --address local --actors 2`, for each actor the same; its time has the start of the cluster in it, which is
   told apart.
@@ -47,9 +49,11 @@ DIM = 24
 TOWERS = {
     "small": TowerShape.small(image_px=56, patch_px=14, width=64, dim=DIM),
     "middle": TowerShape.small(image_px=112, patch_px=14, width=256, num_layers=6, dim=DIM),
+    "large": TowerShape.small(image_px=224, patch_px=14, width=512, num_layers=8, dim=DIM),
 }
 SIDES = {
     "one": ["--device", "cpu"],
+    "cpu1": ["--devices", "cpu:1"],
     "two": ["--devices", "cpu:2"],
     "ray": ["--engine", "ray", "--address", "local", "--actors", "2", "--actor-resources", "num_cpus=1"],
 }
