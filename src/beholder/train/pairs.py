@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,15 @@ from beholder.errors import InputError
 from beholder.models.heads import Head
 from beholder.train import folds as splitting
 from beholder.train.linear import LinearFit
-from beholder.train.logistic import PAIRS_METHOD, chances, fit_logistic, pair_rows
-from beholder.train.measures import Comparison, Measures, Predictor
+from beholder.train.logistic import PAIRS_METHOD, fit_logistic, pair_rows
+from beholder.train.measures import Measures
 from beholder.train.noise import pair_ceiling
+from beholder.train.pair_measures import PairComparison, as_pair_accuracy
 from beholder.train.public import public_heads, scores_of
 from beholder.train.rows import Doubles, Matrix, Rows, checked_matrix, checked_series, checked_weights, unit_rows, usable_rows
 from beholder.train.training import TrainOptions
 
 LEAST_PAIRS = 4
-_NAMES = ("accuracy",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ class TrainedOnPairs:
 
     Attributes:
         head: its scores' differences are log odds of a win.
-        accuracy: of untied pairs (by votes) with at least one unseen picture, the share predicted right; 0.5 is guessing.
+        accuracy: of untied pairs (by votes) with at least one unseen picture, the share predicted right, those of equal scores
+            as half; 0.5 is guessing.
         beside: (name, its accuracy, the difference with its paired interval) of other heads, best first.
         ceiling: what any order could reach (`noise.pair_ceiling`); NaN where no pair has two votes.
         predictions: (P,) log odds out of fold; NaN where no fold tested the pair.
@@ -116,11 +117,10 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
         heads, missing = list(chosen.compare_with), []
     scores = [scores_of(rival, matrix, usable) for rival in heads]
     guesses = [predictions, *(score[one] - score[other] for score in scores)]
-    compared = Comparison(
-        [Predictor(chances(guess[tested]), _NAMES) for guess in guesses],
+    compared = PairComparison(
+        [guess[tested] for guess in guesses],
         targets[tested],
-        weights=votes[tested] * np.abs(2 * targets[tested] - 1),
-        cut=0.5,
+        votes=votes[tested],
         level=chosen.level,
         resamples=chosen.resamples,
         seed=chosen.seed,
@@ -151,9 +151,9 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
             "num_folds": num_folds,
             "samples_sha256": splitting.list_sha256(names[row] if names is not None else str(row) for row in usable.tolist()),
         },
-        "measures": _told(compared.measures(0)),
+        "measures": as_pair_accuracy(compared.measures(0)),
         "beside": [
-            {"name": name, "measures": _told(measures), "difference": _told(difference)}
+            {"name": name, "measures": as_pair_accuracy(measures), "difference": as_pair_accuracy(difference)}
             for name, measures, difference in beside
         ],
         "missing_heads": missing,
@@ -169,11 +169,6 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
         predictions=_spread(predictions, is_usable),
         record=record,
     )
-
-
-def _told(measures: Measures) -> dict[str, Any]:
-    """The record of an accuracy on pairs, by the name that it has there."""
-    return replace(measures, values={"pair_accuracy": measures["accuracy"]}).to_json()
 
 
 def _checked(pairs: Pairs, num_rows: int) -> tuple[Rows, Rows, Doubles, Doubles]:
