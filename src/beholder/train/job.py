@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 import shlex
 import tempfile
 import time
@@ -12,9 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from beholder.errors import HeadError, InputError, OutputError
 from beholder.io import storage
@@ -23,19 +19,16 @@ from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, load_head, save_head
 from beholder.models.upload import Upload, push_head
 from beholder.notices import doing, say
-from beholder.train import noise
 from beholder.train.card import LIBRARY, card_of
-from beholder.train.options import FOLDER_GROUPS, TrainJobOptions
-from beholder.train.pairs import Pairs, TrainedOnPairs, train_on_pairs
-from beholder.train.ratings.layout import PairsLayout, layout_of
+from beholder.train.options import TrainJobOptions
+from beholder.train.pairs import TrainedOnPairs, train_on_pairs
+from beholder.train.rated import Labels, labels_of, names_at, rated_pairs, rated_rows
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Ratings
 from beholder.train.ratings.read import read_ratings
-from beholder.train.ratings.tables import file_table, names_of
-from beholder.train.source import EmbeddingSource, RatedRows, open_source
-from beholder.train.training import Method, RowRatings, TrainedHead, TrainOptions, train_head
+from beholder.train.source import EmbeddingSource, open_source
+from beholder.train.training import Method, TrainedHead, TrainOptions, train_head
 
-Floats = npt.NDArray[np.float64]
 _NOTES = ("method", "scale", "rows", "measured", "measures", "ceiling")
 """What of the record stands in the head's own file; all of it is in the file beside it."""
 _MARK = '"beholder": "'
@@ -117,13 +110,17 @@ def train(options: TrainJobOptions) -> TrainRun:
         )
         with doing("fitting and measuring"):
             trained: TrainedHead | TrainedOnPairs
+            groups = [] if options.split_by is None else [_labels(options, options.split_by, ratings)]
             if ratings.pairs is not None:
-                trained = train_on_pairs(rated.matrix, _pairs(ratings, matched, rated, options), how)
+                pairs = rated_pairs(ratings, matched.places, rated.names, groups=groups)
+                trained = train_on_pairs(rated.matrix, pairs, how)
                 tested = np.arange(len(rated.names))
             else:
-                trained = train_head(rated.matrix, _rows(ratings, matched, rated, options), how)
+                balance = None if options.balance is None else _labels(options, options.balance, ratings)
+                rows = rated_rows(ratings, matched.places, rated.names, groups=groups, balance=balance)
+                trained = train_head(rated.matrix, rows, how)
                 tested = trained.tested
-    names: list[str] = ratings.samples.take(pa.array(matched.places[tested])).to_pylist()
+    names = names_at(ratings, matched.places[tested])
     record = {**_record(options, ratings, matched, source, trained.record), "test_samples": names}
     notes = {**trained.head.notes, **{name: json.dumps(record[name]) for name in _NOTES if record.get(name) is not None}}
     head = replace(trained.head, licence=options.licence, source=None, notes=notes)
@@ -207,69 +204,10 @@ def _method(options: TrainJobOptions, ratings: Ratings) -> Method:
     return options.method
 
 
-def _rows(ratings: Ratings, matched: Matched, rated: RatedRows, options: TrainJobOptions) -> RowRatings:
-    """Ratings of the rated rows, in their order."""
-    at = matched.places
-    variances = _variances(ratings)
-    groups = [] if options.split_by is None else [_labels(options, options.split_by, ratings)[at]]
-    return RowRatings(
-        values=ratings.values[at],
-        variances=None if variances is None else variances[at],
-        weights=None if ratings.counts is None or ratings.kind == "pairs" else ratings.counts[at],
-        groups=groups,
-        balance=None if options.balance is None else _labels(options, options.balance, ratings)[at],
-        samples=rated.names,
-    )
-
-
-def _pairs(ratings: Ratings, matched: Matched, rated: RatedRows, options: TrainJobOptions) -> Pairs:
-    """Pairs of the rated rows, of those that are both in the set."""
-    assert ratings.pairs is not None
-    at = np.full(ratings.num_samples, -1, np.int64)
-    at[matched.places] = np.arange(matched.num_matched)
-    better, worse = at[ratings.pairs.better], at[ratings.pairs.worse]
-    has_both = (better >= 0) & (worse >= 0)
-    return Pairs(
-        left=better[has_both],
-        right=worse[has_both],
-        targets=np.where(ratings.pairs.is_tie[has_both], 0.5, 1.0),
-        votes=ratings.pairs.votes[has_both],
-        groups=() if options.split_by is None else (_labels(options, options.split_by, ratings)[matched.places],),
-        samples=tuple(rated.names),
-    )
-
-
-def _variances(ratings: Ratings) -> Floats | None:
-    """(N,) variance of each mean about the true one, NaN where nothing tells; None where nothing does for any."""
-    if ratings.histogram is not None and ratings.levels is not None:
-        return noise.from_histograms(ratings.histogram, ratings.levels).variances
-    if ratings.kind in ("pairs", "decisions") or ratings.counts is None:
-        return None
-    if ratings.reliability is not None:
-        return np.asarray(ratings.reliability.within / ratings.counts)
-    if ratings.deviations is None:
-        return None
-    return noise.from_deviations(ratings.values, np.nan_to_num(ratings.deviations), ratings.counts).variances
-
-
-def _labels(options: TrainJobOptions, column: str, ratings: Ratings) -> npt.NDArray[Any]:
-    """(N,) the group of each rated picture, by a column of the ratings, or the folder of its name. Raises InputError."""
-    if column == FOLDER_GROUPS:
-        return np.array([posixpath.dirname(name) for name in ratings.samples.to_pylist()], dtype=object)
+def _labels(options: TrainJobOptions, column: str, ratings: Ratings) -> Labels:
+    """(N,) the group of each rated picture."""
     assert options.ratings is not None
-    if ratings.is_by_row or storage.is_folder(options.ratings):
-        raise InputError(f"--split-by and --balance {column}: {options.ratings} is no table with columns")
-    table = file_table(options.ratings)
-    if column not in table.schema.names:
-        raise InputError(f"{options.ratings} has no column {column!r}; it has {', '.join(table.schema.names[:20])}")
-    layout = layout_of(table, options)
-    if isinstance(layout, PairsLayout) or layout.sample is None:
-        raise InputError(f"--split-by and --balance {column}: pairs have no groups of pictures; leave it out")
-    data = table.read([layout.sample, column])
-    names = names_of(data[layout.sample], table.named, layout.sample)
-    labels = names_of(data[column], table.named, column)
-    at = pc.index_in(ratings.samples, value_set=names)
-    return np.array(pc.fill_null(labels.take(at), "").to_pylist(), dtype=object)
+    return labels_of(column, ratings, options.ratings, options, "--split-by and --balance")
 
 
 def _record(

@@ -11,7 +11,6 @@ from beholder.train.ratings.options import RatingsOptions
 
 MethodChoice = Literal["auto", "ridge", "logistic", "mlp-linear", "mlp-relu"]
 METHOD_CHOICES: tuple[MethodChoice, ...] = ("auto", "ridge", "logistic", "mlp-linear", "mlp-relu")
-FOLDER_GROUPS = "folder"
 
 
 @dataclass(frozen=True, kw_only=True)
