@@ -32,7 +32,7 @@ def test_it_is_what_counting_gives(seed: int) -> None:
         assert measured["accuracy"].value == pytest.approx(counted(guess, targets, votes), abs=1e-12)
         assert measured["accuracy"].low < measured["accuracy"].value < measured["accuracy"].high
         assert (measured.num_rows, measured.num_groups, measured.resamples) == (300, 300, 200)
-        assert as_pair_accuracy(measured)["values"]["pair_accuracy"]["value"] == measured["accuracy"].value
+        assert as_pair_accuracy(measured)["pair_accuracy"].value == measured["accuracy"].value
     difference = found.difference(0, 1)["accuracy"].value
     assert difference == pytest.approx(counted(guesses[0], targets, votes) - counted(guesses[1], targets, votes), abs=1e-12)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +72,6 @@ class PairComparison:
         return replace(found, num_rows=self._num_pairs, cut=0.5)
 
 
-def as_pair_accuracy(measures: Measures) -> dict[str, Any]:
-    """The record of an accuracy on pairs, by the name that it has there."""
-    return replace(measures, values={"pair_accuracy": measures["accuracy"]}).to_json()
+def as_pair_accuracy(measures: Measures) -> Measures:
+    """An accuracy on pairs by the name that records have for it."""
+    return replace(measures, values={"pair_accuracy": measures["accuracy"]})

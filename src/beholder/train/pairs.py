@@ -151,9 +151,13 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
             "num_folds": num_folds,
             "samples_sha256": splitting.list_sha256(names[row] if names is not None else str(row) for row in usable.tolist()),
         },
-        "measures": as_pair_accuracy(compared.measures(0)),
+        "measures": as_pair_accuracy(compared.measures(0)).to_json(),
         "beside": [
-            {"name": name, "measures": as_pair_accuracy(measures), "difference": as_pair_accuracy(difference)}
+            {
+                "name": name,
+                "measures": as_pair_accuracy(measures).to_json(),
+                "difference": as_pair_accuracy(difference).to_json(),
+            }
             for name, measures, difference in beside
         ],
         "missing_heads": missing,
