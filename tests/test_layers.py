@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "pixels",
         "scoreset",
         "sources",
+        "train",
         "workers",
     },
     "train": {

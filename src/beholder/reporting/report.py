@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +18,11 @@ from beholder.locate.locate import PictureFinder
 from beholder.models.download import is_offline
 from beholder.options import take_old_names
 from beholder.pixels.picture import PictureError
-from beholder.reporting import charts
 from beholder.reporting.charts import NO_BREAK, digits_apart, number, percent
 from beholder.reporting.contents import Contents, gather, provenance
 from beholder.reporting.heads import thin_out
 from beholder.reporting.options import ReportOptions
+from beholder.reporting.page import made_at, render
 from beholder.reporting.pictures import CardMaker, NoPicture, Thumbnails, find_places, load_thumbnails
 from beholder.scoreset.foreign import as_source, texts_of
 from beholder.scoreset.row_names import open_each_once
@@ -293,7 +290,7 @@ def _page(
     heads = [_head_view(head, maker) for head in contents.heads]
     groups = _group_view(contents, maker)
     notes = [*contents.notes, *_thumbnail_notes(thumbnails)]
-    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
+    made = made_at()
     extra = [
         ("made", made),
         ("beholder", __version__),
@@ -307,6 +304,7 @@ def _page(
     if options.join:
         extra.insert(3, ("joined", ", ".join(options.join)))
     return render(
+        "report.html.j2",
         {
             "version": __version__,
             "title": options.title or f"Aesthetic scores of {_last_part(scores.source)}",
@@ -329,7 +327,8 @@ def _page(
             "rejects": contents.rejects,
             "provenance": provenance(scores, extra),
             "pictures": maker.pictures,
-        }
+        },
+        scripts=("page.js", "report.js"),
     )
 
 
@@ -440,60 +439,6 @@ def _thumbnail_notes(thumbnails: Thumbnails | None) -> Sequence[str]:
     if thumbnails.num_left_out:
         notes.append(f"{thumbnails.num_left_out:,} pictures are left out to keep this page small; --max-size allows more.")
     return notes
-
-
-def _static(name: str) -> str:
-    """A file of the package, with plain line ends: the hash of a script is of the text as browsers see it."""
-    text = resources.files("beholder.reporting").joinpath("static", name).read_text(encoding="utf-8")
-    return text.replace("\r\n", "\n")
-
-
-def _hash(text: str) -> str:
-    """How a content security policy names an inline style or script."""
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
-
-
-def policy(style: str, script: str) -> str:
-    """Nothing may be loaded but pictures in the page itself, and no other style or script may run."""
-    parts = {
-        "default-src": "'none'",
-        "img-src": "data:",
-        "style-src": _hash(style),
-        "script-src": _hash(script),
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return "; ".join(f"{name} {value}" for name, value in parts.items())
-
-
-def render(content: Mapping[str, Any]) -> bytes:
-    """The page as UTF-8. All text of `content` is escaped; what no text may hold (lone surrogates) is replaced."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_static),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": charts.percent, "number": charts.number, "count": lambda value: f"{value:,}"}
-    style, script = _static("report.css"), _static("report.js")
-    environment.globals |= {
-        "box": {
-            "width": charts.WIDTH,
-            "height": charts.HEIGHT,
-            "left": charts.LEFT,
-            "right": charts.WIDTH - charts.RIGHT,
-            "top": charts.TOP,
-            "bottom": charts.HEIGHT - charts.BOTTOM,
-        },
-        "policy": policy(style, script),
-        "style": Markup(style),  # ours, and named by its hash in the policy
-        "script": Markup(script),
-    }
-    return environment.get_template("report.html.j2").render(content).encode("utf-8", "replace")
 
 
 def report(

@@ -44,7 +44,8 @@ class Evaluation:
         by: groups of each column that was asked for.
         ceiling: what the raters' noise allows: measure -> value; None where nothing tells.
         suspicious: ratings that the best head contradicts most: sample, rating, predicted, residual, deviations.
-        remarks: of ratings, matching and measuring, in full sentences.
+        remarks: of ratings, reading and matching, in full sentences.
+        notes: of measuring.
         record: everything of this, ready for JSON.
     """
 
@@ -57,6 +58,7 @@ class Evaluation:
     ceiling: dict[str, float | None] | None
     suspicious: list[dict[str, Any]]
     remarks: list[str]
+    notes: list[str]
     record: dict[str, Any]
 
 
@@ -93,9 +95,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         for one in compared.judged
         if len(one.scores) and (np.ptp(one.scores) == 0 if ratings.pairs is None else not one.scores.any())
     ]
-    samples = names_at(ratings, kept)
-    remarks = [*ratings.lines(), *found.remarks, *notes]
-    made = Evaluation(ratings=ratings, samples=samples, remarks=remarks, record={}, **parts)
+    remarks = [*ratings.lines(), *found.remarks]
+    made = Evaluation(ratings=ratings, remarks=remarks, notes=notes, record={}, **parts)
     return replace(made, record=_record(made, found, options, how, time.perf_counter() - started))
 
 
@@ -181,18 +182,20 @@ def _of_pictures(
     if is_weighted and np.ptp(weights) > 0:
         notes.append("A picture counts by its votes; with --weigh-by pictures all count the same.")
     is_marks = ratings.kind == "decisions"
-    compared = compare_pictures(scored, truth, weights, groups, names_at(ratings, kept), how, is_marks=is_marks)
+    names = names_at(ratings, kept)
+    compared = compare_pictures(scored, truth, weights, groups, names, how, is_marks=is_marks)
     known = variances_of(ratings)
     variances = np.full(len(kept), np.nan) if known is None else known[kept]
     ceiling = noise_ceiling(MeanRatings(truth, variances, np.full(len(kept), np.nan)), weights=weights, seed=how.seed)
     measure_one = pictures_in(compared, truth, weights, groups, how)
     return {
+        "samples": names,
         "truth": truth,
         "weights": weights,
         "compared": compared,
         "by": tuple(by_column(name, labels[name][kept], compared, measure_one) for name in options.by),
         "ceiling": _told(ceiling),
-        "suspicious": _suspicious(compared, truth, variances, names_at(ratings, kept)),
+        "suspicious": _suspicious(compared, truth, variances, names),
     }
 
 
@@ -225,6 +228,7 @@ def _of_pairs(
     measure_one = pairs_in(compared, votes[decided], of_pairs, how)
     ceiling = pair_ceiling(left, right, targets, votes)
     return {
+        "samples": names_at(ratings, kept[np.unique(np.concatenate([better, worse]))]),
         "truth": np.ones(len(better)),
         "weights": votes[decided],
         "compared": compared,
@@ -319,6 +323,7 @@ def _record(made: Evaluation, found: Found, options: EvaluateOptions, how: How, 
         "by": [one.to_json() for one in made.by],
         "suspicious": made.suspicious,
         "remarks": made.remarks,
+        "notes": made.notes,
         "seconds": seconds,
     }
 

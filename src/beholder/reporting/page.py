@@ -1,0 +1,78 @@
+"""HTML pages as one file each: a template with the common style and scripts inside, and a policy that lets nothing else in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from beholder.reporting import charts
+
+
+def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] = ("page.js",)) -> bytes:
+    """A page as UTF-8. All text of `content` is escaped; what no text may hold (lone surrogates) is replaced.
+
+    Args:
+        template: a file of `static/` that extends `page.html.j2`.
+        content: what it shows.
+        scripts: files of `static/`, put together in this order.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_static),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": charts.percent, "number": charts.number, "count": lambda value: f"{value:,}"}
+    style, script = _static("report.css"), "".join(_static(name) for name in scripts)
+    environment.globals |= {
+        "box": {
+            "width": charts.WIDTH,
+            "height": charts.HEIGHT,
+            "left": charts.LEFT,
+            "right": charts.WIDTH - charts.RIGHT,
+            "top": charts.TOP,
+            "bottom": charts.HEIGHT - charts.BOTTOM,
+        },
+        "policy": policy(style, script),
+        "style": Markup(style),  # ours, and named by its hash in the policy
+        "script": Markup(script),
+    }
+    return environment.get_template(template).render(content).encode("utf-8", "replace")
+
+
+def made_at() -> str:
+    """The present time (of $SOURCE_DATE_EPOCH, where that is set), as pages show it."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
+
+
+def policy(style: str, script: str) -> str:
+    """Nothing may be loaded but pictures in the page itself, and no other style or script may run."""
+    parts = {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": _hash(style),
+        "script-src": _hash(script),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in parts.items())
+
+
+def _static(name: str) -> str:
+    """A file of the package, with plain line ends: the hash of a script is of the text as browsers see it."""
+    text = resources.files("beholder.reporting").joinpath("static", name).read_text(encoding="utf-8")
+    return text.replace("\r\n", "\n")
+
+
+def _hash(text: str) -> str:
+    """How a content security policy names an inline style or script."""
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
