@@ -204,7 +204,7 @@ def _tiles(found: Evaluation) -> list[tuple[str, str]]:
     tiles += [(f"{measured['num_groups']:,}", "groups resampled"), (str(len(compared.judged)), "heads")]
     tiles.append((_cell(best)[0], f"{WORDS[compared.measure]}, best head"))
     most = None if found.ceiling is None else found.ceiling.get(compared.measure)
-    tiles.append((NOTHING if most is None else f"{most:.3f}", "ceiling by the raters' noise" if most else "ceiling: not known"))
+    tiles.append((NOTHING if most is None else f"{most:.3f}", "ceiling: not known" if most is None else "ceiling by the raters' noise"))
     return tiles
 
 

@@ -150,10 +150,12 @@ def _groups(
         at[kept] = np.arange(len(kept))
         near = at[found.near]
         near = near[(near >= 0).all(axis=1)]
-    elif options.near_duplicates:
+    lacking = len(kept) if found.is_embedded is None else int(np.count_nonzero(~found.is_embedded[kept]))
+    if lacking and options.near_duplicates:
+        whose = "No source has embeddings" if found.is_embedded is None else f"{lacking:,} pictures have no embedding"
         notes.append(
-            "No source has embeddings, so near-duplicates could not be looked for; where there are many, the intervals are too "
-            "narrow."
+            f"{whose}, so near-duplicates could not be looked for{'' if found.is_embedded is None else ' among them'}; where "
+            "there are many, the intervals are too narrow."
         )
     chosen = [] if options.split_by is None else [labels[options.split_by][kept]]
     groups = joined_groups(len(kept), chosen, near)

@@ -57,14 +57,14 @@ class Found:
     Attributes:
         scored: columns in the order of their sources, then heads.
         near: (P, 2) rated pictures whose embeddings are near-duplicates; None where they were not looked for.
-        num_embedded: rated pictures with an embedding.
+        is_embedded: (N,) which rated pictures have an embedding; None where no source has any.
         remarks: what a summary says of matching and reading, in full sentences.
         missing: a line for each public head that cannot be had.
     """
 
     scored: list[Scored] = field(default_factory=list)
     near: Numbers | None = None
-    num_embedded: int = 0
+    is_embedded: npt.NDArray[np.bool_] | None = None
     remarks: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
@@ -201,7 +201,8 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
             values = np.full(ratings.num_samples, np.nan)
             values[at] = scores_of(head, matrix, usable)
             found.scored.append(Scored(name=head.name, source=source.place, column=None, scores=values))
-        found.num_embedded = len(at)
+        found.is_embedded = np.zeros(ratings.num_samples, np.bool_)
+        found.is_embedded[at] = True
         if options.near_duplicates:
             threads = options.num_threads or 1
             found.near = at[near_pairs(matrix[usable], options.near_duplicates, num_threads=threads)]
@@ -221,16 +222,17 @@ def _heads(source: EmbeddingSource, is_bare: bool, options: EvaluateOptions, fou
 
 
 def _told_apart(scored: Sequence[Scored]) -> list[Scored]:
-    """Names that are there more than once with what tells them apart: the column, the source, a number."""
-    named = list(scored)
-    for more in (lambda one: one.column, lambda one: one.source):
-        names = [one.name for one in named]
-        named = [
-            replace(one, name=f"{one.name} ({more(one)})") if names.count(one.name) > 1 and more(one) else one for one in named
-        ]
-    seen: dict[str, int] = {}
+    """Names that are there more than once with what tells them apart: the column, else the source, else a number."""
     found = []
-    for one in named:
-        seen[one.name] = seen.get(one.name, 0) + 1
-        found.append(one if seen[one.name] == 1 else replace(one, name=f"{one.name} #{seen[one.name]}"))
+    for at, one in enumerate(scored):
+        same = [other for other in scored if other.name == one.name]
+        if len({other.column for other in same}) == len(same) > 1:
+            more = one.column or one.source
+        elif len({other.source for other in same}) == len(same) > 1:
+            more = one.source
+        elif len(same) > 1:
+            more = f"{1 + sum(other.name == one.name for other in scored[:at])}"
+        else:
+            more = ""
+        found.append(replace(one, name=f"{one.name} ({more})") if more else one)
     return found
