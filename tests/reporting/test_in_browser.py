@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from beholder.models.catalog import DEFAULT_HEAD
+from beholder.reporting.evaluation import write_evaluation
 from beholder.reporting.report import report
+from beholder.train.evaluate.options import EvaluateOptions
 from oracles.report_page import MakeSet
 from oracles.score_records import HOSTILE, V1_HEAD
 from oracles.tar_making import png
@@ -296,4 +299,46 @@ def test_ratio_bars_on_a_phone(chromium: Any, make_set: MakeSet, tmp_path: Path)
         "[...document.querySelectorAll('details[open] svg.forest')].map((bar) => bar.getBoundingClientRect().width)"
     )
     assert min(bars) > 250
+    watched.context.close()
+
+
+@pytest.fixture
+def evaluation_page(tmp_path: Path) -> Path:
+    """Three heads on 1,300 ratings of pictures with hostile names, by group, with an odd rating."""
+    rng = np.random.default_rng(2)
+    truth = rng.standard_normal(1300)
+    truth[5] = 9
+    names = [f"{HOSTILE[row % 5]}/{row}" for row in range(1300)]
+    heads = {name: truth * (np.arange(1300) != 5) + spread * rng.standard_normal(1300) for name, spread in (("a", 1), ("b", 1.1), ("c", 2))}
+    pl.DataFrame({"sample": names, **heads}).write_parquet(tmp_path / "scores.parquet")
+    groups = [HOSTILE[row % 3] for row in range(1300)]
+    pl.DataFrame({"image": names, "rating": truth, "subject": groups}).write_parquet(tmp_path / "ratings.parquet")
+    out = tmp_path / "evaluation.html"
+    write_evaluation(
+        EvaluateOptions(
+            sources=(str(tmp_path / "scores.parquet"),), ratings=str(tmp_path / "ratings.parquet"), score_column=tuple(heads),
+            rating_column="rating", by=("subject",), out=str(out), title=HOSTILE[1],
+        )
+    )  # fmt: skip
+    return out
+
+
+@pytest.mark.parametrize("scheme", mostly_slow(["light", "dark"]))
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_evaluation_shows_without_complaints(chromium: Any, evaluation_page: Path, width: int, scheme: str) -> None:
+    watched = Watched(chromium, evaluation_page, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert watched.run("document.documentElement.scrollWidth") <= width
+    assert watched.run(_CONTRAST) == []
+    page = watched.page
+    shown = "[...document.querySelectorAll('.head-section')].map((section) => section.checkVisibility())"
+    assert watched.run(shown) == [True, False, False]
+    page.locator("[role=tab]").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert watched.run(shown) == [False, True, False]
+    page.locator("#calibration-1").focus()
+    page.keyboard.press("Home")
+    assert page.locator("#calibration-1-read").inner_text().startswith("score ")
+    assert ": mean rating " in page.locator("#calibration-1-read").inner_text()
+    assert HOSTILE[0] in page.locator("#by").inner_text()
+    assert watched.faults == []
     watched.context.close()
