@@ -309,7 +309,10 @@ def evaluation_page(tmp_path: Path) -> Path:
     truth = rng.standard_normal(1300)
     truth[5] = 9
     names = [f"{HOSTILE[row % 5]}/{row}" for row in range(1300)]
-    heads = {name: truth * (np.arange(1300) != 5) + spread * rng.standard_normal(1300) for name, spread in (("a", 1), ("b", 1.1), ("c", 2))}
+    heads = {
+        name: truth * (np.arange(1300) != 5) + spread * rng.standard_normal(1300)
+        for name, spread in (("a", 1), ("b", 1.1), ("c", 2))
+    }
     pl.DataFrame({"sample": names, **heads}).write_parquet(tmp_path / "scores.parquet")
     groups = [HOSTILE[row % 3] for row in range(1300)]
     pl.DataFrame({"image": names, "rating": truth, "subject": groups}).write_parquet(tmp_path / "ratings.parquet")

@@ -123,7 +123,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     np.save("embeddings.npy", rng.standard_normal((NUM, 8)).astype(np.float32))
-    write(["sample", "score"], [[name, f"{value:.4f}"] for name, value in zip(NAMES, rng.standard_normal(NUM), strict=True)], "scores.csv")
+    write(
+        ["sample", "score"],
+        [[name, f"{value:.4f}"] for name, value in zip(NAMES, rng.standard_normal(NUM), strict=True)],
+        "scores.csv",
+    )
     save_head(Head.affine(np.ones(8), name="mine-too"), tmp_path / "mine-too.safetensors")
     return tmp_path
 

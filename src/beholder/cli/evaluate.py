@@ -66,9 +66,7 @@ def _table(compared: Comparisons) -> list[str]:
     names = [name for name in _SHOWN if name in compared.judged[0].measures.values]
     shown = [(one.name, one.measures.values) for one in compared.judged[:_MOST_HEADS]]
     shown.append(("one guess for all", compared.constant.values))
-    rows = [
-        [name, *(with_interval(values[key]) if key in values else "-" for key in names)] for name, values in shown
-    ]
+    rows = [[name, *(with_interval(values[key]) if key in values else "-" for key in names)] for name, values in shown]
     rows.insert(0, ["", *(SHORT[name] for name in names)])
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -115,8 +113,14 @@ def _suspicious(found: Evaluation) -> list[str]:
     if not found.suspicious:
         return []
     count = len(found.suspicious)
-    lines = ["1 rating looks odd, and is worth another look:"] if count == 1 else [f"{count:,} ratings look odd, and are worth another look:"]
-    lines += [f"  {one['sample']}: {one['residual']:+.2f} from what is predicted" for one in found.suspicious[:_MOST_SUSPICIOUS]]
+    lines = (
+        ["1 rating looks odd, and is worth another look:"]
+        if count == 1
+        else [f"{count:,} ratings look odd, and are worth another look:"]
+    )
+    lines += [
+        f"  {one['sample']}: {one['residual']:+.2f} from what is predicted" for one in found.suspicious[:_MOST_SUSPICIOUS]
+    ]
     return [*lines, *(["  ... all of them on the page"] if count > _MOST_SUSPICIOUS else [])]
 
 

@@ -204,7 +204,9 @@ def _tiles(found: Evaluation) -> list[tuple[str, str]]:
     tiles += [(f"{measured['num_groups']:,}", "groups resampled"), (str(len(compared.judged)), "heads")]
     tiles.append((_cell(best)[0], f"{WORDS[compared.measure]}, best head"))
     most = None if found.ceiling is None else found.ceiling.get(compared.measure)
-    tiles.append((NOTHING if most is None else f"{most:.3f}", "ceiling: not known" if most is None else "ceiling by the raters' noise"))
+    tiles.append(
+        (NOTHING if most is None else f"{most:.3f}", "ceiling: not known" if most is None else "ceiling by the raters' noise")
+    )
     return tiles
 
 
@@ -259,7 +261,9 @@ def _head_view(at: int, one: Judged, found: Evaluation) -> dict[str, Any]:
     if math.isfinite(one.slope):
         left = "log odds of a keep" if found.ratings.kind == "decisions" else "rating"
         facts.append(("map", f"{left} = {one.intercept:.4g} {'+' if one.slope >= 0 else '-'} {abs(one.slope):.4g} x score"))
-    facts.append(("scores", f"{one.scores.min():.4g} to {one.scores.max():.4g}" if found.compared.unit == "pictures" else NOTHING))
+    facts.append(
+        ("scores", f"{one.scores.min():.4g} to {one.scores.max():.4g}" if found.compared.unit == "pictures" else NOTHING)
+    )
     return {
         "index": at,
         "name": one.name,
@@ -334,7 +338,13 @@ def _by_view(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _suspicious_view(one: Mapping[str, Any]) -> list[str]:
-    return [one["sample"], number(one["rating"]), f"{one['predicted']:.2f}", f"{one['residual']:+.2f}", f"{one['deviations']:+.1f}"]
+    return [
+        one["sample"],
+        number(one["rating"]),
+        f"{one['predicted']:.2f}",
+        f"{one['residual']:+.2f}",
+        f"{one['deviations']:+.1f}",
+    ]
 
 
 def _provenance(found: Evaluation, arguments: Sequence[str] | None) -> list[tuple[str, str]]:
@@ -353,4 +363,3 @@ def _provenance(found: Evaluation, arguments: Sequence[str] | None) -> list[tupl
         ("a picture counts by", measured["weigh_by"]),
         ("seed", str(measured["seed"])),
     ]
-

@@ -42,7 +42,8 @@ def rated_rows(
         ratings: of any kind but pairs.
         places: (M,) which of them, in the order that is wanted.
         samples: M names of these pictures; None: rows are known by their directions.
-        groups, balance: (N,) labels of all rated pictures.
+        groups: (N,) labels each of all rated pictures: which belong together.
+        balance: (N,) labels that are to count the same in all.
     """
     variances = variances_of(ratings)
     return RowRatings(

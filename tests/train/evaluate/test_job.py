@@ -48,7 +48,9 @@ def good(truth: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def ratings(tmp_path: Path, truth: np.ndarray) -> Path:
     """Ratings of the pictures, by the names of their files."""
-    lines = [[name.split("/")[1], f"{3 + value:.4f}", row % 2] for row, (name, value) in enumerate(zip(NAMES, truth, strict=True))]
+    lines = [
+        [name.split("/")[1], f"{3 + value:.4f}", row % 2] for row, (name, value) in enumerate(zip(NAMES, truth, strict=True))
+    ]
     return write_csv(tmp_path / "ratings.csv", ["image", "rating", "kind"], lines)
 
 
@@ -87,7 +89,10 @@ def test_the_same_seed_gives_the_same_figures(scores: Path, ratings: Path) -> No
 
 def test_several_columns_and_sources_are_measured_on_what_all_have(tmp_path: Path, scores: Path, ratings: Path) -> None:
     third = np.random.default_rng(5).standard_normal(NUM)
-    values = [[name, value if row >= 7 else ("" if row else "nan")] for row, (name, value) in enumerate(zip(NAMES, third, strict=True))]
+    values = [
+        [name, value if row >= 7 else ("" if row else "nan")]
+        for row, (name, value) in enumerate(zip(NAMES, third, strict=True))
+    ]
     more = write_csv(tmp_path / "more.csv", ["path", "score"], values[:70])
     found = job((scores, more), ratings, score_column=("score", "other"))
     assert {one.name for one in found.compared.judged} == {f"score ({scores})", "other", f"score ({more})"}
@@ -136,7 +141,9 @@ def test_a_head_of_train_has_the_figures_that_its_rivals_had(tmp_path: Path) -> 
     save_head(Head.affine(direction + rng.standard_normal(10), name="rival"), tmp_path / "rival.safetensors")
     rival = (str(tmp_path / "rival.safetensors"),)
     beside = train(
-        TrainJobOptions(sources=(str(tmp_path / "e.npy"),), ratings=str(rated), out=str(tmp_path / "h.safetensors"), compare_with=rival)
+        TrainJobOptions(
+            sources=(str(tmp_path / "e.npy"),), ratings=str(rated), out=str(tmp_path / "h.safetensors"), compare_with=rival
+        )
     ).record["beside"]
     found = job(tmp_path / "e.npy", rated, head=rival).record
     (there,) = [one["measures"]["values"] for one in beside if one["name"] == "rival"]
@@ -164,7 +171,11 @@ def test_pairs_and_marks(tmp_path: Path, scores: Path, truth: np.ndarray, good: 
     assert found.record["heads"][0]["measures"]["values"]["pair_accuracy"]["value"] == pytest.approx(np.mean(right))
     assert found.record["measured"]["unit"] == "pairs"
     assert "1 pair that people found equal is left out." in found.notes
-    marks = write_csv(tmp_path / "marks.csv", ["sample", "mark"], [[n, "keep" if v > 0 else "drop"] for n, v in zip(NAMES, truth, strict=True)])
+    marks = write_csv(
+        tmp_path / "marks.csv",
+        ["sample", "mark"],
+        [[n, "keep" if v > 0 else "drop"] for n, v in zip(NAMES, truth, strict=True)],
+    )
     found = job(scores, marks, by=("folder",))
     auc = stats.mannwhitneyu(good[truth > 0], good[truth <= 0]).statistic / ((truth > 0).sum() * (truth <= 0).sum())
     assert found.record["heads"][0]["measures"]["values"]["pair_accuracy"]["value"] == pytest.approx(auc)
@@ -191,13 +202,19 @@ def test_an_odd_rating_is_found(tmp_path: Path, scores: Path, good: np.ndarray) 
 def test_scores_and_ratings_in_one_file(tmp_path: Path, good: np.ndarray, truth: np.ndarray) -> None:
     table = write_csv(tmp_path / "t.csv", ["image", "a", "mos"], zip(NAMES, good, truth, strict=True))
     found = job(table, table, sample_column="image", score_column=("a",), rating_column="mos")
-    assert found.record["heads"][0]["measures"]["values"]["srcc"]["value"] == pytest.approx(stats.spearmanr(good, truth).statistic)
+    assert found.record["heads"][0]["measures"]["values"]["srcc"]["value"] == pytest.approx(
+        stats.spearmanr(good, truth).statistic
+    )
     with pytest.raises(InputError, match="column 'mos' is the ratings themselves"):
         job(table, table, sample_column="image", score_column=("mos",), rating_column="mos")
 
 
 def test_a_set_of_scores_with_several_heads(tmp_path: Path, ratings: Path, good: np.ndarray) -> None:
-    record = {"format": SCORE_SET_FORMAT, "score_columns": ["aesthetic_score_a", "aesthetic_score_b"], "heads": [{"name": "a"}, {"name": "b"}]}
+    record = {
+        "format": SCORE_SET_FORMAT,
+        "score_columns": ["aesthetic_score_a", "aesthetic_score_b"],
+        "heads": [{"name": "a"}, {"name": "b"}],
+    }
     table = pl.DataFrame({"sample": NAMES, "aesthetic_score_a": good, "aesthetic_score_b": -good}).to_arrow()
     pq.write_table(table.replace_schema_metadata({b"beholder": json.dumps(record).encode()}), tmp_path / "set.parquet")
     found = job(tmp_path / "set.parquet", ratings)
@@ -233,14 +250,20 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, scores: Path, ratings: 
     empty = table("empty.csv", [])
     assert wrong(tmp_path, set_, "--ratings", empty) == f"{empty} has no rows; a row for each rating was expected"
     no_scores = table("no-scores.csv", [[name, "nan"] for name in NAMES], ("sample", "score"))
-    assert wrong(tmp_path, no_scores, "--ratings", rated) == f"{no_scores}: score has no score of any rated picture; leave it out"
+    assert (
+        wrong(tmp_path, no_scores, "--ratings", rated) == f"{no_scores}: score has no score of any rated picture; leave it out"
+    )
     captions = table("captions.csv", [[name, "a cat"] for name in NAMES], ("sample", "caption"))
     line = wrong(tmp_path, captions, "--ratings", rated)
     assert "has no column of scores that is known; it has sample, caption; name it with --score-column" in line
     assert wrong(tmp_path, set_, "--ratings", rated, "--score-column", "x").endswith("has no column 'x' (--score-column)")
     assert "has no column 'who'" in wrong(tmp_path, set_, "--ratings", rated, "--by", "who")
     assert "kept no embeddings, which --head is for" in wrong(tmp_path, set_, "--ratings", rated, "--head", "laion-v2")
-    few = table("few.csv", [[name, value if row < 3 else ""] for row, (name, value) in enumerate(zip(NAMES, good, strict=True))], ("sample", "score"))
+    few = table(
+        "few.csv",
+        [[name, value if row < 3 else ""] for row, (name, value) in enumerate(zip(NAMES, good, strict=True))],
+        ("sample", "score"),
+    )
     line = wrong(tmp_path, set_, few, "--ratings", rated)
     assert "all heads score 3 (" in line
     assert "lacks 77" in line

@@ -22,7 +22,9 @@ SAMPLES = [f"p{row}.jpg" for row in range(NUM)]
 
 
 def scored(**columns: np.ndarray) -> list[Scored]:
-    return [Scored(name=name, source="s.csv", column=name, scores=np.asarray(values, float)) for name, values in columns.items()]
+    return [
+        Scored(name=name, source="s.csv", column=name, scores=np.asarray(values, float)) for name, values in columns.items()
+    ]
 
 
 def rated(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -72,9 +72,7 @@ class ByColumn:
                 {
                     "value": group.value,
                     "num_rows": group.num_rows,
-                    "heads": [
-                        {"name": head.name, **head.value.to_json(), "residual": head.residual} for head in group.heads
-                    ],
+                    "heads": [{"name": head.name, **head.value.to_json(), "residual": head.residual} for head in group.heads],
                 }
                 for group in self.groups
             ],
@@ -83,7 +81,9 @@ class ByColumn:
         }
 
 
-def by_column(column: str, labels: npt.NDArray[Any], measured: Comparisons, measure_one: Callable[[Rows], list[InGroup]]) -> ByColumn:
+def by_column(
+    column: str, labels: npt.NDArray[Any], measured: Comparisons, measure_one: Callable[[Rows], list[InGroup]]
+) -> ByColumn:
     """Measure each group.
 
     Args:
@@ -109,7 +109,9 @@ def by_column(column: str, labels: npt.NDArray[Any], measured: Comparisons, meas
     )
 
 
-def pictures_in(measured: Comparisons, ratings: Doubles, weights: Doubles, groups: Rows, how: How) -> Callable[[Rows], list[InGroup]]:
+def pictures_in(
+    measured: Comparisons, ratings: Doubles, weights: Doubles, groups: Rows, how: How
+) -> Callable[[Rows], list[InGroup]]:
     """A function that measures some pictures; predictions are those of maps for all pictures."""
 
     def measure(rows: Rows) -> list[InGroup]:

@@ -1,4 +1,4 @@
-"""The job `beholder evaluate`: ratings are matched to scores, and all heads are measured on the pictures that all of them score."""
+"""The job `beholder evaluate`: ratings are matched to scores, and heads measured on the pictures that all of them score."""
 
 from __future__ import annotations
 
@@ -140,9 +140,7 @@ def _in_all(scored: Sequence[Scored], ratings: Ratings, notes: list[str]) -> Num
     return kept.astype(np.int64)
 
 
-def _groups(
-    kept: Numbers, labels: dict[str, Labels], found: Found, options: EvaluateOptions, notes: list[str]
-) -> Numbers:
+def _groups(kept: Numbers, labels: dict[str, Labels], found: Found, options: EvaluateOptions, notes: list[str]) -> Numbers:
     """(n,) groups of the measured pictures, and what is to be said of them."""
     near = None
     if found.near is not None:
@@ -219,8 +217,8 @@ def _of_pairs(
     better, worse = left[decided], right[decided]
     if len(better) < FEWEST_RATINGS:
         raise InputError(
-            f"{number_of(len(better), 'pair')} that {'is' if len(better) == 1 else 'are'} no tie can be measured: all heads have "
-            f"to score both pictures; at least {FEWEST_RATINGS} are needed"
+            f"{number_of(len(better), 'pair')} that {'is' if len(better) == 1 else 'are'} no tie can be measured: all heads "
+            f"have to score both pictures; at least {FEWEST_RATINGS} are needed"
         )
     if not decided.all():
         count = int(np.count_nonzero(~decided))

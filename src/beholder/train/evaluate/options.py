@@ -30,16 +30,14 @@ class EvaluateOptions(RatingsOptions):
     score_column: tuple[str, ...] = option(
         (), "The column with scores; may be repeated.", shown="all that the set names, else a known name"
     )
-    sample_column: str | None = option(
-        None, "The column of the scores that names pictures.", shown="found by its usual names"
-    )
+    sample_column: str | None = option(None, "The column of the scores that names pictures.", shown="found by its usual names")
     by: tuple[str, ...] = option(
         (), "Measures of each group of a column of the ratings, or of each folder, as well; may be repeated."
     )
     split_by: str | None = option(
         None,
-        "Pictures that belong together: of one folder (folder), or equal in this column of the ratings. They are resampled, and "
-        "left out of a fit, together.",
+        "Pictures that belong together: of one folder (folder), or equal in this column of the ratings. They are resampled, "
+        "and left out of a fit, together.",
         shown="near-duplicates alone",
     )
     near_duplicates: float = option(

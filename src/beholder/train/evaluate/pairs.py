@@ -22,7 +22,8 @@ def compare_pairs(scored: Sequence[Scored], better: Rows, worse: Rows, votes: Do
 
     Args:
         scored: with (n,) finite scores each.
-        better, worse: (P,) places in the scores.
+        better: (P,) places in the scores.
+        worse: (P,) those of the other pictures.
         votes: (P,) > 0.
         groups: (P,) numbers from 0: what is resampled together.
         how: level, resamples, seed.
@@ -30,7 +31,11 @@ def compare_pairs(scored: Sequence[Scored], better: Rows, worse: Rows, votes: Do
     apart = [one.scores[better] - one.scores[worse] for one in scored]
     shared = {"level": how.level, "resamples": how.resamples, "seed": how.seed}
     compared = PairComparison(
-        [*apart, np.zeros(len(better))], np.ones(len(better)), votes=votes, groups=groups, **shared  # type: ignore[arg-type]
+        [*apart, np.zeros(len(better))],
+        np.ones(len(better)),
+        votes=votes,
+        groups=groups,
+        **shared,  # type: ignore[arg-type]
     )
     measures = [as_pair_accuracy(compared.measures(at)) for at in range(len(scored))]
     order = best_first(measures, "pair_accuracy")
@@ -45,7 +50,9 @@ def compare_pairs(scored: Sequence[Scored], better: Rows, worse: Rows, votes: Do
             )
         )  # fmt: skip
     differences = [
-        Difference(first=scored[one].name, second=scored[other].name, measures=as_pair_accuracy(compared.difference(one, other)))
+        Difference(
+            first=scored[one].name, second=scored[other].name, measures=as_pair_accuracy(compared.difference(one, other))
+        )
         for place, one in enumerate(order)
         for other in order[place + 1 :]
     ]

@@ -79,9 +79,7 @@ def compare_pictures(
         Difference(
             first=scored[one].name,
             second=scored[other].name,
-            measures=_joined(
-                compared.difference(2 * one + 1, 2 * other + 1), compared.difference(2 * one + 2, 2 * other + 2)
-            ),
+            measures=_joined(compared.difference(2 * one + 1, 2 * other + 1), compared.difference(2 * one + 2, 2 * other + 2)),
         )
         for place, one in enumerate(order)
         for other in order[place + 1 :]
@@ -111,9 +109,7 @@ def _folds(groups: Rows, samples: Sequence[str], seed: int) -> list[Rows]:
     ]
 
 
-def _out_of_fold(
-    scores: Doubles, ratings: Doubles, weights: Doubles, folds: Sequence[Rows], *, is_marks: bool
-) -> Doubles:
+def _out_of_fold(scores: Doubles, ratings: Doubles, weights: Doubles, folds: Sequence[Rows], *, is_marks: bool) -> Doubles:
     """(R, n) ratings predicted from scores by maps that were fitted to the other folds."""
     found = np.empty((len(folds), len(scores)))
     for repeat, fold in enumerate(folds):

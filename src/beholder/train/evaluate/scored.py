@@ -131,16 +131,12 @@ def _is_embeddings(source: str, why: str | None) -> bool:
     except BeholderError:
         return False
     if kind == "pictures" and why is not None:
-        raise InputError(
-            f"{source} holds pictures without scores; score them first: beholder score {source} --keep-embeddings"
-        )
+        raise InputError(f"{source} holds pictures without scores; score them first: beholder score {source} --keep-embeddings")
     is_unknown = kind is None and why is not None and storage.exists(source)  # the reader of embeddings says what is wrong
     return kind == "embeddings" or is_unknown
 
 
-def _add_columns(
-    source: str, tables: Sequence[str], ratings: Ratings, options: EvaluateOptions, found: Found
-) -> str | None:
+def _add_columns(source: str, tables: Sequence[str], ratings: Ratings, options: EvaluateOptions, found: Found) -> str | None:
     """Add the scores of a set; where it kept embeddings, or None."""
     names, _ = _header(find_scores(source).files[0])
     wanted: list[str | None] = [name for name in options.score_column if name in names]
