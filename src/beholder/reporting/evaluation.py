@@ -168,8 +168,8 @@ def how_measured(found: Evaluation) -> list[str]:
         return [*lines, "A pair whose two pictures a head gives the same score counts half. Pairs are resampled, not pictures."]
     shape = "a logistic curve" if found.ratings.kind == "decisions" else "a straight line"
     lines.append(
-        f"Ranks, PLCC and pairs are of the scores as they are. MAE, RMSE and the cut are of scores brought to the ratings' scale "
-        f"by {shape}, fitted each time to the other folds; so a head is not blamed for another scale."
+        f"Ranks, PLCC and pairs are of the scores as they are. MAE, RMSE and the cut are of scores brought to the ratings' "
+        f"scale by {shape}, fitted each time to the other folds; so a head is not blamed for another scale."
     )
     if measured["cut"] is not None:
         lines.append(f"Ratings from {measured['cut']:g} up count as good.")

@@ -147,7 +147,9 @@ def calibration_plot(
         name: unique in the page.
         bins: at least one, ascending.
         curve: from scores to predicted ratings; None: nothing is predicted.
-        title, x_label, y_label: words.
+        title: of the plot.
+        x_label: of the scores.
+        y_label: of the ratings.
         is_share: whether ratings are shares, 0 to 1.
         level: of the intervals.
         unit: what is counted, as in `pictures`.

@@ -61,7 +61,9 @@ def calibration_bins(
         weights: (N,) > 0.
         groups: (N,) numbers from 0; resampled whole, by the same draws as in `measures.Comparison`.
         predicted: (N,) of each rating.
-        level, resamples, seed: as of `measures.measure`.
+        level: of the intervals.
+        resamples: None: by the number of rows, as of `measures.measure`.
+        seed: of the resamples.
     """
     bins = _bins_of(scores)
     num_bins, num_groups = int(bins.max()) + 1, int(groups.max()) + 1
