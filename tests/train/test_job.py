@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 import beholder
 from beholder import Head, load_head, save_head
+from beholder.cli.train import summary_lines
 from beholder.errors import HeadError, InputError
 from beholder.train.job import TrainRun, train
 from beholder.train.options import TrainJobOptions
@@ -316,3 +317,13 @@ def test_a_head_that_cannot_be_uploaded_is_written_all_the_same(
 def test_how_to_upload_needs_a_repository(tmp_path: Path, more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         job(tmp_path, tmp_path / "none.csv", **more)
+
+
+def test_ratings_that_are_noise_alone_have_a_ceiling_of_nothing(tmp_path: Path, rows: np.ndarray) -> None:
+    """Histograms whose means differ less than their votes would have them differ."""
+    lines = [[f"e.npy#{row}", 10 + row % 2, 10, 10] for row in range(40)]
+    ratings = write_csv(tmp_path / "r.csv", ["image", "score1", "score2", "score3"], lines)
+    found = job(tmp_path, ratings)
+    assert found.record["ceiling"]["reliability"] == 0
+    assert "nothing shows that any head could order these pictures better than chance" in (tmp_path / "head.md").read_text()
+    assert "nothing shows that any head" in "\n".join(summary_lines(found))

@@ -152,6 +152,12 @@ def ceiling_lines(record: Mapping[str, Any]) -> list[str]:
     if "plcc" not in ceiling:
         most = f"{100 * ceiling['pair_accuracy']:.1f} %"
         return [f"Votes on the same pair disagree, so that no order could put more than {most} of the pairs right.", ""]
+    if ceiling["srcc"] is None:
+        return [
+            "The ratings differ no more than the raters' own noise would have them differ, so nothing shows that any head could "
+            "order these pictures better than chance.",
+            "",
+        ]
     return [
         "The raters' own noise sets a ceiling: a head that knew the true mean of every picture would reach a linear "
         f"correlation of {ceiling['plcc']:.3f}, a rank correlation of {ceiling['srcc']:.3f} and a root mean squared error of "

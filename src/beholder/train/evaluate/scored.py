@@ -21,7 +21,8 @@ from beholder.scoreset.foreign import find_scores, is_csv
 from beholder.scoreset.row_names import open_each_once
 from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet, open_scores, record_in
 from beholder.sources.detect import detect
-from beholder.sources.reader import SourceOptions
+from beholder.sources.find import find_parts
+from beholder.sources.reader import ReadOptions, SourceOptions
 from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.folds import near_pairs
 from beholder.train.public import public_heads, scores_of
@@ -110,7 +111,7 @@ def _has_scores(source: str, options: EvaluateOptions) -> bool:
         return True
     if any(name in KNOWN_SCORE_COLUMNS or name in options.score_column for name in names):
         return True
-    if _is_embeddings(source, None):
+    if _is_embeddings(source, None) and _has_vectors(source):
         return False
     with open_scores(source, sample_column=options.sample_column):  # says what is missing
         return True
@@ -134,6 +135,15 @@ def _is_embeddings(source: str, why: str | None) -> bool:
         raise InputError(f"{source} holds pictures without scores; score them first: beholder score {source} --keep-embeddings")
     is_unknown = kind is None and why is not None and storage.exists(source)  # the reader of embeddings says what is wrong
     return kind == "embeddings" or is_unknown
+
+
+def _has_vectors(source: str) -> bool:
+    """Whether the reader of embeddings finds some."""
+    try:
+        find_parts([source], ReadOptions())
+    except BeholderError:
+        return False
+    return True
 
 
 def _add_columns(source: str, tables: Sequence[str], ratings: Ratings, options: EvaluateOptions, found: Found) -> str | None:
