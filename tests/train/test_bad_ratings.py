@@ -135,7 +135,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def documented() -> dict[str, tuple[str, str]]:
     """Situation -> (line, exit status) of every row of the table about ratings."""
     text = PAGE.read_text(encoding="utf-8").split("\n## Ratings\n", 1)[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     assert all(todo for _, _, todo, _ in rows)
     return {situation: (line.strip("`"), status) for situation, line, _, status in rows[2:]}
 
