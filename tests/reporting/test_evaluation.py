@@ -62,11 +62,11 @@ def ids(page: Page) -> set[str]:
 def test_ratings(tmp_path: Path) -> None:
     page, run = made(tmp_path, "means", by=("group",))
     rows = table_rows(page, "Heads by rank correlation (Spearman), with 95 % intervals")
-    assert rows[0][:4] == ["head", "SRCC", "PLCC", "tau-b"]
+    assert rows[0][:5] == ["head", "the best's lead", "SRCC", "PLCC", "tau-b"]
     assert [row[0] for row in rows[1:]] == ["<b>head 0", "<b>head 1", "one guess for all", "ceiling by the raters' noise"]
     found = run.found.compared.judged[0].measures["srcc"]
-    assert rows[1][1] == f"{found.value:.3f} {found.low:.3f} to {found.high:.3f}"
-    assert rows[2][-1] == "real"
+    assert rows[1][2] == f"{found.value:.3f} {found.low:.3f} to {found.high:.3f}"
+    assert [row[1] for row in rows[1:]] == ["best", "real", "", ""]
     groups = table_rows(page, "By group: rank correlation (Spearman)")
     assert [row[:2] for row in groups[1:]] == [["g0", "40"], ["g1", "40"], ["g2", "40"]]
     assert {"calibration-0", "scatter-0", "residuals-0", "calibration-1", "scatter-1", "residuals-1"} <= ids(page)
@@ -86,8 +86,8 @@ def test_marks_and_pairs(tmp_path: Path) -> None:
     assert "calibration-0" in ids(page)
     assert "suspicious" not in ids(page)
     rows = table_rows(page, "Heads by pairs in the right order")
-    assert rows[0] == ["head", "pairs", "beside the best"]
-    assert rows[3][:2] == ["one guess for all", "0.500 0.500 to 0.500"]
+    assert rows[0] == ["head", "the best's lead", "pairs"]
+    assert rows[3] == ["one guess for all", "", "0.500 0.500 to 0.500"]
     assert run.found.compared.unit == "pairs"
 
 

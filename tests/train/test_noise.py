@@ -15,6 +15,7 @@ from beholder.train.noise import (
     from_histograms,
     noise_ceiling,
     pair_ceiling,
+    suspicious_marks,
     suspicious_ratings,
 )
 from beholder.train.ratings.reliability import reliability
@@ -102,3 +103,14 @@ def test_refused_in_one_line() -> None:
         from_deviations([1.0], [1.0, 2.0], [3])
     with pytest.raises(InputError, match="values"):
         from_histograms([[1, 1]], [1, 2, 3])
+
+
+def test_marks_with_hardly_a_chance_are_suspicious() -> None:
+    chances = np.array([0.999, 0.5, 0.01, 0.015, 0.99, 0.03, np.nan])
+    marks = np.array([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0])
+    found = suspicious_marks(marks, np.stack([chances, chances]))
+    assert found.rows.tolist() == [0, 2]
+    np.testing.assert_allclose(found.residuals, [-0.999, 0.99])
+    np.testing.assert_allclose(found.deviations, [-0.999 / np.sqrt(0.999 * 0.001), 0.99 / np.sqrt(0.99 * 0.01)])
+    assert suspicious_marks(marks, chances, most=1).rows.tolist() == [0]
+    assert len(suspicious_marks(np.empty(0), np.empty(0)).rows) == 0

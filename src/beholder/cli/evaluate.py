@@ -98,7 +98,7 @@ def _groups(one: ByColumn) -> list[str]:
     lines = [f"by {one.column}, {WORDS[one.measure]} of {best}:" if best else f"by {one.column}: no group is large enough"]
     for group in one.groups[:_MOST_GROUPS]:
         head = group.heads[0]
-        residual = "" if head.residual is None else f", rated {head.residual:+.2f} beside what is predicted"
+        residual = "" if head.residual is None else f", rated {round(head.residual, 2) + 0.0:+.2f} beside what is predicted"
         lines.append(f"  {group.value or '(none)'} ({group.num_rows:,}): {with_interval(head.value)}{residual}")
     if len(one.groups) > _MOST_GROUPS:
         lines.append(f"  ... and {len(one.groups) - _MOST_GROUPS} more groups on the page")

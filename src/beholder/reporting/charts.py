@@ -135,7 +135,7 @@ def percent(share: float | None) -> str:
     return f"{text}{NO_BREAK}%"
 
 
-def _tick(share: float) -> str:
+def share_tick(share: float) -> str:
     """A share at an axis: without the digits that all of them would end with."""
     return f"{100 * share:.6g}{NO_BREAK}%"
 
@@ -215,7 +215,7 @@ def histogram_chart(
         x_label="score",
         y_label=f"share of pictures per {number(width)}",
         x_ticks=_x_ticks(axes),
-        y_ticks=[Tick(axes.y_of(i * step), _tick(i * step)) for i in range(round(top / step) + 1)],
+        y_ticks=[Tick(axes.y_of(i * step), share_tick(i * step)) for i in range(round(top / step) + 1)],
         bars=boxes(counts.tolist()),
         kept_bars=boxes(histogram.kept.tolist()) if histogram.kept is not None else [],
         reference=paths,
@@ -258,9 +258,9 @@ def kept_chart(name: str, numbers: HeadNumbers, threshold: float | None, *, is_l
     drawn = [(at, kept / total) for at, kept in curve if kept or not is_logarithmic]
     if is_logarithmic:
         decades = round(-math.log10(least))
-        y_ticks = [Tick(axes.y_of(10.0**-i), _tick(10.0**-i)) for i in range(0, decades + 1, 1 + decades // 6)]
+        y_ticks = [Tick(axes.y_of(10.0**-i), share_tick(10.0**-i)) for i in range(0, decades + 1, 1 + decades // 6)]
     else:
-        y_ticks = [Tick(axes.y_of(i / _Y_TICKS), _tick(i / _Y_TICKS)) for i in range(_Y_TICKS + 1)]
+        y_ticks = [Tick(axes.y_of(i / _Y_TICKS), share_tick(i / _Y_TICKS)) for i in range(_Y_TICKS + 1)]
     return Chart(
         name=name,
         title="Kept share, tail" if is_logarithmic else "Kept share",

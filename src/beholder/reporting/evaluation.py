@@ -25,6 +25,7 @@ from beholder.train.evaluate.job import Evaluation, evaluate
 from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.logistic import chances
 from beholder.train.measures import Interval
+from beholder.train.noise import UNLIKELY
 
 Doubles = npt.NDArray[np.float64]
 
@@ -99,7 +100,8 @@ def page_of(found: Evaluation, *, title: str | None = None, arguments: Sequence[
     """The page, as UTF-8."""
     compared = found.compared
     measured = found.record["measured"]
-    names = [name for name in SHORT if name in compared.judged[0].measures.values]
+    measures = compared.judged[0].measures.values
+    names = sorted((name for name in SHORT if name in measures), key=lambda name: name != compared.measure)
     file = PurePosixPath(found.record["ratings"]["file"].rstrip("/")).name
     return render(
         "evaluation.html.j2",
@@ -124,6 +126,7 @@ def page_of(found: Evaluation, *, title: str | None = None, arguments: Sequence[
             "suspicious": [_suspicious_view(one) for one in found.suspicious],
             "most_suspicious": _MOST_SUSPICIOUS,
             "best": compared.judged[0].name,
+            "unlikely": f"{100 * UNLIKELY:g} %" if found.ratings.kind == "decisions" else "",
             "remarks": found.remarks,
             "missing": found.record["missing_heads"],
             "provenance": _provenance(found, arguments),
@@ -158,20 +161,24 @@ def lead(compared: Comparisons) -> list[str]:
 def how_measured(found: Evaluation) -> list[str]:
     """How the figures were made, in sentences."""
     measured = found.record["measured"]
-    groups = "rows one by one" if measured["num_groups"] == measured["num_rows"] else f"{measured['num_groups']:,} groups"
+    unit, is_grouped = found.compared.unit, measured["num_groups"] != measured["num_rows"]
+    groups = f"{measured['num_groups']:,} groups" if is_grouped else f"{unit}, each on its own"
     lines = [
         f"Intervals hold {100 * measured['level']:g} % of {measured['resamples']:,} resamples of {groups}; differences are of "
         "the same resamples. Each interval is for its pair of heads alone: of twenty pairs of heads that are equally good, one "
         f"is called {REAL} by chance."
     ]
-    if found.compared.unit == "pairs":
+    if unit == "pairs":
         return [*lines, "A pair whose two pictures a head gives the same score counts half. Pairs are resampled, not pictures."]
-    shape = "a logistic curve" if found.ratings.kind == "decisions" else "a straight line"
+    is_marks = found.ratings.kind == "decisions"
+    shape = "a logistic curve" if is_marks else "a straight line"
     lines.append(
         f"Ranks, PLCC and pairs are of the scores as they are. MAE, RMSE and the cut are of scores brought to the ratings' "
         f"scale by {shape}, fitted each time to the other folds; so a head is not blamed for another scale."
     )
-    if measured["cut"] is not None:
+    if is_marks:
+        lines.append("Pairs in the right order, of a kept and a dropped picture each, are the area under the ROC curve.")
+    elif measured["cut"] is not None:
         lines.append(f"Ratings from {measured['cut']:g} up count as good.")
     return lines
 
@@ -316,7 +323,7 @@ def _by_view(record: Mapping[str, Any]) -> dict[str, Any]:
         for head in group["heads"]:
             value = NOTHING if head["value"] is None else f"{head['value']:.3f}"
             bounds = "" if head["low"] is None else f"{head['low']:.3f} to {head['high']:.3f}"
-            residual = "" if head["residual"] is None else f"{head['residual']:+.2f}"
+            residual = "" if head["residual"] is None else f"{round(head['residual'], 2) + 0.0:+.2f}"
             cells.append((value, bounds, residual))
         lines.append({"value": group["value"] or "(none)", "num_rows": group["num_rows"], "cells": cells})
     notes = []

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from beholder.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, number, percent
+from beholder.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, number, percent, share_tick
 from beholder.scoreset.numbers import nice_step
 from beholder.train.evaluate.bins import Bin
 
@@ -124,6 +124,11 @@ class _Frame:
         return "M" + "L".join(f"{self.x(one)} {self.y(other)}" for one, other in zip(x, y, strict=True)) if len(x) > 1 else ""
 
 
+def _figure(value: float) -> str:
+    """A score or a rating as people read it."""
+    return f"{value:.4g}"
+
+
 def _ends(values: Sequence[float]) -> tuple[float, float]:
     known = [value for value in values if math.isfinite(value)]
     low, high = min(known), max(known)
@@ -154,7 +159,7 @@ def calibration_plot(
         level: of the intervals.
         unit: what is counted, as in `pictures`.
     """
-    show: Show = percent if is_share else number
+    show: Show = percent if is_share else _figure
     highs = [one.rating_high if math.isfinite(one.rating_high) else one.rating for one in bins]
     lows = [one.rating_low if math.isfinite(one.rating_low) else one.rating for one in bins]
     frame = _Frame.around([one.score for one in bins], [*lows, *highs], y_within=(0.0, 1.0) if is_share else None)
@@ -163,7 +168,7 @@ def calibration_plot(
     at = np.linspace(frame.left, frame.right, _CURVE_POINTS)
     reads = []
     for one in bins:
-        where = number(one.low) if one.low == one.high else f"{number(one.low)} to {number(one.high)}"
+        where = _figure(one.low) if one.low == one.high else f"{_figure(one.low)} to {_figure(one.high)}"
         words = f"{x_label} {where}: {y_label} {show(one.rating)}"
         if math.isfinite(one.rating_low):
             words += f" ({show(one.rating_low)} to {show(one.rating_high)})"
@@ -180,7 +185,7 @@ def calibration_plot(
         x_label=x_label,
         y_label=y_label,
         x_ticks=frame.x_ticks(),
-        y_ticks=frame.y_ticks(show),
+        y_ticks=frame.y_ticks(share_tick if is_share else number),
         points=[Dot(frame.x(one.score), frame.y(one.rating)) for one in bins],
         spans=[
             Span(frame.x(one.score), frame.y(one.rating_low), frame.y(one.rating_high))
@@ -195,7 +200,7 @@ def calibration_plot(
 
 def scatter_plot(name: str, scores: Doubles, ratings: Doubles, bins: Sequence[Bin]) -> Plot:
     """Each picture's rating by its score; of many, how many there are where."""
-    means = [(one.score, one.rating, f"mean rating {number(one.rating)}") for one in bins]
+    means = [(one.score, one.rating, f"mean rating {_figure(one.rating)}") for one in bins]
     return _cloud(name, "Ratings by score", scores, ratings, means, y_label="rating", level=None)
 
 
@@ -246,7 +251,7 @@ def _cloud(
             ("cell", "pictures") if is_many else ("dot", "a picture"),
             *([("trend", "mean by score")] if len(near) > 1 else []),
         ],
-        reads=[(frame.x(score), f"scores about {number(score)}: {words}") for score, _, words in near],
+        reads=[(frame.x(score), f"scores about {_figure(score)}: {words}") for score, _, words in near],
     )
 
 
@@ -283,7 +288,7 @@ def marks_plot(name: str, scores: Doubles, is_kept: npt.NDArray[np.bool_]) -> Pl
         x_label="score",
         y_label="share of the kept, of the dropped",
         x_ticks=frame.x_ticks(),
-        y_ticks=frame.y_ticks(percent),
+        y_ticks=frame.y_ticks(share_tick),
         line=paths[0],
         reference=paths[1],
         legend=[("line", "kept"), ("reference", "dropped")],

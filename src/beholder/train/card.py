@@ -154,8 +154,8 @@ def ceiling_lines(record: Mapping[str, Any]) -> list[str]:
         return [f"Votes on the same pair disagree, so that no order could put more than {most} of the pairs right.", ""]
     if ceiling["srcc"] is None:
         return [
-            "The ratings differ no more than the raters' own noise would have them differ, so nothing shows that any head could "
-            "order these pictures better than chance.",
+            "The ratings differ no more than the raters' own noise would have them differ, so nothing shows that any head "
+            "could order these pictures better than chance.",
             "",
         ]
     return [

@@ -25,6 +25,8 @@ _SIMULATIONS = 20
 _MOST_SIMULATED = 200_000
 SUSPICIOUS = 3.0
 """Residuals of this many standard deviations and more are worth another look."""
+UNLIKELY = 0.02
+"""Marks that had a smaller chance are, too."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,29 @@ def suspicious_ratings(
     order = np.argsort(-np.abs(deviations), kind="stable")
     listed = order[np.abs(deviations[order]) >= least][:most]
     return Suspicious(listed.astype(np.int64), residuals[listed], deviations[listed])
+
+
+def suspicious_marks(
+    marks: npt.ArrayLike, predictions: npt.ArrayLike, *, chance: float = UNLIKELY, most: int = 100
+) -> Suspicious:
+    """Marks (keep 1, drop 0) that predictors made without them gave a smaller chance than `chance`, least likely first.
+
+    Deviations are Pearson's residuals, (mark - p) / sqrt(p (1 - p)).
+
+    Args:
+        marks: (N,) 0 or 1; NaN where there is none.
+        predictions: (N,) chances of a keep, of fits without the row, or (R, N) of R repetitions, of which the mean is taken.
+        chance: of the mark that was made.
+        most: at most so many.
+    """
+    given = np.asarray(marks, np.float64)
+    chances = np.atleast_2d(np.asarray(predictions, np.float64)).mean(axis=0)
+    residuals = given - chances
+    sizes = np.where(np.isfinite(residuals), np.abs(residuals), 0.0)
+    order = np.argsort(-sizes, kind="stable")
+    listed = order[sizes[order] > 1 - chance][:most]
+    spreads = np.sqrt(np.maximum(chances[listed] * (1 - chances[listed]), np.finfo(np.float64).tiny))
+    return Suspicious(listed.astype(np.int64), residuals[listed], residuals[listed] / spreads)
 
 
 def _spread_left(squares: Doubles, noise: Doubles) -> float:

@@ -22,7 +22,7 @@ from beholder.train.curve import LearningCurve, learning_curve
 from beholder.train.fitting import check_enough
 from beholder.train.linear import LinearFit, Prior, PriorScale
 from beholder.train.measures import NAMES, Comparison, Measures, Predictor, spearman
-from beholder.train.noise import Ceiling, MeanRatings, Suspicious, noise_ceiling, suspicious_ratings
+from beholder.train.noise import Ceiling, MeanRatings, Suspicious, noise_ceiling, suspicious_marks, suspicious_ratings
 from beholder.train.public import on_the_scale, public_heads, scores_of
 from beholder.train.rows import (
     Doubles,
@@ -510,7 +510,7 @@ def _finished(
     rivals.sort(key=lambda one: -np.nan_to_num(one.measures["srcc"].value, nan=-2.0))
     counts = np.full(len(truth), np.nan)
     ceiling = noise_ceiling(MeanRatings(truth, measured.variances, counts), weights=measured.weights, seed=options.seed)
-    found = suspicious_ratings(truth, predictions, measured.variances)
+    found = suspicious_marks(truth, predictions) if is_marks else suspicious_ratings(truth, predictions, measured.variances)
     suspicious = Suspicious(measured.rows[found.rows], found.residuals, found.deviations)
     method = {"ridge": ridge.METHOD, "logistic": logistic.METHOD}.get(options.method, "the published five layers")
     record: dict[str, Any] = {

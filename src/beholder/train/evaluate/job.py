@@ -19,8 +19,8 @@ from beholder.train.evaluate.pairs import compare_pairs, pair_groups
 from beholder.train.evaluate.pictures import compare_pictures
 from beholder.train.evaluate.scored import Found, Scored, find_scored
 from beholder.train.folds import joined_groups, list_sha256
-from beholder.train.noise import Ceiling, MeanRatings, noise_ceiling, pair_ceiling, suspicious_ratings
-from beholder.train.rated import Labels, labels_of, names_at, rated_pairs, variances_of
+from beholder.train.noise import Ceiling, MeanRatings, noise_ceiling, pair_ceiling, suspicious_marks, suspicious_ratings
+from beholder.train.rated import FOLDER, Labels, labels_of, names_at, rated_pairs, variances_of
 from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.match import FEWEST_RATINGS
 from beholder.train.ratings.ratings import Numbers, Ratings
@@ -159,7 +159,11 @@ def _groups(kept: Numbers, labels: dict[str, Labels], found: Found, options: Eva
     groups = joined_groups(len(kept), chosen, near)
     num_groups = int(groups.max()) + 1
     if num_groups < len(groups):
-        notes.append(f"{len(groups):,} pictures are {number_of(num_groups, 'group')} of such that belong together.")
+        split = {None: "", FOLDER: "of one folder"}.get(options.split_by, f"equal in {options.split_by}")
+        why = " or ".join(filter(None, ["" if near is None else "near-duplicates", split]))
+        notes.append(
+            f"The {len(groups):,} pictures are {number_of(num_groups, 'group')}: {why}; those of a group are resampled together."
+        )
     return groups
 
 
@@ -195,7 +199,7 @@ def _of_pictures(
         "compared": compared,
         "by": tuple(by_column(name, labels[name][kept], compared, measure_one) for name in options.by),
         "ceiling": _told(ceiling),
-        "suspicious": _suspicious(compared, truth, variances, names),
+        "suspicious": _suspicious(compared, truth, None if is_marks else variances, names),
     }
 
 
@@ -244,10 +248,10 @@ def _told(ceiling: Ceiling | None) -> dict[str, float | None] | None:
     return None if ceiling is None else ceiling.to_json()
 
 
-def _suspicious(compared: Comparisons, truth: Doubles, variances: Doubles, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Ratings that the best head contradicts most."""
+def _suspicious(compared: Comparisons, truth: Doubles, variances: Doubles | None, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Ratings, or marks where there are no variances, that the best head contradicts most."""
     predicted = compared.judged[0].predicted
-    found = suspicious_ratings(truth, predicted, variances)
+    found = suspicious_marks(truth, predicted) if variances is None else suspicious_ratings(truth, predicted, variances)
     return [
         {
             "sample": names[row],
