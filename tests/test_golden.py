@@ -399,6 +399,7 @@ SCENARIOS: dict[str, list[str]] = {
                 "advise",
                 "report",
                 "browse",
+                "evaluate",
                 "verify",
                 "demo",
                 "models",

@@ -63,7 +63,7 @@ def test_ratings(tmp_path: Path) -> None:
     page, run = made(tmp_path, "means", by=("group",))
     rows = table_rows(page, "Heads by rank correlation (Spearman), with 95 % intervals")
     assert rows[0][:5] == ["head", "the best's lead", "SRCC", "PLCC", "tau-b"]
-    assert [row[0] for row in rows[1:]] == ["<b>head 0", "<b>head 1", "one guess for all", "ceiling by the raters' noise"]
+    assert [row[0] for row in rows[1:]] == ["<b>head 0", "<b>head 1", "one guess", "ceiling"]
     found = run.found.compared.judged[0].measures["srcc"]
     assert rows[1][2] == f"{found.value:.3f} {found.low:.3f} to {found.high:.3f}"
     assert [row[1] for row in rows[1:]] == ["best", "real", "", ""]
@@ -87,7 +87,7 @@ def test_marks_and_pairs(tmp_path: Path) -> None:
     assert "suspicious" not in ids(page)
     rows = table_rows(page, "Heads by pairs in the right order")
     assert rows[0] == ["head", "the best's lead", "pairs"]
-    assert rows[3] == ["one guess for all", "", "0.500 0.500 to 0.500"]
+    assert rows[3] == ["one guess", "", "0.500 0.500 to 0.500"]
     assert run.found.compared.unit == "pairs"
 
 

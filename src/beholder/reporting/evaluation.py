@@ -230,11 +230,11 @@ def _line(one: Judged, at: int, compared: Comparisons, names: Sequence[str]) -> 
 def _beside(found: Evaluation, names: Sequence[str]) -> list[dict[str, Any]]:
     """What stands below the heads: one guess for all, and the ceiling."""
     constant = found.compared.constant.values
-    lines = [{"name": "one guess for all", "cells": [_cell(constant.get(name)) for name in names], "verdict": ""}]
+    lines = [{"name": "one guess", "cells": [_cell(constant.get(name)) for name in names], "verdict": ""}]
     if found.ceiling is not None:
         most = [found.ceiling.get(name) for name in names]
         cells = [(NOTHING if value is None else f"{value:.3f}", "") for value in most]
-        lines.append({"name": "ceiling by the raters' noise", "cells": cells, "verdict": ""})
+        lines.append({"name": "ceiling", "cells": cells, "verdict": ""})
     return lines
 
 

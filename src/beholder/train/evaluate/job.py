@@ -162,7 +162,8 @@ def _groups(kept: Numbers, labels: dict[str, Labels], found: Found, options: Eva
         split = {None: "", FOLDER: "of one folder"}.get(options.split_by, f"equal in {options.split_by}")
         why = " or ".join(filter(None, ["" if near is None else "near-duplicates", split]))
         notes.append(
-            f"The {len(groups):,} pictures are {number_of(num_groups, 'group')}: {why}; those of a group are resampled together."
+            f"The {len(groups):,} pictures are {number_of(num_groups, 'group')}: {why}. Those of a group are resampled "
+            "together."
         )
     return groups
 
