@@ -140,10 +140,10 @@ def lead(compared: Comparisons) -> list[str]:
     value = best.measures[measure]
     if math.isnan(value.value):
         return ["No head orders these pictures at all: each gives all of them the same score."]
-    found = [f"{best.name} orders the {compared.unit} best: {WORDS[measure]} {with_interval(value)}."]
     second = compared.to_best(1) if len(compared.judged) > 1 else None
     if second is None:
-        return found
+        return [f"{best.name} on these {compared.unit}: {WORDS[measure]} {with_interval(value)}."]
+    found = [f"{best.name} orders the {compared.unit} best: {WORDS[measure]} {with_interval(value)}."]
     if not second.verdict(measure):
         return [*found, f"Nothing tells whether it is better than {second.second}."]
     said = with_interval(second.measures[measure], signed=True)

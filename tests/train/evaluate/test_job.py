@@ -21,6 +21,7 @@ from beholder.train.evaluate.job import Evaluation, evaluate
 from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.job import train
 from beholder.train.options import TrainJobOptions
+from oracles.picture_jobs import picture_bytes
 from oracles.program import beholder as program
 
 NUM = 80
@@ -182,6 +183,29 @@ def test_pairs_and_marks(tmp_path: Path, scores: Path, truth: np.ndarray, good: 
     assert found.record["by"][0]["groups"][0]["value"] == "set"
 
 
+@pytest.mark.slow
+def test_a_score_set_with_kept_embeddings(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
+    """Its embeddings show near-duplicates, and the head that made its scores makes them again."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(24):
+        (photos / f"p{number}.jpg").write_bytes(picture_bytes(number % 20))  # four pictures are there twice
+    out = tmp_path / "set.parquet"
+    beholder.score(
+        photos, out, backbone=small_tower, head=plain_head, keep_embeddings=True, precision="fp32", device="cpu", workers=0
+    )
+    lines = [[f"p{number}.jpg", 1 + (7 * number) % 5] for number in range(24)]
+    rated = write_csv(tmp_path / "r.csv", ["image", "rating"], lines)
+    found = job(out, rated, near_duplicates=0.9999999)
+    assert found.record["measured"]["num_groups"] == 20
+    assert len(found.compared.judged) == 1
+    both = job(out, rated, head=(str(plain_head),), near_duplicates=0)
+    (difference,) = both.record["differences"]
+    assert difference["values"]["srcc"]["value"] == pytest.approx(0, abs=1e-9)
+    assert difference["verdict"] == "not told apart"
+    assert both.record["measured"]["num_groups"] == 24
+
+
 def test_groups_by_a_column(scores: Path, ratings: Path, good: np.ndarray, truth: np.ndarray) -> None:
     found = job(scores, ratings, by=("kind",), split_by="kind")
     assert [(group["value"], group["num_rows"]) for group in found.record["by"][0]["groups"]] == [("0", 40), ("1", 40)]
@@ -272,6 +296,17 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, scores: Path, ratings: 
     photos = str(tmp_path / "photos")
     line = wrong(tmp_path, photos, "--ratings", rated)
     assert line == f"{photos} holds pictures without scores; score them first: beholder score {photos} --keep-embeddings"
+
+
+def test_ratings_by_place_and_all_the_same_scores(tmp_path: Path, good: np.ndarray) -> None:
+    flat = write_csv(tmp_path / "flat.csv", ["sample", "score"], [[name, 4] for name in NAMES])
+    np.save(tmp_path / "y.npy", good)
+    found = job(flat, tmp_path / "y.npy")
+    values = found.record["heads"][0]["measures"]["values"]
+    assert (values["srcc"]["value"], values["pair_accuracy"]["value"]) == (None, 0.5)
+    assert values["rmse"]["value"] == pytest.approx(found.record["constant"]["values"]["rmse"]["value"])
+    assert "score gives all of them the same score, so it orders nothing." in found.notes
+    assert found.record["heads"][0]["map"] == {"slope": None, "intercept": None}
 
 
 def test_pages_of_others_are_never_replaced(tmp_path: Path, scores: Path, ratings: Path) -> None:
