@@ -1,12 +1,20 @@
-"""The model card of a trained head: what it was trained on, how good it is and by what, what it is for and what not."""
+"""The files of a trained head: its weights, its record, and its card.
+
+The card says what it was trained on, how good it is and by what, what it is for and what not.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from beholder.models.heads import Head
+from beholder.errors import OutputError
+from beholder.io import storage
+from beholder.models.head_layouts import HEAD_FORMAT
+from beholder.models.heads import Head, save_head
 
 WORDS = {
     "srcc": "rank correlation (Spearman)",
@@ -29,6 +37,61 @@ METRICS = {
 
 LIBRARY = "library_name: beholder"
 """What says at the top of a card that it is one of ours."""
+_MARK = '"beholder": "'
+"""Stands in every record, with the version."""
+_NOTES = ("method", "scale", "rows", "measured", "measures", "ceiling")
+"""What of the record stands in the head's own file; all of it is in the file beside it."""
+_MOST_LOOKED_AT = 1 << 20
+"""Bytes at the start of a file that is to be replaced, among which has to stand whose it is."""
+
+
+@dataclass(frozen=True)
+class HeadFiles:
+    """Where a head (`out`, ending in .safetensors), its card and its record are written."""
+
+    out: str
+
+    @property
+    def card(self) -> str:
+        """Beside it, ending in .md."""
+        return f"{self.out.removesuffix('.safetensors')}.md"
+
+    @property
+    def record(self) -> str:
+        """Beside it, ending in .json."""
+        return f"{self.out.removesuffix('.safetensors')}.json"
+
+    def check(self, *, overwrite: bool, advice: str, mark: str = _MARK) -> None:
+        """Raise OutputError where one of them is there and may not be replaced, or was not written by this program.
+
+        Args:
+            overwrite: whether they may be replaced.
+            advice: what to do where they may not, for the end of the message.
+            mark: a text that stands in every record that may be replaced.
+        """
+        for path in (self.out, self.card, self.record):
+            if storage.exists(path) and not overwrite:
+                raise OutputError(f"{path} is there already; use --overwrite to replace it, or {advice}")
+        for path, text in ((self.out, HEAD_FORMAT), (self.card, LIBRARY), (self.record, mark)):
+            if not storage.exists(path):
+                continue
+            if text.encode() not in storage.read_range(path, 0, min(storage.size(path), _MOST_LOOKED_AT)):
+                raise OutputError(f"{path} would be replaced, and was not written by this command; move it, or {advice}")
+
+    def write(
+        self, head: Head, record: Mapping[str, Any], remarks: Sequence[str], **more: Any
+    ) -> tuple[Head, dict[str, Any]]:
+        """Write all three; returns the head and the record with the sha256 of the file, and more. Raises OutputError.
+
+        The card gets the remarks, since it is published; those of the record may name pictures and folders.
+        """
+        notes = {**head.notes, **{name: json.dumps(record[name]) for name in _NOTES if record.get(name) is not None}}
+        head = replace(head, notes=notes)
+        digest = save_head(head, self.out)
+        whole = {**record, "sha256": digest, **more}
+        storage.write_bytes(self.record, (json.dumps(whole, indent=2) + "\n").encode())
+        storage.write_bytes(self.card, card_of(head, PurePosixPath(self.out).name, whole, remarks).encode())
+        return replace(head, sha256=digest), whole
 
 
 def card_of(head: Head, file_name: str, record: Mapping[str, Any], remarks: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import tempfile
 import time
@@ -12,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from beholder.errors import HeadError, InputError, OutputError
-from beholder.io import storage
+from beholder.errors import HeadError, InputError
 from beholder.models.backbones import known_backbone, same_backbone
-from beholder.models.head_layouts import HEAD_FORMAT
-from beholder.models.heads import Head, load_head, save_head
+from beholder.models.heads import Head, load_head
 from beholder.models.upload import Upload, push_head
 from beholder.notices import doing, say
-from beholder.train.card import LIBRARY, card_of
+from beholder.train.card import HeadFiles
 from beholder.train.options import TrainJobOptions
 from beholder.train.pairs import TrainedOnPairs, train_on_pairs
 from beholder.train.rated import Labels, labels_of, names_at, rated_pairs, rated_rows
@@ -29,12 +26,6 @@ from beholder.train.ratings.read import read_ratings
 from beholder.train.source import EmbeddingSource, open_source
 from beholder.train.training import Method, TrainedHead, TrainOptions, train_head
 
-_NOTES = ("method", "scale", "rows", "measured", "measures", "ceiling")
-"""What of the record stands in the head's own file; all of it is in the file beside it."""
-_MARK = '"beholder": "'
-"""Stands in every record, with the version."""
-_MOST_LOOKED_AT = 1 << 20
-"""Bytes at the start of a file that is to be replaced, among which has to stand whose it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +65,8 @@ def train(options: TrainJobOptions) -> TrainRun:
     options.check()
     assert options.ratings is not None
     started = time.perf_counter()
-    stem = options.out.removesuffix(".safetensors")
-    card, record_file = f"{stem}.md", f"{stem}.json"
-    for path in (options.out, card, record_file):
-        if storage.exists(path) and not options.overwrite:
-            raise OutputError(f"{path} is there already; use --overwrite to replace it, or another --out")
-    for path, mark in ((options.out, HEAD_FORMAT), (card, LIBRARY), (record_file, _MARK)):
-        if storage.exists(path) and mark.encode() not in storage.read_range(path, 0, min(storage.size(path), _MOST_LOOKED_AT)):
-            raise OutputError(f"{path} would be replaced, and was not written by this command; move it, or use another --out")
+    files = HeadFiles(options.out)
+    files.check(overwrite=options.overwrite, advice="use another --out")
     with doing("reading the ratings"):
         ratings = read_ratings(options.ratings, options)
     start_from = None if options.start_from is None else load_head(options.start_from, offline=options.offline)
@@ -101,7 +86,7 @@ def train(options: TrainJobOptions) -> TrainRun:
             strength=options.strength,
             near_duplicates=options.near_duplicates or None,
             seed=options.seed,
-            name=options.name or PurePosixPath(stem).name,
+            name=options.name or PurePosixPath(options.out.removesuffix(".safetensors")).name,
             backbone=backbone,
             compare_with=others,
             offline=options.offline,
@@ -122,26 +107,22 @@ def train(options: TrainJobOptions) -> TrainRun:
                 tested = trained.tested
     names = names_at(ratings, matched.places[tested])
     record = {**_record(options, ratings, matched, source, trained.record), "test_samples": names}
-    notes = {**trained.head.notes, **{name: json.dumps(record[name]) for name in _NOTES if record.get(name) is not None}}
-    head = replace(trained.head, licence=options.licence, source=None, notes=notes)
-    digest = save_head(head, options.out)
-    record = {**record, "sha256": digest, "seconds": time.perf_counter() - started}
-    storage.write_bytes(record_file, (json.dumps(record, indent=2) + "\n").encode())
+    head = replace(trained.head, licence=options.licence, source=None)
     remarks = [*ratings.lines(with_names=False), *matched.lines(with_names=False)]
-    storage.write_bytes(card, card_of(head, PurePosixPath(options.out).name, record, remarks).encode())
+    head, record = files.write(head, record, remarks, seconds=time.perf_counter() - started)
     seconds = time.perf_counter() - started
     return TrainRun(
         out=options.out,
-        card=card,
-        record_file=record_file,
-        sha256=digest,
-        head=replace(head, sha256=digest),
+        card=files.card,
+        record_file=files.record,
+        sha256=head.sha256,
+        head=head,
         ratings=ratings,
         matched=matched,
         source=source,
         record=record,
         seconds=seconds,
-        upload=_uploaded(options, card),
+        upload=_uploaded(options, files.card),
     )
 
 
