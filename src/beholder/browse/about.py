@@ -31,7 +31,7 @@ def about(session: Session, rejects: Rejects) -> dict[str, Any]:
         "picture_column": None if session.picture_column is None else session.picture_column.name,
         "picture_note": None if session.picture_column is None else session.picture_column.note,
         "caption_column": session.caption_column,
-        "scores": [_score(session, name) for name in scores.score_columns],
+        "scores": [describe_score(session, name) for name in scores.score_columns],
         "columns": [{"name": name, **_column(session, name)} for name in session.store.names],
         "left_out": session.store.left_out,
         "marks": {"file": str(session.marks.path), "strangers": session.marks.num_strangers, "version": session.marks.version},
@@ -40,7 +40,7 @@ def about(session: Session, rejects: Rejects) -> dict[str, Any]:
     }
 
 
-def _score(session: Session, name: str) -> dict[str, Any]:
+def describe_score(session: Session, name: str) -> dict[str, Any]:
     """A score: its head, its axis, where the slider begins, and published shares of LAION-2B-en as landmarks."""
     view = session.view(name, ())
     low, high = session.axis(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.resources
 import math
 import secrets
@@ -30,7 +31,8 @@ from beholder.browse.newest_first import Busy
 from beholder.browse.pictures import THUMBNAIL_SIDES, Pictures, Sent, shortened
 from beholder.browse.rows import View
 from beholder.browse.safety import BodyLimit
-from beholder.browse.session import PAGE_ROWS, Gone, Session, Sort, Tab
+from beholder.browse.session import PAGE_ROWS, Gone, LearnedScore, Session, Sort, Tab
+from beholder.browse.taste import Learner, Occupied
 from beholder.columns import SAMPLE, WHERE_NOW, PictureReason
 from beholder.errors import BeholderError, InputError, os_error_text
 from beholder.options import KEEP_FIRST
@@ -61,13 +63,15 @@ def make_app(session: Session, pictures: Pictures, rejects: Rejects, scratch: Pa
     """The application, without the guard. It serves its own files, rows, and pictures by row number; nothing else."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # FastAPI's pages for people load code from elsewhere
     run = secrets.token_hex(6)
+    learner = Learner(session, scratch)
     app.add_middleware(BodyLimit)
     _add_errors(app)
     _add_files(app)
-    _add_rows(app, session, rejects, run, pictures.pixels)
+    _add_rows(app, session, learner, rejects, run, pictures.pixels)
     _add_pictures(app, session, pictures)
     _add_marks(app, session)
-    _add_export(app, session, scratch)
+    _add_taste(app, learner)
+    _add_export(app, session, learner, scratch)
     return app
 
 
@@ -117,6 +121,10 @@ def _add_errors(app: FastAPI) -> None:
     async def busy(_: Request, error: Exception) -> Response:
         return _error(503, "too many requests are waiting for an answer; try again")
 
+    @app.exception_handler(Occupied)
+    async def occupied(_: Request, error: Exception) -> Response:
+        return _error(503, str(error))
+
     @app.exception_handler(BeholderError)
     async def mendable(_: Request, error: Exception) -> Response:
         return _error(400 if isinstance(error, InputError) else 507, str(error))
@@ -156,7 +164,9 @@ def _add_files(app: FastAPI) -> None:
         return send(name)
 
 
-def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str, pixels: PixelOptions | None) -> None:
+def _add_rows(
+    app: FastAPI, session: Session, learner: Learner, rejects: Rejects, run: str, pixels: PixelOptions | None
+) -> None:
     @app.get("/api/set")
     def the_set() -> Response:
         session.conditions.warm_up()  # a page is there, and may ask for some
@@ -190,12 +200,15 @@ def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str, pixels
         if wanted.tab == "stack" and (wanted.stack is None or wanted.stack >= session.store.num_rows):
             return _error(404, f"there is no row {wanted.stack}")
         how: dict[str, Any] = {"threshold": wanted.threshold, "seed": wanted.seed, "stack": wanted.stack}
-        found = session.listing(view, wanted.tab, wanted.sort, bucket=wanted.bucket, **how)
+        if wanted.tab == "undecided":
+            found = learner.undecided(view)
+        else:
+            found = session.listing(view, wanted.tab, wanted.sort, bucket=wanted.bucket, **how)
         return _json({"listing": found.key, "count": len(found.rows), "version": session.marks.version})
 
     @app.get("/api/rows")
     def rows(listing: str, score: str, start: int, count: int = PAGE_ROWS) -> Response:
-        if score not in session.scores.score_columns:
+        if not session.is_score(score):
             return _error(404, f"there is no score {score!r}")
         return _json({"rows": session.page(session.known_listing(listing), score, start, count)})
 
@@ -209,7 +222,7 @@ def _add_rows(app: FastAPI, session: Session, rejects: Rejects, run: str, pixels
     def row(row: int) -> Response:
         if not 0 <= row < session.store.num_rows:
             return _error(404, f"there is no row {row}")
-        return _json({"row": row, "values": session.store.row(row), "mark": session.mark_word(row)})
+        return _json({"row": row, "values": session.row(row), "mark": session.mark_word(row)})
 
     @app.get("/api/rejects")
     def some_rejects(reason: str = "", start: int = 0, count: int = PAGE_ROWS) -> Response:
@@ -299,10 +312,33 @@ def _add_marks(app: FastAPI, session: Session) -> None:
         return _json({"version": session.marks.version})
 
 
-def _add_export(app: FastAPI, session: Session, scratch: Path) -> None:
+def _add_taste(app: FastAPI, learner: Learner) -> None:
+    """Learning from marks. What is asked for changes something, so it comes as JSON from the page itself, as marks do."""
+
+    @app.get("/api/taste")
+    def taste() -> Response:
+        return _json(learner.state())
+
+    @app.post("/api/taste/read")
+    def read(_: NoRequest) -> Response:
+        learner.read()
+        return _json(learner.state())
+
+    @app.post("/api/taste/learn")
+    def learn(wanted: LearnRequest) -> Response:
+        return _json(learner.learn(wanted.score))
+
+    @app.post("/api/taste/save")
+    def save(_: NoRequest) -> Response:
+        return _json(learner.save())
+
+
+def _add_export(app: FastAPI, session: Session, learner: Learner, scratch: Path) -> None:
     @app.get("/api/command")
     def command(view: str, threshold: float, format: ExportFormat) -> Response:
-        return _json({"command": select_command(session, session.known_view(view), threshold, format)})
+        found = session.known_view(view)
+        make = learner.command if found.score in session.learned else functools.partial(select_command, session)
+        return _json({"command": make(found, threshold, format)})
 
     @app.get("/api/export")
     def export(view: str, threshold: float, format: ExportFormat) -> Response:
@@ -312,7 +348,7 @@ def _add_export(app: FastAPI, session: Session, scratch: Path) -> None:
         return FileResponse(
             path,
             media_type=MEDIA_TYPES[format],
-            filename=f"selection.{format}",
+            filename=export_name(session, found, format),
             background=BackgroundTask(path.unlink, missing_ok=True),
             headers={"cache-control": "no-store", "x-beholder-rows": str(num_rows)},
         )
@@ -409,6 +445,16 @@ MOST_MARKED = 10_000
 """Rows that are marked at once."""
 
 
+class NoRequest(_Strict):
+    """Nothing is to be said."""
+
+
+class LearnRequest(_Strict):
+    """The score of the set whose head is started from."""
+
+    score: _Text
+
+
 class MarksRequest(_Strict):
     """Rows and what they are marked as."""
 
@@ -439,8 +485,11 @@ def write_selection(session: Session, view: View, threshold: float, target: Path
     from beholder.io.tables import write_table
 
     rows, scores, store = session.selected(view, threshold), session.scores, session.store
+    learned = session.learned.get(view.score)
     passed = tables.passed_columns(scores, [name for name in scores.metadata_columns if name in store.names])
     schema = tables.list_schema(scores, (pa.field(new, _kind(session, name)) for name, new in passed.items()))
+    if learned is not None:
+        schema = schema.insert(1 + len(scores.score_columns), pa.field(learned.column, pa.float32()))
     if target.suffix == ".txt":
         schema = pa.schema([schema.field(SAMPLE)])
     names = [SAMPLE] if len(schema) == 1 else [SAMPLE, *scores.score_columns, *passed]
@@ -451,15 +500,27 @@ def write_selection(session: Session, view: View, threshold: float, target: Path
             piece = rows[start : start + _PIECE_ROWS]
             ready: list[Any] = session.store.fetch(piece, names).columns
             if len(schema) > 1:
-                ready[num_first:num_first] = tables.decided(session.ranks(view.score)[piece], np.zeros(len(piece), np.uint8))
+                own = [] if learned is None else [pa.array(session.values(learned.name)[piece], from_pandas=True)]
+                decided = tables.decided(session.ranks(view.score)[piece], np.zeros(len(piece), np.uint8))
+                ready[num_first:num_first] = [*own, *decided]
             yield pa.table([column.cast(item.type) for column, item in zip(ready, schema, strict=True)], schema=schema)
 
-    asked: dict[str, Any] = {"score": view.score, "min_score": threshold, "where": list(view.conditions), **_repeated(session)}
+    by = view.score if learned is None else learned.column
+    asked: dict[str, Any] = {"score": by, "min_score": threshold, "where": list(view.conditions), **_repeated(session)}
     if session.asked.join:
         asked["join"] = list(session.asked.join)
     marks = {mark.word: len(session.marks.marked(mark)) for mark in (Mark.KEEP, Mark.DROP)}
-    write_table(str(target), pieces(), schema, tables.list_record(scores, asked, store.num_rows, len(rows), marked=marks))
+    record = tables.list_record(scores, asked, store.num_rows, len(rows), marked=marks)
+    if learned is not None:
+        record["score_columns"], record["heads"] = [*record["score_columns"], by], [*record["heads"], dict(learned.head)]
+    write_table(str(target), pieces(), schema, record)
     return len(rows)
+
+
+def export_name(session: Session, view: View, kind: str) -> str:
+    """What the file of an export is called: by a score that was learned from marks its name says so."""
+    learned: LearnedScore | None = session.learned.get(view.score)
+    return f"selection{'' if learned is None else '-by-my-taste'}.{kind}"
 
 
 def _kind(session: Session, name: str) -> pa.DataType:

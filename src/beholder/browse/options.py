@@ -12,6 +12,7 @@ from beholder.options import join_option, option, picture_column_option, repeate
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 """Addresses that only this machine can reach."""
 MARKS_SUFFIX = ".marks.jsonl"
+TASTE_SUFFIX = ".taste.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,9 @@ class BrowseOptions:
     )
     root: str | None = option(None, "Folder that relative paths count from.", shown="the current one, else where it was scored")
     marks: str | None = option(None, "File of keep and drop marks.", shown=f"SCORES{MARKS_SUFFIX}")
+    embeddings: str | None = option(
+        None, "Embeddings of the pictures, for learning from marks.", shown="those kept beside the scores"
+    )
     groups: str | None = option(None, "Near-duplicates that beholder select --groups-out wrote, shown as stacks.")
     repeated: str = repeated_option()
     score_column: str | None = option(None, "Column with scores.", shown="what the set says, else a known name")
@@ -52,6 +56,8 @@ class BrowseOptions:
             raise InputError("--host is empty; leave it out, or name an address of this machine such as 0.0.0.0")
         if self.marks is not None and (not self.marks or not storage.is_local(self.marks)):
             raise InputError(f"--marks {self.marks!r}: marks are kept in a file of this machine; name one")
+        if self.embeddings == "":
+            raise InputError("--embeddings is empty; leave it out, or name a set of embeddings")
 
     @property
     def needs_token(self) -> bool:
@@ -68,3 +74,10 @@ class BrowseOptions:
             return Path(f"{storage.local_path(place)}{MARKS_SUFFIX}")
         stem = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in place.rsplit("/", 1)[-1])
         return Path(f"{stem.strip('._') or 'scores'}{MARKS_SUFFIX}")
+
+    @property
+    def taste_path(self) -> Path:
+        """File of a head that is learned from the marks: beside them, `photos.scores.taste.safetensors`."""
+        name = self.marks_path.name
+        stem = next((name.removesuffix(end) for end in (MARKS_SUFFIX, ".jsonl") if name.endswith(end)), name)
+        return self.marks_path.with_name(f"{stem}{TASTE_SUFFIX}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,13 +30,16 @@ from beholder.scoreset.numbers import axis, axis_histogram, bucket_edges, bucket
 from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
 from beholder.scoreset.score_set import ScoreSet, as_score
 
-Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score", "stacks", "stack"]
+Tab = Literal["all", "kept", "dropped", "bucket", "marked_keep", "marked_drop", "no_score", "stacks", "stack", "undecided"]
 Sort = Literal["best", "worst", "random"]
 PAGE_ROWS = 500
 """Most rows of a listing in one answer."""
 _CACHE_BYTES = 1 << 29
 _CAPTION_LETTERS = 300
 """Of a caption so many are sent with a tile."""
+_MOST_LEARNED = 2
+"""Of scores that were learned here the last ones are kept: other pages may still show the one before."""
+_LEARNED_DIGITS = 4
 _TURNED = str(Trait.ROTATED.name).lower()
 
 
@@ -52,6 +56,23 @@ class Listing:
     tab: Tab
 
 
+@dataclass(frozen=True)
+class LearnedScore:
+    """A score of the rows that is no column of the set.
+
+    Attributes:
+        name: what views call it.
+        column: its column in exports.
+        title: what people call it.
+        head: its head, as a record has it (`Head.describe`).
+    """
+
+    name: str
+    column: str
+    title: str
+    head: Mapping[str, Any]
+
+
 class Session:
     """Everything the page asks about one score set. Thread-safe.
 
@@ -64,6 +85,8 @@ class Session:
         stacks: its groups of near-duplicates; None where nobody named any.
         picture_column: what says where pictures are in place of the rows' names; None: the names do.
         caption_column: its captions; None: there are none.
+        learned: scores that were learned here, the newest last, by name.
+        closing: what is closed with this.
     """
 
     def __init__(self, scores: ScoreSet, scratch: Path, options: BrowseOptions) -> None:
@@ -80,6 +103,9 @@ class Session:
         self.stacks: Stacks | None = None
         if options.groups is not None:
             self.stacks = read_stacks(options.groups, self.store, self.conditions.rows_named, scratch)
+        self.learned: dict[str, LearnedScore] = {}
+        self.closing = contextlib.ExitStack()
+        self._forgotten: set[str] = set()
         self._num_stacks: dict[str, int] = {}
         self._values: dict[str, npt.NDArray[np.float32]] = {}
         self._whole: dict[str, tuple[View, tuple[float, float]]] = {}
@@ -95,12 +121,37 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         """Let go of everything."""
+        self.closing.close()
         self.conditions.close()
 
     def values(self, score: str) -> npt.NDArray[np.float32]:
-        """(N,) float32 scores, NaN for none: NULL, NaN and infinite ones."""
+        """(N,) float32 scores, NaN for none: NULL, NaN and infinite ones. Raises Gone for a learned one that is not kept."""
         self._whole_of(score)
-        return self._values[score]
+        found = self._values.get(score)
+        if found is None:
+            raise Gone(score)
+        return found
+
+    def is_score(self, name: str) -> bool:
+        """Whether this is, or was, a score: a column of the set, or one that was learned here."""
+        return name in self.scores.score_columns or name in self.learned or name in self._forgotten
+
+    def add_learned(self, score: LearnedScore, values: npt.NDArray[np.float32]) -> None:
+        """Rank all rows by a score that was learned here; of earlier ones the last is kept.
+
+        Args:
+            score: a name that no other score has.
+            values: (N,) float32, NaN for rows without it; kept as it is.
+        """
+        whole = self._ranked_whole(score.name, values)
+        with self._lock:
+            self._values[score.name], self._whole[score.name] = values, whole
+            self.learned = {**self.learned, score.name: score}
+            for name in list(self.learned)[:-_MOST_LEARNED]:
+                self.learned = {other: one for other, one in self.learned.items() if other != name}
+                self._forgotten.add(name)
+                for kept in (self._values, self._whole, self._ranks):
+                    kept.pop(name, None)  # type: ignore[attr-defined]
 
     def axis(self, score: str) -> tuple[float, float]:
         """Ends of the slider."""
@@ -108,7 +159,7 @@ class Session:
 
     def view(self, score: str, conditions: Sequence[str]) -> View:
         """The rows that satisfy all conditions, and those of the options, ranked by a score. Raises InputError."""
-        if score not in self.scores.score_columns:
+        if not self.is_score(score):
             raise InputError(f"there is no score {score!r}; there are {', '.join(self.scores.score_columns)}")
         whole = self._whole_of(score)[0]
         every = (*self.asked.where, *conditions)
@@ -119,7 +170,7 @@ class Session:
         if found is None:
             inside = self.conditions.matching(conditions)
             rows = whole.rows[inside[whole.rows]]
-            ascending = np.ascontiguousarray(self._values[score][rows][::-1])
+            ascending = np.ascontiguousarray(self.values(score)[rows][::-1])
             found = View(key, score, every, rows, ascending, inside, int(inside.sum()))
             self._views.put(key, found)
         return found
@@ -134,7 +185,7 @@ class Session:
             if whole.key == key:
                 return whole
         found = self._views.get(key)
-        if found is None:
+        if found is None or found.score in self._forgotten:
             raise Gone(key)
         return found
 
@@ -162,7 +213,7 @@ class Session:
             this score or more, whatever they are marked; `outside`, those that are counted for their mark alone; `stacks`,
             groups of near-duplicates of which any row satisfies the conditions; `version`.
         """
-        values = self._values[view.score]
+        values = self.values(view.score)
         keep, drop, outside = self.marks.marked(Mark.KEEP), self._dropped_in(view), self._outside(view)
         above = view.count_at_least(threshold)
         kept = above + int((~self._above(view, keep, threshold)).sum()) - int(self._above(view, drop, threshold).sum())
@@ -196,7 +247,7 @@ class Session:
 
     def _above(self, view: View, rows: npt.NDArray[np.int64], threshold: float) -> npt.NDArray[np.bool_]:
         """Which of these rows are in the view and have the score (NaN never has)."""
-        above: npt.NDArray[np.bool_] = self._values[view.score][rows] >= as_score(threshold)
+        above: npt.NDArray[np.bool_] = self.values(view.score)[rows] >= as_score(threshold)
         return above if view.inside is None else above & view.inside[rows]
 
     def _outside(self, view: View) -> npt.NDArray[np.int64]:
@@ -285,12 +336,12 @@ class Session:
         """Rows that are best first the other way round; those without a score stay at the end."""
         if len(self._whole_of(score)[0].rows) == self.store.num_rows:
             return rows[::-1]
-        at = int(np.isfinite(self._values[score][rows]).sum())
+        at = int(np.isfinite(self.values(score)[rows]).sum())
         return np.concatenate([rows[:at][::-1], rows[at:]])
 
     def _rows_of(self, view: View, tab: Tab, threshold: float, bucket: tuple[float, float] | None) -> Rows:
         """Rows of a tab, best first, those without a score last."""
-        values, outside = self._values[view.score], self._outside(view)
+        values, outside = self.values(view.score), self._outside(view)
         if tab == "all":
             scored = self._merged(view, view.rows, outside[np.isfinite(values[outside])])
             return self._followed_by(scored, self._without_score(view))
@@ -317,7 +368,7 @@ class Session:
         """Rows without a score that are counted, in their order."""
         if len(self._whole_of(view.score)[0].rows) == self.store.num_rows:
             return np.empty(0, np.int64)
-        has_none = np.isnan(self._values[view.score])
+        has_none = np.isnan(self.values(view.score))
         if view.inside is not None:
             has_none &= view.inside | (self.marks.state == Mark.KEEP)
         return np.flatnonzero(has_none)
@@ -335,6 +386,12 @@ class Session:
         more = self._ranked(view.score, more)
         place = np.searchsorted(ranks[rows], np.where(ranks[more] == 0, len(ranks) + 1, ranks[more]))
         return np.insert(rows, place, more.astype(rows.dtype))
+
+    def keep_listing(self, view: View, tab: Tab, rows: Rows, *parts: Any) -> Listing:
+        """A listing of rows that somebody else chose; `parts` tell it from others of the tab."""
+        found = Listing(_key("listing", view.key, tab, *parts), rows, tab)
+        self._listings.put(found.key, found)
+        return found
 
     def known_listing(self, key: str) -> Listing:
         """A listing by its key. Raises Gone."""
@@ -376,6 +433,13 @@ class Session:
             found["caption"] = caption if len(caption) <= _CAPTION_LETTERS else f"{caption[:_CAPTION_LETTERS]} …"
         if self._traits_column is not None and _TURNED in (values[self._traits_column] or "").split(","):
             found["turned"] = True
+        return found
+
+    def row(self, number: int) -> dict[str, Any]:
+        """All that is known of a row, as JSON takes it: its columns, and the score that was learned last."""
+        found = self.store.row(number)
+        for score in list(self.learned.values())[-1:]:
+            found[score.title] = as_json(round(float(self.values(score.name)[number]), _LEARNED_DIGITS))
         return found
 
     def marks_of(self, listing: Listing, start: int, count: int) -> list[tuple[int, str]]:
@@ -429,14 +493,19 @@ class Session:
         with self._lock:
             found = self._whole.get(score)
             if found is None:
+                if score not in self.scores.score_columns:
+                    raise Gone(score)
                 values = self.scores.scores(score)
                 values[~np.isfinite(values)] = np.nan
-                rows = best_first(values, self.store)
-                ascending = np.ascontiguousarray(values[rows][::-1])
-                view = View(_key("view", score), score, (), rows, ascending, None, len(values))
-                self._values[score] = values
-                found = self._whole[score] = (view, axis(ascending))
+                found = self._ranked_whole(score, values)
+                self._values[score], self._whole[score] = values, found
             return found
+
+    def _ranked_whole(self, score: str, values: npt.NDArray[np.float32]) -> tuple[View, tuple[float, float]]:
+        """The view without conditions of these values, and its axis."""
+        rows = best_first(values, self.store)
+        ascending = np.ascontiguousarray(values[rows][::-1])
+        return View(_key("view", score), score, (), rows, ascending, None, len(values)), axis(ascending)
 
 
 def _key(*parts: Any) -> str:
