@@ -1,8 +1,9 @@
 // What is chosen stands in the address behind the #, so that a reload and a bookmark show the same.
 
-export function writeAddress({ score, threshold, tab, bucket, stack, sort, filters }) {
+export function writeAddress({ score, isTaste, threshold, tab, bucket, stack, sort, filters }) {
   const chosen = new URLSearchParams();
   if (score) chosen.set("score", score);
+  if (isTaste) chosen.set("by", "taste");
   chosen.set("t", String(threshold));
   if (tab !== "all") chosen.set("tab", tab);
   if (tab === "bucket") chosen.set("from", String(bucket.from));
@@ -24,6 +25,7 @@ export function readAddress() {
   const at = Number(chosen.get("t"));
   return {
     score: chosen.get("score"),
+    isTaste: chosen.get("by") === "taste",
     threshold: chosen.has("t") && Number.isFinite(at) ? at : null,
     tab: chosen.get("tab") ?? "all",
     from: Number(chosen.get("from")),

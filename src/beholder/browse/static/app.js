@@ -10,12 +10,13 @@ import { Gallery } from "./gallery.js";
 import { Threshold } from "./histogram.js";
 import { Marks } from "./marks.js";
 import { RejectList } from "./rejects.js";
+import { Taste } from "./taste.js";
 import { Viewer } from "./viewer.js";
 
-const state = { info: null, score: null, view: null, counts: null, tab: "all", bucket: null, stack: null, sort: "best", seed: 1, opened: 0 };
-let gallery, viewer, marks, threshold, filters, exporting, rejects;
+const state = { info: null, score: null, publicScore: null, thresholds: {}, view: null, counts: null, tab: "all", bucket: null, stack: null, sort: "best", seed: 1, opened: 0 };
+let gallery, viewer, marks, threshold, filters, exporting, rejects, taste;
 
-const remember = () => writeAddress({ score: state.info.scores.length > 1 ? state.score.name : null, threshold: threshold.value, tab: state.tab, bucket: state.bucket, stack: state.stack, sort: state.sort, filters });
+const remember = () => writeAddress({ score: state.info.scores.length > 1 ? state.publicScore.name : null, isTaste: Boolean(state.score.is_learned), threshold: threshold.value, tab: state.tab, bucket: state.bucket, stack: state.stack, sort: state.sort, filters });
 
 // -- counts: one question at a time, always the newest threshold
 
@@ -51,6 +52,7 @@ function showCounts(counts, at) {
   byId("share").textContent = share(counts.kept, counts.all) || "–";
   byId("of").textContent = `kept of ${count(counts.all)}`;
   paintOutside();
+  taste.setMarks(counts);
   for (const button of document.querySelectorAll(".tab")) {
     const number = button.dataset.at === undefined ? counts[button.dataset.tab] : counts.buckets[Number(button.dataset.at)];
     if (number !== undefined) button.querySelector("small").textContent = count(number);
@@ -118,6 +120,7 @@ function drawTabs() {
     { tab: "marked_drop", text: "✕ Drop" },
   ];
   if (state.score.num_without) tabs.push({ tab: "no_score", text: "No score" });
+  if (state.score.is_learned) tabs.push({ tab: "undecided", text: "Undecided", gap: true });
   if (info.stacks) tabs.push({ tab: "stacks", text: "Duplicates", gap: true });
   if (info.rejects.count) tabs.push({ tab: "rejects", text: "Rejects", number: info.rejects.count, gap: true });
   if (!tabs.some((one) => isCurrent(one))) Object.assign(state, { tab: "all", bucket: null, stack: null });
@@ -168,8 +171,9 @@ async function openTab(anchor = 0) {
   }
   const bucket = state.bucket ?? {};
   const isStack = state.tab === "stack";
-  byId("sort-box").hidden = byId("to-cut").hidden = isStack;
-  byId("shuffle").hidden = isStack || state.sort !== "random";
+  const isOrdered = isStack || state.tab === "undecided"; // by something else than the score
+  byId("sort-box").hidden = byId("to-cut").hidden = isOrdered;
+  byId("shuffle").hidden = isOrdered || state.sort !== "random";
   const found = await post("/api/listing", { view: state.view.view, tab: state.tab, sort: state.sort, threshold: threshold.value, low: bucket.low ?? null, high: bucket.high ?? null, seed: state.seed, stack: isStack ? state.stack : null });
   if (turn !== state.opened) return;
   gallery.open(found, state.score.name, anchor);
@@ -180,7 +184,8 @@ async function openTab(anchor = 0) {
 
 function shownText(number) {
   if (state.tab === "stacks") return `${count(number)} ${number === 1 ? "group" : "groups"} of pictures that are alike`;
-  return `${count(number)} ${number === 1 ? "picture" : "pictures"}${state.tab === "stack" ? " that are alike" : ""}`;
+  const what = { stack: " that are alike", undecided: " to mark next" }[state.tab] ?? "";
+  return `${count(number)} ${number === 1 ? "picture" : "pictures"}${what}`;
 }
 
 // a stack opens to its pictures; back to where it was among the others
@@ -202,6 +207,7 @@ async function closeStack() {
 function emptyText() {
   if (state.tab === "stacks") return state.view.conditions.length ? "No group of pictures that are alike has one that satisfies the filters." : "There are no groups of pictures that are alike.";
   if (state.tab === "stack") return "This picture is in no group.";
+  if (state.tab === "undecided") return "No picture here is left to ask about: all that have an embedding are marked.";
   if (state.tab === "marked_keep") return "Nothing is marked keep yet: press K on a picture.";
   if (state.tab === "marked_drop") return "Nothing is marked drop yet: press D on a picture.";
   if (state.view.conditions.length) return "No picture satisfies the filters.";
@@ -238,9 +244,16 @@ async function recover(error) {
   }
   recovering ??= (async () => {
     try {
+      if (state.score.is_learned) {
+        await taste.refresh();
+        setScore(taste.learned?.score ?? state.publicScore);
+      }
       state.view = await post("/api/view", { score: state.score.name, where: filters.where, filters: filters.filters });
+      threshold.drawBars(state.view.histogram);
+      drawTabs();
       await openTab(gallery.grid.firstVisible());
-      countAgain = true;
+      if (counting) countAgain = true;
+      else refreshCounts(); // not waited for: where it fails, it waits for this
     } catch (again) {
       toast(again.message, true);
     } finally {
@@ -298,6 +311,9 @@ function wireKeys() {
     c: goToCut,
     f: () => filters.open(),
     e: () => exporting.open(),
+    l: () => taste.learn(),
+    t: () => taste.learned && showTaste(!state.score.is_learned),
+    n: () => taste.isPossible && showUndecided().catch(recover),
     "?": () => byId("help").showModal(),
   };
   document.addEventListener("keydown", (event) => {
@@ -378,22 +394,63 @@ function wireScore() {
   const select = byId("score");
   const names = state.info.scores.map((one) => one.name);
   select.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
-  select.value = state.score.name;
+  select.value = state.publicScore.name;
   byId("score-box").hidden = names.length < 2;
   select.addEventListener("change", () => chooseScore(select.value).catch(recover));
 }
 
 async function chooseScore(name) {
-  state.score = state.info.scores.find((one) => one.name === name);
+  state.publicScore = state.info.scores.find((one) => one.name === name);
+  await showScore(state.publicScore);
+}
+
+// the threshold of each score is as it was left; what was learned keeps one whatever is learned next
+const placeOf = (score) => (score.is_learned ? "" : score.name);
+
+function setScore(score) {
+  state.thresholds[placeOf(state.score)] = threshold.value;
+  state.score = score;
   byId("about").textContent = aboutText();
-  threshold.setScale(state.score, null);
+  byId("view-by").hidden = !score.is_learned;
+  byId("view-by").textContent = score.title ?? "";
+  threshold.setScale(score, state.thresholds[placeOf(score)] ?? null);
+  taste.paint();
+}
+
+async function showScore(score) {
+  setScore(score);
   await openView({ where: filters.where, filters: filters.filters });
   remember();
   await openTab();
 }
 
+// -- my taste
+
+const showTaste = (isTaste) => showScore(isTaste && taste.learned ? taste.learned.score : state.publicScore).catch(recover);
+
+async function showUndecided() {
+  if (!taste.learned) {
+    toast("Learn from some marks first", true);
+    return;
+  }
+  if (state.score.name !== taste.learned.score.name) {
+    setScore(taste.learned.score);
+    await openView({ where: filters.where, filters: filters.filters });
+  }
+  chooseTab({ tab: "undecided" });
+  focusPictures();
+}
+
+// another page may have learned something since
+async function followTaste() {
+  if (document.hidden || !taste.isPossible) return;
+  const before = taste.learned?.score.name;
+  await taste.refresh();
+  if (state.score.is_learned && taste.learned?.score.name !== before) await showTaste(true);
+}
+
 function aboutText() {
-  const head = state.score.head && state.score.head !== state.score.name ? `by ${state.score.head}` : "";
+  const head = state.score.is_learned ? `by ${state.score.title}` : state.score.head && state.score.head !== state.score.name ? `by ${state.score.head}` : "";
   const from = state.info.picture_column ? `pictures from column ${state.info.picture_column}` : "";
   return [`${count(state.info.num_rows)} pictures`, head, from].filter(Boolean).join(" · ");
 }
@@ -414,7 +471,15 @@ async function start() {
   state.info = await get("/api/set");
   const { info } = state;
   const chosen = readAddress();
-  state.score = info.scores.find((one) => one.name === chosen.score) ?? info.scores[0];
+  state.score = state.publicScore = info.scores.find((one) => one.name === chosen.score) ?? info.scores[0];
+  taste = new Taste(info.num_rows, {
+    publicName: () => state.publicScore.name,
+    isShown: () => Boolean(state.score.is_learned),
+    onShow: showTaste,
+    onLearned: () => showScore(taste.learned.score),
+    onUndecided: () => showUndecided().catch(recover),
+  });
+  await taste.refresh();
   Object.assign(state, { tab: chosen.tab, sort: chosen.sort });
   if (chosen.tab === "stack") Object.assign(state, Number.isInteger(chosen.stack) && chosen.stack >= 0 ? { stack: chosen.stack } : { tab: "stacks" });
   document.title = `${info.name} – beholder`;
@@ -431,7 +496,7 @@ async function start() {
   }, info.preset);
   threshold = new Threshold({ onMove: onThreshold, onRest: onThresholdRest });
   filters = new Filters(info.columns, applyFilters);
-  exporting = new Export(() => ({ view: state.view.view, threshold: threshold.value, kept: state.counts.kept, all: state.counts.all, conditions: state.view.conditions }));
+  exporting = new Export(() => ({ view: state.view.view, by: state.score.title ?? null, threshold: threshold.value, kept: state.counts.kept, all: state.counts.all, conditions: state.view.conditions }));
   rejects = new RejectList(info.rejects);
   marks = new Marks(info.run, info.marks.version, {
     onChange: (changed) => {
@@ -442,7 +507,13 @@ async function start() {
     onCount: refreshCounts,
   });
 
-  threshold.setScale(state.score, chosen.threshold);
+  threshold.setScale(state.score, chosen.isTaste && !taste.learned ? null : chosen.threshold);
+  if (chosen.isTaste && taste.learned) {
+    state.thresholds[""] = chosen.threshold;
+    setScore(taste.learned.score);
+    delete state.thresholds[state.publicScore.name]; // that was not its own
+  }
+  document.addEventListener("visibilitychange", () => followTaste().catch(recover));
   wireScore();
   wireKeys();
   wireUndo();

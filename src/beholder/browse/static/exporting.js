@@ -11,7 +11,7 @@ const FORMATS = {
 };
 
 export class Export {
-  // now() -> {view, threshold, kept, all, conditions}
+  // now() -> {view, by, threshold, kept, all, conditions}; by: what the score is called, null where there is but one kind
   constructor(now) {
     this.now = now;
     this.dialog = byId("export");
@@ -27,14 +27,14 @@ export class Export {
   }
 
   async show() {
-    const { view, threshold, kept, all, conditions } = this.now();
+    const { view, by, threshold, kept, all, conditions } = this.now();
     const format = this.dialog.querySelector("input[name=format]:checked").value;
-    byId("export-what").textContent = `${count(kept)} of ${count(all)}: score at least ${threshold}${conditions.length ? ", filtered" : ""}, marks counted in`;
+    byId("export-what").textContent = `${count(kept)} of ${count(all)}: ${by ?? "score"} at least ${threshold}${conditions.length ? ", filtered" : ""}, marks counted in`;
     byId("export-about").textContent = FORMATS[format];
     const link = byId("export-download");
     link.href = `/api/export?${new URLSearchParams({ view, threshold, format })}`;
-    link.download = `selection.${format}`;
-    link.textContent = `Download selection.${format}`;
+    link.download = `selection${by ? "-by-my-taste" : ""}.${format}`;
+    link.textContent = `Download ${link.download}`;
     try {
       const { command } = await get("/api/command", { view, threshold, format });
       byId("export-command").textContent = command;
