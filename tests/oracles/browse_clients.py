@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,16 @@ Ask = Callable[..., httpx.Response]
 
 
 def client_of(
-    path: Path, scratch: Path, marks: Path | None = None, groups: Path | None = None, **looking: Any
+    path: Path,
+    scratch: Path,
+    marks: Path | None = None,
+    groups: Path | None = None,
+    more: Mapping[str, Any] | None = None,
+    **looking: Any,
 ) -> Iterator[Ask]:
-    """Asks the application over a set, without a server; `looking`: arguments of `Pictures`."""
-    options = BrowseOptions(scores=str(path), marks=str(marks) if marks else None, groups=str(groups) if groups else None)
+    """Asks the application over a set, without a server; `more`: of its options; `looking`: arguments of `Pictures`."""
+    named = {"marks": str(marks) if marks else None, "groups": str(groups) if groups else None}
+    options = BrowseOptions(scores=str(path), **named, **(more or {}))
     with (
         open_scores(str(path)) as scores,
         Session(scores, scratch, options) as session,

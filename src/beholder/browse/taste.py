@@ -25,6 +25,7 @@ from beholder.browse.rows import View
 from beholder.browse.session import Gone, LearnedScore, Listing, Session
 from beholder.errors import BeholderError, HeadError, InputError
 from beholder.io import storage
+from beholder.models import catalog
 from beholder.models.backbones import same_backbone
 
 if TYPE_CHECKING:
@@ -397,6 +398,9 @@ def head_in_use(scores: ScoreSet, score: str, backbone: str | None, dim: int) ->
                 head = load_head(storage.local_path(source))
         if head is None:
             head = load_head(name, offline=True)
+            is_another = catalog.find(name) is None and known.get("sha256") not in (None, head.sha256, head.source_sha256)
+            if is_another:
+                return None, f"{name} is another head by now, so this started from none"
     except HeadError:
         return None, f"{name} is not on this machine (beholder models fetch), so this started from no head"
     if not head.is_affine:

@@ -26,6 +26,8 @@ MANY_ROWS = 10_000
 """With fewer rows predictions are made out of fold, by repeated folds; with more, a part is held out."""
 
 _PAIR_ROWS, _PAIR_COLUMNS = 1024, 8192
+_FEW_ROWS = 1024
+"""Of so many rows all products take less time than finding axes."""
 _KEY_ROWS = 1 << 14
 
 
@@ -113,6 +115,9 @@ def near_pairs(matrix: Matrix, threshold: float = NEAR, *, num_threads: int = 1)
     num_rows = len(matrix)
     if num_rows < 2:
         return np.empty((0, 2), np.int64)
+    if num_rows <= _FEW_ROWS:
+        unit = unit_rows(matrix)
+        return np.argwhere(np.triu(unit @ unit.T >= threshold - 1e-12, 1))
     vectors = Vectors.of(matrix).matrix
     basis = choose_basis(vectors, np.arange(num_rows), threshold)
     limit = basis.limit(threshold)
