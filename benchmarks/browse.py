@@ -1,6 +1,8 @@
 """How fast `beholder browse` answers: a slider move at a million rows, at the server and on the page; filters; scrolling.
 
-python benchmarks/browse.py [--rows 1000000] [--moves 200] [--save]
+python benchmarks/browse.py [--rows 1000000] [--moves 200] [--only-learning] [--save]
+
+And how long it takes to learn from marks, from the request to the new order's first page, with embeddings of 768 numbers.
 
 Counts are held against numpy before anything is timed. The page is measured in headless Chromium (Playwright), from the
 slider's event to the frame that shows the new count.
@@ -27,9 +29,14 @@ import pyarrow.parquet as pq
 
 import machine
 import result_files
+from beholder import Head, save_head
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+DIM = 768
+MARKED = (30, 100, 300, 1000)
+MOST_MARKED = max(MARKED)
+REPEATS = 5
 WHERE = "width >= 1024 and punsafe < 0.5"
 MOVE = """async (values) => {
   const slider = document.getElementById('threshold');
@@ -78,8 +85,34 @@ def make_set(folder: Path, num_rows: int) -> tuple[Path, np.ndarray, np.ndarray]
     labels = pa.array(np.array(["cat", "dog", "bird", "tree"])[rng.integers(0, 4, num_rows)])
     table = pa.table({"sample": names, "aesthetic_score": scores, "width": width, "punsafe": punsafe, "label": labels})
     path = folder / "scores.parquet"
+    head = folder / "public.safetensors"
+    digest = save_head(Head.affine(np.random.default_rng(1).normal(size=DIM), 5.0, name="public"), head)
+    known = {"name": "public", "source": str(head), "sha256": digest, "sha256_of": "file"}
+    record = {"format": "beholder-score-set", "version": 1, "score_columns": ["aesthetic_score"], "heads": [known]}
+    table = table.replace_schema_metadata({b"beholder": json.dumps(record).encode()})
     pq.write_table(table, path, row_group_size=1 << 17)
     return path, scores, (width >= 1024) & (punsafe < 0.5)
+
+
+def make_embeddings(path: Path, num_rows: int) -> np.ndarray:
+    """Embeddings of the rows where `score --keep-embeddings` puts them; what somebody likes, of the first rows.
+
+    They have a common direction and a spectrum that falls, as those of pictures do.
+    """
+    kept = Path(f"{path}.embeddings")
+    (kept / "img_emb").mkdir(parents=True)
+    (kept / "metadata").mkdir()
+    rng, deviations = np.random.default_rng(3), np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
+    rows = np.lib.format.open_memmap(kept / "img_emb" / "img_emb_0.npy", "w+", np.float16, (num_rows, DIM))
+    for start in range(0, num_rows, 1 << 16):
+        some = rng.standard_normal((min(1 << 16, num_rows - start), DIM), np.float32) * deviations + np.float32(0.1)
+        rows[start : start + len(some)] = some
+    rows.flush()
+    pq.write_table(pq.read_table(path, columns=["sample"]), kept / "metadata" / "metadata_0.parquet")
+    first = rows[:MOST_MARKED].astype(np.float64)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    liked: np.ndarray = first @ np.random.default_rng(4).normal(size=DIM)
+    return liked
 
 
 def told(times: list[float]) -> str:
@@ -166,6 +199,36 @@ def server_lines(page: Page, path: Path, scores: np.ndarray, inside: np.ndarray,
     return [f"| {name} | {told(times)} |" for name, times in rows] + [f"| the first filter | {first * 1e3:.0f} | | |"]
 
 
+def learn_lines(page: Page, liked: np.ndarray) -> list[str]:
+    """Mark more and more rows; learn, open the new view and tab, and fetch its first pictures, and those that are undecided."""
+    started = time.perf_counter()
+    page.post("/api/taste/read", {})
+    while (state := page.get("/api/taste"))["embeddings"] is None:
+        assert state["why"] is None, state["why"]
+        time.sleep(0.05)
+    lines = [f"| embeddings read into memory, once | {(time.perf_counter() - started) * 1e3:.0f} | | |"]
+
+    def learn(_: int) -> None:
+        score = page.post("/api/taste/learn", {"score": "aesthetic_score"})["learned"]["score"]["name"]
+        view = page.post("/api/view", {"score": score})["view"]
+        listing = page.post("/api/listing", {"view": view, "tab": "all", "threshold": 0})["listing"]
+        rows = page.get("/api/rows", listing=listing, score=score, start=0, count=120)["rows"]
+        assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+
+    def ask(_: int) -> None:
+        score = page.get("/api/taste")["learned"]["score"]["name"]
+        view = page.post("/api/view", {"score": score})["view"]
+        page.post("/api/listing", {"view": view, "tab": "undecided", "threshold": 0})
+
+    for number in MARKED:
+        for mark, which in (("keep", liked[:number] > np.median(liked)), ("drop", liked[:number] <= np.median(liked))):
+            page.post("/api/marks", {"rows": np.flatnonzero(which).tolist(), "mark": mark})
+        times = timed(learn, list(range(REPEATS + 1)))
+        lines.append(f"| learn from {number} marks, to the first page of the new order | {told(times)} |")
+    lines.append(f"| the undecided ones | {told(timed(ask, list(range(REPEATS + 1))))} |")
+    return lines
+
+
 def page_lines(url: str, scores: np.ndarray, moves: int) -> list[str]:
     """Move the slider on the page, scroll the gallery; a line that says so where there is no browser."""
     path = shutil.which("chromium")
@@ -201,25 +264,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--moves", type=int, default=200, help="slider moves, pages and marks that are timed")
+    parser.add_argument("--only-learning", action="store_true", help="leave out all but learning from marks")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path, scores, inside = make_set(Path(folder), options.rows)
+        liked = make_embeddings(path, options.rows)
         line = [sys.executable, "-m", "beholder", "browse", str(path), "--no-open", "--json"]
         started = time.perf_counter()
         with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
             start = time.perf_counter() - started
-            lines = server_lines(Page(url), path, scores, inside, options.moves)
-            lines += page_lines(url, scores, options.moves)
+            lines: list[str] = []
+            if not options.only_learning:
+                lines += server_lines(Page(url), path, scores, inside, options.moves)
+                lines += page_lines(url, scores, options.moves)
+            lines += learn_lines(Page(url), liked)
             peak = peak_mib(process.pid)
             process.terminate()
     report = [
         f"# `beholder browse` at {options.rows:,} rows, {result_files.month()}",
         "",
         *machine.lines("duckdb", "fastapi", "uvicorn", "numpy", "pyarrow", "playwright"),
-        f"- {options.rows:,} generated rows with 3 more columns, one Parquet file; server and client on the same machine",
+        f"- {options.rows:,} generated rows with 3 more columns, one Parquet file, embeddings of {DIM} float16; server and client on the same machine",
         f"- start of the command until it answers: {start:.1f} s; largest memory of the server: {peak:,.0f} MiB",
         "- counts were first held against numpy",
         "",

@@ -86,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "verification": {"errors", "io", "models", "options", "pixels", "scoreset", "scoring", "sources"},
     "__init__": {"curate", "errors", "models", "pixels", "reporting", "scoring"},
-    "demo": {"columns", "curate", "errors", "io", "models", "reporting", "scoreset", "scoring", "train"},
+    "demo": {"columns", "curate", "errors", "io", "kernels", "models", "reporting", "scoreset", "scoring", "train"},
     "cli": {
         "browse",
         "columns",

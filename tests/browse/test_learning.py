@@ -400,7 +400,7 @@ def test_which_head_is_started_from(made: TasteSet, scores_by: Written, tmp_path
     assert found(made.path, dim=13) == (None, f"public is for other embeddings, {started} no head")
     assert found(scores_by(None)) == (None, f"nothing says which head aesthetic_score is by, {started} none")
     gone = scores_by("somebody-elses", source="/nowhere/head.safetensors", sha256="0" * 64)
-    assert found(gone) == (None, f"somebody-elses is not on this machine (beholder models fetch), {started} no head")
+    assert found(gone) == (None, f"somebody-elses is not on this machine (beholder models download), {started} no head")
     other = scores_by("public", source=str(made.head), sha256="0" * 64)
     assert found(other)[0] is None, "a file that is another one by now is not the head of these scores"
     of_tower = Head.affine(np.ones(768), name="of-a-tower", backbone="ViT-L/14")

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 import scipy.stats
 
+from beholder import load_head
 from beholder.demo.demo import run_demo
 from beholder.errors import InputError, OutputError
 from oracles.program import beholder
@@ -104,10 +105,31 @@ def test_it_says_what_it_is_and_where_everything_lies(done: tuple[Path, dict[str
         "photographs",
         "select",
         "report",
+        "taste",
     }
     assert result["rows_per_second"] > 0
     assert result["synthetic"] is True
     json.dumps(result, allow_nan=False)
+
+
+def test_a_head_is_learned_from_marks_that_are_said_to_be_made_up(done: tuple[Path, dict[str, Any], Told]) -> None:
+    folder, result, told = done
+    text, found = "\n".join(told.lines), result["taste"]
+    assert "200 made-up marks (100 keep, 100 drop) by a made-up taste" in text
+    assert "marks and taste are made up: nobody looked at anything" in text
+    assert (found["num_keep"], found["num_drop"]) == (100, 100)
+    ranked = found["srcc_with_taste"]
+    assert ranked["learned"] > ranked["before"] + 0.05
+    rows = np.load(folder / "embeddings" / "img_emb" / "img_emb_0.npy").astype(np.float64)
+    head = load_head(folder / "taste.safetensors")
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    table = pq.read_table(folder / "scores.parquet")
+    centred = unit - unit.mean(axis=0)
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    along, truth = unit @ axis, table.column("truth").to_numpy()
+    parts = [(part - part.mean()) / part.std() for part in (truth, along)]
+    by_either_end = [scipy.stats.spearmanr(unit @ head.weight, 0.8 * parts[0] + end * parts[1]).statistic for end in (0.6, -0.6)]
+    assert max(by_either_end) == pytest.approx(ranked["learned"], abs=0.02)
 
 
 def test_the_best_hundredth_is_that_of_the_written_scores(done: tuple[Path, dict[str, Any], Told]) -> None:

@@ -402,7 +402,7 @@ def head_in_use(scores: ScoreSet, score: str, backbone: str | None, dim: int) ->
             if is_another:
                 return None, f"{name} is another head by now, so this started from none"
     except HeadError:
-        return None, f"{name} is not on this machine (beholder models fetch), so this started from no head"
+        return None, f"{name} is not on this machine (beholder models download), so this started from no head"
     if not head.is_affine:
         return None, f"{name} has ReLUs between its layers, so this started from no head"
     if head.dim != dim or (backbone and head.backbone and not same_backbone(backbone, head.backbone)):

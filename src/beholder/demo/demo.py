@@ -1,4 +1,7 @@
-"""The demo: embeddings are made, a head is fitted, a million rows and some photographs are scored, the best are shown."""
+"""The demo: embeddings are made, a head is fitted, a million rows and some photographs are scored, the best are shown.
+
+At the end a head is learned from made-up marks, and all rows are ranked by it.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,7 @@ class _Folder:
         self.embeddings, self.head, self.fit = root / "embeddings", root / "head.safetensors", root / "fit.json"
         self.scores, self.picture, self.selected = root / "scores.parquet", root / "histogram.png", root / "best.parquet"
         self.page, self.photographs = root / "photographs.html", root / "photographs"
+        self.taste = root / "taste.safetensors"
 
     def forget_scores(self) -> None:
         """Remove what was scored with an earlier head."""
@@ -63,7 +67,7 @@ class _Folder:
 
     def paths(self) -> dict[str, str]:
         """Where the results are, by name."""
-        return {name: str(getattr(self, name)) for name in ("embeddings", "head", "scores", "picture", "selected")}
+        return {name: str(getattr(self, name)) for name in ("embeddings", "head", "scores", "picture", "selected", "taste")}
 
     def num_bytes(self) -> int:
         """Bytes of all files below the folder."""
@@ -123,6 +127,7 @@ def run_demo(
         "with_hidden_truth": truth,
         "photographs": pictures,
         **_curate(place, pictures, clock, say),
+        "taste": _taste(place, options, clock, say),
         "seconds": time.perf_counter() - started,
         "seconds_by_step": clock.seconds,
         "num_bytes": place.num_bytes(),
@@ -142,6 +147,20 @@ def _curate(place: _Folder, pictures: dict[str, Any], clock: Clock, say: Say) ->
         shown = Path(pictures["paths"]["scores"])
         page = report_photographs(shown, place.page, not pictures["is_meaningless"], say)
     return {"selected": selected, "report": page}
+
+
+def _taste(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> dict[str, Any]:
+    """Step 9: a head from made-up marks, and all rows ranked by it."""
+    from beholder.demo.taste import learn_made_up
+
+    with clock.step("taste"):
+        rated = read_rated(place.embeddings, options)
+        scores, truth, _ = _read_scores(place, options)
+        found = learn_made_up(
+            place.embeddings, options, rated, head=place.head, out=place.taste, scores=scores, truth=truth, say=say
+        )
+    say(f"{INDENT}{found['note']}; of your own pictures: K and D in beholder browse, then L{_took(clock, 'taste')}")
+    return found
 
 
 def _open_folder(place: _Folder, options: SyntheticOptions) -> None:
@@ -307,7 +326,8 @@ def _read_scores(
 def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
     """Where everything is, what it was, and what to type next."""
     say(f"\nall done in {result['seconds']:.1f} s. {SYNTHETIC_NOTE}\n")
-    for label, path in (("scores", place.scores), ("best", place.selected), ("histogram", place.picture), ("head", place.head)):
+    results = {"scores": place.scores, "best": place.selected, "histogram": place.picture, "head": place.head}
+    for label, path in {**results, "taste": place.taste}.items():
         say(f"  {label:<11}{path}")
     say(f"  {'embeddings':<11}{place.embeddings}")
     if "paths" in result["photographs"]:
@@ -326,7 +346,7 @@ def _say_end(place: _Folder, result: dict[str, Any], say: Say) -> None:
         ("beholder score YOUR_EMBEDDINGS", "CLIP ViT-L/14 embeddings: .npy, Parquet, CSV or a clip-retrieval folder"),
         ("beholder score YOUR_EMBEDDINGS -o scores.csv", "the same, as sample,aesthetic_score"),
         ("beholder advise SCORES", "what a threshold keeps, and which pictures it drops most"),
-        ("beholder browse SCORES", "look at the pictures, move the threshold, mark what stays"),
+        ("beholder browse SCORES", "look at the pictures, move the threshold, mark what stays, learn from the marks"),
         (
             "beholder select SCORES --min-score 5 --copy DIR",
             "what would be copied; --apply does it, `beholder undo` takes it back",
