@@ -201,6 +201,11 @@ def server_lines(page: Page, path: Path, scores: np.ndarray, inside: np.ndarray,
 
 def learn_lines(page: Page, liked: np.ndarray) -> list[str]:
     """Mark more and more rows; learn, open the new view and tab, and fetch its first pictures, and those that are undecided."""
+    view = page.post("/api/view", {"score": "aesthetic_score"})["view"]
+    listing = page.post("/api/listing", {"view": view, "tab": "marked_keep", "threshold": 0})
+    if listing["count"]:  # of what was measured before
+        rows = page.get("/api/selection", listing=listing["listing"], start=0, count=listing["count"])["rows"]
+        page.post("/api/marks", {"rows": [row for row, _ in rows], "mark": None})
     started = time.perf_counter()
     page.post("/api/taste/read", {})
     while (state := page.get("/api/taste"))["embeddings"] is None:

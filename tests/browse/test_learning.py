@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -26,7 +28,7 @@ from beholder.errors import InputError
 from beholder.scoreset.score_set import open_scores
 from oracles.browse_clients import Ask, client_of
 from oracles.browse_page import until
-from oracles.browse_sets import TasteSet, write_set, write_taste_set
+from oracles.browse_sets import TasteSet, running, write_set, write_taste_set
 from oracles.program import beholder
 
 N, DIM, WITHOUT = 400, 12, 20
@@ -74,11 +76,38 @@ def order_of(ask: Ask, score: str, tab: str = "all", **view: Any) -> list[tuple[
     return [(row["row"], row["score"]) for row in rows]
 
 
+SITUATIONS = [
+    "too few marks", "marks of one kind", "marks of pictures without embeddings", "no embeddings", "embeddings of other pictures",
+    "the embeddings are not in memory yet", "another page is learning", "the scores were written anew meanwhile",
+    "another file where the head is to be saved",
+]  # fmt: skip
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Situation -> (pattern of the line, status) of the page on bad input."""
+    page = Path(__file__).parents[2] / "docs" / "bad-input.md"
+    text = page.read_text(encoding="utf-8").split("## Learning from marks\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")][1:]
+    return {name: (".*".join(map(re.escape, line.strip("`").split("..."))), status) for name, line, _, status in rows}
+
+
+def check_documented(situation: str, answer: httpx.Response) -> None:
+    """An answer is the documented one, word for word; `...` stands for paths and how far it is."""
+    pattern, status = documented()[situation]
+    assert str(answer.status_code) == status
+    assert re.fullmatch(pattern, answer.json()["error"]), answer.json()["error"]
+
+
+def test_every_documented_line_is_compared() -> None:
+    assert list(documented()) == SITUATIONS
+
+
 def test_twelve_marks_put_all_rows_in_another_order(ask: Ask, made: TasteSet) -> None:
     state = ask("/api/taste").json()
     assert (state["is_possible"], state["learned"], state["why"]) == (True, None, None)
     before = order_of(ask, "aesthetic_score")
     mark(ask, made, range(12))
+    check_documented("the embeddings are not in memory yet", ask("/api/taste/learn", {"score": "aesthetic_score"}))
     found = learn(ask)
     assert (found["num_keep"] + found["num_drop"], found["start_from"], found["num_unusable"]) == (12, "public", 0)
     assert found["summary"] == "Too few marks to tell how well it foretells others"
@@ -235,20 +264,22 @@ def test_learned_anew_the_last_two_are_kept(ask: Ask, made: TasteSet) -> None:
 
 def test_marks_of_one_kind_too_few_or_of_pictures_without_embeddings_are_one_line(ask: Ask, made: TasteSet) -> None:
     until(lambda: ask("/api/taste/read", {}).json()["embeddings"] is not None)
-    line = "too few marks to learn from: {}; mark at least 6 pictures, 2 or more of them keep and 2 or more drop"
 
-    def refused() -> str:
+    def refused() -> httpx.Response:
         answer = ask("/api/taste/learn", {"score": "aesthetic_score"})
-        assert answer.status_code == 400
         assert ask("/api/taste").json()["learned"] is None
-        return str(answer.json()["error"])
+        return answer
 
-    assert refused() == line.format("0 keep and 0 drop")
-    ask("/api/marks", {"rows": list(range(20)), "mark": "keep"})
-    assert refused() == line.format("20 keep and 0 drop")
+    assert refused().json()["error"].startswith("too few marks to learn from: 0 keep and 0 drop; ")
+    ask("/api/marks", {"rows": [0, 1, 2], "mark": "keep"})
     ask("/api/marks", {"rows": list(range(N - WITHOUT, N)), "mark": "drop"})
-    assert refused() == f"{line.format('20 keep and 0 drop')} (20 marked pictures have no embedding)"
-    ask("/api/marks", {"rows": [20, 21, 22], "mark": "drop"})
+    check_documented("marks of pictures without embeddings", refused())
+    ask("/api/marks", {"rows": list(range(N - WITHOUT, N)), "mark": None})
+    ask("/api/marks", {"rows": [3, 4], "mark": "drop"})
+    check_documented("too few marks", refused())
+    ask("/api/marks", {"rows": list(range(20)), "mark": "keep"})
+    check_documented("marks of one kind", refused())
+    ask("/api/marks", {"rows": [20, 21, 22, *range(N - WITHOUT, N)], "mark": "drop"})
     found = learn(ask)
     assert (found["num_keep"], found["num_drop"], found["num_unusable"]) == (20, 3, 20)
     assert "20 marked pictures have no embedding, and were left out" in found["told"]
@@ -270,10 +301,7 @@ def test_one_learns_at_a_time(tmp_path: Path) -> None:
         thread.start()
         until(lambda ask=ask: ask("/api/taste").json()["is_learning"])
         second = ask("/api/taste/learn", body)
-        assert (second.status_code, second.json()["error"]) == (
-            503,
-            "a head is being learned from the marks already; try again in a moment",
-        )
+        check_documented("another page is learning", second)
         assert ask("/api/count", view=view, threshold=5).status_code == 200
         thread.join()
         assert answers[0].status_code == 200
@@ -284,9 +312,7 @@ def test_a_set_that_changed_is_not_learned_from(ask: Ask, made: TasteSet) -> Non
     mark(ask, made, range(20))
     learn(ask)
     os.utime(made.path, ns=(time.time_ns(), time.time_ns() + 10**9))
-    answer = ask("/api/taste/learn", {"score": "aesthetic_score"})
-    assert answer.status_code == 503
-    assert answer.json()["error"] == f"{made.path} has changed since this page was opened; end beholder browse, and start it again"
+    check_documented("the scores were written anew meanwhile", ask("/api/taste/learn", {"score": "aesthetic_score"}))
 
 
 def test_a_file_of_somebody_else_is_not_replaced(ask: Ask, made: TasteSet, tmp_path: Path) -> None:
@@ -298,11 +324,8 @@ def test_a_file_of_somebody_else_is_not_replaced(ask: Ask, made: TasteSet, tmp_p
     (tmp_path / "m.taste.json").write_text('{"beholder": "1"}', encoding="utf-8")
     before = target.read_bytes()
     answer = ask("/api/taste/save", {})
-    assert answer.status_code == 507
-    assert answer.json()["error"] == (
-        f"{tmp_path}/m.taste.json would be replaced, and was not written by this command; move it, or browse with marks in "
-        "another file (--marks)"
-    )
+    check_documented("another file where the head is to be saved", answer)
+    assert answer.json()["error"].startswith(f"{tmp_path}/m.taste.json would be")
     assert target.read_bytes() == before
     (tmp_path / "m.taste.json").unlink()
     target.unlink()
@@ -315,14 +338,11 @@ def test_without_embeddings_it_says_how_to_get_some(made: TasteSet, tmp_path: Pa
     for ask in client_of(made.path, tmp_path, tmp_path / "m.jsonl"):
         state = ask("/api/taste").json()
         assert state["is_possible"] is False
-        assert state["why"] == (
-            "there are no embeddings of these pictures; score them again with --keep-embeddings, or name some with "
-            "beholder browse --embeddings"
-        )
         mark(ask, made, range(20))
         for path, body in (("/api/taste/learn", {"score": "aesthetic_score"}), ("/api/taste/read", {})):
             answer = ask(path, body)
-            assert (answer.status_code, answer.json()["error"]) == (400, state["why"])
+            check_documented("no embeddings", answer)
+            assert answer.json()["error"] == state["why"]
 
 
 def test_embeddings_may_be_named_and_are_then_looked_at_at_once(made: TasteSet, tmp_path: Path) -> None:
@@ -350,9 +370,9 @@ def test_embeddings_of_other_pictures_are_one_line_and_may_be_mended(made: Taste
         ask("/api/taste/read", {})
         until(lambda ask=ask: ask("/api/taste").json()["why"] is not None)
         line = ask("/api/taste").json()["why"]
-        assert line.startswith("the embeddings hold none of the pictures of")
         answer = ask("/api/taste/learn", {"score": "aesthetic_score"})
-        assert (answer.status_code, answer.json()["error"]) == (400, line)
+        check_documented("embeddings of other pictures", answer)
+        assert answer.json()["error"] == line
         metadata.write_bytes(right)
         ask("/api/taste/read", {})
         assert learn(ask)["num_keep"] > 0
@@ -371,6 +391,29 @@ def test_rows_that_share_a_picture_share_its_mark_and_score(tmp_path: Path) -> N
         assert [after[60 + row] for row in range(5)] == [after[row] for row in range(5)]
         shown = [row for row, _ in order_of(ask, found["score"]["name"], "undecided")]
         assert not set(shown) & {*range(20), *range(60, 65)}
+
+
+@pytest.mark.parametrize("path", ["learn", "save", "read"])
+def test_only_the_page_itself_may_ask(made: TasteSet, tmp_path: Path, path: str) -> None:
+    options = BrowseOptions(scores=str(made.path), no_open=True, marks=str(tmp_path / "m.jsonl"), token=True)
+    body = {"score": "aesthetic_score"} if path == "learn" else {}
+    with running(options, tmp_path) as served:
+        place, token = served.url.split("/?token=")
+        with httpx.Client(base_url=place) as client:
+
+            def status(**headers: str) -> int:
+                return client.post(f"/api/taste/{path}", json=body, headers=headers).status_code
+
+            assert client.get("/api/taste").status_code == 401
+            assert status(origin=place) == 401
+            assert client.get("/", params={"token": token}).status_code == 200
+            assert client.get("/api/taste").json()["is_possible"] is True
+            assert status() == 403
+            assert status(origin="http://elsewhere.example") == 403
+            sent = client.post(f"/api/taste/{path}", content=json.dumps(body), headers={"origin": place, "content-type": "text/plain"})
+            assert sent.status_code == 403
+            assert status(origin=place) in (200, 400, 503)
+            assert client.get(f"/api/taste/{path}").status_code == 405
 
 
 Written = Callable[..., Path]

@@ -204,6 +204,7 @@ class Learner:
         with self._alone():
             started = time.perf_counter()
             self._check_unchanged()
+            self._check_marks()
             vectors = self._ready()
             self._learned = self._learn(vectors, public, started)
             self._saved = None
@@ -225,11 +226,21 @@ class Learner:
                 f"{self._session.scores.source} has changed since this page was opened; end beholder browse, and start it again"
             )
 
+    def _check_marks(self) -> None:
+        """Raise InputError where there are too few, before embeddings are read for them, if there are any."""
+        if self.place is None:
+            raise InputError(_NONE_KEPT)
+        from beholder.train.taste import check_marks
+
+        marks = self._session.marks
+        marks.catch_up()
+        if self._vectors is None:
+            check_marks(len(marks.marked(Mark.KEEP)), len(marks.marked(Mark.DROP)))
+
     def _learn(self, vectors: Vectors, public: str, started: float) -> Learned:
         from beholder.train.taste import check_marks, learn_taste, scores_of_all
 
         session = self._session
-        session.marks.catch_up()
         version, marks = session.marks.version, session.marks.state.copy()
         marked = np.flatnonzero(marks)
         usable = marked[vectors.place[marked] >= 0]
