@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import importlib.resources
 import math
 import secrets
@@ -337,8 +336,9 @@ def _add_export(app: FastAPI, session: Session, learner: Learner, scratch: Path)
     @app.get("/api/command")
     def command(view: str, threshold: float, format: ExportFormat) -> Response:
         found = session.known_view(view)
-        make = learner.command if found.score in session.learned else functools.partial(select_command, session)
-        return _json({"command": make(found, threshold, format)})
+        if found.score in session.learned:
+            return _json({"command": learner.command(found, threshold, format)})
+        return _json({"command": select_command(session, found, threshold, format)})
 
     @app.get("/api/export")
     def export(view: str, threshold: float, format: ExportFormat) -> Response:

@@ -150,8 +150,9 @@ class Session:
             for name in list(self.learned)[:-_MOST_LEARNED]:
                 self.learned = {other: one for other, one in self.learned.items() if other != name}
                 self._forgotten.add(name)
-                for kept in (self._values, self._whole, self._ranks):
-                    kept.pop(name, None)  # type: ignore[attr-defined]
+                self._values.pop(name, None)
+                self._whole.pop(name, None)
+                self._ranks.pop(name, None)
 
     def axis(self, score: str) -> tuple[float, float]:
         """Ends of the slider."""
