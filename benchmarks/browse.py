@@ -292,7 +292,8 @@ def main() -> None:
         f"# `beholder browse` at {options.rows:,} rows, {result_files.month()}",
         "",
         *machine.lines("duckdb", "fastapi", "uvicorn", "numpy", "pyarrow", "playwright"),
-        f"- {options.rows:,} generated rows with 3 more columns, one Parquet file, embeddings of {DIM} float16; server and client on the same machine",
+        f"- {options.rows:,} generated rows with 3 more columns, one Parquet file; embeddings of {DIM} float16; "
+        "server and client on the same machine",
         f"- start of the command until it answers: {start:.1f} s; largest memory of the server: {peak:,.0f} MiB",
         "- counts were first held against numpy",
         "",

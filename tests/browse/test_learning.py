@@ -1,4 +1,4 @@
-"""Learning from marks through the addresses of the page: the head, the order, what is undecided, what is said, what is refused."""
+"""Learning from marks through the page's addresses: the head, the order, what is undecided, said and refused."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ def test_twelve_marks_put_all_rows_in_another_order(ask: Ask, made: TasteSet) ->
     after = order_of(ask, found["score"]["name"])
     assert {row for row, _ in after} == set(range(N))
     assert [row for row, _ in after] != [row for row, _ in before]
-    assert [row for row, _ in after[-WITHOUT:]] == list(range(N - WITHOUT, N)), "rows without an embedding keep their place at the end"
+    assert [row for row, _ in after[-WITHOUT:]] == list(range(N - WITHOUT, N)), (
+        "rows without an embedding keep their place at the end"
+    )
     assert found["score"]["num_without"] == WITHOUT
     values = [value for _, value in after[:-WITHOUT]]
     assert values == sorted(values, reverse=True)
@@ -167,7 +169,10 @@ def test_everything_works_with_the_learned_score(ask: Ask, made: TasteSet) -> No
     inside = [after[row] for row in range(100, N - WITHOUT)]
     counts = ask("/api/count", view=view["view"], threshold=0.5).json()
     keeps = int((made.liking[:60] > 0).sum())
-    assert (counts["above"], counts["outside"]) == (sum(value >= np.float32(0.5) for value in inside if value is not None), keeps)
+    assert (counts["above"], counts["outside"]) == (
+        sum(value >= np.float32(0.5) for value in inside if value is not None),
+        keeps,
+    )
     filtered = order_of(ask, score["name"], where="width >= 100", tab="kept")
     assert {row for row, value in filtered if value is not None and row >= 100} == {
         row for row in range(100, N - WITHOUT) if (after[row] or 0) >= 0
@@ -291,12 +296,12 @@ def test_marks_of_one_kind_too_few_or_of_pictures_without_embeddings_are_one_lin
 def test_one_learns_at_a_time(tmp_path: Path) -> None:
     """While a slow one runs (many marks), a second is told so at once, and counts are answered."""
     made = write_taste_set(tmp_path, 6000, 400)
+    answers: list[Any] = []
+    body = {"score": "aesthetic_score"}
     for ask in client_of(made.path, tmp_path, tmp_path / "m.jsonl"):
         mark(ask, made, range(4500))
         until(lambda ask=ask: ask("/api/taste/read", {}).json()["embeddings"] is not None, 60)
         view = ask("/api/view", {"score": "aesthetic_score"}).json()["view"]
-        answers: list[Any] = []
-        body = {"score": "aesthetic_score"}
         thread = threading.Thread(target=lambda ask=ask: answers.append(ask("/api/taste/learn", body)))
         thread.start()
         until(lambda ask=ask: ask("/api/taste").json()["is_learning"])
@@ -410,7 +415,9 @@ def test_only_the_page_itself_may_ask(made: TasteSet, tmp_path: Path, path: str)
             assert client.get("/api/taste").json()["is_possible"] is True
             assert status() == 403
             assert status(origin="http://elsewhere.example") == 403
-            sent = client.post(f"/api/taste/{path}", content=json.dumps(body), headers={"origin": place, "content-type": "text/plain"})
+            sent = client.post(
+                f"/api/taste/{path}", content=json.dumps(body), headers={"origin": place, "content-type": "text/plain"}
+            )
             assert sent.status_code == 403
             assert status(origin=place) in (200, 400, 503)
             assert client.get(f"/api/taste/{path}").status_code == 405

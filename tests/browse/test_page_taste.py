@@ -171,7 +171,9 @@ def test_filters_thresholds_the_large_view_and_exports_are_of_the_score_shown(
     page.wait_for_selector("#viewer[open]")
     page.wait_for_function("() => document.getElementById('view-score').textContent !== ''")
     assert page.inner_text("#view-by") == "my taste"
-    page.wait_for_function("() => [...document.querySelectorAll('#view-values dt')].some((one) => one.textContent === 'my taste')")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#view-values dt')].some((one) => one.textContent === 'my taste')"
+    )
 
 
 def test_too_few_marks_are_one_line_and_nothing_breaks(served: Served, made: TasteSet, open_page: Open) -> None:
@@ -180,7 +182,9 @@ def test_too_few_marks_are_one_line_and_nothing_breaks(served: Served, made: Tas
     page.wait_for_selector("#toast.bad")
     assert page.inner_text("#toast") == "Learn from some marks first"
     page.keyboard.press("l")
-    page.wait_for_function("() => document.getElementById('toast').textContent.startsWith('too few marks to learn from: 0 keep')")
+    page.wait_for_function(
+        "() => document.getElementById('toast').textContent.startsWith('too few marks to learn from: 0 keep')"
+    )
     mark_first(page, made, 3)
     page.click("#learn")
     page.wait_for_function("() => /: [0-3] keep and [0-3] drop/.test(document.getElementById('toast').textContent)")
@@ -197,7 +201,9 @@ def test_two_pages_follow_each_other(served: Served, made: TasteSet, open_page: 
     assert other.is_checked("#taste-switch input[value=taste]")
     for _ in range(3):  # the order that the other page shows is let go of
         mark_first(one, made, 2)
-        before = one.evaluate("() => fetch('/api/taste').then((answer) => answer.json()).then((state) => state.learned.score.name)")
+        before = one.evaluate(
+            "() => fetch('/api/taste').then((answer) => answer.json()).then((state) => state.learned.score.name)"
+        )
         one.keyboard.press("l")
         one.wait_for_function(
             "name => fetch('/api/taste').then((answer) => answer.json()).then((state) => state.learned.score.name !== name)",
@@ -229,7 +235,9 @@ def test_at_390_pixels_everything_is_there_and_nothing_runs_over(
     page.tap("#learn")
     wait_for_learned(page)
     page.tap("#undecided")
-    page.wait_for_function("() => document.querySelector('.tab[data-tab=\"undecided\"]').getAttribute('aria-selected') === 'true'")
+    page.wait_for_function(
+        "() => document.querySelector('.tab[data-tab=\"undecided\"]').getAttribute('aria-selected') === 'true'"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     for name in ("#learn", "#taste-switch", "#undecided", "#taste-more", "#taste-said"):
         box = page.locator(name).bounding_box()

@@ -128,7 +128,9 @@ def test_a_head_is_learned_from_marks_that_are_said_to_be_made_up(done: tuple[Pa
     axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
     along, truth = unit @ axis, table.column("truth").to_numpy()
     parts = [(part - part.mean()) / part.std() for part in (truth, along)]
-    by_either_end = [scipy.stats.spearmanr(unit @ head.weight, 0.8 * parts[0] + end * parts[1]).statistic for end in (0.6, -0.6)]
+    by_either_end = [
+        scipy.stats.spearmanr(unit @ head.weight, 0.8 * parts[0] + end * parts[1]).statistic for end in (0.6, -0.6)
+    ]
     assert max(by_either_end) == pytest.approx(ranked["learned"], abs=0.02)
 
 

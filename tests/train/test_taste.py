@@ -1,4 +1,4 @@
-"""Heads learned from marks in a moment: the fit, what is said of marks not seen, all rows' scores, and the public head beaten."""
+"""Heads learned from marks in a moment: the fit, what is said of marks not seen, all rows' scores, the public head beaten."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_without_a_head_to_start_from_it_is_scikit_learns(num_rows: int) -> None
     assert found.num_rows == num_rows
 
 
-@pytest.mark.parametrize("num_marks", [24, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_marks", [40, pytest.param(80, marks=pytest.mark.slow)])
 def test_what_is_said_of_marks_not_seen_comes_true(num_marks: int) -> None:
     """Against fresh pictures: neither too good nor too bad, on the mean of many draws; and so for what was there before."""
     fresh, is_kept, _ = marked(3000, 16, 500)
@@ -93,7 +93,7 @@ def test_what_is_said_of_marks_not_seen_comes_true(num_marks: int) -> None:
         assert gain is not None
         assert gain["pair_accuracy"].value == pytest.approx(order.value - roc_auc_score(keeps, rows[:, 0]))
     assert np.mean(said) == pytest.approx(np.mean(true), abs=0.04)
-    assert np.mean(inside) > 0.8
+    assert np.mean(inside) >= 0.9
 
 
 def test_marks_by_chance_are_not_foretold() -> None:
@@ -125,7 +125,7 @@ def test_near_duplicates_are_one_picture_and_never_on_both_sides() -> None:
     assert (of_one.unseen, of_one.num_groups) == (None, 1)
 
 
-def test_few_marks_tell_nothing_and_perfect_order_has_an_interval() -> None:
+def test_few_marks_tell_nothing_and_a_perfect_order_has_an_interval() -> None:
     rows, keeps, odds = marked(200, 10, 4, sharpness=50.0)
     few = np.concatenate([np.flatnonzero(keeps)[:6], np.flatnonzero(~keeps)[:6]])
     found = learn_taste(rows[few], keeps[few], samples=names(12)).unseen
@@ -243,9 +243,7 @@ def test_few_marks_beat_the_public_head(num_marks: int, shared_models: Path, sha
         return np.asarray(0.8 * parts[0] + 0.6 * parts[1])
 
     keeps = taste(rows) + np.random.default_rng(9).normal(0, 0.3, num_marks) > 0
-    found = learn_taste(
-        rows.astype(np.float32), keeps, samples=names(num_marks), start_from=public, before=public.score(rows)
-    )
+    found = learn_taste(rows.astype(np.float32), keeps, samples=names(num_marks), start_from=public, before=public.score(rows))
     alone, ours = spearman(public.score(fresh), taste(fresh)), spearman(unit(fresh) @ found.fit.weight, taste(fresh))
     assert ours > alone + {30: 0.05, 100: 0.1, 300: 0.13}[num_marks]
     assert found.fit.prior_scale > 0

@@ -40,9 +40,7 @@ def test_equals_the_plain_loop(num_marked: int, cut: float, number: int, nearest
     rng = np.random.default_rng(num_marked)
     rows, odds = rng.normal(size=(120, 9)), rng.normal(size=120).astype(np.float32)
     marked, candidates = np.arange(num_marked), np.arange(num_marked, 110)
-    found = undecided(
-        rows.astype(np.float64), odds, candidates, marked=marked, cut=cut, number=number, nearest=nearest
-    )
+    found = undecided(rows.astype(np.float64), odds, candidates, marked=marked, cut=cut, number=number, nearest=nearest)
     assert found.tolist() == greedy(rows, odds, candidates, marked, cut, number, nearest)
 
 

@@ -359,7 +359,7 @@ class Learner:
         if learned is None or learned.score.name != view.score or saved is None or self.place is None:
             return "# save the head first: it is what a command scores with"
         if view.conditions:
-            return "# conditions are about the columns of these scores, which a new run by the head does not have: use the download"
+            return "# conditions are about columns that a new run by the head does not have: use the download"
         table = f"{saved.removesuffix('.safetensors')}.parquet"
         words = ["beholder", "select", table, "--min-score", repr(float(threshold))]
         if len(marks.marked(Mark.KEEP)) or len(marks.marked(Mark.DROP)):
@@ -404,9 +404,9 @@ def head_in_use(scores: ScoreSet, score: str, backbone: str | None, dim: int) ->
     known = _recorded(scores, score)
     source, head = known.get("source"), None
     try:
-        if isinstance(source, str) and storage.is_local(source) and storage.local_path(source).is_file():
-            if known.get("sha256_of", "file") != "file" or storage.sha256_of(storage.local_path(source)) == known.get("sha256"):
-                head = load_head(storage.local_path(source))
+        path = storage.local_path(source) if isinstance(source, str) and storage.is_local(source) else None
+        if path is not None and path.is_file() and storage.sha256_of(path) == known.get("sha256"):
+            head = load_head(path)
         if head is None:
             head = load_head(name, offline=True)
             is_another = catalog.find(name) is None and known.get("sha256") not in (None, head.sha256, head.source_sha256)

@@ -68,9 +68,13 @@ def learn_made_up(
     """Make up marks, learn a head from them that starts from `head`, save it to `out`, and rank all rows by it.
 
     Args:
-        embeddings: the set that `write_synthetic` wrote, by `options`.
+        embeddings: the set that `write_synthetic` wrote.
+        options: by which it did.
         rated: its rated rows; the marks are of some of these.
-        scores, truth: (N,) of all rows.
+        head: file of the head that gave the scores.
+        out: file of the new one.
+        scores: (N,) of all rows.
+        truth: (N,) of all rows.
         say: takes each line of the account.
 
     Returns:

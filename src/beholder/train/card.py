@@ -66,12 +66,12 @@ class HeadFiles:
 
         Args:
             overwrite: whether they may be replaced.
-            advice: what to do where they may not, for the end of the message.
+            advice: what to do about a file of somebody else, for the end of the message.
             mark: a text that stands in every record that may be replaced.
         """
         for path in (self.out, self.card, self.record):
             if storage.exists(path) and not overwrite:
-                raise OutputError(f"{path} is there already; use --overwrite to replace it, or {advice}")
+                raise OutputError(f"{path} is there already; use --overwrite to replace it, or another --out")
         for path, text in ((self.out, HEAD_FORMAT), (self.card, LIBRARY), (self.record, mark)):
             if not storage.exists(path):
                 continue

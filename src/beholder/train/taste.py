@@ -36,11 +36,13 @@ ORDER, SIDE = "pair_accuracy", "accuracy"
 """The measures: how often a kept picture is before a dropped one, and how often a mark is foretold (`measures.NAMES`)."""
 SCALE_NOTE = "log odds of a keep; 0 is even"
 
-_NUM_FOLDS = 5
+_NUM_FOLDS, _MORE_FOLDS, _FEW_MARKS = 5, 10, 150
+"""Folds, and those of few marks, of which a fifth is much to go without."""
 _CHOICE_ROWS = 400
 """The strength is chosen on so many marks at most. It is a prior precision over the number of marks, so it is carried over."""
 _MANY_MARKS = 800
 """Of more marks one fold is left out, and not each in turn."""
+_NORMAL_95 = 1.959964
 _FOLD_STRENGTHS = tuple(float(10.0**exponent) for exponent in range(-1, -6, -1))
 """Strengths that are tried anew for each fold, so that the marks left out have no part in the choice."""
 
@@ -262,7 +264,10 @@ class _Marks:
 
     def folds(self) -> Rows | None:
         """(n,) a fold for each row, groups whole; None: there is one group."""
-        return splitting.grouped_folds(self.groups, self.keys, _NUM_FOLDS) if int(self.groups.max()) > 0 else None
+        if not int(self.groups.max()):
+            return None
+        num_folds = _MORE_FOLDS if len(self.groups) <= _FEW_MARKS else _NUM_FOLDS
+        return splitting.grouped_folds(self.groups, self.keys, num_folds)
 
     def fit(self, prior: Prior | None) -> LinearFit:
         """The head, its strength chosen on marks left out: one at a time, or in folds where there are near-duplicates."""
@@ -332,7 +337,8 @@ def _unseen(marks: _Marks, prior: Prior | None, before: Doubles | None, names: l
     compared = Comparison(predictors, truth, groups=marks.groups[tested], cut=0.5, seed=seed)
     both = compared.measures(0)
     num_keep, num_drop = int(truth.sum()), int((1 - truth).sum())
-    values = {ORDER: _honest(both[ORDER], min(num_keep, num_drop)), SIDE: compared.measures(1)[SIDE]}
+    num_pictures = min(len(np.unique(marks.groups[tested][truth == kind])) for kind in (0, 1))
+    values = {ORDER: _widened(both[ORDER], num_pictures), SIDE: compared.measures(1)[SIDE]}
     by = "one fold of five that was held out" if is_one else f"out-of-fold predictions ({num_folds} folds)"
     has_before = len(predictors) > 2
     return Unseen(
@@ -346,14 +352,18 @@ def _unseen(marks: _Marks, prior: Prior | None, before: Doubles | None, names: l
     )
 
 
-def _honest(found: Interval, number: int) -> Interval:
-    """The interval; where every resample says the same (all pairs right, or all wrong), Wilson's of so many trials.
+def _widened(found: Interval, number: int) -> Interval:
+    """The interval, at either end the wider of it and Wilson's of a share of so many trials.
 
-    The variance of a share of pairs is at most that of a share of the rarer kind (Birnbaum and Klose, "Bounds for the variance
-    of the Mann-Whitney statistic", Annals of Mathematical Statistics 28, 1957); E. B. Wilson, JASA 22, 1927.
+    Resamples of predictions do not know that other marks would give other fits, and say nothing where all pairs are right: 95 %
+    of them hold what comes true in 84 to 88 % of simulated cases. The variance of a share of pairs is at most that of a share
+    of the rarer kind (Birnbaum and Klose, "Bounds for the variance of the Mann-Whitney statistic", Annals of Mathematical
+    Statistics 28, 1957), and Wilson's interval of that (JASA 22, 1927) holds it in 94 to 97 %.
     """
-    if 0 < found.value < 1 or not number:
+    if not number:
         return found
-    square = 1.96**2 / number
-    middle, reach = (found.value + square / 2) / (1 + square), math.sqrt(square**2 / 4) / (1 + square)
-    return Interval(found.value, max(0.0, middle - reach), min(1.0, middle + reach))
+    square = _NORMAL_95**2 / number
+    middle = (found.value + square / 2) / (1 + square)
+    reach = math.sqrt(found.value * (1 - found.value) * square + square**2 / 4) / (1 + square)
+    low, high = np.nanmin([found.low, middle - reach]), np.nanmax([found.high, middle + reach])
+    return Interval(found.value, float(max(0.0, low)), float(min(1.0, high)))
