@@ -80,8 +80,11 @@ class TasteSet:
     num_without: int
 
 
-def write_taste_set(folder: Path, num_rows: int, dim: int, *, num_without: int = 0, seed: int = 0, **more: Any) -> TasteSet:
-    """Rows of a falling spectrum about a centre; the taste is three fifths the public head and four fifths its own."""
+def write_taste_set(place: Path, num_rows: int, dim: int, *, num_without: int = 0, seed: int = 0, **more: Any) -> TasteSet:
+    """Rows of a falling spectrum about a centre; the taste is three fifths the public head and four fifths its own.
+
+    `more`: `columns` of the rows, and arguments of `write_set`.
+    """
     from beholder import Head, save_head
 
     rng = np.random.default_rng(seed)
@@ -91,12 +94,12 @@ def write_taste_set(folder: Path, num_rows: int, dim: int, *, num_without: int =
     parts = [(unit @ weight - (unit @ weight).mean()) / (unit @ weight).std() for weight in weights]
     spread = float((unit @ weights[0]).std())
     head = Head.affine(weights[0] / spread * 0.5, 5 - 0.5 * float((unit @ weights[0]).mean()) / spread, name="public")
-    file = folder / "public.safetensors"
+    file = place / "public.safetensors"
     of_heads = {"source": str(file), "sha256": save_head(head, file), "sha256_of": "file"}
     names = [f"pictures/{number:05d}.jpg" for number in range(num_rows)]
     public = np.asarray(head.score(rows), np.float32)
     columns = {"sample": names, "aesthetic_score": public, **more.pop("columns", {})}
-    path = write_set(folder / "scores.parquet", columns, heads={"aesthetic_score": "public"}, of_heads=of_heads, **more)
+    path = write_set(place / "scores.parquet", columns, heads={"aesthetic_score": "public"}, of_heads=of_heads, **more)
     keep_embeddings(path, names[: num_rows - num_without], rows[: num_rows - num_without])
     liking = 0.6 * parts[0] + 0.8 * parts[1]
     return TasteSet(path, names, rows, public, liking, file, num_without)

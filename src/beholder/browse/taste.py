@@ -250,7 +250,8 @@ class Learner:
         try:
             check_marks(int(keeps.sum()), int((~keeps).sum()))
         except InputError as error:
-            more = f" ({num_unusable:,} marked pictures have no embedding)" if num_unusable else ""
+            have = "picture has" if num_unusable == 1 else "pictures have"
+            more = f" ({num_unusable:,} marked {have} no embedding)" if num_unusable else ""
             raise InputError(f"{error}{more}") from None
         start, note = self._head_of(public, vectors)
         places = vectors.place[rows]
@@ -475,9 +476,9 @@ def summary(learned: Learned) -> str:
     if unseen is None or not unseen.is_known:
         return "Too few marks to tell how well it foretells others"
     order = unseen.order
-    before = "" if unseen.before is None else f"; {learned.public} in {_percent(unseen.before[ORDER].value)}"
+    before = "" if unseen.before is None else f"; {learned.public}: {_percent(unseen.before[ORDER].value)}"
     return (
-        f"Puts a picture you keep before one you drop in {_percent(order.value)} of pairs it has not seen "
+        f"Keep before drop in {_percent(order.value)} of pairs it has not seen "
         f"({_percent(order.low, '')} to {_percent(order.high)}){before}"
     )
 
@@ -507,7 +508,8 @@ def told(learned: Learned) -> list[str]:
     if taste.num_left_out:
         lines.append(f"{taste.num_left_out:,} more marks were left out; beholder train takes all")
     if learned.num_unusable:
-        lines.append(f"{learned.num_unusable:,} marked pictures have no embedding, and were left out")
+        were = "picture has no embedding, and was" if learned.num_unusable == 1 else "pictures have no embedding, and were"
+        lines.append(f"{learned.num_unusable:,} marked {were} left out")
     return lines
 
 

@@ -17,7 +17,7 @@ from beholder.train.rows import Rows, unit_rows
 
 NUM_SHOWN = 24
 NUM_NEAREST = 400
-"""So many of the least sure are spread out."""
+"""So many of the least sure are spread out at most: a tenth of all, and three times as many as are wanted."""
 _MOST_MARKED = 2_000
 """Of more marked pictures the last ones given are kept away from."""
 
@@ -30,7 +30,7 @@ def undecided(
     marked: Rows,
     cut: float = 0.0,
     number: int = NUM_SHOWN,
-    nearest: int = NUM_NEAREST,
+    nearest: int | None = None,
 ) -> Rows:
     """Rows of a matrix to be marked next, the one that tells most first; fewer than `number` where the others are alike.
 
@@ -41,8 +41,10 @@ def undecided(
         marked: rows that are marked already.
         cut: the score at which the head is undecided.
         number: how many at most.
-        nearest: among how many.
+        nearest: among how many; None: by the number of candidates (`NUM_NEAREST`).
     """
+    if nearest is None:
+        nearest = min(NUM_NEAREST, max(3 * number, len(candidates) // 10))
     rows = _nearest(np.abs(odds[candidates].astype(np.float64) - cut), candidates, nearest)
     if not len(rows) or number < 1:
         return np.empty(0, np.int64)
@@ -64,7 +66,7 @@ def _nearest(distances: npt.NDArray[np.float64], candidates: Rows, number: int) 
     """The candidates with the smallest distances, nearest first, equal ones in row order."""
     usable = np.isfinite(distances)
     distances, candidates = distances[usable], candidates[usable]
-    if len(candidates) > number:
+    if len(candidates) > number > 0:
         limit = np.partition(distances, number - 1)[number - 1]
         some = np.flatnonzero(distances <= limit)
         distances, candidates = distances[some], candidates[some]

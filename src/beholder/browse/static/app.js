@@ -275,7 +275,7 @@ function wireUndo() {
   document.addEventListener("keydown", (event) => {
     const key = event.key.toLowerCase();
     if (!(event.ctrlKey || event.metaKey) || event.altKey || (key !== "z" && key !== "y")) return;
-    if (event.target.closest("input:not([type=range]):not([type=checkbox]), textarea")) return;
+    if (event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea")) return;
     if (document.querySelector("dialog[open]:not(#viewer)")) return;
     event.preventDefault();
     if (key === "y" || event.shiftKey) marks.redo();
@@ -323,7 +323,7 @@ function wireKeys() {
       return;
     }
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    if (event.target.closest("input:not([type=range]):not([type=checkbox]), textarea, select")) return;
+    if (event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea, select")) return;
     if (event.key === "Escape" && gallery.chosen.size) {
       event.preventDefault();
       gallery.choose([]);
@@ -349,12 +349,12 @@ function wireKeys() {
 // whether Ctrl+A, pressed here, means the pictures
 function isOutside(target) {
   if (byId("gallery").hidden || byId("gallery").contains(target) || document.querySelector("dialog[open]")) return false;
-  return !target.closest("input:not([type=range]):not([type=checkbox]), textarea, select");
+  return !target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea, select");
 }
 
 // wherever the focus is, keys go to the gallery, but for those that the focused element needs itself
 function isForGallery({ key, target }) {
-  if (byId("gallery").hidden || byId("gallery").contains(target) || target.closest("input[type=range]")) return false;
+  if (byId("gallery").hidden || byId("gallery").contains(target) || target.closest("input[type=range], input[type=radio]")) return false;
   if (key === "Enter") return target === document.body;
   if (key === "ArrowLeft" || key === "ArrowRight") return !target.closest(".tab");
   return ["ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End", "k", "d", "u", "x", "K", "D", "U", "X"].includes(key);
@@ -426,6 +426,9 @@ async function showScore(score) {
 
 // -- my taste
 
+// what the score of the view is called, where it is none of the set's
+const shownTitle = () => (state.info.scores.some((one) => one.name === state.view.score) ? null : taste.learned?.score.title ?? "my taste");
+
 const showTaste = (isTaste) => showScore(isTaste && taste.learned ? taste.learned.score : state.publicScore).catch(recover);
 
 async function showUndecided() {
@@ -496,7 +499,7 @@ async function start() {
   }, info.preset);
   threshold = new Threshold({ onMove: onThreshold, onRest: onThresholdRest });
   filters = new Filters(info.columns, applyFilters);
-  exporting = new Export(() => ({ view: state.view.view, by: state.score.title ?? null, threshold: threshold.value, kept: state.counts.kept, all: state.counts.all, conditions: state.view.conditions }));
+  exporting = new Export(() => ({ view: state.view.view, by: shownTitle(), threshold: threshold.value, kept: state.counts.kept, all: state.counts.all, conditions: state.view.conditions }));
   rejects = new RejectList(info.rejects);
   marks = new Marks(info.run, info.marks.version, {
     onChange: (changed) => {

@@ -6,6 +6,7 @@ import { byId, count, make, toast } from "./dom.js";
 const PAUSE_MS = 300;
 const MOST_ROWS_AHEAD = 2_000_000; // of larger sets embeddings are read when they are needed, and not before
 
+const bytes = (number) => (number < 1e8 ? `${(number / 1e6).toFixed(1)} MB` : `${(number / 1e9).toFixed(2)} GB`);
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 export class Taste {
@@ -138,7 +139,7 @@ export class Taste {
     const lines = learned ? [learned.summary, ...learned.told] : ["Nothing was learned yet."];
     byId("taste-told").replaceChildren(...lines.map((line) => make("li", {}, line)));
     byId("taste-embeddings").textContent = embeddings
-      ? `Embeddings in memory: ${count(embeddings.rows)} of ${embeddings.dim} ${embeddings.dtype}, ${(embeddings.num_bytes / 1e9).toFixed(2)} GB, from ${state.place}.${embeddings.without ? ` ${count(embeddings.without)} pictures have none: they come last.` : ""}`
+      ? `Embeddings in memory: ${count(embeddings.rows)} of ${embeddings.dim} ${embeddings.dtype}, ${bytes(embeddings.num_bytes)}, from ${state.place}.${embeddings.without ? ` ${count(embeddings.without)} pictures have none: they come last.` : ""}`
       : `Embeddings: ${state.place ?? "none"}${state.why ? `; ${state.why}` : ""}`;
     byId("taste-file").textContent = learned?.saved ? `Saved in ${learned.saved}: beholder score … --head takes it.` : `Saving writes ${state.file}, its card and its record.`;
     byId("save-taste").hidden = !learned;
