@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         "curate",
         "errors",
         "io",
+        "kernels",
         "locate",
         "models",
         "options",

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE
 from beholder.io.schemas import empty_table, is_text
+from beholder.kernels.ordering import ordered_keys, sort_best_first
 from beholder.scoreset.numbers import count_at_least
 from beholder.scoreset.score_set import ROW, ScoreSet
 
@@ -206,9 +207,8 @@ class View:
 
 def best_first(scores: npt.NDArray[np.float32], store: RowStore) -> Rows:
     """Rows that have a finite score, best first; ties by sample (UTF-8 bytes), then by row."""
-    number = np.uint32 if len(scores) <= np.iinfo(np.uint32).max else np.int64
-    rows = np.flatnonzero(np.isfinite(scores))
-    rows = rows[np.argsort(-scores[rows], kind="stable")].astype(number)
+    found = np.flatnonzero(np.isfinite(scores)).astype(np.uint32)
+    _, rows = sort_best_first(ordered_keys(scores[found]), found)
     values = scores[rows]
     same = values[1:] == values[:-1]
     if not same.any():

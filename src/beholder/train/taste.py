@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from beholder.errors import InputError
 from beholder.kernels.scoring import Affine, RowScorer
 from beholder.models.heads import Head
 from beholder.train import folds as splitting
 from beholder.train import logistic
-from beholder.train.linear import LinearFit, Prior
+from beholder.train.linear import LinearFit, Prior, reduced
 from beholder.train.measures import Comparison, Interval, Measures, Predictor
 from beholder.train.rows import Doubles, Matrix, Rows, checked_matrix, unit_rows
 
@@ -38,11 +39,13 @@ SCALE_NOTE = "log odds of a keep; 0 is even"
 
 _NUM_FOLDS, _MORE_FOLDS, _FEW_MARKS = 5, 10, 150
 """Folds, and those of few marks, of which a fifth is much to go without."""
-_CHOICE_ROWS = 400
-"""The strength is chosen on so many marks at most. It is a prior precision over the number of marks, so it is carried over."""
+_CHOICE_ROWS, _FOLD_CHOICE_ROWS = 250, 150
+"""The strength of a fit, and of those of folds, is chosen on so many marks at most: that takes time with their third power. A
+strength is a prior precision over the number of marks, and so it is carried over."""
 _MANY_MARKS = 800
 """Of more marks one fold is left out, and not each in turn."""
 _NORMAL_95 = 1.959964
+_RESAMPLES = 400
 _FOLD_STRENGTHS = tuple(float(10.0**exponent) for exponent in range(-1, -6, -1))
 """Strengths that are tried anew for each fold, so that the marks left out have no part in the choice."""
 
@@ -191,12 +194,16 @@ def learn_taste(
     keys = splitting.row_keys(seed, matrix, np.arange(len(matrix)), samples)
     chosen = _drawn(kept, keys)
     prior = None if start_from is None else Prior(start_from.weight).checked(matrix.shape[1])
-    marks = _Marks.of(matrix, kept, keys, chosen)
-    fit = marks.fit(prior)
     scored = None if before is None else np.asarray(before, np.float64)[chosen]
+    with threadpool_limits(1, user_api="blas"):  # the products are small: threads would wait for each other
+        unit = unit_rows(matrix, chosen)
+        inside, axes = reduced(unit)
+        marks = _Marks.of(unit, inside, kept[chosen], keys[chosen])
+        fit = marks.fit(prior)
+        unseen = _unseen(marks, _inside(prior, axes), scored, [samples[row] for row in chosen.tolist()], seed)
     return Taste(
         fit=fit,
-        unseen=_unseen(marks, prior, scored, [samples[row] for row in chosen.tolist()], seed),
+        unseen=unseen,
         num_keep=int(marks.targets.sum()),
         num_drop=int((1 - marks.targets).sum()),
         num_left_out=len(kept) - len(chosen),
@@ -241,18 +248,23 @@ def _drawn(kept: npt.NDArray[np.bool_], keys: npt.NDArray[np.uint64]) -> Rows:
 
 @dataclass(frozen=True)
 class _Marks:
-    """Marked pictures: unit (n, D) rows, targets (n,) 1 for keep, groups (n,) of near-duplicates from 0, keys (n,)."""
+    """Marked pictures.
+
+    Attributes:
+        unit: (n, D) rows of length 1; inside: (n, at most D) the same in fewer coordinates, where they are fewer than D.
+        targets: (n,) 1 for keep; groups: (n,) of near-duplicates from 0; keys: (n,) that decide the folds.
+    """
 
     unit: Doubles
+    inside: Doubles
     targets: Doubles
     groups: Rows
     keys: npt.NDArray[np.uint64]
 
     @classmethod
-    def of(cls, matrix: Matrix, kept: npt.NDArray[np.bool_], keys: npt.NDArray[np.uint64], chosen: Rows) -> _Marks:
-        unit = unit_rows(matrix, chosen)
+    def of(cls, unit: Doubles, inside: Doubles, kept: npt.NDArray[np.bool_], keys: npt.NDArray[np.uint64]) -> _Marks:
         groups = splitting.joined_groups(len(unit), pairs=splitting.near_pairs(unit))
-        return cls(unit, kept[chosen].astype(np.float64), groups, keys[chosen])
+        return cls(unit, inside, kept.astype(np.float64), groups, keys)
 
     @property
     def is_of_one_kind(self) -> bool:
@@ -260,7 +272,7 @@ class _Marks:
 
     def part(self, chosen: npt.NDArray[Any]) -> _Marks:
         groups = np.unique(self.groups[chosen], return_inverse=True)[1].reshape(-1).astype(np.int64)
-        return _Marks(self.unit[chosen], self.targets[chosen], groups, self.keys[chosen])
+        return _Marks(self.unit[chosen], self.inside[chosen], self.targets[chosen], groups, self.keys[chosen])
 
     def folds(self) -> Rows | None:
         """(n,) a fold for each row, groups whole; None: there is one group."""
@@ -271,35 +283,46 @@ class _Marks:
 
     def fit(self, prior: Prior | None) -> LinearFit:
         """The head, its strength chosen on marks left out: one at a time, or in folds where there are near-duplicates."""
-        some = self._some()
+        some = self._some(_CHOICE_ROWS)
         inner = None if int(some.groups.max()) + 1 == len(some.groups) else some.folds()
         if inner is not None and not _are_both_kinds(some.targets, inner):
             inner = None
         found = logistic.fit_logistic(some.unit, some.targets, prior=prior, folds=inner)
-        return found if some is self else self._carried(found, some, prior)
-
-    def quick_fit(self, prior: Prior | None) -> LinearFit:
-        """A fit that chooses among few strengths."""
-        some = self._some()
-        found = logistic.fit_logistic(some.unit, some.targets, prior=prior, strengths=_FOLD_STRENGTHS)
-        return found if some is self else self._carried(found, some, prior)
-
-    def _carried(self, found: LinearFit, some: _Marks, prior: Prior | None) -> LinearFit:
-        """A fit to all marks, with the strength that was chosen on some, and what was found there."""
-        strength = found.strength * len(some.targets) / len(self.targets)
-        whole = logistic.fit_logistic(self.unit, self.targets, prior=prior, strength=strength)
+        if some is self:
+            return found
+        whole = logistic.fit_logistic(self.unit, self.targets, prior=prior, strength=self._strength(found, some))
         return dataclasses.replace(whole, chosen_by=found.chosen_by, errors=found.errors)
 
-    def _some(self) -> _Marks:
-        """At most `_CHOICE_ROWS` of them, of both kinds."""
-        if len(self.targets) <= _CHOICE_ROWS:
+    def quick_fit(self, prior: Prior | None) -> LinearFit:
+        """A fit to `inside` that chooses among few strengths."""
+        some = self._some(_FOLD_CHOICE_ROWS)
+        found = logistic.fit_logistic(some.inside, some.targets, prior=prior, strengths=_FOLD_STRENGTHS)
+        if some is self:
+            return found
+        return logistic.fit_logistic(self.inside, self.targets, prior=prior, strength=self._strength(found, some))
+
+    def _strength(self, found: LinearFit, some: _Marks) -> float:
+        """That which was chosen on some marks, for all of them."""
+        return found.strength * len(some.targets) / len(self.targets)
+
+    def _some(self, most: int) -> _Marks:
+        """At most so many of them, of both kinds."""
+        if len(self.targets) <= most:
             return self
         order = np.argsort(self.keys, kind="stable")
-        chosen = order[:_CHOICE_ROWS]
+        chosen = order[:most]
         if np.ptp(self.targets[chosen]) == 0:
             other = order[self.targets[order] != self.targets[chosen[0]]][:LEAST_EACH]
             chosen = np.concatenate([chosen[: -len(other)], other])
         return self.part(np.sort(chosen))
+
+
+def _inside(prior: Prior | None, axes: Doubles | None) -> Prior | None:
+    """A prior in the coordinates of rows that are fewer than their dimensions; None where they are at right angles to it."""
+    if prior is None or axes is None:
+        return prior
+    weight = axes.T @ prior.weight
+    return Prior(weight, prior.scale) if weight.any() else None
 
 
 def _are_both_kinds(targets: Doubles, folds: Rows) -> bool:
@@ -320,7 +343,7 @@ def _unseen(marks: _Marks, prior: Prior | None, before: Doubles | None, names: l
         if rest.is_of_one_kind:
             chance[test] = rest.targets[0]
             continue
-        odds = rest.quick_fit(prior).predict(marks.unit)
+        odds = rest.quick_fit(prior).predict(marks.inside)
         # Bias and length of a fit depend on which marks were left out; they are no part of the order that it gives.
         spread = float(odds.std())
         order[test] = (odds[test] - odds.mean()) / (spread or 1.0)
@@ -334,7 +357,7 @@ def _unseen(marks: _Marks, prior: Prior | None, before: Doubles | None, names: l
         given = before[tested]
         least = float(given[np.isfinite(given)].min())
         predictors.append(Predictor(np.where(np.isfinite(given), given, least - 1.0), (ORDER,)))
-    compared = Comparison(predictors, truth, groups=marks.groups[tested], cut=0.5, seed=seed)
+    compared = Comparison(predictors, truth, groups=marks.groups[tested], cut=0.5, resamples=_RESAMPLES, seed=seed)
     both = compared.measures(0)
     num_keep, num_drop = int(truth.sum()), int((1 - truth).sum())
     num_pictures = min(len(np.unique(marks.groups[tested][truth == kind])) for kind in (0, 1))
