@@ -350,7 +350,7 @@ class Learner:
                     "backbone": learned.backbone,
                 },
             }
-            files.write(learned.taste.to_head(name, learned.backbone), record)
+            files.write(learned.taste.to_head(name, learned.backbone), record, told(learned))
             self._saved = str(path)
         return self.state()
 

@@ -27,7 +27,6 @@ from beholder.train.source import EmbeddingSource, open_source
 from beholder.train.training import Method, TrainedHead, TrainOptions, train_head
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
     """A head that was trained and written.
