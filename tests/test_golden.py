@@ -1248,8 +1248,11 @@ def compare(name: str, lines: list[str]) -> None:
 
 
 def settled(found: list[str], expected: list[str]) -> list[str]:
-    """The lines that were found, with the numbers that were expected where they differ by no more than TOLERANCE."""
-    patterns = [[_FRACTION.sub("F", line) for line in lines] for lines in (expected, found)]
+    """The lines that were found, with the numbers that were expected where they differ by no more than TOLERANCE.
+
+    How many blanks stand beside a number is not compared: numpy fills up the shorter ones.
+    """
+    patterns = [[re.sub(" +", " ", _FRACTION.sub("F", line)) for line in lines] for lines in (expected, found)]
     result = list(found)
     for old, new, length in difflib.SequenceMatcher(None, *patterns, autojunk=False).get_matching_blocks():
         for place in range(length):

@@ -50,7 +50,7 @@ class Upload:
 def check_repo(repo: str) -> None:
     """Raise InputError for what cannot be the name of a repository."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     source = download.hub_source(repo)
     try:
