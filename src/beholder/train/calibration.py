@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
+from beholder.scoreset.scales import StepMap
 from beholder.train.rows import checked_series, checked_weights
 
 Doubles = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class StepMap:
-    """A map that never falls: straight lines between knots, level beyond them.
-
-    Attributes:
-        scores: (K,) float64, ascending; ratings: (K,) float64, never falling.
-    """
-
-    scores: Doubles
-    ratings: Doubles
-
-    def __call__(self, given: npt.ArrayLike) -> Doubles:
-        """Scores of any shape -> ratings; NaN stays NaN."""
-        return np.asarray(np.interp(np.asarray(given, np.float64), self.scores, self.ratings))
-
-    def back(self, rating: float) -> float:
-        """The smallest score that gives at least this rating; infinite where none does."""
-        if rating <= self.ratings[0]:
-            return -math.inf
-        if rating > self.ratings[-1]:
-            return math.inf
-        at = int(np.searchsorted(self.ratings, rating))
-        low, high = self.ratings[at - 1], self.ratings[at]
-        return float(self.scores[at - 1] + (self.scores[at] - self.scores[at - 1]) * (rating - low) / (high - low))
 
 
 def isotonic_map(scores: npt.ArrayLike, ratings: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> StepMap:
@@ -97,8 +71,8 @@ def quantile_map(scores: npt.ArrayLike, other: npt.ArrayLike, num_knots: int = 1
         raise InputError(f"cannot map scores that are all {one[0]:g}")
     shares = np.linspace(0, 1, num_knots)
     knots, at = np.unique(np.quantile(one, shares), return_inverse=True)
-    ratings = np.bincount(at.reshape(-1), np.quantile(two, shares)) / np.bincount(at.reshape(-1))
-    return StepMap(knots, ratings)
+    values = np.bincount(at.reshape(-1), np.quantile(two, shares)) / np.bincount(at.reshape(-1))
+    return StepMap(knots, np.maximum.accumulate(values))
 
 
 def conformal_margin(residuals: npt.ArrayLike, level: float) -> float:
