@@ -239,6 +239,12 @@ class RuleOptions:
         None, "Keep scores of at least this: a number, or a landmark (sd-v1, laion-5plus, ...; some keep only what is above)."
     )
     max_score: float | None = option(None, "Keep scores of at most this.")
+    scale_of: str | None = option(
+        None,
+        "The scale that --min-score and --max-score are on, where it is not the scores' own: a head, ratings or percentiles; "
+        "beholder calibrate makes the map that translates them.",
+        shown="that of the scores",
+    )
     quantile: float | None = option(None, "Keep scores of at least this quantile (0 to 1) of the rows that other rules left.")
     top: int | None = option(None, "Keep the best N.", least=1)
     top_share: str | None = option(
@@ -302,6 +308,7 @@ class ReadOptions:
     PANEL: ClassVar[str] = "Reading and ranking"
 
     score: str | None = option(None, "The score to go by, where there are several: a column or its head's name.")
+    head: str | None = option(None, "--scale-of: the head that made the scores, where the set does not say, e.g. laion-v2.")
     rank_by: str | None = option(
         None,
         'Rank by an expression over percentiles of scores, e.g. "0.7*a + 0.3*b"; names with odd characters in `backticks`.',
@@ -407,7 +414,10 @@ class SelectRules(ReadOptions, RuleOptions):
         if self.clusters is not None and "cluster" not in (self.per, self.balance, self.dedup_per):
             raise InputError("--clusters makes the column cluster, which nothing uses; add --per cluster or --balance cluster")
         compared = self.similarity if self.similarity is not None else self.reference_similarity
+        cut = self.min_score if self.min_score is not None else self.max_score
         idle = (
+            ("--scale-of", self.scale_of is not None, cut, "--min-score and --max-score"),
+            ("--head", self.head is not None, self.scale_of, "--scale-of"),
             ("--seed", self.seed != 0, self.sample, "--draw"),
             ("--temperature", self.temperature != 1, self.sample, "--draw"),
             ("--dedup-method", self.dedup_method != "auto", compared, "--dedup with a similarity"),

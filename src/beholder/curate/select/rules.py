@@ -23,6 +23,7 @@ from beholder.curate.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXE
 from beholder.curate.select import grouping
 from beholder.curate.select.ranking import GumbelSampler, Ranking
 from beholder.curate.select.row_mask import NUMBER, ArrayMask, RangeMask, RowMask, sizes_of
+from beholder.curate.select.scale_of import Cuts, cuts_of
 from beholder.curate.select.values import Values, choose_columns, read_values, score_of
 from beholder.errors import InputError
 from beholder.io import storage
@@ -152,11 +153,12 @@ class RuleRunner:
                 raise InputError(f"{flag} {path} does not exist")
         rows.stage("scores")
         self.score, self.expression = choose_columns(rows.reader, self.rules)
+        self.cuts: Cuts = cuts_of(self.scores, self.score, self.rules)
         self._score_keys: npt.NDArray[np.uint32] | None = None
         self.mask: RowMask = self._streamed() or self._by_arrays()
         self.thresholds: dict[str, float | None] = {}
         self.groups: pa.Table | None = None
-        self.notes: list[str] = [*self.scores.notes, *rows.joined_notes]
+        self.notes: list[str] = [*self.scores.notes, *rows.joined_notes, *map(str, self.cuts.translations)]
         self._group_cache: dict[str, grouping.Groups] = {}
 
     def _streamed(self) -> RangeMask | None:
@@ -270,21 +272,21 @@ class RuleRunner:
 
     def _range(self) -> tuple[int, int]:
         """The keys of min_score and max_score."""
-        threshold, most = self.rules.least_score, self.rules.max_score
+        threshold, most = self.cuts.least, self.cuts.most
         least = 1 if threshold is None else max(1, ordering.key_of(threshold.value) + threshold.is_strict)
         return least, ordering.MOST_KEY if most is None else ordering.key_of(most)
 
     def _scores(self) -> None:
         rules, mask, keys = self.rules, self.mask, self._score_keys
         least, most = self._range()
-        threshold = rules.least_score
+        threshold = self.cuts.least
         if threshold is not None:
-            mask.note("min_score", str(threshold), mask.keep_between("min_score", keys, least=least))
-            if threshold.landmark is not None and self.score is not None:
+            mask.note("min_score", self.cuts.least_text, mask.keep_between("min_score", keys, least=least))
+            if threshold.landmark is not None and self.score is not None and rules.scale_of is None:
                 head = head_of(self.scores, self.score, None)
                 self.notes += about_other_scales(head, threshold.value, threshold.landmark)
-        if rules.max_score is not None:
-            mask.note("max_score", f"score <= {rules.max_score:g}", mask.keep_between("max_score", keys, most=most))
+        if self.cuts.most is not None:
+            mask.note("max_score", self.cuts.most_text, mask.keep_between("max_score", keys, most=most))
         if rules.quantile is not None:
             value = self._quantile(rules.quantile)
             dropped = mask.keep_between("quantile", keys, least=1 if value is None else _key_at_least(value))

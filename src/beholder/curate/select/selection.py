@@ -212,7 +212,13 @@ class Selection:
     def record(self) -> dict[str, Any]:
         """What a file made of the selection says about itself."""
         steps = [step.to_json() for step in self.done_steps]
-        return list_record(self.scores, rules_record(self.rules), self.num_rows, self.num_kept, funnel=steps)
+        more = {"funnel": steps, **self._translated()}
+        return list_record(self.scores, rules_record(self.rules), self.num_rows, self.num_kept, **more)
+
+    def _translated(self) -> dict[str, Any]:
+        """The thresholds that were given on another scale, as records; {} where none was."""
+        found = [one.to_json() for one in self._runner.cuts.translations]
+        return {"translated": found} if found else {}
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: what was asked for, what each rule did, and what is left."""
@@ -224,6 +230,7 @@ class Selection:
             "rules": rules_record(self.rules),
             "funnel": [step.to_json() for step in self.done_steps],
             "thresholds": self.thresholds,
+            **self._translated(),
             "seconds": round(self.seconds, 3),
             "notes": self.notes,
         }
@@ -324,11 +331,11 @@ def select(source: Any, **rules: Any) -> FrameSelection:
         source: what `beholder score` wrote (a folder, .parquet or .csv), another table of scores, or a polars, pandas or
             Arrow frame with a column of samples and one of scores.
         rules: the options of `beholder select` as keywords (`curate.options.SelectRules`): min_score (a number or
-            a landmark such as "sd-v1"), max_score, quantile, top, top_share ("10%" or 0.1), per, balance, where, sample, seed,
-            temperature, budget (bytes), size_column, exclude, marks, dedup (a similarity or "exact-bytes"), dedup_keep,
-            dedup_per, dedup_against, dedup_against_similarity, embeddings, clusters, score, rank_by, join, repeated,
-            score_column, sample_column, pictures, root, memory, num_threads. `where`, `exclude`, `join`, `dedup_against`
-            and `pictures` take one text or several.
+            a landmark such as "sd-v1"), max_score, scale_of, quantile, top, top_share ("10%" or 0.1), per, balance, where,
+            sample, seed, temperature, budget (bytes), size_column, exclude, marks, dedup (a similarity or "exact-bytes"),
+            dedup_keep, dedup_per, dedup_against, dedup_against_similarity, embeddings, clusters, score, head, rank_by, join,
+            repeated, score_column, sample_column, pictures, root, memory, num_threads. `where`, `exclude`, `join`,
+            `dedup_against` and `pictures` take one text or several.
 
     Returns:
         the selection. It keeps the scores open until it is closed (`with`) or forgotten.
