@@ -1,0 +1,255 @@
+"""A map fitted to two series of numbers: which kind and why, its error on pictures that the fit has not seen, its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.errors import InputError
+from beholder.scoreset.scales import Bounds, MapMethod, StepMap
+from beholder.train.calibrate.options import MapChoice
+from beholder.train.calibrate.series import FEWEST, Doubles, Numbers, Series, check_varied
+from beholder.train.calibration import isotonic_map, quantile_map
+from beholder.train.folds import fold_keys, fold_plan, grouped_folds, held_out, row_keys
+from beholder.train.measures import Comparison, Predictor, spearman
+
+MOST_PICTURES = 100_000
+"""Pictures that an isotonic map is fitted to at most, drawn at random: its error is then known to about 1 in 300."""
+MOST_RESIDUALS = 4_000
+"""Pictures that bounds are measured on at most: their chance is then right to 1 / 4,001."""
+_MEASURES = ("mae", "rmse")
+_NO_EMBEDDINGS: npt.NDArray[np.float32] = np.empty((0, 1), np.float32)
+_SHARES = np.arange(1, 100) / 100
+Fitter = Callable[[Doubles, Doubles, Doubles], Callable[[Doubles], Doubles]]
+"""Scores, truth, weights -> what predicts the truth of scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A map and what is known of it.
+
+    Attributes:
+        method: its kind; reason: why this one.
+        steps: the map, fitted to all pictures.
+        num_pictures: that it was fitted to.
+        error: on pictures that a fit has not seen, in units of the scale that it gives.
+        bounds: what bounds go by, where there are any.
+        more: what else the record has: measures with intervals, the straight line's beside them.
+    """
+
+    method: MapMethod
+    reason: str
+    steps: StepMap
+    num_pictures: int
+    error: float
+    bounds: Bounds | None
+    more: dict[str, Any]
+
+
+def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: int, has_bounds: bool = True) -> Fitted:
+    """Fit a map.
+
+    Args:
+        series: the numbers on both scales.
+        choice: which kind; auto: isotonic where at least `FEWEST` pictures have both numbers.
+        names: what messages call the numbers that are mapped, and those on the other scale.
+        seed: draws folds, halves and resamples.
+        has_bounds: whether an isotonic map gets bounds.
+
+    Raises:
+        InputError: too few pictures, numbers that are all the same, numbers of which the ones fall where the others rise.
+    """
+    method, reason = _chosen(series, choice, names)
+    if method == "quantile":
+        return _unpaired(series, names, reason, seed)
+    series = _limited(series, seed)
+    check_varied(series.scores, names[0])
+    check_varied(series.truth, names[1])
+    steps = isotonic_map(series.scores, series.truth, series.weights).thinned()
+    correlation = spearman(series.scores, series.truth)
+    if correlation <= 0 or np.ptp(steps.values) == 0:
+        sign = "negative" if correlation < 0 else "no more than chance"
+        raise InputError(
+            f"{names[0]} do not rise with {names[1]}: their rank correlation is {sign} ({correlation:.2f}), and a rising map "
+            "would be flat or nearly so; no threshold on the one says anything of the other"
+        )
+    more = {**_out_of_fold(series, seed), "rank_correlation": correlation, "reason": reason}
+    return Fitted(
+        method=method,
+        reason=reason,
+        steps=steps,
+        num_pictures=series.num_pictures,
+        error=more["measures"]["values"]["mae"]["value"],
+        bounds=bounds_of(series, seed) if has_bounds else None,
+        more=more,
+    )
+
+
+def _chosen(series: Series, choice: MapChoice, names: tuple[str, str]) -> tuple[MapMethod, str]:
+    """The kind of map, and why. Raises InputError where there are too few pictures for it."""
+    count = series.num_pictures
+    if choice == "quantile" or (choice == "auto" and count < FEWEST):
+        few = min(len(series.all_scores), len(series.all_truth))
+        if few < FEWEST:
+            raise InputError(
+                f"{names[0] if few == len(series.all_scores) else names[1]} are {few}; a map needs at least {FEWEST}"
+            )
+        both = "no picture has" if not count else f"only {count} pictures have" if count > 1 else "only 1 picture has"
+        return "quantile", "asked for" if choice == "quantile" else f"{both} both numbers, so shares are matched"
+    if count < FEWEST:
+        raise InputError(
+            f"{count} pictures have both {names[0]} and {names[1]}; an isotonic map needs at least {FEWEST}, and "
+            "--map quantile takes sets of different pictures"
+        )
+    return "isotonic", "asked for" if choice == "isotonic" else "pictures have both numbers, so they are fitted one by one"
+
+
+def _limited(series: Series, seed: int) -> Series:
+    """At most `MOST_PICTURES` of the pictures that have both numbers."""
+    if series.num_pictures <= MOST_PICTURES:
+        return series
+    some = np.sort(np.random.default_rng(seed).permutation(series.num_pictures)[:MOST_PICTURES])
+    samples = [series.samples[at] for at in some.tolist()]
+    groups = np.unique(series.groups[some], return_inverse=True)[1].reshape(-1).astype(np.int64)
+    chosen = {"scores": series.scores[some], "truth": series.truth[some], "weights": series.weights[some]}
+    return replace(series, **chosen, samples=samples, groups=groups)
+
+
+def straight_line(scores: Doubles, truth: Doubles, weights: Doubles) -> Callable[[Doubles], Doubles]:
+    """The line with the least weighted squared error; level where the scores do not differ."""
+    middle, mean = np.average(scores, weights=weights), np.average(truth, weights=weights)
+    spread = float(weights @ (scores - middle) ** 2)
+    slope = float(weights @ ((scores - middle) * (truth - mean))) / spread if spread > 0 else 0.0
+    return lambda given: np.asarray(mean + slope * (given - middle))
+
+
+def _out_of_fold(series: Series, seed: int) -> dict[str, Any]:
+    """Errors of the isotonic map and of a straight line on pictures that their fits have not seen, and their difference."""
+    plan = fold_plan(series.num_pictures)
+    rows = np.arange(series.num_pictures)
+    fitters: tuple[Fitter, ...] = (isotonic_map, straight_line)
+    found = np.empty((len(fitters), plan.repeats, series.num_pictures))
+    for repeat in range(plan.repeats):
+        keys = fold_keys(seed, repeat, _NO_EMBEDDINGS, rows, series.samples)
+        folds = grouped_folds(series.groups, keys, plan.num_folds)
+        for fold in range(int(folds.max()) + 1):
+            test = folds == fold
+            train = ~test
+            for at, fitter in enumerate(fitters):
+                predict = fitter(series.scores[train], series.truth[train], series.weights[train])
+                found[at, repeat, test] = predict(series.scores[test])
+    compared = Comparison(
+        [Predictor(one, _MEASURES) for one in found], series.truth, weights=series.weights, groups=series.groups, seed=seed
+    )
+    return {
+        "error_of": "mean absolute error on pictures that the fit has not seen",
+        "measures": compared.measures(0).to_json(),
+        "straight_line": compared.measures(1).to_json(),
+        "less_than_straight_line": compared.difference(0, 1).to_json(),
+        "num_folds": plan.num_folds,
+        "repeats": plan.repeats,
+    }
+
+
+def bounds_of(series: Series, seed: int) -> Bounds:
+    """A map of one part of the pictures, and how far off it is on the other part: whole groups, half of the pictures or fewer.
+
+    Bounds of new pictures hold the truth as often as they say where these are drawn like the others, groups as a whole.
+    """
+    keys = row_keys(seed, _NO_EMBEDDINGS, np.arange(series.num_pictures), series.samples)
+    is_out = held_out(series.groups, keys, min(series.num_pictures // 2, MOST_RESIDUALS))
+    steps = isotonic_map(series.scores[~is_out], series.truth[~is_out], series.weights[~is_out]).thinned()
+    return Bounds(steps=steps, residuals=np.sort(np.abs(series.truth[is_out] - steps(series.scores[is_out]))))
+
+
+def _unpaired(series: Series, names: tuple[str, str], reason: str, seed: int) -> Fitted:
+    """The quantile map of all numbers, with its error on halves that the fit has not seen."""
+    check_varied(series.all_scores, names[0])
+    check_varied(series.all_truth, names[1])
+    if series.num_pictures >= FEWEST and (correlation := spearman(series.scores, series.truth)) <= 0:
+        raise InputError(
+            f"{names[0]} do not rise with {names[1]}: their rank correlation is {correlation:.2f} on {series.num_pictures:,} "
+            "pictures that have both; no threshold on the one says anything of the other"
+        )
+    rng = np.random.default_rng(seed)
+    (one, one_out), (two, two_out) = (_halves(numbers, rng) for numbers in (series.all_scores, series.all_truth))
+    error, distance = float("nan"), float("nan")
+    if np.ptp(one) > 0:
+        mapped = quantile_map(one, two)(one_out)
+        error, distance = quantile_error(mapped, two_out), ks_distance(mapped, two_out)
+    more = {
+        "error_of": "mean difference of the percentiles, on halves that the fit has not seen",
+        "ks_distance": distance,
+        "num_other": len(series.all_truth),
+        "reason": reason,
+    }
+    return Fitted(
+        method="quantile",
+        reason=reason,
+        steps=quantile_map(series.all_scores, series.all_truth).thinned(),
+        num_pictures=len(series.all_scores),
+        error=error,
+        bounds=None,
+        more=more,
+    )
+
+
+def fit_percentiles(numbers: Doubles, name: str, *, seed: int) -> Fitted:
+    """The map of (N,) finite numbers onto their percentiles, 0 to 100, equal ones onto the middle of those that they take up.
+
+    Its error is that of a half's map on the other half.
+
+    Raises:
+        InputError: too few numbers, or numbers that are all the same.
+    """
+    if len(numbers) < FEWEST:
+        raise InputError(f"{name} are {len(numbers)}; a map needs at least {FEWEST}")
+    check_varied(numbers, name)
+    ends, even = np.array([0.0, 100.0]), np.linspace(0, 100, 10_001)
+    one, out = _halves(numbers, np.random.default_rng(seed))
+    mapped = quantile_map(one, ends)(out) if np.ptp(one) > 0 else np.full(len(out), 50.0)
+    reason = "percentiles are quantiles of the set"
+    more = {
+        "error_of": "mean difference of the percentiles, on a half that the fit has not seen",
+        "ks_distance": ks_distance(mapped, even),
+        "reason": reason,
+    }
+    return Fitted(
+        method="quantile",
+        reason=reason,
+        steps=quantile_map(numbers, ends).thinned(),
+        num_pictures=len(numbers),
+        error=quantile_error(mapped, even),
+        bounds=None,
+        more=more,
+    )
+
+
+def _halves(numbers: Doubles, rng: np.random.Generator) -> tuple[Doubles, Doubles]:
+    """Two parts of the numbers, drawn at random, the first the larger by at most one."""
+    order = rng.permutation(len(numbers))
+    middle = (len(numbers) + 1) // 2
+    return numbers[order[:middle]], numbers[order[middle:]]
+
+
+def quantile_error(one: Doubles, two: Doubles) -> float:
+    """Mean absolute difference of the 1 % to 99 % quantiles of (N,) and (M,), in their units."""
+    return float(np.abs(np.quantile(one, _SHARES) - np.quantile(two, _SHARES)).mean())
+
+
+def ks_distance(one: Doubles, two: Doubles) -> float:
+    """Largest difference of the shares at or below a number, of (N,) and (M,), 0 to 1 (Kolmogorov and Smirnov)."""
+    one, two = np.sort(one), np.sort(two)
+    both = np.concatenate([one, two])
+    shares = (np.searchsorted(numbers, both, "right") / len(numbers) for numbers in (one, two))
+    first, second = shares
+    return float(np.abs(first - second).max())
+
+
+def rows_of(numbers: Doubles) -> Numbers:
+    """Rows that have a number, ascending."""
+    return np.flatnonzero(np.isfinite(numbers)).astype(np.int64)
