@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from beholder.cli.advise import advise
+from beholder.cli.calibrate import calibrate
 from beholder.cli.evaluate import evaluate
 from beholder.cli.help import HelpCommand, HelpGroup
 from beholder.cli.jobs import demo, embed, score
@@ -47,6 +48,6 @@ def _root(
 for made in (score, embed, status, rejects):
     app.command(cls=HelpCommand)(made)
 app.command(cls=RawCommand, add_help_option=False)(predict)
-for made in (select, undo, advise, report, browse, train, evaluate, verify, demo):
+for made in (select, undo, advise, report, browse, train, evaluate, calibrate, verify, demo):
     app.command(cls=HelpCommand)(made)
 app.add_typer(models_app, name="models")

@@ -164,6 +164,7 @@ _TAKES = {
     "--where": "CONDITION", "--rank-by": "EXPRESSION", "--dedup-keep": "WORD|EXPRESSION",
     "--dedup": "SIMILARITY|exact-bytes", "--dedup-against-similarity": "SIMILARITY",
     "--min-score": "SCORE", "--max-score": "SCORE", "--grid": "SCORE", "--top-share": "SHARE",
+    "--onto": "PATH|NAME", "--onto-head": "NAME", "--scale-of": "HEAD|ratings|percentiles", "--interval": "CHANCE",
     "--score": "NAME", "--head": "NAME", "--backbone": "NAME", "--device": "DEVICE", "--host": "ADDRESS",
     "--push-to-hub": "ORG/NAME", "--timeout": "SECONDS", "--max-time": "SECONDS",
     "--xmp-stars": "SHARE,...", "--xmp-labels": "LABEL=SHARE,...",

@@ -77,7 +77,9 @@ def info(
         _print_json(record)
         return
     for key, value in record.items():
-        typer.echo(f"{key:24} {_text(value)}")
+        lines = [_scale_text(one) for one in value] if key == "scales" else [_text(value)]
+        for line in lines:
+            typer.echo(f"{key:24} {line}")
 
 
 @models_app.command(
@@ -144,11 +146,16 @@ def add(
     """Give a head of your own a name: --head NAME finds it from any folder. It is copied, and stays until it is removed."""
     from beholder.models.heads import load_head
     from beholder.models.store import add_own, own_name
+    from beholder.scoreset.kept_scales import carry_over, head_named
+    from beholder.scoreset.scales import HeadKey
 
     head = load_head(file)
     chosen = name or own_name(head)
     path = add_own(head, chosen, overwrite=overwrite)
     typer.echo(f"{chosen}  {path}")
+    of_file = HeadKey.of_record(head.describe()) if "://" in file else head_named(file)
+    if of_file is not None and (num_maps := carry_over(of_file, head_named(str(path)))):
+        typer.echo(f"its {_scales(num_maps)} onto other scales went along")
 
 
 @models_app.command(
@@ -262,10 +269,13 @@ def remove(
     from beholder.models.catalog import TowerEntry
     from beholder.models.store import entries_named, remove_own, towers_meant
     from beholder.models.store import remove as remove_entry
+    from beholder.scoreset.kept_scales import forget_maps
 
     own = {name: path for name in names if (path := remove_own(name)) is not None}
-    for path in own.values():
+    for name, path in own.items():
         typer.echo(f"removed {path}")
+        if (maps := forget_maps(name)) is not None:
+            typer.echo(f"removed {maps}")
     names = [name for name in names if name not in own]
     if not names:
         return
@@ -302,11 +312,11 @@ def _info(name: str) -> dict[str, Any]:
         return {**inspect_tower(tower.name, offline=True).describe(), **record} if record["here"] else record
     record = entry_record(head_entry) if head_entry is not None else {}
     if head_entry is not None and not record["here"]:
-        return record
+        return record | _scales_of(name)
     path = Path(name).expanduser()
     try:
         head = load_head(name, offline=True if head_entry is not None else None)
-        return {**head.describe(), **({"not_known": head.doubt} if head.doubt else {}), **record}
+        return {**head.describe(), **({"not_known": head.doubt} if head.doubt else {}), **record, **_scales_of(name)}
     except HeadError as no_head:
         if head_entry is not None or not path.exists():
             raise
@@ -314,6 +324,31 @@ def _info(name: str) -> dict[str, Any]:
             return inspect_tower(path).describe()
         except HeadError as no_tower:
             raise (no_head if path.is_file() else no_tower) from None
+
+
+def _scales_of(name: str) -> dict[str, Any]:
+    """The scales onto which a head has maps that are kept; {} where it has none."""
+    from beholder.errors import HeadError
+    from beholder.scoreset.kept_scales import head_named, scale_records
+
+    try:
+        found = scale_records(head_named(name))
+    except HeadError:  # a hub id, whose head is known by other means only
+        return {}
+    return {"scales": found} if found else {}
+
+
+def _scale_text(scale: dict[str, Any]) -> str:
+    """A scale of a head in a line."""
+    from beholder.scoreset.scales import HeadKey
+
+    onto, error = scale["onto"], scale["error"]
+    name = HeadKey(name=onto["name"]).short if "name" in onto else onto["kind"]
+    return f"onto {name}: {scale['method']}, {scale['num_pictures']:,} pictures, error {error:.2g}"
+
+
+def _scales(count: int) -> str:
+    return "map" if count == 1 else f"{count} maps"
 
 
 def _counted(num_heads: int, num_towers: int) -> str:

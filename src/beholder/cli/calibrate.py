@@ -1,0 +1,104 @@
+"""`beholder calibrate`: one head's scores onto another scale, with the map's error, and tables with bounds."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from beholder.cli.flags import SUMMARY_FLAGS, command
+from beholder.train.calibrate.options import CalibrateOptions
+
+if TYPE_CHECKING:
+    from beholder.scoreset.scales import ScaleMap
+    from beholder.train.calibrate.job import Calibrated
+
+_POINTS = 6
+"""Points of a map that are shown."""
+
+
+def _run(options: CalibrateOptions, *, as_json: bool, quiet: bool) -> None:
+    """Calibrate, and show what came of it."""
+    from beholder.cli.show import JobProgress
+    from beholder.train.calibrate.job import calibrate as run
+
+    with JobProgress(enabled=not (quiet or as_json)):
+        found = run(options)
+    if as_json:
+        typer.echo(json.dumps(found.to_json() | {"interval": options.interval}, indent=2))
+    elif not quiet:
+        typer.echo("\n".join(summary_lines(found, options)))
+
+
+def summary_lines(made: Calibrated, options: CalibrateOptions) -> list[str]:
+    """What is printed of a calibration."""
+    found = made.found
+    lines = [*made.lines, *([""] if made.lines else [])]
+    lines += [f"{found.of.short} onto {found.scale}: {found.method}, {found.num_pictures:,} pictures ({found.more['reason']})"]
+    lines += [*_error_lines(found), "", *_points(found), ""]
+    if made.margin is not None and options.interval is not None:
+        bounds = found.bounds
+        assert bounds is not None
+        lines.append(
+            f"bounds: {made.margin:.3g} to either side hold {100 * options.interval:g} % of such pictures (split conformal, "
+            f"measured on {len(bounds.residuals):,} that their map has not seen)"
+        )
+    if made.kept is not None:
+        lines.append(f"kept: {made.kept}")
+        lines.append(f"translates: beholder select {options.scores} --min-score N --scale-of {found.scale}")
+    if made.out is not None:
+        lines.append(f"written: {made.out} ({', '.join(made.new_columns)})")
+    return lines
+
+
+def _error_lines(found: ScaleMap) -> list[str]:
+    """How far off the map is."""
+    more = found.more
+    if "measures" not in more:
+        return [f"{more['error_of']}: {found.error:.3g}; largest difference of shares (KS) {more['ks_distance']:.3g}"]
+    lines = [f"on pictures that the fit has not seen (rank correlation {more['rank_correlation']:.3f}):"]
+    for title, key in (("the map", "measures"), ("a straight line", "straight_line")):
+        lines.append(f"  {title:15}  " + "  ".join(_shown(more[key]["values"], name) for name in ("mae", "rmse")))
+    return lines
+
+
+def _shown(values: dict[str, Any], name: str) -> str:
+    one = values[name]
+    between = f" ({one['low']:.3g} to {one['high']:.3g})" if one["low"] is not None else ""
+    return f"{name.upper()} {one['value']:.3g}{between}"
+
+
+def _points(found: ScaleMap) -> list[str]:
+    """Some points of the map, evenly spread over the scores."""
+    low, high = found.steps.score_range
+    scores = [low + (high - low) * at / (_POINTS - 1) for at in range(_POINTS)]
+    values = found.steps(scores).tolist()
+    titles = (found.of.short, "chance of a keep" if found.more.get("is_chance") else found.scale)
+    widths = [max(len(title), 8) for title in titles]
+    rows = [titles, *((f"{score:.4g}", f"{value:.4g}") for score, value in zip(scores, values, strict=True))]
+    return ["  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+calibrate = command(
+    CalibrateOptions,
+    _run,
+    name="calibrate",
+    argument="scores",
+    sources="What `beholder score` wrote, or any Parquet or CSV file with a column of scores; a folder or glob of them.",
+    description="""Map one head's scores onto another head's scale, onto people's ratings, or onto percentiles.
+
+    The map is kept with the head, with its error on pictures that it has not seen, and translates thresholds: select
+    --min-score 5 --scale-of laion-v1. A table of scores on the new scale gets bounds with --interval.
+    """,
+    examples="""Examples:\n
+  beholder calibrate v2.parquet --onto v1.parquet  # the same pictures by two heads\n
+  beholder calibrate both.parquet --score laion-v2 --onto laion-v1\n
+  beholder calibrate here.parquet --onto there.parquet --map quantile  # sets of different pictures\n
+  beholder calibrate scores.parquet --ratings ratings.csv --interval 0.9 -o calibrated.parquet\n
+  beholder calibrate scores.parquet --percentiles\n
+  beholder calibrate more.parquet --scale-of ratings --interval 0.9 -o calibrated.parquet\n
+  beholder select v2.parquet --min-score 5 --scale-of laion-v1 -o kept.txt
+""",
+    extra=SUMMARY_FLAGS,
+)
