@@ -78,9 +78,7 @@ class HeadFiles:
             if text.encode() not in storage.read_range(path, 0, min(storage.size(path), _MOST_LOOKED_AT)):
                 raise OutputError(f"{path} would be replaced, and was not written by this command; move it, or {advice}")
 
-    def write(
-        self, head: Head, record: Mapping[str, Any], remarks: Sequence[str], **more: Any
-    ) -> tuple[Head, dict[str, Any]]:
+    def write(self, head: Head, record: Mapping[str, Any], remarks: Sequence[str], **more: Any) -> tuple[Head, dict[str, Any]]:
         """Write all three; returns the head and the record with the sha256 of the file, and more. Raises OutputError.
 
         The card gets the remarks, since it is published; those of the record may name pictures and folders.
