@@ -16,7 +16,7 @@ from beholder.errors import InputError
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
 from beholder.train.folds import joined_groups
-from beholder.train.options import FOLDER_GROUPS
+from beholder.train.rated import FOLDER
 
 Doubles = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -126,7 +126,7 @@ def _groups(scores: ScoreSet, rows: Numbers, samples: Sequence[str], split_by: s
     """(M,) what belongs together. Raises InputError for a column that is not there."""
     if split_by is None:
         return np.arange(len(rows))
-    if split_by == FOLDER_GROUPS:
+    if split_by == FOLDER:
         return joined_groups(len(rows), [np.array([posixpath.dirname(name) for name in samples], dtype=object)])
     if split_by not in scores.schema.names:
         raise InputError(f"{scores.source} has no column {split_by!r}; it has {', '.join(scores.schema.names[:20])}")
