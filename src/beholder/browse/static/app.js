@@ -42,6 +42,7 @@ async function refreshCounts() {
   } finally {
     counting = false;
   }
+  if (countAgain) await refreshCounts(); // of the view that was made anew
 }
 
 function showCounts(counts, at) {
@@ -70,8 +71,10 @@ const isKept = (item) => item.mark === "keep" || (item.mark !== "drop" && typeof
 
 // -- views: a score and filters
 
-async function openView(wanted) {
-  state.view = await post("/api/view", { score: state.score.name, ...wanted });
+async function openView(wanted, score = state.score) {
+  const view = await post("/api/view", { score: score.name, ...wanted });
+  if (score !== state.score) setScore(score);
+  state.view = view;
   threshold.drawBars(state.view.histogram);
   drawTabs();
   await refreshCounts();
@@ -418,8 +421,7 @@ function setScore(score) {
 }
 
 async function showScore(score) {
-  setScore(score);
-  await openView({ where: filters.where, filters: filters.filters });
+  await openView({ where: filters.where, filters: filters.filters }, score);
   remember();
   await openTab();
 }
@@ -429,7 +431,7 @@ async function showScore(score) {
 // what the score of the view is called, where it is none of the set's
 const shownTitle = () => (state.info.scores.some((one) => one.name === state.view.score) ? null : taste.learned?.score.title ?? "my taste");
 
-const showTaste = (isTaste) => showScore(isTaste && taste.learned ? taste.learned.score : state.publicScore).catch(recover);
+const showTaste = (isTaste) => showScore(isTaste && taste.learned ? taste.learned.score : state.publicScore).catch(recover).finally(() => taste.paint());
 
 async function showUndecided() {
   if (!taste.learned) {
@@ -437,8 +439,7 @@ async function showUndecided() {
     return;
   }
   if (state.score.name !== taste.learned.score.name) {
-    setScore(taste.learned.score);
-    await openView({ where: filters.where, filters: filters.filters });
+    await openView({ where: filters.where, filters: filters.filters }, taste.learned.score);
   }
   chooseTab({ tab: "undecided" });
   focusPictures();
