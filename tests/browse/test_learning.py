@@ -151,6 +151,7 @@ def test_the_order_is_the_saved_heads_and_foretells_the_taste(ask: Ask, made: Ta
     assert record["sha256"] == head.sha256
     card = (tmp_path / "m.taste.md").read_text(encoding="utf-8")
     assert "beholder score photos/ --head ./m.taste.safetensors" in card
+    assert "| measure | m.taste | aesthetic_score |" in card
     scored = beholder("score", str(made.path) + ".embeddings", "--head", saved, "-o", "mine.parquet", "--quiet", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     table = pq.read_table(tmp_path / "mine.parquet")

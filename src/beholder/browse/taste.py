@@ -335,7 +335,7 @@ class Learner:
             record = {
                 "beholder": __version__,
                 "learned_in": "beholder browse",
-                **learned.taste.record(name, learned.backbone),
+                **learned.taste.record(name, learned.backbone, before_name=learned.public),
                 "ratings": {
                     "file": str(self._session.marks.path),
                     "kind": "decisions",

@@ -115,8 +115,8 @@ class Taste:
         }
         return Head(name=name, math=self.fit.math, backbone=backbone, scale_note=SCALE_NOTE, notes=notes)
 
-    def record(self, name: str, backbone: str | None) -> dict[str, Any]:
-        """What `beholder train` writes beside a head, as far as it was found here."""
+    def record(self, name: str, backbone: str | None, *, before_name: str = "the scores before") -> dict[str, Any]:
+        """What `beholder train` writes beside a head, as far as it was found here; `before_name`: of the scores before."""
         fit = self.fit
         before = None if self.unseen is None else self.unseen.before
         nothing = Measures(num_rows=0, num_groups=0, level=0.95, resamples=0, cut=0.5, values={})
@@ -146,7 +146,7 @@ class Taste:
             "measures": (nothing if self.unseen is None else self.unseen.measures).to_json(),
             "beside": [
                 {
-                    "name": "the scores before",
+                    "name": before_name,
                     "measures": before.to_json(),
                     "difference": None if self.unseen is None or self.unseen.gain is None else self.unseen.gain.to_json(),
                 }
