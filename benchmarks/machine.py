@@ -1,34 +1,5 @@
-"""What a result file says about the machine and the software it was measured with."""
+"""What a result file says about the machine and the software it was measured with: as `beholder bench` says it."""
 
-from __future__ import annotations
+from beholder.planning.machine import lines, processor
 
-import os
-import platform
-import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-
-def processor() -> str:
-    """The processor's name, and the vector extensions that matter here."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = fields.get("flags", "").split()
-    known = [flag for flag in ("avx2", "f16c", "avx512f", "avx512_fp16", "amx_bf16") if flag in flags]
-    return f"{fields.get('model name', platform.processor() or 'unknown')} ({', '.join(known)})"
-
-
-def lines(*packages: str) -> list[str]:
-    """Markdown lines: processor, cores, memory, system, Python and the given packages' versions."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = []
-    for package in packages:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            versions.append(f"{package} not installed")
-    return [
-        f"- processor: {processor()}, {len(os.sched_getaffinity(0))} cores; {memory:.0f} GiB",
-        f"- {platform.system()} {platform.release().split('-')[0]}, Python {sys.version.split()[0]}; {', '.join(versions)}",
-    ]
+__all__ = ["lines", "processor"]

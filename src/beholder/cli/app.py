@@ -10,6 +10,7 @@ from beholder.cli.evaluate import evaluate
 from beholder.cli.help import HelpCommand, HelpGroup
 from beholder.cli.jobs import demo, embed, score
 from beholder.cli.models import models_app
+from beholder.cli.plan import bench, plan
 from beholder.cli.predict import RawCommand, predict
 from beholder.cli.select import select, undo
 from beholder.cli.status import status
@@ -48,6 +49,6 @@ def _root(
 for made in (score, embed, status, rejects):
     app.command(cls=HelpCommand)(made)
 app.command(cls=RawCommand, add_help_option=False)(predict)
-for made in (select, undo, advise, report, browse, train, evaluate, calibrate, verify, demo):
+for made in (select, undo, advise, report, browse, train, evaluate, calibrate, verify, bench, plan, demo):
     app.command(cls=HelpCommand)(made)
 app.add_typer(models_app, name="models")

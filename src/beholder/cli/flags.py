@@ -168,6 +168,7 @@ _TAKES = {
     "--score": "NAME", "--head": "NAME", "--backbone": "NAME", "--device": "DEVICE", "--host": "ADDRESS",
     "--push-to-hub": "ORG/NAME", "--timeout": "SECONDS", "--max-time": "SECONDS",
     "--xmp-stars": "SHARE,...", "--xmp-labels": "LABEL=SHARE,...",
+    "--rates": "FILE", "--pixels": "WIDTHxHEIGHT", "--storage": "DIR",
 }  # fmt: skip
 """What flags take, as help calls it: the same in every command. Others are called by their type (`takes`)."""
 

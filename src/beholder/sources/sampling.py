@@ -21,7 +21,7 @@ from beholder.kernels import ColumnBlock, Embeddings
 from beholder.pixels.decode import header_traits
 from beholder.pixels.opening import ORIENTATION, reader_for
 from beholder.pixels.picture import Trait
-from beholder.pixels.sniff import sniff
+from beholder.pixels.sniff import sniff, stored_size
 from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.sources.reader import (
     Part,
@@ -104,6 +104,46 @@ def count_traits(parts: Sequence[PicturePart], *, most: int = LOOKED_AT, seconds
                     num_seen += 1
                     counts.update(trait for trait in Trait if trait and trait in found)
     return num_seen, counts
+
+
+@dataclass(frozen=True)
+class PictureSizes:
+    """What the headers of some pictures say.
+
+    Attributes:
+        pixels: (N,) int64, width times height.
+        num_bytes: (N,) int64, of their files.
+    """
+
+    pixels: npt.NDArray[np.int64]
+    num_bytes: npt.NDArray[np.int64]
+
+
+def sample_sizes(
+    parts: Sequence[PicturePart], options: SourceOptions, *, most: int = LOOKED_AT, seconds: float = LOOK_S
+) -> PictureSizes:
+    """Pixels and bytes of pictures evenly spread over the parts, as far as they can be read in the time (at least one is).
+
+    Those whose header does not tell its size do not count.
+    """
+    deadline = time.monotonic() + seconds
+    found: list[tuple[int, int]] = []
+    few = replace(options, columns=(), block_rows=16, block_bytes=8 << 20)
+    for ref in sample_refs(parts, most, few):
+        if found and time.monotonic() > deadline:
+            break
+        if ref.error is not None:
+            continue
+        try:
+            head = _head(ref, _HEAD_BYTES)
+            size = stored_size(head, sniff(head))
+            num_bytes = len(ref.data) if ref.data is not None else ref.length or storage.size(ref.path or "")
+        except BeholderError:
+            continue
+        if size is not None:
+            found.append((size[0] * size[1], num_bytes))
+    table = np.array(found, np.int64).reshape(-1, 2)
+    return PictureSizes(table[:, 0], table[:, 1])
 
 
 def _firsts(parts: Sequence[PicturePart], most: int) -> Iterator[PictureRef]:

@@ -1,0 +1,176 @@
+"""The arithmetic of a plan: rates and a job in; seconds of each stage, what binds, hours, bytes out.
+
+A run is a pipeline: reading, decoding, the tower and writing work side by side, so the slowest of them decides, and the start
+is added. What shares the processor's cores adds up: decode workers, the process that hands pictures on, and on a processor the
+tower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from beholder.planning.rates import DecodeRate, RowsRate, RunRate, StorageRate, TowerRate
+
+SCORE_BYTES = 13.09
+"""A row of scores in Parquet: its name, its score, and five columns more (`benchmarks/select_rows.py`, a billion rows)."""
+EMBEDDING_BYTES = 2
+"""Of one number of a kept embedding: float16."""
+
+Stage = Literal["cores", "decode", "tower", "hand-on", "storage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be done.
+
+    Attributes:
+        num_rows: pictures, or rows of embeddings.
+        pixels: of a picture, on average; 0 of embeddings.
+        read_bytes: all that is read.
+        look_s: seconds that looking at the sources takes, which each run does once.
+    """
+
+    num_rows: float
+    pixels: float
+    read_bytes: float
+    look_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What does it: `machines` of `cores` cores, on each `devices` processes, one a GPU (or all on the processor).
+
+    `workers`: decode processes of each device; `threads`: of the tower on a processor; None: as a run chooses them.
+    """
+
+    machines: int = 1
+    cores: int
+    devices: int = 1
+    is_gpu: bool
+    workers: int | None = None
+    threads: int | None = None
+
+    @property
+    def cores_each(self) -> int:
+        """Cores of one process, as `scoring.devices` shares them out."""
+        return max(1, self.cores // self.devices)
+
+    @property
+    def num_workers(self) -> int:
+        """Decode workers of one process: all its cores beside a GPU, half of them beside a tower on the processor."""
+        return self.workers if self.workers is not None else max(1, self.cores_each // (1 if self.is_gpu else 2))
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of the tower of one process on a processor."""
+        return self.threads or self.cores_each
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRates:
+    """What a job on pictures is calculated with."""
+
+    decode: DecodeRate
+    tower: TowerRate
+    run: RunRate
+    storage: StorageRate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a plan comes to.
+
+    Attributes:
+        seconds: of each stage, were it alone.
+        core_shares: of the work of the cores: decode, tower, hand-on; they add up to 1.
+        start_s: before the first picture and after the last one.
+        total_s: by the clock.
+        binds: the slowest stage.
+        gpu_hours: hours of all GPUs together.
+        read_bytes, written_bytes: in all.
+    """
+
+    seconds: dict[Stage, float]
+    core_shares: dict[str, float]
+    start_s: float
+    binds: Stage
+    gpu_hours: float
+    read_bytes: float
+    written_bytes: float
+
+    @property
+    def total_s(self) -> float:
+        """By the clock, the start included."""
+        return self.seconds[self.binds] + self.start_s
+
+    @property
+    def hours(self) -> float:
+        """By the clock."""
+        return self.total_s / 3600
+
+
+def written_bytes(num_rows: float, each: float = SCORE_BYTES, *, kept_dim: int = 0) -> float:
+    """Bytes of scores, `each` a row, and of embeddings of `kept_dim` numbers beside them (0: none are kept)."""
+    return num_rows * (each + EMBEDDING_BYTES * kept_dim)
+
+
+def storage_seconds(storage: StorageRate, read: float, written: float, machines: int) -> float:
+    """Seconds of reading and writing, one after the other, each machine having the rate for itself."""
+    return (read / storage.read_bytes_per_second + written / storage.write_bytes_per_second) / machines
+
+
+def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_embeddings: bool) -> Estimate:
+    """A job on pictures."""
+    decode_s, hand_on_s = rates.decode.core_s(work.pixels), rates.run.core_s
+    tower_s = rates.tower.core_s
+    each = work.num_rows / setup.machines / setup.devices
+    written = written_bytes(work.num_rows, rates.run.written_bytes, kept_dim=rates.tower.dim if keeps_embeddings else 0)
+    on_cores = {"decode": decode_s, "tower": tower_s, "hand-on": hand_on_s}
+    sums = sum(on_cores.values())
+    seconds: dict[Stage, float] = {
+        "cores": work.num_rows / setup.machines * sums / setup.cores,
+        "decode": each * decode_s / max(1, setup.num_workers),
+        "tower": each / rates.tower.pictures_per_second if setup.is_gpu else each * tower_s / setup.num_threads,
+        "hand-on": each * (hand_on_s + (0 if setup.num_workers else decode_s)),
+        "storage": storage_seconds(rates.storage, work.read_bytes, written, setup.machines),
+    }
+    binds: Stage = max(seconds, key=lambda stage: seconds[stage])
+    start_s = rates.run.start_s + rates.tower.load_s + work.look_s
+    total_s = seconds[binds] + start_s
+    return Estimate(
+        seconds=seconds,
+        core_shares={name: value / sums for name, value in on_cores.items()},
+        start_s=start_s,
+        binds=binds,
+        gpu_hours=total_s / 3600 * setup.machines * setup.devices if setup.is_gpu else 0.0,
+        read_bytes=work.read_bytes,
+        written_bytes=written,
+    )
+
+
+def estimate_rows(work: Work, rows: RowsRate, storage: StorageRate, setup: Setup) -> Estimate:
+    """A job on embeddings: the kernel works on all cores, and its rate is in proportion to them."""
+    written = written_bytes(work.num_rows)
+    seconds: dict[Stage, float] = {
+        "cores": work.num_rows / rows.rows_per_second * rows.num_cores / setup.cores / setup.machines,
+        "storage": storage_seconds(storage, work.read_bytes, written, setup.machines),
+    }
+    binds: Stage = max(seconds, key=lambda stage: seconds[stage])
+    return Estimate(
+        seconds=seconds,
+        core_shares={},
+        start_s=rows.start_s + work.look_s,
+        binds=binds,
+        gpu_hours=0.0,
+        read_bytes=work.read_bytes,
+        written_bytes=written,
+    )
+
+
+def one_more(setup: Setup) -> dict[str, Setup]:
+    """The setups with one more of something: of each machine a core or a GPU, or a machine."""
+    found = {"core": replace(setup, cores=setup.cores + 1)}
+    if setup.is_gpu:
+        found["GPU"] = replace(setup, devices=setup.devices + 1)
+    return {**found, "machine": replace(setup, machines=setup.machines + 1)}

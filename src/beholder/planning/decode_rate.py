@@ -1,0 +1,128 @@
+"""Measures what decoding costs: real decode workers on pictures of several sizes, one worker and all cores."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from beholder.engine.drift import check_pictures
+from beholder.errors import InputError
+from beholder.pixels.picture import PictureError, PixelOptions
+from beholder.planning.clock import Clock
+from beholder.planning.rates import DecodeRate, SizeRate, fitted, through
+from beholder.scoring.tower import num_cores
+from beholder.sources.reader import PictureRef
+from beholder.workers.pool import DecodePool, Outcome
+
+SIZES = ((128, 96), (512, 512), (1024, 768), (3000, 2000))
+"""Width and height of the pictures that are made."""
+_SIDE_PX, _QUALITY = 512, 85
+_EACH = 8
+_WARM_S, _WARM_SHARE = 1.0, 0.1
+_FEW = 4
+"""Of each size at least so many pictures are decoded, however long they take."""
+
+
+def made_photographs(folder: Path) -> dict[str, list[PictureRef]]:
+    """JPEGs of each of `SIZES`, as photographs are: noise of a 1/f spectrum, quality 85, colours at half the resolution."""
+    from PIL import Image
+
+    noise = [Image.fromarray(picture) for picture in check_pictures(_SIDE_PX)[:2]]
+    found: dict[str, list[PictureRef]] = {}
+    for width, height in SIZES:
+        refs = []
+        for number in range(_EACH):
+            cut = np.random.default_rng(number).integers(0, _SIDE_PX // 4, 2)
+            box = (cut[0], cut[1], cut[0] + 3 * _SIDE_PX // 4, cut[1] + 3 * _SIDE_PX // 4 * height // width)
+            picture = noise[number % len(noise)].resize((width, height), Image.Resampling.BICUBIC, box=box)
+            file = io.BytesIO()
+            picture.save(file, "JPEG", quality=_QUALITY)
+            path = folder / f"{width}x{height}_{number}.jpg"
+            path.write_bytes(file.getvalue())
+            refs.append(PictureRef(path=str(path)))
+        found[f"made, {width}x{height}"] = refs
+    return found
+
+
+def measure_decoding(
+    pictures: dict[str, list[PictureRef]], options: PixelOptions, *, own: str | None, seconds: float, clock: Clock
+) -> DecodeRate:
+    """What decoding costs.
+
+    Args:
+        pictures: by what they are, at least one of each.
+        options: which pixels.
+        own: which of `pictures` are those of the job: the line goes through their cost.
+        seconds: for all of it, about.
+        clock: tells the time.
+
+    Raises InputError: none of the pictures can be decoded.
+    """
+    alone, together = (_costs(pictures, options, workers, seconds / 2, clock) for workers in (1, num_cores()))
+    sizes = {}
+    for what, (core_s, pixels, num_bytes) in together.items():
+        sizes[what] = SizeRate(what=what, pixels=pixels, num_bytes=num_bytes, core_s=core_s, core_s_alone=alone[what][0])
+    others = [size for what, size in sizes.items() if what != own]
+    constant_s, pixel_s = fitted(others) if own is None else through(sizes[own], others)
+    chosen = tuple(sizes.values()) if own is None else (sizes[own], *others)
+    return DecodeRate(constant_s=constant_s, pixel_s=pixel_s, decoder=options.decoder, image_px=options.size_px, sizes=chosen)
+
+
+def _costs(
+    pictures: dict[str, list[PictureRef]], options: PixelOptions, num_workers: int, seconds: float, clock: Clock
+) -> dict[str, tuple[float, float, float]]:
+    """What pictures are -> (seconds of a core for one, mean pixels, mean bytes), with so many workers."""
+    found = {}
+    warm_s = min(_WARM_S, seconds * _WARM_SHARE)
+    each_s = (seconds - warm_s) / len(pictures)
+    with DecodePool(options, num_workers=num_workers, num_slots=64 + 4 * num_workers) as pool:
+        for at, (what, refs) in enumerate(pictures.items()):
+            with contextlib.closing(pool.map(enumerate(itertools.cycle(refs)))) as outcomes:  # type: ignore[type-var]
+                if not at:
+                    _decoded(outcomes, refs, warm_s, clock)
+                before, began = _core_seconds(pool, num_workers), clock()
+                count, pixels, num_bytes = _decoded(outcomes, refs, each_s, clock)
+                spent = _core_seconds(pool, num_workers) - before
+                if spent <= 0:  # too short to be seen, or a system that does not tell
+                    spent = (clock() - began) * num_workers
+                found[what] = (spent / count, pixels, num_bytes)
+    return found
+
+
+def _decoded(outcomes: Iterator[Outcome], refs: Sequence[PictureRef], seconds: float, clock: Clock) -> tuple[int, float, float]:
+    """(pictures, mean pixels, mean bytes) of what is decoded in the time. Raises InputError where none can be."""
+    count, pixels, num_bytes, failed = 0, 0, 0, 0
+    fault: PictureError | None = None
+    began = clock()
+    while count < _FEW or clock() - began < seconds:
+        outcome = next(outcomes)
+        outcome.release()
+        if outcome.error is not None:
+            fault, failed = outcome.error, failed + 1
+            if failed > 2 * len(refs) and not count:
+                raise InputError(f"none of the pictures looked at can be decoded ({fault}); name others to measure with")
+            continue
+        count += 1
+        pixels += outcome.reply.width * outcome.reply.height
+        num_bytes += outcome.reply.num_bytes
+    return count, pixels / count, num_bytes / count
+
+
+def _core_seconds(pool: DecodePool, num_workers: int) -> float:
+    """Seconds of the processor that the workers have had so far, their reading included."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    total = 0.0
+    for process_id in pool.process_ids:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            words = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            total += (int(words[11]) + int(words[12])) / ticks  # utime and stime (proc_pid_stat(5), fields 14 and 15)
+    if not total:
+        stats = pool.stats
+        total = stats.decode_s + stats.read_s
+    return total

@@ -1,0 +1,259 @@
+"""The rates of a machine: what `beholder bench` measures and keeps, and `beholder plan` calculates with."""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from beholder.errors import InputError
+from beholder.io import records, storage
+
+FORMAT, VERSION = "beholder-rates", 1
+KEPT_AS = "rates.json"
+"""In the folder of what is the user's own (`storage.data_folder`): the rates of this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeRate:
+    """What pictures of about one size cost to decode.
+
+    Attributes:
+        what: which pictures these are.
+        pixels, num_bytes: of one of them, on average.
+        core_s: seconds of a core for one, from its file to the tower's pixels, while all cores decode.
+        core_s_alone: the same while one core does.
+    """
+
+    what: str
+    pixels: float
+    num_bytes: float
+    core_s: float
+    core_s_alone: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeRate:
+    """Decoding as a function of pixels: seconds of a core = constant_s + pixel_s * pixels (`fitted`)."""
+
+    constant_s: float
+    pixel_s: float
+    decoder: str
+    image_px: int
+    sizes: tuple[SizeRate, ...]
+
+    def core_s(self, pixels: float) -> float:
+        """Seconds of a core for a picture of so many pixels."""
+        return self.constant_s + self.pixel_s * pixels
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Of the pictures that were measured."""
+        return sum(size.num_bytes for size in self.sizes) / sum(size.pixels for size in self.sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerRate:
+    """A tower on one device.
+
+    Attributes:
+        backbone: its name.
+        device: "cpu", "cuda" or "mps".
+        device_name: as its maker calls it.
+        precision: what was computed in.
+        dim: length of an embedding.
+        pictures_per_second: by the clock, all cores of the processor or one device.
+        core_s: seconds of the processor's cores for one picture: on a processor all the work, else what keeps the device busy.
+        load_s: seconds until the first picture can be computed.
+        is_random: whether the weights were random.
+    """
+
+    backbone: str
+    device: str
+    device_name: str
+    precision: str
+    dim: int
+    pictures_per_second: float
+    core_s: float
+    load_s: float
+    is_random: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRate:
+    """What a run costs beside decoding, tower and storage.
+
+    Attributes:
+        core_s: seconds of a core for one picture in the process that hands pictures on and writes.
+        start_s: seconds before the first picture and after the last one, the tower's loading left out.
+        written_bytes: that a run keeps of one picture: its row, and what it needs to know it again.
+    """
+
+    core_s: float
+    start_s: float
+    written_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageRate:
+    """A place that is read and written: bytes a second; `is_cached`: reading came from memory, for all that was tried."""
+
+    place: str
+    read_bytes_per_second: float
+    write_bytes_per_second: float
+    is_cached: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsRate:
+    """Embeddings to scores, from memory, with the writing of scores: rows a second on `num_cores` cores."""
+
+    rows_per_second: float
+    num_cores: int
+    dim: int
+    start_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """All that is known of a machine; a stage that was not measured is None, or empty.
+
+    Attributes:
+        date: when it was measured, yyyy-mm-dd.
+        num_cores: of the processor, as many as the program may use.
+        about: Markdown lines on hardware and versions.
+        busy: share of the processor that others took meanwhile, 0 to 1.
+    """
+
+    date: str
+    num_cores: int
+    about: tuple[str, ...] = ()
+    busy: float = 0.0
+    decode: DecodeRate | None = None
+    towers: tuple[TowerRate, ...] = ()
+    run: RunRate | None = None
+    storage: StorageRate | None = None
+    rows: RowsRate | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+
+def kept_path() -> Path:
+    """Where the rates of this machine are kept."""
+    return storage.data_folder() / KEPT_AS
+
+
+def save(rates: Rates, path: str) -> None:
+    """Write them whole or not at all. Raises OutputError."""
+    storage.write_bytes(path, records.sealed(rates.to_json(), indent=1))
+
+
+def load(path: str) -> Rates:
+    """Read a file of rates, local or remote. Raises InputError: it is not there, damaged, or something else."""
+    try:
+        record = records.read(path)
+        if record.get("format") != FORMAT:
+            raise records.DamagedRecordError("it is no file of rates")
+        if record.get("version") != VERSION:
+            raise records.DamagedRecordError(f"it is of version {record.get('version')!r}, and {VERSION} is understood here")
+        rates: Rates = _taken(Rates, record, "")
+    except records.DamagedRecordError as error:
+        raise InputError(f"{path} cannot be used: {error}; make it again: beholder bench -o {path}") from None
+    return rates
+
+
+def load_all(paths: Sequence[str]) -> Rates:
+    """The rates in several files as one: of each stage those of the last file that has it; none: those of this machine.
+
+    Raises InputError.
+    """
+    if not paths:
+        kept = kept_path()
+        if not kept.exists():
+            raise InputError("no rates of this machine are known: run beholder bench first, or name a file of rates (--rates)")
+        return load(str(kept))
+    found = load(paths[0])
+    for path in paths[1:]:
+        more = load(path)
+        stages = {name: value for name in ("decode", "run", "storage", "rows") if (value := getattr(more, name)) is not None}
+        known = {_key(tower): tower for tower in (*found.towers, *more.towers)}
+        found = replace(found, towers=tuple(known.values()), num_cores=more.num_cores, **stages)
+    return found
+
+
+def _key(tower: TowerRate) -> tuple[str, str, str]:
+    return tower.backbone, tower.device, tower.precision
+
+
+def fitted(sizes: Sequence[SizeRate]) -> tuple[float, float]:
+    """(constant, a pixel) of the line through the costs that is best in relative terms; neither is below 0.
+
+    Least squares of (constant + slope * p) / s - 1 over pixels p and seconds s (weights 1 / s^2), in closed form. With sizes
+    that are one and the same the cost is taken as proportional to pixels.
+    """
+    weights = [1 / size.core_s**2 for size in sizes]
+    total = sum(weights)
+    mean_p = sum(weight * size.pixels for weight, size in zip(weights, sizes, strict=True)) / total
+    mean_s = sum(weight * size.core_s for weight, size in zip(weights, sizes, strict=True)) / total
+    spread = sum(weight * (size.pixels - mean_p) ** 2 for weight, size in zip(weights, sizes, strict=True))
+    if spread <= 1e-9 * total * mean_p**2:
+        return 0.0, mean_s / mean_p
+    together = zip(weights, sizes, strict=True)
+    slope = sum(weight * (size.pixels - mean_p) * (size.core_s - mean_s) for weight, size in together) / spread
+    if slope <= 0:
+        return mean_s, 0.0
+    if mean_s < slope * mean_p:
+        squares = sum(weight * size.pixels**2 for weight, size in zip(weights, sizes, strict=True))
+        products = sum(weight * size.pixels * size.core_s for weight, size in zip(weights, sizes, strict=True))
+        return 0.0, products / squares
+    return mean_s - slope * mean_p, slope
+
+
+def through(point: SizeRate, others: Sequence[SizeRate]) -> tuple[float, float]:
+    """The line through the cost of `point`, with the slope of `others`, or less where the constant would be below 0."""
+    slope = min(fitted(others)[1], point.core_s / point.pixels)
+    return point.core_s - slope * point.pixels, slope
+
+
+_POSITIVE = {"pictures_per_second", "rows_per_second", "read_bytes_per_second", "write_bytes_per_second", "num_cores", "pixels"}
+
+
+def _taken(kind: Any, value: Any, where: str) -> Any:
+    """A value of a record as the type that a field has. Raises DamagedRecordError, naming the field."""
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _taken(typing.get_args(kind)[0], value, where)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise records.DamagedRecordError(f"{where} is no list")
+        return tuple(_taken(typing.get_args(kind)[0], one, f"{where}[{at}]") for at, one in enumerate(value))
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _object(kind, value, where)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise records.DamagedRecordError(f"{where} is no {'number' if kind in (int, float) else kind.__name__}")
+    least_of = _POSITIVE if kind in (int, float) else ()
+    if kind in (int, float) and (value < 0 or (value == 0 and where.rsplit(".", 1)[-1] in least_of)):
+        raise records.DamagedRecordError(f"{where} is {value:g}, which is no such number")
+    return value
+
+
+def _object(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise records.DamagedRecordError(f"{where or 'it'} is no object")
+    hints, given = typing.get_type_hints(kind), {}
+    for item in fields(kind):
+        name = f"{where}.{item.name}" if where else item.name
+        if item.name in value:
+            given[item.name] = _taken(hints[item.name], value[item.name], name)
+    try:
+        return kind(**given)
+    except TypeError:
+        missing = [item.name for item in fields(kind) if item.name not in given]
+        raise records.DamagedRecordError(f"{where or 'it'} does not say {missing[0]}") from None

@@ -1,0 +1,142 @@
+"""Measures what whole runs cost beside their stages, by the real jobs of `beholder score` on things made for it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+
+from beholder.engine.engine import Engine
+from beholder.io.places import listing
+from beholder.kernels.scoring import Affine
+from beholder.models.backbones import TowerShape
+from beholder.models.clip import random_tower
+from beholder.models.heads import Head, save_head
+from beholder.planning.clock import Clock
+from beholder.planning.rates import RowsRate, RunRate
+from beholder.scoring.execute import execute
+from beholder.scoring.options import ScoreOptions
+from beholder.scoring.pictures import plan_scores
+from beholder.scoring.score import score
+from beholder.scoring.tower import TowerFacts, num_cores
+
+_DIM = 8
+_TAR_PICTURES, _FEW_TARS, _MANY_TARS = 256, 1, 7
+_PICTURE_PX = (60, 70)
+_MOST_ROWS, _MOST_ROW_BYTES = 1_000_000, 256 << 20
+"""Of the file of embeddings: as many as a shard has, where that is not too much."""
+_FEW_FILES, _MANY_FILES = 1, 4
+_IMPORTS = (
+    "import beholder.cli.app, beholder.cli.show, beholder.engine.engine, beholder.scoring.pictures, beholder.scoring.score"
+)
+
+
+def _head(folder: Path, dim: int) -> str:
+    path = folder / f"head_{dim}.safetensors"
+    save_head(Head(name="bench", math=Affine(np.random.default_rng(0).standard_normal(dim), 5.0)), path)
+    return str(path)
+
+
+def import_seconds(clock: Clock) -> float:
+    """Seconds until a new process has imported what a run imports."""
+    began = clock()
+    subprocess.run([sys.executable, "-c", _IMPORTS], check=True, capture_output=True)
+    return clock() - began
+
+
+def measure_run(folder: Path, image_px: int, *, clock: Clock) -> RunRate:
+    """Two runs over tars of small pictures with hardly a tower: a picture's cost is the difference, the start is the rest.
+
+    The process's own time is taken, without that of its decode workers.
+    """
+    shape = TowerShape(image_px, image_px, _DIM, 1, 1, _DIM, _DIM)
+    engine = Engine(random_tower(shape), device="cpu", precision="fp32")
+    head = _head(folder, _DIM)
+    tar = folder / "pictures.tar"
+    _make_tar(tar)
+    spent: dict[int, tuple[float, float]] = {}
+    written: dict[int, int] = {}
+    for count in (0, _FEW_TARS, _MANY_TARS):  # the first one warms up
+        tars = [folder / f"{count}_{number}.tar" for number in range(max(1, count))]
+        for path in tars:
+            path.symlink_to(tar)
+        options = ScoreOptions(
+            sources=tuple(map(str, tars)), out=str(folder / f"scores_{count}"), heads=(head,), device="cpu", precision="fp32"
+        )
+        core_began, began = process_time(), clock()
+        plan = plan_scores(options, str(options.out), open_tower=lambda options, heads: (_facts(engine), engine))
+        execute(plan, options, on_plan=lambda _: None, on_progress=lambda *_: None, on_resume=lambda *_: None)
+        spent[count] = process_time() - core_began, clock() - began
+        written[count] = sum(entry.num_bytes for entry in listing(str(options.out)).values())
+    tower_s = _tower_core_s(engine)
+    engine.close()
+    more = (_MANY_TARS - _FEW_TARS) * _TAR_PICTURES
+    core_s = max(0.0, (spent[_MANY_TARS][0] - spent[_FEW_TARS][0]) / more - tower_s)
+    each_s = max(0.0, (spent[_MANY_TARS][1] - spent[_FEW_TARS][1]) / more)
+    start_s = max(0.0, spent[_FEW_TARS][1] - each_s * _FEW_TARS * _TAR_PICTURES)
+    return RunRate(
+        core_s=core_s,
+        start_s=start_s + import_seconds(clock),
+        written_bytes=(written[_MANY_TARS] - written[_FEW_TARS]) / more,
+    )
+
+
+def _make_tar(path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w") as tar:
+        for number in range(_TAR_PICTURES):
+            file = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (*_PICTURE_PX, 3), np.uint8)).save(file, "JPEG")
+            member = tarfile.TarInfo(f"{number:04d}.jpg")
+            member.size = file.tell()
+            tar.addfile(member, io.BytesIO(file.getvalue()))
+
+
+def _facts(engine: Engine) -> TowerFacts:
+    return TowerFacts(
+        name="bench", backbone=None, sha256="bench", activation="quick_gelu", description={}, image_px=engine.image_px,
+        dim=engine.dim, device="cpu", device_type="cpu", precision="fp32", batch_size=engine.batch_size, check_seconds=0.0,
+        engine=engine.describe(),
+    )  # fmt: skip
+
+
+def _tower_core_s(engine: Engine) -> float:
+    """Seconds of a core that the tower without layers takes for a picture."""
+    pixels = np.zeros((engine.call_size, engine.image_px, engine.image_px, 3), np.uint8)
+    engine.embed(pixels)
+    began = process_time()
+    for _ in range(_FEW_TARS + 1):
+        engine.embed(pixels)
+    return (process_time() - began) / (_FEW_TARS + 1) / len(pixels)
+
+
+def measure_rows(folder: Path, dim: int, *, clock: Clock) -> RowsRate:
+    """Two jobs on files of float16 embeddings, which the page cache holds: the rate is that of the rows between them."""
+    num_rows = min(_MOST_ROWS, _MOST_ROW_BYTES // (2 * dim))
+    some = np.random.default_rng(0).standard_normal((min(num_rows, 10_000), dim), np.float32).astype(np.float16)
+    np.save(folder / "rows.npy", np.resize(some, (num_rows, dim)))
+    head = _head(folder, dim)
+    seconds: dict[int, float] = {}
+    for count in (0, _FEW_FILES, _MANY_FILES):  # the first one warms up
+        files = [folder / f"{count}_{number}.npy" for number in range(max(1, count))]
+        for path in files:
+            path.symlink_to(folder / "rows.npy")
+        options = ScoreOptions(sources=tuple(map(str, files)), out=str(folder / f"rows_{count}"), heads=(head,))
+        began = clock()
+        score(options)
+        seconds[count] = clock() - began
+    more = (_MANY_FILES - _FEW_FILES) * num_rows
+    each_s = max(1e-12, (seconds[_MANY_FILES] - seconds[_FEW_FILES]) / more)
+    return RowsRate(
+        rows_per_second=1 / each_s,
+        num_cores=num_cores(),
+        dim=dim,
+        start_s=max(0.0, seconds[_FEW_FILES] - each_s * _FEW_FILES * num_rows),
+    )

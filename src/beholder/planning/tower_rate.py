@@ -1,0 +1,140 @@
+"""Measures a tower on a device: its real weights where they are here, else random ones of the same sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+
+from beholder.engine.backends import candidates
+from beholder.engine.devices import device_name, find_device
+from beholder.engine.engine import Engine
+from beholder.errors import BeholderError, HeadError, InputError
+from beholder.models.backbones import TowerShape, canonical_backbone, find_backbone
+from beholder.models.catalog import tower_file_named
+from beholder.models.clip import ClipVisionTower, random_tower
+from beholder.models.towers import Tower, load_tower
+from beholder.planning.clock import Clock
+from beholder.planning.options import BenchOptions
+from beholder.planning.rates import TowerRate
+
+_WARM_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class BenchTower:
+    """The tower that is measured.
+
+    Attributes:
+        name: as `beholder plan` finds it again.
+        module: its network.
+        load_s: seconds that loading it took.
+        is_random: whether its weights are random.
+    """
+
+    name: str
+    module: ClipVisionTower | Tower
+    load_s: float
+    is_random: bool
+
+    @property
+    def shape(self) -> TowerShape:
+        """Its sizes."""
+        return self.module.shape
+
+
+def tower_name(name: str) -> str:
+    """A tower's name as rates have it: of a published tower its id, whatever it was called; of a local file its whole path."""
+    if Path(name).exists():
+        return str(Path(name).resolve())
+    entry = tower_file_named(name)
+    return canonical_backbone(entry.backbone if entry is not None else name) or name
+
+
+def find_tower(options: BenchOptions, clock: Clock) -> BenchTower:
+    """The tower with its weights where they are on this machine, else with random ones. Raises HeadError, InputError."""
+    name = tower_name(options.backbone)
+    began = clock()
+    try:
+        tower = load_tower(options.backbone, offline=True)
+    except HeadError:
+        known = find_backbone(name)
+        if known is None:
+            tower = load_tower(options.backbone, offline=options.offline)
+        else:
+            return BenchTower(name, random_tower(known.shape), 0.0, is_random=True)
+    return BenchTower(name, tower, clock() - began, is_random=False)
+
+
+def devices_to_measure(asked: str) -> list[str]:
+    """The devices that "auto" means, or the one that is named. Raises BeholderError: there is no such device."""
+    if asked != "auto":
+        return [str(find_device(asked))]
+    best = find_device("auto")
+    return ["cpu"] if best.type == "cpu" else [str(best), "cpu"]
+
+
+def measure_tower(
+    tower: BenchTower, devices: Sequence[str], precision: str, *, seconds: float, clock: Clock
+) -> tuple[list[TowerRate], list[str]]:
+    """(rates, notes) of the tower on the devices in their precisions; a precision that a device lacks is a note.
+
+    Raises BeholderError where none could be measured.
+    """
+    asked = [(device, one) for device in devices for one in _precisions(device, precision)]
+    found: list[TowerRate] = []
+    notes: list[str] = []
+    for device, one in asked:
+        try:
+            found.append(_measured(tower, device, one, seconds / len(asked), clock))
+        except BeholderError as error:
+            notes.append(str(error))
+    if not found:
+        raise InputError(notes[0])
+    return found, notes
+
+
+def _precisions(device: str, asked: str) -> list[str]:
+    if asked != "auto":
+        return [asked]
+    return ["fp32", *candidates(find_device(device))[:1]]
+
+
+def _measured(tower: BenchTower, device: str, precision: str, seconds: float, clock: Clock) -> TowerRate:
+    began = clock()
+    engine = Engine(tower.module, device=device, precision=precision)  # type: ignore[arg-type]
+    try:
+        pixels = np.random.default_rng(0).integers(
+            0, 256, (engine.batch_size or 1, engine.image_px, engine.image_px, 3), np.uint8
+        )
+        engine.embed(pixels)
+        load_s = clock() - began + tower.load_s
+        pixels = np.resize(pixels, (engine.call_size, *pixels.shape[1:]))
+        warm_until = clock() + (0 if load_s > seconds * _WARM_SHARE else seconds * _WARM_SHARE)
+        while clock() < warm_until:
+            engine.embed(pixels)
+        count, core_began, began = 0, process_time(), clock()
+        pending = engine.submit(pixels)
+        while clock() - began < seconds - min(load_s, seconds / 2):
+            following = engine.submit(pixels)
+            engine.result(pending)
+            pending, count = following, count + len(pixels)
+        engine.result(pending)
+        took, core_s = clock() - began, process_time() - core_began
+        count += len(pixels)
+    finally:
+        engine.close()
+    return TowerRate(
+        backbone=tower.name,
+        device=engine.device.type,
+        device_name=device_name(engine.device),
+        precision=precision,
+        dim=engine.dim,
+        pictures_per_second=count / took,
+        core_s=core_s / count,
+        load_s=load_s,
+        is_random=tower.is_random,
+    )
