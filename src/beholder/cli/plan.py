@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from beholder.planning.rates import Rates
 
 _BUSY = 0.1
-_BINDING = {
-    "decode": "decoding: more or faster cores, or --decoder scaled, make it faster",
-    "tower": "the tower: more or faster devices, or another precision, make it faster",
-    "hand-on": "the one process that hands pictures on: more processes (--devices) make it faster",
-    "storage": "storage: faster disks or links make it faster, or more machines with links of their own",
-    "cores": "the cores",
+_WORDS = {"cores": "all that the cores do", "decode": "decoding", "tower": "the tower", "hand-on": "handing on"}
+_ADVICE = {
+    "decode": "decoding; cores, or --decoder scaled, make it faster",
+    "tower": "the tower; faster devices, more of them, or another precision make it faster",
+    "hand-on": "the one process that hands pictures on; more processes (--devices) make it faster",
+    "storage": "storage; faster disks or links, or more machines with links of their own make it faster",
+    "scoring": "scoring; cores make it faster",
 }
+"""What a plan says of what binds."""
 
 
 def _bench(options: BenchOptions, *, as_json: bool) -> None:
@@ -95,12 +97,11 @@ def plan_lines(found: JobPlan) -> list[str]:
     lines.append(f"  {_hours(estimate.hours)}{gpu}, of which the start {estimate.start_s:,.0f} s")
     lines.append(f"  read {_bytes(estimate.read_bytes)}, written {_bytes(estimate.written_bytes)}")
     lines += [f"  what binds is {_binding(estimate)}", "", f"  {'stage, were it alone':<28}{'hours':>14}"]
-    words = {"cores": "the cores, all they do", "hand-on": "handing on"}
-    lines += [f"  {words.get(stage, stage):<28}{_number(value / 3600):>14}" for stage, value in estimate.seconds.items()]
+    lines += [f"  {_WORDS.get(stage, stage):<28}{_number(value / 3600):>14}" for stage, value in estimate.seconds.items()]
     lines += ["", f"  {'with one more':<28}{'hours':>14}{'faster':>10}  what binds then"]
     for name, more in found.more.items():
         faster = f"{estimate.hours / more.hours:.2f} x"
-        lines.append(f"  {name:<28}{_number(more.hours):>14}{faster:>10}  {words.get(more.binds, more.binds).split(',')[0]}")
+        lines.append(f"  {name:<28}{_number(more.hours):>14}{faster:>10}  {_WORDS.get(more.binds, more.binds)}")
     return [*lines, *([""] if found.notes else []), *(f"  note: {note}" for note in found.notes)]
 
 
@@ -117,11 +118,11 @@ def _setup(found: JobPlan) -> str:
 
 
 def _binding(estimate: Estimate) -> str:
-    if estimate.binds == "cores" and estimate.core_shares:
-        shares = sorted(estimate.core_shares.items(), key=lambda item: -item[1])
-        names = {"decode": "decoding", "tower": "the tower", "hand-on": "handing on"}
-        return "the cores, which do " + ", ".join(f"{names[name]} ({100 * share:.0f} %)" for name, share in shares)
-    return _BINDING[estimate.binds]
+    advice = _ADVICE[estimate.binds]
+    if estimate.slowest != "cores":
+        return advice
+    shares = sorted(estimate.core_shares.items(), key=lambda item: -item[1])
+    return f"{advice} (the cores are full: " + ", ".join(f"{_WORDS[name]} {100 * share:.0f} %" for name, share in shares) + ")"
 
 
 def _hours(hours: float) -> str:
@@ -161,7 +162,7 @@ plan = command(
     _plan,
     name="plan",
     sources="What is to be scored: pictures or embeddings, as of beholder score.",
-    description="""Say how long a job will take, what it reads and writes, what binds, what one more core, GPU or machine brings.
+    description="""Say how long a job will take, what it reads and writes, what binds, what one more core or machine brings.
 
     It calculates with what beholder bench measured on this machine, or with files of rates of others. Nothing is scored.
     """,

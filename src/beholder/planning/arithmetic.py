@@ -17,7 +17,7 @@ SCORE_BYTES = 13.09
 EMBEDDING_BYTES = 2
 """Of one number of a kept embedding: float16."""
 
-Stage = Literal["cores", "decode", "tower", "hand-on", "storage"]
+Stage = Literal["cores", "decode", "tower", "hand-on", "scoring", "storage"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +83,17 @@ class Estimate:
 
     Attributes:
         seconds: of each stage, were it alone.
-        core_shares: of the work of the cores: decode, tower, hand-on; they add up to 1.
+        core_shares: of the work of the cores: decode, tower, hand-on; they add up to 1. Of embeddings: nothing.
         start_s: before the first picture and after the last one.
-        total_s: by the clock.
-        binds: the slowest stage.
+        slowest: of the stages.
         gpu_hours: hours of all GPUs together.
         read_bytes, written_bytes: in all.
     """
 
     seconds: dict[Stage, float]
-    core_shares: dict[str, float]
+    core_shares: dict[Stage, float]
     start_s: float
-    binds: Stage
+    slowest: Stage
     gpu_hours: float
     read_bytes: float
     written_bytes: float
@@ -102,7 +101,14 @@ class Estimate:
     @property
     def total_s(self) -> float:
         """By the clock, the start included."""
-        return self.seconds[self.binds] + self.start_s
+        return self.seconds[self.slowest] + self.start_s
+
+    @property
+    def binds(self) -> Stage:
+        """What decides: the slowest stage; of the cores, which several share, what takes most of them."""
+        if self.slowest != "cores":
+            return self.slowest
+        return max(self.core_shares, key=lambda stage: self.core_shares[stage])
 
     @property
     def hours(self) -> float:
@@ -126,7 +132,7 @@ def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_em
     tower_s = rates.tower.core_s
     each = work.num_rows / setup.machines / setup.devices
     written = written_bytes(work.num_rows, rates.run.written_bytes, kept_dim=rates.tower.dim if keeps_embeddings else 0)
-    on_cores = {"decode": decode_s, "tower": tower_s, "hand-on": hand_on_s}
+    on_cores: dict[Stage, float] = {"decode": decode_s, "tower": tower_s, "hand-on": hand_on_s}
     sums = sum(on_cores.values())
     seconds: dict[Stage, float] = {
         "cores": work.num_rows / setup.machines * sums / setup.cores,
@@ -135,14 +141,14 @@ def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_em
         "hand-on": each * (hand_on_s + (0 if setup.num_workers else decode_s)),
         "storage": storage_seconds(rates.storage, work.read_bytes, written, setup.machines),
     }
-    binds: Stage = max(seconds, key=lambda stage: seconds[stage])
+    slowest: Stage = max(seconds, key=lambda stage: seconds[stage])
     start_s = rates.run.start_s + rates.tower.load_s + work.look_s
-    total_s = seconds[binds] + start_s
+    total_s = seconds[slowest] + start_s
     return Estimate(
         seconds=seconds,
         core_shares={name: value / sums for name, value in on_cores.items()},
         start_s=start_s,
-        binds=binds,
+        slowest=slowest,
         gpu_hours=total_s / 3600 * setup.machines * setup.devices if setup.is_gpu else 0.0,
         read_bytes=work.read_bytes,
         written_bytes=written,
@@ -153,15 +159,15 @@ def estimate_rows(work: Work, rows: RowsRate, storage: StorageRate, setup: Setup
     """A job on embeddings: the kernel works on all cores, and its rate is in proportion to them."""
     written = written_bytes(work.num_rows)
     seconds: dict[Stage, float] = {
-        "cores": work.num_rows / rows.rows_per_second * rows.num_cores / setup.cores / setup.machines,
+        "scoring": work.num_rows / rows.rows_per_second * rows.num_cores / setup.cores / setup.machines,
         "storage": storage_seconds(storage, work.read_bytes, written, setup.machines),
     }
-    binds: Stage = max(seconds, key=lambda stage: seconds[stage])
+    slowest: Stage = max(seconds, key=lambda stage: seconds[stage])
     return Estimate(
         seconds=seconds,
         core_shares={},
         start_s=rows.start_s + work.look_s,
-        binds=binds,
+        slowest=slowest,
         gpu_hours=0.0,
         read_bytes=work.read_bytes,
         written_bytes=written,

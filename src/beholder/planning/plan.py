@@ -12,8 +12,7 @@ from beholder.notices import doing
 from beholder.planning.arithmetic import Estimate, PictureRates, Setup, Work, estimate_pictures, estimate_rows, one_more
 from beholder.planning.inputs import Inputs, inputs_of
 from beholder.planning.options import PlanOptions
-from beholder.planning.rates import Rates, TowerRate, load_all
-from beholder.planning.tower_rate import tower_name
+from beholder.planning.rates import Rates, TowerRate, load_all, tower_name
 from beholder.scoring.devices import devices_of
 from beholder.scoring.status import status_of
 
@@ -60,6 +59,7 @@ class JobPlan:
             "stage_seconds": found.seconds,
             "core_shares": found.core_shares,
             "binds": found.binds,
+            "slowest_stage": found.slowest,
             "read_bytes": round(found.read_bytes),
             "written_bytes": round(found.written_bytes),
             "one_more": {name: {"hours": more.hours, "binds": more.binds} for name, more in self.more.items()},
@@ -162,9 +162,7 @@ def _choice(options: PlanOptions, rates: Rates) -> tuple[TowerRate, Setup]:
     towers = [tower for tower in rates.towers if tower.backbone == name]
     if not towers:
         known = ", ".join(dict.fromkeys(tower.backbone for tower in rates.towers)) or "none"
-        raise InputError(
-            f"--backbone {options.backbone} was not measured ({known} was): beholder bench --backbone {options.backbone}"
-        )
+        raise _not_measured("--backbone", options.backbone, options.backbone, known)
     kinds = list(dict.fromkeys(tower.device for tower in towers))
     if options.devices is None:
         kind, num_devices = next((kind for kind in kinds if kind != "cpu"), "cpu"), 1
@@ -173,17 +171,12 @@ def _choice(options: PlanOptions, rates: Rates) -> tuple[TowerRate, Setup]:
         kind, num_devices = named[0].partition(":")[0], len(named)
     fitting = [tower for tower in towers if tower.device == kind]
     if not fitting:
-        raise InputError(
-            f"--devices {options.devices}: {kind} was not measured ({', '.join(kinds)} was): beholder bench --device {kind}"
-        )
+        raise _not_measured("--device", kind, kind, ", ".join(kinds))
     if options.precision != "auto":
         measured = ", ".join(tower.precision for tower in fitting)
         fitting = [tower for tower in fitting if tower.precision == options.precision]
         if not fitting:
-            raise InputError(
-                f"--precision {options.precision} was not measured on {kind} ({measured} was): "
-                f"beholder bench --precision {options.precision}"
-            )
+            raise _not_measured("--precision", options.precision, f"{options.precision} on {kind}", measured)
     tower = max(fitting, key=lambda tower: tower.pictures_per_second)
     setup = Setup(
         machines=options.machines,
@@ -194,6 +187,10 @@ def _choice(options: PlanOptions, rates: Rates) -> tuple[TowerRate, Setup]:
         threads=options.num_threads,
     )
     return tower, setup
+
+
+def _not_measured(flag: str, value: str, what: str, measured: str) -> InputError:
+    return InputError(f"{what} was not measured, but {measured}: beholder bench {flag} {value} measures it")
 
 
 def _about_storage(rates: Rates) -> list[str]:

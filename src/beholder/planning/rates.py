@@ -12,6 +12,8 @@ from typing import Any
 
 from beholder.errors import InputError
 from beholder.io import records, storage
+from beholder.models.backbones import canonical_backbone
+from beholder.models.catalog import tower_file_named
 
 FORMAT, VERSION = "beholder-rates", 1
 KEPT_AS = "rates.json"
@@ -142,6 +144,14 @@ class Rates:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+
+def tower_name(name: str) -> str:
+    """A tower's name as rates have it: of a published tower its id, whatever it was called; of a local file its whole path."""
+    if Path(name).exists():
+        return str(Path(name).resolve())
+    entry = tower_file_named(name)
+    return canonical_backbone(entry.backbone if entry is not None else name) or name
 
 
 def kept_path() -> Path:

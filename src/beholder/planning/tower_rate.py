@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import process_time
 
 import numpy as np
@@ -13,13 +12,12 @@ from beholder.engine.backends import candidates
 from beholder.engine.devices import device_name, find_device
 from beholder.engine.engine import Engine
 from beholder.errors import BeholderError, HeadError, InputError
-from beholder.models.backbones import TowerShape, canonical_backbone, find_backbone
-from beholder.models.catalog import tower_file_named
+from beholder.models.backbones import TowerShape, find_backbone
 from beholder.models.clip import ClipVisionTower, random_tower
 from beholder.models.towers import Tower, load_tower
 from beholder.planning.clock import Clock
 from beholder.planning.options import BenchOptions
-from beholder.planning.rates import TowerRate
+from beholder.planning.rates import TowerRate, tower_name
 
 _WARM_SHARE = 0.3
 
@@ -44,14 +42,6 @@ class BenchTower:
     def shape(self) -> TowerShape:
         """Its sizes."""
         return self.module.shape
-
-
-def tower_name(name: str) -> str:
-    """A tower's name as rates have it: of a published tower its id, whatever it was called; of a local file its whole path."""
-    if Path(name).exists():
-        return str(Path(name).resolve())
-    entry = tower_file_named(name)
-    return canonical_backbone(entry.backbone if entry is not None else name) or name
 
 
 def find_tower(options: BenchOptions, clock: Clock) -> BenchTower:
