@@ -48,7 +48,7 @@ class PlanOptions:
     count: int | None = option(
         None, "Plan for so many pictures, in place of SOURCES.", flag=("--count",), least=1, old=("--pictures",)
     )
-    pixels: str = option("1024x768", "With --count: how large the pictures are, WIDTHxHEIGHT.")
+    pixels: str = option("1024x768", "With --count: how large the pictures are.")
     rates: tuple[str, ...] = option(
         (), "A file of beholder bench, of this or another machine (repeatable; the last one counts).", shown="this machine's"
     )
