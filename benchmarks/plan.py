@@ -9,8 +9,8 @@ Cases:
 - rows: ten files of 200,000 embeddings of 768 float16.
 
 Rates are measured once for each case, by whole commands, as a user does it; then the run is made `--rounds` times, and its
-median is compared. Seconds are of whole commands: imports and loading count on both sides. `--save` refuses a machine that others
-were using meanwhile.
+median is compared. Seconds are of whole commands: imports and loading count on both sides. `--save` refuses a machine that
+others were using meanwhile.
 """
 
 from __future__ import annotations

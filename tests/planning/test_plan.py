@@ -121,6 +121,12 @@ def test_other_words_for_the_count_and_what_is_printed(rates_file: Write) -> Non
     assert "decoding 98 %, handing on 1 %, the tower 1 %" in lines[3]
 
 
+def test_the_example_of_the_page_is_what_is_printed(rates_file: Write) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    done = CliRunner().invoke(app, ["plan", "--count", COUNT, "--rates", rates_file()], env={"COLUMNS": "200"})
+    assert f"```\n{done.stdout}```\n" in page
+
+
 def test_embeddings_by_their_rows(rates_file: Write, here: Path) -> None:
     np.save("rows.npy", np.zeros((1000, 768), np.float16))
     found = planned("rows.npy", "--rates", rates_file())
