@@ -186,3 +186,12 @@ def test_rates_of_this_machine_are_found(rates_file: Write, here: Path, monkeypa
     Path("data").mkdir()
     Path("data/rates.json").write_text(json.dumps(TYPED), encoding="utf-8")
     assert planned("--count", COUNT, "--pixels", SMALL)["hours"] == pytest.approx(1830 / 3600)
+
+
+def test_a_table_that_needs_its_column_named(rates_file: Write, here: Path) -> None:
+    Path("a.jpg").write_bytes(picture_bytes(0))
+    Path("table.csv").write_text("mine,caption\na.jpg,one\na.jpg,two\n", encoding="utf-8")
+    words = ("table.csv", "--rates", rates_file())
+    assert CliRunner().invoke(app, ["plan", *words]).exit_code != 0
+    found = planned(*words, "--picture-column", "mine")
+    assert (found["count"], found["pixels"], found["read_bytes"]) == (2, 4200, 2 * Path("a.jpg").stat().st_size)

@@ -627,7 +627,7 @@ def cache_folder() -> Path:
 
 
 def data_folder() -> Path:
-    """Where what is the user's own is kept, heads that were given a name: `$BEHOLDER_DATA`, else `~/.local/share/beholder`."""
+    """Where the user's own things are kept, named heads and rates: `$BEHOLDER_DATA`, else `~/.local/share/beholder`."""
     chosen = os.environ.get("BEHOLDER_DATA")
     if chosen:
         return Path(chosen).expanduser()

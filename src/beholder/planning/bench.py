@@ -24,7 +24,7 @@ from beholder.sources.find import find_only_pictures
 from beholder.sources.reader import PictureRef, SourceOptions
 from beholder.sources.sampling import sample_refs
 
-SHARES = {"decode": 0.3, "tower": 0.4, "storage": 0.15}
+SHARES = {"decode": 0.25, "tower": 0.4, "storage": 0.1}
 """Of the time; the runs at the end take what they take, some seconds."""
 _OWN = "from the source"
 _OWN_PICTURES = 64
@@ -80,10 +80,11 @@ def _own_pictures(options: BenchOptions) -> dict[str, list[PictureRef]]:
     if not options.sources:
         return {}
     with doing("looking at the sources"):
-        parts = find_only_pictures(options.sources, SourceOptions())
+        source = SourceOptions(columns=(), picture_column=options.picture_column, block_rows=16, block_bytes=8 << 20)
+        parts = find_only_pictures(options.sources, source)
         refs: list[PictureRef] = []
         num_bytes = 0
-        for ref in sample_refs(parts, _OWN_PICTURES, SourceOptions(columns=(), block_rows=16, block_bytes=8 << 20)):
+        for ref in sample_refs(parts, _OWN_PICTURES, source):
             if ref.error is None:
                 refs.append(ref)
                 num_bytes += len(ref.data or b"")

@@ -39,17 +39,17 @@ class Inputs:
     dim: int = 0
 
 
-def inputs_of(sources: Sequence[str]) -> Inputs:
+def inputs_of(sources: Sequence[str], pictures: SourceOptions, embeddings: ReadOptions) -> Inputs:
     """Look at sources as a run does, and at a few of their tars and headers. Raises InputError: nothing to score is there."""
     began = time.monotonic()
-    found = find(sources, SourceOptions(), ReadOptions())
+    found = find(sources, pictures, embeddings)
     look_s = time.monotonic() - began  # a run looks like this, too
-    return _pictures(found.pictures, look_s) if found.pictures else _rows(found.embeddings, look_s)
+    return _pictures(found.pictures, pictures, look_s) if found.pictures else _rows(found.embeddings, look_s)
 
 
-def _pictures(parts: Sequence[PicturePart], look_s: float) -> Inputs:
-    count, error, notes = _count(parts)
-    sizes = sample_sizes(parts, SourceOptions(), most=_SIZES)
+def _pictures(parts: Sequence[PicturePart], options: SourceOptions, look_s: float) -> Inputs:
+    count, error, notes = _count(parts, options)
+    sizes = sample_sizes(parts, options, most=_SIZES)
     if not len(sizes.pixels):
         raise InputError("no header of these pictures tells how large they are; plan with --count and --pixels")
     pixels = float(sizes.pixels.mean())
@@ -71,7 +71,7 @@ def _spread(values: Sequence[float]) -> str:
     return f", ± {100 * _SIGMAS * deviation / math.sqrt(len(values)) / mean:.1f} %"
 
 
-def _count(parts: Sequence[PicturePart]) -> tuple[float, float | None, list[str]]:
+def _count(parts: Sequence[PicturePart], options: SourceOptions) -> tuple[float, float | None, list[str]]:
     """(pictures, error as a share, notes): of parts of unknown length some are read through, and the others go by bytes."""
     known = sum(part.num_rows or 0 for part in parts)
     unknown = [part for part in parts if part.num_rows is None]
@@ -83,7 +83,7 @@ def _count(parts: Sequence[PicturePart]) -> tuple[float, float | None, list[str]
         if len(counted) >= _COUNT_FEW and time.monotonic() > deadline:
             break
         part = unknown[place]
-        blocks = picture_reader(part.kind).blocks(part, 0, None, SourceOptions(columns=()))
+        blocks = picture_reader(part.kind).blocks(part, 0, None, options)
         counted.append((sum(len(block.refs) for block in blocks), part.num_bytes))
     rows, num_bytes = sum(found for found, _ in counted), sum(size for _, size in counted)
     in_all = sum(part.num_bytes for part in unknown)

@@ -26,11 +26,12 @@ class BenchOptions:
         "auto", "auto: fp32, and the one that is likely to be the fastest on the device.", choices=PRECISION_CHOICES
     )
     decoder: Decoder = option("pillow", "How JPEGs are decoded: pillow or scaled.", choices=DECODERS)
+    picture_column: str | None = option(None, "Column with paths, URLs or bytes of pictures.", shown="found by looking")
     storage: str | None = option(None, "A folder, here or in a bucket, to read and write.", shown="the current folder")
     out: str | None = option(
         None, "Keep the rates in this file.", flag=("--out", "-o"), shown="with the user's own data, as this machine's"
     )
-    max_time_s: float = option(50.0, "About so many seconds in all, shared out to the stages.", flag=("--max-time",))
+    max_time_s: float = option(45.0, "About so many seconds in all, shared out to the stages.", flag=("--max-time",))
     offline: bool | None = option(None, "Never use the network for the tower.")
 
     def __post_init__(self) -> None:
@@ -65,6 +66,10 @@ class PlanOptions:
         most=MOST_WORKERS,
     )  # fmt: skip
     num_threads: int | None = threads_option("Threads of the tower on a processor.", shown="its cores")
+    picture_column: str | None = option(None, "Column with paths, URLs or bytes of pictures.", shown="found by looking")
+    embedding_column: str | None = option(
+        None, "Column, array, or prefix of numbered columns with the embedding.", shown="found by looking"
+    )
     keep_embeddings: bool = option(False, "The embeddings are written too.")
     out: str | None = option(
         None, "An output that has been begun: only what is left of it is planned.", flag=("--out", "-o"), shown="none"

@@ -15,6 +15,7 @@ from beholder.planning.options import PlanOptions
 from beholder.planning.rates import Rates, TowerRate, load_all, tower_name
 from beholder.scoring.devices import devices_of
 from beholder.scoring.status import status_of
+from beholder.sources.reader import ReadOptions, SourceOptions
 
 _BUSY = 0.1
 
@@ -73,7 +74,11 @@ def plan(options: PlanOptions) -> JobPlan:
     notes: list[str] = []
     if options.sources:
         with doing("looking at the sources"):
-            inputs = inputs_of(options.sources)
+            inputs = inputs_of(
+                options.sources,
+                SourceOptions(columns=(), picture_column=options.picture_column),
+                ReadOptions(embedding_column=options.embedding_column),
+            )
     else:
         inputs = _told(options, rates)
     if options.out is not None:
