@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import process_time
-from typing import NamedTuple
 
 import numpy as np
 
@@ -122,7 +121,8 @@ def _measured(tower: BenchTower, device: str, precision: str, seconds: float, cl
     )
 
 
-class _Pass(NamedTuple):
+@dataclass(frozen=True)
+class _Pass:
     """Pictures that were embedded, seconds by the clock, seconds of the processor's cores."""
 
     count: int
