@@ -82,7 +82,7 @@ def _end_orderly() -> list[int]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if number != signal.SIGHUP:
             signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):

@@ -47,6 +47,11 @@ def told_to(listener: Callable[[str], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+def listener() -> Callable[[str], None] | None:
+    """Who is told what is said now, for a listener that passes it on; None: nobody."""
+    return _listeners[-1] if _listeners else None
+
+
 def is_heard() -> bool:
     """Whether somebody listens, who shows what is going on in a way of their own."""
     return bool(_listeners)

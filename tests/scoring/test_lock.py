@@ -153,7 +153,7 @@ def test_a_run_where_the_system_knows_no_locks(tmp_path: Path, small_head: Path)
         assert refused.returncode == 1
         assert re.search(rf"another run is writing .*out \(process {os.getpid()} of .*\); wait for it", refused.stderr)
     assert beholder(*line, before=NO_FLOCK).returncode == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["beholder.json", "done", "scores"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["beholder.json", "done", "run.json", "scores"]
 
 
 SHARER = (

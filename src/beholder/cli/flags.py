@@ -157,6 +157,7 @@ _TAKES = {
     "--copy": "DIR", "--link": "DIR", "--symlink": "DIR", "--move": "DIR", "--tars": "DIR", "--hf-parquet": "DIR",
     "--root": "DIR", "--out": "PATH", "--pictures": "PATH", "--embeddings": "PATH", "--dedup-against": "PATH",
     "--decisions": "FILE", "--groups": "FILE", "--exclude": "FILE", "--join": "FILE", "--marks": "FILE",
+    "--log-json": "FILE", "--metrics": "FILE",
     "--ratings": "PATH", "--disliked": "DIR", "--pair-columns": "BETTER,WORSE", "--split-by": "folder|COLUMN",
     "--by": "folder|COLUMN",
     "--near-duplicates": "SIMILARITY", "--start-from": "HEAD", "--compare-with": "HEAD", "--good-from": "NUMBER",

@@ -409,10 +409,7 @@ def _percent(share: float) -> str:
 
 
 def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool, quiet: bool) -> None:
-    """Run a job with a progress bar and print its summary. Exits with 3 when something was rejected, but for a part of one.
-
-    Schedulers take a task that ends so for one that has failed; the run that puts the whole together says it.
-    """
+    """Run a job with a progress bar and print its summary. Exits with its status."""
     with JobProgress(enabled=not quiet) as progress:
         summary = job(options, on_plan=progress.plan, on_resume=progress.resumed)
     if as_json:
@@ -422,5 +419,5 @@ def run_and_show(job: Callable[..., RunSummary], options: Any, *, as_json: bool,
         failure = streams.take_output_failure()
         if failure is not None:  # the work is done all the same
             warn(f"the summary could not be printed ({failure.strerror}); {summary.output} is complete")
-    if summary.num_rejected and summary.part is None:
-        raise SystemExit(3)
+    if summary.exit_status:
+        raise SystemExit(summary.exit_status)

@@ -275,6 +275,11 @@ class ScoreStep(Step):
         self._changes = Changes()
         self._vanished: list[EarlierShard] = []
 
+    @property
+    def stages(self) -> StageClock:
+        """Where the time of this run went."""
+        return self._clock
+
     def waiting_for(self) -> str:
         """What takes most of the time lately: "read" or "score"; "" at first."""
         return self._clock.slowest() if self.asked_elsewhere is None else self.asked_elsewhere()

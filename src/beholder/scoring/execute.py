@@ -22,6 +22,7 @@ from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import Step
 from beholder.scoring.shards import EarlierShard, Shard, ShardResult, fingerprint
 from beholder.scoring.summary import RunSummary
+from beholder.scoring.watch import Watch
 
 NUM_EXAMPLES = 3
 """Rejects of each reason that a summary names."""
@@ -60,6 +61,7 @@ def execute(
     on_progress: Callable[[int, int], None],
     on_resume: Callable[[int, int], None],
     hand_out: HandOut | None = None,
+    watch: Watch | None = None,
 ) -> RunSummary:
     """Do the job; continue where an interrupted run of the same options stopped.
 
@@ -70,11 +72,14 @@ def execute(
         on_progress: told (rows, bytes read) as they are done, from one thread.
         on_resume: told (shards, rows) that an earlier run had done.
         hand_out: has the shards done elsewhere; None: they are done here.
+        watch: told what happens.
 
     Raises:
         BeholderError: an output in the way, a full disk, inputs that changed, ...
     """
     step, out, summary = plan.step, plan.out, plan.summary
+    watch = watch or Watch()
+    watch.planned(step, out.out, out.work, plan.inputs, _device_of(plan))
     out.refuse_inputs(plan.inputs)
     if summary.embeddings is not None:
         out.check_place_for_embeddings()
@@ -96,6 +101,7 @@ def execute(
                 summary.num_kept = found.num_kept
                 summary.part = None if options.share() is None else f"{options.share()} (of what is finished)"
                 on_resume(len(step.shards), earlier.num_read)
+                watch.begun(summary, step.shards, {shard.name for shard in step.shards}, earlier.num_read)
                 _add(summary, out, [earlier])
                 return _with_examples(summary)
             if options.part is not None:
@@ -112,7 +118,8 @@ def execute(
     step.tally.on_progress = on_progress
     share = options.share()
     if share is not None:
-        return _execute_share(plan, folder, share, identity, on_resume, do_pending)
+        return _execute_share(plan, folder, share, identity, on_resume, do_pending, watch)
+    watch.waiting("lock", folder.root)
     with folder.locked():
         started, is_opened = time.perf_counter(), False
         found = FinishedResult(out)
@@ -129,6 +136,7 @@ def execute(
                 folder,
                 summary,
                 on_resume,
+                watch,
                 do_pending=do_pending,
                 redo=_may_change if options.retry_rejects else None,
                 anew=options.overwrite,
@@ -145,13 +153,15 @@ def execute(
             out.discard()
             raise InputError(f"{', '.join(plan.sources)}: zero {summary.unit}, nothing to {summary.verb}")
         out.remove_leftovers(results.values())
-        with doing(f"writing {out.out}"):
+        with doing(f"writing {out.out}"), step.stages.beside("join") if out.is_separate else contextlib.nullcontext():
             try:
                 out.publish(step, results, summary, identity)
             except BeholderError:
                 if not _was_finished_meanwhile(out, found, step, identity):
                     raise
         summary.seconds = time.perf_counter() - started
+        if not out.is_separate:
+            watch.write_record(folder.root, summary)
         out.remove_work()
     return _with_examples(summary)
 
@@ -163,18 +173,28 @@ def _execute_share(
     identity: str,
     on_resume: Callable[[int, int], None],
     do_pending: run.DoPending | None,
+    watch: Watch,
 ) -> RunSummary:
     """Do one share of the shards; nothing is joined, and the summary is of the share. Raises OutputError as `run_share`."""
     step, out, summary = plan.step, plan.out, plan.summary
+    watch.waiting("lock", folder.root)
     with folder.locked(is_shared=True):
         _check_unfinished(out, FinishedResult(out), step, identity)
         started = time.perf_counter()
-        results = run.run_share(step, folder, summary, on_resume, share, do_pending=do_pending)
+        results = run.run_share(step, folder, summary, on_resume, share, watch, do_pending=do_pending)
         summary.num_new, summary.num_bytes = step.tally.num_new, step.tally.num_bytes
         summary.part = f"{share} ({len(results):,} of {len(step.shards):,} shards)"
         _add(summary, out, results.values())
         summary.rejects, summary.seconds = None, time.perf_counter() - started
+        if not out.is_separate:
+            watch.write_record(folder.root, summary)
     return summary
+
+
+def _device_of(plan: Plan) -> str:
+    """What the device of the tower is called by its maker; "" where there is none."""
+    tower = plan.recipe.tower
+    return "" if tower is None else str(tower.engine.get("device_name") or tower.device)
 
 
 def _check_unfinished(out: RunOutput, found: FinishedResult, step: Step, identity: str) -> None:

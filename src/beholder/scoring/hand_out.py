@@ -13,11 +13,12 @@ from typing import Any
 from beholder.errors import BeholderError, InputError
 from beholder.io import places, storage
 from beholder.notices import say
-from beholder.scoring.messages import Done, Failed, Job, Message, Note, Opened, Progress, Ready
+from beholder.scoring.messages import Begun, Done, Failed, Job, Message, Note, Opened, Progress, Ready
 from beholder.scoring.run import OnDone, Step
 from beholder.scoring.shards import Shard
 from beholder.scoring.summary import ShardCounts
 from beholder.scoring.tower import Options
+from beholder.scoring.watch import Watch
 
 MOST_TRIES = 3
 """A shard over which so many workers died is given up."""
@@ -132,10 +133,11 @@ class HandOut:
 
     Args:
         workforce: starts the workers.
+        watch: told of them, and of their shards.
     """
 
-    def __init__(self, workforce: Workforce) -> None:
-        self._workforce = workforce
+    def __init__(self, workforce: Workforce, watch: Watch | None = None) -> None:
+        self._workforce, self._watch = workforce, watch or Watch()
         self._places = [_Place(number) for number in range(workforce.num_workers)]
         self._options: Options | None = None
         self._failed_at: dict[int, set[int]] = {}
@@ -161,6 +163,7 @@ class HandOut:
                 say(message.text)
             if isinstance(message, Opened):
                 place.is_opened = True
+                self._watch.worker_started(who.name)
                 assert message.tower is not None
                 size = message.tower.batch_size if message.tower.device_type == "cpu" else options.batch_size
                 self._options = replace(options, precision=message.tower.precision, batch_size=size)
@@ -230,6 +233,7 @@ class HandOut:
             may_take = list(self._places) if isinstance(message, Died) else [found]
             if isinstance(message, Opened):
                 found.is_opened = True
+                self._watch.worker_started(who.name)
                 self._begin(found, job)
             elif isinstance(message, Ready):
                 if not self._take_probe(job.folder, found):
@@ -238,6 +242,9 @@ class HandOut:
                         "nodes share"
                     )
                 found.is_ready, found.num_failed_starts = True, 0
+            elif isinstance(message, Begun):
+                if message.number in found.at_hand:
+                    self._watch.shard_begun(by_number[message.number], who.name)
             elif isinstance(message, Progress):
                 found.waiting_for = message.waiting_for
                 for number, counts in message.counts.items():
@@ -247,6 +254,7 @@ class HandOut:
             elif isinstance(message, Done):
                 found.rows_at_hand -= found.at_hand.pop(message.number, 0)
                 found.num_deaths = 0
+                step.stages.add(message.seconds)
                 if message.number in left:
                     rows_left -= sizes[message.number]
                     step.tally.put(by_number[message.number], message.counts, is_done=True)
@@ -258,6 +266,7 @@ class HandOut:
                 begun = [number for number in found.at_hand if number in found.begun] or list(found.at_hand)[:1]
                 for number in found.at_hand:
                     step.tally.put(by_number[number], ShardCounts())
+                    self._watch.shard_retried(by_number[number], message.why, who.name)
                     if number in begun and not message.is_blameless:
                         tries[number] += 1
                         self._failed_at.setdefault(number, set()).add(found.number)
@@ -310,9 +319,11 @@ class HandOut:
         force = self._workforce
         if place.num_failed_starts >= force.most_starts or (others and place.num_deaths >= force.most_deaths):
             place.is_given_up = True
+            self._watch.worker_died(handle.name, why, is_replaced=False)
             times = "once" if place.num_deaths == 1 else f"{place.num_deaths} times in a row"
             say(f"{place.last_words}; {times} without a shard done, so it is left out")
             return
+        self._watch.worker_died(handle.name, why, is_replaced=True)
         say(f"{place.last_words}; another one is started in its place")
         self._start(place)
 

@@ -91,13 +91,21 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The worker has begun to read a shard."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Done:
-    """A shard is written, its done-marker too."""
+    """A shard is written, its done-marker too. `seconds`: what stages took since the one before."""
 
     number: int
     shard: IndexedShard
     noted: Any
     counts: ShardCounts
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Failed:
     error: BeholderError
 
 
-Message = Note | Opened | Ready | Progress | Done | Failed
+Message = Note | Opened | Ready | Begun | Progress | Done | Failed
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,14 @@ class JobOptions:
         "Results of an earlier run whose pictures or files are not among the sources any more: drop, or keep (at the end).",
         choices=VANISHED,
     )
+    log_json: str | None = option(
+        None,
+        "Add a line of JSON to this file for whatever happens: shards begun, done, begun again, workers, the end.",
+        shown="none",
+    )
+    metrics: str | None = option(
+        None, "Replace this file (.prom) every 10 s by the run's numbers as Prometheus' node_exporter reads them.", shown="none"
+    )
     offline: bool | None = option(None, "Never use the network for models.")
 
     def __post_init__(self) -> None:
@@ -141,9 +149,11 @@ class JobOptions:
             if given is not None:
                 several = (given,) if isinstance(given, str | os.PathLike) else given
                 object.__setattr__(self, name, tuple(os.fspath(item) for item in several))
-        if self.out is not None:
-            object.__setattr__(self, "out", os.fspath(self.out))
-        if "" in (*self.sources, *getattr(self, "heads", ()), *(self.columns or ())) or self.out == "":
+        for name in ("out", "log_json", "metrics"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, os.fspath(path))
+        given = (*self.sources, *getattr(self, "heads", ()), *(self.columns or ()), self.out, self.log_json, self.metrics)
+        if "" in given:
             raise InputError("one of the names given is empty (an unset variable?)")
         check_choices(self)
         if self.columns and len(set(self.columns)) < len(self.columns):
@@ -160,9 +170,9 @@ class JobOptions:
         if (share := self.share()) is not None:  # in other processes "slurm" would be something else
             object.__setattr__(self, "part", f"{share.number}/{share.count}")
         of_ray = {"--address": self.address, "--actors": self.actors, "--actor-resources": self.actor_resources}
-        given = [flag for flag, value in of_ray.items() if value is not None]
-        if given and self.engine != "ray":
-            raise InputError(f"{given[0]} has no effect without --engine ray; leave one out, or add the other")
+        idle = [flag for flag, value in of_ray.items() if value is not None]
+        if idle and self.engine != "ray":
+            raise InputError(f"{idle[0]} has no effect without --engine ray; leave one out, or add the other")
         if self.engine == "ray" and self.devices is not None:
             raise InputError("--devices is for this machine, --engine ray for a cluster; name one")
         if self.actors is not None and self.actors < 1:

@@ -18,6 +18,7 @@ from beholder.scoring.folder import RunFolder, is_own_file, marker_of, remove_em
 from beholder.scoring.run import Step
 from beholder.scoring.shards import DamagedShardError, ShardResult, is_shard_file
 from beholder.scoring.summary import RunSummary
+from beholder.scoring.watch import is_run_file
 
 _UNKNOWN_SUFFIXES = frozenset(
     (".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db", ".xlsx")
@@ -128,6 +129,7 @@ class RunOutput:
             with folder.locked():
                 folder.remove_set_aside()
                 self._remove(own)
+                self._remove_run_files()
         if self.kind != "folder":
             storage.remove(self.sidecar)
 
@@ -164,6 +166,11 @@ class RunOutput:
         self.folder.remove(name for name in own if not name.startswith(f"{columns.DONE_FOLDER}/"))
         for name in self._folders if self.is_local else ():
             remove_empty(self.folder.path / name)
+
+    def _remove_run_files(self) -> None:
+        """Remove what runs wrote of the times that they took."""
+        folder = self.folder
+        folder.remove([name for name in folder.names() if is_run_file(name) and records.looks_ours(folder.read(name) or b"")])
 
     def check_place(self) -> None:
         """Raise OutputError, before anything is loaded, when something that is no run of ours stands where the result goes."""
@@ -447,6 +454,7 @@ class RunOutput:
         self._remove(self._sorted_files(by_name=self.is_separate)[0])
         crash.reach("shards removed")
         folder.remove_strays()
+        self._remove_run_files()
         folder.remove([columns.STAMP_FILE])
 
 

@@ -367,6 +367,11 @@ class PictureStep(Step):
         super().use_columns(recorded)
         self.product.schema = self.schema
 
+    @property
+    def stages(self) -> StageClock:
+        """Where the time of this run went."""
+        return self._clock
+
     def waiting_for(self) -> str:
         """The stage that the device has lately waited for, or "tower" when it is busy; "" at first.
 

@@ -34,7 +34,8 @@ from beholder.scoring.shards import (
     difference,
     fingerprint,
 )
-from beholder.scoring.summary import RunSummary, Tally
+from beholder.scoring.summary import RunSummary, StageClock, Tally
+from beholder.scoring.watch import Watch
 
 
 class Step(ABC):
@@ -109,6 +110,11 @@ class Step(ABC):
     @abstractmethod
     def changes(self) -> Changes:
         """How the inputs differ from what `take_earlier` told of, once all shards have been computed."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> StageClock:
+        """Where the time of this run went, of other processes that do its shards as well."""
 
     @abstractmethod
     def waiting_for(self) -> str:
@@ -216,6 +222,7 @@ def run(
     folder: RunFolder,
     summary: RunSummary,
     on_resume: Callable[[int, int], None],
+    watch: Watch,
     *,
     do_pending: DoPending | None = None,
     redo: Callable[[ShardResult], bool] | None,
@@ -229,6 +236,7 @@ def run(
         folder: locked by the caller.
         summary: told what was damaged, has changed, vanished, or was kept.
         on_resume: told (shards, rows) that were done already, once, if there are any.
+        watch: told what happens to each shard.
         do_pending: has the pending shards done elsewhere; None: they are done here.
         redo: asked whether a finished shard is to be done again.
         anew: replace the record of an earlier run, whose shards have been removed.
@@ -266,8 +274,10 @@ def run(
         step.tally.resume(results)
         on_resume(len(results), sum(result.num_read for result in results.values()))
 
+    watch.begun(summary, step.shards, results, sum(result.num_read for result in results.values()))
+    _tell_damaged(watch, before.damaged)
     pending = [shard for shard in step.shards if shard.name not in results]
-    _do(step, folder, pending, run_fingerprint, results, do_pending, aside, list(before.done.values()))
+    _do(step, folder, pending, run_fingerprint, results, do_pending, aside, list(before.done.values()), watch)
     if do_pending is not None:
         folder.look()
         folder.remove_strays()  # of workers that died
@@ -291,6 +301,7 @@ def run_share(
     summary: RunSummary,
     on_resume: Callable[[int, int], None],
     share: Share,
+    watch: Watch,
     *,
     do_pending: DoPending | None,
 ) -> dict[str, ShardResult]:
@@ -320,8 +331,10 @@ def run_share(
         on_resume(len(results), sum(result.num_read for result in results.values()))
     if all(shard.stop is not None for shard in ours):
         step.tally.tell_total(sum(map(step.num_rows_about, ours)))
+    watch.begun(summary, ours, results, sum(result.num_read for result in results.values()))
+    _tell_damaged(watch, before.damaged)
     pending = [shard for shard in sorted(ours, key=lambda shard: shard.number) if shard.name not in results]
-    _do(step, folder, pending, run_fingerprint, results, do_pending, [], [])
+    _do(step, folder, pending, run_fingerprint, results, do_pending, [], [], watch)
     return results
 
 
@@ -334,6 +347,7 @@ def _do(
     do_pending: DoPending | None,
     aside: list[EarlierShard],
     done: list[EarlierShard],
+    watch: Watch,
 ) -> None:
     """Do shards, here or elsewhere; their results are added."""
 
@@ -341,11 +355,17 @@ def _do(
         folder.note(found)
         results[shard.name] = found.shard.result
         step.note(noted)
+        watch.shard_done(shard, found.shard.result)
 
     if do_pending is None:
-        do_each(step, folder, pending, run_fingerprint, take)
+        do_each(step, folder, watch.told_of(iter(pending)), run_fingerprint, take)
     elif pending:
         do_pending(pending, aside, done, take)
+
+
+def _tell_damaged(watch: Watch, names: Iterable[str]) -> None:
+    for name in names:
+        watch.shard_damaged(name)
 
 
 def _record(step: Step, run_fingerprint: str) -> dict[str, Any]:
@@ -369,7 +389,9 @@ def do_each(step: Step, folder: RunFolder, shards: Iterable[Shard], run_fingerpr
     """
 
     def write(shard: Shard, computed: Any) -> None:
-        on_done(shard, folder.write_shard(step, shard, computed, run_fingerprint), step.noted(computed))
+        with step.stages.beside("write"):
+            done = folder.write_shard(step, shard, computed, run_fingerprint)
+        on_done(shard, done, step.noted(computed))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-write") as writer:
         writing: Future[None] | None = None

@@ -15,6 +15,7 @@ from beholder.scoring.execute import Plan, execute
 from beholder.scoring.options import EmbedOptions, ScoreOptions, source_options
 from beholder.scoring.run import OtherOptionsError
 from beholder.scoring.summary import RunSummary
+from beholder.scoring.watch import Watch
 from beholder.sources.find import find
 from beholder.sources.reader import ReadOptions
 
@@ -43,34 +44,40 @@ def score(
         BeholderError: bad input, a refused head, an output in the way, a full disk, ...
     """
     may_try_again = options.part is not None and options.precision == "auto"
-    while True:
-        with _workers(options) as workers:
-            try:
-                return execute(
-                    plan(options, workers),
-                    options,
-                    on_plan=on_plan,
-                    on_progress=on_progress,
-                    on_resume=on_resume,
-                    hand_out=None if workers is None else workers.do,
-                )
-            except OtherOptionsError as error:
-                if not may_try_again or error.option != "--precision":
-                    raise
-                may_try_again = False  # another part has begun meanwhile, and its precision holds for all
+    with Watch(options) as watch:
+        while True:
+            with _workers(options, watch) as workers:
+                try:
+                    summary = execute(
+                        plan(options, workers),
+                        options,
+                        on_plan=on_plan,
+                        on_progress=on_progress,
+                        on_resume=on_resume,
+                        hand_out=None if workers is None else workers.do,
+                        watch=watch,
+                    )
+                except OtherOptionsError as error:
+                    if not may_try_again or error.option != "--precision":
+                        raise
+                    may_try_again = False  # another part has begun meanwhile, and its precision holds for all
+                else:
+                    watch.done(summary)
+                    return summary
 
 
 embed = score
 
 
 @contextlib.contextmanager
-def _workers(options: ScoreOptions | EmbedOptions) -> Iterator[HandOut | None]:
+def _workers(options: ScoreOptions | EmbedOptions, watch: Watch) -> Iterator[HandOut | None]:
     """The processes that do the shards; None: this one does them. Raises InputError for devices that are none."""
     if options.engine == "ray":
         from beholder.scoring.hand_out import HandOut
         from beholder.scoring.ray_engine import RayWorkers, resources_of
 
-        with HandOut(RayWorkers(options.address or "auto", options.actors, resources_of(options.actor_resources))) as workers:
+        force = RayWorkers(options.address or "auto", options.actors, resources_of(options.actor_resources))
+        with HandOut(force, watch) as workers:
             yield workers
         return
     if options.devices is None:
@@ -81,7 +88,7 @@ def _workers(options: ScoreOptions | EmbedOptions) -> Iterator[HandOut | None]:
     from beholder.scoring.devices import ChildWorkers, devices_of
     from beholder.scoring.hand_out import HandOut
 
-    with HandOut(ChildWorkers(devices_of(options.devices))) as workers:
+    with HandOut(ChildWorkers(devices_of(options.devices)), watch) as workers:
         yield workers
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,14 @@ class RunSummary:
         return f"beholder rejects {shlex.quote(self.output)}" if self.num_rejected else None
 
     @property
+    def exit_status(self) -> int:
+        """That of the command: 3 where something was rejected, but for a part of a job.
+
+        Schedulers take a task that ends so for one that has failed; the run that puts the whole together says it.
+        """
+        return 3 if self.num_rejected and self.part is None else 0
+
+    @property
     def read_with(self) -> str | None:
         """What reads the scores in pandas; None of embeddings."""
         if self.verb != "score":
@@ -159,7 +168,7 @@ class RunSummary:
 
         scores = {}
         notes = dict(zip(self.head_names, self.head_notes, strict=False))
-        for (name, stats), head in zip(self.stats.items(), self.head_names, strict=True):
+        for (name, stats), head in zip(self.stats.items(), self.head_names, strict=bool(self.stats)):  # a part may be empty
             some = stats.count > 0
             scores[name] = {
                 "head": head,
@@ -367,13 +376,44 @@ _WAITING_SHARE = 0.5
 
 
 class StageClock:
-    """Seconds spent waiting for each of two stages, older ones fading away. One thread measures, any may ask."""
+    """Seconds spent waiting for each of two stages, older ones fading away. One thread measures, any may ask.
+
+    It also adds up what each stage took in all, without fading: of these two, and of others that run beside them.
+    """
 
     def __init__(self, first: str, second: str, memory_s: float = 10.0) -> None:
         self._first, self._second, self._memory_s = first, second, memory_s
         self._seconds = {first: 0.0, second: 0.0}
         self._last = time.perf_counter()
         self._running: tuple[str, float] | None = None
+        self._totals: dict[str, float] = {}
+        self._adding = threading.Lock()
+
+    @contextlib.contextmanager
+    def beside(self, stage: str) -> Iterator[None]:
+        """Count the time inside for a stage that nobody waits for, in any thread: it stands in `totals` alone."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add({stage: time.perf_counter() - started})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add to `totals` what stages took, here or in another process."""
+        with self._adding:
+            for stage, more in seconds.items():
+                self._totals[stage] = self._totals.get(stage, 0.0) + more
+
+    def totals(self) -> dict[str, float]:
+        """Stage -> seconds in all; those under way are not counted yet."""
+        with self._adding:
+            return dict(self._totals)
+
+    def take(self) -> dict[str, float]:
+        """`totals`, which begin anew then: for whoever adds them to those of another process."""
+        with self._adding:
+            found, self._totals = self._totals, {}
+            return found
 
     @contextlib.contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -388,6 +428,7 @@ class StageClock:
             self._seconds = self._faded(now)
             self._last = now
             self._seconds[stage] += now - started
+            self.add({stage: now - started})
 
     def _faded(self, now: float) -> dict[str, float]:
         fade = 0.5 ** ((now - self._last) / self._memory_s)

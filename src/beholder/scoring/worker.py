@@ -25,7 +25,7 @@ from beholder.errors import BeholderError, HeadError, InputError, OutputError, o
 from beholder.io import places, storage
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.index import IndexedShard
-from beholder.scoring.messages import Command, Done, Failed, Job, Message, Note, Open, Opened, Progress, Ready
+from beholder.scoring.messages import Begun, Command, Done, Failed, Job, Message, Note, Open, Opened, Progress, Ready
 from beholder.scoring.options import EmbedOptions, ScoreOptions
 from beholder.scoring.run import Step, do_each
 from beholder.scoring.shards import Shard, difference, fingerprint
@@ -101,7 +101,7 @@ class ShardWorker:
         folder = RunFolder(job.folder)
 
         def take(shard: Shard, done: IndexedShard, noted: Any) -> None:
-            self._send(Done(shard.number, done, noted, tally.of(shard)))
+            self._send(Done(shard.number, done, noted, tally.of(shard), step.stages.take()))
 
         telling = threading.Thread(target=self._tell, args=(step, tally), name="beholder-tell", daemon=True)
         telling.start()
@@ -114,6 +114,7 @@ class ShardWorker:
     def _until_idle(self, step: Step, number: int) -> Iterator[Shard]:
         """Shards that were handed out, until none has come for a moment."""
         while True:
+            self._send(Begun(number))
             yield step.shards[number]
             try:
                 number = self._shards.get(timeout=_IDLE_S)
