@@ -27,7 +27,7 @@ _DRIFT_ONLY = {
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """What is compared with what; None: not given. `sources`: the user's pictures, none with `golden`."""
+    """What is compared with what; None: not given. `sources`: the user's pictures, or one result; none with `golden`."""
 
     sources: tuple[str, ...] = ()
     golden: bool = option(False, "Compare with published scores of public pictures.")
@@ -59,7 +59,7 @@ class VerifyOptions:
         """Refuse what cannot be done, and what would have no effect, before anything is loaded. Raises InputError."""
         if self.golden == bool(self.sources):
             both = ", not both" if self.golden else ""
-            raise InputError(f"name pictures, or use --golden for the published ones{both}")
+            raise InputError(f"name pictures, or what a run wrote, or use --golden for the published scores{both}")
         if self.pictures is not None and not self.golden:
             raise InputError("--pictures goes with --golden; name your own pictures without it")
         idle = [flag for name, flag in _DRIFT_ONLY.items() if getattr(self, name) not in (None, ())]
@@ -70,6 +70,16 @@ class VerifyOptions:
         if self.sample is not None and self.sample < 1:
             raise InputError("--draw must be at least 1")
         check_choices(self)
+
+    def refuse_settings(self) -> None:
+        """Raise InputError where something was given that means nothing for what a run wrote."""
+        named = {**_DRIFT_ONLY, "backbone": "--backbone", "precision": "--precision"}
+        idle = [flag for name, flag in named.items() if getattr(self, name) not in (None, ())]
+        if idle:
+            what = f"{', '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect"
+            raise InputError(
+                f"{what} on {self.sources[0]}, which is what a run wrote: its files are read, and nothing is scored"
+            )
 
     @property
     def thresholds(self) -> tuple[Threshold, ...]:

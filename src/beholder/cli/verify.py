@@ -1,4 +1,4 @@
-"""`beholder verify`: scores held against published ones, or a fast setting against the exact one on the user's pictures."""
+"""`beholder verify`: a result against what was written; scores against published ones; a fast setting against the exact one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import typer
 
 from beholder import notices
 from beholder.cli.flags import command, output_flags
-from beholder.errors import BeholderError
+from beholder.errors import BeholderError, InputError
 from beholder.verification import SAMPLE_PICTURES, VerifyOptions
 
 if TYPE_CHECKING:
+    from beholder.scoring.check import CheckedResult, Finding
     from beholder.verification import Drift, GoldenResult
 
 EXAMPLES = """Examples:\n
+  beholder verify photos.scores\n
+  beholder verify s3://bucket/scores --json\n
   beholder verify --golden\n
   beholder verify --golden --pictures golden-pictures/\n
   beholder verify photos/\n
@@ -27,25 +30,91 @@ EXAMPLES = """Examples:\n
 
 def run(options: VerifyOptions, *, as_json: bool) -> None:
     """Compare and show."""
+    from beholder.scoring.check import is_result
+
+    results = [source for source in options.sources if is_result(source)]
     if options.golden:
         _golden(options, as_json=as_json)
-    else:
+    elif not results:
         _drift(options, as_json=as_json)
+    elif len(options.sources) > 1:
+        raise InputError(f"{results[0]} is what a run wrote, which is checked alone: name it alone, or only pictures")
+    else:
+        options.refuse_settings()
+        _result(results[0], as_json=as_json)
 
 
 verify = command(
     VerifyOptions,
     run,
     name="verify",
-    sources="Pictures: folders, files, globs, tars, Parquet files, lists.",
-    description="""How right scores are: against published ones, or a fast setting against the exact one on your own pictures.
+    sources="What score or embed wrote (one folder, .parquet or .csv), or pictures (folders, files, globs, tars, ..., lists).",
+    description="""Is a result still what was written? Or, of pictures and with --golden: how right are scores?
 
-    With --golden: exit status 0 only if some published scores could be checked and all of those agree. Otherwise: the
-    pictures are scored in float32 with the reference pixels and in the given setting, and the differences are shown.
+    What you name decides. What beholder score or embed wrote, a folder with its record (beholder.json) or a file with one
+    beside it (.beholder.json): every file is read and compared with its checksum, every record with its own, and rows are
+    counted; files that are damaged, missing or too many are listed, each with what to do. Exit status 0 only if all of it is
+    there and whole.
+
+    Pictures: they are scored in float32 with the reference pixels and in the given setting, and the differences are shown.
+
+    With --golden: exit status 0 only if some published scores could be checked and all of those agree.
     """,
     examples=EXAMPLES,
     extra=output_flags(as_json="Print the result as JSON."),
 )
+
+
+def _result(output: str, *, as_json: bool) -> None:
+    """Check what a run wrote. Raises BeholderError where it is not whole."""
+    from beholder.cli.show import JobProgress
+    from beholder.scoring.check import check_result
+
+    def show(finding: Finding) -> None:
+        if not as_json:
+            typer.echo(f"{finding.kind:8} {finding.file}: {finding.why}")
+
+    with JobProgress(enabled=True) as progress:
+        found = check_result(output, on_finding=show, on_progress=partial(progress.stage, f"checking {output}"))
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        for line in _result_lines(found):
+            typer.echo(line)
+    if not found.is_whole:
+        raise BeholderError(_what_is_wrong(found))
+
+
+def _result_lines(found: CheckedResult) -> list[str]:
+    """What was read, and what to do about each kind of finding."""
+    shards = "" if found.num_shards is None else f"{found.num_shards:,} shards, "
+    num_bytes = found.num_bytes
+    size = f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e6 else ""
+    size = size or f"{num_bytes:,} bytes"
+    lines = [f"{found.output}: {shards}{found.num_files:,} files, {size} read"]
+    if found.num_unchecked:
+        lines.append(f"  {found.num_unchecked:,} files have no checksum: sizes were compared, and Parquet files read")
+    if found.is_running:
+        lines.append("  a run works on it; what it has not finished is not looked at")
+    mends = dict.fromkeys((finding.kind, finding.mend) for finding in found.findings)
+    lines += [f"  what is {kind}: {mend}" for kind, mend in mends]
+    if found.is_whole:
+        lines.append("all of it is there, as it was written")
+    return lines
+
+
+def _what_is_wrong(found: CheckedResult) -> str:
+    """One line about a result that is not whole."""
+    files = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
+    said = [f"{files} file{'' if found.counts.total() == 1 else 's'}"] if files else []
+    if found.num_damaged_shards:
+        said[-1] += f" in {found.num_damaged_shards:,} of {found.num_shards:,} shards" if found.num_shards else ""
+    if found.num_not_done:
+        said.append(f"{found.num_not_done:,} of {found.num_planned:,} shards are not done")
+    mends = list(dict.fromkeys(finding.mend for finding in found.findings))
+    mend = mends[0] if len(mends) == 1 else "see above" if mends else "run the same command again to continue"
+    return f"{found.output} is not whole: {', '.join(said)}; {mend}"
+
 
 _GOLDEN_LINE = "{:44} {:29} {:>9} {:>9} {:>10}  {}"
 

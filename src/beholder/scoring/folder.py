@@ -302,7 +302,7 @@ class RunFolder:
                 raise DamagedShardError(f"{place} is gone or of another size than was written; {_AGAIN}")
             if name in result.sha256 and self.sha256_of(name, num_bytes) != result.sha256[name]:
                 raise DamagedShardError(f"{place} is damaged: it is not what was written (sha256); {_AGAIN}")
-            if name not in result.sha256 and name.endswith(".parquet") and not _can_be_read(place):
+            if name not in result.sha256 and name.endswith(".parquet") and not can_be_read(place):
                 raise DamagedShardError(f"{place} is damaged: it cannot be read; {_AGAIN}")
 
     def sha256_of(self, name: str, num_bytes: int) -> str:
@@ -734,7 +734,7 @@ def _in_the_same_folder(name: str, names: Sequence[str]) -> str:
     return found
 
 
-def _can_be_read(place: str) -> bool:
+def can_be_read(place: str) -> bool:
     """Whether a Parquet file can be read to its end."""
     import pyarrow as pa
 

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -32,6 +32,7 @@ MERGED_AT_ONCE = 8
 """So many segments of about the same size become one."""
 _FORMAT = {"format": "beholder-index", "version": 1}
 _CHECKSUM = "sha256"
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,24 @@ def unpack(data: bytes, folder: str) -> Iterator[IndexedShard]:
     except DamagedRecordError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+        raise DamagedRecordError(f"it is no segment of an index ({' '.join(str(error).split())[:100]})") from None
+
+
+def check(file: IO[bytes]) -> None:
+    """Read a segment to its end, a piece at a time. Raises DamagedRecordError for one that is not what was written."""
+    digest, rest = hashlib.sha256(), b""
+    try:
+        with pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd") as source:
+            while piece := source.read(_PIECE_BYTES):
+                rest += piece
+                at = rest.rstrip(b"\n").rfind(b"\n") + 1
+                digest.update(rest[:at])
+                rest = rest[at:]
+        if json.loads(rest)[_CHECKSUM] != digest.hexdigest():
+            raise DamagedRecordError("its checksum (sha256) does not fit its contents")
+    except DamagedRecordError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedRecordError(f"it is no segment of an index ({' '.join(str(error).split())[:100]})") from None
 
 

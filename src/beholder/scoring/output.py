@@ -24,7 +24,7 @@ _UNKNOWN_SUFFIXES = frozenset(
     (".gz", ".zst", ".zip", ".txt", ".tsv", ".json", ".jsonl", ".feather", ".arrow", ".npy", ".npz", ".db", ".xlsx")
 )
 NOT_BY_US = "already exists and was not written by this command; use --overwrite, or another output"
-_TABLES = {".parquet", ".pq", ".csv", ".tsv", ".npy"}
+TABLES = {".parquet", ".pq", ".csv", ".tsv", ".npy"}
 """What readers of a run's folders take for results."""
 _KINDS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 """Of results that are one file, by suffix."""
@@ -149,7 +149,7 @@ class RunOutput:
             is_named = is_shard_file(name) and (by_name or path.stem in finished)
             if is_named or is_own_file(name) or _is_by_us(self.folder.place_of(name), name):
                 own.append(name)
-            elif path.suffix.lower() in _TABLES:
+            elif path.suffix.lower() in TABLES:
                 strange.append(name)
         return own, strange
 
@@ -166,6 +166,10 @@ class RunOutput:
         self.folder.remove(name for name in own if not name.startswith(f"{columns.DONE_FOLDER}/"))
         for name in self._folders if self.is_local else ():
             remove_empty(self.folder.path / name)
+
+    def is_by_us(self, inside: str) -> bool:
+        """Whether a file in the folder of shards, at `inside` relative to it, is one that a run wrote, by its first bytes."""
+        return _is_by_us(self.folder.place_of(inside), inside)
 
     def _remove_run_files(self) -> None:
         """Remove what runs wrote of the times that they took."""
@@ -396,7 +400,7 @@ class RunOutput:
             places.put_bytes(meanwhile, data)
         old = [name for name in places.listing(base) if name not in targets]
         own = [name for name in old if _is_by_us(f"{base}/{name}", name)]
-        strange = [name for name in old if PurePosixPath(name).suffix.lower() in _TABLES and name not in own]
+        strange = [name for name in old if PurePosixPath(name).suffix.lower() in TABLES and name not in own]
         if strange:
             raise _in_the_way(f"{base}/{strange[0]}")
         storage.remove(f"{base}/{columns.STAMP_FILE}")

@@ -150,15 +150,30 @@ class FinishedResult:
                 "was made of, is not there or not what was written; use --overwrite, or another output"
             )
 
-    def _check_files(self) -> None:
-        """Raise OutputError when a file of the result is not what was written; of remote ones the size is compared."""
+    def written(self) -> dict[str, Published]:
+        """Every file of the result as it was written, by its path or URL, what it was made of as well.
+
+        Raises DamagedRecordError.
+        """
+        inputs = (self.record or {}).get(INPUTS_FILE)
+        return self._files() | ({} if inputs is None else {self.out.inputs: Published.from_json(inputs)})
+
+    def _files(self) -> dict[str, Published]:
         out = self.out
         files = (self.record or {}).get("files", {})
         if not isinstance(files, dict):
             raise records.DamagedRecordError("files are no JSON object")
-        for name, written in {name: Published.from_json(one) for name, one in files.items()}.items():
-            inside = name.removeprefix(f"{columns.EMBEDDINGS_FOLDER}/")
-            place = {"output": out.out, "rejects": out.rejects}.get(name, f"{out.kept_embeddings}/{inside}")
+        start = f"{columns.EMBEDDINGS_FOLDER}/"
+        known = {"output": out.out, "rejects": out.rejects}
+        return {
+            known.get(name, f"{out.kept_embeddings}/{name.removeprefix(start)}"): Published.from_json(one)
+            for name, one in files.items()
+        }
+
+    def _check_files(self) -> None:
+        """Raise OutputError when a file of the result is not what was written; of remote ones the size is compared."""
+        out = self.out
+        for place, written in self._files().items():
             is_there = storage.exists(place) and not (out.is_local and storage.is_folder(place))
             if is_there and storage.size(place) == written.num_bytes:
                 if written.sha256 is None or not out.is_local:
