@@ -64,6 +64,8 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_same_command_mends_it(rows: 
     assert (whole.num_files, whole.num_bytes) == (len(files), sum(path.stat().st_size for path in files))
     for path in [path for path in out.rglob("*") if path.is_file()]:
         name = path.relative_to(out).as_posix()
+        if not path.exists():  # a segment of the index, which was written anew
+            continue
         before = path.read_bytes()
         flip(path)
         assert found_in(out) == [("damaged", name)], name
@@ -220,7 +222,7 @@ def test_in_a_bucket(s3: None, rows: Path, small_head: Path, suffix: str) -> Non
     assert found.num_unchecked == (3 if suffix else 0)
     victim = f"s3://{BUCKET}/out.parquet" if suffix else f"{out}/scores/{SHARDS[4]}.parquet"
     data = bytearray(storage.read_range(victim, 0, 1 << 20))
-    data[len(data) // 2] ^= 1
+    data[60 if suffix else len(data) // 2] ^= 1  # (of one file in a bucket no more is known than its pages say)
     storage.write_bytes(victim, bytes(data))
     assert [(one.kind, one.file) for one in check_result(out).findings] == [("damaged", victim)]
     if not suffix:
