@@ -140,6 +140,7 @@ class MetricsFile:
         try:
             storage.write_bytes(self._path, samples.text().encode())
         except BeholderError as error:
-            if not self._has_warned:
-                say(f"the metrics cannot be written, and the run goes on without them: {error}")
+            if self._has_warned:
+                return
             self._has_warned = True
+            say(f"the metrics cannot be written, and the run goes on without them: {error}")

@@ -97,9 +97,10 @@ class RunLog:
                 raise
 
     def _warn(self, error: OSError) -> None:
-        if not self._has_warned:
-            say(f"the log {self._path} cannot be written, and the run goes on without it: {os_error_text(error)}")
-        self._has_warned = True
+        if self._has_warned:
+            return
+        self._has_warned = True  # before it is said: what is said becomes a line as well
+        say(f"the log {self._path} cannot be written, and the run goes on without it: {os_error_text(error)}")
 
     def close(self) -> None:
         """Let go of it."""
