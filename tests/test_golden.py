@@ -1124,8 +1124,8 @@ def named(name: str) -> str:
 def described(path: Path, folder: Path) -> Iterator[str]:
     """What a file holds, by its suffix."""
     suffix = path.suffix
-    if path.parent.name == "_inputs" or "photographs" in path.relative_to(folder).as_posix():
-        return  # about files that differ from machine to machine: the demo's are those of other packages
+    if path.parent.name == "_inputs" or "photographs" in path.relative_to(folder).as_posix() or path.name == "run.json":
+        return  # about files that differ from machine to machine: the demo's are those of other packages, run.json tells of it
     if path.is_symlink():
         yield f"link to {scrubbed(str(path.readlink()), folder)}"
     elif path.name.endswith("beholder.json"):
