@@ -206,7 +206,12 @@ def learned() -> Taste:
 
 def test_a_head_is_saved_with_card_and_record_and_replaces_nothing_of_others(tmp_path: Path) -> None:
     found, files = learned(), HeadFiles(str(tmp_path / "mine.safetensors"))
-    record = {"beholder": "1", "learned_in": "here", **found.record("mine", "ViT-L/14"), "ratings": {"file": "m.jsonl", "kind": "decisions"}}
+    record = {
+        "beholder": "1",
+        "learned_in": "here",
+        **found.record("mine", "ViT-L/14"),
+        "ratings": {"file": "m.jsonl", "kind": "decisions"},
+    }
     head, written = files.write(found.to_head("mine", None), record, ["by hand"])
     back = load_head(tmp_path / "mine.safetensors")
     np.testing.assert_array_equal(back.weight, found.fit.weight)
