@@ -327,3 +327,18 @@ def test_ratings_that_are_noise_alone_have_a_ceiling_of_nothing(tmp_path: Path, 
     assert found.record["ceiling"]["reliability"] == 0
     assert "nothing shows that any head could order these pictures better than chance" in (tmp_path / "head.md").read_text()
     assert "nothing shows that any head" in "\n".join(summary_lines(found))
+
+
+def test_pictures_of_few_groups_are_warned_of(tmp_path: Path, truth: np.ndarray) -> None:
+    """120 pictures about 4 directions: near-duplicates all, so of 4 groups of 30."""
+    chance = np.random.default_rng(5)
+    made = np.repeat(chance.standard_normal((4, DIM)), 30, axis=0) + 0.01 * chance.standard_normal((120, DIM))
+    np.save(tmp_path / "e.npy", made.astype(np.float32))
+    lines = [[f"e.npy#{row}", f"{3 + value:.3f}"] for row, value in enumerate(made @ truth)]
+    found = job(tmp_path, write_csv(tmp_path / "r.csv", ["image", "rating"], lines))
+    said = "Warning: the pictures are of 4 groups alone (the largest has 30 pictures)"
+    assert said in (tmp_path / "head.md").read_text()
+    assert said in "\n".join(summary_lines(found))
+    ran = program("models", "info", str(tmp_path / "head.safetensors"))
+    value = found.record["measures"]["values"]["srcc"]["value"]
+    assert f"srcc: {value:.4g} (" in ran.stdout

@@ -470,9 +470,11 @@ def _told_unseen(found: Unseen) -> dict[str, Any]:
 
 def summary(learned: Learned) -> str:
     """How well marks are foretold, in a line."""
-    from beholder.train.taste import ORDER
+    from beholder.train.taste import LEAST_MARKS, ORDER
 
-    unseen = learned.taste.unseen
+    unseen, num_groups = learned.taste.unseen, learned.taste.num_groups
+    if num_groups < LEAST_MARKS:
+        return f"Too few different pictures are marked ({num_groups:,}; near-duplicates count as one) to tell anything"
     if unseen is None or not unseen.is_known:
         return "Too few marks to tell how well it foretells others"
     order = unseen.order

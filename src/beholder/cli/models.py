@@ -77,7 +77,11 @@ def info(
         _print_json(record)
         return
     for key, value in record.items():
-        lines = [_scale_text(one) for one in value] if key == "scales" else [_text(value)]
+        lines = [_text(value)]
+        if key == "scales":
+            lines = [_scale_text(one) for one in value]
+        elif key == "notes" and value:
+            lines = [f"{name}: {_note(note)}" for name, note in value.items()]
         for line in lines:
             typer.echo(f"{key:24} {line}")
 
@@ -384,6 +388,29 @@ def _print_towers(entries: tuple[TowerEntry, ...]) -> None:
         default = "  (default)" if entry.name == DEFAULT_TOWER else ""
         row = f"  {entry.name:{width}}  {entry.dim}  {entry.backbone:33}  {here:4}  {entry.licence:4}  {entry.note}{default}"
         typer.echo(row.rstrip())
+
+
+def _note(note: Any) -> str:
+    """A note of a head; of one that is JSON, as `train` leaves them, the single values."""
+    try:
+        found = json.loads(note)
+    except (TypeError, ValueError):
+        return _text(note)
+    return _text(found) if not isinstance(found, dict) else ", ".join(_flat(found))
+
+
+def _flat(found: dict[str, Any], before: str = "") -> list[str]:
+    """Names and values of nested records; a value with an interval as one."""
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, dict) and value.keys() >= {"value", "low", "high"}:
+            shown = [f"{one:.4g}" if isinstance(one, float) else "-" for one in (value["value"], value["low"], value["high"])]
+            lines.append(f"{before}{name}: {shown[0]} ({shown[1]} to {shown[2]})")
+        elif isinstance(value, dict):
+            lines += _flat(value, before)
+        elif value is not None:
+            lines.append(f"{before}{name}: {value:.4g}" if isinstance(value, float) else f"{before}{name}: {value}")
+    return lines
 
 
 def _text(value: Any) -> str:

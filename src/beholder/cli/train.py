@@ -32,7 +32,7 @@ def _run(options: TrainJobOptions, *, as_json: bool, quiet: bool) -> None:
 
 def summary_lines(found: TrainRun) -> list[str]:
     """What is printed of a trained head."""
-    from beholder.train.card import WORDS, best_beside, ceiling_lines, curve_lines, measured_by, shown
+    from beholder.train.card import WORDS, best_beside, ceiling_lines, curve_lines, few_groups_lines, measured_by, shown
 
     record = found.record
     lines = [*record["ratings"]["remarks"], ""]
@@ -44,9 +44,12 @@ def summary_lines(found: TrainRun) -> list[str]:
     width = max(map(len, WORDS.values()))
     lines.append(f"  {'':{width}}  " + "  ".join(f"{name[:24]:24}" for name, _ in named))
     for name, words in WORDS.items():
+        if name.startswith("top_") and record["ratings"]["kind"] == "decisions":
+            continue
         cells = [shown(one["values"].get(name)) for _, one in named]
         if cells[0] != "-":
             lines.append((f"  {words:{width}}  " + "  ".join(f"{cell:24}" for cell in cells)).rstrip())
+    lines += [line for line in few_groups_lines(record) if line]
     lines += ["", *(line for line in ceiling_lines(record) if line), *(line for line in curve_lines(record) if line)]
     lines += record["missing_heads"]
     if suspicious := record["suspicious"]:

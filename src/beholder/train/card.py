@@ -15,6 +15,7 @@ from beholder.errors import OutputError
 from beholder.io import storage
 from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head
+from beholder.train.folds import FEW_GROUPS
 
 WORDS = {
     "srcc": "rank correlation (Spearman)",
@@ -129,6 +130,7 @@ def card_of(head: Head, file_name: str, record: Mapping[str, Any], remarks: Sequ
         "",
         *measure_table(record),
         "",
+        *few_groups_lines(record),
         *ceiling_lines(record),
         *curve_lines(record),
         f"The list of measured pictures has the SHA-256 `{measured['samples_sha256']}`; compare no figures of other lists.",
@@ -182,10 +184,26 @@ def measure_table(record: Mapping[str, Any]) -> list[str]:
     head = ["measure", record["name"], *(one["name"] for one in others)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, words in WORDS.items():
+        if name.startswith("top_") and record["ratings"]["kind"] == "decisions":
+            continue  # all that are kept are the best
         cells = [shown(one["measures"]["values"].get(name)) for one in ({"measures": record["measures"]}, *others)]
         if cells[0] != "-":
             lines.append(f"| {words} | {' | '.join(cells)} |")
     return lines
+
+
+def few_groups_lines(record: Mapping[str, Any]) -> list[str]:
+    """A warning where pictures that belong together are so many that little was measured."""
+    num_groups, rows = record["measures"]["num_groups"], record.get("rows", {})
+    if "pairs" in record or not 0 < num_groups < FEW_GROUPS:
+        return []
+    largest = f" (the largest has {rows['largest_group']:,} pictures)" if "largest_group" in rows else ""
+    return [
+        f"Warning: the pictures are of {num_groups:,} groups alone{largest}, so neither measures nor strength of the fit can "
+        "be relied on. Near-duplicates belong to one group, and what is near to one of them: --near-duplicates says from "
+        "which cosine (0: none are looked for).",
+        "",
+    ]
 
 
 def best_beside(record: Mapping[str, Any]) -> Mapping[str, Any] | None:

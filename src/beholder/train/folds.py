@@ -26,6 +26,8 @@ MANY_ROWS = 10_000
 """With fewer rows predictions are made out of fold, by repeated folds; with more, a part is held out."""
 
 _PAIR_ROWS, _PAIR_COLUMNS = 1024, 8192
+FEW_GROUPS = 20
+"""Intervals from resampling fewer groups are not to be relied on."""
 _FEW_ROWS = 1024
 """Of so many rows all products take less time than finding axes."""
 _KEY_ROWS = 1 << 14

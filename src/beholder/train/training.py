@@ -524,6 +524,7 @@ def _finished(
             "given": data.num_given,
             "used": len(data.rows),
             "groups": int(data.groups.max()) + 1,
+            "largest_group": int(np.bincount(data.groups).max()),
             "excluded": data.excluded,
         },
         "near_duplicates": options.near_duplicates,

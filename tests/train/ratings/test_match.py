@@ -151,3 +151,10 @@ def test_a_million_names_are_matched_in_seconds() -> None:
     given = ratings([f"{number}.JPG" for number in range(0, count, 10)])
     found = match_ratings(given, lambda: iter([names.slice(start, 100_000) for start in range(0, count, 100_000)]))
     assert found.row_of.tolist() == list(range(0, count, 10))
+
+
+def test_names_that_all_fit_several_pictures_are_told_so() -> None:
+    with pytest.raises(
+        InputError, match=r"2 rated pictures fit several .* \(a.jpg, b.jpg\); name the pictures with their folders"
+    ):
+        matched(["a.jpg", "b.jpg"], ["x/a.jpg", "y/a.jpg", "x/b.jpg", "y/b.jpg"])

@@ -306,3 +306,12 @@ def test_the_lines_of_a_summary(tmp_path: Path) -> None:
     assert pairs.lines() == [
         "the frame holds 1 pair of 2 pictures: pairs, columns 'better' and 'worse'; which of two is better."
     ]
+
+
+@pytest.mark.parametrize(("last", "far"), [("5", 0), ("1000", 1), ("-1000", 1)])
+def test_a_rating_far_from_all_others_is_told(last: str, far: int, tmp_path: Path) -> None:
+    lines = "".join(f"{number}.jpg,{1 + number % 5}\n" for number in range(40))
+    found = read_ratings(file(tmp_path, "r.csv", f"image,rating\n{lines}last.jpg,{last}\n"))
+    told = [one for one in found.findings if one.what == "outlying"]
+    assert len(told) == far
+    assert all(one.is_warning and one.examples == (f"last.jpg: {last}",) for one in told)

@@ -24,6 +24,18 @@ LINES = {
         "image,caption\na,x\nb,y\n",
         "r.csv: which column holds the ratings? Name it with --rating-column: caption",
     ),
+    "decimal commas": (
+        'image,rating\na,"3,5"\nb,"4,25"\n',
+        "r.csv: column 'rating' has decimal commas ('3,5', '4,25'); write its numbers with a point",
+    ),
+    "numbers that are no ratings": (
+        "image,rating\na,1e300\nb,3\n",
+        "r.csv: the ratings go from 3 to 1e+300, which is no scale that people rate on; is it the right column?",
+    ),
+    "numbers that hardly differ": (
+        "image,rating\na,1e-300\nb,3e-300\n",
+        "r.csv: the ratings go from 1e-300 to 3e-300, which is no scale that people rate on; is it the right column?",
+    ),
     "only names": ("image\na\nb\n", "r.csv has no column with ratings"),
     "no names": (
         "rating,other\n1,2\n2,3\n",

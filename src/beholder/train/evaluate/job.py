@@ -18,7 +18,7 @@ from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.evaluate.pairs import compare_pairs, pair_groups
 from beholder.train.evaluate.pictures import compare_pictures
 from beholder.train.evaluate.scored import Found, Scored, find_scored
-from beholder.train.folds import joined_groups, list_sha256
+from beholder.train.folds import FEW_GROUPS, joined_groups, list_sha256
 from beholder.train.noise import Ceiling, MeanRatings, noise_ceiling, pair_ceiling, suspicious_marks, suspicious_ratings
 from beholder.train.rated import FOLDER, Labels, labels_of, names_at, rated_pairs, variances_of
 from beholder.train.ratings.findings import number_of
@@ -27,8 +27,6 @@ from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
 
 Doubles = npt.NDArray[np.float64]
-
-_FEW_GROUPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         parts = judge(ratings, kept, scored, groups, labels, options, how, notes)
     compared: Comparisons = parts["compared"]
     num_groups = compared.judged[0].measures.num_groups
-    if num_groups < _FEW_GROUPS:
+    if num_groups < FEW_GROUPS:
         notes.append(f"Intervals are from resampling {num_groups:,} groups, too few for them to be relied on.")
     notes += [
         f"{one.name} gives all of them the same score, so it orders nothing."

@@ -12,7 +12,7 @@ from beholder.train.ratings.findings import Findings
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Ratings
 from beholder.train.ratings.rows import Rows, number_names
-from beholder.train.ratings.scales import check_varied
+from beholder.train.ratings.scales import check_varied, note_outlying
 
 
 def read_array(path: str, options: RatingsOptions) -> Ratings:
@@ -38,6 +38,7 @@ def read_array(path: str, options: RatingsOptions) -> Ratings:
     _, samples = rows.samples()
     found = values[rows.is_left]
     check_varied(found, path)
+    note_outlying(found, samples, findings)
     return Ratings(
         kind="mean",
         source=path,

@@ -95,7 +95,7 @@ def match_ratings(ratings: Ratings, names: NameReader, *, fewest: int = FEWEST_R
         text = f"{number_of(count, 'rated picture')} {fits} several pictures of the set, or several fit one; none is taken"
         findings.note("ambiguous", count, text, (ratings.samples[int(place)].as_py() for place in unsure[:3]), is_warning=True)
     found = Matched(row_of=row_of, ways=ways, num_rows=num_rows, findings=())
-    _check_any(found, ratings, names)
+    _check_any(found, ratings, names, findings)
     _note_unmatched(found, ratings, names, findings)
     _check_enough(found, ratings, fewest)
     return Matched(row_of=row_of, ways=ways, num_rows=num_rows, findings=tuple(findings.found))
@@ -256,10 +256,12 @@ def _note_ways(ways: dict[str, int], findings: Findings) -> None:
             findings.note("matched", count, f"{number_of(count, 'rated picture')} matched {way}, where only one fits")
 
 
-def _check_any(found: Matched, ratings: Ratings, names: NameReader) -> None:
-    """Raise InputError where nothing matched."""
+def _check_any(found: Matched, ratings: Ratings, names: NameReader, findings: Findings) -> None:
+    """Raise InputError where nothing matched; `findings` may say why."""
     if found.num_matched:
         return
+    if unsure := [str(one) for one in findings.found if one.what == "ambiguous"]:
+        raise InputError(f"{ratings.source}: {unsure[0].rstrip('.')}; name the pictures with their folders, as the set does")
     example = next((piece[0].as_py() for _, piece in _pieces(names)), None)
     if example is None:
         raise InputError(f"{ratings.source}: the set has no rows that ratings could belong to")

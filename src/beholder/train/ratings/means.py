@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from beholder.train.ratings.options import RATING_COLUMN, RatingsOptions
 from beholder.train.ratings.ratings import DROP, KEEP, Floats, Numbers, Ratings, Votes
 from beholder.train.ratings.reliability import reliability
 from beholder.train.ratings.rows import Mask, Rows, distinct, note_duplicates, number_names, sums_by
-from beholder.train.ratings.scales import check_varied, note_mixed_scales
+from beholder.train.ratings.scales import check_varied, note_mixed_scales, note_outlying
 from beholder.train.ratings.tables import FILE, NumberColumn, RatingTable, names_of, numbers_of
 
 _KEEP = ("keep", "kept", "like", "liked", "good", "yes", "true", "up", "accept", "accepted")
@@ -59,6 +60,7 @@ def read_mean(table: RatingTable, layout: MeanLayout, options: RatingsOptions) -
     )
     note_duplicates(keys, samples, findings, "averaged, each row as a vote" if counts is None else "averaged by their votes")
     means, counts, deviations = merged
+    note_outlying(means, samples, findings)
     more = [f"votes in {layout.count!r}"] if layout.count else []
     more += [f"deviations in {layout.deviation!r}"] if layout.deviation else []
     return Ratings(
@@ -137,6 +139,7 @@ def of_votes(
         votes, samples = _evened(votes, samples, options, findings, named)
     counts = sums_by(votes.sample, None, len(samples))
     means = sums_by(votes.sample, votes.value, len(samples)) / counts
+    note_outlying(means, samples, findings)
     squares = sums_by(votes.sample, (votes.value - means[votes.sample]) ** 2, len(samples))
     return Ratings(
         kind="raters",
@@ -188,6 +191,8 @@ def _drop_unusable(rows: Rows, numbers: NumberColumn, column: str) -> None:
     """Leave out rows without a number. Raises InputError where no row has one, but a text."""
     if numbers.is_text.any() and np.isnan(numbers.values).all():
         shown = ", ".join(numbers.examples(numbers.is_text))
+        if all(re.fullmatch(r"'\s*-?\d+,\d+\s*'", text) for text in numbers.examples(numbers.is_text)):
+            raise InputError(f"{rows.named}: column {column!r} has decimal commas ({shown}); write its numbers with a point")
         raise InputError(
             f"{rows.named}: column {column!r} holds text, not one number ({shown}); name the column with the ratings with "
             f"{RATING_COLUMN}"
