@@ -167,7 +167,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TarMember(Member):
     """A file in a tar, and what it is for its picture.
 

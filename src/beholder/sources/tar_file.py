@@ -28,6 +28,13 @@ _MOST_HEADER_BYTES = 16 << 20
 BLOCK_BYTES = 512
 _ZEROS = bytes(BLOCK_BYTES)
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
+_PLAIN_FILE = re.compile(
+    rb"(.{100})[0-7]{7}[\0 ][0-7]{7}[\0 ][0-7]{7}[\0 ]"  # name, mode, user, group
+    rb"([0-7]{11})[\0 ][0-7]{11}[\0 ]([0-7]{6})\0 0"  # size, time, checksum, type
+    rb".{172}(?:[0-7]{7}[\0 ]|\0{8}){2}(.{155}).{12}",  # link, magic, owner; device; prefix
+    re.DOTALL,
+)
+"""The header of a file that needs no other, as GNU tar, bsdtar and Python write it (POSIX.1-1988, ustar)."""
 _META = re.compile(r"__[^/]*__($|/)")
 _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
     "gz": lambda raw: gzip.GzipFile(fileobj=raw),
@@ -49,9 +56,9 @@ class TarBroken(Exception):  # noqa: N818 (an end, told by an exception)
         self.reason, self.message, self.name = reason, message, name
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Member:
-    """A file in a tar.
+    """A file in a tar. It is not to be changed; making frozen ones would take four times as long, for each picture.
 
     Attributes:
         name: its path in the tar, valid UTF-8, without a leading "./" or "/".
@@ -144,18 +151,24 @@ class TarFile:
         headers = _Headers(fileobj=cast(IO[bytes], _HeaderBytes(self._file)))
         while True:
             try:
-                at = self._skip_zeros(at)
+                at, block = self._skip_zeros(at)
                 if at < 0:
                     return
-                headers.offset = at
-                info = tarfile.TarInfo.fromtarfile(headers)
+                member = None if headers.pax_headers else _plain_member(block, at, headers)
+                if member is None:
+                    self._file.seek(at)
+                    headers.offset = at
+                    info = tarfile.TarInfo.fromtarfile(headers)
             except DAMAGE as error:
                 raise self._broken(error, at) from None
-            if headers.offset <= at:
-                raise TarBroken(PictureReason.UNREADABLE, f"the tar is damaged: a header at byte {at} leads backwards")
-            member = _member(info, at)
-            at = headers.offset
-            self.has_globals = self.has_globals or bool(headers.pax_headers)
+            if member is not None:
+                at = member.offset + -(-member.size // BLOCK_BYTES) * BLOCK_BYTES
+            else:
+                if headers.offset <= at:
+                    raise TarBroken(PictureReason.UNREADABLE, f"the tar is damaged: a header at byte {at} leads backwards")
+                member = _member(info, at)
+                at = headers.offset
+                self.has_globals = self.has_globals or bool(headers.pax_headers)
             if member is None:
                 continue
             if self.is_plain and member.offset + member.num_stored > self.num_bytes:
@@ -164,17 +177,16 @@ class TarFile:
                 raise TarBroken(PictureReason.TRUNCATED, message, member.name)
             yield member
 
-    def _skip_zeros(self, at: int) -> int:
-        """Position of the next header: at `at`, or behind blocks of zeros (tars that were joined); -1 at the end."""
+    def _skip_zeros(self, at: int) -> tuple[int, bytes]:
+        """Where the next header is, and its block: at `at`, or behind zeros (of tars that were joined); -1 at the end."""
         self._file.seek(at)
         while (block := self._file.read(BLOCK_BYTES)) == _ZEROS:
             at += BLOCK_BYTES
         if self.is_plain and at > self.num_bytes:
             raise TarBroken(PictureReason.TRUNCATED, f"the tar breaks off after {self.num_bytes} bytes")
         if not block or not block.strip(b"\0"):
-            return -1
-        self._file.seek(at)
-        return at
+            return -1, b""
+        return at, block
 
     def _broken(self, error: BaseException, at: int, name: str | None = None) -> TarBroken:
         """What an exception met at byte `at` means."""
@@ -235,11 +247,32 @@ class _Unpacked(RemoteFile):
         return data
 
 
-def _member(info: tarfile.TarInfo, header: int) -> Member | None:
-    """The member that the header at byte `header` describes; None for folders, devices and the like."""
-    name = valid_text(info.name)
+def _plain_member(block: bytes, at: int, headers: tarfile.TarFile) -> Member | None:
+    """What `tarfile` would read of the header at byte `at`, for a tenth of the time; None of one that has to be read by it."""
+    found = _PLAIN_FILE.fullmatch(block)
+    if found is None or 256 + _sum(block) - sum(block[148:156]) != int(found[3], 8):
+        return None
+    raw, prefix = (text.partition(b"\0")[0] for text in found.group(1, 4))
+    name = (prefix + b"/" + raw if prefix else raw).decode(headers.encoding or "utf-8", headers.errors or "strict")
+    size = int(found[2], 8)
+    return Member(_relative(valid_text(name)), at + BLOCK_BYTES, size, size, header=at)
+
+
+def _sum(block: bytes) -> int:
+    """Of the 512 bytes of a block. Adler-32's lower half is 1 + the sum modulo 65,521, which 512 bytes below 128 stay under."""
+    return (zlib.adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
+
+
+def _relative(name: str) -> str:
+    """A member's name without a leading "./" or "/"."""
     while name.startswith(("./", "/")):
         name = name.removeprefix("./").lstrip("/")
+    return name
+
+
+def _member(info: tarfile.TarInfo, header: int) -> Member | None:
+    """The member that the header at byte `header` describes; None for folders, devices and the like."""
+    name = _relative(valid_text(info.name))
     if info.issym() or info.islnk():
         return Member(name, info.offset_data, 0, 0, link=valid_text(info.linkname), header=header)
     if not info.isreg():
