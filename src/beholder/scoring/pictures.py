@@ -10,9 +10,11 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -291,8 +293,7 @@ DECODE_STAGE = "decode"
 _LEAST_SLOTS = 64
 
 
-@dataclass(frozen=True)
-class _Work:
+class _Work(NamedTuple):
     """A picture on its way: its shard and number; what earlier runs found of it, should its contents be as they were."""
 
     target: EmbeddedShard
@@ -406,24 +407,23 @@ class PictureStep(Step):
             if pool is None:
                 pool = (self._kept_open or stack).enter_context(self._new_pool(self.engine))
             self._pool = pool
-            batches = _Batches(self.engine, self.product, self._clock)
-            outcomes = pool.map(self._work(shards, opened))
-            with contextlib.closing(outcomes):  # type: ignore[type-var]
+            batches = _Batches(self.engine, pool, self.product, self._clock)
+            groups = pool.map_groups(self._work(shards, opened))
+            with contextlib.closing(groups):  # type: ignore[type-var]
                 while True:
-                    outcome = None
+                    group = None
                     try:
                         with self._clock.measure("decode"):
-                            outcome = next(outcomes, None)
+                            group = next(groups, None)
                     except BeholderError as error:
                         failed = error
-                    if outcome is None:
+                    if group is None:
                         break
-                    if isinstance(outcome.tag, _Taken):
-                        self._take_over(outcome.tag.target, outcome.tag.rows)
-                    elif outcome.reply.are_known:
-                        self._take_over(outcome.tag.target, [(outcome.tag.at, outcome.tag.earlier)])
-                    else:
-                        self._take_new(outcome, batches)
+                    for (target, kind), outcomes in groupby(group, _kind_of):
+                        if kind == _KNOWN:
+                            self._take_known(target, list(outcomes))
+                        else:
+                            self._take_new(target, list(outcomes), batches, are_new=kind == _NEW)
                     yield from _completed(opened)
             self.tally.end()
             batches.finish()
@@ -439,20 +439,36 @@ class PictureStep(Step):
         slots = max(_LEAST_SLOTS, 2 * engine.call_size) + 4 * self._num_workers
         return DecodePool(self.pixels, num_workers=self._num_workers, timeout_s=self._timeout_s, num_slots=slots)
 
-    def _take_new(self, outcome: Outcome, batches: _Batches) -> None:
-        """A picture that was decoded, or could not be."""
-        work: _Work = outcome.tag
-        target, row, reply = work.target, work.target.rows[work.at], outcome.reply
-        self.tally.add(target.shard, 1, reply.num_bytes, int(reply.reason is not None), are_new=work.is_new)
-        target.noted.num_changed += work.earlier is not None
-        row.digest = reply.digest
-        if reply.reason is not None:
-            row.reject = (DECODE_STAGE, str(reply.reason), reply.message)
-            target.num_done += 1
-        else:
-            row.width, row.height, row.traits, row.num_bytes = reply.width, reply.height, Trait(reply.traits), reply.num_bytes
-            outcome.take(batches.place_for(target, row))
-            batches.send_if_full()
+    def _take_new(self, target: EmbeddedShard, outcomes: list[Outcome], batches: _Batches, *, are_new: bool) -> None:
+        """Pictures of a shard that were decoded, or could not be."""
+        sizes = [outcome.reply.num_bytes for outcome in outcomes]
+        good: list[Outcome] = []
+        rows: list[PictureRow] = []
+        for outcome in outcomes:
+            work: _Work = outcome.tag
+            row, reply = target.rows[work.at], outcome.reply
+            target.noted.num_changed += work.earlier is not None
+            row.digest = reply.digest
+            if reply.reason is not None:
+                row.reject = (DECODE_STAGE, str(reply.reason), reply.message)
+                continue
+            row.width, row.height, row.traits, row.num_bytes = reply.width, reply.height, _traits(reply.traits), reply.num_bytes
+            good.append(outcome)
+            rows.append(row)
+        num_rejected = len(outcomes) - len(good)
+        self.tally.add(target.shard, len(outcomes), sum(sizes), num_rejected, are_new=are_new, each=sizes)
+        target.num_done += num_rejected
+        batches.add(target, rows, good)
+
+    def _take_known(self, target: EmbeddedShard, outcomes: list[Outcome]) -> None:
+        """Pictures of a shard whose files, or contents, are as they were."""
+        for outcome in outcomes:
+            tag: _Work | _Taken = outcome.tag
+            if isinstance(tag, _Taken):
+                self._take_over(target, tag.rows)
+            else:
+                assert tag.earlier is not None
+                self._take_over(target, [(tag.at, tag.earlier)])
 
     def _take_over(self, target: EmbeddedShard, rows: Sequence[tuple[int, PictureRow]]) -> None:
         """Pictures of a shard of which earlier runs found all there is to know."""
@@ -546,8 +562,8 @@ class PictureStep(Step):
                 yield shard, block
             yield shard, None
 
-    def _work(self, shards: Iterable[Shard], opened: deque[EmbeddedShard]) -> Iterator[tuple[_Work | _Taken, PictureRef]]:
-        """What is to be done for the shards, in order; each shard is added to `opened` when it begins."""
+    def _work(self, shards: Iterable[Shard], opened: deque[EmbeddedShard]) -> Iterator[list[tuple[_Work | _Taken, PictureRef]]]:
+        """What is to be done for the shards, a block at a time, in order; each shard is added to `opened` when it begins."""
         current: EmbeddedShard | None = None
         row = 0
         for shard, block in self._blocks(shards):
@@ -565,16 +581,18 @@ class PictureStep(Step):
             current.rows += [PictureRow(path, *state) for path, state in zip(paths, states.tolist(), strict=True)]
             known = [None] * len(paths) if self._earlier is None else self._earlier.find(paths, states, current.noted)
             taken = [(at, one[0]) for at, one in enumerate(known, row) if one is not None and one[1]]
+            group: list[tuple[_Work | _Taken, PictureRef]] = []
             if taken:
-                yield _Taken(current, taken), PictureRef(is_done=True)
+                group.append((_Taken(current, taken), PictureRef(is_done=True)))
             for at, (ref, path, one) in enumerate(zip(block.refs, paths, known, strict=True), row):
                 found, is_same = one or (None, False)
                 if is_same:
                     continue
                 if found is not None:
                     ref = replace(ref, known=found.digest)
-                yield _Work(current, at, found, is_new=path is not None or self._earlier is None), ref
+                group.append((_Work(current, at, found, path is not None or self._earlier is None), ref))
             row += len(paths)
+            yield group
 
     def _inputs(self, shard: Shard, block: PictureBlock, first: int) -> tuple[Sequence[bytes | None], npt.NDArray[np.int64]]:
         """What names each picture of a block in later runs, and how its file looked: (N, 2) int64."""
@@ -607,11 +625,32 @@ def _digest_of(path: str) -> bytes | None:
         return None
 
 
+_KNOWN, _AGAIN, _NEW = range(3)
+"""Pictures that need not be decoded; those that were and count as done by an earlier run; all others."""
+
+
+def _kind_of(outcome: Outcome) -> tuple[EmbeddedShard, int]:
+    """The shard of a picture, and whether it is taken over."""
+    tag: _Work | _Taken = outcome.tag
+    if outcome.reply.are_known or isinstance(tag, _Taken):
+        return tag.target, _KNOWN
+    return tag.target, _NEW if tag.is_new else _AGAIN
+
+
+@lru_cache(maxsize=256)
+def _traits(bits: int) -> Trait:
+    return Trait(bits)
+
+
 def _completed(opened: deque[EmbeddedShard]) -> Iterator[tuple[Shard, EmbeddedShard]]:
     """Shards that are complete, in order."""
     while opened and opened[0].is_complete:
         done = opened.popleft()
         yield done.shard, done
+
+
+_Owners = tuple[EmbeddedShard, list[PictureRow]]
+"""Pictures of one shard that stand together in a batch."""
 
 
 class _Batches:
@@ -620,12 +659,13 @@ class _Batches:
     One call is under way while the next one fills, so there are two arrays of pixels, used in turn.
     """
 
-    def __init__(self, engine: Engine, product: PictureProduct, clock: StageClock) -> None:
-        self._engine, self._product, self._clock = engine, product, clock
+    def __init__(self, engine: Engine, pool: DecodePool, product: PictureProduct, clock: StageClock) -> None:
+        self._engine, self._pool, self._product, self._clock = engine, pool, product, clock
         self._spare: list[npt.NDArray[np.uint8]] = []
         self._filling = self._fresh()
-        self._owners: list[tuple[EmbeddedShard, PictureRow]] = []
-        self._running: deque[tuple[list[tuple[EmbeddedShard, PictureRow]], npt.NDArray[np.uint8], Any]] = deque()
+        self._num_filled = 0
+        self._owners: list[_Owners] = []
+        self._running: deque[tuple[list[_Owners], npt.NDArray[np.uint8], Any]] = deque()
 
     def _fresh(self) -> npt.NDArray[np.uint8]:
         """An array of the size the engine wants now (it learns a better one, or runs out of memory)."""
@@ -633,16 +673,18 @@ class _Batches:
         found = self._spare.pop() if self._spare else None
         return found if found is not None and len(found) == size else np.empty((size, side, side, 3), np.uint8)
 
-    def place_for(self, target: EmbeddedShard, row: PictureRow) -> npt.NDArray[np.uint8]:
-        """Where the pixels of a picture go."""
-        self._owners.append((target, row))
-        place: npt.NDArray[np.uint8] = self._filling[len(self._owners) - 1]
-        return place
-
-    def send_if_full(self) -> None:
-        """Hand the pictures over once they are a whole call."""
-        if len(self._owners) == len(self._filling):
-            self._send()
+    def add(self, target: EmbeddedShard, rows: list[PictureRow], outcomes: list[Outcome]) -> None:
+        """Take the pixels of pictures of a shard; whatever is a whole call is handed over."""
+        start = 0
+        while start < len(rows):
+            at = self._num_filled
+            stop = min(len(rows), start + len(self._filling) - at)
+            self._num_filled += stop - start
+            self._pool.take(outcomes[start:stop], self._filling[at : self._num_filled])
+            self._owners.append((target, rows[start:stop]))
+            if self._num_filled == len(self._filling):
+                self._send()
+            start = stop
 
     def finish(self) -> None:
         """Send what is left and wait for everything."""
@@ -654,20 +696,20 @@ class _Batches:
     def _send(self) -> None:
         """Hand a call to the engine, and take the result of the one before, which ran meanwhile."""
         with self._clock.measure("tower"):
-            handle = self._engine.submit(self._filling[: len(self._owners)])
+            handle = self._engine.submit(self._filling[: self._num_filled])
         self._running.append((self._owners, self._filling, handle))
         while len(self._running) > 1:
             self._receive()
-        self._owners, self._filling = [], self._fresh()
+        self._owners, self._filling, self._num_filled = [], self._fresh(), 0
 
     def _receive(self) -> None:
         owners, pixels, handle = self._running.popleft()
         with self._clock.measure("tower"):
             embeddings = self._engine.result(handle)
         self._spare = [pixels]
-        self._product.finish([row for _, row in owners], embeddings)
-        for target, _ in owners:  # a batch can belong to several shards
-            target.num_done += 1
+        self._product.finish([row for _, rows in owners for row in rows], embeddings)
+        for target, rows in owners:  # a batch can belong to several shards
+            target.num_done += len(rows)
 
 
 def _size(part: PicturePart) -> PartSize:

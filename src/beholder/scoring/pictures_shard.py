@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class Noted:
     num_retried: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class EmbeddedShard:
     """What became of a shard's pictures.
 
@@ -285,7 +286,9 @@ class PictureProduct:
         table, name = _inputs_table(rows, scores), inputs_file(shard.name)
         files.write_parquet(folder / name, [table], stamped(table.schema, _METADATA))
         written[name] = (folder / name).stat().st_size
-        traits = Counter(word for row in rows for word in trait_words(row.traits))
+        traits: Counter[str] = Counter()
+        for kind, count in Counter(int(row.traits) for row in rows).items():
+            traits.update(dict.fromkeys(trait_words(kind), count))
         return replace(result, files=written, traits=dict(traits), remarks=remarks)
 
     def _labels(self, found: EmbeddedShard, remarks: dict[str, int]) -> pa.Table:
@@ -300,7 +303,7 @@ class PictureProduct:
             if name not in given and name in labels.column_names:
                 values: list[Any] = [getattr(row, name) if row.width > 0 else None for row in found.rows]
                 if name == columns.TRAITS:
-                    values = [",".join(trait_words(row.traits)) for row in found.rows]
+                    values = [",".join(trait_words(int(row.traits))) for row in found.rows]
                 column = pa.array(values, item.type)
                 at = labels.column_names.index(name)
                 kind = self.schema.field(name).type
@@ -389,9 +392,10 @@ def packed_state(identity: Mapping[str, Any]) -> tuple[int, int]:
     return 0, int(fingerprint(identity), 16) >> 1
 
 
-def trait_words(traits: Trait) -> list[str]:
-    """The words of the traits that are set, in a fixed order: "rotated", "palette", ..."""
-    return [trait.name.lower() for trait in Trait if trait and trait in traits and trait.name]
+@lru_cache(maxsize=256)
+def trait_words(traits: int) -> tuple[str, ...]:
+    """The words of the traits (of `Trait`) that are set, in a fixed order: "rotated", "palette", ..."""
+    return tuple(trait.name.lower() for trait in Trait if trait and trait in Trait(traits) and trait.name)
 
 
 def _inputs_table(rows: Sequence[PictureRow], scores: npt.NDArray[np.float32]) -> pa.Table:

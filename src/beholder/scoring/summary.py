@@ -289,17 +289,21 @@ class Tally:
             if self._sizes[shard.part].num_rows is None:  # (such a part is one shard)
                 self._found[shard.part] = result.num_read
 
-    def add(self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True) -> None:
-        """Count rows of `shard` and their bytes, those of a tar one by one; rows of shards before it have all been counted.
+    def add(
+        self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True, each: Sequence[int] = ()
+    ) -> None:
+        """Count rows of `shard` and their bytes; rows of shards before it have all been counted.
 
         are_new: not done by an earlier run.
+        each: bytes of each row, of a tar with several rows.
         """
         if shard.part != self._at:
             self._leave()
             self._at, self.part = shard.part, shard.part + 1
         is_at = self._open.setdefault(shard.part, [0, 0])
         is_at[0] += rows
-        is_at[1] += rows * _TAR_BLOCK_BYTES + -(-num_bytes // _TAR_BLOCK_BYTES) * _TAR_BLOCK_BYTES
+        num_blocks = sum(-(-size // _TAR_BLOCK_BYTES) for size in each or (num_bytes,))
+        is_at[1] += (rows + num_blocks) * _TAR_BLOCK_BYTES
         self.num_done += rows
         self.num_bytes += num_bytes
         self.num_rejected += num_rejected

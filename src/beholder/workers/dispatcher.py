@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import heapq
 import os
 import selectors
 import struct
 import threading
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any, Literal
@@ -46,8 +46,8 @@ from beholder.workers.protocol import (
 
 _CLOSED = "the pool is closed"
 _TICK_S = BEAT_S
-_QUEUED_S = 0.04
-"""About so much work is queued at each worker, so that it never waits for the pool."""
+_QUEUED_S = 0.1
+"""About so much work is queued at each worker, so that it never waits for the pool, and is sent many pictures at a time."""
 _LEAST_QUEUED, MOST_QUEUED = 2, 64
 _INLINE_BYTES = 64 << 10
 """Up to here a picture's bytes go through the socket, which is the faster way while they fit into its buffer; larger ones go
@@ -69,7 +69,8 @@ class Job:
         how, spent_s: see `protocol.Request`.
         remote: whether its bytes come from a server.
         is_dropped: whether nobody waits for it any more, so that it need not be begun.
-        reply: what becomes of it, or what ended the dispatcher before that.
+        then: called once it is done, where it was dropped before.
+        reply: what became of it; None as long as it is under way.
     """
 
     ref: PictureRef
@@ -78,8 +79,9 @@ class Job:
     spent_s: float = 0.0
     remote: bool = False
     is_dropped: bool = False
-    reply: Future[Reply] = field(default_factory=Future)
-    deaths: Deaths = field(default_factory=Deaths)
+    then: Callable[[], None] | None = None
+    reply: Reply | None = None
+    deaths: Deaths | None = None
     num_seen_deaths: int = 0
     """Workers that died while it was queued there."""
     place: int | None = None
@@ -227,6 +229,9 @@ class Dispatcher:
         self._next_tick = 0.0
         self._process_id = os.getpid()
         self._ringing = threading.Lock()
+        self._told = threading.Condition(threading.Lock())
+        self._awaited: list[Job] = []
+        """Jobs that somebody waits for; under the lock of `_told`."""
         self._thread = threading.Thread(target=self._run, name="beholder-decode", daemon=True)
         with contextlib.ExitStack() as opened:  # closed again where one of the next cannot be had
             try:
@@ -262,13 +267,32 @@ class Dispatcher:
 
     # Called by other threads.
 
-    def submit(self, job: Job) -> None:
-        """Have a job done; its `reply` tells what became of it."""
-        self._queue.append(job)
-        if self.has_ended:
-            self._give_up()
-        elif self._hungry:
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Have jobs done; the `reply` of each tells what became of it."""
+        self._queue.extend(jobs)
+        if self._hungry and not self.has_ended:
             self._wake()
+
+    def wait_for(self, job: Job, patience_s: float | None = None) -> Reply | None:
+        """What became of a job; None where it is still under way after `patience_s`. Raises what ended the dispatcher."""
+        if job.reply is None:
+            with self._told:
+                self._awaited.append(job)
+                try:
+                    self._told.wait_for(lambda: job.reply is not None or self.has_ended, patience_s)
+                finally:
+                    self._awaited.remove(job)
+        if job.reply is None and self.has_ended:
+            raise self._failure or RuntimeError(_CLOSED)
+        return job.reply
+
+    def drop(self, job: Job, then: Callable[[], None]) -> None:
+        """Nobody waits for this job any more; `then` is called once it is done, at once where it is."""
+        with self._told:
+            job.is_dropped = True
+            job.then = then if job.reply is None else None
+        if job.then is None:
+            then()
 
     def check(self) -> None:
         """Raise what ended the dispatcher, if it has ended."""
@@ -311,16 +335,9 @@ class Dispatcher:
             self._failure = error
         finally:
             self._end_all()
-            self.has_ended = True
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """Tell whoever waits for a job why it is not done."""
-        while jobs := self._queue or self._suspects:
-            with contextlib.suppress(IndexError):  # another thread was faster
-                job = jobs.popleft()
-                if not job.reply.done():
-                    job.reply.set_exception(self._failure or RuntimeError(_CLOSED))
+            with self._told:  # whoever waits for a job learns why it is not done
+                self.has_ended = True
+                self._told.notify_all()
 
     def _turn(self) -> None:
         """Start who is missing, hand out jobs, wait for something to happen, and deal with it."""
@@ -378,18 +395,21 @@ class Dispatcher:
         if not self._queue:
             return num_given
         least = 2 * self._options.num_readers if self._queue[0].remote else 0
-        slots = self._hungry_slots(least)
-        batches: dict[int, list[Request]] = {slot.number: [] for slot in slots}
-        while slots and self._queue:
+        by_load = [(len(slot.jobs), slot.number) for slot in self._hungry_slots(least)]
+        heapq.heapify(by_load)
+        batches: dict[int, list[Request]] = {number: [] for _, number in by_load}
+        while by_load and self._queue:
             job = self._queue.popleft()
             if job.is_dropped:
-                job.reply.set_result(Reply())
+                self._deliver(job, Reply())
                 continue
-            slot = min(slots, key=lambda slot: len(slot.jobs))
+            slot = self._workers[by_load[0][1]]
             batches[slot.number].append(self._request(job, slot))
             num_given += 1
             if len(slot.jobs) >= max(slot.depth, least):
-                slots.remove(slot)
+                heapq.heappop(by_load)
+            else:
+                heapq.heapreplace(by_load, (len(slot.jobs), slot.number))
         for number, requests in batches.items():
             if requests:
                 self._send(self._workers[number], requests)
@@ -405,9 +425,9 @@ class Dispatcher:
             while self._suspects and slot.is_up and not slot.jobs:
                 job = self._suspects[0]
                 if job.is_dropped:
-                    job.reply.set_result(Reply())
+                    self._deliver(job, Reply())
                 else:
-                    if job.deaths.num_crashes and not slot.is_fresh:
+                    if job.deaths is not None and job.deaths.num_crashes and not slot.is_fresh:
                         if not any(other.is_fresh for other in self._workers):
                             self._kill(slot, "used", monotonic())
                         break
@@ -484,6 +504,7 @@ class Dispatcher:
                 break
         slot.is_alone = slot.is_alone and bool(slot.jobs)
         if num_done:
+            self._tell()
             self._num_deaths = 0
             state = self.slots.state(slot.number)
             spent = (state.read_s + state.decode_s - slot.busy_s) / num_done
@@ -501,8 +522,21 @@ class Dispatcher:
         self._num_start_failures = 0
 
     def _deliver(self, job: Job, reply: Reply) -> None:
+        """A job is done; whoever waits for it learns that by `_tell`."""
         self._unspool(job)
-        job.reply.set_result(reply)
+        job.reply = reply
+        if job.is_dropped:
+            with self._told:
+                then, job.then = job.then, None
+            if then is not None:
+                then()
+
+    def _tell(self) -> None:
+        """Wake whoever waits for a job that is done now: once for many jobs, and nobody for whose job it is too early."""
+        if self._awaited:
+            with self._told:
+                if any(job.reply is not None for job in self._awaited):
+                    self._told.notify_all()
 
     def _unspool(self, job: Job) -> None:
         if job.place is not None:
@@ -568,6 +602,7 @@ class Dispatcher:
         if at_hand is not None and slot.ending == "over time" and state.ticket == slot.seen:
             text = f"reading and decoding took longer than {self._options.timeout_s:g} s"
             self._deliver(at_hand, Reply(reason=PictureReason.TIMED_OUT, message=text))
+            self._tell()
         elif at_hand is not None:
             self._attribute_crash(at_hand, status, stderr_tail, crashed=process.talks_nonsense)
         if slot.ending == "used":
@@ -577,11 +612,13 @@ class Dispatcher:
     def _attribute_crash(self, job: Job, status: int | None, stderr_tail: str, *, crashed: bool) -> None:
         """The picture that a worker had at hand when it died: to blame, or tried again alone, in case it was not."""
         self._unspool(job)
+        job.deaths = job.deaths or Deaths()
         text = job.deaths.add(status, stderr_tail, crashed=crashed)
         if text is None:
             self._suspects.appendleft(job)
         else:
             self._deliver(job, Reply(reason=PictureReason.CRASHED, message=text))
+            self._tell()
 
     def _count_death(self, slot: WorkerSlot, status: int | None, stderr_tail: str, *, was_up: bool) -> None:
         how = "; ".join(filter(None, (status_text(status), stderr_tail)))
@@ -610,7 +647,6 @@ class Dispatcher:
             process.close()
         for slot in self._workers:
             slot.process = None
-            self._queue.extend(slot.jobs.values())
         self._selector.close()
         with self._ringing:
             ring, self._ring = self._ring, -1

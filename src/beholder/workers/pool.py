@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 DEFAULT_DECODER = "beholder.pixels.decode:prepare"
 _JOIN_S = 5.0
 _WAIT_S = 1.0
+_MOST_TOGETHER = 64
+_GATHER_S = 0.02
+"""Outcomes are handed on so many together; the consumer, once it has one, waits for the others at most so long. Each time it
+wakes costs as much as several pictures."""
+Refs = Sequence[tuple[Any, PictureRef]]
+"""Pairs of a tag and a picture."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,14 +51,22 @@ class Outcome:
         tag: what stood beside its ref.
         reply: what is known of it; `reply.are_known`: it was not decoded, as its contents are those that were `known`, or
             nothing was to be done.
-        pixels: (size_px, size_px, 3) uint8 in shared memory, valid until `release`; None when there is an error, or the
-            contents are known.
     """
 
     tag: Any
     reply: Reply
-    pixels: npt.NDArray[np.uint8] | None = None
-    _give_back: Callable[[], None] | None = None
+    _pool: DecodePool
+    _slot: int = -1
+    """Where its pixels are in the pool's memory; -1: nowhere, or in an array of their own."""
+    _own: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8] | None:
+        """(size_px, size_px, 3) uint8 in shared memory, valid until `release`.
+
+        None when there is an error, or the contents are known, and after `release`.
+        """
+        return self._own if self._slot < 0 else self._pool._pixels[self._slot]
 
     @property
     def error(self) -> PictureError | None:
@@ -60,10 +75,10 @@ class Outcome:
 
     def release(self) -> None:
         """Give the pixels' place back: `pixels` is None from now on. Once is enough; more does nothing."""
-        self.pixels = None
-        if self._give_back is not None:
-            give_back, self._give_back = self._give_back, None
-            give_back()
+        self._own = None
+        if self._slot >= 0:
+            slot, self._slot = self._slot, -1
+            self._pool._free_slots([slot])
 
     def take(self, out: npt.NDArray[np.uint8]) -> None:
         """Copy the pixels to `out` (a row of a batch) and release them."""
@@ -198,66 +213,99 @@ class DecodePool:
     def map(self, refs: Iterator[tuple[Any, PictureRef]]) -> Iterator[Outcome]:
         """Make every picture of `refs` (pairs of a tag and a ref; may be endless): outcomes in the same order.
 
-        `refs` is read by a thread, `num_slots` ahead of what was released at most; what it raises is raised here after the
-        outcomes before it. One `map` at a time; closing it early drops what is under way, and the pool can be used again.
+        As `map_groups` does, one by one.
+        """
+        for group in self.map_groups(_Singly(refs)):
+            yield from group
+
+    def map_groups(self, groups: Iterator[Refs]) -> Iterator[list[Outcome]]:
+        """Make every picture of all `groups` (which may be endless): outcomes in the same order, many at a time.
+
+        What comes out together need not have come in together: as many as are done, and at least one.
+        `groups` is read by a thread, `num_slots` ahead of what was released at most (and one group); what it raises is raised
+        here after the outcomes before it. One `map` at a time; closing it early drops what is under way, and the pool can be
+        used again.
         Raises BeholderError when workers cannot be started or die without end.
         """
         if not self._mapping.acquire(blocking=False):
             raise RuntimeError("a decode pool runs one map at a time")
         try:
             if self._num_workers == 0:
-                yield from self._map_here(refs)
+                yield from self._map_here(groups)
             elif self._dispatcher is None:
                 raise RuntimeError("use a decode pool in a with statement")
             else:
-                yield from self._map_there(refs, self._dispatcher)
+                yield from self._map_there(groups, self._dispatcher)
         finally:
             self._mapping.release()
 
-    def _map_there(self, refs: Iterator[tuple[Any, PictureRef]], dispatcher: Dispatcher) -> Iterator[Outcome]:
+    def take(self, outcomes: Sequence[Outcome], out: npt.NDArray[np.uint8]) -> None:
+        """Copy the pixels of these outcomes to `out`, (N, size_px, size_px, 3), and release them all."""
+        slots = [outcome._slot for outcome in outcomes]
+        if not slots or min(slots) < 0:
+            for outcome, row in zip(outcomes, out, strict=True):
+                outcome.take(row)
+            return
+        self._pixels.take(slots, axis=0, out=out, mode="clip")  # ("raise" would make another copy)
+        for outcome in outcomes:
+            outcome._slot = -1
+        self._free_slots(slots)
+
+    @property
+    def _pixels(self) -> npt.NDArray[np.uint8]:
+        assert self._dispatcher is not None
+        return self._dispatcher.slots.pixels
+
+    def _map_there(self, groups: Iterator[Refs], dispatcher: Dispatcher) -> Iterator[list[Outcome]]:
         dispatcher.check()
-        ahead = self._ahead = _ReadAhead(self, dispatcher, refs)
+        ahead = self._ahead = _ReadAhead(self, dispatcher, groups)
         try:
             while True:
                 began = monotonic()
                 try:
-                    job = ahead.first()
-                    if job is None:
-                        return
-                    reply = job.reply.result()
+                    jobs = ahead.take()
                 finally:
                     self._wait_s += monotonic() - began
-                ahead.remove_first()
-                if reply.reason is not None or reply.are_known:
-                    self._free_slot(job.slot)
-                    yield Outcome(job.tag, reply)
-                else:
-                    yield Outcome(job.tag, reply, dispatcher.slots.pixels[job.slot], partial(self._free_slot, job.slot))
+                if not jobs:
+                    return
+                outcomes, unused = [], []
+                for job in jobs:
+                    assert job.reply is not None
+                    has_none = job.reply.reason is not None or job.reply.are_known
+                    outcomes.append(Outcome(job.tag, job.reply, self, -1 if has_none else job.slot))
+                    if has_none:
+                        unused.append(job.slot)
+                if unused:
+                    self._free_slots(unused)
+                yield outcomes
         finally:
             ahead.close()
             self._source_s += ahead.source_s
             self._ahead = None
 
-    def _free_slot(self, slot: int, _: Any = None) -> None:
+    def _free_slots(self, slots: Sequence[int]) -> None:
         with self._lock:
-            self._free.append(slot)
+            self._free.extend(slots)
             if len(self._free) >= self._low_water or self._ahead is None or len(self._ahead.jobs) < self._few:
                 self._room.notify_all()
 
-    def _map_here(self, refs: Iterator[tuple[Any, PictureRef]]) -> Iterator[Outcome]:
-        """Everything in this thread."""
+    def _map_here(self, groups: Iterator[Refs]) -> Iterator[list[Outcome]]:
+        """Everything in this thread, one by one."""
         prepare: Prepare = function_of(self._options.decoder)
         with contextlib.closing(OpenArchives()) as archives:
             while True:
                 began = monotonic()
-                pair = next(refs, None)
+                group = next(groups, None)
                 self._source_s += monotonic() - began
-                if pair is None:
+                if group is None:
                     return
-                tag, ref = pair
-                outcome = Outcome(tag, Reply(are_known=True)) if ref.is_done else self._make(tag, ref, prepare, archives)
-                self._wait_s += monotonic() - began
-                yield outcome
+                for tag, ref in group:
+                    outcome = (
+                        Outcome(tag, Reply(are_known=True), self) if ref.is_done else self._make(tag, ref, prepare, archives)
+                    )
+                    self._wait_s += monotonic() - began
+                    yield [outcome]
+                    began = monotonic()
 
     def _make(self, tag: Any, ref: PictureRef, prepare: Prepare, archives: OpenArchives) -> Outcome:
         """As a worker does."""
@@ -277,9 +325,28 @@ class DecodePool:
         found = attempt(reply, ref, read, lambda data: prepare(data, pixel_options))
         self._decode_s += monotonic() - began - (self._read_s - read_s)
         if found is None:
-            return Outcome(tag, reply)
+            return Outcome(tag, reply, self)
         reply.width, reply.height, reply.traits = found.width, found.height, int(found.traits)
-        return Outcome(tag, reply, found.pixels)
+        return Outcome(tag, reply, self, _own=found.pixels)
+
+
+class _Singly:
+    """An iterator's items as groups of one; closed with it."""
+
+    def __init__(self, refs: Iterator[tuple[Any, PictureRef]]) -> None:
+        self._refs = iter(refs)
+
+    def __iter__(self) -> _Singly:
+        return self
+
+    def __next__(self) -> Refs:
+        return [next(self._refs)]
+
+    def close(self) -> None:
+        """Close the iterator, where it can be."""
+        close = getattr(self._refs, "close", None)
+        if close is not None:
+            close()
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -292,11 +359,12 @@ class _TaggedJob(Job):
 class _ReadAhead:
     """Reads one iterator in a thread, as far ahead as there are slots and `ahead_bytes` allow, and has its pictures made."""
 
-    def __init__(self, pool: DecodePool, dispatcher: Dispatcher, refs: Iterator[tuple[Any, PictureRef]]) -> None:
-        self._pool, self._dispatcher, self._refs = pool, dispatcher, iter(refs)
+    def __init__(self, pool: DecodePool, dispatcher: Dispatcher, groups: Iterator[Refs]) -> None:
+        self._pool, self._dispatcher, self._groups = pool, dispatcher, iter(groups)
         self.jobs: collections.deque[_TaggedJob] = collections.deque()
         """Those that were not taken yet, in order."""
         self._more = threading.Condition(pool._lock)
+        self._most = max(1, min(_MOST_TOGETHER, pool._num_slots // 4))
         self._bytes_ahead = 0
         self._at_end = self._is_closed = False
         self._error: BaseException | None = None
@@ -306,8 +374,25 @@ class _ReadAhead:
         self._thread = threading.Thread(target=self._work, name="beholder-read-ahead", daemon=True)
         self._thread.start()
 
-    def first(self) -> _TaggedJob | None:
-        """The next job in order; None at the end. Raises what the iterator raised, or what ended the dispatcher."""
+    def take(self) -> list[_TaggedJob]:
+        """The next jobs in order, all done, at least one; none at the end.
+
+        Raises what the iterator raised, or what ended the dispatcher.
+        """
+        first = self._first()
+        if first is None:
+            return []
+        self._dispatcher.wait_for(first)
+        with self._pool._lock:
+            some = list(itertools.islice(self.jobs, self._most))
+        if some[-1].reply is None:
+            self._dispatcher.wait_for(some[-1], _GATHER_S)
+        done = list(itertools.takewhile(lambda job: job.reply is not None, some))
+        self._remove(done)
+        return done
+
+    def _first(self) -> _TaggedJob | None:
+        """The next job in order; None at the end."""
         if self.jobs:  # (only this thread takes them away)
             return self.jobs[0]
         with self._pool._lock:
@@ -321,12 +406,13 @@ class _ReadAhead:
                 self._more.wait(_WAIT_S)
             return self.jobs[0]
 
-    def remove_first(self) -> None:
-        """The next job was taken."""
+    def _remove(self, taken: Sequence[_TaggedJob]) -> None:
+        """The next jobs were taken."""
         with self._pool._lock:
-            job = self.jobs.popleft()
             was_full = self._bytes_ahead > self._pool._ahead_bytes
-            self._bytes_ahead -= len(job.ref.data or b"")
+            for job in taken:
+                self.jobs.popleft()
+                self._bytes_ahead -= len(job.ref.data or b"")
             if was_full or len(self.jobs) < self._pool._few:
                 self._pool._room.notify_all()
 
@@ -336,19 +422,18 @@ class _ReadAhead:
             self._is_closed = True
             self._pool._room.notify_all()
         for job in self.jobs:
-            job.is_dropped = True
-            job.reply.add_done_callback(partial(self._pool._free_slot, job.slot))
+            self._dispatcher.drop(job, partial(self._pool._free_slots, [job.slot]))
         self._thread.join(_JOIN_S)
 
     def _work(self) -> None:
         try:
-            while (slot := self._wait_for_slot()) is not None and self._read_one(slot):
-                pass
+            while self._wait_for_room() and (group := self._read()) is not None:
+                self._hand_on(group)
         except BaseException as error:  # handed to the consumer, which raises it
             self._error = error
         finally:
             try:
-                close = getattr(self._refs, "close", None)
+                close = getattr(self._groups, "close", None)
                 if close is not None:
                     close()
             except BaseException as error:
@@ -357,47 +442,53 @@ class _ReadAhead:
                 self._at_end = True
                 self._more.notify_all()
 
-    def _wait_for_slot(self) -> int | None:
-        """A slot, once there is one and not too many bytes wait; None when closed."""
+    def _wait_for_room(self) -> bool:
+        """Wait until there is a slot and not too many bytes wait; False when closed."""
         with self._pool._lock:
             while not self._is_closed:
-                if self._bytes_ahead <= self._pool._ahead_bytes and self._pool._free:
-                    return self._pool._free.pop()  # the one used last, which is still in the cache
+                if self._has_room():
+                    return True
                 self._pool._room.wait()
-        return None
+        return False
 
-    def _read_one(self, slot: int) -> bool:
-        """Take one ref from the iterator and hand it on; False at its end, and when closed meanwhile."""
-        pair, began = None, monotonic()
+    def _has_room(self) -> bool:
+        return self._bytes_ahead <= self._pool._ahead_bytes and bool(self._pool._free)
+
+    def _read(self) -> Refs | None:
+        """The next group; None at the end."""
+        began = monotonic()
         try:
-            pair = next(self._refs, None)
+            return next(self._groups, None)
         finally:
             self.source_s += monotonic() - began
-            if pair is None:
-                with self._pool._lock:
-                    self._pool._free.append(slot)
-        if pair is None:
-            return False
-        tag, ref = pair
-        max_bytes = self._pool._options.max_bytes
-        if ref.data is not None and len(ref.data) > max_bytes:
-            ref = PictureRef(error=too_many_bytes(len(ref.data), max_bytes))
-        remote = ref.data is None and ref.path is not None and not storage.is_local(ref.path)
-        job = _TaggedJob(ref=ref, slot=slot, remote=remote, tag=tag)
-        with self._pool._lock:
-            if self._is_closed:
-                self._pool._free.append(slot)
-                return False
-            self._bytes_ahead += len(ref.data or b"")
-            self.jobs.append(job)
-            self._more.notify_all()
+
+    def _hand_on(self, group: Refs) -> None:
+        """Have the pictures of a group made, as many at a time as there is room for."""
+        jobs = [self._job_of(tag, ref) for tag, ref in group]
+        start = 0
+        while start < len(jobs) and self._wait_for_room():
+            with self._pool._lock:
+                stop = start
+                while stop < len(jobs) and self._has_room() and not self._is_closed:
+                    jobs[stop].slot = self._pool._free.pop()  # the one used last, which is still in the cache
+                    self._bytes_ahead += len(jobs[stop].ref.data or b"")
+                    stop += 1
+                some = jobs[start:stop]
+                self.jobs.extend(some)
+                self._more.notify_all()
+            self._dispatcher.submit([job for job in some if job.reply is None])
+            start = stop
+
+    def _job_of(self, tag: Any, ref: PictureRef) -> _TaggedJob:
+        """The job of a picture; done already where there is nothing to do."""
+        max_bytes, data = self._pool._options.max_bytes, ref.data
+        error = ref.error if data is None or len(data) <= max_bytes else too_many_bytes(len(data), max_bytes)
+        if error is not None:
+            return _TaggedJob(ref=PictureRef(error=error), tag=tag, reply=Reply(reason=error[0], message=error[1]))
         if ref.is_done:
-            job.reply.set_result(Reply(are_known=True))
-        elif ref.error is not None:
-            job.reply.set_result(Reply(reason=ref.error[0], message=ref.error[1]))
-        else:
-            self._dispatcher.submit(job)
-        return True
+            return _TaggedJob(ref=ref, tag=tag, reply=Reply(are_known=True))
+        remote = data is None and ref.path is not None and not storage.is_local(ref.path)
+        return _TaggedJob(ref=ref, remote=remote, tag=tag)
 
 
 DEFAULT_THUMBNAILER = "beholder.pixels.thumbnail:make_thumbnail"
@@ -518,8 +609,11 @@ class ThumbnailPool:
                     self._options, num_workers=self._num_workers, num_slots=0, most_deaths=_MOST_DEATHS, most_queued=1,
                     advice="mend that (memory, ulimit -n, ulimit -u, ulimit -v), then try again",
                 )  # fmt: skip
-            self._dispatcher.submit(job)
-        return job.reply.result()
+            dispatcher = self._dispatcher
+            dispatcher.submit([job])
+        reply = dispatcher.wait_for(job)
+        assert reply is not None  # (patience without end)
+        return reply
 
 
 def is_large(data: bytes) -> bool:

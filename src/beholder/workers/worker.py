@@ -37,7 +37,7 @@ from beholder.workers.protocol import (
     unpack_requests,
 )  # fmt: skip
 
-_LOOK_S = 0.01
+_LOOK_S = 0.025
 """How long a worker that has work looks away from its socket, and keeps replies to itself."""
 _MOST_KEPT_REPLIES = 32
 _ORPHAN_CHECK_MS = 2000
