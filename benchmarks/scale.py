@@ -59,9 +59,9 @@ SIDES = {
 }
 
 
-def make_inputs(folder: Path, count: int) -> Path:
-    """Tars of small pictures, towers and a head below `folder`; those that are there stay."""
-    tars = folder / f"small_{count}"
+def make_inputs(folder: Path, count: int, each: int = EACH) -> Path:
+    """Tars of `each` small pictures, towers and a head below `folder`; those that are there stay."""
+    tars = folder / (f"small_{count}" if each == EACH else f"small_{count}_by_{each}")
     for name, shape in TOWERS.items():
         if not (folder / f"{name}_tower").is_dir():
             save_hugging_face(folder / f"{name}_tower", shape, random_tensors(shape))
@@ -70,9 +70,9 @@ def make_inputs(folder: Path, count: int) -> Path:
         return tars
     made = Path(tempfile.mkdtemp(dir=folder))
     rng = np.random.default_rng(0)
-    for number in range(-(-count // EACH)):
+    for number in range(-(-count // each)):
         with tarfile.open(made / f"{number:05d}.tar", "w") as tar:
-            for at in range(min(EACH, count - number * EACH)):
+            for at in range(min(each, count - number * each)):
                 file = io.BytesIO()
                 Image.fromarray(rng.integers(0, 256, (60, 70, 3), np.uint8)).save(file, "JPEG")
                 member = tarfile.TarInfo(f"{at:04d}.jpg")
