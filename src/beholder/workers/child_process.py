@@ -59,6 +59,8 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": st
 
 GRACE_S = 5.0
 """Past the time limit; then the system itself ends the worker, should its parent be gone or stopped."""
+_STEPS_BACK = 5
+"""Of priority: where cores are short, a worker gets a third of what the process that it works for gets."""
 _LEAST_MEMORY_BYTES = 4 << 30
 _MEMORY_PER_PIXEL_BYTES = 32
 _MEMORY_PER_PICTURE_BYTES = 1 << 30
@@ -230,6 +232,17 @@ def set_up_process(parent: int) -> None:
         os._exit(0)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
         file.write("500")
+
+
+def stand_back() -> None:
+    """Leave cores first to the process that feeds the device, which waits for few milliseconds of them and has all wait.
+
+    A lower priority, and no claim to a core at once on waking; with nobody else there it costs nothing.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # (both are Linux's, and may be forbidden)
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        os.nice(_STEPS_BACK)
 
 
 class MemoryLimit:

@@ -22,7 +22,7 @@ from beholder.io import storage
 from beholder.pixels.picture import PictureError, PixelOptions
 from beholder.sources.fetch import OpenArchives, ReadLimits, load_client, read_bytes
 from beholder.sources.reader import PictureRef, contents_digest
-from beholder.workers.child_process import GRACE_S, MemoryLimit, Pulse, set_up_process
+from beholder.workers.child_process import GRACE_S, MemoryLimit, Pulse, set_up_process, stand_back
 from beholder.workers.protocol import (
     HELLO,
     RECEIVE_BYTES,
@@ -95,6 +95,7 @@ class _Job:
 def main(config: dict[str, Any]) -> None:
     """Serve until the pool closes its end of the socket; never returns."""
     set_up_process(config["parent"])
+    stand_back()
     if config["options"]["decoder"].startswith("beholder."):
         # numba looks for SciPy's BLAS, which no kernel of ours uses: half of the time that a worker takes to start.
         sys.modules["scipy"] = None  # type: ignore[assignment]
