@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from beholder.engine.backends import eager_tower
+from beholder.engine.backends import own_tower
 from beholder.engine.drift import check_pictures, score_drift
 from beholder.engine.onednn import (
     FloatProduct,
@@ -54,7 +54,7 @@ def test_packed_bf16_is_as_near_to_float32_as_the_plain_bf16_tower(activation: s
     tower = random_tower(SHAPE, activation=activation)  # type: ignore[arg-type]
     exact = embedded(tower)
     packed = score_drift(exact, embedded(OnednnTower(tower, 8)))
-    plain = score_drift(exact, embedded(eager_tower(tower, torch.device("cpu"), torch.bfloat16)))
+    plain = score_drift(exact, embedded(own_tower(tower, torch.device("cpu"), torch.bfloat16)))
     assert 0 < packed < 1.5 * plain
     assert plain < 0.05
 

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from beholder.engine import Precision
+from beholder.engine.compiled import Captured, CompiledTower
 from beholder.engine.devices import enter_lane, float32_products
+from beholder.engine.fp8 import fp8_fault, with_fp8_products
 from beholder.engine.onednn import OnednnTower, find_fault, int8_support
 from beholder.errors import BeholderError
 from beholder.models.backbones import LAYER_NORM_EPS, TowerShape
@@ -34,10 +36,10 @@ _CPU_BATCH_TOKENS = 514
 """Tokens to a lane: two pictures of ViT-L/14. With one the weights are read too often; with four the C library gives memory
 back and asks for it again."""
 _MPS_BATCH = 32
-_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 _HAS = {
     "cpu": ("fp32", "bf16", "fp16", "int8"),
-    "cuda": ("fp32", "tf32", "bf16", "fp16"),
+    "cuda": ("fp32", "tf32", "bf16", "fp16", "fp8"),
     "mps": ("fp32", "fp16"),
 }
 _CUDA_DEPTH = 3
@@ -213,7 +215,7 @@ class NarrowedNorm(nn.LayerNorm):
         return super().forward(x).to(self.dtype)
 
 
-def eager_tower(tower: ClipVisionTower, device: torch.device, dtype: torch.dtype) -> ClipVisionTower:
+def own_tower(tower: ClipVisionTower, device: torch.device, dtype: torch.dtype) -> ClipVisionTower:
     """The tower on `device`; for a 16-bit `dtype`, with the products in it and all else in float32.
 
     The sums that the blocks add to (the residual stream) stay float32. Rounding them to bfloat16 after every block costs six
@@ -234,30 +236,12 @@ def eager_tower(tower: ClipVisionTower, device: torch.device, dtype: torch.dtype
     return copy.requires_grad_(False).eval()
 
 
-class Compiled:
-    """A tower that torch compiles at its first batch of a size."""
-
-    def __init__(self, compute: Any, mode: str) -> None:
-        self.compute: Compute = torch.compile(compute, dynamic=False, mode=mode)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """See `Compute`. Raises BeholderError where torch cannot compile (no C++ compiler, no Triton)."""
-        try:
-            found: Tensor = self.compute(pixels)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # the compiler's errors have no common parent
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            text = " ".join(str(error).split()).split(" Set TORCHDYNAMO_")[0][:200]
-            raise BeholderError(f"--compile: torch could not compile the tower ({text}); leave --compile out") from error
-        return found
-
-
-def candidates(device: torch.device) -> list[Precision]:
+def candidates(device: torch.device, *, compile: bool = False) -> list[Precision]:
     """What "auto" tries beside fp32, the likely fastest first."""
     found: dict[str, list[Precision]] = {"cpu": ["int8", "bf16"], "cuda": ["fp16", "bf16", "tf32"]}
-    return found.get(device.type, [])
+    compiled_only: list[Precision] = ["fp8"] if compile and device.type == "cuda" else []
+    """Rounding tokens costs more than the products save, unless it is part of other kernels."""
+    return [*compiled_only, *found.get(device.type, [])]
 
 
 def default_batch_size(device: torch.device, shape: TowerShape) -> int | None:
@@ -276,7 +260,7 @@ def build_backend(
     if device.type == "cpu":
         num_lanes = num_threads or torch.get_num_threads()
         if compile and precision != "int8":
-            compiled = Compiled(eager_tower(tower, device, dtype), "default")
+            compiled = CompiledTower(own_tower(tower, device, dtype))
             return CpuBackend(compiled, "compiled", num_lanes=1, threads_per_lane=num_lanes)
         if precision in ("bf16", "int8"):
             fault = find_fault(tower.activation, int8=precision == "int8")
@@ -287,11 +271,15 @@ def build_backend(
                 return CpuBackend(packed, packed.form_name, num_lanes=num_lanes)
             if precision == "int8":
                 raise BeholderError(f"--precision int8: {fault}; choose bf16, fp32 or auto")
-        return CpuBackend(eager_tower(tower, device, dtype), "plain", num_lanes=num_lanes)
-    compute: Compute = eager_tower(tower, device, dtype)
-    name = "plain"
-    if compile:
-        compute, name = Compiled(compute, "max-autotune-no-cudagraphs"), "compiled"
+        return CpuBackend(own_tower(tower, device, dtype), "plain", num_lanes=num_lanes)
+    own = own_tower(tower, device, dtype)
+    if precision == "fp8":
+        fault = fp8_fault(tower, device)
+        if fault is not None:
+            raise BeholderError(f"--precision fp8: {fault}; choose bf16 or auto")
+        own = with_fp8_products(own)
+    compute: Compute = CompiledTower(own) if compile else own
+    name = "compiled" if compile else "plain"
     if device.type == "cuda":
-        return CudaBackend(compute, name, device, tf32=precision == "tf32")
+        return CudaBackend(Captured(compute) if compile else compute, name, device, tf32=precision == "tf32")
     return DirectBackend(compute, name, device)

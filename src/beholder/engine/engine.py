@@ -9,6 +9,7 @@ pictures are computed in batches of one size, the last one filled up. It does de
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from beholder.engine import Precision
+from beholder.engine import MAX_DRIFT, Precision
 from beholder.engine.backends import Backend, Fetch, build_backend, default_batch_size
 from beholder.engine.devices import device_name, find_device
 from beholder.engine.drift import weights_sha256
-from beholder.engine.self_check import FIRST_CUDA_BATCH, Situation, find_batch_size, self_check
+from beholder.engine.self_check import FIRST_CUDA_BATCH, Situation, agree, find_batch_size, refuse_drift, self_check
 from beholder.errors import BeholderError, InputError
 from beholder.models.clip import ClipVisionTower
+from beholder.notices import doing, say
 
 if TYPE_CHECKING:
     from beholder.models.heads import Head
@@ -53,9 +55,10 @@ class Engine:
 
     Attributes:
         device: the torch device.
-        precision: what is computed in: fp32, tf32, bf16, fp16 or int8; never "auto".
+        precision: what is computed in: fp32, tf32, bf16, fp16, fp8 or int8; never "auto".
         batch_size: pictures computed together. On a GPU it is halved when memory runs out. None until the first call
             where it is found by trying.
+        compile_seconds: what compiling took, the first batch and finding its size included.
         check_seconds: what measuring for "auto" took; 0 where what was measured before was remembered.
         dim: length of an embedding.
         image_px: side of the pictures.
@@ -67,7 +70,7 @@ class Engine:
         *,
         device: str = "auto",
         precision: Precision | Literal["auto"] = "auto",
-        compile: bool = False,
+        compile: bool | None = False,
         batch_size: int | None = None,
         num_threads: int | None = None,
         heads: Sequence[Head] = (),
@@ -81,30 +84,62 @@ class Engine:
                 pictures, against float32 on the same device, stays inside 0.02 and that is worth it. Measured once for these
                 weights, device and version of torch, then remembered; a head for which the drift is larger gets a more exact
                 one.
-            compile: use `torch.compile` (a minute or more at the start; on a processor it needs a C++ compiler).
+            compile: have the blocks compiled by `torch.compile` (once for all; on a processor it needs a C++ compiler). None:
+                on CUDA. Where torch cannot compile, or what comes out is something else, the tower is computed as it is
+                written, and a line says so.
             batch_size: pictures computed together; None: 2 on a processor's core, found by trying on CUDA.
             num_threads: cores used on a processor; None: as many as torch uses.
             heads: whose scores must stay inside 0.02, too.
 
         Raises:
-            BeholderError: no such device, or a precision that it does not have.
+            BeholderError: no such device, a precision that it does not have, or fp8 where it moves scores by more than 0.02.
         """
         if batch_size is not None and batch_size < 1:
             raise BeholderError(f"--batch-size {batch_size}: it must be at least 1")
         self.device = find_device(device)
         self.image_px, self.dim = tower.shape.image_px, tower.shape.dim
         self._tower, self._sha256 = (tower, "") if isinstance(tower, ClipVisionTower) else (tower.module, tower.sha256)
-        self._compile, self._num_threads = compile, num_threads
+        self._compile = self.device.type == "cuda" if compile is None else compile
+        self._num_threads = num_threads
         self._heads = tuple(head for head in heads if head.dim == self.dim)
         self._check: dict[str, Any] | None = None
         self.check_seconds = 0.0
         if precision == "auto":
             self._check = self_check(self._situation(), on_measured=partial(setattr, self, "check_seconds"))
         self.precision: Precision = self._check["chosen"] if self._check else precision  # type: ignore[assignment]
-        self._backend: Backend = build_backend(
-            self._tower, self.device, self.precision, compile=compile, num_threads=num_threads
-        )
         self.batch_size = batch_size or default_batch_size(self.device, tower.shape)
+        self.compile_seconds = 0.0
+        self._backend: Backend = self._built(compile=False)
+        if self.precision == "fp8":
+            refuse_drift("fp8", self.check()["drift"])
+        if self._compile:
+            self._have_compiled()
+
+    def _built(self, *, compile: bool) -> Backend:
+        return build_backend(self._tower, self.device, self.precision, compile=compile, num_threads=self._num_threads)
+
+    def _have_compiled(self) -> None:
+        """Take the compiled form where torch can make it and it gives what the plain one gives; else say so and stay."""
+        plain, began = self._backend, time.perf_counter()
+        self.batch_size = self.batch_size or self._found_batch_size()
+        compiled = self._built(compile=True)
+        if compiled.form_name != "compiled":  # (int8 has a form of its own)
+            self._compile = False
+            return
+        try:
+            with doing("compiling the tower"):
+                drift = agree(plain, compiled, self.image_px, self.batch_size)
+            why = "" if drift <= MAX_DRIFT else f"compiled, the tower would move scores by {drift:.3f}, over {MAX_DRIFT}"
+        except (BeholderError, torch.OutOfMemoryError) as error:
+            why = " ".join(str(error).split()).partition("; leave")[0]
+        self.compile_seconds = time.perf_counter() - began
+        (compiled if why else plain).close()
+        if why:
+            self._compile = False
+            say(f"{why}: computed as it is written")
+            return
+        self._backend = compiled
+        say(f"compiled the tower in {self.compile_seconds:.0f} s")
 
     def embed(self, pixels: npt.NDArray[np.uint8] | Tensor) -> npt.NDArray[np.float32]:
         """(N, S, S, 3) uint8, height x width x RGB, as `beholder.preprocess` gives them -> (N, D) float32, not normalised.
@@ -213,4 +248,4 @@ class Engine:
 
     def _found_batch_size(self) -> int:
         """The batch from which doubling no longer pays, or memory ends; remembered, so that later runs give the same bits."""
-        return find_batch_size(self._backend, self.device, self._tower.shape, f"{self.precision} {self._compile}")
+        return find_batch_size(self._backend, self.device, self._tower.shape, self.precision)

@@ -2,7 +2,7 @@
 
 Products are oneDNN's, with weights laid out once for its kernels. They are operations that torch keeps for its own compiler
 (`mkldnn._linear_pointwise`, `onednn.qlinear_pointwise`; used as in torch/_inductor/mkldnn_ir.py); `find_fault` says whether
-this build and processor have them, and have them fast. Between products, tokens stay float32 (see `backends.eager_tower`) and
+this build and processor have them, and have them fast. Between products, tokens stay float32 (see `backends.own_tower`) and
 one compiled pass adds, normalises and rounds (`kernels.tokens`). The last block's class token is computed in float32.
 
 int8: weights have a scale for each output, tokens one for each row, found on the way. Tokens are unsigned bytes: products of

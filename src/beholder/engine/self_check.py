@@ -57,7 +57,7 @@ _CLEARLY_SLOWER = 1.5
 """A precision is given up when a product takes this many times as long as in float32; what is nearer is timed as a whole."""
 _FEW_ROWS = 32
 """A product without a kernel of its own can take minutes: it is timed with few rows first."""
-_VERSION = 2
+_VERSION = 3
 """Goes up when the arithmetic changes, so that older measurements are made again."""
 
 Rows = npt.NDArray[np.float32]
@@ -107,7 +107,10 @@ def self_check(
         "chosen": the precision; "chosen_for_tower": what it would be without these heads.
         "seconds": what measuring took when it was done.
     """
-    trying: list[Precision] = ["fp32", *(name for name in (only or candidates(situation.device)) if name != "fp32")]
+    trying: list[Precision] = [
+        "fp32",
+        *(name for name in (only or candidates(situation.device, compile=situation.compile)) if name != "fp32"),
+    ]
     kept = situation.remembered(trying)
     measured = kept.load()
     if measured is None or not _is_whole(measured):
@@ -124,6 +127,20 @@ def self_check(
         if situation.heads and drifts[found["chosen"]] > MAX_DRIFT:
             found["chosen"] = chosen(rates, {name: max(drifts[name], typical[name]) for name in rates})
     return found
+
+
+def refuse_drift(precision: str, drifts: Mapping[str, float]) -> None:
+    """Raise BeholderError where a precision moves scores, by "drift" of a self-check, further than any that is chosen may."""
+    drift = drifts.get(precision)
+    if drift is None or not drift <= MAX_DRIFT:
+        moved = "could not be checked" if drift is None else f"would move scores by {drift:.3f}, over {MAX_DRIFT}"
+        raise BeholderError(f"--precision {precision}: {moved}; choose bf16 or auto")
+
+
+def agree(plain: Backend, compiled: Backend, image_px: int, batch: int) -> float:
+    """Units of score by which the compiled form of a backend may move the check pictures, as `typical_drift`."""
+    pictures = torch.from_numpy(check_pictures(image_px))
+    return typical_drift(_embedded(plain, pictures, batch)(), _embedded(compiled, pictures, batch)())
 
 
 def _is_whole(measured: Mapping[str, Any]) -> bool:
@@ -158,8 +175,8 @@ def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool)
             try:
                 with doing(f"trying precision {precision}"):
                     backends[precision] = build_backend(
-                        situation.tower, situation.device, precision, compile=situation.compile,
-                        num_threads=situation.num_threads,
+                        situation.tower, situation.device, precision, num_threads=situation.num_threads,
+                        compile=situation.compile and (precision == "fp8" or not timed),
                     )  # fmt: skip
                     opened.callback(backends[precision].close)
                     rows[precision] = _embedded(backends[precision], pictures, batch)()
@@ -201,7 +218,7 @@ def chosen(rates: Mapping[str, float], drifts: Mapping[str, float]) -> str:
 
 def _slow_product(situation: Situation, precision: Precision) -> str | None:
     """Why `precision` cannot be faster than fp32 on a processor: one product of the tower takes longer."""
-    if situation.device.type != "cpu" or situation.compile or precision == "fp32":
+    if situation.device.type != "cpu" or precision == "fp32":
         return None
     fault = find_fault(situation.tower.activation, int8=precision == "int8")
     if precision == "int8" and fault is not None:

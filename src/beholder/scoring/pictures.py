@@ -59,6 +59,10 @@ from beholder.workers.pool import DecodePool, Outcome
 if TYPE_CHECKING:
     from beholder.engine.engine import Engine
 
+COMPILED_FROM = 200_000
+"""From so many pictures on compiling pays on a GPU: it takes half a minute, and 0.2 ms a picture is much to gain."""
+_PICTURE_BYTES = 100_000
+_COMPILED_NOTE = "so many pictures are worth compiling the tower for; --no-compile leaves it as it is written"
 _CPU_SHARD_PICTURES, _DEVICE_SHARD_PICTURES = 512, 8192
 _MOST_SOURCES = 1000
 """Of more sources (every file of a folder by the shell) no list is kept in the record; their samples are their paths."""
@@ -95,7 +99,10 @@ def _plan(options: Options, out: str, known: Sequence[PicturePart] | None, open_
     if not options.overwrite:
         output.check_place()
     with doing("loading the tower"):
-        tower, engine = (open_tower or open_engine)(_as_before(options, output), heads)
+        tower, engine = (open_tower or open_engine)(_settled(options, output, parts), heads)
+    is_compiled = bool(tower.engine["compiled"])
+    compile_notes = [_COMPILED_NOTE] if is_compiled and options.compile is None else []
+    options = replace(options, compile=is_compiled)
     pixels = options.pixels(tower.image_px)
     summary = RunSummary(
         output=out,
@@ -104,7 +111,7 @@ def _plan(options: Options, out: str, known: Sequence[PicturePart] | None, open_
         head_names=[head.name for head in heads],
         head_notes=[head.doubt for head in heads],
         warnings=list(tower.warnings),
-        notes=_notes(tower, pixels, parts) + _preset_notes(options, pixels, parts),
+        notes=_notes(tower, pixels, parts) + compile_notes + _preset_notes(options, pixels, parts),
         preset=pixels.preset,
         embeddings=output.kept_embeddings if keep is not None and heads else None,
         num_ignored=sum(part.num_ignored for part in parts),
@@ -142,7 +149,7 @@ def picture_step(
         num_workers=_num_workers(options, tower.device_type),
         timeout_s=options.timeout_s,
         shard_rows=options.shard_rows or (_CPU_SHARD_PICTURES if tower.device_type == "cpu" else _DEVICE_SHARD_PICTURES),
-        record=_deciding(tower, pixels, options.compile),
+        record=_deciding(tower, pixels),
     )
 
 
@@ -177,13 +184,26 @@ def _what_is_kept(options: Options, out: str) -> WriteOptions | None:
     )
 
 
-def _as_before(options: Options, output: RunOutput) -> Options:
-    """Where a run is continued, "auto" is the precision that it was begun with: another machine's check may choose another."""
+def _settled(options: Options, output: RunOutput, parts: Sequence[PicturePart]) -> Options:
+    """With what "auto" and None stand for, as far as that is known before the device is.
+
+    Where a run is continued, they are what it was begun with: another machine's check may choose another precision. Else the
+    tower is compiled (on CUDA) where the run is long enough to pay for it.
+    """
     before = {} if options.overwrite else output.earlier_options()
-    recorded = before.get("--precision")
-    if options.precision != "auto" or recorded not in PRECISIONS:
-        return options
-    return replace(options, precision=recorded)
+    recorded, was_compiled = before.get("--precision"), before.get("--compile")
+    if options.precision == "auto" and recorded in PRECISIONS:
+        options = replace(options, precision=recorded)
+    if options.compile is None and isinstance(was_compiled, bool):
+        return replace(options, compile=was_compiled)
+    if options.compile is None and options.precision != "fp8" and _about_pictures(parts) < COMPILED_FROM:
+        return replace(options, compile=False)
+    return options
+
+
+def _about_pictures(parts: Sequence[PicturePart]) -> int:
+    """How many pictures there are, of archives that do not tell by their bytes."""
+    return sum(part.num_bytes // _PICTURE_BYTES if part.num_rows is None else part.num_rows for part in parts)
 
 
 def stamp_of(tower: TowerFacts, pixels: PixelOptions, keep: WriteOptions | None, *, hidden: bool = False) -> dict[str, Any]:
@@ -219,7 +239,7 @@ def _where(options: Options) -> dict[str, Any]:
     }
 
 
-def _deciding(tower: TowerFacts, pixels: PixelOptions, compiled: bool) -> Mapping[str, Any]:
+def _deciding(tower: TowerFacts, pixels: PixelOptions) -> Mapping[str, Any]:
     """What decides embeddings, in the words of the command line; a run with others is another run."""
     return {
         "--backbone": tower.backbone or tower.name,
@@ -231,7 +251,7 @@ def _deciding(tower: TowerFacts, pixels: PixelOptions, compiled: bool) -> Mappin
         "size and crop": [pixels.size_px, pixels.crop],
         "--precision": tower.precision,
         "device": tower.device_type,
-        "--compile": compiled,
+        "--compile": bool(tower.engine["compiled"]),
         **({"--batch-size": tower.batch_size} if tower.device_type == "cpu" else {}),
         "pillow": version("pillow"),
         "dim": tower.dim,
@@ -276,7 +296,7 @@ def _preset_notes(options: Options, pixels: PixelOptions, parts: Sequence[Pictur
 def _notes(tower: TowerFacts, pixels: PixelOptions, parts: Sequence[PicturePart]) -> list[str]:
     """Lines that say what is done with what."""
     drift, check = tower.engine["drift"], tower.engine["self_check"]
-    how = f"{tower.device}, {tower.precision}"
+    how = f"{tower.device}, {tower.precision}{', compiled' if tower.engine['compiled'] else ''}"
     if drift is not None and tower.precision != "fp32":
         how += f" (scores within {drift:.4f} of fp32 on the self-check)"
     batch = f"batches of {tower.batch_size}" if tower.batch_size else "batches as large as is fastest"
