@@ -99,7 +99,7 @@ def run(tree: Path, tars: Path, out: Path, data: Path, workers: int) -> dict[str
     """CPU seconds of one side by thread."""
     line = [sys.executable, __file__, "--child", "score", str(tars), "-o", str(out)]
     line += ["--backbone", str(data / "small_tower"), "--head", str(data / "small_head.safetensors"), "--precision", "fp32"]
-    line += ["--device", "cpu", "--threads", "1", "--batch-size", "30", "-j", str(workers), "--quiet"]
+    line += ["--device", "cpu", "--threads", "1", "--batch-size", "128", "-j", str(workers), "--quiet"]
     path = os.pathsep.join([str(tree / "src"), str(Path(__file__).parent)])
     done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode != 0:

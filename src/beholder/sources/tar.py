@@ -67,7 +67,7 @@ def sidecar_fields(kind: str, data: bytes) -> dict[str, Any] | None:
     return {kind: int(text) if kind == CLS and text.strip().isdecimal() and len(text) < 18 else text}
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """One picture: its name, its key, where it is, what its sidecars say.
 
