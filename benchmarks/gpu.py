@@ -1,28 +1,33 @@
 """beholder on a GPU: is it right, how fast is it beside transformers and timm, and where does the whole path wait.
 
-    python benchmarks/gpu.py --out DIR [--parts correct products rates path head] [--batches 128 256] [--minutes 9]
-                             [--eager] [--fp8]
-    python benchmarks/gpu.py --out DIR --dry          all of it on the processor with a tiny tower, in under a minute
+    python benchmarks/gpu.py --out DIR [--stages ...] [--batch 256] [--minutes 5.75]
+    python benchmarks/gpu.py --out DIR --dry          all of it on the processor with a tiny tower, in under two minutes
 
-Parts:
-    correct   each precision against float32 (and float32 against transformers): embeddings, and scores of the default head
-    products  matrix products a second that the card does in each precision: the largest seen over squares and the tower's sizes
-    rates     pictures/s on the device for every batch: beholder's Engine beside transformers and timm with the same weights,
-              eager and compiled, warmed up, in turns, medians; and the share of what the products allow
-    path      `beholder score` from tars of JPEGs with all cores decoding; decoding alone; on the GPU, if torchvision can
-    head      `head.score` on tensors of the device against the processor
+Stages, the most important first; each has its share of the time, and is cut off at the end of it:
+    correct    each precision against float32 (and float32 against transformers): embeddings, and scores of the default head
+    products   matrix products a second that the card does in bf16 and fp8: the largest seen over squares and the tower's sizes
+    compiled   pictures/s on the device: beholder compiled, in bf16 and fp8; what compiling took; the share of the products
+    eager      the same of beholder, transformers and timm, nothing compiled, in bf16
+    peers      the same of transformers and timm compiled
+    path       `beholder score` from tars of JPEGs with all cores decoding; decoding alone; on the GPU, if torchvision can
+    head       `head.score` on tensors of the device against the processor
 
-Everything measured is merged into DIR/gpu.json, and DIR/gpu.md is written from it, so parts and batches may be run in several
-calls, each of which stops taking up new work after --minutes. What cannot run says why, in the result.
+Everything measured is merged into DIR/gpu.json at once, and DIR/gpu.md is written from it after each stage, so that a run that
+is cut off keeps what it has, and stages may be run in several calls. What cannot run says why, in the result.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import math
+import os
+import signal
 import statistics
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +45,10 @@ from beholder.models.backbones import SHAPES, TowerShape
 from beholder.models.clip import random_tensors
 from gpu_sides import DTYPES, build, synchronize, timed
 
-PARTS = ("correct", "products", "rates", "path", "head")
+STAGES = {"correct": 45, "products": 20, "compiled": 75, "eager": 45, "peers": 55, "path": 90, "head": 10}
+"""Seconds of each, of 340 in all; what one leaves goes to the next."""
+DRY_STAGES = {"correct": 14, "products": 2, "compiled": 40, "eager": 6, "peers": 28, "path": 22, "head": 3}
+"""The same of a dry run, in which compiling takes longest."""
 WANTING = (ImportError, RuntimeError, BeholderError, TypeError, ValueError, OSError)
 """What building or running a side may raise where this machine or this version of a library cannot do it."""
 
@@ -54,21 +62,27 @@ class Run:
     shape: TowerShape
     is_dry: bool
     deadline: float
-    batches: list[int]
+    batch: int
     rounds: int
-    with_fp8: bool
-    is_eager: bool
     record: dict[str, Any] = field(default_factory=dict)
 
     def is_late(self) -> bool:
         """Whether no new work should be begun."""
         return time.perf_counter() > self.deadline
 
+    def write_page(self) -> None:
+        """Write the page of what is known."""
+        (self.out / "gpu.md").write_text(gpu_report.page(self.record), encoding="utf-8")
+
     def keep(self, part: str, key: str, value: Any) -> None:
         """Put a result into the record, and the record on disk."""
         self.record.setdefault("parts", {}).setdefault(part, {})[key] = value
         (self.out / "gpu.json").write_text(json.dumps(self.record, indent=1), encoding="utf-8")
         print(f"  {part}: {key}: {json.dumps(value)[:160]}", file=sys.stderr, flush=True)
+
+
+class OutOfTime(BaseException):
+    """A stage has had its time. No Exception, so that nothing on the way takes it for a failure of its own."""
 
 
 def why(error: BaseException) -> str:
@@ -78,7 +92,7 @@ def why(error: BaseException) -> str:
 
 def precisions(run: Run) -> list[str]:
     """Those of the device."""
-    return ["fp32", "bf16"] if run.device.type == "cpu" else ["fp32", "tf32", "bf16", "fp16"]
+    return ["fp32", "bf16"] if run.device.type == "cpu" else ["fp32", "bf16", "fp8", "tf32", "fp16"]
 
 
 def score_of(embeddings: torch.Tensor) -> tuple[np.ndarray[Any, Any], str]:
@@ -98,7 +112,7 @@ def score_of(embeddings: torch.Tensor) -> tuple[np.ndarray[Any, Any], str]:
 
 
 def correct(run: Run) -> None:
-    """Part (a)."""
+    """Embeddings and scores of each precision."""
     num_pictures = 8 if run.is_dry else 256
     batch = 4 if run.is_dry else 64
     tensors = random_tensors(run.shape)
@@ -121,9 +135,7 @@ def correct(run: Run) -> None:
     run.keep("correct", "reference", f"{reference}; {num_pictures} pictures; scores by {head}")
     kinds = [("beholder", name, False) for name in precisions(run)]
     kinds += [("transformers", name, False) for name in ("bf16",)] + [("timm", name, False) for name in ("fp32", "bf16")]
-    if not (run.is_dry or run.is_eager):
-        kinds += [("beholder", name, True) for name in ("bf16", "fp16")]
-    kinds += [("beholder", "fp8", True)] if run.with_fp8 else []
+    kinds += [("beholder", "fp8", True)] if run.is_dry else [("beholder", "bf16", True), ("beholder", "fp8", True)]
     for what, precision, compiled in kinds:
         key = f"{what} {precision}{' compiled' if compiled else ''}"
         if run.is_late():
@@ -140,12 +152,12 @@ def correct(run: Run) -> None:
 
 
 def products(run: Run) -> None:
-    """Part (b): the largest rate over squares and the tower's own products."""
+    """The largest rate over squares and the tower's own products."""
     tokens = (256 if not run.is_dry else 2) * run.shape.num_tokens
     width, mlp = run.shape.width, run.shape.mlp_width
-    squares = [128] if run.is_dry else [4096, 8192, 16384]
+    squares = [128] if run.is_dry else [4096, 8192]
     sizes = [(side, side, side) for side in squares] + [(tokens, width, mlp), (tokens, mlp, width), (tokens, width, 3 * width)]
-    for name in [*precisions(run), *(["fp8"] if run.with_fp8 else [])]:
+    for name in ("bf16",) if run.is_dry else ("bf16", "fp8"):
         best, at = 0.0, None
         for m, k, n in sizes:
             try:
@@ -162,12 +174,14 @@ def products(run: Run) -> None:
 def product_rate(run: Run, precision: str, m: int, k: int, n: int) -> float:
     """Floating-point operations a second of (m, k) x (k, n), random numbers, median of the rounds."""
     made = [torch.randn(size, device=run.device).to(DTYPES[precision]) for size in ((m, k), (n, k))]
-    one = torch.ones((), device=run.device)
     if precision == "fp8":
         left, right = (part.to(torch.float8_e4m3fn) for part in made)
+        by_row, by_column = torch.ones(m, 1, device=run.device), torch.ones(1, n, device=run.device)
 
         def work() -> Any:
-            return torch._scaled_mm(left, right.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+            return torch._scaled_mm(
+                left, right.t(), scale_a=by_row, scale_b=by_column, out_dtype=torch.bfloat16, use_fast_accum=True
+            )
     else:
 
         def work() -> Any:
@@ -177,7 +191,7 @@ def product_rate(run: Run, precision: str, m: int, k: int, n: int) -> float:
     with float32_products(tf32=precision == "tf32"):
         for _ in range(run.rounds + 1):
             synchronize(run.device)
-            times = 1 if run.is_dry else max(1, int(2e14 / (2 * m * k * n)))
+            times = 1 if run.is_dry else max(1, int(5e13 / (2 * m * k * n)))
             started = time.perf_counter()
             for _ in range(times):
                 work()
@@ -186,63 +200,57 @@ def product_rate(run: Run, precision: str, m: int, k: int, n: int) -> float:
     return 2 * m * k * n / statistics.median(seconds[1:])
 
 
-def sides_of(run: Run) -> list[tuple[str, str, bool]]:
-    """What part (c) compares: (program, precision, compiled)."""
-    if run.is_dry:
-        return [
-            ("beholder", "bf16", False),
-            ("transformers", "bf16", False),
-            ("timm", "bf16", False),
-            ("beholder", "fp32", False),
-        ]
-    found = [("beholder", name, compiled) for name in ("bf16", "fp16") for compiled in (False, True)]
-    found += [(what, "bf16", compiled) for what in ("transformers", "timm") for compiled in (False, True)]
-    found += [(what, "fp16", False) for what in ("transformers", "timm")] + [("beholder", "tf32", False)]
-    found = [side for side in found if not (run.is_eager and side[2])]
-    return found + ([("beholder", "fp8", True)] if run.with_fp8 else [])
+SIDES = {
+    "compiled": [("beholder", "bf16", True), ("beholder", "fp8", True)],
+    "eager": [(what, "bf16", False) for what in ("beholder", "transformers", "timm")],
+    "peers": [(what, "bf16", True) for what in ("transformers", "timm")],
+}
+"""What each stage compares: (program, precision, compiled)."""
 
 
-def rates(run: Run) -> None:
-    """Part (c)."""
+def rates(run: Run, stage: str) -> None:
+    """Pictures a second of a stage's sides, in turns; what was timed when the time ends counts."""
     tensors = random_tensors(run.shape)
-    for batch in run.batches:
-        made = gpu_path.prepared_pictures(min(batch, 256), run.shape.image_px)
-        several = [np.resize(np.roll(made, turn, axis=0), (batch, *made.shape[1:])) for turn in range(3)]
-        pixels = [torch.from_numpy(one).to(run.device) for one in several]
-        sides, times, inputs = {}, {}, {}
-        for what, precision, compiled in sides_of(run):
-            key = f"{what} {precision}{' compiled' if compiled else ''}, batch {batch}"
-            if run.is_late():
-                run.keep("rates", key, "left out: no time")
-                continue
+    made = gpu_path.prepared_pictures(min(run.batch, 256), run.shape.image_px)
+    several = [np.resize(np.roll(made, turn, axis=0), (run.batch, *made.shape[1:])) for turn in range(3)]
+    pixels = [torch.from_numpy(one).to(run.device) for one in several]
+    sides: dict[str, tuple[Any, str, list[torch.Tensor], int]] = {}
+    seconds: dict[str, list[float]] = {}
+    try:
+        for what, precision, compiled in SIDES[stage]:
+            key = f"{what} {precision}{' compiled' if compiled else ''}, batch {run.batch}"
+            began = time.perf_counter()
             try:
-                side = build(what, run.shape, tensors, run.device, precision, batch, compiled)
+                side = build(what, run.shape, tensors, run.device, precision, run.batch, compiled)
                 given = [side.prepared(one) for one in pixels]
-                with float32_products(tf32=precision == "tf32"):
-                    for _ in range(1 if run.is_dry else 3):
-                        timed(side, given, 2, run.device)
-                    once = timed(side, given, 4, run.device) / 4
+                for _ in range(1 if run.is_dry else 3):
+                    timed(side, given, 2, run.device)
             except WANTING as error:
                 run.keep("rates", key, why(error))
                 continue
-            sides[key], inputs[key] = (side, precision), given
-            times[key] = 1 if run.is_dry else max(3, math.ceil(0.5 / once))
-        seconds: dict[str, list[float]] = {key: [] for key in sides}
-        for _ in range(run.rounds):
-            for key, (side, precision) in sides.items():
-                with float32_products(tf32=precision == "tf32"):
-                    seconds[key].append(timed(side, inputs[key], times[key], run.device) / times[key])
-        for key, (side, precision) in sides.items():
-            rate = batch / statistics.median(seconds[key])
-            low, high = batch / max(seconds[key]), batch / min(seconds[key])
-            allowed = run.record.get("parts", {}).get("products", {}).get(precision)
-            share = rate * 2 * run.shape.num_macs / (allowed["tflops"] * 1e12) if isinstance(allowed, dict) else None
-            run.keep("rates", key, {"pictures_per_second": rate, "low": low, "high": high, "share_of_products": share})
+            if compiled:
+                run.keep("compiling", key, time.perf_counter() - began)
+            once = timed(side, given, 2, run.device) / 2
+            sides[key] = side, precision, given, 1 if run.is_dry else max(3, math.ceil(0.5 / once))
+            seconds[key] = [once]
+        for number in range(run.rounds):
+            for key, (side, _, given, times) in sides.items():
+                seconds[key] = (seconds[key] if number else []) + [timed(side, given, times, run.device) / times]
+    finally:
+        for key, (side, precision, _, _) in sides.items():
+            _keep_rate(run, key, precision, seconds[key])
             side.close()
 
 
+def _keep_rate(run: Run, key: str, precision: str, seconds: list[float]) -> None:
+    rate, low, high = (run.batch / of(seconds) for of in (statistics.median, max, min))
+    allowed = run.record.get("parts", {}).get("products", {}).get(precision)
+    share = rate * 2 * run.shape.num_macs / (allowed["tflops"] * 1e12) if isinstance(allowed, dict) else None
+    run.keep("rates", key, {"pictures_per_second": rate, "low": low, "high": high, "share_of_products": share})
+
+
 def head(run: Run) -> None:
-    """Part (e)."""
+    """`head.score` on the device."""
     from beholder import Head, load_head
     from beholder.kernels.scoring import Affine
 
@@ -283,7 +291,6 @@ def open_run(options: argparse.Namespace) -> Run:
     record |= {
         "device": name,
         "is_dry": options.dry,
-        "is_eager": options.eager,
         "machine": machine.lines("beholder", "torch", "torchvision", "transformers", "timm", "pillow"),
         "shape": "a tiny tower" if options.dry else options.shape,
         "gflops_per_picture": 2 * shape.num_macs / 1e9,
@@ -294,39 +301,75 @@ def open_run(options: argparse.Namespace) -> Run:
         shape=shape,
         is_dry=options.dry,
         deadline=time.perf_counter() + 60 * options.minutes,
-        batches=[2, 4] if options.dry else options.batches,
+        batch=2 if options.dry else options.batch,
         rounds=1 if options.dry else 5,
-        with_fp8=options.fp8,
-        is_eager=options.eager,
         record=record,
     )
 
 
+def run_stage(run: Run, stage: str, seconds: float, num_pictures: int) -> None:
+    """One stage, cut off after so many seconds."""
+    work = {
+        "correct": lambda: correct(run),
+        "products": lambda: products(run),
+        "path": lambda: gpu_path.path(run, num_pictures),
+        "head": lambda: head(run),
+    }.get(stage, lambda: rates(run, stage))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    began = time.perf_counter()
+    try:
+        work()
+        ended = "whole"
+    except OutOfTime:
+        ended = "cut off"
+    except WANTING as error:
+        ended = why(error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    run.keep("stages", stage, f"{ended}, {time.perf_counter() - began:.0f} s")
+    run.write_page()
+
+
+def end_late(run: Run, seconds: float) -> None:
+    """End the program after so many seconds, whatever hangs: what is known was written."""
+    time.sleep(seconds)
+    run.keep("stages", "all", "ended by the clock")
+    run.write_page()
+    os._exit(0)
+
+
 def main() -> None:
-    """Run the parts asked for, and write what is known."""
+    """Run the stages asked for, and write what is known."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json and gpu.md")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[128, 256, 512, 1024])
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--shape", choices=list(SHAPES), default="openai/clip-vit-large-patch14")
-    parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing new after so long")
-    parser.add_argument("--pictures", type=int, default=4000, help="JPEGs of the whole path")
-    parser.add_argument("--fp8", action="store_true", help="try float8 products as well: an experiment")
-    parser.add_argument("--eager", action="store_true", help="nothing compiled: torch.compile takes minutes a side")
+    parser.add_argument("--minutes", type=float, help="of all stages together (default: 5.75; 1.9 with --dry)")
+    parser.add_argument("--pictures", type=int, default=3000, help="JPEGs of the whole path")
     parser.add_argument("--dry", action="store_true", help="a tiny tower on the processor")
     options = parser.parse_args()
+    options.minutes = options.minutes or (1.9 if options.dry else 5.75)
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # the peers' patch convolution: torch takes TF32 for it unasked
+    with contextlib.suppress(ImportError):  # (not on the clock of the stage that needs it first)
+        importlib.import_module("transformers.models.clip.modeling_clip")
     run = open_run(options)
-    for part in options.parts:
-        if run.is_late():
-            run.keep(part, "left out", "no time")
-            continue
-        if part == "path":
-            gpu_path.path(run, 16 if options.dry else options.pictures)
-        else:
-            {"correct": correct, "products": products, "rates": rates, "head": head}[part](run)
-    (options.out / "gpu.md").write_text(gpu_report.page(run.record), encoding="utf-8")
+
+    def over(number: int, frame: object) -> None:
+        raise OutOfTime
+
+    signal.signal(signal.SIGALRM, over)
+    threading.Thread(target=end_late, args=(run, 60 * options.minutes), daemon=True).start()
+    shares = DRY_STAGES if options.dry else STAGES
+    factor = 60 * options.minutes / sum(shares.values())
+    spare = 0.0
+    for stage in options.stages:
+        began = time.perf_counter()
+        run_stage(run, stage, factor * shares[stage] + spare, 16 if options.dry else options.pictures)
+        spare = max(0.0, factor * shares[stage] + spare - (time.perf_counter() - began))
     print((options.out / "gpu.md").read_text(encoding="utf-8"))
+    if options.dry and (missing := gpu_report.missing(run.record, options.stages)):
+        sys.exit(f"gpu.py: nothing was measured of {', '.join(missing)}")
 
 
 if __name__ == "__main__":

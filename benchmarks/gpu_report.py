@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -16,17 +17,44 @@ def page(record: dict[str, Any]) -> str:
         ]
     lines += record["machine"]
     lines += [f"- tower: {record['shape']}, random weights, {record['gflops_per_picture']:.3g} GFLOP a picture"]
-    lines += ["- nothing compiled (`--eager`)"] if record.get("is_eager") else []
     lines += ["- the peers' patch convolution in float32, not in TF32 as torch takes it unasked", ""]
     for title, name, table in (
         ("Correctness", "correct", _correct),
         ("Matrix products", "products", _products),
         ("Pictures/s on the device", "rates", _rates),
+        ("Building and compiling", "compiling", _seconds),
         ("From tars of JPEGs", "path", _path),
         ("`head.score` on the device", "head", _head),
+        ("Stages", "stages", _stages),
     ):
         lines += [f"## {title}", "", *(table(parts[name]) if name in parts else ["Not run."]), ""]
     return "\n".join(lines)
+
+
+def missing(record: dict[str, Any], stages: Sequence[str]) -> list[str]:
+    """Stages of which nothing stands on the page but reasons why not, and that were not cut off by the clock."""
+    parts = record.get("parts", {})
+    part_of = {"compiled": "rates", "eager": "rates", "peers": "rates"}
+
+    def has_numbers(stage: str) -> bool:
+        found = [(key, value) for key, value in parts.get(part_of.get(stage, stage), {}).items() if isinstance(value, dict)]
+        if stage in part_of:
+            found = [pair for pair in found if (" compiled" in pair[0]) != (stage == "eager")]
+        if stage in ("compiled", "peers"):
+            found = [pair for pair in found if pair[0].startswith("beholder") == (stage == "compiled")]
+        return bool(found)
+
+    cut_off = [stage for stage, said in parts.get("stages", {}).items() if said.startswith("cut off")]
+    return [stage for stage in stages if not has_numbers(stage) and stage not in cut_off]
+
+
+def _seconds(part: dict[str, Any]) -> list[str]:
+    lines = ["Until the first batches are done, weights and CUDA graph included.", "", "| what | seconds |", "|---|---|"]
+    return [*lines, *(f"| {key} | {found:.1f} |" for key, found in part.items())]
+
+
+def _stages(part: dict[str, Any]) -> list[str]:
+    return ["| stage | |", "|---|---|", *(f"| {key} | {found} |" for key, found in part.items())]
 
 
 def _correct(part: dict[str, Any]) -> list[str]:
@@ -73,7 +101,10 @@ def _path(part: dict[str, Any]) -> list[str]:
         elif isinstance(found, dict):
             lines.append(f"| {key} | {', '.join(f'{name} {value:.4g}' for name, value in found.items())} |")
         else:
-            lines.append(f"| {key} | {found:,.0f} |" if isinstance(found, float) else f"| {key} | {found} |")
+            is_share = isinstance(found, float) and found < 2
+            lines.append(
+                f"| {key} | {f'{found:.0%}' if is_share else f'{found:,.0f}' if isinstance(found, float) else found} |"
+            )
     return lines
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from beholder.models.backbones import PIXEL_MEAN, PIXEL_STD, TowerShape
 from beholder.models.clip import ClipVisionTower, build_tower
+from beholder.notices import told_to
 from tower_checkpoints import hugging_face_config, state_in
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
@@ -47,7 +48,11 @@ class EngineSide:
         from beholder.engine.engine import Engine
 
         name = "cpu" if device.type == "cpu" else f"cuda:{device.index or 0}"
-        self.engine: Any = Engine(tower, device=name, precision=precision, batch_size=batch, compile=compiled)  # type: ignore[arg-type]
+        said: list[str] = []
+        with told_to(said.append):
+            self.engine: Any = Engine(tower, device=name, precision=precision, batch_size=batch, compile=compiled)  # type: ignore[arg-type]
+        if compiled and not self.engine.describe()["compiled"]:
+            raise RuntimeError(said[-1] if said else "not compiled")
 
     def prepared(self, pixels: Tensor) -> Tensor:
         """As they are."""
@@ -141,41 +146,30 @@ def _fitting(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | {name: value for name, value in model.state_dict().items() if name.endswith("position_ids")}
 
 
-class Fp8Linear(nn.Module):
-    """A Linear in float8 e4m3 with one scale for the weight and one for each call's input: an experiment."""
+class Fp8Side(EngineSide):
+    """beholder's float8 back end itself: the Engine refuses one whose drift is too large, and its speed is asked for too."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        limit = torch.finfo(torch.float8_e4m3fn).max
-        weight = linear.weight.detach().float()
-        self.scale = nn.Buffer((weight.abs().amax() / limit).clamp_min(1e-12))
-        self.weight = nn.Buffer((weight / self.scale).to(torch.float8_e4m3fn).t())
-        self.bias = nn.Buffer(linear.bias.detach().to(torch.bfloat16))
-        self.limit = limit
+    def __init__(self, tower: ClipVisionTower, device: torch.device, batch: int, compiled: bool) -> None:
+        from beholder.engine.backends import build_backend
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) bfloat16 -> (..., out) bfloat16."""
-        rows = x.reshape(-1, x.shape[-1])
-        scale = (rows.abs().amax().float() / self.limit).clamp_min(1e-12)
-        small = (rows.float() / scale).clamp(-self.limit, self.limit).to(torch.float8_e4m3fn)
-        found = torch._scaled_mm(
-            small, self.weight, scale_a=scale, scale_b=self.scale, bias=self.bias, out_dtype=torch.bfloat16
-        )
-        return found.reshape(*x.shape[:-1], -1)
+        self.batch = batch
+        self.backend: Any = build_backend(tower, device, "fp8", compile=compiled)
 
+    def run(self, batches: Sequence[Tensor]) -> Tensor:
+        """As of EngineSide."""
+        pending: list[Any] = []
+        found = None
+        for batch in batches:
+            pending.append(self.backend.submit(batch, self.batch))
+            if len(pending) > 3:
+                found = pending.pop(0)()
+        for fetch in pending:
+            found = fetch()
+        return torch.from_numpy(found)
 
-class Fp8Side(ModuleSide):
-    """beholder's own module, compiled, with the Linears of all blocks but the last in float8. Needs a card that has it."""
-
-    def __init__(self, shape: TowerShape, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
-            raise RuntimeError("no float8 products on this device")
-        tower = build_tower(shape, "quick_gelu", tensors).to(device=device, dtype=torch.bfloat16)
-        for block in tower.blocks[:-1]:
-            for owner, name in ((block.attn, "qkv"), (block.attn, "out"), (block, "mlp_in"), (block, "mlp_out")):
-                setattr(owner, name, Fp8Linear(getattr(owner, name)))
-        self.device, self.dtype, self.of, self.takes_uint8 = device, torch.bfloat16, "", True
-        self.call = torch.compile(tower, dynamic=False)
+    def close(self) -> None:
+        """Give the memory back."""
+        self.backend.close()
 
 
 def build(
@@ -190,7 +184,7 @@ def build(
     """A side by name: beholder, transformers, timm. Raises ImportError or RuntimeError where it cannot be had."""
     dtype = DTYPES[precision]
     if precision == "fp8":
-        return Fp8Side(shape, tensors, device)
+        return Fp8Side(build_tower(shape, "quick_gelu", tensors), device, batch, compiled)
     if what == "beholder":
         return EngineSide(build_tower(shape, "quick_gelu", tensors), device, precision, batch, compiled)
     if what == "transformers":

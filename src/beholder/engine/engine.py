@@ -9,6 +9,7 @@ pictures are computed in batches of one size, the last one filled up. It does de
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from beholder.engine import MAX_DRIFT, Precision
+from beholder.engine import Precision
 from beholder.engine.backends import Backend, Fetch, build_backend, default_batch_size
 from beholder.engine.devices import device_name, find_device
 from beholder.engine.drift import weights_sha256
-from beholder.engine.self_check import FIRST_CUDA_BATCH, Situation, agree, find_batch_size, refuse_drift, self_check
+from beholder.engine.self_check import FIRST_CUDA_BATCH, Situation, compiled_fault, find_batch_size, refuse_drift, self_check
 from beholder.errors import BeholderError, InputError
 from beholder.models.clip import ClipVisionTower
 from beholder.notices import doing, say
@@ -127,9 +128,9 @@ class Engine:
             self._compile = False
             return
         try:
-            with doing("compiling the tower"):
-                drift = agree(plain, compiled, self.image_px, self.batch_size)
-            why = "" if drift <= MAX_DRIFT else f"compiled, the tower would move scores by {drift:.3f}, over {MAX_DRIFT}"
+            exact = build_backend(self._tower, self.device, "fp32", num_threads=self._num_threads)
+            with doing("compiling the tower"), contextlib.closing(exact):
+                why = compiled_fault(exact, plain, compiled, self.image_px, self.batch_size)
         except (BeholderError, torch.OutOfMemoryError) as error:
             why = " ".join(str(error).split()).partition("; leave")[0]
         self.compile_seconds = time.perf_counter() - began
