@@ -136,7 +136,9 @@ class _WorkerTally(Tally):
         self._news: set[int] = set()
         self._counting = threading.Lock()
 
-    def add(self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True) -> None:
+    def add(
+        self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True, each: Sequence[int] = ()
+    ) -> None:
         """Count rows of a shard."""
         with self._counting:
             was = self._counts.get(shard.number, ShardCounts())
