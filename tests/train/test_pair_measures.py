@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from beholder import Head
-from beholder.train.pair_measures import PairComparison, as_pair_accuracy
+from beholder.errors import InputError
+from beholder.train.pair_measures import PairComparison, PairGroups, as_pair_accuracy
 from beholder.train.pairs import Pairs, train_on_pairs
 from beholder.train.training import TrainOptions
 
@@ -37,17 +40,68 @@ def test_it_is_what_counting_gives(seed: int) -> None:
     assert difference == pytest.approx(counted(guesses[0], targets, votes) - counted(guesses[1], targets, votes), abs=1e-12)
 
 
-def test_intervals_are_those_of_resampled_pairs() -> None:
+def test_intervals_are_those_of_resampled_pictures() -> None:
+    """All pairs of 12 pictures in 9 groups, written out: every drawn copy of a picture meets every drawn copy of another."""
     rng = np.random.default_rng(9)
-    guess, targets = rng.integers(-2, 3, 80).astype(float), rng.choice([0.0, 1.0], 80)
-    groups = np.arange(80) // 4
-    found = PairComparison([guess], targets, groups=groups, resamples=400, seed=3).measures(0)["accuracy"]
+    group_of = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8])
+    one, other = np.array(list(itertools.combinations(range(12), 2))).T
+    guess, targets = rng.integers(-2, 3, len(one)).astype(float), rng.choice([0.0, 1.0], len(one))
+    groups = np.stack([group_of[one], group_of[other]], axis=1)
+    measured = PairComparison([guess], targets, groups=groups, resamples=300, seed=3).measures(0)
     drawn = []
-    for at in range(400):
-        picked = np.random.default_rng((3, at)).integers(0, 20, 20)
-        rows = np.concatenate([np.flatnonzero(groups == group) for group in picked])
-        drawn.append(counted(guess[rows], targets[rows], np.ones(80)))
+    for at in range(300):
+        picked = np.random.default_rng((3, at)).integers(0, 9, 9)
+        rows = [
+            pair
+            for pair, (first, second) in enumerate(groups.tolist())
+            for copy_of in picked
+            for meets in (picked if first != second else [second])
+            if (copy_of, meets) == (first, second)
+        ]
+        drawn.append(counted(guess[rows], targets[rows], np.ones(len(rows))))
+    found = measured["accuracy"]
+    assert measured.num_groups == 9
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=1e-12)
+
+
+def test_pictures_that_meet_each_other_alone_are_drawn_as_one() -> None:
+    groups = np.array([[5, 9], [9, 5], [1, 2], [2, 3], [7, 7]])
+    drawn_as = PairGroups.of(groups)
+    assert drawn_as.num_groups == 5
+    assert drawn_as.sides.tolist() == [[3, 3], [3, 3], [0, 1], [1, 2], [4, 4]]
+    times = np.bincount(np.random.default_rng((6, 2)).integers(0, 5, 5), minlength=5)
+    wanted = [times[3], times[3], times[0] * times[1], times[1] * times[2], times[4]]
+    assert drawn_as.times(6, 2).tolist() == wanted
+
+
+@pytest.mark.parametrize("num_pictures", [20, 40])
+def test_heads_that_are_equally_good_are_seldom_told_apart(num_pictures: int) -> None:
+    """All pairs of few pictures, 200 times: a 95 % interval leaves 0 out by chance about once in twenty times."""
+    one, other = np.array(list(itertools.combinations(range(num_pictures), 2))).T
+    told_apart = 0
+    for seed in range(200):
+        rng = np.random.default_rng((num_pictures, seed))
+        truth = rng.standard_normal(num_pictures)
+        first, second = truth + rng.standard_normal((2, num_pictures))
+        compared = PairComparison(
+            [first[one] - first[other], second[one] - second[other]],
+            truth[one] > truth[other],
+            groups=np.stack([one, other], axis=1),
+            resamples=400,
+            seed=seed,
+        )
+        found = compared.difference(0, 1)["accuracy"]
+        told_apart += found.low > 0 or found.high < 0
+    assert told_apart <= 14
+
+
+def test_no_pairs_and_pairs_without_votes_have_no_measure() -> None:
+    nothing = PairComparison([np.empty(0)], np.empty(0)).measures(0)
+    assert (nothing.num_rows, nothing.num_groups) == (0, 0)
+    assert np.isnan(nothing["accuracy"].value)
+    assert np.isnan(PairComparison([np.ones(3)], np.ones(3), votes=np.zeros(3), resamples=20).measures(0)["accuracy"].value)
+    with pytest.raises(InputError, match="do not fit 3 pairs"):
+        PairComparison([np.ones(3)], np.ones(3), groups=np.arange(3))
 
 
 def test_the_side_that_pairs_are_given_from_does_not_matter() -> None:

@@ -161,15 +161,19 @@ def lead(compared: Comparisons) -> list[str]:
 def how_measured(found: Evaluation) -> list[str]:
     """How the figures were made, in sentences."""
     measured = found.record["measured"]
-    unit, is_grouped = found.compared.unit, measured["num_groups"] != measured["num_rows"]
-    groups = f"{measured['num_groups']:,} groups" if is_grouped else f"{unit}, each on its own"
+    unit, is_grouped = found.compared.unit, measured["num_groups"] != measured["num_pictures"]
+    groups = f"{measured['num_groups']:,} groups of pictures" if is_grouped else "pictures, each on its own"
     lines = [
         f"Intervals hold {100 * measured['level']:g} % of {measured['resamples']:,} resamples of {groups}; differences are of "
         "the same resamples. Each interval is for its pair of heads alone: of twenty pairs of heads that are equally good, one "
         f"is called {REAL} by chance."
     ]
     if unit == "pairs":
-        return [*lines, "A pair whose two pictures a head gives the same score counts half. Pairs are resampled, not pictures."]
+        return [
+            *lines,
+            "A pair whose two pictures a head gives the same score counts half. Of a resample a pair counts as often as its two "
+            "pictures were drawn together: pairs that share a picture are not independent.",
+        ]
     is_marks = found.ratings.kind == "decisions"
     shape = "a logistic curve" if is_marks else "a straight line"
     lines.append(

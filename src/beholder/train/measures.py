@@ -114,6 +114,21 @@ class Interval:
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
+def interval_of(value: float, drawn: Doubles, level: float) -> Interval:
+    """A value with the percentiles of its resamples (B,); without bounds where over half of these are not defined."""
+    defined = drawn[np.isfinite(drawn)]
+    tail = 50 * (1 - level)
+    is_enough = len(defined) * 2 > len(drawn) and math.isfinite(value)
+    low, high = np.percentile(defined, [tail, 100 - tail]) if is_enough else (math.nan, math.nan)
+    return Interval(value, float(low), float(high))
+
+
+def times_drawn(num_groups: int, seed: int, resample: int) -> npt.NDArray[np.int64]:
+    """(G,) how often each group is drawn in a resample, by the seed and its number alone."""
+    picked = np.random.default_rng((seed, resample)).integers(0, num_groups, num_groups)
+    return np.bincount(picked, minlength=num_groups)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measures:
     """Measures of a predictor on one set of rows.
@@ -341,14 +356,8 @@ class Comparison:
 
     def _summed(self, names: Sequence[str], found: Doubles, drawn: Doubles) -> Measures:
         """Values (K,) and resampled values (B, K) as intervals; without bounds where over half of these are not defined."""
-        values = {}
-        for name in names:
-            at = NAMES.index(name)
-            defined = drawn[:, at][np.isfinite(drawn[:, at])]
-            tail = 50 * (1 - self._level)
-            is_enough = len(defined) * 2 > len(drawn) and math.isfinite(found[at])
-            low, high = np.percentile(defined, [tail, 100 - tail]) if is_enough else (math.nan, math.nan)
-            values[name] = Interval(float(found[at]), float(low), float(high))
+        at = {name: NAMES.index(name) for name in names}
+        values = {name: interval_of(float(found[place]), drawn[:, place], self._level) for name, place in at.items()}
         return Measures(
             num_rows=self._num_rows,
             num_groups=self._num_groups,
@@ -388,8 +397,7 @@ def _resampled(
     def draw(start: int) -> Doubles:
         counts = np.empty((min(batch, num_resamples - start), num_groups), np.int64)
         for at in range(len(counts)):
-            rng = np.random.default_rng((seed, start + at))
-            counts[at] = np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)
+            counts[at] = times_drawn(num_groups, seed, start + at)
         return _mean([one.values(weights, groups, counts, cut) for one in series])
 
     if not num_resamples:

@@ -1,30 +1,49 @@
-"""The share of pairs that predictors order as people did, with intervals, on the same pairs and the same resamples of them."""
+"""The share of pairs that predictors order as people did, with intervals, on the same pairs and the same resamples of pictures.
+
+Pairs that share a picture are not independent: a picture that a head misjudges costs it all of its pairs. So pictures are
+resampled, and a pair counts as often as its two pictures were drawn together (Snijders and Borgatti, "Non-parametric standard
+errors and tests for network statistics", 1999; Owen, "The pigeonhole bootstrap", 2007, which shows it to err towards wide
+intervals where a picture is in few pairs). Pictures that are compared with each other alone are drawn as one.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from beholder.train.measures import MANY_ROWS, RESAMPLES, RESAMPLES_OF_MANY, Comparison, Measures, Predictor
+from beholder.errors import InputError
+from beholder.train.measures import (
+    MANY_ROWS,
+    RESAMPLES,
+    RESAMPLES_OF_MANY,
+    Interval,
+    Measures,
+    interval_of,
+    times_drawn,
+)
 
-_NAMES = ("accuracy",)
+Doubles = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+_MOST_NUMBERS = 1 << 22
+"""Weights of pairs that are held at once, of several resamples."""
 
 
 class PairComparison:
     """Predictors of pairs; a pair whose two pictures a predictor gives the same score counts half.
-
-    Each pair is measured from either side, with half of its weight: an order that is right is right twice, and of a tie one of
-    the two is right.
 
     Args:
         guesses: (P,) each, finite: above 0 where the left picture is predicted to be the better one, 0 for a tie.
         targets: (P,) 1 where the left one was found better, 0 where the right one; between them the larger side is meant, and
             the pair's weight is reduced to |2 target - 1|, so that ties (0.5) have none.
         votes: (P,) >= 0 of each pair; None: 1 each.
-        groups: (P,) labels; pairs that share one are resampled together. None: pairs one by one.
+        groups: (P, 2) whole numbers, the group of each pair's left and right picture: what is resampled together. None: no
+            two pairs share a picture.
         level, resamples, seed: as of `measures.measure`.
 
     Raises:
@@ -43,33 +62,81 @@ class PairComparison:
         seed: int = 0,
     ) -> None:
         signs = 2 * np.asarray(targets, np.float64) - 1
-        self._num_pairs = len(signs)
-        weights = np.abs(signs) * (1.0 if votes is None else np.asarray(votes, np.float64)) / 2
-        labels = np.arange(len(signs)) if groups is None else np.asarray(groups)
-        sides = [np.asarray(guess, np.float64) for guess in guesses]
-        usual = RESAMPLES if len(signs) <= MANY_ROWS else RESAMPLES_OF_MANY
-        self._compared = Comparison(
-            [Predictor(np.concatenate([side, -side]), _NAMES) for side in sides],
-            np.concatenate([signs, -signs]),
-            weights=np.tile(weights, 2),
-            groups=np.tile(labels, 2),
-            cut=0.0,
-            level=level,
-            resamples=usual if resamples is None else resamples,
-            seed=seed,
+        num_pairs = len(signs)
+        weights = np.abs(signs) * (1.0 if votes is None else np.asarray(votes, np.float64))
+        sides = np.repeat(np.arange(num_pairs), 2).reshape(-1, 2) if groups is None else np.asarray(groups, np.int64)
+        guessed = [np.asarray(guess, np.float64) for guess in guesses]
+        if sides.shape != (num_pairs, 2) or weights.shape != (num_pairs,) or any(one.shape != (num_pairs,) for one in guessed):
+            raise InputError(f"guesses, votes and groups of pairs do not fit {num_pairs} pairs")
+        if not (np.isfinite(weights) & (weights >= 0)).all() or not all(np.isfinite(one).all() for one in guessed):
+            raise InputError("cannot compare pairs with NaN, infinite or negative votes, or NaN or infinite scores")
+        if not 0 < level < 1:
+            raise InputError(f"a level lies between 0 and 1, not {level}")
+        self._right = np.array([(1 + np.sign(one) * np.sign(signs)) / 2 for one in guessed]).reshape(len(guessed), num_pairs)
+        self._drawn_as = PairGroups.of(sides)
+        usual = RESAMPLES if num_pairs <= MANY_ROWS else RESAMPLES_OF_MANY
+        num_resamples = (usual if resamples is None else resamples) if num_pairs else 0
+        self._found = self._shares(weights)
+        self._drawn = self._resampled(weights, num_resamples, seed)
+        self._told = Measures(
+            num_rows=num_pairs, num_groups=self._drawn_as.num_groups, level=level, resamples=num_resamples, cut=0.5, values={}
         )
 
     def measures(self, at: int) -> Measures:
         """The accuracy of a predictor, as `accuracy`."""
-        return self._told(self._compared.measures(at))
+        return self._with(interval_of(float(self._found[at]), self._drawn[:, at], self._told.level))
 
     def difference(self, first: int, second: int) -> Measures:
         """That of the first less that of the second, with a paired interval."""
-        return self._told(self._compared.difference(first, second))
+        drawn = self._drawn[:, first] - self._drawn[:, second]
+        return self._with(interval_of(float(self._found[first] - self._found[second]), drawn, self._told.level))
 
-    def _told(self, found: Measures) -> Measures:
-        """Of pairs, not of their sides."""
-        return replace(found, num_rows=self._num_pairs, cut=0.5)
+    def _with(self, interval: Interval) -> Measures:
+        return replace(self._told, values={"accuracy": interval})
+
+    def _shares(self, weights: Doubles) -> Doubles:
+        """(..., P) weights of pairs -> (..., K) share that each predictor orders right; NaN where no pair has any weight."""
+        total = weights.sum(axis=-1, keepdims=True)
+        right = weights @ self._right.T
+        return np.divide(right, total, out=np.full(right.shape, np.nan), where=total > 0)
+
+    def _resampled(self, weights: Doubles, num_resamples: int, seed: int) -> Doubles:
+        """(B, K) shares of resamples."""
+        batch = max(1, min(100, _MOST_NUMBERS // max(1, len(weights))))
+
+        def draw(start: int) -> Doubles:
+            numbers = range(start, min(start + batch, num_resamples))
+            return self._shares(np.array([weights * self._drawn_as.times(seed, number) for number in numbers]))
+
+        if not num_resamples:
+            return np.empty((0, len(self._right)))
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return np.concatenate(list(pool.map(draw, range(0, num_resamples, batch))))
+
+
+class PairGroups:
+    """What pairs are resampled by: (P, 2) numbers from 0 of what is drawn together."""
+
+    def __init__(self, sides: Rows) -> None:
+        self.sides = sides
+        self.num_groups = int(sides.max()) + 1 if sides.size else 0
+
+    @classmethod
+    def of(cls, groups: npt.ArrayLike) -> PairGroups:
+        """From the group of each pair's left and right picture; groups that are compared with each other alone become one."""
+        numbers = np.unique(np.asarray(groups, np.int64), return_inverse=True)[1].reshape(-1, 2).astype(np.int64)
+        low, high = numbers.min(axis=1, initial=1 << 62), numbers.max(axis=1, initial=0)
+        edges = np.unique(np.stack([low, high], axis=1)[low != high], axis=0)
+        partners = np.bincount(edges.reshape(-1), minlength=int(numbers.max()) + 1 if numbers.size else 0)
+        alone = edges[(partners[edges] == 1).all(axis=1)]
+        joined = np.arange(len(partners))
+        joined[alone[:, 1]] = alone[:, 0]
+        return cls(np.unique(joined[numbers], return_inverse=True)[1].reshape(-1, 2).astype(np.int64))
+
+    def times(self, seed: int, resample: int) -> Rows:
+        """(P,) how often each pair is drawn: the product of the times of its two pictures' groups, of one group its times."""
+        times = times_drawn(self.num_groups, seed, resample)[self.sides]
+        return np.where(self.sides[:, 0] == self.sides[:, 1], times[:, 0], times[:, 0] * times[:, 1])
 
 
 def as_pair_accuracy(measures: Measures) -> Measures:

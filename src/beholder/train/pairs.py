@@ -121,6 +121,7 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
         [guess[tested] for guess in guesses],
         targets[tested],
         votes=votes[tested],
+        groups=np.stack([groups[one], groups[other]], axis=1)[tested],
         level=chosen.level,
         resamples=chosen.resamples,
         seed=chosen.seed,

@@ -8,7 +8,7 @@ from scipy import stats
 
 from beholder.train.evaluate.by import ACROSS, LEAST, MOST, by_column, labels_of_pairs, pairs_in, pictures_in
 from beholder.train.evaluate.evaluation import REAL, How
-from beholder.train.evaluate.pairs import compare_pairs, pair_groups
+from beholder.train.evaluate.pairs import compare_pairs
 from beholder.train.evaluate.pictures import compare_pictures
 from beholder.train.evaluate.scored import Scored
 
@@ -41,7 +41,7 @@ def heads(**columns: np.ndarray) -> list[Scored]:
 def test_pairs_are_counted_with_ties_as_halves() -> None:
     good, chance, better, worse, votes = pairs()
     assert (good[better] == good[worse]).sum() > 20
-    groups = pair_groups(np.arange(40), better, worse)
+    groups = np.stack([better, worse], axis=1)
     found = compare_pairs(heads(chance=chance, good=good), better, worse, votes, groups, HOW)
     assert [one.name for one in found.judged] == ["good", "chance"]
     for one, scores in zip(found.judged, (good, chance), strict=True):
@@ -55,13 +55,6 @@ def test_pairs_are_counted_with_ties_as_halves() -> None:
     bins = found.judged[0].bins
     assert bins[0].rating < bins[-1].rating
     assert sum(one.num_rows for one in bins) == 400
-
-
-def test_votes_on_the_same_two_pictures_are_one_group() -> None:
-    better, worse = np.array([0, 1, 2, 0]), np.array([1, 0, 3, 2])
-    assert pair_groups(np.arange(4), better, worse).tolist() == [0, 0, 2, 1]
-    assert pair_groups(np.array([0, 0, 1, 1]), better, worse).tolist() == [0, 0, 2, 1]
-    assert pair_groups(np.array([0, 1, 0, 1]), better, worse).tolist() == [1, 1, 1, 0]
 
 
 def test_groups_of_pictures() -> None:
@@ -125,9 +118,10 @@ def test_a_group_within_one_resampled_group_has_no_interval() -> None:
 def test_groups_of_pairs() -> None:
     good, chance, better, worse, votes = pairs()
     labels = np.where(np.arange(40) < 20, "x", "y").astype(object)
-    found = compare_pairs(heads(good=good, chance=chance), better, worse, votes, np.arange(400), HOW)
+    groups = np.stack([better, worse], axis=1)
+    found = compare_pairs(heads(good=good, chance=chance), better, worse, votes, groups, HOW)
     of_pairs = labels_of_pairs(labels, better, worse)
-    by = by_column("folder", of_pairs, found, pairs_in(found, votes, np.arange(400), HOW))
+    by = by_column("folder", of_pairs, found, pairs_in(found, votes, groups, HOW))
     assert {group.value for group in by.groups} == {"x", "y", ACROSS}
     for group in by.groups:
         rows = of_pairs == group.value

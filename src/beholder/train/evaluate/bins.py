@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from beholder.train.measures import MANY_ROWS, RESAMPLES, RESAMPLES_OF_MANY
+from beholder.train.measures import MANY_ROWS, RESAMPLES, RESAMPLES_OF_MANY, times_drawn
+from beholder.train.pair_measures import PairGroups
 
 Doubles = npt.NDArray[np.float64]
 
@@ -59,23 +61,24 @@ def calibration_bins(
         scores: (N,) finite, N >= 1.
         ratings: (N,) finite.
         weights: (N,) > 0.
-        groups: (N,) numbers from 0; resampled whole, by the same draws as in `measures.Comparison`.
+        groups: (N,) numbers from 0, resampled whole, by the same draws as in `measures.Comparison`; of pairs (N, 2), those of
+            both pictures, by the same draws as in `PairComparison`.
         predicted: (N,) of each rating.
         level: of the intervals.
         resamples: None: by the number of rows, as of `measures.measure`.
         seed: of the resamples.
     """
     bins = _bins_of(scores)
-    num_bins, num_groups = int(bins.max()) + 1, int(groups.max()) + 1
-    cells, cell = np.unique(bins * num_groups + groups, return_inverse=True)
-    cell_bins, cell_groups = cells // num_groups, cells % num_groups
+    units, times_of = _units(groups)
+    num_bins, num_units = int(bins.max()) + 1, int(units.max()) + 1
+    cells, cell = np.unique(bins * num_units + units, return_inverse=True)
+    cell_bins, cell_units = cells // num_units, cells % num_units
     heavy = np.bincount(cell.reshape(-1), weights)
     rated = np.bincount(cell.reshape(-1), weights * ratings)
     usual = RESAMPLES if len(scores) <= MANY_ROWS else RESAMPLES_OF_MANY
     drawn = np.full((usual if resamples is None else resamples, num_bins), np.nan)
     for at in range(len(drawn)):
-        picked = np.random.default_rng((seed, at)).integers(0, num_groups, num_groups)
-        times = np.bincount(picked, minlength=num_groups)[cell_groups]
+        times = times_of(seed, at)[cell_units]
         total = np.bincount(cell_bins, times * heavy, minlength=num_bins)
         np.divide(np.bincount(cell_bins, times * rated, minlength=num_bins), total, out=drawn[at], where=total > 0)
     found = []
@@ -83,7 +86,7 @@ def calibration_bins(
         inside = bins == number
         weight = weights[inside]
         draws = drawn[np.isfinite(drawn[:, number]), number]
-        is_enough = np.count_nonzero(cell_bins == number) >= LEAST_GROUPS and len(draws) * 2 > len(drawn)
+        is_enough = np.unique(groups[inside]).size >= LEAST_GROUPS and len(draws) * 2 > len(drawn)
         tail = 50 * (1 - level)
         low, high = np.percentile(draws, [tail, 100 - tail]) if is_enough else (math.nan, math.nan)
         found.append(
@@ -99,6 +102,15 @@ def calibration_bins(
             )
         )
     return tuple(found)
+
+
+def _units(groups: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Callable[[int, int], npt.NDArray[np.int64]]]:
+    """(N,) what each row is drawn with, from 0, and from a seed and the number of a resample to the times of each of these."""
+    if groups.ndim == 1:
+        num_groups = int(groups.max()) + 1
+        return groups, lambda seed, at: times_drawn(num_groups, seed, at)
+    sides, units = np.unique(PairGroups.of(groups).sides, axis=0, return_inverse=True)
+    return units.reshape(-1).astype(np.int64), PairGroups(sides).times
 
 
 def _bins_of(scores: Doubles) -> npt.NDArray[np.int64]:

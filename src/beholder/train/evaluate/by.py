@@ -132,7 +132,7 @@ def pictures_in(
 
 
 def pairs_in(measured: Comparisons, votes: Doubles, groups: Rows, how: How) -> Callable[[Rows], list[InGroup]]:
-    """A function that measures some pairs."""
+    """A function that measures some pairs; groups (P, 2) as of `compare_pairs`."""
 
     def measure(rows: Rows) -> list[InGroup]:
         compared = PairComparison(

@@ -15,7 +15,7 @@ from beholder.notices import doing
 from beholder.train.evaluate.by import ByColumn, by_column, labels_of_pairs, pairs_in, pictures_in
 from beholder.train.evaluate.evaluation import Comparisons, How
 from beholder.train.evaluate.options import EvaluateOptions
-from beholder.train.evaluate.pairs import compare_pairs, pair_groups
+from beholder.train.evaluate.pairs import compare_pairs
 from beholder.train.evaluate.pictures import compare_pictures
 from beholder.train.evaluate.scored import Found, Scored, find_scored
 from beholder.train.folds import FEW_GROUPS, joined_groups, list_sha256
@@ -226,7 +226,7 @@ def _of_pairs(
     if not decided.all():
         count = int(np.count_nonzero(~decided))
         notes.append(f"{number_of(count, 'pair')} that people found equal {'is' if count == 1 else 'are'} left out.")
-    of_pairs = pair_groups(groups, better, worse)
+    of_pairs = np.stack([groups[better], groups[worse]], axis=1)
     compared = compare_pairs(scored, better, worse, votes[decided], of_pairs, how)
     measure_one = pairs_in(compared, votes[decided], of_pairs, how)
     ceiling = pair_ceiling(left, right, targets, votes)

@@ -25,7 +25,7 @@ def compare_pairs(scored: Sequence[Scored], better: Rows, worse: Rows, votes: Do
         better: (P,) places in the scores.
         worse: (P,) those of the other pictures.
         votes: (P,) > 0.
-        groups: (P,) numbers from 0: what is resampled together.
+        groups: (P, 2) the group of the better picture and of the worse one: what is resampled together.
         how: level, resamples, seed.
     """
     apart = [one.scores[better] - one.scores[worse] for one in scored]
@@ -63,9 +63,3 @@ def compare_pairs(scored: Sequence[Scored], better: Rows, worse: Rows, votes: Do
         constant=as_pair_accuracy(compared.measures(len(scored))),
         differences=tuple(differences),
     )
-
-
-def pair_groups(groups: Rows, better: Rows, worse: Rows) -> Rows:
-    """(P,) group of each pair: pairs between the same two groups of pictures (or of the same two pictures) are one."""
-    low, high = np.minimum(groups[better], groups[worse]), np.maximum(groups[better], groups[worse])
-    return np.unique(low * (int(groups.max()) + 1) + high, return_inverse=True)[1].reshape(-1).astype(np.int64)
