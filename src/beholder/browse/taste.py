@@ -398,11 +398,12 @@ def head_in_use(scores: ScoreSet, score: str, backbone: str | None, dim: int) ->
         dim: their length.
     """
     from beholder.models.heads import load_head
+    from beholder.scoreset.score_set import head_recorded
 
     name = scores.head_names.get(score)
     if name is None:
         return None, f"nothing says which head {score} is by, so this started from none"
-    known = _recorded(scores, score)
+    known = head_recorded(scores.record, score)
     source, head = known.get("source"), None
     try:
         path = storage.local_path(source) if isinstance(source, str) and storage.is_local(source) else None
@@ -420,13 +421,6 @@ def head_in_use(scores: ScoreSet, score: str, backbone: str | None, dim: int) ->
     if head.dim != dim or (backbone and head.backbone and not same_backbone(backbone, head.backbone)):
         return None, f"{name} is for other embeddings, so this started from no head"
     return head, None
-
-
-def _recorded(scores: ScoreSet, score: str) -> dict[str, Any]:
-    """What the set's record says about the head of a score."""
-    columns, heads = scores.record.get("score_columns") or [], scores.record.get("heads") or []
-    found = dict(zip(columns, heads, strict=False)).get(score)
-    return found if isinstance(found, dict) else {}
 
 
 def _stamps(files: Sequence[Path]) -> list[tuple[int, int, int]]:

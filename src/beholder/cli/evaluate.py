@@ -42,7 +42,8 @@ def summary_lines(run: EvaluationRun) -> list[str]:
 
     found, measured = run.found, run.found.record["measured"]
     compared = found.compared
-    lines = [*found.remarks, *found.notes, "", *lead(compared), ""]
+    warnings = [f"WARNING: {line}" for line in found.warnings]
+    lines = [*found.remarks, *found.notes, "", *(f"{line}\n" for line in warnings), *lead(compared), ""]
     what = f"{measured['num_rows']:,} {compared.unit} ({measured['num_groups']:,} groups)"
     lines.append(f"On {what}, with {100 * measured['level']:g} % intervals; by {WORDS[compared.measure]}:")
     lines += [*_table(compared), *_differences(compared)]

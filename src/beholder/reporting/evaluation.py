@@ -112,6 +112,7 @@ def page_of(found: Evaluation, *, title: str | None = None, arguments: Sequence[
             "lead": lead(compared),
             "tiles": _tiles(found),
             "notes": found.notes,
+            "warnings": found.warnings,
             "unit": compared.unit,
             "level": f"{100 * measured['level']:g} %",
             "columns": [(SHORT[name], WORDS[name]) for name in names],
@@ -171,8 +172,8 @@ def how_measured(found: Evaluation) -> list[str]:
     if unit == "pairs":
         return [
             *lines,
-            "A pair whose two pictures a head gives the same score counts half. Of a resample a pair counts as often as its two "
-            "pictures were drawn together: pairs that share a picture are not independent.",
+            "A pair whose two pictures a head gives the same score counts half. In a resample a pair counts as often as its "
+            "two pictures were drawn together: pairs that share a picture are not independent.",
         ]
     is_marks = found.ratings.kind == "decisions"
     shape = "a logistic curve" if is_marks else "a straight line"

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -349,6 +349,12 @@ def _score_names(names: Sequence[str], record: dict[str, Any]) -> list[str]:
     """Which of the columns are scores: those that the set's record names, else the first known name."""
     found = [name for name in _heads_in(record) if name in names]
     return found or [name for name in KNOWN_SCORE_COLUMNS if name in names][:1]
+
+
+def head_recorded(record: Mapping[str, Any], score: str) -> dict[str, Any]:
+    """What the record of a set says about the head of one of its scores; {} where it says nothing."""
+    found = dict(zip(record.get("score_columns") or [], record.get("heads") or [], strict=False)).get(score)
+    return found if isinstance(found, dict) else {}
 
 
 def _heads_in(record: dict[str, Any]) -> dict[str, str | None]:

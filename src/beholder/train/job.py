@@ -24,6 +24,7 @@ from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Ratings
 from beholder.train.ratings.read import read_ratings
 from beholder.train.source import EmbeddingSource, open_source
+from beholder.train.trained_on import KEY, TrainedOn
 from beholder.train.training import Method, TrainedHead, TrainOptions, train_head
 
 
@@ -105,7 +106,12 @@ def train(options: TrainJobOptions) -> TrainRun:
                 trained = train_head(rated.matrix, rows, how)
                 tested = trained.tested
     names = names_at(ratings, matched.places[tested])
-    record = {**_record(options, ratings, matched, source, trained.record), "test_samples": names}
+    fitted = trained.fitted
+    known = TrainedOn.of(
+        [rated.names[row] for row in fitted.tolist()],
+        () if ratings.is_by_row else names_at(ratings, matched.places[fitted]),
+    )
+    record = {**_record(options, ratings, matched, source, trained.record), "test_samples": names, KEY: known.to_json()}
     head = replace(trained.head, licence=options.licence, source=None)
     remarks = [*ratings.lines(with_names=False), *matched.lines(with_names=False)]
     head, record = files.write(head, record, remarks, seconds=time.perf_counter() - started)

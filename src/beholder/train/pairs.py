@@ -55,6 +55,7 @@ class TrainedOnPairs:
         beside: (name, its accuracy, the difference with its paired interval) of other heads, best first.
         ceiling: what any order could reach (`noise.pair_ceiling`); NaN where no pair has two votes.
         predictions: (P,) log odds out of fold; NaN where no fold tested the pair.
+        fitted: row numbers of the pictures in the pairs that the head was fitted to.
         record: everything of this, ready for JSON.
     """
 
@@ -63,6 +64,7 @@ class TrainedOnPairs:
     beside: tuple[tuple[str, Measures, Measures], ...]
     ceiling: float
     predictions: Doubles
+    fitted: Rows
     record: dict[str, Any]
 
 
@@ -172,6 +174,7 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
         beside=tuple(beside),
         ceiling=ceiling,
         predictions=_spread(predictions, is_usable),
+        fitted=np.union1d(left, right),
         record=record,
     )
 

@@ -160,6 +160,7 @@ class TrainedHead:
         curve: by the number of ratings; None where it was not wanted.
         suspicious: ratings that look wrong, as row numbers of the embeddings.
         predictions: (R, n) of the measured rows, `tested` (n,) their row numbers; R repetitions.
+        fitted: row numbers of those that the head was fitted to.
         record: everything of this, ready for JSON.
     """
 
@@ -171,6 +172,7 @@ class TrainedHead:
     suspicious: Suspicious
     predictions: Doubles
     tested: Rows
+    fitted: Rows
     record: dict[str, Any] = field(repr=False)
 
 
@@ -570,6 +572,7 @@ def _finished(
         suspicious=suspicious,
         predictions=predictions,
         tested=measured.rows,
+        fitted=data.rows if measured is data else np.setdiff1d(data.rows, measured.rows),
         record=record,
     )
 

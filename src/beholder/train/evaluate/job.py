@@ -18,6 +18,7 @@ from beholder.train.evaluate.options import EvaluateOptions
 from beholder.train.evaluate.pairs import compare_pairs
 from beholder.train.evaluate.pictures import compare_pictures
 from beholder.train.evaluate.scored import Found, Scored, find_scored
+from beholder.train.evaluate.unseen import leave_out_trained
 from beholder.train.folds import FEW_GROUPS, joined_groups, list_sha256
 from beholder.train.noise import Ceiling, MeanRatings, noise_ceiling, pair_ceiling, suspicious_marks, suspicious_ratings
 from beholder.train.rated import FOLDER, Labels, labels_of, names_at, rated_pairs, variances_of
@@ -44,6 +45,7 @@ class Evaluation:
         suspicious: ratings that the best head contradicts most: sample, rating, predicted, residual, deviations.
         remarks: of ratings, reading and matching, in full sentences.
         notes: of measuring.
+        warnings: why figures are not what they seem.
         record: everything of this, ready for JSON.
     """
 
@@ -57,6 +59,7 @@ class Evaluation:
     suspicious: list[dict[str, Any]]
     remarks: list[str]
     notes: list[str]
+    warnings: list[str]
     record: dict[str, Any]
 
 
@@ -77,7 +80,9 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     _check_others(found.scored, ratings, options)
     notes: list[str] = []
     labels = {name: _labels(name, ratings, options) for name in dict.fromkeys((*options.by, options.split_by)) if name}
-    kept = _in_all(found.scored, ratings, notes)
+    unseen = leave_out_trained(_in_all(found.scored, ratings, notes), found.scored, ratings, found.near)
+    kept = unseen.kept
+    notes += unseen.notes
     scored = [replace(one, scores=one.scores[kept]) for one in found.scored]
     groups = _groups(kept, labels, found, options, notes)
     how = How(cut=options.good_from, seed=options.seed)
@@ -94,8 +99,11 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         if len(one.scores) and (np.ptp(one.scores) == 0 if ratings.pairs is None else not one.scores.any())
     ]
     remarks = [*ratings.lines(), *found.remarks]
-    made = Evaluation(ratings=ratings, remarks=remarks, notes=notes, record={}, **parts)
-    return replace(made, record=_record(made, found, options, how, time.perf_counter() - started))
+    made = Evaluation(ratings=ratings, remarks=remarks, notes=notes, warnings=unseen.warnings, record={}, **parts)
+    record = _record(made, found, options, how, time.perf_counter() - started)
+    for head in record["heads"]:
+        head["trained_on_share"] = unseen.shares.get(head["name"])
+    return replace(made, record=record)
 
 
 def _labels(column: str, ratings: Ratings, options: EvaluateOptions) -> Labels:
@@ -327,6 +335,7 @@ def _record(made: Evaluation, found: Found, options: EvaluateOptions, how: How, 
         "suspicious": made.suspicious,
         "remarks": made.remarks,
         "notes": made.notes,
+        "warnings": made.warnings,
         "seconds": seconds,
     }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from beholder.models.backbones import same_backbone
 from beholder.models.heads import Head, load_head
 from beholder.scoreset.foreign import find_scores, is_csv
 from beholder.scoreset.row_names import open_each_once
-from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet, open_scores, record_in
+from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet, head_recorded, open_scores, record_in
 from beholder.sources.detect import detect
 from beholder.sources.find import find_parts
 from beholder.sources.reader import ReadOptions, SourceOptions
@@ -30,6 +31,7 @@ from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.rows import usable_rows
 from beholder.train.source import EmbeddingSource, open_source
+from beholder.train.trained_on import TrainedOn, hashed, trained_on
 
 Doubles = npt.NDArray[np.float64]
 
@@ -43,12 +45,16 @@ class Scored:
         source: where the scores, or the embeddings, are.
         column: that they stand in; None: made of embeddings.
         scores: (N,) float64, of each rated picture; NaN where there is none.
+        known: what the record beside the head says of the pictures that it was trained on; None where there is no record.
+        hashes: (N, 2) of each rated picture's names, by the ratings and by the source, where they may be compared with that.
     """
 
     name: str
     source: str
     column: str | None
     scores: Doubles
+    known: TrainedOn | None = None
+    hashes: npt.NDArray[np.uint64] | None = None
 
 
 @dataclass(kw_only=True)
@@ -161,7 +167,9 @@ def _add_columns(source: str, tables: Sequence[str], ratings: Ratings, options: 
                 values = np.full(ratings.num_samples, np.nan)
                 values[matched.places] = _values_at(scores, name, matched.rows)
                 head = scores.head_names.get(name) or name
-                found.scored.append(Scored(name=head, source=source, column=name, scores=values))
+                known = _known_of(head_recorded(scores.record, name))
+                hashes = None if known is None else _hashes(ratings, matched, _names_at(scores.samples(), matched.rows))
+                found.scored.append(Scored(name=head, source=source, column=name, scores=values, known=known, hashes=hashes))
     return kept
 
 
@@ -189,6 +197,34 @@ def _values_at(scores: ScoreSet, column: str, rows: Numbers) -> Doubles:
     return np.where(np.isfinite(values), values, np.nan)
 
 
+def _known_of(head: Mapping[str, Any]) -> TrainedOn | None:
+    """What is known of the pictures that a described head was trained on."""
+    source = head.get("source")
+    return trained_on(source, head.get("sha256")) if isinstance(source, str) else None
+
+
+def _names_at(names: Iterator[pa.ChunkedArray], rows: Numbers) -> list[str]:
+    """Names of rows, which ascend."""
+    found: list[str] = []
+    at = 0
+    for some in names:
+        low, high = np.searchsorted(rows, [at, at + len(some)])
+        found += some.take(pa.array(rows[low:high] - at)).to_pylist()
+        at += len(some)
+    return found
+
+
+def _hashes(ratings: Ratings, matched: Matched, names: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """(N, 2) hashes of rated pictures' names, by the ratings and by a source whose matched rows have these names.
+
+    A picture that the source lacks, and one of ratings by place, has that of its other name twice.
+    """
+    ours = hashed(ratings.samples.to_pylist())
+    theirs = ours.copy()
+    theirs[matched.places] = hashed(names)
+    return np.stack([theirs if ratings.is_by_row else ours, theirs], axis=1)
+
+
 def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: EvaluateOptions, found: Found) -> None:
     """Add scores by heads on embeddings, and say which rated pictures are near-duplicates by them."""
     source = open_source(places, lambda: places[0])
@@ -197,7 +233,8 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
         found.remarks += matched.lines()
     heads = _heads(source, is_bare, options, found)
     with tempfile.TemporaryDirectory(prefix="beholder-evaluate-") as scratch:
-        matrix = source.read(matched.rows, Path(scratch)).matrix
+        read = source.read(matched.rows, Path(scratch))
+        matrix = read.matrix
         usable, excluded = usable_rows(matrix, np.zeros(len(matrix)))
         if excluded:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in excluded.items())
@@ -206,7 +243,11 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
         for head in heads:
             values = np.full(ratings.num_samples, np.nan)
             values[at] = scores_of(head, matrix, usable)
-            found.scored.append(Scored(name=head.name, source=source.place, column=None, scores=values))
+            known = _known_of(head.describe())
+            hashes = None if known is None else _hashes(ratings, matched, read.names)
+            found.scored.append(
+                Scored(name=head.name, source=source.place, column=None, scores=values, known=known, hashes=hashes)
+            )
         found.is_embedded = np.zeros(ratings.num_samples, np.bool_)
         found.is_embedded[at] = True
         if options.near_duplicates:

@@ -1,0 +1,158 @@
+"""Heads of one's own are not measured on the pictures that they were trained on without saying so."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import beholder
+from beholder import load_head
+from beholder.train.evaluate.job import Evaluation, evaluate
+from beholder.train.evaluate.options import EvaluateOptions
+from beholder.train.job import TrainRun, train
+from beholder.train.options import TrainJobOptions
+from beholder.train.trained_on import MOST, TrainedOn, hashed, trained_on
+from oracles.program import beholder as program
+
+NUM, DIM = 200, 12
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> np.ndarray:
+    """Embeddings e.npy and what they are rated."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((NUM, DIM)).astype(np.float32)
+    np.save(tmp_path / "e.npy", rows)
+    return np.round(3 + rows @ rng.standard_normal(DIM) / 4 + rng.standard_normal(NUM), 4)
+
+
+def rated(tmp_path: Path, values: np.ndarray, at: range, name: str = "r.csv") -> str:
+    with (tmp_path / name).open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "rating"], *[[f"e.npy#{row}", values[row]] for row in at]])
+    return str(tmp_path / name)
+
+
+def trained(tmp_path: Path, ratings: str, name: str = "mine") -> TrainRun:
+    return train(
+        TrainJobOptions(
+            sources=(str(tmp_path / "e.npy"),), ratings=ratings, out=str(tmp_path / f"{name}.safetensors"), compare_with=()
+        )
+    )
+
+
+def measured(tmp_path: Path, ratings: str, *heads: str, source: str = "e.npy") -> Evaluation:
+    named = tuple(str(tmp_path / f"{head}.safetensors") for head in heads)
+    return evaluate(EvaluateOptions(sources=(str(tmp_path / source),), ratings=ratings, head=named))
+
+
+def rank_correlation(tmp_path: Path, values: np.ndarray, at: range) -> float:
+    """Of the head on some rows."""
+    scores = load_head(tmp_path / "mine.safetensors").score(np.load(tmp_path / "e.npy")[list(at)])
+    return float(stats.spearmanr(scores, values[list(at)]).statistic)
+
+
+def test_the_record_has_the_first_bytes_of_the_hashes_of_the_names(tmp_path: Path, values: np.ndarray) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    kept = json.loads((tmp_path / "mine.json").read_text())["trained_on"]
+    names = [f"e.npy#{row}" for row in range(100)]
+    wanted = sorted({hashlib.sha256(name.encode()).digest()[:8] for name in names})
+    assert base64.b64decode(kept["hashes"]) == b"".join(wanted)
+    assert kept["samples_sha256"] == hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
+    assert (kept["num_pictures"], kept["is_whole"]) == (100, True)
+
+
+def test_pictures_that_a_head_was_trained_on_are_left_out_for_all(tmp_path: Path, values: np.ndarray) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    beholder.save_head(beholder.Head.affine(np.arange(DIM), name="other"), tmp_path / "other.safetensors")
+    found = measured(tmp_path, rated(tmp_path, values, range(60, NUM), "more.csv"), "mine", "other")
+    assert found.samples == [f"e.npy#{row}" for row in range(100, NUM)]
+    assert any(
+        note.startswith("Of 140 pictures 40 are left out for all heads") and "mine on 40" in note for note in found.notes
+    )
+    assert found.warnings == []
+    (mine,) = [one for one in found.compared.judged if one.name == "mine"]
+    assert mine.measures["srcc"].value == pytest.approx(rank_correlation(tmp_path, values, range(100, NUM)), abs=1e-9)
+    assert {one["name"]: one["trained_on_share"] for one in found.record["heads"]} == {"mine": 0.0, "other": None}
+
+
+@pytest.mark.parametrize("most", [100, 119])
+def test_where_too_few_others_are_there_a_warning_says_so(tmp_path: Path, values: np.ndarray, most: int) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    found = measured(tmp_path, rated(tmp_path, values, range(most), "more.csv"), "mine")
+    (warning,) = found.warnings
+    assert warning.startswith(f"mine was trained on {'all' if most == 100 else 'about 84 %'} of the measured pictures")
+    (head,) = found.record["heads"]
+    assert head["trained_on_share"] == pytest.approx(100 / most)
+    assert head["measures"]["values"]["srcc"]["value"] == pytest.approx(
+        rank_correlation(tmp_path, values, range(most)), abs=1e-9
+    )
+    assert found.record["warnings"] == [warning]
+
+
+def test_the_warning_is_on_the_page_and_in_the_terminal(tmp_path: Path, values: np.ndarray) -> None:
+    ratings = rated(tmp_path, values, range(100))
+    trained(tmp_path, ratings)
+    page, head = tmp_path / "page.html", str(tmp_path / "mine.safetensors")
+    done = program("evaluate", str(tmp_path / "e.npy"), "--ratings", ratings, "--head", head, "-o", str(page))
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: mine was trained on all of the measured pictures" in done.stdout
+    assert "<strong>Warning:</strong> mine was trained on all of the measured pictures" in page.read_text()
+
+
+def test_a_score_set_knows_the_head_that_made_it(tmp_path: Path, values: np.ndarray) -> None:
+    ratings = rated(tmp_path, values, range(100))
+    trained(tmp_path, ratings)
+    head = tmp_path / "mine.safetensors"
+    with pytest.warns(UserWarning, match="no stamp"):
+        beholder.score(tmp_path / "e.npy", tmp_path / "s.parquet", head=head)
+    assert measured(tmp_path, ratings, source="s.parquet").warnings
+    trained(tmp_path, rated(tmp_path, values, range(100, NUM), "others.csv"), "another")
+    shutil.copy(tmp_path / "another.json", tmp_path / "mine.json")  # the record of another file says nothing of this one
+    assert not measured(tmp_path, ratings, source="s.parquet").warnings
+
+
+def test_near_duplicates_of_trained_pictures_are_left_out_too(tmp_path: Path, values: np.ndarray) -> None:
+    rows = np.load(tmp_path / "e.npy")
+    rows[150:] = 2 * rows[50:100]
+    np.save(tmp_path / "e.npy", rows)
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    found = measured(tmp_path, rated(tmp_path, values, range(50, NUM), "more.csv"), "mine")
+    assert found.samples == [f"e.npy#{row}" for row in range(100, 150)]
+
+
+def test_pairs_with_a_picture_it_was_trained_on(tmp_path: Path, values: np.ndarray) -> None:
+    trained(tmp_path, rated(tmp_path, values, range(100)))
+    rng = np.random.default_rng(2)
+    lines = [rng.choice(range(80, 140), 2, replace=False).tolist() for _ in range(200)]
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        winners = [1 if values[one] > values[other] else -1 for one, other in lines]
+        named = [[f"e.npy#{one}", f"e.npy#{other}", won] for (one, other), won in zip(lines, winners, strict=True)]
+        csv.writer(file).writerows([["left", "right", "winner"], *named])
+    found = measured(tmp_path, str(tmp_path / "pairs.csv"), "mine")
+    assert found.record["measured"]["num_rows"] == len({frozenset(pair) for pair in lines if min(pair) >= 100})
+
+
+def test_of_very_many_names_the_smallest_hashes_estimate_the_share() -> None:
+    names = [f"p{row}" for row in range(MOST * 2)]
+    found = TrainedOn.of(names)
+    assert not found.is_whole
+    assert len(found.hashes) == MOST
+    assert len(found.to_json()["hashes"]) < 1_100_000
+    asked = hashed([*names[:30_000], *(f"q{row}" for row in range(10_000))])
+    assert found.share(np.stack([asked, asked], axis=1)) == pytest.approx(0.75, abs=0.01)
+    assert found.share(hashed(["q1", "q2"]).reshape(2, 1)) == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"trained_on": {"hashes": "%%"}}', '{"trained_on": 3}', "\xff"])
+def test_what_is_no_record_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "h.json").write_text(text, encoding="latin-1")
+    assert trained_on(str(tmp_path / "h.safetensors"), None) is None
+    assert trained_on(str(tmp_path / "nothing.safetensors"), None) is None
