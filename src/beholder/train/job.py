@@ -208,6 +208,7 @@ def _record(
         **found,
         "ratings": {
             "file": options.ratings,
+            "public_name": ratings.public_name,
             "kind": ratings.kind,
             "layout": ratings.layout,
             "scale": ratings.scale,

@@ -41,7 +41,7 @@ def test_two_folders_in_a_folder(names: tuple[str, str], tmp_path: Path) -> None
     found = read_ratings(tmp_path)
     assert found.kind == "decisions"
     assert values(found) == {"a.jpg": 1, "day/b.jpg": 1, "c.jpg": 0}
-    assert said(found) == [f"1 file in {tmp_path / names[1]} is no picture, and passed over (notes.txt)."]
+    assert said(found) == ["1 file among the disliked is no picture, and passed over (notes.txt)."]
 
 
 def test_two_folders_anywhere(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,7 +11,7 @@ from beholder.errors import InputError
 from beholder.io import storage
 from beholder.scoreset.joined import read_marks
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, suffix_of
-from beholder.train.ratings.findings import Findings, number_of
+from beholder.train.ratings.findings import Findings, is_or_are, number_of
 from beholder.train.ratings.means import decisions
 from beholder.train.ratings.ratings import DROP, KEEP, Ratings
 
@@ -25,7 +27,8 @@ def read_browse_marks(path: str) -> Ratings:
         raise InputError(f"{path} holds no marks; mark pictures to keep and to drop in `beholder browse` first")
     values = np.array([KEEP if word == "keep" else DROP for word in marks.values()])
     samples = pa.array(list(marks), pa.large_string())
-    return decisions(path, "marks of `beholder browse`", np.arange(len(marks)), samples, values, Findings())
+    found = decisions(path, "marks of `beholder browse`", np.arange(len(marks)), samples, values, Findings())
+    return replace(found, has_public_name=False)
 
 
 def liked_and_disliked(folder: str, files: list[str]) -> tuple[str, str] | None:
@@ -58,11 +61,15 @@ def read_folders(liked: str, disliked: str) -> Ratings:
         if not mine:
             raise InputError(f"{folder} holds no pictures")
         others = [name for name in inside if suffix_of(name) not in PICTURE_SUFFIXES]
-        text = f"{number_of(len(others), 'file')} in {folder} {'is' if len(others) == 1 else 'are'} no picture, and passed over"
+        among = "liked" if value == KEEP else "disliked"
+        text = f"{number_of(len(others), 'file')} among the {among} {is_or_are(len(others))} no picture, and passed over"
         findings.note("no-picture", len(others), text, others)
         names += mine
         values += [value] * len(mine)
     encoded = pa.array(names, pa.large_string()).dictionary_encode()
     keys = encoded.indices.to_numpy().astype(np.int64)
-    layout = f"pictures in two folders, liked {liked} and disliked {disliked}"
-    return decisions(liked, layout, keys, encoded.dictionary.cast(pa.large_string()), np.array(values), findings)
+    samples = encoded.dictionary.cast(pa.large_string())
+    found = decisions(
+        f"{liked} and {disliked}", "pictures in two folders, liked and disliked", keys, samples, np.array(values), findings
+    )
+    return replace(found, has_public_name=False)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beholder.io import storage
 from beholder.train.ratings.findings import Finding, number_of
 from beholder.train.ratings.options import Kind
 from beholder.train.ratings.reliability import Reliability
@@ -77,6 +78,8 @@ class Ratings:
         pairs: comparisons, or None.
         reliability: of the values, where single votes say it, else None.
         is_by_row: whether ratings belong to rows of a set by their place and not by a name.
+        has_public_name: whether the last part of `source` is the name of a file of ratings, and not of somebody's folder, or
+            made of one, as that of marks is.
         findings: remarks, in the order in which they were made.
     """
 
@@ -93,12 +96,18 @@ class Ratings:
     pairs: Pairs | None = None
     reliability: Reliability | None = None
     is_by_row: bool = False
+    has_public_name: bool = True
     findings: tuple[Finding, ...] = field(default=())
 
     @property
     def num_samples(self) -> int:
         """Pictures that are named."""
         return len(self.samples)
+
+    @property
+    def public_name(self) -> str | None:
+        """The file's name without its folders and what an address asks for; None where it would tell of somebody's folder."""
+        return PurePosixPath(storage.without_query(self.source)).name if self.has_public_name else None
 
     @property
     def lowest(self) -> float:
@@ -127,8 +136,9 @@ class Ratings:
         Without names nothing tells of folders, pictures and people: as is right where the world may read it.
         """
         things = f"{number_of(len(self.pairs.votes), 'pair')} of " if self.pairs is not None else ""
-        source = self.source if with_names else PurePosixPath(self.source).name
-        found = [f"{source} holds {things}{number_of(self.num_samples, 'picture')}: {self.layout}; {self.scale}."]
+        source = self.source if with_names else self.public_name
+        holds = "The ratings are of" if source is None else f"{source} holds"
+        found = [f"{holds} {things}{number_of(self.num_samples, 'picture')}: {self.layout}; {self.scale}."]
         if self.kind == "decisions":
             found.append(f"{int(self.values.sum()):,} are kept and {int((self.values == DROP).sum()):,} dropped.")
         elif self.kind != "pairs":

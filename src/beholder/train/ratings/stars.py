@@ -177,6 +177,7 @@ def _rated(
     return Ratings(
         kind="mean",
         source=folder,
+        has_public_name=False,
         layout=f"stars (xmp:Rating) in {' and in '.join(filter(None, places))}",
         samples=pa.array(list(values), pa.large_string()),
         values=numbers,
