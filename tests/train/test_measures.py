@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beholder.errors import InputError
-from beholder.train.measures import agreement, average_ranks, spearman
+from beholder.train.measures import Interval, agreement, average_ranks, spearman
 
 
 def test_average_ranks_by_hand() -> None:
@@ -106,3 +106,19 @@ def test_bad_series_are_refused_in_one_line() -> None:
         with pytest.raises(InputError) as caught:
             agreement(first, second)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("interval", "said", "signed", "is_real"),
+    [
+        (Interval(0.5, 0.4, 0.61), "0.500 (0.400 to 0.610)", "+0.500 (+0.400 to +0.610)", True),
+        (Interval(-0.01, -0.02, 0.0), "-0.010 (-0.020 to 0.000)", "-0.010 (-0.020 to +0.000)", False),
+        (Interval(-0.01, -0.02, -0.001), "-0.010 (-0.020 to -0.001)", "-0.010 (-0.020 to -0.001)", True),
+        (Interval(0.5, np.nan, np.nan), "0.500", "+0.500", False),
+        (Interval(np.nan, np.nan, np.nan), "-", "-", False),
+    ],
+)
+def test_an_interval_in_words(interval: Interval, said: str, signed: str, is_real: bool) -> None:
+    assert (interval.text(), interval.text(signed=True), interval.is_real) == (said, signed, is_real)
+    again = Interval.of_json(interval.to_json())
+    assert (again.text(), again.has_bounds) == (said, interval.has_bounds)

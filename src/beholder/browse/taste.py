@@ -338,6 +338,7 @@ class Learner:
                 **learned.taste.record(name, learned.backbone, before_name=learned.public),
                 "ratings": {
                     "file": str(self._session.marks.path),
+                    "public_name": None,
                     "kind": "decisions",
                     "layout": "marks of `beholder browse`",
                     "scale": None,
@@ -492,11 +493,10 @@ def told(learned: Learned) -> list[str]:
             f"foretells {_percent(side.value)} of the marks it has not seen ({_percent(side.low, '')} to {_percent(side.high)})"
         )
     gain = None if unseen is None or not unseen.is_known or unseen.gain is None else unseen.gain[ORDER]
-    if gain is not None and np.isfinite([gain.low, gain.high]).all():
-        is_real = gain.low > 0 or gain.high < 0
+    if gain is not None and gain.has_bounds:
         than = "better" if gain.low > 0 else "worse"
         lines.append(
-            f"{than if is_real else 'no surer'} than {learned.public}: {_points(gain.value)} points of pairs "
+            f"{than if gain.is_real else 'no surer'} than {learned.public}: {_points(gain.value)} points of pairs "
             f"({_points(gain.low)} to {_points(gain.high)})"
         )
     if taste.num_groups < taste.num_keep + taste.num_drop:

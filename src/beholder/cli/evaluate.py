@@ -62,12 +62,12 @@ def summary_lines(run: EvaluationRun) -> list[str]:
 
 def _table(compared: Comparisons) -> list[str]:
     """A line for each head, best first, and one for a single guess."""
-    from beholder.reporting.evaluation import SHORT, with_interval
+    from beholder.reporting.evaluation import SHORT
 
     names = [name for name in _SHOWN if name in compared.judged[0].measures.values]
     shown = [(one.name, one.measures.values) for one in compared.judged[:_MOST_HEADS]]
     shown.append(("one guess for all", compared.constant.values))
-    rows = [[name, *(with_interval(values[key]) if key in values else "-" for key in names)] for name, values in shown]
+    rows = [[name, *(values[key].text() if key in values else "-" for key in names)] for name, values in shown]
     rows.insert(0, ["", *(SHORT[name] for name in names)])
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -77,14 +77,12 @@ def _table(compared: Comparisons) -> list[str]:
 
 def _differences(compared: Comparisons) -> list[str]:
     """What the best heads differ by, and whether it is real."""
-    from beholder.reporting.evaluation import with_interval
-
     if not compared.differences:
         return []
     lines = ["differences, each interval for its pair alone:"]
     for one in compared.differences[:_MOST_PAIRS]:
         word = one.verdict(compared.measure)
-        said = with_interval(one.measures[compared.measure], signed=True)
+        said = one.measures[compared.measure].text(signed=True)
         lines.append(f"  {one.first} less {one.second}: {said}{f', {word}' if word else ''}")
     more = len(compared.differences) - _MOST_PAIRS
     return [*lines, *([f"  ... and {more} more pairs of heads"] if more > 0 else [])]
@@ -92,7 +90,6 @@ def _differences(compared: Comparisons) -> list[str]:
 
 def _groups(one: ByColumn) -> list[str]:
     """Measures of the largest groups of a column, of the best head."""
-    from beholder.reporting.evaluation import with_interval
     from beholder.train.card import WORDS
 
     best = one.groups[0].heads[0].name if one.groups else ""
@@ -100,7 +97,7 @@ def _groups(one: ByColumn) -> list[str]:
     for group in one.groups[:_MOST_GROUPS]:
         head = group.heads[0]
         residual = "" if head.residual is None else f", rated {round(head.residual, 2) + 0.0:+.2f} beside what is predicted"
-        lines.append(f"  {group.value or '(none)'} ({group.num_rows:,}): {with_interval(head.value)}{residual}")
+        lines.append(f"  {group.value or '(none)'} ({group.num_rows:,}): {head.value.text()}{residual}")
     if len(one.groups) > _MOST_GROUPS:
         lines.append(f"  ... and {len(one.groups) - _MOST_GROUPS} more groups on the page")
     few, rows = one.too_small

@@ -143,11 +143,11 @@ def lead(compared: Comparisons) -> list[str]:
         return ["No head orders these pictures at all: each gives all of them the same score."]
     second = compared.to_best(1) if len(compared.judged) > 1 else None
     if second is None:
-        return [f"{best.name} on these {compared.unit}: {WORDS[measure]} {with_interval(value)}."]
-    found = [f"{best.name} orders the {compared.unit} best: {WORDS[measure]} {with_interval(value)}."]
+        return [f"{best.name} on these {compared.unit}: {WORDS[measure]} {value.text()}."]
+    found = [f"{best.name} orders the {compared.unit} best: {WORDS[measure]} {value.text()}."]
     if not second.verdict(measure):
         return [*found, f"Nothing tells whether it is better than {second.second}."]
-    said = with_interval(second.measures[measure], signed=True)
+    said = second.measures[measure].text(signed=True)
     if second.verdict(measure) == REAL:
         return [*found, f"Its lead over {second.second}, {said}, is real: the interval leaves out 0."]
     alike = [
@@ -186,16 +186,6 @@ def how_measured(found: Evaluation) -> list[str]:
     elif measured["cut"] is not None:
         lines.append(f"Ratings from {measured['cut']:g} up count as good.")
     return lines
-
-
-def with_interval(interval: Interval, *, signed: bool = False) -> str:
-    """A value with its interval."""
-    if not math.isfinite(interval.value):
-        return NOTHING
-    style = "+.3f" if signed else ".3f"
-    if not math.isfinite(interval.low):
-        return f"{interval.value:{style}}"
-    return f"{interval.value:{style}} ({interval.low:{style}} to {interval.high:{style}})"
 
 
 def _cell(interval: Interval | None) -> tuple[str, str]:
@@ -281,7 +271,7 @@ def _head_view(at: int, one: Judged, found: Evaluation) -> dict[str, Any]:
         "name": one.name,
         "plots": _plots(at, one, found),
         "facts": [fact for fact in facts if fact[1] != NOTHING],
-        "measures": [(WORDS[name], with_interval(value)) for name, value in one.measures.values.items()],
+        "measures": [(WORDS[name], value.text()) for name, value in one.measures.values.items()],
     }
 
 

@@ -16,6 +16,7 @@ from beholder.io import storage
 from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head
 from beholder.train.folds import FEW_GROUPS
+from beholder.train.measures import Interval
 
 WORDS = {
     "srcc": "rank correlation (Spearman)",
@@ -149,12 +150,11 @@ def metadata_of(head: Head, record: Mapping[str, Any]) -> str:
     """What hubs read at the top of a card, in YAML: licence, tags, and the measures as results on these ratings."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    ratings = PurePosixPath(str(record["ratings"]["file"])).name
     results = [
         EvalResult(
             task_type="image-scoring",
             dataset_type="ratings",
-            dataset_name=ratings,
+            dataset_name=record["ratings"].get("public_name") or record["ratings"]["kind"],
             metric_type=kind,
             metric_name=WORDS[name],
             metric_value=round(interval["value"], 6),
@@ -212,13 +212,8 @@ def best_beside(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def shown(interval: Mapping[str, float | None] | None) -> str:
-    """A value with its interval."""
-    if interval is None or interval["value"] is None:
-        return "-"
-    text = f"{interval['value']:.3f}"
-    if interval["low"] is None or interval["high"] is None:
-        return text
-    return f"{text} ({interval['low']:.3f} to {interval['high']:.3f})"
+    """A value of a record with its interval."""
+    return "-" if interval is None else Interval.of_json(interval).text()
 
 
 def ceiling_lines(record: Mapping[str, Any]) -> list[str]:

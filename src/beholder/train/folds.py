@@ -165,8 +165,8 @@ def grouped_folds(groups: Rows, keys: npt.NDArray[np.uint64], num_folds: int) ->
     num_groups = int(groups.max()) + 1 if len(groups) else 0
     if num_groups < 2:
         raise InputError(
-            f"too few different rows to fit and test a head: the {len(groups)} usable rows are {num_groups} group of the same "
-            "or near-duplicate pictures, photographer or folder; add others"
+            f"too few different rows to fit on some and test on others: the {len(groups)} usable rows are {num_groups} group "
+            "of the same or near-duplicate pictures, photographer or folder; add others"
         )
     sizes, order = np.bincount(groups, minlength=num_groups), _group_order(groups, keys, num_groups)
     order = order[np.argsort(-sizes[order], kind="stable")]

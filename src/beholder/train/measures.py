@@ -109,6 +109,29 @@ class Interval:
     low: float
     high: float
 
+    @classmethod
+    def of_json(cls, record: Mapping[str, float | None]) -> Interval:
+        """From what `to_json` gave."""
+        return cls(*(math.nan if (value := record[name]) is None else value for name in ("value", "low", "high")))
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether there is an interval, and not a value alone."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def is_real(self) -> bool:
+        """Of a difference: whether the interval leaves out 0."""
+        return self.has_bounds and (self.low > 0 or self.high < 0)
+
+    def text(self, *, signed: bool = False) -> str:
+        """For people: `0.913 (0.905 to 0.920)`, `-` where it is not defined."""
+        if not math.isfinite(self.value):
+            return "-"
+        style = "+.3f" if signed else ".3f"
+        bounds = f" ({self.low:{style}} to {self.high:{style}})" if self.has_bounds else ""
+        return f"{self.value:{style}}{bounds}"
+
     def to_json(self) -> dict[str, float | None]:
         """A JSON-ready record; what is not defined is None."""
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}

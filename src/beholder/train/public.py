@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,19 +44,39 @@ def scores_of(head: Head, matrix: npt.NDArray[Any], rows: npt.NDArray[np.int64],
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def on_the_scale(scores: Doubles, targets: Doubles, weights: Doubles, *, is_marks: bool) -> Callable[[Doubles], Doubles]:
+@dataclass(frozen=True)
+class ScaleMap:
+    """From a head's scores to ratings, or to chances of a keep: `middle + slope * (score - centre)`, of chances as log odds."""
+
+    centre: float
+    slope: float
+    middle: float
+    is_marks: bool
+
+    def __call__(self, scores: Doubles) -> Doubles:
+        """(n,) ratings or chances."""
+        line = self.middle + (scores - self.centre) * self.slope
+        return chances(line) if self.is_marks else np.asarray(line)
+
+    @property
+    def intercept(self) -> float:
+        """At a score of 0."""
+        return self.middle - self.slope * self.centre
+
+
+def on_the_scale(scores: Doubles, targets: Doubles, weights: Doubles, *, is_marks: bool) -> ScaleMap:
     """A map from a head's scores to ratings by a straight line, or to chances by a logistic curve, fitted to these rows.
 
     A head on a scale of 1 to 10 cannot be blamed for missing ratings of 1 to 5; this asks how well it does apart from that.
+    Where all scores are the same it is the mean of the targets, whatever the score.
     """
     centre, spread = float(np.average(scores, weights=weights)), float(scores.std())
     if spread == 0:
-        mean = float(np.average(targets, weights=weights))
-        return lambda given: np.full(len(given), mean)
+        return ScaleMap(centre, 0.0, float(np.average(targets, weights=weights)), is_marks=False)
     scaled = (scores - centre) / spread
     if is_marks:
         fit = fit_logistic(scaled[:, None], targets, weights, strength=1e-4)
-        return lambda given: chances((given - centre) / spread * fit.weight[0] + fit.bias)
+        return ScaleMap(centre, float(fit.weight[0]) / spread, float(fit.bias), is_marks=True)
     mean = float(np.average(targets, weights=weights))
     slope = float(np.average(scaled * (targets - mean), weights=weights) / np.average(scaled**2, weights=weights))
-    return lambda given: np.asarray(mean + (given - centre) / spread * slope)
+    return ScaleMap(centre, slope / spread, mean, is_marks=False)

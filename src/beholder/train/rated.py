@@ -15,6 +15,7 @@ from beholder.errors import InputError
 from beholder.io import storage
 from beholder.train import noise
 from beholder.train.pairs import Pairs
+from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.layout import PairsLayout, layout_of
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Numbers, Ratings
@@ -106,7 +107,7 @@ def labels_of(column: str, ratings: Ratings, path: str, options: RatingsOptions,
         flags: that ask for it, for messages.
 
     Raises:
-        InputError: no table, no such column, or a table of pairs.
+        InputError: no table, no such column, a table of pairs, or a column with several values for one picture.
     """
     if column == FOLDER:
         return np.array([posixpath.dirname(name) for name in ratings.samples.to_pylist()], dtype=object)
@@ -121,7 +122,19 @@ def labels_of(column: str, ratings: Ratings, path: str, options: RatingsOptions,
     data = table.read([layout.sample, column])
     names = names_of(data[layout.sample], table.named, layout.sample)
     labels = names_of(data[column], table.named, column)
+    known = pc.and_(pc.is_valid(names), pc.is_valid(labels))
+    names, labels = names.filter(known), labels.filter(known)
     at = pc.index_in(ratings.samples, value_set=names)
+    first = labels.take(pc.index_in(names, value_set=names))
+    differs = pc.and_(pc.not_equal(labels, first), pc.is_in(names, value_set=ratings.samples)).to_numpy(zero_copy_only=False)
+    if differs.any():
+        row = int(np.flatnonzero(differs)[0])
+        count = pc.count_distinct(names.filter(pa.array(differs))).as_py()
+        raise InputError(
+            f"{flags} {column}: {path} has several values in that column for {number_of(count, 'picture')} "
+            f"({names[row]}: {first[row]} and {labels[row]}), and a picture is in one group; name a column that says something "
+            f"of the picture, not of who rated it, or say {FOLDER}"
+        )
     return np.array(pc.fill_null(labels.take(at), "").to_pylist(), dtype=object)
 
 

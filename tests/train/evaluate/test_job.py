@@ -216,6 +216,27 @@ def test_groups_by_a_column(scores: Path, ratings: Path, good: np.ndarray, truth
     assert any("resampling 2 groups, too few" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("flag", ["by", "split_by"])
+def test_a_column_that_differs_within_a_picture_is_refused(tmp_path: Path, scores: Path, truth: np.ndarray, flag: str) -> None:
+    """Votes, a row each: what is said of the picture is the same in all of its rows, what is said of the rater is not."""
+    votes = [
+        [name, f"u{vote}", f"{3 + value + 0.1 * vote:.3f}", "" if vote == 0 else f"k{row % 2}", f"{20 + vote}" if row else "20"]
+        for row, (name, value) in enumerate(zip(NAMES, truth, strict=True))
+        for vote in range(3)
+    ]
+    rated = write_csv(tmp_path / "votes.csv", ["image", "user", "rating", "kind", "age"], votes)
+    given = {"by": ("kind",), "split_by": "kind"}[flag]
+    found = job(scores, rated, **{"by": ("kind",), flag: given})
+    assert [(group["value"], group["num_rows"]) for group in found.record["by"][0]["groups"]] == [("k0", 40), ("k1", 40)]
+    refused = {"by": ("age",), "split_by": "age"}[flag]
+    with pytest.raises(InputError) as error:
+        job(scores, rated, **{flag: refused})
+    assert str(error.value) == (
+        f"--by and --split-by age: {rated} has several values in that column for 79 pictures ({NAMES[1]}: 20 and 21), and a "
+        "picture is in one group; name a column that says something of the picture, not of who rated it, or say folder"
+    )
+
+
 def test_an_odd_rating_is_found(tmp_path: Path, scores: Path, good: np.ndarray) -> None:
     values = good.copy()
     values[17] = -values[17] + 9

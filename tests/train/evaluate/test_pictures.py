@@ -153,6 +153,20 @@ def test_marks_are_measured_as_chances() -> None:
     assert found.judged[0].slope == pytest.approx(whole.coef_[0, 0], rel=0.02)
 
 
+def test_marks_that_scores_tell_apart_entirely_have_a_map() -> None:
+    """With a score so far out that its chance is 1 in float64: the map is that of the fit, and not read off its ends."""
+    good = np.random.default_rng(2).standard_normal(NUM)
+    kept = (good > 0).astype(float)
+    good[np.argmax(good)] = 60.0
+    (one,) = compared(kept, scored(good=good), is_marks=True).judged
+    assert 1 / (1 + math.exp(-(one.intercept + one.slope * 60))) == 1.0
+    scaled = (good - good.mean()) / good.std()
+    whole = LogisticRegression(C=1 / (1e-4 * NUM), tol=1e-12, max_iter=10_000).fit(scaled[:, None], kept)
+    slope = whole.coef_[0, 0] / good.std()
+    assert one.slope == pytest.approx(slope, rel=1e-3)
+    assert one.intercept == pytest.approx(whole.intercept_[0] - slope * good.mean(), rel=1e-2)
+
+
 def test_constant_scores_order_nothing_and_come_last() -> None:
     ratings, good, _ = rated()
     found = compared(ratings, scored(flat=np.full(NUM, 5.0), good=good))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -100,9 +99,9 @@ class Comparisons:
 
 def verdict(interval: Interval) -> str:
     """What an interval of a difference says."""
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+    if not interval.has_bounds:
         return ""
-    return REAL if interval.low > 0 or interval.high < 0 else NOT_TOLD_APART
+    return REAL if interval.is_real else NOT_TOLD_APART
 
 
 def best_first(measures: Sequence[Measures], measure: str) -> list[int]:

@@ -130,15 +130,10 @@ def _map(scores: Doubles, ratings: Doubles, weights: Doubles, *, is_marks: bool)
 
 def _line(scores: Doubles, ratings: Doubles, weights: Doubles, *, is_marks: bool) -> tuple[float, float]:
     """Slope and intercept of the map that is fitted to all rows; NaN where scores are all the same."""
-    low, high = float(scores.min()), float(scores.max())
-    if not high > low:
+    if not np.ptp(scores) > 0:
         return math.nan, math.nan
-    at = np.array([low, high])
-    first, last = on_the_scale(scores, ratings, weights, is_marks=is_marks)(at).tolist()
-    if is_marks:
-        first, last = (math.log(chance / (1 - chance)) if 0 < chance < 1 else math.nan for chance in (first, last))
-    slope = (last - first) / (high - low)
-    return slope, first - slope * low
+    found = on_the_scale(scores, ratings, weights, is_marks=is_marks)
+    return found.slope, found.intercept
 
 
 def _joined(ranks: Measures, scaled: Measures) -> Measures:
