@@ -32,7 +32,7 @@ def head(tmp_path: Path) -> str:
     """mine.safetensors, with a card."""
     save_head(Head(name="mine", math=HEAD.math), tmp_path / "mine.safetensors")
     (tmp_path / "mine.md").write_text(
-        "---\ntags:\n- aesthetics\n---\n# mine\n\nbeholder score photos/ --head ./mine.safetensors\n"
+        "---\ntags:\n- aesthetics\nlibrary_name: beholder\n---\n# mine\n\nbeholder score photos/ --head ./mine.safetensors\n"
     )
     return str(tmp_path / "mine.safetensors")
 
@@ -58,6 +58,40 @@ def test_a_repository_that_is_made_may_be_private_and_one_that_is_there_is_taken
     assert hub.made == {"me/taste": True}
     assert push_head(head, card(head), "me/taste").url is not None
     assert hub.made == {"me/taste": True}
+
+
+def test_a_public_repository_takes_nothing_that_is_to_be_private(hub: Hub, head: str) -> None:
+    push_head(head, card(head), "me/taste")
+    before = [line for line in hub.log if line[0] == "POST"]
+    with pytest.raises(HeadError, match="me/taste is there already, and public, which --private would not change"):
+        push_head(head, card(head), "me/taste", is_private=True)
+    ran = program("models", "push", head, "me/taste", "--private", "--overwrite")
+    assert ran.returncode == 1
+    assert len(ran.stderr.splitlines()) == 1
+    assert [line for line in hub.log if line[0] == "POST"] == before
+
+
+def test_a_private_repository_that_is_there_takes_what_is_to_be_private(hub: Hub, head: str) -> None:
+    push_head(head, card(head), "me/taste", is_private=True)
+    assert push_head(head, card(head), "me/taste", is_private=True).url is not None
+
+
+@pytest.mark.parametrize("text", ["---\nlibrary_name: transformers\n---\n# theirs\n", "# theirs\n", None])
+def test_a_model_of_somebody_else_is_not_replaced(hub: Hub, head: str, text: str | None) -> None:
+    hub.made["me/theirs"] = False
+    hub.add_hub_file("me/theirs", "model.safetensors" if text is None else "README.md", (text or "weights").encode())
+    with pytest.raises(HeadError, match="me/theirs holds a model that was not made with beholder"):
+        push_head(head, card(head), "me/theirs")
+    assert [line for line in hub.log if line[0] == "POST"] == []
+    ran = program("models", "push", head, "me/theirs", "--overwrite")
+    assert ran.returncode == 0, ran.stderr
+    np.testing.assert_array_equal(load_head("me/theirs").weight, HEAD.weight)
+
+
+def test_a_repository_without_a_model_is_taken(hub: Hub, head: str) -> None:
+    hub.made["me/empty"] = False
+    hub.add_hub_file("me/empty", ".gitattributes", b"*.safetensors filter=lfs")
+    assert push_head(head, card(head), "me/empty").url is not None
 
 
 def test_weights_go_as_a_large_file_where_the_hub_asks_for_that(hub: Hub, head: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from oracles.web import Answer, Server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -97,6 +99,10 @@ class Pages(Answer):
     def answer(self, *, with_body: bool) -> None:
         path = f"/{self.name}"
         self.server.log.append((self.command, path))
+        kind = self.name.split("/")
+        if kind[:2] == ["api", "models"] and len(kind) == 4:
+            self._say_model("/".join(kind[2:]))
+            return
         page = self.server.pages.get(path, Page(b"not here", 404, {"X-Error-Code": "EntryNotFound"}))
         part = self.part(page.num_bytes) if page.ranges and page.status == 200 else None
         start, stop = part or (0, page.num_bytes)
@@ -135,6 +141,23 @@ class Pages(Answer):
         assert self.name.endswith(".git/info/lfs/objects/batch")
         objects = [one | {"actions": {"upload": {"href": f"{self.server.url}/lfs/{one['oid']}"}}} for one in _objects(body)]
         return self._say({"transfer": "basic", "objects": objects})
+
+    def _say_model(self, repo: str) -> None:
+        """What is known of a repository that was made; one that is private is there for its writer alone."""
+        may_read = self.headers.get("Authorization") == f"Bearer {self.server.token}"
+        if self.server.made.get(repo, True) and not (repo in self.server.made and may_read):
+            return self.send(404, b"{}", headers={"X-Error-Code": "RepoNotFound", "Content-Type": "application/json"})
+        start = f"/{repo}/resolve/main/"
+        files = {path.removeprefix(start): page for path, page in self.server.pages.items() if path.startswith(start)}
+        told: dict[str, Any] = {
+            "id": repo,
+            "private": self.server.made[repo],
+            "siblings": [{"rfilename": name} for name in files],
+        }
+        if "README.md" in files:
+            text = files["README.md"].bytes_of(0, files["README.md"].num_bytes).decode()
+            told["cardData"] = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+        return self._say(told)
 
     def do_PUT(self) -> None:
         """A large file."""

@@ -171,13 +171,17 @@ def push(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A head in .safetensors, with its card (.md) beside it.")],
     repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository; made where it is not there.")],
     private: Annotated[bool, typer.Option("--private", help="A repository that is made on the hub is private.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that is there and was not made with beholder.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be uploaded.")] = False,
     as_json: _AsJson = False,
 ) -> None:
     """Upload a head of your own and its card to the Hugging Face hub, from where --head ORG/NAME loads it."""
     from beholder.models.upload import push_head
 
-    upload = push_head(file, f"{file.removesuffix('.safetensors')}.md", repo, is_private=private, dry_run=dry_run)
+    card = f"{file.removesuffix('.safetensors')}.md"
+    upload = push_head(file, card, repo, is_private=private, overwrite=overwrite, dry_run=dry_run)
     if as_json:
         _print_json(upload.told())
         return

@@ -14,6 +14,8 @@ from beholder.notices import doing
 
 HEAD_FILE, CARD_FILE = "model.safetensors", "README.md"
 """What the hub calls a model's weights and its card."""
+LIBRARY = "beholder"
+"""The library that cards of beholder's heads name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,9 @@ def check_repo(repo: str) -> None:
         raise InputError(f"{repo!r} is no repository of the hub: {' '.join(str(error).split())}") from None
 
 
-def push_head(file: str, card: str, repo: str, *, is_private: bool = False, dry_run: bool = False) -> Upload:
+def push_head(
+    file: str, card: str, repo: str, *, is_private: bool = False, overwrite: bool = False, dry_run: bool = False
+) -> Upload:
     """Upload the head in `file` with its model card to the repository `repo` of the hub, which is made where it is not there.
 
     Nothing else is sent: the record beside a trained head has the names of pictures, and stays. Who uploads is told by the
@@ -71,11 +75,12 @@ def push_head(file: str, card: str, repo: str, *, is_private: bool = False, dry_
         file: a local path or URL of a head in beholder's format.
         card: the same of its card, in Markdown.
         repo: "org/name".
-        is_private: of a repository that is made; one that is there stays as it is.
+        is_private: of a repository that is made; one that is there has to be private already.
+        overwrite: whether a model that was not made with beholder may be replaced, too.
         dry_run: only say what would be sent.
 
     Raises:
-        HeadError: no head, or the hub cannot be reached or refuses.
+        HeadError: no head, the hub cannot be reached or refuses, or what is there already is public or another model.
         InputError: a name that is none.
         OutputError: there is no card.
     """
@@ -94,7 +99,7 @@ def push_head(file: str, card: str, repo: str, *, is_private: bool = False, dry_
     if download.is_hub_offline(None):
         raise HeadError("offline mode is on (BEHOLDER_OFFLINE, HF_HUB_OFFLINE), so nothing can be uploaded")
     with doing(f"network: uploading to {repo}"):
-        url = _sent(upload)
+        url = _sent(upload, overwrite=overwrite)
     return Upload(repo=repo, is_private=is_private, files=upload.files, url=url)
 
 
@@ -102,15 +107,40 @@ def _whole(path: str) -> bytes:
     return storage.read_range(path, 0, storage.size(path))
 
 
-def _sent(upload: Upload) -> str:
+def _check_there(hub: Any, upload: Upload, *, overwrite: bool) -> None:
+    """Raise HeadError where the repository is there, and is public though it is to be private, or holds another model."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        found = hub.model_info(upload.repo)
+    except RepositoryNotFoundError:
+        return
+    if upload.is_private and not found.private:
+        raise HeadError(
+            f"{upload.repo} is there already, and public, which --private would not change; make it private on the hub, name "
+            "another, or leave --private out. Nothing was uploaded"
+        )
+    there = {one.rfilename for one in found.siblings or ()} & set(upload.files)
+    library = None if found.card_data is None else found.card_data.library_name
+    if there and library != LIBRARY and not overwrite:
+        raise HeadError(
+            f"{upload.repo} holds a model that was not made with beholder ({', '.join(sorted(there))}, with no card "
+            f"that says library_name: {LIBRARY}); use --overwrite to replace it, or another name. Nothing was uploaded"
+        )
+
+
+def _sent(upload: Upload, *, overwrite: bool) -> str:
     """The address of the commit."""
     from huggingface_hub import CommitOperationAdd, HfApi, errors
 
-    hub: Any = HfApi(endpoint=download.endpoint(), library_name="beholder")
+    hub: Any = HfApi(endpoint=download.endpoint(), library_name=LIBRARY)
     try:
+        _check_there(hub, upload, overwrite=overwrite)
         made = hub.create_repo(upload.repo, private=True if upload.is_private else None, exist_ok=True)
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in upload.files.items()]
         return str(hub.create_commit(made.repo_id, files, commit_message="Upload an aesthetic head").commit_url)
+    except HeadError:
+        raise
     except errors.LocalTokenNotFoundError:
         reason = "nobody is logged in; run: hf auth login, or set HF_TOKEN"
     except errors.HfHubHTTPError as error:

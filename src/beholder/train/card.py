@@ -13,6 +13,7 @@ from typing import Any
 
 from beholder.errors import OutputError
 from beholder.io import storage
+from beholder.models import upload
 from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head
 from beholder.train.folds import FEW_GROUPS
@@ -37,7 +38,7 @@ METRICS = {
 """What hubs call those of them that they are told."""
 
 
-LIBRARY = "library_name: beholder"
+LIBRARY = f"library_name: {upload.LIBRARY}"
 """What says at the top of a card that it is one of ours."""
 _MARK = '"beholder": "'
 """Stands in every record, with the version."""
@@ -164,7 +165,7 @@ def metadata_of(head: Head, record: Mapping[str, Any]) -> str:
     ]
     tags = ["aesthetics", "image-scoring", "beholder"]
     data = ModelCardData(
-        license=head.licence, tags=tags, library_name="beholder", model_name=head.name, eval_results=results or None
+        license=head.licence, tags=tags, library_name=upload.LIBRARY, model_name=head.name, eval_results=results or None
     )
     return str(data.to_yaml())
 

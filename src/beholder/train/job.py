@@ -136,7 +136,14 @@ def _uploaded(options: TrainJobOptions, card: str) -> Upload | None:
     if options.push_to_hub is None:
         return None
     try:
-        return push_head(options.out, card, options.push_to_hub, is_private=options.private, dry_run=options.dry_run)
+        return push_head(
+            options.out,
+            card,
+            options.push_to_hub,
+            is_private=options.private,
+            overwrite=options.overwrite,
+            dry_run=options.dry_run,
+        )
     except HeadError as error:
         again = f"beholder models push {shlex.quote(options.out)} {options.push_to_hub}"
         raise HeadError(f"{error}; the head is written to {options.out}, and is uploaded later by: {again}") from None
