@@ -26,6 +26,7 @@ from beholder.browse.options import BrowseOptions
 from beholder.browse.taste import head_in_use
 from beholder.errors import InputError
 from beholder.scoreset.score_set import open_scores
+from beholder.train.trained_on import hashed, trained_on
 from oracles.browse_clients import Ask, client_of
 from oracles.browse_page import until
 from oracles.browse_sets import TasteSet, running, write_set, write_taste_set
@@ -149,6 +150,9 @@ def test_the_order_is_the_saved_heads_and_foretells_the_taste(ask: Ask, made: Ta
     record = json.loads((tmp_path / "m.taste.json").read_text(encoding="utf-8"))
     assert (record["learned_in"], record["start_from"], record["rows"]["used"]) == ("beholder browse", "public", 120)
     assert record["sha256"] == head.sha256
+    known = trained_on(saved, head.sha256)
+    assert known is not None
+    assert known.holds(hashed([f"pictures/{row:05d}.jpg" for row in range(N)])).tolist() == [row < 120 for row in range(N)]
     card = (tmp_path / "m.taste.md").read_text(encoding="utf-8")
     assert "beholder score photos/ --head ./m.taste.safetensors" in card
     assert "| measure | m.taste | aesthetic_score |" in card
@@ -310,6 +314,34 @@ def test_one_learns_at_a_time(tmp_path: Path) -> None:
         thread.join()
         assert answers[0].status_code == 200
         assert answers[0].json()["learned"]["num_keep"] > 1000
+
+
+def test_a_head_that_comes_back_is_started_from(ask: Ask, made: TasteSet, tmp_path: Path) -> None:
+    mark(ask, made, range(20))
+    away = made.head.rename(tmp_path / "away")
+    found = learn(ask)
+    assert (found["start_from"], "is not on this machine" in " ".join(found["told"])) == (None, True)
+    away.rename(made.head)
+    assert learn(ask)["start_from"] == "public"
+    made.head.unlink()
+    assert learn(ask)["start_from"] == "public", "it is in memory"
+
+
+def test_while_one_learns_nothing_is_saved(tmp_path: Path) -> None:
+    """What is saved is what was learned last, and not what another page is about to replace."""
+    made = write_taste_set(tmp_path, 6000, 400)
+    for ask in client_of(made.path, tmp_path, tmp_path / "m.jsonl"):
+        mark(ask, made, range(20))
+        learn(ask)
+        mark(ask, made, range(20, 4500))
+        thread = threading.Thread(target=ask, args=("/api/taste/learn", {"score": "aesthetic_score"}))
+        thread.start()
+        until(lambda ask=ask: ask("/api/taste").json()["is_learning"])
+        check_documented("another page is learning", ask("/api/taste/save", {}))
+        thread.join()
+        assert ask("/api/taste/save", {}).json()["learned"]["num_keep"] > 1000
+        record = json.loads((tmp_path / "m.taste.json").read_text(encoding="utf-8"))
+        assert record["trained_on"]["num_pictures"] == record["rows"]["given"]
 
 
 def test_a_set_that_changed_is_not_learned_from(ask: Ask, made: TasteSet) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +23,7 @@ from beholder.browse.about import Rejects, about
 from beholder.browse.app import EXPORT_FORMATS, ExportFormat, select_command, write_selection
 from beholder.browse.marks import Mark
 from beholder.browse.options import BrowseOptions
-from beholder.browse.session import Gone, Session
+from beholder.browse.session import Gone, LearnedScore, Session
 from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import InputError
@@ -270,3 +272,30 @@ def test_one_row_and_none(tmp_path: Path) -> None:
             assert len(session.page(session.listing(view, "all", "best", threshold=5), "aesthetic_score", 0, 10)) == num_rows
             for kind in EXPORT_FORMATS:
                 assert write_selection(session, view, 5, tmp_path / f"e{number}.{kind}") == wanted
+
+
+def test_ranks_of_a_score_that_was_dropped_meanwhile_are_not_kept(tmp_path: Path) -> None:
+    """One thread asks for ranks of each new score while two newer ones take its place."""
+    path = tmp_path / "s.csv"
+    path.write_text("sample,score\n" + "".join(f"p{row},{row}\n" for row in range(2000)))
+    with open_scores(str(path)) as found, Session(found, tmp_path, BrowseOptions(scores=str(path))) as session:
+        names: list[str] = []
+        is_over = threading.Event()
+
+        def asking() -> None:
+            while not is_over.is_set():
+                for name in names[-3:]:
+                    with contextlib.suppress(Gone):
+                        session.ranks(name)
+
+        thread = threading.Thread(target=asking)
+        thread.start()
+        for number in range(150):
+            values = np.random.default_rng(number).random(2000, np.float32)
+            session.add_learned(LearnedScore(f"s{number}", f"c{number}", "t", {}), values)
+            names.append(f"s{number}")
+        is_over.set()
+        thread.join()
+        assert set(session._ranks) <= {"score", *session.learned}
+        newest = session.ranks("s149")
+        assert newest[np.argmax(np.random.default_rng(149).random(2000, np.float32))] == 1

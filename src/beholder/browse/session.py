@@ -272,7 +272,9 @@ class Session:
             found = np.zeros(self.store.num_rows, np.uint32)
             rows = self._whole_of(score)[0].rows
             found[rows] = np.arange(1, len(rows) + 1, dtype=np.uint32)
-            self._ranks[score] = found
+            with self._lock:
+                if score in self._whole:  # it may have been dropped meanwhile
+                    self._ranks[score] = found
         return found
 
     def _ranked(self, score: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -63,6 +63,7 @@ class Learned:
         backbone: the tower of the embeddings.
         note: why it started from no head; None: it did start from one.
         version: of the marks that it was learned from.
+        samples: names of the pictures that it was learned from.
         odds: (K,) float32 scores of the embeddings.
         num_unusable: marked pictures without an embedding.
         seconds: from the request to the new order.
@@ -74,6 +75,7 @@ class Learned:
     backbone: str | None
     note: str | None
     version: int
+    samples: Sequence[str]
     odds: npt.NDArray[np.float32]
     num_unusable: int
     seconds: float
@@ -101,7 +103,7 @@ class Learner:
         self._progress = (0, 0)
         self._failure: BeholderError | None = None
         self._vectors: Vectors | None = None
-        self._heads: dict[str, tuple[Head | None, str | None]] = {}
+        self._heads: dict[str, Head] = {}
         self._learned: Learned | None = None
         self._saved: str | None = None
         session.closing.callback(self.close)
@@ -255,10 +257,11 @@ class Learner:
             raise InputError(f"{error}{more}") from None
         start, note = self._head_of(public, vectors)
         places = vectors.place[rows]
+        samples = session.store.samples(rows)
         taste = learn_taste(
             vectors.matrix[places][:, : vectors.dim],
             keeps,
-            samples=session.store.samples(rows),
+            samples=samples,
             start_from=start,
             before=session.values(public)[rows],
         )
@@ -273,6 +276,7 @@ class Learner:
             backbone=vectors.backbone,
             note=note,
             version=version,
+            samples=samples,
             odds=found,
             num_unusable=num_unusable,
             seconds=time.perf_counter() - started,
@@ -288,9 +292,12 @@ class Learner:
 
     def _head_of(self, score: str, vectors: Vectors) -> tuple[Head | None, str | None]:
         """The head to start from, or None and why."""
-        if score not in self._heads:
-            self._heads[score] = head_in_use(self._session.scores, score, vectors.backbone, vectors.dim)
-        return self._heads[score]
+        if score in self._heads:
+            return self._heads[score], None
+        head, note = head_in_use(self._session.scores, score, vectors.backbone, vectors.dim)
+        if head is not None:  # one that is not there may be there the next time
+            self._heads[score] = head
+        return head, note
 
     def undecided(self, view: View) -> Listing:
         """Pictures of a view by the learned score to be marked next. Raises InputError: it is by another score."""
@@ -302,7 +309,7 @@ class Learner:
         learned = self._learned
         if learned is None or learned.score.name != view.score:
             raise Gone(view.key)
-        state = session.marks.state
+        version, state = session.marks.version, session.marks.state.copy()
         allowed = (vectors.place >= 0) & (state == Mark.NONE)
         if view.inside is not None:
             allowed &= view.inside
@@ -316,17 +323,18 @@ class Learner:
             np.flatnonzero(row_of >= 0),
             marked=np.unique(marked[marked >= 0]),
         )
-        return session.keep_listing(view, "undecided", row_of[chosen], session.marks.version)
+        return session.keep_listing(view, "undecided", row_of[chosen], version)
 
     def save(self) -> dict[str, Any]:
         """Write the learned head with its card and record, beside the marks; returns `state`. Raises BeholderError."""
         from beholder import __version__
         from beholder.train.card import HeadFiles
+        from beholder.train.trained_on import KEY, TrainedOn
 
-        learned = self._learned
-        if learned is None:
-            raise InputError("nothing was learned from the marks yet, so there is no head to save")
         with self._alone():
+            learned = self._learned
+            if learned is None:
+                raise InputError("nothing was learned from the marks yet, so there is no head to save")
             path = self._session.asked.taste_path
             files = HeadFiles(str(path))
             advice = "browse with marks in another file (--marks)"
@@ -336,6 +344,7 @@ class Learner:
                 "beholder": __version__,
                 "learned_in": "beholder browse",
                 **learned.taste.record(name, learned.backbone, before_name=learned.public),
+                KEY: TrainedOn.of(learned.samples).to_json(),
                 "ratings": {
                     "file": str(self._session.marks.path),
                     "public_name": None,
