@@ -462,7 +462,7 @@ SCENARIOS: dict[str, list[str]] = {
         f"score photos {HEAD} --backbone nothing --device cpu",
         f"score photos {HEAD} --backbone head.safetensors --device cpu",
         f"score photos {HEAD} --backbone tower --device tpu",
-        f"score photos {HEAD} --backbone tower --precision fp8",
+        f"score photos {HEAD} --backbone tower --precision fp4",
         f"score photos {HEAD} --backbone tower --preset nice",
         f"score photos {HEAD} --backbone tower --batch-size 0",
         f"score photos {HEAD} --backbone tower --max-pixels none",

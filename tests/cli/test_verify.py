@@ -88,7 +88,7 @@ def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:
             (["--golden", "--draw", "3", "--head", "x"], "--head, --draw have no effect with --golden"),
             (["in", "--preset", "square"], "--preset square: choose one of reference, upright"),
             (["in", "--min-score", "sd-v9"], "--min-score 'sd-v9' is no number and no landmark; the landmarks are"),
-            (["in", "--precision", "fp8"], "--precision fp8: choose one of auto"),
+            (["in", "--precision", "fp4"], "--precision fp4: choose one of auto"),
         ],
         quick=4,
     ),

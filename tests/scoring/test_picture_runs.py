@@ -33,7 +33,7 @@ def test_a_finished_run_does_nothing_and_other_options_are_refused(
     ("more", "error", "message"),
     [
         ({"device": "cuda:7"}, BeholderError, "no CUDA device"),
-        ({"precision": "fp8"}, InputError, "--precision fp8: choose one of"),
+        ({"precision": "fp4"}, InputError, "--precision fp4: choose one of"),
         ({"preset": "nice"}, InputError, "--preset nice"),
         ({"timeout_s": 0}, InputError, "--timeout"),
         ({"columns": ("nothing",)}, InputError, "nothing"),
