@@ -15,13 +15,14 @@ class _NoPandas:
     """Among the finders of modules, says that there is no pandas.
 
     pyarrow imports it (0.3 s, 40 MB) when it makes its first array, to see whether it was given a pandas object. No command
-    has any; in Python, where a caller may, nothing is hidden.
+    has any; in Python, where a caller may, nothing is hidden. Whoever only asks whether there is such a module, as torch's
+    compiler does, gets no exception, which `importlib.util.find_spec` would hand on.
     """
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         """As of `importlib.abc.MetaPathFinder`."""
-        if name == "pandas":
+        if name == "pandas" and sys._getframe(2).f_code.co_name != "find_spec":
             raise ModuleNotFoundError("pandas is not used by the command line", name=name)
 
 

@@ -62,3 +62,20 @@ def test_a_failing_compiler_is_one_line_and_the_plain_tower(tmp_path: Path) -> N
     first, second = done.stdout.splitlines()
     assert first == "--compile: torch could not compile the tower (Inv 1 0 : computed as it is written"
     assert second == "False plain True"
+
+
+@needs_compiler
+@pytest.mark.soak
+def test_the_program_can_compile() -> None:
+    """The command line hides pandas from whoever imports it; torch's compiler asks whether it is there."""
+    program = (
+        "import sys\n"
+        "from beholder.__main__ import _NoPandas\n"
+        "sys.meta_path.insert(0, _NoPandas)\n"
+        "import importlib.util, torch._dynamo.trace_rules\n"
+        "importlib.util.find_spec('pandas')\n"
+        "try: import pandas\n"
+        "except ModuleNotFoundError: print('hidden')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == "hidden\n"
