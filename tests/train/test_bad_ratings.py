@@ -81,6 +81,16 @@ def photos() -> None:
     rated()
 
 
+def votes() -> None:
+    lines = [[name, worker, 20 + at, 1 + (row + at) % 5] for row, name in enumerate(NAMES) for at, worker in enumerate("ab")]
+    write(["image", "worker", "age", "rating"], lines)
+
+
+def trained() -> None:
+    rated()
+    assert beholder(*TRAIN).returncode == 0
+
+
 CASES: dict[str, Case] = {
     "ratings that match no picture": Case(
         lambda: write(["image", "rating"], [[f"cat-{row}.jpg", row] for row in range(9)]), "none of its"
@@ -113,6 +123,10 @@ CASES: dict[str, Case] = {
     ),
     "evaluate: heads that score few of the same pictures": Case(
         one_is_lacking, "all heads score", ("evaluate", "few.csv", *EVALUATE[1:])
+    ),
+    "evaluate: groups by what is said of raters": Case(votes, "several values", (*EVALUATE, "--by", "age")),
+    "evaluate: a head on the pictures that it was trained on": Case(
+        trained, "WARNING", ("evaluate", "embeddings.npy", *EVALUATE[2:], "--head", "mine.safetensors"), status=0
     ),
 }  # fmt: skip
 

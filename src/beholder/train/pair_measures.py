@@ -98,7 +98,7 @@ class PairComparison:
         """(..., P) weights of pairs -> (..., K) share that each predictor orders right; NaN where no pair has any weight."""
         total = weights.sum(axis=-1, keepdims=True)
         right = weights @ self._right.T
-        return np.divide(right, total, out=np.full(right.shape, np.nan), where=total > 0)
+        return np.asarray(np.divide(right, total, out=np.full(right.shape, np.nan), where=total > 0))
 
     def _resampled(self, weights: Doubles, num_resamples: int, seed: int) -> Doubles:
         """(B, K) shares of resamples."""
