@@ -206,12 +206,8 @@ def learned() -> Taste:
 
 def test_a_head_is_saved_with_card_and_record_and_replaces_nothing_of_others(tmp_path: Path) -> None:
     found, files = learned(), HeadFiles(str(tmp_path / "mine.safetensors"))
-    record = {
-        "beholder": "1",
-        "learned_in": "here",
-        **found.record("mine", "ViT-L/14"),
-        "ratings": {"file": "m.jsonl", "kind": "decisions"},
-    }
+    ratings = {"kind": "decisions", "remarks": ["by hand"]}
+    record = {"beholder": "1", "learned_in": "here", **found.record("mine", "ViT-L/14"), "ratings": ratings}
     head, written = files.write(found.to_head("mine", None), record, ["by hand"])
     back = load_head(tmp_path / "mine.safetensors")
     np.testing.assert_array_equal(back.weight, found.fit.weight)
@@ -222,6 +218,7 @@ def test_a_head_is_saved_with_card_and_record_and_replaces_nothing_of_others(tmp
     card = (tmp_path / "mine.md").read_text(encoding="utf-8")
     assert "| pairs in the right order |" in card
     assert "by hand" in card
+    assert "name: decisions" in card
     assert "shrunk towards public" in card
     files.check(overwrite=True, advice="move", mark='"learned_in": "here"')
     for mark in ('"learned_in": "there"', "anything"):
