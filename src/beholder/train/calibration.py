@@ -94,37 +94,3 @@ def conformal_margin(residuals: npt.ArrayLike, level: float) -> float:
         raise InputError(f"an interval takes a level between 0 and 1, not {level}, and finite residuals")
     at = math.ceil(level * (sizes.size + 1) - 1e-9)
     return float(sizes[at - 1]) if at <= sizes.size else math.inf
-
-
-def cross_conformal_bounds(
-    predictions: npt.ArrayLike, fold_predictions: npt.ArrayLike, residuals: npt.ArrayLike, folds: npt.ArrayLike, level: float
-) -> tuple[Doubles, Doubles]:
-    """Bounds by CV+ from the residuals of folds.
-
-    Barber, Candes, Ramdas and Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 49, 2021. They hold
-    a rating with a chance of at least about 2 level - 1, and of about `level` in practice.
-
-    Args:
-        predictions: (M,) of the final head; it gives their number only.
-        fold_predictions: (K, M) of new pictures by the fits without each fold.
-        residuals: (n,) out of fold, rating less prediction.
-        folds: (n,) the fold of each residual, from 0 to K - 1.
-        level: in (0, 1).
-
-    Returns:
-        Lower and upper bounds, (M,) each; infinite where residuals are too few.
-    """
-    by_fold, sizes = np.asarray(fold_predictions, np.float64), np.abs(np.asarray(residuals, np.float64))
-    centre, which = np.asarray(predictions, np.float64), np.asarray(folds, np.int64)
-    if not 0 < level < 1 or by_fold.shape[1:] != centre.shape or sizes.shape != which.shape:
-        raise InputError("CV+ takes a level between 0 and 1, predictions by each fold, and a fold for each residual")
-    num = sizes.size
-    high_at = math.ceil(level * (num + 1) - 1e-9)
-    low, high = np.full(centre.shape, -math.inf), np.full(centre.shape, math.inf)
-    if high_at > num:
-        return low, high
-    for at in range(len(centre)):
-        around = by_fold[which, at]
-        high[at] = np.partition(around + sizes, high_at - 1)[high_at - 1]
-        low[at] = -np.partition(sizes - around, high_at - 1)[high_at - 1]
-    return low, high

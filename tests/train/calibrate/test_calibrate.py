@@ -19,12 +19,13 @@ from beholder import Head, save_head
 from beholder.errors import BeholderError, InputError, OutputError
 from beholder.scoreset.kept_scales import head_named
 from beholder.scoreset.scales import read_map
-from beholder.train.calibrate.fit import bounds_of, ks_distance, quantile_error, straight_line
+from beholder.train.calibrate.fit import bounds_of, ks_distance, quantile_error
 from beholder.train.calibrate.job import Calibrated, calibrate
 from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.calibrate.series import Series
 from beholder.train.calibrate.table import mapped
 from beholder.train.calibration import conformal_margin
+from beholder.train.public import on_the_scale
 from oracles.program import beholder as program
 from oracles.scale_sets import V1, V2, head_record, two_heads, write_scores
 
@@ -110,8 +111,8 @@ def test_the_line_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     x, y, v = rng.normal(size=50), rng.normal(size=50), rng.uniform(0.5, 3, 50)
     theirs = LinearRegression().fit(x[:, None], y, sample_weight=v)
-    np.testing.assert_allclose(straight_line(x, y, v)(x), theirs.predict(x[:, None]), atol=1e-12)
-    assert straight_line(np.ones(3), np.arange(3.0), np.ones(3))(np.ones(2)).tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(on_the_scale(x, y, v, is_marks=False)(x), theirs.predict(x[:, None]), atol=1e-12)
+    assert on_the_scale(np.ones(3), np.arange(3.0), np.ones(3), is_marks=False)(np.ones(2)).tolist() == [1.0, 1.0]
 
 
 def test_the_quantile_map_is_numpys(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from beholder.train.calibrate.series import FEWEST, Doubles, Numbers, Series, ch
 from beholder.train.calibration import isotonic_map, quantile_map
 from beholder.train.folds import fold_keys, fold_plan, grouped_folds, held_out, row_keys
 from beholder.train.measures import Comparison, Predictor, spearman
+from beholder.train.public import on_the_scale
 
 MOST_PICTURES = 100_000
 """Pictures that an isotonic map is fitted to at most, drawn at random: its error is then known to about 1 in 300."""
@@ -119,19 +121,11 @@ def _limited(series: Series, seed: int) -> Series:
     return replace(series, **chosen, samples=samples, groups=groups)
 
 
-def straight_line(scores: Doubles, truth: Doubles, weights: Doubles) -> Callable[[Doubles], Doubles]:
-    """The line with the least weighted squared error; level where the scores do not differ."""
-    middle, mean = np.average(scores, weights=weights), np.average(truth, weights=weights)
-    spread = float(weights @ (scores - middle) ** 2)
-    slope = float(weights @ ((scores - middle) * (truth - mean))) / spread if spread > 0 else 0.0
-    return lambda given: np.asarray(mean + slope * (given - middle))
-
-
 def _out_of_fold(series: Series, seed: int) -> dict[str, Any]:
     """Errors of the isotonic map and of a straight line on pictures that their fits have not seen, and their difference."""
     plan = fold_plan(series.num_pictures)
     rows = np.arange(series.num_pictures)
-    fitters: tuple[Fitter, ...] = (isotonic_map, straight_line)
+    fitters: tuple[Fitter, ...] = (isotonic_map, partial(on_the_scale, is_marks=False))
     found = np.empty((len(fitters), plan.repeats, series.num_pictures))
     for repeat in range(plan.repeats):
         keys = fold_keys(seed, repeat, _NO_EMBEDDINGS, rows, series.samples)
