@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from beholder import __version__
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
+from beholder.io.outputs import is_read
 from beholder.locate.locate import PictureFinder
 from beholder.models.download import is_offline
 from beholder.options import take_old_names
@@ -160,20 +161,13 @@ def _checked_output(options: ReportOptions) -> str:
     out = options.out or f"{_stem(options.scores)}.report.html"
     if storage.exists(out) and not options.overwrite:
         raise OutputError(f"{out} exists; name another file, or replace it with --overwrite")
-    _check_not_read(out, options)
+    if storage.exists(out) and is_read(
+        out, (options.scores, options.decisions, options.groups, *options.join, *options.pictures)
+    ):
+        raise OutputError(f"{out} is what the page is made of; name another file")
     if PurePosixPath(out).suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"{out}: the page is an HTML file; give it a name that ends in .html")
     return out
-
-
-def _check_not_read(out: str, options: ReportOptions) -> None:
-    """Refuse to replace what the page is made of. Raises OutputError."""
-    if not storage.is_local(out) or not storage.exists(out):
-        return
-    for place in (options.scores, options.decisions, options.groups, *options.join, *options.pictures):
-        is_there = place is not None and storage.is_local(place) and storage.exists(place)
-        if place is not None and is_there and storage.local_path(place).samefile(storage.local_path(out)):
-            raise OutputError(f"{out} is what the page is made of; name another file")
 
 
 def _check_places(options: ReportOptions) -> None:

@@ -28,6 +28,8 @@ SITUATIONS: dict[str, list[str]] = {
     "a chance that is none": [*ONTO, "v1.parquet", "--interval", "1.5", "-o", "out.parquet"],
     "bounds without a table": [*ONTO, "v1.parquet", "--interval", "0.9"],
     "bounds of too few pictures": [*ONTO, "v1.parquet", "--interval", "0.99", "-o", "out.parquet"],
+    "a table that is read": [*ONTO, "v1.parquet", "-o", "./v2.parquet", "--overwrite"],
+    "a table of somebody else": [*ONTO, "v1.parquet", "-o", "constant.parquet", "--overwrite"],
     "a map that is there": [*ONTO, "v1.parquet"],
     "a map of other weights": ["select", "other.parquet", "--min-score", "5", "--scale-of", "laion-v1"],
     "no map": ["select", "v2.parquet", "--min-score", "3", "--scale-of", "ratings"],

@@ -403,12 +403,46 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
     run(one, onto=two)
     with pytest.raises(OutputError, match="laion-v2 has a map onto laion-v1 already"):
         run(one, onto=two)
-    with pytest.raises(OutputError, match="v1.parquet exists"):
-        run(one, onto=two, out=two)
-    with pytest.raises(OutputError, match="v1.parquet is read by this command"):
-        run(one, onto=two, out=two, overwrite=True)
+    made = tmp_path / "made.parquet"
+    run(one, onto=two, out=made, overwrite=True)
+    with pytest.raises(OutputError, match="made.parquet exists"):
+        run(one, onto=two, out=made)
+    run(one, onto=two, out=made, overwrite=True)
     with pytest.raises(BeholderError, match="choose one of auto, isotonic, quantile|one of auto, isotonic, quantile"):
         run(one, onto=two, map_method="linear", overwrite=True)
+
+
+def test_what_is_read_or_not_ours_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, v2, _ = two_heads(tmp_path, num_rows=60)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.parquet").symlink_to(one)
+    (tmp_path / "set").mkdir()
+    write_scores(tmp_path / "set" / "a.parquet", {"aesthetic_score": v2}, [head_record(V2)])
+    before = {path: path.read_bytes() for path in (one, two, tmp_path / "set" / "a.parquet")}
+    for scores, out in (
+        ("v2.parquet", "./v2.parquet"), ("v2.parquet", "link.parquet"), ("v2.parquet", "set/../v1.parquet"),
+        ("set", "set/a.parquet"), ("set", "set/new.parquet"), ("set/*.parquet", "set/a.parquet"),
+        ("set/*.parquet", "./set/new.parquet"), ("set/**/*.parquet", "set/deep/new.parquet"),
+    ):  # fmt: skip
+        with pytest.raises(OutputError, match="is read by this command"):
+            run(scores, onto="v1.parquet", out=out, overwrite=True)
+    ratings = write_csv(tmp_path / "r.csv", ["image", "rating"], [(name, row) for row, name in enumerate(names(60))])
+    with pytest.raises(OutputError, match="r.csv is read by this command"):
+        run("v2.parquet", ratings="r.csv", out="./r.csv", overwrite=True)
+    for name in ("theirs.parquet", "theirs.csv", "theirs.jsonl"):
+        (tmp_path / name).write_bytes(one.read_bytes() if name.endswith("parquet") else b"sample,aesthetic_score\na,1\n")
+        with pytest.raises(OutputError, match="was not written by this command; move it"):
+            run("v2.parquet", onto="v1.parquet", out=name, overwrite=True)
+    with pytest.raises(OutputError, match="is a folder"):
+        (tmp_path / "folder.csv").mkdir()
+        run("v2.parquet", onto="v1.parquet", out="folder.csv", overwrite=True)
+    assert {path: path.read_bytes() for path in before} == before
+    assert ratings.read_text().startswith("image,rating")
+    for name in ("ours.parquet", "ours.csv", "ours.jsonl", "set/ours.jsonl"):
+        run("set" if "/" in name else "v2.parquet", onto="v1.parquet", out=name, overwrite=True)
+        first = (tmp_path / name).read_bytes()
+        run("set" if "/" in name else "v2.parquet", onto="v1.parquet", out=name, overwrite=True)
+        assert (tmp_path / name).read_bytes() == first
 
 
 def test_the_whole_way_with_a_head_of_ones_own(tmp_path: Path) -> None:

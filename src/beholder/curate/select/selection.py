@@ -24,6 +24,7 @@ from beholder.curate.select.rules import OnRows, RuleRunner, SelectionInput
 from beholder.curate.select.tables import RowTables, list_record, rules_record
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
+from beholder.io.outputs import is_read
 from beholder.io.schemas import empty_table
 from beholder.io.tables import write_table
 from beholder.scoreset.foreign import Back, as_source, texts_of
@@ -284,16 +285,10 @@ def check_outputs(options: OutputOptions, source: str) -> None:
         seen[path] = flag
         if not storage.exists(path):
             continue
-        if storage.is_local(path) and storage.is_local(source) and _is_part(path, source):
+        if is_read(path, [source]):
             raise OutputError(f"{flag} {path} is a file of the scores that are read; write to another one")
         if not options.overwrite:
             raise OutputError(f"{flag} {path} exists; choose another name, or replace it with --overwrite")
-
-
-def _is_part(path: str, source: str) -> bool:
-    """Whether a local file is the local source, or in it."""
-    file, whole = storage.local_path(path).resolve(), storage.local_path(source).resolve()
-    return file == whole or (whole.is_dir() and whole in file.parents and file.suffix in (".parquet", ".csv"))
 
 
 def _asked(options: OutputOptions) -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 from beholder.curate.options import all_cores
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
+from beholder.io.outputs import is_read
 from beholder.notices import doing
 from beholder.scoreset.kept_scales import Scale, check_free, find_map, head_of_column, keep_map, path_of
 from beholder.scoreset.row_names import open_each_once
@@ -29,7 +30,7 @@ from beholder.train.calibrate.series import (
     score_column,
     series_of,
 )
-from beholder.train.calibrate.table import margin_of, write_calibrated
+from beholder.train.calibrate.table import is_calibrated, margin_of, write_calibrated
 from beholder.train.ratings.match import match_ratings
 from beholder.train.ratings.read import read_ratings
 
@@ -123,11 +124,17 @@ def _opened(source: str, options: CalibrateOptions, column: str | None, sample: 
 
 
 def _check_out(path: str, options: CalibrateOptions) -> None:
-    """Raise OutputError for a table that is there, or that is the scores themselves."""
-    if storage.exists(path) and not options.overwrite:
-        raise OutputError(f"--out {path} exists; choose another name, or replace it with --overwrite")
-    if path in (options.scores, options.onto, options.ratings):
+    """Raise OutputError for a table that is there, that was written by something else, or that is read."""
+    if is_read(path, (options.scores, options.onto, options.ratings)):
         raise OutputError(f"--out {path} is read by this command; write to another file")
+    if storage.is_folder(path):
+        raise OutputError(f"--out {path} is a folder; name a file")
+    if not storage.exists(path):
+        return
+    if not options.overwrite:
+        raise OutputError(f"--out {path} exists; choose another name, or replace it with --overwrite")
+    if not is_calibrated(path):
+        raise OutputError(f"--out {path} would be replaced, and was not written by this command; move it, or use another --out")
 
 
 def _kept(asked: _Asked, named: str) -> ScaleMap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.curate.select.tables import list_record
 from beholder.errors import InputError
+from beholder.io import storage
 from beholder.io.tables import write_table
 from beholder.scoreset.joined import holds_bytes
 from beholder.scoreset.scales import ScaleMap
@@ -21,6 +23,8 @@ CALIBRATED_FORMAT = "beholder-calibrated"
 CALIBRATED, LOW, HIGH = "_calibrated", "_low", "_high"
 """Ends of the names of new columns."""
 _PIECE_ROWS = 1 << 18
+_LOOKED_AT = 1 << 20
+"""Bytes at the start of a text that is to be replaced, whose first line has to name our columns."""
 
 
 def margin_of(found: ScaleMap, level: float) -> float:
@@ -36,6 +40,19 @@ def margin_of(found: ScaleMap, level: float) -> float:
             f"or ask for at most {count / (count + 1):.3g}"
         )
     return margin
+
+
+def is_calibrated(path: str) -> bool:
+    """Whether a file that is there is a table that `write_calibrated` wrote: by its record, or by its new columns."""
+    if path.lower().endswith(".parquet"):
+        try:
+            with storage.open_parquet(path) as file:
+                record = json.loads((file.schema_arrow.metadata or {}).get(b"beholder", b"{}"))
+        except (InputError, ValueError):
+            return False
+        return isinstance(record, dict) and record.get("format") == CALIBRATED_FORMAT
+    start = storage.read_range(path, 0, min(storage.size(path), _LOOKED_AT)).split(b"\n", 1)[0]
+    return CALIBRATED.encode() in start and start.startswith((b'{"sample"', columns.SAMPLE.encode()))
 
 
 def write_calibrated(path: str, scores: ScoreSet, column: str, found: ScaleMap, level: float | None) -> list[str]:
