@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from beholder.errors import InputError, OutputError
-from beholder.scoreset.kept_scales import Scale, find_map, folder_of, head_named, keep_map, maps_of, translate
+from beholder.scoreset.kept_scales import (
+    Scale,
+    carry_over,
+    find_map,
+    folder_of,
+    forget_maps,
+    head_named,
+    keep_map,
+    maps_of,
+    scale_records,
+    translate,
+)
 from beholder.scoreset.scales import Bounds, HeadKey, ScaleMap, StepMap, read_map, write_map
 from oracles.scale_sets import V1, V2
 
@@ -34,12 +46,11 @@ def step_maps(draw: st.DrawFn) -> StepMap:
 
 
 def probes(steps: StepMap) -> np.ndarray:
-    """Float32 scores of the fitted range: a fine grid, the knots, and their neighbours."""
+    """Float32 scores of the fitted range and beyond: a fine grid, the knots, and their neighbours."""
     low, high = steps.score_range
     knots = steps.scores.astype(np.float32)
     near = [np.nextafter(knots, np.float32(side)) for side in (-np.inf, np.inf)]
-    found = np.concatenate([np.linspace(low, high, 200).astype(np.float32), knots, *near])
-    return np.asarray(found[(found >= low) & (found <= high)])
+    return np.concatenate([np.linspace(low - 1, high + 1, 200).astype(np.float32), knots, *near])
 
 
 @given(step_maps(), st.floats(-3, 8))
@@ -71,15 +82,22 @@ def test_steps_by_hand() -> None:
     assert found == pytest.approx([0.5, 1.0, 4.0], abs=2e-7)  # values are compared as float32
     assert steps.largest_within(2.0) == pytest.approx(3.0, abs=3e-7)
     assert steps.least_reaching(2.0, is_strict=True) == pytest.approx(3.0, abs=1e-6)
-    assert (steps.least_reaching(0.0), steps.least_reaching(4.1)) == (0.0, math.inf)
-    assert (steps.largest_within(0.9), steps.largest_within(9.0)) == (-math.inf, 5.0)
+    assert (steps.least_reaching(0.0), steps.least_reaching(4.1)) == (-math.inf, math.inf)
+    assert (steps.largest_within(0.9), steps.largest_within(9.0)) == (-math.inf, math.inf)
+    # All scores are mapped to 1 or more and to 4 or less, those below 0 and above 5 as well.
+    assert (steps.least_reaching(1.0), steps.largest_within(4.0)) == (-math.inf, math.inf)
+    assert steps.least_reaching(1.0, is_strict=True) == pytest.approx(0.0, abs=2e-7)
     assert math.isnan(steps(np.nan))
     assert steps([-7.0, 9.0]).tolist() == [1.0, 4.0]
 
 
 def test_a_map_of_one_knot() -> None:
     steps = StepMap(np.array([2.0]), np.array([5.0]))
-    assert (steps.least_reaching(5.0), steps.least_reaching(5.1), steps.largest_within(4.9)) == (2.0, math.inf, -math.inf)
+    assert (steps.least_reaching(5.0), steps.least_reaching(5.1), steps.largest_within(4.9)) == (
+        -math.inf,
+        math.inf,
+        -math.inf,
+    )
 
 
 @given(step_maps())
@@ -111,7 +129,14 @@ def test_the_file_holds_the_map_to_the_bit(tmp_path: Path) -> None:
     write_map(made(), str(tmp_path / "bounds.json"))
     bounds = read_map(str(tmp_path / "bounds.json")).bounds
     assert bounds is not None
-    assert bounds.residuals.tolist() == [0.1, 0.25, 0.5]
+    assert (bounds.residuals.tolist(), bounds.groups, bounds.num_groups) == ([0.1, 0.25, 0.5], None, 3)
+    grouped = replace(bounds, groups=np.array([1, 0, 1]))
+    write_map(replace(made(), bounds=grouped, ends=(np.array([0.0]), np.array([5.0]))), str(tmp_path / "groups.json"))
+    again = read_map(str(tmp_path / "groups.json"))
+    assert again.bounds is not None
+    assert again.bounds.groups is not None
+    assert (again.bounds.groups.tolist(), again.bounds.num_groups) == ([1, 0, 1], 2)
+    assert [part.tolist() for part in again.ends] == [[0.0], [5.0]]
 
 
 @pytest.mark.parametrize(
@@ -155,9 +180,16 @@ def test_a_map_with_a_wrong_field_is_refused_in_a_line(tmp_path: Path, field: st
 
 def test_maps_are_found_in_both_directions() -> None:
     path = keep_map(made())
-    assert path.name == "onto-two.json"
+    assert re.fullmatch(r"onto-two-[0-9a-f]{8}\.json", path.name)
     found, is_forward = find_map(A, Scale(said="two", kind="head", head=B), "s.parquet")
     assert (found.of, is_forward) == (A, True)
+    with pytest.raises(
+        InputError,
+        match="the isotonic map that is kept goes from one onto two, and says nothing of the other direction; make that one: "
+        "beholder calibrate s.parquet --onto SCORES_BY_one",
+    ):
+        find_map(B, Scale(said="one", kind="head", head=A), "s.parquet")
+    keep_map(replace(made(), method="quantile"), overwrite=True)
     found, is_forward = find_map(B, Scale(said="one", kind="head", head=A), "s.parquet")
     assert (found.of, is_forward) == (A, False)
     keep_map(made(B, A))  # of the head itself: it comes first
@@ -165,18 +197,86 @@ def test_maps_are_found_in_both_directions() -> None:
     assert (found.of, is_forward) == (B, True)
 
 
+def test_files_of_maps_never_collide(tmp_path: Path) -> None:
+    slash, dash = HeadKey(name="a/b", hashes=("1" * 64,)), HeadKey(name="a-b", hashes=("2" * 64,))
+    paths = [keep_map(made(slash, None)), keep_map(made(dash, None)), keep_map(made(A, slash)), keep_map(made(A, dash))]
+    assert len(set(paths)) == 4
+    assert paths[0].parent != paths[1].parent
+    files = [tmp_path / "mine.pt", tmp_path / "mine.safetensors"]
+    heads = []
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]))
+        heads.append(HeadKey(name="mine", hashes=(hashlib.sha256(bytes([number])).hexdigest(),), place=str(file)))
+    beside = [keep_map(replace(made(head, None), num_pictures=30 + at)) for at, head in enumerate(heads)]
+    assert {path.parent for path in beside} == {tmp_path / "mine.scales"}
+    assert [scale_records(head, [])[0]["num_pictures"] for head in heads] == [30, 31]
+    assert len(scale_records(heads[0], [])) == 1
+
+
+def test_only_a_heads_own_maps_are_removed() -> None:
+    path = keep_map(made())
+    (path.parent / "notes.txt").write_text("mine")
+    (path.parent / "other.json").write_text("{}")
+    theirs = keep_map(made(replace(A, name="one/")))
+    (path.parent / "torn.json").write_bytes(path.read_bytes()[:200])
+    assert sorted(gone.name for gone in forget_maps("one")) == sorted([path.name, "torn.json"])
+    assert sorted(one.name for one in path.parent.iterdir()) == ["notes.txt", "other.json"]
+    assert theirs.is_file()
+    assert forget_maps("nobody") == []
+
+
+def test_maps_that_are_there_stay_when_others_come_along() -> None:
+    keep_map(made())
+    copy = HeadKey(name="copy", hashes=A.hashes)
+    assert carry_over(A, copy) == (1, [])
+    assert carry_over(A, copy) == (1, [])  # the same once more
+    keep_map(replace(made(copy), num_pictures=7), overwrite=True)
+    count, lines = carry_over(A, copy)
+    assert count == 0
+    assert "its map onto two did not go along: another one is there" in lines[0]
+    assert scale_records(copy, [])[0]["num_pictures"] == 7
+    assert carry_over(A, copy, overwrite=True) == (1, [])
+    assert scale_records(copy, [])[0]["num_pictures"] == 1234
+
+
+def test_a_damaged_map_stops_only_what_needs_it() -> None:
+    path, ratings = keep_map(made()), keep_map(made(A, None))
+    path.write_bytes(path.read_bytes()[:100])
+    damaged: list[str] = []
+    assert find_map(A, Scale.named("ratings"), "s.csv", damaged)[0].kind == "ratings"
+    assert len(damaged) == 1
+    assert "is damaged" in damaged[0]
+    assert [one["onto"]["kind"] for one in scale_records(A, [])] == ["ratings"]
+    with pytest.raises(InputError, match="is damaged"):
+        find_map(A, Scale(said="two", kind="head", head=B), "s.csv")
+    assert ratings.is_file()
+
+
+def test_few_pictures_at_an_end_are_told() -> None:
+    scale = Scale(said="two", kind="head", head=B)
+    fitted = np.linspace(0, 5, 101)  # .05 apart: 4.1, 4.15, ... 5 are 19 of them, from 4.05 on 20
+    found = replace(made(), ends=(fitted[:20], fitted[-20:]))
+    few = translate(found, is_forward=True, value=3.1, flag="--min-score", scale=scale, head=A)
+    assert few.used == pytest.approx(4.1, abs=1e-6)
+    num = sum(score >= few.used for score in fitted.tolist())  # 19, or 18 where the float32 lies above 4.1
+    assert num in (18, 19)
+    assert str(few).endswith(f"; only {num} of the fitted pictures lie at or beyond it, so little is known there")
+    assert "only" not in str(translate(found, is_forward=True, value=3.0, flag="--min-score", scale=scale, head=A))
+    assert "only 3 of the fitted" in str(translate(found, is_forward=True, value=1.12, flag="--max-score", scale=scale, head=A))
+
+
 def test_a_map_is_replaced_only_when_that_is_asked_for() -> None:
     keep_map(made())
-    with pytest.raises(OutputError, match=r"one has a map onto two already \(.*onto-two.json\); use --overwrite"):
+    with pytest.raises(OutputError, match=r"one has a map onto two already \(.*onto-two-.*json\); use --overwrite"):
         keep_map(made())
     keep_map(replace(made(), num_pictures=9), overwrite=True)
-    assert [one.num_pictures for one in maps_of(A)] == [9]
+    assert [one.num_pictures for one in maps_of(A, [])] == [9]
 
 
 def test_maps_of_other_weights_are_not_used() -> None:
     keep_map(made())
     newer = replace(A, hashes=("c" * 64,))
-    with pytest.raises(InputError, match=r"made for other weights of that name \(sha256\).*--overwrite"):
+    with pytest.raises(InputError, match=r"made for other weights of that name \(sha256\)"):
         find_map(newer, Scale(said="two", kind="head", head=B), "s.parquet")
     with pytest.raises(InputError, match="other weights"):
         find_map(A, Scale(said="two", kind="head", head=replace(B, hashes=("d" * 64,))), "s.parquet")
@@ -220,6 +320,13 @@ def test_thresholds_outside_of_what_was_fitted_are_refused() -> None:
     assert at_the_end.used == 5.0
     assert str(at_the_end) == "4 on two is 5 on one (isotonic, 1,234 pictures, error 0.21)"
     assert translate(made(), is_forward=True, value=2.0, flag="--max-score", scale=scale, head=A).used == 3.0
+    every = translate(made(), is_forward=True, value=4.0, flag="--max-score", scale=scale, head=A)
+    assert (every.used, every.to_json()["used"]) == (math.inf, None)
+    assert str(every).startswith("4 on two is any score on one")
+    percent = replace(made(onto=None), kind="percentiles")
+    for flag, value, used in (("--max-score", 100, math.inf), ("--min-score", 0, -math.inf), ("--min-score", 100, math.inf)):
+        found = translate(percent, is_forward=True, value=value, flag=flag, scale=Scale.named("percentiles"), head=A)
+        assert found.used == used
 
 
 def test_maps_of_a_head_that_is_a_file_lie_beside_it(tmp_path: Path) -> None:
@@ -229,8 +336,8 @@ def test_maps_of_a_head_that_is_a_file_lie_beside_it(tmp_path: Path) -> None:
     head = HeadKey(name="mine", hashes=(hashlib.sha256(b"weights").hexdigest(),), place=str(file))
     assert folder_of(head) == tmp_path / "mine.scales"
     keep_map(made(head))
-    assert [path.name for path in (tmp_path / "mine.scales").iterdir()] == ["onto-two.json"]
-    assert len(list(maps_of(head))) == 1
+    assert [path.name[:8] for path in (tmp_path / "mine.scales").iterdir()] == ["onto-two"]
+    assert len(list(maps_of(head, []))) == 1
 
 
 def test_public_heads_are_known_by_their_published_file() -> None:

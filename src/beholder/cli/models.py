@@ -78,8 +78,8 @@ def info(
         return
     for key, value in record.items():
         lines = [_text(value)]
-        if key == "scales":
-            lines = [_scale_text(one) for one in value]
+        if key in ("scales", "damaged_scales"):
+            lines = [_scale_text(one) if key == "scales" else one for one in value]
         elif key == "notes" and value:
             lines = [f"{name}: {_note(note)}" for name, note in value.items()]
         for line in lines:
@@ -158,8 +158,12 @@ def add(
     path = add_own(head, chosen, overwrite=overwrite)
     typer.echo(f"{chosen}  {path}")
     of_file = HeadKey.of_record(head.describe()) if "://" in file else head_named(file)
-    if of_file is not None and (num_maps := carry_over(of_file, head_named(str(path)))):
-        typer.echo(f"its {_scales(num_maps)} onto other scales went along")
+    if of_file is not None:
+        num_maps, lines = carry_over(of_file, head_named(str(path)), overwrite=overwrite)
+        if num_maps:
+            typer.echo(f"its {_scales(num_maps)} onto other scales went along")
+        for line in lines:
+            typer.echo(line, err=True)
 
 
 @models_app.command(
@@ -282,8 +286,8 @@ def remove(
     own = {name: path for name in names if (path := remove_own(name)) is not None}
     for name, path in own.items():
         typer.echo(f"removed {path}")
-        if (maps := forget_maps(name)) is not None:
-            typer.echo(f"removed {maps}")
+        for gone in forget_maps(name):
+            typer.echo(f"removed {gone}")
     names = [name for name in names if name not in own]
     if not names:
         return
@@ -340,10 +344,11 @@ def _scales_of(name: str) -> dict[str, Any]:
     from beholder.scoreset.kept_scales import head_named, scale_records
 
     try:
-        found = scale_records(head_named(name))
+        damaged: list[str] = []
+        found = scale_records(head_named(name), damaged)
     except HeadError:  # a hub id, whose head is known by other means only
         return {}
-    return {"scales": found} if found else {}
+    return ({"scales": found} if found else {}) | ({"damaged_scales": damaged} if damaged else {})
 
 
 def _scale_text(scale: dict[str, Any]) -> str:

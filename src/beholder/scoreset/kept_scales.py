@@ -6,8 +6,10 @@ name of one's own, in `$BEHOLDER_DATA/scales/NAME/`. A map is known by the weigh
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import math
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from beholder.errors import HeadError, InputError, OutputError
 from beholder.io import storage
 from beholder.models import catalog, download
 from beholder.models.heads import load_head
-from beholder.scoreset.scales import HeadKey, ScaleKind, ScaleMap, read_map, write_map
+from beholder.scoreset.scales import SCALE_MAP_FORMAT, HeadKey, ScaleKind, ScaleMap, read_map, write_map
 from beholder.scoreset.score_set import ScoreSet, as_score
 
 _FOLDER, _SUFFIX = "scales", ".scales"
@@ -90,12 +92,35 @@ def _is_added(head: HeadKey) -> bool:
 
 
 def _as_file_name(name: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "head"
+    """A name as that of a file; names that are no file names get a piece of their hash, so that no two become the same."""
+    plain = re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "head"
+    return plain if plain == name else f"{plain}-{_piece(name)}"
+
+
+def _piece(*texts: str) -> str:
+    """Eight hex digits that tell these texts from others."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def path_of(head: HeadKey, kind: ScaleKind, onto: HeadKey | None) -> Path:
-    """The file of the map of a head onto another one, onto ratings, or onto percentiles."""
-    return folder_of(head) / (f"onto-{_as_file_name(onto.name)}.json" if onto is not None else f"{kind}.json")
+    """The file of the map of a head onto another one, onto ratings, or onto percentiles: the one that is there, or a new one.
+
+    Several heads may share a folder (`mine.pt` and `mine.safetensors`), so names have a piece of the hash of both heads.
+    """
+    folder = folder_of(head)
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(InputError):
+            if _is_between(read_map(str(path)), head, kind, onto):
+                return path
+    told = [text for one in (head, onto) if one is not None for text in (one.hashes[0] if one.hashes else one.name, "")]
+    stem = kind if onto is None else f"onto-{_as_file_name(onto.name)}"
+    return folder / f"{stem}-{_piece(*told)}.json"
+
+
+def _is_between(found: ScaleMap, head: HeadKey, kind: ScaleKind, onto: HeadKey | None) -> bool:
+    if found.kind != kind or not found.of.is_same(head):
+        return False
+    return onto is None or (found.onto is not None and found.onto.is_same(onto))
 
 
 def keep_map(found: ScaleMap, *, overwrite: bool = False) -> Path:
@@ -108,39 +133,76 @@ def keep_map(found: ScaleMap, *, overwrite: bool = False) -> Path:
 
 
 def check_free(path: Path, head: HeadKey, scale: str, *, overwrite: bool) -> None:
-    """Raise OutputError where a map of heads of these names is there already."""
+    """Raise OutputError where a map of these heads is there already."""
     if path.exists() and not overwrite:
         raise OutputError(f"{head.short} has a map onto {scale} already ({path}); use --overwrite to replace it")
 
 
-def maps_of(head: HeadKey) -> Iterator[ScaleMap]:
-    """All maps that are kept with a head of this name or place, also those for other weights."""
+def maps_of(head: HeadKey, damaged: list[str]) -> Iterator[ScaleMap]:
+    """All whole maps that are kept with a head of this name or place, also those for other weights.
+
+    Args:
+        head: the head.
+        damaged: a line is added for each file that is no whole map.
+    """
     folders = dict.fromkeys([folder_of(head), _data_folder(head.name)])
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
-            yield read_map(str(path))
+            try:
+                found = read_map(str(path))
+            except InputError as error:
+                damaged.append(str(error))
+                continue
+            yield found
 
 
-def scale_records(head: HeadKey) -> list[dict[str, Any]]:
-    """The scales onto which a head has maps, as records without their knots."""
-    return [found.to_json(is_whole=False) for found in maps_of(head) if found.of.is_same(head)]
+def scale_records(head: HeadKey, damaged: list[str]) -> list[dict[str, Any]]:
+    """The scales onto which a head has maps, as records without their knots; `damaged` as `maps_of` has it."""
+    return [found.to_json(is_whole=False) for found in maps_of(head, damaged) if found.of.is_same(head)]
 
 
-def carry_over(old: HeadKey, new: HeadKey) -> int:
-    """Keep the maps of a head with a copy of it that has another name; how many there were."""
-    found = [one for one in maps_of(old) if one.of.is_same(old)]
+def carry_over(old: HeadKey, new: HeadKey, *, overwrite: bool = False) -> tuple[int, list[str]]:
+    """Keep the maps of a head with a copy of it that has another name.
+
+    Returns:
+        How many were kept so; and a line for each that could not be: another one is there and `overwrite` is not given, or it
+        is damaged.
+    """
+    lines: list[str] = []
+    found = [one for one in maps_of(old, lines) if one.of.is_same(old)]
+    kept = 0
     for one in found:
+        path = path_of(new, one.kind, one.onto)
+        if path.is_file() and not _holds(path, replace(one, of=new)) and not overwrite:
+            lines.append(f"its map onto {one.scale} did not go along: another one is there ({path}); --overwrite replaces it")
+            continue
         keep_map(replace(one, of=new), overwrite=True)
-    return len(found)
+        kept += 1
+    return kept, lines
 
 
-def forget_maps(name: str) -> Path | None:
-    """Remove the maps that are kept in the data folder for a head's name; the folder that is gone, or None."""
-    folder = _data_folder(name)
-    if not folder.is_dir():
-        return None
-    shutil.rmtree(folder)
-    return folder
+def _holds(path: Path, wanted: ScaleMap) -> bool:
+    """Whether a file holds this very map."""
+    try:
+        return read_map(str(path)).to_json() == wanted.to_json()
+    except InputError:
+        return False
+
+
+def forget_maps(name: str) -> list[Path]:
+    """Remove the maps that are kept in the data folder for a head's name, and no other file; returns what is gone."""
+    folder, gone = _data_folder(name), []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            is_its = read_map(str(path)).of.name == name
+        except InputError:
+            is_its = SCALE_MAP_FORMAT.encode() in path.read_bytes()  # damaged, in a folder that is this head's alone
+        if is_its:
+            path.unlink()
+            gone.append(path)
+    with contextlib.suppress(OSError):  # something else is in it, or it is not there
+        folder.rmdir()
+    return gone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,30 +242,43 @@ class Scale:
         return self.kind == found.kind and (found.onto.name if found.onto else "") == (self.head.name if self.head else "")
 
 
-def find_map(head: HeadKey, scale: Scale, source: str) -> tuple[ScaleMap, bool]:
+def find_map(head: HeadKey, scale: Scale, source: str, damaged: list[str] | None = None) -> tuple[ScaleMap, bool]:
     """The map between the scale of a head and another one, and whether it goes from the head to that scale.
 
-    A map of the head itself comes before one that is kept with the other head and goes the other way.
+    A map of the head itself comes first. One that is kept with the other head and goes the other way is taken where it is a
+    quantile map, whose inverse keeps the same shares; the inverse of an isotonic one says what the other head's scores are of
+    pictures with a score of this one, which is another question than what is asked (the two lines of a regression).
 
     Args:
         head: whose scores are to be cut.
         scale: the scale that is asked for.
         source: the scores, for messages.
+        damaged: a line is added for each file of a map that is damaged.
 
     Raises:
-        InputError: there is none, or only of other weights; the scale is the head's own; it is of a head that nobody knows.
+        InputError: there is none, or only of other weights, or a damaged one, or an isotonic one of the other direction; the
+            scale is the head's own; it is of a head that nobody knows.
     """
     if scale.head is not None and scale.head.is_same(head):
         raise InputError(f"--scale-of {scale.said}: the scores of {source} are on this scale already; leave it out")
-    mine = list(maps_of(head))
+    torn: list[str] = [] if damaged is None else damaged
+    mine = list(maps_of(head, torn))
     forward = next((one for one in mine if one.of.is_same(head) and scale.is_of(one)), None)
     if forward is not None:
         return forward, True
-    theirs = list(maps_of(scale.head)) if scale.head is not None else []
+    theirs = list(maps_of(scale.head, torn)) if scale.head is not None else []
     own = Scale(said=head.short, kind="head", head=head)
-    for one in theirs:
-        if scale.head is not None and one.of.is_same(scale.head) and own.is_of(one):
+    back = [one for one in theirs if scale.head is not None and one.of.is_same(scale.head) and own.is_of(one)]
+    for one in back:
+        if one.method == "quantile":
             return one, False
+    if torn:
+        raise InputError(torn[0])
+    if back and scale.head is not None:
+        raise InputError(
+            f"--scale-of {scale.said}: the isotonic map that is kept goes from {scale.head.short} onto {head.short}, and says "
+            f"nothing of the other direction; make that one: beholder calibrate {source} --onto SCORES_BY_{scale.head.short}"
+        )
     stale = any(scale.has_name_of(one) and one.of.name == head.name for one in mine)
     stale |= any(own.has_name_of(one) and scale.head is not None and one.of.name == scale.head.name for one in theirs)
     raise InputError(_missing(head, scale, source, is_stale=stale))
@@ -222,7 +297,7 @@ def _missing(head: HeadKey, scale: Scale, source: str, *, is_stale: bool) -> str
         why = f"no map between {head.short} and {scale.said} is kept{_beside(head)}"
     name = scale.head.short if scale.head is not None else ""
     onto = {"ratings": "--ratings FILE", "percentiles": "--percentiles"}.get(scale.kind, f"--onto SCORES_BY_{name}")
-    return f"--scale-of {scale.said}: {why}; make one: beholder calibrate {source} {onto}{' --overwrite' if is_stale else ''}"
+    return f"--scale-of {scale.said}: {why}; make one: beholder calibrate {source} {onto}"
 
 
 def _beside(head: HeadKey) -> str:
@@ -238,7 +313,7 @@ class Translation:
 
     Attributes:
         flag: the rule's flag.
-        given: on the scale that was named; used: on that of the scores.
+        given: on the scale that was named; used: on that of the scores, infinite where all stay or none does.
         scale: the scale that was named; head: that of the scores.
         found: the map.
         is_forward: whether it goes from the scores' head to that scale.
@@ -254,7 +329,18 @@ class Translation:
 
     def __str__(self) -> str:
         """As the summary says it: "5 on laion-v1 is 5.43 on laion-v2 (isotonic, 10,000 pictures, error 0.21)"."""
-        return f"{self.given:.12g} on {self.scale} is {self.used:.4g} on {self.head} ({self.found.how})"
+        used = f"{self.used:.4g}"
+        if math.isinf(self.used):
+            used = "any score" if (self.used < 0) == (self.flag == "--min-score") else "no score"
+        return f"{self.given:.12g} on {self.scale} is {used} on {self.head} ({self.found.how}){self._doubt}"
+
+    @property
+    def _doubt(self) -> str:
+        """What is to be said of a threshold at an end of what an isotonic map was fitted to; "" elsewhere."""
+        few = self.found.num_beyond(self.used) if self.is_forward and math.isfinite(self.used) else None
+        if few is None:
+            return ""
+        return f"; only {few} of the fitted pictures {'lies' if few == 1 else 'lie'} at or beyond it, so little is known there"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -262,7 +348,7 @@ class Translation:
             "rule": self.flag.removeprefix("--").replace("-", "_"),
             "given": self.given,
             "scale_of": self.scale,
-            "used": self.used,
+            "used": self.used if math.isfinite(self.used) else None,
             "is_forward": self.is_forward,
             "map": self.found.to_json(is_whole=False),
         }
@@ -271,7 +357,7 @@ class Translation:
 def translate(
     found: ScaleMap, *, is_forward: bool, value: float, flag: str, scale: Scale, head: HeadKey, is_strict: bool = False
 ) -> Translation:
-    """A threshold on one scale as a score on that of `head`.
+    """A threshold on one scale as a score on that of `head`; infinite where all scores stay, or none does.
 
     By a map that gives the scale of the threshold: for a lower bound the smallest score whose mapped value is at least (strict:
     above) the threshold, for an upper bound the largest whose mapped value is at most that. By a map that goes the other way:
@@ -290,6 +376,8 @@ def translate(
         InputError: the threshold lies outside of what the map was fitted to: nothing is known there.
     """
     low, high = found.steps.value_range if is_forward else found.steps.score_range
+    if found.kind == "percentiles":
+        low, high = 0.0, 100.0
     wanted, least, most = as_score(value), as_score(low), as_score(high)
     is_beyond = is_strict and is_forward and wanted >= most
     if not least <= wanted <= most or is_beyond:
@@ -299,6 +387,10 @@ def translate(
         )
     if not is_forward:
         used = float(as_score(float(found.steps(wanted))))
+        if flag == "--max-score" and wanted == most:
+            used = math.inf  # the map's inverse is level beyond its ends
+        elif flag == "--min-score" and wanted == least and not is_strict:
+            used = -math.inf
     elif flag == "--max-score":
         used = found.steps.largest_within(value)
     else:

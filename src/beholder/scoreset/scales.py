@@ -28,6 +28,9 @@ MapMethod = Literal["isotonic", "quantile"]
 MAP_METHODS: tuple[MapMethod, ...] = get_args(MapMethod)
 SCALE_MAP_FORMAT = "beholder-scale-map"
 _VERSION = 1
+NUM_ENDS = 20
+"""With fewer fitted pictures beyond a score, what an isotonic map says there is said with a warning."""
+_NONE = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class StepMap:
         return StepMap(self.scores[~is_inside], self.values[~is_inside])
 
     def least_reaching(self, value: float, *, is_strict: bool = False) -> float:
-        """The smallest float32 score of the fitted range whose mapped value is at least `value`; infinite where none is.
+        """The smallest float32 score whose mapped value is at least `value`; -inf where all reach it, inf where none does.
 
         Args:
             value: compared as float32, like the mapped values.
@@ -70,16 +73,17 @@ class StepMap:
         """
         wanted = as_score(value)
         at = self._first(lambda mapped: bool(mapped > wanted) if is_strict else bool(mapped >= wanted))
-        return math.inf if at is None else _score_at(at)
+        if at is None:
+            return math.inf
+        return -math.inf if at == self._keys()[0] else _score_at(at)  # level below the first knot
 
     def largest_within(self, value: float) -> float:
-        """The largest float32 score of the fitted range whose mapped value is at most `value`; -inf where none is."""
+        """The largest float32 score whose mapped value is at most `value`; inf where all are, -inf where none is."""
         wanted = as_score(value)
-        first, last = self._keys()
         at = self._first(lambda mapped: bool(mapped > wanted))
         if at is None:
-            return _score_at(last)
-        return -math.inf if at == first else _score_at(at - 1)
+            return math.inf  # level beyond the last knot
+        return -math.inf if at == self._keys()[0] else _score_at(at - 1)
 
     def _first(self, is_reached: Callable[[np.float32], bool]) -> int | None:
         """The first key of a score of the fitted range whose mapped value is reached, which no larger score undoes."""
@@ -162,10 +166,17 @@ class Bounds:
     Attributes:
         steps: a map that was fitted without the rows that it was measured on.
         residuals: (n,) float64, ascending: how far the truth of those rows was from it.
+        groups: (n,) int64, from 0: the group of each residual; None: each row is one of its own.
     """
 
     steps: StepMap
     residuals: Doubles
+    groups: npt.NDArray[np.int64] | None = None
+
+    @property
+    def num_groups(self) -> int:
+        """Groups, or single rows, that the residuals are of."""
+        return len(self.residuals) if self.groups is None else len(np.unique(self.groups))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +192,7 @@ class ScaleMap:
         num_pictures: that it was fitted to.
         error: how far it is off on pictures that the fit has not seen, in units of the scale that it gives.
         bounds: what bounds go by; None where it has none.
+        ends: of an isotonic map the `NUM_ENDS` lowest and highest of the scores that it was fitted to, ascending; else none.
         more: the rest of its record: what the error is, measures, why it was fitted so.
     """
 
@@ -192,6 +204,7 @@ class ScaleMap:
     num_pictures: int
     error: float
     bounds: Bounds | None = None
+    ends: tuple[Doubles, Doubles] = (_NONE, _NONE)
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -204,8 +217,15 @@ class ScaleMap:
         """What it rests on, in short: "isotonic, 10,000 pictures, error 0.21"."""
         return f"{self.method}, {self.num_pictures:,} pictures, error {self.error:.2g}"
 
+    def num_beyond(self, score: float) -> int | None:
+        """Fitted pictures at or beyond a score, on the side that has fewer of them; None for `NUM_ENDS` and more."""
+        lowest, highest = self.ends
+        counts = [int((highest >= score).sum())] if len(highest) else []
+        counts += [int((lowest <= score).sum())] if len(lowest) else []
+        return min(counts) if counts and min(counts) < NUM_ENDS else None
+
     def to_json(self, *, is_whole: bool = True) -> dict[str, Any]:
-        """JSON-ready; not whole: without knots and residuals."""
+        """JSON-ready; not whole: without knots, residuals and ends."""
         record = {
             "of": self.of.to_json(),
             "onto": {"kind": self.kind, **(self.onto.to_json() if self.onto is not None else {})},
@@ -220,8 +240,9 @@ class ScaleMap:
             return record
         bounds = None
         if self.bounds is not None:
-            bounds = {**_knots(self.bounds.steps), "residuals": self.bounds.residuals.tolist()}
-        return {**record, **_knots(self.steps), "bounds": bounds}
+            groups = None if self.bounds.groups is None else self.bounds.groups.tolist()
+            bounds = {**_knots(self.bounds.steps), "residuals": self.bounds.residuals.tolist(), "groups": groups}
+        return {**record, **_knots(self.steps), "bounds": bounds, "ends": [part.tolist() for part in self.ends]}
 
 
 def _knots(steps: StepMap) -> dict[str, list[float]]:
@@ -236,7 +257,7 @@ def write_map(found: ScaleMap, path: str) -> None:
 
 _OWN_FIELDS = frozenset(
     {"format", "version", "of", "onto", "method", "num_pictures", "error", "score_range", "value_range", "scores", "values",
-     "bounds"}
+     "bounds", "ends"}
 )  # fmt: skip
 
 
@@ -266,9 +287,24 @@ def _parsed(record: Mapping[str, Any]) -> ScaleMap:
         steps=_steps(record),
         num_pictures=records.whole_number(record["num_pictures"], "num_pictures"),
         error=float(record["error"]),
-        bounds=None if bounds is None else Bounds(steps=_steps(bounds), residuals=_numbers(bounds["residuals"])),
+        bounds=None if bounds is None else _bounds(bounds),
+        ends=_ends(record["ends"]),
         more={name: value for name, value in record.items() if name not in _OWN_FIELDS},
     )
+
+
+def _bounds(given: Mapping[str, Any]) -> Bounds:
+    residuals, groups = _numbers(given["residuals"]), None
+    if given["groups"] is not None:
+        groups = _numbers(given["groups"]).astype(np.int64)
+        if groups.shape != residuals.shape:
+            raise ValueError("groups")
+    return Bounds(steps=_steps(given), residuals=residuals, groups=groups)
+
+
+def _ends(given: Any) -> tuple[Doubles, Doubles]:
+    lowest, highest = given
+    return _numbers(lowest), _numbers(highest)
 
 
 def _head(given: Mapping[str, Any]) -> HeadKey:

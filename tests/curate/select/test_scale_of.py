@@ -24,9 +24,9 @@ app.command()(command)
 STEPS = StepMap(np.array([2.0, 4.0, 5.0, 6.0, 8.0]), np.array([1.0, 4.2, 4.2, 6.0, 9.0]))
 
 
-def keep(of: HeadKey, onto: HeadKey | None, steps: StepMap = STEPS) -> ScaleMap:
-    kind = "head" if onto is not None else "ratings"
-    made = ScaleMap(of=of, kind=kind, onto=onto, method="isotonic", steps=steps, num_pictures=10_000, error=0.214)
+def keep(of: HeadKey, onto: HeadKey | None, steps: StepMap = STEPS, **more: Any) -> ScaleMap:
+    given = {"kind": "head" if onto is not None else "ratings", "method": "isotonic", **more}
+    made = ScaleMap(of=of, onto=onto, **given, steps=steps, num_pictures=10_000, error=0.214)
     keep_map(made)
     return made
 
@@ -48,14 +48,23 @@ def kept(path: Path, **rules: Any) -> set[int]:
 def test_rows_stay_whose_mapped_score_reaches_the_threshold(scores: tuple[Path, np.ndarray], threshold: float) -> None:
     path, values = scores
     keep(head_named("laion-v2"), head_named("laion-v1"))
-    mapped = STEPS(values).astype(np.float32)
-    is_inside = (values >= 2) & (values <= 8)
-    beyond = set(np.flatnonzero(values > 8).tolist())
-    wanted = set(np.flatnonzero(is_inside & (mapped >= np.float32(threshold))).tolist()) | beyond
-    assert kept(path, min_score=threshold, scale_of="laion-v1") == wanted
-    below = set(np.flatnonzero(values < 2).tolist())
-    wanted = set(np.flatnonzero(is_inside & (mapped <= np.float32(threshold))).tolist()) | below
-    assert kept(path, max_score=threshold, scale_of="laion-v1") == wanted
+    mapped = STEPS(values).astype(np.float32)  # level beyond 2 and 8, NaN where there is no score
+    assert kept(path, min_score=threshold, scale_of="laion-v1") == set(np.flatnonzero(mapped >= np.float32(threshold)).tolist())
+    assert kept(path, max_score=threshold, scale_of="laion-v1") == set(np.flatnonzero(mapped <= np.float32(threshold)).tolist())
+
+
+def test_the_ends_of_percentiles_keep_everything(scores: tuple[Path, np.ndarray]) -> None:
+    path, values = scores
+    keep(head_named("laion-v2"), None, StepMap(np.array([4.0, 6.0]), np.array([0.5, 99.0])), kind="percentiles")
+    every = set(np.flatnonzero(np.isfinite(values)).tolist())
+    assert kept(path, max_score=100, scale_of="percentiles") == every
+    assert kept(path, min_score=0, scale_of="percentiles") == every
+    assert kept(path, min_score=99, scale_of="percentiles") == set(np.flatnonzero(values >= 6).tolist())
+    line = [str(path), "--min-score", "0", "--scale-of", "percentiles"]
+    assert "0 on percentiles is any score on laion-v2" in CliRunner().invoke(app, line, catch_exceptions=False).output
+    found = json.loads(CliRunner().invoke(app, [*line, "--json"], catch_exceptions=False).output)
+    assert found["translated"][0]["used"] is None
+    assert kept(path, min_score=100, scale_of="percentiles") == set()
 
 
 def test_both_ends_at_a_level_stretch_keep_all_of_it(scores: tuple[Path, np.ndarray]) -> None:
@@ -67,7 +76,7 @@ def test_both_ends_at_a_level_stretch_keep_all_of_it(scores: tuple[Path, np.ndar
 
 def test_a_map_that_goes_the_other_way(scores: tuple[Path, np.ndarray]) -> None:
     path, values = scores
-    keep(head_named("laion-v1"), head_named("laion-v2"))
+    keep(head_named("laion-v1"), head_named("laion-v2"), method="quantile")
     # 4.5 on laion-v1 becomes 4.2, as all of 4 to 5 does; 7 becomes 6 + 3 / 2.
     assert kept(path, min_score=4.5, scale_of="laion-v1") == set(np.flatnonzero(values >= np.float32(4.2)).tolist())
     assert kept(path, max_score=7, scale_of="laion-v1") == set(np.flatnonzero(values <= 7.5).tolist())
@@ -111,7 +120,8 @@ def test_summary_json_and_record_have_the_threshold_as_given_and_as_used(
 def test_of_a_set_with_several_scores_that_of_the_rule_is_meant(tmp_path: Path) -> None:
     own = head_record("mine", "c" * 64)
     path = write_scores(tmp_path / "both.parquet", {"laion-v2": [3, 5, 7], "mine": [0.1, 0.5, 0.9]}, [head_record(V2), own])
-    keep(HeadKey(name="mine", hashes=("c" * 64,)), head_named("laion-v2"), StepMap(np.array([0.0, 1.0]), np.array([2.0, 8.0])))
+    steps = StepMap(np.array([0.0, 1.0]), np.array([2.0, 8.0]))
+    keep(HeadKey(name="mine", hashes=("c" * 64,)), head_named("laion-v2"), steps, method="quantile")
     assert kept(path, score="mine", min_score=5, scale_of="laion-v2") == {1, 2}
     assert kept(path, score="laion-v2", min_score=0.5, scale_of="mine") == {1, 2}
 

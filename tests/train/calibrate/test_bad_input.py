@@ -33,12 +33,13 @@ SITUATIONS: dict[str, list[str]] = {
     "a map that is there": [*ONTO, "v1.parquet"],
     "a map of other weights": ["select", "other.parquet", "--min-score", "5", "--scale-of", "laion-v1"],
     "no map": ["select", "v2.parquet", "--min-score", "3", "--scale-of", "ratings"],
+    "a map of the other direction": ["select", "v1.parquet", "--min-score", "5", "--scale-of", "laion-v2"],
     "a threshold that the map does not reach": ["select", "v2.parquet", "--min-score", "12", "--scale-of", "laion-v1"],
     "a scale of no head": ["select", "v2.parquet", "--min-score", "5", "--scale-of", "laion-v11"],
     "a scale without a threshold": ["select", "v2.parquet", "--top", "5", "--scale-of", "laion-v1"],
     "a damaged map": ["select", "damaged.parquet", "--min-score", "5", "--scale-of", "laion-v1"],
 }
-NEED_A_MAP = ("a map that is there", "a threshold that the map does not reach")
+NEED_A_MAP = ("a map that is there", "a map of the other direction", "a threshold that the map does not reach")
 
 
 def documented() -> dict[str, tuple[str, str]]:

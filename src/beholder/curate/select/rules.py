@@ -158,7 +158,7 @@ class RuleRunner:
         self.mask: RowMask = self._streamed() or self._by_arrays()
         self.thresholds: dict[str, float | None] = {}
         self.groups: pa.Table | None = None
-        self.notes: list[str] = [*self.scores.notes, *rows.joined_notes, *map(str, self.cuts.translations)]
+        self.notes: list[str] = [*self.scores.notes, *rows.joined_notes, *self.cuts.notes, *map(str, self.cuts.translations)]
         self._group_cache: dict[str, grouping.Groups] = {}
 
     def _streamed(self) -> RangeMask | None:

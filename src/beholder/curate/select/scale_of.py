@@ -23,6 +23,7 @@ class Cuts:
         most: scores of at most this stay; None: all.
         least_text, most_text: the rules as people write them.
         translations: what became of thresholds that were given on another scale.
+        notes: lines about maps that are damaged.
     """
 
     least: Threshold | None
@@ -30,6 +31,7 @@ class Cuts:
     least_text: str
     most_text: str
     translations: tuple[Translation, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def cuts_of(scores: ScoreSet, column: str | None, rules: SelectRules) -> Cuts:
@@ -54,7 +56,8 @@ def cuts_of(scores: ScoreSet, column: str | None, rules: SelectRules) -> Cuts:
         raise InputError(
             f"--min-score {least.landmark.key} is on the scale of {whose}, and --scale-of names {scale.said}; give a number"
         )
-    found, is_forward = find_map(head, scale, scores.source)
+    damaged: list[str] = []
+    found, is_forward = find_map(head, scale, scores.source, damaged)
     made: list[Translation] = []
 
     def translated(value: float, flag: str, *, is_strict: bool = False) -> Translation:
@@ -72,4 +75,4 @@ def cuts_of(scores: ScoreSet, column: str | None, rules: SelectRules) -> Cuts:
     if most is not None:
         upper = translated(most, "--max-score")
         most_text, most = f"score <= {upper.used:.6g} ({most:g} on {scale.said})", upper.used
-    return Cuts(least, most, least_text, most_text, tuple(made))
+    return Cuts(least, most, least_text, most_text, tuple(made), tuple(damaged))
