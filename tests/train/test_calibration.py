@@ -41,6 +41,53 @@ def test_quantiles_give_the_other_distribution() -> None:
     np.testing.assert_allclose(quantile_map(stars, stars)([1, 2, 3]), [1, 2, 3], atol=0.01)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_ends_of_percentiles_are_kept_to_the_row(kind: type) -> None:
+    # An exponential distribution's million quantiles: row r, from 0, has the percentile 100 r / 999,999.
+    ranks = np.arange(1_000_000)
+    scores = -np.log1p(-(ranks + 0.5) / 1_000_000).astype(kind)
+    found = quantile_map(scores[np.random.default_rng(0).permutation(1_000_000)], [0.0, 100.0])
+    for percentile in (99.999, 99.99, 99.9, 99.0, 50.0):
+        wanted = int((100 * ranks / 999_999 >= percentile).sum())
+        assert int((scores >= found.least_reaching(percentile)).sum()) == pytest.approx(wanted, rel=0.003, abs=1)
+    assert int((scores <= found.largest_within(0.01)).sum()) == pytest.approx(100, abs=1)
+    assert int((scores <= found.largest_within(0.001)).sum()) == pytest.approx(10, abs=1)
+
+
+def test_two_heads_keep_as_many_beyond_any_threshold() -> None:
+    rng = np.random.default_rng(2)
+    one, two = rng.normal(size=1_000_000), rng.standard_t(3, 1_000_000)
+    found = quantile_map(one, two)
+    for count in (10, 100, 1000, 100_000):
+        threshold = np.sort(two)[-count]
+        assert int((found(one) >= threshold - 1e-9).sum()) == pytest.approx(count, rel=0.02, abs=1)
+
+
+def test_quantiles_are_numpys() -> None:
+    numbers = np.random.default_rng(3).gamma(2, size=777)
+    found = quantile_map(numbers, numbers, num_knots=11)
+    np.testing.assert_allclose(
+        np.intersect1d(found.scores.round(9), np.quantile(numbers, np.linspace(0, 1, 11)).round(9)).size, 11
+    )
+
+
+def test_the_margin_of_groups_by_hand() -> None:
+    # Each residual is half of its group; with the new group 3 in all, so .5 takes 1.5 groups: the third.
+    given = [1.0, -2.0, 3.0, 4.0], [0, 1, 0, 1]
+    assert conformal_margin(given[0], 0.5, given[1]) == 3.0
+    assert conformal_margin(given[0], 2 / 3, given[1]) == 4.0
+    assert conformal_margin(given[0], 0.7, given[1]) == math.inf
+    rng = np.random.default_rng(0)
+    residuals = rng.normal(size=99)
+    assert (
+        conformal_margin(residuals, 0.9, rng.permutation(99))
+        == np.sort(np.abs(residuals))[89]
+        == conformal_margin(residuals, 0.9)
+    )
+    with pytest.raises(InputError, match="2 groups do not fit 1 residuals"):
+        conformal_margin([1.0], 0.5, [0, 1])
+
+
 def test_bounds_hold_as_often_as_they_say() -> None:
     held, level = 0.0, 0.9
     for seed in range(200):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from beholder.scoreset.scales import ScaleMap
     from beholder.train.calibrate.job import Calibrated
 
+_WORDS = {"root_brier": "root of the Brier score"}
 _POINTS = 6
 """Points of a map that are shown."""
 
@@ -40,9 +41,11 @@ def summary_lines(made: Calibrated, options: CalibrateOptions) -> list[str]:
     if made.margin is not None and options.interval is not None:
         bounds = found.bounds
         assert bounds is not None
+        of = "such pictures" if bounds.groups is None else "pictures of new groups"
+        whose = "" if bounds.groups is None else f" of {bounds.num_groups:,} groups"
         lines.append(
-            f"bounds: {made.margin:.3g} to either side hold {100 * options.interval:g} % of such pictures (split conformal, "
-            f"measured on {len(bounds.residuals):,} that their map has not seen)"
+            f"bounds: {made.margin:.3g} to either side hold {100 * options.interval:g} % of {of} (split conformal, measured on "
+            f"{len(bounds.residuals):,}{whose} that their map has not seen)"
         )
     if made.kept is not None:
         lines.append(f"kept: {made.kept}")
@@ -59,14 +62,15 @@ def _error_lines(found: ScaleMap) -> list[str]:
         return [f"{more['error_of']}: {found.error:.3g}; largest difference of shares (KS) {more['ks_distance']:.3g}"]
     lines = [f"on pictures that the fit has not seen (rank correlation {more['rank_correlation']:.3f}):"]
     for title, key in (("the map", "measures"), ("a straight line", "straight_line")):
-        lines.append(f"  {title:15}  " + "  ".join(_shown(more[key]["values"], name) for name in ("mae", "rmse")))
+        lines.append(f"  {title:15}  " + "  ".join(_shown(more[key]["values"], name) for name in more[key]["values"]))
     return lines
 
 
 def _shown(values: dict[str, Any], name: str) -> str:
     one = values[name]
     between = f" ({one['low']:.3g} to {one['high']:.3g})" if one["low"] is not None else ""
-    return f"{name.upper()} {one['value']:.3g}{between}"
+    word = _WORDS.get(name, name.upper())
+    return f"{word} {one['value']:.3g}{between}"
 
 
 def _points(found: ScaleMap) -> list[str]:

@@ -215,7 +215,11 @@ class ScaleMap:
     @property
     def how(self) -> str:
         """What it rests on, in short: "isotonic, 10,000 pictures, error 0.21"."""
-        return f"{self.method}, {self.num_pictures:,} pictures, error {self.error:.2g}"
+        return f"{self.method}, {self.num_pictures:,} pictures, {self._error_word} {self.error:.2g}"
+
+    @property
+    def _error_word(self) -> str:
+        return "root Brier score" if self.more.get("is_chance") else "error"
 
     def num_beyond(self, score: float) -> int | None:
         """Fitted pictures at or beyond a score, on the side that has fewer of them; None for `NUM_ENDS` and more."""

@@ -96,6 +96,17 @@ def variances_of(ratings: Ratings) -> Floats | None:
     return noise.from_deviations(ratings.values, np.nan_to_num(ratings.deviations), ratings.counts).variances
 
 
+def folders_of(names: Sequence[str]) -> Labels:
+    """(N,) texts: the folder of each picture by its name, "" for one in none."""
+    return np.array([posixpath.dirname(name) for name in names], dtype=object)
+
+
+def has_labels(column: str, ratings: Ratings, path: str) -> bool:
+    """Whether `labels_of` finds this column in the file of ratings."""
+    table = None if ratings.is_by_row else _table_of(path)
+    return table is not None and column in table.schema.names
+
+
 def labels_of(column: str, ratings: Ratings, path: str, options: RatingsOptions, flags: str) -> Labels:
     """(N,) texts: the group of each rated picture, "" where it has none.
 
@@ -110,7 +121,7 @@ def labels_of(column: str, ratings: Ratings, path: str, options: RatingsOptions,
         InputError: no table, no such column, a table of pairs, or a column with several values for one picture.
     """
     if column == FOLDER:
-        return np.array([posixpath.dirname(name) for name in ratings.samples.to_pylist()], dtype=object)
+        return folders_of(ratings.samples.to_pylist())
     table = None if ratings.is_by_row else _table_of(path)
     if table is None:
         raise InputError(f"{flags} {column}: {path} is no table with columns; say {FOLDER}, or leave it out")

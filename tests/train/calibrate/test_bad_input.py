@@ -28,6 +28,11 @@ SITUATIONS: dict[str, list[str]] = {
     "a chance that is none": [*ONTO, "v1.parquet", "--interval", "1.5", "-o", "out.parquet"],
     "bounds without a table": [*ONTO, "v1.parquet", "--interval", "0.9"],
     "bounds of too few pictures": [*ONTO, "v1.parquet", "--interval", "0.99", "-o", "out.parquet"],
+    "bounds of too few groups": [
+        *["calibrate", "v2.parquet", "--ratings", "ratings.csv"],
+        *["--split-by", "who", "--interval", "0.9", "-o", "out.csv"],
+    ],
+    "a column of groups that is nowhere": ["calibrate", "v2.parquet", "--ratings", "ratings.csv", "--split-by", "nobody"],
     "a table that is read": [*ONTO, "v1.parquet", "-o", "./v2.parquet", "--overwrite"],
     "a table of somebody else": [*ONTO, "v1.parquet", "-o", "constant.parquet", "--overwrite"],
     "a map that is there": [*ONTO, "v1.parquet"],
@@ -61,6 +66,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_scores(tmp_path / f"{name}.parquet", {"aesthetic_score": v2}, [head_record("mine", sha256)])
     write_scores(tmp_path / "damaged.parquet", {"aesthetic_score": v2}, [head_record("torn", "c" * 64)])
     (tmp_path / "nobody.csv").write_text("sample,score\n" + "".join(f"{row},{value}\n" for row, value in enumerate(v2)))
+    rated = "".join(f"photos/{row:05d}.jpg,{value},p{row % 6}\n" for row, value in enumerate(v2))
+    (tmp_path / "ratings.csv").write_text("image,rating,who\n" + rated)
     (tmp_path / "pairs.csv").write_text("better,worse\nphotos/00001.jpg,photos/00002.jpg\nphotos/00003.jpg,photos/00002.jpg\n")
     return tmp_path
 

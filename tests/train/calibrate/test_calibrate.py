@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from beholder import Head, save_head
 from beholder.errors import BeholderError, InputError, OutputError
 from beholder.scoreset.kept_scales import head_named
 from beholder.scoreset.scales import read_map
-from beholder.train.calibrate.fit import bounds_of, ks_distance, quantile_error
+from beholder.train.calibrate.fit import bounds_of, fit_percentiles, ks_distance, quantile_error
 from beholder.train.calibrate.job import Calibrated, calibrate
 from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.calibrate.series import Series
@@ -55,6 +56,7 @@ def test_the_map_of_two_heads_is_scikit_learns(tmp_path: Path) -> None:
     np.testing.assert_allclose(kept.steps(probe), theirs.predict(probe), atol=1e-9)
     assert (kept.method, kept.num_pictures, kept.scale) == ("isotonic", 400, "laion-v1")
     assert kept.of == head_named("laion-v2")
+    assert [part.tolist() for part in kept.ends] == [np.sort(v2)[:20].tolist(), np.sort(v2)[-20:].tolist()]
     assert kept.onto == head_named("laion-v1")
 
 
@@ -218,8 +220,26 @@ def test_decisions_give_a_chance_and_no_bounds(tmp_path: Path, rated: tuple[Path
     low, high = found.steps.value_range
     assert 0 <= low < high <= 1
     assert found.bounds is None
+    assert "root Brier score" in found.how
     with pytest.raises(InputError, match="chances of a keep, which has no bounds"):
         run(path, ratings=marks, interval=0.9, out=tmp_path / "o.parquet", overwrite=True)
+
+
+def test_the_error_of_a_chance_is_the_root_of_the_brier_score(tmp_path: Path) -> None:
+    # The chance of a keep is uniform on 0 to 1, so even the true one has the expected Brier score E p (1 - p) = 1 / 6.
+    rng = np.random.default_rng(12)
+    values = rng.uniform(3, 7, 4000).astype(np.float32)
+    words = np.where(rng.uniform(size=4000) < (values - 3) / 4, "keep", "drop")
+    path = write_scores(tmp_path / "s.parquet", {"aesthetic_score": values}, [head_record(V2)])
+    marks = write_csv(tmp_path / "m.csv", ["image", "label"], zip(names(4000), words, strict=True))
+    record = run(path, ratings=marks).to_json()
+    assert record["error"] == pytest.approx(np.sqrt(1 / 6), abs=0.01)
+    assert record["error_of"] == "root of the Brier score on pictures that the fit has not seen"
+    assert list(record["measures"]["values"]) == ["root_brier"]
+    assert record["measures"]["values"]["root_brier"]["value"] == record["error"]
+    shown = program("calibrate", path, "--ratings", marks, "--overwrite").stdout
+    assert "the map          root of the Brier score 0.4" in shown
+    assert "MAE" not in shown
 
 
 def test_pairs_are_refused(tmp_path: Path, rated: tuple[Path, np.ndarray]) -> None:
@@ -273,7 +293,7 @@ def test_a_kept_map_is_applied_to_other_scores(tmp_path: Path) -> None:
     expected = made.found.steps(values).astype(np.float32)
     assert [float(row["aesthetic_score_calibrated"] or "nan") for row in rows] == pytest.approx(expected.tolist(), nan_ok=True)
     back = write_scores(tmp_path / "back.parquet", {"aesthetic_score": values}, [head_record(V1)])
-    with pytest.raises(InputError, match="goes the other way; make one of these scores: beholder calibrate"):
+    with pytest.raises(InputError, match="says nothing of the other direction; make that one: beholder calibrate"):
         run(back, scale_of="laion-v2", out=tmp_path / "b.csv")
 
 
@@ -300,6 +320,95 @@ def test_bounds_hold_as_often_as_they_say(level: float) -> None:
     # Exactly ceil(level 51) / 51 on average, which lies between the level and 1 / 51 above it.
     assert level - 3 * error <= np.mean(held) <= level + 1 / 51 + 3 * error
     assert np.mean(held) == pytest.approx(np.ceil(level * 51) / 51, abs=3 * error)
+
+
+@pytest.mark.parametrize(("num_groups", "level"), [(6, 0.7), (10, 0.8), (20, 0.9)])
+def test_bounds_hold_pictures_of_new_groups(num_groups: int, level: float) -> None:
+    """Groups of 50 whose truth is shifted by a normal effect of standard deviation 1, against the pictures of one new group."""
+    held = []
+    group = np.repeat(np.arange(num_groups + 1), 50)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(5, 1, len(group))
+        y = x + rng.normal(0, 1, num_groups + 1)[group] + rng.normal(0, 0.3, len(group))
+        is_new = group == num_groups
+        known = x[~is_new], y[~is_new]
+        series = Series(
+            scores=known[0], truth=known[1], weights=np.ones(len(known[0])), samples=names(len(known[0])),
+            groups=group[~is_new], all_scores=known[0], all_truth=known[1],
+        )  # fmt: skip
+        found = bounds_of(series, seed)
+        assert found.num_groups == num_groups // 2
+        margin = conformal_margin(found.residuals, level, found.groups)
+        assert np.isfinite(margin)
+        assert conformal_margin(found.residuals, num_groups / 2 / (num_groups / 2 + 1) + 0.01, found.groups) == np.inf
+        held.append(np.mean(np.abs(y[is_new] - found.steps(x[is_new])) <= margin))
+    error = np.std(held, ddof=1) / np.sqrt(len(held))
+    # Lee, Barber and Willett: at least the level, and at most 2 / (groups + 1) above it.
+    assert level - 2 * error <= np.mean(held) <= level + 2 / (num_groups // 2 + 1) + 2 * error
+
+
+def test_of_many_residuals_as_many_of_each_group_are_kept() -> None:
+    rng = np.random.default_rng(0)
+    group = np.concatenate([np.repeat(np.arange(4), 3000), np.repeat(np.arange(4, 8), 100)])
+    x = rng.normal(size=len(group))
+    series = Series(
+        scores=x, truth=x + rng.normal(size=len(group)), weights=np.ones(len(group)), samples=names(len(group)), groups=group,
+        all_scores=x, all_truth=x,
+    )  # fmt: skip
+    found = bounds_of(series, 0)
+    assert found.groups is not None
+    assert len(found.residuals) == 4000
+    counts = np.bincount(found.groups)
+    large = counts[counts > 100]
+    assert np.ptp(large) <= 1  # and of the small ones all
+
+
+def test_too_few_groups_for_a_level(tmp_path: Path) -> None:
+    one, two, v2, v1 = two_heads(tmp_path, num_rows=120)
+    samples = [f"{row % 6}/{row}.jpg" for row in range(120)]
+    write_scores(one, {"aesthetic_score": v2}, [head_record(V2)], samples)
+    write_scores(two, {"aesthetic_score": v1}, [head_record(V1)], samples)
+    said = fails(one, "--onto", two, "--interval", "0.9", "--split-by", "folder", "-o", tmp_path / "o.csv")
+    assert "--interval 0.9 takes more than the 3 groups of pictures that the bounds were measured on" in said
+    assert said.endswith("or ask for at most 0.75")
+    shown = program(
+        "calibrate", one, "--onto", two, "--interval", "0.75", "--split-by", "folder", "-o", tmp_path / "o.csv"
+    ).stdout
+    assert "hold 75 % of pictures of new groups (split conformal, measured on 60 of 3 groups that" in shown
+    assert "look alike" not in shown
+    assert "Pictures that look alike were not looked for" in program("calibrate", one, "--onto", two, "--overwrite").stdout
+
+
+def test_groups_are_found_in_the_ratings_first_then_in_the_scores(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(5, 1, 200)
+    scores = write_scores(
+        tmp_path / "s.parquet", {"aesthetic_score": values}, [head_record(V2)], camera=pa.array(range(200)),
+        who=pa.array(range(200)),
+    )  # fmt: skip
+    rows = [[name, f"{value:.3f}", f"p{row % 8}"] for row, (name, value) in enumerate(zip(names(200), values, strict=True))]
+    ratings = write_csv(tmp_path / "r.csv", ["image", "rating", "who"], rows)
+    by_ratings = run(scores, ratings=ratings, split_by="who").found.bounds
+    assert by_ratings is not None
+    assert by_ratings.num_groups == 4  # half of the 8 of the ratings; of the scores' column each row is one
+    by_scores = run(scores, ratings=ratings, split_by="camera", overwrite=True).found.bounds
+    assert by_scores is not None
+    assert by_scores.num_groups == 100
+    with pytest.raises(InputError, match="--split-by nobody: neither .*r.csv nor .*s.parquet has such a column"):
+        run(scores, ratings=ratings, split_by="nobody", overwrite=True)
+
+
+def test_percentiles_take_little_memory_beyond_a_copy() -> None:
+    numbers = np.random.default_rng(0).normal(size=4_000_000).astype(np.float32)
+    tracemalloc.start()
+    found = fit_percentiles(numbers, "the scores", seed=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * numbers.nbytes  # a sorted copy, and 200,000 drawn ones
+    assert found.error < 0.5
+    assert found.steps(0.0) == pytest.approx(50, abs=0.2)  # 2.5 standard errors of .05 are .1
+    assert len(found.steps.scores) < 2000
 
 
 def test_bounds_of_the_table_hold_pictures_that_nobody_had_rated(tmp_path: Path) -> None:

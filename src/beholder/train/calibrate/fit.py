@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.scoreset.scales import Bounds, MapMethod, StepMap
+from beholder.scoreset.scales import NUM_ENDS, Bounds, MapMethod, StepMap
 from beholder.train.calibrate.options import MapChoice
 from beholder.train.calibrate.series import FEWEST, Doubles, Numbers, Series, check_varied
 from beholder.train.calibration import isotonic_map, quantile_map
@@ -19,11 +19,13 @@ from beholder.train.folds import fold_keys, fold_plan, grouped_folds, held_out, 
 from beholder.train.measures import Comparison, Predictor, spearman
 from beholder.train.public import on_the_scale
 
-MOST_PICTURES = 100_000
-"""Pictures that an isotonic map is fitted to at most, drawn at random: its error is then known to about 1 in 300."""
 MOST_RESIDUALS = 4_000
 """Pictures that bounds are measured on at most: their chance is then right to 1 / 4,001."""
-_MEASURES = ("mae", "rmse")
+_MEASURES, _OF_CHANCES = ("mae", "rmse"), ("rmse",)
+ROOT_BRIER = "root_brier"
+"""What the root of the mean squared error is called where the truth is 0 or 1."""
+MOST_DRAWN = 200_000
+"""Numbers on which the error of percentiles is measured at most."""
 _NO_EMBEDDINGS: npt.NDArray[np.float32] = np.empty((0, 1), np.float32)
 _SHARES = np.arange(1, 100) / 100
 Fitter = Callable[[Doubles, Doubles, Doubles], Callable[[Doubles], Doubles]]
@@ -40,6 +42,7 @@ class Fitted:
         num_pictures: that it was fitted to.
         error: on pictures that a fit has not seen, in units of the scale that it gives.
         bounds: what bounds go by, where there are any.
+        ends: as `ScaleMap` has them.
         more: what else the record has: measures with intervals, the straight line's beside them.
     """
 
@@ -49,10 +52,11 @@ class Fitted:
     num_pictures: int
     error: float
     bounds: Bounds | None
-    more: dict[str, Any]
+    ends: tuple[Doubles, Doubles] = (np.empty(0), np.empty(0))
+    more: dict[str, Any] = field(default_factory=dict)
 
 
-def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: int, has_bounds: bool = True) -> Fitted:
+def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: int, is_chance: bool = False) -> Fitted:
     """Fit a map.
 
     Args:
@@ -60,7 +64,8 @@ def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: 
         choice: which kind; auto: isotonic where at least `FEWEST` pictures have both numbers.
         names: what messages call the numbers that are mapped, and those on the other scale.
         seed: draws folds, halves and resamples.
-        has_bounds: whether an isotonic map gets bounds.
+        is_chance: the other numbers are marks, 0 and 1, and the map gives the chance of a 1: its error is the root of the Brier
+            score, and it has no bounds.
 
     Raises:
         InputError: too few pictures, numbers that are all the same, numbers of which the ones fall where the others rise.
@@ -68,7 +73,6 @@ def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: 
     method, reason = _chosen(series, choice, names)
     if method == "quantile":
         return _unpaired(series, names, reason, seed)
-    series = _limited(series, seed)
     check_varied(series.scores, names[0])
     check_varied(series.truth, names[1])
     steps = isotonic_map(series.scores, series.truth, series.weights).thinned()
@@ -79,14 +83,15 @@ def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: 
             f"{names[0]} do not rise with {names[1]}: their rank correlation is {sign} ({correlation:.2f}), and a rising map "
             "would be flat or nearly so; no threshold on the one says anything of the other"
         )
-    more = {**_out_of_fold(series, seed), "rank_correlation": correlation, "reason": reason}
+    more = {**_out_of_fold(series, seed, is_chance=is_chance), "rank_correlation": correlation, "reason": reason}
     return Fitted(
         method=method,
         reason=reason,
         steps=steps,
         num_pictures=series.num_pictures,
-        error=more["measures"]["values"]["mae"]["value"],
-        bounds=bounds_of(series, seed) if has_bounds else None,
+        error=more["measures"]["values"][ROOT_BRIER if is_chance else "mae"]["value"],
+        bounds=None if is_chance else bounds_of(series, seed),
+        ends=_ends(series.scores),
         more=more,
     )
 
@@ -110,18 +115,13 @@ def _chosen(series: Series, choice: MapChoice, names: tuple[str, str]) -> tuple[
     return "isotonic", "asked for" if choice == "isotonic" else "pictures have both numbers, so they are fitted one by one"
 
 
-def _limited(series: Series, seed: int) -> Series:
-    """At most `MOST_PICTURES` of the pictures that have both numbers."""
-    if series.num_pictures <= MOST_PICTURES:
-        return series
-    some = np.sort(np.random.default_rng(seed).permutation(series.num_pictures)[:MOST_PICTURES])
-    samples = [series.samples[at] for at in some.tolist()]
-    groups = np.unique(series.groups[some], return_inverse=True)[1].reshape(-1).astype(np.int64)
-    chosen = {"scores": series.scores[some], "truth": series.truth[some], "weights": series.weights[some]}
-    return replace(series, **chosen, samples=samples, groups=groups)
+def _ends(scores: Doubles) -> tuple[Doubles, Doubles]:
+    """The lowest and the highest scores, ascending."""
+    ascending = np.sort(scores)
+    return ascending[:NUM_ENDS], ascending[-NUM_ENDS:]
 
 
-def _out_of_fold(series: Series, seed: int) -> dict[str, Any]:
+def _out_of_fold(series: Series, seed: int, *, is_chance: bool) -> dict[str, Any]:
     """Errors of the isotonic map and of a straight line on pictures that their fits have not seen, and their difference."""
     plan = fold_plan(series.num_pictures)
     rows = np.arange(series.num_pictures)
@@ -136,28 +136,54 @@ def _out_of_fold(series: Series, seed: int) -> dict[str, Any]:
             for at, fitter in enumerate(fitters):
                 predict = fitter(series.scores[train], series.truth[train], series.weights[train])
                 found[at, repeat, test] = predict(series.scores[test])
+    measured = _OF_CHANCES if is_chance else _MEASURES
     compared = Comparison(
-        [Predictor(one, _MEASURES) for one in found], series.truth, weights=series.weights, groups=series.groups, seed=seed
+        [Predictor(one, measured) for one in found], series.truth, weights=series.weights, groups=series.groups, seed=seed
     )
+    what = "root of the Brier score" if is_chance else "mean absolute error"
+    records = (compared.measures(0), compared.measures(1), compared.difference(0, 1))
+    names = ("measures", "straight_line", "less_than_straight_line")
     return {
-        "error_of": "mean absolute error on pictures that the fit has not seen",
-        "measures": compared.measures(0).to_json(),
-        "straight_line": compared.measures(1).to_json(),
-        "less_than_straight_line": compared.difference(0, 1).to_json(),
+        "error_of": f"{what} on pictures that the fit has not seen",
+        **{name: _named(one.to_json(), is_chance=is_chance) for name, one in zip(names, records, strict=True)},
         "num_folds": plan.num_folds,
         "repeats": plan.repeats,
     }
 
 
+def _named(record: dict[str, Any], *, is_chance: bool) -> dict[str, Any]:
+    """Measures under the names that they have for chances: the mean squared error against marks is the Brier score."""
+    if not is_chance:
+        return record
+    return {**record, "values": {ROOT_BRIER if name == "rmse" else name: one for name, one in record["values"].items()}}
+
+
 def bounds_of(series: Series, seed: int) -> Bounds:
     """A map of one part of the pictures, and how far off it is on the other part: whole groups, half of the pictures or fewer.
 
-    Bounds of new pictures hold the truth as often as they say where these are drawn like the others, groups as a whole.
+    Bounds of new pictures hold the truth as often as they say where these are drawn like the others, groups as a whole. Of
+    large groups some pictures are drawn, since a group counts the same whatever its size.
     """
     keys = row_keys(seed, _NO_EMBEDDINGS, np.arange(series.num_pictures), series.samples)
-    is_out = held_out(series.groups, keys, min(series.num_pictures // 2, MOST_RESIDUALS))
+    is_single = len(np.unique(series.groups)) == series.num_pictures
+    most = series.num_pictures // 2
+    is_out = held_out(series.groups, keys, min(most, MOST_RESIDUALS) if is_single else most)
     steps = isotonic_map(series.scores[~is_out], series.truth[~is_out], series.weights[~is_out]).thinned()
-    return Bounds(steps=steps, residuals=np.sort(np.abs(series.truth[is_out] - steps(series.scores[is_out]))))
+    measured = np.flatnonzero(is_out)
+    if len(measured) > MOST_RESIDUALS:
+        measured = _some_of_each(measured, series.groups, keys)
+    residuals = np.abs(series.truth[measured] - steps(series.scores[measured]))
+    order = np.argsort(residuals, kind="stable")
+    groups = np.unique(series.groups[measured[order]], return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return Bounds(steps=steps, residuals=residuals[order], groups=None if is_single else groups)
+
+
+def _some_of_each(rows: Numbers, groups: Numbers, keys: npt.NDArray[np.uint64]) -> Numbers:
+    """`MOST_RESIDUALS` of some rows, ascending: as many of each group as of the others, in the order of their keys."""
+    order = rows[np.lexsort((keys[rows], groups[rows]))]
+    first = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    place = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))  # in its group
+    return np.sort(order[np.lexsort((keys[order], place))][:MOST_RESIDUALS])
 
 
 def _unpaired(series: Series, names: tuple[str, str], reason: str, seed: int) -> Fitted:
@@ -192,10 +218,11 @@ def _unpaired(series: Series, names: tuple[str, str], reason: str, seed: int) ->
     )
 
 
-def fit_percentiles(numbers: Doubles, name: str, *, seed: int) -> Fitted:
+def fit_percentiles(numbers: npt.NDArray[np.floating[Any]], name: str, *, seed: int) -> Fitted:
     """The map of (N,) finite numbers onto their percentiles, 0 to 100, equal ones onto the middle of those that they take up.
 
-    Its error is that of a half's map on the other half.
+    Its error is that of a half's map on the other half, of at most `MOST_DRAWN` of them, drawn at random. Beside the numbers,
+    in float32 as tables hold them, memory is taken for one sorted copy.
 
     Raises:
         InputError: too few numbers, or numbers that are all the same.
@@ -204,11 +231,15 @@ def fit_percentiles(numbers: Doubles, name: str, *, seed: int) -> Fitted:
         raise InputError(f"{name} are {len(numbers)}; a map needs at least {FEWEST}")
     check_varied(numbers, name)
     ends, even = np.array([0.0, 100.0]), np.linspace(0, 100, 10_001)
-    one, out = _halves(numbers, np.random.default_rng(seed))
+    rng, some = np.random.default_rng(seed), numbers
+    if len(numbers) > MOST_DRAWN:
+        some = numbers[np.unique(rng.integers(len(numbers), size=MOST_DRAWN))]
+    one, out = _halves(some, rng)
     mapped = quantile_map(one, ends)(out) if np.ptp(one) > 0 else np.full(len(out), 50.0)
     reason = "percentiles are quantiles of the set"
+    drawn = "" if some is numbers else f" of {len(some):,} pictures"
     more = {
-        "error_of": "mean difference of the percentiles, on a half that the fit has not seen",
+        "error_of": f"mean difference of the percentiles, on a half{drawn} that the fit has not seen",
         "ks_distance": ks_distance(mapped, even),
         "reason": reason,
     }
@@ -223,7 +254,7 @@ def fit_percentiles(numbers: Doubles, name: str, *, seed: int) -> Fitted:
     )
 
 
-def _halves(numbers: Doubles, rng: np.random.Generator) -> tuple[Doubles, Doubles]:
+def _halves(numbers: npt.NDArray[Any], rng: np.random.Generator) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Two parts of the numbers, drawn at random, the first the larger by at most one."""
     order = rng.permutation(len(numbers))
     middle = (len(numbers) + 1) // 2

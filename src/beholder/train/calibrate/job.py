@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ from beholder.train.calibrate.series import (
     series_of,
 )
 from beholder.train.calibrate.table import is_calibrated, margin_of, write_calibrated
+from beholder.train.rated import FOLDER, Labels, has_labels, labels_of
 from beholder.train.ratings.match import match_ratings
+from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
 
 
@@ -68,14 +71,18 @@ class Calibrated:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Asked:
-    """The scores that are to be mapped: their set, column, head, and (N,) float64 numbers, NaN where a row has none."""
+    """The scores that are to be mapped: their set, column and head."""
 
     scores: ScoreSet
     column: str
     head: HeadKey
-    numbers: Doubles
+
+    @cached_property
+    def numbers(self) -> Doubles:
+        """(N,) float64, NaN where a row has none; read where they are needed."""
+        return finite_scores(self.scores, self.column)
 
 
 def calibrate(options: CalibrateOptions) -> Calibrated:
@@ -94,11 +101,10 @@ def calibrate(options: CalibrateOptions) -> Calibrated:
             scores=scores,
             column=column,
             head=head_of_column(scores, column, options.head),
-            numbers=finite_scores(scores, column),
         )
         kept, lines = None, list(scores.notes)
         if options.scale_of is not None:
-            found = _kept(asked, options.scale_of)
+            found = _kept(asked, options.scale_of, lines)
         else:
             with doing("fitting the map"):
                 found, more = _fitted(asked, options)
@@ -137,10 +143,14 @@ def _check_out(path: str, options: CalibrateOptions) -> None:
         raise OutputError(f"--out {path} would be replaced, and was not written by this command; move it, or use another --out")
 
 
-def _kept(asked: _Asked, named: str) -> ScaleMap:
-    """The map of the scores' head onto a scale. Raises InputError where there is none, or only one of the other direction."""
+def _kept(asked: _Asked, named: str, lines: list[str]) -> ScaleMap:
+    """The map of the scores' head onto a scale; a line is added for each damaged one.
+
+    Raises:
+        InputError: there is none, or only one of the other direction.
+    """
     scale = Scale.named(named)
-    found, is_forward = find_map(asked.head, scale, asked.scores.source)
+    found, is_forward = find_map(asked.head, scale, asked.scores.source, lines)
     if not is_forward:
         raise InputError(
             f"--scale-of {named}: the map between {asked.head.short} and {scale.said} goes the other way; make one of these "
@@ -156,7 +166,8 @@ def _fitted(asked: _Asked, options: CalibrateOptions) -> tuple[ScaleMap, list[st
     if options.ratings is not None:
         return _onto_ratings(asked, options.ratings, options)
     _check_place(asked, "percentiles", None, options)
-    numbers = asked.numbers[np.isfinite(asked.numbers)]
+    numbers = asked.scores.scores(asked.column)
+    numbers = numbers[np.isfinite(numbers)]
     fitted = fit_percentiles(numbers, f"the scores by {asked.head.short}", seed=options.seed)
     return _as_map(asked, "percentiles", None, fitted, options.seed, {}), []
 
@@ -168,16 +179,37 @@ def _onto_scores(asked: _Asked, onto: str, options: CalibrateOptions) -> tuple[S
         head = head_of_column(asked.scores, column, options.onto_head, flag="--onto-head")
         _check_other(asked, head, onto)
         numbers = finite_scores(asked.scores, column)
-        series = series_of(asked.scores, asked.numbers, rows_of(numbers), numbers[rows_of(numbers)], split_by=options.split_by)
-        return _of_two_heads(asked, head, series, options, []), []
+        series = series_of(
+            asked.scores,
+            asked.numbers,
+            rows_of(numbers),
+            numbers[rows_of(numbers)],
+            seed=options.seed,
+            split_by=options.split_by,
+        )
+        found = _of_two_heads(asked, head, series, options, [])
+        return found, _unsplit(found, options)
     with _opened(onto, options, options.onto_column, options.onto_sample_column) as other:
         column = score_column(other, None, "--onto-column")
         head = head_of_column(other, column, options.onto_head, flag="--onto-head")
         _check_other(asked, head, onto)
         numbers = finite_scores(other, column)
         rows, places = joined_rows(asked.scores, other)
-        series = series_of(asked.scores, asked.numbers, rows, numbers[places], all_truth=numbers, split_by=options.split_by)
-        return _of_two_heads(asked, head, series, options, list(other.notes)), list(other.notes)
+        series = series_of(
+            asked.scores, asked.numbers, rows, numbers[places], seed=options.seed, all_truth=numbers, split_by=options.split_by
+        )
+        found = _of_two_heads(asked, head, series, options, list(other.notes))
+        return found, [*other.notes, *_unsplit(found, options)]
+
+
+def _unsplit(found: ScaleMap, options: CalibrateOptions) -> list[str]:
+    """A line where pictures that look alike may have been on both sides of a split."""
+    if found.method != "isotonic" or options.split_by is not None:
+        return []
+    return [
+        "Pictures that look alike were not looked for: where one was fitted to and another measured, errors and bounds are too "
+        "small; --split-by folder, or a column, keeps them together."
+    ]
 
 
 def _check_other(asked: _Asked, head: HeadKey, onto: str) -> None:
@@ -212,16 +244,35 @@ def _onto_ratings(asked: _Asked, place: str, options: CalibrateOptions) -> tuple
         asked.numbers,
         matched.rows,
         ratings.values[at],
+        seed=options.seed,
         weights=None if ratings.counts is None else ratings.counts[at],
         split_by=options.split_by,
+        labels=_rated_labels(asked, ratings, place, options, at),
     )
     is_chance = ratings.kind == "decisions"
     names = (f"the scores by {asked.head.short}", "the ratings")
-    fitted = fit_map(series, options.map_method, names, seed=options.seed, has_bounds=not is_chance)
+    fitted = fit_map(series, options.map_method, names, seed=options.seed, is_chance=is_chance)
     about = {"file": place, "kind": ratings.kind, "layout": ratings.layout, "scale": ratings.scale, "ways": matched.ways}
-    return _as_map(asked, "ratings", None, fitted, options.seed, {"ratings": about, "is_chance": is_chance}), [
-        *ratings.lines(), *matched.lines()
-    ]  # fmt: skip
+    found = _as_map(asked, "ratings", None, fitted, options.seed, {"ratings": about, "is_chance": is_chance})
+    return found, [*ratings.lines(), *matched.lines(), *_unsplit(found, options)]
+
+
+def _rated_labels(asked: _Asked, ratings: Ratings, place: str, options: CalibrateOptions, at: Numbers) -> Labels | None:
+    """(M,) what belongs together by a column of the ratings; None where none is asked for, or where the scores have it.
+
+    Raises:
+        InputError: neither has the column.
+    """
+    column = options.split_by
+    if column is None or column == FOLDER:
+        return None
+    if has_labels(column, ratings, place):
+        return labels_of(column, ratings, place, options, "--split-by")[at]
+    if column not in asked.scores.schema.names:
+        raise InputError(
+            f"--split-by {column}: neither {place} nor {asked.scores.source} has such a column; say {FOLDER}, or one of theirs"
+        )
+    return None
 
 
 def _check_place(asked: _Asked, kind: ScaleKind, onto: HeadKey | None, options: CalibrateOptions) -> None:
@@ -242,5 +293,6 @@ def _as_map(asked: _Asked, kind: ScaleKind, onto: HeadKey | None, fitted: Fitted
         num_pictures=fitted.num_pictures,
         error=fitted.error,
         bounds=fitted.bounds,
+        ends=fitted.ends,
         more={**fitted.more, **more, "source": asked.scores.source, "seed": seed, "beholder": __version__},
     )

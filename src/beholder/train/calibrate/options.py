@@ -49,7 +49,8 @@ class CalibrateOptions(RatingsOptions):
     )
     split_by: str | None = option(
         None,
-        "Pictures that are not to be on both sides of a split: of one folder (folder), or equal in this column of the scores.",
+        "Pictures that are not to be on both sides of a split: of one folder (folder), or equal in this column of "
+        "the ratings, where these have it, else of the scores.",
         shown="single pictures",
     )
     score: str | None = option(None, "The score to map, where there are several: a column or its head's name.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,14 @@ from beholder.errors import InputError
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
 from beholder.train.folds import joined_groups
-from beholder.train.rated import FOLDER
+from beholder.train.rated import FOLDER, Labels, folders_of
 
 Doubles = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 FEWEST = 20
 """Pictures from which a map is fitted, and its error measured."""
+MOST_PICTURES = 100_000
+"""Pictures that an isotonic map is fitted to at most, drawn at random: its error is then known to about 1 in 300."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +74,12 @@ def finite_scores(scores: ScoreSet, column: str) -> Doubles:
     return found
 
 
-def check_varied(numbers: Doubles, what: str) -> None:
+def check_varied(numbers: npt.NDArray[np.floating[Any]], what: str) -> None:
     """Raise InputError for numbers that are all the same, or that are none."""
     if not numbers.size:
         raise InputError(f"{what} hold no number that could be mapped")
-    if np.ptp(numbers) == 0:
+    if numbers.min() == numbers.max():
         raise InputError(f"{what} are all {numbers[0]:g}; a map needs numbers that differ")
-
-
-def names_of(scores: ScoreSet) -> pa.ChunkedArray:
-    """Names of all rows, in order."""
-    chunks = [chunk for piece in scores.samples() for chunk in piece.chunks]
-    return pa.chunked_array(chunks, pa.large_string())
 
 
 def series_of(
@@ -92,31 +88,38 @@ def series_of(
     rows: Numbers,
     truth: Doubles,
     *,
+    seed: int,
     all_truth: Doubles | None = None,
     weights: Doubles | None = None,
     split_by: str | None = None,
+    labels: Labels | None = None,
 ) -> Series:
-    """Numbers on both scales.
+    """Numbers on both scales, of at most `MOST_PICTURES` pictures that have both, drawn at random.
 
     Args:
         scores: the set.
         numbers: (A,) its scores, NaN where a row has none.
         rows: (M,) rows of the set that have a number on the other scale, ascending.
         truth: (M,) these numbers, NaN where there is none after all.
+        seed: draws pictures where there are more.
         all_truth: (B,) all numbers on the other scale; None: these.
         weights: (M,) votes behind them; None: 1 each.
-        split_by: as the option of that name.
+        split_by: as the option of that name: the folder, or a column of the set.
+        labels: (M,) what belongs together, in place of that.
     """
-    has_both = np.isfinite(numbers[rows]) & np.isfinite(truth)
-    chosen = rows[has_both]
-    samples = names_of(scores).take(pa.array(chosen)).to_pylist()
+    some = np.flatnonzero(np.isfinite(numbers[rows]) & np.isfinite(truth))
+    if len(some) > MOST_PICTURES:
+        some = np.sort(np.random.default_rng(seed).choice(some, MOST_PICTURES, replace=False, shuffle=False))
+    chosen = rows[some]
+    samples = _names_at(scores, chosen)
     given = truth if all_truth is None else all_truth
+    own = None if labels is None else joined_groups(len(chosen), [labels[some]])
     return Series(
         scores=numbers[chosen],
-        truth=truth[has_both],
-        weights=np.ones(len(chosen)) if weights is None else weights[has_both],
+        truth=truth[some],
+        weights=np.ones(len(chosen)) if weights is None else weights[some],
         samples=samples,
-        groups=_groups(scores, chosen, samples, split_by),
+        groups=_groups(scores, chosen, samples, split_by) if own is None else own,
         all_scores=numbers[np.isfinite(numbers)],
         all_truth=given[np.isfinite(given)],
     )
@@ -127,17 +130,40 @@ def _groups(scores: ScoreSet, rows: Numbers, samples: Sequence[str], split_by: s
     if split_by is None:
         return np.arange(len(rows))
     if split_by == FOLDER:
-        return joined_groups(len(rows), [np.array([posixpath.dirname(name) for name in samples], dtype=object)])
+        return joined_groups(len(rows), [folders_of(samples)])
     if split_by not in scores.schema.names:
         raise InputError(f"{scores.source} has no column {split_by!r}; it has {', '.join(scores.schema.names[:20])}")
-    column = pa.chunked_array([chunk for table in scores.batches([split_by]) for chunk in table.column(0).chunks])
-    return joined_groups(len(rows), [np.array(column.take(pa.array(rows)).to_pylist(), dtype=object)])
+    pieces = (table.column(0) for table in scores.batches([split_by]))
+    return joined_groups(len(rows), [np.array(_taken(pieces, rows), dtype=object)])
+
+
+def _names_at(scores: ScoreSet, rows: Numbers) -> list[str]:
+    """Names of rows, which ascend."""
+    return _taken(scores.samples(), rows)
+
+
+def _taken(pieces: Iterable[pa.ChunkedArray], rows: Numbers) -> list[Any]:
+    """Values at rows, which ascend, of a column that comes in pieces."""
+    found: list[Any] = []
+    first = 0
+    for piece in pieces:
+        low, high = np.searchsorted(rows, [first, first + len(piece)])
+        if high > low:
+            found += piece.take(pa.array(rows[low:high] - first)).to_pylist()
+        first += len(piece)
+    return found
 
 
 def joined_rows(scores: ScoreSet, other: ScoreSet) -> tuple[Numbers, Numbers]:
     """Rows of the same pictures (by sample) in two sets that name each once: (M,) of the first, ascending, and of the other."""
-    mine, theirs = names_of(scores), names_of(other)
-    found = pc.index_in(mine, value_set=theirs.combine_chunks())
-    places = pc.fill_null(found, -1).combine_chunks().to_numpy(zero_copy_only=False).astype(np.int64)
-    rows = np.flatnonzero(places >= 0).astype(np.int64)
-    return rows, places[rows]
+    theirs = pa.chunked_array(
+        [chunk for piece in other.samples() for chunk in piece.chunks], pa.large_string()
+    ).combine_chunks()
+    places = [np.empty(0, np.int64)]
+    for piece in scores.samples():
+        for chunk in piece.chunks:
+            found = pc.fill_null(pc.index_in(chunk.cast(pa.large_string()), value_set=theirs), -1)
+            places.append(found.to_numpy(zero_copy_only=False).astype(np.int64))
+    at = np.concatenate(places)
+    rows = np.flatnonzero(at >= 0).astype(np.int64)
+    return rows, at[rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,16 +29,21 @@ _LOOKED_AT = 1 << 20
 
 
 def margin_of(found: ScaleMap, level: float) -> float:
-    """Half the width of bounds of this level. Raises InputError where the map has none, or was measured on too few pictures."""
+    """Half the width of bounds of this level.
+
+    Raises:
+        InputError: the map has none, or was measured on too few pictures or groups.
+    """
     if found.bounds is None:
         why = "chances of a keep" if found.more.get("is_chance") else f"a {found.method} map"
         raise InputError(f"--interval: the map of {found.of.short} onto {found.scale} is {why}, which has no bounds")
-    count = len(found.bounds.residuals)
-    margin = conformal_margin(found.bounds.residuals, level)
+    bounds, count = found.bounds, found.bounds.num_groups
+    margin = conformal_margin(bounds.residuals, level, bounds.groups)
     if not np.isfinite(margin):
+        what = "pictures" if bounds.groups is None else "groups of pictures"
         raise InputError(
-            f"--interval {level:g} takes more than the {count} pictures that the bounds were measured on; calibrate with more, "
-            f"or ask for at most {count / (count + 1):.3g}"
+            f"--interval {level:g} takes more than the {count} {what} that the bounds were measured on; calibrate with more, "
+            f"or ask for at most {math.floor(1000 * count / (count + 1)) / 1000:g}"
         )
     return margin
 
