@@ -114,8 +114,9 @@ def conformal_margin(residuals: npt.ArrayLike, level: float, groups: npt.ArrayLi
 
     With G groups, for a row of a new group, drawn like these: the smallest residual at which the mean over groups of the share
     of a group's residuals up to it, with the new group counted as having none, reaches the level (Lee, Barber and Willett,
-    "Distribution-free inference with hierarchical data", JRSS B 2025, arXiv 2306.06342, who correct the pooled distribution of
-    Dunn, Wasserman and Ramdas, JASA 118, 2023). So levels above G / (G + 1) give infinity. Groups of one give the first rule.
+    "Distribution-free inference with hierarchical data", arXiv 2306.06342, who correct the pooled distribution of Dunn,
+    Wasserman and Ramdas, "Distribution-free prediction sets for two-layer hierarchical models", JASA 118, 2023). So levels
+    above G / (G + 1) give infinity. Groups of one give the first rule.
 
     Args:
         residuals: (n,) rating less prediction.
