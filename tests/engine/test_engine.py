@@ -16,7 +16,7 @@ import torch
 from beholder.engine import self_check
 from beholder.engine.backends import CpuBackend, build_backend, padded
 from beholder.engine.devices import find_device, float32_products
-from beholder.engine.drift import check_pictures, score_drift, typical_drift, weights_sha256, worst_case_drift
+from beholder.engine.drift import check_pictures, score_drift, typical_drift, worst_case_drift
 from beholder.engine.engine import Engine
 from beholder.engine.onednn import _bf16_fault, find_fault, int8_support
 from beholder.errors import BeholderError, InputError
@@ -24,6 +24,7 @@ from beholder.kernels.scoring import Affine
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import random_tower
 from beholder.models.heads import Head
+from beholder.models.weights import weights_sha256
 from beholder.notices import told_to
 from oracles.tiers import mostly_slow
 

@@ -21,10 +21,12 @@ from beholder.engine import Precision
 from beholder.engine.compiled import Captured, CompiledTower
 from beholder.engine.devices import enter_lane, float32_products
 from beholder.engine.fp8 import fp8_fault, with_fp8_products
+from beholder.engine.library import OnDevice, is_fast_in_bf16
 from beholder.engine.onednn import OnednnTower, find_fault, int8_support
 from beholder.errors import BeholderError
 from beholder.models.backbones import LAYER_NORM_EPS, TowerShape
 from beholder.models.clip import ClipVisionTower
+from beholder.models.library_module import LibraryModule, LibraryShape
 
 Rows = npt.NDArray[np.float32]
 Fetch = Callable[[], Rows]
@@ -236,32 +238,41 @@ def own_tower(tower: ClipVisionTower, device: torch.device, dtype: torch.dtype) 
     return copy.requires_grad_(False).eval()
 
 
-def candidates(device: torch.device, *, compile: bool = False) -> list[Precision]:
+def candidates(device: torch.device, tower: ClipVisionTower | LibraryModule, *, compile: bool = False) -> list[Precision]:
     """What "auto" tries beside fp32, the likely fastest first."""
+    if isinstance(tower, LibraryModule) and device.type == "cpu":
+        return ["bf16"] if is_fast_in_bf16() else []
     found: dict[str, list[Precision]] = {"cpu": ["int8", "bf16"], "cuda": ["fp16", "bf16", "tf32"]}
-    compiled_only: list[Precision] = ["fp8"] if compile and device.type == "cuda" else []
+    has_fp8 = compile and device.type == "cuda" and isinstance(tower, ClipVisionTower)
+    compiled_only: list[Precision] = ["fp8"] if has_fp8 else []
     """Rounding tokens costs more than the products save, unless it is part of other kernels."""
     return [*compiled_only, *found.get(device.type, [])]
 
 
-def default_batch_size(device: torch.device, shape: TowerShape) -> int | None:
+def default_batch_size(device: torch.device, shape: TowerShape | LibraryShape) -> int | None:
     """Pictures computed together; None where it is found by trying."""
     return {"cpu": max(1, _CPU_BATCH_TOKENS // shape.num_tokens), "cuda": None}.get(device.type, _MPS_BATCH)
 
 
 def build_backend(
-    tower: ClipVisionTower, device: torch.device, precision: Precision, *, compile: bool = False, num_threads: int | None = None
+    tower: ClipVisionTower | LibraryModule,
+    device: torch.device,
+    precision: Precision,
+    *,
+    compile: bool = False,
+    num_threads: int | None = None,
 ) -> Backend:
-    """Raises BeholderError for a precision that the device does not have."""
+    """Raises BeholderError for a precision that the device or the tower does not have, and for a tower without blocks to compile."""
     if precision not in _HAS[device.type]:
         choices = ", ".join(_HAS[device.type])
         raise BeholderError(f"--precision {precision}: not on {device.type}; choose one of {choices} or auto")
+    if isinstance(tower, LibraryModule):
+        return _library_backend(tower, device, precision, compile=compile, num_threads=num_threads)
     dtype = _DTYPES.get(precision, torch.float32)
     if device.type == "cpu":
         num_lanes = num_threads or torch.get_num_threads()
         if compile and precision != "int8":
-            compiled = CompiledTower(own_tower(tower, device, dtype))
-            return CpuBackend(compiled, "compiled", num_lanes=1, threads_per_lane=num_lanes)
+            return CpuBackend(_compiled(own_tower(tower, device, dtype)), "compiled", num_lanes=1, threads_per_lane=num_lanes)
         if precision in ("bf16", "int8"):
             fault = find_fault(tower.activation, int8=precision == "int8")
             if fault is None:
@@ -278,8 +289,34 @@ def build_backend(
         if fault is not None:
             raise BeholderError(f"--precision fp8: {fault}; choose bf16 or auto")
         own = with_fp8_products(own)
-    compute: Compute = CompiledTower(own) if compile else own
+    compute: Compute = _compiled(own) if compile else own
     name = "compiled" if compile else "plain"
     if device.type == "cuda":
         return CudaBackend(Captured(compute) if compile else compute, name, device, tf32=precision == "tf32")
+    return DirectBackend(compute, name, device)
+
+
+def _compiled(tower: ClipVisionTower) -> CompiledTower:
+    return CompiledTower(tower, tower.blocks[:-1])  # the last one gives one token only
+
+
+def _library_backend(
+    tower: LibraryModule, device: torch.device, precision: Precision, *, compile: bool, num_threads: int | None
+) -> Backend:
+    """Another library's tower as torch's own operators compute it; its batches are not replayed as graphs.
+
+    What a network of unknown make does between its products (transfers, choices by value) may not be fit for a graph.
+    """
+    if precision in ("int8", "fp8"):
+        raise BeholderError(f"--precision {precision}: only for CLIP's own shapes; choose bf16, fp32 or auto")
+    plain = OnDevice(tower, device, _DTYPES[precision], precision)
+    compute: Compute = CompiledTower(plain, plain.blocks()) if compile else plain
+    name = "compiled" if compile else "plain"
+    if device.type == "cpu":
+        num_lanes = num_threads or torch.get_num_threads()
+        if compile:
+            return CpuBackend(compute, name, num_lanes=1, threads_per_lane=num_lanes)
+        return CpuBackend(compute, name, num_lanes=num_lanes)
+    if device.type == "cuda":
+        return CudaBackend(compute, name, device, tf32=precision == "tf32")
     return DirectBackend(compute, name, device)

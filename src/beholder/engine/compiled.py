@@ -1,19 +1,18 @@
 """A tower whose repeated block torch compiles, once for all of them, so in seconds; on CUDA its batches are replayed as graphs.
 
 Inside a block inductor joins what stands between the products (norms, activation, residual sums, rounding for fp8) into a few
-kernels. What is not repeated (patch embedding, the last block, which computes one token) stays as it is written.
+kernels. What is not repeated (patch embedding, our own towers' last block, which computes one token) stays as it is written.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from beholder.errors import BeholderError
-from beholder.models.clip import ClipVisionTower
 from beholder.notices import say
 
 _WARM_UPS = 3
@@ -29,18 +28,18 @@ def cannot_compile(error: BaseException) -> BeholderError | None:
 
 
 class CompiledTower:
-    """Computes as the tower it is given, whose blocks it compiles at the first batch of a size.
+    """Computes as the tower it is given, some of whose blocks it compiles at the first batch of a size.
 
     Attributes:
         seconds: what first batches of their size took, in all.
     """
 
-    def __init__(self, tower: ClipVisionTower) -> None:
-        """Compile the blocks of this tower, which must be nobody else's."""
+    def __init__(self, tower: Callable[[Tensor], Tensor], blocks: Iterable[nn.Module]) -> None:
+        """Compile these blocks of the tower, which must be nobody else's."""
         self._tower = tower
         self._sizes: set[tuple[int, ...]] = set()
         self.seconds = 0.0
-        for block in tower.blocks[:-1]:  # the last one gives one token only
+        for block in blocks:
             block.compile(dynamic=False)
 
     def __call__(self, pixels: Tensor) -> Tensor:

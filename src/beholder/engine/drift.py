@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from beholder.errors import OutputError
 from beholder.io.storage import cache_folder, write_bytes
@@ -100,15 +99,6 @@ def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     wide = rows.astype(np.float64)
     found: npt.NDArray[np.float64] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)
     return found
-
-
-def weights_sha256(module: torch.nn.Module) -> str:
-    """Lower-case hex sha256 of a module's tensors and their names; for towers that came from no file."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 class Remembered:

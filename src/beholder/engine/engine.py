@@ -24,14 +24,16 @@ from torch import Tensor
 from beholder.engine import Precision
 from beholder.engine.backends import Backend, Fetch, build_backend, default_batch_size
 from beholder.engine.devices import device_name, find_device
-from beholder.engine.drift import weights_sha256
 from beholder.engine.self_check import FIRST_CUDA_BATCH, Situation, compiled_fault, find_batch_size, refuse_drift, self_check
 from beholder.errors import BeholderError, InputError
 from beholder.models.clip import ClipVisionTower
+from beholder.models.library_module import LibraryModule
+from beholder.models.weights import weights_sha256
 from beholder.notices import doing, say
 
 if TYPE_CHECKING:
     from beholder.models.heads import Head
+    from beholder.models.library_towers import LibraryTower
     from beholder.models.towers import Tower
 
 
@@ -67,7 +69,7 @@ class Engine:
 
     def __init__(
         self,
-        tower: ClipVisionTower | Tower,
+        tower: ClipVisionTower | LibraryModule | Tower | LibraryTower,
         *,
         device: str = "auto",
         precision: Precision | Literal["auto"] = "auto",
@@ -99,7 +101,9 @@ class Engine:
             raise BeholderError(f"--batch-size {batch_size}: it must be at least 1")
         self.device = find_device(device)
         self.image_px, self.dim = tower.shape.image_px, tower.shape.dim
-        self._tower, self._sha256 = (tower, "") if isinstance(tower, ClipVisionTower) else (tower.module, tower.sha256)
+        is_module = isinstance(tower, ClipVisionTower | LibraryModule)
+        self._tower: ClipVisionTower | LibraryModule = tower if is_module else tower.module  # type: ignore[assignment,union-attr]
+        self._sha256 = "" if is_module else tower.sha256  # type: ignore[union-attr]
         self._compile = self.device.type == "cuda" if compile is None else compile
         self._num_threads = num_threads
         self._heads = tuple(head for head in heads if head.dim == self.dim)

@@ -39,6 +39,7 @@ from beholder.errors import BeholderError
 from beholder.kernels import tokens
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import ClipVisionTower
+from beholder.models.library_module import LibraryModule, LibraryShape
 from beholder.notices import doing, say
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ Rows = npt.NDArray[np.float32]
 class Situation:
     """What a self-check holds for; the heads do not change what is measured."""
 
-    tower: ClipVisionTower
+    tower: ClipVisionTower | LibraryModule
     sha256: str
     device: torch.device
     compile: bool
@@ -109,7 +110,11 @@ def self_check(
     """
     trying: list[Precision] = [
         "fp32",
-        *(name for name in (only or candidates(situation.device, compile=situation.compile)) if name != "fp32"),
+        *(
+            name
+            for name in (only or candidates(situation.device, situation.tower, compile=situation.compile))
+            if name != "fp32"
+        ),
     ]
     kept = situation.remembered(trying)
     measured = kept.load()
@@ -167,7 +172,7 @@ def _decoded(kept: Mapping[str, Any]) -> Rows:
 def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool) -> dict[str, Any]:
     started = time.perf_counter()
     found: dict[str, Any] = {word: {} for word in ("rows", "typical_drift", "worst_case", "pictures_per_second", "failed")}
-    if timed:
+    if timed and len(trying) > 1:
         names = ", ".join(trying)
         say(f"choosing a precision for this tower on {situation.device}: measuring {names}; done once, then remembered")
     pictures = torch.from_numpy(check_pictures(situation.tower.shape.image_px))
@@ -200,7 +205,7 @@ def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool)
             with doing(f"timing {', '.join(allowed)}"):
                 found["pictures_per_second"] = _rates(allowed, situation, pictures)
     found["seconds"] = round(time.perf_counter() - started, 1)
-    if timed:
+    if timed and len(trying) > 1:
         say(_summary(found))
     return found
 
@@ -225,12 +230,13 @@ def chosen(rates: Mapping[str, float], drifts: Mapping[str, float]) -> str:
 
 def _slow_product(situation: Situation, precision: Precision) -> str | None:
     """Why `precision` cannot be faster than fp32 on a processor: one product of the tower takes longer."""
-    if situation.device.type != "cpu" or precision == "fp32":
+    tower = situation.tower
+    if situation.device.type != "cpu" or precision == "fp32" or not isinstance(tower, ClipVisionTower):
         return None
-    fault = find_fault(situation.tower.activation, int8=precision == "int8")
+    fault = find_fault(tower.activation, int8=precision == "int8")
     if precision == "int8" and fault is not None:
         return fault
-    shape, make = situation.tower.shape, torch.Generator().manual_seed(0)
+    shape, make = tower.shape, torch.Generator().manual_seed(0)
     rows = (default_batch_size(situation.device, shape) or 1) * shape.num_tokens
     weight, bias = torch.randn(shape.mlp_width, shape.width, generator=make), torch.zeros(shape.mlp_width)
     product, dtype = _product_in(precision, weight, bias, rows, is_packed=fault is None)
@@ -310,7 +316,7 @@ def _rates_in_batches(backends: Mapping[Precision, Backend], pictures: Tensor, b
     return {name: float(f"{num_pictures / statistics.median(values):.4g}") for name, values in seconds.items()}
 
 
-def find_batch_size(backend: Backend, device: torch.device, shape: TowerShape, form: str) -> int:
+def find_batch_size(backend: Backend, device: torch.device, shape: TowerShape | LibraryShape, form: str) -> int:
     """Double from 64 to at most 1024 as long as it pays and memory allows. Remembered for the device, tower and form."""
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     kept = Remembered(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from beholder.errors import BeholderError
+from beholder.libraries.names import same_space, space_of_name
 
 TowerActivation = Literal["quick_gelu", "gelu"]
 ACTIVATIONS: tuple[TowerActivation, ...] = ("quick_gelu", "gelu")
@@ -149,12 +150,18 @@ def canonical_backbone(name: str) -> str | None:
 
 def known_backbone(name: str | None) -> str | None:
     """The id of the tower that `name` stands for, or the name as it is; None for no name."""
-    return (canonical_backbone(name) or name) if name else None
+    return (canonical_backbone(name) or space_of_name(name)) if name else None
 
 
 def same_backbone(a: str, b: str) -> bool:
-    """Whether two names stand for the same tower. Names outside the table are the same only when they are spelt alike."""
-    return (canonical_backbone(a) or a.strip().casefold()) == (canonical_backbone(b) or b.strip().casefold())
+    """Whether two names stand for the same tower. Names outside the table are the same only when they are spelt alike.
+
+    Of towers of other libraries the weights' digest counts too, where both names have one.
+    """
+    first, second = canonical_backbone(a), canonical_backbone(b)
+    if first is None and second is None and (is_same := same_space(a, b)) is not None:
+        return is_same
+    return (first or a.strip().casefold()) == (second or b.strip().casefold())
 
 
 def backbone_of_tower(patch: int, tokens: int, width: int, dim: int) -> str | None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from beholder.models.backbones import LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, SHAPES, TowerActivation, TowerShape
+from beholder.models.library_module import LibraryModule
 from beholder.models.tower_layouts import canonical_shapes
 
 __all__ = [
@@ -205,7 +206,7 @@ class HeadModule(nn.Module):
 class PictureScoreModule(nn.Module):
     """Pictures to scores, differentiable: (B, 3, S, S) float in [0, 1] -> (B,). The tower's weights are shared, not copied."""
 
-    def __init__(self, tower: ClipVisionTower, head: nn.Module) -> None:
+    def __init__(self, tower: ClipVisionTower | LibraryModule, head: nn.Module) -> None:
         super().__init__()
         self.tower, self.head = tower, head
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
+from beholder.libraries.names import TowerName, parse
 from beholder.models import download
 from beholder.models.backbones import ACTIVATIONS, SHAPES, TowerActivation, TowerShape, canonical_backbone, same_backbone
 from beholder.models.catalog import (
@@ -51,8 +52,12 @@ from beholder.models.tower_layouts import (
 if TYPE_CHECKING:
     from beholder.models.clip import ClipVisionTower
     from beholder.models.heads import Head
+    from beholder.models.library_towers import LibraryTower
 
-__all__ = ["DEFAULT_TOWER", "Tower", "TowerSummary", "check_head_fits", "find_tower_file", "inspect_tower", "load_tower"]
+__all__ = [
+    "DEFAULT_TOWER", "Tower", "TowerSummary", "check_head_fits", "find_tower_file", "inspect_tower", "library_name",
+    "load_any_tower", "load_tower",
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
@@ -130,6 +135,27 @@ class _Place:
     known_as: str = ""
 
 
+def load_any_tower(
+    name: str | os.PathLike[str] = DEFAULT_TOWER, *, offline: bool | None = None, activation: TowerActivation | None = None
+) -> Tower | LibraryTower:
+    """As `load_tower`; `LIBRARY:NAME` is a tower of timm, open_clip or transformers, but for other tools' names of OpenAI's."""
+    other = library_name(name)
+    if other is None:
+        return load_tower(name, offline=offline, activation=activation)
+    if activation is not None:
+        raise HeadError(f"{other}: its activation is its library's; leave the activation out (--tower-activation)")
+    from beholder.models.library_towers import load_library_tower
+
+    return load_library_tower(other, offline=offline)
+
+
+def library_name(name: str | os.PathLike[str]) -> TowerName | None:
+    """The tower of another library that is meant; None for files, and for names that stand for CLIP towers known here."""
+    if not isinstance(name, str) or find_towers(name):
+        return None
+    return parse(name)
+
+
 def load_tower(
     name: str | os.PathLike[str] = DEFAULT_TOWER, *, offline: bool | None = None, activation: TowerActivation | None = None
 ) -> Tower:
@@ -181,7 +207,7 @@ def find_tower_file(name: str, *, offline: bool | None = None) -> Path:
     return _place(name, offline).path
 
 
-def check_head_fits(tower: Tower | TowerSummary, head: Head) -> str | None:
+def check_head_fits(tower: Tower | TowerSummary | LibraryTower, head: Head) -> str | None:
     """Raise HeadError when the head was made for other embeddings; None when it fits, else why that cannot be told."""
     if tower.shape.dim != head.dim:
         raise HeadError(f"{head.name} scores embeddings of length {head.dim}, and {tower.name} gives {tower.shape.dim}")
@@ -228,6 +254,8 @@ def _place(spec: str | os.PathLike[str], offline: bool | None) -> _Place:
     """Where the file is, after fetching it if need be."""
     if not isinstance(spec, str):
         return _local(Path(spec))
+    if (other := library_name(spec)) is not None:
+        raise HeadError(f"{other} is a tower of {other.library}, of which this knows no file; see that library about it")
     if not storage.is_local(spec):
         path = from_url(spec, offline=offline)
         return _Place(path, path.name, download.public_part(spec), known_as=path.name)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import PictureReason
+from beholder.pixels.library import library_pixels
 from beholder.pixels.opening import (
     ALPHA_MODES,
     DEEP_MODES,
@@ -101,6 +102,8 @@ def pixels_of(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint8]:
     """
     from PIL.Image import Transpose
 
+    if options.transform:
+        return library_pixels(opened, options)
     image, size, area = opened.image, opened.size, (0.0, 0.0, *opened.area)
     try:
         if options.preset == "upright":

@@ -65,6 +65,8 @@ class PixelOptions:
             (birder --center-crop).
         decoder: "pillow": exact; "scaled": large JPEGs are decoded at 1/2, 1/4 or 1/8 (faster, pixels differ a little).
         max_pixels: pictures with more (width x height) are rejected before they are decoded.
+        transform: the preprocessing of another library's tower (`libraries.transforms`), which then resizes and crops in place
+            of all this; of the presets, "reference" opens pictures as that library's users do; "" for CLIP's own.
     """
 
     preset: Preset = "reference"
@@ -72,6 +74,7 @@ class PixelOptions:
     crop: float = 1.0
     decoder: Decoder = "pillow"
     max_pixels: int = MAX_PIXELS
+    transform: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
@@ -81,15 +84,21 @@ class PixelOptions:
             raise InputError(f"--decoder {self.decoder}: choose one of {', '.join(DECODERS)}")
         if self.size_px < 1 or self.max_pixels < 1 or not 0 < self.crop <= 1:
             raise InputError("sizes must be at least 1 pixel, and the crop in (0, 1]")
+        unfit = {
+            "--preset squash": self.preset == "squash", "--decoder scaled": self.decoder == "scaled", "a crop": self.crop < 1
+        }  # fmt: skip
+        for flag, is_given in unfit.items():
+            if self.transform and is_given:
+                raise InputError(f"{flag}: a tower of another library comes with its own resize and crop; leave it out")
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; what the stamp says about pixels."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "transform" or value}
 
     @classmethod
     def of_record(cls, said: object) -> PixelOptions | None:
-        """What a stamp says about pixels; None where it says nothing that is known here."""
-        names = {item.name for item in fields(cls)}
+        """What a stamp says about pixels; None where it says nothing that is known here, or a library's transform made them."""
+        names = {item.name for item in fields(cls)} - {"transform"}
         if not isinstance(said, dict) or not set(said) <= names:
             return None
         try:

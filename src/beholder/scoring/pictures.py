@@ -48,7 +48,7 @@ from beholder.scoring.pictures_shard import (
 from beholder.scoring.run import Step
 from beholder.scoring.shards import KEPT_FROM, Changes, EarlierShard, Shard, ShardResult, kept_shard, plan_shards
 from beholder.scoring.summary import SETTLED_BY, PartSize, RunSummary, StageClock, Tally
-from beholder.scoring.tower import OpenTower, Options, TowerFacts, num_cores, open_engine
+from beholder.scoring.tower import OpenTower, Options, TowerFacts, num_cores, open_engine, pixels_for
 from beholder.sources.find import find_only_pictures
 from beholder.sources.folder import sizes_and_times
 from beholder.sources.labels import picture_labels_schema
@@ -103,7 +103,7 @@ def _plan(options: Options, out: str, known: Sequence[PicturePart] | None, open_
     is_compiled = bool(tower.engine["compiled"])
     compile_notes = [_COMPILED_NOTE] if is_compiled and options.compile is None else []
     options = replace(options, compile=is_compiled)
-    pixels = options.pixels(tower.image_px)
+    pixels = pixels_for(options, tower)
     summary = RunSummary(
         output=out,
         unit="pictures",
@@ -127,7 +127,7 @@ def picture_step(
 ) -> PictureStep:
     """The step of a job on pictures; without an engine it can be planned, not computed. Raises InputError."""
     heads, keep = heads_of(options), _what_is_kept(options, out)
-    pixels = options.pixels(tower.image_px)
+    pixels = pixels_for(options, tower)
     beside = {columns.KEPT_BESIDE: PurePosixPath(out).name} if heads and keep is not None else {}
     stamp = beside | stamp_of(tower, pixels, keep, hidden=getattr(options, "hidden", False))
     stamp[columns.PICTURES] = _where(options)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from beholder.engine import Precision
     from beholder.engine.engine import Engine
     from beholder.models.backbones import TowerActivation
+    from beholder.models.library_towers import LibraryTower
     from beholder.models.towers import Tower
 
 _CALL_PICTURES = 32
@@ -73,12 +74,12 @@ def load_scorer(
         HeadError, InputError, BeholderError: an unknown, unreachable or unfit tower, head or device; one line.
     """
     from beholder.engine.engine import Engine
-    from beholder.models.towers import check_head_fits, load_tower
+    from beholder.models.towers import Tower, check_head_fits, load_any_tower
 
     pixels = PixelOptions(preset=preset, decoder=decoder)  # refused before anything is loaded
     check_threads(num_threads)
     chosen = head if isinstance(head, Head) else load_head(head, offline=offline)
-    tower = load_tower(os.fspath(backbone), offline=offline, activation=activation)
+    tower = load_any_tower(os.fspath(backbone), offline=offline, activation=activation)
     if doubt := check_head_fits(tower, chosen):
         warnings.warn(doubt, stacklevel=2)
     engine = Engine(
@@ -89,7 +90,8 @@ def load_scorer(
         num_threads=num_threads,
         heads=[chosen],
     )
-    pixels = replace(pixels, size_px=tower.shape.image_px)
+    transform = "" if isinstance(tower, Tower) else tower.transform
+    pixels = replace(pixels, size_px=tower.shape.image_px, transform=transform)
     return Scorer(tower, engine, chosen, pixels, num_threads=num_threads)
 
 
@@ -102,7 +104,7 @@ class Scorer:
     """
 
     def __init__(
-        self, tower: Tower, engine: Engine, head: Head, pixels: PixelOptions, *, num_threads: int | None = None
+        self, tower: Tower | LibraryTower, engine: Engine, head: Head, pixels: PixelOptions, *, num_threads: int | None = None
     ) -> None:
         self.tower, self.engine, self.head, self.pixels = tower, engine, head, pixels
         self._num_threads = num_threads
@@ -216,7 +218,7 @@ class Scorer:
 
 
 def _remade(
-    tower: Tower, head: Head, pixels: PixelOptions, device: str, precision: Precision, batch_size: int | None,
+    tower: Tower | LibraryTower, head: Head, pixels: PixelOptions, device: str, precision: Precision, batch_size: int | None,
     num_threads: int | None,
 ) -> Scorer:  # fmt: skip
     """A scorer that has come from another process."""

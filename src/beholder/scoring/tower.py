@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from beholder.engine import Precision
+from beholder.errors import InputError
 from beholder.models.catalog import DEFAULT_TOWER
 from beholder.models.heads import Head
+from beholder.pixels.picture import PixelOptions
 from beholder.scoring.options import EmbedOptions, ScoreOptions
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class TowerFacts:
     Attributes:
         name, backbone, sha256, activation, description: of `models.towers.Tower`; `sha256` also says whether the vector before
             the projection is taken.
+        transform: of `models.library_towers.LibraryTower`; "" for CLIP's own pixels.
         image_px, dim: side of the pictures, length of an embedding.
         device, device_type: "cuda:1" and "cuda".
         precision, batch_size, check_seconds: of `Engine`, whose `describe()` is `engine`.
@@ -45,6 +48,7 @@ class TowerFacts:
     check_seconds: float
     engine: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    transform: str = ""
 
 
 OpenTower = Callable[[Options, Sequence[Head]], "tuple[TowerFacts, Engine | None]"]
@@ -55,12 +59,14 @@ def open_engine(options: Options, heads: Sequence[Head]) -> tuple[TowerFacts, En
     """Load the tower, check that the heads are made for it, and put it on its device. Raises BeholderError."""
     from beholder.engine.engine import Engine
     from beholder.models.clip import without_projection
-    from beholder.models.towers import check_head_fits, load_tower
+    from beholder.models.towers import Tower, check_head_fits, load_any_tower
 
-    tower = load_tower(options.backbone or DEFAULT_TOWER, offline=options.offline, activation=options.activation)
+    tower = load_any_tower(options.backbone or DEFAULT_TOWER, offline=options.offline, activation=options.activation)
     warnings = [warning for head in heads if (warning := check_head_fits(tower, head))]
     wanted = tower
     if isinstance(options, EmbedOptions) and options.hidden:
+        if not isinstance(tower, Tower):
+            raise InputError(f"{tower.name}: the vector before the projection is there for CLIP's own shapes only")
         module = without_projection(tower.module)
         wanted = replace(tower, module=module, shape=module.shape, sha256=f"{tower.sha256}-hidden")
     engine = Engine(
@@ -87,8 +93,14 @@ def open_engine(options: Options, heads: Sequence[Head]) -> tuple[TowerFacts, En
         check_seconds=engine.check_seconds,
         engine=engine.describe(),
         warnings=tuple(warnings),
+        transform="" if isinstance(tower, Tower) else tower.transform,
     )
     return facts, engine
+
+
+def pixels_for(options: Options, tower: TowerFacts) -> PixelOptions:
+    """Which pixels the options ask for, for this tower. Raises InputError."""
+    return replace(options.pixels(tower.image_px), transform=tower.transform)
 
 
 def num_cores() -> int:

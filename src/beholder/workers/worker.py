@@ -96,7 +96,8 @@ def main(config: dict[str, Any]) -> None:
     """Serve until the pool closes its end of the socket; never returns."""
     set_up_process(config["parent"])
     stand_back()
-    if config["options"]["decoder"].startswith("beholder."):
+    pixels = config["options"]["pixels"]
+    if config["options"]["decoder"].startswith("beholder.") and not (pixels and pixels["transform"]):
         # numba looks for SciPy's BLAS, which no kernel of ours uses: half of the time that a worker takes to start.
         sys.modules["scipy"] = None  # type: ignore[assignment]
     _Worker(config).serve()
@@ -184,6 +185,10 @@ class _Worker:
         self._number: int = config["number"]
         self._parent: int = config["parent"]
         self._function = function_of(self._options.decoder)
+        if self._options.pixels is not None and self._options.pixels.transform:
+            from beholder.pixels.library import get_ready
+
+            get_ready(self._options.pixels)  # before memory is limited and a picture's time runs
         self._limits = ReadLimits(max_bytes=self._options.max_bytes, timeout_s=self._options.timeout_s)
         self._socket = socket.socket(fileno=config["socket"])
         self._socket.setblocking(True)

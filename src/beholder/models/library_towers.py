@@ -1,0 +1,171 @@
+"""Towers of timm, open_clip and transformers by name: loaded, tried on a picture, and known by the hash of their weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.errors import BeholderError, HeadError
+from beholder.libraries.names import DIGEST_LENGTH, TowerName, imported
+from beholder.libraries.transforms import Normalisation, cut_of, normalisation_of, whole_of
+from beholder.models import download
+from beholder.models.catalog import Source
+from beholder.models.weights import weights_sha256
+
+if TYPE_CHECKING:
+    from beholder.libraries.networks import FeatureKind
+    from beholder.models.library_module import LibraryModule, LibraryShape
+
+ACTIVATION = "as published"
+"""What stands in records in the place of a CLIP tower's activation."""
+_DISTRIBUTIONS = {"timm": "timm", "open_clip": "open_clip_torch", "transformers": "transformers"}
+_LARGEST_FAULT = 1e-5
+"""Most that normalised pixels of the trial picture may differ from the library's own; float32 roundings are 100 times less."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LibraryTower:
+    """A loaded image tower of another library.
+
+    Attributes:
+        name: `LIBRARY:MODEL#DIGEST`, which names the space of its embeddings; DIGEST is the beginning of `sha256`.
+        backbone: the same.
+        shape: side of the picture, length of the embedding.
+        activation: `ACTIVATION`.
+        module: the network with the end of its preprocessing, float32 on the CPU, frozen, in eval mode.
+        sha256: of the image side's tensors with their names, as `weights_sha256` has it.
+        kind: "pooled" or "projected".
+        transform: the library's preprocessing up to uint8 pixels, for `pixels.picture.PixelOptions.transform`.
+        library, version: what it was made with.
+        source: where the weights came from; licence: theirs, where the library tells.
+    """
+
+    name: str
+    backbone: str
+    shape: LibraryShape
+    activation: str
+    module: LibraryModule = field(repr=False)
+    sha256: str
+    kind: FeatureKind
+    transform: str
+    normalisation: Normalisation
+    library: str
+    version: str
+    source: str
+    licence: str | None
+
+    def describe(self) -> dict[str, Any]:
+        """A JSON-ready record that tells this tower from all others; for stamps."""
+        return {
+            "name": self.name, "backbone": self.backbone, "library": self.library, "library_version": self.version,
+            "sha256": self.sha256, "sha256_of": "tensors", "features": self.kind, "dim": self.shape.dim,
+            "image_px": self.shape.image_px, "preprocessing": json.loads(self.transform),
+            "normalisation": asdict(self.normalisation), "source": self.source, "licence": self.licence,
+        }  # fmt: skip
+
+
+def load_library_tower(name: TowerName, *, offline: bool | None = None) -> LibraryTower:
+    """Load a tower of another library, float32 on the CPU.
+
+    Raises HeadError: no such library, model or weights; other weights than the name asks for; no image tower; one line.
+    """
+    imported(name.library)
+    import torch
+
+    from beholder.libraries.networks import load_network
+    from beholder.models.library_module import LibraryModule, LibraryShape
+
+    with torch.inference_mode(False):
+        network = load_network(name, _fetch_with(offline))
+        digest = weights_sha256(network.module)
+        if name.digest and not digest.startswith(name.digest):
+            raise HeadError(
+                f"the weights of {name} are {digest[:DIGEST_LENGTH]}, not {name.digest}; where you have the others, write "
+                f"{name.library}:{name.model}@FILE"
+            )
+        space = replace(name, model=network.model, digest=digest[:DIGEST_LENGTH]).space
+        try:
+            side = _side_of(network.transform)
+            normalisation = normalisation_of(network.transform)
+            module = LibraryModule(network.module, normalisation, LibraryShape(space, side, 1)).eval()
+            _check_normalisation(module, network.transform)
+            dim = _dim_of(module, side)
+        except BeholderError as error:
+            raise HeadError(f"{name}: {error}") from None
+    module.shape = LibraryShape(space, side, dim)
+    return LibraryTower(
+        name=space, backbone=space, shape=module.shape, activation=ACTIVATION, module=module, sha256=digest, kind=network.kind,
+        transform=network.transform, normalisation=normalisation, library=name.library,
+        version=version(_DISTRIBUTIONS[name.library]), source=network.source, licence=network.licence,
+    )  # fmt: skip
+
+
+def _fetch_with(offline: bool | None) -> Any:
+    """A `networks.Fetch` through the hub's own cache."""
+
+    def fetch(repo: str, files: Sequence[str], revision: str) -> Path:
+        for file in files:
+            source = Source(repo=repo, file=file, revision=revision)
+            try:
+                found = download.newest_copy(source, None, offline)
+                return found if isinstance(found, Path) else download.from_hub(source)
+            except download.MissingError:
+                continue
+        if download.is_hub_offline(offline):
+            raise HeadError(f"{repo} is not on this machine, and offline mode is on; load it once with a network")
+        raise HeadError(f"{repo} has none of the files that are needed: {', '.join(files)}")
+
+    return fetch
+
+
+def _trial_picture(width: int, height: int) -> Any:
+    """A Pillow image of noise, the same for ever."""
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def _side_of(transform: str) -> int:
+    """Side of the square that the transform makes of any picture. Raises HeadError."""
+    shapes = {cut_of(transform)(_trial_picture(*size)).shape for size in ((97, 61), (50, 83))}
+    if len(shapes) > 1:
+        raise HeadError("its preprocessing makes pictures of different sizes, and a batch needs one")
+    height, width, *rest = shapes.pop()
+    if height != width or rest != [3]:
+        raise HeadError(f"it takes pictures of {width} x {height} pixels, and beholder's towers take squares in colour")
+    return int(height)
+
+
+def _check_normalisation(module: LibraryModule, transform: str) -> None:
+    """Raise HeadError where pixels that are normalised by the tower are not those of the library's whole pipeline."""
+    import torch
+
+    image = _trial_picture(97, 61)
+    wanted: npt.NDArray[np.float32] = whole_of(transform)(image)
+    found = module.normalised(torch.from_numpy(cut_of(transform)(image))[None])[0].numpy()
+    if found.shape != wanted.shape or not np.abs(found - wanted).max() <= _LARGEST_FAULT:
+        raise HeadError("its preprocessing ends in more than a normalisation by channel")
+
+
+def _dim_of(module: LibraryModule, side: int) -> int:
+    """Length of an embedding, found by making one. Raises HeadError where the network gives no vector a picture."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            found = module(torch.full((2, side, side, 3), 128, dtype=torch.uint8))
+    except BeholderError:
+        raise
+    except Exception as error:  # whatever the network does with one tensor of pictures
+        text = " ".join(str(error).split())[:200]
+        raise HeadError(f"it is no tower that takes pictures alone: {type(error).__name__}: {text}") from None
+    if found.ndim != 2 or len(found) != 2:
+        raise HeadError(f"it gives {tuple(found.shape)} for two pictures, and one vector for each is needed")
+    return int(found.shape[1])

@@ -1,0 +1,70 @@
+"""Pixels for towers of other libraries: their own transform, in the process that decodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from beholder.columns import PictureReason
+from beholder.errors import BeholderError
+from beholder.libraries.transforms import cut_of, opens_rgb
+from beholder.pixels.opening import TURNS, Opened, flat, orientation
+from beholder.pixels.picture import PictureError, PixelOptions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_MOST_PIXELS = 1 << 28
+"""A picture so thin that resizing its short side to the tower's makes more is rejected, whatever the transform would do."""
+
+
+def get_ready(options: PixelOptions) -> None:
+    """Import the library and make its transform, before the first picture; it takes seconds and memory.
+
+    Where that fails every picture says so: the job itself has made the same transform before any worker was started.
+    """
+    if options.transform:
+        try:
+            cut_of(options.transform)
+        except BeholderError:
+            return
+
+
+def library_pixels(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint8]:
+    """Apply the transform of `options` to a decoded picture: as the library's users open it, or turned and laid on white.
+
+    Returns:
+        (S, S, 3) uint8, contiguous.
+
+    Raises:
+        PictureError: UNSUPPORTED when Pillow cannot make RGB of this mode or the library is not there, TOO_LARGE when the
+            picture is too thin to be resized, DAMAGED for whatever else the transform raises.
+    """
+    image = _upright(opened) if options.preset == "upright" else opened.image
+    short, long = sorted(image.size)
+    if options.size_px**2 * long > _MOST_PIXELS * short:
+        raise PictureError(PictureReason.TOO_LARGE, f"{image.size[0]} x {image.size[1]} pixels are too thin to be resized")
+    try:
+        if image.mode != "RGB" and (options.preset == "rgb" or opens_rgb(options.transform)):
+            image = image.convert("RGB")
+        found = cut_of(options.transform)(image)
+    except BeholderError as error:
+        raise PictureError(PictureReason.UNSUPPORTED, str(error)) from None
+    except MemoryError:
+        text = f"the picture of {opened.size[0]} x {opened.size[1]} pixels needs more memory than there is"
+        raise PictureError(PictureReason.TOO_LARGE, text) from None
+    except Exception as error:  # the library's transforms have no errors of their own
+        text = " ".join(str(error).split())[:200]
+        what = f"the transform of the tower's library fails on a picture of Pillow mode {image.mode}"
+        raise PictureError(PictureReason.UNSUPPORTED, f"{what}: {type(error).__name__}: {text}") from None
+    return np.ascontiguousarray(found)
+
+
+def _upright(opened: Opened) -> Image:
+    """The picture as people see it: turned by EXIF, alpha on white, palettes expanded, 16 bits scaled."""
+    from PIL.Image import Transpose
+
+    image, turn = opened.image, TURNS.get(orientation(opened.image))
+    return flat(image if turn is None else image.transpose(Transpose(turn)), opened.levels)
