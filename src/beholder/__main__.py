@@ -17,12 +17,14 @@ class _NoPandas:
     pyarrow imports it (0.3 s, 40 MB) when it makes its first array, to see whether it was given a pandas object. No command
     has any; in Python, where a caller may, nothing is hidden. Whoever only asks whether there is such a module, as torch's
     compiler does, gets no exception, which `importlib.util.find_spec` would hand on.
+    Nor is it hidden from libraries whose towers are run, which ask for it.
     """
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         """As of `importlib.abc.MetaPathFinder`."""
-        if name == "pandas" and sys._getframe(2).f_code.co_name != "find_spec":
+        is_asked_for = any(library in sys.modules for library in ("timm", "open_clip", "transformers"))
+        if name == "pandas" and not is_asked_for and sys._getframe(2).f_code.co_name != "find_spec":
             raise ModuleNotFoundError("pandas is not used by the command line", name=name)
 
 

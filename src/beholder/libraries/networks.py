@@ -7,6 +7,7 @@ the file: a library that fills what is missing with random numbers is not let do
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import logging
 import sys
@@ -30,6 +31,7 @@ Fetch = Callable[[str, Sequence[str], str], Path]
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = f"{_SAFE}.index.json"
+_MOST_TAGS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +140,9 @@ def _timm(name: TowerName, fetch: Fetch) -> Network:
         known = [*timm.list_models(), *timm.list_pretrained()]
         raise HeadError(f"timm {timm.__version__} has no model {name.model}; {near_misses(name.model, known)}")
     cfg = timm.get_pretrained_cfg(name.model)
+    if cfg is not None and len(set(cfg.input_size[1:])) > 1:  # before hundreds of layers are made
+        height, width = cfg.input_size[1:]
+        raise HeadError(f"{name} takes pictures of {width} x {height} pixels, and beholder's towers take squares")
     if name.place:
         path = _file(name)
         model, source = timm.create_model(name.model, pretrained=True, **_timm_own(path, cfg)), str(path)
@@ -214,11 +219,12 @@ def _open_clip(name: TowerName, fetch: Fetch) -> Network:
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     cfg = open_clip.get_pretrained_cfg(model_name, tag) if tag else {}
     if tag and not cfg:
-        raise HeadError(f"open_clip has no weights {tag} of {model_name}; it has {', '.join(tags) or 'none of that model'}")
+        near = near_misses(tag, tags) if difflib.get_close_matches(tag, tags) else f"it has {_listed(tags)}"
+        raise HeadError(f"open_clip has no weights {tag} of {model_name}; {near}")
     if not tag and not name.place:
         raise HeadError(
-            f"{name} does not say which weights; write open_clip:{model_name}/TAG with one of {', '.join(tags) or 'none'}, "
-            f"or open_clip:{model_name}@FILE"
+            f"{name} does not say which weights; write open_clip:{model_name}@FILE, or open_clip:{model_name}/TAG with one of "
+            f"open_clip's own: {_listed(tags)}"
         )
     path, source = (str(_file(name)),) * 2 if name.place else _open_clip_published(cfg, fetch)
     published = {key: cfg[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in cfg}
@@ -231,6 +237,12 @@ def _open_clip(name: TowerName, fetch: Fetch) -> Network:
         transform=described("open_clip", opens_rgb=False, config=config),
         source=source,
     )
+
+
+def _listed(tags: Sequence[str]) -> str:
+    """A few tags, and how many more there are."""
+    more = f" and {len(tags) - _MOST_TAGS} more" if len(tags) > _MOST_TAGS else ""
+    return (", ".join(tags[:_MOST_TAGS]) or "none") + more
 
 
 def _open_clip_published(cfg: Mapping[str, Any], fetch: Fetch) -> tuple[str, str]:

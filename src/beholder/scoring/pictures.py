@@ -255,6 +255,7 @@ def _deciding(tower: TowerFacts, pixels: PixelOptions) -> Mapping[str, Any]:
         **({"--batch-size": tower.batch_size} if tower.device_type == "cpu" else {}),
         "pillow": version("pillow"),
         "dim": tower.dim,
+        **({"preprocessing": pixels.transform} if pixels.transform else {}),
     }
 
 
