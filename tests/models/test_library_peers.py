@@ -90,7 +90,8 @@ timm_vit = {"image_size": 160, "timm_model_name": "test_vit", "timm_model_pretra
 for name, vision in (("small-vit", vit), ("small-timm", timm_vit)):
     with open(f"{folder}/{name}.json", "w") as file:
         json.dump(small | {"vision_cfg": vision}, file)
-coca = small | {"vision_cfg": vit | {"attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True}, "custom_text": True,
+pooled = {"attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True}
+coca = small | {"vision_cfg": vit | pooled, "custom_text": True,
     "multimodal_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1, "attn_pooler_heads": 4}}
 coca["text_cfg"] = coca["text_cfg"] | {"embed_cls": True, "output_tokens": True}
 with open(f"{folder}/small-coca.json", "w") as file:

@@ -1,0 +1,173 @@
+"""From pictures to a trained head to scores with a tower of another library; heads of other spaces are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from skimage import data
+
+import beholder
+from oracles import program
+from oracles.library_models import by_the_library, clip, saved, siglip
+from oracles.peers import PEERS, ask, needs_peers
+
+NUM_PICTURES = 24
+
+
+def make_pictures(folder: Path) -> list[Path]:
+    """Crops of photographs, some grey, some with an alpha channel, and a file that is no picture; beside them ratings."""
+    folder.mkdir()
+    rng, paths = np.random.default_rng(5), []
+    photographs = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    for number in range(NUM_PICTURES):
+        whole = photographs[number % 4]
+        top, left = (int(rng.integers(0, side - 170)) for side in whole.shape[:2])
+        height, width = (int(rng.integers(90, 170)) for _ in range(2))
+        cut = whole[top : top + height, left : left + width].astype(float) * rng.uniform(0.3, 1.4, 3)
+        image = Image.fromarray(cut.clip(0, 255).astype(np.uint8))
+        image = image.convert("L") if number % 5 == 1 else image.convert("RGBA") if number % 5 == 2 else image
+        paths.append(folder / f"{number:02}.png")
+        image.save(paths[-1])
+    rows = "".join(f"{path},{1 + number % 4 + 0.1 * number}\n" for number, path in enumerate(paths))
+    (folder.parent / "ratings.csv").write_text(f"sample,rating\n{rows}")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return paths
+
+
+def scores_in(path: Path) -> dict[str, float]:
+    table = pyarrow.csv.read_csv(path)
+    column = next(name for name in table.column_names if name not in ("sample", "width", "height", "num_bytes", "traits"))
+    rows = zip(table["sample"].to_pylist(), table[column].to_pylist(), strict=True)
+    return {name: score for name, score in rows if score is not None}  # the file that is no picture has none
+
+
+def test_from_pictures_to_a_head_to_scores(tmp_path: Path) -> None:
+    paths = make_pictures(tmp_path / "pictures")
+    model, processor = saved(tmp_path / "tower", siglip)
+    backbone = f"transformers:{tmp_path / 'tower'}"
+
+    def run(*words: Any, status: int = 0) -> str:
+        done = program.beholder(*map(str, words), cwd=tmp_path)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    where = ["--backbone", backbone, "--device", "cpu", "--precision", "fp32"]
+    run("embed", "pictures", "-o", "set.parquet", "--dtype", "float32", "--raw", "--workers", "2", *where, status=3)
+    table = pyarrow.parquet.read_table(tmp_path / "set.parquet")
+    wanted = by_the_library(model, processor, paths)
+    names = [Path(name).name for name in table["sample"].to_pylist()]
+    assert names == [path.name for path in paths]
+    np.testing.assert_allclose(np.stack(table["embedding"].to_numpy()), wanted, rtol=0, atol=1e-6)
+    stamp = json.loads((tmp_path / "set.parquet.beholder.json").read_text())
+    digest = stamp["weights_sha256"]
+    assert stamp["backbone"] == f"transformers:tower#{digest[:12]}"
+    assert stamp["tower"]["features"] == "pooled"
+    assert stamp["tower"]["preprocessing"]["class"] == "SiglipImageProcessorPil"
+
+    run("train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors")
+    head = beholder.load_head(tmp_path / "mine.safetensors")
+    assert head.backbone == stamp["backbone"]
+    run("score", "pictures", "-o", "scores.csv", "--head", "./mine.safetensors", "--workers", "2", *where, status=3)
+    run("score", "pictures", "-o", "here.csv", "--head", "./mine.safetensors", "--workers", "0", *where, status=3)
+    run("score", "set.parquet", "-o", "again.csv", "--head", "./mine.safetensors")
+    found, here, again = (scores_in(tmp_path / f"{name}.csv") for name in ("scores", "here", "again"))
+    expected = head.score(wanted)
+    assert np.ptp(expected) > 0.5
+    assert found == here
+    np.testing.assert_allclose([found[name] for name in sorted(found)], expected, atol=1e-4)
+    np.testing.assert_allclose([again[name] for name in sorted(again)], expected, atol=1e-4)
+
+
+def test_heads_and_embeddings_of_other_spaces_are_refused(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    for name, maker, seed in (("tower", siglip, 0), ("others/tower", siglip, 1), ("clip", clip, 0)):
+        saved(tmp_path / name, maker, seed)
+
+    def line(*words: Any) -> str:
+        done = program.beholder(*map(str, words), cwd=tmp_path)
+        assert done.returncode == 1, done.stdout
+        return done.stderr.strip().splitlines()[-1]
+
+    tower, others, projected = (f"transformers:{tmp_path / name}" for name in ("tower", "others/tower", "clip"))
+    done = program.beholder("embed", "pictures", "-o", "set.parquet", "--backbone", tower, "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    done = program.beholder("train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    head = ["--head", "./mine.safetensors"]
+    ours = beholder.load_head(tmp_path / "mine.safetensors").backbone
+    told = line("score", "pictures", "--backbone", others, *head)
+    assert told.startswith(f"beholder: mine scores embeddings of {ours}, and transformers:tower#")
+    assert told.endswith("is another tower; its scores would mean nothing")
+    assert "scores embeddings of length 48, and transformers:clip#" in line("score", "pictures", "--backbone", projected, *head)
+    done = program.beholder("embed", "pictures", "-o", "other.parquet", "--backbone", others, "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    told = line("score", "other.parquet", *head)
+    assert told.startswith("beholder: these embeddings were made with transformers:tower#")
+    assert f"but mine is made for {ours}" in told
+    told = line("train", "set.parquet", "--ratings", "ratings.csv", "-o", "b.safetensors", "--backbone", "timm:tower")
+    assert f"is of {ours} by its stamp, not of timm:tower" in told
+    assert "leave the activation out" in line("score", "pictures", "--backbone", tower, *head, "--tower-activation", "gelu")
+    assert "--decoder scaled" in line("score", "pictures", "--backbone", tower, *head, "--decoder", "scaled")
+    assert "--precision int8" in line("score", "pictures", "--backbone", tower, *head, "--precision", "int8", "--device", "cpu")
+
+
+MAKE = """
+import sys, torch
+library, model, folder = sys.argv[1:]
+for seed in (0, 1):
+    torch.manual_seed(seed)
+    if library == "timm":
+        import timm
+        made = timm.create_model(model, pretrained=False)
+    else:
+        import open_clip
+        made = open_clip.create_model(model)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    torch.save(made.state_dict(), f"{folder}/{seed}.pt")
+"""
+
+
+@needs_peers("timm and open_clip are")
+@pytest.mark.parametrize(("library", "model"), [("timm", "test_vit.r160_in1k"), ("open_clip", "ViT-S-32")])
+def test_scores_with_towers_of_timm_and_open_clip(library: str, model: str, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    ask(MAKE, library, model, str(tmp_path), cache=tmp_path)
+    source = str(Path(beholder.__file__).parents[1])
+
+    def run(*words: str, status: int) -> str:
+        line = [str(PEERS), "-m", "beholder", *words]
+        done = subprocess.run(
+            line,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": source},
+        )
+        assert done.returncode == status, done.stderr
+        return done.stderr
+
+    tower, other = (f"{library}:{model}@{tmp_path}/{seed}.pt" for seed in (0, 1))
+    where = ["--device", "cpu", "--precision", "fp32", "--workers", "1"]
+    run("embed", "pictures", "-o", "set.parquet", "--backbone", tower, "--dtype", "float32", "--raw", *where, status=3)
+    run("train", "set.parquet", "--ratings", "ratings.csv", "-o", "mine.safetensors", status=0)
+    run("score", "pictures", "-o", "scores.csv", "--head", "./mine.safetensors", "--backbone", tower, *where, status=3)
+    table = pyarrow.parquet.read_table(tmp_path / "set.parquet")
+    expected = beholder.load_head(tmp_path / "mine.safetensors").score(np.stack(table["embedding"].to_numpy()))
+    found = scores_in(tmp_path / "scores.csv")
+    np.testing.assert_allclose([found[name] for name in table["sample"].to_pylist()], expected, atol=1e-4)
+    told = run("score", "pictures", "-o", "no.csv", "--head", "./mine.safetensors", "--backbone", other, *where, status=1)
+    assert f"and {library}:{model}#" in told
+    assert "is another tower; its scores would mean nothing" in told
