@@ -25,6 +25,7 @@ import pytest
 from beholder import Head, save_head
 from beholder.kernels.scoring import Affine
 from oracles.checkpoints import hf_config, hf_state, write_json, write_safetensors
+from oracles.library_models import saved, siglip
 from oracles.made_pictures import encoded, noise
 from oracles.web import FileServer, serving
 
@@ -91,6 +92,12 @@ def _embedded() -> None:
     _head("openai-head", backbone=OPENAI)
 
 
+def _siglip() -> None:
+    """A small tower of transformers."""
+    saved(Path("siglip"), siglip)
+    np.savez("length48.npz", weight=np.ones(48), bias=0.0)
+
+
 def _without_config() -> None:
     Path("bare").mkdir()
     shutil.copy("tower/model.safetensors", "bare/")
@@ -139,6 +146,11 @@ CASES: dict[str, Case] = {
         ("score", "photos", "--offline", "--backbone", "openai/clip-vit-base-patch32"),
     ),
     "a tower that does not tell its activation": Case(("score", "photos", "--backbone", "bare"), _without_config),
+    "a tower of a library that is not installed": Case(("score", "photos", "--backbone", "timm:vit_base_patch16_siglip_224")),
+    "a folder without an image tower of transformers": Case(("score", "photos", "--backbone", "transformers:./photos")),
+    "a preset that another library's tower cannot have": Case(
+        ("score", "photos", "--backbone", "transformers:./siglip", "--preset", "squash", "--head", "length48.npz"), _siglip
+    ),
     "a head given as the tower": Case(("score", "photos", "--backbone", "my-head.safetensors")),
     "a tower given as the head": Case(("score", "photos", "--head", "tower/model.safetensors")),
     "a tower of another length than the head's": Case(

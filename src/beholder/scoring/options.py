@@ -196,7 +196,8 @@ class PictureOptions:
 
     backbone: str | None = option(
         None,
-        "The image tower: a name (beholder models list), path, URL or hub id. For embeddings without a stamp: what made them.",
+        "The image tower: a name (beholder models list), path, URL, hub id, or timm:, open_clip: or transformers:NAME. For "
+        "embeddings without a stamp: what made them.",
         shown=DEFAULT_TOWER + " for pictures",
     )
     activation: TowerActivation | None = option(
