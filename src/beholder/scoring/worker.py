@@ -139,7 +139,7 @@ class _WorkerTally(Tally):
     def add(
         self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True, each: Sequence[int] = ()
     ) -> None:
-        """Count rows of a shard."""
+        """Count rows of a shard; the process that hands out hears their sums, not `each`."""
         with self._counting:
             was = self._counts.get(shard.number, ShardCounts())
             more = (rows, num_bytes, num_rejected, rows if are_new else 0)
