@@ -12,12 +12,40 @@ import numpy as np
 import pytest
 import torch
 
+from beholder.engine.backends import build_backend
 from beholder.engine.engine import Engine
+from beholder.errors import BeholderError
+from beholder.libraries.transforms import Normalisation
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import random_tower
+from beholder.models.library_module import LibraryModule, LibraryShape
+from beholder.notices import told_to
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 SHAPE = TowerShape.small(image_px=56, patch_px=14, width=64, num_layers=5, dim=24)
+
+
+class Residual(torch.nn.Module):
+    """A block as networks repeat them: (B, W) -> (B, W)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.product = torch.nn.LayerNorm(width), torch.nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = x + torch.nn.functional.gelu(self.product(self.norm(x)))
+        return added
+
+
+def library_module(*, num_blocks: int) -> LibraryModule:
+    """A network of another make: 8 x 8 pixels -> a vector of 24, with so many equal blocks."""
+    torch.manual_seed(4)
+    blocks = torch.nn.ModuleDict({"stem": torch.nn.Linear(192, 24)})
+    if num_blocks:
+        blocks["blocks"] = torch.nn.Sequential(*(Residual(24) for _ in range(num_blocks)))
+    network = torch.nn.Sequential(torch.nn.Flatten(), *blocks.values())
+    shape = LibraryShape("timm:made#0123456789ab", 8, 24)
+    return LibraryModule(network, Normalisation(255.0, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7)), shape).requires_grad_(False).eval()
 
 
 @needs_compiler
@@ -79,3 +107,39 @@ def test_the_program_can_compile() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout == "hidden\n"
+
+
+@needs_compiler
+@pytest.mark.soak
+@pytest.mark.parametrize(("precision", "nearness"), [("fp32", 2e-6), ("bf16", 3e-2)])
+def test_a_library_towers_equal_blocks_are_compiled_once(precision: str, nearness: float) -> None:
+    module = library_module(num_blocks=4)
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
+    spread = (pixels / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.5, 0.6, 0.7])
+    wide = library_module(num_blocks=4).network.double()
+    exact = wide(torch.from_numpy(spread.transpose(0, 3, 1, 2))).numpy()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    engine = Engine(module, device="cpu", precision=precision, compile=True, batch_size=3)  # type: ignore[arg-type]
+    found = engine.embed(pixels)
+    assert (engine.describe()["compiled"], engine.describe()["form"]) == (True, "compiled")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    np.testing.assert_allclose(found, exact, rtol=0, atol=nearness * np.abs(exact).max())
+    engine.close()
+
+
+def test_a_library_tower_without_equal_blocks_is_computed_as_written_and_a_line_says_so() -> None:
+    module = library_module(num_blocks=0)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    said: list[str] = []
+    with told_to(said.append):
+        engine = Engine(module, device="cpu", precision="fp32", compile=True)
+    assert said == ["--compile: timm:made#0123456789ab has no repeated blocks to compile: computed as it is written"]
+    assert (engine.describe()["compiled"], engine.describe()["form"]) == (False, "plain")
+    np.testing.assert_array_equal(engine.embed(pixels), Engine(module, device="cpu", precision="fp32").embed(pixels))
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "int8"), ("cuda", "fp8")])
+def test_small_integers_and_floats_are_for_clips_own_shapes(device: str, precision: str) -> None:
+    with pytest.raises(BeholderError, match=f"--precision {precision}: only for CLIP's own shapes; choose bf16, fp32 or auto"):
+        build_backend(library_module(num_blocks=2), torch.device(device), precision)  # type: ignore[arg-type]

@@ -262,7 +262,7 @@ def build_backend(
     compile: bool = False,
     num_threads: int | None = None,
 ) -> Backend:
-    """Raises BeholderError for a precision that the device or the tower does not have, and for a tower without blocks to compile."""
+    """Raises BeholderError: the device or the tower lacks the precision, or a tower to compile has no repeated blocks."""
     if precision not in _HAS[device.type]:
         choices = ", ".join(_HAS[device.type])
         raise BeholderError(f"--precision {precision}: not on {device.type}; choose one of {choices} or auto")

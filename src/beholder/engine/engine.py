@@ -101,9 +101,11 @@ class Engine:
             raise BeholderError(f"--batch-size {batch_size}: it must be at least 1")
         self.device = find_device(device)
         self.image_px, self.dim = tower.shape.image_px, tower.shape.dim
-        is_module = isinstance(tower, ClipVisionTower | LibraryModule)
-        self._tower: ClipVisionTower | LibraryModule = tower if is_module else tower.module  # type: ignore[assignment,union-attr]
-        self._sha256 = "" if is_module else tower.sha256  # type: ignore[union-attr]
+        self._tower: ClipVisionTower | LibraryModule
+        if isinstance(tower, ClipVisionTower | LibraryModule):
+            self._tower, self._sha256 = tower, ""
+        else:
+            self._tower, self._sha256 = tower.module, tower.sha256
         self._compile = self.device.type == "cuda" if compile is None else compile
         self._num_threads = num_threads
         self._heads = tuple(head for head in heads if head.dim == self.dim)
@@ -127,18 +129,19 @@ class Engine:
         """Take the compiled form where torch can make it and it gives what the plain one gives; else say so and stay."""
         plain, began = self._backend, time.perf_counter()
         self.batch_size = self.batch_size or self._found_batch_size()
-        compiled = self._built(compile=True)
-        if compiled.form_name != "compiled":  # (int8 has a form of its own)
-            self._compile = False
-            return
+        compiled = plain
         try:
+            compiled = self._built(compile=True)
+            if compiled.form_name != "compiled":  # (int8 has a form of its own)
+                self._compile = False
+                return
             exact = build_backend(self._tower, self.device, "fp32", num_threads=self._num_threads)
             with doing("compiling the tower"), contextlib.closing(exact):
                 why = compiled_fault(exact, plain, compiled, self.image_px, self.batch_size)
         except (BeholderError, torch.OutOfMemoryError) as error:
             why = " ".join(str(error).split()).partition("; leave")[0]
         self.compile_seconds = time.perf_counter() - began
-        (compiled if why else plain).close()
+        (compiled if why else plain).close()  # a back end that is closed can be used again
         if why:
             self._compile = False
             say(f"{why}: computed as it is written")
