@@ -91,6 +91,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "io",
         "kernels",
+        "libraries",
         "models",
         "notices",
         "options",

@@ -17,6 +17,8 @@ from beholder.planning.bench import bench
 from beholder.planning.options import BenchOptions
 from beholder.planning.rates import SizeRate, fitted, load, through
 from beholder.planning.storage_rate import measure_storage
+from oracles import program
+from oracles.library_models import saved, siglip
 from oracles.picture_jobs import picture_bytes
 
 
@@ -128,3 +130,36 @@ def test_a_published_tower_by_any_of_its_names(here: Path, monkeypatch: pytest.M
     assert tower_name("org/other") == "org/other"
     Path("tower").mkdir()
     assert tower_name("tower") == str(here.resolve() / "tower")
+    assert tower_name("timm:some_vit.tag@./weights.pt#0123456789ab") == tower_name("timm:some_vit.tag") == "timm:some_vit.tag"
+    assert tower_name("transformers:./tower") == f"transformers:{here.resolve() / 'tower'}"
+    assert tower_name("open_clip:ViT-L-14-quickgelu/openai") == "openai/clip-vit-large-patch14"
+
+
+def bench_and_plan(*words: str) -> tuple[str, int]:
+    done = program.beholder(*words, cwd=Path.cwd())
+    return (done.stderr.strip().splitlines()[-1] if done.returncode else done.stdout), done.returncode
+
+
+@pytest.mark.slow
+def test_a_tower_of_another_library(here: Path) -> None:
+    """It is measured with its own preprocessing, and planned with by its name; what it cannot do is one line."""
+    saved(Path("tower"), siglip)
+    where = ["--device", "cpu", "--max-time", "1", "-o", "rates.json"]
+    told, status = bench_and_plan("bench", "--backbone", "transformers:./tower", "--decoder", "scaled", *where)
+    assert (status, "--decoder scaled: a tower of another library comes with its own resize" in told) == (1, True), told
+    told, status = bench_and_plan("bench", "--backbone", "timm:no_such_tower", *where)
+    assert (status, "timm" in told) == (1, True), told
+    _, status = bench_and_plan("bench", "--backbone", "transformers:./tower", *where)
+    assert status == 0
+    found = load("rates.json")
+    assert found.decode is not None
+    assert found.decode.image_px == 64
+    assert {tower.backbone for tower in found.towers} == {f"transformers:{here.resolve() / 'tower'}"}
+    assert (found.towers[0].precision, found.towers[0].dim, found.towers[0].is_random) == ("fp32", 48, False)
+    planned, status = bench_and_plan(
+        "plan", "--count", "1000", "--rates", "rates.json", "--backbone", "transformers:tower/../tower@./tower", "--json"
+    )
+    assert status == 0, planned
+    assert json.loads(planned)["stage_seconds"]["tower"] > 0
+    told, status = bench_and_plan("plan", "--count", "9", "--rates", "rates.json", "--backbone", "timm:vit_other")
+    assert (status, "beholder bench --backbone timm:vit_other measures it" in told) == (1, True), told

@@ -46,13 +46,14 @@ def bench(options: BenchOptions, *, clock: Clock = time.monotonic) -> tuple[Rate
             stored = measure_storage(place, seconds=options.max_time_s * SHARES["storage"], clock=clock)
         with doing("measuring the tower"):
             tower = find_tower(options, clock)
+            pixels = PixelOptions(size_px=tower.shape.image_px, decoder=options.decoder, transform=tower.transform)
             towers, notes = measure_tower(
                 tower, devices, options.precision, seconds=options.max_time_s * SHARES["tower"], clock=clock
             )
         with doing("measuring how pictures are decoded"):
             decode = measure_decoding(
                 {**made_photographs(folder), **own},
-                PixelOptions(size_px=tower.shape.image_px, decoder=options.decoder),
+                pixels,
                 own=_OWN if own else None,
                 seconds=options.max_time_s * SHARES["decode"],
                 clock=clock,

@@ -12,8 +12,10 @@ from typing import Any
 
 from beholder.errors import InputError
 from beholder.io import records, storage
+from beholder.libraries.names import is_place
 from beholder.models.backbones import canonical_backbone
 from beholder.models.catalog import tower_file_named
+from beholder.models.towers import library_name
 
 FORMAT, VERSION = "beholder-rates", 1
 KEPT_AS = "rates.json"
@@ -147,9 +149,16 @@ class Rates:
 
 
 def tower_name(name: str) -> str:
-    """A tower's name as rates have it: of a published tower its id, whatever it was called; of a local file its whole path."""
+    """A tower's name as rates have it: of a published tower its id, whatever it was called; of a local file its whole path.
+
+    Of another library's tower LIBRARY:MODEL, whatever its weights; of transformers' own folders their whole path.
+    """
     if Path(name).exists():
         return str(Path(name).resolve())
+    if (other := library_name(name)) is not None:
+        if other.library == "transformers" and is_place(other.place):
+            return f"{other.library}:{Path(other.place).expanduser().resolve()}"
+        return f"{other.library}:{other.model}"
     entry = tower_file_named(name)
     return canonical_backbone(entry.backbone if entry is not None else name) or name
 

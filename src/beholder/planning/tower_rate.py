@@ -14,7 +14,9 @@ from beholder.engine.engine import Engine
 from beholder.errors import BeholderError, HeadError, InputError
 from beholder.models.backbones import TowerShape, find_backbone
 from beholder.models.clip import ClipVisionTower, random_tower
-from beholder.models.towers import Tower, load_tower
+from beholder.models.library_module import LibraryModule, LibraryShape
+from beholder.models.library_towers import LibraryTower
+from beholder.models.towers import Tower, load_any_tower
 from beholder.planning.clock import Clock
 from beholder.planning.options import BenchOptions
 from beholder.planning.rates import TowerRate, tower_name
@@ -35,14 +37,24 @@ class BenchTower:
     """
 
     name: str
-    module: ClipVisionTower | Tower
+    module: ClipVisionTower | Tower | LibraryTower
     load_s: float
     is_random: bool
 
     @property
-    def shape(self) -> TowerShape:
+    def shape(self) -> TowerShape | LibraryShape:
         """Its sizes."""
         return self.module.shape
+
+    @property
+    def network(self) -> ClipVisionTower | LibraryModule:
+        """What computes, without what is known of it."""
+        return self.module if isinstance(self.module, ClipVisionTower) else self.module.module
+
+    @property
+    def transform(self) -> str:
+        """Another library's preprocessing; "" for CLIP's own pixels."""
+        return self.module.transform if isinstance(self.module, LibraryTower) else ""
 
 
 def find_tower(options: BenchOptions, clock: Clock) -> BenchTower:
@@ -50,11 +62,11 @@ def find_tower(options: BenchOptions, clock: Clock) -> BenchTower:
     name = tower_name(options.backbone)
     began = clock()
     try:
-        tower = load_tower(options.backbone, offline=True)
+        tower = load_any_tower(options.backbone, offline=True)
     except HeadError:
         known = find_backbone(name)
         if known is None:
-            tower = load_tower(options.backbone, offline=options.offline)
+            tower = load_any_tower(options.backbone, offline=options.offline)
         else:
             return BenchTower(name, random_tower(known.shape), 0.0, is_random=True)
     return BenchTower(name, tower, clock() - began, is_random=False)
@@ -75,7 +87,7 @@ def measure_tower(
 
     Raises BeholderError where none could be measured.
     """
-    asked = [(device, one) for device in devices for one in _precisions(device, precision)]
+    asked = [(device, one) for device in devices for one in _precisions(tower, device, precision)]
     found: list[TowerRate] = []
     notes: list[str] = []
     for device, one in asked:
@@ -88,10 +100,10 @@ def measure_tower(
     return found, notes
 
 
-def _precisions(device: str, asked: str) -> list[str]:
+def _precisions(tower: BenchTower, device: str, asked: str) -> list[str]:
     if asked != "auto":
         return [asked]
-    return ["fp32", *candidates(find_device(device))[:1]]
+    return ["fp32", *candidates(find_device(device), tower.network)[:1]]
 
 
 def _measured(tower: BenchTower, device: str, precision: str, seconds: float, clock: Clock) -> TowerRate:
