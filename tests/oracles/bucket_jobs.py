@@ -40,8 +40,9 @@ def local_files(folder: Path, start: str = "") -> dict[str, bytes]:
 
 
 def without_index(files: dict[str, bytes], start: str) -> dict[str, bytes]:
-    """The same without segments of the index of the run at `start`."""
-    return {name: data for name, data in files.items() if not SEGMENT.fullmatch(name.removeprefix(start))}
+    """The same without segments of the index of the run at `start`, and without the times that it took."""
+    own = {name: name.removeprefix(start) for name in files}
+    return {name: data for name, data in files.items() if not SEGMENT.fullmatch(own[name]) and own[name] != "run.json"}
 
 
 def make_arrays(folder: Path, num_rows: int = 90) -> Path:

@@ -29,11 +29,11 @@ from scoring.damage_runs import change_and_run, make_cases
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its bytes; the index, which is another one after each run, aside."""
+    """Every file below a folder with its bytes; the index and the times, which are others after each run, aside."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".zst"
+        if path.is_file() and path.suffix != ".zst" and path.name != "run.json"
     }
 
 
