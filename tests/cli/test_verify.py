@@ -76,7 +76,7 @@ def test_golden_without_the_pictures_fails_and_says_why(photos: Path) -> None:
     ("arguments", "text"),
     mostly_slow(
         [
-            ([], "name pictures, or use --golden"),
+            ([], "name pictures, or what a run wrote, or use --golden"),
             (["--golden", "in"], "not both"),
             (["in", "--pictures", "x"], "--pictures goes with --golden"),
             (["--golden", "--pictures", "nowhere"], "--pictures nowhere"),

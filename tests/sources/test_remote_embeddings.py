@@ -200,6 +200,7 @@ def test_a_folder_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path) ->
     assert [key for key in keys(s3, "scores/") if "/index-" not in key] == [
         "scores/beholder.json",
         *(f"scores/done/{name}.json" for name in names),
+        "scores/run.json",
         *(f"scores/scores/{name}.parquet" for name in names),
     ]
     frames = [pl.read_parquet(io.BytesIO(body(s3, key))) for key in keys(s3, "scores/scores/")]
