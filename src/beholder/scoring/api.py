@@ -160,7 +160,7 @@ def _by_field(options: dict[str, Any]) -> dict[str, Any]:
         known[item.name] = item.name
         for flag in item.metadata.get("flag", ()):
             if flag.startswith("--"):
-                known[flag.removeprefix("--").replace("-", "_")] = item.name
+                known[flag.split("/")[0].removeprefix("--").replace("-", "_")] = item.name
         if item.metadata.get("read") == "bytes":
             texts.add(item.name)
     found: dict[str, Any] = {}
