@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-slow soak lint bench bench-pictures bench-curation clean help
+.PHONY: demo test test-slow soak lint bench bench-pictures bench-curation bench-page clean help
 
 help:
 	@echo "make demo   the whole way on data it makes, under two minutes"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench  speed beside the memory limit and the tools people use today"
 	@echo "make bench-pictures  the same for pictures: decoding, and tars to scores (an hour)"
 	@echo "make bench-curation  selecting from 100 million rows, near-duplicates of a million, the live page (an hour)"
+	@echo "make bench-page  docs/benchmarks.md and its plots, from the results that are kept"
 	@echo "make peers  those tools, in an environment of their own (2 GB)"
 	@echo "make clean  removes $(VENV) and the demo's folder"
 
@@ -54,6 +55,9 @@ bench-curation: $(INSTALLED)
 	$(BIN)/python benchmarks/select_rows.py
 	$(BIN)/python benchmarks/duplicates.py --rows 1000000
 	$(BIN)/python benchmarks/browse.py
+
+bench-page: $(INSTALLED)
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf $(VENV) .venv-peers beholder-demo benchmarks/data

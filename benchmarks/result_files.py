@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,10 +18,23 @@ def month() -> str:
     return f"{datetime.date.today():%Y-%m}"
 
 
+def commit() -> str:
+    """A line that says which commit was measured, and whether files of the program differed from it."""
+
+    def told(*words: str) -> str:
+        return subprocess.run(["git", "-C", REPOSITORY, *words], capture_output=True, text=True).stdout.strip()
+
+    found = told("log", "-1", "--format=%h of %cs")
+    changed = told("status", "--short", "--", "src", "benchmarks/*.py")
+    return f"- commit {found or 'unknown'}" + (", with changes that were not committed" if changed else "")
+
+
 def save(theme: str, lines: list[str], device: str | None = None) -> Path:
     """Write the lines to benchmarks/results, named by the device (default: the processor); returns the path."""
     name = re.sub(r"\W+", "-", device or machine.processor().split(" (")[0]).strip("-").lower()
     target = REPOSITORY / "benchmarks" / "results" / f"{theme}_{name}_{datetime.date.today():%Y%m}.md"
+    last = max((at for at, line in enumerate(lines[:8]) if line.startswith("- ")), default=1)
+    lines = [*lines[: last + 1], commit(), *lines[last + 1 :]]
     target.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"written: {target.relative_to(REPOSITORY)}", file=sys.stderr)
     return target

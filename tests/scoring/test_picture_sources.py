@@ -191,7 +191,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("beholder.json", "run.json") and not path.name.endswith((".beholder.json", ".zst"))
+        if path.is_file()
+        and path.name not in ("beholder.json", "run.json")
+        and not path.name.endswith((".beholder.json", ".zst"))
     }
 
 
