@@ -207,6 +207,21 @@ def test_a_map_that_is_left_early_leaves_the_pool_as_new() -> None:
         next(pool_of(1).map(refs_of([b"early"])))
 
 
+def test_a_map_that_is_left_within_a_group_keeps_no_slot() -> None:
+    """Outcomes that came together with the last one that was looked at hold slots, too."""
+    with pool_of(1, num_slots=68) as pool:
+        for lap in range(8):
+            outcomes = pool.map((number, PictureRef(data=b"lap %d %d" % (lap, number))) for number in itertools.count())
+            for _ in range(3):
+                next(outcomes).release()
+            time.sleep(0.1)  # many are done by now, and come together
+            next(outcomes).release()
+            outcomes.close()  # type: ignore[attr-defined]
+        datas = [b"%d" % number for number in range(200)]
+        assert_right(run(pool, refs_of(datas)), datas)
+        assert sorted(pool._free) == list(range(68))
+
+
 @pytest.mark.slow
 def test_stats_tell_where_the_time_goes() -> None:
     with pool_of(2) as pool:

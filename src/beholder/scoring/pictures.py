@@ -458,7 +458,13 @@ class PictureStep(Step):
 
     def _new_pool(self, engine: Engine) -> DecodePool:
         slots = max(_LEAST_SLOTS, 2 * engine.call_size) + 4 * self._num_workers
-        return DecodePool(self.pixels, num_workers=self._num_workers, timeout_s=self._timeout_s, num_slots=slots)
+        return DecodePool(
+            self.pixels,
+            num_workers=self._num_workers,
+            timeout_s=self._timeout_s,
+            num_slots=slots,
+            stands_back=engine.device.type != "cpu",  # beside a tower on the same cores time limits would be tighter
+        )
 
     def _take_new(self, target: EmbeddedShard, outcomes: list[Outcome], batches: _Batches, *, are_new: bool) -> None:
         """Pictures of a shard that were decoded, or could not be."""

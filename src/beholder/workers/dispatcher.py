@@ -290,8 +290,10 @@ class Dispatcher:
         """Nobody waits for this job any more; `then` is called once it is done, at once where it is."""
         with self._told:
             job.is_dropped = True
-            job.then = then if job.reply is None else None
-        if job.then is None:
+            is_done = job.reply is not None
+            if not is_done:
+                job.then = then
+        if is_done:
             then()
 
     def check(self) -> None:

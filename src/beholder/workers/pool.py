@@ -140,6 +140,7 @@ class DecodePool:
         ahead_bytes: no more refs are taken while those that wait hold more bytes of `data` than this.
         most_deaths: so many deaths of workers with no picture in between end the job with BeholderError.
         decoder: "package.module:function" that workers decode with.
+        stands_back: workers leave cores first to other processes, such as the one that feeds a device with their pixels.
     """
 
     def __init__(
@@ -155,12 +156,13 @@ class DecodePool:
         ahead_bytes: int = 256 << 20,
         most_deaths: int = 200,
         decoder: str = DEFAULT_DECODER,
+        stands_back: bool = False,
     ) -> None:
         if num_workers < 0 or num_slots < 1 or num_readers < 1 or not timeout_s > 0:
             raise InputError("a decode pool needs 0 or more workers, 1 or more slots and readers, and a time limit above 0")
         self._options = WorkerOptions(
             decoder=decoder, pixels=options, timeout_s=timeout_s, max_bytes=max_bytes, num_readers=num_readers,
-            memory_bytes=memory_for(options.max_pixels) if memory_bytes is None else memory_bytes,
+            memory_bytes=memory_for(options.max_pixels) if memory_bytes is None else memory_bytes, stands_back=stands_back,
         )  # fmt: skip
         self._num_workers, self._num_slots = num_workers, num_slots
         self._ahead_bytes, self._most_deaths = ahead_bytes, most_deaths
@@ -216,7 +218,14 @@ class DecodePool:
         As `map_groups` does, one by one.
         """
         for group in self.map_groups(_Singly(refs)):
-            yield from group
+            num_given = 0
+            try:
+                for outcome in group:
+                    num_given += 1
+                    yield outcome
+            finally:  # closed early: nobody has seen the rest
+                for outcome in group[num_given:]:
+                    outcome.release()
 
     def map_groups(self, groups: Iterator[Refs]) -> Iterator[list[Outcome]]:
         """Make every picture of all `groups` (which may be endless): outcomes in the same order, many at a time.

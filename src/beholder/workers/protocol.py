@@ -50,6 +50,7 @@ class WorkerOptions:
         max_bytes: of one picture.
         memory_bytes: address space a worker may use beyond what it starts with; 0: no limit. Linux only.
         num_readers: URLs that one worker reads at the same time.
+        stands_back: whether it leaves cores first to others.
     """
 
     decoder: str
@@ -58,6 +59,7 @@ class WorkerOptions:
     max_bytes: int = 1 << 30
     memory_bytes: int
     num_readers: int = 1
+    stands_back: bool = False
 
 
 @dataclass(slots=True)

@@ -95,7 +95,8 @@ class _Job:
 def main(config: dict[str, Any]) -> None:
     """Serve until the pool closes its end of the socket; never returns."""
     set_up_process(config["parent"])
-    stand_back()
+    if config["options"]["stands_back"]:
+        stand_back()
     pixels = config["options"]["pixels"]
     if config["options"]["decoder"].startswith("beholder.") and not (pixels and pixels["transform"]):
         # numba looks for SciPy's BLAS, which no kernel of ours uses: half of the time that a worker takes to start.
