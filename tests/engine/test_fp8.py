@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from beholder import Head
 from beholder.engine import MAX_DRIFT
-from beholder.engine.backends import own_tower
+from beholder.engine.backends import candidates, own_tower
 from beholder.engine.drift import check_pictures, score_drift
 from beholder.engine.engine import Engine
-from beholder.engine.fp8 import Fp8Product, rounded_rows, with_fp8_products
+from beholder.engine.fp8 import Fp8Product, product_fault, rounded_rows, with_fp8_products
 from beholder.engine.self_check import refuse_drift
 from beholder.errors import BeholderError
 from beholder.kernels.scoring import Affine
@@ -113,6 +113,27 @@ def test_the_self_check_refuses_what_moves_scores_too_far() -> None:
         refuse_drift("fp8", {"fp32": 0.0})
     with pytest.raises(BeholderError, match="nan"):
         refuse_drift("fp8", {"fp8": float("nan")})
+
+
+def test_a_product_that_fails_is_a_line_and_no_exception() -> None:
+    """Whatever torch raises, as here where there is nothing to compute with."""
+    fault = product_fault(torch.device("meta"))
+    assert fault is not None
+    assert fault.startswith(f"torch {torch.__version__} cannot do float8 products here (")
+    assert "\n" not in fault
+
+
+def test_the_parts_of_a_product_move_with_it() -> None:
+    product = Fp8Product(torch.nn.Linear(48, 32))
+    assert {name: (tuple(part.shape), part.dtype) for name, part in product.named_buffers()} == {
+        "weight": ((32, 48), torch.float8_e4m3fn), "scales": ((1, 32), torch.float32), "bias": ((32,), torch.bfloat16),
+    }  # fmt: skip
+    assert not list(product.parameters())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_auto_never_tries_it(device: str) -> None:
+    assert "fp8" not in candidates(torch.device(device), random_tower(SHAPE))
 
 
 def test_a_processor_has_none() -> None:

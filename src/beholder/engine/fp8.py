@@ -33,6 +33,18 @@ def fp8_fault(tower: ClipVisionTower, device: torch.device) -> str | None:
     shape = tower.shape
     if shape.width % _MULTIPLE or shape.mlp_width % _MULTIPLE:
         return f"the tower's widths ({shape.width}, {shape.mlp_width}) are no multiples of {_MULTIPLE}"
+    return product_fault(device)
+
+
+def product_fault(device: torch.device) -> str | None:
+    """Why a small product fails there, in one line; None where it does not. Builds differ in which scales they take."""
+    try:
+        linear = nn.Linear(_MULTIPLE, _MULTIPLE, device=device)
+        x = torch.ones(_MULTIPLE, _MULTIPLE, dtype=torch.bfloat16, device=device)
+        with torch.inference_mode():
+            Fp8Product(linear)(x).cpu()  # (waits for the card, which tells of some failures late)
+    except Exception as error:  # what torch raises here differs from version to version
+        return f"torch {torch.__version__} cannot do float8 products here ({' '.join(str(error).split())[:200]})"
     return None
 
 
@@ -46,13 +58,17 @@ def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 class Fp8Product(nn.Module):
     """What a Linear computes, in float8: (..., K) bfloat16 -> (..., N) bfloat16."""
 
+    weight: Tensor
+    scales: Tensor
+    bias: Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         """Round the weights (N, K) of `linear`, one scale for each output."""
         super().__init__()
         small, scales = rounded_rows(linear.weight.detach())
-        self.weight = nn.Buffer(small)  # [N, K]
-        self.scales = nn.Buffer(scales.t().contiguous())  # [1, N]
-        self.bias = nn.Buffer(linear.bias.detach().to(torch.bfloat16))
+        self.register_buffer("weight", small)  # [N, K]
+        self.register_buffer("scales", scales.t().contiguous())  # [1, N]
+        self.register_buffer("bias", linear.bias.detach().to(torch.bfloat16))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
