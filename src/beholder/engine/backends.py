@@ -238,15 +238,12 @@ def own_tower(tower: ClipVisionTower, device: torch.device, dtype: torch.dtype) 
     return copy.requires_grad_(False).eval()
 
 
-def candidates(device: torch.device, tower: ClipVisionTower | LibraryModule, *, compile: bool = False) -> list[Precision]:
-    """What "auto" tries beside fp32, the likely fastest first."""
+def candidates(device: torch.device, tower: ClipVisionTower | LibraryModule) -> list[Precision]:
+    """What "auto" tries beside fp32, the likely fastest first. fp8, of which no card's speed is known, is had by name only."""
     if isinstance(tower, LibraryModule) and device.type == "cpu":
         return ["bf16"] if is_fast_in_bf16() else []
     found: dict[str, list[Precision]] = {"cpu": ["int8", "bf16"], "cuda": ["fp16", "bf16", "tf32"]}
-    has_fp8 = compile and device.type == "cuda" and isinstance(tower, ClipVisionTower)
-    compiled_only: list[Precision] = ["fp8"] if has_fp8 else []
-    """Rounding tokens costs more than the products save, unless it is part of other kernels."""
-    return [*compiled_only, *found.get(device.type, [])]
+    return found.get(device.type, [])
 
 
 def default_batch_size(device: torch.device, shape: TowerShape | LibraryShape) -> int | None:

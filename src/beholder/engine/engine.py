@@ -73,7 +73,7 @@ class Engine:
         *,
         device: str = "auto",
         precision: Precision | Literal["auto"] = "auto",
-        compile: bool | None = False,
+        compile: bool = False,
         batch_size: int | None = None,
         num_threads: int | None = None,
         heads: Sequence[Head] = (),
@@ -87,8 +87,8 @@ class Engine:
                 pictures, against float32 on the same device, stays inside 0.02 and that is worth it. Measured once for these
                 weights, device and version of torch, then remembered; a head for which the drift is larger gets a more exact
                 one.
-            compile: have the blocks compiled by `torch.compile` (once for all; on a processor it needs a C++ compiler). None:
-                on CUDA. Where torch cannot compile, or what comes out is something else, the tower is computed as it is
+            compile: have the blocks compiled by `torch.compile` (once for all; on a processor it needs a C++ compiler).
+                Where torch cannot compile, or what comes out is something else, the tower is computed as it is
                 written, and a line says so.
             batch_size: pictures computed together; None: 2 on a processor's core, found by trying on CUDA.
             num_threads: cores used on a processor; None: as many as torch uses.
@@ -106,7 +106,7 @@ class Engine:
             self._tower, self._sha256 = tower, ""
         else:
             self._tower, self._sha256 = tower.module, tower.sha256
-        self._compile = self.device.type == "cuda" if compile is None else compile
+        self._compile = compile
         self._num_threads = num_threads
         self._heads = tuple(head for head in heads if head.dim == self.dim)
         self._check: dict[str, Any] | None = None
@@ -117,10 +117,10 @@ class Engine:
         self.batch_size = batch_size or default_batch_size(self.device, tower.shape)
         self.compile_seconds = 0.0
         self._backend: Backend = self._built(compile=False)
-        if self.precision == "fp8":
-            refuse_drift("fp8", self.check()["drift"])
         if self._compile:
             self._have_compiled()
+        if precision == "fp8":  # asked for by name; in the form that will compute
+            refuse_drift("fp8", self.check()["drift"])
 
     def _built(self, *, compile: bool) -> Backend:
         return build_backend(self._tower, self.device, self.precision, compile=compile, num_threads=self._num_threads)

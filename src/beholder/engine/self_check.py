@@ -112,7 +112,7 @@ def self_check(
         "fp32",
         *(
             name
-            for name in (only or candidates(situation.device, situation.tower, compile=situation.compile))
+            for name in (only or candidates(situation.device, situation.tower))
             if name != "fp32"
         ),
     ]
@@ -188,7 +188,7 @@ def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool)
                 with doing(f"trying precision {precision}"):
                     backends[precision] = build_backend(
                         situation.tower, situation.device, precision, num_threads=situation.num_threads,
-                        compile=situation.compile and (precision == "fp8" or not timed),
+                        compile=situation.compile and not timed,
                     )  # fmt: skip
                     opened.callback(backends[precision].close)
                     rows[precision] = _embedded(backends[precision], pictures, batch)()
