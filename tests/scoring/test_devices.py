@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from safetensors.torch import load_file, save_file
 import beholder
 from beholder.errors import BeholderError, InputError
 from beholder.scoring.devices import devices_of
+from beholder.scoring.messages import Failed, Job
+from beholder.scoring.pictures import plan_scores
 from beholder.scoring.score import embed, score
+from beholder.scoring.shards import fingerprint
 from beholder.scoring.summary import RunSummary
+from beholder.scoring.worker import ShardWorker
 from oracles.picture_jobs import embed_options, picture_bytes, plain_scores, score_options
 from oracles.processes import children_of, wait_until_gone
 from oracles.program import Forked
@@ -272,6 +277,32 @@ def test_another_tower_at_the_second_look_ends_the_run(
     )
     with pytest.raises(InputError, match=r"has another tower, or another kind of device, than the first worker: sha256 was"):
         score(options, on_plan=change)
+
+
+def test_a_worker_that_computes_otherwise_than_the_first_ends_the_run(
+    inputs: Path, tmp_path: Path, small_tower: Path, plain_head: Path
+) -> None:
+    """Its embeddings would differ from the others' under one record."""
+    options = score_options(sources_of(inputs), tmp_path / "out", small_tower, plain_head, device="cpu")
+    plan = plan_scores(options, str(tmp_path / "out"))
+    recipe, step = plan.recipe, plan.step
+    assert recipe.tower is not None
+    for name, value, words in (
+        ("compiled", True, "compiled was true, now it is false; --no-compile has all of them compute alike"),
+        ("form", "other", 'form was "other", now it is "plain"'),
+    ):
+        tower = replace(recipe.tower, engine={**recipe.tower.engine, name: value})
+        job = Job(
+            recipe=replace(recipe, tower=tower), folder=str(tmp_path), fingerprint=fingerprint(step.options),
+            options=dict(step.options), file_metadata=dict(step.file_metadata), columns=step.columns, earlier=None, done=[],
+            retry=False,
+        )  # fmt: skip
+        said: list[Any] = []
+        worker = ShardWorker(said.append, said.append)
+        worker.open(options)
+        worker.begin(job)
+        assert isinstance(said[-1], Failed)
+        assert str(said[-1].error).endswith(f"would compute the tower otherwise than the first worker: {words}")
 
 
 def test_bad_input_that_one_process_meets_ends_the_run_in_one_line(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:

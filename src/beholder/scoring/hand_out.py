@@ -151,7 +151,7 @@ class HandOut:
         self._workforce.close()
 
     def open_tower(self, options: Options, _: Sequence[Any]) -> tuple[Any, None]:
-        """What the first worker says of the tower (`pictures.OpenTower`); the others get its precision and batch size."""
+        """What the first worker says of the tower (`pictures.OpenTower`); the others get its precision, batch size and form."""
         self._options = options
         place = self._places[0]
         self._start(place)
@@ -166,7 +166,8 @@ class HandOut:
                 self._watch.worker_started(who.name)
                 assert message.tower is not None
                 size = message.tower.batch_size if message.tower.device_type == "cpu" else options.batch_size
-                self._options = replace(options, precision=message.tower.precision, batch_size=size)
+                is_compiled = bool(message.tower.engine["compiled"])
+                self._options = replace(options, precision=message.tower.precision, batch_size=size, compile=is_compiled)
                 return message.tower, None
             if isinstance(message, Failed):
                 raise message.error

@@ -195,6 +195,10 @@ def _check_tower(found: TowerFacts, wanted: TowerFacts) -> None:
     then, now = ({name: getattr(facts, name) for name in names} for facts in (wanted, found))
     if (changed := difference(then, now)) is not None:
         raise InputError(f"{_here()} has another tower, or another kind of device, than the first worker: {changed}")
+    then, now = ({name: facts.engine[name] for name in ("compiled", "form")} for facts in (wanted, found))
+    if (changed := difference(then, now)) is not None:
+        hint = "; --no-compile has all of them compute alike" if then["compiled"] != now["compiled"] else ""
+        raise InputError(f"{_here()} would compute the tower otherwise than the first worker: {changed}{hint}")
 
 
 def _check_inputs(parts: Sequence[Any]) -> None:
