@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from beholder.engine.backends import build_backend
+from beholder.engine.compiled import memory_error
 from beholder.engine.engine import Engine
 from beholder.errors import BeholderError
 from beholder.libraries.transforms import Normalisation
@@ -126,6 +127,22 @@ def test_a_library_towers_equal_blocks_are_compiled_once(precision: str, nearnes
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     np.testing.assert_allclose(found, exact, rtol=0, atol=nearness * np.abs(exact).max())
     engine.close()
+
+
+def test_memory_that_ran_out_is_found_behind_the_error_of_a_broken_capture() -> None:
+    def ended(first: Exception) -> BaseException:
+        try:
+            try:
+                raise first
+            finally:
+                raise RuntimeError("capture failed")
+        except RuntimeError as error:
+            return error
+
+    full = torch.OutOfMemoryError("full")
+    assert memory_error(ended(full)) is full
+    assert memory_error(full) is full
+    assert memory_error(ended(ValueError("other"))) is None
 
 
 def test_a_library_tower_without_equal_blocks_is_computed_as_written_and_a_line_says_so() -> None:

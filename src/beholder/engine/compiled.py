@@ -27,6 +27,20 @@ def cannot_compile(error: BaseException) -> BeholderError | None:
     return BeholderError(f"--compile: torch could not compile the tower ({text}); leave --compile out")
 
 
+def memory_error(error: BaseException) -> torch.OutOfMemoryError | None:
+    """That memory ran out, where this is behind an error: ending a broken capture raises one of its own over it."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, torch.OutOfMemoryError):
+            return one
+        if one is not None and one not in seen:
+            seen.append(one)
+            waiting += [one.__context__, one.__cause__]
+    return None
+
+
 class CompiledTower:
     """Computes as the tower it is given, some of whose blocks it compiles at the first batch of a size.
 
@@ -100,9 +114,9 @@ class Captured:
         try:
             with torch.cuda.graph(graph, stream=torch.cuda.current_stream(pixels.device), capture_error_mode="thread_local"):
                 found = self._compute(still)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if (known := memory_error(error)) is not None:
+                raise torch.OutOfMemoryError(str(known)) from None
             self._is_off = True
             say(f"batches run without a CUDA graph ({' '.join(str(error).split())[:200]})")
             return

@@ -110,11 +110,7 @@ def self_check(
     """
     trying: list[Precision] = [
         "fp32",
-        *(
-            name
-            for name in (only or candidates(situation.device, situation.tower))
-            if name != "fp32"
-        ),
+        *(name for name in (only or candidates(situation.device, situation.tower)) if name != "fp32"),
     ]
     kept = situation.remembered(trying)
     measured = kept.load()

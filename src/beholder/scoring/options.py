@@ -223,9 +223,7 @@ class PictureOptions:
         "auto", "auto: faster than fp32 where scores stay within 0.02 of it on a self-check.", choices=PRECISION_CHOICES
     )
     batch_size: int | None = option(None, "Pictures the device takes at once.", shown="found", least=1)
-    compile: bool | None = option(
-        None, "Run the tower through torch.compile.", flag=("--compile/--no-compile",), shown="on CUDA, for many pictures"
-    )
+    compile: bool | None = option(None, "Run the tower through torch.compile.", flag=("--compile/--no-compile",), shown="no")
     workers: int | None = option(
         None, "Processes that read and decode; 0: none.", flag=("--workers", "-j"), shown="by cores and device", least=0,
         most=MOST_WORKERS,

@@ -59,10 +59,6 @@ from beholder.workers.pool import DecodePool, Outcome
 if TYPE_CHECKING:
     from beholder.engine.engine import Engine
 
-COMPILED_FROM = 200_000
-"""From so many pictures on compiling pays on a GPU: it takes half a minute, and 0.2 ms a picture is much to gain."""
-_PICTURE_BYTES = 100_000
-_COMPILED_NOTE = "so many pictures are worth compiling the tower for; --no-compile leaves it as it is written"
 _CPU_SHARD_PICTURES, _DEVICE_SHARD_PICTURES = 512, 8192
 _MOST_SOURCES = 1000
 """Of more sources (every file of a folder by the shell) no list is kept in the record; their samples are their paths."""
@@ -99,10 +95,8 @@ def _plan(options: Options, out: str, known: Sequence[PicturePart] | None, open_
     if not options.overwrite:
         output.check_place()
     with doing("loading the tower"):
-        tower, engine = (open_tower or open_engine)(_settled(options, output, parts), heads)
-    is_compiled = bool(tower.engine["compiled"])
-    compile_notes = [_COMPILED_NOTE] if is_compiled and options.compile is None else []
-    options = replace(options, compile=is_compiled)
+        tower, engine = (open_tower or open_engine)(_settled(options, output), heads)
+    options = replace(options, compile=bool(tower.engine["compiled"]))
     pixels = pixels_for(options, tower)
     summary = RunSummary(
         output=out,
@@ -111,7 +105,7 @@ def _plan(options: Options, out: str, known: Sequence[PicturePart] | None, open_
         head_names=[head.name for head in heads],
         head_notes=[head.doubt for head in heads],
         warnings=list(tower.warnings),
-        notes=_notes(tower, pixels, parts) + compile_notes + _preset_notes(options, pixels, parts),
+        notes=_notes(tower, pixels, parts) + _preset_notes(options, pixels, parts),
         preset=pixels.preset,
         embeddings=output.kept_embeddings if keep is not None and heads else None,
         num_ignored=sum(part.num_ignored for part in parts),
@@ -184,26 +178,19 @@ def _what_is_kept(options: Options, out: str) -> WriteOptions | None:
     )
 
 
-def _settled(options: Options, output: RunOutput, parts: Sequence[PicturePart]) -> Options:
+def _settled(options: Options, output: RunOutput) -> Options:
     """With what "auto" and None stand for, as far as that is known before the device is.
 
     Where a run is continued, they are what it was begun with: another machine's check may choose another precision. Else the
-    tower is compiled (on CUDA) where the run is long enough to pay for it.
+    tower is compiled only where that is asked for.
     """
     before = {} if options.overwrite else output.earlier_options()
     recorded, was_compiled = before.get("--precision"), before.get("--compile")
     if options.precision == "auto" and recorded in PRECISIONS:
         options = replace(options, precision=recorded)
-    if options.compile is None and isinstance(was_compiled, bool):
-        return replace(options, compile=was_compiled)
-    if options.compile is None and options.precision != "fp8" and _about_pictures(parts) < COMPILED_FROM:
-        return replace(options, compile=False)
+    if options.compile is None:
+        options = replace(options, compile=was_compiled is True)
     return options
-
-
-def _about_pictures(parts: Sequence[PicturePart]) -> int:
-    """How many pictures there are, of archives that do not tell by their bytes."""
-    return sum(part.num_bytes // _PICTURE_BYTES if part.num_rows is None else part.num_rows for part in parts)
 
 
 def stamp_of(tower: TowerFacts, pixels: PixelOptions, keep: WriteOptions | None, *, hidden: bool = False) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def open_engine(options: Options, heads: Sequence[Head]) -> tuple[TowerFacts, En
         wanted,
         device=options.device,
         precision=options.precision,
-        compile=options.compile,
+        compile=bool(options.compile),
         batch_size=options.batch_size,
         num_threads=options.num_threads,
         heads=heads,
