@@ -31,6 +31,7 @@ Fetch = Callable[[str, Sequence[str], str], Path]
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _INDEX = f"{_SAFE}.index.json"
+_TORCH_FILES = (".bin", ".pt", ".pth")
 _MOST_TAGS = 6
 
 
@@ -174,6 +175,8 @@ def _timm_published(name: TowerName, cfg: Any, fetch: Fetch) -> tuple[Any, str]:
         return timm.create_model(name.model, pretrained=True), str(cfg.url)
     file = cfg.hf_hub_filename
     path = fetch(cfg.hf_hub_id, [file] if file else [_SAFE, _PICKLED], "main")
+    if path.suffix in _TORCH_FILES:
+        timm.models.load_state_dict(str(path), weights_only=True)  # refuses what is more than weights, before it is loaded
     overlay = {"file": str(path), "custom_load": cfg.custom_load == "hf"}
     return timm.create_model(name.model, pretrained=True, pretrained_cfg_overlay=overlay), _hub_page(cfg.hf_hub_id)
 
@@ -182,7 +185,7 @@ def _timm_own(path: Path, cfg: Any) -> dict[str, Any]:
     """Arguments with which timm loads a file strictly, whatever number of classes its classifier has, if any."""
     import timm
 
-    state = timm.models.load_state_dict(str(path))
+    state = timm.models.load_state_dict(str(path), weights_only=True)
     named = getattr(cfg, "classifier", None) or ()
     classifiers = (named,) if isinstance(named, str) else tuple(named)
     sizes = {len(state[f"{item}.weight"]) for item in classifiers if f"{item}.weight" in state}
