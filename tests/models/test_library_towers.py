@@ -205,6 +205,29 @@ def test_what_is_no_tower_is_refused_in_a_line(tmp_path: Path) -> None:
         inspect_tower(f"transformers:{tmp_path / 'good'}")
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "kind"),
+    [
+        ("config.json", "AutoConfig", "nobody-knows-it"),
+        ("preprocessor_config.json", "AutoImageProcessor", "NobodyKnowsItImageProcessor"),
+    ],
+)
+def test_code_that_comes_with_a_tower_is_never_run(file: str, name: str, kind: str, tmp_path: Path) -> None:
+    folder, trace = tmp_path / "tower", tmp_path / "was_run"
+    saved(folder, siglip)
+    before = load_any_tower(f"transformers:{folder}").sha256
+    (folder / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Own: pass\n")
+    edited(folder, "config.json", auto_map={"AutoConfig": "own.Own", "AutoModel": "own.Own"})
+    assert load_any_tower(f"transformers:{folder}").sha256 == before  # the library's own class does
+    edited(
+        folder, file, auto_map={name: "own.Own"}, **{"model_type" if file == "config.json" else "image_processor_type": kind}
+    )
+    with pytest.raises(HeadError, match="tower needs program code of its own, which is never run; give a tower of") as caught:
+        load_any_tower(f"transformers:{folder}")
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
 def test_pictures_of_several_sizes_are_refused(tmp_path: Path) -> None:
     saved(tmp_path / "tower", clip)
     edited(tmp_path / "tower", "preprocessor_config.json", do_center_crop=False)

@@ -297,13 +297,13 @@ def _transformers(name: TowerName, fetch: Fetch) -> Network:
         raise HeadError(f"{folder} is a file; give the folder with config.json and the weights beside it")
     if not ((folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file()):
         raise HeadError(f"{name.model} has no preprocessor_config.json, so it is no image tower, or not a whole one")
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-    kinds = [text for text in config.architectures or () if text.endswith("VisionModelWithProjection")]
-    loader = getattr(transformers, kinds[0]) if kinds else transformers.AutoModel
-    model, info = loader.from_pretrained(
-        folder, config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True
-    )
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    with _no_foreign_code(folder):
+        config = transformers.AutoConfig.from_pretrained(folder, **safe)
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **safe)
+        kinds = [text for text in config.architectures or () if text.endswith("VisionModelWithProjection")]
+        loader = getattr(transformers, kinds[0]) if kinds else transformers.AutoModel
+        model, info = loader.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True, **safe)
     has_texts = callable(getattr(model, "get_image_features", None))
     for part in _TEXT_PARTS if has_texts else ():
         if isinstance(getattr(model, part, None), nn.Module):
@@ -320,6 +320,19 @@ def _transformers(name: TowerName, fetch: Fetch) -> Network:
         transform=described("transformers", opens_rgb=True, **{"class": type(processor).__name__, "config": settings}),
         source=str(folder) if is_here else f"{_hub_page(name.model)}/tree/{revision}",
     )
+
+
+@contextlib.contextmanager
+def _no_foreign_code(folder: Path) -> Iterator[None]:
+    """Say in our words that a tower comes with program code of its own; the library would have one trust it."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise HeadError(
+            f"{folder} needs program code of its own, which is never run; give a tower of a kind that transformers itself has"
+        ) from None
 
 
 def _transformers_published(repo: str, revision: str, fetch: Fetch) -> Path:
