@@ -181,6 +181,23 @@ def test_embeddings_in_every_layout(tmp_path: Path, small_tower: Path, layout: s
     assert found_in(out) == [("damaged", f"done/{marker.name}")], "nothing is called extra for it"
 
 
+def some_pictures(folder: Path, count: int = 3) -> str:
+    """A folder of so many pictures, behind a file that is none."""
+    folder.mkdir()
+    (folder / "0.png").write_bytes(b"no picture")
+    for number in range(1, 1 + count):
+        (folder / f"{number}.png").write_bytes(picture_bytes(number, "PNG"))
+    return str(folder)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_embeddings_in_one_file_beside_a_reject(tmp_path: Path, small_tower: Path, suffix: str) -> None:
+    out = tmp_path / f"out{suffix}"
+    summary = embed(embed_options(some_pictures(tmp_path / "photos"), out, small_tower))
+    assert (summary.num_scored, summary.num_rejected) == (3, 1)
+    assert check_result(str(out)).is_whole
+
+
 def test_pictures_kept_embeddings_and_what_is_told_apart(tmp_path: Path, small_tower: Path, plain_head: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()

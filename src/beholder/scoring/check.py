@@ -371,7 +371,8 @@ class _Check:
             return
         found.num_files = 1
         found.is_running = out.folder.exists() and any(is_there for _, is_there in holders(out.folder.root))
-        rows = {out.out: result.num_read if out.kind == "csv" else result.num_scored, out.rejects: result.num_rejected}
+        has_rejects = out.kind == "csv" and record.get("format") == SCORES.format  # (those of scores stand in their place)
+        rows = {out.out: result.num_read if has_rejects else result.num_scored, out.rejects: result.num_rejected}
 
         def look(place: str) -> Finding | None:
             one = written[place]
