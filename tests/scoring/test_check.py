@@ -245,3 +245,65 @@ def test_in_a_bucket(s3: None, rows: Path, small_head: Path, suffix: str) -> Non
     if not suffix:
         assert score(job(rows, out, small_head)).damaged == [SHARDS[4]]
         assert check_result(out).is_whole
+
+
+@pytest.mark.parametrize("suffix", ["", ".parquet"])
+def test_kept_embeddings_without_their_stamp_and_with_more_beside_them(
+    tmp_path: Path, small_tower: Path, plain_head: Path, suffix: str
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    score(score_options(some_pictures(tmp_path / "photos"), out, small_tower, plain_head, keep_embeddings=True))
+    kept = Path(f"{out}.embeddings") if suffix else out / "embeddings"
+    assert check_result(str(out)).is_whole
+    np.save(kept / "img_emb" / "img_emb_9999.npy", np.zeros((2, 3)))
+    (kept / "metadata" / "more.parquet").write_bytes(b"of somebody's")
+    stamp = (kept / "beholder.json").read_bytes()
+    (kept / "beholder.json").unlink()
+    found = sorted((one.kind, one.file) for one in check_result(str(out)).findings)
+    assert found == [
+        ("extra", f"{kept}/img_emb/img_emb_9999.npy"),
+        ("extra", f"{kept}/metadata/more.parquet"),
+        ("missing", f"{kept}/beholder.json"),
+    ]
+    (kept / "img_emb" / "img_emb_9999.npy").unlink()
+    (kept / "metadata" / "more.parquet").unlink()
+    (kept / "beholder.json").write_bytes(stamp[:-20])
+    assert [(one.kind, one.file) for one in check_result(str(out)).findings] == [("damaged", f"{kept}/beholder.json")]
+
+
+def test_a_record_that_does_not_say_how_many_shards_there_are(rows: Path, tmp_path: Path, small_head: Path) -> None:
+    out = tmp_path / "out"
+    score(job(rows, out, small_head))
+    folder = RunFolder(out)
+    record = folder.read_record()
+    assert record is not None
+    folder.write_record({key: value for key, value in record.items() if key not in ("planned", "sha256")})
+    found = check_result(str(out))
+    assert (found.is_whole, found.findings, found.num_planned) == (False, [], None)
+    ended = beholder("verify", str(out))
+    assert ended.returncode == 1
+    assert "its record does not say how many shards there are; run the same command again" in ended.stderr
+
+
+def test_a_file_whose_time_cannot_be_changed(
+    rows: Path, tmp_path: Path, small_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    out = tmp_path / "out"
+    score(job(rows, out, small_head))
+    flip(out / "scores" / f"{SHARDS[1]}.parquet")
+    monkeypatch.setattr(os, "utime", refuse)
+    (finding,) = check_result(str(out)).findings
+    assert (finding.kind, "run the same command with --overwrite" in finding.mend) == ("damaged", True)
+
+
+def test_a_run_at_work_is_not_to_be_run_again(rows: Path, tmp_path: Path, small_head: Path) -> None:
+    out = tmp_path / "out"
+    score(job(rows, out, small_head))
+    (out / "done" / f"{SHARDS[2]}.json").unlink()
+    with RunFolder(out).locked():
+        ended = beholder("verify", str(out))
+    assert ended.returncode == 1
+    assert "1 of 10 shards are not done; a run works on it: wait until that has ended" in ended.stderr

@@ -111,8 +111,12 @@ def _what_is_wrong(found: CheckedResult) -> str:
         said[-1] += f" in {found.num_damaged_shards:,} of {found.num_shards:,} shards" if found.num_shards else ""
     if found.num_not_done:
         said.append(f"{found.num_not_done:,} of {found.num_planned:,} shards are not done")
+    if found.is_plan_unknown:
+        said.append("its record does not say how many shards there are")
     mends = list(dict.fromkeys(finding.mend for finding in found.findings))
     mend = mends[0] if len(mends) == 1 else "see above" if mends else "run the same command again to continue"
+    if found.is_running:
+        mend = f"a run works on it; once that has ended, {mend}" if mends else "a run works on it: wait until that has ended"
     return f"{found.output} is not whole: {', '.join(said)}; {mend}"
 
 

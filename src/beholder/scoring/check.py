@@ -1,6 +1,6 @@
-"""Whether what a run wrote is what it wrote: every file, record and count of a result, read again; nothing of it is changed.
+"""Whether what a run wrote is what it wrote: every file, record and count of a result, read again. No byte of it is changed.
 
-Memory does not grow with the bytes, and by eight of its own a file: done-markers are read as they are listed.
+A damaged file of this machine gets the present time, so that a run does not take it for the one it knows. Memory does not grow with the bytes, and by eight of its own a file: done-markers are read as they are listed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -43,16 +43,20 @@ _FOLDERS = (
     columns.IMAGES_FOLDER,
     columns.METADATA_FOLDER,
 )
+_KEPT = f"{columns.EMBEDDINGS_FOLDER}/"
 _NUMBERED = {columns.IMAGES_FOLDER, columns.METADATA_FOLDER}
 _AT_ONCE = 4096
 _PIECE_BYTES = 1 << 20
 _NPY_HEAD_BYTES = 4096
 
+NO_RECORD = "the record of the run is gone"
+NO_STAMP = "the stamp of the kept embeddings is gone, without which they are not known to be finished, nor what made them"
 AGAIN = "run the same command again: it makes damaged shards anew, and leaves the others as they are"
 OVERWRITE = "restore it from a copy, or run the same command with --overwrite"
 GONE = "restore it from a copy; without it this is no run any more: move the folder away, and run the same command"
 REMOVE = "run the same command again, which makes it anew or removes it"
 MOVE = "it was not written by beholder, and readers would take it for a part of the result: move it away"
+UNTOUCHED = "its time cannot be changed, so a run would take it for whole: run the same command with --overwrite"
 INDEX = "remove it: it only spares reading done-markers"
 
 
@@ -86,6 +90,7 @@ class CheckedResult:
         is_running: whether somebody works on it.
         num_shards: that are done, or None of a result that was joined to one file.
         num_planned: that there are in all, where that is known.
+        is_plan_unknown: whether it should be known and is not: the record of a run does not say it.
         num_files, num_bytes: that were read.
         num_unchecked: files of which no checksum is known; their sizes were compared, and Parquet files read.
         num_damaged_shards: shards with a finding.
@@ -97,6 +102,7 @@ class CheckedResult:
     is_running: bool = False
     num_shards: int | None = None
     num_planned: int | None = None
+    is_plan_unknown: bool = False
     num_files: int = 0
     num_bytes: int = 0
     num_unchecked: int = 0
@@ -114,7 +120,7 @@ class CheckedResult:
     @property
     def is_whole(self) -> bool:
         """Whether all of it is there, as it was written."""
-        return not self.counts.total() and not self.num_not_done
+        return not (self.counts.total() or self.num_not_done or self.is_plan_unknown)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -219,19 +225,28 @@ class _Check:
         folder, found = self._out.folder, self.found
         found.is_running = any(is_there for _, is_there in holders(folder.root))
         found.num_shards = 0
-        record = self._record(columns.STAMP_FILE) or {}
+        record = self._record(folder.place_of(columns.STAMP_FILE)) or {}
         planned = record.get(PLANNED)
         found.num_planned = planned.get("shards") if isinstance(planned, dict) else None
+        found.is_plan_unknown = bool(record) and found.num_planned is None and "result" not in record
+        keeps = False
         for name, looked in places.in_threads(lambda name: (name, self._look(name, record)), self._markers()):
             self._take(name, looked)
+            keeps = keeps or self._keeps(looked, record)
             self._on_progress(found.num_shards, found.num_planned or 0)
-        stamp = f"{columns.EMBEDDINGS_FOLDER}/{columns.STAMP_FILE}"
-        if places.entry_of(folder.place_of(stamp)) is not None:
-            self._record(stamp)
+        stamp = folder.place_of(f"{columns.EMBEDDINGS_FOLDER}/{columns.STAMP_FILE}")
+        if keeps or places.entry_of(stamp) is not None:
+            self._record(stamp, gone=(NO_STAMP, OVERWRITE))
         if not found.is_running:
             self._extra()
         for name in [one for one in self._top() if is_run_file(one)]:
-            self._record(name, mend="remove it: it only says how long runs took")
+            self._record(folder.place_of(name), mend="remove it: it only says how long runs took")
+
+    @staticmethod
+    def _keeps(looked: _Looked, record: Mapping[str, Any]) -> bool:
+        """Whether a shard of scores has embeddings beside them."""
+        files = looked.result.files if looked.result is not None else {}
+        return record.get("format") == SCORES.format and any(name.startswith(_KEPT) for name in files)
 
     def _markers(self) -> Iterator[str]:
         """Names of the shards that have a done-marker, as they are listed; segments of the index are looked at on the way."""
@@ -253,12 +268,11 @@ class _Check:
         except InputError:  # a run that is at work has replaced it meanwhile
             return
 
-    def _record(self, name: str, mend: str = OVERWRITE) -> dict[str, Any] | None:
-        """A record of the folder; None where it is gone or damaged, which is told."""
-        place = self._out.folder.place_of(name)
+    def _record(self, place: str, mend: str = OVERWRITE, gone: tuple[str, str] = (NO_RECORD, GONE)) -> dict[str, Any] | None:
+        """A record; None where it is damaged or gone (why that is bad, what to do), which is told."""
         data = places.read_all(place)
         if data is None:
-            self._tell(Finding("missing", place, "the record of the run is gone", GONE))
+            self._tell(Finding("missing", place, *gone))
             return None
         self.found.num_files += 1
         self.found.num_bytes += len(data)
@@ -313,10 +327,8 @@ class _Check:
             self._has_lost_numbers = True
             self._known.extend(_hash(one) for one in self._named(name))
         for finding in looked.findings:
-            self._tell(finding)
-            if finding.kind == "damaged" and not found.is_running and storage.is_local(root):
-                with contextlib.suppress(OSError):
-                    os.utime(finding.file)
+            is_known = finding.kind == "damaged" and not found.is_running and storage.is_local(root)
+            self._tell(_touched(finding) if is_known else finding)
 
     def _named(self, shard: str) -> list[str]:
         """Names that files of a shard may have."""
@@ -392,6 +404,21 @@ class _Check:
             self._on_progress(number, len(written))
         if out.rejects not in written and storage.exists(out.rejects):
             self._tell(Finding("extra", out.rejects, "the finished run rejected nothing", MOVE))
+        if record.get("format") == SCORES.format:
+            self._joined_embeddings(written)
+
+    def _joined_embeddings(self, written: Mapping[str, Any]) -> None:
+        """Check what stands beside the embeddings that were kept: their stamp, and whatever readers would take for a part."""
+        kept = f"{self._out.kept_embeddings}/"
+        stamp = kept + columns.STAMP_FILE
+        if any(place.startswith(kept) for place in written) or places.entry_of(stamp) is not None:
+            self._record(stamp, gone=(NO_STAMP, OVERWRITE))
+        if self.found.is_running:  # it may be putting them there
+            return
+        for name, _, _ in places.listing_with_times(kept.rstrip("/")):
+            is_table = is_shard_file(_KEPT + name) or PurePosixPath(name).suffix.lower() in TABLES
+            if is_table and kept + name not in written:
+                self._tell(Finding("extra", kept + name, "the finished run did not keep it", MOVE))
 
 
 @dataclass
@@ -401,6 +428,17 @@ class _Looked:
     marker: bytes | None
     result: ShardResult | None = None
     findings: list[Finding] = field(default_factory=list)
+
+
+def _touched(finding: Finding) -> Finding:
+    """Give a damaged file the present time; the finding with what to do where that fails."""
+    try:
+        os.utime(finding.file)
+    except FileNotFoundError:
+        return finding
+    except OSError:
+        return replace(finding, mend=UNTOUCHED)
+    return finding
 
 
 def _damage_of(place: str, num_bytes: int, sha256: str | None, mend: str) -> Finding | None:
