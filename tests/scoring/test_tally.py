@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from beholder.scoring.shards import Shard, ShardResult
-from beholder.scoring.summary import PartSize, Tally
+from beholder.scoring.summary import PartSize, ShardCounts, Tally
 from oracles.tar_making import tar as tar_of
 
 
@@ -116,3 +117,26 @@ def test_a_total_that_somebody_knows_counts() -> None:
     assert tally.total() == (7, True)
     tally.add(shard(0), 9, 1, 0)
     assert tally.total() == (9, True)
+
+
+def test_a_total_is_asked_for_while_another_thread_counts() -> None:
+    """Parts of 4 rows come and go, 300 of them; what is asked meanwhile neither fails nor falls below what is done."""
+    shards = [shard(part) for part in range(300)]
+    tally = Tally(shards, [tar(2048)] * 300)
+    over = threading.Event()
+
+    def count() -> None:
+        for _ in range(30):
+            for one in shards:
+                tally.put(one, ShardCounts(4, 100, 0, 4))
+            for one in shards:
+                tally.put(one, ShardCounts(4, 100, 0, 4), is_done=True)
+        over.set()
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    while not over.is_set():
+        total, _ = tally.total()
+        assert total is None or total >= 4
+    thread.join()
+    assert tally.total() == (1200, True)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from beholder.errors import OutputError
 from beholder import BeholderError
 from beholder.io import records
 from beholder.notices import told_to
@@ -319,6 +320,24 @@ def test_lines_that_were_lost_are_counted(tmp_path: Path) -> None:
     assert "the file would grow past the size limit of this system" in said[0]
     whole = json.dumps(line)
     assert path.read_text().splitlines() == [whole, whole[:10], json.dumps({**line, "lines_lost": 2}), whole]
+
+
+def test_a_pipe_needs_a_reader_and_is_never_waited_for(tmp_path: Path) -> None:
+    path, said = tmp_path / "pipe", []
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match="is a pipe that nobody reads"):
+        RunLog(str(path)).open()
+    log, line = RunLog(str(path)), {"time": "t", "run": "r", "event": "e" * 4000}
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    log.open()
+    with told_to(said.append):
+        for _ in range(100):  # 400 kB, and a pipe holds 64
+            log.write(line)
+    log.close()
+    read = b"".join(iter(lambda: os.read(reader, 1 << 20), b""))
+    os.close(reader)
+    assert read.startswith(json.dumps(line).encode() + b"\n")
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Whether what a run wrote is what it wrote: every file, record and count of a result, read again. No byte of it is changed.
 
-A damaged file of this machine gets the present time, so that a run does not take it for the one it knows. Memory does not grow with the bytes, and by eight of its own a file: done-markers are read as they are listed.
+A damaged file of this machine gets the present time, so that a run does not take it for the one it knows.
+
+Memory does not grow with the bytes, and by eight of its own a file: done-markers are read as they are listed.
 """
 
 from __future__ import annotations

@@ -65,13 +65,19 @@ class RunLog:
             self._place.parent.mkdir(parents=True, exist_ok=True)
             self._open()
         except OSError as error:
+            if error.errno == errno.ENXIO:
+                text = (
+                    f"--log-json {self._path} is a pipe that nobody reads, or a socket; start its reader first, or name a file"
+                )
+                raise OutputError(text) from error
             if error.errno not in _MAY_PASS:
                 raise writing_failed(self._path, error) from error
             self._warn(error)
 
     def _open(self) -> None:
         self._is_torn = self._is_torn or (self._place.is_file() and _is_torn(self._place))
-        self._file = os.open(self._place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # no run waits for a pipe's reader
+        self._file = os.open(self._place, flags, 0o666)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Add a line, at once. Where that fails one warning is said, and later lines are tried all the same."""

@@ -338,10 +338,11 @@ class Tally:
         """How many rows there are, and whether that is certain; None where there is nothing to tell it by yet."""
         if self._told is not None:
             return max(self._told, self.num_done), True
+        opened, ended = dict(self._open), dict(self._found)  # whoever counts goes on meanwhile
         known = about = left_bytes = rows = num_bytes = 0  # `rows` in `num_bytes` were read; so many more are in `left_bytes`
         is_certain = True
         for part, size in enumerate(self._sizes):
-            found = self._found.get(part) if size.num_rows is None else size.num_rows
+            found = ended.get(part) if size.num_rows is None else size.num_rows
             known += found or 0
             if found is not None:
                 if size.num_rows is None and size.about_rows is None and size.num_bytes:
@@ -354,14 +355,14 @@ class Tally:
                 left_bytes += size.num_bytes
             else:
                 return None, False
-            if part in self._open and size.is_plain and size.about_rows is None:
-                rows, num_bytes = rows + self._open[part][0], num_bytes + self._open[part][1]
+            if part in opened and size.is_plain and size.about_rows is None:
+                rows, num_bytes = rows + opened[part][0], num_bytes + opened[part][1]
         if is_certain:
             return max(known, self.num_done), True
         if left_bytes and not (rows and num_bytes):
             return None, False
         left = about + (left_bytes * rows / num_bytes if left_bytes else 0)
-        at_hand = sum(is_at[0] for part, is_at in self._open.items() if self._sizes[part].num_rows is None)
+        at_hand = sum(is_at[0] for part, is_at in opened.items() if self._sizes[part].num_rows is None and part not in ended)
         return max(round(known + max(left, at_hand)), self.num_done), False
 
     def _leave(self) -> None:
@@ -370,9 +371,10 @@ class Tally:
             self._close(self._at)
 
     def _close(self, part: int) -> None:
-        rows, _ = self._open.pop(part, (0, 0))
+        rows, _ = self._open.get(part, (0, 0))
         if self._sizes[part].num_rows is None:  # (such a part is one shard)
             self._found[part] = rows
+        self._open.pop(part, None)
 
 
 _WAITING_SHARE = 0.5

@@ -341,8 +341,14 @@ class Watch:
         return found if self._step is None else {**found, **self._step.stages.totals()}
 
     def _tick(self) -> None:
+        has_warned = False
         while not self._over.wait(METRICS_PAUSE_S):
-            self._write_metrics()
+            try:
+                self._write_metrics()
+            except Exception as error:  # one writing that fails ends neither the thread nor the run
+                if not has_warned:
+                    has_warned = True
+                    notices.say(f"the metrics could not be written this time: {type(error).__name__}: {one_line(str(error))}")
 
     def _write_metrics(self, status: int | None = None) -> None:
         """Write the metrics; `status`: of the end."""
