@@ -106,8 +106,19 @@ def test_several_files_of_rates_make_one(rates_file: Write) -> None:
     disks = rates_file("disks.json", decode=None, run=None, rows=None, towers=[], num_cores=32,
                        storage={"read_bytes_per_second": 1e7})  # fmt: skip
     found = planned("--count", COUNT, "--pixels", SMALL, "--rates", rates_file(), "--rates", disks)
-    assert (found["binds"], found["cores"]) == ("storage", 32)
+    assert (found["binds"], found["cores"]) == ("storage", 16)
     assert seconds(found) == pytest.approx(36_000 + 1.8 + 30)
+
+
+def test_cores_and_quiet_are_those_of_the_file_that_brings_the_stage(rates_file: Write) -> None:
+    others = rates_file("others.json", num_cores=32, busy=0.4)
+    decode = rates_file("decode.json", run=None, rows=None, storage=None, towers=[], num_cores=8, busy=0.2)
+    found = planned("--count", COUNT, "--pixels", SMALL, "--rates", others, "--rates", decode)
+    assert found["cores"] == 8
+    assert any("others had 40 % of the processor" in note for note in found["notes"])
+    found = planned("--count", COUNT, "--pixels", SMALL, "--rates", others, "--rates", rates_file())
+    assert found["cores"] == 16
+    assert not any("of the processor" in note for note in found["notes"]), "nothing of the busy file is taken"
 
 
 def test_other_words_for_the_count_and_what_is_printed(rates_file: Write) -> None:
@@ -179,6 +190,27 @@ def test_what_is_left_of_a_run_that_was_begun(rates_file: Write, here: Path, sma
     found = planned("tars", "--rates", rates_file(), "-o", "out")
     assert (found["count"], found["stage_seconds"]["tower"]) == (5, pytest.approx(5 / 2000))
     assert any("3 pictures are done in out" in note for note in found["notes"])
+
+
+def test_the_error_of_an_estimate_is_a_larger_share_of_what_is_left(
+    rates_file: Write, here: Path, small_tower: Path, plain_head: Path
+) -> None:
+    """20 tars of 2 or 3 pictures in turn, so that one part of two does 20 of 50; then two of them go, and 50 were done of fewer."""
+    Path("tars").mkdir()
+    for number in range(20):
+        pictures = [(f"{at}.jpg", picture_bytes(number, size=(64, 64 + 32 * (number % 3)))) for at in range(2 + number % 2)]
+        Path(f"tars/{number:02d}.tar").write_bytes(tar(pictures))
+    whole = planned("tars", "--rates", rates_file())
+    score(score_options(("tars",), here / "out", small_tower, plain_head, part="0/2"))
+    left = planned("tars", "--rates", rates_file(), "-o", "out")
+    assert left["count"] == pytest.approx(whole["count"] - 20, abs=1)
+    assert left["count_error"] == pytest.approx(whole["count_error"] * whole["count"] / left["count"], rel=0.05)
+    score(score_options(("tars",), here / "out", small_tower, plain_head))
+    for name in ("17", "19"):
+        Path(f"tars/{name}.tar").unlink()
+    ended = CliRunner().invoke(app, ["plan", "tars", "--rates", rates_file(), "-o", "out"])
+    assert "50 pictures are done, and about 4" in str(ended.exception)
+    assert "what is left cannot be told; beholder status out" in str(ended.exception)
 
 
 def test_rates_of_this_machine_are_found(rates_file: Write, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

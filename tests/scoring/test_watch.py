@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beholder.errors import OutputError
 from beholder import BeholderError
+from beholder.errors import OutputError
 from beholder.io import records
 from beholder.notices import told_to
 from beholder.scoring.metrics import METRICS

@@ -18,6 +18,9 @@ from beholder.scoring.status import status_of
 from beholder.sources.reader import ReadOptions, SourceOptions
 
 _BUSY = 0.1
+_NOT_COMPILED = (
+    "rates are those of a tower that is not compiled; a run with --compile takes another time, which bench does not measure"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ def plan(options: PlanOptions) -> JobPlan:
     )  # fmt: skip
     if tower.is_random:
         notes.append(f"{tower.backbone} was measured with random weights; rates do not depend on them, its loading does")
-    notes += _about_storage(rates)
+    notes += [*_about_storage(rates), _NOT_COMPILED]
 
     def calculate(setup: Setup) -> Estimate:
         return estimate_pictures(inputs.work, chosen, setup, keeps_embeddings=options.keep_embeddings)
@@ -126,7 +129,7 @@ def _of_rows(options: PlanOptions, rates: Rates, inputs: Inputs, notes: list[str
         factor = rows.dim / inputs.dim
         rows = replace(rows, rows_per_second=rows.rows_per_second * factor)
         notes.append(f"measured on embeddings of {rows.dim} numbers, these have {inputs.dim}: rows/s in proportion")
-    setup = Setup(machines=options.machines, cores=options.cores or rates.num_cores, is_gpu=False)
+    setup = Setup(machines=options.machines, cores=options.cores or rows.num_cores, is_gpu=False)
     notes += _about_storage(rates)
     return _made(inputs, setup, lambda setup: estimate_rows(inputs.work, rows, place, setup), None, notes)
 
@@ -149,16 +152,27 @@ def _told(options: PlanOptions, rates: Rates) -> Inputs:
 
 
 def _left(inputs: Inputs, out: str) -> Inputs:
-    """What is left of work of which `out` has some already. Raises InputError: all is done."""
+    """What is left of work of which `out` has some already; the whole's error is a larger share of it.
+
+    Raises InputError: all is done, or as much as an estimate says there is.
+    """
     if not storage.exists(out):
         return inputs
-    done = status_of(out).num_read
-    left = max(0.0, inputs.work.num_rows - done)
-    if not left:
+    done, whole = status_of(out).num_read, inputs.work.num_rows
+    left = max(0.0, whole - done)
+    if not left and inputs.error == 0:
         raise InputError(f"{out}: all {done:,} {inputs.unit} are done; nothing is left to plan")
-    share = left / inputs.work.num_rows
-    work = replace(inputs.work, num_rows=left, read_bytes=inputs.work.read_bytes * share)
-    return replace(inputs, work=work, notes=(*inputs.notes, f"{done:,} {inputs.unit} are done in {out}; this is what is left"))
+    if not left:
+        raise InputError(
+            f"{out}: {done:,} {inputs.unit} are done, and about {whole:,.0f} were estimated in all, so what is left cannot be "
+            f"told; beholder status {out} says how many shards are left"
+        )
+    note = f"{done:,} {inputs.unit} are done in {out}; this is what is left"
+    error = None if inputs.error is None else inputs.error * whole / left
+    if error:
+        note += f", ± {100 * error:.1f} % of it"
+    work = replace(inputs.work, num_rows=left, read_bytes=inputs.work.read_bytes * left / whole)
+    return replace(inputs, work=work, error=error, notes=(*inputs.notes, note))
 
 
 def _choice(options: PlanOptions, rates: Rates) -> tuple[TowerRate, Setup]:

@@ -190,6 +190,8 @@ def load(path: str) -> Rates:
 def load_all(paths: Sequence[str]) -> Rates:
     """The rates in several files as one: of each stage those of the last file that has it; none: those of this machine.
 
+    Cores are those that the decoding was measured on, where it was; `busy` is the most of any file of which something is taken.
+
     Raises InputError.
     """
     if not paths:
@@ -197,13 +199,16 @@ def load_all(paths: Sequence[str]) -> Rates:
         if not kept.exists():
             raise InputError("no rates of this machine are known: run beholder bench first, or name a file of rates (--rates)")
         return load(str(kept))
-    found = load(paths[0])
-    for path in paths[1:]:
-        more = load(path)
-        stages = {name: value for name in ("decode", "run", "storage", "rows") if (value := getattr(more, name)) is not None}
-        known = {_key(tower): tower for tower in (*found.towers, *more.towers)}
-        found = replace(found, towers=tuple(known.values()), num_cores=more.num_cores, **stages)
-    return found
+    files = [load(path) for path in paths]
+    last = {name: file for file in files for name in ("decode", "run", "storage", "rows") if getattr(file, name) is not None}
+    towers = {_key(tower): (tower, file) for file in files for tower in file.towers}
+    return replace(
+        files[0],
+        num_cores=last.get("decode", files[0]).num_cores,
+        busy=max((file.busy for file in (*last.values(), *(file for _, file in towers.values()))), default=0.0),
+        towers=tuple(tower for tower, _ in towers.values()),
+        **{name: getattr(file, name) for name, file in last.items()},
+    )
 
 
 def _key(tower: TowerRate) -> tuple[str, str, str]:
