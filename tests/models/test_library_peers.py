@@ -132,6 +132,26 @@ save_file(randomise(timm.create_model("test_vit", pretrained=False), 5).state_di
 """
 )
 
+AT_URLS = (
+    START
+    + """
+from beholder.errors import BeholderError
+from beholder.models.towers import load_any_tower
+import timm, open_clip
+models = [f"timm:{name}" for name in timm.list_pretrained() if not timm.get_pretrained_cfg(name).hf_hub_id][:1]
+models += [f"open_clip:{name}/{tag}" for name, tag in open_clip.list_pretrained()
+           if not open_clip.get_pretrained_cfg(name, tag).get("hf_hub")][:1]
+said = {}
+for spec in models:
+    try:
+        load_any_tower(spec, offline=True)
+        said[spec] = "loaded"
+    except BeholderError as error:
+        said[spec] = str(error)
+print(json.dumps(said))
+"""
+)
+
 REFUSALS = (
     START
     + """
@@ -217,3 +237,11 @@ def test_what_is_refused_and_how(tmp_path: Path) -> None:
     for spec, text in wanted.items():
         assert text in found[spec], (spec, found[spec])
         assert "\n" not in found[spec]
+
+
+def test_weights_at_plain_urls_are_refused_offline(tmp_path: Path) -> None:
+    """Those that the versions of the peers have, if any: most weights are on the hub by now."""
+    for spec, said in lines(AT_URLS, cache=tmp_path).items():
+        assert said.startswith(f"{spec} is at http")
+        assert "offline mode is on; give the file: " in said
+        assert "\n" not in said

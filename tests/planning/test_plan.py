@@ -195,7 +195,7 @@ def test_what_is_left_of_a_run_that_was_begun(rates_file: Write, here: Path, sma
 def test_the_error_of_an_estimate_is_a_larger_share_of_what_is_left(
     rates_file: Write, here: Path, small_tower: Path, plain_head: Path
 ) -> None:
-    """20 tars of 2 or 3 pictures in turn, so that one part of two does 20 of 50; then two of them go, and 50 were done of fewer."""
+    """20 tars of 2 or 3 pictures in turn: one part of two does 20 of 50. Then two tars go, and more were done than are left."""
     Path("tars").mkdir()
     for number in range(20):
         pictures = [(f"{at}.jpg", picture_bytes(number, size=(64, 64 + 32 * (number % 3)))) for at in range(2 + number % 2)]

@@ -46,6 +46,7 @@ class Network:
         transform: the library's preprocessing (`transforms.described`).
         source: where the weights came from.
         licence: of the weights; None where the library does not tell.
+        settings: of a model that comes with a configuration of its own: what in it decides the features beside the weights.
     """
 
     module: nn.Module
@@ -54,16 +55,20 @@ class Network:
     transform: str
     source: str
     licence: str | None = None
+    settings: str = ""
 
 
-def load_network(name: TowerName, fetch: Fetch) -> Network:
-    """The network behind a name. Raises HeadError: unknown, unreachable, damaged, not an image tower; one line."""
+def load_network(name: TowerName, fetch: Fetch, *, is_offline: bool = False) -> Network:
+    """The network behind a name; `is_offline`: no library may download anything by itself.
+
+    Raises HeadError: unknown, unreachable, damaged, not an image tower; one line.
+    """
     imported(name.library)
     if not name.model:
         raise HeadError(f"{name} names no model; write {_EXAMPLES[name.library]}")
     try:
         with torch.random.fork_rng(devices=[]), _quiet():
-            found = _LOADERS[name.library](name, fetch)
+            found = _LOADERS[name.library](name, fetch, is_offline)
     except BeholderError:
         raise
     except MemoryError:
@@ -132,7 +137,7 @@ def _file(name: TowerName) -> Path:
 # timm
 
 
-def _timm(name: TowerName, fetch: Fetch) -> Network:
+def _timm(name: TowerName, fetch: Fetch, is_offline: bool) -> Network:
     import timm
 
     if name.model.startswith(("hf-hub:", "hf_hub:")):
@@ -148,7 +153,7 @@ def _timm(name: TowerName, fetch: Fetch) -> Network:
         path = _file(name)
         model, source = timm.create_model(name.model, pretrained=True, **_timm_own(path, cfg)), str(path)
     else:
-        model, source = _timm_published(name, cfg, fetch)
+        model, source = _timm_published(name, cfg, fetch, is_offline)
     model.reset_classifier(0)
     found = {**model.pretrained_cfg, **timm.data.resolve_model_data_config(model)}
     config = {key: found[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")}
@@ -163,7 +168,7 @@ def _timm(name: TowerName, fetch: Fetch) -> Network:
     )
 
 
-def _timm_published(name: TowerName, cfg: Any, fetch: Fetch) -> tuple[Any, str]:
+def _timm_published(name: TowerName, cfg: Any, fetch: Fetch, is_offline: bool) -> tuple[Any, str]:
     """Timm's model with its published weights, and where they came from."""
     import timm
 
@@ -172,6 +177,7 @@ def _timm_published(name: TowerName, cfg: Any, fetch: Fetch) -> tuple[Any, str]:
         hint = f"; with weights: {', '.join(tagged)}" if tagged else "; give your own: timm:NAME@FILE"
         raise HeadError(f"timm has no published weights for {name.model}{hint}")
     if not cfg.hf_hub_id:
+        _refuse_offline(name, cfg.url, is_offline)
         return timm.create_model(name.model, pretrained=True), str(cfg.url)
     file = cfg.hf_hub_filename
     path = fetch(cfg.hf_hub_id, [file] if file else [_SAFE, _PICKLED], "main")
@@ -179,6 +185,13 @@ def _timm_published(name: TowerName, cfg: Any, fetch: Fetch) -> tuple[Any, str]:
         timm.models.load_state_dict(str(path), weights_only=True)  # refuses what is more than weights, before it is loaded
     overlay = {"file": str(path), "custom_load": cfg.custom_load == "hf"}
     return timm.create_model(name.model, pretrained=True, pretrained_cfg_overlay=overlay), _hub_page(cfg.hf_hub_id)
+
+
+def _refuse_offline(name: TowerName, url: Any, is_offline: bool) -> None:
+    """Raise HeadError where a library would download weights that are no files of the hub."""
+    if is_offline:
+        model = name.model.partition("/")[0] if name.library == "open_clip" else name.model
+        raise HeadError(f"{name} is at {url}, and offline mode is on; give the file: {name.library}:{model}@FILE")
 
 
 def _timm_own(path: Path, cfg: Any) -> dict[str, Any]:
@@ -213,7 +226,7 @@ class _OpenClipVisual(nn.Module):
         return features
 
 
-def _open_clip(name: TowerName, fetch: Fetch) -> Network:
+def _open_clip(name: TowerName, fetch: Fetch, is_offline: bool) -> Network:
     import open_clip
 
     model_name, _, tag = name.model.partition("/")
@@ -229,7 +242,7 @@ def _open_clip(name: TowerName, fetch: Fetch) -> Network:
             f"{name} does not say which weights; write open_clip:{model_name}@FILE, or open_clip:{model_name}/TAG with one of "
             f"open_clip's own: {_listed(tags)}"
         )
-    path, source = (str(_file(name)),) * 2 if name.place else _open_clip_published(cfg, fetch)
+    path, source = (str(_file(name)),) * 2 if name.place else _open_clip_published(name, cfg, fetch, is_offline)
     published = {key: cfg[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in cfg}
     model = open_clip.create_model(model_name, pretrained=path, force_preprocess_cfg=published)
     config = dict(model.visual.preprocess_cfg)
@@ -248,11 +261,12 @@ def _listed(tags: Sequence[str]) -> str:
     return (", ".join(tags[:_MOST_TAGS]) or "none") + more
 
 
-def _open_clip_published(cfg: Mapping[str, Any], fetch: Fetch) -> tuple[str, str]:
+def _open_clip_published(name: TowerName, cfg: Mapping[str, Any], fetch: Fetch, is_offline: bool) -> tuple[str, str]:
     """The file of published weights, and where it came from."""
     import open_clip
 
     if not cfg.get("hf_hub"):
+        _refuse_offline(name, cfg["url"], is_offline)
         return str(open_clip.download_pretrained(dict(cfg))), str(cfg["url"])
     repo, _, file = str(cfg["hf_hub"]).rpartition("/")
     stem = file.rpartition(".")[0]
@@ -287,7 +301,7 @@ _TEXT_PARTS = ("text_model", "text_projection", "language_model", "text_embed_di
 _PROJECTIONS = ("visual_projection", "vision_projection", "image_projection")
 
 
-def _transformers(name: TowerName, fetch: Fetch) -> Network:
+def _transformers(name: TowerName, fetch: Fetch, is_offline: bool) -> Network:
     import transformers
 
     revision = "main" if not name.place or is_place(name.place) else name.place
@@ -295,7 +309,7 @@ def _transformers(name: TowerName, fetch: Fetch) -> Network:
     folder = _file(name) if is_here else _transformers_published(name.model, revision, fetch)
     if not folder.is_dir():
         raise HeadError(f"{folder} is a file; give the folder with config.json and the weights beside it")
-    if not ((folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file()):
+    if not any((folder / file).is_file() for file in _PREPROCESSING):
         raise HeadError(f"{name.model} has no preprocessor_config.json, so it is no image tower, or not a whole one")
     safe = {"local_files_only": True, "trust_remote_code": False}
     with _no_foreign_code(folder):
@@ -319,6 +333,7 @@ def _transformers(name: TowerName, fetch: Fetch) -> Network:
         kind="projected" if is_projected else "pooled",
         transform=described("transformers", opens_rgb=True, **{"class": type(processor).__name__, "config": settings}),
         source=str(folder) if is_here else f"{_hub_page(name.model)}/tree/{revision}",
+        settings=_settings_in(folder),
     )
 
 
@@ -335,10 +350,32 @@ def _no_foreign_code(folder: Path) -> Iterator[None]:
         ) from None
 
 
+_ABOUT_LOADING = ("transformers_version", "dtype", "torch_dtype", "architectures")
+_PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
+
+
+def _settings_in(folder: Path) -> str:
+    """JSON of what a folder's own files say of the image side, as they stand there: a newer library changes nothing of it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    side = config.get("vision_config")
+    files = [path for name in _PREPROCESSING if (path := folder / name).is_file()]
+    found = [config.get("model_type"), side if isinstance(side, dict) else config]
+    found += [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    return json.dumps([_without_loading(one) for one in found], sort_keys=True)
+
+
+def _without_loading(value: Any) -> Any:
+    """A JSON value without what only says how it was written or is loaded."""
+    if not isinstance(value, dict):
+        return value
+    kept = {name: one for name, one in value.items() if name not in _ABOUT_LOADING and not name.startswith("_")}
+    return {name: _without_loading(one) for name, one in kept.items()}
+
+
 def _transformers_published(repo: str, revision: str, fetch: Fetch) -> Path:
     """The folder of a repository's files in the hub's cache: configuration, preprocessing, weights."""
     folder = fetch(repo, ["config.json"], revision).parent
-    fetch(repo, ["preprocessor_config.json", "processor_config.json"], revision)
+    fetch(repo, _PREPROCESSING, revision)
     weights = fetch(repo, [_SAFE, _INDEX, _PICKLED, f"{_PICKLED}.index.json"], revision)
     if weights.name.endswith(".index.json"):
         for file in sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values())):
@@ -350,6 +387,6 @@ def _hub_page(repo: str) -> str:
     return f"https://huggingface.co/{repo}"
 
 
-_LOADERS: Mapping[Library, Callable[[TowerName, Fetch], Network]] = {
+_LOADERS: Mapping[Library, Callable[[TowerName, Fetch, bool], Network]] = {
     "timm": _timm, "open_clip": _open_clip, "transformers": _transformers,
 }  # fmt: skip

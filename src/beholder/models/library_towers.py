@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -35,7 +36,8 @@ class LibraryTower:
     """A loaded image tower of another library.
 
     Attributes:
-        name: `LIBRARY:MODEL#DIGEST`, which names the space of its embeddings; DIGEST is the beginning of `sha256`.
+        name: `LIBRARY:MODEL#DIGEST`, which names the space of its embeddings; DIGEST is the beginning of `sha256`, or
+            where the model has a configuration of its own (`Network.settings`) of the sha256 of both.
         backbone: the same.
         shape: side of the picture, length of the embedding.
         activation: `ACTIVATION`.
@@ -83,14 +85,15 @@ def load_library_tower(name: TowerName, *, offline: bool | None = None) -> Libra
     from beholder.models.library_module import LibraryModule, LibraryShape
 
     with torch.inference_mode(False):
-        network = load_network(name, _fetch_with(offline))
-        digest = weights_sha256(network.module)
-        if name.digest and not digest.startswith(name.digest):
+        network = load_network(name, _fetch_with(offline), is_offline=download.is_hub_offline(offline))
+        sha256 = weights_sha256(network.module)
+        digest = _digest_of(sha256, network.settings)
+        if name.digest and digest != name.digest:
             raise HeadError(
-                f"the weights of {name} are {digest[:DIGEST_LENGTH]}, not {name.digest}; where you have the others, write "
+                f"the weights of {name} are {digest}, not {name.digest}; where you have the others, write "
                 f"{name.library}:{name.model}@FILE"
             )
-        space = replace(name, model=network.model, digest=digest[:DIGEST_LENGTH]).space
+        space = replace(name, model=network.model, digest=digest).space
         try:
             side = _side_of(network.transform)
             normalisation = normalisation_of(network.transform)
@@ -101,10 +104,16 @@ def load_library_tower(name: TowerName, *, offline: bool | None = None) -> Libra
             raise HeadError(f"{name}: {error}") from None
     module.shape = LibraryShape(space, side, dim)
     return LibraryTower(
-        name=space, backbone=space, shape=module.shape, activation=ACTIVATION, module=module, sha256=digest, kind=network.kind,
+        name=space, backbone=space, shape=module.shape, activation=ACTIVATION, module=module, sha256=sha256, kind=network.kind,
         transform=network.transform, normalisation=normalisation, library=name.library,
         version=version(_DISTRIBUTIONS[name.library]), source=network.source, licence=network.licence,
     )  # fmt: skip
+
+
+def _digest_of(sha256: str, settings: str) -> str:
+    """What tells spaces of one name apart: the weights, and a configuration that comes with them."""
+    both = hashlib.sha256(f"{sha256}\n{settings}".encode()).hexdigest() if settings else sha256
+    return both[:DIGEST_LENGTH]
 
 
 def _fetch_with(offline: bool | None) -> Any:
