@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -16,12 +17,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beholder.errors import BeholderError
-from beholder.pixels.picture import MAX_PIXELS
+from beholder.errors import BeholderError, HeadError
+from beholder.pixels.picture import MAX_PIXELS, PixelOptions
 from beholder.sources.reader import PictureRef
 from beholder.workers.pool import DecodePool
 from oracles.odd_decoders import pixels_of
 from oracles.odd_pools import SIZE_PX, assert_right, pool_of, refs_of, run
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_transform_that_cannot_be_made_here_ends_the_pool_before_any_picture(num_workers: int) -> None:
+    """As on a node whose library is of another version, or is not there."""
+    of_another = json.dumps({"library": "transformers", "opens_rgb": True, "class": "NoSuchProcessor", "config": {}})
+    with (
+        pytest.raises(HeadError, match=r"cannot make its transform: AttributeError: .*NoSuchProcessor") as caught,
+        DecodePool(PixelOptions(size_px=32, transform=of_another), num_workers=num_workers),
+    ):
+        raise AssertionError("it has begun")
+    assert "\n" not in str(caught.value)
 
 
 def test_hanging_crashing_leaving_and_failing_pictures_cost_nothing_but_themselves() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.columns import PictureReason
-from beholder.errors import BeholderError
+from beholder.errors import BeholderError, HeadError
 from beholder.libraries.transforms import cut_of, opens_rgb
 from beholder.pixels.opening import TURNS, Opened, flat, orientation
 from beholder.pixels.picture import PictureError, PixelOptions
@@ -23,13 +24,20 @@ _MOST_PIXELS = 1 << 28
 def get_ready(options: PixelOptions) -> None:
     """Import the library and make its transform, before the first picture; it takes seconds and memory.
 
-    Where that fails every picture says so: the job itself has made the same transform before any worker was started.
+    Raises HeadError: this machine's library is not there, or has no such transform, as on a node with another version of it.
     """
-    if options.transform:
-        try:
-            cut_of(options.transform)
-        except BeholderError:
-            return
+    if not options.transform:
+        return
+    try:
+        cut_of(options.transform)
+    except BeholderError:
+        raise
+    except Exception as error:  # whatever a library of another version does with the description
+        text = " ".join(str(error).split())[:200]
+        raise HeadError(
+            f"the library of this tower on this machine ({socket.gethostname()}) cannot make its transform: "
+            f"{type(error).__name__}: {text}; install the version that the job was begun with"
+        ) from None
 
 
 def library_pixels(opened: Opened, options: PixelOptions) -> npt.NDArray[np.uint8]:

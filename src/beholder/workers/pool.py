@@ -179,7 +179,14 @@ class DecodePool:
         self._reading_since: float | None = None
 
     def __enter__(self) -> DecodePool:
-        """Make ready; each worker is started when there is a picture for it. Raises BeholderError: none could be."""
+        """Make ready; each worker is started when there is a picture for it. Raises BeholderError: none could be.
+
+        The transform of another library's tower is made here first: what is wrong with it is one line, not every worker's end.
+        """
+        if self._options.pixels is not None and self._options.pixels.transform:
+            from beholder.pixels.library import get_ready
+
+            get_ready(self._options.pixels)
         if self._num_workers and self._dispatcher is None:
             self._dispatcher = Dispatcher(
                 self._options, num_workers=self._num_workers, num_slots=self._num_slots, most_deaths=self._most_deaths,
