@@ -33,6 +33,9 @@ def put_folder(client: Any, folder: Path, prefix: str) -> None:
             client.put_object(Bucket=BUCKET, Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
 
 
+_TIMES = re.compile(r"run(\.part-\d+-of-\d+)?\.json")
+
+
 def local_files(folder: Path, start: str = "") -> dict[str, bytes]:
     """Every file whose path below the folder begins with `start`: path -> bytes."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -42,7 +45,7 @@ def local_files(folder: Path, start: str = "") -> dict[str, bytes]:
 def without_index(files: dict[str, bytes], start: str) -> dict[str, bytes]:
     """The same without segments of the index of the run at `start`, and without the times that it took."""
     own = {name: name.removeprefix(start) for name in files}
-    return {name: data for name, data in files.items() if not SEGMENT.fullmatch(own[name]) and own[name] != "run.json"}
+    return {name: data for name, data in files.items() if not (SEGMENT.fullmatch(own[name]) or _TIMES.fullmatch(own[name]))}
 
 
 def make_arrays(folder: Path, num_rows: int = 90) -> Path:

@@ -226,7 +226,7 @@ def test_other_inputs_need_overwrite_which_leaves_nothing_of_the_old_result(
     assert keys(s3) == before
     assert run(str(tmp_path / "new.npy"), out, small_head, overwrite=True).num_new == 50
     left = [key for key in keys(s3) if "/index-" not in key]
-    in_folder = ["out/beholder.json", "out/done/new.json", "out/scores/new.parquet"]
+    in_folder = ["out/beholder.json", "out/done/new.json", "out/run.json", "out/scores/new.parquet"]
     assert left == (in_folder if not suffix else [f"out{suffix}", f"out{suffix}.beholder.json", f"out{suffix}.inputs"])
     assert run(str(tmp_path / "new.npy"), out, small_head).num_new == 0
 
