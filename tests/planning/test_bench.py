@@ -83,7 +83,7 @@ def test_everything_is_measured_and_kept(here: Path, small_tower: Path) -> None:
     (tower,) = found.towers
     assert (tower.backbone, tower.device, tower.precision) == (str(small_tower.resolve()), "cpu", "fp32")
     assert (tower.dim, tower.is_random) == (24, False)
-    assert tower.pictures_per_second > 1
+    assert tower.pictures_per_second > 0
     assert tower.core_s > 0
     assert found.run.start_s > 0
     assert 20 < found.run.written_bytes < 2000
