@@ -71,7 +71,8 @@ CLAIMS = (
           "exact"),
     Claim("browse", "The live page answers in milliseconds at a million rows.", "browse.py", ("src/beholder/browse",),
           "median ms", "slider|gallery|mark|filter|page|rows|first"),
-    Claim("train", "A head from ratings in closed form, beside the published recipe.", "train.py", ("src/beholder/train",)),
+    Claim("train", "A head from ratings in closed form, beside the published recipe.", "train.py", ("src/beholder/train",),
+          "seconds", "ridge"),
     Claim("plan", "What plan says, beside what a run took.", "plan.py", ("src/beholder/planning", *_RUNNER)),
     Claim("compare", "Whole commands before and after the code was rearranged.", "compare.py", ("src/beholder",), "ratio", "."),
 )  # fmt: skip

@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import re
 import resource
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import machine
+import result_files
 from beholder.models.spaces import space_of
 from beholder.train import ridge
 from beholder.train.mlp import layers_of
@@ -208,9 +207,7 @@ def main() -> None:
     text = "\n".join([*head, *lines, ""])
     print(text)
     if options.save:
-        name = re.sub(r"\W+", "-", machine.processor().split(" (")[0]).strip("-").lower()
-        target = Path(__file__).parent / "results" / f"train_{name}_{datetime.date.today():%Y%m}.md"
-        target.write_text(text, encoding="utf-8")
+        result_files.save("train", text.splitlines())
 
 
 if __name__ == "__main__":
