@@ -110,9 +110,8 @@ def ours(rows: np.ndarray[Any, Any], ratings: np.ndarray[Any, Any], is_validatio
     train = np.flatnonzero(~is_validation)
     folds = np.random.default_rng(2).integers(0, 3, len(train))
     parts = ridge.collect(blocks_of(rows, train, ratings[train], None, folds), num_folds=3, precision="float32")
-    found = ridge.fit_sums(parts, strengths=ridge.STRENGTHS[6:18:2])
-    solution = ridge.solve(ridge.added(parts), [found.strength])
-    weight, bias = ridge.refined(solution, ridge.added(parts), blocks_of(rows, train, ratings[train]), 0)
+    found, solution = ridge.fit_sums(parts, strengths=ridge.STRENGTHS[6:18:2])
+    weight, bias = ridge.refined(solution, blocks_of(rows, train, ratings[train]), 0)
     seconds = time.perf_counter() - started
     check(rows, train, ratings, weight, found.strength)
     test = np.flatnonzero(is_validation)

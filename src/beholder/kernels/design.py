@@ -6,26 +6,19 @@ import numpy as np
 
 from beholder.kernels.compiled import compiled
 from beholder.kernels.scoring import _scale_down, _widen_row
-from beholder.kernels.vectors import LANES
+from beholder.kernels.vectors import LANES, wide_dot
 
 _SMALLEST_SQUARE_SUM, _LARGEST_SQUARE_SUM = 1e-200, 1e200
-_ACCUMULATORS = 8
 
 
 @compiled
-def _square_sum(wide, dim):  # type: ignore[no-untyped-def]
-    """The sum of squares of `dim` float64, in 8 partial sums, whatever the machine."""
-    sums = np.zeros(_ACCUMULATORS)
-    whole = dim // _ACCUMULATORS * _ACCUMULATORS
-    for start in range(0, whole, _ACCUMULATORS):
-        for lane in range(_ACCUMULATORS):
-            sums[lane] += wide[start + lane] * wide[start + lane]
-    for i in range(whole, dim):
-        sums[i - whole] += wide[i] * wide[i]
-    total = 0.0
-    for lane in range(_ACCUMULATORS):
-        total += sums[lane]
-    return total
+def _read_row(like, x, dim, tail, wide):  # type: ignore[no-untyped-def]
+    """Write a row to `wide`, possibly scaled; returns its status and the sum of its squares."""
+    _widen_row(like, x, dim, tail, wide)
+    total = wide_dot(wide.ctypes.data, wide.ctypes.data, (dim + LANES - 1) // LANES)
+    if total >= _SMALLEST_SQUARE_SUM and total <= _LARGEST_SQUARE_SUM:
+        return 0, total
+    return _scale_down(wide, dim)
 
 
 @compiled
@@ -47,11 +40,7 @@ def design_rows(like, first, row_bytes, rows, origin, targets, roots, out, statu
     tail = np.zeros(LANES, like.dtype)
     wide = np.zeros(dim + LANES, np.float64)
     for row in range(rows.shape[0]):
-        _widen_row(like, first + rows[row] * row_bytes, dim, tail, wide)
-        total = _square_sum(wide, dim)
-        status = 0
-        if not (total >= _SMALLEST_SQUARE_SUM and total <= _LARGEST_SQUARE_SUM):
-            status, total = _scale_down(wide, dim)
+        status, total = _read_row(like, first + rows[row] * row_bytes, dim, tail, wide)
         statuses[row] = status
         if status != 0:
             out[row] = 0.0
@@ -61,3 +50,44 @@ def design_rows(like, first, row_bytes, rows, origin, targets, roots, out, statu
             out[row, i] = (wide[i] * inverse - origin[i]) * root
         out[row, dim] = targets[row] * root
         out[row, dim + 1] = root
+
+
+@compiled
+def residual_sums(  # type: ignore[no-untyped-def]
+    like, first, row_bytes, rows, origin, targets, weights, head, bias, gradient, shift, statuses
+):
+    """Sums over some rows z = x/|x| - origin of what is left of their targets; returns the sums of v r and of v.
+
+    Args:
+        like: (0,) array whose dtype names the elements, as in `design_rows`.
+        first: address of the first row, aligned to its elements.
+        row_bytes: distance between rows.
+        rows: (n,) int64 numbers of rows.
+        origin: (D,) float64.
+        targets: (n,) float64.
+        weights: (n,) float64, v.
+        head: (E,) float64, w, E = D rounded up to a multiple of 16, zeros beyond D; r = target - w . x/|x| - bias.
+        bias: float64.
+        gradient: (D,) float64, the sum of v r z is added to it.
+        shift: (D,) float64, the sum of v z is added to it.
+        statuses: (n,) uint8, written; rows whose status is not 0 are left out.
+    """
+    dim = origin.shape[0]
+    tail = np.zeros(LANES, like.dtype)
+    wide = np.zeros(dim + LANES, np.float64)
+    residuals, total_weight = 0.0, 0.0
+    for row in range(rows.shape[0]):
+        status, total = _read_row(like, first + rows[row] * row_bytes, dim, tail, wide)
+        statuses[row] = status
+        if status != 0:
+            continue
+        inverse, weight = 1.0 / np.sqrt(total), weights[row]
+        predicted = wide_dot(wide.ctypes.data, head.ctypes.data, (dim + LANES - 1) // LANES) * inverse + bias
+        residual = (targets[row] - predicted) * weight
+        for i in range(dim):
+            value = wide[i] * inverse - origin[i]
+            gradient[i] += residual * value
+            shift[i] += weight * value
+        residuals += residual
+        total_weight += weight
+    return residuals, total_weight

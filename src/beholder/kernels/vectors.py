@@ -173,6 +173,23 @@ def dot_sum(typing_context, like, x, w, num_blocks, out):  # type: ignore[no-unt
     return _row_sums(like, squares=False)
 
 
+@intrinsic
+def wide_dot(typing_context, x, y, num_lanes):  # type: ignore[no-untyped-def]
+    """The sum of x*y over `num_lanes` >= 1 times 16 float64, in 16 partial sums: the same bits on every machine."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        one, other, count = args
+
+        def add_16(index: Any, totals: list[Any]) -> list[Any]:
+            offset = builder.mul(index, ir.Constant(index.type, LANES * 8))
+            values = (load(builder, builder.add(address, offset), _DOUBLES, 0, 8) for address in (one, other))
+            return [fma(builder, *values, *totals)]
+
+        return sum_lanes(builder, loop(builder, count, [splat(_DOUBLES, 0.0)], add_16)[0])
+
+    return types.float64(types.intp, types.intp, types.intp), codegen
+
+
 def _widen_16(like: Any, half_instructions: bool) -> Any:
     signature = types.void(like, types.intp, types.intp)
 

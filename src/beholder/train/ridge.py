@@ -14,9 +14,10 @@ Influence in Regression", 1982, 2.2), with s * sum_i v_i kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,8 @@ import numpy.typing as npt
 
 from beholder.errors import InputError
 from beholder.train.linear import LinearFit, Prior, reduced, widened
-from beholder.train.rows import BLOCK_ROWS, Doubles, RatedBlock, Rows, check_statuses, fill_design
+from beholder.train.rows import BLOCK_ROWS, Doubles, RatedBlock, Rows, check_statuses, fill_design, residuals_of, unit_rows
+from beholder.train.threads import in_order
 
 STRENGTHS: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(2.0, -10.25, -0.5))
 """Strengths that are tried, strongest first. Rows have length 1, so the eigenvalues of their covariance are at most 1."""
@@ -32,6 +34,12 @@ STRENGTHS: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.ar
 METHOD = "ridge regression in closed form on rows of length 1, bias unpenalised"
 
 Precision = Literal["float64", "float32"]
+
+_PRODUCT_ROWS = 4096
+"""Rows of a fold that are multiplied at once: a larger product spends less on adding it to the sums, and holds more memory."""
+
+_SLOW_TO_SOLVE = 256
+"""Dimensions from which folds are solved on several threads; below that it takes a few milliseconds."""
 
 _SMALLEST_VARIANCE = 1e-24
 _EPS = float(np.finfo(np.float64).eps)
@@ -82,99 +90,86 @@ class Sums:
 
 
 def collect(blocks: Iterable[RatedBlock], *, num_folds: int = 1, precision: Precision = "float64") -> list[Sums]:
-    """Sums of every fold in one pass, in bounded memory: two buffers of 2,048 rows a fold, and a matrix of (D + 2)^2 each.
+    """Sums of every fold in one pass, on all cores, in bounded memory: a buffer of 4,096 rows a core, and (D + 2)^2 a fold.
 
-    The rows of a fold are multiplied 2,048 at a time in their order, however the caller's blocks are cut, so the sums are the
-    same to the bit for any cut. Another number of BLAS threads may change the last bits (about 1e-13 of a weight).
+    The rows of a fold are multiplied 4,096 at a time in their order, however the caller's blocks are cut, and the products are
+    added in that order, so the sums are the same to the bit for any cut. Up to 4,096 rows are one product of all BLAS threads,
+    of which another number may change the last bits (about 1e-13 of a weight).
 
     Args:
-        blocks: the rows; folds as their blocks say, below `num_folds`.
+        blocks: the rows; folds as their blocks say, below `num_folds`. None may be written to before this returns.
         num_folds: parts that are summed apart.
-        precision: of the products within 2,048 rows; sums of these are float64 always. "float32" takes half the time and is
+        precision: of the products within 4,096 rows; sums of these are float64 always. "float32" takes half the time and is
             off by about 1e-8 of the largest entry; `refined` takes the error out again.
 
     Raises:
         InputError: no rows; a row that is all zeros or not finite; blocks of different widths.
     """
-    state: _Collector | None = None
-    with ThreadPoolExecutor(1) as pool:
-        for block in blocks:
-            if not len(block.targets):
-                continue
-            if state is None:
-                state = _Collector(block, num_folds, np.dtype(precision), pool)
-            state.add(block)
-        if state is None:
-            raise InputError("cannot fit a head to no rows at all; give rows with ratings")
-        return state.finish()
+    rest = (block for block in blocks if len(block.targets))
+    first = next(rest, None)
+    if first is None:
+        raise InputError("cannot fit a head to no rows at all; give rows with ratings")
+    dim = first.embeddings.shape[1]
+    # Any point near the rows serves, and the first row depends on no cut.
+    x_origin, y_origin = unit_rows(first.embeddings, first.numbers[:1])[0], float(first.targets[0])
+    buffers: SimpleQueue[npt.NDArray[np.floating[Any]]] = SimpleQueue()
+    matrices, counts = [np.zeros((dim + 2, dim + 2)) for _ in range(num_folds)], [0] * num_folds
+
+    def product(piece: _Piece) -> npt.NDArray[np.floating[Any]]:
+        try:
+            buffer = buffers.get_nowait()
+        except Empty:
+            buffer = np.empty((_PRODUCT_ROWS, dim + 2), precision)
+        at = 0
+        for block, rows in piece.parts:
+            at += _fill(block, rows, x_origin, y_origin, buffer[at:])
+        found = buffer[:at].T @ buffer[:at]
+        buffers.put(buffer)
+        return found
+
+    pieces = _pieces(chain([first], rest), num_folds, dim)
+    for piece, found in in_order(product, pieces, is_large=lambda piece: piece.num_rows == _PRODUCT_ROWS):
+        matrices[piece.fold] += found
+        counts[piece.fold] += piece.num_rows
+    return [Sums(x_origin, y_origin, *pair) for pair in zip(matrices, counts, strict=True)]
 
 
-class _Collector:
-    """Fills buffers with rows while another thread multiplies the ones that are full."""
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of one fold that are multiplied at once: blocks, and the places in each."""
 
-    def __init__(self, block: RatedBlock, num_folds: int, dtype: np.dtype[Any], pool: ThreadPoolExecutor) -> None:
-        dim = block.embeddings.shape[1]
-        self.dim, self.pool = dim, pool
-        self.x_origin, self.y_origin = np.zeros(dim), 0.0
-        self.has_origin = False
-        self.dtype, self.num_folds = dtype, num_folds
-        self.buffers = [[np.empty((BLOCK_ROWS, dim + 2), dtype) for _ in range(2)] for _ in range(num_folds)]
-        self.turn, self.filled = [0] * num_folds, [0] * num_folds
-        self.matrices = [np.zeros((dim + 2, dim + 2)) for _ in range(num_folds)]
-        self.counts = [0] * num_folds
-        self.waiting: list[Future[None] | None] = [None] * num_folds
+    fold: int
+    parts: list[tuple[RatedBlock, Rows]]
+    num_rows: int
 
-    def add(self, block: RatedBlock) -> None:
-        if block.embeddings.shape[1] != self.dim:
-            raise InputError(f"cannot fit to rows of {self.dim} and of {block.embeddings.shape[1]} numbers together")
-        if not self.has_origin:
-            # Any point near the rows serves, and the first row depends on no cut.
-            first = np.empty((1, self.dim + 2))
-            check_statuses(
-                fill_design(block.embeddings, np.zeros(1, np.int64), np.zeros(1), np.ones(1), self.x_origin, first),
-                np.zeros(1, np.int64),
-            )
-            self.x_origin, self.y_origin, self.has_origin = first[0, : self.dim].copy(), float(block.targets[0]), True
-        roots = np.ones(len(block.targets)) if block.weights is None else np.sqrt(block.weights)
-        for fold in range(self.num_folds):
+
+def _pieces(blocks: Iterable[RatedBlock], num_folds: int, dim: int) -> Iterator[_Piece]:
+    """The rows of every fold in their order, 4,096 at a time; at the end what is left of each fold."""
+    open_parts: list[list[tuple[RatedBlock, Rows]]] = [[] for _ in range(num_folds)]
+    filled = [0] * num_folds
+    for block in blocks:
+        if block.embeddings.shape[1] != dim:
+            raise InputError(f"cannot fit to rows of {dim} and of {block.embeddings.shape[1]} numbers together")
+        for fold in range(num_folds if block.folds is not None else 1):
             rows = np.arange(len(block.targets)) if block.folds is None else np.flatnonzero(block.folds == fold)
-            self._add_to(fold, block, rows, roots)
-            if block.folds is None:
-                break
+            while len(rows):
+                some, rows = rows[: _PRODUCT_ROWS - filled[fold]], rows[_PRODUCT_ROWS - filled[fold] :]
+                open_parts[fold].append((block, some))
+                filled[fold] += len(some)
+                if filled[fold] == _PRODUCT_ROWS:
+                    yield _Piece(fold, open_parts[fold], _PRODUCT_ROWS)
+                    open_parts[fold], filled[fold] = [], 0
+    for fold, parts in enumerate(open_parts):
+        if parts:
+            yield _Piece(fold, parts, filled[fold])
 
-    def _add_to(self, fold: int, block: RatedBlock, rows: Rows, roots: Doubles) -> None:
-        while len(rows):
-            at = self.filled[fold]
-            some, rows = rows[: BLOCK_ROWS - at], rows[BLOCK_ROWS - at :]
-            out = self.buffers[fold][self.turn[fold]][at:]
-            targets = block.targets[some] - self.y_origin
-            check_statuses(fill_design(block.embeddings, some, targets, roots[some], self.x_origin, out), some)
-            self.filled[fold] += len(some)
-            self.counts[fold] += len(some)
-            if self.filled[fold] == BLOCK_ROWS:
-                self._multiply(fold)
 
-    def _multiply(self, fold: int) -> None:
-        buffer = self.buffers[fold][self.turn[fold]][: self.filled[fold]]
-        matrix = self.matrices[fold]
-
-        def work() -> None:
-            np.add(matrix, buffer.T @ buffer, out=matrix)
-
-        before = self.waiting[fold]
-        if before is not None:
-            before.result()
-        self.waiting[fold] = self.pool.submit(work)
-        self.turn[fold], self.filled[fold] = 1 - self.turn[fold], 0
-
-    def finish(self) -> list[Sums]:
-        for fold in range(self.num_folds):
-            if self.filled[fold]:
-                self._multiply(fold)
-        for task in self.waiting:
-            if task is not None:
-                task.result()
-        return [Sums(self.x_origin, self.y_origin, *pair) for pair in zip(self.matrices, self.counts, strict=True)]
+def _fill(block: RatedBlock, rows: Rows, x_origin: Doubles, y_origin: float, out: npt.NDArray[np.floating[Any]]) -> int:
+    """Write some rows of a block, as `fill_design` does, to the first rows of `out`; returns how many."""
+    roots = np.ones(len(rows)) if block.weights is None else np.sqrt(block.weights[rows])
+    numbers = rows if block.rows is None else block.rows[rows]
+    check_statuses(fill_design(block.embeddings, numbers, block.targets[rows] - y_origin, roots, x_origin, out), numbers)
+    return len(rows)
 
 
 @dataclass(frozen=True)
@@ -286,8 +281,7 @@ def solve(sums: Sums, strengths: Sequence[float] | Doubles, prior: Prior | None 
 def fold_errors(folds: Sequence[Sums], strengths: Sequence[float] | Doubles, prior: Prior | None = None) -> Doubles:
     """Mean squared error per strength, (K,), each fold predicted by a fit to the others; from the sums alone, no row is read.
 
-    The solutions are those of `solve`, by one linear system for each fold and strength: an eigendecomposition costs as much as
-    twenty of these.
+    The solutions are those of `solve`, by one linear system for each fold and strength where that is exact enough.
 
     Raises:
         InputError: fewer than two folds with rows.
@@ -296,12 +290,54 @@ def fold_errors(folds: Sequence[Sums], strengths: Sequence[float] | Doubles, pri
     if len(with_rows) < 2:
         raise InputError(f"cannot compare strengths on {len(with_rows)} fold with rows; two are needed")
     whole = added(with_rows)
-    errors = np.zeros(len(strengths))
-    for fold in with_rows:
-        rest = whole - fold
-        weights, biases = _solve_each(rest, np.asarray(strengths, np.float64), prior)
-        errors += fold.squared_error(weights, biases)
+    tried = np.asarray(strengths, np.float64)
+    left_out = [_LeftOut(fold, whole - fold, *(whole - fold).covariance()[:2]) for fold in with_rows]
+    at_once = len(tried) if prior is not None or any(one.needs_axes(tried) for one in left_out) else 1
+    tasks = [(one, slice(low, low + at_once)) for one in left_out for low in range(0, len(tried), at_once)]
+
+    def errors_of(task: tuple[_LeftOut, slice]) -> Doubles:
+        one, some = task
+        return one.errors_by_axes(tried[some], prior) if at_once > 1 else one.errors(tried[some])
+
+    errors = np.zeros(len(tried))
+    for (_, some), found in in_order(errors_of, tasks, is_large=lambda task: len(task[0].with_ratings) >= _SLOW_TO_SOLVE):
+        errors[some] += found
     return np.asarray(errors / whole.total)
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """A fold that is left out, and the covariances of all other rows."""
+
+    fold: Sums
+    rest: Sums
+    covariance: Doubles
+    with_ratings: Doubles
+
+    def needs_axes(self, strengths: Doubles) -> bool:
+        """Whether a linear system would be nearly singular, or is so small that all axes are found as fast."""
+        dim = len(self.with_ratings)
+        smallest = float(np.trace(self.covariance)) * dim * 10 * _EPS
+        return dim < 64 or bool((strengths <= smallest * 100).any())
+
+    def errors_by_axes(self, strengths: Doubles, prior: Prior | None) -> Doubles:
+        """The fold's sums of squared errors, (K,), by one eigendecomposition for all strengths."""
+        found = solve(self.rest, strengths, prior)
+        return self.fold.squared_error(found.weights, found.biases)
+
+    def errors(self, strengths: Doubles) -> Doubles:
+        """The same by a linear system for each strength, which takes a seventh of an eigendecomposition."""
+        x_mean, y_mean = self.rest.means()
+        matrix = self.covariance.copy()
+        weights = np.empty((len(x_mean), len(strengths)))
+        for at, strength in enumerate(strengths):
+            np.fill_diagonal(matrix, self.covariance.diagonal() + strength)
+            weights[:, at] = np.linalg.solve(matrix, self.with_ratings)
+        return self.fold.squared_error(weights, np.asarray(y_mean - x_mean @ weights))
+
+
+def _is_large(block: RatedBlock) -> bool:
+    return len(block.targets) >= BLOCK_ROWS
 
 
 def added(folds: Sequence[Sums]) -> Sums:
@@ -310,23 +346,6 @@ def added(folds: Sequence[Sums]) -> Sums:
     for fold in folds[1:]:
         whole = whole + fold
     return whole
-
-
-def _solve_each(sums: Sums, strengths: Doubles, prior: Prior | None) -> tuple[Doubles, Doubles]:
-    """Weights (D, K) and biases (K,) by a linear system for each strength, or by `solve` where a matrix is singular."""
-    x_mean, y_mean = sums.means()
-    covariance, with_ratings, _ = sums.covariance()
-    dim = len(x_mean)
-    smallest = float(np.trace(covariance)) * dim * 10 * _EPS
-    if prior is not None or (strengths <= smallest * 100).any() or dim < 64:
-        found = solve(sums, strengths, prior)
-        return found.weights, found.biases
-    weights = np.empty((dim, len(strengths)))
-    matrix = covariance.copy()
-    for at, strength in enumerate(strengths):
-        np.fill_diagonal(matrix, covariance.diagonal() + strength)
-        weights[:, at] = np.linalg.solve(matrix, with_ratings)
-    return weights, np.asarray(y_mean - x_mean @ weights)
 
 
 def left_out_errors(solution: Solution, unit: Doubles, targets: Doubles, weights: Doubles) -> Doubles:
@@ -340,7 +359,7 @@ def left_out_errors(solution: Solution, unit: Doubles, targets: Doubles, weights
     return np.asarray(sums / weights.sum())
 
 
-def refined(solution: Solution, sums: Sums, blocks: Iterable[RatedBlock], at: int) -> tuple[Doubles, float]:
+def refined(solution: Solution, blocks: Iterable[RatedBlock], at: int) -> tuple[Doubles, float]:
     """Weight and bias of one strength after a step of iterative refinement: a second pass over the rows, in float64.
 
     The gradient at the solution is summed over the rows in float64 (4 D operations a row, bound by memory), and the solution's
@@ -349,28 +368,18 @@ def refined(solution: Solution, sums: Sums, blocks: Iterable[RatedBlock], at: in
 
     Args:
         solution: of sums whose products were float32.
-        sums: these sums.
         blocks: the same rows again.
         at: which of its strengths.
     """
     weight, bias, strength = solution.weights[:, at], float(solution.biases[at]), float(solution.strengths[at])
     prior_weight = np.zeros_like(weight) if solution._prior is None else solution._prior.weight
-    dim = len(weight)
-    buffer = np.empty((BLOCK_ROWS, dim + 2))
-    gradient, mean, total = np.zeros(dim), 0.0, 0.0
     x_mean = solution._x_mean
-    x_shift = np.zeros(dim)
-    for block in blocks:
-        roots = np.ones(len(block.targets)) if block.weights is None else np.sqrt(block.weights)
-        for start in range(0, len(block.targets), BLOCK_ROWS):
-            rows = np.arange(start, min(len(block.targets), start + BLOCK_ROWS))
-            out = buffer[: len(rows)]
-            check_statuses(fill_design(block.embeddings, rows, block.targets[rows], roots[rows], x_mean, out), rows)
-            residual = out[:, dim] - out[:, :dim] @ weight - out[:, -1] * (bias + float(x_mean @ weight))
-            gradient += residual @ out[:, :dim]
-            x_shift += out[:, -1] @ out[:, :dim]
-            mean += float(residual @ out[:, -1])
-            total += float(out[:, -1] @ out[:, -1])
+    gradient, x_shift, mean, total = np.zeros_like(weight), np.zeros_like(weight), 0.0, 0.0
+    for _, found in in_order(lambda block: residuals_of(block, x_mean, weight, bias), blocks, is_large=_is_large):
+        gradient += found.gradient
+        x_shift += found.shift
+        mean += found.mean
+        total += found.total
     x_shift /= total
     residual_mean = mean / total
     step = gradient / total - residual_mean * x_shift - strength * solution.deviations[:, at]
@@ -454,8 +463,8 @@ def fit_ridge_rows(
 
 def fit_sums(
     folds: Sequence[Sums], *, strength: float | None = None, strengths: Sequence[float] = STRENGTHS, prior: Prior | None = None
-) -> LinearFit:
-    """Fit to the rows behind sums, which need not be there any more.
+) -> tuple[LinearFit, Solution]:
+    """Fit to the rows behind sums, which need not be there any more; the solution is what `refined` takes.
 
     Args:
         folds: at least two with rows where a strength is to be chosen.
@@ -477,7 +486,7 @@ def fit_sums(
             errors.update(zip(between, fold_errors(folds, between, prior).tolist(), strict=True))
         chosen = min(errors, key=errors.__getitem__)
     solution = solve(whole, [chosen], prior)
-    return LinearFit(
+    found = LinearFit(
         weight=np.ascontiguousarray(solution.weights[:, 0]),
         bias=float(solution.biases[0]),
         strength=float(chosen),
@@ -486,3 +495,4 @@ def fit_sums(
         prior_scale=float(solution.prior_scales[0]),
         num_rows=whole.count,
     )
+    return found, solution

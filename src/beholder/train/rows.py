@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from beholder.columns import RowStatus
 from beholder.errors import InputError
-from beholder.kernels.design import design_rows
+from beholder.kernels.design import design_rows, residual_sums
+from beholder.kernels.vectors import LANES
 
 NO_RATING = "no_rating"
 """Why a row was left out: its rating is NaN or infinite. The other reasons are the words of `RowStatus`."""
@@ -29,16 +30,23 @@ class RatedBlock:
     """Some rows with what they were rated.
 
     Attributes:
-        embeddings: (n, D) float16, float32 or float64, normalised or not.
+        embeddings: (M, D) float16, float32 or float64, normalised or not.
         targets: (n,) float64, finite.
         weights: (n,) float64, >= 0; None: 1 each.
         folds: (n,) whole numbers from 0, the part of the data that a row belongs to; None: 0 each.
+        rows: (n,) which rows of `embeddings` are meant; None: all, M = n.
     """
 
     embeddings: Matrix
     targets: Doubles
     weights: Doubles | None = None
     folds: npt.NDArray[np.integer[Any]] | None = None
+    rows: Rows | None = None
+
+    @property
+    def numbers(self) -> Rows:
+        """(n,) rows of `embeddings` that are meant."""
+        return np.arange(len(self.targets)) if self.rows is None else self.rows
 
 
 def checked_matrix(embeddings: Any) -> Matrix:
@@ -81,14 +89,23 @@ def fill_design(
     out: npt.NDArray[np.floating[Any]],
 ) -> npt.NDArray[np.uint8]:
     """Write `root * (x/|x| - origin, target, 1)` of rows of a matrix to the first rows of `out`; returns their statuses."""
-    block = embeddings
-    if block.strides[1] != block.itemsize or not block.dtype.isnative or not block.flags.aligned:
-        block, rows = np.ascontiguousarray(block[rows], block.dtype.newbyteorder("=")), np.arange(len(rows))
-    like: npt.NDArray[Any] = np.empty(0, np.uint16 if block.itemsize == 2 else block.dtype)
+    block, rows = _readable(embeddings, rows)
     statuses = np.empty(len(rows), np.uint8)
-    first, step = block.__array_interface__["data"][0], block.strides[0]
-    design_rows(like, first, step, rows, origin, targets, roots, out, statuses)
+    design_rows(*_address(block), rows, origin, targets, roots, out, statuses)
     return statuses
+
+
+def _readable(matrix: Matrix, rows: Rows) -> tuple[Matrix, Rows]:
+    """A matrix and its rows as kernels can read them: the same, or a copy of these rows in another layout."""
+    if matrix.strides[1] == matrix.itemsize and matrix.dtype.isnative and matrix.flags.aligned:
+        return matrix, rows
+    return np.ascontiguousarray(matrix[rows], matrix.dtype.newbyteorder("=")), np.arange(len(rows))
+
+
+def _address(block: Matrix) -> tuple[npt.NDArray[Any], int, int]:
+    """An empty array of the elements' type, the address of the first row, and the distance of rows."""
+    like: npt.NDArray[Any] = np.empty(0, np.uint16 if block.itemsize == 2 else block.dtype)
+    return like, block.__array_interface__["data"][0], block.strides[0]
 
 
 def usable_rows(matrix: Matrix, ratings: Doubles) -> tuple[Rows, dict[str, int]]:
@@ -126,6 +143,38 @@ def unit_rows(matrix: Matrix, rows: Rows | None = None) -> Doubles:
     return out
 
 
+@dataclass(frozen=True)
+class Residuals:
+    """Sums over rows z = x/|x| - origin with weights v and residuals r = target - w . x/|x| - bias.
+
+    Attributes:
+        gradient: (D,) float64, the sum of v r z; shift: (D,), of v z; mean: of v r; total: of v.
+    """
+
+    gradient: Doubles
+    shift: Doubles
+    mean: float
+    total: float
+
+
+def residuals_of(block: RatedBlock, origin: Doubles, weight: Doubles, bias: float) -> Residuals:
+    """Sums over the rows of a block, in float64, for the head `weight . x/|x| + bias`.
+
+    Raises:
+        InputError: a row is all zeros, or holds NaN or infinite values.
+    """
+    rows, given = block.numbers, block.weights
+    gradient, shift, statuses = np.zeros(len(weight)), np.zeros(len(weight)), np.empty(len(rows), np.uint8)
+    padded = np.concatenate([weight, np.zeros(-len(weight) % LANES)])
+    matrix, places = _readable(block.embeddings, rows)
+    weights = np.ones(len(rows)) if given is None else given
+    mean, total = residual_sums(
+        *_address(matrix), places, origin, block.targets, weights, padded, bias, gradient, shift, statuses
+    )
+    check_statuses(statuses, rows)
+    return Residuals(gradient, shift, mean, total)
+
+
 def check_statuses(statuses: npt.NDArray[np.uint8], rows: Rows) -> None:
     """Raise InputError that names the first row whose status is not 0."""
     if statuses.any():
@@ -140,16 +189,18 @@ def blocks_of(
     weights: Doubles | None = None,
     folds: npt.NDArray[np.integer[Any]] | None = None,
 ) -> Iterator[RatedBlock]:
-    """Rows of a matrix, which may be memory-mapped, as blocks. `targets`, `weights` and `folds` are of these rows, in order."""
-    is_whole = len(rows) == len(matrix)  # ascending and different, so these are all rows: no copy is needed
-    step = 4 * BLOCK_ROWS
-    for start in range(0, len(rows), step):
-        part = slice(start, min(len(rows), start + step))
+    """Rows of a matrix, which may be memory-mapped, as blocks of it; none is copied.
+
+    `targets`, `weights` and `folds` are of these rows, in order.
+    """
+    for start in range(0, len(rows), BLOCK_ROWS):
+        part = slice(start, min(len(rows), start + BLOCK_ROWS))
         yield RatedBlock(
-            matrix[part] if is_whole else matrix[rows[part]],
+            matrix,
             targets[part],
             None if weights is None else weights[part],
             None if folds is None else folds[part],
+            rows[part],
         )
 
 

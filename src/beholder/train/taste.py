@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from beholder.train import logistic
 from beholder.train.linear import LinearFit, Prior, reduced
 from beholder.train.measures import Comparison, Interval, Measures, Predictor
 from beholder.train.rows import Doubles, Matrix, Rows, checked_matrix, unit_rows
+from beholder.train.threads import one_blas_thread
 
 LEAST_MARKS, LEAST_EACH = 6, 2
 """Marks that a head is learned from, and of these to keep and to drop."""
@@ -195,7 +195,7 @@ def learn_taste(
     chosen = _drawn(kept, keys)
     prior = None if start_from is None else Prior(start_from.weight).checked(matrix.shape[1])
     scored = None if before is None else np.asarray(before, np.float64)[chosen]
-    with _one_blas_thread():
+    with one_blas_thread():
         unit = unit_rows(matrix, chosen)
         inside, axes = reduced(unit)
         marks = _Marks.of(unit, inside, kept[chosen], keys[chosen])
@@ -220,15 +220,6 @@ def scores_of_all(head: Affine, matrix: npt.NDArray[Any], *, num_threads: int | 
         return scorer.score(matrix)[0][:, 0]
     finally:
         scorer.close()
-
-
-def _one_blas_thread() -> AbstractContextManager[object]:
-    """The products of a fit are small: threads would wait for each other. Without threadpoolctl they may."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return nullcontext()
-    return cast("AbstractContextManager[object]", threadpool_limits(1, user_api="blas"))
 
 
 def warm_up(matrix: npt.NDArray[Any]) -> None:

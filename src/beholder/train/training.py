@@ -321,12 +321,10 @@ def _streamed_ridge(data: _Data, options: TrainOptions) -> _Fit:
 
     precision: ridge.Precision = "float64" if len(data.rows) <= MOST_SINGLE_PASS else "float32"
     parts = ridge.collect(blocks(), num_folds=int(inner.max()) + 1, precision=precision)
-    found = ridge.fit_sums(parts, strength=options.strength, strengths=_LARGE_STRENGTHS, prior=options.prior)
+    found, solution = ridge.fit_sums(parts, strength=options.strength, strengths=_LARGE_STRENGTHS, prior=options.prior)
     weight, bias = found.weight, found.bias
     if precision == "float32":
-        whole = ridge.added(parts)
-        solution = ridge.solve(whole, [found.strength], options.prior)
-        weight, bias = ridge.refined(solution, whole, blocks(), 0)
+        weight, bias = ridge.refined(solution, blocks(), 0)
     return _Fit(Affine(weight, bias), _told(found))
 
 
