@@ -361,6 +361,17 @@ def test_compiled_on_a_gpu(precision: str) -> None:
 
 
 @needs_cuda
+def test_a_closed_back_end_holds_no_graph() -> None:
+    engine = Engine(TOWER, device="cuda", precision="fp32", batch_size=64, compile=True)
+    many = np.repeat(PIXELS, 64, axis=0)
+    whole = engine.embed(many)
+    held = torch.cuda.memory_reserved()
+    engine.close()
+    assert torch.cuda.memory_reserved() < held
+    assert np.array_equal(engine.embed(many), whole)  # it is taken anew
+
+
+@needs_cuda
 @pytest.mark.parametrize("compile", [False, True])
 def test_float8_on_a_gpu(compile: bool) -> None:
     if torch.cuda.get_device_capability() < (8, 9):

@@ -202,6 +202,8 @@ class CudaBackend:
         """See `Backend`."""
         torch.cuda.synchronize(self.device)
         self._slots = [_Slot() for _ in range(_CUDA_DEPTH)]
+        if isinstance(self.compute, Captured):
+            self.compute.release()
         torch.cuda.empty_cache()
 
 

@@ -17,6 +17,9 @@ from beholder.notices import say
 
 _WARM_UPS = 3
 """Runs before a graph is taken, as torch asks for: libraries choose their kernels in the first."""
+_MOST_FORMS = 256
+"""Of one block: sizes of batches times precisions times towers of one process. From 8 on torch would, by itself, compute as it
+is written, with other last digits and nothing said."""
 
 
 def cannot_compile(error: BaseException) -> BeholderError | None:
@@ -59,8 +62,9 @@ class CompiledTower:
     def __call__(self, pixels: Tensor) -> Tensor:
         """(size, S, S, 3) uint8 -> (size, D) float32. Raises BeholderError where torch cannot compile."""
         began = time.perf_counter()
+        is_first = tuple(pixels.shape) not in self._sizes
         try:
-            found: Tensor = self._tower(pixels)
+            found: Tensor = self._first(pixels) if is_first else self._tower(pixels)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -68,10 +72,17 @@ class CompiledTower:
             if known is None:
                 raise
             raise known from error
-        if tuple(pixels.shape) not in self._sizes:
+        if is_first:
             self._sizes.add(tuple(pixels.shape))
             self.seconds += time.perf_counter() - began
         return found
+
+    def _first(self, pixels: Tensor) -> Tensor:
+        """A batch of a size that its blocks may have to be compiled for; torch's own limit is the program's before and after."""
+        from torch._dynamo import config  # a second of imports, for this alone
+
+        with config.patch(cache_size_limit=_MOST_FORMS, accumulated_cache_size_limit=64 * _MOST_FORMS):
+            return self._tower(pixels)
 
 
 class Captured:
@@ -103,9 +114,13 @@ class Captured:
         self._graph.replay()
         return self._found.clone()  # the next batch writes to the same place
 
+    def release(self) -> None:
+        """Free the graph and the memory it holds; the next batch takes it anew."""
+        self._graph = self._pixels = self._found = None
+
     def _take(self, pixels: Tensor) -> None:
         """Take the graph of batches of this shape."""
-        self._graph = self._pixels = self._found = None
+        self.release()
         still = pixels.clone()
         for _ in range(_WARM_UPS):
             self._compute(still)
