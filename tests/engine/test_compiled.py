@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from beholder.engine.backends import build_backend
-from beholder.engine.compiled import memory_error
+from beholder.engine.backends import CpuBackend, build_backend
+from beholder.engine.compiled import CompiledTower, memory_error
 from beholder.engine.engine import Engine
 from beholder.errors import BeholderError
 from beholder.libraries.transforms import Normalisation
@@ -129,6 +131,52 @@ def test_a_library_towers_equal_blocks_are_compiled_once(precision: str, nearnes
     engine.close()
 
 
+class Noting(torch.nn.Module):
+    """Hands on what it gets, and notes how many pictures that are and how many towers there are meanwhile."""
+
+    seen: ClassVar[list[tuple[int, int]]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gc.collect()
+        self.seen.append((len(x), sum(isinstance(one, CpuBackend) for one in gc.get_objects())))
+        return x
+
+
+def noting_module(*, num_blocks: int) -> LibraryModule:
+    module = library_module(num_blocks=num_blocks)
+    assert isinstance(module.network, torch.nn.Sequential)
+    module.network.insert(0, Noting())
+    return module
+
+
+@needs_compiler
+@pytest.mark.soak
+def test_a_check_has_one_tower_at_a_time_and_those_beside_the_compiled_one_in_small_batches() -> None:
+    Noting.seen.clear()
+    before = sum(isinstance(one, CpuBackend) for one in gc.get_objects())
+    engine = Engine(noting_module(num_blocks=4), device="cpu", precision="bf16", compile=True, batch_size=64)
+    assert engine.describe()["form"] == "compiled"
+    assert [size for size, _ in Noting.seen] == [8, 8, 64]  # plain, float32, compiled
+    assert {number - before for _, number in Noting.seen} == {1}
+    engine.close()
+
+
+@needs_compiler
+@pytest.mark.soak
+def test_more_sizes_of_batches_than_torch_remembers_are_compiled_all_the_same() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    module, limit = library_module(num_blocks=2), torch._dynamo.config.recompile_limit
+    tower = CompiledTower(module, list(module.network[2]))  # type: ignore[index, arg-type]
+    sizes = range(1, limit + 4)
+    with torch.inference_mode():
+        for size in sizes:
+            pixels = torch.zeros(size, 8, 8, 3, dtype=torch.uint8)
+            np.testing.assert_allclose(tower(pixels), library_module(num_blocks=2)(pixels), rtol=0, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(sizes)
+    assert torch._dynamo.config.recompile_limit == limit
+
+
 def test_memory_that_ran_out_is_found_behind_the_error_of_a_broken_capture() -> None:
     def ended(first: Exception) -> BaseException:
         try:
@@ -154,6 +202,38 @@ def test_a_library_tower_without_equal_blocks_is_computed_as_written_and_a_line_
     assert said == ["--compile: timm:made#0123456789ab has no repeated blocks to compile: computed as it is written"]
     assert (engine.describe()["compiled"], engine.describe()["form"]) == (False, "plain")
     np.testing.assert_array_equal(engine.embed(pixels), Engine(module, device="cpu", precision="fp32").embed(pixels))
+
+
+class FullAtFirst(torch.nn.Module):
+    """Hands on what it gets; in 16 bits memory runs out as long as `is_full`."""
+
+    is_full: ClassVar[bool] = True
+    num_towers: ClassVar[list[int]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            gc.collect()
+            self.num_towers.append(sum(isinstance(one, CpuBackend) for one in gc.get_objects()))
+            if self.is_full:
+                raise torch.OutOfMemoryError("full")
+        return x
+
+
+def test_a_self_check_that_memory_cut_short_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another program took of the memory then is no reason to do without a precision for ever."""
+    module = library_module(num_blocks=2)
+    assert isinstance(module.network, torch.nn.Sequential)
+    module.network.insert(0, FullAtFirst())
+    before = sum(isinstance(one, CpuBackend) for one in gc.get_objects())
+    short = Engine(module, device="cpu", precision="bf16").check()
+    assert (short["failed"], list(short["drift"])) == ({"bf16": "full"}, ["fp32"])
+    monkeypatch.setattr(FullAtFirst, "is_full", False)
+    engine = Engine(module, device="cpu", precision="bf16")
+    whole = engine.check()
+    assert (whole["failed"], list(whole["drift"])) == ({}, ["fp32", "bf16"])
+    assert 0 < whole["drift"]["bf16"]
+    assert max(FullAtFirst.num_towers) - before == 2  # the engine's own and the one that is tried
+    assert Engine(module, device="cpu", precision="bf16").check()["seconds"] == whole["seconds"]  # that is remembered
 
 
 @pytest.mark.parametrize(("device", "precision"), [("cpu", "int8"), ("cuda", "fp8")])

@@ -9,7 +9,7 @@ pictures are computed in batches of one size, the last one filled up. It does de
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,17 @@ from torch import Tensor
 from beholder.engine import Precision
 from beholder.engine.backends import Backend, Fetch, build_backend, default_batch_size
 from beholder.engine.devices import device_name, find_device
-from beholder.engine.self_check import FIRST_CUDA_BATCH, Situation, compiled_fault, find_batch_size, refuse_drift, self_check
+from beholder.engine.drift import NUM_CHECK_PICTURES
+from beholder.engine.library import repeated_blocks
+from beholder.engine.self_check import (
+    FIRST_CUDA_BATCH,
+    Situation,
+    check_rows,
+    compiled_fault,
+    find_batch_size,
+    refuse_drift,
+    self_check,
+)
 from beholder.errors import BeholderError, InputError
 from beholder.models.clip import ClipVisionTower
 from beholder.models.library_module import LibraryModule
@@ -127,27 +137,51 @@ class Engine:
 
     def _have_compiled(self) -> None:
         """Take the compiled form where torch can make it and it gives what the plain one gives; else say so and stay."""
-        plain, began = self._backend, time.perf_counter()
+        if self.precision == "int8":  # has a form of its own
+            self._compile = False
+            return
+        began = time.perf_counter()
         self.batch_size = self.batch_size or self._found_batch_size()
-        compiled = plain
-        try:
-            compiled = self._built(compile=True)
-            if compiled.form_name != "compiled":  # (int8 has a form of its own)
-                self._compile = False
-                return
-            exact = build_backend(self._tower, self.device, "fp32", num_threads=self._num_threads)
-            with doing("compiling the tower"), contextlib.closing(exact):
-                why = compiled_fault(exact, plain, compiled, self.image_px, self.batch_size)
-        except (BeholderError, torch.OutOfMemoryError) as error:
-            why = " ".join(str(error).split()).partition("; leave")[0]
+        with doing("compiling the tower"):
+            why = self._compiled_instead()
         self.compile_seconds = time.perf_counter() - began
-        (compiled if why else plain).close()  # a back end that is closed can be used again
         if why:
             self._compile = False
+            self._let_go()
+            self._backend = self._built(compile=False)
             say(f"{why}: computed as it is written")
             return
-        self._backend = compiled
         say(f"compiled the tower in {self.compile_seconds:.0f} s")
+
+    def _compiled_instead(self) -> str:
+        """Put the compiled form in the plain one's place; why it is not to be trusted, "" where it is.
+
+        Of the plain form, float32's and the compiled one only one is on the device at a time, the first two with eight pictures.
+        """
+        assert self.batch_size is not None
+        few = min(self.batch_size, NUM_CHECK_PICTURES)
+        try:
+            if isinstance(self._tower, LibraryModule):
+                repeated_blocks(self._tower)
+            exact = usual = check_rows(self._backend, self.image_px, few)
+            self._let_go()
+            if self.precision != "fp32":
+                self._backend = build_backend(self._tower, self.device, "fp32", num_threads=self._num_threads)
+                exact = check_rows(self._backend, self.image_px, few)
+                self._let_go()
+            self._backend = self._built(compile=True)
+            return compiled_fault(exact, usual, check_rows(self._backend, self.image_px, self.batch_size))
+        except (BeholderError, torch.OutOfMemoryError) as error:
+            return " ".join(str(error).split()).partition("; leave")[0]
+
+    def _let_go(self) -> None:
+        """Free what computes, weights and all, where the next one is to take its place."""
+        if hasattr(self, "_backend"):
+            self._backend.close()
+            del self._backend
+        gc.collect()  # a compiled block refers to itself
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def embed(self, pixels: npt.NDArray[np.uint8] | Tensor) -> npt.NDArray[np.float32]:
         """(N, S, S, 3) uint8, height x width x RGB, as `beholder.preprocess` gives them -> (N, D) float32, not normalised.

@@ -42,11 +42,16 @@ class OnDevice:
             raise BeholderError(f"{what} ({text}); choose fp32") from error
 
     def blocks(self) -> list[nn.Module]:
-        """The network's repeated blocks. Raises BeholderError where it has none, so nothing that is compiled once for many."""
-        found = _repeated(self._module.network)
-        if not found:
-            raise BeholderError(f"--compile: {self._module.shape.name} has no repeated blocks to compile; leave --compile out")
-        return found
+        """The network's repeated blocks. Raises BeholderError: see `repeated_blocks`."""
+        return repeated_blocks(self._module)
+
+
+def repeated_blocks(module: LibraryModule) -> list[nn.Module]:
+    """A network's repeated blocks. Raises BeholderError where it has none, so nothing that is compiled once for many."""
+    found = _repeated(module.network)
+    if not found:
+        raise BeholderError(f"--compile: {module.shape.name} has no repeated blocks to compile; leave --compile out")
+    return found
 
 
 def is_fast_in_bf16() -> bool:

@@ -12,7 +12,6 @@ import base64
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -115,8 +114,9 @@ def self_check(
     kept = situation.remembered(trying)
     measured = kept.load()
     if measured is None or not _is_whole(measured):
-        measured = _measured(situation, trying, timed=only is None)
-        kept.save(measured)
+        measured, is_short = _measured(situation, trying, timed=only is None)
+        if not is_short:
+            kept.save(measured)
         if on_measured is not None:
             on_measured(float(measured["seconds"]))
     rows = {name: _decoded(text) for name, text in measured["rows"].items()}
@@ -138,14 +138,18 @@ def refuse_drift(precision: str, drifts: Mapping[str, float]) -> None:
         raise BeholderError(f"--precision {precision}: {moved}; choose bf16 or auto")
 
 
-def compiled_fault(exact: Backend, plain: Backend, compiled: Backend, image_px: int, batch: int) -> str:
-    """Why the compiled form of a back end is not to be trusted; "" where it is about as near to float32 as the plain form.
+def check_rows(backend: Backend, image_px: int, batch: int) -> Rows:
+    """(8, D) float32 embeddings of the check pictures, computed in batches of `batch`."""
+    return _embedded(backend, torch.from_numpy(check_pictures(image_px)), batch)()
 
-    Two ways to round differ: it may move scores (`typical_drift`) by 0.02, or by twice what the plain form does.
+
+def compiled_fault(exact: Rows, plain: Rows, compiled: Rows) -> str:
+    """Why the compiled form of a tower is not to be trusted; "" where it is about as near to float32 as the plain form.
+
+    Of `check_rows` in float32, in the plain form and in the compiled one. Two ways to round differ: it may move scores
+    (`typical_drift`) by 0.02, or by twice what the plain form does.
     """
-    pictures = torch.from_numpy(check_pictures(image_px))
-    first, *others = (_embedded(backend, pictures, batch)() for backend in (exact, plain, compiled))
-    usual, found = (typical_drift(first, rows) for rows in others)
+    usual, found = typical_drift(exact, plain), typical_drift(exact, compiled)
     if found <= max(MAX_DRIFT, 2 * usual):
         return ""
     return f"compiled, the tower would move scores by {found:.3f} where {usual:.3f} is usual"
@@ -165,45 +169,63 @@ def _decoded(kept: Mapping[str, Any]) -> Rows:
     return np.frombuffer(base64.b64decode(kept["float32"]), "<f4").reshape(-1, int(kept["dim"])).astype(np.float32)
 
 
-def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool) -> dict[str, Any]:
+def _measured(situation: Situation, trying: Sequence[Precision], *, timed: bool) -> tuple[dict[str, Any], bool]:
+    """(what is kept of a self-check, whether memory ran out: then it is not, as there may be more the next time)."""
     started = time.perf_counter()
     found: dict[str, Any] = {word: {} for word in ("rows", "typical_drift", "worst_case", "pictures_per_second", "failed")}
     if timed and len(trying) > 1:
         names = ", ".join(trying)
         say(f"choosing a precision for this tower on {situation.device}: measuring {names}; done once, then remembered")
     pictures = torch.from_numpy(check_pictures(situation.tower.shape.image_px))
-    batch = default_batch_size(situation.device, situation.tower.shape) or NUM_CHECK_PICTURES
-    rows: dict[Precision, Rows] = {}
+    exact: Rows | None = None
     backends: dict[Precision, Backend] = {}
-    with ExitStack() as opened:
+    is_short = False
+    try:
         for precision in trying:
             if timed and (slow := _slow_product(situation, precision)) is not None:
                 found["failed"][precision] = slow
                 continue
             try:
-                with doing(f"trying precision {precision}"):
-                    backends[precision] = build_backend(
-                        situation.tower, situation.device, precision, num_threads=situation.num_threads,
-                        compile=situation.compile and not timed,
-                    )  # fmt: skip
-                    opened.callback(backends[precision].close)
-                    rows[precision] = _embedded(backends[precision], pictures, batch)()
+                backend, rows = _tried(situation, precision, pictures, compile=situation.compile and not timed)
             except (BeholderError, torch.OutOfMemoryError) as error:
                 if precision == "fp32":
                     raise
                 found["failed"][precision] = str(error).splitlines()[0]
+                is_short = is_short or isinstance(error, torch.OutOfMemoryError)
                 continue
-            found["rows"][precision] = _encoded(rows[precision])
-            found["typical_drift"][precision] = typical_drift(rows["fp32"], rows[precision])
-            found["worst_case"][precision] = worst_case_drift(rows["fp32"], rows[precision])
+            exact = rows if exact is None else exact
+            found["rows"][precision] = _encoded(rows)
+            found["typical_drift"][precision] = typical_drift(exact, rows)
+            found["worst_case"][precision] = worst_case_drift(exact, rows)
+            if timed and found["typical_drift"][precision] <= MAX_DRIFT:
+                backends[precision] = backend
+            else:  # only what is timed in turns is on the device together
+                backend.close()
+            del backend
         if timed:
-            allowed = {name: backends[name] for name in rows if found["typical_drift"][name] <= MAX_DRIFT}
-            with doing(f"timing {', '.join(allowed)}"):
-                found["pictures_per_second"] = _rates(allowed, situation, pictures)
+            with doing(f"timing {', '.join(backends)}"):
+                found["pictures_per_second"] = _rates(backends, situation, pictures)
+    finally:
+        for backend in backends.values():
+            backend.close()
     found["seconds"] = round(time.perf_counter() - started, 1)
     if timed and len(trying) > 1:
         say(_summary(found))
-    return found
+    return found, is_short
+
+
+def _tried(situation: Situation, precision: Precision, pictures: Tensor, *, compile: bool) -> tuple[Backend, Rows]:
+    """A tower in one precision, and its embeddings of the check pictures; nothing is left of one that fails."""
+    batch = default_batch_size(situation.device, situation.tower.shape) or NUM_CHECK_PICTURES
+    with doing(f"trying precision {precision}"):
+        backend = build_backend(
+            situation.tower, situation.device, precision, num_threads=situation.num_threads, compile=compile
+        )
+        try:
+            return backend, _embedded(backend, pictures, batch)()
+        except BaseException:
+            backend.close()
+            raise
 
 
 def _summary(found: Mapping[str, Any]) -> str:
