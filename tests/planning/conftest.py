@@ -28,11 +28,11 @@ TYPED: dict[str, Any] = {
     "towers": [
         {
             "backbone": L14, "device": "cuda", "device_name": "a card", "precision": "fp16", "dim": 768,
-            "pictures_per_second": 2000, "core_s": 0.0001, "load_s": 10, "is_random": False,
+            "pictures_per_second": 2000, "core_s": 0.0001, "feed_s": 0.00005, "load_s": 10, "is_random": False,
         },
         {
             "backbone": L14, "device": "cpu", "device_name": "a processor", "precision": "fp32", "dim": 768,
-            "pictures_per_second": 10, "core_s": 1.6, "load_s": 5, "is_random": False,
+            "pictures_per_second": 10, "core_s": 1.6, "feed_s": 0, "load_s": 5, "is_random": False,
         },
     ],
     "run": {"core_s": 0.0002, "start_s": 20, "written_bytes": 100},

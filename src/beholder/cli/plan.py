@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from beholder.planning.rates import Rates
 
 _BUSY = 0.1
-_WORDS = {"cores": "all that the cores do", "decode": "decoding", "tower": "the tower", "hand-on": "handing on"}
+_WORDS = {"cores": "all that the cores do", "decode": "decoding", "tower": "the tower", "feed": "feeding the device"}
 _ADVICE = {
     "decode": "decoding; cores, or --decoder scaled, make it faster",
     "tower": "the tower; faster devices, more of them, or another precision make it faster",
-    "hand-on": "the one process that hands pictures on; more processes (--devices) make it faster",
+    "feed": "feeding the device, which one process does for each; more of them (--devices) make it faster",
     "storage": "storage; faster disks or links, or more machines with links of their own make it faster",
     "scoring": "scoring; cores make it faster",
 }
@@ -58,16 +58,17 @@ def bench_lines(found: Rates, notes: list[str], where: str) -> list[str]:
             lines.append(f"| {size.what} | {size.pixels:,.0f} | {size.num_bytes / 1e3:,.1f} | {rates} |")
         lines += ["", f"The line: {decode.constant_s * 1e3:.3f} ms and {decode.pixel_s * 1e9:.2f} ns a pixel, of one core.", ""]
     lines += [
-        "| tower | device | precision | pictures/s | core ms a picture | loading | weights |",
-        "|---|---|---|---|---|---|---|",
+        "| tower | device | precision | pictures/s | core ms a picture | of it feeding | loading | weights |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for tower in found.towers:
-        rate = f"{tower.pictures_per_second:,.4g} | {tower.core_s * 1e3:,.4g} | {tower.load_s:.1f} s"
+        cores = f"{tower.core_s * 1e3:,.4g} | {tower.feed_s * 1e3:.3f} ms"
+        rate = f"{tower.pictures_per_second:,.4g} | {cores} | {tower.load_s:.1f} s"
         weights = "random" if tower.is_random else "its own"
         lines.append(f"| {tower.backbone} | {tower.device} ({tower.device_name}) | {tower.precision} | {rate} | {weights} |")
     lines += ["", "| the rest | |", "|---|---|"]
     if found.run is not None:
-        lines.append(f"| handing a picture on, one core | {found.run.core_s * 1e3:.3f} ms |")
+        lines.append(f"| handing a picture on and writing, one core | {found.run.core_s * 1e3:.3f} ms |")
         lines.append(f"| written of a picture | {found.run.written_bytes:,.0f} bytes |")
         lines.append(f"| start and end of a run, without the tower | {found.run.start_s:.1f} s |")
     if (place := found.storage) is not None:

@@ -78,7 +78,7 @@ class CompiledTower:
         return found
 
     def _first(self, pixels: Tensor) -> Tensor:
-        """A batch of a size that its blocks may have to be compiled for; torch's own limit is the program's before and after."""
+        """A batch of a size that its blocks may have to be compiled for; torch's own limit stays the program's."""
         from torch._dynamo import config  # a second of imports, for this alone
 
         with config.patch(cache_size_limit=_MOST_FORMS, accumulated_cache_size_limit=64 * _MOST_FORMS):

@@ -156,7 +156,7 @@ class Engine:
     def _compiled_instead(self) -> str:
         """Put the compiled form in the plain one's place; why it is not to be trusted, "" where it is.
 
-        Of the plain form, float32's and the compiled one only one is on the device at a time, the first two with eight pictures.
+        Plain form, float32 and compiled form are on the device one after the other, the first two with eight pictures.
         """
         assert self.batch_size is not None
         few = min(self.batch_size, NUM_CHECK_PICTURES)

@@ -1,8 +1,9 @@
 """The arithmetic of a plan: rates and a job in; seconds of each stage, what binds, hours, bytes out.
 
 A run is a pipeline: reading, decoding, the tower and writing work side by side, so the slowest of them decides, and the start
-is added. What shares the processor's cores adds up: decode workers, the process that hands pictures on, and on a processor the
-tower.
+is added. What shares the processor's cores adds up: decode workers, the process that feeds the device, and on a processor the
+tower. That process is one for each device, and whatever it does shares one interpreter lock: it hands pictures on and writes
+(`RunRate.core_s`), and gives batches to the device (`TowerRate.feed_s`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SCORE_BYTES = 13.09
 EMBEDDING_BYTES = 2
 """Of one number of a kept embedding: float16."""
 
-Stage = Literal["cores", "decode", "tower", "hand-on", "scoring", "storage"]
+Stage = Literal["cores", "decode", "tower", "feed", "scoring", "storage"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,8 @@ class Estimate:
 
     Attributes:
         seconds: of each stage, were it alone.
-        core_shares: of the work of the cores: decode, tower, hand-on; they add up to 1. Of embeddings: nothing.
+        core_shares: of the work of the cores: decode, feed, and of a tower on the processor tower; they add up to 1. Of
+            embeddings: nothing.
         start_s: before the first picture and after the last one.
         slowest: of the stages.
         gpu_hours: hours of all GPUs together.
@@ -128,17 +130,18 @@ def storage_seconds(storage: StorageRate, read: float, written: float, machines:
 
 def estimate_pictures(work: Work, rates: PictureRates, setup: Setup, *, keeps_embeddings: bool) -> Estimate:
     """A job on pictures."""
-    decode_s, hand_on_s = rates.decode.core_s(work.pixels), rates.run.core_s
-    tower_s = rates.tower.core_s
+    decode_s, tower_s = rates.decode.core_s(work.pixels), rates.tower.core_s
+    feed_s = rates.run.core_s + rates.tower.feed_s
     each = work.num_rows / setup.machines / setup.devices
     written = written_bytes(work.num_rows, rates.run.written_bytes, kept_dim=rates.tower.dim if keeps_embeddings else 0)
-    on_cores: dict[Stage, float] = {"decode": decode_s, "tower": tower_s, "hand-on": hand_on_s}
+    on_cores: dict[Stage, float] = {"decode": decode_s, "feed": rates.run.core_s}
+    on_cores |= {"feed": rates.run.core_s + tower_s} if setup.is_gpu else {"tower": tower_s}
     sums = sum(on_cores.values())
     seconds: dict[Stage, float] = {
         "cores": work.num_rows / setup.machines * sums / setup.cores,
         "decode": each * decode_s / max(1, setup.num_workers),
         "tower": each / rates.tower.pictures_per_second if setup.is_gpu else each * tower_s / setup.num_threads,
-        "hand-on": each * (hand_on_s + (0 if setup.num_workers else decode_s)),
+        "feed": each * (feed_s + (0 if setup.num_workers else decode_s)),
         "storage": storage_seconds(rates.storage, work.read_bytes, written, setup.machines),
     }
     slowest: Stage = max(seconds, key=lambda stage: seconds[stage])

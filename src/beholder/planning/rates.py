@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from beholder.models.backbones import canonical_backbone
 from beholder.models.catalog import tower_file_named
 from beholder.models.towers import library_name
 
+Clock = Callable[[], float]
+"""What tells the time to measurements: seconds that only grow."""
 FORMAT, VERSION = "beholder-rates", 1
 KEPT_AS = "rates.json"
 """In the folder of what is the user's own (`storage.data_folder`): the rates of this machine."""
@@ -71,7 +73,10 @@ class TowerRate:
         precision: what was computed in.
         dim: length of an embedding.
         pictures_per_second: by the clock, all cores of the processor or one device.
-        core_s: seconds of the processor's cores for one picture: on a processor all the work, else what keeps the device busy.
+        core_s: seconds of the processor's cores for one picture: on a processor all the work, else what keeps the device busy,
+            with the waiting for it where that takes a core.
+        feed_s: of these, seconds for giving it to the device (a part of a batch: copied, its kernels started), which is the
+            work of the one process that feeds it.
         load_s: seconds until the first picture can be computed.
         is_random: whether the weights were random.
     """
@@ -83,6 +88,7 @@ class TowerRate:
     dim: int
     pictures_per_second: float
     core_s: float
+    feed_s: float
     load_s: float
     is_random: bool
 

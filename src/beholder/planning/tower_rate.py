@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import process_time
+from statistics import median
+from time import process_time, thread_time
 
 import numpy as np
 
 from beholder.engine.backends import candidates
 from beholder.engine.devices import device_name, find_device
-from beholder.engine.engine import Engine
+from beholder.engine.engine import Engine, Pending
 from beholder.errors import BeholderError, HeadError, InputError
 from beholder.models.backbones import TowerShape, find_backbone
 from beholder.models.clip import ClipVisionTower, random_tower
 from beholder.models.library_module import LibraryModule, LibraryShape
 from beholder.models.library_towers import LibraryTower
 from beholder.models.towers import Tower, load_any_tower
-from beholder.planning.clock import Clock
 from beholder.planning.options import BenchOptions
-from beholder.planning.rates import TowerRate, tower_name
+from beholder.planning.rates import Clock, TowerRate, tower_name
 
 _WARM_SHARE, _LONG_SHARE = 0.2, 0.5
 """Of a stage's time: for getting warm, and for being timed. A first pass that takes so long is what counts."""
+_FEED_PASSES = 5
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def _measured(tower: BenchTower, device: str, precision: str, seconds: float, cl
         else:
             _timed(engine, engine.call_size, seconds * _WARM_SHARE, clock)
             steady = _timed(engine, engine.call_size, seconds * _LONG_SHARE, clock)
+        feed_s = _feed_s(engine, steady, clock)
     finally:
         engine.close()
     return TowerRate(
@@ -128,6 +130,7 @@ def _measured(tower: BenchTower, device: str, precision: str, seconds: float, cl
         dim=engine.dim,
         pictures_per_second=steady.count / steady.took_s,
         core_s=steady.core_s / steady.count,
+        feed_s=feed_s,
         load_s=tower.load_s + built_s + max(0.0, first.took_s - few * steady.took_s / steady.count),
         is_random=tower.is_random,
     )
@@ -135,11 +138,12 @@ def _measured(tower: BenchTower, device: str, precision: str, seconds: float, cl
 
 @dataclass(frozen=True)
 class _Pass:
-    """Pictures that were embedded, seconds by the clock, seconds of the processor's cores."""
+    """Pictures that were embedded, seconds by the clock, of the processor's cores, and of this thread for handing them over."""
 
     count: int
     took_s: float
     core_s: float
+    feed_s: float
 
 
 def _timed(engine: Engine, num_pictures: int, seconds: float, clock: Clock) -> _Pass:
@@ -147,10 +151,31 @@ def _timed(engine: Engine, num_pictures: int, seconds: float, clock: Clock) -> _
     side = engine.image_px
     pixels = np.random.default_rng(0).integers(0, 256, (num_pictures, side, side, 3), np.uint8)
     core_began, began = process_time(), clock()
-    pending, count = engine.submit(pixels), num_pictures
+    feed_s = 0.0
+
+    def submit() -> Pending:
+        nonlocal feed_s
+        before = thread_time()
+        found = engine.submit(pixels)
+        feed_s += thread_time() - before
+        return found
+
+    pending, count = submit(), num_pictures
     while clock() - began < seconds:
-        following = engine.submit(pixels)
+        following = submit()
         engine.result(pending)
         pending, count = following, count + num_pictures
     engine.result(pending)
-    return _Pass(count, clock() - began, process_time() - core_began)
+    return _Pass(count, clock() - began, process_time() - core_began, feed_s)
+
+
+def _feed_s(engine: Engine, steady: _Pass, clock: Clock) -> float:
+    """Seconds of the feeding thread for one picture.
+
+    A GPU is given single batches while it has nothing else to do: else waiting for it, which takes a core, would count. The
+    lanes of a processor take pictures themselves, so there handing over never waits.
+    """
+    if engine.device.type == "cpu":
+        return steady.feed_s / steady.count
+    passes = [_timed(engine, engine.batch_size or 1, 0.0, clock) for _ in range(_FEED_PASSES)]
+    return median(one.feed_s / one.count for one in passes)
