@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import time
 from pathlib import Path
 
 import fsspec
@@ -13,10 +15,13 @@ from typer.testing import CliRunner
 
 from beholder import OutputError
 from beholder.cli.app import app
+from beholder.pixels.picture import PixelOptions
 from beholder.planning.bench import bench
+from beholder.planning.decode_rate import measure_decoding
 from beholder.planning.options import BenchOptions
 from beholder.planning.rates import SizeRate, fitted, load, through
 from beholder.planning.storage_rate import measure_storage
+from beholder.sources.reader import PictureRef
 from oracles import program
 from oracles.library_models import saved, siglip
 from oracles.picture_jobs import picture_bytes
@@ -84,7 +89,7 @@ def test_everything_is_measured_and_kept(here: Path, small_tower: Path) -> None:
     assert (tower.backbone, tower.device, tower.precision) == (str(small_tower.resolve()), "cpu", "fp32")
     assert (tower.dim, tower.is_random) == (24, False)
     assert tower.pictures_per_second > 0
-    assert tower.core_s > 0
+    assert 0 < tower.feed_s < tower.core_s
     assert found.run.start_s > 0
     assert 20 < found.run.written_bytes < 2000
     assert (found.storage.place, found.rows.dim, found.rows.num_cores) == (str(here), 24, found.num_cores)
@@ -121,6 +126,31 @@ def test_storage_is_read_past_the_cache_or_said_not_to_be(tmp_path: Path) -> Non
     assert fsspec.filesystem("memory").find("/bench") == []
     with pytest.raises(OutputError, match="cannot write"):
         measure_storage(str(tmp_path / "lost"), seconds=3, clock=Ticking(1.0))
+
+
+def test_a_write_that_the_system_cuts_short_counts_as_what_was_written(tmp_path: Path) -> None:
+    """5 MiB is as large as a file may be here: of the first piece of 8 MiB no more is written, and the clock ends it then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, hard))
+    try:
+        found = measure_storage(str(tmp_path), seconds=3, clock=Ticking(100.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found.write_bytes_per_second == pytest.approx((5 << 20) / 200)  # the clock was asked twice
+    assert found.read_bytes_per_second == pytest.approx((5 << 20) / 100 / 2)
+
+
+def test_pictures_do_not_pay_for_those_before_them(tmp_path: Path) -> None:
+    """Small ones after large ones, of which some are queued at the worker when the clock ends: processor time, 100 to 1."""
+    large, small = tmp_path / "large.jpg", tmp_path / "small.jpg"
+    large.write_bytes(picture_bytes(0, size=(3000, 2000)))
+    small.write_bytes(picture_bytes(0, size=(70, 60)))
+    pictures = {"large": [PictureRef(path=str(large))], "small": [PictureRef(path=str(small))]}
+    found = measure_decoding(pictures, PixelOptions(), own=None, seconds=0.4, clock=time.monotonic)
+    first, second = found.sizes
+    assert (first.pixels, second.pixels) == (6_000_000, 4200)
+    assert second.core_s < first.core_s / 8
+    assert second.core_s_alone < first.core_s_alone / 8
 
 
 def test_a_published_tower_by_any_of_its_names(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

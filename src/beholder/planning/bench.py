@@ -12,10 +12,9 @@ from beholder.errors import InputError
 from beholder.notices import doing
 from beholder.pixels.picture import PixelOptions
 from beholder.planning import machine, rates
-from beholder.planning.clock import Clock
 from beholder.planning.decode_rate import made_photographs, measure_decoding
 from beholder.planning.options import BenchOptions
-from beholder.planning.rates import Rates
+from beholder.planning.rates import Clock, Rates
 from beholder.planning.run_rate import measure_rows, measure_run
 from beholder.planning.storage_rate import measure_storage
 from beholder.planning.tower_rate import devices_to_measure, find_tower, measure_tower

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,10 @@ import numpy as np
 from beholder.engine.drift import check_pictures
 from beholder.errors import InputError
 from beholder.pixels.picture import PictureError, PixelOptions
-from beholder.planning.clock import Clock
-from beholder.planning.rates import DecodeRate, SizeRate, fitted, through
+from beholder.planning.rates import Clock, DecodeRate, SizeRate, fitted, through
 from beholder.scoring.tower import num_cores
 from beholder.sources.reader import PictureRef
-from beholder.workers.pool import DecodePool, Outcome
+from beholder.workers.pool import DecodePool
 
 SIZES = ((128, 96), (512, 512), (1024, 768), (3000, 2000))
 """Width and height of the pictures that are made."""
@@ -25,9 +25,10 @@ _SIDE_PX, _CUT_PX, _QUALITY = 512, 384, 85
 _GRAIN = 3.0
 """Standard deviation of the camera's noise, of 255 levels."""
 _EACH = 4
-_WARM_S, _WARM_SHARE = 1.0, 0.1
 _FEW = 4
 """Of each size at least so many pictures are decoded, however long they take."""
+_MOST_GROWTH = 8
+"""Pictures are given in growing numbers, each at most so many times the last one, as the first ones tell little of the time."""
 
 
 def made_photographs(folder: Path) -> dict[str, list[PictureRef]]:
@@ -80,42 +81,79 @@ def _costs(
 ) -> dict[str, tuple[float, float, float]]:
     """What pictures are -> (seconds of a core for one, mean pixels, mean bytes), with so many workers."""
     found = {}
-    warm_s = min(_WARM_S, seconds * _WARM_SHARE)
-    each_s = (seconds - warm_s) / len(pictures)
     with DecodePool(options, num_workers=num_workers, num_slots=64 + 4 * num_workers) as pool:
-        for at, (what, refs) in enumerate(pictures.items()):
-            with contextlib.closing(pool.map(enumerate(itertools.cycle(refs)))) as outcomes:  # type: ignore[type-var]
-                if not at:
-                    _decoded(outcomes, refs, warm_s, clock)
-                before, began = _core_seconds(pool, num_workers), clock()
-                count, pixels, num_bytes = _decoded(outcomes, refs, each_s, clock)
-                spent = _core_seconds(pool, num_workers) - before
-                if spent <= 0:  # too short to be seen, or a system that does not tell
-                    spent = (clock() - began) * num_workers
-                found[what] = (spent / count, pixels, num_bytes)
+        for what, refs in pictures.items():
+            found[what] = _cost(pool, refs, num_workers, seconds / len(pictures), clock)
     return found
 
 
-def _decoded(outcomes: Iterator[Outcome], refs: Sequence[PictureRef], seconds: float, clock: Clock) -> tuple[int, float, float]:
-    """(pictures, mean pixels, mean bytes) of what is decoded in the time. Raises InputError where none can be."""
-    count, pixels, num_bytes, failed = 0, 0, 0, 0
-    fault: PictureError | None = None
+def _cost(
+    pool: DecodePool, refs: Sequence[PictureRef], num_workers: int, seconds: float, clock: Clock
+) -> tuple[float, float, float]:
+    """(seconds of a core for one, mean pixels, mean bytes) of some pictures, given over and over for about so long.
+
+    All that is given is waited for, so what the workers do is what is counted: nothing of it is left to the next pictures.
+    Raises InputError where none can be decoded.
+    """
+    endless, few = itertools.cycle(refs), max(_FEW, num_workers)
     began = clock()
-    while count < _FEW or clock() - began < seconds:
-        outcome = next(outcomes)
+    _decoded(pool, endless, num_workers)  # has all workers come up
+    found, given = _Decoded(), few
+    before, measured_from = _core_seconds(pool), clock()
+    while given:
+        found += _decoded(pool, endless, given)
+        if not found.count and found.num_failed > 2 * len(refs):
+            raise InputError(f"none of the pictures looked at can be decoded ({found.fault}); name others to measure with")
+        took = clock() - measured_from
+        left = seconds - (clock() - began)
+        more = int(left / max(took, 1e-9) * (found.count + found.num_failed))
+        given = min(more, _MOST_GROWTH * given) if more >= few else 0
+        if found.count < _FEW:
+            given = few
+    spent = _core_seconds(pool) - before
+    if spent <= 0:  # too short to be seen, or a system that does not tell
+        spent = (clock() - measured_from) * num_workers
+    return spent / found.count, found.pixels / found.count, found.num_bytes / found.count
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """Pictures that were decoded, their pixels and bytes; those that could not be, and why the last one could not."""
+
+    count: int = 0
+    pixels: int = 0
+    num_bytes: int = 0
+    num_failed: int = 0
+    fault: PictureError | None = None
+
+    def __add__(self, other: _Decoded) -> _Decoded:
+        return _Decoded(
+            count=self.count + other.count,
+            pixels=self.pixels + other.pixels,
+            num_bytes=self.num_bytes + other.num_bytes,
+            num_failed=self.num_failed + other.num_failed,
+            fault=other.fault or self.fault,
+        )
+
+
+def _decoded(pool: DecodePool, refs: Iterator[PictureRef], count: int) -> _Decoded:
+    """What becomes of the next so many pictures; all are waited for."""
+    replies, fault = [], None
+    for outcome in pool.map(enumerate(itertools.islice(refs, count))):
         outcome.release()
-        if outcome.error is not None:
-            fault, failed = outcome.error, failed + 1
-            if failed > 2 * len(refs) and not count:
-                raise InputError(f"none of the pictures looked at can be decoded ({fault}); name others to measure with")
-            continue
-        count += 1
-        pixels += outcome.reply.width * outcome.reply.height
-        num_bytes += outcome.reply.num_bytes
-    return count, pixels / count, num_bytes / count
+        fault = outcome.error or fault
+        if outcome.error is None:
+            replies.append(outcome.reply)
+    return _Decoded(
+        count=len(replies),
+        pixels=sum(reply.width * reply.height for reply in replies),
+        num_bytes=sum(reply.num_bytes for reply in replies),
+        num_failed=count - len(replies),
+        fault=fault,
+    )
 
 
-def _core_seconds(pool: DecodePool, num_workers: int) -> float:
+def _core_seconds(pool: DecodePool) -> float:
     """Seconds of the processor that the workers have had so far, their reading included."""
     ticks = os.sysconf("SC_CLK_TCK")
     total = 0.0

@@ -18,8 +18,7 @@ from beholder.kernels.scoring import Affine
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import random_tower
 from beholder.models.heads import Head, save_head
-from beholder.planning.clock import Clock
-from beholder.planning.rates import RowsRate, RunRate
+from beholder.planning.rates import Clock, RowsRate, RunRate
 from beholder.scoring.execute import execute
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.pictures import plan_scores

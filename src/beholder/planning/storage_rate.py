@@ -13,8 +13,7 @@ import numpy as np
 
 from beholder.errors import reading_failed, writing_failed
 from beholder.io import storage
-from beholder.planning.clock import Clock
-from beholder.planning.rates import StorageRate
+from beholder.planning.rates import Clock, StorageRate
 
 _PIECE_BYTES = 8 << 20
 _MOST_BYTES = 512 << 20
@@ -46,8 +45,7 @@ def _local(place: str, path: Path, piece: bytes, seconds: float, clock: Clock) -
         with path.open("wb", buffering=0) as file:
             began, written = clock(), 0
             while written < _MOST_BYTES and (not written or clock() - began < seconds / 3):
-                file.write(piece)
-                written += len(piece)
+                written += file.write(piece)  # which may be a part of it
             os.fsync(file.fileno())
             write_s = clock() - began
     except OSError as error:
