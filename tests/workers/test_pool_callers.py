@@ -79,6 +79,28 @@ with DecodePool(options, num_workers=2, timeout_s=1, decoder={ODD!r}) as pool:
 """
 
 
+CLOSING = f"""
+import os
+with DecodePool(options, num_workers=1, timeout_s=5, decoder={ODD!r}) as pool:
+    for outcome in pool.map(enumerate([PictureRef(data=b"first")])):
+        outcome.release()
+    for name in os.listdir("/proc/self/fd"):
+        if "beholder-spool" in os.readlink(f"/proc/self/fd/{{name}}"):
+            os.close(int(name))
+            break
+    next(pool.map(enumerate([PictureRef(data=bytes(1 << 20))])))
+"""
+
+
+def test_a_program_that_closes_our_descriptors_is_told_of_the_first_that_is_missed() -> None:
+    """The pool ends over it; that it cannot close it either neither hides that nor leaves the caller waiting."""
+    done = subprocess.run(script(CLOSING), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "os.pwrite(" in done.stderr
+    assert "os.close" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "OSError: [Errno 9] Bad file descriptor"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_a_caller_that_is_killed_or_interrupted(sent: signal.Signals) -> None:

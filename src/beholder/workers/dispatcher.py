@@ -335,11 +335,13 @@ class Dispatcher:
                 self._turn()
         except BaseException as error:  # raised in whoever waits
             self._failure = error
-        finally:
+        try:
             self._end_all()
-            with self._told:  # whoever waits for a job learns why it is not done
-                self.has_ended = True
-                self._told.notify_all()
+        except BaseException as error:
+            self._failure = self._failure or error  # the first one says why
+        with self._told:  # whoever waits for a job learns why it is not done
+            self.has_ended = True
+            self._told.notify_all()
 
     def _turn(self) -> None:
         """Start who is missing, hand out jobs, wait for something to happen, and deal with it."""
@@ -639,18 +641,19 @@ class Dispatcher:
             raise self._no_start(how)
 
     def _end_all(self) -> None:
-        """Leave no process and no descriptor behind."""
+        """Leave no process and no descriptor behind; what cannot be ended or closed keeps nothing else from it."""
         processes = [slot.process for slot in self._workers if slot.process is not None]
         for process in processes:
             process.kill()
         patient_until = monotonic() + END_S
-        for process in processes:
-            process.end(max(patient_until - monotonic(), 0.0))
-            process.close()
-        for slot in self._workers:
-            slot.process = None
-        self._selector.close()
         with self._ringing:
             ring, self._ring = self._ring, -1
-        for handle in (self._bell, ring, self._spool.handle, self._shared):
-            os.close(handle)
+        with contextlib.ExitStack() as closing:  # from the last one on
+            for handle in (self._shared, self._spool.handle, ring, self._bell):
+                closing.callback(os.close, handle)
+            closing.callback(self._selector.close)
+            for process in processes:
+                closing.callback(process.close)
+                closing.callback(lambda ending: ending.end(max(patient_until - monotonic(), 0.0)), process)
+            for slot in self._workers:
+                slot.process = None
