@@ -146,13 +146,46 @@ def test_bytes_that_wait_are_bounded_too() -> None:
             pulled += 1
             yield number, PictureRef(data=data_of(number))
 
-    with pool_of(1, num_slots=64, ahead_bytes=4 << 20) as pool:
+    with pool_of(1, num_slots=64, ahead_bytes=6 << 20) as pool:
         for outcome in pool.map(large()):
             if outcome.tag == 0:
                 assert 4 <= pulled <= 8
             np.testing.assert_array_equal(outcome.pixels, pixels_of(data_of(outcome.tag), SIZE_PX))
             outcome.release()
     assert pulled == 60
+
+
+def test_the_bytes_of_the_group_that_is_read_and_of_the_one_before_it_count() -> None:
+    """Groups of 4 MiB in 16: three that wait leave room for no two more."""
+    num_pulled = 0
+
+    def groups() -> Iterator[list[tuple[int, PictureRef]]]:
+        nonlocal num_pulled
+        for number in range(8):
+            num_pulled += 1
+            start = b"sleep:0.5:" if number == 0 else b"%d" % number
+            yield [(4 * number + at, PictureRef(data=start + bytes((1 << 20) - len(start)))) for at in range(4)]
+
+    seen = []
+    with pool_of(1, num_slots=64, ahead_bytes=16 << 20) as pool:
+        for outcomes in pool.map_groups(groups()):
+            if not seen:
+                assert 2 <= num_pulled <= 3
+            seen += [outcome.tag for outcome in outcomes]
+            for outcome in outcomes:
+                outcome.release()
+    assert seen == list(range(32))
+
+
+def test_a_group_larger_than_all_that_may_wait_is_taken() -> None:
+    large = [[(4 * number + at, PictureRef(data=b"%d" % at + bytes(1 << 20))) for at in range(4)] for number in range(3)]
+    with pool_of(1, num_slots=2, ahead_bytes=1 << 20) as pool:
+        seen = []
+        for outcomes in pool.map_groups(iter(large)):
+            seen += [outcome.tag for outcome in outcomes]
+            for outcome in outcomes:
+                outcome.release()
+    assert seen == list(range(12))
 
 
 def test_large_bytes_arrive_whole_and_their_memory_is_given_back(odd_pool: DecodePool) -> None:

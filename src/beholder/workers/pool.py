@@ -137,7 +137,8 @@ class DecodePool:
         memory_bytes: what a worker may use beyond what it starts with; a picture that needs more is TOO_LARGE (Linux).
             None: 32 bytes for each of `options.max_pixels`, at least 4 GiB; 0: no limit.
         num_readers: URLs read at the same time by each worker.
-        ahead_bytes: no more refs are taken while those that wait hold more bytes of `data` than this.
+        ahead_bytes: refs that were taken and wait hold at most so many bytes of `data`, room for two groups more included: the
+            one that is being read, and the last one, which its source may hold until then. One group is taken however large.
         most_deaths: so many deaths of workers with no picture in between end the job with BeholderError.
         decoder: "package.module:function" that workers decode with.
         stands_back: workers leave cores first to other processes, such as the one that feeds a device with their pixels.
@@ -153,7 +154,7 @@ class DecodePool:
         max_bytes: int = 1 << 30,
         memory_bytes: int | None = None,
         num_readers: int = 8,
-        ahead_bytes: int = 256 << 20,
+        ahead_bytes: int = 384 << 20,
         most_deaths: int = 200,
         decoder: str = DEFAULT_DECODER,
         stands_back: bool = False,
@@ -381,7 +382,8 @@ class _ReadAhead:
         """Those that were not taken yet, in order."""
         self._more = threading.Condition(pool._lock)
         self._most = max(1, min(_MOST_TOGETHER, pool._num_slots // 4))
-        self._bytes_ahead = 0
+        self._bytes_ahead = self._most_in_group = 0
+        """Bytes of what was read and is not taken yet, and of the largest group."""
         self._at_end = self._is_closed = False
         self._error: BaseException | None = None
         """What the iterator raised; due when all before it is taken."""
@@ -425,7 +427,7 @@ class _ReadAhead:
     def _remove(self, taken: Sequence[_TaggedJob]) -> None:
         """The next jobs were taken."""
         with self._pool._lock:
-            was_full = self._bytes_ahead > self._pool._ahead_bytes
+            was_full = not self._has_memory()
             for job in taken:
                 self.jobs.popleft()
                 self._bytes_ahead -= len(job.ref.data or b"")
@@ -443,8 +445,9 @@ class _ReadAhead:
 
     def _work(self) -> None:
         try:
-            while self._wait_for_room() and (group := self._read()) is not None:
-                self._hand_on(group)
+            while self._wait_for_room(for_group=True) and (jobs := self._read()) is not None:
+                self._hand_on(jobs)
+                del jobs  # nor the bytes of its pictures, while the next group is read
         except BaseException as error:  # handed to the consumer, which raises it
             self._error = error
         finally:
@@ -458,36 +461,43 @@ class _ReadAhead:
                 self._at_end = True
                 self._more.notify_all()
 
-    def _wait_for_room(self) -> bool:
-        """Wait until there is a slot and not too many bytes wait; False when closed."""
+    def _wait_for_room(self, *, for_group: bool = False) -> bool:
+        """Wait until there is a slot, and for another group memory; False when closed."""
         with self._pool._lock:
             while not self._is_closed:
-                if self._has_room():
+                if self._pool._free and (not for_group or self._has_memory()):
                     return True
                 self._pool._room.wait()
         return False
 
-    def _has_room(self) -> bool:
-        return self._bytes_ahead <= self._pool._ahead_bytes and bool(self._pool._free)
+    def _has_memory(self) -> bool:
+        """Whether another group may be read, while the source still holds the last one."""
+        return not self._bytes_ahead or self._bytes_ahead + 2 * self._most_in_group <= self._pool._ahead_bytes
 
-    def _read(self) -> Refs | None:
-        """The next group; None at the end."""
+    def _read(self) -> list[_TaggedJob] | None:
+        """The jobs of the next group; None at the end."""
         began = monotonic()
         try:
-            return next(self._groups, None)
+            group = next(self._groups, None)
         finally:
             self.source_s += monotonic() - began
-
-    def _hand_on(self, group: Refs) -> None:
-        """Have the pictures of a group made, as many at a time as there is room for."""
+        if group is None:
+            return None
         jobs = [self._job_of(tag, ref) for tag, ref in group]
+        num_bytes = sum(len(job.ref.data or b"") for job in jobs)
+        with self._pool._lock:
+            self._bytes_ahead += num_bytes
+            self._most_in_group = max(self._most_in_group, num_bytes)
+        return jobs
+
+    def _hand_on(self, jobs: Sequence[_TaggedJob]) -> None:
+        """Have the pictures of a group made, as many at a time as there are slots."""
         start = 0
         while start < len(jobs) and self._wait_for_room():
             with self._pool._lock:
                 stop = start
-                while stop < len(jobs) and self._has_room() and not self._is_closed:
+                while stop < len(jobs) and self._pool._free and not self._is_closed:
                     jobs[stop].slot = self._pool._free.pop()  # the one used last, which is still in the cache
-                    self._bytes_ahead += len(jobs[stop].ref.data or b"")
                     stop += 1
                 some = jobs[start:stop]
                 self.jobs.extend(some)
