@@ -93,24 +93,9 @@ def execute(
         found = FinishedResult(out)
         earlier = found.earlier(step, identity)
         if earlier is not None:
-            wants_retry = options.retry_rejects and _may_change(earlier)
-            drops_kept = options.vanished == "drop" and found.num_kept > 0 and found.can_be_opened
-            if not wants_retry and not drops_kept and found.is_current(step):
-                found.remove_shards()
-                _check_kept(out, summary, earlier)
-                summary.num_kept = found.num_kept
-                summary.part = None if options.share() is None else f"{options.share()} (of what is finished)"
-                on_resume(len(step.shards), earlier.num_read)
-                watch.begun(summary, step.shards, {shard.name for shard in step.shards}, earlier.num_read)
-                _add(summary, out, [earlier])
-                return _with_examples(summary)
-            if options.part is not None:
-                raise _needs_whole(out)
-            if wants_retry and not found.can_be_opened:
-                raise OutputError(
-                    f"{out.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
-                    f"{summary.verb} everything again; use --overwrite for that, or a folder as output from the start"
-                )
+            if _is_all_done(found, earlier, step, options):
+                return _as_it_is(plan, options, found, earlier, on_resume, watch)
+            _check_may_go_on(plan, options, found, earlier)
         run.check_folder(step, folder)
         if options.part is not None and FinishedResult(out).needs_opening(step):
             raise _needs_whole(out)
@@ -119,17 +104,63 @@ def execute(
     share = options.share()
     if share is not None:
         return _execute_share(plan, folder, share, identity, on_resume, do_pending, watch)
+    return _execute_whole(plan, options, identity, earlier, on_resume, do_pending, watch)
+
+
+def _is_all_done(found: FinishedResult, earlier: ShardResult, step: Step, options: JobOptions) -> bool:
+    """Whether a finished result is what was asked for, and nothing of it is to be tried again or left out."""
+    wants_retry = options.retry_rejects and _may_change(earlier)
+    drops_kept = options.vanished == "drop" and found.num_kept > 0 and found.can_be_opened
+    return not wants_retry and not drops_kept and found.is_current(step)
+
+
+def _as_it_is(
+    plan: Plan,
+    options: JobOptions,
+    found: FinishedResult,
+    earlier: ShardResult,
+    on_resume: Callable[[int, int], None],
+    watch: Watch,
+) -> RunSummary:
+    """The summary of a result that is finished. Raises OutputError: embeddings that it kept are gone."""
+    step, out, summary = plan.step, plan.out, plan.summary
+    found.remove_shards()
+    _check_kept(out, summary, earlier)
+    summary.num_kept = found.num_kept
+    summary.part = None if options.share() is None else f"{options.share()} (of what is finished)"
+    on_resume(len(step.shards), earlier.num_read)
+    watch.begun(summary, step.shards, {shard.name for shard in step.shards}, earlier.num_read)
+    _add(summary, out, [earlier])
+    return _with_examples(summary)
+
+
+def _check_may_go_on(plan: Plan, options: JobOptions, found: FinishedResult, earlier: ShardResult) -> None:
+    """Raise OutputError where a finished result cannot be opened for what is still to be done to it."""
+    if options.part is not None:
+        raise _needs_whole(plan.out)
+    if options.retry_rejects and _may_change(earlier) and not found.can_be_opened:
+        raise OutputError(
+            f"{plan.out.out} is one finished file that does not say what its rows were made of, so --retry-rejects would "
+            f"{plan.summary.verb} everything again; use --overwrite for that, or a folder as output from the start"
+        )
+
+
+def _execute_whole(
+    plan: Plan,
+    options: JobOptions,
+    identity: str,
+    earlier: ShardResult | None,
+    on_resume: Callable[[int, int], None],
+    do_pending: run.DoPending | None,
+    watch: Watch,
+) -> RunSummary:
+    """Do what is pending of all shards, and make the result of them. `earlier`: what is known of a result that is there."""
+    step, out, summary, folder = plan.step, plan.out, plan.summary, plan.out.folder
     watch.waiting("lock", folder.root)
     with folder.locked():
-        started, is_opened = time.perf_counter(), False
+        started = time.perf_counter()
         found = FinishedResult(out)
-        if not options.overwrite:
-            if earlier is None:
-                _check_unfinished(out, found, step, identity)
-            is_opened = found.needs_opening(step)
-        if is_opened:
-            with doing(f"opening {out.out} again"):
-                found.open_again()
+        is_opened = not options.overwrite and _open_again(out, found, step, identity, is_finished=earlier is not None)
         try:
             results = run.run(
                 step,
@@ -164,6 +195,17 @@ def execute(
             watch.write_record(folder.root, summary)
         out.remove_work()
     return _with_examples(summary)
+
+
+def _open_again(out: RunOutput, found: FinishedResult, step: Step, identity: str, *, is_finished: bool) -> bool:
+    """Take a finished result apart again where it is to be continued; whether it was. Raises OutputError."""
+    if not is_finished:
+        _check_unfinished(out, found, step, identity)
+    if not found.needs_opening(step):
+        return False
+    with doing(f"opening {out.out} again"):
+        found.open_again()
+    return True
 
 
 def _execute_share(

@@ -480,23 +480,68 @@ def _finished(
 ) -> TrainedHead:
     """Measures, what stands beside them, and the record."""
     is_marks = options.method == "logistic"
+    truth = measured.targets
+    measures, beside = _measures(measured, predictions, constants, others, lined, options)
+    counts = np.full(len(truth), np.nan)
+    ceiling = noise_ceiling(MeanRatings(truth, measured.variances, counts), weights=measured.weights, seed=options.seed)
+    found = suspicious_marks(truth, predictions) if is_marks else suspicious_ratings(truth, predictions, measured.variances)
+    suspicious = Suspicious(measured.rows[found.rows], found.residuals, found.deviations)
+    record: dict[str, Any] = {
+        **_record_of_fit(data, final, options),
+        "measured": {**told, "samples_sha256": splitting.list_sha256(measured.names())},
+        "measures": measures.to_json(),
+        "beside": [
+            {
+                "name": one.name,
+                "measures": one.measures.to_json(),
+                "difference": None if one.difference is None else one.difference.to_json(),
+            }
+            for one in beside
+        ],
+        "missing_heads": missing,
+        "ceiling": None if ceiling is None else ceiling.to_json(),
+        "learning_curve": None if curve is None else curve.to_json(),
+        "suspicious": _listed(suspicious, data),
+    }
+    return TrainedHead(
+        head=_head(final, measures, f"{len(data.rows)} rated, measured by {told['by']}", options),
+        measures=measures,
+        beside=beside,
+        ceiling=ceiling,
+        curve=curve,
+        suspicious=suspicious,
+        predictions=predictions,
+        tested=measured.rows,
+        fitted=data.rows if measured is data else np.setdiff1d(data.rows, measured.rows),
+        record=record,
+    )
+
+
+def _measures(
+    measured: _Data,
+    predictions: Doubles,
+    constants: Doubles,
+    others: list[tuple[Head, Doubles]],
+    lined: list[Doubles],
+    options: TrainOptions,
+) -> tuple[Measures, tuple[Beside, ...]]:
+    """The head's measures; those of the constant, and of other heads, the best rank correlation first, on the same pictures."""
     shared: dict[str, Any] = {
         "weights": measured.weights,
         "groups": measured.groups,
-        "cut": 0.5 if is_marks and options.cut is None else options.cut,
+        "cut": 0.5 if options.method == "logistic" and options.cut is None else options.cut,
         "level": options.level,
         "resamples": options.resamples,
         "seed": options.seed,
     }
-    truth = measured.targets
     scaled_names = ("mae", "rmse", "accuracy")
     rank_names = tuple(name for name in NAMES if name not in scaled_names)
     predictors = [Predictor(predictions), Predictor(constants, scaled_names)]
     for (_, scores), line in zip(others, lined, strict=True):
         predictors += [Predictor(scores, rank_names), Predictor(line, scaled_names)]
-    compared = Comparison(predictors, truth, **shared)
+    compared = Comparison(predictors, measured.targets, **shared)
     measures = compared.measures(0)
-    beside = [Beside(name="constant", measures=compared.measures(1))]
+    constant = Beside(name="constant", measures=compared.measures(1))
     rivals = []
     for at, (head, _) in enumerate(others):
         ranks, scaled = 2 + 2 * at, 3 + 2 * at
@@ -508,16 +553,20 @@ def _finished(
             )
         )
     rivals.sort(key=lambda one: -np.nan_to_num(one.measures["srcc"].value, nan=-2.0))
-    counts = np.full(len(truth), np.nan)
-    ceiling = noise_ceiling(MeanRatings(truth, measured.variances, counts), weights=measured.weights, seed=options.seed)
-    found = suspicious_marks(truth, predictions) if is_marks else suspicious_ratings(truth, predictions, measured.variances)
-    suspicious = Suspicious(measured.rows[found.rows], found.residuals, found.deviations)
-    method = {"ridge": ridge.METHOD, "logistic": logistic.METHOD}.get(options.method, "the published five layers")
-    record: dict[str, Any] = {
+    return measures, (constant, *rivals)
+
+
+def _method_note(options: TrainOptions) -> str:
+    return {"ridge": ridge.METHOD, "logistic": logistic.METHOD}.get(options.method, "the published five layers")
+
+
+def _record_of_fit(data: _Data, final: _Fit, options: TrainOptions) -> dict[str, Any]:
+    """What the record says of the fit and of what it was made of."""
+    return {
         "name": options.name,
         "backbone": options.backbone,
         "method": options.method,
-        "method_note": method,
+        "method_note": _method_note(options),
         "seed": options.seed,
         "start_from": None if options.start_from is None else options.start_from.name,
         "rows": {
@@ -534,44 +583,23 @@ def _finished(
             "mean": float(data.targets.mean()),
         },
         "fit": final.told,
-        "measured": {**told, "samples_sha256": splitting.list_sha256(measured.names())},
-        "measures": measures.to_json(),
-        "beside": [
-            {
-                "name": one.name,
-                "measures": one.measures.to_json(),
-                "difference": None if one.difference is None else one.difference.to_json(),
-            }
-            for one in (*beside, *rivals)
-        ],
-        "missing_heads": missing,
-        "ceiling": None if ceiling is None else ceiling.to_json(),
-        "learning_curve": None if curve is None else curve.to_json(),
-        "suspicious": _listed(suspicious, data),
     }
-    head = Head(
+
+
+def _head(final: _Fit, measures: Measures, rows: str, options: TrainOptions) -> Head:
+    """The head, with notes on how it came about. `rows`: how many it was fitted to, and how it was measured."""
+    is_marks = options.method == "logistic"
+    return Head(
         name=options.name,
         math=final.math,
         backbone=options.backbone,
         scale_note="log odds of a keep; 0 is even" if is_marks else "the scale of the ratings it was fitted to",
         notes={
-            "method": method,
-            "rows": f"{len(data.rows)} rated, measured by {told['by']}",
+            "method": _method_note(options),
+            "rows": rows,
             "measures": ", ".join(f"{name} {one.value:.4g}" for name, one in measures.values.items()),
             "seed": str(options.seed),
         },
-    )
-    return TrainedHead(
-        head=head,
-        measures=measures,
-        beside=(*beside, *rivals),
-        ceiling=ceiling,
-        curve=curve,
-        suspicious=suspicious,
-        predictions=predictions,
-        tested=measured.rows,
-        fitted=data.rows if measured is data else np.setdiff1d(data.rows, measured.rows),
-        record=record,
     )
 
 

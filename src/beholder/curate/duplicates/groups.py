@@ -297,48 +297,98 @@ def drop_near_duplicates(
             on_progress=telling("embeddings read"),
             on_reference=telling("reference embeddings read"),
         )
-        is_exact = True
-        reference, similarity = np.full(len(rows), -1, np.int64), np.ones(len(rows), np.float32)
-        if references:
-            assert reference_threshold is not None
-            is_exact = _is_exact(method, len(rows), vectors.num_references)
-            reference, reference_similarity = near_references(
-                vectors,
-                rows,
-                reference_threshold,
-                is_exact=is_exact,
-                num_threads=num_threads,
-                on_progress=telling("rows compared with the reference"),
-            )
-            similarity = np.where(reference >= 0, reference_similarity, similarity)
-        num_near_that_stay = int((reference[:num_always] >= 0).sum())
-        reference[:num_always], similarity[:num_always] = -1, 1
-        left = np.flatnonzero(reference < 0)
-        keeper = np.arange(len(rows))
-        staying = left
-        if threshold is not None:
-            found = find_near_duplicates(
-                vectors,
-                rows[left],
-                threshold,
-                method=method,
-                num_threads=num_threads,
-                num_always=min(num_always, len(left)),
-                groups=None if groups is None else groups[left],
-                most_stays=most_stays,
-                on_progress=telling("rows compared"),
-            )
-            keeper[left] = np.where(found.keeper >= 0, left[found.keeper], -1)
-            similarity[left] = found.similarity
-            is_exact = is_exact and found.method == "exact"
-            staying = left[found.stays]  # the first ones that are wanted: what is undecided comes behind them
-        if most_stays is not None and len(staying) >= most_stays:
-            count = int(staying[most_stays - 1]) + 1
+        found = _decided(
+            vectors, rows, threshold, reference_threshold if references else None, method, num_threads, telling,
+            num_always=num_always, groups=groups, most_stays=most_stays,
+        )  # fmt: skip
+        if most_stays is not None and len(found.staying) >= most_stays:
+            count = int(found.staying[most_stays - 1]) + 1
             break
         if count == len(rows_best_first):
             break
         count *= _WALK_GROWTH
-    rows, keeper, reference, similarity = rows[:count], keeper[:count], reference[:count], similarity[:count]
+    return _rule(scores, vectors, rows[:count], found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decided:
+    """What became of M rows, best first; places count among them.
+
+    Attributes:
+        keeper: (M,) int64: the place of the row that stays in its stead, or its own; -1: undecided.
+        reference: (M,) int64: the row of a reference set that it is near to; -1: none.
+        similarity: (M,) float32 to that, or to the one that stays.
+        staying: places of those that stay, as far as that is decided.
+        num_near_that_stay: rows that always stay though a reference is near.
+        is_exact: whether all pairs that could be near were compared.
+    """
+
+    keeper: Rows
+    reference: Rows
+    similarity: npt.NDArray[np.float32]
+    staying: Rows
+    num_near_that_stay: int
+    is_exact: bool
+
+
+def _decided(
+    vectors: Vectors,
+    rows: Rows,
+    threshold: float | None,
+    reference_threshold: float | None,
+    method: DedupMethod,
+    num_threads: int,
+    telling: Callable[[str], Progress],
+    *,
+    num_always: int,
+    groups: Rows | None,
+    most_stays: int | None,
+) -> _Decided:
+    """Compare rows with reference sets (None: there are none), then what is left with each other (None: not at all)."""
+    is_exact = True
+    reference, similarity = np.full(len(rows), -1, np.int64), np.ones(len(rows), np.float32)
+    if reference_threshold is not None:
+        is_exact = _is_exact(method, len(rows), vectors.num_references)
+        reference, reference_similarity = near_references(
+            vectors,
+            rows,
+            reference_threshold,
+            is_exact=is_exact,
+            num_threads=num_threads,
+            on_progress=telling("rows compared with the reference"),
+        )
+        similarity = np.where(reference >= 0, reference_similarity, similarity)
+    num_near_that_stay = int((reference[:num_always] >= 0).sum())
+    reference[:num_always], similarity[:num_always] = -1, 1
+    left = np.flatnonzero(reference < 0)
+    keeper = np.arange(len(rows))
+    staying = left
+    if threshold is not None:
+        found = find_near_duplicates(
+            vectors,
+            rows[left],
+            threshold,
+            method=method,
+            num_threads=num_threads,
+            num_always=min(num_always, len(left)),
+            groups=None if groups is None else groups[left],
+            most_stays=most_stays,
+            on_progress=telling("rows compared"),
+        )
+        keeper[left] = np.where(found.keeper >= 0, left[found.keeper], -1)
+        similarity[left] = found.similarity
+        is_exact = is_exact and found.method == "exact"
+        staying = left[found.stays]  # the first ones that are wanted: what is undecided comes behind them
+    return _Decided(
+        keeper=keeper, reference=reference, similarity=similarity, staying=staying,
+        num_near_that_stay=num_near_that_stay, is_exact=is_exact,
+    )  # fmt: skip
+
+
+def _rule(scores: ScoreSet, vectors: Vectors, rows: Rows, found: _Decided) -> DuplicateRule:
+    """What is told of the first of the rows that were decided, all of which are decided."""
+    count = len(rows)
+    keeper, reference, similarity = found.keeper[:count], found.reference[:count], found.similarity[:count]
     near = np.flatnonzero(reference >= 0)
     own = groups_table(scores, rows, keeper, similarity)
     if len(near):
@@ -351,10 +401,10 @@ def drop_near_duplicates(
         groups=own,
         num_without_embedding=int((vectors.place[rows] < 0).sum()),
         num_looked_at=count,
-        num_near_that_stay=num_near_that_stay,
+        num_near_that_stay=found.num_near_that_stay,
         num_references=vectors.num_references,
         num_references_left_out=vectors.num_references_left_out,
-        method="exact" if is_exact else "approximate",
+        method="exact" if found.is_exact else "approximate",
     )
 
 
