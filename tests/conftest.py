@@ -56,6 +56,21 @@ def pytest_unconfigure() -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for flag, what, missed in _missed(terminalreporter):
         terminalreporter.write_line(f"{missed} tests skipped for want of {what}, which {flag} forbids", red=True)
+    _tell_faults(terminalreporter)
+
+
+def _tell_faults(reporter: pytest.TerminalReporter) -> None:
+    """The table of what tests of faults injected; also as a file, if one is named."""
+    from oracles import fault_table
+
+    counts = fault_table.entries_of(report for name in ("passed", "failed") for report in reporter.stats.get(name, []))
+    if not counts:
+        return
+    reporter.section("faults")
+    for line in fault_table.markdown(counts):
+        reporter.write_line(line)
+    if chosen := os.environ.get(fault_table.VARIABLE):
+        fault_table.write(Path(chosen), counts)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
