@@ -13,6 +13,8 @@ import pytest
 
 from beholder import InputError, OutputError
 from beholder.io import storage
+from oracles.processes import NO_FLOCK
+from oracles.program import python
 
 
 def below(folder: Path) -> list[str]:
@@ -108,6 +110,65 @@ def test_a_killed_writer_leaves_one_stray_file_that_is_cleared(tmp_path: Path) -
     storage.remove_stray_temporaries(tmp_path)
     assert below(tmp_path) == sorted(["x.bin", "deeper", *mine])
     storage.remove_stray_temporaries(tmp_path / "nowhere")
+
+
+KILLED = (
+    "import os, signal, sys; from beholder.io import storage\n"
+    "with storage.write_whole(sys.argv[1]) as temporary:\n"
+    "    temporary.write_bytes(b'half of it, and longer'); os.kill(os.getpid(), signal.SIGKILL)"
+)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_next_writer_takes_over_what_a_killed_one_left(tmp_path: Path, fails: bool) -> None:
+    target = tmp_path / "x.bin"
+    for _ in range(2):
+        python("-c", KILLED, str(target))
+        assert len(below(tmp_path)) == 1, "the second has taken over what the first left"
+    storage.write_bytes(str(tmp_path / "y.bin"), b"other")
+    assert len(below(tmp_path)) == 2
+    if fails:
+        with pytest.raises(RuntimeError):
+            _fail_while_writing(str(target), RuntimeError("mine"))
+        assert below(tmp_path) == ["y.bin"]
+    storage.write_bytes(str(target), b"whole")
+    assert below(tmp_path) == ["x.bin", "y.bin"]
+    assert target.read_bytes() == b"whole"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    target = str(tmp_path / "x.bin")
+    with storage.write_whole(target) as first:
+        first.write_bytes(b"first")
+        with storage.write_whole(target) as second:
+            second.write_bytes(b"second, longer")
+        assert Path(target).read_bytes() == b"second, longer"
+        with storage.write_whole(target) as third:
+            assert third != first
+            third.write_bytes(b"third")
+        assert first.read_bytes() == b"first"
+    assert Path(target).read_bytes() == b"first"
+    assert below(tmp_path) == ["x.bin"]
+
+
+@pytest.mark.parametrize("what", ["link", "folder", "pipe"])
+def test_what_others_have_put_at_the_name_stays(tmp_path: Path, what: str) -> None:
+    target = tmp_path / "x.bin"
+    with storage.write_whole(str(target)) as taken:
+        pass
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    put = {"link": lambda: taken.symlink_to("theirs"), "folder": taken.mkdir, "pipe": lambda: os.mkfifo(taken)}
+    put[what]()
+    storage.write_bytes(str(target), b"mine")
+    assert target.read_bytes() == b"mine"
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert below(tmp_path) == sorted([taken.name, "theirs", "x.bin"])
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path: Path) -> None:
+    code = "import sys; from beholder.io import storage; storage.write_bytes(sys.argv[1], b'data')"
+    python("-c", code, str(tmp_path / "x.bin"), before=NO_FLOCK, check=True)
+    assert below(tmp_path) == ["x.bin"]
 
 
 def test_files_are_listed_sorted_without_hidden_ones(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ import contextlib
 import time
 from pathlib import Path
 
+NO_FLOCK = "import errno, fcntl\ndef refuse(*_):\n    raise OSError(errno.ENOLCK, 'No locks available')\nfcntl.flock = refuse\n"
+"""To run before a command: a file system that knows no locks (some of NFS, FUSE, Lustre without the option)."""
+
 
 def is_running(process_id: int) -> bool:
     """Whether it is there and more than a name in its parent's list."""

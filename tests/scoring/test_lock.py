@@ -21,11 +21,10 @@ import pytest
 from beholder import OutputError
 from beholder.scoring import lock
 from beholder.scoring.folder import RunFolder
+from oracles.processes import NO_FLOCK
 from oracles.program import beholder
 from oracles.s3 import BUCKET
 
-NO_FLOCK = "import errno, fcntl\ndef refuse(*_):\n    raise OSError(errno.ENOLCK, 'No locks available')\nfcntl.flock = refuse\n"
-"""A file system that knows no locks (some of NFS, FUSE, Lustre without the option)."""
 HOLDER = (
     "import sys, time; from beholder.scoring.folder import RunFolder\n"
     "with RunFolder(sys.argv[1]).locked(kind=sys.argv[2]):\n    print('held', flush=True); time.sleep(60)"

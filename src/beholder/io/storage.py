@@ -9,7 +9,6 @@ import io
 import os
 import re
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, reason_of, writing_failed
+from beholder.io import temporaries
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -407,31 +407,29 @@ def write_whole(path: str, *, scratch: Path | None = None) -> Iterator[Path]:
     """Give a temporary local path to write; on success it becomes `path` at once, on any failure nothing is left.
 
     Local results are flushed to the disk and renamed; remote ones are uploaded as one object. The temporary file stands
-    beside the result, or in `scratch` (a folder of the same disk that is cleared after a killed run). Raises OutputError.
+    beside the result, or in `scratch` (a folder of the same disk that is cleared after a killed run); what a killed run left of
+    it is taken over by the next one. Raises OutputError.
     """
     target = local_path(path) if is_local(path) else None
     folder = target.parent if target is not None else None
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".beholder-", suffix=".tmp", dir=scratch or folder)
-        os.close(handle)
-    except OSError as error:
-        raise writing_failed(path, error) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        if target is not None:
-            _publish(temporary, target)
-        else:
-            _upload(temporary, path)
-    except UnicodeEncodeError:
-        check_text(str(temporary))
-        raise
-    except OSError as error:
-        raise writing_failed(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with contextlib.ExitStack() as opened:
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            temporary = opened.enter_context(temporaries.temporary(scratch or folder, target))
+        except OSError as error:
+            raise writing_failed(path, error) from error
+        try:
+            yield temporary
+            if target is not None:
+                _publish(temporary, target)
+            else:
+                _upload(temporary, path)
+        except UnicodeEncodeError:
+            check_text(str(temporary))
+            raise
+        except OSError as error:
+            raise writing_failed(path, error) from error
 
 
 def check_text(path: str) -> None:
@@ -613,7 +611,7 @@ def remove(path: str) -> None:
 
 def remove_stray_temporaries(folder: Path) -> None:
     """Delete what a killed run left half-written in `folder` (not below it)."""
-    for stray in folder.glob(".beholder-*.tmp"):
+    for stray in folder.glob(f"{temporaries.PREFIX}*{temporaries.SUFFIX}"):
         stray.unlink(missing_ok=True)
 
 

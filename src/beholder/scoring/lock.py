@@ -30,6 +30,7 @@ from typing import IO, Literal
 
 from beholder.errors import BeholderError, OutputError, writing_failed
 from beholder.io import places, storage
+from beholder.io.temporaries import is_at
 from beholder.notices import say
 
 LOCK_FILE, LEASE_FILE = ".lock", ".lease"
@@ -227,7 +228,7 @@ def _has_flock(root: str, opened: contextlib.ExitStack, *, is_shared: bool, is_o
                 path.unlink(missing_ok=True)
                 return False
             raise writing_failed(str(path), error) from error
-        if not _is_at(lock, path):  # the run that held it has finished and removed it meanwhile
+        if not is_at(lock.fileno(), path):  # the run that held it has finished and removed it meanwhile
             lock.close()
             continue
         opened.callback(_unlock, lock, path)
@@ -253,19 +254,11 @@ def _introduce(path: Path, holder: Holder, opened: contextlib.ExitStack) -> None
     own.flush()
 
 
-def _is_at(lock: IO[bytes], path: Path) -> bool:
-    """Whether an open file is the one that stands at `path`."""
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
-    except OSError:
-        return False
-
-
 def _unlock(lock: IO[bytes], path: Path) -> None:
     """Let go of a lock, and remove its file unless somebody shares it; and the folder of parts after the last one."""
     with lock, contextlib.suppress(OSError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(lock, path):
+        if is_at(lock.fileno(), path):
             path.unlink()
     if path.parent.name == PARTS_FOLDER:
         _remove_if_empty(path.parent)
