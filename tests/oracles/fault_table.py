@@ -61,6 +61,12 @@ def compare(expected: Rows, found: Rows) -> Difference:
     return Difference(lost, doubled, wrong)
 
 
+def differing(expected: Rows, found: Rows) -> list[str]:
+    """The first few names whose rows are not as expected."""
+    names = sorted(expected.keys() | found.keys())
+    return [name for name in names if Counter(expected.get(name, [])) != Counter(found.get(name, []))][:5]
+
+
 def rows_of(out: Path) -> Rows:
     """All rows of a finished result (a folder, .parquet or .csv): scored, rejected, and embeddings.
 

@@ -26,3 +26,12 @@ def mostly_slow(values: Iterable[Any], quick: int = 1, slow: int | None = None) 
         else:
             found.append(pytest.param(value, marks=mark))
     return found
+
+
+SIZES = {"quick": [], "slow": [pytest.mark.slow], "soak": [pytest.mark.soak, pytest.mark.timeout(7200)]}
+"""Sizes of a test of faults, which its `num_faults` goes by (`faults/conftest.py`), with their marks."""
+
+
+def sizes(*names: str) -> pytest.MarkDecorator:
+    """A mark for tests of faults that use `num_faults`: one case for each of these `SIZES`."""
+    return pytest.mark.parametrize("size", [pytest.param(name, marks=SIZES[name], id=name) for name in names])

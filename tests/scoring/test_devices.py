@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from beholder.scoring.summary import RunSummary
 from beholder.scoring.worker import ShardWorker
 from oracles.picture_jobs import embed_options, picture_bytes, plain_scores, score_options
 from oracles.processes import children_of, wait_until_gone
-from oracles.program import Forked
 from oracles.program import beholder as program
 from oracles.result_bytes import check_same
 from oracles.tar_making import tar
@@ -186,27 +183,6 @@ def test_with_every_third_shard_a_process_dies_and_nothing_is_lost(
     assert ended.returncode == 3, ended.stderr
     said = json.loads(ended.stdout)
     assert (said["num_read"], said["num_new"], said["num_rejected"]) == (alone.num_read, alone.num_read, alone.num_rejected)
-    check_same(whole, out)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_ended_leaves_no_process_and_goes_on(
-    inputs: Path, tmp_path: Path, small_tower: Path, plain_head: Path, sent: signal.Signals
-) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    run(inputs, whole, small_tower, plain_head)
-    line = line_of(inputs, out, small_tower, plain_head, "--devices", "cpu:2")
-    running = Forked(["-m", "beholder", *line], env=dict(os.environ), text=True)
-    until = time.monotonic() + 60
-    while len(list((out / "done").glob("*.json"))) < 2 and time.monotonic() < until:
-        time.sleep(0.02)
-    children = children_of(running.pid)
-    running.send_signal(sent)
-    running.wait(30)
-    wait_until_gone(children, 10)
-    again = program(*line, env=dict(os.environ))
-    assert again.returncode == 3, again.stderr  # some are rejected
     check_same(whole, out)
 
 

@@ -25,7 +25,7 @@ from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
 from oracles.program import Forked
-from oracles.ray_nodes import NODE, actor_processes
+from oracles.ray_nodes import NODE, actor_processes, cluster_of
 from oracles.result_bytes import check_same
 from oracles.tar_making import tar
 
@@ -35,14 +35,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Three nodes of four logical processors."""
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    made.add_node(**NODE)
-    made.add_node(**NODE)
-    made.wait_for_nodes()
-    yield made
-    made.shutdown()
+    with cluster_of(3) as made:
+        yield made
 
 
 def on_ray(cluster: Any, **more: Any) -> dict[str, Any]:
@@ -241,58 +235,3 @@ def test_resources_by_name() -> None:
 )
 def test_flags_that_do_not_go_together(more: dict[str, Any], words: str, tmp_path: Path, plain_head: Path) -> None:
     assert words in one_line(lambda: score_rows(tmp_path, tmp_path / "out", plain_head, **more))
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kind", ["pictures", "embeddings"])
-def test_twenty_deaths_of_actors_nodes_and_the_driver_cost_nothing(
-    cluster: Any, tmp_path: Path, small_tower: Path, plain_head: Path, kind: str
-) -> None:
-    """20,000 pictures in tars, or two million embeddings; what dies is drawn, and so is when."""
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    line = ["score", "-o", str(out), "--head", str(plain_head)]
-    if kind == "pictures":
-        tars = write_tars(tmp_path / "tars", 200, 99)
-        score(score_options((str(tars),), whole, small_tower, plain_head))
-        line += [str(tars), "--backbone", str(small_tower), "--precision", "fp32", "-j", "1"]
-    else:
-        rows = write_rows(tmp_path / "rows", 40, 50_000)
-        score_rows(rows, whole, plain_head)
-        line += [str(rows), "--shard-rows", "200"]
-    line += ["--engine", "ray", "--address", cluster.address, "--actors", "3", "-q"]
-    chance, nodes = random.Random(len(kind)), [cluster.add_node(**NODE)]
-    deaths: list[str] = []
-    driver = Forked(["-m", "beholder", *line], env=dict(os.environ), text=True)
-    try:
-        while len(deaths) < 20:
-            wait_for_shards(driver, out, num_done(out) + chance.randint(1, num_done(whole) // 25))
-            assert driver.poll() in (None, 3), f"it ended after {deaths}"
-            victim = chance.choice(["actor", "actor", "node", "driver"])
-            if victim == "actor" and (actors := actor_processes()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(chance.choice(actors), signal.SIGKILL)
-            elif victim == "node":
-                cluster.remove_node(nodes.pop(), allow_graceful=False)
-                nodes.append(cluster.add_node(**NODE))
-            else:
-                driver.send_signal(signal.SIGKILL)
-                driver.wait(30)
-            deaths.append(victim)
-            if driver.poll() is not None:
-                driver = Forked(["-m", "beholder", *line], env=dict(os.environ), text=True)
-        assert driver.wait(900) == 3
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        for node in nodes:
-            cluster.remove_node(node)
-    print(f"deaths: {deaths}")
-    assert len(set(deaths)) == 3
-    check_same(whole, out)
-
-
-def wait_for_shards(running: Forked, out: Path, number: int) -> None:
-    """Until so many shards are done, or the process has ended."""
-    until = time.monotonic() + 200
-    while num_done(out) < number and running.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
