@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import OutputError
+from beholder.io import records
 from beholder.io.storage import cache_folder, write_bytes
 
 if TYPE_CHECKING:
@@ -112,16 +113,16 @@ class Remembered:
     def load(self) -> dict[str, Any] | None:
         """The result, or None when there is none that can be read."""
         try:
-            record = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            record = records.parse(self.path.read_bytes(), is_sealed=True)
+        except (OSError, records.DamagedRecordError):
             return None
-        matches = isinstance(record, dict) and record.get("circumstances") == self.circumstances
+        matches = record.get("circumstances") == self.circumstances
         return dict(record["result"]) if matches and isinstance(record.get("result"), dict) else None
 
     def save(self, result: Mapping[str, Any]) -> None:
         """Keep `result`; where nothing can be kept (a read-only home) it is measured again next time."""
         record = {"circumstances": self.circumstances, "result": dict(result)}
         try:
-            write_bytes(str(self.path), json.dumps(record, indent=1, sort_keys=True).encode())
+            write_bytes(str(self.path), records.sealed(record, indent=1))
         except OutputError:
             return

@@ -35,10 +35,10 @@ def sealed(record: Mapping[str, Any], *, indent: int | None = None) -> bytes:
     return json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=indent).encode() + b"\n"
 
 
-def parse(data: bytes) -> dict[str, Any]:
+def parse(data: bytes, *, is_sealed: bool = False) -> dict[str, Any]:
     """The record in a JSON text, without its checksum; one without (of an older version, or somebody else's) is taken as it is.
 
-    Raises DamagedRecordError: no JSON, no object, nested without end, or a checksum that does not fit.
+    Raises DamagedRecordError: no JSON, no object, nested without end, a checksum that does not fit, or, with `is_sealed`, none.
     """
     if len(data) > _MOST_BYTES:
         raise DamagedRecordError(f"it has {len(data):,} bytes, which no record has")
@@ -47,6 +47,8 @@ def parse(data: bytes) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise DamagedRecordError("it is no JSON object")
         wanted = found.pop(CHECKSUM, None)
+        if wanted is None and is_sealed:
+            raise DamagedRecordError("it has no checksum (sha256)")
         if wanted is not None and not (_is_as_written(data, wanted) or _checksum(found) == wanted):
             raise DamagedRecordError("its checksum (sha256) does not fit its contents")
     except RecursionError:

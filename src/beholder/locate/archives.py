@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -151,8 +152,10 @@ def missing_place(sample: str, text: str, reason: PictureReason = PictureReason.
 
 
 Files = tuple[FilePlace, ...]
-_VERSION = 3
+_VERSION = 4
 _FOLDER = "tar-members"
+_DIGEST_BYTES = 32
+"""A kept table begins with the sha256 of what follows."""
 _SCHEMA = pa.schema(
     {
         "name": pa.large_string(),
@@ -340,15 +343,22 @@ def _place_in_cache(path: str, num_bytes: int) -> str | None:
 def _keep(found: TarMembers, place: str) -> None:
     said = json.dumps({"num_bytes": found.num_bytes, "is_plain": found.is_plain, "broken": found.broken})
     table = found.rows.replace_schema_metadata({"tar": said})
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with storage.write_whole(place) as temporary, pa.ipc.new_file(str(temporary), table.schema, options=options) as writer:
+    packed = pa.BufferOutputStream()
+    with pa.ipc.new_file(packed, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)
+    contents = packed.getvalue()
+    with storage.write_whole(place) as temporary, temporary.open("wb") as file:
+        file.write(hashlib.sha256(contents).digest())
+        file.write(contents)
 
 
 def _read_kept(place: str, path: str, num_bytes: int) -> TarMembers | None:
     try:
-        with pa.OSFile(place) as file:
-            table = pa.ipc.open_file(file).read_all()
+        data = memoryview(Path(place).read_bytes())
+        digest, contents = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(contents).digest() != digest:
+            return None
+        table = pa.ipc.open_file(pa.py_buffer(contents)).read_all()
         told = json.loads(table.schema.metadata[b"tar"])
         broken = told["broken"] and (told["broken"][0], PictureReason(told["broken"][1]), told["broken"][2])
         is_right = table.schema.equals(_SCHEMA, check_metadata=False) and told["num_bytes"] == num_bytes
