@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import logging
 import os
 import re
@@ -25,12 +24,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from beholder import notices
 from beholder.errors import BeholderError, HeadError, os_error_text
-from beholder.io import storage
+from beholder.io import records, storage
 from beholder.models.catalog import PublishedFile, Source
 from beholder.models.checkpoints import read_exactly
 
@@ -41,7 +40,7 @@ LARGE_BYTES = 32 << 20
 RANGE_BYTES = 16 << 20
 _NUM_AT_ONCE = 4
 _PAUSES_S = (0.2, 1.0)
-"""Before the second and the third try of a byte range."""
+"""Before the second and the third try of what failed in passing."""
 _SPARE_BYTES = 64 << 20
 _LEAST_BOUND_BYTES = 1 << 20
 """What comes instead of a file may be a web page; it is fetched, so that the message can say so."""
@@ -61,11 +60,14 @@ _NO_NETWORK_HINT = (
     "without a network: run `beholder models export DIR` on a machine that has one, copy DIR, and set BEHOLDER_MODELS=DIR"
 )
 
+_SEAL = ".sha256"
+"""Behind the name of a copy: the file with its sha256."""
 _FILE_ENDINGS = (
     ".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npy", ".npz", ".joblib", ".pkl", ".pickle", ".csv", ".json", ".h5",
 )  # fmt: skip
 _HUB_ID = re.compile(r"(?:hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
+Answer = TypeVar("Answer")
 Span = tuple[int, int, int]
 """Bytes [start, stop) of the remote file, and where they go in the local one."""
 
@@ -271,11 +273,8 @@ def _no_network_hint(entry: PublishedFile) -> str:
 def file_sha256(path: Path, *, again: bool = False) -> str:
     """Lower-case hex sha256 of a local file; `again` hashes it whatever is remembered. Raises HeadError."""
     try:
-        if not again and path.stat().st_size >= LARGE_BYTES:
-            with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):  # no note, or a damaged one
-                note = json.loads(_note_path(path).read_text(encoding="utf-8"))
-                if note["file"] == _identity(path):
-                    return str(note["sha256"])
+        if not again and (noted := remembered(path)) is not None:
+            return noted
         found = storage.sha256_of(path)
         remember(path, found)
         return found
@@ -283,11 +282,26 @@ def file_sha256(path: Path, *, again: bool = False) -> str:
         raise HeadError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def remember(path: Path, digest: str) -> None:
-    """Note the sha256 of a file that was just hashed (or just written); small ones are not worth a note."""
+def remember(path: Path, digest: str, *, of: str = "file") -> None:
+    """Note the sha256 of a file that was just hashed (or just written); small ones are not worth a note.
+
+    `of` tells notes apart: "file" is of all its bytes.
+    """
     if path.stat().st_size >= LARGE_BYTES:
+        note = records.sealed({"file": _identity(path), "digest": digest, "of": of})
         with contextlib.suppress(BeholderError):  # a cache that cannot be written only costs time
-            storage.write_bytes(str(_note_path(path)), json.dumps({"file": _identity(path), "sha256": digest}).encode())
+            storage.write_bytes(str(_note_path(path, of)), note)
+
+
+def remembered(path: Path, *, of: str = "file") -> str | None:
+    """What `remember` noted, if the file looks as it did then; None for small files and damaged notes. Raises OSError."""
+    if path.stat().st_size < LARGE_BYTES:
+        return None
+    try:
+        note = records.parse(_note_path(path, of).read_bytes(), is_sealed=True)
+    except (OSError, records.DamagedRecordError):
+        return None
+    return str(note["digest"]) if (note.get("file"), note.get("of")) == (_identity(path), of) and "digest" in note else None
 
 
 def _identity(path: Path) -> list[object]:
@@ -295,8 +309,8 @@ def _identity(path: Path) -> list[object]:
     return [str(path.resolve()), seen.st_size, seen.st_mtime_ns, seen.st_ino]
 
 
-def _note_path(path: Path) -> Path:
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+def _note_path(path: Path, of: str) -> Path:
+    name = hashlib.sha256(f"{of} {path.resolve()}".encode()).hexdigest()[:32]
     return storage.cache_folder() / "digests" / f"{name}.json"
 
 
@@ -306,17 +320,43 @@ def _note_path(path: Path) -> Path:
 def download_url(url: str, most_bytes: int, *, offline: bool | None = None) -> Path:
     """Fetch a head file of at most `most_bytes` by URL (https, s3, ...). Raises HeadError.
 
-    It is fetched each time, so that a changed file is seen; the copy of the last time serves when offline.
+    It is fetched each time, so that a changed file is seen; the copy of the last time serves when offline, if it is whole.
     """
     name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "head"
     target = storage.cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     if is_offline(offline):
-        if target.is_file():
-            return target
-        raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
+        if not target.is_file():
+            raise HeadError(
+                f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)"
+            )
+        check_copy(target, url)
+        return target
     with storage.write_whole(str(target)) as temporary:
         _get(url, temporary, most_bytes)
+        digest = storage.sha256_of(temporary)
+        unseal_copy(target)
+    seal_copy(target, digest)
     return target
+
+
+def seal_copy(path: Path, digest: str) -> None:
+    """Write down beside a copy of what no catalogue knows which sha256 it has. Raises OutputError."""
+    storage.write_bytes(f"{path}{_SEAL}", digest.encode() + b"\n")
+
+
+def unseal_copy(path: Path) -> None:
+    """Forget what `seal_copy` wrote, before another file takes the place of the copy. Raises OutputError."""
+    storage.remove(f"{path}{_SEAL}")
+
+
+def check_copy(path: Path, url: str) -> None:
+    """Raise HeadError where a copy is not as `seal_copy` says; one without a seal, of an earlier version, passes."""
+    try:
+        wanted = Path(f"{path}{_SEAL}").read_bytes().strip()
+    except OSError:
+        return
+    if file_sha256(path).encode() != wanted:
+        raise HeadError(f"{path}, the copy of {url}, is damaged: it is not what was fetched (sha256); fetch it again online")
 
 
 def get_large(url: str, target: Path, label: str, num_bytes: int | None = None, *, most_bytes: int) -> None:
@@ -344,14 +384,16 @@ def _get(url: str, target: Path, most_bytes: int) -> None:
     """Stream a URL into a local file. Raises UnavailableError when that fails for whatever reason."""
     from fsspec.callbacks import Callback
 
-    watch = Watch(url, most_bytes)
-
     class Watched(Callback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._watch = Watch(url, most_bytes)
+
         def set_size(self, size: int | None) -> None:
-            watch.expect(size or 0)
+            self._watch.expect(size or 0)
 
         def relative_update(self, inc: int = 1) -> None:
-            watch(inc)
+            self._watch(inc)
 
     try:
         file_system, inner = storage.filesystem(url)
@@ -361,7 +403,7 @@ def _get(url: str, target: Path, most_bytes: int) -> None:
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
             file_system = fsspec.filesystem("http", client_kwargs={"timeout": timeout})
-        file_system.get_file(inner, str(target), callback=Watched())
+        _asked_again(lambda: file_system.get_file(inner, str(target), callback=Watched()))
     except FileNotFoundError as error:
         is_gone = not isinstance(error.__cause__, Exception) or getattr(error.__cause__, "status", None) in (404, 410)
         reason = "it does not exist there" if is_gone else why(error.__cause__)  # type: ignore[arg-type]
@@ -370,6 +412,27 @@ def _get(url: str, target: Path, most_bytes: int) -> None:
         raise UnavailableError(f"cannot get {error}") from None
     except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent
         raise UnavailableError(f"cannot get {url}: {why(error)}") from None
+
+
+def _asked_again(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` gives; asked again where a server, or the way to it, fails in passing. Raises what `ask` raises."""
+    for pause in _PAUSES_S:
+        try:
+            return ask()
+        except Exception as error:
+            if not (storage.is_passing(error) or _is_passing_at_hub(error)):
+                raise
+            time.sleep(pause)
+    return ask()
+
+
+def _is_passing_at_hub(error: BaseException) -> bool:
+    """Whether what the hub's client raised may be otherwise a moment later; its HTTP library has changed twice."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in storage.PASSING_STATUS
+    chain = (error, error.__cause__)
+    return any(kind.__name__ == "TransportError" for one in chain for kind in type(one).__mro__)
 
 
 def why(error: Exception) -> str:
@@ -452,7 +515,7 @@ def fetch_ranges(url: str, spans: Sequence[Span], target: Path, label: str) -> N
 
         def fetch(span: Span) -> None:
             start, stop, place = span
-            os.pwrite(file.fileno(), _tried(url, start, stop), place)
+            os.pwrite(file.fileno(), read_exactly(url, start, stop), place)
             advance(stop - start)
 
         with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
@@ -463,15 +526,6 @@ def fetch_ranges(url: str, spans: Sequence[Span], target: Path, label: str) -> N
             finally:
                 for future in waiting:
                     future.cancel()
-
-
-def _tried(url: str, start: int, stop: int) -> bytes:
-    for pause in _PAUSES_S:
-        try:
-            return read_exactly(url, start, stop)
-        except HeadError:
-            time.sleep(pause)
-    return read_exactly(url, start, stop)
 
 
 def need_space(folder: Path, num_bytes: int, what: str) -> None:
@@ -538,19 +592,40 @@ def file_url(source: Source, revision: str) -> str:
 
 
 def cached(source: Source) -> Path | None:
-    """The copy in the hub's local cache, or None. Asks no network."""
+    """The copy in the hub's local cache, or None. Asks no network. One that was damaged since it came is removed."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(source.repo, source.file, cache_dir=hub_cache_folder(), revision=source.revision)
-    return Path(found) if isinstance(found, str) and Path(found).exists() else None
+    if not isinstance(found, str) or not Path(found).exists():
+        return None
+    path = Path(found)
+    with contextlib.suppress(OSError, records.DamagedRecordError, HeadError):  # nothing is known of it
+        seal = records.parse(_hub_seal_path(path).read_bytes(), is_sealed=True)
+        if seal.get("digest") != file_sha256(path):
+            _logger.warning("%s is damaged: it is not what was fetched (sha256); it is fetched anew", path)
+            forget(path)
+            return None
+    return path
+
+
+def _seal_hub_copy(path: Path) -> None:
+    """Write down the sha256 of a file that has just come into the hub's cache, in beholder's own."""
+    with contextlib.suppress(BeholderError):  # a cache that cannot be written knows of no damage
+        seal = records.sealed({"file": str(path.resolve()), "digest": file_sha256(path)})
+        storage.write_bytes(str(_hub_seal_path(path)), seal)
+
+
+def _hub_seal_path(path: Path) -> Path:
+    return _note_path(path, "hub").with_suffix(".seal")
 
 
 def look_up(source: Source) -> PublishedVersion:
-    """Ask the hub about a file without fetching it, once and with a short patience. Raises HeadError."""
+    """Ask the hub about a file without fetching it, with a short patience. Raises HeadError."""
     with _one_line(source):
         from huggingface_hub import get_hf_file_metadata
 
-        found = get_hf_file_metadata(file_url(source, source.revision), timeout=_TIMEOUT_S, endpoint=endpoint())
+        place = file_url(source, source.revision)
+        found = _asked_again(lambda: get_hf_file_metadata(place, timeout=_TIMEOUT_S, endpoint=endpoint()))
         if found.commit_hash is None or found.etag is None:
             raise HeadError(f"{endpoint()} does not answer as a Hugging Face hub does; check HF_ENDPOINT and proxies")
         return PublishedVersion(found.commit_hash, found.etag, found.size)
@@ -566,7 +641,8 @@ def from_hub(source: Source, *, clock: Callable[[], float] = time.monotonic) -> 
     num_bytes = look_up(source).num_bytes
     what = f"cannot get {source.file} of {source.repo}"
     Watch(what, MOST_TOWER_BYTES).expect(num_bytes or 0)
-    watch = Watch(what, MOST_TOWER_BYTES if num_bytes is None else num_bytes, clock=clock)
+    most_bytes = MOST_TOWER_BYTES if num_bytes is None else num_bytes
+    is_here = cached(source) is not None  # (a damaged copy is none)
     need_space(hub_cache_folder(), num_bytes or 0, source.file)
     with _one_line(source):
         from huggingface_hub import constants, hf_hub_download
@@ -578,13 +654,16 @@ def from_hub(source: Source, *, clock: Callable[[], float] = time.monotonic) -> 
             disable_progress_bars()
         try:
             with notices.doing(f"network: fetching {source.file}"):
-                path = hf_hub_download(
+                path = _asked_again(lambda: hf_hub_download(
                     source.repo, source.file, revision=source.revision, cache_dir=hub_cache_folder(), endpoint=endpoint(),
-                    library_name="beholder", etag_timeout=_TIMEOUT_S, tqdm_class=watched_bar(watch),
-                )  # fmt: skip
+                    library_name="beholder", etag_timeout=_TIMEOUT_S,
+                    tqdm_class=watched_bar(Watch(what, most_bytes, clock=clock)),
+                ))  # fmt: skip
         finally:
             if hides_bar:
                 enable_progress_bars()
+        if not (is_here and _hub_seal_path(Path(path)).exists()):
+            _seal_hub_copy(Path(path))
         return Path(path)
 
 

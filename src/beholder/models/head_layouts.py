@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import re
 import shlex
@@ -66,6 +67,7 @@ _OTHER_NAMES = {"coef_": "weight", "coef": "weight", "weights": "weight", "w": "
                 "intercept_": "bias", "intercept": "bias", "b": "bias"}  # fmt: skip
 """What scikit-learn and people call the numbers of a layer."""
 _TEXTS = ("name", "backbone", "activation")
+_TEXTS_SHA256 = "texts_sha256"
 """Arrays of text that an `.npz` may hold beside the numbers."""
 _SIZES_OF = 64
 """Published embeddings have a multiple of 64 numbers (512, 640, 768, 1024, 1152, ...): so D and D + 1 numbers differ."""
@@ -174,6 +176,12 @@ def layers_sha256(layers: tuple[Layer, ...]) -> str:
     return digest.hexdigest()
 
 
+def texts_sha256(texts: Mapping[str, str]) -> str:
+    """Lower-case hex sha256 of the texts in a head's header as JSON (keys sorted, no blanks, ASCII), without itself."""
+    plain = {name: text for name, text in texts.items() if name != _TEXTS_SHA256}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def read_head_file(path: Path, said: HeadUsage = NOT_SAID) -> HeadFile:
     """Read a local head file of any layout. Raises HeadError, in one line, for anything that is not a usable head."""
     kind, start = look_at(path)
@@ -204,6 +212,9 @@ def read_array_head(path: Path, kind: Kind, start: bytes, said: HeadUsage = NOT_
 
 def read_tensor_head(file: TensorFile, said: HeadUsage = NOT_SAID) -> HeadFile:
     """Read the head out of an opened safetensors file, local or remote; only the head's own tensors are fetched."""
+    texts = file.metadata
+    if _TEXTS_SHA256 in texts and texts[_TEXTS_SHA256] != texts_sha256(texts):
+        raise HeadError(f"{file.path} is damaged: its header is not what was written (sha256); get the file again")
     return _head_of(file.shapes, file.read, file.metadata, said, file.path)
 
 
@@ -233,7 +244,7 @@ def pack_head(head: HeadFile) -> bytes:
         "input_scale": repr(float(head.input_scale)),
         "layers_sha256": layers_sha256(head.layers),
     }
-    return pack_tensors(tensors, metadata)
+    return pack_tensors(tensors, {**metadata, _TEXTS_SHA256: texts_sha256(metadata)})
 
 
 def _refuse_what_is_no_pickle(path: Path, kind: Kind, start: bytes) -> None:

@@ -304,11 +304,11 @@ def fetch_tower(entry: TowerEntry, *, offline: bool | None = None) -> Path:
     """The checked local file of one tower of the catalogue, fetched if it must be. Raises HeadError."""
     if not entry.is_partial:
         return download.fetch_entry(entry, offline=offline)
-    local = local_file(entry)
-    if local is not None:
+    local, source = local_file(entry), entry.sources[0]
+    is_damaged = local == download.kept_path("towers", source) and _whole_kept_tower(local) is None
+    if local is not None and not is_damaged:
         check_file(local, entry)
         return local
-    source = entry.sources[0]
     try:
         return from_hub(source, offline=offline, activation=entry.activation)
     except download.MissingError:
@@ -356,7 +356,9 @@ def _weights(path: Path) -> Path:
 
 _WORTH_CUTTING = 0.95
 """A file of which the tower is a larger share is fetched whole, through the hub's own cache."""
-_DIGEST = "data_sha256"
+_DIGEST, _HEADER_DIGEST = "data_sha256", "header_sha256"
+"""Texts of a kept file: the sha256 of its data, and of its header with zeros for this one."""
+_NO_DIGEST = "0" * 64
 
 
 def kept_tower(path: Path) -> TensorFile | None:
@@ -365,10 +367,40 @@ def kept_tower(path: Path) -> TensorFile | None:
         return None
     try:
         opened = open_tensors(str(path))
+        if opened.metadata.get("format") != TOWER_FORMAT:
+            return None
+        _check_header(path, opened)
     except HeadError as error:
         _logger.warning("%s; it is made anew", error)
         return None
-    return opened if opened.metadata.get("format") == TOWER_FORMAT else None
+    return opened
+
+
+def _whole_kept_tower(path: Path) -> TensorFile | None:
+    """As `kept_tower`, and its data are what was written; those of a large file that looks untouched are read once."""
+    opened = kept_tower(path)
+    if opened is None:
+        return None
+    try:
+        if download.remembered(path, of=_DIGEST) != opened.metadata.get(_DIGEST):
+            check_kept(path)
+            download.remember(path, opened.metadata[_DIGEST], of=_DIGEST)
+    except HeadError as error:
+        _logger.warning("%s", error)
+        return None
+    return opened
+
+
+def _check_header(path: Path, opened: TensorFile) -> None:
+    """Raise HeadError unless the header of a kept file is what was written; of an earlier version it was not kept."""
+    wanted = opened.metadata.get(_HEADER_DIGEST)
+    if wanted is None:
+        return
+    with path.open("rb") as file:
+        header = file.read(8)
+        header += file.read(int.from_bytes(header, "little"))
+    if hashlib.sha256(header.replace(wanted.encode(), _NO_DIGEST.encode())).hexdigest() != wanted:
+        raise HeadError(f"{path} is damaged: its header does not have the sha256 it was written with")
 
 
 def data_sha256(path: Path) -> str:
@@ -394,7 +426,7 @@ def from_hub(source: Source, *, offline: bool | None = None, activation: str = "
     Raises MissingError when the repository has no such file, HeadError for all else.
     """
     kept = download.kept_path("towers", source)
-    known = kept_tower(kept)
+    known = _whole_kept_tower(kept)
     found = download.newest_copy(source, known.metadata.get("etag", "") if known is not None else None, offline)
     if not isinstance(found, download.PublishedVersion):
         return found or kept
@@ -446,11 +478,15 @@ def from_url(url: str, *, offline: bool | None = None) -> Path:
     target, note = folder / name, folder / "identity.json"
     if download.is_offline(offline):
         if target.is_file():
+            download.check_copy(target, url)
             return target
         raise HeadError(f"{url} was never fetched on this machine, and offline mode is on (BEHOLDER_OFFLINE or offline=True)")
     identity = _identity(url)
-    if identity and target.is_file() and note.is_file() and note.read_text(encoding="utf-8") == identity:
+    is_same = identity and target.is_file() and note.is_file() and note.read_bytes() == identity.encode()
+    if is_same and _is_whole_copy(target, url):
         return target
+    storage.remove(str(note))
+    download.unseal_copy(target)
     if name.endswith(".safetensors"):
         opened = open_tensors(url)
         names = tower_of_tensors(opened, {}, name, download.public_part(url)).names
@@ -458,8 +494,18 @@ def from_url(url: str, *, offline: bool | None = None) -> Path:
     else:
         with storage.write_whole(str(target)) as temporary:
             download.get_large(url, temporary, name, most_bytes=MOST_TOWER_BYTES)
+    download.seal_copy(target, file_sha256(target))
     storage.write_bytes(str(note), identity.encode())
     return target
+
+
+def _is_whole_copy(path: Path, url: str) -> bool:
+    try:
+        download.check_copy(path, url)
+    except HeadError as error:
+        _logger.warning("%s; it is fetched anew", error)
+        return False
+    return True
 
 
 def _identity(url: str) -> str:
@@ -481,7 +527,7 @@ def _identity(url: str) -> str:
 def keep(opened: TensorFile, names: list[str], target: Path, about: Mapping[str, str]) -> Path:
     """Fetch the named tensors of a remote safetensors file into one of our own, whole or not at all. Raises HeadError."""
     wanted = {name: opened.tensors[name] for name in sorted(names, key=lambda name: opened.tensors[name].start)}
-    texts = {**about, "format": TOWER_FORMAT, "version": "1", _DIGEST: "0" * 64}
+    texts = {**about, "format": TOWER_FORMAT, "version": "1", _DIGEST: _NO_DIGEST, _HEADER_DIGEST: _NO_DIGEST}
     at = start = len(pack_header(wanted, texts))
     spans = []
     for info in wanted.values():
@@ -495,6 +541,7 @@ def keep(opened: TensorFile, names: list[str], target: Path, about: Mapping[str,
             file.truncate(at)
         fetch_ranges(opened.path, spans, temporary, about.get("name", "tower"))
         texts[_DIGEST] = data_sha256(temporary)
+        texts[_HEADER_DIGEST] = hashlib.sha256(pack_header(wanted, texts)).hexdigest()
         with temporary.open("r+b") as file:
             file.write(pack_header(wanted, texts))
     return target
