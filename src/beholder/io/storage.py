@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, reason_of, writing_failed
 from beholder.io import temporaries
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from beholder.io.parquet import ParquetFile
 
+Answer = TypeVar("Answer")
 _LOCAL_SCHEMES = ("file://", "local://")
 """What fsspec calls this machine's files."""
 _SERVERS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "hf"})
@@ -42,6 +43,9 @@ _INPUTS_OF_RESULTS = (b".parquet.inputs", b".pq.inputs", b".csv.inputs")
 _TRASH = b".trash"
 """`.Trash`, `.Trash-1000`, `.Trashes`, ..."""
 _WILDCARD = re.compile(r"[*?\[]")
+PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP answers after which the same request may succeed a moment later."""
+_TRIES = 3
 _COPY_BYTES = 1 << 20
 _MOST_WHOLE_BYTES = 8 << 20
 """Largest file of which a part is read by fetching the whole, from web servers that give no parts."""
@@ -181,6 +185,32 @@ def _damaged(path: str, error: Exception) -> InputError:
     return InputError(f"{path} is damaged: {reason_of(error)}; write it again")
 
 
+def _asked_again(path: str, ask: Callable[[], Answer], *, first_pause_s: float = 0.25) -> Answer:
+    """What `ask` gives; asked of a web server, again when it fails in passing, as clients of object stores do themselves.
+
+    Raises what `ask` raises.
+    """
+    for attempt in range(_TRIES - 1):
+        try:
+            return ask()
+        except Exception as error:
+            if not is_web(path) or not is_passing(error):
+                raise
+            time.sleep(first_pause_s * 2**attempt)
+    return ask()
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether what a web server, or the way to it, has done may be otherwise a moment later."""
+    import aiohttp
+
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else error  # so the back end calls every failure
+    if isinstance(cause, aiohttp.ClientResponseError):
+        return cause.status in PASSING_STATUS
+    passing = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, TimeoutError)
+    return isinstance(cause, passing)
+
+
 def exists(path: str) -> bool:
     """Whether there is a file or folder at `path`."""
     if is_local(path):
@@ -190,7 +220,7 @@ def exists(path: str) -> bool:
         if not is_web(path):
             return bool(fs.exists(inner))
         try:
-            fs.info(inner)
+            _asked_again(path, lambda: fs.info(inner))
         except FileNotFoundError as error:  # so the back end calls every failure; the cause tells them apart
             cause = error.__cause__
             if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410):
@@ -216,7 +246,7 @@ def size(path: str) -> int:
         if is_local(path):
             return local_path(path).stat().st_size
         fs, inner = filesystem(path)
-        num_bytes = fs.size(inner)
+        num_bytes = _asked_again(path, lambda: fs.size(inner))
     if num_bytes is None:
         raise InputError(f"cannot read {path}: the server does not state its size; download it first")
     return int(num_bytes)
@@ -228,7 +258,8 @@ def open_binary(path: str) -> IO[bytes]:
         if is_local(path):
             return local_path(path).open("rb")
         fs, inner = filesystem(path)
-        return cast("IO[bytes]", RemoteFile(fs.open(inner, "rb"), lambda: remote_errors(path)))
+        opened = _asked_again(path, lambda: fs.open(inner, "rb"))
+        return cast("IO[bytes]", RemoteFile(opened, lambda: remote_errors(path), lambda read: _asked_again(path, read)))
 
 
 def read_range(path: str, start: int, stop: int) -> bytes:
@@ -240,11 +271,16 @@ def read_range(path: str, start: int, stop: int) -> bytes:
             with local_path(path).open("rb") as file:
                 file.seek(start)
                 return file.read(stop - start)
-        fs, inner = filesystem(path)
-        if is_web(path):
-            return _web_range(fs, inner, start, stop)
-        data: bytes = fs.cat_file(inner, start=start, end=stop)
-        return data
+        return _asked_again(path, lambda: _remote_range(path, start, stop))
+
+
+def _remote_range(path: str, start: int, stop: int) -> bytes:
+    """`read_range` of a remote file, asked for once. Raises what the back end raises."""
+    fs, inner = filesystem(path)
+    if is_web(path):
+        return _web_range(fs, inner, start, stop)
+    data: bytes = fs.cat_file(inner, start=start, end=stop)
+    return data
 
 
 NO_RANGES = "support range requests"
@@ -383,7 +419,7 @@ def content_sample(path: str, num_bytes: int) -> str:
     with remote_errors(path):
         if not is_local(path):
             fs, inner = filesystem(path)
-            information = fs.info(inner)
+            information = _asked_again(path, lambda: fs.info(inner))
             tag = information.get("ETag") or information.get("etag") or information.get("md5Hash")
             return str(tag).strip('"') if tag else ""
         with local_path(path).open("rb") as file:
@@ -639,16 +675,21 @@ class RemoteFile(io.RawIOBase):
     Args:
         opened: a file of fsspec's.
         errors: gives the context in which it is read: it turns what the server's library raises into a BeholderError.
+        tried: calls what it is given, again where that fails in passing.
     """
 
-    def __init__(self, opened: Any, errors: Callable[[], AbstractContextManager[None]]) -> None:
-        self._opened, self._errors = opened, errors
+    def __init__(
+        self,
+        opened: Any,
+        errors: Callable[[], AbstractContextManager[None]],
+        tried: Callable[[Callable[[], bytes]], bytes] = lambda read: read(),
+    ) -> None:
+        self._opened, self._errors, self._tried = opened, errors, tried
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes."""
         with self._errors():
-            data: bytes = self._opened.read(size)
-            return data
+            return self._tried(lambda: self._opened.read(size))
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer; returns how many bytes came."""
@@ -681,6 +722,7 @@ class RemoteFile(io.RawIOBase):
 
 PIECE_BYTES = 8 << 20
 _ATTEMPTS = 4
+"""So often a piece of a stream is asked for."""
 _FIRST_PAUSE_S = 0.25
 
 
@@ -749,7 +791,8 @@ class RemoteStream(io.RawIOBase):
     def _fetch(self, low: int) -> bytes:
         for attempt in range(_ATTEMPTS):
             try:
-                return read_range(self.path, low, min(low + self._piece_bytes, self.num_bytes))
+                with remote_errors(self.path):
+                    return _remote_range(self.path, low, min(low + self._piece_bytes, self.num_bytes))
             except InputError:
                 if attempt == _ATTEMPTS - 1:
                     raise

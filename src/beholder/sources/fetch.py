@@ -19,8 +19,6 @@ from beholder.options import PICTURE_TIMEOUT_S
 from beholder.pixels.picture import PictureError
 from beholder.sources.reader import PictureRef
 
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP answers after which the same request may succeed a moment later."""
 _MISSING_STATUS = frozenset({404, 410})
 _CONNECT_S, _SILENCE_S = 10.0, 30.0
 _PIECE_BYTES = 1 << 18
@@ -235,7 +233,7 @@ def _fetch_web(ref: PictureRef, limits: ReadLimits, deadline: float) -> bytes:
             text = f"{ref.path} does not exist: the server answers {error.status}"
             raise PictureError(PictureReason.MISSING, text) from None
         text = f"the server answers {error.status} {error.message}".strip()
-        if error.status in _PASSING_STATUS:
+        if error.status in storage.PASSING_STATUS:
             raise _PassingError(text) from None
         if error.status == 416:
             raise PictureError(PictureReason.TRUNCATED, f"{ref.path} ends before this picture") from None
