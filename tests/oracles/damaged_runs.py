@@ -1,19 +1,15 @@
-"""Changes one byte of what earlier runs wrote, runs again, and counts what was noticed; run as a program for many changes.
+"""Finished and interrupted results of every layout in; what comes of each after damage at rest out.
 
-    PYTHONPATH=src:tests python tests/jobs/damage_runs.py 600 [SEED]
-
-A change is *noticed* when its shard is done again and the summary names it, or when the run is refused in one line; it is
+Damage is *noticed* when its shard is done again and the summary names it, or when the run is refused in one line; it is
 *harmless* when results and summary are those of the undisturbed run all the same (white space in a record); anything else is
 *wrong*.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-import sys
-import tempfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +22,7 @@ from beholder import BeholderError, Head, save_head
 from beholder.kernels.scoring import Affine
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import random_tensors
+from beholder.scoring.check import check_result, is_result
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
@@ -47,6 +44,7 @@ class Case:
         folder: holds the result, called `out` with the case's ending.
         job: called with the output's path (and `on_progress`).
         summary, contents: of the undisturbed run.
+        before: what a reader finds in the result as it is.
     """
 
     name: str
@@ -55,6 +53,7 @@ class Case:
     job: Job
     summary: dict[str, Any]
     contents: dict[str, Any]
+    before: dict[str, Any]
 
 
 def facts(summary: RunSummary) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def contents(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.parent.rglob("*")):
         name = str(path.relative_to(out.parent))
-        if "/done/" in name or not path.is_file() or path.name == ".lock":
+        if "/done/" in name or not path.is_file() or path.name in (".lock", "run.json"):
             continue
         if path.suffix == ".parquet":
             found[name] = repr(pl.read_parquet(path).rows())  # as text, in which NaN is itself
@@ -138,70 +137,128 @@ def make_cases(root: Path, *, with_pictures: bool = True) -> list[Case]:
         folder = root / f"{name}{ending} finished"
         folder.mkdir()
         summary, whole = facts(job(folder / f"out{ending}")), contents(folder / f"out{ending}")
-        cases.append(Case(f"{name}, {ending or 'folder'}, finished", folder, ending, job, summary, whole))
+        cases.append(Case(f"{name}, {ending or 'folder'}, finished", folder, ending, job, summary, whole, whole))
         if ending:
             folder = root / f"{name}{ending} interrupted"
             folder.mkdir()
             interrupted(job, folder / f"out{ending}", num_rows)
-            cases.append(Case(f"{name}, {ending}, interrupted", folder, ending, job, summary, whole))
+            left = contents(folder / f"out{ending}")
+            cases.append(Case(f"{name}, {ending}, interrupted", folder, ending, job, summary, whole, left))
     return cases
 
 
 def kind_of(path: Path) -> str:
-    """What sort of file a byte is changed in."""
+    """What sort of file is damaged."""
     if path.suffix == ".zst":
         return "index"
     if path.parent.name == "done":
         return "marker"
     if path.name.endswith("beholder.json"):
         return "record"
+    if path.name == "run.json" or path.name.endswith(".run.json"):
+        return "times of runs"
     if path.parent.name in ("scores", "rejects", "embeddings", "img_emb", "metadata", "_inputs"):
         return f"shard: {path.parent.name}"
     return "joined file"
 
 
-def change_and_run(case: Case, scratch: Path, rng: random.Random) -> tuple[str, str, str]:
-    """Change a byte of a copy, run the job, and judge: (kind of file, outcome, what was seen)."""
+def flip_a_bit(path: Path, others: list[Path], rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def cut_short(path: Path, others: list[Path], rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: rng.randrange(1, path.stat().st_size)])
+
+
+def zero_a_block(path: Path, others: list[Path], rng: random.Random) -> None:
+    """A block of 512 bytes, as disks lose them; the one before where it holds nothing else."""
+    data = bytearray(path.read_bytes())
+    at = rng.randrange(len(data)) // 512 * 512
+    data[at : at + 512] = bytes(len(data[at : at + 512]))
+    path.write_bytes(data)
+
+
+def empty(path: Path, others: list[Path], rng: random.Random) -> None:
+    path.write_bytes(b"")
+
+
+def delete(path: Path, others: list[Path], rng: random.Random) -> None:
+    path.unlink()
+
+
+def swap(path: Path, others: list[Path], rng: random.Random) -> None:
+    """With another file of the same kind of name where there is one, else with any."""
+    alike = [other for other in others if other.suffix == path.suffix and other.read_bytes() != path.read_bytes()]
+    other = rng.choice(alike or [one for one in others if one != path])
+    one, two = path.read_bytes(), other.read_bytes()
+    path.write_bytes(two)
+    other.write_bytes(one)
+
+
+DAMAGES: dict[str, Callable[[Path, list[Path], random.Random], None]] = {
+    "bit flipped": flip_a_bit, "cut short": cut_short, "block of zeros": zero_a_block, "emptied": empty, "deleted": delete,
+    "swapped": swap,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of one damage.
+
+    Attributes:
+        kind: of the file.
+        outcome: "done again", "refused", "harmless" or "wrong".
+        text: what was damaged, and what was seen.
+        is_told: whether `beholder verify` had found it, as far as it matters.
+    """
+
+    kind: str
+    outcome: str
+    text: str
+    is_told: bool = True
+
+
+def readable(out: Path) -> dict[str, Any] | None:
+    """What a reader finds in a result; None where it meets an error."""
+    try:
+        return contents(out)
+    except Exception:  # of whichever reader
+        return None
+
+
+def damage_and_run(case: Case, damage: str, scratch: Path, rng: random.Random, *, is_silent: bool) -> Seen:
+    """Damage a file of a copy, have it verified, run the job, and judge.
+
+    is_silent: the damaged file has the time that it had before, as when a disk loses bits.
+    """
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(case.folder, scratch)
-    victims = sorted(path for path in scratch.rglob("*") if path.is_file() and path.stat().st_size)
-    path = rng.choice(victims)
-    data = bytearray(path.read_bytes())
-    at, flip = rng.randrange(len(data)), rng.randrange(1, 256)
-    data[at] ^= flip
-    path.write_bytes(data)
-    where = f"{case.name}: {path.relative_to(scratch)} at {at}, by {flip:#x}"
     out = scratch / f"out{case.ending}"
+    victims = sorted(path for path in scratch.rglob("*") if path.is_file() and path.stat().st_size)
+    by_kind = {kind_of(path): [one for one in victims if kind_of(one) == kind_of(path)] for path in victims}
+    path = rng.choice(by_kind[rng.choice(sorted(by_kind))])
+    times = {one: one.stat().st_mtime_ns for one in victims}
+    DAMAGES[damage](path, victims, rng)
+    for one, time_ns in times.items():
+        if is_silent and one.exists():
+            os.utime(one, ns=(time_ns, time_ns))
+    where = f"{case.name}: {damage}{' in silence' if is_silent else ''}: {path.relative_to(scratch)}"
+    now = readable(out)
+    try:
+        told = bool(check_result(str(out)).findings) if is_result(str(out)) else True
+    except BeholderError:
+        told = True
+    matters = now is None or now != case.before
     try:
         summary = case.job(out)
         found = contents(out)
     except BeholderError as error:
-        is_line = "\n" not in str(error) and path.name in str(error)
-        return kind_of(path), "refused" if is_line else "wrong", f"{where}: {error}"
+        is_line = "\n" not in str(error) and scratch.name in str(error)
+        return Seen(kind_of(path), "refused" if is_line else "wrong", f"{where}: {error}", told or not matters)
     if facts(summary) != case.summary or found != case.contents:
-        return kind_of(path), "wrong", f"{where}: other results, damaged: {summary.damaged}"
-    return kind_of(path), "done again" if summary.damaged else "harmless", where
-
-
-def main() -> None:
-    """Make as many changes as were asked for, over all cases in turn, and print the table."""
-    wanted, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    rng = random.Random(seed)
-    table: Counter[tuple[str, str]] = Counter()
-    with tempfile.TemporaryDirectory(prefix="beholder-damage-") as folder:
-        cases = make_cases(Path(folder))
-        for number in range(wanted):
-            kind, outcome, seen = change_and_run(cases[number % len(cases)], Path(folder) / "scratch", rng)
-            table[kind, outcome] += 1
-            if outcome == "wrong":
-                print("WRONG", seen, flush=True)
-    outcomes = ("done again", "refused", "harmless", "wrong")
-    print("\n| changed in | changes | " + " | ".join(outcomes) + " |\n|---|---|" + "---|" * len(outcomes))
-    for kind in [*sorted({kind for kind, _ in table}), None]:
-        counts = [sum(n for (k, o), n in table.items() if o == outcome and kind in (None, k)) for outcome in outcomes]
-        print(f"| {kind or 'all'} | {sum(counts)} | " + " | ".join(map(str, counts)) + " |")
-    sys.exit(1 if any(outcome == "wrong" for _, outcome in table) else 0)
-
-
-if __name__ == "__main__":
-    main()
+        names = [name for name in found.keys() | case.contents.keys() if found.get(name) != case.contents.get(name)]
+        text = f"{where}: other results ({names}), damaged: {summary.damaged}, verified: {told}"
+        return Seen(kind_of(path), "wrong", text, told or not matters)
+    return Seen(kind_of(path), "done again" if summary.damaged or told else "harmless", where, told or not matters)

@@ -1,0 +1,46 @@
+"""Damage at rest to what runs wrote: `beholder verify` finds it, and the same command mends it or is refused in one line."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from oracles.damaged_runs import DAMAGES, Case, Seen, damage_and_run, make_cases
+from oracles.fault_table import FaultTable
+
+
+def inject(cases: list[Case], scratch: Path, table: FaultTable, num: int, seed: int) -> list[Seen]:
+    """Every kind of damage `num` times, to the cases in turn; fails with what was wrong, and what was not told."""
+    rng, turn, seen = random.Random(seed), itertools.cycle(cases), []
+    for damage in DAMAGES:
+        some = [damage_and_run(next(turn), damage, scratch, rng, is_silent=bool(number % 2)) for number in range(num)]
+        kinds = Counter(one.kind for one in some)
+        wrong: dict[str, list[str]] = defaultdict(list)
+        for one in some:
+            wrong[one.kind] += [one.text] if one.outcome == "wrong" or not one.is_told else []
+        assert not any(wrong.values()), dict(wrong)
+        assert len(kinds) > 1
+        table.record(f"results at rest: {damage}", injected=num, lost=0, doubled=0, wrong=0)
+        seen += some
+    return seen
+
+
+def test_damage_to_scores_is_found_and_mended_or_refused(tmp_path: Path, fault_table: FaultTable) -> None:
+    seen = inject(make_cases(tmp_path, with_pictures=False), tmp_path / "scratch", fault_table, 4, seed=7)
+    assert {"done again", "refused"} <= {one.outcome for one in seen}
+
+
+@pytest.mark.slow
+def test_damage_to_any_result_is_found_and_mended_or_refused(tmp_path: Path, fault_table: FaultTable) -> None:
+    """Embeddings, and scores with the embeddings kept, too."""
+    inject(make_cases(tmp_path), tmp_path / "scratch", fault_table, 12, seed=8)
+
+
+@pytest.mark.soak
+def test_damage_to_any_result_often(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
+    """As above."""
+    inject(make_cases(tmp_path), tmp_path / "scratch", fault_table, 3 * num_faults, seed=9)
