@@ -151,7 +151,7 @@ def impatient(network: BadProxy, monkeypatch: pytest.MonkeyPatch) -> BadProxy:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), mostly_slow([(kind, name) for name in ("arrays", "table") for kind in LASTING], quick=2)
+    ("kind", "name"), mostly_slow([(kind, name) for name in ("arrays", "table") for kind in LASTING], quick=1)
 )
 def test_what_lasts_ends_in_one_line_and_the_same_command_finishes_later(
     tmp_path: Path, impatient: BadProxy, s3: Any, small_tower: Path, small_head: Path, plain_head: Path,
@@ -261,7 +261,7 @@ def test_select_reads_and_writes_through_it(
     words = ["select", url("set"), "--top", "30", "-o", url("kept.csv"), "--decisions-out", url("all.parquet"), "--overwrite"]
     assert CliRunner().invoke(app, words).exit_code == 0
     expected = stored(s3, "kept.csv") | stored(s3, "all.parquet")
-    for seed in range(2 * num_faults + 2):
+    for seed in range(num_faults):
         for key in expected:
             s3.delete_object(Bucket=BUCKET, Key=key)
         network.schedule = schedule = Schedule(seed=seed, share=0.6, stall_s=2 * SILENCE_S)

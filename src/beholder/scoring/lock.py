@@ -47,6 +47,8 @@ _BUSY = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _ATTEMPTS = 5
 _MOMENT_S = 0.05
 _MOST_BYTES = 1 << 14
+_held_here: set[str] = set()
+"""Tokens of the locks that runs of this process hold."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Holder:
         """Whether its process runs; None where that cannot be seen from here: on another machine, or hidden from this user."""
         if not self.machine or not self.started or self.machine != this_machine():
             return None
+        if self.pid == os.getpid() and self.token not in _held_here:  # a run of this process that could not give it back
+            return False
         began = _started(self.pid)
         return None if began is None else began == self.started
 
@@ -158,8 +162,15 @@ def held(root: str, *, kind: Kind = "auto", interval_s: float = INTERVAL_S, is_s
         is_certain = may_flock and _has_flock(root, opened, is_shared=is_shared, is_only=kind == "flock")
         if not is_certain:
             holder = Holder.here(interval_s)
+            _hold(holder, opened)
             opened.enter_context(_leased(_PartLease(root, holder) if is_shared else _WholeLease(root, holder)))
         yield is_certain
+
+
+def _hold(holder: Holder, opened: contextlib.ExitStack) -> None:
+    """Know a lock of this process for one that is held, until `opened` is closed."""
+    _held_here.add(holder.token)
+    opened.callback(_held_here.discard, holder.token)
 
 
 def holders(root: str) -> list[tuple[Holder, bool]]:
@@ -233,6 +244,7 @@ def _has_flock(root: str, opened: contextlib.ExitStack, *, is_shared: bool, is_o
             continue
         opened.callback(_unlock, lock, path)
         holder = Holder.here(0)
+        _hold(holder, opened)
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, only its text is missing
             lock.truncate(0)
             if is_shared:
