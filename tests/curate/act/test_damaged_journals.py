@@ -12,19 +12,10 @@ from beholder import InputError
 from beholder.errors import BeholderError
 from oracles.acting import act, contents, photos, take_back
 from oracles.journals import lines_of, write_journal
-from oracles.program import python
 from oracles.tar_making import png
 
 NAMES = ["a.jpg", "b/c.png", "b/d/ö.webp", "b/a.jpg", "e.f.jpg"]
 JOURNAL = Path("kept.journal.jsonl")
-
-
-def test_no_damage_has_a_wrong_end(tmp_path: Path) -> None:
-    """The short form; the long one: the same program with more damages."""
-    script = Path(__file__).with_name("damage_journals.py")
-    ran = python(str(script), str(tmp_path / "work"), "28", "11")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert [*ran.stdout.split()[-8:-6], *ran.stdout.split()[-2:]] == ["28", "injected", "0", "wrong"]
 
 
 def test_a_damaged_line_is_named_with_what_to_do(here: Path) -> None:
