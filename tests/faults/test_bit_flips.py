@@ -7,10 +7,9 @@ import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import pytest
-
 from oracles.damaged_runs import DAMAGES, Case, Seen, damage_and_run, make_cases
 from oracles.fault_table import FaultTable
+from oracles.tiers import sizes
 
 
 def inject(cases: list[Case], scratch: Path, table: FaultTable, num: int, seed: int) -> list[Seen]:
@@ -34,13 +33,7 @@ def test_damage_to_scores_is_found_and_mended_or_refused(tmp_path: Path, fault_t
     assert {"done again", "refused"} <= {one.outcome for one in seen}
 
 
-@pytest.mark.slow
-def test_damage_to_any_result_is_found_and_mended_or_refused(tmp_path: Path, fault_table: FaultTable) -> None:
+@sizes("slow", "soak")
+def test_damage_to_any_result_is_found_and_mended_or_refused(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
     """Embeddings, and scores with the embeddings kept, too."""
-    inject(make_cases(tmp_path), tmp_path / "scratch", fault_table, 12, seed=8)
-
-
-@pytest.mark.soak
-def test_damage_to_any_result_often(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
-    """As above."""
-    inject(make_cases(tmp_path), tmp_path / "scratch", fault_table, 3 * num_faults, seed=9)
+    inject(make_cases(tmp_path), tmp_path / "scratch", fault_table, 3 * num_faults, seed=8)

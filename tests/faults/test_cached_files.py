@@ -28,13 +28,8 @@ from oracles.hub import Hub
 from oracles.program import python
 from oracles.small_towers import PICTURES, SHAPE
 from oracles.tar_making import png, tar
-from oracles.tiers import mostly_slow
+from oracles.tiers import mostly_slow, sizes
 from oracles.web import running
-
-OFTEN = pytest.mark.parametrize("often", [False, pytest.param(True, marks=pytest.mark.soak)])
-OFTEN_OFFLINE = pytest.mark.parametrize(
-    "offline", [*mostly_slow([False, True]), *(pytest.param(on, marks=pytest.mark.soak, id=f"{on}, often") for on in (0, 1))]
-)
 
 KERNEL = """
 import sys, numba
@@ -56,8 +51,8 @@ def scaled(x, y):
 """
 
 
-@OFTEN
-def test_damaged_machine_code_is_compiled_anew(tmp_path: Path, fault_table: FaultTable, num_faults: int, often: bool) -> None:
+@sizes("quick", "soak")
+def test_damaged_machine_code_is_compiled_anew(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
     (tmp_path / "a_kernel.py").write_text(FUNCTIONS)
     (tmp_path / "run.py").write_text(KERNEL)
     rng, wrong = random.Random(1), 0
@@ -108,8 +103,8 @@ def _own_files(folder: Path) -> list[Path]:
     return [path for path in files if not {"refs", ".locks"} & set(path.parts)]
 
 
-@OFTEN
-def test_what_was_measured(fault_table: FaultTable, num_faults: int, often: bool) -> None:
+@sizes("quick", "soak")
+def test_what_was_measured(fault_table: FaultTable, num_faults: int) -> None:
     """Another number would choose another precision; there is none rather than another one."""
     kept = Remembered("test", {"device": "cpu", "tower": "x"})
     result = {"typical_drift": {"bf16": 0.0123}, "rows": {"fp32": {"dim": 2, "float32": "AAAA"}}, "seconds": 1.5}
@@ -122,8 +117,8 @@ def test_what_was_measured(fault_table: FaultTable, num_faults: int, often: bool
     spoil_and_look(kept.path.parent, look, fault_table, "measurements", 20 * num_faults, may_refuse=False)
 
 
-@OFTEN
-def test_where_members_of_tars_are(tmp_path: Path, fault_table: FaultTable, num_faults: int, often: bool) -> None:
+@sizes("quick", "soak")
+def test_where_members_of_tars_are(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(tar([(f"{at}.png", png(at, 20)) for at in range(30)]))
 
@@ -154,7 +149,8 @@ def pickled_head(path: Path) -> Path:
     return path
 
 
-@OFTEN_OFFLINE
+@sizes("quick", "soak")
+@pytest.mark.parametrize("offline", mostly_slow([False, True]))
 def test_heads(tmp_path: Path, hub: Hub, plain_head: Path, fault_table: FaultTable, num_faults: int, offline: bool) -> None:
     """A conversion of a pickled one, one of the hub, one by URL, and one of one's own."""
     pickled = pickled_head(tmp_path / "head.pth")
@@ -178,7 +174,8 @@ def test_heads(tmp_path: Path, hub: Hub, plain_head: Path, fault_table: FaultTab
         )  # fmt: skip
 
 
-@OFTEN_OFFLINE
+@sizes("quick", "soak")
+@pytest.mark.parametrize("offline", mostly_slow([False, True]))
 def test_towers(tmp_path: Path, hub: Hub, fault_table: FaultTable, num_faults: int, offline: bool) -> None:
     """A part of one on the hub, a whole one of the hub, and one by URL."""
     tensors = random_tensors(SHAPE, seed=9)
@@ -203,8 +200,8 @@ def test_towers(tmp_path: Path, hub: Hub, fault_table: FaultTable, num_faults: i
         spoil_and_look(folder, look, fault_table, what, num_faults, may_refuse=offline)
 
 
-@OFTEN
-def test_a_digest_that_is_noted(tmp_path: Path, fault_table: FaultTable, num_faults: int, often: bool) -> None:
+@sizes("quick", "soak")
+def test_a_digest_that_is_noted(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
     """Of a large file; a damaged note would have it taken for another file, or fetched again."""
     path = tmp_path / "large.bin"
     with path.open("wb") as file:
@@ -214,8 +211,8 @@ def test_a_digest_that_is_noted(tmp_path: Path, fault_table: FaultTable, num_fau
     spoil_and_look(notes, lambda: download.file_sha256(path), fault_table, "digests", 3 * num_faults, may_refuse=False)
 
 
-@OFTEN
-def test_rates_of_this_machine(fault_table: FaultTable, num_faults: int, often: bool) -> None:
+@sizes("quick", "soak")
+def test_rates_of_this_machine(fault_table: FaultTable, num_faults: int) -> None:
     path = str(rates.kept_path())
     rates.save(rates.Rates(date="2026-01-02", num_cores=8, about=("- a machine",), busy=0.125), path)
     spoil_and_look(Path(path).parent, lambda: rates.load(path), fault_table, "rates", 20 * num_faults, may_refuse=True)

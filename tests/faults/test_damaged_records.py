@@ -21,12 +21,11 @@ from oracles.damaged_runs import DAMAGES, interrupted
 from oracles.fault_table import FaultTable, compare, rows_of
 from oracles.program import python
 from oracles.s3 import BUCKET
+from oracles.tiers import sizes
 
-OFTEN = pytest.mark.parametrize("often", [False, pytest.param(True, marks=pytest.mark.soak)])
 
-
-@OFTEN
-def test_no_damage_to_a_journal_has_a_wrong_end(tmp_path: Path, fault_table: FaultTable, num_faults: int, often: bool) -> None:
+@sizes("quick", "soak")
+def test_no_damage_to_a_journal_has_a_wrong_end(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
     """Acts are taken back by damaged journals: the damage is noticed, or does no harm."""
     num = len(damaged_journals.DAMAGES) * (4 if num_faults == 1 else num_faults)
     ran = python(damaged_journals.__file__, str(tmp_path / "work"), str(num), "11")
@@ -57,10 +56,10 @@ OTHERS: list[Callable[[random.Random], bytes]] = [
 """What stands in a lock after damage."""
 
 
-@OFTEN
+@sizes("quick", "soak")
 @pytest.mark.parametrize("name", [lock.LOCK_FILE, f"{lock.PARTS_FOLDER}/0123456789abcdef"])
 def test_damaged_locks_of_runs_that_are_gone_keep_nobody_out(
-    tmp_path: Path, small_head: Path, fault_table: FaultTable, num_faults: int, name: str, often: bool
+    tmp_path: Path, small_head: Path, fault_table: FaultTable, num_faults: int, name: str
 ) -> None:
     source, rng = make_arrays(tmp_path / "in"), random.Random(name)
     score(job(source, tmp_path / "calm", small_head))
@@ -95,9 +94,9 @@ def test_a_damaged_lease_in_a_bucket_is_waited_for_and_said(
     fault_table.record("damaged leases", injected=4, lost=0, doubled=0, wrong=0)
 
 
-@OFTEN
+@sizes("quick", "soak")
 def test_damage_in_a_bucket_is_mended_by_the_same_command(
-    tmp_path: Path, s3: Any, small_head: Path, fault_table: FaultTable, num_faults: int, often: bool
+    tmp_path: Path, s3: Any, small_head: Path, fault_table: FaultTable, num_faults: int
 ) -> None:
     """Shards, markers, the index: what is there afterwards is what an undisturbed run puts there."""
     source, rng = make_arrays(tmp_path / "in"), random.Random(5)

@@ -29,7 +29,7 @@ from oracles.fault_table import FaultTable, compare, rows_of
 from oracles.picture_jobs import picture_bytes, score_options
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar
-from oracles.tiers import mostly_slow
+from oracles.tiers import mostly_slow, sizes
 
 ROWS = np.random.default_rng(5).standard_normal((90, 24)).astype(np.float32)
 ROWS[[0, 40, 41]] = 0  # which are rejected
@@ -110,9 +110,8 @@ class Harmed:
             table.record(f"{what}: {kind}", injected=number, lost=0, doubled=0, wrong=0)
 
 
-@pytest.mark.parametrize(
-    "name", [*mostly_slow(JOBS), *(pytest.param(name, marks=pytest.mark.soak, id=f"{name}, often") for name in JOBS)]
-)
+@sizes("quick", "soak")
+@pytest.mark.parametrize("name", mostly_slow(JOBS))
 def test_a_run_comes_through_what_passes(
     tmp_path: Path, network: BadProxy, s3: Any, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int, name: str,
@@ -150,6 +149,7 @@ def impatient(network: BadProxy, monkeypatch: pytest.MonkeyPatch) -> BadProxy:
     return network
 
 
+@sizes("quick", "soak")
 @pytest.mark.parametrize(
     ("kind", "name"), mostly_slow([(kind, name) for name in ("arrays", "table") for kind in LASTING], quick=1)
 )
@@ -252,6 +252,7 @@ def test_an_upload_that_fails_for_good_leaves_nothing(impatient: BadProxy, s3: A
     assert strays(s3) == []
 
 
+@sizes("quick", "slow", "soak")
 def test_select_reads_and_writes_through_it(
     tmp_path: Path, network: BadProxy, s3: Any, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int,

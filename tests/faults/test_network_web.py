@@ -31,7 +31,7 @@ from oracles.hub import Hub
 from oracles.picture_jobs import picture_bytes, score_options
 from oracles.small_towers import PICTURES, SHAPE
 from oracles.tar_making import png, tar
-from oracles.tiers import mostly_slow
+from oracles.tiers import mostly_slow, sizes
 from oracles.web import running, serving
 
 SILENCE_S = 0.4
@@ -73,9 +73,8 @@ def job(name: str, network: BadProxy, out: Path, tower: Path, small: Path, plain
 JOBS = ("urls", "x.npy", "x.parquet", "x.tar")
 
 
-@pytest.mark.parametrize(
-    "name", [*mostly_slow(JOBS, quick=2), *(pytest.param(name, marks=pytest.mark.soak, id=f"{name}, often") for name in JOBS)]
-)
+@sizes("quick", "soak")
+@pytest.mark.parametrize("name", mostly_slow(JOBS, quick=2))
 def test_a_run_comes_through_what_passes(
     tmp_path: Path, network: BadProxy, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int, name: str,
@@ -101,6 +100,7 @@ def test_a_run_comes_through_what_passes(
 LASTING = ("drop before", "500", "403", "cut body", "reset", "stall", "refuse")
 
 
+@sizes("quick", "soak")
 @pytest.mark.parametrize(("kind", "name"), mostly_slow([(kind, name) for kind in LASTING for name in JOBS[1:]], quick=1))
 def test_what_lasts_is_one_line_and_the_same_command_finishes_later(
     tmp_path: Path, network: BadProxy, small_tower: Path, small_head: Path, plain_head: Path,
@@ -184,6 +184,7 @@ def clip(tmp_path: Path) -> Path:
     return folder
 
 
+@sizes("quick", "soak")
 @pytest.mark.parametrize("kind", mostly_slow(["cut body", "500", *(k for k in NO_SILENCE if k not in ("cut body", "500"))]))
 def test_models_come_through_what_passes(
     tmp_path: Path, hub: tuple[Hub, BadProxy], clip: Path, plain_head: Path, fault_table: FaultTable, num_faults: int,

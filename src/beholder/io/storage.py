@@ -45,6 +45,8 @@ _TRASH = b".trash"
 _WILDCARD = re.compile(r"[*?\[]")
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP answers after which the same request may succeed a moment later."""
+CONNECT_S, SILENCE_S = 10.0, 30.0
+"""How long connecting to a web server, and waiting for its next bytes, may take."""
 _TRIES = 3
 _COPY_BYTES = 1 << 20
 _MOST_WHOLE_BYTES = 8 << 20
@@ -104,9 +106,8 @@ def filesystem(path: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(
-            _with_plain_scheme(path) if not is_local(path) else str(local_path(path))
-        )
+        place = _with_plain_scheme(path) if not is_local(path) else str(local_path(path))
+        found: tuple[Any, str] = fsspec.core.url_to_fs(place, **_patience(place))
         return found
     except ImportError as error:
         package = _PROTOCOL_PACKAGES.get(path.split("://", 1)[0].lower())
@@ -114,6 +115,18 @@ def filesystem(path: str) -> tuple[Any, str]:
         raise InputError(f"{path}: this kind of address needs a package that is not installed; {hint}") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _patience(path: str) -> dict[str, Any]:
+    """How long web servers may be silent, unless the user's settings of fsspec say so; its own 300 s are for a whole answer."""
+    import fsspec
+
+    is_set = any("client_kwargs" in fsspec.config.conf.get(scheme, {}) for scheme in ("http", "https"))
+    if not is_web(path) or "::" in path or is_set:
+        return {}
+    import aiohttp
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)}}
 
 
 def _with_plain_scheme(path: str) -> str:

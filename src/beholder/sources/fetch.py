@@ -20,7 +20,6 @@ from beholder.pixels.picture import PictureError
 from beholder.sources.reader import PictureRef
 
 _MISSING_STATUS = frozenset({404, 410})
-_CONNECT_S, _SILENCE_S = 10.0, 30.0
 _PIECE_BYTES = 1 << 18
 _WANTED_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
@@ -258,7 +257,9 @@ async def _get(fs: Any, url: str, ref: PictureRef, limits: ReadLimits) -> bytes:
     headers = dict(options.pop("headers", None) or {})
     if start or length is not None:
         headers["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
-    options["timeout"] = aiohttp.ClientTimeout(total=limits.timeout_s, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
+    options["timeout"] = aiohttp.ClientTimeout(
+        total=limits.timeout_s, sock_connect=storage.CONNECT_S, sock_read=storage.SILENCE_S
+    )
     session = await fs.set_session()
     async with session.get(fs.encode_url(url), headers=headers, **options) as response:
         response.raise_for_status()
