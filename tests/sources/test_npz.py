@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,26 @@ def _huge(path: Path, rows: np.ndarray, kind: str, value: bytes, count: int) -> 
             member.write(header.getvalue())
             for _ in range(count):
                 member.write(value)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_letters_beyond_unicode_are_damage(tmp_path: Path, order: str) -> None:
+    names = np.array(["a.jpg", "b.jpg"], f"{order}U5")
+    names.view(f"{order}u4")[6] = 0x110000
+    np.savez(tmp_path / "x.npz", embeddings=ROWS[:2], paths=names)
+    with pytest.raises(InputError, match=r"x.npz\[paths\] is damaged: a letter beyond U\+10FFFF"):
+        read(tmp_path / "x.npz")
+    names.view(f"{order}u4")[6] = 0x10FFFF
+    np.savez(tmp_path / "x.npz", embeddings=ROWS[:2], paths=names)
+    assert read(tmp_path / "x.npz")[1] == ["a.jpg", "b\U0010ffffjpg"]
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", embeddings=ROWS)
+    (tmp_path / "y.npz").write_bytes(b"PK\3\4" + b"?" * 100)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        read(tmp_path / "x.npz")
+        with pytest.raises(InputError, match="not a whole .npz"):
+            read(tmp_path / "y.npz")
+    assert [str(warning.message) for warning in warned] == []

@@ -9,6 +9,7 @@ import io
 import math
 import mmap
 import os
+import sys
 import threading
 import warnings
 import zipfile
@@ -375,14 +376,12 @@ def _damage(where: str) -> contextlib.AbstractContextManager[None]:
     return damaged(lambda why: InputError(f"{where} is damaged: {why}; write it again"))
 
 
-def _open_archive(path: str) -> zipfile.ZipFile:
-    opened = storage.open_binary(path)
-    try:
+@contextlib.contextmanager
+def _open_archive(path: str) -> Iterator[zipfile.ZipFile]:
+    with storage.open_binary(path) as file:
         with damaged(lambda why: InputError(f"{path} is not a whole .npz archive: {why}; write it again")):
-            return zipfile.ZipFile(opened)
-    except BaseException:
-        opened.close()
-        raise
+            archive = zipfile.ZipFile(file)
+        yield archive
 
 
 def _check_only(archive: zipfile.ZipFile, path: str) -> None:
@@ -482,12 +481,21 @@ def _column_type(dtype: np.dtype[Any]) -> pa.DataType:
     return pa.large_string() if dtype.kind in "US" else pa.from_numpy_dtype(dtype.newbyteorder("="))
 
 
+def _check_letters(values: np.ndarray[Any, Any]) -> None:
+    """Raise ValueError for letters that do not exist: numpy makes texts of them all the same, which are no UTF-8 afterwards."""
+    if values.dtype.itemsize:
+        codes = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+        if codes.size and codes.max() > sys.maxunicode:
+            raise ValueError(f"a letter beyond U+{sys.maxunicode:X}")
+
+
 def _column(values: np.ndarray[Any, Any], where: str) -> pa.Array:
     """Labels as Arrow has them; bytes that are no text become escapes, always the same way."""
     with _damage(where):
         if values.dtype.kind == "S":
             return pa.array([value.decode("utf-8", "backslashreplace") for value in values.tolist()], pa.large_string())
         if values.dtype.kind == "U":
+            _check_letters(values)
             texts = values.tolist()
             try:
                 return pa.array(texts, pa.large_string())
