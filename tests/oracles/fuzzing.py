@@ -287,9 +287,9 @@ class _Feeder:
         faulthandler.enable()
         warnings.simplefilter("always")
         for data in self.seeds:
-            outcome, _ = self.feed(data, -1)
-            if outcome != "read":
-                raise AssertionError(f"a seed is not read: {self.last}")
+            outcome, what = self.feed(data, -1)
+            if outcome != "read" or what is not None:
+                raise AssertionError(f"a seed is not read, or not only read: {what}: {self.last}")
         self.result = Result(findings=list(self.found.values()))
         self.start_bytes = _peak_bytes()
         _limit_space()
