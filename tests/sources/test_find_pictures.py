@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beholder.sources.reader import SourceOptions, picture_reader
+from beholder import InputError
+from beholder.sources.find import find as find_any
+from beholder.sources.reader import ReadOptions, SourceOptions, picture_reader
 from oracles.picture_sources import find, put, read, refused, samples
 from oracles.tar_making import png, tar
 
@@ -178,3 +180,19 @@ def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "latin.txt").write_bytes("é.jpg".encode("latin-1"))
     assert "latin.txt is not UTF-8 text" in refused("latin.txt")
     assert "has no columns" in refused("pictures.txt", sample_column="x")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".png", "a./" * 2000 + "b.tar", "~nobody-of-that-name/x.tar"])
+def test_names_that_no_file_can_have_are_not_there(here: Path, name: str) -> None:
+    assert "does not exist" in refused(name)
+    (here / "sources.txt").write_text(f"{name}\n", "utf-8")
+    if name.endswith(".png"):
+        assert [part.kind for part in find("sources.txt")] == ["table"]
+    else:
+        assert "does not exist" in refused("sources.txt")
+
+
+@pytest.mark.parametrize("name", ["x\0.tar", "x\0*.png", "x{0..3}\0.png", "x\0"])
+def test_zero_bytes_in_sources_are_one_line(name: str) -> None:
+    with pytest.raises(InputError, match=r"^x.*\\x00.* has a zero byte, which no path has"):
+        find_any([name], SourceOptions(), ReadOptions())

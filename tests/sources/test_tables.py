@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import InputError
+from beholder.pixels.picture import PictureError
+from beholder.sources.fetch import ReadLimits, read_bytes
 from beholder.sources.find import find_pictures
 from beholder.sources.labels import join_labels
 from beholder.sources.reader import PicturePart, PictureRef, SourceOptions
@@ -180,3 +182,15 @@ def test_what_is_no_table_of_pictures_is_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     assert "is not a whole Parquet file" in refused(tmp_path / "cut.parquet")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a./" * 2000 + "b.png"])
+def test_places_that_no_file_can_have_are_lost_pictures(tmp_path: Path, name: str) -> None:
+    """Once they were asked for to find out where relative paths count from, which ended the run."""
+    (tmp_path / "0.png").write_bytes(png())
+    for path in (csv(tmp_path / "list.csv", f"path\n{name}\n0.png\n"), csv(tmp_path / "list.txt", f"{name}\n0.png\n")):
+        refs, _ = read(path)
+        assert refs[1].path == str(tmp_path / "0.png")
+        with pytest.raises(PictureError) as caught:
+            read_bytes(refs[0], ReadLimits())
+        assert "\n" not in str(caught.value)

@@ -9,6 +9,8 @@ import io
 import os
 import re
 import secrets
+import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -222,6 +224,23 @@ def is_passing(error: BaseException) -> bool:
         return cause.status in PASSING_STATUS
     passing = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, TimeoutError)
     return isinstance(cause, passing)
+
+
+def is_there(path: str) -> bool:
+    """Whether anything is at a local path that a file names; not where it cannot be looked at: a closed folder, a long name."""
+    return bool(_mode_of(path))
+
+
+def is_local_file(path: str) -> bool:
+    """Whether a regular file is at a local path that a file names, as `is_there` has it."""
+    return stat.S_ISREG(_mode_of(path))
+
+
+def _mode_of(path: str) -> int:
+    try:
+        return local_path(path).stat().st_mode
+    except (OSError, ValueError, RuntimeError):  # ValueError: a zero byte; RuntimeError: the home folder of nobody
+        return 0
 
 
 def exists(path: str) -> bool:

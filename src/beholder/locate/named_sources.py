@@ -239,8 +239,8 @@ def choose_base(names: Iterable[str], root: str | None, folder: str | None) -> s
     starts = {_literal(name) or name if _WILD.search(name) else name for name in names if is_relative(name)}
     if not starts or folder is None or not Path(folder).is_dir() or Path(folder).samefile(Path()):
         return ""
-    there = {name for name in starts if Path(folder, name).exists()}
-    here = {name for name in starts if Path(name).exists()}
+    there = {name for name in starts if storage.is_there(str(Path(folder, name)))}
+    here = {name for name in starts if storage.is_there(name)}
     for name in sorted(here & there):
         if not Path(folder, name).samefile(name):
             raise InputError(

@@ -461,7 +461,7 @@ def _damage_of(place: str, num_bytes: int, sha256: str | None, mend: str) -> Fin
 
 
 def _is_file(place: str) -> bool:
-    return not storage.is_local(place) or storage.local_path(place).is_file()
+    return not storage.is_local(place) or storage.is_local_file(place)
 
 
 def _sha256_of(place: str, now: Entry) -> str:

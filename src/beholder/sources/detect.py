@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from beholder.errors import ChoiceNeededError, InputError
+from beholder.errors import ChoiceNeededError, InputError, reading_failed
 from beholder.io import storage
 from beholder.io.tables import JSON_SUFFIXES, is_utf16, read_head
 from beholder.notices import say
@@ -54,7 +54,7 @@ _LEAST_DIM = 64
 _VECTOR_NAMES = ("emb", "feature", "vector", "clip", "latent", "repr")
 _TEXT_NAMES = ("text", "caption", "prompt", "txt", "tag")
 """Columns with vectors of these names are about the pictures' words."""
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP)
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ENAMETOOLONG)
 _MOST_LISTS = 3
 """Lists may name lists so deep."""
 _NPY = b"\x93NUMPY"
@@ -82,6 +82,8 @@ class Look:
     @cached_property
     def form(self) -> Form:
         """A brace range, a glob, a list of sources, a folder, or a file or what is not there. Raises InputError."""
+        if "\0" in self.path:
+            raise InputError(f"{self.path} has a zero byte, which no path has")
         if RANGE.search(self.path) and not (self.local and self.exists):
             return "range"
         if storage.is_glob(self.path):
@@ -107,7 +109,7 @@ class Look:
         except OSError as error:
             if error.errno in _NOT_THERE:
                 return 0
-            raise
+            raise reading_failed(self.path, error) from error
 
     @property
     def exists(self) -> bool:

@@ -209,7 +209,7 @@ def names_pictures(entry: str) -> bool:
         return False
     if not storage.is_local(entry):
         return storage.is_web(entry)
-    return storage.local_path(entry).is_file() and kind_of_head(entry) == "files"
+    return storage.is_local_file(entry) and kind_of_head(entry) == "files"
 
 
 def expand_ranges(source: str) -> list[str]:

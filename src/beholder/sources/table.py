@@ -156,10 +156,10 @@ def _base(path: str, first: Sequence[Any]) -> str:
     relative = [text for text in texts if "://" not in text and not text.startswith(("/", "~"))]
     if not storage.is_local(path):
         return folder
-    if not relative or not folder or any(storage.local_path(place).exists() for place in relative):
+    if not relative or not folder or any(storage.is_there(place) for place in relative):
         return ""
     base = str(storage.local_path(folder)) + "/" if storage.has_local_scheme(path) or path.startswith("~") else folder
-    return base if any(storage.local_path(base + place).exists() for place in relative) else ""
+    return base if any(storage.is_there(base + place) for place in relative) else ""
 
 
 def _first_places(file: Any, column: str) -> list[Any]:
