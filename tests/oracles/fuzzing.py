@@ -63,6 +63,7 @@ class Target:
         limit_s: a file may take so much processor time, in seconds, and 5 times as long by the clock.
         most_bytes: a file may take so much more memory than any one before.
         names_file: every refusal names the file.
+        refuses: some of the files are refused; a run in which none is has not reached the reader.
     """
 
     read: Callable[[Path], Hashable]
@@ -75,6 +76,7 @@ class Target:
     limit_s: float = 10.0
     most_bytes: int = 400 << 20
     names_file: bool = True
+    refuses: bool = True
 
 
 @dataclass
@@ -122,7 +124,7 @@ def check(module: str, name: str, folder: Path, *, count: int | None = None) -> 
     """
     seconds = None if count else float(os.environ.get("BEHOLDER_FUZZ_SECONDS", "60"))
     seed = os.environ.get("BEHOLDER_FUZZ_SEED", "1") if seconds else "0"
-    result = _run(module, name, folder, count, seconds, seed)
+    result, refuses = _run(module, name, folder, count, seconds, seed)
     kept = Path(os.environ.get("BEHOLDER_FUZZ_FINDINGS") or folder / "findings")
     for finding in result.findings:
         finding.path = _kept(kept, name, seed, finding)
@@ -132,7 +134,7 @@ def check(module: str, name: str, folder: Path, *, count: int | None = None) -> 
         for finding in result.findings
     ]
     assert not result.findings, f"{len(lines)} findings in {name}:\n" + "\n".join(lines)
-    assert result.refused > 0, "no mutated file was refused: is it read at all?"
+    assert result.refused > 0 or not refuses, "no mutated file was refused: is it read at all?"
     return result
 
 
@@ -145,11 +147,11 @@ def _kept(kept: Path, name: str, seed: str, finding: Finding) -> str:
     return str(place)
 
 
-def _run(module: str, name: str, folder: Path, count: int | None, seconds: float | None, seed: str) -> Result:
-    """Children one after another, each going on where the last one died."""
+def _run(module: str, name: str, folder: Path, count: int | None, seconds: float | None, seed: str) -> tuple[Result, bool]:
+    """Children one after another, each going on where the last one died; and whether the target refuses files."""
     from oracles.program import Forked
 
-    total, first, began, deaths = Result(), 0, time.monotonic(), 0
+    total, first, began, deaths, place = Result(), 0, time.monotonic(), 0, folder
     while (count is None or first < count) and len(total.findings) < _MOST_FINDINGS and deaths < (2 if count else 30):
         left = None if seconds is None else seconds - (time.monotonic() - began)
         if left is not None and left <= 0:
@@ -176,7 +178,7 @@ def _run(module: str, name: str, folder: Path, count: int | None, seconds: float
         if status == 0:
             break
         deaths += 1
-    return total
+    return total, not (place / "refuses nothing").exists()
 
 
 def _done(place: Path, status: int) -> Result:
@@ -276,6 +278,8 @@ class _Feeder:
         _write(self.folder / "number", b"-1")
         (self.folder / "tmp").mkdir()
         tempfile.tempdir = os.environ["TMPDIR"] = str(self.folder / "tmp")
+        if not target.refuses:
+            _write(self.folder / "refuses nothing", b"")
         self.seeds = list(target.seeds())
         self.num_first = len(self.seeds)
         self.known: set[Hashable] = set()

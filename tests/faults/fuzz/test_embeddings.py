@@ -20,37 +20,11 @@ from oracles.source_reads import everything
 NUM_ROWS, DIM = 20, 24
 ROWS = np.random.default_rng(0).standard_normal((NUM_ROWS, DIM)).astype(np.float32)
 NAMES = [f"a/{i}é.jpg" for i in range(NUM_ROWS)]
-NUMPY = (
-    b"descr",
-    b"'<f4'",
-    b"'|O'",
-    b"'>f4'",
-    b"'<f2'",
-    b"fortran_order",
-    b"True",
-    b"shape",
-    b"(20, 24)",
-    b"(",
-    b"\x93NUMPY\2\0",
-)
-ZIP = (b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\x08", b"\1\0\x10\0", b"\xff\xff\xff\xff", b".npy")
-PARQUET = (b"PAR1", b"PARE", b"ARROW:schema", b"embedding", b"element", b"list", b"sample", b"\x15\0", b"\x19\x1c", b"\x18")
-CSV = (b",", b'"', b"nan", b"inf", b"1e999", b"\r\n", b";", b"\t", b"prediction", b"sample", b"emb_0", b"0x1p3", b"\0")
-JSON = (
-    b"null",
-    b"NaN",
-    b"Infinity",
-    b"[",
-    b"]",
-    b"{",
-    b"}",
-    b'"embedding"',
-    b'"sample"',
-    b"\\u0000",
-    b"\\ud800",
-    b"1e400",
-    b",",
-)
+NUMPY = (*b"descr '<f4' '|O' '>f4' '<f2' fortran_order True shape ( \x93NUMPY\2\0".split(), b"(20, 24)")
+ZIP = tuple(b"PK\1\2 PK\3\4 PK\5\6 PK\6\6 PK\6\7 PK\7\x08 \1\0\x10\0 \xff\xff\xff\xff .npy".split())
+PARQUET = tuple(b"PAR1 PARE ARROW:schema embedding element list sample \x15\0 \x19\x1c \x18".split())
+CSV = (*b', " nan inf 1e999 ; prediction sample emb_0 0x1p3 \0'.split(), b"\r\n", b"\t")
+JSON = tuple(b'null NaN Infinity [ ] { } "embedding" "sample" \\u0000 \\ud800 1e400 ,'.split())
 
 
 def _npy(rows: np.ndarray) -> bytes:
@@ -179,7 +153,9 @@ TARGETS = {
     "csv": Target(
         read=everything,
         seeds=lambda: [
-            _csv(logits=False), _csv(logits=False, delimiter=",", ends="\r\n"), b"\xef\xbb\xbf" + _csv(logits=False),
+            _csv(logits=False),
+            _csv(logits=False, delimiter=",", ends="\r\n"),
+            b"\xef\xbb\xbf" + _csv(logits=False),
         ],
         name="x.csv",
         tokens=CSV,
@@ -189,7 +165,9 @@ TARGETS = {
     "json lines": Target(
         read=everything, seeds=_json, name="x.jsonl", tokens=JSON, insides=(inside.in_json_value,), is_text=True, count=100
     ),
-    "torch": Target(read=everything, seeds=_torch, name="x.pt", tokens=(*ZIP, b"ctorch", b"cbuiltins\neval\n", b"\x80\2"), insides=ZIPPED),
+    "torch": Target(
+        read=everything, seeds=_torch, name="x.pt", tokens=(*ZIP, b"ctorch", b"cbuiltins\neval\n", b"\x80\2"), insides=ZIPPED
+    ),
     "clip-retrieval metadata": Target(
         read=_clip_retrieval,
         seeds=lambda: [_parquet("list")],
@@ -197,7 +175,7 @@ TARGETS = {
         tokens=PARQUET,
         insides=PACKED,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TARGETS)
