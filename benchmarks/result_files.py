@@ -1,4 +1,4 @@
-"""Where result files are kept and what they are called: `<theme>_<processor>_<yyyymm>.md`."""
+"""Where result files are kept and what they are called: `<theme>_<processor>[-amx]_<yyyymm>.md`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ def commit() -> str:
 
 def save(theme: str, lines: list[str], device: str | None = None) -> Path:
     """Write the lines to benchmarks/results, named by the device (default: the processor); returns the path."""
-    name = re.sub(r"\W+", "-", device or machine.processor().split(" (")[0]).strip("-").lower()
+    model, _, features = machine.processor().partition(" (")
+    # Virtual machines hide the model; with and without matrix units in bfloat16 are two processors.
+    named = device or model + (" amx" if "amx" in features else "")
+    name = re.sub(r"\W+", "-", named).strip("-").lower()
     target = REPOSITORY / "benchmarks" / "results" / f"{theme}_{name}_{datetime.date.today():%Y%m}.md"
-    last = max((at for at, line in enumerate(lines[:8]) if line.startswith("- ")), default=1)
+    last = max((at for at, line in enumerate(lines[:8]) if line.startswith(("- ", "  "))), default=1)
     lines = [*lines[: last + 1], commit(), *lines[last + 1 :]]
     target.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"written: {target.relative_to(REPOSITORY)}", file=sys.stderr)
