@@ -12,7 +12,7 @@ help:
 	@echo "make demo   the whole way on data it makes, under two minutes"
 	@echo "make test   the tests"
 	@echo "make test-slow  the rest of them: crashes, memory, other tools, large data"
-	@echo "make soak   more kills at random, more data, further cases: before a release"
+	@echo "make soak   50 faults of each kind (BEHOLDER_FAULTS=N), more data, further cases: before a release"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  speed beside the memory limit and the tools people use today"
 	@echo "make bench-pictures  the same for pictures: decoding, and tars to scores (an hour)"
