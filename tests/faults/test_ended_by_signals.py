@@ -11,7 +11,7 @@ import pytest
 from oracles.disturbing import INTERRUPTED, Fault, Injection, Job, disturb, one_line
 from oracles.fault_table import FaultTable
 from oracles.program import Done
-from oracles.tiers import sizes
+from oracles.tiers import sized, sizes
 
 NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
@@ -37,8 +37,10 @@ def ended(done: Done, job: Job) -> None:
         assert one_line(done) == f"beholder: {INTERRUPTED}"
 
 
-@sizes("quick", "slow", "soak")
-@pytest.mark.parametrize("signals", [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, INT), (HUP, HUP), (INT, TERM)], ids=str)
+EMBEDDINGS = [(TERM,), (INT,), (HUP,), (TERM, TERM), (INT, INT), (HUP, HUP), (INT, TERM)]
+
+
+@pytest.mark.parametrize(("signals", "size"), sized([(one,) for one in EMBEDDINGS], [((TERM,),), ((INT, INT),), ((HUP,),)]))
 def test_a_run_over_embeddings_is_ended(
     tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int, signals: tuple[signal.Signals, ...]
 ) -> None:
@@ -47,7 +49,7 @@ def test_a_run_over_embeddings_is_ended(
 
 
 @sizes("slow", "soak")
-@pytest.mark.parametrize("signals", [(TERM,), (INT, INT), (HUP, HUP)], ids=str)
+@pytest.mark.parametrize("signals", [(TERM,), (INT, INT), (HUP, HUP)])
 @pytest.mark.parametrize("name", ["pictures", "devices"])
 def test_a_run_over_pictures_is_ended(
     request: pytest.FixtureRequest,

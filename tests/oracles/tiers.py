@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -28,10 +28,21 @@ def mostly_slow(values: Iterable[Any], quick: int = 1, slow: int | None = None) 
     return found
 
 
-SIZES = {"quick": [], "slow": [pytest.mark.slow], "soak": [pytest.mark.soak, pytest.mark.timeout(7200)]}
+SIZES: dict[str, list[pytest.MarkDecorator]] = {
+    "quick": [],
+    "slow": [pytest.mark.slow],
+    "soak": [pytest.mark.soak, pytest.mark.timeout(7200)],
+}
 """Sizes of a test of faults, which its `num_faults` goes by (`faults/conftest.py`), with their marks."""
 
 
 def sizes(*names: str) -> pytest.MarkDecorator:
     """A mark for tests of faults that use `num_faults`: one case for each of these `SIZES`."""
     return pytest.mark.parametrize("size", [pytest.param(name, marks=SIZES[name], id=name) for name in names])
+
+
+def sized(cases: Iterable[tuple[Any, ...]], quick: Collection[tuple[Any, ...]]) -> list[Any]:
+    """Each case in the `SIZES`, as the last of its values; in the first one only those of `quick`."""
+    return [
+        pytest.param(*case, size, marks=SIZES[size]) for case in cases for size in SIZES if size != "quick" or case in quick
+    ]

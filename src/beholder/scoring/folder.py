@@ -155,6 +155,10 @@ class RunFolder:
         self.look()
         return not all(name.startswith(_OWN) for name in self.names())
 
+    def is_left_over(self) -> bool:
+        """Whether nothing is there but what a run leaves that is killed once it has removed itself: its lock, a bare folder."""
+        return self.exists() and not self.holds_something()
+
     def read(self, name: str) -> bytes | None:
         """A small file's bytes, None where there is none. Raises InputError."""
         return places.read_all(self.place_of(name))

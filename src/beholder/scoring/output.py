@@ -460,6 +460,7 @@ class RunOutput:
         folder.remove_strays()
         self._remove_run_files()
         folder.remove([columns.STAMP_FILE])
+        crash.reach("run removed")
 
 
 def output_of(place: str) -> str:

@@ -75,7 +75,7 @@ class FinishedResult:
     def remove_shards(self) -> None:
         """Remove shards that the finished run left when it was killed. For when nothing is left to do: else they are new."""
         folder = self.out.folder
-        if folder.is_run_of(self.out.product.format):
+        if folder.is_run_of(self.out.product.format) or folder.is_left_over():
             with contextlib.suppress(OutputError), folder.locked():  # (another run that is at it is left alone)
                 self.out.remove_work()
 
