@@ -36,4 +36,4 @@ def test_damage_to_scores_is_found_and_mended_or_refused(tmp_path: Path, fault_t
 @sizes("slow", "soak")
 def test_damage_to_any_result_is_found_and_mended_or_refused(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
     """Embeddings, and scores with the embeddings kept, too."""
-    inject(make_cases(tmp_path), tmp_path / "scratch", fault_table, 3 * num_faults, seed=8)
+    inject(make_cases(tmp_path), tmp_path / "scratch", fault_table, max(8, num_faults), seed=8)
