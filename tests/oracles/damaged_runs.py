@@ -80,7 +80,7 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 def interrupted(job: Job, out: Path, num_rows: int) -> None:
-    """Run the job up to its last rows, so that shards stand in a folder of their own and are not joined."""
+    """Run the job up to its last rows, so that shards stand in a folder of their own and are not joined; some are finished."""
     seen = 0
 
     def stop(rows: int, num_bytes: int) -> None:
@@ -92,6 +92,7 @@ def interrupted(job: Job, out: Path, num_rows: int) -> None:
     try:
         job(out, on_progress=stop)
     except KeyboardInterrupt:
+        assert list(out.parent.glob("out*/done/*.json")), "nothing is finished"
         return
     raise AssertionError("the job was not interrupted")
 
@@ -124,10 +125,10 @@ def make_cases(root: Path, *, with_pictures: bool = True) -> list[Case]:
             (photos / f"{number}.jpg").write_bytes(picture_bytes(number) if number != 4 else b"<html>")
 
         def embed_photos(out: Path, **more: Any) -> RunSummary:
-            return embed(embed_options(str(photos), out, tower, shard_rows=2, workers=0), **more)
+            return embed(embed_options(str(photos), out, tower, shard_rows=2, batch_size=1, workers=0), **more)
 
         def keep_photos(out: Path, **more: Any) -> RunSummary:
-            keep = score_options(str(photos), out, tower, head, shard_rows=2, workers=0, keep_embeddings=True)
+            keep = score_options(str(photos), out, tower, head, shard_rows=2, batch_size=1, workers=0, keep_embeddings=True)
             return score(keep, **more)
 
         jobs += [("embeddings", "", embed_photos, 6), ("embeddings", ".parquet", embed_photos, 6)]
