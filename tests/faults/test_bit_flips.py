@@ -7,8 +7,14 @@ import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pytest
+
+from beholder.scoring.check import check_result
+from beholder.scoring.score import score
+from oracles.bucket_jobs import make_photos
 from oracles.damaged_runs import DAMAGES, Case, Seen, damage_and_run, make_cases
 from oracles.fault_table import FaultTable
+from oracles.picture_jobs import score_options
 from oracles.tiers import sizes
 
 
@@ -37,3 +43,22 @@ def test_damage_to_scores_is_found_and_mended_or_refused(tmp_path: Path, fault_t
 def test_damage_to_any_result_is_found_and_mended_or_refused(tmp_path: Path, fault_table: FaultTable, num_faults: int) -> None:
     """Embeddings, and scores with the embeddings kept, too."""
     inject(make_cases(tmp_path), tmp_path / "scratch", fault_table, max(8, num_faults), seed=8)
+
+
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "bit flipped"])
+def test_a_damaged_stamp_of_kept_embeddings_is_written_again(
+    tmp_path: Path, small_tower: Path, plain_head: Path, fault_table: FaultTable, damage: str
+) -> None:
+    options = score_options(
+        (str(make_photos(tmp_path / "in", 4)),), tmp_path / "out", small_tower, plain_head, shard_rows=2, keep_embeddings=True
+    )
+    score(options)
+    stamp = tmp_path / "out" / "embeddings" / "beholder.json"
+    whole = stamp.read_bytes()
+    DAMAGES[damage](stamp, [stamp], random.Random(0))
+    (finding,) = check_result(str(tmp_path / "out")).findings
+    assert (finding.file, finding.mend) == (str(stamp), "run the same command again, which writes it anew")
+    assert score(options).num_new == 0
+    assert stamp.read_bytes() == whole
+    assert check_result(str(tmp_path / "out")).is_whole
+    fault_table.record(f"results at rest: {damage}", injected=1, lost=0, doubled=0, wrong=0)

@@ -54,6 +54,7 @@ _NPY_HEAD_BYTES = 4096
 NO_RECORD = "the record of the run is gone"
 NO_STAMP = "the stamp of the kept embeddings is gone, without which they are not known to be finished, nor what made them"
 AGAIN = "run the same command again: it makes damaged shards anew, and leaves the others as they are"
+ANEW = "run the same command again, which writes it anew"
 OVERWRITE = "restore it from a copy, or run the same command with --overwrite"
 GONE = "restore it from a copy; without it this is no run any more: move the folder away, and run the same command"
 REMOVE = "run the same command again, which makes it anew or removes it"
@@ -238,7 +239,7 @@ class _Check:
             self._on_progress(found.num_shards, found.num_planned or 0)
         stamp = folder.place_of(f"{columns.EMBEDDINGS_FOLDER}/{columns.STAMP_FILE}")
         if keeps or places.entry_of(stamp) is not None:
-            self._record(stamp, gone=(NO_STAMP, OVERWRITE))
+            self._record(stamp, mend=ANEW, gone=(NO_STAMP, ANEW))
         if not found.is_running:
             self._extra()
         for name in [one for one in self._top() if is_run_file(one)]:

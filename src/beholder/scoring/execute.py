@@ -177,6 +177,8 @@ def _execute_whole(
             if is_opened:
                 out.remove_work()
             raise
+        for name, record in step.beside.items():
+            folder.keep_beside(name, record, results.values())
         summary.num_new, summary.num_bytes = step.tally.num_new, step.tally.num_bytes
         summary.bottleneck = step.waiting_for() if summary.unit == "pictures" else ""
         _add(summary, out, results.values())

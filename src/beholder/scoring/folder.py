@@ -501,6 +501,16 @@ class RunFolder:
         """Write the marker of a shard whose files are there, with the checksums that it names."""
         self._put(marker_of(done.name), records.sealed(done.to_json()))
 
+    def keep_beside(self, name: str, record: Mapping[str, Any], results: Iterable[ShardResult]) -> None:
+        """Have a record beside shards' files, if any of them has such, where it is gone, damaged, or of other sources."""
+        start = f"{posixpath.dirname(name)}/"
+        if not any(file.startswith(start) for result in results for file in result.files):
+            return
+        with contextlib.suppress(DamagedRecordError):
+            if records.parse(self.read(name) or b"").get(columns.PICTURES) == record.get(columns.PICTURES):
+                return
+        self._put(name, records.sealed(record, indent=2))
+
     def _put(self, name: str, data: bytes) -> Entry:
         found = places.put_bytes(self.place_of(name), data)
         with self._turn:

@@ -377,6 +377,11 @@ class PictureStep(Step):
         self.product.schema = self.schema
 
     @property
+    def beside(self) -> Mapping[str, Mapping[str, Any]]:
+        """The stamp of embeddings that are kept beside scores."""
+        return self.product.beside
+
+    @property
     def stages(self) -> StageClock:
         """Where the time of this run went."""
         return self._clock

@@ -218,6 +218,11 @@ class PictureProduct:
         """The same for the schema of Parquet files, which are the same whichever process writes them."""
         return self._with_heads(self._file_stamp)
 
+    @property
+    def beside(self) -> Mapping[str, Mapping[str, Any]]:
+        """The stamp of kept embeddings, by its name in the folder of a run."""
+        return {f"{self._keep_folder}/{columns.STAMP_FILE}": self._file_stamp} if self._keep and self._keep_folder else {}
+
     def _with_heads(self, stamp: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self.heads:
             return stamp

@@ -85,6 +85,11 @@ class Step(ABC):
         """Whether a shard of the same identity was made of what is there now; files that its input only names may differ."""
         return True
 
+    @property
+    def beside(self) -> Mapping[str, Mapping[str, Any]]:
+        """Records that stand beside the files of shards, by their names in the folder of the run."""
+        return {}
+
     def can_redo(self, earlier: EarlierShard) -> bool:
         """Whether a shard that was set aside can be made again without doing again what it cost."""
         return True
