@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,11 @@ from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import DamagedError, InputError
 from beholder.io import storage
+from beholder.io.parquet_footer import footer_fields, integer_range
 from beholder.scoreset.score_set import open_scores
 from beholder.sources.parquet import PackedReader, ParquetReader
 from beholder.sources.reader import ReadOptions, SourceOptions
+from oracles import program
 from oracles.hub import Hub
 from oracles.tiers import mostly_slow
 from oracles.web import running
@@ -197,3 +200,67 @@ def test_columns_of_a_file_cut_short_while_it_is_read_are_damage(tmp_path: Path)
     ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     assert ended.returncode == 1  # and not killed by the system
     assert "DamagedError" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("sound", "wrong", "why"),
+    [
+        (
+            b"\x25\2\x18\7caption",
+            b"\x25\0\x18\7caption",
+            "caption.*level histogram size mismatch|level histogram size mismatch",
+        ),
+        (b"\x15\4\x25\2\x18\5stars", b"\x15\2\x25\2\x18\5stars", "type"),
+    ],
+    ids=["levels", "type"],
+)
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(
+    tmp_path: Path, small_head: Path, sound: bytes, wrong: bytes, why: str
+) -> None:
+    """pyarrow aborts when it is asked what such a footer says of a column; a column is optional, or of 64 bits, in one place."""
+    rows = np.random.default_rng(5).standard_normal((30, 24)).astype(np.float32)
+    table = {"sample": [f"{i}.jpg" for i in range(30)], "caption": ["a"] * 30, "stars": range(30), "embedding": list(rows)}
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(table), path, row_group_size=10)
+    sane = path.read_bytes()
+    assert sane.count(sound) == 1
+    run = [
+        "score",
+        str(path),
+        "-o",
+        str(tmp_path / "out"),
+        "--head",
+        str(small_head),
+        "--column",
+        "*",
+        "--backbone",
+        "test/clip-24",
+    ]
+    assert program.beholder(*run).returncode == 0
+    path.write_bytes(sane.replace(sound, wrong))
+    done = program.beholder(*run, "--overwrite")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert re.search(f"x.parquet .*({why})", done.stderr)
+
+
+def test_ranges_of_integers_are_those_of_the_statistics(tmp_path: Path) -> None:
+    """Compared with pyarrow's own reading of sound statistics: signed and not, of 32 and 64 bits, none, and without values."""
+    table = pa.table({
+        "a": pa.array([-5, 7, None, 3], pa.int64()), "b": pa.array([2**63, 1, 2, 3], pa.uint64()),
+        "c": pa.array([-1, 2, 3, 4], pa.int8()), "d": pa.array([None] * 4, pa.int32()),
+        "e": pa.array([2**31, 0, 1, 1], pa.uint32()), "f": [1.5] * 4,
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
+    footer = pq.read_metadata(tmp_path / "x.parquet")
+    found = footer_fields(footer)
+    assert len(found) == 2
+    for group, columns in enumerate(found):
+        assert len(columns) == 6
+        for number, name in enumerate("abcde"):
+            said = footer.row_group(group).column(number).statistics
+            expected = (said.min, said.max) if said.has_min_max else None
+            assert integer_range(columns[number], is_signed=name not in "be") == expected
+        assert integer_range(columns[5], is_signed=True) is None
+    pq.write_table(table, tmp_path / "y.parquet", write_statistics=False)
+    assert integer_range(footer_fields(pq.read_metadata(tmp_path / "y.parquet"))[0][0], is_signed=True) is None

@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder.errors import DamagedError, InputError, OversizedError, damaged
+from beholder.io.parquet_footer import CheckedFooter, footer_fields, integer_range
 from beholder.io.schemas import is_small, small_integers
+from beholder.io.thrift import take_struct
 
 _BATCH_BYTES = 128 << 20
 """What the rows of one batch may take where a column unpacks to more than the file holds."""
@@ -96,6 +98,9 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
         self._known_pages: dict[tuple[int, int], _Pages] = {}
         self._known_longest: dict[tuple[int, int], int] = {}
         self._dictionaries: pq.ParquetFile | None = None
+        self._fields: list[list[dict[int, Any]]] | None = None
+        self._footer: CheckedFooter | None = None
+        self._first_rows: list[int] = []
         try:
             with damaged(lambda why: InputError(f"{path} is not a whole Parquet file: {why}; write it again")):
                 try:
@@ -112,6 +117,14 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
             raise
 
     @property
+    def metadata(self) -> Any:
+        """The footer, as `pyarrow.parquet.FileMetaData`; where it is damaged in a row group, its columns raise DamagedError."""
+        if self._footer is None:
+            path, firsts = self._path, self._first_rows  # not self, which would live as long as its garbage
+            self._footer = CheckedFooter(super().metadata, lambda at, why: DamagedError(path, why, near_row=firsts[at]))
+        return self._footer
+
+    @property
     def schema_with_ranges(self) -> pa.Schema:
         """`schema_arrow`, with columns of integers marked that have no large ones by the file's statistics."""
         fields = [
@@ -123,13 +136,11 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
     def _has_small(self, column: int) -> bool:
         """Whether the statistics of all row groups say that a column's integers are small."""
         (leaf,) = (number for number, one in enumerate(self._leaves) if one.column == column)
-        for group in range(self.metadata.num_row_groups):
-            said = self.metadata.row_group(group).column(leaf).statistics
-            if said is None or not (said.has_min_max or said.null_count == said.num_values == 0):
-                return False
-            if said.has_min_max and not is_small(said.min, said.max):
-                return False
-        return True
+        if self._fields is None:
+            self._fields = footer_fields(super().metadata)
+        is_signed = not pa.types.is_unsigned_integer(self.schema_arrow.field(column).type)
+        ranges = (integer_range(group[leaf], is_signed=is_signed) for group in self._fields)
+        return all(ends is not None and (not ends or is_small(*ends)) for ends in ranges)
 
     def _found_leaves(self) -> list[_Leaf]:
         """The columns as they are stored. Raises for a footer that contradicts itself."""
@@ -137,7 +148,7 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
         groups = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
         if min((0, *groups)) < 0 or sum(groups) != self.metadata.num_rows:
             raise ValueError(f"its row groups have {sum(groups)} rows, and it says {self.metadata.num_rows}")
-        self._first_rows = [0, *accumulate(groups)]
+        self._first_rows[:] = [0, *accumulate(groups)]
         owners = [number for number, field in enumerate(self.schema_arrow) for _ in range(_num_leaves(field.type))]
         stored = [self.schema.column(i) for i in range(self.metadata.num_columns)]
         if len(owners) != len(stored):
@@ -474,7 +485,7 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
         if self._dictionaries is None:
             buffer = _BUFFER_BYTES if isinstance(self._from, str) else _PIECE_BYTES
             paths = [leaf.path for leaf in self._leaves if leaf.width is None]
-            more = {"pre_buffer": False, "buffer_size": buffer, "metadata": self.metadata, "read_dictionary": paths}
+            more = {"pre_buffer": False, "buffer_size": buffer, "metadata": super().metadata, "read_dictionary": paths}
             source = self._from if isinstance(self._from, str) else _Ranges(self._bytes_at, self._num_bytes)
             self._dictionaries = pq.ParquetFile(source, **(self._options | more))
         return self._dictionaries
@@ -537,79 +548,6 @@ def _header_of(data: bytes) -> tuple[dict[int, Any], int | None]:
     """The header of a page (a struct of Thrift's compact protocol) by number of field, and its bytes; None: it goes on."""
     found: dict[int, Any] = {}
     try:
-        return found, _take_struct(data, 0, found, 0)
+        return found, take_struct(data, 0, found)
     except (IndexError, ValueError):
         return found, None
-
-
-def _take_struct(data: bytes, at: int, found: dict[int, Any], depth: int) -> int:
-    """Put the fields of the struct at `at` into `found`; returns where it ends. Raises IndexError where the data end before."""
-    if depth > 8:
-        raise ValueError("structs in structs without end")
-    number = 0
-    while True:
-        head = data[at]
-        at += 1
-        if head == 0:
-            return at
-        number += head >> 4
-        if not head >> 4:
-            number, at = _varint(data, at)
-            number = _signed(number)
-        at = _take_value(data, at, head & 15, found, number, depth)
-
-
-def _take_value(data: bytes, at: int, kind: int, found: dict[int, Any], number: int, depth: int) -> int:
-    """Put the value at `at` into `found`; returns where it ends."""
-    if kind in (1, 2):  # true and false
-        found[number] = kind == 1
-    elif kind == 3:
-        at += 1
-    elif kind in (4, 5, 6):
-        value, at = _varint(data, at)
-        found[number] = _signed(value)
-    elif kind == 7:
-        at += 8
-    elif kind == 8:
-        num_bytes, at = _varint(data, at)
-        at += num_bytes
-    elif kind in (9, 10):
-        at = _skip_list(data, at, depth)
-    elif kind == 12:
-        inner = found[number] = {}
-        at = _take_struct(data, at, inner, depth + 1)
-    else:
-        raise ValueError("no kind of value that a header has")
-    return at
-
-
-def _skip_list(data: bytes, at: int, depth: int) -> int:
-    if depth > 8:
-        raise ValueError("lists in lists without end")
-    num_items, kind = data[at] >> 4, data[at] & 15
-    at += 1
-    if num_items == 15:
-        num_items, at = _varint(data, at)
-    for _ in range(num_items):
-        if at >= len(data):
-            raise IndexError
-        at = at + 1 if kind in (1, 2) else _take_value(data, at, kind, {}, 0, depth + 1)
-    return at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A whole number of seven bits a byte, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number without end")
-
-
-def _signed(value: int) -> int:
-    return (value >> 1) ^ -(value & 1)

@@ -1,0 +1,141 @@
+"""What the footer of a Parquet file says of its columns, asked so that a damaged one does not end the process.
+
+pyarrow makes what it says of a column in C++ that throws where it contradicts itself (histograms of another length than the
+column has levels, statistics of another width), and nothing catches that on the way to Python: the process is aborted.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beholder.errors import reason_of
+from beholder.io.thrift import take_struct
+
+_LEFT_TO_READING = ("Invalid column metadata", "Support for codec", "support for codec")
+"""What else opening a column can find: places outside of the file, a packing that is not there."""
+_ROW_GROUPS, _COLUMNS, _META_DATA, _TYPE, _STATISTICS = 4, 1, 3, 1, 12
+_MAX, _MIN, _NULL_COUNT, _MAX_VALUE, _MIN_VALUE = 1, 2, 3, 5, 6
+_NUM_VALUES = 5
+_WIDTHS = {1: 4, 2: 8}
+"""Fields, and the types INT32 and INT64 with their bytes, in parquet.thrift (parquet-format 2.11)."""
+
+
+class CheckedFooter:
+    """A `pyarrow.parquet.FileMetaData` whose row groups raise where pyarrow's would abort the process.
+
+    Args:
+        found: what pyarrow has read.
+        wrong: (row group, why) -> what is raised for a row group that contradicts itself.
+    """
+
+    def __init__(self, found: pq.FileMetaData, wrong: Callable[[int, str], Exception]) -> None:
+        self._found, self._wrong = found, wrong
+        self._reasons: dict[int, str] = {}
+        self._columns: pq.ParquetFile | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found, name)
+
+    def row_group(self, number: int) -> Any:
+        """A `pyarrow.parquet.RowGroupMetaData`; its `column` raises `wrong` of a row group that contradicts itself."""
+        return _CheckedGroup(self._found.row_group(number), lambda: self._check(number))
+
+    def _check(self, group: int) -> None:
+        reason = self._reasons.get(group)
+        if reason is None:
+            reason = self._reasons[group] = self._reason_of(group)
+        if reason:
+            raise self._wrong(group, reason)
+
+    def _reason_of(self, group: int) -> str:
+        """What is wrong with a row group; "" with nothing: then its columns can be opened, as far as their first byte."""
+        why = self._opened(group, None)
+        if not any(text in why for text in _LEFT_TO_READING):
+            return why
+        paths = (self._found.schema.column(number).path for number in range(self._found.num_columns))
+        reasons = (self._opened(group, [path]) for path in paths)
+        return next((why for why in reasons if why and not any(text in why for text in _LEFT_TO_READING)), "")
+
+    def _opened(self, group: int, paths: list[str] | None) -> str:
+        """What pyarrow says when columns (None: all) are opened, where it catches what its C++ throws; "" of sound ones."""
+        try:
+            if self._columns is None:
+                self._columns = pq.ParquetFile(_Unread(), metadata=self._found, buffer_size=1)
+            next(self._columns.iter_batches(1, [group], columns=paths, use_threads=False), None)
+        except _ReachedError:
+            return ""
+        except Exception as error:  # pyarrow raises what it does
+            return reason_of(error)
+        return ""
+
+
+class _CheckedGroup:
+    def __init__(self, found: pq.RowGroupMetaData, check: Callable[[], None]) -> None:
+        self._found, self._check = found, check
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found, name)
+
+    def column(self, number: int) -> Any:
+        """What the footer says of a column."""
+        self._check()
+        return self._found.column(number)
+
+
+class _ReachedError(Exception):
+    """All that the footer says was made sense of; now its bytes are asked for."""
+
+
+class _Unread(io.RawIOBase):
+    """A file without an end of which no byte can be read."""
+
+    _at = 0
+
+    def read(self, size: int = -1) -> bytes:
+        raise _ReachedError
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, 1 << 62)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def footer_fields(footer: pq.FileMetaData) -> list[list[dict[int, Any]]]:
+    """What the footer says of each column in each row group: `ColumnMetaData` by number of field; {} of what is encrypted."""
+    sink = pa.BufferOutputStream()
+    footer.write_metadata_file(sink)
+    found: dict[int, Any] = {}
+    take_struct(sink.getvalue().to_pybytes(), len(b"PAR1"), found)
+    return [[column.get(_META_DATA, {}) for column in group.get(_COLUMNS, [])] for group in found.get(_ROW_GROUPS, [])]
+
+
+def integer_range(said: dict[int, Any], *, is_signed: bool) -> tuple[int, ...] | None:
+    """(least, largest) of a column of integers by its statistics; () where it has no values; None where that is not known.
+
+    `said`: as `footer_fields` gives it.
+    """
+    statistics, width = said.get(_STATISTICS), _WIDTHS.get(said.get(_TYPE, -1))
+    if statistics is None or width is None:
+        return None
+    ends = [statistics.get(_MIN_VALUE), statistics.get(_MAX_VALUE)]
+    if None in ends and is_signed:  # older writers; of numbers without a sign they had them in the wrong order
+        ends = [statistics.get(_MIN), statistics.get(_MAX)]
+    if None in ends:
+        return () if said.get(_NUM_VALUES) == statistics.get(_NULL_COUNT) == 0 else None
+    if any(len(end) != width for end in ends):
+        return None
+    return tuple(int.from_bytes(end, "little", signed=is_signed) for end in ends)
