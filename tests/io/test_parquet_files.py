@@ -217,7 +217,7 @@ def test_columns_of_a_file_cut_short_while_it_is_read_are_damage(tmp_path: Path)
 def test_a_footer_that_contradicts_itself_does_not_end_the_process(
     tmp_path: Path, small_head: Path, sound: bytes, wrong: bytes, why: str
 ) -> None:
-    """pyarrow aborts when it is asked what such a footer says of a column; a column is optional, or of 64 bits, in one place."""
+    """Asked what such a footer says of a column, pyarrow aborts. A column is optional, or of 64 bits, in one place only."""
     rows = np.random.default_rng(5).standard_normal((30, 24)).astype(np.float32)
     table = {"sample": [f"{i}.jpg" for i in range(30)], "caption": ["a"] * 30, "stars": range(30), "embedding": list(rows)}
     path = tmp_path / "x.parquet"

@@ -241,15 +241,16 @@ def test_entities_are_never_followed(tmp_path: Path) -> None:
         (b"hello", "a.xmp is no XMP: syntax error: line 1, column 0"),
         (LIGHTROOM[:400], "a.xmp is no XMP: "),
         (b"<html/>", "a.xmp is no XMP: it has no rdf:RDF"),
-        (b"\xff\xfe<", "is UTF-16 text that breaks off or is damaged"),
+        (b"\xff\xfe<", "a.xmp is UTF-16 text that breaks off or is damaged"),
     ],
 )
 def test_what_is_no_xmp_is_refused_and_never_overwritten(data: bytes, line: str) -> None:
     with pytest.raises(InputError) as read:
         parse_rating(data, "a.xmp")
     assert line in str(read.value)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as written:
         with_rating(data, 3, named="a.xmp")
+    assert line in str(written.value)
 
 
 def test_a_rating_to_be_written_is_checked() -> None:

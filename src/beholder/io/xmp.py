@@ -91,7 +91,7 @@ def parse_rating(packet: bytes, named: str = "the XMP packet") -> XmpRating:
     Raises:
         InputError: it is no well-formed XML, has a document type declaration, or has no `rdf:RDF`.
     """
-    places = _places(_as_utf8(packet)[0], named)
+    places = _places(_as_utf8(packet, named)[0], named)
     text = next((place.text.strip() for place in places.found if place.name == _RATING), None)
     label = next((place.text for place in places.found if place.name == _LABEL), None)
     stars = _stars(text)
@@ -116,7 +116,7 @@ def with_rating(packet: bytes | None, rating: int | None, label: str | None = No
     """
     if rating is not None and rating not in range(REJECTED, MOST_STARS + 1):
         raise InputError(f"a rating in XMP is a whole number from {REJECTED} (rejected) to {MOST_STARS}, not {rating}")
-    data, encoding, mark = _as_utf8(_NEW if packet is None else packet)
+    data, encoding, mark = _as_utf8(_NEW if packet is None else packet, named)
     wanted = {_RATING: None if rating is None else str(rating), _LABEL: label}
     for name, text in wanted.items():
         if text is not None:
@@ -127,14 +127,14 @@ def with_rating(packet: bytes | None, rating: int | None, label: str | None = No
     return mark + data.decode().encode(encoding) if encoding else data
 
 
-def _as_utf8(packet: bytes) -> tuple[bytes, str, bytes]:
+def _as_utf8(packet: bytes, named: str) -> tuple[bytes, str, bytes]:
     """The packet in UTF-8, the encoding to go back to, and its mark; both are empty where the bytes are the packet's own."""
     for mark, encoding in _ENCODINGS:
         if packet.startswith(mark):
             try:
                 return packet.decode(encoding).encode(), _BYTE_ORDERS[mark], mark
             except UnicodeError:
-                raise InputError(f"the XMP packet is {encoding.upper()} text that breaks off or is damaged") from None
+                raise InputError(f"{named} is {encoding.upper()} text that breaks off or is damaged") from None
     return packet.rstrip(b"\0"), "", b""
 
 
