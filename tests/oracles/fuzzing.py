@@ -63,6 +63,7 @@ class Target:
         limit_s: a file may take so much processor time, in seconds, and 5 times as long by the clock.
         most_bytes: a file may take so much more memory than any one before.
         names_file: every refusal names the file.
+        prints: a library in C prints what it finds, which commands keep to themselves: no finding.
         refuses: some of the files are refused; a run in which none is has not reached the reader.
     """
 
@@ -77,6 +78,7 @@ class Target:
     most_bytes: int = 400 << 20
     names_file: bool = True
     refuses: bool = True
+    prints: bool = False
 
 
 @dataclass
@@ -283,6 +285,7 @@ class _Feeder:
         self.seeds = list(target.seeds())
         self.num_first = len(self.seeds)
         self.known: set[Hashable] = set()
+        self.shrinking_s = 0.2 * (told["seconds"] or 50.0)  # for all findings together
         self.found: dict[str, Finding] = {}
         self.result = Result()
         self.log = self.folder / "log"
@@ -394,7 +397,7 @@ class _Feeder:
         if warned:
             self.last = str(warned[0].message)
             return f"warning {warned[0].category.__name__} {Path(warned[0].filename).name}:{warned[0].lineno}"
-        if self.log.stat().st_size > said:
+        if self.log.stat().st_size > said and not self.target.prints:
             self.last = self.log.read_bytes()[said:][:2000].decode(errors="replace")
             return f"printed {_plain(self.last, self.now)[:60]}"
         strays = [str(path) for place in (self.here, self.folder / "tmp") for path in place.rglob("*")]
@@ -423,7 +426,8 @@ class _Feeder:
         """The file without what the finding does not need: stretches of half of it, a quarter, ... are left out in turn."""
         if what in ("memory", "slow"):
             return data
-        until, size = time.monotonic() + min(20.0, 0.2 * (self.told["seconds"] or 100)), len(data) // 2
+        began, size = time.monotonic(), len(data) // 2
+        until = began + min(5.0, self.shrinking_s)
         while size >= 1 and time.monotonic() < until:
             at = 0
             while at < len(data) and time.monotonic() < until:
@@ -433,6 +437,7 @@ class _Feeder:
                 else:
                     at += size
             size //= 2
+        self.shrinking_s -= time.monotonic() - began
         return data
 
 

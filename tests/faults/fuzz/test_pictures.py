@@ -208,7 +208,13 @@ TARGETS = {
         names_file=False,
     ),
     "tiff": Target(
-        read=picture, seeds=_tiffs, name="x.tif", tokens=TIFF, insides=(inside.in_tiff_directory,), names_file=False
+        read=picture,
+        seeds=_tiffs,
+        name="x.tif",
+        tokens=TIFF,
+        insides=(inside.in_tiff_directory,),
+        names_file=False,
+        prints=True,
     ),
     "avif": Target(
         read=picture,
