@@ -177,7 +177,9 @@ def find_parts(sources: Sequence[str], options: ReadOptions, looks: Looks | None
 
 
 def _each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    with ThreadPoolExecutor(max_workers=1 if len(items) < 4 else 8) as pool:
+    if len(items) < 4:
+        return list(map(function, items))
+    with ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(function, items))
 
 
