@@ -42,6 +42,8 @@ from oracles.mutating import Inside, mutated, mutated_text
 _MOST_SEEDS, _MOST_SEED_BYTES = 400, 1 << 18
 _MOST_FINDINGS = 12
 _MOST_LINE = 4000
+_IN_MEMORY = "/dev/shm"
+"""Files are written over thousands of times a minute, which on a disk takes longer than reading them."""
 _SPACE = 6 << 30
 """Address space that a reader may take beyond what its process has; what it really fills is `Target.most_bytes`."""
 
@@ -126,10 +128,13 @@ def check(module: str, name: str, folder: Path, *, count: int | None = None) -> 
     """
     seconds = None if count else float(os.environ.get("BEHOLDER_FUZZ_SECONDS", "60"))
     seed = os.environ.get("BEHOLDER_FUZZ_SEED", "1") if seconds else "0"
-    result, refuses = _run(module, name, folder, count, seconds, seed)
     kept = Path(os.environ.get("BEHOLDER_FUZZ_FINDINGS") or folder / "findings")
-    for finding in result.findings:
-        finding.path = _kept(kept, name, seed, finding)
+    with tempfile.TemporaryDirectory(
+        prefix="beholder-fuzz-", dir=_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else folder
+    ) as work:
+        result, refuses = _run(module, name, Path(work), count, seconds, seed)
+        for finding in result.findings:
+            finding.path = _kept(kept, name, seed, finding)
     _tell(module, name, seed, result)
     lines = [
         f"{finding.what}\n  file {finding.path} (number {finding.number}, seed {seed})\n{finding.text}"
@@ -285,6 +290,7 @@ class _Feeder:
         self.seeds = list(target.seeds())
         self.num_first = len(self.seeds)
         self.known: set[Hashable] = set()
+        self.armed = 0.0
         self.shrinking_s = 0.2 * (told["seconds"] or 50.0)  # for all findings together
         self.found: dict[str, Finding] = {}
         self.result = Result()
@@ -317,6 +323,7 @@ class _Feeder:
             if number % 20 == 0:
                 self.write(cpu)
         self.write(cpu)
+        faulthandler.cancel_dump_traceback_later()
 
     def write(self, cpu: float) -> None:
         """Leave what is known so far, for the parent of one that dies."""
@@ -345,13 +352,12 @@ class _Feeder:
         _write(path, data)
         before, said = _peak_bytes(), self.log.stat().st_size
         cpu = time.process_time()
-        faulthandler.dump_traceback_later(5 * self.target.limit_s, exit=True)
-        try:
-            with warnings.catch_warnings(record=True) as warned:
-                warnings.simplefilter("always")
-                outcome, what, key = self.verdict(path)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        if time.monotonic() - self.armed > 0.5 * self.target.limit_s:  # each time it starts a thread
+            self.armed = time.monotonic()
+            faulthandler.dump_traceback_later(5 * self.target.limit_s, exit=True)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            outcome, what, key = self.verdict(path)
         took = time.process_time() - cpu
         self.result.slowest_s = max(self.result.slowest_s, took)
         sys.stdout.flush()
