@@ -11,7 +11,7 @@ import io
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -216,37 +216,3 @@ def hostile_files(rng: random.Random, count: int) -> list[Made]:
         name = f"hostile-{number:04d}-{reason.value}{rng.choice(SUFFIXES)}"
         made.append((name, next(source), reason))
     return made
-
-
-def mutations(rng: random.Random, data: bytes) -> Iterator[bytes]:
-    """Endless versions of `data`: bits flipped, bytes overwritten, pieces cut out, doubled, or taken from the end."""
-
-    def flip(work: bytearray) -> None:
-        for _ in range(rng.randint(1, 8)):
-            work[rng.randrange(len(work))] ^= 1 << rng.randrange(8)
-
-    def overwrite(work: bytearray) -> None:
-        at = rng.randrange(len(work))
-        work[at : at + rng.randint(1, 8)] = rng.choice((b"\xff", b"\0", b"\x7f", b"\x80")) * rng.randint(1, 8)
-
-    def drop(work: bytearray) -> None:
-        at = rng.randrange(len(work))
-        del work[at : at + rng.randint(1, 64)]
-
-    def repeat(work: bytearray) -> None:
-        at = rng.randrange(len(work))
-        work[at:at] = work[at : at + rng.randint(1, 64)]
-
-    def shorten(work: bytearray) -> None:
-        del work[rng.randrange(len(work)) :]
-
-    def header(work: bytearray) -> None:
-        work[rng.randrange(min(64, len(work)))] = rng.randrange(256)
-
-    changes: list[Callable[[bytearray], None]] = [flip, overwrite, drop, repeat, shorten, header, header]
-    while True:
-        work = bytearray(data)
-        for _ in range(rng.randint(1, 3)):
-            if work:
-                rng.choice(changes)(work)
-        yield bytes(work)
