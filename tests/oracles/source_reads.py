@@ -27,6 +27,7 @@ from beholder.sources.reader import (
     embedding_reader,
     picture_reader,
 )
+from beholder.sources.tar import TarReader
 
 _MOST_DECODED = 12
 _LIMITS = ReadLimits(max_bytes=1 << 24, timeout_s=1, num_tries=1)
@@ -111,6 +112,40 @@ def _refs(
     names = joined.column(0).to_pylist()
     assert all(isinstance(name, str) and name.encode() is not None for name in names)
     return refs, names, remarks
+
+
+def tar_in_ranges(path: Path) -> Hashable:
+    """A tar as one so large is read that it is cut into ranges: all of them together are what the whole has.
+
+    Raises:
+        BeholderError: it is no tar.
+        AssertionError: other pictures, names or labels.
+    """
+    options = SourceOptions(block_rows=2)
+    cut = TarReader(ranged_bytes=0, mark_rows=1).inspect(str(path), path.name, options)
+    whole = TarReader().inspect(str(path), path.name, options)
+    refs, names, rows = _tar_rows(whole, 0, None, options)
+    if cut.num_rows is None:
+        assert not refs
+        return "none"
+    assert cut.num_rows == len(refs)
+    pieces = [_tar_rows(cut, low, min(low + 2, len(refs)), options) for low in range(0, len(refs), 2)]
+    assert [ref for some, _, _ in pieces for ref in some] == refs, "other pictures in ranges"
+    assert [name for _, some, _ in pieces for name in some] == names, "other names in ranges"
+    assert [row for _, _, some in pieces for row in some] == rows, "other labels in ranges"
+    return len(refs), len(cut.detail["index"].rows), len(cut.detail["index"].strays)
+
+
+def _tar_rows(
+    part: PicturePart, start: int, stop: int | None, options: SourceOptions
+) -> tuple[list[PictureRef], list[str], list[dict[str, Any]]]:
+    blocks = list(TarReader().blocks(part, start, stop, options))
+    if not blocks:
+        return [], [], []
+    late = [block.late for block in blocks if block.late is not None]
+    rows = join_labels([block.labels for block in blocks], late=late).to_pylist()
+    said = [{key: str(value) for key, value in row.items() if value is not None} for row in rows]
+    return [ref for block in blocks for ref in block.refs], [row["sample"] for row in rows], said
 
 
 def decoded(ref: PictureRef, pixels: PixelOptions = _PIXELS) -> str:

@@ -22,7 +22,7 @@ import pytest
 
 from oracles import inside_formats as inside
 from oracles.fuzzing import Target, check
-from oracles.source_reads import everything, without_network
+from oracles.source_reads import everything, tar_in_ranges, without_network
 from oracles.tar_making import png, tar
 
 TAR = (
@@ -257,6 +257,14 @@ TARGETS = {
     "old, sparse and linked tars": Target(
         read=everything,
         seeds=lambda: [_old_tar(), _sparse_tar() + bytes(1024), _linked_tar()],
+        name="x.tar",
+        tokens=TAR,
+        insides=HEADERS,
+        count=100,
+    ),
+    "tar in ranges": Target(
+        read=tar_in_ranges,
+        seeds=lambda: [_tar(tarfile.PAX_FORMAT), _tar(tarfile.GNU_FORMAT), _linked_tar(), _sparse_tar() + bytes(1024)],
         name="x.tar",
         tokens=TAR,
         insides=HEADERS,
