@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import duckdb
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -244,6 +245,11 @@ def test_a_footer_that_contradicts_itself_does_not_end_the_process(
     assert re.search(f"x.parquet .*({why})", done.stderr)
 
 
+def _footer(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
+
+
 def test_ranges_of_integers_are_those_of_the_statistics(tmp_path: Path) -> None:
     """Compared with pyarrow's own reading of sound statistics: signed and not, of 32 and 64 bits, none, and without values."""
     table = pa.table({
@@ -253,7 +259,7 @@ def test_ranges_of_integers_are_those_of_the_statistics(tmp_path: Path) -> None:
     })  # fmt: skip
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
     footer = pq.read_metadata(tmp_path / "x.parquet")
-    found = footer_fields(footer)
+    found = footer_fields(_footer(tmp_path / "x.parquet"))
     assert len(found) == 2
     for group, columns in enumerate(found):
         assert len(columns) == 6
@@ -263,4 +269,20 @@ def test_ranges_of_integers_are_those_of_the_statistics(tmp_path: Path) -> None:
             assert integer_range(columns[number], is_signed=name not in "be") == expected
         assert integer_range(columns[5], is_signed=True) is None
     pq.write_table(table, tmp_path / "y.parquet", write_statistics=False)
-    assert integer_range(footer_fields(pq.read_metadata(tmp_path / "y.parquet"))[0][0], is_signed=True) is None
+    assert integer_range(footer_fields(_footer(tmp_path / "y.parquet"))[0][0], is_signed=True) is None
+    for broken in (b"", _footer(tmp_path / "x.parquet")[:100], b"\x49\x2c\xff", b"\x45\x02\x00", b"\x49\x15\x02\x00"):
+        with pytest.raises(ValueError, match="makes no sense|without end|no kind"):
+            footer_fields(broken)
+
+
+def test_marks_of_small_integers_come_of_any_file(tmp_path: Path) -> None:
+    """Also of one on a server, and of one whose orders of columns are none, which pyarrow cannot write again."""
+    pq.write_table(pa.table({"a": [1, 2], "b": [2**60, 1], "c": ["x", "y"]}), tmp_path / "x.parquet")
+    fsspec.filesystem("memory").pipe("/marks/x.parquet", (tmp_path / "x.parquet").read_bytes())
+    data = (tmp_path / "x.parquet").read_bytes()
+    orders = b"\x19\x3c\x1c\x00\x00\x1c\x00\x00\x1c\x00\x00"
+    assert data.count(orders) == 1
+    (tmp_path / "y.parquet").write_bytes(data.replace(orders, b"\x19\x3c\x2c\x00\x00\x1c\x00\x00\x1c\x00\x00"))
+    for path in (str(tmp_path / "x.parquet"), "memory://marks/x.parquet", str(tmp_path / "y.parquet")):
+        with storage.open_parquet(path) as file:
+            assert [field.metadata is not None for field in file.schema_with_ranges] == [True, False, False]

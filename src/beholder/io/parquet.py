@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -136,11 +137,26 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
     def _has_small(self, column: int) -> bool:
         """Whether the statistics of all row groups say that a column's integers are small."""
         (leaf,) = (number for number, one in enumerate(self._leaves) if one.column == column)
-        if self._fields is None:
-            self._fields = footer_fields(super().metadata)
         is_signed = not pa.types.is_unsigned_integer(self.schema_arrow.field(column).type)
-        ranges = (integer_range(group[leaf], is_signed=is_signed) for group in self._fields)
+        try:
+            if self._fields is None:
+                self._fields = footer_fields(self._footer_bytes())
+            ranges = [integer_range(group[leaf], is_signed=is_signed) for group in self._fields]
+        except (ValueError, IndexError):
+            return False
         return all(ends is not None and (not ends or is_small(*ends)) for ends in ranges)
+
+    def _footer_bytes(self) -> bytes:
+        """The footer as it stands in the file; what was fetched last of one on a server, which has not let go of it."""
+        if isinstance(self._from, str):
+            num_bytes = Path(self._from).stat().st_size
+            size = int.from_bytes(self._bytes_at(num_bytes - 8, num_bytes - 4), "little")
+            return self._bytes_at(num_bytes - 8 - size, num_bytes - 8)
+        self._from.seek(-8, os.SEEK_END)
+        size = int.from_bytes(self._from.read(4), "little")
+        self._from.seek(-8 - size, os.SEEK_END)
+        data: bytes = self._from.read(size)
+        return data
 
     def _found_leaves(self) -> list[_Leaf]:
         """The columns as they are stored. Raises for a footer that contradicts itself."""

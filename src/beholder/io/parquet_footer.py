@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beholder.errors import reason_of
@@ -114,13 +113,17 @@ class _Unread(io.RawIOBase):
         return True
 
 
-def footer_fields(footer: pq.FileMetaData) -> list[list[dict[int, Any]]]:
-    """What the footer says of each column in each row group: `ColumnMetaData` by number of field; {} of what is encrypted."""
-    sink = pa.BufferOutputStream()
-    footer.write_metadata_file(sink)
+def footer_fields(footer: bytes) -> list[list[dict[int, Any]]]:
+    """What a footer says of each column in each row group: `ColumnMetaData` by number of field; {} of what is encrypted.
+
+    Raises ValueError for bytes that are no footer.
+    """
     found: dict[int, Any] = {}
-    take_struct(sink.getvalue().to_pybytes(), len(b"PAR1"), found)
-    return [[column.get(_META_DATA, {}) for column in group.get(_COLUMNS, [])] for group in found.get(_ROW_GROUPS, [])]
+    try:
+        take_struct(footer, 0, found)
+        return [[column.get(_META_DATA, {}) for column in group.get(_COLUMNS, [])] for group in found.get(_ROW_GROUPS, [])]
+    except (IndexError, AttributeError, TypeError):  # it breaks off; a field is of another kind than it should be
+        raise ValueError("the footer makes no sense") from None
 
 
 def integer_range(said: dict[int, Any], *, is_signed: bool) -> tuple[int, ...] | None:
@@ -128,14 +131,14 @@ def integer_range(said: dict[int, Any], *, is_signed: bool) -> tuple[int, ...] |
 
     `said`: as `footer_fields` gives it.
     """
-    statistics, width = said.get(_STATISTICS), _WIDTHS.get(said.get(_TYPE, -1))
-    if statistics is None or width is None:
+    statistics, width = said.get(_STATISTICS), _WIDTHS.get(said[_TYPE] if isinstance(said.get(_TYPE), int) else -1)
+    if not isinstance(statistics, dict) or width is None:
         return None
     ends = [statistics.get(_MIN_VALUE), statistics.get(_MAX_VALUE)]
     if None in ends and is_signed:  # older writers; of numbers without a sign they had them in the wrong order
         ends = [statistics.get(_MIN), statistics.get(_MAX)]
     if None in ends:
         return () if said.get(_NUM_VALUES) == statistics.get(_NULL_COUNT) == 0 else None
-    if any(len(end) != width for end in ends):
+    if any(not isinstance(end, bytes) or len(end) != width for end in ends):
         return None
     return tuple(int.from_bytes(end, "little", signed=is_signed) for end in ends)
