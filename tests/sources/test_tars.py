@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,32 @@ def test_sparse_members(tmp_path: Path, version: str) -> None:
     refs, rows, _ = read(path)
     assert samples(rows) == [f"{path}/s", f"{path}/z"]
     assert [data_of(ref) for ref in refs] == [content, png(3)]
+
+
+@pytest.mark.parametrize("name", ["s.png", "0.json", "0.txt"])
+@pytest.mark.parametrize("size", [1 << 20, 900 << 20, 1 << 62])
+def test_members_of_holes_are_no_pictures_and_say_nothing(tmp_path: Path, name: str, size: int) -> None:
+    """512 stored bytes can be a member of any size; only so small a one is filled."""
+    content = b'{"n": 1}'.ljust(512) if name.endswith("json") else png(1).ljust(512, b"\0")
+    raw = _pax("GNU.sparse.size", str(size)) + _pax("GNU.sparse.map", "0,512")
+    extended = tarfile.TarInfo("x")
+    extended.size, extended.type = len(raw), tarfile.XHDTYPE
+    info = tarfile.TarInfo(name)
+    info.size = 512
+    sparse = extended.tobuf(tarfile.USTAR_FORMAT) + raw.ljust(512, b"\0") + info.tobuf(tarfile.USTAR_FORMAT) + content
+    path = write(tmp_path / "x.tar", tar([("0.png", png(3))], end=False) + sparse + bytes(1024))
+    tracemalloc.start()
+    refs, rows, _ = read(path)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    assert data_of(refs[0]) == png(3)
+    if name != "s.png":
+        assert [(row["sample"], row.get("n")) for row in rows] == [(f"{path}/0", None)]
+    elif size == 1 << 20:
+        assert data_of(refs[1]) == content + bytes(size - 512)
+    else:
+        assert refs[1].error is not None
+        assert f"{size:,} bytes" in refs[1].error[1]
 
 
 def _pax(key: str, value: str) -> bytes:

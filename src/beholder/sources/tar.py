@@ -26,7 +26,7 @@ from beholder.io.tables import check_names
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, TAR_SUFFIX, is_picture, is_tar_header
 from beholder.sources.labels import UniqueNames, as_text, block_labels, column_of, passable, passed_columns, valid_text
 from beholder.sources.reader import LateLabels, PictureBlock, PicturePart, PictureRef, SourceOptions, in_blocks
-from beholder.sources.tar_file import BLOCK_BYTES, DAMAGE, MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
+from beholder.sources.tar_file import BLOCK_BYTES, DAMAGE, MOST_MEMBER_BYTES, Member, TarBroken, TarFile, is_swollen, split_key
 
 RANGED_BYTES = 1 << 30
 """Local tars without compression that are larger are gone through when they are inspected, so that they can be cut."""
@@ -381,7 +381,7 @@ class Walk:
         for member, kind in group.unread:
             if kind == "json" and self.skips_known_json and self.table is not None and group.key in self.table.rows:
                 continue
-            said = sidecar_fields(kind, self.tar.read(member)) if member.num_stored <= MOST_SIDECAR_BYTES else None
+            said = sidecar_fields(kind, self.tar.read(member)) if member.size <= MOST_SIDECAR_BYTES else None
             if said is None:
                 self.num_unusable += 1
                 continue
@@ -415,6 +415,9 @@ def ref_of(path: str, member: Member, *, has_place: bool) -> PictureRef | None:
         return PictureRef(error=(PictureReason.UNREADABLE, text))
     if member.size > MOST_MEMBER_BYTES:
         return PictureRef(error=(PictureReason.UNREADABLE, f"the member has {member.size:,} bytes, too many for a picture"))
+    if is_swollen(member.size, member.num_stored):
+        text = f"the member has {member.size:,} bytes, of which {member.num_stored:,} are stored, as of no picture"
+        return PictureRef(error=(PictureReason.TOO_LARGE, text))
     if member.size == 0:
         return PictureRef(data=b"")
     return PictureRef(path=path, offset=member.offset, length=member.size) if has_place else None

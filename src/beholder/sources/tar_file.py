@@ -24,6 +24,8 @@ from beholder.sources.labels import valid_text
 
 MOST_MEMBER_BYTES = 1 << 30
 """Larger members are not read into memory."""
+_MOST_SWOLLEN_BYTES, _MOST_RATIO = 64 << 20, 200
+"""A member that unpacks to more than both is not unpacked: 1 MB can be made to give 1 GB."""
 _MOST_HEADER_BYTES = 16 << 20
 BLOCK_BYTES = 512
 _ZEROS = bytes(BLOCK_BYTES)
@@ -77,6 +79,11 @@ class Member:
     holes: tuple[tuple[int, int], ...] | None = None
     link: str | None = None
     header: int = 0
+
+
+def is_swollen(num_bytes: int, num_stored: int) -> bool:
+    """Whether a member that is packed, or stored with holes, would unpack to far more than any picture does."""
+    return num_bytes > max(_MOST_SWOLLEN_BYTES, _MOST_RATIO * num_stored)
 
 
 def split_key(name: str) -> tuple[str, str] | None:

@@ -18,12 +18,10 @@ from beholder.io import storage
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture, suffix_of
 from beholder.sources.labels import UniqueNames, block_labels, valid_text
 from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions, in_blocks
-from beholder.sources.tar_file import MOST_MEMBER_BYTES
+from beholder.sources.tar_file import MOST_MEMBER_BYTES, is_swollen
 
 _LOCAL_HEADER = struct.Struct("<4s22sHH")
 _ENCRYPTED = 1
-_MOST_SWOLLEN_BYTES, _MOST_RATIO = 64 << 20, 200
-"""A member that unpacks to more than both is not unpacked: 1 MB can be made to give 1 GB."""
 _NUMBERS = ("header_offset", "compress_size", "file_size", "compress_type", "flag_bits", "CRC", "_end_offset")
 """Fields of `zipfile.ZipInfo` that opening a member needs; newer Pythons see by the last one that members overlap."""
 _MOST, _NO_NUMBER = (1 << 63) - 1, -1 << 63
@@ -154,7 +152,7 @@ def _ref(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo, part:
         return wrong(PictureReason.UNREADABLE, "the zip's member is encrypted")
     if info.file_size > MOST_MEMBER_BYTES:
         return wrong(PictureReason.UNREADABLE, f"the member has {info.file_size:,} bytes, too many for a picture")
-    if info.file_size > max(_MOST_SWOLLEN_BYTES, _MOST_RATIO * info.compress_size):
+    if is_swollen(info.file_size, info.compress_size):
         packed = f"{info.file_size:,} bytes out of {info.compress_size:,}"
         return wrong(PictureReason.TOO_LARGE, f"the zip's member unpacks to {packed}, as no picture does")
     try:
