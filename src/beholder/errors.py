@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 class BeholderError(Exception):
     """A failure the user can mend. `str(error)` is one line; the command line prints it and exits with status 1.
 
-    Control characters, which names inside damaged files may hold, are shown as Python escapes them.
+    Control characters, which names inside damaged files may hold, are shown as Python escapes them, and of a line that such
+    names make very long the middle is left out.
     """
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return shortened(one_line(super().__str__()))
 
 
 class HeadError(BeholderError):
@@ -77,11 +78,23 @@ def os_error_text(error: OSError) -> str:
     return hint or error.strerror or " ".join(str(error).split()) or os.strerror(error.errno or errno.EIO)
 
 
+_MOST_CHARACTERS = 4000
+"""Of a line; a path has 4,096 bytes at most."""
+
+
 def one_line(text: str) -> str:
     r"""The text with control characters and line breaks of any kind escaped, `\n` for example: it stays on one line."""
     if text.isprintable():
         return text
     return "".join(mark if mark.isprintable() or mark == " " else _escaped(mark) for mark in text)
+
+
+def shortened(line: str) -> str:
+    """The line; of one of more than 4,000 characters the first 2,000, how many are left out, and the last 1,500."""
+    if len(line) <= _MOST_CHARACTERS:
+        return line
+    begin, end = line[: _MOST_CHARACTERS // 2], line[-_MOST_CHARACTERS * 3 // 8 :]
+    return f"{begin} ... ({len(line) - len(begin) - len(end):,} characters left out) ... {end}"
 
 
 def _escaped(mark: str) -> str:
