@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +211,23 @@ def test_the_first_rows_of_a_group_take_no_more_than_they_need(layout: str, tmp_
     np.testing.assert_array_equal(read(path, 0, 1000, block_bytes=64_000)[0], rows[:1000])
     with pytest.raises(InputError):
         read(path, block_bytes=64_000)
+
+
+def test_lists_of_less_than_no_numbers_are_refused(tmp_path: Path) -> None:
+    """So a damaged schema has them: the length of a fixed-size list is any number of 32 bits."""
+    table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(48, np.float32)), 24)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    data = (tmp_path / "x.parquet").read_bytes()
+    footer = pq.read_metadata(tmp_path / "x.parquet").metadata[b"ARROW:schema"]
+    schema = bytearray(base64.b64decode(footer))
+    at = schema.index(b"\x18\0\0\0")
+    while not str(pa.ipc.read_schema(pa.py_buffer(bytes(schema))).field(0).type).endswith("[-24]"):
+        at = schema.index(b"\x18\0\0\0", at) + 1
+        changed = bytearray(schema)
+        changed[at - 1 : at + 3] = (-24).to_bytes(4, "little", signed=True)
+        with contextlib.suppress(pa.ArrowInvalid, OSError):
+            if str(pa.ipc.read_schema(pa.py_buffer(bytes(changed))).field(0).type).endswith("[-24]"):
+                schema = changed
+    (tmp_path / "x.parquet").write_bytes(data.replace(footer, base64.b64encode(schema)))
+    with pytest.raises(InputError, match="x.parquet: the embeddings in column 'embedding' have no dimensions"):
+        read(tmp_path / "x.parquet")

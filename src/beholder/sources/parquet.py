@@ -422,7 +422,7 @@ class ParquetReader:
             file.check_dictionaries(columns=choose_label_columns(others.names, options, path))
             num_rows = metadata.num_rows
             largest = max((group_bytes(metadata.row_group(group)) for group in range(metadata.num_row_groups)), default=0)
-        if dim == 0 and num_rows:
+        if dim < 0 or (dim == 0 and num_rows):
             raise InputError(f"{path}: the embeddings in column {names[0]!r} have no dimensions")
         dtype = _dtype_of(value_type)
         return Part(path, name, "parquet", num_rows, dim, dtype, num_bytes, cuts=tuple(cuts),
