@@ -19,7 +19,7 @@ from beholder.errors import ChoiceNeededError
 from beholder.locate.locate import PictureFinder
 from beholder.sources.fetch import ReadLimits
 from beholder.sources.find import find, find_only_pictures
-from beholder.sources.reader import ReadOptions, SourceOptions, embedding_reader
+from beholder.sources.reader import ReadOptions, SourceOptions, embedding_reader, picture_reader
 from oracles.picture_sources import read
 from oracles.tar_making import png
 
@@ -443,3 +443,33 @@ def test_what_takes_pictures_alone_refuses_embeddings_and_says_where_they_go(tmp
         only(tmp_path / "empty")
     with pytest.raises(InputError, match="does not exist"):
         only(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("form", ["lines", "list"])
+def test_halves_of_letters_in_keys_and_values_of_json_are_escapes(tmp_path: Path, form: str) -> None:
+    """No column and no text of UTF-8 can be so called; of embeddings they ended the run."""
+    rows = ['{"image": "a.png", "\\ud800x": "b\\udfff", "n": 1}', '{"image": "b.png", "\\ud800x": null}']
+    (tmp_path / "t.jsonl").write_text("\n".join(rows) if form == "lines" else f"[{', '.join(rows)}]")
+    (part,) = found(tmp_path / "t.jsonl").pictures
+    blocks = list(picture_reader(part.kind).blocks(part, 0, None, SourceOptions()))
+    assert [text for block in blocks for text in block.labels.column("\\ud800x").to_pylist()] == ["b\\udfff", None]
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps({"\ud800": "\udfff", "emb": row}) + "\n" for row in ROWS.tolist()))
+    (part_of_vectors,) = found(tmp_path / "e.jsonl").embeddings
+    (rows_of,) = embedding_reader("json").blocks(part_of_vectors, 0, None, ReadOptions(columns=("*",)))
+    assert rows_of.labels is not None
+    assert set(rows_of.labels.column("\\ud800").to_pylist()) == {"\\udfff"}
+
+
+@pytest.mark.parametrize("text", ["data:n\u00a3", "data:im\u00e0ge/png;base64,AAAA", "data:" + "\u65e5" * 100, "DATA: \u00ff"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "txt", "jsonl", "parquet"])
+def test_what_begins_as_a_data_address_may_hold_any_letters(tmp_path: Path, text: str, form: str) -> None:
+    """It is a place, where no picture is; looking at it as base64 ended the run."""
+    path = tmp_path / f"t.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({"path": [text, "a.png"]}), path)
+    else:
+        lines = {"jsonl": f'{{"path": "{text}"}}\n{{"path": "a.png"}}', "txt": f"a.png\n{text}"}
+        path.write_text(lines.get(form, f'path\n"{text}"\na.png\n'), "utf-8")
+    (part,) = found(path, None if form == "txt" else "path").pictures
+    assert part.num_rows == 2
+    assert len(read(part)[1]) == 2

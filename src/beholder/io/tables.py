@@ -361,7 +361,14 @@ def _object(line: bytes, path: str, number: int) -> dict[str, Any]:
         raise InputError(f"{path}: line {number} is not JSON ({why}); {_HINT}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: line {number} is a JSON {_word(found)}; {_HINT}")
-    return found
+    return _with_valid_keys(found)
+
+
+def _with_valid_keys(row: dict[str, Any]) -> dict[str, Any]:
+    r"""The row; halves of letters in its keys, which no column can be called, are escapes (`\ud800`), as they are in values."""
+    if "".join(row).isascii():
+        return row
+    return {key.encode("utf-8", "backslashreplace").decode(): value for key, value in row.items()}
 
 
 def _list_of_objects(path: str) -> list[dict[str, Any]]:
@@ -377,7 +384,7 @@ def _list_of_objects(path: str) -> list[dict[str, Any]]:
     for number, row in enumerate(found):
         if not isinstance(row, dict):
             raise InputError(f"{path}: entry {number} of the list is a JSON {_word(row)}; expected objects")
-    return list(found)
+    return list(map(_with_valid_keys, found))
 
 
 def _word(value: object) -> str:

@@ -137,7 +137,7 @@ def _first_bytes(text: str) -> bytes:
     head = "".join(text[: 2 * _HEAD_LETTERS].split())[:_HEAD_LETTERS].translate(_URL_SAFE)
     try:
         return base64.b64decode(head[: len(head) // 4 * 4])
-    except binascii.Error:
+    except ValueError:  # no base64, or not even ASCII
         return b""
 
 
