@@ -192,7 +192,22 @@ def test_names_that_no_file_can_have_are_not_there(here: Path, name: str) -> Non
         assert "does not exist" in refused("sources.txt")
 
 
-@pytest.mark.parametrize("name", ["x\0.tar", "x\0*.png", "x{0..3}\0.png", "x\0"])
+@pytest.mark.parametrize("name", ["x\0.tar", "x\0*.png", "x{0..3}\0.png", "x\0", "~x\0/y.png"])
 def test_zero_bytes_in_sources_are_one_line(name: str) -> None:
-    with pytest.raises(InputError, match=r"^x.*\\x00.* has a zero byte, which no path has"):
+    with pytest.raises(InputError, match=r"^~?x.*\\x00.* has a zero byte, which no path has"):
         find_any([name], SourceOptions(), ReadOptions())
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("zip://a.png::file:///nowhere/x.zip", "cannot read zip://a.png::file:///nowhere/x.zip"),
+        ("zip://a.png::s3://b/x.zip", "zip://a.png::s3://b/x.zip cannot be opened"),
+        ("nonsense://x/a.png", "nonsense://x/a.png: "),
+    ],
+)
+def test_addresses_that_no_back_end_opens_are_one_line(address: str, line: str) -> None:
+    pytest.importorskip("s3fs")
+    with pytest.raises(InputError) as caught:
+        find_any([f"{address}/*"], SourceOptions(), ReadOptions())
+    assert str(caught.value).startswith(line.replace("x.zip", "x.zip/*").replace("a.png: ", "a.png/*: "))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 _LOCAL_SCHEMES = ("file://", "local://")
 """What fsspec calls this machine's files."""
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ENAMETOOLONG)
 _SERVERS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "hf"})
 _SYSTEM_NAMES = frozenset(
     (
@@ -116,6 +118,10 @@ def filesystem(path: str) -> tuple[Any, str]:
         raise InputError(f"{path}: this kind of address needs a package that is not installed; {hint}") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+    except OSError as error:  # of addresses inside each other (`zip://a.png::s3://b/x.zip`) the outer ones are opened here
+        raise reading_failed(path, error) from error
+    except Exception as error:  # back ends raise what they do
+        raise InputError(f"{path} cannot be opened: {reason_of(error)}") from None
 
 
 def _patience(path: str) -> dict[str, Any]:
@@ -227,25 +233,36 @@ def is_passing(error: BaseException) -> bool:
 
 def is_there(path: str) -> bool:
     """Whether anything is at a local path that a file names; not where it cannot be looked at: a closed folder, a long name."""
-    return bool(_mode_of(path))
+    try:
+        return bool(mode_at(path))
+    except OSError:
+        return False
 
 
 def is_local_file(path: str) -> bool:
     """Whether a regular file is at a local path that a file names, as `is_there` has it."""
-    return stat.S_ISREG(_mode_of(path))
+    try:
+        return stat.S_ISREG(mode_at(path))
+    except OSError:
+        return False
 
 
-def _mode_of(path: str) -> int:
+def mode_at(path: str) -> int:
+    """What is at a local path (`st_mode`); 0: nothing. Raises OSError where the system does not let us look."""
     try:
         return local_path(path).stat().st_mode
-    except (OSError, ValueError, RuntimeError):  # ValueError: a zero byte; RuntimeError: the home folder of nobody
+    except ValueError:  # a zero byte
         return 0
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return 0
+        raise
 
 
 def exists(path: str) -> bool:
     """Whether there is a file or folder at `path`."""
     if is_local(path):
-        return local_path(path).exists()
+        return bool(mode_at(path))
     fs, inner = filesystem(path)
     with remote_errors(path):
         if not is_web(path):
@@ -263,7 +280,7 @@ def exists(path: str) -> bool:
 def is_folder(path: str) -> bool:
     """Whether `path` is a folder (for object stores: a prefix with objects below it)."""
     if is_local(path):
-        return local_path(path).is_dir()
+        return stat.S_ISDIR(mode_at(path))
     if is_web(path):
         return False
     fs, inner = filesystem(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +53,6 @@ _LEAST_DIM = 64
 _VECTOR_NAMES = ("emb", "feature", "vector", "clip", "latent", "repr")
 _TEXT_NAMES = ("text", "caption", "prompt", "txt", "tag")
 """Columns with vectors of these names are about the pictures' words."""
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ENAMETOOLONG)
 _MOST_LISTS = 3
 """Lists may name lists so deep."""
 _NPY = b"\x93NUMPY"
@@ -72,9 +70,14 @@ class Look:
         path: as it is opened, without a "/" at its end.
         suffix: as `suffix_of` has it.
         local: the path on this machine; None of what is on a server.
+
+    Raises:
+        InputError: there is a zero byte in the path.
     """
 
     def __init__(self, path: str) -> None:
+        if "\0" in path:
+            raise InputError(f"{path} has a zero byte, which no path has")
         self.path = path.rstrip("/") or "/" if len(path) > 1 else path
         self.suffix = suffix_of(self.path)
         self.local = storage.local_path(self.path) if storage.is_local(self.path) else None
@@ -82,8 +85,6 @@ class Look:
     @cached_property
     def form(self) -> Form:
         """A brace range, a glob, a list of sources, a folder, or a file or what is not there. Raises InputError."""
-        if "\0" in self.path:
-            raise InputError(f"{self.path} has a zero byte, which no path has")
         if RANGE.search(self.path) and not (self.local and self.exists):
             return "range"
         if storage.is_glob(self.path):
@@ -103,12 +104,8 @@ class Look:
         """What the system says of a local path; 0 where nothing is."""
         assert self.local is not None
         try:
-            return self.local.stat().st_mode
-        except ValueError:  # a zero byte
-            return 0
+            return storage.mode_at(self.path)
         except OSError as error:
-            if error.errno in _NOT_THERE:
-                return 0
             raise reading_failed(self.path, error) from error
 
     @property
