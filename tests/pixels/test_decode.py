@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import resource
+import struct
 import subprocess
 import sys
 import threading
@@ -343,3 +345,32 @@ def test_a_webp_of_a_few_bytes_is_one_only_while_it_is_small() -> None:
         with pytest.raises(PictureError, match=text) as caught:
             prepare(data, PixelOptions(size_px=16))
         assert caught.value.reason == PictureReason.TOO_LARGE
+
+
+def test_a_gif_is_as_large_as_its_first_frame_reaches() -> None:
+    """Pillow makes room for the frame as it opens the file, with a warning of its own where it is large."""
+
+    def gif(left: int, width: int, *, comment: bytes = b"") -> bytes:
+        head = b"GIF89a" + struct.pack("<HHBBB", 8, 6, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+        notes = b"!\xfe" + b"".join(bytes([len(piece)]) + piece for piece in (comment, b",,,,") if piece) + b"\0"
+        control = b"!\xf9\4\0\0\0\0\0"
+        return head + notes + control + b"," + struct.pack("<HHHHB", left, 2, width, 5, 0) + b"\2\2\x4c\1\0;"
+
+    for left, width, size in ((0, 8, (8, 7)), (3, 8, (11, 7)), (0, 300, (300, 7)), (1, 2, (8, 7))):
+        for comment in (b"", b"x" * 255):
+            data = gif(left, width, comment=comment)
+            assert stored_size(data, "GIF") == size == Image.open(io.BytesIO(data)).size
+    assert stored_size(b"GIF89a" + struct.pack("<HHBBB", 8, 6, 0, 0, 0) + b";", "GIF") == (8, 6)
+    huge = (
+        b"GIF89a"
+        + struct.pack("<HHBBB", 8, 6, 0, 0, 0)
+        + b"!\xf9\4\x08\0\0\0\0,"
+        + struct.pack("<HHHHB", 0, 0, 10_000, 10_000, 0)
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert reason_of(huge + b"\2\2\x4c\1\0;") is PictureReason.TOO_LARGE
+        assert reason_of(huge + b"\2\2\x4c\1\0;", PixelOptions(size_px=16)) is PictureReason.TOO_LARGE
+    assert not warned
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10

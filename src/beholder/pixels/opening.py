@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from beholder.columns import PictureReason
-from beholder.pixels.picture import PictureError, PixelOptions
+from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions
 from beholder.pixels.sniff import TIFF_SHORT, breaks_off, sniff, stored_size, tiff_entries
 
 if TYPE_CHECKING:
@@ -76,8 +76,10 @@ def open_picture(data: bytes, options: PixelOptions) -> Opened:
     be_quiet()
     try:
         width, height = stored_size(data, kind) or (1, 1)
-        if kind in ("WEBP", "GIF"):  # these make room for the canvas when they are opened
-            check_size((max(width, 1), max(height, 1)), options.max_pixels)
+        if kind in ("WEBP", "GIF"):  # these make room for the canvas, or the first frame, when they are opened
+            grows = kind == "GIF" and (width, height) != struct.unpack_from("<HH", data, 6)
+            most = min(options.max_pixels, MAX_PIXELS // 2) if grows else options.max_pixels  # of more Pillow prints a warning
+            check_size((max(width, 1), max(height, 1)), most)
         _check_believable(width * height, len(data))
         is_inverted = False
         if kind == "TIFF" and options.preset == "upright":

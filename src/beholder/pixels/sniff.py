@@ -160,6 +160,11 @@ def _as_text(head: bytes) -> str:
     return words[:40] if words.isprintable() else ""
 
 
+_GIF_EXTENSION, _GIF_FRAME, _GIF_END = 0x21, 0x2C, 0x3B
+_MOST_BEFORE_A_FRAME = 8 << 20
+"""Bytes of comments and the like of a GIF that are looked through."""
+
+
 def stored_size(data: bytes, kind: str) -> tuple[int, int] | None:
     """Width and height as the header of a `kind` (see `sniff`) states them; None when it does not get that far.
 
@@ -169,7 +174,7 @@ def stored_size(data: bytes, kind: str) -> tuple[int, int] | None:
         if kind == "PNG" and data[12:16] == b"IHDR":
             width, height = struct.unpack_from(">II", data, 16)
         elif kind == "GIF":
-            width, height = struct.unpack_from("<HH", data, 6)
+            width, height = _gif_size(data)
         elif kind == "BMP":
             short = int.from_bytes(data[14:18], "little") == 12
             width, height = struct.unpack_from("<HH" if short else "<ii", data, 18)
@@ -187,6 +192,23 @@ def stored_size(data: bytes, kind: str) -> tuple[int, int] | None:
     except struct.error:
         return None
     return abs(width), abs(height)
+
+
+def _gif_size(data: bytes) -> tuple[int, int]:
+    """Canvas of a GIF, made larger where its first frame goes beyond it, as Pillow does. Raises struct.error."""
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    end = min(len(data), at + _MOST_BEFORE_A_FRAME)
+    while at < end and data[at] != _GIF_END:
+        if data[at] == _GIF_FRAME:
+            left, top, wide, high = struct.unpack_from("<HHHH", data, at + 1)
+            return max(width, left + wide), max(height, top + high)
+        if data[at] == _GIF_EXTENSION:
+            at += 2
+            while at < end and data[at]:
+                at += 1 + data[at]
+        at += 1
+    return width, height
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
