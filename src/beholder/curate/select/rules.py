@@ -21,8 +21,10 @@ from beholder.curate.advise.rows import head_of
 from beholder.curate.advise.wording import about_other_scales
 from beholder.curate.options import BYTES, EXACT_BYTES, KEEP_WORDS, OLDEST, PIXELS, SCORE, SelectRules
 from beholder.curate.select import grouping
+from beholder.curate.select.array_mask import ArrayMask
+from beholder.curate.select.range_mask import RangeMask
 from beholder.curate.select.ranking import GumbelSampler, Ranking
-from beholder.curate.select.row_mask import NUMBER, ArrayMask, RangeMask, RowMask, sizes_of
+from beholder.curate.select.row_mask import NUMBER, RowMask, sizes_of
 from beholder.curate.select.scale_of import Cuts, cuts_of
 from beholder.curate.select.values import Values, choose_columns, read_values, score_of
 from beholder.errors import InputError

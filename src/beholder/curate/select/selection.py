@@ -19,7 +19,9 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.curate.options import OutputOptions, SelectRules
-from beholder.curate.select.row_mask import NUMBER, RULES, ArrayMask, RangeMask, Step
+from beholder.curate.select.array_mask import ArrayMask
+from beholder.curate.select.range_mask import RangeMask
+from beholder.curate.select.row_mask import NUMBER, RULES, Step
 from beholder.curate.select.rules import OnRows, RuleRunner, SelectionInput
 from beholder.curate.select.tables import RowTables, list_record, rules_record
 from beholder.errors import InputError, OutputError

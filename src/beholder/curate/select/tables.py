@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.curate.options import RuleOptions, SelectRules
+from beholder.curate.select.range_mask import RangeMask
 from beholder.curate.select.ranking import order_of
-from beholder.curate.select.row_mask import RULES, RangeMask
+from beholder.curate.select.row_mask import RULES
 from beholder.curate.select.rules import RuleRunner
 from beholder.curate.select.values import keys_in
 from beholder.io.schemas import in_type
