@@ -131,14 +131,19 @@ def test_a_library_towers_equal_blocks_are_compiled_once(precision: str, nearnes
     engine.close()
 
 
+def num_towers() -> int:
+    """Back ends that anything in this process refers to."""
+    gc.collect()
+    return sum(type(one) is CpuBackend for one in gc.get_objects())  # (isinstance asks proxies whose object is gone)
+
+
 class Noting(torch.nn.Module):
     """Hands on what it gets, and notes how many pictures that are and how many towers there are meanwhile."""
 
     seen: ClassVar[list[tuple[int, int]]] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gc.collect()
-        self.seen.append((len(x), sum(isinstance(one, CpuBackend) for one in gc.get_objects())))
+        self.seen.append((len(x), num_towers()))
         return x
 
 
@@ -153,7 +158,7 @@ def noting_module(*, num_blocks: int) -> LibraryModule:
 @pytest.mark.soak
 def test_a_check_has_one_tower_at_a_time_and_those_beside_the_compiled_one_in_small_batches() -> None:
     Noting.seen.clear()
-    before = sum(isinstance(one, CpuBackend) for one in gc.get_objects())
+    before = num_towers()
     engine = Engine(noting_module(num_blocks=4), device="cpu", precision="bf16", compile=True, batch_size=64)
     assert engine.describe()["form"] == "compiled"
     assert [size for size, _ in Noting.seen] == [8, 8, 64]  # plain, float32, compiled
@@ -208,12 +213,11 @@ class FullAtFirst(torch.nn.Module):
     """Hands on what it gets; in 16 bits memory runs out as long as `is_full`."""
 
     is_full: ClassVar[bool] = True
-    num_towers: ClassVar[list[int]] = []
+    seen: ClassVar[list[int]] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if torch.is_autocast_enabled("cpu"):
-            gc.collect()
-            self.num_towers.append(sum(isinstance(one, CpuBackend) for one in gc.get_objects()))
+            self.seen.append(num_towers())
             if self.is_full:
                 raise torch.OutOfMemoryError("full")
         return x
@@ -224,7 +228,7 @@ def test_a_self_check_that_memory_cut_short_is_made_again(monkeypatch: pytest.Mo
     module = library_module(num_blocks=2)
     assert isinstance(module.network, torch.nn.Sequential)
     module.network.insert(0, FullAtFirst())
-    before = sum(isinstance(one, CpuBackend) for one in gc.get_objects())
+    before = num_towers()
     short = Engine(module, device="cpu", precision="bf16").check()
     assert (short["failed"], list(short["drift"])) == ({"bf16": "full"}, ["fp32"])
     monkeypatch.setattr(FullAtFirst, "is_full", False)
@@ -232,7 +236,7 @@ def test_a_self_check_that_memory_cut_short_is_made_again(monkeypatch: pytest.Mo
     whole = engine.check()
     assert (whole["failed"], list(whole["drift"])) == ({}, ["fp32", "bf16"])
     assert whole["drift"]["bf16"] > 0
-    assert max(FullAtFirst.num_towers) - before == 2  # the engine's own and the one that is tried
+    assert max(FullAtFirst.seen) - before == 2  # the engine's own and the one that is tried
     assert Engine(module, device="cpu", precision="bf16").check()["seconds"] == whole["seconds"]  # that is remembered
 
 
