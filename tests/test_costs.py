@@ -45,7 +45,7 @@ DISK = StorageRate(place="", read_bytes_per_second=10e9 / 8, write_bytes_per_sec
 NAME = {"backbone": "", "device": "cuda", "device_name": "", "precision": "bf16"}
 BILLION = PictureRates(
     decode=DecodeRate(constant_s=16 / 1543, pixel_s=0.0, decoder="pillow", image_px=224, sizes=()),
-    tower=TowerRate(**NAME, dim=768, pictures_per_second=2195, core_s=0.0, load_s=0.0, is_random=False),
+    tower=TowerRate(**NAME, dim=768, pictures_per_second=2195, core_s=0.0, feed_s=0.0, load_s=0.0, is_random=False),
     run=RunRate(core_s=0.0, start_s=0.0, written_bytes=13.09),
     storage=DISK,
 )
