@@ -21,7 +21,7 @@ from beholder.models.backbones import TowerShape
 from beholder.models.clip import ClipVisionTower, random_tower
 from beholder.pixels.picture import PixelOptions
 from beholder.scoring.files import WriteOptions
-from beholder.scoring.pictures import PictureStep
+from beholder.scoring.picture_step import PictureStep
 from beholder.scoring.pictures_shard import EmbeddedShard, PictureProduct
 from beholder.sources.find import find_pictures
 from beholder.sources.reader import PicturePart, SourceOptions

@@ -316,7 +316,8 @@ def predict(
     from beholder.models.towers import find_tower_file
     from beholder.scoring.execute import execute
     from beholder.scoring.output import EMBEDDINGS, RunOutput
-    from beholder.scoring.pictures import PictureStep, plan_embeddings
+    from beholder.scoring.picture_step import PictureStep
+    from beholder.scoring.pictures import plan_embeddings
 
     lines = notes(flags, num_gpus=_check_device(flags))
     classes = read_classes(find_tower_file(checkpoint(flags), offline=flags.offline))
