@@ -306,7 +306,7 @@ class GoldenPictures:
 
     def find(self, row: GoldenRow) -> Path:
         """A local file with the row's picture. Raises BeholderError that says why there is none."""
-        from beholder.models.download import UnavailableError, get_large
+        from beholder.models.transfer import UnavailableError, get_large
 
         if self._known is not None:
             if not row.sha256:

@@ -16,7 +16,7 @@ from beholder import BeholderError, load_head
 from beholder.engine.drift import Remembered
 from beholder.io.storage import cache_folder, data_folder
 from beholder.locate.archives import tar_members
-from beholder.models import download
+from beholder.models import download, transfer
 from beholder.models.clip import random_tensors
 from beholder.models.store import add_own
 from beholder.models.towers import load_tower
@@ -205,7 +205,7 @@ def test_a_digest_that_is_noted(tmp_path: Path, fault_table: FaultTable, num_fau
     """Of a large file; a damaged note would have it taken for another file, or fetched again."""
     path = tmp_path / "large.bin"
     with path.open("wb") as file:
-        file.truncate(download.LARGE_BYTES)
+        file.truncate(transfer.LARGE_BYTES)
     download.file_sha256(path)
     notes = cache_folder() / "digests"
     spoil_and_look(notes, lambda: download.file_sha256(path), fault_table, "digests", 3 * num_faults, may_refuse=False)

@@ -14,7 +14,7 @@ from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressRep
 
 from beholder import load_head
 from beholder.errors import HeadError
-from beholder.models import download
+from beholder.models import download, transfer
 from beholder.models.catalog import HeadEntry, Source
 from beholder.models.download import from_hub, watched_bar
 from beholder.models.towers import from_url, load_tower
@@ -98,16 +98,16 @@ class Clock:
 
 def test_a_transfer_of_100_bytes_a_second_is_given_up_and_a_slow_one_is_not() -> None:
     clock = Clock()
-    watch = download.Watch("x.pth", 10**9, clock=clock)
+    watch = transfer.Watch("x.pth", 10**9, clock=clock)
     with pytest.raises(HeadError, match=r"x\.pth: only 6,000 bytes came in 60 s; try again later"):
         any(watch(100) for _ in range(1000))
     assert clock.seconds == 61
-    watch = download.Watch("x.pth", 10**9, clock=Clock())
+    watch = transfer.Watch("x.pth", 10**9, clock=Clock())
     assert not any(watch(2000) for _ in range(1000))
 
 
 def test_what_came_whole_is_taken_however_long_it_took() -> None:
-    watch = download.Watch("x.pth", 7000, clock=Clock())
+    watch = transfer.Watch("x.pth", 7000, clock=Clock())
     assert not any(watch(50) for _ in range(60))
     watch(4000)
 
@@ -136,13 +136,13 @@ class XetReport:
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_xet_counts_bytes_when_they_come_and_when_they_are_written(in_thread: bool) -> None:
     """The client's own reporter, told of a whole file in one step, as at the end of a quick download."""
-    watch = download.Watch("x.safetensors", 3000)
+    watch = transfer.Watch("x.safetensors", 3000)
     words = {"reconstruction_desc": "x", "total": 3000, "log_level": 0, "tqdm_class": watched_bar(watch)}
     with XetDownloadProgressReporter(**words) as progress, ThreadPoolExecutor(1) as pool:
         for done in (1000, 3000):
             report = XetReport(3000, done, done + 7)
             pool.submit(progress.update_progress, report).result() if in_thread else progress.update_progress(report)
-    too_much = download.Watch("x.safetensors", 2999)
+    too_much = transfer.Watch("x.safetensors", 2999)
     words["tqdm_class"] = watched_bar(too_much)
     with (
         XetDownloadProgressReporter(**words) as progress,

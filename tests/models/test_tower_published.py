@@ -14,9 +14,9 @@ from torch import Tensor
 
 from beholder.errors import HeadError
 from beholder.models.catalog import Source, TowerEntry
-from beholder.models.download import RANGE_BYTES, cut, fetch_ranges, need_space
 from beholder.models.store import check, remove
 from beholder.models.towers import fetch_tower, local_file
+from beholder.models.transfer import RANGE_BYTES, cut, fetch_ranges, need_space
 from oracles import checkpoints as made
 from oracles.hub import Hub
 from oracles.small_towers import B32, SHAPE, file_sha256

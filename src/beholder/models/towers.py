@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from beholder.errors import BeholderError, HeadError
 from beholder.io import storage
 from beholder.libraries.names import TowerName, parse
-from beholder.models import download
+from beholder.models import download, transfer
 from beholder.models.backbones import ACTIVATIONS, SHAPES, TowerActivation, TowerShape, canonical_backbone, same_backbone
 from beholder.models.catalog import (
     DEFAULT_TOWER,
@@ -36,7 +36,7 @@ from beholder.models.catalog import (
     tower_suggestions,
 )
 from beholder.models.checkpoints import TensorFile, open_tensors, pack_header
-from beholder.models.download import MOST_TOWER_BYTES, MissingError, Watch, fetch_ranges, file_sha256, need_space
+from beholder.models.download import MOST_TOWER_BYTES, MissingError, file_sha256
 from beholder.models.tower_layouts import (
     CONFIG_FILES,
     OPENAI_REASON,
@@ -48,6 +48,7 @@ from beholder.models.tower_layouts import (
     shard_files,
     tower_of_tensors,
 )
+from beholder.models.transfer import Watch, fetch_ranges, need_space
 
 if TYPE_CHECKING:
     from beholder.models.clip import ClipVisionTower
@@ -493,7 +494,7 @@ def from_url(url: str, *, offline: bool | None = None) -> Path:
         keep(opened, names, target, {"source": download.public_part(url), "name": name})
     else:
         with storage.write_whole(str(target)) as temporary:
-            download.get_large(url, temporary, name, most_bytes=MOST_TOWER_BYTES)
+            transfer.get_large(url, temporary, name, most_bytes=MOST_TOWER_BYTES)
     download.seal_copy(target, file_sha256(target))
     storage.write_bytes(str(note), identity.encode())
     return target
@@ -516,10 +517,10 @@ def _identity(url: str) -> str:
     except BeholderError as error:
         raise HeadError(str(error)) from error
     except FileNotFoundError as error:
-        reason = download.why(error.__cause__) if isinstance(error.__cause__, Exception) else "it does not exist there"
+        reason = transfer.why(error.__cause__) if isinstance(error.__cause__, Exception) else "it does not exist there"
         raise HeadError(f"cannot get {url}: {reason}") from None
     except Exception as error:  # remote back ends raise errors of their own libraries, which have no common parent
-        raise HeadError(f"cannot get {url}: {download.why(error)}") from None
+        raise HeadError(f"cannot get {url}: {transfer.why(error)}") from None
     found = {key: str(info[key]) for key in ("ETag", "etag", "Last-Modified", "LastModified", "mtime") if info.get(key)}
     return json.dumps({**found, "size": info.get("size")}, sort_keys=True) if found else ""
 
