@@ -21,6 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from beholder import InputError, OutputError
 from beholder.io import places, storage
+from beholder.io.remote_stream import open_stream
 from oracles.s3 import BUCKET
 
 
@@ -151,7 +152,7 @@ def test_a_stream_is_whole_or_not_there(root: str, num_bytes: int) -> None:
             out.write(piece)
             raise KeyError
     assert {name: len(data) for name, data in contents(root).items()} == {"x": num_bytes}
-    with storage.open_stream(f"{root}/x") as file:
+    with open_stream(f"{root}/x") as file:
         assert file.read() == piece * (num_bytes >> 20) + b"z" * (num_bytes & 1)
 
 

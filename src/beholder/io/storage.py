@@ -13,7 +13,6 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
@@ -319,10 +318,10 @@ def read_range(path: str, start: int, stop: int) -> bytes:
             with local_path(path).open("rb") as file:
                 file.seek(start)
                 return file.read(stop - start)
-        return _asked_again(path, lambda: _remote_range(path, start, stop))
+        return _asked_again(path, lambda: remote_range(path, start, stop))
 
 
-def _remote_range(path: str, start: int, stop: int) -> bytes:
+def remote_range(path: str, start: int, stop: int) -> bytes:
     """`read_range` of a remote file, asked for once. Raises what the back end raises."""
     fs, inner = filesystem(path)
     if is_web(path):
@@ -669,13 +668,6 @@ class RemoteSink(io.RawIOBase):
         return len(piece)
 
 
-def open_stream(path: str, num_bytes: int | None = None) -> IO[bytes]:
-    """Open a file to be read from front to back, a remote one in pieces that are fetched ahead. The caller closes it."""
-    if is_local(path):
-        return open_binary(path)
-    return io.BufferedReader(RemoteStream(path, size(path) if num_bytes is None else num_bytes))
-
-
 def remove(path: str) -> None:
     """Delete the file at `path` if there is one. Raises OutputError."""
     try:
@@ -765,89 +757,4 @@ class RemoteFile(io.RawIOBase):
         """Let go of it."""
         if not self.closed:
             self._opened.close()
-        super().close()
-
-
-PIECE_BYTES = 8 << 20
-_ATTEMPTS = 4
-"""So often a piece of a stream is asked for."""
-_FIRST_PAUSE_S = 0.25
-
-
-class RemoteStream(io.RawIOBase):
-    """The bytes of a remote file. Seeking is possible, forward within the piece at hand or to another one.
-
-    Every piece is a request of its own, so that a consumer may take its time without a server hanging up.
-
-    Args:
-        path: URL.
-        num_bytes: its size.
-        piece_bytes: bytes of one request.
-        first_pause_s: before a request that failed is made again; twice as long each time.
-    """
-
-    def __init__(
-        self, path: str, num_bytes: int, piece_bytes: int = PIECE_BYTES, *, first_pause_s: float = _FIRST_PAUSE_S
-    ) -> None:
-        self._first_pause_s = first_pause_s
-        self.path, self.num_bytes, self._piece_bytes = path, num_bytes, piece_bytes
-        self._at, self._low, self._piece = 0, 0, b""
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-fetch")
-        self._ahead: tuple[int, Future[bytes]] | None = None
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The position, in bytes."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position; nothing is fetched yet."""
-        self._at = max(0, offset + (0, self._at, self.num_bytes)[whence])
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill `buffer` from the piece at hand; fewer bytes at its end. Raises InputError when the server fails for good."""
-        if self._at >= self.num_bytes:
-            return 0
-        if not self._low <= self._at < self._low + len(self._piece):
-            self._load(self._at - self._at % self._piece_bytes)
-        inside = self._at - self._low
-        count = min(len(buffer), len(self._piece) - inside)
-        if count <= 0:
-            raise InputError(f"cannot read {self.path}: the server sends fewer bytes than it promised; did the file change?")
-        buffer[:count] = self._piece[inside : inside + count]
-        self._at += count
-        return count
-
-    def _load(self, low: int) -> None:
-        if self._ahead is not None and self._ahead[0] == low:
-            self._piece = self._ahead[1].result()
-        else:
-            self._piece = self._fetch(low)
-        self._low, self._ahead = low, None
-        following = low + self._piece_bytes
-        if following < self.num_bytes:
-            self._ahead = (following, self._pool.submit(self._fetch, following))
-
-    def _fetch(self, low: int) -> bytes:
-        for attempt in range(_ATTEMPTS):
-            try:
-                with remote_errors(self.path):
-                    return _remote_range(self.path, low, min(low + self._piece_bytes, self.num_bytes))
-            except InputError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(self._first_pause_s * 2**attempt)
-        raise AssertionError("unreachable")
-
-    def close(self) -> None:
-        """Drop what is under way."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
         super().close()

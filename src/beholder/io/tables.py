@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from beholder import columns
 from beholder.errors import InputError, OutputError, reason_of
 from beholder.io import schemas, storage
+from beholder.io.remote_stream import open_stream
 
 if TYPE_CHECKING:
     from beholder.io.parquet import ParquetFile
@@ -484,7 +485,7 @@ class TablePart:
 
     def open(self) -> IO[bytes]:
         """The file, for its bytes to be read from front to back."""
-        return io.BytesIO(self.data) if self.data is not None else storage.open_stream(self.path, self.num_bytes)
+        return io.BytesIO(self.data) if self.data is not None else open_stream(self.path, self.num_bytes)
 
 
 def join_parquet(

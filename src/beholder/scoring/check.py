@@ -25,6 +25,7 @@ from beholder.errors import BeholderError, InputError, OutputError
 from beholder.io import places, records, storage
 from beholder.io.places import Entry
 from beholder.io.records import DamagedRecordError
+from beholder.io.remote_stream import open_stream
 from beholder.scoring import index
 from beholder.scoring.folder import can_be_read, is_own_file, marker_of
 from beholder.scoring.lock import holders
@@ -264,7 +265,7 @@ class _Check:
     def _segment(self, name: str) -> None:
         place = self._out.folder.place_of(name)
         try:
-            with storage.remote_errors(place), storage.open_stream(place) as file:
+            with storage.remote_errors(place), open_stream(place) as file:
                 index.check(file)
         except DamagedRecordError as error:
             self._tell(Finding("damaged", place, str(error), INDEX))
@@ -467,7 +468,7 @@ def _is_file(place: str) -> bool:
 
 def _sha256_of(place: str, now: Entry) -> str:
     digest = hashlib.sha256()
-    with storage.remote_errors(place), storage.open_stream(place, now.num_bytes) as file:
+    with storage.remote_errors(place), open_stream(place, now.num_bytes) as file:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
@@ -506,7 +507,7 @@ def _rows_in(place: str) -> int:
         with storage.open_parquet(place) as file:
             return int(file.metadata.num_rows)
     lines, is_quoted = 0, False
-    with storage.remote_errors(place), storage.open_stream(place) as stream:
+    with storage.remote_errors(place), open_stream(place) as stream:
         while piece := stream.read(_PIECE_BYTES):
             data = np.frombuffer(piece, np.uint8)
             inside = (np.cumsum(data == ord('"')) + is_quoted) % 2

@@ -30,6 +30,7 @@ from beholder.errors import BeholderError, InputError, OutputError, reading_fail
 from beholder.io import crash, places, records, storage
 from beholder.io.places import Entry
 from beholder.io.records import DamagedRecordError
+from beholder.io.remote_stream import open_stream
 from beholder.notices import say
 from beholder.scoring import index, lock
 from beholder.scoring.index import IndexedShard
@@ -318,7 +319,7 @@ class RunFolder:
             except OSError as error:
                 raise reading_failed(place, error) from error
         digest = hashlib.sha256()
-        with storage.remote_errors(place), storage.open_stream(place, num_bytes) as file:
+        with storage.remote_errors(place), open_stream(place, num_bytes) as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
         return digest.hexdigest()

@@ -13,6 +13,7 @@ from beholder import columns
 from beholder.errors import OutputError, writing_failed
 from beholder.io import crash, places, records, storage
 from beholder.io.records import DamagedRecordError
+from beholder.io.remote_stream import open_stream
 from beholder.scoring import files
 from beholder.scoring.folder import RunFolder, is_own_file, marker_of, remove_empty
 from beholder.scoring.run import Step
@@ -327,7 +328,7 @@ class RunOutput:
                     if data is not None:
                         member.write(data)
                         continue
-                    with storage.remote_errors(place), storage.open_stream(place, size) as file:
+                    with storage.remote_errors(place), open_stream(place, size) as file:
                         shutil.copyfileobj(file, member)
         return self._published(self.inputs)
 

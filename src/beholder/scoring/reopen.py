@@ -19,6 +19,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.errors import OutputError
 from beholder.io import places, records, storage
+from beholder.io.remote_stream import open_stream
 from beholder.scoring import files
 from beholder.scoring.folder import NewFile, RunFolder
 from beholder.scoring.output import INPUTS_FILE, NOT_BY_US, NUM_KEPT, OF_RESULT, Published, RunOutput
@@ -194,7 +195,7 @@ class FinishedResult:
         shard: EarlierShard | None = None
         made: dict[str, NewFile] = {}
         try:
-            with storage.open_stream(self.out.inputs) as opened, zipfile.ZipFile(opened) as source:
+            with open_stream(self.out.inputs) as opened, zipfile.ZipFile(opened) as source:
                 for inside in source.namelist():
                     path = PurePosixPath(inside)
                     if str(path.parent) == columns.DONE_FOLDER and path.suffix == ".json" and len(path.parts) == 2:
@@ -247,7 +248,7 @@ def _cut_result(shards: Sequence[EarlierShard], result: str, folders: Sequence[s
 def _cut_csv(parts: Sequence[tuple[EarlierShard, str]], result: str, place: RunFolder) -> dict[str, NewFile]:
     """Parts are a header and rows; the result is one header and the rows of all, as they were."""
     made: dict[str, NewFile] = {}
-    with storage.open_stream(result) as source:
+    with open_stream(result) as source:
         header = source.readline()
         for shard, name in parts:
             left = shard.result.files[name] - len(header)

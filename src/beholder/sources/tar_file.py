@@ -18,7 +18,8 @@ from typing import IO, Any, cast
 from beholder.columns import PictureReason
 from beholder.errors import InputError, os_error_text
 from beholder.io import storage
-from beholder.io.storage import RemoteFile, RemoteStream
+from beholder.io.remote_stream import RemoteStream
+from beholder.io.storage import RemoteFile
 from beholder.sources.file_kinds import HEAD_BYTES, compression_of, is_tar_header
 from beholder.sources.labels import valid_text
 
