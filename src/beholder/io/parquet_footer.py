@@ -139,6 +139,5 @@ def integer_range(said: dict[int, Any], *, is_signed: bool) -> tuple[int, ...] |
         ends = [statistics.get(_MIN), statistics.get(_MAX)]
     if None in ends:
         return () if said.get(_NUM_VALUES) == statistics.get(_NULL_COUNT) == 0 else None
-    if any(not isinstance(end, bytes) or len(end) != width for end in ends):
-        return None
-    return tuple(int.from_bytes(end, "little", signed=is_signed) for end in ends)
+    found = [int.from_bytes(end, "little", signed=is_signed) for end in ends if isinstance(end, bytes) and len(end) == width]
+    return tuple(found) if len(found) == len(ends) else None

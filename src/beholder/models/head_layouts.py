@@ -67,8 +67,8 @@ _OTHER_NAMES = {"coef_": "weight", "coef": "weight", "weights": "weight", "w": "
                 "intercept_": "bias", "intercept": "bias", "b": "bias"}  # fmt: skip
 """What scikit-learn and people call the numbers of a layer."""
 _TEXTS = ("name", "backbone", "activation")
-_TEXTS_SHA256 = "texts_sha256"
 """Arrays of text that an `.npz` may hold beside the numbers."""
+_TEXTS_SHA256 = "texts_sha256"
 _SIZES_OF = 64
 """Published embeddings have a multiple of 64 numbers (512, 640, 768, 1024, 1152, ...): so D and D + 1 numbers differ."""
 _OWN_LAYERS = "keep the head's own: torch.save({k: v for k, v in state.items() if k.startswith('head.')}, 'head.pt')"
