@@ -49,7 +49,7 @@ def test_a_run_over_embeddings_is_ended(
 
 
 @sizes("slow", "soak")
-@pytest.mark.parametrize("signals", [(TERM,), (INT, INT), (HUP, HUP)])
+@pytest.mark.parametrize("signals", [(TERM,), (INT, INT)])
 @pytest.mark.parametrize("name", ["pictures", "devices"])
 def test_a_run_over_pictures_is_ended(
     request: pytest.FixtureRequest,

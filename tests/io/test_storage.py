@@ -171,6 +171,24 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path: Path) -> 
     assert below(tmp_path) == ["x.bin"]
 
 
+def test_a_pipe_in_a_files_place_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.bin"
+    os.mkfifo(pipe)
+    with storage.open_binary(str(pipe)) as file:
+        assert file.read() == b""
+    assert storage.sha256_of(pipe) == hashlib.sha256().hexdigest()
+    for read in (lambda: storage.read_range(str(pipe), 0, 9), lambda: storage.content_sample(str(pipe), 9)):
+        with pytest.raises(InputError, match=r"x\.bin"):
+            read()
+    writer = os.open(pipe, os.O_RDWR)
+    try:
+        os.write(writer, b"of a command")
+        with storage.open_binary(str(pipe)) as file:
+            assert file.read(12) == b"of a command"
+    finally:
+        os.close(writer)
+
+
 def test_files_are_listed_sorted_without_hidden_ones(tmp_path: Path) -> None:
     for name in ("b", "a", "B", "a.d/c", "aa/x", ".hidden", ".folder/x", "aa/.x", "é"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

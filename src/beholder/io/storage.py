@@ -299,11 +299,28 @@ def size(path: str) -> int:
     return int(num_bytes)
 
 
+def open_local(path: str | bytes | Path) -> IO[bytes]:
+    """Open a file of this machine for reading bytes; a pipe that stands there is not waited for. Raises OSError."""
+    return open(path, "rb", opener=open_without_waiting)
+
+
+def open_without_waiting(path: str | bytes, flags: int) -> int:
+    """As `os.open`; a pipe that nobody writes to is one that has ended."""
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.set_blocking(handle, True)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
 def open_binary(path: str) -> IO[bytes]:
     """Open `path` for reading bytes; seekable. The caller closes it, and wraps reads in `remote_errors` for local files."""
     with remote_errors(path):
         if is_local(path):
-            return local_path(path).open("rb")
+            return open_local(local_path(path))
         fs, inner = filesystem(path)
         opened = _asked_again(path, lambda: fs.open(inner, "rb"))
         return cast("IO[bytes]", RemoteFile(opened, lambda: remote_errors(path), lambda read: _asked_again(path, read)))
@@ -315,7 +332,7 @@ def read_range(path: str, start: int, stop: int) -> bytes:
         return b""
     with remote_errors(path):
         if is_local(path):
-            with local_path(path).open("rb") as file:
+            with open_local(local_path(path)) as file:
                 file.seek(start)
                 return file.read(stop - start)
         return _asked_again(path, lambda: remote_range(path, start, stop))
@@ -469,7 +486,7 @@ def content_sample(path: str, num_bytes: int) -> str:
             information = _asked_again(path, lambda: fs.info(inner))
             tag = information.get("ETag") or information.get("etag") or information.get("md5Hash")
             return str(tag).strip('"') if tag else ""
-        with local_path(path).open("rb") as file:
+        with open_local(local_path(path)) as file:
             for piece in range(_SAMPLE_PIECES):
                 file.seek((num_bytes - _SAMPLE_BYTES) * piece // (_SAMPLE_PIECES - 1) if num_bytes > _SAMPLE_BYTES else 0)
                 digest.update(file.read(_SAMPLE_BYTES))
@@ -479,7 +496,7 @@ def content_sample(path: str, num_bytes: int) -> str:
 def sha256_of(path: Path) -> str:
     """Lower-case hex sha256 of a local file."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_local(path) as file:
         while chunk := file.read(_COPY_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

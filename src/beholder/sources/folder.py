@@ -278,7 +278,7 @@ def _collect(entry: os.DirEntry[bytes], path: bytes, found: Collector) -> None:
 def begins_as_picture(path: bytes) -> bool:
     """Whether a file without a telling suffix is a picture by its first bytes; one that cannot be read is none."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with storage.open_local(path) as file:
             return is_picture(file.read(HEAD_BYTES))
     except OSError:
         return False

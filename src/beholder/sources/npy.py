@@ -146,7 +146,7 @@ class _Mapping:
 
     def __init__(self, path: str) -> None:
         try:
-            self._file = storage.local_path(path).open("rb")
+            self._file = storage.open_local(storage.local_path(path))
             state = os.fstat(self._file.fileno())
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             self.num_bytes, self._written_ns = len(self._map), state.st_mtime_ns  # (it may be cut since the time was asked for)
