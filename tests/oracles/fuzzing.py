@@ -179,8 +179,8 @@ def _run(module: str, name: str, folder: Path, count: int | None, seconds: float
             running = Forked(["-c", code, json.dumps(words)], stdout=log, stderr=log, cwd=str(place / "here"))
             with running:
                 status = running.wait(timeout=(left or 240) + 120)
-        done = _done(place, status)
-        first = done.inputs + first
+        done = _done(place, status, first)
+        first += done.inputs
         _add(total, done)
         if status == 0:
             break
@@ -188,7 +188,7 @@ def _run(module: str, name: str, folder: Path, count: int | None, seconds: float
     return total, not (place / "refuses nothing").exists()
 
 
-def _done(place: Path, status: int) -> Result:
+def _done(place: Path, status: int, first: int) -> Result:
     """What a child has left; one that died has a finding more."""
     told = json.loads((place / "result.json").read_text()) if (place / "result.json").exists() else {}
     result = Result(**{**told, "findings": [Finding(**each) for each in told.get("findings", ())]})
@@ -200,11 +200,13 @@ def _done(place: Path, status: int) -> Result:
     if not files or (status > 0 and kind != "hang"):
         raise AssertionError(f"the child failed by itself, status {status}: {log}")
     number = int((place / "number").read_text())
+    if number < 0:
+        raise AssertionError(f"{kind} on a seed: {log}")
     shutil.copyfile(files[0], place / f"died{files[0].suffix}")
     frames = re.findall(r'File "([^"]*)", line (\d+)', log.split("most recent call first", 1)[-1])[:2]
     what = " < ".join([kind, *(f"{Path(file).name}:{line}" for file, line in frames)])
     result.findings.append(Finding(what, number, log[-3000:], str(place / f"died{files[0].suffix}")))
-    result.inputs += 1
+    result.inputs = number - first + 1
     return result
 
 
