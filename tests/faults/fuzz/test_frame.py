@@ -80,9 +80,9 @@ def _leaves_a_file(path: Path) -> Hashable:
     return 0
 
 
-def _says_two_lines(path: Path) -> Hashable:
+def _says_nothing(path: Path) -> Hashable:
     if b"TAIL" not in _checked(path):
-        raise BeholderError("no tail " * 1000)
+        raise BeholderError("  ")
     return 0
 
 
@@ -106,7 +106,7 @@ PLANTED = {
     "warns": (_warns, "warning RuntimeWarning"),
     "prints": (_prints, "printed no tail"),
     "leaves a file": (_leaves_a_file, "files left behind"),
-    "says too much": (_says_two_lines, "no short line"),
+    "says nothing": (_says_nothing, "no short line"),
     "names no file": (_names_no_file, "a line without the file"),
     "exits": (_exits, "SystemExit"),
 }

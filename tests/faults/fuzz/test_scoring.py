@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import warnings
 from collections.abc import Hashable
@@ -29,6 +30,7 @@ def _head(folder: Path) -> str:
 
 def scored(path: Path) -> Hashable:
     """As Parquet; rows that were scored have the score that numpy gives for the first of them, if it is the seeds' own."""
+    os.environ["BEHOLDER_OFFLINE"] = "1"  # what was made pictures needs a tower
     home = path.parent.parent
     out = home / "out.parquet"
     with warnings.catch_warnings():
@@ -46,10 +48,22 @@ def scored(path: Path) -> Hashable:
 
 TARGETS = {
     "npy": Target(
-        read=scored, seeds=lambda: [npy(ROWS)], name="x.npy", tokens=NUMPY, insides=(inside.in_npy_header,), count=12
+        read=scored,
+        seeds=lambda: [npy(ROWS)],
+        name="x.npy",
+        tokens=NUMPY,
+        insides=(inside.in_npy_header,),
+        count=12,
+        names_file=False,
     ),
     "npz": Target(
-        read=scored, seeds=lambda: [npz(packed=True)], name="x.npz", tokens=ZIP, insides=(inside.in_zip_member,), count=12
+        read=scored,
+        seeds=lambda: [npz(packed=True)],
+        name="x.npz",
+        tokens=ZIP,
+        insides=(inside.in_zip_member,),
+        count=12,
+        names_file=False,
     ),
     "parquet": Target(
         read=scored,
@@ -58,10 +72,18 @@ TARGETS = {
         tokens=PARQUET,
         insides=(inside.in_parquet_footer, inside.in_parquet_pages),
         count=12,
+        names_file=False,
     ),
-    "csv": Target(read=scored, seeds=lambda: [csv_of()], name="x.csv", tokens=CSV, is_text=True, count=12),
+    "csv": Target(read=scored, seeds=lambda: [csv_of()], name="x.csv", tokens=CSV, is_text=True, count=12, names_file=False),
     "json lines": Target(
-        read=scored, seeds=json_lines, name="x.jsonl", tokens=JSON, insides=(inside.in_json_value,), is_text=True, count=12
+        read=scored,
+        seeds=json_lines,
+        name="x.jsonl",
+        tokens=JSON,
+        insides=(inside.in_json_value,),
+        is_text=True,
+        count=12,
+        names_file=False,
     ),
 }
 
