@@ -11,7 +11,8 @@ The number of a file and the seed make the file, so a run with a count does the 
 
 Environment: BEHOLDER_FUZZ_SECONDS (of each target of a long run, 60), BEHOLDER_FUZZ_SEED (of a long run, 1),
 BEHOLDER_FUZZ_FINDINGS (folder that keeps what was found), BEHOLDER_FUZZ_TABLE (file that takes a line of JSON for each run;
-`python tests/oracles/fuzzing.py TABLE` prints it as Markdown).
+`python tests/oracles/fuzzing.py TABLE` prints it as Markdown; `python tests/oracles/fuzzing.py TEST_FILE TARGET FILE` reads a
+file again that was kept; both with `tests` and `src` in PYTHONPATH).
 """
 
 from __future__ import annotations
@@ -268,13 +269,29 @@ def table(path: Path) -> str:
 def child(words: str) -> None:
     """Feed files until the count or the time is used up; `_run` says what stands in `words`."""
     told = json.loads(words)
-    spec = importlib.util.spec_from_file_location("fuzz_targets", told["module"])
+    _Feeder(_target(told["module"], told["name"]), told).run()
+
+
+def _target(path: str, name: str) -> Target:
+    """A target of a test file."""
+    spec = importlib.util.spec_from_file_location("fuzz_targets", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["fuzz_targets"] = module
     spec.loader.exec_module(module)
-    _Feeder(module.TARGETS[told["name"]], told).run()
+    found: Target = module.TARGETS[name]
+    return found
+
+
+def replay(module: str, name: str, file: Path) -> Hashable:
+    """What target `name` of the test file `module` gives for a file that was kept; raises what it raises."""
+    target = _target(module, name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "now" / target.name
+        path.parent.mkdir()
+        shutil.copyfile(file, path)
+        return target.read(path)
 
 
 class _Feeder:
@@ -478,4 +495,7 @@ def _plain(text: str, path: Path) -> str:
 
 
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])), end="")
+    if len(sys.argv) == 2:
+        print(table(Path(sys.argv[1])), end="")
+    else:
+        print(replay(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
