@@ -134,7 +134,7 @@ def integer_range(said: dict[int, Any], *, is_signed: bool) -> tuple[int, ...] |
     statistics, width = said.get(_STATISTICS), _WIDTHS.get(said[_TYPE] if isinstance(said.get(_TYPE), int) else -1)
     if not isinstance(statistics, dict) or width is None:
         return None
-    ends = [statistics.get(_MIN_VALUE), statistics.get(_MAX_VALUE)]
+    ends: list[Any] = [statistics.get(_MIN_VALUE), statistics.get(_MAX_VALUE)]
     if None in ends and is_signed:  # older writers; of numbers without a sign they had them in the wrong order
         ends = [statistics.get(_MIN), statistics.get(_MAX)]
     if None in ends:
