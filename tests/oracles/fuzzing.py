@@ -76,7 +76,7 @@ class Target:
     tokens: tuple[bytes, ...] = ()
     insides: tuple[Inside, ...] = ()
     is_text: bool = False
-    count: int = 60
+    count: int = 100
     limit_s: float = 10.0
     most_bytes: int = 400 << 20
     names_file: bool = True
