@@ -16,8 +16,13 @@ import torch
 from beholder import load_head
 from beholder.errors import HeadError
 from beholder.models.checkpoints import pack_tensors
-from beholder.models.head_layouts import read_head_file
+from beholder.models.clip import random_tensors
+from beholder.models.head_layouts import HeadFile, Layer, pack_head, read_head_file
 from beholder.models.tower_layouts import open_tower_file
+from oracles import odd_pickles
+from oracles.checkpoints import birder_state, hf_state, write_archive, write_safetensors
+from oracles.in_process import command
+from oracles.small_towers import SHAPE
 
 DIM = 8
 WEIGHTS = {"weight": torch.ones(1, DIM), "bias": torch.zeros(1)}
@@ -146,3 +151,98 @@ def test_names_with_line_breaks_stay_on_one_line(tmp_path: Path) -> None:
     with pytest.raises(HeadError) as caught:
         read_head_file(path)
     assert r"its tensors are weight\n\x1b[31m" in str(caught.value)
+
+
+HEAVY = {
+    "memory of the memo": "numbers its results as if there were millions",
+    "bytes without end": "asks for bytes without end",
+    "doubled bytes": "names the same values again and again",
+    "hashed without end": "names the same values again and again",
+    "told without end": "calls what is no name",
+    "built without end": "is no head|holds no tensors|no checkpoint|no plain tensor|can only build|not a file of plain weights",
+    "a key in a set": "names the same values again and again",
+    "counted": "names the same values again and again",
+}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("kind", HEAVY)
+def test_a_pickle_that_would_never_end(kind: str, old: bool, tmp_path: Path) -> None:
+    """Some hundred bytes that would be hashed or shown for years, or take all memory."""
+    harm = dict(odd_pickles.harmful(tmp_path / "canary"))[kind]
+    text = odd_pickles.text_of([(b"\x80", b"\2"), *harm, (b".", b"")])
+    whole = saved(WEIGHTS, _use_new_zipfile_serialization=not old)
+    if old:
+        at = sum(len(odd_pickles.text_of(ops)) for ops in first_pickles(whole, 3))
+        data = whole[:at] + text + whole[at:]
+    else:
+        data = odd_pickles.repacked(whole, text)
+    refused(tmp_path / "x.pth", data, HEAVY[kind] if kind != "built without end" else ".")
+
+
+def first_pickles(data: bytes, count: int) -> list[list[odd_pickles.Op]]:
+    found = []
+    for _ in range(count):
+        found.append(odd_pickles.operations(data))
+        data = data[len(odd_pickles.text_of(found[-1])) :]
+    return found
+
+
+def test_a_description_that_asks_for_all_memory(tmp_path: Path) -> None:
+    """The number of a result in a TorchScript archive, whose reader makes room for all up to it: 32 GB."""
+    path = write_archive(tmp_path / "x.pt", {"weight": torch.ones(2)})
+    text = odd_pickles.text_of([(b"\x80", b"\2"), (b"N", b""), (b"r", struct.pack("<I", 2**31 - 1)), (b".", b"")])
+    path.write_bytes(odd_pickles.repacked(path.read_bytes(), text))
+    with pytest.raises(HeadError, match="is not a sound TorchScript archive .it numbers its results as if"):
+        open_tower_file(path)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_large_and_shared_values_are_no_harm(shared: bool, tmp_path: Path) -> None:
+    """Settings beside the weights, as training runs leave them, are read whatever they hold."""
+    inner = [list(range(1000))] * 3 if shared else [list(range(1000)) for _ in range(3)]
+    extras = {"history": inner, "seen": {1, 2, "a"}, "raw": b"abc", "more": bytearray(b"x" * 300), "size": torch.Size([2, 3])}
+    path = tmp_path / "x.pth"
+    for old in (False, True):
+        path.write_bytes(saved({"state_dict": WEIGHTS, **extras}, _use_new_zipfile_serialization=not old))
+        assert read_head_file(path).layers[0].weight.tolist() == [[1.0] * DIM]
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"config": {"norm_layer_eps": torch.ones(3)}}, {"config": {"act_layer_type": torch.ones(3)}},
+        {"rgb_stats": {"mean": torch.ones(3)}}, {"signature": {"inputs": [{"data_shape": [1, torch.ones(2)]}]}},
+        {"config": [[[[1] * 100] * 100] * 100] * 100},
+    ],
+)  # fmt: skip
+def test_settings_in_a_checkpoint_that_are_none(extras: dict[str, Any], tmp_path: Path) -> None:
+    """What is no plain setting says nothing, as if it were not there."""
+    path = tmp_path / "vit_l14_pn_quick_gelu_tiny.pt"
+    path.write_bytes(saved({"state": birder_state(random_tensors(SHAPE)), **extras}))
+    assert open_tower_file(path).hints.activation == "quick_gelu"
+
+
+def test_a_kept_tower_whose_settings_are_damaged(tmp_path: Path) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in hf_state(random_tensors(SHAPE)).items()}
+    for text in ("", "[", "[" * 100_000, "[1]", "null"):
+        texts = {"format": "beholder-tower-tensors", "version": "1", "configs": text}
+        path = write_safetensors(tmp_path / "x.safetensors", tensors, texts)
+        assert open_tower_file(path).hints.activation is None
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"weight_map": {"a": "' + "x" * 5000 + '"}}', '{"weight_map": [1]}', "{}"])
+def test_an_index_of_shards_that_makes_no_sense(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(text)
+    with pytest.raises(HeadError, match="is not a sound index of a sharded checkpoint"):
+        open_tower_file(path)
+
+
+def test_notes_of_a_head_that_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for notes in ("[" * 100_000, "5", '{"a": ' * 900 + "1" + "}" * 900):
+        whole = HeadFile((Layer(np.ones((1, DIM)), np.zeros(1)),), "none", 1.0, "", None, {"notes": notes})
+        path.write_bytes(pack_head(whole))
+        assert set(load_head(str(path)).notes) <= {"a"}
+        assert "x" in command("models", "info", str(path))

@@ -353,6 +353,11 @@ CONFIGS: dict[str, tuple[Make, str]] = {
     "hf activation": (beside(hf, config=made.hf_config(SHAPE, "silu")), "silu"),
     "hf heads": (beside(hf, config=SEVEN_HEADS), "whole heads"),
     "hf pixels": (beside(hf, preprocessor_config={"image_mean": [0.5, 0.5, 0.5]}), "wants pixels normalised"),
+    "hf pixels that are no numbers": (
+        beside(hf, preprocessor_config={"image_mean": [float("nan")] * 3}),
+        "wants pixels normalised with .nan",
+    ),
+    "hf pixels without bounds": (beside(hf, preprocessor_config={"image_std": [10**400] * 3}), "wants pixels normalised"),
     "timm statistics": (beside(timm, config={"architecture": "x", "pretrained_cfg": HALVES}), "wants pixels normalised"),
 }
 

@@ -403,7 +403,7 @@ def _note(note: Any) -> str:
     """A note of a head; of one that is JSON, as `train` leaves them, the single values."""
     try:
         found = json.loads(note)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return _text(note)
     return _text(found) if not isinstance(found, dict) else ", ".join(_flat(found))
 

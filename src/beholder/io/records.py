@@ -35,6 +35,14 @@ def sealed(record: Mapping[str, Any], *, indent: int | None = None) -> bytes:
     return json.dumps({**plain, CHECKSUM: _checksum(plain)}, indent=indent).encode() + b"\n"
 
 
+def json_value(data: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, and nothing else, for no JSON, and for nesting and numbers without end."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def parse(data: bytes, *, is_sealed: bool = False) -> dict[str, Any]:
     """The record in a JSON text, without its checksum; one without (of an older version, or somebody else's) is taken as it is.
 

@@ -28,13 +28,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import HeadError, InputError, damaged, reason_of
 from beholder.io import storage
+from beholder.models.pickles import check_pickle
 
 Kind = Literal["safetensors", "npy", "npz", "torchscript", "torch archive", "other"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -375,6 +376,7 @@ def load_weights(path: Path, *, mapped: bool = False) -> Any:
     with path.open("rb") as file:
         source: Any = str(path) if mapped and is_archive else file
         try:
+            _check_pickles(path, file, is_archive=is_archive)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch remarks on pickle protocols; what matters is raised
                 found = torch.load(source, map_location="cpu", weights_only=True, mmap=source is not file or None)
@@ -383,6 +385,30 @@ def load_weights(path: Path, *, mapped: bool = False) -> Any:
         if not is_archive and file.read(1):
             raise HeadError(f"{path} has bytes after the end of its weights; get the file again")
     return found
+
+
+_OLD_PICKLES = 5
+"""That a file of torch's older format begins with: a number, a version, sizes of the system's numbers, the object, storages."""
+
+
+def _check_pickles(path: Path, file: IO[bytes], *, is_archive: bool) -> None:
+    """Refuse pickles that would take memory or time without end; `file` is at its start then as before.
+
+    Raises `pickles.HeavyPickleError`, and what a damaged file makes the libraries raise.
+    """
+    if is_archive:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.filename.rsplit("/", 1)[-1].lower() == "data.pkl":  # torch's reader of zips takes any case
+                    with archive.open(info) as member:
+                        check_pickle(member)
+        return
+    for _ in range(_OLD_PICKLES):
+        check_pickle(file)
+        if not file.read(1):
+            break
+        file.seek(-1, os.SEEK_CUR)
+    file.seek(0)
 
 
 def check_tensor(tensor: torch.Tensor, name: str, path: Path) -> None:
@@ -429,7 +455,9 @@ def _refused(path: Path, error: Exception) -> HeadError:
             f"{_way_out(wanted.group(1))}"
         )
     first = re.split(r"(?<=[a-z])\. | Check the documentation", text.split("WeightsUnpickler error: ")[-1], maxsplit=1)[0]
-    if re.fullmatch(r"(Unsupported operand )?\d+|pop from empty list|.*index out of range", first):
+    if re.fullmatch(
+        r"(Unsupported operand )?\d+|pop from empty list|.*index out of range|at position \d+, opcode .* unknown", first
+    ):
         first = "it is no pickle"
     return HeadError(f"{path} is not a file of plain weights, or is damaged ({first[:200] or reason_of(error)})")
 
@@ -479,7 +507,9 @@ def open_script(path: Path) -> ScriptArchive:
             )
             if description is None or archive.getinfo(description).file_size > _MAX_DESCRIPTION_BYTES:
                 raise HeadError(f"{path} is not a sound TorchScript archive: it has no description of its tensors")
-            root = _Unpickler(archive.read(description), description.removesuffix(".pkl")).load()
+            data = archive.read(description)
+            check_pickle(io.BytesIO(data))
+            root = _Unpickler(data, description.removesuffix(".pkl")).load()
             code = _code(archive)
     except HeadError:
         raise

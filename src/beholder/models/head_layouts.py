@@ -83,6 +83,8 @@ _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 _V2_5_REASON, _CANDLE_REASON = (head.reason for head in REFUSED)
 _V2_5_DIM = 1152
+_LARGEST = 1e30
+"""Of a head's weights; scores by larger ones would be no numbers any more."""
 Arrays = dict[str, npt.NDArray[np.float64]]
 
 
@@ -346,7 +348,11 @@ def _usual_names(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def _is_text(array: npt.NDArray[Any]) -> bool:
-    return array.dtype.kind == "U" and array.size == 1
+    """Whether it is one text: of the numbers that numpy takes for letters, any may stand in a damaged file."""
+    if array.dtype.kind != "U" or array.size != 1:
+        return False
+    letters = np.frombuffer(array.tobytes(), array.dtype.byteorder + "u4")
+    return bool(((letters < 0xD800) | ((letters > 0xDFFF) & (letters < 0x110000))).all())
 
 
 def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], texts: Mapping[str, str], said: HeadUsage, where: str) -> HeadFile:
@@ -637,6 +643,8 @@ def _assembled(layout: _Layout, arrays: Arrays, metadata: Mapping[str, str], whe
             raise HeadError(f"{where} is damaged: {prefix}weight {shape} and {prefix}bias {layer.bias.shape} do not fit")
         if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
             raise HeadError(f"{where} is damaged: {prefix}weight or {prefix}bias holds NaN or infinite values")
+        if max(np.abs(layer.weight).max(), np.abs(layer.bias).max()) > _LARGEST:
+            raise HeadError(f"{where} is damaged: {prefix}weight or {prefix}bias holds numbers above {_LARGEST:g}")
         num_in = shape[0]
     if num_in != 1:
         raise HeadError(f"{where} gives {num_in} numbers for a picture; a head that beholder can use gives one score")

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import BeholderError, HeadError, InputError
-from beholder.io import storage
+from beholder.io import records, storage
 from beholder.kernels.scoring import Affine, Perceptron, RowScorer
 from beholder.models import catalog, download
 from beholder.models.backbones import canonical_backbone, find_backbone, known_backbone, same_backbone
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 __all__ = ["Head", "kept_conversion", "load_head", "save_head"]
 
 _logger = logging.getLogger(__name__)
+_LARGEST = 1e100
+"""Of weights of layers that were multiplied."""
 _RULES = "2"
 """Of telling a head's layout. A conversion kept under other ones is made anew: they may have told another."""
 _MAX_WHOLE_BYTES = 64 << 20
@@ -239,8 +241,20 @@ class Head:
         return record
 
 
-def math_of(file: HeadFile) -> Affine | Perceptron:
-    """Fold layers in float64: into one affine map where nothing stands between them, and the input's factor into weights."""
+def math_of(file: HeadFile, where: str = "the head") -> Affine | Perceptron:
+    """Fold layers in float64: into one affine map where nothing stands between them, and the input's factor into weights.
+
+    Raises HeadError where that gives numbers beyond all use, as many layers of large weights do; `where`: for the message.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _folded(file)
+    weights = (found.weight, found.bias) if isinstance(found, Affine) else (*found.weights, *found.biases)
+    if not all((np.abs(part) <= _LARGEST).all() for part in weights):
+        raise HeadError(f"{where} is damaged: its layers, one behind the other, multiply to numbers above {_LARGEST:g}")
+    return found
+
+
+def _folded(file: HeadFile) -> Affine | Perceptron:
     if file.activation == "relu" and len(file.layers) > 1:
         first = file.layers[0].weight * file.input_scale
         weights = (first, *(layer.weight for layer in file.layers[1:]))
@@ -468,7 +482,7 @@ def _built(file: HeadFile, name: str, digest: str, source: str, *, is_scale_know
     converted_from = texts.get("source_sha256") or None
     return Head(
         name=entry.name if entry else texts.get("name") or name,
-        math=math_of(file),
+        math=math_of(file, source),
         sha256=digest,
         backbone=known_backbone(entry.backbone if entry else file.backbone),
         licence=entry.licence if entry else texts.get("licence") or None,
@@ -493,7 +507,7 @@ def _named(head: Head, name: str, entry: HeadEntry | None) -> Head:
 
 def _notes(texts: Mapping[str, str]) -> dict[str, str]:
     try:
-        found = json.loads(texts.get("notes", "{}"))
+        found = records.json_value(texts.get("notes", "{}"))
     except ValueError:
         return {}
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
@@ -526,7 +540,7 @@ def _converted(digest: str) -> HeadFile | None:
         return None
     if kept.metadata.get("rules") != _RULES and catalog.by_sha256(digest) is None:
         return None
-    return dataclasses.replace(kept, layout=kept.metadata["layout"], metadata={})
+    return dataclasses.replace(kept, layout=kept.metadata.get("layout", kept.layout), metadata={})
 
 
 def _keep(path: Path, head: Head, **extra: str) -> None:

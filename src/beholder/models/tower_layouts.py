@@ -11,7 +11,6 @@ birder's net/vit.py (versions in docs/models.md); checked against the libraries 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beholder.errors import HeadError
+from beholder.io.records import json_value
 from beholder.models.backbones import HEAD_DIM, LAYER_NORM_EPS, PIXEL_MEAN, PIXEL_STD, TowerActivation, TowerShape
 from beholder.models.checkpoints import (
     Shapes,
@@ -51,6 +51,10 @@ WEIGHT_FILES = (
 """What is looked for in a folder or a hub repository, in this order; then birder's `<name>.pt` and `.safetensors`."""
 
 _MAX_CONFIG_BYTES = 1 << 20
+_TOLD = ("config", "rgb_stats", "signature")
+"""What birder's checkpoints say beside their tensors and is asked here."""
+_MAX_SETTINGS = 10_000
+_MAX_SHOWN = 100
 _MAX_DEPTH = 8
 """Of state dicts inside of checkpoints; a pickle can hold itself."""
 _Read = Callable[[list[str]], "dict[str, torch.Tensor]"]
@@ -369,7 +373,7 @@ def _activation(word: object, where: str) -> TowerActivation:
         return "quick_gelu"
     if word in ("gelu", "GELU"):
         return "gelu"
-    raise HeadError(f"{where} says its activation is {word}; CLIP's towers have quick_gelu or gelu")
+    raise HeadError(f"{where} says its activation is {_shown(word)}; CLIP's towers have quick_gelu or gelu")
 
 
 def _of_hugging_face(config: Mapping[str, Any], where: str) -> TowerHints:
@@ -435,9 +439,18 @@ def _of_script(code: str) -> TowerHints:
     return TowerHints()
 
 
+def _shown(value: object) -> str:
+    """A setting, for messages."""
+    try:
+        text = str(value)
+    except RecursionError:
+        return "something nested without end"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
 def _check_eps(eps: object, where: str) -> None:
-    if eps != LAYER_NORM_EPS:
-        raise HeadError(f"{where} says its layer norms use {eps}; CLIP's towers use {LAYER_NORM_EPS}")
+    if not isinstance(eps, int | float) or eps != LAYER_NORM_EPS:
+        raise HeadError(f"{where} says its layer norms use {_shown(eps)}; CLIP's towers use {LAYER_NORM_EPS}")
 
 
 def _check_preprocessor(config: object, where: str) -> None:
@@ -451,9 +464,10 @@ def _check_statistics(mean: object, std: object, where: str) -> None:
         if found is None:
             continue
         if not isinstance(found, list | tuple) or len(found) != 3:
-            raise HeadError(f"{where} says its pixels are normalised with {found}; CLIP's with {wanted}")
-        if any(not isinstance(a, int | float) or abs(a - b) > 1e-6 for a, b in zip(found, wanted, strict=True)):
-            raise HeadError(f"{where} wants pixels normalised with {tuple(found)}; beholder's towers have CLIP's, {wanted}")
+            raise HeadError(f"{where} says its pixels are normalised with {_shown(found)}; CLIP's with {wanted}")
+        if not all(isinstance(a, int | float) and b - 1e-6 <= a <= b + 1e-6 for a, b in zip(found, wanted, strict=True)):
+            said = _shown(tuple(found))
+            raise HeadError(f"{where} wants pixels normalised with {said}; beholder's towers have CLIP's, {wanted}")
 
 
 @dataclass(frozen=True)
@@ -541,7 +555,7 @@ def tower_of_tensors(
     """The tower among the tensors of a safetensors file, of which only the header is known; without `read` it stays so."""
     own = dict(opened.metadata) if opened.metadata.get("format") == TOWER_FORMAT else {}
     if own:
-        configs, name = json.loads(own.get("configs", "{}")), own.get("name", name)
+        configs, name = _kept_configs(own.get("configs", "{}")), own.get("name", name)
     metadata = {key: _parsed(text) for key, text in opened.metadata.items()}
     return _tower(opened.shapes, configs, metadata, name, where, read, own)
 
@@ -552,8 +566,8 @@ def read_configs(folder: Path) -> dict[str, Any]:
     for name in CONFIG_FILES:
         try:
             if (folder / name).stat().st_size <= _MAX_CONFIG_BYTES:
-                found[name] = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+                found[name] = json_value((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             continue
     return found
 
@@ -592,7 +606,7 @@ def _check_signature(signature: Any, shape: TowerShape, where: str) -> None:
         return
     if pixels != [3, shape.image_px, shape.image_px] or dim != shape.dim:
         raise HeadError(
-            f"{where} is damaged: its signature says {pixels} pixels and {dim} numbers out, its tensors "
+            f"{where} is damaged: its signature says {_shown(pixels)} pixels and {_shown(dim)} numbers out, its tensors "
             f"{[3, shape.image_px, shape.image_px]} and {shape.dim}"
         )
 
@@ -611,15 +625,15 @@ def _in_folder(folder: Path) -> Path:
 def shard_files(index: Path, *, are_here: bool = False) -> dict[str, Path]:
     """Tensor name -> file, of a sharded Hugging Face checkpoint. Raises HeadError; where `are_here`, for missing files, too."""
     try:
-        weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weights = json_value(index.read_text(encoding="utf-8"))["weight_map"]
         found = {str(name): index.parent / Path(str(file)).name for name, file in weights.items()}
+        missing = sorted({path.name for path in found.values() if not path.is_file()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HeadError(
             f"{index} is not a sound index of a sharded checkpoint ({' '.join(str(error).split())[:100]})"
         ) from None
-    missing = sorted({path.name for path in found.values() if not path.is_file()})
     if missing and are_here:
-        raise HeadError(f"{index.parent} is not complete: {', '.join(missing)} of {index.name} are missing")
+        raise HeadError(f"{index.parent} is not complete: {listed(missing)} of {index.name} are missing")
     return found
 
 
@@ -650,12 +664,32 @@ def _mapped(files: Mapping[str, Path]) -> _Read:
     return read
 
 
+def _kept_configs(text: str) -> dict[str, Any]:
+    """The configurations that `towers.keep` noted; none where they are no longer what it wrote."""
+    found = _parsed(text)
+    return found if isinstance(found, dict) else {}
+
+
 def _parsed(text: str) -> Any:
     """A text of a safetensors header: birder keeps JSON there."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return json_value(text)
+    except ValueError:
         return text
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is what JSON could hold, and no more of it than settings are."""
+    left, waiting = _MAX_SETTINGS, [value]
+    while waiting and left:
+        one, left = waiting.pop(), left - 1
+        if isinstance(one, dict):
+            waiting += [*one, *one.values()] if len(one) < left else [None] * left
+        elif isinstance(one, list | tuple):
+            waiting += one[:left]
+        elif one is not None and type(one) not in (str, int, float, bool):
+            return False
+    return not waiting
 
 
 def _load_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -672,7 +706,7 @@ def _load_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         )
         if inner is None:
             break
-        metadata |= {key: value for key, value in found.items() if key != inner and isinstance(key, str)}
+        metadata |= {key: found[key] for key in _TOLD if key in found and key != inner and _is_plain(found[key])}
         found = found[inner]
     if not isinstance(found, Mapping):
         raise HeadError(f"{path} holds a {type(found).__name__}, not a state dict of named tensors")
