@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from beholder.__main__ import main
+from beholder.errors import InputError
+from beholder.planning.rates import load
 from planning.conftest import TYPED
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bad-input.md"
@@ -77,3 +79,12 @@ def test_wrong_input_is_one_clear_line(
 
 def test_every_row_of_the_documentation_is_tested() -> None:
     assert list(documented()) == list(CASES)
+
+
+def test_rates_beyond_all_numbers(tmp_path: Path) -> None:
+    """Whole numbers of JSON have no bound; those that no float64 holds are no rates."""
+    path = tmp_path / "r.json"
+    for number in (10**400, -(10**400), 1 << 1024):
+        path.write_text(json.dumps({**TYPED, "busy": number}), encoding="utf-8")
+        with pytest.raises(InputError, match="r.json cannot be used: busy is no number"):
+            load(str(path))

@@ -164,6 +164,7 @@ def test_a_map_that_was_changed_is_refused(tmp_path: Path, field: str, value: ob
     [
         ("scores", [0.0]), ("scores", ["a", "b", "c", "d"]), ("values", [4.0, 3.0, 2.0, 1.0]), ("values", [1, 2, 3, None]),
         ("of", None), ("onto", {"kind": "else"}), ("method", "guess"), ("num_pictures", -1), ("error", "much"),
+        ("error", 10**400), ("scores", [1, 2, 3, 10**400]),
         ("bounds", {"scores": []}), ("version", 9),
     ],
 )  # fmt: skip

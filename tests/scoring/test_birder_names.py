@@ -296,6 +296,10 @@ def test_sources_of_webdatasets(tmp_path: Path) -> None:
             info.write_text("[1]")
         with pytest.raises(InputError, match=text):
             find_sources(BirderFlags(**{**wds, "data_path": (), "wds_info": (str(info),), "wds_split": split}))
+    for wrong, text in (("[" * 100_000, "not a webdataset"), ('{"splits": [[1, 2]]}', "no split 'validation'; .*: 1$")):
+        info.write_text(wrong)
+        with pytest.raises(InputError, match=text):
+            find_sources(BirderFlags(**{**wds, "data_path": (), "wds_info": (str(info),)}))
 
 
 def test_the_number_in_the_name(tmp_path: Path) -> None:

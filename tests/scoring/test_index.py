@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from beholder.io import records
@@ -183,3 +186,30 @@ def test_of_what_is_set_aside_no_index_is_kept(tmp_path: Path) -> None:
     assert len([found for found in place.finished_shards(names, "f") if isinstance(found, EarlierShard)]) == len(names)
     folder.remove_set_aside()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("at", "changed"),
+    [
+        (2, {"more": [{}, None, {}, {}]}), (2, {"more": [{"a": "b"}, {}, {}, {}]}), (2, {"counts": [1.5, 1.5, 0]}), (2,
+            {"files": 5}),
+        (2, {"more": [{}, {"s": {"bins": "1:2:!", "mean": 1}}, {}, {}]}), (2, {"more": [{}, {"s": {"bins": "", "mean": []}}, {},
+            {}]}),
+        (2, {"of": [1]}), (1, "text"), (1, []),
+    ],
+)  # fmt: skip
+def test_a_segment_with_other_things_than_we_write(at: int, changed: Any, tmp_path: Path, job: Any) -> None:
+    """Its checksum is right, so somebody has made it; it is passed over as damaged ones are."""
+    first = job()
+    (segment,) = segments(tmp_path / "out")
+    with pa.CompressedInputStream(pa.BufferReader(segment.read_bytes()), "zstd") as source:
+        lines = source.read().splitlines()[:-1]
+    lines[at] = json.dumps(json.loads(lines[at]) | changed if isinstance(changed, dict) else changed).encode()
+    text = b"\n".join([*lines, b""])
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as out:
+        out.write(text + json.dumps({"sha256": hashlib.sha256(text).hexdigest()}).encode() + b"\n")
+    segment.write_bytes(bytes(sink.getvalue()))
+    again = job()
+    assert (again.num_new, again.num_read, again.damaged) == (0, 300, [])
+    assert again.to_json()["scores"] == first.to_json()["scores"]

@@ -98,7 +98,10 @@ def test_another_machines_is_taken_over_when_it_is_not_renewed(root: str) -> Non
     assert names(root) == []
 
 
-STRANGE = {"since": "yesterday"}, {"since": "2026-01-01T00:00:00"}, {"interval_s": float("nan")}, {"interval_s": 10**400}
+STRANGE = (
+    {"since": "yesterday"}, {"since": "2026-01-01T00:00:00"}, {"interval_s": float("nan")}, {"interval_s": 10**400},
+    {"pid": 2**63, "machine": lock.this_machine()}, {"pid": -5, "machine": lock.this_machine()},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

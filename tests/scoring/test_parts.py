@@ -166,6 +166,12 @@ def test_what_is_no_part_is_refused(text: str, rows: Path, tmp_path: Path, plain
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("text", ["1" * 5000 + "/2", "0/" + "9" * 5000, "slurm"])
+def test_numbers_of_thousands_of_digits_are_no_part(text: str) -> None:
+    with pytest.raises(InputError, match="^--part "):
+        share_of(text, {"SLURM_ARRAY_TASK_ID": "9" * 5000, "SLURM_ARRAY_TASK_COUNT": "5"})
+
+
 @pytest.mark.parametrize("more", [{"overwrite": True}, {"retry_rejects": True}, {"vanished": "keep"}])
 def test_what_is_for_the_whole_is_refused(more: dict[str, Any], rows: Path, tmp_path: Path, plain_head: Path) -> None:
     with pytest.raises(BeholderError, match="without --part"):

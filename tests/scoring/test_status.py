@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from beholder import InputError
+from beholder import InputError, OutputError
 from beholder.cli.status import status_lines
 from beholder.io.places import listing
 from beholder.scoring import lock
+from beholder.scoring.check import check_result
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import embed, score
@@ -359,3 +360,32 @@ def test_a_part_that_was_killed_and_done_again_is_not_told_of(rows: Path, small_
     assert "ended without" not in beholder("status", tmp_path / "out").stdout
     next((tmp_path / "out" / "done").glob("*.json")).unlink()
     assert "ended without" in beholder("status", tmp_path / "out").stdout
+
+
+@pytest.mark.parametrize(
+    "planned", [{}, {"shards": "x", "rows": None}, {"shards": -1, "rows": 10**400}, {"shards": 2.5}, [1], None]
+)
+def test_a_record_that_plans_no_count(planned: Any, rows: Path, small_head: Path, tmp_path: Path) -> None:
+    """A record that was changed by hand, and has no checksum any more."""
+    score(job(rows, str(tmp_path / "out"), small_head))
+    path = tmp_path / "out" / "beholder.json"
+    record = json.loads(path.read_text()) | {"planned": planned}
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    found = status_of(str(tmp_path / "out"))
+    assert (found.num_shards, found.num_rows, found.num_shards_done, found.num_read) == (None, None, 10, 2 * NUM_ROWS)
+    assert check_result(str(tmp_path / "out")).num_planned is None
+    beholder("status", str(tmp_path / "out"), check=True)
+
+
+@pytest.mark.parametrize("result", [None, {}, {"num_read": 5}, "x"])
+def test_a_joined_result_whose_record_has_no_counts(result: Any, rows: Path, small_head: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    score(job(rows, str(out), small_head))
+    path = Path(f"{out}.beholder.json")
+    record = json.loads(path.read_text()) | {"result": result}
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(OutputError, match=r"out.parquet.beholder.json is damaged: ") as caught:
+        status_of(str(out))
+    assert "\n" not in str(caught.value)

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError, InputError
 from beholder.io import storage
+from beholder.io.records import json_value
 from beholder.sources import parquet
 from beholder.sources.file_kinds import SIDECAR_SUFFIXES, head_of, is_tar_name, kind_of_bytes, suffix_of
 from beholder.sources.reader import PicturePart, PictureRef, SourceOptions, picture_reader, refs_of
@@ -359,7 +360,7 @@ def _read_kept(place: str, path: str, num_bytes: int) -> TarMembers | None:
         if hashlib.sha256(contents).digest() != digest:
             return None
         table = pa.ipc.open_file(pa.py_buffer(contents)).read_all()
-        told = json.loads(table.schema.metadata[b"tar"])
+        told = json_value(table.schema.metadata[b"tar"])
         broken = told["broken"] and (told["broken"][0], PictureReason(told["broken"][1]), told["broken"][2])
         is_right = table.schema.equals(_SCHEMA, check_metadata=False) and told["num_bytes"] == num_bytes
         return TarMembers(path, num_bytes, told["is_plain"], table, broken) if is_right else None

@@ -265,7 +265,7 @@ def _taken(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         return _object(kind, value, where)
     if kind is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 1 << 1023 else math.inf
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise records.DamagedRecordError(f"{where} is no {'number' if kind in (int, float) else kind.__name__}")
     least_of = _POSITIVE if kind in (int, float) else ()

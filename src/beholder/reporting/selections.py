@@ -204,7 +204,7 @@ def _funnel(record: dict[str, Any]) -> list[Step]:
             )
             for step in record.get("funnel") or []
         ]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return []
 
 

@@ -272,7 +272,7 @@ def read_map(path: str) -> ScaleMap:
         if record.get("format") != SCALE_MAP_FORMAT or record.get("version") != _VERSION:
             raise records.DamagedRecordError(f"it is no {SCALE_MAP_FORMAT} of version {_VERSION}")
         return _parsed(record)
-    except (records.DamagedRecordError, KeyError, TypeError, ValueError) as error:
+    except (records.DamagedRecordError, KeyError, TypeError, ValueError, OverflowError) as error:
         why = str(error) if isinstance(error, records.DamagedRecordError) else "a field of it is missing or of another kind"
         raise InputError(f"{path} is damaged: {why}; remove it, and run beholder calibrate again") from None
 

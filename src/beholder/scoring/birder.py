@@ -6,7 +6,6 @@ links too, whose name ends like one of `SUFFIXES`; all paths of all arguments to
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections import Counter
@@ -22,6 +21,7 @@ import pyarrow.compute as pc
 from beholder.engine import Precision
 from beholder.errors import BeholderError, HeadError, InputError, reading_failed
 from beholder.io import storage
+from beholder.io.records import json_value
 from beholder.notices import doing
 from beholder.options import MOST_WORKERS, option
 from beholder.scoring.options import EmbedOptions, FolderLabels
@@ -246,12 +246,12 @@ def _parent(path: str) -> str:
 def _read_info(path: str, split: str) -> dict[str, Any]:
     """A split of an info file. Raises InputError."""
     try:
-        splits = dict(json.loads(storage.read_range(path, 0, storage.size(path)))["splits"])
+        splits = dict(json_value(storage.read_range(path, 0, storage.size(path)))["splits"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"--wds-info {path}: not a webdataset _info.json: no JSON object with splits") from None
     found = splits.get(split)
     if found is None:
-        raise InputError(f"--wds-info {path}: no split {split!r}; choose another --wds-split: {', '.join(splits)}")
+        raise InputError(f"--wds-info {path}: no split {split!r}; choose another --wds-split: {', '.join(map(str, splits))}")
     names = found.get("filenames") if isinstance(found, dict) else None
     if not isinstance(names, list) or not isinstance(found.get("num_samples"), int):
         raise InputError(f"--wds-info {path}: the split {split!r} lacks filenames or num_samples")
@@ -358,7 +358,7 @@ def read_classes(path: Path) -> dict[str, int]:
         if path.suffix == ".safetensors":
             from beholder.models.checkpoints import open_tensors
 
-            found = json.loads(open_tensors(str(path)).metadata.get("class_to_idx", "{}"))
+            found = json_value(open_tensors(str(path)).metadata.get("class_to_idx", "{}"))
         else:
             from beholder.models.checkpoints import load_weights
 
@@ -366,7 +366,7 @@ def read_classes(path: Path) -> dict[str, int]:
             found = held.get("class_to_idx", {}) if isinstance(held, dict) else {}
     except HeadError:
         return {}
-    except (ValueError, RecursionError):
+    except ValueError:
         found = None
     if not isinstance(found, dict) or not all(type(number) is int for number in found.values()):
         raise HeadError(f"{path}: its class_to_idx is no table of class names and whole numbers; export the network again")

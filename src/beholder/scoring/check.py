@@ -31,7 +31,7 @@ from beholder.scoring.folder import can_be_read, is_own_file, marker_of
 from beholder.scoring.lock import holders
 from beholder.scoring.output import EMBEDDINGS, SCORES, TABLES, RunOutput, output_of
 from beholder.scoring.reopen import FinishedResult
-from beholder.scoring.run import PLANNED
+from beholder.scoring.run import planned_of
 from beholder.scoring.shards import KEPT_NAME, EarlierShard, ShardResult, is_shard_file
 from beholder.scoring.watch import is_run_file
 
@@ -230,8 +230,7 @@ class _Check:
         found.is_running = any(is_there for _, is_there in holders(folder.root))
         found.num_shards = 0
         record = self._record(folder.place_of(columns.STAMP_FILE)) or {}
-        planned = record.get(PLANNED)
-        found.num_planned = planned.get("shards") if isinstance(planned, dict) else None
+        found.num_planned, _ = planned_of(record)
         found.is_plan_unknown = bool(record) and found.num_planned is None and "result" not in record
         keeps = False
         for name, looked in places.in_threads(lambda name: (name, self._look(name, record)), self._markers()):

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.io.places import Entry
-from beholder.io.records import DamagedRecordError
+from beholder.io.records import DamagedRecordError, json_value
 from beholder.scoreset.numbers import packed
 from beholder.scoring.shards import EarlierShard, ShardResult, is_shard_file
 
@@ -32,6 +32,7 @@ MERGED_AT_ONCE = 8
 """So many segments of about the same size become one."""
 _FORMAT = {"format": "beholder-index", "version": 1}
 _CHECKSUM = "sha256"
+_BINS = re.compile(r"([1248]:\d{1,9}:[A-Za-z0-9+/]*=*)?")
 _PIECE_BYTES = 1 << 20
 
 
@@ -84,21 +85,21 @@ def unpack(data: bytes, folder: str) -> Iterator[IndexedShard]:
         with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as source:
             text = source.read()
         at = text.rstrip(b"\n").rfind(b"\n") + 1
-        if json.loads(text[at:])[_CHECKSUM] != hashlib.sha256(memoryview(text)[:at]).hexdigest():
+        if json_value(text[at:])[_CHECKSUM] != hashlib.sha256(memoryview(text)[:at]).hexdigest():
             raise DamagedRecordError("its checksum (sha256) does not fit its contents")
         lines = text[:at].splitlines()
-        if json.loads(lines[0]) != _FORMAT:
+        if json_value(lines[0]) != _FORMAT:
             raise DamagedRecordError("it is of another format or version")
         shared: list[Any] = []
         for line in lines[1:]:
-            found = json.loads(line)
+            found = json_value(line)
             if isinstance(found, list):
                 shared.append(found)
             else:
                 yield _restored(found, shared, folder)
     except DamagedRecordError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise DamagedRecordError(f"it is no segment of an index ({' '.join(str(error).split())[:100]})") from None
 
 
@@ -112,12 +113,18 @@ def check(file: IO[bytes]) -> None:
                 at = rest.rstrip(b"\n").rfind(b"\n") + 1
                 digest.update(rest[:at])
                 rest = rest[at:]
-        if json.loads(rest)[_CHECKSUM] != digest.hexdigest():
+        if json_value(rest)[_CHECKSUM] != digest.hexdigest():
             raise DamagedRecordError("its checksum (sha256) does not fit its contents")
     except DamagedRecordError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedRecordError(f"it is no segment of an index ({' '.join(str(error).split())[:100]})") from None
+
+
+def _is_statistics(found: Any) -> bool:
+    """Whether something looks like what `numbers.packed` makes of the statistics of scores."""
+    is_packed = isinstance(found["bins"], str) and _BINS.fullmatch(found["bins"]) is not None
+    return is_packed and all(one is None or type(one) in (int, float) for name, one in found.items() if name != "bins")
 
 
 def _restored(line: dict[str, Any], shared: Sequence[Any], folder: str) -> IndexedShard:
@@ -127,6 +134,10 @@ def _restored(line: dict[str, Any], shared: Sequence[Any], folder: str) -> Index
         raise DamagedRecordError("it names files of another shard")
     reasons, stats, traits, remarks = line["more"]
     num_read, num_scored, num_rejected = line["counts"]
+    counts = [one for words in (reasons, traits, remarks) for one in words.values()]
+    counts += [num_read, num_scored, num_rejected, *(said[0] for said in files.values())]
+    if not all(type(one) is int and one >= 0 for one in counts) or not all(map(_is_statistics, stats.values())):
+        raise DamagedRecordError("it holds other things than counts and statistics")
     result = ShardResult(
         num_read,
         num_scored,

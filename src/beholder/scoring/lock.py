@@ -49,6 +49,7 @@ _MOMENT_S = 0.05
 _MOST_BYTES = 1 << 14
 _held_here: set[str] = set()
 """Tokens of the locks that runs of this process hold."""
+_MOST_PID = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Holder:
             made = cls(**{item.name: found[item.name] for item in fields(cls)})
             kinds = {"str": str, "int": int, "float": (int, float)}
             is_right = all(isinstance(getattr(made, item.name), kinds[str(item.type)]) for item in fields(cls))  # type: ignore[arg-type]
-            is_right = is_right and math.isfinite(made.interval_s) and datetime.fromisoformat(made.since).tzinfo is not None
+            is_right = is_right and 0 <= made.pid < _MOST_PID and math.isfinite(made.interval_s)
+            is_right = is_right and datetime.fromisoformat(made.since).tzinfo is not None
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
         return made if is_right else None

@@ -53,19 +53,24 @@ class Share:
 _SLURM = "SLURM_ARRAY_TASK"
 
 
+def _is_count(text: str) -> bool:
+    """Whether a text is a whole number of up to 18 digits; Python refuses those of thousands."""
+    return text.isdecimal() and len(text) <= 18
+
+
 def share_of(text: str, environment: Mapping[str, str]) -> Share:
     """The share that `--part` names: "3/64", or "slurm": that of the task of a job array that this is. Raises InputError."""
     if text == "slurm":
         names = [f"{_SLURM}_{word}" for word in ("ID", "COUNT", "MIN", "STEP")]
         values = [environment.get(name, default) for name, default in zip(names, ("", "", "0", "1"), strict=True)]
-        if not all(value.isdecimal() for value in values) or not int(values[3]):
+        if not all(map(_is_count, values)) or not int(values[3]):
             raise InputError(f"--part slurm: this is no task of a SLURM job array ({names[0]} and {names[1]} are not set)")
         task, count, first, step = map(int, values)
         number = (task - first) // step
         hint = f"{names[0]} is {task}, {names[1]} {count}, {names[2]} {first}"
     else:
         before, slash, after = text.partition("/")
-        if not (slash and before.isdecimal() and after.isdecimal()):
+        if not (slash and _is_count(before) and _is_count(after)):
             raise InputError(f"--part {text}: say K/N, such as 3/64, or slurm")
         number, count = int(before), int(after)
         hint = f"parts of {count:,} are 0/{count} to {count - 1}/{count}" if count else "there is at least one part"

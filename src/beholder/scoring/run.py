@@ -158,6 +158,14 @@ _OF_INPUTS = ("columns", PICTURES, PLANNED)
 """What a record says that depends on the inputs."""
 
 
+def planned_of(record: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Shards and rows that a run's record says it has in all; None for what it does not say, or says by no count."""
+    planned = record.get(PLANNED)
+    said = [planned.get(name) for name in ("shards", "rows")] if isinstance(planned, Mapping) else [None, None]
+    num_shards, num_rows = (one if type(one) is int and 0 <= one < 1 << 63 else None for one in said)
+    return num_shards, num_rows
+
+
 OnDone = Callable[[Shard, IndexedShard, Any], None]
 """Told of a shard that is done: the shard, what its marker says and how its files look, `Step.noted`."""
 DoPending = Callable[[Sequence[Shard], list[EarlierShard], list[EarlierShard], OnDone], None]

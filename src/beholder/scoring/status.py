@@ -16,10 +16,11 @@ from typing import Any, Literal
 from beholder import columns
 from beholder.columns import in_order
 from beholder.errors import InputError
+from beholder.io.records import DamagedRecordError
 from beholder.scoring.folder import marker_of
 from beholder.scoring.lock import Holder, holders
 from beholder.scoring.output import EMBEDDINGS, SCORES, RunOutput, output_of
-from beholder.scoring.run import PLANNED
+from beholder.scoring.run import planned_of
 from beholder.scoring.shards import KEPT_NAME, ShardResult
 
 RATE_OF_LAST_S = 300.0
@@ -128,8 +129,7 @@ def status_of(output: str) -> RunStatus:
     if num_damaged and folder.read_record() is None:
         return _joined(out, {})
     at_work = [holder for holder, is_there in who if is_there]
-    planned = record.get(PLANNED)
-    num_shards, num_rows = (planned["shards"], planned["rows"]) if isinstance(planned, dict) else (None, None)
+    num_shards, num_rows = planned_of(record)
     num_done = sum(not one.is_kept for one in done)
     rate, rate_s = _rate(done, now, at_work)
     is_whole = num_shards is not None and num_done >= num_shards and not out.is_separate
@@ -178,7 +178,10 @@ def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
                 + ("" if out.is_separate else f" in it; name what -o of beholder {SCORES.noun[:-1]} or embed names")
             )
         record = found
-    result = ShardResult.from_json(record["result"])
+    try:
+        result = ShardResult.from_json(record["result"])
+    except DamagedRecordError as error:
+        raise out.damaged(error) from None
     return RunStatus(
         output=out.out,
         noun=_noun(record),

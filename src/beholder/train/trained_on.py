@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +13,7 @@ import numpy.typing as npt
 
 from beholder.errors import BeholderError
 from beholder.io import storage
+from beholder.io.records import json_value
 from beholder.train.folds import list_sha256
 
 MOST = 100_000
@@ -99,7 +98,7 @@ def trained_on(head: str, sha256: str | None) -> TrainedOn | None:
     try:
         if not storage.exists(path) or storage.size(path) > _MOST_RECORD:
             return None
-        record = json.loads(storage.read_range(path, 0, storage.size(path)))
+        record = json_value(storage.read_range(path, 0, storage.size(path)))
     except (BeholderError, OSError, ValueError):
         return None
     if not isinstance(record, dict) or (sha256 and record.get("sha256") != sha256):
@@ -117,5 +116,5 @@ def _read(found: Any) -> TrainedOn | None:
             hashes=np.unique(hashes),
             is_whole=bool(found["is_whole"]),
         )
-    except (KeyError, TypeError, ValueError, binascii.Error):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -151,7 +151,12 @@ def test_of_very_many_names_the_smallest_hashes_estimate_the_share() -> None:
     assert found.share(hashed(["q1", "q2"]).reshape(2, 1)) == 0
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"trained_on": {"hashes": "%%"}}', '{"trained_on": 3}', "\xff"])
+_ENDLESS = '{"trained_on": {"hashes": "", "samples_sha256": "", "is_whole": true, "num_pictures": 1e999}}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"trained_on": {"hashes": "%%"}}', '{"trained_on": 3}', "\xff", "[" * 100_000, _ENDLESS]
+)
 def test_what_is_no_record_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "h.json").write_text(text, encoding="latin-1")
     assert trained_on(str(tmp_path / "h.safetensors"), None) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from beholder import columns
 from beholder.curate.select.tables import list_record
 from beholder.errors import InputError
 from beholder.io import storage
+from beholder.io.records import json_value
 from beholder.io.tables import write_table
 from beholder.scoreset.joined import holds_bytes
 from beholder.scoreset.scales import ScaleMap
@@ -53,7 +53,7 @@ def is_calibrated(path: str) -> bool:
     if path.lower().endswith(".parquet"):
         try:
             with storage.open_parquet(path) as file:
-                record = json.loads((file.schema_arrow.metadata or {}).get(b"beholder", b"{}"))
+                record = json_value((file.schema_arrow.metadata or {}).get(b"beholder", b"{}"))
         except (InputError, ValueError):
             return False
         return isinstance(record, dict) and record.get("format") == CALIBRATED_FORMAT
