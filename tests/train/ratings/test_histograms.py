@@ -144,3 +144,12 @@ def test_damaged_histograms_are_counted() -> None:
 def test_embeddings_are_no_histogram() -> None:
     wide = {f"{number}": [0.1, 0.2] for number in range(64)}
     assert read_ratings(pd.DataFrame({"image": ["a", "b"], "rating": [1, 2], **wide})).kind == "mean"
+
+
+@pytest.mark.parametrize("line", ["7", "7 8", " ".join(["7"] * 16), "9" * 5000])
+def test_ava_with_other_than_15_numbers(line: str, tmp_path: Path) -> None:
+    """One number alone was once taken for all fifteen."""
+    path = tmp_path / "AVA.txt"
+    path.write_text(f"{AVA}{line}\n")
+    with pytest.raises(InputError, match=r"AVA.txt, line 4: expected the 15 whole numbers of AVA.txt"):
+        read_ratings(path)

@@ -165,3 +165,58 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(path, np.array([{}, 1], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match=r"cannot be read as .npy: Object arrays cannot be loaded"):
         read_ratings(path)
+
+
+ODD_TASKS: dict[str, Any] = {
+    "no answers": {"annotations": 5}, "answers in an object": {"annotations": {"a": 1}},
+    "answers that are none": {"annotations": [1, None, "x"]},
+    "results that are none": {"annotations": [{"completed_by": 1, "result": 7}]}, "no data": {"data": None},
+    "a result of another kind": {"annotations": [{"result": ["rating", {"type": "rating", "value": [1]}]}]},
+    "a number without bounds": {"annotations": [{"result": [{"type": "rating", "value": {"rating": 10**400}}]}]},
+    "no number": {"annotations": [{"result": [{"type": "rating", "value": {"rating": float("nan")}}]}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD_TASKS)
+def test_label_studio_with_parts_of_other_kinds(kind: str, tmp_path: Path) -> None:
+    """They are counted as what holds no rating; the other tasks are read."""
+    path = tmp_path / "export.json"
+    good = [rated(f"{stars}.jpg", (1, stars)) for stars in range(1, 5)]
+    path.write_text(json.dumps([*good, rated("x.jpg", (1, 1)) | ODD_TASKS[kind]]))
+    assert values(read_ratings(path)) == {"1.jpg": 1, "2.jpg": 2, "3.jpg": 3, "4.jpg": 4}
+
+
+def test_halves_of_letters_in_json(tmp_path: Path) -> None:
+    """JSON can hold half of a pair of surrogates; in names they are shown as they stand there."""
+    path = tmp_path / "r.json"
+    rows = [{"image": f"{i}\ud800.jpg", "rating": 1 + i % 5, "odd\ud800": [i]} for i in range(9)]
+    path.write_text(json.dumps(rows))
+    assert read_ratings(path).samples.to_pylist() == [f"{i}\\ud800.jpg" for i in range(9)]
+    path.write_text(json.dumps([rated(f"{stars}\ud800.jpg", ("\udfff", stars)) for stars in range(1, 5)]))
+    assert read_ratings(path).samples.to_pylist() == [f"{stars}\\ud800.jpg" for stars in range(1, 5)]
+
+
+def test_simulacra_with_paths_that_are_no_texts(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE ratings (sid, iid, rating); CREATE TABLE images (id); CREATE TABLE paths (iid, path)"
+        )
+        connection.executemany("INSERT INTO ratings VALUES (1, ?, ?)", [(i, 1 + i % 5) for i in range(6)])
+        connection.executemany("INSERT INTO images VALUES (?)", [(i,) for i in range(6)])
+        connection.executemany(
+            "INSERT INTO paths VALUES (?, ?)", [(0, 2.5), (1, 7), (2, b"a.jpg"), (3, None), (4, "d.jpg"), (5, "e")]
+        )
+        connection.commit()
+    assert sorted(read_ratings(path).samples.to_pylist()) == ["2.5", "3", "7", "a.jpg", "d.jpg", "e"]
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '<f8', 'fortran", b"(" * 50, b"{'descr': '<f8', 'shape': (1" + b"0" * 60, b"\xff\xfe"]
+)
+def test_damaged_arrays_of_ratings(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "y.npy"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(80))
+    with pytest.raises(InputError, match="y.npy cannot be read as .npy: .") as caught:
+        read_ratings(path)
+    assert len(str(caught.value).splitlines()) == 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 
-from beholder.errors import InputError
+from beholder.errors import InputError, damaged
 from beholder.io import storage
 from beholder.train.ratings.findings import Findings
 from beholder.train.ratings.options import RatingsOptions
@@ -19,10 +20,9 @@ def read_array(path: str, options: RatingsOptions) -> Ratings:
     """Ratings of shape (N,) or (N, 1); NaN is a missing one. Raises InputError for other arrays."""
     with storage.remote_errors(path), storage.open_binary(path) as file:
         data = file.read()
-    try:
+    with damaged(lambda why: InputError(f"{path} cannot be read as .npy: {why}")), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy and Python remark on odd headers; what matters is raised
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} cannot be read as .npy: {' '.join(str(error).split())[:150]}") from None
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1 or array.dtype.kind not in "fiub":

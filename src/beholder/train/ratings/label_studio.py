@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from beholder.errors import InputError
+from beholder.sources.labels import valid_text
 from beholder.train.ratings.findings import Findings, number_of
 from beholder.train.ratings.means import of_votes
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.pairs import of_pairs
 from beholder.train.ratings.ratings import Ratings, Votes
 
+_MOST_STARS = 1e9
 _UPLOAD = re.compile(r"/data/upload/(?:\d+/)?(?:[0-9a-f]{8}-)?(.+)$")
 _LOCAL = re.compile(r"/data/local-files/?\?d=(.+)$")
 _PICTURE_KEYS = ("image", "img", "picture", "photo", "url", "image_url")
@@ -39,15 +41,16 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], path: str, options: Ra
     pairs: list[tuple[str, str, float]] = []
     counts = {"unannotated": 0, "cancelled": 0, "other": 0, "unnamed": 0}
     for task in tasks:
-        answers = task.get("annotations", task.get("completions")) or []
+        data = task.get("data")
+        answers = _objects(task.get("annotations", task.get("completions")))
         counts["unannotated"] += not answers
         for number, answer in enumerate(answers):
             if answer.get("was_cancelled") or answer.get("skipped"):
                 counts["cancelled"] += 1
                 continue
             rater = _rater(answer, number)
-            for result in answer.get("result") or []:
-                if not _take(result, task["data"], rater, ratings, pairs):
+            for result in _objects(answer.get("result")):
+                if not _take(result, data if isinstance(data, dict) else {}, rater, ratings, pairs):
                     kind = result.get("type")
                     counts["unnamed" if kind in ("rating", "pairwise") else "other"] += 1
     for what, text in (
@@ -68,7 +71,7 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], path: str, options: Ra
             )
         ratings, pairs = ([], pairs) if wanted == "pairs" else (ratings, [])
     if pairs:
-        first, second = (pa.array([pair[side] for pair in pairs], pa.large_string()) for side in (0, 1))
+        first, second = (_texts([pair[side] for pair in pairs]) for side in (0, 1))
         target = np.array([pair[2] for pair in pairs])
         return of_pairs(path, "pairs of Label Studio (Pairwise)", first, second, target, np.ones(len(pairs)), findings)
     if not ratings:
@@ -76,7 +79,7 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], path: str, options: Ra
         raise InputError(
             f"{path} holds tasks of Label Studio, but no result of its Rating or Pairwise tag" + (f": {why}" if why else "")
         )
-    samples, raters = (pa.array([row[side] for row in ratings], pa.large_string()).dictionary_encode() for side in (0, 1))
+    samples, raters = (_texts([row[side] for row in ratings]).dictionary_encode() for side in (0, 1))
     votes = Votes(
         raters=tuple(raters.dictionary.to_pylist()),
         rater=raters.indices.to_numpy().astype(np.int64),
@@ -85,6 +88,16 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], path: str, options: Ra
     )
     layout = "a row per rater, Label Studio's Rating, raters in 'completed_by'"
     return of_votes(path, layout, samples.dictionary.cast(pa.large_string()), votes, options, findings)
+
+
+def _texts(found: Sequence[str]) -> pa.LargeStringArray:
+    """Names, which JSON may give halves of letters."""
+    return pa.array(list(map(valid_text, found)), pa.large_string())
+
+
+def _objects(found: Any) -> list[dict[str, Any]]:
+    """The objects of a list; those that stand where a list was expected are none."""
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _take(
@@ -100,7 +113,7 @@ def _take(
         return False
     if result.get("type") == "rating":
         stars, name = value.get("rating"), _picture(data, result)
-        if isinstance(stars, bool) or not isinstance(stars, int | float) or name is None:
+        if isinstance(stars, bool) or not isinstance(stars, int | float) or not abs(stars) <= _MOST_STARS or name is None:
             return False
         ratings.append((name, rater, float(stars)))
         return True

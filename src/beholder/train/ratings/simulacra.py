@@ -45,7 +45,7 @@ def read_simulacra(path: str, options: RatingsOptions) -> Ratings:
             )
             rater = "'?'" if who is None else f"coalesce(CAST(r.{who} AS TEXT), '?')"
             query = (
-                f"SELECT coalesce({name}, CAST(i.id AS TEXT)), {rater}, r.rating FROM ratings AS r "
+                f"SELECT CAST(coalesce({name}, i.id) AS TEXT), {rater}, r.rating FROM ratings AS r "
                 f"JOIN images AS i ON i.id = r.iid {joined} ORDER BY r.rowid"
             )
             rows = connection.execute(query).fetchall()

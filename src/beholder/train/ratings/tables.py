@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from beholder.errors import InputError
 from beholder.io import schemas, storage
 from beholder.io.tables import check_names, header_of, open_table, read_objects
+from beholder.sources.labels import valid_text
 from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.ratings import Floats
 
@@ -92,7 +93,8 @@ def frame_table(table: pa.Table, named: str, kind: str = "frame") -> RatingTable
 def objects_table(rows: Sequence[dict[str, Any]], path: str) -> RatingTable:
     """A table of JSON objects: a column for each key, null where a row lacks it."""
     names = list(dict.fromkeys(key for row in rows for key in row))
-    return frame_table(pa.table({name: _column([row.get(name) for row in rows]) for name in names}), path, "JSON")
+    columns = {valid_text(name): _column([row.get(name) for row in rows]) for name in names}
+    return frame_table(pa.table(columns), path, "JSON")
 
 
 def read_json(path: str) -> list[dict[str, Any]]:
@@ -111,6 +113,8 @@ def ava_table(path: str) -> RatingTable:
         if not fields:
             continue
         try:
+            if len(fields) != len(AVA_COLUMNS):
+                raise ValueError(fields)
             numbers[count] = [int(each) for each in fields]
         except (ValueError, OverflowError):
             raise InputError(
@@ -144,9 +148,10 @@ def _column(values: list[Any]) -> pa.Array:
     """An Arrow array of JSON values; where they are of several kinds, their texts."""
     try:
         return pa.array(values)
-    except (pa.ArrowException, OverflowError, TypeError):
+    except (pa.ArrowException, OverflowError, TypeError, UnicodeError):
         texts = [
-            value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values
+            None if value is None else valid_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            for value in values
         ]
         return pa.array(texts, pa.large_string())
 
