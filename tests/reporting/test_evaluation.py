@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beholder.errors import OutputError
+from beholder.errors import InputError, OutputError
 from beholder.reporting.evaluation import MARK, EvaluationRun, write_evaluation
 from beholder.train.evaluate.options import EvaluateOptions
 from oracles.html_page import Page
@@ -122,3 +122,11 @@ def test_the_page_is_an_html_file(tmp_path: Path) -> None:
     options = EvaluateOptions(sources=("s.csv",), ratings="r.csv", out=str(tmp_path / "page.pdf"))
     with pytest.raises(OutputError, match=r"page\.pdf: the page is an HTML file; give it a name that ends in \.html"):
         write_evaluation(options)
+
+
+@pytest.mark.parametrize("moment", ["soon", "1e9", "9" * 30, "nan"])
+def test_a_moment_that_is_none(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", moment)
+    with pytest.raises(InputError, match=f"SOURCE_DATE_EPOCH is '{moment}'; give seconds since 1970, or unset it"):
+        made(tmp_path, "means")
+    assert not (tmp_path / "page.html").exists()

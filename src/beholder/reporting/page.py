@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from beholder.errors import InputError
 from beholder.reporting import charts
 
 
@@ -51,7 +52,12 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
 
 def made_at() -> str:
     """The present time (of $SOURCE_DATE_EPOCH, where that is set), as pages show it."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = time.gmtime(int(given or time.time()))
+    except (ValueError, OverflowError, OSError):
+        raise InputError(f"SOURCE_DATE_EPOCH is {given!r}; give seconds since 1970, or unset it") from None
+    return time.strftime("%Y-%m-%d %H:%M UTC", moment)
 
 
 def policy(style: str, script: str) -> str:
