@@ -61,6 +61,7 @@ class Target:
         name: of the file; its suffix may decide.
         tokens: words of the format.
         insides: changes within the format; each file takes one of them or, in half of the cases, plain bytes.
+        is_made: the files are made by `insides` alone: plain changes of their bytes would only break what stands for the input.
         is_text: lines and numbers are changed besides bytes.
         count: files of the quick test.
         limit_s: a file may take so much processor time, in seconds, and 5 times as long by the clock.
@@ -75,6 +76,7 @@ class Target:
     name: str
     tokens: tuple[bytes, ...] = ()
     insides: tuple[Inside, ...] = ()
+    is_made: bool = False
     is_text: bool = False
     count: int = 100
     limit_s: float = 10.0
@@ -360,7 +362,7 @@ class _Feeder:
         change = (
             functools.partial(mutated_text, rng=rng, tokens=tokens) if self.target.is_text and rng.random() < 0.8 else plain
         )
-        if self.target.insides and rng.random() < 0.6:
+        if self.target.insides and (self.target.is_made or rng.random() < 0.6):
             with contextlib.suppress(Exception):  # a seed that was damaged has no such piece any more
                 return rng.choice(self.target.insides)(seed, functools.partial(mutated, rng=rng, tokens=tokens), rng)
         return change(seed)
