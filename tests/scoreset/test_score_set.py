@@ -23,7 +23,7 @@ from beholder.cli.app import app
 from beholder.errors import InputError
 from beholder.io.records import sealed
 from beholder.models.catalog import DEFAULT_HEAD
-from beholder.scoreset.score_set import ROW, ScoreSet, open_scores, quoted, text_literal
+from beholder.scoreset.score_set import ROW, ScoreSet, heads_recorded, open_scores, quoted, text_literal
 from beholder.scoring.options import EmbedOptions, ScoreOptions
 from beholder.scoring.score import embed, score
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
@@ -246,6 +246,21 @@ def test_records_that_others_wrote_are_taken_as_far_as_they_are_sound() -> None:
         given = pa.table({"sample": ["a"], "score": [1.0]}).replace_schema_metadata({"beholder": json.dumps(record)})
         with open_scores(given) as scores:
             assert scores.head_names == {"score": None}
+
+
+def test_the_head_of_a_column_is_what_the_record_says_else_its_name() -> None:
+    """A record may name fewer heads than columns; of a column that others name by a public head, that is known."""
+    record = {"score_columns": ["a", "b"], "heads": [{"name": "mine", "sha256": "12"}]}
+    given = pa.table({"sample": ["x"], "a": [1.0], "b": [2.0]}).replace_schema_metadata({"beholder": json.dumps(record)})
+    assert heads_recorded(record) == {"a": {"name": "mine", "sha256": "12"}}
+    assert heads_recorded({**record, "heads": ["mine", {}]}) == {"b": {}}
+    assert heads_recorded({"heads": [{}]}) == heads_recorded({}) == {}
+    with open_scores(given, score_column="a") as scores:
+        assert scores.head_record("a") == {"name": "mine", "sha256": "12"}
+    with open_scores(pa.table({"URL": ["x"], "aesthetic": [1.0]})) as scores:
+        assert scores.head_record("aesthetic") == {"name": "sa_0_4_vit_l_14_linear"}
+    with open_scores(pa.table({"sample": ["x"], "score": [1.0]})) as scores:
+        assert scores.head_record("score") == {"name": None}
 
 
 def test_kept_embeddings_are_found(tmp_path: Path) -> None:

@@ -408,12 +408,10 @@ def head_in_use(scores: ScoreSet, score: str, backbone: str | None, dim: int) ->
         dim: their length.
     """
     from beholder.models.heads import load_head
-    from beholder.scoreset.score_set import head_recorded
-
     name = scores.head_names.get(score)
     if name is None:
         return None, f"nothing says which head {score} is by, so this started from none"
-    known = head_recorded(scores.record, score)
+    known = scores.head_record(score)
     source, head = known.get("source"), None
     try:
         path = storage.local_path(source) if isinstance(source, str) and storage.is_local(source) else None

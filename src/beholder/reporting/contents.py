@@ -30,7 +30,7 @@ from beholder.scoreset.database import clear_errors, connect
 from beholder.scoreset.joined import narrow
 from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, caption_column_of, picture_column_of
 from beholder.scoreset.rejects import RejectReason, count_reasons
-from beholder.scoreset.score_set import ScoreSet
+from beholder.scoreset.score_set import ScoreSet, heads_recorded
 
 _NUM_EXAMPLES, _NUM_GROUPS = 6, 16
 _MOST_REASONS = 50
@@ -317,11 +317,10 @@ def provenance(scores: ScoreSet, extra: Sequence[tuple[str, str]]) -> list[Facts
     """All that is known of how the scores came to be; `extra` is said of the report itself."""
     record = scores.record
     found = []
-    for name, head in zip(record.get("score_columns") or [], record.get("heads") or [], strict=False):
-        if isinstance(head, Mapping):
-            keys = [key for key in _HEAD_KEYS if head.get(key) not in (None, "")]
-            keys += [key for key in head if key not in _HEAD_KEYS and head[key] not in (None, "", {}, [])]
-            found.append(Facts(f"Head of column {name}", _lines({key: head[key] for key in keys})))
+    for name, head in heads_recorded(record).items():
+        keys = [key for key in _HEAD_KEYS if head.get(key) not in (None, "")]
+        keys += [key for key in head if key not in _HEAD_KEYS and head[key] not in (None, "", {}, [])]
+        found.append(Facts(f"Head of column {name}", _lines({key: head[key] for key in keys})))
     found += [
         Facts(title.capitalize(), _lines(value))
         for title, value in record.items()

@@ -34,8 +34,7 @@ def head_of_column(scores: ScoreSet, column: str, told: str | None = None, *, fl
         InputError: nobody says it; the user names another than the set.
         HeadError: the user names one that cannot be loaded.
     """
-    heads = dict(zip(scores.record.get("score_columns") or [], scores.record.get("heads") or [], strict=False))
-    known = HeadKey.of_record(heads.get(column) or {"name": scores.head_names.get(column)})
+    known = HeadKey.of_record(scores.head_record(column))
     if told is not None:
         named = head_named(told)
         if known is not None and not named.is_same(known):

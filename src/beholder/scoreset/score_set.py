@@ -103,6 +103,10 @@ class ScoreSet:
         """All columns but the sample and the scores, in order."""
         return [name for name in self.schema.names if name != self.sample_column and name not in self.score_columns]
 
+    def head_record(self, column: str) -> dict[str, Any]:
+        """The head of a score column, as the record describes it, else its name alone, which is None where nobody says it."""
+        return heads_recorded(self.record).get(column) or {"name": self.head_names.get(column)}
+
     def batches(self, names: Sequence[str], *, num_rows: int = 1 << 20) -> Iterator[pa.Table]:
         """Rows in order, `names` of `schema` as columns, at most `num_rows` at a time; memory does not grow with the set.
 
@@ -347,23 +351,14 @@ def _scores_in_csv(place: foreign.ScorePlace, score_column: str | None) -> list[
 
 def _score_names(names: Sequence[str], record: dict[str, Any]) -> list[str]:
     """Which of the columns are scores: those that the set's record names, else the first known name."""
-    found = [name for name in _heads_in(record) if name in names]
+    found = [name for name in heads_recorded(record) if name in names]
     return found or [name for name in KNOWN_SCORE_COLUMNS if name in names][:1]
 
 
-def head_recorded(record: Mapping[str, Any], score: str) -> dict[str, Any]:
-    """What the record of a set says about the head of one of its scores; {} where it says nothing."""
-    found = dict(zip(record.get("score_columns") or [], record.get("heads") or [], strict=False)).get(score)
-    return found if isinstance(found, dict) else {}
-
-
-def _heads_in(record: dict[str, Any]) -> dict[str, str | None]:
-    """Score column -> its head, as the record has them."""
-    return {
-        name: head.get("name")
-        for name, head in zip(record.get("score_columns") or [], record.get("heads") or [], strict=False)
-        if isinstance(head, dict)
-    }
+def heads_recorded(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Score column -> what the record of a set, or of a list, says about its head; columns without a word are left out."""
+    columns, heads = record.get("score_columns") or [], record.get("heads") or []
+    return {name: head for name, head in zip(columns, heads, strict=False) if isinstance(head, dict)}
 
 
 def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Collection[str], source: str) -> pa.Schema:
@@ -501,7 +496,7 @@ def _columns_of(
         raise InputError(
             f"{source}: column {sample_column!r} is {kind}, which cannot name rows; name another with --sample-column"
         ) from None
-    heads = _heads_in(record)
+    heads = {name: head.get("name") for name, head in heads_recorded(record).items()}
     if score_column is not None:
         if score_column not in names:
             raise InputError(f"{source} has no column {score_column!r}; it has {', '.join(names[:20])}")

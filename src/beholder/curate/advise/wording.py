@@ -249,9 +249,9 @@ def _about_pixels(scores: ScoreSet, column: str, head: str | None) -> Iterator[s
 
 def _backbone_of(record: Mapping[str, Any], column: str) -> str | None:
     """The tower whose embeddings the head of a column needs, as the record tells it."""
-    heads = dict(zip(record.get("score_columns") or [], record.get("heads") or [], strict=False))
-    head = heads.get(column)
-    found = head.get("backbone") if isinstance(head, Mapping) else None
+    from beholder.scoreset.score_set import heads_recorded
+
+    found = heads_recorded(record).get(column, {}).get("backbone")
     return found if isinstance(found, str) else None
 
 

@@ -74,8 +74,6 @@ def decided(ranks: Rows, dropped: npt.NDArray[np.uint8]) -> list[pa.Array]:
 def list_record(scores: ScoreSet, rules: Mapping[str, Any], num_rows: int, num_kept: int, **more: Any) -> dict[str, Any]:
     """What a list says about itself; its heads and pictures are those of the scores."""
     source = scores.record
-    heads = dict(zip(source.get("score_columns") or [], source.get("heads") or [], strict=False))
-    known = {name: head for name, head in heads.items() if isinstance(head, dict)}
     record = {
         "format": SELECTION_FORMAT,
         "format_version": columns.FORMAT_VERSION,
@@ -85,7 +83,7 @@ def list_record(scores: ScoreSet, rules: Mapping[str, Any], num_rows: int, num_k
         "num_rows": num_rows,
         "num_kept": num_kept,
         "score_columns": list(scores.score_columns),
-        "heads": [known.get(name) or {"name": scores.head_names.get(name)} for name in scores.score_columns],
+        "heads": [scores.head_record(name) for name in scores.score_columns],
         "source_record": source,
     }
     if columns.PICTURES in source:

@@ -20,7 +20,7 @@ from beholder.models.backbones import same_backbone
 from beholder.models.heads import Head, load_head
 from beholder.scoreset.foreign import find_scores, is_csv
 from beholder.scoreset.row_names import open_each_once
-from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet, head_recorded, open_scores, record_in
+from beholder.scoreset.score_set import KNOWN_SCORE_COLUMNS, ScoreSet, open_scores, record_in
 from beholder.sources.detect import detect
 from beholder.sources.find import find_parts
 from beholder.sources.reader import ReadOptions, SourceOptions
@@ -167,7 +167,7 @@ def _add_columns(source: str, tables: Sequence[str], ratings: Ratings, options: 
                 values = np.full(ratings.num_samples, np.nan)
                 values[matched.places] = _values_at(scores, name, matched.rows)
                 head = scores.head_names.get(name) or name
-                known = _known_of(head_recorded(scores.record, name))
+                known = _known_of(scores.head_record(name))
                 hashes = None if known is None else _hashes(ratings, matched, _names_at(scores.samples(), matched.rows))
                 found.scored.append(Scored(name=head, source=source, column=name, scores=values, known=known, hashes=hashes))
     return kept
