@@ -161,10 +161,26 @@ def digits_apart(scores: Sequence[float], *, least: int = 3) -> int:
     return next(enough, 9)
 
 
+def axis_ticks(
+    low: float, high: float, most: int, place: Callable[[float], float], show: Callable[[float], str] = "{:.10g}".format
+) -> list[Tick]:
+    """Marks on an axis, at round steps.
+
+    Args:
+        low: where the axis starts.
+        high: where it ends.
+        most: about how many marks there are at most.
+        place: from values to places.
+        show: from values to what is said of them.
+    """
+    step = nice_step((high - low) / most)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    values = [float(f"{index * step:.10g}") for index in range(first, last + 1)]
+    return [Tick(place(value), show(value)) for value in values]
+
+
 def _x_ticks(axes: _Axes) -> list[Tick]:
-    step = nice_step((axes.high - axes.low) / _X_TICKS)
-    first, last = math.ceil(axes.low / step - 1e-9), math.floor(axes.high / step + 1e-9)
-    return [Tick(axes.x(index * step), f"{float(f'{index * step:.10g}'):.10g}") for index in range(first, last + 1)]
+    return axis_ticks(axes.low, axes.high, _X_TICKS, axes.x)
 
 
 def histogram_chart(

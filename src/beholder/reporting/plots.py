@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from beholder.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, number, percent, share_tick
-from beholder.scoreset.numbers import nice_step
+from beholder.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, axis_ticks, number, percent, share_tick
 from beholder.train.evaluate.bins import Bin
 
 Doubles = npt.NDArray[np.float64]
@@ -115,10 +114,10 @@ class _Frame:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(1.0, max(0.0, share)), 1)
 
     def x_ticks(self) -> list[Tick]:
-        return [Tick(self.x(at), number(at)) for at in _steps(self.left, self.right, _X_TICKS)]
+        return axis_ticks(self.left, self.right, _X_TICKS, self.x)
 
     def y_ticks(self, show: Show) -> list[Tick]:
-        return [Tick(self.y(at), show(at)) for at in _steps(self.bottom, self.top, _Y_TICKS)]
+        return axis_ticks(self.bottom, self.top, _Y_TICKS, self.y, show)
 
     def path(self, x: Sequence[float], y: Sequence[float]) -> str:
         return "M" + "L".join(f"{self.x(one)} {self.y(other)}" for one, other in zip(x, y, strict=True)) if len(x) > 1 else ""
@@ -134,12 +133,6 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(known), max(known)
     margin = (high - low) * _MARGIN or abs(high) * _MARGIN or 1.0
     return low - margin, high + margin
-
-
-def _steps(low: float, high: float, most: int) -> list[float]:
-    step = nice_step((high - low) / most)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
 
 
 def calibration_plot(
