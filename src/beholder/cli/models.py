@@ -90,11 +90,12 @@ def info(
     cls=HelpCommand,
     epilog="Examples:\n\n  beholder models save fc.pt mine.safetensors --backbone ViT-L/14\n\n"
     "  beholder models save mlp.pt mine.safetensors --activation relu --name mine\n\n"
-    "  beholder models save mine.safetensors openai-clip_aesthetic-predictor.pth",
+    "  beholder models save mine.safetensors openai-clip_aesthetic-predictor.pth\n\n"
+    "  beholder models save mine.safetensors mine.onnx",
 )
 def save(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A head: what torch, scikit-learn (.npz) or numpy saved; a URL.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The file to write, ending in .safetensors, or .pth.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The file to write, ending in .safetensors, .pth or .onnx.")],
     name: Annotated[str | None, typer.Option(help="Its name.  (default: that of FILE)")] = None,
     backbone: Annotated[str | None, typer.Option(metavar="NAME", help="The tower whose embeddings it was trained on.")] = None,
     activation: Annotated[
@@ -117,11 +118,12 @@ def save(
         ),
     ] = "five-layers",
 ) -> None:
-    """Write a head in beholder's format, with all that its file does not say; or, to a .pth, as other programs load it."""
+    """Write a head in beholder's format, with all that its file does not say; or as other programs load it: .pth, .onnx."""
     from dataclasses import replace
 
     from beholder.errors import InputError
     from beholder.models.heads import load_head
+    from beholder.models.onnx_file import SUFFIX, save_onnx
     from beholder.models.published_files import PUBLISHED_LAYOUTS, SUFFIXES, save_published
     from beholder.models.store import save_anew
 
@@ -132,6 +134,8 @@ def save(
         if chosen is None:
             raise InputError(f"--layout {layout}: choose {' or '.join(PUBLISHED_LAYOUTS)}")
         digest = save_published(head, out, chosen)
+    elif out.endswith(SUFFIX):
+        digest = save_onnx(replace(head, name=name or head.name, licence=licence or head.licence), out)
     else:
         digest = save_anew(replace(head, name=name or head.name, licence=licence or head.licence), out)
     typer.echo(f"{out}  {digest}")
