@@ -90,6 +90,70 @@ def test_rows_of_a_group_are_resampled_together() -> None:
     assert alone["plcc"].high - alone["plcc"].low < 0.5 * (single["plcc"].high - single["plcc"].low)
 
 
+@pytest.mark.parametrize("decimals", [0, 2])
+def test_intervals_are_of_other_libraries_on_resampled_rows(decimals: int) -> None:
+    """Rows of the drawn groups, copied out, with ties in both series and between them."""
+    rng = np.random.default_rng(decimals)
+    truth = np.round(rng.normal(size=120), decimals)
+    guess = np.round(truth + rng.normal(size=120), decimals)
+    groups = rng.integers(0, 60, 120)
+    numbers = np.unique(groups, return_inverse=True)[1]
+    found = measure(guess, truth, groups=groups, cut=0.5, resamples=61, seed=4)
+    drawn: dict[str, list[float]] = {name: [] for name in NAMES}
+    for at in range(61):
+        picked = np.random.default_rng((4, at)).integers(0, numbers.max() + 1, numbers.max() + 1)
+        rows = np.concatenate([np.flatnonzero(numbers == group) for group in picked])
+        x, y = guess[rows], truth[rows]
+        apart = y[:, None] > y[None, :]
+        right = (x[:, None] > x[None, :]) + 0.5 * (x[:, None] == x[None, :])
+        for name, value in (
+            ("srcc", scipy.stats.spearmanr(x, y).statistic), ("plcc", scipy.stats.pearsonr(x, y).statistic),
+            ("kendall", scipy.stats.kendalltau(x, y).statistic), ("mae", np.abs(x - y).mean()),
+            ("rmse", np.sqrt(((x - y) ** 2).mean())), ("accuracy", ((x >= 0.5) == (y >= 0.5)).mean()),
+            ("pair_accuracy", right[apart].mean()), ("top_5_percent_precision", among_the_best(x, y, 0.05)),
+            ("top_1_percent_precision", among_the_best(x, y, 0.01)),
+        ):  # fmt: skip
+            drawn[name].append(float(value))
+    for name, values in drawn.items():
+        expected = tuple(np.percentile(values, [2.5, 97.5]))
+        assert (found[name].low, found[name].high) == pytest.approx(expected, abs=1e-11), name
+
+
+def among_the_best(guess: np.ndarray, truth: np.ndarray, share: float) -> float:
+    """Of the rows that are predicted highest, equal ones in part, the share that is among as many rated highest, ties in."""
+    wanted = max(1, math.ceil(share * len(guess) - 1e-9))
+    edge, lowest = np.sort(guess)[-wanted], np.sort(truth)[-wanted]
+    weights = np.where(guess > edge, 1.0, 0.0)
+    weights[guess == edge] = (wanted - weights.sum()) / (guess == edge).sum()
+    return float(weights @ (truth >= lowest) / wanted)
+
+
+@pytest.mark.slow
+def test_pairs_of_many_different_predictions_with_votes() -> None:
+    """More ranks than are counted in the cache at once: against scipy on rows given as often as they have votes."""
+    rng = np.random.default_rng(12)
+    truth = np.round(rng.normal(size=30_000), 3)
+    guess = truth + rng.normal(size=30_000)
+    votes = rng.integers(0, 4, 30_000)
+    found = measure(guess, truth, weights=votes, resamples=0, names=("kendall", "srcc"))
+    rows = np.repeat(np.arange(30_000), votes)
+    assert found["kendall"].value == pytest.approx(scipy.stats.kendalltau(guess[rows], truth[rows]).statistic, abs=1e-12)
+    assert found["srcc"].value == pytest.approx(scipy.stats.spearmanr(guess[rows], truth[rows]).statistic, abs=1e-12)
+    assert set(found.values) == {"kendall", "srcc"}
+
+
+def test_measures_of_scores_on_another_scale() -> None:
+    """Ranks are of the scores as they are, errors of these on the ratings' scale, and so are differences."""
+    rng = np.random.default_rng(13)
+    truth, one, other = rng.normal(size=(3, 200))
+    found = Comparison([Predictor(one, scaled=other), Predictor(other)], truth, cut=0.0, resamples=20)
+    whole, scaled = measure(one, truth, cut=0.0, resamples=20), measure(other, truth, cut=0.0, resamples=20)
+    for name in NAMES:
+        assert found.measures(0)[name] == (scaled if name in ("mae", "rmse", "accuracy") else whole)[name], name
+    assert found.difference(0, 1)["mae"].value == 0
+    assert found.difference(0, 1)["srcc"].value == whole["srcc"].value - scaled["srcc"].value
+
+
 def test_paired_differences_are_narrower_than_their_parts() -> None:
     rng = np.random.default_rng(7)
     truth = rng.normal(size=300)

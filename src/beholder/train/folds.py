@@ -7,6 +7,7 @@ rows' order. The list of samples of a test part has a SHA-256, so that two resul
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,10 +19,9 @@ import numpy.typing as npt
 from beholder.curate.duplicates.exact import choose_basis
 from beholder.errors import InputError
 from beholder.scoreset.vectors import Vectors
+from beholder.train.measured_options import NEAR as NEAR
 from beholder.train.rows import Matrix, Rows, unit_rows
 
-NEAR = 0.95
-"""Cosine similarity from which two pictures count as the same one."""
 MANY_ROWS = 10_000
 """With fewer rows predictions are made out of fold, by repeated folds; with more, a part is held out."""
 
@@ -84,8 +84,9 @@ def joined_groups(
         first, second = root(one), root(other)
         if first != second:
             parent[max(first, second)] = min(first, second)
-    roots = np.fromiter((root(row) for row in range(num_rows)), np.int64, num_rows)
-    return np.unique(roots, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    while (parent[parent] != parent).any():
+        parent = parent[parent]
+    return np.unique(parent, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _edges_of(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -170,13 +171,14 @@ def grouped_folds(groups: Rows, keys: npt.NDArray[np.uint64], num_folds: int) ->
         )
     sizes, order = np.bincount(groups, minlength=num_groups), _group_order(groups, keys, num_groups)
     order = order[np.argsort(-sizes[order], kind="stable")]
-    num_folds = min(num_folds, num_groups)
-    filled = np.zeros(num_folds, np.int64)
+    filled = [(0, fold) for fold in range(min(num_folds, num_groups))]  # the fold with the fewest rows first
+    chosen = []
+    for size in sizes[order].tolist():
+        num_rows, fold = filled[0]
+        chosen.append(fold)
+        heapq.heapreplace(filled, (num_rows + size, fold))
     fold_of = np.empty(num_groups, np.int64)
-    for group in order.tolist():
-        fold = int(np.argmin(filled))
-        fold_of[group] = fold
-        filled[fold] += sizes[group]
+    fold_of[order] = chosen
     return fold_of[groups]
 
 

@@ -7,9 +7,7 @@ Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 8); two pr
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,17 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.kernels.agreement import NUM_MEASURES, measures_of
+from beholder.kernels.agreement import ERRORS, NUM_MEASURES, PAIRS, RANKS, fill_bits, measures_of
+from beholder.train.resampling import GroupDraws, resampled, usual_resamples
 
 Doubles = npt.NDArray[np.float64]
 
 NAMES = (
     "srcc", "plcc", "kendall", "mae", "rmse", "accuracy", "pair_accuracy", "top_1_percent_precision", "top_5_percent_precision",
 )  # fmt: skip
-SMALLER_IS_BETTER = frozenset({"mae", "rmse"})
-RESAMPLES, RESAMPLES_OF_MANY, MANY_ROWS = 1000, 300, 20_000
-"""Resamples of an interval, and of more rows than `MANY_ROWS`, whose intervals are narrow."""
-_MOST_COUNTS = 1 << 20
+SCALED = ("mae", "rmse", "accuracy")
+"""Those of them that depend on the ratings' scale."""
+CONSTANT = "constant"
+"""The name of one guess for all, beside heads."""
+OUT_OF_FOLD = "out-of-fold predictions"
+"""How small sets are measured, in words."""
+_KINDS = {"mae": ERRORS, "rmse": ERRORS, "accuracy": ERRORS, "kendall": PAIRS, "pair_accuracy": PAIRS}
+"""What has to be counted for a measure; for the others `RANKS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +93,29 @@ def agreement(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> Agreement:
 
 def kendall(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Kendall's tau-b of (N,) and (N,) finite values, -1 to 1; NaN when one is constant."""
-    a, b = _checked(predictions, truth)
-    return Compared.of(a, b).once(np.ones(b.size))["kendall"]
+    return measured_once(predictions, truth, ("kendall",))["kendall"]
 
 
 def pair_accuracy(predictions: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Share of the pairs of different truth that are ordered right, 0 to 1, equal predictions as half; for marks 0 and 1 the
     area under the ROC curve. NaN without such pairs."""  # noqa: D205, D209
+    return measured_once(predictions, truth, ("pair_accuracy",))["pair_accuracy"]
+
+
+def measured_once(
+    predictions: npt.ArrayLike, truth: npt.ArrayLike, names: Sequence[str], weights: Doubles | None = None
+) -> dict[str, float]:
+    """Some of `NAMES` without intervals, of (N,) and (N,) finite values with weights (N,) >= 0 (None: 1 each).
+
+    Raises InputError for other shapes, NaN or Inf.
+    """
     a, b = _checked(predictions, truth)
-    return Compared.of(a, b).once(np.ones(b.size))["pair_accuracy"]
+    if not b.size:
+        return dict.fromkeys(names, math.nan)
+    rated = _Truth.of(b)
+    given = np.ones(b.size) if weights is None else weights[rated.order]
+    found = dict(zip(NAMES, _Compared.of(a, rated, names).measured(given[None], math.nan)[0].tolist(), strict=True))
+    return {name: found[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -146,19 +163,13 @@ def interval_of(value: float, drawn: Doubles, level: float) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def times_drawn(num_groups: int, seed: int, resample: int) -> npt.NDArray[np.int64]:
-    """(G,) how often each group is drawn in a resample, by the seed and its number alone."""
-    picked = np.random.default_rng((seed, resample)).integers(0, num_groups, num_groups)
-    return np.bincount(picked, minlength=num_groups)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Measures:
     """Measures of a predictor on one set of rows.
 
     Attributes:
         num_rows: rows; num_groups: what was resampled.
-        level: of the intervals; resamples: that they are from.
+        level: of the intervals; num_resamples: that they are from.
         cut: ratings from here up count as good, for `accuracy`.
         values: by name (`NAMES`); mae and rmse are in units of the ratings, the others have none.
     """
@@ -166,7 +177,7 @@ class Measures:
     num_rows: int
     num_groups: int
     level: float
-    resamples: int
+    num_resamples: int
     cut: float
     values: Mapping[str, Interval]
 
@@ -175,8 +186,28 @@ class Measures:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record."""
-        record = {name: getattr(self, name) for name in ("num_rows", "num_groups", "level", "resamples", "cut")}
+        record = {name: getattr(self, name) for name in ("num_rows", "num_groups", "level", "num_resamples", "cut")}
         return {**record, "values": {name: interval.to_json() for name, interval in self.values.items()}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """Another predictor on the same rows, beside the one that a record is about.
+
+    Attributes:
+        name: of the head, or `CONSTANT`.
+        measures: mae, rmse and accuracy after its scores were brought to the ratings' scale on the training rows.
+        difference: the measures of what it stands beside less its, with paired intervals; None for the constant.
+    """
+
+    name: str
+    measures: Measures
+    difference: Measures | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready record."""
+        difference = None if self.difference is None else self.difference.to_json()
+        return {"name": self.name, "measures": self.measures.to_json(), "difference": difference}
 
 
 def measure(
@@ -267,41 +298,118 @@ class _Ranked:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One series of predictions beside the truth, sorted once; each resample then takes one compiled pass over the rows."""
+class _Truth:
+    """The truth of N rows, sorted once.
 
-    predicted: _Ranked
-    rated: _Ranked
+    Attributes:
+        order: (N,) rows, ascending in truth; all else is in this order.
+        values: (N,) the truth; linear: (N,) brought to numbers within 1 of 0.
+        dense: (N,) int32, which of the different truths.
+    """
+
     order: npt.NDArray[np.int64]
+    values: Doubles
+    linear: Doubles
+    dense: npt.NDArray[np.int32]
 
     @classmethod
-    def of(cls, predictions: Doubles, truth: Doubles) -> Compared:
-        """Sort (N,) finite predictions and truth."""
-        predicted, rated = _Ranked.of(predictions), _Ranked.of(truth)
-        return cls(predicted, rated, np.lexsort((predicted.dense, rated.dense)))
+    def of(cls, truth: Doubles) -> _Truth:
+        order = np.argsort(truth, kind="stable")
+        values = truth[order]
+        return cls(order, values, _scaled_down(values), _Ranked.of(values).dense.astype(np.int32))
 
-    def values(
-        self, weights: Doubles, groups: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], cut: float = 0.0
-    ) -> Doubles:
-        """(B, K) measures, in the order of `NAMES`, of resamples: counts (B, G) of groups (N,) of rows with weights (N,)."""
-        out = np.empty((len(counts), NUM_MEASURES))
+
+def _scaled_down(values: Doubles) -> Doubles:
+    """(N,) finite numbers brought to numbers from 0 to 1 in a straight line; as they are where all are the same."""
+    low, high = float(values.min()) / 2, float(values.max()) / 2  # halves, so that no difference overflows
+    return (values / 2 - low) / (high - low) if high > low else values
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A series of predictions beside the truth, in the truth's order, sorted once: resamples take passes that do not sort.
+
+    Attributes:
+        truth: of the rows.
+        predictions: (N,).
+        linear: (2, N) these and the truth, brought to numbers within 1 of 0.
+        wanted: what is counted: the sum of some of `ERRORS`, `RANKS` and `PAIRS`.
+        ranks: (N,) int32, which of the different predictions each row has.
+        order, starts, bits: as of `kernels.agreement.measures_of`.
+    """
+
+    truth: _Truth
+    predictions: Doubles
+    linear: Doubles
+    wanted: int
+    ranks: npt.NDArray[np.int32]
+    order: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    bits: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, predictions: Doubles, truth: _Truth, names: Sequence[str]) -> _Compared:
+        """From (N,) finite predictions, N >= 1, of which some of `NAMES` are wanted."""
+        given = predictions[truth.order]
+        wanted = 0
+        for name in names:
+            wanted |= _KINDS.get(name, RANKS)
+        none, no_bits = np.zeros(0, np.int32), np.zeros((0, 0), np.uint8)
+        linear = np.stack([_scaled_down(given), truth.linear]) if wanted & RANKS else np.zeros((2, 0))
+        if wanted | ERRORS == ERRORS:
+            return cls(truth, given, linear, wanted, none, none, np.zeros(2, np.int64), no_bits)
+        ranked = _Ranked.of(given)
+        ranks, num_ranks = ranked.dense.astype(np.int32), len(ranked.values)
+        if not wanted & PAIRS:
+            starts = np.zeros(num_ranks + 1, np.int64)
+            return cls(truth, given, linear, wanted, ranks, none, starts, no_bits)
+        order = np.lexsort((ranks, truth.dense)).astype(np.int32)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(ranks, minlength=num_ranks))])
+        bits = np.empty(((num_ranks - 1).bit_length(), len(given)), np.uint8)
+        fill_bits(ranks[order], starts, bits)
+        return cls(truth, given, linear, wanted, ranks, order, starts, bits)
+
+    def measured(self, weights: Doubles, cut: float) -> Doubles:
+        """(L, N) weights of the rows, in the truth's order -> (L, K) measures, as `NAMES`; NaN for what is not wanted."""
+        out = np.empty((len(weights), NUM_MEASURES))
         measures_of(
-            self.predicted.values,
-            self.rated.values,
-            self.predicted.dense[self.order],
-            self.rated.dense[self.order],
-            weights[self.order],
-            groups[self.order],
-            counts,
-            cut,
-            out,
-        )
+            self.predictions, self.truth.values, self.linear, self.order, self.ranks, self.truth.dense, len(self.starts) - 1,
+            self.bits, self.starts, weights, cut, self.wanted, out,
+        )  # fmt: skip
         return out
 
-    def once(self, weights: Doubles, cut: float = 0.0) -> dict[str, float]:
-        """The measures of the rows themselves."""
-        values = self.values(weights, np.zeros(len(weights), np.int64), np.ones((1, 1), np.int64), cut)[0]
-        return dict(zip(NAMES, values.tolist(), strict=True))
+
+@dataclass(frozen=True)
+class _Repetitions:
+    """Measures of a predictor.
+
+    Attributes:
+        parts: series of its repetitions, of which the mean is taken, and places in `NAMES` of what is measured of them.
+        cut: ratings from here up are good.
+    """
+
+    parts: Sequence[tuple[Sequence[_Compared], Sequence[int]]]
+    cut: float
+    size: int = NUM_MEASURES
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[tuple[Doubles, tuple[str, ...]]], truth: _Truth, cut: float) -> _Repetitions:
+        """From what `Predictor.parts` gives."""
+        return cls(
+            [
+                ([_Compared.of(one, truth, names) for one in series], [NAMES.index(name) for name in names])
+                for series, names in parts
+                if names
+            ],
+            cut,
+        )
+
+    def of(self, weights: Doubles) -> Doubles:
+        """(L, N) weights of the rows, in the truth's order -> (L, K); NaN for what is not wanted."""
+        found = np.full((len(weights), NUM_MEASURES), np.nan)
+        for series, places in self.parts:
+            found[:, places] = np.mean([one.measured(weights, self.cut)[:, places] for one in series], axis=0)
+        return found
 
 
 @dataclass(frozen=True)
@@ -311,10 +419,21 @@ class Predictor:
     Attributes:
         predictions: (N,) finite; or (R, N), predictions of R repetitions: each measure is the mean of theirs.
         names: which of `NAMES`.
+        scaled: the same brought to the ratings' scale, (N,) or (R, N): what `SCALED` are of; None: they are on it.
     """
 
     predictions: npt.ArrayLike
     names: Sequence[str] = NAMES
+    scaled: npt.ArrayLike | None = None
+
+    def parts(self) -> list[tuple[Doubles, tuple[str, ...]]]:
+        """Series (R, N), and the names that are of each."""
+        raw, names = np.atleast_2d(np.asarray(self.predictions, np.float64)), tuple(self.names)
+        if self.scaled is None:
+            return [(raw, names)]
+        of_scaled = tuple(name for name in names if name in SCALED)
+        ranks = tuple(name for name in names if name not in SCALED)
+        return [(raw, ranks), (np.atleast_2d(np.asarray(self.scaled, np.float64)), of_scaled)]
 
 
 class Comparison:
@@ -345,10 +464,9 @@ class Comparison:
         unknown = [name for names in self._names for name in names if name not in NAMES]
         if unknown or not 0 < level < 1:
             raise InputError(f"no measure is named {unknown[0]!r}" if unknown else f"a level lies between 0 and 1, not {level}")
-        compared = [
-            [Compared.of(*_checked(one, wanted)) for one in np.atleast_2d(np.asarray(predictor.predictions, np.float64))]
-            for predictor in predictors
-        ]
+        parts = [predictor.parts() for predictor in predictors]
+        for one in (repetition for pair in parts for repetitions, _ in pair for repetition in repetitions):
+            _checked(one, wanted)
         given = np.ones(wanted.size) if weights is None else np.asarray(weights, np.float64)
         if given.shape != wanted.shape or not (np.isfinite(given) & (given >= 0)).all():
             raise InputError(f"weights of shape {given.shape} do not fit {wanted.size} rows, or are negative or not finite")
@@ -360,13 +478,16 @@ class Comparison:
         self._num_rows, self._num_groups = wanted.size, int(numbers.max()) + 1 if wanted.size else 0
         self._cut = _weighted_median(wanted, given) if cut is None else cut
         self._level = level
-        many = RESAMPLES if wanted.size <= MANY_ROWS else RESAMPLES_OF_MANY
-        num_resamples = (many if resamples is None else resamples) if wanted.size else 0
-        whole = np.ones((1, self._num_groups), np.int64)
-        self._found, self._drawn = [], []
-        for series in compared:  # those of one predictor at a time: the counts are drawn again, and not kept
-            self._found.append(_mean([one.values(given, numbers, whole, self._cut)[0] for one in series]))
-            self._drawn.append(_resampled(series, given, numbers, self._num_groups, num_resamples, seed, self._cut))
+        num_resamples = (usual_resamples(wanted.size) if resamples is None else resamples) if wanted.size else 0
+        if not wanted.size:
+            self._found = [np.full(NUM_MEASURES, np.nan) for _ in parts]
+            self._drawn = [np.empty((0, NUM_MEASURES)) for _ in parts]
+            return
+        rated = _Truth.of(wanted)
+        statistics = [_Repetitions.of_parts(pair, rated, self._cut) for pair in parts]
+        draws = GroupDraws(given[rated.order], numbers[rated.order], self._num_groups, seed)
+        self._found = [statistic.of(draws.weights[None])[0] for statistic in statistics]
+        self._drawn = resampled(statistics, draws, num_resamples)
 
     def measures(self, at: int) -> Measures:
         """Of a predictor."""
@@ -385,14 +506,10 @@ class Comparison:
             num_rows=self._num_rows,
             num_groups=self._num_groups,
             level=self._level,
-            resamples=len(drawn),
+            num_resamples=len(drawn),
             cut=self._cut,
             values=values,
         )
-
-
-def _mean(values: Sequence[Doubles]) -> Doubles:
-    return np.asarray(np.mean(values, axis=0))
 
 
 def _weighted_median(values: Doubles, weights: Doubles) -> float:
@@ -402,28 +519,3 @@ def _weighted_median(values: Doubles, weights: Doubles) -> float:
     order = np.argsort(values, kind="stable")
     at = int(np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2))
     return float(values[order[min(at, values.size - 1)]])
-
-
-def _resampled(
-    series: Sequence[Compared],
-    weights: Doubles,
-    groups: npt.NDArray[np.int64],
-    num_groups: int,
-    num_resamples: int,
-    seed: int,
-    cut: float,
-) -> Doubles:
-    """(B, K) measures, the mean over repetitions, of resamples that depend on the seed and the number of groups alone."""
-    batch = max(1, min(100, _MOST_COUNTS // max(1, num_groups)))
-    starts = range(0, num_resamples, batch)
-
-    def draw(start: int) -> Doubles:
-        counts = np.empty((min(batch, num_resamples - start), num_groups), np.int64)
-        for at in range(len(counts)):
-            counts[at] = times_drawn(num_groups, seed, start + at)
-        return _mean([one.values(weights, groups, counts, cut) for one in series])
-
-    if not num_resamples:
-        return np.empty((0, NUM_MEASURES))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return np.concatenate(list(pool.map(draw, starts)))
