@@ -10,6 +10,7 @@ import pytest
 from beholder.errors import InputError
 from beholder.train.measures import agreement, kendall, pair_accuracy
 from beholder.train.noise import (
+    FEW_REPEATED,
     MeanRatings,
     from_deviations,
     from_histograms,
@@ -44,16 +45,18 @@ def test_the_ceiling_is_what_the_truth_reaches(num_raters: int) -> None:
     found = noise_ceiling(rated)
     assert found is not None
     reached = agreement(truth, rated.means)
-    assert found.reliability == pytest.approx(0.64 / (0.64 + 2.25 / num_raters), abs=0.02)
-    assert found.plcc == pytest.approx(reached.plcc, abs=0.01)
-    assert found.srcc == pytest.approx(reached.srcc, abs=0.02)
-    assert found.rmse == pytest.approx(math.sqrt(reached.mse), rel=0.02)
-    assert found.mae == pytest.approx(np.abs(truth - rated.means).mean(), rel=0.02)
-    assert found.kendall == pytest.approx(kendall(truth, rated.means), abs=0.015)
-    assert found.pair_accuracy == pytest.approx(pair_accuracy(truth, rated.means), abs=0.01)
-    r = found.plcc  # of normal truths with equal noise
-    assert found.srcc == pytest.approx(6 / math.pi * math.asin(r / 2), abs=0.01)
-    assert found.pair_accuracy == pytest.approx(0.5 + math.asin(r) / math.pi, abs=0.01)
+    assert found["reliability"].value == pytest.approx(0.64 / (0.64 + 2.25 / num_raters), abs=0.02)
+    assert found["plcc"].value == pytest.approx(reached.plcc, abs=0.01)
+    assert found["srcc"].value == pytest.approx(reached.srcc, abs=0.02)
+    assert found["rmse"].value == pytest.approx(math.sqrt(reached.mse), rel=0.02)
+    assert found["mae"].value == pytest.approx(np.abs(truth - rated.means).mean(), rel=0.02)
+    assert found["kendall"].value == pytest.approx(kendall(truth, rated.means), abs=0.015)
+    assert found["pair_accuracy"].value == pytest.approx(pair_accuracy(truth, rated.means), abs=0.01)
+    for end in ("value", "low", "high"):
+        r = getattr(found["plcc"], end)  # of normal truths with equal noise
+        assert getattr(found["srcc"], end) == pytest.approx(6 / math.pi * math.asin(r / 2), abs=0.01)
+        assert getattr(found["pair_accuracy"], end) == pytest.approx(0.5 + math.asin(r) / math.pi, abs=0.01)
+    assert all(one.low <= one.value * (1 + 1e-12) <= one.high * (1 + 2e-12) for one in found.values.values())
 
 
 def test_nothing_tells_the_noise_of_single_ratings() -> None:
@@ -61,7 +64,40 @@ def test_nothing_tells_the_noise_of_single_ratings() -> None:
     assert noise_ceiling(MeanRatings(np.empty(0), np.empty(0), np.empty(0))) is None
     all_noise = noise_ceiling(MeanRatings(np.array([1.0, 2.0, 1.5]), np.full(3, 9.0), np.ones(3)))
     assert all_noise is not None
-    assert all_noise.reliability == 0.0
+    assert all_noise["reliability"].value == 0.0
+
+
+def test_intervals_of_the_ceiling_are_those_of_resampled_pictures() -> None:
+    """The estimate of each resample is that of the rows drawn, written out with their copies."""
+    rng = np.random.default_rng(4)
+    means, variances = rng.normal(5, 1, 90), rng.uniform(0.1, 0.5, 90)
+    weights, groups = rng.integers(1, 5, 90).astype(float), np.arange(90) // 3
+    rated = MeanRatings(means, variances, np.full(90, math.nan))
+    found = noise_ceiling(rated, weights=weights, groups=groups, resamples=200, seed=6)
+    assert found is not None
+    assert (found.num_rows, found.num_groups, found.num_resamples) == (90, 30, 200)
+    drawn = []
+    for at in range(200):
+        picked = np.random.default_rng((6, at)).integers(0, 30, 30)
+        rows = np.concatenate([np.flatnonzero(groups == group) for group in picked])
+        share = weights[rows] / weights[rows].sum()
+        centre = share @ means[rows]
+        spread = share @ (means[rows] - centre) ** 2 / (1 - share @ share)
+        drawn.append((1 - share @ variances[rows] / spread, math.sqrt(share @ variances[rows])))
+    for name, values in zip(("reliability", "rmse"), np.array(drawn).T, strict=True):
+        assert (found[name].low, found[name].high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=1e-12)
+
+
+def test_the_interval_of_the_ceiling_holds_the_truth() -> None:
+    # Truths of variance 1 with noise of variance .5: a reliability of 2 / 3.
+    inside = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        means = rng.normal(size=150) + rng.normal(0, 0.5**0.5, 150)
+        found = noise_ceiling(MeanRatings(means, np.full(150, 0.5), np.ones(150)), resamples=200, seed=seed)
+        assert found is not None
+        inside += found["reliability"].low <= 2 / 3 <= found["reliability"].high
+    assert inside >= 180  # 190 of 200 are expected, with a standard deviation of 3; such intervals are a little short
 
 
 def test_changed_ratings_are_found_first() -> None:
@@ -84,14 +120,31 @@ def test_the_ceiling_of_pairs() -> None:
     rng = np.random.default_rng(2)
     left, right = np.repeat(np.arange(4000), 3), np.repeat(np.arange(4000), 3) + 4000
     votes = (rng.random(12_000) < 0.8).astype(float)
-    assert pair_ceiling(left, right, votes) == pytest.approx(0.8, abs=0.01)
+    found = pair_ceiling(left, right, votes)
+    assert found is not None
+    assert found.num_rows == 4000
+    assert found["pair_accuracy"].value == pytest.approx(0.8, abs=0.01)
+    assert found["pair_accuracy"].low < 0.8 < found["pair_accuracy"].high
     swapped = rng.random(12_000) < 0.5  # the same votes with sides exchanged
-    assert pair_ceiling(
-        np.where(swapped, right, left), np.where(swapped, left, right), np.where(swapped, 1 - votes, votes)
-    ) == pytest.approx(pair_ceiling(left, right, votes))
-    assert math.isnan(pair_ceiling([0, 1], [1, 2], [1, 0]))
-    assert pair_ceiling([0, 0], [1, 1], [1, 0]) == 0.5
-    assert math.isnan(pair_ceiling([], [], []))
+    turned = pair_ceiling(np.where(swapped, right, left), np.where(swapped, left, right), np.where(swapped, 1 - votes, votes))
+    assert turned is not None
+    assert turned["pair_accuracy"].value == pytest.approx(found["pair_accuracy"].value)
+    assert pair_ceiling([0, 1], [1, 2], [1, 0]) is None
+    assert pair_ceiling([], [], []) is None
+
+
+@pytest.mark.parametrize("count", [FEW_REPEATED - 1, FEW_REPEATED])
+def test_few_pairs_with_several_votes_tell_nothing(count: int) -> None:
+    # Two votes each, which disagree in every second pair: they agree with chance 1 / 2, so nothing is known of any order.
+    left = np.repeat(np.arange(count), 2)
+    found = pair_ceiling(left, left + count, np.where(np.arange(2 * count) % 4 == 1, 0.0, 1.0))
+    assert found is not None
+    assert found.num_rows == count
+    if count < FEW_REPEATED:
+        assert found.to_json()["values"] == {"pair_accuracy": {"value": None, "low": None, "high": None}}
+    else:
+        assert found["pair_accuracy"].value == pytest.approx(0.5)
+        assert found["pair_accuracy"].high > 0.6
 
 
 def test_refused_in_one_line() -> None:

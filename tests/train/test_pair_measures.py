@@ -9,7 +9,7 @@ import pytest
 
 from beholder import Head
 from beholder.errors import InputError
-from beholder.train.pair_measures import PairComparison, PairGroups, as_pair_accuracy
+from beholder.train.pair_measures import PairComparison, PairGroups
 from beholder.train.pairs import Pairs, train_on_pairs
 from beholder.train.training import TrainOptions
 
@@ -32,11 +32,10 @@ def test_it_is_what_counting_gives(seed: int) -> None:
     found = PairComparison(guesses, targets, votes=votes, resamples=200)
     for at, guess in enumerate(guesses):
         measured = found.measures(at)
-        assert measured["accuracy"].value == pytest.approx(counted(guess, targets, votes), abs=1e-12)
-        assert measured["accuracy"].low < measured["accuracy"].value < measured["accuracy"].high
-        assert (measured.num_rows, measured.num_groups, measured.resamples) == (300, 300, 200)
-        assert as_pair_accuracy(measured)["pair_accuracy"].value == measured["accuracy"].value
-    difference = found.difference(0, 1)["accuracy"].value
+        assert measured["pair_accuracy"].value == pytest.approx(counted(guess, targets, votes), abs=1e-12)
+        assert measured["pair_accuracy"].low < measured["pair_accuracy"].value < measured["pair_accuracy"].high
+        assert (measured.num_rows, measured.num_groups, measured.num_resamples) == (300, 300, 200)
+    difference = found.difference(0, 1)["pair_accuracy"].value
     assert difference == pytest.approx(counted(guesses[0], targets, votes) - counted(guesses[1], targets, votes), abs=1e-12)
 
 
@@ -59,7 +58,7 @@ def test_intervals_are_those_of_resampled_pictures() -> None:
             if (copy_of, meets) == (first, second)
         ]
         drawn.append(counted(guess[rows], targets[rows], np.ones(len(rows))))
-    found = measured["accuracy"]
+    found = measured["pair_accuracy"]
     assert measured.num_groups == 9
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=1e-12)
 
@@ -90,7 +89,7 @@ def test_heads_that_are_equally_good_are_seldom_told_apart(num_pictures: int) ->
             resamples=400,
             seed=seed,
         )
-        found = compared.difference(0, 1)["accuracy"]
+        found = compared.difference(0, 1)["pair_accuracy"]
         told_apart += found.low > 0 or found.high < 0
     assert told_apart <= 14
 
@@ -98,8 +97,10 @@ def test_heads_that_are_equally_good_are_seldom_told_apart(num_pictures: int) ->
 def test_no_pairs_and_pairs_without_votes_have_no_measure() -> None:
     nothing = PairComparison([np.empty(0)], np.empty(0)).measures(0)
     assert (nothing.num_rows, nothing.num_groups) == (0, 0)
-    assert np.isnan(nothing["accuracy"].value)
-    assert np.isnan(PairComparison([np.ones(3)], np.ones(3), votes=np.zeros(3), resamples=20).measures(0)["accuracy"].value)
+    assert np.isnan(nothing["pair_accuracy"].value)
+    assert np.isnan(
+        PairComparison([np.ones(3)], np.ones(3), votes=np.zeros(3), resamples=20).measures(0)["pair_accuracy"].value
+    )
     with pytest.raises(InputError, match="do not fit 3 pairs"):
         PairComparison([np.ones(3)], np.ones(3), groups=np.arange(3))
 
@@ -108,9 +109,9 @@ def test_the_side_that_pairs_are_given_from_does_not_matter() -> None:
     rng = np.random.default_rng(5)
     guess, targets = rng.integers(-1, 2, 100).astype(float), rng.choice([0.0, 1.0], 100)
     turned = rng.random(100) < 0.5
-    one = PairComparison([guess], targets, resamples=100).measures(0)["accuracy"]
+    one = PairComparison([guess], targets, resamples=100).measures(0)["pair_accuracy"]
     other = PairComparison([np.where(turned, -guess, guess)], np.where(turned, 1 - targets, targets), resamples=100)
-    assert other.measures(0)["accuracy"] == one
+    assert other.measures(0)["pair_accuracy"] == one
 
 
 def test_a_head_that_gives_all_pictures_one_score_is_guessing() -> None:
@@ -119,5 +120,5 @@ def test_a_head_that_gives_all_pictures_one_score_is_guessing() -> None:
     pairs = Pairs(left=better, right=np.roll(better, 1), targets=np.ones(40))
     flat = Head.affine(np.zeros(6), bias=4.0, name="flat")
     options = TrainOptions(method="logistic", strength=1e-2, near_duplicates=None, compare_with=(flat,), num_folds=4)
-    ((name, measures, _),) = train_on_pairs(rows, pairs, options).beside
-    assert (name, measures["accuracy"].value) == ("flat", 0.5)
+    (flat,) = train_on_pairs(rows, pairs, options).beside
+    assert (flat.name, flat.measures["pair_accuracy"].value) == ("flat", 0.5)

@@ -9,18 +9,24 @@ them by the noise.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.train.measures import Compared
+from beholder.train.measures import Interval, interval_of, measured_once
+from beholder.train.pair_measures import PairDraws, PairGroups
+from beholder.train.resampling import GroupDraws, resampled, usual_resamples
 
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
+FEW_REPEATED = 20
+"""Fewer pairs with several votes than these say nothing of how often votes agree."""
+_SIMULATED = ("srcc", "kendall", "pair_accuracy")
 _SIMULATIONS = 20
 _MOST_SIMULATED = 200_000
 SUSPICIOUS = 3.0
@@ -82,78 +88,119 @@ def from_histograms(histograms: npt.ArrayLike, values: npt.ArrayLike) -> MeanRat
 
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """What a predictor that knew the true means would reach against these ratings.
+    """What a predictor that knew the truth would reach against these ratings, with bootstrap intervals.
 
     Attributes:
-        num_rows: ratings it is from.
-        reliability: share of the variance of the ratings that is not noise, 0 to 1.
-        plcc: sqrt(reliability).
-        rmse: the root of the mean variance of a rating; no predictor of the truth has less on average.
-        srcc, kendall, pair_accuracy, mae: of simulated ratings against truths with the spread that is left without the noise.
+        num_rows: ratings that it is from; of pairs, pairs with several votes.
+        num_groups: what was resampled; level: of the intervals; num_resamples: that they are from.
+        values: by name. Of ratings: `reliability`, the share of their variance that is not noise, 0 to 1; the measures `plcc`,
+            `srcc`, `kendall`, `pair_accuracy`, `mae` and `rmse`. Of pairs `pair_accuracy` alone. NaN where it is not defined.
     """
 
     num_rows: int
-    reliability: float
-    plcc: float
-    srcc: float
-    kendall: float
-    pair_accuracy: float
-    mae: float
-    rmse: float
+    num_groups: int
+    level: float
+    num_resamples: int
+    values: Mapping[str, Interval]
+
+    def __getitem__(self, name: str) -> Interval:
+        return self.values[name]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready record; what is not defined is None."""
-        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
+        record = {name: getattr(self, name) for name in ("num_rows", "num_groups", "level", "num_resamples")}
+        return {**record, "values": {name: interval.to_json() for name, interval in self.values.items()}}
 
 
-def noise_ceiling(ratings: MeanRatings, *, weights: npt.ArrayLike | None = None, seed: int = 0) -> Ceiling | None:
+def noise_ceiling(
+    ratings: MeanRatings,
+    *,
+    weights: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> Ceiling | None:
     """The ceiling of mean ratings, or None where nothing tells their noise.
 
-    reliability = 1 - mean variance of a rating / variance of the ratings, at least 0. For rank measures truths are simulated:
-    the ratings drawn together about their mean by sqrt(reliability), which have the variance of the truths, with normal noise
-    of each picture's own variance. For normal ratings with equal noise that gives Pearson's r to Spearman's
-    6/pi asin(r/2), Kendall's 2/pi asin(r) and the pair accuracy 1/2 + asin(r)/pi.
+    reliability = 1 - mean variance of a rating / variance of the ratings, at least 0; plcc is its root, rmse that of the mean
+    variance. For rank measures truths are simulated: the ratings drawn together about their mean by sqrt(reliability), which
+    have the variance of the truths, with normal noise of each picture's own variance. For normal ratings with equal noise that
+    gives Pearson's r to Spearman's 6/pi asin(r/2), Kendall's 2/pi asin(r) and the pair accuracy 1/2 + asin(r)/pi. Intervals
+    are percentiles over resamples of groups; those of rank measures are what the ends of the reliability's give.
 
     Args:
         ratings: at least two of them with a variance.
         weights: (N,) of the rows, as the measures have them; None: 1 each.
-        seed: of the simulation.
+        groups: (N,) whole numbers; rows of a group are resampled together. None: rows one by one.
+        level: of the intervals, in (0, 1).
+        resamples: as of `measures.measure`.
+        seed: of the simulation and the resamples.
     """
     known = np.isfinite(ratings.means) & np.isfinite(ratings.variances)
-    if np.count_nonzero(known) < 2:
+    given = np.ones(len(known)) if weights is None else np.asarray(weights, np.float64)
+    known &= given > 0
+    means, variances, given = ratings.means[known], ratings.variances[known], given[known]
+    if len(means) < 2:
         return None
-    means, variances = ratings.means[known], ratings.variances[known]
-    given = np.ones(len(means)) if weights is None else np.asarray(weights, np.float64)[known]
-    if not given.sum() > 0:
+    noise = _Noise(means - means.mean(), variances, given)
+    found = noise.of(given[None])[0]
+    if not np.isfinite(found).all():
         return None
-    given = given / given.sum()
-    centre = float(given @ means)
-    spread = float(given @ (means - centre) ** 2)
-    freedom = 1.0 - float(given @ given)
-    spread = spread / freedom if freedom > 0 else 0.0
-    noise = float(given @ variances)
-    if spread <= 0:
-        return None
-    reliability = max(0.0, 1.0 - noise / spread)
-    drawn = _simulated(means, variances, centre, reliability, given, seed)
+    numbers = np.arange(len(means)) if groups is None else np.unique(np.asarray(groups)[known], return_inverse=True)[1]
+    draws = GroupDraws(given, numbers.reshape(-1), int(numbers.max()) + 1, seed)
+    num_resamples = usual_resamples(len(means)) if resamples is None else resamples
+    (drawn,) = resampled([noise], draws, num_resamples)
+    reliability, mae, rmse = (interval_of(float(found[at]), drawn[:, at], level) for at in range(noise.size))
+    ends = [
+        _simulated(means, variances, float(np.average(means, weights=given)), one, given, seed)
+        for one in (reliability.value, reliability.low, reliability.high)
+    ]
+    ranks = {name: Interval(*(end[name] for end in ends)) for name in _SIMULATED}
+    plcc = Interval(*(math.sqrt(end) for end in (reliability.value, reliability.low, reliability.high)))
     return Ceiling(
         num_rows=len(means),
-        reliability=reliability,
-        plcc=math.sqrt(reliability),
-        srcc=drawn["srcc"],
-        kendall=drawn["kendall"],
-        pair_accuracy=drawn["pair_accuracy"],
-        mae=float(given @ np.sqrt(variances)) * math.sqrt(2 / math.pi),
-        rmse=math.sqrt(noise),
+        num_groups=draws.num_groups,
+        level=level,
+        num_resamples=num_resamples,
+        values={"reliability": reliability, "plcc": plcc, **ranks, "mae": mae, "rmse": rmse},
     )
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Reliability, mean absolute and root mean squared noise of ratings: means, variances and weights (N,) each."""
+
+    means: Doubles
+    variances: Doubles
+    weights: Doubles
+    size: int = 3
+
+    def of(self, weights: Doubles) -> Doubles:
+        """(L, N) weights of the rows, their own by how often they are drawn -> (L, 3); NaN where the ratings do not vary."""
+        found = np.full((len(weights), 3), np.nan)
+        deviations = np.sqrt(self.variances)
+        for given, out in zip(weights, found, strict=True):
+            total = float(given.sum())
+            freedom = 1.0 - float(given @ self.weights) / total**2 if total > 0 else 0.0
+            if freedom <= 0:
+                continue
+            centre = float(given @ self.means) / total
+            spread = float(given @ (self.means - centre) ** 2) / total / freedom
+            if spread > 0:
+                noise = float(given @ self.variances) / total
+                absolute = float(given @ deviations) / total * math.sqrt(2 / math.pi)
+                out[:] = max(0.0, 1.0 - noise / spread), absolute, math.sqrt(noise)
+        return found
 
 
 def _simulated(
     means: Doubles, variances: Doubles, centre: float, reliability: float, weights: Doubles, seed: int
 ) -> dict[str, float]:
-    """Mean rank measures of simulated ratings against simulated truths."""
+    """Mean rank measures of simulated ratings against simulated truths; what chance gives where nothing but noise is left."""
+    if not reliability > 0:
+        return dict(zip(_SIMULATED, (0.0, 0.0, 0.5) if reliability == 0 else (math.nan,) * 3, strict=True))
     rng = np.random.default_rng(seed)
-    names = ("srcc", "kendall", "pair_accuracy")
     found = []
     rows = np.arange(len(means))
     for _ in range(max(1, min(_SIMULATIONS, _MOST_SIMULATED // len(means)))):
@@ -161,8 +208,8 @@ def _simulated(
             rows = rng.choice(len(means), _MOST_SIMULATED, replace=False)
         truths = centre + math.sqrt(reliability) * (means[rows] - centre)
         again = truths + rng.standard_normal(len(rows)) * np.sqrt(variances[rows])
-        found.append(Compared.of(truths, again).once(weights[rows] * len(means)))
-    return {name: float(np.mean([one[name] for one in found])) for name in names}
+        found.append(measured_once(truths, again, _SIMULATED, weights[rows] / weights.mean()))
+    return {name: float(np.mean([one[name] for one in found])) for name in _SIMULATED}
 
 
 @dataclass(frozen=True)
@@ -178,6 +225,22 @@ class Suspicious:
     rows: Rows
     residuals: Doubles
     deviations: Doubles
+
+    def to_json(self, names: Sequence[str], ratings: Doubles, predictions: Doubles) -> list[dict[str, Any]]:
+        """JSON-ready, of rows with these names, ratings (N,) and predictions (N,), or (R, N) of R repetitions."""
+        predicted = np.atleast_2d(predictions).mean(axis=0)
+        return [
+            {
+                "sample": names[row],
+                "rating": float(ratings[row]),
+                "predicted": float(predicted[row]),
+                "residual": residual,
+                "deviations": deviations,
+            }
+            for row, residual, deviations in zip(
+                self.rows.tolist(), self.residuals.tolist(), self.deviations.tolist(), strict=True
+            )
+        ]
 
 
 def suspicious_ratings(
@@ -246,6 +309,8 @@ def _spread_left(squares: Doubles, noise: Doubles) -> float:
         return 0.0
     low, high = 0.0, float(squares.max()) / wanted
     for _ in range(100):
+        if high - low <= 1e-14 * high:
+            break
         middle = (low + high) / 2
         if middle > 0 and float(np.median(squares / (noise + middle))) > wanted:
             low = middle
@@ -255,34 +320,73 @@ def _spread_left(squares: Doubles, noise: Doubles) -> float:
 
 
 def pair_ceiling(
-    left: npt.ArrayLike, right: npt.ArrayLike, targets: npt.ArrayLike, votes: npt.ArrayLike | None = None
-) -> float:
-    """Most of the untied votes on pairs that an order could predict, 0.5 to 1; NaN where nothing tells.
+    left: npt.ArrayLike,
+    right: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    votes: npt.ArrayLike | None = None,
+    *,
+    groups: npt.ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> Ceiling | None:
+    """Most of the untied votes on pairs that an order could predict, 0.5 to 1; None where no pair has two votes.
 
     Of a pair with m >= 2 votes, k of them for one side, two votes agree with chance a = (k(k-1) + (m-k)(m-k-1)) / (m(m-1)), an
     unbiased estimate of p^2 + (1-p)^2; the best guess is right with max(p, 1-p) = (1 + sqrt(2a - 1)) / 2. The mean of a,
-    weighted by votes, is put into that; since it is concave the result is an upper bound.
+    weighted by votes, is put into that; since it is concave the result is an upper bound. The interval is from resamples of
+    pictures, as that of a head's share is; of fewer than `FEW_REPEATED` pairs it is NaN, and so is the value.
 
     Args:
         left: (P,) numbers of pictures.
         right: (P,) those they were compared with.
         targets: (P,) 1 where the left one is better, 0 where the right one is; others, ties, are left out.
         votes: (P,) votes for it; None: 1 each.
+        groups: the group of each picture, by its number: what is resampled together; None: each by itself.
+        level: of the interval, in (0, 1).
+        resamples: as of `measures.measure`.
+        seed: as of `measures.measure`.
     """
-    one, other = np.asarray(left, np.int64), np.asarray(right, np.int64)
+    sides = np.stack([np.asarray(left, np.int64), np.asarray(right, np.int64)], axis=1)
     wanted = np.asarray(targets, np.float64)
     count = np.ones(len(wanted)) if votes is None else np.asarray(votes, np.float64)
     decided = (wanted == 0) | (wanted == 1)
-    low, high = np.minimum(one, other)[decided], np.maximum(one, other)[decided]
-    is_for_low = (wanted[decided] == 1) == (one[decided] <= other[decided])
-    if not len(low):
-        return math.nan
-    _, pair = np.unique(np.stack([low, high], axis=1), axis=0, return_inverse=True)
-    total = np.bincount(pair.reshape(-1), count[decided])
-    for_low = np.bincount(pair.reshape(-1), count[decided] * is_for_low)
+    sides, count = sides[decided], count[decided]
+    if not len(sides):
+        return None
+    is_for_low = (wanted[decided] == 1) == (sides[:, 0] <= sides[:, 1])
+    pairs, pair = np.unique(np.sort(sides, axis=1), axis=0, return_inverse=True)
+    total = np.bincount(pair.reshape(-1), count)
+    for_low = np.bincount(pair.reshape(-1), count * is_for_low)
     several = total >= 2
     if not several.any():
-        return math.nan
-    m, k = total[several], for_low[several]
-    agreeing = (k * (k - 1) + (m - k) * (m - k - 1)) / (m * (m - 1))
-    return (1 + math.sqrt(max(0.0, 2 * float(np.average(agreeing, weights=m)) - 1))) / 2
+        return None
+    m, k = np.asarray(total[several], np.float64), np.asarray(for_low[several], np.float64)
+    agreement = _Agreement((k * (k - 1) + (m - k) * (m - k - 1)) / (m * (m - 1)))
+    numbers = pairs[several] if groups is None else np.asarray(groups, np.int64)[pairs[several]]
+    draws = PairDraws(m, PairGroups.of(numbers), seed)
+    is_enough = len(m) >= FEW_REPEATED
+    num_resamples = (usual_resamples(len(m)) if resamples is None else resamples) if is_enough else 0
+    value = float(agreement.of(m[None])[0, 0]) if is_enough else math.nan
+    (drawn,) = resampled([agreement], draws, num_resamples)
+    return Ceiling(
+        num_rows=len(m),
+        num_groups=draws.groups.num_groups,
+        level=level,
+        num_resamples=num_resamples,
+        values={"pair_accuracy": interval_of(value, drawn[:, 0], level)},
+    )
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """The share of votes that an order could predict, from the chance (P,) that two votes on a pair agree."""
+
+    agreeing: Doubles
+    size: int = 1
+
+    def of(self, weights: Doubles) -> Doubles:
+        """(L, P) weights of the pairs -> (L, 1); NaN where none has any."""
+        total = weights.sum(axis=1, keepdims=True)
+        mean = np.divide(weights @ self.agreeing[:, None], total, out=np.full(total.shape, np.nan), where=total > 0)
+        return np.asarray((1 + np.sqrt(np.maximum(0.0, 2 * mean - 1))) / 2)

@@ -8,30 +8,18 @@ intervals where a picture is in few pairs). Pictures that are compared with each
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.train.measures import (
-    MANY_ROWS,
-    RESAMPLES,
-    RESAMPLES_OF_MANY,
-    Interval,
-    Measures,
-    interval_of,
-    times_drawn,
-)
+from beholder.train.measures import Interval, Measures, interval_of
+from beholder.train.resampling import resampled, times_drawn, usual_resamples
 
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
-
-_MOST_NUMBERS = 1 << 22
-"""Weights of pairs that are held at once, of several resamples."""
 
 
 class PairComparison:
@@ -72,18 +60,18 @@ class PairComparison:
             raise InputError("cannot compare pairs with NaN, infinite or negative votes, or NaN or infinite scores")
         if not 0 < level < 1:
             raise InputError(f"a level lies between 0 and 1, not {level}")
-        self._right = np.array([(1 + np.sign(one) * np.sign(signs)) / 2 for one in guessed]).reshape(len(guessed), num_pairs)
-        self._drawn_as = PairGroups.of(sides)
-        usual = RESAMPLES if num_pairs <= MANY_ROWS else RESAMPLES_OF_MANY
-        num_resamples = (usual if resamples is None else resamples) if num_pairs else 0
-        self._found = self._shares(weights)
-        self._drawn = self._resampled(weights, num_resamples, seed)
+        right = np.array([(1 + np.sign(one) * np.sign(signs)) / 2 for one in guessed]).reshape(len(guessed), num_pairs)
+        drawn_as = PairGroups.of(sides)
+        num_resamples = (usual_resamples(num_pairs) if resamples is None else resamples) if num_pairs else 0
+        shares = _Shares(right)
+        self._found = shares.of(weights[None])[0]
+        self._drawn = resampled([shares], PairDraws(weights, drawn_as, seed), num_resamples)[0]
         self._told = Measures(
-            num_rows=num_pairs, num_groups=self._drawn_as.num_groups, level=level, resamples=num_resamples, cut=0.5, values={}
+            num_rows=num_pairs, num_groups=drawn_as.num_groups, level=level, num_resamples=num_resamples, cut=0.5, values={}
         )
 
     def measures(self, at: int) -> Measures:
-        """The accuracy of a predictor, as `accuracy`."""
+        """The share that a predictor orders right, as `pair_accuracy`."""
         return self._with(interval_of(float(self._found[at]), self._drawn[:, at], self._told.level))
 
     def difference(self, first: int, second: int) -> Measures:
@@ -92,26 +80,25 @@ class PairComparison:
         return self._with(interval_of(float(self._found[first] - self._found[second]), drawn, self._told.level))
 
     def _with(self, interval: Interval) -> Measures:
-        return replace(self._told, values={"accuracy": interval})
+        return replace(self._told, values={"pair_accuracy": interval})
 
-    def _shares(self, weights: Doubles) -> Doubles:
-        """(..., P) weights of pairs -> (..., K) share that each predictor orders right; NaN where no pair has any weight."""
+
+@dataclass(frozen=True)
+class _Shares:
+    """The share of weighted pairs that each of K predictors orders right: (K, P) 1, 0, or 0.5 where it is undecided."""
+
+    right: Doubles
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self.right)
+
+    def of(self, weights: Doubles) -> Doubles:
+        """(L, P) weights of pairs -> (L, K); NaN where no pair has any weight."""
         total = weights.sum(axis=-1, keepdims=True)
-        right = weights @ self._right.T
+        right = weights @ self.right.T
         return np.asarray(np.divide(right, total, out=np.full(right.shape, np.nan), where=total > 0))
-
-    def _resampled(self, weights: Doubles, num_resamples: int, seed: int) -> Doubles:
-        """(B, K) shares of resamples."""
-        batch = max(1, min(100, _MOST_NUMBERS // max(1, len(weights))))
-
-        def draw(start: int) -> Doubles:
-            numbers = range(start, min(start + batch, num_resamples))
-            return self._shares(np.array([weights * self._drawn_as.times(seed, number) for number in numbers]))
-
-        if not num_resamples:
-            return np.empty((0, len(self._right)))
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            return np.concatenate(list(pool.map(draw, range(0, num_resamples, batch))))
 
 
 class PairGroups:
@@ -135,10 +122,23 @@ class PairGroups:
 
     def times(self, seed: int, resample: int) -> Rows:
         """(P,) how often each pair is drawn: the product of the times of its two pictures' groups, of one group its times."""
-        times = times_drawn(self.num_groups, seed, resample)[self.sides]
+        times = times_drawn(self.num_groups, seed, resample).astype(np.int64)[self.sides]
         return np.where(self.sides[:, 0] == self.sides[:, 1], times[:, 0], times[:, 0] * times[:, 1])
 
 
-def as_pair_accuracy(measures: Measures) -> Measures:
-    """An accuracy on pairs by the name that records have for it."""
-    return replace(measures, values={"pair_accuracy": measures["accuracy"]})
+@dataclass(frozen=True)
+class PairDraws:
+    """Pairs with weights (P,), drawn as their pictures are."""
+
+    weights: Doubles
+    groups: PairGroups
+    seed: int
+
+    @property
+    def num_rows(self) -> int:
+        """P."""
+        return len(self.weights)
+
+    def weigh(self, number: int, out: Doubles) -> None:
+        """Write the weights of the pairs in a resample, (P,)."""
+        np.multiply(self.weights, self.groups.times(self.seed, number), out=out)

@@ -85,7 +85,7 @@ def test_groups_of_pictures() -> None:
     assert residuals["birds"] is not None
     assert residuals["portraits"] is not None
     assert residuals["birds"] > 0.2 > 0 > residuals["portraits"]
-    assert found.to_json()["too_small"] == {"groups": 2, "rows": 3, "fewer_than": LEAST}
+    assert found.to_json()["too_small"] == {"num_groups": 2, "num_rows": 3, "fewer_than": LEAST}
 
 
 def test_many_groups_are_counted() -> None:

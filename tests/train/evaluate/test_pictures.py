@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from beholder.errors import InputError
-from beholder.train.evaluate.bins import calibration_bins
+from beholder.train.evaluate.bins import Curve, calibration_bins
 from beholder.train.evaluate.evaluation import NOT_TOLD_APART, REAL, Comparisons, How
 from beholder.train.evaluate.pictures import compare_pictures
 from beholder.train.evaluate.scored import Scored
@@ -188,7 +188,8 @@ def test_all_in_one_group_is_one_line() -> None:
 def test_bins_are_means_with_intervals_of_resampled_groups() -> None:
     ratings, good, _ = rated()
     groups, weights = np.arange(NUM) // 2, np.random.default_rng(1).integers(1, 4, NUM).astype(float)
-    bins = calibration_bins(good, ratings, weights, groups, 2 * ratings, resamples=250, seed=7)
+    curve = Curve(scores=good, ratings=ratings, predicted=2 * ratings)
+    (bins,) = calibration_bins([curve], weights, groups, resamples=250, seed=7)
     assert len(bins) == 10
     assert sum(one.num_rows for one in bins) == NUM
     order = np.argsort(good)
@@ -209,9 +210,11 @@ def test_bins_are_means_with_intervals_of_resampled_groups() -> None:
 
 def test_equal_scores_are_in_one_bin_and_few_groups_have_no_interval() -> None:
     scores = np.array([1.0] * 40 + [2.0] * 20)
-    bins = calibration_bins(scores, np.arange(60.0), np.ones(60), np.arange(60) // 20, resamples=50)
+    curve = Curve(scores=scores, ratings=np.arange(60.0))
+    (bins,) = calibration_bins([curve], np.ones(60), np.arange(60) // 20, resamples=50)
     assert [(one.low, one.high, one.num_rows) for one in bins] == [(1, 1, 40), (2, 2, 20)]
     assert [one.rating for one in bins] == [19.5, 49.5]
     assert math.isnan(bins[0].rating_low)
-    (single,) = calibration_bins(np.array([3.0]), np.array([4.0]), np.ones(1), np.zeros(1, np.int64), resamples=5)
+    curve = Curve(scores=np.array([3.0]), ratings=np.array([4.0]))
+    ((single,),) = calibration_bins([curve], np.ones(1), np.zeros(1, np.int64), resamples=5)
     assert (single.score, single.rating, single.num_rows) == (3, 4, 1)

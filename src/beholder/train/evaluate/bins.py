@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from beholder.train.measures import MANY_ROWS, RESAMPLES, RESAMPLES_OF_MANY, times_drawn
-from beholder.train.pair_measures import PairGroups
+from beholder.kernels.agreement import weighted_sums
+from beholder.train.measures import interval_of
+from beholder.train.pair_measures import PairDraws, PairGroups
+from beholder.train.resampling import Draws, GroupDraws, resampled, usual_resamples
 
 Doubles = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 LEAST_GROUPS = 5
 """An interval from fewer groups says nothing."""
@@ -44,76 +47,85 @@ class Bin:
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What a calibration curve is drawn through: of N rows each.
+
+    Attributes:
+        scores: (N,) finite, N >= 1; ratings: (N,) finite.
+        predicted: (N,) of each rating; None: nothing was predicted.
+    """
+
+    scores: Doubles
+    ratings: Doubles
+    predicted: Doubles | None = None
+
+
 def calibration_bins(
-    scores: Doubles,
-    ratings: Doubles,
-    weights: Doubles,
-    groups: npt.NDArray[np.int64],
-    predicted: Doubles | None = None,
-    *,
-    level: float = 0.95,
-    resamples: int | None = None,
-    seed: int = 0,
-) -> tuple[Bin, ...]:
-    """Bins of about as many pictures each, at most 12, ascending in score; equal scores are in one bin.
+    curves: Sequence[Curve], weights: Doubles, groups: Rows, *, level: float = 0.95, resamples: int | None = None, seed: int = 0
+) -> list[tuple[Bin, ...]]:
+    """Bins of each curve, of about as many pictures each, at most 12, ascending in score; equal scores are in one bin.
 
     Args:
-        scores: (N,) finite, N >= 1.
-        ratings: (N,) finite.
+        curves: of the same N rows.
         weights: (N,) > 0.
         groups: (N,) numbers from 0, resampled whole, by the same draws as in `measures.Comparison`; of pairs (N, 2), those of
             both pictures, by the same draws as in `PairComparison`.
-        predicted: (N,) of each rating.
         level: of the intervals.
         resamples: None: by the number of rows, as of `measures.measure`.
         seed: of the resamples.
     """
-    bins = _bins_of(scores)
-    units, times_of = _units(groups)
-    num_bins, num_units = int(bins.max()) + 1, int(units.max()) + 1
-    cells, cell = np.unique(bins * num_units + units, return_inverse=True)
-    cell_bins, cell_units = cells // num_units, cells % num_units
-    heavy = np.bincount(cell.reshape(-1), weights)
-    rated = np.bincount(cell.reshape(-1), weights * ratings)
-    usual = RESAMPLES if len(scores) <= MANY_ROWS else RESAMPLES_OF_MANY
-    drawn = np.full((usual if resamples is None else resamples, num_bins), np.nan)
-    for at in range(len(drawn)):
-        times = times_of(seed, at)[cell_units]
-        total = np.bincount(cell_bins, times * heavy, minlength=num_bins)
-        np.divide(np.bincount(cell_bins, times * rated, minlength=num_bins), total, out=drawn[at], where=total > 0)
-    found = []
-    for number in range(num_bins):
-        inside = bins == number
-        weight = weights[inside]
-        draws = drawn[np.isfinite(drawn[:, number]), number]
-        is_enough = np.unique(groups[inside]).size >= LEAST_GROUPS and len(draws) * 2 > len(drawn)
-        tail = 50 * (1 - level)
-        low, high = np.percentile(draws, [tail, 100 - tail]) if is_enough else (math.nan, math.nan)
-        found.append(
-            Bin(
-                low=float(scores[inside].min()),
-                high=float(scores[inside].max()),
-                num_rows=int(np.count_nonzero(inside)),
-                score=float(np.average(scores[inside], weights=weight)),
-                rating=float(np.average(ratings[inside], weights=weight)),
-                rating_low=float(low),
-                rating_high=float(high),
-                predicted=math.nan if predicted is None else float(np.average(predicted[inside], weights=weight)),
-            )
-        )
-    return tuple(found)
+    means = [_Means(_bins_of(one.scores), one.ratings) for one in curves]
+    draws: Draws = (
+        GroupDraws(weights, groups, int(groups.max()) + 1, seed)
+        if groups.ndim == 1
+        else PairDraws(weights, PairGroups.of(groups), seed)
+    )
+    drawn = resampled(means, draws, usual_resamples(len(weights)) if resamples is None else resamples)
+    return [
+        tuple(_bin(curve, one.bins == number, weights, groups, found[:, number], level) for number in range(one.size))
+        for curve, one, found in zip(curves, means, drawn, strict=True)
+    ]
 
 
-def _units(groups: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Callable[[int, int], npt.NDArray[np.int64]]]:
-    """(N,) what each row is drawn with, from 0, and from a seed and the number of a resample to the times of each of these."""
-    if groups.ndim == 1:
-        num_groups = int(groups.max()) + 1
-        return groups, lambda seed, at: times_drawn(num_groups, seed, at)
-    sides, units = np.unique(PairGroups.of(groups).sides, axis=0, return_inverse=True)
-    return units.reshape(-1).astype(np.int64), PairGroups(sides).times
+@dataclass(frozen=True)
+class _Means:
+    """Mean ratings of bins, from (N,) the bin and the rating of each row."""
+
+    bins: Rows
+    ratings: Doubles
+
+    @property
+    def size(self) -> int:
+        """Bins."""
+        return int(self.bins.max()) + 1
+
+    def of(self, weights: Doubles) -> Doubles:
+        """(L, N) weights of the rows -> (L, bins); NaN for a bin without weight."""
+        totals, sums = np.empty((len(weights), self.size)), np.empty((len(weights), self.size))
+        weighted_sums(self.bins, self.ratings, weights, totals, sums)
+        return np.asarray(np.divide(sums, totals, out=np.full(sums.shape, np.nan), where=totals > 0))
 
 
-def _bins_of(scores: Doubles) -> npt.NDArray[np.int64]:
+def _bin(curve: Curve, inside: npt.NDArray[np.bool_], weights: Doubles, groups: Rows, drawn: Doubles, level: float) -> Bin:
+    """A bin of some rows, whose resampled mean ratings are (B,)."""
+    scores, weight = curve.scores[inside], weights[inside]
+    rating = float(np.average(curve.ratings[inside], weights=weight))
+    found = interval_of(rating, drawn, level)
+    is_enough = np.unique(groups[inside]).size >= LEAST_GROUPS
+    return Bin(
+        low=float(scores.min()),
+        high=float(scores.max()),
+        num_rows=len(scores),
+        score=float(np.average(scores, weights=weight)),
+        rating=rating,
+        rating_low=found.low if is_enough else math.nan,
+        rating_high=found.high if is_enough else math.nan,
+        predicted=math.nan if curve.predicted is None else float(np.average(curve.predicted[inside], weights=weight)),
+    )
+
+
+def _bins_of(scores: Doubles) -> Rows:
     """(N,) bin of each score, from 0 without gaps: by the share of scores that are below it."""
     wanted = min(_MOST_BINS, max(1, len(scores) // _LEAST_ROWS))
     below = np.searchsorted(np.sort(scores), scores)

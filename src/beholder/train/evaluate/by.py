@@ -76,8 +76,8 @@ class ByColumn:
                 }
                 for group in self.groups
             ],
-            "too_small": {"groups": self.too_small[0], "rows": self.too_small[1], "fewer_than": LEAST},
-            "not_shown": {"groups": self.not_shown[0], "rows": self.not_shown[1]},
+            "too_small": {"num_groups": self.too_small[0], "num_rows": self.too_small[1], "fewer_than": LEAST},
+            "not_shown": {"num_groups": self.not_shown[0], "num_rows": self.not_shown[1]},
         }
 
 
@@ -140,7 +140,7 @@ def pairs_in(measured: Comparisons, votes: Doubles, groups: Rows, how: How) -> C
             np.ones(len(rows)), votes=votes[rows], groups=groups[rows], level=how.level, resamples=how.resamples, seed=how.seed,
         )  # fmt: skip
         return [
-            InGroup(name=one.name, value=_told(compared.measures(at), "accuracy"), residual=None)
+            InGroup(name=one.name, value=_told(compared.measures(at), measured.measure), residual=None)
             for at, one in enumerate(measured.judged)
         ]
 

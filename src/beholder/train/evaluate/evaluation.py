@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.train.evaluate.bins import Bin
-from beholder.train.measures import Interval, Measures
+from beholder.train.evaluate.scored import Scored
+from beholder.train.measures import Comparison, Interval, Measures
+from beholder.train.pair_measures import PairComparison
 
 Doubles = npt.NDArray[np.float64]
 Unit = Literal["pictures", "pairs"]
@@ -104,7 +106,53 @@ def verdict(interval: Interval) -> str:
     return REAL if interval.is_real else NOT_TOLD_APART
 
 
-def best_first(measures: Sequence[Measures], measure: str) -> list[int]:
-    """Places of the measured heads, best first; equal ones in the order given."""
+@dataclass(frozen=True, kw_only=True)
+class Detail:
+    """What `Judged` has of a head beside its measures."""
+
+    slope: float
+    intercept: float
+    scores: Doubles
+    predicted: Doubles
+    bins: tuple[Bin, ...]
+
+
+def comparisons_of(
+    unit: Unit,
+    measure: str,
+    scored: Sequence[Scored],
+    compared: Comparison | PairComparison,
+    details: Sequence[Detail],
+) -> Comparisons:
+    """All heads, best first, and each one's measures less those of each later one.
+
+    Args:
+        unit: what is measured.
+        measure: which of the measures heads are put in order by.
+        scored: the heads.
+        compared: their measures, in this order, and after them those of one guess for all.
+        details: of each.
+    """
+    measures = [compared.measures(at) for at in range(len(scored))]
     values = np.array([one[measure].value for one in measures])
-    return [int(at) for at in np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")]
+    order = [int(at) for at in np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")]
+    judged = [
+        Judged(
+            name=scored[at].name, source=scored[at].source, column=scored[at].column, measures=measures[at],
+            slope=details[at].slope, intercept=details[at].intercept, scores=details[at].scores,
+            predicted=details[at].predicted, bins=details[at].bins,
+        )
+        for at in order
+    ]  # fmt: skip
+    differences = [
+        Difference(first=scored[one].name, second=scored[other].name, measures=compared.difference(one, other))
+        for place, one in enumerate(order)
+        for other in order[place + 1 :]
+    ]
+    return Comparisons(
+        unit=unit,
+        measure=measure,
+        judged=tuple(judged),
+        constant=compared.measures(len(scored)),
+        differences=tuple(differences),
+    )

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from beholder.train.evaluate.bins import calibration_bins
-from beholder.train.evaluate.evaluation import Comparisons, Difference, How, Judged, best_first
+from beholder.train.evaluate.bins import Curve, calibration_bins
+from beholder.train.evaluate.evaluation import Comparisons, Detail, How, comparisons_of
 from beholder.train.evaluate.scored import Scored
-from beholder.train.pair_measures import PairComparison, as_pair_accuracy
+from beholder.train.pair_measures import PairComparison
 
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -37,29 +37,10 @@ def compare_pairs(scored: Sequence[Scored], better: Rows, worse: Rows, votes: Do
         groups=groups,
         **shared,  # type: ignore[arg-type]
     )
-    measures = [as_pair_accuracy(compared.measures(at)) for at in range(len(scored))]
-    order = best_first(measures, "pair_accuracy")
-    judged = []
-    for at in order:
-        right = np.where(apart[at] > 0, 1.0, np.where(apart[at] == 0, 0.5, 0.0))
-        bins = calibration_bins(np.abs(apart[at]), right, votes, groups, **shared)  # type: ignore[arg-type]
-        judged.append(
-            Judged(
-                name=scored[at].name, source=scored[at].source, column=scored[at].column, measures=measures[at],
-                slope=math.nan, intercept=math.nan, scores=apart[at], predicted=np.empty(0), bins=bins,
-            )
-        )  # fmt: skip
-    differences = [
-        Difference(
-            first=scored[one].name, second=scored[other].name, measures=as_pair_accuracy(compared.difference(one, other))
-        )
-        for place, one in enumerate(order)
-        for other in order[place + 1 :]
+    curves = [Curve(scores=np.abs(one), ratings=(np.sign(one) + 1) / 2) for one in apart]
+    bins = calibration_bins(curves, votes, groups, **shared)  # type: ignore[arg-type]
+    details = [
+        Detail(slope=math.nan, intercept=math.nan, scores=one, predicted=np.empty(0), bins=of_one)
+        for one, of_one in zip(apart, bins, strict=True)
     ]
-    return Comparisons(
-        unit="pairs",
-        measure="pair_accuracy",
-        judged=tuple(judged),
-        constant=as_pair_accuracy(compared.measures(len(scored))),
-        differences=tuple(differences),
-    )
+    return comparisons_of("pairs", "pair_accuracy", scored, compared, details)

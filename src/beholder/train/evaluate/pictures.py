@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
 from beholder.train import folds as splitting
-from beholder.train.evaluate.bins import calibration_bins
-from beholder.train.evaluate.evaluation import Comparisons, Difference, How, Judged, best_first
+from beholder.train.evaluate.bins import Curve, calibration_bins
+from beholder.train.evaluate.evaluation import Comparisons, Detail, How, comparisons_of
 from beholder.train.evaluate.scored import Scored
-from beholder.train.measures import NAMES, Comparison, Measures, Predictor
+from beholder.train.measures import SCALED, Comparison, Predictor
 from beholder.train.public import on_the_scale
 
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
-
-SCALED = ("mae", "rmse", "accuracy")
-"""Measures in units of the ratings."""
-RANKS = tuple(name for name in NAMES if name not in SCALED)
 
 
 def compare_pictures(
@@ -53,44 +48,18 @@ def compare_pictures(
     lines = [_out_of_fold(one.scores, ratings, weights, folds, is_marks=is_marks) for one in scored]
     flat = _out_of_fold(np.zeros(len(ratings)), ratings, weights, folds, is_marks=is_marks)
     cut = 0.5 if is_marks and how.cut is None else how.cut
-    predictors = [Predictor(flat, SCALED)]
-    for one, line in zip(scored, lines, strict=True):
-        predictors += [Predictor(one.scores, RANKS), Predictor(line, SCALED)]
     compared = Comparison(
-        predictors, ratings, weights=weights, groups=groups, cut=cut, level=how.level, resamples=how.resamples, seed=how.seed
-    )
-    measures = [_joined(compared.measures(2 * at + 1), compared.measures(2 * at + 2)) for at in range(len(scored))]
-    measure = "pair_accuracy" if is_marks else "srcc"
-    order = best_first(measures, measure)
-    judged = []
-    for at in order:
-        one, predicted = scored[at], lines[at].mean(axis=0)
+        [*(Predictor(one.scores, scaled=line) for one, line in zip(scored, lines, strict=True)), Predictor(flat, SCALED)],
+        ratings, weights=weights, groups=groups, cut=cut, level=how.level, resamples=how.resamples, seed=how.seed,
+    )  # fmt: skip
+    predicted = [line.mean(axis=0) for line in lines]
+    curves = [Curve(scores=one.scores, ratings=ratings, predicted=line) for one, line in zip(scored, predicted, strict=True)]
+    bins = calibration_bins(curves, weights, groups, level=how.level, resamples=how.resamples, seed=how.seed)
+    details = []
+    for one, line, of_one in zip(scored, predicted, bins, strict=True):
         slope, intercept = _line(one.scores, ratings, weights, is_marks=is_marks)
-        bins = calibration_bins(
-            one.scores, ratings, weights, groups, predicted, level=how.level, resamples=how.resamples, seed=how.seed
-        )
-        judged.append(
-            Judged(
-                name=one.name, source=one.source, column=one.column, measures=measures[at], slope=slope, intercept=intercept,
-                scores=one.scores, predicted=predicted, bins=bins,
-            )
-        )  # fmt: skip
-    differences = [
-        Difference(
-            first=scored[one].name,
-            second=scored[other].name,
-            measures=_joined(compared.difference(2 * one + 1, 2 * other + 1), compared.difference(2 * one + 2, 2 * other + 2)),
-        )
-        for place, one in enumerate(order)
-        for other in order[place + 1 :]
-    ]
-    return Comparisons(
-        unit="pictures",
-        measure=measure,
-        judged=tuple(judged),
-        constant=compared.measures(0),
-        differences=tuple(differences),
-    )
+        details.append(Detail(slope=slope, intercept=intercept, scores=one.scores, predicted=line, bins=of_one))
+    return comparisons_of("pictures", "pair_accuracy" if is_marks else "srcc", scored, compared, details)
 
 
 def _folds(groups: Rows, samples: Sequence[str], seed: int) -> list[Rows]:
@@ -134,9 +103,3 @@ def _line(scores: Doubles, ratings: Doubles, weights: Doubles, *, is_marks: bool
         return math.nan, math.nan
     found = on_the_scale(scores, ratings, weights, is_marks=is_marks)
     return found.slope, found.intercept
-
-
-def _joined(ranks: Measures, scaled: Measures) -> Measures:
-    """Measures of scores as they are, and of scores that were brought to the ratings' scale, as one."""
-    both = {**ranks.values, **scaled.values}
-    return replace(ranks, values={name: both[name] for name in NAMES})
