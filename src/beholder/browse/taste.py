@@ -352,8 +352,10 @@ class Learner:
                     "layout": "marks of `beholder browse`",
                     "scale": None,
                     "num_pictures": learned.taste.num_keep + learned.taste.num_drop + learned.num_unusable,
-                    "remarks": told(learned),
+                    "num_matched": learned.taste.num_keep + learned.taste.num_drop,
+                    "ways": {},
                 },
+                "remarks": told(learned),
                 "embeddings": {
                     "source": self.place,
                     "dim": len(learned.taste.fit.weight),
@@ -408,6 +410,7 @@ def head_in_use(scores: ScoreSet, score: str, backbone: str | None, dim: int) ->
         dim: their length.
     """
     from beholder.models.heads import load_head
+
     name = scores.head_names.get(score)
     if name is None:
         return None, f"nothing says which head {score} is by, so this started from none"

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from beholder.scoreset.scales import ScaleMap
     from beholder.train.calibrate.job import Calibrated
 
-_WORDS = {"root_brier": "root of the Brier score"}
 _POINTS = 6
 """Points of a map that are shown."""
 
@@ -60,17 +59,19 @@ def _error_lines(found: ScaleMap) -> list[str]:
     more = found.more
     if "measures" not in more:
         return [f"{more['error_of']}: {found.error:.3g}; largest difference of shares (KS) {more['ks_distance']:.3g}"]
-    lines = [f"on pictures that the fit has not seen (rank correlation {more['rank_correlation']:.3f}):"]
-    for title, key in (("the map", "measures"), ("a straight line", "straight_line")):
-        lines.append(f"  {title:15}  " + "  ".join(_shown(more[key]["values"], name) for name in more[key]["values"]))
+    lines = [f"on pictures that the fit has not seen (rank correlation {more['srcc']:.3f}):"]
+    for title, measures in (("the map", more["measures"]), *((one["name"], one["measures"]) for one in more["beside"])):
+        shown = (_shown(name, one, is_chance=bool(more.get("is_chance"))) for name, one in measures["values"].items())
+        lines.append(f"  {title:15}  " + "  ".join(shown))
     return lines
 
 
-def _shown(values: dict[str, Any], name: str) -> str:
-    one = values[name]
+def _shown(name: str, one: dict[str, Any], *, is_chance: bool) -> str:
+    """A measure with its interval, in units of the scale, which may be any."""
+    from beholder.train.card import words_of
+
     between = f" ({one['low']:.3g} to {one['high']:.3g})" if one["low"] is not None else ""
-    word = _WORDS.get(name, name.upper())
-    return f"{word} {one['value']:.3g}{between}"
+    return f"{words_of(name, 'decisions') if is_chance else name.upper()} {one['value']:.3g}{between}"
 
 
 def _points(found: ScaleMap) -> list[str]:

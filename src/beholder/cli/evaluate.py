@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from beholder.reporting.evaluation import EvaluationRun
     from beholder.train.evaluate.by import ByColumn
     from beholder.train.evaluate.evaluation import Comparisons
-    from beholder.train.evaluate.job import Evaluation
 
 _SHOWN = ("srcc", "plcc", "pair_accuracy", "mae", "rmse")
 """Measures in the summary; the page and `--json` have all."""
-_MOST_HEADS, _MOST_PAIRS, _MOST_GROUPS, _MOST_SUSPICIOUS = 12, 6, 12, 5
+_MOST_HEADS, _MOST_PAIRS, _MOST_GROUPS = 12, 6, 12
 
 
 def _run(options: EvaluateOptions, *, as_json: bool, quiet: bool) -> None:
@@ -38,7 +37,7 @@ def _run(options: EvaluateOptions, *, as_json: bool, quiet: bool) -> None:
 def summary_lines(run: EvaluationRun) -> list[str]:
     """What is printed of an evaluation."""
     from beholder.reporting.evaluation import lead
-    from beholder.train.card import WORDS, ceiling_lines
+    from beholder.train.card import WORDS, ceiling_lines, odd_lines
 
     found, measured = run.found, run.found.record["measured"]
     compared = found.compared
@@ -51,7 +50,7 @@ def summary_lines(run: EvaluationRun) -> list[str]:
     for one in found.by:
         lines += ["", *_groups(one)]
     lines += [f"not compared: {line}" for line in found.record["missing_heads"]]
-    lines += _suspicious(found)
+    lines += odd_lines(found.record, "on the page")
     lines += [
         "",
         f"list of the {measured['num_pictures']:,} measured pictures: sha256 {measured['samples_sha256']}",
@@ -104,22 +103,6 @@ def _groups(one: ByColumn) -> list[str]:
     if few:
         lines.append(f"  {few:,} group{'s' if few != 1 else ''} ({rows:,} in all) too small to be measured")
     return lines
-
-
-def _suspicious(found: Evaluation) -> list[str]:
-    """Ratings that are worth another look."""
-    if not found.suspicious:
-        return []
-    count = len(found.suspicious)
-    lines = (
-        ["1 rating looks odd, and is worth another look:"]
-        if count == 1
-        else [f"{count:,} ratings look odd, and are worth another look:"]
-    )
-    lines += [
-        f"  {one['sample']}: {one['residual']:+.2f} from what is predicted" for one in found.suspicious[:_MOST_SUSPICIOUS]
-    ]
-    return [*lines, *(["  ... all of them on the page"] if count > _MOST_SUSPICIOUS else [])]
 
 
 evaluate = command(

@@ -13,8 +13,6 @@ from beholder.train.options import TrainJobOptions
 if TYPE_CHECKING:
     from beholder.train.job import TrainRun
 
-_MOST_SUSPICIOUS = 5
-
 
 def _run(options: TrainJobOptions, *, as_json: bool, quiet: bool) -> None:
     """Train, and show what came of it."""
@@ -32,32 +30,29 @@ def _run(options: TrainJobOptions, *, as_json: bool, quiet: bool) -> None:
 
 def summary_lines(found: TrainRun) -> list[str]:
     """What is printed of a trained head."""
-    from beholder.train.card import WORDS, best_beside, ceiling_lines, curve_lines, few_groups_lines, measured_by, shown
+    from beholder.train import card
+    from beholder.train.measures import CONSTANT
 
     record = found.record
-    lines = [*record["ratings"]["remarks"], ""]
-    best = best_beside(record)
-    constant = next((one for one in record["beside"] if one["name"] == "constant"), None)
+    lines = [*record["remarks"], ""]
+    best = card.best_beside(record)
+    constant = next((one for one in record["beside"] if one["name"] == CONSTANT), None)
     named = [(record["name"], record["measures"]), *([(best["name"], best["measures"])] if best else [])]
     named += [("a constant", constant["measures"])] if constant else []
-    lines.append(f"{measured_by(record)}:")
-    width = max(map(len, WORDS.values()))
+    lines.append(f"{card.measured_by(record)}:")
+    width = max(map(len, card.WORDS.values()))
     lines.append(f"  {'':{width}}  " + "  ".join(f"{name[:24]:24}" for name, _ in named))
-    for name, words in WORDS.items():
-        if name.startswith("top_") and record["ratings"]["kind"] == "decisions":
-            continue
-        cells = [shown(one["values"].get(name)) for _, one in named]
+    for name in card.measures_told(record):
+        cells = [card.shown(one["values"].get(name)) for _, one in named]
         if cells[0] != "-":
+            words = card.words_of(name, record["ratings"]["kind"])
             lines.append((f"  {words:{width}}  " + "  ".join(f"{cell:24}" for cell in cells)).rstrip())
-    lines += [line for line in few_groups_lines(record) if line]
-    lines += ["", *(line for line in ceiling_lines(record) if line), *(line for line in curve_lines(record) if line)]
-    lines += record["missing_heads"]
-    if suspicious := record["suspicious"]:
-        what = "1 rating looks wrong, and is" if len(suspicious) == 1 else f"{len(suspicious):,} ratings look wrong, and are"
-        lines.append(f"{what} worth another look:")
-        lines += [f"  {one['sample']}: {one['residual']:+.2f} from what is predicted" for one in suspicious[:_MOST_SUSPICIOUS]]
-        if len(suspicious) > _MOST_SUSPICIOUS:
-            lines.append(f"  ... all of them in {found.record_file}")
+    lines += [line for line in card.few_groups_lines(record) if line]
+    lines += ["", *(line for line in (*card.ceiling_lines(record), *card.curve_lines(record)) if line)]
+    lines += [
+        *(f"not compared: {line}" for line in record["missing_heads"]),
+        *card.odd_lines(record, f"in {found.record_file}"),
+    ]
     lines += ["", f"head: {found.out} (card {found.card}, record {found.record_file}; {found.seconds:.1f} s)"]
     lines += found.upload.lines() if found.upload is not None else []
     return lines

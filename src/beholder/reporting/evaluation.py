@@ -19,7 +19,7 @@ from beholder.io import storage
 from beholder.reporting.charts import NOTHING, number
 from beholder.reporting.page import made_at, render
 from beholder.reporting.plots import Plot, calibration_plot, marks_plot, residual_plot, scatter_plot
-from beholder.train.card import WORDS
+from beholder.train.card import WORDS, words_of
 from beholder.train.evaluate.evaluation import REAL, Comparisons, Difference, Judged
 from beholder.train.evaluate.job import Evaluation, evaluate
 from beholder.train.evaluate.options import EvaluateOptions
@@ -115,7 +115,7 @@ def page_of(found: Evaluation, *, title: str | None = None, arguments: Sequence[
             "warnings": found.warnings,
             "unit": compared.unit,
             "level": f"{100 * measured['level']:g} %",
-            "columns": [(SHORT[name], WORDS[name]) for name in names],
+            "columns": [(SHORT[name], words_of(name, found.ratings.kind)) for name in names],
             "ordered_by": WORDS[compared.measure],
             "lines": [_line(one, at, compared, names) for at, one in enumerate(compared.judged)],
             "beside": _beside(found, names),
@@ -165,8 +165,8 @@ def how_measured(found: Evaluation) -> list[str]:
     unit, is_grouped = found.compared.unit, measured["num_groups"] != measured["num_pictures"]
     groups = f"{measured['num_groups']:,} groups of pictures" if is_grouped else "pictures, each on its own"
     lines = [
-        f"Intervals hold {100 * measured['level']:g} % of {measured['resamples']:,} resamples of {groups}; differences are of "
-        "the same resamples. Each interval is for its pair of heads alone: of twenty pairs of heads that are equally good, one "
+        f"Intervals hold {100 * measured['level']:g} % of {measured['num_resamples']:,} resamples of {groups}; differences are "
+        "of the same resamples. Each interval is for its pair of heads alone: of twenty pairs that are equally good, one "
         f"is called {REAL} by chance."
     ]
     if unit == "pairs":
@@ -205,10 +205,8 @@ def _tiles(found: Evaluation) -> list[tuple[str, str]]:
         tiles.append((f"{measured['num_pictures']:,}", "pictures in them"))
     tiles += [(f"{measured['num_groups']:,}", "groups resampled"), (str(len(compared.judged)), "heads")]
     tiles.append((_cell(best)[0], f"{WORDS[compared.measure]}, best head"))
-    most = None if found.ceiling is None else found.ceiling.get(compared.measure)
-    tiles.append(
-        (NOTHING if most is None else f"{most:.3f}", "ceiling: not known" if most is None else "ceiling by the raters' noise")
-    )
+    most = NOTHING if found.ceiling is None else _cell(found.ceiling.values.get(compared.measure))[0]
+    tiles.append((most, "ceiling: not known" if most == NOTHING else "ceiling by the raters' noise"))
     return tiles
 
 
@@ -227,8 +225,7 @@ def _beside(found: Evaluation, names: Sequence[str]) -> list[dict[str, Any]]:
     constant = found.compared.constant.values
     lines = [{"name": "one guess", "cells": [_cell(constant.get(name)) for name in names], "verdict": ""}]
     if found.ceiling is not None:
-        most = [found.ceiling.get(name) for name in names]
-        cells = [(NOTHING if value is None else f"{value:.3f}", "") for value in most]
+        cells = [_cell(found.ceiling.values.get(name)) for name in names]
         lines.append({"name": "ceiling", "cells": cells, "verdict": ""})
     return lines
 
@@ -271,7 +268,7 @@ def _head_view(at: int, one: Judged, found: Evaluation) -> dict[str, Any]:
         "name": one.name,
         "plots": _plots(at, one, found),
         "facts": [fact for fact in facts if fact[1] != NOTHING],
-        "measures": [(WORDS[name], value.text()) for name, value in one.measures.values.items()],
+        "measures": [(words_of(name, found.ratings.kind), value.text()) for name, value in one.measures.values.items()],
     }
 
 
@@ -323,12 +320,12 @@ def _by_view(record: Mapping[str, Any]) -> dict[str, Any]:
         lines.append({"value": group["value"] or "(none)", "num_rows": group["num_rows"], "cells": cells})
     notes = []
     small, more = record["too_small"], record["not_shown"]
-    if small["groups"]:
-        are = "1 group has" if small["groups"] == 1 else f"{small['groups']:,} groups have"
-        notes.append(f"{are} fewer than {small['fewer_than']} ({small['rows']:,} in all), too few to be measured.")
-    if more["groups"]:
-        are = "1 smaller group is" if more["groups"] == 1 else f"{more['groups']:,} smaller groups are"
-        notes.append(f"{are} not shown ({more['rows']:,} in all).")
+    if small["num_groups"]:
+        are = "1 group has" if small["num_groups"] == 1 else f"{small['num_groups']:,} groups have"
+        notes.append(f"{are} fewer than {small['fewer_than']} ({small['num_rows']:,} in all), too few to be measured.")
+    if more["num_groups"]:
+        are = "1 smaller group is" if more["num_groups"] == 1 else f"{more['num_groups']:,} smaller groups are"
+        notes.append(f"{are} not shown ({more['num_rows']:,} in all).")
     return {
         "column": record["column"],
         "measure": WORDS[record["measure"]],
@@ -363,5 +360,5 @@ def _provenance(found: Evaluation, arguments: Sequence[str] | None) -> list[tupl
         ("near-duplicates", near),
         ("kept together", measured["split_by"] or NOTHING),
         ("a picture counts by", measured["weigh_by"]),
-        ("seed", str(measured["seed"])),
+        ("seed", str(record["seed"])),
     ]

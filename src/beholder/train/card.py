@@ -6,6 +6,7 @@ The card says what it was trained on, how good it is and by what, what it is for
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -17,7 +18,7 @@ from beholder.models import upload
 from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head
 from beholder.train.folds import FEW_GROUPS
-from beholder.train.measures import Interval
+from beholder.train.measures import CONSTANT, Interval
 
 WORDS = {
     "srcc": "rank correlation (Spearman)",
@@ -30,13 +31,12 @@ WORDS = {
     "top_1_percent_precision": "of its best 1 %, among the best 1 % rated",
     "top_5_percent_precision": "of its best 5 %, among the best 5 % rated",
 }
-"""What the measures are, in words."""
+"""What the measures are, in words (`words_of`)."""
 METRICS = {
     "srcc": "spearmanr", "plcc": "pearsonr", "mae": "mae", "rmse": "rmse", "accuracy": "accuracy",
     "pair_accuracy": "pair_accuracy",
 }  # fmt: skip
 """What hubs call those of them that they are told."""
-
 
 LIBRARY = f"library_name: {upload.LIBRARY}"
 """What says at the top of a card that it is one of ours."""
@@ -44,6 +44,7 @@ _MARK = '"beholder": "'
 """Stands in every record, with the version."""
 _NOTES = ("method", "scale", "rows", "measured", "measures", "ceiling")
 """What of the record stands in the head's own file; all of it is in the file beside it."""
+_MOST_ODD = 5
 _MOST_LOOKED_AT = 1 << 20
 """Bytes at the start of a file that is to be replaced, among which has to stand whose it is."""
 
@@ -95,6 +96,11 @@ class HeadFiles:
         return replace(head, sha256=digest), whole
 
 
+def words_of(name: str, kind: str) -> str:
+    """What a measure is, in words; of keep and drop the squared error is that of chances, the Brier score."""
+    return "root of the Brier score" if name == "rmse" and kind == "decisions" else WORDS[name]
+
+
 def card_of(head: Head, file_name: str, record: Mapping[str, Any], remarks: Sequence[str]) -> str:
     """A model card in Markdown, with the metadata that hubs read at its top.
 
@@ -128,7 +134,7 @@ def card_of(head: Head, file_name: str, record: Mapping[str, Any], remarks: Sequ
         "",
         "## How good it is",
         "",
-        f"{measured_by(record)}." + ("" if "pairs" in record else " No group is on both sides of a split."),
+        f"{measured_by(record)}." + ("" if measured["unit"] == "pairs" else " No group is on both sides of a split."),
         "",
         *measure_table(record),
         "",
@@ -157,7 +163,7 @@ def metadata_of(head: Head, record: Mapping[str, Any]) -> str:
             dataset_type="ratings",
             dataset_name=record["ratings"].get("public_name") or record["ratings"]["kind"],
             metric_type=kind,
-            metric_name=WORDS[name],
+            metric_name=words_of(name, record["ratings"]["kind"]),
             metric_value=round(interval["value"], 6),
         )
         for name, kind in METRICS.items()
@@ -174,31 +180,35 @@ def measured_by(record: Mapping[str, Any]) -> str:
     """How and on what the head was measured, in words."""
     measures = record["measures"]
     what = f"{measures['num_rows']:,} pictures ({measures['num_groups']:,} groups)"
-    if "pairs" in record:
-        what = f"{record['pairs']['tested']:,} pairs"
+    if record["measured"]["unit"] == "pairs":
+        what = f"{measures['num_rows']:,} pairs"
     return f"Measured by {record['measured']['by']}, on {what}, with {100 * measures['level']:g} % intervals"
 
 
 def measure_table(record: Mapping[str, Any]) -> list[str]:
     """A Markdown table: a row for each measure, the head beside the best public one and a constant."""
-    others = [one for one in record["beside"] if one["name"] == "constant" or one is best_beside(record)]
+    others = [one for one in record["beside"] if one["name"] == CONSTANT or one is best_beside(record)]
     head = ["measure", record["name"], *(one["name"] for one in others)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for name, words in WORDS.items():
-        if name.startswith("top_") and record["ratings"]["kind"] == "decisions":
-            continue  # all that are kept are the best
+    for name in measures_told(record):
+        words = words_of(name, record["ratings"]["kind"])
         cells = [shown(one["measures"]["values"].get(name)) for one in ({"measures": record["measures"]}, *others)]
         if cells[0] != "-":
             lines.append(f"| {words} | {' | '.join(cells)} |")
     return lines
 
 
+def measures_told(record: Mapping[str, Any]) -> list[str]:
+    """Measures that a summary has a line for: of keep and drop none of the best few, since all that are kept are the best."""
+    return [name for name in WORDS if not (name.startswith("top_") and record["ratings"]["kind"] == "decisions")]
+
+
 def few_groups_lines(record: Mapping[str, Any]) -> list[str]:
     """A warning where pictures that belong together are so many that little was measured."""
     num_groups, rows = record["measures"]["num_groups"], record.get("rows", {})
-    if "pairs" in record or not 0 < num_groups < FEW_GROUPS:
+    if record["measured"]["unit"] == "pairs" or not 0 < num_groups < FEW_GROUPS:
         return []
-    largest = f" (the largest has {rows['largest_group']:,} pictures)" if "largest_group" in rows else ""
+    largest = f" (the largest has {rows['num_in_largest_group']:,} pictures)" if "num_in_largest_group" in rows else ""
     return [
         f"Warning: the pictures are of {num_groups:,} groups alone{largest}, so neither measures nor strength of the fit can "
         "be relied on. Near-duplicates belong to one group, and what is near to one of them: --near-duplicates says from "
@@ -209,7 +219,7 @@ def few_groups_lines(record: Mapping[str, Any]) -> list[str]:
 
 def best_beside(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The head that did best of those it was compared with, or None."""
-    return next((one for one in record["beside"] if one["name"] != "constant"), None)
+    return next((one for one in record["beside"] if one["name"] != CONSTANT), None)
 
 
 def shown(interval: Mapping[str, float | None] | None) -> str:
@@ -218,16 +228,18 @@ def shown(interval: Mapping[str, float | None] | None) -> str:
 
 
 def ceiling_lines(record: Mapping[str, Any]) -> list[str]:
-    """What the raters' noise allows, in words."""
+    """What the raters' noise allows, in words, and how the heads that lie above it are to be understood."""
     ceiling = record["ceiling"]
     if ceiling is None:
         return ["Nothing in the ratings tells how much raters differ, so it is not known how good a head could be at all.", ""]
-    if ceiling.get("plcc") is None and ceiling["pair_accuracy"] == 1:
-        return ["Votes on the same pair never disagree, so they set no ceiling.", ""]
-    if "plcc" not in ceiling:
-        most = f"{100 * ceiling['pair_accuracy']:.1f} %"
-        return [f"Votes on the same pair disagree, so that no order could put more than {most} of the pairs right.", ""]
-    if ceiling["srcc"] is None:
+    values = {name: Interval.of_json(one) for name, one in ceiling["values"].items()}
+    if "reliability" not in values:
+        return [
+            *_pair_ceiling_lines(ceiling["num_rows"], values["pair_accuracy"]),
+            *_above(record, values["pair_accuracy"]),
+            "",
+        ]
+    if not values["reliability"].value > 0:
         return [
             "The ratings differ no more than the raters' own noise would have them differ, so nothing shows that any head "
             "could order these pictures better than chance.",
@@ -235,10 +247,65 @@ def ceiling_lines(record: Mapping[str, Any]) -> list[str]:
         ]
     return [
         "The raters' own noise sets a ceiling: a head that knew the true mean of every picture would reach a linear "
-        f"correlation of {ceiling['plcc']:.3f}, a rank correlation of {ceiling['srcc']:.3f} and a root mean squared error of "
-        f"{ceiling['rmse']:.3f}.",
+        f"correlation of {values['plcc'].text()}, a rank correlation of {values['srcc'].text()} and a root mean squared error "
+        f"of {values['rmse'].text()}.",
+        *_above(record, values["srcc"]),
         "",
     ]
+
+
+def _pair_ceiling_lines(num_repeated: int, most: Interval) -> list[str]:
+    """What votes on the same pairs allow."""
+    if not math.isfinite(most.value):
+        pairs = "pair has" if num_repeated == 1 else "pairs have"
+        return [f"{num_repeated:,} {pairs} several votes: too few to tell how many pairs a head could put right at all."]
+    if most.value == 1:
+        return [f"Votes on the same pair, of which there are {num_repeated:,}, never disagree, so they set no ceiling."]
+    bounds = f" ({100 * most.low:.1f} to {100 * most.high:.1f} %)" if most.has_bounds else ""
+    return [
+        f"Votes on the same pair disagree, so that no order could put more than {100 * most.value:.1f} %{bounds} of the pairs "
+        f"right, by the {num_repeated:,} pairs that have several votes."
+    ]
+
+
+def _above(record: Mapping[str, Any], ceiling: Interval) -> list[str]:
+    """A line for the heads above a ceiling of the measure that heads are put in order by, within its interval or beyond it."""
+    if not ceiling.has_bounds:
+        return []
+    measure = "srcc" if "reliability" in record["ceiling"]["values"] else "pair_accuracy"
+    heads = record.get("heads") or [{"name": record["name"], "measures": record["measures"]}]
+    values = {one["name"]: one["measures"]["values"].get(measure, {}).get("value") for one in heads}
+    above = [name for name, value in values.items() if value is not None and value > ceiling.value]
+    within = [name for name in above if values[name] <= ceiling.high]
+    lines = []
+    if within:
+        lies = "lies" if len(within) == 1 else "lie"
+        lines.append(
+            f"{_listed(within)} {lies} above it and within its interval: by chance, since nobody can be told to be better than "
+            "the raters allow."
+        )
+    if beyond := [name for name in above if name not in within]:
+        lies = "lies" if len(beyond) == 1 else "lie"
+        lines.append(
+            f"{_listed(beyond)} {lies} above its whole interval: either raters differ less than these ratings say, or these "
+            "pictures are no new ones for it."
+        )
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def odd_lines(record: Mapping[str, Any], rest: str) -> list[str]:
+    """Ratings that are worth another look, the first of them by name; `rest`: where all of them are."""
+    odd = record["suspicious"]
+    if not odd:
+        return []
+    what = "1 rating looks odd, and is" if len(odd) == 1 else f"{len(odd):,} ratings look odd, and are"
+    lines = [f"{what} worth another look:"]
+    lines += [f"  {one['sample']}: {one['residual']:+.2f} from what is predicted" for one in odd[:_MOST_ODD]]
+    return [*lines, *([f"  ... all of them {rest}"] if len(odd) > _MOST_ODD else [])]
 
 
 def curve_lines(record: Mapping[str, Any]) -> list[str]:

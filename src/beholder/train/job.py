@@ -19,7 +19,7 @@ from beholder.notices import doing, say
 from beholder.train.card import HeadFiles
 from beholder.train.options import TrainJobOptions
 from beholder.train.pairs import TrainedOnPairs, train_on_pairs
-from beholder.train.rated import Labels, labels_of, names_at, rated_pairs, rated_rows
+from beholder.train.rated import Labels, labels_of, names_at, rated_pairs, rated_rows, ratings_record
 from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Ratings
 from beholder.train.ratings.read import read_ratings
@@ -209,20 +209,14 @@ def _record(
     """What is written beside the head."""
     from beholder import __version__
 
-    remarks = [*ratings.lines(), *matched.lines()]
+    assert options.ratings is not None
+    measured = {**found["measured"], "split_by": options.split_by}
     return {
         "beholder": __version__,
         **found,
-        "ratings": {
-            "file": options.ratings,
-            "public_name": ratings.public_name,
-            "kind": ratings.kind,
-            "layout": ratings.layout,
-            "scale": ratings.scale,
-            "num_pictures": ratings.num_samples,
-            "num_matched": matched.num_matched,
-            "ways": matched.ways,
-            "remarks": remarks,
-        },
+        "balance": options.balance,
+        "measured": measured,
+        "ratings": ratings_record(ratings, options.ratings, matched.num_matched, matched.ways),
         "embeddings": {"source": source.place, "dim": source.dim, "backbone": source.backbone},
+        "remarks": [*ratings.lines(), *matched.lines()],
     }

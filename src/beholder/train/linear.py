@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -63,6 +63,15 @@ class LinearFit:
     def predict(self, unit: Doubles) -> Doubles:
         """(n, D) rows of length 1 -> (n,) float64: ratings, or log odds."""
         return np.asarray(unit @ self.weight + self.bias)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a record says of the fit."""
+        return {
+            "strength": self.strength,
+            "chosen_by": self.chosen_by,
+            "errors": {f"{strength:.3g}": error for strength, error in self.errors.items()},
+            "prior_scale": self.prior_scale,
+        }
 
     @property
     def math(self) -> Affine:

@@ -6,26 +6,20 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from beholder.errors import InputError
-from beholder.options import check_choices, option, threads_option
-from beholder.train.ratings.options import RatingsOptions
+from beholder.options import option
+from beholder.train.measured_options import JudgedOptions
 
 MethodChoice = Literal["auto", "ridge", "logistic", "mlp-linear", "mlp-relu"]
 METHOD_CHOICES: tuple[MethodChoice, ...] = ("auto", "ridge", "logistic", "mlp-linear", "mlp-relu")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJobOptions(RatingsOptions):
+class TrainJobOptions(JudgedOptions):
     """What `beholder train` takes; `sources` are embeddings, a score set with kept embeddings, or pictures."""
 
     PANEL: ClassVar[str] = "Training"
 
     sources: tuple[str, ...]
-    ratings: str | None = option(
-        None,
-        "People's ratings: a table, votes, pairs, marks of browse, a folder with liked and disliked pictures, stars in XMP "
-        "(docs/train.md lists them).",
-        shown="needed",
-    )
     out: str = option(
         "head.safetensors",
         "The head, ending in .safetensors; its card (.md) and record (.json) stand beside it.",
@@ -44,21 +38,11 @@ class TrainJobOptions(RatingsOptions):
     backbone: str | None = option(
         None, "The tower of the embeddings where no stamp says it; of pictures the one that embeds them.", shown="by the stamp"
     )
-    split_by: str | None = option(
-        None,
-        "Pictures that are not to be on both sides of a split: of one folder (folder), or equal in this column of the ratings.",
-        shown="near-duplicates alone",
-    )
     balance: str | None = option(None, "Column of the ratings whose groups count the same in all.")
-    near_duplicates: float = option(
-        0.95, "Cosine from which pictures are near-duplicates, and never on both sides of a split; 0: not looked for."
-    )
-    good_from: float | None = option(None, "Ratings from here up count as good, where that is measured.", shown="the median")
     strength: float | None = option(None, "How strongly weights are held down.", shown="chosen on ratings left out")
     compare_with: tuple[str, ...] | None = option(
         None, "A head to stand beside the new one; may be repeated.", shown="the public ones of the tower"
     )
-    seed: int = option(0, "Draws splits and resamples; the same data and seed give the same bits.", least=0)
     device: str | None = option(None, "What the tower runs on, of pictures.", shown="auto")
     licence: str | None = option(None, "Licence of the weights, for the card.")
     push_to_hub: str | None = option(
@@ -66,16 +50,10 @@ class TrainJobOptions(RatingsOptions):
     )
     private: bool = option(False, "A repository that is made on the hub is private.")
     dry_run: bool = option(False, "Only show what would be uploaded.")
-    offline: bool | None = option(None, "Never use the network.", shown="as the environment says")
-    overwrite: bool = option(False, "Replace the head where it exists.")
-    num_threads: int | None = threads_option()
 
     def check(self) -> None:
         """Raise InputError for values that mean nothing, and ratings that nobody named."""
         super().check()
-        check_choices(self)
-        if self.ratings is None:
-            raise InputError("--ratings is needed: a file with ratings, or a folder of rated pictures (docs/train.md)")
         if not self.out.endswith(".safetensors"):
             raise InputError(f"--out {self.out}: a head is written as .safetensors; name such a file")
         if self.push_to_hub is None and (self.dry_run or self.private):
@@ -84,5 +62,3 @@ class TrainJobOptions(RatingsOptions):
             from beholder.models.upload import check_repo
 
             check_repo(self.push_to_hub)
-        if not 0 <= self.near_duplicates <= 1:
-            raise InputError(f"--near-duplicates {self.near_duplicates:g}: give a cosine from 0 to 1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,10 @@ from beholder.models.heads import Head
 from beholder.train import folds as splitting
 from beholder.train.linear import LinearFit
 from beholder.train.logistic import PAIRS_METHOD, fit_logistic, pair_rows
-from beholder.train.measures import Measures
-from beholder.train.noise import pair_ceiling
-from beholder.train.pair_measures import PairComparison, as_pair_accuracy
-from beholder.train.public import public_heads, scores_of
+from beholder.train.measures import Beside, Measures
+from beholder.train.noise import Ceiling, pair_ceiling
+from beholder.train.pair_measures import PairComparison
+from beholder.train.public import scores_of
 from beholder.train.rows import Doubles, Matrix, Rows, checked_matrix, checked_series, checked_weights, unit_rows, usable_rows
 from beholder.train.training import TrainOptions
 
@@ -50,19 +49,19 @@ class TrainedOnPairs:
 
     Attributes:
         head: its scores' differences are log odds of a win.
-        accuracy: of untied pairs (by votes) with at least one unseen picture, the share predicted right, those of equal scores
-            as half; 0.5 is guessing.
-        beside: (name, its accuracy, the difference with its paired interval) of other heads, best first.
-        ceiling: what any order could reach (`noise.pair_ceiling`); NaN where no pair has two votes.
+        measures: `pair_accuracy`: of untied pairs (by votes) with at least one unseen picture, the share predicted right, those
+            of equal scores as half; 0.5 is guessing.
+        beside: other heads, best first.
+        ceiling: what any order could reach (`noise.pair_ceiling`); None where no pair has two votes.
         predictions: (P,) log odds out of fold; NaN where no fold tested the pair.
         fitted: row numbers of the pictures in the pairs that the head was fitted to.
         record: everything of this, ready for JSON.
     """
 
     head: Head
-    accuracy: Measures
-    beside: tuple[tuple[str, Measures, Measures], ...]
-    ceiling: float
+    measures: Measures
+    beside: tuple[Beside, ...]
+    ceiling: Ceiling | None
     predictions: Doubles
     fitted: Rows
     record: dict[str, Any]
@@ -82,101 +81,139 @@ def train_on_pairs(embeddings: Matrix, pairs: Pairs, options: TrainOptions | Non
         InputError: numbers of no row, a picture compared with itself, too few pairs, votes that all tie, unusable embeddings.
     """
     chosen = options or TrainOptions(method="logistic")
-    matrix = checked_matrix(embeddings)
-    left, right, targets, votes = _checked(pairs, len(matrix))
-    rows, inverse = np.unique(np.concatenate([left, right]), return_inverse=True)
-    wanted = np.full(len(matrix), np.nan)
-    wanted[rows] = 0.0
-    usable, excluded = usable_rows(matrix, wanted)
-    is_usable = np.asarray(np.isin(rows, usable)[inverse.reshape(2, -1)].all(axis=0))
-    left, right, targets, votes = left[is_usable], right[is_usable], targets[is_usable], votes[is_usable]
-    if len(left) < LEAST_PAIRS or not (targets != 0.5).any():
-        raise InputError(
-            f"too few pairs to fit a head: {len(left)} of usable pictures, {LEAST_PAIRS} that do not all tie are needed"
-        )
-    unit = unit_rows(matrix, usable)
-    one, other = np.searchsorted(usable, left), np.searchsorted(usable, right)
-    differences = pair_rows(unit, one, other)
-    near = None
-    if chosen.near_duplicates is not None:
-        near = splitting.near_pairs(matrix[usable], chosen.near_duplicates, num_threads=chosen.num_threads)
-    groups = splitting.joined_groups(len(usable), [np.asarray(label)[usable] for label in pairs.groups], near)
-    predictions, num_folds = _out_of_fold(matrix, usable, groups, (one, other), differences, targets, votes, pairs, chosen)
-    fit = _fit(differences, targets, votes, chosen)
-    head = Head(
-        name=chosen.name,
-        math=fit.math,
-        backbone=chosen.backbone,
-        scale_note="differences are log odds that a picture is found better",
-        notes={"method": PAIRS_METHOD, "pairs": str(len(targets)), "seed": str(chosen.seed)},
-    )
-    tested = np.isfinite(predictions) & (targets != 0.5) & (votes > 0)
+    data = _Data.of(checked_matrix(embeddings), pairs, chosen)
+    predictions, num_folds = _out_of_fold(data, chosen)
+    fit = _fit(data.differences, data.targets, data.votes, chosen)
+    tested = np.isfinite(predictions) & (data.targets != 0.5) & (data.votes > 0)
     if not tested.any():
         raise InputError("no pair could be tested: every fold leaves pairs that all tie; give more pairs")
-    if chosen.compare_with is None:
-        heads, missing = public_heads(chosen.backbone, matrix.shape[1], offline=chosen.offline)
-    else:
-        heads, missing = list(chosen.compare_with), []
-    scores = [scores_of(rival, matrix, usable) for rival in heads]
-    guesses = [predictions, *(score[one] - score[other] for score in scores)]
-    compared = PairComparison(
-        [guess[tested] for guess in guesses],
-        targets[tested],
-        votes=votes[tested],
-        groups=np.stack([groups[one], groups[other]], axis=1)[tested],
-        level=chosen.level,
-        resamples=chosen.resamples,
-        seed=chosen.seed,
-    )
-    beside = [(rival.name, compared.measures(at), compared.difference(0, at)) for at, rival in enumerate(heads, start=1)]
-    beside.sort(key=lambda one_of: -one_of[1]["accuracy"].value)
-    ceiling, names = pair_ceiling(left, right, targets, votes), pairs.samples
-    record: dict[str, Any] = {
-        "name": chosen.name,
-        "backbone": chosen.backbone,
+    measures, beside, missing = _compared(data, predictions, tested, chosen)
+    ceiling = pair_ceiling(
+        data.one, data.other, data.targets, data.votes,
+        groups=data.groups, level=chosen.level, resamples=chosen.resamples, seed=chosen.seed,
+    )  # fmt: skip
+    record = {
+        **chosen.to_json(PAIRS_METHOD),
         "method": "pairs",
-        "method_note": PAIRS_METHOD,
-        "seed": chosen.seed,
-        "start_from": None if chosen.start_from is None else chosen.start_from.name,
-        "rows": {"given": len(matrix), "used": len(usable), "groups": int(groups.max()) + 1},
+        "rows": {"num_given": len(data.matrix), "num_used": len(data.usable), "num_groups": int(data.groups.max()) + 1},
         "pairs": {
-            "given": len(is_usable),
-            "used": len(targets),
-            "tied": int(np.count_nonzero(targets == 0.5)),
-            "of_unusable_pictures": int(np.count_nonzero(~is_usable)),
-            "unusable_pictures": {reason: count for reason, count in excluded.items() if reason != "no_rating"},
-            "pictures": len(usable),
-            "tested": int(np.count_nonzero(tested)),
+            "num_given": len(data.is_usable),
+            "num_used": len(data.targets),
+            "num_tied": int(np.count_nonzero(data.targets == 0.5)),
+            "num_of_unusable_pictures": int(np.count_nonzero(~data.is_usable)),
+            "excluded": {reason: count for reason, count in data.excluded.items() if reason != "no_rating"},
         },
-        "fit": {"strength": fit.strength, "chosen_by": fit.chosen_by, "prior_scale": fit.prior_scale},
+        "fit": fit.to_json(),
         "measured": {
+            "unit": "pairs",
             "by": "pairs with a picture that the fit has not seen",
             "num_folds": num_folds,
-            "samples_sha256": splitting.list_sha256(names[row] if names is not None else str(row) for row in usable.tolist()),
+            "num_repeats": chosen.repeats or 1,
+            "near_duplicates": chosen.near_duplicates,
+            "weigh_by": "votes" if np.ptp(data.votes) > 0 else "pairs",
+            "num_pictures": len(data.usable),
+            "samples_sha256": splitting.list_sha256(data.names()),
         },
-        "measures": as_pair_accuracy(compared.measures(0)).to_json(),
-        "beside": [
-            {
-                "name": name,
-                "measures": as_pair_accuracy(measures).to_json(),
-                "difference": as_pair_accuracy(difference).to_json(),
-            }
-            for name, measures, difference in beside
-        ],
+        "measures": measures.to_json(),
+        "beside": [one.to_json() for one in beside],
         "missing_heads": missing,
-        "ceiling": None if math.isnan(ceiling) else {"pair_accuracy": ceiling},
+        "ceiling": None if ceiling is None else ceiling.to_json(),
         "learning_curve": None,
         "suspicious": [],
     }
     return TrainedOnPairs(
-        head=head,
-        accuracy=compared.measures(0),
-        beside=tuple(beside),
+        head=Head(
+            name=chosen.name,
+            math=fit.math,
+            backbone=chosen.backbone,
+            scale_note="differences are log odds that a picture is found better",
+            notes={"method": PAIRS_METHOD, "pairs": str(len(data.targets)), "seed": str(chosen.seed)},
+        ),
+        measures=measures,
+        beside=beside,
         ceiling=ceiling,
-        predictions=_spread(predictions, is_usable),
-        fitted=np.union1d(left, right),
+        predictions=_spread(predictions, data.is_usable),
+        fitted=data.usable,
         record=record,
     )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The pairs of usable pictures, P of them, and these K pictures.
+
+    Attributes:
+        matrix: (N, D) all embeddings; usable: (K,) rows of it, ascending; excluded: the others by reason.
+        is_usable: (G,) which of the given pairs these are.
+        one, other: (P,) numbers of their pictures, among the usable ones.
+        targets, votes: (P,) as of `Pairs`.
+        differences: (P, D) of their rows of length 1.
+        groups: (K,) what is never on both sides of a split.
+        samples: N names, or None.
+    """
+
+    matrix: Matrix
+    usable: Rows
+    excluded: dict[str, int]
+    is_usable: npt.NDArray[np.bool_]
+    one: Rows
+    other: Rows
+    targets: Doubles
+    votes: Doubles
+    differences: Doubles
+    groups: Rows
+    samples: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, matrix: Matrix, pairs: Pairs, options: TrainOptions) -> _Data:
+        """Raises InputError for pairs that do not fit together, or that are too few."""
+        left, right, targets, votes = _checked(pairs, len(matrix))
+        rows, inverse = np.unique(np.concatenate([left, right]), return_inverse=True)
+        wanted = np.full(len(matrix), np.nan)
+        wanted[rows] = 0.0
+        usable, excluded = usable_rows(matrix, wanted)
+        is_usable = np.asarray(np.isin(rows, usable)[inverse.reshape(2, -1)].all(axis=0))
+        left, right, targets, votes = left[is_usable], right[is_usable], targets[is_usable], votes[is_usable]
+        if len(left) < LEAST_PAIRS or not (targets != 0.5).any():
+            raise InputError(
+                f"too few pairs to fit a head: {len(left)} of usable pictures, {LEAST_PAIRS} that do not all tie are needed"
+            )
+        usable = np.union1d(left, right)  # a picture that was compared with unusable ones alone is in no pair any more
+        one, other = np.searchsorted(usable, left), np.searchsorted(usable, right)
+        near = None
+        if options.near_duplicates is not None:
+            near = splitting.near_pairs(matrix[usable], options.near_duplicates, num_threads=options.num_threads)
+        groups = splitting.joined_groups(len(usable), [np.asarray(label)[usable] for label in pairs.groups], near)
+        differences = pair_rows(unit_rows(matrix, usable), one, other)
+        return cls(matrix, usable, excluded, is_usable, one, other, targets, votes, differences, groups, pairs.samples)
+
+    def names(self) -> list[str]:
+        """The samples of the pictures, or their numbers."""
+        return [str(row) if self.samples is None else self.samples[row] for row in self.usable.tolist()]
+
+
+def _compared(
+    data: _Data, predictions: Doubles, tested: npt.NDArray[np.bool_], options: TrainOptions
+) -> tuple[Measures, tuple[Beside, ...], list[str]]:
+    """The head's measures on the tested pairs, other heads beside it, best first, and a line for each that is missing."""
+    heads, missing = options.rivals(data.matrix.shape[1])
+    scores = [scores_of(rival, data.matrix, data.usable) for rival in heads]
+    guesses = [predictions, *(score[data.one] - score[data.other] for score in scores)]
+    compared = PairComparison(
+        [guess[tested] for guess in guesses],
+        data.targets[tested],
+        votes=data.votes[tested],
+        groups=np.stack([data.groups[data.one], data.groups[data.other]], axis=1)[tested],
+        level=options.level,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    beside = [
+        Beside(name=rival.name, measures=compared.measures(at), difference=compared.difference(0, at))
+        for at, rival in enumerate(heads, start=1)
+    ]
+    beside.sort(key=lambda one: -one.measures["pair_accuracy"].value)
+    return compared.measures(0), tuple(beside), missing
 
 
 def _checked(pairs: Pairs, num_rows: int) -> tuple[Rows, Rows, Doubles, Doubles]:
@@ -201,27 +238,18 @@ def _fit(differences: Doubles, targets: Doubles, votes: Doubles, options: TrainO
     return fit_logistic(differences, targets, votes, strength=options.strength, prior=options.prior, has_bias=False)
 
 
-def _out_of_fold(
-    matrix: Matrix,
-    usable: Rows,
-    groups: Rows,
-    sides: tuple[Rows, Rows],
-    differences: Doubles,
-    targets: Doubles,
-    votes: Doubles,
-    pairs: Pairs,
-    options: TrainOptions,
-) -> tuple[Doubles, int]:
+def _out_of_fold(data: _Data, options: TrainOptions) -> tuple[Doubles, int]:
     """(P,) the mean log odds by the fits that have not seen one of a pair's pictures, and the number of folds."""
+    targets, votes, differences = data.targets, data.votes, data.differences
     sums, counts = np.zeros(len(targets)), np.zeros(len(targets))
-    wanted = options.num_folds or splitting.fold_plan(len(usable)).num_folds
+    wanted = options.num_folds or splitting.fold_plan(len(data.usable)).num_folds
     num_folds = wanted
     for repeat in range(options.repeats or 1):
-        keys = splitting.fold_keys(options.seed, repeat, matrix, usable, pairs.samples)
-        folds = splitting.grouped_folds(groups, keys, wanted)
+        keys = splitting.fold_keys(options.seed, repeat, data.matrix, data.usable, data.samples)
+        folds = splitting.grouped_folds(data.groups, keys, wanted)
         num_folds = int(folds.max()) + 1
         for fold in range(num_folds):
-            is_test = (folds[sides[0]] == fold) | (folds[sides[1]] == fold)
+            is_test = (folds[data.one] == fold) | (folds[data.other] == fold)
             train = ~is_test & (votes > 0)
             if not train.any() or not is_test.any() or not (targets[train] != 0.5).any():
                 continue

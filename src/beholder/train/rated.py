@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,27 @@ def rated_pairs(
         groups=tuple(labels[places] for labels in groups),
         samples=None if samples is None else tuple(samples),
     )
+
+
+def ratings_record(ratings: Ratings, file: str, num_matched: int, ways: Mapping[str, int]) -> dict[str, Any]:
+    """What a record says of the ratings.
+
+    Args:
+        ratings: as read.
+        file: where they were read from.
+        num_matched: rated pictures that were found.
+        ways: in which way how many of them were (`Matched.ways`).
+    """
+    return {
+        "file": file,
+        "public_name": ratings.public_name,
+        "kind": ratings.kind,
+        "layout": ratings.layout,
+        "scale": ratings.scale,
+        "num_pictures": ratings.num_samples,
+        "num_matched": num_matched,
+        "ways": dict(ways),
+    }
 
 
 def variances_of(ratings: Ratings) -> Floats | None:

@@ -119,7 +119,7 @@ class Taste:
         """What `beholder train` writes beside a head, as far as it was found here; `before_name`: of the scores before."""
         fit = self.fit
         before = None if self.unseen is None else self.unseen.before
-        nothing = Measures(num_rows=0, num_groups=0, level=0.95, resamples=0, cut=0.5, values={})
+        nothing = Measures(num_rows=0, num_groups=0, level=0.95, num_resamples=0, cut=0.5, values={})
         return {
             "name": name,
             "backbone": backbone,
@@ -128,19 +128,18 @@ class Taste:
             "seed": self.seed,
             "start_from": self.start_from,
             "rows": {
-                "given": self.num_keep + self.num_drop + self.num_left_out,
-                "used": self.num_keep + self.num_drop,
-                "groups": self.num_groups,
+                "num_given": self.num_keep + self.num_drop + self.num_left_out,
+                "num_used": self.num_keep + self.num_drop,
+                "num_groups": self.num_groups,
             },
-            "near_duplicates": splitting.NEAR,
-            "fit": {
-                "strength": fit.strength,
-                "chosen_by": fit.chosen_by,
-                "errors": {f"{strength:.3g}": error for strength, error in fit.errors.items()},
-                "prior_scale": fit.prior_scale,
-            },
+            "fit": fit.to_json(),
             "measured": {
+                "unit": "pictures",
                 "by": "nothing: all marks are of near-duplicates of one picture" if self.unseen is None else self.unseen.by,
+                "near_duplicates": splitting.NEAR,
+                "split_by": None,
+                "weigh_by": "pictures",
+                "num_pictures": 0 if self.unseen is None else self.unseen.num_keep + self.unseen.num_drop,
                 "samples_sha256": splitting.list_sha256([]) if self.unseen is None else self.unseen.samples_sha256,
             },
             "measures": (nothing if self.unseen is None else self.unseen.measures).to_json(),
@@ -153,8 +152,10 @@ class Taste:
             ]
             if before is not None
             else [],
+            "missing_heads": [],
             "ceiling": None,
             "learning_curve": None,
+            "suspicious": [],
         }
 
 

@@ -21,7 +21,7 @@ from beholder.train import logistic, mlp, ridge
 from beholder.train.curve import LearningCurve, learning_curve
 from beholder.train.fitting import check_enough
 from beholder.train.linear import LinearFit, Prior, PriorScale
-from beholder.train.measures import NAMES, Comparison, Measures, Predictor, spearman
+from beholder.train.measures import CONSTANT, OUT_OF_FOLD, SCALED, Beside, Comparison, Measures, Predictor, spearman
 from beholder.train.noise import Ceiling, MeanRatings, Suspicious, noise_ceiling, suspicious_marks, suspicious_ratings
 from beholder.train.public import on_the_scale, public_heads, scores_of
 from beholder.train.rows import (
@@ -127,25 +127,30 @@ class TrainOptions:
         if self.strength is not None and not 0 <= self.strength < np.inf:
             raise InputError(f"the strength must be a number >= 0, not {self.strength}")
 
+    def to_json(self, method_note: str) -> dict[str, Any]:
+        """What a record says of them first."""
+        return {
+            "name": self.name,
+            "backbone": self.backbone,
+            "method": self.method,
+            "method_note": method_note,
+            "seed": self.seed,
+            "start_from": None if self.start_from is None else self.start_from.name,
+        }
+
+    def rivals(self, dim: int) -> tuple[list[Head], list[str]]:
+        """The heads to compare with, of embeddings of `dim` numbers, and a line for each that is missing. Raises InputError."""
+        if self.compare_with is None:
+            return public_heads(self.backbone, dim, offline=self.offline)
+        for head in self.compare_with:
+            if head.dim != dim:
+                raise InputError(f"{head.name} scores embeddings of {head.dim} numbers, and these have {dim}")
+        return list(self.compare_with), []
+
     @property
     def prior(self) -> Prior | None:
         """What a fit shrinks towards."""
         return None if self.start_from is None else Prior(self.start_from.weight, self.prior_scale)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beside:
-    """Another predictor on the same rows.
-
-    Attributes:
-        name: of the head, or "constant".
-        measures: mae, rmse and accuracy after its scores were brought to the ratings' scale on the training rows.
-        difference: the trained head's measures less its, with paired intervals; None for the constant.
-    """
-
-    name: str
-    measures: Measures
-    difference: Measures | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +296,7 @@ def _fit(data: _Data, unit: Doubles | None, options: TrainOptions) -> _Fit:
             found = logistic.fit_logistic(
                 rows, data.targets, data.weights, strength=options.strength, prior=options.prior, folds=inner
             )
-        return _Fit(found.math, _told(found))
+        return _Fit(found.math, found.to_json())
     num_validation = max(1, round(_TEST_SHARE * len(data.rows)))
     is_validation = splitting.held_out(data.groups, data.keys(options.seed, -1), num_validation)
     kind: mlp.Kind = "mlp-relu" if options.method == "mlp-relu" else "mlp-linear"
@@ -299,15 +304,6 @@ def _fit(data: _Data, unit: Doubles | None, options: TrainOptions) -> _Fit:
         data.matrix, data.rows, data.targets, data.weights, is_validation, kind, mlp.MlpOptions(seed=options.seed)
     )
     return _Fit(trained.math, {"best_epoch": trained.best_epoch, "validation_mse": list(trained.validation_mse)})
-
-
-def _told(found: LinearFit) -> dict[str, Any]:
-    return {
-        "strength": found.strength,
-        "chosen_by": found.chosen_by,
-        "errors": {f"{strength:.3g}": error for strength, error in found.errors.items()},
-        "prior_scale": found.prior_scale,
-    }
 
 
 def _streamed_ridge(data: _Data, options: TrainOptions) -> _Fit:
@@ -325,7 +321,7 @@ def _streamed_ridge(data: _Data, options: TrainOptions) -> _Fit:
     weight, bias = found.weight, found.bias
     if precision == "float32":
         weight, bias = ridge.refined(solution, blocks(), 0)
-    return _Fit(Affine(weight, bias), _told(found))
+    return _Fit(Affine(weight, bias), found.to_json())
 
 
 def predict(math: Affine | Perceptron, unit: Doubles) -> Doubles:
@@ -348,14 +344,7 @@ def _given(math: Affine | Perceptron, unit: Doubles, options: TrainOptions) -> D
 
 def _others(data: _Data, options: TrainOptions) -> tuple[list[tuple[Head, Doubles]], list[str]]:
     """The heads to compare with, with their scores of all rows of `data`, and lines about those that are missing."""
-    dim = data.matrix.shape[1]
-    if options.compare_with is None:
-        heads, missing = public_heads(options.backbone, dim, offline=options.offline)
-    else:
-        heads, missing = list(options.compare_with), []
-    for head in heads:
-        if head.dim != dim:
-            raise InputError(f"{head.name} scores embeddings of {head.dim} numbers, and these have {dim}")
+    heads, missing = options.rivals(data.matrix.shape[1])
     return [(head, scores_of(head, data.matrix, data.rows)) for head in heads], missing
 
 
@@ -384,8 +373,11 @@ def _by_folds(data: _Data, options: TrainOptions) -> TrainedHead:
                 line[repeat, test] = scaled(scores[test])
     final = _fit(data, unit, options)
     curve = _curve_by_folds(data, unit, options, num_folds) if options.with_curve else None
-    told = {"by": "out-of-fold predictions", "num_folds": num_folds, "repeats": repeats, "train_rows": len(data.rows)}
-    return _finished(data, data, final, predictions, constants, others, lined, curve, told, missing, options)
+    told = {"by": OUT_OF_FOLD, "num_folds": num_folds, "num_repeats": repeats, "num_train_rows": len(data.rows)}
+    unseen = _Unseen(
+        measured=data, predictions=predictions, constants=constants, others=others, lined=lined, missing=missing, told=told
+    )
+    return _finished(unseen, data, final, curve, options)
 
 
 def _curve_by_folds(data: _Data, unit: Doubles, options: TrainOptions, num_folds: int) -> LearningCurve | None:
@@ -441,13 +433,11 @@ def _by_part(data: _Data, options: TrainOptions) -> TrainedHead:
         )  # fmt: skip
         lined.append(line(scores)[None])
     curve = _curve_by_part(train, keys[~is_test], test, unit, options) if options.with_curve else None
-    told = {
-        "by": "a part that was held out",
-        "train_rows": len(train.rows),
-        "test_rows": len(test.rows),
-        "test_sha256": splitting.list_sha256(test.names()),
-    }
-    return _finished(test, data, final, predictions, constants, others, lined, curve, told, missing, options)
+    told = {"by": "a part that was held out", "num_train_rows": len(train.rows), "num_test_rows": len(test.rows)}
+    unseen = _Unseen(
+        measured=test, predictions=predictions, constants=constants, others=others, lined=lined, missing=missing, told=told
+    )
+    return _finished(unseen, data, final, curve, options)
 
 
 def _curve_by_part(
@@ -465,154 +455,113 @@ def _curve_by_part(
     return _curve(len(train.rows), errors)
 
 
-def _finished(
-    measured: _Data,
-    data: _Data,
-    final: _Fit,
-    predictions: Doubles,
-    constants: Doubles,
-    others: list[tuple[Head, Doubles]],
-    lined: list[Doubles],
-    curve: LearningCurve | None,
-    told: dict[str, Any],
-    missing: list[str],
-    options: TrainOptions,
-) -> TrainedHead:
+@dataclass(frozen=True, kw_only=True)
+class _Unseen:
+    """What was predicted of rows that no fit had seen: of n measured rows, by R repetitions.
+
+    Attributes:
+        measured: the rows.
+        predictions, constants: (R, n) by the fits, and by the mean of what they were fitted to.
+        others: heads to compare with, and their scores (n,); lined: (R, n) each, these brought to the ratings' scale.
+        missing: lines about heads that could not be compared with.
+        told: how it was done, for the record.
+    """
+
+    measured: _Data
+    predictions: Doubles
+    constants: Doubles
+    others: list[tuple[Head, Doubles]]
+    lined: list[Doubles]
+    missing: list[str]
+    told: dict[str, Any]
+
+
+def _finished(unseen: _Unseen, data: _Data, final: _Fit, curve: LearningCurve | None, options: TrainOptions) -> TrainedHead:
     """Measures, what stands beside them, and the record."""
-    is_marks = options.method == "logistic"
-    truth = measured.targets
-    measures, beside = _measures(measured, predictions, constants, others, lined, options)
-    counts = np.full(len(truth), np.nan)
-    ceiling = noise_ceiling(MeanRatings(truth, measured.variances, counts), weights=measured.weights, seed=options.seed)
-    found = suspicious_marks(truth, predictions) if is_marks else suspicious_ratings(truth, predictions, measured.variances)
-    suspicious = Suspicious(measured.rows[found.rows], found.residuals, found.deviations)
-    record: dict[str, Any] = {
-        **_record_of_fit(data, final, options),
-        "measured": {**told, "samples_sha256": splitting.list_sha256(measured.names())},
-        "measures": measures.to_json(),
-        "beside": [
-            {
-                "name": one.name,
-                "measures": one.measures.to_json(),
-                "difference": None if one.difference is None else one.difference.to_json(),
-            }
-            for one in beside
-        ],
-        "missing_heads": missing,
-        "ceiling": None if ceiling is None else ceiling.to_json(),
-        "learning_curve": None if curve is None else curve.to_json(),
-        "suspicious": _listed(suspicious, data),
-    }
-    return TrainedHead(
-        head=_head(final, measures, f"{len(data.rows)} rated, measured by {told['by']}", options),
-        measures=measures,
-        beside=beside,
-        ceiling=ceiling,
-        curve=curve,
-        suspicious=suspicious,
-        predictions=predictions,
-        tested=measured.rows,
-        fitted=data.rows if measured is data else np.setdiff1d(data.rows, measured.rows),
-        record=record,
+    is_marks, measured, truth = options.method == "logistic", unseen.measured, unseen.measured.targets
+    measures, beside = _compared(unseen, options)
+    ceiling = noise_ceiling(
+        MeanRatings(truth, measured.variances, np.full(len(truth), np.nan)), weights=measured.weights, groups=measured.groups,
+        level=options.level, resamples=options.resamples, seed=options.seed,
+    )  # fmt: skip
+    if is_marks:
+        found = suspicious_marks(truth, unseen.predictions)
+    else:
+        found = suspicious_ratings(truth, unseen.predictions, measured.variances)
+    method = {"ridge": ridge.METHOD, "logistic": logistic.METHOD}.get(options.method, "the published five layers")
+    head = Head(
+        name=options.name,
+        math=final.math,
+        backbone=options.backbone,
+        scale_note="log odds of a keep; 0 is even" if is_marks else "the scale of the ratings it was fitted to",
+        notes={
+            "method": method,
+            "rows": f"{len(data.rows)} rated, measured by {unseen.told['by']}",
+            "measures": ", ".join(f"{name} {one.value:.4g}" for name, one in measures.values.items()),
+            "seed": str(options.seed),
+        },
     )
-
-
-def _measures(
-    measured: _Data,
-    predictions: Doubles,
-    constants: Doubles,
-    others: list[tuple[Head, Doubles]],
-    lined: list[Doubles],
-    options: TrainOptions,
-) -> tuple[Measures, tuple[Beside, ...]]:
-    """The head's measures; those of the constant, and of other heads, the best rank correlation first, on the same pictures."""
-    shared: dict[str, Any] = {
-        "weights": measured.weights,
-        "groups": measured.groups,
-        "cut": 0.5 if options.method == "logistic" and options.cut is None else options.cut,
-        "level": options.level,
-        "resamples": options.resamples,
-        "seed": options.seed,
-    }
-    scaled_names = ("mae", "rmse", "accuracy")
-    rank_names = tuple(name for name in NAMES if name not in scaled_names)
-    predictors = [Predictor(predictions), Predictor(constants, scaled_names)]
-    for (_, scores), line in zip(others, lined, strict=True):
-        predictors += [Predictor(scores, rank_names), Predictor(line, scaled_names)]
-    compared = Comparison(predictors, measured.targets, **shared)
-    measures = compared.measures(0)
-    constant = Beside(name="constant", measures=compared.measures(1))
-    rivals = []
-    for at, (head, _) in enumerate(others):
-        ranks, scaled = 2 + 2 * at, 3 + 2 * at
-        rivals.append(
-            Beside(
-                name=head.name,
-                measures=_joined(compared.measures(ranks), compared.measures(scaled)),
-                difference=_joined(compared.difference(0, ranks), compared.difference(0, scaled)),
-            )
-        )
-    rivals.sort(key=lambda one: -np.nan_to_num(one.measures["srcc"].value, nan=-2.0))
-    return measures, (constant, *rivals)
-
-
-def _method_note(options: TrainOptions) -> str:
-    return {"ridge": ridge.METHOD, "logistic": logistic.METHOD}.get(options.method, "the published five layers")
-
-
-def _record_of_fit(data: _Data, final: _Fit, options: TrainOptions) -> dict[str, Any]:
-    """What the record says of the fit and of what it was made of."""
-    return {
-        "name": options.name,
-        "backbone": options.backbone,
-        "method": options.method,
-        "method_note": _method_note(options),
-        "seed": options.seed,
-        "start_from": None if options.start_from is None else options.start_from.name,
+    record = {
+        **options.to_json(method),
         "rows": {
-            "given": data.num_given,
-            "used": len(data.rows),
-            "groups": int(data.groups.max()) + 1,
-            "largest_group": int(np.bincount(data.groups).max()),
+            "num_given": data.num_given,
+            "num_used": len(data.rows),
+            "num_groups": int(data.groups.max()) + 1,
+            "num_in_largest_group": int(np.bincount(data.groups).max()),
             "excluded": data.excluded,
         },
-        "near_duplicates": options.near_duplicates,
         "scale": {
             "lowest": float(data.targets.min()),
             "highest": float(data.targets.max()),
             "mean": float(data.targets.mean()),
         },
         "fit": final.told,
-    }
-
-
-def _head(final: _Fit, measures: Measures, rows: str, options: TrainOptions) -> Head:
-    """The head, with notes on how it came about. `rows`: how many it was fitted to, and how it was measured."""
-    is_marks = options.method == "logistic"
-    return Head(
-        name=options.name,
-        math=final.math,
-        backbone=options.backbone,
-        scale_note="log odds of a keep; 0 is even" if is_marks else "the scale of the ratings it was fitted to",
-        notes={
-            "method": _method_note(options),
-            "rows": rows,
-            "measures": ", ".join(f"{name} {one.value:.4g}" for name, one in measures.values.items()),
-            "seed": str(options.seed),
+        "measured": {
+            "unit": "pictures",
+            **unseen.told,
+            "near_duplicates": options.near_duplicates,
+            "weigh_by": "votes" if np.ptp(measured.weights) > 0 else "pictures",
+            "num_pictures": len(truth),
+            "samples_sha256": splitting.list_sha256(measured.names()),
         },
+        "measures": measures.to_json(),
+        "beside": [one.to_json() for one in beside],
+        "missing_heads": unseen.missing,
+        "ceiling": None if ceiling is None else ceiling.to_json(),
+        "learning_curve": None if curve is None else curve.to_json(),
+        "suspicious": found.to_json(measured.names(), truth, unseen.predictions) if len(found.rows) else [],
+    }
+    return TrainedHead(
+        head=head,
+        measures=measures,
+        beside=beside,
+        ceiling=ceiling,
+        curve=curve,
+        suspicious=Suspicious(measured.rows[found.rows], found.residuals, found.deviations),
+        predictions=unseen.predictions,
+        tested=measured.rows,
+        fitted=data.rows if measured is data else np.setdiff1d(data.rows, measured.rows),
+        record=record,
     )
 
 
-def _joined(ranks: Measures, scaled: Measures) -> Measures:
-    """Measures of raw scores, and those that depend on the scale, of scores that were brought to the ratings', as one."""
-    return replace(ranks, values={name: {**ranks.values, **scaled.values}[name] for name in NAMES})
-
-
-def _listed(suspicious: Suspicious, data: _Data) -> list[dict[str, Any]]:
-    names = dict(zip(data.rows.tolist(), data.names(), strict=True)) if len(suspicious.rows) else {}
-    return [
-        {"sample": names[row], "row": row, "residual": residual, "deviations": deviations}
-        for row, residual, deviations in zip(
-            suspicious.rows.tolist(), suspicious.residuals.tolist(), suspicious.deviations.tolist(), strict=True
-        )
+def _compared(unseen: _Unseen, options: TrainOptions) -> tuple[Measures, tuple[Beside, ...]]:
+    """The head's measures, and a constant and the other heads beside it, these best first."""
+    measured = unseen.measured
+    rivals = [Predictor(scores, scaled=line) for (_, scores), line in zip(unseen.others, unseen.lined, strict=True)]
+    compared = Comparison(
+        [Predictor(unseen.predictions), Predictor(unseen.constants, SCALED), *rivals],
+        measured.targets,
+        weights=measured.weights,
+        groups=measured.groups,
+        cut=0.5 if options.method == "logistic" and options.cut is None else options.cut,
+        level=options.level,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    heads = [
+        Beside(name=head.name, measures=compared.measures(at), difference=compared.difference(0, at))
+        for at, (head, _) in enumerate(unseen.others, start=2)
     ]
+    heads.sort(key=lambda one: -np.nan_to_num(one.measures["srcc"].value, nan=-2.0))
+    return compared.measures(0), (Beside(name=CONSTANT, measures=compared.measures(1)), *heads)

@@ -15,15 +15,15 @@ from beholder.scoreset.scales import NUM_ENDS, Bounds, MapMethod, StepMap
 from beholder.train.calibrate.options import MapChoice
 from beholder.train.calibrate.series import FEWEST, Doubles, Numbers, Series, check_varied
 from beholder.train.calibration import isotonic_map, quantile_map
-from beholder.train.folds import fold_keys, fold_plan, grouped_folds, held_out, row_keys
-from beholder.train.measures import Comparison, Predictor, spearman
+from beholder.train.folds import fold_keys, fold_plan, grouped_folds, held_out, list_sha256, row_keys
+from beholder.train.measures import OUT_OF_FOLD, Beside, Comparison, Predictor, spearman
 from beholder.train.public import on_the_scale
 
 MOST_RESIDUALS = 4_000
 """Pictures that bounds are measured on at most: their chance is then right to 1 / 4,001."""
 _MEASURES, _OF_CHANCES = ("mae", "rmse"), ("rmse",)
-ROOT_BRIER = "root_brier"
-"""What the root of the mean squared error is called where the truth is 0 or 1."""
+STRAIGHT_LINE = "a straight line"
+"""What stands beside a map."""
 MOST_DRAWN = 200_000
 """Numbers on which the error of percentiles is measured at most."""
 _NO_EMBEDDINGS: npt.NDArray[np.float32] = np.empty((0, 1), np.float32)
@@ -83,13 +83,13 @@ def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: 
             f"{names[0]} do not rise with {names[1]}: their rank correlation is {sign} ({correlation:.2f}), and a rising map "
             "would be flat or nearly so; no threshold on the one says anything of the other"
         )
-    more = {**_out_of_fold(series, seed, is_chance=is_chance), "rank_correlation": correlation, "reason": reason}
+    more = {**_out_of_fold(series, seed, is_chance=is_chance), "srcc": correlation, "reason": reason}
     return Fitted(
         method=method,
         reason=reason,
         steps=steps,
         num_pictures=series.num_pictures,
-        error=more["measures"]["values"][ROOT_BRIER if is_chance else "mae"]["value"],
+        error=more["measures"]["values"]["rmse" if is_chance else "mae"]["value"],
         bounds=None if is_chance else bounds_of(series, seed),
         ends=_ends(series.scores),
         more=more,
@@ -124,13 +124,15 @@ def _ends(scores: Doubles) -> tuple[Doubles, Doubles]:
 def _out_of_fold(series: Series, seed: int, *, is_chance: bool) -> dict[str, Any]:
     """Errors of the isotonic map and of a straight line on pictures that their fits have not seen, and their difference."""
     plan = fold_plan(series.num_pictures)
+    num_folds = plan.num_folds
     rows = np.arange(series.num_pictures)
     fitters: tuple[Fitter, ...] = (isotonic_map, partial(on_the_scale, is_marks=False))
     found = np.empty((len(fitters), plan.repeats, series.num_pictures))
     for repeat in range(plan.repeats):
         keys = fold_keys(seed, repeat, _NO_EMBEDDINGS, rows, series.samples)
         folds = grouped_folds(series.groups, keys, plan.num_folds)
-        for fold in range(int(folds.max()) + 1):
+        num_folds = int(folds.max()) + 1
+        for fold in range(num_folds):
             test = folds == fold
             train = ~test
             for at, fitter in enumerate(fitters):
@@ -141,21 +143,22 @@ def _out_of_fold(series: Series, seed: int, *, is_chance: bool) -> dict[str, Any
         [Predictor(one, measured) for one in found], series.truth, weights=series.weights, groups=series.groups, seed=seed
     )
     what = "root of the Brier score" if is_chance else "mean absolute error"
-    records = (compared.measures(0), compared.measures(1), compared.difference(0, 1))
-    names = ("measures", "straight_line", "less_than_straight_line")
+    line = Beside(name=STRAIGHT_LINE, measures=compared.measures(1), difference=compared.difference(0, 1))
     return {
         "error_of": f"{what} on pictures that the fit has not seen",
-        **{name: _named(one.to_json(), is_chance=is_chance) for name, one in zip(names, records, strict=True)},
-        "num_folds": plan.num_folds,
-        "repeats": plan.repeats,
+        "measured": {
+            "unit": "pictures",
+            "by": OUT_OF_FOLD,
+            "num_folds": num_folds,
+            "num_repeats": plan.repeats,
+            "near_duplicates": series.near_duplicates,
+            "weigh_by": "votes" if np.ptp(series.weights) > 0 else "pictures",
+            "num_pictures": series.num_pictures,
+            "samples_sha256": list_sha256(series.samples),
+        },
+        "measures": compared.measures(0).to_json(),
+        "beside": [line.to_json()],
     }
-
-
-def _named(record: dict[str, Any], *, is_chance: bool) -> dict[str, Any]:
-    """Measures under the names that they have for chances: the mean squared error against marks is the Brier score."""
-    if not is_chance:
-        return record
-    return {**record, "values": {ROOT_BRIER if name == "rmse" else name: one for name, one in record["values"].items()}}
 
 
 def bounds_of(series: Series, seed: int) -> Bounds:

@@ -32,7 +32,7 @@ from beholder.train.calibrate.series import (
     series_of,
 )
 from beholder.train.calibrate.table import is_calibrated, margin_of, write_calibrated
-from beholder.train.rated import FOLDER, Labels, has_labels, labels_of
+from beholder.train.rated import FOLDER, Labels, has_labels, labels_of, ratings_record
 from beholder.train.ratings.match import match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
@@ -67,6 +67,7 @@ class Calibrated:
             "output": self.out,
             "new_columns": list(self.new_columns),
             "margin": self.margin,
+            "remarks": list(self.lines),
             **self.found.to_json(is_whole=False),
         }
 
@@ -169,7 +170,7 @@ def _fitted(asked: _Asked, options: CalibrateOptions) -> tuple[ScaleMap, list[st
     numbers = asked.scores.scores(asked.column)
     numbers = numbers[np.isfinite(numbers)]
     fitted = fit_percentiles(numbers, f"the scores by {asked.head.short}", seed=options.seed)
-    return _as_map(asked, "percentiles", None, fitted, options.seed, {}), []
+    return _as_map(asked, "percentiles", None, fitted, options, {}), []
 
 
 def _onto_scores(asked: _Asked, onto: str, options: CalibrateOptions) -> tuple[ScaleMap, list[str]]:
@@ -179,37 +180,19 @@ def _onto_scores(asked: _Asked, onto: str, options: CalibrateOptions) -> tuple[S
         head = head_of_column(asked.scores, column, options.onto_head, flag="--onto-head")
         _check_other(asked, head, onto)
         numbers = finite_scores(asked.scores, column)
-        series = series_of(
-            asked.scores,
-            asked.numbers,
-            rows_of(numbers),
-            numbers[rows_of(numbers)],
-            seed=options.seed,
-            split_by=options.split_by,
-        )
-        found = _of_two_heads(asked, head, series, options, [])
-        return found, _unsplit(found, options)
+        rows, kept = rows_of(numbers), options.embeddings or asked.scores.embeddings
+        series = series_of(asked.scores, asked.numbers, rows, numbers[rows], options, embeddings=kept)
+        return _of_two_heads(asked, head, series, options, []), list(series.notes)
     with _opened(onto, options, options.onto_column, options.onto_sample_column) as other:
         column = score_column(other, None, "--onto-column")
         head = head_of_column(other, column, options.onto_head, flag="--onto-head")
         _check_other(asked, head, onto)
         numbers = finite_scores(other, column)
         rows, places = joined_rows(asked.scores, other)
-        series = series_of(
-            asked.scores, asked.numbers, rows, numbers[places], seed=options.seed, all_truth=numbers, split_by=options.split_by
-        )
+        kept = options.embeddings or asked.scores.embeddings or other.embeddings
+        series = series_of(asked.scores, asked.numbers, rows, numbers[places], options, all_truth=numbers, embeddings=kept)
         found = _of_two_heads(asked, head, series, options, list(other.notes))
-        return found, [*other.notes, *_unsplit(found, options)]
-
-
-def _unsplit(found: ScaleMap, options: CalibrateOptions) -> list[str]:
-    """A line where pictures that look alike may have been on both sides of a split."""
-    if found.method != "isotonic" or options.split_by is not None:
-        return []
-    return [
-        "Pictures that look alike were not looked for: where one was fitted to and another measured, errors and bounds are too "
-        "small; --split-by folder, or a column, keeps them together."
-    ]
+        return found, [*other.notes, *series.notes]
 
 
 def _check_other(asked: _Asked, head: HeadKey, onto: str) -> None:
@@ -225,7 +208,7 @@ def _of_two_heads(asked: _Asked, head: HeadKey, series: Series, options: Calibra
     _check_place(asked, "head", head, options)
     names = (f"the scores by {asked.head.short}", f"the scores by {head.short}")
     fitted = fit_map(series, options.map_method, names, seed=options.seed)
-    return _as_map(asked, "head", head, fitted, options.seed, {"onto_scores": options.onto, "notes": notes})
+    return _as_map(asked, "head", head, fitted, options, {"onto_scores": options.onto, "notes": notes})
 
 
 def _onto_ratings(asked: _Asked, place: str, options: CalibrateOptions) -> tuple[ScaleMap, list[str]]:
@@ -244,17 +227,17 @@ def _onto_ratings(asked: _Asked, place: str, options: CalibrateOptions) -> tuple
         asked.numbers,
         matched.rows,
         ratings.values[at],
-        seed=options.seed,
+        options,
         weights=None if ratings.counts is None else ratings.counts[at],
-        split_by=options.split_by,
         labels=_rated_labels(asked, ratings, place, options, at),
+        embeddings=options.embeddings or asked.scores.embeddings,
     )
     is_chance = ratings.kind == "decisions"
     names = (f"the scores by {asked.head.short}", "the ratings")
     fitted = fit_map(series, options.map_method, names, seed=options.seed, is_chance=is_chance)
-    about = {"file": place, "kind": ratings.kind, "layout": ratings.layout, "scale": ratings.scale, "ways": matched.ways}
-    found = _as_map(asked, "ratings", None, fitted, options.seed, {"ratings": about, "is_chance": is_chance})
-    return found, [*ratings.lines(), *matched.lines(), *_unsplit(found, options)]
+    about = ratings_record(ratings, place, matched.num_matched, matched.ways)
+    found = _as_map(asked, "ratings", None, fitted, options, {"ratings": about, "is_chance": is_chance})
+    return found, [*ratings.lines(), *matched.lines(), *series.notes]
 
 
 def _rated_labels(asked: _Asked, ratings: Ratings, place: str, options: CalibrateOptions, at: Numbers) -> Labels | None:
@@ -281,9 +264,14 @@ def _check_place(asked: _Asked, kind: ScaleKind, onto: HeadKey | None, options: 
     check_free(path_of(asked.head, kind, onto), asked.head, scale, overwrite=options.overwrite)
 
 
-def _as_map(asked: _Asked, kind: ScaleKind, onto: HeadKey | None, fitted: Fitted, seed: int, more: dict[str, Any]) -> ScaleMap:
+def _as_map(
+    asked: _Asked, kind: ScaleKind, onto: HeadKey | None, fitted: Fitted, options: CalibrateOptions, more: dict[str, Any]
+) -> ScaleMap:
     from beholder import __version__
 
+    known = dict(fitted.more)
+    if "measured" in known:
+        known["measured"] = {**known["measured"], "split_by": options.split_by}
     return ScaleMap(
         of=asked.head,
         kind=kind,
@@ -294,5 +282,5 @@ def _as_map(asked: _Asked, kind: ScaleKind, onto: HeadKey | None, fitted: Fitted
         error=fitted.error,
         bounds=fitted.bounds,
         ends=fitted.ends,
-        more={**fitted.more, **more, "source": asked.scores.source, "seed": seed, "beholder": __version__},
+        more={**known, **more, "source": asked.scores.source, "seed": options.seed, "beholder": __version__},
     )

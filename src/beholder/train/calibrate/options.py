@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from beholder.errors import InputError
-from beholder.options import check_choices, check_threads, option, repeated_option, threads_option
+from beholder.options import option, repeated_option
+from beholder.train.measured_options import MeasuredOptions
 from beholder.train.ratings.options import RatingsOptions
 
 MapChoice = Literal["auto", "isotonic", "quantile"]
@@ -16,7 +17,7 @@ _TABLES = (".parquet", ".csv", ".jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateOptions(RatingsOptions):
+class CalibrateOptions(MeasuredOptions):
     """What `beholder calibrate` takes; `scores` is what `beholder score` wrote, or any table of scores."""
 
     PANEL: ClassVar[str] = "Calibration"
@@ -47,12 +48,6 @@ class CalibrateOptions(RatingsOptions):
         "Write a table with the scores on the new scale, the column SCORE_calibrated: .parquet, .csv or .jsonl.",
         flag=("--out", "-o"),
     )
-    split_by: str | None = option(
-        None,
-        "Pictures that are not to be on both sides of a split: of one folder (folder), or equal in this column of "
-        "the ratings, where these have it, else of the scores.",
-        shown="single pictures",
-    )
     score: str | None = option(None, "The score to map, where there are several: a column or its head's name.")
     head: str | None = option(None, "The head that made the scores, where the set does not say, e.g. laion-v2.")
     score_column: str | None = option(None, "Which column holds scores, in other tools' tables.", shown="found by its name")
@@ -60,16 +55,14 @@ class CalibrateOptions(RatingsOptions):
     onto_column: str | None = option(None, "Which column of --onto holds scores, where there are several.")
     onto_sample_column: str | None = option(None, "Which column of --onto names the rows.", shown="found by its name")
     onto_head: str | None = option(None, "The head that made the scores of --onto, where they do not say.")
+    embeddings: str | None = option(
+        None, "Embeddings of the scored pictures, to find near-duplicates by.", shown="those kept beside the scores"
+    )
     repeated: str = repeated_option()
-    seed: int = option(0, "Draws splits and resamples; the same data and seed give the same bits.", least=0)
-    overwrite: bool = option(False, "Replace the map and the table where they are there.")
-    num_threads: int | None = threads_option()
 
     def check(self) -> None:
         """Raise InputError for values that mean nothing, and for flags that do not go together."""
         super().check()
-        check_choices(self)
-        check_threads(self.num_threads)
         given = {
             "--onto": self.onto is not None, "--ratings": self.ratings is not None, "--percentiles": self.percentiles,
             "--scale-of": self.scale_of is not None,
@@ -110,5 +103,6 @@ class CalibrateOptions(RatingsOptions):
         if of_ratings is not None and chosen != "--ratings":
             flag = of_ratings.metadata.get("flag", ("--" + of_ratings.name.replace("_", "-"),))[0]
             raise InputError(f"{flag} is for --ratings, which is not given")
-        if self.split_by is not None and (chosen not in ("--onto", "--ratings") or self.map_method == "quantile"):
-            raise InputError("--split-by is for isotonic maps, whose error is measured on folds; leave it out")
+        for flag, value in (("--split-by", self.split_by), ("--embeddings", self.embeddings)):
+            if value is not None and (chosen not in ("--onto", "--ratings") or self.map_method == "quantile"):
+                raise InputError(f"{flag} is for isotonic maps, whose error is measured on folds; leave it out")

@@ -11,12 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beholder.curate.options import all_cores
 from beholder.curate.select.values import aliases_of, find_score
 from beholder.errors import InputError
+from beholder.notices import doing
 from beholder.scoreset.row_reader import RowReader
 from beholder.scoreset.score_set import ScoreSet
-from beholder.train.folds import joined_groups
+from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.rated import FOLDER, Labels, folders_of
+from beholder.train.source import open_source
+from beholder.train.together import near_among, together
 
 Doubles = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -36,6 +40,8 @@ class Series:
         weights: (N,) float64, above 0: votes behind each of `truth`.
         samples: names of these pictures.
         groups: (N,) int64 from 0: what is never on both sides of a split.
+        notes: what is to be said of them.
+        near_duplicates: the cosine from which near-duplicates are in one group; None: they were not looked for.
         all_scores, all_truth: (A,) and (B,) float64, finite: of all pictures that have the one or the other.
     """
 
@@ -46,6 +52,8 @@ class Series:
     groups: Numbers
     all_scores: Doubles
     all_truth: Doubles
+    notes: tuple[str, ...] = ()
+    near_duplicates: float | None = None
 
     @property
     def num_pictures(self) -> int:
@@ -87,12 +95,12 @@ def series_of(
     numbers: Doubles,
     rows: Numbers,
     truth: Doubles,
+    options: CalibrateOptions,
     *,
-    seed: int,
     all_truth: Doubles | None = None,
     weights: Doubles | None = None,
-    split_by: str | None = None,
     labels: Labels | None = None,
+    embeddings: str | None = None,
 ) -> Series:
     """Numbers on both scales, of at most `MOST_PICTURES` pictures that have both, drawn at random.
 
@@ -101,40 +109,56 @@ def series_of(
         numbers: (A,) its scores, NaN where a row has none.
         rows: (M,) rows of the set that have a number on the other scale, ascending.
         truth: (M,) these numbers, NaN where there is none after all.
-        seed: draws pictures where there are more.
+        options: of the job: what belongs together, the seed, the kind of the map.
         all_truth: (B,) all numbers on the other scale; None: these.
         weights: (M,) votes behind them; None: 1 each.
-        split_by: as the option of that name: the folder, or a column of the set.
-        labels: (M,) what belongs together, in place of that.
+        labels: (M,) what belongs together; None: by `split_by`, a folder or a column of the set.
+        embeddings: where embeddings of the pictures are; None: nowhere.
     """
     some = np.flatnonzero(np.isfinite(numbers[rows]) & np.isfinite(truth))
     if len(some) > MOST_PICTURES:
-        some = np.sort(np.random.default_rng(seed).choice(some, MOST_PICTURES, replace=False, shuffle=False))
+        some = np.sort(np.random.default_rng(options.seed).choice(some, MOST_PICTURES, replace=False, shuffle=False))
     chosen = rows[some]
     samples = _names_at(scores, chosen)
     given = truth if all_truth is None else all_truth
-    own = None if labels is None else joined_groups(len(chosen), [labels[some]])
+    is_paired = options.map_method != "quantile" and len(chosen) >= FEWEST
+    near = None
+    if is_paired and embeddings is not None and options.near_duplicates:
+        with doing("finding near-duplicates"):
+            source = open_source([embeddings], lambda: embeddings)
+            near = near_among(source, samples, options.near_duplicates, num_threads=options.num_threads or all_cores())
+    own = _labels(scores, chosen, samples, options.split_by) if labels is None else labels[some]
+    groups, notes = together(
+        len(chosen),
+        near,
+        own,
+        options.split_by,
+        wanted=is_paired and bool(options.near_duplicates),
+        then="Those of a group are on one side of each split.",
+        otherwise="errors and bounds are too small (--embeddings names embeddings of these pictures)",
+    )
     return Series(
         scores=numbers[chosen],
         truth=truth[some],
         weights=np.ones(len(chosen)) if weights is None else weights[some],
         samples=samples,
-        groups=_groups(scores, chosen, samples, split_by) if own is None else own,
+        groups=groups,
         all_scores=numbers[np.isfinite(numbers)],
         all_truth=given[np.isfinite(given)],
+        notes=tuple(notes),
+        near_duplicates=None if near is None else options.near_duplicates,
     )
 
 
-def _groups(scores: ScoreSet, rows: Numbers, samples: Sequence[str], split_by: str | None) -> Numbers:
-    """(M,) what belongs together. Raises InputError for a column that is not there."""
+def _labels(scores: ScoreSet, rows: Numbers, samples: Sequence[str], split_by: str | None) -> Labels | None:
+    """(M,) what belongs together by the set itself. Raises InputError for a column that is not there."""
     if split_by is None:
-        return np.arange(len(rows))
+        return None
     if split_by == FOLDER:
-        return joined_groups(len(rows), [folders_of(samples)])
+        return folders_of(samples)
     if split_by not in scores.schema.names:
         raise InputError(f"{scores.source} has no column {split_by!r}; it has {', '.join(scores.schema.names[:20])}")
-    pieces = (table.column(0) for table in scores.batches([split_by]))
-    return joined_groups(len(rows), [np.array(_taken(pieces, rows), dtype=object)])
+    return np.array(_taken((table.column(0) for table in scores.batches([split_by])), rows), dtype=object)
 
 
 def _names_at(scores: ScoreSet, rows: Numbers) -> list[str]:

@@ -31,6 +31,7 @@ from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.rows import usable_rows
 from beholder.train.source import EmbeddingSource, open_source
+from beholder.train.together import Near
 from beholder.train.trained_on import TrainedOn, hashed, trained_on
 
 Doubles = npt.NDArray[np.float64]
@@ -63,16 +64,16 @@ class Found:
 
     Attributes:
         scored: columns in the order of their sources, then heads.
-        near: (P, 2) rated pictures whose embeddings are near-duplicates; None where they were not looked for.
-        is_embedded: (N,) which rated pictures have an embedding; None where no source has any.
+        near: near-duplicates among the rated pictures; None where they were not looked for, or no source has embeddings.
         remarks: what a summary says of matching and reading, in full sentences.
+        ways: in which way how many rated pictures were found, in the first source (`Matched.ways`).
         missing: a line for each public head that cannot be had.
     """
 
     scored: list[Scored] = field(default_factory=list)
-    near: Numbers | None = None
-    is_embedded: npt.NDArray[np.bool_] | None = None
+    near: Near | None = None
     remarks: list[str] = field(default_factory=list)
+    ways: Mapping[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -179,6 +180,7 @@ def _matched(ratings: Ratings, scores: ScoreSet, tables: Sequence[str], found: F
         matched = match_ratings(ratings, scores.samples)
     except InputError as error:
         raise InputError(f"{scores.source}: {error}" if len(tables) > 1 else f"{error}") from None
+    found.ways = found.ways or matched.ways
     said = f"{scores.source}: " if len(tables) > 1 else ""
     found.remarks += [f"{said}{line}" for line in matched.lines()]
     return matched
@@ -229,6 +231,7 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
     """Add scores by heads on embeddings, and say which rated pictures are near-duplicates by them."""
     source = open_source(places, lambda: places[0])
     matched = match_ratings(ratings, source.names)
+    found.ways = found.ways or matched.ways
     if is_bare:
         found.remarks += matched.lines()
     heads = _heads(source, is_bare, options, found)
@@ -248,11 +251,10 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
             found.scored.append(
                 Scored(name=head.name, source=source.place, column=None, scores=values, known=known, hashes=hashes)
             )
-        found.is_embedded = np.zeros(ratings.num_samples, np.bool_)
-        found.is_embedded[at] = True
         if options.near_duplicates:
             threads = options.num_threads or 1
-            found.near = at[near_pairs(matrix[usable], options.near_duplicates, num_threads=threads)]
+            pairs = at[near_pairs(matrix[usable], options.near_duplicates, num_threads=threads)]
+            found.near = Near(pairs=pairs, is_embedded=np.isin(np.arange(ratings.num_samples), at))
 
 
 def _heads(source: EmbeddingSource, is_bare: bool, options: EvaluateOptions, found: Found) -> list[Head]:
