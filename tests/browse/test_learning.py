@@ -148,7 +148,7 @@ def test_the_order_is_the_saved_heads_and_foretells_the_taste(ask: Ask, made: Ta
         f"Keep before drop in {percent[0]} % of pairs it has not seen ({percent[1]} to {percent[2]} %); aesthetic_score: "
     )
     record = json.loads((tmp_path / "m.taste.json").read_text(encoding="utf-8"))
-    assert (record["learned_in"], record["start_from"], record["rows"]["used"]) == ("beholder browse", "public", 120)
+    assert (record["learned_in"], record["start_from"], record["rows"]["num_used"]) == ("beholder browse", "public", 120)
     assert record["sha256"] == head.sha256
     known = trained_on(saved, head.sha256)
     assert known is not None
@@ -341,7 +341,7 @@ def test_while_one_learns_nothing_is_saved(tmp_path: Path) -> None:
         thread.join()
         assert ask("/api/taste/save", {}).json()["learned"]["num_keep"] > 1000
         record = json.loads((tmp_path / "m.taste.json").read_text(encoding="utf-8"))
-        assert record["trained_on"]["num_pictures"] == record["rows"]["given"]
+        assert record["trained_on"]["num_pictures"] == record["rows"]["num_given"]
 
 
 def test_a_set_that_changed_is_not_learned_from(ask: Ask, made: TasteSet) -> None:

@@ -87,3 +87,57 @@ def test_rows_of_the_set_and_rows_that_meet_conditions_are_told_apart(tmp_path: 
         assert "60 of 310 rows meet the conditions, scored" in CliRunner().invoke(app, [*lines, *where]).output
         assert "300 rows, scored" in CliRunner().invoke(app, lines).output
         assert "60 scores in 60 rows" in CliRunner().invoke(app, ["advise", "scores.csv", "--join", "more.csv", *where]).output
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What train, evaluate and calibrate print of the same ratings with votes, and the record that train writes."""
+    folder = tmp_path_factory.mktemp("rated")
+    rng = np.random.default_rng(7)
+    rows, weight = rng.normal(size=(90, 6)).astype(np.float32), rng.normal(size=6)
+    np.save(folder / "rows.npy", rows)
+    np.savez(folder / "head.npz", coef_=weight, intercept_=np.array(5.0))
+    scores = rows / np.linalg.norm(rows, axis=1, keepdims=True) @ weight
+    lines = [f"rows.npy#{row},{4 + score:.4f},{3 + row % 3},0.2" for row, score in enumerate(scores + rng.normal(0, 0.1, 90))]
+    (folder / "r.csv").write_text("\n".join(["image,rating,num_votes,std", *lines]) + "\n")
+    found = {name: _run(folder, line.split()) for name, line in (
+        ("score", "score rows.npy --head head.npz --backbone unknown -o scores.parquet --space-check off --json"),
+        ("train", "train rows.npy --ratings r.csv -o mine.safetensors --compare-with head.npz --json"),
+        ("evaluate", "evaluate rows.npy --ratings r.csv --head head.npz -o page.html --json"),
+        ("calibrate", "calibrate scores.parquet --ratings r.csv --embeddings rows.npy --json"),
+    )}  # fmt: skip
+    found["record"] = json.loads((folder / "mine.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_train_evaluate_and_calibrate_call_one_thing_by_one_name(rated: dict[str, dict[str, Any]]) -> None:
+    three = [rated[name] for name in ("train", "evaluate", "calibrate")]
+    assert rated["record"].keys() <= rated["train"].keys()
+    (ratings,) = {frozenset(one["ratings"]) for one in three}
+    assert ratings == {"file", "public_name", "kind", "layout", "scale", "num_pictures", "num_matched", "ways"}
+    assert [one["ratings"]["num_matched"] for one in three] == [90, 90, 90]
+    shared = {"unit", "near_duplicates", "split_by", "weigh_by", "num_pictures", "samples_sha256"}
+    assert all(shared <= one["measured"].keys() for one in three)
+    assert [{key: one["measured"][key] for key in shared} for one in three] == [
+        {
+            "unit": "pictures", "near_duplicates": 0.95, "split_by": None, "weigh_by": "votes", "num_pictures": 90,
+            "samples_sha256": one["measured"]["samples_sha256"],
+        }
+        for one in three
+    ]  # fmt: skip
+    assert len({one["measured"]["samples_sha256"] for one in three}) == 1
+    assert all(isinstance(one["remarks"], list) and one["seed"] == 0 for one in three)
+    of_heads = [rated["train"], *rated["evaluate"]["heads"], rated["calibrate"]]
+    of_heads += [one for record in three for one in record["beside"]]
+    (measures,) = {frozenset(one["measures"]) for one in of_heads}
+    assert measures == {"num_rows", "num_groups", "level", "num_resamples", "cut", "values"}
+    assert all(one["difference"] is None or one["difference"].keys() == measures for one in of_heads[3:])
+    assert {one["name"] for record in three for one in record["beside"]} == {"constant", "head", "a straight line"}
+    assert rated["train"]["ceiling"] == rated["evaluate"]["ceiling"]
+    assert {frozenset(one) for head in of_heads for one in head["measures"]["values"].values()} == {
+        frozenset({"value", "low", "high"})
+    }
+    theirs = next(one for one in rated["train"]["beside"] if one["name"] == "head")["measures"]["values"]
+    for name, value in rated["evaluate"]["heads"][0]["measures"]["values"].items():
+        assert value == pytest.approx(theirs[name], abs=1e-9), name

@@ -99,7 +99,7 @@ def test_what_is_written_beside_it(tmp_path: Path, means: tuple[Path, np.ndarray
     text = "".join(f"{name}\n" for name in sorted(names))
     assert record["measured"]["samples_sha256"] == hashlib.sha256(text.encode()).hexdigest()
     # Noise of a mean of four votes with deviation 0.3 is 0.15; the head of the truth misses by no less.
-    assert record["ceiling"]["rmse"] == pytest.approx(0.15, abs=0.02)
+    assert record["ceiling"]["values"]["rmse"]["value"] == pytest.approx(0.15, abs=0.02)
     assert record["measures"]["values"]["rmse"]["value"] == pytest.approx(0.15, abs=0.04)
     assert record["measures"]["values"]["srcc"]["value"] > 0.9
     card = (tmp_path / "head.md").read_text()
@@ -149,7 +149,7 @@ def test_pairs_are_measured_on_pictures_that_were_not_seen(tmp_path: Path, rows:
     values = {one["name"]: one["measures"]["values"]["pair_accuracy"]["value"] for one in found.record["beside"]}
     assert values == {"right": 1.0, "wrong": 0.0}
     card = (tmp_path / "head.md").read_text()
-    assert f"on {found.record['pairs']['tested']} pairs, with 95 % intervals." in card
+    assert f"on {found.record['measures']['num_rows']} pairs, with 95 % intervals." in card
     ours = found.record["measures"]["values"]["pair_accuracy"]
     assert 0.9 < ours["value"] < 1.0
     assert ours["low"] < ours["value"] < ours["high"]
@@ -166,7 +166,7 @@ def test_names_are_matched_and_it_is_said(tmp_path: Path, truth: np.ndarray) -> 
     found = job(tmp_path, ratings, sources=(str(tmp_path / "e.parquet"),))
     assert found.matched.num_matched == 30
     assert found.record["test_samples"] == [f"{row:03}.png" for row in range(30)]
-    told = "\n".join(found.record["ratings"]["remarks"])
+    told = "\n".join(found.record["remarks"])
     assert "30 of 31 rated pictures are in the set of 40." in told
     assert "nowhere.png" in told
 
@@ -175,7 +175,7 @@ def test_groups_are_kept_together(tmp_path: Path, rows: np.ndarray, truth: np.nd
     lines = [[f"e.npy#{row}", 4 + 2 * float(unit(rows)[row] @ truth), f"p{row % 7}"] for row in range(NUM_ROWS)]
     ratings = write_csv(tmp_path / "r.csv", ["image", "rating", "photographer"], lines)
     found = job(tmp_path, ratings, split_by="photographer")
-    assert found.record["rows"]["groups"] == 7
+    assert found.record["rows"]["num_groups"] == 7
     assert found.record["measured"]["num_folds"] == 7
 
 
@@ -324,7 +324,7 @@ def test_ratings_that_are_noise_alone_have_a_ceiling_of_nothing(tmp_path: Path, 
     lines = [[f"e.npy#{row}", 10 + row % 2, 10, 10] for row in range(40)]
     ratings = write_csv(tmp_path / "r.csv", ["image", "score1", "score2", "score3"], lines)
     found = job(tmp_path, ratings)
-    assert found.record["ceiling"]["reliability"] == 0
+    assert found.record["ceiling"]["values"]["reliability"]["value"] == 0
     assert "nothing shows that any head could order these pictures better than chance" in (tmp_path / "head.md").read_text()
     assert "nothing shows that any head" in "\n".join(summary_lines(found))
 

@@ -36,10 +36,11 @@ def test_the_direction_behind_the_votes_is_found() -> None:
     found = train_on_pairs(rows, Pairs(left=left, right=right, targets=targets), options)
     assert np.corrcoef(found.head.weight, direction)[0, 1] > 0.97
     assert found.head.bias == 0.0
-    (best, truth, difference), (worst, *_) = found.beside
-    assert (best, worst) == ("truth", "backwards")
-    assert found.accuracy["accuracy"].value == pytest.approx(truth["accuracy"].value, abs=0.03)
-    assert difference["accuracy"].low < 0.01
+    truth, worst = found.beside
+    assert (truth.name, worst.name) == ("truth", "backwards")
+    assert found.measures["pair_accuracy"].value == pytest.approx(truth.measures["pair_accuracy"].value, abs=0.03)
+    assert truth.difference is not None
+    assert truth.difference["pair_accuracy"].low < 0.01
     assert np.isfinite(found.predictions).all()
     json.dumps(found.record, allow_nan=False)
 
@@ -62,8 +63,8 @@ def test_sides_do_not_matter_and_ties_and_votes_count() -> None:
         options,
     )
     np.testing.assert_allclose(one.head.weight, other.head.weight, atol=1e-8)
-    assert one.record["pairs"]["tied"] == 30
-    assert one.accuracy["accuracy"].value == pytest.approx(other.accuracy["accuracy"].value)
+    assert one.record["pairs"]["num_tied"] == 30
+    assert one.measures["pair_accuracy"].value == pytest.approx(other.measures["pair_accuracy"].value)
 
 
 def test_pairs_of_unusable_pictures_are_counted() -> None:
@@ -75,8 +76,8 @@ def test_pairs_of_unusable_pictures_are_counted() -> None:
         Pairs(left=left, right=right, targets=targets),
         TrainOptions(method="logistic", strength=1e-2, **QUICK),  # type: ignore[arg-type]
     )
-    assert found.record["pairs"]["of_unusable_pictures"] == lost > 0
-    assert found.record["pairs"]["unusable_pictures"] == {"nan": 1}
+    assert found.record["pairs"]["num_of_unusable_pictures"] == lost > 0
+    assert found.record["pairs"]["excluded"] == {"nan": 1}
     assert np.isnan(found.predictions).sum() == lost
 
 

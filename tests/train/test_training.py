@@ -49,10 +49,10 @@ def test_the_ceiling_that_is_printed_is_reached() -> None:
     rows, _, ratings = rated(1500, 24, 0.5)
     found = train_head(rows, RowRatings(values=ratings, variances=np.full(1500, 0.25)), TrainOptions(**QUICK))  # type: ignore[arg-type]
     assert found.ceiling is not None
-    assert found.measures["plcc"].value == pytest.approx(found.ceiling.plcc, abs=0.015)
-    assert found.measures["srcc"].value == pytest.approx(found.ceiling.srcc, abs=0.015)
-    assert found.measures["rmse"].value == pytest.approx(found.ceiling.rmse, rel=0.05)
-    assert found.ceiling.plcc == pytest.approx(math.sqrt(1 / 1.25), abs=0.02)
+    assert found.measures["plcc"].value == pytest.approx(found.ceiling["plcc"].value, abs=0.015)
+    assert found.measures["srcc"].value == pytest.approx(found.ceiling["srcc"].value, abs=0.015)
+    assert found.measures["rmse"].value == pytest.approx(found.ceiling["rmse"].value, rel=0.05)
+    assert found.ceiling["plcc"].value == pytest.approx(math.sqrt(1 / 1.25), abs=0.02)
     constant = found.beside[0]
     assert constant.name == "constant"
     assert constant.measures["rmse"].value == pytest.approx(np.std(ratings), rel=0.01)
@@ -121,9 +121,9 @@ def test_photographers_never_straddle() -> None:
     )
     assert leaky.measures["plcc"].value > 0.7
     assert found.measures["plcc"].value < 0.45
-    assert found.measures.num_groups == found.record["rows"]["groups"] == 40
+    assert found.measures.num_groups == found.record["rows"]["num_groups"] == 40
     by_nearness = train_head(rows, RowRatings(values=ratings), TrainOptions(**{**QUICK, "near_duplicates": 0.7}))  # type: ignore[arg-type]
-    assert by_nearness.record["rows"]["groups"] == 40
+    assert by_nearness.record["rows"]["num_groups"] == 40
 
 
 def test_unusable_rows_are_counted_and_wrong_ratings_listed_by_name() -> None:
@@ -135,9 +135,9 @@ def test_unusable_rows_are_counted_and_wrong_ratings_listed_by_name() -> None:
     names = [f"{number}.jpg" for number in range(250)]
     found = train_head(rows, RowRatings(values=ratings, weights=weights, samples=names), TrainOptions(**QUICK))  # type: ignore[arg-type]
     assert found.record["rows"]["excluded"] == {"no_rating": 1, "nan": 1, "zero_norm": 1, "no_weight": 1}
-    assert found.record["rows"]["used"] == 246
+    assert found.record["rows"]["num_used"] == 246
     assert found.record["suspicious"][0]["sample"] == "17.jpg"
-    assert found.record["suspicious"][0]["row"] == 17
+    assert found.suspicious.rows[0] == 17
     json.dumps(found.record, allow_nan=False)
 
 
@@ -195,7 +195,7 @@ def test_many_rows_are_measured_on_a_part_that_is_held_out(method: str) -> None:
     groups = np.arange(12_000) // 3
     given = RowRatings(values=values, groups=[groups], variances=np.full(12_000, 0.25))
     found = train_head(rows.astype(np.float16), given, TrainOptions(method=method, **QUICK))  # type: ignore[arg-type]
-    assert len(found.tested) == found.record["measured"]["test_rows"] == 1200
+    assert len(found.tested) == found.record["measured"]["num_test_rows"] == 1200
     assert set(np.bincount(groups[found.tested])) <= {0, 3}
     assert spearman(found.head.score(rows), truth) > 0.97
     if method == "ridge":

@@ -94,9 +94,10 @@ def test_the_error_is_that_of_pictures_not_seen(tmp_path: Path) -> None:
     assert values["mae"]["value"] == pytest.approx(0.3 * np.sqrt(2 / np.pi), rel=0.05)
     assert values["rmse"]["value"] == pytest.approx(0.3, rel=0.05)
     assert values["mae"]["low"] < values["mae"]["value"] < values["mae"]["high"]
-    line = record["straight_line"]["values"]["mae"]["value"]
+    (beside,) = record["beside"]
+    line = beside["measures"]["values"]["mae"]["value"]
     assert line == pytest.approx(0.3 * np.sqrt(2 / np.pi), rel=0.03)
-    assert record["less_than_straight_line"]["values"]["mae"]["value"] == pytest.approx(values["mae"]["value"] - line)
+    assert beside["difference"]["values"]["mae"]["value"] == pytest.approx(values["mae"]["value"] - line)
     assert record["error"] == values["mae"]["value"]
 
 
@@ -105,7 +106,7 @@ def test_a_bent_relation_is_followed_better_than_by_a_line(tmp_path: Path) -> No
     x = rng.uniform(0, 1, 1000)
     one = write_scores(tmp_path / "x.parquet", {"aesthetic_score": x}, [head_record(V2)])
     two = write_scores(tmp_path / "y.parquet", {"aesthetic_score": x**6 + rng.normal(0, 0.02, 1000)}, [head_record(V1)])
-    difference = run(one, onto=two).to_json()["less_than_straight_line"]["values"]["mae"]
+    difference = run(one, onto=two).to_json()["beside"][0]["difference"]["values"]["mae"]
     assert difference["high"] < 0
 
 
@@ -235,8 +236,8 @@ def test_the_error_of_a_chance_is_the_root_of_the_brier_score(tmp_path: Path) ->
     record = run(path, ratings=marks).to_json()
     assert record["error"] == pytest.approx(np.sqrt(1 / 6), abs=0.01)
     assert record["error_of"] == "root of the Brier score on pictures that the fit has not seen"
-    assert list(record["measures"]["values"]) == ["root_brier"]
-    assert record["measures"]["values"]["root_brier"]["value"] == record["error"]
+    assert list(record["measures"]["values"]) == ["rmse"]
+    assert record["measures"]["values"]["rmse"]["value"] == record["error"]
     shown = program("calibrate", path, "--ratings", marks, "--overwrite").stdout
     assert "the map          root of the Brier score 0.4" in shown
     assert "MAE" not in shown
@@ -376,8 +377,61 @@ def test_too_few_groups_for_a_level(tmp_path: Path) -> None:
         "calibrate", one, "--onto", two, "--interval", "0.75", "--split-by", "folder", "-o", tmp_path / "o.csv"
     ).stdout
     assert "hold 75 % of pictures of new groups (split conformal, measured on 60 of 3 groups that" in shown
-    assert "look alike" not in shown
-    assert "Pictures that look alike were not looked for" in program("calibrate", one, "--onto", two, "--overwrite").stdout
+    said = "No source has embeddings, so near-duplicates could not be looked for; where there are many, errors and bounds are"
+    assert said in shown
+    assert said in program("calibrate", one, "--onto", two, "--overwrite").stdout
+    again = program("calibrate", one, "--onto", two, "--overwrite", "--near-duplicates", "0")
+    assert "near-duplicates" not in again.stdout
+
+
+def twins(folder: Path, num_pictures: int = 60) -> tuple[Path, Path, Path, Path]:
+    """Pictures that are there twice, under two names: scores by two heads, embeddings, and those of the first ones alone.
+
+    Twins have the same scores, so a map that was fitted to the one has no error on the other.
+    """
+    rng = np.random.default_rng(8)
+    v2 = rng.normal(5, 1, num_pictures)
+    v1 = v2 + rng.normal(0, 0.8, num_pictures)
+    rows = rng.normal(size=(num_pictures, 16)).astype(np.float32)
+    np.save(folder / "e.npy", np.concatenate([rows, 3 * rows]))
+    np.save(folder / "some.npy", rows)
+    samples = [f"e.npy#{row}" for row in range(2 * num_pictures)]
+    one = write_scores(folder / "v2.parquet", {"aesthetic_score": np.tile(v2, 2)}, [head_record(V2)], samples)
+    two = write_scores(folder / "v1.parquet", {"aesthetic_score": np.tile(v1, 2)}, [head_record(V1)], samples)
+    return one, two, folder / "e.npy", folder / "some.npy"
+
+
+def test_near_duplicates_are_on_one_side_of_each_split(tmp_path: Path) -> None:
+    one, two, embeddings, some = twins(tmp_path)
+    apart = run(one, onto=two)
+    record = run(one, onto=two, embeddings=embeddings, overwrite=True)
+    found = record.to_json()
+    assert "The 120 pictures are 60 groups: near-duplicates. Those of a group are on one side of each split." in record.lines
+    assert (found["measured"]["near_duplicates"], found["measures"]["num_groups"]) == (0.95, 60)
+    assert apart.to_json()["measured"]["near_duplicates"] is None
+    assert found["error"] > 1.1 * apart.to_json()["error"]
+    bounds = record.found.bounds
+    assert bounds is not None
+    assert bounds.groups is not None
+    assert np.bincount(bounds.groups).tolist() == [2] * 30  # whole pairs of twins, half of them
+    # The picture that is left out with its twin is measured by a map of the others alone.
+    single = run(one, onto=two, embeddings=embeddings, near_duplicates=0, overwrite=True)
+    assert single.to_json()["error"] == apart.to_json()["error"]
+    assert not any("near-duplicates" in line for line in single.lines)
+    np.save(some, np.load(embeddings)[:60])
+    few = write_scores(tmp_path / "some-v2.parquet", {"aesthetic_score": np.arange(60.0)}, [head_record(V2)],
+                       [f"some.npy#{row}" if row < 40 else f"{row}.jpg" for row in range(60)])  # fmt: skip
+    rated = write_csv(tmp_path / "r.csv", ["image", "rating"], [[f"some.npy#{row}", row] for row in range(40)]
+                      + [[f"{row}.jpg", row + row % 3] for row in range(40, 60)])  # fmt: skip
+    lines = run(few, ratings=rated, embeddings=some).lines
+    said = "20 pictures have no embedding, so near-duplicates could not be looked for among them; where there are many, errors"
+    assert any(line.startswith(said) for line in lines)
+
+
+def test_embeddings_are_for_maps_that_are_measured_on_folds(tmp_path: Path) -> None:
+    one, _, embeddings, _ = twins(tmp_path)
+    said = fails(one, "--percentiles", "--embeddings", embeddings)
+    assert said.endswith("--embeddings is for isotonic maps, whose error is measured on folds; leave it out")
 
 
 def test_groups_are_found_in_the_ratings_first_then_in_the_scores(tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ def test_a_head_of_train_has_the_figures_that_its_rivals_had(tmp_path: Path) -> 
     for name, value in found["heads"][0]["measures"]["values"].items():
         assert value == pytest.approx(there[name], abs=1e-9), name
     (constant,) = [one["measures"]["values"] for one in beside if one["name"] == "constant"]
-    assert found["constant"]["values"]["rmse"] == pytest.approx(constant["rmse"], abs=1e-9)
-    assert found["ceiling"]["plcc"] < 1
+    assert found["beside"][0]["measures"]["values"]["rmse"] == pytest.approx(constant["rmse"], abs=1e-9)
+    assert found["ceiling"]["values"]["plcc"]["high"] < 1
     pictures = job(tmp_path / "e.npy", rated, head=rival, weigh_by="pictures").record["heads"][0]["measures"]["values"]
     means = np.array([float(line[1]) for line in lines])
     head = beholder.load_head(rival[0])
@@ -201,9 +201,48 @@ def test_a_score_set_with_kept_embeddings(tmp_path: Path, small_tower: Path, pla
     assert len(found.compared.judged) == 1
     both = job(out, rated, head=(str(plain_head),), near_duplicates=0)
     (difference,) = both.record["differences"]
-    assert difference["values"]["srcc"]["value"] == pytest.approx(0, abs=1e-9)
+    assert difference["difference"]["values"]["srcc"]["value"] == pytest.approx(0, abs=1e-9)
     assert difference["verdict"] == "not told apart"
     assert both.record["measured"]["num_groups"] == 24
+
+
+def test_ceilings_have_intervals_and_explain_heads_above_them(tmp_path: Path, truth: np.ndarray) -> None:
+    """Heads that follow the ratings with their noise lie above what the raters allow."""
+    rng = np.random.default_rng(6)
+    rated = truth + rng.normal(0, 0.6, NUM)
+    head = np.round(truth + 0.02 * rng.standard_normal(NUM), 4)
+    lines = [[name, f"{3 + value:.4f}", 4, 1.2] for name, value in zip(NAMES, rated, strict=True)]
+    ratings = write_csv(tmp_path / "r.csv", ["image", "rating", "num_votes", "std"], lines)
+    lies = {}
+    for name, values in {"fair": head, "seen": np.round(rated, 3)}.items():
+        write_csv(tmp_path / f"{name}.csv", ["sample", "score"], zip(NAMES, values, strict=True))
+        found = job(tmp_path / f"{name}.csv", ratings).record
+        most, value = found["ceiling"]["values"]["srcc"], found["heads"][0]["measures"]["values"]["srcc"]["value"]
+        said = program("evaluate", f"{name}.csv", "--ratings", "r.csv", cwd=tmp_path).stdout
+        assert f"a rank correlation of {most['value']:.3f} ({most['low']:.3f} to {most['high']:.3f})" in said
+        lies[name] = value
+        assert ("score lies above its whole interval" in said) == (value > most["high"])
+        assert ("score lies above it and within its interval" in said) == (most["value"] < value <= most["high"])
+    assert lies["seen"] > 0.99
+
+
+@pytest.mark.parametrize("repeated", [12, 40])
+def test_a_ceiling_of_few_repeated_pairs_is_too_few_to_tell(tmp_path: Path, scores: Path, repeated: int) -> None:
+    once = [[NAMES[at], NAMES[at + 1]] for at in range(60)]
+    again = [[NAMES[at + 1], NAMES[at]] if at % 4 == 0 else [NAMES[at], NAMES[at + 1]] for at in range(repeated)]
+    write_csv(tmp_path / "pairs.csv", ["better", "worse"], [*once, *again])
+    said = program("evaluate", scores, "--ratings", "pairs.csv", cwd=tmp_path).stdout
+    found = job(scores, tmp_path / "pairs.csv").record["ceiling"]
+    assert found["num_rows"] == repeated
+    if repeated == 12:
+        assert found["values"]["pair_accuracy"] == {"value": None, "low": None, "high": None}
+        assert "12 pairs have several votes: too few to tell how many pairs a head could put right at all." in said
+        return
+    # Two votes a pair, of which every fourth pair's disagree: they agree with chance .75, so p = (1 + sqrt(.5)) / 2.
+    value = found["values"]["pair_accuracy"]
+    assert value["value"] == pytest.approx((1 + 0.5**0.5) / 2)
+    bounds = f"({100 * value['low']:.1f} to {100 * value['high']:.1f} %)"
+    assert f"no order could put more than 85.4 % {bounds} of the pairs right, by the 40 pairs that have several votes." in said
 
 
 def test_groups_by_a_column(scores: Path, ratings: Path, good: np.ndarray, truth: np.ndarray) -> None:
@@ -325,7 +364,7 @@ def test_ratings_by_place_and_all_the_same_scores(tmp_path: Path, good: np.ndarr
     found = job(flat, tmp_path / "y.npy")
     values = found.record["heads"][0]["measures"]["values"]
     assert (values["srcc"]["value"], values["pair_accuracy"]["value"]) == (None, 0.5)
-    assert values["rmse"]["value"] == pytest.approx(found.record["constant"]["values"]["rmse"]["value"])
+    assert values["rmse"]["value"] == pytest.approx(found.record["beside"][0]["measures"]["values"]["rmse"]["value"])
     assert "score gives all of them the same score, so it orders nothing." in found.notes
     assert found.record["heads"][0]["map"] == {"slope": None, "intercept": None}
 
