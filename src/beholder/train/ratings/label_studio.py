@@ -71,7 +71,7 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], path: str, options: Ra
             )
         ratings, pairs = ([], pairs) if wanted == "pairs" else (ratings, [])
     if pairs:
-        first, second = (_texts([pair[side] for pair in pairs]) for side in (0, 1))
+        first, second = _texts([one for one, _, _ in pairs]), _texts([other for _, other, _ in pairs])
         target = np.array([pair[2] for pair in pairs])
         return of_pairs(path, "pairs of Label Studio (Pairwise)", first, second, target, np.ones(len(pairs)), findings)
     if not ratings:
@@ -79,7 +79,8 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], path: str, options: Ra
         raise InputError(
             f"{path} holds tasks of Label Studio, but no result of its Rating or Pairwise tag" + (f": {why}" if why else "")
         )
-    samples, raters = (_texts([row[side] for row in ratings]).dictionary_encode() for side in (0, 1))
+    samples = _texts([sample for sample, _, _ in ratings]).dictionary_encode()
+    raters = _texts([rater for _, rater, _ in ratings]).dictionary_encode()
     votes = Votes(
         raters=tuple(raters.dictionary.to_pylist()),
         rater=raters.indices.to_numpy().astype(np.int64),
