@@ -75,7 +75,8 @@ def main() -> None:
 def _end_orderly() -> list[int]:
     """SIGTERM and SIGHUP end as Ctrl-C does, so that temporary folders and processes go; a second one of a kind ends at once.
 
-    A closed terminal sends SIGHUP twice (the shell does, then the system), so more of those change nothing.
+    A closed terminal sends SIGHUP twice (the shell does, then the system), so more of those change nothing. One of another kind
+    that comes while the first is obeyed disturbs nothing either.
     Returns a list to which the number of a signal that came is added. A signal that is ignored (nohup) stays so.
     """
     received: list[int] = []
@@ -85,7 +86,8 @@ def _end_orderly() -> list[int]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if number != signal.SIGHUP:
             signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):

@@ -97,7 +97,7 @@ def fill(fault: Fault) -> bool:
     filler = fault.out.parent / "filler"
 
     def take(size: int) -> bool:
-        with filler.open("ab") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
             return file.write(bytes(size)) == size
         return False
 
@@ -124,8 +124,9 @@ def limiting(name: str, least: int, most: int) -> Callable[[random.Random], str]
     """Code that sets a limit of the process, drawn for each run."""
 
     def code(chance: random.Random) -> str:
-        limit = f"resource.setrlimit(resource.{name}, ({chance.randrange(least, most)},) * 2)"
-        return f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); {limit}"
+        open_now = "max(map(int, os.listdir('/proc/self/fd'))) + " if name == "RLIMIT_NOFILE" else ""
+        limit = f"resource.setrlimit(resource.{name}, ({open_now}{chance.randrange(least, most)},) * 2)"
+        return f"import os, resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); {limit}"
 
     return code
 
@@ -137,11 +138,11 @@ def from_the_start(fault: Fault) -> bool:
 
 @sizes("quick", "slow", "soak")
 @pytest.mark.parametrize(
-    ("name", "least", "most"), [("RLIMIT_FSIZE", 0, 60_000), ("RLIMIT_NOFILE", 3, 64)], ids=["FSIZE", "NOFILE"]
+    ("name", "least", "most"), [("RLIMIT_FSIZE", 0, 60_000), ("RLIMIT_NOFILE", 3, 40)], ids=["FSIZE", "NOFILE"]
 )
 def test_a_limit_of_the_process(
     tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int, name: str, least: int, most: int
 ) -> None:
     """Of the size of files, or of how many are open: a clear line wherever it is met first."""
     kind, before = f"limit of the process: {name}", limiting(name, least, most)
-    disturb(kind, rows_job, fault_table, tmp_path, num_faults, from_the_start, ends_by(1), before=before)
+    disturb(kind, rows_job, fault_table, tmp_path, num_faults, from_the_start, ends_by(1), before=before, at_once=True)

@@ -214,8 +214,7 @@ def disturb(
     *,
     seed: int = 0,
     before: Callable[[random.Random], str] = lambda chance: "",
-    prepare: Callable[[Fault], None] = lambda fault: None,
-    suffixes: Sequence[str] | None = None,
+    at_once: bool = False,
 ) -> None:
     """Inject `count` times, count the rows that it cost, and record them.
 
@@ -228,23 +227,21 @@ def disturb(
         inject: done at a moment drawn uniformly over the time that an undisturbed run takes.
         check: how the disturbed run may end.
         before: code that the disturbed run begins with.
-        prepare: called as soon as the run has started.
         seed: another draws other moments.
-        suffixes: kinds of output, where not all of the job's.
+        at_once: inject as soon as the run has started.
     """
     chance, cost = random.Random(f"{kind} {seed}"), Difference()
     injected = tries = 0
     while injected < count and not (cost.lost or cost.doubled or cost.wrong):
         tries += 1
         assert tries <= 5 * count + 10, f"{kind}: {injected} injections in {tries} runs"
-        suffix = chance.choice(list(suffixes or job.suffixes))
-        seconds = chance.uniform(0.0, job.seconds[suffix])
+        suffix = chance.choice(job.suffixes)
+        seconds = 0.0 if at_once else chance.uniform(0.0, job.seconds[suffix])
         out = folder / f"{tries}" / f"out{suffix}"
         with told(f"{kind}, seed {seed}, run {tries}: out{suffix}, after {seconds:.3f} of {job.seconds[suffix]:.3f} s"):
             running = job.start(out, before=before(chance))
             with contextlib.ExitStack() as undone:
                 fault = Fault(job, running, out, chance, undone)
-                prepare(fault)
                 is_done = running.runs_for(seconds) and inject(fault)
                 children = fault.children()
                 done = running.done()
