@@ -19,6 +19,7 @@ from beholder.curate.options import OutputOptions, SelectRules
 from beholder.curate.select.selection import select_rows, write_lists
 from beholder.errors import DamagedError, InputError
 from beholder.io import storage
+from beholder.io.parquet import ParquetFile
 from beholder.io.parquet_footer import footer_fields, integer_range
 from beholder.scoreset.score_set import open_scores
 from beholder.sources.parquet import PackedReader, ParquetReader
@@ -286,3 +287,16 @@ def test_marks_of_small_integers_come_of_any_file(tmp_path: Path) -> None:
     for path in (str(tmp_path / "x.parquet"), "memory://marks/x.parquet", str(tmp_path / "y.parquet")):
         with storage.open_parquet(path) as file:
             assert [field.metadata is not None for field in file.schema_with_ranges] == [True, False, False]
+
+
+def test_a_footer_that_was_read_serves_another_file_object(tmp_path: Path) -> None:
+    """As who opens a file again to have some columns as dictionaries hands it on."""
+    table = pa.table({"label": ["a", "b"] * 50, "score": np.arange(100.0)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with storage.open_parquet(str(tmp_path / "x.parquet")) as file:
+        footer = file.metadata
+    path = str(tmp_path / "x.parquet")
+    with ParquetFile(path, path, read_dictionary=["label"], metadata=footer) as again:
+        found = again.read()
+    assert pa.types.is_dictionary(found.schema.field("label").type)
+    assert found.column("label").to_pylist() == table.column("label").to_pylist()

@@ -92,6 +92,8 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
     def __init__(
         self, path: str, source: Any, *, read_range: Callable[[int, int], bytes] | None = None, **options: Any
     ) -> None:
+        if isinstance(known := options.get("metadata"), CheckedFooter):
+            options["metadata"] = known.plain
         self._path, self._from, self._options, self._read_range = path, source, options, read_range
         self._close_pages: weakref.finalize[..., Any] | None = None
         self._descriptor = -1

@@ -41,6 +41,11 @@ class CheckedFooter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._found, name)
 
+    @property
+    def plain(self) -> pq.FileMetaData:
+        """What pyarrow has read, for another file object of the same file."""
+        return self._found
+
     def row_group(self, number: int) -> Any:
         """A `pyarrow.parquet.RowGroupMetaData`; its `column` raises `wrong` of a row group that contradicts itself."""
         return _CheckedGroup(self._found.row_group(number), lambda: self._check(number))
