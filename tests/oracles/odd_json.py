@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from oracles.damage import damaged
+from oracles.mutating import mutated
 
 
 class Raw(str):
@@ -96,7 +96,7 @@ def document(tree: Any, rng: random.Random) -> bytes:
     """The bytes of a changed tree, seldom damaged as bytes instead, or in another encoding."""
     chance = rng.random()
     if chance < 0.12:
-        return damaged(json.dumps(tree).encode(), rng)
+        return mutated(json.dumps(tree).encode(), rng)
     text = text_of(changed(tree, rng))
     if chance < 0.16:
         return text.encode(rng.choice(("utf-16", "utf-32", "utf-8-sig")), "replace")
@@ -117,7 +117,7 @@ def lines(trees: list[Any], rng: random.Random) -> bytes:
                 try:
                     texts[at] = document(json.loads(texts[at]), rng)
                 except (ValueError, RecursionError):
-                    texts[at] = damaged(texts[at], rng)
+                    texts[at] = mutated(texts[at], rng)
         if not texts:
             break
     ending = rng.choice((b"\n", b"\n", b"\n", b"\r\n", b"\n\n", b""))
