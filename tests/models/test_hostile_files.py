@@ -246,3 +246,24 @@ def test_notes_of_a_head_that_are_damaged(tmp_path: Path) -> None:
         path.write_bytes(pack_head(whole))
         assert set(load_head(str(path)).notes) <= {"a"}
         assert "x" in command("models", "info", str(path))
+
+
+@pytest.mark.parametrize(("weight", "scale", "layers"), [(1e31, 1.0, 1), (1.0, 1e31, 1), (1e20, 1.0, 2), (1.0, 1e31, 2)])
+def test_weights_that_give_no_scores(weight: float, scale: float, layers: int, tmp_path: Path) -> None:
+    """Finite, and too large for the numbers that scores are: also once layers, or the factor before them, are multiplied."""
+    deep = [Layer(np.full((DIM, DIM), weight), np.zeros(DIM))] * (layers - 1)
+    last = Layer(np.full((1, DIM), weight), np.zeros(1))
+    for activation in ("none", "relu") if scale > 1 else ("none",):
+        made = HeadFile((*deep, last), activation, scale, "")
+        (tmp_path / "x.safetensors").write_bytes(pack_head(made))
+        with pytest.raises(HeadError, match=r"x.safetensors is damaged: .*numbers above 1e\+30"):
+            load_head(str(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize("letter", [0x110000, 0xFFFFFFFF, 0xD800])
+def test_texts_of_letters_that_do_not_exist(letter: int, tmp_path: Path) -> None:
+    """Numpy keeps texts as numbers, and makes texts of any of them, which then break whatever looks at them."""
+    text = np.array([letter, 97], np.uint32).view("<U2")
+    np.savez(tmp_path / "x.npz", weight=np.ones(DIM), bias=0.0, backbone=text)
+    with pytest.raises(HeadError, match="x.npz"):
+        load_head(str(tmp_path / "x.npz"))

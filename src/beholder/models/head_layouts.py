@@ -83,7 +83,7 @@ _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 _V2_5_REASON, _CANDLE_REASON = (head.reason for head in REFUSED)
 _V2_5_DIM = 1152
-_LARGEST = 1e30
+LARGEST = 1e30
 """Of a head's weights; scores by larger ones would be no numbers any more."""
 Arrays = dict[str, npt.NDArray[np.float64]]
 
@@ -643,8 +643,8 @@ def _assembled(layout: _Layout, arrays: Arrays, metadata: Mapping[str, str], whe
             raise HeadError(f"{where} is damaged: {prefix}weight {shape} and {prefix}bias {layer.bias.shape} do not fit")
         if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
             raise HeadError(f"{where} is damaged: {prefix}weight or {prefix}bias holds NaN or infinite values")
-        if max(np.abs(layer.weight).max(), np.abs(layer.bias).max()) > _LARGEST:
-            raise HeadError(f"{where} is damaged: {prefix}weight or {prefix}bias holds numbers above {_LARGEST:g}")
+        if max(np.abs(layer.weight).max(), np.abs(layer.bias).max()) > LARGEST:
+            raise HeadError(f"{where} is damaged: {prefix}weight or {prefix}bias holds numbers above {LARGEST:g}")
         num_in = shape[0]
     if num_in != 1:
         raise HeadError(f"{where} gives {num_in} numbers for a picture; a head that beholder can use gives one score")

@@ -29,6 +29,7 @@ from beholder.models.catalog import DEFAULT_HEAD, HeadEntry, Source
 from beholder.models.checkpoints import TensorFile, look_at, open_tensors
 from beholder.models.head_layouts import (
     HEAD_FORMAT,
+    LARGEST,
     LINEAR,
     MAX_PICKLE_BYTES,
     NOT_SAID,
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["Head", "kept_conversion", "load_head", "save_head"]
 
 _logger = logging.getLogger(__name__)
-_LARGEST = 1e100
-"""Of weights of layers that were multiplied."""
 _RULES = "2"
 """Of telling a head's layout. A conversion kept under other ones is made anew: they may have told another."""
 _MAX_WHOLE_BYTES = 64 << 20
@@ -249,8 +248,8 @@ def math_of(file: HeadFile, where: str = "the head") -> Affine | Perceptron:
     with np.errstate(over="ignore", invalid="ignore"):
         found = _folded(file)
     weights = (found.weight, found.bias) if isinstance(found, Affine) else (*found.weights, *found.biases)
-    if not all((np.abs(part) <= _LARGEST).all() for part in weights):
-        raise HeadError(f"{where} is damaged: its layers, one behind the other, multiply to numbers above {_LARGEST:g}")
+    if not all((np.abs(part) <= LARGEST).all() for part in weights):
+        raise HeadError(f"{where} is damaged: its layers, one behind the other, multiply to numbers above {LARGEST:g}")
     return found
 
 
