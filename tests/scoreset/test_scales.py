@@ -165,7 +165,8 @@ def test_a_map_that_was_changed_is_refused(tmp_path: Path, field: str, value: ob
         ("scores", [0.0]), ("scores", ["a", "b", "c", "d"]), ("values", [4.0, 3.0, 2.0, 1.0]), ("values", [1, 2, 3, None]),
         ("of", None), ("onto", {"kind": "else"}), ("method", "guess"), ("num_pictures", -1), ("error", "much"),
         ("error", 10**400), ("scores", [1, 2, 3, 10**400]),
-        ("bounds", {"scores": []}), ("version", 9),
+        ("bounds", {"scores": []}), ("bounds", {"scores": [1], "values": [1], "residuals": [0.5], "groups": [1e300]}),
+        ("version", 9),
     ],
 )  # fmt: skip
 def test_a_map_with_a_wrong_field_is_refused_in_a_line(tmp_path: Path, field: str, value: object) -> None:

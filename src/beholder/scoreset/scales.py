@@ -259,6 +259,7 @@ def write_map(found: ScaleMap, path: str) -> None:
     storage.write_bytes(path, records.sealed(record, indent=1))
 
 
+_MOST_GROUPS = 1 << 53
 _OWN_FIELDS = frozenset(
     {"format", "version", "of", "onto", "method", "num_pictures", "error", "score_range", "value_range", "scores", "values",
      "bounds", "ends"}
@@ -300,9 +301,10 @@ def _parsed(record: Mapping[str, Any]) -> ScaleMap:
 def _bounds(given: Mapping[str, Any]) -> Bounds:
     residuals, groups = _numbers(given["residuals"]), None
     if given["groups"] is not None:
-        groups = _numbers(given["groups"]).astype(np.int64)
-        if groups.shape != residuals.shape:
+        numbers = _numbers(given["groups"])
+        if numbers.shape != residuals.shape or (numbers < 0).any() or (numbers > _MOST_GROUPS).any():
             raise ValueError("groups")
+        groups = numbers.astype(np.int64)
     return Bounds(steps=_steps(given), residuals=residuals, groups=groups)
 
 

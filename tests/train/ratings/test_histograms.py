@@ -153,3 +153,16 @@ def test_ava_with_other_than_15_numbers(line: str, tmp_path: Path) -> None:
     path.write_text(f"{AVA}{line}\n")
     with pytest.raises(InputError, match=r"AVA.txt, line 4: expected the 15 whole numbers of AVA.txt"):
         read_ratings(path)
+
+
+@pytest.mark.parametrize("votes", ["1e308", "1" + "0" * 40, "-1e308"])
+def test_more_votes_than_there_are_people(votes: str, tmp_path: Path) -> None:
+    """Such rows are left out, and said; their sums would be no numbers."""
+    path = tmp_path / "r.csv"
+    lines = [f"{i}.jpg,{1 + i % 3},2,{3 + i % 2}" for i in range(9)]
+    path.write_text("\n".join(["image,score1,score2,score3", *lines, f"x.jpg,{votes},{votes},1"]) + "\n")
+    found = read_ratings(path)
+    assert found.samples.to_pylist() == [f"{i}.jpg" for i in range(9)]
+    assert found.reliability is not None
+    words = "negative" if votes.startswith("-") else "more votes than there are people"
+    assert any(words in str(line) for line in found.findings)

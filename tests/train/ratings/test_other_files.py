@@ -220,3 +220,17 @@ def test_damaged_arrays_of_ratings(header: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="y.npy cannot be read as .npy: .") as caught:
         read_ratings(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_simulacra_with_ratings_that_are_no_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE ratings (iid, rating); CREATE TABLE images (id)")
+        connection.executemany("INSERT INTO ratings VALUES (?, ?)", [(i, 1 + i % 5) for i in range(6)] + [(6, float("inf"))])
+        connection.executemany("INSERT INTO images VALUES (?)", [(i,) for i in range(7)])
+        connection.commit()
+    assert sorted(read_ratings(path).samples.to_pylist()) == ["0", "1", "2", "3", "4", "5"]
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"images", b"im\xffges"))
+    with pytest.raises(InputError, match="x.sqlite cannot be read as SQLite"):
+        read_ratings(path)

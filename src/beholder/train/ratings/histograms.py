@@ -22,6 +22,9 @@ _SHARES_TO = 1.001
 _MEAN_MAY_DIFFER = 0.02
 
 
+_MOST_VOTES = 1e10
+
+
 def read_histogram(table: RatingTable, layout: HistogramLayout, options: RatingsOptions) -> Ratings:
     """Means, numbers of votes and deviations of histograms.
 
@@ -38,9 +41,12 @@ def read_histogram(table: RatingTable, layout: HistogramLayout, options: Ratings
     names = number_names(data.num_rows) if layout.sample is None else names_of(data[layout.sample], table.named, layout.sample)
     rows = Rows.of(table.named, names, findings)
     histogram, levels = _votes(rows, data, layout, table.named)
+    too_many: Mask = np.asarray(np.any(histogram > _MOST_VOTES, axis=1))
+    rows.drop(too_many, "no-count", "has more votes than there are people", "have more votes than there are people")
     with np.errstate(invalid="ignore"):
         negative: Mask = np.asarray(np.any(histogram < 0, axis=1))
         rows.drop(negative, "negative-count", "has a negative number of votes", "have negative numbers of votes")
+        histogram[too_many | negative] = 0
         sums = histogram.sum(axis=1)
         empty: Mask = sums == 0
         rows.drop(empty, "no-votes", "has a histogram that sums to zero", "have histograms that sum to zero")

@@ -38,6 +38,9 @@ class Reliability:
     num_pictures: int
 
 
+_MOST_VOTES = 1e13
+
+
 def reliability(
     means: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], within_squares: npt.NDArray[np.float64]
 ) -> Reliability | None:
@@ -49,11 +52,12 @@ def reliability(
         within_squares: (N,) sum of squared distances of its votes from their mean; (count - 1) * deviation^2.
 
     Returns:
-        None where it cannot be told: fewer than two pictures, no picture with two votes, or votes that are all the same.
+        None where it cannot be told: fewer than two pictures, no picture with two votes, votes that are all the same, or so
+        many that they are no counts.
     """
     num_votes, num_pictures = float(counts.sum()), len(means)
     free = num_votes - num_pictures
-    if num_pictures < 2 or free < 1:
+    if num_pictures < 2 or not 1 <= free < _MOST_VOTES:
         return None
     grand = float(np.dot(counts, means) / num_votes)
     mean_between = float(np.dot(counts, (means - grand) ** 2)) / (num_pictures - 1)
@@ -61,6 +65,8 @@ def reliability(
     if mean_between <= 0 and within <= 0:
         return None
     usual_count = (num_votes - float(np.dot(counts, counts)) / num_votes) / (num_pictures - 1)
+    if usual_count <= 0:
+        return None
     between = max(0.0, (mean_between - within) / usual_count)
     noise = within * float(np.mean(1 / counts))
     of_one = between / (between + within)

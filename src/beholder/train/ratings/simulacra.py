@@ -7,6 +7,7 @@ The tables are those that https://github.com/JD-P/simulacra-aesthetic-captions p
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 
 import numpy as np
@@ -50,11 +51,11 @@ def read_simulacra(path: str, options: RatingsOptions) -> Ratings:
             )
             rows = connection.execute(query).fetchall()
             (total,) = connection.execute("SELECT count(*) FROM ratings").fetchone()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         raise InputError(f"{path} cannot be read as SQLite: {error}") from None
     findings = Findings()
     findings.note("unmatched", total - len(rows), f"{number_of(total - len(rows), 'rating')} of no image in the file, left out")
-    usable = [row for row in rows if isinstance(row[2], int | float)]
+    usable = [row for row in rows if isinstance(row[2], int | float) and math.isfinite(row[2])]
     count = len(rows) - len(usable)
     findings.note("missing", count, f"{number_of(count, 'row')} without a rating {'is' if count == 1 else 'are'} left out")
     if not usable:
