@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,32 @@ def test_folds_from_sums_equal_fits_to_the_other_rows(dim: int) -> None:
             total += v[folds == fold] @ (theirs.predict(unit[folds == fold]) - y[folds == fold]) ** 2
         assert error == pytest.approx(total / v.sum(), rel=1e-7)
     assert fit_sums(parts)[0].chosen_by == "folds"
+
+
+@pytest.mark.parametrize("dim", [6, 70])
+@pytest.mark.parametrize("scale", ["free", "fixed"])
+def test_folds_left_out_with_a_prior_by_one_strength_or_several(dim: int, scale: Literal["free", "fixed"]) -> None:
+    unit, y, v = made(150, dim)
+    prior = Prior(np.random.default_rng(3).normal(size=dim), scale)
+    folds = np.random.default_rng(2).integers(0, 4, 150)
+    parts = collect(cut(unit, y, v, 31, folds), num_folds=4)
+    for strength in (1.0, 1e-2):
+        total = 0.0
+        for fold in range(4):
+            rest, there = folds != fold, folds == fold
+            fit = fit_ridge_rows(unit[rest], y[rest], v[rest], strength=strength, prior=prior)
+            total += v[there] @ (unit[there] @ fit.weight + fit.bias - y[there]) ** 2
+        for strengths in ([strength], [strength, 1e-1]):
+            assert fold_errors(parts, strengths, prior)[0] == pytest.approx(total / v.sum(), rel=1e-7)
+
+
+@pytest.mark.parametrize("dim", [6, 70])
+def test_a_fold_with_all_the_weight_cannot_be_left_out(dim: int) -> None:
+    unit, y, v = made(150, dim)
+    folds = np.random.default_rng(2).integers(0, 3, 150)
+    parts = collect(cut(unit, y, np.where(folds == 1, v, 0.0), 31, folds), num_folds=3)
+    with pytest.raises(InputError, match="the weights of all rows are 0"):
+        fold_errors(parts, [1e-1, 1e-3])
 
 
 def test_a_prior_is_a_change_of_variables() -> None:

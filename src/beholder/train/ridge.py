@@ -41,6 +41,7 @@ _PRODUCT_ROWS = 4096
 _SLOW_TO_SOLVE = 256
 """Dimensions from which folds are solved on several threads; below that it takes a few milliseconds."""
 
+_NO_WEIGHT = "cannot fit a head: the weights of all rows are 0"
 _SMALLEST_VARIANCE = 1e-24
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -228,7 +229,7 @@ def solve(sums: Sums, strengths: Sequence[float] | Doubles, prior: Prior | None 
         InputError: rows that all point the same way, or without weight.
     """
     if not sums.total > 0:
-        raise InputError("cannot fit a head: the weights of all rows are 0")
+        raise InputError(_NO_WEIGHT)
     x_mean, y_mean = sums.means()
     covariance, with_ratings, _ = sums.covariance()
     with_prior, scale = None, 0.0
@@ -284,20 +285,21 @@ def fold_errors(folds: Sequence[Sums], strengths: Sequence[float] | Doubles, pri
     The solutions are those of `solve`, by one linear system for each fold and strength where that is exact enough.
 
     Raises:
-        InputError: fewer than two folds with rows.
+        InputError: fewer than two folds with rows; rows outside of a fold that all have no weight.
     """
     with_rows = [fold for fold in folds if fold.count]
     if len(with_rows) < 2:
         raise InputError(f"cannot compare strengths on {len(with_rows)} fold with rows; two are needed")
     whole = added(with_rows)
     tried = np.asarray(strengths, np.float64)
-    left_out = [_LeftOut(fold, whole - fold, *(whole - fold).covariance()[:2]) for fold in with_rows]
-    at_once = len(tried) if prior is not None or any(one.needs_axes(tried) for one in left_out) else 1
+    left_out = [_LeftOut.of(fold, whole - fold) for fold in with_rows]
+    by_axes = prior is not None or any(one.needs_axes(tried) for one in left_out)
+    at_once = len(tried) if by_axes else 1
     tasks = [(one, slice(low, low + at_once)) for one in left_out for low in range(0, len(tried), at_once)]
 
     def errors_of(task: tuple[_LeftOut, slice]) -> Doubles:
         one, some = task
-        return one.errors_by_axes(tried[some], prior) if at_once > 1 else one.errors(tried[some])
+        return one.errors_by_axes(tried[some], prior) if by_axes else one.errors(tried[some])
 
     errors = np.zeros(len(tried))
     for (_, some), found in in_order(errors_of, tasks, is_large=lambda task: len(task[0].with_ratings) >= _SLOW_TO_SOLVE):
@@ -313,6 +315,13 @@ class _LeftOut:
     rest: Sums
     covariance: Doubles
     with_ratings: Doubles
+
+    @classmethod
+    def of(cls, fold: Sums, rest: Sums) -> _LeftOut:
+        """Raises InputError where the other rows have no weight."""
+        if not rest.total > 0:
+            raise InputError(_NO_WEIGHT)
+        return cls(fold, rest, *rest.covariance()[:2])
 
     def needs_axes(self, strengths: Doubles) -> bool:
         """Whether a linear system would be nearly singular, or is so small that all axes are found as fast."""
