@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,27 @@ def test_a_pickle_that_would_never_end(kind: str, old: bool, tmp_path: Path) -> 
     else:
         data = odd_pickles.repacked(whole, text)
     refused(tmp_path / "x.pth", data, HEAVY[kind] if kind != "built without end" else ".")
+
+
+def test_a_key_of_tuples_in_tuples(tmp_path: Path) -> None:
+    """Python would hash it by 300,000 calls in each other, which no stack has room for: the process would end."""
+    deep = [(b"}", b""), (b")", b""), *[(b"\x85", b"")] * 300_000, (b"N", b""), (b"s", b"")]
+    description = odd_pickles.text_of([(b"\x80", b"\2"), *deep, (b".", b"")])
+    refused(tmp_path / "x.pth", odd_pickles.repacked(saved(WEIGHTS), description), "values are nested without end")
+
+
+def test_a_pickle_is_weighed_in_little_memory(tmp_path: Path) -> None:
+    """Tuples of two of the last one, each kept: their sizes alone, in full, would take 225 MB."""
+    doubled = [(b")", b""), *[(b"2", b""), (b"\x86", b""), (b"\x94", b"")] * 60_000]
+    description = odd_pickles.text_of([(b"\x80", b"\4"), *doubled, (b".", b"")])
+    (tmp_path / "x.pth").write_bytes(odd_pickles.repacked(saved(WEIGHTS), description))
+    tracemalloc.start()
+    try:
+        with pytest.raises(HeadError):
+            read_head_file(tmp_path / "x.pth")
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
 
 
 def first_pickles(data: bytes, count: int) -> list[list[odd_pickles.Op]]:

@@ -16,6 +16,10 @@ from typing import IO, Any
 _MOST_OF_ANY = 1_000_000
 _MOST_PER_OPERATION = 8
 """A key of a dict, an item of a set or the arguments of a call may hold so many values, and so many for each operation."""
+_MOST_COUNTED = 1 << 40
+"""Sizes are counted up to here: those of a chain of doublings would themselves be numbers of a million digits."""
+_MOST_DEPTH = 1000
+"""Values in values: Python hashes a tuple of a tuple ... by as many calls, and ends where its stack does."""
 _MOST_BYTES_ASKED = 64 << 20
 _LETTERS = 64
 """So many letters of a text count as one value."""
@@ -41,13 +45,15 @@ class _Value:
     """What stands for a value.
 
     Attributes:
-        size: how many values it is, with all that are in it.
+        size: how many values it is, with all that are in it; `_MOST_COUNTED` at most.
+        depth: how many values are in each other.
         largest: the largest whole number in it.
         name: of a class or function, module and name; "" for values of all other kinds.
         is_held: whether another value holds it.
     """
 
     size: int = 1
+    depth: int = 1
     largest: int = 0
     name: str = ""
     is_held: bool = False
@@ -138,7 +144,8 @@ class _Machine:
             raise HeavyPickleError("its values are nested without end, or filled when they are in use already")
         for item in others:
             item.is_held = True
-        held.size += sum(item.size for item in others)
+        held.size = min(_MOST_COUNTED, held.size + sum(item.size for item in others))
+        held.depth = max([held.depth, *(1 + item.depth for item in others)])
         held.largest = max([held.largest, *(item.largest for item in others)])
         self.stack.append(held)
 
@@ -160,6 +167,8 @@ class _Machine:
     def _check_size(self, values: list[_Value]) -> None:
         if sum(value.size for value in values) > self.most:
             raise HeavyPickleError("it names the same values again and again")
+        if max((value.depth for value in values), default=0) > _MOST_DEPTH:
+            raise HeavyPickleError("its values are nested without end")
 
     def _made(self, name: str, taken: list[_Value], argument: Any) -> _Value:
         size = 1 + sum(value.size for value in taken)
@@ -174,4 +183,5 @@ class _Machine:
             size += len(argument) // _LETTERS
         elif type(argument) is int:
             largest = abs(argument)
-        return _Value(size, largest)
+        depth = 1 + max((value.depth for value in taken), default=0)
+        return _Value(min(size, _MOST_COUNTED), depth, largest)
