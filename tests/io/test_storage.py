@@ -151,13 +151,18 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     assert below(tmp_path) == ["x.bin"]
 
 
-@pytest.mark.parametrize("what", ["link", "folder", "pipe"])
+@pytest.mark.parametrize("what", ["link", "hard link", "folder", "pipe"])
 def test_what_others_have_put_at_the_name_stays(tmp_path: Path, what: str) -> None:
     target = tmp_path / "x.bin"
     with storage.write_whole(str(target)) as taken:
         pass
     (tmp_path / "theirs").write_bytes(b"theirs")
-    put = {"link": lambda: taken.symlink_to("theirs"), "folder": taken.mkdir, "pipe": lambda: os.mkfifo(taken)}
+    put = {
+        "link": lambda: taken.symlink_to("theirs"),
+        "hard link": lambda: taken.hardlink_to(tmp_path / "theirs"),
+        "folder": taken.mkdir,
+        "pipe": lambda: os.mkfifo(taken),
+    }
     put[what]()
     storage.write_bytes(str(target), b"mine")
     assert target.read_bytes() == b"mine"

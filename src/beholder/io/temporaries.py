@@ -53,14 +53,21 @@ def _taken_over(folder: Path, target: Path, opened: contextlib.ExitStack) -> Pat
             raise
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, handle)
-            if not stat.S_ISREG(os.fstat(handle).st_mode) or not _is_locked(handle, path):
+            if not _is_ours(handle) or not _is_locked(handle, path):
                 return None
             if is_at(handle, path):  # else whoever wrote it has just finished
                 os.ftruncate(handle, 0)
+                os.fchmod(handle, 0o600)  # it may have been left just before it was renamed
                 opened.push(closing.pop_all())
                 opened.callback(_remove, handle, path)
                 return path
     return None
+
+
+def _is_ours(handle: int) -> bool:
+    """Whether an open file is a plain one of this user's, with one name: else others could write to it, or lose by it."""
+    found = os.fstat(handle)
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink <= 1
 
 
 def _is_locked(handle: int, path: Path) -> bool:
