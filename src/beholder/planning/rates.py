@@ -98,7 +98,7 @@ class RunRate:
     """What a run costs beside decoding, tower and storage.
 
     Attributes:
-        core_s: seconds of a core for one picture in the process that hands pictures on and writes.
+        core_s: seconds of a core for one picture in the process that feeds a device, for handing it on and writing.
         start_s: seconds before the first picture and after the last one, the tower's loading left out.
         written_bytes: that a run keeps of one picture: its row, and what it needs to know it again.
     """

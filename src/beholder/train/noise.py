@@ -1,4 +1,4 @@
-"""What the raters' own noise allows: the best that any predictor could reach, and ratings that look wrong.
+"""What the raters' own noise allows: the best that any predictor could reach, and ratings that look odd.
 
 A picture's rating is its true mean plus noise. A predictor that knew the true means would still correlate with the ratings by
 no more than the square root of their reliability (Spearman, "The proof and measurement of association between two things",

@@ -91,7 +91,10 @@ class Sums:
 
 
 def collect(blocks: Iterable[RatedBlock], *, num_folds: int = 1, precision: Precision = "float64") -> list[Sums]:
-    """Sums of every fold in one pass, on all cores, in bounded memory: a buffer of 4,096 rows a core, and (D + 2)^2 a fold.
+    """Sums of every fold in one pass, on all cores, in bounded memory.
+
+    That is a buffer of 4,096 rows and up to two products of (D + 2)^2 a core, and (D + 2)^2 float64 a fold; blocks are kept
+    until their rows are multiplied.
 
     The rows of a fold are multiplied 4,096 at a time in their order, however the caller's blocks are cut, and the products are
     added in that order, so the sums are the same to the bit for any cut. Up to 4,096 rows are one product of all BLAS threads,

@@ -163,7 +163,7 @@ class TrainedHead:
         beside: a constant, then the other heads, best first.
         ceiling: what the raters' noise allows; None where nothing tells it.
         curve: by the number of ratings; None where it was not wanted.
-        suspicious: ratings that look wrong, as row numbers of the embeddings.
+        suspicious: ratings that look odd, as row numbers of the embeddings.
         predictions: (R, n) of the measured rows, `tested` (n,) their row numbers; R repetitions.
         fitted: row numbers of those that the head was fitted to.
         record: everything of this, ready for JSON.
