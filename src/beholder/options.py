@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any
@@ -88,6 +89,11 @@ def check_choices(options: Any) -> None:
 def threads_option(text: str = "Threads.", shown: str = "all cores") -> Any:
     """The field for how many threads work; `check_threads` checks it."""
     return option(None, text, flag=("--threads",), shown=shown, least=1, most=MOST_THREADS)
+
+
+def all_cores() -> int:
+    """Cores that this process may use: the default of `--threads`."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(number: int | None) -> None:

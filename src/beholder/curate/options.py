@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from numbers import Real
@@ -14,6 +13,7 @@ from beholder.curate.shares import parse_labels, parse_share, parse_stars
 from beholder.errors import InputError
 from beholder.models.published import Threshold, read_threshold
 from beholder.options import (
+    all_cores,
     check_choices,
     check_threads,
     join_option,
@@ -222,11 +222,6 @@ KEEP_WORDS = (SCORE, PIXELS, BYTES, OLDEST)
 """What `dedup_keep` may be but for an expression."""
 SMALLEST_MEMORY = 256_000_000
 _ONE_OF = "--top, --top-share, --draw"
-
-
-def all_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)

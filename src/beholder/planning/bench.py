@@ -10,6 +10,7 @@ from pathlib import Path
 
 from beholder.errors import InputError
 from beholder.notices import doing
+from beholder.options import all_cores
 from beholder.pixels.picture import PixelOptions
 from beholder.planning import machine, rates
 from beholder.planning.decode_rate import made_photographs, measure_decoding
@@ -18,7 +19,6 @@ from beholder.planning.rates import Clock, Rates
 from beholder.planning.run_rate import measure_rows, measure_run
 from beholder.planning.storage_rate import measure_storage
 from beholder.planning.tower_rate import devices_to_measure, find_tower, measure_tower
-from beholder.scoring.tower import num_cores
 from beholder.sources.find import find_only_pictures
 from beholder.sources.reader import PictureRef, SourceOptions
 from beholder.sources.sampling import sample_refs
@@ -62,7 +62,7 @@ def bench(options: BenchOptions, *, clock: Clock = time.monotonic) -> tuple[Rate
             rows = measure_rows(folder, tower.shape.dim, clock=clock)
     found = Rates(
         date=f"{datetime.date.today():%Y-%m-%d}",
-        num_cores=num_cores(),
+        num_cores=all_cores(),
         about=tuple(machine.lines("beholder", "torch", "numpy", "pillow")),
         busy=idle.busy(),
         decode=decode,

@@ -13,9 +13,9 @@ import numpy as np
 
 from beholder.engine.drift import check_pictures
 from beholder.errors import InputError
+from beholder.options import all_cores
 from beholder.pixels.picture import PictureError, PixelOptions
 from beholder.planning.rates import Clock, DecodeRate, SizeRate, fitted, through
-from beholder.scoring.tower import num_cores
 from beholder.sources.reader import PictureRef
 from beholder.workers.pool import DecodePool
 
@@ -66,7 +66,7 @@ def measure_decoding(
 
     Raises InputError: none of the pictures can be decoded.
     """
-    alone, together = (_costs(pictures, options, workers, seconds / 2, clock) for workers in (1, num_cores()))
+    alone, together = (_costs(pictures, options, workers, seconds / 2, clock) for workers in (1, all_cores()))
     sizes = {}
     for what, (core_s, pixels, num_bytes) in together.items():
         sizes[what] = SizeRate(what=what, pixels=pixels, num_bytes=num_bytes, core_s=core_s, core_s_alone=alone[what][0])

@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from beholder.scoring.tower import num_cores
+from beholder.options import all_cores
 
 _EXTENSIONS = ("avx2", "f16c", "avx512f", "avx512_fp16", "amx_bf16")
 
@@ -37,6 +37,6 @@ def lines(*packages: str) -> list[str]:
         except PackageNotFoundError:
             versions.append(f"{package} not installed")
     return [
-        f"- processor: {processor()}, {num_cores()} cores; {memory_bytes() / 2**30:.0f} GiB",
+        f"- processor: {processor()}, {all_cores()} cores; {memory_bytes() / 2**30:.0f} GiB",
         f"- {platform.system()} {platform.release().split('-')[0]}, Python {sys.version.split()[0]}; {', '.join(versions)}",
     ]

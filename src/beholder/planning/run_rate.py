@@ -18,12 +18,13 @@ from beholder.kernels.scoring import Affine
 from beholder.models.backbones import TowerShape
 from beholder.models.clip import random_tower
 from beholder.models.heads import Head, save_head
+from beholder.options import all_cores
 from beholder.planning.rates import Clock, RowsRate, RunRate
 from beholder.scoring.execute import execute
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.pictures import plan_scores
 from beholder.scoring.score import score
-from beholder.scoring.tower import TowerFacts, num_cores
+from beholder.scoring.tower import TowerFacts
 
 _DIM = 8
 _TAR_PICTURES, _FEW_TARS, _MANY_TARS = 256, 1, 7
@@ -137,7 +138,7 @@ def measure_rows(folder: Path, dim: int, *, clock: Clock) -> RowsRate:
     each_s = max(1e-12, (seconds[_MANY_FILES] - seconds[_FEW_FILES]) / more)
     return RowsRate(
         rows_per_second=1 / each_s,
-        num_cores=num_cores(),
+        num_cores=all_cores(),
         dim=dim,
         start_s=max(0.0, seconds[_FEW_FILES] - each_s * _FEW_FILES * num_rows) + _import_seconds(_COMMAND, clock),
     )

@@ -10,10 +10,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from beholder.errors import BeholderError, InputError
-from beholder.options import MOST_WORKERS
+from beholder.options import MOST_WORKERS, all_cores
 from beholder.scoring.hand_out import Died, Handle, Workforce
 from beholder.scoring.messages import Command, Job, Open
-from beholder.scoring.tower import Options, num_cores
+from beholder.scoring.tower import Options
 from beholder.workers.child_process import ChildProcess, status_text
 
 _MODULE = "beholder.scoring.worker"
@@ -84,7 +84,7 @@ class ChildWorkers(Workforce):
 
     def share(self, options: Options, number: int) -> Options:
         """The options of one process: its device, and its share of the cores."""
-        device, cores = self._devices[number], max(1, num_cores() // self.num_workers)
+        device, cores = self._devices[number], max(1, all_cores() // self.num_workers)
         threads = options.num_threads or (cores if device == "cpu" else None)
         workers = options.workers if options.workers is not None else max(1, cores // 2 if device == "cpu" else cores)
         return replace(options, device=device, num_threads=threads, workers=workers)

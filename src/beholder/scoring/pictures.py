@@ -14,6 +14,7 @@ from beholder.engine import MAX_DRIFT, PRECISIONS
 from beholder.errors import InputError
 from beholder.models.heads import Head, load_head
 from beholder.notices import doing
+from beholder.options import all_cores
 from beholder.pixels.picture import PixelOptions, Trait
 from beholder.scoring.execute import Plan
 from beholder.scoring.files import WriteOptions
@@ -23,7 +24,7 @@ from beholder.scoring.output import EMBEDDINGS, RunOutput
 from beholder.scoring.picture_step import PictureStep
 from beholder.scoring.pictures_shard import PictureProduct
 from beholder.scoring.summary import SETTLED_BY, RunSummary
-from beholder.scoring.tower import OpenTower, Options, TowerFacts, num_cores, open_engine, pixels_for
+from beholder.scoring.tower import OpenTower, Options, TowerFacts, open_engine, pixels_for
 from beholder.sources.find import find_only_pictures
 from beholder.sources.reader import PicturePart
 from beholder.sources.sampling import count_traits
@@ -222,7 +223,7 @@ def _num_workers(options: Options, device_type: str) -> int:
     """Decode processes: all cores beside a GPU; beside a CPU tower, which keeps all cores busy itself, half of them."""
     if options.workers is not None:
         return options.workers
-    return max(1, num_cores() // 2) if device_type == "cpu" else num_cores()
+    return max(1, all_cores() // 2) if device_type == "cpu" else all_cores()
 
 
 _TRAIT_WORDS = {

@@ -23,9 +23,10 @@ from typing import Any
 import beholder
 from beholder.errors import BeholderError, InputError
 from beholder.notices import say
+from beholder.options import all_cores
 from beholder.scoring.hand_out import Died, Handle, Workforce
 from beholder.scoring.messages import Command, Failed, Job, Message, Open
-from beholder.scoring.tower import Options, num_cores
+from beholder.scoring.tower import Options
 from beholder.scoring.worker import ShardWorker
 
 _OLDEST = (2, 50)
@@ -248,7 +249,7 @@ class ShardActor:
     def __init__(self, folder: str, settings: Mapping[str, str], version: str, num_cpus: int) -> None:
         os.environ.update(settings)
         self._name = f"node {socket.gethostname()}, process {os.getpid()}"
-        self._num_cpus = min(num_cpus, num_cores())
+        self._num_cpus = min(num_cpus, all_cores())
         self._said: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._broken = ""
         self._refused: BeholderError | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -101,8 +100,3 @@ def open_engine(options: Options, heads: Sequence[Head]) -> tuple[TowerFacts, En
 def pixels_for(options: Options, tower: TowerFacts) -> PixelOptions:
     """Which pixels the options ask for, for this tower. Raises InputError."""
     return replace(options.pixels(tower.image_px), transform=tower.transform)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

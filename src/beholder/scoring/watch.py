@@ -25,11 +25,11 @@ from beholder import __version__, columns, notices
 from beholder.errors import BeholderError, OutputError, one_line
 from beholder.io import places, records, storage
 from beholder.io.records import DamagedRecordError
+from beholder.options import all_cores
 from beholder.scoring.metrics import MetricsFile, Samples
 from beholder.scoring.run_log import RunLog, utc_time
 from beholder.scoring.shards import Shard, ShardResult
 from beholder.scoring.summary import RunSummary, StageClock, Tally
-from beholder.scoring.tower import num_cores
 
 if TYPE_CHECKING:
     from beholder.scoring.options import EmbedOptions, ScoreOptions, Share
@@ -469,7 +469,7 @@ def _hardware(device: str) -> dict[str, Any]:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "machine": platform.machine(),
-        "cores": num_cores(),
+        "cores": all_cores(),
         "memory_bytes": memory,
         "device": device or None,
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from beholder.errors import InputError
 from beholder.scoreset.vectors import Vectors
 from beholder.train.measured_options import NEAR as NEAR
 from beholder.train.rows import Matrix, Rows, unit_rows
+from beholder.train.threads import in_order
 
 MANY_ROWS = 10_000
 """With fewer rows predictions are made out of fold, by repeated folds; with more, a part is held out."""
@@ -102,7 +102,7 @@ def _edges_of(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.array(edges, np.int64).reshape(-1, 2)
 
 
-def near_pairs(matrix: Matrix, threshold: float = NEAR, *, num_threads: int = 1) -> npt.NDArray[np.int64]:
+def near_pairs(matrix: Matrix, threshold: float = NEAR) -> npt.NDArray[np.int64]:
     """(P, 2) rows whose cosine similarity is at least `threshold`, in float64; enough of them to join all that are near.
 
     A few coordinates along the axes where the rows differ most bound the similarity of most pairs (`curate.duplicates.exact`);
@@ -111,7 +111,6 @@ def near_pairs(matrix: Matrix, threshold: float = NEAR, *, num_threads: int = 1)
     Args:
         matrix: (N, D) usable rows.
         threshold: in (0, 1].
-        num_threads: threads that share the rows out.
     """
     if not 0 < threshold <= 1:
         raise InputError(f"near-duplicates have a cosine from above 0 to 1, not {threshold}")
@@ -146,8 +145,8 @@ def near_pairs(matrix: Matrix, threshold: float = NEAR, *, num_threads: int = 1)
                 found.append(np.stack([one[some][near], other[some][near]], axis=1))
         return np.concatenate(found) if found else np.empty((0, 2), np.int64)
 
-    with ThreadPoolExecutor(num_threads) as pool:
-        return np.concatenate(list(pool.map(pairs_of, range(0, num_rows, _PAIR_ROWS))))
+    found = in_order(pairs_of, range(0, num_rows, _PAIR_ROWS), is_large=lambda _: num_rows > _PAIR_ROWS)
+    return np.concatenate([pairs for _, pairs in found])
 
 
 def grouped_folds(groups: Rows, keys: npt.NDArray[np.uint64], num_folds: int) -> npt.NDArray[np.int64]:

@@ -24,6 +24,7 @@ from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Ratings
 from beholder.train.ratings.read import read_ratings
 from beholder.train.source import EmbeddingSource, open_source
+from beholder.train.threads import at_most
 from beholder.train.trained_on import KEY, TrainedOn
 from beholder.train.training import Method, TrainedHead, TrainOptions, train_head
 
@@ -62,6 +63,11 @@ def train(options: TrainJobOptions) -> TrainRun:
     Raises:
         BeholderError: ratings that are not understood or match nothing, too few of them, embeddings of another tower, ...
     """
+    with at_most(options.num_threads):
+        return _train(options)
+
+
+def _train(options: TrainJobOptions) -> TrainRun:
     options.check()
     assert options.ratings is not None
     started = time.perf_counter()
@@ -91,7 +97,6 @@ def train(options: TrainJobOptions) -> TrainRun:
             compare_with=others,
             offline=options.offline,
             cut=options.good_from,
-            num_threads=options.num_threads or 1,
         )
         with doing("fitting and measuring"):
             trained: TrainedHead | TrainedOnPairs

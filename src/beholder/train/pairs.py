@@ -182,7 +182,7 @@ class _Data:
         one, other = np.searchsorted(usable, left), np.searchsorted(usable, right)
         near = None
         if options.near_duplicates is not None:
-            near = splitting.near_pairs(matrix[usable], options.near_duplicates, num_threads=options.num_threads)
+            near = splitting.near_pairs(matrix[usable], options.near_duplicates)
         groups = splitting.joined_groups(len(usable), [np.asarray(label)[usable] for label in pairs.groups], near)
         differences = pair_rows(unit_rows(matrix, usable), one, other)
         return cls(matrix, usable, excluded, is_usable, one, other, targets, votes, differences, groups, pairs.samples)

@@ -6,7 +6,6 @@ Bootstrap", 1993). It depends on the seed and its own number alone, whatever is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.kernels.agreement import LANES, count_draws, weigh_rows
+from beholder.train.threads import usable_threads
 
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ def resampled(statistics: Sequence[Statistic], draws: Draws, num_resamples: int)
     if not num_resamples or not statistics:
         return found
     most = _MOST_BYTES // (_BYTES_A_ROW * max(1, draws.num_rows))
-    num_threads = max(1, min(len(os.sched_getaffinity(0)), most, -(-num_resamples // LANES)))
+    num_threads = max(1, min(usable_threads(), most, -(-num_resamples // LANES)))
 
     def work(thread: int) -> None:
         weights = np.empty((LANES, draws.num_rows))

@@ -38,6 +38,8 @@ Precision = Literal["float64", "float32"]
 _PRODUCT_ROWS = 4096
 """Rows of a fold that are multiplied at once: a larger product spends less on adding it to the sums, and holds more memory."""
 
+_MOST_BYTES = 2 << 30
+"""That all threads together hold of rows and of products whose turn has not come."""
 _SLOW_TO_SOLVE = 256
 """Dimensions from which folds are solved on several threads; below that it takes a few milliseconds."""
 
@@ -132,7 +134,9 @@ def collect(blocks: Iterable[RatedBlock], *, num_folds: int = 1, precision: Prec
         return found
 
     pieces = _pieces(chain([first], rest), num_folds, dim)
-    for piece, found in in_order(product, pieces, is_large=lambda piece: piece.num_rows == _PRODUCT_ROWS):
+    held = np.dtype(precision).itemsize * (dim + 2) * (_PRODUCT_ROWS + 2 * (dim + 2))
+    most = max(1, _MOST_BYTES // held)
+    for piece, found in in_order(product, pieces, is_large=lambda piece: piece.num_rows == _PRODUCT_ROWS, most=most):
         matrices[piece.fold] += found
         counts[piece.fold] += piece.num_rows
     return [Sums(x_origin, y_origin, *pair) for pair in zip(matrices, counts, strict=True)]
@@ -295,14 +299,17 @@ def fold_errors(folds: Sequence[Sums], strengths: Sequence[float] | Doubles, pri
         raise InputError(f"cannot compare strengths on {len(with_rows)} fold with rows; two are needed")
     whole = added(with_rows)
     tried = np.asarray(strengths, np.float64)
-    left_out = [_LeftOut.of(fold, whole - fold) for fold in with_rows]
-    by_axes = prior is not None or any(one.needs_axes(tried) for one in left_out)
+    by_axes = prior is not None or _LeftOut.of(with_rows[0], whole).needs_axes(tried)
     at_once = len(tried) if by_axes else 1
-    tasks = [(one, slice(low, low + at_once)) for one in left_out for low in range(0, len(tried), at_once)]
+    tasks = (
+        (one, slice(low, low + at_once))
+        for one in (_LeftOut.of(fold, whole) for fold in with_rows)
+        for low in range(0, len(tried), at_once)
+    )
 
     def errors_of(task: tuple[_LeftOut, slice]) -> Doubles:
         one, some = task
-        return one.errors_by_axes(tried[some], prior) if by_axes else one.errors(tried[some])
+        return one.errors_by_axes(tried[some], prior) if by_axes or one.needs_axes(tried) else one.errors(tried[some])
 
     errors = np.zeros(len(tried))
     for (_, some), found in in_order(errors_of, tasks, is_large=lambda task: len(task[0].with_ratings) >= _SLOW_TO_SOLVE):
@@ -320,8 +327,9 @@ class _LeftOut:
     with_ratings: Doubles
 
     @classmethod
-    def of(cls, fold: Sums, rest: Sums) -> _LeftOut:
-        """Raises InputError where the other rows have no weight."""
+    def of(cls, fold: Sums, whole: Sums) -> _LeftOut:
+        """What is left of all rows without the fold. Raises InputError where the other rows have no weight."""
+        rest = whole - fold
         if not rest.total > 0:
             raise InputError(_NO_WEIGHT)
         return cls(fold, rest, *rest.covariance()[:2])

@@ -34,14 +34,13 @@ class Near:
         return Near(pairs=pairs[(pairs >= 0).all(axis=1)], is_embedded=self.is_embedded[kept])
 
 
-def near_among(source: EmbeddingSource, samples: Sequence[str], similarity: float, *, num_threads: int = 1) -> Near:
+def near_among(source: EmbeddingSource, samples: Sequence[str], similarity: float) -> Near:
     """Near-duplicates among N pictures that are called in a set of embeddings as here.
 
     Args:
         source: the embeddings; of rows that share a name the first is taken.
         samples: N names, each once.
         similarity: the cosine from which two pictures are near-duplicates.
-        num_threads: that look for them.
     """
     row_of = np.full(len(samples), -1, np.int64)
     wanted, first = pa.array(samples, pa.large_string()), 0
@@ -57,7 +56,7 @@ def near_among(source: EmbeddingSource, samples: Sequence[str], similarity: floa
         at = found_at[np.argsort(row_of[found_at], kind="stable")]
         matrix = source.read(row_of[at], Path(scratch)).matrix
         usable, _ = usable_rows(matrix, np.zeros(len(matrix)))
-        pairs = at[usable][near_pairs(matrix[usable], similarity, num_threads=num_threads)]
+        pairs = at[usable][near_pairs(matrix[usable], similarity)]
     is_embedded = np.zeros(len(samples), np.bool_)
     is_embedded[at[usable]] = True
     return Near(pairs=pairs, is_embedded=is_embedded)

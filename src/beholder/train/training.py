@@ -95,7 +95,6 @@ class TrainOptions:
         cut: ratings from here count as good; None: their median (0.5 for marks).
         level: of intervals; resamples: None: by the number of rows.
         with_curve: whether to measure a learning curve.
-        num_threads: that near-duplicates are looked for with.
     """
 
     method: Method = "ridge"
@@ -114,7 +113,6 @@ class TrainOptions:
     level: float = 0.95
     resamples: int | None = None
     with_curve: bool = True
-    num_threads: int = 1
 
     def __post_init__(self) -> None:
         """Raises InputError for a method that is none, or a prior that it cannot take."""
@@ -242,7 +240,7 @@ class _Data:
         )
         pairs = None
         if options.near_duplicates is not None:
-            pairs = splitting.near_pairs(matrix[rows], options.near_duplicates, num_threads=options.num_threads)
+            pairs = splitting.near_pairs(matrix[rows], options.near_duplicates)
         labels = [np.asarray(label) for label in ratings.groups]
         for label in labels:
             if label.shape != (num_rows,):

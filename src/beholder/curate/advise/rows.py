@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.curate.advise.representation import GroupCounts, Kind
-from beholder.curate.options import SMALLEST_MEMORY, all_cores
+from beholder.curate.options import SMALLEST_MEMORY
 from beholder.errors import InputError
 from beholder.models.published import canonical_head
+from beholder.options import all_cores
 from beholder.scoreset.database import NO_FLAG, Remedy, all_rows, batches_of, check_expression, clear_errors, connect
 from beholder.scoreset.joined import join_metadata, register_joined
 from beholder.scoreset.score_set import ROW, ScoreSet, as_score, quoted, text_literal

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from beholder.curate.options import all_cores
 from beholder.errors import InputError, OutputError
 from beholder.io import storage
 from beholder.io.outputs import is_read
@@ -36,6 +35,7 @@ from beholder.train.rated import FOLDER, Labels, has_labels, labels_of, ratings_
 from beholder.train.ratings.match import match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
+from beholder.train.threads import at_most, usable_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,11 @@ def calibrate(options: CalibrateOptions) -> Calibrated:
         BeholderError: scores that cannot be read or whose head nobody knows, too few common pictures, numbers that are all the
             same or fall where the others rise, a map or table that is there already, no map of a scale, ...
     """
+    with at_most(options.num_threads):
+        return _calibrate(options)
+
+
+def _calibrate(options: CalibrateOptions) -> Calibrated:
     options.check()
     if options.out is not None:
         _check_out(options.out, options)
@@ -125,7 +130,7 @@ def calibrate(options: CalibrateOptions) -> Calibrated:
 @contextmanager
 def _opened(source: str, options: CalibrateOptions, column: str | None, sample: str | None) -> Iterator[ScoreSet]:
     """Scores, each sample once."""
-    threads, named = options.num_threads or all_cores(), {"score_column": column, "sample_column": sample}
+    threads, named = usable_threads(), {"score_column": column, "sample_column": sample}
     with open_each_once(source, options.repeated, num_threads=threads, **named) as scores:
         yield scores
 

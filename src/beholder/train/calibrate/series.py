@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beholder.curate.options import all_cores
 from beholder.curate.select.values import aliases_of, find_score
 from beholder.errors import InputError
 from beholder.notices import doing
@@ -126,7 +125,7 @@ def series_of(
     if is_paired and embeddings is not None and options.near_duplicates:
         with doing("finding near-duplicates"):
             source = open_source([embeddings], lambda: embeddings)
-            near = near_among(source, samples, options.near_duplicates, num_threads=options.num_threads or all_cores())
+            near = near_among(source, samples, options.near_duplicates)
     own = _labels(scores, chosen, samples, options.split_by) if labels is None else labels[some]
     groups, notes = together(
         len(chosen),

@@ -27,6 +27,7 @@ from beholder.train.ratings.findings import number_of
 from beholder.train.ratings.match import FEWEST_RATINGS
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
+from beholder.train.threads import at_most
 from beholder.train.together import together
 
 Doubles = npt.NDArray[np.float64]
@@ -119,6 +120,11 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         BeholderError: ratings that are not understood or match nothing, sources that are no scores, too few pictures that all
             heads score, ratings that are all the same, ...
     """
+    with at_most(options.num_threads):
+        return _evaluate(options)
+
+
+def _evaluate(options: EvaluateOptions) -> Evaluation:
     options.check()
     assert options.ratings is not None
     started = time.perf_counter()

@@ -252,8 +252,7 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
                 Scored(name=head.name, source=source.place, column=None, scores=values, known=known, hashes=hashes)
             )
         if options.near_duplicates:
-            threads = options.num_threads or 1
-            pairs = at[near_pairs(matrix[usable], options.near_duplicates, num_threads=threads)]
+            pairs = at[near_pairs(matrix[usable], options.near_duplicates)]
             found.near = Near(pairs=pairs, is_embedded=np.isin(np.arange(ratings.num_samples), at))
 
 
