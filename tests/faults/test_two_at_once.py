@@ -55,13 +55,14 @@ def test_two_runs_into_one_output(
     tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int, how: str, lock: str
 ) -> None:
     kind = f"two runs into one output, {how}" + (", no locks in the system" if lock == "lease" else "")
+    before = NO_FLOCK if lock == "lease" else ""
     chance, cost = random.Random(kind), Difference()
     for number in range(num_faults):
         suffix = chance.choice(rows_job.suffixes)
         out = tmp_path / str(number) / f"out{suffix}"
         with told(f"{kind}, run {number}: out{suffix}"):
-            both(rows_job, out, chance, suffix, NO_FLOCK if lock == "lease" else "", how)
-            rows_job.finish(out)
+            both(rows_job, out, chance, suffix, before, how)
+            rows_job.finish(out, before=before)
             cost += cost_of(rows_job.expected(suffix), out)
         shutil.rmtree(out.parent)
     fault_table.record(kind, injected=num_faults, **cost.counts())

@@ -53,9 +53,9 @@ class Job:
         out.parent.mkdir(parents=True, exist_ok=True)
         return Running([*self.words, "-o", str(out), *more], self.whole / "runs", self.env, before=before)
 
-    def finish(self, out: Path, *more: str) -> Done:
+    def finish(self, out: Path, *, before: str = "") -> Done:
         """Run it to its end, which must be that of an undisturbed run."""
-        done = self.start(out, *more).done()
+        done = self.start(out, before=before).done()
         assert done.returncode == self.status, done.stderr
         return done
 
