@@ -18,6 +18,9 @@ from oracles.source_changes import NO_OVERRIDE, OF_FILES
 from oracles.tiers import sized
 
 FORBIDDEN = "file forbidden (mode 000)"
+READ_ERROR = "read error (EIO)"
+"""What stands there has the time at which its reader was started."""
+NONE_IS_LEFT = "none of them is of the inputs now"
 QUICK = [("file replaced",), ("file rewritten",), ("file truncated",)]
 DONE = (0, 3)
 SOURCES: dict[str, Callable[[Path], Path]] = {"pictures": write_photos, "tars": write_tars, "embeddings": write_rows}
@@ -49,18 +52,18 @@ class Reader:
         shutil.rmtree(self.inside, ignore_errors=True)
         shutil.copytree(self._pristine, self.inside)
 
-    def _end(self, where: str, suffix: str, *more: str) -> tuple[Path, int]:
-        """Run the job to its end: the output, and the status."""
+    def _end(self, where: str, suffix: str, *more: str) -> tuple[Path, int, str]:
+        """Run the job to its end: the output, the status, and what it said."""
         out = self.folder / where / f"out{suffix}"
         done = self._job.start(out, *more, before=NO_OVERRIDE).done()
-        return out, status_of(done)
+        return out, status_of(done), done.stderr
 
     def cost(self, kind: str) -> Difference:
         """Change something while a run reads, run again, then put all back and run again: how the results differ.
 
         The run that is disturbed ends in one line, if it fails. The next one, and one from scratch over what is there then,
-        write the same bytes, or both are refused. (Of a file that may not be read any more, but has its size and time, the
-        score that an earlier run found stays.)
+        write the same bytes, or both are refused. Of a file that may not be read any more, but has its size and time, the
+        score that an earlier run found stays; where nothing is left of what was scored the next run is refused.
         """
         suffix, seconds = self._chance.choice(self._job.suffixes), self._chance.uniform(0.0, self._seconds)
         with told(f"{self.inside}, out{suffix}, changed after {seconds:.3f} of {self._seconds:.3f} s"):
@@ -68,15 +71,16 @@ class Reader:
             running.runs_for(seconds)
             OF_FILES[kind](self.inside, self._chance)
             status_of(running.done())
-            (out, found), (scratch, expected) = self._end("out", suffix), self._end("scratch", suffix)
-            assert found == expected or kind == FORBIDDEN
-            is_seen = expected in DONE and kind != FORBIDDEN
-            cost = cost_of(scratch, out) if is_seen else Difference()
+            out, found, said = self._end("out", suffix)
+            scratch, expected, _ = self._end("scratch", suffix)
+            assert found == expected or kind == FORBIDDEN or NONE_IS_LEFT in said, said
+            is_seen = found == expected in DONE and kind != FORBIDDEN
+            cost = cost_of(scratch, out, to_the_bit=kind != READ_ERROR) if is_seen else Difference()
             self._put_back()
             if suffix not in self._undisturbed:
-                self._undisturbed[suffix], _ = self._end("undisturbed", suffix)
-            out, found = self._end("out", suffix, "--retry-rejects")
-            assert found == 3
+                self._undisturbed[suffix], _, _ = self._end("undisturbed", suffix)
+            out, found, said = self._end("out", suffix, "--retry-rejects")
+            assert found == 3, said
             cost += cost_of(self._undisturbed[suffix], out)
         for place in ("out", "scratch", "in moved"):
             shutil.rmtree(self.folder / place, ignore_errors=True)
