@@ -13,7 +13,7 @@ import pytest
 L14 = "openai/clip-vit-large-patch14"
 TYPED: dict[str, Any] = {
     "format": "beholder-rates",
-    "version": 1,
+    "version": 2,
     "date": "2026-11-29",
     "num_cores": 16,
     "about": ["- processor: typed by hand"],

@@ -88,3 +88,19 @@ def test_rates_beyond_all_numbers(tmp_path: Path) -> None:
         path.write_text(json.dumps({**TYPED, "busy": number}), encoding="utf-8")
         with pytest.raises(InputError, match="r.json cannot be used: busy is no number"):
             load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        (1, "r.json was measured by an older version; run beholder bench again (beholder bench -o "),
+        (3, "r.json cannot be used: it is of version 3, and 2 is understood here"),
+        (True, "r.json cannot be used: it is of version True, and 2"),
+        ("1", "r.json cannot be used: it is of version '1', and 2"),
+    ],
+)
+def test_rates_of_another_version(tmp_path: Path, version: object, told: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({**TYPED, "version": version}), encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(told)):
+        load(str(path))

@@ -19,7 +19,8 @@ from beholder.models.towers import library_name
 
 Clock = Callable[[], float]
 """What tells the time to measurements: seconds that only grow."""
-FORMAT, VERSION = "beholder-rates", 1
+FORMAT, VERSION = "beholder-rates", 2
+"""1 did not say what giving pictures to a device takes (`TowerRate.feed_s`)."""
 KEPT_AS = "rates.json"
 """In the folder of what is the user's own (`storage.data_folder`): the rates of this machine."""
 
@@ -185,8 +186,11 @@ def load(path: str) -> Rates:
         record = records.read(path)
         if record.get("format") != FORMAT:
             raise records.DamagedRecordError("it is no file of rates")
-        if record.get("version") != VERSION:
-            raise records.DamagedRecordError(f"it is of version {record.get('version')!r}, and {VERSION} is understood here")
+        version = record.get("version")
+        if type(version) is int and 0 < version < VERSION:
+            raise InputError(f"{path} was measured by an older version; run beholder bench again (beholder bench -o {path})")
+        if version != VERSION:
+            raise records.DamagedRecordError(f"it is of version {version!r}, and {VERSION} is understood here")
         rates: Rates = _taken(Rates, record, "")
     except records.DamagedRecordError as error:
         raise InputError(f"{path} cannot be used: {error}; make it again: beholder bench -o {path}") from None

@@ -221,10 +221,10 @@ def with_journal(path: Path) -> Hashable:
 def rates() -> Sequence[bytes]:
     """What bench keeps of a machine."""
     tower = {"backbone": tower_name(DEFAULT_TOWER), "device": "cpu", "device_name": "typed", "precision": "fp32", "dim": 768,
-             "pictures_per_second": 10, "core_s": 1.6, "load_s": 5, "is_random": False}  # fmt: skip
+             "pictures_per_second": 10, "core_s": 1.6, "feed_s": 0.0001, "load_s": 5, "is_random": False}  # fmt: skip
     size = {"what": "made", "pixels": 1e6, "num_bytes": 200_000, "core_s": 0.011, "core_s_alone": 0.011}
     plain = {
-        "format": "beholder-rates", "version": 1, "date": "2026-11-29", "num_cores": 16, "about": ["- typed"], "busy": 0.2,
+        "format": "beholder-rates", "version": 2, "date": "2026-11-29", "num_cores": 16, "about": ["- typed"], "busy": 0.2,
         "decode": {"constant_s": 0.001, "pixel_s": 1e-8, "decoder": "pillow", "image_px": 224, "sizes": [size]},
         "towers": [tower], "run": {"core_s": 0.0002, "start_s": 20, "written_bytes": 100},
         "storage": {"place": "/data", "read_bytes_per_second": 1e9, "write_bytes_per_second": 2e8, "is_cached": False},
