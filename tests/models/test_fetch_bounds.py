@@ -19,7 +19,7 @@ from beholder.models.catalog import HeadEntry, Source
 from beholder.models.download import from_hub, watched_bar
 from beholder.models.towers import from_url, load_tower
 from oracles.hub import Hub
-from oracles.web import Answer, Server, running
+from oracles.web import Answer, Server, running, serving
 
 TERABYTES = 10 * 10**12
 
@@ -149,3 +149,17 @@ def test_xet_counts_bytes_when_they_come_and_when_they_are_written(in_thread: bo
         pytest.raises(HeadError, match="3,000 bytes come where at most 2,999"),
     ):
         progress.update_progress(XetReport(3000, 3000, 3000))
+
+
+@pytest.mark.parametrize("way", ["whole", "endless"])
+def test_a_large_file_comes_whole_where_a_server_gives_no_parts(tmp_path: Path, way: str) -> None:
+    """By the kind of the refusal, not by its words, which may stand in an address as well."""
+    data = bytes(transfer.LARGE_BYTES + 5)
+    with serving({"large": data}) as server:
+        (tmp_path / "large").touch()
+        transfer.get_large(f"{server.url}/{way}/large", tmp_path / "large", "large", most_bytes=1 << 30)
+        assert (tmp_path / "large").read_bytes() == data
+        server.asked.clear()
+        with pytest.raises(transfer.UnavailableError, match="cannot get"):
+            transfer.get_large(f"{server.url}/gone/gives no parts", tmp_path / "large", "large", most_bytes=1 << 30)
+        assert len(server.asked) == 1, "asked for the size, and in vain once more"

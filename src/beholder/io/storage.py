@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from beholder.io.parquet import ParquetFile
 
 Answer = TypeVar("Answer")
+
+
+class WholeOnlyError(InputError):
+    """A web server that gives files as a whole only: no parts of them, or it does not tell how large they are."""
+
+
 _LOCAL_SCHEMES = ("file://", "local://")
 """What fsspec calls this machine's files."""
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP, errno.ENAMETOOLONG)
@@ -194,7 +200,7 @@ def remote_errors(path: str) -> Iterator[None]:
             raise
         if is_web(path) and NO_RANGES in str(error):
             why = "the server gives no parts of files (byte ranges); download it first"
-            raise InputError(f"cannot read {path}: {why}") from None
+            raise WholeOnlyError(f"cannot read {path}: {why}") from None
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"cannot read {path}: {type(error).__name__}: {text[:300]}") from error
 
@@ -288,14 +294,14 @@ def is_folder(path: str) -> bool:
 
 
 def size(path: str) -> int:
-    """Bytes of the file at `path`. Raises InputError when it is missing, or a server does not tell."""
+    """Bytes of the file at `path`. Raises InputError when it is missing, and WholeOnlyError when a server does not tell."""
     with remote_errors(path):
         if is_local(path):
             return local_path(path).stat().st_size
         fs, inner = filesystem(path)
         num_bytes = _asked_again(path, lambda: fs.size(inner))
     if num_bytes is None:
-        raise InputError(f"cannot read {path}: the server does not state its size; download it first")
+        raise WholeOnlyError(f"cannot read {path}: the server does not state its size; download it first")
     return int(num_bytes)
 
 

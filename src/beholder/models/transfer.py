@@ -55,7 +55,7 @@ def get_large(url: str, target: Path, label: str, num_bytes: int | None = None, 
                 fetch_ranges(url, [(0, total, 0)], target, label)
                 return
         except BeholderError as error:
-            if "gives no parts" not in str(error) and "does not state its size" not in str(error):
+            if not any(isinstance(one, storage.WholeOnlyError) for one in (error, error.__cause__)):
                 text = str(error).removeprefix(f"cannot read {url}: ").removeprefix(f"{url}: ")
                 raise UnavailableError(f"cannot get {url}: {text}") from None
     get(url, target, most_bytes)
