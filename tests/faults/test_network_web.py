@@ -173,7 +173,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Hub, BadProxy]]:
 
 
 NO_SILENCE = [kind for kind in PASSING if "stall" not in kind]
-"""Models wait a quarter of a minute for an answer, and a minute for a byte."""
+"""The hub's client waits a quarter of a minute for an answer."""
 
 
 @pytest.fixture

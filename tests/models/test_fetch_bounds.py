@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import pytest
 from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
 from beholder import load_head
 from beholder.errors import HeadError
+from beholder.io import storage
 from beholder.models import download, transfer
 from beholder.models.catalog import HeadEntry, Source
 from beholder.models.download import from_hub, watched_bar
@@ -163,3 +165,25 @@ def test_a_large_file_comes_whole_where_a_server_gives_no_parts(tmp_path: Path, 
         with pytest.raises(transfer.UnavailableError, match="cannot get"):
             transfer.get_large(f"{server.url}/gone/gives no parts", tmp_path / "large", "large", most_bytes=1 << 30)
         assert len(server.asked) == 1, "asked for the size, and in vain once more"
+
+
+class Heard(Answer):
+    """A page of which the headers that it is asked for with are kept."""
+
+    def answer(self, *, with_body: bool) -> None:
+        self.server.heard.append(dict(self.headers))  # type: ignore[attr-defined]
+        self.send(200, b"page" if with_body else b"", promised=4)
+
+
+def test_settings_of_the_web_client_hold_for_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user told fsspec of proxies and credentials; the limits of time are beside it."""
+    monkeypatch.setitem(fsspec.config.conf, "http", {"client_kwargs": {"headers": {"X-Key": "mine"}}})
+    server = Server(Heard)
+    server.heard = []  # type: ignore[attr-defined]
+    with running(server):
+        transfer.get(f"{server.url}/page", tmp_path / "page", 100)
+        file_system, _ = storage.filesystem(f"{server.url}/page")
+    assert (tmp_path / "page").read_bytes() == b"page"
+    assert {one.get("X-Key") for one in server.heard} == {"mine"}  # type: ignore[attr-defined]
+    timeout = file_system.client_kwargs["timeout"]
+    assert (timeout.total, timeout.sock_connect, timeout.sock_read) == (None, storage.CONNECT_S, storage.SILENCE_S)

@@ -26,7 +26,7 @@ from beholder.sources.reader import PicturePart, PictureRef, SourceOptions, pict
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar
 from oracles.tiers import mostly_slow
-from oracles.web import FileServer, serving
+from oracles.web import Answer, FileServer, Server, running, serving
 
 MEMBERS = [
     member for i in range(30) for member in ((f"{i:03d}.png", png(i, 30)), (f"{i:03d}.json", json.dumps({"n": i}).encode()))
@@ -203,7 +203,7 @@ def test_single_pictures_are_not_asked_for(web: FileServer) -> None:
 def test_a_server_that_fails_now_and_then_is_asked_again(web: FileServer) -> None:
     (part,) = find(f"{web.url}/a/y.tar.gz")
     data, got = FILES["a/x.tar"], b""
-    with RemoteStream(f"{web.url}/flaky/a/x.tar", len(data), 9000, first_pause_s=0.01) as stream:
+    with RemoteStream(f"{web.url}/flaky/a/x.tar", len(data), 9000, pauses_s=(0.01, 0.02, 0.04)) as stream:
         while piece := stream.read(5000):
             got += piece
         assert got == data
@@ -214,6 +214,30 @@ def test_a_server_that_fails_now_and_then_is_asked_again(web: FileServer) -> Non
     web.fails_from = 0
     with pytest.raises(InputError, match="cannot read .*503"):
         read(part)
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_what_a_stream_is_refused_for_good_is_asked_for_once(status: int) -> None:
+    with running(Refusing(status)) as server, RemoteStream(f"{server.url}/x.tar", 100, pauses_s=(0.01, 0.01)) as stream:
+        with pytest.raises(InputError, match="cannot read .*x.tar"):
+            stream.read(10)
+        assert server.num_asked == 1
+
+
+class Refusing(Server):
+    """Every request is answered with one status, and counted."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(_Refusal)
+        self.status, self.num_asked = status, 0
+
+
+class _Refusal(Answer):
+    server: Refusing
+
+    def answer(self, *, with_body: bool) -> None:
+        self.server.num_asked += 1
+        self.send(self.server.status)
 
 
 def test_a_stream_gives_every_byte_in_any_steps() -> None:

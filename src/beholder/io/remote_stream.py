@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
-from beholder.errors import InputError
+from beholder.errors import BeholderError, InputError
 from beholder.io import storage
 
 PIECE_BYTES = 8 << 20
-_ATTEMPTS = 4
-"""So often a piece of a stream is asked for."""
-_FIRST_PAUSE_S = 0.25
+_PAUSES_S = (0.25, 0.5, 1.0)
+"""Before a piece of a stream is asked for again, which failed in passing."""
 
 
 def open_stream(path: str, num_bytes: int | None = None) -> IO[bytes]:
@@ -32,13 +31,13 @@ class RemoteStream(io.RawIOBase):
         path: URL.
         num_bytes: its size.
         piece_bytes: bytes of one request.
-        first_pause_s: before a request that failed is made again; twice as long each time.
+        pauses_s: before a request that failed in passing is made again.
     """
 
     def __init__(
-        self, path: str, num_bytes: int, piece_bytes: int = PIECE_BYTES, *, first_pause_s: float = _FIRST_PAUSE_S
+        self, path: str, num_bytes: int, piece_bytes: int = PIECE_BYTES, *, pauses_s: Sequence[float] = _PAUSES_S
     ) -> None:
-        self._first_pause_s = first_pause_s
+        self._pauses_s = pauses_s
         self.path, self.num_bytes, self._piece_bytes = path, num_bytes, piece_bytes
         self._at, self._low, self._piece = 0, 0, b""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beholder-fetch")
@@ -86,15 +85,15 @@ class RemoteStream(io.RawIOBase):
             self._ahead = (following, self._pool.submit(self._fetch, following))
 
     def _fetch(self, low: int) -> bytes:
-        for attempt in range(_ATTEMPTS):
-            try:
-                with storage.remote_errors(self.path):
-                    return storage.remote_range(self.path, low, min(low + self._piece_bytes, self.num_bytes))
-            except InputError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(self._first_pause_s * 2**attempt)
-        raise AssertionError("unreachable")
+        high = min(low + self._piece_bytes, self.num_bytes)
+        with storage.remote_errors(self.path):
+            return storage.asked_again(lambda: storage.remote_range(self.path, low, high), self._is_passing, self._pauses_s)
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Whether a piece may come a moment later: not what is not there or closed to us, whatever the back end."""
+        if storage.is_web(self.path):
+            return storage.is_passing(error)
+        return not isinstance(error, BeholderError | FileNotFoundError | PermissionError)
 
     def close(self) -> None:
         """Drop what is under way."""

@@ -12,7 +12,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
@@ -55,7 +55,8 @@ PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP answers after which the same request may succeed a moment later."""
 CONNECT_S, SILENCE_S = 10.0, 30.0
 """How long connecting to a web server, and waiting for its next bytes, may take."""
-_TRIES = 3
+PAUSES_S = (0.25, 1.0)
+"""Before the second and the third try of what failed in passing."""
 _COPY_BYTES = 1 << 20
 _MOST_WHOLE_BYTES = 8 << 20
 """Largest file of which a part is read by fetching the whole, from web servers that give no parts."""
@@ -130,15 +131,23 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 
 def _patience(path: str) -> dict[str, Any]:
-    """How long web servers may be silent, unless the user's settings of fsspec say so; its own 300 s are for a whole answer."""
+    """How long web servers may be silent, unless the user's settings of fsspec say so; its own 300 s are for a whole answer.
+
+    What else the settings say of the client (a proxy, credentials) stays.
+    """
     import fsspec
 
-    is_set = any("client_kwargs" in fsspec.config.conf.get(scheme, {}) for scheme in ("http", "https"))
-    if not is_web(path) or "::" in path or is_set:
+    if not is_web(path) or "::" in path:
+        return {}
+    given: Any = {}
+    for scheme in ("http", "https"):  # as fsspec puts them together
+        given = fsspec.config.conf.get(scheme, {}).get("client_kwargs", given)
+    if not isinstance(given, dict) or "timeout" in given:
         return {}
     import aiohttp
 
-    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)}}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+    return {"client_kwargs": {**given, "timeout": timeout}}
 
 
 def _with_plain_scheme(path: str) -> str:
@@ -210,19 +219,23 @@ def _damaged(path: str, error: Exception) -> InputError:
     return InputError(f"{path} is damaged: {reason_of(error)}; write it again")
 
 
-def _asked_again(path: str, ask: Callable[[], Answer], *, first_pause_s: float = 0.25) -> Answer:
-    """What `ask` gives; asked of a web server, again when it fails in passing, as clients of object stores do themselves.
-
-    Raises what `ask` raises.
-    """
-    for attempt in range(_TRIES - 1):
+def asked_again(
+    ask: Callable[[], Answer], may_pass: Callable[[Exception], bool], pauses_s: Iterable[float] = PAUSES_S
+) -> Answer:
+    """What `ask` gives; asked again after each pause while what it raises may pass. Raises what `ask` raises."""
+    for pause_s in pauses_s:
         try:
             return ask()
         except Exception as error:
-            if not is_web(path) or not is_passing(error):
+            if not may_pass(error):
                 raise
-            time.sleep(first_pause_s * 2**attempt)
+        time.sleep(pause_s)
     return ask()
+
+
+def _asked_again(path: str, ask: Callable[[], Answer]) -> Answer:
+    """What `ask` gives; asked again of a web server alone, as clients of object stores do that themselves."""
+    return asked_again(ask, is_passing, PAUSES_S if is_web(path) else ())
 
 
 def is_passing(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ from beholder import notices
 from beholder.errors import BeholderError, HeadError, os_error_text
 from beholder.io import records, storage
 from beholder.models.catalog import PublishedFile, Source
-from beholder.models.transfer import LARGE_BYTES, TIMEOUT_S, UnavailableError, Watch, asked_again, get, get_large, need_space
+from beholder.models.transfer import LARGE_BYTES, TIMEOUT_S, UnavailableError, Watch, get, get_large, is_passing, need_space
 
 _logger = logging.getLogger(__name__)
 
@@ -395,7 +395,7 @@ def look_up(source: Source) -> PublishedVersion:
         from huggingface_hub import get_hf_file_metadata
 
         place = file_url(source, source.revision)
-        found = asked_again(lambda: get_hf_file_metadata(place, timeout=TIMEOUT_S, endpoint=endpoint()))
+        found = storage.asked_again(lambda: get_hf_file_metadata(place, timeout=TIMEOUT_S, endpoint=endpoint()), is_passing)
         if found.commit_hash is None or found.etag is None:
             raise HeadError(f"{endpoint()} does not answer as a Hugging Face hub does; check HF_ENDPOINT and proxies")
         return PublishedVersion(found.commit_hash, found.etag, found.size)
@@ -424,11 +424,11 @@ def from_hub(source: Source, *, clock: Callable[[], float] = time.monotonic) -> 
             disable_progress_bars()
         try:
             with notices.doing(f"network: fetching {source.file}"):
-                path = asked_again(lambda: hf_hub_download(
+                path = storage.asked_again(lambda: hf_hub_download(
                     source.repo, source.file, revision=source.revision, cache_dir=hub_cache_folder(), endpoint=endpoint(),
                     library_name="beholder", etag_timeout=TIMEOUT_S,
                     tqdm_class=watched_bar(Watch(what, most_bytes, clock=clock)),
-                ))  # fmt: skip
+                ), is_passing)  # fmt: skip
         finally:
             if hides_bar:
                 enable_progress_bars()

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from beholder import notices
 from beholder.errors import BeholderError, HeadError
@@ -21,17 +20,13 @@ LARGE_BYTES = 32 << 20
 """Larger transfers come in byte ranges, show a bar and are held back by a nearly full disk; larger files are hashed once."""
 RANGE_BYTES = 16 << 20
 _NUM_AT_ONCE = 4
-_PAUSES_S = (0.2, 1.0)
-"""Before the second and the third try of what failed in passing."""
 _SPARE_BYTES = 64 << 20
 
 _PATIENCE_S = 60.0
 _SLOWEST_BYTES_A_S = 1024
 """A transfer that brings less, for as long, is given up."""
 TIMEOUT_S = 15.0
-"""Of connecting, and of the hub's answers to questions."""
-_READ_TIMEOUT_S = 60.0
-Answer = TypeVar("Answer")
+"""Of the hub's answers to questions."""
 Span = tuple[int, int, int]
 """Bytes [start, stop) of the remote file, and where they go in the local one."""
 
@@ -78,13 +73,7 @@ def get(url: str, target: Path, most_bytes: int) -> None:
 
     try:
         file_system, inner = storage.filesystem(url)
-        if storage.is_web(url):
-            import aiohttp
-            import fsspec
-
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
-            file_system = fsspec.filesystem("http", client_kwargs={"timeout": timeout})
-        asked_again(lambda: file_system.get_file(inner, str(target), callback=Watched()))
+        storage.asked_again(lambda: file_system.get_file(inner, str(target), callback=Watched()), is_passing)
     except FileNotFoundError as error:
         is_gone = not isinstance(error.__cause__, Exception) or getattr(error.__cause__, "status", None) in (404, 410)
         reason = "it does not exist there" if is_gone else why(error.__cause__)  # type: ignore[arg-type]
@@ -95,20 +84,13 @@ def get(url: str, target: Path, most_bytes: int) -> None:
         raise UnavailableError(f"cannot get {url}: {why(error)}") from None
 
 
-def asked_again(ask: Callable[[], Answer]) -> Answer:
-    """What `ask` gives; asked again where a server, or the way to it, fails in passing. Raises what `ask` raises."""
-    for pause in _PAUSES_S:
-        try:
-            return ask()
-        except Exception as error:
-            if not (storage.is_passing(error) or _is_passing_at_hub(error)):
-                raise
-            time.sleep(pause)
-    return ask()
+def is_passing(error: BaseException) -> bool:
+    """Whether what a web server or the hub's client raised may be otherwise a moment later.
 
-
-def _is_passing_at_hub(error: BaseException) -> bool:
-    """Whether what the hub's client raised may be otherwise a moment later; its HTTP library has changed twice."""
+    The hub's client has changed its HTTP library twice.
+    """
+    if storage.is_passing(error):
+        return True
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status in storage.PASSING_STATUS
