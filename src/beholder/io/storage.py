@@ -654,13 +654,14 @@ def open_whole(path: str, *, num_bytes: int = 0, scratch: Path | None = None) ->
     sink = RemoteSink(opened, path)
     try:
         yield cast("IO[bytes]", sink)
-    except BaseException:
+        with write_errors(path):
+            opened.close()
+            if place != inner:
+                fs.mv(place, inner)
+    except BaseException:  # also of ending it: an upload in pieces that is never ended is kept, and paid for
         _give_up(fs, opened, place if place != inner else None)
         raise
     with write_errors(path):
-        opened.close()
-        if place != inner:
-            fs.mv(place, inner)
         fs.invalidate_cache(inner)
 
 
