@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -251,3 +252,34 @@ def test_many_threads_may_ask(here: Path) -> None:
         for thread in threads:
             thread.join()
     assert not failures
+
+
+def _with_holes(size: int, name: str = "s.png") -> bytes:
+    """A tar with a sparse file of 512 stored bytes; always of the same length."""
+    said = b"".join(f"{len(text) + 4} {text}\n".encode() for text in (f"GNU.sparse.size={size:09d}", "GNU.sparse.map=0,512"))
+    extended, info = tarfile.TarInfo("x"), tarfile.TarInfo(name)
+    extended.size, extended.type, info.size = len(said), tarfile.XHDTYPE, 512
+    headers = extended.tobuf(tarfile.USTAR_FORMAT) + said.ljust(512, b"\0") + info.tobuf(tarfile.USTAR_FORMAT)
+    return headers + png(1).ljust(512, b"\0") + bytes(1024)
+
+
+def test_a_sparse_member_is_held_to_the_bounds_as_it_is_now(here: Path) -> None:
+    """Where its tar was changed behind our back: of the same size and time, which is how a tar is known again."""
+    path = here / "x.tar"
+    outcomes = []
+    for data in (_with_holes(4096), _with_holes(900 << 20), _with_holes(4096, "t.png"), bytes(3072)):
+        path.write_bytes(data.ljust(3072, b"\0"))
+        os.utime(path, ns=(10**18, 10**18))
+        with PictureFinder(record("x.tar")) as finder:
+            (contents,) = finder.contents(finder.locate(["x.tar/s"]))
+        outcomes.append(outcome(contents[0][1]))
+    assert outcomes == [png(1).ljust(4096, b"\0"), PictureReason.TOO_LARGE, PictureReason.MISSING, PictureReason.MISSING]
+
+
+def test_what_lies_beside_pictures_in_a_zip_is_held_to_the_bounds(here: Path) -> None:
+    with zipfile.ZipFile(here / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.jpg", png(0))
+        archive.writestr("0.txt", bytes(65 << 20))
+    with PictureFinder(record("z.zip")) as finder:
+        (place,) = finder.locate(["z.zip/0.jpg"], with_belongings=True)
+    assert outcome(place.files[1].ref) == PictureReason.UNREADABLE

@@ -28,7 +28,7 @@ from beholder.sources import parquet
 from beholder.sources.file_kinds import SIDECAR_SUFFIXES, head_of, is_tar_name, kind_of_bytes, suffix_of
 from beholder.sources.reader import PicturePart, PictureRef, SourceOptions, picture_reader, refs_of
 from beholder.sources.tar import Group, Row, Walk, ref_of
-from beholder.sources.tar_file import MOST_MEMBER_BYTES, Member, TarBroken, TarFile, split_key
+from beholder.sources.tar_file import MOST_MEMBER_BYTES, Member, TarBroken, TarFile, is_swollen, split_key
 from beholder.sources.zip import ZipReader, open_zip
 
 _KEPT_NAMES_BYTES = 64 << 20
@@ -376,11 +376,20 @@ def read_packed(tar: TarMembers, wanted: Iterable[TarMember]) -> Iterator[tuple[
     with TarFile(tar.path, tar.num_bytes) as file:
         for member in ordered:
             try:
-                is_sparse = member.num_stored != member.size
-                data = file.read(next(file.members(member.header)) if is_sparse else member)
-                yield member, PictureRef(data=data)
+                yield member, _read_packed(file, member)
             except TarBroken as broken:
                 yield member, PictureRef(error=(broken.reason, broken.message))
+
+
+def _read_packed(file: TarFile, member: TarMember) -> PictureRef:
+    """Bytes of one member; of a sparse one by its header as it is now, which is held to the same bounds as any other."""
+    found: Member | None = member
+    if member.num_stored != member.size:
+        found = next(iter(file.members(member.header)), None)
+    if found is None or found.name != member.name:
+        text = f"{file.path} holds {member.name} no more where it was; it has changed"
+        return PictureRef(error=(PictureReason.MISSING, text))
+    return ref_of(file.path, found, has_place=False) or PictureRef(data=file.read(found))
 
 
 _MOST_OPEN = 64
@@ -500,9 +509,10 @@ class _Zip:
         wanted = [*self._sidecars.get(name, ()), *(self._sidecars.get(stem, ()) if stem != name else ())]
         found = []
         for other in wanted:
-            size = archive.getinfo(other).file_size
+            info = archive.getinfo(other)
+            size = info.file_size
             try:
-                if size > MOST_MEMBER_BYTES:
+                if size > MOST_MEMBER_BYTES or is_swollen(size, info.compress_size):
                     raise ValueError(f"it has {size:,} bytes")
                 data = archive.read(other)
             except Exception as error:  # encrypted, packed in an unknown way, damaged: zipfile has no common error
