@@ -180,6 +180,20 @@ def test_a_map_with_a_wrong_field_is_refused_in_a_line(tmp_path: Path, field: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_map_of_an_older_version_is_made_again() -> None:
+    path = keep_map(made())
+    record = json.loads(path.read_text()) | {"version": 1}
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    old: list[str] = []
+    assert scale_records(A, old) == []
+    assert old == [f"{path} was made by an older version; run beholder calibrate again, with --overwrite"]
+    with pytest.raises(OutputError, match="--overwrite"):
+        keep_map(made())
+    assert keep_map(made(), overwrite=True) == path
+    assert len(scale_records(A, [])) == 1
+
+
 def test_maps_are_found_in_both_directions() -> None:
     path = keep_map(made())
     assert re.fullmatch(r"onto-two-[0-9a-f]{8}\.json", path.name)

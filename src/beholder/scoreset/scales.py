@@ -27,7 +27,8 @@ SCALE_KINDS: tuple[ScaleKind, ...] = get_args(ScaleKind)
 MapMethod = Literal["isotonic", "quantile"]
 MAP_METHODS: tuple[MapMethod, ...] = get_args(MapMethod)
 SCALE_MAP_FORMAT = "beholder-scale-map"
-_VERSION = 1
+_VERSION = 2
+"""1 had other names for its measures, and some of its maps no ends."""
 NUM_ENDS = 20
 """With fewer fitted pictures beyond a score, what an isotonic map says there is said with a warning."""
 _NONE = np.empty(0)
@@ -267,10 +268,13 @@ _OWN_FIELDS = frozenset(
 
 
 def read_map(path: str) -> ScaleMap:
-    """The map in a file. Raises InputError, one line, for what is no whole map."""
+    """The map in a file. Raises InputError, one line, for what is no whole map, and for one of an older version."""
     try:
         record = records.read(path)
-        if record.get("format") != SCALE_MAP_FORMAT or record.get("version") != _VERSION:
+        is_map, version = record.get("format") == SCALE_MAP_FORMAT, record.get("version")
+        if is_map and type(version) is int and 0 < version < _VERSION:
+            raise InputError(f"{path} was made by an older version; run beholder calibrate again, with --overwrite")
+        if not is_map or version != _VERSION:
             raise records.DamagedRecordError(f"it is no {SCALE_MAP_FORMAT} of version {_VERSION}")
         return _parsed(record)
     except (records.DamagedRecordError, KeyError, TypeError, ValueError, OverflowError) as error:

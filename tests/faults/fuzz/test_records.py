@@ -248,7 +248,7 @@ def scale_map() -> Sequence[bytes]:
     """Maps onto ratings and percentiles."""
     name = _of_head().to_json()
     plain = {
-        "format": "beholder-scale-map", "version": 1, "of": name, "onto": {"kind": "percentiles"}, "method": "quantile",
+        "format": "beholder-scale-map", "version": 2, "of": name, "onto": {"kind": "percentiles"}, "method": "quantile",
         "num_pictures": 40, "error": 0.25, "score_range": [-2.0, 2.0], "value_range": [0.0, 100.0], "scores": [-2.0, 0.0, 2.0],
         "values": [0.0, 40.0, 100.0], "bounds": None, "ends": [[], []], "note": "x",
     }  # fmt: skip
