@@ -181,6 +181,45 @@ def test_a_pickle_that_would_never_end(kind: str, old: bool, tmp_path: Path) -> 
     refused(tmp_path / "x.pth", data, HEAVY[kind] if kind != "built without end" else ".")
 
 
+def _named_by_texts(ops: list[odd_pickles.Op], *, split_at: int, is_kept: bool) -> list[odd_pickles.Op]:
+    """The same with names as protocol 4 has them: two texts, of which the first ends at a dot; kept under a number or not."""
+    found: list[odd_pickles.Op] = []
+    for code, argument in ops:
+        if code != b"c":
+            found.append((code, argument))
+            continue
+        parts = argument.decode().replace("\n", ".").strip(".").split(".")
+        at = min(split_at, len(parts) - 1)
+        for part in (parts[:at], parts[at:]):
+            found.append(odd_pickles.text(".".join(part).encode()))
+            found += [(b"\x94", b""), (b"0", b""), (b"h", bytes([found.count((b"\x94", b""))]))] if is_kept else []
+        found.append((b"\x93", b""))
+    return found
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("bytes without end", "asks for bytes without end"),
+        ("doubled bytes", "names the same values again and again"),
+        ("a copy", "asks for torch._utils._rebuild_device_tensor_from_cpu_tensor"),
+        ("no text", "calls what is no name"),
+    ],
+)
+def test_names_of_two_texts_are_seen(harm: str, told: str, is_kept: bool, tmp_path: Path) -> None:
+    """As protocol 4 tells names: `torch` and `_utils.x` is the same name as `torch._utils` and `x`."""
+    harms = dict(odd_pickles.harmful(tmp_path / "canary"))
+    harms["a copy"] = odd_pickles.called("torch._utils", "_rebuild_device_tensor_from_cpu_tensor", [(b"N", b"")])
+    harms["no text"] = harms["mkdir"]
+    for split_at in (1, 2):
+        named = _named_by_texts(harms[harm], split_at=split_at, is_kept=is_kept)
+        if harm == "no text":
+            named[0] = (b"N", b"")
+        description = odd_pickles.text_of([(b"\x80", b"\4"), *named, (b".", b"")])
+        refused(tmp_path / "x.pth", odd_pickles.repacked(saved(WEIGHTS), description), told)
+
+
 def test_a_key_of_tuples_in_tuples(tmp_path: Path) -> None:
     """Python would hash it by 300,000 calls in each other, which no stack has room for: the process would end."""
     deep = [(b"}", b""), (b")", b""), *[(b"\x85", b"")] * 300_000, (b"N", b""), (b"s", b"")]

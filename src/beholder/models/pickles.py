@@ -31,9 +31,11 @@ _PERSISTENT = frozenset(("PERSID", "BINPERSID"))
 _GROW = frozenset(("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"))
 _KEYED = frozenset(("SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET"))
 _COPYING = frozenset(
-    f"torch._utils _rebuild_device_tensor_from_{source}" for source in ("numpy", "cpu_tensor")
+    f"torch._utils._rebuild_device_tensor_from_{source}" for source in ("numpy", "cpu_tensor")
 )  # they copy a tensor, which may name its numbers many times
-_DOUBLING = "_codecs encode"
+_DOUBLING = "_codecs.encode"
+_MOST_NAME_LETTERS = 1000
+"""Of a text that may be the name of a class or function, or of its module."""
 
 
 class HeavyPickleError(Exception):
@@ -48,7 +50,8 @@ class _Value:
         size: how many values it is, with all that are in it; `_MOST_COUNTED` at most.
         depth: how many values are in each other.
         largest: the largest whole number in it.
-        name: of a class or function, module and name; "" for values of all other kinds.
+        name: of a class or function, behind its module and a dot; "" for values of all other kinds.
+        text: of a text that is no longer than names are; else "".
         is_held: whether another value holds it.
     """
 
@@ -56,6 +59,7 @@ class _Value:
     depth: int = 1
     largest: int = 0
     name: str = ""
+    text: str = ""
     is_held: bool = False
 
 
@@ -150,14 +154,14 @@ class _Machine:
         self.stack.append(held)
 
     def _check_call(self, name: str, taken: list[_Value], argument: Any) -> None:
-        called = _Value(name=str(argument)) if name == "INST" else taken[0]
+        called = _Value(name=_dotted(argument)) if name == "INST" else taken[0]
         if not called.name:
             raise HeavyPickleError("it calls what is no name")
         arguments = taken if name == "INST" else taken[1:]
         self._check_size(arguments)
         if called.name in _COPYING:
-            raise HeavyPickleError(f"it asks for {called.name.replace(' ', '.')}")
-        if called.name.endswith(" bytearray") and max((one.largest for one in arguments), default=0) > _MOST_BYTES_ASKED:
+            raise HeavyPickleError(f"it asks for {called.name}")
+        if called.name.endswith(".bytearray") and max((one.largest for one in arguments), default=0) > _MOST_BYTES_ASKED:
             raise HeavyPickleError("it asks for bytes without end")
 
     def _check_keys(self, keys: list[_Value]) -> None:
@@ -173,8 +177,10 @@ class _Machine:
     def _made(self, name: str, taken: list[_Value], argument: Any) -> _Value:
         size = 1 + sum(value.size for value in taken)
         largest = max((value.largest for value in taken), default=0)
+        if name == "STACK_GLOBAL":
+            return _Value(name=".".join(value.text for value in taken) if all(value.text for value in taken) else "")
         if name in _GLOBAL:
-            return _Value(name=str(argument) if argument is not None else "?")
+            return _Value(name=_dotted(argument))
         if name in _PERSISTENT:  # a storage, or in old files a class, with its program; readers of weights refuse those
             return _Value(name="stored beside")
         if name in _CALL and taken and taken[0].name == _DOUBLING:
@@ -184,4 +190,10 @@ class _Machine:
         elif type(argument) is int:
             largest = abs(argument)
         depth = 1 + max((value.depth for value in taken), default=0)
-        return _Value(min(size, _MOST_COUNTED), depth, largest)
+        text = argument if isinstance(argument, str) and len(argument) <= _MOST_NAME_LETTERS else ""
+        return _Value(min(size, _MOST_COUNTED), depth, largest, text=text)
+
+
+def _dotted(argument: Any) -> str:
+    """A name as `pickletools` tells it, "module name", with a dot between: the name itself may have some."""
+    return str(argument).replace(" ", ".", 1)
