@@ -33,7 +33,7 @@ class Claim:
     Attributes:
         theme: how names of its files begin.
         text: the claim, as a sentence.
-        script: what measures it.
+        script: what measures it: a script beside this one, or a whole command.
         code: the paths that it speaks of.
         column: of the first table that has it, what is plotted; empty: nothing is.
         is_ours: which labels of rows are ours.
@@ -74,6 +74,12 @@ CLAIMS = (
     Claim("train", "A head from ratings in closed form, beside the published recipe.", "train.py", ("src/beholder/train",),
           "seconds", "ridge"),
     Claim("plan", "What plan says, beside what a run took.", "plan.py", ("src/beholder/planning", *_RUNNER)),
+    Claim("faults", "No row is lost, doubled or wrong, whatever happens to a run.",
+          "BEHOLDER_FAULTS=20 BEHOLDER_FAULT_TABLE=faults.md make soak PYTEST_ARGS=tests/faults",
+          ("src/beholder/scoring", "src/beholder/io", "src/beholder/workers", "src/beholder/sources")),
+    Claim("fuzzing", "Mutated files are read, or refused in one line, by every reader.",
+          "BEHOLDER_FUZZ_TABLE=fuzzing.md make soak PYTEST_ARGS=tests/faults/fuzz",
+          ("src/beholder/sources", "src/beholder/models", "src/beholder/pixels", "src/beholder/io")),
     Claim("compare", "Whole commands before and after the code was rearranged.", "compare.py", ("src/beholder",), "ratio", "."),
 )  # fmt: skip
 _ROW = re.compile(r"^\|(.*)\|$")
@@ -158,7 +164,8 @@ def _short(text: str) -> str:
 def section(claim: Claim) -> list[str]:
     """A claim with its results, newest first."""
     files = sorted(RESULTS.glob(f"{claim.theme}_*.md"))
-    lines = [f"## {claim.text}", "", f"`python benchmarks/{claim.script}`", ""]
+    command = claim.script if " " in claim.script else f"python benchmarks/{claim.script}"
+    lines = [f"## {claim.text}", "", f"`{command}`", ""]
     if not files:
         return [*lines, "Not measured yet.", ""]
     for path in files:
