@@ -260,7 +260,7 @@ def test_ranges_of_integers_are_those_of_the_statistics(tmp_path: Path) -> None:
     })  # fmt: skip
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
     footer = pq.read_metadata(tmp_path / "x.parquet")
-    found = footer_fields(_footer(tmp_path / "x.parquet"))
+    found = footer_fields(_footer(tmp_path / "x.parquet"), range(6))
     assert len(found) == 2
     for group, columns in enumerate(found):
         assert len(columns) == 6
@@ -270,10 +270,10 @@ def test_ranges_of_integers_are_those_of_the_statistics(tmp_path: Path) -> None:
             assert integer_range(columns[number], is_signed=name not in "be") == expected
         assert integer_range(columns[5], is_signed=True) is None
     pq.write_table(table, tmp_path / "y.parquet", write_statistics=False)
-    assert integer_range(footer_fields(_footer(tmp_path / "y.parquet"))[0][0], is_signed=True) is None
+    assert integer_range(footer_fields(_footer(tmp_path / "y.parquet"), [0])[0][0], is_signed=True) is None
     for broken in (b"", _footer(tmp_path / "x.parquet")[:100], b"\x49\x2c\xff", b"\x45\x02\x00", b"\x49\x15\x02\x00"):
         with pytest.raises(ValueError, match="makes no sense|without end|no kind"):
-            footer_fields(broken)
+            footer_fields(broken, [0])
 
 
 def test_marks_of_small_integers_come_of_any_file(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_marks_of_small_integers_come_of_any_file(tmp_path: Path) -> None:
     (tmp_path / "y.parquet").write_bytes(data.replace(orders, b"\x19\x3c\x2c\x00\x00\x1c\x00\x00\x1c\x00\x00"))
     for path in (str(tmp_path / "x.parquet"), "memory://marks/x.parquet", str(tmp_path / "y.parquet")):
         with storage.open_parquet(path) as file:
-            assert [field.metadata is not None for field in file.schema_with_ranges] == [True, False, False]
+            assert [field.metadata is not None for field in file.schema_with_ranges()] == [True, False, False]
 
 
 def test_a_footer_that_was_read_serves_another_file_object(tmp_path: Path) -> None:
@@ -300,3 +300,42 @@ def test_a_footer_that_was_read_serves_another_file_object(tmp_path: Path) -> No
         found = again.read()
     assert pa.types.is_dictionary(found.schema.field("label").type)
     assert found.column("label").to_pylist() == table.column("label").to_pylist()
+
+
+def test_ranges_of_some_columns_of_many(tmp_path: Path) -> None:
+    """Of those that are asked for alone, wherever they stand in the file, as those of all of them; others are not marked."""
+    rng = np.random.default_rng(3)
+    kinds = [
+        pa.int8(),
+        pa.uint64(),
+        pa.float32(),
+        pa.string(),
+        pa.list_(pa.int32()),
+        pa.struct({"x": pa.int64(), "y": pa.bool_()}),
+    ]
+    columns: dict[str, pa.Array] = {}
+    for number in range(60):
+        kind = kinds[number % len(kinds)]
+        values = rng.integers(0, 100, 12).tolist() if number % 12 != 1 else [2**60, *range(11)]
+        if pa.types.is_nested(kind):
+            values = [[value] if pa.types.is_list(kind) else {"x": value, "y": None} for value in values]
+        columns[f"c{number}"] = pa.array([str(value) for value in values] if kind == pa.string() else values, kind)
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet", row_group_size=5)
+    integers = [name for name, column in columns.items() if pa.types.is_integer(column.type)]
+    small = {name for name in integers if int(name[1:]) % 12 != 1}
+    with storage.open_parquet(str(tmp_path / "x.parquet")) as file:
+        for asked in (None, integers, ["c0"], ["c54", "c1", "c13"], ["c2", "c3", "c4", "c5"], [], ["none"]):
+            found = file.schema_with_ranges(asked)
+            assert found.equals(file.schema_arrow)
+            marked = {field.name for field in found if field.metadata is not None}
+            assert marked == (small if asked is None else small & set(asked))
+
+
+def test_a_look_at_the_footer_leaves_the_position_of_a_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1, 2], "b": ["x", "y"]}), tmp_path / "x.parquet")
+    with (tmp_path / "x.parquet").open("rb") as opened:
+        file = ParquetFile("x.parquet", opened)
+        opened.seek(7)
+        assert [field.metadata is not None for field in file.schema_with_ranges()] == [True, False]
+        assert opened.tell() == 7
+        assert file.read().column("a").to_pylist() == [1, 2]

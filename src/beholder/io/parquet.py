@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -101,7 +101,6 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
         self._known_pages: dict[tuple[int, int], _Pages] = {}
         self._known_longest: dict[tuple[int, int], int] = {}
         self._dictionaries: pq.ParquetFile | None = None
-        self._fields: list[list[dict[int, Any]]] | None = None
         self._footer: CheckedFooter | None = None
         self._first_rows: list[int] = []
         try:
@@ -127,26 +126,35 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
             self._footer = CheckedFooter(super().metadata, lambda at, why: DamagedError(path, why, near_row=firsts[at]))
         return self._footer
 
-    @property
-    def schema_with_ranges(self) -> pa.Schema:
-        """`schema_arrow`, with columns of integers marked that have no large ones by the file's statistics."""
-        fields = [
-            small_integers(field) if pa.types.is_integer(field.type) and self._has_small(at) else field
-            for at, field in enumerate(self.schema_arrow)
-        ]
-        return pa.schema(fields, metadata=self.schema_arrow.metadata)
+    def schema_with_ranges(self, columns: Collection[str] | None = None) -> pa.Schema:
+        """`schema_arrow`, with columns of integers marked that have no large ones by the file's statistics.
 
-    def _has_small(self, column: int) -> bool:
-        """Whether the statistics of all row groups say that a column's integers are small."""
-        (leaf,) = (number for number, one in enumerate(self._leaves) if one.column == column)
-        is_signed = not pa.types.is_unsigned_integer(self.schema_arrow.field(column).type)
+        Args:
+            columns: only these are looked at; None: all.
+        """
+        schema = self.schema_arrow
+        wanted = {
+            leaf.column: number
+            for number, leaf in enumerate(self._leaves)
+            if pa.types.is_integer(schema.field(leaf.column).type) and (columns is None or schema.names[leaf.column] in columns)
+        }
+        small = self._small_of(wanted) if wanted else set()
+        fields = [small_integers(field) if at in small else field for at, field in enumerate(schema)]
+        return pa.schema(fields, metadata=schema.metadata)
+
+    def _small_of(self, wanted: Mapping[int, int]) -> set[int]:
+        """Columns whose integers are small by the statistics of all row groups; `wanted`: column -> number as stored."""
         try:
-            if self._fields is None:
-                self._fields = footer_fields(self._footer_bytes())
-            ranges = [integer_range(group[leaf], is_signed=is_signed) for group in self._fields]
-        except (ValueError, IndexError):
-            return False
-        return all(ends is not None and (not ends or is_small(*ends)) for ends in ranges)
+            groups = footer_fields(self._footer_bytes(), wanted.values())
+        except ValueError:
+            return set()
+        small = set()
+        for column, leaf in wanted.items():
+            is_signed = not pa.types.is_unsigned_integer(self.schema_arrow.field(column).type)
+            ranges = (integer_range(group[leaf], is_signed=is_signed) for group in groups)
+            if all(ends is not None and (not ends or is_small(*ends)) for ends in ranges):
+                small.add(column)
+        return small
 
     def _footer_bytes(self) -> bytes:
         """The footer as it stands in the file; what was fetched last of one on a server, which has not let go of it."""
@@ -154,11 +162,18 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
             num_bytes = Path(self._from).stat().st_size
             size = int.from_bytes(self._bytes_at(num_bytes - 8, num_bytes - 4), "little")
             return self._bytes_at(num_bytes - 8 - size, num_bytes - 8)
-        self._from.seek(-8, os.SEEK_END)
-        size = int.from_bytes(self._from.read(4), "little")
-        self._from.seek(-8 - size, os.SEEK_END)
-        data: bytes = self._from.read(size)
-        return data
+        size = int.from_bytes(self._read_aside(-8, 4, os.SEEK_END), "little")
+        return self._read_aside(-8 - size, size, os.SEEK_END)
+
+    def _read_aside(self, place: int, size: int, whence: int = os.SEEK_SET) -> bytes:
+        """Bytes of a file object, whose position stays as it is: pyarrow reads from it as well."""
+        before = self._from.tell()
+        try:
+            self._from.seek(place, whence)
+            data: bytes = self._from.read(size)
+            return data
+        finally:
+            self._from.seek(before)
 
     def _found_leaves(self) -> list[_Leaf]:
         """The columns as they are stored. Raises for a footer that contradicts itself."""
@@ -474,9 +489,7 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
         if not isinstance(self._from, str):
             if self._read_range is not None:
                 return self._read_range(start, stop)
-            self._from.seek(start)
-            data: bytes = self._from.read(stop - start)
-            return data
+            return self._read_aside(start, stop - start)
         if self._close_pages is None:
             self._descriptor = os.open(self._from, os.O_RDONLY | os.O_CLOEXEC)
             self._close_pages = weakref.finalize(self, os.close, self._descriptor)

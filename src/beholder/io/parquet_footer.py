@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -118,15 +118,23 @@ class _Unread(io.RawIOBase):
         return True
 
 
-def footer_fields(footer: bytes) -> list[list[dict[int, Any]]]:
-    """What a footer says of each column in each row group: `ColumnMetaData` by number of field; {} of what is encrypted.
+def footer_fields(footer: bytes, columns: Collection[int]) -> list[dict[int, dict[int, Any]]]:
+    """What a footer says of ranges of these columns in each row group.
 
-    Raises ValueError for bytes that are no footer.
+    All other columns are passed over, as there may be a thousand. Raises ValueError for bytes that are no footer of such.
+
+    Returns:
+        Of each row group the fields of `ColumnMetaData` by number, by column; {} of what is encrypted.
     """
     found: dict[int, Any] = {}
+    order = sorted(set(columns))
+    wanted = ((_ROW_GROUPS,), None, (_COLUMNS,), frozenset(order), (_META_DATA,), (_TYPE, _NUM_VALUES, _STATISTICS))
     try:
-        take_struct(footer, 0, found)
-        return [[column.get(_META_DATA, {}) for column in group.get(_COLUMNS, [])] for group in found.get(_ROW_GROUPS, [])]
+        take_struct(footer, 0, found, wanted=wanted)
+        return [
+            {at: column.get(_META_DATA, {}) for at, column in zip(order, group.get(_COLUMNS, []), strict=True)}
+            for group in found.get(_ROW_GROUPS, [])
+        ]
     except (IndexError, AttributeError, TypeError):  # it breaks off; a field is of another kind than it should be
         raise ValueError("the footer makes no sense") from None
 

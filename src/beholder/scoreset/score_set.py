@@ -302,10 +302,11 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     schemas, counts = [], []
     for path, name in zip(files, place.files, strict=True):
         with storage.open_parquet(str(path)) as file:
-            schemas.append(file.schema_with_ranges if len(files) > 1 else file.schema_arrow)
+            schemas.append(file.schema_arrow)
             counts.append(file.metadata.num_rows)
         if not schemas[-1].names:
             raise InputError(f"{name} has no columns; leave it out")
+    schemas = _with_ranges(files, schemas)
     record = _valid_record(place.record) or next((found for schema in schemas if (found := record_in(schema))), {})
     untyped = {
         item.name
@@ -359,6 +360,19 @@ def heads_recorded(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Score column -> what the record of a set, or of a list, says about its head; columns without a word are left out."""
     columns, heads = record.get("score_columns") or [], record.get("heads") or []
     return {name: head for name, head in zip(columns, heads, strict=False) if isinstance(head, dict)}
+
+
+def _with_ranges(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> list[pa.Schema]:
+    """The schemas with small integers marked in columns that are integers in one file and something else in another."""
+    whole = [{item.name for item in schema if pa.types.is_integer(item.type)} for schema in schemas]
+    others = {name for schema, some in zip(schemas, whole, strict=True) for name in schema.names if name not in some}
+    marked = []
+    for path, schema, some in zip(files, schemas, whole, strict=True):
+        if mixed := some & others:
+            with storage.open_parquet(str(path)) as file:
+                schema = file.schema_with_ranges(mixed)
+        marked.append(schema)
+    return marked
 
 
 def _unified(schemas: Sequence[pa.Schema], untyped: Collection[str], scores: Collection[str], source: str) -> pa.Schema:

@@ -452,8 +452,9 @@ def _inspected(item: Source, options: ReadOptions, looks: Looks) -> Part:
         return part
     with storage.remote_errors(metadata), storage.open_parquet(metadata) as table:
         num_rows = table.metadata.num_rows
-        labels = table.schema_with_ranges
-        table.check_dictionaries(columns=choose_label_columns(labels.names, options, metadata))
+        chosen = choose_label_columns(table.schema_arrow.names, options, metadata)
+        labels = table.schema_with_ranges(chosen)
+        table.check_dictionaries(columns=chosen)
     if num_rows != part.num_rows:
         raise InputError(f"{path} has {part.num_rows} rows but its metadata {metadata} has {num_rows}; they must be the same")
     return replace(part, metadata_path=metadata, detail={**part.detail, "labels": labels})

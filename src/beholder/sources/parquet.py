@@ -55,7 +55,8 @@ _INSIDE = "\0place in the list"
 def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.Schema]:
     """Which columns of a Parquet file are what. Raises InputError when none holds pictures or places of pictures."""
     with storage.remote_errors(path), storage.open_parquet(path, streamed=True) as file:
-        return columns_in(file, path, options), file.schema_with_ranges
+        found = columns_in(file, path, options)
+        return found, file.schema_with_ranges(None if "*" in options.columns else options.columns)
 
 
 def columns_in(file: pq.ParquetFile, path: str, options: SourceOptions) -> Columns:
@@ -418,8 +419,10 @@ class ParquetReader:
             for group in range(metadata.num_row_groups - 1):
                 at += metadata.row_group(group).num_rows
                 cuts.append(at)
-            others = pa.schema([field for field in file.schema_with_ranges if field.name not in set(names)])
-            file.check_dictionaries(columns=choose_label_columns(others.names, options, path))
+            embedded = set(names)
+            chosen = choose_label_columns((name for name in schema.names if name not in embedded), options, path)
+            others = pa.schema([field for field in file.schema_with_ranges(chosen) if field.name not in embedded])
+            file.check_dictionaries(columns=chosen)
             num_rows = metadata.num_rows
             largest = max((group_bytes(metadata.row_group(group)) for group in range(metadata.num_row_groups)), default=0)
         if dim < 0 or (dim == 0 and num_rows):

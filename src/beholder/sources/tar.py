@@ -455,7 +455,7 @@ class TarReader:
         table_columns: list[str] | None = None
         if table is not None:
             with storage.remote_errors(table), storage.open_parquet(table) as file:
-                schema = file.schema_with_ranges
+                schema = file.schema_with_ranges(None if "*" in options.columns else options.columns)
             check_names(schema.names, table)
             if KEY in schema.names:
                 identity["table bytes"] = storage.size(table)
