@@ -77,9 +77,7 @@ def test_damaged_locks_of_runs_that_are_gone_keep_nobody_out(
             fault_table.compared("damaged locks", expected, tmp_path / "out")
 
 
-def test_a_damaged_lease_in_a_bucket_is_waited_for_and_said(
-    tmp_path: Path, s3: Any, small_head: Path, fault_table: FaultTable, num_faults: int
-) -> None:
+def test_a_damaged_lease_in_a_bucket_is_waited_for_and_said(tmp_path: Path, s3: Any, small_head: Path) -> None:
     """Nobody knows whose it is, so it counts as another machine's; one that is whole tells that its process has ended."""
     source, rng = make_arrays(tmp_path / "in"), random.Random(4)
     options = job(source, url("out"), small_head)
@@ -91,7 +89,6 @@ def test_a_damaged_lease_in_a_bucket_is_waited_for_and_said(
     s3.put_object(Bucket=BUCKET, Key="out/.lease", Body=gone_holder())
     assert score(options).num_read == 90
     assert "out/.lease" not in stored(s3)
-    fault_table.record("damaged leases", injected=4, lost=0, doubled=0, wrong=0)
 
 
 @sizes("quick", "soak")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import score
 from oracles.bad_proxy import PASSING, BadProxy, Schedule, behind_a_bad_network
 from oracles.bucket_jobs import stored, url
-from oracles.fault_table import FaultTable, compare, rows_of
+from oracles.fault_table import FaultTable, ManyKinds, Row, compare, rows_of
 from oracles.picture_jobs import picture_bytes, score_options
 from oracles.s3 import BUCKET, fill_bucket
 from oracles.tar_making import png, tar
@@ -105,18 +104,6 @@ def strays(client: Any) -> list[str]:
     return keys + [one["Key"] for one in uploads]
 
 
-class Harmed:
-    """Injections by kind and what they cost, over several runs."""
-
-    def __init__(self) -> None:
-        self.injected: Counter[str] = Counter()
-
-    def record(self, table: FaultTable, what: str) -> None:
-        """One line in the table for each kind; differences have been asserted run by run."""
-        for kind, number in sorted(self.injected.items()):
-            table.record(f"{what}: {kind}", injected=number, lost=0, doubled=0, wrong=0)
-
-
 @sizes("quick", "soak")
 @pytest.mark.parametrize("name", mostly_slow(JOBS))
 def test_a_run_comes_through_what_passes(
@@ -124,7 +111,7 @@ def test_a_run_comes_through_what_passes(
     fault_table: FaultTable, num_faults: int, name: str,
 ) -> None:  # fmt: skip
     """Every request may fail once in any way but a refusal; it is made again, and the result is that of an undisturbed run."""
-    models, suffix, harmed = (small_tower, small_head, plain_head), JOBS[name], Harmed()
+    models, suffix, harmed = (small_tower, small_head, plain_head), JOBS[name], ManyKinds()
     calm = score(job(name, str(tmp_path / f"calm{suffix}"), *models))
     expected = rows_of(tmp_path / f"calm{suffix}")
     for seed in itertools.count():
@@ -134,9 +121,8 @@ def test_a_run_comes_through_what_passes(
         network.schedule = Schedule(kinds=())
         assert (summary.num_read, summary.num_scored) == (calm.num_read, calm.num_scored)
         found = rows_of(fetched(s3, f"out{seed}{suffix}", tmp_path / str(seed)))
-        fault_table.record(f"network, {name}", injected=1, **compare(expected, found).counts())
-        harmed.injected += schedule.injected
-        if all(harmed.injected[kind] * len(JOBS) >= num_faults for kind in PASSING):
+        harmed.add(schedule.injected, compare(expected, found))
+        if harmed.is_enough(PASSING, -(-num_faults // len(JOBS))):
             break
     assert strays(s3) == []
     harmed.record(fault_table, "network")
@@ -247,9 +233,11 @@ def test_a_large_file_is_put_whole_though_answers_of_its_upload_are_lost(
         for at in range(0, len(data), 5 << 20):
             out.write(data[at : at + (5 << 20)])
     network.schedule = Schedule(kinds=())
-    assert s3.get_object(Bucket=BUCKET, Key="large")["Body"].read() == data
+    wrong = int(s3.get_object(Bucket=BUCKET, Key="large")["Body"].read() != data)
     assert schedule.injected[kind] >= 4
-    fault_table.record(f"network, an upload in pieces: {kind}", injected=schedule.injected[kind], lost=0, doubled=0, wrong=0)
+    fault_table.record(
+        f"network, an upload in pieces: {kind}", injected=schedule.injected[kind], lost=0, doubled=0, wrong=wrong
+    )
 
 
 def test_an_upload_that_fails_for_good_leaves_nothing(impatient: BadProxy, s3: Any) -> None:
@@ -269,28 +257,34 @@ def test_an_upload_that_fails_for_good_leaves_nothing(impatient: BadProxy, s3: A
     assert strays(s3) == []
 
 
+def _lists(client: Any, folder: Path) -> dict[str, list[Row]]:
+    """The rows of both lists that select writes, which must come in the same order."""
+    found: dict[str, list[Row]] = {}
+    for name in ("kept.csv", "all.parquet"):
+        rows = rows_of(fetched(client, name, folder))
+        found |= {f"{name} {sample}": [(at, *row) for row in some] for at, (sample, some) in enumerate(rows.items())}
+    return found
+
+
 @sizes("quick", "slow", "soak")
 def test_select_reads_and_writes_through_it(
     tmp_path: Path, network: BadProxy, s3: Any, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int,
 ) -> None:  # fmt: skip
-    harmed, models = Harmed(), (small_tower, small_head, plain_head)
+    harmed, models = ManyKinds(), (small_tower, small_head, plain_head)
     score(job("arrays", url("set"), *models))
     words = ["select", url("set"), "--top", "30", "-o", url("kept.csv"), "--decisions-out", url("all.parquet"), "--overwrite"]
     assert CliRunner().invoke(app, words).exit_code == 0
-    expected = stored(s3, "kept.csv") | stored(s3, "all.parquet")
+    expected = _lists(s3, tmp_path / "calm")
     for seed in itertools.count():
-        for key in expected:
+        for key in ("kept.csv", "all.parquet"):
             s3.delete_object(Bucket=BUCKET, Key=key)
         network.schedule = schedule = Schedule(seed=seed, share=0.6, stall_s=1.5 * SILENCE_S)
         result = CliRunner().invoke(app, words)
         network.schedule = Schedule(kinds=())
         assert result.exit_code == 0, (result.output, result.exception)
-        assert stored(s3, "kept.csv")["kept.csv"] == expected["kept.csv"]
-        found = pq.read_table(io.BytesIO(stored(s3, "all.parquet")["all.parquet"]))
-        assert found.equals(pq.read_table(io.BytesIO(expected["all.parquet"])))
-        harmed.injected += schedule.injected
-        if all(harmed.injected[kind] >= num_faults for kind in PASSING) or num_faults == 1:
+        harmed.add(schedule.injected, compare(expected, _lists(s3, tmp_path / str(seed))))
+        if harmed.is_enough(PASSING, num_faults) or num_faults == 1:
             break
     harmed.record(fault_table, "network, select")
 

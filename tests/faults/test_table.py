@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from oracles.fault_table import Difference, FaultTable, compare, entries_of, markdown, rows_of
+from oracles.fault_table import Difference, FaultTable, ManyKinds, compare, entries_of, markdown, rows_of
 from oracles.score_jobs import run
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -83,3 +84,19 @@ def test_the_table_is_written_whatever_processes_the_tests_ran_in(tmp_path: Path
     assert text.startswith("# Faults, ")
     assert "\n- commit " in text
     assert text.endswith("| a kind | 15 | 1 | 0 | 0 |\n| all | 15 | 1 | 0 | 0 |\n")
+
+
+def test_what_runs_with_many_kinds_cost_is_the_cost_of_each() -> None:
+    kept: list[object] = []
+    several = ManyKinds()
+    several.add(Counter({"stall": 2}), Difference())
+    assert not several.is_enough(("stall", "reset"), 1)
+    several.add(Counter({"stall": 1, "reset": 1}), Difference())
+    assert several.is_enough(("stall", "reset"), 1)
+    assert not several.is_enough(("stall", "reset"), 2)
+    several.record(FaultTable(lambda name, value: kept.append(value)), "network")
+    assert kept == [["network: reset", 1, 0, 0, 0], ["network: stall", 3, 0, 0, 0]]
+    several.add(Counter(), Difference(lost=1))
+    assert several.is_enough(("stall", "reset"), 50), "no need to go on"
+    with pytest.raises(AssertionError, match="network: reset: 1 rows lost"):
+        several.record(FaultTable(lambda name, value: kept.append(value)), "network")

@@ -121,6 +121,33 @@ class FaultTable:
         self.record(kind, injected=injected, **compare(expected, rows_of(out)).counts())
 
 
+class ManyKinds:
+    """Faults of many kinds over several runs; what these cost together is the cost of each kind, as nobody can tell them apart.
+
+    Attributes:
+        injected: how many of each kind.
+        cost: what differs in all runs.
+    """
+
+    def __init__(self) -> None:
+        self.injected: Counter[str] = Counter()
+        self.cost = Difference()
+
+    def add(self, injected: Counter[str], cost: Difference) -> None:
+        """A run."""
+        self.injected += injected
+        self.cost += cost
+
+    def is_enough(self, kinds: Iterable[str], least: int) -> bool:
+        """Whether there were so many faults of each of these kinds, or something has been lost, doubled or wrong."""
+        return self.cost != Difference() or all(self.injected[kind] >= least for kind in kinds)
+
+    def record(self, table: FaultTable, what: str) -> None:
+        """One line in the table for each kind."""
+        for kind, number in sorted(self.injected.items()):
+            table.record(f"{what}: {kind}", injected=number, **self.cost.counts())
+
+
 def entries_of(reports: Iterable[Any]) -> dict[str, list[int]]:
     """Kind -> injected, lost, doubled, wrong, summed over pytest's reports, in the order of the kinds' names."""
     counts: dict[str, list[int]] = {}
