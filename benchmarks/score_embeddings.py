@@ -38,6 +38,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 import machine
+import result_files
 from beholder import load_head
 from beholder.kernels.scoring import RowScorer
 from beholder.models.spaces import Space, space_of
@@ -292,10 +293,7 @@ def main() -> None:
             text.append("embedding-reader and VDC were left out: their environment is not installed (make peers).")
     print("\n".join(text))
     if options.save:
-        name = re.sub(r"\W+", "-", machine.processor().split(" (")[0]).strip("-").lower()
-        target = REPOSITORY / "benchmarks" / "results" / f"score_embeddings_{name}_{datetime.date.today():%Y%m}.md"
-        target.write_text("\n".join(text) + "\n", encoding="utf-8")
-        print(f"written: {target.relative_to(REPOSITORY)}", file=sys.stderr)
+        result_files.save("score_embeddings", text)
 
 
 if __name__ == "__main__":
