@@ -54,7 +54,7 @@ def design_rows(like, first, row_bytes, rows, origin, targets, roots, out, statu
 
 @compiled
 def residual_sums(  # type: ignore[no-untyped-def]
-    like, first, row_bytes, rows, origin, targets, weights, head, bias, gradient, shift, statuses
+    like, first, row_bytes, rows, origin, targets, weights, head, bias, gradient, statuses
 ):
     """Sums over some rows z = x/|x| - origin of what is left of their targets; returns the sums of v r and of v.
 
@@ -69,7 +69,6 @@ def residual_sums(  # type: ignore[no-untyped-def]
         head: (E,) float64, w, E = D rounded up to a multiple of 16, zeros beyond D; r = target - w . x/|x| - bias.
         bias: float64.
         gradient: (D,) float64, the sum of v r z is added to it.
-        shift: (D,) float64, the sum of v z is added to it.
         statuses: (n,) uint8, written; rows whose status is not 0 are left out.
     """
     dim = origin.shape[0]
@@ -85,9 +84,7 @@ def residual_sums(  # type: ignore[no-untyped-def]
         predicted = wide_dot(wide.ctypes.data, head.ctypes.data, (dim + LANES - 1) // LANES) * inverse + bias
         residual = (targets[row] - predicted) * weight
         for i in range(dim):
-            value = wide[i] * inverse - origin[i]
-            gradient[i] += residual * value
-            shift[i] += weight * value
+            gradient[i] += residual * (wide[i] * inverse - origin[i])
         residuals += residual
         total_weight += weight
     return residuals, total_weight

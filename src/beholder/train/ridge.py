@@ -35,7 +35,7 @@ METHOD = "ridge regression in closed form on rows of length 1, bias unpenalised"
 
 Precision = Literal["float64", "float32"]
 
-_PRODUCT_ROWS = 4096
+_PRODUCT_ROWS = 16_384
 """Rows of a fold that are multiplied at once: a larger product spends less on adding it to the sums, and holds more memory."""
 
 _MOST_BYTES = 2 << 30
@@ -95,17 +95,17 @@ class Sums:
 def collect(blocks: Iterable[RatedBlock], *, num_folds: int = 1, precision: Precision = "float64") -> list[Sums]:
     """Sums of every fold in one pass, on all cores, in bounded memory.
 
-    That is a buffer of 4,096 rows and up to two products of (D + 2)^2 a core, and (D + 2)^2 float64 a fold; blocks are kept
+    That is a buffer of 16,384 rows and up to two products of (D + 2)^2 a core, and (D + 2)^2 float64 a fold; blocks are kept
     until their rows are multiplied.
 
-    The rows of a fold are multiplied 4,096 at a time in their order, however the caller's blocks are cut, and the products are
-    added in that order, so the sums are the same to the bit for any cut. Up to 4,096 rows are one product of all BLAS threads,
+    The rows of a fold are multiplied 16,384 at a time in their order, however the caller's blocks are cut, and the products are
+    added in that order, so the sums are the same to the bit for any cut. Up to 16,384 rows are one product of all BLAS threads,
     of which another number may change the last bits (about 1e-13 of a weight).
 
     Args:
         blocks: the rows; folds as their blocks say, below `num_folds`. None may be written to before this returns.
         num_folds: parts that are summed apart.
-        precision: of the products within 4,096 rows; sums of these are float64 always. "float32" takes half the time and is
+        precision: of the products within 16,384 rows; sums of these are float64 always. "float32" takes half the time and is
             off by about 1e-8 of the largest entry; `refined` takes the error out again.
 
     Raises:
@@ -118,18 +118,16 @@ def collect(blocks: Iterable[RatedBlock], *, num_folds: int = 1, precision: Prec
     dim = first.embeddings.shape[1]
     # Any point near the rows serves, and the first row depends on no cut.
     x_origin, y_origin = unit_rows(first.embeddings, first.numbers[:1])[0], float(first.targets[0])
-    buffers: SimpleQueue[npt.NDArray[np.floating[Any]]] = SimpleQueue()
+    buffers: _Arrays = SimpleQueue()
+    products: _Arrays = SimpleQueue()
     matrices, counts = [np.zeros((dim + 2, dim + 2)) for _ in range(num_folds)], [0] * num_folds
 
     def product(piece: _Piece) -> npt.NDArray[np.floating[Any]]:
-        try:
-            buffer = buffers.get_nowait()
-        except Empty:
-            buffer = np.empty((_PRODUCT_ROWS, dim + 2), precision)
+        buffer = _taken(buffers, (_PRODUCT_ROWS, dim + 2), precision)
         at = 0
         for block, rows in piece.parts:
             at += _fill(block, rows, x_origin, y_origin, buffer[at:])
-        found = buffer[:at].T @ buffer[:at]
+        found = np.matmul(buffer[:at].T, buffer[:at], out=_taken(products, (dim + 2, dim + 2), precision))
         buffers.put(buffer)
         return found
 
@@ -138,8 +136,20 @@ def collect(blocks: Iterable[RatedBlock], *, num_folds: int = 1, precision: Prec
     most = max(1, _MOST_BYTES // held)
     for piece, found in in_order(product, pieces, is_large=lambda piece: piece.num_rows == _PRODUCT_ROWS, most=most):
         matrices[piece.fold] += found
+        products.put(found)
         counts[piece.fold] += piece.num_rows
     return [Sums(x_origin, y_origin, *pair) for pair in zip(matrices, counts, strict=True)]
+
+
+_Arrays = SimpleQueue[npt.NDArray[np.floating[Any]]]
+
+
+def _taken(free: _Arrays, shape: tuple[int, int], precision: Precision) -> npt.NDArray[np.floating[Any]]:
+    """An array that is free, or a new one: fresh memory is dear at its first touch."""
+    try:
+        return free.get_nowait()
+    except Empty:
+        return np.empty(shape, precision)
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ class _Piece:
 
 
 def _pieces(blocks: Iterable[RatedBlock], num_folds: int, dim: int) -> Iterator[_Piece]:
-    """The rows of every fold in their order, 4,096 at a time; at the end what is left of each fold."""
+    """The rows of every fold in their order, 16,384 at a time; at the end what is left of each fold."""
     open_parts: list[list[tuple[RatedBlock, Rows]]] = [[] for _ in range(num_folds)]
     filled = [0] * num_folds
     for block in blocks:
@@ -384,7 +394,8 @@ def refined(solution: Solution, blocks: Iterable[RatedBlock], at: int) -> tuple[
 
     The gradient at the solution is summed over the rows in float64 (4 D operations a row, bound by memory), and the solution's
     own factorisation turns it into a correction (Wilkinson, "Rounding Errors in Algebraic Processes", 1963, 3.): what float32
-    products lost, some 1e-7 of the weight, becomes 1e-12.
+    products lost, some 1e-7 of the weight, becomes 1e-12. (What is lost of the mean row enters times what is lost of the mean
+    residual, 1e-15, and is left out.)
 
     Args:
         solution: of sums whose products were float32.
@@ -394,19 +405,17 @@ def refined(solution: Solution, blocks: Iterable[RatedBlock], at: int) -> tuple[
     weight, bias, strength = solution.weights[:, at], float(solution.biases[at]), float(solution.strengths[at])
     prior_weight = np.zeros_like(weight) if solution._prior is None else solution._prior.weight
     x_mean = solution._x_mean
-    gradient, x_shift, mean, total = np.zeros_like(weight), np.zeros_like(weight), 0.0, 0.0
+    gradient, mean, total = np.zeros_like(weight), 0.0, 0.0
     for _, found in in_order(lambda block: residuals_of(block, x_mean, weight, bias), blocks, is_large=_is_large):
         gradient += found.gradient
-        x_shift += found.shift
         mean += found.mean
         total += found.total
-    x_shift /= total
     residual_mean = mean / total
-    step = gradient / total - residual_mean * x_shift - strength * solution.deviations[:, at]
+    step = gradient / total - strength * solution.deviations[:, at]
     scale_step = 0.0
     if solution._with_prior is not None:
         variance = float(prior_weight @ solution._with_prior)
-        slope = float(prior_weight @ (gradient / total - residual_mean * x_shift)) / variance
+        slope = float(prior_weight @ gradient) / total / variance
         step = step - solution._with_prior * slope
     denominators = solution._values + strength
     turned = solution._vectors.T @ step
@@ -417,7 +426,7 @@ def refined(solution: Solution, blocks: Iterable[RatedBlock], at: int) -> tuple[
         scale_step = slope - float(solution._with_prior @ change) / variance
         change = change + scale_step * prior_weight
     better = weight + change
-    return better, bias + residual_mean - float((x_mean + x_shift) @ change)
+    return better, bias + residual_mean - float(x_mean @ change)
 
 
 def fit_ridge_rows(

@@ -148,11 +148,10 @@ class Residuals:
     """Sums over rows z = x/|x| - origin with weights v and residuals r = target - w . x/|x| - bias.
 
     Attributes:
-        gradient: (D,) float64, the sum of v r z; shift: (D,), of v z; mean: of v r; total: of v.
+        gradient: (D,) float64, the sum of v r z; mean: of v r; total: of v.
     """
 
     gradient: Doubles
-    shift: Doubles
     mean: float
     total: float
 
@@ -164,15 +163,13 @@ def residuals_of(block: RatedBlock, origin: Doubles, weight: Doubles, bias: floa
         InputError: a row is all zeros, or holds NaN or infinite values.
     """
     rows, given = block.numbers, block.weights
-    gradient, shift, statuses = np.zeros(len(weight)), np.zeros(len(weight)), np.empty(len(rows), np.uint8)
+    gradient, statuses = np.zeros(len(weight)), np.empty(len(rows), np.uint8)
     padded = np.concatenate([weight, np.zeros(-len(weight) % LANES)])
     matrix, places = _readable(block.embeddings, rows)
     weights = np.ones(len(rows)) if given is None else given
-    mean, total = residual_sums(
-        *_address(matrix), places, origin, block.targets, weights, padded, bias, gradient, shift, statuses
-    )
+    mean, total = residual_sums(*_address(matrix), places, origin, block.targets, weights, padded, bias, gradient, statuses)
     check_statuses(statuses, rows)
-    return Residuals(gradient, shift, mean, total)
+    return Residuals(gradient, mean, total)
 
 
 def check_statuses(statuses: npt.NDArray[np.uint8], rows: Rows) -> None:
@@ -193,8 +190,8 @@ def blocks_of(
 
     `targets`, `weights` and `folds` are of these rows, in order.
     """
-    for start in range(0, len(rows), BLOCK_ROWS):
-        part = slice(start, min(len(rows), start + BLOCK_ROWS))
+    for start in range(0, len(rows), 4 * BLOCK_ROWS):
+        part = slice(start, min(len(rows), start + 4 * BLOCK_ROWS))
         yield RatedBlock(
             matrix,
             targets[part],
