@@ -106,14 +106,24 @@ def load_lanes(builder: Any, address: Any, item_bytes: int, half_instructions: b
     return _widen_half_by_integers(builder, load(builder, address, _SHORTS, offset, 2))
 
 
-def _prefetch(builder: Any, address: Any, num_bytes: int) -> None:
+def _prefetch(builder: Any, address: Any, num_bytes: int, ahead: int = _PREFETCH_BYTES) -> None:
     byte_pointer = ir.PointerType(ir.IntType(8))
     function_type = ir.FunctionType(ir.VoidType(), [byte_pointer, _I32, _I32, _I32])
     function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
     read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
     for offset in range(0, num_bytes, 64):
-        ahead = pointer(builder, address, ir.IntType(8), _PREFETCH_BYTES + offset)
-        builder.call(function, [ahead, read, keep, data])
+        builder.call(function, [pointer(builder, address, ir.IntType(8), ahead + offset), read, keep, data])
+
+
+@intrinsic
+def prefetch_line(typing_context, address):  # type: ignore[no-untyped-def]
+    """Ask for the 64 bytes at an address; it need not be one of this process."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        _prefetch(builder, args[0], 64, ahead=0)
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
 
 
 def sum_lanes(builder: Any, lanes: Any) -> Any:

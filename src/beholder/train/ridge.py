@@ -362,7 +362,7 @@ class _LeftOut:
         weights = np.empty((len(x_mean), len(strengths)))
         for at, strength in enumerate(strengths):
             np.fill_diagonal(matrix, self.covariance.diagonal() + strength)
-            weights[:, at] = np.linalg.solve(matrix, self.with_ratings)
+            weights[:, at] = np.linalg.solve(matrix.T, self.with_ratings)
         return self.fold.squared_error(weights, np.asarray(y_mean - x_mean @ weights))
 
 
