@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import duckdb
@@ -339,3 +341,22 @@ def test_a_look_at_the_footer_leaves_the_position_of_a_file(tmp_path: Path) -> N
         assert [field.metadata is not None for field in file.schema_with_ranges()] == [True, False]
         assert opened.tell() == 7
         assert file.read().column("a").to_pylist() == [1, 2]
+
+
+def test_what_a_footer_says_keeps_nothing_of_those_who_asked(tmp_path: Path) -> None:
+    """Pyarrow keeps an exception that a file raises, and with it every frame on the way: databases that were never closed."""
+
+    class Held:
+        pass
+
+    def ask() -> weakref.ref[Held]:
+        held = Held()
+        file = ParquetFile("x.parquet", str(tmp_path / "x.parquet"))
+        assert file.metadata.row_group(0).column(0).num_values == 3
+        file.close()
+        return weakref.ref(held)
+
+    pq.write_table(pa.table({"a": [1, 2, 3]}), tmp_path / "x.parquet")
+    asked = ask()
+    gc.collect()
+    assert asked() is None

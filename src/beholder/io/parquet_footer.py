@@ -18,6 +18,8 @@ from beholder.io.thrift import take_struct
 
 _LEFT_TO_READING = ("Invalid column metadata", "Support for codec", "support for codec")
 """What else opening a column can find: places outside of the file, a packing that is not there."""
+_REACHED = "File too short: expected to be able to read"
+"""All that the footer says was made sense of; now its bytes are asked for."""
 _ROW_GROUPS, _COLUMNS, _META_DATA, _TYPE, _STATISTICS = 4, 1, 3, 1, 12
 _MAX, _MIN, _NULL_COUNT, _MAX_VALUE, _MIN_VALUE = 1, 2, 3, 5, 6
 _NUM_VALUES = 5
@@ -72,10 +74,8 @@ class CheckedFooter:
             if self._columns is None:
                 self._columns = pq.ParquetFile(_Unread(), metadata=self._found, buffer_size=1)
             next(self._columns.iter_batches(1, [group], columns=paths, use_threads=False), None)
-        except _ReachedError:
-            return ""
         except Exception as error:  # pyarrow raises what it does
-            return reason_of(error)
+            return "" if _REACHED in str(error) else reason_of(error)
         return ""
 
 
@@ -92,17 +92,16 @@ class _CheckedGroup:
         return self._found.column(number)
 
 
-class _ReachedError(Exception):
-    """All that the footer says was made sense of; now its bytes are asked for."""
-
-
 class _Unread(io.RawIOBase):
-    """A file without an end of which no byte can be read."""
+    """A file without an end of which no byte can be read.
+
+    It gives none and raises nothing: pyarrow keeps what a file raises, with all frames that led there and what they hold.
+    """
 
     _at = 0
 
     def read(self, size: int = -1) -> bytes:
-        raise _ReachedError
+        return b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._at = offset + (0, self._at, 1 << 62)[whence]
