@@ -42,7 +42,15 @@ OF_GROWTH = {
 }
 ONLY_HERE = {"embeddings moved away"}
 OF_ONE_FILE = {
-    *("inputs packed", "rejects published", "result published", "result recorded", "shards removed", "embeddings published"),
+    *(
+        "inputs packed",
+        "rejects published",
+        "result published",
+        "result recorded",
+        "shards removed",
+        "run removed",
+        "embeddings published",
+    ),
 }
 OF_KEPT = {"embeddings taken away", "embeddings copied"}
 
