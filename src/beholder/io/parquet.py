@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from beholder.errors import DamagedError, InputError, OversizedError, damaged
 from beholder.io.parquet_footer import CheckedFooter, footer_fields, integer_range
+from beholder.io.ranges_file import RangesFile
 from beholder.io.schemas import is_small, small_integers
 from beholder.io.thrift import take_struct
 
@@ -517,35 +517,9 @@ class ParquetFile(pq.ParquetFile):  # type: ignore[misc]
             buffer = _BUFFER_BYTES if isinstance(self._from, str) else _PIECE_BYTES
             paths = [leaf.path for leaf in self._leaves if leaf.width is None]
             more = {"pre_buffer": False, "buffer_size": buffer, "metadata": super().metadata, "read_dictionary": paths}
-            source = self._from if isinstance(self._from, str) else _Ranges(self._bytes_at, self._num_bytes)
+            source = self._from if isinstance(self._from, str) else RangesFile(self._bytes_at, self._num_bytes)
             self._dictionaries = pq.ParquetFile(source, **(self._options | more))
         return self._dictionaries
-
-
-class _Ranges(io.RawIOBase):
-    """A file of which exactly the bytes are read that are asked for: `read_range` gives bytes [start, stop)."""
-
-    def __init__(self, read_range: Callable[[int, int], bytes], num_bytes: int) -> None:
-        self._read_range, self._num_bytes, self._at = read_range, num_bytes, 0
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self._num_bytes if size < 0 else min(self._at + size, self._num_bytes)
-        data = self._read_range(self._at, stop) if stop > self._at else b""
-        self._at += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._num_bytes)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
 
 def _num_leaves(kind: pa.DataType) -> int:

@@ -6,14 +6,13 @@ column has levels, statistics of another width), and nothing catches that on the
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable, Collection
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from beholder.errors import reason_of
+from beholder.io.ranges_file import RangesFile
 from beholder.io.thrift import take_struct
 
 _LEFT_TO_READING = ("Invalid column metadata", "Support for codec", "support for codec")
@@ -72,7 +71,10 @@ class CheckedFooter:
         """What pyarrow says when columns (None: all) are opened, where it catches what its C++ throws; "" of sound ones."""
         try:
             if self._columns is None:
-                self._columns = pq.ParquetFile(_Unread(), metadata=self._found, buffer_size=1)
+                # It gives no bytes and raises nothing: pyarrow keeps what a file raises, with all frames that led there.
+                self._columns = pq.ParquetFile(
+                    RangesFile(lambda _start, _stop: b"", 1 << 62), metadata=self._found, buffer_size=1
+                )
             next(self._columns.iter_batches(1, [group], columns=paths, use_threads=False), None)
         except Exception as error:  # pyarrow raises what it does
             return "" if _REACHED in str(error) else reason_of(error)
@@ -90,31 +92,6 @@ class _CheckedGroup:
         """What the footer says of a column."""
         self._check()
         return self._found.column(number)
-
-
-class _Unread(io.RawIOBase):
-    """A file without an end of which no byte can be read.
-
-    It gives none and raises nothing: pyarrow keeps what a file raises, with all frames that led there and what they hold.
-    """
-
-    _at = 0
-
-    def read(self, size: int = -1) -> bytes:
-        return b""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, 1 << 62)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
 
 def footer_fields(footer: bytes, columns: Collection[int]) -> list[dict[int, dict[int, Any]]]:
