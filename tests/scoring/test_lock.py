@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 
 from beholder import OutputError
+from beholder.io.processes import this_machine
+from beholder.io.temporaries import own_name
 from beholder.scoring import lock
 from beholder.scoring.folder import RunFolder
 from oracles.processes import NO_FLOCK
@@ -100,7 +102,7 @@ def test_another_machines_is_taken_over_when_it_is_not_renewed(root: str) -> Non
 
 STRANGE = (
     {"since": "yesterday"}, {"since": "2026-01-01T00:00:00"}, {"interval_s": float("nan")}, {"interval_s": 10**400},
-    {"pid": 2**63, "machine": lock.this_machine()}, {"pid": -5, "machine": lock.this_machine()},
+    {"pid": 2**63, "machine": this_machine()}, {"pid": -5, "machine": this_machine()},
 )  # fmt: skip
 
 
@@ -156,6 +158,32 @@ def test_a_run_where_the_system_knows_no_locks(tmp_path: Path, small_head: Path)
         assert re.search(rf"another run is writing .*out \(process {os.getpid()} of .*\); wait for it", refused.stderr)
     assert beholder(*line, before=NO_FLOCK).returncode == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["beholder.json", "done", "run.json", "scores"]
+
+
+HALF_WRITTEN = NO_FLOCK + (
+    "import os, signal, sys; from beholder.io import storage\n"
+    "with storage.write_whole(sys.argv[1]) as path:\n    path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+)
+
+
+def test_half_written_files_of_killed_runs_go_where_the_system_knows_no_locks(tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((30, 24)))
+    line = ["score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.csv"), "--head", str(small_head)]
+    work = tmp_path / "out.csv.partial"
+
+    def leave_half() -> None:
+        done = subprocess.run([sys.executable, "-c", HALF_WRITTEN, str(work / "scores" / "part")], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert len(list((work / "scores").iterdir())) == 1
+
+    for _ in ("before the run", "after it"):
+        leave_half()
+        assert beholder(*line, before=NO_FLOCK).returncode == 0
+        assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.csv", "out.csv.beholder.json", "out.csv.inputs"]
+    work.mkdir()
+    (work / own_name()).write_bytes(b"of this process, which is there")
+    assert beholder(*line, before=NO_FLOCK).returncode == 0
+    assert len(list(work.iterdir())) == 1
 
 
 SHARER = (

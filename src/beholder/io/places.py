@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import secrets
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from beholder.errors import reading_failed, writing_failed
 from beholder.io import storage
+from beholder.io.temporaries import own_name
 
 _AT_ONCE = 16
 """Requests to a server that run side by side."""
@@ -223,7 +223,7 @@ def create(path: str, data: bytes) -> bool:
                 raise
         return True
     target = storage.local_path(path)
-    temporary = target.with_name(f".beholder-{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(own_name())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)

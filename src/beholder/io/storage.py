@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -616,13 +615,13 @@ def _is_object_store(path: str) -> bool:
     return path.split("://", 1)[0].lower() in _OBJECT_STORES
 
 
-def write_bytes(path: str, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+def write_bytes(path: str, data: bytes, *, scratch: Path | None = None) -> None:
+    """Write `data` to `path`, whole or not at all. `scratch`: as of `write_whole`."""
     if not is_local(path):
         with write_errors(path):
             in_its_folder(path, lambda fs, inner: fs.pipe_file(inner, data))
         return
-    with write_whole(path) as temporary:
+    with write_whole(path, scratch=scratch) as temporary:
         temporary.write_bytes(data)
 
 
@@ -645,7 +644,7 @@ def open_whole(path: str, *, num_bytes: int = 0, scratch: Path | None = None) ->
     fs, inner = filesystem(path)
     is_whole_at_once = _is_object_store(path)
     folder, slash, _ = inner.rpartition("/")
-    place = inner if is_whole_at_once else f"{folder}{slash}.beholder-{secrets.token_hex(8)}.tmp"
+    place = inner if is_whole_at_once else f"{folder}{slash}{temporaries.own_name()}"
     piece = max(_PIECE_OF_UPLOAD, -(-num_bytes // _MOST_PIECES // (1 << 20)) << 20)
     with write_errors(path):
         if not is_whole_at_once and folder:

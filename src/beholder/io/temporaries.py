@@ -1,7 +1,7 @@
 """The temporary file in which a result is written: what a killed writer left of it is taken over by the next one.
 
 Its name follows from the result's, so nothing has to be looked for; whoever writes it holds a lock on it. Where it is locked
-(two write the same result at once), or the file system knows no locks, it gets a name of its own.
+(two write the same result at once), or the file system knows no locks, it gets a name of its own, which says whose it is.
 """
 
 from __future__ import annotations
@@ -9,15 +9,42 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
+import re
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from beholder.io import processes
+
 PREFIX, SUFFIX = ".beholder-", ".tmp"
+_OWN_NAME = re.compile(rf"{re.escape(PREFIX)}(?P<machine>[0-9a-f]{{12}})-(?P<pid>[0-9]+)-[^/]*{re.escape(SUFFIX)}")
 _ATTEMPTS = 5
+
+
+def own_name() -> str:
+    """A new name for a temporary file, which says which process of which machine writes it."""
+    return f"{_own_start()}{secrets.token_hex(8)}{SUFFIX}"
+
+
+def is_of_the_dead(name: str) -> bool:
+    """Whether the process of this machine that writes the temporary file of this name is gone; False where it may be there."""
+    found = _OWN_NAME.fullmatch(name.rpartition("/")[2])
+    is_seen = found is not None and found["machine"] == _machine_digest() and processes.this_machine() != ""
+    return is_seen and found is not None and processes.started(int(found["pid"])) == 0
+
+
+def _own_start() -> str:
+    return f"{PREFIX}{_machine_digest()}-{os.getpid()}-"
+
+
+@functools.cache
+def _machine_digest() -> str:
+    return hashlib.sha256(processes.name_of_machine().encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager
@@ -33,7 +60,7 @@ def temporary(folder: Path | None, target: Path | None) -> Iterator[Path]:
     with contextlib.ExitStack() as opened:
         path = _taken_over(folder, target, opened) if folder is not None and target is not None else None
         if path is None:
-            handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=SUFFIX, dir=folder)
+            handle, name = tempfile.mkstemp(prefix=_own_start(), suffix=SUFFIX, dir=folder)
             os.close(handle)
             path = Path(name)
             opened.callback(path.unlink, missing_ok=True)

@@ -13,7 +13,6 @@ import os
 import posixpath
 import re
 import shutil
-import socket
 import stat
 import tempfile
 import threading
@@ -27,10 +26,11 @@ from typing import Any, Protocol
 from beholder import columns
 from beholder.columns import DONE_FOLDER, EARLIER_FOLDER, STAMP_FILE
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
-from beholder.io import crash, places, records, storage
+from beholder.io import crash, places, processes, records, storage
 from beholder.io.places import Entry
 from beholder.io.records import DamagedRecordError
 from beholder.io.remote_stream import open_stream
+from beholder.io.temporaries import is_of_the_dead
 from beholder.notices import say
 from beholder.scoring import index, lock
 from beholder.scoring.index import IndexedShard
@@ -47,8 +47,8 @@ _SET_ASIDE = re.compile(r"\d{5}")
 _TEMPORARY = re.compile(r"(?:.*/)?\.beholder-[^/]*\.tmp")
 _STRAY_S = 600.0
 """A half-written file that has not been touched for so long is of a run that was killed."""
-_OWN = (lock.LOCK_FILE, lock.LEASE_FILE, lock.PARTS_FOLDER, ".beholder-")
-"""How names of files begin that stand in the folder only while a run works there, or was killed."""
+_LOCKS = (lock.LOCK_FILE, lock.LEASE_FILE, lock.PARTS_FOLDER)
+"""How names of files begin that say who works in the folder."""
 
 
 class ShardWriter(Protocol):
@@ -150,11 +150,12 @@ class RunFolder:
         return self.path.is_dir() if self.is_local else storage.is_folder(self.root)
 
     def holds_something(self) -> bool:
-        """Whether anything but a lock and half-written files is in it."""
+        """Whether any file but a lock and half-written ones is in it, or below it."""
         if self.is_local:
-            return self.path.is_dir() and not all(entry.name.startswith(_OWN) for entry in self.path.iterdir())
+            inside = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_symlink() or not path.is_dir())
+            return any(not _is_passing(str(path)) for path in inside)
         self.look()
-        return not all(name.startswith(_OWN) for name in self.names())
+        return not all(_is_passing(name) for name in self.names())
 
     def is_left_over(self) -> bool:
         """Whether nothing is there but what a run leaves that is killed once it has removed itself: its lock, a bare folder."""
@@ -457,7 +458,7 @@ class RunFolder:
         Several machines may share the folder that they are in (TMPDIR on a shared disk), and each knows its own processes.
         """
         run = self.root.split(f"/{EARLIER_FOLDER}/")[0]
-        digests = [hashlib.sha256(text.encode()).hexdigest() for text in (run, lock.this_machine() or socket.gethostname())]
+        digests = [hashlib.sha256(text.encode()).hexdigest() for text in (run, processes.name_of_machine())]
         return f"beholder-shard-{digests[0][:12]}-{digests[1][:12]}-"
 
     def mark_finished(
@@ -550,15 +551,19 @@ class RunFolder:
         self.remove(name for name in names if is_shard_file(name, shard))
 
     def remove_strays(self) -> None:
-        """Remove what killed runs left half-written; where it is not certain that they are gone, what they left a while ago.
+        """Remove what killed runs left half-written.
+
+        Where it is not certain that they are gone: what processes left that are seen to be, and what was left a while ago.
 
         For whoever has the folder's lock.
         """
-        names = [name for name in self.names() if _TEMPORARY.fullmatch(name) or name.startswith(lock.PROBE_START)]
+        names = [name for name in self.names() if _TEMPORARY.fullmatch(name)]
         if self._is_alone:
             names += [name for name in self.names() if name.startswith(f"{lock.PARTS_FOLDER}/")]
         elif self.is_local:
-            names = [name for name in names if time.time() - int(self._looks()[name].version) / 1e9 > _STRAY_S]
+            looks = self._looks()
+            oldest = (time.time() - _STRAY_S) * 1e9
+            names = [name for name in names if is_of_the_dead(name) or int(looks[name].version) < oldest]
         self.remove(names)
         if self._is_alone:
             remove_empty(self.path / lock.PARTS_FOLDER)
@@ -719,6 +724,11 @@ def _is_marker(name: str) -> bool:
     return name.startswith(_MARKER_START) and name.endswith(_MARKER_END) and "/" not in name[len(_MARKER_START) :]
 
 
+def _is_passing(name: str) -> bool:
+    """Whether a name in a run's folder is one that stands there only while a run works, or was killed."""
+    return name.startswith(_LOCKS) or bool(_TEMPORARY.fullmatch(name))
+
+
 def is_own_file(name: str) -> bool:
     """Whether a name in a run's folder is one of a done-marker, of the index, or of a file that was not finished."""
     return bool(_is_marker(name) or index.SEGMENT.fullmatch(name) or _TEMPORARY.fullmatch(name))
@@ -739,7 +749,7 @@ def _remove_abandoned(start: str) -> None:
         with contextlib.suppress(OSError):
             status = path.lstat()
             is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-            if is_own and pid.isdecimal() and not lock.is_running(int(pid)):
+            if is_own and pid.isdecimal() and not processes.is_running(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from beholder.errors import BeholderError, InputError
 from beholder.io import places, storage
+from beholder.io.temporaries import own_name
 from beholder.notices import say
 from beholder.scoring.messages import Begun, Done, Failed, Job, Message, Note, Opened, Progress, Ready
 from beholder.scoring.run import OnDone, Step
@@ -290,7 +290,7 @@ class HandOut:
 
     def _begin(self, place: _Place, job: Job) -> None:
         assert place.handle is not None
-        place.probe = f".beholder-{uuid.uuid4().hex}.tmp" if self._workforce.checks_visibility else ""
+        place.probe = own_name() if self._workforce.checks_visibility else ""
         place.handle.begin(replace(job, probe=place.probe))
 
     def _take_probe(self, folder: str, place: _Place) -> bool:

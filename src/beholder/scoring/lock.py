@@ -29,15 +29,13 @@ from pathlib import Path
 from typing import IO, Literal
 
 from beholder.errors import BeholderError, OutputError, writing_failed
-from beholder.io import places, storage
-from beholder.io.temporaries import is_at
+from beholder.io import places, processes, storage
+from beholder.io.temporaries import is_at, own_name
 from beholder.notices import say
 
 LOCK_FILE, LEASE_FILE = ".lock", ".lease"
 PARTS_FOLDER = ".parts"
 """Below it every part of a run that shares the lock has a file that says who it is."""
-PROBE_START = ".lease-probe-"
-"""How files begin whose only use is the time that the server writes down for them."""
 Kind = Literal["auto", "flock", "lease"]
 INTERVAL_S = 20.0
 PATIENCE = 6
@@ -82,8 +80,9 @@ class Holder:
         except (OSError, KeyError):  # a number without a name
             user = str(os.getuid())
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        pid = os.getpid()
-        return cls(socket.gethostname(), user, this_machine(), pid, _started(pid) or 0, since, secrets.token_hex(8), interval_s)
+        pid, machine = os.getpid(), processes.this_machine()
+        began, token = processes.started(pid) or 0, secrets.token_hex(8)
+        return cls(socket.gethostname(), user, machine, pid, began, since, token, interval_s)
 
     @classmethod
     def parse(cls, data: bytes | None) -> Holder | None:
@@ -106,44 +105,15 @@ class Holder:
     @property
     def is_alive(self) -> bool | None:
         """Whether its process runs; None where that cannot be seen from here: on another machine, or hidden from this user."""
-        if not self.machine or not self.started or self.machine != this_machine():
+        if not self.machine or not self.started or self.machine != processes.this_machine():
             return None
         if self.pid == os.getpid() and self.token not in _held_here:  # a run of this process that could not give it back
             return False
-        began = _started(self.pid)
+        began = processes.started(self.pid)
         return None if began is None else began == self.started
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
-
-
-def this_machine() -> str:
-    """Names this machine since it was started, and the processes that can be seen from here; "" where that is not known."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 (no path)
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> int | None:
-    """When a process began, in the system's ticks; 0 where there is none (any more), None where there is one that is hidden."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # where processes of others are hidden (hidepid), they can be told from those that are gone by a signal
-        return None if is_running(pid) else 0
-    return 0 if words[0] in ("Z", "X") else int(words[19])
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextlib.contextmanager
@@ -323,7 +293,7 @@ class _Lease(ABC):
         """Whether whoever has it is gone: a process of this machine that has ended, or one that has not been heard of."""
         if found is not None and found.is_alive is not None:
             return not found.is_alive
-        probe = f"{self._root}/{PROBE_START}{self._holder.token}"
+        probe = f"{self._root}/{own_name()}"  # its only use is the time that the server writes down for it
         places.put_bytes(probe, b"")
         try:
             then, now = places.modified(place), places.modified(probe)

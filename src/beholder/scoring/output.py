@@ -290,7 +290,7 @@ class RunOutput:
             NUM_KEPT: summary.num_kept,
         }
         crash.reach("inputs packed")
-        storage.write_bytes(self.sidecar, records.sealed(record, indent=2))
+        storage.write_bytes(self.sidecar, records.sealed(record, indent=2), scratch=self._scratch)
         crash.reach("result recorded")
 
     @property
