@@ -87,6 +87,7 @@ def test_from_pictures_to_a_head_to_scores(tmp_path: Path) -> None:
     np.testing.assert_allclose([again[name] for name in sorted(again)], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_heads_and_embeddings_of_other_spaces_are_refused(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures")
     for name, maker, seed in (("tower", siglip, 0), ("others/tower", siglip, 1), ("clip", clip, 0)):
