@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from beholder.errors import BeholderError, InputError
-from beholder.io import storage
+from beholder.io import locations, storage, user_folders, writing
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.published import Threshold, read_threshold
 from beholder.options import check_choices, option
@@ -316,14 +316,14 @@ class GoldenPictures:
                 raise InputError(f"no file in {self._folder} has a sha256 that begins with {row.sha256}")
             return path
         name = hashlib.sha256(row.url.encode()).hexdigest()[:HASH_DIGITS]
-        cached = storage.cache_folder() / "golden" / f"{name}-{row.picture}"
+        cached = user_folders.cache_folder() / "golden" / f"{name}-{row.picture}"
         if cached.is_file() and _fits(cached, row):
             return cached
         if not row.url:
             raise InputError("it is published nowhere; give a folder with --pictures")
         if self._offline:
             raise InputError("it was never fetched on this machine, and offline mode is on")
-        with storage.write_whole(str(cached)) as temporary:
+        with writing.write_whole(str(cached)) as temporary:
             try:
                 get_large(row.url, temporary, row.picture, most_bytes=_MOST_BYTES)
             except UnavailableError as error:
@@ -336,8 +336,8 @@ class GoldenPictures:
 
 def _hashes(folder: str) -> dict[str, Path]:
     """The files below a local folder, by the first digits of their sha256."""
-    paths = [storage.local_path(file) for file in storage.list_files(folder)] if storage.is_folder(folder) else []
-    if not storage.is_local(folder) or not paths:
+    paths = [locations.local_path(file) for file in storage.list_files(folder)] if storage.is_folder(folder) else []
+    if not locations.is_local(folder) or not paths:
         raise InputError(f"--pictures {folder}: no such local folder, or nothing in it")
     return {storage.sha256_of(path)[:HASH_DIGITS]: path for path in paths if path.stat().st_size <= _MOST_BYTES}
 

@@ -14,7 +14,7 @@ import torch
 
 from beholder import BeholderError, load_head
 from beholder.engine.drift import Remembered
-from beholder.io.storage import cache_folder, data_folder
+from beholder.io.user_folders import cache_folder, data_folder
 from beholder.locate.archives import tar_members
 from beholder.models import download, transfer
 from beholder.models.clip import random_tensors

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from beholder import BeholderError
 from beholder.cli.app import app
-from beholder.io import storage
+from beholder.io import remote, writing
 from beholder.scoring.check import check_result
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import score
@@ -116,7 +116,7 @@ def test_a_run_comes_through_what_passes(
     expected = rows_of(tmp_path / f"calm{suffix}")
     for seed in itertools.count():
         network.schedule = schedule = Schedule(seed=seed, share=0.6, stall_s=1.5 * SILENCE_S)
-        storage.forget_listings(url("x"))
+        remote.forget_listings(url("x"))
         summary = score(job(name, url(f"out{seed}{suffix}"), *models))
         network.schedule = Schedule(kinds=())
         assert (summary.num_read, summary.num_scored) == (calm.num_read, calm.num_scored)
@@ -170,14 +170,14 @@ def test_what_lasts_ends_in_one_line_and_the_same_command_finishes_later(
             kinds=[kind], share=1, most_in_a_row=1 << 30, stall_s=1.5 * SILENCE_S,
             wanted=lambda method, path, asked=asked, start=start: next(asked) >= start,
         )  # fmt: skip
-        storage.forget_listings(url("x"))
+        remote.forget_listings(url("x"))
         with pytest.raises(BeholderError) as caught:
             score(options)
         impatient.schedule = Schedule(kinds=())
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 600
         work = f"out{number}{suffix}.partial" if suffix else f"out{number}"
-        storage.forget_listings(url("x"))
+        remote.forget_listings(url("x"))
         if stored(s3, f"{work}/beholder.json"):
             assert check_result(url(f"out{number}{suffix}")).counts.keys() <= {"extra"}, "half-written and done"
         done = len([key for key in stored(s3, f"{work}/done/") if key.endswith(".json")])
@@ -229,7 +229,7 @@ def test_a_large_file_is_put_whole_though_answers_of_its_upload_are_lost(
     kind = "lost answer" if where.startswith("done") else where
     data = np.random.default_rng(0).bytes(53 << 20)
     network.schedule = schedule = Schedule(kinds=[kind], share=1, wanted=lambda method, path: "upload" in path)
-    with storage.open_whole(url("large")) as out:
+    with writing.open_whole(url("large")) as out:
         for at in range(0, len(data), 5 << 20):
             out.write(data[at : at + (5 << 20)])
     network.schedule = Schedule(kinds=())
@@ -247,7 +247,7 @@ def test_an_upload_that_fails_for_good_leaves_nothing(impatient: BadProxy, s3: A
     )
 
     def put() -> None:
-        with storage.open_whole(url("large")) as out:
+        with writing.open_whole(url("large")) as out:
             for _ in range(11):
                 out.write(bytes(5 << 20))
 

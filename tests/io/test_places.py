@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from beholder import InputError, OutputError
-from beholder.io import places, storage
+from beholder.io import places, writing
 from beholder.io.remote_stream import open_stream
 from oracles.s3 import BUCKET
 
@@ -98,7 +98,7 @@ def test_of_several_that_make_a_file_one_succeeds(root: str) -> None:
             told = list(pool.map(make, range(6)))
         assert sorted(told) == [False] * 5 + [True]
         assert contents(root) == {"lease": b"%d" % told.index(True)}
-    storage.remove(f"{root}/lease")
+    writing.remove(f"{root}/lease")
     assert places.create(f"{root}/lease", b"again")
 
 
@@ -140,7 +140,7 @@ def test_copies_and_removal(root: str, tmp_path: Path) -> None:
 )
 def test_a_stream_is_whole_or_not_there(root: str, num_bytes: int) -> None:
     piece = os.urandom(1 << 20)
-    with storage.open_whole(f"{root}/x", num_bytes=num_bytes) as out:
+    with writing.open_whole(f"{root}/x", num_bytes=num_bytes) as out:
         for _ in range(num_bytes >> 20):
             out.write(piece)
         out.write(b"z" * (num_bytes & 1))
@@ -148,7 +148,7 @@ def test_a_stream_is_whole_or_not_there(root: str, num_bytes: int) -> None:
         assert out.tell() == num_bytes
     assert contents(root) == {"x": piece * (num_bytes >> 20) + b"z" * (num_bytes & 1)}
     for name in ("x", "y"):
-        with contextlib.suppress(KeyError), storage.open_whole(f"{root}/{name}") as out:
+        with contextlib.suppress(KeyError), writing.open_whole(f"{root}/{name}") as out:
             out.write(piece)
             raise KeyError
     assert {name: len(data) for name, data in contents(root).items()} == {"x": num_bytes}
@@ -199,13 +199,13 @@ def test_failing_servers_are_one_line(root: str) -> None:
         with pytest.raises((OutputError, InputError), match=re.escape(wrong)) as caught:
             write()
         assert "\n" not in str(caught.value)
-    with pytest.raises(OutputError, match=r"cannot write s3://nowhere/x: .*bucket"), storage.open_whole(wrong) as out:
+    with pytest.raises(OutputError, match=r"cannot write s3://nowhere/x: .*bucket"), writing.open_whole(wrong) as out:
         out.write(b"1")
     assert places.listing("s3://nowhere/folder") == {}
 
 
 def test_bytes_of_any_kind_are_taken(root: str) -> None:
-    with storage.open_whole(f"{root}/x") as out:
+    with writing.open_whole(f"{root}/x") as out:
         for data in (b"1", bytearray(b"2"), memoryview(b"3")):
             assert out.write(data) == 1
         if "://" in root:

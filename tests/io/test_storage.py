@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from beholder import InputError, OutputError
-from beholder.io import storage
+from beholder.io import storage, writing
 from oracles.processes import NO_FLOCK
 from oracles.program import python
 
@@ -22,14 +22,14 @@ def below(folder: Path) -> list[str]:
 
 
 def _fail_while_writing(path: str, error: BaseException) -> None:
-    with storage.write_whole(path) as temporary:
+    with writing.write_whole(path) as temporary:
         temporary.write_bytes(b"half")
         raise error
 
 
 def test_a_result_appears_at_once_and_whole(tmp_path: Path) -> None:
     target = tmp_path / "new" / "er" / "x.bin"
-    with storage.write_whole(str(target)) as temporary:
+    with writing.write_whole(str(target)) as temporary:
         assert temporary.parent == target.parent
         temporary.write_bytes(b"half")
         assert not target.exists()
@@ -52,16 +52,16 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: B
 def test_the_systems_errors_become_one_line(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match=r"cannot write .*x\.bin: the disk is full"),
-        storage.write_whole(str(tmp_path / "x.bin")),
+        writing.write_whole(str(tmp_path / "x.bin")),
     ):
         raise OSError(28, "No space left on device")
     assert below(tmp_path) == []
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="a part of its path is a file"):
-        storage.write_bytes(str(tmp_path / "file" / "er" / "x.bin"), b"data")
+        writing.write_bytes(str(tmp_path / "file" / "er" / "x.bin"), b"data")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="it is a folder, a file was expected"):
-        storage.write_bytes(str(tmp_path / "folder"), b"data")
+        writing.write_bytes(str(tmp_path / "folder"), b"data")
     assert below(tmp_path) == ["file", "folder"]
 
 
@@ -70,7 +70,7 @@ def test_permissions_follow_the_umask(tmp_path: Path, mask: int, expected: int) 
     """As for a file made with open(); temporary files alone would be private to their owner."""
     before = os.umask(mask)
     try:
-        storage.write_bytes(str(tmp_path / "x.bin"), b"data")
+        writing.write_bytes(str(tmp_path / "x.bin"), b"data")
         assert os.umask(mask) == mask
     finally:
         os.umask(before)
@@ -80,14 +80,14 @@ def test_permissions_follow_the_umask(tmp_path: Path, mask: int, expected: int) 
 def test_scratch_holds_the_temporary_file(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    with storage.write_whole(str(tmp_path / "x.bin"), scratch=scratch) as temporary:
+    with writing.write_whole(str(tmp_path / "x.bin"), scratch=scratch) as temporary:
         assert temporary.parent == scratch
         temporary.write_bytes(b"data")
     assert below(tmp_path) == ["scratch", "x.bin"]
     nowhere = tmp_path / "nowhere"
     with (
         pytest.raises(OutputError, match=r"cannot write .*y\.bin"),
-        storage.write_whole(str(tmp_path / "y.bin"), scratch=nowhere) as temporary,
+        writing.write_whole(str(tmp_path / "y.bin"), scratch=nowhere) as temporary,
     ):
         temporary.write_bytes(b"data")
 
@@ -95,8 +95,8 @@ def test_scratch_holds_the_temporary_file(tmp_path: Path) -> None:
 def test_a_killed_writer_leaves_one_stray_file_that_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"old")
     code = (
-        "import os, signal, sys; from beholder.io import storage\n"
-        "with storage.write_whole(sys.argv[1]) as temporary:\n"
+        "import os, signal, sys; from beholder.io import storage, writing\n"
+        "with writing.write_whole(sys.argv[1]) as temporary:\n"
         "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.bin")], check=False, timeout=60)
@@ -107,14 +107,14 @@ def test_a_killed_writer_leaves_one_stray_file_that_is_cleared(tmp_path: Path) -
     mine = [".beholder.tmp", "beholder-x.tmp", ".beholder-x", "deeper/.beholder-x.tmp"]
     for name in mine:
         (tmp_path / name).write_bytes(b"")
-    storage.remove_stray_temporaries(tmp_path)
+    writing.remove_stray_temporaries(tmp_path)
     assert below(tmp_path) == sorted(["x.bin", "deeper", *mine])
-    storage.remove_stray_temporaries(tmp_path / "nowhere")
+    writing.remove_stray_temporaries(tmp_path / "nowhere")
 
 
 KILLED = (
-    "import os, signal, sys; from beholder.io import storage\n"
-    "with storage.write_whole(sys.argv[1]) as temporary:\n"
+    "import os, signal, sys; from beholder.io import storage, writing\n"
+    "with writing.write_whole(sys.argv[1]) as temporary:\n"
     "    temporary.write_bytes(b'half of it, and longer'); os.kill(os.getpid(), signal.SIGKILL)"
 )
 
@@ -125,25 +125,25 @@ def test_the_next_writer_takes_over_what_a_killed_one_left(tmp_path: Path, fails
     for _ in range(2):
         python("-c", KILLED, str(target))
         assert len(below(tmp_path)) == 1, "the second has taken over what the first left"
-    storage.write_bytes(str(tmp_path / "y.bin"), b"other")
+    writing.write_bytes(str(tmp_path / "y.bin"), b"other")
     assert len(below(tmp_path)) == 2
     if fails:
         with pytest.raises(RuntimeError):
             _fail_while_writing(str(target), RuntimeError("mine"))
         assert below(tmp_path) == ["y.bin"]
-    storage.write_bytes(str(target), b"whole")
+    writing.write_bytes(str(target), b"whole")
     assert below(tmp_path) == ["x.bin", "y.bin"]
     assert target.read_bytes() == b"whole"
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     target = str(tmp_path / "x.bin")
-    with storage.write_whole(target) as first:
+    with writing.write_whole(target) as first:
         first.write_bytes(b"first")
-        with storage.write_whole(target) as second:
+        with writing.write_whole(target) as second:
             second.write_bytes(b"second, longer")
         assert Path(target).read_bytes() == b"second, longer"
-        with storage.write_whole(target) as third:
+        with writing.write_whole(target) as third:
             assert third != first
             third.write_bytes(b"third")
         assert first.read_bytes() == b"first"
@@ -154,7 +154,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["link", "hard link", "folder", "pipe"])
 def test_what_others_have_put_at_the_name_stays(tmp_path: Path, what: str) -> None:
     target = tmp_path / "x.bin"
-    with storage.write_whole(str(target)) as taken:
+    with writing.write_whole(str(target)) as taken:
         pass
     (tmp_path / "theirs").write_bytes(b"theirs")
     put = {
@@ -164,14 +164,14 @@ def test_what_others_have_put_at_the_name_stays(tmp_path: Path, what: str) -> No
         "pipe": lambda: os.mkfifo(taken),
     }
     put[what]()
-    storage.write_bytes(str(target), b"mine")
+    writing.write_bytes(str(target), b"mine")
     assert target.read_bytes() == b"mine"
     assert (tmp_path / "theirs").read_bytes() == b"theirs"
     assert below(tmp_path) == sorted([taken.name, "theirs", "x.bin"])
 
 
 def test_a_file_system_without_locks_is_written_all_the_same(tmp_path: Path) -> None:
-    code = "import sys; from beholder.io import storage; storage.write_bytes(sys.argv[1], b'data')"
+    code = "import sys; from beholder.io import storage, writing; writing.write_bytes(sys.argv[1], b'data')"
     python("-c", code, str(tmp_path / "x.bin"), before=NO_FLOCK, check=True)
     assert below(tmp_path) == ["x.bin"]
 
@@ -234,13 +234,13 @@ def test_sizes_ranges_and_digests(tmp_path: Path) -> None:
 
 def test_removing(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"")
-    storage.remove(str(tmp_path / "x"))
-    storage.remove(str(tmp_path / "x"))
-    storage.remove("memory://nowhere/x")
+    writing.remove(str(tmp_path / "x"))
+    writing.remove(str(tmp_path / "x"))
+    writing.remove("memory://nowhere/x")
     assert below(tmp_path) == []
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="a part of its path is a file"):
-        storage.remove(str(tmp_path / "file" / "x"))
+        writing.remove(str(tmp_path / "file" / "x"))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_what_a_glob_is(path: str, expected: bool, tmp_path: Path, monkeypatch: 
 def test_remote_file_systems_take_whole_files_too() -> None:
     import fsspec
 
-    storage.write_bytes("memory://bucket/x.bin", b"data")
+    writing.write_bytes("memory://bucket/x.bin", b"data")
     assert fsspec.filesystem("memory").cat_file("/bucket/x.bin") == b"data"
     assert storage.exists("memory://bucket/x.bin")
     assert storage.is_folder("memory://bucket")
@@ -269,5 +269,5 @@ def test_remote_file_systems_take_whole_files_too() -> None:
     with pytest.raises(RuntimeError, match="mine"):
         _fail_while_writing("memory://bucket/x.bin", RuntimeError("mine"))
     assert storage.read_range("memory://bucket/x.bin", 0, 9) == b"data"
-    storage.remove("memory://bucket/x.bin")
+    writing.remove("memory://bucket/x.bin")
     assert not storage.exists("memory://bucket/x.bin")

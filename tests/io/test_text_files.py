@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from beholder import InputError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.io.tables import header_of, open_table
 from beholder.scoreset.database import connect
 from beholder.scoreset.joined import read_list
@@ -96,8 +96,8 @@ def test_what_is_neither_is_refused_in_words(here: Path) -> None:
 def test_schemes_in_any_case(tmp_path: Path, s3: Any) -> None:
     put(tmp_path / "a" / "x.png", png(7))
     for scheme in ("FILE://", "File://", "LOCAL://", "file://"):
-        assert storage.is_local(f"{scheme}{tmp_path}")
-        assert storage.local_path(f"{scheme}{tmp_path}/a") == tmp_path / "a"
+        assert locations.is_local(f"{scheme}{tmp_path}")
+        assert locations.local_path(f"{scheme}{tmp_path}/a") == tmp_path / "a"
         (part,) = find([f"{scheme}{tmp_path}/a"], SourceOptions(), ReadOptions()).pictures
         assert read(part)[0] == [f"{tmp_path}/a/x.png"]
         assert read_bytes(PictureRef(path=f"{scheme}{tmp_path}/a/x.png"), ReadLimits()) == png(7)
@@ -107,7 +107,7 @@ def test_schemes_in_any_case(tmp_path: Path, s3: Any) -> None:
     assert storage.exists("S3://data/p/x.png")
     with serving({"x.png": png(9), "t.csv": b"url\nHTTP://127.0.0.1/x.png\n"}) as server:
         address = server.url.replace("http", "HTTP")
-        assert storage.is_web(address)
+        assert locations.is_web(address)
         (part,) = find([f"{address}/x.png?size=2"], SourceOptions(), ReadOptions()).pictures
         assert part.kind == "files"
         (table,) = find([f"{address}/t.csv"], SourceOptions(), ReadOptions()).pictures

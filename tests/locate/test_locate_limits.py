@@ -17,7 +17,7 @@ import pytest
 
 from beholder import InputError
 from beholder.columns import PictureReason
-from beholder.io.storage import cache_folder
+from beholder.io.user_folders import cache_folder
 from beholder.locate.locate import PictureFinder
 from beholder.pixels.picture import PictureError
 from beholder.sources import tar_file

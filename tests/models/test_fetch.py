@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from beholder.errors import HeadError
-from beholder.io import storage
+from beholder.io import user_folders, writing
 from beholder.models import catalog, download
 from beholder.models.catalog import HeadEntry, Source
 from beholder.models.heads import load_head
@@ -86,7 +86,7 @@ def test_the_next_source_is_asked_when_the_hub_has_not_the_file(web: Hub, body: 
     page = web.add("/plain/tiny.pth", body)
     entry = entry_of(body, ON_HUB, plain(web))
     path = download.fetch_entry(entry)
-    assert path == storage.cache_folder() / "models" / "tiny.pth"
+    assert path == user_folders.cache_folder() / "models" / "tiny.pth"
     assert path.read_bytes() == page.body
     web.log.clear()
     assert download.fetch_entry(entry) == path
@@ -118,7 +118,7 @@ def test_hub_failures(web: Hub, body: bytes, page: dict[str, Any], words: str) -
         download.fetch_entry(entry_of(body, ON_HUB))
     one_line(caught.value)
     assert hub_files() == []
-    assert not (storage.cache_folder() / "models").exists()
+    assert not (user_folders.cache_folder() / "models").exists()
 
 
 def test_the_hub_out_of_reach(dead_url: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_plain_url_failures_leave_nothing_behind(web: Hub, body: bytes, page: di
     with pytest.raises(HeadError, match=words) as caught:
         download.fetch_entry(entry_of(body, plain(web)))
     one_line(caught.value)
-    assert list((storage.cache_folder() / "models").iterdir()) == []
+    assert list((user_folders.cache_folder() / "models").iterdir()) == []
 
 
 def test_a_file_that_is_too_short_says_so(web: Hub, body: bytes) -> None:
@@ -247,7 +247,7 @@ def test_a_mirror_with_a_plus_in_the_name(web: Hub, shared_models: Path, monkeyp
 
 
 def test_a_mirror_in_an_object_store(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage.write_bytes("memory://mirror/tiny.pth", body)
+    writing.write_bytes("memory://mirror/tiny.pth", body)
     monkeypatch.setenv("BEHOLDER_MODELS", "memory://mirror")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert download.fetch_entry(entry_of(body, ON_HUB)).read_bytes() == body

@@ -15,7 +15,7 @@ from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressRep
 
 from beholder import load_head
 from beholder.errors import HeadError
-from beholder.io import storage
+from beholder.io import remote
 from beholder.models import download, transfer
 from beholder.models.catalog import HeadEntry, Source
 from beholder.models.download import from_hub, watched_bar
@@ -182,8 +182,8 @@ def test_settings_of_the_web_client_hold_for_downloads(tmp_path: Path, monkeypat
     server.heard = []  # type: ignore[attr-defined]
     with running(server):
         transfer.get(f"{server.url}/page", tmp_path / "page", 100)
-        file_system, _ = storage.filesystem(f"{server.url}/page")
+        file_system, _ = remote.filesystem(f"{server.url}/page")
     assert (tmp_path / "page").read_bytes() == b"page"
     assert {one.get("X-Key") for one in server.heard} == {"mine"}  # type: ignore[attr-defined]
     timeout = file_system.client_kwargs["timeout"]
-    assert (timeout.total, timeout.sock_connect, timeout.sock_read) == (None, storage.CONNECT_S, storage.SILENCE_S)
+    assert (timeout.total, timeout.sock_connect, timeout.sock_read) == (None, remote.CONNECT_S, remote.SILENCE_S)

@@ -19,6 +19,7 @@ import torch
 
 import beholder
 from beholder.errors import HeadError
+from beholder.io.user_folders import cache_folder
 from beholder.kernels.scoring import Affine, Perceptron
 from beholder.models import catalog
 from beholder.models.heads import Head, load_head, save_head, score_on_device
@@ -236,7 +237,7 @@ def test_an_unknown_head_is_kept_converted_too(tmp_path: Path) -> None:
 
 def test_a_damaged_conversion_is_made_anew(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = load_head("laion-v1").weight
-    (kept,) = (beholder.io.storage.cache_folder() / "heads").glob("*.safetensors")
+    (kept,) = (cache_folder() / "heads").glob("*.safetensors")
     data = bytearray(kept.read_bytes())
     data[-1] ^= 1
     kept.write_bytes(bytes(data))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from beholder.columns import SAMPLE
-from beholder.io import storage
+from beholder.io import locations
 from beholder.kernels import ColumnBlock
 from beholder.pixels.decode import prepare
 from beholder.pixels.picture import PictureError, PixelOptions
@@ -153,7 +153,7 @@ def decoded(ref: PictureRef, pixels: PixelOptions = _PIXELS) -> str:
     if ref.error is not None:
         assert ref.error[1].isprintable() or ref.error[1], "a reason without words"
         return ref.error[0].value
-    if ref.path is not None and not storage.is_local(ref.path):
+    if ref.path is not None and not locations.is_local(ref.path):
         return "remote"
     try:
         found = prepare(ref.data if ref.data is not None else read_bytes(ref, _LIMITS), pixels)

@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 
 from beholder import OutputError
-from beholder.io import storage
+from beholder.io import user_folders
 from beholder.scoring import folder as run_folder
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.options import ScoreOptions
@@ -64,7 +64,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TMPDIR", str(place))
     yield place
     assert not list(place.iterdir()), "left behind"
-    assert not (storage.cache_folder() / "runs").exists()
+    assert not (user_folders.cache_folder() / "runs").exists()
 
 
 def job(source: Path, out: str, head: Path, **more: Any) -> ScoreOptions:

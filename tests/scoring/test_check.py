@@ -229,7 +229,7 @@ def test_pictures_kept_embeddings_and_what_is_told_apart(tmp_path: Path, small_t
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".parquet"])
 def test_in_a_bucket(s3: None, rows: Path, small_head: Path, suffix: str) -> None:
-    from beholder.io import storage
+    from beholder.io import storage, writing
 
     out = f"s3://{BUCKET}/out{suffix}"
     score(job(rows, out, small_head))
@@ -240,7 +240,7 @@ def test_in_a_bucket(s3: None, rows: Path, small_head: Path, suffix: str) -> Non
     victim = f"s3://{BUCKET}/out.parquet" if suffix else f"{out}/scores/{SHARDS[4]}.parquet"
     data = bytearray(storage.read_range(victim, 0, 1 << 20))
     data[60 if suffix else len(data) // 2] ^= 1  # (of one file in a bucket no more is known than its pages say)
-    storage.write_bytes(victim, bytes(data))
+    writing.write_bytes(victim, bytes(data))
     assert [(one.kind, one.file) for one in check_result(out).findings] == [("damaged", victim)]
     if not suffix:
         assert score(job(rows, out, small_head)).damaged == [SHARDS[4]]

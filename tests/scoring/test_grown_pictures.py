@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from beholder import notices
 from beholder.errors import InputError, OutputError
-from beholder.io import storage
+from beholder.io import locations
 from beholder.scoring.score import embed, score
 from beholder.scoring.summary import RunSummary
 from oracles.picture_jobs import embed_options, picture_bytes, score_options
@@ -499,7 +499,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     if out.suffix == ".csv":
         with out.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
-    found = [out] if out.suffix else sorted((out / "scores").iterdir(), key=lambda path: storage.natural_key(str(path)))
+    found = [out] if out.suffix else sorted((out / "scores").iterdir(), key=lambda path: locations.natural_key(str(path)))
     return [row for path in found for row in pq.read_table(path).to_pylist()]
 
 

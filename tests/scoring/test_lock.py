@@ -161,8 +161,8 @@ def test_a_run_where_the_system_knows_no_locks(tmp_path: Path, small_head: Path)
 
 
 HALF_WRITTEN = NO_FLOCK + (
-    "import os, signal, sys; from beholder.io import storage\n"
-    "with storage.write_whole(sys.argv[1]) as path:\n    path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    "import os, signal, sys; from beholder.io import writing\n"
+    "with writing.write_whole(sys.argv[1]) as path:\n    path.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from beholder.io import storage
+from beholder.io import locations
 from beholder.sources.folder import natural_order
 from beholder.sources.reader import SourceOptions, picture_reader
 from oracles.picture_sources import find, put, read, refused, samples
@@ -44,7 +44,7 @@ def test_samples_begin_as_the_user_gave_the_folder(tmp_path: Path, given: str, m
     assert samples(given.format(tmp_path)) == [f"{wanted}a b.jpg", f"{wanted}~x.jpg"]
     (part,) = find(given.format(tmp_path))
     assert part.name == "in"
-    assert all(storage.local_path(ref.path or "").read_bytes().startswith(b"\x89PNG") for ref in read(part)[1])
+    assert all(locations.local_path(ref.path or "").read_bytes().startswith(b"\x89PNG") for ref in read(part)[1])
 
 
 def test_pictures_are_found_by_content_too(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beholder import BeholderError, InputError, load_head
-from beholder.io import storage
+from beholder.io import user_folders
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import score
 from beholder.scoring.summary import RunSummary
@@ -187,7 +187,7 @@ def test_one_file_is_written_to_s3(s3: Any, tmp_path: Path, small_head: Path, su
         f"results/out.{suffix}", f"results/out.{suffix}.beholder.json", f"results/out.{suffix}.inputs",
         f"results/out.{suffix}.rejects.parquet",
     ]  # fmt: skip
-    assert not (storage.cache_folder() / "runs").exists()
+    assert not (user_folders.cache_folder() / "runs").exists()
     again = run(str(tmp_path / "x.npy"), out, small_head, shard_rows=100)
     assert (again.num_new, again.num_read) == (0, N)
 

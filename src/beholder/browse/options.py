@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.options import join_option, option, picture_column_option, repeated_option, where_option
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -54,7 +54,7 @@ class BrowseOptions:
             raise InputError(f"--port {self.port}: ports go from 1 to 65535 (0: a free one)")
         if not self.host:
             raise InputError("--host is empty; leave it out, or name an address of this machine such as 0.0.0.0")
-        if self.marks is not None and (not self.marks or not storage.is_local(self.marks)):
+        if self.marks is not None and (not self.marks or not locations.is_local(self.marks)):
             raise InputError(f"--marks {self.marks!r}: marks are kept in a file of this machine; name one")
         if self.embeddings == "":
             raise InputError("--embeddings is empty; leave it out, or name a set of embeddings")
@@ -68,10 +68,10 @@ class BrowseOptions:
     def marks_path(self) -> Path:
         """File of the marks: as named, else SCORES.marks.jsonl beside local scores, or in the current folder."""
         if self.marks is not None:
-            return storage.local_path(self.marks)
+            return locations.local_path(self.marks)
         place = self.scores.rstrip("/") or self.scores
-        if storage.is_local(place) and not storage.is_glob(place):
-            return Path(f"{storage.local_path(place)}{MARKS_SUFFIX}")
+        if locations.is_local(place) and not storage.is_glob(place):
+            return Path(f"{locations.local_path(place)}{MARKS_SUFFIX}")
         stem = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in place.rsplit("/", 1)[-1])
         return Path(f"{stem.strip('._') or 'scores'}{MARKS_SUFFIX}")
 

@@ -13,7 +13,7 @@ from typing import Any
 from beholder.browse.newest_first import NewestFirst, Recent
 from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import BeholderError
-from beholder.io import storage
+from beholder.io import locations
 from beholder.locate.locate import PictureFinder
 from beholder.options import THUMBNAIL_TIMEOUT_S
 from beholder.pixels.picture import PictureError, PixelOptions
@@ -245,10 +245,10 @@ def gone_warning(finder: PictureFinder, samples: Sequence[str], *, timeout_s: fl
 def _why_none_is_there(finder: PictureFinder, samples: Sequence[str]) -> str | None:
     """The warning itself, however long it takes."""
     named = finder.sources(samples)
-    if not all(storage.is_local(source) for source in named.opened):
+    if not all(locations.is_local(source) for source in named.opened):
         return None
     claims = {sample: named.match(sample) for sample in samples}
-    local = [sample for sample, claim in claims.items() if claim is None or storage.is_local(claim.path)]
+    local = [sample for sample, claim in claims.items() if claim is None or locations.is_local(claim.path)]
     if not local:
         return None
     try:

@@ -24,7 +24,7 @@ from beholder.browse.marks import Mark
 from beholder.browse.rows import View
 from beholder.browse.session import Gone, LearnedScore, Listing, Session
 from beholder.errors import BeholderError, HeadError, InputError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.models import catalog
 from beholder.models.backbones import same_backbone
 
@@ -417,7 +417,7 @@ def head_in_use(scores: ScoreSet, score: str, backbone: str | None, dim: int) ->
     known = scores.head_record(score)
     source, head = known.get("source"), None
     try:
-        path = storage.local_path(source) if isinstance(source, str) and storage.is_local(source) else None
+        path = locations.local_path(source) if isinstance(source, str) and locations.is_local(source) else None
         if path is not None and path.is_file() and storage.sha256_of(path) == known.get("sha256"):
             head = load_head(path)
         if head is None:

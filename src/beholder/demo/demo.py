@@ -30,7 +30,7 @@ from beholder.demo.photographs import (
 from beholder.demo.pictures import draw_histogram
 from beholder.demo.synthetic import RATING, RATING_NOISE_SD, TRUTH, RatedRows, SyntheticOptions, read_rated, write_synthetic
 from beholder.errors import InputError, OutputError, writing_failed
-from beholder.io import records, storage
+from beholder.io import records, remote, storage, writing
 from beholder.models.heads import load_head, save_head
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.score import score
@@ -181,10 +181,10 @@ def _open_folder(place: _Folder, options: SyntheticOptions) -> None:
     elif root.is_dir() and any(not entry.name.startswith(".beholder-") for entry in root.iterdir()):
         raise OutputError(f"{root} is not empty and holds no demo; choose another folder")
     for part_of in (root, place.embeddings, place.embeddings / "img_emb", place.embeddings / "metadata", place.photographs):
-        storage.remove_stray_temporaries(part_of)
+        writing.remove_stray_temporaries(part_of)
     _check_disk(place, options)
     record = {"format": _MARKER_FORMAT, "version": FORMAT_VERSION, "note": SYNTHETIC_NOTE, "options": asdict(options)}
-    storage.write_bytes(str(marker), records.sealed(record, indent=2))
+    writing.write_bytes(str(marker), records.sealed(record, indent=2))
 
 
 def _check_disk(place: _Folder, options: SyntheticOptions) -> None:
@@ -228,7 +228,7 @@ def _fit(place: _Folder, options: SyntheticOptions, clock: Clock, say: Say) -> d
             sha256 = save_head(fit.to_head(), place.head)
             ceiling = spearman(rated.truth, rated.ratings)
             record = {**fit.to_json(), "rated_truth_srcc": ceiling, "head_sha256": sha256, "note": SYNTHETIC_NOTE}
-            storage.write_bytes(str(place.fit), records.sealed(record, indent=2))
+            writing.write_bytes(str(place.fit), records.sealed(record, indent=2))
     rows, test = record["rows"], record["test"]
     say(
         f"2  fit      ridge regression on {rows['train'] + rows['validation']:,} ratings, "
@@ -310,7 +310,7 @@ def _read_scores(
     """Scores (N,) and truth (N,) as the score set holds them, and which rows have a rating. Raises InputError if rows lack."""
     import pyarrow.parquet as pq
 
-    with storage.remote_errors(str(place.scores)):
+    with remote.read_errors(str(place.scores)):
         table = pq.read_table(place.scores, columns=[AESTHETIC_SCORE, TRUTH, RATING])
     if table.num_rows != options.num_rows:
         raise InputError(

@@ -17,7 +17,7 @@ import numpy as np
 from beholder.columns import AESTHETIC_SCORE, MESSAGE, REASON, SAMPLE
 from beholder.demo.pictures import draw_contact_sheet
 from beholder.errors import HeadError, OutputError
-from beholder.io import storage
+from beholder.io import storage, writing
 from beholder.models.catalog import DEFAULT_HEAD, DEFAULT_TOWER
 from beholder.models.head_layouts import HeadFile, Layer
 from beholder.models.heads import Head, load_head, math_of, save_head
@@ -102,7 +102,7 @@ def untrained_models(folder: Path, seed: int) -> Models:
     tensors = {_birder_name(name): tensor for name, tensor in random_tensors(shape, seed).items()}
     for name in ("class_token", "pos_embedding"):
         tensors[name] = tensors[name].reshape(1, -1, shape.width)
-    storage.write_bytes(str(tower), safetensors.torch.save(tensors, {"note": UNTRAINED_NOTE}))
+    writing.write_bytes(str(tower), safetensors.torch.save(tensors, {"note": UNTRAINED_NOTE}))
     weight = np.random.default_rng(seed).standard_normal((1, shape.dim)) * _SCORE_SD
     math = math_of(HeadFile((Layer(weight, np.array([5.0])),), "none", 1.0, "made here"))
     save_head(Head(name="untrained-head", math=math, notes={"note": UNTRAINED_NOTE}), head)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def draw_histogram(
     """
     title = "Scores of synthetic embeddings"
     figure = histogram_figure(scores, truth, thresholds, title=title, subtitle=subtitle)
-    with storage.write_whole(str(path)) as temporary:
+    with writing.write_whole(str(path)) as temporary:
         figure.savefig(temporary, format="png", metadata={"Title": title, "Description": subtitle})
 
 
@@ -167,7 +167,7 @@ def draw_contact_sheet(path: Path, rows: Sequence[tuple[str, float]], *, title: 
     text = PngInfo()
     text.add_text("Title", title)
     text.add_text("Description", warning)
-    with storage.write_whole(str(path)) as temporary:
+    with writing.write_whole(str(path)) as temporary:
         sheet.save(temporary, format="PNG", pnginfo=text)
 
 

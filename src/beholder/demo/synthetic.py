@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from beholder.columns import FORMAT_VERSION, SAMPLE, STAMP_FILE
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import remote, writing
 
 BACKBONE_PREFIX = "synthetic/clip-like-"
 """Stands where a stamp names the model, followed by the number of dimensions."""
@@ -178,9 +178,9 @@ def write_synthetic(
         world = _World.draw(options.dim, world_seed)
         threads = num_threads or len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(max_workers=threads) as blocks, ThreadPoolExecutor(max_workers=_PARTS_AT_ONCE) as parts:
-            writing = [parts.submit(_write_part, folder, options, part, world, part_seeds[part], blocks) for part in pending]
+            futures = [parts.submit(_write_part, folder, options, part, world, part_seeds[part], blocks) for part in pending]
             try:
-                for part_done in writing:
+                for part_done in futures:
                     part_done.result()
             except BaseException:
                 blocks.shutdown(wait=False, cancel_futures=True)
@@ -194,7 +194,7 @@ def write_synthetic(
         "note": "synthetic, made by beholder demo: no picture is behind these embeddings",
         "options": asdict(options),
     }
-    storage.write_bytes(str(folder / STAMP_FILE), json.dumps(stamp, indent=2).encode() + b"\n")
+    writing.write_bytes(str(folder / STAMP_FILE), json.dumps(stamp, indent=2).encode() + b"\n")
     return len(pending)
 
 
@@ -227,7 +227,7 @@ def _write_part(
     starts = range(0, num_rows, _BLOCK_ROWS)
     rating_seed, *block_seeds = seed.spawn(1 + len(starts))
     truth = np.empty(num_rows, np.float32)
-    with storage.write_whole(str(rows_path)) as temporary, temporary.open("wb", buffering=0) as file:
+    with writing.write_whole(str(rows_path)) as temporary, temporary.open("wb", buffering=0) as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (num_rows, options.dim)}
         np.lib.format.write_array_header_1_0(file, header)
         body = file.tell()
@@ -243,7 +243,7 @@ def _write_part(
     names = pa.array([f"synthetic/{row:07d}.jpg" for row in range(first, stop)], pa.string())
     table = pa.table({SAMPLE: names, RATING: ratings, TRUTH: pa.array(truth)})
     table = table.replace_schema_metadata({"note": "synthetic, made by beholder demo"})
-    with storage.write_whole(str(metadata_path)) as temporary:
+    with writing.write_whole(str(metadata_path)) as temporary:
         pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
 
 
@@ -290,7 +290,7 @@ def read_rated(folder: Path, options: SyntheticOptions) -> RatedRows:
     found: list[RatedRows] = []
     for part in range(options.num_parts):
         rows_path, metadata_path = options.part_paths(folder, part)
-        with storage.remote_errors(str(metadata_path)):
+        with remote.read_errors(str(metadata_path)):
             table = pq.read_table(metadata_path, columns=[RATING, TRUTH])
             rated = np.flatnonzero(table.column(RATING).is_valid().to_numpy())
             ratings, truth = (table.column(name).take(pa.array(rated)).to_numpy() for name in (RATING, TRUTH))

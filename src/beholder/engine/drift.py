@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from beholder.errors import OutputError
 from beholder.io import records
-from beholder.io.storage import cache_folder, write_bytes
+from beholder.io.user_folders import cache_folder
+from beholder.io.writing import write_bytes
 
 if TYPE_CHECKING:
     from beholder.models.heads import Head

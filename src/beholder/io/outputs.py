@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from beholder.io import storage
+from beholder.io import locations, storage
 
 _TABLES = (".parquet", ".pq", ".csv", ".tsv")
 """What is read of a folder of tables."""
@@ -24,13 +24,13 @@ def is_read(out: str, sources: Iterable[str | None]) -> bool:
 
 
 def _is_of(out: str, source: str) -> bool:
-    if storage.is_local(out) != storage.is_local(source):
+    if locations.is_local(out) != locations.is_local(source):
         return False
     is_table = PurePath(out).suffix.lower() in _TABLES
-    if not storage.is_local(out):
-        one, other = storage.without_query(out), storage.without_query(source).rstrip("/")
+    if not locations.is_local(out):
+        one, other = locations.without_query(out), locations.without_query(source).rstrip("/")
         return one == other or (is_table and one.startswith(other + "/")) or (storage.is_glob(source) and _matches(one, other))
-    file, whole = storage.local_path(out), storage.local_path(source)
+    file, whole = locations.local_path(out), locations.local_path(source)
     if storage.is_glob(source):
         is_there = file.exists() and any(file.samefile(found) for found in storage.expand_glob(source))
         return is_there or _matches(os.path.abspath(file), os.path.abspath(whole))  # noqa: PTH100

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from beholder.errors import reading_failed, writing_failed
-from beholder.io import storage
+from beholder.io import locations, remote, storage, writing
 from beholder.io.temporaries import own_name
 
 _AT_ONCE = 16
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 def listing(folder: str) -> dict[str, Entry]:
     """Every file below a folder, by its name relative to it; {} where there is none. On a server: one recursive listing.
 
-    Here, what is in folders of a system's own (`storage.is_system_name`) is left out.
+    Here, what is in folders of a system's own (`locations.is_system_name`) is left out.
     """
     return {name: entry for name, entry, _ in listing_with_times(folder)}
 
@@ -65,13 +65,13 @@ def listing_with_times(folder: str) -> Iterator[tuple[str, Entry, float | None]]
 
     Times are in seconds since 1970 by the clock of whoever keeps the files; None where that says none.
     """
-    if storage.is_local(folder):
-        for name, entry in _walked(str(storage.local_path(folder))):
+    if locations.is_local(folder):
+        for name, entry in _walked(str(locations.local_path(folder))):
             yield name, entry, int(entry.version) / 1e9
         return
-    fs, inner = storage.filesystem(folder)
+    fs, inner = remote.filesystem(folder)
     start = inner.rstrip("/") + "/"
-    with storage.remote_errors(folder):
+    with remote.read_errors(folder):
         fs.invalidate_cache()  # others write there, too
         try:
             found = fs.find(inner, detail=True)
@@ -99,7 +99,7 @@ def _walked(root: str) -> Iterator[tuple[str, Entry]]:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir():
-                        if storage.is_system_name(os.fsencode(entry.name)):
+                        if locations.is_system_name(os.fsencode(entry.name)):
                             continue
                         waiting.append((entry.path, f"{before}{entry.name}/", above | {here}))
                         continue
@@ -133,12 +133,12 @@ def _time(information: Mapping[str, Any]) -> float | None:
 
 def entry_of(path: str) -> Entry | None:
     """How a file looks now; None where there is none."""
-    with storage.remote_errors(path):
+    with remote.read_errors(path):
         try:
-            if storage.is_local(path):
-                status = storage.local_path(path).stat()
+            if locations.is_local(path):
+                status = locations.local_path(path).stat()
                 return Entry(status.st_size, str(status.st_mtime_ns))
-            fs, inner = storage.filesystem(path)
+            fs, inner = remote.filesystem(path)
             fs.invalidate_cache(inner)
             information = fs.info(inner)
         except (FileNotFoundError, NotADirectoryError):
@@ -148,11 +148,11 @@ def entry_of(path: str) -> Entry | None:
 
 def read_all(path: str) -> bytes | None:
     """All bytes of a file; None where there is none. Raises InputError."""
-    with storage.remote_errors(path):
+    with remote.read_errors(path):
         try:
-            if storage.is_local(path):
-                return storage.local_path(path).read_bytes()
-            fs, inner = storage.filesystem(path)
+            if locations.is_local(path):
+                return locations.local_path(path).read_bytes()
+            fs, inner = remote.filesystem(path)
             return _fetched(fs, inner)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -175,11 +175,11 @@ def _fetched(fs: Any, inner: str) -> bytes:
 
 def put_bytes(path: str, data: bytes) -> Entry:
     """Write a file, whole or not at all; how it looks then."""
-    if storage.is_local(path):
-        storage.write_bytes(path, data)
+    if locations.is_local(path):
+        writing.write_bytes(path, data)
     else:
-        with storage.write_errors(path):
-            said = storage.in_its_folder(path, lambda fs, inner: fs.pipe_file(inner, data))
+        with writing.write_errors(path):
+            said = writing.in_its_folder(path, lambda fs, inner: fs.pipe_file(inner, data))
         if isinstance(said, dict) and said.get("ETag"):
             return _entry({"size": len(data), "ETag": said["ETag"]})
     return entry_of(path) or Entry(len(data), "")
@@ -188,14 +188,14 @@ def put_bytes(path: str, data: bytes) -> Entry:
 def put_file(path: str, source: Path) -> Entry:
     """Have the bytes of a local file at `path`, whole or not at all; how it looks then."""
     num_bytes = source.stat().st_size
-    if num_bytes <= _WHOLE_BYTES and not storage.is_local(path):
+    if num_bytes <= _WHOLE_BYTES and not locations.is_local(path):
         return put_bytes(path, source.read_bytes())
-    with storage.write_whole(path) if storage.is_local(path) else contextlib.nullcontext(source) as ready:
+    with writing.write_whole(path) if locations.is_local(path) else contextlib.nullcontext(source) as ready:
         if ready is not source:
             shutil.copyfile(source, ready)
         else:
-            fs, inner = storage.filesystem(path)
-            with storage.write_errors(path):
+            fs, inner = remote.filesystem(path)
+            with writing.write_errors(path):
                 fs.put_file(str(source), inner)
     return entry_of(path) or Entry(num_bytes, "")
 
@@ -206,11 +206,11 @@ def create(path: str, data: bytes) -> bool:
     So it is on this machine, on network file systems, and on servers that take conditions (S3). On others two that try in the
     same moment may both succeed.
     """
-    if not storage.is_local(path):
-        fs, inner = storage.filesystem(path)
-        with storage.write_errors(path):
+    if not locations.is_local(path):
+        fs, inner = remote.filesystem(path)
+        with writing.write_errors(path):
             try:
-                storage.in_its_folder(path, lambda fs, inner: fs.pipe_file(inner, data, mode="create"))
+                writing.in_its_folder(path, lambda fs, inner: fs.pipe_file(inner, data, mode="create"))
             except FileExistsError:
                 return False
             except (TypeError, ValueError, NotImplementedError):  # a back end without conditions
@@ -222,7 +222,7 @@ def create(path: str, data: bytes) -> bool:
                     return False
                 raise
         return True
-    target = storage.local_path(path)
+    target = locations.local_path(path)
     temporary = target.with_name(own_name())
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -254,11 +254,11 @@ def _is_there(fs: Any, inner: str) -> bool:
 
 def modified(path: str) -> float | None:
     """When a file was written last, in seconds by the clock of whoever keeps it; None where there is no file, or no time."""
-    with storage.remote_errors(path):
+    with remote.read_errors(path):
         try:
-            if storage.is_local(path):
-                return storage.local_path(path).stat().st_mtime
-            fs, inner = storage.filesystem(path)
+            if locations.is_local(path):
+                return locations.local_path(path).stat().st_mtime
+            fs, inner = remote.filesystem(path)
             fs.invalidate_cache(inner)
             found: datetime.datetime = fs.modified(inner)
         except (FileNotFoundError, NotImplementedError, KeyError):
@@ -271,21 +271,21 @@ def copy(source: str, target: str) -> None:
 
     Raises OutputError and InputError.
     """
-    if storage.is_local(source) and storage.is_local(target):
+    if locations.is_local(source) and locations.is_local(target):
         try:
-            storage.local_path(target).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(storage.local_path(source), storage.local_path(target))
+            locations.local_path(target).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(locations.local_path(source), locations.local_path(target))
         except OSError as error:
             raise writing_failed(target, error) from error
         return
-    fs, inner = storage.filesystem(source)
-    other, place = storage.filesystem(target)
+    fs, inner = remote.filesystem(source)
+    other, place = remote.filesystem(target)
     if fs is other:
-        with storage.write_errors(target):
-            storage.in_its_folder(target, lambda fs, place: fs.cp_file(inner, place))
+        with writing.write_errors(target):
+            writing.in_its_folder(target, lambda fs, place: fs.cp_file(inner, place))
             fs.invalidate_cache(place)
         return
-    with storage.remote_errors(source), storage.open_binary(source) as file, storage.open_whole(target) as out:
+    with remote.read_errors(source), storage.open_binary(source) as file, writing.open_whole(target) as out:
         shutil.copyfileobj(file, out, _COPY_BYTES)
 
 
@@ -316,7 +316,7 @@ def in_threads(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator
 
 def copy_all(pairs: Sequence[tuple[str, str]]) -> None:
     """`copy` for (source, target)s; several at once where a server does it."""
-    if all(storage.is_local(source) for source, _ in pairs):
+    if all(locations.is_local(source) for source, _ in pairs):
         for source, target in pairs:
             copy(source, target)
         return
@@ -328,20 +328,20 @@ def remove_all(paths: Sequence[str]) -> None:
     """Delete these files of one place, as far as they are there. Raises OutputError."""
     if not paths:
         return
-    if storage.is_local(paths[0]):
+    if locations.is_local(paths[0]):
         for path in paths:
-            storage.remove(path)
+            writing.remove(path)
         return
-    fs = storage.filesystem(paths[0])[0]
-    inner = [storage.filesystem(path)[1] for path in paths]
+    fs = remote.filesystem(paths[0])[0]
+    inner = [remote.filesystem(path)[1] for path in paths]
     if hasattr(fs, "_bulk_delete") and not any(mark in name for name in inner for mark in "*?["):
-        with storage.write_errors(paths[0]):
+        with writing.write_errors(paths[0]):
             for low in range(0, len(inner), _DELETED_AT_ONCE):
                 fs.rm(inner[low : low + _DELETED_AT_ONCE])
         return
 
     def remove(name: str) -> None:
-        with storage.write_errors(paths[0]), contextlib.suppress(FileNotFoundError):
+        with writing.write_errors(paths[0]), contextlib.suppress(FileNotFoundError):
             fs.rm_file(name)
 
     for _ in in_threads(remove, inner):
@@ -361,7 +361,7 @@ def fetched_ahead(files: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, 
             while True:
                 for path, num_bytes in islice(rest, _AHEAD - len(waiting)):
                     fetching = None
-                    if not storage.is_local(path) and num_bytes <= _WHOLE_BYTES // 2:
+                    if not locations.is_local(path) and num_bytes <= _WHOLE_BYTES // 2:
                         if pool is None:
                             pool = opened.enter_context(ThreadPoolExecutor(_AHEAD, thread_name_prefix="beholder-fetch"))
                         fetching = pool.submit(storage.read_range, path, 0, num_bytes)

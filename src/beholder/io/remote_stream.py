@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
 from beholder.errors import BeholderError, InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 
 PIECE_BYTES = 8 << 20
 _PAUSES_S = (0.25, 0.5, 1.0)
@@ -17,7 +17,7 @@ _PAUSES_S = (0.25, 0.5, 1.0)
 
 def open_stream(path: str, num_bytes: int | None = None) -> IO[bytes]:
     """Open a file to be read from front to back, a remote one in pieces that are fetched ahead. The caller closes it."""
-    if storage.is_local(path):
+    if locations.is_local(path):
         return storage.open_binary(path)
     return io.BufferedReader(RemoteStream(path, storage.size(path) if num_bytes is None else num_bytes))
 
@@ -86,13 +86,13 @@ class RemoteStream(io.RawIOBase):
 
     def _fetch(self, low: int) -> bytes:
         high = min(low + self._piece_bytes, self.num_bytes)
-        with storage.remote_errors(self.path):
-            return storage.asked_again(lambda: storage.remote_range(self.path, low, high), self._is_passing, self._pauses_s)
+        with remote.read_errors(self.path):
+            return remote.asked_again(lambda: remote.remote_range(self.path, low, high), self._is_passing, self._pauses_s)
 
     def _is_passing(self, error: Exception) -> bool:
         """Whether a piece may come a moment later: not what is not there or closed to us, whatever the back end."""
-        if storage.is_web(self.path):
-            return storage.is_passing(error)
+        if locations.is_web(self.path):
+            return remote.is_passing(error)
         return not isinstance(error, BeholderError | FileNotFoundError | PermissionError)
 
     def close(self) -> None:

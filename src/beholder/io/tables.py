@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from beholder import columns
 from beholder.errors import InputError, OutputError, reason_of
-from beholder.io import schemas, storage
+from beholder.io import locations, remote, schemas, storage, writing
 from beholder.io.remote_stream import open_stream
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def _damaged(path: str) -> InputError:
 
 
 def open_text(path: str) -> IO[bytes]:
-    """A text file opened for reading bytes from front to back, in UTF-8 where it is UTF-16. Wrap reads in `remote_errors`."""
+    """A text file opened for reading bytes from front to back, in UTF-8 where it is UTF-16. Wrap reads in `read_errors`."""
     opened = storage.open_binary(path)
     try:
-        with storage.remote_errors(path):
+        with remote.read_errors(path):
             head = opened.read(4)
             opened.seek(0)
     except BaseException:
@@ -136,7 +136,7 @@ class MisfitError(Exception):
 
 def delimiter_of(path: str) -> str:
     """What separates the fields, by the file's suffix."""
-    return "\t" if storage.without_query(path).lower().endswith(".tsv") else ","
+    return "\t" if locations.without_query(path).lower().endswith(".tsv") else ","
 
 
 def check_names(names: Sequence[str], path: str) -> None:
@@ -183,11 +183,11 @@ def _local_file(path: str, opened: contextlib.ExitStack) -> str:
     Arrow reads ahead in threads that may outlive a failure, to the end of the process. They must hold nothing of Python's
     (a buffer or file object): letting go of it when the interpreter has ended already aborts the process.
     """
-    if storage.is_local(path) and not is_utf16(storage.read_range(path, 0, 4)):
-        with storage.remote_errors(path), storage.open_binary(path):
-            return str(storage.local_path(path))
+    if locations.is_local(path) and not is_utf16(storage.read_range(path, 0, 4)):
+        with remote.read_errors(path), storage.open_binary(path):
+            return str(locations.local_path(path))
     local = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="beholder-table-"))) / "table.csv"
-    with storage.remote_errors(path), open_text(path) as source, local.open("wb") as file:
+    with remote.read_errors(path), open_text(path) as source, local.open("wb") as file:
         shutil.copyfileobj(source, file, _COPY_BYTES)
     return str(local)
 
@@ -332,7 +332,7 @@ def read_objects(path: str, most_bytes: int | None = None) -> Iterator[list[dict
 def _lines(path: str, most_bytes: int | None) -> Iterator[list[bytes]]:
     """The lines of a file, in pieces."""
     rest, taken = b"", 0
-    with storage.remote_errors(path), open_text(path) as file:
+    with remote.read_errors(path), open_text(path) as file:
         while True:
             wanted = _JSON_PIECE_BYTES if most_bytes is None else min(_JSON_PIECE_BYTES, most_bytes - taken)
             piece = file.read(wanted) if wanted > 0 else b""
@@ -375,7 +375,7 @@ def _with_valid_keys(row: dict[str, Any]) -> dict[str, Any]:
 def _list_of_objects(path: str) -> list[dict[str, Any]]:
     if storage.size(path) > _MOST_LIST_BYTES:
         raise InputError(f"{path} is one JSON list of more than {_MOST_LIST_BYTES >> 30} GiB; write it as JSON lines (.jsonl)")
-    with storage.remote_errors(path), open_text(path) as file:
+    with remote.read_errors(path), open_text(path) as file:
         data = file.read()
     try:
         found = json.loads(data.decode("utf-8-sig"))
@@ -450,8 +450,8 @@ class ParquetRows:
 
 @contextlib.contextmanager
 def parquet_rows(path: str, schema: pa.Schema, **options: Any) -> Iterator[ParquetRows]:
-    """Write a Parquet file as its rows come, whole or not at all. See `ParquetRows` and `storage.write_whole`."""
-    with storage.write_whole(path) as temporary:
+    """Write a Parquet file as its rows come, whole or not at all. See `ParquetRows` and `writing.write_whole`."""
+    with writing.write_whole(path) as temporary:
         rows, is_whole = ParquetRows(temporary, schema, **options), False
         try:
             yield rows
@@ -495,7 +495,7 @@ def join_parquet(
 
     `num_bytes`: of all parts, about.
     """
-    with storage.open_whole(path, num_bytes=num_bytes, scratch=scratch) as sink:
+    with writing.open_whole(path, num_bytes=num_bytes, scratch=scratch) as sink:
         rows, is_whole = ParquetRows(sink, schema, **options), False
         try:
             for part in parts:
@@ -515,7 +515,7 @@ def join_csv(path: str, parts: Iterable[TablePart], *, num_bytes: int, scratch: 
     `num_bytes`: of all parts, about.
     """
     header: bytes | None = None
-    with storage.open_whole(path, num_bytes=num_bytes, scratch=scratch) as out:
+    with writing.open_whole(path, num_bytes=num_bytes, scratch=scratch) as out:
         for part in parts:
             with part.open() as source:
                 line = source.readline()
@@ -539,7 +539,7 @@ def write_table(path: str, tables: Iterable[pa.Table], schema: pa.Schema, record
                 rows.write(table.cast(schema))
         return
     write = {".csv": _csv_lines, ".jsonl": _json_lines, ".txt": _text_lines}[kind]
-    with storage.write_whole(path) as temporary, temporary.open("wb") as file:
+    with writing.write_whole(path) as temporary, temporary.open("wb") as file:
         if kind == ".csv":
             write_csv(file, [pa.array([name], pa.large_string()) for name in schema.names])
         for table in tables:

@@ -17,7 +17,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from beholder.errors import InputError, OutputError
-from beholder.io import storage
+from beholder.io import remote, storage
 
 XMP_NAMESPACE = "http://ns.adobe.com/xap/1.0/"
 RDF_NAMESPACE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -74,7 +74,7 @@ def read_sidecar(path: str) -> bytes:
     """The bytes of a sidecar, local or remote. Raises InputError for one that cannot be read or is too large to be one."""
     if not storage.exists(path):
         raise InputError(f"{path} does not exist")
-    with storage.remote_errors(path), storage.open_binary(path) as file:
+    with remote.read_errors(path), storage.open_binary(path) as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise InputError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no XMP sidecar is; it is not read")

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import PictureReason
 from beholder.errors import BeholderError, InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage, user_folders, writing
 from beholder.io.records import json_value
 from beholder.sources import parquet
 from beholder.sources.file_kinds import SIDECAR_SUFFIXES, head_of, is_tar_name, kind_of_bytes, suffix_of
@@ -77,7 +77,7 @@ class NamedRows:
     def _parquet_names(self) -> pa.Array:
         """The samples without reading any picture."""
         part = self.part
-        with storage.remote_errors(part.path), storage.open_parquet(part.path) as file:
+        with remote.read_errors(part.path), storage.open_parquet(part.path) as file:
             renamed = parquet.sample_names(part, file)
             given = parquet.own_names(part, file)
         if given is None:
@@ -228,7 +228,7 @@ class TarMembers:
     @property
     def has_changed(self) -> bool:
         """Whether a local tar has another size than when it was gone through."""
-        return storage.is_local(self.path) and storage.size(self.path) != self.num_bytes
+        return locations.is_local(self.path) and storage.size(self.path) != self.num_bytes
 
     def _member(self, row: int) -> TarMember:
         said = {name: self.rows.column(name)[row].as_py() for name in _SCHEMA.names if name != "group"}
@@ -329,8 +329,8 @@ def _join_groups(columns: dict[str, list[Any]]) -> None:
 
 def _place_in_cache(path: str, num_bytes: int) -> str | None:
     """Where the table of this very file is kept; None where a changed file could not be told from it."""
-    if storage.is_local(path):
-        local = storage.local_path(path)
+    if locations.is_local(path):
+        local = locations.local_path(path)
         state = f"{os.path.realpath(local)}\0{num_bytes}\0{local.stat().st_mtime_ns}"
     else:
         tag = storage.content_sample(path, num_bytes)
@@ -338,7 +338,7 @@ def _place_in_cache(path: str, num_bytes: int) -> str | None:
             return None
         state = f"{path}\0{num_bytes}\0{tag}"
     name = hashlib.sha256(f"{_VERSION}\0{state}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    return str(storage.cache_folder() / _FOLDER / f"{name}.arrow")
+    return str(user_folders.cache_folder() / _FOLDER / f"{name}.arrow")
 
 
 def _keep(found: TarMembers, place: str) -> None:
@@ -348,7 +348,7 @@ def _keep(found: TarMembers, place: str) -> None:
     with pa.ipc.new_file(packed, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)
     contents = packed.getvalue()
-    with storage.write_whole(place) as temporary, temporary.open("wb") as file:
+    with writing.write_whole(place) as temporary, temporary.open("wb") as file:
         file.write(hashlib.sha256(contents).digest())
         file.write(contents)
 
@@ -486,7 +486,7 @@ class _Zip:
         with contextlib.ExitStack() as stack:
             archive = None
             if with_belongings:  # its directory is read once for all names
-                stack.enter_context(storage.remote_errors(self.path))
+                stack.enter_context(remote.read_errors(self.path))
                 archive = open_zip(self.path, stack.enter_context(storage.open_binary(self.path)))
             return [self._files(name, row, refs, archive) for name, row in zip(names, rows, strict=True)]
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from beholder.columns import WHERE_NOW, PictureReason
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations
 from beholder.locate.archives import Archives, FilePlace, NamedRows, Place, missing_place
 from beholder.locate.named_sources import (
     BROKEN,
@@ -89,7 +89,7 @@ class NamedParts:
         path = self._settled(ref.path, part)
         size = _size(path)
         file = FilePlace(path.rsplit("/", 1)[-1], replace(ref, path=path), size)
-        if not storage.is_local(path):
+        if not locations.is_local(path):
             return Place(sample, "url", (file,), is_listed=part.kind != "parquet")
         if size is None:
             return missing_place(sample, f"{path} does not exist (any more)")
@@ -115,7 +115,7 @@ class NamedParts:
         if not is_relative(sample) or ".." in sample.split("/"):
             return None
         for number, folder in self._sources.folders():
-            if storage.is_local(folder) and (size := _size(folder + sample)) is not None:
+            if locations.is_local(folder) and (size := _size(folder + sample)) is not None:
                 file = FilePlace(sample.rsplit("/", 1)[-1], PictureRef(path=folder + sample), size)
                 return Place(sample, "file", (file,), number, sample)
         return None
@@ -158,10 +158,10 @@ class NamedParts:
 
 def _status(path: str) -> os.stat_result | None:
     """What the system says of a local file; None where it is not there, or on a server."""
-    if not storage.is_local(path):
+    if not locations.is_local(path):
         return None
     try:
-        return storage.local_path(path).stat()
+        return locations.local_path(path).stat()
     except (OSError, ValueError):
         return None
 
@@ -308,7 +308,7 @@ class PictureFinder:
         """How many characters of a path name the archive that it leads into; None: into none, as far as can be told."""
         if match.archive is not None:
             return match.archive
-        if not storage.is_local(match.path):
+        if not locations.is_local(match.path):
             archives = [] if self._refusal(match) else list(_REMOTE_ARCHIVE.finditer(match.path))
             return archives[-1].end() if archives else None
         end = None if _is_file(match.path) else self._archive_above(match.path)
@@ -323,7 +323,7 @@ class PictureFinder:
     def _by_path(self, sample: str, match: SourceMatch) -> Place | None:
         """The file or address that a path is; None where there is no such file, or another name may be meant."""
         path = match.path
-        if not storage.is_local(path):
+        if not locations.is_local(path):
             if text := self._refusal(match):
                 return missing_place(sample, text, inside=match.inside)
             return Place(sample, "url", (FilePlace(base_name(path), PictureRef(path=path)),), match.source, match.inside)
@@ -360,7 +360,7 @@ class PictureFinder:
         self, path: str, wanted: Sequence[tuple[int, SourceMatch, str]], samples: Sequence[str], found: dict[int, Place],
         with_belongings: bool,
     ) -> None:  # fmt: skip
-        if self._offline and not storage.is_local(path):
+        if self._offline and not locations.is_local(path):
             for i, _, _ in wanted:
                 found[i] = missing_place(samples[i], f"{path} is on a server, and --offline was given")
             return
@@ -388,7 +388,7 @@ class PictureFinder:
         path = place.archive if place.kind in ("tar", "zip") else ref.path if ref is not None else None
         if path is None or place.kind == "none":
             return place
-        is_local = storage.is_local(path)
+        is_local = locations.is_local(path)
         if self._offline and not is_local:
             return missing_place(place.sample, f"{path} is on a server, and --offline was given")
         if not self._confined:
@@ -404,7 +404,7 @@ class PictureFinder:
         if place.kind != "file" or ref is None or ref.path is None or self._confined:
             return place
         with self._lock:
-            beside = self._sidecars.of(str(storage.local_path(ref.path)))
+            beside = self._sidecars.of(str(locations.local_path(ref.path)))
         return replace(place, files=place.files + tuple(
             FilePlace(base_name(path), PictureRef(path=path), owners=owners) for path, owners in beside
         ))  # fmt: skip

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from beholder.columns import PICTURES
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.locate.archives import Place
 from beholder.sources.file_kinds import (
     PARQUET_SUFFIXES,
@@ -149,7 +149,7 @@ class NamedSources:
     def local_files(self) -> Iterator[str]:
         """Local files and folders that are named: sources themselves, what patterns match, entries of lists."""
         for place in self._places:
-            if not storage.is_local(place):
+            if not locations.is_local(place):
                 continue
             if RANGE.search(place) and _is_pattern(place):
                 yield from (name for path in expand_ranges(place) for name in storage.expand_glob(path))
@@ -158,7 +158,7 @@ class NamedSources:
             else:
                 yield place
         for entries in self._lists:
-            yield from (self.rebased(entry) for entry in entries.to_pylist() if storage.is_local(entry))
+            yield from (self.rebased(entry) for entry in entries.to_pylist() if locations.is_local(entry))
 
     def folders(self) -> list[tuple[int, str]]:
         """(number, path with a "/" at its end) of the sources that are folders or patterns, as they are opened."""
@@ -168,19 +168,19 @@ class NamedSources:
     def _allowed(self) -> frozenset[str]:
         """Real paths of local files and folders that may be read: what was named, or else the folder that names count from."""
         if self.takes_any and not self.opened:
-            return frozenset({os.path.realpath(storage.local_path(self.base or "."))})
-        return frozenset(os.path.realpath(storage.local_path(path)) for path in self.local_files())
+            return frozenset({os.path.realpath(locations.local_path(self.base or "."))})
+        return frozenset(os.path.realpath(locations.local_path(path)) for path in self.local_files())
 
     def refuses(self, place: Place, path: str) -> str | None:
         """Why the local file `path`, at which `place` is, may not be read; None: its real path is a source's, or below one.
 
         Files that a list or table names one by one may be read as well, and of a Parquet file those below its folder.
         """
-        real = os.path.realpath(storage.local_path(path))
+        real = os.path.realpath(locations.local_path(path))
         if place.is_listed:
             return None
         if place.kind == "file" and place.archive is not None:
-            folder = os.path.realpath(storage.local_path(place.archive).parent)
+            folder = os.path.realpath(locations.local_path(place.archive).parent)
             return None if real.startswith(folder.rstrip("/") + "/") else f"{path} leads out of the folder of {place.archive}"
         at = len(real)
         while at > 0:
@@ -200,7 +200,9 @@ def is_relative(path: str) -> bool:
 
 
 def _is_pattern(place: str) -> bool:
-    return bool(_WILD.search(place)) and not storage.is_web(place) and not (storage.is_local(place) and storage.exists(place))
+    return (
+        bool(_WILD.search(place)) and not locations.is_web(place) and not (locations.is_local(place) and storage.exists(place))
+    )
 
 
 def _literal(pattern: str) -> str:
@@ -211,16 +213,16 @@ def _literal(pattern: str) -> str:
 
 def _as_listed(folder: str) -> str:
     """A folder as listings of its server begin; local ones stay as they are. Asks nobody."""
-    if storage.is_local(folder) or storage.is_web(folder):
+    if locations.is_local(folder) or locations.is_web(folder):
         return folder
-    fs, inner = storage.filesystem(folder)
+    fs, inner = remote.filesystem(folder)
     return str(fs.unstrip_protocol(inner)).rstrip("/") + "/"
 
 
 def _is_folder(place: str) -> bool:
-    if storage.is_local(place):
+    if locations.is_local(place):
         return storage.is_folder(place)
-    return not storage.is_web(place) and suffix_of(place) not in _NO_FOLDERS and not is_tar_name(place)
+    return not locations.is_web(place) and suffix_of(place) not in _NO_FOLDERS and not is_tar_name(place)
 
 
 def choose_base(names: Iterable[str], root: str | None, folder: str | None) -> str:
@@ -270,6 +272,6 @@ def refuses_address(path: str, *, is_below_source: bool = False) -> str | None:
     fsspec knows schemes, and chains of them, that lead back to files of this machine (`simplecache::file://`, `zip://`): what
     is not surely on a server is read only below a source that was named so.
     """
-    if storage.is_on_a_server(path) or (is_below_source and ".." not in path.split("/")):
+    if locations.is_on_a_server(path) or (is_below_source and ".." not in path.split("/")):
         return None
     return f"{path} {_OUTSIDE}"

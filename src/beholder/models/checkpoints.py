@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import HeadError, InputError, damaged, reason_of
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.models.pickles import check_pickle
 
 Kind = Literal["safetensors", "npy", "npz", "torchscript", "torch archive", "other"]
@@ -188,7 +188,7 @@ def open_tensors(path: str) -> TensorFile:
         reason = reason_of(error)
         raise HeadError(f"{path} is not a sound safetensors file: its header does not make sense ({reason})") from None
     end = max((info.stop for info in tensors.values()), default=data_start)
-    found = storage.local_path(path).stat().st_size if storage.is_local(path) else end
+    found = locations.local_path(path).stat().st_size if locations.is_local(path) else end
     if found < end:
         raise HeadError(f"{path} is cut short: its header promises {end} bytes; get the file again")
     if found > end:

@@ -25,7 +25,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from beholder import notices
 from beholder.errors import BeholderError, HeadError, os_error_text
-from beholder.io import records, storage
+from beholder.io import locations, records, remote, storage, user_folders, writing
 from beholder.models.catalog import PublishedFile, Source
 from beholder.models.transfer import LARGE_BYTES, TIMEOUT_S, UnavailableError, Watch, get, get_large, is_passing, need_space
 
@@ -81,7 +81,7 @@ def models_place() -> str | None:
 
 def is_path(spec: str) -> bool:
     """Whether a name is meant as a local path, by how it is written."""
-    return storage.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
+    return locations.has_local_scheme(spec) or spec.startswith(("~", ".", "/")) or spec.casefold().endswith(_FILE_ENDINGS)
 
 
 def hub_source(spec: str, file: str = "") -> Source | None:
@@ -94,7 +94,7 @@ def kept_path(kind: str, source: Source) -> Path:
     """Where beholder keeps the part of a hub repository's file that it needs; `kind` is "heads" or "towers"."""
     file = "" if source.file == "model.safetensors" else f"--{source.file.removesuffix('.safetensors')}"
     name = f"hub--{source.repo}{file}@{source.revision}".replace("/", "--")
-    return storage.cache_folder() / kind / f"{name}.safetensors"
+    return user_folders.cache_folder() / kind / f"{name}.safetensors"
 
 
 # Published files: found, fetched and checked
@@ -102,14 +102,14 @@ def kept_path(kind: str, source: Source) -> Path:
 
 def cached_path(entry: PublishedFile) -> Path:
     """Where beholder keeps its own download of a published file."""
-    return storage.cache_folder() / "models" / entry.files[0]
+    return user_folders.cache_folder() / "models" / entry.files[0]
 
 
 def locate(entry: PublishedFile) -> Path | None:
     """The file of a published file on this machine, not yet checked, or None. Asks no network."""
     place = models_place()
-    if place is not None and storage.is_local(place):
-        found = _in_folder(storage.local_path(place), entry)
+    if place is not None and locations.is_local(place):
+        found = _in_folder(locations.local_path(place), entry)
         if found is not None:
             return found
     if cached_path(entry).is_file():
@@ -119,7 +119,7 @@ def locate(entry: PublishedFile) -> Path | None:
 
 def own_heads_folder() -> Path:
     """Where heads of one's own are kept that `beholder models add` gave a name."""
-    return storage.data_folder() / "heads"
+    return user_folders.data_folder() / "heads"
 
 
 def locate_own(name: str) -> Path | None:
@@ -128,7 +128,7 @@ def locate_own(name: str) -> Path | None:
         return None
     place = models_place()
     folders = [own_heads_folder()]
-    folders += [storage.local_path(place)] if place is not None and storage.is_local(place) else []
+    folders += [locations.local_path(place)] if place is not None and locations.is_local(place) else []
     paths = [folder / file for folder in folders for file in (f"{name}.safetensors", name)]
     return next((path for path in paths if path.is_file()), None)
 
@@ -167,7 +167,7 @@ def fetch_entry(entry: PublishedFile, *, offline: bool | None = None) -> Path:
     failures: list[str] = []
     place = models_place()
     places: list[Source] = []
-    if place is not None and not storage.is_local(place) and not is_offline(offline):
+    if place is not None and not locations.is_local(place) and not is_offline(offline):
         places = [Source(plain_url=f"{place.rstrip('/')}/{quote(file)}") for file in entry.files]
     if not is_hub_offline(offline):
         places += entry.sources
@@ -197,7 +197,7 @@ def _checked(path: Path, entry: PublishedFile) -> bool:
         verify(path, entry)
     except HeadError as error:
         place = models_place()
-        if place is not None and storage.is_local(place) and path.parent == storage.local_path(place):
+        if place is not None and locations.is_local(place) and path.parent == locations.local_path(place):
             raise HeadError(f"{error}; replace it, or unset BEHOLDER_MODELS") from None
         if isinstance(error.__cause__, OSError):
             raise
@@ -223,7 +223,7 @@ def _from_source(source: Source, entry: PublishedFile) -> Path:
 
 def _download_verified(url: str, entry: PublishedFile) -> Path:
     target = cached_path(entry)
-    with storage.write_whole(str(target)) as temporary:
+    with writing.write_whole(str(target)) as temporary:
         most_bytes = max(entry.num_bytes, _LEAST_BOUND_BYTES) if entry.num_bytes else MOST_TOWER_BYTES
         get_large(url, temporary, entry.name, entry.num_bytes, most_bytes=most_bytes)
         try:
@@ -264,7 +264,7 @@ def remember(path: Path, digest: str, *, of: str = "file") -> None:
     if path.stat().st_size >= LARGE_BYTES:
         note = records.sealed({"file": _identity(path), "digest": digest, "of": of})
         with contextlib.suppress(BeholderError):  # a cache that cannot be written only costs time
-            storage.write_bytes(str(_note_path(path, of)), note)
+            writing.write_bytes(str(_note_path(path, of)), note)
 
 
 def remembered(path: Path, *, of: str = "file") -> str | None:
@@ -285,7 +285,7 @@ def _identity(path: Path) -> list[object]:
 
 def _note_path(path: Path, of: str) -> Path:
     name = hashlib.sha256(f"{of} {path.resolve()}".encode()).hexdigest()[:32]
-    return storage.cache_folder() / "digests" / f"{name}.json"
+    return user_folders.cache_folder() / "digests" / f"{name}.json"
 
 
 # Any URL
@@ -297,7 +297,7 @@ def download_url(url: str, most_bytes: int, *, offline: bool | None = None) -> P
     It is fetched each time, so that a changed file is seen; the copy of the last time serves when offline, if it is whole.
     """
     name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "head"
-    target = storage.cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    target = user_folders.cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     if is_offline(offline):
         if not target.is_file():
             raise HeadError(
@@ -305,7 +305,7 @@ def download_url(url: str, most_bytes: int, *, offline: bool | None = None) -> P
             )
         check_copy(target, url)
         return target
-    with storage.write_whole(str(target)) as temporary:
+    with writing.write_whole(str(target)) as temporary:
         get(url, temporary, most_bytes)
         digest = storage.sha256_of(temporary)
         unseal_copy(target)
@@ -315,12 +315,12 @@ def download_url(url: str, most_bytes: int, *, offline: bool | None = None) -> P
 
 def seal_copy(path: Path, digest: str) -> None:
     """Write down beside a copy of what no catalogue knows which sha256 it has. Raises OutputError."""
-    storage.write_bytes(f"{path}{_SEAL}", digest.encode() + b"\n")
+    writing.write_bytes(f"{path}{_SEAL}", digest.encode() + b"\n")
 
 
 def unseal_copy(path: Path) -> None:
     """Forget what `seal_copy` wrote, before another file takes the place of the copy. Raises OutputError."""
-    storage.remove(f"{path}{_SEAL}")
+    writing.remove(f"{path}{_SEAL}")
 
 
 def check_copy(path: Path, url: str) -> None:
@@ -382,7 +382,7 @@ def _seal_hub_copy(path: Path) -> None:
     """Write down the sha256 of a file that has just come into the hub's cache, in beholder's own."""
     with contextlib.suppress(BeholderError):  # a cache that cannot be written knows of no damage
         seal = records.sealed({"file": str(path.resolve()), "digest": file_sha256(path)})
-        storage.write_bytes(str(_hub_seal_path(path)), seal)
+        writing.write_bytes(str(_hub_seal_path(path)), seal)
 
 
 def _hub_seal_path(path: Path) -> Path:
@@ -395,7 +395,7 @@ def look_up(source: Source) -> PublishedVersion:
         from huggingface_hub import get_hf_file_metadata
 
         place = file_url(source, source.revision)
-        found = storage.asked_again(lambda: get_hf_file_metadata(place, timeout=TIMEOUT_S, endpoint=endpoint()), is_passing)
+        found = remote.asked_again(lambda: get_hf_file_metadata(place, timeout=TIMEOUT_S, endpoint=endpoint()), is_passing)
         if found.commit_hash is None or found.etag is None:
             raise HeadError(f"{endpoint()} does not answer as a Hugging Face hub does; check HF_ENDPOINT and proxies")
         return PublishedVersion(found.commit_hash, found.etag, found.size)
@@ -424,7 +424,7 @@ def from_hub(source: Source, *, clock: Callable[[], float] = time.monotonic) -> 
             disable_progress_bars()
         try:
             with notices.doing(f"network: fetching {source.file}"):
-                path = storage.asked_again(lambda: hf_hub_download(
+                path = remote.asked_again(lambda: hf_hub_download(
                     source.repo, source.file, revision=source.revision, cache_dir=hub_cache_folder(), endpoint=endpoint(),
                     library_name="beholder", etag_timeout=TIMEOUT_S,
                     tqdm_class=watched_bar(Watch(what, most_bytes, clock=clock)),

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import HeadError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.models.backbones import backbone_of_tower
 from beholder.models.catalog import REFUSED, by_sha256
 from beholder.models.checkpoints import (
@@ -468,7 +468,7 @@ def _is_simulacra(shapes: Shapes, said: HeadUsage, where: str) -> bool:
 
     Raises HeadError where neither the file's sha256 nor the caller tells: any layer may be called so.
     """
-    path = storage.local_path(where) if storage.is_local(where) else None
+    path = locations.local_path(where) if locations.is_local(where) else None
     entry = by_sha256(storage.sha256_of(path)) if path is not None and path.is_file() else None
     if entry is not None:
         return entry.normalisation == "l2, times sqrt(dim)"

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import BeholderError, HeadError, InputError
-from beholder.io import records, storage
+from beholder.io import locations, records, storage, user_folders, writing
 from beholder.kernels.scoring import Affine, Perceptron, RowScorer
 from beholder.models import catalog, download
 from beholder.models.backbones import canonical_backbone, find_backbone, known_backbone, same_backbone
@@ -369,7 +369,7 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> str:
     `path` is a local path or a URL (s3, ...). Returns the sha256 of the file. Raises OutputError.
     """
     data = _packed(head, {})
-    with storage.write_whole(os.fspath(path)) as temporary:
+    with writing.write_whole(os.fspath(path)) as temporary:
         temporary.write_bytes(data)
         return storage.sha256_of(temporary)
 
@@ -383,9 +383,9 @@ def kept_conversion(entry: HeadEntry) -> Path | None:
 def _found(spec: str | os.PathLike[str], offline: bool | None, said: HeadUsage) -> Head:
     if not isinstance(spec, str):
         return _from_file(Path(spec), said)
-    if not storage.is_local(spec):
+    if not locations.is_local(spec):
         return _from_url(spec, offline, said)
-    path = storage.local_path(spec)
+    path = locations.local_path(spec)
     if download.is_path(spec) and path.exists():
         return _from_file(path, said)
     entry, refused = catalog.find(spec), catalog.find_refused(spec)
@@ -529,7 +529,7 @@ def _packed(head: Head, extra: Mapping[str, str]) -> bytes:
 
 
 def _converted_path(digest: str) -> Path:
-    return storage.cache_folder() / "heads" / f"{digest}.safetensors"
+    return user_folders.cache_folder() / "heads" / f"{digest}.safetensors"
 
 
 def _converted(digest: str) -> HeadFile | None:
@@ -545,7 +545,7 @@ def _converted(digest: str) -> HeadFile | None:
 def _keep(path: Path, head: Head, **extra: str) -> None:
     """Keep a converted head, so that loading it again needs neither torch nor the whole file."""
     try:
-        storage.write_bytes(str(path), _packed(head, extra))
+        writing.write_bytes(str(path), _packed(head, extra))
     except BeholderError as error:
         _logger.warning("%s; the head works, but will be converted again next time", error)
 

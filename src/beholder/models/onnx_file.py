@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import HeadError, OutputError
-from beholder.io import storage
+from beholder.io import storage, writing
 from beholder.models.heads import Head
 
 SUFFIX = ".onnx"
@@ -27,7 +27,7 @@ def save_onnx(head: Head, path: str) -> str:
     if storage.exists(path):
         raise OutputError(f"{path} is there already; remove it, or choose another name")
     data = _serialised(head)
-    with storage.write_whole(path) as temporary:
+    with writing.write_whole(path) as temporary:
         temporary.write_bytes(data)
         return storage.sha256_of(temporary)
 

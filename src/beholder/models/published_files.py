@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import HeadError, OutputError
-from beholder.io import storage
+from beholder.io import storage, writing
 from beholder.kernels.scoring import Affine
 from beholder.models.head_layouts import HIDDEN_WIDTHS, LINEAR_POSITIONS, RELU_POSITIONS
 from beholder.models.heads import Head
@@ -84,6 +84,6 @@ def save_published(head: Head, path: str, layout: PublishedLayout = "five-layers
     }
     buffer = io.BytesIO()
     torch.save(dict(tensors), buffer)
-    with storage.write_whole(path) as temporary:
+    with writing.write_whole(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
         return storage.sha256_of(temporary)

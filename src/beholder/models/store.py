@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from beholder.errors import HeadError, OutputError
+from beholder.io import locations, storage, writing
 from beholder.io import records as json_records
-from beholder.io import storage
 from beholder.models import catalog, download, towers
 from beholder.models.backbones import SHAPES
 from beholder.models.catalog import HEADS, TOWERS, HeadEntry, TowerEntry
@@ -239,7 +239,7 @@ def _exported(folder: str, entry: Entry, offline: bool | None) -> dict[str, Any]
             )
     else:
         source = download.fetch_entry(entry, offline=offline)
-    with storage.write_whole(f"{folder}/{entry.files[0]}") as temporary:
+    with writing.write_whole(f"{folder}/{entry.files[0]}") as temporary:
         shutil.copyfile(source, temporary)
         digest = storage.sha256_of(temporary)
         if not is_kept and entry.sha256 is not None and digest != entry.sha256:
@@ -261,7 +261,7 @@ def _manifest_record(
 
 def _write_manifest(folder: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     manifest = {"format": MANIFEST_FORMAT, "version": 1, "files": records}
-    storage.write_bytes(f"{folder}/{MANIFEST_FILE}", (json.dumps(manifest, indent=2) + "\n").encode())
+    writing.write_bytes(f"{folder}/{MANIFEST_FILE}", (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
 
 
@@ -277,8 +277,8 @@ def _check_target(folder: str, entries: Sequence[Entry], own: Sequence[str]) -> 
         raise OutputError(f"{manifest} is in the way of the manifest and is not ours; move it, or choose another folder")
     for entry in entries:
         place = f"{folder}/{entry.files[0]}"
-        is_same = storage.is_local(place) and storage.exists(place)
-        is_same = is_same and storage.sha256_of(storage.local_path(place)) == entry.sha256
+        is_same = locations.is_local(place) and storage.exists(place)
+        is_same = is_same and storage.sha256_of(locations.local_path(place)) == entry.sha256
         if storage.exists(place) and not is_same:
             raise OutputError(f"{place} is in the way of {entry.name} and is another file; move it, or choose another folder")
     for file in own:

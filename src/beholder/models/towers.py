@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from beholder.errors import BeholderError, HeadError
-from beholder.io import storage
+from beholder.io import locations, remote, user_folders, writing
 from beholder.libraries.names import TowerName, parse
 from beholder.models import download, transfer
 from beholder.models.backbones import ACTIVATIONS, SHAPES, TowerActivation, TowerShape, canonical_backbone, same_backbone
@@ -257,10 +257,10 @@ def _place(spec: str | os.PathLike[str], offline: bool | None) -> _Place:
         return _local(Path(spec))
     if (other := library_name(spec)) is not None:
         raise HeadError(f"{other} is a tower of {other.library}, of which this knows no file; see that library about it")
-    if not storage.is_local(spec):
+    if not locations.is_local(spec):
         path = from_url(spec, offline=offline)
         return _Place(path, path.name, download.public_part(spec), known_as=path.name)
-    path = storage.local_path(spec)
+    path = locations.local_path(spec)
     if download.is_path(spec) and path.exists():
         return _local(path)
     entries = find_towers(spec)
@@ -474,7 +474,7 @@ def _sharded(source: Source, offline: bool | None) -> Path:
 
 def from_url(url: str, *, offline: bool | None = None) -> Path:
     """A local file with the tower behind a URL (https, s3, ...), fetched again only when the server shows another one."""
-    folder = storage.cache_folder() / "towers" / f"url--{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    folder = user_folders.cache_folder() / "towers" / f"url--{hashlib.sha256(url.encode()).hexdigest()[:16]}"
     name = re.sub(r"[^\w.+-]", "_", urlsplit(url).path.rsplit("/", 1)[-1]) or "tower"
     target, note = folder / name, folder / "identity.json"
     if download.is_offline(offline):
@@ -486,17 +486,17 @@ def from_url(url: str, *, offline: bool | None = None) -> Path:
     is_same = identity and target.is_file() and note.is_file() and note.read_bytes() == identity.encode()
     if is_same and _is_whole_copy(target, url):
         return target
-    storage.remove(str(note))
+    writing.remove(str(note))
     download.unseal_copy(target)
     if name.endswith(".safetensors"):
         opened = open_tensors(url)
         names = tower_of_tensors(opened, {}, name, download.public_part(url)).names
         keep(opened, names, target, {"source": download.public_part(url), "name": name})
     else:
-        with storage.write_whole(str(target)) as temporary:
+        with writing.write_whole(str(target)) as temporary:
             transfer.get_large(url, temporary, name, most_bytes=MOST_TOWER_BYTES)
     download.seal_copy(target, file_sha256(target))
-    storage.write_bytes(str(note), identity.encode())
+    writing.write_bytes(str(note), identity.encode())
     return target
 
 
@@ -512,7 +512,7 @@ def _is_whole_copy(path: Path, url: str) -> bool:
 def _identity(url: str) -> str:
     """What a server says of a file that changes with it (ETag, time, size); empty where it says nothing."""
     try:
-        file_system, inner = storage.filesystem(url)
+        file_system, inner = remote.filesystem(url)
         info = file_system.info(inner)
     except BeholderError as error:
         raise HeadError(str(error)) from error
@@ -536,7 +536,7 @@ def keep(opened: TensorFile, names: list[str], target: Path, about: Mapping[str,
         at += info.stop - info.start
     Watch(about.get("source", opened.path), MOST_TOWER_BYTES).expect(at - start)
     need_space(target.parent, at, about.get("name", "the tower"))
-    with storage.write_whole(str(target)) as temporary:
+    with writing.write_whole(str(target)) as temporary:
         with temporary.open("r+b") as file:
             file.write(pack_header(wanted, texts))
             file.truncate(at)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from beholder import notices
 from beholder.errors import BeholderError, HeadError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.models.checkpoints import read_exactly
 
 LARGE_BYTES = 32 << 20
@@ -41,7 +41,7 @@ def get_large(url: str, target: Path, label: str, num_bytes: int | None = None, 
     Raises UnavailableError. `num_bytes` is its size where that is known; otherwise the server is asked. More than `most_bytes`
     are not taken.
     """
-    if storage.is_web(url) and (num_bytes is None or num_bytes >= LARGE_BYTES):
+    if locations.is_web(url) and (num_bytes is None or num_bytes >= LARGE_BYTES):
         try:
             total = storage.size(url)
             if total >= LARGE_BYTES:
@@ -50,7 +50,7 @@ def get_large(url: str, target: Path, label: str, num_bytes: int | None = None, 
                 fetch_ranges(url, [(0, total, 0)], target, label)
                 return
         except BeholderError as error:
-            if not any(isinstance(one, storage.WholeOnlyError) for one in (error, error.__cause__)):
+            if not any(isinstance(one, remote.WholeOnlyError) for one in (error, error.__cause__)):
                 text = str(error).removeprefix(f"cannot read {url}: ").removeprefix(f"{url}: ")
                 raise UnavailableError(f"cannot get {url}: {text}") from None
     get(url, target, most_bytes)
@@ -72,8 +72,8 @@ def get(url: str, target: Path, most_bytes: int) -> None:
             self._watch(inc)
 
     try:
-        file_system, inner = storage.filesystem(url)
-        storage.asked_again(lambda: file_system.get_file(inner, str(target), callback=Watched()), is_passing)
+        file_system, inner = remote.filesystem(url)
+        remote.asked_again(lambda: file_system.get_file(inner, str(target), callback=Watched()), is_passing)
     except FileNotFoundError as error:
         is_gone = not isinstance(error.__cause__, Exception) or getattr(error.__cause__, "status", None) in (404, 410)
         reason = "it does not exist there" if is_gone else why(error.__cause__)  # type: ignore[arg-type]
@@ -89,11 +89,11 @@ def is_passing(error: BaseException) -> bool:
 
     The hub's client has changed its HTTP library twice.
     """
-    if storage.is_passing(error):
+    if remote.is_passing(error):
         return True
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
-        return status in storage.PASSING_STATUS
+        return status in remote.PASSING_STATUS
     chain = (error, error.__cause__)
     return any(kind.__name__ == "TransportError" for one in chain for kind in type(one).__mro__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from beholder.errors import InputError
-from beholder.io import records, storage
+from beholder.io import records, user_folders, writing
 from beholder.libraries.names import is_place
 from beholder.models.backbones import canonical_backbone
 from beholder.models.catalog import tower_file_named
@@ -22,7 +22,7 @@ Clock = Callable[[], float]
 FORMAT, VERSION = "beholder-rates", 2
 """1 did not say what giving pictures to a device takes (`TowerRate.feed_s`)."""
 KEPT_AS = "rates.json"
-"""In the folder of what is the user's own (`storage.data_folder`): the rates of this machine."""
+"""In the folder of what is the user's own (`user_folders.data_folder`): the rates of this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +172,12 @@ def tower_name(name: str) -> str:
 
 def kept_path() -> Path:
     """Where the rates of this machine are kept."""
-    return storage.data_folder() / KEPT_AS
+    return user_folders.data_folder() / KEPT_AS
 
 
 def save(rates: Rates, path: str) -> None:
     """Write them whole or not at all. Raises OutputError."""
-    storage.write_bytes(path, records.sealed(rates.to_json(), indent=1))
+    writing.write_bytes(path, records.sealed(rates.to_json(), indent=1))
 
 
 def load(path: str) -> Rates:

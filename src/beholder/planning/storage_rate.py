@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from beholder.errors import reading_failed, writing_failed
-from beholder.io import storage
+from beholder.io import locations, storage, writing
 from beholder.planning.rates import Clock, StorageRate
 
 _PIECE_BYTES = 8 << 20
@@ -32,12 +32,12 @@ def measure_storage(place: str, *, seconds: float, clock: Clock) -> StorageRate:
     path = f"{place.rstrip('/')}/.beholder-bench-{secrets.token_hex(4)}.tmp"
     piece = np.random.default_rng(0).bytes(_PIECE_BYTES)
     try:
-        if storage.is_local(path):
-            return _local(place, storage.local_path(path), piece, seconds, clock)
+        if locations.is_local(path):
+            return _local(place, locations.local_path(path), piece, seconds, clock)
         return _remote(place, path, piece, seconds, clock)
     finally:
         with contextlib.suppress(OSError):
-            storage.remove(path)
+            writing.remove(path)
 
 
 def _local(place: str, path: Path, piece: bytes, seconds: float, clock: Clock) -> StorageRate:
@@ -90,7 +90,7 @@ def _share_in_memory(handle: int, num_bytes: int) -> float:
 
 def _remote(place: str, path: str, piece: bytes, seconds: float, clock: Clock) -> StorageRate:
     began, written = clock(), 0
-    with storage.open_whole(path, num_bytes=_MOST_BYTES) as file:
+    with writing.open_whole(path, num_bytes=_MOST_BYTES) as file:
         while written < _MOST_BYTES and (not written or clock() - began < seconds / 3):
             file.write(piece)
             written += len(piece)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from beholder import __version__
 from beholder.errors import OutputError
-from beholder.io import storage
+from beholder.io import storage, writing
 from beholder.reporting.charts import NOTHING, number
 from beholder.reporting.page import made_at, render
 from beholder.reporting.plots import Plot, calibration_plot, marks_plot, residual_plot, scatter_plot
@@ -76,7 +76,7 @@ def write_evaluation(options: EvaluateOptions, *, arguments: Sequence[str] | Non
     out = _checked_output(options)
     found = evaluate(options)
     page = page_of(found, title=options.title, arguments=arguments)
-    storage.write_bytes(out, page)
+    writing.write_bytes(out, page)
     return EvaluationRun(output=out, num_bytes=len(page), found=found, seconds=time.perf_counter() - started)
 
 

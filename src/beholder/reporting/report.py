@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from beholder import __version__
 from beholder.errors import InputError, OutputError
-from beholder.io import storage
+from beholder.io import locations, storage, writing
 from beholder.io.outputs import is_read
 from beholder.locate.locate import PictureFinder
 from beholder.models.download import is_offline
@@ -131,7 +131,7 @@ def write_report(
             thumbnails = _thumbnails(contents, options, len(page), on_progress, decoder, memory_bytes)
             say("writing the page")
             page = _thinned_out(contents, thumbnails, options, arguments, options.max_size)
-        storage.write_bytes(out, page)
+        writing.write_bytes(out, page)
         shown = set(contents.addresses())
         failed = thumbnails.failed if thumbnails is not None else {}
         reasons = [failure.reason for failure in failed.values()]
@@ -175,7 +175,7 @@ def _check_places(options: ReportOptions) -> None:
     for flag, places in (("--pictures", options.pictures), ("--root", (options.root,) if options.root is not None else ())):
         for place in places:
             is_pattern = storage.is_glob(place) or "{" in place
-            if storage.is_local(place) and not is_pattern and not storage.exists(place):
+            if locations.is_local(place) and not is_pattern and not storage.exists(place):
                 raise InputError(f"{flag} {place} does not exist; name the folder or file that holds the pictures now")
 
 

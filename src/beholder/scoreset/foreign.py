@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from beholder import columns
 from beholder.errors import InputError
-from beholder.io import records, storage
+from beholder.io import locations, records, remote, storage
 from beholder.io.schemas import fit_column
 from beholder.io.tables import MisfitError, check_names, open_table
 
@@ -46,7 +46,7 @@ def find_scores(source: str) -> ScorePlace:
     """Look at a folder, file or glob, local or remote. Raises InputError when there are no scores."""
     if not source:
         raise InputError("the name of the scores is empty (an unset variable?)")
-    if storage.is_glob(source) and not (storage.is_local(source) and storage.exists(source)):
+    if storage.is_glob(source) and not (locations.is_local(source) and storage.exists(source)):
         return _matches(source)
     base = source.rstrip("/") or source
     if storage.is_folder(base):
@@ -80,7 +80,7 @@ def _matches(pattern: str) -> ScorePlace:
             runs += [run] if format_of(run) == columns.SCORE_SET_FORMAT else []
         elif _is_table(path) and not path.endswith(columns.REJECTS_SUFFIX):
             tables.append(path)
-    places = [_folder(run) for run in sorted(set(runs), key=storage.natural_key)]
+    places = [_folder(run) for run in sorted(set(runs), key=locations.natural_key)]
     files = list(dict.fromkeys([*tables, *(path for place in places for path in place.files)]))
     if not files:
         raise InputError(
@@ -89,7 +89,7 @@ def _matches(pattern: str) -> ScorePlace:
     if len(places) == 1 and len(files) == len(places[0].files):
         return places[0]
     rejects = tuple(path for place in places for path in place.rejects)
-    return ScorePlace(sorted(files, key=storage.natural_key), rejects=rejects)
+    return ScorePlace(sorted(files, key=locations.natural_key), rejects=rejects)
 
 
 def _fixed_part(pattern: str) -> str:
@@ -100,9 +100,9 @@ def _fixed_part(pattern: str) -> str:
 
 def _as_listed(path: str) -> str:
     """A folder or glob as the names of what is in it begin."""
-    if storage.is_local(path):
-        return str(storage.local_path(path))
-    fs, inner = storage.filesystem(path)
+    if locations.is_local(path):
+        return str(locations.local_path(path))
+    fs, inner = remote.filesystem(path)
     return str(fs.unstrip_protocol(inner))
 
 
@@ -130,10 +130,10 @@ def _is_no_score_of_a_set(path: str, start: int, format_of: Callable[[str], Any]
 
 def run_of(folder: str) -> str:
     """The run that a folder means: the one above it for the `scores/` of a run, else the folder itself; local or remote."""
-    if not storage.is_local(folder):
+    if not locations.is_local(folder):
         above, _, name = folder.rpartition("/")
     elif os.path.basename(folder) in ("", ".", "..", "~"):  # noqa: PTH119
-        above, name = f"{folder}/..", os.path.basename(os.path.abspath(storage.local_path(folder)))  # noqa: PTH100, PTH119
+        above, name = f"{folder}/..", os.path.basename(os.path.abspath(locations.local_path(folder)))  # noqa: PTH100, PTH119
     else:
         above, name = os.path.split(folder)
     above = above or "."
@@ -157,7 +157,7 @@ def _folder(base: str) -> ScorePlace:
         storage.is_folder(inside) and not storage.exists(f"{inside}/{columns.STAMP_FILE}")
     )
     runs, tables = _below(inside if is_run else base)
-    files = sorted([*tables, *(path for paths in runs.values() for path in paths)], key=storage.natural_key)
+    files = sorted([*tables, *(path for paths in runs.values() for path in paths)], key=locations.natural_key)
     if not files:
         raise InputError(f"{base} holds no Parquet or CSV files with scores; name what `beholder score` wrote")
     stranger = next((path for path in tables if runs and not storage.exists(path + columns.SIDECAR_SUFFIX)), None)
@@ -171,7 +171,7 @@ def _folder(base: str) -> ScorePlace:
     return ScorePlace(
         files,
         record,
-        tuple(path for run in ([base] if is_run else sorted(runs, key=storage.natural_key)) for path in rejects_of(run)),
+        tuple(path for run in ([base] if is_run else sorted(runs, key=locations.natural_key)) for path in rejects_of(run)),
         kept if is_run and storage.is_folder(kept) else None,
     )
 
@@ -180,7 +180,7 @@ def rejects_of(run: str) -> list[str]:
     """The tables of rejects in the folder of a run, in natural order."""
     folder = f"{run}/{columns.REJECTS_FOLDER}"
     found = storage.list_files(folder) if storage.is_folder(folder) else []
-    return sorted((path for path in found if path.endswith(".parquet")), key=storage.natural_key)
+    return sorted((path for path in found if path.endswith(".parquet")), key=locations.natural_key)
 
 
 def _below(folder: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -245,11 +245,11 @@ def as_parquet(path: str, target: Path, types: Mapping[str, pa.DataType] | None 
         InputError: no such table, two columns of one name.
     """
     if not is_csv(path):
-        if storage.is_local(path):
-            file = storage.local_path(path)
+        if locations.is_local(path):
+            file = locations.local_path(path)
         else:
             file = target
-            with storage.remote_errors(path), storage.open_binary(path) as source, target.open("wb") as copy:
+            with remote.read_errors(path), storage.open_binary(path) as source, target.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 22)
         with storage.open_parquet(str(file)) as opened:
             check_names(opened.schema_arrow.names, path)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from beholder import columns
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import remote, storage
 from beholder.io.tables import open_text
 from beholder.scoreset.database import (
     NO_FLAG,
@@ -72,7 +72,7 @@ def table_file(path: str, target: Path) -> Path:
         raise InputError(f"{path} does not exist")
     if storage.is_folder(path):
         raise InputError(f"{path} is a folder, a .csv or .parquet file was expected")
-    with storage.remote_errors(path):
+    with remote.read_errors(path):
         file = as_parquet(path, target)
     with storage.open_parquet(str(file)) as opened:
         opened.check_dictionaries(path, all_encodings=True)
@@ -91,7 +91,7 @@ def sample_column_of(file: Path, named: str) -> str:
 
 def _lines(path: str) -> Iterator[list[str]]:
     """The lines of a text file that are not empty, block by block."""
-    with open_text(path) as opened, storage.remote_errors(path):
+    with open_text(path) as opened, remote.read_errors(path):
         file = io.BufferedReader(opened, _BLOCK_BYTES)  # type: ignore[type-var]
         if file.peek(3).startswith(codecs.BOM_UTF8):
             file.read(3)
@@ -127,7 +127,7 @@ def read_marks(path: str) -> dict[str, str]:
 
     A last line that is torn (the writer was killed) is ignored; any other broken line is an InputError that names it.
     """
-    with storage.remote_errors(path), storage.open_binary(path) as file:
+    with remote.read_errors(path), storage.open_binary(path) as file:
         lines = file.read().split(b"\n")
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from beholder.errors import HeadError, InputError, OutputError
-from beholder.io import storage
+from beholder.io import locations, user_folders
 from beholder.models import catalog, download
 from beholder.models.heads import load_head
 from beholder.scoreset.scales import SCALE_MAP_FORMAT, HeadKey, ScaleKind, ScaleMap, read_map, write_map
@@ -59,7 +59,7 @@ def head_named(name: str) -> HeadKey:
         return found
     found = HeadKey.of_record(load_head(name, offline=True).describe())
     assert found is not None
-    path = storage.local_path(name) if storage.is_local(name) else None
+    path = locations.local_path(name) if locations.is_local(name) else None
     own = path if path is not None and path.is_file() else download.locate_own(name)
     return replace(found, place=str(own)) if own is not None else found
 
@@ -71,14 +71,14 @@ def folder_of(head: HeadKey) -> Path:
 
 
 def _data_folder(name: str) -> Path:
-    return storage.data_folder() / _FOLDER / _as_file_name(name)
+    return user_folders.data_folder() / _FOLDER / _as_file_name(name)
 
 
 def _own_file(head: HeadKey) -> Path | None:
     """The local file of a head that neither the catalogue nor `models add` knows, where it is still the same."""
-    if catalog.find(head.name) is not None or not head.place or not storage.is_local(head.place):
+    if catalog.find(head.name) is not None or not head.place or not locations.is_local(head.place):
         return None
-    path = storage.local_path(head.place)
+    path = locations.local_path(head.place)
     if _is_added(head) or not path.is_file():
         return None
     return path if download.file_sha256(path) in head.hashes[:1] else None
@@ -87,7 +87,7 @@ def _own_file(head: HeadKey) -> Path | None:
 def _is_added(head: HeadKey) -> bool:
     """Whether a head was read from where `models add` keeps those that it gave a name."""
     folder = download.own_heads_folder().resolve()
-    return storage.is_local(head.place) and storage.local_path(head.place).parent.resolve() == folder
+    return locations.is_local(head.place) and locations.local_path(head.place).parent.resolve() == folder
 
 
 def _as_file_name(name: str) -> str:

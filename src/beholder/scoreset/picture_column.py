@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations
 from beholder.io.schemas import is_text
 from beholder.sources.file_kinds import (
     MOST_LOOKED_AT,
@@ -133,4 +133,4 @@ def _is_address(text: str) -> bool:
     if is_written_out(text):
         return False
     suffix = suffix_of(text)
-    return suffix in PICTURE_SUFFIXES or (storage.is_on_a_server(text) and suffix not in OTHER_SUFFIXES)
+    return suffix in PICTURE_SUFFIXES or (locations.is_on_a_server(text) and suffix not in OTHER_SUFFIXES)

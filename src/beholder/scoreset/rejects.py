@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from beholder import columns
 from beholder.errors import InputError, OutputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.io.tables import write_table
 from beholder.scoreset.foreign import read_record, rejects_of, run_of
 
@@ -85,7 +85,7 @@ def reject_batches(paths: Sequence[str]) -> Iterator[pa.Table]:
     Raises InputError for a damaged file.
     """
     for path in paths:
-        with storage.open_parquet(path) as file, storage.remote_errors(path):
+        with storage.open_parquet(path) as file, remote.read_errors(path):
             present = [name for name in NAMES if name in file.schema_arrow.names]
             if columns.SAMPLE not in present:
                 continue
@@ -249,4 +249,4 @@ def _fits_a_line(name: str) -> bool:
     """Whether a list of lines can hold a name as it is: no line break, and no bytes that stand in it as escapes."""
     if name.splitlines() != [name]:
         return False
-    return "\\x" not in name or not storage.is_local(name) or storage.exists(name)
+    return "\\x" not in name or not locations.is_local(name) or storage.exists(name)

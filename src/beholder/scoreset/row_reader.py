@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import remote, storage
 from beholder.io.parquet import ParquetFile
 from beholder.io.schemas import as_numbers, group_bytes, in_type, is_number, is_text
 from beholder.scoreset.score_set import ScoreSet
@@ -216,7 +216,7 @@ class RowReader:
         groups = list(stretch.groups) or list(range(file.num_row_groups))
         use_threads = self.num_threads == 1
         is_large = stretch.num_bytes > self._limits.large_group_bytes
-        with storage.remote_errors(str(stretch.path)):
+        with remote.read_errors(str(stretch.path)):
             if not is_large and file.fits(groups, present):
                 table = file.read_row_groups(groups, columns=present, use_threads=use_threads)
                 yield self._fitted(table, names, stretch.num_rows, encoded)
@@ -315,7 +315,7 @@ class Chosen:
 
 def _open(path: Path, **options: Any) -> ParquetFile:
     """A file that was looked at before; `options` of pyarrow's. Raises InputError where it is damaged."""
-    with storage.remote_errors(str(path)):
+    with remote.read_errors(str(path)):
         return ParquetFile(str(path), str(path), pre_buffer=False, **options)
 
 

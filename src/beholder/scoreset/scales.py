@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import InputError
-from beholder.io import records, storage
+from beholder.io import records, writing
 from beholder.kernels import ordering
 from beholder.models import catalog
 from beholder.models.published import canonical_head
@@ -257,7 +257,7 @@ def _knots(steps: StepMap) -> dict[str, list[float]]:
 def write_map(found: ScaleMap, path: str) -> None:
     """Write the file of a map, whole or not at all. Raises OutputError."""
     record = {"format": SCALE_MAP_FORMAT, "version": _VERSION, **found.to_json()}
-    storage.write_bytes(path, records.sealed(record, indent=1))
+    writing.write_bytes(path, records.sealed(record, indent=1))
 
 
 _MOST_GROUPS = 1 << 53

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beholder.io import storage
+from beholder.io import locations
 from beholder.options import parse_bytes
 from beholder.scoring.options import ScoreOptions
 from beholder.scoring.summary import RunSummary
@@ -146,8 +146,8 @@ def score(
     more = {} if on_progress is None else {"on_progress": on_progress}
     here = Path.cwd()
     summary = job(chosen, on_plan=warn, **more)
-    is_here = storage.is_local(summary.output)
-    return ScoreRun(summary, str(here / storage.local_path(summary.output)) if is_here else summary.output)
+    is_here = locations.is_local(summary.output)
+    return ScoreRun(summary, str(here / locations.local_path(summary.output)) if is_here else summary.output)
 
 
 def _by_field(options: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from beholder.engine import Precision
 from beholder.errors import BeholderError, HeadError, InputError, reading_failed
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.io.records import json_value
 from beholder.notices import doing
 from beholder.options import MOST_WORKERS, option
@@ -240,7 +240,7 @@ def find_sources(flags: BirderFlags) -> tuple[str, ...]:
 
 
 def _parent(path: str) -> str:
-    return str(storage.local_path(path).parent) if storage.is_local(path) else path.split("://", 1)[-1].rsplit("/", 1)[0]
+    return str(locations.local_path(path).parent) if locations.is_local(path) else path.split("://", 1)[-1].rsplit("/", 1)[0]
 
 
 def _read_info(path: str, split: str) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def count_samples(parts: Sequence[PicturePart], flags: BirderFlags) -> tuple[int
     from beholder.sources.reader import SourceOptions, picture_reader
 
     unknown = [part for part in parts if part.num_rows is None]
-    remote = next((part.path for part in unknown if not storage.is_local(part.path)), None)
+    remote = next((part.path for part in unknown if not locations.is_local(part.path)), None)
     if remote is not None:
         raise InputError(
             f"--wds-size is required: {remote} is remote, and would be fetched twice, once to count the pictures for the "
@@ -579,7 +579,7 @@ class _Found:
     def _leave_out(self, path: bytes, *, is_there: bool) -> None:
         """Count a file that birder does not take: as a picture, or as something else."""
         suffix = _suffix(path).decode("ascii", "replace")
-        if storage.is_ignored_name(os.path.basename(path)) or suffix[1:] in SIDECAR_SUFFIXES:  # noqa: PTH119
+        if locations.is_ignored_name(os.path.basename(path)) or suffix[1:] in SIDECAR_SUFFIXES:  # noqa: PTH119
             return
         if suffix[1:] in PICTURE_SUFFIXES:
             self.left_out[suffix if is_there else _DANGLING] += 1

@@ -22,7 +22,7 @@ import numpy as np
 
 from beholder import columns
 from beholder.errors import BeholderError, InputError, OutputError
-from beholder.io import places, records, storage
+from beholder.io import locations, places, records, remote, storage
 from beholder.io.places import Entry
 from beholder.io.records import DamagedRecordError
 from beholder.io.remote_stream import open_stream
@@ -148,7 +148,7 @@ def is_result(path: str) -> bool:
 
     So is a folder with done-markers whose record is gone. Raises InputError: it cannot be looked at.
     """
-    if storage.is_web(path) or (storage.is_glob(path) or "{" in path):
+    if locations.is_web(path) or (storage.is_glob(path) or "{" in path):
         return False
     try:
         out = RunOutput(output_of(path))
@@ -264,7 +264,7 @@ class _Check:
     def _segment(self, name: str) -> None:
         place = self._out.folder.place_of(name)
         try:
-            with storage.remote_errors(place), open_stream(place) as file:
+            with remote.read_errors(place), open_stream(place) as file:
                 index.check(file)
         except DamagedRecordError as error:
             self._tell(Finding("damaged", place, str(error), INDEX))
@@ -330,7 +330,7 @@ class _Check:
             self._has_lost_numbers = True
             self._known.extend(_hash(one) for one in self._named(name))
         for finding in looked.findings:
-            is_known = finding.kind == "damaged" and not found.is_running and storage.is_local(root)
+            is_known = finding.kind == "damaged" and not found.is_running and locations.is_local(root)
             self._tell(_touched(finding) if is_known else finding)
 
     def _named(self, shard: str) -> list[str]:
@@ -365,8 +365,8 @@ class _Check:
         """Files directly in a folder."""
         folder = self._out.folder
         if not folder.is_local:
-            fs, inner = storage.filesystem(folder.root)
-            with storage.remote_errors(folder.root):
+            fs, inner = remote.filesystem(folder.root)
+            with remote.read_errors(folder.root):
                 return [PurePosixPath(name).name for name in fs.ls(inner, detail=False)]
         return sorted(entry.name for entry in folder.path.iterdir() if entry.is_file())
 
@@ -462,12 +462,12 @@ def _damage_of(place: str, num_bytes: int, sha256: str | None, mend: str) -> Fin
 
 
 def _is_file(place: str) -> bool:
-    return not storage.is_local(place) or storage.is_local_file(place)
+    return not locations.is_local(place) or storage.is_local_file(place)
 
 
 def _sha256_of(place: str, now: Entry) -> str:
     digest = hashlib.sha256()
-    with storage.remote_errors(place), open_stream(place, now.num_bytes) as file:
+    with remote.read_errors(place), open_stream(place, now.num_bytes) as file:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
@@ -506,7 +506,7 @@ def _rows_in(place: str) -> int:
         with storage.open_parquet(place) as file:
             return int(file.metadata.num_rows)
     lines, is_quoted = 0, False
-    with storage.remote_errors(place), open_stream(place) as stream:
+    with remote.read_errors(place), open_stream(place) as stream:
         while piece := stream.read(_PIECE_BYTES):
             data = np.frombuffer(piece, np.uint8)
             inside = (np.cumsum(data == ord('"')) + is_quoted) % 2

@@ -15,8 +15,9 @@ import pyarrow as pa
 from beholder import __version__, columns
 from beholder.columns import REASON_TEXT, RowStatus, score_column_names
 from beholder.errors import InputError
+from beholder.io.locations import natural_key
 from beholder.io.schemas import fit_table, merge_remarks, num_bytes_of, pieces_of
-from beholder.io.storage import content_sample, natural_key
+from beholder.io.storage import content_sample
 from beholder.io.stream import GivenUp, Stream
 from beholder.kernels.scoring import RowScorer
 from beholder.models.backbones import SHAPES, canonical_backbone, same_backbone

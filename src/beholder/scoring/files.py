@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.columns import EmbeddingDtype, EmbeddingFormat
 from beholder.errors import InputError
-from beholder.io import places, storage, tables
+from beholder.io import locations, places, storage, tables, writing
 from beholder.io.schemas import as_text, common_schema, pieces_of
 from beholder.io.tables import ParquetRows, TablePart, open_table, stamped
 from beholder.scoreset.numbers import ScoreStats
@@ -126,10 +126,10 @@ def join_shards(target: str, parts: Sequence[ShardFile], metadata: Mapping[str, 
         tables.join_csv(target, opened(), num_bytes=num_bytes, scratch=scratch)
         return
     names = [part.place for part in parts]
-    schemas = list(map(_schema_of, names) if storage.is_local(names[0]) else places.in_threads(_schema_of, names))
+    schemas = list(map(_schema_of, names) if locations.is_local(names[0]) else places.in_threads(_schema_of, names))
     schema = stamped(common_schema(one.remove_metadata() for one in schemas), metadata)
     if len(parts) == 1 and schemas[0].equals(schema, check_metadata=True):
-        with storage.open_whole(target, num_bytes=num_bytes, scratch=scratch) as out, next(opened()).open() as source:
+        with writing.open_whole(target, num_bytes=num_bytes, scratch=scratch) as out, next(opened()).open() as source:
             shutil.copyfileobj(source, out, _COPY_BYTES)
         return
     # Row groups are filled across parts: many small shards would give as many small groups.
@@ -166,7 +166,7 @@ class ShardRows:
         self._rejects: ParquetRows | None = None
         self.num_read = 0
         if names and as_csv:
-            temporary = opened.enter_context(storage.write_whole(str(folder / scores_name)))
+            temporary = opened.enter_context(writing.write_whole(str(folder / scores_name)))
             self._csv = opened.enter_context(temporary.open("wb"))
             header = [columns.SAMPLE, *names, columns.STATUS, *schema.names[1:]]
             tables.write_csv(self._csv, [pa.array([name], pa.large_string()) for name in header])
@@ -408,7 +408,7 @@ def write_embeddings(
     if options.format == "npy":
         metadata = _metadata(labels)
         write_parquet(folder / names[1], [metadata], stamped(metadata.schema, stamp))
-        with storage.write_whole(str(path)) as temporary, temporary.open("wb") as out:
+        with writing.write_whole(str(path)) as temporary, temporary.open("wb") as out:
             header = {"descr": embeddings.dtype.str, "fortran_order": False, "shape": embeddings.shape}
             np.lib.format.write_array_header_1_0(out, header)
             out.write(np.ascontiguousarray(embeddings).data)
@@ -439,8 +439,8 @@ def read_embeddings(shard: EarlierShard, names: Sequence[str], options: WriteOpt
     place = shard.place_of(name)
     if options.format == "npy":
         found: npt.NDArray[Any]
-        if storage.is_local(place):
-            found = np.load(storage.local_path(place), mmap_mode="r")
+        if locations.is_local(place):
+            found = np.load(locations.local_path(place), mmap_mode="r")
         else:
             found = np.load(io.BytesIO(storage.read_range(place, 0, shard.result.files[name])))
         return found
@@ -492,7 +492,7 @@ def _read_csv(data: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
 def _write_csv(path: Path, embeddings: npt.NDArray[np.float32], labels: pa.Table) -> None:
     """As birder has it: `sample`, [`label`], `0` ... `D-1`."""
     names = [*labels.column_names, *map(str, range(embeddings.shape[1]))]
-    with storage.write_whole(str(path)) as temporary, temporary.open("wb") as out:
+    with writing.write_whole(str(path)) as temporary, temporary.open("wb") as out:
         tables.write_csv(out, [pa.array([name], pa.large_string()) for name in names])
         for low in range(0, len(embeddings), _CSV_ROWS):
             some = labels.slice(low, _CSV_ROWS)

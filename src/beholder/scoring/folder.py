@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from beholder import columns
 from beholder.columns import DONE_FOLDER, EARLIER_FOLDER, STAMP_FILE
 from beholder.errors import BeholderError, InputError, OutputError, reading_failed, writing_failed
-from beholder.io import crash, places, processes, records, storage
+from beholder.io import crash, locations, places, processes, records, remote, storage
 from beholder.io.places import Entry
 from beholder.io.records import DamagedRecordError
 from beholder.io.remote_stream import open_stream
@@ -89,9 +89,9 @@ class RunFolder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = os.fspath(root).rstrip("/") or "/"
-        self.is_local = storage.is_local(self.root)
+        self.is_local = locations.is_local(self.root)
         if self.is_local:
-            self.root = str(storage.local_path(self.root))
+            self.root = str(locations.local_path(self.root))
         self._listed: dict[str, Entry] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._turn = threading.RLock()
@@ -320,7 +320,7 @@ class RunFolder:
             except OSError as error:
                 raise reading_failed(place, error) from error
         digest = hashlib.sha256()
-        with storage.remote_errors(place), open_stream(place, num_bytes) as file:
+        with remote.read_errors(place), open_stream(place, num_bytes) as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
         return digest.hexdigest()

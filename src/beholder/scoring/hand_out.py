@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from beholder.errors import BeholderError, InputError
-from beholder.io import places, storage
+from beholder.io import places, writing
 from beholder.io.temporaries import own_name
 from beholder.notices import say
 from beholder.scoring.messages import Begun, Done, Failed, Job, Message, Note, Opened, Progress, Ready
@@ -299,7 +299,7 @@ class HandOut:
             return True
         path, place.probe = f"{folder}/{place.probe}", ""
         is_here = places.entry_of(path) is not None
-        storage.remove(path)
+        writing.remove(path)
         return is_here
 
     def _start(self, place: _Place) -> None:

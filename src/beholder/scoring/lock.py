@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from beholder.errors import BeholderError, OutputError, writing_failed
-from beholder.io import places, processes, storage
+from beholder.io import locations, places, processes, writing
 from beholder.io.temporaries import is_at, own_name
 from beholder.notices import say
 
@@ -130,7 +130,7 @@ def held(root: str, *, kind: Kind = "auto", interval_s: float = INTERVAL_S, is_s
         OutputError: another run has it, or nothing can be written there.
     """
     with contextlib.ExitStack() as opened:
-        may_flock = kind != "lease" and storage.is_local(root)
+        may_flock = kind != "lease" and locations.is_local(root)
         is_certain = may_flock and _has_flock(root, opened, is_shared=is_shared, is_only=kind == "flock")
         if not is_certain:
             holder = Holder.here(interval_s)
@@ -166,7 +166,7 @@ def _is_at_work(place: str, holder: Holder) -> bool:
     if holder.is_alive is not None:
         return holder.is_alive
     if holder.interval_s == 0:
-        return _is_locked(storage.local_path(place))
+        return _is_locked(locations.local_path(place))
     then = places.modified(place)
     return then is not None and time.time() - then <= PATIENCE * holder.interval_s
 
@@ -190,7 +190,7 @@ def _busy(root: str, holder: Holder | None, more: str = "") -> OutputError:
 
 def _has_flock(root: str, opened: contextlib.ExitStack, *, is_shared: bool, is_only: bool) -> bool:
     """Whether the system has locked the folder, until `opened` is closed; False where it knows no such locks."""
-    path = storage.local_path(root) / LOCK_FILE
+    path = locations.local_path(root) / LOCK_FILE
     for attempt in range(_ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -298,7 +298,7 @@ class _Lease(ABC):
         try:
             then, now = places.modified(place), places.modified(probe)
         finally:
-            storage.remove(probe)
+            writing.remove(probe)
         return then is not None and now is not None and now - then > self._patience(found)
 
     def keep(self) -> None:
@@ -323,7 +323,7 @@ class _Lease(ABC):
         """Give it back; a server that does not answer leaves it to be taken over."""
         try:
             if self._is_ours(places.read_all(self._place)):
-                storage.remove(self._place)
+                writing.remove(self._place)
         except BeholderError as error:
             say(f"the lock {self._place} could not be removed, and ends by itself: {error}")
 
@@ -340,7 +340,7 @@ class _WholeLease(_Lease):
         for place in _part_files(self._root):
             found = Holder.parse(places.read_all(place))
             if self._is_abandoned(found, place):
-                storage.remove(place)
+                writing.remove(place)
             else:
                 self.leave()
                 raise self._refused(found, place)
@@ -384,5 +384,5 @@ class _PartLease(_Lease):
     def leave(self) -> None:
         """Give it back, and remove the folder of parts after the last one."""
         super().leave()
-        if storage.is_local(self._root):
-            _remove_if_empty(storage.local_path(self._root) / PARTS_FOLDER)
+        if locations.is_local(self._root):
+            _remove_if_empty(locations.local_path(self._root) / PARTS_FOLDER)

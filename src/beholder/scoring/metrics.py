@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from beholder.errors import BeholderError, OutputError, reading_failed, writing_failed
-from beholder.io import storage
+from beholder.io import writing
 from beholder.notices import say
 from beholder.scoring.run_log import local_place
 
@@ -138,7 +138,7 @@ class MetricsFile:
     def write(self, samples: Samples) -> None:
         """Replace the file. Where that fails one warning is said, and it is tried again the next time."""
         try:
-            storage.write_bytes(self._path, samples.text().encode())
+            writing.write_bytes(self._path, samples.text().encode())
         except BeholderError as error:
             if self._has_warned:
                 return

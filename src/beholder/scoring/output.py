@@ -11,7 +11,7 @@ from typing import Any
 
 from beholder import columns
 from beholder.errors import OutputError, writing_failed
-from beholder.io import crash, places, records, storage
+from beholder.io import crash, locations, places, records, remote, storage, writing
 from beholder.io.records import DamagedRecordError
 from beholder.io.remote_stream import open_stream
 from beholder.scoring import files
@@ -87,10 +87,10 @@ class RunOutput:
     """
 
     def __init__(self, out: str, product: Product = SCORES) -> None:
-        if storage.is_web(out):
+        if locations.is_web(out):
             raise OutputError(f"cannot write {out}: a web server takes no files; give a local path, or a bucket (s3://, gs://)")
-        storage.check_text(out)
-        if not storage.is_local(out) and not out.partition("://")[2].strip("/"):
+        writing.check_text(out)
+        if not locations.is_local(out) and not out.partition("://")[2].strip("/"):
             raise OutputError(f"{out} names no place that could be written to; name a bucket, or a folder in it")
         self.out, self.product = out, product
         suffix = PurePosixPath(out).suffix.lower()
@@ -99,7 +99,7 @@ class RunOutput:
             raise OutputError(
                 f"{out}: {product.noun} are written as .parquet, .csv, or into a folder (a name without such a suffix)"
             )
-        self.is_local = storage.is_local(out)
+        self.is_local = locations.is_local(out)
         self.is_separate = self.kind != "folder"
         if self.kind == "folder":
             base = out.rstrip("/")
@@ -108,7 +108,7 @@ class RunOutput:
         else:
             self.rejects, self.kept_embeddings = out + columns.REJECTS_SUFFIX, f"{out}.{columns.EMBEDDINGS_FOLDER}"
             self.sidecar, self.inputs = out + columns.SIDECAR_SUFFIX, out + columns.INPUTS_SUFFIX
-        place = str(storage.local_path(out)) if self.is_local else out
+        place = str(locations.local_path(out)) if self.is_local else out
         self.work = place if self.kind == "folder" else place + columns.PARTIAL_SUFFIX
         self.folder = RunFolder(self.work)
 
@@ -132,7 +132,7 @@ class RunOutput:
                 self._remove(own)
                 self._remove_run_files()
         if self.kind != "folder":
-            storage.remove(self.sidecar)
+            writing.remove(self.sidecar)
 
     def _sorted_files(self, *, by_name: bool = False, known: Container[str] = ()) -> tuple[list[str], list[str]]:
         """Files in the folders of shards, relative: those that a run wrote, and tables that readers would take for such.
@@ -267,7 +267,7 @@ class RunOutput:
         if rejects:
             files.join_shards(self.rejects, rejects, step.file_metadata, self._scratch)
         else:
-            storage.remove(self.rejects)
+            writing.remove(self.rejects)
         crash.reach("rejects published")
         if summary.embeddings is not None:
             self._place_kept(kept)
@@ -290,7 +290,7 @@ class RunOutput:
             NUM_KEPT: summary.num_kept,
         }
         crash.reach("inputs packed")
-        storage.write_bytes(self.sidecar, records.sealed(record, indent=2), scratch=self._scratch)
+        writing.write_bytes(self.sidecar, records.sealed(record, indent=2), scratch=self._scratch)
         crash.reach("result recorded")
 
     @property
@@ -322,19 +322,19 @@ class RunOutput:
 
         start = len(self.folder.place_of(""))
         pairs = ((self.folder.place_of(name), size) for name, size in wanted())
-        with storage.open_whole(self.inputs, scratch=self._scratch) as sink, zipfile.ZipFile(sink, "w") as out:
+        with writing.open_whole(self.inputs, scratch=self._scratch) as sink, zipfile.ZipFile(sink, "w") as out:
             for place, size, data in places.fetched_ahead(pairs):
                 with out.open(zipfile.ZipInfo(place[start:]), "w") as member:  # without times: the same shards, the same bytes
                     if data is not None:
                         member.write(data)
                         continue
-                    with storage.remote_errors(place), open_stream(place, size) as file:
+                    with remote.read_errors(place), open_stream(place, size) as file:
                         shutil.copyfileobj(file, member)
         return self._published(self.inputs)
 
     def _published(self, place: str) -> Published:
         """Size and checksum of a file just written; of a remote one the size alone."""
-        sha256 = storage.sha256_of(storage.local_path(place)) if self.is_local else None
+        sha256 = storage.sha256_of(locations.local_path(place)) if self.is_local else None
         return Published(storage.size(place), sha256)
 
     def _check_shards(self, results: Mapping[str, ShardResult]) -> None:
@@ -374,7 +374,7 @@ class RunOutput:
             self._copy_kept({name[inside:]: self.folder.place_of(name) for name in kept})
             return
         target, work = self.kept_embeddings, self.folder.path
-        folder, made, old_folder = storage.local_path(target), work / _PLACING, work / _REPLACED
+        folder, made, old_folder = locations.local_path(target), work / _PLACING, work / _REPLACED
         for rest in (made, old_folder):  # of a run that was killed here
             shutil.rmtree(rest, ignore_errors=True)
         for name in kept:
@@ -404,19 +404,19 @@ class RunOutput:
         strange = [name for name in old if PurePosixPath(name).suffix.lower() in TABLES and name not in own]
         if strange:
             raise _in_the_way(f"{base}/{strange[0]}")
-        storage.remove(f"{base}/{columns.STAMP_FILE}")
+        writing.remove(f"{base}/{columns.STAMP_FILE}")
         crash.reach("embeddings taken away")
         places.remove_all([f"{base}/{name}" for name in own])
         pairs = [(place, f"{base}/{name}") for name, place in targets.items()]
         places.copy_all([pair for pair in pairs if not pair[1].endswith(f"/{columns.STAMP_FILE}")])
         crash.reach("embeddings copied")
         places.copy_all([pair for pair in pairs if pair[1].endswith(f"/{columns.STAMP_FILE}")])
-        storage.remove(meanwhile)
+        writing.remove(meanwhile)
 
     def _check_kept(self) -> bool:
         """Whether an earlier run of this output has kept embeddings. Raises OutputError when others stand in their place."""
         target = self.kept_embeddings
-        if not (storage.local_path(target).exists() if self.is_local else storage.is_folder(target)):
+        if not (locations.local_path(target).exists() if self.is_local else storage.is_folder(target)):
             return False
         stamp = f"{target}/{columns.STAMP_FILE}"
         data = places.read_all(stamp) or places.read_all(f"{target}/{_PLACING_STAMP}")
@@ -428,7 +428,7 @@ class RunOutput:
             raise OutputError(f"{target} is in the way of the embeddings to be kept; move it, or choose another output")
         if self.is_local:  # the folder is replaced as a whole
             for place in storage.list_files(target):
-                inside = place.removeprefix(f"{storage.local_path(target)}/")
+                inside = place.removeprefix(f"{locations.local_path(target)}/")
                 if inside != columns.STAMP_FILE and not is_shard_file(inside):
                     raise _in_the_way(place)
         return True
@@ -535,4 +535,4 @@ def _in_the_way(place: str) -> OutputError:
 
 def _place(path: str) -> str:
     """One name for one file, links followed; URLs stay as they are."""
-    return str(storage.local_path(path).resolve()) if storage.is_local(path) else path
+    return str(locations.local_path(path).resolve()) if locations.is_local(path) else path

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beholder.errors import BeholderError
+from beholder.io.locations import is_local, local_path
 from beholder.io.schemas import merge_remarks
-from beholder.io.storage import is_local, local_path
 from beholder.pixels.picture import PixelOptions, Trait
 from beholder.scoring.pictures_shard import (
     EarlierRows,

@@ -21,7 +21,7 @@ import pyarrow as pa
 from beholder import columns
 from beholder.columns import PASSING_REASONS, REASON_TEXT, RowStatus, score_column_names
 from beholder.errors import InputError
-from beholder.io import records, storage
+from beholder.io import records, writing
 from beholder.io.schemas import fit_column, fit_table
 from beholder.io.tables import stamped
 from beholder.kernels.scoring import RowScorer
@@ -329,7 +329,7 @@ class PictureProduct:
         place = folder / self._keep_folder
         written = files.write_embeddings(place, shard.number, shard.name, embeddings, labels, self._keep, self._file_stamp)
         if self._keep_folder and written and not self._is_stamped(place / columns.STAMP_FILE):
-            storage.write_bytes(str(place / columns.STAMP_FILE), records.sealed(self._file_stamp, indent=2))
+            writing.write_bytes(str(place / columns.STAMP_FILE), records.sealed(self._file_stamp, indent=2))
         return {str(Path(self._keep_folder) / name): size for name, size in written.items()}
 
     def _is_stamped(self, stamp: Path) -> bool:

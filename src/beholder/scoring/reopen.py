@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.errors import OutputError
-from beholder.io import places, records, storage
+from beholder.io import locations, places, records, remote, storage
 from beholder.io.remote_stream import open_stream
 from beholder.scoring import files
 from beholder.scoring.folder import NewFile, RunFolder
@@ -96,7 +96,7 @@ class FinishedResult:
             return False
         if not storage.exists(out.inputs) or storage.size(out.inputs) != written.num_bytes:
             return False
-        return not out.is_local or storage.sha256_of(storage.local_path(out.inputs)) == written.sha256
+        return not out.is_local or storage.sha256_of(locations.local_path(out.inputs)) == written.sha256
 
     def is_current(self, step: Step) -> bool:
         """Whether files that the inputs only name (in a list) are as they were, if that is known."""
@@ -179,8 +179,8 @@ class FinishedResult:
             if is_there and storage.size(place) == written.num_bytes:
                 if written.sha256 is None or not out.is_local:
                     continue
-                with storage.remote_errors(place):
-                    if storage.sha256_of(storage.local_path(place)) == written.sha256:
+                with remote.read_errors(place):
+                    if storage.sha256_of(locations.local_path(place)) == written.sha256:
                         continue
             what = "is not what was written (damaged, or edited)" if is_there else "is gone, which the finished run had written"
             raise OutputError(f"{place} {what}; restore it, or use --overwrite to make it again")

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from beholder.columns import HOW_TO_READ, PICTURES, SCORE_SET_FORMAT
 from beholder.errors import OutputError
-from beholder.io import crash, storage
+from beholder.io import crash, locations
 from beholder.io.schemas import schema_of_json, schema_to_json
 from beholder.notices import doing, say
 from beholder.scoring.folder import RunFolder
@@ -508,7 +508,7 @@ def _set_aside_before(folder: RunFolder, run_fingerprint: str) -> list[EarlierSh
     return [
         found
         for place in folder.places_aside()
-        for found in place.finished_shards(sorted(place.finished_names(), key=storage.natural_key), run_fingerprint)
+        for found in place.finished_shards(sorted(place.finished_names(), key=locations.natural_key), run_fingerprint)
         if isinstance(found, EarlierShard)
     ]
 

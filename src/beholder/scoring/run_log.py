@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beholder.errors import OutputError, os_error_text, reading_failed, writing_failed
-from beholder.io import storage
+from beholder.io import locations, writing
 from beholder.notices import say
 
 _MAY_PASS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN})
@@ -27,10 +27,10 @@ def utc_time(seconds: float) -> str:
 
 def local_place(path: str, flag: str) -> Path:
     """The local path of a file that a flag names; nothing is made. Raises OutputError."""
-    if not storage.is_local(path):
+    if not locations.is_local(path):
         raise OutputError(f"{flag} {path}: it is written bit by bit while the run lasts; name a file of this machine")
-    storage.check_text(path)
-    place = storage.local_path(path)
+    writing.check_text(path)
+    place = locations.local_path(path)
     if place.is_dir():
         raise OutputError(f"{flag} {path} is a folder; name a file")
     return place

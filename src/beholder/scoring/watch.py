@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from beholder import __version__, columns, notices
 from beholder.errors import BeholderError, OutputError, one_line
-from beholder.io import places, records, storage
+from beholder.io import locations, places, records
 from beholder.io.records import DamagedRecordError
 from beholder.options import all_cores
 from beholder.scoring.metrics import MetricsFile, Samples
@@ -184,14 +184,14 @@ class Watch:
             return
         if len(set(named.values())) < len(named):
             raise OutputError("--log-json and --metrics name the same file; name two")
-        for path in filter(storage.is_local, results):
-            above = storage.local_path(path).resolve()
+        for path in filter(locations.is_local, results):
+            above = locations.local_path(path).resolve()
             for flag, place in named.items():
                 if place == above or above in place.parents:
                     raise OutputError(f"{flag} {place} would lie in the result {path}; name a file beside it")
         taken = set(named.values())
-        for path in filter(storage.is_local, inputs):
-            if storage.local_path(path).resolve() in taken:
+        for path in filter(locations.is_local, inputs):
+            if locations.local_path(path).resolve() in taken:
                 raise OutputError(f"{path} is an input of this command, and the log or the metrics would be written to it")
         for file in (self._log, self._metrics):
             if file is not None:
@@ -202,7 +202,7 @@ class Watch:
         """Flag -> the file that it asks for."""
         options = self._options
         asked = {} if options is None else {"--log-json": options.log_json, "--metrics": options.metrics}
-        return {flag: storage.local_path(self._of_part(path)).resolve() for flag, path in asked.items() if path is not None}
+        return {flag: locations.local_path(self._of_part(path)).resolve() for flag, path in asked.items() if path is not None}
 
     def begun(self, summary: RunSummary, shards: Sequence[Shard], done: Container[str], num_rows: int) -> None:
         """The run has its place to itself, and knows what is left to do.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import beholder
 from beholder import notices
 from beholder.errors import BeholderError, HeadError, InputError, OutputError, os_error_text
-from beholder.io import places, storage
+from beholder.io import locations, places, storage
 from beholder.scoring.folder import RunFolder
 from beholder.scoring.index import IndexedShard
 from beholder.scoring.messages import Begun, Command, Done, Failed, Job, Message, Note, Open, Opened, Progress, Ready
@@ -225,7 +225,7 @@ def _check_inputs(parts: Sequence[Any]) -> None:
 def _write_probe(folder: str, name: str) -> None:
     """Write a small file into the run's folder, which must be there. Raises OutputError."""
     try:
-        if storage.is_local(folder) and not storage.is_folder(folder):  # (it would be made)
+        if locations.is_local(folder) and not storage.is_folder(folder):  # (it would be made)
             raise OutputError("there is no such folder")
         places.put_bytes(f"{folder}/{name}", b"")
     except BeholderError as error:

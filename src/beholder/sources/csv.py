@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from beholder.columns import RowStatus
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import remote, storage
 from beholder.io.tables import is_utf16, open_text, read_head
 from beholder.kernels import decimals
 from beholder.kernels.decimals import PAD, contents
@@ -281,7 +281,7 @@ class _Pieces:
     def _read_into(self, piece: _Workspace, filled: int) -> int:
         """Fill the room of `piece` from `filled` on, as far as the file goes; returns where the text ends."""
         stop = PAD + piece.room
-        with storage.remote_errors(self._path), memoryview(piece.text) as view:
+        with remote.read_errors(self._path), memoryview(piece.text) as view:
             while filled < stop and not self._is_finished:
                 count = self._file.readinto(view[filled:stop])  # type: ignore[attr-defined]
                 self._is_finished = not count

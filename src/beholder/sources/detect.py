@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from beholder.errors import ChoiceNeededError, InputError, reading_failed
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.io.tables import JSON_SUFFIXES, is_utf16, read_head
 from beholder.notices import say
 from beholder.sources.column_choice import (
@@ -80,7 +80,7 @@ class Look:
             raise InputError(f"{path} has a zero byte, which no path has")
         self.path = path.rstrip("/") or "/" if len(path) > 1 else path
         self.suffix = suffix_of(self.path)
-        self.local = storage.local_path(self.path) if storage.is_local(self.path) else None
+        self.local = locations.local_path(self.path) if locations.is_local(self.path) else None
 
     @cached_property
     def form(self) -> Form:
@@ -148,7 +148,7 @@ class Look:
     @cached_property
     def matches(self) -> list[str]:
         """What a glob matches, in natural order. Raises InputError."""
-        return sorted(storage.expand_glob(self.path), key=storage.natural_key)
+        return sorted(storage.expand_glob(self.path), key=locations.natural_key)
 
     def check_file(self) -> None:
         """Raise InputError for what is not there, or a local path that is no file."""
@@ -253,7 +253,7 @@ def detect(
     detector = _Detector(options, embedding_column, wants_pictures, Looks() if looks is None else looks)
     for source in sources:
         try:
-            storage.forget_listings(source)
+            remote.forget_listings(source)
             told = detector.at(source)
         except ChoiceNeededError:
             raise
@@ -301,7 +301,7 @@ class _Detector:
         if not look.local:
             archives = (listing.parquets or listing.zips)[:1]
         else:
-            archives = sorted([*listing.parquets, *listing.zips], key=storage.natural_key)
+            archives = sorted([*listing.parquets, *listing.zips], key=locations.natural_key)
             archives = [path for path in archives if not is_result_file(base + path)][:4]
         return "pictures" if any(self.into_file(self.looks[base + path]) == "pictures" for path in archives) else "embeddings"
 
@@ -325,7 +325,7 @@ class _Detector:
         """What a Parquet file holds: pictures, or their places, or vectors, or both."""
         if self.embedding_column is not None:
             return "embeddings"
-        with storage.remote_errors(path), storage.open_parquet(path, streamed=True) as file:
+        with remote.read_errors(path), storage.open_parquet(path, streamed=True) as file:
             schema = file.schema_arrow
             has_dimensions = is_wide(schema)
             vectors = {} if has_dimensions else _vectors(file, schema)
@@ -395,7 +395,7 @@ def _vectors(file: Any, schema: pa.Schema) -> dict[str, int]:
 def _zip_has_pictures(path: str) -> bool:
     from beholder.sources.zip import is_numpy, open_zip
 
-    with storage.remote_errors(path), storage.open_binary(path) as file:
+    with remote.read_errors(path), storage.open_binary(path) as file:
         archive = open_zip(path, file)
         return not is_numpy(archive) and any(suffix_of(name) in PICTURE_SUFFIXES for name in archive.namelist())
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError, os_error_text
-from beholder.io import storage
+from beholder.io import locations, remote
 from beholder.options import PICTURE_TIMEOUT_S
 from beholder.pixels.picture import PictureError
 from beholder.sources.reader import PictureRef
@@ -85,7 +85,7 @@ def read_bytes(ref: PictureRef, limits: ReadLimits, archives: OpenArchives | Non
     if ref.path is None:
         raise PictureError(PictureReason.MISSING, "there is no path and there are no bytes for this picture")
     try:
-        if storage.is_local(ref.path):
+        if locations.is_local(ref.path):
             return _read_local(ref, limits, archives)
         return _read_remote(ref, limits)
     except PictureError:
@@ -106,9 +106,9 @@ def read_bytes(ref: PictureRef, limits: ReadLimits, archives: OpenArchives | Non
 def load_client(path: str | None) -> None:
     """Import what such URLs are read with: it can take seconds, which no picture is to answer for. Errors: see `read_bytes`."""
     with contextlib.suppress(Exception):
-        if path is not None and storage.is_web(path):
+        if path is not None and locations.is_web(path):
             import aiohttp  # noqa: F401
-        storage.filesystem(path or "")
+        remote.filesystem(path or "")
 
 
 def _text(error: BaseException) -> str:
@@ -128,7 +128,7 @@ def _check_size(num_bytes: int, limits: ReadLimits) -> None:
 
 def _open_regular(path: str) -> tuple[int, int]:
     """Descriptor and size of a regular file; never waits for a pipe's other end. Raises PictureError or OSError."""
-    name = str(storage.local_path(path)) if storage.has_local_scheme(path) or path.startswith("~") else path
+    name = str(locations.local_path(path)) if locations.has_local_scheme(path) or path.startswith("~") else path
     try:
         handle = os.open(name, _WANTED_FLAGS)
     except ValueError as error:  # a zero byte in the name
@@ -174,7 +174,7 @@ def _read_remote(ref: PictureRef, limits: ReadLimits) -> bytes:
     pause = limits.first_pause_s
     for attempt in range(1, limits.num_tries + 1):
         try:
-            return _fetch_web(ref, limits, deadline) if storage.is_web(ref.path) else _fetch_object(ref, limits)
+            return _fetch_web(ref, limits, deadline) if locations.is_web(ref.path) else _fetch_object(ref, limits)
         except (_PassingError, ConnectionError, TimeoutError) as error:
             wait = pause * random.uniform(0.8, 1.2)
             if time.monotonic() + wait >= deadline or (isinstance(error, TimeoutError) and time.monotonic() >= deadline):
@@ -192,7 +192,7 @@ def _read_remote(ref: PictureRef, limits: ReadLimits) -> bytes:
 def _fetch_object(ref: PictureRef, limits: ReadLimits) -> bytes:
     """From an object store or any other fsspec file system."""
     assert ref.path is not None
-    fs, inner = storage.filesystem(ref.path)
+    fs, inner = remote.filesystem(ref.path)
     start = ref.offset or 0
     if ref.length is not None:
         _check_size(ref.length, limits)
@@ -220,7 +220,7 @@ def _fetch_web(ref: PictureRef, limits: ReadLimits, deadline: float) -> bytes:
     from fsspec.asyn import sync
 
     assert ref.path is not None
-    fs, url = storage.filesystem(ref.path)
+    fs, url = remote.filesystem(ref.path)
 
     async def get() -> bytes:
         return await asyncio.wait_for(_get(fs, url, ref, limits), max(deadline - time.monotonic(), 0.001))
@@ -232,7 +232,7 @@ def _fetch_web(ref: PictureRef, limits: ReadLimits, deadline: float) -> bytes:
             text = f"{ref.path} does not exist: the server answers {error.status}"
             raise PictureError(PictureReason.MISSING, text) from None
         text = f"the server answers {error.status} {error.message}".strip()
-        if error.status in storage.PASSING_STATUS:
+        if error.status in remote.PASSING_STATUS:
             raise _PassingError(text) from None
         if error.status == 416:
             raise PictureError(PictureReason.TRUNCATED, f"{ref.path} ends before this picture") from None
@@ -258,7 +258,7 @@ async def _get(fs: Any, url: str, ref: PictureRef, limits: ReadLimits) -> bytes:
     if start or length is not None:
         headers["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
     options["timeout"] = aiohttp.ClientTimeout(
-        total=limits.timeout_s, sock_connect=storage.CONNECT_S, sock_read=storage.SILENCE_S
+        total=limits.timeout_s, sock_connect=remote.CONNECT_S, sock_read=remote.SILENCE_S
     )
     session = await fs.set_session()
     async with session.get(fs.encode_url(url), headers=headers, **options) as response:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.io.tables import read_head
 from beholder.pixels.picture import PictureError
 from beholder.pixels.sniff import sniff
@@ -52,19 +52,19 @@ _COMPRESSED = ((b"\x1f\x8b", "gz"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"))
 
 def suffix_of(name: str) -> str:
     """The part behind the last dot of a path's or URL's last piece, in lower case; a URL's query is left out. May be ""."""
-    stem, dot, suffix = storage.without_query(name).rsplit("/", 1)[-1].rpartition(".")
+    stem, dot, suffix = locations.without_query(name).rsplit("/", 1)[-1].rpartition(".")
     return suffix.lower() if dot and stem else ""
 
 
 def base_name(path: str) -> str:
     """The last piece of a path or URL, without a URL's query."""
-    path = path.split("?", 1)[0] if storage.is_web(path) else path
+    path = path.split("?", 1)[0] if locations.is_web(path) else path
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def is_tar_name(name: str) -> bool:
     """Whether a path or URL ends like a tar, compressed or not."""
-    return TAR_SUFFIX.search(storage.without_query(name)) is not None
+    return TAR_SUFFIX.search(locations.without_query(name)) is not None
 
 
 def is_picture(head: bytes) -> bool:
@@ -177,7 +177,7 @@ _LOOK_BYTES = 1 << 16
 
 def head_of(path: str) -> bytes:
     """The first bytes of a file, few or none of a short one. Raises InputError when it cannot be read."""
-    if storage.is_web(path):  # some servers do not tell sizes
+    if locations.is_web(path):  # some servers do not tell sizes
         return storage.read_range(path, 0, HEAD_BYTES)
     return storage.read_range(path, 0, min(HEAD_BYTES, storage.size(path)))
 
@@ -207,8 +207,8 @@ def names_pictures(entry: str) -> bool:
         return True
     if is_tar_name(entry) or suffix in (*PARQUET_SUFFIXES, *TABLE_SUFFIXES, "zip", "txt", "npy", "npz", "pt", "pth"):
         return False
-    if not storage.is_local(entry):
-        return storage.is_web(entry)
+    if not locations.is_local(entry):
+        return locations.is_web(entry)
     return storage.is_local_file(entry) and kind_of_head(entry) == "files"
 
 

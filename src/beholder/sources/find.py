@@ -15,7 +15,7 @@ from beholder.columns import (
     STAMP_FILE,
 )
 from beholder.errors import ChoiceNeededError, InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.io.tables import JSON_SUFFIXES
 from beholder.sources.column_choice import holds_embeddings
 from beholder.sources.detect import Look, Looks, detect, embedding_kind, picture_kind
@@ -188,7 +188,7 @@ def _check_once(found: Sequence[Source]) -> None:
     places: set[str] = set()
     folders: list[str] = []
     for item in found:
-        place = os.path.abspath(storage.local_path(item.path)) if storage.is_local(item.path) else item.path  # noqa: PTH100
+        place = os.path.abspath(locations.local_path(item.path)) if locations.is_local(item.path) else item.path  # noqa: PTH100
         if place in places:
             raise InputError(f"{item.path} is named twice; name it once")
         places.add(place)
@@ -232,7 +232,7 @@ def expand_source(source: str, options: SourceOptions, looks: Looks | None = Non
 def _named(source: str, looks: Looks, inside: tuple[str, ...] = ()) -> Iterator[Look]:
     """What a source names: brace ranges and lists of sources are taken apart; `inside`: the lists that led here."""
     if source not in looks:
-        storage.forget_listings(source)
+        remote.forget_listings(source)
     look = looks[source]
     if look.form not in ("range", "list"):
         yield look
@@ -379,7 +379,7 @@ def _embedding_files(look: Look) -> list[Source]:
     if look.local:
         root = str(look.local)
     else:
-        fs, inner = storage.filesystem(source)
+        fs, inner = remote.filesystem(source)
         root = fs.unstrip_protocol(inner)
     listed = storage.list_files(source)
     files = without_results(listed)
@@ -403,7 +403,7 @@ def _embedding_files(look: Look) -> list[Source]:
         refuse_scores(source, listed)
         raise InputError(f"{source} holds no pictures, and no .npy, .npz, .parquet or .csv file with embeddings")
     (paths,) = by_kind.values()
-    return [Source("", path, names[path]) for path in sorted(paths, key=storage.natural_key)]
+    return [Source("", path, names[path]) for path in sorted(paths, key=locations.natural_key)]
 
 
 def _is_image_part(name: str, root: str) -> bool:
@@ -432,7 +432,7 @@ def _with_metadata(layout: list[str], files: list[str], names: dict[str, str], s
                 raise InputError(f"{path} and {tables[key]} both claim to be the metadata of part {index}; remove one")
             tables[key] = path
     paired = []
-    for path in sorted(layout, key=storage.natural_key):
+    for path in sorted(layout, key=locations.natural_key):
         index, home = _index_of(path), str(PurePosixPath(path).parent.parent)
         table = tables.get((home, index)) if index is not None else None
         if table is None and any(folder == home for folder, _ in tables):
@@ -450,7 +450,7 @@ def _inspected(item: Source, options: ReadOptions, looks: Looks) -> Part:
         if part.kind == "npy":
             refuse_columns(part, options)
         return part
-    with storage.remote_errors(metadata), storage.open_parquet(metadata) as table:
+    with remote.read_errors(metadata), storage.open_parquet(metadata) as table:
         num_rows = table.metadata.num_rows
         chosen = choose_label_columns(table.schema_arrow.names, options, metadata)
         labels = table.schema_with_ranges(chosen)

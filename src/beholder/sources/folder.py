@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import STAMP_FILE
 from beholder.errors import reading_failed
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.sources.file_kinds import (
     HEAD_BYTES,
     OTHER_SUFFIXES,
@@ -144,7 +144,7 @@ class Collector:
         places = order.to_numpy()
         names = names.take(order)
         orphans = _num_orphans(self.sidecars.packed(), names)
-        archives = {kind: sorted(paths, key=storage.natural_key) for kind, paths in self.archives.items()}
+        archives = {kind: sorted(paths, key=locations.natural_key) for kind, paths in self.archives.items()}
         num_ignored = self.num_ignored + orphans + len(self.links) - len(kept)
         return Listing(names, sizes[places], stamps[places], num_ignored, has_arrays=self.has_arrays, **archives)
 
@@ -156,7 +156,7 @@ class Collector:
         maybe = np.flatnonzero(np.isin(inodes, np.array([link.inode for link in self.links], np.uint64)))
         seen = {(int(inodes[i]), int(devices[i])) for i in maybe}
         kept = []
-        for link in sorted(self.links, key=lambda link: storage.natural_key(os.fsdecode(link.path))):
+        for link in sorted(self.links, key=lambda link: locations.natural_key(os.fsdecode(link.path))):
             if link.inode == 0 or (link.inode, link.device) not in seen:
                 seen.add((link.inode, link.device))
                 kept.append(link)
@@ -230,7 +230,7 @@ def _walk(root: bytes, folders: list[bytes], found: Collector, seen: set[tuple[i
                 below = []
                 for entry in entries:
                     name: bytes = entry.name
-                    if storage.is_ignored_name(name):
+                    if locations.is_ignored_name(name):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         below.append(inside + name + b"/")
@@ -286,10 +286,10 @@ def begins_as_picture(path: bytes) -> bool:
 
 def scan_remote(folder: str) -> tuple[Listing, str]:
     """Everything below a remote folder, and its URL. Files are recognised by their suffixes; their bytes are not read."""
-    fs, inner = storage.filesystem(folder)
+    fs, inner = remote.filesystem(folder)
     root = str(fs.unstrip_protocol(inner)).rstrip("/") + "/"
     found = Collector()
-    with storage.remote_errors(folder):
+    with remote.read_errors(folder):
         entries = fs.find(inner, detail=True)
     files = {str(fs.unstrip_protocol(name)).removeprefix(root): entry for name, entry in entries.items()}
     records = [name for name in files if name.endswith(f"/{STAMP_FILE}")]
@@ -297,7 +297,7 @@ def scan_remote(folder: str) -> tuple[Listing, str]:
         name.removesuffix(STAMP_FILE) for name in records if is_result_record(storage.read_range(root + name, 0, 1 << 24))
     )
     for name, entry in files.items():
-        if name.startswith(results) or any(storage.is_ignored_name(piece.encode()) for piece in name.split("/")):
+        if name.startswith(results) or any(locations.is_ignored_name(piece.encode()) for piece in name.split("/")):
             continue
         suffix = suffix_of_bytes(name.rsplit("/", 1)[-1].encode())
         if suffix in PICTURES:
@@ -338,10 +338,10 @@ def part_of_files(paths: Sequence[str], path: str, name: str) -> PicturePart:
 
 def size_and_time(path: str) -> tuple[int, int]:
     """Bytes of a local file and when it was last written; zeros for URLs and for links that lead nowhere."""
-    if not storage.is_local(path):
+    if not locations.is_local(path):
         return 0, 0
     try:
-        status = storage.local_path(path).stat()
+        status = locations.local_path(path).stat()
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
@@ -362,7 +362,7 @@ def sizes_and_times(paths: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def prefix_of(folder: str) -> str:
     """What stands before relative names, as os.path.join has it, for a local folder as the user gave it."""
-    given = str(storage.local_path(folder)) if storage.has_local_scheme(folder) or folder.startswith("~") else folder
+    given = str(locations.local_path(folder)) if locations.has_local_scheme(folder) or folder.startswith("~") else folder
     return given if given.endswith("/") else given + "/"
 
 

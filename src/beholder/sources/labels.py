@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from beholder import columns
 from beholder.columns import SAMPLE
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import remote
 from beholder.io.schemas import common_schema, fit_table, is_list, merge_remarks, num_rows_of, schema_of, without_unused
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.sources.reader import LateLabels, Part, PicturePart, ReadOptions, SourceOptions
@@ -347,7 +347,7 @@ def _label_pieces(part: Part, start: int, stop: int, options: ReadOptions) -> Ge
     """Labels of rows [start, stop) from the part's metadata file, in tables of about `_PIECE_BYTES` at most."""
     chosen: list[str] = []
     if part.metadata_path is not None:
-        with storage.remote_errors(part.metadata_path), open_parquet(part.metadata_path, streamed=True) as file:
+        with remote.read_errors(part.metadata_path), open_parquet(part.metadata_path, streamed=True) as file:
             chosen = choose_label_columns(file.schema_arrow.names, options, part.metadata_path)
             groups, at = covering_row_groups(file.metadata, start, stop)
             for group in groups if chosen else ():

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.errors import InputError, damaged, reading_failed
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.io.stream import read_ahead
 from beholder.kernels.faults import GuardedRange
 from beholder.sources.labels import choose_label_columns, choose_sample_column, refuse_columns, select_labels
@@ -124,7 +124,7 @@ class NpyReader:
                 f"{path} is truncated: its header promises {shape[0]} rows ({expected} bytes), the file has {num_bytes}{rows}; "
                 "write it again"
             )
-        if fortran and not storage.is_local(path):
+        if fortran and not locations.is_local(path):
             raise InputError(
                 f"{path} is in Fortran order, which is read from this machine only; copy it here, or save it in C order: "
                 "numpy.ascontiguousarray(X)"
@@ -136,7 +136,7 @@ class NpyReader:
         """Rows [start, stop) in blocks of at most `options.block_bytes`."""
         stop = part.num_rows if stop is None else stop
         assert stop is not None
-        if storage.is_local(part.path):
+        if locations.is_local(part.path):
             return _mapped_blocks(part, start, stop, options)
         return read_ahead(_remote_blocks(part, start, stop, options))
 
@@ -146,7 +146,7 @@ class _Mapping:
 
     def __init__(self, path: str) -> None:
         try:
-            self._file = storage.open_local(storage.local_path(path))
+            self._file = storage.open_local(locations.local_path(path))
             state = os.fstat(self._file.fileno())
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             self.num_bytes, self._written_ns = len(self._map), state.st_mtime_ns  # (it may be cut since the time was asked for)
@@ -314,7 +314,7 @@ class NpzReader:
         num_bytes = storage.size(path)
         if num_bytes == 0:
             raise InputError(f"{path} is empty (0 bytes)")
-        with storage.remote_errors(path), _open_archive(path) as archive:
+        with remote.read_errors(path), _open_archive(path) as archive:
             _check_only(archive, path)
             infos = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}
             arrays = {key: _header(archive, info, key, path) for key, info in infos.items()}
@@ -449,7 +449,7 @@ def _stream(part: Part, start: int, stop: int | None, options: ReadOptions) -> I
     if not label_keys:
         refuse_columns(part, options)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(storage.remote_errors(part.path))
+        stack.enter_context(remote.read_errors(part.path))
         archive = stack.enter_context(_open_archive(part.path))
 
         def opened(key: str) -> _Rows:

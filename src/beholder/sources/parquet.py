@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from beholder.columns import PictureReason, RowStatus
 from beholder.errors import DamagedError, InputError, OversizedError
-from beholder.io import storage
+from beholder.io import remote, storage
 from beholder.io.schemas import group_bytes, is_list, is_text, num_rows_of
 from beholder.io.storage import covering_row_groups, open_parquet
 from beholder.io.stream import read_ahead
@@ -54,7 +54,7 @@ _INSIDE = "\0place in the list"
 
 def columns_of_parquet(path: str, options: SourceOptions) -> tuple[Columns, pa.Schema]:
     """Which columns of a Parquet file are what. Raises InputError when none holds pictures or places of pictures."""
-    with storage.remote_errors(path), storage.open_parquet(path, streamed=True) as file:
+    with remote.read_errors(path), storage.open_parquet(path, streamed=True) as file:
         found = columns_in(file, path, options)
         return found, file.schema_with_ranges(None if "*" in options.columns else options.columns)
 
@@ -87,7 +87,7 @@ class PackedReader:
         if columns.kind != "parquet":
             raise InputError(f"{path} holds no pictures but paths or URLs (column {columns.picture!r})")
         num_bytes = storage.size(path)
-        with storage.remote_errors(path), storage.open_parquet(path, streamed=columns.is_list) as file:
+        with remote.read_errors(path), storage.open_parquet(path, streamed=columns.is_list) as file:
             metadata = file.metadata
             firsts = _first_pictures(file, columns) if columns.is_list else None
         starts = [0, *accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
@@ -108,7 +108,7 @@ class PackedReader:
         passed = passed_columns(detail["columns"], detail["sample"], options)
         wanted = list(dict.fromkeys([detail["picture"], *([detail["sample"]] if detail["sample"] else []), *passed]))
         wanted += ["error_message"] if "error_message" in detail["columns"] and "error_message" not in wanted else []
-        with storage.remote_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
+        with remote.read_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
             names = sample_names(part, file)
             rows = (start, stop) if detail["firsts"] is None else _rows_with(detail["firsts"], start, stop)
             groups, at = storage.covering_row_groups(file.metadata, *rows)
@@ -407,7 +407,7 @@ class ParquetReader:
     def inspect(self, path: str, name: str, options: ReadOptions) -> Part:
         """Choose the embedding column(s) from the schema; for lists of free length look at the first rows."""
         num_bytes = storage.size(path)
-        with storage.remote_errors(path), open_parquet(path) as file:
+        with remote.read_errors(path), open_parquet(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
             layout, names, value_type = _choose_layout(schema, options.embedding_column, path)
             if layout == "wide":
@@ -518,7 +518,7 @@ def _first_length(file: pq.ParquetFile, name: str, path: str) -> int:
 def _batches(part: Part, start: int, stop: int | None, options: ReadOptions) -> Iterator[Block]:
     names: list[str] = part.detail["columns"]
     is_list, large = part.detail["layout"] == "list", part.detail["group_bytes"] > _MOST_FETCHED_BYTES
-    with storage.remote_errors(part.path), open_parquet(part.path, streamed=is_list and large) as file:
+    with remote.read_errors(part.path), open_parquet(part.path, streamed=is_list and large) as file:
         others = [name for name in file.schema_arrow.names if name not in set(names)]
         labels = choose_label_columns(others, options, part.path)
         groups, at = covering_row_groups(file.metadata, start, stop)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import BeholderError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.kernels import ColumnBlock, Embeddings
 from beholder.pixels.decode import header_traits
 from beholder.pixels.opening import ORIENTATION, reader_for
@@ -153,13 +153,13 @@ def _firsts(parts: Sequence[PicturePart], most: int) -> Iterator[PictureRef]:
     options = SourceOptions(columns=(), block_rows=min(256, quota), block_bytes=8 << 20)
     for part in chosen:
         is_listed = part.kind in ("files", "table")
-        if is_listed or not storage.is_web(part.path):
+        if is_listed or not locations.is_web(part.path):
             yield from _refs(part, quota, options, are_spread=is_listed)
 
 
 def _traits(ref: PictureRef, deadline: float) -> Trait | None:
     """What a picture's header tells; None for one that was not, or cannot be, looked at."""
-    if time.monotonic() > deadline or ref.error is not None or (ref.path is not None and storage.is_web(ref.path)):
+    if time.monotonic() > deadline or ref.error is not None or (ref.path is not None and locations.is_web(ref.path)):
         return None
     try:
         head = _head(ref, _HEAD_BYTES)

@@ -22,7 +22,7 @@ from beholder.columns import (
     STAMP_FILE,
 )
 from beholder.errors import InputError
-from beholder.io import records, storage
+from beholder.io import locations, records, storage
 from beholder.sources.reader import Part
 
 
@@ -48,7 +48,7 @@ def find_stamp(part: Part) -> Stamp | None:
     if PurePosixPath(folder).name in ("img_emb", "text_emb", EMBEDDINGS_FOLDER):
         above = folder.rsplit("/", 1)[0] if "/" in folder else "."
         candidates.append(f"{above}/{STAMP_FILE}")
-    if storage.is_web(part.path):
+    if locations.is_web(part.path):
         candidates = []
     for candidate in candidates:
         if storage.exists(candidate):
@@ -81,7 +81,7 @@ def stamps_of(parts: Sequence[Part]) -> list[Stamp | None]:
     found = []
     for part in parts:
         own, place = part.path + SIDECAR_SUFFIX, part.path.rsplit("/", 1)[0] if "/" in part.path else "."
-        if len(parts) <= 64 and storage.is_local(part.path) and storage.exists(own):
+        if len(parts) <= 64 and locations.is_local(part.path) and storage.exists(own):
             place = own
         if place not in known:
             known[place] = find_stamp(part)
@@ -91,7 +91,7 @@ def stamps_of(parts: Sequence[Part]) -> list[Stamp | None]:
 
 def is_result_folder(folder: str) -> bool:
     """Whether a folder holds results of an earlier run: a `beholder.json` that says so."""
-    if not storage.is_local(folder):
+    if not locations.is_local(folder):
         stamp = f"{folder}/{STAMP_FILE}"
         return storage.exists(stamp) and is_result_record(storage.read_range(stamp, 0, storage.size(stamp)))
     try:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import PictureReason
 from beholder.errors import DamagedError, InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.io.schemas import common_schema, fit_table, schema_of
 from beholder.io.tables import JSON_SUFFIXES, decoded, open_table, read_objects
 from beholder.sources.column_choice import Columns, choose
@@ -46,7 +46,7 @@ class TableReader:
             columns, schema = columns_of_parquet(path, options)
             if columns.kind != "table":
                 raise InputError(f"{path}: column {columns.picture!r} holds no paths or URLs")
-            with storage.remote_errors(path), storage.open_parquet(path) as file:
+            with remote.read_errors(path), storage.open_parquet(path) as file:
                 num_rows, first = file.metadata.num_rows, _first_places(file, columns.picture)
         else:
             table = _load(path, num_bytes, contents)
@@ -95,7 +95,7 @@ def _batches(
     wanted = list(
         dict.fromkeys([detail["picture"], detail["sample"], *passed_columns(detail["columns"], detail["sample"], options)])
     )
-    with storage.remote_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
+    with remote.read_errors(part.path), storage.open_parquet(part.path, streamed=True) as file:
         names = sample_names(part, file, lambda values: _finished(values, part))
         groups, at = storage.covering_row_groups(file.metadata, start, stop)
         for group in groups:
@@ -154,11 +154,11 @@ def _base(path: str, first: Sequence[Any]) -> str:
     folder = f"{folder}/" if folder not in ("", "/") else folder
     texts = [str(place) for place in first if place and not is_written_out(str(place))]
     relative = [text for text in texts if "://" not in text and not text.startswith(("/", "~"))]
-    if not storage.is_local(path):
+    if not locations.is_local(path):
         return folder
     if not relative or not folder or any(storage.is_there(place) for place in relative):
         return ""
-    base = str(storage.local_path(folder)) + "/" if storage.has_local_scheme(path) or path.startswith("~") else folder
+    base = str(locations.local_path(folder)) + "/" if locations.has_local_scheme(path) or path.startswith("~") else folder
     return base if any(storage.is_there(base + place) for place in relative) else ""
 
 

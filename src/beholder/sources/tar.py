@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from beholder.columns import SAMPLE, PictureReason
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.io.schemas import schema_of
 from beholder.io.tables import check_names
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, TAR_SUFFIX, is_picture, is_tar_header
@@ -173,7 +173,7 @@ class _ShardTable:
     @classmethod
     def read(cls, path: str, options: SourceOptions) -> _ShardTable:
         """Read it whole: a shard has thousands of rows. Raises InputError when it is damaged."""
-        with storage.remote_errors(path), storage.open_parquet(path) as file:
+        with remote.read_errors(path), storage.open_parquet(path) as file:
             names = passable(file.schema_arrow, KEY).names
             wanted = passed_columns(names, None, options)
             table = file.read(columns=[KEY, *wanted])
@@ -261,7 +261,7 @@ class Walk:
         self.options, self.index, self.mark_rows = options, index, mark_rows
         self.names = UniqueNames() if index is None else None
         self.renames: dict[int, str] = {} if index is None else index.renames
-        self.gives_places = tar.is_plain and storage.is_local(tar.path)
+        self.gives_places = tar.is_plain and locations.is_local(tar.path)
         self.count, self.first_byte = (0, 0) if index is None else index.place(start)
         self.marks = [(self.count, self.first_byte)]
         given = {KEY, *(table.names if table is not None else ())}
@@ -454,7 +454,7 @@ class TarReader:
         kinds: dict[str, pa.Field] = {KEY: pa.field(KEY, pa.string())}
         table_columns: list[str] | None = None
         if table is not None:
-            with storage.remote_errors(table), storage.open_parquet(table) as file:
+            with remote.read_errors(table), storage.open_parquet(table) as file:
                 schema = file.schema_with_ranges(None if "*" in options.columns else options.columns)
             check_names(schema.names, table)
             if KEY in schema.names:
@@ -470,7 +470,7 @@ class TarReader:
             schema = pa.schema(list(kinds.values()))
             detail = {"table": table, "schema": schema, "columns": list(kinds), "is_plain": tar.is_plain}
             num_rows = None
-            if num_bytes > self.ranged_bytes and tar.is_plain and storage.is_local(path):
+            if num_bytes > self.ranged_bytes and tar.is_plain and locations.is_local(path):
                 detail["index"] = TarIndex.of(tar, path, table_columns, self.mark_rows)
                 num_rows = detail["index"].num_rows or None
         return PicturePart(path, name, "tar", num_rows, num_bytes, identity, detail=detail)
@@ -483,7 +483,7 @@ class TarReader:
         elif index is None:
             table = _ShardTable.read(path, options)
         else:
-            table = _read_again(path, storage.local_path(path).stat().st_mtime_ns, options)
+            table = _read_again(path, locations.local_path(path).stat().st_mtime_ns, options)
         with TarFile(part.path, part.num_bytes) as tar:
             walk = Walk(
                 tar, part.path, start, stop, options, table, index=index, most_waiting_bytes=self.most_waiting_bytes
@@ -498,7 +498,7 @@ class TarReader:
 
 def _table_beside(path: str) -> str | None:
     """The shard's Parquet file, if there is one. A server that does not let us ask is taken to have none."""
-    if storage.is_web(path) and "?" in path:
+    if locations.is_web(path) and "?" in path:
         return None
     candidate = TAR_SUFFIX.sub("", path) + ".parquet"
     try:
@@ -514,7 +514,7 @@ def _peek(tar: TarFile) -> dict[str, pa.Field]:
     """
     said: list[dict[str, Any]] = []
     with contextlib.suppress(InputError):
-        if tar.is_plain and not storage.is_local(tar.path):
+        if tar.is_plain and not locations.is_local(tar.path):
             said += _said_within(tar, 0, min(tar.num_bytes, _PEEKED_REMOTE_BYTES))
             is_whole = tar.num_bytes <= _PEEKED_REMOTE_BYTES
         else:

@@ -17,9 +17,9 @@ from typing import IO, Any, cast
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError, os_error_text
-from beholder.io import storage
+from beholder.io import locations, remote, storage
+from beholder.io.remote import RemoteFile
 from beholder.io.remote_stream import RemoteStream
-from beholder.io.storage import RemoteFile
 from beholder.sources.file_kinds import HEAD_BYTES, compression_of, is_tar_header
 from beholder.sources.labels import valid_text
 
@@ -96,7 +96,7 @@ def split_key(name: str) -> tuple[str, str] | None:
     last = name.rsplit("/", 1)[-1]
     if not last or last.startswith(".") or _META.match(name):
         return None
-    if "/" in name and any(storage.is_system_name(os.fsencode(folder)) for folder in name.split("/")[:-1]):
+    if "/" in name and any(locations.is_system_name(os.fsencode(folder)) for folder in name.split("/")[:-1]):
         return None
     found = _KEY.fullmatch(name)
     return (found[1], found[2].lower()) if found else (name, "")
@@ -116,12 +116,12 @@ class TarFile:
         self.path, self.num_bytes = path, num_bytes
         self.has_globals = False
         self._raw: IO[bytes]
-        if storage.is_local(path):
+        if locations.is_local(path):
             self._raw = storage.open_binary(path)
         else:
             self._raw = cast(IO[bytes], io.BufferedReader(RemoteStream(path, num_bytes)))
         try:
-            with storage.remote_errors(path):
+            with remote.read_errors(path):
                 head = self._raw.read(HEAD_BYTES)
                 self._raw.seek(0)
             compression = compression_of(head)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from beholder import columns
 from beholder.errors import HeadError, InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.sources.labels import refuse_columns, select_labels
 from beholder.sources.npy import check_array
 from beholder.sources.reader import Block, Part, ReadOptions
@@ -71,13 +71,13 @@ def _opened(path: str, num_bytes: int) -> Iterator[Any]:
     if num_bytes == 0:
         raise InputError(f"{path} is empty (0 bytes); write it again, or leave it out")
     with contextlib.ExitStack() as stack:
-        local = storage.local_path(path) if storage.is_local(path) else None
+        local = locations.local_path(path) if locations.is_local(path) else None
         if local is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="beholder-torch-"))
             local = Path(folder) / path.rsplit("/", 1)[-1].split("?", 1)[0]
-            with storage.remote_errors(path), storage.open_binary(path) as source, local.open("wb") as file:
+            with remote.read_errors(path), storage.open_binary(path) as source, local.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 22)
-        with storage.remote_errors(path):
+        with remote.read_errors(path):
             try:
                 found = load_weights(local, mapped=num_bytes > _MAPPED_BYTES)
             except HeadError as error:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError, damaged
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.sources.file_kinds import HEAD_BYTES, OTHER_SUFFIXES, PICTURE_SUFFIXES, is_picture, suffix_of
 from beholder.sources.labels import UniqueNames, block_labels, valid_text
 from beholder.sources.reader import PictureBlock, PicturePart, PictureRef, SourceOptions, in_blocks
@@ -36,7 +36,7 @@ class ZipReader:
     def inspect(self, path: str, name: str, options: SourceOptions) -> PicturePart:
         """Read the directory. Raises InputError when it is no whole zip, or a numpy archive."""
         num_bytes = storage.size(path)
-        with storage.remote_errors(path), storage.open_binary(path) as file:
+        with remote.read_errors(path), storage.open_binary(path) as file:
             archive = open_zip(path, file)
             if is_numpy(archive):
                 raise InputError(f"{path} holds numpy arrays, no pictures")
@@ -51,7 +51,7 @@ class ZipReader:
         """Pictures [start, stop), found where `inspect` saw them; nothing else of the zip is read."""
         members: _Members = part.detail["members"]
         stop = len(members.samples) if stop is None else min(stop, len(members.samples))
-        with storage.remote_errors(part.path), storage.open_binary(part.path) as file:
+        with remote.read_errors(part.path), storage.open_binary(part.path) as file:
             archive = _KnownZip(file)
             refs = (_ref(archive, file, members.info(row), part) for row in range(start, stop))
             low = start
@@ -120,7 +120,7 @@ def _pictures(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], int]:
     for info in archive.infolist():
         pieces = info.filename.split("/")
         names = [piece.encode("utf-8", "replace") for piece in pieces if piece not in (".", "..")]
-        if info.filename.endswith("/") or any(storage.is_ignored_name(name) for name in names):
+        if info.filename.endswith("/") or any(locations.is_ignored_name(name) for name in names):
             continue
         suffix = suffix_of(info.filename)
         if suffix in PICTURE_SUFFIXES or (suffix not in OTHER_SUFFIXES and _begins_as_picture(archive, info)):
@@ -156,7 +156,7 @@ def _ref(archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo, part:
         packed = f"{info.file_size:,} bytes out of {info.compress_size:,}"
         return wrong(PictureReason.TOO_LARGE, f"the zip's member unpacks to {packed}, as no picture does")
     try:
-        if info.compress_type == zipfile.ZIP_STORED and storage.is_local(part.path) and info.file_size:
+        if info.compress_type == zipfile.ZIP_STORED and locations.is_local(part.path) and info.file_size:
             file.seek(info.header_offset)
             magic, _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
             if magic != b"PK\3\4":

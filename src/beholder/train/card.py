@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from beholder.errors import OutputError
-from beholder.io import storage
+from beholder.io import storage, writing
 from beholder.models import upload
 from beholder.models.head_layouts import HEAD_FORMAT
 from beholder.models.heads import Head, save_head
@@ -91,8 +91,8 @@ class HeadFiles:
         head = replace(head, notes=notes)
         digest = save_head(head, self.out)
         whole = {**record, "sha256": digest, **more}
-        storage.write_bytes(self.record, (json.dumps(whole, indent=2) + "\n").encode())
-        storage.write_bytes(self.card, card_of(head, PurePosixPath(self.out).name, whole, remarks).encode())
+        writing.write_bytes(self.record, (json.dumps(whole, indent=2) + "\n").encode())
+        writing.write_bytes(self.card, card_of(head, PurePosixPath(self.out).name, whole, remarks).encode())
         return replace(head, sha256=digest), whole
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.train import noise
 from beholder.train.pairs import Pairs
 from beholder.train.ratings.findings import number_of
@@ -172,7 +172,7 @@ def labels_of(column: str, ratings: Ratings, path: str, options: RatingsOptions,
 
 def _table_of(path: str) -> RatingTable | None:
     """The file of ratings as a table; None where it is of another kind, or not one file."""
-    suffix = storage.without_query(path).lower()
+    suffix = locations.without_query(path).lower()
     if storage.is_folder(path) or not storage.exists(path):
         return None
     if suffix.endswith(JSON):

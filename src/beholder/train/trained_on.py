@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beholder.errors import BeholderError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.io.records import json_value
 from beholder.train.folds import list_sha256
 
@@ -92,7 +92,7 @@ def trained_on(head: str, sha256: str | None) -> TrainedOn | None:
         head: the file's path; of a web address nothing is asked.
         sha256: of the head; None: not known.
     """
-    if not head.endswith(".safetensors") or storage.is_web(head):
+    if not head.endswith(".safetensors") or locations.is_web(head):
         return None
     path = f"{head.removesuffix('.safetensors')}.json"
     try:

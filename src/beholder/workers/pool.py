@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from beholder.columns import PictureReason
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations
 from beholder.options import PICTURE_TIMEOUT_S, THUMBNAIL_TIMEOUT_S
 from beholder.pixels.picture import MAX_PIXELS, PictureError, PixelOptions, Prepare
 from beholder.pixels.sniff import sniff, stored_size
@@ -513,7 +513,7 @@ class _ReadAhead:
             return _TaggedJob(ref=PictureRef(error=error), tag=tag, reply=Reply(reason=error[0], message=error[1]))
         if ref.is_done:
             return _TaggedJob(ref=ref, tag=tag, reply=Reply(are_known=True))
-        remote = data is None and ref.path is not None and not storage.is_local(ref.path)
+        remote = data is None and ref.path is not None and not locations.is_local(ref.path)
         return _TaggedJob(ref=ref, remote=remote, tag=tag)
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import beholder
 from beholder.columns import PictureReason
-from beholder.io import storage
+from beholder.io import locations
 from beholder.pixels.picture import PictureError, PixelOptions
 from beholder.sources.fetch import OpenArchives, ReadLimits, load_client, read_bytes
 from beholder.sources.reader import PictureRef, contents_digest
@@ -276,7 +276,7 @@ class _Worker:
 
     def _queue(self, job: _Job) -> None:
         path = job.request.path
-        if path is None or storage.is_local(path):
+        if path is None or locations.is_local(path):
             self._ready.append(job)
             return
         self._memory.lift()  # several are read at once, beside the one that is decoded

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from beholder.curate.act.files import Refused
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.locate.archives import FilePlace, Place
 from beholder.locate.named_sources import NamedSources
 from beholder.pixels.sniff import sniff
@@ -61,7 +61,7 @@ class Layout:
             path = path.removeprefix(self._exact_start if known is not None else self._start)
             path = path.split("://", 1)[-1].lstrip("/")
             if place.kind == "url":
-                path = (_without_query(path) if storage.is_web(place.sample) else path) or _NAMELESS
+                path = (_without_query(path) if locations.is_web(place.sample) else path) or _NAMELESS
         else:
             label = self._labels[place.source]
             path = f"{label}/{place.inside}" if label else place.inside
@@ -105,7 +105,7 @@ def with_suffix(path: str, file: FilePlace, data: bytes | None = None) -> str:
     if suffix_of(path) in PICTURE_SUFFIXES or ref is None:
         return path
     try:
-        if data is None and ref.data is None and ref.path is not None and storage.is_local(ref.path):
+        if data is None and ref.data is None and ref.path is not None and locations.is_local(ref.path):
             low = ref.offset or 0
             data = storage.read_range(ref.path, low, low + min(HEAD_BYTES, ref.length or HEAD_BYTES))
         kind = sniff(data or ref.data or b"")

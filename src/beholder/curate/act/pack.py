@@ -25,7 +25,7 @@ from beholder.curate.act.messages import and_more
 from beholder.curate.act.plan import Job, Say, bytes_of, check_place, folders_between
 from beholder.curate.options import PARQUET_BYTES, SHARDED, TAR_BYTES, TAR_COUNT, ActionOptions
 from beholder.errors import InputError, OutputError, writing_failed
-from beholder.io import crash, storage
+from beholder.io import crash, locations
 from beholder.io.schemas import is_text
 from beholder.locate.archives import FilePlace, Place
 from beholder.sources.labels import valid_text
@@ -226,10 +226,10 @@ def _size(file: FilePlace) -> int:
         return file.size
     if file.ref is not None and file.ref.data is not None:
         return len(file.ref.data)
-    if file.ref is None or file.ref.path is None or not storage.is_local(file.ref.path):
+    if file.ref is None or file.ref.path is None or not locations.is_local(file.ref.path):
         return 0
     try:
-        return storage.local_path(file.ref.path).stat().st_size
+        return locations.local_path(file.ref.path).stat().st_size
     except OSError:
         return 0
 
@@ -363,9 +363,9 @@ class _Packing(_Packer):
     def _time(self, place: Place, ref: PictureRef, origins: dict[str, list[int]]) -> int:
         """When the local file that bytes are from was last written, in seconds; noted in `origins` for a later undo."""
         path = place.archive or ref.path
-        if path is None or not storage.is_local(path):
+        if path is None or not locations.is_local(path):
             return 0
-        path = os.path.abspath(storage.local_path(path))  # noqa: PTH100
+        path = os.path.abspath(locations.local_path(path))  # noqa: PTH100
         known = self.origins.get(path) or origins.get(path)
         if known is None:
             status = os.stat(path)  # noqa: PTH116

@@ -24,7 +24,7 @@ from beholder.curate.act.journal import Journal, JournalState, SharedFiles, new_
 from beholder.curate.act.layout import Layout, marked
 from beholder.curate.act.messages import ActionSummary
 from beholder.curate.options import ActionOptions
-from beholder.io import storage
+from beholder.io import locations
 from beholder.locate.archives import FilePlace, Place
 from beholder.locate.locate import PictureFinder
 from beholder.locate.named_sources import NamedSources
@@ -116,9 +116,9 @@ class Planner:
         self.shared: SharedFiles = state.shared
         self.number, self._is_continued = state.num_intents, state.num_intents > 0
         self._roots = {
-            number: os.path.realpath(storage.local_path(path))
+            number: os.path.realpath(locations.local_path(path))
             for number, path in job.sources.folders()
-            if storage.is_local(path)
+            if locations.is_local(path)
         }
         self._seen: set[int] = set()
         """Hashes of targets."""
@@ -243,13 +243,13 @@ class Planner:
         if ref is not None and ref.error is not None:
             raise Refused("unreadable", ref.error[1])
         path = ref.path if ref is not None else None
-        has_place = path is not None and storage.is_local(path)
+        has_place = path is not None and locations.is_local(path)
         source = path if has_place else place.archive or path
         assert source is not None
         intent = Intent(self.number, place.sample, source, target, -1, -1, is_picture=part == 0)
         self.number += 1
-        if storage.is_local(source):
-            intent.source = source = os.path.abspath(storage.local_path(source))  # noqa: PTH100 (links stay as they are)
+        if locations.is_local(source):
+            intent.source = source = os.path.abspath(locations.local_path(source))  # noqa: PTH100 (links stay as they are)
             with refusals(source):
                 status = os.lstat(source) if self.action == "move" else os.stat(source)  # noqa: PTH116
             intent.size, intent.mtime_ns = status.st_size, status.st_mtime_ns

@@ -28,7 +28,7 @@ from beholder.curate.act.messages import (
 from beholder.curate.act.plan import Job, Progress, Say
 from beholder.curate.options import ACTION_FLAGS, SHARDED, XMP, Action, ActionOptions
 from beholder.errors import InputError, OutputError, writing_failed
-from beholder.io import storage
+from beholder.io import locations
 from beholder.locate.locate import PictureFinder
 from beholder.locate.named_sources import NamedSources, named_in
 from beholder.scoreset.picture_column import NUM_LOOKED_AT, PictureColumn, picture_column_of
@@ -91,13 +91,13 @@ def perform(
 
 def _places(action: Action, folder: str, scores: ScoreSet, options: ActionOptions) -> tuple[str, str]:
     """The folder of an act (of stars that of its journal), and its journal; both absolute. Raises InputError."""
-    if not storage.is_local(folder):
+    if not locations.is_local(folder):
         raise InputError(f"--{action} {folder}: files are written to this machine's disks only")
-    target = os.path.abspath(storage.local_path(folder))  # noqa: PTH100
+    target = os.path.abspath(locations.local_path(folder))  # noqa: PTH100
     beside = target
     if action == XMP:
-        is_here = storage.is_local(scores.source) and os.path.lexists(storage.local_path(scores.source))
-        beside = os.path.abspath(storage.local_path(scores.source)) if is_here else f"{target}/scores"  # noqa: PTH100
+        is_here = locations.is_local(scores.source) and os.path.lexists(locations.local_path(scores.source))
+        beside = os.path.abspath(locations.local_path(scores.source)) if is_here else f"{target}/scores"  # noqa: PTH100
         beside += f".{XMP}"
     path = os.path.abspath(options.journal or f"{beside}.journal.jsonl")  # noqa: PTH100
     return (os.path.dirname(path) if action == XMP else target), path  # noqa: PTH120
@@ -234,7 +234,9 @@ def _fingerprint(action: str, target: str, kept: pa.Table, num_repeats: int, opt
 def _check_target(action: str, target: str, sources: NamedSources) -> None:
     """Raise InputError for a folder that cannot be one, or lies where the pictures are read from."""
     for _, folder in sources.whole_folders:
-        if storage.is_local(folder) and files.lies_in(os.path.realpath(target), os.path.realpath(storage.local_path(folder))):
+        if locations.is_local(folder) and files.lies_in(
+            os.path.realpath(target), os.path.realpath(locations.local_path(folder))
+        ):
             raise InputError(
                 f"--{action} {target} lies inside {folder}, which the pictures are from; "
                 "the next run over that would find them twice, so name a folder outside of it"

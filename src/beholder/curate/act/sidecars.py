@@ -23,7 +23,7 @@ from beholder.curate.act.single import Act, NotYet, Rehearsal
 from beholder.curate.options import ActionOptions
 from beholder.curate.shares import counts
 from beholder.errors import InputError, OutputError
-from beholder.io import storage
+from beholder.io import locations
 from beholder.io.xmp import REJECTED, SUFFIX, UNRATED, XmpRating, parse_rating
 from beholder.locate.archives import Place
 from beholder.pixels.xmp import embedded_packet
@@ -128,7 +128,7 @@ class SidecarPlanner(Planner):
         ref = place.files[0].ref
         assert ref is not None
         assert ref.path is not None
-        return os.path.abspath(storage.local_path(ref.path))  # noqa: PTH100 (links stay as they are)
+        return os.path.abspath(locations.local_path(ref.path))  # noqa: PTH100 (links stay as they are)
 
     def _change(self, sample: str, picture: str, there: str | None) -> tuple[SidecarChange, int]:
         """What is written, and the bytes of the sidecar then. Raises Refused where nothing is to be."""

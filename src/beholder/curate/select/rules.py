@@ -28,7 +28,7 @@ from beholder.curate.select.row_mask import NUMBER, RowMask, sizes_of
 from beholder.curate.select.scale_of import Cuts, cuts_of
 from beholder.curate.select.values import Values, choose_columns, read_values, score_of
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.kernels import ordering
 from beholder.scoreset import database, joined
 from beholder.scoreset.row_names import Names
@@ -678,9 +678,9 @@ def _file_times(rows: SelectionInput, order: Order) -> Places:
         for at, samples in named_pieces(rows, np.sort(order)):
             for row, place in zip(at.tolist(), finder.locate(samples), strict=True):
                 ref = place.files[0].ref
-                if place.kind == "file" and ref is not None and ref.path is not None and storage.is_local(ref.path):
+                if place.kind == "file" and ref is not None and ref.path is not None and locations.is_local(ref.path):
                     try:
-                        found[row] = storage.local_path(ref.path).stat().st_mtime_ns
+                        found[row] = locations.local_path(ref.path).stat().st_mtime_ns
                     except (OSError, ValueError):
                         continue  # it has gone; counted with those that are not known
             rows.tell("file times", len(at))

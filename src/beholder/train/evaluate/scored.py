@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.errors import BeholderError, InputError
-from beholder.io import storage
+from beholder.io import remote, storage
 from beholder.io.tables import header_of
 from beholder.models.backbones import same_backbone
 from beholder.models.heads import Head, load_head
@@ -128,7 +128,7 @@ def _header(path: str) -> tuple[list[str], dict[str, object]]:
     """Names of the columns of a table, and what it says about itself."""
     if is_csv(path):
         return header_of(path), {}
-    with storage.remote_errors(path), storage.open_parquet(path) as file:
+    with remote.read_errors(path), storage.open_parquet(path) as file:
         return file.schema_arrow.names, record_in(file.schema_arrow)
 
 

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from beholder.errors import InputError, damaged
-from beholder.io import storage
+from beholder.io import remote, storage
 from beholder.train.ratings.findings import Findings
 from beholder.train.ratings.options import RatingsOptions
 from beholder.train.ratings.ratings import Ratings
@@ -18,7 +18,7 @@ from beholder.train.ratings.scales import check_varied, note_outlying
 
 def read_array(path: str, options: RatingsOptions) -> Ratings:
     """Ratings of shape (N,) or (N, 1); NaN is a missing one. Raises InputError for other arrays."""
-    with storage.remote_errors(path), storage.open_binary(path) as file:
+    with remote.read_errors(path), storage.open_binary(path) as file:
         data = file.read()
     with damaged(lambda why: InputError(f"{path} cannot be read as .npy: {why}")), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy and Python remark on odd headers; what matters is raised

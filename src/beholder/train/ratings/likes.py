@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.scoreset.joined import read_marks
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, suffix_of
 from beholder.train.ratings.findings import Findings, is_or_are, number_of
@@ -41,9 +41,9 @@ def liked_and_disliked(folder: str, files: list[str]) -> tuple[str, str] | None:
 
 
 def _whole(folder: str) -> str:
-    if storage.is_local(folder):
-        return str(storage.local_path(folder)).rstrip("/")
-    fs, inner = storage.filesystem(folder)
+    if locations.is_local(folder):
+        return str(locations.local_path(folder)).rstrip("/")
+    fs, inner = remote.filesystem(folder)
     return str(fs.unstrip_protocol(inner)).rstrip("/")
 
 

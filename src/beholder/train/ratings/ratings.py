@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beholder.io import storage
+from beholder.io import locations
 from beholder.train.ratings.findings import Finding, number_of
 from beholder.train.ratings.options import Kind
 from beholder.train.ratings.reliability import Reliability
@@ -107,7 +107,7 @@ class Ratings:
     @property
     def public_name(self) -> str | None:
         """The file's name without its folders and what an address asks for; None where it would tell of somebody's folder."""
-        return PurePosixPath(storage.without_query(self.source)).name if self.has_public_name else None
+        return PurePosixPath(locations.without_query(self.source)).name if self.has_public_name else None
 
     @property
     def lowest(self) -> float:

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, storage
 from beholder.scoreset.foreign import as_source
 from beholder.scoreset.joined import mark_of
 from beholder.train.ratings import simulacra, tables
@@ -50,7 +50,7 @@ def read_ratings(source: str | PathLike[str] | Any, options: RatingsOptions | No
         raise InputError("the name of the ratings is empty (an unset variable?)")
     if options.disliked is not None:
         return read_folders(given, options.disliked)
-    if storage.is_glob(given) and not (storage.is_local(given) and storage.exists(given)):
+    if storage.is_glob(given) and not (locations.is_local(given) and storage.exists(given)):
         return _of_table(tables.files_table(_matches(given)), options)
     if storage.is_folder(given):
         return _of_folder(given, options)
@@ -65,14 +65,14 @@ def _of_folder(folder: str, options: RatingsOptions) -> Ratings:
         raise InputError(f"{folder} is an empty folder; name a file with ratings, or a folder of rated pictures")
     found = [path for path in files if path.lower().endswith((*tables.CSV, *tables.PARQUET))]
     if len(found) == len(files):
-        return _of_table(tables.files_table(sorted(found, key=storage.natural_key)), options)
+        return _of_table(tables.files_table(sorted(found, key=locations.natural_key)), options)
     two = liked_and_disliked(folder, files)
     return read_folders(*two) if two is not None else read_stars(folder, files, options)
 
 
 def _matches(pattern: str) -> list[str]:
     """The files that a glob names, in natural order. Raises InputError."""
-    found = sorted(storage.expand_glob(pattern), key=storage.natural_key)
+    found = sorted(storage.expand_glob(pattern), key=locations.natural_key)
     if not found:
         raise InputError(f"nothing matches {pattern}")
     other = next((path for path in found if not path.lower().endswith((*tables.CSV, *tables.PARQUET))), None)
@@ -82,7 +82,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _of_file(path: str, options: RatingsOptions) -> Ratings:
-    suffix = storage.without_query(path).lower()
+    suffix = locations.without_query(path).lower()
     head = storage.read_range(path, 0, _HEAD_BYTES)
     if not head:
         raise InputError(f"{path} is empty (0 bytes); ratings were expected")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations
 from beholder.train.ratings.findings import Findings, number_of
 from beholder.train.ratings.means import of_votes
 from beholder.train.ratings.options import RatingsOptions
@@ -26,9 +26,9 @@ _WHO = ("uid", "sid", "user", "user_id", "rater")
 
 def read_simulacra(path: str, options: RatingsOptions) -> Ratings:
     """Ratings of such a file; pictures are named by `paths.path`, without that table by `images.id`. Raises InputError."""
-    if not storage.is_local(path):
+    if not locations.is_local(path):
         raise InputError(f"{path}: an SQLite file is read from this machine only; copy it here")
-    address = storage.local_path(path).resolve().as_uri() + "?mode=ro&immutable=1"
+    address = locations.local_path(path).resolve().as_uri() + "?mode=ro&immutable=1"
     try:
         with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from beholder.errors import InputError
-from beholder.io import storage
+from beholder.io import locations, remote, storage
 from beholder.io.xmp import REJECTED, SUFFIX, UNRATED, XmpRating, parse_rating, read_rating
 from beholder.pixels.xmp import embedded_packet
 from beholder.sources.file_kinds import PICTURE_SUFFIXES, RAW_SUFFIXES, suffix_of
@@ -49,9 +49,9 @@ def read_stars(folder: str, files: list[str], options: RatingsOptions) -> Rating
 
 def _start(folder: str, files: list[str]) -> int:
     """How many letters of each path are the folder's."""
-    if storage.is_local(folder):
-        return len(str(storage.local_path(folder)).rstrip("/")) + 1
-    fs, inner = storage.filesystem(folder)
+    if locations.is_local(folder):
+        return len(str(locations.local_path(folder)).rstrip("/")) + 1
+    fs, inner = remote.filesystem(folder)
     return len(str(fs.unstrip_protocol(inner)).rstrip("/")) + 1
 
 
@@ -100,7 +100,7 @@ def _of_pictures(
     for name in pictures:
         if suffix_of(name) in RAW_SUFFIXES:
             continue
-        with storage.remote_errors(paths[name]), storage.open_binary(paths[name]) as file:
+        with remote.read_errors(paths[name]), storage.open_binary(paths[name]) as file:
             packet = embedded_packet(file)
         if packet is None:
             continue

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beholder.errors import InputError
-from beholder.io import schemas, storage
+from beholder.io import remote, schemas, storage
 from beholder.io.tables import check_names, header_of, open_table, read_objects
 from beholder.sources.labels import valid_text
 from beholder.train.ratings.findings import number_of
@@ -104,7 +104,7 @@ def read_json(path: str) -> list[dict[str, Any]]:
 
 def ava_table(path: str) -> RatingTable:
     """AVA.txt: lines of 15 whole numbers, separated by blanks (`AVA_COLUMNS`). Raises InputError for other texts."""
-    with storage.remote_errors(path), storage.open_binary(path) as file:
+    with remote.read_errors(path), storage.open_binary(path) as file:
         lines = file.read().split(b"\n")
     numbers = np.empty((len(lines), len(AVA_COLUMNS)), np.int64)
     count = 0
@@ -126,12 +126,12 @@ def ava_table(path: str) -> RatingTable:
 
 
 def _parquet(path: str) -> RatingTable:
-    with storage.remote_errors(path), storage.open_parquet(path) as file:
+    with remote.read_errors(path), storage.open_parquet(path) as file:
         schema = file.schema_arrow
     check_names(schema.names, path)
 
     def read(names: Sequence[str]) -> pa.Table:
-        with storage.remote_errors(path), storage.open_parquet(path) as opened:
+        with remote.read_errors(path), storage.open_parquet(path) as opened:
             batches = list(opened.iter_batches(columns=list(names)))
         return pa.Table.from_batches(batches, pa.schema([schema.field(name) for name in names])).select(list(names))
 
