@@ -128,6 +128,75 @@ class _Place:
     probe: str = ""
 
 
+class _Shards:
+    """What becomes of the shards of one job.
+
+    Args:
+        step, pending, on_done: as of `HandOut.do`.
+
+    Attributes:
+        by_number: all of them.
+        sizes: about how many rows each may have.
+        waiting: numbers of those that no worker has, the biggest first.
+        left: of those that are neither done nor lost; `rows_left` in them.
+        tries: how many workers died over each.
+    """
+
+    def __init__(self, step: Step, pending: Sequence[Shard], on_done: OnDone) -> None:
+        self._step, self._on_done = step, on_done
+        self.by_number = {shard.number: shard for shard in pending}
+        self.sizes = {shard.number: step.num_rows_about(shard) for shard in pending}
+        self.waiting = deque(sorted(self.sizes, key=lambda number: (-self.sizes[number], number)))
+        self.left = set(self.sizes)
+        self.rows_left = sum(self.sizes.values())
+        self.tries: Counter[int] = Counter()
+        self._lost: dict[int, str] = {}
+
+    def progressed(self, number: int, counts: ShardCounts) -> None:
+        """Count what a worker has done of a shard so far."""
+        self._step.tally.put(self.by_number[number], counts)
+
+    def was_done(self, done: Done) -> None:
+        """Count a shard that was done, once."""
+        self._step.stages.add(done.seconds)
+        if done.number in self.left:
+            self._step.tally.put(self.by_number[done.number], done.counts, is_done=True)
+            self._take_off(done.number)
+            self._on_done(self.by_number[done.number], done.shard, done.noted)
+
+    def came_back(self, number: int) -> None:
+        """Have a shard wait again whose worker died, not over it."""
+        self._step.tally.put(self.by_number[number], ShardCounts())
+        self.waiting.append(number)
+
+    def was_died_over(self, number: int, why: str) -> None:
+        """Have a shard wait again over which a worker died, unless too many have."""
+        self.tries[number] += 1
+        if self.tries[number] < MOST_TRIES:
+            self.came_back(number)
+            return
+        self._step.tally.put(self.by_number[number], ShardCounts())
+        self._lost[number] = why
+        self._take_off(number)
+
+    def _take_off(self, number: int) -> None:
+        self.left.discard(number)
+        self.rows_left -= self.sizes[number]
+
+    def check_none_lost(self) -> None:
+        """Raise BeholderError where shards could not be done."""
+        if not self._lost:
+            return
+        names = ", ".join(self.by_number[number].name for number in sorted(self._lost)[:3])
+        more = f" and {len(self._lost) - 3} more" if len(self._lost) > 3 else ""
+        what = "1 shard" if len(self._lost) == 1 else f"{len(self._lost):,} shards"
+        why = self._lost[min(self._lost)]
+        raise BeholderError(
+            f"{what} could not be done, over which {MOST_TRIES} workers died ({names}{more}: {why}); all others "
+            "are done, and the same command tries these again"
+        )
+
+
 class HandOut:
     """Shards of one job on several workers. Used as a context manager; one thread uses it.
 
@@ -196,31 +265,24 @@ class HandOut:
         """
         step.asked_elsewhere = self.waiting_for
         try:
-            self._do(step, job, pending, on_done)
+            self._do(job, _Shards(step, pending, on_done))
         finally:  # they keep devices and memory, and nothing of theirs may be written once this is over
             self._workforce.close()
             for place in self._places:
                 self._take_probe(job.folder, place)
 
-    def _do(self, step: Step, job: Job, pending: Sequence[Shard], on_done: OnDone) -> None:
-        sizes = {shard.number: step.num_rows_about(shard) for shard in pending}
-        by_number = {shard.number: shard for shard in pending}
-        waiting = deque(sorted(sizes, key=lambda number: (-sizes[number], number)))
-        rows_left = sum(sizes.values())
-        tries: Counter[int] = Counter()
-        why: dict[int, str] = {}
-        lost: list[int] = []
-        left = set(sizes)
-        for place in self._places[: len(pending)]:
+    def _do(self, job: Job, shards: _Shards) -> None:
+        num_places = len(shards.left)
+        for place in self._places[:num_places]:
             if place.handle is None:
                 self._start(place)
             elif place.is_opened:
                 self._begin(place, job)
         may_take = list(self._places)
-        while left:
+        while shards.left:
             for place in may_take:
-                self._top_up(place, waiting, sizes, tries, rows_left)
-            if all(place.is_given_up for place in self._places[: len(pending)]):
+                self._top_up(place, shards)
+            if all(place.is_given_up for place in self._places[:num_places]):
                 words = next(place.last_words for place in self._places if place.last_words)
                 raise BeholderError(f"no worker is left: {words}")
             try:
@@ -231,62 +293,50 @@ class HandOut:
             found = next((place for place in self._places if place.handle is who), None)
             if found is None:  # of one that was replaced meanwhile
                 continue
+            self._hear(found, who.name, message, job, shards)
             may_take = list(self._places) if isinstance(message, Died) else [found]
-            if isinstance(message, Opened):
-                found.is_opened = True
-                self._watch.worker_started(who.name)
-                self._begin(found, job)
-            elif isinstance(message, Ready):
-                if not self._take_probe(job.folder, found):
+        shards.check_none_lost()
+
+    def _hear(self, place: _Place, name: str, message: Message | Died, job: Job, shards: _Shards) -> None:
+        """Do what follows from something that the worker of this place has said. Raises BeholderError."""
+        match message:
+            case Opened():
+                place.is_opened = True
+                self._watch.worker_started(name)
+                self._begin(place, job)
+            case Ready():
+                if not self._take_probe(job.folder, place):
                     raise InputError(
-                        f"{who.name} writes to a {job.folder} of its own, not to that of this machine; name an output that all "
+                        f"{name} writes to a {job.folder} of its own, not to that of this machine; name an output that all "
                         "nodes share"
                     )
-                found.is_ready, found.num_failed_starts = True, 0
-            elif isinstance(message, Begun):
-                if message.number in found.at_hand:
-                    self._watch.shard_begun(by_number[message.number], who.name)
-            elif isinstance(message, Progress):
-                found.waiting_for = message.waiting_for
-                for number, counts in message.counts.items():
-                    if number in found.at_hand:
-                        found.begun.add(number)
-                        step.tally.put(by_number[number], counts)
-            elif isinstance(message, Done):
-                found.rows_at_hand -= found.at_hand.pop(message.number, 0)
-                found.num_deaths = 0
-                step.stages.add(message.seconds)
-                if message.number in left:
-                    rows_left -= sizes[message.number]
-                    step.tally.put(by_number[message.number], message.counts, is_done=True)
-                    left.discard(message.number)
-                    on_done(by_number[message.number], message.shard, message.noted)
-            elif isinstance(message, Failed):
+                place.is_ready, place.num_failed_starts = True, 0
+            case Begun(number):
+                if number in place.at_hand:
+                    self._watch.shard_begun(shards.by_number[number], name)
+            case Progress():
+                place.waiting_for = message.waiting_for
+                for number in message.counts.keys() & place.at_hand:
+                    place.begun.add(number)
+                    shards.progressed(number, message.counts[number])
+            case Done():
+                place.rows_at_hand -= place.at_hand.pop(message.number, 0)
+                place.num_deaths = 0
+                shards.was_done(message)
+            case Failed():
                 raise message.error
-            elif isinstance(message, Died):
-                begun = [number for number in found.at_hand if number in found.begun] or list(found.at_hand)[:1]
-                for number in found.at_hand:
-                    step.tally.put(by_number[number], ShardCounts())
-                    self._watch.shard_retried(by_number[number], message.why, who.name)
+            case Died():
+                begun = place.begun & place.at_hand.keys() or set(list(place.at_hand)[:1])
+                for number in place.at_hand:
+                    self._watch.shard_retried(shards.by_number[number], message.why, name)
                     if number in begun and not message.is_blameless:
-                        tries[number] += 1
-                        self._failed_at.setdefault(number, set()).add(found.number)
-                        why[number] = message.why
-                    if tries[number] >= MOST_TRIES:
-                        lost.append(number)
-                        left.discard(number)
-                        rows_left -= sizes[number]
+                        self._failed_at.setdefault(number, set()).add(place.number)
+                        shards.was_died_over(number, message.why)
                     else:
-                        waiting.append(number)
-                self._died(found, message.why)
-        if lost:
-            names = ", ".join(by_number[number].name for number in sorted(lost)[:3])
-            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-            what = "1 shard" if len(lost) == 1 else f"{len(lost):,} shards"
-            raise BeholderError(
-                f"{what} could not be done, over which {MOST_TRIES} workers died ({names}{more}: {why[min(lost)]}); all others "
-                "are done, and the same command tries these again"
-            )
+                        shards.came_back(number)
+                self._died(place, message.why)
+            case Note():
+                pass  # the first worker has said it, when it opened its tower
 
     def _begin(self, place: _Place, job: Job) -> None:
         assert place.handle is not None
@@ -328,22 +378,22 @@ class HandOut:
         say(f"{place.last_words}; another one is started in its place")
         self._start(place)
 
-    def _top_up(self, place: _Place, waiting: deque[int], sizes: dict[int, int], tries: Counter[int], rows_left: int) -> None:
+    def _top_up(self, place: _Place, shards: _Shards) -> None:
         """Hand shards to a worker until enough wait for it. One over which a worker died is handed out alone."""
         if not place.is_ready or place.handle is None:
             return
-        if tries and any(tries[number] for number in place.at_hand):
+        if any(number in shards.tries for number in place.at_hand):
             return
-        enough = min(_ROWS_AHEAD, rows_left // (2 * sum(not other.is_given_up for other in self._places)))
+        enough = min(_ROWS_AHEAD, shards.rows_left // (2 * sum(not other.is_given_up for other in self._places)))
         while len(place.at_hand) < _LEAST_AHEAD or place.rows_at_hand < enough:
-            number = next((number for number in waiting if self._may_have(place, number)), None)
-            if number is None or (tries[number] and place.at_hand):
+            number = next((number for number in shards.waiting if self._may_have(place, number)), None)
+            if number is None or (number in shards.tries and place.at_hand):
                 return
-            waiting.remove(number)
-            place.at_hand[number] = sizes[number]
-            place.rows_at_hand += sizes[number]
+            shards.waiting.remove(number)
+            place.at_hand[number] = shards.sizes[number]
+            place.rows_at_hand += shards.sizes[number]
             place.handle.do(number)
-            if tries[number]:
+            if number in shards.tries:
                 return
 
     def _may_have(self, place: _Place, number: int) -> bool:
