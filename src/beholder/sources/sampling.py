@@ -209,7 +209,8 @@ def _head(ref: PictureRef, num_bytes: int | None) -> bytes:
 
 MOST_ROWS = 10_000
 _BLOCK_BYTES = 64 << 20
-_CHUNK_ROWS = 1024
+_CHUNK_ROWS = 128
+"""Rows that are looked at together: as float64 they stay in the cache of a core."""
 
 
 @dataclass(frozen=True)
@@ -261,11 +262,11 @@ def mean_direction(parts: Sequence[Part], dim: int, options: ReadOptions) -> Mea
                 block.before_chunk(0, num_rows)
             for low in range(0, num_rows, _CHUNK_ROWS):
                 rows = _rows(block.embeddings, low, min(num_rows, low + _CHUNK_ROWS))
-                lengths = np.linalg.norm(rows, axis=1)
+                lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
                 good = np.isfinite(lengths) & (lengths > 0)
                 if block.statuses is not None:
                     good &= block.statuses[low : low + _CHUNK_ROWS] == 0
-                total += (rows[good] / lengths[good, np.newaxis]).sum(axis=0)
+                total += (1 / lengths[good]) @ (rows if good.all() else rows[good])
                 num_good += int(good.sum())
             read += num_rows
         num_read += read
