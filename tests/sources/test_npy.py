@@ -190,7 +190,11 @@ for number in range(60):
     part = reader.inspect(path, "x.npy", options)
     wait, length = rng.random() * seconds, rng.choice([0, 1000, rng.randrange(part.num_bytes)])
 
+    is_open = threading.Event()
+
     def cut():
+        if number % 5 == 4:  # what was written anew before it is opened is another file
+            is_open.wait()
         time.sleep(wait)
         os.truncate(path, length)
         if number % 5 == 4:
@@ -199,11 +203,14 @@ for number in range(60):
     cutter = threading.Thread(target=cut)
     cutter.start()
     try:
-        found = [scorer.score(block.embeddings, before_chunk=block.before_chunk)[0]
-                 for block in reader.blocks(part, 0, None, options)]
+        found = []
+        for block in reader.blocks(part, 0, None, options):
+            is_open.set()
+            found.append(scorer.score(block.embeddings, before_chunk=block.before_chunk)[0])
         print("whole" if np.array_equal(np.concatenate(found), expected) else "WRONG")
     except InputError as error:
         print("one line" if "\\n" not in str(error) and path in str(error) else "WRONG")
+    is_open.set()
     cutter.join()
 """
 
