@@ -20,6 +20,8 @@ pytest.register_assert_rewrite("oracles")
 settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that any job of Ray left in the home folder decides who may connect
+
 NEEDED = "needs-shared-models"
 NEEDS_BROWSER = "needs-browser"
 _DEMANDS = {

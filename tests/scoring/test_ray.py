@@ -208,6 +208,7 @@ def test_without_ray_or_a_cluster_it_is_one_line(tmp_path: Path, plain_head: Pat
     text = one_line(lambda: score_rows(rows, tmp_path / "out", plain_head, engine="ray", address="127.0.0.1:1"))
     assert text.startswith("--engine ray: no cluster at 127.0.0.1:1 (")
     assert "ray start --head" in text
+    assert "RAY_AUTH_MODE=token" in text
     monkeypatch.setitem(sys.modules, "ray", None)
     text = one_line(lambda: score_rows(rows, tmp_path / "out", plain_head, engine="ray"))
     assert text == "--engine ray: Ray is not installed; pip install 'beholder[ray]'"

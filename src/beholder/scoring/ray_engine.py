@@ -123,7 +123,7 @@ class RayWorkers(Workforce):
             text = " ".join(str(error).split())[:200]
             raise BeholderError(
                 f"--engine ray: no cluster at {address} ({text}); start one (ray start --head), give its --address, or say "
-                "--address local to start one on this machine"
+                "--address local to start one on this machine; for one that asks for a token set RAY_AUTH_MODE=token"
             ) from None
         finally:
             for number, handler in handlers.items() if is_main else ():  # Ray puts its own in their place
