@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from beholder.errors import BeholderError
 from beholder.io import locations, storage
 from beholder.io.records import json_value
 from beholder.train.folds import list_sha256
+from beholder.train.ratings.match import Matched
+from beholder.train.ratings.ratings import Ratings
 
 MOST = 100_000
 """Hashes that are kept, the smallest: 8 bytes each, as base64 about 1.1 MB."""
@@ -83,6 +85,23 @@ def hashed(names: Sequence[str]) -> npt.NDArray[np.uint64]:
     """(N,) the first 8 bytes of the SHA-256 of each name."""
     digests = b"".join(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8] for name in names)
     return np.frombuffer(digests, _HASH).astype(np.uint64)
+
+
+def hashes_of(ratings: Ratings, matched: Matched, names: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """(N, 2) hashes of the names of N rated pictures, by the ratings and by a source whose matched rows have these names.
+
+    A picture that the source lacks, and one of ratings by place, has that of its other name twice.
+    """
+    ours = hashed(ratings.samples.to_pylist())
+    theirs = ours.copy()
+    theirs[matched.places] = hashed(names)
+    return np.stack([theirs if ratings.is_by_row else ours, theirs], axis=1)
+
+
+def known_of(head: Mapping[str, Any]) -> TrainedOn | None:
+    """What is known of the pictures that a described head (`Head.describe`, a score set's record) was trained on."""
+    source = head.get("source")
+    return trained_on(source, head.get("sha256")) if isinstance(source, str) else None
 
 
 def trained_on(head: str, sha256: str | None) -> TrainedOn | None:

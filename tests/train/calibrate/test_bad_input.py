@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from beholder.train.trained_on import KEY, TrainedOn
 from oracles.program import beholder
 from oracles.scale_sets import V1, head_record, two_heads, write_scores
 
@@ -31,6 +33,9 @@ SITUATIONS: dict[str, list[str]] = {
     "bounds of too few groups": [
         *["calibrate", "v2.parquet", "--ratings", "ratings.csv"],
         *["--split-by", "who", "--interval", "0.9", "-o", "out.csv"],
+    ],
+    "bounds from pictures that the head was trained on": [
+        *["calibrate", "trained.parquet", "--ratings", "ratings.csv", "--interval", "0.9", "-o", "out.parquet"],
     ],
     "a column of groups that is nowhere": ["calibrate", "v2.parquet", "--ratings", "ratings.csv", "--split-by", "nobody"],
     "a table that is read": [*ONTO, "v1.parquet", "-o", "./v2.parquet", "--overwrite"],
@@ -65,6 +70,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, sha256 in (("mine", "a" * 64), ("other", "b" * 64)):
         write_scores(tmp_path / f"{name}.parquet", {"aesthetic_score": v2}, [head_record("mine", sha256)])
     write_scores(tmp_path / "damaged.parquet", {"aesthetic_score": v2}, [head_record("torn", "c" * 64)])
+    trained = head_record("trained", "d" * 64) | {"source": str(tmp_path / "trained.safetensors")}
+    write_scores(tmp_path / "trained.parquet", {"aesthetic_score": v2}, [trained])
+    known = TrainedOn.of([f"photos/{row:05d}.jpg" for row in range(60)])
+    (tmp_path / "trained.json").write_text(json.dumps({"sha256": "d" * 64, KEY: known.to_json()}))
     (tmp_path / "nobody.csv").write_text("sample,score\n" + "".join(f"{row},{value}\n" for row, value in enumerate(v2)))
     rated = "".join(f"photos/{row:05d}.jpg,{value},p{row % 6}\n" for row, value in enumerate(v2))
     (tmp_path / "ratings.csv").write_text("image,rating,who\n" + rated)

@@ -22,6 +22,8 @@ from beholder.train.public import on_the_scale
 MOST_RESIDUALS = 4_000
 """Pictures that bounds are measured on at most: their chance is then right to 1 / 4,001."""
 _MEASURES, _OF_CHANCES = ("mae", "rmse"), ("rmse",)
+TRAINED_ON_SHARE = "trained_on_share"
+"""In a map's record: of the pictures that it was fitted to the share that the head was trained on."""
 STRAIGHT_LINE = "a straight line"
 """What stands beside a map."""
 MOST_DRAWN = 200_000
@@ -84,13 +86,14 @@ def fit_map(series: Series, choice: MapChoice, names: tuple[str, str], *, seed: 
             "would be flat or nearly so; no threshold on the one says anything of the other"
         )
     more = {**_out_of_fold(series, seed, is_chance=is_chance), "srcc": correlation, "reason": reason}
+    more |= {TRAINED_ON_SHARE: series.trained_on_share} if series.trained_on_share else {}
     return Fitted(
         method=method,
         reason=reason,
         steps=steps,
         num_pictures=series.num_pictures,
         error=more["measures"]["values"]["rmse" if is_chance else "mae"]["value"],
-        bounds=None if is_chance else bounds_of(series, seed),
+        bounds=None if is_chance or series.trained_on_share else bounds_of(series, seed),
         ends=_ends(series.scores),
         more=more,
     )

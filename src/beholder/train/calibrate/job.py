@@ -23,19 +23,22 @@ from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.calibrate.series import (
     FEWEST,
     Doubles,
+    Seen,
     Series,
     finite_scores,
     has_score,
     joined_rows,
+    names_at,
     score_column,
     series_of,
 )
 from beholder.train.calibrate.table import is_calibrated, margin_of, write_calibrated
 from beholder.train.rated import FOLDER, Labels, has_labels, labels_of, ratings_record
-from beholder.train.ratings.match import match_ratings
+from beholder.train.ratings.match import Matched, match_ratings
 from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.ratings.read import read_ratings
 from beholder.train.threads import at_most, usable_threads
+from beholder.train.trained_on import hashes_of, known_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +239,7 @@ def _onto_ratings(asked: _Asked, place: str, options: CalibrateOptions) -> tuple
         weights=None if ratings.counts is None else ratings.counts[at],
         labels=_rated_labels(asked, ratings, place, options, at),
         embeddings=options.embeddings or asked.scores.embeddings,
+        seen=_seen(asked, ratings, matched),
     )
     is_chance = ratings.kind == "decisions"
     names = (f"the scores by {asked.head.short}", "the ratings")
@@ -243,6 +247,15 @@ def _onto_ratings(asked: _Asked, place: str, options: CalibrateOptions) -> tuple
     about = ratings_record(ratings, place, matched.num_matched, matched.ways)
     found = _as_map(asked, "ratings", None, fitted, options, {"ratings": about, "is_chance": is_chance})
     return found, [*ratings.lines(), *matched.lines(), *series.notes]
+
+
+def _seen(asked: _Asked, ratings: Ratings, matched: Matched) -> Seen | None:
+    """What is known of the pictures that the head was trained on; None: nothing."""
+    known = known_of({"source": asked.head.place, **asked.scores.head_record(asked.column)})
+    if known is None:
+        return None
+    hashes = hashes_of(ratings, matched, names_at(asked.scores, matched.rows))
+    return Seen(name=asked.head.short, known=known, hashes=hashes[matched.places])
 
 
 def _rated_labels(asked: _Asked, ratings: Ratings, place: str, options: CalibrateOptions, at: Numbers) -> Labels | None:

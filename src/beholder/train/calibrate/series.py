@@ -19,7 +19,8 @@ from beholder.scoreset.score_set import ScoreSet
 from beholder.train.calibrate.options import CalibrateOptions
 from beholder.train.rated import FOLDER, Labels, folders_of
 from beholder.train.source import open_source
-from beholder.train.together import near_among, together
+from beholder.train.together import Near, near_among, together
+from beholder.train.trained_on import TrainedOn
 
 Doubles = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -27,6 +28,21 @@ FEWEST = 20
 """Pictures from which a map is fitted, and its error measured."""
 MOST_PICTURES = 100_000
 """Pictures that an isotonic map is fitted to at most, drawn at random: its error is then known to about 1 in 300."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Which of M pictures a head was trained on.
+
+    Attributes:
+        name: the head's.
+        known: what its record says.
+        hashes: (M, 2) of each picture's names.
+    """
+
+    name: str
+    known: TrainedOn
+    hashes: npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +56,7 @@ class Series:
         samples: names of these pictures.
         groups: (N,) int64 from 0: what is never on both sides of a split.
         notes: what is to be said of them.
+        trained_on_share: of these pictures the share that the head of the scores was trained on, as far as that is known.
         near_duplicates: the cosine from which near-duplicates are in one group; None: they were not looked for.
         all_scores, all_truth: (A,) and (B,) float64, finite: of all pictures that have the one or the other.
     """
@@ -52,6 +69,7 @@ class Series:
     all_scores: Doubles
     all_truth: Doubles
     notes: tuple[str, ...] = ()
+    trained_on_share: float = 0.0
     near_duplicates: float | None = None
 
     @property
@@ -100,6 +118,7 @@ def series_of(
     weights: Doubles | None = None,
     labels: Labels | None = None,
     embeddings: str | None = None,
+    seen: Seen | None = None,
 ) -> Series:
     """Numbers on both scales, of at most `MOST_PICTURES` pictures that have both, drawn at random.
 
@@ -113,12 +132,13 @@ def series_of(
         weights: (M,) votes behind them; None: 1 each.
         labels: (M,) what belongs together; None: by `split_by`, a folder or a column of the set.
         embeddings: where embeddings of the pictures are; None: nowhere.
+        seen: which of the (M,) pictures the head was trained on; these are left out where enough others are there.
     """
     some = np.flatnonzero(np.isfinite(numbers[rows]) & np.isfinite(truth))
     if len(some) > MOST_PICTURES:
         some = np.sort(np.random.default_rng(options.seed).choice(some, MOST_PICTURES, replace=False, shuffle=False))
     chosen = rows[some]
-    samples = _names_at(scores, chosen)
+    samples = names_at(scores, chosen)
     given = truth if all_truth is None else all_truth
     is_paired = options.map_method != "quantile" and len(chosen) >= FEWEST
     near = None
@@ -127,6 +147,12 @@ def series_of(
             source = open_source([embeddings], lambda: embeddings)
             near = near_among(source, samples, options.near_duplicates)
     own = _labels(scores, chosen, samples, options.split_by) if labels is None else labels[some]
+    told: list[str] = []
+    share = 0.0
+    if seen is not None and is_paired:
+        left, told, share = _not_seen(seen, some, near)
+        chosen, some, samples = chosen[left], some[left], [samples[at] for at in left]
+        near, own = None if near is None else near.among(left), None if own is None else own[left]
     groups, notes = together(
         len(chosen),
         near,
@@ -144,9 +170,41 @@ def series_of(
         groups=groups,
         all_scores=numbers[np.isfinite(numbers)],
         all_truth=given[np.isfinite(given)],
-        notes=tuple(notes),
+        notes=(*told, *notes),
+        trained_on_share=share,
         near_duplicates=None if near is None else options.near_duplicates,
     )
+
+
+def _not_seen(seen: Seen, some: Numbers, near: Near | None) -> tuple[Numbers, list[str], float]:
+    """Which of the chosen pictures are taken, what is to be said, and of which share of them the head was trained on.
+
+    Args:
+        seen: what is known of M pictures.
+        some: (n,) the chosen ones.
+        near: near-duplicates among these; what is one of a picture that the head was trained on is left out as well.
+    """
+    hashes = seen.hashes[some]
+    is_seen: npt.NDArray[np.bool_] = np.zeros(len(some), np.bool_)
+    if seen.known.is_whole:
+        is_seen |= seen.known.holds(hashes).any(axis=1)
+    out = is_seen.copy()
+    if near is not None:
+        out[near.pairs[is_seen[near.pairs].any(axis=1)]] = True
+    left = np.flatnonzero(~out)
+    if is_seen.any() and len(left) >= FEWEST:
+        told = (
+            f"Of {len(some):,} pictures {len(some) - len(left):,} are left out, since {seen.name} was trained on them or on "
+            f"near-duplicates of them; the map is fitted to the other {len(left):,}."
+        )
+        return left, [told], 0.0
+    share = seen.known.share(hashes)
+    percent = "all" if share == 1 else f"about {100 * share:.0f} %" if share >= 0.01 else "some"
+    told = (
+        f"WARNING: {seen.name} was trained on {percent} of these pictures, so its scores of them are nearer to the ratings "
+        f"than those of others: the error is too small, and there are no bounds. Rate at least {FEWEST} others."
+    )
+    return np.arange(len(some)), [told] if share > 0 else [], share
 
 
 def _labels(scores: ScoreSet, rows: Numbers, samples: Sequence[str], split_by: str | None) -> Labels | None:
@@ -160,7 +218,7 @@ def _labels(scores: ScoreSet, rows: Numbers, samples: Sequence[str], split_by: s
     return np.array(_taken((table.column(0) for table in scores.batches([split_by])), rows), dtype=object)
 
 
-def _names_at(scores: ScoreSet, rows: Numbers) -> list[str]:
+def names_at(scores: ScoreSet, rows: Numbers) -> list[str]:
     """Names of rows, which ascend."""
     return _taken(scores.samples(), rows)
 

@@ -18,6 +18,7 @@ from beholder.io.tables import write_table
 from beholder.scoreset.joined import holds_bytes
 from beholder.scoreset.scales import ScaleMap
 from beholder.scoreset.score_set import ScoreSet
+from beholder.train.calibrate.fit import TRAINED_ON_SHARE
 from beholder.train.calibration import conformal_margin
 
 CALIBRATED_FORMAT = "beholder-calibrated"
@@ -35,8 +36,13 @@ def margin_of(found: ScaleMap, level: float) -> float:
         InputError: the map has none, or was measured on too few pictures or groups.
     """
     if found.bounds is None:
-        why = "chances of a keep" if found.more.get("is_chance") else f"a {found.method} map"
-        raise InputError(f"--interval: the map of {found.of.short} onto {found.scale} is {why}, which has no bounds")
+        why = "is chances of a keep" if found.more.get("is_chance") else f"is a {found.method} map"
+        if found.more.get(TRAINED_ON_SHARE):
+            raise InputError(
+                f"--interval: the map of {found.of.short} onto {found.scale} was fitted to pictures that {found.of.short} was "
+                "trained on, so it has no bounds; calibrate with ratings of others"
+            )
+        raise InputError(f"--interval: the map of {found.of.short} onto {found.scale} {why}, which has no bounds")
     bounds, count = found.bounds, found.bounds.num_groups
     margin = conformal_margin(bounds.residuals, level, bounds.groups)
     if not np.isfinite(margin):

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ from beholder.train.ratings.ratings import Numbers, Ratings
 from beholder.train.rows import usable_rows
 from beholder.train.source import EmbeddingSource, open_source
 from beholder.train.together import Near
-from beholder.train.trained_on import TrainedOn, hashed, trained_on
+from beholder.train.trained_on import TrainedOn, hashes_of, known_of
 
 Doubles = npt.NDArray[np.float64]
 
@@ -168,8 +167,8 @@ def _add_columns(source: str, tables: Sequence[str], ratings: Ratings, options: 
                 values = np.full(ratings.num_samples, np.nan)
                 values[matched.places] = _values_at(scores, name, matched.rows)
                 head = scores.head_names.get(name) or name
-                known = _known_of(scores.head_record(name))
-                hashes = None if known is None else _hashes(ratings, matched, _names_at(scores.samples(), matched.rows))
+                known = known_of(scores.head_record(name))
+                hashes = None if known is None else hashes_of(ratings, matched, _names_at(scores.samples(), matched.rows))
                 found.scored.append(Scored(name=head, source=source, column=name, scores=values, known=known, hashes=hashes))
     return kept
 
@@ -199,12 +198,6 @@ def _values_at(scores: ScoreSet, column: str, rows: Numbers) -> Doubles:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _known_of(head: Mapping[str, Any]) -> TrainedOn | None:
-    """What is known of the pictures that a described head was trained on."""
-    source = head.get("source")
-    return trained_on(source, head.get("sha256")) if isinstance(source, str) else None
-
-
 def _names_at(names: Iterator[pa.ChunkedArray], rows: Numbers) -> list[str]:
     """Names of rows, which ascend."""
     found: list[str] = []
@@ -214,17 +207,6 @@ def _names_at(names: Iterator[pa.ChunkedArray], rows: Numbers) -> list[str]:
         found += some.take(pa.array(rows[low:high] - at)).to_pylist()
         at += len(some)
     return found
-
-
-def _hashes(ratings: Ratings, matched: Matched, names: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """(N, 2) hashes of rated pictures' names, by the ratings and by a source whose matched rows have these names.
-
-    A picture that the source lacks, and one of ratings by place, has that of its other name twice.
-    """
-    ours = hashed(ratings.samples.to_pylist())
-    theirs = ours.copy()
-    theirs[matched.places] = hashed(names)
-    return np.stack([theirs if ratings.is_by_row else ours, theirs], axis=1)
 
 
 def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: EvaluateOptions, found: Found) -> None:
@@ -246,8 +228,8 @@ def _add_heads(places: Sequence[str], is_bare: bool, ratings: Ratings, options: 
         for head in heads:
             values = np.full(ratings.num_samples, np.nan)
             values[at] = scores_of(head, matrix, usable)
-            known = _known_of(head.describe())
-            hashes = None if known is None else _hashes(ratings, matched, read.names)
+            known = known_of(head.describe())
+            hashes = None if known is None else hashes_of(ratings, matched, read.names)
             found.scored.append(
                 Scored(name=head.name, source=source.place, column=None, scores=values, known=known, hashes=hashes)
             )
