@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from beholder.errors import InputError, OutputError
+from beholder.scoreset.head_key import HeadKey
 from beholder.scoreset.kept_scales import (
     Scale,
     carry_over,
@@ -28,7 +29,7 @@ from beholder.scoreset.kept_scales import (
     scale_records,
     translate,
 )
-from beholder.scoreset.scales import Bounds, HeadKey, ScaleMap, StepMap, read_map, write_map
+from beholder.scoreset.scales import Bounds, ScaleMap, StepMap, read_map, write_map
 from oracles.scale_sets import V1, V2
 
 A, B = HeadKey(name="one", hashes=("a" * 64,)), HeadKey(name="two", hashes=("b" * 64,))

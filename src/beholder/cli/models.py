@@ -154,8 +154,8 @@ def add(
     """Give a head of your own a name: --head NAME finds it from any folder. It is copied, and stays until it is removed."""
     from beholder.models.heads import load_head
     from beholder.models.store import add_own, own_name
+    from beholder.scoreset.head_key import HeadKey
     from beholder.scoreset.kept_scales import carry_over, head_named
-    from beholder.scoreset.scales import HeadKey
 
     head = load_head(file)
     chosen = name or own_name(head)
@@ -357,7 +357,7 @@ def _scales_of(name: str) -> dict[str, Any]:
 
 def _scale_text(scale: dict[str, Any]) -> str:
     """A scale of a head in a line."""
-    from beholder.scoreset.scales import HeadKey
+    from beholder.scoreset.head_key import HeadKey
 
     onto, error = scale["onto"], scale["error"]
     name = HeadKey(name=onto["name"]).short if "name" in onto else onto["kind"]

@@ -60,7 +60,7 @@ def find_scores(source: str) -> ScorePlace:
     rejects, kept = base + columns.REJECTS_SUFFIX, f"{base}.{columns.EMBEDDINGS_FOLDER}"
     return ScorePlace(
         [base],
-        read_record(base + columns.SIDECAR_SUFFIX),
+        read_sidecar(base),
         (rejects,) if storage.exists(rejects) else (),
         kept if storage.is_folder(kept) else None,
     )
@@ -224,6 +224,11 @@ def read_record(path: str) -> dict[str, Any]:
         if records.looks_ours(data):
             raise InputError(f"{path} is damaged: {error}; restore it, or remove it to go without the record") from None
         return {}
+
+
+def read_sidecar(path: str) -> dict[str, Any]:
+    """The record beside a file of scores; {} where there is none. Raises InputError for a damaged one."""
+    return read_record(path + columns.SIDECAR_SUFFIX)
 
 
 def is_csv(path: str) -> bool:

@@ -19,7 +19,8 @@ from beholder.errors import HeadError, InputError, OutputError
 from beholder.io import locations, user_folders
 from beholder.models import catalog, download
 from beholder.models.heads import load_head
-from beholder.scoreset.scales import SCALE_MAP_FORMAT, HeadKey, ScaleKind, ScaleMap, read_map, write_map
+from beholder.scoreset.head_key import HeadKey
+from beholder.scoreset.scales import SCALE_MAP_FORMAT, ScaleKind, ScaleMap, read_map, write_map
 from beholder.scoreset.score_set import ScoreSet, as_score
 
 _FOLDER, _SUFFIX = "scales", ".scales"

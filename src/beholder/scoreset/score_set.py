@@ -25,6 +25,7 @@ from beholder.io.schemas import as_texts, common_schema, in_type, is_number, usu
 from beholder.io.tables import header_of
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset import foreign
+from beholder.scoreset.mixed import check_one_head, differences
 
 if TYPE_CHECKING:
     import duckdb
@@ -307,7 +308,8 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         if not schemas[-1].names:
             raise InputError(f"{name} has no columns; leave it out")
     schemas = _with_ranges(files, schemas)
-    record = _valid_record(place.record) or next((found for schema in schemas if (found := record_in(schema))), {})
+    by_file = _records(place, schemas)
+    record = _valid_record(place.record) or next((found for _, found in by_file if found), {})
     untyped = {
         item.name
         for path, schema in zip(place.files, schemas, strict=True)
@@ -320,6 +322,11 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
     files, fitted = _refit(files, schemas, schema, untyped, scratch)
     untyped |= fitted
     chosen = _columns_of(schema, record, source, score_column, sample_column)
+    heads = [
+        (name, {column: head for column, head in heads_recorded(found).items() if column in chosen["score_columns"]})
+        for name, found in by_file
+    ]
+    check_one_head(source, heads)
     for path, name in zip(files, place.files, strict=True):
         with storage.open_parquet(str(path)) as file:
             file.check_dictionaries(name, [chosen["sample_column"], *chosen["score_columns"]])
@@ -332,8 +339,16 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         rejects=place.rejects,
         embeddings=place.embeddings,
         untyped=frozenset(untyped - {chosen["sample_column"], chosen["hidden"]}),
-        **chosen,
+        **{**chosen, "notes": (*differences(by_file), *chosen["notes"])},
     )
+
+
+def _records(place: foreign.ScorePlace, schemas: Sequence[pa.Schema]) -> list[tuple[str, dict[str, Any]]]:
+    """Each file of a set with what it says of itself: inside, or, a text, beside it."""
+    return [
+        (name, _valid_record(foreign.read_sidecar(name)) if foreign.is_csv(name) and not place.record else record_in(schema))
+        for name, schema in zip(place.files, schemas, strict=True)
+    ]
 
 
 def _without_hidden(schema: pa.Schema, chosen: dict[str, Any]) -> pa.Schema:

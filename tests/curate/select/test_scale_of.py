@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from beholder import select
 from beholder.cli.select import select as command
 from beholder.errors import BeholderError, InputError
+from beholder.scoreset.head_key import HeadKey
 from beholder.scoreset.kept_scales import head_named, keep_map
-from beholder.scoreset.scales import HeadKey, ScaleMap, StepMap
+from beholder.scoreset.scales import ScaleMap, StepMap
 from oracles.scale_sets import V1, V2, head_record, write_scores
 
 app = typer.Typer()

@@ -21,8 +21,8 @@ from beholder import BeholderError, Head, save_head
 from beholder.io import records
 from beholder.models.catalog import DEFAULT_TOWER
 from beholder.planning.rates import tower_name
+from beholder.scoreset.head_key import HeadKey
 from beholder.scoreset.kept_scales import folder_of, head_named
-from beholder.scoreset.scales import HeadKey
 from oracles import odd_json
 from oracles.fuzzing import Target, check
 from oracles.in_process import all_of, command, empty_beside

@@ -14,9 +14,10 @@ from beholder.errors import InputError, OutputError
 from beholder.io import storage
 from beholder.io.outputs import is_read
 from beholder.notices import doing
+from beholder.scoreset.head_key import HeadKey
 from beholder.scoreset.kept_scales import Scale, check_free, find_map, head_of_column, keep_map, path_of
 from beholder.scoreset.row_names import open_each_once
-from beholder.scoreset.scales import HeadKey, ScaleKind, ScaleMap
+from beholder.scoreset.scales import ScaleKind, ScaleMap
 from beholder.scoreset.score_set import ScoreSet
 from beholder.train.calibrate.fit import Fitted, fit_map, fit_percentiles, rows_of
 from beholder.train.calibrate.options import CalibrateOptions

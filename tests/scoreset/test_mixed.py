@@ -1,0 +1,88 @@
+"""Files of one set that were scored in different ways."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from oracles.program import beholder as program
+from oracles.scale_sets import V1, V2, head_record, write_scores
+
+TWIN = {"name": "aesthetic-v2", "sha256": "a" * 64, "source_sha256": head_record(V2)["sha256"]}
+"""The weights of laion-v2 in a file of one's own."""
+
+
+def sets(folder: Path, *heads: dict[str, Any], suffix: str = ".parquet") -> None:
+    """A file of ten scores by each head."""
+    folder.mkdir()
+    for number, head in enumerate(heads):
+        path = folder / f"{number}.parquet"
+        names = [f"{number}/{row}.jpg" for row in range(10)]
+        write_scores(path, {"aesthetic_score": np.arange(10) + number / 2}, [head], names)
+        if suffix == ".csv":
+            table = pq.read_table(path)
+            record = json.loads(table.schema.metadata[b"beholder"])
+            (folder / f"{number}.csv.beholder.json").write_text(json.dumps(record))
+            rows = zip(*(table[name].to_pylist() for name in ("sample", "aesthetic_score")), strict=True)
+            path.with_suffix(".csv").write_text(
+                "sample,aesthetic_score\n" + "".join(f"{name},{score}\n" for name, score in rows)
+            )
+            path.unlink()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["select", "set", "--top", "3"],
+        ["advise", "set"],
+        ["report", "set", "-o", "r.html"],
+        ["calibrate", "set", "--percentiles"],
+    ],
+)
+def test_scores_of_two_heads_are_refused(
+    words: list[str], suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sets(tmp_path / "set", head_record(V2), head_record(V1), suffix=suffix)
+    done = program(*words)
+    assert done.returncode == 1
+    line = f"set: aesthetic_score is by laion-v2 in {tmp_path}/set/0{suffix} and by laion-v1 in {tmp_path}/set/1{suffix}; "
+    assert line.replace(f"{tmp_path}/", "") in done.stderr.replace(f"{tmp_path}/", "")
+    assert done.stderr.strip().endswith("scores of two heads cannot be compared, so name the files of one")
+
+
+def test_two_heads_of_one_name(tmp_path: Path) -> None:
+    sets(tmp_path / "set", head_record("mine", "a" * 64), head_record("mine", "b" * 64))
+    done = program("select", str(tmp_path / "set"), "--top", "3")
+    assert done.returncode == 1
+    assert "1.parquet, another head of that name; " in done.stderr
+
+
+@pytest.mark.parametrize("other", [head_record(V2), TWIN, {"name": None}])
+def test_the_same_head_and_a_file_that_does_not_say_are_one_set(other: dict[str, Any], tmp_path: Path) -> None:
+    sets(tmp_path / "set", head_record(V2), other)
+    done = program("select", str(tmp_path / "set"), "--top", "3", "-o", str(tmp_path / "list.txt"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "list.txt").read_text().split() == ["1/9.jpg", "0/9.jpg", "1/8.jpg"]
+
+
+@pytest.mark.parametrize("command", [["select", "--top", "3"], ["advise"]])
+def test_other_presets_and_towers_are_told(command: list[str], tmp_path: Path) -> None:
+    sets(tmp_path / "set", head_record(V2), head_record(V2))
+    for number, preset, tower in ((0, "reference", "ViT-L/14"), (1, "upright", "another")):
+        path = tmp_path / "set" / f"{number}.parquet"
+        table = pq.read_table(path)
+        record = json.loads(table.schema.metadata[b"beholder"]) | {"pixels": {"preset": preset}, "backbone": tower}
+        pq.write_table(pa.table(table).replace_schema_metadata({b"beholder": json.dumps(record).encode()}), path)
+    done = program(command[0], str(tmp_path / "set"), *command[1:])
+    assert done.returncode == 0, done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "scored with the preset reference (" in said
+    assert "scored by the tower ViT-L/14 (" in said
