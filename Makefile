@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
-TEST_PROCESSES ?= 2
+# More than two cores: many tests wait for a process or a server.
+TEST_PROCESSES ?= 3
 
 .PHONY: demo test test-slow soak lint bench bench-pictures bench-curation bench-page clean help
 

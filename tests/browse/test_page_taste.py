@@ -193,6 +193,7 @@ def test_too_few_marks_are_one_line_and_nothing_breaks(served: Served, made: Tas
     assert page.locator("#taste-switch").is_hidden()
 
 
+@pytest.mark.slow
 def test_two_pages_follow_each_other(served: Served, made: TasteSet, open_page: Open) -> None:
     one = open_page(served.url)
     mark_first(one, made, 12)

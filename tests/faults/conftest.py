@@ -28,10 +28,8 @@ def size() -> str:
 
 @pytest.fixture
 def num_faults(request: pytest.FixtureRequest, size: str) -> int:
-    """How many to inject of a kind: `BEHOLDER_FAULTS`, 50 unless told, in `make soak`; 3 in slow tests, 1 in quick ones."""
-    if request.node.get_closest_marker("soak"):
-        return int(os.environ.get("BEHOLDER_FAULTS", "50"))
-    return 3 if request.node.get_closest_marker("slow") else 1
+    """How many to inject of a kind: `BEHOLDER_FAULTS`, 50 unless told, in `make soak`; else 1."""
+    return int(os.environ.get("BEHOLDER_FAULTS", "50")) if request.node.get_closest_marker("soak") else 1
 
 
 @pytest.fixture(scope="session")

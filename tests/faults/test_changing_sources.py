@@ -21,7 +21,7 @@ FORBIDDEN = "file forbidden (mode 000)"
 READ_ERROR = "read error (EIO)"
 """What stands there has the time at which its reader was started."""
 NONE_IS_LEFT = "none of them is of the inputs now"
-QUICK = [("file replaced",), ("file rewritten",), ("file truncated",)]
+QUICK = [("file replaced",)]
 DONE = (0, 3)
 SOURCES: dict[str, Callable[[Path], Path]] = {"pictures": write_photos, "tars": write_tars, "embeddings": write_rows}
 

@@ -64,7 +64,7 @@ def test_a_run_over_pictures_is_ended(
     disturb(kind, request.getfixturevalue(f"{name}_job"), fault_table, tmp_path, num_faults, sending(*signals), ended)
 
 
-@sizes("quick", "slow", "soak")
+@sizes("quick", "soak")
 def test_what_nohup_ignores_disturbs_nothing(tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int) -> None:
     def check(done: Done, job: Job) -> None:
         assert done.returncode == job.status, done.stderr

@@ -65,7 +65,7 @@ def needs(job: Job, folder: Path, suffix: str) -> tuple[int, int]:
 
 
 @needs_root
-@sizes("quick", "slow", "soak")
+@sizes("quick", "soak")
 @pytest.mark.parametrize("what", ["bytes", "files"])
 def test_a_disk_that_is_too_small(tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int, what: str) -> None:
     """Of a size drawn between nothing and what the job takes, so that it is full at any moment; then it is made larger."""
@@ -136,7 +136,7 @@ def from_the_start(fault: Fault) -> bool:
     return True
 
 
-@sizes("quick", "slow", "soak")
+@sizes("quick", "soak")
 @pytest.mark.parametrize(
     ("name", "least", "most"), [("RLIMIT_FSIZE", 0, 60_000), ("RLIMIT_NOFILE", 3, 40)], ids=["FSIZE", "NOFILE"]
 )

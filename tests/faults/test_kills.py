@@ -51,13 +51,13 @@ def stop_the_run_for_a_while(fault: Fault) -> bool:
     return True
 
 
-@sizes("quick", "slow", "soak")
+@sizes("quick", "soak")
 def test_a_run_over_embeddings_is_killed(tmp_path: Path, fault_table: FaultTable, rows_job: Job, num_faults: int) -> None:
     kind = "kill -9 of a run: embeddings to scores"
     disturb(kind, rows_job, fault_table, tmp_path, num_faults, kill_the_run, ends_by(KILLED))
 
 
-@sizes("quick", "slow", "soak")
+@sizes("slow", "soak")
 def test_a_run_over_pictures_is_killed(tmp_path: Path, fault_table: FaultTable, pictures_job: Job, num_faults: int) -> None:
     """And its decode workers end by themselves."""
     kind = "kill -9 of a run: pictures to scores, embeddings kept"
@@ -81,7 +81,7 @@ def test_a_process_of_a_device_is_killed(tmp_path: Path, fault_table: FaultTable
     disturb(kind, devices_job, fault_table, tmp_path, num_faults, kill_a_child, undisturbed)
 
 
-@sizes("quick", "slow", "soak")
+@sizes("quick", "soak")
 def test_a_decode_worker_is_killed(tmp_path: Path, fault_table: FaultTable, pictures_job: Job, num_faults: int) -> None:
     kind = "kill -9 of a decode worker"
     disturb(kind, pictures_job, fault_table, tmp_path, num_faults, kill_a_child, undisturbed)
@@ -93,7 +93,7 @@ def test_all_decode_workers_are_killed(tmp_path: Path, fault_table: FaultTable, 
     disturb(kind, pictures_job, fault_table, tmp_path, num_faults, kill_all_children, undisturbed)
 
 
-@sizes("quick", "slow", "soak")
+@sizes("quick", "soak")
 @pytest.mark.parametrize("what", ["a decode worker", "a run"])
 def test_what_is_stopped_for_a_while_goes_on(
     tmp_path: Path, fault_table: FaultTable, pictures_job: Job, num_faults: int, what: str

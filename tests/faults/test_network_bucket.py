@@ -266,7 +266,7 @@ def _lists(client: Any, folder: Path) -> dict[str, list[Row]]:
     return found
 
 
-@sizes("quick", "slow", "soak")
+@sizes("slow", "soak")
 def test_select_reads_and_writes_through_it(
     tmp_path: Path, network: BadProxy, s3: Any, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int,

@@ -73,7 +73,7 @@ JOBS = ("urls", "x.npy", "x.parquet", "x.tar")
 
 
 @sizes("quick", "soak")
-@pytest.mark.parametrize("name", mostly_slow(JOBS, quick=2))
+@pytest.mark.parametrize("name", mostly_slow(JOBS))
 def test_a_run_comes_through_what_passes(
     tmp_path: Path, network: BadProxy, small_tower: Path, small_head: Path, plain_head: Path,
     fault_table: FaultTable, num_faults: int, name: str,

@@ -67,7 +67,7 @@ def without_seconds(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@sizes("quick", "slow", "soak")
+@sizes("quick", "soak")
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_lists_of_select(
     tmp_path: Path, fault_table: FaultTable, job_env: dict[str, str], num_faults: int, sent: signal.Signals
@@ -105,7 +105,7 @@ def test_undoing(
     disturb_files(named("undo --apply", sent), job, fault_table, tmp_path, num_faults, sent, is_whole=True)
 
 
-@sizes("quick", "slow", "soak")
+@sizes("quick", "soak")
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_training(
     tmp_path: Path, fault_table: FaultTable, job_env: dict[str, str], num_faults: int, sent: signal.Signals

@@ -227,6 +227,7 @@ def test_a_key_of_tuples_in_tuples(tmp_path: Path) -> None:
     refused(tmp_path / "x.pth", odd_pickles.repacked(saved(WEIGHTS), description), "values are nested without end")
 
 
+@pytest.mark.slow
 def test_a_pickle_is_weighed_in_little_memory(tmp_path: Path) -> None:
     """Tuples of two of the last one, each kept: their sizes alone, in full, would take 225 MB."""
     doubled = [(b")", b""), *[(b"2", b""), (b"\x86", b""), (b"\x94", b"")] * 60_000]

@@ -42,7 +42,9 @@ def sizes(*names: str) -> pytest.MarkDecorator:
 
 
 def sized(cases: Iterable[tuple[Any, ...]], quick: Collection[tuple[Any, ...]]) -> list[Any]:
-    """Each case in the `SIZES`, as the last of its values; in the first one only those of `quick`."""
+    """Each case twice, with its size as the last of its values: quick if it is one of `quick`, else slow; and for the soak."""
     return [
-        pytest.param(*case, size, marks=SIZES[size]) for case in cases for size in SIZES if size != "quick" or case in quick
+        pytest.param(*case, size, marks=SIZES[size])
+        for case in cases
+        for size in ("quick" if case in quick else "slow", "soak")
     ]

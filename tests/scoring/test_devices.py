@@ -234,6 +234,7 @@ def test_wrong_use_is_one_line(inputs: Path, tmp_path: Path, small_tower: Path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_another_tower_at_the_second_look_ends_the_run(
     inputs: Path, tmp_path: Path, small_tower: Path, plain_head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

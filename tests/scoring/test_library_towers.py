@@ -50,6 +50,7 @@ def scores_in(path: Path) -> dict[str, float]:
     return {name: score for name, score in rows if score is not None}  # the file that is no picture has none
 
 
+@pytest.mark.slow
 def test_from_pictures_to_a_head_to_scores(tmp_path: Path) -> None:
     paths = make_pictures(tmp_path / "pictures")
     model, processor = saved(tmp_path / "tower", siglip)

@@ -164,6 +164,12 @@ def test_one_file_has_no_record_of_times_and_tells_of_joining(rows: Path, tmp_pa
     again = events(tmp_path / "log.jsonl")
     assert (of_kind(again, "run_begun")[0]["shards_pending"], of_kind(again, "run_begun")[0]["rows_done"]) == (0, 200)
     assert again[-1]["exit_status"] == 3
+    found = metrics_in(tmp_path / "m.prom")
+    assert [list(found[f"beholder_job_{name}"].values()) for name in ("rows", "rows_done", "shards_done")] == [
+        [200],
+        [200],
+        [10],
+    ]
 
 
 def test_each_part_has_files_of_its_own(rows: Path, tmp_path: Path, small_head: Path) -> None:

@@ -88,6 +88,7 @@ def test_intervals_of_the_ceiling_are_those_of_resampled_pictures() -> None:
         assert (found[name].low, found[name].high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_ceiling_holds_the_truth() -> None:
     # Truths of variance 1 with noise of variance .5: a reliability of 2 / 3.
     inside = 0

@@ -74,6 +74,7 @@ def test_pictures_that_meet_each_other_alone_are_drawn_as_one() -> None:
 
 
 @pytest.mark.parametrize("num_pictures", [20, 40])
+@pytest.mark.slow
 def test_heads_that_are_equally_good_are_seldom_told_apart(num_pictures: int) -> None:
     """All pairs of few pictures, 200 times: a 95 % interval leaves 0 out by chance about once in twenty times."""
     one, other = np.array(list(itertools.combinations(range(num_pictures), 2))).T

@@ -109,6 +109,7 @@ def test_public_heads_stand_beside_on_the_ratings_scale() -> None:
     assert truth.shape == (300,)
 
 
+@pytest.mark.slow
 def test_photographers_never_straddle() -> None:
     # Each photographer has a colour of their own and a rating for it: a split through them would let the fit know the answer.
     rng = np.random.default_rng(3)

@@ -129,6 +129,7 @@ def _as_it_is(
     summary.num_kept = found.num_kept
     summary.part = None if options.share() is None else f"{options.share()} (of what is finished)"
     on_resume(len(step.shards), earlier.num_read)
+    step.tally.resume_whole(earlier)
     watch.begun(summary, step.shards, {shard.name for shard in step.shards}, earlier.num_read)
     _add(summary, out, [earlier])
     return _with_examples(summary)

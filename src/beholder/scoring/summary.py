@@ -289,6 +289,11 @@ class Tally:
             if self._sizes[shard.part].num_rows is None:  # (such a part is one shard)
                 self._found[shard.part] = result.num_read
 
+    def resume_whole(self, result: ShardResult) -> None:
+        """Count a job that earlier runs have finished, by what all its shards together gave."""
+        self.num_done, self.num_rejected = result.num_read, result.num_rejected
+        self.tell_total(result.num_read)
+
     def add(
         self, shard: Shard, rows: int, num_bytes: int, num_rejected: int, *, are_new: bool = True, each: Sequence[int] = ()
     ) -> None:

@@ -35,7 +35,7 @@ TARGETS = {
         name="x.npy",
         tokens=NUMPY,
         insides=(inside.in_npy_header,),
-        count=150,
+        count=50,
     ),
     "npz": Target(read=everything, seeds=lambda: [npz(packed=False)], name="x.npz", tokens=ZIP + NUMPY, insides=ZIPPED),
     "packed npz": Target(read=everything, seeds=lambda: [npz(packed=True)], name="x.npz", tokens=ZIP, insides=ZIPPED),
@@ -60,7 +60,7 @@ TARGETS = {
         read=everything, seeds=lambda: [parquet("nested", "zstd")], name="x.parquet", tokens=PARQUET, insides=PACKED
     ),
     "birder csv": Target(
-        read=everything, seeds=lambda: [csv_of(), csv_of(ends="\r\n")], name="logits.csv", tokens=CSV, is_text=True, count=100
+        read=everything, seeds=lambda: [csv_of(), csv_of(ends="\r\n")], name="logits.csv", tokens=CSV, is_text=True, count=33
     ),
     "csv": Target(
         read=everything,
@@ -72,10 +72,10 @@ TARGETS = {
         name="x.csv",
         tokens=CSV,
         is_text=True,
-        count=100,
+        count=33,
     ),
     "json lines": Target(
-        read=everything, seeds=json_lines, name="x.jsonl", tokens=JSON, insides=(inside.in_json_value,), is_text=True, count=100
+        read=everything, seeds=json_lines, name="x.jsonl", tokens=JSON, insides=(inside.in_json_value,), is_text=True, count=33
     ),
     "torch": Target(
         read=everything,

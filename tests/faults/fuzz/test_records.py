@@ -382,14 +382,14 @@ TARGETS: Mapping[str, Target] = {
                        **_LIMITS),
     "record of a result": Target(with_set, set_record, "x.json", insides=(in_record,), count=8, **_LIMITS),
     "marks": Target(with_marks, marks, "marks.jsonl", insides=(in_lines,), is_text=True, count=15, **_LIMITS),
-    "journal": Target(with_journal, journal, "x.jsonl", insides=(in_journal,), count=80, **_LIMITS),
-    "scale map": Target(with_map, scale_map, "x.json", insides=(in_record,), count=40, **_LIMITS),
+    "journal": Target(with_journal, journal, "x.jsonl", insides=(in_journal,), count=26, **_LIMITS),
+    "scale map": Target(with_map, scale_map, "x.json", insides=(in_record,), count=13, **_LIMITS),
     "rates": Target(with_rates, rates, "x.json", insides=(in_record,), count=30, **_LIMITS),
-    "record of a head": Target(with_head_record, head_record, "x.json", insides=(in_json,), count=80, **_LIMITS),
+    "record of a head": Target(with_head_record, head_record, "x.json", insides=(in_json,), count=26, **_LIMITS),
     "stamp": Target(with_stamp, stamp, "x.json", insides=(in_record, in_json), count=15, **_LIMITS),
     "log of a run": Target(with_log, log, "x.jsonl", insides=(in_lines,), count=8, **_LIMITS),
     "metrics of a run": Target(with_metrics, metrics, "x.prom", is_text=True, count=8, **_LIMITS),
-    "lease": Target(with_lease, lease, "x.json", insides=(in_json,), count=80, **_LIMITS),
+    "lease": Target(with_lease, lease, "x.json", insides=(in_json,), count=26, **_LIMITS),
 }  # fmt: skip
 
 

@@ -465,6 +465,7 @@ def test_percentiles_take_little_memory_beyond_a_copy() -> None:
     assert len(found.steps.scores) < 2000
 
 
+@pytest.mark.slow
 def test_bounds_of_the_table_hold_pictures_that_nobody_had_rated(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
     x, y = drawn(rng, 6000)
