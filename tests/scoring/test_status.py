@@ -161,6 +161,21 @@ def test_after_a_crash(rows: Path, place: str, small_head: Path) -> None:
     assert (found.state, found.gone, found.num_shards_done) == ("finished", [], 10)
 
 
+@pytest.mark.parametrize("point", ["result recorded", "shards removed"])
+def test_a_run_that_dies_once_its_result_is_whole_is_finished(rows: Path, place: str, small_head: Path, point: str) -> None:
+    out = f"{place}/out.parquet"
+    line = command(job(rows, out, small_head))
+    died = beholder(*line, env={**os.environ, "BEHOLDER_CRASH_AT": point})
+    assert died.returncode == 137, died.stderr
+    found = status_of(out)
+    assert (found.state, found.num_read, found.num_scored, found.num_rejected) == ("finished", 200, 196, 4)
+    np.save(rows / "e2.npy", np.random.default_rng(2).standard_normal((NUM_ROWS, 24)).astype(np.float32))
+    died = beholder(*line, env={**os.environ, "BEHOLDER_CRASH_AT": "shard e2-from-000000000000 written"})
+    assert died.returncode == 137, died.stderr
+    found = status_of(out)
+    assert (found.state, found.num_shards, found.num_rows) == ("stopped", 15, 300)
+
+
 def test_parts_of_a_run_are_all_named(rows: Path, place: str, small_head: Path) -> None:
     out, seen = f"{place}/out", []
     with RunFolder(out).locked(is_shared=True):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from beholder import columns
 from beholder.columns import in_order
 from beholder.errors import InputError
+from beholder.io import places
 from beholder.io.records import DamagedRecordError
 from beholder.scoring.folder import marker_of
 from beholder.scoring.lock import Holder, holders
@@ -129,6 +130,8 @@ def status_of(output: str) -> RunStatus:
     if num_damaged and folder.read_record() is None:
         return _joined(out, {})
     at_work = [holder for holder, is_there in who if is_there]
+    if not at_work and _is_joined_since(out, times):
+        return _joined(out, {})
     num_shards, num_rows = planned_of(record)
     num_done = sum(not one.is_kept for one in done)
     rate, rate_s = _rate(done, now, at_work)
@@ -162,6 +165,13 @@ class _Done:
     written: float | None
     num_read: int
     is_kept: bool
+
+
+def _is_joined_since(out: RunOutput, times: Mapping[str, float | None]) -> bool:
+    """Whether the shards of a folder were joined to one file since: a run was killed while it removed them."""
+    joined = places.modified(out.sidecar) if out.is_separate and out.read_sidecar() is not None else None
+    written = [when for name, when in times.items() if not name.startswith(".")]  # (not its lock)
+    return joined is not None and all(when is not None and when <= joined for when in written)
 
 
 def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
