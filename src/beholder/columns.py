@@ -32,6 +32,11 @@ HOW_TO_READ = {
 }
 """In the record of a folder of scores, for whoever opens it."""
 
+PLANNED = "planned"
+"""In a run's record: how many shards and rows it has in all, the rows None where only reading tells."""
+KEPT_NAME = "zz-vanished"
+"""How names of shards begin that hold rows whose inputs have vanished; they come behind those of most others."""
+
 EMBEDDINGS_FORMAT = "beholder-embeddings"
 """The `format` in the stamp of an embedding set."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from beholder.scoring.score import score
+from oracles.picture_jobs import score_options
 from oracles.program import beholder as program
 from oracles.scale_sets import V1, V2, head_record, write_scores
 
@@ -86,3 +90,33 @@ def test_other_presets_and_towers_are_told(command: list[str], tmp_path: Path) -
     said = " ".join((done.stdout + done.stderr).split())
     assert "scored with the preset reference (" in said
     assert "scored by the tower ViT-L/14 (" in said
+
+
+def test_pictures_of_all_runs_of_a_set_are_found(
+    tmp_path: Path, small_tower: Path, plain_head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("one", "two")):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for at in range(3):
+            colour = (80 * at + 10 * number, 30, 200 - 60 * at)
+            Image.new("RGB", (40, 30), colour).save(folder / f"{at}.png")
+        score(score_options((f"photos/{name}",), tmp_path / "set" / f"{name}.parquet", small_tower, plain_head))
+    done = program("select", "set", "--top", "6", "--copy", "kept", "--apply")
+    assert done.returncode == 0, done.stderr
+    kept = sorted(str(path.relative_to("kept")) for path in Path("kept").rglob("*.png"))
+    assert len(kept) == 6
+    assert {Path(path).parent.name for path in kept} == {"one", "two"}
+
+
+def test_a_run_that_is_not_finished_is_told(tmp_path: Path, small_head: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((100, 24)).astype(np.float32))
+    line = ["score", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out"), "--head", str(small_head), "--shard-rows", "20"]
+    died = program(*line, env={**os.environ, "BEHOLDER_CRASH_AT": "shard x-from-000000000040 written"})
+    assert died.returncode == 137, died.stderr
+    select = ["select", str(tmp_path / "out"), "--top", "3"]
+    told = f"{tmp_path}/out is not finished: 2 of 5 shards are done, and the rows of the others are missing here"
+    assert told in " ".join(program(*select).stdout.split())
+    assert program(*line).returncode == 0
+    assert "not finished" not in program(*select).stdout

@@ -34,12 +34,14 @@ class ScorePlace:
         record: of a run of `beholder score`; {} for other people's.
         rejects: Parquet files of rejected rows.
         embeddings: a set of embeddings that was kept beside the scores, or None.
+        note: that the run is not finished; "" where it is, or nothing tells.
     """
 
     files: list[str]
     record: dict[str, Any] = field(default_factory=dict)
     rejects: tuple[str, ...] = ()
     embeddings: str | None = None
+    note: str = ""
 
 
 def find_scores(source: str) -> ScorePlace:
@@ -173,7 +175,22 @@ def _folder(base: str) -> ScorePlace:
         record,
         tuple(path for run in ([base] if is_run else sorted(runs, key=locations.natural_key)) for path in rejects_of(run)),
         kept if is_run and storage.is_folder(kept) else None,
+        _unfinished(base, record),
     )
+
+
+def _unfinished(run: str, record: Mapping[str, Any]) -> str:
+    """A line about a run in a folder of which not all shards are done; "" where they are, or where nothing tells."""
+    planned = record.get(columns.PLANNED)
+    num_shards = planned.get("shards") if isinstance(planned, Mapping) else None
+    if type(num_shards) is not int:
+        return ""
+    markers = storage.list_files(f"{run}/{columns.DONE_FOLDER}")
+    names = (path.rpartition("/")[2] for path in markers if path.endswith(".json"))
+    num_done = sum(not name.startswith(columns.KEPT_NAME) for name in names)
+    if num_done >= num_shards:
+        return ""
+    return f"{run} is not finished: {num_done:,} of {num_shards:,} shards are done, and the rows of the others are missing here"
 
 
 def rejects_of(run: str) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from beholder.columns import PICTURES
 from beholder.errors import InputError
+from beholder.locate.named_sources import named_in
 from beholder.scoreset.head_key import HeadKey
 
 
@@ -44,6 +46,24 @@ def differences(files: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
         _difference("with the preset", ((name, how.get("preset")) for name, how, _ in pixels)),
     )
     return [line for line in told if line]
+
+
+def all_sources(files: Iterable[tuple[str, Mapping[str, Any]]], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a set, with the sources of pictures that the records of all its files name, each once.
+
+    Only of runs that were given in the same folder, with the same columns of names and pictures: the same words name the same.
+
+    Args:
+        files: names, with the record of each; {} where it has none.
+        record: of the set: the first one's.
+    """
+    own = named_in(record)
+    sources = list(own.get("sources", ()))
+    for _, other in files:
+        said = named_in(other)
+        if {**said, "sources": ()} == {**own, "sources": ()}:
+            sources += [source for source in said.get("sources", ()) if source not in sources]
+    return {**record, PICTURES: {**record[PICTURES], "sources": sources}} if own.get("sources") else dict(record)
 
 
 def _difference(how: str, values: Iterable[tuple[str, Any]]) -> str:

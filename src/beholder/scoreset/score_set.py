@@ -25,7 +25,7 @@ from beholder.io.schemas import as_texts, common_schema, in_type, is_number, usu
 from beholder.io.tables import header_of
 from beholder.models.catalog import DEFAULT_HEAD
 from beholder.scoreset import foreign
-from beholder.scoreset.mixed import check_one_head, differences
+from beholder.scoreset.mixed import all_sources, check_one_head, differences
 
 if TYPE_CHECKING:
     import duckdb
@@ -335,11 +335,11 @@ def _opened(source: str | pa.Table, score_column: str | None, sample_column: str
         files=files,
         row_counts=tuple(counts),
         schema=_without_hidden(schema, chosen),
-        record=record,
+        record=all_sources(by_file, record),
         rejects=place.rejects,
         embeddings=place.embeddings,
         untyped=frozenset(untyped - {chosen["sample_column"], chosen["hidden"]}),
-        **{**chosen, "notes": (*differences(by_file), *chosen["notes"])},
+        **{**chosen, "notes": (*([place.note] if place.note else []), *differences(by_file), *chosen["notes"])},
     )
 
 

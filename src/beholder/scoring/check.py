@@ -32,7 +32,7 @@ from beholder.scoring.lock import holders
 from beholder.scoring.output import EMBEDDINGS, SCORES, TABLES, RunOutput, output_of
 from beholder.scoring.reopen import FinishedResult
 from beholder.scoring.run import planned_of
-from beholder.scoring.shards import KEPT_NAME, EarlierShard, ShardResult, is_shard_file
+from beholder.scoring.shards import EarlierShard, ShardResult, is_shard_file
 from beholder.scoring.watch import is_run_file
 
 Kind = Literal["damaged", "missing", "extra"]
@@ -318,7 +318,7 @@ class _Check:
             return
         found.num_files += 1
         found.num_bytes += len(looked.marker)
-        found.num_shards = (found.num_shards or 0) + (not name.startswith(KEPT_NAME))
+        found.num_shards = (found.num_shards or 0) + (not name.startswith(columns.KEPT_NAME))
         found.num_damaged_shards += bool(looked.findings)
         result = looked.result
         if result is not None:

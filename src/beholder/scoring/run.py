@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beholder.columns import HOW_TO_READ, PICTURES, SCORE_SET_FORMAT
+from beholder.columns import HOW_TO_READ, PICTURES, PLANNED, SCORE_SET_FORMAT
 from beholder.errors import OutputError
 from beholder.io import crash, locations
 from beholder.io.schemas import schema_of_json, schema_to_json
@@ -152,8 +152,6 @@ class Step(ABC):
 
 _GUESSED_BYTES = 100_000
 """Of a picture, in an archive of which no more than its size is known."""
-PLANNED = "planned"
-"""In a run's record: how many shards and rows it has in all, the rows None where only reading tells."""
 _OF_INPUTS = ("columns", PICTURES, PLANNED)
 """What a record says that depends on the inputs."""
 

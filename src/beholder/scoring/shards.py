@@ -39,8 +39,6 @@ class DamagedShardError(OutputError):
     """A shard whose done-marker or files are not what was written; doing it again mends it."""
 
 
-KEPT_NAME = "zz-vanished"
-"""How names of shards begin that hold rows whose inputs have vanished; they come behind those of most others."""
 KEPT_FROM = "kept_from"
 """In the identity of such a shard: the name of the one that its rows were of."""
 
@@ -191,7 +189,7 @@ def shard_names(part_names: Sequence[str]) -> list[str]:
 def kept_shard(number: int, earlier: EarlierShard, num_others: int) -> Shard:
     """The shard number `number`, behind `num_others` others, for rows of an earlier one whose inputs have vanished."""
     identity = {**earlier.identity, KEPT_FROM: earlier.identity.get(KEPT_FROM, earlier.name)}
-    return Shard(f"{KEPT_NAME}-{number:05d}", 0, 0, None, identity, num_others + number)
+    return Shard(f"{columns.KEPT_NAME}-{number:05d}", 0, 0, None, identity, num_others + number)
 
 
 def shard_name(stem: str, start: int, is_whole: bool) -> str:

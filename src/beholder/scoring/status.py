@@ -22,7 +22,7 @@ from beholder.scoring.folder import marker_of
 from beholder.scoring.lock import Holder, holders
 from beholder.scoring.output import EMBEDDINGS, SCORES, RunOutput, output_of
 from beholder.scoring.run import planned_of
-from beholder.scoring.shards import KEPT_NAME, ShardResult
+from beholder.scoring.shards import ShardResult
 
 RATE_OF_LAST_S = 300.0
 """The rate is that of so many seconds, or of more where shards take long."""
@@ -123,7 +123,7 @@ def status_of(output: str) -> RunStatus:
             num_damaged += found is None
             continue
         result = found.result
-        done.append(_Done(times.get(marker_of(name)), result.num_read, is_kept=name.startswith(KEPT_NAME)))
+        done.append(_Done(times.get(marker_of(name)), result.num_read, is_kept=name.startswith(columns.KEPT_NAME)))
         num_scored += result.num_scored
         num_rejected += result.num_rejected
         reasons.update(result.reasons)
