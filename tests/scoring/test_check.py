@@ -271,6 +271,19 @@ def test_kept_embeddings_without_their_stamp_and_with_more_beside_them(
     assert [(one.kind, one.file) for one in check_result(str(out)).findings] == [("damaged", f"{kept}/beholder.json")]
 
 
+def test_what_no_run_wrote_down_is_no_result(tmp_path: Path) -> None:
+    folder = tmp_path / "hand-made"
+    folder.mkdir()
+    np.save(folder / "x.npy", np.ones((3, 4), np.float32))
+    (folder / "beholder.json").write_text(json.dumps({"format": "beholder-embeddings", "version": 1, "options": {"dim": 4}}))
+    ended = beholder("verify", str(folder))
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == (
+        f"beholder: {folder} is no result of a run, so there is nothing to compare it with: its beholder.json says what made "
+        "the files, and no run has written down what is in them"
+    )
+
+
 def test_a_record_that_does_not_say_how_many_shards_there_are(rows: Path, tmp_path: Path, small_head: Path) -> None:
     out = tmp_path / "out"
     score(job(rows, out, small_head))

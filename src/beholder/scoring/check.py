@@ -53,6 +53,7 @@ _PIECE_BYTES = 1 << 20
 _NPY_HEAD_BYTES = 4096
 
 NO_RECORD = "the record of the run is gone"
+NO_RUN = f"its {columns.STAMP_FILE} says what made the files, and no run has written down what is in them"
 NO_STAMP = "the stamp of the kept embeddings is gone, without which they are not known to be finished, nor what made them"
 AGAIN = "run the same command again: it makes damaged shards anew, and leaves the others as they are"
 ANEW = "run the same command again, which writes it anew"
@@ -230,6 +231,8 @@ class _Check:
         found.is_running = any(is_there for _, is_there in holders(folder.root))
         found.num_shards = 0
         record = self._record(folder.place_of(columns.STAMP_FILE)) or {}
+        if record and not {"fingerprint", "result"} & record.keys() and next(self._markers(), None) is None:
+            raise InputError(f"{folder.root} is no result of a run, so there is nothing to compare it with: {NO_RUN}")
         found.num_planned, _ = planned_of(record)
         found.is_plan_unknown = bool(record) and found.num_planned is None and "result" not in record
         keeps = False

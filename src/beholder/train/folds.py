@@ -164,10 +164,7 @@ def grouped_folds(groups: Rows, keys: npt.NDArray[np.uint64], num_folds: int) ->
     """
     num_groups = int(groups.max()) + 1 if len(groups) else 0
     if num_groups < 2:
-        raise InputError(
-            f"too few different rows to fit on some and test on others: the {len(groups)} usable rows are {num_groups} group "
-            "of the same or near-duplicate pictures, photographer or folder; add others"
-        )
+        raise too_few_groups(groups)
     sizes, order = np.bincount(groups, minlength=num_groups), _group_order(groups, keys, num_groups)
     order = order[np.argsort(-sizes[order], kind="stable")]
     filled = [(0, fold) for fold in range(min(num_folds, num_groups))]  # the fold with the fewest rows first
@@ -179,6 +176,17 @@ def grouped_folds(groups: Rows, keys: npt.NDArray[np.uint64], num_folds: int) ->
     fold_of = np.empty(num_groups, np.int64)
     fold_of[order] = chosen
     return fold_of[groups]
+
+
+def too_few_groups(groups: Rows) -> InputError:
+    """What to say of (N,) groups, numbers from 0, of which too few are there to fit on some and test on others."""
+    num_groups = int(groups.max()) + 1 if len(groups) else 0
+    largest = f"s (the largest of {int(np.bincount(groups).max()):,})" if num_groups > 1 else ""
+    return InputError(
+        f"too few different rows to fit on some and test on others: the {len(groups):,} usable rows are {num_groups} group"
+        f"{largest} of the same or near-duplicate pictures, photographer or folder; add others, or call fewer pictures "
+        "near-duplicates (--near-duplicates 0.99, or 0 for none)"
+    )
 
 
 def _group_order(groups: Rows, keys: npt.NDArray[np.uint64], num_groups: int) -> Rows:

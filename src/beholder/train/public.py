@@ -15,6 +15,10 @@ from beholder.models.heads import Head, load_head
 from beholder.train.logistic import chances, fit_logistic
 
 Doubles = npt.NDArray[np.float64]
+NO_TOWER = (
+    "nobody says which tower the embeddings are of, so no public head can be compared: a stamp (beholder.json) beside them "
+    "would, or beholder train --backbone"
+)
 
 
 def public_heads(backbone: str | None, dim: int, *, offline: bool | None = None) -> tuple[list[Head], list[str]]:
@@ -26,7 +30,7 @@ def public_heads(backbone: str | None, dim: int, *, offline: bool | None = None)
         offline: as `load_head` has it.
     """
     if backbone is None:
-        return [], ["nobody says which tower the embeddings are of, so no public head can be compared"]
+        return [], [NO_TOWER]
     found, missing = [], []
     for entry in catalog.HEADS:
         if entry.dim != dim or not same_backbone(entry.backbone, backbone):

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 Method = Literal["ridge", "logistic", "mlp-linear", "mlp-relu"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-LEAST_ROWS = 4
+LEAST_ROWS, LEAST_FITTED = 4, 2
+"""Rows in all, and of these outside of a fold."""
 MOST_SINGLE_PASS = 100_000
 """Rows whose products are made in float64; of more they are float32, refined by a second pass (`ridge.refined`)."""
 _INNER_FOLDS = 5
@@ -362,7 +363,9 @@ def _by_folds(data: _Data, options: TrainOptions) -> TrainedHead:
         for fold in range(num_folds):
             test = folds == fold
             train = data.part(~test)
-            check_enough(train.targets, 2)
+            if len(train.targets) < LEAST_FITTED:
+                raise splitting.too_few_groups(data.groups)
+            check_enough(train.targets, LEAST_FITTED)
             fitted = _fit(train, unit[~test], options)
             predictions[repeat, test] = _given(fitted.math, unit[test], options)
             constants[repeat, test] = np.average(train.targets, weights=train.weights)
