@@ -115,6 +115,14 @@ def test_a_tower_on_the_processor_shares_its_cores(rates_file: Write, devices: s
     assert sum(found["core_shares"].values()) == pytest.approx(1)
 
 
+def test_few_decode_workers_are_named_where_they_bind(rates_file: Write) -> None:
+    words = ("--count", COUNT, "--pixels", SMALL, "--rates", rates_file(), "-j", "2")
+    found = planned(*words)
+    assert (found["slowest_stage"], seconds(found)) == ("decode", pytest.approx(3.6e6 * 0.006 / 2 + 30))
+    text = CliRunner().invoke(app, ["plan", *words], env={"COLUMNS": "200"}).stdout
+    assert "what binds is decoding by 2 decode workers beside 16 cores; more of them (-j), or --decoder scaled" in text
+
+
 def test_threads_are_kept(rates_file: Write) -> None:
     found = planned("--count", "1000", "--pixels", SMALL, "--rates", rates_file(), "--devices", "cpu", "--threads", "2")
     assert (found["binds"], seconds(found)) == ("tower", pytest.approx(1000 * 1.6 / 2 + 25))
@@ -226,6 +234,9 @@ def test_the_error_of_an_estimate_is_a_larger_share_of_what_is_left(
     score(score_options(("tars",), here / "out", small_tower, plain_head))
     for name in ("17", "19"):
         Path(f"tars/{name}.tar").unlink()
+    np.save("few.npy", np.ones((3, 24), np.float32))
+    ended = CliRunner().invoke(app, ["plan", "few.npy", "--rates", rates_file(), "-o", "out"])
+    assert "out has 50 rows, and the sources have 3 rows: it is of another job" in str(ended.exception)
     ended = CliRunner().invoke(app, ["plan", "tars", "--rates", rates_file(), "-o", "out"])
     assert "50 pictures are done, and about 4" in str(ended.exception)
     assert "what is left cannot be told; beholder status out" in str(ended.exception)

@@ -252,6 +252,7 @@ def test_an_interrupted_run_says_so(rows: Path, tmp_path: Path, small_head: Path
     assert running.wait(60) == 128 + number
     ended = events(log)[-1]
     assert (ended["event"], ended["outcome"], ended["exit_status"]) == ("run_ended", "interrupted", 128 + number)
+    assert ended["error"] == f"interrupted ({number.name})"
     assert "summary" not in ended
     found = metrics_in(tmp_path / "m.prom")
     assert list(found["beholder_run_exit_status"].values()) == [128 + number]

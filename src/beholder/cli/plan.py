@@ -11,7 +11,7 @@ from beholder.cli.flags import command, output_flags
 from beholder.planning.options import BenchOptions, PlanOptions
 
 if TYPE_CHECKING:
-    from beholder.planning.arithmetic import Estimate
+    from beholder.planning.arithmetic import Estimate, Setup
     from beholder.planning.plan import JobPlan
     from beholder.planning.rates import Rates
 
@@ -97,7 +97,7 @@ def plan_lines(found: JobPlan) -> list[str]:
     gpu = f", {_hours(estimate.gpu_hours)} of GPUs" if setup.is_gpu else ""
     lines.append(f"  {_hours(estimate.hours)}{gpu}, of which the start {estimate.start_s:,.0f} s")
     lines.append(f"  read {_bytes(estimate.read_bytes)}, written {_bytes(estimate.written_bytes)}")
-    lines += [f"  what binds is {_binding(estimate)}", "", f"  {'stage, were it alone':<28}{'hours':>14}"]
+    lines += [f"  what binds is {_binding(estimate, setup)}", "", f"  {'stage, were it alone':<28}{'hours':>14}"]
     lines += [f"  {_WORDS.get(stage, stage):<28}{_number(value / 3600):>14}" for stage, value in estimate.seconds.items()]
     lines += ["", f"  {'with one more':<28}{'hours':>14}{'faster':>10}  what binds then"]
     for name, more in found.more.items():
@@ -118,8 +118,13 @@ def _setup(found: JobPlan) -> str:
     return f"{machines} of {cores}{processes}, the tower on the processor, {tower.precision}"
 
 
-def _binding(estimate: Estimate) -> str:
+def _binding(estimate: Estimate, setup: Setup) -> str:
     advice = _ADVICE[estimate.binds]
+    if estimate.slowest == "decode" and setup.num_workers < setup.cores_each:
+        workers = "1 decode worker" if setup.num_workers == 1 else f"{setup.num_workers:,} decode workers"
+        advice = (
+            f"decoding by {workers} beside {setup.cores_each:,} cores; more of them (-j), or --decoder scaled, make it faster"
+        )
     if estimate.slowest != "cores":
         return advice
     shares = sorted(estimate.core_shares.items(), key=lambda item: -item[1])

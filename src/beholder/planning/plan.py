@@ -160,6 +160,11 @@ def _left(inputs: Inputs, out: str) -> Inputs:
         return inputs
     done, whole = status_of(out).num_read, inputs.work.num_rows
     left = max(0.0, whole - done)
+    if done > whole and inputs.error == 0:
+        raise InputError(
+            f"{out} has {done:,} rows, and the sources have {whole:,.0f} {inputs.unit}: it is of another job, or its "
+            "sources had more; name the output of this one"
+        )
     if not left and inputs.error == 0:
         raise InputError(f"{out}: all {done:,} {inputs.unit} are done; nothing is left to plan")
     if not left:

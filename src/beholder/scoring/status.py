@@ -16,7 +16,7 @@ from typing import Any, Literal
 from beholder import columns
 from beholder.columns import in_order
 from beholder.errors import InputError
-from beholder.io import places
+from beholder.io import places, storage
 from beholder.io.records import DamagedRecordError
 from beholder.scoring.folder import marker_of
 from beholder.scoring.lock import Holder, holders
@@ -181,6 +181,8 @@ def _joined(out: RunOutput, record: Mapping[str, Any]) -> RunStatus:
     """
     if "result" not in record or record.get("format") not in (SCORES.format, EMBEDDINGS.format):
         found = out.read_sidecar()
+        if found is None and not storage.exists(out.out):
+            raise InputError(f"{out.out} does not exist; name what -o of beholder {SCORES.noun[:-1]} or embed names")
         if found is None:
             where = columns.STAMP_FILE if not out.is_separate else out.sidecar
             raise InputError(

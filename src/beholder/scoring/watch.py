@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -149,7 +150,7 @@ class Watch:
             "stage_seconds": self.stage_seconds(),
         }
         if error is not None:
-            ending["error"] = one_line(str(error)) or type(error).__name__
+            ending["error"] = _said_of(error)
         if self._summary is not None:
             ending["summary"] = self._summary.to_json()
         if not self._is_open:  # it has failed before it could begin
@@ -473,6 +474,14 @@ def _hardware(device: str) -> dict[str, Any]:
         "memory_bytes": memory,
         "device": device or None,
     }
+
+
+def _said_of(error: BaseException) -> str:
+    """What ended a run, in one line."""
+    if isinstance(error, KeyboardInterrupt):
+        number = error.args[0] if error.args and error.args[0] in signal.valid_signals() else signal.SIGINT
+        return f"interrupted ({signal.Signals(number).name})"
+    return one_line(str(error)) or type(error).__name__
 
 
 def _status_of(error: BaseException | None, summary: RunSummary | None) -> int:
